@@ -1,0 +1,49 @@
+//! What every stage of flowtap shares: the flow record and its batch, the series and the snapshot, the stage
+//! traits, the registry of component types, and the runner that wires and drives them.
+//!
+//! This is a leaf crate: it knows no receiver, no processor and no exporter, and nothing of the kernel.
+//!
+//! # Layout
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`time`] | [`Timestamp`], and ticks on multiples of an interval |
+//! | [`record`] | [`FlowRecord`]: what one socket did since it was last looked at |
+//! | [`batch`] | [`FlowBatch`]: the reused unit that receivers hand on |
+//! | [`series`] | [`Family`] and [`Series`]: a metric, and one label set of it with its two renderings |
+//! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
+//! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
+//! | [`component`] | [`ComponentId`], the config traits, [`Factory`] and [`Registry`] |
+//! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
+//! | [`queue`] | the bounded queue in front of each exporter |
+//! | [`sink`] | the pipelines as a receiver sees them |
+//! | [`runner`] | ordered start, the run, ordered stop |
+//! | [`telemetry`] | the daemon's own instruments, by the Collector's names |
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod component;
+pub mod node;
+pub mod queue;
+pub mod record;
+pub mod runner;
+pub mod series;
+pub mod sink;
+pub mod snapshot;
+pub mod stage;
+pub mod telemetry;
+pub mod time;
+
+pub use batch::{FlowBatch, ListenChange, Listener};
+pub use component::{
+    BuildContext, BuildError, ComponentConfig, ComponentId, ComponentKind, ExporterConfig, Factory, Fault,
+    ProcessorConfig, ProcessorRole, ProcessorStage, ReceiverConfig, Registry,
+};
+pub use node::NodeInfo;
+pub use queue::{QueueConfig, WhenFull};
+pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};
+pub use series::{Family, FamilyKind, LabelValue, Series};
+pub use sink::Sink;
+pub use snapshot::{FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Snapshot, SumPoint};
+pub use stage::{Aggregator, ExportService, Exported, Exporter, Processor, Receiver, StageError};
+pub use time::Timestamp;

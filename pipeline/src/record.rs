@@ -1,0 +1,282 @@
+//! The flow record: what one TCP socket did since it was last looked at.
+//!
+//! Receivers fill everything above the line "filled by processors"; addresses arrive canonical (an IPv4-mapped IPv6
+//! address is already IPv4). Byte and segment counts are signed differences: a socket that is read by the window's
+//! scan while it closes can first be shown too high and then be put right by a negative difference, and only the sum
+//! counts.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The address, canonical: never IPv4-mapped IPv6.
+    pub addr: IpAddr,
+    /// The TCP port, in host byte order.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// An end at `addr` (folded to IPv4 if it is IPv4-mapped) and `port`.
+    pub fn new(addr: IpAddr, port: u16) -> Self {
+        Self {
+            addr: addr.to_canonical(),
+            port,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::net::SocketAddr::new(self.addr, self.port).fmt(f)
+    }
+}
+
+/// What happened to the connection since the last record, as a set of bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events(u8);
+
+impl Events {
+    /// Nothing but traffic.
+    pub const NONE: Self = Self(0);
+    /// Established; the first record of this connection.
+    pub const OPENED: Self = Self(1);
+    /// Closed; the last record of this connection.
+    pub const CLOSED: Self = Self(1 << 1);
+    /// A connect that was never established; `failure` holds the errno.
+    pub const FAILED: Self = Self(1 << 2);
+    /// Ended by a reset, from either side. Comes with `CLOSED`.
+    pub const RESET: Self = Self(1 << 3);
+    /// Was open before flowtap was: counted from then on, and its opening was not seen.
+    pub const ADOPTED: Self = Self(1 << 4);
+
+    /// The set with exactly these bits; unknown bits are dropped.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & 0b1_1111)
+    }
+
+    /// The bits, as `from_bits` takes them.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether every event of `other` is in this set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for Events {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Which side of the handshake this socket was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Not seen, and not yet decided.
+    #[default]
+    Unknown,
+    /// It called `connect`.
+    Client,
+    /// It was accepted.
+    Server,
+}
+
+/// What a role rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RoleSource {
+    /// The handshake was seen.
+    Handshake,
+    /// The listening-port table of the socket's network namespace.
+    Listener,
+    /// Nothing: it was assumed.
+    #[default]
+    Assumed,
+}
+
+impl RoleSource {
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Listener => "listener",
+            Self::Assumed => "assumed",
+        }
+    }
+}
+
+/// Whether this side serves the flow or is its client. Not to be mixed up with the direction of bytes: a socket of
+/// either kind both sends (`outbound`) and receives (`inbound`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FlowKind {
+    /// This side serves.
+    Ingress,
+    /// This side is the client.
+    Egress,
+}
+
+impl FlowKind {
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// What kind of peer the remote address is: the seed's `ip_source_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(
+    missing_docs,
+    reason = "each variant is its label value, and the policy processor documents them"
+)]
+pub enum PeerClass {
+    K8sPod,
+    K8sSvc,
+    Dns,
+    Localhost,
+    Docker,
+    InternalHosts,
+    ExternalHosts,
+    AbnormalFlowBlackList,
+    AbnormalFlowWhiteList,
+    Unknown,
+    Error,
+}
+
+impl PeerClass {
+    /// The value of the label `type`, spelt as the seed spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::K8sPod => "k8sPod",
+            Self::K8sSvc => "k8sSvc",
+            Self::Dns => "dns",
+            Self::Localhost => "localhost",
+            Self::Docker => "docker",
+            Self::InternalHosts => "internalHosts",
+            Self::ExternalHosts => "externalHosts",
+            Self::AbnormalFlowBlackList => "abnormalFlowBlackList",
+            Self::AbnormalFlowWhiteList => "abnormalFlowWhiteList",
+            Self::Unknown => "unknown",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What one TCP socket did since it was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FlowRecord {
+    /// This machine's end.
+    pub local: Endpoint,
+    /// The peer's end.
+    pub remote: Endpoint,
+    /// Inode number of the socket's network namespace; 0 if unknown.
+    pub netns: u32,
+    /// The kernel's socket cookie: unique for the machine's uptime; 0 if unknown.
+    pub cookie: u64,
+    /// Payload bytes sent, retransmissions not counted twice.
+    pub sent_bytes: i64,
+    /// Payload bytes received in order, the FIN not counted.
+    pub received_bytes: i64,
+    /// Segments sent, retransmissions and pure acknowledgements included.
+    pub sent_segments: i64,
+    /// Segments received.
+    pub received_segments: i64,
+    /// Segments retransmitted.
+    pub retransmits: i64,
+    /// The kernel's smoothed round-trip time, in µs; 0 before the first sample.
+    pub rtt_us: u32,
+    /// The smallest round-trip time seen, in µs; 0 before the first sample.
+    pub min_rtt_us: u32,
+    /// Congestion window, in segments.
+    pub cwnd: u32,
+    /// TCP state, the kernel's number (`include/net/tcp_states.h`).
+    pub state: u8,
+    /// What happened to the connection.
+    pub events: Events,
+    /// Why a connect failed or a connection broke, as an errno; 0 for none.
+    pub failure: u16,
+    /// From SYN to ESTABLISHED, in µs, for connections that this machine opened; 0 if not seen.
+    pub handshake_us: u32,
+    /// From ESTABLISHED (or adoption) to this record, in µs.
+    pub age_us: u64,
+    /// Which side this is.
+    pub role: Role,
+    /// What `role` rests on.
+    pub role_source: RoleSource,
+    /// Process id (thread group) in the initial pid namespace; 0 if unknown.
+    pub pid: u32,
+    /// Name of the process, NUL-padded.
+    pub comm: [u8; 16],
+    /// cgroup v2 id of the process; 0 if unknown.
+    pub cgroup_id: u64,
+
+    // ---- filled by processors ----
+    /// Ingress or egress; `None` before the direction processor.
+    pub kind: Option<FlowKind>,
+    /// Class of the remote address; `None` before the policy processor.
+    pub class: Option<PeerClass>,
+}
+
+impl FlowRecord {
+    /// An empty record between two ends: no traffic, no events, nothing known.
+    pub const fn new(local: Endpoint, remote: Endpoint) -> Self {
+        Self {
+            local,
+            remote,
+            netns: 0,
+            cookie: 0,
+            sent_bytes: 0,
+            received_bytes: 0,
+            sent_segments: 0,
+            received_segments: 0,
+            retransmits: 0,
+            rtt_us: 0,
+            min_rtt_us: 0,
+            cwnd: 0,
+            state: 0,
+            events: Events::NONE,
+            failure: 0,
+            handshake_us: 0,
+            age_us: 0,
+            role: Role::Unknown,
+            role_source: RoleSource::Assumed,
+            pid: 0,
+            comm: [0; 16],
+            cgroup_id: 0,
+            kind: None,
+            class: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn a_mapped_address_is_folded_to_ipv4() {
+        let mapped = Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped();
+        let end = Endpoint::new(IpAddr::V6(mapped), 443);
+        assert_eq!(end.addr, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+        assert_eq!(end.to_string(), "192.0.2.7:443");
+        assert_eq!(
+            Endpoint::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 53).to_string(),
+            "[::1]:53"
+        );
+    }
+
+    #[test]
+    fn events_keep_only_the_bits_they_know() {
+        let events = Events::from_bits(0xff);
+        assert!(events.contains(Events::CLOSED | Events::RESET));
+        assert_eq!(events.bits(), 0b1_1111);
+        assert!(!Events::CLOSED.contains(Events::CLOSED | Events::RESET));
+    }
+}

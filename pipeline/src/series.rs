@@ -1,0 +1,215 @@
+//! A metric family, and one series of it with its two renderings.
+//!
+//! A series is made once, when its key is first seen. From then on every exporter copies the rendering it needs:
+//! the Prometheus label block, or the OTLP attribute bytes.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+use crate::snapshot::HISTOGRAM_BUCKETS;
+use crate::time::Timestamp;
+
+/// Type of a family.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FamilyKind {
+    /// A monotonic sum.
+    Counter,
+    /// A value that goes up and down.
+    Gauge,
+    /// Observations in buckets with these upper bounds; one more bucket, without bound, follows.
+    Histogram(&'static [f64; HISTOGRAM_BUCKETS]),
+}
+
+/// A metric: what all its series share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Family {
+    /// Name without the namespace, such as `network_tcp_flow_egress`.
+    pub name: &'static str,
+    /// One sentence for the reader of a scrape.
+    pub help: &'static str,
+    /// Unit in UCUM notation (`By`, `us`, `{connection}`), as OTLP wants it.
+    pub unit: &'static str,
+    /// Its type.
+    pub kind: FamilyKind,
+    /// Label names, in the order in which they are rendered.
+    pub labels: &'static [&'static str],
+}
+
+/// One label's value, before it is rendered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LabelValue<'a> {
+    /// Text.
+    Text(&'a str),
+    /// An address, in its usual notation.
+    Addr(IpAddr),
+    /// A port.
+    Port(u16),
+}
+
+/// One label set of a family. Shared by `Arc`: made once, read by every exporter.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Series {
+    /// When it began to count: the start time of its cumulative points.
+    pub start: Timestamp,
+    /// Prometheus label pairs as they stand between the braces: `raddr="192.0.2.7",type="externalHosts"`. Empty if
+    /// the family has no labels.
+    pub labels: Box<str>,
+    /// The same as OTLP `KeyValue` messages, each behind its key and length, ready to be copied into a data point of
+    /// the family's kind (`opentelemetry/proto/metrics/v1/metrics.proto`: field 7 of a `NumberDataPoint`, 9 of a
+    /// `HistogramDataPoint`).
+    pub attributes: Box<[u8]>,
+}
+
+impl Series {
+    /// Renders `values`, one for each of the family's labels and in their order. A label without value is left out.
+    pub fn render(family: &Family, values: &[LabelValue<'_>], start: Timestamp) -> Self {
+        let field = match family.kind {
+            FamilyKind::Counter | FamilyKind::Gauge => 7,
+            FamilyKind::Histogram(_) => 9,
+        };
+        let mut labels = String::new();
+        let mut attributes = Vec::new();
+        let mut text = String::new();
+        for (name, value) in family.labels.iter().copied().zip(values) {
+            text.clear();
+            let value = match *value {
+                LabelValue::Text(value) => value,
+                LabelValue::Addr(addr) => shown(&mut text, addr),
+                LabelValue::Port(port) => shown(&mut text, port),
+            };
+            if !labels.is_empty() {
+                labels.push(',');
+            }
+            push_label(&mut labels, name, value);
+            push_attribute(&mut attributes, field, name, value);
+        }
+        Self {
+            start,
+            labels: labels.into_boxed_str(),
+            attributes: attributes.into_boxed_slice(),
+        }
+    }
+}
+
+fn shown(text: &mut String, value: impl std::fmt::Display) -> &str {
+    // Writing to a String does not fail.
+    let _ = write!(text, "{value}");
+    text
+}
+
+/// Appends `name="value"`, escaped as the exposition formats ask: backslash, double quote, line feed.
+pub fn push_label(out: &mut String, name: &str, value: &str) {
+    out.push_str(name);
+    out.push_str("=\"");
+    for c in value.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+/// Appends `KeyValue { key: name, value: AnyValue { string_value: value } }` as field number `field`
+/// (`opentelemetry/proto/common/v1/common.proto`: key 1, value 2; string value 1).
+pub fn push_attribute(out: &mut Vec<u8>, field: u32, name: &str, value: &str) {
+    let any_len = text_len(value);
+    let pair_len = text_len(name) + 1 + encoded_len_varint(any_len as u64) + any_len;
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(pair_len as u64, out);
+    push_text(out, name);
+    encode_key(2, WireType::LengthDelimited, out);
+    encode_varint(any_len as u64, out);
+    // An empty value is written too: the field is part of a `oneof`, where absent and empty differ.
+    push_text(out, value);
+}
+
+/// Appends `text` as field 1.
+fn push_text(out: &mut Vec<u8>, text: &str) {
+    encode_key(1, WireType::LengthDelimited, out);
+    encode_varint(text.len() as u64, out);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Length of what [`push_text`] appends.
+fn text_len(text: &str) -> usize {
+    1 + encoded_len_varint(text.len() as u64) + text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAMILY: Family = Family {
+        name: "network_test",
+        help: "A test.",
+        unit: "By",
+        kind: FamilyKind::Counter,
+        labels: &["raddr", "rport", "type"],
+    };
+
+    #[test]
+    fn labels_are_rendered_in_the_familys_order_and_escaped() {
+        let values = [
+            LabelValue::Addr("2001:db8::1".parse().unwrap()),
+            LabelValue::Port(443),
+            LabelValue::Text("a\"b\\c\nd"),
+        ];
+        let series = Series::render(&FAMILY, &values, Timestamp::from_nanos(1));
+        assert_eq!(
+            &*series.labels,
+            r#"raddr="2001:db8::1",rport="443",type="a\"b\\c\nd""#
+        );
+    }
+
+    #[test]
+    fn attributes_decode_as_the_opentelemetry_messages_they_stand_for() {
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Point {
+            #[prost(message, repeated, tag = "7")]
+            attributes: Vec<Pair>,
+        }
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Pair {
+            #[prost(string, tag = "1")]
+            key: String,
+            #[prost(message, optional, tag = "2")]
+            value: Option<Any>,
+        }
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Any {
+            #[prost(oneof = "AnyKind", tags = "1")]
+            kind: Option<AnyKind>,
+        }
+        #[derive(Clone, PartialEq, prost::Oneof)]
+        enum AnyKind {
+            #[prost(string, tag = "1")]
+            Text(String),
+        }
+
+        let values = [
+            LabelValue::Addr("192.0.2.7".parse().unwrap()),
+            LabelValue::Port(443),
+            LabelValue::Text(""),
+        ];
+        let series = Series::render(&FAMILY, &values, Timestamp::from_nanos(1));
+        let point: Point = prost::Message::decode(&*series.attributes).unwrap();
+        let pairs: Vec<_> = point
+            .attributes
+            .into_iter()
+            .map(|pair| match pair.value.and_then(|any| any.kind) {
+                Some(AnyKind::Text(text)) => (pair.key, text),
+                None => panic!("{} has no value", pair.key),
+            })
+            .collect();
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(
+            pairs,
+            [pair("raddr", "192.0.2.7"), pair("rport", "443"), pair("type", "")]
+        );
+    }
+}

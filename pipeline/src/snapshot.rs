@@ -1,0 +1,103 @@
+//! The snapshot: every live series at the end of one window, immutable and shared by every exporter.
+//!
+//! It lists running totals beside this window's differences, so that no exporter keeps state of its own about series
+//! and none can disagree with another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::series::{Family, Series};
+use crate::time::Timestamp;
+
+/// Bounds of a histogram; there is one bucket more, without an upper bound.
+pub const HISTOGRAM_BUCKETS: usize = 16;
+
+/// A sum's or a gauge's series at the end of a window.
+#[derive(Clone, Debug)]
+pub struct SumPoint {
+    /// Which series.
+    pub series: Arc<Series>,
+    /// Everything counted since `series.start`.
+    pub total: u64,
+    /// What this window added.
+    pub delta: u64,
+    /// The end of the window that last changed it.
+    pub updated: Timestamp,
+}
+
+/// A histogram's series at the end of a window.
+#[derive(Clone, Debug)]
+pub struct HistogramPoint {
+    /// Which series.
+    pub series: Arc<Series>,
+    /// Observations per bucket since `series.start`, not cumulated over buckets; the last has no upper bound.
+    pub buckets: [u64; HISTOGRAM_BUCKETS + 1],
+    /// Sum of all observed values, in the family's unit.
+    pub sum: f64,
+    /// The end of the window that last changed it.
+    pub updated: Timestamp,
+}
+
+impl HistogramPoint {
+    /// How many values were observed.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+/// The points of one family.
+#[derive(Clone, Debug)]
+pub enum Points {
+    /// Of a counter or a gauge.
+    Sums(Vec<SumPoint>),
+    /// Of a histogram.
+    Histograms(Vec<HistogramPoint>),
+}
+
+impl Points {
+    /// How many series.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Sums(points) => points.len(),
+            Self::Histograms(points) => points.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One family at the end of a window.
+#[derive(Clone, Debug)]
+pub struct FamilySnapshot {
+    /// Which family.
+    pub family: &'static Family,
+    /// Its live series.
+    pub points: Points,
+    /// Series that expired in this window: listed once, here, and never again.
+    pub ended: Vec<Arc<Series>>,
+}
+
+/// Every family at the end of a window.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The pipeline it comes from.
+    pub pipeline: Arc<str>,
+    /// The end of the window.
+    pub at: Timestamp,
+    /// How long the window was.
+    pub window: Duration,
+    /// Whether it is the last one: flowtap is stopping, and an exporter that thins windows out must pass this one on.
+    pub last: bool,
+    /// The families, in a fixed order.
+    pub families: Vec<FamilySnapshot>,
+}
+
+impl Snapshot {
+    /// How many series are live, over all families.
+    pub fn points(&self) -> usize {
+        self.families.iter().map(|family| family.points.len()).sum()
+    }
+}

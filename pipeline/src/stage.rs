@@ -1,0 +1,119 @@
+//! The stage traits: what a receiver, a processor, the window and an exporter are to the runner.
+//!
+//! Up to the window everything is a plain synchronous call on the receiver's own thread. Behind it, exporters are
+//! [`tower`] services, each behind a bounded queue of its own.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tower::BoxError;
+use tower::util::BoxService;
+
+use crate::batch::FlowBatch;
+use crate::sink::Sink;
+use crate::snapshot::Snapshot;
+use crate::time::Timestamp;
+
+/// Why a stage could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The process lacks a privilege. `remedy` is a command or a sentence that says what to do.
+    #[error("{what}\n  missing: {missing}\n  to mend it: {remedy}")]
+    Permission {
+        /// What could not be done.
+        what: String,
+        /// The capability or right.
+        missing: String,
+        /// What the operator can do.
+        remedy: String,
+    },
+    /// The machine or its kernel can't do what the stage needs.
+    #[error("{what}\n  to mend it: {remedy}")]
+    Unsupported {
+        /// What is missing.
+        what: String,
+        /// What the operator can do.
+        remedy: String,
+    },
+    /// A listener could not be bound.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address of the config.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] BoxError),
+}
+
+/// A source of flow records.
+///
+/// A receiver runs on a thread of its own, with a single-threaded runtime on it, so a long look into the kernel delays
+/// nobody.
+pub trait Receiver: Send {
+    /// Attaches, opens, connects: whatever can fail for a reason that the operator must hear of before the daemon is
+    /// called ready.
+    ///
+    /// # Errors
+    /// [`StageError`] with what is missing and how to mend it.
+    fn start(&mut self) -> Result<(), StageError>;
+
+    /// Hands batches and watermarks to `sink` until `stop` is cancelled; then hands on what is still pending, and a
+    /// last watermark, and returns.
+    ///
+    /// # Errors
+    /// [`StageError`] if it can't go on. The daemon stops in order then.
+    fn run<'a>(
+        &'a mut self,
+        sink: &'a mut Sink,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Result<(), StageError>>;
+}
+
+/// A synchronous step on a batch, in place.
+pub trait Processor: Send {
+    /// Fills, changes or removes records. Never blocks.
+    fn process(&mut self, batch: &mut FlowBatch);
+}
+
+/// The end of the synchronous path: folds records into series and gives them out as snapshots.
+pub trait Aggregator: Send {
+    /// Folds a batch in. Never blocks.
+    fn fold(&mut self, batch: &FlowBatch);
+
+    /// Tells that every record up to `to` has been folded in. Returns the snapshot of the window that this closes, if
+    /// it closes one.
+    fn advance(&mut self, to: Timestamp) -> Option<Snapshot>;
+
+    /// Closes the current window, however short, because flowtap stops. The snapshot is marked as the last.
+    fn finish(&mut self, at: Timestamp) -> Snapshot;
+}
+
+/// What an exporter did with one snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// Points that were delivered, or are there to be scraped.
+    pub sent: u64,
+    /// Points that the peer refused for good.
+    pub failed: u64,
+}
+
+/// An exporter at work: takes snapshots one by one, under whatever tower layers its config asks for.
+pub type ExportService = BoxService<Arc<Snapshot>, Exported, BoxError>;
+
+/// A consumer of snapshots.
+pub trait Exporter: Send {
+    /// Binds listeners and makes the service. Peers that are merely away are no error: the service retries.
+    ///
+    /// # Errors
+    /// [`StageError`] with what is wrong and how to mend it.
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>>;
+
+    /// Called once the queue has drained and the service is dropped: closes listeners.
+    fn stop(&mut self) -> BoxFuture<'_, ()>;
+}

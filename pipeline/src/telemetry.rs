@@ -1,0 +1,145 @@
+//! The daemon's own instruments, by the Collector's names: `receiver_accepted_records`, `exporter_queue_size`, …
+//!
+//! Names here have no prefix: the reader of the metrics adds `flowtap_`. Every place that can turn something away has
+//! its counter.
+
+use std::sync::Arc;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Meter};
+
+use crate::component::ComponentId;
+use crate::queue::SnapshotQueue;
+
+/// What a receiver handed on.
+#[derive(Clone, Debug)]
+pub struct ReceiverTelemetry {
+    accepted: Counter<u64>,
+    attributes: [KeyValue; 1],
+}
+
+impl ReceiverTelemetry {
+    /// Instruments of the receiver `id`.
+    pub fn new(meter: &Meter, id: &ComponentId) -> Self {
+        Self {
+            accepted: meter
+                .u64_counter("receiver_accepted_records")
+                .with_description("Flow records that a receiver handed to its pipelines.")
+                .with_unit("{record}")
+                .build(),
+            attributes: [KeyValue::new("receiver", id.to_string())],
+        }
+    }
+
+    /// Counts `records` that were handed on.
+    pub fn accepted(&self, records: usize) {
+        self.accepted.add(records as u64, &self.attributes);
+    }
+}
+
+/// What a processor took out, by reason.
+#[derive(Clone, Debug)]
+pub struct ProcessorTelemetry {
+    dropped: Counter<u64>,
+    processor: String,
+}
+
+impl ProcessorTelemetry {
+    /// Instruments of the processor `id`.
+    pub fn new(meter: &Meter, id: &ComponentId) -> Self {
+        Self {
+            dropped: meter
+                .u64_counter("processor_dropped_records")
+                .with_description("Flow records that a processor left out, by reason.")
+                .with_unit("{record}")
+                .build(),
+            processor: id.to_string(),
+        }
+    }
+
+    /// Counts `records` that were left out for `reason`.
+    pub fn dropped(&self, records: u64, reason: &'static str) {
+        if records > 0 {
+            let attributes = [
+                KeyValue::new("processor", self.processor.clone()),
+                KeyValue::new("reason", reason),
+            ];
+            self.dropped.add(records, &attributes);
+        }
+    }
+}
+
+/// What became of the points that an exporter was handed.
+#[derive(Clone, Debug)]
+pub struct ExporterTelemetry {
+    sent: Counter<u64>,
+    failed: Counter<u64>,
+    enqueue_failed: Counter<u64>,
+    attributes: [KeyValue; 1],
+}
+
+impl ExporterTelemetry {
+    /// Instruments of the exporter `id` behind `queue`.
+    pub fn new(meter: &Meter, id: &ComponentId, queue: &Arc<SnapshotQueue>) -> Self {
+        let attributes = [KeyValue::new("exporter", id.to_string())];
+        let counter = |name, description| {
+            meter
+                .u64_counter(name)
+                .with_description(description)
+                .with_unit("{datapoint}")
+                .build()
+        };
+        let (observed, labels) = (Arc::downgrade(queue), attributes.clone());
+        meter
+            .u64_observable_gauge("exporter_queue_size")
+            .with_description("Snapshots that wait for an exporter.")
+            .with_unit("{batch}")
+            .with_callback(move |observer| {
+                if let Some(queue) = observed.upgrade() {
+                    observer.observe(queue.len() as u64, &labels);
+                }
+            })
+            .build();
+        let (observed, labels) = (Arc::downgrade(queue), attributes.clone());
+        meter
+            .u64_observable_gauge("exporter_queue_capacity")
+            .with_description("Snapshots that may wait for an exporter.")
+            .with_unit("{batch}")
+            .with_callback(move |observer| {
+                if let Some(queue) = observed.upgrade() {
+                    observer.observe(queue.capacity() as u64, &labels);
+                }
+            })
+            .build();
+        Self {
+            sent: counter(
+                "exporter_sent_metric_points",
+                "Points that an exporter delivered.",
+            ),
+            failed: counter(
+                "exporter_send_failed_metric_points",
+                "Points that an exporter could not deliver.",
+            ),
+            enqueue_failed: counter(
+                "exporter_enqueue_failed_metric_points",
+                "Points of snapshots that gave way in an exporter's full queue.",
+            ),
+            attributes,
+        }
+    }
+
+    /// Counts `points` delivered.
+    pub fn sent(&self, points: u64) {
+        self.sent.add(points, &self.attributes);
+    }
+
+    /// Counts `points` that could not be delivered.
+    pub fn failed(&self, points: u64) {
+        self.failed.add(points, &self.attributes);
+    }
+
+    /// Counts `points` that gave way in the queue.
+    pub fn enqueue_failed(&self, points: u64) {
+        self.enqueue_failed.add(points, &self.attributes);
+    }
+}
