@@ -1,1 +1,31 @@
-//! s
+//! The kernel side: BPF programs in C, their loader, and the mirror of what they hand over.
+//!
+//! This is the only crate with `unsafe` code, and a leaf: it knows nothing of flowtap's records.
+//!
+//! # Layout
+//!
+//! | path | what it holds |
+//! |---|---|
+//! | `bpf/kernel.h` | the kernel's types, cut down to the fields that are read |
+//! | `bpf/abi.h` | what the programs hand to user space |
+//! | `bpf/maps.h`, `totals.h`, `flow.h` | maps; exact differences; one record |
+//! | `bpf/state.h`, `scan.h`, `adopt.h` | the three concerns, each one inline handler |
+//! | `bpf/sockets.bpf.c` | capture mode `sockets`: the programs, thin |
+//! | [`abi`] | the Rust mirror of `abi.h` |
+//! | [`sockets`] | [`Sockets`]: loads and attaches capture mode `sockets` |
+//! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
+//! | [`watch`] | [`RingWatch`]: waits for a ring to fill, on tokio |
+//! | [`capability`] | what the process may do |
+//! | [`error`] | [`LoadError`]: what is missing, with the verifier's words |
+
+pub mod abi;
+pub mod capability;
+pub mod error;
+pub mod iter;
+pub mod sockets;
+pub mod watch;
+
+pub use abi::{Event, FlowEvent, ListenEvent, Losses};
+pub use error::LoadError;
+pub use sockets::{Adoption, Sockets, SocketsOptions};
+pub use watch::RingWatch;

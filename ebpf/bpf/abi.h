@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * What the programs hand to user space. ebpf/src/abi.rs mirrors it; the static assertions here, const assertions
+ * there and a test against this object's BTF keep the two the same.
+ */
+#ifndef FLOWTAP_ABI_H
+#define FLOWTAP_ABI_H
+
+#include <linux/types.h>
+
+/* First word of every record. */
+enum event_type {
+	EVENT_FLOW = 1,
+	EVENT_LISTEN = 2,
+	EVENT_UNLISTEN = 3,
+};
+
+enum role {
+	ROLE_UNKNOWN = 0,
+	ROLE_CLIENT = 1,
+	ROLE_SERVER = 2,
+};
+
+/* Bits of flow_event.events; the same as pipeline::Events. */
+enum flow_events {
+	FLOW_OPENED = 1 << 0,
+	FLOW_CLOSED = 1 << 1,
+	FLOW_FAILED = 1 << 2,
+	FLOW_RESET = 1 << 3,
+	FLOW_ADOPTED = 1 << 4,
+};
+
+/* One end to another. IPv4 addresses stand in the first four bytes; the rest is zero. */
+struct tuple {
+	__u8 local_addr[16];  /* network byte order */
+	__u8 remote_addr[16]; /* network byte order */
+	__u16 local_port;     /* host byte order */
+	__u16 remote_port;    /* host byte order */
+	__u16 family;	      /* AF_INET or AF_INET6 */
+	__u16 pad;
+};
+
+/* What one socket did since it was last reported. Differences are signed: only their sum counts. */
+struct flow_event {
+	__u32 type;  /* EVENT_FLOW */
+	__u32 netns; /* inode number */
+	__u64 cookie;
+	struct tuple tuple;
+	__s64 sent;	/* payload bytes, retransmissions not counted twice */
+	__s64 received; /* payload bytes in order, without the FIN */
+	__s32 sent_segments;
+	__s32 received_segments;
+	__s32 retransmits;  /* segments */
+	__u32 rtt_us;	    /* smoothed; 0 before the first sample */
+	__u32 min_rtt_us;   /* 0 before the first sample */
+	__u32 cwnd;	    /* segments */
+	__u32 handshake_us; /* SYN to ESTABLISHED; 0 if not seen */
+	__u32 pid;	    /* thread group, initial pid namespace; 0 if unknown */
+	__u64 age_us;	    /* since ESTABLISHED or adoption */
+	__u64 cgroup_id;
+	char comm[16];
+	__u8 role;   /* enum role, from the handshake */
+	__u8 state;  /* TCP state */
+	__u8 events; /* enum flow_events */
+	__u8 pad;
+	__u32 failure; /* errno, for FLOW_FAILED and FLOW_RESET */
+};
+
+/* A socket began or ceased to listen. */
+struct listen_event {
+	__u32 type; /* EVENT_LISTEN or EVENT_UNLISTEN */
+	__u32 netns;
+	__u64 cookie;
+	__u16 port; /* host byte order; 0 if it was not bound yet */
+	__u16 pad[3];
+};
+
+/* Everything that could not be handed on, per CPU. */
+struct losses {
+	__u64 flows;	   /* flow events for which the ring had no room */
+	__u64 sent;	   /* their bytes */
+	__u64 received;	   /* their bytes */
+	__u64 listeners;   /* listen events for which the ring had no room */
+	__u64 untracked;   /* sockets for which the kernel had no memory: not measured at all */
+	__u64 scan_writes; /* records that the iterator's buffer refused although it had room */
+};
+
+_Static_assert(sizeof(struct tuple) == 40, "tuple");
+_Static_assert(sizeof(struct flow_event) == 144, "flow_event");
+_Static_assert(__builtin_offsetof(struct flow_event, tuple) == 16, "flow_event.tuple");
+_Static_assert(__builtin_offsetof(struct flow_event, sent) == 56, "flow_event.sent");
+_Static_assert(__builtin_offsetof(struct flow_event, age_us) == 104, "flow_event.age_us");
+_Static_assert(__builtin_offsetof(struct flow_event, comm) == 120, "flow_event.comm");
+_Static_assert(__builtin_offsetof(struct flow_event, failure) == 140, "flow_event.failure");
+_Static_assert(sizeof(struct listen_event) == 24, "listen_event");
+_Static_assert(sizeof(struct losses) == 48, "losses");
+
+#endif

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The kernel's types, cut down to the fields that flowtap reads.
+ *
+ * Every declaration carries preserve_access_index: the offsets that clang sees here mean nothing, the loader puts
+ * in those of the running kernel (CO-RE). A field that the running kernel lacks makes the verifier say
+ * "invalid func unknown#195896080"; the loader turns that into the field's name.
+ */
+#ifndef FLOWTAP_KERNEL_H
+#define FLOWTAP_KERNEL_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+/* include/linux/socket.h, include/uapi/linux/in.h, include/net/tcp_states.h, include/net/sock.h: fixed by the ABI
+ * or not changed since they came. */
+enum {
+	AF_INET = 2,
+	AF_INET6 = 10,
+};
+
+enum {
+	PROTO_TCP = 6,
+};
+
+enum {
+	STATE_ESTABLISHED = 1,
+	STATE_SYN_SENT = 2,
+	STATE_SYN_RECV = 3,
+	STATE_CLOSE = 7,
+	STATE_CLOSE_WAIT = 8,
+	STATE_LISTEN = 10,
+	STATE_NEW_SYN_RECV = 12,
+};
+
+enum {
+	ERRNO_PIPE = 32,
+	ERRNO_CONNRESET = 104,
+};
+
+/* enum sock_flags: SOCK_DEAD is bit 0, SOCK_DONE bit 1. tcp_fin() sets SOCK_DONE. */
+#define SOCK_DONE_BIT (1UL << 1)
+
+#define KERNEL_TYPE __attribute__((preserve_access_index))
+
+struct ns_common {
+	unsigned int inum;
+} KERNEL_TYPE;
+
+struct net {
+	struct ns_common ns;
+} KERNEL_TYPE;
+
+typedef struct {
+	struct net *net;
+} KERNEL_TYPE possible_net_t;
+
+struct in6_addr {
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
+} KERNEL_TYPE;
+
+struct sock_common {
+	__u32 skc_daddr;
+	__u32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
+} KERNEL_TYPE;
+
+struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_type;
+	__u16 sk_protocol;
+	int sk_err;
+} KERNEL_TYPE;
+
+struct inet_sock {
+	struct sock sk;
+	__be16 inet_sport;
+} KERNEL_TYPE;
+
+struct minmax_sample {
+	__u32 t;
+	__u32 v;
+} KERNEL_TYPE;
+
+struct minmax {
+	struct minmax_sample s[3];
+} KERNEL_TYPE;
+
+struct tcp_sock {
+	__u64 bytes_received;
+	__u64 bytes_sent;
+	__u64 bytes_retrans;
+	__u32 segs_in;
+	__u32 segs_out;
+	__u32 total_retrans;
+	__u32 srtt_us;
+	struct minmax rtt_min;
+	__u32 snd_cwnd;
+} KERNEL_TYPE;
+
+struct kernfs_node {
+	__u64 id;
+} KERNEL_TYPE;
+
+struct cgroup {
+	struct kernfs_node *kn;
+} KERNEL_TYPE;
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+} KERNEL_TYPE;
+
+struct task_struct {
+	int tgid;
+	char comm[16];
+	struct task_struct *group_leader;
+	struct css_set *cgroups;
+} KERNEL_TYPE;
+
+struct file;
+
+struct socket {
+	struct sock *sk;
+} KERNEL_TYPE;
+
+struct seq_file {
+	__kernel_size_t size;
+	__kernel_size_t count;
+} KERNEL_TYPE;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	__u64 session_id;
+	__u64 seq_num;
+} KERNEL_TYPE;
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	void *value;
+} KERNEL_TYPE;
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+} KERNEL_TYPE;
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+} KERNEL_TYPE;
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The window's scan: one flow_event for each socket whose totals moved since it was last looked at.
+ *
+ * In: every socket that has storage, in every network namespace. Out: records in the iterator's buffer. It is pulled,
+ * so nothing can overflow: when the buffer has no room left for a record, the program asks, before it moves any
+ * total, to be shown the socket again at the next read (a return value of 1: kernel/bpf/bpf_iter.c,
+ * bpf_iter_run_prog() and bpf_seq_read()).
+ */
+#ifndef FLOWTAP_SCAN_H
+#define FLOWTAP_SCAN_H
+
+#include "flow.h"
+
+enum {
+	SHOWN = 0,
+	SHOW_AGAIN = 1,
+};
+
+/* seq_write() refuses what would fill the buffer to the last byte (fs/seq_file.c). */
+static __always_inline bool has_room(struct seq_file *seq, __u64 bytes)
+{
+	return seq->count + bytes < seq->size;
+}
+
+static __always_inline void write_record(struct seq_file *seq, const void *record, __u32 bytes)
+{
+	if (bpf_seq_write(seq, record, bytes)) {
+		struct losses *lost = this_cpu_losses();
+
+		if (lost)
+			lost->scan_writes++;
+	}
+}
+
+static __always_inline int on_scan(struct seq_file *seq, struct sock *sk, struct socket_state *state)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct differences changed = {};
+	struct flow_event event;
+	struct totals now;
+
+	if (!tcp || !state->established || state->closed)
+		return SHOWN;
+	read_totals(&now, sk, tcp);
+	if (state->announced && !totals_moved(&now, state))
+		return SHOWN;
+	if (!has_room(seq, sizeof(event)))
+		return SHOW_AGAIN;
+	move_totals(&changed, state, &now);
+	if (*(volatile __u32 *)&state->closed) {
+		read_totals(&now, sk, tcp);
+		move_totals(&changed, state, &now);
+	}
+	fill_flow(&event, state, tcp, &changed, sk->__sk_common.skc_state, 0);
+	write_record(seq, &event, sizeof(event));
+	return SHOWN;
+}
+
+#endif

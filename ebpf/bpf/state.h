@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * State changes of TCP sockets, from the tracepoint sock:inet_sock_set_state.
+ *
+ * In: a socket, its old and its new state. Out: socket storage for connections; on `lifecycle` a flow_event when a
+ * connection closes or fails, a listen_event when a socket begins or ceases to listen.
+ */
+#ifndef FLOWTAP_STATE_H
+#define FLOWTAP_STATE_H
+
+#include "flow.h"
+
+static __always_inline void emit_listener(struct sock *sk, __u32 type)
+{
+	struct listen_event *event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
+
+	if (!event) {
+		struct losses *lost = this_cpu_losses();
+
+		if (lost)
+			lost->listeners++;
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->type = type;
+	event->netns = read_netns(sk);
+	event->cookie = bpf_get_socket_cookie(sk);
+	/* A socket that begins to listen is bound (skc_num) but has no inet_sport yet; one that ceases to, the
+	 * other way round. */
+	event->port = sk->__sk_common.skc_num;
+	if (!event->port)
+		event->port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	bpf_ringbuf_submit(event, wakeup_flags());
+}
+
+/* Storage for a connection whose handshake is seen: everything counts from zero. */
+static __always_inline struct socket_state *track(struct sock *sk, __u8 role)
+{
+	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!state) {
+		struct losses *lost = this_cpu_losses();
+
+		if (lost)
+			lost->untracked++;
+		return NULL;
+	}
+	/* A socket that was connected before, and reused, may have some already. */
+	__builtin_memset(state, 0, sizeof(*state));
+	state->role = role;
+	state->netns = read_netns(sk);
+	state->cookie = bpf_get_socket_cookie(sk);
+	state->since_ns = bpf_ktime_get_ns();
+	return state;
+}
+
+/* connect(): the only moment at which the process is known for sure. */
+static __always_inline void on_connect(struct sock *sk)
+{
+	struct socket_state *state = track(sk, ROLE_CLIENT);
+
+	if (!state)
+		return;
+	state->pid = bpf_get_current_pid_tgid() >> 32;
+	state->cgroup_id = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(state->comm, sizeof(state->comm));
+}
+
+static __always_inline void on_established(struct sock *sk, int oldstate)
+{
+	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (!state && oldstate == STATE_SYN_RECV)
+		state = track(sk, ROLE_SERVER);
+	if (!state)
+		return;
+	if (oldstate == STATE_SYN_SENT)
+		state->handshake_us = (now - state->since_ns) / 1000;
+	state->since_ns = now;
+	read_tuple(&state->tuple, sk);
+	/* Last, so that a scan never shows a connection without its addresses. */
+	barrier();
+	state->established = 1;
+}
+
+/* From either side: an error that says so, or a close that skipped the FIN handshake. */
+static __always_inline bool was_reset(int oldstate, int error)
+{
+	if (error)
+		return error == ERRNO_CONNRESET || error == ERRNO_PIPE;
+	return oldstate == STATE_ESTABLISHED || oldstate == STATE_CLOSE_WAIT;
+}
+
+static __always_inline void on_close(struct sock *sk, int oldstate)
+{
+	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct differences changed = {};
+	struct flow_event *event;
+	struct totals now;
+	__u8 events = FLOW_CLOSED;
+
+	if (!state || !tcp)
+		return;
+	*(volatile __u32 *)&state->closed = 1;
+	read_totals(&now, sk, tcp);
+	move_totals(&changed, state, &now);
+
+	event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
+	if (!event) {
+		struct losses *lost = this_cpu_losses();
+
+		if (lost) {
+			lost->flows++;
+			lost->sent += changed.sent;
+			lost->received += changed.received;
+		}
+	} else {
+		int error = sk->sk_err;
+
+		if (!state->established) {
+			events = FLOW_FAILED;
+			read_tuple(&state->tuple, sk);
+		} else if (was_reset(oldstate, error)) {
+			events |= FLOW_RESET;
+		}
+		fill_flow(event, state, tcp, &changed, STATE_CLOSE, events);
+		event->failure = error;
+		bpf_ringbuf_submit(event, wakeup_flags());
+	}
+	bpf_sk_storage_delete(&sockets, sk);
+}
+
+static __always_inline void on_state(struct sock *sk, int oldstate, int newstate)
+{
+	if (!is_tcp(sk))
+		return;
+	if (newstate == STATE_LISTEN)
+		emit_listener(sk, EVENT_LISTEN);
+	else if (oldstate == STATE_LISTEN && newstate == STATE_CLOSE)
+		emit_listener(sk, EVENT_UNLISTEN);
+	else if (newstate == STATE_SYN_SENT)
+		on_connect(sk);
+	else if (newstate == STATE_CLOSE)
+		on_close(sk, oldstate);
+	/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
+	else if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
+		on_established(sk, oldstate);
+}
+
+#endif

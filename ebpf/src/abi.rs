@@ -1,0 +1,293 @@
+//! The Rust mirror of `bpf/abi.h`.
+//!
+//! The layout is proven three ways: static assertions in C, the const assertions below, and a test that compares this
+//! file with the BTF of the object that clang made.
+
+use std::mem::{offset_of, size_of};
+
+use bytemuck::{AnyBitPattern, Pod, Zeroable};
+
+/// `AF_INET`, the family of [`Tuple`].
+pub const AF_INET: u16 = 2;
+/// `AF_INET6`, the family of [`Tuple`].
+pub const AF_INET6: u16 = 10;
+
+/// `enum event_type`: the first word of every record.
+const EVENT_FLOW: u32 = 1;
+const EVENT_LISTEN: u32 = 2;
+const EVENT_UNLISTEN: u32 = 3;
+
+/// `struct tuple`: two ends. IPv4 addresses stand in the first four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Tuple {
+    /// Network byte order.
+    pub local_addr: [u8; 16],
+    /// Network byte order.
+    pub remote_addr: [u8; 16],
+    /// Host byte order.
+    pub local_port: u16,
+    /// Host byte order.
+    pub remote_port: u16,
+    /// [`AF_INET`] or [`AF_INET6`].
+    pub family: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// `struct flow_event`: what one socket did since it was last reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowEvent {
+    /// `EVENT_FLOW`. In C `type`.
+    pub kind: u32,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// The two ends.
+    pub tuple: Tuple,
+    /// Payload bytes, retransmissions not counted twice.
+    pub sent: i64,
+    /// Payload bytes in order, without the FIN.
+    pub received: i64,
+    /// Segments, retransmissions included.
+    pub sent_segments: i32,
+    /// Segments.
+    pub received_segments: i32,
+    /// Segments.
+    pub retransmits: i32,
+    /// Smoothed, µs; 0 before the first sample.
+    pub rtt_us: u32,
+    /// µs; 0 before the first sample; `u32::MAX` is the kernel's "none yet".
+    pub min_rtt_us: u32,
+    /// Segments.
+    pub cwnd: u32,
+    /// SYN to ESTABLISHED, µs; 0 if not seen.
+    pub handshake_us: u32,
+    /// Thread group; 0 if unknown.
+    pub pid: u32,
+    /// Since ESTABLISHED or adoption, µs.
+    pub age_us: u64,
+    /// cgroup v2 id; 0 if unknown.
+    pub cgroup_id: u64,
+    /// Name of the process, NUL-padded.
+    pub comm: [u8; 16],
+    /// `enum role`: 0 unknown, 1 client, 2 server; from the handshake.
+    pub role: u8,
+    /// TCP state.
+    pub state: u8,
+    /// `enum flow_events`.
+    pub events: u8,
+    /// Zero.
+    pub pad: u8,
+    /// errno; 0 for none.
+    pub failure: u32,
+}
+
+/// `struct listen_event`: a socket began or ceased to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ListenEvent {
+    /// `EVENT_LISTEN` or `EVENT_UNLISTEN`. In C `type`.
+    pub kind: u32,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Host byte order; 0 if it was not bound yet.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
+/// `struct losses`: everything that could not be handed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Losses {
+    /// Flow events for which the ring had no room.
+    pub flows: u64,
+    /// Bytes sent that these would have told of.
+    pub sent: u64,
+    /// Bytes received that these would have told of.
+    pub received: u64,
+    /// Listen events for which the ring had no room.
+    pub listeners: u64,
+    /// Sockets for which the kernel had no memory: not measured at all.
+    pub untracked: u64,
+    /// Records that an iterator's buffer refused.
+    pub scan_writes: u64,
+}
+
+// SAFETY: plain old data of fixed layout (`Pod`), read from and written to the map byte by byte.
+unsafe impl aya::Pod for Losses {}
+
+const _: () = {
+    assert!(size_of::<Tuple>() == 40);
+    assert!(size_of::<FlowEvent>() == 144);
+    assert!(offset_of!(FlowEvent, tuple) == 16);
+    assert!(offset_of!(FlowEvent, sent) == 56);
+    assert!(offset_of!(FlowEvent, age_us) == 104);
+    assert!(offset_of!(FlowEvent, comm) == 120);
+    assert!(offset_of!(FlowEvent, failure) == 140);
+    assert!(size_of::<ListenEvent>() == 24);
+    assert!(size_of::<Losses>() == 48);
+};
+
+/// A record of any type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// What one socket did.
+    Flow(FlowEvent),
+    /// A socket listens.
+    Listen(ListenEvent),
+    /// A socket listens no more.
+    Unlisten(ListenEvent),
+}
+
+/// Bytes that are no record: the programs and this file disagree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no record of ours: {len} bytes that begin with type {kind:?}")]
+pub struct MalformedEvent {
+    /// How many bytes were left.
+    pub len: usize,
+    /// The first word, if there was one.
+    pub kind: Option<u32>,
+}
+
+impl Event {
+    /// Reads the record at the start of `bytes`; returns it with what follows. Any alignment will do.
+    ///
+    /// # Errors
+    /// [`MalformedEvent`] if the type is unknown or the record is cut short.
+    pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), MalformedEvent> {
+        let kind = bytes.first_chunk().copied().map(u32::from_ne_bytes);
+        let event = match kind {
+            Some(EVENT_FLOW) => take(bytes).map(|(event, rest)| (Self::Flow(event), rest)),
+            Some(EVENT_LISTEN) => take(bytes).map(|(event, rest)| (Self::Listen(event), rest)),
+            Some(EVENT_UNLISTEN) => take(bytes).map(|(event, rest)| (Self::Unlisten(event), rest)),
+            _ => None,
+        };
+        event.ok_or(MalformedEvent {
+            len: bytes.len(),
+            kind,
+        })
+    }
+}
+
+fn take<T: AnyBitPattern>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    let (record, rest) = bytes.split_at_checked(size_of::<T>())?;
+    Some((bytemuck::pod_read_unaligned(record), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Name in C, offset and size of each field, in order.
+    macro_rules! layout {
+        ($type:ty: $($field:ident $(as $c:literal)?),+ $(,)?) => {
+            vec![$({
+                let zero: $type = Zeroable::zeroed();
+                let name = [$($c,)? stringify!($field)][0];
+                (name.to_owned(), offset_of!($type, $field), size_of_val(&zero.$field))
+            }),+]
+        };
+    }
+
+    #[test]
+    fn every_field_stands_where_the_objects_btf_has_it() {
+        let object = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(object.path(), crate::sockets::OBJECT).unwrap();
+        let dump = Command::new("bpftool")
+            .args(["-j", "btf", "dump", "file"])
+            .arg(object.path())
+            .output();
+        let dump = match dump {
+            Ok(dump) => dump,
+            Err(error) if std::env::var_os("FLOWTAP_TEST_REQUIRE_ALL").is_none() => {
+                eprintln!("SKIPPED: bpftool can't be run ({error}); the layout is not compared with BTF");
+                return;
+            }
+            Err(error) => panic!("bpftool can't be run: {error}"),
+        };
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let btf: serde_json::Value = serde_json::from_slice(&dump.stdout).unwrap();
+        let types = btf["types"].as_array().unwrap();
+
+        let expected = [
+            (
+                "tuple",
+                layout!(Tuple: local_addr, remote_addr, local_port, remote_port, family, pad),
+                size_of::<Tuple>(),
+            ),
+            (
+                "flow_event",
+                layout!(FlowEvent: kind as "type", netns, cookie, tuple, sent, received, sent_segments,
+                    received_segments, retransmits, rtt_us, min_rtt_us, cwnd, handshake_us, pid, age_us, cgroup_id,
+                    comm, role, state, events, pad, failure),
+                size_of::<FlowEvent>(),
+            ),
+            (
+                "listen_event",
+                layout!(ListenEvent: kind as "type", netns, cookie, port, pad),
+                size_of::<ListenEvent>(),
+            ),
+            (
+                "losses",
+                layout!(Losses: flows, sent, received, listeners, untracked, scan_writes),
+                size_of::<Losses>(),
+            ),
+        ];
+        for (name, fields, size) in expected {
+            let found = types.iter().find(|t| t["kind"] == "STRUCT" && t["name"] == name);
+            let found = found.unwrap_or_else(|| panic!("no struct {name} in the object's BTF"));
+            assert_eq!(found["size"], size, "size of {name}");
+            let members: Vec<_> = found["members"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|m| {
+                    let offset = m["bits_offset"].as_u64().unwrap() / 8;
+                    (
+                        m["name"].as_str().unwrap().to_owned(),
+                        usize::try_from(offset).unwrap(),
+                    )
+                })
+                .collect();
+            let mirrored: Vec<_> = fields
+                .iter()
+                .map(|(name, offset, _)| (name.clone(), *offset))
+                .collect();
+            assert_eq!(members, mirrored, "fields of {name}");
+            let end = fields.last().map_or(0, |(_, offset, size)| offset + size);
+            assert_eq!(end, size, "{name} has padding that no field names");
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_cut_short_or_unknown_is_refused() {
+        let flow = FlowEvent {
+            kind: EVENT_FLOW,
+            ..Zeroable::zeroed()
+        };
+        let bytes = bytemuck::bytes_of(&flow);
+        assert_eq!(Event::read(bytes), Ok((Event::Flow(flow), &[][..])));
+        assert_eq!(
+            Event::read(&bytes[..143]),
+            Err(MalformedEvent {
+                len: 143,
+                kind: Some(EVENT_FLOW)
+            })
+        );
+        assert_eq!(
+            Event::read(&[9, 0, 0, 0]),
+            Err(MalformedEvent {
+                len: 4,
+                kind: Some(9)
+            })
+        );
+        assert_eq!(Event::read(&[1]), Err(MalformedEvent { len: 1, kind: None }));
+    }
+}

@@ -1,0 +1,37 @@
+//! What the process may do.
+
+use caps::{CapSet, Capability};
+
+/// Capabilities of which the process lacks at least one; loading and attaching the programs needs them all.
+///
+/// `CAP_SYS_ADMIN` stands for both of them, as in the kernel (`bpf_capable()`, `perfmon_capable()`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing(pub Vec<&'static str>);
+
+/// Looks for `CAP_BPF` and `CAP_PERFMON` among the effective capabilities.
+///
+/// # Errors
+/// [`Missing`] with the names of those that are not there. If the kernel does not tell, nothing counts as missing, and
+/// loading will say.
+pub fn check() -> Result<(), Missing> {
+    let Ok(effective) = caps::read(None, CapSet::Effective) else {
+        return Ok(());
+    };
+    if effective.contains(&Capability::CAP_SYS_ADMIN) {
+        return Ok(());
+    }
+    let needed = [
+        (Capability::CAP_BPF, "CAP_BPF"),
+        (Capability::CAP_PERFMON, "CAP_PERFMON"),
+    ];
+    let missing: Vec<_> = needed
+        .into_iter()
+        .filter(|(cap, _)| !effective.contains(cap))
+        .map(|(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Missing(missing))
+    }
+}

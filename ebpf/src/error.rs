@@ -1,0 +1,110 @@
+//! Why the programs can't be loaded, in the operator's terms.
+
+use std::io;
+
+use aya::EbpfError;
+use aya::programs::ProgramError;
+
+/// What stands in the way of the programs.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Capabilities that the process lacks.
+    #[error("the process lacks {}", .0.join(" and "))]
+    Capability(Vec<&'static str>),
+    /// The kernel says no although the capabilities are there: lockdown, seccomp, or an LSM.
+    #[error("the kernel refuses bpf(2) although the capabilities are there ({what}: {source})")]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No BTF.
+    #[error("the kernel tells no BTF (/sys/kernel/btf/vmlinux): {0}")]
+    Btf(#[from] aya::BtfError),
+    /// The running kernel lacks a field that the program reads.
+    #[error("program {program}: the running kernel lacks a field that it reads\n{log}")]
+    MissingField {
+        /// Name of the program.
+        program: &'static str,
+        /// The verifier's last words.
+        log: String,
+    },
+    /// The verifier refused a program.
+    #[error("program {program} was refused: {source}\n{log}")]
+    Verifier {
+        /// Name of the program.
+        program: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+        /// The verifier's last words.
+        log: String,
+    },
+    /// The object can't be loaded: a map can't be made, or a relocation has no target.
+    #[error("the BPF object can't be loaded: {0}")]
+    Object(#[source] EbpfError),
+    /// A program can't be loaded or attached for another reason.
+    #[error("program {program}: {source}")]
+    Program {
+        /// Name of the program.
+        program: &'static str,
+        /// What aya said.
+        source: ProgramError,
+    },
+    /// A map can't be used.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// What aya said.
+        source: aya::maps::MapError,
+    },
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The object lacks a program or a map: it was not built from this source.
+    #[error("the BPF object has no {0}")]
+    Absent(&'static str),
+}
+
+/// How much of the verifier's log the operator is shown: its end tells.
+const LOG_LINES: usize = 12;
+
+/// What libbpf and aya put in place of an access to a field that is not there: a call of this function.
+const POISON: &str = "unknown#195896080";
+
+impl LoadError {
+    /// From what aya says of `program`.
+    pub(crate) fn program(program: &'static str, source: ProgramError) -> Self {
+        match source {
+            ProgramError::LoadError {
+                io_error,
+                verifier_log,
+            } => {
+                let log = verifier_log.to_string();
+                let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
+                let log = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+                if log.contains(POISON) {
+                    Self::MissingField { program, log }
+                } else if io_error.kind() == io::ErrorKind::PermissionDenied && log.is_empty() {
+                    Self::Refused {
+                        what: format!("loading {program}"),
+                        source: io_error,
+                    }
+                } else {
+                    Self::Verifier {
+                        program,
+                        source: io_error,
+                        log,
+                    }
+                }
+            }
+            source => Self::Program { program, source },
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! BPF iterators: links made by `bpf(2)`, and reading records from them.
+//!
+//! aya 0.14 can't attach an iterator to a map (`bpf_link_create` with `iter_info`), so both calls are made here.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::abi::{Event, MalformedEvent};
+
+/// `enum bpf_cmd` and `enum bpf_attach_type`: include/uapi/linux/bpf.h.
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+/// `bpf_attr.link_create`, as far as iterators need it.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    pad: u32,
+}
+
+/// `union bpf_iter_link_info`: `map.map_fd` comes first in all its forms; the rest is zero.
+#[repr(C)]
+struct IterLinkInfo {
+    map_fd: u32,
+    rest: [u32; 3],
+}
+
+const ITER_LINK_INFO_BYTES: u32 = 16;
+const _: () = assert!(size_of::<IterLinkInfo>() == ITER_LINK_INFO_BYTES as usize);
+
+/// `bpf_attr.iter_create`.
+#[repr(C)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+/// An iterator program's link. Detached when dropped.
+#[derive(Debug)]
+pub struct IterLink(OwnedFd);
+
+impl IterLink {
+    /// Links `program`, an iterator over the elements of a map, to `map`.
+    ///
+    /// # Errors
+    /// What `bpf(2)` says.
+    pub fn over_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Self> {
+        let info = IterLinkInfo {
+            map_fd: raw(map),
+            rest: [0; 3],
+        };
+        Self::create(program, Some(&info))
+    }
+
+    /// Links `program`, an iterator that needs no target.
+    ///
+    /// # Errors
+    /// What `bpf(2)` says.
+    pub fn new(program: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::create(program, None)
+    }
+
+    fn create(program: BorrowedFd<'_>, info: Option<&IterLinkInfo>) -> io::Result<Self> {
+        let attributes = LinkCreate {
+            prog_fd: raw(program),
+            target_fd: 0,
+            attach_type: BPF_TRACE_ITER,
+            flags: 0,
+            iter_info: info.map_or(0, |info| std::ptr::from_ref(info) as u64),
+            iter_info_len: if info.is_some() { ITER_LINK_INFO_BYTES } else { 0 },
+            pad: 0,
+        };
+        // SAFETY: `attributes` has the layout of `bpf_attr.link_create`, and `info`, to which it points, outlives the
+        // call.
+        unsafe { bpf(BPF_LINK_CREATE, &attributes) }.map(Self)
+    }
+
+    /// Runs the iterator once: calls `each` for every record that its program writes, and returns how many there were.
+    ///
+    /// The order is the kernel's, and so is the grouping: every read is one walk into its table. `buffer` is scratch; as
+    /// many bytes as it has are asked for at once (the kernel gives 32 KiB at most).
+    ///
+    /// # Errors
+    /// What `read(2)` or `bpf(2)` says; [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    pub fn run(&self, buffer: &mut [u8], mut each: impl FnMut(Event)) -> io::Result<u64> {
+        let attributes = IterCreate {
+            link_fd: raw(self.0.as_fd()),
+            flags: 0,
+        };
+        // SAFETY: `attributes` has the layout of `bpf_attr.iter_create`.
+        let mut iterator = File::from(unsafe { bpf(BPF_ITER_CREATE, &attributes) }?);
+        let mut records = 0;
+        loop {
+            let read = match iterator.read(buffer) {
+                Ok(0) => return Ok(records),
+                Ok(read) => read,
+                // After a million sockets with nothing to show the kernel takes a breath (MAX_ITER_OBJECTS).
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut bytes = &buffer[..read];
+            while !bytes.is_empty() {
+                let (event, rest) = Event::read(bytes).map_err(malformed)?;
+                each(event);
+                records += 1;
+                bytes = rest;
+            }
+        }
+    }
+}
+
+fn malformed(error: MalformedEvent) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[expect(clippy::cast_sign_loss, reason = "an open descriptor is not negative")]
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+/// `bpf(2)` for commands that return a descriptor.
+///
+/// # Safety
+/// `attributes` must have the layout of the command's part of `bpf_attr`, and whatever it points to must live.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes from `attributes`; the caller answers for what they say.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        )
+    };
+    match i32::try_from(result) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,233 @@
+//! Capture mode `sockets`: loads the programs of `bpf/sockets.bpf.c`, attaches them, and gives out their records.
+//!
+//! In: state changes of sockets, the window's tick. Out: [`Event`]s. The order of calls is
+//! [`Sockets::load`], [`Sockets::adopt`] once, then [`Sockets::drain`] and [`Sockets::scan`] per tick.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, Iter, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use crate::abi::{Event, Losses};
+use crate::capability;
+use crate::error::LoadError;
+use crate::iter::IterLink;
+use crate::watch::RingWatch;
+
+/// The compiled programs.
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.bpf.o"));
+
+/// The kernel gives no more at one read of an iterator (`PAGE_SIZE << 3`).
+const READ_BYTES: usize = 32 * 1024;
+
+/// What can be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketsOptions {
+    /// Size of the ring for closed connections: a power of two, at least a page.
+    pub ring_buffer_bytes: u32,
+}
+
+/// How the sockets were found that had been open before.
+#[derive(Debug, Default)]
+pub struct Adoption {
+    /// Records shown by the walk over every process' files, or why there was none.
+    pub files: Option<Result<u64, LoadError>>,
+    /// Records shown by the walk over this network namespace's sockets, or why there was none.
+    pub sockets: Option<Result<u64, LoadError>>,
+}
+
+/// The programs, loaded and attached. Dropping it takes them out of the kernel.
+pub struct Sockets {
+    lifecycle: RingBuf<MapData>,
+    losses: PerCpuArray<MapData, Losses>,
+    scan: IterLink,
+    adopt_files: Result<IterLink, Option<LoadError>>,
+    adopt_own_netns: Result<IterLink, Option<LoadError>>,
+    buffer: Vec<u8>,
+    /// Keeps the state-change program attached, and the maps.
+    _ebpf: Ebpf,
+}
+
+impl std::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sockets")
+            .field("scan", &self.scan)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sockets {
+    /// Loads the programs and attaches to state changes: from here on every connection that opens is counted.
+    ///
+    /// # Errors
+    /// [`LoadError`] with what is missing. The programs that only adopt sockets may be refused: [`Sockets::adopt`] tells.
+    pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
+        capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
+        let btf = Btf::from_sys_fs()?;
+        let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .map_max_entries("lifecycle", options.ring_buffer_bytes)
+            .override_global("wakeup_bytes", &wakeup_bytes, true)
+            .load(OBJECT)
+            .map_err(LoadError::Object)?;
+
+        let scan = load_iter(&mut ebpf, &btf, "scan_sockets", "bpf_sk_storage_map")?;
+        let storage = match ebpf.map("sockets") {
+            Some(Map::SkStorage(map)) => map.fd().as_fd().try_clone_to_owned(),
+            _ => return Err(LoadError::Absent("map sockets")),
+        };
+        let storage = storage.map_err(|source| LoadError::System {
+            what: "duplicating a descriptor",
+            source,
+        })?;
+        let scan = IterLink::over_map(scan.as_fd(), storage.as_fd()).map_err(|source| LoadError::System {
+            what: "linking scan_sockets to its map",
+            source,
+        })?;
+
+        let adopt_files = link_iter(&mut ebpf, &btf, "adopt_files", "task_file");
+        let adopt_own_netns = link_iter(&mut ebpf, &btf, "adopt_sockets", "tcp");
+        attach_state_change(&mut ebpf, &btf)?;
+
+        let lifecycle = ebpf
+            .take_map("lifecycle")
+            .ok_or(LoadError::Absent("map lifecycle"))?;
+        let losses = ebpf.take_map("losses").ok_or(LoadError::Absent("map losses"))?;
+        Ok(Self {
+            lifecycle: RingBuf::try_from(lifecycle).map_err(|source| LoadError::Map {
+                map: "lifecycle",
+                source,
+            })?,
+            losses: PerCpuArray::try_from(losses).map_err(|source| LoadError::Map {
+                map: "losses",
+                source,
+            })?,
+            scan,
+            adopt_files: adopt_files.map_err(Some),
+            adopt_own_netns: adopt_own_netns.map_err(Some),
+            buffer: vec![0; READ_BYTES],
+            _ebpf: ebpf,
+        })
+    }
+
+    /// Takes up the sockets that are open already, counted from now on, and shows the listening ones. Called again, it
+    /// finds the processes of connections that were accepted meanwhile.
+    pub fn adopt(&mut self, mut each: impl FnMut(Event)) -> Adoption {
+        // Files first: they tell the process. What has none (orphans, sockets not accepted yet) is found by the second.
+        Adoption {
+            files: run_iter(&mut self.adopt_files, &mut self.buffer, "adopt_files", &mut each),
+            sockets: run_iter(
+                &mut self.adopt_own_netns,
+                &mut self.buffer,
+                "adopt_sockets",
+                &mut each,
+            ),
+        }
+    }
+
+    /// Shows each socket whose totals moved since the last scan; returns how many.
+    ///
+    /// # Errors
+    /// What the kernel says; whatever was not shown is shown by the next scan.
+    pub fn scan(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        self.scan.run(&mut self.buffer, each)
+    }
+
+    /// Shows what waits in the ring: closed and failed connections, changed listeners. Returns how many.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    pub fn drain(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
+        let mut records = 0;
+        while let Some(item) = self.lifecycle.next() {
+            let (event, _) =
+                Event::read(&item).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            each(event);
+            records += 1;
+        }
+        Ok(records)
+    }
+
+    /// Tells when a quarter of the ring is full: drain it then, and at every tick besides. Must be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn watch(&self) -> io::Result<RingWatch> {
+        RingWatch::new(self.lifecycle.as_fd())
+    }
+
+    /// What could not be handed on since the programs were loaded, over all CPUs.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] if the map can't be read.
+    pub fn losses(&self) -> Result<Losses, LoadError> {
+        let per_cpu = self.losses.get(&0, 0).map_err(|source| LoadError::Map {
+            map: "losses",
+            source,
+        })?;
+        Ok(per_cpu.iter().fold(Losses::default(), |sum, cpu| Losses {
+            flows: sum.flows + cpu.flows,
+            sent: sum.sent.wrapping_add(cpu.sent),
+            received: sum.received.wrapping_add(cpu.received),
+            listeners: sum.listeners + cpu.listeners,
+            untracked: sum.untracked + cpu.untracked,
+            scan_writes: sum.scan_writes + cpu.scan_writes,
+        }))
+    }
+}
+
+fn attach_state_change(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
+    const NAME: &str = "on_state_change";
+    let failed = |source| LoadError::program(NAME, source);
+    let program = ebpf
+        .program_mut(NAME)
+        .ok_or(LoadError::Absent("program on_state_change"))?;
+    let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+    program.load("inet_sock_set_state", btf).map_err(failed)?;
+    program.attach().map_err(failed)?;
+    Ok(())
+}
+
+fn load_iter(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    name: &'static str,
+    target: &str,
+) -> Result<aya::programs::ProgramFd, LoadError> {
+    let failed = |source| LoadError::program(name, source);
+    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
+    let program: &mut Iter = program.try_into().map_err(failed)?;
+    program.load(target, btf).map_err(failed)?;
+    let fd = program
+        .fd()
+        .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
+    fd.map_err(failed)
+}
+
+fn link_iter(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, target: &str) -> Result<IterLink, LoadError> {
+    let program = load_iter(ebpf, btf, name, target)?;
+    IterLink::new(program.as_fd()).map_err(|source| LoadError::System {
+        what: "linking an iterator",
+        source,
+    })
+}
+
+/// Runs an iterator that may not have been loaded; the reason why not is told once.
+fn run_iter(
+    link: &mut Result<IterLink, Option<LoadError>>,
+    buffer: &mut [u8],
+    name: &'static str,
+    each: impl FnMut(Event),
+) -> Option<Result<u64, LoadError>> {
+    match link {
+        Ok(link) => Some(
+            link.run(buffer, each)
+                .map_err(|source| LoadError::System { what: name, source }),
+        ),
+        Err(reason) => reason.take().map(Err),
+    }
+}

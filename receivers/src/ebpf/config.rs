@@ -1,0 +1,115 @@
+//! Config of the receiver `ebpf`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use figment::value::Value;
+use flowtap_pipeline::{BuildContext, BuildError, ComponentConfig, Factory, Fault, Receiver, ReceiverConfig};
+use serde::{Deserialize, Serialize};
+
+use super::EbpfReceiver;
+
+/// How the receiver measures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The best mode that loads.
+    #[default]
+    Auto,
+    /// State changes, and a scan of the sockets' own totals once per interval.
+    Sockets,
+}
+
+/// What can be set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How it measures.
+    pub mode: Mode,
+    /// How often the sockets' totals are read. At least 100 ms.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// Size of the ring for closed connections: a power of two from 4096 to 2^30.
+    pub ring_buffer_bytes: u32,
+    /// How often listening ports are read again from `proc_root`, and accepted connections get their process. At least
+    /// 1 s.
+    #[serde(with = "humantime_serde")]
+    pub scan_listen_interval: Duration,
+    /// The proc file system: `/proc`, or where the host's is mounted in a container.
+    pub proc_root: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            interval: Duration::from_secs(5),
+            ring_buffer_bytes: 1 << 24,
+            scan_listen_interval: Duration::from_secs(30),
+            proc_root: PathBuf::from("/proc"),
+        }
+    }
+}
+
+impl ComponentConfig for Config {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if self.interval < Duration::from_millis(100) {
+            faults.push(Fault::new("interval", "must be at least 100ms"));
+        }
+        if !self.ring_buffer_bytes.is_power_of_two() || !(1 << 12..=1 << 30).contains(&self.ring_buffer_bytes)
+        {
+            let message = format!(
+                "{} is no power of two from 4096 to 1073741824; the next one is {}",
+                self.ring_buffer_bytes,
+                self.ring_buffer_bytes.clamp(1 << 12, 1 << 30).next_power_of_two()
+            );
+            faults.push(Fault::new("ring_buffer_bytes", message));
+        }
+        if self.scan_listen_interval < Duration::from_secs(1) {
+            faults.push(Fault::new("scan_listen_interval", "must be at least 1s"));
+        }
+        faults
+    }
+}
+
+impl ReceiverConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Receiver>, BuildError> {
+        Ok(Box::new(EbpfReceiver::new(self.clone(), context)))
+    }
+}
+
+/// The receiver type `ebpf`.
+pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
+    type_name: "ebpf",
+    summary: "TCP flows of every network namespace, from the kernel's own totals (eBPF)",
+    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), []);
+    }
+
+    #[test]
+    fn every_bound_that_is_broken_is_told_at_once() {
+        let config = Config {
+            interval: Duration::from_millis(1),
+            ring_buffer_bytes: 5000,
+            scan_listen_interval: Duration::ZERO,
+            ..Config::default()
+        };
+        let faults = config.validate();
+        let keys: Vec<_> = faults.iter().map(|fault| fault.path.join(".")).collect();
+        assert_eq!(keys, ["interval", "ring_buffer_bytes", "scan_listen_interval"]);
+        assert!(faults[1].message.contains("8192"), "{}", faults[1].message);
+    }
+}

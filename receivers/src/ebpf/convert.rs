@@ -1,0 +1,92 @@
+//! From the kernel side's records to flowtap's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use flowtap_ebpf::abi::AF_INET;
+use flowtap_ebpf::{Event, FlowEvent, ListenEvent};
+use flowtap_pipeline::{Endpoint, Events, FlowBatch, FlowRecord, ListenChange, Listener, Role, RoleSource};
+
+/// Appends `event` to `batch`.
+pub(super) fn push(batch: &mut FlowBatch, event: Event) {
+    match event {
+        Event::Flow(flow) => batch.records.push(record(&flow)),
+        Event::Listen(event) => batch.listeners.push(ListenChange::Opened(listener(event))),
+        Event::Unlisten(event) => batch.listeners.push(ListenChange::Closed(listener(event))),
+    }
+}
+
+const fn listener(event: ListenEvent) -> Listener {
+    Listener {
+        netns: event.netns,
+        port: event.port,
+        cookie: event.cookie,
+    }
+}
+
+fn record(flow: &FlowEvent) -> FlowRecord {
+    let tuple = &flow.tuple;
+    let role = match flow.role {
+        1 => Role::Client,
+        2 => Role::Server,
+        _ => Role::Unknown,
+    };
+    FlowRecord {
+        netns: flow.netns,
+        cookie: flow.cookie,
+        sent_bytes: flow.sent,
+        received_bytes: flow.received,
+        sent_segments: i64::from(flow.sent_segments),
+        received_segments: i64::from(flow.received_segments),
+        retransmits: i64::from(flow.retransmits),
+        rtt_us: flow.rtt_us,
+        // The kernel's minimum filter begins at its greatest value (tcp_init_sock: `~0U`).
+        min_rtt_us: if flow.min_rtt_us == u32::MAX {
+            0
+        } else {
+            flow.min_rtt_us
+        },
+        cwnd: flow.cwnd,
+        state: flow.state,
+        events: Events::from_bits(flow.events),
+        failure: u16::try_from(flow.failure).unwrap_or(0),
+        handshake_us: flow.handshake_us,
+        age_us: flow.age_us,
+        role,
+        role_source: if role == Role::Unknown {
+            RoleSource::Assumed
+        } else {
+            RoleSource::Handshake
+        },
+        pid: flow.pid,
+        comm: flow.comm,
+        cgroup_id: flow.cgroup_id,
+        ..FlowRecord::new(
+            Endpoint::new(address(tuple.family, tuple.local_addr), tuple.local_port),
+            Endpoint::new(address(tuple.family, tuple.remote_addr), tuple.remote_port),
+        )
+    }
+}
+
+fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
+    if family == AF_INET {
+        let [a, b, c, d, ..] = bytes;
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families_are_read_and_mapped_ones_folded() {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&[192, 0, 2, 7]);
+        assert_eq!(address(AF_INET, bytes), "192.0.2.7".parse::<IpAddr>().unwrap());
+        let mapped: Ipv6Addr = "::ffff:192.0.2.7".parse().unwrap();
+        let end = Endpoint::new(address(10, mapped.octets()), 80);
+        assert_eq!(end.to_string(), "192.0.2.7:80");
+    }
+}

@@ -1,0 +1,98 @@
+//! Counters of what the kernel side could not hand on.
+
+use flowtap_ebpf::Losses;
+use flowtap_pipeline::BuildContext;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Counter;
+
+/// The counters, and what they stood at.
+#[derive(Debug)]
+pub(super) struct LossTelemetry {
+    records: Counter<u64>,
+    bytes: Counter<u64>,
+    scan_failures: Counter<u64>,
+    receiver: KeyValue,
+    told: Losses,
+}
+
+impl LossTelemetry {
+    /// Counters of the receiver that is being built. They begin at 0 rather than absent, so that an alert on them
+    /// works from the start.
+    pub(super) fn new(context: &BuildContext) -> Self {
+        let meter = &context.meter;
+        let telemetry = Self {
+            records: meter
+                .u64_counter("receiver_refused_records")
+                .with_description("Records that the kernel could not hand on, by reason.")
+                .with_unit("{record}")
+                .build(),
+            bytes: meter
+                .u64_counter("receiver_refused_bytes")
+                .with_description("Payload bytes that refused records would have told of, by direction.")
+                .with_unit("By")
+                .build(),
+            scan_failures: meter
+                .u64_counter("receiver_scan_failures")
+                .with_description("Scans that were cut short; the next one makes up for each.")
+                .with_unit("{scan}")
+                .build(),
+            receiver: KeyValue::new("receiver", context.id.to_string()),
+            told: Losses::default(),
+        };
+        telemetry.add(&Losses::default());
+        telemetry
+            .scan_failures
+            .add(0, std::slice::from_ref(&telemetry.receiver));
+        telemetry
+    }
+
+    /// Counts what came on top since the last call. `losses` are the kernel side's running totals.
+    pub(super) fn update(&mut self, losses: &Losses) {
+        let told = std::mem::replace(&mut self.told, *losses);
+        if told == *losses {
+            return;
+        }
+        let new = Losses {
+            flows: losses.flows.saturating_sub(told.flows),
+            sent: losses.sent.saturating_sub(told.sent),
+            received: losses.received.saturating_sub(told.received),
+            listeners: losses.listeners.saturating_sub(told.listeners),
+            untracked: losses.untracked.saturating_sub(told.untracked),
+            scan_writes: losses.scan_writes.saturating_sub(told.scan_writes),
+        };
+        self.add(&new);
+        tracing::warn!(
+            connections = new.flows,
+            sent_bytes = new.sent,
+            received_bytes = new.received,
+            listeners = new.listeners,
+            untracked = new.untracked,
+            scan_writes = new.scan_writes,
+            "the kernel could not hand everything on; a larger `ring_buffer_bytes` or shorter `interval` helps"
+        );
+    }
+
+    /// Counts a scan that was cut short.
+    pub(super) fn scan_failed(&self) {
+        self.scan_failures.add(1, std::slice::from_ref(&self.receiver));
+    }
+
+    fn add(&self, new: &Losses) {
+        let records = [
+            ("ring_full", new.flows),
+            ("ring_full_listener", new.listeners),
+            ("no_kernel_memory", new.untracked),
+            ("scan_write", new.scan_writes),
+        ];
+        for (reason, count) in records {
+            self.records
+                .add(count, &[self.receiver.clone(), KeyValue::new("reason", reason)]);
+        }
+        for (direction, count) in [("outbound", new.sent), ("inbound", new.received)] {
+            self.bytes.add(
+                count,
+                &[self.receiver.clone(), KeyValue::new("direction", direction)],
+            );
+        }
+    }
+}
