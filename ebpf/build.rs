@@ -52,7 +52,10 @@ fn compile_all() -> Result<(), BuildError> {
             return Err(BuildError::NoHeader { header });
         }
     }
-    compile(&clang, &arch, &includes, "sockets.bpf.c", &out)
+    for program in ["sockets.bpf.c", "events.bpf.c"] {
+        compile(&clang, &arch, &includes, program, &out)?;
+    }
+    Ok(())
 }
 
 /// Where the system's headers are: clang does not look into Debian's folder of the host when its target is bpf.

@@ -82,6 +82,7 @@ struct losses {
 	__u64 received;	   /* their bytes */
 	__u64 listeners;   /* listen events for which the ring had no room */
 	__u64 untracked;   /* sockets for which the kernel had no memory: not measured at all */
+	__u64 segments;	   /* mode `events`: records put off because the ring had no room; their bytes come later */
 	__u64 scan_writes; /* records that the iterator's buffer refused although it had room */
 };
 
@@ -93,6 +94,6 @@ _Static_assert(__builtin_offsetof(struct flow_event, age_us) == 104, "flow_event
 _Static_assert(__builtin_offsetof(struct flow_event, comm) == 120, "flow_event.comm");
 _Static_assert(__builtin_offsetof(struct flow_event, failure) == 140, "flow_event.failure");
 _Static_assert(sizeof(struct listen_event) == 24, "listen_event");
-_Static_assert(sizeof(struct losses) == 48, "losses");
+_Static_assert(sizeof(struct losses) == 56, "losses");
 
 #endif

@@ -10,6 +10,7 @@
 #define FLOWTAP_KERNEL_H
 
 #include <linux/bpf.h>
+#include <linux/ptrace.h>
 #include <linux/types.h>
 #include <stdbool.h>
 
@@ -48,6 +49,14 @@ enum {
 #define SOCK_DONE_BIT (1UL << 1)
 
 #define KERNEL_TYPE __attribute__((preserve_access_index))
+
+/* A field of a kernel object: by a plain load where the verifier knows the argument's type (tp_btf, iter), by a
+ * helper elsewhere (raw_tp, kprobe). */
+#ifdef FLOWTAP_UNTYPED_ARGUMENTS
+#define FIELD(object, field) BPF_CORE_READ(object, field)
+#else
+#define FIELD(object, field) ((object)->field)
+#endif
 
 struct ns_common {
 	unsigned int inum;
@@ -111,6 +120,11 @@ struct tcp_sock {
 	__u32 srtt_us;
 	struct minmax rtt_min;
 	__u32 snd_cwnd;
+} KERNEL_TYPE;
+
+struct sk_buff {
+	unsigned int len;
+	unsigned char *data;
 } KERNEL_TYPE;
 
 struct kernfs_node {

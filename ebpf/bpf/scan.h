@@ -10,6 +10,7 @@
 #ifndef FLOWTAP_SCAN_H
 #define FLOWTAP_SCAN_H
 
+#include "maps.h"
 #include "flow.h"
 
 enum {

@@ -8,6 +8,7 @@
 #ifndef FLOWTAP_STATE_H
 #define FLOWTAP_STATE_H
 
+#include "maps.h"
 #include "flow.h"
 
 static __always_inline void emit_listener(struct sock *sk, __u32 type)
@@ -22,15 +23,9 @@ static __always_inline void emit_listener(struct sock *sk, __u32 type)
 		return;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
-	event->type = type;
-	event->netns = read_netns(sk);
+	fill_listener(event, sk, type);
 	event->cookie = bpf_get_socket_cookie(sk);
-	/* A socket that begins to listen is bound (skc_num) but has no inet_sport yet; one that ceases to, the
-	 * other way round. */
-	event->port = sk->__sk_common.skc_num;
-	if (!event->port)
-		event->port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
-	bpf_ringbuf_submit(event, wakeup_flags());
+	bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 }
 
 /* Storage for a connection whose handshake is seen: everything counts from zero. */
@@ -84,14 +79,6 @@ static __always_inline void on_established(struct sock *sk, int oldstate)
 	state->established = 1;
 }
 
-/* From either side: an error that says so, or a close that skipped the FIN handshake. */
-static __always_inline bool was_reset(int oldstate, int error)
-{
-	if (error)
-		return error == ERRNO_CONNRESET || error == ERRNO_PIPE;
-	return oldstate == STATE_ESTABLISHED || oldstate == STATE_CLOSE_WAIT;
-}
-
 static __always_inline void on_close(struct sock *sk, int oldstate)
 {
 	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
@@ -127,7 +114,7 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 		}
 		fill_flow(event, state, tcp, &changed, STATE_CLOSE, events);
 		event->failure = error;
-		bpf_ringbuf_submit(event, wakeup_flags());
+		bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 	}
 	bpf_sk_storage_delete(&sockets, sk);
 }

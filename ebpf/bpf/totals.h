@@ -13,8 +13,7 @@
 #ifndef FLOWTAP_TOTALS_H
 #define FLOWTAP_TOTALS_H
 
-#include "kernel.h"
-#include "maps.h"
+#include "socket_state.h"
 
 /* A socket's totals at one moment. */
 struct totals {
@@ -37,11 +36,11 @@ struct differences {
 /* bytes_sent counts a retransmission again; bytes_received counts the FIN as one byte. */
 static __always_inline void read_totals(struct totals *now, struct sock *sk, struct tcp_sock *tcp)
 {
-	now->sent = tcp->bytes_sent - tcp->bytes_retrans;
-	now->received = tcp->bytes_received - !!(sk->__sk_common.skc_flags & SOCK_DONE_BIT);
-	now->sent_segments = tcp->segs_out;
-	now->received_segments = tcp->segs_in;
-	now->retransmits = tcp->total_retrans;
+	now->sent = FIELD(tcp, bytes_sent) - FIELD(tcp, bytes_retrans);
+	now->received = FIELD(tcp, bytes_received) - !!(FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_BIT);
+	now->sent_segments = FIELD(tcp, segs_out);
+	now->received_segments = FIELD(tcp, segs_in);
+	now->retransmits = FIELD(tcp, total_retrans);
 }
 
 static __always_inline bool totals_moved(const struct totals *now, const struct socket_state *state)

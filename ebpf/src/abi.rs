@@ -115,8 +115,26 @@ pub struct Losses {
     pub listeners: u64,
     /// Sockets for which the kernel had no memory: not measured at all.
     pub untracked: u64,
+    /// Mode `events`: records that were put off because the ring had no room. Their bytes come with a later record.
+    pub segments: u64,
     /// Records that an iterator's buffer refused.
     pub scan_writes: u64,
+}
+
+impl Losses {
+    /// The sum over all CPUs.
+    pub(crate) fn sum(per_cpu: &[Self]) -> Self {
+        per_cpu.iter().fold(Self::default(), |sum, cpu| Self {
+            flows: sum.flows + cpu.flows,
+            // Differences are signed, so these two may have wrapped on one CPU.
+            sent: sum.sent.wrapping_add(cpu.sent),
+            received: sum.received.wrapping_add(cpu.received),
+            listeners: sum.listeners + cpu.listeners,
+            untracked: sum.untracked + cpu.untracked,
+            segments: sum.segments + cpu.segments,
+            scan_writes: sum.scan_writes + cpu.scan_writes,
+        })
+    }
 }
 
 // SAFETY: plain old data of fixed layout (`Pod`), read from and written to the map byte by byte.
@@ -131,7 +149,7 @@ const _: () = {
     assert!(offset_of!(FlowEvent, comm) == 120);
     assert!(offset_of!(FlowEvent, failure) == 140);
     assert!(size_of::<ListenEvent>() == 24);
-    assert!(size_of::<Losses>() == 48);
+    assert!(size_of::<Losses>() == 56);
 };
 
 /// A record of any type.
@@ -236,7 +254,7 @@ mod tests {
             ),
             (
                 "losses",
-                layout!(Losses: flows, sent, received, listeners, untracked, scan_writes),
+                layout!(Losses: flows, sent, received, listeners, untracked, segments, scan_writes),
                 size_of::<Losses>(),
             ),
         ];

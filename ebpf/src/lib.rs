@@ -8,24 +8,29 @@
 //! |---|---|
 //! | `bpf/kernel.h` | the kernel's types, cut down to the fields that are read |
 //! | `bpf/abi.h` | what the programs hand to user space |
-//! | `bpf/maps.h`, `totals.h`, `flow.h` | maps; exact differences; one record |
+//! | `bpf/socket_state.h`, `totals.h`, `flow.h` | what is remembered; exact differences; one record |
+//! | `bpf/maps.h` | the maps of mode `sockets` |
 //! | `bpf/state.h`, `scan.h`, `adopt.h` | the three concerns, each one inline handler |
 //! | `bpf/sockets.bpf.c` | capture mode `sockets`: the programs, thin |
+//! | `bpf/segments.h`, `events.bpf.c` | capture mode `events` |
 //! | [`abi`] | the Rust mirror of `abi.h` |
 //! | [`sockets`] | [`Sockets`]: loads and attaches capture mode `sockets` |
 //! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
-//! | [`watch`] | [`RingWatch`]: waits for a ring to fill, on tokio |
+//! | [`events`] | [`Events`]: loads and attaches capture mode `events` |
+//! | [`ring`] | [`RingWatch`]: waits for a ring to fill, on tokio |
 //! | [`capability`] | what the process may do |
 //! | [`error`] | [`LoadError`]: what is missing, with the verifier's words |
 
 pub mod abi;
 pub mod capability;
 pub mod error;
+pub mod events;
 pub mod iter;
+pub mod ring;
 pub mod sockets;
-pub mod watch;
 
 pub use abi::{Event, FlowEvent, ListenEvent, Losses};
 pub use error::LoadError;
+pub use events::{Attachment, Events, EventsOptions};
+pub use ring::RingWatch;
 pub use sockets::{Adoption, Sockets, SocketsOptions};
-pub use watch::RingWatch;

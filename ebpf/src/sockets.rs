@@ -14,7 +14,7 @@ use crate::abi::{Event, Losses};
 use crate::capability;
 use crate::error::LoadError;
 use crate::iter::IterLink;
-use crate::watch::RingWatch;
+use crate::ring::{RingWatch, drain};
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.bpf.o"));
@@ -140,15 +140,8 @@ impl Sockets {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
-        let mut records = 0;
-        while let Some(item) = self.lifecycle.next() {
-            let (event, _) =
-                Event::read(&item).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            each(event);
-            records += 1;
-        }
-        Ok(records)
+    pub fn drain(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        drain(&mut self.lifecycle, each)
     }
 
     /// Tells when a quarter of the ring is full: drain it then, and at every tick besides. Must be called within a
@@ -169,14 +162,7 @@ impl Sockets {
             map: "losses",
             source,
         })?;
-        Ok(per_cpu.iter().fold(Losses::default(), |sum, cpu| Losses {
-            flows: sum.flows + cpu.flows,
-            sent: sum.sent.wrapping_add(cpu.sent),
-            received: sum.received.wrapping_add(cpu.received),
-            listeners: sum.listeners + cpu.listeners,
-            untracked: sum.untracked + cpu.untracked,
-            scan_writes: sum.scan_writes + cpu.scan_writes,
-        }))
+        Ok(Losses::sum(&per_cpu))
     }
 }
 

@@ -33,6 +33,45 @@ pub enum ListenChange {
     },
 }
 
+/// Where an event was counted on its way out of the kernel, in capture modes that have a record per event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventHop {
+    /// Read from a ring buffer.
+    Received,
+    /// Turned away at the receiver's full channel.
+    Dropped,
+}
+
+/// What an event told of: the seed's two types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// A received segment.
+    TcpFlow,
+    /// A connection that opened, closed or failed.
+    TcpConn,
+}
+
+impl EventType {
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TcpFlow => "tcpflow",
+            Self::TcpConn => "tcpconn",
+        }
+    }
+}
+
+/// How many events passed, or did not pass, a hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventCount {
+    /// Which hop.
+    pub hop: EventHop,
+    /// Which events.
+    pub event_type: EventType,
+    /// How many, since the batch before.
+    pub count: u64,
+}
+
 /// Records and listener changes, in the order they were seen.
 #[derive(Clone, Debug, Default)]
 pub struct FlowBatch {
@@ -40,17 +79,20 @@ pub struct FlowBatch {
     pub listeners: Vec<ListenChange>,
     /// What the sockets did.
     pub records: Vec<FlowRecord>,
+    /// What the receiver counted per event; empty in modes that have none.
+    pub counts: Vec<EventCount>,
 }
 
 impl FlowBatch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.listeners.is_empty() && self.records.is_empty()
+        self.listeners.is_empty() && self.records.is_empty() && self.counts.is_empty()
     }
 
     /// Empties it and keeps its memory.
     pub fn clear(&mut self) {
         self.listeners.clear();
         self.records.clear();
+        self.counts.clear();
     }
 }

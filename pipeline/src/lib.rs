@@ -34,7 +34,7 @@ pub mod stage;
 pub mod telemetry;
 pub mod time;
 
-pub use batch::{FlowBatch, ListenChange, Listener};
+pub use batch::{EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use component::{
     BuildContext, BuildError, ComponentConfig, ComponentId, ComponentKind, ExporterConfig, Factory, Fault,
     ProcessorConfig, ProcessorRole, ProcessorStage, ReceiverConfig, Registry,

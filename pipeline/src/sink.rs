@@ -135,6 +135,7 @@ impl Sink {
         for (chain, _) in others {
             self.copy.listeners.clone_from(&batch.listeners);
             self.copy.records.clone_from(&batch.records);
+            self.copy.counts.clone_from(&batch.counts);
             chain
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -16,8 +16,10 @@ pub enum Mode {
     /// The best mode that loads.
     #[default]
     Auto,
-    /// State changes, and a scan of the sockets' own totals once per interval.
+    /// State changes, and a scan of the sockets' own totals once per interval. Linux 5.12 and later.
     Sockets,
+    /// A record per received data segment. Linux 5.8 and later.
+    Events,
 }
 
 /// What can be set.
@@ -29,8 +31,13 @@ pub struct Config {
     /// How often the sockets' totals are read. At least 100 ms.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
-    /// Size of the ring for closed connections: a power of two from 4096 to 2^30.
+    /// Size of each ring buffer: a power of two from 4096 to 2^30. Mode `sockets` has one, mode `events` two.
     pub ring_buffer_bytes: u32,
+    /// Mode `events`: how many events may wait between the rings and the pipelines. At least 1.
+    pub channel_capacity: usize,
+    /// Mode `events`: how many connections can be followed at a time; those beyond are counted, not measured. At least
+    /// 1. Each takes about 200 bytes of kernel memory from the start.
+    pub max_sockets: u32,
     /// How often listening ports are read again from `proc_root`, and accepted connections get their process. At least
     /// 1 s.
     #[serde(with = "humantime_serde")]
@@ -45,6 +52,8 @@ impl Default for Config {
             mode: Mode::default(),
             interval: Duration::from_secs(5),
             ring_buffer_bytes: 1 << 24,
+            channel_capacity: 409_600,
+            max_sockets: 1 << 16,
             scan_listen_interval: Duration::from_secs(30),
             proc_root: PathBuf::from("/proc"),
         }
@@ -69,6 +78,13 @@ impl ComponentConfig for Config {
                 self.ring_buffer_bytes.clamp(1 << 12, 1 << 30).next_power_of_two()
             );
             faults.push(Fault::new("ring_buffer_bytes", message));
+        }
+        // tokio's channels count in half of a usize, less some bits.
+        if !(1..=1 << 28).contains(&self.channel_capacity) {
+            faults.push(Fault::new("channel_capacity", "must be from 1 to 268435456"));
+        }
+        if self.max_sockets == 0 {
+            faults.push(Fault::new("max_sockets", "must be at least 1"));
         }
         if self.scan_listen_interval < Duration::from_secs(1) {
             faults.push(Fault::new("scan_listen_interval", "must be at least 1s"));

@@ -5,6 +5,23 @@ use flowtap_pipeline::BuildContext;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 
+/// Running totals of what was turned away at the channel of mode `events`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ChannelLosses {
+    records: u64,
+    sent: i64,
+    received: i64,
+}
+
+impl ChannelLosses {
+    /// Adds one record with its bytes.
+    pub(super) const fn add(&mut self, sent: i64, received: i64) {
+        self.records += 1;
+        self.sent += sent;
+        self.received += received;
+    }
+}
+
 /// The counters, and what they stood at.
 #[derive(Debug)]
 pub(super) struct LossTelemetry {
@@ -13,6 +30,7 @@ pub(super) struct LossTelemetry {
     scan_failures: Counter<u64>,
     receiver: KeyValue,
     told: Losses,
+    told_channel: ChannelLosses,
 }
 
 impl LossTelemetry {
@@ -38,6 +56,7 @@ impl LossTelemetry {
                 .build(),
             receiver: KeyValue::new("receiver", context.id.to_string()),
             told: Losses::default(),
+            told_channel: ChannelLosses::default(),
         };
         telemetry.add(&Losses::default());
         telemetry
@@ -58,6 +77,7 @@ impl LossTelemetry {
             received: losses.received.saturating_sub(told.received),
             listeners: losses.listeners.saturating_sub(told.listeners),
             untracked: losses.untracked.saturating_sub(told.untracked),
+            segments: losses.segments.saturating_sub(told.segments),
             scan_writes: losses.scan_writes.saturating_sub(told.scan_writes),
         };
         self.add(&new);
@@ -67,8 +87,28 @@ impl LossTelemetry {
             received_bytes = new.received,
             listeners = new.listeners,
             untracked = new.untracked,
+            segments_put_off = new.segments,
             scan_writes = new.scan_writes,
             "the kernel could not hand everything on; a larger `ring_buffer_bytes` or shorter `interval` helps"
+        );
+    }
+
+    /// Counts what was turned away at the channel since the last call.
+    pub(super) fn update_channel(&mut self, lost: &ChannelLosses) {
+        let told = std::mem::replace(&mut self.told_channel, *lost);
+        let records = lost.records - told.records;
+        if records == 0 {
+            return;
+        }
+        let sent = u64::try_from(lost.sent - told.sent).unwrap_or(0);
+        let received = u64::try_from(lost.received - told.received).unwrap_or(0);
+        self.add_records("channel_full", records);
+        self.add_bytes(sent, received);
+        tracing::warn!(
+            records,
+            sent,
+            received,
+            "events were dropped at a full channel; see `channel_capacity`"
         );
     }
 
@@ -83,12 +123,22 @@ impl LossTelemetry {
             ("ring_full_listener", new.listeners),
             ("no_kernel_memory", new.untracked),
             ("scan_write", new.scan_writes),
+            ("segment_put_off", new.segments),
+            ("channel_full", 0),
         ];
         for (reason, count) in records {
-            self.records
-                .add(count, &[self.receiver.clone(), KeyValue::new("reason", reason)]);
+            self.add_records(reason, count);
         }
-        for (direction, count) in [("outbound", new.sent), ("inbound", new.received)] {
+        self.add_bytes(new.sent, new.received);
+    }
+
+    fn add_records(&self, reason: &'static str, count: u64) {
+        self.records
+            .add(count, &[self.receiver.clone(), KeyValue::new("reason", reason)]);
+    }
+
+    fn add_bytes(&self, sent: u64, received: u64) {
+        for (direction, count) in [("outbound", sent), ("inbound", received)] {
             self.bytes.add(
                 count,
                 &[self.receiver.clone(), KeyValue::new("direction", direction)],

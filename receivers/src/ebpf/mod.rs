@@ -1,62 +1,124 @@
 //! The receiver `ebpf`: TCP flows of this machine, every network namespace, by eBPF.
 //!
-//! In: the kernel. Out: a record for each socket that moved bytes since the last interval, one for each connection that
-//! closed or failed, and changes of listening ports. The rules, per tick of `interval`:
+//! In: the kernel. Out: a record for each socket that moved bytes, one for each connection that closed or failed, and
+//! changes of listening ports. The rules:
 //!
-//! 1. Drain the ring: connections that closed, listeners that changed.
-//! 2. Scan the sockets' totals.
-//! 3. Drain the ring once more: what closed before the scan came to it. From here on nothing that moved before the
-//!    tick is missing, so the window may close: the tick is handed on as the watermark.
-//!
-//! Between ticks the ring is drained only when a quarter of it is full. When flowtap stops, the same three steps give the
-//! last window.
+//! 1. `mode: sockets` reads the sockets' own totals once per `interval` ([`sockets`]).
+//! 2. `mode: events` gets a record per received data segment ([`events`]).
+//! 3. `mode: auto` takes the first of the two that loads: it tries, it does not compare versions. Which one it is, and
+//!    why, is logged, and told by the gauge `receiver_mode`.
 
 mod config;
 mod convert;
+mod events;
+mod explain;
 mod losses;
+mod sockets;
 
-use std::io;
-
-use flowtap_ebpf::{Event, LoadError, RingWatch, Sockets, SocketsOptions};
-use flowtap_pipeline::time::Ticker;
-use flowtap_pipeline::{BuildContext, FlowBatch, Receiver, Sink, StageError, Timestamp};
+use flowtap_ebpf::{Events, EventsOptions, LoadError, Sockets, SocketsOptions};
+use flowtap_pipeline::{BuildContext, FlowBatch, Receiver, Sink, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Gauge;
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, FACTORY, Mode};
+use self::explain::explain;
 use self::losses::LossTelemetry;
-use crate::listen_scan;
 
-/// Records after which a batch is handed on, so that it stays in the cache.
-const BATCH_RECORDS: usize = 1024;
+/// The programs of the mode that was taken.
+#[derive(Debug)]
+enum Programs {
+    Sockets(Sockets),
+    Events(Events),
+}
 
 /// The receiver.
 #[derive(Debug)]
 pub struct EbpfReceiver {
     config: Config,
     losses: LossTelemetry,
-    sockets: Option<Sockets>,
+    mode: Gauge<u64>,
+    id: String,
+    programs: Option<Programs>,
 }
 
 impl EbpfReceiver {
     /// A receiver that has not touched the kernel yet.
     pub fn new(config: Config, context: &BuildContext) -> Self {
+        let mode = context
+            .meter
+            .u64_gauge("receiver_mode")
+            .with_description("Always 1; how a receiver captures, and why, are labels.")
+            .build();
         Self {
             config,
             losses: LossTelemetry::new(context),
-            sockets: None,
+            mode,
+            id: context.id.to_string(),
+            programs: None,
+        }
+    }
+
+    fn load_sockets(&self) -> Result<Programs, LoadError> {
+        let options = SocketsOptions {
+            ring_buffer_bytes: self.config.ring_buffer_bytes,
+        };
+        Sockets::load(&options).map(Programs::Sockets)
+    }
+
+    fn load_events(&self) -> Result<Programs, LoadError> {
+        let options = EventsOptions {
+            ring_buffer_bytes: self.config.ring_buffer_bytes,
+            max_sockets: self.config.max_sockets,
+        };
+        Events::load(&options).map(Programs::Events)
+    }
+
+    /// The programs, with the reason for the choice.
+    fn load(&self) -> Result<(Programs, String), LoadError> {
+        match self.config.mode {
+            Mode::Sockets => Ok((self.load_sockets()?, "the config says so".to_owned())),
+            Mode::Events => Ok((self.load_events()?, "the config says so".to_owned())),
+            Mode::Auto => match self.load_sockets() {
+                Ok(programs) => Ok((programs, "the best mode, and it loads".to_owned())),
+                Err(error @ LoadError::Capability(_)) => Err(error),
+                Err(refused) => {
+                    tracing::warn!(error = %refused, "mode sockets does not load; trying mode events");
+                    Ok((
+                        self.load_events()?,
+                        format!("mode sockets does not load: {}", first_line(&refused)),
+                    ))
+                }
+            },
         }
     }
 }
 
 impl Receiver for EbpfReceiver {
     fn start(&mut self) -> Result<(), StageError> {
-        let options = SocketsOptions {
-            ring_buffer_bytes: self.config.ring_buffer_bytes,
+        let (programs, reason) = self.load().map_err(explain)?;
+        let mode = match &programs {
+            Programs::Sockets(_) => "sockets",
+            Programs::Events(_) => "events",
         };
-        self.sockets = Some(Sockets::load(&options).map_err(explain)?);
-        tracing::info!(mode = "sockets", reason = "it loads", "eBPF programs attached");
+        tracing::info!(receiver = self.id, mode, reason, "eBPF programs attached");
+        if let Programs::Events(events) = &programs {
+            let attachment = events.attachment();
+            tracing::info!(
+                tracepoints = attachment.tracepoints,
+                kprobes = attachment.kprobes,
+                "mode events"
+            );
+        }
+        let labels = [
+            KeyValue::new("receiver", self.id.clone()),
+            KeyValue::new("mode", mode),
+            KeyValue::new("reason", reason),
+        ];
+        self.mode.record(1, &labels);
+        self.programs = Some(programs);
         Ok(())
     }
 
@@ -66,162 +128,27 @@ impl Receiver for EbpfReceiver {
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
-            let Some(sockets) = self.sockets.take() else {
-                return Err(StageError::Other("run without start".into()));
-            };
-            let watch = sockets.watch().map_err(broken)?;
-            let capture = Capture {
-                config: &self.config,
-                losses: &mut self.losses,
-                sockets,
-                sink,
-                batch: FlowBatch::default(),
-            };
-            capture.run(watch, stop).await
+            let (config, losses) = (&self.config, &mut self.losses);
+            match self.programs.take() {
+                Some(Programs::Sockets(sockets)) => {
+                    let watch = sockets.watch().map_err(sockets::broken)?;
+                    let capture = sockets::Capture {
+                        config,
+                        losses,
+                        sockets,
+                        sink,
+                        batch: FlowBatch::default(),
+                    };
+                    capture.run(watch, stop).await
+                }
+                Some(Programs::Events(programs)) => events::run(config, losses, programs, sink, stop).await,
+                None => Err(StageError::Other("run without start".into())),
+            }
         }
         .boxed()
     }
 }
 
-/// The receiver at work.
-struct Capture<'a> {
-    config: &'a Config,
-    losses: &'a mut LossTelemetry,
-    sockets: Sockets,
-    sink: &'a mut Sink,
-    batch: FlowBatch,
-}
-
-impl Capture<'_> {
-    async fn run(mut self, watch: RingWatch, stop: CancellationToken) -> Result<(), StageError> {
-        let mut ticks = Ticker::new(self.config.interval);
-        let mut rescans = Ticker::new(self.config.scan_listen_interval);
-        self.adopt();
-        self.rescan_listeners();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {
-                    let now = Timestamp::now();
-                    self.collect()?;
-                    self.sink.watermark(now);
-                    return Ok(());
-                }
-                tick = ticks.tick() => {
-                    self.collect()?;
-                    self.sink.watermark(tick);
-                }
-                filled = watch.filled() => {
-                    filled.map_err(broken)?;
-                    self.drain()?;
-                }
-                _ = rescans.tick() => {
-                    self.adopt();
-                    self.rescan_listeners();
-                }
-            }
-        }
-    }
-
-    /// Everything that has moved up to now.
-    fn collect(&mut self) -> Result<(), StageError> {
-        self.drain()?;
-        let Self {
-            sockets, sink, batch, ..
-        } = self;
-        // Totals that a failed scan has not shown are shown by the next one.
-        if let Err(error) = sockets.scan(|event| take(batch, sink, event)) {
-            self.losses.scan_failed();
-            tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
-        }
-        self.drain()?;
-        self.hand_on();
-        match self.sockets.losses() {
-            Ok(losses) => self.losses.update(&losses),
-            Err(error) => tracing::warn!(%error, "the kernel side's counters can't be read"),
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self) -> Result<(), StageError> {
-        let Self {
-            sockets, sink, batch, ..
-        } = self;
-        sockets.drain(|event| take(batch, sink, event)).map_err(broken)?;
-        self.hand_on();
-        Ok(())
-    }
-
-    fn adopt(&mut self) {
-        let Self {
-            sockets, sink, batch, ..
-        } = self;
-        let adoption = sockets.adopt(|event| take(batch, sink, event));
-        self.hand_on();
-        if let Some(Err(error)) = adoption.files {
-            tracing::warn!(%error, "connections of other network namespaces that were open before are not counted, \
-                and accepted connections have no process");
-        }
-        if let Some(Err(error)) = adoption.sockets {
-            tracing::warn!(%error, "connections without a process that were open before are not counted");
-        }
-    }
-
-    fn rescan_listeners(&mut self) {
-        match listen_scan::scan(&self.config.proc_root) {
-            Ok(change) => self.batch.listeners.push(change),
-            Err(error) => tracing::warn!(%error, "listening ports could not be read again"),
-        }
-        self.hand_on();
-    }
-
-    fn hand_on(&mut self) {
-        self.sink.accept(&mut self.batch);
-    }
-}
-
-/// Adds `event` to the batch, and hands the batch on when it is full.
-fn take(batch: &mut FlowBatch, sink: &mut Sink, event: Event) {
-    convert::push(batch, event);
-    if batch.records.len() >= BATCH_RECORDS {
-        sink.accept(batch);
-    }
-}
-
-fn broken(error: io::Error) -> StageError {
-    StageError::Other(error.into())
-}
-
-/// What is missing, in the operator's terms, and the command that mends it.
-fn explain(error: LoadError) -> StageError {
-    match error {
-        LoadError::Capability(missing) => StageError::Permission {
-            what: "the eBPF programs can't be loaded".to_owned(),
-            missing: missing.join(", "),
-            remedy: grant_command(),
-        },
-        LoadError::Refused { .. } => StageError::Permission {
-            what: error.to_string(),
-            missing: "the kernel's consent: it is locked down, or a seccomp or LSM policy forbids bpf(2)"
-                .to_owned(),
-            remedy: "see /sys/kernel/security/lockdown, and the container's seccomp profile".to_owned(),
-        },
-        LoadError::Btf(_) => StageError::Unsupported {
-            what: error.to_string(),
-            remedy: "run a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
-        },
-        LoadError::MissingField { .. } | LoadError::Verifier { .. } => StageError::Unsupported {
-            what: error.to_string(),
-            remedy: "mode `sockets` needs Linux 5.12 or later".to_owned(),
-        },
-        error => StageError::Other(error.into()),
-    }
-}
-
-fn grant_command() -> String {
-    let program = std::env::current_exe().map_or_else(
-        |_| "/path/to/flowtap".to_owned(),
-        |path| path.display().to_string(),
-    );
-    format!("sudo setcap cap_bpf,cap_perfmon+ep {program}   (or run it as root)")
+fn first_line(error: &LoadError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

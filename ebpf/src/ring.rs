@@ -1,10 +1,13 @@
-//! Waiting for a ring buffer to fill, on tokio.
+//! Ring buffers: draining one, and waiting on tokio for one to fill.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::abi::Event;
 
 /// Tells when a ring's programs have asked for its reader.
 #[derive(Debug)]
@@ -31,4 +34,16 @@ impl RingWatch {
         self.0.readable().await?.clear_ready();
         Ok(())
     }
+}
+
+/// Shows every record that waits in `ring`; returns how many there were.
+pub(crate) fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(Event)) -> io::Result<u64> {
+    let mut records = 0;
+    while let Some(item) = ring.next() {
+        let (event, _) =
+            Event::read(&item).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        each(event);
+        records += 1;
+    }
+    Ok(records)
 }

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Capture mode `events`: a record per received data segment, as the Go network-exporter has it; and for kernels
+ * from 5.8 on, which have no socket storage in tracing programs.
+ *
+ *   segment, segment_raw     tp_btf/tcp_probe, else raw_tp/tcp_probe                       -> tcpflow (ring buffer)
+ *   state, state_raw         tp_btf/inet_sock_set_state, else raw_tp                        -> tcpconn (ring buffer)
+ *   connect_probe            kprobe/tcp_connect, where there are kprobes                    -> process of a connect
+ *   close_probe              kprobe/tcp_close, where there are kprobes                      -> process of an accepted
+ * one
+ *
+ * All of them read by bpf_probe_read_kernel(), so that one source serves every kind of attachment.
+ */
+#define FLOWTAP_UNTYPED_ARGUMENTS
+
+#include "kernel.h"
+#include "abi.h"
+#include "segments.h"
+
+SEC("tp_btf/tcp_probe")
+int BPF_PROG(segment, struct sock *sk, struct sk_buff *skb)
+{
+	on_segment(sk, skb);
+	return 0;
+}
+
+SEC("raw_tp/tcp_probe")
+int BPF_PROG(segment_raw, struct sock *sk, struct sk_buff *skb)
+{
+	on_segment(sk, skb);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state, struct sock *sk, int oldstate, int newstate)
+{
+	on_segments_state(sk, oldstate, newstate);
+	return 0;
+}
+
+SEC("raw_tp/inet_sock_set_state")
+int BPF_PROG(state_raw, struct sock *sk, int oldstate, int newstate)
+{
+	on_segments_state(sk, oldstate, newstate);
+	return 0;
+}
+
+SEC("kprobe/tcp_connect")
+int BPF_KPROBE(connect_probe, struct sock *sk)
+{
+	on_segments_connect(sk);
+	return 0;
+}
+
+SEC("kprobe/tcp_close")
+int BPF_KPROBE(close_probe, struct sock *sk)
+{
+	on_segments_release(sk);
+	return 0;
+}
+
+char bpf_license[] SEC("license") = "Dual BSD/GPL";

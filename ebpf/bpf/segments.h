@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Capture mode `events`: a record per received data segment, per connection that opened and per one that closed.
+ *
+ * In: segments from tcp_probe, state changes, and where there are kprobes the process of a connect or close. Out: on
+ * `tcpflow` a flow_event per segment, on `tcpconn` one per open, close or failure, and listen_event.
+ *
+ * A segment's record carries the segment's payload as `received`, before TCP has looked at it: a duplicate counts too
+ * much. And tcp_probe sees nothing of a connection that is half closed. So what was reported is remembered per
+ * socket, and the close reports the difference to the socket's own totals: from then on the sum is exact, both ways.
+ *
+ * Every look at a socket is made under its lock, so plain arithmetic will do.
+ */
+#ifndef FLOWTAP_SEGMENTS_H
+#define FLOWTAP_SEGMENTS_H
+
+#include "flow.h"
+
+/* Key: address of the struct sock. Value: what was last reported of it. The size is set by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 16);
+	__type(key, __u64);
+	__type(value, struct socket_state);
+} tracked SEC(".maps");
+
+/* flow_event of received segments. The size is set by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 24);
+} tcpflow SEC(".maps");
+
+/* flow_event of connections that opened, closed or failed; listen_event. The size is set by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 24);
+} tcpconn SEC(".maps");
+
+/* socket_state is too large for the stack beside a record's work. Key: 0. Value: scratch. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct socket_state);
+} scratch SEC(".maps");
+
+/* Whether connect() is seen by a kprobe; else by the change to SYN_SENT. Set by the loader. */
+const volatile bool has_kprobes = false;
+
+/* Mixed into the addresses that stand for sockets, so that none leaves the kernel. Set by the loader. */
+const volatile __u64 cookie_key = 0;
+
+/* A connection that only sends gets acknowledgements without payload, which make no record: its sent bytes are
+ * reported this often. */
+#define SENDER_REPORT_NS 1000000000ULL
+
+static __always_inline __u64 address_of(struct sock *sk)
+{
+	return (__u64)sk;
+}
+
+/* bpf_get_socket_cookie() is for later kernels. The verifier lets nobody reckon with a pointer, so a copy of its
+ * value is read as any other memory. */
+static __always_inline __u64 cookie_of(struct sock *sk)
+{
+	__u64 address = address_of(sk);
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), &address);
+	return value ^ cookie_key;
+}
+
+static __always_inline void set_process(struct socket_state *state)
+{
+	state->pid = bpf_get_current_pid_tgid() >> 32;
+	state->cgroup_id = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(state->comm, sizeof(state->comm));
+}
+
+/* A place for a socket that is not tracked yet; `adopted` says that it was open before. */
+static __always_inline struct socket_state *track_segments(struct sock *sk, __u8 role, bool adopted)
+{
+	__u64 address = address_of(sk);
+	__u32 zero = 0;
+	struct socket_state *fresh = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!fresh)
+		return NULL;
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	fresh->role = role;
+	fresh->netns = read_netns(sk);
+	fresh->cookie = cookie_of(sk);
+	fresh->since_ns = bpf_ktime_get_ns();
+	if (adopted) {
+		struct totals now;
+
+		read_totals(&now, sk, (struct tcp_sock *)sk);
+		fresh->sent = now.sent;
+		fresh->received = now.received;
+		fresh->sent_segments = now.sent_segments;
+		fresh->received_segments = now.received_segments;
+		fresh->retransmits = now.retransmits;
+		fresh->adopted = 1;
+		fresh->established = 1;
+		read_tuple(&fresh->tuple, sk);
+	}
+	if (bpf_map_update_elem(&tracked, &address, fresh, BPF_ANY)) {
+		struct losses *lost = this_cpu_losses();
+
+		if (lost)
+			lost->untracked++;
+		return NULL;
+	}
+	return bpf_map_lookup_elem(&tracked, &address);
+}
+
+static __always_inline void count_lost_flow(const struct differences *changed)
+{
+	struct losses *lost = this_cpu_losses();
+
+	if (!lost)
+		return;
+	lost->flows++;
+	lost->sent += changed->sent;
+	lost->received += changed->received;
+}
+
+/* What has moved since the last report but the received bytes, which the caller knows better. */
+static __always_inline void take_differences(struct differences *changed, struct socket_state *state,
+					     const struct totals *now)
+{
+	changed->sent = now->sent - state->sent;
+	changed->sent_segments = (__s32)(now->sent_segments - state->sent_segments);
+	changed->received_segments = (__s32)(now->received_segments - state->received_segments);
+	changed->retransmits = (__s32)(now->retransmits - state->retransmits);
+	state->sent = now->sent;
+	state->sent_segments = now->sent_segments;
+	state->received_segments = now->received_segments;
+	state->retransmits = now->retransmits;
+}
+
+static __always_inline __u32 payload_bytes(struct sk_buff *skb)
+{
+	__u8 data_offset = 0;
+	__u32 length = BPF_CORE_READ(skb, len);
+
+	/* The header's length in words is the upper half of byte 12 (RFC 9293, section 3.1); skb->data is at the
+	 * header. */
+	bpf_probe_read_kernel(&data_offset, sizeof(data_offset), BPF_CORE_READ(skb, data) + 12);
+	__u32 header = (data_offset >> 4) * 4;
+
+	return length > header ? length - header : 0;
+}
+
+static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+	__u64 address = address_of(sk);
+	struct differences changed = {};
+	struct socket_state *state;
+	struct flow_event *event;
+	struct totals now;
+	__u64 time;
+
+	if (!is_tcp(sk))
+		return;
+	changed.received = payload_bytes(skb);
+	state = bpf_map_lookup_elem(&tracked, &address);
+	if (!state)
+		state = track_segments(sk, ROLE_UNKNOWN, true);
+	if (!state)
+		return;
+	time = bpf_ktime_get_ns();
+	read_totals(&now, sk, tcp);
+	if (!changed.received && (now.sent == state->sent || time - state->reported_ns < SENDER_REPORT_NS))
+		return;
+	event = bpf_ringbuf_reserve(&tcpflow, sizeof(*event), 0);
+	if (!event) {
+		/* Not moved on: the next record of this socket, or its close, tells of these bytes. */
+		struct losses *lost = this_cpu_losses();
+
+		if (lost)
+			lost->segments++;
+		return;
+	}
+	take_differences(&changed, state, &now);
+	state->received += changed.received;
+	state->reported_ns = time;
+	fill_flow(event, state, tcp, &changed, FIELD(sk, __sk_common.skc_state), 0);
+	bpf_ringbuf_submit(event, wakeup_flags(&tcpflow));
+}
+
+static __always_inline void emit_segments_listener(struct sock *sk, __u32 type)
+{
+	struct listen_event *event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
+
+	if (!event) {
+		struct losses *lost = this_cpu_losses();
+
+		if (lost)
+			lost->listeners++;
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	fill_listener(event, sk, type);
+	event->cookie = cookie_of(sk);
+	bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
+}
+
+/* connect(), by kprobe or by the change to SYN_SENT: in the process that calls it. */
+static __always_inline void on_segments_connect(struct sock *sk)
+{
+	struct socket_state *state;
+
+	if (!is_tcp(sk))
+		return;
+	state = track_segments(sk, ROLE_CLIENT, false);
+	if (state)
+		set_process(state);
+}
+
+/* close() by the application: the one moment at which the process of an accepted connection is known. */
+static __always_inline void on_segments_release(struct sock *sk)
+{
+	__u64 address = address_of(sk);
+	struct socket_state *state = bpf_map_lookup_elem(&tracked, &address);
+
+	if (state && !state->pid)
+		set_process(state);
+}
+
+static __always_inline void on_segments_established(struct sock *sk, int oldstate)
+{
+	__u64 address = address_of(sk);
+	struct socket_state *state = bpf_map_lookup_elem(&tracked, &address);
+	struct differences none = {};
+	struct flow_event *event;
+	__u64 now = bpf_ktime_get_ns();
+
+	if (oldstate == STATE_SYN_RECV && (!state || state->established))
+		state = track_segments(sk, ROLE_SERVER, false);
+	if (!state)
+		return;
+	if (oldstate == STATE_SYN_SENT)
+		state->handshake_us = (now - state->since_ns) / 1000;
+	state->since_ns = now;
+	state->established = 1;
+	read_tuple(&state->tuple, sk);
+	event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
+	if (!event) {
+		count_lost_flow(&none);
+		return;
+	}
+	fill_flow(event, state, (struct tcp_sock *)sk, &none, STATE_ESTABLISHED, 0);
+	bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
+}
+
+static __always_inline void on_segments_close(struct sock *sk, int oldstate)
+{
+	__u64 address = address_of(sk);
+	struct socket_state *state = bpf_map_lookup_elem(&tracked, &address);
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+	struct differences changed = {};
+	struct flow_event *event;
+	struct totals now;
+	__u8 events = FLOW_CLOSED;
+
+	if (!state)
+		return;
+	read_totals(&now, sk, tcp);
+	take_differences(&changed, state, &now);
+	changed.received = (__s64)(now.received - state->received);
+	event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
+	if (!event) {
+		count_lost_flow(&changed);
+	} else {
+		int error = FIELD(sk, sk_err);
+
+		if (!state->established) {
+			events = FLOW_FAILED;
+			read_tuple(&state->tuple, sk);
+		} else if (was_reset(oldstate, error)) {
+			events |= FLOW_RESET;
+		}
+		fill_flow(event, state, tcp, &changed, STATE_CLOSE, events);
+		event->failure = error;
+		bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
+	}
+	bpf_map_delete_elem(&tracked, &address);
+}
+
+static __always_inline void on_segments_state(struct sock *sk, int oldstate, int newstate)
+{
+	if (!is_tcp(sk))
+		return;
+	if (newstate == STATE_LISTEN)
+		emit_segments_listener(sk, EVENT_LISTEN);
+	else if (oldstate == STATE_LISTEN && newstate == STATE_CLOSE)
+		emit_segments_listener(sk, EVENT_UNLISTEN);
+	else if (newstate == STATE_SYN_SENT) {
+		if (!has_kprobes)
+			on_segments_connect(sk);
+	} else if (newstate == STATE_CLOSE)
+		on_segments_close(sk, oldstate);
+	else if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
+		on_segments_established(sk, oldstate);
+}
+
+#endif

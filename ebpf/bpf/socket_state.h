@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * What is remembered of a socket between two reports, and where losses are counted: shared by all capture modes.
+ */
+#ifndef FLOWTAP_SOCKET_STATE_H
+#define FLOWTAP_SOCKET_STATE_H
+
+#include "kernel.h"
+#include "abi.h"
+
+/* What is remembered of a socket. Where two CPUs may look at one socket at once, the five totals and `announced` are
+ * moved by atomic exchange only: see totals.h. */
+struct socket_state {
+	__u64 sent;
+	__u64 received;
+	__u32 sent_segments;
+	__u32 received_segments;
+	__u32 retransmits;
+	__u32 announced; /* its first record is out */
+	__u32 closed;	 /* its last record is out, or being made */
+	__u32 netns;
+	__u64 cookie;
+	__u64 since_ns;	   /* SYN_SENT, then ESTABLISHED or adoption */
+	__u64 reported_ns; /* mode `events`: the last record */
+	__u64 cgroup_id;
+	__u32 handshake_us;
+	__u32 pid;
+	struct tuple tuple;
+	char comm[16];
+	__u8 role;
+	__u8 established;
+	__u8 adopted;
+	__u8 pad[5];
+};
+
+/* Key: 0. Value: what could not be handed on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct losses);
+} losses SEC(".maps");
+
+/* Reader is woken once this many bytes wait in a ring; until then it comes by itself. Set by the loader to a quarter
+ * of the ring. */
+const volatile __u64 wakeup_bytes = 1 << 22;
+
+static __always_inline struct losses *this_cpu_losses(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&losses, &zero);
+}
+
+/* Flags for bpf_ringbuf_submit(): a wake-up per record would cost more than the record. */
+static __always_inline __u64 wakeup_flags(void *ring)
+{
+	__u64 waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+
+	return waiting >= wakeup_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
+#endif

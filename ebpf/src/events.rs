@@ -1,0 +1,204 @@
+//! Capture mode `events`: loads the programs of `bpf/events.bpf.c`, attaches them as well as the kernel lets, and gives out
+//! their records.
+//!
+//! In: received segments, state changes. Out: [`Event`]s from two rings, segments and connections apart. Each program is
+//! tried in the best way first: `tp_btf` before `raw_tp`; kprobes where the kernel has them.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::AsFd;
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, KProbe, ProgramError, RawTracePoint};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use crate::abi::{Event, Losses};
+use crate::capability;
+use crate::error::LoadError;
+use crate::ring::{RingWatch, drain};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));
+
+/// What can be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct EventsOptions {
+    /// Size of each of the two rings: a power of two, at least a page.
+    pub ring_buffer_bytes: u32,
+    /// Connections that can be followed at a time; those beyond are counted and not measured.
+    pub max_sockets: u32,
+}
+
+/// How the programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Segments and state changes: `tp_btf` or `raw_tp`.
+    pub tracepoints: &'static str,
+    /// Whether connects and closes are seen by kprobes.
+    pub kprobes: bool,
+}
+
+/// The programs, loaded and attached. Dropping it takes them out of the kernel.
+pub struct Events {
+    tcpflow: RingBuf<MapData>,
+    tcpconn: RingBuf<MapData>,
+    losses: PerCpuArray<MapData, Losses>,
+    attachment: Attachment,
+    /// Keeps the programs attached, and the maps.
+    _ebpf: Ebpf,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events")
+            .field("attachment", &self.attachment)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    /// Loads and attaches.
+    ///
+    /// # Errors
+    /// [`LoadError`] with what is missing. Kprobes may be missing.
+    pub fn load(options: &EventsOptions) -> Result<Self, LoadError> {
+        capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
+        let btf = Btf::from_sys_fs()?;
+        // Whether there are kprobes must be known before the state program is loaded, and only attaching tells: so once
+        // with them, and once more without if they are refused.
+        Self::attach(*options, &btf, true).or_else(|error| match error {
+            LoadError::Program {
+                program: "connect_probe" | "close_probe",
+                ..
+            }
+            | LoadError::Verifier {
+                program: "connect_probe" | "close_probe",
+                ..
+            }
+            | LoadError::Refused { .. } => Self::attach(*options, &btf, false),
+            error => Err(error),
+        })
+    }
+
+    fn attach(options: EventsOptions, btf: &Btf, kprobes: bool) -> Result<Self, LoadError> {
+        let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
+        let (has_kprobes, cookie_key) = (u8::from(kprobes), RandomState::new().hash_one(0));
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(btf))
+            .map_max_entries("tcpflow", options.ring_buffer_bytes)
+            .map_max_entries("tcpconn", options.ring_buffer_bytes)
+            .map_max_entries("tracked", options.max_sockets)
+            .override_global("wakeup_bytes", &wakeup_bytes, true)
+            .override_global("has_kprobes", &has_kprobes, true)
+            .override_global("cookie_key", &cookie_key, true)
+            .load(OBJECT)
+            .map_err(LoadError::Object)?;
+        if kprobes {
+            attach_kprobe(&mut ebpf, "connect_probe", "tcp_connect")?;
+            attach_kprobe(&mut ebpf, "close_probe", "tcp_close")?;
+        }
+        // Segments last: a segment of a connection whose opening was not seen makes it an adopted one.
+        let state = attach_tracepoint(&mut ebpf, btf, ["state", "state_raw"], "inet_sock_set_state")?;
+        let segment = attach_tracepoint(&mut ebpf, btf, ["segment", "segment_raw"], "tcp_probe")?;
+        let tracepoints = if state == segment {
+            state
+        } else {
+            "tp_btf and raw_tp"
+        };
+
+        let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
+        let (tcpflow, tcpconn, losses) = (take("tcpflow")?, take("tcpconn")?, take("losses")?);
+        let in_map = |map| move |source| LoadError::Map { map, source };
+        Ok(Self {
+            tcpflow: RingBuf::try_from(tcpflow).map_err(in_map("tcpflow"))?,
+            tcpconn: RingBuf::try_from(tcpconn).map_err(in_map("tcpconn"))?,
+            losses: PerCpuArray::try_from(losses).map_err(in_map("losses"))?,
+            attachment: Attachment { tracepoints, kprobes },
+            _ebpf: ebpf,
+        })
+    }
+
+    /// How the programs are attached.
+    pub const fn attachment(&self) -> Attachment {
+        self.attachment
+    }
+
+    /// Shows what waits of connections: opened, closed and failed ones, changed listeners. Returns how many.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    pub fn drain_connections(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        drain(&mut self.tcpconn, each)
+    }
+
+    /// Shows what waits of received segments. Returns how many.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    pub fn drain_segments(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        drain(&mut self.tcpflow, each)
+    }
+
+    /// Tells when a quarter of the ring of segments, and of that of connections, is full. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn watch(&self) -> io::Result<[RingWatch; 2]> {
+        Ok([
+            RingWatch::new(self.tcpflow.as_fd())?,
+            RingWatch::new(self.tcpconn.as_fd())?,
+        ])
+    }
+
+    /// What could not be handed on since the programs were loaded, over all CPUs.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] if the map can't be read.
+    pub fn losses(&self) -> Result<Losses, LoadError> {
+        let per_cpu = self.losses.get(&0, 0).map_err(|source| LoadError::Map {
+            map: "losses",
+            source,
+        })?;
+        Ok(Losses::sum(&per_cpu))
+    }
+}
+
+/// Attaches the first of `names` that the kernel takes, as `tp_btf`, or else the second, as raw tracepoint. Returns which.
+fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    names: [&'static str; 2],
+    tracepoint: &str,
+) -> Result<&'static str, LoadError> {
+    let [typed, raw] = names;
+    let by_btf = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+        let program: &mut BtfTracePoint = program_mut(ebpf, typed)?.try_into()?;
+        program.load(tracepoint, btf)?;
+        program.attach().map(drop)
+    };
+    if by_btf(ebpf).is_ok() {
+        return Ok("tp_btf");
+    }
+    let by_name = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+        let program: &mut RawTracePoint = program_mut(ebpf, raw)?.try_into()?;
+        program.load()?;
+        program.attach(tracepoint).map(drop)
+    };
+    by_name(ebpf)
+        .map(|()| "raw_tp")
+        .map_err(|source| LoadError::program(raw, source))
+}
+
+fn attach_kprobe(ebpf: &mut Ebpf, name: &'static str, function: &str) -> Result<(), LoadError> {
+    let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+        let program: &mut KProbe = program_mut(ebpf, name)?.try_into()?;
+        program.load()?;
+        program.attach(function, 0).map(drop)
+    };
+    attach(ebpf).map_err(|source| LoadError::program(name, source))
+}
+
+fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, ProgramError> {
+    // A name that is not there counts as a program that is not loaded: the names are those of our own object.
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
+}

@@ -1,0 +1,271 @@
+//! Mode `events` at work.
+//!
+//! Two threads: one reads the rings, as fast as it can, into a bounded channel; this receiver's own takes events from the
+//! channel into the pipelines. What does not fit is counted at each hop: in the rings by the kernel side, at the channel
+//! here. Counts of both hops travel with the batches and become the families `bpf_event_recv` and
+//! `bpf_event_chan_drop`.
+//!
+//! Ticks go through the same channel, behind the events that came before them, and are never dropped.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use flowtap_ebpf::{Event, Events, Losses, RingWatch};
+use flowtap_pipeline::time::Ticker;
+use flowtap_pipeline::{EventCount, EventHop, EventType, FlowBatch, Sink, StageError, Timestamp};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio_util::sync::CancellationToken;
+
+use super::config::Config;
+use super::convert;
+use super::losses::{ChannelLosses, LossTelemetry};
+use super::sockets::broken;
+use crate::listen_scan;
+
+/// Events per message of the channel.
+const BATCH_EVENTS: usize = 1024;
+
+/// What goes through the channel.
+enum Message {
+    Batch(FlowBatch),
+    /// Everything up to then has gone before; with all that was lost up to now.
+    Tick(Timestamp, Box<Lost>),
+}
+
+/// Running totals of losses: the kernel side's, unless they can't be read, and those at the channel.
+struct Lost {
+    kernel: Option<Losses>,
+    channel: ChannelLosses,
+}
+
+/// Runs until `stop` is cancelled; then what waits in the rings is handed on.
+pub(super) async fn run(
+    config: &Config,
+    losses: &mut LossTelemetry,
+    programs: Events,
+    sink: &mut Sink,
+    stop: CancellationToken,
+) -> Result<(), StageError> {
+    // A message holds at least one event, so this many messages are never short of room.
+    let (sender, receiver) = channel(config.channel_capacity.max(1));
+    let queued = Arc::new(AtomicUsize::new(0));
+    let reader = Reader {
+        programs,
+        sender,
+        queued: Arc::clone(&queued),
+        capacity: config.channel_capacity,
+        batch: FlowBatch::default(),
+        counts: Counts::default(),
+        lost: ChannelLosses::default(),
+    };
+    let (interval, rescan, proc_root) = (
+        config.interval,
+        config.scan_listen_interval,
+        config.proc_root.clone(),
+    );
+    let reading = thread::Builder::new()
+        .name("recv-ebpf-ring".to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(reader.run(Ticker::new(interval), Ticker::new(rescan), proc_root, stop))
+        })
+        .map_err(broken)?;
+    consume(receiver, &queued, losses, sink).await;
+    match reading.join() {
+        Ok(ended) => ended.map_err(broken),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Takes messages into the pipelines until the reader has ended.
+async fn consume(
+    mut receiver: Receiver<Message>,
+    queued: &AtomicUsize,
+    losses: &mut LossTelemetry,
+    sink: &mut Sink,
+) {
+    while let Some(message) = receiver.recv().await {
+        match message {
+            Message::Batch(mut batch) => {
+                queued.fetch_sub(batch.records.len(), Ordering::AcqRel);
+                sink.accept(&mut batch);
+            }
+            Message::Tick(at, lost) => {
+                if let Some(kernel) = &lost.kernel {
+                    losses.update(kernel);
+                }
+                losses.update_channel(&lost.channel);
+                sink.watermark(at);
+            }
+        }
+    }
+}
+
+/// Events seen at this hop since the last batch, by type.
+#[derive(Default)]
+struct Counts {
+    received: [u64; 2],
+    dropped: [u64; 2],
+}
+
+impl Counts {
+    /// What is not zero, for a batch; and begins anew.
+    fn take(&mut self) -> Vec<EventCount> {
+        let hops = [
+            (EventHop::Received, self.received),
+            (EventHop::Dropped, self.dropped),
+        ];
+        *self = Self::default();
+        let types = [EventType::TcpFlow, EventType::TcpConn];
+        let all = hops.into_iter().flat_map(|(hop, counts)| {
+            types
+                .into_iter()
+                .zip(counts)
+                .map(move |(event_type, count)| EventCount {
+                    hop,
+                    event_type,
+                    count,
+                })
+        });
+        all.filter(|event| event.count > 0).collect()
+    }
+}
+
+/// The ring side.
+struct Reader {
+    programs: Events,
+    sender: Sender<Message>,
+    queued: Arc<AtomicUsize>,
+    capacity: usize,
+    batch: FlowBatch,
+    counts: Counts,
+    lost: ChannelLosses,
+}
+
+impl Reader {
+    async fn run(
+        mut self,
+        mut ticks: Ticker,
+        mut rescans: Ticker,
+        proc_root: std::path::PathBuf,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let [segments, connections]: [RingWatch; 2] = self.programs.watch()?;
+        self.rescan_listeners(&proc_root);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    let now = Timestamp::now();
+                    self.drain()?;
+                    self.tick(now).await;
+                    return Ok(());
+                }
+                tick = ticks.tick() => {
+                    self.drain()?;
+                    self.tick(tick).await;
+                }
+                filled = segments.filled() => { filled?; self.drain()?; }
+                filled = connections.filled() => { filled?; self.drain()?; }
+                _ = rescans.tick() => self.rescan_listeners(&proc_root),
+            }
+        }
+    }
+
+    /// Connections first: they say which side a socket is, and where it listens.
+    fn drain(&mut self) -> io::Result<()> {
+        let Self {
+            programs,
+            sender,
+            queued,
+            capacity,
+            batch,
+            counts,
+            lost,
+        } = self;
+        let mut lane = Lane {
+            sender,
+            queued,
+            capacity: *capacity,
+            batch,
+            counts,
+            lost,
+        };
+        programs.drain_connections(|event| lane.take(event, EventType::TcpConn))?;
+        programs.drain_segments(|event| lane.take(event, EventType::TcpFlow))?;
+        lane.send();
+        Ok(())
+    }
+
+    async fn tick(&mut self, at: Timestamp) {
+        let kernel = self.programs.losses();
+        if let Err(error) = &kernel {
+            tracing::warn!(%error, "the kernel side's counters can't be read");
+        }
+        let lost = Lost {
+            kernel: kernel.ok(),
+            channel: self.lost,
+        };
+        // Waits for room. An error means that the consumer has panicked, which ends the run by itself.
+        let _ = self.sender.send(Message::Tick(at, Box::new(lost))).await;
+    }
+
+    fn rescan_listeners(&mut self, proc_root: &std::path::Path) {
+        match listen_scan::scan(proc_root) {
+            Ok(change) => self.batch.listeners.push(change),
+            Err(error) => tracing::warn!(%error, "listening ports could not be read again"),
+        }
+    }
+}
+
+/// The way from a ring into the channel.
+struct Lane<'a> {
+    sender: &'a Sender<Message>,
+    queued: &'a AtomicUsize,
+    capacity: usize,
+    batch: &'a mut FlowBatch,
+    counts: &'a mut Counts,
+    lost: &'a mut ChannelLosses,
+}
+
+impl Lane<'_> {
+    fn take(&mut self, event: Event, event_type: EventType) {
+        let lane = event_type as usize;
+        self.counts.received[lane] += 1;
+        let waiting = self.queued.load(Ordering::Acquire) + self.batch.records.len();
+        // Listeners are few and always fit; a record that doesn't is dropped here, and counted with its bytes.
+        if let Event::Flow(flow) = &event
+            && waiting >= self.capacity
+        {
+            self.counts.dropped[lane] += 1;
+            self.lost.add(flow.sent, flow.received);
+            return;
+        }
+        convert::push(self.batch, event);
+        if self.batch.records.len() >= BATCH_EVENTS {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        self.batch.counts.extend(self.counts.take());
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(self.batch);
+        let records = batch.records.len();
+        self.queued.fetch_add(records, Ordering::AcqRel);
+        // A batch that finds no room (of listeners alone: records are bounded above) or no consumer waits here.
+        if let Err(TrySendError::Full(Message::Batch(batch)) | TrySendError::Closed(Message::Batch(batch))) =
+            self.sender.try_send(Message::Batch(batch))
+        {
+            self.queued.fetch_sub(records, Ordering::AcqRel);
+            *self.batch = batch;
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What the kernel side says, in the operator's terms.
+
+use flowtap_ebpf::LoadError;
+use flowtap_pipeline::StageError;
+
+/// What is missing, in the operator's terms, and the command that mends it.
+pub(super) fn explain(error: LoadError) -> StageError {
+    match error {
+        LoadError::Capability(missing) => StageError::Permission {
+            what: "the eBPF programs can't be loaded".to_owned(),
+            missing: missing.join(", "),
+            remedy: grant_command(),
+        },
+        LoadError::Refused { .. } => StageError::Permission {
+            what: error.to_string(),
+            missing: "the kernel's consent: it is locked down, or a seccomp or LSM policy forbids bpf(2)"
+                .to_owned(),
+            remedy: "see /sys/kernel/security/lockdown, and the container's seccomp profile".to_owned(),
+        },
+        LoadError::Btf(_) => StageError::Unsupported {
+            what: error.to_string(),
+            remedy: "run a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
+        },
+        LoadError::MissingField { .. } | LoadError::Verifier { .. } => StageError::Unsupported {
+            what: error.to_string(),
+            remedy: "mode `sockets` needs Linux 5.12 or later".to_owned(),
+        },
+        error => StageError::Other(error.into()),
+    }
+}
+
+fn grant_command() -> String {
+    let program = std::env::current_exe().map_or_else(
+        |_| "/path/to/flowtap".to_owned(),
+        |path| path.display().to_string(),
+    );
+    format!("sudo setcap cap_bpf,cap_perfmon+ep {program}   (or run it as root)")
+}

@@ -1,0 +1,133 @@
+//! Mode `sockets` at work. The rules, per tick of `interval`:
+//!
+//! 1. Drain the ring: connections that closed, listeners that changed.
+//! 2. Scan the sockets' totals.
+//! 3. Drain the ring once more: what closed before the scan came to it. From here on nothing that moved before the
+//!    tick is missing, so the window may close: the tick is handed on as the watermark.
+//!
+//! Between ticks the ring is drained only when a quarter of it is full. When flowtap stops, the same three steps give the
+//! last window.
+
+use std::io;
+
+use flowtap_ebpf::{Event, RingWatch, Sockets};
+use flowtap_pipeline::time::Ticker;
+use flowtap_pipeline::{FlowBatch, Sink, StageError, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::config::Config;
+use super::convert;
+use super::losses::LossTelemetry;
+use crate::listen_scan;
+
+/// Records after which a batch is handed on, so that it stays in the cache.
+const BATCH_RECORDS: usize = 1024;
+
+/// The receiver at work.
+pub(super) struct Capture<'a> {
+    pub(super) config: &'a Config,
+    pub(super) losses: &'a mut LossTelemetry,
+    pub(super) sockets: Sockets,
+    pub(super) sink: &'a mut Sink,
+    pub(super) batch: FlowBatch,
+}
+
+impl Capture<'_> {
+    pub(super) async fn run(mut self, watch: RingWatch, stop: CancellationToken) -> Result<(), StageError> {
+        let mut ticks = Ticker::new(self.config.interval);
+        let mut rescans = Ticker::new(self.config.scan_listen_interval);
+        self.adopt();
+        self.rescan_listeners();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    let now = Timestamp::now();
+                    self.collect()?;
+                    self.sink.watermark(now);
+                    return Ok(());
+                }
+                tick = ticks.tick() => {
+                    self.collect()?;
+                    self.sink.watermark(tick);
+                }
+                filled = watch.filled() => {
+                    filled.map_err(broken)?;
+                    self.drain()?;
+                }
+                _ = rescans.tick() => {
+                    self.adopt();
+                    self.rescan_listeners();
+                }
+            }
+        }
+    }
+
+    /// Everything that has moved up to now.
+    fn collect(&mut self) -> Result<(), StageError> {
+        self.drain()?;
+        let Self {
+            sockets, sink, batch, ..
+        } = self;
+        // Totals that a failed scan has not shown are shown by the next one.
+        if let Err(error) = sockets.scan(|event| take(batch, sink, event)) {
+            self.losses.scan_failed();
+            tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
+        }
+        self.drain()?;
+        self.hand_on();
+        match self.sockets.losses() {
+            Ok(losses) => self.losses.update(&losses),
+            Err(error) => tracing::warn!(%error, "the kernel side's counters can't be read"),
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<(), StageError> {
+        let Self {
+            sockets, sink, batch, ..
+        } = self;
+        sockets.drain(|event| take(batch, sink, event)).map_err(broken)?;
+        self.hand_on();
+        Ok(())
+    }
+
+    fn adopt(&mut self) {
+        let Self {
+            sockets, sink, batch, ..
+        } = self;
+        let adoption = sockets.adopt(|event| take(batch, sink, event));
+        self.hand_on();
+        if let Some(Err(error)) = adoption.files {
+            tracing::warn!(%error, "connections of other network namespaces that were open before are not counted, \
+                and accepted connections have no process");
+        }
+        if let Some(Err(error)) = adoption.sockets {
+            tracing::warn!(%error, "connections without a process that were open before are not counted");
+        }
+    }
+
+    fn rescan_listeners(&mut self) {
+        match listen_scan::scan(&self.config.proc_root) {
+            Ok(change) => self.batch.listeners.push(change),
+            Err(error) => tracing::warn!(%error, "listening ports could not be read again"),
+        }
+        self.hand_on();
+    }
+
+    fn hand_on(&mut self) {
+        self.sink.accept(&mut self.batch);
+    }
+}
+
+/// Adds `event` to the batch, and hands the batch on when it is full.
+fn take(batch: &mut FlowBatch, sink: &mut Sink, event: Event) {
+    convert::push(batch, event);
+    if batch.records.len() >= BATCH_RECORDS {
+        sink.accept(batch);
+    }
+}
+
+pub(super) fn broken(error: io::Error) -> StageError {
+    StageError::Other(error.into())
+}
