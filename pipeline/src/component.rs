@@ -133,6 +133,8 @@ impl Fault {
 pub struct BuildContext {
     /// The component's id.
     pub id: ComponentId,
+    /// Name of the pipeline that it is built for; empty for receivers and exporters, which pipelines share.
+    pub pipeline: Arc<str>,
     /// For the component's own counters.
     pub meter: Meter,
     /// This machine.

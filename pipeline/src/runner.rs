@@ -151,7 +151,8 @@ pub async fn run(
     let chains: Vec<_> = graph
         .pipelines
         .into_iter()
-        .map(|pipeline| {
+        .map(|mut pipeline| {
+            pipeline.aggregator.begin(Timestamp::now());
             let outlets = pipeline
                 .exporters
                 .iter()

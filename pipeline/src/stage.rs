@@ -83,6 +83,9 @@ pub trait Processor: Send {
 
 /// The end of the synchronous path: folds records into series and gives them out as snapshots.
 pub trait Aggregator: Send {
+    /// Opens the first window. Called once, before anything else.
+    fn begin(&mut self, at: Timestamp);
+
     /// Folds a batch in. Never blocks.
     fn fold(&mut self, batch: &FlowBatch);
 

@@ -41,6 +41,7 @@ impl ReceiverTelemetry {
 #[derive(Clone, Debug)]
 pub struct ProcessorTelemetry {
     dropped: Counter<u64>,
+    dropped_bytes: Counter<u64>,
     processor: String,
 }
 
@@ -53,18 +54,24 @@ impl ProcessorTelemetry {
                 .with_description("Flow records that a processor left out, by reason.")
                 .with_unit("{record}")
                 .build(),
+            dropped_bytes: meter
+                .u64_counter("processor_dropped_bytes")
+                .with_description("Payload bytes of the flow records that a processor left out, by reason.")
+                .with_unit("By")
+                .build(),
             processor: id.to_string(),
         }
     }
 
-    /// Counts `records` that were left out for `reason`.
-    pub fn dropped(&self, records: u64, reason: &'static str) {
+    /// Counts `records` with their `bytes` that were left out for `reason`.
+    pub fn dropped(&self, records: u64, bytes: u64, reason: &'static str) {
         if records > 0 {
             let attributes = [
                 KeyValue::new("processor", self.processor.clone()),
                 KeyValue::new("reason", reason),
             ];
             self.dropped.add(records, &attributes);
+            self.dropped_bytes.add(bytes, &attributes);
         }
     }
 }

@@ -1,0 +1,25 @@
+//! What the tests of several processors share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use flowtap_pipeline::{BuildContext, Endpoint, FlowRecord, NodeInfo};
+
+/// A context on a node like `node`, with instruments that nobody reads.
+pub(crate) fn context(node: NodeInfo) -> BuildContext {
+    BuildContext {
+        id: "test".parse().unwrap(),
+        pipeline: "flows".into(),
+        meter: opentelemetry::global::meter("test"),
+        node: Arc::new(node),
+    }
+}
+
+/// An empty record between two ends, written as `192.0.2.1:80` or `[::1]:80`.
+pub(crate) fn record(local: &str, remote: &str) -> FlowRecord {
+    let end = |text: &str| {
+        let address: SocketAddr = text.parse().unwrap();
+        Endpoint::new(address.ip(), address.port())
+    };
+    FlowRecord::new(end(local), end(remote))
+}

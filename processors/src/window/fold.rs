@@ -1,0 +1,347 @@
+//! The window: what a record says to each family, and what a closed window looks like.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtap_pipeline::{
+    Aggregator, BuildContext, EventCount, EventHop, Events, FamilyKind, FamilySnapshot, FlowBatch, FlowKind,
+    FlowRecord, HistogramPoint, PeerClass, Points, Role, Snapshot, SumPoint, Timestamp,
+};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge};
+
+use super::config::Config;
+use super::families::FAMILIES;
+use super::key::{Addr, ConnectionEvent, Direction, Key};
+use super::store::{Histogram, Keep, Slot, Store, Sum};
+
+/// The aggregator.
+#[derive(Debug)]
+pub struct Window {
+    pipeline: Arc<str>,
+    interval: Duration,
+    expiration: Duration,
+    sums: Store<Sum>,
+    histograms: Store<Histogram>,
+    /// Where the open window began.
+    opened: Timestamp,
+    /// Where it ends.
+    closes: Timestamp,
+    telemetry: Telemetry,
+}
+
+impl Window {
+    /// A window without series. It opens with [`Aggregator::begin`].
+    pub fn new(config: &Config, context: &BuildContext) -> Self {
+        let max_series = config.max_series.get();
+        Self {
+            pipeline: Arc::clone(&context.pipeline),
+            interval: config.interval,
+            expiration: config.metric_expiration,
+            sums: Store::new(max_series),
+            histograms: Store::new(max_series),
+            opened: Timestamp::default(),
+            closes: Timestamp::default(),
+            telemetry: Telemetry::new(context),
+        }
+    }
+
+    fn fold_record(&mut self, record: &FlowRecord) {
+        let flow = record.kind.unwrap_or(FlowKind::Egress);
+        let class = record.class.unwrap_or(PeerClass::Unknown);
+        self.fold_bytes(record, flow, class);
+        self.fold_rtt(record, class);
+        self.fold_connection(record, flow, class);
+        if record.retransmits != 0 {
+            let key = Key::Retransmits {
+                raddr: Addr::new(record.remote.addr),
+                class,
+            };
+            self.add(key, record.retransmits);
+        }
+    }
+
+    fn fold_bytes(&mut self, record: &FlowRecord, flow: FlowKind, class: PeerClass) {
+        let moved = [
+            (Direction::Outbound, record.sent_bytes),
+            (Direction::Inbound, record.received_bytes),
+        ];
+        for (direction, bytes) in moved {
+            if bytes == 0 {
+                continue;
+            }
+            let raddr = Addr::new(record.remote.addr);
+            let key = match (class, flow) {
+                (PeerClass::K8sPod | PeerClass::K8sSvc, _) => Key::K8s { class },
+                (PeerClass::Dns, _) => Key::Dns,
+                (_, FlowKind::Egress) => Key::Egress {
+                    raddr,
+                    rport: record.remote.port,
+                    direction,
+                    class,
+                },
+                (_, FlowKind::Ingress) => Key::Ingress {
+                    lport: record.local.port,
+                    raddr,
+                    direction,
+                    class,
+                },
+            };
+            self.add(key, bytes);
+        }
+    }
+
+    /// As in the Go exporter, only for peers beyond this machine and cluster (ADR 4 has the direction).
+    fn fold_rtt(&mut self, record: &FlowRecord, class: PeerClass) {
+        let near = matches!(
+            class,
+            PeerClass::K8sPod | PeerClass::K8sSvc | PeerClass::Dns | PeerClass::Localhost | PeerClass::Docker
+        );
+        if near || record.rtt_us == 0 {
+            return;
+        }
+        let raddr = Addr::new(record.remote.addr);
+        if record.sent_bytes != 0 {
+            self.observe(
+                Key::Rtt {
+                    raddr,
+                    direction: Direction::Outbound,
+                },
+                f64::from(record.rtt_us),
+            );
+        }
+        if record.received_bytes != 0 {
+            self.observe(
+                Key::Rtt {
+                    raddr,
+                    direction: Direction::Inbound,
+                },
+                f64::from(record.rtt_us),
+            );
+        }
+    }
+
+    fn fold_connection(&mut self, record: &FlowRecord, flow: FlowKind, class: PeerClass) {
+        let events = record.events;
+        if events == Events::NONE {
+            return;
+        }
+        let told = [
+            (Events::OPENED, ConnectionEvent::Opened),
+            (Events::CLOSED, ConnectionEvent::Closed),
+            (Events::FAILED, ConnectionEvent::Failed),
+            (Events::RESET, ConnectionEvent::Reset),
+        ];
+        for (_, event) in told.into_iter().filter(|(bit, _)| events.contains(*bit)) {
+            self.add(Key::Connections { flow, event, class }, 1);
+        }
+        let began = events.contains(Events::OPENED) || events.contains(Events::ADOPTED);
+        let change = i64::from(began) - i64::from(events.contains(Events::CLOSED));
+        self.add(Key::ConnectionsActive { flow, class }, change);
+        if events.contains(Events::FAILED) {
+            self.add(
+                Key::ConnectFailures {
+                    reason: failure_reason(record.failure),
+                    class,
+                },
+                1,
+            );
+        }
+        if events.contains(Events::OPENED) && record.role == Role::Client && record.handshake_us > 0 {
+            let raddr = Addr::new(record.remote.addr);
+            self.observe(
+                Key::ConnectDuration { raddr, class },
+                f64::from(record.handshake_us) / 1e6,
+            );
+        }
+    }
+
+    fn fold_count(&mut self, count: &EventCount) {
+        let event_type = count.event_type;
+        let key = match count.hop {
+            EventHop::Received => Key::EventReceived { event_type },
+            EventHop::Dropped => Key::EventDropped { event_type },
+        };
+        self.add(key, i64::try_from(count.count).unwrap_or(i64::MAX));
+    }
+
+    fn add(&mut self, key: Key, difference: i64) {
+        self.sums.touch(key, self.opened).add(difference);
+    }
+
+    fn observe(&mut self, key: Key, value: f64) {
+        if let FamilyKind::Histogram(bounds) = key.family().family().kind {
+            self.histograms.touch(key, self.opened).observe(value, bounds);
+        }
+    }
+
+    fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
+        let mut families: Vec<_> = FAMILIES.iter().map(empty).collect();
+        let expiration = self.expiration;
+        let expired = |updated: Timestamp| at.since(updated) >= expiration;
+        self.sums.sweep(at, |slot| {
+            close_sum(&mut families[slot.key.family() as usize], slot, expired)
+        });
+        self.histograms.sweep(at, |slot| {
+            close_histogram(&mut families[slot.key.family() as usize], slot, expired)
+        });
+        self.telemetry.tell(&mut self.sums);
+        self.telemetry.tell(&mut self.histograms);
+        let window = at.since(self.opened);
+        self.opened = at;
+        self.closes = at.next_multiple(self.interval);
+        Snapshot {
+            pipeline: Arc::clone(&self.pipeline),
+            at,
+            window,
+            last,
+            families,
+        }
+    }
+}
+
+impl Aggregator for Window {
+    fn begin(&mut self, at: Timestamp) {
+        self.opened = at;
+        self.closes = at.next_multiple(self.interval);
+    }
+
+    fn fold(&mut self, batch: &FlowBatch) {
+        for record in &batch.records {
+            self.fold_record(record);
+        }
+        for count in &batch.counts {
+            self.fold_count(count);
+        }
+    }
+
+    fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+        if to < self.opened {
+            // The clock was set back: a window that waits for the old time would wait as long as it was set back by.
+            tracing::warn!(now = %to, before = %self.opened, "the clock was set back; windows follow it");
+            return Some(self.close(to, false));
+        }
+        (to >= self.closes).then(|| self.close(to, false))
+    }
+
+    fn finish(&mut self, at: Timestamp) -> Snapshot {
+        self.close(at.max(self.opened), true)
+    }
+}
+
+fn empty(family: &'static flowtap_pipeline::Family) -> FamilySnapshot {
+    let points = match family.kind {
+        FamilyKind::Counter | FamilyKind::Gauge => Points::Sums(Vec::new()),
+        FamilyKind::Histogram(_) => Points::Histograms(Vec::new()),
+    };
+    FamilySnapshot {
+        family,
+        points,
+        ended: Vec::new(),
+    }
+}
+
+fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn(Timestamp) -> bool) -> Keep {
+    let gauge = family.family.kind == FamilyKind::Gauge;
+    let (total, delta) = if gauge {
+        (slot.value.level(), 0)
+    } else {
+        slot.value.total()
+    };
+    // A connection that is open for long changes nothing, and yet it is open.
+    if expired(slot.updated) && !(gauge && total > 0) {
+        family.ended.push(Arc::clone(&slot.series));
+        return Keep::No;
+    }
+    if let Points::Sums(points) = &mut family.points {
+        let series = Arc::clone(&slot.series);
+        points.push(SumPoint {
+            series,
+            total,
+            delta,
+            updated: slot.updated,
+        });
+    }
+    Keep::Yes
+}
+
+fn close_histogram(
+    family: &mut FamilySnapshot,
+    slot: &mut Slot<Histogram>,
+    expired: impl Fn(Timestamp) -> bool,
+) -> Keep {
+    if expired(slot.updated) {
+        family.ended.push(Arc::clone(&slot.series));
+        return Keep::No;
+    }
+    if let Points::Histograms(points) = &mut family.points {
+        let Histogram { buckets, sum } = slot.value;
+        points.push(HistogramPoint {
+            series: Arc::clone(&slot.series),
+            buckets,
+            sum,
+            updated: slot.updated,
+        });
+    }
+    Keep::Yes
+}
+
+/// Why a connect failed, from its errno (`include/uapi/asm-generic/errno.h`).
+const fn failure_reason(errno: u16) -> &'static str {
+    match errno {
+        111 => "refused",
+        110 => "timed_out",
+        100 | 101 | 112 | 113 => "unreachable",
+        104 => "reset",
+        // Closed by the application before it was established.
+        0 => "aborted",
+        _ => "other",
+    }
+}
+
+/// How full the store is.
+#[derive(Debug)]
+struct Telemetry {
+    live: Gauge<u64>,
+    folded: Counter<u64>,
+    pipeline: KeyValue,
+}
+
+impl Telemetry {
+    fn new(context: &BuildContext) -> Self {
+        Self {
+            live: context
+                .meter
+                .u64_gauge("processor_live_series")
+                .with_description("Series that a window holds, by family.")
+                .with_unit("{series}")
+                .build(),
+            folded: context
+                .meter
+                .u64_counter("processor_folded_records")
+                .with_description(
+                    "Changes that went into a series `other` because their family is at `max_series`.",
+                )
+                .with_unit("{record}")
+                .build(),
+            pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
+        }
+    }
+
+    fn tell<V: Default>(&self, store: &mut Store<V>) {
+        let folded = store.take_folded();
+        for (number, family) in FAMILIES.iter().enumerate() {
+            let labels = || [self.pipeline.clone(), KeyValue::new("family", family.name)];
+            let live = store.live()[number] as u64;
+            if live > 0 {
+                self.live.record(live, &labels());
+            }
+            if folded[number] > 0 {
+                self.folded.add(folded[number], &labels());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

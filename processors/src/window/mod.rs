@@ -1,0 +1,18 @@
+//! The processor `window`: folds records into series, and closes windows.
+//!
+//! In: records with kind and class, watermarks. Out: a [`flowtap_pipeline::Snapshot`] per window. The rules:
+//!
+//! 1. A record is added to the series of each family that it says something about ([`fold`](self::fold)).
+//! 2. A window closes when a watermark has come to its end, which is a multiple of `interval`.
+//! 3. A family that has `max_series` series folds what is new into one series more, `other`, and counts that.
+//! 4. A series that nothing has changed for `metric_expiration` leaves; it is listed once as ended.
+//! 5. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
+
+mod config;
+pub mod families;
+mod fold;
+mod key;
+mod store;
+
+pub use self::config::{Config, FACTORY};
+pub use self::fold::Window;
