@@ -1,0 +1,228 @@
+//! The exporter `debug`: says on standard output what a window held.
+//!
+//! In: snapshots. Out: one line per window, and with `verbosity: detailed` a line per series as in a scrape, with what the
+//! window added: `primus_lens_network_flow_dns 300 # +20`. At most `sampling` series of each family are printed; how many
+//! were left out is said. A window is one write, so that lines of several exporters do not mix.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use figment::value::Value;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, ExportService, Exported, Exporter, ExporterConfig, Factory,
+    FamilySnapshot, Fault, Points, QueueConfig, Snapshot, StageError,
+};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tower::util::BoxService;
+use tower::{BoxError, service_fn};
+
+use crate::naming::{self, full_name};
+
+/// How much is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verbosity {
+    /// A line per window.
+    #[default]
+    Basic,
+    /// Its series as well.
+    Detailed,
+}
+
+/// What can be set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How much is said.
+    pub verbosity: Verbosity,
+    /// Series of each family that are printed per window.
+    pub sampling: usize,
+    /// What every metric's name begins with; may be empty.
+    pub namespace: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            verbosity: Verbosity::default(),
+            sampling: 20,
+            namespace: naming::DEFAULT_NAMESPACE.to_owned(),
+        }
+    }
+}
+
+impl ComponentConfig for Config {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        naming::validate(&self.namespace).into_iter().collect()
+    }
+}
+
+impl ExporterConfig for Config {
+    fn queue(&self) -> QueueConfig {
+        QueueConfig::default()
+    }
+
+    fn build(&self, _: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
+        Ok(Box::new(DebugExporter::new(self.clone(), io::stdout())))
+    }
+}
+
+/// The exporter type `debug`.
+pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
+    type_name: "debug",
+    summary: "prints what each window holds to standard output",
+    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+};
+
+/// The exporter, onto any writer.
+#[derive(Debug)]
+pub struct DebugExporter<W> {
+    config: Config,
+    out: Arc<Mutex<W>>,
+}
+
+impl<W> DebugExporter<W> {
+    /// An exporter that prints to `out`.
+    pub fn new(config: Config, out: W) -> Self {
+        Self {
+            config,
+            out: Arc::new(Mutex::new(out)),
+        }
+    }
+}
+
+impl<W: Write + Send + 'static> Exporter for DebugExporter<W> {
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+        let (config, out) = (self.config.clone(), Arc::clone(&self.out));
+        let service = service_fn(move |snapshot: Arc<Snapshot>| {
+            let text = describe(&config, &snapshot);
+            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+            let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+            let exported = Exported {
+                sent: snapshot.points() as u64,
+                failed: 0,
+            };
+            async move { written.map(|()| exported).map_err(BoxError::from) }
+        });
+        async move { Ok(BoxService::new(service)) }.boxed()
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+fn describe(config: &Config, snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    let last = if snapshot.last { " (last)" } else { "" };
+    let ended: usize = snapshot.families.iter().map(|family| family.ended.len()).sum();
+    // Writing to a String does not fail.
+    let _ = writeln!(
+        text,
+        "# window pipeline={} end={} seconds={:.3} series={} ended={ended}{last}",
+        snapshot.pipeline,
+        snapshot.at,
+        snapshot.window.as_secs_f64(),
+        snapshot.points()
+    );
+    if config.verbosity == Verbosity::Detailed {
+        for family in &snapshot.families {
+            push_family(&mut text, config, family);
+        }
+    }
+    text
+}
+
+fn push_family(text: &mut String, config: &Config, family: &FamilySnapshot) {
+    let name = full_name(&config.namespace, family.family);
+    let braced = |labels: &str| {
+        if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{labels}}}")
+        }
+    };
+    match &family.points {
+        Points::Sums(points) => {
+            for point in points.iter().take(config.sampling) {
+                let labels = braced(&point.series.labels);
+                let _ = writeln!(text, "{name}{labels} {} # +{}", point.total, point.delta);
+            }
+        }
+        Points::Histograms(points) => {
+            for point in points.iter().take(config.sampling) {
+                let labels = braced(&point.series.labels);
+                let _ = writeln!(text, "{name}_count{labels} {} # sum {}", point.count(), point.sum);
+            }
+        }
+    }
+    let left_out = family.points.len().saturating_sub(config.sampling);
+    if left_out > 0 {
+        let _ = writeln!(text, "# {name}: {left_out} series more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{many, snapshot};
+    use tower::{Service, ServiceExt};
+
+    #[test]
+    fn basic_is_a_line_per_window() {
+        let text = describe(&Config::default(), &snapshot(3));
+        assert_eq!(
+            text,
+            "# window pipeline=flows end=0.000005000 seconds=5.000 series=2 ended=1\n"
+        );
+    }
+
+    #[test]
+    fn detailed_prints_series_up_to_the_sampling_and_says_what_it_left_out() {
+        let config = Config {
+            verbosity: Verbosity::Detailed,
+            sampling: 1,
+            ..Config::default()
+        };
+        let text = describe(&config, &many(3));
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"primus_lens_network_bytes{raddr="peer-0"} 0 # +0"#,
+                "# primus_lens_network_bytes: 2 series more"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_closed_standard_output_is_an_error_of_the_export_and_no_panic() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut exporter = DebugExporter::new(Config::default(), Closed);
+        let mut service = exporter.start().await.unwrap();
+        assert!(
+            service
+                .ready()
+                .await
+                .unwrap()
+                .call(Arc::new(snapshot(1)))
+                .await
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! When a request is tried again (OTLP specification, "OTLP/gRPC Throttling" and "Failures").
+
+use std::time::Duration;
+
+use flowtap_pipeline::Exported;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use tower::BoxError;
+use tower::retry::Policy;
+use tower::timeout::error::Elapsed;
+
+use super::client::Request;
+use super::config::RetryConfig;
+
+/// When flowtap stops, the last requests are given up after this: the run has a deadline of its own.
+const LAST_ELAPSED: Duration = Duration::from_secs(5);
+
+/// Exponential backoff with full jitter. Cloned for each request, so its state is that request's.
+#[derive(Clone, Debug)]
+pub(super) struct Backoff {
+    config: RetryConfig,
+    /// The longest wait before the next retry.
+    ceiling: Duration,
+    /// When the first attempt failed.
+    failing_since: Option<Instant>,
+}
+
+impl Backoff {
+    pub(super) fn new(config: &RetryConfig) -> Self {
+        Self {
+            config: config.clone(),
+            ceiling: config.initial_interval,
+            failing_since: None,
+        }
+    }
+
+    /// How long to wait before the next attempt; `None` to give up.
+    fn wait(&mut self, error: &BoxError, last: bool) -> Option<Duration> {
+        if !self.config.enabled {
+            return None;
+        }
+        let wait = match verdict(error) {
+            Verdict::Final => return None,
+            Verdict::RetryAfter(delay) => delay,
+            Verdict::Retry => {
+                let ceiling = self.ceiling.min(self.config.max_interval);
+                self.ceiling = ceiling.saturating_mul(2);
+                ceiling.mul_f64(fastrand::f64())
+            }
+        };
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        let longest = self
+            .config
+            .max_elapsed_time
+            .min(if last { LAST_ELAPSED } else { Duration::MAX });
+        (since.elapsed() + wait <= longest).then_some(wait)
+    }
+}
+
+impl Policy<Request, Exported, BoxError> for Backoff {
+    type Future = BoxFuture<'static, ()>;
+
+    fn retry(
+        &mut self,
+        request: &mut Request,
+        result: &mut Result<Exported, BoxError>,
+    ) -> Option<Self::Future> {
+        let error = result.as_ref().err()?;
+        let wait = self.wait(error, request.last)?;
+        tracing::info!(%error, ?wait, points = request.points, "a request failed and is tried again");
+        Some(tokio::time::sleep(wait).boxed())
+    }
+
+    fn clone_request(&mut self, request: &Request) -> Option<Request> {
+        Some(request.clone())
+    }
+}
+
+/// What a failure means for the request.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Final,
+    Retry,
+    RetryAfter(Duration),
+}
+
+fn verdict(error: &BoxError) -> Verdict {
+    if error.is::<Elapsed>() {
+        return Verdict::Retry;
+    }
+    let Some(status) = error.downcast_ref::<Status>() else {
+        return Verdict::Final;
+    };
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    match (status.code(), asked) {
+        (
+            Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::ResourceExhausted,
+            Some(delay),
+        ) => Verdict::RetryAfter(delay),
+        (
+            Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss,
+            None,
+        ) => Verdict::Retry,
+        // Without RetryInfo this one says that trying again is of no use.
+        _ => Verdict::Final,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    fn status(code: Code) -> BoxError {
+        Status::new(code, "x").into()
+    }
+
+    fn with_retry_info(code: Code, delay: Duration) -> BoxError {
+        Status::with_error_details(code, "x", ErrorDetails::with_retry_info(Some(delay))).into()
+    }
+
+    #[test]
+    fn codes_are_retried_as_the_specification_lists_them() {
+        for code in [
+            Code::Cancelled,
+            Code::DeadlineExceeded,
+            Code::Aborted,
+            Code::OutOfRange,
+            Code::Unavailable,
+            Code::DataLoss,
+        ] {
+            assert_eq!(verdict(&status(code)), Verdict::Retry, "{code:?}");
+        }
+        for code in [
+            Code::Unknown,
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::AlreadyExists,
+            Code::PermissionDenied,
+            Code::FailedPrecondition,
+            Code::Unimplemented,
+            Code::Internal,
+            Code::Unauthenticated,
+            Code::ResourceExhausted,
+        ] {
+            assert_eq!(verdict(&status(code)), Verdict::Final, "{code:?}");
+        }
+        let delay = Duration::from_secs(7);
+        for code in [Code::ResourceExhausted, Code::Unavailable] {
+            assert_eq!(verdict(&with_retry_info(code, delay)), Verdict::RetryAfter(delay));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_grow_up_to_their_ceiling_and_end_after_the_elapsed_time() {
+        let config = RetryConfig {
+            initial_interval: Duration::from_secs(1),
+            max_interval: Duration::from_secs(4),
+            max_elapsed_time: Duration::from_secs(60),
+            ..RetryConfig::default()
+        };
+        let mut backoff = Backoff::new(&config);
+        let mut elapsed = Duration::ZERO;
+        for ceiling in [1, 2, 4, 4, 4] {
+            let wait = backoff.wait(&status(Code::Unavailable), false).unwrap();
+            assert!(wait <= Duration::from_secs(ceiling), "{wait:?} > {ceiling}s");
+            tokio::time::advance(wait).await;
+            elapsed += wait;
+        }
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(backoff.wait(&status(Code::Unavailable), false), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_request_is_given_up_before_the_runs_deadline() {
+        let mut backoff = Backoff::new(&RetryConfig::default());
+        assert!(
+            backoff
+                .wait(&with_retry_info(Code::Unavailable, Duration::from_secs(4)), true)
+                .is_some()
+        );
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(
+            backoff.wait(&with_retry_info(Code::Unavailable, Duration::from_secs(4)), true),
+            None
+        );
+    }
+}

@@ -1,0 +1,278 @@
+use std::sync::Mutex;
+
+use super::*;
+use crate::testing::{context, many, snapshot};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, metric, number_data_point};
+use prost::Message;
+use tokio::net::TcpListener;
+use tonic::codec::CompressionEncoding;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+type Answer = Result<ExportMetricsServiceResponse, Status>;
+
+/// A collector that answers as it is told, and takes everything when it was told no more.
+#[derive(Clone, Default)]
+struct Collector {
+    answers: Arc<Mutex<Vec<Answer>>>,
+    received: Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
+    headers: Arc<Mutex<Vec<String>>>,
+}
+
+#[tonic::async_trait]
+impl MetricsService for Collector {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportMetricsServiceRequest>,
+    ) -> Result<tonic::Response<ExportMetricsServiceResponse>, Status> {
+        let header = request
+            .metadata()
+            .get("x-tenant")
+            .map(|value| value.to_str().unwrap().to_owned());
+        self.headers.lock().unwrap().extend(header);
+        self.received.lock().unwrap().push(request.into_inner());
+        let answer = self.answers.lock().unwrap().pop();
+        answer
+            .unwrap_or_else(|| Ok(ExportMetricsServiceResponse::default()))
+            .map(tonic::Response::new)
+    }
+}
+
+async fn serve(collector: &Collector) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = MetricsServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip);
+    tokio::spawn(
+        Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpIncoming::from(listener)),
+    );
+    format!("http://{address}")
+}
+
+fn config(endpoint: &str) -> Config {
+    let retry = RetryConfig {
+        initial_interval: Duration::from_millis(1),
+        ..RetryConfig::default()
+    };
+    Config {
+        endpoint: Some(endpoint.to_owned()),
+        retry,
+        ..Config::default()
+    }
+}
+
+async fn export(config: Config, snapshot: Snapshot) -> Exported {
+    let mut service = OtlpExporter::new(config, &context()).start().await.unwrap();
+    service
+        .ready()
+        .await
+        .unwrap()
+        .call(Arc::new(snapshot))
+        .await
+        .unwrap()
+}
+
+fn metrics(request: &ExportMetricsServiceRequest) -> &[Metric] {
+    assert_eq!(request.resource_metrics.len(), 1);
+    assert_eq!(request.resource_metrics[0].scope_metrics.len(), 1);
+    &request.resource_metrics[0].scope_metrics[0].metrics
+}
+
+fn points(request: &ExportMetricsServiceRequest) -> usize {
+    let points = metrics(request).iter().map(|metric| match &metric.data {
+        Some(metric::Data::Sum(sum)) => sum.data_points.len(),
+        Some(metric::Data::Histogram(histogram)) => histogram.data_points.len(),
+        other => panic!("{other:?}"),
+    });
+    points.sum()
+}
+
+#[test]
+fn the_bytes_are_those_of_the_message_that_they_stand_for() {
+    let requests = Encoder::new(&Config::default()).encode(&snapshot(42));
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].points, 3);
+    let request = ExportMetricsServiceRequest::decode(requests[0].body.clone()).unwrap();
+    let resource = request.resource_metrics[0].resource.as_ref().unwrap();
+    assert!(
+        resource
+            .attributes
+            .iter()
+            .any(|attribute| attribute.key == "service.name")
+    );
+
+    let [counter, histogram] = metrics(&request) else {
+        panic!("two metrics")
+    };
+    assert_eq!(
+        (&*counter.name, &*counter.unit),
+        ("primus_lens_network_bytes", "By")
+    );
+    let Some(metric::Data::Sum(sum)) = &counter.data else {
+        panic!("a sum")
+    };
+    assert!(sum.is_monotonic);
+    assert_eq!(sum.aggregation_temporality, 2);
+    let [live, ended] = &*sum.data_points else {
+        panic!("a live and an ended point")
+    };
+    assert_eq!(
+        (live.start_time_unix_nano, live.time_unix_nano, live.flags),
+        (1_000, 5_000, 0)
+    );
+    assert_eq!(live.value, Some(number_data_point::Value::AsInt(42)));
+    assert_eq!(live.attributes[0].key, "raddr");
+    assert_eq!((ended.value, ended.flags), (None, 1));
+
+    let Some(metric::Data::Histogram(data)) = &histogram.data else {
+        panic!("a histogram")
+    };
+    let point = &data.data_points[0];
+    assert_eq!((point.count, point.sum), (7, Some(12.5)));
+    assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+    assert_eq!(point.bucket_counts[..3], [1, 2, 3]);
+    assert_eq!(point.explicit_bounds[..2], [0.5, 1.0]);
+    // Decoded and encoded again by prost it is the same, so there is nothing in it that prost does not know.
+    assert_eq!(request.encode_to_vec().len(), requests[0].body.len());
+}
+
+#[tokio::test]
+async fn a_snapshot_arrives_whole_with_gzip_headers_and_splitting() {
+    for compression in [Compression::None, Compression::Gzip] {
+        let collector = Collector::default();
+        let endpoint = serve(&collector).await;
+        let config = Config {
+            compression,
+            max_points_per_request: 300.try_into().unwrap(),
+            headers: [("x-tenant".to_owned(), "a".to_owned())].into(),
+            ..config(&endpoint)
+        };
+        assert_eq!(
+            export(config, many(1000)).await,
+            Exported {
+                sent: 1000,
+                failed: 0
+            }
+        );
+        let received = collector.received.lock().unwrap();
+        assert_eq!(
+            received.iter().map(points).collect::<Vec<_>>(),
+            [300, 300, 300, 100]
+        );
+        assert_eq!(collector.headers.lock().unwrap().len(), 4);
+    }
+}
+
+#[tokio::test]
+async fn what_is_unavailable_for_a_while_is_tried_again_and_what_is_invalid_is_not() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let unavailable = || Err(Status::unavailable("later"));
+    *collector.answers.lock().unwrap() = vec![unavailable(), unavailable()];
+    assert_eq!(
+        export(config(&endpoint), snapshot(1)).await,
+        Exported { sent: 3, failed: 0 }
+    );
+    assert_eq!(collector.received.lock().unwrap().len(), 3);
+
+    *collector.answers.lock().unwrap() = vec![Err(Status::invalid_argument("never"))];
+    assert_eq!(
+        export(config(&endpoint), snapshot(1)).await,
+        Exported { sent: 0, failed: 3 }
+    );
+    assert_eq!(collector.received.lock().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_server_that_is_exhausted_is_asked_again_when_it_says_when() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let when = ErrorDetails::with_retry_info(Some(Duration::from_millis(20)));
+    *collector.answers.lock().unwrap() = vec![Err(Status::with_error_details(
+        Code::ResourceExhausted,
+        "busy",
+        when,
+    ))];
+    assert_eq!(export(config(&endpoint), snapshot(1)).await.sent, 3);
+
+    *collector.answers.lock().unwrap() = vec![Err(Status::resource_exhausted("full"))];
+    assert_eq!(export(config(&endpoint), snapshot(1)).await.failed, 3);
+}
+
+#[tokio::test]
+async fn points_that_a_partial_success_refuses_count_as_failed_and_are_not_sent_again() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let partial = ExportMetricsPartialSuccess {
+        rejected_data_points: 2,
+        error_message: "too old".to_owned(),
+    };
+    *collector.answers.lock().unwrap() = vec![Ok(ExportMetricsServiceResponse {
+        partial_success: Some(partial),
+    })];
+    assert_eq!(
+        export(config(&endpoint), snapshot(1)).await,
+        Exported { sent: 1, failed: 2 }
+    );
+    assert_eq!(collector.received.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_absent_collector_is_no_error_at_the_start_and_counted_at_the_export() {
+    // Bound and dropped: nobody listens there.
+    let address = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let retry = RetryConfig {
+        enabled: false,
+        ..RetryConfig::default()
+    };
+    let config = Config {
+        retry,
+        ..config(&format!("http://{address}"))
+    };
+    assert_eq!(export(config, snapshot(1)).await, Exported { sent: 0, failed: 3 });
+}
+
+#[tokio::test]
+async fn windows_are_thinned_to_the_interval_and_the_last_one_always_goes_on() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let mut service = OtlpExporter::new(config(&endpoint), &context())
+        .start()
+        .await
+        .unwrap();
+    let mut sent = Vec::new();
+    for second in [0, 5, 10, 15, 20, 25, 30, 31] {
+        let at = Timestamp::from_nanos(second * 1_000_000_000);
+        let window = Snapshot {
+            at,
+            last: second == 31,
+            ..snapshot(second)
+        };
+        if service
+            .ready()
+            .await
+            .unwrap()
+            .call(Arc::new(window))
+            .await
+            .unwrap()
+            .sent
+            > 0
+        {
+            sent.push(second);
+        }
+    }
+    assert_eq!(sent, [0, 15, 30, 31]);
+}

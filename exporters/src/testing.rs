@@ -1,0 +1,103 @@
+//! What the tests of several exporters share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtap_pipeline::{
+    BuildContext, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, LabelValue,
+    NodeInfo, Points, Series, Snapshot, SumPoint, Timestamp,
+};
+
+const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
+];
+
+pub(crate) const BYTES: Family = Family {
+    name: "network_bytes",
+    help: "Bytes of a test.",
+    unit: "By",
+    kind: FamilyKind::Counter,
+    labels: &["raddr"],
+};
+
+const TIMES: Family = Family {
+    name: "network_rtt",
+    help: "Times of a test.",
+    unit: "us",
+    kind: FamilyKind::Histogram(&BOUNDS),
+    labels: &["raddr"],
+};
+
+/// A context with instruments that nobody reads.
+pub(crate) fn context() -> BuildContext {
+    BuildContext {
+        id: "test".parse().unwrap(),
+        pipeline: "".into(),
+        meter: opentelemetry::global::meter("test"),
+        node: Arc::new(NodeInfo::default()),
+    }
+}
+
+fn sum(raddr: &str, total: u64) -> SumPoint {
+    let series = Series::render(&BYTES, &[LabelValue::Text(raddr)], Timestamp::from_nanos(1_000));
+    SumPoint {
+        series: Arc::new(series),
+        total,
+        delta: total,
+        updated: Timestamp::from_nanos(5_000),
+    }
+}
+
+/// A snapshot of the pipeline `flows` at 5 µs after the epoch: one counter at `total`, one histogram with a hostile label
+/// value, one counter that has ended.
+pub(crate) fn snapshot(total: u64) -> Snapshot {
+    let mut buckets = [0; HISTOGRAM_BUCKETS + 1];
+    buckets[..3].copy_from_slice(&[1, 2, 3]);
+    buckets[HISTOGRAM_BUCKETS] = 1;
+    let series = Series::render(
+        &TIMES,
+        &[LabelValue::Text("a\"b\\c\nd")],
+        Timestamp::from_nanos(1_000),
+    );
+    let times = HistogramPoint {
+        series: Arc::new(series),
+        buckets,
+        sum: 12.5,
+        updated: Timestamp::from_nanos(5_000),
+    };
+    let families = vec![
+        FamilySnapshot {
+            family: &BYTES,
+            points: Points::Sums(vec![sum("192.0.2.7", total)]),
+            ended: vec![sum("192.0.2.9", 0).series],
+        },
+        FamilySnapshot {
+            family: &TIMES,
+            points: Points::Histograms(vec![times]),
+            ended: Vec::new(),
+        },
+    ];
+    Snapshot {
+        pipeline: "flows".into(),
+        at: Timestamp::from_nanos(5_000),
+        window: Duration::from_secs(5),
+        last: false,
+        families,
+    }
+}
+
+/// A snapshot with `series` counters.
+pub(crate) fn many(series: u64) -> Snapshot {
+    let points = (0..series)
+        .map(|number| sum(&format!("peer-{number}"), number))
+        .collect();
+    let families = vec![FamilySnapshot {
+        family: &BYTES,
+        points: Points::Sums(points),
+        ended: Vec::new(),
+    }];
+    Snapshot {
+        families,
+        ..snapshot(0)
+    }
+}
