@@ -1,1 +1,64 @@
-//! Stub.
+//! The config: layers, substitution, checks.
+//!
+//! In: files, the environment, `--set`, and the registry of component types. Out: a checked [`Config`], or every mistake at
+//! once, each with key, file, line and what to do. The steps, in order:
+//!
+//! 1. Each layer is read into values, with the place of every key ([`document`], [`layers`]).
+//! 2. The layers are merged, later ones over earlier ones, key by key; a list replaces a list.
+//! 3. `${env:X}` and `${env:X:-default}` are substituted in the merged values ([`substitute`]).
+//! 4. Components are read by their factories, pipelines are wired and checked ([`check`]).
+//!
+//! What is built in is the lowest layer ([`defaults`]): the pipeline `flows` is there unless the user defines pipelines, and
+//! components of the defaults that no pipeline uses vanish.
+//!
+//! # Layout
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | [`Config`]: the outcome, and `print-config` |
+//! | [`service`] | the section `service` |
+//! | [`layers`] | [`Layers`], and where each value came from |
+//! | [`document`] | a file's values and places: YAML and TOML |
+//! | [`substitute`] | `${env:X}` |
+//! | [`faulty`] | reading a struct although parts of it are wrong |
+//! | [`check`] | from merged values to a [`Config`] |
+//! | [`defaults`] | the lowest layer |
+//! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod config;
+pub mod defaults;
+pub mod diagnostic;
+pub mod document;
+pub mod faulty;
+pub mod layers;
+pub mod service;
+pub mod substitute;
+
+#[cfg(test)]
+mod tests;
+
+use flowtap_pipeline::Registry;
+
+pub use config::{Config, PipelineConfig};
+pub use diagnostic::{ConfigErrors, Diagnostic, Origin};
+pub use layers::Layers;
+pub use service::{
+    AdminConfig, LogFormat, LogsConfig, MetricsConfig, PushConfig, ServiceConfig, TelemetryConfig,
+};
+
+/// Reads `layers` with the component types of `registry`.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors> {
+    let mut diagnostics = Vec::new();
+    let mut merged = layers.merge(registry, &mut diagnostics);
+    substitute::substitute(&mut merged, &layers.env, &mut diagnostics);
+    let config = check::check(&merged, registry, &mut diagnostics);
+    match config {
+        Some(config) if diagnostics.is_empty() => Ok(config),
+        _ => Err(ConfigErrors::new(diagnostics)),
+    }
+}

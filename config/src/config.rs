@@ -1,0 +1,115 @@
+//! The outcome: a config that was checked.
+
+use std::collections::BTreeMap;
+
+use figment::value::{Dict, Value};
+use flowtap_pipeline::{ComponentConfig, ComponentId, ExporterConfig, ProcessorConfig, ReceiverConfig};
+
+use crate::diagnostic::Diagnostic;
+use crate::service::ServiceConfig;
+
+/// What a secret is printed as.
+const REDACTED: &str = "[redacted]";
+
+/// Keys whose values are secrets, and sections of which every value may be one.
+const SECRET_KEYS: [&str; 5] = ["password", "token", "bearer_token", "api_key", "secret"];
+const SECRET_SECTIONS: [&str; 1] = ["headers"];
+
+/// A pipeline's components, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipelineConfig {
+    /// Where its records come from: at least one.
+    pub receivers: Vec<ComponentId>,
+    /// What happens to them: at least one, and the last one aggregates.
+    pub processors: Vec<ComponentId>,
+    /// Where its snapshots go: at least one.
+    pub exporters: Vec<ComponentId>,
+}
+
+/// A config that can be run.
+#[derive(Debug)]
+pub struct Config {
+    /// Receivers by id.
+    pub receivers: BTreeMap<ComponentId, Box<dyn ReceiverConfig>>,
+    /// Processors by id.
+    pub processors: BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
+    /// Exporters by id.
+    pub exporters: BTreeMap<ComponentId, Box<dyn ExporterConfig>>,
+    /// Pipelines by name; whatever they name is defined.
+    pub pipelines: BTreeMap<String, PipelineConfig>,
+    /// The daemon itself.
+    pub service: ServiceConfig,
+    /// What is odd, but no mistake.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Config {
+    /// The whole config as YAML, defaults filled in, secrets left out. It can be read back.
+    pub fn to_yaml(&self) -> String {
+        let mut service = Value::serialize(&self.service).map_or_else(|_| Dict::new(), dict);
+        let pipelines = self
+            .pipelines
+            .iter()
+            .map(|(name, pipeline)| (name.clone(), pipeline.to_value()));
+        service.insert("pipelines".to_owned(), Value::from(pipelines.collect::<Dict>()));
+        let sections = [
+            ("receivers", section(&self.receivers, ComponentConfig::to_value)),
+            ("processors", section(&self.processors, ComponentConfig::to_value)),
+            ("exporters", section(&self.exporters, ComponentConfig::to_value)),
+            ("service", service),
+        ];
+        let mut text = String::new();
+        for (name, mut values) in sections {
+            redact(&mut values);
+            let section = Dict::from([(name.to_owned(), Value::from(values))]);
+            match serde_saphyr::to_string(&section) {
+                Ok(yaml) => text.push_str(yaml.trim_end()),
+                Err(error) => text.push_str(&["# ", name, ": ", &error.to_string()].concat()),
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+impl PipelineConfig {
+    fn to_value(&self) -> Value {
+        let list = |ids: &[ComponentId]| Value::from(ids.iter().map(ToString::to_string).collect::<Vec<_>>());
+        Value::from(Dict::from([
+            ("receivers".to_owned(), list(&self.receivers)),
+            ("processors".to_owned(), list(&self.processors)),
+            ("exporters".to_owned(), list(&self.exporters)),
+        ]))
+    }
+}
+
+fn section<C: ComponentConfig + ?Sized>(
+    components: &BTreeMap<ComponentId, Box<C>>,
+    to_value: impl Fn(&C) -> Result<Value, figment::Error>,
+) -> Dict {
+    let entries = components.iter().map(|(id, config)| {
+        let value = to_value(config).unwrap_or_else(|error| Value::from(error.to_string()));
+        (id.to_string(), value)
+    });
+    entries.collect()
+}
+
+fn dict(value: Value) -> Dict {
+    crate::faulty::into_dict(value).unwrap_or_default()
+}
+
+fn redact(values: &mut Dict) {
+    for (key, value) in values {
+        let secret = SECRET_KEYS.contains(&key.as_str());
+        match value {
+            Value::Dict(_, dict) if SECRET_SECTIONS.contains(&key.as_str()) => {
+                for value in dict.values_mut() {
+                    *value = Value::from(REDACTED);
+                }
+            }
+            Value::Dict(_, dict) => redact(dict),
+            value if secret => *value = Value::from(REDACTED),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! TOML into values and places.
+
+use std::collections::HashMap;
+
+use figment::value::{Dict, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Document, MAX_DEPTH, Place, SyntaxError, tag};
+
+pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
+    let table = DeTable::parse(text).map_err(|error| SyntaxError {
+        place: error.span().map(|span| place(text, span.start)),
+        message: error.message().to_owned(),
+    })?;
+    let mut reader = Reader {
+        text,
+        places: HashMap::new(),
+        path: Vec::new(),
+    };
+    let values = reader.table(table.get_ref())?;
+    Ok(Document {
+        values,
+        places: reader.places,
+    })
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    places: HashMap<Vec<String>, Place>,
+    path: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, table: &DeTable<'_>) -> Result<Dict, SyntaxError> {
+        let mut values = Dict::new();
+        for (key, value) in table {
+            let name = key.get_ref().clone().into_owned();
+            let value = self.entry(name.clone(), key.span().start, value)?;
+            values.insert(name, value);
+        }
+        Ok(values)
+    }
+
+    /// The value at the path so far and `name`, which stands at the byte `start`.
+    fn entry(
+        &mut self,
+        name: String,
+        start: usize,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<Value, SyntaxError> {
+        let place = place(self.text, start);
+        if self.path.len() > MAX_DEPTH {
+            return Err(SyntaxError {
+                place: Some(place),
+                message: "nests too deep".to_owned(),
+            });
+        }
+        self.path.push(name);
+        self.places.insert(self.path.clone(), place);
+        let value = self.value(value)?;
+        self.path.pop();
+        Ok(value)
+    }
+
+    fn value(&mut self, value: &Spanned<DeValue<'_>>) -> Result<Value, SyntaxError> {
+        let beyond = |what: &str| SyntaxError {
+            place: Some(place(self.text, value.span().start)),
+            message: format!("{what} is beyond what a number can be here"),
+        };
+        Ok(match value.get_ref() {
+            DeValue::String(text) => Value::String(tag(), text.clone().into_owned()),
+            DeValue::Boolean(value) => Value::Bool(tag(), *value),
+            DeValue::Integer(number) => {
+                let parsed = i64::from_str_radix(number.as_str(), number.radix());
+                Value::from(parsed.map_err(|_| beyond(number.as_str()))?)
+            }
+            DeValue::Float(number) => Value::from(
+                number
+                    .as_str()
+                    .parse::<f64>()
+                    .map_err(|_| beyond(number.as_str()))?,
+            ),
+            DeValue::Datetime(datetime) => Value::String(tag(), datetime.to_string()),
+            DeValue::Array(array) => {
+                let entries = array.iter().enumerate();
+                let entries =
+                    entries.map(|(index, value)| self.entry(index.to_string(), value.span().start, value));
+                Value::Array(tag(), entries.collect::<Result<_, _>>()?)
+            }
+            DeValue::Table(table) => Value::Dict(tag(), self.table(table)?),
+        })
+    }
+}
+
+fn place(text: &str, offset: usize) -> Place {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}

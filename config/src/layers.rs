@@ -1,0 +1,270 @@
+//! The layers: files, environment, `--set`; and where each value of their sum came from.
+
+use std::path::PathBuf;
+
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+use flowtap_pipeline::Registry;
+
+use crate::defaults;
+use crate::diagnostic::{Diagnostic, Origin, closest};
+use crate::document::{Document, value_from_yaml};
+
+/// What environment variables of ours begin with.
+const PREFIX: &str = "FLOWTAP_";
+
+/// Variables of ours that are no config: the command line's own, and the tests'.
+const OTHER_VARIABLES: [&str; 2] = ["FLOWTAP_CONFIG", "FLOWTAP_LOG"];
+const TEST_PREFIX: &str = "FLOWTAP_TEST_";
+
+/// The top-level sections.
+pub(crate) const SECTIONS: [&str; 4] = ["receivers", "processors", "exporters", "service"];
+
+/// Everything that a config is made of but the defaults, lowest first.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// Files, `*.yaml`, `*.yml` or `*.toml`.
+    pub files: Vec<PathBuf>,
+    /// Environment variables: `FLOWTAP_EXPORTERS__PROMETHEUS__ENDPOINT=0.0.0.0:9464`, and whatever is substituted.
+    pub env: Vec<(String, String)>,
+    /// `exporters.prometheus.endpoint=0.0.0.0:9464`
+    pub set: Vec<String>,
+}
+
+/// One layer, read.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    name: String,
+    document: Document,
+}
+
+impl Source {
+    fn new(name: impl Into<String>, values: Dict) -> Self {
+        Self {
+            name: name.into(),
+            document: Document {
+                values,
+                ..Document::default()
+            },
+        }
+    }
+}
+
+impl Provider for Source {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Map::from([(Profile::Default, self.document.values.clone())]))
+    }
+}
+
+/// The sum of all layers.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    pub(crate) values: Dict,
+    /// Lowest first; the defaults are the first.
+    sources: Vec<Source>,
+}
+
+impl Merged {
+    /// Where the value at `path` came from; if there is none, where the nearest one above it did.
+    pub(crate) fn origin(&self, path: &[String]) -> Option<Origin> {
+        (1..=path.len()).rev().find_map(|length| {
+            let path = &path[..length];
+            let source = self
+                .sources
+                .iter()
+                .rev()
+                .find(|source| has(&source.document.values, path))?;
+            let place = source.document.places.get(path).copied();
+            Some(Origin {
+                name: source.name.clone(),
+                place,
+            })
+        })
+    }
+
+    /// Whether a layer above the defaults has something at `path`.
+    pub(crate) fn user_has(&self, path: &[String]) -> bool {
+        self.sources
+            .iter()
+            .skip(1)
+            .any(|source| has(&source.document.values, path))
+    }
+}
+
+fn has(values: &Dict, path: &[String]) -> bool {
+    find(values, path).is_some()
+}
+
+/// The value at `path`; an index is a decimal number.
+pub(crate) fn find<'a>(values: &'a Dict, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter()
+        .try_fold(values.get(first)?, |value, name| match value {
+            Value::Dict(_, dict) => dict.get(name),
+            Value::Array(_, list) => list.get(name.parse::<usize>().ok()?),
+            _ => None,
+        })
+}
+
+impl Layers {
+    /// With the environment of this process.
+    pub fn from_process(files: Vec<PathBuf>, set: Vec<String>) -> Self {
+        // What is not UTF-8 can't be a value of ours; a name of ours that is not shows as not set.
+        let env =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        Self {
+            files,
+            env: env.collect(),
+            set,
+        }
+    }
+
+    /// Reads every layer and puts them over one another.
+    pub(crate) fn merge(&self, registry: &Registry, diagnostics: &mut Vec<Diagnostic>) -> Merged {
+        let mut sources = vec![Source::new(
+            "the built-in defaults",
+            defaults::values(registry, &self.env),
+        )];
+        for path in &self.files {
+            match Document::read(path) {
+                Ok(document) => sources.push(Source {
+                    name: path.display().to_string(),
+                    document,
+                }),
+                Err(diagnostic) => diagnostics.push(diagnostic),
+            }
+        }
+        sources.extend(
+            self.env
+                .iter()
+                .filter_map(|(name, value)| from_env(name, value, diagnostics)),
+        );
+        sources.extend(
+            self.set
+                .iter()
+                .filter_map(|setting| from_set(setting, diagnostics)),
+        );
+        drop_default_pipeline(&mut sources);
+
+        let figment = sources
+            .iter()
+            .fold(Figment::new(), |figment, source| figment.merge(source.clone()));
+        let values = match figment.find_value("") {
+            Ok(Value::Dict(_, values)) => values,
+            // No provider of ours fails, and each gives a mapping.
+            _ => Dict::new(),
+        };
+        Merged { values, sources }
+    }
+}
+
+/// A user who defines pipelines wants those, and the default one only if it is among them.
+fn drop_default_pipeline(sources: &mut [Source]) {
+    let path = ["service", "pipelines"].map(str::to_owned);
+    let Some((built_in, user)) = sources.split_first_mut() else {
+        return;
+    };
+    let defined: Vec<_> = user
+        .iter()
+        .filter_map(|source| find(&source.document.values, &path))
+        .collect();
+    let names_it = |value: &&Value| {
+        value
+            .as_dict()
+            .is_some_and(|dict| dict.contains_key(defaults::PIPELINE))
+    };
+    if !defined.is_empty() && !defined.iter().any(names_it) {
+        built_in.document.values.remove("service");
+    }
+}
+
+/// `FLOWTAP_A__B__C=value`
+fn from_env(name: &str, text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> {
+    let key = name.strip_prefix(PREFIX)?;
+    if OTHER_VARIABLES.contains(&name) || name.starts_with(TEST_PREFIX) {
+        return None;
+    }
+    let path: Vec<String> = key.to_ascii_lowercase().split("__").map(str::to_owned).collect();
+    let origin = || {
+        Some(Origin {
+            name: format!("environment variable {name}"),
+            place: None,
+        })
+    };
+    if path.len() < 2 || !SECTIONS.contains(&path[0].as_str()) || path.iter().any(String::is_empty) {
+        let section = closest(&path[0], SECTIONS)
+            .unwrap_or("exporters")
+            .to_ascii_uppercase();
+        diagnostics.push(Diagnostic {
+            origin: origin(),
+            key: String::new(),
+            message: "names no key of the config".to_owned(),
+            help: Some(format!("write {PREFIX}{section}__COMPONENT__KEY, or unset it")),
+        });
+        return None;
+    }
+    nested(path, text, origin(), diagnostics)
+}
+
+/// `a.b.c=value`
+fn from_set(setting: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> {
+    let origin = || {
+        Some(Origin {
+            name: format!("--set {setting}"),
+            place: None,
+        })
+    };
+    let split = setting
+        .split_once('=')
+        .filter(|(key, _)| !key.split('.').any(str::is_empty));
+    let Some((key, text)) = split else {
+        diagnostics.push(Diagnostic {
+            origin: origin(),
+            key: String::new(),
+            message: "is no setting".to_owned(),
+            help: Some("write KEY=VALUE, such as receivers.ebpf.interval=1s".to_owned()),
+        });
+        return None;
+    };
+    nested(
+        key.split('.').map(str::to_owned).collect(),
+        text,
+        origin(),
+        diagnostics,
+    )
+}
+
+fn nested(
+    path: Vec<String>,
+    text: &str,
+    origin: Option<Origin>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Source> {
+    let name = origin
+        .as_ref()
+        .map(|origin| origin.name.clone())
+        .unwrap_or_default();
+    match value_from_yaml(text) {
+        Ok(value) => {
+            let value = path
+                .into_iter()
+                .rev()
+                .fold(value, |value, key| Value::from(Dict::from([(key, value)])));
+            Some(Source::new(name, crate::faulty::into_dict(value)?))
+        }
+        Err(error) => {
+            let key = path.join(".");
+            diagnostics.push(Diagnostic {
+                origin,
+                key,
+                message: error.message,
+                help: None,
+            });
+            None
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The section `service`, but for its pipelines.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The daemon itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceConfig {
+    /// The admin listener.
+    pub admin: AdminConfig,
+    /// The daemon's own metrics and logs.
+    pub telemetry: TelemetryConfig,
+    /// How long stopping may take: the last window, and the exporters' queues.
+    #[serde(with = "humantime_serde")]
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            admin: AdminConfig::default(),
+            telemetry: TelemetryConfig::default(),
+            shutdown_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Address and port of `/healthz` and `/readyz`; null for none.
+    pub endpoint: Option<SocketAddr>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 13133))),
+        }
+    }
+}
+
+/// The daemon's own metrics and logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Its metrics.
+    pub metrics: MetricsConfig,
+    /// Its logs.
+    pub logs: LogsConfig,
+}
+
+/// The daemon's own metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Address and port of `/metrics`; null for none.
+    pub endpoint: Option<SocketAddr>,
+    /// Where they are pushed.
+    pub otlp: PushConfig,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8888))),
+            otlp: PushConfig::default(),
+        }
+    }
+}
+
+/// A push by OTLP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PushConfig {
+    /// A collector, `http://host:port`, by gRPC; null for none.
+    pub endpoint: Option<String>,
+}
+
+/// The daemon's logs, on standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogsConfig {
+    /// The least level that is written: error, warn, info, debug or trace; or a filter such as `flowtap=debug,info`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::default(),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: an object per line.
+    Json,
+}

@@ -1,0 +1,432 @@
+//! Scenarios over all steps, with a registry of made-up components.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use figment::value::Value;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, ProcessorConfig,
+    ProcessorRole, ProcessorStage, QueueConfig, Receiver, ReceiverConfig, Registry,
+};
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::document::Document;
+use crate::{Config, ConfigErrors, Layers, LogFormat, load};
+
+/// One config for every made-up type.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Made {
+    size: u32,
+    names: Vec<std::net::IpAddr>,
+    endpoint: Option<SocketAddr>,
+    password: String,
+    headers: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct MadeWindow(Made);
+
+fn nothing(context: &BuildContext) -> BuildError {
+    BuildError {
+        id: context.id.clone(),
+        message: "made up".to_owned(),
+    }
+}
+
+impl ComponentConfig for Made {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        if self.size > 100 {
+            vec![Fault::new("size", "must be at most 100")]
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn listen_addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.endpoint
+            .map(|endpoint| ("endpoint", endpoint))
+            .into_iter()
+            .collect()
+    }
+}
+
+impl ComponentConfig for MadeWindow {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        self.0.to_value()
+    }
+}
+
+impl ReceiverConfig for Made {
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Receiver>, BuildError> {
+        Err(nothing(context))
+    }
+}
+
+impl ProcessorConfig for Made {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        Err(nothing(context))
+    }
+}
+
+impl ProcessorConfig for MadeWindow {
+    fn role(&self) -> ProcessorRole {
+        ProcessorRole::Aggregate
+    }
+
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        Err(nothing(context))
+    }
+}
+
+impl ExporterConfig for Made {
+    fn queue(&self) -> QueueConfig {
+        QueueConfig::default()
+    }
+
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
+        Err(nothing(context))
+    }
+}
+
+fn receiver(type_name: &'static str) -> Factory<dyn ReceiverConfig> {
+    Factory {
+        type_name,
+        summary: "",
+        parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+    }
+}
+
+fn processor(type_name: &'static str) -> Factory<dyn ProcessorConfig> {
+    Factory {
+        type_name,
+        summary: "",
+        parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+    }
+}
+
+fn exporter(type_name: &'static str) -> Factory<dyn ExporterConfig> {
+    Factory {
+        type_name,
+        summary: "",
+        parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+    }
+}
+
+fn registry() -> Registry {
+    let window = Factory::<dyn ProcessorConfig> {
+        type_name: "window",
+        summary: "",
+        parse: |value| Ok(Box::new(value.deserialize::<MadeWindow>()?)),
+    };
+    Registry::new()
+        .receiver(receiver("ebpf"))
+        .processor(processor("direction"))
+        .processor(processor("policy"))
+        .processor(window)
+        .exporter(exporter("prometheus"))
+        .exporter(exporter("otlp"))
+}
+
+fn with_files(files: &[(&str, &str)], env: &[(&str, &str)], set: &[&str]) -> Result<Config, ConfigErrors> {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = files.iter().map(|(name, text)| {
+        let path = dir.path().join(name);
+        std::fs::File::create(&path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        path
+    });
+    let layers = Layers {
+        files: paths.collect(),
+        env: env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        set: set.iter().map(|set| (*set).to_owned()).collect(),
+    };
+    load(&layers, &registry())
+}
+
+/// What went wrong, as `line key`.
+fn mistakes(result: Result<Config, ConfigErrors>) -> Vec<String> {
+    let errors = result.expect_err("the config was taken").0;
+    let shown = errors.iter().map(|error| {
+        let line = error
+            .origin
+            .as_ref()
+            .and_then(|origin| origin.place)
+            .map_or(0, |place| place.0);
+        format!("{line} {}", error.key)
+    });
+    shown.collect()
+}
+
+fn ids<C: ?Sized>(
+    components: &std::collections::BTreeMap<flowtap_pipeline::ComponentId, Box<C>>,
+) -> Vec<String> {
+    components.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn without_any_layer_the_default_pipeline_stands() {
+    let config = with_files(&[], &[], &[]).unwrap();
+    assert_eq!(ids(&config.receivers), ["ebpf"]);
+    assert_eq!(ids(&config.processors), ["direction", "policy", "window"]);
+    assert_eq!(ids(&config.exporters), ["prometheus"]);
+    assert_eq!(config.pipelines.keys().collect::<Vec<_>>(), ["flows"]);
+    assert_eq!(
+        config.service.admin.endpoint,
+        Some("127.0.0.1:13133".parse().unwrap())
+    );
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn later_layers_win_key_by_key_and_lists_replace_lists() {
+    let config = with_files(
+        &[
+            ("a.yaml", "exporters: {prometheus: {size: 1, names: [192.0.2.1, 192.0.2.2]}}\nservice: {telemetry: {logs: {format: json}}}"),
+            ("b.toml", "[exporters.prometheus]\nnames = [\"192.0.2.3\"]\npassword = \"file\""),
+        ],
+        &[("FLOWTAP_EXPORTERS__PROMETHEUS__PASSWORD", "env"), ("FLOWTAP_SERVICE__SHUTDOWN_TIMEOUT", "3s")],
+        &["exporters.prometheus.endpoint=127.0.0.1:1"],
+    )
+    .unwrap();
+    let yaml = format!("{:?}", config.exporters.values().next().unwrap());
+    for part in [
+        "size: 1",
+        "names: [192.0.2.3]",
+        "password: \"env\"",
+        "endpoint: Some(127.0.0.1:1)",
+    ] {
+        assert!(yaml.contains(part), "no {part} in {yaml}");
+    }
+    assert_eq!(config.service.shutdown_timeout.as_secs(), 3);
+    assert_eq!(config.service.telemetry.logs.format, LogFormat::Json);
+}
+
+#[test]
+fn a_user_who_defines_pipelines_gets_only_those() {
+    let text = "exporters: {otlp: {}}\nservice: {pipelines: {mine: {receivers: [ebpf], processors: [window], exporters: [otlp]}}}";
+    let config = with_files(&[("a.yaml", text)], &[], &[]).unwrap();
+    assert_eq!(config.pipelines.keys().collect::<Vec<_>>(), ["mine"]);
+    assert_eq!(
+        (ids(&config.processors), ids(&config.exporters)),
+        (vec!["window".to_owned()], vec!["otlp".to_owned()])
+    );
+    // What only the defaults named vanishes silently.
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn a_component_that_the_user_named_and_no_pipeline_uses_is_warned_of() {
+    let config = with_files(&[("a.yaml", "exporters:\n  otlp:\n")], &[], &[]).unwrap();
+    assert_eq!(ids(&config.exporters), ["prometheus"]);
+    assert_eq!(config.warnings[0].key, "exporters.otlp");
+    assert_eq!(config.warnings[0].origin.as_ref().unwrap().place, Some((2, 3)));
+}
+
+#[test]
+fn otlp_joins_the_default_pipeline_where_the_environment_says_where_to_push() {
+    let config = with_files(
+        &[],
+        &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(ids(&config.exporters), ["otlp", "prometheus"]);
+    let config = with_files(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "")], &[]).unwrap();
+    assert_eq!(ids(&config.exporters), ["prometheus"]);
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_its_line() {
+    let text = "\
+receivers:
+  ebfp: {}
+  ebpf: {sise: 1, size: a}
+processors:
+  policy: {names: [192.0.2.1, nonsense, 192.0.2.2, also]}
+  window: {size: 101}
+  Bad: {}
+  direction: [1]
+exporters:
+  prometheus: {size: 101}
+servise: {}
+service:
+  admin: {endpoint: localhost}
+  pipelines:
+    flows:
+      receivers: [ebpf, ebpf]
+      exporters: [prometheus, otlpp]
+      colour: red
+    empty: {processors: [window, policy]}
+";
+    let expected = [
+        "2 receivers.ebfp",
+        "3 receivers.ebpf.sise",
+        "3 receivers.ebpf.size",
+        "5 processors.policy.names[1]",
+        "5 processors.policy.names[3]",
+        "7 processors.Bad",
+        "8 processors.direction",
+        "10 exporters.prometheus.size",
+        "11 servise",
+        "13 service.admin.endpoint",
+        "16 service.pipelines.flows.receivers[1]",
+        "17 service.pipelines.flows.exporters[1]",
+        "18 service.pipelines.flows.colour",
+        "19 service.pipelines.empty.exporters",
+        "19 service.pipelines.empty.processors",
+        "19 service.pipelines.empty.processors[0]",
+        "19 service.pipelines.empty.receivers",
+    ];
+    let mut found = mistakes(with_files(&[("a.yaml", text)], &[], &[]));
+    let mut expected = expected.map(str::to_owned).to_vec();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_misspelt_name_comes_with_the_one_that_was_meant() {
+    let errors = with_files(&[("a.yaml", "exporters:\n  promethius: {}\n")], &[], &[]).unwrap_err();
+    let shown = errors.to_string();
+    assert!(
+        shown.contains("a.yaml:2:3: exporters.promethius: ") && shown.contains("did you mean `prometheus`?"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn syntax_errors_double_keys_and_second_documents_are_told_with_their_place() {
+    for (name, text, place) in [
+        ("a.yaml", "a: [1\nb: 2", (2, 2)),
+        ("a.yaml", "service: {}\nservice: {}", (2, 1)),
+        ("a.yaml", "---\nservice: {}\n---\nservice: {}", (3, 1)),
+        ("a.yaml", "service: &x {}\nexporters: *x", (2, 12)),
+        ("a.yaml", "- a", (1, 1)),
+        ("a.toml", "a = 1\na = 2", (2, 1)),
+        ("a.toml", "a = ", (1, 5)),
+    ] {
+        let errors = with_files(&[(name, text)], &[], &[]).unwrap_err();
+        assert_eq!(errors.0.len(), 1, "{text}: {errors}");
+        assert_eq!(
+            errors.0[0].origin.as_ref().unwrap().place,
+            Some(place),
+            "{text}: {errors}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_or_of_no_known_kind_is_named() {
+    let layers = Layers {
+        files: vec!["/nonexistent/a.yaml".into(), "/etc/hostname".into()],
+        ..Layers::default()
+    };
+    let shown = load(&layers, &registry()).unwrap_err().to_string();
+    assert!(
+        shown.contains("/nonexistent/a.yaml: ") && shown.contains("/etc/hostname: "),
+        "{shown}"
+    );
+}
+
+#[test]
+fn variables_that_name_no_key_are_told_rather_than_ignored() {
+    let env = [
+        ("FLOWTAP_EXPORTER__PROMETHEUS__SIZE", "1"),
+        ("FLOWTAP_SIZE", "1"),
+        ("FLOWTAP_CONFIG", "x"),
+        ("FLOWTAP_TEST_X", "1"),
+        ("OTHER", "1"),
+    ];
+    let errors = with_files(&[], &env, &[]).unwrap_err();
+    assert_eq!(errors.0.len(), 2, "{errors}");
+    assert!(
+        errors.to_string().contains("FLOWTAP_EXPORTERS__COMPONENT__KEY"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn substitution_reads_the_environment_and_an_unset_variable_is_told_with_its_line() {
+    let text = "exporters:\n  prometheus:\n    size: ${env:N}\n    password: x-${env:P:-y}\n";
+    let config = with_files(&[("a.yaml", text)], &[("N", "7")], &[]).unwrap();
+    let shown = format!("{:?}", config.exporters);
+    assert!(
+        shown.contains("size: 7") && shown.contains("password: \"x-y\""),
+        "{shown}"
+    );
+    let found = mistakes(with_files(&[("a.yaml", text)], &[], &[]));
+    assert!(
+        found.contains(&"3 exporters.prometheus.size".to_owned()),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn two_listeners_on_one_port_are_found() {
+    let found = |endpoint: &str| {
+        with_files(&[], &[], &[&format!("exporters.prometheus.endpoint={endpoint}")])
+            .map_err(|errors| errors.to_string())
+    };
+    for taken in ["127.0.0.1:13133", "0.0.0.0:8888"] {
+        assert!(
+            found(taken)
+                .unwrap_err()
+                .contains("exporters.prometheus.endpoint"),
+            "{taken}"
+        );
+    }
+    for free in ["127.0.0.1:9464", "127.0.0.2:13133"] {
+        assert!(found(free).is_ok(), "{free}");
+    }
+}
+
+#[test]
+fn yaml_and_toml_of_one_config_are_the_same() {
+    let yaml = "exporters: {prometheus: {size: 0x10, names: [192.0.2.1]}}\nservice: {admin: {endpoint: \"127.0.0.1:1\"}}";
+    let toml = "[exporters.prometheus]\nsize = 0x10\nnames = [\"192.0.2.1\"]\n[service.admin]\nendpoint = \"127.0.0.1:1\"";
+    let print = |file| with_files(&[file], &[], &[]).unwrap().to_yaml();
+    assert_eq!(print(("a.yaml", yaml)), print(("a.toml", toml)));
+}
+
+#[test]
+fn a_printed_config_has_no_secrets_and_can_be_read_back() {
+    let text = "exporters: {prometheus: {password: hunter2, headers: {authorization: hunter3}, size: 3}}";
+    let printed = with_files(&[("a.yaml", text)], &[], &[]).unwrap().to_yaml();
+    assert!(
+        !printed.contains("hunter") && printed.contains("[redacted]"),
+        "{printed}"
+    );
+    assert_eq!(
+        with_files(&[("b.yaml", &printed)], &[], &[]).unwrap().to_yaml(),
+        printed
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_readers_panic(text in "\\PC*", lines in "([a-z]*[:=\\[\\]{}&*!|>\"' \n-]*)*") {
+        for text in [text, lines] {
+            let _ = Document::from_yaml(&text);
+            let _ = Document::from_toml(&text);
+        }
+    }
+}
+
+#[test]
+fn a_config_that_nests_without_end_is_refused_and_no_stack_overflows() {
+    let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+    assert!(Document::from_yaml(&format!("a: {deep}")).is_err());
+    assert!(Document::from_toml(&format!("a = {deep}")).is_err());
+}

@@ -1,0 +1,102 @@
+//! Exit codes, by `sysexits.h`, and errors on their way to them.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use flowtap_config::ConfigErrors;
+use flowtap_pipeline::runner::RunError;
+use flowtap_pipeline::{BuildError, StageError};
+
+/// An exit code of `sysexits.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// `EX_USAGE`: the arguments are wrong.
+    Usage = 64,
+    /// `EX_UNAVAILABLE`: this machine can't do it, or an address is taken.
+    Unavailable = 69,
+    /// `EX_SOFTWARE`: a fault of ours.
+    Software = 70,
+    /// `EX_OSERR`: the system refused something basic.
+    System = 71,
+    /// `EX_TEMPFAIL`: stopped before everything was exported.
+    Temporary = 75,
+    /// `EX_NOPERM`: a privilege is missing.
+    Permission = 77,
+    /// `EX_CONFIG`: the config is wrong.
+    Config = 78,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// Why the process ends otherwise than well, in words for standard error.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: Code,
+    message: String,
+}
+
+impl Failure {
+    /// With this code and message.
+    pub fn new(code: Code, message: impl fmt::Display) -> Self {
+        Self {
+            code,
+            message: message.to_string(),
+        }
+    }
+
+    /// A config with faults: all of them.
+    pub fn config(errors: &ConfigErrors) -> Self {
+        Self::new(Code::Config, errors)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::new(Code::System, error)
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        Self::new(Code::Config, error)
+    }
+}
+
+impl From<StageError> for Failure {
+    fn from(error: StageError) -> Self {
+        Self::new(stage_code(&error), error)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        let code = match &error {
+            RunError::Start { source, .. } | RunError::Failed { source, .. } => stage_code(source),
+            RunError::Panicked { .. } => Code::Software,
+            RunError::Thread { .. } => Code::System,
+            RunError::Deadline { .. } => Code::Temporary,
+        };
+        Self::new(code, error)
+    }
+}
+
+const fn stage_code(error: &StageError) -> Code {
+    match error {
+        StageError::Permission { .. } => Code::Permission,
+        StageError::Unsupported { .. } | StageError::Listen { .. } => Code::Unavailable,
+        StageError::Other(_) => Code::Software,
+    }
+}

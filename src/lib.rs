@@ -1,0 +1,111 @@
+//! The command line of flowtap, as a library: a distribution with components of its own is a `main` that adds to
+//! [`components::registry`] and calls [`main`].
+//!
+//! # Layout
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`cli`] | the arguments |
+//! | [`components`] | the component types of this build, in one list |
+//! | [`exit`] | exit codes, and errors on their way to them |
+//! | `graph` | from a checked config to the stages, wired |
+//! | `node` | what components are told of this machine |
+//! | `run` | the command `run`: telemetry, admin listener, signals, the pipelines |
+//! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
+#![forbid(unsafe_code)]
+
+mod admin;
+pub mod cli;
+pub mod components;
+pub mod exit;
+mod graph;
+mod http;
+mod node;
+mod run;
+mod telemetry;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use flowtap_config::{Config, Layers};
+use flowtap_pipeline::Registry;
+
+use cli::{Cli, Command, ConfigArgs};
+use exit::Failure;
+
+/// Reads the process' arguments, does what they say with the component types of `registry`, and returns the exit code.
+/// What went wrong is told on standard error.
+pub fn main(registry: &Registry) -> ExitCode {
+    let arguments = match Cli::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way, too, and are no error. A closed terminal is nothing to report.
+            let _ = error.print();
+            return if error.use_stderr() {
+                exit::Code::Usage.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match dispatch(arguments, registry) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "flowtap: {failure}");
+            failure.code.into()
+        }
+    }
+}
+
+fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
+    match arguments.command {
+        None => {
+            Cli::command().print_help()?;
+            Ok(())
+        }
+        Some(Command::Run(config)) => run::run(load(config, registry)?),
+        Some(Command::Validate(config)) => validate(&load(config, registry)?),
+        Some(Command::PrintConfig(config)) => print(&load(config, registry)?.to_yaml()),
+        Some(Command::Components) => print(&components::describe(registry)),
+    }
+}
+
+fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
+    let layers = Layers::from_process(arguments.config, arguments.set);
+    let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
+    for warning in &config.warnings {
+        let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
+    }
+    Ok(config)
+}
+
+/// Builds everything short of starting it.
+fn validate(config: &Config) -> Result<(), Failure> {
+    let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
+    graph::build(config, &telemetry.meter(), &node::describe())?;
+    let mut text = String::from("the config is valid\n");
+    for (name, pipeline) in &config.pipelines {
+        let list = |ids: &[flowtap_pipeline::ComponentId]| {
+            ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        text.push_str(&format!(
+            "  {name}: {} -> {} -> {}\n",
+            list(&pipeline.receivers),
+            list(&pipeline.processors),
+            list(&pipeline.exporters)
+        ));
+    }
+    print(&text)
+}
+
+/// To standard output, as a whole. A reader that has gone away (`| head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,87 @@
+//! What components are told of this machine.
+
+use std::fs;
+use std::net::IpAddr;
+
+use flowtap_pipeline::NodeInfo;
+use flowtap_pipeline::node::InterfaceAddress;
+use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
+
+/// Reads the interfaces' addresses and `resolv.conf`. What can't be read is left out with a warning: it narrows what the
+/// classes know, and stops nothing.
+pub(crate) fn describe() -> NodeInfo {
+    NodeInfo {
+        addresses: addresses(),
+        resolvers: resolvers(),
+    }
+}
+
+fn addresses() -> Vec<InterfaceAddress> {
+    let interfaces = match getifaddrs() {
+        Ok(interfaces) => interfaces,
+        Err(error) => {
+            tracing::warn!(%error, "the interfaces' addresses can't be read; only loopback counts as local");
+            return Vec::new();
+        }
+    };
+    interfaces
+        .filter_map(|interface| {
+            let address = ip(interface.address.as_ref()?)?;
+            let netmask = interface.netmask.as_ref().and_then(ip);
+            let network = match netmask {
+                Some(netmask) => IpNet::with_netmask(address, netmask).ok()?,
+                None => IpNet::from(address),
+            };
+            Some(InterfaceAddress {
+                interface: interface.interface_name,
+                network,
+            })
+        })
+        .collect()
+}
+
+fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+fn resolvers() -> Vec<IpAddr> {
+    match fs::read_to_string("/etc/resolv.conf") {
+        Ok(text) => name_servers(&text),
+        Err(error) => {
+            tracing::warn!(%error, "/etc/resolv.conf can't be read; only port 53 counts as DNS");
+            Vec::new()
+        }
+    }
+}
+
+/// The `nameserver` lines; a zone (`fe80::1%eth0`) is cut off.
+fn name_servers(text: &str) -> Vec<IpAddr> {
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.split_whitespace().next())
+        .filter_map(|address| address.split('%').next()?.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_read_as_the_resolver_reads_them() {
+        let text = "# a comment\nsearch example.org\nnameserver 192.0.2.53\n nameserver fe80::1%eth0 # one\nnameserver\n";
+        let expected: [IpAddr; 2] = ["192.0.2.53".parse().unwrap(), "fe80::1".parse().unwrap()];
+        assert_eq!(name_servers(text), expected);
+    }
+
+    #[test]
+    fn this_machines_loopback_is_among_its_addresses() {
+        assert!(
+            addresses()
+                .iter()
+                .any(|a| a.interface == "lo" && a.network.addr().is_loopback())
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! The daemon's own logs and metrics.
+//!
+//! Logs go to standard error. Metrics are OpenTelemetry instruments behind one provider with up to two readers: the
+//! Prometheus bridge, served at `service.telemetry.metrics.endpoint`, and a push by OTLP where
+//! `service.telemetry.metrics.otlp.endpoint` is set.
+
+use std::process;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use flowtap_config::{LogFormat, LogsConfig, TelemetryConfig};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Meter, MeterProvider};
+use opentelemetry_otlp::{MetricExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use prometheus::{Registry, TextEncoder};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::exit::{Code, Failure};
+
+/// The daemon's own metrics.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    provider: SdkMeterProvider,
+    registry: Registry,
+}
+
+impl Telemetry {
+    /// Instruments that can be read by [`Telemetry::routes`], and are pushed where `config` says. A push needs a tokio
+    /// runtime around it.
+    pub(crate) fn new(config: &TelemetryConfig) -> Result<Self, Failure> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                Code::Software,
+                format!("the daemon's own metrics can't be set up: {error}"),
+            )
+        };
+        let registry = Registry::new();
+        let bridge = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .with_namespace("flowtap")
+            .scope_info_enabled(false)
+            .build()
+            .map_err(|error| failed(&error))?;
+        let mut provider = SdkMeterProvider::builder()
+            .with_reader(bridge)
+            .with_resource(resource());
+        if let Some(endpoint) = &config.metrics.otlp.endpoint {
+            let exporter = MetricExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint)
+                .build()
+                .map_err(|error| failed(&error))?;
+            provider = provider.with_reader(PeriodicReader::builder(exporter).build());
+        }
+        let provider = provider.build();
+        let telemetry = Self { provider, registry };
+        telemetry.describe_process();
+        Ok(telemetry)
+    }
+
+    /// For instruments.
+    pub(crate) fn meter(&self) -> Meter {
+        self.provider.meter("flowtap")
+    }
+
+    /// `/metrics`.
+    pub(crate) fn routes(&self) -> Router {
+        let registry = self.registry.clone();
+        Router::new().route("/metrics", get(move || async move { expose(&registry) }))
+    }
+
+    /// Pushes what is not pushed yet.
+    pub(crate) fn shutdown(&self) {
+        if let Err(error) = self.provider.shutdown() {
+            tracing::warn!(%error, "the daemon's own metrics were not all pushed");
+        }
+    }
+
+    fn describe_process(&self) {
+        let started = Arc::new(std::time::Instant::now());
+        self.meter()
+            .f64_observable_counter("process_uptime")
+            .with_description("Time since the daemon started.")
+            .with_unit("s")
+            .with_callback(move |observer| observer.observe(started.elapsed().as_secs_f64(), &[]))
+            .build();
+        self.meter()
+            .u64_observable_gauge("build_info")
+            .with_description("Always 1; the version is a label.")
+            .with_callback(|observer| {
+                observer.observe(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]);
+            })
+            .build();
+    }
+}
+
+fn resource() -> Resource {
+    Resource::builder()
+        .with_service_name("flowtap")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("process.pid", i64::from(process::id())))
+        .build()
+}
+
+fn expose(registry: &Registry) -> Response {
+    match TextEncoder::new().encode_to_string(&registry.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Sends logs to standard error. `FLOWTAP_LOG` (such as `flowtap=debug,info`) has its say before the config.
+///
+/// # Errors
+/// A level that is none.
+pub(crate) fn init_logs(config: &LogsConfig) -> Result<(), Failure> {
+    let (filter, key) = match std::env::var("FLOWTAP_LOG") {
+        Ok(filter) => (filter, "FLOWTAP_LOG"),
+        Err(_) => (config.level.clone(), "service.telemetry.logs.level"),
+    };
+    let filter = EnvFilter::try_new(&filter).map_err(|error| {
+        Failure::new(
+            Code::Config,
+            format!("{key}: `{filter}` is no log filter: {error}"),
+        )
+    })?;
+    let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    let initialised = match config.format {
+        LogFormat::Text => registry.with(text).try_init(),
+        LogFormat::Json => registry.with(text.json()).try_init(),
+    };
+    initialised.map_err(|error| Failure::new(Code::Software, error))
+}

@@ -1,0 +1,183 @@
+//! Arguments, configs that are wrong, privileges that are missing: what is said, and the exit code.
+
+use std::io::Write;
+use std::process::{Command, Output};
+
+use crate::daemon::flowtap;
+use crate::require;
+
+fn run(arguments: &[&str]) -> Output {
+    flowtap().args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn without_arguments_flowtap_explains_itself_in_a_screen() {
+    let output = run(&[]);
+    assert!(output.status.success());
+    let help = text(&output.stdout);
+    assert!(help.lines().count() <= 40, "{} lines", help.lines().count());
+    assert!(
+        help.contains("flowtap run") && help.contains("/metrics"),
+        "{help}"
+    );
+}
+
+#[test]
+fn a_wrong_argument_is_a_usage_error() {
+    assert_eq!(run(&["measure"]).status.code(), Some(64));
+}
+
+#[test]
+fn the_version_and_the_components_are_told() {
+    assert_eq!(
+        text(&run(&["--version"]).stdout),
+        concat!("flowtap ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    let components = text(&run(&["components"]).stdout);
+    for name in [
+        "ebpf",
+        "direction",
+        "policy",
+        "window",
+        "prometheus",
+        "otlp",
+        "debug",
+    ] {
+        assert!(components.contains(name), "no {name} in:\n{components}");
+    }
+}
+
+/// Five faults of five kinds, each with the key and the line that it must be told with.
+const FAULTY_YAML: &str = "\
+receivers:
+  ebpf:
+    intervall: 5s
+processors:
+  policy:
+    internal_hosts: [10.0.0.0/8, 300.1.2.3/8]
+  window:
+    max_series: many
+exporters:
+  prometheus:
+    endpoint: localhost
+service:
+  pipelines:
+    flows:
+      receivers: [ebpf]
+      processors: [policy, window]
+      exporters: [prometheus, missing]
+";
+
+const FAULTY_TOML: &str = "\
+[receivers.ebpf]
+intervall = \"5s\"
+[processors.policy]
+internal_hosts = [\"10.0.0.0/8\", \"300.1.2.3/8\"]
+[processors.window]
+max_series = \"many\"
+[exporters.prometheus]
+endpoint = \"localhost\"
+[service.pipelines.flows]
+receivers = [\"ebpf\"]
+processors = [\"policy\", \"window\"]
+exporters = [\"prometheus\", \"missing\"]
+";
+
+fn lists_all_faults(suffix: &str, config: &str, expected: [(&str, usize); 5]) {
+    let mut file = tempfile::Builder::new().suffix(suffix).tempfile().unwrap();
+    file.write_all(config.as_bytes()).unwrap();
+    let path = file.path().to_str().unwrap();
+    for command in ["validate", "run"] {
+        let output = run(&[command, "--config", path]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        for (key, line) in expected {
+            let place = format!("{path}:{line}:");
+            let told = said
+                .lines()
+                .any(|said| said.contains(&place) && said.contains(key));
+            assert!(told, "{command} does not tell of {key} in line {line}:\n{said}");
+        }
+    }
+}
+
+#[test]
+fn five_faults_in_a_yaml_file_are_told_in_one_run_each_with_key_and_line() {
+    let expected = [
+        ("receivers.ebpf.intervall", 3),
+        ("processors.policy.internal_hosts[1]", 6),
+        ("processors.window.max_series", 8),
+        ("exporters.prometheus.endpoint", 11),
+        ("service.pipelines.flows.exporters[1]", 17),
+    ];
+    lists_all_faults(".yaml", FAULTY_YAML, expected);
+}
+
+#[test]
+fn five_faults_in_a_toml_file_are_told_in_one_run_each_with_key_and_line() {
+    let expected = [
+        ("receivers.ebpf.intervall", 2),
+        ("processors.policy.internal_hosts[1]", 4),
+        ("processors.window.max_series", 6),
+        ("exporters.prometheus.endpoint", 8),
+        ("service.pipelines.flows.exporters[1]", 12),
+    ];
+    lists_all_faults(".toml", FAULTY_TOML, expected);
+}
+
+#[test]
+fn without_privileges_the_missing_capability_and_the_command_that_grants_it_are_told() {
+    if !require::root() || !require::program("runuser") {
+        return;
+    }
+    // The target folder may be closed to others, so the other user gets a copy.
+    let dir = tempfile::Builder::new()
+        .permissions(world_readable())
+        .tempdir()
+        .unwrap();
+    let binary = dir.path().join("flowtap");
+    std::fs::copy(env!("CARGO_BIN_EXE_flowtap"), &binary).unwrap();
+    let output = Command::new("runuser")
+        .args(["-u", "nobody", "--"])
+        .arg(&binary)
+        .arg("run")
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    for words in [
+        "CAP_BPF",
+        "CAP_PERFMON",
+        &format!("setcap cap_bpf,cap_perfmon+ep {}", binary.display()),
+    ] {
+        assert!(said.contains(words), "no {words} in:\n{said}");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    if !require::root() {
+        return;
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let set = format!("exporters.prometheus.endpoint={address}");
+    let output = run(&[
+        "run",
+        "--set",
+        &set,
+        "--set",
+        "service.admin.endpoint=127.0.0.1:0",
+    ]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains(&address), "{said}");
+}
+
+fn world_readable() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o755)
+}

@@ -1,0 +1,110 @@
+//! The sums of client and server, both directions, equal what the applications counted, to the byte.
+
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+
+use crate::daemon::{Daemon, LastWindow};
+use crate::netns;
+use crate::require;
+use crate::traffic::{Counted, Held, exchange};
+
+const CONNECTIONS: usize = 3_000;
+
+/// What flowtap counted of the connections to `port`.
+fn counted(window: &LastWindow, port: u16) -> Counted {
+    let port = port.to_string();
+    let egress = |direction| {
+        window.0.sum(
+            "primus_lens_network_tcp_flow_egress",
+            &[("rport", &port), ("direction", direction)],
+        )
+    };
+    let ingress = |direction| {
+        window.0.sum(
+            "primus_lens_network_tcp_flow_ingress",
+            &[("lport", &port), ("direction", direction)],
+        )
+    };
+    Counted {
+        client_sent: egress("outbound"),
+        client_received: egress("inbound"),
+        server_sent: ingress("outbound"),
+        server_received: ingress("inbound"),
+    }
+}
+
+fn exact_on(listener: &TcpListener, seed: u64) {
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(&[]);
+    let sent = exchange(listener, CONNECTIONS, seed).unwrap();
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert_eq!(counted(&window, port), sent);
+}
+
+#[test]
+fn three_thousand_ipv4_connections_are_counted_to_the_byte_at_both_ends() {
+    if require::root() {
+        exact_on(&TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), 4);
+    }
+}
+
+#[test]
+fn three_thousand_ipv6_connections_are_counted_to_the_byte_at_both_ends() {
+    if require::root() {
+        exact_on(&TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap(), 6);
+    }
+}
+
+#[test]
+fn three_thousand_connections_in_another_network_namespace_are_counted_to_the_byte() {
+    if !require::root() {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let (port, sent) = netns::within_new(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        (
+            listener.local_addr().unwrap().port(),
+            exchange(&listener, CONNECTIONS, 9).unwrap(),
+        )
+    });
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert_eq!(counted(&window, port), sent);
+}
+
+#[test]
+fn connections_that_were_open_before_are_counted_from_the_start_on_in_every_namespace() {
+    if !require::root() {
+        return;
+    }
+    let mut daemon = None;
+    let ports_and_counts = {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut here = Held::open(&listener, 100).unwrap();
+        here.exchange(5_000).unwrap();
+        netns::within_new(|| {
+            let other = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+            let mut there = Held::open(&other, 100).unwrap();
+            there.exchange(7_000).unwrap();
+            daemon = Some(Daemon::start(&[]));
+            let adopted = [
+                (
+                    listener.local_addr().unwrap().port(),
+                    here.exchange(40_000).unwrap(),
+                ),
+                (
+                    other.local_addr().unwrap().port(),
+                    there.exchange(60_000).unwrap(),
+                ),
+            ];
+            // Still open when the last window closes: the scan alone has to find the bytes.
+            let (status, window) = daemon.take().unwrap().stop();
+            assert!(status.success(), "{status}");
+            adopted.map(|(port, sent)| (counted(&window, port), sent))
+        })
+    };
+    for (seen, sent) in ports_and_counts {
+        assert_eq!(seen, sent);
+    }
+}

@@ -1,0 +1,22 @@
+//! End-to-end tests: the real binary, on real traffic, against counts that are not ours.
+//!
+//! One binary. Each test starts a daemon of its own on ports of its own, and stops it by its pid.
+//!
+//! | module | what it shows |
+//! |---|---|
+//! | `exact_bytes` | sums equal the application's own count, IPv4, IPv6, another network namespace, adopted |
+//! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
+//! | `command_line` | arguments, config errors, privileges, exit codes |
+//! | `peers` | a real Prometheus, promtool, a real OTLP collector |
+//! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
+
+mod command_line;
+mod daemon;
+mod default_config;
+mod exact_bytes;
+mod exposition;
+mod labels;
+mod netns;
+mod peers;
+mod require;
+mod traffic;

@@ -1,0 +1,23 @@
+//! A network namespace of the test's own.
+
+use std::process::Command;
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs `work` on a thread in a new network namespace whose loopback is up. Threads that `work` starts are in it, too;
+/// it goes with the last of them.
+pub(crate) fn within_new<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+            let up = Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status()
+                .expect("ip");
+            assert!(up.success(), "ip link set lo up: {up}");
+            work()
+        });
+        inside.join().expect("the work panicked")
+    })
+}

@@ -1,0 +1,45 @@
+//! What a test needs of the machine. Without it a test is skipped, loudly; with `FLOWTAP_TEST_REQUIRE_ALL` set, it fails.
+
+use std::process::{Command, Stdio};
+
+/// Whether `ok`; if not, says what is missing, or fails.
+fn need(ok: bool, what: &str) -> bool {
+    if !ok {
+        assert!(
+            std::env::var_os("FLOWTAP_TEST_REQUIRE_ALL").is_none(),
+            "{what}, and FLOWTAP_TEST_REQUIRE_ALL is set"
+        );
+        eprintln!("SKIPPED: {what}");
+    }
+    ok
+}
+
+/// Root: to load eBPF programs and make network namespaces.
+pub(crate) fn root() -> bool {
+    need(nix::unistd::geteuid().is_root(), "this test needs root")
+}
+
+/// A program on the search path.
+pub(crate) fn program(name: &str) -> bool {
+    let found = Command::new(name)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
+    need(found, &format!("this test needs `{name}` (make setup-test)"))
+}
+
+/// The OTLP collector of the tests' Python environment.
+pub(crate) fn collector() -> Option<std::path::PathBuf> {
+    let venv = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");
+    let pythons = std::fs::read_dir(&venv).into_iter().flatten().flatten();
+    let found = pythons
+        .map(|python| python.path().join("site-packages/rotel/rotel-agent"))
+        .find(|path| path.exists());
+    need(
+        found.is_some(),
+        "this test needs PyPI's rotel in target/venv (make setup-test)",
+    );
+    found
+}

@@ -1,0 +1,139 @@
+//! Applications that count what they send and receive: the oracle of the exactness tests.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::AddAssign;
+use std::thread;
+
+/// Bytes as the applications counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) client_sent: u64,
+    pub(crate) client_received: u64,
+    pub(crate) server_sent: u64,
+    pub(crate) server_received: u64,
+}
+
+impl AddAssign for Counted {
+    fn add_assign(&mut self, other: Self) {
+        self.client_sent += other.client_sent;
+        self.client_received += other.client_received;
+        self.server_sent += other.server_sent;
+        self.server_received += other.server_received;
+    }
+}
+
+const CLIENTS: usize = 8;
+
+/// Opens `connections` connections to a server at `address` (port 0 for any), some at a time. Each side sends a random
+/// number of bytes, shuts down its sending half, and reads to the end.
+pub(crate) fn exchange(listener: &TcpListener, connections: usize, seed: u64) -> io::Result<Counted> {
+    let address = listener.local_addr()?;
+    thread::scope(|scope| {
+        let server = scope.spawn(move || serve(listener, connections, seed));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let share = connections / CLIENTS + usize::from(number < connections % CLIENTS);
+                scope.spawn(move || run_client(address, share, seed.wrapping_add(1 + number as u64)))
+            })
+            .collect();
+        let mut counted = Counted::default();
+        for client in clients {
+            let (sent, received) = client.join().expect("client panicked")?;
+            counted.client_sent += sent;
+            counted.client_received += received;
+        }
+        let (sent, received) = server.join().expect("server panicked")?;
+        counted.server_sent += sent;
+        counted.server_received += received;
+        Ok(counted)
+    })
+}
+
+fn run_client(address: SocketAddr, connections: usize, seed: u64) -> io::Result<(u64, u64)> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut sums = (0, 0);
+    for _ in 0..connections {
+        let size = random_size(&mut random);
+        let (sent, received) = converse(TcpStream::connect(address)?, size)?;
+        sums = (sums.0 + sent, sums.1 + received);
+    }
+    Ok(sums)
+}
+
+fn serve(listener: &TcpListener, connections: usize, seed: u64) -> io::Result<(u64, u64)> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    thread::scope(|scope| {
+        let mut conversations = Vec::new();
+        for _ in 0..connections {
+            let (stream, _) = listener.accept()?;
+            let size = random_size(&mut random);
+            conversations.push(scope.spawn(move || converse(stream, size)));
+        }
+        let mut sums = (0, 0);
+        for conversation in conversations {
+            let (sent, received) = conversation.join().expect("server's side panicked")?;
+            sums = (sums.0 + sent, sums.1 + received);
+        }
+        Ok(sums)
+    })
+}
+
+/// Mostly small, now and then large enough for many segments; zero, too.
+fn random_size(random: &mut fastrand::Rng) -> usize {
+    if random.u8(..) < 8 {
+        random.usize(..300_000)
+    } else {
+        random.usize(..4_000)
+    }
+}
+
+/// Sends `size` bytes, shuts down, reads to the end. Sending and reading go on at once, or two large messages would wait
+/// for each other for ever.
+fn converse(stream: TcpStream, size: usize) -> io::Result<(u64, u64)> {
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| -> io::Result<u64> {
+            (&stream).write_all(&vec![b'x'; size])?;
+            stream.shutdown(Shutdown::Write)?;
+            Ok(size as u64)
+        });
+        let received = io::copy(&mut &stream, &mut io::sink())?;
+        Ok((writer.join().expect("writer panicked")?, received))
+    })
+}
+
+/// Connections that stay open: pairs of (client's end, server's end).
+#[derive(Debug)]
+pub(crate) struct Held(Vec<(TcpStream, TcpStream)>);
+
+impl Held {
+    /// Opens `connections` connections to `listener`.
+    pub(crate) fn open(listener: &TcpListener, connections: usize) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let open = || Ok((TcpStream::connect(address)?, listener.accept()?.0));
+        (0..connections)
+            .map(|_| open())
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// Sends `size` bytes each way on every connection, and reads them.
+    pub(crate) fn exchange(&mut self, size: usize) -> io::Result<Counted> {
+        let mut counted = Counted::default();
+        let (message, mut buffer) = (vec![b'y'; size], vec![0; size]);
+        for (client, server) in &mut self.0 {
+            client.write_all(&message)?;
+            server.read_exact(&mut buffer)?;
+            server.write_all(&message)?;
+            client.read_exact(&mut buffer)?;
+            let size = size as u64;
+            counted += Counted {
+                client_sent: size,
+                client_received: size,
+                server_sent: size,
+                server_received: size,
+            };
+        }
+        Ok(counted)
+    }
+}
