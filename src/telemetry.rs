@@ -4,6 +4,7 @@
 //! Prometheus bridge, served at `service.telemetry.metrics.endpoint`, and a push by OTLP where
 //! `service.telemetry.metrics.otlp.endpoint` is set.
 
+use std::io::IsTerminal;
 use std::process;
 use std::sync::Arc;
 
@@ -131,7 +132,9 @@ pub(crate) fn init_logs(config: &LogsConfig) -> Result<(), Failure> {
             format!("{key}: `{filter}` is no log filter: {error}"),
         )
     })?;
-    let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let text = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     let initialised = match config.format {
         LogFormat::Text => registry.with(text).try_init(),

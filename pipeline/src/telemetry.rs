@@ -55,7 +55,8 @@ impl ProcessorTelemetry {
                 .with_unit("{record}")
                 .build(),
             dropped_bytes: meter
-                .u64_counter("processor_dropped_bytes")
+                // The bridge to Prometheus adds the unit to the name: `processor_dropped_bytes_total`.
+                .u64_counter("processor_dropped")
                 .with_description("Payload bytes of the flow records that a processor left out, by reason.")
                 .with_unit("By")
                 .build(),

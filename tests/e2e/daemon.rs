@@ -1,5 +1,6 @@
 //! The daemon under test: started with a config, watched by its log, stopped by a signal.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -111,7 +112,7 @@ impl Daemon {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.log.recv_timeout(left) {
                 Ok(line) if line.contains(text) => return line,
-                Ok(line) => seen.push_str(&format!("{line}\n")),
+                Ok(line) => writeln!(seen, "{line}").expect("a String takes all"),
                 Err(_) => panic!("the daemon did not say `{text}`; it said:\n{seen}"),
             }
         }
@@ -120,11 +121,6 @@ impl Daemon {
     /// Where it serves `/metrics`.
     pub(crate) const fn scrape_address(&self) -> SocketAddr {
         self.scrape
-    }
-
-    /// The daemon's process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// What `/metrics` shows now.
@@ -182,6 +178,23 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
 /// The totals of the last window.
 #[derive(Debug)]
 pub(crate) struct LastWindow(pub(crate) Exposition);
+
+impl LastWindow {
+    /// From what the `debug` exporter printed: what stands below the head that says `(last)`.
+    fn parse(stdout: &str) -> Self {
+        let (_, last) = stdout.rsplit_once("# window").expect("a window");
+        let (head, samples) = last.split_once('\n').expect("a line");
+        assert!(
+            head.ends_with("(last)"),
+            "the daemon stopped without a last window: {head}"
+        );
+        let samples: Vec<_> = samples
+            .lines()
+            .map(|line| line.split(" # ").next().unwrap_or(line))
+            .collect();
+        Self(Exposition::parse(&samples.join("\n")))
+    }
+}
 
 /// GET over HTTP/1.0 with the connection closed at the end; returns the body of a 200.
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {

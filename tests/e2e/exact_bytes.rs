@@ -2,35 +2,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
-use crate::daemon::{Daemon, LastWindow};
+use crate::daemon::Daemon;
 use crate::netns;
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
 
 const CONNECTIONS: usize = 3_000;
-
-/// What flowtap counted of the connections to `port`.
-fn counted(window: &LastWindow, port: u16) -> Counted {
-    let port = port.to_string();
-    let egress = |direction| {
-        window.0.sum(
-            "primus_lens_network_tcp_flow_egress",
-            &[("rport", &port), ("direction", direction)],
-        )
-    };
-    let ingress = |direction| {
-        window.0.sum(
-            "primus_lens_network_tcp_flow_ingress",
-            &[("lport", &port), ("direction", direction)],
-        )
-    };
-    Counted {
-        client_sent: egress("outbound"),
-        client_received: egress("inbound"),
-        server_sent: ingress("outbound"),
-        server_received: ingress("inbound"),
-    }
-}
 
 fn exact_on(listener: &TcpListener, seed: u64) {
     let port = listener.local_addr().unwrap().port();
@@ -38,7 +15,7 @@ fn exact_on(listener: &TcpListener, seed: u64) {
     let sent = exchange(listener, CONNECTIONS, seed).unwrap();
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
-    assert_eq!(counted(&window, port), sent);
+    assert_eq!(Counted::of_port(&window.0, port), sent);
 }
 
 #[test]
@@ -70,7 +47,7 @@ fn three_thousand_connections_in_another_network_namespace_are_counted_to_the_by
     });
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
-    assert_eq!(counted(&window, port), sent);
+    assert_eq!(Counted::of_port(&window.0, port), sent);
 }
 
 #[test]
@@ -101,7 +78,7 @@ fn connections_that_were_open_before_are_counted_from_the_start_on_in_every_name
             // Still open when the last window closes: the scan alone has to find the bytes.
             let (status, window) = daemon.take().unwrap().stop();
             assert!(status.success(), "{status}");
-            adopted.map(|(port, sent)| (counted(&window, port), sent))
+            adopted.map(|(port, sent)| (Counted::of_port(&window.0, port), sent))
         })
     };
     for (seen, sent) in ports_and_counts {

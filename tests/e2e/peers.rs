@@ -1,13 +1,17 @@
 //! Clients that nobody here wrote: Debian's Prometheus and promtool, and an OTLP collector from PyPI.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::daemon::{Daemon, PATIENCE, free_address, get, read};
+use crate::exposition::{Exposition, Sample};
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
 
@@ -71,7 +75,7 @@ fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let sent = exchange(&listener, 300, 1).unwrap();
-    let query = |family: &str, label: &str, direction: &str| {
+    let query = |family: &str, label: &str, direction: &str| -> u64 {
         let query = format!("sum({family}%7B{label}=%22{port}%22,direction=%22{direction}%22%7D)");
         let answer: serde_json::Value =
             serde_json::from_str(&get(address, &format!("/api/v1/query?query={query}"))).unwrap();
@@ -144,23 +148,17 @@ impl Collector {
         let log = tempfile::NamedTempFile::new().unwrap();
         let pid_file = tempfile::tempdir().unwrap();
         let peer = Command::new(program)
-            .arg("--pid-file")
-            .arg(pid_file.path().join("pid"))
             .args([
                 "start",
                 "--debug-log",
                 "metrics",
                 "--debug-log-verbosity",
                 "detailed",
-                "--exporter",
-                "blackhole",
             ])
-            .args([
-                "--otlp-grpc-endpoint",
-                &address.to_string(),
-                "--otlp-http-endpoint",
-                &http.to_string(),
-            ])
+            .args(["--exporter", "blackhole", "--pid-file"])
+            .arg(pid_file.path().join("pid"))
+            .args(["--otlp-grpc-endpoint", &address.to_string()])
+            .args(["--otlp-http-endpoint", &http.to_string()])
             .stdout(log.reopen().unwrap())
             .stderr(log.reopen().unwrap())
             .spawn()
@@ -174,8 +172,35 @@ impl Collector {
         Some(collector)
     }
 
-    fn received(&self) -> String {
-        read(self.log.path())
+    /// The newest value of every point that it has printed, by name and labels.
+    fn received(&self) -> Exposition {
+        let mut newest = BTreeMap::new();
+        let (mut name, mut labels) = (String::new(), BTreeMap::new());
+        for line in read(self.log.path()).lines() {
+            let attribute = line
+                .trim()
+                .strip_prefix("-> ")
+                .and_then(|pair| pair.split_once(": "));
+            if let Some(("Name", value)) = attribute {
+                value.clone_into(&mut name);
+            } else if line.starts_with("Data point attributes") {
+                labels.clear();
+            } else if let Some((key, value)) = attribute {
+                let value = value
+                    .strip_prefix("Str(")
+                    .and_then(|value| value.strip_suffix(')'));
+                labels.extend(value.map(|value| (key.to_owned(), value.to_owned())));
+            } else if let Some(value) = line.strip_prefix("Value: ") {
+                newest.insert(
+                    (name.clone(), labels.clone()),
+                    value.trim().parse().expect("a number"),
+                );
+            }
+        }
+        let samples = newest
+            .into_iter()
+            .map(|((name, labels), value)| Sample { name, labels, value });
+        Exposition(samples.collect())
     }
 }
 
@@ -198,6 +223,50 @@ fn a_real_otlp_collector_receives_the_same_totals_with_the_last_window_in_it() {
     // Right after the traffic, and in the middle of a window: what it holds must still arrive.
     let (status, _) = daemon.stop();
     assert!(status.success(), "{status}");
-    let received = collector.received();
-    println!("{port} {sent:?} {}", received.len());
+    ask_until(&format!("the collector shows {sent:?}"), || {
+        (Counted::of_port(&collector.received(), port) == sent).then_some(())
+    });
+}
+
+#[test]
+fn a_stop_in_the_middle_of_traffic_is_clean_and_its_last_window_is_in_what_the_collector_received() {
+    if !require::root() {
+        return;
+    }
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let otlp = format!("  otlp: {{endpoint: \"http://{}\"}}\n", collector.address);
+    // No window ends by itself: whatever arrives is the last one.
+    let daemon = Daemon::start_with(
+        "exporters: [debug, otlp]",
+        &otlp,
+        &[
+            "processors.window.interval=1h",
+            "processors.window.metric_expiration=1h",
+        ],
+    );
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let stop = AtomicBool::new(false);
+    let (under_way, is_under_way) = sync_channel(1);
+    let window = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut held = Held::open(&listener, 10).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                held.exchange(1000).unwrap();
+                let _ = under_way.try_send(());
+            }
+        });
+        is_under_way.recv().unwrap();
+        let (status, window) = daemon.stop();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(status.code(), Some(0));
+        window
+    });
+    let counted = Counted::of_port(&window.0, port);
+    assert!(counted.client_sent >= 10_000, "{counted:?}");
+    ask_until(&format!("the collector shows {counted:?}"), || {
+        (Counted::of_port(&collector.received(), port) == counted).then_some(())
+    });
 }

@@ -5,6 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::AddAssign;
 use std::thread;
 
+use crate::exposition::Exposition;
+
 /// Bytes as the applications counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
@@ -12,6 +14,31 @@ pub(crate) struct Counted {
     pub(crate) client_received: u64,
     pub(crate) server_sent: u64,
     pub(crate) server_received: u64,
+}
+
+impl Counted {
+    /// What flowtap counted of the connections to `port`.
+    pub(crate) fn of_port(seen: &Exposition, port: u16) -> Self {
+        let port = port.to_string();
+        let egress = |direction| {
+            seen.sum(
+                "primus_lens_network_tcp_flow_egress",
+                &[("rport", &port), ("direction", direction)],
+            )
+        };
+        let ingress = |direction| {
+            seen.sum(
+                "primus_lens_network_tcp_flow_ingress",
+                &[("lport", &port), ("direction", direction)],
+            )
+        };
+        Self {
+            client_sent: egress("outbound"),
+            client_received: egress("inbound"),
+            server_sent: ingress("outbound"),
+            server_received: ingress("inbound"),
+        }
+    }
 }
 
 impl AddAssign for Counted {

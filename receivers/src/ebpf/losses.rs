@@ -45,7 +45,8 @@ impl LossTelemetry {
                 .with_unit("{record}")
                 .build(),
             bytes: meter
-                .u64_counter("receiver_refused_bytes")
+                // The bridge to Prometheus adds the unit to the name: `receiver_refused_bytes_total`.
+                .u64_counter("receiver_refused")
                 .with_description("Payload bytes that refused records would have told of, by direction.")
                 .with_unit("By")
                 .build(),

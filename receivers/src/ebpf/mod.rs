@@ -30,7 +30,8 @@ use self::losses::LossTelemetry;
 /// The programs of the mode that was taken.
 #[derive(Debug)]
 enum Programs {
-    Sockets(Sockets),
+    /// With what was found at the start.
+    Sockets(Sockets, FlowBatch),
     Events(Events),
 }
 
@@ -65,7 +66,11 @@ impl EbpfReceiver {
         let options = SocketsOptions {
             ring_buffer_bytes: self.config.ring_buffer_bytes,
         };
-        Sockets::load(&options).map(Programs::Sockets)
+        let mut sockets = Sockets::load(&options)?;
+        // Before flowtap is called ready: what is open then is counted from then on.
+        let mut found = FlowBatch::default();
+        sockets::adopt(&mut sockets, &mut found);
+        Ok(Programs::Sockets(sockets, found))
     }
 
     fn load_events(&self) -> Result<Programs, LoadError> {
@@ -100,7 +105,7 @@ impl Receiver for EbpfReceiver {
     fn start(&mut self) -> Result<(), StageError> {
         let (programs, reason) = self.load().map_err(explain)?;
         let mode = match &programs {
-            Programs::Sockets(_) => "sockets",
+            Programs::Sockets(..) => "sockets",
             Programs::Events(_) => "events",
         };
         tracing::info!(receiver = self.id, mode, reason, "eBPF programs attached");
@@ -130,14 +135,14 @@ impl Receiver for EbpfReceiver {
         async move {
             let (config, losses) = (&self.config, &mut self.losses);
             match self.programs.take() {
-                Some(Programs::Sockets(sockets)) => {
+                Some(Programs::Sockets(sockets, batch)) => {
                     let watch = sockets.watch().map_err(sockets::broken)?;
                     let capture = sockets::Capture {
                         config,
                         losses,
                         sockets,
                         sink,
-                        batch: FlowBatch::default(),
+                        batch,
                     };
                     capture.run(watch, stop).await
                 }

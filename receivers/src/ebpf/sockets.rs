@@ -36,7 +36,6 @@ impl Capture<'_> {
     pub(super) async fn run(mut self, watch: RingWatch, stop: CancellationToken) -> Result<(), StageError> {
         let mut ticks = Ticker::new(self.config.interval);
         let mut rescans = Ticker::new(self.config.scan_listen_interval);
-        self.adopt();
         self.rescan_listeners();
         loop {
             tokio::select! {
@@ -93,18 +92,8 @@ impl Capture<'_> {
     }
 
     fn adopt(&mut self) {
-        let Self {
-            sockets, sink, batch, ..
-        } = self;
-        let adoption = sockets.adopt(|event| take(batch, sink, event));
+        adopt(&mut self.sockets, &mut self.batch);
         self.hand_on();
-        if let Some(Err(error)) = adoption.files {
-            tracing::warn!(%error, "connections of other network namespaces that were open before are not counted, \
-                and accepted connections have no process");
-        }
-        if let Some(Err(error)) = adoption.sockets {
-            tracing::warn!(%error, "connections without a process that were open before are not counted");
-        }
     }
 
     fn rescan_listeners(&mut self) {
@@ -117,6 +106,21 @@ impl Capture<'_> {
 
     fn hand_on(&mut self) {
         self.sink.accept(&mut self.batch);
+    }
+}
+
+/// Takes up what is open already, and adds the listeners that are found to `batch`.
+pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch) {
+    let adoption = sockets.adopt(|event| convert::push(batch, event));
+    if let Some(Err(error)) = adoption.files {
+        tracing::warn!(
+            %error,
+            "connections of other network namespaces that were open before are not counted, and accepted connections \
+             have no process"
+        );
+    }
+    if let Some(Err(error)) = adoption.sockets {
+        tracing::warn!(%error, "connections without a process that were open before are not counted");
     }
 }
 

@@ -92,7 +92,8 @@ pub struct SockDiagReceiver {
     config: Config,
     dump_failures: Counter<u64>,
     receiver: KeyValue,
-    dumper: Option<Dumper>,
+    /// With what the first dump found.
+    dumper: Option<(Dumper, Vec<Socket>)>,
 }
 
 impl SockDiagReceiver {
@@ -117,7 +118,13 @@ impl SockDiagReceiver {
 
 impl Receiver for SockDiagReceiver {
     fn start(&mut self) -> Result<(), StageError> {
-        self.dumper = Some(Dumper::open().map_err(|error| StageError::Other(error.into()))?);
+        let open = || {
+            let mut dumper = Dumper::open()?;
+            // Before flowtap is called ready: what is open then is counted from then on.
+            let sockets = dumper.dump()?;
+            Ok((dumper, sockets))
+        };
+        self.dumper = Some(open().map_err(|error: std::io::Error| StageError::Other(error.into()))?);
         tracing::warn!(
             receiver = %self.receiver.value,
             "measuring by sock_diag: connections shorter than an interval, other network namespaces and processes are \
@@ -132,7 +139,7 @@ impl Receiver for SockDiagReceiver {
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
-            let Some(dumper) = self.dumper.take() else {
+            let Some((dumper, sockets)) = self.dumper.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
             let mut capture = Capture {
@@ -142,7 +149,7 @@ impl Receiver for SockDiagReceiver {
                 sink,
                 batch: FlowBatch::default(),
             };
-            capture.collect(Timestamp::now());
+            capture.compare(sockets, Timestamp::now());
             capture.rescan_listeners();
             let mut ticks = Ticker::new(capture.receiver.config.interval);
             let mut rescans = Ticker::new(capture.receiver.config.scan_listen_interval);
