@@ -24,12 +24,13 @@ mod node;
 mod run;
 mod telemetry;
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use flowtap_config::{Config, Layers};
-use flowtap_pipeline::Registry;
+use flowtap_pipeline::{ComponentId, Registry};
 
 use cli::{Cli, Command, ConfigArgs};
 use exit::Failure;
@@ -60,11 +61,8 @@ pub fn main(registry: &Registry) -> ExitCode {
 
 fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
     match arguments.command {
-        None => {
-            Cli::command().print_help()?;
-            Ok(())
-        }
-        Some(Command::Run(config)) => run::run(load(config, registry)?),
+        None => print(&Cli::command().render_help().to_string()),
+        Some(Command::Run(config)) => run::run(&load(config, registry)?),
         Some(Command::Validate(config)) => validate(&load(config, registry)?),
         Some(Command::PrintConfig(config)) => print(&load(config, registry)?.to_yaml()),
         Some(Command::Components) => print(&components::describe(registry)),
@@ -86,15 +84,15 @@ fn validate(config: &Config) -> Result<(), Failure> {
     graph::build(config, &telemetry.meter(), &node::describe())?;
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
-        let list = |ids: &[flowtap_pipeline::ComponentId]| {
-            ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
-        text.push_str(&format!(
-            "  {name}: {} -> {} -> {}\n",
+        let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "  {name}: {} -> {} -> {}",
             list(&pipeline.receivers),
             list(&pipeline.processors),
             list(&pipeline.exporters)
-        ));
+        );
     }
     print(&text)
 }

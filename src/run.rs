@@ -17,7 +17,7 @@ use crate::telemetry::{self, Telemetry};
 ///
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
-pub(crate) fn run(config: Config) -> Result<(), Failure> {
+pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     telemetry::init_logs(&config.service.telemetry.logs)?;
     // Receivers have threads of their own; what is left is a handful of listeners and pushes.
     let runtime = Builder::new_multi_thread()
@@ -25,7 +25,7 @@ pub(crate) fn run(config: Config) -> Result<(), Failure> {
         .thread_name("flowtap")
         .enable_all()
         .build()?;
-    runtime.block_on(supervise(&config))
+    runtime.block_on(supervise(config))
 }
 
 async fn supervise(config: &Config) -> Result<(), Failure> {

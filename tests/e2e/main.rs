@@ -10,6 +10,16 @@
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::match_wild_err_arm,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "clippy allows these in functions marked #[test] only; here, all is test"
+)]
+
 mod command_line;
 mod daemon;
 mod default_config;

@@ -1,4 +1,4 @@
-//! Clients that nobody here wrote: Debian's Prometheus and promtool, and an OTLP collector from PyPI.
+//! Clients that nobody here wrote: Debian's Prometheus and `promtool`, and an OTLP collector from `PyPI`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -134,7 +134,7 @@ fn promtool_has_nothing_to_say_of_syntax_or_help() {
     }
 }
 
-/// The collector from PyPI, its log in a file: it prints every point that it receives.
+/// The collector from `PyPI`, its log in a file: it prints every point that it receives.
 struct Collector {
     _peer: Peer,
     log: tempfile::NamedTempFile,

@@ -82,7 +82,7 @@ fn run_client(address: SocketAddr, connections: usize, seed: u64) -> io::Result<
     let mut sums = (0, 0);
     for _ in 0..connections {
         let size = random_size(&mut random);
-        let (sent, received) = converse(TcpStream::connect(address)?, size)?;
+        let (sent, received) = converse(&TcpStream::connect(address)?, size)?;
         sums = (sums.0 + sent, sums.1 + received);
     }
     Ok(sums)
@@ -95,7 +95,7 @@ fn serve(listener: &TcpListener, connections: usize, seed: u64) -> io::Result<(u
         for _ in 0..connections {
             let (stream, _) = listener.accept()?;
             let size = random_size(&mut random);
-            conversations.push(scope.spawn(move || converse(stream, size)));
+            conversations.push(scope.spawn(move || converse(&stream, size)));
         }
         let mut sums = (0, 0);
         for conversation in conversations {
@@ -117,14 +117,14 @@ fn random_size(random: &mut fastrand::Rng) -> usize {
 
 /// Sends `size` bytes, shuts down, reads to the end. Sending and reading go on at once, or two large messages would wait
 /// for each other for ever.
-fn converse(stream: TcpStream, size: usize) -> io::Result<(u64, u64)> {
+fn converse(stream: &TcpStream, size: usize) -> io::Result<(u64, u64)> {
     thread::scope(|scope| {
         let writer = scope.spawn(|| -> io::Result<u64> {
-            (&stream).write_all(&vec![b'x'; size])?;
+            (&*stream).write_all(&vec![b'x'; size])?;
             stream.shutdown(Shutdown::Write)?;
             Ok(size as u64)
         });
-        let received = io::copy(&mut &stream, &mut io::sink())?;
+        let received = io::copy(&mut &*stream, &mut io::sink())?;
         Ok((writer.join().expect("writer panicked")?, received))
     })
 }
