@@ -22,6 +22,7 @@ With a config of your own (YAML or TOML):
   sudo flowtap run --config flowtap.yaml --set exporters.prometheus.endpoint=0.0.0.0:9464
 
 Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
+Without any privileges it still runs, by sock_diag, and says what it can't see; --strict refuses that.
 The daemon's own metrics are on 127.0.0.1:8888/metrics, its health on 127.0.0.1:13133/healthz."
 )]
 pub struct Cli {
@@ -34,13 +35,24 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure, and export, until told to stop (SIGTERM or SIGINT)
-    Run(ConfigArgs),
+    Run(RunArgs),
     /// Check the config and build everything short of starting it
     Validate(ConfigArgs),
     /// Print the whole config, defaults filled in, secrets left out
     PrintConfig(ConfigArgs),
     /// List the component types of this build
     Components,
+}
+
+/// How to run.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Where the config comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// End with an error where flowtap would make do with less, such as netlink in place of eBPF
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Where the config comes from. Later layers win: defaults, files, environment, `--set`.

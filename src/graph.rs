@@ -8,17 +8,24 @@ use flowtap_pipeline::runner::{ExporterNode, Graph, PipelineNode, ReceiverNode};
 use flowtap_pipeline::{BuildContext, BuildError, ComponentId, NodeInfo, ProcessorStage};
 use opentelemetry::metrics::Meter;
 
-/// Builds every component that a pipeline uses: receivers and exporters once, processors once per pipeline.
+/// Builds every component that a pipeline uses: receivers and exporters once, processors once per pipeline. `strict`: none
+/// may make do with less than its config asks for.
 ///
 /// # Errors
 /// The first component that can't be built on this machine.
-pub(crate) fn build(config: &Config, meter: &Meter, node: &NodeInfo) -> Result<Graph, BuildError> {
+pub(crate) fn build(
+    config: &Config,
+    meter: &Meter,
+    node: &NodeInfo,
+    strict: bool,
+) -> Result<Graph, BuildError> {
     let node = Arc::new(node.clone());
     let context = |id: &ComponentId, pipeline: &str| BuildContext {
         id: id.clone(),
         pipeline: pipeline.into(),
         meter: meter.clone(),
         node: Arc::clone(&node),
+        strict,
     };
     let mut graph = Graph::default();
     let mut receivers = BTreeMap::new();

@@ -62,7 +62,7 @@ pub fn main(registry: &Registry) -> ExitCode {
 fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
     match arguments.command {
         None => print(&Cli::command().render_help().to_string()),
-        Some(Command::Run(config)) => run::run(&load(config, registry)?),
+        Some(Command::Run(args)) => run::run(&load(args.config, registry)?, args.strict),
         Some(Command::Validate(config)) => validate(&load(config, registry)?),
         Some(Command::PrintConfig(config)) => print(&load(config, registry)?.to_yaml()),
         Some(Command::Components) => print(&components::describe(registry)),
@@ -81,7 +81,7 @@ fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
 /// Builds everything short of starting it.
 fn validate(config: &Config) -> Result<(), Failure> {
     let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
-    graph::build(config, &telemetry.meter(), &node::describe())?;
+    graph::build(config, &telemetry.meter(), &node::describe(), false)?;
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
         let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -13,11 +13,12 @@ use crate::http;
 use crate::node;
 use crate::telemetry::{self, Telemetry};
 
-/// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on.
+/// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
+/// less than its config asks for.
 ///
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
-pub(crate) fn run(config: &Config) -> Result<(), Failure> {
+pub(crate) fn run(config: &Config, strict: bool) -> Result<(), Failure> {
     telemetry::init_logs(&config.service.telemetry.logs)?;
     // Receivers have threads of their own; what is left is a handful of listeners and pushes.
     let runtime = Builder::new_multi_thread()
@@ -25,12 +26,12 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
         .thread_name("flowtap")
         .enable_all()
         .build()?;
-    runtime.block_on(supervise(config))
+    runtime.block_on(supervise(config, strict))
 }
 
-async fn supervise(config: &Config) -> Result<(), Failure> {
+async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
     let telemetry = Telemetry::new(&config.service.telemetry)?;
-    let graph = graph::build(config, &telemetry.meter(), &node::describe())?;
+    let graph = graph::build(config, &telemetry.meter(), &node::describe(), strict)?;
     let stop = stop_on_signal()?;
     let (readiness, servers_stop) = (Readiness::default(), CancellationToken::new());
     let mut servers = Vec::new();

@@ -35,6 +35,7 @@ pub(crate) fn context() -> BuildContext {
         pipeline: "".into(),
         meter: opentelemetry::global::meter("test"),
         node: Arc::new(NodeInfo::default()),
+        strict: false,
     }
 }
 

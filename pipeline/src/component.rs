@@ -139,6 +139,8 @@ pub struct BuildContext {
     pub meter: Meter,
     /// This machine.
     pub node: Arc<NodeInfo>,
+    /// Whether a component must fail rather than make do with less than its config asks for.
+    pub strict: bool,
 }
 
 /// Why a component could not be built from a config that is valid.

@@ -3,7 +3,7 @@
 //! In: records with the role that the handshake told, if it was seen; changes of listening ports. Out: records with
 //! `kind`, `role` and `role_source`. The rules, in order:
 //!
-//! 1. The handshake was seen: a server is ingress, a client egress.
+//! 1. The receiver knows, most often because it saw the handshake: a server is ingress, a client egress.
 //! 2. The local port is listened on in the record's network namespace: ingress.
 //! 3. The remote end is on this node, too, and its port is listened on: egress.
 //! 4. Both ends are on this node and nobody listens on either port: left out, and counted, as in the Go exporter.
@@ -134,14 +134,10 @@ impl Direction {
 
     /// Kind, role and what they rest on; `None` for what is left out.
     fn decide(&self, record: &FlowRecord) -> Option<(FlowKind, Role, RoleSource)> {
-        match (record.role, record.role_source) {
-            (Role::Server, RoleSource::Handshake) => {
-                return Some((FlowKind::Ingress, Role::Server, RoleSource::Handshake));
-            }
-            (Role::Client, RoleSource::Handshake) => {
-                return Some((FlowKind::Egress, Role::Client, RoleSource::Handshake));
-            }
-            _ => {}
+        match record.role {
+            Role::Server => return Some((FlowKind::Ingress, Role::Server, record.role_source)),
+            Role::Client => return Some((FlowKind::Egress, Role::Client, record.role_source)),
+            Role::Unknown => {}
         }
         if self.listeners.listens(record.netns, record.local.port) {
             return Some((FlowKind::Ingress, Role::Server, RoleSource::Listener));

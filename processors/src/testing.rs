@@ -12,6 +12,7 @@ pub(crate) fn context(node: NodeInfo) -> BuildContext {
         pipeline: "flows".into(),
         meter: opentelemetry::global::meter("test"),
         node: Arc::new(node),
+        strict: false,
     }
 }
 

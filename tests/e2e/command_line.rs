@@ -1,9 +1,9 @@
 //! Arguments, configs that are wrong, privileges that are missing: what is said, and the exit code.
 
 use std::io::Write;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::daemon::flowtap;
+use crate::daemon::{flowtap, flowtap_of_nobody};
 use crate::require;
 
 fn run(arguments: &[&str]) -> Output {
@@ -130,54 +130,53 @@ fn five_faults_in_a_toml_file_are_told_in_one_run_each_with_key_and_line() {
 }
 
 #[test]
-fn without_privileges_the_missing_capability_and_the_command_that_grants_it_are_told() {
-    if !require::root() || !require::program("runuser") {
+fn strictly_without_privileges_the_missing_capability_and_the_command_that_grants_it_are_told() {
+    let Some(_machine) = require::root() else {
         return;
-    }
-    // The target folder may be closed to others, so the other user gets a copy.
-    let dir = tempfile::Builder::new()
-        .permissions(world_readable())
-        .tempdir()
-        .unwrap();
-    let binary = dir.path().join("flowtap");
-    std::fs::copy(env!("CARGO_BIN_EXE_flowtap"), &binary).unwrap();
-    let output = Command::new("runuser")
-        .args(["-u", "nobody", "--"])
-        .arg(&binary)
-        .arg("run")
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = flowtap_of_nobody(dir.path());
+    let output = command
+        .args(["run", "--strict"])
+        .args(ANY_PORTS)
         .output()
         .unwrap();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(77), "{said}");
-    for words in [
-        "CAP_BPF",
-        "CAP_PERFMON",
-        &format!("setcap cap_bpf,cap_perfmon+ep {}", binary.display()),
-    ] {
+    let grant = format!(
+        "setcap cap_bpf,cap_perfmon+ep {}",
+        dir.path().join("flowtap").display()
+    );
+    for words in ["CAP_BPF", "CAP_PERFMON", &grant] {
         assert!(said.contains(words), "no {words} in:\n{said}");
     }
 }
 
 #[test]
 fn an_address_that_is_taken_is_named() {
-    if !require::root() {
+    let Some(_machine) = require::root() else {
         return;
-    }
+    };
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let set = format!("exporters.prometheus.endpoint={address}");
-    let output = run(&[
-        "run",
-        "--set",
-        &set,
-        "--set",
-        "service.admin.endpoint=127.0.0.1:0",
-    ]);
+    let output = flowtap()
+        .arg("run")
+        .args(ANY_PORTS)
+        .args(["--set", &set])
+        .output()
+        .unwrap();
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{said}");
     assert!(said.contains(&address), "{said}");
 }
 
-fn world_readable() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o755)
-}
+/// Nothing on the well-known ports, which other programs may hold.
+const ANY_PORTS: [&str; 6] = [
+    "--set",
+    "exporters.prometheus.endpoint=127.0.0.1:0",
+    "--set",
+    "service.admin.endpoint=127.0.0.1:0",
+    "--set",
+    "service.telemetry.metrics.endpoint=127.0.0.1:0",
+];

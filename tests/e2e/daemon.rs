@@ -1,9 +1,11 @@
 //! The daemon under test: started with a config, watched by its log, stopped by a signal.
 
-use std::fmt::Write as _;
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -25,10 +27,39 @@ const MEASURING: &str = "measuring";
 pub(crate) struct Daemon {
     child: Child,
     log: Receiver<String>,
+    /// Lines of the log that have been looked at.
+    said: RefCell<String>,
     stdout: Option<JoinHandle<String>>,
     scrape: SocketAddr,
     telemetry: SocketAddr,
-    _config: tempfile::NamedTempFile,
+    _dir: tempfile::TempDir,
+}
+
+/// How a daemon is started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch<'a> {
+    /// Exporters of the pipeline, beside `prometheus` and `debug`.
+    pub(crate) list: &'a str,
+    /// Further entries of the config's section `exporters`.
+    pub(crate) exporters: &'a str,
+    /// `key=value` for `--set`.
+    pub(crate) set: &'a [&'a str],
+    /// Further arguments of `flowtap run`.
+    pub(crate) arguments: &'a [&'a str],
+    /// As a user without privileges.
+    pub(crate) unprivileged: bool,
+}
+
+impl Default for Launch<'_> {
+    fn default() -> Self {
+        Self {
+            list: "exporters: [prometheus, debug]",
+            exporters: "",
+            set: &[],
+            arguments: &[],
+            unprivileged: false,
+        }
+    }
 }
 
 /// A port that was free a moment ago.
@@ -50,20 +81,32 @@ pub(crate) fn flowtap() -> Command {
     command
 }
 
+/// The command as the user `nobody`, by a copy of the binary that everybody may run: the target folder may be closed.
+pub(crate) fn flowtap_of_nobody(dir: &std::path::Path) -> Command {
+    let binary = dir.join("flowtap");
+    fs::copy(env!("CARGO_BIN_EXE_flowtap"), &binary).expect("a copy");
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("an open folder");
+    let mut command = Command::new(binary);
+    command.uid(65_534).gid(65_534).env_clear();
+    command
+}
+
 impl Daemon {
-    /// Starts the daemon with windows of 200 ms, exporters `prometheus` and `debug`, and whatever `more` adds as
+    /// Starts the daemon with windows of 200 ms, exporters `prometheus` and `debug`, and whatever `set` adds as
     /// `key=value`; waits until it measures.
-    pub(crate) fn start(more: &[&str]) -> Self {
-        Self::start_with("exporters: [prometheus, debug]", "", more)
+    pub(crate) fn start(set: &[&str]) -> Self {
+        Self::launch(Launch {
+            set,
+            ..Launch::default()
+        })
     }
 
-    /// The same with other exporters: `list` for the pipeline, `exporters` for further entries of the section.
-    pub(crate) fn start_with(list: &str, exporters: &str, more: &[&str]) -> Self {
+    /// The same in other ways; waits until it measures.
+    pub(crate) fn launch(launch: Launch<'_>) -> Self {
         let (scrape, admin, telemetry) = (free_address(), free_address(), free_address());
-        let mut config = tempfile::Builder::new()
-            .suffix(".yaml")
-            .tempfile()
-            .expect("a file");
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = dir.path().join("flowtap.yaml");
+        let Launch { list, exporters, .. } = launch;
         let text = format!(
             "receivers:\n  ebpf: {{interval: 200ms}}\n\
              processors:\n  direction:\n  policy:\n  window: {{interval: 200ms}}\n\
@@ -73,10 +116,18 @@ impl Daemon {
              pipelines:\n    flows:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      \
              {list}\n"
         );
-        config.write_all(text.as_bytes()).expect("a config");
-        let mut command = flowtap();
-        command.arg("run").arg("--config").arg(config.path());
-        for set in more {
+        fs::write(&config, text).expect("a config");
+        let mut command = if launch.unprivileged {
+            flowtap_of_nobody(dir.path())
+        } else {
+            flowtap()
+        };
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(config)
+            .args(launch.arguments);
+        for set in launch.set {
             command.args(["--set", set]);
         }
         let mut child = command
@@ -95,10 +146,11 @@ impl Daemon {
         let daemon = Self {
             child,
             log,
+            said: RefCell::default(),
             stdout: Some(stdout),
             scrape,
             telemetry,
-            _config: config,
+            _dir: dir,
         };
         daemon.wait_for(MEASURING);
         daemon
@@ -107,15 +159,28 @@ impl Daemon {
     /// Waits for a line of the log that contains `text`; returns it.
     pub(crate) fn wait_for(&self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut seen = String::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.log.recv_timeout(left) {
-                Ok(line) if line.contains(text) => return line,
-                Ok(line) => writeln!(seen, "{line}").expect("a String takes all"),
-                Err(_) => panic!("the daemon did not say `{text}`; it said:\n{seen}"),
+            let Ok(line) = self.log.recv_timeout(left) else {
+                panic!("the daemon did not say `{text}`; it said:\n{}", self.said());
+            };
+            let mut said = self.said.borrow_mut();
+            said.push_str(&line);
+            said.push('\n');
+            if line.contains(text) {
+                return line;
             }
         }
+    }
+
+    /// What the log said up to what was last waited for.
+    pub(crate) fn said(&self) -> String {
+        self.said.borrow().clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
     }
 
     /// Where it serves `/metrics`.
@@ -147,13 +212,32 @@ impl Daemon {
         }
     }
 
-    /// Sends SIGTERM, waits for the end, and returns the last window as the `debug` exporter printed it.
+    /// Runs `work` while the daemon is stopped in its tracks: the kernel side goes on, nobody reads.
+    pub(crate) fn while_paused<T>(&self, work: impl FnOnce() -> T) -> T {
+        kill(self.pid(), Signal::SIGSTOP).expect("a signal");
+        let result = work();
+        kill(self.pid(), Signal::SIGCONT).expect("a signal");
+        result
+    }
+
+    /// Sends SIGTERM, waits for the end, and returns the last window as the `debug` exporter printed it, with the log.
     pub(crate) fn stop(mut self) -> (ExitStatus, LastWindow) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        kill(pid, Signal::SIGTERM).expect("a signal");
+        kill(self.pid(), Signal::SIGTERM).expect("a signal");
         let status = self.child.wait().expect("an end");
         let stdout = self.stdout.take().expect("read once").join().expect("stdout");
-        (status, LastWindow::parse(&stdout))
+        let mut log = self.said();
+        for line in &self.log {
+            log.push_str(&line);
+            log.push('\n');
+        }
+        let totals = last_window(&stdout);
+        (status, LastWindow { totals, log })
+    }
+
+    /// Sends SIGKILL, and waits for the end.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("a signal");
+        self.child.wait().expect("an end");
     }
 }
 
@@ -175,25 +259,28 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// The totals of the last window.
+/// What a daemon leaves behind.
 #[derive(Debug)]
-pub(crate) struct LastWindow(pub(crate) Exposition);
+pub(crate) struct LastWindow {
+    /// The totals of the last window.
+    pub(crate) totals: Exposition,
+    /// The whole log.
+    pub(crate) log: String,
+}
 
-impl LastWindow {
-    /// From what the `debug` exporter printed: what stands below the head that says `(last)`.
-    fn parse(stdout: &str) -> Self {
-        let (_, last) = stdout.rsplit_once("# window").expect("a window");
-        let (head, samples) = last.split_once('\n').expect("a line");
-        assert!(
-            head.ends_with("(last)"),
-            "the daemon stopped without a last window: {head}"
-        );
-        let samples: Vec<_> = samples
-            .lines()
-            .map(|line| line.split(" # ").next().unwrap_or(line))
-            .collect();
-        Self(Exposition::parse(&samples.join("\n")))
-    }
+/// From what the `debug` exporter printed: what stands below the head that says `(last)`.
+fn last_window(stdout: &str) -> Exposition {
+    let (_, last) = stdout.rsplit_once("# window").expect("a window");
+    let (head, samples) = last.split_once('\n').expect("a line");
+    assert!(
+        head.ends_with("(last)"),
+        "the daemon stopped without a last window: {head}"
+    );
+    let samples: Vec<_> = samples
+        .lines()
+        .map(|line| line.split(" # ").next().unwrap_or(line))
+        .collect();
+    Exposition::parse(&samples.join("\n"))
 }
 
 /// GET over HTTP/1.0 with the connection closed at the end; returns the body of a 200.

@@ -11,9 +11,9 @@ const INGRESS: &str = "primus_lens_network_tcp_flow_ingress";
 
 #[test]
 fn client_shows_as_egress_and_server_as_ingress_with_bytes_in_their_direction() {
-    if !require::root() {
+    let Some(_machine) = require::root() else {
         return;
-    }
+    };
     let daemon = Daemon::start(&[]);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
@@ -45,9 +45,9 @@ fn client_shows_as_egress_and_server_as_ingress_with_bytes_in_their_direction() 
 
 #[test]
 fn a_series_leaves_the_scrape_when_it_has_expired() {
-    if !require::root() {
+    let Some(_machine) = require::root() else {
         return;
-    }
+    };
     let daemon = Daemon::start(&["processors.window.metric_expiration=1s"]);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
@@ -60,9 +60,9 @@ fn a_series_leaves_the_scrape_when_it_has_expired() {
 
 #[test]
 fn a_scrape_before_the_first_traffic_is_valid_and_the_daemons_own_metrics_begin_at_zero() {
-    if !require::root() {
+    let Some(_machine) = require::root() else {
         return;
-    }
+    };
     let daemon = Daemon::start(&[]);
     get(daemon.scrape_address(), "/metrics");
     let own = daemon.telemetry();

@@ -7,13 +7,13 @@
 //! | `exact_bytes` | sums equal the application's own count, IPv4, IPv6, another network namespace, adopted |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
+//! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
 
 #![expect(
     clippy::disallowed_methods,
     clippy::expect_used,
-    clippy::match_wild_err_arm,
     clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
@@ -25,7 +25,9 @@ mod daemon;
 mod default_config;
 mod exact_bytes;
 mod exposition;
+mod kernel_objects;
 mod labels;
+mod modes;
 mod netns;
 mod peers;
 mod require;

@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, PATIENCE, free_address, get, read};
+use crate::daemon::{Daemon, Launch, PATIENCE, free_address, get, read};
 use crate::exposition::{Exposition, Sample};
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
@@ -43,7 +43,10 @@ fn listens(address: SocketAddr) -> Option<()> {
 
 #[test]
 fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
-    if !require::root() || !require::program("prometheus") {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
         return;
     }
     let daemon = Daemon::start(&[]);
@@ -98,7 +101,10 @@ fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
 
 #[test]
 fn promtool_has_nothing_to_say_of_syntax_or_help() {
-    if !require::root() || !require::program("promtool") {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("promtool") {
         return;
     }
     let daemon = Daemon::start(&[]);
@@ -206,9 +212,9 @@ impl Collector {
 
 #[test]
 fn a_real_otlp_collector_receives_the_same_totals_with_the_last_window_in_it() {
-    if !require::root() {
+    let Some(_machine) = require::root() else {
         return;
-    }
+    };
     let Some(collector) = Collector::start() else {
         return;
     };
@@ -216,7 +222,11 @@ fn a_real_otlp_collector_receives_the_same_totals_with_the_last_window_in_it() {
         "  otlp: {{endpoint: \"http://{}\", interval: 200ms, compression: none}}\n",
         collector.address
     );
-    let daemon = Daemon::start_with("exporters: [debug, otlp]", &otlp, &[]);
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [debug, otlp]",
+        exporters: &otlp,
+        ..Launch::default()
+    });
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let sent = exchange(&listener, 300, 2).unwrap();
@@ -230,22 +240,23 @@ fn a_real_otlp_collector_receives_the_same_totals_with_the_last_window_in_it() {
 
 #[test]
 fn a_stop_in_the_middle_of_traffic_is_clean_and_its_last_window_is_in_what_the_collector_received() {
-    if !require::root() {
+    let Some(_machine) = require::root() else {
         return;
-    }
+    };
     let Some(collector) = Collector::start() else {
         return;
     };
     let otlp = format!("  otlp: {{endpoint: \"http://{}\"}}\n", collector.address);
     // No window ends by itself: whatever arrives is the last one.
-    let daemon = Daemon::start_with(
-        "exporters: [debug, otlp]",
-        &otlp,
-        &[
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [debug, otlp]",
+        exporters: &otlp,
+        set: &[
             "processors.window.interval=1h",
             "processors.window.metric_expiration=1h",
         ],
-    );
+        ..Launch::default()
+    });
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let stop = AtomicBool::new(false);
@@ -264,7 +275,7 @@ fn a_stop_in_the_middle_of_traffic_is_clean_and_its_last_window_is_in_what_the_c
         assert_eq!(status.code(), Some(0));
         window
     });
-    let counted = Counted::of_port(&window.0, port);
+    let counted = Counted::of_port(&window.totals, port);
     assert!(counted.client_sent >= 10_000, "{counted:?}");
     ask_until(&format!("the collector shows {counted:?}"), || {
         (Counted::of_port(&collector.received(), port) == counted).then_some(())

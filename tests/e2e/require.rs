@@ -1,6 +1,10 @@
 //! What a test needs of the machine. Without it a test is skipped, loudly; with `FLOWTAP_TEST_REQUIRE_ALL` set, it fails.
 
 use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// flowtap sees the whole machine, so a test that counts all of it must be alone on it.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// Whether `ok`; if not, says what is missing, or fails.
 fn need(ok: bool, what: &str) -> bool {
@@ -14,9 +18,20 @@ fn need(ok: bool, what: &str) -> bool {
     ok
 }
 
-/// Root: to load eBPF programs and make network namespaces.
-pub(crate) fn root() -> bool {
+fn is_root() -> bool {
     need(nix::unistd::geteuid().is_root(), "this test needs root")
+}
+
+/// Root: to load eBPF programs and make network namespaces. Beside other tests.
+#[must_use]
+pub(crate) fn root() -> Option<RwLockReadGuard<'static, ()>> {
+    is_root().then(|| MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Root, and no other test at work that makes traffic or loads programs.
+#[must_use]
+pub(crate) fn root_alone() -> Option<RwLockWriteGuard<'static, ()>> {
+    is_root().then(|| MACHINE.write().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A program on the search path.

@@ -77,6 +77,50 @@ pub(crate) fn exchange(listener: &TcpListener, connections: usize, seed: u64) ->
     })
 }
 
+/// Opens `connections` short connections, one after the other on each client thread: a few bytes each way, and closed.
+/// As fast as it goes.
+pub(crate) fn churn(listener: &TcpListener, connections: usize, bytes: usize) -> io::Result<Counted> {
+    const THREADS: usize = 4;
+    let address = listener.local_addr()?;
+    let share = connections / THREADS;
+    let (request, answer) = (vec![b'q'; bytes], vec![b'a'; 2 * bytes]);
+    thread::scope(|scope| -> io::Result<()> {
+        let workers: Vec<_> = (0..2 * THREADS)
+            .map(|number| {
+                let (request, answer) = (&request, &answer);
+                scope.spawn(move || -> io::Result<()> {
+                    let mut buffer = vec![0; answer.len()];
+                    for _ in 0..share {
+                        if number % 2 == 0 {
+                            let mut stream = TcpStream::connect(address)?;
+                            stream.write_all(request)?;
+                            stream.read_exact(&mut buffer)?;
+                        } else {
+                            let (mut stream, _) = listener.accept()?;
+                            stream.read_exact(&mut buffer[..bytes])?;
+                            stream.write_all(answer)?;
+                            // The client closes first; to its end, so that nobody resets.
+                            io::copy(&mut stream, &mut io::sink())?;
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().expect("a worker panicked")?;
+        }
+        Ok(())
+    })?;
+    let (request, answer) = ((connections * bytes) as u64, (connections * 2 * bytes) as u64);
+    Ok(Counted {
+        client_sent: request,
+        client_received: answer,
+        server_sent: answer,
+        server_received: request,
+    })
+}
+
 fn run_client(address: SocketAddr, connections: usize, seed: u64) -> io::Result<(u64, u64)> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut sums = (0, 0);

@@ -5,8 +5,9 @@
 //!
 //! 1. `mode: sockets` reads the sockets' own totals once per `interval` ([`sockets`]).
 //! 2. `mode: events` gets a record per received data segment ([`events`]).
-//! 3. `mode: auto` takes the first of the two that loads: it tries, it does not compare versions. Which one it is, and
-//!    why, is logged, and told by the gauge `receiver_mode`.
+//! 3. `mode: auto` takes the first of the two that loads: it tries, it does not compare versions. If neither does, most
+//!    often for want of privileges, it makes do with [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
+//! 4. Which one it is, and why, is logged, and told by the gauge `receiver_mode`.
 
 mod config;
 mod convert;
@@ -26,13 +27,26 @@ use tokio_util::sync::CancellationToken;
 pub use self::config::{Config, FACTORY, Mode};
 use self::explain::explain;
 use self::losses::LossTelemetry;
+use crate::sock_diag::{self, SockDiagReceiver};
 
 /// The programs of the mode that was taken.
 #[derive(Debug)]
 enum Programs {
     /// With what was found at the start.
-    Sockets(Sockets, FlowBatch),
-    Events(Events),
+    Sockets(Box<Sockets>, FlowBatch),
+    Events(Box<Events>),
+    /// None: the receiver that needs none, started.
+    SockDiag(SockDiagReceiver),
+}
+
+impl Programs {
+    const fn mode(&self) -> &'static str {
+        match self {
+            Self::Sockets(..) => "sockets",
+            Self::Events(_) => "events",
+            Self::SockDiag(_) => "sock_diag",
+        }
+    }
 }
 
 /// The receiver.
@@ -41,7 +55,7 @@ pub struct EbpfReceiver {
     config: Config,
     losses: LossTelemetry,
     mode: Gauge<u64>,
-    id: String,
+    context: BuildContext,
     programs: Option<Programs>,
 }
 
@@ -57,7 +71,7 @@ impl EbpfReceiver {
             config,
             losses: LossTelemetry::new(context),
             mode,
-            id: context.id.to_string(),
+            context: context.clone(),
             programs: None,
         }
     }
@@ -70,7 +84,7 @@ impl EbpfReceiver {
         // Before flowtap is called ready: what is open then is counted from then on.
         let mut found = FlowBatch::default();
         sockets::adopt(&mut sockets, &mut found);
-        Ok(Programs::Sockets(sockets, found))
+        Ok(Programs::Sockets(Box::new(sockets), found))
     }
 
     fn load_events(&self) -> Result<Programs, LoadError> {
@@ -78,37 +92,59 @@ impl EbpfReceiver {
             ring_buffer_bytes: self.config.ring_buffer_bytes,
             max_sockets: self.config.max_sockets,
         };
-        Events::load(&options).map(Programs::Events)
+        Ok(Programs::Events(Box::new(Events::load(&options)?)))
     }
 
     /// The programs, with the reason for the choice.
-    fn load(&self) -> Result<(Programs, String), LoadError> {
+    fn load(&self) -> Result<(Programs, String), StageError> {
+        let as_told = |programs| (programs, "the config says so".to_owned());
         match self.config.mode {
-            Mode::Sockets => Ok((self.load_sockets()?, "the config says so".to_owned())),
-            Mode::Events => Ok((self.load_events()?, "the config says so".to_owned())),
-            Mode::Auto => match self.load_sockets() {
-                Ok(programs) => Ok((programs, "the best mode, and it loads".to_owned())),
-                Err(error @ LoadError::Capability(_)) => Err(error),
-                Err(refused) => {
-                    tracing::warn!(error = %refused, "mode sockets does not load; trying mode events");
-                    Ok((
-                        self.load_events()?,
-                        format!("mode sockets does not load: {}", first_line(&refused)),
-                    ))
-                }
-            },
+            Mode::Sockets => self.load_sockets().map(as_told).map_err(explain),
+            Mode::Events => self.load_events().map(as_told).map_err(explain),
+            Mode::Auto => self.load_best(),
         }
+    }
+
+    fn load_best(&self) -> Result<(Programs, String), StageError> {
+        let sockets = match self.load_sockets() {
+            Ok(programs) => return Ok((programs, "the best mode, and it loads".to_owned())),
+            // Mode events wants the same capabilities.
+            Err(error @ LoadError::Capability(_)) => return self.make_do(explain(error)),
+            Err(error) => error,
+        };
+        tracing::warn!(error = %sockets, "mode sockets does not load; trying mode events");
+        match self.load_events() {
+            Ok(programs) => Ok((
+                programs,
+                format!("mode sockets does not load: {}", one_line(&sockets)),
+            )),
+            Err(events) => {
+                tracing::warn!(error = %events, "mode events does not load either");
+                self.make_do(explain(sockets))
+            }
+        }
+    }
+
+    /// Without eBPF, unless that is not wanted.
+    fn make_do(&self, refused: StageError) -> Result<(Programs, String), StageError> {
+        if self.context.strict {
+            return Err(refused);
+        }
+        tracing::warn!("{refused}");
+        let config = sock_diag::Config {
+            interval: self.config.interval,
+        };
+        let mut receiver = SockDiagReceiver::new(config, &self.context);
+        receiver.start()?;
+        Ok((Programs::SockDiag(receiver), one_line(&refused)))
     }
 }
 
 impl Receiver for EbpfReceiver {
     fn start(&mut self) -> Result<(), StageError> {
-        let (programs, reason) = self.load().map_err(explain)?;
-        let mode = match &programs {
-            Programs::Sockets(..) => "sockets",
-            Programs::Events(_) => "events",
-        };
-        tracing::info!(receiver = self.id, mode, reason, "eBPF programs attached");
+        let (programs, reason) = self.load()?;
+        let (receiver, mode) = (self.context.id.to_string(), programs.mode());
+        tracing::info!(receiver, mode, reason, "capturing");
         if let Programs::Events(events) = &programs {
             let attachment = events.attachment();
             tracing::info!(
@@ -118,7 +154,7 @@ impl Receiver for EbpfReceiver {
             );
         }
         let labels = [
-            KeyValue::new("receiver", self.id.clone()),
+            KeyValue::new("receiver", receiver),
             KeyValue::new("mode", mode),
             KeyValue::new("reason", reason),
         ];
@@ -140,13 +176,14 @@ impl Receiver for EbpfReceiver {
                     let capture = sockets::Capture {
                         config,
                         losses,
-                        sockets,
+                        sockets: *sockets,
                         sink,
                         batch,
                     };
                     capture.run(watch, stop).await
                 }
-                Some(Programs::Events(programs)) => events::run(config, losses, programs, sink, stop).await,
+                Some(Programs::Events(programs)) => events::run(config, losses, *programs, sink, stop).await,
+                Some(Programs::SockDiag(mut receiver)) => receiver.run(sink, stop).await,
                 None => Err(StageError::Other("run without start".into())),
             }
         }
@@ -154,6 +191,13 @@ impl Receiver for EbpfReceiver {
     }
 }
 
-fn first_line(error: &LoadError) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+/// The first line of the verifier's many, or "what is wrong; missing: what" of a [`StageError`].
+fn one_line(error: &impl ToString) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim);
+    let said: Vec<_> = lines
+        .enumerate()
+        .filter_map(|(number, line)| (number == 0 || line.starts_with("missing:")).then_some(line))
+        .collect();
+    said.join("; ")
 }

@@ -14,6 +14,9 @@ use netlink_sys::{Socket as NetlinkSocket, SocketAddr};
 /// The kernel fills at most this much per message of a dump.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// `TCP_LISTEN` (`include/net/tcp_states.h`).
+const LISTEN: u8 = 10;
+
 /// Running totals of one socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
@@ -24,6 +27,14 @@ pub(super) struct Totals {
     pub(super) sent_segments: u32,
     pub(super) received_segments: u32,
     pub(super) retransmits: u32,
+}
+
+/// What a dump shows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dump {
+    pub(super) sockets: Vec<Socket>,
+    /// Ports that are listened on.
+    pub(super) listening: Vec<u16>,
 }
 
 /// One connection, as dumped.
@@ -57,18 +68,18 @@ impl Dumper {
         })
     }
 
-    /// Every connection of this network namespace that has totals, IPv4 and IPv6.
-    pub(super) fn dump(&mut self) -> io::Result<Vec<Socket>> {
-        let mut sockets = Vec::new();
-        self.dump_family(AF_INET, SocketId::new_v4(), &mut sockets)?;
-        self.dump_family(AF_INET6, SocketId::new_v6(), &mut sockets)?;
-        Ok(sockets)
+    /// Every connection of this network namespace that has totals and every listener, IPv4 and IPv6.
+    pub(super) fn dump(&mut self) -> io::Result<Dump> {
+        let mut found = Dump::default();
+        self.dump_family(AF_INET, SocketId::new_v4(), &mut found)?;
+        self.dump_family(AF_INET6, SocketId::new_v6(), &mut found)?;
+        Ok(found)
     }
 
-    fn dump_family(&mut self, family: u8, socket_id: SocketId, sockets: &mut Vec<Socket>) -> io::Result<()> {
-        // Time-wait sockets have no totals left, listeners none yet.
+    fn dump_family(&mut self, family: u8, socket_id: SocketId, found: &mut Dump) -> io::Result<()> {
+        // Time-wait sockets have no totals left, and those in a handshake none yet.
         let states = StateFlags::all().difference(
-            StateFlags::LISTEN | StateFlags::TIME_WAIT | StateFlags::CLOSE | StateFlags::SYN_RECV,
+            StateFlags::TIME_WAIT | StateFlags::CLOSE | StateFlags::SYN_SENT | StateFlags::SYN_RECV,
         );
         let request = InetRequest {
             family,
@@ -84,12 +95,12 @@ impl Dumper {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
-        while !self.receive(sockets)? {}
+        while !self.receive(found)? {}
         Ok(())
     }
 
     /// One datagram of a dump; true if it was the last.
-    fn receive(&mut self, sockets: &mut Vec<Socket>) -> io::Result<bool> {
+    fn receive(&mut self, found: &mut Dump) -> io::Result<bool> {
         let size = self.socket.recv(&mut &mut self.buffer[..], 0)?;
         let mut rest = &self.buffer[..size];
         while !rest.is_empty() {
@@ -99,7 +110,11 @@ impl Dumper {
             rest = rest.get(length..).unwrap_or_default();
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    sockets.extend(socket(&response));
+                    if response.header.state == LISTEN {
+                        found.listening.push(response.header.socket_id.source_port);
+                    } else {
+                        found.sockets.extend(socket(&response));
+                    }
                 }
                 NetlinkPayload::Done(_) => return Ok(true),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
@@ -199,7 +214,7 @@ mod tests {
         client.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(server.read(&mut [0]).unwrap(), 0, "the FIN has come in");
 
-        let sockets = Dumper::open().unwrap().dump().unwrap();
+        let sockets = Dumper::open().unwrap().dump().unwrap().sockets;
         let (here, there) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
         let (sent, received) = (
             find(&sockets, here, there).totals,

@@ -1,26 +1,30 @@
 //! The receiver `sock_diag`: TCP flows of this network namespace, by netlink, without privileges and on any kernel.
 //!
 //! In: a dump of every TCP socket with its totals (`INET_DIAG_INFO`), once per `interval`. Out: a record for each socket whose
-//! totals moved. The rules:
+//! totals moved, and the ports that are listened on. The rules:
 //!
 //! 1. A socket of the first dump is adopted: it counts from then on. One that shows up later counts from its beginning.
 //! 2. Sent bytes are `bytes_sent - bytes_retrans`; received bytes are `bytes_received`, less 1 once the FIN has come in.
-//! 3. A socket that is in the dump no more has closed. What it moved since the dump before is not known.
+//! 3. A socket that is in the dump no more has closed: it counts as closed. What it moved since the dump before is not
+//!    known.
+//! 4. When a socket is first seen, a local port that is listened on makes it a server; a peer that is in the dump, too, and
+//!    whose port is listened on makes it a client. It stays that, whoever stops to listen.
 //!
-//! So connections shorter than an interval are not seen, nor the end of longer ones, nor other network namespaces, nor
+//! So connections shorter than an interval are not seen, nor the last bytes of longer ones, nor other network namespaces, nor
 //! processes. That is what `ebpf` is for; this receiver says so when it starts.
 
 mod dump;
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use figment::value::Value;
 use flowtap_pipeline::time::Ticker;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Events, Factory, Fault, FlowBatch, FlowRecord, Receiver,
-    ReceiverConfig, Role, RoleSource, Sink, StageError, Timestamp,
+    BuildContext, BuildError, ComponentConfig, Endpoint, Events, Factory, Fault, FlowBatch, FlowRecord,
+    ListenChange, Receiver, ReceiverConfig, Role, RoleSource, Sink, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -29,8 +33,7 @@ use opentelemetry::metrics::Counter;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use self::dump::{Dumper, Socket, Totals};
-use crate::listen_scan;
+use self::dump::{Dump, Dumper, Socket, Totals};
 
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,19 +42,12 @@ pub struct Config {
     /// How often the sockets are dumped. At least 100 ms.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
-    /// How often listening ports are read again from `proc_root`. At least 1 s.
-    #[serde(with = "humantime_serde")]
-    pub scan_listen_interval: Duration,
-    /// The proc file system: `/proc`, or where the host's is mounted in a container.
-    pub proc_root: PathBuf,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(5),
-            scan_listen_interval: Duration::from_secs(30),
-            proc_root: PathBuf::from("/proc"),
         }
     }
 }
@@ -65,9 +61,6 @@ impl ComponentConfig for Config {
         let mut faults = Vec::new();
         if self.interval < Duration::from_millis(100) {
             faults.push(Fault::new("interval", "must be at least 100ms"));
-        }
-        if self.scan_listen_interval < Duration::from_secs(1) {
-            faults.push(Fault::new("scan_listen_interval", "must be at least 1s"));
         }
         faults
     }
@@ -93,7 +86,7 @@ pub struct SockDiagReceiver {
     dump_failures: Counter<u64>,
     receiver: KeyValue,
     /// With what the first dump found.
-    dumper: Option<(Dumper, Vec<Socket>)>,
+    dumper: Option<(Dumper, Dump)>,
 }
 
 impl SockDiagReceiver {
@@ -121,8 +114,8 @@ impl Receiver for SockDiagReceiver {
         let open = || {
             let mut dumper = Dumper::open()?;
             // Before flowtap is called ready: what is open then is counted from then on.
-            let sockets = dumper.dump()?;
-            Ok((dumper, sockets))
+            let found = dumper.dump()?;
+            Ok((dumper, found))
         };
         self.dumper = Some(open().map_err(|error: std::io::Error| StageError::Other(error.into()))?);
         tracing::warn!(
@@ -139,20 +132,20 @@ impl Receiver for SockDiagReceiver {
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
-            let Some((dumper, sockets)) = self.dumper.take() else {
+            let Some((dumper, found)) = self.dumper.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
             let mut capture = Capture {
                 receiver: self,
+                netns: own_netns(),
                 dumper,
                 known: None,
                 sink,
                 batch: FlowBatch::default(),
             };
-            capture.compare(sockets, Timestamp::now());
-            capture.rescan_listeners();
+            capture.compare(found, Timestamp::now());
+            capture.sink.accept(&mut capture.batch);
             let mut ticks = Ticker::new(capture.receiver.config.interval);
-            let mut rescans = Ticker::new(capture.receiver.config.scan_listen_interval);
             loop {
                 tokio::select! {
                     biased;
@@ -161,7 +154,6 @@ impl Receiver for SockDiagReceiver {
                         return Ok(());
                     }
                     tick = ticks.tick() => capture.collect(tick),
-                    _ = rescans.tick() => capture.rescan_listeners(),
                 }
             }
         }
@@ -169,28 +161,36 @@ impl Receiver for SockDiagReceiver {
     }
 }
 
+/// Inode number of this process's network namespace; 0 if the kernel does not tell.
+fn own_netns() -> u32 {
+    let inode = fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
+    u32::try_from(inode).unwrap_or(0)
+}
+
 /// The receiver at work.
 struct Capture<'a> {
     receiver: &'a SockDiagReceiver,
+    netns: u32,
     dumper: Dumper,
-    /// Totals by socket cookie at the dump before; `None` before the first.
+    /// Sockets by cookie as the dump before had them; `None` before the first.
     known: Option<HashMap<u64, Known>>,
     sink: &'a mut Sink,
     batch: FlowBatch,
 }
 
 /// What is remembered of a socket.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug)]
 struct Known {
-    totals: Totals,
+    socket: Socket,
     since: Timestamp,
+    role: Role,
 }
 
 impl Capture<'_> {
     /// Dumps, hands on what moved, and the watermark.
     fn collect(&mut self, at: Timestamp) {
         match self.dumper.dump() {
-            Ok(sockets) => self.compare(sockets, at),
+            Ok(found) => self.compare(found, at),
             Err(error) => {
                 self.receiver
                     .dump_failures
@@ -202,74 +202,99 @@ impl Capture<'_> {
         self.sink.watermark(at);
     }
 
-    fn compare(&mut self, sockets: Vec<Socket>, at: Timestamp) {
-        let mut before = self.known.take();
-        let first = before.is_none();
-        let mut known = HashMap::with_capacity(sockets.len());
-        for socket in sockets {
-            let earlier = before.as_mut().and_then(|before| before.remove(&socket.cookie));
-            let (start, events) = match (earlier, first) {
-                (Some(earlier), _) => (earlier, Events::NONE),
-                (None, true) => (
-                    Known {
-                        totals: socket.totals,
-                        since: at,
-                    },
-                    Events::ADOPTED,
-                ),
-                (None, false) => (
-                    Known {
-                        totals: Totals::default(),
-                        since: at,
-                    },
-                    Events::OPENED,
-                ),
-            };
-            if start.totals != socket.totals || events != Events::NONE {
-                self.batch.records.push(record(&socket, &start, events, at));
-            }
-            known.insert(
-                socket.cookie,
-                Known {
-                    totals: socket.totals,
-                    since: start.since,
-                },
+    fn compare(&mut self, found: Dump, at: Timestamp) {
+        let before = self.known.take();
+        let (first, mut gone) = (before.is_none(), before.unwrap_or_default());
+        let roles = Roles::new(&found);
+        let mut known = HashMap::with_capacity(found.sockets.len());
+        for socket in found.sockets {
+            let earlier = gone.remove(&socket.cookie);
+            let (role, since) = earlier.as_ref().map_or_else(
+                || (roles.of(&socket), at),
+                |earlier| (earlier.role, earlier.since),
             );
+            let (from, events) = match earlier {
+                Some(earlier) => (earlier.socket.totals, Events::NONE),
+                None if first => (socket.totals, Events::ADOPTED),
+                None => (Totals::default(), Events::OPENED),
+            };
+            let known_now = Known { socket, since, role };
+            if from != known_now.socket.totals || events != Events::NONE {
+                self.push(&known_now, &from, events, at);
+            }
+            known.insert(known_now.socket.cookie, known_now);
         }
-        // What is left has closed. Its ends are no longer known here, and its last bytes never were.
+        // What is left has closed; what it moved since the dump before was never seen.
+        for closed in gone.values() {
+            self.push(closed, &closed.socket.totals, Events::CLOSED, at);
+        }
         self.known = Some(known);
+        self.batch.listeners.push(ListenChange::Rescanned {
+            netns: self.netns,
+            ports: roles.listening.into_iter().collect(),
+        });
     }
 
-    fn rescan_listeners(&mut self) {
-        match listen_scan::scan(&self.receiver.config.proc_root) {
-            Ok(change) => self.batch.listeners.push(change),
-            Err(error) => tracing::warn!(%error, "listening ports could not be read again"),
-        }
-        self.sink.accept(&mut self.batch);
+    fn push(&mut self, known: &Known, before: &Totals, events: Events, at: Timestamp) {
+        let Known { socket, since, role } = known;
+        let now = &socket.totals;
+        let record = FlowRecord {
+            netns: self.netns,
+            cookie: socket.cookie,
+            sent_bytes: now.sent.cast_signed().wrapping_sub(before.sent.cast_signed()),
+            received_bytes: now
+                .received
+                .cast_signed()
+                .wrapping_sub(before.received.cast_signed()),
+            sent_segments: difference(now.sent_segments, before.sent_segments),
+            received_segments: difference(now.received_segments, before.received_segments),
+            retransmits: difference(now.retransmits, before.retransmits),
+            rtt_us: socket.rtt_us,
+            min_rtt_us: socket.min_rtt_us,
+            cwnd: socket.cwnd,
+            state: socket.state,
+            events,
+            age_us: u64::try_from(at.since(*since).as_micros()).unwrap_or(u64::MAX),
+            role: *role,
+            role_source: match role {
+                Role::Unknown => RoleSource::Assumed,
+                Role::Client | Role::Server => RoleSource::Listener,
+            },
+            ..FlowRecord::new(socket.local, socket.remote)
+        };
+        self.batch.records.push(record);
     }
 }
 
-fn record(socket: &Socket, earlier: &Known, events: Events, at: Timestamp) -> FlowRecord {
-    let (now, before) = (&socket.totals, &earlier.totals);
-    FlowRecord {
-        cookie: socket.cookie,
-        sent_bytes: now.sent.cast_signed().wrapping_sub(before.sent.cast_signed()),
-        received_bytes: now
-            .received
-            .cast_signed()
-            .wrapping_sub(before.received.cast_signed()),
-        sent_segments: difference(now.sent_segments, before.sent_segments),
-        received_segments: difference(now.received_segments, before.received_segments),
-        retransmits: difference(now.retransmits, before.retransmits),
-        rtt_us: socket.rtt_us,
-        min_rtt_us: socket.min_rtt_us,
-        cwnd: socket.cwnd,
-        state: socket.state,
-        events,
-        age_us: u64::try_from(at.since(earlier.since).as_micros()).unwrap_or(u64::MAX),
-        role: Role::Unknown,
-        role_source: RoleSource::Assumed,
-        ..FlowRecord::new(socket.local, socket.remote)
+/// What a dump says of who is server and who is client.
+struct Roles {
+    listening: HashSet<u16>,
+    /// Every socket's ends, the local one first.
+    ends: HashSet<(Endpoint, Endpoint)>,
+}
+
+impl Roles {
+    fn new(found: &Dump) -> Self {
+        Self {
+            listening: found.listening.iter().copied().collect(),
+            ends: found
+                .sockets
+                .iter()
+                .map(|socket| (socket.local, socket.remote))
+                .collect(),
+        }
+    }
+
+    fn of(&self, socket: &Socket) -> Role {
+        if self.listening.contains(&socket.local.port) {
+            Role::Server
+        } else if self.listening.contains(&socket.remote.port)
+            && self.ends.contains(&(socket.remote, socket.local))
+        {
+            Role::Client
+        } else {
+            Role::Unknown
+        }
     }
 }
 
