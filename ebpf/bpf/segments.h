@@ -72,9 +72,9 @@ static __always_inline __u64 cookie_of(struct sock *sk)
 
 static __always_inline void set_process(struct socket_state *state)
 {
-	state->pid = bpf_get_current_pid_tgid() >> 32;
-	state->cgroup_id = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(state->comm, sizeof(state->comm));
+	state->cgroup_id = bpf_get_current_cgroup_id();
+	state->pid = bpf_get_current_pid_tgid() >> 32;
 }
 
 /* A place for a socket that is not tracked yet; `adopted` says that it was open before. */
@@ -219,7 +219,7 @@ static __always_inline void on_segments_connect(struct sock *sk)
 		set_process(state);
 }
 
-/* close() by the application: the one moment at which the process of an accepted connection is known. */
+/* shutdown() or close(), in the process that calls it: where accepted connections get theirs. */
 static __always_inline void on_segments_release(struct sock *sk)
 {
 	__u64 address = address_of(sk);
@@ -302,6 +302,8 @@ static __always_inline void on_segments_state(struct sock *sk, int oldstate, int
 			on_segments_connect(sk);
 	} else if (newstate == STATE_CLOSE)
 		on_segments_close(sk, oldstate);
+	else if (newstate == STATE_FIN_WAIT1 || newstate == STATE_LAST_ACK)
+		on_segments_release(sk);
 	else if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
 		on_segments_established(sk, oldstate);
 }

@@ -49,16 +49,30 @@ static __always_inline struct socket_state *track(struct sock *sk, __u8 role)
 	return state;
 }
 
-/* connect(): the only moment at which the process is known for sure. */
+static __always_inline void set_process(struct socket_state *state)
+{
+	bpf_get_current_comm(state->comm, sizeof(state->comm));
+	state->cgroup_id = bpf_get_current_cgroup_id();
+	state->pid = bpf_get_current_pid_tgid() >> 32;
+}
+
+/* connect(): in the process that calls it. */
 static __always_inline void on_connect(struct sock *sk)
 {
 	struct socket_state *state = track(sk, ROLE_CLIENT);
 
-	if (!state)
-		return;
-	state->pid = bpf_get_current_pid_tgid() >> 32;
-	state->cgroup_id = bpf_get_current_cgroup_id();
-	bpf_get_current_comm(state->comm, sizeof(state->comm));
+	if (state)
+		set_process(state);
+}
+
+/* shutdown() or close() on a connection that works: in the process that calls it. Connections are accepted in no
+ * process, and those that are too short for a look at the files have it from here. */
+static __always_inline void on_shutdown(struct sock *sk)
+{
+	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	if (state && !state->pid)
+		set_process(state);
 }
 
 static __always_inline void on_established(struct sock *sk, int oldstate)
@@ -131,6 +145,8 @@ static __always_inline void on_state(struct sock *sk, int oldstate, int newstate
 		on_connect(sk);
 	else if (newstate == STATE_CLOSE)
 		on_close(sk, oldstate);
+	else if (newstate == STATE_FIN_WAIT1 || newstate == STATE_LAST_ACK)
+		on_shutdown(sk);
 	/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
 	else if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
 		on_established(sk, oldstate);

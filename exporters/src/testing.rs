@@ -17,7 +17,6 @@ pub(crate) const BYTES: Family = Family {
     help: "Bytes of a test.",
     unit: "By",
     kind: FamilyKind::Counter,
-    labels: &["raddr"],
 };
 
 const TIMES: Family = Family {
@@ -25,7 +24,6 @@ const TIMES: Family = Family {
     help: "Times of a test.",
     unit: "us",
     kind: FamilyKind::Histogram(&BOUNDS),
-    labels: &["raddr"],
 };
 
 /// A context with instruments that nobody reads.
@@ -40,7 +38,8 @@ pub(crate) fn context() -> BuildContext {
 }
 
 fn sum(raddr: &str, total: u64) -> SumPoint {
-    let series = Series::render(&BYTES, &[LabelValue::Text(raddr)], Timestamp::from_nanos(1_000));
+    let pairs = [("raddr", LabelValue::Text(raddr))];
+    let series = Series::render(BYTES.kind, pairs, Timestamp::from_nanos(1_000));
     SumPoint {
         series: Arc::new(series),
         total,
@@ -55,11 +54,8 @@ pub(crate) fn snapshot(total: u64) -> Snapshot {
     let mut buckets = [0; HISTOGRAM_BUCKETS + 1];
     buckets[..3].copy_from_slice(&[1, 2, 3]);
     buckets[HISTOGRAM_BUCKETS] = 1;
-    let series = Series::render(
-        &TIMES,
-        &[LabelValue::Text("a\"b\\c\nd")],
-        Timestamp::from_nanos(1_000),
-    );
+    let pairs = [("raddr", LabelValue::Text("a\"b\\c\nd"))];
+    let series = Series::render(TIMES.kind, pairs, Timestamp::from_nanos(1_000));
     let times = HistogramPoint {
         series: Arc::new(series),
         buckets,

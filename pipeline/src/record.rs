@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,7 +170,7 @@ impl PeerClass {
 }
 
 /// What one TCP socket did since it was last looked at.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FlowRecord {
     /// This machine's end.
     pub local: Endpoint,
@@ -215,6 +216,8 @@ pub struct FlowRecord {
     pub comm: [u8; 16],
     /// cgroup v2 id of the process; 0 if unknown.
     pub cgroup_id: u64,
+    /// Id of the process's container, if it is in one that is known.
+    pub container_id: Option<Arc<str>>,
 
     // ---- filled by processors ----
     /// Ingress or egress; `None` before the direction processor.
@@ -249,6 +252,7 @@ impl FlowRecord {
             pid: 0,
             comm: [0; 16],
             cgroup_id: 0,
+            container_id: None,
             kind: None,
             class: None,
         }

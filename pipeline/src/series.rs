@@ -33,8 +33,6 @@ pub struct Family {
     pub unit: &'static str,
     /// Its type.
     pub kind: FamilyKind,
-    /// Label names, in the order in which they are rendered.
-    pub labels: &'static [&'static str],
 }
 
 /// One label's value, before it is rendered.
@@ -46,6 +44,8 @@ pub enum LabelValue<'a> {
     Addr(IpAddr),
     /// A port.
     Port(u16),
+    /// Any other number, such as a process id.
+    Number(u64),
 }
 
 /// One label set of a family. Shared by `Arc`: made once, read by every exporter.
@@ -63,21 +63,26 @@ pub struct Series {
 }
 
 impl Series {
-    /// Renders `values`, one for each of the family's labels and in their order. A label without value is left out.
-    pub fn render(family: &Family, values: &[LabelValue<'_>], start: Timestamp) -> Self {
-        let field = match family.kind {
+    /// Renders names and values of labels, in their order, for a family of this kind.
+    pub fn render<'a>(
+        kind: FamilyKind,
+        pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>,
+        start: Timestamp,
+    ) -> Self {
+        let field = match kind {
             FamilyKind::Counter | FamilyKind::Gauge => 7,
             FamilyKind::Histogram(_) => 9,
         };
         let mut labels = String::new();
         let mut attributes = Vec::new();
         let mut text = String::new();
-        for (name, value) in family.labels.iter().copied().zip(values) {
+        for (name, value) in pairs {
             text.clear();
-            let value = match *value {
+            let value = match value {
                 LabelValue::Text(value) => value,
                 LabelValue::Addr(addr) => shown(&mut text, addr),
                 LabelValue::Port(port) => shown(&mut text, port),
+                LabelValue::Number(number) => shown(&mut text, number),
             };
             if !labels.is_empty() {
                 labels.push(',');
@@ -144,13 +149,10 @@ fn text_len(text: &str) -> usize {
 mod tests {
     use super::*;
 
-    const FAMILY: Family = Family {
-        name: "network_test",
-        help: "A test.",
-        unit: "By",
-        kind: FamilyKind::Counter,
-        labels: &["raddr", "rport", "type"],
-    };
+    fn render(values: [LabelValue<'_>; 3]) -> Series {
+        let pairs = ["raddr", "rport", "type"].into_iter().zip(values);
+        Series::render(FamilyKind::Counter, pairs, Timestamp::from_nanos(1))
+    }
 
     #[test]
     fn labels_are_rendered_in_the_familys_order_and_escaped() {
@@ -159,7 +161,7 @@ mod tests {
             LabelValue::Port(443),
             LabelValue::Text("a\"b\\c\nd"),
         ];
-        let series = Series::render(&FAMILY, &values, Timestamp::from_nanos(1));
+        let series = render(values);
         assert_eq!(
             &*series.labels,
             r#"raddr="2001:db8::1",rport="443",type="a\"b\\c\nd""#
@@ -196,7 +198,7 @@ mod tests {
             LabelValue::Port(443),
             LabelValue::Text(""),
         ];
-        let series = Series::render(&FAMILY, &values, Timestamp::from_nanos(1));
+        let series = render(values);
         let point: Point = prost::Message::decode(&*series.attributes).unwrap();
         let pairs: Vec<_> = point
             .attributes

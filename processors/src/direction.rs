@@ -299,7 +299,7 @@ mod tests {
         direction.process(&mut listen(8, 80, 1));
         let assumed = Some((FlowKind::Egress, Role::Unknown, RoleSource::Assumed));
         let record = seen(Role::Unknown, "192.0.2.1:80", "198.51.100.1:5000");
-        assert_eq!(decided(&mut direction, record), assumed);
+        assert_eq!(decided(&mut direction, record.clone()), assumed);
         let unknown_namespace = FlowRecord { netns: 0, ..record };
         assert_eq!(
             decided(&mut direction, unknown_namespace).map(|d| d.0),
@@ -324,7 +324,7 @@ mod tests {
                 listeners: vec![closed],
                 ..FlowBatch::default()
             });
-            assert_eq!(decided(&mut direction, record).map(|d| d.0), Some(kind));
+            assert_eq!(decided(&mut direction, record.clone()).map(|d| d.0), Some(kind));
         }
     }
 
@@ -338,7 +338,7 @@ mod tests {
                 listeners,
                 ..FlowBatch::default()
             });
-            assert_eq!(decided(&mut direction, record).map(|d| d.0), Some(kind));
+            assert_eq!(decided(&mut direction, record.clone()).map(|d| d.0), Some(kind));
         }
     }
 }

@@ -5,6 +5,7 @@
 //! | module | what it shows |
 //! |---|---|
 //! | `exact_bytes` | sums equal the application's own count, IPv4, IPv6, another network namespace, adopted |
+//! | `depth` | failed connects, resets, retransmits, round-trip times; processes and containers |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
@@ -23,6 +24,7 @@
 mod command_line;
 mod daemon;
 mod default_config;
+mod depth;
 mod exact_bytes;
 mod exposition;
 mod kernel_objects;

@@ -18,6 +18,11 @@ fn need(ok: bool, what: &str) -> bool {
     ok
 }
 
+/// Says that the test is skipped for want of something, or fails.
+pub(crate) fn skip(what: &str) {
+    need(false, what);
+}
+
 fn is_root() -> bool {
     need(nix::unistd::geteuid().is_root(), "this test needs root")
 }

@@ -188,6 +188,14 @@ impl Held {
             .map(Self)
     }
 
+    /// Shuts down the clients' ends.
+    pub(crate) fn shutdown(&mut self, how: Shutdown) {
+        for (client, _) in &mut self.0 {
+            // A connection that has ended by itself is shut down, too.
+            let _ = client.shutdown(how);
+        }
+    }
+
     /// Sends `size` bytes each way on every connection, and reads them.
     pub(crate) fn exchange(&mut self, size: usize) -> io::Result<Counted> {
         let mut counted = Counted::default();

@@ -1,5 +1,6 @@
 //! Config of the processor `window`.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use flowtap_pipeline::{
 use serde::{Deserialize, Serialize};
 
 use super::Window;
+use super::families::FAMILIES;
+use super::label::Label;
 
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,62 @@ pub struct Config {
     /// After how long without a change a series leaves. At least `interval`.
     #[serde(with = "humantime_serde")]
     pub metric_expiration: Duration,
+    /// Families that are to be exposed otherwise, by their names without the namespace.
+    pub families: BTreeMap<String, FamilyConfig>,
+}
+
+/// How a family is exposed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FamilyConfig {
+    /// Whether it is exposed at all.
+    pub enabled: bool,
+    /// Its labels; what is left out is summed away. By default those of the metrics reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<Label>>,
+}
+
+impl Default for FamilyConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            labels: None,
+        }
+    }
+}
+
+impl FamilyConfig {
+    fn validate(&self, name: &str) -> Vec<Fault> {
+        let path = |more: &[&str]| {
+            let path = ["families", name].into_iter().chain(more.iter().copied());
+            path.map(str::to_owned).collect()
+        };
+        let Some(definition) = FAMILIES.iter().find(|definition| definition.family.name == name) else {
+            let names: Vec<_> = FAMILIES.iter().map(|definition| definition.family.name).collect();
+            return vec![Fault {
+                path: path(&[]),
+                message: format!("there is no family `{name}`; there are {}", names.join(", ")),
+            }];
+        };
+        let mut faults = Vec::new();
+        let labels = self.labels.iter().flatten().enumerate();
+        for (number, label) in labels {
+            let earlier = self.labels.iter().flatten().take(number);
+            let message = if !definition.possible().any(|possible| possible == *label) {
+                let possible: Vec<_> = definition.possible().map(Label::name).collect();
+                format!("`{name}` can't have it; it can have {}", possible.join(", "))
+            } else if earlier.clone().any(|earlier| earlier == label) {
+                "is there twice".to_owned()
+            } else {
+                continue;
+            };
+            faults.push(Fault {
+                path: path(&["labels", &number.to_string()]),
+                message,
+            });
+        }
+        faults
+    }
 }
 
 impl Default for Config {
@@ -32,6 +91,7 @@ impl Default for Config {
             interval: Duration::from_secs(5),
             max_series: MAX_SERIES,
             metric_expiration: Duration::from_secs(600),
+            families: BTreeMap::new(),
         }
     }
 }
@@ -50,6 +110,7 @@ impl ComponentConfig for Config {
             let message = "must be at least `interval`, or series would leave between two changes";
             faults.push(Fault::new("metric_expiration", message));
         }
+        faults.extend(self.families.iter().flat_map(|(name, own)| own.validate(name)));
         faults
     }
 }
@@ -70,3 +131,43 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     summary: "folds records into series and closes windows; the last processor of every pipeline",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_and_labels_that_do_not_exist_are_told_with_what_does() {
+        let family = |labels: &[Label]| FamilyConfig {
+            enabled: true,
+            labels: Some(labels.to_vec()),
+        };
+        let config = Config {
+            families: BTreeMap::from([
+                ("network_tcp_flow".to_owned(), family(&[])),
+                (
+                    "network_flow_dns".to_owned(),
+                    family(&[Label::Raddr, Label::Reason, Label::Raddr]),
+                ),
+            ]),
+            ..Config::default()
+        };
+        let faults: Vec<_> = config
+            .validate()
+            .into_iter()
+            .map(|fault| (fault.path.join("."), fault.message))
+            .collect();
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        assert_eq!(faults[0].0, "families.network_flow_dns.labels.1");
+        assert!(faults[0].1.contains("it can have raddr"), "{faults:?}");
+        assert_eq!(
+            faults[1],
+            (
+                "families.network_flow_dns.labels.2".to_owned(),
+                "is there twice".to_owned()
+            )
+        );
+        assert_eq!(faults[2].0, "families.network_tcp_flow");
+        assert!(faults[2].1.contains("network_tcp_flow_egress"), "{faults:?}");
+    }
+}

@@ -2,6 +2,8 @@
 
 use flowtap_pipeline::{Family, FamilyKind, HISTOGRAM_BUCKETS};
 
+use super::label::Label;
+
 /// Upper bounds of the round-trip time, in µs: those of the Go exporter.
 const RTT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
     50.0, 100.0, 200.0, 300.0, 500.0, 700.0, 1000.0, 1300.0, 1600.0, 2000.0, 2500.0, 3000.0, 4000.0, 5000.0,
@@ -32,98 +34,201 @@ pub enum FamilyId {
     EventDropped,
 }
 
+/// A family, and the labels that it has and can have.
+#[derive(Clone, Copy, Debug)]
+pub struct Definition {
+    /// What all its series share.
+    pub family: Family,
+    /// Labels unless the config says otherwise, in the order in which they are rendered.
+    pub labels: &'static [Label],
+    /// Labels that the config can ask for besides.
+    pub more: &'static [Label],
+    /// The same, of one connection or process.
+    pub details: &'static [Label],
+}
+
+/// What does not change while a connection lives. Others would let a gauge count up in one series and down in another.
+const LASTING: &[Label] = &[Label::Laddr, Label::Netns];
+
+impl Definition {
+    /// Every label that it can have.
+    pub fn possible(&self) -> impl Iterator<Item = Label> {
+        [self.labels, self.more, self.details]
+            .into_iter()
+            .flatten()
+            .copied()
+    }
+}
+
 /// Every family that a window can fill.
-pub const FAMILIES: [Family; 12] = [
-    Family {
-        name: "network_tcp_flow_egress",
-        help: "Payload bytes of TCP connections that this machine opened, by peer.",
-        unit: "By",
-        kind: FamilyKind::Counter,
-        labels: &["raddr", "rport", "direction", "type"],
+pub const FAMILIES: [Definition; 12] = [
+    Definition {
+        family: Family {
+            name: "network_tcp_flow_egress",
+            help: "Payload bytes of TCP connections that this machine opened, by peer.",
+            unit: "By",
+            kind: FamilyKind::Counter,
+        },
+        labels: &[Label::Raddr, Label::Rport, Label::Direction, Label::Type],
+        more: &[Label::Lport],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "network_tcp_flow_ingress",
-        help: "Payload bytes of TCP connections that this machine accepted, by peer.",
-        unit: "By",
-        kind: FamilyKind::Counter,
-        labels: &["lport", "raddr", "direction", "type"],
+    Definition {
+        family: Family {
+            name: "network_tcp_flow_ingress",
+            help: "Payload bytes of TCP connections that this machine accepted, by peer.",
+            unit: "By",
+            kind: FamilyKind::Counter,
+        },
+        labels: &[Label::Lport, Label::Raddr, Label::Direction, Label::Type],
+        more: &[Label::Rport],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "network_k8s_tcp_flow",
-        help: "Payload bytes to and from pods and services of the cluster.",
-        unit: "By",
-        kind: FamilyKind::Counter,
-        labels: &["type"],
+    Definition {
+        family: Family {
+            name: "network_k8s_tcp_flow",
+            help: "Payload bytes to and from pods and services of the cluster.",
+            unit: "By",
+            kind: FamilyKind::Counter,
+        },
+        labels: &[Label::Type],
+        more: &[
+            Label::Raddr,
+            Label::Rport,
+            Label::Lport,
+            Label::Direction,
+            Label::Flow,
+        ],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "network_flow_dns",
-        help: "Payload bytes to and from name servers, over TCP.",
-        unit: "By",
-        kind: FamilyKind::Counter,
+    Definition {
+        family: Family {
+            name: "network_flow_dns",
+            help: "Payload bytes to and from name servers, over TCP.",
+            unit: "By",
+            kind: FamilyKind::Counter,
+        },
         labels: &[],
+        more: &[
+            Label::Raddr,
+            Label::Rport,
+            Label::Lport,
+            Label::Direction,
+            Label::Flow,
+            Label::Type,
+        ],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "network_tcp_flow_rtt",
-        help: "Smoothed round-trip time in microseconds of connections that moved bytes, once per interval.",
-        unit: "us",
-        kind: FamilyKind::Histogram(&RTT_BOUNDS),
-        labels: &["raddr", "direction"],
+    Definition {
+        family: Family {
+            name: "network_tcp_flow_rtt",
+            help: "Smoothed round-trip time in microseconds of connections that moved bytes, once per interval.",
+            unit: "us",
+            kind: FamilyKind::Histogram(&RTT_BOUNDS),
+        },
+        labels: &[Label::Raddr, Label::Direction],
+        more: &[Label::Rport, Label::Lport, Label::Type, Label::Flow],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "network_tcp_connections",
-        help: "TCP connections that were opened, closed, reset, or failed to open.",
-        unit: "{connection}",
-        kind: FamilyKind::Counter,
-        labels: &["flow", "event", "type"],
+    Definition {
+        family: Family {
+            name: "network_tcp_connections",
+            help: "TCP connections that were opened, closed, reset, or failed to open.",
+            unit: "{connection}",
+            kind: FamilyKind::Counter,
+        },
+        labels: &[Label::Flow, Label::Event, Label::Type],
+        more: &[Label::Raddr, Label::Rport, Label::Lport],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "network_tcp_connections_active",
-        help: "TCP connections that are open.",
-        unit: "{connection}",
-        kind: FamilyKind::Gauge,
-        labels: &["flow", "type"],
+    Definition {
+        family: Family {
+            name: "network_tcp_connections_active",
+            help: "TCP connections that are open.",
+            unit: "{connection}",
+            kind: FamilyKind::Gauge,
+        },
+        labels: &[Label::Flow, Label::Type],
+        more: &[Label::Raddr, Label::Rport, Label::Lport],
+        details: LASTING,
     },
-    Family {
-        name: "network_tcp_connect_failures",
-        help: "Connects that failed, by reason.",
-        unit: "{connection}",
-        kind: FamilyKind::Counter,
-        labels: &["reason", "type"],
+    Definition {
+        family: Family {
+            name: "network_tcp_connect_failures",
+            help: "Connects that failed, by reason.",
+            unit: "{connection}",
+            kind: FamilyKind::Counter,
+        },
+        labels: &[Label::Reason, Label::Type],
+        more: &[Label::Raddr, Label::Rport],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "network_tcp_connect_duration",
-        help: "Time in seconds from the SYN to the established connection, for connections that this machine opened.",
-        unit: "s",
-        kind: FamilyKind::Histogram(&CONNECT_BOUNDS),
-        labels: &["raddr", "type"],
+    Definition {
+        family: Family {
+            name: "network_tcp_connect_duration",
+            help: "Time in seconds from the SYN to the established connection, for connections that this machine opened.",
+            unit: "s",
+            kind: FamilyKind::Histogram(&CONNECT_BOUNDS),
+        },
+        labels: &[Label::Raddr, Label::Type],
+        more: &[Label::Rport],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "network_tcp_retransmits",
-        help: "TCP segments that were sent again, by peer.",
-        unit: "{segment}",
-        kind: FamilyKind::Counter,
-        labels: &["raddr", "type"],
+    Definition {
+        family: Family {
+            name: "network_tcp_retransmits",
+            help: "TCP segments that were sent again, by peer.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        labels: &[Label::Raddr, Label::Type],
+        more: &[Label::Rport, Label::Lport, Label::Flow],
+        details: &Label::DETAILS,
     },
-    Family {
-        name: "bpf_event_recv",
-        help: "Events read from the kernel's ring buffers, in the capture mode that has a record per event.",
-        unit: "{event}",
-        kind: FamilyKind::Counter,
-        labels: &["type"],
+    Definition {
+        family: Family {
+            name: "bpf_event_recv",
+            help: "Events read from the kernel's ring buffers, in the capture mode that has a record per event.",
+            unit: "{event}",
+            kind: FamilyKind::Counter,
+        },
+        labels: &[Label::EventType],
+        more: &[],
+        details: &[],
     },
-    Family {
-        name: "bpf_event_chan_drop",
-        help: "Events dropped because the channel behind the ring buffers was full.",
-        unit: "{event}",
-        kind: FamilyKind::Counter,
-        labels: &["type"],
+    Definition {
+        family: Family {
+            name: "bpf_event_chan_drop",
+            help: "Events dropped because the channel behind the ring buffers was full.",
+            unit: "{event}",
+            kind: FamilyKind::Counter,
+        },
+        labels: &[Label::EventType],
+        more: &[],
+        details: &[],
     },
 ];
 
 impl FamilyId {
+    /// Every family, in the order of [`FAMILIES`].
+    pub const ALL: [Self; FAMILIES.len()] = [
+        Self::Egress,
+        Self::Ingress,
+        Self::K8s,
+        Self::Dns,
+        Self::Rtt,
+        Self::Connections,
+        Self::ConnectionsActive,
+        Self::ConnectFailures,
+        Self::ConnectDuration,
+        Self::Retransmits,
+        Self::EventReceived,
+        Self::EventDropped,
+    ];
+
     /// The family.
     pub const fn family(self) -> &'static Family {
-        &FAMILIES[self as usize]
+        &FAMILIES[self as usize].family
     }
 }
 
@@ -141,10 +246,21 @@ mod tests {
 
     #[test]
     fn bounds_of_histograms_rise() {
-        for family in &FAMILIES {
+        for Definition { family, .. } in &FAMILIES {
             if let FamilyKind::Histogram(bounds) = family.kind {
                 assert!(bounds.windows(2).all(|pair| pair[0] < pair[1]), "{}", family.name);
             }
+        }
+    }
+
+    #[test]
+    fn no_family_has_a_label_twice() {
+        for definition in &FAMILIES {
+            let mut names: Vec<_> = definition.possible().map(Label::name).collect();
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count, "{}", definition.family.name);
         }
     }
 }

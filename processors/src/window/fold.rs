@@ -10,9 +10,10 @@ use flowtap_pipeline::{
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
+use super::catalog::Catalog;
 use super::config::Config;
-use super::families::FAMILIES;
-use super::key::{Addr, ConnectionEvent, Direction, Key};
+use super::families::{FAMILIES, FamilyId};
+use super::key::{ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
 use super::store::{Histogram, Keep, Slot, Store, Sum};
 
 /// The aggregator.
@@ -21,6 +22,7 @@ pub struct Window {
     pipeline: Arc<str>,
     interval: Duration,
     expiration: Duration,
+    catalog: Catalog,
     sums: Store<Sum>,
     histograms: Store<Histogram>,
     /// Where the open window began.
@@ -38,6 +40,7 @@ impl Window {
             pipeline: Arc::clone(&context.pipeline),
             interval: config.interval,
             expiration: config.metric_expiration,
+            catalog: Catalog::new(config),
             sums: Store::new(max_series),
             histograms: Store::new(max_series),
             opened: Timestamp::default(),
@@ -47,81 +50,51 @@ impl Window {
     }
 
     fn fold_record(&mut self, record: &FlowRecord) {
-        let flow = record.kind.unwrap_or(FlowKind::Egress);
-        let class = record.class.unwrap_or(PeerClass::Unknown);
-        self.fold_bytes(record, flow, class);
-        self.fold_rtt(record, class);
-        self.fold_connection(record, flow, class);
+        self.fold_bytes(record);
+        self.fold_rtt(record);
+        self.fold_connection(record);
         if record.retransmits != 0 {
-            let key = Key::Retransmits {
-                raddr: Addr::new(record.remote.addr),
-                class,
-            };
-            self.add(key, record.retransmits);
+            self.add(
+                FamilyId::Retransmits,
+                record,
+                Facets::default(),
+                record.retransmits,
+            );
         }
     }
 
-    fn fold_bytes(&mut self, record: &FlowRecord, flow: FlowKind, class: PeerClass) {
-        let moved = [
-            (Direction::Outbound, record.sent_bytes),
-            (Direction::Inbound, record.received_bytes),
-        ];
-        for (direction, bytes) in moved {
-            if bytes == 0 {
-                continue;
-            }
-            let raddr = Addr::new(record.remote.addr);
-            let key = match (class, flow) {
-                (PeerClass::K8sPod | PeerClass::K8sSvc, _) => Key::K8s { class },
-                (PeerClass::Dns, _) => Key::Dns,
-                (_, FlowKind::Egress) => Key::Egress {
-                    raddr,
-                    rport: record.remote.port,
-                    direction,
-                    class,
-                },
-                (_, FlowKind::Ingress) => Key::Ingress {
-                    lport: record.local.port,
-                    raddr,
-                    direction,
-                    class,
-                },
-            };
-            self.add(key, bytes);
+    fn fold_bytes(&mut self, record: &FlowRecord) {
+        let family = match (class_of(record), flow_of(record)) {
+            (PeerClass::K8sPod | PeerClass::K8sSvc, _) => FamilyId::K8s,
+            (PeerClass::Dns, _) => FamilyId::Dns,
+            (_, FlowKind::Egress) => FamilyId::Egress,
+            (_, FlowKind::Ingress) => FamilyId::Ingress,
+        };
+        for (direction, bytes) in moved(record) {
+            self.add(family, record, towards(direction), bytes);
         }
     }
 
     /// As in the Go exporter, only for peers beyond this machine and cluster (ADR 4 has the direction).
-    fn fold_rtt(&mut self, record: &FlowRecord, class: PeerClass) {
+    fn fold_rtt(&mut self, record: &FlowRecord) {
         let near = matches!(
-            class,
+            class_of(record),
             PeerClass::K8sPod | PeerClass::K8sSvc | PeerClass::Dns | PeerClass::Localhost | PeerClass::Docker
         );
         if near || record.rtt_us == 0 {
             return;
         }
-        let raddr = Addr::new(record.remote.addr);
-        if record.sent_bytes != 0 {
+        for (direction, _) in moved(record) {
             self.observe(
-                Key::Rtt {
-                    raddr,
-                    direction: Direction::Outbound,
-                },
-                f64::from(record.rtt_us),
-            );
-        }
-        if record.received_bytes != 0 {
-            self.observe(
-                Key::Rtt {
-                    raddr,
-                    direction: Direction::Inbound,
-                },
+                FamilyId::Rtt,
+                record,
+                towards(direction),
                 f64::from(record.rtt_us),
             );
         }
     }
 
-    fn fold_connection(&mut self, record: &FlowRecord, flow: FlowKind, class: PeerClass) {
+    fn fold_connection(&mut self, record: &FlowRecord) {
         let events = record.events;
         if events == Events::NONE {
             return;
@@ -133,58 +106,69 @@ impl Window {
             (Events::RESET, ConnectionEvent::Reset),
         ];
         for (_, event) in told.into_iter().filter(|(bit, _)| events.contains(*bit)) {
-            self.add(Key::Connections { flow, event, class }, 1);
+            let facets = Facets {
+                event: Some(event),
+                ..Facets::default()
+            };
+            self.add(FamilyId::Connections, record, facets, 1);
         }
         let began = events.contains(Events::OPENED) || events.contains(Events::ADOPTED);
         let change = i64::from(began) - i64::from(events.contains(Events::CLOSED));
-        self.add(Key::ConnectionsActive { flow, class }, change);
+        self.add(FamilyId::ConnectionsActive, record, Facets::default(), change);
         if events.contains(Events::FAILED) {
-            self.add(
-                Key::ConnectFailures {
-                    reason: failure_reason(record.failure),
-                    class,
-                },
-                1,
-            );
+            let facets = Facets {
+                reason: Some(FailureReason::of(record.failure)),
+                ..Facets::default()
+            };
+            self.add(FamilyId::ConnectFailures, record, facets, 1);
         }
         if events.contains(Events::OPENED) && record.role == Role::Client && record.handshake_us > 0 {
-            let raddr = Addr::new(record.remote.addr);
-            self.observe(
-                Key::ConnectDuration { raddr, class },
-                f64::from(record.handshake_us) / 1e6,
-            );
+            let seconds = f64::from(record.handshake_us) / 1e6;
+            self.observe(FamilyId::ConnectDuration, record, Facets::default(), seconds);
         }
     }
 
     fn fold_count(&mut self, count: &EventCount) {
-        let event_type = count.event_type;
-        let key = match count.hop {
-            EventHop::Received => Key::EventReceived { event_type },
-            EventHop::Dropped => Key::EventDropped { event_type },
+        let family = match count.hop {
+            EventHop::Received => FamilyId::EventReceived,
+            EventHop::Dropped => FamilyId::EventDropped,
         };
-        self.add(key, i64::try_from(count.count).unwrap_or(i64::MAX));
+        if let Some(key) = self.catalog.key_of_events(family, count.event_type) {
+            self.sums
+                .touch(key, self.opened, &mut self.catalog)
+                .add(i64::try_from(count.count).unwrap_or(i64::MAX));
+        }
     }
 
-    fn add(&mut self, key: Key, difference: i64) {
-        self.sums.touch(key, self.opened).add(difference);
+    fn add(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets, difference: i64) {
+        if let Some(key) = self.catalog.key(family, record, facets) {
+            self.sums
+                .touch(key, self.opened, &mut self.catalog)
+                .add(difference);
+        }
     }
 
-    fn observe(&mut self, key: Key, value: f64) {
-        if let FamilyKind::Histogram(bounds) = key.family().family().kind {
-            self.histograms.touch(key, self.opened).observe(value, bounds);
+    fn observe(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets, value: f64) {
+        if let FamilyKind::Histogram(bounds) = family.family().kind
+            && let Some(key) = self.catalog.key(family, record, facets)
+        {
+            self.histograms
+                .touch(key, self.opened, &mut self.catalog)
+                .observe(value, bounds);
         }
     }
 
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
-        let mut families: Vec<_> = FAMILIES.iter().map(empty).collect();
+        let mut families: Vec<_> = FAMILIES.iter().map(|family| empty(&family.family)).collect();
         let expiration = self.expiration;
         let expired = |updated: Timestamp| at.since(updated) >= expiration;
-        self.sums.sweep(at, |slot| {
+        self.sums.sweep(at, &mut self.catalog, |slot| {
             close_sum(&mut families[slot.key.family() as usize], slot, expired)
         });
-        self.histograms.sweep(at, |slot| {
+        self.histograms.sweep(at, &mut self.catalog, |slot| {
             close_histogram(&mut families[slot.key.family() as usize], slot, expired)
         });
+        self.catalog.sweep();
         self.telemetry.tell(&mut self.sums);
         self.telemetry.tell(&mut self.histograms);
         let window = at.since(self.opened);
@@ -286,16 +270,19 @@ fn close_histogram(
     Keep::Yes
 }
 
-/// Why a connect failed, from its errno (`include/uapi/asm-generic/errno.h`).
-const fn failure_reason(errno: u16) -> &'static str {
-    match errno {
-        111 => "refused",
-        110 => "timed_out",
-        100 | 101 | 112 | 113 => "unreachable",
-        104 => "reset",
-        // Closed by the application before it was established.
-        0 => "aborted",
-        _ => "other",
+/// The directions in which bytes moved, and how many. A difference can be negative (see [`FlowRecord`]).
+fn moved(record: &FlowRecord) -> impl Iterator<Item = (Direction, i64)> {
+    let both = [
+        (Direction::Outbound, record.sent_bytes),
+        (Direction::Inbound, record.received_bytes),
+    ];
+    both.into_iter().filter(|(_, bytes)| *bytes != 0)
+}
+
+fn towards(direction: Direction) -> Facets {
+    Facets {
+        direction: Some(direction),
+        ..Facets::default()
     }
 }
 
@@ -331,7 +318,7 @@ impl Telemetry {
     fn tell<V: Default>(&self, store: &mut Store<V>) {
         let folded = store.take_folded();
         for (number, family) in FAMILIES.iter().enumerate() {
-            let labels = || [self.pipeline.clone(), KeyValue::new("family", family.name)];
+            let labels = || [self.pipeline.clone(), KeyValue::new("family", family.family.name)];
             let live = store.live()[number] as u64;
             if live > 0 {
                 self.live.record(live, &labels());

@@ -1,10 +1,17 @@
 //! What tells one series from another: a small key that is hashed and compared without touching the heap.
+//!
+//! A key holds a value for each label that its family is exposed with, and nothing for the others: that is how a label
+//! that the config leaves out is summed away. Labels of one connection or process are rare, so they stand in a table
+//! of their own ([`Details`]) and a key has the number of their row.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
-use flowtap_pipeline::{EventType, FlowKind, LabelValue, PeerClass, Series, Timestamp};
+use flowtap_pipeline::{EventType, FlowKind, FlowRecord, LabelValue, PeerClass, RoleSource};
 
 use super::families::FamilyId;
+use super::label::{Label, LabelSet};
 
 /// Which way bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,12 +49,49 @@ impl ConnectionEvent {
     }
 }
 
+/// Why a connect failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum FailureReason {
+    Refused,
+    TimedOut,
+    Unreachable,
+    Reset,
+    /// Closed by the application before it was established.
+    Aborted,
+    Other,
+}
+
+impl FailureReason {
+    /// From the errno (`include/uapi/asm-generic/errno.h`).
+    pub(super) const fn of(errno: u16) -> Self {
+        match errno {
+            111 => Self::Refused,
+            110 => Self::TimedOut,
+            100 | 101 | 112 | 113 => Self::Unreachable,
+            104 => Self::Reset,
+            0 => Self::Aborted,
+            _ => Self::Other,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Reset => "reset",
+            Self::Aborted => "aborted",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// An address as 16 bytes; IPv4 as IPv4-mapped, which no canonical address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Addr(u128);
+struct Addr(u128);
 
 impl Addr {
-    pub(super) fn new(addr: IpAddr) -> Self {
+    fn new(addr: IpAddr) -> Self {
         match addr {
             IpAddr::V4(addr) => Self(addr.to_ipv6_mapped().to_bits()),
             IpAddr::V6(addr) => Self(addr.to_bits()),
@@ -59,125 +103,261 @@ impl Addr {
     }
 }
 
-/// A series: its family and the values of its labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Key {
-    Egress {
-        raddr: Addr,
-        rport: u16,
-        direction: Direction,
-        class: PeerClass,
-    },
-    Ingress {
-        lport: u16,
-        raddr: Addr,
-        direction: Direction,
-        class: PeerClass,
-    },
-    K8s {
-        class: PeerClass,
-    },
-    Dns,
-    Rtt {
-        raddr: Addr,
-        direction: Direction,
-    },
-    Connections {
-        flow: FlowKind,
-        event: ConnectionEvent,
-        class: PeerClass,
-    },
-    ConnectionsActive {
-        flow: FlowKind,
-        class: PeerClass,
-    },
-    ConnectFailures {
-        reason: &'static str,
-        class: PeerClass,
-    },
-    ConnectDuration {
-        raddr: Addr,
-        class: PeerClass,
-    },
-    Retransmits {
-        raddr: Addr,
-        class: PeerClass,
-    },
-    EventReceived {
-        event_type: EventType,
-    },
-    EventDropped {
-        event_type: EventType,
-    },
-    /// What a family at its budget has no series for.
-    Other(FamilyId),
+/// What only some families have a label for, beside what the record says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Facets {
+    pub(super) direction: Option<Direction>,
+    pub(super) event: Option<ConnectionEvent>,
+    pub(super) reason: Option<FailureReason>,
 }
 
-/// The value of every label of a series `other`.
-const OTHER: LabelValue<'static> = LabelValue::Text("other");
+/// A series: its family and the values of its labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    raddr: Option<Addr>,
+    /// Row of [`Details`]; 0 for none.
+    details: u32,
+    rport: u16,
+    lport: u16,
+    family: FamilyId,
+    class: Option<PeerClass>,
+    flow: Option<FlowKind>,
+    direction: Option<Direction>,
+    event: Option<ConnectionEvent>,
+    reason: Option<FailureReason>,
+    event_type: Option<EventType>,
+    /// What a family at its budget has no series for.
+    other: bool,
+}
 
 impl Key {
-    pub(super) const fn family(&self) -> FamilyId {
-        match self {
-            Self::Egress { .. } => FamilyId::Egress,
-            Self::Ingress { .. } => FamilyId::Ingress,
-            Self::K8s { .. } => FamilyId::K8s,
-            Self::Dns => FamilyId::Dns,
-            Self::Rtt { .. } => FamilyId::Rtt,
-            Self::Connections { .. } => FamilyId::Connections,
-            Self::ConnectionsActive { .. } => FamilyId::ConnectionsActive,
-            Self::ConnectFailures { .. } => FamilyId::ConnectFailures,
-            Self::ConnectDuration { .. } => FamilyId::ConnectDuration,
-            Self::Retransmits { .. } => FamilyId::Retransmits,
-            Self::EventReceived { .. } => FamilyId::EventReceived,
-            Self::EventDropped { .. } => FamilyId::EventDropped,
-            Self::Other(family) => *family,
+    const fn empty(family: FamilyId) -> Self {
+        Self {
+            raddr: None,
+            details: 0,
+            rport: 0,
+            lport: 0,
+            family,
+            class: None,
+            flow: None,
+            direction: None,
+            event: None,
+            reason: None,
+            event_type: None,
+            other: false,
         }
     }
 
-    /// The series, with its renderings: done once in its life.
-    pub(super) fn render(&self, start: Timestamp) -> Series {
-        use LabelValue::{Addr, Port, Text};
-        let render = |values: &[LabelValue<'_>]| Series::render(self.family().family(), values, start);
-        let class_of = |class: PeerClass| Text(class.as_str());
-        match *self {
-            Self::Egress {
-                raddr,
-                rport,
-                direction,
-                class,
-            } => render(&[
-                Addr(raddr.get()),
-                Port(rport),
-                Text(direction.as_str()),
-                class_of(class),
-            ]),
-            Self::Ingress {
-                lport,
-                raddr,
-                direction,
-                class,
-            } => render(&[
-                Port(lport),
-                Addr(raddr.get()),
-                Text(direction.as_str()),
-                class_of(class),
-            ]),
-            Self::K8s { class } => render(&[class_of(class)]),
-            Self::Dns => render(&[]),
-            Self::Rtt { raddr, direction } => render(&[Addr(raddr.get()), Text(direction.as_str())]),
-            Self::Connections { flow, event, class } => {
-                render(&[Text(flow.as_str()), Text(event.as_str()), class_of(class)])
+    /// The series of `family` that `record` goes to, with the labels that the family is exposed with. `details` is its row
+    /// there, if it has one.
+    pub(super) fn new(
+        family: FamilyId,
+        labels: LabelSet,
+        record: &FlowRecord,
+        facets: Facets,
+        details: u32,
+    ) -> Self {
+        let with = |label, port| if labels.has(label) { port } else { 0 };
+        Self {
+            raddr: labels.has(Label::Raddr).then(|| Addr::new(record.remote.addr)),
+            details,
+            rport: with(Label::Rport, record.remote.port),
+            lport: with(Label::Lport, record.local.port),
+            class: labels.has(Label::Type).then(|| class_of(record)),
+            flow: labels.has(Label::Flow).then(|| flow_of(record)),
+            direction: facets.direction.filter(|_| labels.has(Label::Direction)),
+            event: facets.event.filter(|_| labels.has(Label::Event)),
+            reason: facets.reason.filter(|_| labels.has(Label::Reason)),
+            ..Self::empty(family)
+        }
+    }
+
+    /// The series of `family` that counts events of this type.
+    pub(super) fn of_events(family: FamilyId, labels: LabelSet, event_type: EventType) -> Self {
+        Self {
+            event_type: labels.has(Label::EventType).then_some(event_type),
+            ..Self::empty(family)
+        }
+    }
+
+    /// The series `other` of `family`.
+    pub(super) const fn other(family: FamilyId) -> Self {
+        Self {
+            other: true,
+            ..Self::empty(family)
+        }
+    }
+
+    pub(super) const fn family(&self) -> FamilyId {
+        self.family
+    }
+
+    pub(super) const fn is_other(&self) -> bool {
+        self.other
+    }
+
+    /// Its row of [`Details`], if it has one.
+    pub(super) const fn details(&self) -> u32 {
+        self.details
+    }
+
+    /// The value of `label`; what is not known is empty.
+    pub(super) fn value<'a>(&'a self, label: Label, details: &'a Details) -> LabelValue<'a> {
+        use LabelValue::{Addr, Number, Port, Text};
+        if self.other {
+            return Text("other");
+        }
+        let detail = details.get(self.details);
+        let number = |number: Option<u64>| number.filter(|number| *number != 0).map_or(Text(""), Number);
+        let addr = |addr: Option<self::Addr>| addr.map_or(Text(""), |addr| Addr(addr.get()));
+        match label {
+            Label::Raddr => addr(self.raddr),
+            Label::Rport => Port(self.rport),
+            Label::Lport => Port(self.lport),
+            Label::Direction => Text(self.direction.map_or("", Direction::as_str)),
+            Label::Type => Text(self.class.map_or("", PeerClass::as_str)),
+            Label::Flow => Text(self.flow.map_or("", FlowKind::as_str)),
+            Label::Event => Text(self.event.map_or("", ConnectionEvent::as_str)),
+            Label::Reason => Text(self.reason.map_or("", FailureReason::as_str)),
+            Label::EventType => Text(self.event_type.map_or("", EventType::as_str)),
+            Label::Laddr => addr(detail.and_then(|detail| detail.laddr)),
+            Label::RoleSource => Text(
+                detail
+                    .and_then(|detail| detail.role_source)
+                    .map_or("", RoleSource::as_str),
+            ),
+            Label::Netns => number(detail.map(|detail| u64::from(detail.netns))),
+            Label::Pid => number(detail.map(|detail| u64::from(detail.pid))),
+            Label::CgroupId => number(detail.map(|detail| detail.cgroup_id)),
+            Label::Comm => Text(detail.map_or("", |detail| text_of(&detail.comm))),
+            Label::ContainerId => Text(
+                detail
+                    .and_then(|detail| detail.container_id.as_deref())
+                    .unwrap_or(""),
+            ),
+        }
+    }
+}
+
+/// The class of the peer; before the policy processor has seen the record, unknown.
+pub(super) fn class_of(record: &FlowRecord) -> PeerClass {
+    record.class.unwrap_or(PeerClass::Unknown)
+}
+
+/// The kind of flow; before the direction processor has seen the record, egress.
+pub(super) fn flow_of(record: &FlowRecord) -> FlowKind {
+    record.kind.unwrap_or(FlowKind::Egress)
+}
+
+/// A process name up to its NUL. One that is not UTF-8 is cut where it ceases to be.
+fn text_of(comm: &[u8; 16]) -> &str {
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
+    match str::from_utf8(&comm[..end]) {
+        Ok(text) => text,
+        Err(error) => str::from_utf8(&comm[..error.valid_up_to()]).unwrap_or_default(),
+    }
+}
+
+/// Values of labels that say more of a connection than its peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Detail {
+    laddr: Option<Addr>,
+    role_source: Option<RoleSource>,
+    netns: u32,
+    pid: u32,
+    comm: [u8; 16],
+    cgroup_id: u64,
+    container_id: Option<Arc<str>>,
+}
+
+impl Detail {
+    fn new(labels: LabelSet, record: &FlowRecord) -> Self {
+        let with = |label| labels.has(label);
+        Self {
+            laddr: with(Label::Laddr).then(|| Addr::new(record.local.addr)),
+            role_source: with(Label::RoleSource).then_some(record.role_source),
+            netns: if with(Label::Netns) { record.netns } else { 0 },
+            pid: if with(Label::Pid) { record.pid } else { 0 },
+            comm: if with(Label::Comm) { record.comm } else { [0; 16] },
+            cgroup_id: if with(Label::CgroupId) {
+                record.cgroup_id
+            } else {
+                0
+            },
+            container_id: record.container_id.clone().filter(|_| with(Label::ContainerId)),
+        }
+    }
+}
+
+/// The rows that keys point to. A row lives as long as a series has it.
+#[derive(Debug)]
+pub(super) struct Details {
+    /// With how many series have it. Row 0 is never taken.
+    rows: Vec<Option<(Detail, usize)>>,
+    numbers: HashMap<Detail, u32>,
+    free: Vec<u32>,
+}
+
+impl Default for Details {
+    fn default() -> Self {
+        Self {
+            rows: vec![None],
+            numbers: HashMap::new(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl Details {
+    /// The row of `record`'s details among `labels`; 0 if none of those is a detail. A row that no series has is freed by
+    /// the next [`Details::sweep`].
+    pub(super) fn number(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
+        if !labels.has_details() {
+            return 0;
+        }
+        let detail = Detail::new(labels, record);
+        if let Some(&number) = self.numbers.get(&detail) {
+            return number;
+        }
+        let row = Some((detail.clone(), 0));
+        let number = if let Some(number) = self.free.pop() {
+            self.rows[number as usize] = row;
+            number
+        } else {
+            self.rows.push(row);
+            // Memory ends long before 2^32 rows.
+            u32::try_from(self.rows.len() - 1).unwrap_or(0)
+        };
+        self.numbers.insert(detail, number);
+        number
+    }
+
+    fn get(&self, number: u32) -> Option<&Detail> {
+        self.rows.get(number as usize)?.as_ref().map(|(detail, _)| detail)
+    }
+
+    /// A series has come to have row `number`.
+    pub(super) fn take(&mut self, number: u32) {
+        if let Some(Some((_, series))) = self.rows.get_mut(number as usize) {
+            *series += 1;
+        }
+    }
+
+    /// A series with row `number` has left.
+    pub(super) fn give_back(&mut self, number: u32) {
+        if let Some(Some((_, series))) = self.rows.get_mut(number as usize) {
+            *series = series.saturating_sub(1);
+        }
+    }
+
+    /// Frees the rows that no series has.
+    pub(super) fn sweep(&mut self) {
+        for (number, row) in (0..).zip(&mut self.rows) {
+            if let Some((detail, 0)) = row {
+                self.numbers.remove(detail);
+                *row = None;
+                self.free.push(number);
             }
-            Self::ConnectionsActive { flow, class } => render(&[Text(flow.as_str()), class_of(class)]),
-            Self::ConnectFailures { reason, class } => render(&[Text(reason), class_of(class)]),
-            Self::ConnectDuration { raddr, class } | Self::Retransmits { raddr, class } => {
-                render(&[Addr(raddr.get()), class_of(class)])
-            }
-            Self::EventReceived { event_type } | Self::EventDropped { event_type } => {
-                render(&[Text(event_type.as_str())])
-            }
-            Self::Other(_) => render(&[OTHER; 4]),
         }
     }
 }
@@ -185,6 +365,7 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::record;
 
     #[test]
     fn addresses_of_both_families_come_back_as_they_went_in() {
@@ -199,20 +380,49 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_the_go_exporters() {
-        let key = Key::Ingress {
-            lport: 443,
-            raddr: Addr::new("192.0.2.7".parse().unwrap()),
-            direction: Direction::Inbound,
-            class: PeerClass::ExternalHosts,
+    fn a_label_that_is_left_out_tells_no_series_apart() {
+        let labels = LabelSet::new(&[Label::Raddr]);
+        let key = |remote: &str| {
+            let record = record("192.0.2.1:40000", remote);
+            Key::new(FamilyId::Egress, labels, &record, Facets::default(), 0)
         };
-        let series = key.render(Timestamp::from_nanos(1));
-        assert_eq!(
-            &*series.labels,
-            r#"lport="443",raddr="192.0.2.7",direction="inbound",type="externalHosts""#
-        );
-        let other = Key::Other(FamilyId::Rtt).render(Timestamp::from_nanos(1));
-        assert_eq!(&*other.labels, r#"raddr="other",direction="other""#);
-        assert_eq!(&*Key::Dns.render(Timestamp::from_nanos(1)).labels, "");
+        assert_eq!(key("198.51.100.7:443"), key("198.51.100.7:80"));
+        assert_ne!(key("198.51.100.7:443"), key("198.51.100.8:443"));
+    }
+
+    #[test]
+    fn details_are_numbered_by_what_is_asked_for_and_freed_when_no_series_has_them() {
+        let mut details = Details::default();
+        let of = |pid, netns| FlowRecord {
+            pid,
+            netns,
+            comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+            ..record("192.0.2.1:80", "198.51.100.7:4000")
+        };
+        let labels = LabelSet::new(&[Label::Pid, Label::Comm]);
+        let first = details.number(labels, &of(7, 1));
+        assert_eq!(details.number(labels, &of(7, 2)), first, "netns is not asked for");
+        let second = details.number(labels, &of(8, 1));
+        assert_ne!(first, second);
+        assert_eq!(details.number(LabelSet::new(&[Label::Raddr]), &of(7, 1)), 0);
+
+        let key = Key::new(FamilyId::Ingress, labels, &of(7, 1), Facets::default(), first);
+        assert_eq!(key.value(Label::Comm, &details), LabelValue::Text("nginx"));
+        assert_eq!(key.value(Label::Pid, &details), LabelValue::Number(7));
+        assert_eq!(key.value(Label::ContainerId, &details), LabelValue::Text(""));
+
+        details.take(first);
+        details.sweep();
+        assert_eq!(details.number(labels, &of(7, 1)), first);
+        assert_eq!(details.number(labels, &of(9, 1)), second, "the row is free again");
+        details.give_back(first);
+        details.sweep();
+        assert!(details.get(first).is_none());
+    }
+
+    #[test]
+    fn a_process_name_that_is_no_text_is_cut_rather_than_refused() {
+        assert_eq!(text_of(b"ok\xff\0\0\0\0\0\0\0\0\0\0\0\0\0"), "ok");
+        assert_eq!(text_of(b"0123456789abcdef"), "0123456789abcdef");
     }
 }

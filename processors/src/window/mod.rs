@@ -6,13 +6,16 @@
 //! 2. A window closes when a watermark has come to its end, which is a multiple of `interval`.
 //! 3. A family that has `max_series` series folds what is new into one series more, `other`, and counts that.
 //! 4. A series that nothing has changed for `metric_expiration` leaves; it is listed once as ended.
-//! 5. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
+//! 5. A label that the config leaves out of a family is summed away; a family can be left out as a whole.
+//! 6. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
 
+mod catalog;
 mod config;
 pub mod families;
 mod fold;
 mod key;
+pub mod label;
 mod store;
 
-pub use self::config::{Config, FACTORY};
+pub use self::config::{Config, FACTORY, FamilyConfig};
 pub use self::fold::Window;

@@ -6,6 +6,7 @@ use flowtap_pipeline::{HISTOGRAM_BUCKETS, Series, Timestamp};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use super::catalog::Catalog;
 use super::families::FAMILIES;
 use super::key::Key;
 
@@ -90,34 +91,34 @@ impl<V: Default> Store<V> {
 
     /// The value of `key`'s series, or of its family's `other` if there is no room for one more. A series that is new
     /// begins at `start`.
-    pub(super) fn touch(&mut self, key: Key, start: Timestamp) -> &mut V {
+    pub(super) fn touch(&mut self, key: Key, start: Timestamp, catalog: &mut Catalog) -> &mut V {
         let number = match self.slots_by_key.get(&key) {
             Some(&number) => number,
-            None => self.insert(key, start),
+            None => self.insert(key, start, catalog),
         };
         // The number is of a slot that is taken: slots and numbers come and go together.
-        let slot = self.slots[number].get_or_insert_with(|| Slot::new(key, start));
+        let slot = self.slots[number].get_or_insert_with(|| Slot::new(key, start, catalog));
         slot.touched = true;
         &mut slot.value
     }
 
     #[cold]
-    fn insert(&mut self, key: Key, start: Timestamp) -> usize {
+    fn insert(&mut self, key: Key, start: Timestamp, catalog: &mut Catalog) -> usize {
         let family = key.family() as usize;
-        let key = if matches!(key, Key::Other(_)) {
+        let key = if key.is_other() {
             key
         } else if self.live[family] < self.max_series {
             self.live[family] += 1;
             key
         } else {
             self.folded[family] += 1;
-            let other = Key::Other(key.family());
+            let other = Key::other(key.family());
             if let Some(&number) = self.slots_by_key.get(&other) {
                 return number;
             }
             other
         };
-        let slot = Some(Slot::new(key, start));
+        let slot = Some(Slot::new(key, start, catalog));
         let number = if let Some(number) = self.free.pop() {
             self.slots[number] = slot;
             number
@@ -131,7 +132,12 @@ impl<V: Default> Store<V> {
 
     /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it was touched. A
     /// series leaves if `each` says so.
-    pub(super) fn sweep(&mut self, at: Timestamp, mut each: impl FnMut(&mut Slot<V>) -> Keep) {
+    pub(super) fn sweep(
+        &mut self,
+        at: Timestamp,
+        catalog: &mut Catalog,
+        mut each: impl FnMut(&mut Slot<V>) -> Keep,
+    ) {
         for (number, place) in self.slots.iter_mut().enumerate() {
             let Some(slot) = place else { continue };
             if std::mem::take(&mut slot.touched) {
@@ -139,7 +145,8 @@ impl<V: Default> Store<V> {
             }
             if each(slot) == Keep::No {
                 self.slots_by_key.remove(&slot.key);
-                if !matches!(slot.key, Key::Other(_)) {
+                catalog.close(&slot.key);
+                if !slot.key.is_other() {
                     self.live[slot.key.family() as usize] -= 1;
                 }
                 self.free.push(number);
@@ -167,10 +174,10 @@ pub(super) enum Keep {
 }
 
 impl<V: Default> Slot<V> {
-    fn new(key: Key, start: Timestamp) -> Self {
+    fn new(key: Key, start: Timestamp, catalog: &mut Catalog) -> Self {
         Self {
             key,
-            series: Arc::new(key.render(start)),
+            series: Arc::new(catalog.open(&key, start)),
             updated: start,
             touched: false,
             value: V::default(),

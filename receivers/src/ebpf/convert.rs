@@ -6,10 +6,16 @@ use flowtap_ebpf::abi::AF_INET;
 use flowtap_ebpf::{Event, FlowEvent, ListenEvent};
 use flowtap_pipeline::{Endpoint, Events, FlowBatch, FlowRecord, ListenChange, Listener, Role, RoleSource};
 
+use crate::containers::Containers;
+
 /// Appends `event` to `batch`.
-pub(super) fn push(batch: &mut FlowBatch, event: Event) {
+pub(super) fn push(batch: &mut FlowBatch, containers: &mut Containers, event: Event) {
     match event {
-        Event::Flow(flow) => batch.records.push(record(&flow)),
+        Event::Flow(flow) => {
+            let mut record = record(&flow);
+            record.container_id = containers.id_of(record.cgroup_id, record.pid);
+            batch.records.push(record);
+        }
         Event::Listen(event) => batch.listeners.push(ListenChange::Opened(listener(event))),
         Event::Unlisten(event) => batch.listeners.push(ListenChange::Closed(listener(event))),
     }

@@ -23,6 +23,7 @@ use super::config::Config;
 use super::convert;
 use super::losses::{ChannelLosses, LossTelemetry};
 use super::sockets::broken;
+use crate::containers::Containers;
 use crate::listen_scan;
 
 /// Events per message of the channel.
@@ -58,6 +59,7 @@ pub(super) async fn run(
         queued: Arc::clone(&queued),
         capacity: config.channel_capacity,
         batch: FlowBatch::default(),
+        containers: Containers::new(config.proc_root.clone()),
         counts: Counts::default(),
         lost: ChannelLosses::default(),
     };
@@ -143,6 +145,7 @@ struct Reader {
     queued: Arc<AtomicUsize>,
     capacity: usize,
     batch: FlowBatch,
+    containers: Containers,
     counts: Counts,
     lost: ChannelLosses,
 }
@@ -185,6 +188,7 @@ impl Reader {
             queued,
             capacity,
             batch,
+            containers,
             counts,
             lost,
         } = self;
@@ -193,6 +197,7 @@ impl Reader {
             queued,
             capacity: *capacity,
             batch,
+            containers,
             counts,
             lost,
         };
@@ -229,6 +234,7 @@ struct Lane<'a> {
     queued: &'a AtomicUsize,
     capacity: usize,
     batch: &'a mut FlowBatch,
+    containers: &'a mut Containers,
     counts: &'a mut Counts,
     lost: &'a mut ChannelLosses,
 }
@@ -246,7 +252,7 @@ impl Lane<'_> {
             self.lost.add(flow.sent, flow.received);
             return;
         }
-        convert::push(self.batch, event);
+        convert::push(self.batch, self.containers, event);
         if self.batch.records.len() >= BATCH_EVENTS {
             self.send();
         }

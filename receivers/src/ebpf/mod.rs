@@ -27,13 +27,14 @@ use tokio_util::sync::CancellationToken;
 pub use self::config::{Config, FACTORY, Mode};
 use self::explain::explain;
 use self::losses::LossTelemetry;
+use crate::containers::Containers;
 use crate::sock_diag::{self, SockDiagReceiver};
 
 /// The programs of the mode that was taken.
 #[derive(Debug)]
 enum Programs {
     /// With what was found at the start.
-    Sockets(Box<Sockets>, FlowBatch),
+    Sockets(Box<Sockets>, FlowBatch, Containers),
     Events(Box<Events>),
     /// None: the receiver that needs none, started.
     SockDiag(SockDiagReceiver),
@@ -83,8 +84,9 @@ impl EbpfReceiver {
         let mut sockets = Sockets::load(&options)?;
         // Before flowtap is called ready: what is open then is counted from then on.
         let mut found = FlowBatch::default();
-        sockets::adopt(&mut sockets, &mut found);
-        Ok(Programs::Sockets(Box::new(sockets), found))
+        let mut containers = Containers::new(self.config.proc_root.clone());
+        sockets::adopt(&mut sockets, &mut found, &mut containers);
+        Ok(Programs::Sockets(Box::new(sockets), found, containers))
     }
 
     fn load_events(&self) -> Result<Programs, LoadError> {
@@ -171,7 +173,7 @@ impl Receiver for EbpfReceiver {
         async move {
             let (config, losses) = (&self.config, &mut self.losses);
             match self.programs.take() {
-                Some(Programs::Sockets(sockets, batch)) => {
+                Some(Programs::Sockets(sockets, batch, containers)) => {
                     let watch = sockets.watch().map_err(sockets::broken)?;
                     let capture = sockets::Capture {
                         config,
@@ -179,6 +181,7 @@ impl Receiver for EbpfReceiver {
                         sockets: *sockets,
                         sink,
                         batch,
+                        containers,
                     };
                     capture.run(watch, stop).await
                 }

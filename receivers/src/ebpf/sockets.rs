@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::convert;
 use super::losses::LossTelemetry;
+use crate::containers::Containers;
 use crate::listen_scan;
 
 /// Records after which a batch is handed on, so that it stays in the cache.
@@ -30,6 +31,7 @@ pub(super) struct Capture<'a> {
     pub(super) sockets: Sockets,
     pub(super) sink: &'a mut Sink,
     pub(super) batch: FlowBatch,
+    pub(super) containers: Containers,
 }
 
 impl Capture<'_> {
@@ -66,10 +68,14 @@ impl Capture<'_> {
     fn collect(&mut self) -> Result<(), StageError> {
         self.drain()?;
         let Self {
-            sockets, sink, batch, ..
+            sockets,
+            sink,
+            batch,
+            containers,
+            ..
         } = self;
         // Totals that a failed scan has not shown are shown by the next one.
-        if let Err(error) = sockets.scan(|event| take(batch, sink, event)) {
+        if let Err(error) = sockets.scan(|event| take(batch, containers, sink, event)) {
             self.losses.scan_failed();
             tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
         }
@@ -84,15 +90,21 @@ impl Capture<'_> {
 
     fn drain(&mut self) -> Result<(), StageError> {
         let Self {
-            sockets, sink, batch, ..
+            sockets,
+            sink,
+            batch,
+            containers,
+            ..
         } = self;
-        sockets.drain(|event| take(batch, sink, event)).map_err(broken)?;
+        sockets
+            .drain(|event| take(batch, containers, sink, event))
+            .map_err(broken)?;
         self.hand_on();
         Ok(())
     }
 
     fn adopt(&mut self) {
-        adopt(&mut self.sockets, &mut self.batch);
+        adopt(&mut self.sockets, &mut self.batch, &mut self.containers);
         self.hand_on();
     }
 
@@ -110,8 +122,8 @@ impl Capture<'_> {
 }
 
 /// Takes up what is open already, and adds the listeners that are found to `batch`.
-pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch) {
-    let adoption = sockets.adopt(|event| convert::push(batch, event));
+pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &mut Containers) {
+    let adoption = sockets.adopt(|event| convert::push(batch, containers, event));
     if let Some(Err(error)) = adoption.files {
         tracing::warn!(
             %error,
@@ -125,8 +137,8 @@ pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch) {
 }
 
 /// Adds `event` to the batch, and hands the batch on when it is full.
-fn take(batch: &mut FlowBatch, sink: &mut Sink, event: Event) {
-    convert::push(batch, event);
+fn take(batch: &mut FlowBatch, containers: &mut Containers, sink: &mut Sink, event: Event) {
+    convert::push(batch, containers, event);
     if batch.records.len() >= BATCH_RECORDS {
         sink.accept(batch);
     }

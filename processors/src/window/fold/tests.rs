@@ -19,6 +19,7 @@ fn window(max_series: usize, expiration: u64) -> Window {
         interval: Duration::from_secs(5),
         max_series: NonZeroUsize::new(max_series).unwrap(),
         metric_expiration: Duration::from_secs(expiration),
+        ..Config::default()
     };
     let mut window = Window::new(&config, &context(NodeInfo::default()));
     window.begin(at(2));
@@ -125,7 +126,7 @@ fn connections_are_counted_by_event_and_those_that_are_open_are_known() {
     fold(
         &mut window,
         &[
-            opened,
+            opened.clone(),
             opened,
             with(Events::ADOPTED, 0),
             with(Events::OPENED | Events::CLOSED, 0),

@@ -1,0 +1,145 @@
+//! How the families are exposed: which of them, and with which labels.
+
+use flowtap_pipeline::{FlowRecord, Series, Timestamp};
+
+use super::config::Config;
+use super::families::{FAMILIES, FamilyId};
+use super::key::{Details, Facets, Key};
+use super::label::{Label, LabelSet};
+
+/// One family.
+#[derive(Debug)]
+struct Exposed {
+    enabled: bool,
+    labels: Vec<Label>,
+    set: LabelSet,
+}
+
+/// Every family, and the rows of details that keys point to.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    families: [Exposed; FAMILIES.len()],
+    details: Details,
+}
+
+impl Catalog {
+    pub(super) fn new(config: &Config) -> Self {
+        let exposed = |id: FamilyId| {
+            let definition = &FAMILIES[id as usize];
+            let own = config.families.get(definition.family.name);
+            let labels = own
+                .and_then(|own| own.labels.clone())
+                .unwrap_or_else(|| definition.labels.to_vec());
+            Exposed {
+                enabled: own.is_none_or(|own| own.enabled),
+                set: LabelSet::new(&labels),
+                labels,
+            }
+        };
+        Self {
+            families: FamilyId::ALL.map(exposed),
+            details: Details::default(),
+        }
+    }
+
+    /// The key of `record`'s series in `family`; `None` if the family is not exposed.
+    pub(super) fn key(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets) -> Option<Key> {
+        let exposed = &self.families[family as usize];
+        exposed.enabled.then(|| {
+            let details = self.details.number(exposed.set, record);
+            Key::new(family, exposed.set, record, facets, details)
+        })
+    }
+
+    /// The key of a series that counts events; `None` if the family is not exposed.
+    pub(super) fn key_of_events(
+        &self,
+        family: FamilyId,
+        event_type: flowtap_pipeline::EventType,
+    ) -> Option<Key> {
+        let exposed = &self.families[family as usize];
+        exposed
+            .enabled
+            .then(|| Key::of_events(family, exposed.set, event_type))
+    }
+
+    /// The series of a key that is new in a store, rendered: done once in its life.
+    pub(super) fn open(&mut self, key: &Key, start: Timestamp) -> Series {
+        self.details.take(key.details());
+        let labels = self.families[key.family() as usize].labels.iter();
+        let pairs = labels.map(|label| (label.name(), key.value(*label, &self.details)));
+        Series::render(key.family().family().kind, pairs, start)
+    }
+
+    /// The key's series has left its store.
+    pub(super) fn close(&mut self, key: &Key) {
+        self.details.give_back(key.details());
+    }
+
+    /// Frees what no series needs any more.
+    pub(super) fn sweep(&mut self) {
+        self.details.sweep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::Direction;
+    use super::*;
+    use crate::testing::record;
+    use crate::window::config::FamilyConfig;
+    use flowtap_pipeline::{FlowKind, PeerClass};
+
+    fn labels_of(config: &Config, family: FamilyId) -> Option<String> {
+        let mut catalog = Catalog::new(config);
+        let record = FlowRecord {
+            kind: Some(FlowKind::Ingress),
+            class: Some(PeerClass::ExternalHosts),
+            pid: 7,
+            ..record("192.0.2.1:443", "198.51.100.7:40000")
+        };
+        let facets = Facets {
+            direction: Some(Direction::Inbound),
+            ..Facets::default()
+        };
+        let key = catalog.key(family, &record, facets)?;
+        Some(catalog.open(&key, Timestamp::from_nanos(1)).labels.into())
+    }
+
+    #[test]
+    fn labels_are_the_go_exporters_unless_the_config_says_otherwise() {
+        let mut config = Config::default();
+        assert_eq!(
+            labels_of(&config, FamilyId::Ingress).unwrap(),
+            r#"lport="443",raddr="198.51.100.7",direction="inbound",type="externalHosts""#
+        );
+        let own = FamilyConfig {
+            enabled: true,
+            labels: Some(vec![Label::Type, Label::Pid, Label::Laddr]),
+        };
+        config.families.insert("network_tcp_flow_ingress".to_owned(), own);
+        assert_eq!(
+            labels_of(&config, FamilyId::Ingress).unwrap(),
+            r#"type="externalHosts",pid="7",laddr="192.0.2.1""#
+        );
+        assert_eq!(labels_of(&config, FamilyId::Dns).unwrap(), "");
+    }
+
+    #[test]
+    fn a_family_that_is_not_enabled_has_no_series() {
+        let mut config = Config::default();
+        let own = FamilyConfig {
+            enabled: false,
+            labels: None,
+        };
+        config.families.insert("network_flow_dns".to_owned(), own);
+        assert_eq!(labels_of(&config, FamilyId::Dns), None);
+    }
+
+    #[test]
+    fn the_series_other_has_every_label_of_its_family() {
+        let mut catalog = Catalog::new(&Config::default());
+        let series = catalog.open(&Key::other(FamilyId::Rtt), Timestamp::from_nanos(1));
+        assert_eq!(&*series.labels, r#"raddr="other",direction="other""#);
+    }
+}

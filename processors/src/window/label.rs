@@ -1,0 +1,102 @@
+//! The labels that a series can have.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A label. Its config spelling is its name, except that [`EventType`](Self::EventType) is exposed as `type`, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Label {
+    /// The peer's address.
+    Raddr,
+    /// The peer's port.
+    Rport,
+    /// This side's port.
+    Lport,
+    /// `outbound` for what this side sent, `inbound` for what it received.
+    Direction,
+    /// Class of the peer's address.
+    Type,
+    /// `ingress` if this side serves, `egress` if it is the client.
+    Flow,
+    /// `opened`, `closed`, `failed` or `reset`.
+    Event,
+    /// Why a connect failed.
+    Reason,
+    /// `tcpflow` or `tcpconn`.
+    EventType,
+    /// This side's address.
+    Laddr,
+    /// What the role rests on: `handshake`, `listener` or `assumed`.
+    RoleSource,
+    /// Inode number of the network namespace.
+    Netns,
+    /// Process id.
+    Pid,
+    /// Name of the process.
+    Comm,
+    /// cgroup v2 id of the process.
+    CgroupId,
+    /// Id of the process's container, from the path of its cgroup.
+    ContainerId,
+}
+
+impl Label {
+    /// Labels beyond those of the default profile: of one connection or process rather than of a peer.
+    pub const DETAILS: [Self; 7] = [
+        Self::Laddr,
+        Self::RoleSource,
+        Self::Netns,
+        Self::Pid,
+        Self::Comm,
+        Self::CgroupId,
+        Self::ContainerId,
+    ];
+
+    /// The label's name in an exposition.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raddr => "raddr",
+            Self::Rport => "rport",
+            Self::Lport => "lport",
+            Self::Direction => "direction",
+            Self::Type | Self::EventType => "type",
+            Self::Flow => "flow",
+            Self::Event => "event",
+            Self::Reason => "reason",
+            Self::Laddr => "laddr",
+            Self::RoleSource => "role_source",
+            Self::Netns => "netns",
+            Self::Pid => "pid",
+            Self::Comm => "comm",
+            Self::CgroupId => "cgroup_id",
+            Self::ContainerId => "container_id",
+        }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A set of labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LabelSet(u32);
+
+impl LabelSet {
+    pub(super) fn new(labels: &[Label]) -> Self {
+        Self(labels.iter().fold(0, |bits, label| bits | 1 << *label as u8))
+    }
+
+    pub(super) const fn has(self, label: Label) -> bool {
+        self.0 & 1 << label as u8 != 0
+    }
+
+    pub(super) fn has_details(self) -> bool {
+        self.0 & Self::new(&Label::DETAILS).0 != 0
+    }
+}

@@ -1,0 +1,336 @@
+//! What flowtap says of a connection beyond its bytes: why a connect failed, retransmits, resets, whose process it was.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::daemon::{Daemon, PATIENCE};
+use crate::exposition::Exposition;
+use crate::netns;
+use crate::require;
+use crate::traffic::{Counted, Held, exchange};
+
+const MODES: [&str; 2] = ["receivers.ebpf.mode=sockets", "receivers.ebpf.mode=events"];
+
+fn failures(scrape: &Exposition, reason: &str) -> u64 {
+    scrape.sum("primus_lens_network_tcp_connect_failures", &[("reason", reason)])
+}
+
+/// Runs a command of this thread's network namespace.
+fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-ec", command]).output().expect("sh");
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A connect that is given up after one SYN and its repetition.
+fn connect_impatiently(address: SocketAddr) -> std::io::Error {
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Stream,
+        nix::sys::socket::SockFlag::empty(),
+        None,
+    )
+    .expect("a socket");
+    setsockopt(&socket, sockopt::TcpUserTimeout, &500).expect("a timeout");
+    let address = nix::sys::socket::SockaddrStorage::from(address);
+    let refused =
+        nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address).expect_err("no answer");
+    refused.into()
+}
+
+#[test]
+fn refused_unreachable_and_timed_out_connects_show_under_their_reasons_in_both_modes() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !require::program("nft") {
+        return;
+    }
+    for mode in MODES {
+        let daemon = Daemon::start(&[mode]);
+        netns::within_new(|| {
+            sh("nft add table inet t
+                nft 'add chain inet t out { type filter hook output priority 0; }'
+                nft add rule inet t out tcp dport 7001 drop
+                nft add rule inet t out tcp dport 7002 reject with icmp type host-unreachable");
+            let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            for _ in 0..3 {
+                TcpStream::connect(at(7000)).expect_err("nobody listens");
+            }
+            connect_impatiently(at(7001));
+            connect_impatiently(at(7002));
+        });
+        daemon.scrape_until("each failure under its reason", |scrape| {
+            failures(scrape, "refused") == 3
+                && failures(scrape, "timed_out") == 1
+                && failures(scrape, "unreachable") == 1
+        });
+        let failed = [("event", "failed"), ("flow", "egress")];
+        let (status, window) = daemon.stop();
+        assert!(status.success(), "{status}");
+        assert_eq!(
+            window.totals.sum("primus_lens_network_tcp_connections", &failed),
+            5,
+            "{mode}"
+        );
+    }
+}
+
+#[test]
+fn connections_that_end_by_a_reset_are_counted_at_both_ends() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    for mode in MODES {
+        let daemon = Daemon::start(&[mode]);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for _ in 0..7 {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            server.write_all(b"never read").unwrap();
+            // What has come in and was not read makes the close a reset.
+            client.peek(&mut [0]).unwrap();
+            drop(client);
+            assert!(server.read(&mut [0]).is_err(), "no reset has come");
+        }
+        let (status, window) = daemon.stop();
+        assert!(status.success(), "{status}");
+        for flow in ["egress", "ingress"] {
+            let of = |event| {
+                window.totals.sum(
+                    "primus_lens_network_tcp_connections",
+                    &[("event", event), ("flow", flow)],
+                )
+            };
+            assert_eq!((of("reset"), of("closed")), (7, 7), "{mode} {flow}");
+        }
+    }
+}
+
+/// Total retransmits of the connections in this namespace as `ss` shows them: `retrans:<now>/<total>`.
+fn retransmits_by_ss() -> u64 {
+    let shown = sh("ss -tinH state established");
+    let totals = shown.split_whitespace().filter_map(|word| {
+        let (_, total) = word.strip_prefix("retrans:")?.split_once('/')?;
+        total.parse::<u64>().ok()
+    });
+    totals.sum()
+}
+
+#[test]
+fn under_loss_retransmits_equal_those_of_ss_and_bytes_stay_exact() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("nft") || !require::program("ss") {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let peer = "10.213.7.1";
+    let (port, sent, by_ss, mut held) = netns::within_new(|| {
+        sh(&format!(
+            "ip address add {peer}/32 dev lo
+             nft add table inet t
+             nft 'add chain inet t in {{ type filter hook input priority 0; }}'
+             nft add rule inet t in meta length '>' 1000 numgen random mod 100 '<' 7 drop"
+        ));
+        let listener = TcpListener::bind((peer, 0)).unwrap();
+        let mut held = Held::open(&listener, 8).unwrap();
+        let mut sent = Counted::default();
+        for _ in 0..4 {
+            sent += held.exchange(500_000).unwrap();
+        }
+        // Everything has been read by its peer, so nothing is left to be sent again.
+        let port = listener.local_addr().unwrap().port();
+        (port, sent, retransmits_by_ss(), held)
+    });
+    assert!(by_ss > 20, "only {by_ss} retransmits: the rule did not drop");
+    let seen = daemon.scrape_until("as many retransmits as ss", |scrape| {
+        scrape.sum("primus_lens_network_tcp_retransmits", &[("raddr", peer)]) == by_ss
+    });
+    assert_eq!(Counted::of_port(&seen, port), sent);
+    // And none that came later, or was counted twice.
+    held.shutdown(Shutdown::Both);
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert_eq!(
+        window
+            .totals
+            .sum("primus_lens_network_tcp_retransmits", &[("raddr", peer)]),
+        by_ss
+    );
+    assert_eq!(Counted::of_port(&window.totals, port), sent);
+}
+
+const BY_PROCESS: [&str; 2] = [
+    "processors.window.families.network_tcp_flow_egress.labels=[rport, direction, pid, comm, container_id]",
+    "processors.window.families.network_tcp_flow_ingress.labels=[lport, direction, pid, comm]",
+];
+
+#[test]
+fn accepted_and_connecting_sockets_show_their_process_in_both_modes() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let pid = std::process::id().to_string();
+    for mode in MODES {
+        let daemon = Daemon::start(&[mode, BY_PROCESS[0], BY_PROCESS[1]]);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let sent = exchange(&listener, 200, 21).unwrap();
+        let (status, window) = daemon.stop();
+        assert!(status.success(), "{status}");
+        let sum = |family: &str, label, direction| {
+            window
+                .totals
+                .sum(family, &[(label, &port), ("direction", direction), ("pid", &pid)])
+        };
+        let egress = |direction| sum("primus_lens_network_tcp_flow_egress", "rport", direction);
+        assert_eq!(
+            (egress("outbound"), egress("inbound")),
+            (sent.client_sent, sent.client_received),
+            "{mode}: {:#?}",
+            window.totals
+        );
+        // A record that is made before the server has shut down its side has no process yet.
+        let ingress = |direction| sum("primus_lens_network_tcp_flow_ingress", "lport", direction);
+        assert!(
+            ingress("outbound") > 0 && ingress("outbound") <= sent.server_sent,
+            "{mode}"
+        );
+    }
+}
+
+#[test]
+fn a_connection_that_was_accepted_before_the_start_shows_the_process_that_holds_it() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let mut held = Held::open(&listener, 3).unwrap();
+    let daemon = Daemon::start(&BY_PROCESS);
+    let sent = held.exchange(5_000).unwrap();
+    let pid = std::process::id().to_string();
+    daemon.scrape_until("both ends with their process", |scrape| {
+        let sum = |family, label| scrape.sum(family, &[(label, &*port), ("pid", &*pid)]);
+        sum("primus_lens_network_tcp_flow_ingress", "lport") == sent.server_sent + sent.server_received
+            && sum("primus_lens_network_tcp_flow_egress", "rport") == sent.client_sent + sent.client_received
+    });
+}
+
+/// A cgroup as a container runtime makes one, removed at the end.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(name: &str) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/mounts").ok()?;
+        let root = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .find(|fields| fields.get(2) == Some(&"cgroup2"))?;
+        let path = PathBuf::from(root[1]).join(name);
+        fs::create_dir(&path).ok()?;
+        Some(Self(path))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_process_in_a_containers_cgroup_shows_the_containers_id() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let id = format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..));
+    let Some(cgroup) = Cgroup::new(&format!("docker-{id}.scope")) else {
+        require::skip("this test needs a cgroup v2 file system that can be written");
+        return;
+    };
+    let daemon = Daemon::start(&BY_PROCESS);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut client = Command::new("bash")
+        .args([
+            "-c",
+            "read go; exec 3<>/dev/tcp/127.0.0.1/$0; printf 12345 >&3; read end",
+        ])
+        .arg(port.to_string())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    fs::write(cgroup.0.join("cgroup.procs"), client.id().to_string()).unwrap();
+    let stdin = client.stdin.as_mut().unwrap();
+    writeln!(stdin, "go").unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    server.read_exact(&mut [0; 5]).unwrap();
+    let (port, pid) = (port.to_string(), client.id().to_string());
+    let labels = [
+        ("rport", &*port),
+        ("container_id", &*id),
+        ("comm", "bash"),
+        ("pid", &*pid),
+    ];
+    let seen = daemon.scrape_until("the container", |scrape| {
+        scrape.sum("primus_lens_network_tcp_flow_egress", &labels) > 0
+    });
+    assert_eq!(seen.sum("primus_lens_network_tcp_flow_egress", &labels), 5);
+    drop(client.stdin.take());
+    client.wait().unwrap();
+}
+
+#[test]
+fn round_trip_time_connect_time_and_open_connections_are_real() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let peer = "10.213.9.1";
+    let daemon =
+        Daemon::start(&["processors.window.families.network_tcp_connections_active.labels=[raddr, flow]"]);
+    let held = netns::within_new(|| {
+        sh(&format!("ip address add {peer}/32 dev lo"));
+        let listener = TcpListener::bind((peer, 0)).unwrap();
+        let mut held = Held::open(&listener, 4).unwrap();
+        held.exchange(100).unwrap();
+        held
+    });
+    let scrape = daemon.scrape_until("round-trip times of both directions", |scrape| {
+        ["outbound", "inbound"].iter().all(|direction| {
+            let labels = [("raddr", peer), ("direction", direction)];
+            scrape.sum("primus_lens_network_tcp_flow_rtt_count", &labels) >= 8
+        })
+    });
+    let of_peer = [("raddr", peer)];
+    assert_eq!(
+        scrape.sum("primus_lens_network_tcp_connect_duration_count", &of_peer),
+        4
+    );
+    let sum = scrape
+        .select("primus_lens_network_tcp_flow_rtt_sum", &of_peer)
+        .map(|sample| sample.value)
+        .sum::<f64>();
+    assert!(sum.is_finite() && sum > 0.0, "{sum}");
+    let active = |scrape: &Exposition| {
+        scrape.sum(
+            "primus_lens_network_tcp_connections_active",
+            &[("flow", "egress"), ("raddr", peer)],
+        )
+    };
+    assert_eq!(active(&scrape), 4);
+    drop(held);
+    daemon.scrape_until("their end", |scrape| active(scrape) == 0);
+}
