@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 Try it, with no config at all:
   sudo flowtap run                               measure this machine, serve the metrics
   curl http://127.0.0.1:9464/metrics             ... and see them
+  sudo flowtap doctor                            what it could not see here, and why
 
 With a config of your own (YAML or TOML):
   flowtap print-config > flowtap.yaml            the defaults, to start from
@@ -40,6 +41,8 @@ pub enum Command {
     Validate(ConfigArgs),
     /// Print the whole config, defaults filled in, secrets left out
     PrintConfig(ConfigArgs),
+    /// Say what this machine lets flowtap do, need by need; exit code 0 if `run --strict` would work
+    Doctor(DoctorArgs),
     /// List the component types of this build
     Components,
 }
@@ -53,6 +56,17 @@ pub struct RunArgs {
     /// End with an error where flowtap would make do with less, such as netlink in place of eBPF
     #[arg(long)]
     pub strict: bool,
+}
+
+/// How to look.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// For programs to read
+    #[arg(long)]
+    pub json: bool,
+    /// The proc file system, or where the host's is mounted
+    #[arg(long, value_name = "PATH", default_value = "/proc")]
+    pub proc_root: PathBuf,
 }
 
 /// Where the config comes from. Later layers win: defaults, files, environment, `--set`.

@@ -11,7 +11,7 @@ use flowtap_pipeline::{BuildError, StageError};
 /// An exit code of `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Code {
+pub(crate) enum Code {
     /// `EX_USAGE`: the arguments are wrong.
     Usage = 64,
     /// `EX_UNAVAILABLE`: this machine can't do it, or an address is taken.
@@ -36,15 +36,15 @@ impl From<Code> for ExitCode {
 
 /// Why the process ends otherwise than well, in words for standard error.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The exit code.
-    pub code: Code,
+    pub(crate) code: Code,
     message: String,
 }
 
 impl Failure {
     /// With this code and message.
-    pub fn new(code: Code, message: impl fmt::Display) -> Self {
+    pub(crate) fn new(code: Code, message: impl fmt::Display) -> Self {
         Self {
             code,
             message: message.to_string(),
@@ -52,7 +52,7 @@ impl Failure {
     }
 
     /// A config with faults: all of them.
-    pub fn config(errors: &ConfigErrors) -> Self {
+    pub(crate) fn config(errors: &ConfigErrors) -> Self {
         Self::new(Code::Config, errors)
     }
 }

@@ -17,7 +17,8 @@
 mod admin;
 pub mod cli;
 pub mod components;
-pub mod exit;
+pub mod doctor;
+mod exit;
 mod graph;
 mod http;
 mod node;
@@ -65,6 +66,11 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
         Some(Command::Run(args)) => run::run(&load(args.config, registry)?, args.strict),
         Some(Command::Validate(config)) => validate(&load(config, registry)?),
         Some(Command::PrintConfig(config)) => print(&load(config, registry)?.to_yaml()),
+        Some(Command::Doctor(args)) => {
+            let (text, ended) = doctor::doctor(&args.proc_root, args.json);
+            print(&text)?;
+            ended
+        }
         Some(Command::Components) => print(&components::describe(registry)),
     }
 }

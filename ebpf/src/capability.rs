@@ -35,3 +35,14 @@ pub fn check() -> Result<(), Missing> {
         Err(Missing(missing))
     }
 }
+
+/// Lets maps take as much memory as they need on kernels before 5.11, which charge them to the locked memory of the user
+/// (kernel commit 3ac1f01b43b6). Later kernels charge the memory cgroup. A refusal is no error here: loading will say.
+pub(crate) fn raise_memlock() {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: setrlimit(2) reads the structure, which lives on this stack, and keeps nothing of it.
+    let _ = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}

@@ -17,7 +17,8 @@ use crate::capability;
 use crate::error::LoadError;
 use crate::ring::{RingWatch, drain};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));
+/// The compiled programs.
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));
 
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +63,7 @@ impl Events {
     /// [`LoadError`] with what is missing. Kprobes may be missing.
     pub fn load(options: &EventsOptions) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
+        capability::raise_memlock();
         let btf = Btf::from_sys_fs()?;
         // Whether there are kprobes must be known before the state program is loaded, and only attaching tells: so once
         // with them, and once more without if they are refused.

@@ -17,6 +17,7 @@
 //! | [`sockets`] | [`Sockets`]: loads and attaches capture mode `sockets` |
 //! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
 //! | [`events`] | [`Events`]: loads and attaches capture mode `events` |
+//! | [`probe`] | what loads on this machine, program by program |
 //! | [`ring`] | [`RingWatch`]: waits for a ring to fill, on tokio |
 //! | [`capability`] | what the process may do |
 //! | [`error`] | [`LoadError`]: what is missing, with the verifier's words |
@@ -26,6 +27,7 @@ pub mod capability;
 pub mod error;
 pub mod events;
 pub mod iter;
+pub mod probe;
 pub mod ring;
 pub mod sockets;
 

@@ -65,6 +65,7 @@ impl Sockets {
     /// [`LoadError`] with what is missing. The programs that only adopt sockets may be refused: [`Sockets::adopt`] tells.
     pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
+        capability::raise_memlock();
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
         let mut ebpf = EbpfLoader::new()

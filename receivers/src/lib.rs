@@ -6,11 +6,13 @@
 //! |---|---|---|
 //! | [`ebpf`] | `ebpf` | the kernel's own TCP totals, by eBPF |
 //! | [`sock_diag`] | `sock_diag` | the kernel's own TCP totals, by netlink; no privileges, one network namespace |
+//! | [`doctor`] | | what this machine lets flowtap do |
 //! | [`containers`] | | containers of processes, from a proc file system |
 //! | [`listen_scan`] | | listening ports from a proc file system, for any receiver |
 #![forbid(unsafe_code)]
 
 pub mod containers;
+pub mod doctor;
 pub mod ebpf;
 pub mod listen_scan;
 pub mod sock_diag;

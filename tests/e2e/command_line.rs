@@ -171,6 +171,66 @@ fn an_address_that_is_taken_is_named() {
     assert!(said.contains(&address), "{said}");
 }
 
+fn findings(report: &[u8]) -> Vec<(String, String)> {
+    let report: serde_json::Value = serde_json::from_slice(report).unwrap();
+    let told = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    let findings = report["findings"].as_array().unwrap();
+    findings
+        .iter()
+        .map(|finding| (told(finding, "need"), told(finding, "verdict")))
+        .collect()
+}
+
+#[test]
+fn doctor_says_that_run_works_where_it_does_and_names_every_need() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let output = run(&["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let findings = findings(&output.stdout);
+    for need in [
+        "kernel",
+        "BTF",
+        "capabilities",
+        "lockdown",
+        "memlock",
+        "iter/bpf_sk_storage_map",
+        "tp_btf/tcp_probe",
+        "kprobe/tcp_connect",
+        "pid namespace",
+        "cgroup v2",
+        "netlink sock_diag",
+    ] {
+        assert!(
+            findings.iter().any(|(name, _)| name == need),
+            "no {need} in {findings:?}"
+        );
+    }
+    let said = text(&run(&["doctor"]).stdout);
+    assert!(said.lines().count() > findings.len(), "{said}");
+    assert!(said.contains("mode sockets"), "{said}");
+}
+
+#[test]
+fn doctor_without_privileges_names_the_capabilities_and_ends_as_run_strict_would() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let output = flowtap_of_nobody(dir.path())
+        .args(["doctor", "--json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(77), "{}", text(&output.stderr));
+    let missing = ("capabilities".to_owned(), "missing".to_owned());
+    assert!(
+        findings(&output.stdout).contains(&missing),
+        "{}",
+        text(&output.stdout)
+    );
+}
+
 /// Nothing on the well-known ports, which other programs may hold.
 const ANY_PORTS: [&str; 6] = [
     "--set",

@@ -29,7 +29,8 @@ pub(super) fn explain(error: LoadError) -> StageError {
     }
 }
 
-fn grant_command() -> String {
+/// How the capabilities are granted to this very program.
+pub(crate) fn grant_command() -> String {
     let program = std::env::current_exe().map_or_else(
         |_| "/path/to/flowtap".to_owned(),
         |path| path.display().to_string(),

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, FACTORY, Mode};
 use self::explain::explain;
+pub(crate) use self::explain::grant_command;
 use self::losses::LossTelemetry;
 use crate::containers::Containers;
 use crate::sock_diag::{self, SockDiagReceiver};

@@ -17,6 +17,7 @@ mod dump;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -117,7 +118,7 @@ impl Receiver for SockDiagReceiver {
             let found = dumper.dump()?;
             Ok((dumper, found))
         };
-        self.dumper = Some(open().map_err(|error: std::io::Error| StageError::Other(error.into()))?);
+        self.dumper = Some(open().map_err(|error: io::Error| StageError::Other(error.into()))?);
         tracing::warn!(
             receiver = %self.receiver.value,
             "measuring by sock_diag: connections shorter than an interval, other network namespaces and processes are \
@@ -165,6 +166,14 @@ impl Receiver for SockDiagReceiver {
 fn own_netns() -> u32 {
     let inode = fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
     u32::try_from(inode).unwrap_or(0)
+}
+
+/// How many connections a dump shows: whether dumps work at all.
+///
+/// # Errors
+/// What the system says.
+pub fn count_sockets() -> io::Result<usize> {
+    Ok(Dumper::open()?.dump()?.sockets.len())
 }
 
 /// The receiver at work.

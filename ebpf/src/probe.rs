@@ -1,0 +1,93 @@
+//! What loads on this machine: every program is tried by itself, and let go again.
+
+use aya::programs::{Program, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use crate::error::LoadError;
+use crate::{capability, events, sockets};
+
+/// A program, and whether this machine takes it.
+#[derive(Debug)]
+pub struct Probed {
+    /// Name of the program.
+    pub program: &'static str,
+    /// What it is attached to, in libbpf's words: `tp_btf/tcp_probe`.
+    pub attaches_to: &'static str,
+    /// Why it can't be loaded, or for a kprobe attached.
+    pub outcome: Result<(), LoadError>,
+}
+
+/// Programs of mode `sockets`: name and attachment.
+const SOCKETS: [(&str, &str); 4] = [
+    ("on_state_change", "tp_btf/inet_sock_set_state"),
+    ("scan_sockets", "iter/bpf_sk_storage_map"),
+    ("adopt_files", "iter/task_file"),
+    ("adopt_sockets", "iter/tcp"),
+];
+
+/// Programs of mode `events`.
+const EVENTS: [(&str, &str); 6] = [
+    ("segment", "tp_btf/tcp_probe"),
+    ("segment_raw", "raw_tp/tcp_probe"),
+    ("state", "tp_btf/inet_sock_set_state"),
+    ("state_raw", "raw_tp/inet_sock_set_state"),
+    ("connect_probe", "kprobe/tcp_connect"),
+    ("close_probe", "kprobe/tcp_close"),
+];
+
+/// Tries the programs of mode `sockets`, each by itself.
+///
+/// # Errors
+/// [`LoadError`] if not even their object can be loaded.
+pub fn sockets_programs() -> Result<Vec<Probed>, LoadError> {
+    probe(sockets::OBJECT, &SOCKETS)
+}
+
+/// Tries the programs of mode `events`, each by itself. Not all are needed: `tp_btf` or `raw_tp`, and kprobes at will.
+///
+/// # Errors
+/// [`LoadError`] if not even their object can be loaded.
+pub fn events_programs() -> Result<Vec<Probed>, LoadError> {
+    probe(events::OBJECT, &EVENTS)
+}
+
+fn probe(object: &[u8], programs: &[(&'static str, &'static str)]) -> Result<Vec<Probed>, LoadError> {
+    capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
+    capability::raise_memlock();
+    let btf = Btf::from_sys_fs()?;
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        // Small: nothing will be in them.
+        .map_max_entries("lifecycle", 4096)
+        .map_max_entries("tcpflow", 4096)
+        .map_max_entries("tcpconn", 4096)
+        .map_max_entries("tracked", 1)
+        .load(object)
+        .map_err(LoadError::Object)?;
+    let probed = programs.iter().map(|&(program, attaches_to)| Probed {
+        program,
+        attaches_to,
+        outcome: try_program(&mut ebpf, &btf, program, attaches_to)
+            .map_err(|source| LoadError::program(program, source)),
+    });
+    Ok(probed.collect())
+}
+
+fn try_program(ebpf: &mut Ebpf, btf: &Btf, name: &str, attaches_to: &str) -> Result<(), ProgramError> {
+    let target = attaches_to
+        .split_once('/')
+        .map_or(attaches_to, |(_, target)| target);
+    // A name that is not there counts as a program that is not loaded: the names are those of our own objects.
+    match ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)? {
+        Program::BtfTracePoint(program) => program.load(target, btf),
+        Program::RawTracePoint(program) => program.load(),
+        Program::Iter(program) => program.load(target, btf),
+        Program::KProbe(program) => {
+            // Whether there are kprobes shows only when one is attached.
+            program.load()?;
+            let link = program.attach(target, 0)?;
+            program.detach(link)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}

@@ -1,0 +1,389 @@
+//! What this machine lets flowtap do: a finding per need, each with what follows from it and how to mend it.
+
+use std::fs;
+use std::path::Path;
+
+use flowtap_ebpf::probe::{self, Probed};
+use flowtap_ebpf::{LoadError, capability};
+use serde::Serialize;
+
+use crate::ebpf::grant_command;
+use crate::{listen_scan, sock_diag};
+
+/// How well a need is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Something is not seen, or a mode is not there; flowtap runs.
+    Limited,
+    /// Not met.
+    Missing,
+}
+
+impl Verdict {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Limited => "limited",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// One need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What is needed.
+    pub need: &'static str,
+    /// How well it is met.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What follows; empty if all is well.
+    pub consequence: &'static str,
+    /// What to do; empty if all is well.
+    pub remedy: String,
+}
+
+impl Finding {
+    const fn ok(need: &'static str, found: String) -> Self {
+        Self {
+            need,
+            verdict: Verdict::Ok,
+            found,
+            consequence: "",
+            remedy: String::new(),
+        }
+    }
+
+    fn not_ok(
+        need: &'static str,
+        verdict: Verdict,
+        found: &dyn ToString,
+        consequence: &'static str,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            need,
+            verdict,
+            found: found.to_string(),
+            consequence,
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// What `mode: auto` would take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BestMode {
+    /// Capture mode `sockets` of the receiver `ebpf`.
+    Sockets,
+    /// Its capture mode `events`.
+    Events,
+    /// The receiver `sock_diag`.
+    SockDiag,
+    /// None works.
+    None,
+}
+
+/// All findings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// What `flowtap run` would capture with.
+    pub mode: BestMode,
+    /// Whether it is only a privilege that stands between this and a better mode.
+    pub lacks_privilege: bool,
+    /// One per need.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks at this machine. `proc_root` is `/proc`, or where the host's is mounted. Loads programs, and lets them go again.
+pub fn examine(proc_root: &Path) -> Report {
+    let mut findings = vec![kernel(proc_root), btf()];
+    let privilege = capabilities();
+    let lacks_privilege = privilege.verdict == Verdict::Missing;
+    findings.push(privilege);
+    findings.push(lockdown());
+    findings.push(memlock(proc_root));
+    let (sockets, of_sockets) = mode_sockets();
+    let (events, of_events) = mode_events();
+    findings.extend(of_sockets);
+    findings.extend(of_events);
+    findings.push(pid_namespace(proc_root));
+    findings.push(cgroups(proc_root));
+    findings.push(listening_ports(proc_root));
+    let netlink = netlink();
+    let mode = if sockets {
+        BestMode::Sockets
+    } else if events {
+        BestMode::Events
+    } else if netlink.verdict == Verdict::Ok {
+        BestMode::SockDiag
+    } else {
+        BestMode::None
+    };
+    findings.push(netlink);
+    Report {
+        mode,
+        lacks_privilege,
+        findings,
+    }
+}
+
+fn kernel(proc_root: &Path) -> Finding {
+    let read = |name| fs::read_to_string(proc_root.join("sys/kernel").join(name));
+    match read("osrelease") {
+        Ok(release) => Finding::ok("kernel", format!("Linux {}", release.trim())),
+        Err(error) => Finding::not_ok(
+            "kernel",
+            Verdict::Limited,
+            &error,
+            "its release is not known; what loads is tried below",
+            "mount the host's /proc",
+        ),
+    }
+}
+
+fn btf() -> Finding {
+    const PATH: &str = "/sys/kernel/btf/vmlinux";
+    match fs::metadata(PATH) {
+        Ok(file) => Finding::ok("BTF", format!("{PATH}, {} KiB", file.len() / 1024)),
+        Err(error) => Finding::not_ok(
+            "BTF",
+            Verdict::Missing,
+            &format!("{PATH}: {error}"),
+            "no eBPF program can find the kernel's fields",
+            "run a kernel built with CONFIG_DEBUG_INFO_BTF=y; in a container, mount /sys",
+        ),
+    }
+}
+
+fn capabilities() -> Finding {
+    match capability::check() {
+        Ok(()) => Finding::ok("capabilities", "CAP_BPF, CAP_PERFMON".to_owned()),
+        Err(missing) => Finding::not_ok(
+            "capabilities",
+            Verdict::Missing,
+            &format!("no {}", missing.0.join(", no ")),
+            "no eBPF program can be loaded",
+            grant_command(),
+        ),
+    }
+}
+
+fn lockdown() -> Finding {
+    // Absent where the kernel has no lockdown, or securityfs is not mounted.
+    let text = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let level = text
+        .split('[')
+        .nth(1)
+        .and_then(|rest| rest.split(']').next())
+        .unwrap_or("none");
+    if level == "confidentiality" {
+        return Finding::not_ok(
+            "lockdown",
+            Verdict::Missing,
+            &level,
+            "no eBPF program may read the kernel's memory",
+            "boot with lockdown=integrity, or without",
+        );
+    }
+    Finding::ok("lockdown", level.to_owned())
+}
+
+/// Kernels before 5.11 charge maps to the locked memory of the user.
+fn memlock(proc_root: &Path) -> Finding {
+    let limits = fs::read_to_string(proc_root.join("self/limits")).unwrap_or_default();
+    let limit = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max locked memory"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .unwrap_or("unknown");
+    Finding::ok(
+        "memlock",
+        format!("{limit} bytes; counts before Linux 5.11 only, and is raised then"),
+    )
+}
+
+fn mode_sockets() -> (bool, Vec<Finding>) {
+    let probed = match probe::sockets_programs() {
+        Ok(probed) => probed,
+        Err(error) => return (false, vec![object("mode sockets", &error)]),
+    };
+    // Without these two there is nothing to be measured; the others take up what was open before.
+    let vital = |program: &Probed| matches!(program.program, "on_state_change" | "scan_sockets");
+    let works = probed.iter().filter(|p| vital(p)).all(|p| p.outcome.is_ok());
+    let findings = probed.iter().map(|program| {
+        let (verdict, consequence) = if vital(program) {
+            (Verdict::Missing, "no mode sockets")
+        } else {
+            (
+                Verdict::Limited,
+                "connections that were open before are not all taken up",
+            )
+        };
+        finding(program, verdict, consequence, "Linux 5.12 or later")
+    });
+    (works, findings.collect())
+}
+
+fn mode_events() -> (bool, Vec<Finding>) {
+    let probed = match probe::events_programs() {
+        Ok(probed) => probed,
+        Err(error) => return (false, vec![object("mode events", &error)]),
+    };
+    let loads = |name: &str| probed.iter().any(|p| p.program == name && p.outcome.is_ok());
+    let works = (loads("segment") || loads("segment_raw")) && (loads("state") || loads("state_raw"));
+    let findings = probed.iter().map(|program| {
+        let (consequence, remedy) = match program.attaches_to.split('/').next() {
+            Some("kprobe") => (
+                "mode events takes the process of a connect from the state change",
+                "CONFIG_KPROBES=y",
+            ),
+            Some("raw_tp") => ("mode events needs tp_btf", "Linux 5.8 or later"),
+            _ => ("mode events takes the raw tracepoint", "Linux 5.8 or later"),
+        };
+        finding(program, Verdict::Limited, consequence, remedy)
+    });
+    (works, findings.collect())
+}
+
+/// Of a program that loads, or why not.
+fn finding(program: &Probed, verdict: Verdict, consequence: &'static str, remedy: &str) -> Finding {
+    match &program.outcome {
+        Ok(()) => Finding::ok(program.attaches_to, format!("{} loads", program.program)),
+        Err(error) => Finding::not_ok(
+            program.attaches_to,
+            verdict,
+            &first_line(error),
+            consequence,
+            remedy,
+        ),
+    }
+}
+
+/// Of an object none of whose programs can be tried.
+fn object(need: &'static str, error: &LoadError) -> Finding {
+    let remedy = match error {
+        LoadError::Capability(_) => grant_command(),
+        _ => "see the findings above".to_owned(),
+    };
+    Finding::not_ok(
+        need,
+        Verdict::Missing,
+        &first_line(error),
+        "it can't be tried",
+        remedy,
+    )
+}
+
+/// Inode number of the initial pid namespace (`include/linux/proc_ns.h`, `PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+fn pid_namespace(proc_root: &Path) -> Finding {
+    let own = fs::read_link(proc_root.join("self/ns/pid"))
+        .map(|link| link.display().to_string())
+        .unwrap_or_default();
+    if own == INITIAL_PID_NAMESPACE {
+        return Finding::ok("pid namespace", "the host's".to_owned());
+    }
+    Finding::not_ok(
+        "pid namespace",
+        Verdict::Limited,
+        &own,
+        "connections of processes outside it that were open before, and accepted ones' processes, are not seen",
+        "run in the host's (hostPID: true)",
+    )
+}
+
+fn cgroups(proc_root: &Path) -> Finding {
+    let mounts = fs::read_to_string(proc_root.join("mounts")).unwrap_or_default();
+    let unified = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&"cgroup2"));
+    match unified.as_ref().and_then(|fields| fields.get(1)) {
+        Some(path) => Finding::ok("cgroup v2", (*path).to_owned()),
+        None => Finding::not_ok(
+            "cgroup v2",
+            Verdict::Limited,
+            &"not mounted",
+            "container ids are not known",
+            "boot with systemd.unified_cgroup_hierarchy=1",
+        ),
+    }
+}
+
+fn listening_ports(proc_root: &Path) -> Finding {
+    const NEED: &str = "listening ports";
+    match listen_scan::scan(proc_root) {
+        Ok(_) => Finding::ok(NEED, format!("{}/self/net/tcp", proc_root.display())),
+        Err(error) => Finding::not_ok(
+            NEED,
+            Verdict::Limited,
+            &error,
+            "which side serves an adopted connection is told by its state changes alone",
+            "set receivers.ebpf.proc_root to where the host's /proc is mounted",
+        ),
+    }
+}
+
+fn netlink() -> Finding {
+    match sock_diag::count_sockets() {
+        Ok(count) => Finding::ok(
+            "netlink sock_diag",
+            format!("{count} connections in this namespace"),
+        ),
+        Err(error) => Finding::not_ok(
+            "netlink sock_diag",
+            Verdict::Limited,
+            &error,
+            "nothing to fall back to without privileges",
+            "CONFIG_INET_TCP_DIAG",
+        ),
+    }
+}
+
+fn first_line(error: &LoadError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_need_that_is_not_met_says_what_follows_and_what_to_do() {
+        let report = examine(Path::new("/nowhere"));
+        let needs: Vec<_> = report.findings.iter().map(|finding| finding.need).collect();
+        for need in [
+            "kernel",
+            "BTF",
+            "capabilities",
+            "lockdown",
+            "memlock",
+            "pid namespace",
+            "cgroup v2",
+        ] {
+            assert!(needs.contains(&need), "no {need} among {needs:?}");
+        }
+        for finding in &report.findings {
+            let told = !finding.consequence.is_empty() && !finding.remedy.is_empty();
+            assert_eq!(told, finding.verdict != Verdict::Ok, "{finding:?}");
+        }
+        let pid = report
+            .findings
+            .iter()
+            .find(|f| f.need == "pid namespace")
+            .unwrap();
+        assert_eq!(
+            pid.verdict,
+            Verdict::Limited,
+            "no proc file system is no initial namespace"
+        );
+    }
+}
