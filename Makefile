@@ -3,12 +3,13 @@
 CARGO ?= cargo
 TOOLS := target/tools/bin
 CARGO_DENY_VERSION := 0.20.2
+STATIC_TARGET := x86_64-unknown-linux-gnu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build run test lint fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench build static run test test-kernels bench-overhead lint references fmt clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building and running need
 	@deploy/setup build
@@ -16,8 +17,17 @@ setup: ## Install what building and running need
 setup-test: ## Install what the tests need besides
 	@deploy/setup build test
 
+setup-kernels: ## Install what booting other kernels needs besides
+	@deploy/setup build kernels
+
+setup-bench: ## Install what the benchmarks need besides
+	@deploy/setup build bench
+
 build: setup ## Build the release binary: target/release/flowtap
 	$(CARGO) build --release --locked
+
+static: setup ## Build a binary that runs on any kernel and distribution: target/x86_64-unknown-linux-gnu/release/flowtap
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(STATIC_TARGET)
 
 run: build ## Measure this machine's TCP flows; metrics on http://127.0.0.1:9464/metrics
 	target/release/flowtap run
@@ -25,11 +35,20 @@ run: build ## Measure this machine's TCP flows; metrics on http://127.0.0.1:9464
 test: setup-test ## Run every test; as root, or those that need privileges say that they are skipped
 	$(CARGO) test --workspace --locked
 
+test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
+	tests/vm/run --binary target/$(STATIC_TARGET)/release/flowtap
+
+bench-overhead: setup-bench ## What flowtap costs, against flowtap off and mode events; as root, on a quiet machine
+	$(CARGO) bench --locked --bench overhead
+
 lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, licences and advisories
 	$(CARGO) fmt --all --check
 	clang-format --dry-run --Werror ebpf/bpf/*.c ebpf/bpf/*.h
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	tests/deny $(TOOLS)/cargo-deny
+
+references: ## Write the generated pages of docs/ anew
+	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e references
 
 fmt: ## Format everything
 	$(CARGO) fmt --all

@@ -122,6 +122,7 @@ struct tcp_sock {
 	__u32 srtt_us;
 	struct minmax rtt_min;
 	__u32 snd_cwnd;
+	__u32 rcv_nxt;
 } KERNEL_TYPE;
 
 struct sk_buff {

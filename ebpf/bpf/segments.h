@@ -5,8 +5,8 @@
  * In: segments from tcp_probe, state changes, and where there are kprobes the process of a connect or close. Out: on
  * `tcpflow` a flow_event per segment, on `tcpconn` one per open, close or failure, and listen_event.
  *
- * A segment's record carries the segment's payload as `received`, before TCP has looked at it: a duplicate counts too
- * much. And tcp_probe sees nothing of a connection that is half closed. So what was reported is remembered per
+ * A segment's record tells what the socket will have received with it, before TCP has taken it in; TCP may yet throw
+ * it away. And tcp_probe sees nothing of a connection that is half closed. So what was reported is remembered per
  * socket, and the close reports the difference to the socket's own totals: from then on the sum is exact, both ways.
  *
  * Every look at a socket is made under its lock, so plain arithmetic will do.
@@ -139,17 +139,39 @@ static __always_inline void take_differences(struct differences *changed, struct
 	state->retransmits = now->retransmits;
 }
 
-static __always_inline __u32 payload_bytes(struct sk_buff *skb)
+/* What a segment carries, and where. */
+struct segment {
+	__u32 sequence;
+	__u32 payload;
+};
+
+/* From the TCP header, at which skb->data is (RFC 9293, section 3.1): the sequence number stands at byte 4, the
+ * header's length in words in the upper half of byte 12. */
+static __always_inline void read_segment(struct segment *segment, struct sk_buff *skb)
 {
-	__u8 data_offset = 0;
+	const unsigned char *header = BPF_CORE_READ(skb, data);
 	__u32 length = BPF_CORE_READ(skb, len);
+	__u32 sequence = 0;
+	__u8 data_offset = 0;
 
-	/* The header's length in words is the upper half of byte 12 (RFC 9293, section 3.1); skb->data is at the
-	 * header. */
-	bpf_probe_read_kernel(&data_offset, sizeof(data_offset), BPF_CORE_READ(skb, data) + 12);
-	__u32 header = (data_offset >> 4) * 4;
+	bpf_probe_read_kernel(&sequence, sizeof(sequence), header + 4);
+	bpf_probe_read_kernel(&data_offset, sizeof(data_offset), header + 12);
+	__u32 header_bytes = (data_offset >> 4) * 4;
 
-	return length > header ? length - header : 0;
+	segment->sequence = bpf_ntohl(sequence);
+	segment->payload = length > header_bytes ? length - header_bytes : 0;
+}
+
+/* What the socket will have received once it has taken the segment in: a duplicate adds nothing, and what comes ahead
+ * of a gap is counted when the gap is closed. Sequence numbers wrap, so they are compared by their differences. */
+static __always_inline __u64 received_with(const struct segment *segment, const struct totals *now,
+					   struct tcp_sock *tcp)
+{
+	__u32 expected = FIELD(tcp, rcv_nxt);
+	__s32 gap = (__s32)(segment->sequence - expected);
+	__s32 fresh = (__s32)(segment->sequence + segment->payload - expected);
+
+	return gap <= 0 && fresh > 0 ? now->received + fresh : now->received;
 }
 
 static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
@@ -159,12 +181,13 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	struct differences changed = {};
 	struct socket_state *state;
 	struct flow_event *event;
+	struct segment segment;
 	struct totals now;
 	__u64 time;
 
 	if (!is_tcp(sk))
 		return;
-	changed.received = payload_bytes(skb);
+	read_segment(&segment, skb);
 	state = bpf_map_lookup_elem(&tracked, &address);
 	if (!state)
 		state = track_segments(sk, ROLE_UNKNOWN, true);
@@ -172,8 +195,9 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 		return;
 	time = bpf_ktime_get_ns();
 	read_totals(&now, sk, tcp);
-	if (!changed.received && (now.sent == state->sent || time - state->reported_ns < SENDER_REPORT_NS))
+	if (!segment.payload && (now.sent == state->sent || time - state->reported_ns < SENDER_REPORT_NS))
 		return;
+	changed.received = (__s64)(received_with(&segment, &now, tcp) - state->received);
 	event = bpf_ringbuf_reserve(&tcpflow, sizeof(*event), 0);
 	if (!event) {
 		/* Not moved on: the next record of this socket, or its close, tells of these bytes. */

@@ -8,10 +8,12 @@
 //! | [`sock_diag`] | `sock_diag` | the kernel's own TCP totals, by netlink; no privileges, one network namespace |
 //! | [`doctor`] | | what this machine lets flowtap do |
 //! | [`containers`] | | containers of processes, from a proc file system |
+//! | [`coverage`] | | what was measured over what the kernel counted |
 //! | [`listen_scan`] | | listening ports from a proc file system, for any receiver |
 #![forbid(unsafe_code)]
 
 pub mod containers;
+pub mod coverage;
 pub mod doctor;
 pub mod ebpf;
 pub mod listen_scan;

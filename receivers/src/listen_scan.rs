@@ -39,7 +39,7 @@ pub fn scan(proc_root: &Path) -> io::Result<ListenChange> {
 }
 
 /// `self` in a proc file system that is not ours may not exist; process 1 does.
-fn process_dir(proc_root: &Path) -> PathBuf {
+pub(crate) fn process_dir(proc_root: &Path) -> PathBuf {
     proc_root.join(if proc_root == Path::new("/proc") {
         "self"
     } else {

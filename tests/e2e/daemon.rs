@@ -200,16 +200,12 @@ impl Daemon {
 
     /// Scrapes, window after window, until `seen` holds; panics with the last scrape when patience is at its end.
     pub(crate) fn scrape_until(&self, what: &str, seen: impl Fn(&Exposition) -> bool) -> Exposition {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let scrape = self.scrape();
-            if seen(&scrape) {
-                return scrape;
-            }
-            assert!(Instant::now() < deadline, "never saw {what}; last: {scrape:#?}");
-            // The windows of these tests are 200 ms long, and nothing tells of their end but the scrape itself.
-            thread::sleep(Duration::from_millis(50));
-        }
+        until(what, || self.scrape(), seen)
+    }
+
+    /// The same with what the daemon says of itself.
+    pub(crate) fn telemetry_until(&self, what: &str, seen: impl Fn(&Exposition) -> bool) -> Exposition {
+        until(what, || self.telemetry(), seen)
     }
 
     /// Runs `work` while the daemon is stopped in its tracks: the kernel side goes on, nobody reads.
@@ -281,6 +277,19 @@ fn last_window(stdout: &str) -> Exposition {
         .map(|line| line.split(" # ").next().unwrap_or(line))
         .collect();
     Exposition::parse(&samples.join("\n"))
+}
+
+fn until(what: &str, scrape: impl Fn() -> Exposition, seen: impl Fn(&Exposition) -> bool) -> Exposition {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let scrape = scrape();
+        if seen(&scrape) {
+            return scrape;
+        }
+        assert!(Instant::now() < deadline, "never saw {what}; last: {scrape:#?}");
+        // The windows of these tests are 200 ms long, and nothing tells of their end but the scrape itself.
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// GET over HTTP/1.0 with the connection closed at the end; returns the body of a 200.

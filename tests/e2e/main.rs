@@ -10,6 +10,7 @@
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector |
+//! | `references` | the generated pages of `docs/` |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
 
 #![expect(
@@ -32,5 +33,6 @@ mod labels;
 mod modes;
 mod netns;
 mod peers;
+mod references;
 mod require;
 mod traffic;

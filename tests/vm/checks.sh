@@ -8,6 +8,7 @@
 . /checks/guest.sh
 
 metrics_url=http://127.0.0.1:9464/metrics
+own_url=http://127.0.0.1:8888/metrics
 ready_url=http://127.0.0.1:13133/readyz
 prefix=primus_lens_network
 traffic_runs=0
@@ -18,6 +19,9 @@ has_sockets_mode() {
     major=${version%%.*} minor=${version#*.} minor=${minor%%.*}
     [ "$major" -gt 5 ] || { [ "$major" -eq 5 ] && [ "$minor" -ge 12 ]; }
 }
+
+# The mode that flowtap says it is in.
+mode_now() { fetch $own_url | sed -n 's/^flowtap_receiver_mode{.*mode="\([a-z_]*\)".*/\1/p'; }
 
 # metric_sum NAME [LABEL=VALUE]...: the sum of all series of that name with those labels; empty when there is none.
 metric_sum() {
@@ -178,10 +182,12 @@ loss() { # MODE PORT
     fi
 }
 
-# Every counter of something lost, by name: those that are exported have to be 0.
+# What the receiver refused and the channel dropped: every counter is there from the start, and has to be 0.
 nothing_lost() { # MODE
-    lost=$(fetch $metrics_url | grep -v '^#' | grep -iE '(_drop|_lost|_overflow|_failed_reserve)' | grep -vE ' 0(\.0)?( |$)')
-    same "$1_nothing_lost" '' "$lost"
+    refused=$(fetch $own_url | grep '^flowtap_receiver_refused_')
+    dropped=$(fetch $metrics_url | grep '^primus_lens_bpf_event_chan_drop')
+    at_least "$1_loss_counters" 8 "$(printf '%s\n' "$refused" | grep -c .)"
+    same "$1_nothing_lost" '' "$(printf '%s\n%s\n' "$refused" "$dropped" | grep -v '^$' | grep -vE ' 0(\.0)?$')"
 }
 
 mode_checks() { # MODE CHOSEN
@@ -199,7 +205,7 @@ doctor() {
     same doctor_says_run_works 0 $status
 }
 
-# What auto has to pick; TODO: take it from flowtap's own metric once that has its name.
+# What auto has to pick.
 chosen=events
 if has_sockets_mode; then chosen=sockets; fi
 
@@ -215,13 +221,15 @@ for mode in auto sockets events sock_diag; do
     fi
     case $mode in
     auto)
-        same auto_picks $chosen "$(grep -oE "mode[^a-z]*$chosen" /tmp/flowtap.log | head -n 1 | grep -o $chosen)"
+        same auto_picks $chosen "$(mode_now)"
         mode_checks auto $chosen
         ;;
     # Shorter connections than an interval are out of its sight by design.
     sock_diag) held_bytes sock_diag 7992 all_four ;;
     *) mode_checks $mode $mode ;;
     esac
+    # Every kernel of the matrix has kprobes.
+    [ $mode != events ] || same events_kprobes true "$(sed -n 's/.*kprobes=//p' /tmp/flowtap.log)"
     stop_flowtap $mode
     grep -iE 'panic|error' /tmp/flowtap.log | head -n 5 | sed "s/^/VM-INFO name=${mode}_log value=/"
 done

@@ -14,7 +14,7 @@ use std::thread;
 
 use flowtap_ebpf::{Event, Events, Losses, RingWatch};
 use flowtap_pipeline::time::Ticker;
-use flowtap_pipeline::{EventCount, EventHop, EventType, FlowBatch, Sink, StageError, Timestamp};
+use flowtap_pipeline::{EventCount, EventHop, EventType, FlowBatch, StageError, Timestamp};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use super::convert;
 use super::losses::{ChannelLosses, LossTelemetry};
 use super::sockets::broken;
 use crate::containers::Containers;
+use crate::coverage::Outlet;
 use crate::listen_scan;
 
 /// Events per message of the channel.
@@ -47,7 +48,7 @@ pub(super) async fn run(
     config: &Config,
     losses: &mut LossTelemetry,
     programs: Events,
-    sink: &mut Sink,
+    mut outlet: Outlet<'_>,
     stop: CancellationToken,
 ) -> Result<(), StageError> {
     // A message holds at least one event, so this many messages are never short of room.
@@ -77,7 +78,7 @@ pub(super) async fn run(
             runtime.block_on(reader.run(Ticker::new(interval), Ticker::new(rescan), proc_root, stop))
         })
         .map_err(broken)?;
-    consume(receiver, &queued, losses, sink).await;
+    consume(receiver, &queued, losses, &mut outlet).await;
     match reading.join() {
         Ok(ended) => ended.map_err(broken),
         Err(panic) => std::panic::resume_unwind(panic),
@@ -89,20 +90,20 @@ async fn consume(
     mut receiver: Receiver<Message>,
     queued: &AtomicUsize,
     losses: &mut LossTelemetry,
-    sink: &mut Sink,
+    outlet: &mut Outlet<'_>,
 ) {
     while let Some(message) = receiver.recv().await {
         match message {
             Message::Batch(mut batch) => {
                 queued.fetch_sub(batch.records.len(), Ordering::AcqRel);
-                sink.accept(&mut batch);
+                outlet.accept(&mut batch);
             }
             Message::Tick(at, lost) => {
                 if let Some(kernel) = &lost.kernel {
                     losses.update(kernel);
                 }
                 losses.update_channel(&lost.channel);
-                sink.watermark(at);
+                outlet.watermark(at);
             }
         }
     }

@@ -29,6 +29,7 @@ use self::explain::explain;
 pub(crate) use self::explain::grant_command;
 use self::losses::LossTelemetry;
 use crate::containers::Containers;
+use crate::coverage::{Coverage, Outlet};
 use crate::sock_diag::{self, SockDiagReceiver};
 
 /// The programs of the mode that was taken.
@@ -38,7 +39,7 @@ enum Programs {
     Sockets(Box<Sockets>, FlowBatch, Containers),
     Events(Box<Events>),
     /// None: the receiver that needs none, started.
-    SockDiag(SockDiagReceiver),
+    SockDiag(Box<SockDiagReceiver>),
 }
 
 impl Programs {
@@ -58,7 +59,8 @@ pub struct EbpfReceiver {
     losses: LossTelemetry,
     mode: Gauge<u64>,
     context: BuildContext,
-    programs: Option<Programs>,
+    /// With the comparison with the kernel's own counters, which begins when they attach.
+    programs: Option<(Programs, Coverage)>,
 }
 
 impl EbpfReceiver {
@@ -138,13 +140,14 @@ impl EbpfReceiver {
             interval: self.config.interval,
         };
         let mut receiver = SockDiagReceiver::new(config, &self.context);
-        receiver.start()?;
-        Ok((Programs::SockDiag(receiver), one_line(&refused)))
+        receiver.open()?;
+        Ok((Programs::SockDiag(Box::new(receiver)), one_line(&refused)))
     }
 }
 
 impl Receiver for EbpfReceiver {
     fn start(&mut self) -> Result<(), StageError> {
+        let coverage = Coverage::new(&self.context, &self.config.proc_root);
         let (programs, reason) = self.load()?;
         let (receiver, mode) = (self.context.id.to_string(), programs.mode());
         tracing::info!(receiver, mode, reason, "capturing");
@@ -162,7 +165,7 @@ impl Receiver for EbpfReceiver {
             KeyValue::new("reason", reason),
         ];
         self.mode.record(1, &labels);
-        self.programs = Some(programs);
+        self.programs = Some((programs, coverage));
         Ok(())
     }
 
@@ -173,22 +176,28 @@ impl Receiver for EbpfReceiver {
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
             let (config, losses) = (&self.config, &mut self.losses);
-            match self.programs.take() {
-                Some(Programs::Sockets(sockets, batch, containers)) => {
+            let Some((programs, mut coverage)) = self.programs.take() else {
+                return Err(StageError::Other("run without start".into()));
+            };
+            let outlet = Outlet {
+                sink,
+                coverage: &mut coverage,
+            };
+            match programs {
+                Programs::Sockets(sockets, batch, containers) => {
                     let watch = sockets.watch().map_err(sockets::broken)?;
                     let capture = sockets::Capture {
                         config,
                         losses,
                         sockets: *sockets,
-                        sink,
+                        outlet,
                         batch,
                         containers,
                     };
                     capture.run(watch, stop).await
                 }
-                Some(Programs::Events(programs)) => events::run(config, losses, *programs, sink, stop).await,
-                Some(Programs::SockDiag(mut receiver)) => receiver.run(sink, stop).await,
-                None => Err(StageError::Other("run without start".into())),
+                Programs::Events(programs) => events::run(config, losses, *programs, outlet, stop).await,
+                Programs::SockDiag(mut receiver) => receiver.capture(outlet, stop).await,
             }
         }
         .boxed()

@@ -12,13 +12,14 @@ use std::io;
 
 use flowtap_ebpf::{Event, RingWatch, Sockets};
 use flowtap_pipeline::time::Ticker;
-use flowtap_pipeline::{FlowBatch, Sink, StageError, Timestamp};
+use flowtap_pipeline::{FlowBatch, StageError, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::convert;
 use super::losses::LossTelemetry;
 use crate::containers::Containers;
+use crate::coverage::Outlet;
 use crate::listen_scan;
 
 /// Records after which a batch is handed on, so that it stays in the cache.
@@ -29,7 +30,7 @@ pub(super) struct Capture<'a> {
     pub(super) config: &'a Config,
     pub(super) losses: &'a mut LossTelemetry,
     pub(super) sockets: Sockets,
-    pub(super) sink: &'a mut Sink,
+    pub(super) outlet: Outlet<'a>,
     pub(super) batch: FlowBatch,
     pub(super) containers: Containers,
 }
@@ -45,12 +46,12 @@ impl Capture<'_> {
                 () = stop.cancelled() => {
                     let now = Timestamp::now();
                     self.collect()?;
-                    self.sink.watermark(now);
+                    self.outlet.watermark(now);
                     return Ok(());
                 }
                 tick = ticks.tick() => {
                     self.collect()?;
-                    self.sink.watermark(tick);
+                    self.outlet.watermark(tick);
                 }
                 filled = watch.filled() => {
                     filled.map_err(broken)?;
@@ -69,13 +70,13 @@ impl Capture<'_> {
         self.drain()?;
         let Self {
             sockets,
-            sink,
+            outlet,
             batch,
             containers,
             ..
         } = self;
         // Totals that a failed scan has not shown are shown by the next one.
-        if let Err(error) = sockets.scan(|event| take(batch, containers, sink, event)) {
+        if let Err(error) = sockets.scan(|event| take(batch, containers, outlet, event)) {
             self.losses.scan_failed();
             tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
         }
@@ -91,13 +92,13 @@ impl Capture<'_> {
     fn drain(&mut self) -> Result<(), StageError> {
         let Self {
             sockets,
-            sink,
+            outlet,
             batch,
             containers,
             ..
         } = self;
         sockets
-            .drain(|event| take(batch, containers, sink, event))
+            .drain(|event| take(batch, containers, outlet, event))
             .map_err(broken)?;
         self.hand_on();
         Ok(())
@@ -117,7 +118,7 @@ impl Capture<'_> {
     }
 
     fn hand_on(&mut self) {
-        self.sink.accept(&mut self.batch);
+        self.outlet.accept(&mut self.batch);
     }
 }
 
@@ -137,10 +138,10 @@ pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &m
 }
 
 /// Adds `event` to the batch, and hands the batch on when it is full.
-fn take(batch: &mut FlowBatch, containers: &mut Containers, sink: &mut Sink, event: Event) {
+fn take(batch: &mut FlowBatch, containers: &mut Containers, outlet: &mut Outlet<'_>, event: Event) {
     convert::push(batch, containers, event);
     if batch.records.len() >= BATCH_RECORDS {
-        sink.accept(batch);
+        outlet.accept(batch);
     }
 }
 

@@ -19,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use figment::value::Value;
@@ -33,6 +34,8 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+
+use crate::coverage::{Coverage, Outlet};
 
 use self::dump::{Dump, Dumper, Socket, Totals};
 
@@ -86,6 +89,8 @@ pub struct SockDiagReceiver {
     config: Config,
     dump_failures: Counter<u64>,
     receiver: KeyValue,
+    context: BuildContext,
+    coverage: Option<Coverage>,
     /// With what the first dump found.
     dumper: Option<(Dumper, Dump)>,
 }
@@ -105,13 +110,16 @@ impl SockDiagReceiver {
             config,
             dump_failures,
             receiver,
+            context: context.clone(),
+            coverage: None,
             dumper: None,
         }
     }
 }
 
-impl Receiver for SockDiagReceiver {
-    fn start(&mut self) -> Result<(), StageError> {
+impl SockDiagReceiver {
+    /// Opens the netlink socket and takes the first dump.
+    pub(crate) fn open(&mut self) -> Result<(), StageError> {
         let open = || {
             let mut dumper = Dumper::open()?;
             // Before flowtap is called ready: what is open then is counted from then on.
@@ -127,36 +135,56 @@ impl Receiver for SockDiagReceiver {
         Ok(())
     }
 
+    /// Hands what the dumps tell to `outlet` until `stop`.
+    pub(crate) async fn capture(
+        &mut self,
+        outlet: Outlet<'_>,
+        stop: CancellationToken,
+    ) -> Result<(), StageError> {
+        let Some((dumper, found)) = self.dumper.take() else {
+            return Err(StageError::Other("run without start".into()));
+        };
+        let mut capture = Capture {
+            receiver: self,
+            netns: own_netns(),
+            dumper,
+            known: None,
+            outlet,
+            batch: FlowBatch::default(),
+        };
+        capture.compare(found, Timestamp::now());
+        capture.outlet.accept(&mut capture.batch);
+        let mut ticks = Ticker::new(capture.receiver.config.interval);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    capture.collect(Timestamp::now());
+                    return Ok(());
+                }
+                tick = ticks.tick() => capture.collect(tick),
+            }
+        }
+    }
+}
+
+impl Receiver for SockDiagReceiver {
+    fn start(&mut self) -> Result<(), StageError> {
+        self.coverage = Some(Coverage::new(&self.context, Path::new("/proc")));
+        self.open()
+    }
+
     fn run<'a>(
         &'a mut self,
         sink: &'a mut Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
-            let Some((dumper, found)) = self.dumper.take() else {
+            let Some(mut coverage) = self.coverage.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
-            let mut capture = Capture {
-                receiver: self,
-                netns: own_netns(),
-                dumper,
-                known: None,
-                sink,
-                batch: FlowBatch::default(),
-            };
-            capture.compare(found, Timestamp::now());
-            capture.sink.accept(&mut capture.batch);
-            let mut ticks = Ticker::new(capture.receiver.config.interval);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => {
-                        capture.collect(Timestamp::now());
-                        return Ok(());
-                    }
-                    tick = ticks.tick() => capture.collect(tick),
-                }
-            }
+            let coverage = &mut coverage;
+            self.capture(Outlet { sink, coverage }, stop).await
         }
         .boxed()
     }
@@ -183,7 +211,7 @@ struct Capture<'a> {
     dumper: Dumper,
     /// Sockets by cookie as the dump before had them; `None` before the first.
     known: Option<HashMap<u64, Known>>,
-    sink: &'a mut Sink,
+    outlet: Outlet<'a>,
     batch: FlowBatch,
 }
 
@@ -207,8 +235,8 @@ impl Capture<'_> {
                 tracing::warn!(%error, "a dump of the sockets was cut short; the next one makes up for it");
             }
         }
-        self.sink.accept(&mut self.batch);
-        self.sink.watermark(at);
+        self.outlet.accept(&mut self.batch);
+        self.outlet.watermark(at);
     }
 
     fn compare(&mut self, found: Dump, at: Timestamp) {

@@ -1,0 +1,240 @@
+//! How much of what the kernel counted was measured.
+//!
+//! In: records on their way to the pipelines; once per tick the kernel's own counters of one network namespace
+//! (`/proc/<pid>/net/snmp`, RFC 4022). Out: for each counter both running totals since the start, and their ratio:
+//!
+//! | `counter` | the kernel's | what is measured of it |
+//! |---|---|---|
+//! | `active_opens` | `ActiveOpens` | connections opened as client, and connects that failed |
+//! | `passive_opens` | `PassiveOpens` | connections accepted |
+//! | `retransmits` | `RetransSegs` | retransmits of connections; the kernel's has those of SYN-ACKs, too |
+//! | `segments_received` | `InSegs` | segments of connections; the kernel's has those for nobody, too |
+//! | `segments_sent` | `OutSegs` - `RetransSegs` | the same, without those sent again |
+//!
+//! The namespace is the one whose listening ports are scanned; records of others are left out. What is measured comes up to
+//! an interval later than what the kernel counts, and adopted connections begin with flowtap.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use flowtap_pipeline::{BuildContext, Events, FlowBatch, FlowRecord, Role, Sink, Timestamp};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge};
+
+use crate::listen_scan::process_dir;
+
+/// Names of the counters, in the order of [`Totals`].
+const COUNTERS: [&str; 5] = [
+    "active_opens",
+    "passive_opens",
+    "retransmits",
+    "segments_received",
+    "segments_sent",
+];
+
+type Totals = [i64; COUNTERS.len()];
+
+/// The comparison.
+#[derive(Debug)]
+pub struct Coverage {
+    measured: Totals,
+    /// Where the kernel's counters are, whose they are, and what they stood at in the beginning.
+    kernel: Option<Kernel>,
+    told: [Totals; 2],
+    telemetry: Telemetry,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    snmp: PathBuf,
+    netns: u32,
+    start: Totals,
+}
+
+impl Kernel {
+    fn open(proc_root: &Path) -> io::Result<Self> {
+        let process = process_dir(proc_root);
+        let snmp = process.join("net/snmp");
+        Ok(Self {
+            netns: u32::try_from(fs::metadata(process.join("ns/net"))?.ino()).unwrap_or(0),
+            start: read(&snmp)?,
+            snmp,
+        })
+    }
+}
+
+impl Coverage {
+    /// Counts from now on.
+    pub fn new(context: &BuildContext, proc_root: &Path) -> Self {
+        let kernel = Kernel::open(proc_root);
+        if let Err(error) = &kernel {
+            tracing::warn!(%error, "the kernel's own counters can't be read; coverage is not told");
+        }
+        Self {
+            measured: Totals::default(),
+            kernel: kernel.ok(),
+            told: [Totals::default(); 2],
+            telemetry: Telemetry::new(context),
+        }
+    }
+
+    /// Takes records into account.
+    pub fn observe(&mut self, records: &[FlowRecord]) {
+        let Some(kernel) = &self.kernel else { return };
+        for record in records {
+            // A receiver that does not know namespaces sees its own only.
+            if record.netns != kernel.netns && record.netns != 0 {
+                continue;
+            }
+            let events = record.events;
+            let opened = i64::from(events.contains(Events::OPENED));
+            let of_server = i64::from(record.role == Role::Server);
+            let [active, passive, retransmits, received, sent] = &mut self.measured;
+            *active += opened * (1 - of_server) + i64::from(events.contains(Events::FAILED));
+            *passive += opened * of_server;
+            *retransmits += record.retransmits;
+            *received += record.received_segments;
+            *sent += record.sent_segments - record.retransmits;
+        }
+    }
+
+    /// Compares with the kernel's counters, and tells.
+    pub fn tick(&mut self) {
+        let Some(kernel) = &self.kernel else { return };
+        let now = match read(&kernel.snmp) {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::warn!(%error, "the kernel's own counters can't be read");
+                return;
+            }
+        };
+        let mut counted = now;
+        for (counted, start) in counted.iter_mut().zip(kernel.start) {
+            *counted -= start;
+        }
+        self.telemetry.tell(&self.measured, &counted, &mut self.told);
+    }
+}
+
+/// A sink with the comparison in front of it.
+#[derive(Debug)]
+pub(crate) struct Outlet<'a> {
+    /// Where the pipelines are.
+    pub(crate) sink: &'a mut Sink,
+    /// Sees all that goes there.
+    pub(crate) coverage: &'a mut Coverage,
+}
+
+impl Outlet<'_> {
+    /// Hands a batch to the pipelines, and empties it.
+    pub(crate) fn accept(&mut self, batch: &mut FlowBatch) {
+        self.coverage.observe(&batch.records);
+        self.sink.accept(batch);
+    }
+
+    /// Tells that nothing before `at` is missing.
+    pub(crate) fn watermark(&mut self, at: Timestamp) {
+        self.coverage.tick();
+        self.sink.watermark(at);
+    }
+}
+
+/// Reads the counters of the line pair `Tcp:`: names, then values.
+fn read(snmp: &Path) -> io::Result<Totals> {
+    let text = fs::read_to_string(snmp)?;
+    parse(&text).ok_or_else(|| {
+        let message = format!("{} lacks a TCP counter", snmp.display());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
+
+fn parse(text: &str) -> Option<Totals> {
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let value = |wanted: &str| -> Option<i64> {
+        let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+        pairs.find(|(name, _)| *name == wanted)?.1.parse().ok()
+    };
+    let retransmits = value("RetransSegs")?;
+    Some([
+        value("ActiveOpens")?,
+        value("PassiveOpens")?,
+        retransmits,
+        value("InSegs")?,
+        // Retransmitted segments are counted here, too.
+        value("OutSegs")? - retransmits,
+    ])
+}
+
+#[derive(Debug)]
+struct Telemetry {
+    measured: Counter<u64>,
+    kernel: Counter<u64>,
+    ratio: Gauge<f64>,
+    receiver: KeyValue,
+}
+
+impl Telemetry {
+    fn new(context: &BuildContext) -> Self {
+        let meter = &context.meter;
+        Self {
+            measured: meter
+                .u64_counter("receiver_coverage_measured")
+                .with_description(
+                    "What was measured of what the kernel counts itself, by the kernel's counter.",
+                )
+                .build(),
+            kernel: meter
+                .u64_counter("receiver_coverage_kernel")
+                .with_description(
+                    "What the kernel itself counted since the start (/proc/net/snmp), by counter.",
+                )
+                .build(),
+            ratio: meter
+                .f64_gauge("receiver_coverage_ratio")
+                .with_description(
+                    "Measured over counted by the kernel since the start, by the kernel's counter.",
+                )
+                .build(),
+            receiver: KeyValue::new("receiver", context.id.to_string()),
+        }
+    }
+
+    fn tell(&self, measured: &Totals, kernel: &Totals, told: &mut [Totals; 2]) {
+        for (number, name) in COUNTERS.into_iter().enumerate() {
+            let labels = [self.receiver.clone(), KeyValue::new("counter", name)];
+            let pairs = [(&self.measured, measured), (&self.kernel, kernel)];
+            for ((counter, totals), told) in pairs.into_iter().zip(told.iter_mut()) {
+                // A correction downwards waits until it is made up for: counters do not fall.
+                let more = u64::try_from(totals[number] - told[number]).unwrap_or(0);
+                told[number] = told[number].max(totals[number]);
+                counter.add(more, &labels);
+            }
+            if kernel[number] > 0 {
+                self.ratio
+                    .record(measured[number] as f64 / kernel[number] as f64, &labels);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_found_by_their_names_wherever_they_stand() {
+        let text = "Ip: Forwarding DefaultTTL\nIp: 1 64\n\
+                    Tcp: RtoMin PassiveOpens ActiveOpens RetransSegs OutSegs InSegs\nTcp: 200 7 5 3 103 99\n";
+        assert_eq!(parse(text), Some([5, 7, 3, 99, 100]));
+        assert_eq!(parse("Tcp: ActiveOpens\nTcp: 5\n"), None);
+        assert_eq!(parse("Udp: InDatagrams\nUdp: 5\n"), None);
+    }
+
+    #[test]
+    fn this_machines_counters_can_be_read() {
+        assert!(read(Path::new("/proc/self/net/snmp")).is_ok());
+    }
+}

@@ -1,0 +1,78 @@
+//! What the kernel counts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// Turns the statistics of programs on; puts back what was when dropped.
+#[derive(Debug)]
+pub(crate) struct Stats(String);
+
+impl Stats {
+    pub(crate) fn enable() -> Self {
+        let before = fs::read_to_string(STATS).expect("kernel.bpf_stats_enabled");
+        fs::write(STATS, "1").expect("kernel.bpf_stats_enabled");
+        Self(before)
+    }
+}
+
+impl Drop for Stats {
+    fn drop(&mut self) {
+        let _ = fs::write(STATS, self.0.trim());
+    }
+}
+
+/// A program's statistics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Program {
+    pub(crate) run_time_ns: u64,
+    pub(crate) runs: u64,
+}
+
+/// flowtap's programs by name. Only one agent runs at a time.
+const NAMES: [&str; 10] = [
+    "on_state_change",
+    "scan_sockets",
+    "adopt_files",
+    "adopt_sockets",
+    "segment",
+    "segment_raw",
+    "state",
+    "state_raw",
+    "connect_probe",
+    "close_probe",
+];
+
+pub(crate) fn programs() -> BTreeMap<String, Program> {
+    let output = Command::new("bpftool")
+        .args(["--json", "prog", "show"])
+        .output()
+        .expect("bpftool");
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let mut programs = BTreeMap::<String, Program>::new();
+    for program in listed.as_array().into_iter().flatten() {
+        // The kernel keeps 15 characters of a name.
+        let name = program["name"].as_str().unwrap_or_default();
+        if NAMES
+            .iter()
+            .any(|known| known.starts_with(name) && known.len().min(15) == name.len())
+        {
+            let sum = programs.entry(name.to_owned()).or_default();
+            sum.run_time_ns += program["run_time_ns"].as_u64().unwrap_or(0);
+            sum.runs += program["run_cnt"].as_u64().unwrap_or(0);
+        }
+    }
+    programs
+}
+
+/// TCP segments received by this namespace.
+pub(crate) fn segments() -> u64 {
+    let text = fs::read_to_string("/proc/net/snmp").expect("/proc/net/snmp");
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    let (_, value) = pairs.find(|(name, _)| *name == "InSegs").expect("InSegs");
+    value.parse().expect("a number")
+}

@@ -1,0 +1,150 @@
+//! What flowtap costs: the same load with flowtap off, in mode `sockets` and in mode `events`, interleaved; and the scan of many
+//! sockets. Run by `make bench-overhead`, as root on a machine that does nothing else.
+//!
+//! Kernel time is what the kernel itself counts per program (`kernel.bpf_stats_enabled`, `bpftool prog`), segments are the
+//! kernel's (`/proc/net/snmp`), the agent's CPU and memory are those of `/proc/<pid>`, the throughput is what
+//! redis-benchmark says. Everything on loopback.
+
+#![expect(
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and ends where a test would fail"
+)]
+
+mod agent;
+mod kernel;
+mod load;
+mod scan;
+
+use std::time::Duration;
+
+use agent::{Agent, Usage};
+use load::Redis;
+
+/// Rounds per mode; each has all modes once, so that drifts of the machine hit all alike.
+const ROUNDS: usize = 3;
+
+/// Connections of the load.
+const CONNECTIONS: u32 = 50;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    /// Requests a second, one per round.
+    throughput: f64,
+    /// Programs' run time in the kernel.
+    kernel_ns: f64,
+    segments: f64,
+    cpu_seconds: f64,
+    wall_seconds: f64,
+    rss_kib: u64,
+}
+
+impl Sums {
+    fn per_million_segments(&self) -> f64 {
+        self.kernel_ns / self.segments * 1e6
+    }
+}
+
+fn main() {
+    // `cargo test --benches` and `cargo bench` both pass arguments; only the worker's own count.
+    let arguments: Vec<_> = std::env::args().collect();
+    if let Some(place) = arguments.iter().position(|argument| argument == "--hold") {
+        scan::hold(
+            arguments
+                .get(place + 1)
+                .and_then(|n| n.parse().ok())
+                .expect("a number"),
+        );
+        return;
+    }
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this benchmark loads eBPF programs: run it as root"
+    );
+    let _stats = kernel::Stats::enable();
+    overhead();
+    idle_agent();
+    scan::run();
+}
+
+/// One load, three ways.
+fn overhead() {
+    let redis = Redis::start();
+    let modes = [None, Some("sockets"), Some("events")];
+    let mut sums = [Sums::default(); 3];
+    redis.benchmark(CONNECTIONS, load::REQUESTS / 4);
+    for round in 0..ROUNDS {
+        for step in 0..modes.len() {
+            // Another order each round.
+            let number = (round + step) % modes.len();
+            measure(&redis, modes[number], &mut sums[number]);
+        }
+    }
+    println!(
+        "load: redis-benchmark, {CONNECTIONS} connections, {} requests, {ROUNDS} rounds each",
+        load::REQUESTS
+    );
+    println!(
+        "{:<9} {:>12} {:>10} {:>22} {:>14} {:>10}",
+        "mode", "requests/s", "ratio", "kernel ms / M segments", "agent CPU %", "RSS MiB"
+    );
+    let off = sums[0].throughput;
+    for (mode, sums) in modes.iter().zip(&sums) {
+        println!(
+            "{:<9} {:>12.0} {:>10.3} {:>22.4} {:>14.2} {:>10.1}",
+            mode.unwrap_or("off"),
+            sums.throughput / ROUNDS as f64,
+            sums.throughput / off,
+            sums.per_million_segments() / 1e6,
+            sums.cpu_seconds / sums.wall_seconds.max(1e-9) * 100.0,
+            sums.rss_kib as f64 / 1024.0
+        );
+    }
+    println!(
+        "kernel time per segment, events over sockets: {:.0}\n",
+        sums[2].per_million_segments() / sums[1].per_million_segments()
+    );
+}
+
+fn measure(redis: &Redis, mode: Option<&str>, sums: &mut Sums) {
+    let agent = mode.map(|mode| Agent::start(&format!("receivers.ebpf.mode={mode}")));
+    let (before, segments) = (agent.as_ref().map(Agent::usage), kernel::segments());
+    let throughput = redis.benchmark(CONNECTIONS, load::REQUESTS);
+    sums.segments += (kernel::segments() - segments) as f64;
+    sums.throughput += throughput;
+    if let (Some(agent), Some(before)) = (&agent, before) {
+        sums.add(&before, &agent.usage());
+    }
+}
+
+impl Sums {
+    fn add(&mut self, before: &Usage, after: &Usage) {
+        self.kernel_ns += (after.programs_ns - before.programs_ns) as f64;
+        self.cpu_seconds += after.cpu_seconds - before.cpu_seconds;
+        self.wall_seconds += after.at.duration_since(before.at).as_secs_f64();
+        self.rss_kib = self.rss_kib.max(after.rss_kib);
+    }
+}
+
+/// What the agent itself takes while 1,000 connections are busy.
+fn idle_agent() {
+    const BUSY: u32 = 1_000;
+    let redis = Redis::start();
+    let agent = Agent::start("receivers.ebpf.mode=sockets");
+    // The default interval is 5 s: some ticks must fall into the load.
+    let before = agent.usage();
+    let mut after = agent.usage();
+    while after.at.duration_since(before.at) < Duration::from_secs(20) {
+        redis.benchmark(BUSY, load::REQUESTS / 2);
+        after = agent.usage();
+    }
+    let wall = after.at.duration_since(before.at).as_secs_f64();
+    println!(
+        "mode sockets, {BUSY} active connections: agent CPU {:.3} % of a core over {:.0} s\n",
+        (after.cpu_seconds - before.cpu_seconds) / wall * 100.0,
+        wall
+    );
+}

@@ -1,0 +1,141 @@
+//! The generated references are what the code says. `make references` writes them anew.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use flowtap_pipeline::FamilyKind;
+use flowtap_processors::window::families::{Definition, FAMILIES};
+use flowtap_processors::window::label::Label;
+
+use crate::daemon::{Daemon, read};
+use crate::require;
+
+/// Compares `docs/<name>` with what it should be, or writes it.
+fn check(name: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    if std::env::var_os("FLOWTAP_UPDATE_REFERENCES").is_some() {
+        std::fs::write(&path, expected).unwrap();
+    }
+    assert!(
+        read(&path) == expected,
+        "docs/{name} is not what the code says: run `make references`"
+    );
+}
+
+fn list(labels: &[Label]) -> String {
+    let names: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn describe(text: &mut String, definition: &Definition) {
+    let family = &definition.family;
+    let kind = match family.kind {
+        FamilyKind::Counter => "counter".to_owned(),
+        FamilyKind::Gauge => "gauge".to_owned(),
+        FamilyKind::Histogram(bounds) => {
+            let bounds: Vec<_> = bounds.iter().map(ToString::to_string).collect();
+            format!("histogram, buckets {}", bounds.join(", "))
+        }
+    };
+    let more: Vec<_> = definition
+        .more
+        .iter()
+        .chain(definition.details)
+        .copied()
+        .collect();
+    writeln!(
+        text,
+        "## `{}`\n\n{}\n\n- type: {kind}\n- unit: `{}`\n- labels: {}\n- can have, too: {}\n",
+        family.name,
+        family.help,
+        family.unit,
+        list(definition.labels),
+        list(&more)
+    )
+    .unwrap();
+}
+
+#[test]
+fn the_metrics_reference_is_what_the_code_says() {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         Generated from the code by `make references`: do not edit.\n\n\
+         What a window can fill. Each name has the exporter's `namespace` and an underscore in front, `primus_lens_` by default.\n\
+         Labels are the config's choice, `processors.window.families.<name>.labels`; a label that is left out is summed\n\
+         away, and `enabled: false` leaves the whole metric out.\n\n\
+         | label | value |\n|---|---|\n",
+    );
+    for (label, value) in [
+        ("raddr", "the peer's address"),
+        ("rport", "the peer's port"),
+        ("laddr", "this side's address"),
+        ("lport", "this side's port"),
+        (
+            "direction",
+            "`outbound` for what this side sent, `inbound` for what it received",
+        ),
+        (
+            "type",
+            "class of the peer's address, from the processor `policy`; of events: `tcpflow`, `tcpconn`",
+        ),
+        (
+            "flow",
+            "`ingress` if this side serves, `egress` if it is the client",
+        ),
+        ("event", "`opened`, `closed`, `failed`, `reset`"),
+        (
+            "reason",
+            "`refused`, `timed_out`, `unreachable`, `reset`, `aborted` (by the application), `other`",
+        ),
+        (
+            "role_source",
+            "what `flow` rests on: `handshake`, `listener`, `assumed`",
+        ),
+        ("netns", "inode number of the network namespace"),
+        (
+            "pid",
+            "process id in the initial pid namespace; empty if not known",
+        ),
+        ("comm", "name of the process; empty if not known"),
+        ("cgroup_id", "cgroup v2 id of the process; empty if not known"),
+        (
+            "container_id",
+            "id of its container, from the path of the cgroup; empty if not in one",
+        ),
+    ] {
+        writeln!(text, "| `{label}` | {value} |").unwrap();
+    }
+    text.push('\n');
+    for definition in &FAMILIES {
+        describe(&mut text, definition);
+        for label in definition.possible() {
+            assert!(
+                text.contains(&format!("| `{label}` |")),
+                "{label} is not explained"
+            );
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    check("metrics.md", &text);
+}
+
+#[test]
+fn every_metric_that_the_daemon_has_of_itself_is_on_its_page() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let page = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/self-metrics.md"));
+    let daemon = Daemon::start(&[]);
+    for sample in &daemon.telemetry().0 {
+        assert!(
+            page.contains(&format!("`{}`", sample.name)),
+            "`{}` is not documented",
+            sample.name
+        );
+    }
+}
