@@ -5,8 +5,27 @@ use std::sync::Arc;
 
 use flowtap_config::Config;
 use flowtap_pipeline::runner::{ExporterNode, Graph, PipelineNode, ReceiverNode};
-use flowtap_pipeline::{BuildContext, BuildError, ComponentId, NodeInfo, ProcessorStage};
+use flowtap_pipeline::{BuildContext, BuildError, ClusterState, ComponentId, Live, NodeInfo, ProcessorStage};
 use opentelemetry::metrics::Meter;
+
+use crate::node;
+
+/// What is around flowtap, kept up to date by who has made it.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) node: Arc<Live<NodeInfo>>,
+    pub(crate) cluster: Arc<Live<ClusterState>>,
+}
+
+impl Surroundings {
+    /// This machine as it is now, and no cluster.
+    pub(crate) fn now() -> Self {
+        Self {
+            node: Live::new(node::describe()),
+            cluster: Live::new(ClusterState::default()),
+        }
+    }
+}
 
 /// Builds every component that a pipeline uses: receivers and exporters once, processors once per pipeline. `strict`: none
 /// may make do with less than its config asks for.
@@ -16,15 +35,15 @@ use opentelemetry::metrics::Meter;
 pub(crate) fn build(
     config: &Config,
     meter: &Meter,
-    node: &NodeInfo,
+    around: &Surroundings,
     strict: bool,
 ) -> Result<Graph, BuildError> {
-    let node = Arc::new(node.clone());
     let context = |id: &ComponentId, pipeline: &str| BuildContext {
         id: id.clone(),
         pipeline: pipeline.into(),
         meter: meter.clone(),
-        node: Arc::clone(&node),
+        node: Arc::clone(&around.node),
+        cluster: Arc::clone(&around.cluster),
         strict,
     };
     let mut graph = Graph::default();

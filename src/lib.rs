@@ -87,7 +87,7 @@ fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
 /// Builds everything short of starting it.
 fn validate(config: &Config) -> Result<(), Failure> {
     let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
-    graph::build(config, &telemetry.meter(), &node::describe(), false)?;
+    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)?;
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
         let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

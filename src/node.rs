@@ -1,12 +1,20 @@
-//! What components are told of this machine.
+//! What components are told of this machine, now and when it changes.
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use std::thread;
 
-use flowtap_pipeline::NodeInfo;
 use flowtap_pipeline::node::InterfaceAddress;
+use flowtap_pipeline::{Live, NodeInfo};
 use ipnet::IpNet;
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
 
 /// Reads the interfaces' addresses and `resolv.conf`. What can't be read is left out with a warning: it narrows what the
 /// classes know, and stops nothing.
@@ -14,6 +22,59 @@ pub(crate) fn describe() -> NodeInfo {
     NodeInfo {
         addresses: addresses(),
         resolvers: resolvers(),
+    }
+}
+
+/// Keeps `node` up to date: the kernel tells when an address comes or goes (`rtnetlink(7)`). Without that, the addresses stay
+/// as they were at the start, with a warning.
+pub(crate) fn watch(node: &Arc<Live<NodeInfo>>) {
+    let node = Arc::downgrade(node);
+    let watching = subscribe().and_then(|socket| {
+        thread::Builder::new()
+            .name("node-watch".to_owned())
+            .spawn(move || follow(&socket, &node))
+    });
+    if let Err(error) = watching {
+        tracing::warn!(%error, "changes of this machine's addresses will not be seen");
+    }
+}
+
+/// A socket that hears of addresses, IPv4 and IPv6 (`RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV6_IFADDR`).
+fn subscribe() -> io::Result<OwnedFd> {
+    const GROUPS: u32 = 0x10 | 0x100;
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
+    Ok(socket)
+}
+
+fn follow(socket: &OwnedFd, node: &Weak<Live<NodeInfo>>) {
+    // Which address it was does not matter: all are read again. Nor does a message that was cut short or lost.
+    let mut message = [0; 4096];
+    loop {
+        let heard = recv(socket.as_raw_fd(), &mut message, MsgFlags::empty());
+        let Some(node) = node.upgrade() else { return };
+        match heard {
+            Ok(_) | Err(Errno::ENOBUFS) => {
+                let now = describe();
+                if now != *node.load() {
+                    tracing::info!(
+                        addresses = now.addresses.len(),
+                        "this machine's addresses have changed"
+                    );
+                    node.store(now);
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => {
+                tracing::warn!(%error, "changes of this machine's addresses will not be seen any more");
+                return;
+            }
+        }
     }
 }
 

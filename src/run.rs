@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::exit::Failure;
-use crate::graph;
+use crate::graph::{self, Surroundings};
 use crate::http;
 use crate::node;
 use crate::telemetry::{self, Telemetry};
@@ -31,7 +31,9 @@ pub(crate) fn run(config: &Config, strict: bool) -> Result<(), Failure> {
 
 async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
     let telemetry = Telemetry::new(&config.service.telemetry)?;
-    let graph = graph::build(config, &telemetry.meter(), &node::describe(), strict)?;
+    let around = Surroundings::now();
+    node::watch(&around.node);
+    let graph = graph::build(config, &telemetry.meter(), &around, strict)?;
     let stop = stop_on_signal()?;
     let (readiness, servers_stop) = (Readiness::default(), CancellationToken::new());
     let mut servers = Vec::new();

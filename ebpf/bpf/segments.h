@@ -36,13 +36,8 @@ struct {
 	__uint(max_entries, 1 << 24);
 } tcpconn SEC(".maps");
 
-/* socket_state is too large for the stack beside a record's work. Key: 0. Value: scratch. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct socket_state);
-} scratch SEC(".maps");
+/* What a place begins as. Not a scratch area: a softirq may come between its filling and its copying. */
+const volatile struct socket_state empty_state = {};
 
 /* Whether connect() is seen by a kprobe; else by the change to SYN_SENT. Set by the loader. */
 const volatile bool has_kprobes = false;
@@ -81,37 +76,35 @@ static __always_inline void set_process(struct socket_state *state)
 static __always_inline struct socket_state *track_segments(struct sock *sk, __u8 role, bool adopted)
 {
 	__u64 address = address_of(sk);
-	__u32 zero = 0;
-	struct socket_state *fresh = bpf_map_lookup_elem(&scratch, &zero);
+	struct socket_state *state;
 
-	if (!fresh)
-		return NULL;
-	__builtin_memset(fresh, 0, sizeof(*fresh));
-	fresh->role = role;
-	fresh->netns = read_netns(sk);
-	fresh->cookie = cookie_of(sk);
-	fresh->since_ns = bpf_ktime_get_ns();
-	if (adopted) {
-		struct totals now;
-
-		read_totals(&now, sk, (struct tcp_sock *)sk);
-		fresh->sent = now.sent;
-		fresh->received = now.received;
-		fresh->sent_segments = now.sent_segments;
-		fresh->received_segments = now.received_segments;
-		fresh->retransmits = now.retransmits;
-		fresh->adopted = 1;
-		fresh->established = 1;
-		read_tuple(&fresh->tuple, sk);
-	}
-	if (bpf_map_update_elem(&tracked, &address, fresh, BPF_ANY)) {
+	bpf_map_update_elem(&tracked, &address, (const void *)&empty_state, BPF_ANY);
+	state = bpf_map_lookup_elem(&tracked, &address);
+	if (!state) {
 		struct losses *lost = this_cpu_losses();
 
 		if (lost)
 			lost->untracked++;
 		return NULL;
 	}
-	return bpf_map_lookup_elem(&tracked, &address);
+	state->role = role;
+	state->netns = read_netns(sk);
+	state->cookie = cookie_of(sk);
+	state->since_ns = bpf_ktime_get_ns();
+	if (adopted) {
+		struct totals now;
+
+		read_totals(&now, sk, (struct tcp_sock *)sk);
+		state->sent = now.sent;
+		state->received = now.received;
+		state->sent_segments = now.sent_segments;
+		state->received_segments = now.received_segments;
+		state->retransmits = now.retransmits;
+		state->adopted = 1;
+		state->established = 1;
+		read_tuple(&state->tuple, sk);
+	}
+	return state;
 }
 
 static __always_inline void count_lost_flow(const struct differences *changed)
@@ -195,9 +188,10 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 		return;
 	time = bpf_ktime_get_ns();
 	read_totals(&now, sk, tcp);
-	if (!segment.payload && (now.sent == state->sent || time - state->reported_ns < SENDER_REPORT_NS))
-		return;
 	changed.received = (__s64)(received_with(&segment, &now, tcp) - state->received);
+	if (!segment.payload && !changed.received &&
+	    (now.sent == state->sent || time - state->reported_ns < SENDER_REPORT_NS))
+		return;
 	event = bpf_ringbuf_reserve(&tcpflow, sizeof(*event), 0);
 	if (!event) {
 		/* Not moved on: the next record of this socket, or its close, tells of these bytes. */
@@ -313,12 +307,22 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 	bpf_map_delete_elem(&tracked, &address);
 }
 
+/* A socket that comes into being: whatever is known of its address was another's. */
+static __always_inline void forget(struct sock *sk)
+{
+	__u64 address = address_of(sk);
+
+	bpf_map_delete_elem(&tracked, &address);
+}
+
 static __always_inline void on_segments_state(struct sock *sk, int oldstate, int newstate)
 {
 	if (!is_tcp(sk))
 		return;
 	if (newstate == STATE_LISTEN)
 		emit_segments_listener(sk, EVENT_LISTEN);
+	else if (oldstate == STATE_LISTEN && newstate == STATE_SYN_RECV)
+		forget(sk);
 	else if (oldstate == STATE_LISTEN && newstate == STATE_CLOSE)
 		emit_segments_listener(sk, EVENT_UNLISTEN);
 	else if (newstate == STATE_SYN_SENT) {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, LabelValue,
-    NodeInfo, Points, Series, Snapshot, SumPoint, Timestamp,
+    BuildContext, ClusterState, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint,
+    LabelValue, Live, NodeInfo, Points, Series, Snapshot, SumPoint, Timestamp,
 };
 
 const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
@@ -32,7 +32,8 @@ pub(crate) fn context() -> BuildContext {
         id: "test".parse().unwrap(),
         pipeline: "".into(),
         meter: opentelemetry::global::meter("test"),
-        node: Arc::new(NodeInfo::default()),
+        node: Live::new(NodeInfo::default()),
+        cluster: Live::new(ClusterState::default()),
         strict: false,
     }
 }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use figment::value::Value;
 use opentelemetry::metrics::Meter;
 
+use crate::cluster::ClusterState;
+use crate::live::Live;
 use crate::node::NodeInfo;
 use crate::queue::QueueConfig;
 use crate::stage::{Aggregator, Exporter, Processor, Receiver};
@@ -138,7 +140,9 @@ pub struct BuildContext {
     /// For the component's own counters.
     pub meter: Meter,
     /// This machine.
-    pub node: Arc<NodeInfo>,
+    pub node: Arc<Live<NodeInfo>>,
+    /// The Kubernetes cluster around it.
+    pub cluster: Arc<Live<ClusterState>>,
     /// Whether a component must fail rather than make do with less than its config asks for.
     pub strict: bool,
 }

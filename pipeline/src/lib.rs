@@ -14,6 +14,8 @@
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
 //! | [`component`] | [`ComponentId`], the config traits, [`Factory`] and [`Registry`] |
+//! | [`live`] | [`Live`]: a value that is replaced as a whole while others look at it |
+//! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
 //! | [`queue`] | the bounded queue in front of each exporter |
 //! | [`sink`] | the pipelines as a receiver sees them |
@@ -22,7 +24,9 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod cluster;
 pub mod component;
+pub mod live;
 pub mod node;
 pub mod queue;
 pub mod record;
@@ -35,10 +39,12 @@ pub mod telemetry;
 pub mod time;
 
 pub use batch::{EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
+pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
 pub use component::{
     BuildContext, BuildError, ComponentConfig, ComponentId, ComponentKind, ExporterConfig, Factory, Fault,
     ProcessorConfig, ProcessorRole, ProcessorStage, ReceiverConfig, Registry,
 };
+pub use live::{Live, Seen};
 pub use node::NodeInfo;
 pub use queue::{QueueConfig, WhenFull};
 pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};

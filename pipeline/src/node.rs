@@ -1,5 +1,5 @@
-//! What flowtap knows of the machine it runs on, gathered once by the command line and handed to every component:
-//! components read no interfaces and no files of their own.
+//! What flowtap knows of the machine it runs on, gathered and kept up to date by the command line and handed to every
+//! component: components read no interfaces and no files of their own.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ pub struct InterfaceAddress {
 }
 
 /// This machine's addresses and resolvers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeInfo {
     /// Every address of every interface of the namespace that flowtap runs in.
     pub addresses: Vec<InterfaceAddress>,

@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::cluster::KubernetesNames;
+
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
@@ -224,6 +226,10 @@ pub struct FlowRecord {
     pub kind: Option<FlowKind>,
     /// Class of the remote address; `None` before the policy processor.
     pub class: Option<PeerClass>,
+    /// Names of the peer in the cluster; `None` before the kubernetes processor, or if it has none.
+    pub peer_names: Option<Arc<KubernetesNames>>,
+    /// Names of this side.
+    pub local_names: Option<Arc<KubernetesNames>>,
 }
 
 impl FlowRecord {
@@ -255,6 +261,8 @@ impl FlowRecord {
             container_id: None,
             kind: None,
             class: None,
+            peer_names: None,
+            local_names: None,
         }
     }
 }

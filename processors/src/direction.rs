@@ -13,13 +13,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use figment::value::Value;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Factory, FlowBatch, FlowKind, FlowRecord, ListenChange,
-    NodeInfo, Processor, ProcessorConfig, ProcessorStage, Role, RoleSource,
+    NodeInfo, Processor, ProcessorConfig, ProcessorStage, Role, RoleSource, Seen,
 };
 use serde::{Deserialize, Serialize};
 
@@ -109,7 +108,9 @@ impl Listeners {
 #[derive(Debug)]
 pub struct Direction {
     listeners: Listeners,
-    node: Arc<NodeInfo>,
+    node: Seen<NodeInfo>,
+    /// The node's addresses.
+    local: HashSet<IpAddr>,
     telemetry: ProcessorTelemetry,
 }
 
@@ -118,18 +119,14 @@ impl Direction {
     pub fn new(context: &BuildContext) -> Self {
         Self {
             listeners: Listeners::default(),
-            node: Arc::clone(&context.node),
+            local: addresses(&context.node.load()),
+            node: Seen::new(&context.node),
             telemetry: ProcessorTelemetry::new(&context.meter, &context.id),
         }
     }
 
     fn is_local(&self, addr: IpAddr) -> bool {
-        addr.is_loopback()
-            || self
-                .node
-                .addresses
-                .iter()
-                .any(|local| local.network.addr() == addr)
+        addr.is_loopback() || self.local.contains(&addr)
     }
 
     /// Kind, role and what they rest on; `None` for what is left out.
@@ -154,8 +151,15 @@ impl Direction {
     }
 }
 
+fn addresses(node: &NodeInfo) -> HashSet<IpAddr> {
+    node.addresses.iter().map(|local| local.network.addr()).collect()
+}
+
 impl Processor for Direction {
     fn process(&mut self, batch: &mut FlowBatch) {
+        if self.node.refresh() {
+            self.local = addresses(self.node.last());
+        }
         for change in &batch.listeners {
             self.listeners.apply(change);
         }

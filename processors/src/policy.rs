@@ -14,13 +14,14 @@
 //! does not occur.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cidr_utils::cidr::{Ipv4Cidr, Ipv6Cidr};
 use cidr_utils::combiner::{Ipv4CidrCombiner, Ipv6CidrCombiner};
 use figment::value::Value;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Factory, FlowBatch, FlowKind, FlowRecord, NodeInfo, PeerClass,
-    Processor, ProcessorConfig, ProcessorStage,
+    BuildContext, BuildError, ClusterRanges, ClusterState, ComponentConfig, Factory, FlowBatch, FlowKind,
+    FlowRecord, NodeInfo, PeerClass, Processor, ProcessorConfig, ProcessorStage, Seen,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -90,9 +91,8 @@ impl ComponentConfig for Config {
 
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
-        Ok(ProcessorStage::Transform(Box::new(Policy::new(
-            self,
-            &context.node,
+        Ok(ProcessorStage::Transform(Box::new(LivePolicy::new(
+            self, context,
         ))))
     }
 }
@@ -180,7 +180,7 @@ fn membership(list: &[Cidr]) -> Table<()> {
     table
 }
 
-/// The processor.
+/// The tables.
 #[derive(Debug)]
 pub struct Policy {
     black: Table<()>,
@@ -189,8 +189,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The tables of `config` on this `node`.
-    pub fn new(config: &Config, node: &NodeInfo) -> Self {
+    /// The tables of `config` on this `node` in a cluster with these `ranges`.
+    pub fn new(config: &Config, node: &NodeInfo, ranges: &ClusterRanges) -> Self {
         let mut classes = Table::new();
         let resolvers = node
             .resolvers
@@ -204,11 +204,27 @@ impl Policy {
         let nets = |list: &[Cidr]| list.iter().map(|cidr| cidr.0).collect::<Vec<_>>();
         // In this order, and the first of equal prefixes stays.
         let lists = [
-            (PeerClass::K8sPod, nets(&config.k8s_pod)),
-            (PeerClass::K8sSvc, nets(&config.k8s_svc)),
+            (
+                PeerClass::K8sPod,
+                nets(&config.k8s_pod)
+                    .into_iter()
+                    .chain(ranges.pods.iter().copied())
+                    .collect(),
+            ),
+            (
+                PeerClass::K8sSvc,
+                nets(&config.k8s_svc)
+                    .into_iter()
+                    .chain(ranges.services.iter().copied())
+                    .collect(),
+            ),
             (
                 PeerClass::Dns,
-                nets(&config.dns).into_iter().chain(resolvers).collect(),
+                nets(&config.dns)
+                    .into_iter()
+                    .chain(ranges.dns.iter().map(|&addr| IpNet::from(addr)))
+                    .chain(resolvers)
+                    .collect(),
             ),
             (PeerClass::Localhost, nets(&config.localhost)),
             (
@@ -268,10 +284,47 @@ fn is_docker_bridge(interface: &str) -> bool {
     interface == "docker0" || id.is_some_and(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-impl Processor for Policy {
+/// The processor: tables that are made anew, as a whole, when what they rest on has changed.
+#[derive(Debug)]
+pub struct LivePolicy {
+    config: Config,
+    node: Seen<NodeInfo>,
+    cluster: Seen<ClusterState>,
+    /// What the tables were made from.
+    ranges: Arc<ClusterRanges>,
+    tables: Policy,
+}
+
+impl LivePolicy {
+    /// With what is known now.
+    pub fn new(config: &Config, context: &BuildContext) -> Self {
+        let (node, cluster) = (Seen::new(&context.node), Seen::new(&context.cluster));
+        let ranges = Arc::clone(&cluster.last().ranges);
+        Self {
+            tables: Policy::new(config, node.last(), &ranges),
+            config: config.clone(),
+            node,
+            cluster,
+            ranges,
+        }
+    }
+
+    fn refresh(&mut self) {
+        let node_changed = self.node.refresh();
+        // A cluster's names change often, its ranges hardly ever.
+        let ranges_changed = self.cluster.refresh() && self.cluster.last().ranges != self.ranges;
+        if node_changed || ranges_changed {
+            self.ranges = Arc::clone(&self.cluster.last().ranges);
+            self.tables = Policy::new(&self.config, self.node.last(), &self.ranges);
+        }
+    }
+}
+
+impl Processor for LivePolicy {
     fn process(&mut self, batch: &mut FlowBatch) {
+        self.refresh();
         for record in &mut batch.records {
-            record.class = Some(self.class_of(record));
+            record.class = Some(self.tables.class_of(record));
         }
     }
 }
@@ -293,7 +346,11 @@ mod tests {
 
     #[test]
     fn the_default_lists_know_internal_local_and_external_addresses() {
-        let policy = Policy::new(&Config::default(), &NodeInfo::default());
+        let policy = Policy::new(
+            &Config::default(),
+            &NodeInfo::default(),
+            &ClusterRanges::default(),
+        );
         for (addr, expected) in [
             ("10.1.2.3", PeerClass::InternalHosts),
             ("172.31.255.255", PeerClass::InternalHosts),
@@ -318,7 +375,7 @@ mod tests {
             dns: list(&["10.96.0.10"]),
             ..Config::default()
         };
-        let policy = Policy::new(&config, &NodeInfo::default());
+        let policy = Policy::new(&config, &NodeInfo::default(), &ClusterRanges::default());
         assert_eq!(class(&policy, "10.96.0.10"), PeerClass::Dns);
         assert_eq!(class(&policy, "10.96.0.11"), PeerClass::K8sSvc);
         let (_, rule) = policy.classify("10.96.0.11".parse().unwrap());
@@ -332,7 +389,7 @@ mod tests {
             abnormal_white_list: list(&["10.1.2.3", "127.0.0.0/8"]),
             ..Config::default()
         };
-        let policy = Policy::new(&config, &NodeInfo::default());
+        let policy = Policy::new(&config, &NodeInfo::default(), &ClusterRanges::default());
         assert_eq!(class(&policy, "10.1.2.3"), PeerClass::AbnormalFlowBlackList);
         assert_eq!(class(&policy, "127.0.0.1"), PeerClass::AbnormalFlowWhiteList);
         // The two halves were merged.
@@ -354,7 +411,10 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(
-            class(&Policy::new(&config, &NodeInfo::default()), "10.0.0.1"),
+            class(
+                &Policy::new(&config, &NodeInfo::default(), &ClusterRanges::default()),
+                "10.0.0.1"
+            ),
             PeerClass::K8sPod
         );
         let config = Config {
@@ -362,14 +422,21 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(
-            class(&Policy::new(&config, &NodeInfo::default()), "10.0.0.1"),
+            class(
+                &Policy::new(&config, &NodeInfo::default(), &ClusterRanges::default()),
+                "10.0.0.1"
+            ),
             PeerClass::Docker
         );
     }
 
     #[test]
     fn port_53_of_the_server_is_dns() {
-        let policy = Policy::new(&Config::default(), &NodeInfo::default());
+        let policy = Policy::new(
+            &Config::default(),
+            &NodeInfo::default(),
+            &ClusterRanges::default(),
+        );
         let asked = FlowRecord {
             kind: Some(FlowKind::Egress),
             ..record("192.0.2.1:5000", "198.51.100.1:53")
@@ -401,7 +468,7 @@ mod tests {
             ],
             resolvers: vec!["192.168.1.1".parse().unwrap()],
         };
-        let policy = Policy::new(&Config::default(), &node);
+        let policy = Policy::new(&Config::default(), &node, &ClusterRanges::default());
         assert_eq!(class(&policy, "172.17.0.5"), PeerClass::Docker);
         assert_eq!(class(&policy, "172.18.0.5"), PeerClass::Docker);
         assert_eq!(class(&policy, "172.19.0.5"), PeerClass::InternalHosts);
@@ -473,7 +540,7 @@ mod tests {
                 internal_hosts, localhost, k8s_pod, k8s_svc, dns, docker,
                 abnormal_black_list: black, abnormal_white_list: white,
             };
-            let policy = Policy::new(&config, &NodeInfo::default());
+            let policy = Policy::new(&config, &NodeInfo::default(), &ClusterRanges::default());
             for addr in addrs {
                 prop_assert_eq!(policy.classify(addr).0, naive(&config, addr.to_canonical()), "{}", addr);
             }

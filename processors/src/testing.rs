@@ -1,9 +1,8 @@
 //! What the tests of several processors share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use flowtap_pipeline::{BuildContext, Endpoint, FlowRecord, NodeInfo};
+use flowtap_pipeline::{BuildContext, ClusterState, Endpoint, FlowRecord, Live, NodeInfo};
 
 /// A context on a node like `node`, with instruments that nobody reads.
 pub(crate) fn context(node: NodeInfo) -> BuildContext {
@@ -11,7 +10,8 @@ pub(crate) fn context(node: NodeInfo) -> BuildContext {
         id: "test".parse().unwrap(),
         pipeline: "flows".into(),
         meter: opentelemetry::global::meter("test"),
-        node: Arc::new(node),
+        node: Live::new(node),
+        cluster: Live::new(ClusterState::default()),
         strict: false,
     }
 }

@@ -106,6 +106,20 @@ fn the_metrics_reference_is_what_the_code_says() {
             "container_id",
             "id of its container, from the path of the cgroup; empty if not in one",
         ),
+        (
+            "peer_namespace",
+            "the peer's Kubernetes namespace, from the processor `kubernetes`; empty if not known",
+        ),
+        ("peer_pod", "the peer's pod"),
+        (
+            "peer_workload",
+            "what owns the peer's pod, such as `Deployment/web`",
+        ),
+        ("peer_service", "the peer, as a service"),
+        ("peer_node", "the peer's node"),
+        ("namespace", "this side's Kubernetes namespace"),
+        ("pod", "this side's pod"),
+        ("workload", "what owns this side's pod"),
     ] {
         writeln!(text, "| `{label}` | {value} |").unwrap();
     }

@@ -69,6 +69,8 @@ expect_quad() {
         pass "$1" "$actual"
     else
         fail "$1" "application $expected, flowtap $actual"
+        fetch $metrics_url | grep -E "^${prefix}_tcp_(flow_(in|e)gress|connections)" | head -n 40 |
+            sed 's/^/VM-INFO name=exposed value=/'
     fi
 }
 
@@ -158,8 +160,12 @@ held_bytes() { # MODE PORT FILTER
 
 port_quiet() { [ -z "$(ss -tnH "( sport = :$1 or dport = :$1 )")" ]; }
 
+# Nothing is open but what asks for the metrics.
+all_closed() { [ "$(metric_sum ${prefix}_tcp_connections_active)" -le 2 ]; }
+
 # Bytes and retransmits with every fiftieth segment lost on its way.
 loss() { # MODE PORT
+    until_true 30 port_quiet 7992 && until_true 15 all_closed
     counted=$(metric_sum ${prefix}_tcp_retransmits) kernel=$(snmp RetransSegs snmp)
     if ! message=$(tc qdisc add dev lo root netem loss 2% 2>&1); then
         fail "$1_loss" "netem: $message"

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use flowtap_pipeline::{EventType, FlowKind, FlowRecord, LabelValue, PeerClass, RoleSource};
+use flowtap_pipeline::{EventType, FlowKind, FlowRecord, KubernetesNames, LabelValue, PeerClass, RoleSource};
 
 use super::families::FamilyId;
 use super::label::{Label, LabelSet};
@@ -203,15 +203,12 @@ impl Key {
 
     /// The value of `label`; what is not known is empty.
     pub(super) fn value<'a>(&'a self, label: Label, details: &'a Details) -> LabelValue<'a> {
-        use LabelValue::{Addr, Number, Port, Text};
+        use LabelValue::{Addr, Port, Text};
         if self.other {
             return Text("other");
         }
-        let detail = details.get(self.details);
-        let number = |number: Option<u64>| number.filter(|number| *number != 0).map_or(Text(""), Number);
-        let addr = |addr: Option<self::Addr>| addr.map_or(Text(""), |addr| Addr(addr.get()));
         match label {
-            Label::Raddr => addr(self.raddr),
+            Label::Raddr => self.raddr.map_or(Text(""), |addr| Addr(addr.get())),
             Label::Rport => Port(self.rport),
             Label::Lport => Port(self.lport),
             Label::Direction => Text(self.direction.map_or("", Direction::as_str)),
@@ -220,21 +217,9 @@ impl Key {
             Label::Event => Text(self.event.map_or("", ConnectionEvent::as_str)),
             Label::Reason => Text(self.reason.map_or("", FailureReason::as_str)),
             Label::EventType => Text(self.event_type.map_or("", EventType::as_str)),
-            Label::Laddr => addr(detail.and_then(|detail| detail.laddr)),
-            Label::RoleSource => Text(
-                detail
-                    .and_then(|detail| detail.role_source)
-                    .map_or("", RoleSource::as_str),
-            ),
-            Label::Netns => number(detail.map(|detail| u64::from(detail.netns))),
-            Label::Pid => number(detail.map(|detail| u64::from(detail.pid))),
-            Label::CgroupId => number(detail.map(|detail| detail.cgroup_id)),
-            Label::Comm => Text(detail.map_or("", |detail| text_of(&detail.comm))),
-            Label::ContainerId => Text(
-                detail
-                    .and_then(|detail| detail.container_id.as_deref())
-                    .unwrap_or(""),
-            ),
+            _ => details
+                .get(self.details)
+                .map_or(Text(""), |detail| detail.value(label)),
         }
     }
 }
@@ -268,11 +253,19 @@ struct Detail {
     comm: [u8; 16],
     cgroup_id: u64,
     container_id: Option<Arc<str>>,
+    /// With nothing but the names that are asked for.
+    peer_names: KubernetesNames,
+    local_names: KubernetesNames,
 }
 
 impl Detail {
     fn new(labels: LabelSet, record: &FlowRecord) -> Self {
         let with = |label| labels.has(label);
+        let name = |label, names: &Option<Arc<KubernetesNames>>, of: fn(&KubernetesNames) -> &String| {
+            let names = names.as_deref().filter(|_| labels.has(label));
+            names.map(of).cloned().unwrap_or_default()
+        };
+        let (peer, local) = (&record.peer_names, &record.local_names);
         Self {
             laddr: with(Label::Laddr).then(|| Addr::new(record.local.addr)),
             role_source: with(Label::RoleSource).then_some(record.role_source),
@@ -285,6 +278,43 @@ impl Detail {
                 0
             },
             container_id: record.container_id.clone().filter(|_| with(Label::ContainerId)),
+            peer_names: KubernetesNames {
+                namespace: name(Label::PeerNamespace, peer, |names| &names.namespace),
+                pod: name(Label::PeerPod, peer, |names| &names.pod),
+                workload: name(Label::PeerWorkload, peer, |names| &names.workload),
+                service: name(Label::PeerService, peer, |names| &names.service),
+                node: name(Label::PeerNode, peer, |names| &names.node),
+            },
+            local_names: KubernetesNames {
+                namespace: name(Label::Namespace, local, |names| &names.namespace),
+                pod: name(Label::Pod, local, |names| &names.pod),
+                workload: name(Label::Workload, local, |names| &names.workload),
+                ..KubernetesNames::default()
+            },
+        }
+    }
+
+    /// The value of `label`; what is not known, or no detail, is empty.
+    fn value(&self, label: Label) -> LabelValue<'_> {
+        use LabelValue::{Addr, Number, Text};
+        let number = |number: u64| if number == 0 { Text("") } else { Number(number) };
+        match label {
+            Label::Laddr => self.laddr.map_or(Text(""), |addr| Addr(addr.get())),
+            Label::RoleSource => Text(self.role_source.map_or("", RoleSource::as_str)),
+            Label::Netns => number(u64::from(self.netns)),
+            Label::Pid => number(u64::from(self.pid)),
+            Label::CgroupId => number(self.cgroup_id),
+            Label::Comm => Text(text_of(&self.comm)),
+            Label::ContainerId => Text(self.container_id.as_deref().unwrap_or("")),
+            Label::PeerNamespace => Text(&self.peer_names.namespace),
+            Label::PeerPod => Text(&self.peer_names.pod),
+            Label::PeerWorkload => Text(&self.peer_names.workload),
+            Label::PeerService => Text(&self.peer_names.service),
+            Label::PeerNode => Text(&self.peer_names.node),
+            Label::Namespace => Text(&self.local_names.namespace),
+            Label::Pod => Text(&self.local_names.pod),
+            Label::Workload => Text(&self.local_names.workload),
+            _ => Text(""),
         }
     }
 }

@@ -41,11 +41,27 @@ pub enum Label {
     CgroupId,
     /// Id of the process's container, from the path of its cgroup.
     ContainerId,
+    /// Namespace of the peer, a pod or service.
+    PeerNamespace,
+    /// The peer's pod.
+    PeerPod,
+    /// What owns the peer's pod: `Deployment/web`.
+    PeerWorkload,
+    /// The peer, as a service.
+    PeerService,
+    /// The peer's node.
+    PeerNode,
+    /// Namespace of this side's pod.
+    Namespace,
+    /// This side's pod.
+    Pod,
+    /// What owns this side's pod.
+    Workload,
 }
 
 impl Label {
     /// Labels beyond those of the default profile: of one connection or process rather than of a peer.
-    pub const DETAILS: [Self; 7] = [
+    pub const DETAILS: [Self; 15] = [
         Self::Laddr,
         Self::RoleSource,
         Self::Netns,
@@ -53,6 +69,14 @@ impl Label {
         Self::Comm,
         Self::CgroupId,
         Self::ContainerId,
+        Self::PeerNamespace,
+        Self::PeerPod,
+        Self::PeerWorkload,
+        Self::PeerService,
+        Self::PeerNode,
+        Self::Namespace,
+        Self::Pod,
+        Self::Workload,
     ];
 
     /// The label's name in an exposition.
@@ -73,6 +97,14 @@ impl Label {
             Self::Comm => "comm",
             Self::CgroupId => "cgroup_id",
             Self::ContainerId => "container_id",
+            Self::PeerNamespace => "peer_namespace",
+            Self::PeerPod => "peer_pod",
+            Self::PeerWorkload => "peer_workload",
+            Self::PeerService => "peer_service",
+            Self::PeerNode => "peer_node",
+            Self::Namespace => "namespace",
+            Self::Pod => "pod",
+            Self::Workload => "workload",
         }
     }
 }

@@ -1,0 +1,44 @@
+//! What flowtap knows of the Kubernetes cluster around it: whose addresses are whose, and by what names.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// Address ranges of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterRanges {
+    /// Of pods.
+    pub pods: Vec<IpNet>,
+    /// Of services.
+    pub services: Vec<IpNet>,
+    /// Its DNS service.
+    pub dns: Vec<IpAddr>,
+}
+
+/// Names of one address or container. What does not apply is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KubernetesNames {
+    /// Namespace of the pod or service.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// What owns the pod: `Deployment/web`, `DaemonSet/agent`, `Job/nightly`.
+    pub workload: String,
+    /// Name of the service.
+    pub service: String,
+    /// Name of the node that the pod runs on, or that the address is of.
+    pub node: String,
+}
+
+/// All that is known. Empty where there is no cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterState {
+    /// Shared, so that it shows by its pointer whether ranges have changed or only names.
+    pub ranges: Arc<ClusterRanges>,
+    /// Names by address: pods that have an address of their own, services, nodes.
+    pub by_address: HashMap<IpAddr, Arc<KubernetesNames>>,
+    /// Names by container id, of this node's pods.
+    pub by_container: HashMap<Box<str>, Arc<KubernetesNames>>,
+}
