@@ -5,9 +5,10 @@
 //! scan while it closes can first be shown too high and then be put right by a negative difference, and only the sum
 //! counts.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cluster::KubernetesNames;
 
@@ -150,9 +151,46 @@ pub enum PeerClass {
     AbnormalFlowWhiteList,
     Unknown,
     Error,
+    /// A class of the operator's own, by its name.
+    Own(&'static str),
 }
 
+/// Names of classes that configs have brought in. Each is kept for good, so that a class is as cheap as a built-in one; only
+/// a config can add to them.
+static OWN_CLASSES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
 impl PeerClass {
+    /// Every class that is built in.
+    pub const BUILT_IN: [Self; 11] = [
+        Self::K8sPod,
+        Self::K8sSvc,
+        Self::Dns,
+        Self::Localhost,
+        Self::Docker,
+        Self::InternalHosts,
+        Self::ExternalHosts,
+        Self::AbnormalFlowBlackList,
+        Self::AbnormalFlowWhiteList,
+        Self::Unknown,
+        Self::Error,
+    ];
+
+    /// Whether a class of this name is built in.
+    pub fn is_built_in(name: &str) -> bool {
+        Self::BUILT_IN.iter().any(|class| class.as_str() == name)
+    }
+
+    /// The class of the operator's own with this name.
+    pub fn own(name: &str) -> Self {
+        let mut names = OWN_CLASSES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name) {
+            return Self::Own(known);
+        }
+        let name: &'static str = Box::leak(name.into());
+        names.insert(name);
+        Self::Own(name)
+    }
+
     /// The value of the label `type`, spelt as the seed spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -167,6 +205,7 @@ impl PeerClass {
             Self::AbnormalFlowWhiteList => "abnormalFlowWhiteList",
             Self::Unknown => "unknown",
             Self::Error => "error",
+            Self::Own(name) => name,
         }
     }
 }

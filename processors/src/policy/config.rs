@@ -1,0 +1,220 @@
+//! Config of the processor `policy`.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use figment::value::Value;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Factory, Fault, PeerClass, ProcessorConfig, ProcessorStage,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use super::Policy;
+use crate::cidr::{Cidr, InvalidCidr};
+
+/// An entry of a list: a range, or a file of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Entry {
+    /// `10.0.0.0/8`, or a single address.
+    Range(Cidr),
+    /// `file:/etc/flowtap/partners.txt`: a range per line; `#` begins a comment. Read again when it changes.
+    File(PathBuf),
+}
+
+impl FromStr for Entry {
+    type Err = InvalidCidr;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim().strip_prefix("file:") {
+            Some(path) => Ok(Self::File(PathBuf::from(path))),
+            None => text.parse().map(Self::Range),
+        }
+    }
+}
+
+impl TryFrom<String> for Entry {
+    type Error = InvalidCidr;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Entry> for String {
+    fn from(entry: Entry) -> Self {
+        entry.to_string()
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Range(range) => range.fmt(f),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+/// A class of the operator's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnClass {
+    /// Its name, the value of the label `type`.
+    pub name: String,
+    /// Its ranges.
+    pub cidrs: Vec<Entry>,
+}
+
+/// The address ranges of each class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `internalHosts`. RFC 1918, and IPv6's unique local and link-local ranges.
+    pub internal_hosts: Vec<Entry>,
+    /// `localhost`.
+    pub localhost: Vec<Entry>,
+    /// `k8sPod`, besides what the cluster says.
+    pub k8s_pod: Vec<Entry>,
+    /// `k8sSvc`, besides what the cluster says.
+    pub k8s_svc: Vec<Entry>,
+    /// `dns`, besides what the cluster says, the name servers of `resolv.conf`, and port 53.
+    pub dns: Vec<Entry>,
+    /// `docker`. Empty: the networks of this machine's Docker bridges.
+    pub docker: Vec<Entry>,
+    /// `abnormalFlowBlackList`: beats every other list.
+    pub abnormal_black_list: Vec<Entry>,
+    /// `abnormalFlowWhiteList`: beats every list but the black one.
+    pub abnormal_white_list: Vec<Entry>,
+    /// Classes of one's own. For equal prefixes they come before the others.
+    pub classes: Vec<OwnClass>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let range = |net| Entry::Range(Cidr(net));
+        let v4 = |a, b, length| range(IpNet::V4(Ipv4Net::new_assert([a, b, 0, 0].into(), length)));
+        let v6 = |first: u16, length| {
+            let address = [first, 0, 0, 0, 0, 0, 0, 0];
+            range(IpNet::V6(Ipv6Net::new_assert(address.into(), length)))
+        };
+        Self {
+            internal_hosts: vec![
+                v4(10, 0, 8),
+                v4(172, 16, 12),
+                v4(192, 168, 16),
+                v6(0xfc00, 7),
+                v6(0xfe80, 10),
+            ],
+            localhost: vec![v4(127, 0, 8), range(IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)))],
+            k8s_pod: Vec::new(),
+            k8s_svc: Vec::new(),
+            dns: Vec::new(),
+            docker: Vec::new(),
+            abnormal_black_list: Vec::new(),
+            abnormal_white_list: Vec::new(),
+            classes: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// The files that its lists name.
+    pub(super) fn files(&self) -> Vec<&Path> {
+        let own = self.classes.iter().map(|class| &class.cidrs);
+        let lists = [
+            &self.internal_hosts,
+            &self.localhost,
+            &self.k8s_pod,
+            &self.k8s_svc,
+            &self.dns,
+            &self.docker,
+            &self.abnormal_black_list,
+            &self.abnormal_white_list,
+        ];
+        let entries = lists.into_iter().chain(own).flatten();
+        let paths = entries.filter_map(|entry| match entry {
+            Entry::Range(_) => None,
+            Entry::File(path) => Some(path.as_path()),
+        });
+        paths.collect()
+    }
+}
+
+impl ComponentConfig for Config {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut names = HashSet::new();
+        for (number, class) in self.classes.iter().enumerate() {
+            let name = &class.name;
+            let message = if PeerClass::is_built_in(name) {
+                format!("`{name}` is a class already; its ranges are set by its own list")
+            } else if !names.insert(name) {
+                format!("there is a class `{name}` already; add to its `cidrs`")
+            } else if !is_class_name(name) {
+                format!("`{name}` can't be a class: letters, digits, `_` and `-`, a letter first")
+            } else {
+                continue;
+            };
+            faults.push(Fault::new(&format!("classes.{number}.name"), message));
+        }
+        faults
+    }
+}
+
+fn is_class_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+impl ProcessorConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        let policy = Policy::new(self, context).map_err(|error| BuildError {
+            id: context.id.clone(),
+            message: error.to_string(),
+        })?;
+        Ok(ProcessorStage::Transform(Box::new(policy)))
+    }
+}
+
+/// The processor type `policy`.
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
+    type_name: "policy",
+    summary: "classifies the peer by its address: pod, service, dns, internal, external, ...",
+    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_own_classes_must_be_new_and_fit_for_a_label() {
+        let class = |name: &str| OwnClass {
+            name: name.to_owned(),
+            cidrs: Vec::new(),
+        };
+        let config = Config {
+            classes: ["partners", "dns", "partners", "9lives", "a b", "cdn-eu"]
+                .map(class)
+                .into(),
+            ..Config::default()
+        };
+        let at: Vec<_> = config
+            .validate()
+            .into_iter()
+            .map(|fault| fault.path[1].clone())
+            .collect();
+        assert_eq!(at, ["1", "2", "3", "4"]);
+    }
+}

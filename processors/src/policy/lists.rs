@@ -1,0 +1,221 @@
+//! The config's lists with their files read, and a watch on these files.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use flowtap_pipeline::{Live, PeerClass};
+
+use super::config::{Config, Entry};
+use super::table::Source;
+use crate::cidr::{Cidr, InvalidCidr};
+
+/// How often files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why a list can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// A file can't be read.
+    #[error("{}: {source}", .file.display())]
+    File {
+        /// Which file.
+        file: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A line of a file is no range.
+    #[error("{}, line {line}: {source}", .file.display())]
+    Line {
+        /// Which file.
+        file: PathBuf,
+        /// The line's number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: InvalidCidr,
+    },
+}
+
+/// Every list, as ranges.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lists {
+    /// `abnormal_black_list`.
+    pub black: Vec<Cidr>,
+    /// `abnormal_white_list`.
+    pub white: Vec<Cidr>,
+    /// The classes, in the order in which they win over each other.
+    pub classes: Vec<(PeerClass, Source, Vec<Cidr>)>,
+}
+
+impl Lists {
+    /// Reads the files that `config` names.
+    ///
+    /// # Errors
+    /// [`ListError`] with file, line and entry.
+    pub fn read(config: &Config) -> Result<Self, ListError> {
+        let mut classes = Vec::new();
+        for own in &config.classes {
+            let class = PeerClass::own(&own.name);
+            classes.push((class, Source::OwnClass(class.as_str()), ranges(&own.cidrs)?));
+        }
+        let built_in = [
+            (PeerClass::K8sPod, "k8s_pod", &config.k8s_pod),
+            (PeerClass::K8sSvc, "k8s_svc", &config.k8s_svc),
+            (PeerClass::Dns, "dns", &config.dns),
+            (PeerClass::Localhost, "localhost", &config.localhost),
+            (PeerClass::Docker, "docker", &config.docker),
+            (PeerClass::InternalHosts, "internal_hosts", &config.internal_hosts),
+        ];
+        for (class, key, list) in built_in {
+            classes.push((class, Source::List(key), ranges(list)?));
+        }
+        Ok(Self {
+            black: ranges(&config.abnormal_black_list)?,
+            white: ranges(&config.abnormal_white_list)?,
+            classes,
+        })
+    }
+}
+
+fn ranges(list: &[Entry]) -> Result<Vec<Cidr>, ListError> {
+    let mut ranges = Vec::new();
+    for entry in list {
+        match entry {
+            Entry::Range(range) => ranges.push(*range),
+            Entry::File(path) => read_file(path, &mut ranges)?,
+        }
+    }
+    Ok(ranges)
+}
+
+fn read_file(path: &Path, ranges: &mut Vec<Cidr>) -> Result<(), ListError> {
+    let text = fs::read_to_string(path).map_err(|source| ListError::File {
+        file: path.to_owned(),
+        source,
+    })?;
+    for (line, text) in (1..).zip(text.lines()) {
+        let entry = text.split('#').next().unwrap_or_default().trim();
+        if entry.is_empty() {
+            continue;
+        }
+        let range = entry.parse().map_err(|source| ListError::Line {
+            file: path.to_owned(),
+            line,
+            source,
+        })?;
+        ranges.push(range);
+    }
+    Ok(())
+}
+
+/// The lists, read again when one of their files changes. A file that has become wrong leaves what was read before, with a
+/// warning.
+///
+/// # Errors
+/// [`ListError`] for what can't be read now.
+pub(super) fn follow(config: &Config) -> Result<Arc<Live<Lists>>, ListError> {
+    let stamps = stamps(config);
+    let live = Live::new(Lists::read(config)?);
+    if !stamps.is_empty() {
+        let (config, followers) = (config.clone(), Arc::downgrade(&live));
+        let watching = thread::Builder::new()
+            .name("policy-lists".to_owned())
+            .spawn(move || watch(&config, stamps, &followers));
+        if let Err(error) = watching {
+            tracing::warn!(%error, "changes of the policy's files will not be seen");
+        }
+    }
+    Ok(live)
+}
+
+/// Looks at the files until nobody follows the lists any more.
+fn watch(config: &Config, mut before: Vec<Stamp>, live: &Weak<Live<Lists>>) {
+    loop {
+        thread::sleep(LOOK_INTERVAL);
+        let Some(live) = live.upgrade() else { return };
+        let now = stamps(config);
+        if now == before {
+            continue;
+        }
+        before = now;
+        match Lists::read(config) {
+            Ok(lists) => {
+                tracing::info!("the policy's lists were read again");
+                live.store(lists);
+            }
+            Err(error) => tracing::warn!(%error, "the policy's lists stay as they were"),
+        }
+    }
+}
+
+/// What shows that a file has changed; `None` if it is not there.
+type Stamp = Option<(SystemTime, u64)>;
+
+fn stamps(config: &Config) -> Vec<Stamp> {
+    let stamp = |path: &Path| {
+        let file = fs::metadata(path).ok()?;
+        Some((file.modified().ok()?, file.len()))
+    };
+    config.files().into_iter().map(stamp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn config_with(path: &Path) -> Config {
+        Config {
+            abnormal_black_list: vec![Entry::File(path.to_owned())],
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_file_holds_a_range_per_line_with_comments() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(
+            file.path(),
+            "# bad ones\n198.51.100.0/24  # all of it\n\n2001:db8::1\n",
+        )
+        .unwrap();
+        let lists = Lists::read(&config_with(file.path())).unwrap();
+        let shown: Vec<_> = lists.black.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["198.51.100.0/24", "2001:db8::1/128"]);
+    }
+
+    #[test]
+    fn a_bad_entry_is_an_error_that_names_file_line_and_entry() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "198.51.100.0/24\n198.51.100.300\n").unwrap();
+        let error = Lists::read(&config_with(file.path())).unwrap_err().to_string();
+        let start = format!("{}, line 2: `198.51.100.300`", file.path().display());
+        assert!(error.starts_with(&start), "{error}");
+        let error = Lists::read(&config_with(Path::new("/nowhere")))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("/nowhere: "), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_changes_is_read_again_and_one_that_is_wrong_leaves_what_was() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "198.51.100.0/24\n").unwrap();
+        let live = follow(&config_with(file.path())).unwrap();
+        let wait_for = |count: usize| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while live.load().black.len() != count {
+                assert!(Instant::now() < deadline, "{:?}", live.load().black);
+                thread::sleep(Duration::from_millis(50));
+            }
+        };
+        fs::write(file.path(), "198.51.100.0/24\n203.0.113.0/24\n").unwrap();
+        wait_for(2);
+        fs::write(file.path(), "nonsense, and then\n").unwrap();
+        fs::write(file.path(), "198.51.100.0/24\n203.0.113.0/24\n192.0.2.0/24\n").unwrap();
+        wait_for(3);
+    }
+}

@@ -1,0 +1,83 @@
+//! The processor `policy`: what kind of peer is the remote address?
+//!
+//! In: records. Out: the same with `class`. The rules, in order:
+//!
+//! 1. An address in `abnormal_black_list` is `abnormalFlowBlackList`.
+//! 2. One in `abnormal_white_list` is `abnormalFlowWhiteList`.
+//! 3. Port 53 on the server's side is `dns`, whatever the address.
+//! 4. The most specific prefix over all other lists wins: a name server inside the service range is `dns`. Equal
+//!    prefixes go by this order: classes of the config's own, `k8s_pod`, `k8s_svc`, `dns`, `localhost`, `docker`,
+//!    `internal_hosts`.
+//! 5. The unspecified address is `unknown`; it has no peer.
+//! 6. Else `externalHosts`.
+//!
+//! The tables are made anew, as a whole, when what they rest on has changed: this machine's addresses, the cluster's
+//! ranges, a file that a list names.
+//!
+//! The class `error` of the Go exporter stands for an address that it could not parse; here addresses are never text, so it
+//! does not occur.
+
+mod config;
+mod lists;
+mod table;
+
+use std::sync::Arc;
+
+use flowtap_pipeline::{BuildContext, ClusterRanges, ClusterState, FlowBatch, NodeInfo, Processor, Seen};
+
+pub use self::config::{Config, Entry, FACTORY, OwnClass};
+pub use self::lists::{ListError, Lists};
+pub use self::table::{Rule, Source, Tables};
+
+/// The processor.
+#[derive(Debug)]
+pub struct Policy {
+    lists: Seen<Lists>,
+    node: Seen<NodeInfo>,
+    cluster: Seen<ClusterState>,
+    /// What the tables were made from.
+    ranges: Arc<ClusterRanges>,
+    tables: Tables,
+}
+
+impl Policy {
+    /// With what is known now.
+    ///
+    /// # Errors
+    /// [`ListError`] for a file of a list that can't be read.
+    pub fn new(config: &Config, context: &BuildContext) -> Result<Self, ListError> {
+        let lists = Seen::new(&lists::follow(config)?);
+        let (node, cluster) = (Seen::new(&context.node), Seen::new(&context.cluster));
+        let ranges = Arc::clone(&cluster.last().ranges);
+        Ok(Self {
+            tables: Tables::new(lists.last(), node.last(), &ranges),
+            lists,
+            node,
+            cluster,
+            ranges,
+        })
+    }
+
+    fn refresh(&mut self) {
+        let mut changed = self.lists.refresh();
+        changed |= self.node.refresh();
+        // A cluster's names change often, its ranges hardly ever.
+        changed |= self.cluster.refresh() && self.cluster.last().ranges != self.ranges;
+        if changed {
+            self.ranges = Arc::clone(&self.cluster.last().ranges);
+            self.tables = Tables::new(self.lists.last(), self.node.last(), &self.ranges);
+        }
+    }
+}
+
+impl Processor for Policy {
+    fn process(&mut self, batch: &mut FlowBatch) {
+        self.refresh();
+        for record in &mut batch.records {
+            record.class = Some(self.tables.class_of(record));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Prefix tables, and the rules of the processor on them.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use cidr_utils::cidr::{Ipv4Cidr, Ipv6Cidr};
+use cidr_utils::combiner::{Ipv4CidrCombiner, Ipv6CidrCombiner};
+use flowtap_pipeline::{ClusterRanges, FlowKind, FlowRecord, NodeInfo, PeerClass};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+use super::lists::Lists;
+use crate::cidr::Cidr;
+
+/// The port of DNS (RFC 1035, section 4.2).
+const DNS_PORT: u16 = 53;
+
+/// Where a range comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A list of the config, by its key.
+    List(&'static str),
+    /// A class of the config's own, by its name.
+    OwnClass(&'static str),
+    /// The name servers of `resolv.conf`.
+    Resolvers,
+    /// The networks of this machine's Docker bridges.
+    DockerBridges,
+    /// The Kubernetes cluster.
+    Cluster,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::List(key) => write!(f, "the list `{key}`"),
+            Self::OwnClass(name) => write!(f, "the class `{name}` of the config"),
+            Self::Resolvers => f.write_str("resolv.conf"),
+            Self::DockerBridges => f.write_str("this machine's Docker bridges"),
+            Self::Cluster => f.write_str("the Kubernetes cluster"),
+        }
+    }
+}
+
+/// What decided the class of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The most specific range that holds the address.
+    pub range: IpNet,
+    /// Where that comes from.
+    pub source: Source,
+}
+
+/// Prefixes of both families, each with a value. A look-up costs by the length of an address, not by the number of
+/// prefixes.
+#[derive(Debug)]
+struct Table<T> {
+    v4: PrefixMap<Ipv4Net, T>,
+    v6: PrefixMap<Ipv6Net, T>,
+}
+
+impl<T: Copy> Table<T> {
+    fn new() -> Self {
+        Self {
+            v4: PrefixMap::new(),
+            v6: PrefixMap::new(),
+        }
+    }
+
+    /// Keeps what is there already.
+    fn insert(&mut self, net: IpNet, value: T) {
+        match net {
+            IpNet::V4(net) => {
+                self.v4.entry(net).or_insert(value);
+            }
+            IpNet::V6(net) => {
+                self.v6.entry(net).or_insert(value);
+            }
+        }
+    }
+
+    /// The most specific prefix that holds `addr`.
+    fn longest_match(&self, addr: IpAddr) -> Option<(IpNet, T)> {
+        match addr {
+            IpAddr::V4(addr) => self
+                .v4
+                .get_lpm(&Ipv4Net::from(addr))
+                .map(|(net, value)| (IpNet::V4(net), *value)),
+            IpAddr::V6(addr) => self
+                .v6
+                .get_lpm(&Ipv6Net::from(addr))
+                .map(|(net, value)| (IpNet::V6(net), *value)),
+        }
+    }
+}
+
+/// Addresses that are in a list or not: neighbours and overlaps are merged. The lists of classes must not be: there the
+/// length of a prefix decides.
+fn membership(list: &[Cidr]) -> Table<()> {
+    let (mut v4, mut v6) = (Ipv4CidrCombiner::new(), Ipv6CidrCombiner::new());
+    let mut table = Table::new();
+    for Cidr(net) in list {
+        // Never an error: a prefix of ours is without host bits.
+        match net {
+            IpNet::V4(net) => v4.push(
+                Ipv4Cidr::new(net.network(), net.prefix_len())
+                    .unwrap_or_else(|_| Ipv4Cidr::new_host(net.addr())),
+            ),
+            IpNet::V6(net) => v6.push(
+                Ipv6Cidr::new(net.network(), net.prefix_len())
+                    .unwrap_or_else(|_| Ipv6Cidr::new_host(net.addr())),
+            ),
+        }
+    }
+    for cidr in v4.into_ipv4_cidr_vec() {
+        let net = Ipv4Net::new_assert(cidr.first_address(), cidr.network_length());
+        table.insert(IpNet::V4(net), ());
+    }
+    for cidr in v6.into_ipv6_cidr_vec() {
+        let net = Ipv6Net::new_assert(cidr.first_address(), cidr.network_length());
+        table.insert(IpNet::V6(net), ());
+    }
+    table
+}
+
+/// All tables.
+#[derive(Debug)]
+pub struct Tables {
+    black: Table<()>,
+    white: Table<()>,
+    classes: Table<(PeerClass, Source)>,
+}
+
+impl Tables {
+    /// From the config's lists, on this node, in a cluster with these ranges.
+    pub fn new(lists: &Lists, node: &NodeInfo, ranges: &ClusterRanges) -> Self {
+        let mut classes = Table::new();
+        // In this order, and the first of equal prefixes stays.
+        for (class, source, list) in &lists.classes {
+            let mut insert = |net, source| classes.insert(net, (*class, source));
+            for Cidr(net) in list {
+                insert(*net, *source);
+            }
+            match class {
+                PeerClass::K8sPod => ranges.pods.iter().for_each(|net| insert(*net, Source::Cluster)),
+                PeerClass::K8sSvc => ranges
+                    .services
+                    .iter()
+                    .for_each(|net| insert(*net, Source::Cluster)),
+                PeerClass::Dns => {
+                    for addr in &ranges.dns {
+                        insert(IpNet::from(addr.to_canonical()), Source::Cluster);
+                    }
+                    for addr in &node.resolvers {
+                        insert(IpNet::from(addr.to_canonical()), Source::Resolvers);
+                    }
+                }
+                PeerClass::Docker if list.is_empty() => {
+                    for address in node.addresses.iter().filter(|a| is_docker_bridge(&a.interface)) {
+                        insert(address.network.trunc(), Source::DockerBridges);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self {
+            black: membership(&lists.black),
+            white: membership(&lists.white),
+            classes,
+        }
+    }
+
+    /// The class of `addr` alone, with the rule that decided; none did for what is external or unspecified.
+    pub fn classify(&self, addr: IpAddr) -> (PeerClass, Option<Rule>) {
+        let addr = addr.to_canonical();
+        let listed = |range, key| {
+            let source = Source::List(key);
+            Some(Rule { range, source })
+        };
+        if let Some((range, ())) = self.black.longest_match(addr) {
+            return (
+                PeerClass::AbnormalFlowBlackList,
+                listed(range, "abnormal_black_list"),
+            );
+        }
+        if let Some((range, ())) = self.white.longest_match(addr) {
+            return (
+                PeerClass::AbnormalFlowWhiteList,
+                listed(range, "abnormal_white_list"),
+            );
+        }
+        match self.classes.longest_match(addr) {
+            Some((range, (class, source))) => (class, Some(Rule { range, source })),
+            None if addr.is_unspecified() => (PeerClass::Unknown, None),
+            None => (PeerClass::ExternalHosts, None),
+        }
+    }
+
+    /// The class of a record's peer.
+    pub fn class_of(&self, record: &FlowRecord) -> PeerClass {
+        let server_port = match record.kind {
+            Some(FlowKind::Ingress) => record.local.port,
+            Some(FlowKind::Egress) | None => record.remote.port,
+        };
+        match self.classify(record.remote.addr).0 {
+            listed @ (PeerClass::AbnormalFlowBlackList | PeerClass::AbnormalFlowWhiteList) => listed,
+            _ if server_port == DNS_PORT => PeerClass::Dns,
+            class => class,
+        }
+    }
+}
+
+/// The default bridge, or one that Docker made for a network: `br-` and 12 digits of its id.
+fn is_docker_bridge(interface: &str) -> bool {
+    let id = interface.strip_prefix("br-");
+    interface == "docker0" || id.is_some_and(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+}
