@@ -1,6 +1,8 @@
 //! The arguments.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -26,15 +28,15 @@ Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
 Without any privileges it still runs, by sock_diag, and says what it can't see; --strict refuses that.
 The daemon's own metrics are on 127.0.0.1:8888/metrics, its health on 127.0.0.1:13133/healthz."
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do. Nothing: explain.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub(crate) command: Option<Command>,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Measure, and export, until told to stop (SIGTERM or SIGINT)
     Run(RunArgs),
     /// Check the config and build everything short of starting it
@@ -43,41 +45,85 @@ pub enum Command {
     PrintConfig(ConfigArgs),
     /// Say what this machine lets flowtap do, need by need; exit code 0 if `run --strict` would work
     Doctor(DoctorArgs),
+    /// Write what the receivers hand on into a file
+    Record(RecordArgs),
+    /// Run a recording through the pipelines and print what /metrics shows at its end
+    Replay(ReplayArgs),
+    /// Say how many series the config makes of a recording, and what each label costs
+    Explain(ReplayArgs),
+    /// Say which class an address has, and by which rule
+    Classify(ClassifyArgs),
     /// List the component types of this build
     Components,
 }
 
 /// How to run.
 #[derive(Args, Debug)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Where the config comes from.
     #[command(flatten)]
-    pub config: ConfigArgs,
+    pub(crate) config: ConfigArgs,
     /// End with an error where flowtap would make do with less, such as netlink in place of eBPF
     #[arg(long)]
-    pub strict: bool,
+    pub(crate) strict: bool,
+}
+
+/// What to record.
+#[derive(Args, Debug)]
+pub(crate) struct RecordArgs {
+    /// Where the receivers come from.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// For how long, such as 60s; until SIGTERM or SIGINT otherwise
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+/// What to replay.
+#[derive(Args, Debug)]
+pub(crate) struct ReplayArgs {
+    /// Where the pipelines come from.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// A file of `flowtap record`
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+/// What to classify.
+#[derive(Args, Debug)]
+pub(crate) struct ClassifyArgs {
+    /// Where the lists come from.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The addresses
+    #[arg(value_name = "ADDRESS", required = true)]
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// How to look.
 #[derive(Args, Debug)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// For programs to read
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// The proc file system, or where the host's is mounted
     #[arg(long, value_name = "PATH", default_value = "/proc")]
-    pub proc_root: PathBuf,
+    pub(crate) proc_root: PathBuf,
 }
 
 /// Where the config comes from. Later layers win: defaults, files, environment, `--set`.
 #[derive(Args, Debug, Default)]
-pub struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     /// A config file, .yaml or .toml; may be given again, later files win
     #[arg(short, long, value_name = "FILE", env = "FLOWTAP_CONFIG")]
-    pub config: Vec<PathBuf>,
+    pub(crate) config: Vec<PathBuf>,
     /// One key, such as receivers.ebpf.interval=1s; may be given again
     #[arg(short, long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
 }
 
 #[cfg(test)]

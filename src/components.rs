@@ -6,12 +6,13 @@ use std::fmt::Write as _;
 use flowtap_exporters::{debug, otlp, prometheus};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 use flowtap_processors::{direction, policy, window};
-use flowtap_receivers::{ebpf, sock_diag};
+use flowtap_receivers::{ebpf, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
 pub fn registry() -> Registry {
     Registry::new()
         .receiver(ebpf::FACTORY)
+        .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
         .processor(direction::FACTORY)
         .processor(policy::FACTORY)
@@ -47,6 +48,7 @@ mod tests {
         let text = describe(&registry());
         for name in [
             "ebpf",
+            "replay",
             "sock_diag",
             "direction",
             "policy",

@@ -14,12 +14,18 @@ use flowtap_pipeline::{BuildError, StageError};
 pub(crate) enum Code {
     /// `EX_USAGE`: the arguments are wrong.
     Usage = 64,
+    /// `EX_DATAERR`: a file that was given is not what it should be.
+    Data = 65,
+    /// `EX_NOINPUT`: it can't be read.
+    NoInput = 66,
     /// `EX_UNAVAILABLE`: this machine can't do it, or an address is taken.
     Unavailable = 69,
     /// `EX_SOFTWARE`: a fault of ours.
     Software = 70,
     /// `EX_OSERR`: the system refused something basic.
     System = 71,
+    /// `EX_CANTCREAT`: a file can't be written.
+    Create = 73,
     /// `EX_TEMPFAIL`: stopped before everything was exported.
     Temporary = 75,
     /// `EX_NOPERM`: a privilege is missing.

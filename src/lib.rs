@@ -15,13 +15,18 @@
 #![forbid(unsafe_code)]
 
 mod admin;
-pub mod cli;
+pub mod classify;
+mod cli;
 pub mod components;
 pub mod doctor;
 mod exit;
+mod explain;
 mod graph;
 mod http;
+mod net_flow;
 mod node;
+mod record;
+mod replay;
 mod run;
 mod telemetry;
 
@@ -71,6 +76,15 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
             print(&text)?;
             ended
         }
+        Some(Command::Record(args)) => {
+            record::record(&load(args.config, registry)?, &args.file, args.duration)
+        }
+        Some(Command::Replay(args)) => print(&replay::replay(&load(args.config, registry)?, &args.file)?),
+        Some(Command::Explain(args)) => print(&explain::explain(&load(args.config, registry)?, &args.file)?),
+        Some(Command::Classify(args)) => print(&classify::classify(
+            &load(args.config, registry)?,
+            &args.addresses,
+        )?),
         Some(Command::Components) => print(&components::describe(registry)),
     }
 }

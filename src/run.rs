@@ -1,8 +1,10 @@
 //! The command `run`: logs, the daemon's own metrics, the admin listener, signals, and the pipelines between them.
 
+use std::path::PathBuf;
+
 use flowtap_config::Config;
 use flowtap_pipeline::runner;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +12,7 @@ use crate::admin::{self, Readiness};
 use crate::exit::Failure;
 use crate::graph::{self, Surroundings};
 use crate::http;
+use crate::net_flow;
 use crate::node;
 use crate::telemetry::{self, Telemetry};
 
@@ -20,13 +23,17 @@ use crate::telemetry::{self, Telemetry};
 /// What ended it otherwise than by a signal, or could not be exported at the end.
 pub(crate) fn run(config: &Config, strict: bool) -> Result<(), Failure> {
     telemetry::init_logs(&config.service.telemetry.logs)?;
-    // Receivers have threads of their own; what is left is a handful of listeners and pushes.
+    runtime()?.block_on(supervise(config, strict))
+}
+
+/// Receivers have threads of their own; what is left is a handful of listeners and pushes.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("flowtap")
         .enable_all()
         .build()?;
-    runtime.block_on(supervise(config, strict))
+    Ok(runtime)
 }
 
 async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
@@ -38,7 +45,14 @@ async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
     let (readiness, servers_stop) = (Readiness::default(), CancellationToken::new());
     let mut servers = Vec::new();
     if let Some(address) = config.service.admin.endpoint {
-        servers.push(http::serve(address, admin::routes(readiness.clone()), servers_stop.clone()).await?);
+        servers.push(
+            http::serve(
+                address,
+                admin::routes(readiness.clone()).merge(net_flow::routes(proc_root(config))),
+                servers_stop.clone(),
+            )
+            .await?,
+        );
     }
     if let Some(address) = config.service.telemetry.metrics.endpoint {
         servers.push(http::serve(address, telemetry.routes(), servers_stop.clone()).await?);
@@ -69,7 +83,7 @@ async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
 }
 
 /// A token that the first SIGTERM or SIGINT cancels.
-fn stop_on_signal() -> Result<CancellationToken, Failure> {
+pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
@@ -88,4 +102,16 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
         }
     });
     Ok(stop)
+}
+
+/// Where the receivers look for the proc file system: the first that says.
+fn proc_root(config: &Config) -> PathBuf {
+    let roots = config.receivers.values().filter_map(|receiver| {
+        let value = receiver.to_value().ok()?;
+        value.find("proc_root")?.into_string()
+    });
+    roots
+        .map(PathBuf::from)
+        .next()
+        .unwrap_or_else(|| PathBuf::from("/proc"))
 }

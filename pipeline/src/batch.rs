@@ -3,10 +3,12 @@
 //! Listener changes travel with the records, not beside them, so that a replay sees them at the same point. All of
 //! them apply before the first record of the batch.
 
+use serde::{Deserialize, Serialize};
+
 use crate::record::FlowRecord;
 
 /// A listening socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Listener {
     /// Inode number of its network namespace; 0 if unknown.
     pub netns: u32,
@@ -17,7 +19,7 @@ pub struct Listener {
 }
 
 /// A change of the listening-port table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ListenChange {
     /// A socket listens, or was found listening. Idempotent by cookie.
     Opened(Listener),
@@ -34,7 +36,7 @@ pub enum ListenChange {
 }
 
 /// Where an event was counted on its way out of the kernel, in capture modes that have a record per event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EventHop {
     /// Read from a ring buffer.
     Received,
@@ -43,7 +45,7 @@ pub enum EventHop {
 }
 
 /// What an event told of: the seed's two types.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EventType {
     /// A received segment.
     TcpFlow,
@@ -62,7 +64,7 @@ impl EventType {
 }
 
 /// How many events passed, or did not pass, a hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventCount {
     /// Which hop.
     pub hop: EventHop,
@@ -73,7 +75,7 @@ pub struct EventCount {
 }
 
 /// Records and listener changes, in the order they were seen.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowBatch {
     /// Changes of the listening-port table; they apply before `records`.
     pub listeners: Vec<ListenChange>,

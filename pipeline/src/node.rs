@@ -4,9 +4,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// One address of one interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceAddress {
     /// The interface's name, such as `eth0` or `docker0`.
     pub interface: String,
@@ -15,7 +16,7 @@ pub struct InterfaceAddress {
 }
 
 /// This machine's addresses and resolvers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Every address of every interface of the namespace that flowtap runs in.
     pub addresses: Vec<InterfaceAddress>,

@@ -10,10 +10,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::cluster::KubernetesNames;
 
 /// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The address, canonical: never IPv4-mapped IPv6.
     pub addr: IpAddr,
@@ -38,7 +40,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// What happened to the connection since the last record, as a set of bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Events(u8);
 
 impl Events {
@@ -79,7 +81,7 @@ impl std::ops::BitOr for Events {
 }
 
 /// Which side of the handshake this socket was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// Not seen, and not yet decided.
     #[default]
@@ -91,7 +93,7 @@ pub enum Role {
 }
 
 /// What a role rests on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RoleSource {
     /// The handshake was seen.
     Handshake,
@@ -211,7 +213,7 @@ impl PeerClass {
 }
 
 /// What one TCP socket did since it was last looked at.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowRecord {
     /// This machine's end.
     pub local: Endpoint,
@@ -260,14 +262,18 @@ pub struct FlowRecord {
     /// Id of the process's container, if it is in one that is known.
     pub container_id: Option<Arc<str>>,
 
-    // ---- filled by processors ----
+    // ---- filled by processors, and no part of a recording ----
     /// Ingress or egress; `None` before the direction processor.
+    #[serde(skip)]
     pub kind: Option<FlowKind>,
     /// Class of the remote address; `None` before the policy processor.
+    #[serde(skip)]
     pub class: Option<PeerClass>,
     /// Names of the peer in the cluster; `None` before the kubernetes processor, or if it has none.
+    #[serde(skip)]
     pub peer_names: Option<Arc<KubernetesNames>>,
     /// Names of this side.
+    #[serde(skip)]
     pub local_names: Option<Arc<KubernetesNames>>,
 }
 

@@ -38,8 +38,9 @@ pub fn scan(proc_root: &Path) -> io::Result<ListenChange> {
     Ok(ListenChange::Rescanned { netns, ports })
 }
 
-/// `self` in a proc file system that is not ours may not exist; process 1 does.
-pub(crate) fn process_dir(proc_root: &Path) -> PathBuf {
+/// The process whose network namespace is looked at: `self`, which may not exist in a proc file system that is not ours; there,
+/// process 1.
+pub fn process_dir(proc_root: &Path) -> PathBuf {
     proc_root.join(if proc_root == Path::new("/proc") {
         "self"
     } else {

@@ -10,6 +10,7 @@
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector |
+//! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
 
@@ -33,6 +34,7 @@ mod labels;
 mod modes;
 mod netns;
 mod peers;
+mod recordings;
 mod references;
 mod require;
 mod traffic;

@@ -178,6 +178,16 @@ async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
         .into_response()
 }
 
+/// A whole exposition of `snapshots`, one per pipeline.
+pub fn text(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> String {
+    let mut text = String::new();
+    for chunk in Exposition::new(namespace, snapshots) {
+        // Made of text.
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

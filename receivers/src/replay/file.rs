@@ -1,0 +1,359 @@
+//! Recordings: what a receiver handed to its pipelines, in a file.
+//!
+//! Eight bytes `flowtap\n`, the format's version (32 bits), then frames: length and CRC-32 of the payload (32 bits each), and
+//! the payload, a [`Frame`] in postcard's wire format. All numbers are little-endian. The first frame is
+//! [`Frame::Start`], the last [`Frame::End`]: a file without it was cut off.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use flowtap_pipeline::{FlowBatch, NodeInfo, Timestamp};
+use serde::{Deserialize, Serialize};
+
+const MAGIC: [u8; 8] = *b"flowtap\n";
+
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// No frame is longer: a batch holds some thousand records of some hundred bytes.
+const MAX_FRAME_BYTES: u32 = 64 * 1024 * 1024;
+
+/// One step of a recording.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Frame {
+    /// When it began, and on what machine.
+    Start {
+        /// When.
+        at: Timestamp,
+        /// The machine's addresses and resolvers, which the processors want to know.
+        node: NodeInfo,
+    },
+    /// What was handed on.
+    Batch(FlowBatch),
+    /// Nothing before this moment is missing.
+    Watermark(Timestamp),
+    /// When it ended.
+    End(Timestamp),
+}
+
+/// Why a recording can't be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// The system refused.
+    #[error("{}: {source}", .file.display())]
+    Io {
+        /// Which file.
+        file: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It does not begin as a recording does.
+    #[error("{} is no recording of flowtap", .0.display())]
+    NoRecording(PathBuf),
+    /// It was written by another version.
+    #[error("{} is a recording of version {found}; this flowtap reads version {VERSION}", .file.display())]
+    Version {
+        /// Which file.
+        file: PathBuf,
+        /// What it says.
+        found: u32,
+    },
+    /// It ends where more should come.
+    #[error("{}, at byte {offset}: cut off; {what}", .file.display())]
+    CutOff {
+        /// Which file.
+        file: PathBuf,
+        /// Where the frame begins that is not whole, or is missing.
+        offset: u64,
+        /// What should have come.
+        what: &'static str,
+    },
+    /// A frame is not what was written.
+    #[error("{}, at byte {offset}: corrupt; {what}", .file.display())]
+    Corrupt {
+        /// Which file.
+        file: PathBuf,
+        /// Where the frame begins.
+        offset: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// A recording that is being written.
+#[derive(Debug)]
+pub struct Writer {
+    file: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl Writer {
+    /// Begins a recording; what was in the file before is gone.
+    ///
+    /// # Errors
+    /// [`RecordingError::Io`].
+    pub fn create(path: &Path) -> Result<Self, RecordingError> {
+        let mut writer = Self {
+            file: BufWriter::new(File::create(path).map_err(|source| io_error(path, source))?),
+            path: path.to_owned(),
+        };
+        writer.put(&[&MAGIC, &VERSION.to_le_bytes()])?;
+        Ok(writer)
+    }
+
+    /// Appends a frame.
+    ///
+    /// # Errors
+    /// [`RecordingError::Io`].
+    pub fn write(&mut self, frame: &Frame) -> Result<(), RecordingError> {
+        let payload =
+            postcard::to_stdvec(frame).map_err(|error| io_error(&self.path, io::Error::other(error)))?;
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let sum = crc32fast::hash(&payload);
+        self.put(&[&length.to_le_bytes(), &sum.to_le_bytes(), &payload])
+    }
+
+    /// Writes out what is still buffered.
+    ///
+    /// # Errors
+    /// [`RecordingError::Io`].
+    pub fn flush(&mut self) -> Result<(), RecordingError> {
+        self.file.flush().map_err(|source| io_error(&self.path, source))
+    }
+
+    fn put(&mut self, parts: &[&[u8]]) -> Result<(), RecordingError> {
+        for part in parts {
+            self.file
+                .write_all(part)
+                .map_err(|source| io_error(&self.path, source))?;
+        }
+        Ok(())
+    }
+}
+
+/// A recording that is being read: its frames, in order. After an error nothing more comes.
+#[derive(Debug)]
+pub struct Reader {
+    file: BufReader<File>,
+    path: PathBuf,
+    /// Where the next frame begins.
+    offset: u64,
+    ended: bool,
+}
+
+impl Reader {
+    /// Opens a recording; returns when it began and on what machine, too.
+    ///
+    /// # Errors
+    /// [`RecordingError`].
+    pub fn open(path: &Path) -> Result<(Self, Timestamp, NodeInfo), RecordingError> {
+        let file = File::open(path).map_err(|source| io_error(path, source))?;
+        let mut reader = Self {
+            file: BufReader::new(file),
+            path: path.to_owned(),
+            offset: 0,
+            ended: false,
+        };
+        let mut head = [0; 12];
+        if reader.fill(&mut head)? < head.len() || head[..8] != MAGIC {
+            return Err(RecordingError::NoRecording(path.to_owned()));
+        }
+        let found = number_at(&head, 8);
+        if found != VERSION {
+            let file = path.to_owned();
+            return Err(RecordingError::Version { file, found });
+        }
+        reader.offset = 12;
+        match reader.next() {
+            Some(Ok(Frame::Start { at, node })) => Ok((reader, at, node)),
+            Some(Err(error)) => Err(error),
+            _ => Err(reader.corrupt(12, &"the first frame does not say when it began")),
+        }
+    }
+
+    fn read(&mut self) -> Result<Frame, RecordingError> {
+        let offset = self.offset;
+        let cut_off = |reader: &Self, what| RecordingError::CutOff {
+            file: reader.path.clone(),
+            offset,
+            what,
+        };
+        let mut head = [0; 8];
+        if self.fill(&mut head)? < head.len() {
+            return Err(cut_off(self, "the recording has no end"));
+        }
+        let (length, sum) = (number_at(&head, 0), number_at(&head, 4));
+        if length > MAX_FRAME_BYTES {
+            return Err(self.corrupt(offset, &format!("a frame of {length} bytes")));
+        }
+        let mut payload = vec![0; length as usize];
+        if self.fill(&mut payload)? < payload.len() {
+            return Err(cut_off(self, "the frame is not whole"));
+        }
+        if crc32fast::hash(&payload) != sum {
+            return Err(self.corrupt(offset, &"the checksum does not fit"));
+        }
+        self.offset += 8 + u64::from(length);
+        postcard::from_bytes(&payload).map_err(|error| self.corrupt(offset, &error))
+    }
+
+    fn corrupt(&self, offset: u64, what: &dyn ToString) -> RecordingError {
+        RecordingError::Corrupt {
+            file: self.path.clone(),
+            offset,
+            what: what.to_string(),
+        }
+    }
+
+    /// Reads until the buffer is full or the file ends; returns how much.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, RecordingError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(io_error(&self.path, source)),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<Frame, RecordingError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let frame = self.read();
+        self.ended = !matches!(
+            &frame,
+            Ok(Frame::Start { .. } | Frame::Batch(_) | Frame::Watermark(_))
+        );
+        Some(frame)
+    }
+}
+
+/// The number at `offset`; 0 beyond the end.
+fn number_at(bytes: &[u8], offset: usize) -> u32 {
+    let number = bytes.get(offset..).and_then(<[u8]>::first_chunk);
+    number.copied().map_or(0, u32::from_le_bytes)
+}
+
+fn io_error(path: &Path, source: io::Error) -> RecordingError {
+    RecordingError::Io {
+        file: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flowtap_pipeline::{Endpoint, Events, FlowRecord, ListenChange, Role};
+    use std::fs;
+
+    fn frames() -> Vec<Frame> {
+        let end = |text: &str, port| Endpoint::new(text.parse().unwrap(), port);
+        let record = FlowRecord {
+            sent_bytes: -7,
+            events: Events::OPENED | Events::CLOSED,
+            role: Role::Client,
+            comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+            container_id: Some("0123".into()),
+            ..FlowRecord::new(end("192.0.2.1", 40_000), end("2001:db8::1", 443))
+        };
+        let batch = FlowBatch {
+            listeners: vec![ListenChange::Rescanned {
+                netns: 7,
+                ports: vec![80, 443],
+            }],
+            records: vec![record],
+            ..FlowBatch::default()
+        };
+        vec![
+            Frame::Start {
+                at: Timestamp::from_nanos(5),
+                node: NodeInfo::default(),
+            },
+            Frame::Batch(batch),
+            Frame::Watermark(Timestamp::from_nanos(6)),
+            Frame::End(Timestamp::from_nanos(7)),
+        ]
+    }
+
+    fn recorded() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.flowtap");
+        let mut writer = Writer::create(&path).unwrap();
+        for frame in frames() {
+            writer.write(&frame).unwrap();
+        }
+        writer.flush().unwrap();
+        (dir, path)
+    }
+
+    fn error_of(path: &Path) -> String {
+        match Reader::open(path) {
+            Ok((reader, _, _)) => reader
+                .filter_map(Result::err)
+                .map(|error| error.to_string())
+                .collect(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_recording_is_read_as_it_was_written() {
+        let (_dir, path) = recorded();
+        let (reader, at, node) = Reader::open(&path).unwrap();
+        assert_eq!((at, node), (Timestamp::from_nanos(5), NodeInfo::default()));
+        let read: Vec<_> = reader.map(Result::unwrap).collect();
+        assert_eq!(read, frames()[1..]);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_anywhere_is_an_error_that_says_where() {
+        let (_dir, path) = recorded();
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = error_of(&path);
+            let expected = if length < 12 { "is no recording" } else { "cut off" };
+            assert!(error.contains(expected), "{length} bytes: {error}");
+            assert!(
+                length < 12 || error.contains("at byte "),
+                "{length} bytes: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_is_found() {
+        let (_dir, path) = recorded();
+        let whole = fs::read(&path).unwrap();
+        for place in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 0x10;
+            fs::write(&path, &flipped).unwrap();
+            assert!(
+                !error_of(&path).is_empty(),
+                "byte {place} was flipped, and nobody noticed"
+            );
+        }
+    }
+
+    #[test]
+    fn another_version_and_another_file_are_told_apart() {
+        let (_dir, path) = recorded();
+        let mut other = fs::read(&path).unwrap();
+        other[8] = 9;
+        fs::write(&path, &other).unwrap();
+        assert!(error_of(&path).contains("of version 9"), "{}", error_of(&path));
+        fs::write(&path, "service: {pipelines: {}}\n").unwrap();
+        assert!(error_of(&path).contains("is no recording"));
+    }
+}

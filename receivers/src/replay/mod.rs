@@ -1,0 +1,121 @@
+//! The receiver `replay`: hands on what `flowtap record` wrote, as fast as the pipelines take it.
+//!
+//! In: a recording. Out: its batches and watermarks, moved in time so that it begins when flowtap does. At its end it waits to
+//! be stopped, and time goes on. For tests, benchmarks and bug reports; `flowtap replay` runs a
+//! recording through a pipeline without a daemon.
+
+pub mod file;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use figment::value::Value;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Factory, Fault, Receiver, ReceiverConfig, Sink, StageError,
+    Timestamp,
+};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+pub use self::file::{Frame, Reader, RecordingError, Writer};
+
+/// How often time goes on when the recording has ended.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What can be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The recording.
+    pub file: PathBuf,
+}
+
+impl ComponentConfig for Config {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        if self.file.as_os_str().is_empty() {
+            return vec![Fault::new("file", "must name a recording of `flowtap record`")];
+        }
+        Vec::new()
+    }
+}
+
+impl ReceiverConfig for Config {
+    fn build(&self, _: &BuildContext) -> Result<Box<dyn Receiver>, BuildError> {
+        Ok(Box::new(Replay {
+            config: self.clone(),
+            opened: None,
+        }))
+    }
+}
+
+/// The receiver type `replay`.
+pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
+    type_name: "replay",
+    summary: "what `flowtap record` wrote, again",
+    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+};
+
+/// The receiver.
+#[derive(Debug)]
+pub struct Replay {
+    config: Config,
+    /// With when it began.
+    opened: Option<(Reader, Timestamp)>,
+}
+
+impl Receiver for Replay {
+    fn start(&mut self) -> Result<(), StageError> {
+        let (reader, began, _) = Reader::open(&self.config.file).map_err(broken)?;
+        self.opened = Some((reader, began));
+        Ok(())
+    }
+
+    fn run<'a>(
+        &'a mut self,
+        sink: &'a mut Sink,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Result<(), StageError>> {
+        async move {
+            let Some((reader, began)) = self.opened.take() else {
+                return Err(StageError::Other("run without start".into()));
+            };
+            let (now, mut end) = (Timestamp::now(), Timestamp::default());
+            for frame in reader {
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
+                match frame.map_err(broken)? {
+                    Frame::Start { .. } => {}
+                    Frame::Batch(mut batch) => sink.accept(&mut batch),
+                    Frame::Watermark(at) | Frame::End(at) => {
+                        end = now.plus(at.since(began));
+                        sink.watermark(end);
+                    }
+                }
+                // Others run on this thread, too.
+                tokio::task::yield_now().await;
+            }
+            tracing::info!(file = %self.config.file.display(), "the recording has ended");
+            // Time goes on from there, so that windows close and series expire.
+            let ended = Instant::now();
+            let mut ticks = tokio::time::interval(TICK);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    _ = ticks.tick() => sink.watermark(end.plus(ended.elapsed())),
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+fn broken(error: RecordingError) -> StageError {
+    StageError::Other(error.into())
+}

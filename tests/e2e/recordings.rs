@@ -1,0 +1,173 @@
+//! `record`, `replay`, `explain` and `classify`, and the debug endpoints of the Go exporter.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::daemon::{Daemon, flowtap, free_address, get};
+use crate::exposition::Exposition;
+use crate::require;
+use crate::traffic::{Counted, exchange};
+
+/// `flowtap record` at work. Killed when dropped.
+struct Recorder(Child);
+
+impl Recorder {
+    fn start(file: &Path) -> Self {
+        let mut child = flowtap()
+            .args(["record", "--set", "receivers.ebpf.interval=200ms"])
+            .arg(file)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = std::io::BufReader::new(child.stderr.take().unwrap());
+        let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
+        let recorder = Self(child);
+        assert!(lines.any(|line| line.contains("recording")), "it does not record");
+        std::thread::spawn(move || lines.for_each(drop));
+        recorder
+    }
+
+    fn stop(mut self) {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_recording_replays_to_the_same_metrics_to_the_byte_and_holds_what_the_applications_counted() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.flowtap");
+    let recorder = Recorder::start(&file);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 41).unwrap();
+    recorder.stop();
+
+    let replayed = || output(flowtap().arg("replay").arg(&file));
+    let first = replayed();
+    assert_eq!(first, replayed());
+    assert_eq!(Counted::of_port(&Exposition::parse(&first), port), sent);
+
+    // As a receiver of the daemon, without privileges of any kind.
+    let set = format!("receivers.replay.file={}", file.display());
+    let daemon = Daemon::start(&[&set, "service.pipelines.flows.receivers=[replay]"]);
+    daemon.scrape_until("the recorded totals", |scrape| {
+        Counted::of_port(scrape, port) == sent
+    });
+
+    let explained = output(flowtap().arg("explain").arg(&file));
+    let line = explained
+        .lines()
+        .find(|line| line.starts_with("network_tcp_connections "))
+        .unwrap_or_else(|| panic!("{explained}"));
+    let series = first
+        .lines()
+        .filter(|line| line.starts_with("primus_lens_network_tcp_connections{"))
+        .count();
+    let told: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert_eq!(told, series, "{explained}");
+    assert!(line.contains("flow: "), "{explained}");
+
+    // Cut off, and not a recording at all.
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 5]).unwrap();
+    let output = flowtap().arg("replay").arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(65), "{said}");
+    assert!(said.contains("at byte ") && said.contains("cut off"), "{said}");
+}
+
+#[test]
+fn classify_tells_the_class_and_the_rule_that_won() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("partners.txt");
+    std::fs::write(&list, "203.0.113.0/24\n").unwrap();
+    let config = dir.path().join("flowtap.yaml");
+    let policy = format!(
+        "processors:\n  policy:\n    k8s_svc: [10.96.0.0/12]\n    dns: [10.96.0.10]\n    classes:\n    - name: partners\n      \
+         cidrs: [\"file:{}\"]\n",
+        list.display()
+    );
+    std::fs::write(&config, policy).unwrap();
+    let classified = |addresses: &[&str]| {
+        output(
+            flowtap()
+                .arg("classify")
+                .arg("--config")
+                .arg(&config)
+                .args(addresses),
+        )
+    };
+    let said = classified(&["10.96.0.10", "10.96.0.11", "203.0.113.9", "198.51.100.1"]);
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "10.96.0.10  dns  10.96.0.10/32 of the list `dns`  (policy)",
+            "10.96.0.11  k8sSvc  10.96.0.0/12 of the list `k8s_svc`  (policy)",
+            "203.0.113.9  partners  203.0.113.0/24 of the class `partners` of the config  (policy)",
+            "198.51.100.1  externalHosts  no range holds it  (policy)",
+        ]
+    );
+    std::fs::write(&list, "203.0.113.0/24\nnonsense\n").unwrap();
+    let output = flowtap()
+        .arg("validate")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(
+        said.contains(&format!("{}, line 2: `nonsense`", list.display())),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_debug_endpoints_have_the_shapes_of_the_go_exporter() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let admin = free_address();
+    let set = format!("service.admin.endpoint={admin}");
+    let _daemon = Daemon::start(&[&set]);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer: serde_json::Value = serde_json::from_str(&get(admin, "/net-flow/tcp-listen")).unwrap();
+    assert_eq!(
+        (&answer["code"], &answer["message"]),
+        (&0.into(), &"success".into())
+    );
+    assert!(
+        answer["data"].as_array().unwrap().contains(&port.into()),
+        "{answer}"
+    );
+    let table = get(admin, "/net-flow/tcp-file");
+    assert!(table.trim_start().starts_with("sl  local_address"), "{table}");
+    assert!(table.contains(&format!("0100007F:{port:04X}")), "{table}");
+}
