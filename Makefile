@@ -37,6 +37,7 @@ test: setup-test ## Run every test; as root, or those that need privileges say t
 
 test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
 	tests/vm/run --binary target/$(STATIC_TARGET)/release/flowtap
+	tests/vm/arm64
 
 bench-overhead: setup-bench ## What flowtap costs, against flowtap off and mode events; as root, on a quiet machine
 	$(CARGO) bench --locked --bench overhead

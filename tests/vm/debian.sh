@@ -143,17 +143,17 @@ major() {
     "$@" --version 2>/dev/null | sed -nE '1s/.*version ([0-9]+).*/\1/p' | grep . || echo 0
 }
 
-# find_qemu: sets $qemu, the command with what it needs to run from where it is, and $accelerator.
+# find_qemu ARCHITECTURE PACKAGE: sets $qemu, the command with what it needs to run from where it is, and $accelerator.
 #
 # Emulated processors that run side by side crash the guest in qemu 7.2: one may run what another has just patched, and
 # attaching a BPF program or a kprobe under traffic patches the kernel (oopses within seconds, on old kernels and new).
 # They do not in 10.0, nor in 7.2 when the processors take turns.
 find_qemu() {
-    local name=qemu-system-x86_64 tools="$cache/tools"
+    local name="qemu-system-$1" tools="$cache/tools"
     accelerator=tcg
     qemu=("$name")
     (($(major "${qemu[@]}") < 10)) || return 0
-    unpack_tool qemu-system-x86
+    unpack_tool "$2"
     qemu=(env "LD_LIBRARY_PATH=$tools/usr/lib/x86_64-linux-gnu:$tools/lib/x86_64-linux-gnu" "$tools/usr/bin/$name")
     (($(major "${qemu[@]}") >= 10)) || accelerator=tcg,thread=single
     qemu+=(-L "$tools/usr/share/qemu" -L "$tools/usr/share/seabios")
