@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use flowtap_exporters::{debug, otlp, prometheus};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
-use flowtap_processors::{direction, policy, window};
+use flowtap_processors::{direction, kubernetes, policy, window};
 use flowtap_receivers::{ebpf, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
@@ -15,6 +15,7 @@ pub fn registry() -> Registry {
         .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
         .processor(direction::FACTORY)
+        .processor(kubernetes::FACTORY)
         .processor(policy::FACTORY)
         .processor(window::FACTORY)
         .exporter(debug::FACTORY)
@@ -51,6 +52,7 @@ mod tests {
             "replay",
             "sock_diag",
             "direction",
+            "kubernetes",
             "policy",
             "window",
             "prometheus",

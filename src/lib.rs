@@ -17,6 +17,7 @@
 mod admin;
 pub mod classify;
 mod cli;
+mod cluster;
 pub mod components;
 pub mod doctor;
 mod exit;

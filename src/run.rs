@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
+use crate::cluster;
 use crate::exit::Failure;
 use crate::graph::{self, Surroundings};
 use crate::http;
@@ -42,6 +43,7 @@ async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
     node::watch(&around.node);
     let graph = graph::build(config, &telemetry.meter(), &around, strict)?;
     let stop = stop_on_signal()?;
+    cluster::follow(config, &around.cluster, stop.clone()).await?;
     let (readiness, servers_stop) = (Readiness::default(), CancellationToken::new());
     let mut servers = Vec::new();
     if let Some(address) = config.service.admin.endpoint {

@@ -45,7 +45,8 @@ pub use config::{Config, PipelineConfig};
 pub use diagnostic::{ConfigErrors, Diagnostic, Origin};
 pub use layers::Layers;
 pub use service::{
-    AdminConfig, LogFormat, LogsConfig, MetricsConfig, PushConfig, ServiceConfig, TelemetryConfig,
+    AdminConfig, KubernetesConfig, LogFormat, LogsConfig, MetricsConfig, PushConfig, ServiceConfig,
+    TelemetryConfig,
 };
 
 /// Reads `layers` with the component types of `registry`.

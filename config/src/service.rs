@@ -1,6 +1,7 @@
 //! The section `service`, but for its pipelines.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ pub struct ServiceConfig {
     pub admin: AdminConfig,
     /// The daemon's own metrics and logs.
     pub telemetry: TelemetryConfig,
+    /// The Kubernetes cluster around it.
+    pub kubernetes: KubernetesConfig,
     /// How long stopping may take: the last window, and the exporters' queues.
     #[serde(with = "humantime_serde")]
     pub shutdown_timeout: Duration,
@@ -23,6 +26,7 @@ impl Default for ServiceConfig {
         Self {
             admin: AdminConfig::default(),
             telemetry: TelemetryConfig::default(),
+            kubernetes: KubernetesConfig::default(),
             shutdown_timeout: Duration::from_secs(10),
         }
     }
@@ -40,6 +44,28 @@ impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 13133))),
+        }
+    }
+}
+
+/// The Kubernetes cluster around it: the ranges of pods, services and DNS, and names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KubernetesConfig {
+    /// Whether the cluster is asked, if there is one: by the pod's service account, or by a kubeconfig.
+    pub enabled: bool,
+    /// A kubeconfig; null for the pod's service account, else `$KUBECONFIG`.
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of the node that flowtap runs on; null for `$NODE_NAME`, else the host's name.
+    pub node_name: Option<String>,
+}
+
+impl Default for KubernetesConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            kubeconfig: None,
+            node_name: None,
         }
     }
 }

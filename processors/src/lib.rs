@@ -1,4 +1,5 @@
-//! The processors: what records mean, and how they become series. Pure: no I/O, no clock, nothing of the kernel.
+//! The processors: what records mean, and how they become series. On the way of a record there is no I/O, no clock, nothing of
+//! the kernel; what changes around flowtap is watched beside it.
 //!
 //! # Layout
 //!
@@ -6,12 +7,14 @@
 //! |---|---|---|
 //! | [`direction`] | `direction` | ingress or egress |
 //! | [`policy`] | `policy` | what kind of peer the remote address is |
+//! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster; the watch on its ranges and names |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |
 #![forbid(unsafe_code)]
 
 pub mod cidr;
 pub mod direction;
+pub mod kubernetes;
 pub mod policy;
 pub mod window;
 

@@ -171,6 +171,22 @@ fn an_address_that_is_taken_is_named() {
     assert!(said.contains(&address), "{said}");
 }
 
+#[test]
+fn a_kubeconfig_that_cant_be_used_is_named_and_ends_the_start() {
+    let output = flowtap()
+        .args([
+            "run",
+            "--set",
+            "service.kubernetes.kubeconfig=/nowhere/kubeconfig",
+        ])
+        .args(ANY_PORTS)
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("service.kubernetes: /nowhere/kubeconfig"), "{said}");
+}
+
 fn findings(report: &[u8]) -> Vec<(String, String)> {
     let report: serde_json::Value = serde_json::from_slice(report).unwrap();
     let told = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap().to_owned();

@@ -1,0 +1,337 @@
+//! What is kept of an object of the API: the few fields that ranges and names are made of.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flowtap_pipeline::{ClusterRanges, ClusterState, KubernetesNames};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kube::ResourceExt;
+use kube::runtime::watcher::Event;
+use serde::Deserialize;
+
+/// What is kept of one kind of object.
+pub(super) trait Facts: Sized {
+    /// The object.
+    type Object: ResourceExt;
+
+    /// `node_name` is the node that flowtap runs on.
+    fn of(object: &Self::Object, node_name: Option<&str>) -> Self;
+}
+
+/// All objects of a kind, by namespace and name.
+#[derive(Debug)]
+pub(super) struct Store<F> {
+    current: HashMap<(String, String), F>,
+    /// A list that is being read takes the place of the current one when it is whole: until then, and while the API is
+    /// away, what was known stays.
+    incoming: HashMap<(String, String), F>,
+}
+
+impl<F> Default for Store<F> {
+    fn default() -> Self {
+        Self {
+            current: HashMap::new(),
+            incoming: HashMap::new(),
+        }
+    }
+}
+
+impl<F: Facts> Store<F> {
+    pub(super) fn apply(&mut self, event: &Event<F::Object>, node_name: Option<&str>) {
+        let key = |object: &F::Object| (object.namespace().unwrap_or_default(), object.name_any());
+        match event {
+            Event::Init => self.incoming.clear(),
+            Event::InitApply(object) => {
+                self.incoming.insert(key(object), F::of(object, node_name));
+            }
+            Event::InitDone => self.current = std::mem::take(&mut self.incoming),
+            Event::Apply(object) => {
+                self.current.insert(key(object), F::of(object, node_name));
+            }
+            Event::Delete(object) => {
+                self.current.remove(&key(object));
+            }
+        }
+    }
+
+    fn values(&self) -> impl Iterator<Item = &F> {
+        self.current.values()
+    }
+}
+
+/// Of a node: the ranges of its pods, and its own addresses.
+#[derive(Debug)]
+pub(super) struct NodeFacts {
+    name: String,
+    pods: Vec<IpNet>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Facts for NodeFacts {
+    type Object = Node;
+
+    fn of(node: &Node, _: Option<&str>) -> Self {
+        let spec = node.spec.as_ref();
+        let ranges = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
+        let range = spec.and_then(|spec| spec.pod_cidr.clone());
+        let status = node.status.as_ref();
+        let addresses = status
+            .and_then(|status| status.addresses.as_deref())
+            .unwrap_or_default();
+        Self {
+            name: node.name_any(),
+            pods: nets(ranges.iter().chain(&range).map(String::as_str)),
+            addresses: addresses
+                .iter()
+                .filter(|address| matches!(&*address.type_, "InternalIP" | "ExternalIP"))
+                .filter_map(|address| ip(&address.address))
+                .collect(),
+        }
+    }
+}
+
+/// Of a pod: its names, its own addresses, and its containers if it is on this node.
+#[derive(Debug)]
+pub(super) struct PodFacts {
+    names: Arc<KubernetesNames>,
+    addresses: Vec<IpAddr>,
+    containers: Vec<Box<str>>,
+}
+
+impl Facts for PodFacts {
+    type Object = Pod;
+
+    fn of(pod: &Pod, node_name: Option<&str>) -> Self {
+        let spec = pod.spec.as_ref();
+        let node = spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+        // A pod on its node's network has its node's address.
+        let on_host = spec.and_then(|spec| spec.host_network).unwrap_or(false);
+        let status = pod.status.as_ref();
+        let addresses = status
+            .and_then(|status| status.pod_ips.as_deref())
+            .unwrap_or_default();
+        let is_here = node_name.is_some_and(|here| here == node);
+        let names = KubernetesNames {
+            namespace: pod.namespace().unwrap_or_default(),
+            pod: pod.name_any(),
+            workload: workload(pod),
+            service: String::new(),
+            node,
+        };
+        Self {
+            names: Arc::new(names),
+            addresses: addresses
+                .iter()
+                .filter(|_| !on_host)
+                .filter_map(|address| ip(&address.ip))
+                .collect(),
+            containers: if is_here { containers(pod) } else { Vec::new() },
+        }
+    }
+}
+
+/// What controls a pod. A Deployment stands behind its `ReplicaSet`, whose name ends with the hash of the pod's template.
+fn workload(pod: &Pod) -> String {
+    let owners = pod.owner_references();
+    let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)) else {
+        return String::new();
+    };
+    let hash = pod.labels().get("pod-template-hash");
+    let deployment = hash
+        .filter(|_| owner.kind == "ReplicaSet")
+        .and_then(|hash| owner.name.strip_suffix(&**hash)?.strip_suffix('-'));
+    match deployment {
+        Some(name) => format!("Deployment/{name}"),
+        None => format!("{}/{}", owner.kind, owner.name),
+    }
+}
+
+/// The ids of all containers: `containerd://<id>`.
+fn containers(pod: &Pod) -> Vec<Box<str>> {
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    let lists = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    let statuses = lists.into_iter().flatten().flatten();
+    let ids = statuses.filter_map(|container| container.container_id.as_deref()?.split_once("://"));
+    ids.map(|(_, id)| id.into()).collect()
+}
+
+/// Of a service: its names and addresses.
+#[derive(Debug)]
+pub(super) struct ServiceFacts {
+    names: Arc<KubernetesNames>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Facts for ServiceFacts {
+    type Object = Service;
+
+    fn of(service: &Service, _: Option<&str>) -> Self {
+        let spec = service.spec.as_ref();
+        let addresses = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
+        let address = spec.and_then(|spec| spec.cluster_ip.clone());
+        // A headless service says `None`, which is no address.
+        let addresses = addresses.iter().chain(&address).filter_map(|address| ip(address));
+        let names = KubernetesNames {
+            namespace: service.namespace().unwrap_or_default(),
+            service: service.name_any(),
+            ..KubernetesNames::default()
+        };
+        Self {
+            names: Arc::new(names),
+            addresses: addresses.collect(),
+        }
+    }
+}
+
+/// Of the `ConfigMap` that kubeadm leaves: the ranges that the cluster was made with.
+#[derive(Debug)]
+pub(super) struct KubeadmFacts {
+    pods: Vec<IpNet>,
+    services: Vec<IpNet>,
+}
+
+impl Facts for KubeadmFacts {
+    type Object = ConfigMap;
+
+    fn of(map: &ConfigMap, _: Option<&str>) -> Self {
+        let data = map.data.as_ref();
+        let networking = data
+            .and_then(|data| data.get("ClusterConfiguration"))
+            .and_then(|text| serde_saphyr::from_str::<ClusterConfiguration>(text).ok())
+            .unwrap_or_default()
+            .networking;
+        Self {
+            pods: nets(networking.pod_subnet.split(',')),
+            services: nets(networking.service_subnet.split(',')),
+        }
+    }
+}
+
+/// `ClusterConfiguration` of kubeadm.k8s.io, as far as it is read.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ClusterConfiguration {
+    networking: Networking,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Networking {
+    pod_subnet: String,
+    service_subnet: String,
+}
+
+/// Of a `ServiceCIDR`: its ranges.
+#[derive(Debug)]
+pub(super) struct ServiceCidrFacts(Vec<IpNet>);
+
+impl Facts for ServiceCidrFacts {
+    type Object = ServiceCIDR;
+
+    fn of(cidr: &ServiceCIDR, _: Option<&str>) -> Self {
+        let ranges = cidr.spec.as_ref().and_then(|spec| spec.cidrs.as_deref());
+        Self(nets(ranges.unwrap_or_default().iter().map(String::as_str)))
+    }
+}
+
+/// Everything that is watched.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    pub(super) kubeadm: Store<KubeadmFacts>,
+    pub(super) nodes: Store<NodeFacts>,
+    pub(super) service_cidrs: Store<ServiceCidrFacts>,
+    pub(super) dns: Store<ServiceFacts>,
+    pub(super) services: Store<ServiceFacts>,
+    pub(super) pods: Store<PodFacts>,
+}
+
+impl Model {
+    /// The state as others see it. `before` lends its ranges if they are the same.
+    pub(super) fn state(&self, before: &ClusterState) -> ClusterState {
+        let mut ranges = ClusterRanges {
+            pods: self.kubeadm.values().flat_map(|map| map.pods.clone()).collect(),
+            services: self
+                .kubeadm
+                .values()
+                .flat_map(|map| map.services.clone())
+                .collect(),
+            dns: self.dns.values().flat_map(|dns| dns.addresses.clone()).collect(),
+        };
+        ranges
+            .pods
+            .extend(self.nodes.values().flat_map(|node| &node.pods));
+        ranges
+            .services
+            .extend(self.service_cidrs.values().flat_map(|cidr| &cidr.0));
+        // Sorted, so that the same ranges are equal, whatever order they came in.
+        for list in [&mut ranges.pods, &mut ranges.services] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        ranges.dns.sort_unstable();
+        ranges.dns.dedup();
+        ClusterState {
+            ranges: if ranges == *before.ranges {
+                Arc::clone(&before.ranges)
+            } else {
+                Arc::new(ranges)
+            },
+            by_address: self.by_address(),
+            by_container: self.by_container(),
+        }
+    }
+
+    fn by_address(&self) -> HashMap<IpAddr, Arc<KubernetesNames>> {
+        let mut names = HashMap::new();
+        for node in self.nodes.values() {
+            let of_node = Arc::new(KubernetesNames {
+                node: node.name.clone(),
+                ..KubernetesNames::default()
+            });
+            names.extend(node.addresses.iter().map(|addr| (*addr, Arc::clone(&of_node))));
+        }
+        for service in self.services.values() {
+            names.extend(
+                service
+                    .addresses
+                    .iter()
+                    .map(|addr| (*addr, Arc::clone(&service.names))),
+            );
+        }
+        for pod in self.pods.values() {
+            names.extend(pod.addresses.iter().map(|addr| (*addr, Arc::clone(&pod.names))));
+        }
+        names
+    }
+
+    fn by_container(&self) -> HashMap<Box<str>, Arc<KubernetesNames>> {
+        let pods = self.pods.values();
+        pods.flat_map(|pod| {
+            pod.containers
+                .iter()
+                .map(|id| (id.clone(), Arc::clone(&pod.names)))
+        })
+        .collect()
+    }
+}
+
+fn ip(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|addr| addr.to_canonical())
+}
+
+/// The ranges among `texts`; the API has checked them, so what is none is left out.
+fn nets<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpNet> {
+    texts
+        .filter_map(|text| text.trim().parse::<IpNet>().ok())
+        .map(|net| net.trunc())
+        .collect()
+}

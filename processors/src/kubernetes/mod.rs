@@ -1,0 +1,78 @@
+//! The processor `kubernetes`: who are the two ends, in the cluster's words?
+//!
+//! In: records. Out: the same with `peer_names` and `local_names`. The rules:
+//!
+//! 1. The peer is what has its address: a pod, a service, or a node.
+//! 2. This side is the pod whose container the process is in; else what has the local address.
+//! 3. What the cluster does not know has no names.
+//!
+//! Names become labels only where the config asks for them (`processors.window.families`). What is known of the cluster comes
+//! from [`watch`], which also gives the processor `policy` the ranges of pods, services and DNS.
+
+mod client;
+mod facts;
+pub mod watch;
+
+use std::sync::Arc;
+
+use figment::value::Value;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ClusterState, ComponentConfig, Factory, FlowBatch, Processor, ProcessorConfig,
+    ProcessorStage, Seen,
+};
+use serde::{Deserialize, Serialize};
+
+pub use self::client::{ClientError, client};
+pub use self::watch::{WatchConfig, watch};
+
+/// Nothing can be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {}
+
+impl ComponentConfig for Config {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+}
+
+impl ProcessorConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        Ok(ProcessorStage::Transform(Box::new(Kubernetes {
+            cluster: Seen::new(&context.cluster),
+        })))
+    }
+}
+
+/// The processor type `kubernetes`.
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
+    type_name: "kubernetes",
+    summary: "names both ends: pod, workload, namespace, service, node",
+    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+};
+
+/// The processor.
+#[derive(Debug)]
+pub struct Kubernetes {
+    cluster: Seen<ClusterState>,
+}
+
+impl Processor for Kubernetes {
+    fn process(&mut self, batch: &mut FlowBatch) {
+        self.cluster.refresh();
+        let known = self.cluster.last();
+        for record in &mut batch.records {
+            record.peer_names = known.by_address.get(&record.remote.addr).map(Arc::clone);
+            let container = record.container_id.as_deref();
+            record.local_names = container
+                .and_then(|id| known.by_container.get(id))
+                .or_else(|| known.by_address.get(&record.local.addr))
+                .map(Arc::clone);
+        }
+    }
+}
+
+#[cfg(test)]
+mod test_server;
+#[cfg(test)]
+mod tests;

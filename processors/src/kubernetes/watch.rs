@@ -1,0 +1,246 @@
+//! Watches what ranges and names are made of, and publishes it as a whole.
+//!
+//! In: the Kubernetes API. Out: a [`ClusterState`] in a [`Live`]. The rules:
+//!
+//! 1. Pod ranges come from kubeadm's `ConfigMap` and the nodes' `podCIDRs`; service ranges from that `ConfigMap` and the
+//!    `ServiceCIDR` objects; DNS from the services of kube-system with the label `k8s-app=kube-dns`.
+//! 2. Pods, services and addresses of nodes are watched only if names are wanted.
+//! 3. While a source can't be reached, what was known stays, and it is tried again with a growing pause.
+//! 4. A source that is forbidden is told of once, with the rule that allows it; the others go on.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtap_pipeline::{ClusterState, Live};
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::facts::Model;
+
+/// Changes that come within this time are published together.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// What is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WatchConfig {
+    /// Whether names are wanted; ranges always are.
+    pub names: bool,
+    /// The node that flowtap runs on: whose containers' names are wanted.
+    pub node_name: Option<String>,
+}
+
+/// A kind of object that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Kubeadm,
+    Nodes,
+    ServiceCidrs,
+    Dns,
+    Services,
+    Pods,
+}
+
+impl Source {
+    /// Resource and API group, as a rule of RBAC names them, and where.
+    const fn rule(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Kubeadm => ("configmaps", "", "namespace kube-system"),
+            Self::Nodes => ("nodes", "", "cluster"),
+            Self::ServiceCidrs => ("servicecidrs", "networking.k8s.io", "cluster"),
+            Self::Dns => ("services", "", "namespace kube-system"),
+            Self::Services => ("services", "", "cluster"),
+            Self::Pods => ("pods", "", "cluster"),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.rule().0)
+    }
+}
+
+/// What a source has said.
+enum Change {
+    Kubeadm(Box<Event<ConfigMap>>),
+    Node(Box<Event<Node>>),
+    ServiceCidr(Box<Event<ServiceCIDR>>),
+    Dns(Box<Event<Service>>),
+    Service(Box<Event<Service>>),
+    Pod(Box<Event<Pod>>),
+    Failed(Source, watcher::Error),
+}
+
+/// Watches until `stop`.
+pub async fn watch(
+    config: WatchConfig,
+    client: Client,
+    cluster: Arc<Live<ClusterState>>,
+    stop: CancellationToken,
+) {
+    let mut changes = changes(&config, &client);
+    let mut model = Model::default();
+    let mut failing = HashSet::new();
+    // When the changes since then are published; none wait as long as it is `None`.
+    let mut due: Option<Instant> = None;
+    loop {
+        let settled = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = settled => {
+                due = None;
+                let before = cluster.load();
+                let now = model.state(&before);
+                if now != *before {
+                    tracing::debug!(
+                        pods = now.ranges.pods.len(),
+                        services = now.ranges.services.len(),
+                        names = now.by_address.len(),
+                        "the cluster has changed"
+                    );
+                    cluster.store(now);
+                }
+            }
+            change = changes.next() => {
+                let Some(change) = change else { return };
+                apply(&mut model, change, config.node_name.as_deref(), &mut failing);
+                due.get_or_insert_with(|| Instant::now() + SETTLE);
+            }
+        }
+    }
+}
+
+fn apply(model: &mut Model, change: Change, node_name: Option<&str>, failing: &mut HashSet<Source>) {
+    let source = match change {
+        Change::Failed(source, error) => {
+            // Once per failure, not once per attempt.
+            if failing.insert(source) {
+                warn(source, &error);
+            }
+            return;
+        }
+        Change::Kubeadm(event) => {
+            model.kubeadm.apply(&event, node_name);
+            Source::Kubeadm
+        }
+        Change::Node(event) => {
+            model.nodes.apply(&event, node_name);
+            Source::Nodes
+        }
+        Change::ServiceCidr(event) => {
+            model.service_cidrs.apply(&event, node_name);
+            Source::ServiceCidrs
+        }
+        Change::Dns(event) => {
+            model.dns.apply(&event, node_name);
+            Source::Dns
+        }
+        Change::Service(event) => {
+            model.services.apply(&event, node_name);
+            Source::Services
+        }
+        Change::Pod(event) => {
+            model.pods.apply(&event, node_name);
+            Source::Pods
+        }
+    };
+    if failing.remove(&source) {
+        tracing::info!(%source, "watched again");
+    }
+}
+
+/// Every source, merged.
+fn changes(config: &WatchConfig, client: &Client) -> stream::SelectAll<BoxStream<'static, Change>> {
+    let in_kube_system = |fields: &str| watcher::Config::default().fields(fields);
+    let dns = watcher::Config::default().labels("k8s-app=kube-dns");
+    let all = watcher::Config::default;
+    let (client, system) = (|| client.clone(), "kube-system");
+    let mut sources = vec![
+        source(
+            watcher(
+                Api::namespaced(client(), system),
+                in_kube_system("metadata.name=kubeadm-config"),
+            ),
+            Change::Kubeadm,
+            Source::Kubeadm,
+        ),
+        source(watcher(Api::all(client()), all()), Change::Node, Source::Nodes),
+        source(
+            watcher(Api::all(client()), all()),
+            Change::ServiceCidr,
+            Source::ServiceCidrs,
+        ),
+        source(
+            watcher(Api::namespaced(client(), system), dns),
+            Change::Dns,
+            Source::Dns,
+        ),
+    ];
+    if config.names {
+        sources.push(source(
+            watcher(Api::all(client()), all()),
+            Change::Service,
+            Source::Services,
+        ));
+        sources.push(source(
+            watcher(Api::all(client()), all()),
+            Change::Pod,
+            Source::Pods,
+        ));
+    }
+    stream::select_all(sources)
+}
+
+fn source<K: Send + 'static>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    change: fn(Box<Event<K>>) -> Change,
+    source: Source,
+) -> BoxStream<'static, Change> {
+    let events = events.default_backoff();
+    events
+        .map(move |event| match event {
+            Ok(event) => change(Box::new(event)),
+            Err(error) => Change::Failed(source, error),
+        })
+        .boxed()
+}
+
+fn warn(source: Source, error: &watcher::Error) {
+    let (resource, group, place) = source.rule();
+    match status_code(error) {
+        Some(403) => tracing::warn!(
+            resource,
+            "the Kubernetes API forbids to watch {resource} ({place}); to mend it: a rule with apiGroups: [\"{group}\"], \
+             resources: [\"{resource}\"], verbs: [\"list\", \"watch\"]; until then its part comes from the config alone"
+        ),
+        // An API server before 1.33 has none of these.
+        Some(404) => tracing::debug!(resource, "this cluster's API has no {resource}"),
+        _ => tracing::warn!(resource, %error, "the Kubernetes API can't be watched; what was known stays"),
+    }
+}
+
+/// The API server's answer, if it was one.
+fn status_code(error: &watcher::Error) -> Option<u16> {
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::WatchFailed(kube::Error::Api(status))
+    | watcher::Error::WatchError(status)) = error
+    else {
+        return None;
+    };
+    Some(status.code)
+}

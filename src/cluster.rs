@@ -1,0 +1,63 @@
+//! The Kubernetes cluster around flowtap, kept up to date if there is one.
+
+use std::env;
+use std::fs;
+use std::sync::Arc;
+
+use flowtap_config::{Config, KubernetesConfig};
+use flowtap_pipeline::{ClusterState, Live};
+use flowtap_processors::kubernetes::{WatchConfig, client, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Code, Failure};
+
+/// Watches the cluster until `stop`, if there is one and the config wants it.
+///
+/// # Errors
+/// A kubeconfig or service account that is there and can't be used.
+pub(crate) async fn follow(
+    config: &Config,
+    cluster: &Arc<Live<ClusterState>>,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let section = &config.service.kubernetes;
+    if !section.enabled {
+        return Ok(());
+    }
+    let client = client(section.kubeconfig.as_deref())
+        .await
+        .map_err(|error| Failure::new(Code::Config, format!("service.kubernetes: {error}")))?;
+    if let Some(client) = client {
+        let watched = WatchConfig {
+            names: names_are_wanted(config),
+            node_name: node_name(section),
+        };
+        tracing::info!(
+            names = watched.names,
+            node = watched.node_name,
+            "watching the Kubernetes cluster"
+        );
+        tokio::spawn(watch(watched, client, Arc::clone(cluster), stop));
+    }
+    Ok(())
+}
+
+/// Whether a pipeline has the processor that fills them in.
+fn names_are_wanted(config: &Config) -> bool {
+    let mut used = config
+        .pipelines
+        .values()
+        .flat_map(|pipeline| &pipeline.processors);
+    used.any(|id| id.type_name() == "kubernetes")
+}
+
+fn node_name(section: &KubernetesConfig) -> Option<String> {
+    let host = || {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+        Some(name.trim().to_owned())
+    };
+    let given = |name: &String| !name.is_empty();
+    let of_environment = || env::var("NODE_NAME").ok().filter(given);
+    let configured = section.node_name.clone().filter(given);
+    configured.or_else(of_environment).or_else(host)
+}
