@@ -19,8 +19,8 @@ use crate::exposition::Exposition;
 /// How long anything may take that happens by itself: far more than it needs, so that only a hang fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the daemon's log says once it measures.
-const MEASURING: &str = "measuring";
+/// What the daemon's log says once it measures; with the field's name, for a receiver may say "measuring by" something.
+const MEASURING: &str = "measuring version=";
 
 /// A `flowtap run` at work. Killed when dropped.
 #[derive(Debug)]

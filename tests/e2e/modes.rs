@@ -15,7 +15,7 @@ const CONNECTIONS: usize = 3_000;
 fn mode_of(daemon: &Daemon) -> String {
     let own = daemon.telemetry();
     let told: Vec<_> = own.select("flowtap_receiver_mode", &[]).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told.len(), 1, "{own:#?}");
     assert!(!told[0].labels["reason"].is_empty(), "{told:?}");
     told[0].labels["mode"].clone()
 }

@@ -1,9 +1,10 @@
-// Loads flowtap's BPF programs one by one, then measures a known number of bytes with those of mode sockets: for kernels of an
-// architecture that the Rust toolchain here can't build for. The first process of an emulated machine.
+// Loads flowtap's BPF programs one by one, then measures a known number of bytes with those of either mode: for
+// kernels of an architecture that the Rust toolchain here can't build for. The first process of an emulated machine.
 //
 // In: /sockets.bpf.o, /events.bpf.o. Out, on the console: the lines of README.md, VM-RESULT per program and VM-DONE.
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <net/if.h>
@@ -26,7 +27,8 @@ typedef uint8_t __u8;
 
 enum { CONNECTIONS = 50, REQUEST = 1000, ANSWER = 3000 };
 
-static bool failed;
+static bool failed, has_kprobes;
+static int ends[2 * CONNECTIONS];
 
 static void result(const char *name, const char *status, const char *format, ...)
 {
@@ -75,7 +77,8 @@ static bool try_program(const char *path, int wanted)
 		result(path, "fail", "can't be opened: %s", strerror(errno));
 		return false;
 	}
-	bpf_object__for_each_program(program, object) {
+	bpf_object__for_each_program(program, object)
+	{
 		bpf_program__set_autoload(program, number == wanted);
 		if (number++ == wanted)
 			found = program;
@@ -96,8 +99,9 @@ static bool try_program(const char *path, int wanted)
 		if (link)
 			result(name, "pass", "%s loads and attaches", section);
 		else
-			result(name, strncmp(section, "kprobe", 6) ? "fail" : "skip", "%s does not attach: %s", section,
-			       strerror(errno));
+			result(name, strncmp(section, "kprobe", 6) ? "fail" : "skip", "%s does not attach: %s",
+			       section, strerror(errno));
+		has_kprobes = has_kprobes || (link && strncmp(section, "kprobe", 6) == 0);
 	}
 	bpf_link__destroy(link);
 	bpf_object__close(object);
@@ -137,7 +141,7 @@ static void move_bytes(int from, int to, size_t size)
 	}
 }
 
-// A client and a server in one: a request, an answer, and both ends closed in order, CONNECTIONS times.
+// Opens every connection, sends a request and an answer on each, and leaves them open.
 static void converse(void)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
@@ -148,21 +152,23 @@ static void converse(void)
 	    getsockname(listener, (struct sockaddr *)&address, &length))
 		die("listen");
 	for (int i = 0; i < CONNECTIONS; i++) {
-		int client = socket(AF_INET, SOCK_STREAM, 0), server;
+		int *client = &ends[2 * i], *server = &ends[2 * i + 1];
 
-		if (connect(client, (struct sockaddr *)&address, length))
+		*client = socket(AF_INET, SOCK_STREAM, 0);
+		if (connect(*client, (struct sockaddr *)&address, length)) {
 			die("connect");
-		server = accept(listener, NULL, NULL);
-		move_bytes(client, server, REQUEST);
-		move_bytes(server, client, ANSWER);
-		close(client);
-		close(server);
+			break;
+		}
+		*server = accept(listener, NULL, NULL);
+		move_bytes(*client, *server, REQUEST);
+		move_bytes(*server, *client, ANSWER);
 	}
 	close(listener);
 }
 
+// By enum role: what was sent and received; and how many ends were closed by this process.
 struct sums {
-	int64_t sent, received;
+	int64_t sent[3], received[3];
 	int closed;
 };
 
@@ -172,46 +178,122 @@ static int add(void *context, void *record, size_t size)
 	struct flow_event *event = record;
 
 	if (size == sizeof(*event) && event->type == EVENT_FLOW) {
-		sums->sent += event->sent;
-		sums->received += event->received;
-		sums->closed += !!(event->events & FLOW_CLOSED);
+		sums->sent[event->role % 3] += event->sent;
+		sums->received[event->role % 3] += event->received;
+		sums->closed += event->events & FLOW_CLOSED && event->pid == (uint32_t)getpid();
 	}
 	return 0;
 }
 
-static void measure(void)
+// Each end by itself: the sums of both together would not tell sent from received.
+static void expect(const char *name, const struct sums *sums)
 {
-	const int64_t bytes = (int64_t)CONNECTIONS * (REQUEST + ANSWER);
-	struct bpf_object *object = open_object("/sockets.bpf.o");
-	struct bpf_program *program;
-	struct ring_buffer *ring;
-	struct sums sums = {0};
+	const long long up = CONNECTIONS * REQUEST, down = CONNECTIONS * ANSWER;
+	long long got[] = {sums->sent[ROLE_CLIENT], sums->received[ROLE_CLIENT], sums->sent[ROLE_SERVER],
+			   sums->received[ROLE_SERVER]};
+	bool same = got[0] == up && got[1] == down && got[2] == down && got[3] == up;
 
-	if (!object)
+	result(name, same ? "pass" : "fail", "application %lld %lld %lld %lld, flowtap %lld %lld %lld %lld", up, down,
+	       down, up, got[0], got[1], got[2], got[3]);
+}
+
+// Reads the iterator over the sockets' storage, as a window's tick does.
+static void scan(struct bpf_object *object, struct sums *sums)
+{
+	union bpf_iter_link_info map = {.map.map_fd = bpf_object__find_map_fd_by_name(object, "sockets")};
+	LIBBPF_OPTS(bpf_iter_attach_opts, options, .link_info = &map, .link_info_len = sizeof(map));
+	struct bpf_link *link =
+		bpf_program__attach_iter(bpf_object__find_program_by_name(object, "scan_sockets"), &options);
+	int fd = link ? bpf_iter_create(bpf_link__fd(link)) : -1;
+	static struct flow_event records[256];
+	ssize_t got;
+
+	if (fd < 0)
+		result("scan", "fail", "scan_sockets does not attach: %s", strerror(errno));
+	while (fd >= 0 && (got = read(fd, records, sizeof(records))) > 0)
+		for (size_t i = 0; i < (size_t)got / sizeof(*records); i++)
+			add(sums, &records[i], sizeof(*records));
+	close(fd);
+	bpf_link__destroy(link);
+}
+
+// Sets a bool among the constants of an object that is not loaded yet.
+static void set_flag(struct bpf_object *object, const char *name, bool value)
+{
+	const struct btf *btf = bpf_object__btf(object);
+	const struct btf_type *section =
+		btf__type_by_id(btf, btf__find_by_name_kind(btf, ".rodata", BTF_KIND_DATASEC));
+	const struct btf_var_secinfo *place = btf_var_secinfos(section);
+	struct bpf_map *map;
+	size_t size;
+
+	for (int i = 0; i < btf_vlen(section); i++, place++) {
+		if (strcmp(btf__name_by_offset(btf, btf__type_by_id(btf, place->type)->name_off), name))
+			continue;
+		bpf_object__for_each_map(map, object) if (strstr(bpf_map__name(map), ".rodata"))(
+			(char *)bpf_map__initial_value(map, &size))[place->offset] = value;
+	}
+}
+
+// The programs of a mode against the application's count: what is open (by `scan`, in mode sockets), then all closed.
+static void measure(const char *mode, const char *path, const char *rings[2])
+{
+	struct bpf_object *object = open_object(path);
+	bool sockets = strcmp(mode, "sockets") == 0;
+	struct ring_buffer *ring = NULL;
+	struct bpf_program *program;
+	struct sums sums = {0};
+	char name[64];
+
+	snprintf(name, sizeof(name), "%s_closed", mode);
+	if (!object) {
+		result(name, "fail", "%s can't be opened: %s", path, strerror(errno));
 		return;
+	}
 	bpf_object__for_each_program(program, object)
-		bpf_program__set_autoload(program, !strcmp(bpf_program__name(program), "on_state_change"));
+	{
+		const char *section = bpf_program__section_name(program);
+
+		// One of tp_btf and raw_tp will do.
+		bpf_program__set_autoload(program, strncmp(section, "raw_tp", 6) &&
+							   (has_kprobes || strncmp(section, "kprobe", 6)));
+	}
+	if (!sockets)
+		set_flag(object, "has_kprobes", has_kprobes);
 	if (bpf_object__load(object)) {
-		result("bytes", "fail", "mode sockets does not load: %s", strerror(errno));
+		result(name, "fail", "mode %s does not load: %s", mode, strerror(errno));
 		return;
 	}
-	program = bpf_object__find_program_by_name(object, "on_state_change");
-	if (!bpf_program__attach(program)) {
-		result("bytes", "fail", "on_state_change does not attach: %s", strerror(errno));
+	bpf_object__for_each_program(program, object)
+	{
+		if (bpf_program__autoload(program) && strncmp(bpf_program__section_name(program), "iter", 4) &&
+		    !bpf_program__attach(program))
+			result(name, "fail", "%s does not attach: %s", bpf_program__name(program), strerror(errno));
+	}
+	ring = ring_buffer__new(bpf_object__find_map_fd_by_name(object, rings[0]), add, &sums, NULL);
+	if (!ring ||
+	    (rings[1] && ring_buffer__add(ring, bpf_object__find_map_fd_by_name(object, rings[1]), add, &sums))) {
+		result(name, "fail", "rings: %s", strerror(errno));
 		return;
 	}
-	ring = ring_buffer__new(bpf_object__find_map_fd_by_name(object, "lifecycle"), add, &sums, NULL);
 	converse();
-	// Both ends of each; the last may take a moment.
+	if (sockets) {
+		scan(object, &sums);
+		expect("sockets_bytes_open", &sums);
+	}
+	for (int i = 0; i < 2 * CONNECTIONS; i++)
+		close(ends[i]);
+	// The last may take a moment.
 	for (int i = 0; i < 100 && sums.closed < 2 * CONNECTIONS; i++) {
 		ring_buffer__consume(ring);
 		usleep(100000);
 	}
-	result("closed", sums.closed == 2 * CONNECTIONS ? "pass" : "fail", "%d of %d", sums.closed, 2 * CONNECTIONS);
-	result("bytes_sent", sums.sent == bytes ? "pass" : "fail", "application %lld, flowtap %lld", (long long)bytes,
-	       (long long)sums.sent);
-	result("bytes_received", sums.received == bytes ? "pass" : "fail", "application %lld, flowtap %lld",
-	       (long long)bytes, (long long)sums.received);
+	result(name, sums.closed == 2 * CONNECTIONS ? "pass" : "fail", "%d of %d with their process", sums.closed,
+	       2 * CONNECTIONS);
+	snprintf(name, sizeof(name), "%s_bytes", mode);
+	expect(name, &sums);
+	ring_buffer__free(ring);
+	bpf_object__close(object);
 }
 
 int main(void)
@@ -232,7 +314,8 @@ int main(void)
 	for (int i = 0; try_program("/events.bpf.o", i); i++)
 		;
 	bring_up_loopback();
-	measure();
+	measure("sockets", "/sockets.bpf.o", (const char *[]){"lifecycle", NULL});
+	measure("events", "/events.bpf.o", (const char *[]){"tcpflow", "tcpconn"});
 	printf("VM-SCRIPT exit=%d\nVM-DONE\n", failed);
 	sync();
 	reboot(RB_POWER_OFF);
