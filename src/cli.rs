@@ -49,8 +49,8 @@ pub(crate) enum Command {
     Record(RecordArgs),
     /// Run a recording through the pipelines and print what /metrics shows at its end
     Replay(ReplayArgs),
-    /// Say how many series the config makes of a recording, and what each label costs
-    Explain(ReplayArgs),
+    /// Say how many series the config makes of a live minute or a recording, and what each label costs
+    Explain(ExplainArgs),
     /// Say which class an address has, and by which rule
     Classify(ClassifyArgs),
     /// List the component types of this build
@@ -91,6 +91,20 @@ pub(crate) struct ReplayArgs {
     /// A file of `flowtap record`
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+}
+
+/// What to explain.
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArgs {
+    /// Where the config comes from.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// How long this machine's traffic is looked at, if there is no recording
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1m")]
+    pub(crate) duration: Duration,
+    /// The recording
+    #[arg(value_name = "FILE", conflicts_with = "duration")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// What to classify.

@@ -1,4 +1,4 @@
-//! `flowtap explain`: how many series a config makes of a recording, and what each label costs.
+//! `flowtap explain`: how many series a config makes of live traffic or a recording, and what each label costs.
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
@@ -12,6 +12,7 @@ use flowtap_processors::window::label::Label;
 use flowtap_processors::window::{self, Window};
 
 use crate::exit::{Code, Failure};
+use crate::record;
 use crate::replay::Recording;
 
 /// The table, for every pipeline.
@@ -26,6 +27,17 @@ pub(crate) fn explain(config: &Config, file: &Path) -> Result<String, Failure> {
         explain_pipeline(&mut text, config, name, pipeline, file)?;
     }
     Ok(text)
+}
+
+/// The same of what passes on this machine for `duration`.
+///
+/// # Errors
+/// As [`crate::record::record`].
+pub(crate) fn explain_live(config: &Config, duration: Duration) -> Result<String, Failure> {
+    let folder = tempfile::tempdir().map_err(|error| Failure::new(Code::Create, error))?;
+    let file = folder.path().join("explain");
+    record::record(config, &file, Some(duration))?;
+    explain(config, &file)
 }
 
 fn explain_pipeline(
@@ -87,7 +99,7 @@ fn window_of(config: &Config, pipeline: &PipelineConfig) -> Result<window::Confi
 fn labels_of(window: &window::Config, family: &window::families::Definition) -> Vec<Label> {
     let own = window.families.get(family.family.name);
     own.and_then(|own| own.labels.clone())
-        .unwrap_or_else(|| family.labels.to_vec())
+        .unwrap_or_else(|| family.labels_by_default(window.naming))
 }
 
 /// The same window without bounds, and without the label at `place` of every family.

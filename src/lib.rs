@@ -81,7 +81,13 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
             record::record(&load(args.config, registry)?, &args.file, args.duration)
         }
         Some(Command::Replay(args)) => print(&replay::replay(&load(args.config, registry)?, &args.file)?),
-        Some(Command::Explain(args)) => print(&explain::explain(&load(args.config, registry)?, &args.file)?),
+        Some(Command::Explain(args)) => {
+            let config = load(args.config, registry)?;
+            print(&match args.file {
+                Some(file) => explain::explain(&config, &file)?,
+                None => explain::explain_live(&config, args.duration)?,
+            })
+        }
         Some(Command::Classify(args)) => print(&classify::classify(
             &load(args.config, registry)?,
             &args.addresses,

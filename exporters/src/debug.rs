@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
-use crate::naming::{self, full_name};
+use crate::naming::{self, prometheus_name};
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +141,7 @@ fn describe(config: &Config, snapshot: &Snapshot) -> String {
 }
 
 fn push_family(text: &mut String, config: &Config, family: &FamilySnapshot) {
-    let name = full_name(&config.namespace, family.family);
+    let name = prometheus_name(&config.namespace, family.family);
     let braced = |labels: &str| {
         if labels.is_empty() {
             String::new()

@@ -1,17 +1,37 @@
-//! Full names of families: the namespace, an underscore, the family's own name.
+//! Full names of families, as OTLP and as Prometheus spell them.
 
-use flowtap_pipeline::{Family, Fault};
+use flowtap_pipeline::{Family, FamilyKind, Fault, Naming};
 
 /// The namespace of the Go exporter.
 pub const DEFAULT_NAMESPACE: &str = "primus_lens";
 
-/// The full name of `family`; its own if `namespace` is empty.
+/// The full name of `family`: the namespace, an underscore, its own name. Names of OpenTelemetry's naming are full by
+/// themselves.
 pub fn full_name(namespace: &str, family: &Family) -> String {
-    if namespace.is_empty() {
+    if namespace.is_empty() || family.naming == Naming::Otel {
         family.name.to_owned()
     } else {
         format!("{namespace}_{}", family.name)
     }
+}
+
+/// The same for Prometheus. Names of OpenTelemetry's naming change as its specification says ("Prometheus and `OpenMetrics`
+/// Compatibility", "Metric Metadata"): underscores for dots, the unit and a counter's `total` behind them.
+pub fn prometheus_name(namespace: &str, family: &Family) -> String {
+    if family.naming == Naming::PrimusLens {
+        return full_name(namespace, family);
+    }
+    let mut name = family.name.replace('.', "_");
+    name.push_str(match family.unit {
+        "By" => "_bytes",
+        "s" => "_seconds",
+        // An annotation such as {connection} is no unit.
+        _ => "",
+    });
+    if family.kind == FamilyKind::Counter {
+        name.push_str("_total");
+    }
+    name
 }
 
 /// What is wrong with `namespace` as the beginning of a metric's name (Prometheus data model, "Metric names").
@@ -30,6 +50,25 @@ pub fn validate(namespace: &str) -> Option<Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_opentelemetrys_naming_become_prometheus_names_by_its_rules() {
+        let family = |name, unit, kind| Family {
+            name,
+            naming: Naming::Otel,
+            help: "",
+            unit,
+            kind,
+        };
+        let counter = family("flowtap.tcp.egress.io", "By", FamilyKind::Counter);
+        assert_eq!(full_name("primus_lens", &counter), "flowtap.tcp.egress.io");
+        assert_eq!(
+            prometheus_name("primus_lens", &counter),
+            "flowtap_tcp_egress_io_bytes_total"
+        );
+        let gauge = family("flowtap.tcp.connection.active", "{connection}", FamilyKind::Gauge);
+        assert_eq!(prometheus_name("", &gauge), "flowtap_tcp_connection_active");
+    }
 
     #[test]
     fn a_namespace_that_no_metric_can_have_is_refused() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{
     BuildContext, ClusterState, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint,
-    LabelValue, Live, NodeInfo, Points, Series, Snapshot, SumPoint, Timestamp,
+    LabelValue, Live, Naming, NodeInfo, Points, Series, Snapshot, SumPoint, Timestamp,
 };
 
 const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
@@ -14,6 +14,7 @@ const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
 
 pub(crate) const BYTES: Family = Family {
     name: "network_bytes",
+    naming: Naming::PrimusLens,
     help: "Bytes of a test.",
     unit: "By",
     kind: FamilyKind::Counter,
@@ -21,6 +22,7 @@ pub(crate) const BYTES: Family = Family {
 
 const TIMES: Family = Family {
     name: "network_rtt",
+    naming: Naming::PrimusLens,
     help: "Times of a test.",
     unit: "us",
     kind: FamilyKind::Histogram(&BOUNDS),
@@ -40,7 +42,7 @@ pub(crate) fn context() -> BuildContext {
 
 fn sum(raddr: &str, total: u64) -> SumPoint {
     let pairs = [("raddr", LabelValue::Text(raddr))];
-    let series = Series::render(BYTES.kind, pairs, Timestamp::from_nanos(1_000));
+    let series = Series::render(&BYTES, pairs, Timestamp::from_nanos(1_000));
     SumPoint {
         series: Arc::new(series),
         total,
@@ -56,7 +58,7 @@ pub(crate) fn snapshot(total: u64) -> Snapshot {
     buckets[..3].copy_from_slice(&[1, 2, 3]);
     buckets[HISTOGRAM_BUCKETS] = 1;
     let pairs = [("raddr", LabelValue::Text("a\"b\\c\nd"))];
-    let series = Series::render(TIMES.kind, pairs, Timestamp::from_nanos(1_000));
+    let series = Series::render(&TIMES, pairs, Timestamp::from_nanos(1_000));
     let times = HistogramPoint {
         series: Arc::new(series),
         buckets,

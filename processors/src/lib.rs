@@ -19,4 +19,6 @@ pub mod policy;
 pub mod window;
 
 #[cfg(test)]
+mod go_exporter;
+#[cfg(test)]
 mod testing;

@@ -102,6 +102,33 @@ fn a_recording_replays_to_the_same_metrics_to_the_byte_and_holds_what_the_applic
 }
 
 #[test]
+fn explain_says_what_live_traffic_would_make() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut child = flowtap()
+        .args(["explain", "--for", "1h", "--set", "receivers.ebpf.interval=200ms"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("recording")), "it does not record");
+    std::thread::spawn(move || lines.for_each(drop));
+    exchange(&listener, 20, 5).unwrap();
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    let explained = String::from_utf8(output.stdout).unwrap();
+    let line = explained
+        .lines()
+        .find(|line| line.starts_with("network_tcp_connections "));
+    assert!(line.is_some_and(|line| line.contains("event: ")), "{explained}");
+}
+
+#[test]
 fn classify_tells_the_class_and_the_rule_that_won() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("partners.txt");

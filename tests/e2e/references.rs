@@ -49,10 +49,12 @@ fn describe(text: &mut String, definition: &Definition) {
         .collect();
     writeln!(
         text,
-        "## `{}`\n\n{}\n\n- type: {kind}\n- unit: `{}`\n- labels: {}\n- can have, too: {}\n",
+        "## `{}`\n\n{}\n\n- type: {kind}\n- unit: `{}`\n- by `naming: otel`: `{}`, unit `{}`\n- labels: {}\n- can have, too: {}\n",
         family.name,
         family.help,
         family.unit,
+        definition.otel.name,
+        definition.otel.unit,
         list(definition.labels),
         list(&more)
     )
@@ -66,8 +68,10 @@ fn the_metrics_reference_is_what_the_code_says() {
          Generated from the code by `make references`: do not edit.\n\n\
          What a window can fill. Each name has the exporter's `namespace` and an underscore in front, `primus_lens_` by default.\n\
          Labels are the config's choice, `processors.window.families.<name>.labels`; a label that is left out is summed\n\
-         away, and `enabled: false` leaves the whole metric out.\n\n\
-         | label | value |\n|---|---|\n",
+         away, and `enabled: false` leaves the whole metric out. With `processors.window.naming: otel` names are those of\n\
+         OpenTelemetry's semantic conventions, without a namespace; in Prometheus with underscores for dots, the unit behind\n\
+         them, and `_total` behind a counter. Ports and ids are integers there, and what is not known is left out.\n\n\
+         | label | by `naming: otel` | value |\n|---|---|---|\n",
     );
     for (label, value) in [
         ("raddr", "the peer's address"),
@@ -76,7 +80,7 @@ fn the_metrics_reference_is_what_the_code_says() {
         ("lport", "this side's port"),
         (
             "direction",
-            "`outbound` for what this side sent, `inbound` for what it received",
+            "`outbound` for what this side sent, `inbound` for what it received; by `naming: otel` `transmit` and `receive`",
         ),
         (
             "type",
@@ -120,8 +124,16 @@ fn the_metrics_reference_is_what_the_code_says() {
         ("namespace", "this side's Kubernetes namespace"),
         ("pod", "this side's pod"),
         ("workload", "what owns this side's pod"),
+        ("network_type", "`ipv4` or `ipv6`"),
     ] {
-        writeln!(text, "| `{label}` | {value} |").unwrap();
+        // The types of peers and of events share a name.
+        let known = FAMILIES.iter().flat_map(Definition::possible);
+        let otel = known
+            .filter(|known| known.name() == label)
+            .min()
+            .unwrap()
+            .otel_name();
+        writeln!(text, "| `{label}` | `{otel}` | {value} |").unwrap();
     }
     text.push('\n');
     for definition in &FAMILIES {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flowtap_pipeline::series::push_label;
 use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Snapshot, SumPoint};
 
-use crate::naming::full_name;
+use crate::naming::prometheus_name;
 
 /// A chunk is handed out once it is this long.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -78,7 +78,7 @@ impl Exposition {
             };
             return true;
         };
-        let name = full_name(&self.namespace, family);
+        let name = prometheus_name(&self.namespace, family);
         if self.cursor.place == 0 && self.cursor.point == 0 {
             push_head(out, &name, family);
         }

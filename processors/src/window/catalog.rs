@@ -1,6 +1,6 @@
 //! How the families are exposed: which of them, and with which labels.
 
-use flowtap_pipeline::{FlowRecord, Series, Timestamp};
+use flowtap_pipeline::{Family, FlowRecord, Naming, Series, Timestamp};
 
 use super::config::Config;
 use super::families::{FAMILIES, FamilyId};
@@ -19,6 +19,7 @@ struct Exposed {
 #[derive(Debug)]
 pub(super) struct Catalog {
     families: [Exposed; FAMILIES.len()],
+    naming: Naming,
     details: Details,
 }
 
@@ -29,7 +30,7 @@ impl Catalog {
             let own = config.families.get(definition.family.name);
             let labels = own
                 .and_then(|own| own.labels.clone())
-                .unwrap_or_else(|| definition.labels.to_vec());
+                .unwrap_or_else(|| definition.labels_by_default(config.naming));
             Exposed {
                 enabled: own.is_none_or(|own| own.enabled),
                 set: LabelSet::new(&labels),
@@ -38,8 +39,14 @@ impl Catalog {
         };
         Self {
             families: FamilyId::ALL.map(exposed),
+            naming: config.naming,
             details: Details::default(),
         }
+    }
+
+    /// What all series of a family share.
+    pub(super) const fn family(&self, id: FamilyId) -> &'static Family {
+        id.definition().named(self.naming)
     }
 
     /// The key of `record`'s series in `family`; `None` if the family is not exposed.
@@ -67,8 +74,9 @@ impl Catalog {
     pub(super) fn open(&mut self, key: &Key, start: Timestamp) -> Series {
         self.details.take(key.details());
         let labels = self.families[key.family() as usize].labels.iter();
-        let pairs = labels.map(|label| (label.name(), key.value(*label, &self.details)));
-        Series::render(key.family().family().kind, pairs, start)
+        let naming = self.naming;
+        let pairs = labels.map(|label| (label.named(naming), key.value(*label, naming, &self.details)));
+        Series::render(self.family(key.family()), pairs, start)
     }
 
     /// The key's series has left its store.
@@ -123,6 +131,18 @@ mod tests {
             r#"type="externalHosts",pid="7",laddr="192.0.2.1""#
         );
         assert_eq!(labels_of(&config, FamilyId::Dns).unwrap(), "");
+    }
+
+    #[test]
+    fn by_opentelemetrys_naming_labels_are_of_the_semantic_conventions() {
+        let config = Config {
+            naming: Naming::Otel,
+            ..Config::default()
+        };
+        assert_eq!(
+            labels_of(&config, FamilyId::Ingress).unwrap(),
+            r#"network_local_port="443",network_peer_address="198.51.100.7",network_io_direction="receive",flowtap_peer_class="externalHosts",network_type="ipv4""#
+        );
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use figment::value::Value;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Factory, Fault, ProcessorConfig, ProcessorRole, ProcessorStage,
+    BuildContext, BuildError, ComponentConfig, Factory, Fault, Naming, ProcessorConfig, ProcessorRole,
+    ProcessorStage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,11 @@ pub struct Config {
     /// After how long without a change a series leaves. At least `interval`.
     #[serde(with = "humantime_serde")]
     pub metric_expiration: Duration,
+    /// Whose names metrics and labels have.
+    pub naming: Naming,
+    /// Whether peers on this machine and in its cluster have round-trip times, too: `localhost`, `docker`, `k8sPod`, `k8sSvc`,
+    /// `dns`.
+    pub rtt_of_near_peers: bool,
     /// Families that are to be exposed otherwise, by their names without the namespace.
     pub families: BTreeMap<String, FamilyConfig>,
 }
@@ -91,6 +97,8 @@ impl Default for Config {
             interval: Duration::from_secs(5),
             max_series: MAX_SERIES,
             metric_expiration: Duration::from_secs(600),
+            naming: Naming::default(),
+            rtt_of_near_peers: false,
             families: BTreeMap::new(),
         }
     }

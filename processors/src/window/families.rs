@@ -1,6 +1,6 @@
 //! The metric families, in the order in which they are exposed.
 
-use flowtap_pipeline::{Family, FamilyKind, HISTOGRAM_BUCKETS};
+use flowtap_pipeline::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 
 use super::label::Label;
 
@@ -8,6 +8,12 @@ use super::label::Label;
 const RTT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
     50.0, 100.0, 200.0, 300.0, 500.0, 700.0, 1000.0, 1300.0, 1600.0, 2000.0, 2500.0, 3000.0, 4000.0, 5000.0,
     7000.0, 10000.0,
+];
+
+/// The same in seconds, as OpenTelemetry wants durations.
+const RTT_BOUNDS_SECONDS: [f64; HISTOGRAM_BUCKETS] = [
+    0.000_05, 0.0001, 0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0013, 0.0016, 0.002, 0.0025, 0.003, 0.004,
+    0.005, 0.007, 0.01,
 ];
 
 /// Upper bounds of the time that a connect takes, in seconds: from one in a rack to one that was retried.
@@ -37,8 +43,10 @@ pub enum FamilyId {
 /// A family, and the labels that it has and can have.
 #[derive(Clone, Copy, Debug)]
 pub struct Definition {
-    /// What all its series share.
+    /// What all its series share, by the Go exporter's naming. Its name is the one that a config knows the family by.
     pub family: Family,
+    /// The same by OpenTelemetry's naming.
+    pub otel: Family,
     /// Labels unless the config says otherwise, in the order in which they are rendered.
     pub labels: &'static [Label],
     /// Labels that the config can ask for besides.
@@ -47,10 +55,37 @@ pub struct Definition {
     pub details: &'static [Label],
 }
 
+const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: FamilyKind) -> Family {
+    Family {
+        name,
+        naming: Naming::Otel,
+        help,
+        unit,
+        kind,
+    }
+}
+
 /// What does not change while a connection lives. Others would let a gauge count up in one series and down in another.
 const LASTING: &[Label] = &[Label::Laddr, Label::Netns];
 
 impl Definition {
+    /// What all its series share.
+    pub const fn named(&self, naming: Naming) -> &Family {
+        match naming {
+            Naming::PrimusLens => &self.family,
+            Naming::Otel => &self.otel,
+        }
+    }
+
+    /// Its labels unless the config says otherwise. By OpenTelemetry's naming an address has its type beside it.
+    pub fn labels_by_default(&self, naming: Naming) -> Vec<Label> {
+        let mut labels = self.labels.to_vec();
+        if naming == Naming::Otel && labels.contains(&Label::Raddr) {
+            labels.push(Label::NetworkType);
+        }
+        labels
+    }
+
     /// Every label that it can have.
     pub fn possible(&self) -> impl Iterator<Item = Label> {
         [self.labels, self.more, self.details]
@@ -64,33 +99,54 @@ impl Definition {
 pub const FAMILIES: [Definition; 12] = [
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_tcp_flow_egress",
             help: "Payload bytes of TCP connections that this machine opened, by peer.",
             unit: "By",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.tcp.egress.io",
+            "Payload bytes of TCP connections that this machine opened, by peer.",
+            "By",
+            FamilyKind::Counter,
+        ),
         labels: &[Label::Raddr, Label::Rport, Label::Direction, Label::Type],
-        more: &[Label::Lport],
+        more: &[Label::Lport, Label::NetworkType],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_tcp_flow_ingress",
             help: "Payload bytes of TCP connections that this machine accepted, by peer.",
             unit: "By",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.tcp.ingress.io",
+            "Payload bytes of TCP connections that this machine accepted, by peer.",
+            "By",
+            FamilyKind::Counter,
+        ),
         labels: &[Label::Lport, Label::Raddr, Label::Direction, Label::Type],
-        more: &[Label::Rport],
+        more: &[Label::Rport, Label::NetworkType],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_k8s_tcp_flow",
             help: "Payload bytes to and from pods and services of the cluster.",
             unit: "By",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.tcp.k8s.io",
+            "Payload bytes to and from pods and services of the cluster.",
+            "By",
+            FamilyKind::Counter,
+        ),
         labels: &[Label::Type],
         more: &[
             Label::Raddr,
@@ -98,16 +154,24 @@ pub const FAMILIES: [Definition; 12] = [
             Label::Lport,
             Label::Direction,
             Label::Flow,
+            Label::NetworkType,
         ],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_flow_dns",
             help: "Payload bytes to and from name servers, over TCP.",
             unit: "By",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.tcp.dns.io",
+            "Payload bytes to and from name servers, over TCP.",
+            "By",
+            FamilyKind::Counter,
+        ),
         labels: &[],
         more: &[
             Label::Raddr,
@@ -116,93 +180,156 @@ pub const FAMILIES: [Definition; 12] = [
             Label::Direction,
             Label::Flow,
             Label::Type,
+            Label::NetworkType,
         ],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_tcp_flow_rtt",
             help: "Smoothed round-trip time in microseconds of connections that moved bytes, once per interval.",
             unit: "us",
             kind: FamilyKind::Histogram(&RTT_BOUNDS),
         },
+        otel: otel(
+            "flowtap.tcp.rtt",
+            "Smoothed round-trip time of connections that moved bytes, once per interval.",
+            "s",
+            FamilyKind::Histogram(&RTT_BOUNDS_SECONDS),
+        ),
         labels: &[Label::Raddr, Label::Direction],
-        more: &[Label::Rport, Label::Lport, Label::Type, Label::Flow],
+        more: &[
+            Label::Rport,
+            Label::Lport,
+            Label::Type,
+            Label::Flow,
+            Label::NetworkType,
+        ],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_tcp_connections",
             help: "TCP connections that were opened, closed, reset, or failed to open.",
             unit: "{connection}",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.tcp.connection.events",
+            "TCP connections that were opened, closed, reset, or failed to open.",
+            "{connection}",
+            FamilyKind::Counter,
+        ),
         labels: &[Label::Flow, Label::Event, Label::Type],
-        more: &[Label::Raddr, Label::Rport, Label::Lport],
+        more: &[Label::Raddr, Label::Rport, Label::Lport, Label::NetworkType],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_tcp_connections_active",
             help: "TCP connections that are open.",
             unit: "{connection}",
             kind: FamilyKind::Gauge,
         },
+        otel: otel(
+            "flowtap.tcp.connection.active",
+            "TCP connections that are open.",
+            "{connection}",
+            FamilyKind::Gauge,
+        ),
         labels: &[Label::Flow, Label::Type],
-        more: &[Label::Raddr, Label::Rport, Label::Lport],
+        more: &[Label::Raddr, Label::Rport, Label::Lport, Label::NetworkType],
         details: LASTING,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_tcp_connect_failures",
             help: "Connects that failed, by reason.",
             unit: "{connection}",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.tcp.connect.failures",
+            "Connects that failed, by reason.",
+            "{connection}",
+            FamilyKind::Counter,
+        ),
         labels: &[Label::Reason, Label::Type],
-        more: &[Label::Raddr, Label::Rport],
+        more: &[Label::Raddr, Label::Rport, Label::NetworkType],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_tcp_connect_duration",
             help: "Time in seconds from the SYN to the established connection, for connections that this machine opened.",
             unit: "s",
             kind: FamilyKind::Histogram(&CONNECT_BOUNDS),
         },
+        otel: otel(
+            "flowtap.tcp.connect.duration",
+            "Time in seconds from the SYN to the established connection, for connections that this machine opened.",
+            "s",
+            FamilyKind::Histogram(&CONNECT_BOUNDS),
+        ),
         labels: &[Label::Raddr, Label::Type],
-        more: &[Label::Rport],
+        more: &[Label::Rport, Label::NetworkType],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "network_tcp_retransmits",
             help: "TCP segments that were sent again, by peer.",
             unit: "{segment}",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.tcp.retransmits",
+            "TCP segments that were sent again, by peer.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
         labels: &[Label::Raddr, Label::Type],
-        more: &[Label::Rport, Label::Lport, Label::Flow],
+        more: &[Label::Rport, Label::Lport, Label::Flow, Label::NetworkType],
         details: &Label::DETAILS,
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "bpf_event_recv",
             help: "Events read from the kernel's ring buffers, in the capture mode that has a record per event.",
             unit: "{event}",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.bpf.events.received",
+            "Events read from the kernel's ring buffers, in the capture mode that has a record per event.",
+            "{event}",
+            FamilyKind::Counter,
+        ),
         labels: &[Label::EventType],
         more: &[],
         details: &[],
     },
     Definition {
         family: Family {
+            naming: Naming::PrimusLens,
             name: "bpf_event_chan_drop",
             help: "Events dropped because the channel behind the ring buffers was full.",
             unit: "{event}",
             kind: FamilyKind::Counter,
         },
+        otel: otel(
+            "flowtap.bpf.events.dropped",
+            "Events dropped because the channel behind the ring buffers was full.",
+            "{event}",
+            FamilyKind::Counter,
+        ),
         labels: &[Label::EventType],
         more: &[],
         details: &[],
@@ -227,8 +354,8 @@ impl FamilyId {
     ];
 
     /// The family.
-    pub const fn family(self) -> &'static Family {
-        &FAMILIES[self as usize].family
+    pub const fn definition(self) -> &'static Definition {
+        &FAMILIES[self as usize]
     }
 }
 
@@ -238,15 +365,24 @@ mod tests {
 
     #[test]
     fn ids_and_families_stand_in_the_same_order() {
-        assert_eq!(FamilyId::Egress.family().name, "network_tcp_flow_egress");
-        assert_eq!(FamilyId::Rtt.family().name, "network_tcp_flow_rtt");
+        assert_eq!(
+            FamilyId::Egress.definition().family.name,
+            "network_tcp_flow_egress"
+        );
+        assert_eq!(FamilyId::Rtt.definition().family.name, "network_tcp_flow_rtt");
         assert_eq!(FamilyId::EventDropped as usize + 1, FAMILIES.len());
-        assert_eq!(FamilyId::EventDropped.family().name, "bpf_event_chan_drop");
+        assert_eq!(
+            FamilyId::EventDropped.definition().family.name,
+            "bpf_event_chan_drop"
+        );
     }
 
     #[test]
     fn bounds_of_histograms_rise() {
-        for Definition { family, .. } in &FAMILIES {
+        for family in FAMILIES
+            .iter()
+            .flat_map(|definition| [&definition.family, &definition.otel])
+        {
             if let FamilyKind::Histogram(bounds) = family.kind {
                 assert!(bounds.windows(2).all(|pair| pair[0] < pair[1]), "{}", family.name);
             }
@@ -261,6 +397,32 @@ mod tests {
             names.sort_unstable();
             names.dedup();
             assert_eq!(names.len(), count, "{}", definition.family.name);
+        }
+    }
+
+    #[test]
+    fn a_family_by_either_naming_is_of_one_kind_and_its_labels_are_possible() {
+        for definition in &FAMILIES {
+            let kind = |naming| std::mem::discriminant(&definition.named(naming).kind);
+            assert_eq!(
+                kind(Naming::PrimusLens),
+                kind(Naming::Otel),
+                "{}",
+                definition.otel.name
+            );
+            for label in definition.labels_by_default(Naming::Otel) {
+                assert!(definition.possible().any(|possible| possible == label), "{label}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_bounds_in_seconds_are_those_in_microseconds() {
+        for (seconds, microseconds) in RTT_BOUNDS_SECONDS.iter().zip(RTT_BOUNDS) {
+            assert!(
+                (seconds * 1e6 - microseconds).abs() < 1e-6,
+                "{seconds} {microseconds}"
+            );
         }
     }
 }

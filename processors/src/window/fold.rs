@@ -22,6 +22,7 @@ pub struct Window {
     pipeline: Arc<str>,
     interval: Duration,
     expiration: Duration,
+    rtt_of_near_peers: bool,
     catalog: Catalog,
     sums: Store<Sum>,
     histograms: Store<Histogram>,
@@ -40,6 +41,7 @@ impl Window {
             pipeline: Arc::clone(&context.pipeline),
             interval: config.interval,
             expiration: config.metric_expiration,
+            rtt_of_near_peers: config.rtt_of_near_peers,
             catalog: Catalog::new(config),
             sums: Store::new(max_series),
             histograms: Store::new(max_series),
@@ -75,22 +77,22 @@ impl Window {
         }
     }
 
-    /// As in the Go exporter, only for peers beyond this machine and cluster (ADR 4 has the direction).
+    /// As in the Go exporter, only for peers beyond this machine and cluster unless the config wants all (ADR 4 has the
+    /// direction).
     fn fold_rtt(&mut self, record: &FlowRecord) {
         let near = matches!(
             class_of(record),
             PeerClass::K8sPod | PeerClass::K8sSvc | PeerClass::Dns | PeerClass::Localhost | PeerClass::Docker
         );
-        if near || record.rtt_us == 0 {
+        if near && !self.rtt_of_near_peers || record.rtt_us == 0 {
             return;
         }
+        let rtt = match self.catalog.family(FamilyId::Rtt).unit {
+            "s" => f64::from(record.rtt_us) / 1e6,
+            _ => f64::from(record.rtt_us),
+        };
         for (direction, _) in moved(record) {
-            self.observe(
-                FamilyId::Rtt,
-                record,
-                towards(direction),
-                f64::from(record.rtt_us),
-            );
+            self.observe(FamilyId::Rtt, record, towards(direction), rtt);
         }
     }
 
@@ -149,7 +151,7 @@ impl Window {
     }
 
     fn observe(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets, value: f64) {
-        if let FamilyKind::Histogram(bounds) = family.family().kind
+        if let FamilyKind::Histogram(bounds) = self.catalog.family(family).kind
             && let Some(key) = self.catalog.key(family, record, facets)
         {
             self.histograms
@@ -159,7 +161,7 @@ impl Window {
     }
 
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
-        let mut families: Vec<_> = FAMILIES.iter().map(|family| empty(&family.family)).collect();
+        let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
         let expiration = self.expiration;
         let expired = |updated: Timestamp| at.since(updated) >= expiration;
         self.sums.sweep(at, &mut self.catalog, |slot| {

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use flowtap_pipeline::{EventType, FlowKind, FlowRecord, KubernetesNames, LabelValue, PeerClass, RoleSource};
+use flowtap_pipeline::{
+    EventType, FlowKind, FlowRecord, KubernetesNames, LabelValue, Naming, PeerClass, RoleSource,
+};
 
 use super::families::FamilyId;
 use super::label::{Label, LabelSet};
@@ -21,10 +23,12 @@ pub(super) enum Direction {
 }
 
 impl Direction {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Outbound => "outbound",
-            Self::Inbound => "inbound",
+    const fn named(self, naming: Naming) -> &'static str {
+        match (naming, self) {
+            (Naming::PrimusLens, Self::Outbound) => "outbound",
+            (Naming::PrimusLens, Self::Inbound) => "inbound",
+            (Naming::Otel, Self::Outbound) => "transmit",
+            (Naming::Otel, Self::Inbound) => "receive",
         }
     }
 }
@@ -86,6 +90,29 @@ impl FailureReason {
     }
 }
 
+/// Which protocol an address is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum NetworkType {
+    Ipv4,
+    Ipv6,
+}
+
+impl NetworkType {
+    const fn of(addr: IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
 /// An address as 16 bytes; IPv4 as IPv4-mapped, which no canonical address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Addr(u128);
@@ -126,6 +153,7 @@ pub(super) struct Key {
     event: Option<ConnectionEvent>,
     reason: Option<FailureReason>,
     event_type: Option<EventType>,
+    network_type: Option<NetworkType>,
     /// What a family at its budget has no series for.
     other: bool,
 }
@@ -144,6 +172,7 @@ impl Key {
             event: None,
             reason: None,
             event_type: None,
+            network_type: None,
             other: false,
         }
     }
@@ -168,6 +197,9 @@ impl Key {
             direction: facets.direction.filter(|_| labels.has(Label::Direction)),
             event: facets.event.filter(|_| labels.has(Label::Event)),
             reason: facets.reason.filter(|_| labels.has(Label::Reason)),
+            network_type: labels
+                .has(Label::NetworkType)
+                .then(|| NetworkType::of(record.remote.addr)),
             ..Self::empty(family)
         }
     }
@@ -202,7 +234,7 @@ impl Key {
     }
 
     /// The value of `label`; what is not known is empty.
-    pub(super) fn value<'a>(&'a self, label: Label, details: &'a Details) -> LabelValue<'a> {
+    pub(super) fn value<'a>(&'a self, label: Label, naming: Naming, details: &'a Details) -> LabelValue<'a> {
         use LabelValue::{Addr, Port, Text};
         if self.other {
             return Text("other");
@@ -211,12 +243,13 @@ impl Key {
             Label::Raddr => self.raddr.map_or(Text(""), |addr| Addr(addr.get())),
             Label::Rport => Port(self.rport),
             Label::Lport => Port(self.lport),
-            Label::Direction => Text(self.direction.map_or("", Direction::as_str)),
+            Label::Direction => Text(self.direction.map_or("", |direction| direction.named(naming))),
             Label::Type => Text(self.class.map_or("", PeerClass::as_str)),
             Label::Flow => Text(self.flow.map_or("", FlowKind::as_str)),
             Label::Event => Text(self.event.map_or("", ConnectionEvent::as_str)),
             Label::Reason => Text(self.reason.map_or("", FailureReason::as_str)),
             Label::EventType => Text(self.event_type.map_or("", EventType::as_str)),
+            Label::NetworkType => Text(self.network_type.map_or("", NetworkType::as_str)),
             _ => details
                 .get(self.details)
                 .map_or(Text(""), |detail| detail.value(label)),
@@ -437,9 +470,18 @@ mod tests {
         assert_eq!(details.number(LabelSet::new(&[Label::Raddr]), &of(7, 1)), 0);
 
         let key = Key::new(FamilyId::Ingress, labels, &of(7, 1), Facets::default(), first);
-        assert_eq!(key.value(Label::Comm, &details), LabelValue::Text("nginx"));
-        assert_eq!(key.value(Label::Pid, &details), LabelValue::Number(7));
-        assert_eq!(key.value(Label::ContainerId, &details), LabelValue::Text(""));
+        assert_eq!(
+            key.value(Label::Comm, Naming::PrimusLens, &details),
+            LabelValue::Text("nginx")
+        );
+        assert_eq!(
+            key.value(Label::Pid, Naming::PrimusLens, &details),
+            LabelValue::Number(7)
+        );
+        assert_eq!(
+            key.value(Label::ContainerId, Naming::PrimusLens, &details),
+            LabelValue::Text("")
+        );
 
         details.take(first);
         details.sweep();

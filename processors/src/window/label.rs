@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use flowtap_pipeline::Naming;
 use serde::{Deserialize, Serialize};
 
 /// A label. Its config spelling is its name, except that [`EventType`](Self::EventType) is exposed as `type`, too.
@@ -57,6 +58,8 @@ pub enum Label {
     Pod,
     /// What owns this side's pod.
     Workload,
+    /// `ipv4` or `ipv6`.
+    NetworkType,
 }
 
 impl Label {
@@ -79,7 +82,47 @@ impl Label {
         Self::Workload,
     ];
 
-    /// The label's name in an exposition.
+    /// The label's name by OpenTelemetry's semantic conventions (registry, "Network", "Kubernetes", "Process", "Container",
+    /// "Error"); by `flowtap.` for what they have no name for.
+    pub const fn otel_name(self) -> &'static str {
+        match self {
+            Self::Raddr => "network.peer.address",
+            Self::Rport => "network.peer.port",
+            Self::Lport => "network.local.port",
+            Self::Direction => "network.io.direction",
+            Self::Type => "flowtap.peer.class",
+            Self::EventType => "flowtap.event.type",
+            Self::Flow => "flowtap.flow.kind",
+            Self::Event => "flowtap.connection.event",
+            Self::Reason => "error.type",
+            Self::Laddr => "network.local.address",
+            Self::RoleSource => "flowtap.role.source",
+            Self::Netns => "flowtap.netns.inode",
+            Self::Pid => "process.pid",
+            Self::Comm => "process.executable.name",
+            Self::CgroupId => "flowtap.cgroup.id",
+            Self::ContainerId => "container.id",
+            Self::PeerNamespace => "flowtap.peer.k8s.namespace.name",
+            Self::PeerPod => "flowtap.peer.k8s.pod.name",
+            Self::PeerWorkload => "flowtap.peer.k8s.workload.name",
+            Self::PeerService => "flowtap.peer.k8s.service.name",
+            Self::PeerNode => "flowtap.peer.k8s.node.name",
+            Self::Namespace => "k8s.namespace.name",
+            Self::Pod => "k8s.pod.name",
+            Self::Workload => "flowtap.k8s.workload.name",
+            Self::NetworkType => "network.type",
+        }
+    }
+
+    /// The label's name by `naming`.
+    pub const fn named(self, naming: Naming) -> &'static str {
+        match naming {
+            Naming::PrimusLens => self.name(),
+            Naming::Otel => self.otel_name(),
+        }
+    }
+
+    /// The label's name in an exposition by the Go exporter's naming, and in a config by either.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raddr => "raddr",
@@ -105,6 +148,7 @@ impl Label {
             Self::Namespace => "namespace",
             Self::Pod => "pod",
             Self::Workload => "workload",
+            Self::NetworkType => "network_type",
         }
     }
 }

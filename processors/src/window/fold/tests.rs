@@ -5,8 +5,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{context, record};
+use crate::window::config::FamilyConfig;
 use crate::window::families::FamilyId;
-use flowtap_pipeline::{Endpoint, NodeInfo};
+use flowtap_pipeline::{Endpoint, Naming, NodeInfo};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -15,11 +16,15 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 fn window(max_series: usize, expiration: u64) -> Window {
+    window_of(Config::default(), max_series, expiration)
+}
+
+fn window_of(exposition: Config, max_series: usize, expiration: u64) -> Window {
     let config = Config {
         interval: Duration::from_secs(5),
         max_series: NonZeroUsize::new(max_series).unwrap(),
         metric_expiration: Duration::from_secs(expiration),
-        ..Config::default()
+        ..exposition
     };
     let mut window = Window::new(&config, &context(NodeInfo::default()));
     window.begin(at(2));
@@ -110,6 +115,42 @@ fn pods_services_and_dns_are_summed_and_have_no_round_trip_time() {
         ("network_flow_dns{}".to_owned(), 192),
     ];
     assert_eq!(shown, HashMap::from(expected));
+}
+
+#[test]
+fn near_peers_have_round_trip_times_where_the_config_wants_them_and_otel_has_them_in_seconds() {
+    let exposition = Config {
+        rtt_of_near_peers: true,
+        naming: Naming::Otel,
+        ..Config::default()
+    };
+    let mut window = window_of(exposition, 10, 600);
+    let near = [
+        PeerClass::K8sPod,
+        PeerClass::K8sSvc,
+        PeerClass::Dns,
+        PeerClass::Localhost,
+        PeerClass::Docker,
+    ];
+    fold(
+        &mut window,
+        &near.map(|class| flow(FlowKind::Egress, class, 1, 0)),
+    );
+    let snapshot = window.advance(at(5)).unwrap();
+    let family = &snapshot.families[FamilyId::Rtt as usize];
+    let Points::Histograms(points) = &family.points else {
+        panic!("histograms")
+    };
+    assert_eq!((family.family.name, family.family.unit), ("flowtap.tcp.rtt", "s"));
+    assert_eq!(points.len(), 1);
+    assert_eq!(points[0].count(), 5);
+    assert!(
+        (points[0].sum - 5.0 * 0.000_25).abs() < 1e-12,
+        "{}",
+        points[0].sum
+    );
+    // 250 µs are above the bound of 200 µs and at most 300 µs.
+    assert_eq!(points[0].buckets[3], 5);
 }
 
 #[test]
@@ -275,20 +316,44 @@ fn any_record() -> impl Strategy<Value = FlowRecord> {
             FlowRecord {
                 local,
                 remote,
+                pid: u32::from(port),
                 ..flow(kind, class, sent, received)
             }
         },
     )
 }
 
+/// Any choice of the labels that each family of bytes can have, by either naming.
+fn any_exposition() -> impl Strategy<Value = Config> {
+    let labels = BYTE_FAMILIES.map(|id| {
+        let possible: Vec<_> = id.definition().possible().collect();
+        let count = possible.len();
+        prop::sample::subsequence(possible, 0..=count)
+    });
+    let naming = prop_oneof![Just(Naming::PrimusLens), Just(Naming::Otel)];
+    (labels, naming).prop_map(|(labels, naming)| {
+        let name = |id: FamilyId| id.definition().family.name.to_owned();
+        let own = |labels| FamilyConfig {
+            enabled: true,
+            labels: Some(labels),
+        };
+        Config {
+            naming,
+            families: BYTE_FAMILIES.map(name).into_iter().zip(labels.map(own)).collect(),
+            ..Config::default()
+        }
+    })
+}
+
 proptest! {
     #[test]
-    fn sums_over_all_series_equal_the_bytes_that_went_in_whatever_the_budget_and_the_expiry(
+    fn sums_over_all_series_equal_the_bytes_that_went_in_whatever_the_labels_the_budget_and_the_expiry(
         windows in prop::collection::vec(prop::collection::vec(any_record(), 0..20), 1..20),
+        exposition in any_exposition(),
         max_series in 1..12usize,
         expiration in 5..20u64,
     ) {
-        let mut window = window(max_series, expiration);
+        let mut window = window_of(exposition, max_series, expiration);
         let (mut went_in, mut deltas) = (0, 0);
         let mut last = HashMap::new();
         let mut ended = 0;
