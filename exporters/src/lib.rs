@@ -8,12 +8,14 @@
 //! | [`otlp`] | `otlp` | an OpenTelemetry collector, by gRPC |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
+//! | [`tls`] | | certificates and keys of listeners and connections |
 #![forbid(unsafe_code)]
 
 pub mod debug;
 pub mod naming;
 pub mod otlp;
 pub mod prometheus;
+pub mod tls;
 
 #[cfg(test)]
 mod testing;

@@ -47,6 +47,13 @@ pub fn validate(namespace: &str) -> Option<Fault> {
     })
 }
 
+/// Whether `name` can be a label's name (Prometheus data model, "Metric labels"). Those with two underscores in front are
+/// Prometheus's own.
+pub fn is_label(name: &str) -> bool {
+    let first = |c: char| c.is_ascii_alphabetic() || c == '_';
+    name.starts_with(first) && name.chars().all(|c| first(c) || c.is_ascii_digit()) && !name.starts_with("__")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,14 @@ pub(crate) const BYTES: Family = Family {
     kind: FamilyKind::Counter,
 };
 
+const IO: Family = Family {
+    name: "flowtap.io",
+    naming: Naming::Otel,
+    help: "Bytes of a test.",
+    unit: "By",
+    kind: FamilyKind::Counter,
+};
+
 const TIMES: Family = Family {
     name: "network_rtt",
     naming: Naming::PrimusLens,
@@ -27,6 +35,13 @@ const TIMES: Family = Family {
     unit: "us",
     kind: FamilyKind::Histogram(&BOUNDS),
 };
+
+/// A certificate of its own for `name`, as `<base>.crt` and `<base>.key`.
+pub(crate) fn certificate(base: &std::path::Path, name: &str) {
+    let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    std::fs::write(base.with_extension("key"), certified.signing_key.serialize_pem()).unwrap();
+    std::fs::write(base.with_extension("crt"), certified.cert.pem()).unwrap();
+}
 
 /// A context with instruments that nobody reads.
 pub(crate) fn context() -> BuildContext {
@@ -83,6 +98,19 @@ pub(crate) fn snapshot(total: u64) -> Snapshot {
         window: Duration::from_secs(5),
         last: false,
         families,
+    }
+}
+
+/// The same with nothing but a counter of OpenTelemetry's naming.
+pub(crate) fn otel_snapshot(total: u64) -> Snapshot {
+    let families = vec![FamilySnapshot {
+        family: &IO,
+        points: Points::Sums(vec![sum("192.0.2.7", total)]),
+        ended: Vec::new(),
+    }];
+    Snapshot {
+        families,
+        ..snapshot(0)
     }
 }
 

@@ -294,11 +294,16 @@ fn until(what: &str, scrape: impl Fn() -> Exposition, seen: impl Fn(&Exposition)
 
 /// GET over HTTP/1.0 with the connection closed at the end; returns the body of a 200.
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
+    get_with(address, path, "")
+}
+
+/// The same with `headers`, each with its line's end.
+pub(crate) fn get_with(address: SocketAddr, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     write!(
         stream,
-        "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\n{headers}Connection: close\r\n\r\n"
     )
     .expect("a request");
     let mut answer = String::new();

@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, Launch, PATIENCE, free_address, get, read};
+use crate::daemon::{Daemon, Launch, PATIENCE, free_address, get, get_with, read};
 use crate::exposition::{Exposition, Sample};
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
@@ -41,6 +41,65 @@ fn listens(address: SocketAddr) -> Option<()> {
     TcpStream::connect(address).ok().map(drop)
 }
 
+/// A Prometheus that scrapes `target`, with whatever `more` says of the job.
+struct Prometheus {
+    _peer: Peer,
+    _dir: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Prometheus {
+    fn scraping(target: SocketAddr, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("prometheus.yml");
+        let job = format!(
+            "scrape_configs:\n- job_name: flowtap\n  scrape_interval: 1s\n  static_configs: [{{targets: ['{target}']}}]\n{more}"
+        );
+        fs::write(&config, job).unwrap();
+        let address = free_address();
+        let data = dir.path().join("data");
+        let peer = Command::new("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", data.display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let prometheus = Self {
+            _peer: Peer(peer),
+            _dir: dir,
+            address,
+        };
+        ask_until("prometheus listens", || listens(address));
+        prometheus
+    }
+
+    fn sum(&self, family: &str, label: &str, port: u16, direction: &str) -> u64 {
+        let query = format!("sum({family}%7B{label}=%22{port}%22,direction=%22{direction}%22%7D)");
+        let path = format!("/api/v1/query?query={query}");
+        let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
+        answer["data"]["result"][0]["value"][1]
+            .as_str()
+            .map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until it shows what the application `sent` by `port`.
+    fn shows(&self, port: u16, sent: Counted) {
+        let egress = "primus_lens_network_tcp_flow_egress";
+        let ingress = "primus_lens_network_tcp_flow_ingress";
+        let seen = || Counted {
+            client_sent: self.sum(egress, "rport", port, "outbound"),
+            client_received: self.sum(egress, "rport", port, "inbound"),
+            server_sent: self.sum(ingress, "lport", port, "outbound"),
+            server_received: self.sum(ingress, "lport", port, "inbound"),
+        };
+        ask_until(&format!("prometheus shows {sent:?}, but {:?}", seen()), || {
+            (seen() == sent).then_some(())
+        });
+    }
+}
+
 #[test]
 fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
     let Some(_machine) = require::root() else {
@@ -50,53 +109,115 @@ fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
         return;
     }
     let daemon = Daemon::start(&[]);
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("prometheus.yml");
-    let target = daemon.scrape_address();
-    fs::write(
-        &config,
-        format!(
-            "scrape_configs:\n- job_name: flowtap\n  scrape_interval: 1s\n  static_configs: [{{targets: ['{target}']}}]\n"
-        ),
-    )
-    .unwrap();
-    let address = free_address();
-    let prometheus = Command::new("prometheus")
-        .arg(format!("--config.file={}", config.display()))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            dir.path().join("data").display()
-        ))
-        .arg(format!("--web.listen-address={address}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _prometheus = Peer(prometheus);
-    ask_until("prometheus listens", || listens(address));
-
+    let prometheus = Prometheus::scraping(daemon.scrape_address(), "");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let sent = exchange(&listener, 300, 1).unwrap();
-    let query = |family: &str, label: &str, direction: &str| -> u64 {
-        let query = format!("sum({family}%7B{label}=%22{port}%22,direction=%22{direction}%22%7D)");
-        let answer: serde_json::Value =
-            serde_json::from_str(&get(address, &format!("/api/v1/query?query={query}"))).unwrap();
-        answer["data"]["result"][0]["value"][1]
-            .as_str()
-            .map_or(0, |value| value.parse().unwrap())
+    prometheus.shows(port, sent);
+}
+
+#[test]
+fn a_real_prometheus_scrapes_over_tls_with_a_password() {
+    let Some(_machine) = require::root() else {
+        return;
     };
-    let egress = "primus_lens_network_tcp_flow_egress";
-    let ingress = "primus_lens_network_tcp_flow_ingress";
-    let seen = || Counted {
-        client_sent: query(egress, "rport", "outbound"),
-        client_received: query(egress, "rport", "inbound"),
-        server_sent: query(ingress, "lport", "outbound"),
-        server_received: query(ingress, "lport", "inbound"),
+    if !require::program("prometheus") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    fs::write(&cert, certified.cert.pem()).unwrap();
+    let daemon = Daemon::start(&[
+        &format!("exporters.prometheus.tls.cert_file={}", cert.display()),
+        &format!("exporters.prometheus.tls.key_file={}", key.display()),
+        "exporters.prometheus.basic_auth.username=prometheus",
+        "exporters.prometheus.basic_auth.password=hunter2",
+    ]);
+    let job = format!(
+        "  scheme: https\n  tls_config: {{ca_file: {}, server_name: localhost}}\n  \
+         basic_auth: {{username: prometheus, password: hunter2}}\n",
+        cert.display()
+    );
+    let prometheus = Prometheus::scraping(daemon.scrape_address(), &job);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 3).unwrap();
+    prometheus.shows(port, sent);
+}
+
+/// Reads a scrape as strictly as the `OpenMetrics` specification does; prints how many samples each family has.
+const STRICT_PARSER: &str = "
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(sys.stdin.read()):
+    print(family.name, family.type, len(family.samples))
+";
+
+#[test]
+fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_label_values() {
+    let Some(_machine) = require::root() else {
+        return;
     };
-    ask_until(&format!("prometheus shows {sent:?}, but {:?}", seen()), || {
-        (seen() == sent).then_some(())
-    });
+    let Some(python) = require::python() else {
+        return;
+    };
+    for naming in ["primus_lens", "otel"] {
+        let daemon = Daemon::start(&[
+            &format!("processors.window.naming={naming}"),
+            "exporters.prometheus.created_timestamps=true",
+            "exporters.prometheus.timestamps=true",
+            "processors.window.rtt_of_near_peers=true",
+            "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, comm]",
+        ]);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let hostile = thread::spawn(move || {
+            // The name of a process is of its own choice.
+            fs::write("/proc/thread-self/comm", "a\"b\\c\nd}e{").unwrap();
+            let mut held = Held::open(&listener, 3).unwrap();
+            held.exchange(1000).unwrap();
+            // A connect that is refused.
+            let closed = free_address();
+            assert!(TcpStream::connect(closed).is_err());
+        });
+        hostile.join().unwrap();
+        let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+        let scrape = ask_until("the hostile name", || {
+            let scrape = get_with(
+                daemon.scrape_address(),
+                "/metrics",
+                &format!("Accept: {accept}\r\n"),
+            );
+            (scrape.contains("a\\\"b\\\\c\\nd}e{") && scrape.contains("refused")).then_some(scrape)
+        });
+        let mut parser = Command::new(&python)
+            .args(["-c", STRICT_PARSER])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        parser.stdin.take().unwrap().write_all(scrape.as_bytes()).unwrap();
+        let output = parser.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{naming}: {complaints}\n{scrape}");
+        let expected = if naming == "otel" {
+            [
+                "flowtap_tcp_egress_io_bytes counter",
+                "flowtap_tcp_rtt_seconds histogram",
+            ]
+        } else {
+            [
+                "primus_lens_network_tcp_flow_egress unknown",
+                "primus_lens_network_tcp_flow_rtt histogram",
+            ]
+        };
+        for family in expected {
+            assert!(said.contains(family), "{naming}: no {family} in {said}");
+        }
+    }
 }
 
 #[test]

@@ -50,6 +50,16 @@ pub(crate) fn program(name: &str) -> bool {
     need(found, &format!("this test needs `{name}` (make setup-test)"))
 }
 
+/// The tests' Python environment.
+pub(crate) fn python() -> Option<std::path::PathBuf> {
+    let python = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python3");
+    need(
+        python.exists(),
+        "this test needs Python packages in target/venv (make setup-test)",
+    )
+    .then_some(python)
+}
+
 /// The OTLP collector of the tests' Python environment.
 pub(crate) fn collector() -> Option<std::path::PathBuf> {
     let venv = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");

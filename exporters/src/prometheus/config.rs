@@ -1,7 +1,9 @@
 //! Config of the exporter `prometheus`.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use figment::value::Value;
 use flowtap_pipeline::{
@@ -11,7 +13,9 @@ use flowtap_pipeline::{
 use serde::{Deserialize, Serialize};
 
 use super::PrometheusExporter;
+use super::auth::BasicAuth;
 use crate::naming;
+use crate::tls::ServerTls;
 
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,13 +25,42 @@ pub struct Config {
     pub endpoint: SocketAddr,
     /// What every metric's name begins with; may be empty.
     pub namespace: String,
+    /// Labels of every series, such as `cluster: blue`.
+    pub labels: BTreeMap<String, String>,
+    /// Whether samples have the time of their window's end; else a scraper takes its own.
+    pub timestamps: bool,
+    /// Whether `OpenMetrics` tells since when a series counts. A sample more for each series, to scrapers that don't know it.
+    pub created_timestamps: bool,
+    /// Connections at a time; those beyond are closed, and counted.
+    pub max_connections: NonZeroUsize,
+    /// How long a request, a TLS handshake or the reading of an answer may stall.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// TLS; unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServerTls>,
+    /// A name and password that scrapers must show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basic_auth: Option<BasicAuth>,
+    /// A token that scrapers may show instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bearer_token: Option<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
         Self {
             endpoint: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
             namespace: naming::DEFAULT_NAMESPACE.to_owned(),
+            labels: BTreeMap::new(),
+            timestamps: false,
+            created_timestamps: false,
+            max_connections: CONNECTIONS,
+            timeout: Duration::from_secs(30),
+            tls: None,
+            basic_auth: None,
+            bearer_token: None,
         }
     }
 }
@@ -38,7 +71,29 @@ impl ComponentConfig for Config {
     }
 
     fn validate(&self) -> Vec<Fault> {
-        naming::validate(&self.namespace).into_iter().collect()
+        let mut faults: Vec<_> = naming::validate(&self.namespace).into_iter().collect();
+        for name in self.labels.keys().filter(|name| !naming::is_label(name)) {
+            faults.push(Fault {
+                path: vec!["labels".to_owned(), name.clone()],
+                message: format!(
+                    "`{name}` can't be a label's name: letters, digits and `_`, no digit first, not `__`"
+                ),
+            });
+        }
+        if self.timeout.is_zero() {
+            faults.push(Fault::new("timeout", "must be longer than 0s"));
+        }
+        if self
+            .basic_auth
+            .as_ref()
+            .is_some_and(|auth| auth.username.contains(':'))
+        {
+            faults.push(Fault {
+                path: vec!["basic_auth".to_owned(), "username".to_owned()],
+                message: "can't have a colon: it ends the name (RFC 7617)".to_owned(),
+            });
+        }
+        faults
     }
 
     fn listen_addresses(&self) -> Vec<(&'static str, SocketAddr)> {
@@ -56,13 +111,18 @@ impl ExporterConfig for Config {
     }
 
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
-        Ok(Box::new(PrometheusExporter::new(self, context)))
+        PrometheusExporter::new(self, context)
+            .map(|exporter| Box::new(exporter) as Box<dyn Exporter>)
+            .map_err(|error| BuildError {
+                id: context.id.clone(),
+                message: format!("tls: {error}"),
+            })
     }
 }
 
 /// The exporter type `prometheus`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "prometheus",
-    summary: "serves /metrics in the Prometheus text format",
+    summary: "serves /metrics to Prometheus, as text or OpenMetrics",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
 };

@@ -1,96 +1,161 @@
-//! Snapshots as text, chunk by chunk (Prometheus exposition formats, "Text-based format", version 0.0.4).
+//! Snapshots as text, chunk by chunk (Prometheus exposition formats, "Text-based format", version 0.0.4; `OpenMetrics` 1.0.0).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use flowtap_pipeline::series::push_label;
-use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Snapshot, SumPoint};
+use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Snapshot, SumPoint, Timestamp};
 
+use super::config::Config;
+use super::negotiate::Format;
 use crate::naming::prometheus_name;
 
 /// A chunk is handed out once it is this long.
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// What the config says about every line.
+#[derive(Clone, Debug)]
+pub(super) struct Style {
+    namespace: String,
+    /// Labels of every series, rendered.
+    labels: String,
+    timestamps: bool,
+    created: bool,
+}
+
+impl Style {
+    pub(super) fn new(config: &Config) -> Self {
+        let mut labels = String::new();
+        for (name, value) in &config.labels {
+            if !labels.is_empty() {
+                labels.push(',');
+            }
+            push_label(&mut labels, name, value);
+        }
+        Self {
+            namespace: config.namespace.clone(),
+            labels,
+            timestamps: config.timestamps,
+            created: config.created_timestamps,
+        }
+    }
+}
+
+/// A family, and where its points are.
+#[derive(Debug)]
+struct Entry {
+    family: &'static Family,
+    /// Name of its samples.
+    name: String,
+    /// `le="..."` of each bucket, if it has any.
+    bounds: Vec<String>,
+    /// Number of a snapshot, and of the family in it.
+    places: Vec<(usize, usize)>,
+}
+
 /// An iterator over the chunks of one scrape.
 #[derive(Debug)]
 pub(super) struct Exposition {
-    namespace: String,
+    format: Format,
+    created: bool,
     snapshots: Vec<Arc<Snapshot>>,
-    /// `pipeline="..."` by snapshot; empty if there is but one.
-    pipelines: Vec<String>,
-    /// Every family once, as (family, its places in the snapshots).
-    families: Vec<(&'static Family, Vec<(usize, usize)>)>,
+    /// By snapshot: labels of every series, and what stands behind every value.
+    common: Vec<(String, String)>,
+    entries: Vec<Entry>,
     cursor: Cursor,
+    ended: bool,
 }
 
 /// Where the next chunk begins.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
-    family: usize,
+    entry: usize,
     place: usize,
     point: usize,
 }
 
 impl Exposition {
-    pub(super) fn new(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> Self {
-        let label = |snapshot: &Arc<Snapshot>| {
-            let mut label = String::new();
+    pub(super) fn new(style: &Style, format: Format, snapshots: Vec<Arc<Snapshot>>) -> Self {
+        let common = |snapshot: &Arc<Snapshot>| {
+            let mut labels = style.labels.clone();
             if snapshots.len() > 1 {
-                push_label(&mut label, "pipeline", &snapshot.pipeline);
+                if !labels.is_empty() {
+                    labels.push(',');
+                }
+                push_label(&mut labels, "pipeline", &snapshot.pipeline);
             }
-            label
+            let behind = if style.timestamps {
+                format!(" {}", time(format, snapshot.at))
+            } else {
+                String::new()
+            };
+            (labels, behind)
         };
-        let pipelines = snapshots.iter().map(label).collect();
-        let mut families: Vec<(&'static Family, Vec<(usize, usize)>)> = Vec::new();
+        let common = snapshots.iter().map(common).collect();
+        let mut entries: Vec<Entry> = Vec::new();
         for (number, snapshot) in snapshots.iter().enumerate() {
             for (index, family) in snapshot.families.iter().enumerate() {
                 if family.points.is_empty() {
                     continue;
                 }
-                match families
+                match entries
                     .iter_mut()
-                    .find(|(known, _)| known.name == family.family.name)
+                    .find(|known| known.family.name == family.family.name)
                 {
-                    Some((_, places)) => places.push((number, index)),
-                    None => families.push((family.family, vec![(number, index)])),
+                    Some(known) => known.places.push((number, index)),
+                    None => entries.push(Entry {
+                        family: family.family,
+                        name: prometheus_name(&style.namespace, family.family),
+                        bounds: bounds(format, family.family),
+                        places: vec![(number, index)],
+                    }),
                 }
             }
         }
         Self {
-            namespace: namespace.to_owned(),
+            format,
+            created: style.created && format == Format::OpenMetrics,
             snapshots,
-            pipelines,
-            families,
+            common,
+            entries,
             cursor: Cursor::default(),
+            ended: false,
         }
     }
 
     /// Appends the next line or lines; false at the end.
     fn step(&mut self, out: &mut String) -> bool {
-        let Some((family, places)) = self.families.get(self.cursor.family) else {
+        let Some(entry) = self.entries.get(self.cursor.entry) else {
+            if self.format == Format::OpenMetrics && !self.ended {
+                out.push_str("# EOF\n");
+            }
+            self.ended = true;
             return false;
         };
-        let Some(&(number, index)) = places.get(self.cursor.place) else {
+        let Some(&(number, index)) = entry.places.get(self.cursor.place) else {
             self.cursor = Cursor {
-                family: self.cursor.family + 1,
+                entry: self.cursor.entry + 1,
                 ..Cursor::default()
             };
             return true;
         };
-        let name = prometheus_name(&self.namespace, family);
         if self.cursor.place == 0 && self.cursor.point == 0 {
-            push_head(out, &name, family);
+            push_head(out, self.format, entry);
         }
         let points = &self.snapshots[number].families[index].points;
-        let pipeline = &self.pipelines[number];
-        let first = self.cursor.point;
+        let (common, behind) = &self.common[number];
+        let lines = Lines {
+            entry,
+            common,
+            behind,
+            // Of a type that has them: a counter by its full name, a histogram.
+            created: self.created && type_of(self.format, entry) != "unknown",
+        };
         while self.cursor.point < points.len() && out.len() < CHUNK_BYTES {
             match points {
-                Points::Sums(points) => push_sum(out, &name, pipeline, &points[self.cursor.point]),
-                Points::Histograms(points) => {
-                    push_histogram(out, &name, pipeline, family, &points[self.cursor.point]);
-                }
+                Points::Sums(points) => lines.push_sum(out, &points[self.cursor.point]),
+                Points::Histograms(points) => lines.push_histogram(out, &points[self.cursor.point]),
             }
             self.cursor.point += 1;
         }
@@ -101,7 +166,6 @@ impl Exposition {
                 ..self.cursor
             };
         }
-        debug_assert!(self.cursor.point != first || first == 0, "a step goes on");
         true
     }
 }
@@ -110,26 +174,85 @@ impl Iterator for Exposition {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let mut out = String::with_capacity(CHUNK_BYTES + 1024);
+        if self.ended {
+            return None;
+        }
+        let mut out = String::with_capacity(CHUNK_BYTES + 4096);
         while out.len() < CHUNK_BYTES && self.step(&mut out) {}
         (!out.is_empty()).then(|| Bytes::from(out))
     }
 }
 
-fn push_head(out: &mut String, name: &str, family: &Family) {
-    let kind = match family.kind {
+/// In milliseconds, or in seconds.
+fn time(format: Format, at: Timestamp) -> String {
+    let millis = at.as_nanos() / 1_000_000;
+    match format {
+        Format::Text => millis.to_string(),
+        Format::OpenMetrics => format!("{}.{:03}", millis / 1_000, millis % 1_000),
+    }
+}
+
+/// A bound as `OpenMetrics` wants it ("Canonical Numbers").
+fn canonical(bound: f64) -> String {
+    if bound != 0.0 && bound.abs() < 1e-4 {
+        let text = format!("{bound:e}");
+        match text.split_once("e-") {
+            Some((mantissa, exponent)) => format!("{mantissa}e-{exponent:0>2}"),
+            None => text,
+        }
+    } else {
+        format!("{bound:?}")
+    }
+}
+
+fn bounds(format: Format, family: &Family) -> Vec<String> {
+    let FamilyKind::Histogram(bounds) = family.kind else {
+        return Vec::new();
+    };
+    let bound = |bound: &f64| match format {
+        Format::Text => format!("le=\"{bound}\""),
+        Format::OpenMetrics => format!("le=\"{}\"", canonical(*bound)),
+    };
+    bounds
+        .iter()
+        .map(bound)
+        .chain(["le=\"+Inf\"".to_owned()])
+        .collect()
+}
+
+fn type_of(format: Format, entry: &Entry) -> &'static str {
+    match entry.family.kind {
+        FamilyKind::Counter if format == Format::OpenMetrics && !entry.name.ends_with("_total") => "unknown",
         FamilyKind::Counter => "counter",
         FamilyKind::Gauge => "gauge",
         FamilyKind::Histogram(_) => "histogram",
-    };
-    let help = family.help.replace('\\', "\\\\").replace('\n', "\\n");
-    // Writing to a String does not fail.
-    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
 }
 
-/// `name{labels}`, with up to two label lists and one label more.
-fn push_name(out: &mut String, name: &str, labels: [&str; 3]) {
+fn push_head(out: &mut String, format: Format, entry: &Entry) {
+    let kind = type_of(format, entry);
+    let mut help = entry.family.help.replace('\\', "\\\\").replace('\n', "\\n");
+    let mut name = entry.name.as_str();
+    let mut unit = None;
+    if format == Format::OpenMetrics {
+        help = help.replace('"', "\\\"");
+        // There a family's name is without what its samples have behind it.
+        name = name.strip_suffix("_total").unwrap_or(name);
+        unit = ["bytes", "seconds"]
+            .into_iter()
+            .find(|unit| name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')));
+    }
+    // Writing to a String does not fail.
+    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    if let Some(unit) = unit {
+        let _ = writeln!(out, "# UNIT {name} {unit}");
+    }
+}
+
+/// `name<suffix>{labels} `, with up to three label lists.
+fn push_name(out: &mut String, name: &str, suffix: &str, labels: [&str; 3]) {
     out.push_str(name);
+    out.push_str(suffix);
     let mut open = '{';
     for labels in labels.into_iter().filter(|labels| !labels.is_empty()) {
         out.push(open);
@@ -142,45 +265,64 @@ fn push_name(out: &mut String, name: &str, labels: [&str; 3]) {
     out.push(' ');
 }
 
-fn push_sum(out: &mut String, name: &str, pipeline: &str, point: &SumPoint) {
-    push_name(out, name, [pipeline, &point.series.labels, ""]);
-    push_integer(out, point.total);
+/// What the lines of a family in one snapshot share.
+struct Lines<'a> {
+    entry: &'a Entry,
+    common: &'a str,
+    behind: &'a str,
+    created: bool,
 }
 
-fn push_histogram(out: &mut String, name: &str, pipeline: &str, family: &Family, point: &HistogramPoint) {
-    let FamilyKind::Histogram(bounds) = family.kind else {
-        return;
-    };
-    let labels = &point.series.labels;
-    let (bucket, mut le, mut count) = (format!("{name}_bucket"), String::new(), 0);
-    for (number, in_bucket) in point.buckets.iter().enumerate() {
-        count += in_bucket;
-        le.clear();
-        let _ = match bounds.get(number) {
-            Some(bound) => write!(le, "le=\"{bound}\""),
-            None => write!(le, "le=\"+Inf\""),
-        };
-        push_name(out, &bucket, [pipeline, labels, &le]);
-        push_integer(out, count);
+impl Lines<'_> {
+    fn push_sum(&self, out: &mut String, point: &SumPoint) {
+        push_name(out, &self.entry.name, "", [self.common, &point.series.labels, ""]);
+        self.push_integer(out, point.total);
+        if self.created && self.entry.family.kind == FamilyKind::Counter {
+            let name = self.entry.name.trim_end_matches("_total");
+            self.push_created(out, name, &point.series.labels, point.series.start);
+        }
     }
-    push_name(out, &format!("{name}_sum"), [pipeline, labels, ""]);
-    let _ = writeln!(out, "{}", point.sum);
-    push_name(out, &format!("{name}_count"), [pipeline, labels, ""]);
-    push_integer(out, count);
-}
 
-fn push_integer(out: &mut String, value: u64) {
-    out.push_str(itoa::Buffer::new().format(value));
-    out.push('\n');
+    fn push_histogram(&self, out: &mut String, point: &HistogramPoint) {
+        let (name, labels) = (&self.entry.name, &point.series.labels);
+        let mut count = 0;
+        for (in_bucket, le) in point.buckets.iter().zip(&self.entry.bounds) {
+            count += in_bucket;
+            push_name(out, name, "_bucket", [self.common, labels, le]);
+            self.push_integer(out, count);
+        }
+        push_name(out, name, "_sum", [self.common, labels, ""]);
+        let _ = writeln!(out, "{}{}", point.sum, self.behind);
+        push_name(out, name, "_count", [self.common, labels, ""]);
+        self.push_integer(out, count);
+        if self.created {
+            self.push_created(out, name, labels, point.series.start);
+        }
+    }
+
+    fn push_created(&self, out: &mut String, name: &str, labels: &str, start: Timestamp) {
+        push_name(out, name, "_created", [self.common, labels, ""]);
+        let _ = writeln!(out, "{}{}", time(Format::OpenMetrics, start), self.behind);
+    }
+
+    fn push_integer(&self, out: &mut String, value: u64) {
+        out.push_str(itoa::Buffer::new().format(value));
+        out.push_str(self.behind);
+        out.push('\n');
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{many, snapshot};
+    use crate::testing::{many, otel_snapshot, snapshot};
 
     fn text(snapshots: Vec<Arc<Snapshot>>) -> String {
-        Exposition::new("primus_lens", snapshots)
+        written(&Config::default(), Format::Text, snapshots)
+    }
+
+    fn written(config: &Config, format: Format, snapshots: Vec<Arc<Snapshot>>) -> String {
+        Exposition::new(&Style::new(config), format, snapshots)
             .map(|chunk| String::from_utf8(chunk.to_vec()).unwrap())
             .collect()
     }
@@ -221,9 +363,14 @@ primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1\"} 3
 
     #[test]
     fn a_long_scrape_comes_in_chunks_and_every_series_once() {
-        let chunks: Vec<_> = Exposition::new("x", vec![Arc::new(many(20_000))]).collect();
+        let config = Config {
+            namespace: "x".to_owned(),
+            ..Config::default()
+        };
+        let chunks: Vec<_> =
+            Exposition::new(&Style::new(&config), Format::Text, vec![Arc::new(many(20_000))]).collect();
         assert!(chunks.len() > 5, "{} chunks", chunks.len());
-        assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 1024));
+        assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 4096));
         let text: String = chunks
             .iter()
             .map(|chunk| str::from_utf8(chunk).unwrap())
@@ -235,5 +382,81 @@ primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1\"} 3
             20_000
         );
         assert_eq!(text.lines().filter(|line| line.starts_with('#')).count(), 2);
+    }
+
+    #[test]
+    fn openmetrics_keeps_names_tells_no_counter_without_total_and_ends() {
+        let rendered = written(
+            &Config::default(),
+            Format::OpenMetrics,
+            vec![Arc::new(snapshot(42))],
+        );
+        let expected = "\
+# HELP primus_lens_network_bytes Bytes of a test.
+# TYPE primus_lens_network_bytes unknown
+# UNIT primus_lens_network_bytes bytes
+primus_lens_network_bytes{raddr=\"192.0.2.7\"} 42
+# HELP primus_lens_network_rtt Times of a test.
+# TYPE primus_lens_network_rtt histogram
+primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"0.5\"} 1
+primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1.0\"} 3
+";
+        assert!(rendered.starts_with(expected), "{rendered}");
+        assert!(rendered.ends_with("} 7\n# EOF\n"), "{rendered}");
+        let empty = written(&Config::default(), Format::OpenMetrics, Vec::new());
+        assert_eq!(empty, "# EOF\n");
+    }
+
+    #[test]
+    fn openmetrics_tells_units_and_creation_where_names_allow_it() {
+        let config = Config {
+            created_timestamps: true,
+            ..Config::default()
+        };
+        let rendered = written(&config, Format::OpenMetrics, vec![Arc::new(otel_snapshot(42))]);
+        let expected = "\
+# HELP flowtap_io_bytes Bytes of a test.
+# TYPE flowtap_io_bytes counter
+# UNIT flowtap_io_bytes bytes
+flowtap_io_bytes_total{raddr=\"192.0.2.7\"} 42
+flowtap_io_bytes_created{raddr=\"192.0.2.7\"} 0.000
+# EOF
+";
+        assert_eq!(rendered, expected);
+        // Of no use to a scraper of the text format.
+        assert!(!written(&config, Format::Text, vec![Arc::new(snapshot(1))]).contains("_created"));
+    }
+
+    #[test]
+    fn labels_and_times_of_the_config_are_on_every_line() {
+        let config = Config {
+            labels: [("cluster".to_owned(), "b\"lue".to_owned())].into(),
+            timestamps: true,
+            ..Config::default()
+        };
+        let at = Snapshot {
+            at: Timestamp::from_nanos(1_700_000_000_123_456_789),
+            ..snapshot(42)
+        };
+        let rendered = written(&config, Format::Text, vec![Arc::new(at.clone())]);
+        for line in rendered.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.contains("{cluster=\"b\\\"lue\",raddr="), "{line}");
+            assert!(line.ends_with(" 1700000000123"), "{line}");
+        }
+        let rendered = written(&config, Format::OpenMetrics, vec![Arc::new(at)]);
+        assert!(rendered.contains("} 42 1700000000.123\n"), "{rendered}");
+    }
+
+    #[test]
+    fn bounds_are_canonical() {
+        for (bound, text) in [
+            (50.0, "50.0"),
+            (10_000.0, "10000.0"),
+            (0.000_05, "5e-05"),
+            (0.0001, "0.0001"),
+            (0.25, "0.25"),
+        ] {
+            assert_eq!(canonical(bound), text);
+        }
     }
 }

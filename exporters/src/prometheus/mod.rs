@@ -1,28 +1,34 @@
 //! The exporter `prometheus`: serves the newest snapshot at `/metrics`.
 //!
-//! In: snapshots. Out: the text exposition format 0.0.4 to whoever scrapes. The rules:
+//! In: snapshots. Out: text format 0.0.4 or `OpenMetrics` 1.0.0 to whoever scrapes, as it asks for. The rules:
 //!
 //! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last.
-//! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made in chunks as the peer reads them, so
-//!    memory does not grow with the number of series.
+//! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made, and packed, in chunks as the peer reads
+//!    them, so memory does not grow with the number of series.
 //! 3. With several pipelines every series has a label `pipeline` besides, or two of them could be the same.
-//! 4. No more than [`MAX_SCRAPES`] scrapes at a time: the next gets 503, and is counted.
+//! 4. Names stay what they are: `OpenMetrics` wants counters to end in `_total`, so those that don't are of type `unknown` there.
+//! 5. No more than `max_connections` at a time: the next is closed, and counted.
 
+mod auth;
 mod config;
 mod exposition;
+mod negotiate;
+mod server;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -30,22 +36,19 @@ use futures::stream;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
+use self::auth::Auth;
+pub use self::auth::BasicAuth;
 pub use self::config::{Config, FACTORY};
-use self::exposition::Exposition;
-
-/// Scrapes that may be under way at a time.
-const MAX_SCRAPES: usize = 64;
-
-/// How long scrapes that are under way may take to end when flowtap stops.
-const LAST_SCRAPES: Duration = Duration::from_secs(1);
-
-const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use self::exposition::{Exposition, Style};
+use self::negotiate::Format;
+use self::server::Server;
+use crate::tls::{self, TlsError};
 
 const INDEX: &str =
     "<!doctype html><title>flowtap</title><h1>flowtap</h1><p><a href=\"/metrics\">metrics</a></p>\n";
@@ -53,12 +56,10 @@ const INDEX: &str =
 /// What scrapes and the service share.
 #[derive(Debug)]
 struct Shared {
-    namespace: String,
+    style: Style,
+    auth: Auth,
     /// The newest snapshot by pipeline.
     newest: Mutex<BTreeMap<Arc<str>, Arc<Snapshot>>>,
-    scrapes: Arc<Semaphore>,
-    refused: Counter<u64>,
-    exporter: KeyValue,
 }
 
 impl Shared {
@@ -69,74 +70,93 @@ impl Shared {
         Exported { sent, failed: 0 }
     }
 
-    fn exposition(&self) -> Exposition {
+    fn exposition(&self, format: Format) -> Exposition {
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        Exposition::new(&self.namespace, newest.values().cloned().collect())
+        Exposition::new(&self.style, format, newest.values().cloned().collect())
     }
 }
 
 /// The exporter.
 #[derive(Debug)]
 pub struct PrometheusExporter {
-    endpoint: SocketAddr,
+    config: Config,
     shared: Arc<Shared>,
+    refused: Counter<u64>,
+    exporter: KeyValue,
     stop: CancellationToken,
     server: Option<JoinHandle<()>>,
 }
 
 impl PrometheusExporter {
     /// An exporter that does not listen yet.
-    pub fn new(config: &Config, context: &BuildContext) -> Self {
+    ///
+    /// # Errors
+    /// A certificate or key that can't be used.
+    pub fn new(config: &Config, context: &BuildContext) -> Result<Self, TlsError> {
+        if let Some(files) = &config.tls {
+            tls::server_config(files)?;
+        }
         let refused = context
             .meter
-            .u64_counter("exporter_refused_scrapes")
-            .with_description("Scrapes that were refused because too many were under way.")
-            .with_unit("{request}")
+            .u64_counter("exporter_refused_connections")
+            .with_description("Connections that were closed because too many were open.")
+            .with_unit("{connection}")
             .build();
         let exporter = KeyValue::new("exporter", context.id.to_string());
         refused.add(0, std::slice::from_ref(&exporter));
         let shared = Shared {
-            namespace: config.namespace.clone(),
+            style: Style::new(config),
+            auth: Auth::new(config.basic_auth.as_ref(), config.bearer_token.as_deref()),
             newest: Mutex::default(),
-            scrapes: Arc::new(Semaphore::new(MAX_SCRAPES)),
+        };
+        Ok(Self {
+            config: config.clone(),
+            shared: Arc::new(shared),
             refused,
             exporter,
-        };
-        Self {
-            endpoint: config.endpoint,
-            shared: Arc::new(shared),
             stop: CancellationToken::new(),
             server: None,
-        }
+        })
     }
 
     /// Where it listens: of interest if the config says port 0.
     #[cfg(test)]
-    const fn address(&self) -> SocketAddr {
-        self.endpoint
+    const fn address(&self) -> std::net::SocketAddr {
+        self.config.endpoint
     }
 }
 
 impl Exporter for PrometheusExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         async move {
-            let failed = |source| StageError::Listen {
-                address: self.endpoint,
-                source,
-            };
-            let listener = TcpListener::bind(self.endpoint).await.map_err(failed)?;
-            self.endpoint = listener.local_addr().map_err(failed)?;
-            tracing::info!(address = %self.endpoint, "metrics on http://{}/metrics", self.endpoint);
-            let routes = Router::new()
-                .route("/", get(|| async { Html(INDEX) }))
-                .route("/metrics", get(scrape))
-                .with_state(Arc::clone(&self.shared));
-            let stop = self.stop.clone().cancelled_owned();
-            self.server = Some(tokio::spawn(async move {
-                if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stop).await {
-                    tracing::error!(%error, "the metrics listener has stopped");
+            let address = self.config.endpoint;
+            let failed = |source| StageError::Listen { address, source };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            self.config.endpoint = listener.local_addr().map_err(failed)?;
+            let tls = match &self.config.tls {
+                None => None,
+                Some(files) => {
+                    let (config, certificate) =
+                        tls::server_config(files).map_err(|error| StageError::Other(error.into()))?;
+                    Some((TlsAcceptor::from(Arc::new(config)), certificate))
                 }
-            }));
+            };
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let address = self.config.endpoint;
+            tracing::info!(%address, "metrics on {scheme}://{address}/metrics");
+            let server = Server {
+                listener,
+                routes: Router::new()
+                    .route("/", get(|| async { Html(INDEX) }))
+                    .route("/metrics", get(scrape))
+                    .with_state(Arc::clone(&self.shared)),
+                tls,
+                max_connections: self.config.max_connections.get(),
+                timeout: self.config.timeout,
+                refused: self.refused.clone(),
+                exporter: self.exporter.clone(),
+            };
+            self.server = Some(tokio::spawn(server.run(self.stop.clone())));
             let shared = Arc::clone(&self.shared);
             let service = service_fn(move |snapshot| {
                 let exported = shared.take(snapshot);
@@ -151,37 +171,83 @@ impl Exporter for PrometheusExporter {
         async move {
             self.stop.cancel();
             if let Some(server) = self.server.take() {
-                let abort = server.abort_handle();
-                if tokio::time::timeout(LAST_SCRAPES, server).await.is_err() {
-                    abort.abort();
-                }
+                // It has a deadline of its own; one that panicked has said so itself.
+                let _ = server.await;
             }
         }
         .boxed()
     }
 }
 
-async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
-    let Ok(permit) = Arc::clone(&shared.scrapes).try_acquire_owned() else {
-        shared.refused.add(1, std::slice::from_ref(&shared.exporter));
-        return (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at a time\n").into_response();
+async fn scrape(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    if !shared.auth.allows(&headers) {
+        let challenge = [(header::WWW_AUTHENTICATE, shared.auth.challenge())];
+        return (StatusCode::UNAUTHORIZED, challenge, "who are you?\n").into_response();
+    }
+    let format = Format::asked_for(&headers);
+    let exposition = shared.exposition(format);
+    let mut response = if negotiate::takes_gzip(&headers) {
+        let mut response = body(Packed::new(exposition)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+    } else {
+        body(exposition).into_response()
     };
-    // The permit lives as long as the body: until the peer has read it all, or gone away.
-    let chunks = shared.exposition().map(move |chunk| {
-        let _ = &permit;
-        Ok::<_, Infallible>(chunk)
-    });
-    (
-        [(header::CONTENT_TYPE, CONTENT_TYPE)],
-        Body::from_stream(stream::iter(chunks)),
-    )
-        .into_response()
+    let content_type = HeaderValue::from_static(format.content_type());
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    // What is in the answer depends on these.
+    let vary = HeaderValue::from_static("accept, accept-encoding");
+    response.headers_mut().insert(header::VARY, vary);
+    response
+}
+
+fn body(chunks: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
+    Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)))
+}
+
+/// Chunks of an exposition, packed by gzip as they come.
+struct Packed {
+    chunks: Exposition,
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl Packed {
+    fn new(chunks: Exposition) -> Self {
+        Self {
+            chunks,
+            encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())),
+        }
+    }
+}
+
+impl Iterator for Packed {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let encoder = self.encoder.as_mut()?;
+            let Some(chunk) = self.chunks.next() else {
+                // Writing to memory does not fail.
+                let rest = self.encoder.take()?.finish().unwrap_or_default();
+                return Some(Bytes::from(rest));
+            };
+            if encoder.write_all(&chunk).is_ok() && !encoder.get_ref().is_empty() {
+                return Some(Bytes::from(std::mem::take(encoder.get_mut())));
+            }
+        }
+    }
 }
 
 /// A whole exposition of `snapshots`, one per pipeline.
 pub fn text(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> String {
+    let style = Style::new(&Config {
+        namespace: namespace.to_owned(),
+        ..Config::default()
+    });
     let mut text = String::new();
-    for chunk in Exposition::new(namespace, snapshots) {
+    for chunk in Exposition::new(&style, Format::Text, snapshots) {
         // Made of text.
         text.push_str(&String::from_utf8_lossy(&chunk));
     }
@@ -191,7 +257,9 @@ pub fn text(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{context, snapshot};
+    use crate::testing::{certificate, context, many, snapshot};
+    use crate::tls::{ClientTls, ServerTls};
+    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tower::{Service, ServiceExt};
@@ -213,7 +281,7 @@ mod tests {
             endpoint: "127.0.0.1:0".parse().unwrap(),
             ..Config::default()
         };
-        let mut exporter = PrometheusExporter::new(&config, &context());
+        let mut exporter = PrometheusExporter::new(&config, &context()).unwrap();
         let mut service = exporter.start().await.unwrap();
         let address = exporter.address();
 
@@ -256,18 +324,172 @@ mod tests {
         assert!(TcpStream::connect(address).await.is_err(), "it still listens");
     }
 
+    /// An exporter of `config` at any port that shows `snapshot`; its service must live as long as it.
+    async fn serving(config: Config, snapshot: Snapshot) -> (PrometheusExporter, ExportService) {
+        let config = Config {
+            endpoint: "127.0.0.1:0".parse().unwrap(),
+            ..config
+        };
+        let mut exporter = PrometheusExporter::new(&config, &context()).unwrap();
+        let mut service = exporter.start().await.unwrap();
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(Arc::new(snapshot))
+            .await
+            .unwrap();
+        (exporter, service)
+    }
+
+    fn unpacked(answer: &[u8]) -> String {
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&answer[end + 4..]), &mut text)
+            .unwrap();
+        text
+    }
+
     #[tokio::test]
-    async fn one_scrape_too_many_at_a_time_is_refused() {
-        let shared = PrometheusExporter::new(&Config::default(), &context()).shared;
-        let held: Vec<_> =
-            futures::future::join_all((0..MAX_SCRAPES).map(|_| scrape(State(Arc::clone(&shared))))).await;
-        assert!(held.iter().all(|response| response.status() == StatusCode::OK));
-        assert_eq!(
-            scrape(State(Arc::clone(&shared))).await.status(),
-            StatusCode::SERVICE_UNAVAILABLE
+    async fn a_scraper_gets_the_format_and_the_packing_that_it_asks_for() {
+        let (exporter, _service) = serving(Config::default(), many(20_000)).await;
+        let mut stream = TcpStream::connect(exporter.address()).await.unwrap();
+        let request = "GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n\
+                       Accept-Encoding: gzip\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let head = String::from_utf8_lossy(&answer[..400]).to_lowercase();
+        assert!(
+            head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+            "{head}"
         );
-        drop(held);
-        assert_eq!(scrape(State(shared)).await.status(), StatusCode::OK);
+        assert!(head.contains("content-encoding: gzip"), "{head}");
+        let text = unpacked(&answer);
+        assert!(
+            text.ends_with("} 19999\n# EOF\n"),
+            "{}",
+            &text[text.len() - 100..]
+        );
+        assert_eq!(text.lines().count(), 20_004);
+        assert!(
+            answer.len() * 5 < text.len(),
+            "{} of {}",
+            answer.len(),
+            text.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_scraper_without_the_password_is_asked_for_it() {
+        let config = Config {
+            basic_auth: Some(BasicAuth {
+                username: "Aladdin".to_owned(),
+                password: "open sesame".to_owned(),
+            }),
+            ..Config::default()
+        };
+        let (exporter, _service) = serving(config, snapshot(1)).await;
+        let refused = get_path(exporter.address(), "GET /metrics").await;
+        assert!(refused.starts_with("HTTP/1.0 401"), "{refused}");
+        assert!(refused.contains("www-authenticate: Basic realm="), "{refused}");
+        assert!(!refused.contains("192.0.2.7"), "{refused}");
+
+        let mut stream = TcpStream::connect(exporter.address()).await.unwrap();
+        let request = "GET /metrics HTTP/1.0\r\nAuthorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_closed_and_a_request_without_end_refused() {
+        let config = Config {
+            max_connections: std::num::NonZeroUsize::MIN,
+            ..Config::default()
+        };
+        let (exporter, _service) = serving(config, snapshot(1)).await;
+        let mut first = TcpStream::connect(exporter.address()).await.unwrap();
+        // Half a request: the connection is taken.
+        first.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+        let mut second = TcpStream::connect(exporter.address()).await.unwrap();
+        let mut nothing = Vec::new();
+        // Closed, or reset, whichever comes first.
+        let _ = second.read_to_end(&mut nothing).await;
+        assert!(nothing.is_empty(), "{nothing:?}");
+
+        let line = format!("X-Long: {}\r\n", "x".repeat(20_000));
+        // The peer may have closed before all of it is written.
+        let _ = first.write_all(line.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = first.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+
+    /// Whether a scrape over TLS succeeds, trusting `ca`.
+    async fn scraped(address: SocketAddr, tls: &ClientTls) -> Result<String, std::io::Error> {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls.client_config().unwrap()));
+        let stream = TcpStream::connect(address).await?;
+        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    #[tokio::test]
+    async fn over_tls_clients_can_be_asked_for_certificates_and_a_new_certificate_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, client) = (folder.path().join("server"), folder.path().join("client"));
+        certificate(&server, "localhost");
+        certificate(&client, "scraper");
+        let tls = ServerTls {
+            cert_file: server.with_extension("crt"),
+            key_file: server.with_extension("key"),
+            client_ca_file: Some(client.with_extension("crt")),
+        };
+        let config = Config {
+            tls: Some(tls),
+            ..Config::default()
+        };
+        let (exporter, _service) = serving(config, snapshot(7)).await;
+        let trusting = |certificate: bool| ClientTls {
+            ca_file: Some(server.with_extension("crt")),
+            cert_file: certificate.then(|| client.with_extension("crt")),
+            key_file: certificate.then(|| client.with_extension("key")),
+            server_name: None,
+        };
+        let answer = scraped(exporter.address(), &trusting(true)).await.unwrap();
+        assert!(
+            answer.contains("network_bytes{raddr=\"192.0.2.7\"} 7\n"),
+            "{answer}"
+        );
+        assert!(scraped(exporter.address(), &trusting(false)).await.is_err());
+
+        // A new certificate: who trusts only that one is served once it has been read.
+        certificate(&server, "localhost");
+        while scraped(exporter.address(), &trusting(true)).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_can_not_be_read_is_named() {
+        let tls = ServerTls {
+            cert_file: "/nowhere/server.crt".into(),
+            ..ServerTls::default()
+        };
+        let config = Config {
+            tls: Some(tls),
+            ..Config::default()
+        };
+        let error = PrometheusExporter::new(&config, &context())
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains("/nowhere/server.crt"), "{error}");
     }
 
     #[tokio::test]
@@ -280,7 +502,8 @@ mod tests {
                 ..Config::default()
             },
             &context(),
-        );
+        )
+        .unwrap();
         let error = exporter.start().await.err().unwrap().to_string();
         assert!(error.contains(&endpoint.to_string()), "{error}");
     }

@@ -1,0 +1,211 @@
+//! TLS of listeners and of connections to peers: files of certificates and keys, in PEM.
+//!
+//! Certificates of listeners are read again when their files change, so that one that is renewed is served without a restart;
+//! what can't be read leaves the one before in place.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use flowtap_pipeline::Fault;
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use serde::{Deserialize, Serialize};
+
+/// TLS of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// Its certificate, with the chain behind it.
+    pub cert_file: PathBuf,
+    /// The key of the certificate.
+    pub key_file: PathBuf,
+    /// Whose certificates clients must have; unset: they need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// TLS of a connection to a peer. Empty: the system's authorities, no certificate of one's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientTls {
+    /// Authorities that the peer's certificate must be of, in place of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// A certificate to show, for peers that want one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// The name in the peer's certificate, if it is not the one in the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
+impl ClientTls {
+    /// What is wrong with it.
+    pub fn validate(&self) -> Option<Fault> {
+        (self.cert_file.is_some() != self.key_file.is_some()).then(|| Fault {
+            path: vec!["tls".to_owned()],
+            message: "`cert_file` and `key_file` belong together: give both or none".to_owned(),
+        })
+    }
+
+    /// For connections.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file.
+    pub fn client_config(&self) -> Result<ClientConfig, TlsError> {
+        let mut roots = RootCertStore::empty();
+        if let Some(path) = &self.ca_file {
+            for certificate in certificates(path)? {
+                roots
+                    .add(certificate)
+                    .map_err(|source| TlsError::Unusable(path.clone(), source.to_string()))?;
+            }
+        } else {
+            let system = rustls_native_certs::load_native_certs();
+            let (_, ignored) = roots.add_parsable_certificates(system.certs);
+            if ignored > 0 {
+                tracing::debug!(ignored, "authorities of the system that can't be read");
+            }
+        }
+        let ca = self
+            .ca_file
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("the system's authorities"));
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|source| TlsError::Unusable(ca, source.to_string()))?;
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Protocol(source.to_string()))?
+            .with_webpki_verifier(verifier);
+        match (&self.cert_file, &self.key_file) {
+            (Some(cert_file), Some(key_file)) => config
+                .with_client_auth_cert(certificates(cert_file)?, key(key_file)?)
+                .map_err(|source| TlsError::Unusable(cert_file.clone(), source.to_string())),
+            _ => Ok(config.with_no_client_auth()),
+        }
+    }
+}
+
+/// Why a file of TLS can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// It can't be read, or is no PEM.
+    #[error("{}: {}", .0.display(), .1)]
+    File(PathBuf, String),
+    /// It can be read, and is of no use.
+    #[error("{}: {}", .0.display(), .1)]
+    Unusable(PathBuf, String),
+    /// The library has no protocol in common with us.
+    #[error("TLS: {0}")]
+    Protocol(String),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |error: &dyn std::fmt::Display| TlsError::File(path.to_owned(), error.to_string());
+    let certificates = CertificateDer::pem_file_iter(path)
+        .map_err(|error| failed(&error))?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(&error))?;
+    if certificates.is_empty() {
+        return Err(failed(
+            &"there is no certificate in it (`-----BEGIN CERTIFICATE-----`)",
+        ));
+    }
+    Ok(certificates)
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::File(path.to_owned(), error.to_string()))
+}
+
+/// The certificate of a listener, read again when its files change.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    files: ServerTls,
+    current: ArcSwap<CertifiedKey>,
+    read_at: ArcSwap<Option<[SystemTime; 2]>>,
+}
+
+impl ServerCertificate {
+    fn read(files: &ServerTls) -> Result<CertifiedKey, TlsError> {
+        let certificates = certificates(&files.cert_file)?;
+        CertifiedKey::from_der(certificates, key(&files.key_file)?, &provider())
+            .map_err(|source| TlsError::Unusable(files.cert_file.clone(), source.to_string()))
+    }
+
+    fn modified(files: &ServerTls) -> io::Result<[SystemTime; 2]> {
+        let modified = |path: &Path| fs::metadata(path)?.modified();
+        Ok([modified(&files.cert_file)?, modified(&files.key_file)?])
+    }
+
+    /// Reads the files again if they have changed. Returns whether there is a new certificate.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file; the certificate before stays.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
+        let failed = |error: io::Error| TlsError::File(self.files.cert_file.clone(), error.to_string());
+        let modified = Some(Self::modified(&self.files).map_err(failed)?);
+        if *self.read_at.load_full() == modified {
+            return Ok(false);
+        }
+        // Told once, not at every look.
+        self.read_at.store(Arc::new(modified));
+        self.current.store(Arc::new(Self::read(&self.files)?));
+        Ok(true)
+    }
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+/// For a listener, with the certificate to refresh.
+///
+/// # Errors
+/// [`TlsError`] with the file.
+pub fn server_config(files: &ServerTls) -> Result<(ServerConfig, Arc<ServerCertificate>), TlsError> {
+    let certificate = Arc::new(ServerCertificate {
+        current: ArcSwap::from_pointee(ServerCertificate::read(files)?),
+        read_at: ArcSwap::from_pointee(ServerCertificate::modified(files).ok()),
+        files: files.clone(),
+    });
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|source| TlsError::Protocol(source.to_string()))?;
+    let builder = match &files.client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let unusable =
+                |error: &dyn std::fmt::Display| TlsError::Unusable(path.clone(), error.to_string());
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| unusable(&error))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                .build()
+                .map_err(|error| unusable(&error))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let resolver: Arc<dyn ResolvesServerCert> = Arc::<ServerCertificate>::clone(&certificate);
+    Ok((builder.with_cert_resolver(resolver), certificate))
+}
