@@ -84,7 +84,13 @@ pub(crate) fn flowtap() -> Command {
 /// The command as the user `nobody`, by a copy of the binary that everybody may run: the target folder may be closed.
 pub(crate) fn flowtap_of_nobody(dir: &std::path::Path) -> Command {
     let binary = dir.join("flowtap");
-    fs::copy(env!("CARGO_BIN_EXE_flowtap"), &binary).expect("a copy");
+    // By a process of its own: a file that this one has open for writing, and with it whatever another test's thread starts
+    // meanwhile, can't be run ("text file busy").
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_flowtap"))
+        .arg(&binary)
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()), "no copy");
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("an open folder");
     let mut command = Command::new(binary);
     command.uid(65_534).gid(65_534).env_clear();

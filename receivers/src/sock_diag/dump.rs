@@ -71,21 +71,34 @@ impl Dumper {
     /// Every connection of this network namespace that has totals and every listener, IPv4 and IPv6.
     pub(super) fn dump(&mut self) -> io::Result<Dump> {
         let mut found = Dump::default();
-        self.dump_family(AF_INET, SocketId::new_v4(), &mut found)?;
-        self.dump_family(AF_INET6, SocketId::new_v6(), &mut found)?;
+        // Time-wait sockets have no totals left, and those in a handshake none yet.
+        let connections = StateFlags::all().difference(
+            StateFlags::TIME_WAIT
+                | StateFlags::CLOSE
+                | StateFlags::SYN_SENT
+                | StateFlags::SYN_RECV
+                | StateFlags::LISTEN,
+        );
+        // Listeners last: whoever accepted a connection that was found has listened before, and a dump is no snapshot.
+        for states in [connections, StateFlags::LISTEN] {
+            self.dump_family(AF_INET, SocketId::new_v4(), &states, &mut found)?;
+            self.dump_family(AF_INET6, SocketId::new_v6(), &states, &mut found)?;
+        }
         Ok(found)
     }
 
-    fn dump_family(&mut self, family: u8, socket_id: SocketId, found: &mut Dump) -> io::Result<()> {
-        // Time-wait sockets have no totals left, and those in a handshake none yet.
-        let states = StateFlags::all().difference(
-            StateFlags::TIME_WAIT | StateFlags::CLOSE | StateFlags::SYN_SENT | StateFlags::SYN_RECV,
-        );
+    fn dump_family(
+        &mut self,
+        family: u8,
+        socket_id: SocketId,
+        states: &StateFlags,
+        found: &mut Dump,
+    ) -> io::Result<()> {
         let request = InetRequest {
             family,
             protocol: IPPROTO_TCP,
             extensions: ExtensionFlags::INFO,
-            states,
+            states: states.clone(),
             socket_id,
         };
         let mut header = NetlinkHeader::default();
