@@ -84,8 +84,8 @@ def set_capabilities(names, ambient):
             prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAPABILITIES[name])
 
 
-def confine(capabilities, ambient, root, calls):
-    """To be run between fork and exec."""
+def confine(capabilities, ambient, root, calls, held=True, no_new_privs=True):
+    """To be run between fork and exec. Without `held` the capabilities are in the bounding set alone, for those of a file."""
     if root:
         call(libc.unshare, CLONE_NEWNS)
         mount("none", "/", MS_REC | MS_PRIVATE)
@@ -105,8 +105,9 @@ def confine(capabilities, ambient, root, calls):
     os.setgroups([])
     os.setresgid(UID, UID, UID)
     os.setresuid(UID, UID, UID)
-    set_capabilities(capabilities, ambient)
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    set_capabilities(capabilities if held else [], ambient)
+    if no_new_privs:
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
     if calls is not None:
         load_filter(calls)
 
