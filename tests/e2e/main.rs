@@ -36,5 +36,6 @@ mod netns;
 mod peers;
 mod recordings;
 mod references;
+mod reloads;
 mod require;
 mod traffic;

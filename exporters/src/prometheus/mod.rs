@@ -66,7 +66,12 @@ impl Shared {
     fn take(&self, snapshot: Arc<Snapshot>) -> Exported {
         let sent = snapshot.points() as u64;
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.insert(Arc::clone(&snapshot.pipeline), snapshot);
+        if snapshot.families.is_empty() {
+            // Of a pipeline that is no more.
+            newest.remove(&snapshot.pipeline);
+        } else {
+            newest.insert(Arc::clone(&snapshot.pipeline), snapshot);
+        }
         Exported { sent, failed: 0 }
     }
 
