@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use flowtap_exporters::{debug, otlp, prometheus};
+use flowtap_exporters::{debug, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 use flowtap_processors::{direction, kubernetes, policy, window};
 use flowtap_receivers::{ebpf, replay, sock_diag};
@@ -21,6 +21,7 @@ pub fn registry() -> Registry {
         .exporter(debug::FACTORY)
         .exporter(otlp::FACTORY)
         .exporter(prometheus::FACTORY)
+        .exporter(remote_write::FACTORY)
 }
 
 /// The list for `flowtap components`: a section per kind, a line per type.
@@ -57,6 +58,7 @@ mod tests {
             "window",
             "prometheus",
             "otlp",
+            "remote_write",
             "debug",
         ] {
             assert!(

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`prometheus`] | `prometheus` | whoever scrapes `/metrics` |
 //! | [`otlp`] | `otlp` | an OpenTelemetry collector, by gRPC |
+//! | [`remote_write`] | `remote_write` | whatever takes Prometheus remote write |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
 //! | [`tls`] | | certificates and keys of listeners and connections |
@@ -15,6 +16,7 @@ pub mod debug;
 pub mod naming;
 pub mod otlp;
 pub mod prometheus;
+pub mod remote_write;
 pub mod tls;
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ fn listens(address: SocketAddr) -> Option<()> {
     TcpStream::connect(address).ok().map(drop)
 }
 
-/// A Prometheus that scrapes `target`, with whatever `more` says of the job.
+/// A Prometheus at work.
 struct Prometheus {
     _peer: Peer,
     _dir: tempfile::TempDir,
@@ -49,19 +49,30 @@ struct Prometheus {
 }
 
 impl Prometheus {
+    /// One that scrapes `target`, with whatever `more` says of the job.
     fn scraping(target: SocketAddr, more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("prometheus.yml");
         let job = format!(
             "scrape_configs:\n- job_name: flowtap\n  scrape_interval: 1s\n  static_configs: [{{targets: ['{target}']}}]\n{more}"
         );
-        fs::write(&config, job).unwrap();
+        Self::start(&job, &[])
+    }
+
+    /// One that scrapes nobody and takes what is written to it.
+    fn receiving() -> Self {
+        Self::start("", &["--web.enable-remote-write-receiver"])
+    }
+
+    fn start(text: &str, arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("prometheus.yml");
+        fs::write(&config, text).unwrap();
         let address = free_address();
         let data = dir.path().join("data");
         let peer = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", data.display()))
             .arg(format!("--web.listen-address={address}"))
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -144,6 +155,42 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let sent = exchange(&listener, 300, 3).unwrap();
+    prometheus.shows(port, sent);
+}
+
+#[test]
+fn a_real_prometheus_is_written_the_totals_that_the_applications_counted_with_the_last_window_in_them() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    let prometheus = Prometheus::receiving();
+    let remote_write = format!(
+        "  remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 200ms, max_samples_per_send: 50}}\n",
+        prometheus.address
+    );
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, debug, remote_write]",
+        exporters: &remote_write,
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut sent = exchange(&listener, 300, 4).unwrap();
+    prometheus.shows(port, sent);
+    let exporter = [("exporter", "remote_write")];
+    daemon.telemetry_until("points that were delivered", |seen| {
+        seen.sum("flowtap_exporter_sent_metric_points_total", &exporter) > 0
+    });
+    let failed = "flowtap_exporter_send_failed_metric_points_total";
+    assert_eq!(daemon.telemetry().sum(failed, &exporter), 0);
+
+    // In the middle of a window: what it holds must still arrive.
+    sent += exchange(&listener, 300, 5).unwrap();
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
     prometheus.shows(port, sent);
 }
 
