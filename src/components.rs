@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use flowtap_exporters::{debug, otlp, prometheus, remote_write};
+use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 use flowtap_processors::{direction, kubernetes, policy, window};
 use flowtap_receivers::{ebpf, replay, sock_diag};
@@ -19,6 +19,7 @@ pub fn registry() -> Registry {
         .processor(policy::FACTORY)
         .processor(window::FACTORY)
         .exporter(debug::FACTORY)
+        .exporter(file::FACTORY)
         .exporter(otlp::FACTORY)
         .exporter(prometheus::FACTORY)
         .exporter(remote_write::FACTORY)
@@ -59,6 +60,7 @@ mod tests {
             "prometheus",
             "otlp",
             "remote_write",
+            "file",
             "debug",
         ] {
             assert!(

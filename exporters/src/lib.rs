@@ -7,12 +7,14 @@
 //! | [`prometheus`] | `prometheus` | whoever scrapes `/metrics` |
 //! | [`otlp`] | `otlp` | an OpenTelemetry collector, by gRPC |
 //! | [`remote_write`] | `remote_write` | whatever takes Prometheus remote write |
+//! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
 //! | [`tls`] | | certificates and keys of listeners and connections |
 #![forbid(unsafe_code)]
 
 pub mod debug;
+pub mod file;
 pub mod naming;
 pub mod otlp;
 pub mod prometheus;

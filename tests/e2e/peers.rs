@@ -1,4 +1,4 @@
-//! Clients that nobody here wrote: Debian's Prometheus and `promtool`, and an OTLP collector from `PyPI`.
+//! Clients that nobody here wrote: Debian's Prometheus and `promtool`; an OTLP collector and `DuckDB` from `PyPI`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -448,4 +448,100 @@ fn a_stop_in_the_middle_of_traffic_is_clean_and_its_last_window_is_in_what_the_c
     ask_until(&format!("the collector shows {counted:?}"), || {
         (Counted::of_port(&collector.received(), port) == counted).then_some(())
     });
+}
+
+/// Asks `DuckDB` for the sum of what windows added, and for the last total, by metric and direction, of the flows of a port.
+/// Arguments: the port, and a table function with its files.
+const HISTORY: &str = "
+import json, sys
+import duckdb
+port, files = sys.argv[1:]
+duckdb.sql(f'create view rows as select * from {files}')
+found = duckdb.sql(f'''
+    with series as (
+        select name, labels, sum(delta) as added, max_by(total, window_end) as total from rows
+        where type = $$counter$$ and coalesce(labels[$$rport$$], labels[$$lport$$]) = $${port}$$ group by all
+    )
+    select name, labels[$$direction$$], sum(added)::bigint, sum(total)::bigint from series group by all
+''').fetchall()
+rows, backwards = duckdb.sql('''
+    select count(*), count(*) filter (window_end <= window_start) from rows
+''').fetchone()
+print(json.dumps({'found': found, 'rows': rows, 'backwards': backwards}))
+";
+
+#[test]
+fn duckdb_finds_the_totals_that_the_applications_counted_in_the_files_of_either_format() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(python) = require::python() else {
+        return;
+    };
+    for (format, compression) in [
+        ("parquet", "zstd"),
+        ("parquet", "snappy"),
+        ("json", "gzip"),
+        ("json", "none"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = format!(
+            "  file: {{path: {}, format: {format}, compression: {compression}, rotation: {{max_age: 1s, max_files: 0}}}}\n",
+            dir.path().display()
+        );
+        let daemon = Daemon::launch(Launch {
+            list: "exporters: [prometheus, debug, file]",
+            exporters: &file,
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut sent = exchange(&listener, 300, 6).unwrap();
+        let finished = [("exporter", "file"), ("event", "finished")];
+        daemon.telemetry_until("a finished file", |seen| {
+            seen.sum("flowtap_exporter_files_total", &finished) > 0
+        });
+        // This part is in another file, and in the middle of a window.
+        sent += exchange(&listener, 300, 7).unwrap();
+        let (status, _) = daemon.stop();
+        assert!(status.success(), "{status}");
+
+        // Whatever is there has its own name by now, or DuckDB would not take it.
+        let files = dir.path().display();
+        let table = if format == "parquet" {
+            format!("read_parquet('{files}/*')")
+        } else {
+            format!(
+                "read_json('{files}/*', format='newline_delimited', columns={{window_start: 'TIMESTAMP', \
+                 window_end: 'TIMESTAMP', name: 'VARCHAR', type: 'VARCHAR', labels: 'MAP(VARCHAR, VARCHAR)', \
+                 total: 'BIGINT', delta: 'BIGINT'}})"
+            )
+        };
+        let output = Command::new(&python)
+            .args(["-c", HISTORY, &port.to_string(), &table])
+            .output()
+            .unwrap();
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{format}: {complaints}");
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["backwards"], 0, "{answer}");
+        assert!(answer["rows"].as_u64().unwrap() > 4, "{answer}");
+        let of = |family: &str, direction: &str, column: usize| {
+            let name = format!("primus_lens_network_tcp_flow_{family}");
+            let rows = answer["found"].as_array().unwrap().iter();
+            rows.filter(|row| row[0] == name && row[1] == direction)
+                .map(|row| row[column].as_u64().unwrap())
+                .sum()
+        };
+        // What windows added, and the last total.
+        for column in [2, 3] {
+            let counted = Counted {
+                client_sent: of("egress", "outbound", column),
+                client_received: of("egress", "inbound", column),
+                server_sent: of("ingress", "outbound", column),
+                server_received: of("ingress", "inbound", column),
+            };
+            assert_eq!(counted, sent, "{format} {compression}: {answer}");
+        }
+    }
 }
