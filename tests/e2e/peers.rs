@@ -194,6 +194,33 @@ fn a_real_prometheus_is_written_the_totals_that_the_applications_counted_with_th
     prometheus.shows(port, sent);
 }
 
+#[test]
+fn a_real_prometheus_forgets_a_series_that_ended_by_its_stale_marker() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    let prometheus = Prometheus::receiving();
+    let remote_write = format!(
+        "  remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 1s}}\n",
+        prometheus.address
+    );
+    let _daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, debug, remote_write]",
+        exporters: &remote_write,
+        set: &["processors.window.metric_expiration=3s"],
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 10, 8).unwrap();
+    prometheus.shows(port, sent);
+    // Without a marker it would show them for five minutes, which is longer than patience.
+    prometheus.shows(port, Counted::default());
+}
+
 /// Reads a scrape as strictly as the `OpenMetrics` specification does; prints how many samples each family has.
 const STRICT_PARSER: &str = "
 import sys
