@@ -107,6 +107,9 @@ fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
 
 /// Builds everything short of starting it.
 fn validate(config: &Config) -> Result<(), Failure> {
+    // Some components want a runtime around them, even if nothing runs on it.
+    let runtime = run::runtime()?;
+    let _guard = runtime.enter();
     let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
     graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)?;
     let mut text = String::from("the config is valid\n");

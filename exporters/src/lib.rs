@@ -5,11 +5,12 @@
 //! | module | component type | where to |
 //! |---|---|---|
 //! | [`prometheus`] | `prometheus` | whoever scrapes `/metrics` |
-//! | [`otlp`] | `otlp` | an OpenTelemetry collector, by gRPC |
+//! | [`otlp`] | `otlp` | an OpenTelemetry collector, by gRPC or HTTP |
 //! | [`remote_write`] | `remote_write` | whatever takes Prometheus remote write |
 //! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
+//! | [`push`] | | what exporters that push have in common |
 //! | [`tls`] | | certificates and keys of listeners and connections |
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod file;
 pub mod naming;
 pub mod otlp;
 pub mod prometheus;
+pub mod push;
 pub mod remote_write;
 pub mod tls;
 

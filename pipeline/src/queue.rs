@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -18,6 +18,8 @@ pub enum WhenFull {
     DropOldest,
     /// Drop the one that comes.
     DropNewest,
+    /// Wait until there is room: the window waits, the receiver behind it, and what that can't hold is dropped and counted there.
+    Block,
 }
 
 /// How much may wait before an exporter.
@@ -26,6 +28,8 @@ pub enum WhenFull {
 pub struct QueueConfig {
     /// Snapshots that may wait.
     pub size: NonZeroUsize,
+    /// Bytes that those may take, by what they hold besides the series themselves. A single one always has room.
+    pub max_bytes: usize,
     /// What gives way when it is full.
     pub when_full: WhenFull,
 }
@@ -35,6 +39,7 @@ impl Default for QueueConfig {
         const SIZE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
         Self {
             size: SIZE,
+            max_bytes: 256 << 20,
             when_full: WhenFull::default(),
         }
     }
@@ -43,7 +48,16 @@ impl Default for QueueConfig {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Arc<Snapshot>>,
+    bytes: usize,
     closed: bool,
+}
+
+impl State {
+    fn pop(&mut self) -> Option<Arc<Snapshot>> {
+        let snapshot = self.waiting.pop_front()?;
+        self.bytes -= snapshot.bytes();
+        Some(snapshot)
+    }
 }
 
 /// A bounded queue with one producer side and one consumer.
@@ -52,6 +66,8 @@ pub struct SnapshotQueue {
     config: QueueConfig,
     state: Mutex<State>,
     changed: Notify,
+    /// For who waits to push.
+    room: Condvar,
 }
 
 impl SnapshotQueue {
@@ -61,28 +77,42 @@ impl SnapshotQueue {
             config,
             state: Mutex::default(),
             changed: Notify::new(),
+            room: Condvar::new(),
         }
     }
 
-    /// Appends `snapshot`. Returns the snapshot that had to give way, if one had to; after `close`, that is the one
-    /// that came.
-    #[must_use = "a snapshot that gave way has to be counted"]
-    pub fn push(&self, snapshot: Arc<Snapshot>) -> Option<Arc<Snapshot>> {
+    /// Appends `snapshot`. Returns the snapshots that had to give way; after `close`, that is the one that came. Waits for room
+    /// if the config says so.
+    #[must_use = "snapshots that gave way have to be counted"]
+    pub fn push(&self, snapshot: Arc<Snapshot>) -> Vec<Arc<Snapshot>> {
+        let bytes = snapshot.bytes();
         let mut state = self.lock();
-        if state.closed {
-            return Some(snapshot);
+        let mut dropped = Vec::new();
+        while !state.closed && self.is_full(&state, bytes) {
+            match self.config.when_full {
+                WhenFull::DropNewest => return vec![snapshot],
+                WhenFull::DropOldest => dropped.extend(state.pop()),
+                WhenFull::Block => {
+                    state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
         }
-        let dropped = if state.waiting.len() < self.config.size.get() {
-            None
-        } else if self.config.when_full == WhenFull::DropOldest {
-            state.waiting.pop_front()
-        } else {
-            return Some(snapshot);
-        };
+        if state.closed {
+            dropped.push(snapshot);
+            return dropped;
+        }
+        state.bytes += bytes;
         state.waiting.push_back(snapshot);
         drop(state);
         self.changed.notify_one();
         dropped
+    }
+
+    /// Whether what waits leaves no room for `bytes` more.
+    fn is_full(&self, state: &State, bytes: usize) -> bool {
+        !state.waiting.is_empty()
+            && (state.waiting.len() >= self.config.size.get()
+                || state.bytes.saturating_add(bytes) > self.config.max_bytes)
     }
 
     /// The next snapshot; `None` once the queue is closed and drained. For one consumer. Cancel-safe.
@@ -90,7 +120,8 @@ impl SnapshotQueue {
         loop {
             {
                 let mut state = self.lock();
-                if let Some(snapshot) = state.waiting.pop_front() {
+                if let Some(snapshot) = state.pop() {
+                    self.room.notify_one();
                     return Some(snapshot);
                 }
                 if state.closed {
@@ -106,12 +137,15 @@ impl SnapshotQueue {
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_one();
+        self.room.notify_all();
     }
 
     /// Closes the queue and empties it. Returns how many points were in it.
     pub fn give_up(&self) -> u64 {
         let mut state = self.lock();
         state.closed = true;
+        state.bytes = 0;
+        self.room.notify_all();
         state
             .waiting
             .drain(..)
@@ -160,11 +194,12 @@ mod tests {
         SnapshotQueue::new(QueueConfig {
             size: NonZeroUsize::new(size).unwrap(),
             when_full,
+            ..QueueConfig::default()
         })
     }
 
-    fn at(snapshot: Option<Arc<Snapshot>>) -> Option<u64> {
-        snapshot.map(|s| s.at.as_nanos())
+    fn at(snapshots: impl IntoIterator<Item = Arc<Snapshot>>) -> Option<u64> {
+        snapshots.into_iter().next().map(|s| s.at.as_nanos())
     }
 
     #[tokio::test]
@@ -198,5 +233,59 @@ mod tests {
         queue.close();
         assert!(consumer.await.unwrap());
         assert_eq!(at(queue.push(snapshot(1))), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_full_of_bytes_too_but_one_snapshot_always_has_room() {
+        let large = |at| {
+            let family = crate::FamilySnapshot {
+                family: &FAMILY,
+                points: crate::Points::Sums(Vec::with_capacity(100)),
+                ended: Vec::new(),
+            };
+            Arc::new(Snapshot {
+                families: vec![family],
+                ..Snapshot::clone(&snapshot(at))
+            })
+        };
+        let queue = SnapshotQueue::new(QueueConfig {
+            max_bytes: 5_000,
+            ..QueueConfig::default()
+        });
+        assert!(large(1).bytes() > 2_500, "{}", large(1).bytes());
+        assert_eq!(at(queue.push(large(1))), None);
+        assert_eq!(at(queue.push(large(2))), Some(1));
+        let tiny = SnapshotQueue::new(QueueConfig {
+            max_bytes: 1,
+            ..QueueConfig::default()
+        });
+        assert_eq!(at(tiny.push(large(1))), None);
+        assert_eq!(at(tiny.pop().await), Some(1));
+    }
+
+    const FAMILY: crate::Family = crate::Family {
+        name: "bytes",
+        naming: crate::Naming::PrimusLens,
+        help: "",
+        unit: "By",
+        kind: crate::FamilyKind::Counter,
+    };
+
+    #[tokio::test]
+    async fn a_queue_that_blocks_waits_for_room_and_for_nothing_once_it_is_closed() {
+        let queue = Arc::new(queue(1, WhenFull::Block));
+        assert_eq!(at(queue.push(snapshot(1))), None);
+        let producer = tokio::task::spawn_blocking({
+            let queue = Arc::clone(&queue);
+            move || (at(queue.push(snapshot(2))), at(queue.push(snapshot(3))))
+        });
+        assert_eq!(at(queue.pop().await), Some(1));
+        // The second has room now; the third waits until the queue is closed.
+        while queue.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        queue.close();
+        assert_eq!(producer.await.unwrap(), (None, Some(3)));
+        assert_eq!(at(queue.pop().await), Some(2));
     }
 }

@@ -270,7 +270,7 @@ impl Exporters {
         let mut points = 0;
         for outlet in &self.outlets {
             let lost = outlet.queue.give_up();
-            outlet.telemetry.failed(lost);
+            outlet.telemetry.deliveries().failed(lost);
             points += lost;
         }
         self.tasks.abort_all();
@@ -290,11 +290,11 @@ async fn drive_exporter(
         let called: Result<_, BoxError> = async { service.ready().await?.call(snapshot).await }.await;
         match called {
             Ok(exported) => {
-                outlet.telemetry.sent(exported.sent);
-                outlet.telemetry.failed(exported.failed);
+                outlet.telemetry.deliveries().sent(exported.sent);
+                outlet.telemetry.deliveries().failed(exported.failed);
             }
             Err(error) => {
-                outlet.telemetry.failed(points);
+                outlet.telemetry.deliveries().failed(points);
                 tracing::warn!(exporter = %id, points, error = chain_of(&*error), "snapshot not exported");
             }
         }
@@ -393,3 +393,6 @@ fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ pub struct Outlet {
 
 impl Outlet {
     fn push(&self, snapshot: Arc<Snapshot>) {
-        if let Some(gave_way) = self.queue.push(snapshot) {
+        for gave_way in self.queue.push(snapshot) {
             self.telemetry.enqueue_failed(gave_way.points() as u64);
         }
     }

@@ -96,6 +96,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Bytes of memory that it takes, but for the series, which it shares.
+    pub fn bytes(&self) -> usize {
+        let of = |family: &FamilySnapshot| {
+            let points = match &family.points {
+                Points::Sums(points) => points.capacity() * size_of::<SumPoint>(),
+                Points::Histograms(points) => points.capacity() * size_of::<HistogramPoint>(),
+            };
+            points + family.ended.capacity() * size_of::<Arc<Series>>() + size_of::<FamilySnapshot>()
+        };
+        size_of::<Self>() + self.families.iter().map(of).sum::<usize>()
+    }
+
     /// How many series are live, over all families.
     pub fn points(&self) -> usize {
         self.families.iter().map(|family| family.points.len()).sum()

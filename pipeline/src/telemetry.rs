@@ -46,9 +46,9 @@ pub struct ProcessorTelemetry {
 }
 
 impl ProcessorTelemetry {
-    /// Instruments of the processor `id`.
-    pub fn new(meter: &Meter, id: &ComponentId) -> Self {
-        Self {
+    /// Instruments of the processor `id`, which drops for these `reasons`: each stands at 0 from the start.
+    pub fn new(meter: &Meter, id: &ComponentId, reasons: &[&'static str]) -> Self {
+        let telemetry = Self {
             dropped: meter
                 .u64_counter("processor_dropped_records")
                 .with_description("Flow records that a processor left out, by reason.")
@@ -61,27 +61,95 @@ impl ProcessorTelemetry {
                 .with_unit("By")
                 .build(),
             processor: id.to_string(),
+        };
+        for reason in reasons {
+            telemetry.add(0, 0, reason);
         }
+        telemetry
     }
 
     /// Counts `records` with their `bytes` that were left out for `reason`.
     pub fn dropped(&self, records: u64, bytes: u64, reason: &'static str) {
         if records > 0 {
-            let attributes = [
-                KeyValue::new("processor", self.processor.clone()),
-                KeyValue::new("reason", reason),
-            ];
-            self.dropped.add(records, &attributes);
-            self.dropped_bytes.add(bytes, &attributes);
+            self.add(records, bytes, reason);
         }
     }
+
+    fn add(&self, records: u64, bytes: u64, reason: &'static str) {
+        let attributes = [
+            KeyValue::new("processor", self.processor.clone()),
+            KeyValue::new("reason", reason),
+        ];
+        self.dropped.add(records, &attributes);
+        self.dropped_bytes.add(bytes, &attributes);
+    }
+}
+
+/// What became of the points of an exporter's requests.
+#[derive(Clone, Debug)]
+pub struct DeliveryTelemetry {
+    sent: Counter<u64>,
+    failed: Counter<u64>,
+    retried: Counter<u64>,
+    attributes: [KeyValue; 1],
+}
+
+impl DeliveryTelemetry {
+    /// Instruments of the exporter `id`.
+    pub fn new(meter: &Meter, id: &ComponentId) -> Self {
+        let telemetry = Self {
+            sent: points(
+                meter,
+                "exporter_sent_metric_points",
+                "Points that an exporter delivered.",
+            ),
+            failed: points(
+                meter,
+                "exporter_send_failed_metric_points",
+                "Points that an exporter could not deliver.",
+            ),
+            retried: meter
+                .u64_counter("exporter_retried_requests")
+                .with_description("Attempts beyond the first to deliver a request.")
+                .with_unit("{request}")
+                .build(),
+            attributes: [KeyValue::new("exporter", id.to_string())],
+        };
+        // From the start, so that an alert on a rise sees the first one.
+        telemetry.sent(0);
+        telemetry.failed(0);
+        telemetry.retried.add(0, &telemetry.attributes);
+        telemetry
+    }
+
+    /// Counts `points` delivered.
+    pub fn sent(&self, points: u64) {
+        self.sent.add(points, &self.attributes);
+    }
+
+    /// Counts `points` that could not be delivered.
+    pub fn failed(&self, points: u64) {
+        self.failed.add(points, &self.attributes);
+    }
+
+    /// Counts an attempt beyond the first.
+    pub fn retried(&self) {
+        self.retried.add(1, &self.attributes);
+    }
+}
+
+fn points(meter: &Meter, name: &'static str, description: &'static str) -> Counter<u64> {
+    meter
+        .u64_counter(name)
+        .with_description(description)
+        .with_unit("{datapoint}")
+        .build()
 }
 
 /// What became of the points that an exporter was handed.
 #[derive(Clone, Debug)]
 pub struct ExporterTelemetry {
-    sent: Counter<u64>,
-    failed: Counter<u64>,
+    deliveries: DeliveryTelemetry,
     enqueue_failed: Counter<u64>,
     attributes: [KeyValue; 1],
 }
@@ -90,13 +158,6 @@ impl ExporterTelemetry {
     /// Instruments of the exporter `id` behind `queue`.
     pub fn new(meter: &Meter, id: &ComponentId, queue: &Arc<SnapshotQueue>) -> Self {
         let attributes = [KeyValue::new("exporter", id.to_string())];
-        let counter = |name, description| {
-            meter
-                .u64_counter(name)
-                .with_description(description)
-                .with_unit("{datapoint}")
-                .build()
-        };
         let (observed, labels) = (Arc::downgrade(queue), attributes.clone());
         meter
             .u64_observable_gauge("exporter_queue_size")
@@ -119,31 +180,22 @@ impl ExporterTelemetry {
                 }
             })
             .build();
-        Self {
-            sent: counter(
-                "exporter_sent_metric_points",
-                "Points that an exporter delivered.",
-            ),
-            failed: counter(
-                "exporter_send_failed_metric_points",
-                "Points that an exporter could not deliver.",
-            ),
-            enqueue_failed: counter(
+        let telemetry = Self {
+            deliveries: DeliveryTelemetry::new(meter, id),
+            enqueue_failed: points(
+                meter,
                 "exporter_enqueue_failed_metric_points",
                 "Points of snapshots that gave way in an exporter's full queue.",
             ),
             attributes,
-        }
+        };
+        telemetry.enqueue_failed(0);
+        telemetry
     }
 
-    /// Counts `points` delivered.
-    pub fn sent(&self, points: u64) {
-        self.sent.add(points, &self.attributes);
-    }
-
-    /// Counts `points` that could not be delivered.
-    pub fn failed(&self, points: u64) {
-        self.failed.add(points, &self.attributes);
+    /// What becomes of its requests.
+    pub const fn deliveries(&self) -> &DeliveryTelemetry {
+        &self.deliveries
     }
 
     /// Counts `points` that gave way in the queue.

@@ -91,24 +91,27 @@ fn connections_that_end_by_a_reset_are_counted_at_both_ends() {
         return;
     };
     for mode in MODES {
-        let daemon = Daemon::start(&[mode]);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        for _ in 0..7 {
-            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (mut server, _) = listener.accept().unwrap();
-            server.write_all(b"never read").unwrap();
-            // What has come in and was not read makes the close a reset.
-            client.peek(&mut [0]).unwrap();
-            drop(client);
-            assert!(server.read(&mut [0]).is_err(), "no reset has come");
-        }
+        let daemon = Daemon::start(&[mode, netns::BY_NETNS]);
+        let netns = netns::within_new(|| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            for _ in 0..7 {
+                let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (mut server, _) = listener.accept().unwrap();
+                server.write_all(b"never read").unwrap();
+                // What has come in and was not read makes the close a reset.
+                client.peek(&mut [0]).unwrap();
+                drop(client);
+                assert!(server.read(&mut [0]).is_err(), "no reset has come");
+            }
+            netns::label()
+        });
         let (status, window) = daemon.stop();
         assert!(status.success(), "{status}");
         for flow in ["egress", "ingress"] {
             let of = |event| {
                 window.totals.sum(
                     "primus_lens_network_tcp_connections",
-                    &[("event", event), ("flow", flow)],
+                    &[("event", event), ("flow", flow), ("netns", &netns)],
                 )
             };
             assert_eq!((of("reset"), of("closed")), (7, 7), "{mode} {flow}");

@@ -20,11 +20,11 @@ fn mode_of(daemon: &Daemon) -> String {
     told[0].labels["mode"].clone()
 }
 
-fn connections(seen: &Exposition, flow: &str, event: &str) -> u64 {
-    seen.sum(
-        "primus_lens_network_tcp_connections",
-        &[("flow", flow), ("event", event)],
-    )
+/// In the namespace `netns`, if that is not empty.
+fn connections(seen: &Exposition, flow: &str, event: &str, netns: &str) -> u64 {
+    let labels = [("flow", flow), ("event", event), ("netns", netns)];
+    let labels = if netns.is_empty() { &labels[..2] } else { &labels };
+    seen.sum("primus_lens_network_tcp_connections", labels)
 }
 
 /// Numbers behind `key=` in the log's warnings, added up.
@@ -64,17 +64,23 @@ fn mode_events_counts_to_the_byte_once_connections_have_closed_and_drops_nothing
     let Some(_machine) = require::root_alone() else {
         return;
     };
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let daemon = Daemon::start(&[EVENTS]);
-    let sent = exchange(&listener, CONNECTIONS, 11).unwrap();
+    let daemon = Daemon::start(&[EVENTS, netns::BY_NETNS]);
+    let (netns, port, sent) = netns::within_new(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (
+            netns::label(),
+            port,
+            exchange(&listener, CONNECTIONS, 11).unwrap(),
+        )
+    });
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
     assert_eq!(Counted::of_port(&window.totals, port), sent);
     for flow in ["egress", "ingress"] {
         for event in ["opened", "closed"] {
             assert_eq!(
-                connections(&window.totals, flow, event),
+                connections(&window.totals, flow, event, &netns),
                 CONNECTIONS as u64,
                 "{flow} {event}"
             );
@@ -180,15 +186,18 @@ fn fifty_thousand_short_connections_are_all_opened_closed_and_exact() {
     let Some(_machine) = require::root_alone() else {
         return;
     };
-    let daemon = Daemon::start(&[]);
-    // Several ports: the client's ends wait out TIME_WAIT, and each listener has its own 28,000 of them.
-    let mut ports = Vec::new();
-    for number in 0..LISTENERS {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let moved = crate::traffic::churn(&listener, SHORT / LISTENERS, 100 + number).unwrap();
-        ports.push((port, moved));
-    }
+    let daemon = Daemon::start(&[netns::BY_NETNS]);
+    let (netns, ports) = netns::within_new(|| {
+        // Several ports: the client's ends wait out TIME_WAIT, and each listener has its own 28,000 of them.
+        let mut ports = Vec::new();
+        for number in 0..LISTENERS {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let moved = crate::traffic::churn(&listener, SHORT / LISTENERS, 100 + number).unwrap();
+            ports.push((port, moved));
+        }
+        (netns::label(), ports)
+    });
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
     for (port, moved) in ports {
@@ -197,7 +206,7 @@ fn fifty_thousand_short_connections_are_all_opened_closed_and_exact() {
     for flow in ["egress", "ingress"] {
         for event in ["opened", "closed"] {
             assert_eq!(
-                connections(&window.totals, flow, event),
+                connections(&window.totals, flow, event, &netns),
                 SHORT as u64,
                 "{flow} {event}"
             );
@@ -239,7 +248,8 @@ fn without_privileges_sock_diag_steps_in_with_a_notice_and_counts_open_connectio
     });
     drop(held);
     let closed = |scrape: &Exposition| {
-        connections(scrape, "egress", "closed") >= 50 && connections(scrape, "ingress", "closed") >= 50
+        connections(scrape, "egress", "closed", "") >= 50
+            && connections(scrape, "ingress", "closed", "") >= 50
     };
     daemon.scrape_until("the ends of the connections", closed);
 }

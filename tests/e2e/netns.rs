@@ -5,6 +5,17 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
+/// For a daemon whose counts of connections are to be told apart by namespace: other programs on the machine have connections,
+/// too.
+pub(crate) const BY_NETNS: &str =
+    "processors.window.families.network_tcp_connections.labels=[flow, event, type, netns]";
+
+/// The label `netns` of this thread's namespace.
+pub(crate) fn label() -> String {
+    let namespace = std::fs::metadata("/proc/thread-self/ns/net").expect("a namespace");
+    std::os::unix::fs::MetadataExt::ino(&namespace).to_string()
+}
+
 /// Runs `work` on a thread in a new network namespace whose loopback is up. Threads that `work` starts are in it, too;
 /// it goes with the last of them.
 pub(crate) fn within_new<T: Send>(work: impl FnOnce() -> T + Send) -> T {

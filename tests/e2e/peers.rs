@@ -335,17 +335,51 @@ fn promtool_has_nothing_to_say_of_syntax_or_help() {
     }
 }
 
+/// Reads OTLP's JSON as protobuf does, and prints the points of sums.
+const JSON_READER: &str = "
+import http.server, sys
+from google.protobuf import json_format
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+class Reader(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['content-length']))
+        request = json_format.Parse(body, ExportMetricsServiceRequest())
+        for resource in request.resource_metrics:
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    print('-> Name:', metric.name)
+                    for point in metric.sum.data_points:
+                        print('Data point attributes:')
+                        for pair in point.attributes:
+                            print(f'-> {pair.key}: Str({pair.value.string_value})')
+                        print('Value:', point.as_int)
+        self.send_response(200)
+        self.send_header('content-type', 'application/json')
+        self.send_header('content-length', '2')
+        self.end_headers()
+        self.wfile.write(b'{}')
+
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Reader).serve_forever()
+";
+
 /// The collector from `PyPI`, its log in a file: it prints every point that it receives.
 struct Collector {
     _peer: Peer,
     log: tempfile::NamedTempFile,
     address: SocketAddr,
+    http: SocketAddr,
 }
 
 impl Collector {
     fn start() -> Option<Self> {
+        Self::start_at(free_address())
+    }
+
+    /// With gRPC at `address`.
+    fn start_at(address: SocketAddr) -> Option<Self> {
         let program = require::collector()?;
-        let (address, http) = (free_address(), free_address());
+        let http = free_address();
         let log = tempfile::NamedTempFile::new().unwrap();
         let pid_file = tempfile::tempdir().unwrap();
         let peer = Command::new(program)
@@ -368,9 +402,32 @@ impl Collector {
             _peer: Peer(peer),
             log,
             address,
+            http,
         };
-        ask_until("the collector listens", || listens(address));
+        ask_until("the collector listens", || listens(address).and(listens(http)));
         Some(collector)
+    }
+
+    /// Not that one, which leaves out the numbers of JSON: protobuf's own reader, behind the HTTP server of Python. It prints
+    /// what it reads in the same way.
+    fn start_json_reader() -> Option<Self> {
+        let python = require::python()?;
+        let http = free_address();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let peer = Command::new(python)
+            .args(["-u", "-c", JSON_READER, &http.port().to_string()])
+            .stdout(log.reopen().unwrap())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let reader = Self {
+            _peer: Peer(peer),
+            log,
+            address: http,
+            http,
+        };
+        ask_until("the reader listens", || listens(http));
+        Some(reader)
     }
 
     /// The newest value of every point that it has printed, by name and labels.
@@ -406,31 +463,79 @@ impl Collector {
 }
 
 #[test]
-fn a_real_otlp_collector_receives_the_same_totals_with_the_last_window_in_it() {
+fn a_real_otlp_collector_receives_the_same_totals_with_the_last_window_in_it_by_every_protocol() {
     let Some(_machine) = require::root() else {
         return;
     };
-    let Some(collector) = Collector::start() else {
+    let (Some(collector), Some(reader)) = (Collector::start(), Collector::start_json_reader()) else {
         return;
     };
+    for (protocol, address, compression) in [
+        ("grpc", collector.address, "gzip"),
+        ("http/protobuf", collector.http, "gzip"),
+        ("http/json", reader.http, "none"),
+    ] {
+        let otlp = format!(
+            "  otlp: {{endpoint: \"http://{address}\", protocol: {protocol}, interval: 200ms, compression: {compression}}}\n"
+        );
+        let daemon = Daemon::launch(Launch {
+            list: "exporters: [debug, otlp]",
+            exporters: &otlp,
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = exchange(&listener, 300, 2).unwrap();
+        // Right after the traffic, and in the middle of a window: what it holds must still arrive.
+        let (status, window) = daemon.stop();
+        assert!(status.success(), "{protocol}: {status} {}", window.log);
+        let received = || match protocol {
+            "http/json" => reader.received(),
+            _ => collector.received(),
+        };
+        ask_until(&format!("by {protocol} the collector shows {sent:?}"), || {
+            (Counted::of_port(&received(), port) == sent).then_some(())
+        });
+    }
+}
+
+#[test]
+fn what_waits_on_disk_survives_a_kill_9_and_is_delivered_by_the_next_run() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let (address, dir) = (free_address(), tempfile::tempdir().unwrap());
     let otlp = format!(
-        "  otlp: {{endpoint: \"http://{}\", interval: 200ms, compression: none}}\n",
-        collector.address
+        "  otlp: {{endpoint: \"http://{address}\", interval: 200ms, storage: {{directory: {}}}, retry: {{enabled: false}}}}\n",
+        dir.path().join("otlp").display()
     );
-    let daemon = Daemon::launch(Launch {
-        list: "exporters: [debug, otlp]",
+    let launch = Launch {
+        list: "exporters: [debug, prometheus, otlp]",
         exporters: &otlp,
         ..Launch::default()
-    });
+    };
+    // Nobody listens there yet.
+    let daemon = Daemon::launch(launch);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let sent = exchange(&listener, 300, 2).unwrap();
-    // Right after the traffic, and in the middle of a window: what it holds must still arrive.
-    let (status, _) = daemon.stop();
-    assert!(status.success(), "{status}");
+    let sent = exchange(&listener, 300, 7).unwrap();
+    daemon.scrape_until("what the applications counted", |scrape| {
+        Counted::of_port(scrape, port) == sent
+    });
+    let stored = |own: &Exposition| own.sum("flowtap_exporter_storage_requests", &[]);
+    // The window that was scraped is on disk when two more are.
+    let before = stored(&daemon.telemetry());
+    daemon.telemetry_until("requests on disk", |own| stored(own) >= before + 2);
+    daemon.kill();
+
+    let Some(collector) = Collector::start_at(address) else {
+        return;
+    };
+    let daemon = Daemon::launch(launch);
     ask_until(&format!("the collector shows {sent:?}"), || {
         (Counted::of_port(&collector.received(), port) == sent).then_some(())
     });
+    daemon.telemetry_until("nothing on disk", |own| stored(own) <= 1);
 }
 
 #[test]

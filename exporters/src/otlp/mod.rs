@@ -1,62 +1,101 @@
-//! The exporter `otlp`: pushes snapshots to an OpenTelemetry collector, by gRPC, as cumulative points.
+//! The exporter `otlp`: pushes snapshots to an OpenTelemetry collector, by gRPC or HTTP.
 //!
 //! In: snapshots. Out: `ExportMetricsServiceRequest`s. The layers, outermost first:
 //!
 //! 1. Thin: of the windows that come, one per `interval` goes on, and the last one always.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
-//!    `max_points_per_request`.
-//! 3. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` has
-//!    its way. An attempt that takes longer than `timeout` counts as failed.
-//! 4. What the collector refuses in a partial success is logged, and counted as failed; it is not sent again.
+//!    `max_points_per_request` and `max_request_bytes`. As totals, or as what has come since the last delivery ([`deltas`]).
+//! 3. Store, if the config has a place for it: from then on a request is sent by a task of its own, and stays on disk until it is
+//!    delivered or refused for good.
+//! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
+//!    `Retry-After` has its way. An attempt that takes longer than `timeout` counts as failed.
+//! 5. What the collector refuses in a partial success is logged, and counted as failed; it is not sent again.
 
 mod client;
 mod config;
+mod deltas;
 mod encode;
-mod retry;
+mod spool;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tower::util::{BoxCloneSyncService, BoxService};
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::util::BoxService;
+use tower::{BoxError, Service, ServiceExt};
 
-use self::client::{Client, Request};
+use self::client::Client;
+use self::config::Resolved;
 pub use self::config::{Compression, Config, FACTORY, Protocol, RetryConfig, Temporality};
-use self::encode::Encoder;
-use self::retry::Backoff;
-
-/// A request on its way through retry and timeout.
-type Inner = BoxCloneSyncService<Request, Exported, BoxError>;
+use self::deltas::Deltas;
+use self::encode::{Encoder, Part};
+use crate::push::storage::Storage;
+use crate::push::{self, Sender};
 
 /// The exporter.
 #[derive(Debug)]
 pub struct OtlpExporter {
     config: Config,
+    resolved: Resolved,
+    context: BuildContext,
+    spool: Option<JoinHandle<()>>,
+    stop: CancellationToken,
 }
 
 impl OtlpExporter {
     /// An exporter that dials nothing yet.
-    pub fn new(config: Config, _: &BuildContext) -> Self {
-        Self { config }
+    ///
+    /// # Errors
+    /// What is wrong with a file of TLS.
+    pub fn new(config: Config, context: &BuildContext) -> Result<Self, BoxError> {
+        let resolved = config.resolved().map_err(|faults| {
+            let messages: Vec<_> = faults.into_iter().map(|fault| fault.message).collect();
+            messages.join("; ")
+        })?;
+        // Told before anything starts, not at the first request.
+        resolved.tls.client_config()?;
+        Ok(Self {
+            config,
+            resolved,
+            context: context.clone(),
+            spool: None,
+            stop: CancellationToken::new(),
+        })
     }
 
-    fn service(&self) -> Result<OtlpService, StageError> {
-        let client = Client::new(&self.config).map_err(StageError::Other)?;
-        let inner = ServiceBuilder::new()
-            .concurrency_limit(1)
-            .retry(Backoff::new(&self.config.retry))
-            .timeout(self.config.timeout)
-            .service(client);
+    fn service(&mut self) -> Result<OtlpService, StageError> {
+        let client = Client::new(&self.resolved).map_err(StageError::Other)?;
+        let deliveries = DeliveryTelemetry::new(&self.context.meter, &self.context.id);
+        let sender = push::sender(
+            client,
+            &self.config.retry,
+            self.resolved.timeout,
+            deliveries.clone(),
+        );
+        let way = match &self.config.storage {
+            None => Way::Direct(sender),
+            Some(storage) => {
+                let storage =
+                    Storage::open(storage, &self.context).map_err(|error| StageError::Other(error.into()))?;
+                let spool = spool::drain(Arc::clone(&storage), sender, deliveries, self.stop.clone());
+                self.spool = Some(tokio::spawn(spool));
+                Way::Stored(storage)
+            }
+        };
+        let delta = self.resolved.temporality == Temporality::Delta;
         Ok(OtlpService {
             interval: self.config.interval,
             passed: HashMap::new(),
             encoder: Arc::new(Encoder::new(&self.config)),
-            inner: BoxCloneSyncService::new(inner),
+            deltas: delta.then(Arc::default),
+            way,
         })
     }
 }
@@ -66,24 +105,39 @@ impl Exporter for OtlpExporter {
         // Within the future: the channel wants a runtime around it.
         async move {
             let service = self.service()?;
-            tracing::info!(endpoint = self.config.endpoint(), "pushing by OTLP");
+            tracing::info!(endpoint = self.resolved.endpoint, "pushing by OTLP");
             Ok(BoxService::new(service))
         }
         .boxed()
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
-        async {}.boxed()
+        async move {
+            self.stop.cancel();
+            if let Some(spool) = self.spool.take() {
+                // One that panicked has said so itself.
+                let _ = spool.await;
+            }
+        }
+        .boxed()
     }
 }
 
-/// Thins, encodes, and sends part by part.
+/// Where requests go.
+#[derive(Clone)]
+enum Way {
+    Direct(Sender),
+    Stored(Arc<Storage>),
+}
+
+/// Thins, encodes, and sends or stores part by part.
 struct OtlpService {
     interval: Duration,
     /// When each pipeline's last snapshot went on.
     passed: HashMap<Arc<str>, Timestamp>,
     encoder: Arc<Encoder>,
-    inner: Inner,
+    deltas: Option<Arc<Mutex<Deltas>>>,
+    way: Way,
 }
 
 impl OtlpService {
@@ -115,15 +169,23 @@ impl Service<Arc<Snapshot>> for OtlpService {
         if !self.is_due(&snapshot) {
             return futures::future::ready(Ok(Exported::default())).boxed();
         }
-        let (encoder, mut inner) = (Arc::clone(&self.encoder), self.inner.clone());
+        let (encoder, deltas, mut way) = (Arc::clone(&self.encoder), self.deltas.clone(), self.way.clone());
         async move {
             let mut exported = Exported::default();
-            for request in encoder.encode(&snapshot) {
-                let points = request.points;
-                match inner.ready().await?.call(request).await {
-                    Ok(part) => {
-                        exported.sent += part.sent;
-                        exported.failed += part.failed;
+            let parts = match &deltas {
+                None => encoder.encode(&snapshot, None),
+                Some(deltas) => encoder.encode(&snapshot, Some(&lock(deltas))),
+            };
+            for part in parts {
+                let points = part.request.points;
+                let told = part.points.clone();
+                match send(&mut way, part).await {
+                    Ok(sent) => {
+                        exported.sent += sent.sent;
+                        exported.failed += sent.failed;
+                        if let Some(deltas) = &deltas {
+                            lock(deltas).settle(&snapshot, &told);
+                        }
                     }
                     // The other parts may fare better.
                     Err(error) => {
@@ -132,10 +194,37 @@ impl Service<Arc<Snapshot>> for OtlpService {
                     }
                 }
             }
+            if let Some(deltas) = &deltas {
+                lock(deltas).forget(&snapshot);
+            }
             Ok(exported)
         }
         .boxed()
     }
+}
+
+/// The requests that `snapshot` makes, as totals: for measurements of it.
+pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
+    let parts = Encoder::new(config).encode(snapshot, None);
+    parts.into_iter().map(|part| part.request.body).collect()
+}
+
+/// What is stored counts as neither sent nor failed yet, but for what gave way to it.
+async fn send(way: &mut Way, part: Part) -> Result<Exported, BoxError> {
+    match way {
+        Way::Direct(sender) => sender.ready().await?.call(part.request).await,
+        Way::Stored(storage) => {
+            let storage = Arc::clone(storage);
+            // It waits for the disk.
+            let failed = tokio::task::spawn_blocking(move || storage.push(&part.request)).await??;
+            Ok(Exported { sent: 0, failed })
+        }
+    }
+}
+
+fn lock(deltas: &Mutex<Deltas>) -> std::sync::MutexGuard<'_, Deltas> {
+    // Every statement under the lock leaves it whole.
+    deltas.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

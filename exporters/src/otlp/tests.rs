@@ -1,3 +1,7 @@
+mod delta;
+mod http;
+mod tls;
+
 use std::sync::Mutex;
 
 use super::*;
@@ -49,7 +53,9 @@ impl MetricsService for Collector {
 async fn serve(collector: &Collector) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let service = MetricsServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip);
+    let service = MetricsServiceServer::new(collector.clone())
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
     tokio::spawn(
         Server::builder()
             .add_service(service)
@@ -58,7 +64,7 @@ async fn serve(collector: &Collector) -> String {
     format!("http://{address}")
 }
 
-fn config(endpoint: &str) -> Config {
+pub(super) fn config(endpoint: &str) -> Config {
     let retry = RetryConfig {
         initial_interval: Duration::from_millis(1),
         ..RetryConfig::default()
@@ -70,8 +76,12 @@ fn config(endpoint: &str) -> Config {
     }
 }
 
-async fn export(config: Config, snapshot: Snapshot) -> Exported {
-    let mut service = OtlpExporter::new(config, &context()).start().await.unwrap();
+pub(super) async fn export(config: Config, snapshot: Snapshot) -> Exported {
+    let mut service = OtlpExporter::new(config, &context())
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
     service
         .ready()
         .await
@@ -98,7 +108,8 @@ fn points(request: &ExportMetricsServiceRequest) -> usize {
 
 #[test]
 fn the_bytes_are_those_of_the_message_that_they_stand_for() {
-    let requests = Encoder::new(&Config::default()).encode(&snapshot(42));
+    let parts = Encoder::new(&Config::default()).encode(&snapshot(42), None);
+    let requests: Vec<_> = parts.into_iter().map(|part| part.request).collect();
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].points, 3);
     let request = ExportMetricsServiceRequest::decode(requests[0].body.clone()).unwrap();
@@ -147,11 +158,11 @@ fn the_bytes_are_those_of_the_message_that_they_stand_for() {
 
 #[tokio::test]
 async fn a_snapshot_arrives_whole_with_gzip_headers_and_splitting() {
-    for compression in [Compression::None, Compression::Gzip] {
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         let collector = Collector::default();
         let endpoint = serve(&collector).await;
         let config = Config {
-            compression,
+            compression: Some(compression),
             max_points_per_request: 300.try_into().unwrap(),
             headers: [("x-tenant".to_owned(), "a".to_owned())].into(),
             ..config(&endpoint)
@@ -250,6 +261,7 @@ async fn windows_are_thinned_to_the_interval_and_the_last_one_always_goes_on() {
     let collector = Collector::default();
     let endpoint = serve(&collector).await;
     let mut service = OtlpExporter::new(config(&endpoint), &context())
+        .unwrap()
         .start()
         .await
         .unwrap();
@@ -275,4 +287,86 @@ async fn windows_are_thinned_to_the_interval_and_the_last_one_always_goes_on() {
         }
     }
     assert_eq!(sent, [0, 15, 30, 31]);
+}
+
+#[test]
+fn a_request_is_split_by_bytes_and_every_point_is_in_one() {
+    let config = Config {
+        max_request_bytes: 32 << 10,
+        ..Config::default()
+    };
+    let parts = Encoder::new(&config).encode(&many(5000), None);
+    assert!(parts.len() > 5, "{}", parts.len());
+    let mut seen = 0;
+    for part in &parts {
+        assert!(part.request.body.len() <= 32 << 10, "{}", part.request.body.len());
+        let request = ExportMetricsServiceRequest::decode(part.request.body.clone()).unwrap();
+        assert_eq!(points(&request) as u64, part.request.points);
+        seen += points(&request);
+    }
+    assert_eq!(seen, 5000);
+}
+
+/// A collector that is away, and then there, with a place on disk between.
+#[tokio::test]
+async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let away = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let stored = |endpoint: &str| Config {
+        storage: Some(push::storage::StorageConfig {
+            directory: folder.path().to_owned(),
+            max_bytes: 1 << 20,
+            when_full: flowtap_pipeline::WhenFull::DropOldest,
+        }),
+        interval: Duration::from_nanos(1),
+        ..config(endpoint)
+    };
+    // As much as a `kill -9` leaves: the exporter is not stopped, its task not awaited.
+    let mut exporter = OtlpExporter::new(stored(&format!("http://{away}")), &context()).unwrap();
+    let mut service = exporter.start().await.unwrap();
+    for total in [1, 2, 3] {
+        let at = Timestamp::from_nanos(total * 1_000_000_000);
+        let window = Snapshot {
+            at,
+            ..snapshot(total)
+        };
+        let exported = service
+            .ready()
+            .await
+            .unwrap()
+            .call(Arc::new(window))
+            .await
+            .unwrap();
+        assert_eq!(exported, Exported::default(), "on disk, and no more is known");
+    }
+    let spool = exporter.spool.take().unwrap();
+    spool.abort();
+    let _ = spool.await;
+    drop((service, exporter));
+
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    *collector.answers.lock().unwrap() = vec![Err(Status::unavailable("later"))];
+    let mut exporter = OtlpExporter::new(stored(&endpoint), &context()).unwrap();
+    let _service = exporter.start().await.unwrap();
+    // What could not be sent at once is sent before the exporter ends.
+    exporter.stop().await;
+    let received = collector.received.lock().unwrap();
+    let mut totals: Vec<_> = received.iter().map(first_total).collect();
+    totals.dedup();
+    assert_eq!(totals, [1, 2, 3]);
+}
+
+pub(super) fn first_total(request: &ExportMetricsServiceRequest) -> i64 {
+    let Some(metric::Data::Sum(sum)) = &metrics(request)[0].data else {
+        panic!("a sum")
+    };
+    match sum.data_points[0].value {
+        Some(number_data_point::Value::AsInt(total)) => total,
+        other => panic!("{other:?}"),
+    }
 }

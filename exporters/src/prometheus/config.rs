@@ -107,6 +107,7 @@ impl ExporterConfig for Config {
         QueueConfig {
             size: NonZeroUsize::MIN,
             when_full: WhenFull::DropOldest,
+            ..QueueConfig::default()
         }
     }
 

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::RemoteWriteExporter;
 use super::client::VERSION_HEADER;
 use crate::naming;
-use crate::otlp::RetryConfig;
 use crate::prometheus::BasicAuth;
+use crate::push::retry::RetryConfig;
 use crate::tls::ClientTls;
 
 /// Samples of one histogram: its buckets, the one without bound, its sum and its count. They go in one request.
@@ -170,15 +170,11 @@ impl ComponentConfig for Config {
     fn validate(&self) -> Vec<Fault> {
         let mut faults: Vec<_> = self.endpoint_fault().into_iter().collect();
         faults.extend(naming::validate(&self.namespace));
-        let positive = [
-            ("interval", self.interval),
-            ("timeout", self.timeout),
-            ("retry.initial_interval", self.retry.initial_interval),
-            ("retry.max_interval", self.retry.max_interval),
-        ];
+        let positive = [("interval", self.interval), ("timeout", self.timeout)];
         for (key, _) in positive.into_iter().filter(|(_, duration)| duration.is_zero()) {
             faults.push(Fault::new(key, "must be longer than 0s"));
         }
+        faults.extend(self.retry.validate());
         faults.extend(self.header_faults());
         faults.extend(self.label_faults());
         faults.extend(self.auth_faults());
@@ -198,7 +194,14 @@ impl ExporterConfig for Config {
     }
 
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
-        Ok(Box::new(RemoteWriteExporter::new(self.clone(), context)))
+        // Told before anything starts, not at the first request.
+        match self.tls.client_config() {
+            Ok(_) => Ok(Box::new(RemoteWriteExporter::new(self.clone(), context))),
+            Err(error) => Err(BuildError {
+                id: context.id.clone(),
+                message: format!("tls: {error}"),
+            }),
+        }
     }
 }
 

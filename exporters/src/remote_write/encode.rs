@@ -12,10 +12,10 @@ use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Series, Snaps
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tower::BoxError;
 
-use super::client::Request;
 use super::config::Config;
 use crate::naming::prometheus_name;
 use crate::prometheus::canonical;
+use crate::push::Request;
 
 /// The one NaN that says that a series has ended (Prometheus remote write 1.0, "Stale Markers").
 const STALE_MARKER: u64 = 0x7ff0_0000_0000_0002;

@@ -16,37 +16,35 @@
 mod client;
 mod config;
 mod encode;
-mod retry;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
-use tower::util::{BoxCloneSyncService, BoxService};
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+use tower::util::BoxService;
+use tower::{BoxError, Service, ServiceExt};
 
-use self::client::{Client, Request};
+use self::client::Client;
 pub use self::config::{Config, FACTORY};
 use self::encode::{Encoder, Ended};
-use self::retry::Backoff;
+use crate::push::{self, Sender};
 
 /// Series that ended and whose stale markers wait for the next request, per pipeline; those beyond go without, and are
 /// counted. Prometheus forgets them by itself, after five minutes.
 const MAX_ENDED: usize = 100_000;
 
-/// A request on its way through retry and timeout.
-type Inner = BoxCloneSyncService<Request, Exported, BoxError>;
-
 /// The exporter.
 #[derive(Debug)]
 pub struct RemoteWriteExporter {
     config: Config,
+    deliveries: DeliveryTelemetry,
     forgotten: Forgotten,
 }
 
@@ -55,22 +53,24 @@ impl RemoteWriteExporter {
     pub fn new(config: Config, context: &BuildContext) -> Self {
         Self {
             config,
+            deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             forgotten: Forgotten::new(context),
         }
     }
 
     fn service(&self) -> Result<RemoteWriteService, StageError> {
         let client = Client::new(&self.config).map_err(StageError::Other)?;
-        let inner = ServiceBuilder::new()
-            .concurrency_limit(1)
-            .retry(Backoff::new(&self.config.retry))
-            .timeout(self.config.timeout)
-            .service(client);
+        let sender = push::sender(
+            client,
+            &self.config.retry,
+            self.config.timeout,
+            self.deliveries.clone(),
+        );
         Ok(RemoteWriteService {
             interval: self.config.interval,
             lanes: HashMap::new(),
             encoder: Arc::new(Encoder::new(&self.config)),
-            inner: BoxCloneSyncService::new(inner),
+            sender,
             forgotten: self.forgotten.clone(),
         })
     }
@@ -165,7 +165,7 @@ struct RemoteWriteService {
     interval: Duration,
     lanes: HashMap<Arc<str>, Lane>,
     encoder: Arc<Encoder>,
-    inner: Inner,
+    sender: Sender,
     forgotten: Forgotten,
 }
 
@@ -187,13 +187,13 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
         }
         let ended = std::mem::take(&mut lane.ended);
         let several = self.lanes.len() > 1;
-        let (encoder, mut inner) = (Arc::clone(&self.encoder), self.inner.clone());
+        let (encoder, mut sender) = (Arc::clone(&self.encoder), self.sender.clone());
         async move {
             let pipeline = several.then_some(&*snapshot.pipeline);
             let mut exported = Exported::default();
             for request in encoder.encode(&snapshot, &ended, pipeline)? {
                 let points = request.points;
-                match inner.ready().await?.call(request).await {
+                match sender.ready().await?.call(request).await {
                     Ok(part) => exported.sent += part.sent,
                     // The other parts may fare better.
                     Err(error) => {

@@ -15,7 +15,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::otlp::RetryConfig;
+use crate::push::retry::RetryConfig;
 
 const STALE: u64 = 0x7ff0_0000_0000_0002;
 

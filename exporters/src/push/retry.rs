@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use flowtap_pipeline::Exported;
+use flowtap_pipeline::telemetry::DeliveryTelemetry;
+use flowtap_pipeline::{Exported, Fault};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -12,28 +14,75 @@ use tower::BoxError;
 use tower::retry::Policy;
 use tower::timeout::error::Elapsed;
 
-use super::client::Request;
-use super::config::RetryConfig;
+use super::Request;
+use super::http::{HttpFailure, NoAnswer};
 
 /// When flowtap stops, the last requests are given up after this: the run has a deadline of its own.
 const LAST_ELAPSED: Duration = Duration::from_secs(5);
 
+/// How a failed request is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Whether at all.
+    pub enabled: bool,
+    /// The longest wait before the first retry; it doubles from one to the next.
+    #[serde(with = "humantime_serde")]
+    pub initial_interval: Duration,
+    /// The longest wait before any retry.
+    #[serde(with = "humantime_serde")]
+    pub max_interval: Duration,
+    /// After how long a request is given up.
+    #[serde(with = "humantime_serde")]
+    pub max_elapsed_time: Duration,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            initial_interval: Duration::from_secs(5),
+            max_interval: Duration::from_secs(30),
+            max_elapsed_time: Duration::from_secs(300),
+        }
+    }
+}
+
+impl RetryConfig {
+    /// What is wrong with it.
+    pub(crate) fn validate(&self) -> impl Iterator<Item = Fault> {
+        let positive = [
+            ("initial_interval", self.initial_interval),
+            ("max_interval", self.max_interval),
+        ];
+        positive
+            .into_iter()
+            .filter(|(_, duration)| duration.is_zero())
+            .map(|(key, _)| Fault {
+                path: vec!["retry".to_owned(), key.to_owned()],
+                message: "must be longer than 0s".to_owned(),
+            })
+    }
+}
+
 /// Exponential backoff with full jitter. Cloned for each request, so its state is that request's.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     config: RetryConfig,
     /// The longest wait before the next retry.
     ceiling: Duration,
     /// When the first attempt failed.
     failing_since: Option<Instant>,
+    deliveries: DeliveryTelemetry,
 }
 
 impl Backoff {
-    pub(super) fn new(config: &RetryConfig) -> Self {
+    pub(crate) fn new(config: &RetryConfig, deliveries: DeliveryTelemetry) -> Self {
         Self {
             config: config.clone(),
             ceiling: config.initial_interval,
             failing_since: None,
+            deliveries,
         }
     }
 
@@ -56,7 +105,8 @@ impl Backoff {
             .config
             .max_elapsed_time
             .min(if last { LAST_ELAPSED } else { Duration::MAX });
-        (since.elapsed() + wait <= longest).then_some(wait)
+        // A peer may ask for any time, even one that is too long to be added to.
+        (since.elapsed().saturating_add(wait) <= longest).then_some(wait)
     }
 }
 
@@ -70,6 +120,7 @@ impl Policy<Request, Exported, BoxError> for Backoff {
     ) -> Option<Self::Future> {
         let error = result.as_ref().err()?;
         let wait = self.wait(error, request.last)?;
+        self.deliveries.retried();
         tracing::info!(%error, ?wait, points = request.points, "a request failed and is tried again");
         Some(tokio::time::sleep(wait).boxed())
     }
@@ -87,9 +138,24 @@ enum Verdict {
     RetryAfter(Duration),
 }
 
+/// Whether it would be of use to send the same again, some time.
+pub(crate) fn is_temporary(error: &BoxError) -> bool {
+    verdict(error) != Verdict::Final
+}
+
 fn verdict(error: &BoxError) -> Verdict {
     if error.is::<Elapsed>() {
         return Verdict::Retry;
+    }
+    if error.is::<NoAnswer>() {
+        return Verdict::Retry;
+    }
+    if let Some(failure) = error.downcast_ref::<HttpFailure>() {
+        return match (failure.temporary, failure.retry_after) {
+            (false, _) => Verdict::Final,
+            (true, Some(delay)) => Verdict::RetryAfter(delay),
+            (true, None) => Verdict::Retry,
+        };
     }
     let Some(status) = error.downcast_ref::<Status>() else {
         return Verdict::Final;
@@ -124,6 +190,11 @@ fn verdict(error: &BoxError) -> Verdict {
 mod tests {
     use super::*;
     use tonic_types::ErrorDetails;
+
+    fn deliveries() -> DeliveryTelemetry {
+        let context = crate::testing::context();
+        DeliveryTelemetry::new(&context.meter, &context.id)
+    }
 
     fn status(code: Code) -> BoxError {
         Status::new(code, "x").into()
@@ -173,7 +244,7 @@ mod tests {
             max_elapsed_time: Duration::from_secs(60),
             ..RetryConfig::default()
         };
-        let mut backoff = Backoff::new(&config);
+        let mut backoff = Backoff::new(&config, deliveries());
         let mut elapsed = Duration::ZERO;
         for ceiling in [1, 2, 4, 4, 4] {
             let wait = backoff.wait(&status(Code::Unavailable), false).unwrap();
@@ -186,8 +257,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_wait_of_any_length_can_be_asked_for_and_is_not_begun() {
+        let mut backoff = Backoff::new(&RetryConfig::default(), deliveries());
+        let asked = |delay| with_retry_info(Code::Unavailable, delay);
+        assert!(backoff.wait(&asked(Duration::from_secs(1)), false).is_some());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let refused: BoxError = Box::new(HttpFailure::asking_for(Duration::MAX));
+        assert_eq!(backoff.wait(&refused, false), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_last_request_is_given_up_before_the_runs_deadline() {
-        let mut backoff = Backoff::new(&RetryConfig::default());
+        let mut backoff = Backoff::new(&RetryConfig::default(), deliveries());
         assert!(
             backoff
                 .wait(&with_retry_info(Code::Unavailable, Duration::from_secs(4)), true)

@@ -1,0 +1,127 @@
+//! What has been delivered of each series: where the next difference begins.
+//!
+//! A difference runs from what was last delivered, not from the window before: a request that failed is in the next one, and
+//! windows that the interval passes over are, too.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use flowtap_pipeline::{
+    FamilyKind, HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, Snapshot, SumPoint, Timestamp,
+};
+
+/// A difference of a counter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct SumPart {
+    pub(super) start: Timestamp,
+    pub(super) value: u64,
+}
+
+/// A difference of a histogram.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct HistogramPart {
+    pub(super) start: Timestamp,
+    pub(super) buckets: [u64; HISTOGRAM_BUCKETS + 1],
+    pub(super) sum: f64,
+}
+
+/// Totals as delivered, by series.
+#[derive(Debug, Default)]
+pub(super) struct Deltas {
+    sums: HashMap<usize, Delivered<u64>>,
+    histograms: HashMap<usize, Delivered<HistogramTotals>>,
+}
+
+#[derive(Debug)]
+struct Delivered<T> {
+    /// Keeps the address, which is the key, from being another series's.
+    _series: Arc<Series>,
+    until: Timestamp,
+    total: T,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct HistogramTotals {
+    buckets: [u64; HISTOGRAM_BUCKETS + 1],
+    sum: f64,
+}
+
+fn key(series: &Arc<Series>) -> usize {
+    Arc::as_ptr(series).addr()
+}
+
+impl Deltas {
+    /// What `point` adds to what was delivered; `None` if nothing.
+    pub(super) fn of_sum(&self, point: &SumPoint) -> Option<SumPart> {
+        let (start, before) = match self.sums.get(&key(&point.series)) {
+            Some(delivered) => (delivered.until, delivered.total),
+            None => (point.series.start, 0),
+        };
+        let value = point.total.saturating_sub(before);
+        (value > 0).then_some(SumPart { start, value })
+    }
+
+    /// The same of a histogram.
+    pub(super) fn of_histogram(&self, point: &HistogramPoint) -> Option<HistogramPart> {
+        let Some(delivered) = self.histograms.get(&key(&point.series)) else {
+            return (point.count() > 0).then_some(HistogramPart {
+                start: point.series.start,
+                buckets: point.buckets,
+                sum: point.sum,
+            });
+        };
+        let mut buckets = point.buckets;
+        for (bucket, before) in buckets.iter_mut().zip(delivered.total.buckets) {
+            *bucket -= before;
+        }
+        let sum = point.sum - delivered.total.sum;
+        buckets.iter().any(|&count| count > 0).then_some(HistogramPart {
+            start: delivered.until,
+            buckets,
+            sum,
+        })
+    }
+
+    /// These points of `snapshot` are delivered.
+    pub(super) fn settle(&mut self, snapshot: &Snapshot, told: &[(usize, Range<usize>)]) {
+        let until = snapshot.at;
+        for (index, range) in told {
+            let family = &snapshot.families[*index];
+            match &family.points {
+                Points::Sums(_) if family.family.kind == FamilyKind::Gauge => {}
+                Points::Sums(points) => {
+                    for point in &points[range.clone()] {
+                        let delivered = Delivered {
+                            _series: Arc::clone(&point.series),
+                            until,
+                            total: point.total,
+                        };
+                        self.sums.insert(key(&point.series), delivered);
+                    }
+                }
+                Points::Histograms(points) => {
+                    for point in &points[range.clone()] {
+                        let delivered = Delivered {
+                            _series: Arc::clone(&point.series),
+                            until,
+                            total: HistogramTotals {
+                                buckets: point.buckets,
+                                sum: point.sum,
+                            },
+                        };
+                        self.histograms.insert(key(&point.series), delivered);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets series that have ended.
+    pub(super) fn forget(&mut self, snapshot: &Snapshot) {
+        for series in snapshot.families.iter().flat_map(|family| &family.ended) {
+            self.sums.remove(&key(series));
+            self.histograms.remove(&key(series));
+        }
+    }
+}

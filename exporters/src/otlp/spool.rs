@@ -1,0 +1,96 @@
+//! The task that sends what is stored, oldest first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtap_pipeline::Exported;
+use flowtap_pipeline::telemetry::DeliveryTelemetry;
+use tokio_util::sync::CancellationToken;
+use tower::{BoxError, Service, ServiceExt};
+
+use crate::push::retry::is_temporary;
+use crate::push::storage::{Storage, StorageError, Stored};
+use crate::push::{Request, Sender};
+
+/// How long after a failure that retries did not get over the next round begins.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Sends until `stop`; then once more what waits, up to the first failure. The rest stays on disk.
+pub(super) async fn drain(
+    storage: Arc<Storage>,
+    mut sender: Sender,
+    deliveries: DeliveryTelemetry,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        let round = async {
+            let Some(stored) = first(&storage).await? else {
+                storage.changed().await;
+                return Ok(());
+            };
+            deliver(&storage, &mut sender, &deliveries, stored).await
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            outcome = round => outcome,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, requests = storage.waiting().0, "requests wait on disk");
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(AFTER_FAILURE) => {}
+            }
+        }
+    }
+    loop {
+        let outcome = match first(&storage).await {
+            Ok(None) => return,
+            Ok(Some(mut stored)) => {
+                stored.request.last = true;
+                deliver(&storage, &mut sender, &deliveries, stored).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            let (requests, bytes) = storage.waiting();
+            tracing::warn!(%error, requests, bytes, "requests stay on disk for the next start");
+            return;
+        }
+    }
+}
+
+async fn first(storage: &Arc<Storage>) -> Result<Option<Stored>, BoxError> {
+    let storage = Arc::clone(storage);
+    Ok(tokio::task::spawn_blocking(move || storage.first()).await??)
+}
+
+/// Sends one. An error is temporary: the request stays.
+async fn deliver(
+    storage: &Arc<Storage>,
+    sender: &mut Sender,
+    deliveries: &DeliveryTelemetry,
+    stored: Stored,
+) -> Result<(), BoxError> {
+    let Request { points, .. } = stored.request;
+    let outcome = match sender.ready().await {
+        Ok(sender) => sender.call(stored.request.clone()).await,
+        Err(error) => Err(error),
+    };
+    let Exported { sent, failed } = match outcome {
+        Ok(exported) => exported,
+        Err(error) if is_temporary(&error) => return Err(error),
+        Err(error) => {
+            tracing::warn!(points, %error, "points were not delivered");
+            Exported {
+                sent: 0,
+                failed: points,
+            }
+        }
+    };
+    let storage = Arc::clone(storage);
+    tokio::task::spawn_blocking(move || -> Result<(), StorageError> { storage.remove(&stored) }).await??;
+    deliveries.sent(sent);
+    deliveries.failed(failed);
+    Ok(())
+}

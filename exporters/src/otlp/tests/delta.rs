@@ -1,0 +1,143 @@
+//! Differences: what is delivered adds up to the totals, whatever is lost or passed over on the way.
+
+use super::*;
+
+/// What each request told of the first counter, with the times between which it came.
+fn told(collector: &Collector) -> Vec<(i64, u64, u64)> {
+    let received = collector.received.lock().unwrap();
+    received
+        .iter()
+        .map(|request| {
+            let Some(metric::Data::Sum(sum)) = &metrics(request)[0].data else {
+                panic!("a sum")
+            };
+            assert_eq!(sum.aggregation_temporality, 1);
+            let point = &sum.data_points[0];
+            (
+                first_total(request),
+                point.start_time_unix_nano,
+                point.time_unix_nano,
+            )
+        })
+        .collect()
+}
+
+/// Windows of one series, as a window makes them: the series is the same object in each.
+fn windows(totals: &[u64]) -> Vec<Snapshot> {
+    let first = snapshot(totals[0]);
+    let with = |(number, total): (u64, &u64)| {
+        let mut window = Snapshot {
+            at: Timestamp::from_nanos(5_000 * (number + 1)),
+            ..first.clone()
+        };
+        window.families.truncate(1);
+        window.families[0].ended.clear();
+        if let flowtap_pipeline::Points::Sums(points) = &mut window.families[0].points {
+            points[0].total = *total;
+        }
+        window
+    };
+    (0..).zip(totals).map(with).collect()
+}
+
+#[tokio::test]
+async fn differences_add_up_over_requests_that_failed_and_windows_that_were_passed_over() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let config = Config {
+        temporality: Some(Temporality::Delta),
+        interval: Duration::from_micros(10),
+        ..config(&endpoint)
+    };
+    let mut service = OtlpExporter::new(config, &context())
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    let mut outcomes = Vec::new();
+    // At 5, 10, …, 35 µs; every other one is passed over, and the one at 25 µs is refused for good.
+    for (number, window) in windows(&[10, 15, 30, 31, 60, 60, 60]).into_iter().enumerate() {
+        if number == 4 {
+            collector
+                .answers
+                .lock()
+                .unwrap()
+                .push(Err(Status::invalid_argument("never")));
+        }
+        outcomes.push(
+            service
+                .ready()
+                .await
+                .unwrap()
+                .call(Arc::new(window))
+                .await
+                .unwrap(),
+        );
+    }
+    let sent: Vec<_> = outcomes
+        .iter()
+        .map(|exported| (exported.sent, exported.failed))
+        .collect();
+    assert_eq!(sent, [(1, 0), (0, 0), (1, 0), (0, 0), (0, 1), (0, 0), (1, 0)]);
+    assert_eq!(
+        told(&collector),
+        [
+            (10, 1_000, 5_000),
+            (20, 5_000, 15_000),
+            // Refused; the next one begins where this one did.
+            (30, 15_000, 25_000),
+            (30, 15_000, 35_000),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_has_not_changed_is_not_told_and_a_histogram_tells_what_was_added() {
+    let collector = Collector::default();
+    let endpoint = serve(&collector).await;
+    let config = Config {
+        temporality: Some(Temporality::Delta),
+        interval: Duration::from_nanos(1),
+        ..config(&endpoint)
+    };
+    let mut service = OtlpExporter::new(config, &context())
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    let first = snapshot(1);
+    let mut second = Snapshot {
+        at: Timestamp::from_nanos(10_000),
+        ..first.clone()
+    };
+    if let flowtap_pipeline::Points::Histograms(points) = &mut second.families[1].points {
+        points[0].buckets[2] += 4;
+        points[0].sum += 3.5;
+    }
+    for window in [first, second] {
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(Arc::new(window))
+            .await
+            .unwrap();
+    }
+    let received = collector.received.lock().unwrap();
+    // No counter, no ended series: nothing new.
+    let [only] = metrics(&received[1]) else {
+        panic!("{:?}", received[1])
+    };
+    let Some(metric::Data::Histogram(data)) = &only.data else {
+        panic!("a histogram")
+    };
+    let point = &data.data_points[0];
+    assert_eq!(
+        (point.count, point.sum, point.bucket_counts[2]),
+        (4, Some(3.5), 4)
+    );
+    assert_eq!(
+        (point.start_time_unix_nano, point.time_unix_nano),
+        (5_000, 10_000)
+    );
+}

@@ -1,0 +1,173 @@
+//! By HTTP: a server that answers as it is told, in bytes.
+
+use std::io::Read;
+
+use super::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A request as it came.
+struct Received {
+    head: String,
+    body: Vec<u8>,
+}
+
+/// Answers each connection's one request with the next of `answers`, then closes; nothing at all where that is empty.
+async fn server(answers: Vec<&'static str>) -> (String, Arc<Mutex<Vec<Received>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let received: Arc<Mutex<Vec<Received>>> = Arc::default();
+    let seen = Arc::clone(&received);
+    tokio::spawn(async move {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let request = read_request(&mut stream).await;
+            seen.lock().unwrap().push(request);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (endpoint, received)
+}
+
+async fn read_request(stream: &mut TcpStream) -> Received {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            break end + 4;
+        }
+        assert!(stream.read_buf(&mut bytes).await.unwrap() > 0, "a request");
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_lowercase();
+    let length = head
+        .split("content-length: ")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap();
+    let length: usize = length.parse().unwrap();
+    while bytes.len() < end + length {
+        assert!(stream.read_buf(&mut bytes).await.unwrap() > 0, "a body");
+    }
+    Received {
+        head,
+        body: bytes[end..].to_vec(),
+    }
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+fn by_http(endpoint: &str, protocol: Protocol, compression: Compression) -> Config {
+    Config {
+        protocol: Some(protocol),
+        compression: Some(compression),
+        ..config(endpoint)
+    }
+}
+
+#[tokio::test]
+async fn protobuf_and_json_arrive_packed_or_not_at_the_path_of_metrics() {
+    for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let (endpoint, received) = server(vec![OK]).await;
+            let exported = export(by_http(&endpoint, protocol, compression), snapshot(42)).await;
+            assert_eq!(exported, Exported { sent: 3, failed: 0 });
+            let received = received.lock().unwrap();
+            let Received { head, body } = &received[0];
+            assert!(head.starts_with("post /v1/metrics http/1.1\r\n"), "{head}");
+            let body = match compression {
+                Compression::None => body.clone(),
+                Compression::Gzip => {
+                    assert!(head.contains("content-encoding: gzip"), "{head}");
+                    let mut text = Vec::new();
+                    flate2::read::GzDecoder::new(&**body)
+                        .read_to_end(&mut text)
+                        .unwrap();
+                    text
+                }
+                Compression::Zstd => {
+                    assert!(head.contains("content-encoding: zstd"), "{head}");
+                    zstd::stream::decode_all(&**body).unwrap()
+                }
+            };
+            if protocol == Protocol::HttpProtobuf {
+                assert!(head.contains("content-type: application/x-protobuf"), "{head}");
+                let request = ExportMetricsServiceRequest::decode(&*body).unwrap();
+                assert_eq!(first_total(&request), 42);
+            } else {
+                assert!(head.contains("content-type: application/json"), "{head}");
+                let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                let metric = &json["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0];
+                assert_eq!(metric["name"], "primus_lens_network_bytes");
+                let point = &metric["sum"]["dataPoints"][0];
+                // 64-bit numbers are text in protobuf's JSON.
+                assert_eq!(point["asInt"], "42", "{point}");
+                assert_eq!(point["timeUnixNano"], "5000", "{point}");
+                assert_eq!(
+                    point["attributes"][0]["value"]["stringValue"], "192.0.2.7",
+                    "{point}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_specification_lists_is_tried_again_and_nothing_else() {
+    let cases: [(&str, bool); 9] = [
+        (
+            "HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            true,
+        ),
+        (
+            "HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\nconnection: close\r\n\r\nbusy",
+            true,
+        ),
+        (
+            "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            true,
+        ),
+        (
+            "HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            true,
+        ),
+        // Nothing at all, no HTTP, and an end in the middle of the answer.
+        ("", true),
+        ("SSH-2.0-OpenSSH_9.2\r\n", true),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", true),
+        (
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 4\r\nconnection: close\r\n\r\nwhat",
+            false,
+        ),
+        (
+            "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            false,
+        ),
+    ];
+    for (answer, again) in cases {
+        let (endpoint, received) = server(vec![answer, OK]).await;
+        let exported = export(
+            by_http(&endpoint, Protocol::HttpProtobuf, Compression::None),
+            snapshot(1),
+        )
+        .await;
+        let expected = if again { (3, 0, 2) } else { (0, 3, 1) };
+        let attempts = received.lock().unwrap().len();
+        assert_eq!((exported.sent, exported.failed, attempts), expected, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_success_that_can_not_be_read_is_a_success_and_a_partial_one_is_counted() {
+    let garbage = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\n\x7f\x7f\x7f\x7f";
+    let (endpoint, _) = server(vec![garbage]).await;
+    let config = by_http(&endpoint, Protocol::HttpProtobuf, Compression::None);
+    assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
+
+    let partial = "HTTP/1.1 200 OK\r\ncontent-length: 70\r\nconnection: close\r\n\r\n\
+                   {\"partialSuccess\":{\"rejectedDataPoints\":\"2\",\"errorMessage\":\"too old\"}}";
+    let (endpoint, received) = server(vec![partial]).await;
+    let config = by_http(&endpoint, Protocol::HttpJson, Compression::None);
+    assert_eq!(export(config, snapshot(1)).await, Exported { sent: 1, failed: 2 });
+    assert_eq!(received.lock().unwrap().len(), 1);
+}

@@ -1,0 +1,169 @@
+//! The runner with components that do as they are told.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::BoxFuture;
+use tower::service_fn;
+use tower::util::BoxService;
+
+use super::*;
+use crate::batch::FlowBatch;
+use crate::queue::WhenFull;
+use crate::snapshot::Snapshot;
+use crate::stage::Exported;
+
+/// Windows of five seconds in ten minutes.
+const WINDOWS: u64 = 120;
+
+/// Ten minutes, as fast as they are taken.
+struct TenMinutes;
+
+impl Receiver for TenMinutes {
+    fn start(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run<'a>(
+        &'a mut self,
+        sink: &'a mut Sink,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Result<(), StageError>> {
+        async move {
+            for window in 1..=WINDOWS {
+                sink.watermark(Timestamp::from_nanos(window * 5_000_000_000));
+            }
+            stop.cancelled().await;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// A snapshot per watermark.
+struct EachWatermark;
+
+fn snapshot(at: Timestamp, last: bool) -> Snapshot {
+    Snapshot {
+        pipeline: "flows".into(),
+        at,
+        window: Duration::from_secs(5),
+        last,
+        families: Vec::new(),
+    }
+}
+
+impl Aggregator for EachWatermark {
+    fn begin(&mut self, _: Timestamp) {}
+    fn fold(&mut self, _: &FlowBatch) {}
+    fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+        Some(snapshot(to, false))
+    }
+    fn finish(&mut self, at: Timestamp) -> Snapshot {
+        snapshot(at, true)
+    }
+}
+
+/// What is behind an exporter.
+#[derive(Clone)]
+enum Peer {
+    /// Takes everything.
+    Counting(Arc<AtomicUsize>),
+    /// Never answers.
+    Hanging,
+    /// Panics.
+    Broken,
+}
+
+impl Exporter for Peer {
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+        let peer = self.clone();
+        let service = service_fn(move |_: Arc<Snapshot>| {
+            let peer = peer.clone();
+            async move {
+                match peer {
+                    Self::Counting(count) => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        Ok(Exported::default())
+                    }
+                    Self::Hanging => std::future::pending().await,
+                    Self::Broken => panic!("out of order"),
+                }
+            }
+        });
+        async move { Ok(BoxService::new(service)) }.boxed()
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+fn exporter(id: &str, peer: Peer, when_full: WhenFull) -> ExporterNode {
+    ExporterNode {
+        id: id.parse().unwrap(),
+        exporter: Box::new(peer),
+        queue: QueueConfig {
+            size: NonZeroUsize::new(4).unwrap(),
+            when_full,
+            ..QueueConfig::default()
+        },
+    }
+}
+
+fn graph(exporters: Vec<ExporterNode>) -> Graph {
+    Graph {
+        receivers: vec![ReceiverNode {
+            id: "minutes".parse().unwrap(),
+            receiver: Box::new(TenMinutes),
+        }],
+        pipelines: vec![PipelineNode {
+            receivers: vec![0],
+            processors: Vec::new(),
+            aggregator: Box::new(EachWatermark),
+            exporters: (0..exporters.len()).collect(),
+        }],
+        exporters,
+    }
+}
+
+async fn run_until(graph: Graph, done: impl Fn() -> bool) -> Result<(), RunError> {
+    let stop = CancellationToken::new();
+    let meter = opentelemetry::global::meter("test");
+    let deadline = Duration::from_millis(200);
+    let running = run(graph, &meter, stop.clone(), deadline, || {});
+    let watching = async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        outcome = running => outcome,
+        () = watching => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn while_one_exporter_hangs_for_ten_minutes_the_other_misses_nothing() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let exporters = vec![
+        exporter("hanging", Peer::Hanging, WhenFull::DropOldest),
+        // So fast are these ten minutes that it must be waited for.
+        exporter("counting", Peer::Counting(Arc::clone(&count)), WhenFull::Block),
+    ];
+    let done = || count.load(Ordering::Relaxed) >= usize::try_from(WINDOWS).unwrap();
+    let outcome = run_until(graph(exporters), done).await;
+    // With the last window; and the one that hangs held up the end until the deadline, as it is told.
+    assert_eq!(count.load(Ordering::Relaxed) as u64, WINDOWS + 1);
+    assert!(matches!(outcome, Err(RunError::Deadline { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn an_exporter_that_panics_ends_the_run_with_its_name_and_what_it_said() {
+    let exporters = vec![exporter("otlp/backup", Peer::Broken, WhenFull::DropOldest)];
+    let outcome = run_until(graph(exporters), || false).await;
+    let said = outcome.unwrap_err().to_string();
+    assert_eq!(said, "otlp/backup panicked: out of order");
+}
