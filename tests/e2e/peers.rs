@@ -677,3 +677,54 @@ fn duckdb_finds_the_totals_that_the_applications_counted_in_the_files_of_either_
         }
     }
 }
+
+#[test]
+fn lines_of_a_daemon_that_was_killed_are_there_after_the_next_start() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = format!("  file: {{path: {}}}\n", dir.path().display());
+    let launch = Launch {
+        list: "exporters: [prometheus, debug, file]",
+        exporters: &file,
+        ..Launch::default()
+    };
+    let daemon = Daemon::launch(launch);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 9).unwrap();
+    daemon.scrape_until("the traffic", |scrape| Counted::of_port(scrape, port) == sent);
+    // The file's turn comes with the same window.
+    let written = || {
+        let files = fs::read_dir(dir.path()).unwrap().flatten();
+        let lines = files.flat_map(|file| {
+            let lines = read(&file.path());
+            lines.lines().map(str::to_owned).collect::<Vec<_>>()
+        });
+        let values = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+        let mut counted = 0;
+        for row in values.filter(|row| row["labels"]["rport"] == port.to_string()) {
+            counted += row["delta"].as_u64().unwrap();
+        }
+        counted
+    };
+    let expected = sent.client_sent + sent.client_received;
+    ask_until("the lines", || (written() == expected).then_some(()));
+    daemon.kill();
+
+    let daemon = Daemon::launch(launch);
+    let recovered = [("exporter", "file"), ("event", "recovered")];
+    daemon.telemetry_until("a recovered file", |seen| {
+        seen.sum("flowtap_exporter_files_total", &recovered) == 1
+    });
+    assert_eq!(written(), expected);
+    let names: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(
+        names.iter().any(|name| name.ends_with("Z.recovered.jsonl")),
+        "{names:?}"
+    );
+}
