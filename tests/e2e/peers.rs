@@ -703,11 +703,9 @@ fn lines_of_a_daemon_that_was_killed_are_there_after_the_next_start() {
             lines.lines().map(str::to_owned).collect::<Vec<_>>()
         });
         let values = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
-        let mut counted = 0;
-        for row in values.filter(|row| row["labels"]["rport"] == port.to_string()) {
-            counted += row["delta"].as_u64().unwrap();
-        }
-        counted
+        let label = port.to_string();
+        let of_port = values.filter(|row| row["labels"]["rport"] == label);
+        of_port.map(|row| row["delta"].as_u64().unwrap()).sum::<u64>()
     };
     let expected = sent.client_sent + sent.client_received;
     ask_until("the lines", || (written() == expected).then_some(()));
