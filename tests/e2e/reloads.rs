@@ -89,11 +89,9 @@ fn a_hundred_reloads_under_load_half_of_them_bad_lose_no_byte_and_leak_nothing()
     });
     assert!(daemon.reload(&config));
     let (fds, programs, resident) = settled.unwrap();
-    assert!(
-        descriptors(&daemon) <= fds,
-        "{} after {fds}",
-        descriptors(&daemon)
-    );
+    // One or two are those of the requests that were answered a moment ago; a leak would be one per reload.
+    let now = descriptors(&daemon);
+    assert!(now <= fds + 3, "{now} after {fds}");
     assert_eq!(kernel_objects::programs().len(), programs);
     let now = resident_kib(&daemon);
     assert!(now < resident + 16 * 1024, "{now} KiB after {resident} KiB");

@@ -45,6 +45,7 @@ use tower::{BoxError, service_fn};
 use self::auth::Auth;
 pub use self::auth::BasicAuth;
 pub use self::config::{Config, FACTORY};
+pub(crate) use self::exposition::canonical;
 use self::exposition::{Exposition, Style};
 use self::negotiate::Format;
 use self::server::Server;
