@@ -149,10 +149,15 @@ impl Needs {
             capabilities.insert(Capability::CAP_SYS_PTRACE);
         }
         // Of a file its folder, because one that is renewed is another file under the same name; but not the root.
-        let read = paths.iter().chain(files).map(|path| match path.parent() {
-            Some(folder) if !path.is_dir() && folder.parent().is_some() => folder.to_owned(),
-            _ => path.clone(),
-        });
+        let files = files.iter().filter_map(|path| std::path::absolute(path).ok());
+        let read = paths
+            .iter()
+            .cloned()
+            .chain(files)
+            .map(|path| match path.parent() {
+                Some(folder) if !path.is_dir() && folder.parent().is_some() => folder.to_owned(),
+                _ => path,
+            });
         let read = read.collect();
         Self {
             capabilities,
@@ -169,14 +174,14 @@ impl Needs {
     }
 }
 
-/// Every absolute path that stands in `value`, `file:/…` included.
+/// Every path that stands in `value`: whatever is absolute, `file:/…` included, and whatever is there beneath the current folder.
 fn paths_in(value: &figment::value::Value, paths: &mut Vec<PathBuf>) {
     use figment::value::Value;
     match value {
         Value::String(_, text) => {
             let path = text.strip_prefix("file:").unwrap_or(text);
-            if path.len() > 1 && path.starts_with('/') {
-                paths.push(PathBuf::from(path));
+            if path.len() > 1 && path.starts_with('/') || !path.is_empty() && Path::new(path).exists() {
+                paths.extend(std::path::absolute(path));
             }
         }
         Value::Dict(_, dict) => dict.values().for_each(|value| paths_in(value, paths)),
@@ -361,6 +366,18 @@ mod tests {
         let needs = Needs::of(&config(&["exporters.prometheus.endpoint=127.0.0.1:443"]), &[]);
         assert!(needs.capabilities.contains(&Capability::CAP_NET_BIND_SERVICE));
         assert!(needs.landlock);
+        // Tests run in the folder of the package.
+        let needs = Needs::of(
+            &config(&["exporters.otlp.tls.ca_file=Cargo.toml"]),
+            &["Cargo.lock".into()],
+        );
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(
+            needs.read.iter().filter(|path| **path == here).count(),
+            2,
+            "{:?}",
+            needs.read
+        );
         let list = "processors.policy.dns=[\"file:/etc/lists/dns.txt\"]";
         let needs = Needs::of(&config(&[list]), &[]);
         assert!(

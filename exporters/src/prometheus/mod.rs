@@ -246,14 +246,19 @@ impl Iterator for Packed {
     }
 }
 
-/// A whole exposition of `snapshots`, one per pipeline.
-pub fn text(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> String {
+/// An exposition of `snapshots`, one per pipeline, as a scrape sends it: chunk by chunk.
+pub fn chunks(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> impl Iterator<Item = Bytes> {
     let style = Style::new(&Config {
         namespace: namespace.to_owned(),
         ..Config::default()
     });
+    Exposition::new(&style, Format::Text, snapshots)
+}
+
+/// The same as a whole.
+pub fn text(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> String {
     let mut text = String::new();
-    for chunk in Exposition::new(&style, Format::Text, snapshots) {
+    for chunk in chunks(namespace, snapshots) {
         // Made of text.
         text.push_str(&String::from_utf8_lossy(&chunk));
     }
