@@ -6,7 +6,7 @@ CARGO_DENY_VERSION := 0.20.2
 STATIC_TARGET := x86_64-unknown-linux-gnu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench build static run test test-kernels bench-overhead lint references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-kernels bench-overhead lint references fmt clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ setup: ## Install what building and running need
 
 setup-test: ## Install what the tests need besides
 	@deploy/setup build test
+
+setup-deploy: ## Install what the tests of deploy/ need besides
+	@deploy/setup build deploy
 
 setup-kernels: ## Install what booting other kernels needs besides
 	@deploy/setup build kernels
@@ -34,6 +37,9 @@ run: build ## Measure this machine's TCP flows; metrics on http://127.0.0.1:9464
 
 test: setup-test ## Run every test; as root, or those that need privileges say that they are skipped
 	$(CARGO) test --workspace --locked
+
+test-deploy: setup-deploy static ## Check the chart, the manifests, the unit, the package, the image, the rules; as root
+	tests/deploy/run --binary target/$(STATIC_TARGET)/release/flowtap
 
 test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
 	tests/vm/run --binary target/$(STATIC_TARGET)/release/flowtap

@@ -10,7 +10,7 @@
 //! | [`exit`] | exit codes, and errors on their way to them |
 //! | `graph` | from a checked config to the stages, wired |
 //! | `node` | what components are told of this machine |
-//! | `run` | the command `run`: telemetry, admin listener, signals, the pipelines |
+//! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,7 @@ mod http;
 mod net_flow;
 mod node;
 mod record;
+mod reload;
 mod replay;
 mod run;
 mod telemetry;
@@ -41,6 +42,7 @@ use flowtap_pipeline::{ComponentId, Registry};
 
 use cli::{Cli, Command, ConfigArgs};
 use exit::Failure;
+use reload::Source;
 
 /// Reads the process' arguments, does what they say with the component types of `registry`, and returns the exit code.
 /// What went wrong is told on standard error.
@@ -69,35 +71,41 @@ pub fn main(registry: &Registry) -> ExitCode {
 fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
     match arguments.command {
         None => print(&Cli::command().render_help().to_string()),
-        Some(Command::Run(args)) => run::run(&load(args.config, registry)?, args.strict),
-        Some(Command::Validate(config)) => validate(&load(config, registry)?),
-        Some(Command::PrintConfig(config)) => print(&load(config, registry)?.to_yaml()),
+        Some(Command::Run(args)) => {
+            let source = Source {
+                files: args.config.config.clone(),
+                load: &|| load(&args.config, registry),
+            };
+            run::run((source.load)()?, &source, args.strict)
+        }
+        Some(Command::Validate(config)) => validate(&load(&config, registry)?),
+        Some(Command::PrintConfig(config)) => print(&load(&config, registry)?.to_yaml()),
         Some(Command::Doctor(args)) => {
             let (text, ended) = doctor::doctor(&args.proc_root, args.json);
             print(&text)?;
             ended
         }
         Some(Command::Record(args)) => {
-            record::record(&load(args.config, registry)?, &args.file, args.duration)
+            record::record(&load(&args.config, registry)?, &args.file, args.duration)
         }
-        Some(Command::Replay(args)) => print(&replay::replay(&load(args.config, registry)?, &args.file)?),
+        Some(Command::Replay(args)) => print(&replay::replay(&load(&args.config, registry)?, &args.file)?),
         Some(Command::Explain(args)) => {
-            let config = load(args.config, registry)?;
+            let config = load(&args.config, registry)?;
             print(&match args.file {
                 Some(file) => explain::explain(&config, &file)?,
                 None => explain::explain_live(&config, args.duration)?,
             })
         }
         Some(Command::Classify(args)) => print(&classify::classify(
-            &load(args.config, registry)?,
+            &load(&args.config, registry)?,
             &args.addresses,
         )?),
         Some(Command::Components) => print(&components::describe(registry)),
     }
 }
 
-fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
-    let layers = Layers::from_process(arguments.config, arguments.set);
+fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
+    let layers = Layers::from_process(arguments.config.clone(), arguments.set.clone());
     let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
@@ -107,6 +115,9 @@ fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
 
 /// Builds everything short of starting it.
 fn validate(config: &Config) -> Result<(), Failure> {
+    // Some components want a runtime around them, even if nothing runs on it.
+    let runtime = run::runtime()?;
+    let _guard = runtime.enter();
     let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
     graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)?;
     let mut text = String::from("the config is valid\n");

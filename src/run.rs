@@ -1,9 +1,12 @@
-//! The command `run`: logs, the daemon's own metrics, the admin listener, signals, and the pipelines between them.
+//! The command `run`: logs, the daemon's own metrics, the admin listener, signals, and the pipelines between them; and how a
+//! new config takes the place of the one before.
 
 use std::path::PathBuf;
 
 use flowtap_config::Config;
-use flowtap_pipeline::runner;
+use flowtap_pipeline::StatusBoard;
+use flowtap_pipeline::runner::{Graph, Runner};
+use opentelemetry::metrics::Meter;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -15,16 +18,17 @@ use crate::graph::{self, Surroundings};
 use crate::http;
 use crate::net_flow;
 use crate::node;
-use crate::telemetry::{self, Telemetry};
+use crate::reload::{Reloads, Source, Wakeups};
+use crate::telemetry::{self, LogLevel, Telemetry};
 
 /// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
 /// less than its config asks for.
 ///
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
-pub(crate) fn run(config: &Config, strict: bool) -> Result<(), Failure> {
-    telemetry::init_logs(&config.service.telemetry.logs)?;
-    runtime()?.block_on(supervise(config, strict))
+pub(crate) fn run(config: Config, source: &Source<'_>, strict: bool) -> Result<(), Failure> {
+    let logs = telemetry::init_logs(&config.service.telemetry.logs)?;
+    runtime()?.block_on(supervise(config, source, &logs, strict))
 }
 
 /// Receivers have threads of their own; what is left is a handful of listeners and pushes.
@@ -37,41 +41,64 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
+async fn supervise(
+    config: Config,
+    source: &Source<'_>,
+    logs: &LogLevel,
+    strict: bool,
+) -> Result<(), Failure> {
     let telemetry = Telemetry::new(&config.service.telemetry)?;
+    let meter = telemetry.meter();
     let around = Surroundings::now();
     node::watch(&around.node);
-    let graph = graph::build(config, &telemetry.meter(), &around, strict)?;
+    let graph = graph::build(&config, &meter, &around, strict)?;
     let stop = stop_on_signal()?;
-    cluster::follow(config, &around.cluster, stop.clone()).await?;
-    let (readiness, servers_stop) = (Readiness::default(), CancellationToken::new());
+    let mut wakeups = Wakeups::new(source.files.clone())?;
+    cluster::follow(&config, &around.cluster, stop.clone()).await?;
+    let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
+    let servers_stop = CancellationToken::new();
     let mut servers = Vec::new();
     if let Some(address) = config.service.admin.endpoint {
-        servers.push(
-            http::serve(
-                address,
-                admin::routes(readiness.clone()).merge(net_flow::routes(proc_root(config))),
-                servers_stop.clone(),
-            )
-            .await?,
-        );
+        let routes = admin::routes(readiness.clone(), board.clone(), reloads.clone())
+            .merge(net_flow::routes(proc_root(&config)));
+        servers.push(http::serve(address, routes, servers_stop.clone()).await?);
     }
     if let Some(address) = config.service.telemetry.metrics.endpoint {
         servers.push(http::serve(address, telemetry.routes(), servers_stop.clone()).await?);
     }
 
-    let ready = || {
+    let mut running = Running {
+        runner: Runner::new(&meter, config.service.shutdown_timeout, board),
+        config,
+        around,
+        meter,
+        strict,
+    };
+    let mut outcome = running.runner.apply(graph).await.map_err(Failure::from);
+    if outcome.is_ok() {
         readiness.set(true);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
-    };
-    let outcome = runner::run(
-        graph,
-        &telemetry.meter(),
-        stop,
-        config.service.shutdown_timeout,
-        ready,
-    )
-    .await;
+        outcome = loop {
+            let why = tokio::select! {
+                () = stop.cancelled() => break Ok(()),
+                ended = running.runner.ended() => break ended.map_err(Failure::from),
+                why = wakeups.next() => why,
+            };
+            tracing::info!(why, "reading the config again");
+            match running.reload(source, logs).await {
+                Ok(()) => {
+                    reloads.applied();
+                    tracing::info!("the new config is at work");
+                }
+                Err(Refused::Kept(why)) => {
+                    reloads.refused(&why.to_string());
+                    tracing::error!("the new config is refused, the old one stays: {why}");
+                }
+                Err(Refused::Lost(why)) => break Err(why),
+            }
+        };
+    }
+    let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
     readiness.set(false);
 
     // Last, so that a final look at the daemon's own metrics sees how the pipelines ended.
@@ -81,7 +108,57 @@ async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
         let _ = server.await;
     }
     telemetry.shutdown();
-    Ok(outcome?)
+    outcome
+}
+
+/// What runs, and what it was made from.
+struct Running {
+    runner: Runner,
+    config: Config,
+    around: Surroundings,
+    meter: Meter,
+    strict: bool,
+}
+
+/// Why a new config is not at work.
+enum Refused {
+    /// The old one is.
+    Kept(Failure),
+    /// Neither is: the old one could not be had back.
+    Lost(Failure),
+}
+
+impl Running {
+    /// Takes on the config as `source` has it now: components whose config is the same live on. One that is wrong changes nothing;
+    /// one whose components don't start gives way to the one before.
+    async fn reload(&mut self, source: &Source<'_>, logs: &LogLevel) -> Result<(), Refused> {
+        let config = (source.load)().map_err(Refused::Kept)?;
+        let graph = self.build(&config).map_err(Refused::Kept)?;
+        logs.set(&config.service.telemetry.logs).map_err(Refused::Kept)?;
+        if let Err(error) = self.runner.apply(graph).await {
+            tracing::warn!(%error, "going back to the config before");
+            let before = self.build(&self.config).map_err(Refused::Lost)?;
+            // What was at work a moment ago is so again, unless the machine has changed meanwhile.
+            self.runner
+                .apply(before)
+                .await
+                .map_err(|error| Refused::Lost(error.into()))?;
+            return Err(Refused::Kept(error.into()));
+        }
+        let mut service = config.service.clone();
+        service.telemetry.logs = self.config.service.telemetry.logs.clone();
+        if service != self.config.service {
+            tracing::warn!(
+                "listeners, the push of own metrics, Kubernetes and shutdown_timeout change with the next start only"
+            );
+        }
+        self.config = config;
+        Ok(())
+    }
+
+    fn build(&self, config: &Config) -> Result<Graph, Failure> {
+        Ok(graph::build(config, &self.meter, &self.around, self.strict)?)
+    }
 }
 
 /// A token that the first SIGTERM or SIGINT cancels.

@@ -21,6 +21,7 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::exit::{Code, Failure};
@@ -121,17 +122,8 @@ fn expose(registry: &Registry) -> Response {
 ///
 /// # Errors
 /// A level that is none.
-pub(crate) fn init_logs(config: &LogsConfig) -> Result<(), Failure> {
-    let (filter, key) = match std::env::var("FLOWTAP_LOG") {
-        Ok(filter) => (filter, "FLOWTAP_LOG"),
-        Err(_) => (config.level.clone(), "service.telemetry.logs.level"),
-    };
-    let filter = EnvFilter::try_new(&filter).map_err(|error| {
-        Failure::new(
-            Code::Config,
-            format!("{key}: `{filter}` is no log filter: {error}"),
-        )
-    })?;
+pub(crate) fn init_logs(config: &LogsConfig) -> Result<LogLevel, Failure> {
+    let (filter, handle) = reload::Layer::new(filter_of(config)?);
     let text = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
@@ -140,5 +132,36 @@ pub(crate) fn init_logs(config: &LogsConfig) -> Result<(), Failure> {
         LogFormat::Text => registry.with(text).try_init(),
         LogFormat::Json => registry.with(text.json()).try_init(),
     };
-    initialised.map_err(|error| Failure::new(Code::Software, error))
+    initialised.map_err(|error| Failure::new(Code::Software, error))?;
+    Ok(LogLevel(handle))
+}
+
+/// What is logged; can be changed while flowtap runs.
+#[derive(Debug)]
+pub(crate) struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>);
+
+impl LogLevel {
+    /// Logs what `config` asks for from now on.
+    ///
+    /// # Errors
+    /// A level that is none.
+    pub(crate) fn set(&self, config: &LogsConfig) -> Result<(), Failure> {
+        let filter = filter_of(config)?;
+        self.0
+            .reload(filter)
+            .map_err(|error| Failure::new(Code::Software, error))
+    }
+}
+
+fn filter_of(config: &LogsConfig) -> Result<EnvFilter, Failure> {
+    let (filter, key) = match std::env::var("FLOWTAP_LOG") {
+        Ok(filter) => (filter, "FLOWTAP_LOG"),
+        Err(_) => (config.level.clone(), "service.telemetry.logs.level"),
+    };
+    EnvFilter::try_new(&filter).map_err(|error| {
+        Failure::new(
+            Code::Config,
+            format!("{key}: `{filter}` is no log filter: {error}"),
+        )
+    })
 }

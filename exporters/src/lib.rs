@@ -6,6 +6,8 @@
 //! |---|---|---|
 //! | [`prometheus`] | `prometheus` | whoever scrapes `/metrics` |
 //! | [`otlp`] | `otlp` | an OpenTelemetry collector, by gRPC or HTTP |
+//! | [`remote_write`] | `remote_write` | whatever takes Prometheus remote write |
+//! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
 //! | [`push`] | | what exporters that push have in common |
@@ -13,10 +15,12 @@
 #![forbid(unsafe_code)]
 
 pub mod debug;
+pub mod file;
 pub mod naming;
 pub mod otlp;
 pub mod prometheus;
 pub mod push;
+pub mod remote_write;
 pub mod tls;
 
 #[cfg(test)]

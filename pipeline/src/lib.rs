@@ -20,6 +20,7 @@
 //! | [`queue`] | the bounded queue in front of each exporter |
 //! | [`sink`] | the pipelines as a receiver sees them |
 //! | [`runner`] | ordered start, the run, ordered stop |
+//! | [`status`] | how each component is
 //! | [`telemetry`] | the daemon's own instruments, by the Collector's names |
 #![forbid(unsafe_code)]
 
@@ -35,6 +36,7 @@ pub mod series;
 pub mod sink;
 pub mod snapshot;
 pub mod stage;
+pub mod status;
 pub mod telemetry;
 pub mod time;
 
@@ -52,4 +54,5 @@ pub use series::{Family, FamilyKind, LabelValue, Naming, Series};
 pub use sink::Sink;
 pub use snapshot::{FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Snapshot, SumPoint};
 pub use stage::{Aggregator, ExportService, Exported, Exporter, Processor, Receiver, StageError};
+pub use status::{ComponentStatus, State, StatusBoard};
 pub use time::Timestamp;

@@ -46,9 +46,9 @@ pub struct ProcessorTelemetry {
 }
 
 impl ProcessorTelemetry {
-    /// Instruments of the processor `id`.
-    pub fn new(meter: &Meter, id: &ComponentId) -> Self {
-        Self {
+    /// Instruments of the processor `id`, which drops for these `reasons`: each stands at 0 from the start.
+    pub fn new(meter: &Meter, id: &ComponentId, reasons: &[&'static str]) -> Self {
+        let telemetry = Self {
             dropped: meter
                 .u64_counter("processor_dropped_records")
                 .with_description("Flow records that a processor left out, by reason.")
@@ -61,19 +61,27 @@ impl ProcessorTelemetry {
                 .with_unit("By")
                 .build(),
             processor: id.to_string(),
+        };
+        for reason in reasons {
+            telemetry.add(0, 0, reason);
         }
+        telemetry
     }
 
     /// Counts `records` with their `bytes` that were left out for `reason`.
     pub fn dropped(&self, records: u64, bytes: u64, reason: &'static str) {
         if records > 0 {
-            let attributes = [
-                KeyValue::new("processor", self.processor.clone()),
-                KeyValue::new("reason", reason),
-            ];
-            self.dropped.add(records, &attributes);
-            self.dropped_bytes.add(bytes, &attributes);
+            self.add(records, bytes, reason);
         }
+    }
+
+    fn add(&self, records: u64, bytes: u64, reason: &'static str) {
+        let attributes = [
+            KeyValue::new("processor", self.processor.clone()),
+            KeyValue::new("reason", reason),
+        ];
+        self.dropped.add(records, &attributes);
+        self.dropped_bytes.add(bytes, &attributes);
     }
 }
 
@@ -89,7 +97,7 @@ pub struct DeliveryTelemetry {
 impl DeliveryTelemetry {
     /// Instruments of the exporter `id`.
     pub fn new(meter: &Meter, id: &ComponentId) -> Self {
-        Self {
+        let telemetry = Self {
             sent: points(
                 meter,
                 "exporter_sent_metric_points",
@@ -106,7 +114,12 @@ impl DeliveryTelemetry {
                 .with_unit("{request}")
                 .build(),
             attributes: [KeyValue::new("exporter", id.to_string())],
-        }
+        };
+        // From the start, so that an alert on a rise sees the first one.
+        telemetry.sent(0);
+        telemetry.failed(0);
+        telemetry.retried.add(0, &telemetry.attributes);
+        telemetry
     }
 
     /// Counts `points` delivered.
@@ -167,7 +180,7 @@ impl ExporterTelemetry {
                 }
             })
             .build();
-        Self {
+        let telemetry = Self {
             deliveries: DeliveryTelemetry::new(meter, id),
             enqueue_failed: points(
                 meter,
@@ -175,7 +188,9 @@ impl ExporterTelemetry {
                 "Points of snapshots that gave way in an exporter's full queue.",
             ),
             attributes,
-        }
+        };
+        telemetry.enqueue_failed(0);
+        telemetry
     }
 
     /// What becomes of its requests.

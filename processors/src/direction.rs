@@ -22,6 +22,9 @@ use flowtap_pipeline::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Why records are left out.
+const LOCAL_WITHOUT_LISTENER: &str = "local_without_listener";
+
 /// Nothing can be set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -121,7 +124,7 @@ impl Direction {
             listeners: Listeners::default(),
             local: addresses(&context.node.load()),
             node: Seen::new(&context.node),
-            telemetry: ProcessorTelemetry::new(&context.meter, &context.id),
+            telemetry: ProcessorTelemetry::new(&context.meter, &context.id, &[LOCAL_WITHOUT_LISTENER]),
         }
     }
 
@@ -180,7 +183,7 @@ impl Processor for Direction {
             }
             decided.is_some()
         });
-        self.telemetry.dropped(records, bytes, "local_without_listener");
+        self.telemetry.dropped(records, bytes, LOCAL_WITHOUT_LISTENER);
     }
 }
 

@@ -9,7 +9,7 @@
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
-//! | `peers` | a real Prometheus, promtool, a real OTLP collector |
+//! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
@@ -36,5 +36,6 @@ mod netns;
 mod peers;
 mod recordings;
 mod references;
+mod reloads;
 mod require;
 mod traffic;

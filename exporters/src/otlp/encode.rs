@@ -33,6 +33,9 @@ const NO_RECORDED_VALUE: u64 = 1;
 /// A fixed64, double or sfixed64 with its key.
 const FIXED_BYTES: usize = 9;
 
+/// The counts of a histogram's buckets.
+const BUCKET_BYTES: usize = 8 * (HISTOGRAM_BUCKETS + 1);
+
 /// A request, and which points of the snapshot it tells of: family, and positions in it.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -71,190 +74,276 @@ impl Encoder {
     /// `snapshot` in as many requests as the limits ask for; none if there is nothing to tell. With `deltas`, what has come
     /// since what those hold.
     pub(super) fn encode(&self, snapshot: &Snapshot, deltas: Option<&Deltas>) -> Vec<Part> {
-        let mut writing = Writing {
-            encoder: self,
-            snapshot,
-            deltas,
-            parts: Vec::new(),
-            metrics: Vec::new(),
-            data: Vec::new(),
-            points: 0,
-            told: Vec::new(),
-        };
-        for (index, family) in snapshot.families.iter().enumerate() {
-            writing.push_family(index, family);
-        }
-        writing.finish_request();
-        writing.parts
+        let points = PointWriter { snapshot, deltas };
+        let heads: Vec<_> = snapshot
+            .families
+            .iter()
+            .map(|family| Head::new(self, family.family, deltas.is_some()))
+            .collect();
+        let plans = self.plan(&points, &heads);
+        plans
+            .iter()
+            .map(|plan| self.write(plan, &points, &heads))
+            .collect()
     }
-}
 
-/// A snapshot on its way into requests.
-struct Writing<'a> {
-    encoder: &'a Encoder,
-    snapshot: &'a Snapshot,
-    deltas: Option<&'a Deltas>,
-    parts: Vec<Part>,
-    /// `ScopeMetrics.metrics` of the open request.
-    metrics: Vec<u8>,
-    /// Points of the open metric.
-    data: Vec<u8>,
-    /// Points of the open request.
-    points: u64,
-    told: Vec<(usize, Range<usize>)>,
-}
-
-impl Writing<'_> {
-    fn push_family(&mut self, index: usize, family: &FamilySnapshot) {
-        let head = Head::new(self.encoder, family.family, self.deltas.is_some());
-        let live = family.points.len();
-        // By differences an ended series has nothing to tell.
-        let ended = if self.deltas.is_some() {
-            0
-        } else {
-            family.ended.len()
-        };
-        let mut first = 0;
-        for number in 0..live + ended {
-            let before = self.data.len();
-            match &family.points {
-                Points::Sums(points) if number < live => self.push_sum(&head, &points[number]),
-                Points::Histograms(points) if number < live => self.push_histogram(&head, &points[number]),
-                points => self.push_ended(points, &family.ended[number - live]),
+    /// Which points go into which request, with every length: so each byte is written once, to where it stays.
+    fn plan(&self, points: &PointWriter<'_>, heads: &[Head<'_>]) -> Vec<Plan> {
+        let mut plans = vec![Plan::default()];
+        for (index, (family, head)) in points.snapshot.families.iter().zip(heads).enumerate() {
+            let mut metric = PlannedMetric::new(index, 0);
+            for number in 0..points.count(family) {
+                metric.range.end = number + 1;
+                let Some(len) = points.len(head, family, number) else {
+                    continue;
+                };
+                metric.points += 1;
+                metric.data_len += len_delimited(len);
+                let Some(plan) = plans.last_mut() else { continue };
+                let full = plan.points + metric.points == self.max_points as u64
+                    || plan.metrics_len + metric.len(head) >= self.room();
+                if full {
+                    plan.push(
+                        std::mem::replace(&mut metric, PlannedMetric::new(index, number + 1)),
+                        head,
+                    );
+                    plans.push(Plan::default());
+                }
             }
-            if self.data.len() == before {
-                continue;
-            }
-            self.points += 1;
-            let full = self.points == self.encoder.max_points as u64;
-            if full || self.metrics.len() + self.data.len() + head.bytes.len() >= self.room() {
-                self.finish_metric(&head, index, first..number + 1);
-                self.finish_request();
-                first = number + 1;
+            if let Some(plan) = plans.last_mut() {
+                plan.push(metric, head);
             }
         }
-        self.finish_metric(&head, index, first..live + ended);
+        plans.retain(|plan| plan.points > 0);
+        plans
     }
 
     /// What may be in a request beside its resource, with room for one point more.
     fn room(&self) -> usize {
         const POINT: usize = 4096;
-        let fixed = self.encoder.resource.len() + self.encoder.scope.len() + POINT;
-        self.encoder.max_bytes.saturating_sub(fixed)
-    }
-
-    /// `Metric` around the points that are there.
-    fn finish_metric(&mut self, head: &Head<'_>, index: usize, range: Range<usize>) {
-        if !range.is_empty() {
-            self.told.push((index, range));
-        }
-        if self.data.is_empty() {
-            return;
-        }
-        let data_len = self.data.len() + head.behind.len();
-        let len = head.bytes.len() + 1 + encoded_len_varint(data_len as u64) + data_len;
-        let out = &mut self.metrics;
-        encode_key(2, WireType::LengthDelimited, out);
-        encode_varint(len as u64, out);
-        out.extend_from_slice(&head.bytes);
-        encode_key(head.data_field, WireType::LengthDelimited, out);
-        encode_varint(data_len as u64, out);
-        out.append(&mut self.data);
-        out.extend_from_slice(&head.behind);
+        let fixed = self.resource.len() + self.scope.len() + POINT;
+        self.max_bytes.saturating_sub(fixed)
     }
 
     /// `ExportMetricsServiceRequest { resource_metrics: [ResourceMetrics { resource, scope_metrics: [...] }] }`
-    fn finish_request(&mut self) {
-        let told = std::mem::take(&mut self.told);
-        if self.metrics.is_empty() {
-            return;
+    fn write(&self, plan: &Plan, points: &PointWriter<'_>, heads: &[Head<'_>]) -> Part {
+        let scope_len = self.scope.len() + plan.metrics_len;
+        let resource_len = self.resource.len() + len_delimited(scope_len);
+        let mut body = Vec::with_capacity(len_delimited(resource_len));
+        push_head(&mut body, 1, resource_len);
+        body.extend_from_slice(&self.resource);
+        push_head(&mut body, 2, scope_len);
+        body.extend_from_slice(&self.scope);
+        for metric in plan.metrics.iter().filter(|metric| metric.points > 0) {
+            let (family, head) = (&points.snapshot.families[metric.family], &heads[metric.family]);
+            // `ScopeMetrics.metrics`
+            push_head(&mut body, 2, metric.content_len(head));
+            body.extend_from_slice(&head.bytes);
+            push_head(&mut body, head.data_field, metric.data_len + head.behind.len());
+            for number in metric.range.clone() {
+                points.push(&mut body, head, family, number);
+            }
+            body.extend_from_slice(&head.behind);
         }
-        let (resource, scope) = (&self.encoder.resource, &self.encoder.scope);
-        let scope_len = scope.len() + self.metrics.len();
-        let resource_len = resource.len() + 1 + encoded_len_varint(scope_len as u64) + scope_len;
-        let mut body = Vec::with_capacity(resource_len + 16);
-        encode_key(1, WireType::LengthDelimited, &mut body);
-        encode_varint(resource_len as u64, &mut body);
-        body.extend_from_slice(resource);
-        encode_key(2, WireType::LengthDelimited, &mut body);
-        encode_varint(scope_len as u64, &mut body);
-        body.extend_from_slice(scope);
-        body.append(&mut self.metrics);
-        self.parts.push(Part {
+        debug_assert_eq!(
+            body.len(),
+            len_delimited(resource_len),
+            "what was planned was written"
+        );
+        Part {
             request: Request {
                 body: Bytes::from(body),
-                points: std::mem::take(&mut self.points),
-                last: self.snapshot.last,
+                points: plan.points,
+                last: points.snapshot.last,
             },
-            points: told,
-        });
+            points: plan
+                .metrics
+                .iter()
+                .map(|metric| (metric.family, metric.range.clone()))
+                .collect(),
+        }
+    }
+}
+
+/// What goes into one request.
+#[derive(Debug, Default)]
+struct Plan {
+    metrics: Vec<PlannedMetric>,
+    metrics_len: usize,
+    points: u64,
+}
+
+impl Plan {
+    fn push(&mut self, metric: PlannedMetric, head: &Head<'_>) {
+        if metric.points > 0 {
+            self.metrics_len += metric.len(head);
+            self.points += metric.points;
+        }
+        if !metric.range.is_empty() {
+            self.metrics.push(metric);
+        }
+    }
+}
+
+/// Some points of a family, as one `Metric`.
+#[derive(Debug)]
+struct PlannedMetric {
+    family: usize,
+    /// With those that have nothing to tell.
+    range: Range<usize>,
+    /// Those that do.
+    points: u64,
+    data_len: usize,
+}
+
+impl PlannedMetric {
+    const fn new(family: usize, first: usize) -> Self {
+        Self {
+            family,
+            range: first..first,
+            points: 0,
+            data_len: 0,
+        }
     }
 
-    /// `NumberDataPoint`: start 2, time 3, `as_int` 6, attributes 7.
-    fn push_sum(&mut self, head: &Head<'_>, point: &SumPoint) {
-        let gauge = head.family.kind == FamilyKind::Gauge;
-        let part = match self.deltas.filter(|_| !gauge) {
+    fn content_len(&self, head: &Head<'_>) -> usize {
+        head.bytes.len() + len_delimited(self.data_len + head.behind.len())
+    }
+
+    fn len(&self, head: &Head<'_>) -> usize {
+        len_delimited(self.content_len(head))
+    }
+}
+
+/// Writes points of a snapshot: live ones first, then those that have ended.
+struct PointWriter<'a> {
+    snapshot: &'a Snapshot,
+    deltas: Option<&'a Deltas>,
+}
+
+impl PointWriter<'_> {
+    /// How many points a family may have to tell of. By differences an ended series has nothing to tell.
+    fn count(&self, family: &FamilySnapshot) -> usize {
+        let ended = if self.deltas.is_some() {
+            0
+        } else {
+            family.ended.len()
+        };
+        family.points.len() + ended
+    }
+
+    fn sum_part(&self, head: &Head<'_>, point: &SumPoint) -> Option<SumPart> {
+        match self.deltas.filter(|_| head.family.kind != FamilyKind::Gauge) {
             Some(deltas) => deltas.of_sum(point),
             None => Some(SumPart {
                 start: point.series.start,
                 value: point.total,
             }),
-        };
-        let Some(part) = part else { return };
-        let attributes = &point.series.attributes;
-        push_length(&mut self.data, 3 * FIXED_BYTES + attributes.len());
-        push_fixed(&mut self.data, 2, part.start.as_nanos());
-        push_fixed(&mut self.data, 3, self.snapshot.at.as_nanos());
-        // sfixed64; a total beyond 2^63 is not reached in the life of a machine.
-        push_fixed(&mut self.data, 6, part.value);
-        self.data.extend_from_slice(attributes);
+        }
     }
 
-    /// `HistogramDataPoint`: start 2, time 3, count 4, sum 5, `bucket_counts` 6, `explicit_bounds` 7, attributes 9.
-    fn push_histogram(&mut self, head: &Head<'_>, point: &HistogramPoint) {
-        const BUCKETS: usize = HISTOGRAM_BUCKETS + 1;
-        let part = match self.deltas {
+    fn histogram_part(&self, point: &HistogramPoint) -> Option<HistogramPart> {
+        match self.deltas {
             Some(deltas) => deltas.of_histogram(point),
             None => Some(HistogramPart {
                 start: point.series.start,
                 buckets: point.buckets,
                 sum: point.sum,
             }),
-        };
-        let Some(part) = part else { return };
-        let attributes = &point.series.attributes;
-        // A key, a length that takes two bytes, the counts.
-        let buckets_len = 1 + encoded_len_varint(8 * BUCKETS as u64) + 8 * BUCKETS;
-        let len = 4 * FIXED_BYTES + buckets_len + head.bounds.len() + attributes.len();
-        let out = &mut self.data;
-        push_length(out, len);
+        }
+    }
+
+    /// Length of what [`Self::push`] writes, without key and length; `None` if the point has nothing to tell.
+    fn len(&self, head: &Head<'_>, family: &FamilySnapshot, number: usize) -> Option<usize> {
+        match &family.points {
+            Points::Sums(points) if number < points.len() => {
+                self.sum_part(head, &points[number])?;
+                Some(sum_len(&points[number]))
+            }
+            Points::Histograms(points) if number < points.len() => {
+                self.histogram_part(&points[number])?;
+                Some(histogram_len(head, &points[number]))
+            }
+            points => Some(ended_len(&family.ended[number - points.len()])),
+        }
+    }
+
+    /// Appends a point, if it has something to tell.
+    fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, family: &FamilySnapshot, number: usize) {
+        match &family.points {
+            Points::Sums(points) if number < points.len() => {
+                let point = &points[number];
+                if let Some(part) = self.sum_part(head, point) {
+                    self.push_sum(out, point, part);
+                }
+            }
+            Points::Histograms(points) if number < points.len() => {
+                let point = &points[number];
+                if let Some(part) = self.histogram_part(point) {
+                    self.push_histogram(out, head, point, &part);
+                }
+            }
+            points => self.push_ended(out, points, &family.ended[number - points.len()]),
+        }
+    }
+
+    /// `NumberDataPoint`: start 2, time 3, `as_int` 6, attributes 7.
+    fn push_sum(&self, out: &mut Vec<u8>, point: &SumPoint, part: SumPart) {
+        push_head(out, 1, sum_len(point));
+        push_fixed(out, 2, part.start.as_nanos());
+        push_fixed(out, 3, self.snapshot.at.as_nanos());
+        // sfixed64; a total beyond 2^63 is not reached in the life of a machine.
+        push_fixed(out, 6, part.value);
+        out.extend_from_slice(&point.series.attributes);
+    }
+
+    /// `HistogramDataPoint`: start 2, time 3, count 4, sum 5, `bucket_counts` 6, `explicit_bounds` 7, attributes 9.
+    fn push_histogram(
+        &self,
+        out: &mut Vec<u8>,
+        head: &Head<'_>,
+        point: &HistogramPoint,
+        part: &HistogramPart,
+    ) {
+        push_head(out, 1, histogram_len(head, point));
         push_fixed(out, 2, part.start.as_nanos());
         push_fixed(out, 3, self.snapshot.at.as_nanos());
         push_fixed(out, 4, part.buckets.iter().sum());
         push_fixed(out, 5, part.sum.to_bits());
-        encode_key(6, WireType::LengthDelimited, out);
-        encode_varint(8 * BUCKETS as u64, out);
+        push_head(out, 6, BUCKET_BYTES);
         for count in part.buckets {
             out.extend_from_slice(&count.to_le_bytes());
         }
         out.extend_from_slice(&head.bounds);
-        out.extend_from_slice(attributes);
+        out.extend_from_slice(&point.series.attributes);
     }
 
     /// A point that says that its series is no more: without value, flags 8 of a `NumberDataPoint`, 10 of a
     /// `HistogramDataPoint`.
-    fn push_ended(&mut self, points: &Points, series: &Series) {
+    fn push_ended(&self, out: &mut Vec<u8>, points: &Points, series: &Series) {
         let flags = match points {
             Points::Sums(_) => 8,
             Points::Histograms(_) => 10,
         };
-        let out = &mut self.data;
-        push_length(out, 2 * FIXED_BYTES + 2 + series.attributes.len());
+        push_head(out, 1, ended_len(series));
         push_fixed(out, 2, series.start.as_nanos());
         push_fixed(out, 3, self.snapshot.at.as_nanos());
         push_number_field(out, flags, NO_RECORDED_VALUE);
         out.extend_from_slice(&series.attributes);
     }
+}
+
+fn sum_len(point: &SumPoint) -> usize {
+    3 * FIXED_BYTES + point.series.attributes.len()
+}
+
+fn histogram_len(head: &Head<'_>, point: &HistogramPoint) -> usize {
+    4 * FIXED_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + point.series.attributes.len()
+}
+
+/// Two times, and flags, which take a byte behind their key.
+fn ended_len(series: &Series) -> usize {
+    2 * FIXED_BYTES + 2 + series.attributes.len()
 }
 
 /// What every metric of a family begins and ends with.
@@ -305,10 +394,15 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The key of `data_points`, field 1, with a length.
-fn push_length(out: &mut Vec<u8>, len: usize) {
-    encode_key(1, WireType::LengthDelimited, out);
+/// Key and length of a field that has one.
+fn push_head(out: &mut Vec<u8>, number: u32, len: usize) {
+    encode_key(number, WireType::LengthDelimited, out);
     encode_varint(len as u64, out);
+}
+
+/// Length of a field with a key of one byte, as all of ours are, and a length.
+fn len_delimited(len: usize) -> usize {
+    1 + encoded_len_varint(len as u64) + len
 }
 
 fn push_fixed(out: &mut Vec<u8>, number: u32, bits: u64) {
@@ -322,8 +416,7 @@ fn push_number_field(out: &mut Vec<u8>, number: u32, value: u64) {
 }
 
 fn push_field(out: &mut Vec<u8>, number: u32, content: &[u8]) {
-    encode_key(number, WireType::LengthDelimited, out);
-    encode_varint(content.len() as u64, out);
+    push_head(out, number, content.len());
     out.extend_from_slice(content);
 }
 

@@ -203,6 +203,12 @@ impl Service<Arc<Snapshot>> for OtlpService {
     }
 }
 
+/// The requests that `snapshot` makes, as totals: for measurements of it.
+pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
+    let parts = Encoder::new(config).encode(snapshot, None);
+    parts.into_iter().map(|part| part.request.body).collect()
+}
+
 /// What is stored counts as neither sent nor failed yet, but for what gave way to it.
 async fn send(way: &mut Way, part: Part) -> Result<Exported, BoxError> {
     match way {

@@ -12,7 +12,7 @@ use opentelemetry::metrics::{Counter, Gauge};
 
 use super::catalog::Catalog;
 use super::config::Config;
-use super::families::{FAMILIES, FamilyId};
+use super::families::{Definition, FAMILIES, FamilyId};
 use super::key::{ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
 use super::store::{Histogram, Keep, Slot, Store, Sum};
 
@@ -298,7 +298,7 @@ struct Telemetry {
 
 impl Telemetry {
     fn new(context: &BuildContext) -> Self {
-        Self {
+        let telemetry = Self {
             live: context
                 .meter
                 .u64_gauge("processor_live_series")
@@ -314,19 +314,26 @@ impl Telemetry {
                 .with_unit("{record}")
                 .build(),
             pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
+        };
+        for family in &FAMILIES {
+            telemetry.folded.add(0, &telemetry.labels(family));
         }
+        telemetry
+    }
+
+    fn labels(&self, family: &Definition) -> [KeyValue; 2] {
+        [self.pipeline.clone(), KeyValue::new("family", family.family.name)]
     }
 
     fn tell<V: Default>(&self, store: &mut Store<V>) {
         let folded = store.take_folded();
         for (number, family) in FAMILIES.iter().enumerate() {
-            let labels = || [self.pipeline.clone(), KeyValue::new("family", family.family.name)];
             let live = store.live()[number] as u64;
             if live > 0 {
-                self.live.record(live, &labels());
+                self.live.record(live, &self.labels(family));
             }
             if folded[number] > 0 {
-                self.folded.add(folded[number], &labels());
+                self.folded.add(folded[number], &self.labels(family));
             }
         }
     }
