@@ -66,6 +66,9 @@ pub(crate) struct RunArgs {
     /// End with an error where flowtap would make do with less, such as netlink in place of eBPF
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Keep every privilege, and the ways to files and programs that flowtap gives up otherwise
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
 }
 
 /// What to record.

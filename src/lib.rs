@@ -11,6 +11,7 @@
 //! | `graph` | from a checked config to the stages, wired |
 //! | `node` | what components are told of this machine |
 //! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
+//! | `sandbox`, `systemd` | what the daemon gives up before it starts; what systemd is told |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
 #![forbid(unsafe_code)]
 
@@ -30,6 +31,8 @@ mod record;
 mod reload;
 mod replay;
 mod run;
+mod sandbox;
+mod systemd;
 mod telemetry;
 
 use std::fmt::Write as _;
@@ -76,7 +79,7 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
                 files: args.config.config.clone(),
                 load: &|| load(&args.config, registry),
             };
-            run::run((source.load)()?, &source, args.strict)
+            run::run((source.load)()?, &source, args.strict, !args.no_sandbox)
         }
         Some(Command::Validate(config)) => validate(&load(&config, registry)?),
         Some(Command::PrintConfig(config)) => print(&load(&config, registry)?.to_yaml()),

@@ -19,15 +19,21 @@ use crate::http;
 use crate::net_flow;
 use crate::node;
 use crate::reload::{Reloads, Source, Wakeups};
+use crate::sandbox;
+use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
 
 /// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
-/// less than its config asks for.
+/// less than its config asks for. `sandboxed`: with no more rights than that takes.
 ///
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
-pub(crate) fn run(config: Config, source: &Source<'_>, strict: bool) -> Result<(), Failure> {
+pub(crate) fn run(config: Config, source: &Source<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
     let logs = telemetry::init_logs(&config.service.telemetry.logs)?;
+    if sandboxed {
+        let sandbox = sandbox::enter(&config, &source.files)?;
+        tracing::info!("in the sandbox: {sandbox}");
+    }
     runtime()?.block_on(supervise(config, source, &logs, strict))
 }
 
@@ -77,6 +83,8 @@ async fn supervise(
     let mut outcome = running.runner.apply(graph).await.map_err(Failure::from);
     if outcome.is_ok() {
         readiness.set(true);
+        systemd::ready();
+        systemd::keep_alive(servers_stop.clone());
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
         outcome = loop {
             let why = tokio::select! {
@@ -85,6 +93,7 @@ async fn supervise(
                 why = wakeups.next() => why,
             };
             tracing::info!(why, "reading the config again");
+            systemd::reloading();
             match running.reload(source, logs).await {
                 Ok(()) => {
                     reloads.applied();
@@ -96,8 +105,10 @@ async fn supervise(
                 }
                 Err(Refused::Lost(why)) => break Err(why),
             }
+            systemd::ready();
         };
     }
+    systemd::stopping();
     let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
     readiness.set(false);
 

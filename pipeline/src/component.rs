@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -167,6 +168,11 @@ pub trait ComponentConfig: fmt::Debug + Send + Sync {
 
     /// Everything that is wrong with values of the right type: all faults, not just the first.
     fn validate(&self) -> Vec<Fault> {
+        Vec::new()
+    }
+
+    /// Folders that this component writes to; nothing else can be written once the daemon is in its sandbox.
+    fn writes(&self) -> Vec<PathBuf> {
         Vec::new()
     }
 

@@ -33,6 +33,7 @@ mod kernel_objects;
 mod labels;
 mod modes;
 mod netns;
+mod operation;
 mod peers;
 mod recordings;
 mod references;

@@ -69,7 +69,7 @@ fn a_hundred_reloads_under_load_half_of_them_bad_lose_no_byte_and_leak_nothing()
         let traffic = scope.spawn(|| {
             let mut sent = Counted::default();
             while !stop.load(Ordering::Relaxed) {
-                sent = held.exchange(500).unwrap();
+                sent += held.exchange(500).unwrap();
             }
             sent
         });

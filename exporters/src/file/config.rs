@@ -1,5 +1,6 @@
 //! Config of the exporter `file`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::value::Value;
@@ -136,6 +137,13 @@ impl ComponentConfig for Config {
             faults.push(Fault::new("rotation.max_age", "must be longer than 0s"));
         }
         faults
+    }
+
+    fn writes(&self) -> Vec<PathBuf> {
+        Names::new(&self.path, "")
+            .map(|names| names.folder)
+            .into_iter()
+            .collect()
     }
 }
 

@@ -342,6 +342,13 @@ impl ComponentConfig for Config {
         }
         faults
     }
+
+    fn writes(&self) -> Vec<PathBuf> {
+        self.storage
+            .iter()
+            .map(|storage| storage.directory.clone())
+            .collect()
+    }
 }
 
 impl ExporterConfig for Config {
