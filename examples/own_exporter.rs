@@ -9,7 +9,7 @@
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -39,14 +39,14 @@ const FACTORY: Factory<dyn ExporterConfig> = Factory {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
-    /// The file, made if it is missing.
+    /// The file, made if it is missing; its folder, too. An absolute path.
     path: PathBuf,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            path: PathBuf::from("totals.txt"),
+            path: PathBuf::from("/var/lib/flowtap/totals.txt"),
         }
     }
 }
@@ -58,10 +58,14 @@ impl ComponentConfig for Config {
 
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
-        if self.path.as_os_str().is_empty() {
-            faults.push(Fault::new("path", "must name a file"));
+        if !self.path.is_absolute() || self.path.file_name().is_none() {
+            faults.push(Fault::new("path", "must be the absolute path of a file"));
         }
         faults
+    }
+
+    fn writes(&self) -> Vec<PathBuf> {
+        self.path.parent().map(Path::to_owned).into_iter().collect()
     }
 }
 
