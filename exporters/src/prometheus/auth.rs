@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 pub struct BasicAuth {
     /// The name. A colon ends it, so it can't have one.
     pub username: String,
-    /// The password; `${file:/run/secrets/scrape}` keeps it out of the config.
+    /// The password; `${env:SCRAPE_PASSWORD}` keeps it out of the config.
     pub password: String,
 }
 
