@@ -13,6 +13,7 @@ use crate::config::{Config, PipelineConfig};
 use crate::diagnostic::{Diagnostic, closest, key_of};
 use crate::faulty::{self, Mistake};
 use crate::layers::{Merged, SECTIONS};
+use crate::secret;
 use crate::service::ServiceConfig;
 
 /// A pipeline as it is written.
@@ -75,6 +76,8 @@ impl Checker<'_> {
     }
 
     fn report(&mut self, path: &[String], message: impl Into<String>, help: Option<String>) {
+        let message = message.into();
+        let message = secret::without_user(&message).unwrap_or(message);
         let diagnostic = self.diagnostic(path, message, help);
         self.diagnostics.push(diagnostic);
     }
@@ -83,6 +86,17 @@ impl Checker<'_> {
         for Mistake { path, message, help } in mistakes {
             self.report(&[above, &path].concat(), message, help);
         }
+    }
+
+    /// What is at `at`, as far as it can be read.
+    fn read<T>(
+        &self,
+        at: &[String],
+        value: Value,
+        parse: impl FnMut(&Value) -> Result<T, figment::Error>,
+    ) -> (Option<T>, Vec<Mistake>) {
+        let text = |below: &[String]| self.merged.texts.get(&[at, below].concat()).cloned();
+        faulty::read(value, text, parse)
     }
 
     fn top_level(&mut self) {
@@ -150,7 +164,7 @@ impl Checker<'_> {
                 );
                 continue;
             }
-            let (config, mistakes) = faulty::read(value, factory.parse);
+            let (config, mistakes) = self.read(&at, value, factory.parse);
             self.report_mistakes(&at, mistakes);
             if let Some(config) = config {
                 for fault in config.validate() {
@@ -166,14 +180,15 @@ impl Checker<'_> {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
-        let (service, mistakes) = faulty::read(Value::from(values), Value::deserialize);
+        let (service, mistakes) = self.read(&at, Value::from(values), Value::deserialize);
         self.report_mistakes(&at, mistakes);
 
         let at = path(&["service", "pipelines"]);
         let mut pipelines = BTreeMap::new();
         for (name, value) in self.section(&at) {
-            let (written, mistakes) = faulty::read(value, Value::deserialize::<Written>);
-            self.report_mistakes(&[&at[..], std::slice::from_ref(&name)].concat(), mistakes);
+            let at = [&at[..], std::slice::from_ref(&name)].concat();
+            let (written, mistakes) = self.read(&at, value, Value::deserialize::<Written>);
+            self.report_mistakes(&at, mistakes);
             if let Some(written) = written {
                 pipelines.insert(name, written);
             }

@@ -6,14 +6,8 @@ use figment::value::{Dict, Value};
 use flowtap_pipeline::{ComponentConfig, ComponentId, ExporterConfig, ProcessorConfig, ReceiverConfig};
 
 use crate::diagnostic::Diagnostic;
+use crate::secret;
 use crate::service::ServiceConfig;
-
-/// What a secret is printed as.
-const REDACTED: &str = "[redacted]";
-
-/// Keys whose values are secrets, and sections of which every value may be one.
-const SECRET_KEYS: [&str; 5] = ["password", "token", "bearer_token", "api_key", "secret"];
-const SECRET_SECTIONS: [&str; 1] = ["headers"];
 
 /// A pipeline's components, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +54,7 @@ impl Config {
         ];
         let mut text = String::new();
         for (name, mut values) in sections {
-            redact(&mut values);
+            secret::redact(&mut values);
             let section = Dict::from([(name.to_owned(), Value::from(values))]);
             match serde_saphyr::to_string(&section) {
                 Ok(yaml) => text.push_str(yaml.trim_end()),
@@ -96,20 +90,4 @@ fn section<C: ComponentConfig + ?Sized>(
 
 fn dict(value: Value) -> Dict {
     crate::faulty::into_dict(value).unwrap_or_default()
-}
-
-fn redact(values: &mut Dict) {
-    for (key, value) in values {
-        let secret = SECRET_KEYS.contains(&key.as_str());
-        match value {
-            Value::Dict(_, dict) if SECRET_SECTIONS.contains(&key.as_str()) => {
-                for value in dict.values_mut() {
-                    *value = Value::from(REDACTED);
-                }
-            }
-            Value::Dict(_, dict) => redact(dict),
-            value if secret => *value = Value::from(REDACTED),
-            _ => {}
-        }
-    }
 }

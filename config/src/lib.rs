@@ -5,7 +5,7 @@
 //!
 //! 1. Each layer is read into values, with the place of every key ([`document`], [`layers`]).
 //! 2. The layers are merged, later ones over earlier ones, key by key; a list replaces a list.
-//! 3. `${env:X}` and `${env:X:-default}` are substituted in the merged values ([`substitute`]).
+//! 3. `${env:X}`, `${env:X:-default}` and `${file:P}` are substituted in the merged values ([`substitute`]).
 //! 4. Components are read by their factories, pipelines are wired and checked ([`check`]).
 //!
 //! What is built in is the lowest layer ([`defaults`]): the pipeline `flows` is there unless the user defines pipelines, and
@@ -19,11 +19,12 @@
 //! | [`service`] | the section `service` |
 //! | [`layers`] | [`Layers`], and where each value came from |
 //! | [`document`] | a file's values and places: YAML and TOML |
-//! | [`substitute`] | `${env:X}` |
+//! | [`substitute`] | `${env:X}`, `${file:P}` |
 //! | [`faulty`] | reading a struct although parts of it are wrong |
 //! | [`check`] | from merged values to a [`Config`] |
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
+//! | `secret` | what must not be shown |
 #![forbid(unsafe_code)]
 
 pub mod check;
@@ -33,6 +34,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod faulty;
 pub mod layers;
+mod secret;
 pub mod service;
 pub mod substitute;
 

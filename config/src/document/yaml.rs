@@ -12,7 +12,11 @@ use super::{Document, MAX_DEPTH, Place, SyntaxError, tag};
 pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
     let (value, places) = Reader::new(text).document()?;
     match value {
-        Value::Dict(_, values) => Ok(Document { values, places }),
+        Value::Dict(_, values) => Ok(Document {
+            values,
+            places,
+            text: String::new(),
+        }),
         Value::Empty(..) => Ok(Document::default()),
         _ => Err(SyntaxError {
             place: Some((1, 1)),
