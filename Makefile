@@ -54,7 +54,7 @@ lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, licenc
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	tests/deny $(TOOLS)/cargo-deny
 
-references: ## Write the generated pages of docs/ anew
+references: ## Write the generated pages of docs/, and the schema of the config, anew
 	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e references
 
 fmt: ## Format everything

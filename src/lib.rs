@@ -9,6 +9,8 @@
 //! | [`components`] | the component types of this build, in one list |
 //! | [`exit`] | exit codes, and errors on their way to them |
 //! | `graph` | from a checked config to the stages, wired |
+//! | `draw` | the pipelines as a drawing |
+//! | `complete` | shell completions and man pages |
 //! | `node` | what components are told of this machine |
 //! | `run` | the command `run`: telemetry, admin listener, signals, the pipelines |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
@@ -18,8 +20,10 @@ mod admin;
 pub mod classify;
 mod cli;
 mod cluster;
+mod complete;
 pub mod components;
 pub mod doctor;
+mod draw;
 mod exit;
 mod explain;
 mod graph;
@@ -93,6 +97,13 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
             &args.addresses,
         )?),
         Some(Command::Components) => print(&components::describe(registry)),
+        Some(Command::Graph(args)) => {
+            let config = load(args.config, registry)?;
+            print(&draw::draw(&config.pipelines, args.format))
+        }
+        Some(Command::Schema) => print(&flowtap_config::schema::text(registry)),
+        Some(Command::Completions(args)) => print(&complete::completions(args.shell)),
+        Some(Command::Man(args)) => complete::man_pages(&args.directory),
     }
 }
 

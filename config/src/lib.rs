@@ -24,6 +24,7 @@
 //! | [`check`] | from merged values to a [`Config`] |
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
+//! | [`schema`] | the JSON Schema of a config, for editors |
 //! | `secret` | what must not be shown |
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod faulty;
 pub mod layers;
+pub mod schema;
 mod secret;
 pub mod service;
 pub mod substitute;

@@ -9,13 +9,14 @@ use flowtap_pipeline::{
     ProcessorRole, ProcessorStage, QueueConfig, Receiver, ReceiverConfig, Registry,
 };
 use proptest::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::document::Document;
 use crate::{Config, ConfigErrors, Layers, LogFormat, load};
 
 /// One config for every made-up type.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Made {
     size: u32,
@@ -25,7 +26,7 @@ struct Made {
     headers: std::collections::BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct MadeWindow(Made);
 
@@ -100,6 +101,7 @@ fn receiver(type_name: &'static str) -> Factory<dyn ReceiverConfig> {
         type_name,
         summary: "",
         parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+        schema: Made::json_schema,
     }
 }
 
@@ -108,6 +110,7 @@ fn processor(type_name: &'static str) -> Factory<dyn ProcessorConfig> {
         type_name,
         summary: "",
         parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+        schema: Made::json_schema,
     }
 }
 
@@ -116,6 +119,7 @@ fn exporter(type_name: &'static str) -> Factory<dyn ExporterConfig> {
         type_name,
         summary: "",
         parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+        schema: Made::json_schema,
     }
 }
 
@@ -124,6 +128,7 @@ fn registry() -> Registry {
         type_name: "window",
         summary: "",
         parse: |value| Ok(Box::new(value.deserialize::<MadeWindow>()?)),
+        schema: MadeWindow::json_schema,
     };
     Registry::new()
         .receiver(receiver("ebpf"))
