@@ -110,6 +110,7 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
 fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
     let layers = Layers::from_process(arguments.config, arguments.set);
     let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
+    telemetry::check_logs(&config)?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
     }
@@ -122,7 +123,8 @@ fn validate(config: &Config) -> Result<(), Failure> {
     let runtime = run::runtime()?;
     let _guard = runtime.enter();
     let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
-    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)?;
+    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)
+        .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
         let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

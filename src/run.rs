@@ -41,7 +41,8 @@ async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
     let telemetry = Telemetry::new(&config.service.telemetry)?;
     let around = Surroundings::now();
     node::watch(&around.node);
-    let graph = graph::build(config, &telemetry.meter(), &around, strict)?;
+    let graph = graph::build(config, &telemetry.meter(), &around, strict)
+        .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let stop = stop_on_signal()?;
     cluster::follow(config, &around.cluster, stop.clone()).await?;
     let (readiness, servers_stop) = (Readiness::default(), CancellationToken::new());

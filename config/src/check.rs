@@ -9,7 +9,7 @@ use flowtap_pipeline::{
 };
 use serde::Deserialize;
 
-use crate::config::{Config, PipelineConfig};
+use crate::config::{Config, Origins, PipelineConfig};
 use crate::diagnostic::{Diagnostic, closest, key_of};
 use crate::faulty::{self, Mistake};
 use crate::layers::{Merged, SECTIONS};
@@ -55,10 +55,24 @@ pub(crate) fn check(
         pipelines,
         service: service?,
         warnings: Vec::new(),
+        origins: Origins::default(),
     };
     config.warnings = checker.unused(&mut config);
     checker.ports(&config);
     Some(config)
+}
+
+/// A message without what makes it longer than anybody reads: a value can have any length.
+fn shortened(message: String) -> String {
+    const SHOWN: usize = 1000;
+    let start = message.char_indices().nth(SHOWN);
+    let end = message.char_indices().nth_back(SHOWN);
+    match (start, end) {
+        (Some((start, _)), Some((end, _))) if start < end => {
+            format!("{} ... {}", &message[..start], &message[end..])
+        }
+        _ => message,
+    }
 }
 
 fn path(parts: &[&str]) -> Vec<String> {
@@ -77,7 +91,7 @@ impl Checker<'_> {
 
     fn report(&mut self, path: &[String], message: impl Into<String>, help: Option<String>) {
         let message = message.into();
-        let message = secret::without_user(&message).unwrap_or(message);
+        let message = shortened(secret::without_user(&message).unwrap_or(message));
         let diagnostic = self.diagnostic(path, message, help);
         self.diagnostics.push(diagnostic);
     }
@@ -182,11 +196,19 @@ impl Checker<'_> {
         values.remove("pipelines");
         let (service, mistakes) = self.read(&at, Value::from(values), Value::deserialize);
         self.report_mistakes(&at, mistakes);
+        for fault in service.iter().flat_map(ServiceConfig::validate) {
+            self.report(&[&at[..], &fault.path].concat(), fault.message, None);
+        }
 
         let at = path(&["service", "pipelines"]);
         let mut pipelines = BTreeMap::new();
         for (name, value) in self.section(&at) {
             let at = [&at[..], std::slice::from_ref(&name)].concat();
+            if value.as_dict().is_none() {
+                let help = "write `receivers`, `processors` and `exporters`, a list each".to_owned();
+                self.report(&at, "must be a mapping", Some(help));
+                continue;
+            }
             let (written, mistakes) = self.read(&at, value, Value::deserialize::<Written>);
             self.report_mistakes(&at, mistakes);
             if let Some(written) = written {
@@ -362,6 +384,12 @@ impl Checker<'_> {
         listeners.extend(service.telemetry.metrics.endpoint.map(|addr| (metrics, addr)));
         for (index, (at, addr)) in listeners.iter().enumerate() {
             if let Some((other, _)) = listeners[..index].iter().find(|(_, other)| clash(*addr, *other)) {
+                // The one that the user has set is the one to change.
+                let (at, other) = if self.merged.user_has(at) {
+                    (at, other)
+                } else {
+                    (other, at)
+                };
                 self.report(
                     at,
                     format!("{addr} is taken by {}", key_of(other)),

@@ -1,11 +1,15 @@
 //! The outcome: a config that was checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use figment::value::{Dict, Value};
-use flowtap_pipeline::{ComponentConfig, ComponentId, ExporterConfig, ProcessorConfig, ReceiverConfig};
+use flowtap_pipeline::{
+    BuildError, ComponentConfig, ComponentId, ComponentKind, ExporterConfig, ProcessorConfig, ReceiverConfig,
+};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{ConfigErrors, Diagnostic, key_of};
+use crate::layers::Merged;
 use crate::secret;
 use crate::service::ServiceConfig;
 
@@ -35,9 +39,45 @@ pub struct Config {
     pub service: ServiceConfig,
     /// What is odd, but no mistake.
     pub warnings: Vec<Diagnostic>,
+    /// Where it all came from.
+    pub(crate) origins: Origins,
+}
+
+/// Where a config came from. What it holds may be secret, so it shows nothing of itself.
+#[derive(Default)]
+pub(crate) struct Origins(pub(crate) Option<Merged>);
+
+impl fmt::Debug for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Origins")
+    }
 }
 
 impl Config {
+    /// What turned out to be wrong when a component was built, with the place of the component.
+    pub fn build_error(&self, error: &BuildError) -> ConfigErrors {
+        let id = &error.id;
+        let section = if self.receivers.contains_key(id) {
+            ComponentKind::Receiver
+        } else if self.processors.contains_key(id) {
+            ComponentKind::Processor
+        } else {
+            ComponentKind::Exporter
+        };
+        self.error_at(&[section.section(), id.as_str()], &error.message)
+    }
+
+    /// What turned out to be wrong with the value at `path` after the config was checked.
+    pub fn error_at(&self, path: &[&str], message: &str) -> ConfigErrors {
+        let path: Vec<_> = path.iter().map(|part| (*part).to_owned()).collect();
+        ConfigErrors::new(vec![Diagnostic {
+            origin: self.origins.0.as_ref().and_then(|merged| merged.origin(&path)),
+            key: key_of(&path),
+            message: message.to_owned(),
+            help: None,
+        }])
+    }
+
     /// The whole config as YAML, defaults filled in, secrets left out. It can be read back.
     pub fn to_yaml(&self) -> String {
         let mut service = Value::serialize(&self.service).map_or_else(|_| Dict::new(), dict);

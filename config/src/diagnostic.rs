@@ -4,6 +4,9 @@ use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
+/// More mistakes than this are counted, not shown.
+const MAX_SHOWN: usize = 100;
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
@@ -110,7 +113,10 @@ impl ConfigErrors {
 
     fn list(&self, show: impl Fn(&Diagnostic) -> String) -> String {
         let plural = if self.0.len() == 1 { "" } else { "s" };
-        let shown: Vec<_> = self.0.iter().map(show).collect();
+        let mut shown: Vec<_> = self.0.iter().take(MAX_SHOWN).map(show).collect();
+        if self.0.len() > MAX_SHOWN {
+            shown.push(format!("... and {} more", self.0.len() - MAX_SHOWN));
+        }
         format!(
             "the config has {} error{plural}\n{}",
             self.0.len(),

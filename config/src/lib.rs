@@ -43,6 +43,7 @@ pub mod substitute;
 #[cfg(test)]
 mod tests;
 
+use config::Origins;
 use flowtap_pipeline::Registry;
 
 pub use config::{Config, PipelineConfig};
@@ -63,7 +64,10 @@ pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors
     substitute::substitute(&mut merged, &layers.env, &mut diagnostics);
     let config = check::check(&merged, registry, &mut diagnostics);
     match config {
-        Some(config) if diagnostics.is_empty() => Ok(config),
+        Some(mut config) if diagnostics.is_empty() => {
+            config.origins = Origins(Some(merged));
+            Ok(config)
+        }
         _ => Err(ConfigErrors::new(diagnostics)),
     }
 }

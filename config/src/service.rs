@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flowtap_pipeline::Fault;
 use flowtap_pipeline::schema::{AddressText, DurationText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,22 @@ pub struct ServiceConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
+}
+
+impl ServiceConfig {
+    /// Everything that is wrong with values of the right type.
+    pub(crate) fn validate(&self) -> Vec<Fault> {
+        let endpoint = self.telemetry.metrics.otlp.endpoint.as_deref();
+        let wrong = endpoint.filter(|endpoint| {
+            let host = endpoint.strip_prefix("http://");
+            host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':']))
+        });
+        let fault = |endpoint| {
+            let message = format!("`{endpoint}` is no address like http://127.0.0.1:4317");
+            Fault::new("telemetry.metrics.otlp.endpoint", message)
+        };
+        wrong.map(fault).into_iter().collect()
+    }
 }
 
 impl Default for ServiceConfig {

@@ -23,6 +23,7 @@
     reason = "clippy allows these in functions marked #[test] only; here, all is test"
 )]
 
+mod bad_configs;
 mod command_line;
 mod daemon;
 mod default_config;

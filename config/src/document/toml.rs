@@ -11,7 +11,10 @@ use super::{Document, MAX_DEPTH, Place, SyntaxError, place_of, tag};
 pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
     let table = DeTable::parse(text).map_err(|error| SyntaxError {
         place: error.span().map(|span| place_of(text, span.start)),
-        message: error.message().to_owned(),
+        message: match error.message() {
+            "recursion limit" => "nests too deep".to_owned(),
+            message => message.to_owned(),
+        },
     })?;
     let mut reader = Reader {
         text,
