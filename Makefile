@@ -6,7 +6,7 @@ CARGO_DENY_VERSION := 0.20.2
 STATIC_TARGET := x86_64-unknown-linux-gnu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-kernels bench-overhead lint references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-kernels bench-overhead fuzz lint references fmt clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1,
 
 bench-overhead: setup-bench ## What flowtap costs, against flowtap off and mode events; as root, on a quiet machine
 	$(CARGO) bench --locked --bench overhead
+
+fuzz: setup-test ## Fuzz configs, recordings and the kernel side's records, each for FUZZ_SECONDS (30)
+	fuzz/run
 
 lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, licences and advisories
 	$(CARGO) fmt --all --check

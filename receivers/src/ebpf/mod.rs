@@ -25,6 +25,7 @@ use opentelemetry::metrics::Gauge;
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, FACTORY, Mode};
+pub use self::convert::flow_record;
 use self::explain::explain;
 pub(crate) use self::explain::grant_command;
 use self::losses::LossTelemetry;
