@@ -56,7 +56,7 @@ pub fn schema(registry: &Registry) -> Value {
         components(registry.exporters(), &mut generator),
         "Where snapshots go.",
     );
-    properties.insert("service".to_owned(), service(pipeline, &mut generator));
+    properties.insert("service".to_owned(), service(&pipeline, &mut generator));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "flowtap",
@@ -138,7 +138,7 @@ fn references(kind: ComponentKind, components: &[Component]) -> Value {
     })
 }
 
-fn service(pipeline: Map<String, Value>, generator: &mut SchemaGenerator) -> Value {
+fn service(pipeline: &Map<String, Value>, generator: &mut SchemaGenerator) -> Value {
     let mut service = settle(ServiceConfig::json_schema(generator));
     let pipelines = json!({
         "description": "Who feeds whom, by name. Without any, the pipeline `flows` of the defaults stands.",

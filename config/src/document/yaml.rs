@@ -29,9 +29,12 @@ pub(super) fn parse_value(text: &str) -> Result<Value, SyntaxError> {
     Reader::new(text).document().map(|(value, ..)| value)
 }
 
+/// The place of each key, by its path.
+type Places = HashMap<Vec<String>, Place>;
+
 struct Reader<'t> {
     parser: Parser<'t, StrInput<'t>>,
-    places: HashMap<Vec<String>, Place>,
+    places: Places,
     path: Vec<String>,
 }
 
@@ -56,7 +59,7 @@ impl<'t> Reader<'t> {
     }
 
     /// The one document of the text, and where it begins; nothing counts as null.
-    fn document(mut self) -> Result<(Value, Option<Place>, HashMap<Vec<String>, Place>), SyntaxError> {
+    fn document(mut self) -> Result<(Value, Option<Place>, Places), SyntaxError> {
         let (mut value, mut begins) = (Value::Empty(tag(), Empty::None), None);
         let mut documents = 0;
         loop {
