@@ -20,6 +20,7 @@ use flowtap_pipeline::{
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
@@ -33,10 +34,11 @@ const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "totals",
     summary: "appends what each window's counters have come to to a file",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
     /// The file, made if it is missing; its folder, too. An absolute path.

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 /// What `flowtap` is told.
 #[derive(Debug, Parser)]
@@ -43,18 +44,26 @@ pub(crate) enum Command {
     Validate(ConfigArgs),
     /// Print the whole config, defaults filled in, secrets left out
     PrintConfig(ConfigArgs),
-    /// Say what this machine lets flowtap do, need by need; exit code 0 if `run --strict` would work
+    /// Say what this machine lets flowtap do; exit code 0 if `run --strict` would work
     Doctor(DoctorArgs),
     /// Write what the receivers hand on into a file
     Record(RecordArgs),
     /// Run a recording through the pipelines and print what /metrics shows at its end
     Replay(ReplayArgs),
-    /// Say how many series the config makes of a live minute or a recording, and what each label costs
+    /// Say how many series a live minute or a recording makes, and what labels cost
     Explain(ExplainArgs),
     /// Say which class an address has, and by which rule
     Classify(ClassifyArgs),
     /// List the component types of this build
     Components,
+    /// Draw the pipelines, for Mermaid or Graphviz
+    Graph(GraphArgs),
+    /// Print the config's JSON Schema, for editors
+    Schema,
+    /// Print a shell's completions
+    Completions(CompletionsArgs),
+    /// Write the man pages, one per command
+    Man(ManArgs),
 }
 
 /// How to run.
@@ -119,6 +128,43 @@ pub(crate) struct ClassifyArgs {
     /// The addresses
     #[arg(value_name = "ADDRESS", required = true)]
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// How to draw.
+#[derive(Args, Debug)]
+pub(crate) struct GraphArgs {
+    /// Where the pipelines come from.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// In which language
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) format: GraphFormat,
+}
+
+/// A language of drawings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// For Markdown, where it is shown as a drawing
+    #[default]
+    Mermaid,
+    /// For Graphviz: `flowtap graph --format dot | dot -Tsvg`
+    Dot,
+}
+
+/// Whose completions.
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Where the man pages go.
+#[derive(Args, Debug)]
+pub(crate) struct ManArgs {
+    /// A directory, made if it is missing
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
 }
 
 /// How to look.

@@ -9,6 +9,8 @@
 //! | [`components`] | the component types of this build, in one list |
 //! | [`exit`] | exit codes, and errors on their way to them |
 //! | `graph` | from a checked config to the stages, wired |
+//! | `draw` | the pipelines as a drawing |
+//! | `complete` | shell completions and man pages |
 //! | `node` | what components are told of this machine |
 //! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
 //! | `sandbox`, `systemd` | what the daemon gives up before it starts; what systemd is told |
@@ -19,8 +21,10 @@ mod admin;
 pub mod classify;
 mod cli;
 mod cluster;
+mod complete;
 pub mod components;
 pub mod doctor;
+mod draw;
 mod exit;
 mod explain;
 mod graph;
@@ -45,7 +49,6 @@ use flowtap_pipeline::{ComponentId, Registry};
 
 use cli::{Cli, Command, ConfigArgs};
 use exit::Failure;
-use reload::Source;
 
 /// Reads the process' arguments, does what they say with the component types of `registry`, and returns the exit code.
 /// What went wrong is told on standard error.
@@ -75,11 +78,8 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
     match arguments.command {
         None => print(&Cli::command().render_help().to_string()),
         Some(Command::Run(args)) => {
-            let source = Source {
-                files: args.config.config.clone(),
-                load: &|| load(&args.config, registry),
-            };
-            run::run((source.load)()?, &source, args.strict, !args.no_sandbox)
+            let load = || load(&args.config, registry);
+            run::run(load()?, &load, args.strict, !args.no_sandbox)
         }
         Some(Command::Validate(config)) => validate(&load(&config, registry)?),
         Some(Command::PrintConfig(config)) => print(&load(&config, registry)?.to_yaml()),
@@ -104,12 +104,20 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
             &args.addresses,
         )?),
         Some(Command::Components) => print(&components::describe(registry)),
+        Some(Command::Graph(args)) => {
+            let config = load(&args.config, registry)?;
+            print(&draw::draw(&config.pipelines, args.format))
+        }
+        Some(Command::Schema) => print(&flowtap_config::schema::text(registry)),
+        Some(Command::Completions(args)) => print(&complete::completions(args.shell)),
+        Some(Command::Man(args)) => complete::man_pages(&args.directory),
     }
 }
 
 fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
     let layers = Layers::from_process(arguments.config.clone(), arguments.set.clone());
     let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
+    telemetry::check_logs(&config)?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
     }
@@ -122,7 +130,8 @@ fn validate(config: &Config) -> Result<(), Failure> {
     let runtime = run::runtime()?;
     let _guard = runtime.enter();
     let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
-    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)?;
+    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)
+        .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
         let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -17,13 +17,8 @@ use crate::exit::Failure;
 /// How often the files are looked at. A mount of Kubernetes changes by a link, so there is nothing to be woken by.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where the config comes from, and how it is read again.
-pub(crate) struct Source<'a> {
-    /// The files.
-    pub(crate) files: Vec<PathBuf>,
-    /// Reads everything anew.
-    pub(crate) load: &'a dyn Fn() -> Result<Config, Failure>,
-}
+/// Reads the config anew, from wherever it came.
+pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Config, Failure>;
 
 /// Wakes who reads the config.
 pub(crate) struct Wakeups {
@@ -47,6 +42,14 @@ impl Wakeups {
         };
         wakeups.seen = wakeups.look();
         Ok(wakeups)
+    }
+
+    /// Wakes for these from now on.
+    pub(crate) fn watch(&mut self, files: Vec<PathBuf>) {
+        if files != self.files {
+            self.files = files;
+            self.seen = self.look();
+        }
     }
 
     /// Waits for the next; returns what it was.

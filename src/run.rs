@@ -18,7 +18,7 @@ use crate::graph::{self, Surroundings};
 use crate::http;
 use crate::net_flow;
 use crate::node;
-use crate::reload::{Reloads, Source, Wakeups};
+use crate::reload::{Load, Reloads, Wakeups};
 use crate::sandbox;
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
@@ -28,13 +28,13 @@ use crate::telemetry::{self, LogLevel, Telemetry};
 ///
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
-pub(crate) fn run(config: Config, source: &Source<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
+pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
     let logs = telemetry::init_logs(&config.service.telemetry.logs)?;
     if sandboxed {
-        let sandbox = sandbox::enter(&config, &source.files)?;
+        let sandbox = sandbox::enter(&config)?;
         tracing::info!("in the sandbox: {sandbox}");
     }
-    runtime()?.block_on(supervise(config, source, &logs, strict))
+    runtime()?.block_on(supervise(config, load, &logs, strict))
 }
 
 /// Receivers have threads of their own; what is left is a handful of listeners and pushes.
@@ -47,19 +47,15 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-async fn supervise(
-    config: Config,
-    source: &Source<'_>,
-    logs: &LogLevel,
-    strict: bool,
-) -> Result<(), Failure> {
+async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool) -> Result<(), Failure> {
     let telemetry = Telemetry::new(&config.service.telemetry)?;
     let meter = telemetry.meter();
     let around = Surroundings::now();
     node::watch(&around.node);
-    let graph = graph::build(&config, &meter, &around, strict)?;
+    let graph = graph::build(&config, &meter, &around, strict)
+        .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let stop = stop_on_signal()?;
-    let mut wakeups = Wakeups::new(source.files.clone())?;
+    let mut wakeups = Wakeups::new(config.files.clone())?;
     cluster::follow(&config, &around.cluster, stop.clone()).await?;
     let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
     let servers_stop = CancellationToken::new();
@@ -94,8 +90,9 @@ async fn supervise(
             };
             tracing::info!(why, "reading the config again");
             systemd::reloading();
-            match running.reload(source, logs).await {
+            match running.reload(load, logs).await {
                 Ok(()) => {
+                    wakeups.watch(running.config.files.clone());
                     reloads.applied();
                     tracing::info!("the new config is at work");
                 }
@@ -140,10 +137,10 @@ enum Refused {
 }
 
 impl Running {
-    /// Takes on the config as `source` has it now: components whose config is the same live on. One that is wrong changes nothing;
+    /// Takes on the config as `load` has it now: components whose config is the same live on. One that is wrong changes nothing;
     /// one whose components don't start gives way to the one before.
-    async fn reload(&mut self, source: &Source<'_>, logs: &LogLevel) -> Result<(), Refused> {
-        let config = (source.load)().map_err(Refused::Kept)?;
+    async fn reload(&mut self, load: Load<'_>, logs: &LogLevel) -> Result<(), Refused> {
+        let config = load().map_err(Refused::Kept)?;
         let graph = self.build(&config).map_err(Refused::Kept)?;
         logs.set(&config.service.telemetry.logs).map_err(Refused::Kept)?;
         if let Err(error) = self.runner.apply(graph).await {
@@ -168,7 +165,8 @@ impl Running {
     }
 
     fn build(&self, config: &Config) -> Result<Graph, Failure> {
-        Ok(graph::build(config, &self.meter, &self.around, self.strict)?)
+        graph::build(config, &self.meter, &self.around, self.strict)
+            .map_err(|error| Failure::config(&config.build_error(&error)))
     }
 }
 

@@ -115,7 +115,7 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(config: &Config, files: &[PathBuf]) -> Self {
+    fn of(config: &Config) -> Self {
         let mut capabilities = CapsHashSet::from([Capability::CAP_BPF, Capability::CAP_PERFMON]);
         let service = &config.service;
         let own = [service.admin.endpoint, service.telemetry.metrics.endpoint];
@@ -149,7 +149,10 @@ impl Needs {
             capabilities.insert(Capability::CAP_SYS_PTRACE);
         }
         // Of a file its folder, because one that is renewed is another file under the same name; but not the root.
-        let files = files.iter().filter_map(|path| std::path::absolute(path).ok());
+        let files = config
+            .files
+            .iter()
+            .filter_map(|path| std::path::absolute(path).ok());
         let read = paths
             .iter()
             .cloned()
@@ -194,8 +197,8 @@ fn paths_in(value: &figment::value::Value, paths: &mut Vec<PathBuf>) {
 ///
 /// # Errors
 /// What the system refused, although it has it; `--no-sandbox` leaves all of it out.
-pub(crate) fn enter(config: &Config, files: &[PathBuf]) -> Result<Sandbox, Failure> {
-    let needs = Needs::of(config, files);
+pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
+    let needs = Needs::of(config);
     let failed = |what: &str, error: &dyn fmt::Display| {
         Failure::new(
             Code::System,
@@ -313,10 +316,10 @@ mod tests {
     }
 
     /// The sandbox is the thread's, so a test can have one of its own.
-    fn within<T: Send>(config: &Config, files: &[PathBuf], work: impl FnOnce() -> T + Send) -> T {
+    fn within<T: Send>(config: &Config, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                enter(config, files).unwrap();
+                enter(config).unwrap();
                 work()
             });
             inside.join().unwrap()
@@ -334,7 +337,9 @@ mod tests {
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::ReadFile)
             .is_ok();
-        within(&config(&[]), &[mine.join("flowtap.yaml")], || {
+        let mut config = config(&[]);
+        config.files.push(mine.join("flowtap.yaml"));
+        within(&config, || {
             let started = Command::new("/bin/true").status();
             assert!(started.is_err(), "{started:?}");
             assert!(fs::read_to_string(mine.join("flowtap.yaml")).is_ok());
@@ -350,7 +355,7 @@ mod tests {
 
     #[test]
     fn inside_no_capability_can_be_had_but_the_two() {
-        within(&config(&[]), &[], || {
+        within(&config(&[]), || {
             let permitted = caps::read(None, CapSet::Permitted).unwrap();
             let two = CapsHashSet::from([Capability::CAP_BPF, Capability::CAP_PERFMON]);
             assert!(permitted.is_subset(&two), "{permitted:?}");
@@ -363,23 +368,26 @@ mod tests {
 
     #[test]
     fn a_low_port_and_another_proc_file_system_keep_what_they_need() {
-        let needs = Needs::of(&config(&["exporters.prometheus.endpoint=127.0.0.1:443"]), &[]);
+        let needs = Needs::of(&config(&["exporters.prometheus.endpoint=127.0.0.1:443"]));
         assert!(needs.capabilities.contains(&Capability::CAP_NET_BIND_SERVICE));
         assert!(needs.landlock);
-        // Tests run in the folder of the package.
-        let needs = Needs::of(
-            &config(&["exporters.otlp.tls.ca_file=Cargo.toml"]),
-            &["Cargo.lock".into()],
-        );
+        // A path may count from the folder that flowtap starts in, which is the package's for a test.
         let here = std::env::current_dir().unwrap();
-        assert_eq!(
-            needs.read.iter().filter(|path| **path == here).count(),
-            2,
-            "{:?}",
-            needs.read
-        );
+        let lists = tempfile::tempdir_in("tests").unwrap();
+        fs::write(lists.path().join("name"), "x").unwrap();
+        let name = lists.path().join("name").display().to_string();
+        for (setting, expected) in [
+            ("processors.policy.dns=[\"file:Cargo.toml\"]".to_owned(), here),
+            (
+                format!("exporters.prometheus.namespace=${{file:{name}}}"),
+                std::path::absolute(lists.path()).unwrap(),
+            ),
+        ] {
+            let needs = Needs::of(&config(&[&setting]));
+            assert!(needs.read.contains(&expected), "{setting}: {:?}", needs.read);
+        }
         let list = "processors.policy.dns=[\"file:/etc/lists/dns.txt\"]";
-        let needs = Needs::of(&config(&[list]), &[]);
+        let needs = Needs::of(&config(&[list]));
         assert!(
             needs.read.contains(&PathBuf::from("/etc/lists")),
             "{:?}",

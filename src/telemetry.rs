@@ -12,7 +12,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_config::{LogFormat, LogsConfig, TelemetryConfig};
+use flowtap_config::{Config, LogFormat, LogsConfig, TelemetryConfig};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
@@ -116,6 +116,18 @@ fn expose(registry: &Registry) -> Response {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+/// Makes sure that the level of logs is one, whether it will be needed or not.
+///
+/// # Errors
+/// A level that is none, with its place.
+pub(crate) fn check_logs(config: &Config) -> Result<(), Failure> {
+    let level = &config.service.telemetry.logs.level;
+    EnvFilter::try_new(level).map(|_| ()).map_err(|error| {
+        let message = format!("`{level}` is no log filter: {error}");
+        Failure::config(&config.error_at(&["service", "telemetry", "logs", "level"], &message))
+    })
 }
 
 /// Sends logs to standard error. `FLOWTAP_LOG` (such as `flowtap=debug,info`) has its say before the config.

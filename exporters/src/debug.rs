@@ -15,6 +15,7 @@ use flowtap_pipeline::{
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
@@ -22,7 +23,7 @@ use tower::{BoxError, service_fn};
 use crate::naming::{self, prometheus_name};
 
 /// How much is said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verbosity {
     /// A line per window.
@@ -33,7 +34,7 @@ pub enum Verbosity {
 }
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How much is said.
@@ -79,6 +80,7 @@ pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "debug",
     summary: "prints what each window holds to standard output",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 /// The exporter, onto any writer.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use figment::value::Value;
 use opentelemetry::metrics::Meter;
+use schemars::{Schema, SchemaGenerator};
 
 use crate::cluster::ClusterState;
 use crate::live::Live;
@@ -251,6 +252,8 @@ pub struct Factory<C: ?Sized> {
     pub summary: &'static str,
     /// Reads a config of this type. `figment`'s error carries the path of the key and what was expected there.
     pub parse: fn(&Value) -> Result<Box<C>, figment::Error>,
+    /// The JSON Schema of such a config, for editors: what [`schemars::JsonSchema`] derives from it.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 // By hand: a derive would ask the same of `C`.

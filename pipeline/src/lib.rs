@@ -14,6 +14,7 @@
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
 //! | [`component`] | [`ComponentId`], the config traits, [`Factory`] and [`Registry`] |
+//! | [`schema`] | texts of configs that have a form, as JSON Schema |
 //! | [`live`] | [`Live`]: a value that is replaced as a whole while others look at it |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
@@ -32,6 +33,7 @@ pub mod node;
 pub mod queue;
 pub mod record;
 pub mod runner;
+pub mod schema;
 pub mod series;
 pub mod sink;
 pub mod snapshot;

@@ -23,12 +23,14 @@
     reason = "clippy allows these in functions marked #[test] only; here, all is test"
 )]
 
+mod bad_configs;
 mod command_line;
 mod daemon;
 mod default_config;
 mod depth;
 mod exact_bytes;
 mod exposition;
+mod generated;
 mod kernel_objects;
 mod labels;
 mod modes;
@@ -39,4 +41,5 @@ mod recordings;
 mod references;
 mod reloads;
 mod require;
+mod schema;
 mod traffic;

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, QueueConfig,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::FileExporter;
@@ -14,7 +16,7 @@ use super::names::Names;
 use crate::naming;
 
 /// What files hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// A JSON object per line.
@@ -25,7 +27,7 @@ pub enum Format {
 }
 
 /// How files are packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
     /// Not at all.
@@ -39,13 +41,14 @@ pub enum Compression {
 }
 
 /// When a file is finished, and how many are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rotation {
     /// A file is finished with the window that takes it to this size.
     pub max_bytes: u64,
     /// A file is finished once its windows span this long.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max_age: Duration,
     /// Finished files that are kept: the oldest are removed. 0 keeps all.
     pub max_files: usize,
@@ -62,7 +65,7 @@ impl Default for Rotation {
 }
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`. Has to be given.
@@ -168,6 +171,7 @@ pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "file",
     summary: "writes what each window changed to files, as JSON lines or Parquet",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use flowtap_pipeline::{Exported, Fault};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -21,19 +23,22 @@ use super::http::{HttpFailure, NoAnswer};
 const LAST_ELAPSED: Duration = Duration::from_secs(5);
 
 /// How a failed request is tried again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// Whether at all.
     pub enabled: bool,
     /// The longest wait before the first retry; it doubles from one to the next.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub initial_interval: Duration,
     /// The longest wait before any retry.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max_interval: Duration,
     /// After how long a request is given up.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max_elapsed_time: Duration,
 }
 

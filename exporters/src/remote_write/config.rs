@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, HISTOGRAM_BUCKETS,
     QueueConfig,
@@ -11,6 +12,7 @@ use flowtap_pipeline::{
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::uri::Uri;
 use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::RemoteWriteExporter;
@@ -24,7 +26,7 @@ use crate::tls::ClientTls;
 const HISTOGRAM_SAMPLES: usize = HISTOGRAM_BUCKETS + 3;
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where to write to, such as `http://prometheus:9090/api/v1/write`. Has to be given.
@@ -33,9 +35,11 @@ pub struct Config {
     pub namespace: String,
     /// How often a snapshot is sent, at most.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub interval: Duration,
     /// How long an attempt may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
     /// Headers of every request.
     pub headers: BTreeMap<String, String>,
@@ -210,6 +214,7 @@ pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "remote_write",
     summary: "pushes to whatever takes Prometheus remote write",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 #[cfg(test)]
