@@ -42,4 +42,5 @@ mod references;
 mod reloads;
 mod require;
 mod schema;
+mod stores;
 mod traffic;
