@@ -42,9 +42,10 @@ test: setup-test ## Run every test; as root, or those that need privileges say t
 test-deploy: setup-deploy static ## Check the chart, the manifests, the unit, the package, the image, the rules; as root
 	tests/deploy/run --binary target/$(STATIC_TARGET)/release/flowtap
 
-test-docs: setup-test static ## Run the commands and check the configs of README.md and docs/; as root
+test-docs: setup-test setup-deploy static ## Run the commands and check the configs of README.md and docs/; as root
 	tests/docs/config target/$(STATIC_TARGET)/release/flowtap --check
 	tests/docs/run target/$(STATIC_TARGET)/release/flowtap
+	tests/docs/newcomer
 
 test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
 	tests/vm/run --binary target/$(STATIC_TARGET)/release/flowtap
