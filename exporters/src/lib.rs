@@ -10,10 +10,12 @@
 //! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
+//! | `attributes` | | a series' labels as OTLP has them |
 //! | [`push`] | | what exporters that push have in common |
 //! | [`tls`] | | certificates and keys of listeners and connections |
 #![forbid(unsafe_code)]
 
+mod attributes;
 pub mod debug;
 pub mod file;
 pub mod naming;

@@ -117,7 +117,7 @@ impl Daemon {
         let text = format!(
             "receivers:\n  ebpf: {{interval: 200ms}}\n\
              processors:\n  direction:\n  policy:\n  window: {{interval: 200ms}}\n\
-             exporters:\n  prometheus: {{endpoint: \"{scrape}\"}}\n  debug: {{verbosity: detailed, sampling: 100000}}\n\
+             exporters:\n  prometheus: {{endpoint: \"{scrape}\"}}\n  debug: {{verbosity: normal, sampling: 100000}}\n\
              {exporters}\
              service:\n  admin: {{endpoint: \"{admin}\"}}\n  telemetry: {{metrics: {{endpoint: \"{telemetry}\"}}}}\n  \
              pipelines:\n    flows:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      \

@@ -7,10 +7,9 @@ use flowtap_pipeline::{
     Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, Points, Series, Snapshot, Timestamp,
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
-use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, NumberDataPoint};
-use prost::Message;
 use serde::{Serialize, Serializer};
 
+use crate::attributes::attributes;
 use crate::naming::full_name;
 
 /// One series in one window. Field names are the keys of the JSON objects, and the columns of Parquet.
@@ -151,17 +150,8 @@ fn signed(value: u64) -> i64 {
 
 /// The labels by their own names: those of the attributes, which Prometheus's rules have not changed.
 fn labels(family: &Family, series: &Series) -> BTreeMap<String, String> {
-    let attributes = match family.kind {
-        FamilyKind::Histogram(_) => {
-            HistogramDataPoint::decode(&*series.attributes).map(|point| point.attributes)
-        }
-        FamilyKind::Counter | FamilyKind::Gauge => {
-            NumberDataPoint::decode(&*series.attributes).map(|point| point.attributes)
-        }
-    };
-    // They were encoded by ourselves: a test shows that they decode.
-    let attributes = attributes.unwrap_or_default().into_iter();
-    attributes
+    attributes(family, series)
+        .into_iter()
         .map(|KeyValue { key, value, .. }| (key, text(value.and_then(|value| value.value))))
         .collect()
 }
