@@ -10,6 +10,7 @@
 use std::fs;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,9 +31,18 @@ const RECORDS: usize = 8_000_000;
 
 const PREFIXES: u32 = 1_000;
 
+/// What this program is called with by itself.
+const MEMORY: &str = "--memory";
+
 fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [argument, series] = &*arguments
+        && argument == MEMORY
+    {
+        return memory(series.parse().unwrap());
+    }
     // `cargo bench` calls every benchmark with `--bench`; `cargo test --benches` without.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !arguments.iter().any(|argument| argument == "--bench") {
         return;
     }
     println!("direction -> policy ({PREFIXES} prefixes) -> window, one core");
@@ -44,8 +54,10 @@ fn main() {
         hot_path(keys);
     }
     println!();
-    for series in [100_000, 1_000_000] {
-        memory(series);
+    // Each in a process of its own, whose memory nobody has used before.
+    for series in ["100000", "1000000"] {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        assert!(command.args([MEMORY, series]).status().unwrap().success());
     }
     println!();
     tick(100_000);
