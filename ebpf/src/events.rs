@@ -15,6 +15,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use crate::abi::{Event, Losses};
 use crate::capability;
 use crate::error::LoadError;
+use crate::heap;
 use crate::ring::{RingWatch, drain};
 
 /// The compiled programs.
@@ -67,7 +68,7 @@ impl Events {
         let btf = Btf::from_sys_fs()?;
         // Whether there are kprobes must be known before the state program is loaded, and only attaching tells: so once
         // with them, and once more without if they are refused.
-        Self::attach(*options, &btf, true).or_else(|error| match error {
+        let loaded = Self::attach(*options, &btf, true).or_else(|error| match error {
             LoadError::Program {
                 program: "connect_probe" | "close_probe",
                 ..
@@ -78,7 +79,10 @@ impl Events {
             }
             | LoadError::Refused { .. } => Self::attach(*options, &btf, false),
             error => Err(error),
-        })
+        });
+        drop(btf);
+        heap::give_back();
+        loaded
     }
 
     fn attach(options: EventsOptions, btf: &Btf, kprobes: bool) -> Result<Self, LoadError> {

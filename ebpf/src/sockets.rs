@@ -13,6 +13,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use crate::abi::{Event, Losses};
 use crate::capability;
 use crate::error::LoadError;
+use crate::heap;
 use crate::iter::IterLink;
 use crate::ring::{RingWatch, drain};
 
@@ -64,6 +65,12 @@ impl Sockets {
     /// # Errors
     /// [`LoadError`] with what is missing. The programs that only adopt sockets may be refused: [`Sockets::adopt`] tells.
     pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
+        let loaded = Self::attach(*options);
+        heap::give_back();
+        loaded
+    }
+
+    fn attach(options: SocketsOptions) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
         let btf = Btf::from_sys_fs()?;

@@ -34,8 +34,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// Size of each ring buffer: a power of two from 4096 to 2^30. Mode `sockets` has one, mode `events` two.
-    pub ring_buffer_bytes: u32,
+    /// Size of each ring buffer: a power of two from 4096 to 2^30. Unset: 4 MiB in mode `sockets`, which has one, for
+    /// connections only; 16 MiB in mode `events`, which has two.
+    pub ring_buffer_bytes: Option<u32>,
     /// Mode `events`: how many events may wait between the rings and the pipelines. At least 1.
     pub channel_capacity: usize,
     /// Mode `events`: how many connections can be followed at a time; those beyond are counted, not measured. At least
@@ -55,7 +56,7 @@ impl Default for Config {
         Self {
             mode: Mode::default(),
             interval: Duration::from_secs(5),
-            ring_buffer_bytes: 1 << 24,
+            ring_buffer_bytes: None,
             channel_capacity: 409_600,
             max_sockets: 1 << 16,
             scan_listen_interval: Duration::from_secs(30),
@@ -74,12 +75,12 @@ impl ComponentConfig for Config {
         if self.interval < Duration::from_millis(100) {
             faults.push(Fault::new("interval", "must be at least 100ms"));
         }
-        if !self.ring_buffer_bytes.is_power_of_two() || !(1 << 12..=1 << 30).contains(&self.ring_buffer_bytes)
+        if let Some(bytes) = self.ring_buffer_bytes
+            && (!bytes.is_power_of_two() || !(1 << 12..=1 << 30).contains(&bytes))
         {
             let message = format!(
-                "{} is no power of two from 4096 to 1073741824; the next one is {}",
-                self.ring_buffer_bytes,
-                self.ring_buffer_bytes.clamp(1 << 12, 1 << 30).next_power_of_two()
+                "{bytes} is no power of two from 4096 to 1073741824; the next one is {}",
+                bytes.clamp(1 << 12, 1 << 30).next_power_of_two()
             );
             faults.push(Fault::new("ring_buffer_bytes", message));
         }
@@ -124,7 +125,7 @@ mod tests {
     fn every_bound_that_is_broken_is_told_at_once() {
         let config = Config {
             interval: Duration::from_millis(1),
-            ring_buffer_bytes: 5000,
+            ring_buffer_bytes: Some(5000),
             scan_listen_interval: Duration::ZERO,
             ..Config::default()
         };

@@ -33,6 +33,12 @@ use crate::containers::Containers;
 use crate::coverage::{Coverage, Outlet};
 use crate::sock_diag::{self, SockDiagReceiver};
 
+/// The ring of mode `sockets`, unless the config says otherwise: what about 20,000 connections say when they open or close.
+const SOCKETS_RING_BYTES: u32 = 1 << 22;
+
+/// Each ring of mode `events`, unless the config says otherwise: as the Go exporter's.
+const EVENTS_RING_BYTES: u32 = 1 << 24;
+
 /// The programs of the mode that was taken.
 #[derive(Debug)]
 enum Programs {
@@ -83,7 +89,7 @@ impl EbpfReceiver {
 
     fn load_sockets(&self) -> Result<Programs, LoadError> {
         let options = SocketsOptions {
-            ring_buffer_bytes: self.config.ring_buffer_bytes,
+            ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(SOCKETS_RING_BYTES),
         };
         let mut sockets = Sockets::load(&options)?;
         // Before flowtap is called ready: what is open then is counted from then on.
@@ -95,7 +101,7 @@ impl EbpfReceiver {
 
     fn load_events(&self) -> Result<Programs, LoadError> {
         let options = EventsOptions {
-            ring_buffer_bytes: self.config.ring_buffer_bytes,
+            ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
             max_sockets: self.config.max_sockets,
         };
         Ok(Programs::Events(Box::new(Events::load(&options)?)))
