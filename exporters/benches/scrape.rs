@@ -44,7 +44,7 @@ fn snapshot() -> Arc<Snapshot> {
             ("type", LabelValue::Text("externalHosts")),
         ];
         SumPoint {
-            series: Arc::new(Series::render(&FAMILY, pairs, Timestamp::from_nanos(1))),
+            series: Arc::new(Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(1))),
             total: u64::from(number) * 1_000,
             delta: 1,
             updated: Timestamp::from_nanos(1),

@@ -7,12 +7,11 @@ use prost::Message;
 
 /// In the order of the labels. They were encoded by ourselves: a test shows that they decode.
 pub(crate) fn attributes(family: &Family, series: &Series) -> Vec<KeyValue> {
+    let bytes = series.attributes().concat();
     let decoded = match family.kind {
-        FamilyKind::Histogram(_) => {
-            HistogramDataPoint::decode(&*series.attributes).map(|point| point.attributes)
-        }
+        FamilyKind::Histogram(_) => HistogramDataPoint::decode(&*bytes).map(|point| point.attributes),
         FamilyKind::Counter | FamilyKind::Gauge => {
-            NumberDataPoint::decode(&*series.attributes).map(|point| point.attributes)
+            NumberDataPoint::decode(&*bytes).map(|point| point.attributes)
         }
     };
     decoded.unwrap_or_default()

@@ -173,13 +173,13 @@ fn push_family(text: &mut String, config: &Config, family: &FamilySnapshot) {
     match &family.points {
         Points::Sums(points) => {
             for point in points.iter().take(config.sampling) {
-                let labels = braced(&point.series.labels);
+                let labels = braced(&point.series.joined_labels());
                 let _ = writeln!(text, "{name}{labels} {} # +{}", point.total, point.delta);
             }
         }
         Points::Histograms(points) => {
             for point in points.iter().take(config.sampling) {
-                let labels = braced(&point.series.labels);
+                let labels = braced(&point.series.joined_labels());
                 let _ = writeln!(text, "{name}_count{labels} {} # sum {}", point.count(), point.sum);
             }
         }

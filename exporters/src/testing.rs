@@ -57,7 +57,7 @@ pub(crate) fn context() -> BuildContext {
 
 fn sum(raddr: &str, total: u64) -> SumPoint {
     let pairs = [("raddr", LabelValue::Text(raddr))];
-    let series = Series::render(&BYTES, pairs, Timestamp::from_nanos(1_000));
+    let series = Series::new(&BYTES, pairs, None, Timestamp::from_nanos(1_000));
     SumPoint {
         series: Arc::new(series),
         total,
@@ -73,7 +73,7 @@ pub(crate) fn snapshot(total: u64) -> Snapshot {
     buckets[..3].copy_from_slice(&[1, 2, 3]);
     buckets[HISTOGRAM_BUCKETS] = 1;
     let pairs = [("raddr", LabelValue::Text("a\"b\\c\nd"))];
-    let series = Series::render(&TIMES, pairs, Timestamp::from_nanos(1_000));
+    let series = Series::new(&TIMES, pairs, None, Timestamp::from_nanos(1_000));
     let times = HistogramPoint {
         series: Arc::new(series),
         buckets,

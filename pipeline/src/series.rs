@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use schemars::JsonSchema;
@@ -63,27 +64,18 @@ pub enum LabelValue<'a> {
     Number(u64),
 }
 
-/// One label set of a family. Shared by `Arc`: made once, read by every exporter.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Series {
-    /// When it began to count: the start time of its cumulative points.
-    pub start: Timestamp,
-    /// Prometheus label pairs as they stand between the braces: `raddr="192.0.2.7",type="externalHosts"`. Empty if
-    /// the family has no labels.
-    pub labels: Box<str>,
-    /// The same as OTLP `KeyValue` messages, each behind its key and length, ready to be copied into a data point of
-    /// the family's kind (`opentelemetry/proto/metrics/v1/metrics.proto`: field 7 of a `NumberDataPoint`, 9 of a
-    /// `HistogramDataPoint`).
-    pub attributes: Box<[u8]>,
+/// Labels, rendered once.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rendered {
+    /// Labels, then attributes: one piece of memory, because there are as many of these as series.
+    bytes: Box<[u8]>,
+    /// Where the attributes begin.
+    attributes: u32,
 }
 
-impl Series {
-    /// Renders names and values of labels, in their order, for a series of `family`. Names are of the family's naming.
-    pub fn render<'a>(
-        family: &Family,
-        pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>,
-        start: Timestamp,
-    ) -> Self {
+impl Rendered {
+    /// Names and values of labels, in their order, for a series of `family`. Names are of the family's naming.
+    pub fn new<'a>(family: &Family, pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>) -> Self {
         let field = match family.kind {
             FamilyKind::Counter | FamilyKind::Gauge => 7,
             FamilyKind::Histogram(_) => 9,
@@ -117,11 +109,85 @@ impl Series {
                 push_label(&mut labels, name, value);
             }
         }
+        let mut bytes = labels.into_bytes();
+        // Labels come from names of a few thousand bytes at most.
+        let split = u32::try_from(bytes.len()).unwrap_or_default();
+        bytes.extend_from_slice(&attributes);
+        Self {
+            bytes: bytes.into_boxed_slice(),
+            attributes: split,
+        }
+    }
+
+    /// As they stand between the braces.
+    fn labels(&self) -> &str {
+        let (labels, _) = self.bytes.split_at(self.attributes as usize);
+        // They were text.
+        str::from_utf8(labels).unwrap_or_default()
+    }
+
+    fn attributes(&self) -> &[u8] {
+        let (_, attributes) = self.bytes.split_at(self.attributes as usize);
+        attributes
+    }
+}
+
+/// One label set of a family. Shared by `Arc`: made once, read by every exporter.
+///
+/// The last labels of many series are the same, such as direction and class: these can be shared, which is most of what a
+/// series' labels would take.
+#[derive(Debug)]
+pub struct Series {
+    /// When it began to count: the start time of its cumulative points.
+    pub start: Timestamp,
+    own: Rendered,
+    shared: Option<Arc<Rendered>>,
+}
+
+impl Series {
+    /// With the labels of its own that `pairs` are, behind which come those that are `shared`.
+    pub fn new<'a>(
+        family: &Family,
+        pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>,
+        shared: Option<Arc<Rendered>>,
+        start: Timestamp,
+    ) -> Self {
         Self {
             start,
-            labels: labels.into_boxed_str(),
-            attributes: attributes.into_boxed_slice(),
+            own: Rendered::new(family, pairs),
+            shared,
         }
+    }
+
+    /// Prometheus label pairs as they stand between the braces, `raddr="192.0.2.7"` and `type="externalHosts"`: two lists, to be
+    /// joined by a comma if neither is empty. Both are if the family has no labels.
+    pub fn labels(&self) -> [&str; 2] {
+        let shared = self.shared.as_deref().map_or("", Rendered::labels);
+        [self.own.labels(), shared]
+    }
+
+    /// The same as one list.
+    pub fn joined_labels(&self) -> String {
+        let [own, shared] = self.labels();
+        let comma = if own.is_empty() || shared.is_empty() {
+            ""
+        } else {
+            ","
+        };
+        [own, comma, shared].concat()
+    }
+
+    /// The labels as OTLP `KeyValue` messages, each behind its key and length, ready to be copied into a data point of
+    /// the family's kind (`opentelemetry/proto/metrics/v1/metrics.proto`: field 7 of a `NumberDataPoint`, 9 of a
+    /// `HistogramDataPoint`), one piece after the other.
+    pub fn attributes(&self) -> [&[u8]; 2] {
+        let shared = self.shared.as_deref().map_or(&[][..], Rendered::attributes);
+        [self.own.attributes(), shared]
+    }
+
+    /// How many bytes the attributes have.
+    pub fn attributes_len(&self) -> usize {
+        self.attributes().map(<[u8]>::len).iter().sum()
     }
 }
 
@@ -199,7 +265,7 @@ mod tests {
 
     fn render(values: [LabelValue<'_>; 3]) -> Series {
         let pairs = ["raddr", "rport", "type"].into_iter().zip(values);
-        Series::render(&FAMILY, pairs, Timestamp::from_nanos(1))
+        Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(1))
     }
 
     /// A point's attributes as the OpenTelemetry messages (`opentelemetry/proto/common/v1/common.proto`).
@@ -229,7 +295,7 @@ mod tests {
     }
 
     fn attributes(series: &Series) -> Vec<(String, AnyKind)> {
-        let point: Point = prost::Message::decode(&*series.attributes).unwrap();
+        let point: Point = prost::Message::decode(&*series.attributes().concat()).unwrap();
         let pairs = point.attributes.into_iter();
         pairs
             .map(|pair| (pair.key, pair.value.and_then(|any| any.kind).unwrap()))
@@ -245,7 +311,7 @@ mod tests {
         ];
         let series = render(values);
         assert_eq!(
-            &*series.labels,
+            series.joined_labels(),
             r#"raddr="2001:db8::1",rport="443",type="a\"b\\c\nd""#
         );
     }
@@ -266,6 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_are_shared_come_behind_the_series_own() {
+        let shared = Arc::new(Rendered::new(&FAMILY, [("type", LabelValue::Text("dns"))]));
+        let pairs = [("rport", LabelValue::Port(53))];
+        let start = Timestamp::from_nanos(1);
+        let series = Series::new(&FAMILY, pairs, Some(Arc::clone(&shared)), start);
+        assert_eq!(series.joined_labels(), r#"rport="53",type="dns""#);
+        let whole = Series::new(
+            &FAMILY,
+            pairs.into_iter().chain([("type", LabelValue::Text("dns"))]),
+            None,
+            start,
+        );
+        assert_eq!(attributes(&series), attributes(&whole));
+        assert_eq!(series.attributes_len(), whole.attributes_len());
+        let none = Series::new(&FAMILY, [], Some(shared), start);
+        assert_eq!(none.joined_labels(), r#"type="dns""#);
+    }
+
+    #[test]
     fn by_opentelemetrys_naming_numbers_are_numbers_and_what_is_not_known_is_left_out() {
         let family = Family {
             naming: Naming::Otel,
@@ -280,9 +365,9 @@ mod tests {
             ("process.pid", LabelValue::Number(70_000)),
             ("container.id", LabelValue::Text("")),
         ];
-        let series = Series::render(&family, pairs, Timestamp::from_nanos(1));
+        let series = Series::new(&family, pairs, None, Timestamp::from_nanos(1));
         assert_eq!(
-            &*series.labels,
+            series.joined_labels(),
             r#"network_peer_address="192.0.2.7",network_peer_port="443",process_pid="70000""#
         );
         assert_eq!(

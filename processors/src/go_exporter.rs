@@ -70,12 +70,20 @@ fn series_of(record: FlowRecord) -> Vec<String> {
         match family.points {
             Points::Sums(points) => {
                 for point in points.iter().filter(|point| point.total > 0) {
-                    shown.push(format!("{name}{{{}}} {}", point.series.labels, point.total));
+                    shown.push(format!(
+                        "{name}{{{}}} {}",
+                        point.series.joined_labels(),
+                        point.total
+                    ));
                 }
             }
             Points::Histograms(points) => {
                 for point in points {
-                    shown.push(format!("{name}{{{}}} {}", point.series.labels, point.count()));
+                    shown.push(format!(
+                        "{name}{{{}}} {}",
+                        point.series.joined_labels(),
+                        point.count()
+                    ));
                 }
             }
         }

@@ -113,9 +113,10 @@ fn various() -> Snapshot {
         kind: FamilyKind::Counter,
     };
     let point = |family: &Family, name, value, updated| SumPoint {
-        series: Arc::new(Series::render(
+        series: Arc::new(Series::new(
             family,
             [(name, value)],
+            None,
             Timestamp::from_nanos(1_000),
         )),
         total: 9,

@@ -300,7 +300,7 @@ impl PointWriter<'_> {
         push_fixed(out, 3, self.snapshot.at.as_nanos());
         // sfixed64; a total beyond 2^63 is not reached in the life of a machine.
         push_fixed(out, 6, part.value);
-        out.extend_from_slice(&point.series.attributes);
+        push_attributes(out, &point.series);
     }
 
     /// `HistogramDataPoint`: start 2, time 3, count 4, sum 5, `bucket_counts` 6, `explicit_bounds` 7, attributes 9.
@@ -321,7 +321,7 @@ impl PointWriter<'_> {
             out.extend_from_slice(&count.to_le_bytes());
         }
         out.extend_from_slice(&head.bounds);
-        out.extend_from_slice(&point.series.attributes);
+        push_attributes(out, &point.series);
     }
 
     /// A point that says that its series is no more: without value, flags 8 of a `NumberDataPoint`, 10 of a
@@ -335,21 +335,27 @@ impl PointWriter<'_> {
         push_fixed(out, 2, series.start.as_nanos());
         push_fixed(out, 3, self.snapshot.at.as_nanos());
         push_number_field(out, flags, NO_RECORDED_VALUE);
-        out.extend_from_slice(&series.attributes);
+        push_attributes(out, series);
+    }
+}
+
+fn push_attributes(out: &mut Vec<u8>, series: &Series) {
+    for part in series.attributes() {
+        out.extend_from_slice(part);
     }
 }
 
 fn sum_len(point: &SumPoint) -> usize {
-    3 * FIXED_BYTES + point.series.attributes.len()
+    3 * FIXED_BYTES + point.series.attributes_len()
 }
 
 fn histogram_len(head: &Head<'_>, point: &HistogramPoint) -> usize {
-    4 * FIXED_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + point.series.attributes.len()
+    4 * FIXED_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + point.series.attributes_len()
 }
 
 /// Two times, and flags, which take a byte behind their key.
 fn ended_len(series: &Series) -> usize {
-    2 * FIXED_BYTES + 2 + series.attributes.len()
+    2 * FIXED_BYTES + 2 + series.attributes_len()
 }
 
 /// What every metric of a family begins and ends with.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flowtap_pipeline::series::push_label;
-use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Snapshot, SumPoint, Timestamp};
+use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Series, Snapshot, SumPoint, Timestamp};
 
 use super::config::Config;
 use super::negotiate::Format;
@@ -249,8 +249,8 @@ fn push_head(out: &mut String, format: Format, entry: &Entry) {
     }
 }
 
-/// `name<suffix>{labels} `, with up to three label lists.
-fn push_name(out: &mut String, name: &str, suffix: &str, labels: [&str; 3]) {
+/// `name<suffix>{labels} `, with up to four label lists.
+fn push_name(out: &mut String, name: &str, suffix: &str, labels: [&str; 4]) {
     out.push_str(name);
     out.push_str(suffix);
     let mut open = '{';
@@ -275,34 +275,38 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn push_sum(&self, out: &mut String, point: &SumPoint) {
-        push_name(out, &self.entry.name, "", [self.common, &point.series.labels, ""]);
+        let [own, shared] = point.series.labels();
+        push_name(out, &self.entry.name, "", [self.common, own, shared, ""]);
         self.push_integer(out, point.total);
         if self.created && self.entry.family.kind == FamilyKind::Counter {
             let name = self.entry.name.trim_end_matches("_total");
-            self.push_created(out, name, &point.series.labels, point.series.start);
+            self.push_created(out, name, &point.series);
         }
     }
 
     fn push_histogram(&self, out: &mut String, point: &HistogramPoint) {
-        let (name, labels) = (&self.entry.name, &point.series.labels);
+        let name = &self.entry.name;
+        let [own, shared] = point.series.labels();
         let mut count = 0;
         for (in_bucket, le) in point.buckets.iter().zip(&self.entry.bounds) {
             count += in_bucket;
-            push_name(out, name, "_bucket", [self.common, labels, le]);
+            push_name(out, name, "_bucket", [self.common, own, shared, le]);
             self.push_integer(out, count);
         }
-        push_name(out, name, "_sum", [self.common, labels, ""]);
+        push_name(out, name, "_sum", [self.common, own, shared, ""]);
         let _ = writeln!(out, "{}{}", point.sum, self.behind);
-        push_name(out, name, "_count", [self.common, labels, ""]);
+        push_name(out, name, "_count", [self.common, own, shared, ""]);
         self.push_integer(out, count);
         if self.created {
-            self.push_created(out, name, labels, point.series.start);
+            self.push_created(out, name, &point.series);
         }
     }
 
-    fn push_created(&self, out: &mut String, name: &str, labels: &str, start: Timestamp) {
-        push_name(out, name, "_created", [self.common, labels, ""]);
-        let _ = writeln!(out, "{}{}", time(Format::OpenMetrics, start), self.behind);
+    fn push_created(&self, out: &mut String, name: &str, series: &Series) {
+        let [own, shared] = series.labels();
+        push_name(out, name, "_created", [self.common, own, shared, ""]);
+        let start = time(Format::OpenMetrics, series.start);
+        let _ = writeln!(out, "{start}{}", self.behind);
     }
 
     fn push_integer(&self, out: &mut String, value: u64) {

@@ -96,7 +96,7 @@ impl Encoder {
     }
 
     fn labels<'a>(&'a self, series: &'a Series, pipeline: Option<&'a str>) -> Labels<'a> {
-        let mut pairs: Vec<_> = parse(&series.labels).collect();
+        let mut pairs: Vec<_> = series.labels().into_iter().flat_map(parse).collect();
         let borrowed = |value| Cow::Borrowed(value);
         let more = pipeline.map(|pipeline| ("pipeline", pipeline));
         let external = self

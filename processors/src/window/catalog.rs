@@ -1,6 +1,9 @@
 //! How the families are exposed: which of them, and with which labels.
 
-use flowtap_pipeline::{Family, FlowRecord, Naming, Series, Timestamp};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use flowtap_pipeline::{Family, FlowRecord, Naming, Rendered, Series, Timestamp};
 
 use super::config::Config;
 use super::families::{FAMILIES, FamilyId};
@@ -12,6 +15,8 @@ use super::label::{Label, LabelSet};
 struct Exposed {
     enabled: bool,
     labels: Vec<Label>,
+    /// How many of the labels, from the first, tell series from one another; the rest have few values.
+    own: usize,
     set: LabelSet,
 }
 
@@ -21,6 +26,8 @@ pub(super) struct Catalog {
     families: [Exposed; FAMILIES.len()],
     naming: Naming,
     details: Details,
+    /// Labels that series share.
+    shared: HashSet<Arc<Rendered>>,
 }
 
 impl Catalog {
@@ -31,7 +38,9 @@ impl Catalog {
             let labels = own
                 .and_then(|own| own.labels.clone())
                 .unwrap_or_else(|| definition.labels_by_default(config.naming));
+            let last_of_its_own = labels.iter().rposition(|label| !label.has_few_values());
             Exposed {
+                own: last_of_its_own.map_or(0, |last| last + 1),
                 enabled: own.is_none_or(|own| own.enabled),
                 set: LabelSet::new(&labels),
                 labels,
@@ -41,6 +50,7 @@ impl Catalog {
             families: FamilyId::ALL.map(exposed),
             naming: config.naming,
             details: Details::default(),
+            shared: HashSet::new(),
         }
     }
 
@@ -73,10 +83,19 @@ impl Catalog {
     /// The series of a key that is new in a store, rendered: done once in its life.
     pub(super) fn open(&mut self, key: &Key, start: Timestamp) -> Series {
         self.details.take(key.details());
-        let labels = self.families[key.family() as usize].labels.iter();
-        let naming = self.naming;
-        let pairs = labels.map(|label| (label.named(naming), key.value(*label, naming, &self.details)));
-        Series::render(self.family(key.family()), pairs, start)
+        let (family, naming) = (self.family(key.family()), self.naming);
+        let exposed = &self.families[key.family() as usize];
+        let (own, shared) = exposed.labels.split_at(exposed.own);
+        let value = |label: &Label| (label.named(naming), key.value(*label, naming, &self.details));
+        let rendered = Rendered::new(family, shared.iter().map(value));
+        let shared = if let Some(known) = self.shared.get(&rendered) {
+            Arc::clone(known)
+        } else {
+            let new = Arc::new(rendered);
+            self.shared.insert(Arc::clone(&new));
+            new
+        };
+        Series::new(family, own.iter().map(value), Some(shared), start)
     }
 
     /// The key's series has left its store.
@@ -87,6 +106,7 @@ impl Catalog {
     /// Frees what no series needs any more.
     pub(super) fn sweep(&mut self) {
         self.details.sweep();
+        self.shared.retain(|shared| Arc::strong_count(shared) > 1);
     }
 }
 
@@ -111,7 +131,7 @@ mod tests {
             ..Facets::default()
         };
         let key = catalog.key(family, &record, facets)?;
-        Some(catalog.open(&key, Timestamp::from_nanos(1)).labels.into())
+        Some(catalog.open(&key, Timestamp::from_nanos(1)).joined_labels())
     }
 
     #[test]
@@ -160,6 +180,6 @@ mod tests {
     fn the_series_other_has_every_label_of_its_family() {
         let mut catalog = Catalog::new(&Config::default());
         let series = catalog.open(&Key::other(FamilyId::Rtt), Timestamp::from_nanos(1));
-        assert_eq!(&*series.labels, r#"raddr="other",direction="other""#);
+        assert_eq!(series.joined_labels(), r#"raddr="other",direction="other""#);
     }
 }

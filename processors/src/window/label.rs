@@ -115,6 +115,20 @@ impl Label {
         }
     }
 
+    /// Whether it has so few values that most series have it in common with others.
+    pub(super) const fn has_few_values(self) -> bool {
+        matches!(
+            self,
+            Self::Direction
+                | Self::Type
+                | Self::EventType
+                | Self::Flow
+                | Self::Event
+                | Self::Reason
+                | Self::NetworkType
+        )
+    }
+
     /// The label's name by `naming`.
     pub const fn named(self, naming: Naming) -> &'static str {
         match naming {

@@ -55,9 +55,15 @@ fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
     for family in &snapshot.families {
         let name = |labels: &str| format!("{}{{{labels}}}", family.family.name);
         match &family.points {
-            Points::Sums(points) => shown.extend(points.iter().map(|p| (name(&p.series.labels), p.total))),
+            Points::Sums(points) => {
+                shown.extend(points.iter().map(|p| (name(&p.series.joined_labels()), p.total)));
+            }
             Points::Histograms(points) => {
-                shown.extend(points.iter().map(|p| (name(&p.series.labels), p.count())));
+                shown.extend(
+                    points
+                        .iter()
+                        .map(|p| (name(&p.series.joined_labels()), p.count())),
+                );
             }
         }
     }
@@ -294,7 +300,7 @@ fn ten_thousand_peers_against_a_budget_of_one_thousand_are_1001_series_with_true
     );
     let other = points
         .iter()
-        .filter(|point| point.series.labels.contains("other"))
+        .filter(|point| point.series.joined_labels().contains("other"))
         .count();
     assert_eq!(other, 1);
 }
