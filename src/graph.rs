@@ -5,7 +5,8 @@ use std::sync::Arc;
 use flowtap_config::Config;
 use flowtap_pipeline::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, ReceiverNode, WindowNode};
 use flowtap_pipeline::{
-    BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, Live, NodeInfo, ProcessorStage,
+    BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, Live, Memory, NodeInfo,
+    ProcessorStage,
 };
 use opentelemetry::metrics::Meter;
 
@@ -16,6 +17,7 @@ use crate::node;
 pub(crate) struct Surroundings {
     pub(crate) node: Arc<Live<NodeInfo>>,
     pub(crate) cluster: Arc<Live<ClusterState>>,
+    pub(crate) memory: Arc<Memory>,
 }
 
 impl Surroundings {
@@ -24,6 +26,7 @@ impl Surroundings {
         Self {
             node: Live::new(node::describe()),
             cluster: Live::new(ClusterState::default()),
+            memory: Arc::default(),
         }
     }
 }
@@ -45,6 +48,7 @@ pub(crate) fn build(
         meter: meter.clone(),
         node: Arc::clone(&around.node),
         cluster: Arc::clone(&around.cluster),
+        memory: Arc::clone(&around.memory),
         strict,
     };
     let mut graph = Graph::default();

@@ -12,6 +12,7 @@
 //! | `draw` | the pipelines as a drawing |
 //! | `complete` | shell completions and man pages |
 //! | `node` | what components are told of this machine |
+//! | `memory`, `logs` | the memory limiter; what is logged, and how often |
 //! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
 //! | `sandbox`, `systemd` | what the daemon gives up before it starts; what systemd is told |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
@@ -29,6 +30,8 @@ mod exit;
 mod explain;
 mod graph;
 mod http;
+mod logs;
+mod memory;
 mod net_flow;
 mod node;
 mod record;

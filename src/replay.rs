@@ -67,6 +67,7 @@ impl Recording {
             meter: silent(),
             node: Live::new(self.node.clone()),
             cluster: Live::new(ClusterState::default()),
+            memory: Arc::default(),
             strict: true,
         }
     }

@@ -16,6 +16,7 @@ use crate::cluster;
 use crate::exit::Failure;
 use crate::graph::{self, Surroundings};
 use crate::http;
+use crate::memory;
 use crate::net_flow;
 use crate::node;
 use crate::reload::{Load, Reloads, Wakeups};
@@ -55,6 +56,13 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
     let graph = graph::build(&config, &meter, &around, strict)
         .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let stop = stop_on_signal()?;
+    logs.tell_what_is_left_out(stop.clone());
+    memory::watch(
+        &config.service.memory_limiter,
+        &around.memory,
+        &meter,
+        stop.clone(),
+    );
     let mut wakeups = Wakeups::new(config.files.clone())?;
     cluster::follow(&config, &around.cluster, stop.clone()).await?;
     let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
@@ -157,7 +165,7 @@ impl Running {
         service.telemetry.logs = self.config.service.telemetry.logs.clone();
         if service != self.config.service {
             tracing::warn!(
-                "listeners, the push of own metrics, Kubernetes and shutdown_timeout change with the next start only"
+                "listeners, the push of own metrics, memory_limiter, Kubernetes and shutdown_timeout change with the next start only"
             );
         }
         self.config = config;

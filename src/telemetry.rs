@@ -13,18 +13,23 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flowtap_config::{Config, LogFormat, LogsConfig, TelemetryConfig};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
-use tracing_subscriber::EnvFilter;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::exit::{Code, Failure};
+use crate::logs::Throttle;
+use crate::memory;
 
 /// The daemon's own metrics.
 #[derive(Debug)]
@@ -85,15 +90,51 @@ impl Telemetry {
         }
     }
 
+    /// The Collector's names for the process itself.
     fn describe_process(&self) {
         let started = Arc::new(std::time::Instant::now());
-        self.meter()
+        let meter = self.meter();
+        meter
             .f64_observable_counter("process_uptime")
             .with_description("Time since the daemon started.")
             .with_unit("s")
             .with_callback(move |observer| observer.observe(started.elapsed().as_secs_f64(), &[]))
             .build();
-        self.meter()
+        meter
+            .f64_observable_counter("process_cpu")
+            .with_description("Processor time of the daemon, in user mode and in the kernel.")
+            .with_unit("s")
+            .with_callback(|observer| {
+                if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
+                    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+                    observer.observe(seconds(usage.user_time()) + seconds(usage.system_time()), &[]);
+                }
+            })
+            .build();
+        meter
+            .u64_observable_gauge("process_memory_rss")
+            .with_description(
+                "Memory that the daemon has, what it shares with others and the kernel's rings included.",
+            )
+            .with_unit("By")
+            .with_callback(|observer| {
+                if let Some(bytes) = memory::resident() {
+                    observer.observe(bytes, &[]);
+                }
+            })
+            .build();
+        meter
+            .u64_observable_gauge("process_open_file_descriptors")
+            .with_description("Open files, sockets, BPF programs and maps of the daemon.")
+            .with_unit("{descriptor}")
+            .with_callback(|observer| {
+                if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+                    // One of them is that of the folder itself.
+                    observer.observe(open.count().saturating_sub(1) as u64, &[]);
+                }
+            })
+            .build();
+        meter
             .u64_observable_gauge("build_info")
             .with_description("Always 1; the version is a label.")
             .with_callback(|observer| {
@@ -140,19 +181,27 @@ pub(crate) fn init_logs(config: &LogsConfig) -> Result<LogLevel, Failure> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
+    let throttle = Throttle::new(&config.sampling);
     let initialised = match config.format {
-        LogFormat::Text => registry.with(text).try_init(),
-        LogFormat::Json => registry.with(text.json()).try_init(),
+        LogFormat::Text => registry.with(text.with_filter(throttle.clone())).try_init(),
+        LogFormat::Json => registry
+            .with(text.json().with_filter(throttle.clone()))
+            .try_init(),
     };
     initialised.map_err(|error| Failure::new(Code::Software, error))?;
-    Ok(LogLevel(handle))
+    Ok(LogLevel(handle, throttle))
 }
 
 /// What is logged; can be changed while flowtap runs.
 #[derive(Debug)]
-pub(crate) struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>);
+pub(crate) struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>, Throttle);
 
 impl LogLevel {
+    /// Says of messages that were left out how many, until `stop`. Needs a runtime around it.
+    pub(crate) fn tell_what_is_left_out(&self, stop: CancellationToken) {
+        self.1.tell(stop);
+    }
+
     /// Logs what `config` asks for from now on.
     ///
     /// # Errors

@@ -17,6 +17,8 @@ pub struct ServiceConfig {
     pub admin: AdminConfig,
     /// The daemon's own metrics and logs.
     pub telemetry: TelemetryConfig,
+    /// What happens when memory is short.
+    pub memory_limiter: MemoryLimiterConfig,
     /// The Kubernetes cluster around it.
     pub kubernetes: KubernetesConfig,
     /// How long stopping may take: the last window, and the exporters' queues.
@@ -37,7 +39,13 @@ impl ServiceConfig {
             let message = format!("`{endpoint}` is no address like http://127.0.0.1:4317");
             Fault::new("telemetry.metrics.otlp.endpoint", message)
         };
-        wrong.map(fault).into_iter().collect()
+        let mut faults: Vec<_> = wrong.map(fault).into_iter().collect();
+        if self.telemetry.logs.sampling.tick.is_zero() {
+            let key = "telemetry.logs.sampling.tick";
+            faults.push(Fault::new(key, "must be longer than 0s"));
+        }
+        faults.extend(self.memory_limiter.validate());
+        faults
     }
 }
 
@@ -46,6 +54,7 @@ impl Default for ServiceConfig {
         Self {
             admin: AdminConfig::default(),
             telemetry: TelemetryConfig::default(),
+            memory_limiter: MemoryLimiterConfig::default(),
             kubernetes: KubernetesConfig::default(),
             shutdown_timeout: Duration::from_secs(10),
         }
@@ -65,6 +74,55 @@ impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 13133))),
+        }
+    }
+}
+
+/// Limits of the daemon's memory, as the OpenTelemetry Collector's `memory_limiter` has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryLimiterConfig {
+    /// How often memory is looked at.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub check_interval: Duration,
+    /// The hard limit of the resident set, in MiB: above it records are shed, and counted. 0 for none.
+    pub limit_mib: u32,
+    /// How far below the soft limit is, above which new series fold into `other`; null for a fifth of `limit_mib`.
+    pub spike_limit_mib: Option<u32>,
+}
+
+impl MemoryLimiterConfig {
+    /// How far the soft limit is below the hard one, in MiB.
+    pub const fn spike_mib(&self) -> u32 {
+        match self.spike_limit_mib {
+            Some(spike) => spike,
+            None => self.limit_mib / 5,
+        }
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if self.check_interval.is_zero() {
+            faults.push(Fault::new(
+                "memory_limiter.check_interval",
+                "must be longer than 0s",
+            ));
+        }
+        if self.limit_mib > 0 && self.spike_mib() >= self.limit_mib {
+            let message = format!("must be less than `limit_mib`, which is {}", self.limit_mib);
+            faults.push(Fault::new("memory_limiter.spike_limit_mib", message));
+        }
+        faults
+    }
+}
+
+impl Default for MemoryLimiterConfig {
+    fn default() -> Self {
+        Self {
+            check_interval: Duration::from_secs(1),
+            limit_mib: 0,
+            spike_limit_mib: None,
         }
     }
 }
@@ -137,6 +195,32 @@ pub struct LogsConfig {
     pub level: String,
     /// How lines look.
     pub format: LogFormat,
+    /// How often the same is written.
+    pub sampling: SamplingConfig,
+}
+
+/// Messages of one place in the code: the first few of each tick are written, then how many were not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingConfig {
+    /// Whether any are left out.
+    pub enabled: bool,
+    /// How long counts.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub tick: Duration,
+    /// How many are written per tick.
+    pub initial: u64,
+}
+
+impl Default for SamplingConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            tick: Duration::from_secs(10),
+            initial: 10,
+        }
+    }
 }
 
 impl Default for LogsConfig {
@@ -144,6 +228,7 @@ impl Default for LogsConfig {
         Self {
             level: "info".to_owned(),
             format: LogFormat::default(),
+            sampling: SamplingConfig::default(),
         }
     }
 }

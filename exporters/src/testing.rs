@@ -51,6 +51,7 @@ pub(crate) fn context() -> BuildContext {
         meter: opentelemetry::global::meter("test"),
         node: Live::new(NodeInfo::default()),
         cluster: Live::new(ClusterState::default()),
+        memory: Arc::default(),
         strict: false,
     }
 }

@@ -39,6 +39,7 @@ impl Pipeline {
                 meter: opentelemetry::global::meter("fuzz"),
                 node: Arc::clone(&node),
                 cluster: Arc::clone(&cluster),
+                memory: Arc::default(),
                 strict: true,
             };
             config.build(&context).ok()

@@ -16,6 +16,7 @@ use schemars::{Schema, SchemaGenerator};
 
 use crate::cluster::ClusterState;
 use crate::live::Live;
+use crate::memory::Memory;
 use crate::node::NodeInfo;
 use crate::queue::QueueConfig;
 use crate::stage::{Aggregator, Exporter, Processor, Receiver};
@@ -145,6 +146,8 @@ pub struct BuildContext {
     pub node: Arc<Live<NodeInfo>>,
     /// The Kubernetes cluster around it.
     pub cluster: Arc<Live<ClusterState>>,
+    /// How short memory is.
+    pub memory: Arc<Memory>,
     /// Whether a component must fail rather than make do with less than its config asks for.
     pub strict: bool,
 }

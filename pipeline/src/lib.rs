@@ -15,6 +15,7 @@
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
 //! | [`component`] | [`ComponentId`], the config traits, [`Factory`] and [`Registry`] |
 //! | [`schema`] | texts of configs that have a form, as JSON Schema |
+//! | [`memory`] | [`Memory`]: how short it is |
 //! | [`live`] | [`Live`]: a value that is replaced as a whole while others look at it |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
@@ -29,6 +30,7 @@ pub mod batch;
 pub mod cluster;
 pub mod component;
 pub mod live;
+pub mod memory;
 pub mod node;
 pub mod queue;
 pub mod record;
@@ -49,6 +51,7 @@ pub use component::{
     ProcessorConfig, ProcessorRole, ProcessorStage, ReceiverConfig, Registry,
 };
 pub use live::{Live, Seen};
+pub use memory::{Memory, MemoryState};
 pub use node::NodeInfo;
 pub use queue::{QueueConfig, WhenFull};
 pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};

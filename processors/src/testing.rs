@@ -12,6 +12,7 @@ pub(crate) fn context(node: NodeInfo) -> BuildContext {
         meter: opentelemetry::global::meter("test"),
         node: Live::new(node),
         cluster: Live::new(ClusterState::default()),
+        memory: std::sync::Arc::default(),
         strict: false,
     }
 }

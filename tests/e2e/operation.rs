@@ -1,8 +1,10 @@
 //! As an operator meets it: rights, systemd, states.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 
@@ -115,4 +117,150 @@ fn status_tells_of_an_exporter_whose_peer_is_away_while_the_others_are_well() {
     assert_eq!(state("exporters/prometheus"), "ok", "{status:#}");
     assert_eq!(state("receivers/ebpf"), "ok", "{status:#}");
     assert_eq!(status["ready"], true);
+}
+
+/// Adds up `flowtap_…` over everything that has these labels.
+fn told(daemon: &Daemon, name: &str, labels: &[(&str, &str)]) -> u64 {
+    daemon.telemetry().sum(name, labels)
+}
+
+#[test]
+fn above_its_memory_limits_it_folds_and_sheds_and_counts_both() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let limited = |limit: &str, spike: &str, state: u64| {
+        let daemon = Daemon::start(&[
+            &format!("service.memory_limiter.limit_mib={limit}"),
+            &format!("service.memory_limiter.spike_limit_mib={spike}"),
+            "service.memory_limiter.check_interval=100ms",
+        ]);
+        daemon.telemetry_until("the limiter's state", |seen| {
+            seen.sum("flowtap_memory_limiter_state", &[]) == state
+        });
+        daemon
+    };
+
+    // Soft: whatever it has is above 1 MiB.
+    let daemon = limited("100000", "99999", 1);
+    let sent = exchange(&listener, 50, 41).unwrap();
+    let scrape = daemon.scrape_until("the traffic in `other`", |scrape| {
+        scrape.sum(
+            "primus_lens_network_tcp_flow_egress",
+            &[("raddr", "other"), ("rport", "other")],
+        ) >= sent.client_sent + sent.client_received
+    });
+    assert_eq!(Counted::of_port(&scrape, port), Counted::default());
+    assert!(told(&daemon, "flowtap_processor_folded_records_total", &[]) > 0);
+    drop(daemon);
+
+    // Hard.
+    let daemon = limited("2", "1", 2);
+    let sent = exchange(&listener, 50, 42).unwrap();
+    let reason = [("reason", "memory_limit")];
+    let bytes = sent.client_sent + sent.client_received + sent.server_sent + sent.server_received;
+    daemon.telemetry_until("what was shed", |seen| {
+        seen.sum("flowtap_processor_dropped_bytes_total", &reason) >= bytes
+    });
+    assert!(told(&daemon, "flowtap_processor_dropped_records_total", &reason) >= 50);
+    let scrape = daemon.scrape();
+    assert_eq!(Counted::of_port(&scrape, port), Counted::default());
+    let said = daemon.said();
+    assert!(said.contains("memory is above the hard limit"), "{said}");
+}
+
+#[test]
+fn of_itself_it_tells_processor_time_memory_and_open_files() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&[]);
+    let process = format!("/proc/{}", daemon.pid());
+    let status = fs::read_to_string(format!("{process}/status")).unwrap();
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+        .map(|kib| kib.trim().parse::<u64>().unwrap() * 1024)
+        .unwrap();
+    let told_of_memory = told(&daemon, "flowtap_process_memory_rss_bytes", &[]);
+    assert!(
+        (resident / 2..resident * 2).contains(&told_of_memory),
+        "{told_of_memory} against {resident}"
+    );
+    let open = fs::read_dir(format!("{process}/fd")).unwrap().count() as u64;
+    let told_of_files = told(&daemon, "flowtap_process_open_file_descriptors", &[]);
+    // The scrape that tells is a socket, too.
+    assert!(
+        open.abs_diff(told_of_files) <= 3,
+        "{told_of_files} against {open}"
+    );
+    let text = daemon.telemetry();
+    let cpu = text
+        .0
+        .iter()
+        .find(|sample| sample.name == "flowtap_process_cpu_seconds_total");
+    assert!(cpu.is_some_and(|sample| sample.value > 0.0), "{cpu:?}");
+}
+
+/// The limit of open files, which the daemon's own do not count against any more.
+fn limit_descriptors(daemon: &Daemon, soft: u32) {
+    let done = Command::new("prlimit")
+        .arg(format!("--pid={}", daemon.pid()))
+        .arg(format!("--nofile={soft}:"))
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn with_no_descriptor_left_scrapes_wait_and_nothing_is_lost() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prlimit") {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut sent = exchange(&listener, 50, 43).unwrap();
+    daemon.scrape_until("the traffic", |scrape| Counted::of_port(scrape, port) == sent);
+    // Nor has a scan one.
+    limit_descriptors(&daemon, 0);
+    sent += exchange(&listener, 50, 44).unwrap();
+    // The kernel takes the connection, and the daemon can't.
+    let mut waiting = TcpStream::connect(daemon.scrape_address()).unwrap();
+    waiting.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    daemon.wait_for("could not be accepted");
+    limit_descriptors(&daemon, 1024);
+    let mut answer = String::new();
+    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    waiting.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    daemon.scrape_until("all of the traffic", |scrape| {
+        Counted::of_port(scrape, port) == sent
+    });
+}
+
+#[test]
+fn a_second_without_the_processor_loses_nothing() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&[]);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut sent = exchange(&listener, 100, 45).unwrap();
+    sent += daemon.while_paused(|| {
+        let sent = exchange(&listener, 1000, 46).unwrap();
+        // As long as the fault is, whatever the traffic took.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        sent
+    });
+    daemon.scrape_until("all of the traffic", |scrape| {
+        Counted::of_port(scrape, port) == sent
+    });
+    assert_eq!(told(&daemon, "flowtap_receiver_refused_bytes_total", &[]), 0);
 }

@@ -65,7 +65,7 @@ impl Server {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(%error, "a connection could not be accepted; it waits, and the next try is soon");
                     tokio::time::sleep(AFTER_FAILURE).await;
                     continue;
                 }

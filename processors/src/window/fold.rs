@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     Aggregator, BuildContext, EventCount, EventHop, Events, FamilyKind, FamilySnapshot, FlowBatch, FlowKind,
-    FlowRecord, HistogramPoint, PeerClass, Points, Role, Snapshot, SumPoint, Timestamp,
+    FlowRecord, HistogramPoint, Memory, MemoryState, PeerClass, Points, Role, Snapshot, SumPoint, Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -15,6 +16,9 @@ use super::config::Config;
 use super::families::{Definition, FAMILIES, FamilyId};
 use super::key::{Cause, ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
 use super::store::{Histogram, Keep, Observation, Slot, Store, Sum, Value};
+
+/// Why records are left out: memory is above its hard limit.
+const MEMORY_LIMIT: &str = "memory_limit";
 
 /// The aggregator.
 #[derive(Debug)]
@@ -26,6 +30,9 @@ pub struct Window {
     catalog: Catalog,
     sums: Store<Sum>,
     histograms: Store<Histogram>,
+    memory: Arc<Memory>,
+    /// What was shed for want of memory.
+    shed: ProcessorTelemetry,
     /// Where the open window began.
     opened: Timestamp,
     /// Where it ends.
@@ -45,6 +52,8 @@ impl Window {
             catalog: Catalog::new(config),
             sums: Store::new(max_series),
             histograms: Store::new(max_series),
+            memory: Arc::clone(&context.memory),
+            shed: ProcessorTelemetry::new(&context.meter, &context.id, &[MEMORY_LIMIT]),
             opened: Timestamp::default(),
             closes: Timestamp::default(),
             telemetry: Telemetry::new(context),
@@ -161,6 +170,19 @@ impl Window {
         }
     }
 
+    /// Counts what records would have added, and leaves it out. What happened to connections is kept: it takes no memory, and a
+    /// gauge that missed an end would never be right again.
+    fn shed(&mut self, records: &[FlowRecord]) {
+        let mut bytes = 0;
+        for record in records {
+            self.fold_connection(record);
+            bytes += moved(record)
+                .map(|(_, bytes)| bytes.max(0).unsigned_abs())
+                .sum::<u64>();
+        }
+        self.shed.dropped(records.len() as u64, bytes, MEMORY_LIMIT);
+    }
+
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
         let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
         let expiration = self.expiration;
@@ -194,8 +216,16 @@ impl Aggregator for Window {
     }
 
     fn fold(&mut self, batch: &FlowBatch) {
-        for record in &batch.records {
-            self.fold_record(record);
+        let memory = self.memory.state();
+        let full = memory >= MemoryState::Short;
+        self.sums.take_no_more(full);
+        self.histograms.take_no_more(full);
+        if memory == MemoryState::Exhausted {
+            self.shed(&batch.records);
+        } else {
+            for record in &batch.records {
+                self.fold_record(record);
+            }
         }
         for count in &batch.counts {
             self.fold_count(count);

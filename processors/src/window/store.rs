@@ -115,6 +115,8 @@ pub(super) struct Store<V: Value> {
     /// Live series by family, `other` not counted.
     live: [usize; FAMILIES.len()],
     max_series: usize,
+    /// Whether memory is short: as if every family had as many series as it may.
+    full: bool,
     /// Records that went into a series `other`, by family, since they were last taken.
     folded: [u64; FAMILIES.len()],
 }
@@ -129,6 +131,7 @@ impl<V: Value> Store<V> {
             free: Vec::new(),
             live: [0; FAMILIES.len()],
             max_series,
+            full: false,
             folded: [0; FAMILIES.len()],
         }
     }
@@ -180,7 +183,7 @@ impl<V: Value> Store<V> {
         let family = key.family() as usize;
         let (hash, key) = if key.is_other() {
             (hash, key)
-        } else if self.live[family] < self.max_series {
+        } else if self.live[family] < self.max_series && !self.full {
             self.live[family] += 1;
             (hash, key)
         } else {
@@ -236,6 +239,11 @@ impl<V: Value> Store<V> {
                 *place = None;
             }
         }
+    }
+
+    /// Whether new series fold into `other` from now on, whatever room there is.
+    pub(super) const fn take_no_more(&mut self, full: bool) {
+        self.full = full;
     }
 
     /// Live series by family, `other` not counted.

@@ -70,6 +70,7 @@ fn context() -> BuildContext {
         meter: opentelemetry::global::meter("bench"),
         node: Live::new(NodeInfo::default()),
         cluster: Live::new(ClusterState::default()),
+        memory: Arc::default(),
         strict: true,
     }
 }

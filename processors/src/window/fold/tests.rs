@@ -71,6 +71,48 @@ fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
 }
 
 #[test]
+fn with_little_memory_new_series_fold_and_with_none_records_are_shed_until_there_is_some_again() {
+    let context = context(NodeInfo::default());
+    let mut window = Window::new(&Config::default(), &context);
+    window.begin(at(2));
+    let peer = |last: u8| FlowRecord {
+        kind: Some(FlowKind::Egress),
+        class: Some(PeerClass::ExternalHosts),
+        sent_bytes: 100,
+        ..record("192.0.2.1:40000", &format!("198.51.100.{last}:443"))
+    };
+    let series = |last: u8| {
+        format!(
+            r#"network_tcp_flow_egress{{raddr="198.51.100.{last}",rport="443",direction="outbound",type="externalHosts"}}"#
+        )
+    };
+    let other = r#"network_tcp_flow_egress{raddr="other",rport="other",direction="other",type="other"}"#;
+    fold(&mut window, &[peer(1)]);
+    context.memory.set(MemoryState::Short);
+    fold(&mut window, &[peer(1), peer(2)]);
+    context.memory.set(MemoryState::Exhausted);
+    let opened = FlowRecord {
+        events: Events::OPENED,
+        ..peer(1)
+    };
+    fold(&mut window, &[peer(1), opened]);
+    context.memory.set(MemoryState::Ample);
+    fold(&mut window, &[peer(3)]);
+    let shown = shown(&window.advance(at(5)).unwrap());
+    assert_eq!(shown[&series(1)], 200);
+    assert_eq!(shown[other], 100);
+    assert_eq!(shown[&series(3)], 100);
+    assert!(!shown.contains_key(&series(2)), "{shown:?}");
+    // What happened to a connection is not shed.
+    let active: u64 = shown
+        .iter()
+        .filter(|(name, _)| name.starts_with("network_tcp_connections_active"))
+        .map(|(_, value)| value)
+        .sum();
+    assert_eq!(active, 1);
+}
+
+#[test]
 fn bytes_go_to_the_family_of_their_kind_in_their_direction() {
     let mut window = window(10, 600);
     fold(
