@@ -8,9 +8,12 @@
 //! | [`cli`] | the arguments |
 //! | [`components`] | the component types of this build, in one list |
 //! | [`exit`] | exit codes, and errors on their way to them |
+//! | `flows` | the live view's data, from the newest snapshots: `/flows` |
 //! | `graph` | from a checked config to the stages, wired |
 //! | `node` | what components are told of this machine |
 //! | `run` | the command `run`: telemetry, admin listener, signals, the pipelines |
+//! | `status_page` | the admin listener's page, and `/status.json` |
+//! | `top` | the live view in a terminal |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
 #![forbid(unsafe_code)]
 
@@ -22,6 +25,7 @@ pub mod components;
 pub mod doctor;
 mod exit;
 mod explain;
+mod flows;
 mod graph;
 mod http;
 mod net_flow;
@@ -29,7 +33,9 @@ mod node;
 mod record;
 mod replay;
 mod run;
+mod status_page;
 mod telemetry;
+mod top;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -92,11 +98,12 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
             &load(args.config, registry)?,
             &args.addresses,
         )?),
+        Some(Command::Top(args)) => top::top(args, registry),
         Some(Command::Components) => print(&components::describe(registry)),
     }
 }
 
-fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
+pub(crate) fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
     let layers = Layers::from_process(arguments.config, arguments.set);
     let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
     for warning in &config.warnings {

@@ -11,10 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Readiness};
 use crate::cluster;
 use crate::exit::Failure;
+use crate::flows::tap::Tap;
 use crate::graph::{self, Surroundings};
 use crate::http;
 use crate::net_flow;
 use crate::node;
+use crate::status_page;
 use crate::telemetry::{self, Telemetry};
 
 /// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
@@ -41,7 +43,11 @@ async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
     let telemetry = Telemetry::new(&config.service.telemetry)?;
     let around = Surroundings::now();
     node::watch(&around.node);
-    let graph = graph::build(config, &telemetry.meter(), &around, strict)?;
+    let mut graph = graph::build(config, &telemetry.meter(), &around, strict)?;
+    let tap = Tap::default();
+    if config.service.admin.endpoint.is_some() {
+        tap.attach(&mut graph);
+    }
     let stop = stop_on_signal()?;
     cluster::follow(config, &around.cluster, stop.clone()).await?;
     let (readiness, servers_stop) = (Readiness::default(), CancellationToken::new());
@@ -50,7 +56,10 @@ async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
         servers.push(
             http::serve(
                 address,
-                admin::routes(readiness.clone()).merge(net_flow::routes(proc_root(config))),
+                admin::routes(readiness.clone())
+                    .merge(net_flow::routes(proc_root(config)))
+                    .merge(tap.routes())
+                    .merge(status_page::routes(config, telemetry.reader(), readiness.clone())),
                 servers_stop.clone(),
             )
             .await?,

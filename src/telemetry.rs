@@ -4,6 +4,7 @@
 //! Prometheus bridge, served at `service.telemetry.metrics.endpoint`, and a push by OTLP where
 //! `service.telemetry.metrics.otlp.endpoint` is set.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::process;
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -77,6 +80,11 @@ impl Telemetry {
         Router::new().route("/metrics", get(move || async move { expose(&registry) }))
     }
 
+    /// For who shows the same elsewhere.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader(self.registry.clone())
+    }
+
     /// Pushes what is not pushed yet.
     pub(crate) fn shutdown(&self) {
         if let Err(error) = self.provider.shutdown() {
@@ -99,6 +107,46 @@ impl Telemetry {
                 observer.observe(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))]);
             })
             .build();
+    }
+}
+
+/// Reads the daemon's own metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader(Registry);
+
+/// A counter or a gauge as it stands.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Sample {
+    /// Its name, as `/metrics` has it.
+    pub(crate) name: String,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Its value.
+    pub(crate) value: f64,
+}
+
+impl Reader {
+    /// Every counter and gauge as it stands now.
+    pub(crate) fn samples(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for family in self.0.gather() {
+            for metric in family.get_metric() {
+                let value = match family.get_field_type() {
+                    MetricType::COUNTER => metric.get_counter().value(),
+                    MetricType::GAUGE => metric.get_gauge().value(),
+                    _ => continue,
+                };
+                let labels = metric.get_label().iter();
+                samples.push(Sample {
+                    name: family.name().to_owned(),
+                    labels: labels
+                        .map(|label| (label.name().to_owned(), label.value().to_owned()))
+                        .collect(),
+                    value,
+                });
+            }
+        }
+        samples
     }
 }
 
