@@ -6,7 +6,7 @@ CARGO_DENY_VERSION := 0.20.2
 STATIC_TARGET := x86_64-unknown-linux-gnu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-kernels bench-overhead lint references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-docs test-kernels bench-overhead fuzz lint references fmt clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,7 @@ setup: ## Install what building and running need
 
 setup-test: ## Install what the tests need besides
 	@deploy/setup build test
+	@tests/peers || echo 'tests that need newer programs of Debian are skipped'
 
 setup-deploy: ## Install what the tests of deploy/ need besides
 	@deploy/setup build deploy
@@ -41,6 +42,11 @@ test: setup-test ## Run every test; as root, or those that need privileges say t
 test-deploy: setup-deploy static ## Check the chart, the manifests, the unit, the package, the image, the rules; as root
 	tests/deploy/run --binary target/$(STATIC_TARGET)/release/flowtap
 
+test-docs: setup-test setup-deploy static ## Run the commands and check the configs of README.md and docs/; as root
+	tests/docs/config target/$(STATIC_TARGET)/release/flowtap --check
+	tests/docs/run target/$(STATIC_TARGET)/release/flowtap
+	tests/docs/newcomer
+
 test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
 	tests/vm/run --binary target/$(STATIC_TARGET)/release/flowtap
 	tests/vm/arm64
@@ -48,14 +54,18 @@ test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1,
 bench-overhead: setup-bench ## What flowtap costs, against flowtap off and mode events; as root, on a quiet machine
 	$(CARGO) bench --locked --bench overhead
 
+fuzz: setup-test ## Fuzz configs, recordings and the kernel side's records, each for FUZZ_SECONDS (30)
+	fuzz/run
+
 lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, licences and advisories
 	$(CARGO) fmt --all --check
 	clang-format --dry-run --Werror ebpf/bpf/*.c ebpf/bpf/*.h
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	tests/deny $(TOOLS)/cargo-deny
 
-references: ## Write the generated pages of docs/ anew
+references: ## Write the generated pages of docs/, and the schema of the config, anew
 	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e references
+	tests/docs/config target/debug/flowtap
 
 fmt: ## Format everything
 	$(CARGO) fmt --all

@@ -1,11 +1,17 @@
-//! The admin listener: is the daemon alive, and does it measure?
+//! The admin listener: is the daemon alive, does it measure, and how is each of its components?
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::Json;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
+use flowtap_pipeline::{ComponentStatus, StatusBoard, Timestamp};
+use serde::Serialize;
+
+use crate::reload::{Outcome, Reloads};
 
 /// Whether the pipelines run. Set when they do, cleared when they stop.
 #[derive(Clone, Debug, Default)]
@@ -21,16 +27,41 @@ impl Readiness {
     }
 }
 
-/// `/healthz`: 200 as long as the daemon answers. `/readyz`: 200 while it measures, else 503.
-pub(crate) fn routes(readiness: Readiness) -> Router {
-    let ready = move || async move {
-        if readiness.get() {
-            (StatusCode::OK, "ready\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+/// What `/status` answers.
+#[derive(Clone, Debug, Serialize)]
+struct Status {
+    version: &'static str,
+    ready: bool,
+    started_unix_nano: u64,
+    config: Outcome,
+    /// By `receivers/<id>` and `exporters/<id>`.
+    components: BTreeMap<String, ComponentStatus>,
+}
+
+/// `/healthz`: 200 as long as the daemon answers. `/readyz`: 200 while it measures, else 503. `/status`: JSON.
+pub(crate) fn routes(readiness: Readiness, board: StatusBoard, reloads: Reloads) -> Router {
+    let started_unix_nano = Timestamp::now().as_nanos();
+    let ready = {
+        let readiness = readiness.clone();
+        move || async move {
+            if readiness.get() {
+                (StatusCode::OK, "ready\n")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+            }
         }
+    };
+    let status = move || async move {
+        Json(Status {
+            version: env!("CARGO_PKG_VERSION"),
+            ready: readiness.get(),
+            started_unix_nano,
+            config: reloads.load(),
+            components: board.load(),
+        })
     };
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        .route("/status", get(status))
 }

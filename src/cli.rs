@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::flows::Sort;
 
@@ -47,13 +48,13 @@ pub(crate) enum Command {
     Validate(ConfigArgs),
     /// Print the whole config, defaults filled in, secrets left out
     PrintConfig(ConfigArgs),
-    /// Say what this machine lets flowtap do, need by need; exit code 0 if `run --strict` would work
+    /// Say what this machine lets flowtap do; exit code 0 if `run --strict` would work
     Doctor(DoctorArgs),
     /// Write what the receivers hand on into a file
     Record(RecordArgs),
     /// Run a recording through the pipelines and print what /metrics shows at its end
     Replay(ReplayArgs),
-    /// Say how many series the config makes of a live minute or a recording, and what each label costs
+    /// Say how many series a live minute or a recording makes, and what labels cost
     Explain(ExplainArgs),
     /// Show the flows of a running daemon in the terminal as they change, or this machine's if none runs
     Top(TopArgs),
@@ -61,6 +62,14 @@ pub(crate) enum Command {
     Classify(ClassifyArgs),
     /// List the component types of this build
     Components,
+    /// Draw the pipelines, for Mermaid or Graphviz
+    Graph(GraphArgs),
+    /// Print the config's JSON Schema, for editors
+    Schema,
+    /// Print a shell's completions
+    Completions(CompletionsArgs),
+    /// Write the man pages, one per command
+    Man(ManArgs),
 }
 
 /// How to run.
@@ -72,6 +81,9 @@ pub(crate) struct RunArgs {
     /// End with an error where flowtap would make do with less, such as netlink in place of eBPF
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Keep every privilege, and the ways to files and programs that flowtap gives up otherwise
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
 }
 
 /// What to record.
@@ -140,6 +152,43 @@ pub(crate) struct ClassifyArgs {
     /// The addresses
     #[arg(value_name = "ADDRESS", required = true)]
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// How to draw.
+#[derive(Args, Debug)]
+pub(crate) struct GraphArgs {
+    /// Where the pipelines come from.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// In which language
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) format: GraphFormat,
+}
+
+/// A language of drawings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// For Markdown, where it is shown as a drawing
+    #[default]
+    Mermaid,
+    /// For Graphviz: `flowtap graph --format dot | dot -Tsvg`
+    Dot,
+}
+
+/// Whose completions.
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Where the man pages go.
+#[derive(Args, Debug)]
+pub(crate) struct ManArgs {
+    /// A directory, made if it is missing
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
 }
 
 /// How to look.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use flowtap_exporters::{debug, otlp, prometheus};
+use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 use flowtap_processors::{direction, kubernetes, policy, window};
 use flowtap_receivers::{ebpf, replay, sock_diag};
@@ -19,8 +19,10 @@ pub fn registry() -> Registry {
         .processor(policy::FACTORY)
         .processor(window::FACTORY)
         .exporter(debug::FACTORY)
+        .exporter(file::FACTORY)
         .exporter(otlp::FACTORY)
         .exporter(prometheus::FACTORY)
+        .exporter(remote_write::FACTORY)
 }
 
 /// The list for `flowtap components`: a section per kind, a line per type.
@@ -57,6 +59,8 @@ mod tests {
             "window",
             "prometheus",
             "otlp",
+            "remote_write",
+            "file",
             "debug",
         ] {
             assert!(

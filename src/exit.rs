@@ -1,7 +1,7 @@
 //! Exit codes, by `sysexits.h`, and errors on their way to them.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use flowtap_config::ConfigErrors;
@@ -57,9 +57,11 @@ impl Failure {
         }
     }
 
-    /// A config with faults: all of them.
+    /// A config with faults: all of them, with colours if a terminal shows them.
     pub(crate) fn config(errors: &ConfigErrors) -> Self {
-        Self::new(Code::Config, errors)
+        let styled =
+            io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self::new(Code::Config, errors.render(styled))
     }
 }
 

@@ -1,11 +1,12 @@
 //! From a checked config to the stages, wired.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flowtap_config::Config;
-use flowtap_pipeline::runner::{ExporterNode, Graph, PipelineNode, ReceiverNode};
-use flowtap_pipeline::{BuildContext, BuildError, ClusterState, ComponentId, Live, NodeInfo, ProcessorStage};
+use flowtap_pipeline::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, ReceiverNode, WindowNode};
+use flowtap_pipeline::{
+    BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, Live, NodeInfo, ProcessorStage,
+};
 use opentelemetry::metrics::Meter;
 
 use crate::node;
@@ -47,61 +48,74 @@ pub(crate) fn build(
         strict,
     };
     let mut graph = Graph::default();
-    let mut receivers = BTreeMap::new();
     for (id, receiver) in &config.receivers {
         if config
             .pipelines
             .values()
             .any(|pipeline| pipeline.receivers.contains(id))
         {
-            receivers.insert(id, graph.receivers.len());
-            let receiver = receiver.build(&context(id, ""))?;
             graph.receivers.push(ReceiverNode {
                 id: id.clone(),
-                receiver,
+                fingerprint: fingerprint(&**receiver),
+                receiver: receiver.build(&context(id, ""))?,
             });
         }
     }
-    let mut exporters = BTreeMap::new();
-    for (id, config_of) in &config.exporters {
+    for (id, exporter) in &config.exporters {
         if config
             .pipelines
             .values()
             .any(|pipeline| pipeline.exporters.contains(id))
         {
-            exporters.insert(id, graph.exporters.len());
-            let exporter = config_of.build(&context(id, ""))?;
             graph.exporters.push(ExporterNode {
                 id: id.clone(),
-                exporter,
-                queue: config_of.queue(),
+                fingerprint: fingerprint(&**exporter),
+                exporter: exporter.build(&context(id, ""))?,
+                queue: exporter.queue(),
             });
         }
     }
     for (name, pipeline) in &config.pipelines {
-        let mut processors = Vec::new();
-        let mut window = None;
+        let (mut processors, mut window) = (Vec::new(), None);
         // The config's check has made sure of the ids and of the window at the end.
         for (id, processor) in pipeline
             .processors
             .iter()
             .filter_map(|id| config.processors.get_key_value(id))
         {
+            let fingerprint = fingerprint(&**processor);
             match processor.build(&context(id, name))? {
-                ProcessorStage::Transform(processor) => processors.push(processor),
-                ProcessorStage::Aggregate(aggregator) => window = Some(aggregator),
+                ProcessorStage::Transform(processor) => processors.push(ProcessorNode {
+                    id: id.clone(),
+                    fingerprint,
+                    processor,
+                }),
+                ProcessorStage::Aggregate(aggregator) => {
+                    window = Some(WindowNode {
+                        fingerprint,
+                        aggregator,
+                    });
+                }
             }
         }
-        let Some(aggregator) = window else { continue };
-        let indices = |ids: &[ComponentId], known: &BTreeMap<&ComponentId, usize>| {
-            ids.iter().filter_map(|id| known.get(id).copied()).collect()
-        };
+        let Some(window) = window else { continue };
         graph.pipelines.push(PipelineNode {
-            receivers: indices(&pipeline.receivers, &receivers),
+            name: name.as_str().into(),
+            receivers: pipeline.receivers.clone(),
             processors,
-            aggregator,
-            exporters: indices(&pipeline.exporters, &exporters),
+            window,
+            exporters: pipeline.exporters.clone(),
         });
     }
     Ok(graph)
+}
+
+/// The whole config of a component, as text: it lives on over a reload as long as that is the same.
+fn fingerprint(config: &dyn ComponentConfig) -> String {
+    let text = config
+        .to_value()
+        .ok()
+        .and_then(|value| serde_json::to_string(&value).ok());
+    // Every config was read from such a value, so it can be written as one.
+    text.unwrap_or_default()
 }

@@ -10,10 +10,13 @@
 //! | [`exit`] | exit codes, and errors on their way to them |
 //! | `flows` | the live view's data, from the newest snapshots: `/flows` |
 //! | `graph` | from a checked config to the stages, wired |
+//! | `draw` | the pipelines as a drawing |
+//! | `complete` | shell completions and man pages |
 //! | `node` | what components are told of this machine |
-//! | `run` | the command `run`: telemetry, admin listener, signals, the pipelines |
 //! | `status_page` | the admin listener's page, and `/status.json` |
 //! | `top` | the live view in a terminal |
+//! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
+//! | `sandbox`, `systemd` | what the daemon gives up before it starts; what systemd is told |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
 #![forbid(unsafe_code)]
 
@@ -21,8 +24,10 @@ mod admin;
 pub mod classify;
 mod cli;
 mod cluster;
+mod complete;
 pub mod components;
 pub mod doctor;
+mod draw;
 mod exit;
 mod explain;
 mod flows;
@@ -31,9 +36,12 @@ mod http;
 mod net_flow;
 mod node;
 mod record;
+mod reload;
 mod replay;
 mod run;
+mod sandbox;
 mod status_page;
+mod systemd;
 mod telemetry;
 mod top;
 
@@ -75,37 +83,48 @@ pub fn main(registry: &Registry) -> ExitCode {
 fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
     match arguments.command {
         None => print(&Cli::command().render_help().to_string()),
-        Some(Command::Run(args)) => run::run(&load(args.config, registry)?, args.strict),
-        Some(Command::Validate(config)) => validate(&load(config, registry)?),
-        Some(Command::PrintConfig(config)) => print(&load(config, registry)?.to_yaml()),
+        Some(Command::Run(args)) => {
+            let load = || load(&args.config, registry);
+            run::run(load()?, &load, args.strict, !args.no_sandbox)
+        }
+        Some(Command::Validate(config)) => validate(&load(&config, registry)?),
+        Some(Command::PrintConfig(config)) => print(&load(&config, registry)?.to_yaml()),
         Some(Command::Doctor(args)) => {
             let (text, ended) = doctor::doctor(&args.proc_root, args.json);
             print(&text)?;
             ended
         }
         Some(Command::Record(args)) => {
-            record::record(&load(args.config, registry)?, &args.file, args.duration)
+            record::record(&load(&args.config, registry)?, &args.file, args.duration)
         }
-        Some(Command::Replay(args)) => print(&replay::replay(&load(args.config, registry)?, &args.file)?),
+        Some(Command::Replay(args)) => print(&replay::replay(&load(&args.config, registry)?, &args.file)?),
         Some(Command::Explain(args)) => {
-            let config = load(args.config, registry)?;
+            let config = load(&args.config, registry)?;
             print(&match args.file {
                 Some(file) => explain::explain(&config, &file)?,
                 None => explain::explain_live(&config, args.duration)?,
             })
         }
         Some(Command::Classify(args)) => print(&classify::classify(
-            &load(args.config, registry)?,
+            &load(&args.config, registry)?,
             &args.addresses,
         )?),
         Some(Command::Top(args)) => top::top(args, registry),
         Some(Command::Components) => print(&components::describe(registry)),
+        Some(Command::Graph(args)) => {
+            let config = load(&args.config, registry)?;
+            print(&draw::draw(&config.pipelines, args.format))
+        }
+        Some(Command::Schema) => print(&flowtap_config::schema::text(registry)),
+        Some(Command::Completions(args)) => print(&complete::completions(args.shell)),
+        Some(Command::Man(args)) => complete::man_pages(&args.directory),
     }
 }
 
-pub(crate) fn load(arguments: ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
-    let layers = Layers::from_process(arguments.config, arguments.set);
+pub(crate) fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
+    let layers = Layers::from_process(arguments.config.clone(), arguments.set.clone());
     let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
+    telemetry::check_logs(&config)?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
     }
@@ -118,7 +137,8 @@ fn validate(config: &Config) -> Result<(), Failure> {
     let runtime = run::runtime()?;
     let _guard = runtime.enter();
     let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
-    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)?;
+    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)
+        .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
         let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

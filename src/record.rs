@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flowtap_config::Config;
-use flowtap_pipeline::runner::{self, PipelineNode};
+use flowtap_pipeline::runner::{self, PipelineNode, WindowNode};
 use flowtap_pipeline::{Aggregator, FlowBatch, NodeInfo, Snapshot, Timestamp};
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
 use tokio_util::sync::CancellationToken;
@@ -30,9 +30,13 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
         // Every receiver that a pipeline has, and nothing behind it but the file.
         graph.exporters.clear();
         graph.pipelines = vec![PipelineNode {
-            receivers: (0..graph.receivers.len()).collect(),
+            name: "recording".into(),
+            receivers: graph.receivers.iter().map(|node| node.id.clone()).collect(),
             processors: Vec::new(),
-            aggregator: Box::new(recorder),
+            window: WindowNode {
+                fingerprint: String::new(),
+                aggregator: Box::new(recorder),
+            },
             exporters: Vec::new(),
         }];
         let ready = || {

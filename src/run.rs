@@ -1,9 +1,12 @@
-//! The command `run`: logs, the daemon's own metrics, the admin listener, signals, and the pipelines between them.
+//! The command `run`: logs, the daemon's own metrics, the admin listener, signals, and the pipelines between them; and how a
+//! new config takes the place of the one before.
 
 use std::path::PathBuf;
 
 use flowtap_config::Config;
-use flowtap_pipeline::runner;
+use flowtap_pipeline::StatusBoard;
+use flowtap_pipeline::runner::{Graph, Runner};
+use opentelemetry::metrics::Meter;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,17 +19,24 @@ use crate::graph::{self, Surroundings};
 use crate::http;
 use crate::net_flow;
 use crate::node;
-use crate::status_page;
-use crate::telemetry::{self, Telemetry};
+use crate::reload::{Load, Reloads, Wakeups};
+use crate::sandbox;
+use crate::status_page::{self, Pipelines};
+use crate::systemd;
+use crate::telemetry::{self, LogLevel, Telemetry};
 
 /// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
-/// less than its config asks for.
+/// less than its config asks for. `sandboxed`: with no more rights than that takes.
 ///
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
-pub(crate) fn run(config: &Config, strict: bool) -> Result<(), Failure> {
-    telemetry::init_logs(&config.service.telemetry.logs)?;
-    runtime()?.block_on(supervise(config, strict))
+pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
+    let logs = telemetry::init_logs(&config.service.telemetry.logs)?;
+    if sandboxed {
+        let sandbox = sandbox::enter(&config)?;
+        tracing::info!("in the sandbox: {sandbox}");
+    }
+    runtime()?.block_on(supervise(config, load, &logs, strict))
 }
 
 /// Receivers have threads of their own; what is left is a handful of listeners and pushes.
@@ -39,48 +49,75 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
+async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool) -> Result<(), Failure> {
     let telemetry = Telemetry::new(&config.service.telemetry)?;
+    let meter = telemetry.meter();
     let around = Surroundings::now();
     node::watch(&around.node);
-    let mut graph = graph::build(config, &telemetry.meter(), &around, strict)?;
-    let tap = Tap::default();
-    if config.service.admin.endpoint.is_some() {
+    let tap = config.service.admin.endpoint.map(|_| Tap::default());
+    let mut graph = graph::build(&config, &meter, &around, strict)
+        .map_err(|error| Failure::config(&config.build_error(&error)))?;
+    if let Some(tap) = &tap {
         tap.attach(&mut graph);
     }
+    let pipelines = Pipelines::new(&config);
     let stop = stop_on_signal()?;
-    cluster::follow(config, &around.cluster, stop.clone()).await?;
-    let (readiness, servers_stop) = (Readiness::default(), CancellationToken::new());
+    let mut wakeups = Wakeups::new(config.files.clone())?;
+    cluster::follow(&config, &around.cluster, stop.clone()).await?;
+    let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
+    let servers_stop = CancellationToken::new();
     let mut servers = Vec::new();
-    if let Some(address) = config.service.admin.endpoint {
-        servers.push(
-            http::serve(
-                address,
-                admin::routes(readiness.clone())
-                    .merge(net_flow::routes(proc_root(config)))
-                    .merge(tap.routes())
-                    .merge(status_page::routes(config, telemetry.reader(), readiness.clone())),
-                servers_stop.clone(),
-            )
-            .await?,
-        );
+    if let (Some(address), Some(tap)) = (config.service.admin.endpoint, &tap) {
+        let routes = admin::routes(readiness.clone(), board.clone(), reloads.clone())
+            .merge(net_flow::routes(proc_root(&config)))
+            .merge(tap.routes())
+            .merge(status_page::routes(pipelines.clone(), telemetry.reader()));
+        servers.push(http::serve(address, routes, servers_stop.clone()).await?);
     }
     if let Some(address) = config.service.telemetry.metrics.endpoint {
         servers.push(http::serve(address, telemetry.routes(), servers_stop.clone()).await?);
     }
 
-    let ready = || {
-        readiness.set(true);
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
+    let mut running = Running {
+        runner: Runner::new(&meter, config.service.shutdown_timeout, board),
+        config,
+        around,
+        meter,
+        strict,
+        tap,
+        pipelines,
     };
-    let outcome = runner::run(
-        graph,
-        &telemetry.meter(),
-        stop,
-        config.service.shutdown_timeout,
-        ready,
-    )
-    .await;
+    let mut outcome = running.runner.apply(graph).await.map_err(Failure::from);
+    if outcome.is_ok() {
+        readiness.set(true);
+        systemd::ready();
+        systemd::keep_alive(servers_stop.clone());
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
+        outcome = loop {
+            let why = tokio::select! {
+                () = stop.cancelled() => break Ok(()),
+                ended = running.runner.ended() => break ended.map_err(Failure::from),
+                why = wakeups.next() => why,
+            };
+            tracing::info!(why, "reading the config again");
+            systemd::reloading();
+            match running.reload(load, logs).await {
+                Ok(()) => {
+                    wakeups.watch(running.config.files.clone());
+                    reloads.applied();
+                    tracing::info!("the new config is at work");
+                }
+                Err(Refused::Kept(why)) => {
+                    reloads.refused(&why.to_string());
+                    tracing::error!("the new config is refused, the old one stays: {why}");
+                }
+                Err(Refused::Lost(why)) => break Err(why),
+            }
+            systemd::ready();
+        };
+    }
+    systemd::stopping();
+    let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
     readiness.set(false);
 
     // Last, so that a final look at the daemon's own metrics sees how the pipelines ended.
@@ -90,7 +127,66 @@ async fn supervise(config: &Config, strict: bool) -> Result<(), Failure> {
         let _ = server.await;
     }
     telemetry.shutdown();
-    Ok(outcome?)
+    outcome
+}
+
+/// What runs, and what it was made from.
+struct Running {
+    runner: Runner,
+    config: Config,
+    around: Surroundings,
+    meter: Meter,
+    strict: bool,
+    /// Where the live view looks, if anybody can ask for it.
+    tap: Option<Tap>,
+    pipelines: Pipelines,
+}
+
+/// Why a new config is not at work.
+enum Refused {
+    /// The old one is.
+    Kept(Failure),
+    /// Neither is: the old one could not be had back.
+    Lost(Failure),
+}
+
+impl Running {
+    /// Takes on the config as `load` has it now: components whose config is the same live on. One that is wrong changes nothing;
+    /// one whose components don't start gives way to the one before.
+    async fn reload(&mut self, load: Load<'_>, logs: &LogLevel) -> Result<(), Refused> {
+        let config = load().map_err(Refused::Kept)?;
+        let graph = self.build(&config).map_err(Refused::Kept)?;
+        logs.set(&config.service.telemetry.logs).map_err(Refused::Kept)?;
+        if let Err(error) = self.runner.apply(graph).await {
+            tracing::warn!(%error, "going back to the config before");
+            let before = self.build(&self.config).map_err(Refused::Lost)?;
+            // What was at work a moment ago is so again, unless the machine has changed meanwhile.
+            self.runner
+                .apply(before)
+                .await
+                .map_err(|error| Refused::Lost(error.into()))?;
+            return Err(Refused::Kept(error.into()));
+        }
+        let mut service = config.service.clone();
+        service.telemetry.logs = self.config.service.telemetry.logs.clone();
+        if service != self.config.service {
+            tracing::warn!(
+                "listeners, the push of own metrics, Kubernetes and shutdown_timeout change with the next start only"
+            );
+        }
+        self.pipelines.set(&config);
+        self.config = config;
+        Ok(())
+    }
+
+    fn build(&self, config: &Config) -> Result<Graph, Failure> {
+        let mut graph = graph::build(config, &self.meter, &self.around, self.strict)
+            .map_err(|error| Failure::config(&config.build_error(&error)))?;
+        if let Some(tap) = &self.tap {
+            tap.attach(&mut graph);
+        }
+        Ok(graph)
+    }
 }
 
 /// A token that the first SIGTERM or SIGINT cancels.

@@ -1,8 +1,11 @@
-//! The admin listener's page, `/`, and the JSON of the daemon itself that it shows, `/status.json`.
+//! The admin listener's page, `/`, and the JSON of the daemon itself that it shows, `/pipelines`.
 //!
 //! The page is one file without outside assets. Its policy (CSP) lets the browser run that file's own script and nothing else,
 //! and has it refuse markup that the script would make of text: label values come from the network and from processes' names.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flowtap_config::Config;
@@ -15,17 +18,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flowtap_pipeline::ComponentId;
 
-use crate::admin::Readiness;
 use crate::telemetry::{Reader, Sample};
 
 const PAGE: &str = include_str!("status_page.html");
 
-/// The answer to `GET /status.json`.
+/// The answer to `GET /pipelines`.
 #[derive(Debug, Serialize)]
-struct Status<'a> {
-    version: &'static str,
-    /// Whether the pipelines run.
-    ready: bool,
+struct Graph<'a> {
     /// Who feeds whom.
     pipelines: &'a [Pipeline],
     /// The daemon's own counters and gauges, as its `/metrics` names them. The page makes rates of them.
@@ -41,19 +40,35 @@ struct Pipeline {
     exporters: Vec<String>,
 }
 
-/// `/` and `/status.json`.
-pub(crate) fn routes(config: &Config, telemetry: Reader, readiness: Readiness) -> Router {
+/// The pipelines that are at work. Cloning it shares it.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipelines(Arc<ArcSwap<Vec<Pipeline>>>);
+
+impl Pipelines {
+    /// Those of `config`.
+    pub(crate) fn new(config: &Config) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(pipelines(config))))
+    }
+
+    /// Those of `config` are at work from now on.
+    pub(crate) fn set(&self, config: &Config) {
+        self.0.store(Arc::new(pipelines(config)));
+    }
+}
+
+fn pipelines(config: &Config) -> Vec<Pipeline> {
     let ids = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect();
-    let pipelines: Vec<_> = config
-        .pipelines
-        .iter()
-        .map(|(name, pipeline)| Pipeline {
-            name: name.clone(),
-            receivers: ids(&pipeline.receivers),
-            processors: ids(&pipeline.processors),
-            exporters: ids(&pipeline.exporters),
-        })
-        .collect();
+    let pipelines = config.pipelines.iter().map(|(name, pipeline)| Pipeline {
+        name: name.clone(),
+        receivers: ids(&pipeline.receivers),
+        processors: ids(&pipeline.processors),
+        exporters: ids(&pipeline.exporters),
+    });
+    pipelines.collect()
+}
+
+/// `/` and `/pipelines`.
+pub(crate) fn routes(pipelines: Pipelines, telemetry: Reader) -> Router {
     let policy = policy(PAGE);
     let page = move || {
         let head = [
@@ -66,10 +81,8 @@ pub(crate) fn routes(config: &Config, telemetry: Reader, readiness: Readiness) -
         async move { (head, PAGE) }
     };
     let status = move || {
-        let status = Status {
-            version: env!("CARGO_PKG_VERSION"),
-            ready: readiness.get(),
-            pipelines: &pipelines,
+        let status = Graph {
+            pipelines: &pipelines.0.load(),
             metrics: telemetry.samples(),
         };
         let answer = json(&status);
@@ -77,10 +90,10 @@ pub(crate) fn routes(config: &Config, telemetry: Reader, readiness: Readiness) -
     };
     Router::new()
         .route("/", get(page))
-        .route("/status.json", get(status))
+        .route("/pipelines", get(status))
 }
 
-fn json(status: &Status<'_>) -> Response {
+fn json(status: &Graph<'_>) -> Response {
     match serde_json::to_vec(status) {
         Ok(body) => {
             let head = [

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_config::{LogFormat, LogsConfig, TelemetryConfig};
+use flowtap_config::{Config, LogFormat, LogsConfig, TelemetryConfig};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
@@ -24,6 +24,7 @@ use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::exit::{Code, Failure};
@@ -132,8 +133,8 @@ impl Reader {
         for family in self.0.gather() {
             for metric in family.get_metric() {
                 let value = match family.get_field_type() {
-                    MetricType::COUNTER => metric.get_counter().value(),
-                    MetricType::GAUGE => metric.get_gauge().value(),
+                    MetricType::COUNTER => metric.get_counter().get_value(),
+                    MetricType::GAUGE => metric.get_gauge().get_value(),
                     _ => continue,
                 };
                 let labels = metric.get_label().iter();
@@ -165,21 +166,24 @@ fn expose(registry: &Registry) -> Response {
     }
 }
 
+/// Makes sure that the level of logs is one, whether it will be needed or not.
+///
+/// # Errors
+/// A level that is none, with its place.
+pub(crate) fn check_logs(config: &Config) -> Result<(), Failure> {
+    let level = &config.service.telemetry.logs.level;
+    EnvFilter::try_new(level).map(|_| ()).map_err(|error| {
+        let message = format!("`{level}` is no log filter: {error}");
+        Failure::config(&config.error_at(&["service", "telemetry", "logs", "level"], &message))
+    })
+}
+
 /// Sends logs to standard error. `FLOWTAP_LOG` (such as `flowtap=debug,info`) has its say before the config.
 ///
 /// # Errors
 /// A level that is none.
-pub(crate) fn init_logs(config: &LogsConfig) -> Result<(), Failure> {
-    let (filter, key) = match std::env::var("FLOWTAP_LOG") {
-        Ok(filter) => (filter, "FLOWTAP_LOG"),
-        Err(_) => (config.level.clone(), "service.telemetry.logs.level"),
-    };
-    let filter = EnvFilter::try_new(&filter).map_err(|error| {
-        Failure::new(
-            Code::Config,
-            format!("{key}: `{filter}` is no log filter: {error}"),
-        )
-    })?;
+pub(crate) fn init_logs(config: &LogsConfig) -> Result<LogLevel, Failure> {
+    let (filter, handle) = reload::Layer::new(filter_of(config)?);
     let text = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
@@ -188,5 +192,36 @@ pub(crate) fn init_logs(config: &LogsConfig) -> Result<(), Failure> {
         LogFormat::Text => registry.with(text).try_init(),
         LogFormat::Json => registry.with(text.json()).try_init(),
     };
-    initialised.map_err(|error| Failure::new(Code::Software, error))
+    initialised.map_err(|error| Failure::new(Code::Software, error))?;
+    Ok(LogLevel(handle))
+}
+
+/// What is logged; can be changed while flowtap runs.
+#[derive(Debug)]
+pub(crate) struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>);
+
+impl LogLevel {
+    /// Logs what `config` asks for from now on.
+    ///
+    /// # Errors
+    /// A level that is none.
+    pub(crate) fn set(&self, config: &LogsConfig) -> Result<(), Failure> {
+        let filter = filter_of(config)?;
+        self.0
+            .reload(filter)
+            .map_err(|error| Failure::new(Code::Software, error))
+    }
+}
+
+fn filter_of(config: &LogsConfig) -> Result<EnvFilter, Failure> {
+    let (filter, key) = match std::env::var("FLOWTAP_LOG") {
+        Ok(filter) => (filter, "FLOWTAP_LOG"),
+        Err(_) => (config.level.clone(), "service.telemetry.logs.level"),
+    };
+    EnvFilter::try_new(&filter).map_err(|error| {
+        Failure::new(
+            Code::Config,
+            format!("{key}: `{filter}` is no log filter: {error}"),
+        )
+    })
 }

@@ -9,10 +9,11 @@ use flowtap_pipeline::{
 };
 use serde::Deserialize;
 
-use crate::config::{Config, PipelineConfig};
+use crate::config::{Config, Origins, PipelineConfig};
 use crate::diagnostic::{Diagnostic, closest, key_of};
 use crate::faulty::{self, Mistake};
 use crate::layers::{Merged, SECTIONS};
+use crate::secret;
 use crate::service::ServiceConfig;
 
 /// A pipeline as it is written.
@@ -54,10 +55,25 @@ pub(crate) fn check(
         pipelines,
         service: service?,
         warnings: Vec::new(),
+        files: Vec::new(),
+        origins: Origins::default(),
     };
     config.warnings = checker.unused(&mut config);
     checker.ports(&config);
     Some(config)
+}
+
+/// A message without what makes it longer than anybody reads: a value can have any length.
+fn shortened(message: String) -> String {
+    const SHOWN: usize = 1000;
+    let start = message.char_indices().nth(SHOWN);
+    let end = message.char_indices().nth_back(SHOWN);
+    match (start, end) {
+        (Some((start, _)), Some((end, _))) if start < end => {
+            format!("{} ... {}", &message[..start], &message[end..])
+        }
+        _ => message,
+    }
 }
 
 fn path(parts: &[&str]) -> Vec<String> {
@@ -75,6 +91,8 @@ impl Checker<'_> {
     }
 
     fn report(&mut self, path: &[String], message: impl Into<String>, help: Option<String>) {
+        let message = message.into();
+        let message = shortened(secret::without_user(&message).unwrap_or(message));
         let diagnostic = self.diagnostic(path, message, help);
         self.diagnostics.push(diagnostic);
     }
@@ -83,6 +101,17 @@ impl Checker<'_> {
         for Mistake { path, message, help } in mistakes {
             self.report(&[above, &path].concat(), message, help);
         }
+    }
+
+    /// What is at `at`, as far as it can be read.
+    fn read<T>(
+        &self,
+        at: &[String],
+        value: Value,
+        parse: impl FnMut(&Value) -> Result<T, figment::Error>,
+    ) -> (Option<T>, Vec<Mistake>) {
+        let text = |below: &[String]| self.merged.texts.get(&[at, below].concat()).cloned();
+        faulty::read(value, text, parse)
     }
 
     fn top_level(&mut self) {
@@ -150,7 +179,7 @@ impl Checker<'_> {
                 );
                 continue;
             }
-            let (config, mistakes) = faulty::read(value, factory.parse);
+            let (config, mistakes) = self.read(&at, value, factory.parse);
             self.report_mistakes(&at, mistakes);
             if let Some(config) = config {
                 for fault in config.validate() {
@@ -166,14 +195,23 @@ impl Checker<'_> {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
-        let (service, mistakes) = faulty::read(Value::from(values), Value::deserialize);
+        let (service, mistakes) = self.read(&at, Value::from(values), Value::deserialize);
         self.report_mistakes(&at, mistakes);
+        for fault in service.iter().flat_map(ServiceConfig::validate) {
+            self.report(&[&at[..], &fault.path].concat(), fault.message, None);
+        }
 
         let at = path(&["service", "pipelines"]);
         let mut pipelines = BTreeMap::new();
         for (name, value) in self.section(&at) {
-            let (written, mistakes) = faulty::read(value, Value::deserialize::<Written>);
-            self.report_mistakes(&[&at[..], std::slice::from_ref(&name)].concat(), mistakes);
+            let at = [&at[..], std::slice::from_ref(&name)].concat();
+            if value.as_dict().is_none() {
+                let help = "write `receivers`, `processors` and `exporters`, a list each".to_owned();
+                self.report(&at, "must be a mapping", Some(help));
+                continue;
+            }
+            let (written, mistakes) = self.read(&at, value, Value::deserialize::<Written>);
+            self.report_mistakes(&at, mistakes);
             if let Some(written) = written {
                 pipelines.insert(name, written);
             }
@@ -347,6 +385,12 @@ impl Checker<'_> {
         listeners.extend(service.telemetry.metrics.endpoint.map(|addr| (metrics, addr)));
         for (index, (at, addr)) in listeners.iter().enumerate() {
             if let Some((other, _)) = listeners[..index].iter().find(|(_, other)| clash(*addr, *other)) {
+                // The one that the user has set is the one to change.
+                let (at, other) = if self.merged.user_has(at) {
+                    (at, other)
+                } else {
+                    (other, at)
+                };
                 self.report(
                     at,
                     format!("{addr} is taken by {}", key_of(other)),

@@ -1,19 +1,18 @@
 //! The outcome: a config that was checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
 
 use figment::value::{Dict, Value};
-use flowtap_pipeline::{ComponentConfig, ComponentId, ExporterConfig, ProcessorConfig, ReceiverConfig};
+use flowtap_pipeline::{
+    BuildError, ComponentConfig, ComponentId, ComponentKind, ExporterConfig, ProcessorConfig, ReceiverConfig,
+};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{ConfigErrors, Diagnostic, key_of};
+use crate::layers::Merged;
+use crate::secret;
 use crate::service::ServiceConfig;
-
-/// What a secret is printed as.
-const REDACTED: &str = "[redacted]";
-
-/// Keys whose values are secrets, and sections of which every value may be one.
-const SECRET_KEYS: [&str; 5] = ["password", "token", "bearer_token", "api_key", "secret"];
-const SECRET_SECTIONS: [&str; 1] = ["headers"];
 
 /// A pipeline's components, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +40,47 @@ pub struct Config {
     pub service: ServiceConfig,
     /// What is odd, but no mistake.
     pub warnings: Vec<Diagnostic>,
+    /// The files that it was read from: its own, and those that stand in `${file:P}`.
+    pub files: Vec<PathBuf>,
+    /// Where it all came from.
+    pub(crate) origins: Origins,
+}
+
+/// Where a config came from. What it holds may be secret, so it shows nothing of itself.
+#[derive(Default)]
+pub(crate) struct Origins(pub(crate) Option<Merged>);
+
+impl fmt::Debug for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Origins")
+    }
 }
 
 impl Config {
+    /// What turned out to be wrong when a component was built, with the place of the component.
+    pub fn build_error(&self, error: &BuildError) -> ConfigErrors {
+        let id = &error.id;
+        let section = if self.receivers.contains_key(id) {
+            ComponentKind::Receiver
+        } else if self.processors.contains_key(id) {
+            ComponentKind::Processor
+        } else {
+            ComponentKind::Exporter
+        };
+        self.error_at(&[section.section(), id.as_str()], &error.message)
+    }
+
+    /// What turned out to be wrong with the value at `path` after the config was checked.
+    pub fn error_at(&self, path: &[&str], message: &str) -> ConfigErrors {
+        let path: Vec<_> = path.iter().map(|part| (*part).to_owned()).collect();
+        ConfigErrors::new(vec![Diagnostic {
+            origin: self.origins.0.as_ref().and_then(|merged| merged.origin(&path)),
+            key: key_of(&path),
+            message: message.to_owned(),
+            help: None,
+        }])
+    }
+
     /// The whole config as YAML, defaults filled in, secrets left out. It can be read back.
     pub fn to_yaml(&self) -> String {
         let mut service = Value::serialize(&self.service).map_or_else(|_| Dict::new(), dict);
@@ -60,7 +97,7 @@ impl Config {
         ];
         let mut text = String::new();
         for (name, mut values) in sections {
-            redact(&mut values);
+            secret::redact(&mut values);
             let section = Dict::from([(name.to_owned(), Value::from(values))]);
             match serde_saphyr::to_string(&section) {
                 Ok(yaml) => text.push_str(yaml.trim_end()),
@@ -96,20 +133,4 @@ fn section<C: ComponentConfig + ?Sized>(
 
 fn dict(value: Value) -> Dict {
     crate::faulty::into_dict(value).unwrap_or_default()
-}
-
-fn redact(values: &mut Dict) {
-    for (key, value) in values {
-        let secret = SECRET_KEYS.contains(&key.as_str());
-        match value {
-            Value::Dict(_, dict) if SECRET_SECTIONS.contains(&key.as_str()) => {
-                for value in dict.values_mut() {
-                    *value = Value::from(REDACTED);
-                }
-            }
-            Value::Dict(_, dict) => redact(dict),
-            value if secret => *value = Value::from(REDACTED),
-            _ => {}
-        }
-    }
 }

@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+/// More mistakes than this are counted, not shown.
+const MAX_SHOWN: usize = 100;
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
@@ -9,6 +14,38 @@ pub struct Origin {
     pub name: String,
     /// Line and column in a file, both from 1.
     pub place: Option<(usize, usize)>,
+    /// The text of that line, if it can be shown.
+    pub line: Option<String>,
+}
+
+impl Origin {
+    /// The line with a mark under what is meant; `None` if there is no line to show.
+    fn excerpt(&self, styled: bool) -> Option<String> {
+        let ((number, column), line) = (self.place?, self.line.as_deref()?);
+        let start = line
+            .char_indices()
+            .nth(column.saturating_sub(1))
+            .map_or(line.len(), |(start, _)| start);
+        let snippet = Snippet::source(line)
+            .line_start(number)
+            .annotation(AnnotationKind::Primary.span(start..start + word(&line[start..])));
+        let renderer = if styled {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        Some(renderer.render(&[Group::with_level(Level::ERROR).element(snippet)]))
+    }
+}
+
+/// Bytes of the key or value that `text` begins with.
+fn word(text: &str) -> usize {
+    let length = match text.chars().next() {
+        Some(quote @ ('"' | '\'')) => text[1..].find(quote).map(|end| end + 2),
+        _ => text.find(|c: char| c.is_whitespace() || matches!(c, ':' | '=' | ',' | ']' | '}')),
+    };
+    let first = text.chars().next().map_or(0, char::len_utf8);
+    length.unwrap_or(text.len()).max(first)
 }
 
 impl fmt::Display for Origin {
@@ -54,7 +91,39 @@ impl fmt::Display for Diagnostic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<Diagnostic>);
 
+impl Diagnostic {
+    /// As it is displayed, and between the two lines the one of the file that is meant, with a mark; `styled` for a terminal.
+    /// The first line stays what it is, so that `file:line:column:` can be searched for.
+    pub fn render(&self, styled: bool) -> String {
+        let short = self.to_string();
+        let excerpt = self.origin.as_ref().and_then(|origin| origin.excerpt(styled));
+        match (excerpt, short.split_once("\n  help: ")) {
+            (None, _) => short,
+            (Some(excerpt), None) => format!("{short}\n{excerpt}"),
+            (Some(excerpt), Some((first, help))) => format!("{first}\n{excerpt}\n  help: {help}"),
+        }
+    }
+}
+
 impl ConfigErrors {
+    /// All, each as [`Diagnostic::render`] has it.
+    pub fn render(&self, styled: bool) -> String {
+        self.list(|diagnostic| diagnostic.render(styled))
+    }
+
+    fn list(&self, show: impl Fn(&Diagnostic) -> String) -> String {
+        let plural = if self.0.len() == 1 { "" } else { "s" };
+        let mut shown: Vec<_> = self.0.iter().take(MAX_SHOWN).map(show).collect();
+        if self.0.len() > MAX_SHOWN {
+            shown.push(format!("... and {} more", self.0.len() - MAX_SHOWN));
+        }
+        format!(
+            "the config has {} error{plural}\n{}",
+            self.0.len(),
+            shown.join("\n")
+        )
+    }
+
     pub(crate) fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort();
         diagnostics.dedup();
@@ -64,14 +133,7 @@ impl ConfigErrors {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        writeln!(
-            f,
-            "the config has {count} error{}",
-            if count == 1 { "" } else { "s" }
-        )?;
-        let lines: Vec<_> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&lines.join("\n"))
+        f.write_str(&self.list(ToString::to_string))
     }
 }
 

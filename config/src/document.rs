@@ -4,11 +4,14 @@ mod toml;
 mod yaml;
 
 use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use figment::value::{Dict, Empty, Tag, Value};
 
 use crate::diagnostic::{Diagnostic, Origin};
+use crate::secret;
 
 /// How deep a config may nest: deeper than any that makes sense, and never deep enough for the stack.
 const MAX_DEPTH: usize = 32;
@@ -23,7 +26,12 @@ pub struct Document {
     pub values: Dict,
     /// The place of each key (or list entry), by its path.
     pub places: HashMap<Vec<String>, Place>,
+    /// What the file holds; empty if it is none.
+    pub text: String,
 }
+
+/// A file with more is no config: lists of ranges have files of their own.
+const MAX_BYTES: u64 = 4 << 20;
 
 /// A mistake in a file's syntax.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,10 +49,11 @@ impl Document {
     /// What is wrong, with the place.
     pub fn read(path: &Path) -> Result<Self, Diagnostic> {
         let name = path.display().to_string();
-        let failed = |place, message, help| Diagnostic {
+        let failed = |place, line, message, help| Diagnostic {
             origin: Some(Origin {
                 name: name.clone(),
                 place,
+                line,
             }),
             key: String::new(),
             message,
@@ -57,13 +66,41 @@ impl Document {
                 let help = Some("name it *.yaml, *.yml or *.toml".to_owned());
                 return Err(failed(
                     None,
+                    None,
                     "is neither YAML nor TOML by its name".to_owned(),
                     help,
                 ));
             }
         };
-        let text = std::fs::read_to_string(path).map_err(|error| failed(None, error.to_string(), None))?;
-        parse(&text).map_err(|error| failed(error.place, error.message, None))
+        let bytes =
+            read_bounded(path, MAX_BYTES).map_err(|error| failed(None, None, error.to_string(), None))?;
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let valid = String::from_utf8_lossy(valid);
+                let place = place_of(&valid, valid.len());
+                let help = Some("write it in UTF-8".to_owned());
+                return Err(failed(
+                    Some(place),
+                    None,
+                    "is no UTF-8 from here on".to_owned(),
+                    help,
+                ));
+            }
+        };
+        match parse(&text) {
+            Ok(document) => Ok(Self { text, ..document }),
+            Err(error) => {
+                let line = error.place.and_then(|place| line_of(&text, place));
+                Err(failed(error.place, line, error.message, None))
+            }
+        }
+    }
+
+    /// The line at `place`, if it can be shown.
+    pub(crate) fn line(&self, place: Place) -> Option<String> {
+        line_of(&self.text, place)
     }
 
     /// Reads YAML.
@@ -94,6 +131,46 @@ impl Document {
         }
         self
     }
+}
+
+/// All of a file that has at most `limit` bytes.
+///
+/// # Errors
+/// [`io::Error`] if it can't be read, has more, or is something else: a device or pipe might never end.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::Error::other("is a directory"));
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::other("is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    // What /proc holds has no size, so the metadata's is not asked.
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The line at `place`, unless it or the one before may hold a secret: errors end up in logs.
+fn line_of(text: &str, place: Place) -> Option<String> {
+    let mut lines = text.lines().skip(place.0.saturating_sub(2));
+    let before = if place.0 > 1 { lines.next()? } else { "" };
+    let line = lines.next()?;
+    let shown = !secret::may_hold_secret(before) && !secret::may_hold_secret(line);
+    shown.then(|| line.to_owned())
+}
+
+/// Line and column of the byte at `offset`.
+fn place_of(text: &str, offset: usize) -> Place {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
 }
 
 fn fill_in(value: &mut Value) {

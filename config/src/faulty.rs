@@ -9,6 +9,7 @@ use figment::error::{Error, Kind};
 use figment::value::{Dict, Value};
 
 use crate::diagnostic::closest;
+use crate::secret;
 
 /// One mistake, below the value that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +25,11 @@ pub struct Mistake {
 /// More mistakes than this in one component are not looked for.
 const MAX_MISTAKES: usize = 100;
 
-/// Reads `value` with `parse`. The result is `None` if it can't be read even without the keys that are wrong.
+/// Reads `value` with `parse`. The result is `None` if it can't be read even without the keys that are wrong. A value that
+/// `text` knows as text is tried as that, too.
 pub fn read<T>(
     mut value: Value,
+    text: impl Fn(&[String]) -> Option<String>,
     mut parse: impl FnMut(&Value) -> Result<T, Error>,
 ) -> (Option<T>, Vec<Mistake>) {
     let mut mistakes = Vec::new();
@@ -38,11 +41,21 @@ pub fn read<T>(
         };
         // An unknown key is the last part of its error's path.
         let path = error.path.clone();
+        if matches!(error.kind, Kind::InvalidType(..))
+            && let Some(text) = text(&taken.before(&path))
+            && make_text(&mut value, &path, text)
+        {
+            continue;
+        }
         let removed = !matches!(error.kind, Kind::MissingField(_)) && remove(&mut value, &path);
         mistakes.push(Mistake {
-            message: message(&error.kind),
+            message: message(&error.kind, secret::is_secret(&path)),
             help: help(&error.kind),
-            path: if removed { taken.original(path) } else { path },
+            path: if removed {
+                taken.original(&path)
+            } else {
+                taken.before(&path)
+            },
         });
         if !removed {
             break;
@@ -51,8 +64,12 @@ pub fn read<T>(
     (None, mistakes)
 }
 
-fn message(kind: &Kind) -> String {
+fn message(kind: &Kind, secret: bool) -> String {
     match kind {
+        // What was found is not said: it may be the secret.
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if secret => {
+            format!("must be {expected}; quotes make a text of a number")
+        }
         Kind::UnknownField(..) => "there is no such key".to_owned(),
         Kind::UnknownVariant(found, _) => format!("`{found}` is none of the possible values"),
         Kind::Message(message) => message.clone(),
@@ -69,6 +86,21 @@ fn help(kind: &Kind) -> Option<String> {
         None if expected.is_empty() => "nothing can be set here".to_owned(),
         None => format!("possible here: {}", expected.join(", ")),
     })
+}
+
+/// Puts `text` at `path`; false if there is text already, or nothing.
+fn make_text(value: &mut Value, path: &[String], text: String) -> bool {
+    let Some((name, rest)) = path.split_first() else {
+        let other = !matches!(value, Value::String(..));
+        *value = Value::from(text);
+        return other;
+    };
+    let below = match value {
+        Value::Dict(_, dict) => dict.get_mut(name),
+        Value::Array(_, list) => name.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
+        _ => None,
+    };
+    below.is_some_and(|value| make_text(value, rest, text))
 }
 
 /// Takes what is at `path` out of `value`; false if there is nothing.
@@ -97,21 +129,32 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
 struct Taken(HashMap<Vec<String>, Vec<usize>>);
 
 impl Taken {
-    /// `path` with its last index as it was before anything was taken out; remembers it as taken.
-    fn original(&mut self, mut path: Vec<String>) -> Vec<String> {
-        let Some(mut index) = path.last().and_then(|last| last.parse::<usize>().ok()) else {
-            return path;
-        };
-        path.pop();
-        let taken = self.0.entry(path.clone()).or_default();
-        for &before in taken.iter() {
-            if before <= index {
-                index += 1;
-            }
+    /// `path` with its indices as they were before anything was taken out.
+    fn before(&self, path: &[String]) -> Vec<String> {
+        let mut original: Vec<String> = Vec::with_capacity(path.len());
+        for part in path {
+            let part = match (self.0.get(&original), part.parse::<usize>()) {
+                (Some(taken), Ok(index)) => taken
+                    .iter()
+                    .fold(index, |index, before| index + usize::from(*before <= index))
+                    .to_string(),
+                _ => part.clone(),
+            };
+            original.push(part);
         }
-        taken.push(index);
-        taken.sort_unstable();
-        path.push(index.to_string());
+        original
+    }
+
+    /// The same, and remembers it as taken.
+    fn original(&mut self, path: &[String]) -> Vec<String> {
+        let path = self.before(path);
+        if let Some((last, list)) = path.split_last()
+            && let Ok(index) = last.parse()
+        {
+            let taken = self.0.entry(list.to_vec()).or_default();
+            taken.push(index);
+            taken.sort_unstable();
+        }
         path
     }
 }
@@ -140,6 +183,7 @@ mod tests {
     fn read_yaml(text: &str) -> (Option<Sample>, Vec<Mistake>) {
         read(
             crate::document::value_from_yaml(text).unwrap(),
+            |path| (path == ["name"] || path == ["size"]).then(|| "7".to_owned()),
             Value::deserialize,
         )
     }
@@ -157,6 +201,17 @@ mod tests {
         assert_eq!(paths, ["nme", "ports.1", "ports.3", "size"]);
         let unknown = mistakes.iter().find(|mistake| mistake.path == ["nme"]).unwrap();
         assert_eq!(unknown.help.as_deref(), Some("did you mean `name`?"));
+    }
+
+    #[test]
+    fn what_was_text_before_its_substitution_is_text_where_that_is_wanted() {
+        let (sample, mistakes) = read_yaml("{name: 7, size: 7}");
+        let sample = sample.unwrap();
+        assert_eq!((sample.name.as_str(), sample.size), ("7", 7));
+        assert_eq!(mistakes, []);
+        // Tried once, not for ever.
+        let (_, mistakes) = read_yaml("{size: [7]}");
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The layers: files, environment, `--set`; and where each value of their sum came from.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use figment::value::{Dict, Map, Value};
@@ -66,6 +67,10 @@ pub(crate) struct Merged {
     pub(crate) values: Dict,
     /// Lowest first; the defaults are the first.
     sources: Vec<Source>,
+    /// Values that were substituted and read again as something else than text, as the text that they were.
+    pub(crate) texts: HashMap<Vec<String>, String>,
+    /// Every file that was read for it.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 impl Merged {
@@ -82,6 +87,7 @@ impl Merged {
             Some(Origin {
                 name: source.name.clone(),
                 place,
+                line: place.and_then(|place| source.document.line(place)),
             })
         })
     }
@@ -158,7 +164,12 @@ impl Layers {
             // No provider of ours fails, and each gives a mapping.
             _ => Dict::new(),
         };
-        Merged { values, sources }
+        Merged {
+            values,
+            sources,
+            texts: HashMap::new(),
+            files: self.files.clone(),
+        }
     }
 }
 
@@ -193,6 +204,7 @@ fn from_env(name: &str, text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option
         Some(Origin {
             name: format!("environment variable {name}"),
             place: None,
+            line: None,
         })
     };
     if path.len() < 2 || !SECTIONS.contains(&path[0].as_str()) || path.iter().any(String::is_empty) {
@@ -216,6 +228,7 @@ fn from_set(setting: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> 
         Some(Origin {
             name: format!("--set {setting}"),
             place: None,
+            line: None,
         })
     };
     let split = setting

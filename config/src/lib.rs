@@ -5,7 +5,7 @@
 //!
 //! 1. Each layer is read into values, with the place of every key ([`document`], [`layers`]).
 //! 2. The layers are merged, later ones over earlier ones, key by key; a list replaces a list.
-//! 3. `${env:X}` and `${env:X:-default}` are substituted in the merged values ([`substitute`]).
+//! 3. `${env:X}`, `${env:X:-default}` and `${file:P}` are substituted in the merged values ([`substitute`]).
 //! 4. Components are read by their factories, pipelines are wired and checked ([`check`]).
 //!
 //! What is built in is the lowest layer ([`defaults`]): the pipeline `flows` is there unless the user defines pipelines, and
@@ -19,11 +19,13 @@
 //! | [`service`] | the section `service` |
 //! | [`layers`] | [`Layers`], and where each value came from |
 //! | [`document`] | a file's values and places: YAML and TOML |
-//! | [`substitute`] | `${env:X}` |
+//! | [`substitute`] | `${env:X}`, `${file:P}` |
 //! | [`faulty`] | reading a struct although parts of it are wrong |
 //! | [`check`] | from merged values to a [`Config`] |
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
+//! | [`schema`] | the JSON Schema of a config, for editors |
+//! | `secret` | what must not be shown |
 #![forbid(unsafe_code)]
 
 pub mod check;
@@ -33,12 +35,15 @@ pub mod diagnostic;
 pub mod document;
 pub mod faulty;
 pub mod layers;
+pub mod schema;
+mod secret;
 pub mod service;
 pub mod substitute;
 
 #[cfg(test)]
 mod tests;
 
+use config::Origins;
 use flowtap_pipeline::Registry;
 
 pub use config::{Config, PipelineConfig};
@@ -59,7 +64,11 @@ pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors
     substitute::substitute(&mut merged, &layers.env, &mut diagnostics);
     let config = check::check(&merged, registry, &mut diagnostics);
     match config {
-        Some(config) if diagnostics.is_empty() => Ok(config),
+        Some(mut config) if diagnostics.is_empty() => {
+            config.files = std::mem::take(&mut merged.files);
+            config.origins = Origins(Some(merged));
+            Ok(config)
+        }
         _ => Err(ConfigErrors::new(diagnostics)),
     }
 }

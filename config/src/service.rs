@@ -4,10 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flowtap_pipeline::Fault;
+use flowtap_pipeline::schema::{AddressText, DurationText};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The daemon itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceConfig {
     /// The admin listener.
@@ -18,7 +21,24 @@ pub struct ServiceConfig {
     pub kubernetes: KubernetesConfig,
     /// How long stopping may take: the last window, and the exporters' queues.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
+}
+
+impl ServiceConfig {
+    /// Everything that is wrong with values of the right type.
+    pub(crate) fn validate(&self) -> Vec<Fault> {
+        let endpoint = self.telemetry.metrics.otlp.endpoint.as_deref();
+        let wrong = endpoint.filter(|endpoint| {
+            let host = endpoint.strip_prefix("http://");
+            host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':']))
+        });
+        let fault = |endpoint| {
+            let message = format!("`{endpoint}` is no address like http://127.0.0.1:4317");
+            Fault::new("telemetry.metrics.otlp.endpoint", message)
+        };
+        wrong.map(fault).into_iter().collect()
+    }
 }
 
 impl Default for ServiceConfig {
@@ -33,10 +53,11 @@ impl Default for ServiceConfig {
 }
 
 /// The admin listener.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
     /// Address and port of `/healthz` and `/readyz`; null for none.
+    #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
 }
 
@@ -49,7 +70,7 @@ impl Default for AdminConfig {
 }
 
 /// The Kubernetes cluster around it: the ranges of pods, services and DNS, and names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KubernetesConfig {
     /// Whether the cluster is asked, if there is one: by the pod's service account, or by a kubeconfig.
@@ -71,7 +92,7 @@ impl Default for KubernetesConfig {
 }
 
 /// The daemon's own metrics and logs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     /// Its metrics.
@@ -81,10 +102,11 @@ pub struct TelemetryConfig {
 }
 
 /// The daemon's own metrics.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// Address and port of `/metrics`; null for none.
+    #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
     /// Where they are pushed.
     pub otlp: PushConfig,
@@ -100,7 +122,7 @@ impl Default for MetricsConfig {
 }
 
 /// A push by OTLP.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PushConfig {
     /// A collector, `http://host:port`, by gRPC; null for none.
@@ -108,7 +130,7 @@ pub struct PushConfig {
 }
 
 /// The daemon's logs, on standard error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogsConfig {
     /// The least level that is written: error, warn, info, debug or trace; or a filter such as `flowtap=debug,info`.
@@ -127,7 +149,7 @@ impl Default for LogsConfig {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// For people.

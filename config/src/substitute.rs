@@ -1,59 +1,96 @@
-//! `${env:X}` and `${env:X:-default}` in values, and `$$` for a dollar sign.
+//! `${env:X}`, `${env:X:-default}` and `${file:P}` in values, and `$$` for a dollar sign.
 //!
-//! Substitution works on parsed values, so that what a variable holds can't change the structure of a config. A value that
-//! is one substitution and nothing else is read again as a scalar, so that `max_series: ${env:N}` is a number.
+//! Substitution works on parsed values, so that what a variable or file holds can't change the structure of a config. A
+//! value that is one substitution and nothing else is read again as a scalar, so that `max_series: ${env:N}` is a number; where
+//! text is wanted it stays the text that it was, so that a password may be all digits.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Value};
 
 use crate::diagnostic::{Diagnostic, key_of};
-use crate::document::value_from_yaml;
+use crate::document::{read_bounded, value_from_yaml};
 use crate::layers::Merged;
+
+/// A file with more is no value.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// What a value can't be, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    message: String,
+    help: String,
+}
 
 /// Substitutes in all of `merged`.
 pub(crate) fn substitute(merged: &mut Merged, env: &[(String, String)], diagnostics: &mut Vec<Diagnostic>) {
     let mut values = std::mem::take(&mut merged.values);
-    let mut failures = Vec::new();
-    in_dict(&mut values, &mut Vec::new(), env, &mut failures);
+    let mut substitution = Substitution {
+        env,
+        path: Vec::new(),
+        texts: HashMap::new(),
+        files: Vec::new(),
+        failures: Vec::new(),
+    };
+    substitution.in_dict(&mut values);
     merged.values = values;
-    for (path, message) in failures {
+    merged.texts = substitution.texts;
+    merged.files.append(&mut substitution.files);
+    for (path, failure) in substitution.failures {
         diagnostics.push(Diagnostic {
             origin: merged.origin(&path),
             key: key_of(&path),
-            message,
-            help: Some("set it, or give a default: ${env:NAME:-default}; a dollar sign is `$$`".to_owned()),
+            message: failure.message,
+            help: Some(failure.help),
         });
     }
 }
 
-type Failures = Vec<(Vec<String>, String)>;
-
-fn in_dict(values: &mut Dict, path: &mut Vec<String>, env: &[(String, String)], failures: &mut Failures) {
-    for (key, value) in values {
-        path.push(key.clone());
-        in_value(value, path, env, failures);
-        path.pop();
-    }
+/// On its way through the values.
+struct Substitution<'e> {
+    env: &'e [(String, String)],
+    path: Vec<String>,
+    texts: HashMap<Vec<String>, String>,
+    files: Vec<PathBuf>,
+    failures: Vec<(Vec<String>, Failure)>,
 }
 
-fn in_value(value: &mut Value, path: &mut Vec<String>, env: &[(String, String)], failures: &mut Failures) {
-    match value {
-        Value::String(tag, text) if text.contains('$') => match expand(text, env) {
-            Ok((expanded, true)) => {
-                let scalar = value_from_yaml(&expanded).ok().filter(is_scalar);
-                *value = scalar.unwrap_or(Value::String(*tag, expanded));
-            }
-            Ok((expanded, false)) => *text = expanded,
-            Err(message) => failures.push((path.clone(), message)),
-        },
-        Value::Array(_, list) => {
-            for (index, value) in list.iter_mut().enumerate() {
-                path.push(index.to_string());
-                in_value(value, path, env, failures);
-                path.pop();
-            }
+impl Substitution<'_> {
+    fn in_dict(&mut self, values: &mut Dict) {
+        for (key, value) in values {
+            self.path.push(key.clone());
+            self.in_value(value);
+            self.path.pop();
         }
-        Value::Dict(_, dict) => in_dict(dict, path, env, failures),
-        _ => {}
+    }
+
+    fn in_value(&mut self, value: &mut Value) {
+        match value {
+            Value::String(tag, text) if text.contains('$') => match expand(text, self.env, &mut self.files) {
+                Ok((expanded, true)) => {
+                    if let Some(scalar) = value_from_yaml(&expanded).ok().filter(is_scalar) {
+                        *value = scalar;
+                        self.texts.insert(self.path.clone(), expanded);
+                    } else {
+                        *value = Value::String(*tag, expanded);
+                    }
+                }
+                Ok((expanded, false)) => *text = expanded,
+                Err(failure) => {
+                    self.failures.push((self.path.clone(), failure));
+                }
+            },
+            Value::Array(_, list) => {
+                for (index, value) in list.iter_mut().enumerate() {
+                    self.path.push(index.to_string());
+                    self.in_value(value);
+                    self.path.pop();
+                }
+            }
+            Value::Dict(_, dict) => self.in_dict(dict),
+            _ => {}
+        }
     }
 }
 
@@ -61,8 +98,9 @@ const fn is_scalar(value: &Value) -> bool {
     matches!(value, Value::Bool(..) | Value::Num(..))
 }
 
-/// `text` with everything substituted, and whether it was one substitution and nothing else.
-fn expand(text: &str, env: &[(String, String)]) -> Result<(String, bool), String> {
+/// `text` with everything substituted, and whether it was one substitution and nothing else. Files that it names are added to
+/// `files`, whether they can be read or not.
+fn expand(text: &str, env: &[(String, String)], files: &mut Vec<PathBuf>) -> Result<(String, bool), Failure> {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -71,8 +109,11 @@ fn expand(text: &str, env: &[(String, String)]) -> Result<(String, bool), String
             out.push('$');
             rest = after;
         } else if let Some(inner) = after.strip_prefix('{') {
-            let (inner, after) = inner.split_once('}').ok_or("a `${` without its `}`")?;
-            out.push_str(lookup(inner, env)?);
+            let (inner, after) = inner.split_once('}').ok_or_else(|| Failure {
+                message: "a `${` without its `}`".to_owned(),
+                help: "close it; a dollar sign is `$$`".to_owned(),
+            })?;
+            out.push_str(&lookup(inner, env, files)?);
             rest = after;
         } else {
             out.push('$');
@@ -84,9 +125,16 @@ fn expand(text: &str, env: &[(String, String)]) -> Result<(String, bool), String
     Ok((out, whole))
 }
 
-fn lookup<'a>(inner: &'a str, env: &'a [(String, String)]) -> Result<&'a str, String> {
+fn lookup(inner: &str, env: &[(String, String)], files: &mut Vec<PathBuf>) -> Result<String, Failure> {
+    if let Some(path) = inner.strip_prefix("file:") {
+        files.push(PathBuf::from(path));
+        return read(path);
+    }
     let Some(reference) = inner.strip_prefix("env:") else {
-        return Err(format!("`${{{inner}}}` is no substitution: write ${{env:NAME}}"));
+        return Err(Failure {
+            message: format!("`${{{inner}}}` is no substitution"),
+            help: "write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}; a dollar sign is `$$`".to_owned(),
+        });
     };
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -96,22 +144,42 @@ fn lookup<'a>(inner: &'a str, env: &'a [(String, String)]) -> Result<&'a str, St
         .iter()
         .find(|(known, _)| known == name)
         .map(|(_, value)| value.as_str());
-    found
-        .or(default)
-        .ok_or_else(|| format!("the environment variable {name} is not set"))
+    found.or(default).map(str::to_owned).ok_or_else(|| Failure {
+        message: format!("the environment variable {name} is not set"),
+        help: "set it, or give a default: ${env:NAME:-default}".to_owned(),
+    })
+}
+
+/// What the file at `path` holds, without the newline at its end, which editors and `echo` leave there.
+fn read(path: &str) -> Result<String, Failure> {
+    let failed = |what: String| Failure {
+        message: format!("the file {path} can't be read: {what}"),
+        help: "name a file that flowtap may read; its path is absolute, or from where flowtap is started"
+            .to_owned(),
+    };
+    let bytes = read_bounded(Path::new(path), MAX_FILE_BYTES).map_err(|error| failed(error.to_string()))?;
+    let mut text = String::from_utf8(bytes).map_err(|_| failed("it is no UTF-8".to_owned()))?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn expanded(text: &str) -> Result<(String, bool), String> {
+    fn expanded(text: &str) -> Result<(String, bool), Failure> {
         expand(
             text,
             &[
                 ("A".to_owned(), "1".to_owned()),
                 ("B".to_owned(), "x: y".to_owned()),
             ],
+            &mut Vec::new(),
         )
     }
 
@@ -133,8 +201,35 @@ mod tests {
 
     #[test]
     fn what_is_not_set_or_not_closed_is_an_error_that_names_it() {
-        assert!(expanded("${env:C}").unwrap_err().contains('C'));
+        assert!(expanded("${env:C}").unwrap_err().message.contains('C'));
         assert!(expanded("${env:A").is_err());
-        assert!(expanded("${file:A}").is_err());
+        assert!(expanded("${fiel:A}").unwrap_err().help.contains("${file:PATH}"));
+    }
+
+    #[test]
+    fn a_file_is_read_without_its_last_newline_and_named_if_it_cant_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        let reference = format!("${{file:{}}}", path.display());
+        for (holds, expected) in [
+            ("a b\n", "a b"),
+            ("a\n\n", "a\n"),
+            ("a\r\n", "a"),
+            ("", ""),
+            ("${env:A}\n", "${env:A}"),
+        ] {
+            std::fs::write(&path, holds).unwrap();
+            assert_eq!(expanded(&reference), Ok((expected.to_owned(), true)), "{holds:?}");
+        }
+        std::fs::write(&path, [0xff]).unwrap();
+        for (text, why) in [
+            (reference.as_str(), "UTF-8"),
+            ("${file:/nowhere/secret}", "/nowhere/secret"),
+            ("${file:/dev/zero}", "no regular file"),
+            ("${file:/}", "is a directory"),
+        ] {
+            let message = expanded(text).unwrap_err().message;
+            assert!(message.contains(why), "{message}");
+        }
     }
 }

@@ -9,13 +9,14 @@ use flowtap_pipeline::{
     ProcessorRole, ProcessorStage, QueueConfig, Receiver, ReceiverConfig, Registry,
 };
 use proptest::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::document::Document;
 use crate::{Config, ConfigErrors, Layers, LogFormat, load};
 
 /// One config for every made-up type.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Made {
     size: u32,
@@ -25,7 +26,7 @@ struct Made {
     headers: std::collections::BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 struct MadeWindow(Made);
 
@@ -100,6 +101,7 @@ fn receiver(type_name: &'static str) -> Factory<dyn ReceiverConfig> {
         type_name,
         summary: "",
         parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+        schema: Made::json_schema,
     }
 }
 
@@ -108,6 +110,7 @@ fn processor(type_name: &'static str) -> Factory<dyn ProcessorConfig> {
         type_name,
         summary: "",
         parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+        schema: Made::json_schema,
     }
 }
 
@@ -116,6 +119,7 @@ fn exporter(type_name: &'static str) -> Factory<dyn ExporterConfig> {
         type_name,
         summary: "",
         parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
+        schema: Made::json_schema,
     }
 }
 
@@ -124,6 +128,7 @@ fn registry() -> Registry {
         type_name: "window",
         summary: "",
         parse: |value| Ok(Box::new(value.deserialize::<MadeWindow>()?)),
+        schema: MadeWindow::json_schema,
     };
     Registry::new()
         .receiver(receiver("ebpf"))
@@ -302,6 +307,56 @@ fn a_misspelt_name_comes_with_the_one_that_was_meant() {
     let shown = errors.to_string();
     assert!(
         shown.contains("a.yaml:2:3: exporters.promethius: ") && shown.contains("did you mean `prometheus`?"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_mistake_is_shown_in_its_line_unless_that_may_hold_a_secret() {
+    let text = "\
+receivers:
+  ebpf: {size: a}
+exporters:
+  otlp: {password: hunter2, sise: 1}
+  prometheus: {password: 12345}
+";
+    let errors = with_files(&[("a.yaml", text)], &[], &[]).unwrap_err();
+    let plain = errors.render(false);
+    for part in [
+        "a.yaml:2:10: receivers.ebpf.size: ",
+        "2 |   ebpf: {size: a}\n",
+        "|          ^^^^",
+    ] {
+        assert!(plain.contains(part), "no {part:?} in:\n{plain}");
+    }
+    assert!(plain.contains("a.yaml:4:29: exporters.otlp.sise: "), "{plain}");
+    assert!(plain.contains("did you mean `size`?"), "{plain}");
+    assert!(!plain.contains("hunter2") && !plain.contains("12345"), "{plain}");
+    assert!(errors.render(true).contains('\u{1b}') && !plain.contains('\u{1b}'));
+}
+
+#[test]
+fn a_line_of_any_length_is_shown_in_a_few_columns() {
+    let text = format!("receivers:\n  ebpf: {{sise: 1, {}}}\n", " ".repeat(1 << 20));
+    let plain = with_files(&[("a.yaml", &text)], &[], &[])
+        .unwrap_err()
+        .render(false);
+    assert!(plain.len() < 2000, "{} bytes", plain.len());
+}
+
+#[test]
+fn a_substituted_password_of_digits_stays_text_and_a_number_becomes_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "0123\n").unwrap();
+    let text = format!(
+        "exporters: {{prometheus: {{password: '${{file:{}}}', size: '${{env:N}}'}}}}",
+        file.display()
+    );
+    let config = with_files(&[("a.yaml", &text)], &[("N", "7")], &[]).unwrap();
+    let shown = format!("{:?}", config.exporters);
+    assert!(
+        shown.contains("password: \"0123\"") && shown.contains("size: 7"),
         "{shown}"
     );
 }

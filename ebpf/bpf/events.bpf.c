@@ -3,11 +3,10 @@
  * Capture mode `events`: a record per received data segment, as the Go network-exporter has it; and for kernels
  * from 5.8 on, which have no socket storage in tracing programs.
  *
- *   segment, segment_raw     tp_btf/tcp_probe, else raw_tp/tcp_probe                       -> tcpflow (ring buffer)
- *   state, state_raw         tp_btf/inet_sock_set_state, else raw_tp                        -> tcpconn (ring buffer)
- *   connect_probe            kprobe/tcp_connect, where there are kprobes                    -> process of a connect
- *   close_probe              kprobe/tcp_close, where there are kprobes                      -> process of an accepted
- * one
+ *   segment, segment_raw     tp_btf/tcp_probe, else raw_tp/tcp_probe    -> tcpflow (ring buffer)
+ *   state, state_raw         tp_btf/inet_sock_set_state, else raw_tp    -> tcpconn (ring buffer)
+ *   connect_probe            kprobe/tcp_connect, where there are any    -> process of a connect
+ *   close_probe              kprobe/tcp_close, where there are any      -> process of an accepted connection
  *
  * All of them read by bpf_probe_read_kernel(), so that one source serves every kind of attachment.
  */

@@ -1,8 +1,13 @@
-//! The exporter `debug`: says on standard output what a window held.
+//! The exporter `debug`: says on standard output what a window held, in the shapes of the OpenTelemetry Collector's.
 //!
-//! In: snapshots. Out: one line per window, and with `verbosity: detailed` a line per series as in a scrape, with what the
-//! window added: `primus_lens_network_flow_dns 300 # +20`. At most `sampling` series of each family are printed; how many
-//! were left out is said. A window is one write, so that lines of several exporters do not mix.
+//! In: snapshots. Out, by `verbosity`:
+//!
+//! - `basic`: a line per window.
+//! - `normal`: and a line per series as in a scrape, with what the window added: `primus_lens_network_flow_dns 300 # +20`.
+//! - `detailed`: and a block of lines per metric and series, with everything that an OTLP request would say of them.
+//!
+//! At most `sampling` series of each family are printed; how many were left out is said. A window is one write, so that lines of
+//! several exporters do not mix.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -11,29 +16,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use figment::value::Value;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, ExportService, Exported, Exporter, ExporterConfig, Factory,
-    FamilySnapshot, Fault, Points, QueueConfig, Snapshot, StageError,
+    Family, FamilyKind, FamilySnapshot, Fault, Points, QueueConfig, Series, Snapshot, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
-use crate::naming::{self, prometheus_name};
+use crate::attributes::attributes;
+use crate::naming::{self, full_name, prometheus_name};
 
 /// How much is said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verbosity {
     /// A line per window.
     #[default]
     Basic,
-    /// Its series as well.
+    /// A line per series as well.
+    Normal,
+    /// Everything of each series.
     Detailed,
 }
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How much is said.
@@ -79,6 +89,7 @@ pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "debug",
     summary: "prints what each window holds to standard output",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 /// The exporter, onto any writer.
@@ -132,9 +143,19 @@ fn describe(config: &Config, snapshot: &Snapshot) -> String {
         snapshot.window.as_secs_f64(),
         snapshot.points()
     );
-    if config.verbosity == Verbosity::Detailed {
-        for family in &snapshot.families {
-            push_family(&mut text, config, family);
+    for (number, family) in snapshot.families.iter().enumerate() {
+        match config.verbosity {
+            Verbosity::Basic => break,
+            Verbosity::Normal => push_family(&mut text, config, family),
+            Verbosity::Detailed => {
+                // Writing to a String does not fail.
+                let _ = push_metric(&mut text, config, number, family);
+            }
+        }
+        let left_out = family.points.len().saturating_sub(config.sampling);
+        if left_out > 0 {
+            let name = prometheus_name(&config.namespace, family.family);
+            let _ = writeln!(text, "# {name}: {left_out} series more");
         }
     }
     text
@@ -163,10 +184,76 @@ fn push_family(text: &mut String, config: &Config, family: &FamilySnapshot) {
             }
         }
     }
-    let left_out = family.points.len().saturating_sub(config.sampling);
-    if left_out > 0 {
-        let _ = writeln!(text, "# {name}: {left_out} series more");
+}
+
+fn push_metric(
+    text: &mut String,
+    config: &Config,
+    number: usize,
+    snapshot: &FamilySnapshot,
+) -> std::fmt::Result {
+    let family = snapshot.family;
+    let (data, point) = match family.kind {
+        FamilyKind::Counter => ("Sum", "NumberDataPoints"),
+        FamilyKind::Gauge => ("Gauge", "NumberDataPoints"),
+        FamilyKind::Histogram(_) => ("Histogram", "HistogramDataPoints"),
+    };
+    writeln!(text, "Metric #{number}\nDescriptor:")?;
+    writeln!(text, "     -> Name: {}", full_name(&config.namespace, family))?;
+    writeln!(text, "     -> Description: {}", family.help)?;
+    writeln!(text, "     -> Unit: {}", family.unit)?;
+    writeln!(text, "     -> DataType: {data}")?;
+    if family.kind == FamilyKind::Counter {
+        writeln!(text, "     -> IsMonotonic: true")?;
     }
+    if family.kind != FamilyKind::Gauge {
+        writeln!(text, "     -> AggregationTemporality: Cumulative")?;
+    }
+    match &snapshot.points {
+        Points::Sums(points) => {
+            for (number, sum) in points.iter().take(config.sampling).enumerate() {
+                writeln!(text, "{point} #{number}")?;
+                push_series(text, family, &sum.series, sum.updated)?;
+                writeln!(text, "Value: {}\nAdded: {}", sum.total, sum.delta)?;
+            }
+        }
+        Points::Histograms(points) => {
+            for (number, histogram) in points.iter().take(config.sampling).enumerate() {
+                writeln!(text, "{point} #{number}")?;
+                push_series(text, family, &histogram.series, histogram.updated)?;
+                writeln!(text, "Count: {}\nSum: {}", histogram.count(), histogram.sum)?;
+                if let FamilyKind::Histogram(bounds) = family.kind {
+                    for (number, bound) in bounds.iter().enumerate() {
+                        writeln!(text, "ExplicitBounds #{number}: {bound}")?;
+                    }
+                }
+                for (number, count) in histogram.buckets.iter().enumerate() {
+                    writeln!(text, "Buckets #{number}, Count: {count}")?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn push_series(text: &mut String, family: &Family, series: &Series, updated: Timestamp) -> std::fmt::Result {
+    let attributes = attributes(family, series);
+    if !attributes.is_empty() {
+        writeln!(text, "Data point attributes:")?;
+    }
+    for KeyValue { key, value, .. } in attributes {
+        match value.and_then(|value| value.value) {
+            // A value may hold what would move the cursor, or look like a line of ours.
+            Some(any_value::Value::StringValue(value)) => {
+                writeln!(text, "     -> {key}: Str({})", value.escape_debug())?;
+            }
+            Some(any_value::Value::IntValue(value)) => writeln!(text, "     -> {key}: Int({value})")?,
+            // A series has no attributes of other types.
+            _ => writeln!(text, "     -> {key}: Empty()")?,
+        }
+    }
+    writeln!(text, "StartTimestamp: {}", series.start)?;
+    writeln!(text, "Timestamp: {updated}")
 }
 
 #[cfg(test)]
@@ -184,22 +271,58 @@ mod tests {
         );
     }
 
-    #[test]
-    fn detailed_prints_series_up_to_the_sampling_and_says_what_it_left_out() {
+    fn lines(verbosity: Verbosity, sampling: usize, snapshot: &Snapshot) -> Vec<String> {
         let config = Config {
-            verbosity: Verbosity::Detailed,
-            sampling: 1,
+            verbosity,
+            sampling,
             ..Config::default()
         };
-        let text = describe(&config, &many(3));
-        let lines: Vec<_> = text.lines().skip(1).collect();
+        let text = describe(&config, snapshot);
+        text.lines().skip(1).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn normal_is_a_line_per_series_up_to_the_sampling_and_says_what_it_left_out() {
         assert_eq!(
-            lines,
+            lines(Verbosity::Normal, 1, &many(3)),
             [
                 r#"primus_lens_network_bytes{raddr="peer-0"} 0 # +0"#,
                 "# primus_lens_network_bytes: 2 series more"
             ]
         );
+    }
+
+    #[test]
+    fn detailed_says_of_each_point_what_otlp_would() {
+        let lines = lines(Verbosity::Detailed, 20, &snapshot(3));
+        let expected = [
+            "Metric #0",
+            "Descriptor:",
+            "     -> Name: primus_lens_network_bytes",
+            "     -> Description: Bytes of a test.",
+            "     -> Unit: By",
+            "     -> DataType: Sum",
+            "     -> IsMonotonic: true",
+            "     -> AggregationTemporality: Cumulative",
+            "NumberDataPoints #0",
+            "Data point attributes:",
+            "     -> raddr: Str(192.0.2.7)",
+            "StartTimestamp: 0.000001000",
+            "Timestamp: 0.000005000",
+            "Value: 3",
+            "Added: 3",
+            "Metric #1",
+        ];
+        assert_eq!(lines[..expected.len()], expected);
+        assert!(
+            lines.contains(&r#"     -> raddr: Str(a\"b\\c\nd)"#.to_owned()),
+            "{lines:?}"
+        );
+        assert_eq!(
+            lines.iter().filter(|line| line.starts_with("Buckets #")).count(),
+            17
+        );
+        assert_eq!(lines.last().map(String::as_str), Some("Buckets #16, Count: 1"));
     }
 
     #[tokio::test]

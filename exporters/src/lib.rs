@@ -6,17 +6,23 @@
 //! |---|---|---|
 //! | [`prometheus`] | `prometheus` | whoever scrapes `/metrics` |
 //! | [`otlp`] | `otlp` | an OpenTelemetry collector, by gRPC or HTTP |
+//! | [`remote_write`] | `remote_write` | whatever takes Prometheus remote write |
+//! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
+//! | `attributes` | | a series' labels as OTLP has them |
 //! | [`push`] | | what exporters that push have in common |
 //! | [`tls`] | | certificates and keys of listeners and connections |
 #![forbid(unsafe_code)]
 
+mod attributes;
 pub mod debug;
+pub mod file;
 pub mod naming;
 pub mod otlp;
 pub mod prometheus;
 pub mod push;
+pub mod remote_write;
 pub mod tls;
 
 #[cfg(test)]

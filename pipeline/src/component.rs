@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use figment::value::Value;
 use opentelemetry::metrics::Meter;
+use schemars::{Schema, SchemaGenerator};
 
 use crate::cluster::ClusterState;
 use crate::live::Live;
@@ -170,6 +172,11 @@ pub trait ComponentConfig: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Folders that this component writes to; nothing else can be written once the daemon is in its sandbox.
+    fn writes(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// The addresses that this component will listen on, each with the key that sets it.
     fn listen_addresses(&self) -> Vec<(&'static str, SocketAddr)> {
         Vec::new()
@@ -245,6 +252,8 @@ pub struct Factory<C: ?Sized> {
     pub summary: &'static str,
     /// Reads a config of this type. `figment`'s error carries the path of the key and what was expected there.
     pub parse: fn(&Value) -> Result<Box<C>, figment::Error>,
+    /// The JSON Schema of such a config, for editors: what [`schemars::JsonSchema`] derives from it.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 // By hand: a derive would ask the same of `C`.

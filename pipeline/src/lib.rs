@@ -14,12 +14,14 @@
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
 //! | [`component`] | [`ComponentId`], the config traits, [`Factory`] and [`Registry`] |
+//! | [`schema`] | texts of configs that have a form, as JSON Schema |
 //! | [`live`] | [`Live`]: a value that is replaced as a whole while others look at it |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
 //! | [`queue`] | the bounded queue in front of each exporter |
 //! | [`sink`] | the pipelines as a receiver sees them |
 //! | [`runner`] | ordered start, the run, ordered stop |
+//! | [`status`] | how each component is
 //! | [`telemetry`] | the daemon's own instruments, by the Collector's names |
 #![forbid(unsafe_code)]
 
@@ -31,10 +33,12 @@ pub mod node;
 pub mod queue;
 pub mod record;
 pub mod runner;
+pub mod schema;
 pub mod series;
 pub mod sink;
 pub mod snapshot;
 pub mod stage;
+pub mod status;
 pub mod telemetry;
 pub mod time;
 
@@ -52,4 +56,5 @@ pub use series::{Family, FamilyKind, LabelValue, Naming, Series};
 pub use sink::Sink;
 pub use snapshot::{FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Snapshot, SumPoint};
 pub use stage::{Aggregator, ExportService, Exported, Exporter, Processor, Receiver, StageError};
+pub use status::{ComponentStatus, State, StatusBoard};
 pub use time::Timestamp;

@@ -5,10 +5,9 @@
 //! scan while it closes can first be shown too high and then be put right by a negative difference, and only the sum
 //! counts.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -153,13 +152,25 @@ pub enum PeerClass {
     AbnormalFlowWhiteList,
     Unknown,
     Error,
-    /// A class of the operator's own, by its name.
-    Own(&'static str),
+    /// A class of the operator's own.
+    Own(OwnClass),
 }
 
-/// Names of classes that configs have brought in. Each is kept for good, so that a class is as cheap as a built-in one; only
+/// A class of the operator's own: the number of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnClass(u16);
+
+impl OwnClass {
+    /// How many there can be.
+    const MAX: u16 = 65_000;
+
+    /// The number of the first, after those that are built in.
+    const FIRST: u16 = 11;
+}
+
+/// Names of classes that configs have brought in. Each is kept for good, so that a class is as small as a built-in one; only
 /// a config can add to them.
-static OWN_CLASSES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+static OWN_CLASSES: RwLock<Vec<&'static str>> = RwLock::new(Vec::new());
 
 impl PeerClass {
     /// Every class that is built in.
@@ -182,19 +193,47 @@ impl PeerClass {
         Self::BUILT_IN.iter().any(|class| class.as_str() == name)
     }
 
-    /// The class of the operator's own with this name.
-    pub fn own(name: &str) -> Self {
-        let mut names = OWN_CLASSES.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = names.get(name) {
-            return Self::Own(known);
+    /// The class of the operator's own with this name; `None` if there have been 65,000 others since flowtap started.
+    pub fn own(name: &str) -> Option<Self> {
+        let mut names = OWN_CLASSES.write().unwrap_or_else(PoisonError::into_inner);
+        let number = names.iter().position(|known| *known == name);
+        let class = u16::try_from(number.unwrap_or(names.len())).ok()?;
+        let class = OwnClass((class < OwnClass::MAX).then_some(class)?);
+        if number.is_none() {
+            names.push(Box::leak(name.into()));
         }
-        let name: &'static str = Box::leak(name.into());
-        names.insert(name);
-        Self::Own(name)
+        Some(Self::Own(class))
+    }
+
+    /// A number of its own, below `u16::MAX`, for whoever keeps many: it is half as large.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::K8sPod => 0,
+            Self::K8sSvc => 1,
+            Self::Dns => 2,
+            Self::Localhost => 3,
+            Self::Docker => 4,
+            Self::InternalHosts => 5,
+            Self::ExternalHosts => 6,
+            Self::AbnormalFlowBlackList => 7,
+            Self::AbnormalFlowWhiteList => 8,
+            Self::Unknown => 9,
+            Self::Error => 10,
+            Self::Own(OwnClass(number)) => number + OwnClass::FIRST,
+        }
+    }
+
+    /// The class with this number.
+    pub fn of_number(number: u16) -> Option<Self> {
+        if let Some(built_in) = Self::BUILT_IN.get(usize::from(number)) {
+            return Some(*built_in);
+        }
+        let own = number - OwnClass::FIRST;
+        (own < OwnClass::MAX).then_some(Self::Own(OwnClass(own)))
     }
 
     /// The value of the label `type`, spelt as the seed spells it.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::K8sPod => "k8sPod",
             Self::K8sSvc => "k8sSvc",
@@ -207,7 +246,11 @@ impl PeerClass {
             Self::AbnormalFlowWhiteList => "abnormalFlowWhiteList",
             Self::Unknown => "unknown",
             Self::Error => "error",
-            Self::Own(name) => name,
+            Self::Own(OwnClass(number)) => {
+                let names = OWN_CLASSES.read().unwrap_or_else(PoisonError::into_inner);
+                // Whoever has a number got it with its name.
+                names.get(usize::from(number)).copied().unwrap_or("unknown")
+            }
         }
     }
 }
@@ -315,6 +358,18 @@ impl FlowRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_class_comes_back_from_its_number() {
+        let own = ["partners", "backups", "partners"].map(|name| PeerClass::own(name).unwrap());
+        assert_eq!(own[0], own[2]);
+        assert_ne!(own[0], own[1]);
+        assert_eq!(own[1].as_str(), "backups");
+        for class in PeerClass::BUILT_IN.into_iter().chain(own) {
+            assert_eq!(PeerClass::of_number(class.number()), Some(class));
+        }
+        assert_eq!(PeerClass::of_number(u16::MAX), None);
+    }
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     #[test]

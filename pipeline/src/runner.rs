@@ -2,25 +2,32 @@
 //!
 //! Stop: receivers hand on what is pending, each window closes once more, exporters drain their queues; all within one
 //! deadline. Whatever ends the run (a signal, a receiver that can't go on, a panic) ends it in this order.
+//!
+//! A graph can be exchanged for another while it runs ([`Runner::apply`]): what has the same id and the same config lives on,
+//! with all that it knows; the rest stops and starts in the same order.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures::FutureExt;
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::future::{BoxFuture, select_all};
 use opentelemetry::metrics::Meter;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
-use crate::component::ComponentId;
+use crate::component::{ComponentId, ComponentKind};
 use crate::queue::{QueueConfig, SnapshotQueue};
-use crate::sink::{Chain, Outlet, Sink};
-use crate::stage::{Aggregator, ExportService, Exporter, Processor, Receiver, StageError};
+use crate::sink::{Chain, Fed, Outlet, SharedChain, Sink, lock};
+pub use crate::sink::{ProcessorNode, WindowNode};
+use crate::stage::{ExportService, Exporter, Receiver, StageError};
+use crate::status::{State, StatusBoard};
 use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry};
 use crate::time::Timestamp;
 
@@ -28,6 +35,8 @@ use crate::time::Timestamp;
 pub struct ReceiverNode {
     /// Its id.
     pub id: ComponentId,
+    /// Its whole config: another text is another receiver.
+    pub fingerprint: String,
     /// The receiver.
     pub receiver: Box<dyn Receiver>,
 }
@@ -36,22 +45,26 @@ pub struct ReceiverNode {
 pub struct ExporterNode {
     /// Its id.
     pub id: ComponentId,
+    /// Its whole config.
+    pub fingerprint: String,
     /// The exporter.
     pub exporter: Box<dyn Exporter>,
     /// The queue in front of it.
     pub queue: QueueConfig,
 }
 
-/// A pipeline to run: indices into [`Graph::receivers`] and [`Graph::exporters`].
+/// A pipeline to run.
 pub struct PipelineNode {
-    /// Receivers that feed it.
-    pub receivers: Vec<usize>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Receivers of the graph that feed it.
+    pub receivers: Vec<ComponentId>,
     /// Its processors but the window, in order.
-    pub processors: Vec<Box<dyn Processor>>,
+    pub processors: Vec<ProcessorNode>,
     /// Its window.
-    pub aggregator: Box<dyn Aggregator>,
-    /// Exporters that it feeds.
-    pub exporters: Vec<usize>,
+    pub window: WindowNode,
+    /// Exporters of the graph that it feeds.
+    pub exporters: Vec<ComponentId>,
 }
 
 /// Everything to run, wired.
@@ -83,6 +96,7 @@ impl std::fmt::Debug for ExporterNode {
 impl std::fmt::Debug for PipelineNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PipelineNode")
+            .field("name", &self.name)
             .field("receivers", &self.receivers)
             .field("exporters", &self.exporters)
             .finish_non_exhaustive()
@@ -134,6 +148,19 @@ pub enum RunError {
     },
 }
 
+impl RunError {
+    /// Which component it is about, if it is about one.
+    pub const fn component(&self) -> Option<&ComponentId> {
+        match self {
+            Self::Start { id, .. }
+            | Self::Failed { id, .. }
+            | Self::Panicked { id, .. }
+            | Self::Thread { id, .. } => Some(id),
+            Self::Deadline { .. } => None,
+        }
+    }
+}
+
 /// Runs `graph` until `stop` is cancelled or a component ends.
 ///
 /// `ready` is called once, when every exporter takes snapshots and every receiver is attached.
@@ -147,134 +174,380 @@ pub async fn run(
     deadline: Duration,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
-    let mut exporters = Exporters::start(graph.exporters, meter).await?;
-    let chains: Vec<_> = graph
-        .pipelines
-        .into_iter()
-        .map(|mut pipeline| {
-            pipeline.aggregator.begin(Timestamp::now());
-            let outlets = pipeline
+    let mut runner = Runner::new(meter, deadline, StatusBoard::default());
+    let mut outcome = runner.apply(graph).await;
+    if outcome.is_ok() {
+        ready();
+        outcome = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = runner.ended() => ended,
+        };
+    }
+    outcome.and(runner.stop().await)
+}
+
+/// What runs.
+#[derive(Debug)]
+pub struct Runner {
+    meter: Meter,
+    deadline: Duration,
+    status: StatusBoard,
+    exporters: BTreeMap<ComponentId, RunningExporter>,
+    pipelines: BTreeMap<Arc<str>, RunningPipeline>,
+    receivers: BTreeMap<ComponentId, RunningReceiver>,
+}
+
+/// An exporter at work: a task behind its queue.
+#[derive(Debug)]
+struct RunningExporter {
+    fingerprint: String,
+    outlet: Outlet,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+#[derive(Debug)]
+struct RunningPipeline {
+    chain: SharedChain,
+    receivers: Vec<ComponentId>,
+}
+
+/// A receiver at work, on a thread of its own.
+#[derive(Debug)]
+struct RunningReceiver {
+    fingerprint: String,
+    chains: Fed,
+    stop: CancellationToken,
+    ends: oneshot::Receiver<Result<(), RunError>>,
+}
+
+impl RunningReceiver {
+    /// Waits for its end.
+    async fn end(&mut self, id: &ComponentId) -> Result<(), RunError> {
+        let dropped = || RunError::Panicked {
+            id: id.clone(),
+            message: "without a message".to_owned(),
+        };
+        (&mut self.ends).await.unwrap_or_else(|_| Err(dropped()))
+    }
+}
+
+impl Runner {
+    /// Nothing runs yet. `deadline`: how long stopping may take, of all or of what a new graph leaves out.
+    pub fn new(meter: &Meter, deadline: Duration, status: StatusBoard) -> Self {
+        Self {
+            meter: meter.clone(),
+            deadline,
+            status,
+            exporters: BTreeMap::new(),
+            pipelines: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+        }
+    }
+
+    /// Runs `graph` in place of what runs. What has the same id and config lives on.
+    ///
+    /// # Errors
+    /// The first [`RunError`]: then some of what is new may run, and some of what is old may have stopped. Apply a graph that
+    /// works, or stop.
+    pub async fn apply(&mut self, graph: Graph) -> Result<(), RunError> {
+        self.apply_exporters(graph.exporters).await?;
+        self.apply_pipelines(graph.pipelines);
+        self.apply_receivers(graph.receivers).await
+    }
+
+    async fn apply_exporters(&mut self, nodes: Vec<ExporterNode>) -> Result<(), RunError> {
+        let same = |running: Option<&RunningExporter>, node: &ExporterNode| {
+            running
+                .is_some_and(|running| running.fingerprint == node.fingerprint && !running.task.is_finished())
+        };
+        let (kept, new): (Vec<_>, Vec<_>) = nodes
+            .into_iter()
+            .partition(|node| same(self.exporters.get(&node.id), node));
+        let leaving: Vec<_> = self
+            .exporters
+            .keys()
+            .filter(|id| !kept.iter().any(|node| node.id == **id))
+            .cloned()
+            .collect();
+        for id in leaving {
+            for pipeline in self.pipelines.values() {
+                lock(&pipeline.chain).leave(&id);
+            }
+            if let Some(exporter) = self.exporters.remove(&id) {
+                self.status
+                    .set(ComponentKind::Exporter, &id, State::Stopping, None);
+                exporter.outlet.queue.close();
+                drain(exporter, self.deadline).await?;
+                self.status.remove(ComponentKind::Exporter, &id);
+            }
+        }
+        for node in new {
+            self.start_exporter(node).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_exporter(&mut self, node: ExporterNode) -> Result<(), RunError> {
+        let ExporterNode {
+            id,
+            fingerprint,
+            mut exporter,
+            queue,
+        } = node;
+        self.status
+            .set(ComponentKind::Exporter, &id, State::Starting, None);
+        let service = match exporter.start().await {
+            Ok(service) => service,
+            Err(source) => return Err(self.failed(ComponentKind::Exporter, RunError::Start { id, source })),
+        };
+        self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
+        let queue = Arc::new(SnapshotQueue::new(queue));
+        let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue);
+        let outlet = Outlet { queue, telemetry };
+        let (task_id, task_outlet, status) = (id.clone(), outlet.clone(), self.status.clone());
+        let task = tokio::spawn(async move {
+            let work = drive_exporter(&task_id, exporter, service, &task_outlet, &status);
+            let outcome = AssertUnwindSafe(work).catch_unwind().await;
+            outcome.map_err(|panic| RunError::Panicked {
+                id: task_id,
+                message: said(&*panic),
+            })
+        });
+        let running = RunningExporter {
+            fingerprint,
+            outlet,
+            task,
+        };
+        self.exporters.insert(id, running);
+        Ok(())
+    }
+
+    fn apply_pipelines(&mut self, nodes: Vec<PipelineNode>) {
+        let gone: Vec<_> = self
+            .pipelines
+            .keys()
+            .filter(|name| !nodes.iter().any(|node| node.name == **name))
+            .cloned()
+            .collect();
+        for name in gone {
+            if let Some(pipeline) = self.pipelines.remove(&name) {
+                self.unfeed(&pipeline.chain);
+                lock(&pipeline.chain).vanish();
+            }
+        }
+        for node in nodes {
+            let outlets = node
                 .exporters
                 .iter()
-                .map(|&index| exporters.outlets[index].clone())
+                .filter_map(|id| Some((id.clone(), self.exporters.get(id)?.outlet.clone())))
                 .collect();
-            let chain = Chain::new(pipeline.processors, pipeline.aggregator, outlets);
-            (pipeline.receivers, Arc::new(Mutex::new(chain)))
-        })
-        .collect();
-
-    let stop_receivers = CancellationToken::new();
-    let mut receivers = FuturesUnordered::new();
-    let mut outcome = Ok(());
-    for (index, node) in graph.receivers.into_iter().enumerate() {
-        let fed = chains.iter().filter(|(from, _)| from.contains(&index));
-        let fed: Vec<_> = fed.map(|(_, chain)| Arc::clone(chain)).collect();
-        let sink = Sink::new(&fed, ReceiverTelemetry::new(meter, &node.id));
-        match start_receiver(node, sink, stop_receivers.clone()).await {
-            Ok(ended) => receivers.push(ended),
-            Err(error) => {
-                outcome = Err(error);
-                break;
+            if let Some(pipeline) = self.pipelines.get_mut(&node.name) {
+                let mut chain = lock(&pipeline.chain);
+                chain.feed(outlets);
+                chain.become_like(node.processors, node.window);
+                chain.fed_by(&node.receivers);
+                pipeline.receivers = node.receivers;
+            } else {
+                let mut chain = Chain::new(Arc::clone(&node.name), node.processors, node.window, outlets);
+                chain.fed_by(&node.receivers);
+                let running = RunningPipeline {
+                    chain: Arc::new(Mutex::new(chain)),
+                    receivers: node.receivers,
+                };
+                self.pipelines.insert(node.name, running);
             }
         }
     }
 
-    if outcome.is_ok() {
-        ready();
-        // A component that ends by itself ends the run: without it the numbers would stand still unnoticed.
-        outcome = tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            Some(ended) = receivers.next() => ended,
-            ended = exporters.next_ended() => ended,
-        };
-    }
-
-    let stopped = tokio::time::timeout(deadline, async {
-        stop_receivers.cancel();
-        let mut outcome = Ok(());
-        while let Some(ended) = receivers.next().await {
-            outcome = outcome.and(ended);
-        }
-        for (_, chain) in &chains {
-            chain
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .finish(Timestamp::now());
-        }
-        outcome.and(exporters.drain().await)
-    })
-    .await;
-    outcome.and(stopped.unwrap_or_else(|_elapsed| Err(exporters.give_up(deadline))))
-}
-
-/// The exporters at work, each a task behind its queue.
-struct Exporters {
-    outlets: Vec<Outlet>,
-    tasks: JoinSet<Result<(), RunError>>,
-}
-
-impl Exporters {
-    async fn start(nodes: Vec<ExporterNode>, meter: &Meter) -> Result<Self, RunError> {
-        let mut started = Self {
-            outlets: Vec::new(),
-            tasks: JoinSet::new(),
-        };
-        for ExporterNode {
-            id,
-            mut exporter,
-            queue,
-        } in nodes
-        {
-            let service = match exporter.start().await {
-                Ok(service) => service,
-                Err(source) => return Err(RunError::Start { id, source }),
+    /// No receiver feeds `chain` any more.
+    fn unfeed(&self, chain: &SharedChain) {
+        for receiver in self.receivers.values() {
+            let without = |fed: &Arc<Vec<SharedChain>>| {
+                let others = fed.iter().filter(|other| !Arc::ptr_eq(other, chain));
+                others.cloned().collect::<Vec<_>>()
             };
-            let queue = Arc::new(SnapshotQueue::new(queue));
-            let telemetry = ExporterTelemetry::new(meter, &id, &queue);
-            let outlet = Outlet { queue, telemetry };
-            started.outlets.push(outlet.clone());
-            started.tasks.spawn(async move {
-                let work = AssertUnwindSafe(drive_exporter(&id, exporter, service, &outlet));
-                work.catch_unwind().await.map_err(|panic| RunError::Panicked {
-                    id,
-                    message: said(&*panic),
-                })
-            });
-        }
-        Ok(started)
-    }
-
-    /// Waits for an exporter that ends although its queue is open. Never ends if there is no exporter.
-    async fn next_ended(&mut self) -> Result<(), RunError> {
-        match self.tasks.join_next().await {
-            Some(Ok(ended)) => ended,
-            // Not joined: only an abort does that, and none happens before `give_up`.
-            Some(Err(_)) | None => std::future::pending().await,
+            receiver.chains.rcu(without);
         }
     }
 
-    /// Lets every exporter finish what waits for it.
-    async fn drain(&mut self) -> Result<(), RunError> {
-        for outlet in &self.outlets {
-            outlet.queue.close();
+    async fn apply_receivers(&mut self, nodes: Vec<ReceiverNode>) -> Result<(), RunError> {
+        let leaving: Vec<_> = self
+            .receivers
+            .iter()
+            .filter(|(id, running)| {
+                let same = |node: &ReceiverNode| node.id == **id && node.fingerprint == running.fingerprint;
+                !nodes.iter().any(same)
+            })
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in leaving {
+            if let Some(mut receiver) = self.receivers.remove(&id) {
+                self.status
+                    .set(ComponentKind::Receiver, &id, State::Stopping, None);
+                receiver.stop.cancel();
+                let ended = tokio::time::timeout(self.deadline, receiver.end(&id)).await;
+                self.status.remove(ComponentKind::Receiver, &id);
+                ended.unwrap_or_else(|_| {
+                    Err(RunError::Deadline {
+                        deadline: self.deadline,
+                        points: 0,
+                    })
+                })?;
+            }
         }
+        for node in nodes {
+            let fed = self.fed_by(&node.id);
+            match self.receivers.get(&node.id) {
+                Some(running) => running.chains.store(Arc::new(fed)),
+                None => self.start_receiver(node, fed).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The chains that `receiver` feeds.
+    fn fed_by(&self, receiver: &ComponentId) -> Vec<SharedChain> {
+        let fed = self
+            .pipelines
+            .values()
+            .filter(|pipeline| pipeline.receivers.contains(receiver));
+        fed.map(|pipeline| Arc::clone(&pipeline.chain)).collect()
+    }
+
+    async fn start_receiver(&mut self, node: ReceiverNode, fed: Vec<SharedChain>) -> Result<(), RunError> {
+        let ReceiverNode {
+            id,
+            fingerprint,
+            receiver,
+        } = node;
+        self.status
+            .set(ComponentKind::Receiver, &id, State::Starting, None);
+        for chain in &fed {
+            lock(chain).restarts(&id);
+        }
+        let chains: Fed = Arc::new(ArcSwap::from_pointee(fed));
+        let telemetry = ReceiverTelemetry::new(&self.meter, &id);
+        let sink = Sink::new(id.clone(), Arc::clone(&chains), telemetry);
+        let stop = CancellationToken::new();
+        match start_receiver(&id, receiver, sink, stop.clone()).await {
+            Ok(ends) => {
+                self.status.set(ComponentKind::Receiver, &id, State::Ok, None);
+                let running = RunningReceiver {
+                    fingerprint,
+                    chains,
+                    stop,
+                    ends,
+                };
+                self.receivers.insert(id, running);
+                Ok(())
+            }
+            Err(error) => Err(self.failed(ComponentKind::Receiver, error)),
+        }
+    }
+
+    /// Tells of `error` where states are looked up.
+    fn failed(&self, kind: ComponentKind, error: RunError) -> RunError {
+        if let Some(id) = error.component() {
+            self.status
+                .set(kind, id, State::PermanentError, Some(error.to_string()));
+        }
+        error
+    }
+
+    /// Waits for a component that ends by itself: without it the numbers would stand still unnoticed. Call it no more once it
+    /// has returned, but [`Runner::stop`].
+    ///
+    /// # Errors
+    /// Why it has ended.
+    pub async fn ended(&mut self) -> Result<(), RunError> {
+        let exporters = self.exporters.values_mut().map(|exporter| {
+            // Not joined: only an abort does that, and none happens while it is waited for.
+            let end = (&mut exporter.task).map(|joined| joined.unwrap_or(Ok(())));
+            (ComponentKind::Exporter, end.boxed())
+        });
+        let receivers = self
+            .receivers
+            .iter_mut()
+            .map(|(id, receiver)| (ComponentKind::Receiver, receiver.end(id).boxed()));
+        let (kinds, ends): (Vec<_>, Vec<BoxFuture<'_, _>>) = exporters.chain(receivers).unzip();
+        if ends.is_empty() {
+            return std::future::pending().await;
+        }
+        let (outcome, place, _) = select_all(ends).await;
+        let kind = kinds[place];
+        outcome.map_err(|error| self.failed(kind, error))
+    }
+
+    /// Stops everything in order: receivers, windows, exporters.
+    ///
+    /// # Errors
+    /// The first that went wrong at the end; [`RunError::Deadline`] with what was not exported in time.
+    pub async fn stop(mut self) -> Result<(), RunError> {
+        let stopped = tokio::time::timeout(self.deadline, self.stop_in_order()).await;
+        stopped.unwrap_or_else(|_elapsed| Err(self.give_up()))
+    }
+
+    async fn stop_in_order(&mut self) -> Result<(), RunError> {
         let mut outcome = Ok(());
-        while let Some(joined) = self.tasks.join_next().await {
-            outcome = outcome.and(joined.unwrap_or(Ok(())));
+        for (id, receiver) in &self.receivers {
+            self.status
+                .set(ComponentKind::Receiver, id, State::Stopping, None);
+            receiver.stop.cancel();
+        }
+        for (id, receiver) in &mut self.receivers {
+            // One that has ended before said why then.
+            if !receiver.ends.is_terminated() {
+                outcome = outcome.and(receiver.end(id).await);
+            }
+        }
+        for pipeline in self.pipelines.values() {
+            lock(&pipeline.chain).finish(Timestamp::now());
+        }
+        for (id, exporter) in &self.exporters {
+            self.status
+                .set(ComponentKind::Exporter, id, State::Stopping, None);
+            exporter.outlet.queue.close();
+        }
+        for exporter in self.exporters.values_mut() {
+            if !exporter.task.is_finished() {
+                outcome = outcome.and((&mut exporter.task).await.unwrap_or(Ok(())));
+            }
         }
         outcome
     }
 
     /// Counts what still waits as lost and ends the tasks.
-    fn give_up(&mut self, deadline: Duration) -> RunError {
-        let mut points = 0;
-        for outlet in &self.outlets {
-            let lost = outlet.queue.give_up();
-            outlet.telemetry.deliveries().failed(lost);
-            points += lost;
+    fn give_up(&self) -> RunError {
+        let points = self.exporters.values().map(abandon).sum();
+        RunError::Deadline {
+            deadline: self.deadline,
+            points,
         }
-        self.tasks.abort_all();
-        RunError::Deadline { deadline, points }
+    }
+}
+
+/// Counts what waits for `exporter` as lost, and ends it; returns how many points.
+fn abandon(exporter: &RunningExporter) -> u64 {
+    let lost = exporter.outlet.queue.give_up();
+    exporter.outlet.telemetry.deliveries().failed(lost);
+    exporter.task.abort();
+    lost
+}
+
+/// Lets an exporter that leaves finish what waits for it.
+async fn drain(mut exporter: RunningExporter, deadline: Duration) -> Result<(), RunError> {
+    match tokio::time::timeout(deadline, &mut exporter.task).await {
+        Ok(joined) => joined.unwrap_or(Ok(())),
+        Err(_elapsed) => {
+            // It leaves all the same: what it could not deliver is counted, and flowtap runs on.
+            let points = abandon(&exporter);
+            tracing::warn!(
+                points,
+                ?deadline,
+                "an exporter that leaves did not deliver everything in time"
+            );
+            Ok(())
+        }
     }
 }
 
@@ -284,7 +557,9 @@ async fn drive_exporter(
     mut exporter: Box<dyn Exporter>,
     mut service: ExportService,
     outlet: &Outlet,
+    status: &StatusBoard,
 ) {
+    let tell = |state, error| status.set(ComponentKind::Exporter, id, state, error);
     while let Some(snapshot) = outlet.queue.pop().await {
         let points = snapshot.points() as u64;
         let called: Result<_, BoxError> = async { service.ready().await?.call(snapshot).await }.await;
@@ -292,10 +567,21 @@ async fn drive_exporter(
             Ok(exported) => {
                 outlet.telemetry.deliveries().sent(exported.sent);
                 outlet.telemetry.deliveries().failed(exported.failed);
+                if exported.failed > 0 {
+                    let message = format!(
+                        "{} points were not delivered; the log has the reason",
+                        exported.failed
+                    );
+                    tell(State::RecoverableError, Some(message));
+                } else if exported.sent > 0 {
+                    tell(State::Ok, None);
+                }
             }
             Err(error) => {
                 outlet.telemetry.deliveries().failed(points);
-                tracing::warn!(exporter = %id, points, error = chain_of(&*error), "snapshot not exported");
+                let error = chain_of(&*error);
+                tracing::warn!(exporter = %id, points, error, "snapshot not exported");
+                tell(State::RecoverableError, Some(error));
             }
         }
     }
@@ -303,14 +589,13 @@ async fn drive_exporter(
     exporter.stop().await;
 }
 
-/// Starts a receiver on a thread of its own and waits until it is attached. The future that is returned ends when the
-/// receiver does.
+/// Starts a receiver on a thread of its own and waits until it is attached. What is returned tells of its end.
 async fn start_receiver(
-    node: ReceiverNode,
+    id: &ComponentId,
+    mut receiver: Box<dyn Receiver>,
     mut sink: Sink,
     stop: CancellationToken,
-) -> Result<impl Future<Output = Result<(), RunError>> + Send, RunError> {
-    let ReceiverNode { id, mut receiver } = node;
+) -> Result<oneshot::Receiver<Result<(), RunError>>, RunError> {
     let (started, starts) = oneshot::channel();
     let (ended, ends) = oneshot::channel();
     let thread_id = id.clone();
@@ -353,21 +638,24 @@ async fn start_receiver(
     // The kernel keeps 15 bytes of a thread's name.
     let name = format!("recv-{id}").chars().take(15).collect();
     if let Err(source) = thread::Builder::new().name(name).spawn(work) {
-        return Err(RunError::Thread { id, source });
+        return Err(RunError::Thread {
+            id: id.clone(),
+            source,
+        });
     }
     let dropped = |id: &ComponentId| RunError::Panicked {
         id: id.clone(),
         message: "in its start".to_owned(),
     };
     match starts.await {
-        Ok(Ok(())) => Ok(async move { ends.await.unwrap_or_else(|_| Err(dropped(&id))) }),
+        Ok(Ok(())) => Ok(ends),
         Ok(Err(error)) => Err(error),
         // The panic was in `start`: its text comes by the other channel.
         Err(_) => Err(ends
             .await
             .ok()
             .and_then(Result::err)
-            .unwrap_or_else(|| dropped(&id))),
+            .unwrap_or_else(|| dropped(id))),
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::HISTOGRAM_BUCKETS;
@@ -24,7 +25,7 @@ pub enum FamilyKind {
 }
 
 /// Whose names metrics and labels have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Naming {
     /// The Go exporter's: `network_tcp_flow_egress` behind a namespace, `raddr`.

@@ -91,7 +91,8 @@ pub struct Snapshot {
     pub window: Duration,
     /// Whether it is the last one: flowtap is stopping, and an exporter that thins windows out must pass this one on.
     pub last: bool,
-    /// The families, in a fixed order.
+    /// The families, in a fixed order. None at all: the pipeline is no more, while flowtap runs on, and nothing of it is to be
+    /// shown any longer.
     pub families: Vec<FamilySnapshot>,
 }
 

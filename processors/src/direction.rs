@@ -20,13 +20,14 @@ use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Factory, FlowBatch, FlowKind, FlowRecord, ListenChange,
     NodeInfo, Processor, ProcessorConfig, ProcessorStage, Role, RoleSource, Seen,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why records are left out.
 const LOCAL_WITHOUT_LISTENER: &str = "local_without_listener";
 
 /// Nothing can be set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {}
 
@@ -47,6 +48,7 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     type_name: "direction",
     summary: "tells ingress from egress, by the handshake, then by who listens",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 /// Who listens where.

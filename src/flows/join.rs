@@ -8,7 +8,7 @@ use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, Snapshot}
 use flowtap_processors::window::families::{FAMILIES, FamilyId};
 
 use super::tap::Latest;
-use super::{Bytes, Flow, Retransmits};
+use super::{Flow, Retransmits};
 
 type Labels = BTreeMap<String, String>;
 
@@ -263,6 +263,7 @@ fn unescaped(value: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flows::Bytes;
     use crate::flows::tap::Before;
     use flowtap_pipeline::{HISTOGRAM_BUCKETS, HistogramPoint, LabelValue, SumPoint, Timestamp};
     use std::time::Duration;

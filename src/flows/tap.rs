@@ -81,14 +81,15 @@ impl Tap {
         let Ok(id) = ID.parse::<ComponentId>() else {
             return;
         };
-        let number = graph.exporters.len();
         graph.exporters.push(ExporterNode {
-            id,
+            id: id.clone(),
+            // Always the same: it lives on over every reload.
+            fingerprint: String::new(),
             exporter: Box::new(self.clone()),
             queue: QueueConfig::default(),
         });
         for pipeline in &mut graph.pipelines {
-            pipeline.exporters.push(number);
+            pipeline.exporters.push(id.clone());
         }
     }
 
@@ -151,6 +152,10 @@ impl Tap {
             .remove(&snapshot.pipeline)
             .map(|latest| totals(&latest.snapshot))
             .unwrap_or_default();
+        // So says a pipeline that is no more.
+        if snapshot.last && snapshot.window.is_zero() {
+            return;
+        }
         all.insert(
             Arc::clone(&snapshot.pipeline),
             Arc::new(Latest { snapshot, before }),
@@ -293,13 +298,17 @@ mod tests {
         assert_eq!(tap.flows(&request(Some("b"))).unwrap().at, 1.0);
         let error = tap.flows(&request(Some("c"))).unwrap_err();
         assert_eq!(error.to_string(), "there is no pipeline `c`; there is a, b");
+        let mut gone = Snapshot::clone(&snapshot("b", 4));
+        (gone.last, gone.window) = (true, Duration::ZERO);
+        service.ready().await.unwrap().call(Arc::new(gone)).await.unwrap();
+        assert_eq!(tap.flows(&request(None)).unwrap().pipelines, ["a"]);
     }
 
     #[test]
     fn it_is_the_last_exporter_of_every_pipeline() {
         let mut graph = Graph::default();
         Tap::default().attach(&mut graph);
-        assert_eq!(graph.exporters[0].id.as_str(), ID);
+        assert_eq!(graph.exporters[0].id.to_string(), ID);
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>
     let given = args.admin;
     let address = match given {
         Some(address) => Some(address),
-        None => load(args.config.clone(), registry)?.service.admin.endpoint,
+        None => load(&args.config, registry)?.service.admin.endpoint,
     };
     let Some(address) = address else {
         return Ok(None);

@@ -102,6 +102,8 @@ fn lists_all_faults(suffix: &str, config: &str, expected: [(&str, usize); 5]) {
                 .any(|said| said.contains(&place) && said.contains(key));
             assert!(told, "{command} does not tell of {key} in line {line}:\n{said}");
         }
+        // Shown in their lines, and without colours where no terminal is.
+        assert!(said.contains("^^^^") && !said.contains('\u{1b}'), "{said}");
     }
 }
 

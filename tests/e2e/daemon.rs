@@ -31,8 +31,9 @@ pub(crate) struct Daemon {
     said: RefCell<String>,
     stdout: Option<JoinHandle<String>>,
     scrape: SocketAddr,
+    admin: SocketAddr,
     telemetry: SocketAddr,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// How a daemon is started.
@@ -116,7 +117,7 @@ impl Daemon {
         let text = format!(
             "receivers:\n  ebpf: {{interval: 200ms}}\n\
              processors:\n  direction:\n  policy:\n  window: {{interval: 200ms}}\n\
-             exporters:\n  prometheus: {{endpoint: \"{scrape}\"}}\n  debug: {{verbosity: detailed, sampling: 100000}}\n\
+             exporters:\n  prometheus: {{endpoint: \"{scrape}\"}}\n  debug: {{verbosity: normal, sampling: 100000}}\n\
              {exporters}\
              service:\n  admin: {{endpoint: \"{admin}\"}}\n  telemetry: {{metrics: {{endpoint: \"{telemetry}\"}}}}\n  \
              pipelines:\n    flows:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      \
@@ -155,8 +156,9 @@ impl Daemon {
             said: RefCell::default(),
             stdout: Some(stdout),
             scrape,
+            admin,
             telemetry,
-            _dir: dir,
+            dir,
         };
         daemon.wait_for(MEASURING);
         daemon
@@ -192,6 +194,37 @@ impl Daemon {
     /// Where it serves `/metrics`.
     pub(crate) const fn scrape_address(&self) -> SocketAddr {
         self.scrape
+    }
+
+    /// Its config file.
+    pub(crate) fn config(&self) -> std::path::PathBuf {
+        self.dir.path().join("flowtap.yaml")
+    }
+
+    /// What `/status` says.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&get(self.admin, "/status")).expect("JSON")
+    }
+
+    /// Writes `text` in place of the config and has it read again; waits for what comes of it: whether it is at work.
+    pub(crate) fn reload(&self, text: &str) -> bool {
+        let counts = || {
+            let config = &self.status()["config"];
+            let count = |key: &str| config[key].as_u64().expect("a count");
+            (count("applied"), count("refused"))
+        };
+        let before = counts();
+        fs::write(self.config(), text).expect("a config");
+        kill(self.pid(), Signal::SIGHUP).expect("a signal");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = counts();
+            if now != before {
+                return now.0 > before.0;
+            }
+            assert!(Instant::now() < deadline, "the config was not read again");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What `/metrics` shows now.

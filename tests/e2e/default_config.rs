@@ -61,6 +61,32 @@ fn a_printed_config_is_read_back_as_the_same_config() {
 }
 
 #[test]
+fn a_printed_config_shows_no_secret_wherever_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, password) = (dir.path().join("config.yaml"), dir.path().join("password"));
+    std::fs::write(&password, "hunter2\n").unwrap();
+    let text = format!(
+        "exporters:\n  prometheus:\n    basic_auth: {{username: scraper, password: '${{file:{}}}'}}\n    \
+         bearer_token: hunter2\n  otlp:\n    endpoint: http://me:hunter2@127.0.0.1:4317\n    \
+         headers: {{authorization: Bearer hunter2}}\nservice:\n  pipelines:\n    \
+         flows: {{receivers: [ebpf], processors: [window], exporters: [prometheus, otlp]}}\n",
+        password.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let printed = String::from_utf8(print_config(&[&config]).stdout).unwrap();
+    assert!(!printed.contains("hunter2"), "{printed}");
+    for part in [
+        "username: scraper",
+        "password: \"[redacted]\"",
+        "http://redacted@127.0.0.1:4317",
+    ] {
+        assert!(printed.contains(part), "no {part} in:\n{printed}");
+    }
+    std::fs::write(&config, &printed).unwrap();
+    assert_eq!(print_config(&[&config]).stdout, printed.as_bytes());
+}
+
+#[test]
 fn every_example_is_valid() {
     let mut examples = 0;
     for entry in std::fs::read_dir(config_dir().join("examples")).unwrap() {

@@ -16,8 +16,10 @@ use crate::traffic::{Counted, Held, exchange};
 
 const MODES: [&str; 2] = ["receivers.ebpf.mode=sockets", "receivers.ebpf.mode=events"];
 
-fn failures(scrape: &Exposition, reason: &str) -> u64 {
-    scrape.sum("primus_lens_network_tcp_connect_failures", &[("reason", reason)])
+/// Failed connects for `reason` in the namespace `netns`.
+fn failures(scrape: &Exposition, reason: &str, netns: &str) -> u64 {
+    let labels = [("reason", reason), ("netns", netns)];
+    scrape.sum("primus_lens_network_tcp_connect_failures", &labels)
 }
 
 /// Runs a command of this thread's network namespace.
@@ -56,8 +58,12 @@ fn refused_unreachable_and_timed_out_connects_show_under_their_reasons_in_both_m
         return;
     }
     for mode in MODES {
-        let daemon = Daemon::start(&[mode]);
-        netns::within_new(|| {
+        let daemon = Daemon::start(&[
+            mode,
+            netns::BY_NETNS,
+            "processors.window.families.network_tcp_connect_failures.labels=[reason, type, netns]",
+        ]);
+        let netns = netns::within_new(|| {
             sh("nft add table inet t
                 nft 'add chain inet t out { type filter hook output priority 0; }'
                 nft add rule inet t out tcp dport 7001 drop
@@ -68,13 +74,14 @@ fn refused_unreachable_and_timed_out_connects_show_under_their_reasons_in_both_m
             }
             connect_impatiently(at(7001));
             connect_impatiently(at(7002));
+            netns::label()
         });
         daemon.scrape_until("each failure under its reason", |scrape| {
-            failures(scrape, "refused") == 3
-                && failures(scrape, "timed_out") == 1
-                && failures(scrape, "unreachable") == 1
+            failures(scrape, "refused", &netns) == 3
+                && failures(scrape, "timed_out", &netns) == 1
+                && failures(scrape, "unreachable", &netns) == 1
         });
-        let failed = [("event", "failed"), ("flow", "egress")];
+        let failed = [("event", "failed"), ("flow", "egress"), ("netns", &*netns)];
         let (status, window) = daemon.stop();
         assert!(status.success(), "{status}");
         assert_eq!(

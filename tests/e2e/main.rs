@@ -9,7 +9,7 @@
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
-//! | `peers` | a real Prometheus, promtool, a real OTLP collector |
+//! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
@@ -23,18 +23,24 @@
     reason = "clippy allows these in functions marked #[test] only; here, all is test"
 )]
 
+mod bad_configs;
 mod command_line;
 mod daemon;
 mod default_config;
 mod depth;
 mod exact_bytes;
 mod exposition;
+mod generated;
 mod kernel_objects;
 mod labels;
 mod modes;
 mod netns;
+mod operation;
 mod peers;
 mod recordings;
 mod references;
+mod reloads;
 mod require;
+mod schema;
+mod stores;
 mod traffic;

@@ -1,4 +1,4 @@
-//! Clients that nobody here wrote: Debian's Prometheus and `promtool`, and an OTLP collector from `PyPI`.
+//! Clients that nobody here wrote: Debian's `promtool`; a strict parser, an OTLP collector and `DuckDB` from `PyPI`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::require;
 use crate::traffic::{Counted, Held, exchange};
 
 /// A peer that is stopped by its pid when dropped.
-struct Peer(Child);
+pub(crate) struct Peer(pub(crate) Child);
 
 impl Drop for Peer {
     fn drop(&mut self) {
@@ -26,7 +26,7 @@ impl Drop for Peer {
 }
 
 /// Asks `what` until it answers, or patience is at its end. For peers that tell of nothing by themselves.
-fn ask_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn ask_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask() {
@@ -37,114 +37,8 @@ fn ask_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn listens(address: SocketAddr) -> Option<()> {
+pub(crate) fn listens(address: SocketAddr) -> Option<()> {
     TcpStream::connect(address).ok().map(drop)
-}
-
-/// A Prometheus that scrapes `target`, with whatever `more` says of the job.
-struct Prometheus {
-    _peer: Peer,
-    _dir: tempfile::TempDir,
-    address: SocketAddr,
-}
-
-impl Prometheus {
-    fn scraping(target: SocketAddr, more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("prometheus.yml");
-        let job = format!(
-            "scrape_configs:\n- job_name: flowtap\n  scrape_interval: 1s\n  static_configs: [{{targets: ['{target}']}}]\n{more}"
-        );
-        fs::write(&config, job).unwrap();
-        let address = free_address();
-        let data = dir.path().join("data");
-        let peer = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", data.display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let prometheus = Self {
-            _peer: Peer(peer),
-            _dir: dir,
-            address,
-        };
-        ask_until("prometheus listens", || listens(address));
-        prometheus
-    }
-
-    fn sum(&self, family: &str, label: &str, port: u16, direction: &str) -> u64 {
-        let query = format!("sum({family}%7B{label}=%22{port}%22,direction=%22{direction}%22%7D)");
-        let path = format!("/api/v1/query?query={query}");
-        let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
-        answer["data"]["result"][0]["value"][1]
-            .as_str()
-            .map_or(0, |value| value.parse().unwrap())
-    }
-
-    /// Waits until it shows what the application `sent` by `port`.
-    fn shows(&self, port: u16, sent: Counted) {
-        let egress = "primus_lens_network_tcp_flow_egress";
-        let ingress = "primus_lens_network_tcp_flow_ingress";
-        let seen = || Counted {
-            client_sent: self.sum(egress, "rport", port, "outbound"),
-            client_received: self.sum(egress, "rport", port, "inbound"),
-            server_sent: self.sum(ingress, "lport", port, "outbound"),
-            server_received: self.sum(ingress, "lport", port, "inbound"),
-        };
-        ask_until(&format!("prometheus shows {sent:?}, but {:?}", seen()), || {
-            (seen() == sent).then_some(())
-        });
-    }
-}
-
-#[test]
-fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
-    let Some(_machine) = require::root() else {
-        return;
-    };
-    if !require::program("prometheus") {
-        return;
-    }
-    let daemon = Daemon::start(&[]);
-    let prometheus = Prometheus::scraping(daemon.scrape_address(), "");
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let sent = exchange(&listener, 300, 1).unwrap();
-    prometheus.shows(port, sent);
-}
-
-#[test]
-fn a_real_prometheus_scrapes_over_tls_with_a_password() {
-    let Some(_machine) = require::root() else {
-        return;
-    };
-    if !require::program("prometheus") {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
-    fs::write(&cert, certified.cert.pem()).unwrap();
-    let daemon = Daemon::start(&[
-        &format!("exporters.prometheus.tls.cert_file={}", cert.display()),
-        &format!("exporters.prometheus.tls.key_file={}", key.display()),
-        "exporters.prometheus.basic_auth.username=prometheus",
-        "exporters.prometheus.basic_auth.password=hunter2",
-    ]);
-    let job = format!(
-        "  scheme: https\n  tls_config: {{ca_file: {}, server_name: localhost}}\n  \
-         basic_auth: {{username: prometheus, password: hunter2}}\n",
-        cert.display()
-    );
-    let prometheus = Prometheus::scraping(daemon.scrape_address(), &job);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let sent = exchange(&listener, 300, 3).unwrap();
-    prometheus.shows(port, sent);
 }
 
 /// Reads a scrape as strictly as the `OpenMetrics` specification does; prints how many samples each family has.
@@ -506,4 +400,149 @@ fn a_stop_in_the_middle_of_traffic_is_clean_and_its_last_window_is_in_what_the_c
     ask_until(&format!("the collector shows {counted:?}"), || {
         (Counted::of_port(&collector.received(), port) == counted).then_some(())
     });
+}
+
+/// Asks `DuckDB` for the sum of what windows added, and for the last total, by metric and direction, of the flows of a port.
+/// Arguments: the port, and a table function with its files.
+const HISTORY: &str = "
+import json, sys
+import duckdb
+port, files = sys.argv[1:]
+duckdb.sql(f'create view rows as select * from {files}')
+found = duckdb.sql(f'''
+    with series as (
+        select name, labels, sum(delta) as added, max_by(total, window_end) as total from rows
+        where type = $$counter$$ and coalesce(labels[$$rport$$], labels[$$lport$$]) = $${port}$$ group by all
+    )
+    select name, labels[$$direction$$], sum(added)::bigint, sum(total)::bigint from series group by all
+''').fetchall()
+rows, backwards = duckdb.sql('''
+    select count(*), count(*) filter (window_end <= window_start) from rows
+''').fetchone()
+print(json.dumps({'found': found, 'rows': rows, 'backwards': backwards}))
+";
+
+#[test]
+fn duckdb_finds_the_totals_that_the_applications_counted_in_the_files_of_either_format() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(python) = require::python() else {
+        return;
+    };
+    for (format, compression) in [
+        ("parquet", "zstd"),
+        ("parquet", "snappy"),
+        ("json", "gzip"),
+        ("json", "none"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = format!(
+            "  file: {{path: {}, format: {format}, compression: {compression}, rotation: {{max_age: 1s, max_files: 0}}}}\n",
+            dir.path().display()
+        );
+        let daemon = Daemon::launch(Launch {
+            list: "exporters: [prometheus, debug, file]",
+            exporters: &file,
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut sent = exchange(&listener, 300, 6).unwrap();
+        let finished = [("exporter", "file"), ("event", "finished")];
+        daemon.telemetry_until("a finished file", |seen| {
+            seen.sum("flowtap_exporter_files_total", &finished) > 0
+        });
+        // This part is in another file, and in the middle of a window.
+        sent += exchange(&listener, 300, 7).unwrap();
+        let (status, _) = daemon.stop();
+        assert!(status.success(), "{status}");
+
+        // Whatever is there has its own name by now, or DuckDB would not take it.
+        let files = dir.path().display();
+        let table = if format == "parquet" {
+            format!("read_parquet('{files}/*')")
+        } else {
+            format!(
+                "read_json('{files}/*', format='newline_delimited', columns={{window_start: 'TIMESTAMP', \
+                 window_end: 'TIMESTAMP', name: 'VARCHAR', type: 'VARCHAR', labels: 'MAP(VARCHAR, VARCHAR)', \
+                 total: 'BIGINT', delta: 'BIGINT'}})"
+            )
+        };
+        let output = Command::new(&python)
+            .args(["-c", HISTORY, &port.to_string(), &table])
+            .output()
+            .unwrap();
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{format}: {complaints}");
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["backwards"], 0, "{answer}");
+        assert!(answer["rows"].as_u64().unwrap() > 4, "{answer}");
+        let of = |family: &str, direction: &str, column: usize| {
+            let name = format!("primus_lens_network_tcp_flow_{family}");
+            let rows = answer["found"].as_array().unwrap().iter();
+            rows.filter(|row| row[0] == name && row[1] == direction)
+                .map(|row| row[column].as_u64().unwrap())
+                .sum()
+        };
+        // What windows added, and the last total.
+        for column in [2, 3] {
+            let counted = Counted {
+                client_sent: of("egress", "outbound", column),
+                client_received: of("egress", "inbound", column),
+                server_sent: of("ingress", "outbound", column),
+                server_received: of("ingress", "inbound", column),
+            };
+            assert_eq!(counted, sent, "{format} {compression}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn lines_of_a_daemon_that_was_killed_are_there_after_the_next_start() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = format!("  file: {{path: {}}}\n", dir.path().display());
+    let launch = Launch {
+        list: "exporters: [prometheus, debug, file]",
+        exporters: &file,
+        ..Launch::default()
+    };
+    let daemon = Daemon::launch(launch);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 9).unwrap();
+    daemon.scrape_until("the traffic", |scrape| Counted::of_port(scrape, port) == sent);
+    // The file's turn comes with the same window.
+    let written = || {
+        let files = fs::read_dir(dir.path()).unwrap().flatten();
+        let lines = files.flat_map(|file| {
+            let lines = read(&file.path());
+            lines.lines().map(str::to_owned).collect::<Vec<_>>()
+        });
+        let values = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+        let label = port.to_string();
+        let of_port = values.filter(|row| row["labels"]["rport"] == label);
+        of_port.map(|row| row["delta"].as_u64().unwrap()).sum::<u64>()
+    };
+    let expected = sent.client_sent + sent.client_received;
+    ask_until("the lines", || (written() == expected).then_some(()));
+    daemon.kill();
+
+    let daemon = Daemon::launch(launch);
+    let recovered = [("exporter", "file"), ("event", "recovered")];
+    daemon.telemetry_until("a recovered file", |seen| {
+        seen.sum("flowtap_exporter_files_total", &recovered) == 1
+    });
+    assert_eq!(written(), expected);
+    let names: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(
+        names.iter().any(|name| name.ends_with("Z.recovered.jsonl")),
+        "{names:?}"
+    );
 }

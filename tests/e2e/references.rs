@@ -7,18 +7,18 @@ use flowtap_pipeline::FamilyKind;
 use flowtap_processors::window::families::{Definition, FAMILIES};
 use flowtap_processors::window::label::Label;
 
-use crate::daemon::{Daemon, read};
+use crate::daemon::{Daemon, flowtap, read};
 use crate::require;
 
-/// Compares `docs/<name>` with what it should be, or writes it.
+/// Compares the file `name` with what it should be, or writes it.
 fn check(name: &str, expected: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     if std::env::var_os("FLOWTAP_UPDATE_REFERENCES").is_some() {
         std::fs::write(&path, expected).unwrap();
     }
     assert!(
         read(&path) == expected,
-        "docs/{name} is not what the code says: run `make references`"
+        "{name} is not what the code says: run `make references`"
     );
 }
 
@@ -147,7 +147,17 @@ fn the_metrics_reference_is_what_the_code_says() {
     }
     text.truncate(text.trim_end().len());
     text.push('\n');
-    check("metrics.md", &text);
+    check("docs/metrics.md", &text);
+}
+
+#[test]
+fn the_schema_of_the_config_is_what_the_code_says() {
+    let output = flowtap().arg("schema").output().unwrap();
+    assert!(output.status.success());
+    check(
+        "config/flowtap.schema.json",
+        &String::from_utf8(output.stdout).unwrap(),
+    );
 }
 
 #[test]

@@ -50,6 +50,15 @@ pub(crate) fn program(name: &str) -> bool {
     need(found, &format!("this test needs `{name}` (make setup-test)"))
 }
 
+/// A program that Debian has newer than this machine.
+pub(crate) fn peer(name: &str) -> Option<std::path::PathBuf> {
+    let peer = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/peers")
+        .join(name);
+    let what = format!("this test needs target/peers/{name} (make setup-test)");
+    need(peer.exists(), &what).then_some(peer)
+}
+
 /// The tests' Python environment.
 pub(crate) fn python() -> Option<std::path::PathBuf> {
     let python = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python3");

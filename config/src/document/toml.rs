@@ -6,12 +6,15 @@ use figment::value::{Dict, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Document, MAX_DEPTH, Place, SyntaxError, tag};
+use super::{Document, MAX_DEPTH, Place, SyntaxError, place_of, tag};
 
 pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
     let table = DeTable::parse(text).map_err(|error| SyntaxError {
-        place: error.span().map(|span| place(text, span.start)),
-        message: error.message().to_owned(),
+        place: error.span().map(|span| place_of(text, span.start)),
+        message: match error.message() {
+            "recursion limit" => "nests too deep".to_owned(),
+            message => message.to_owned(),
+        },
     })?;
     let mut reader = Reader {
         text,
@@ -22,6 +25,7 @@ pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
     Ok(Document {
         values,
         places: reader.places,
+        text: String::new(),
     })
 }
 
@@ -49,7 +53,7 @@ impl Reader<'_> {
         start: usize,
         value: &Spanned<DeValue<'_>>,
     ) -> Result<Value, SyntaxError> {
-        let place = place(self.text, start);
+        let place = place_of(self.text, start);
         if self.path.len() > MAX_DEPTH {
             return Err(SyntaxError {
                 place: Some(place),
@@ -65,7 +69,7 @@ impl Reader<'_> {
 
     fn value(&mut self, value: &Spanned<DeValue<'_>>) -> Result<Value, SyntaxError> {
         let beyond = |what: &str| SyntaxError {
-            place: Some(place(self.text, value.span().start)),
+            place: Some(place_of(self.text, value.span().start)),
             message: format!("{what} is beyond what a number can be here"),
         };
         Ok(match value.get_ref() {
@@ -91,13 +95,4 @@ impl Reader<'_> {
             DeValue::Table(table) => Value::Dict(tag(), self.table(table)?),
         })
     }
-}
-
-fn place(text: &str, offset: usize) -> Place {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[line_start..].chars().count() + 1,
-    )
 }

@@ -10,24 +10,31 @@ use saphyr_parser::{Event, Parser, ScanError, Span, StrInput};
 use super::{Document, MAX_DEPTH, Place, SyntaxError, tag};
 
 pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
-    let (value, places) = Reader::new(text).document()?;
+    let (value, place, places) = Reader::new(text).document()?;
     match value {
-        Value::Dict(_, values) => Ok(Document { values, places }),
+        Value::Dict(_, values) => Ok(Document {
+            values,
+            places,
+            text: String::new(),
+        }),
         Value::Empty(..) => Ok(Document::default()),
         _ => Err(SyntaxError {
-            place: Some((1, 1)),
+            place,
             message: "a config is a mapping: `receivers:`, `processors:`, ...".to_owned(),
         }),
     }
 }
 
 pub(super) fn parse_value(text: &str) -> Result<Value, SyntaxError> {
-    Reader::new(text).document().map(|(value, _)| value)
+    Reader::new(text).document().map(|(value, ..)| value)
 }
+
+/// The place of each key, by its path.
+type Places = HashMap<Vec<String>, Place>;
 
 struct Reader<'t> {
     parser: Parser<'t, StrInput<'t>>,
-    places: HashMap<Vec<String>, Place>,
+    places: Places,
     path: Vec<String>,
 }
 
@@ -51,20 +58,23 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// The one document of the text; nothing counts as null.
-    fn document(mut self) -> Result<(Value, HashMap<Vec<String>, Place>), SyntaxError> {
-        let mut value = Value::Empty(tag(), Empty::None);
+    /// The one document of the text, and where it begins; nothing counts as null.
+    fn document(mut self) -> Result<(Value, Option<Place>, Places), SyntaxError> {
+        let (mut value, mut begins) = (Value::Empty(tag(), Empty::None), None);
         let mut documents = 0;
         loop {
             let (event, span) = self.next()?;
             match event {
-                Event::StreamEnd => return Ok((value, self.places)),
+                Event::StreamEnd => return Ok((value, begins, self.places)),
                 Event::DocumentStart(_) if documents > 0 => {
                     return Err(at(&span, "a second document begins; a config is one"));
                 }
                 Event::DocumentStart(_) => documents += 1,
                 Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
-                event => value = self.value(event, &span)?,
+                event => {
+                    begins = Some(place(&span));
+                    value = self.value(event, &span)?;
+                }
             }
         }
     }

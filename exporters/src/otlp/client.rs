@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
@@ -127,7 +127,7 @@ impl HttpClient {
         let mut headers = headers(config)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         Ok(Self {
-            poster: Poster::new(config.endpoint.parse()?, headers, &config.tls)?,
+            poster: Poster::new(config.endpoint.parse()?, headers, &config.tls, is_temporary)?,
             json,
             compression: config.compression,
         })
@@ -162,6 +162,17 @@ impl HttpClient {
         });
         Ok(accepted(&response, request.points))
     }
+}
+
+/// OTLP specification, "OTLP/HTTP Throttling" and "Failures", lists these.
+const fn is_temporary(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
 }
 
 /// By hand: 64-bit numbers are text in protobuf's JSON, and collectors write them as numbers, too.

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, QueueConfig,
 };
 use http::{HeaderName, HeaderValue, Uri};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OtlpExporter;
@@ -23,7 +25,7 @@ use crate::tls::ClientTls;
 const METRICS_PATH: &str = "/v1/metrics";
 
 /// How requests travel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
     /// gRPC over HTTP/2.
     #[default]
@@ -57,7 +59,7 @@ impl Protocol {
 }
 
 /// How requests are packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
     /// Not at all.
@@ -81,7 +83,7 @@ impl Compression {
 }
 
 /// What points tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Temporality {
     /// Totals since the start of their series.
@@ -104,7 +106,7 @@ impl Temporality {
 
 /// What can be set. Where a key is unset, the variables of the OpenTelemetry specification ("OTLP Exporter Configuration")
 /// have their say, those for metrics before those for all signals.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The collector, `http://host:port` or `https://host:port`; by HTTP, `/v1/metrics` is added to what has no path. Unset:
@@ -116,6 +118,7 @@ pub struct Config {
     pub protocol: Option<Protocol>,
     /// How often a snapshot is sent.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub interval: Duration,
     /// Headers of every request, beside those of `OTEL_EXPORTER_OTLP_HEADERS`.
     pub headers: BTreeMap<String, String>,
@@ -124,6 +127,7 @@ pub struct Config {
     pub compression: Option<Compression>,
     /// How long an attempt may take. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT` in milliseconds, or 10s.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
     pub timeout: Option<Duration>,
     /// TLS of `https://`. Unset files: `OTEL_EXPORTER_OTLP_CERTIFICATE`, `_CLIENT_CERTIFICATE`, `_CLIENT_KEY`.
     pub tls: ClientTls,
@@ -342,6 +346,13 @@ impl ComponentConfig for Config {
         }
         faults
     }
+
+    fn writes(&self) -> Vec<PathBuf> {
+        self.storage
+            .iter()
+            .map(|storage| storage.directory.clone())
+            .collect()
+    }
 }
 
 impl ExporterConfig for Config {
@@ -365,6 +376,7 @@ pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "otlp",
     summary: "pushes to an OpenTelemetry collector by gRPC or HTTP",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use flowtap_pipeline::{
     FamilyKind, HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, Snapshot, SumPoint, Timestamp,
 };
 
+use super::Ended;
+
 /// A difference of a counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct SumPart {
@@ -118,8 +120,8 @@ impl Deltas {
     }
 
     /// Forgets series that have ended.
-    pub(super) fn forget(&mut self, snapshot: &Snapshot) {
-        for series in snapshot.families.iter().flat_map(|family| &family.ended) {
+    pub(super) fn forget(&mut self, ended: &Ended) {
+        for series in ended.0.iter().flatten() {
             self.sums.remove(&key(series));
             self.histograms.remove(&key(series));
         }

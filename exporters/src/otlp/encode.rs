@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
+use super::Ended;
 use super::config::Config;
 use super::deltas::{Deltas, HistogramPart, SumPart};
 use crate::naming::full_name;
@@ -73,8 +74,12 @@ impl Encoder {
 
     /// `snapshot` in as many requests as the limits ask for; none if there is nothing to tell. With `deltas`, what has come
     /// since what those hold.
-    pub(super) fn encode(&self, snapshot: &Snapshot, deltas: Option<&Deltas>) -> Vec<Part> {
-        let points = PointWriter { snapshot, deltas };
+    pub(super) fn encode(&self, snapshot: &Snapshot, ended: &Ended, deltas: Option<&Deltas>) -> Vec<Part> {
+        let points = PointWriter {
+            snapshot,
+            ended,
+            deltas,
+        };
         let heads: Vec<_> = snapshot
             .families
             .iter()
@@ -92,9 +97,9 @@ impl Encoder {
         let mut plans = vec![Plan::default()];
         for (index, (family, head)) in points.snapshot.families.iter().zip(heads).enumerate() {
             let mut metric = PlannedMetric::new(index, 0);
-            for number in 0..points.count(family) {
+            for number in 0..points.count(index, family) {
                 metric.range.end = number + 1;
-                let Some(len) = points.len(head, family, number) else {
+                let Some(len) = points.len(head, index, number) else {
                     continue;
                 };
                 metric.points += 1;
@@ -135,13 +140,13 @@ impl Encoder {
         push_head(&mut body, 2, scope_len);
         body.extend_from_slice(&self.scope);
         for metric in plan.metrics.iter().filter(|metric| metric.points > 0) {
-            let (family, head) = (&points.snapshot.families[metric.family], &heads[metric.family]);
+            let head = &heads[metric.family];
             // `ScopeMetrics.metrics`
             push_head(&mut body, 2, metric.content_len(head));
             body.extend_from_slice(&head.bytes);
             push_head(&mut body, head.data_field, metric.data_len + head.behind.len());
             for number in metric.range.clone() {
-                points.push(&mut body, head, family, number);
+                points.push(&mut body, head, metric.family, number);
             }
             body.extend_from_slice(&head.behind);
         }
@@ -218,16 +223,17 @@ impl PlannedMetric {
 /// Writes points of a snapshot: live ones first, then those that have ended.
 struct PointWriter<'a> {
     snapshot: &'a Snapshot,
+    ended: &'a Ended,
     deltas: Option<&'a Deltas>,
 }
 
 impl PointWriter<'_> {
     /// How many points a family may have to tell of. By differences an ended series has nothing to tell.
-    fn count(&self, family: &FamilySnapshot) -> usize {
+    fn count(&self, index: usize, family: &FamilySnapshot) -> usize {
         let ended = if self.deltas.is_some() {
             0
         } else {
-            family.ended.len()
+            self.ended.of(index).len()
         };
         family.points.len() + ended
     }
@@ -254,8 +260,8 @@ impl PointWriter<'_> {
     }
 
     /// Length of what [`Self::push`] writes, without key and length; `None` if the point has nothing to tell.
-    fn len(&self, head: &Head<'_>, family: &FamilySnapshot, number: usize) -> Option<usize> {
-        match &family.points {
+    fn len(&self, head: &Head<'_>, family: usize, number: usize) -> Option<usize> {
+        match &self.snapshot.families[family].points {
             Points::Sums(points) if number < points.len() => {
                 self.sum_part(head, &points[number])?;
                 Some(sum_len(&points[number]))
@@ -264,13 +270,13 @@ impl PointWriter<'_> {
                 self.histogram_part(&points[number])?;
                 Some(histogram_len(head, &points[number]))
             }
-            points => Some(ended_len(&family.ended[number - points.len()])),
+            points => Some(ended_len(&self.ended.of(family)[number - points.len()])),
         }
     }
 
     /// Appends a point, if it has something to tell.
-    fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, family: &FamilySnapshot, number: usize) {
-        match &family.points {
+    fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, family: usize, number: usize) {
+        match &self.snapshot.families[family].points {
             Points::Sums(points) if number < points.len() => {
                 let point = &points[number];
                 if let Some(part) = self.sum_part(head, point) {
@@ -283,7 +289,7 @@ impl PointWriter<'_> {
                     self.push_histogram(out, head, point, &part);
                 }
             }
-            points => self.push_ended(out, points, &family.ended[number - points.len()]),
+            points => self.push_ended(out, points, &self.ended.of(family)[number - points.len()]),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! In: snapshots. Out: `ExportMetricsServiceRequest`s. The layers, outermost first:
 //!
-//! 1. Thin: of the windows that come, one per `interval` goes on, and the last one always.
+//! 1. Thin: of the windows that come, one per `interval` goes on, and the last one always; what has ended in the others is told
+//!    by that one.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`. As totals, or as what has come since the last delivery ([`deltas`]).
 //! 3. Store, if the config has a place for it: from then on a request is sent by a task of its own, and stays on disk until it is
@@ -23,7 +24,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
-use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError, Timestamp};
+use flowtap_pipeline::{
+    BuildContext, ExportService, Exported, Exporter, Series, Snapshot, StageError, Timestamp,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
@@ -93,6 +96,7 @@ impl OtlpExporter {
         Ok(OtlpService {
             interval: self.config.interval,
             passed: HashMap::new(),
+            ended: HashMap::new(),
             encoder: Arc::new(Encoder::new(&self.config)),
             deltas: delta.then(Arc::default),
             way,
@@ -123,6 +127,25 @@ impl Exporter for OtlpExporter {
     }
 }
 
+/// Series that have ended, by family: from the windows since the last that went on, so no more than there can be series in
+/// that time.
+#[derive(Debug, Default)]
+struct Ended(Vec<Vec<Arc<Series>>>);
+
+impl Ended {
+    fn add(&mut self, snapshot: &Snapshot) {
+        let families = self.0.len().max(snapshot.families.len());
+        self.0.resize_with(families, Vec::new);
+        for (ended, family) in self.0.iter_mut().zip(&snapshot.families) {
+            ended.extend_from_slice(&family.ended);
+        }
+    }
+
+    fn of(&self, family: usize) -> &[Arc<Series>] {
+        self.0.get(family).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// Where requests go.
 #[derive(Clone)]
 enum Way {
@@ -135,6 +158,8 @@ struct OtlpService {
     interval: Duration,
     /// When each pipeline's last snapshot went on.
     passed: HashMap<Arc<str>, Timestamp>,
+    /// By pipeline: what has ended in windows that did not go on.
+    ended: HashMap<Arc<str>, Ended>,
     encoder: Arc<Encoder>,
     deltas: Option<Arc<Mutex<Deltas>>>,
     way: Way,
@@ -166,15 +191,19 @@ impl Service<Arc<Snapshot>> for OtlpService {
     }
 
     fn call(&mut self, snapshot: Arc<Snapshot>) -> Self::Future {
-        if !self.is_due(&snapshot) {
+        let due = self.is_due(&snapshot);
+        let ended = self.ended.entry(Arc::clone(&snapshot.pipeline)).or_default();
+        ended.add(&snapshot);
+        if !due {
             return futures::future::ready(Ok(Exported::default())).boxed();
         }
+        let ended = std::mem::take(ended);
         let (encoder, deltas, mut way) = (Arc::clone(&self.encoder), self.deltas.clone(), self.way.clone());
         async move {
             let mut exported = Exported::default();
             let parts = match &deltas {
-                None => encoder.encode(&snapshot, None),
-                Some(deltas) => encoder.encode(&snapshot, Some(&lock(deltas))),
+                None => encoder.encode(&snapshot, &ended, None),
+                Some(deltas) => encoder.encode(&snapshot, &ended, Some(&lock(deltas))),
             };
             for part in parts {
                 let points = part.request.points;
@@ -195,7 +224,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
                 }
             }
             if let Some(deltas) = &deltas {
-                lock(deltas).forget(&snapshot);
+                lock(deltas).forget(&ended);
             }
             Ok(exported)
         }
@@ -205,7 +234,9 @@ impl Service<Arc<Snapshot>> for OtlpService {
 
 /// The requests that `snapshot` makes, as totals: for measurements of it.
 pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
-    let parts = Encoder::new(config).encode(snapshot, None);
+    let mut ended = Ended::default();
+    ended.add(snapshot);
+    let parts = Encoder::new(config).encode(snapshot, &ended, None);
     parts.into_iter().map(|part| part.request.body).collect()
 }
 

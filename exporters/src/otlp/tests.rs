@@ -91,6 +91,12 @@ pub(super) async fn export(config: Config, snapshot: Snapshot) -> Exported {
         .unwrap()
 }
 
+fn encode(config: &Config, snapshot: &Snapshot) -> Vec<Part> {
+    let mut ended = Ended::default();
+    ended.add(snapshot);
+    Encoder::new(config).encode(snapshot, &ended, None)
+}
+
 fn metrics(request: &ExportMetricsServiceRequest) -> &[Metric] {
     assert_eq!(request.resource_metrics.len(), 1);
     assert_eq!(request.resource_metrics[0].scope_metrics.len(), 1);
@@ -108,7 +114,7 @@ fn points(request: &ExportMetricsServiceRequest) -> usize {
 
 #[test]
 fn the_bytes_are_those_of_the_message_that_they_stand_for() {
-    let parts = Encoder::new(&Config::default()).encode(&snapshot(42), None);
+    let parts = encode(&Config::default(), &snapshot(42));
     let requests: Vec<_> = parts.into_iter().map(|part| part.request).collect();
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].points, 3);
@@ -287,6 +293,10 @@ async fn windows_are_thinned_to_the_interval_and_the_last_one_always_goes_on() {
         }
     }
     assert_eq!(sent, [0, 15, 30, 31]);
+    // Each window has an ended series: what ended in those that were passed over is told by the next that went on.
+    let received = collector.received.lock().unwrap();
+    let ended = |request: &ExportMetricsServiceRequest| points(request) - 2;
+    assert_eq!(received.iter().map(ended).collect::<Vec<_>>(), [1, 3, 3, 1]);
 }
 
 #[test]
@@ -295,7 +305,7 @@ fn a_request_is_split_by_bytes_and_every_point_is_in_one() {
         max_request_bytes: 32 << 10,
         ..Config::default()
     };
-    let parts = Encoder::new(&config).encode(&many(5000), None);
+    let parts = encode(&config, &many(5000));
     assert!(parts.len() > 5, "{}", parts.len());
     let mut seen = 0;
     for part in &parts {

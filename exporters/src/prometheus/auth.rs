@@ -4,16 +4,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 /// A name and a password.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BasicAuth {
     /// The name. A colon ends it, so it can't have one.
     pub username: String,
-    /// The password; `${file:/run/secrets/scrape}` keeps it out of the config.
+    /// The password; `${env:SCRAPE_PASSWORD}` keeps it out of the config.
     pub password: String,
 }
 

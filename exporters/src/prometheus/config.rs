@@ -6,10 +6,12 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::schema::{AddressText, DurationText};
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, QueueConfig,
     WhenFull,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::PrometheusExporter;
@@ -18,10 +20,11 @@ use crate::naming;
 use crate::tls::ServerTls;
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address and port to listen on.
+    #[schemars(with = "AddressText")]
     pub endpoint: SocketAddr,
     /// What every metric's name begins with; may be empty.
     pub namespace: String,
@@ -35,6 +38,7 @@ pub struct Config {
     pub max_connections: NonZeroUsize,
     /// How long a request, a TLS handshake or the reading of an answer may stall.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub timeout: Duration,
     /// TLS; unset: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,4 +130,5 @@ pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "prometheus",
     summary: "serves /metrics to Prometheus, as text or OpenMetrics",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };

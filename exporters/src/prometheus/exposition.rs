@@ -193,7 +193,7 @@ fn time(format: Format, at: Timestamp) -> String {
 }
 
 /// A bound as `OpenMetrics` wants it ("Canonical Numbers").
-fn canonical(bound: f64) -> String {
+pub(crate) fn canonical(bound: f64) -> String {
     if bound != 0.0 && bound.abs() < 1e-4 {
         let text = format!("{bound:e}");
         match text.split_once("e-") {

@@ -45,6 +45,7 @@ use tower::{BoxError, service_fn};
 use self::auth::Auth;
 pub use self::auth::BasicAuth;
 pub use self::config::{Config, FACTORY};
+pub(crate) use self::exposition::canonical;
 use self::exposition::{Exposition, Style};
 use self::negotiate::Format;
 use self::server::Server;
@@ -66,7 +67,12 @@ impl Shared {
     fn take(&self, snapshot: Arc<Snapshot>) -> Exported {
         let sent = snapshot.points() as u64;
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.insert(Arc::clone(&snapshot.pipeline), snapshot);
+        if snapshot.families.is_empty() {
+            // Of a pipeline that is no more.
+            newest.remove(&snapshot.pipeline);
+        } else {
+            newest.insert(Arc::clone(&snapshot.pipeline), snapshot);
+        }
         Exported { sent, failed: 0 }
     }
 
@@ -240,14 +246,19 @@ impl Iterator for Packed {
     }
 }
 
-/// A whole exposition of `snapshots`, one per pipeline.
-pub fn text(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> String {
+/// An exposition of `snapshots`, one per pipeline, as a scrape sends it: chunk by chunk.
+pub fn chunks(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> impl Iterator<Item = Bytes> {
     let style = Style::new(&Config {
         namespace: namespace.to_owned(),
         ..Config::default()
     });
+    Exposition::new(&style, Format::Text, snapshots)
+}
+
+/// The same as a whole.
+pub fn text(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> String {
     let mut text = String::new();
-    for chunk in Exposition::new(&style, Format::Text, snapshots) {
+    for chunk in chunks(namespace, snapshots) {
         // Made of text.
         text.push_str(&String::from_utf8_lossy(&chunk));
     }

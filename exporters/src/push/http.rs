@@ -44,10 +44,25 @@ pub(crate) fn connector(tls: &ClientTls, http2: bool) -> Result<HttpsConnector<H
 #[error("{status}{}{said}", if said.is_empty() { "" } else { ": " })]
 pub(crate) struct HttpFailure {
     pub(crate) status: StatusCode,
+    /// Whether the protocol has it that the same may be sent again.
+    pub(crate) temporary: bool,
     /// When the peer wants to be asked again.
     pub(crate) retry_after: Option<Duration>,
     /// The beginning of what it said, if that is text.
     said: String,
+}
+
+#[cfg(test)]
+impl HttpFailure {
+    /// One that is temporary.
+    pub(crate) fn asking_for(delay: Duration) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            temporary: true,
+            retry_after: Some(delay),
+            said: String::new(),
+        }
+    }
 }
 
 /// No answer.
@@ -61,16 +76,27 @@ pub(crate) struct Poster {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     headers: HeaderMap,
+    temporary: fn(StatusCode) -> bool,
 }
 
 impl Poster {
-    /// To `uri`, with `headers` in every request.
+    /// To `uri`, with `headers` in every request. Of `temporary` answers the protocol has it that the same may be sent again.
     ///
     /// # Errors
     /// What is wrong with the files of `tls`.
-    pub(crate) fn new(uri: Uri, headers: HeaderMap, tls: &ClientTls) -> Result<Self, BoxError> {
+    pub(crate) fn new(
+        uri: Uri,
+        headers: HeaderMap,
+        tls: &ClientTls,
+        temporary: fn(StatusCode) -> bool,
+    ) -> Result<Self, BoxError> {
         let client = Client::builder(TokioExecutor::new()).build(connector(tls, false)?);
-        Ok(Self { client, uri, headers })
+        Ok(Self {
+            client,
+            uri,
+            headers,
+            temporary,
+        })
     }
 
     /// Posts `body`; the body of the answer, if that is a success.
@@ -102,6 +128,7 @@ impl Poster {
         let said = str::from_utf8(&body[..body.len().min(MAX_SAID_BYTES)]).unwrap_or_default();
         Err(Box::new(HttpFailure {
             status,
+            temporary: (self.temporary)(status),
             retry_after,
             said: said.trim().to_owned(),
         }))

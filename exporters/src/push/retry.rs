@@ -1,12 +1,13 @@
-//! When a request is tried again (OTLP specification, "OTLP/gRPC Throttling", "OTLP/HTTP Throttling" and "Failures").
+//! When a request is tried again (OTLP specification, "OTLP/gRPC Throttling" and "Failures").
 
 use std::time::Duration;
 
+use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use flowtap_pipeline::{Exported, Fault};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -22,19 +23,22 @@ use super::http::{HttpFailure, NoAnswer};
 const LAST_ELAPSED: Duration = Duration::from_secs(5);
 
 /// How a failed request is tried again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// Whether at all.
     pub enabled: bool,
     /// The longest wait before the first retry; it doubles from one to the next.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub initial_interval: Duration,
     /// The longest wait before any retry.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max_interval: Duration,
     /// After how long a request is given up.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub max_elapsed_time: Duration,
 }
 
@@ -106,7 +110,8 @@ impl Backoff {
             .config
             .max_elapsed_time
             .min(if last { LAST_ELAPSED } else { Duration::MAX });
-        (since.elapsed() + wait <= longest).then_some(wait)
+        // A peer may ask for any time, even one that is too long to be added to.
+        (since.elapsed().saturating_add(wait) <= longest).then_some(wait)
     }
 }
 
@@ -151,22 +156,10 @@ fn verdict(error: &BoxError) -> Verdict {
         return Verdict::Retry;
     }
     if let Some(failure) = error.downcast_ref::<HttpFailure>() {
-        return match (failure.status, failure.retry_after) {
-            (
-                StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::BAD_GATEWAY
-                | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT,
-                Some(delay),
-            ) => Verdict::RetryAfter(delay),
-            (
-                StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::BAD_GATEWAY
-                | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT,
-                None,
-            ) => Verdict::Retry,
-            _ => Verdict::Final,
+        return match (failure.temporary, failure.retry_after) {
+            (false, _) => Verdict::Final,
+            (true, Some(delay)) => Verdict::RetryAfter(delay),
+            (true, None) => Verdict::Retry,
         };
     }
     let Some(status) = error.downcast_ref::<Status>() else {
@@ -266,6 +259,16 @@ mod tests {
         }
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(backoff.wait(&status(Code::Unavailable), false), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_of_any_length_can_be_asked_for_and_is_not_begun() {
+        let mut backoff = Backoff::new(&RetryConfig::default(), deliveries());
+        let asked = |delay| with_retry_info(Code::Unavailable, delay);
+        assert!(backoff.wait(&asked(Duration::from_secs(1)), false).is_some());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let refused: BoxError = Box::new(HttpFailure::asking_for(Duration::MAX));
+        assert_eq!(backoff.wait(&refused, false), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ use flowtap_pipeline::{BuildContext, Fault, WhenFull};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -27,7 +28,7 @@ const HEAD_BYTES: usize = 12;
 const CACHE_BYTES: usize = 1 << 20;
 
 /// Where requests wait, and how many.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StorageConfig {
     /// A folder, made if it is missing. One exporter's only.

@@ -11,7 +11,7 @@ use super::*;
 use crate::batch::FlowBatch;
 use crate::queue::WhenFull;
 use crate::snapshot::Snapshot;
-use crate::stage::Exported;
+use crate::stage::{Aggregator, Exported};
 
 /// Windows of five seconds in ten minutes.
 const WINDOWS: u64 = 120;
@@ -102,6 +102,7 @@ impl Exporter for Peer {
 fn exporter(id: &str, peer: Peer, when_full: WhenFull) -> ExporterNode {
     ExporterNode {
         id: id.parse().unwrap(),
+        fingerprint: id.to_owned(),
         exporter: Box::new(peer),
         queue: QueueConfig {
             size: NonZeroUsize::new(4).unwrap(),
@@ -115,13 +116,18 @@ fn graph(exporters: Vec<ExporterNode>) -> Graph {
     Graph {
         receivers: vec![ReceiverNode {
             id: "minutes".parse().unwrap(),
+            fingerprint: String::new(),
             receiver: Box::new(TenMinutes),
         }],
         pipelines: vec![PipelineNode {
-            receivers: vec![0],
+            name: "flows".into(),
+            receivers: vec!["minutes".parse().unwrap()],
             processors: Vec::new(),
-            aggregator: Box::new(EachWatermark),
-            exporters: (0..exporters.len()).collect(),
+            window: WindowNode {
+                fingerprint: String::new(),
+                aggregator: Box::new(EachWatermark),
+            },
+            exporters: exporters.iter().map(|exporter| exporter.id.clone()).collect(),
         }],
         exporters,
     }

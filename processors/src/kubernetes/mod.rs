@@ -20,13 +20,14 @@ use flowtap_pipeline::{
     BuildContext, BuildError, ClusterState, ComponentConfig, Factory, FlowBatch, Processor, ProcessorConfig,
     ProcessorStage, Seen,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::client::{ClientError, client};
 pub use self::watch::{WatchConfig, watch};
 
 /// Nothing can be set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {}
 
@@ -49,6 +50,7 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     type_name: "kubernetes",
     summary: "names both ends: pod, workload, namespace, service, node",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 /// The processor.

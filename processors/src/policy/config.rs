@@ -1,5 +1,6 @@
 //! Config of the processor `policy`.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,6 +12,7 @@ use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Factory, Fault, PeerClass, ProcessorConfig, ProcessorStage,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::Policy;
@@ -24,6 +26,20 @@ pub enum Entry {
     Range(Cidr),
     /// `file:/etc/flowtap/partners.txt`: a range per line; `#` begins a comment. Read again when it changes.
     File(PathBuf),
+}
+
+impl JsonSchema for Entry {
+    fn schema_name() -> Cow<'static, str> {
+        "Entry".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": r"^\s*(file:.+|[0-9a-fA-F:.]+(/[0-9]{1,3})?)\s*$",
+            "examples": ["10.0.0.0/8", "192.0.2.1", "file:/etc/flowtap/partners.txt"],
+        })
+    }
 }
 
 impl FromStr for Entry {
@@ -61,7 +77,7 @@ impl fmt::Display for Entry {
 }
 
 /// A class of the operator's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OwnClass {
     /// Its name, the value of the label `type`.
@@ -71,7 +87,7 @@ pub struct OwnClass {
 }
 
 /// The address ranges of each class.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `internalHosts`. RFC 1918, and IPv6's unique local and link-local ranges.
@@ -192,6 +208,7 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     type_name: "policy",
     summary: "classifies the peer by its address: pod, service, dns, internal, external, ...",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Why a list can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
+    /// More names of classes than there are numbers for.
+    #[error("`classes` has come to more than 65,000 names since flowtap started; restart it")]
+    TooManyClasses,
     /// A file can't be read.
     #[error("{}: {source}", .file.display())]
     File {
@@ -58,7 +61,7 @@ impl Lists {
     pub fn read(config: &Config) -> Result<Self, ListError> {
         let mut classes = Vec::new();
         for own in &config.classes {
-            let class = PeerClass::own(&own.name);
+            let class = PeerClass::own(&own.name).ok_or(ListError::TooManyClasses)?;
             classes.push((class, Source::OwnClass(class.as_str()), ranges(&own.cidrs)?));
         }
         let built_in = [

@@ -154,7 +154,7 @@ fn a_class_of_the_configs_own_has_its_name_and_beats_an_equal_prefix() {
     };
     let policy = tables(&config, &NodeInfo::default());
     assert_eq!(class(&policy, "203.0.113.9").as_str(), "partners");
-    assert_eq!(class(&policy, "10.0.0.1"), PeerClass::own("partners"));
+    assert_eq!(class(&policy, "10.0.0.1"), PeerClass::own("partners").unwrap());
     assert_eq!(class(&policy, "172.16.0.1"), PeerClass::InternalHosts);
     let (_, rule) = policy.classify("203.0.113.9".parse().unwrap());
     assert_eq!(rule.unwrap().source, Source::OwnClass("partners"));
@@ -243,7 +243,7 @@ fn naive(config: &Config, addr: IpAddr) -> PeerClass {
         return PeerClass::AbnormalFlowWhiteList;
     }
     let lists = [
-        (PeerClass::own("partners"), &config.classes[0].cidrs),
+        (PeerClass::own("partners").unwrap(), &config.classes[0].cidrs),
         (PeerClass::K8sPod, &config.k8s_pod),
         (PeerClass::K8sSvc, &config.k8s_svc),
         (PeerClass::Dns, &config.dns),

@@ -5,10 +5,12 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Factory, Fault, Naming, ProcessorConfig, ProcessorRole,
     ProcessorStage,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Window;
@@ -16,16 +18,18 @@ use super::families::FAMILIES;
 use super::label::Label;
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How long a window is. At least 100 ms; windows end on multiples of it.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub interval: Duration,
     /// Series that each family may have, the series `other` not counted.
     pub max_series: NonZeroUsize,
     /// After how long without a change a series leaves. At least `interval`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub metric_expiration: Duration,
     /// Whose names metrics and labels have.
     pub naming: Naming,
@@ -33,11 +37,16 @@ pub struct Config {
     /// `dns`.
     pub rtt_of_near_peers: bool,
     /// Families that are to be exposed otherwise, by their names without the namespace.
+    #[schemars(extend("propertyNames" = BTreeMap::from([("enum", family_names())])))]
     pub families: BTreeMap<String, FamilyConfig>,
 }
 
+fn family_names() -> Vec<&'static str> {
+    FAMILIES.iter().map(|definition| definition.family.name).collect()
+}
+
 /// How a family is exposed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FamilyConfig {
     /// Whether it is exposed at all.
@@ -63,10 +72,12 @@ impl FamilyConfig {
             path.map(str::to_owned).collect()
         };
         let Some(definition) = FAMILIES.iter().find(|definition| definition.family.name == name) else {
-            let names: Vec<_> = FAMILIES.iter().map(|definition| definition.family.name).collect();
             return vec![Fault {
                 path: path(&[]),
-                message: format!("there is no family `{name}`; there are {}", names.join(", ")),
+                message: format!(
+                    "there is no family `{name}`; there are {}",
+                    family_names().join(", ")
+                ),
             }];
         };
         let mut faults = Vec::new();
@@ -138,6 +149,7 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     type_name: "window",
     summary: "folds records into series and closes windows; the last processor of every pipeline",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 #[cfg(test)]

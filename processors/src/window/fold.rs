@@ -13,8 +13,8 @@ use opentelemetry::metrics::{Counter, Gauge};
 use super::catalog::Catalog;
 use super::config::Config;
 use super::families::{Definition, FAMILIES, FamilyId};
-use super::key::{ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
-use super::store::{Histogram, Keep, Slot, Store, Sum};
+use super::key::{Cause, ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
+use super::store::{Histogram, Keep, Observation, Slot, Store, Sum, Value};
 
 /// The aggregator.
 #[derive(Debug)]
@@ -72,8 +72,12 @@ impl Window {
             (_, FlowKind::Egress) => FamilyId::Egress,
             (_, FlowKind::Ingress) => FamilyId::Ingress,
         };
+        let Some(key) = self.catalog.key(family, record, towards(Direction::Outbound)) else {
+            return;
+        };
         for (direction, bytes) in moved(record) {
-            self.add(family, record, towards(direction), bytes);
+            self.sums
+                .change(key.towards(direction), bytes, self.opened, &mut self.catalog);
         }
     }
 
@@ -109,7 +113,7 @@ impl Window {
         ];
         for (_, event) in told.into_iter().filter(|(bit, _)| events.contains(*bit)) {
             let facets = Facets {
-                event: Some(event),
+                cause: Some(Cause::Event(event)),
                 ..Facets::default()
             };
             self.add(FamilyId::Connections, record, facets, 1);
@@ -119,7 +123,7 @@ impl Window {
         self.add(FamilyId::ConnectionsActive, record, Facets::default(), change);
         if events.contains(Events::FAILED) {
             let facets = Facets {
-                reason: Some(FailureReason::of(record.failure)),
+                cause: Some(Cause::Reason(FailureReason::of(record.failure))),
                 ..Facets::default()
             };
             self.add(FamilyId::ConnectFailures, record, facets, 1);
@@ -136,17 +140,14 @@ impl Window {
             EventHop::Dropped => FamilyId::EventDropped,
         };
         if let Some(key) = self.catalog.key_of_events(family, count.event_type) {
-            self.sums
-                .touch(key, self.opened, &mut self.catalog)
-                .add(i64::try_from(count.count).unwrap_or(i64::MAX));
+            let difference = i64::try_from(count.count).unwrap_or(i64::MAX);
+            self.sums.change(key, difference, self.opened, &mut self.catalog);
         }
     }
 
     fn add(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets, difference: i64) {
         if let Some(key) = self.catalog.key(family, record, facets) {
-            self.sums
-                .touch(key, self.opened, &mut self.catalog)
-                .add(difference);
+            self.sums.change(key, difference, self.opened, &mut self.catalog);
         }
     }
 
@@ -154,9 +155,9 @@ impl Window {
         if let FamilyKind::Histogram(bounds) = self.catalog.family(family).kind
             && let Some(key) = self.catalog.key(family, record, facets)
         {
+            let observation = Observation { value, bounds };
             self.histograms
-                .touch(key, self.opened, &mut self.catalog)
-                .observe(value, bounds);
+                .change(key, observation, self.opened, &mut self.catalog);
         }
     }
 
@@ -199,6 +200,8 @@ impl Aggregator for Window {
         for count in &batch.counts {
             self.fold_count(count);
         }
+        self.sums.settle(self.opened, &mut self.catalog);
+        self.histograms.settle(self.opened, &mut self.catalog);
     }
 
     fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
@@ -325,7 +328,7 @@ impl Telemetry {
         [self.pipeline.clone(), KeyValue::new("family", family.family.name)]
     }
 
-    fn tell<V: Default>(&self, store: &mut Store<V>) {
+    fn tell<V: Value>(&self, store: &mut Store<V>) {
         let folded = store.take_folded();
         for (number, family) in FAMILIES.iter().enumerate() {
             let live = store.live()[number] as u64;

@@ -5,6 +5,7 @@
 //! of their own ([`Details`]) and a key has the number of their row.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -113,20 +114,63 @@ impl NetworkType {
     }
 }
 
-/// An address as 16 bytes; IPv4 as IPv4-mapped, which no canonical address is.
+/// An address as 16 bytes, which are aligned to 8; IPv4 as IPv4-mapped, which no canonical address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Addr(u128);
+struct Addr {
+    high: u64,
+    low: u64,
+}
 
 impl Addr {
+    /// Where a family has no label for the peer.
+    const NONE: Self = Self { high: 0, low: 0 };
+
     fn new(addr: IpAddr) -> Self {
-        match addr {
-            IpAddr::V4(addr) => Self(addr.to_ipv6_mapped().to_bits()),
-            IpAddr::V6(addr) => Self(addr.to_bits()),
+        let addr = match addr {
+            IpAddr::V4(addr) => addr.to_ipv6_mapped(),
+            IpAddr::V6(addr) => addr,
+        };
+        let word = |half: &[u16]| {
+            half.iter()
+                .fold(0, |word, &segment| word << 16 | u64::from(segment))
+        };
+        let segments = addr.segments();
+        let (high, low) = segments.split_at(4);
+        Self {
+            high: word(high),
+            low: word(low),
         }
     }
 
     fn get(self) -> IpAddr {
-        IpAddr::V6(Ipv6Addr::from_bits(self.0)).to_canonical()
+        let bits = u128::from(self.high) << 64 | u128::from(self.low);
+        IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical()
+    }
+}
+
+/// What a family counts, where it has a label for that. No family has more than one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Event(ConnectionEvent),
+    Reason(FailureReason),
+    EventType(EventType),
+}
+
+impl Cause {
+    const fn label(self) -> Label {
+        match self {
+            Self::Event(_) => Label::Event,
+            Self::Reason(_) => Label::Reason,
+            Self::EventType(_) => Label::EventType,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Event(event) => event.as_str(),
+            Self::Reason(reason) => reason.as_str(),
+            Self::EventType(event_type) => event_type.as_str(),
+        }
     }
 }
 
@@ -134,46 +178,75 @@ impl Addr {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Facets {
     pub(super) direction: Option<Direction>,
-    pub(super) event: Option<ConnectionEvent>,
-    pub(super) reason: Option<FailureReason>,
+    pub(super) cause: Option<Cause>,
 }
 
-/// A series: its family and the values of its labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A series: its family and the values of its labels. Half a cache line, so that a series' slot is a whole one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    raddr: Option<Addr>,
-    /// Row of [`Details`]; 0 for none.
+    raddr: Addr,
+    /// Row of [`Details`]; 0 for none, [`OTHER`] for what a family at its budget has no series for.
     details: u32,
     rport: u16,
     lport: u16,
     family: FamilyId,
-    class: Option<PeerClass>,
+    /// [`PeerClass::number`], or [`NO_CLASS`].
+    class: u16,
     flow: Option<FlowKind>,
     direction: Option<Direction>,
-    event: Option<ConnectionEvent>,
-    reason: Option<FailureReason>,
-    event_type: Option<EventType>,
+    cause: Option<Cause>,
     network_type: Option<NetworkType>,
-    /// What a family at its budget has no series for.
-    other: bool,
+}
+
+const _: () = assert!(size_of::<Key>() == 32, "a slot is no cache line any more");
+
+/// No row: memory ends long before there are as many.
+const OTHER: u32 = u32::MAX;
+
+/// Where a family has no label for the class. No class has this number.
+const NO_CLASS: u16 = u16::MAX;
+
+impl Hash for Key {
+    /// In four words, instead of field by field.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [class, class_high] = self.class.to_ne_bytes();
+        let (cause, of) = match self.cause {
+            None => (0, 0),
+            Some(Cause::Event(event)) => (1, event as u8),
+            Some(Cause::Reason(reason)) => (2, reason as u8),
+            Some(Cause::EventType(event_type)) => (3, event_type as u8),
+        };
+        let bytes = [
+            self.family as u8,
+            class,
+            class_high,
+            self.flow.map_or(0, |flow| flow as u8 + 1),
+            self.direction.map_or(0, |direction| direction as u8 + 1),
+            cause,
+            of,
+            self.network_type.map_or(0, |network_type| network_type as u8 + 1),
+        ];
+        state.write_u64(self.raddr.high);
+        state.write_u64(self.raddr.low);
+        let numbers = u64::from(self.details) << 32 | u64::from(self.rport) << 16 | u64::from(self.lport);
+        state.write_u64(numbers);
+        state.write_u64(u64::from_ne_bytes(bytes));
+    }
 }
 
 impl Key {
     const fn empty(family: FamilyId) -> Self {
         Self {
-            raddr: None,
+            raddr: Addr::NONE,
             details: 0,
             rport: 0,
             lport: 0,
             family,
-            class: None,
+            class: NO_CLASS,
             flow: None,
             direction: None,
-            event: None,
-            reason: None,
-            event_type: None,
+            cause: None,
             network_type: None,
-            other: false,
         }
     }
 
@@ -188,15 +261,22 @@ impl Key {
     ) -> Self {
         let with = |label, port| if labels.has(label) { port } else { 0 };
         Self {
-            raddr: labels.has(Label::Raddr).then(|| Addr::new(record.remote.addr)),
+            raddr: if labels.has(Label::Raddr) {
+                Addr::new(record.remote.addr)
+            } else {
+                Addr::NONE
+            },
             details,
             rport: with(Label::Rport, record.remote.port),
             lport: with(Label::Lport, record.local.port),
-            class: labels.has(Label::Type).then(|| class_of(record)),
+            class: if labels.has(Label::Type) {
+                class_of(record).number()
+            } else {
+                NO_CLASS
+            },
             flow: labels.has(Label::Flow).then(|| flow_of(record)),
             direction: facets.direction.filter(|_| labels.has(Label::Direction)),
-            event: facets.event.filter(|_| labels.has(Label::Event)),
-            reason: facets.reason.filter(|_| labels.has(Label::Reason)),
+            cause: facets.cause.filter(|cause| labels.has(cause.label())),
             network_type: labels
                 .has(Label::NetworkType)
                 .then(|| NetworkType::of(record.remote.addr)),
@@ -207,7 +287,9 @@ impl Key {
     /// The series of `family` that counts events of this type.
     pub(super) fn of_events(family: FamilyId, labels: LabelSet, event_type: EventType) -> Self {
         Self {
-            event_type: labels.has(Label::EventType).then_some(event_type),
+            cause: labels
+                .has(Label::EventType)
+                .then_some(Cause::EventType(event_type)),
             ..Self::empty(family)
         }
     }
@@ -215,9 +297,17 @@ impl Key {
     /// The series `other` of `family`.
     pub(super) const fn other(family: FamilyId) -> Self {
         Self {
-            other: true,
+            details: OTHER,
             ..Self::empty(family)
         }
+    }
+
+    /// The same for bytes that went the other way, if that is a label of it.
+    pub(super) const fn towards(mut self, direction: Direction) -> Self {
+        if self.direction.is_some() {
+            self.direction = Some(direction);
+        }
+        self
     }
 
     pub(super) const fn family(&self) -> FamilyId {
@@ -225,7 +315,7 @@ impl Key {
     }
 
     pub(super) const fn is_other(&self) -> bool {
-        self.other
+        self.details == OTHER
     }
 
     /// Its row of [`Details`], if it has one.
@@ -236,19 +326,17 @@ impl Key {
     /// The value of `label`; what is not known is empty.
     pub(super) fn value<'a>(&'a self, label: Label, naming: Naming, details: &'a Details) -> LabelValue<'a> {
         use LabelValue::{Addr, Port, Text};
-        if self.other {
+        if self.is_other() {
             return Text("other");
         }
         match label {
-            Label::Raddr => self.raddr.map_or(Text(""), |addr| Addr(addr.get())),
+            Label::Raddr => Addr(self.raddr.get()),
             Label::Rport => Port(self.rport),
             Label::Lport => Port(self.lport),
             Label::Direction => Text(self.direction.map_or("", |direction| direction.named(naming))),
-            Label::Type => Text(self.class.map_or("", PeerClass::as_str)),
+            Label::Type => Text(PeerClass::of_number(self.class).map_or("", PeerClass::as_str)),
             Label::Flow => Text(self.flow.map_or("", FlowKind::as_str)),
-            Label::Event => Text(self.event.map_or("", ConnectionEvent::as_str)),
-            Label::Reason => Text(self.reason.map_or("", FailureReason::as_str)),
-            Label::EventType => Text(self.event_type.map_or("", EventType::as_str)),
+            Label::Event | Label::Reason | Label::EventType => Text(self.cause.map_or("", Cause::as_str)),
             Label::NetworkType => Text(self.network_type.map_or("", NetworkType::as_str)),
             _ => details
                 .get(self.details)

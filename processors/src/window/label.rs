@@ -3,10 +3,11 @@
 use std::fmt;
 
 use flowtap_pipeline::Naming;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A label. Its config spelling is its name, except that [`EventType`](Self::EventType) is exposed as `type`, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Label {

@@ -1,10 +1,15 @@
-//! The store of series: one hash look-up per touched series, and nothing on the heap once a series is made.
+//! The store of series: one hash look-up per changed series, and nothing on the heap once a series is made.
+//!
+//! With many series each look-up is a handful of cache misses, and one after the other they would be most of what a record
+//! costs. So changes are gathered, and looked up many at a time by a loop that does nothing else: the processor then waits for
+//! several at once. The table has numbers of slots only, and a slot of a counter is one cache line.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use flowtap_pipeline::{HISTOGRAM_BUCKETS, Series, Timestamp};
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 
 use super::catalog::Catalog;
 use super::families::FAMILIES;
@@ -19,11 +24,23 @@ pub(super) struct Sum {
     shown: u64,
 }
 
-impl Sum {
-    pub(super) const fn add(&mut self, difference: i64) {
+/// What a series stands at.
+pub(super) trait Value: Default {
+    /// What a record says of it.
+    type Change: Copy + std::fmt::Debug;
+
+    fn apply(&mut self, change: Self::Change);
+}
+
+impl Value for Sum {
+    type Change = i64;
+
+    fn apply(&mut self, difference: i64) {
         self.running = self.running.saturating_add(difference);
     }
+}
 
+impl Sum {
     /// For a counter: the total and what it has grown by since the last time. Never falls.
     pub(super) fn total(&mut self) -> (u64, u64) {
         let total = self.shown.max(self.running.max(0).unsigned_abs());
@@ -45,9 +62,17 @@ pub(super) struct Histogram {
     pub(super) sum: f64,
 }
 
-impl Histogram {
-    /// `bounds` are upper bounds, each in its bucket.
-    pub(super) fn observe(&mut self, value: f64, bounds: &[f64; HISTOGRAM_BUCKETS]) {
+/// A value, and the upper bounds of the family's buckets, each in its bucket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Observation {
+    pub(super) value: f64,
+    pub(super) bounds: &'static [f64; HISTOGRAM_BUCKETS],
+}
+
+impl Value for Histogram {
+    type Change = Observation;
+
+    fn apply(&mut self, Observation { value, bounds }: Observation) {
         self.buckets[bounds.partition_point(|bound| *bound < value)] += 1;
         self.sum += value;
     }
@@ -55,21 +80,38 @@ impl Histogram {
 
 /// A live series.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Slot<V> {
     pub(super) key: Key,
     pub(super) series: Arc<Series>,
-    /// End of the window that changed it last.
+    /// End of the window that changed it last; [`CHANGED`] until that is known.
     pub(super) updated: Timestamp,
-    touched: bool,
     pub(super) value: V,
 }
 
+const _: () = assert!(
+    size_of::<Option<Slot<Sum>>>() == 64,
+    "a counter's slot is no cache line any more"
+);
+
+/// In the window that is open.
+const CHANGED: Timestamp = Timestamp::from_nanos(u64::MAX);
+
+/// Changes that are looked up together.
+const GATHERED: usize = 64;
+
+/// In place of the number of a slot.
+const NO_SLOT: u32 = u32::MAX;
+
 /// Live series of one kind of value, of any number of families.
 #[derive(Debug)]
-pub(super) struct Store<V> {
-    slots_by_key: HashMap<Key, usize, RandomState>,
+pub(super) struct Store<V: Value> {
+    gathered: Vec<(u64, Key, V::Change)>,
+    /// Numbers of slots, by the hash of their keys.
+    numbers: HashTable<u32>,
+    hasher: RandomState,
     slots: Vec<Option<Slot<V>>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
     /// Live series by family, `other` not counted.
     live: [usize; FAMILIES.len()],
     max_series: usize,
@@ -77,10 +119,12 @@ pub(super) struct Store<V> {
     folded: [u64; FAMILIES.len()],
 }
 
-impl<V: Default> Store<V> {
+impl<V: Value> Store<V> {
     pub(super) fn new(max_series: usize) -> Self {
         Self {
-            slots_by_key: HashMap::with_hasher(RandomState::default()),
+            gathered: Vec::with_capacity(GATHERED),
+            numbers: HashTable::new(),
+            hasher: RandomState::default(),
             slots: Vec::new(),
             free: Vec::new(),
             live: [0; FAMILIES.len()],
@@ -89,48 +133,84 @@ impl<V: Default> Store<V> {
         }
     }
 
-    /// The value of `key`'s series, or of its family's `other` if there is no room for one more. A series that is new
-    /// begins at `start`.
-    pub(super) fn touch(&mut self, key: Key, start: Timestamp, catalog: &mut Catalog) -> &mut V {
-        let number = match self.slots_by_key.get(&key) {
-            Some(&number) => number,
-            None => self.insert(key, start, catalog),
+    /// Changes `key`'s series, or its family's `other` if there is no room for one more, at the latest with the next
+    /// [`Store::settle`]. A series that is new begins at `start`.
+    pub(super) fn change(&mut self, key: Key, change: V::Change, start: Timestamp, catalog: &mut Catalog) {
+        self.gathered.push((self.hasher.hash_one(key), key, change));
+        if self.gathered.len() == GATHERED {
+            self.settle(start, catalog);
+        }
+    }
+
+    /// Makes every change that was gathered.
+    pub(super) fn settle(&mut self, start: Timestamp, catalog: &mut Catalog) {
+        let mut numbers = [NO_SLOT; GATHERED];
+        for ((hash, key, _), number) in self.gathered.iter().zip(&mut numbers) {
+            if let Some(found) = self.number(*hash, key) {
+                *number = found;
+            }
+        }
+        let mut gathered = std::mem::take(&mut self.gathered);
+        for ((hash, key, change), number) in gathered.drain(..).zip(numbers) {
+            // One that is new may have come twice.
+            let number = match number {
+                NO_SLOT => self
+                    .number(hash, &key)
+                    .unwrap_or_else(|| self.insert(hash, key, start, catalog)),
+                number => number,
+            };
+            // The number is of a slot that is taken: slots and numbers come and go together.
+            let slot = self.slots[number as usize].get_or_insert_with(|| Slot::new(key, start, catalog));
+            slot.updated = CHANGED;
+            slot.value.apply(change);
+        }
+        self.gathered = gathered;
+    }
+
+    fn number(&self, hash: u64, key: &Key) -> Option<u32> {
+        let is_it = |number: &u32| {
+            let slot = self.slots[*number as usize].as_ref();
+            slot.is_some_and(|slot| slot.key == *key)
         };
-        // The number is of a slot that is taken: slots and numbers come and go together.
-        let slot = self.slots[number].get_or_insert_with(|| Slot::new(key, start, catalog));
-        slot.touched = true;
-        &mut slot.value
+        self.numbers.find(hash, is_it).copied()
     }
 
     #[cold]
-    fn insert(&mut self, key: Key, start: Timestamp, catalog: &mut Catalog) -> usize {
+    fn insert(&mut self, hash: u64, key: Key, start: Timestamp, catalog: &mut Catalog) -> u32 {
         let family = key.family() as usize;
-        let key = if key.is_other() {
-            key
+        let (hash, key) = if key.is_other() {
+            (hash, key)
         } else if self.live[family] < self.max_series {
             self.live[family] += 1;
-            key
+            (hash, key)
         } else {
             self.folded[family] += 1;
             let other = Key::other(key.family());
-            if let Some(&number) = self.slots_by_key.get(&other) {
+            let hash = self.hasher.hash_one(other);
+            if let Some(number) = self.number(hash, &other) {
                 return number;
             }
-            other
+            (hash, other)
         };
         let slot = Some(Slot::new(key, start, catalog));
         let number = if let Some(number) = self.free.pop() {
-            self.slots[number] = slot;
+            self.slots[number as usize] = slot;
             number
         } else {
             self.slots.push(slot);
-            self.slots.len() - 1
+            // Memory ends before there are 2^32 slots.
+            u32::try_from(self.slots.len() - 1).unwrap_or(NO_SLOT - 1)
         };
-        self.slots_by_key.insert(key, number);
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let hash_of = |number: &u32| {
+            let slot = slots[*number as usize].as_ref();
+            slot.map_or(0, |slot| hasher.hash_one(slot.key))
+        };
+        self.numbers.insert_unique(hash, number, hash_of);
         number
     }
 
-    /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it was touched. A
+    /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it has changed. A
     /// series leaves if `each` says so.
     pub(super) fn sweep(
         &mut self,
@@ -138,13 +218,16 @@ impl<V: Default> Store<V> {
         catalog: &mut Catalog,
         mut each: impl FnMut(&mut Slot<V>) -> Keep,
     ) {
-        for (number, place) in self.slots.iter_mut().enumerate() {
+        for (number, place) in (0..).zip(&mut self.slots) {
             let Some(slot) = place else { continue };
-            if std::mem::take(&mut slot.touched) {
+            if slot.updated == CHANGED {
                 slot.updated = at;
             }
             if each(slot) == Keep::No {
-                self.slots_by_key.remove(&slot.key);
+                let hash = self.hasher.hash_one(slot.key);
+                if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
+                    entry.remove();
+                }
                 catalog.close(&slot.key);
                 if !slot.key.is_other() {
                     self.live[slot.key.family() as usize] -= 1;
@@ -173,13 +256,12 @@ pub(super) enum Keep {
     No,
 }
 
-impl<V: Default> Slot<V> {
+impl<V: Value> Slot<V> {
     fn new(key: Key, start: Timestamp, catalog: &mut Catalog) -> Self {
         Self {
             key,
             series: Arc::new(catalog.open(&key, start)),
             updated: start,
-            touched: false,
             value: V::default(),
         }
     }
@@ -192,21 +274,27 @@ mod tests {
     #[test]
     fn a_counter_holds_a_correction_back_until_it_is_made_up_for() {
         let mut sum = Sum::default();
-        sum.add(100);
+        sum.apply(100);
         assert_eq!(sum.total(), (100, 100));
-        sum.add(-1);
+        sum.apply(-1);
         assert_eq!(sum.total(), (100, 0));
-        sum.add(11);
+        sum.apply(11);
         assert_eq!(sum.total(), (110, 10));
     }
 
     #[test]
     fn an_observation_on_a_bound_is_in_that_bounds_bucket() {
-        let mut bounds = [f64::INFINITY; HISTOGRAM_BUCKETS];
-        bounds[..2].copy_from_slice(&[50.0, 100.0]);
+        const BOUNDS: [f64; HISTOGRAM_BUCKETS] = {
+            let mut bounds = [f64::INFINITY; HISTOGRAM_BUCKETS];
+            (bounds[0], bounds[1]) = (50.0, 100.0);
+            bounds
+        };
         let mut histogram = Histogram::default();
         for value in [1.0, 50.0, 50.5, 100.0, 101.0] {
-            histogram.observe(value, &bounds);
+            histogram.apply(Observation {
+                value,
+                bounds: &BOUNDS,
+            });
         }
         assert_eq!(histogram.buckets[..3], [2, 2, 1]);
         assert!((histogram.sum - 302.5).abs() < f64::EPSILON);

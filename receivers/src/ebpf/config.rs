@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{BuildContext, BuildError, ComponentConfig, Factory, Fault, Receiver, ReceiverConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::EbpfReceiver;
 
 /// How the receiver measures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// The best mode that loads.
@@ -23,13 +25,14 @@ pub enum Mode {
 }
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How it measures.
     pub mode: Mode,
     /// How often the sockets' totals are read. At least 100 ms.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub interval: Duration,
     /// Size of each ring buffer: a power of two from 4096 to 2^30. Mode `sockets` has one, mode `events` two.
     pub ring_buffer_bytes: u32,
@@ -41,6 +44,7 @@ pub struct Config {
     /// How often listening ports are read again from `proc_root`, and accepted connections get their process. At least
     /// 1 s.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub scan_listen_interval: Duration,
     /// The proc file system: `/proc`, or where the host's is mounted in a container.
     pub proc_root: PathBuf,
@@ -104,6 +108,7 @@ pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
     type_name: "ebpf",
     summary: "TCP flows of every network namespace, from the kernel's own totals (eBPF)",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 #[cfg(test)]

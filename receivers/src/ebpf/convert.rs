@@ -12,7 +12,7 @@ use crate::containers::Containers;
 pub(super) fn push(batch: &mut FlowBatch, containers: &mut Containers, event: Event) {
     match event {
         Event::Flow(flow) => {
-            let mut record = record(&flow);
+            let mut record = flow_record(&flow);
             record.container_id = containers.id_of(record.cgroup_id, record.pid);
             batch.records.push(record);
         }
@@ -29,7 +29,8 @@ const fn listener(event: ListenEvent) -> Listener {
     }
 }
 
-fn record(flow: &FlowEvent) -> FlowRecord {
+/// What the kernel side says of one socket, as flowtap has it; its container is for others to say.
+pub fn flow_record(flow: &FlowEvent) -> FlowRecord {
     let tuple = &flow.tuple;
     let role = match flow.role {
         1 => Role::Client,

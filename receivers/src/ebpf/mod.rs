@@ -25,6 +25,7 @@ use opentelemetry::metrics::Gauge;
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, FACTORY, Mode};
+pub use self::convert::flow_record;
 use self::explain::explain;
 pub(crate) use self::explain::grant_command;
 use self::losses::LossTelemetry;
@@ -158,6 +159,13 @@ impl Receiver for EbpfReceiver {
                 kprobes = attachment.kprobes,
                 "mode events"
             );
+            if let (false, Some(level)) = (attachment.kprobes, paranoia()) {
+                tracing::warn!(
+                    kernel.perf_event_paranoid = level,
+                    "no kprobes: at this level a kernel gives them to CAP_SYS_ADMIN only, so accepted connections have no process; \
+                     sysctl -w kernel.perf_event_paranoid=2 lets CAP_PERFMON do"
+                );
+            }
         }
         let labels = [
             KeyValue::new("receiver", receiver),
@@ -205,6 +213,12 @@ impl Receiver for EbpfReceiver {
 }
 
 /// The first line of the verifier's many, or "what is wrong; missing: what" of a [`StageError`].
+/// `kernel.perf_event_paranoid`, where it is above what the kernel itself knows: Debian's and Ubuntu's kernels have more levels.
+fn paranoia() -> Option<i32> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
+    text.trim().parse().ok().filter(|level| *level > 2)
+}
+
 fn one_line(error: &impl ToString) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim);

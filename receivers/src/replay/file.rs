@@ -134,8 +134,8 @@ impl Writer {
 
 /// A recording that is being read: its frames, in order. After an error nothing more comes.
 #[derive(Debug)]
-pub struct Reader {
-    file: BufReader<File>,
+pub struct Reader<R = BufReader<File>> {
+    file: R,
     path: PathBuf,
     /// Where the next frame begins.
     offset: u64,
@@ -149,8 +149,18 @@ impl Reader {
     /// [`RecordingError`].
     pub fn open(path: &Path) -> Result<(Self, Timestamp, NodeInfo), RecordingError> {
         let file = File::open(path).map_err(|source| io_error(path, source))?;
+        Self::new(BufReader::new(file), path)
+    }
+}
+
+impl<R: Read> Reader<R> {
+    /// Begins to read the recording in `file`, which errors call `path`; returns what [`Reader::open`] does.
+    ///
+    /// # Errors
+    /// [`RecordingError`].
+    pub fn new(file: R, path: &Path) -> Result<(Self, Timestamp, NodeInfo), RecordingError> {
         let mut reader = Self {
-            file: BufReader::new(file),
+            file,
             path: path.to_owned(),
             offset: 0,
             ended: false,
@@ -187,8 +197,10 @@ impl Reader {
         if length > MAX_FRAME_BYTES {
             return Err(self.corrupt(offset, &format!("a frame of {length} bytes")));
         }
-        let mut payload = vec![0; length as usize];
-        if self.fill(&mut payload)? < payload.len() {
+        // Grows with what is there: a length alone takes no memory.
+        let mut payload = Vec::new();
+        let read = (&mut self.file).take(u64::from(length)).read_to_end(&mut payload);
+        if read.map_err(|source| io_error(&self.path, source))? < length as usize {
             return Err(cut_off(self, "the frame is not whole"));
         }
         if crc32fast::hash(&payload) != sum {
@@ -221,7 +233,7 @@ impl Reader {
     }
 }
 
-impl Iterator for Reader {
+impl<R: Read> Iterator for Reader<R> {
     type Item = Result<Frame, RecordingError>;
 
     fn next(&mut self) -> Option<Self::Item> {

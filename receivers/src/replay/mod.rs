@@ -16,6 +16,7 @@ use flowtap_pipeline::{
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ pub use self::file::{Frame, Reader, RecordingError, Writer};
 const TICK: Duration = Duration::from_millis(200);
 
 /// What can be set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The recording.
@@ -59,6 +60,7 @@ pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
     type_name: "replay",
     summary: "what `flowtap record` wrote, again",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 /// The receiver.

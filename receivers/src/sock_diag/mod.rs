@@ -23,6 +23,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::time::Ticker;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Endpoint, Events, Factory, Fault, FlowBatch, FlowRecord,
@@ -32,6 +33,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -40,11 +42,12 @@ use crate::coverage::{Coverage, Outlet};
 use self::dump::{Dump, Dumper, Socket, Totals};
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How often the sockets are dumped. At least 100 ms.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
     pub interval: Duration,
 }
 
@@ -81,6 +84,7 @@ pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
     type_name: "sock_diag",
     summary: "TCP flows of this network namespace, by netlink: no privileges, but misses short connections",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
 };
 
 /// The receiver.

@@ -1,0 +1,117 @@
+//! What must not be shown: passwords, tokens, headers, and who a URL logs in as.
+
+use figment::value::{Dict, Value};
+
+/// What a secret is printed as.
+const REDACTED: &str = "[redacted]";
+
+/// The same within a URL, which may have no brackets there (RFC 3986, 3.2.1).
+const REDACTED_USER: &str = "redacted";
+
+/// Keys whose values are secrets, and sections of which every value may be one.
+const KEYS: [&str; 5] = ["password", "token", "bearer_token", "api_key", "secret"];
+const SECTIONS: [&str; 1] = ["headers"];
+
+/// Whether the value at `path` is a secret.
+pub(crate) fn is_secret(path: &[String]) -> bool {
+    path.iter()
+        .any(|key| KEYS.contains(&key.as_str()) || SECTIONS.contains(&key.as_str()))
+}
+
+/// Whether `text`, as it stands in a file, may hold a secret.
+pub(crate) fn may_hold_secret(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    KEYS.iter().chain(&SECTIONS).any(|key| lower.contains(key)) || without_user(text).is_some()
+}
+
+/// Puts something else in place of every secret.
+pub(crate) fn redact(values: &mut Dict) {
+    for (key, value) in values {
+        if KEYS.contains(&key.as_str()) {
+            *value = Value::from(REDACTED);
+        } else if SECTIONS.contains(&key.as_str()) {
+            redact_all(value);
+        } else {
+            redact_value(value);
+        }
+    }
+}
+
+fn redact_value(value: &mut Value) {
+    match value {
+        Value::Dict(_, dict) => redact(dict),
+        Value::Array(_, list) => list.iter_mut().for_each(redact_value),
+        Value::String(_, text) => {
+            if let Some(rest) = without_user(text) {
+                *text = rest;
+            }
+        }
+        _ => {}
+    }
+}
+
+fn redact_all(value: &mut Value) {
+    match value {
+        Value::Dict(_, dict) => dict.values_mut().for_each(redact_all),
+        Value::Array(_, list) => list.iter_mut().for_each(redact_all),
+        value => *value = Value::from(REDACTED),
+    }
+}
+
+/// `text` without the names and passwords of its URLs; `None` if it has none.
+pub(crate) fn without_user(text: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = text;
+    let mut found = false;
+    while let Some((before, after)) = rest.split_once("://") {
+        out.push_str(before);
+        out.push_str("://");
+        let end = after
+            .find(|c: char| matches!(c, '/' | '?' | '#' | '"' | '\'' | '`') || c.is_whitespace())
+            .unwrap_or(after.len());
+        rest = after;
+        if let Some(at) = after[..end].rfind('@') {
+            out.push_str(REDACTED_USER);
+            rest = &after[at..];
+            found = true;
+        }
+    }
+    out.push_str(rest);
+    found.then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_passwords_of_urls_are_taken_out() {
+        for (text, expected) in [
+            ("http://me:hunter2@host:1/x@y", Some("http://redacted@host:1/x@y")),
+            ("https://token@host", Some("https://redacted@host")),
+            (
+                "a http://x@y, http://z/ and http://p:q@w",
+                Some("a http://redacted@y, http://z/ and http://redacted@w"),
+            ),
+            ("http://host/a@b", None),
+            ("me@host", None),
+        ] {
+            assert_eq!(without_user(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_found_however_deep() {
+        let mut values = crate::faulty::into_dict(
+            crate::document::value_from_yaml(
+                "{a: [{password: hunter2}], basic_auth: {username: u, password: hunter2}, \
+                 headers: {x: [hunter2], y: {z: hunter2}}, endpoint: 'http://u:hunter2@h', bearer_token: hunter2}",
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        redact(&mut values);
+        let shown = format!("{values:?}");
+        assert!(!shown.contains("hunter2") && shown.contains("\"u\""), "{shown}");
+    }
+}

@@ -1,0 +1,226 @@
+//! Config of the exporter `file`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use figment::value::Value;
+use flowtap_pipeline::schema::DurationText;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, QueueConfig,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::FileExporter;
+use super::names::Names;
+use crate::naming;
+
+/// What files hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A JSON object per line.
+    #[default]
+    Json,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// How files are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip; of JSON.
+    Gzip,
+    /// Snappy; of Parquet.
+    Snappy,
+    /// Zstandard; of Parquet.
+    Zstd,
+}
+
+/// When a file is finished, and how many are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotation {
+    /// A file is finished with the window that takes it to this size.
+    pub max_bytes: u64,
+    /// A file is finished once its windows span this long.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub max_age: Duration,
+    /// Finished files that are kept: the oldest are removed. 0 keeps all.
+    pub max_files: usize,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self {
+            max_bytes: 100 * 1024 * 1024,
+            max_age: Duration::from_secs(3600),
+            max_files: 24,
+        }
+    }
+}
+
+/// What can be set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`. Has to be given.
+    pub path: String,
+    /// What files hold.
+    pub format: Format,
+    /// How files are packed. Unset: JSON not at all, Parquet by zstd.
+    pub compression: Option<Compression>,
+    /// What every metric's name begins with; may be empty.
+    pub namespace: String,
+    /// When a file is finished, and how many are kept.
+    pub rotation: Rotation,
+    /// What may wait while a window is written.
+    pub sending_queue: QueueConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: String::new(),
+            format: Format::default(),
+            compression: None,
+            namespace: naming::DEFAULT_NAMESPACE.to_owned(),
+            rotation: Rotation::default(),
+            sending_queue: QueueConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// How files are packed, by default or not.
+    pub(super) fn compression(&self) -> Compression {
+        self.compression.unwrap_or(match self.format {
+            Format::Json => Compression::None,
+            Format::Parquet => Compression::Zstd,
+        })
+    }
+
+    /// How names end, where the config gives no pattern.
+    pub(super) fn extension(&self) -> &'static str {
+        match (self.format, self.compression()) {
+            (Format::Json, Compression::Gzip) => ".jsonl.gz",
+            (Format::Json, _) => ".jsonl",
+            (Format::Parquet, _) => ".parquet",
+        }
+    }
+}
+
+impl ComponentConfig for Config {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if let Err(message) = Names::new(&self.path, self.extension()) {
+            faults.push(Fault::new("path", message));
+        }
+        let unfit = match (self.format, self.compression()) {
+            (Format::Json, Compression::Snappy | Compression::Zstd) => {
+                Some("JSON is packed by `gzip` or `none`")
+            }
+            (Format::Parquet, Compression::Gzip) => Some("Parquet is packed by `zstd`, `snappy` or `none`"),
+            _ => None,
+        };
+        faults.extend(unfit.map(|message| Fault::new("compression", message)));
+        faults.extend(naming::validate(&self.namespace));
+        if self.rotation.max_bytes == 0 {
+            faults.push(Fault::new("rotation.max_bytes", "must be more than 0"));
+        }
+        if self.rotation.max_age.is_zero() {
+            faults.push(Fault::new("rotation.max_age", "must be longer than 0s"));
+        }
+        faults
+    }
+
+    fn writes(&self) -> Vec<PathBuf> {
+        Names::new(&self.path, "")
+            .map(|names| names.folder)
+            .into_iter()
+            .collect()
+    }
+}
+
+impl ExporterConfig for Config {
+    fn queue(&self) -> QueueConfig {
+        self.sending_queue
+    }
+
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
+        match FileExporter::new(self, context) {
+            Ok(exporter) => Ok(Box::new(exporter)),
+            Err(message) => Err(BuildError {
+                id: context.id.clone(),
+                message: format!("path: {message}"),
+            }),
+        }
+    }
+}
+
+/// The exporter type `file`.
+pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
+    type_name: "file",
+    summary: "writes what each window changed to files, as JSON lines or Parquet",
+    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(config: &Config) -> Vec<String> {
+        let faults = config.validate().into_iter();
+        faults.map(|fault| fault.path.join(".")).collect()
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_with_its_key() {
+        let config = Config {
+            namespace: "9".to_owned(),
+            compression: Some(Compression::Zstd),
+            rotation: Rotation {
+                max_bytes: 0,
+                max_age: Duration::ZERO,
+                max_files: 0,
+            },
+            ..Config::default()
+        };
+        assert_eq!(
+            keys(&config),
+            [
+                "path",
+                "compression",
+                "namespace",
+                "rotation.max_bytes",
+                "rotation.max_age"
+            ]
+        );
+    }
+
+    #[test]
+    fn each_format_has_its_ways_to_be_packed() {
+        use Compression::{Gzip, None, Snappy, Zstd};
+        for (format, fit) in [(Format::Json, [None, Gzip]), (Format::Parquet, [Snappy, Zstd])] {
+            for compression in [None, Gzip, Snappy, Zstd] {
+                let config = Config {
+                    path: "/tmp".to_owned(),
+                    format,
+                    compression: Some(compression),
+                    ..Config::default()
+                };
+                let valid = compression == None || fit.contains(&compression);
+                assert_eq!(keys(&config).is_empty(), valid, "{format:?} {compression:?}");
+            }
+        }
+    }
+}

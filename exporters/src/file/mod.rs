@@ -1,0 +1,100 @@
+//! The exporter `file`: keeps what each window changed in files, for whoever asks for history: `DuckDB`, `ClickHouse`, Spark.
+//!
+//! In: snapshots. Out: JSON lines or Parquet. The rules, in order:
+//!
+//! 1. A row for each series that the window changed: the window, the series, its total and what the window added. Labels
+//!    are one column, by their own names.
+//! 2. A window's rows are in one file. A file is finished with the window that takes it to `rotation.max_bytes` or to
+//!    `rotation.max_age`, by the time of windows; or when flowtap stops.
+//! 3. A file that is being written ends in `.partial`. It has its own name once it is whole and on the disk, so a
+//!    reader never sees half of one.
+//! 4. What a crash left behind: lines are kept up to the last that is whole, as `.recovered`; Parquet without its footer
+//!    can't be read and is removed. Both are counted.
+//! 5. Of finished files the newest `rotation.max_files` are kept. No file is touched whose name does not fit the pattern.
+//! 6. What can't be written counts as failed, is told once, and is tried again with each window.
+
+mod config;
+mod json;
+mod names;
+mod parquet;
+mod row;
+mod writer;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowtap_pipeline::{BuildContext, ExportService, Exporter, Snapshot, StageError};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::task::spawn_blocking;
+use tower::util::BoxService;
+use tower::{BoxError, service_fn};
+
+pub use self::config::{Compression, Config, FACTORY, Format, Rotation};
+use self::writer::{Telemetry, Writer};
+
+/// The exporter.
+#[derive(Debug)]
+pub struct FileExporter {
+    writer: Arc<Mutex<Writer>>,
+    strict: bool,
+}
+
+impl FileExporter {
+    /// An exporter that has opened nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the config's `path`.
+    pub fn new(config: &Config, context: &BuildContext) -> Result<Self, String> {
+        let writer = Writer::new(config, Telemetry::new(context))?;
+        Ok(Self {
+            writer: Arc::new(Mutex::new(writer)),
+            strict: context.strict,
+        })
+    }
+
+    /// Does `work` where it may block.
+    async fn blocking<T: Send + 'static>(
+        writer: Arc<Mutex<Writer>>,
+        work: impl FnOnce(&mut Writer) -> T + Send + 'static,
+    ) -> Result<T, BoxError> {
+        let work = move || work(&mut writer.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(spawn_blocking(work).await?)
+    }
+}
+
+impl Exporter for FileExporter {
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+        async move {
+            let prepare = |writer: &mut Writer| (writer.prepare(), writer.folder().display().to_string());
+            let (prepared, folder) = Self::blocking(Arc::clone(&self.writer), prepare).await?;
+            match prepared {
+                Ok(()) => tracing::info!(folder, "writing files"),
+                Err(error) if self.strict => {
+                    return Err(StageError::Unsupported {
+                        what: format!("can't write files to {folder}: {error}"),
+                        remedy: "make the folder writable for flowtap, or set `path` to another".to_owned(),
+                    });
+                }
+                // A disk that comes late is no reason not to measure.
+                Err(error) => tracing::warn!(folder, %error, "no files can be written yet"),
+            }
+            let writer = Arc::clone(&self.writer);
+            Ok(BoxService::new(service_fn(move |snapshot: Arc<Snapshot>| {
+                Self::blocking(Arc::clone(&writer), move |writer| writer.write(&snapshot))
+            })))
+        }
+        .boxed()
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        async move {
+            if let Err(error) = Self::blocking(Arc::clone(&self.writer), Writer::finish).await {
+                tracing::error!(%error, "the last file was not finished");
+            }
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

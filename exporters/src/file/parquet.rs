@@ -1,0 +1,227 @@
+//! Parquet: a column per field of a row; labels are a map, so that a label more changes no schema.
+
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, LazyLock};
+
+use arrow_array::builder::{
+    Float64Builder, Int64Builder, ListBuilder, MapBuilder, MapFieldNames, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
+use flowtap_pipeline::{Snapshot, Timestamp};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::ZstdLevel;
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use super::config::Compression;
+use super::row::{Row, each_row};
+
+/// Rows that are handed on together.
+const BATCH_ROWS: usize = 8192;
+
+/// A row group is held in memory until it is this long.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+
+/// In UTC. Nanoseconds are not for every reader.
+fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
+    let list = |item| DataType::List(Arc::new(Field::new("element", item, true)));
+    let pair = vec![
+        Field::new("key", DataType::Utf8, false),
+        Field::new("value", DataType::Utf8, true),
+    ];
+    let entries = Field::new("key_value", DataType::Struct(pair.into()), false);
+    let fields = vec![
+        Field::new("window_start", time_type(), false),
+        Field::new("window_end", time_type(), false),
+        Field::new("pipeline", DataType::Utf8, false),
+        Field::new("name", DataType::Utf8, false),
+        Field::new("type", DataType::Utf8, false),
+        Field::new("unit", DataType::Utf8, false),
+        Field::new("labels", DataType::Map(Arc::new(entries), false), false),
+        Field::new("total", DataType::Int64, true),
+        Field::new("delta", DataType::Int64, true),
+        Field::new("count", DataType::Int64, true),
+        Field::new("sum", DataType::Float64, true),
+        Field::new("bounds", list(DataType::Float64), true),
+        Field::new("buckets", list(DataType::Int64), true),
+    ];
+    Arc::new(Schema::new(fields))
+});
+
+/// A file of rows. It can be read once it is finished.
+#[derive(Debug)]
+pub(super) struct ParquetFile {
+    writer: ArrowWriter<File>,
+}
+
+impl ParquetFile {
+    /// Onto an empty `file`.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(super) fn new(file: File, compression: Compression) -> io::Result<Self> {
+        let compression = match compression {
+            Compression::Snappy => parquet::basic::Compression::SNAPPY,
+            Compression::Zstd => parquet::basic::Compression::ZSTD(ZstdLevel::default()),
+            Compression::None | Compression::Gzip => parquet::basic::Compression::UNCOMPRESSED,
+        };
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+            .set_created_by(concat!("flowtap ", env!("CARGO_PKG_VERSION")).to_owned())
+            .build();
+        let writer = ArrowWriter::try_new(file, Arc::clone(&SCHEMA), Some(properties)).map_err(of_parquet)?;
+        Ok(Self { writer })
+    }
+
+    /// Appends the rows of `snapshot`.
+    ///
+    /// # Errors
+    /// What the system said. The file is of no use then.
+    pub(super) fn write(&mut self, namespace: &str, snapshot: &Snapshot) -> io::Result<()> {
+        let mut columns = Columns::new();
+        each_row(namespace, snapshot, |row| {
+            columns.push(&row).map_err(of_arrow)?;
+            if columns.rows == BATCH_ROWS {
+                self.put(&mut columns)?;
+            }
+            Ok(())
+        })
+        .and_then(|()| self.put(&mut columns))
+    }
+
+    fn put(&mut self, columns: &mut Columns) -> io::Result<()> {
+        if columns.rows == 0 {
+            return Ok(());
+        }
+        let batch = columns.finish().map_err(of_arrow)?;
+        self.writer.write(&batch).map_err(of_parquet)
+    }
+
+    /// How long it is, and will be by what is held in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    /// Writes the footer, and puts everything on the disk.
+    pub(super) fn finish(self) -> io::Result<()> {
+        self.writer.into_inner().map_err(of_parquet)?.sync_all()
+    }
+}
+
+/// The system's own error, if that is what it was.
+fn of_parquet(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(source) => io::Error::other(source),
+        },
+        error => io::Error::other(error),
+    }
+}
+
+fn of_arrow(error: ArrowError) -> io::Error {
+    io::Error::other(error)
+}
+
+/// Columns that are being filled.
+struct Columns {
+    rows: usize,
+    times: [TimestampMicrosecondBuilder; 2],
+    texts: [StringBuilder; 4],
+    labels: MapBuilder<StringBuilder, StringBuilder>,
+    integers: [Int64Builder; 3],
+    sum: Float64Builder,
+    bounds: ListBuilder<Float64Builder>,
+    buckets: ListBuilder<Int64Builder>,
+}
+
+impl Columns {
+    fn new() -> Self {
+        let names = MapFieldNames {
+            entry: "key_value".to_owned(),
+            key: "key".to_owned(),
+            value: "value".to_owned(),
+        };
+        let times = || TimestampMicrosecondBuilder::new().with_data_type(time_type());
+        Self {
+            rows: 0,
+            times: [times(), times()],
+            texts: Default::default(),
+            labels: MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new()),
+            integers: Default::default(),
+            sum: Float64Builder::new(),
+            bounds: ListBuilder::new(Float64Builder::new()).with_field(Field::new(
+                "element",
+                DataType::Float64,
+                true,
+            )),
+            buckets: ListBuilder::new(Int64Builder::new()).with_field(Field::new(
+                "element",
+                DataType::Int64,
+                true,
+            )),
+        }
+    }
+
+    fn push(&mut self, row: &Row<'_>) -> Result<(), ArrowError> {
+        for (column, at) in self.times.iter_mut().zip([row.window_start, row.window_end]) {
+            column.append_value(micros(at));
+        }
+        let texts = [row.pipeline, row.name, row.kind, row.unit];
+        for (column, text) in self.texts.iter_mut().zip(texts) {
+            column.append_value(text);
+        }
+        for (name, value) in &row.labels {
+            self.labels.keys().append_value(name);
+            self.labels.values().append_value(value);
+        }
+        self.labels.append(true)?;
+        let value = &row.value;
+        for (column, number) in self
+            .integers
+            .iter_mut()
+            .zip([value.total, value.delta, value.count])
+        {
+            column.append_option(number);
+        }
+        self.sum.append_option(value.sum);
+        self.bounds
+            .append_option(value.bounds.map(|bounds| bounds.iter().copied().map(Some)));
+        self.buckets
+            .append_option(value.buckets.map(|buckets| buckets.into_iter().map(Some)));
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
+        self.rows = 0;
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(SCHEMA.fields().len());
+        for column in &mut self.times {
+            columns.push(Arc::new(column.finish()));
+        }
+        for column in &mut self.texts {
+            columns.push(Arc::new(column.finish()));
+        }
+        columns.push(Arc::new(self.labels.finish()));
+        for column in &mut self.integers {
+            columns.push(Arc::new(column.finish()));
+        }
+        columns.push(Arc::new(self.sum.finish()));
+        columns.push(Arc::new(self.bounds.finish()));
+        columns.push(Arc::new(self.buckets.finish()));
+        RecordBatch::try_new(Arc::clone(&SCHEMA), columns)
+    }
+}
+
+/// No timestamp is so late that it would not fit.
+fn micros(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanos() / 1000).unwrap_or(i64::MAX)
+}

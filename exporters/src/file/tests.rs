@@ -1,0 +1,609 @@
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::*;
+use crate::testing::{BYTES, context, many, snapshot};
+use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, RecordBatch};
+use flowtap_pipeline::{
+    Exported, Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, SumPoint, Timestamp,
+};
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::{Value, json};
+use tower::{Service, ServiceExt};
+
+/// 2026-01-02T03:00:00Z
+const NOON: u64 = 1_767_322_800;
+
+fn config(dir: &Path, format: Format) -> Config {
+    Config {
+        path: dir.display().to_string(),
+        format,
+        ..Config::default()
+    }
+}
+
+fn writer(config: &Config) -> Writer {
+    let mut writer = Writer::new(config, Telemetry::new(&context())).unwrap();
+    writer.prepare().unwrap();
+    writer
+}
+
+/// A window of five seconds that ends so many seconds after [`NOON`], with `rows` counters.
+fn window(second: u64, rows: u64) -> Snapshot {
+    let at = Timestamp::from_nanos((NOON + second) * 1_000_000_000);
+    let mut snapshot = Snapshot { at, ..many(rows) };
+    if let Points::Sums(points) = &mut snapshot.families[0].points {
+        for point in points {
+            point.updated = at;
+        }
+    }
+    snapshot
+}
+
+fn wrote(rows: u64) -> Exported {
+    Exported {
+        sent: rows,
+        failed: 0,
+    }
+}
+
+fn failed(rows: u64) -> Exported {
+    Exported {
+        sent: 0,
+        failed: rows,
+    }
+}
+
+/// The names of the folder's files, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn only_file(dir: &Path) -> PathBuf {
+    let names = names(dir);
+    assert_eq!(names.len(), 1, "{names:?}");
+    dir.join(&names[0])
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn read_lines(path: &Path) -> Vec<Value> {
+    lines(&fs::read_to_string(path).unwrap())
+}
+
+fn batches(path: &Path) -> Vec<RecordBatch> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    reader.build().unwrap().map(Result::unwrap).collect()
+}
+
+fn parquet_rows(path: &Path) -> usize {
+    batches(path).iter().map(RecordBatch::num_rows).sum()
+}
+
+/// Two pipelines' worth of types: a counter that did not change, a gauge, and by OpenTelemetry's naming a number.
+fn various() -> Snapshot {
+    const GAUGE: Family = Family {
+        name: "active",
+        naming: Naming::PrimusLens,
+        help: "Connections.",
+        unit: "{connection}",
+        kind: FamilyKind::Gauge,
+    };
+    const OTEL: Family = Family {
+        name: "flowtap.io",
+        naming: Naming::Otel,
+        help: "Bytes.",
+        unit: "By",
+        kind: FamilyKind::Counter,
+    };
+    let point = |family: &Family, name, value, updated| SumPoint {
+        series: Arc::new(Series::render(
+            family,
+            [(name, value)],
+            Timestamp::from_nanos(1_000),
+        )),
+        total: 9,
+        delta: 0,
+        updated: Timestamp::from_nanos(updated),
+    };
+    let family = |family: &'static Family, point| FamilySnapshot {
+        family,
+        points: Points::Sums(vec![point]),
+        ended: Vec::new(),
+    };
+    let mut various = snapshot(42);
+    various.families.extend([
+        family(&BYTES, point(&BYTES, "raddr", LabelValue::Text("idle"), 4_000)),
+        family(&GAUGE, point(&GAUGE, "type", LabelValue::Text(""), 5_000)),
+        family(
+            &OTEL,
+            point(&OTEL, "network.peer.port", LabelValue::Port(443), 5_000),
+        ),
+    ]);
+    various
+}
+
+#[test]
+fn each_changed_series_is_a_line_that_is_read_back_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(&config(dir.path(), Format::Json));
+    assert_eq!(writer.write(&various()), wrote(4));
+    assert_eq!(names(dir.path()), ["flowtap-19700101T000000Z.jsonl.partial"]);
+    // Lines can be read before their file is finished.
+    assert_eq!(read_lines(&only_file(dir.path())).len(), 4);
+    writer.finish();
+    assert_eq!(names(dir.path()), ["flowtap-19700101T000000Z.jsonl"]);
+    let row = |more: Value| {
+        let mut row = json!({
+            "window_start": "1970-01-01T00:00:00.000000Z", "window_end": "1970-01-01T00:00:00.000005Z",
+            "pipeline": "flows", "unit": "By", "type": "counter",
+        });
+        row.as_object_mut()
+            .unwrap()
+            .append(&mut more.as_object().unwrap().clone());
+        row
+    };
+    let bounds = [
+        0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
+    ];
+    assert_eq!(
+        read_lines(&only_file(dir.path())),
+        [
+            row(json!({
+                "name": "primus_lens_network_bytes", "labels": {"raddr": "192.0.2.7"}, "total": 42, "delta": 42,
+            })),
+            row(json!({
+                "name": "primus_lens_network_rtt", "type": "histogram", "unit": "us", "labels": {"raddr": "a\"b\\c\nd"},
+                "count": 7, "sum": 12.5, "bounds": bounds,
+                "buckets": [1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            })),
+            row(json!({
+                "name": "primus_lens_active", "type": "gauge", "unit": "{connection}", "labels": {"type": ""}, "total": 9,
+            })),
+            row(json!({
+                "name": "flowtap.io", "labels": {"network.peer.port": "443"}, "total": 9, "delta": 0,
+            })),
+        ]
+    );
+}
+
+#[test]
+fn the_same_in_parquet_with_labels_as_a_map_whatever_packs_it() {
+    for compression in [Compression::None, Compression::Snappy, Compression::Zstd] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(&Config {
+            compression: Some(compression),
+            ..config(dir.path(), Format::Parquet)
+        });
+        assert_eq!(writer.write(&various()), wrote(4));
+        writer.finish();
+        assert_eq!(names(dir.path()), ["flowtap-19700101T000000Z.parquet"]);
+        let batches = batches(&only_file(dir.path()));
+        let [batch] = &batches[..] else {
+            panic!("one batch, not {}", batches.len());
+        };
+        let column = |name: &str| batch.column_by_name(name).unwrap();
+        let texts = |name: &str| -> Vec<_> {
+            let column = column(name).as_string::<i32>();
+            column.iter().map(|text| text.unwrap().to_owned()).collect()
+        };
+        let integers = |name: &str| -> Vec<_> { column(name).as_primitive::<Int64Type>().iter().collect() };
+        assert_eq!(
+            texts("name"),
+            [
+                "primus_lens_network_bytes",
+                "primus_lens_network_rtt",
+                "primus_lens_active",
+                "flowtap.io"
+            ]
+        );
+        assert_eq!(texts("type"), ["counter", "histogram", "gauge", "counter"]);
+        assert_eq!(texts("unit"), ["By", "us", "{connection}", "By"]);
+        assert_eq!(integers("total"), [Some(42), None, Some(9), Some(9)]);
+        assert_eq!(integers("delta"), [Some(42), None, None, Some(0)]);
+        assert_eq!(integers("count"), [None, Some(7), None, None]);
+        let sums: Vec<_> = column("sum").as_primitive::<Float64Type>().iter().collect();
+        assert_eq!(sums, [None, Some(12.5), None, None]);
+        let ends = column("window_end").as_primitive::<TimestampMicrosecondType>();
+        assert_eq!((ends.value(0), ends.timezone()), (5, Some("UTC")));
+        let buckets = column("buckets").as_list::<i32>();
+        assert!(buckets.is_null(0) && buckets.is_valid(1));
+        let buckets = buckets.value(1);
+        assert_eq!(buckets.as_primitive::<Int64Type>().values()[..4], [1, 2, 3, 0]);
+        assert_eq!(column("bounds").as_list::<i32>().value(1).len(), 16);
+        let labels: Vec<_> = (0..4)
+            .map(|row| {
+                let entries = column("labels").as_map().value(row);
+                let text = |column: usize| entries.column(column).as_string::<i32>().value(0).to_owned();
+                (text(0), text(1))
+            })
+            .collect();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            labels,
+            [
+                pair("raddr", "192.0.2.7"),
+                pair("raddr", "a\"b\\c\nd"),
+                pair("type", ""),
+                pair("network.peer.port", "443")
+            ]
+        );
+    }
+}
+
+#[test]
+fn packed_lines_are_read_back_window_by_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(&Config {
+        compression: Some(Compression::Gzip),
+        ..config(dir.path(), Format::Json)
+    });
+    for second in [5, 10] {
+        // More than one chunk of lines.
+        assert_eq!(writer.write(&window(second, 10_000)), wrote(10_000));
+    }
+    // Before the file is finished, too.
+    for name in [
+        "flowtap-20260102T030000Z.jsonl.gz.partial",
+        "flowtap-20260102T030000Z.jsonl.gz",
+    ] {
+        let mut text = String::new();
+        flate2::read::MultiGzDecoder::new(File::open(dir.path().join(name)).unwrap())
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(lines(&text).len(), 20_000);
+        writer.finish();
+    }
+}
+
+#[test]
+fn a_file_is_finished_with_the_window_that_fills_it() {
+    for (format, max_bytes) in [(Format::Json, 30_000), (Format::Parquet, 4_000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(&Config {
+            rotation: Rotation {
+                max_bytes,
+                ..Rotation::default()
+            },
+            ..config(dir.path(), format)
+        });
+        for second in 1..=20 {
+            assert_eq!(writer.write(&window(5 * second, 100)), wrote(100));
+        }
+        writer.finish();
+        let names = names(dir.path());
+        assert!(names.len() > 1, "{names:?}");
+        let rows = names.iter().map(|name| {
+            let path = dir.path().join(name);
+            assert!(fs::metadata(&path).unwrap().len() < 3 * max_bytes, "{name}");
+            match format {
+                Format::Json => read_lines(&path).len(),
+                Format::Parquet => parquet_rows(&path),
+            }
+        });
+        assert_eq!(rows.sum::<usize>(), 2000);
+    }
+}
+
+#[test]
+fn a_file_spans_max_age_by_the_time_of_windows() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = writer(&Config {
+        rotation: Rotation {
+            max_age: Duration::from_secs(10),
+            ..Rotation::default()
+        },
+        ..config(dir.path(), Format::Json)
+    });
+    // 65 ends a file although nothing changed in it; at 3 the clock was set back; at 8 is a name that was there already.
+    for (second, rows) in [
+        (5, 1),
+        (10, 1),
+        (15, 1),
+        (40, 1),
+        (45, 0),
+        (60, 1),
+        (65, 0),
+        (3, 1),
+        (8, 1),
+        (13, 1),
+    ] {
+        assert_eq!(writer.write(&window(second, rows)), wrote(rows));
+    }
+    writer.finish();
+    assert_eq!(
+        names(dir.path()),
+        [
+            "flowtap-20260102T025958Z.jsonl",
+            "flowtap-20260102T030000Z.jsonl",
+            "flowtap-20260102T030008Z.jsonl",
+            "flowtap-20260102T030010Z.jsonl",
+            "flowtap-20260102T030035Z.jsonl",
+            "flowtap-20260102T030055Z.jsonl",
+        ]
+    );
+    let spanned = read_lines(&dir.path().join("flowtap-20260102T030000Z.jsonl"));
+    assert_eq!(spanned.len(), 2);
+}
+
+#[test]
+fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    for other in [
+        "notes.jsonl",
+        "flowtap-old.jsonl",
+        "flowtap-19990101T000000Z.jsonl.bak",
+    ] {
+        fs::write(dir.path().join(other), "mine").unwrap();
+    }
+    fs::write(dir.path().join("flowtap-19990101T000000Z.jsonl"), "{}\n").unwrap();
+    let limited = |max_files| Config {
+        rotation: Rotation {
+            max_bytes: 1,
+            max_files,
+            ..Rotation::default()
+        },
+        ..config(dir.path(), Format::Json)
+    };
+    // Each window fills a file; the first two begin in the same second.
+    let mut writer = writer(&limited(0));
+    for second in [5, 5, 10, 15] {
+        assert_eq!(writer.write(&window(second, 1)), wrote(1));
+    }
+    assert_eq!(names(dir.path()).len(), 3 + 5);
+    drop(writer);
+    let mut writer = self::writer(&limited(3));
+    let others = [
+        "flowtap-19990101T000000Z.jsonl.bak",
+        "flowtap-old.jsonl",
+        "notes.jsonl",
+    ];
+    let kept = |newest: [&str; 3]| {
+        let mut expected: Vec<_> = newest.into_iter().chain(others).map(str::to_owned).collect();
+        expected.sort();
+        expected
+    };
+    assert_eq!(
+        names(dir.path()),
+        kept([
+            "flowtap-20260102T030000Z-1.jsonl",
+            "flowtap-20260102T030005Z.jsonl",
+            "flowtap-20260102T030010Z.jsonl"
+        ])
+    );
+    assert_eq!(writer.write(&window(20, 1)), wrote(1));
+    assert_eq!(
+        names(dir.path()),
+        kept([
+            "flowtap-20260102T030005Z.jsonl",
+            "flowtap-20260102T030010Z.jsonl",
+            "flowtap-20260102T030015Z.jsonl"
+        ])
+    );
+}
+
+#[test]
+fn lines_that_a_crash_left_behind_are_kept_up_to_the_last_that_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let long = format!("{{\"a\":1}}\n{{\"b\":\"{}", "x".repeat(200_000));
+    fs::write(file("flowtap-20260102T030000Z.jsonl.partial"), long).unwrap();
+    fs::write(file("flowtap-20260102T030001Z.jsonl.partial"), "{\"torn\":").unwrap();
+    fs::write(file("flowtap-20260102T030002Z.jsonl.partial"), "{\"a\":2}\n").unwrap();
+    fs::write(file("flowtap-20260102T030002Z.recovered.jsonl"), "{\"a\":3}\n").unwrap();
+    fs::write(file("other.partial"), "x").unwrap();
+    // This one is being written by somebody else.
+    let busy = file("flowtap-20260102T030003Z.jsonl.partial");
+    fs::write(&busy, "{\"a\":4}\n{").unwrap();
+    let _lock = Flock::lock(File::open(&busy).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+    writer(&config(dir.path(), Format::Json));
+    assert_eq!(
+        names(dir.path()),
+        [
+            "flowtap-20260102T030000Z.recovered.jsonl",
+            "flowtap-20260102T030002Z-1.recovered.jsonl",
+            "flowtap-20260102T030002Z.recovered.jsonl",
+            "flowtap-20260102T030003Z.jsonl.partial",
+            "other.partial",
+        ]
+    );
+    assert_eq!(
+        read_lines(&file("flowtap-20260102T030000Z.recovered.jsonl")),
+        [json!({"a": 1})]
+    );
+    assert_eq!(
+        read_lines(&file("flowtap-20260102T030002Z-1.recovered.jsonl")),
+        [json!({"a": 2})]
+    );
+}
+
+#[test]
+fn parquet_that_a_crash_left_behind_is_removed_and_packed_lines_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(
+        dir.path().join("flowtap-20260102T030000Z.parquet.partial"),
+        "PAR1",
+    )
+    .unwrap();
+    writer(&config(dir.path(), Format::Parquet));
+    assert!(names(dir.path()).is_empty());
+
+    fs::write(
+        dir.path().join("flowtap-20260102T030000Z.jsonl.gz.partial"),
+        [0x1f, 0x8b],
+    )
+    .unwrap();
+    writer(&Config {
+        compression: Some(Compression::Gzip),
+        ..config(dir.path(), Format::Json)
+    });
+    assert_eq!(names(dir.path()), ["flowtap-20260102T030000Z.recovered.jsonl.gz"]);
+}
+
+#[test]
+fn two_exporters_on_one_path_write_to_files_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), Format::Parquet);
+    let mut one = writer(&config);
+    assert_eq!(one.write(&window(5, 1)), wrote(1));
+    let mut other = writer(&config);
+    assert_eq!(other.write(&window(5, 2)), wrote(2));
+    one.finish();
+    other.finish();
+    let names = names(dir.path());
+    assert_eq!(
+        names,
+        [
+            "flowtap-20260102T030000Z-1.parquet",
+            "flowtap-20260102T030000Z.parquet"
+        ]
+    );
+    assert_eq!(parquet_rows(&dir.path().join(&names[0])), 2);
+}
+
+#[test]
+fn what_cannot_be_written_is_counted_and_writing_goes_on_when_it_can() {
+    for format in [Format::Json, Format::Parquet] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder");
+        // A file stands where the folder should be: not even root can write into it.
+        fs::write(&folder, "").unwrap();
+        let mut writer = Writer::new(&config(&folder, format), Telemetry::new(&context())).unwrap();
+        assert!(writer.prepare().is_err());
+        assert_eq!(writer.write(&window(5, 7)), failed(7));
+        assert_eq!(writer.write(&window(10, 0)), wrote(0));
+        assert!(writer.failing());
+        fs::remove_file(&folder).unwrap();
+        assert_eq!(writer.write(&window(15, 7)), wrote(7));
+        // Somebody clears the folder away.
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(writer.write(&window(20, 7)), wrote(7));
+        writer.finish();
+        assert!(
+            only_file(&folder)
+                .to_str()
+                .unwrap()
+                .contains("flowtap-20260102T030015Z")
+        );
+    }
+}
+
+/// A file system of 64 KiB. `None` without the right to mount one.
+struct Tiny(tempfile::TempDir);
+
+impl Tiny {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "flowtap-test"])
+            .arg(dir.path())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(dir));
+        }
+        eprintln!("SKIPPED: this test mounts a small file system, which needs root");
+        None
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_costs_windows_and_no_line_that_was_written() {
+    let Some(disk) = Tiny::mount() else {
+        return;
+    };
+    let dir = disk.0.path();
+    let mut writer = writer(&config(dir, Format::Json));
+    assert_eq!(writer.write(&window(5, 100)), wrote(100));
+    assert_eq!(writer.write(&window(10, 10_000)), failed(10_000));
+    assert_eq!(read_lines(&only_file(dir)).len(), 100);
+    assert_eq!(writer.write(&window(15, 10)), wrote(10));
+    writer.finish();
+    assert_eq!(read_lines(&only_file(dir)).len(), 110);
+}
+
+#[test]
+fn a_full_disk_leaves_no_parquet_that_cannot_be_read() {
+    let Some(disk) = Tiny::mount() else {
+        return;
+    };
+    let dir = disk.0.path();
+    let ballast = dir.join("ballast");
+    fs::write(&ballast, vec![0; 60_000]).unwrap();
+    let mut writer = writer(&Config {
+        rotation: Rotation {
+            max_bytes: 1,
+            ..Rotation::default()
+        },
+        ..config(dir, Format::Parquet)
+    });
+    // Taken, and then there is no room for it.
+    assert_eq!(writer.write(&window(5, 20_000)), wrote(20_000));
+    assert!(writer.failing());
+    assert_eq!(names(dir), ["ballast"]);
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(writer.write(&window(10, 100)), wrote(100));
+    assert!(!writer.failing());
+    assert_eq!(parquet_rows(&only_file(dir)), 100);
+}
+
+#[tokio::test]
+async fn the_last_file_is_finished_when_flowtap_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut exporter = FileExporter::new(&config(dir.path(), Format::Parquet), &context()).unwrap();
+    let mut service = exporter.start().await.unwrap();
+    let window = Arc::new(window(5, 3));
+    let exported = service.ready().await.unwrap().call(window).await.unwrap();
+    assert_eq!(exported, wrote(3));
+    drop(service);
+    exporter.stop().await;
+    assert_eq!(parquet_rows(&only_file(dir.path())), 3);
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_had_is_an_error_only_for_the_strict() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let config = config(file.path(), Format::Json);
+    assert!(
+        FileExporter::new(&config, &context())
+            .unwrap()
+            .start()
+            .await
+            .is_ok()
+    );
+    let strict = BuildContext {
+        strict: true,
+        ..context()
+    };
+    let error = FileExporter::new(&config, &strict)
+        .unwrap()
+        .start()
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains(file.path().to_str().unwrap()),
+        "{error}"
+    );
+}

@@ -1,0 +1,286 @@
+//! Config of the exporter `remote_write`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use figment::value::Value;
+use flowtap_pipeline::schema::DurationText;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, HISTOGRAM_BUCKETS,
+    QueueConfig,
+};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use http::uri::Uri;
+use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::RemoteWriteExporter;
+use super::client::VERSION_HEADER;
+use crate::naming;
+use crate::prometheus::BasicAuth;
+use crate::push::retry::RetryConfig;
+use crate::tls::ClientTls;
+
+/// Samples of one histogram: its buckets, the one without bound, its sum and its count. They go in one request.
+const HISTOGRAM_SAMPLES: usize = HISTOGRAM_BUCKETS + 3;
+
+/// What can be set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to write to, such as `http://prometheus:9090/api/v1/write`. Has to be given.
+    pub endpoint: String,
+    /// What every metric's name begins with; may be empty.
+    pub namespace: String,
+    /// How often a snapshot is sent, at most.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub interval: Duration,
+    /// How long an attempt may take.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub timeout: Duration,
+    /// Headers of every request.
+    pub headers: BTreeMap<String, String>,
+    /// Labels of every series that has none of that name itself, such as `cluster: blue`.
+    pub external_labels: BTreeMap<String, String>,
+    /// A name and password to show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basic_auth: Option<BasicAuth>,
+    /// A token to show instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bearer_token: Option<String>,
+    /// TLS, where the endpoint is `https`.
+    pub tls: ClientTls,
+    /// How a failed request is tried again.
+    pub retry: RetryConfig,
+    /// What may wait while a request is under way.
+    pub sending_queue: QueueConfig,
+    /// Samples per request; a snapshot with more is split.
+    pub max_samples_per_send: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            namespace: naming::DEFAULT_NAMESPACE.to_owned(),
+            interval: Duration::from_secs(15),
+            timeout: Duration::from_secs(10),
+            headers: BTreeMap::new(),
+            external_labels: BTreeMap::new(),
+            basic_auth: None,
+            bearer_token: None,
+            tls: ClientTls::default(),
+            retry: RetryConfig::default(),
+            sending_queue: QueueConfig::default(),
+            max_samples_per_send: 2000,
+        }
+    }
+}
+
+impl Config {
+    fn endpoint_fault(&self) -> Option<Fault> {
+        const EXAMPLE: &str = "http://127.0.0.1:9090/api/v1/write";
+        let message = match self.endpoint.parse::<Uri>() {
+            _ if self.endpoint.is_empty() => {
+                format!("has to be given: where to write to, such as {EXAMPLE}")
+            }
+            Ok(uri) if uri.authority().is_some_and(|host| host.as_str().contains('@')) => {
+                "must not hold a name and password: they go into `basic_auth`".to_owned()
+            }
+            Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) => return None,
+            _ => format!("`{}` is no address like {EXAMPLE}", self.endpoint),
+        };
+        Some(Fault::new("endpoint", message))
+    }
+
+    fn header_faults(&self) -> impl Iterator<Item = Fault> {
+        self.headers.iter().filter_map(|(name, value)| {
+            let message = match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                (Ok(name), _) if is_reserved(&name) => "is a header that the exporter sets itself",
+                (Ok(AUTHORIZATION), Ok(_)) if self.basic_auth.is_some() || self.bearer_token.is_some() => {
+                    "is set by `basic_auth` or `bearer_token` already"
+                }
+                (Ok(_), Ok(_)) => return None,
+                _ => "is no header that can be sent: printable ASCII only",
+            };
+            Some(below("headers", name, message))
+        })
+    }
+
+    fn label_faults(&self) -> impl Iterator<Item = Fault> {
+        let names = self.external_labels.keys();
+        names.filter(|name| !naming::is_label(name)).map(|name| {
+            let message = format!(
+                "`{name}` can't be a label's name: letters, digits and `_`, no digit first, not `__`"
+            );
+            below("external_labels", name, message)
+        })
+    }
+
+    fn auth_faults(&self) -> impl Iterator<Item = Fault> {
+        let colon = self
+            .basic_auth
+            .as_ref()
+            .filter(|auth| auth.username.contains(':'))
+            .map(|_| {
+                Fault::new(
+                    "basic_auth.username",
+                    "can't have a colon: it ends the name (RFC 7617)",
+                )
+            });
+        let two = (self.basic_auth.is_some() && self.bearer_token.is_some()).then(|| {
+            Fault::new(
+                "bearer_token",
+                "a request shows either this or `basic_auth`: give one",
+            )
+        });
+        let token = self
+            .bearer_token
+            .as_ref()
+            .filter(|token| HeaderValue::try_from(*token).is_err())
+            .map(|_| Fault::new("bearer_token", "can't be sent: printable ASCII only"));
+        [colon, two, token].into_iter().flatten()
+    }
+}
+
+fn is_reserved(name: &HeaderName) -> bool {
+    [
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        HOST,
+        USER_AGENT,
+        VERSION_HEADER,
+    ]
+    .contains(name)
+}
+
+/// A fault at an entry of a map. The entry's name may hold dots.
+fn below(map: &str, entry: &str, message: impl Into<String>) -> Fault {
+    Fault {
+        path: vec![map.to_owned(), entry.to_owned()],
+        message: message.into(),
+    }
+}
+
+impl ComponentConfig for Config {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+
+    fn validate(&self) -> Vec<Fault> {
+        let mut faults: Vec<_> = self.endpoint_fault().into_iter().collect();
+        faults.extend(naming::validate(&self.namespace));
+        let positive = [("interval", self.interval), ("timeout", self.timeout)];
+        for (key, _) in positive.into_iter().filter(|(_, duration)| duration.is_zero()) {
+            faults.push(Fault::new(key, "must be longer than 0s"));
+        }
+        faults.extend(self.retry.validate());
+        faults.extend(self.header_faults());
+        faults.extend(self.label_faults());
+        faults.extend(self.auth_faults());
+        faults.extend(self.tls.validate());
+        if self.max_samples_per_send < HISTOGRAM_SAMPLES {
+            let message =
+                format!("must be {HISTOGRAM_SAMPLES} at least: the samples of a histogram go together");
+            faults.push(Fault::new("max_samples_per_send", message));
+        }
+        faults
+    }
+}
+
+impl ExporterConfig for Config {
+    fn queue(&self) -> QueueConfig {
+        self.sending_queue
+    }
+
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
+        // Told before anything starts, not at the first request.
+        match self.tls.client_config() {
+            Ok(_) => Ok(Box::new(RemoteWriteExporter::new(self.clone(), context))),
+            Err(error) => Err(BuildError {
+                id: context.id.clone(),
+                message: format!("tls: {error}"),
+            }),
+        }
+    }
+}
+
+/// The exporter type `remote_write`.
+pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
+    type_name: "remote_write",
+    summary: "pushes to whatever takes Prometheus remote write",
+    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(config: &Config) -> Vec<String> {
+        let faults = config.validate().into_iter();
+        faults.map(|fault| fault.path.join(".")).collect()
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_with_its_key() {
+        let map = |pairs: &[(&str, &str)]| {
+            let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+            pairs.iter().map(owned).collect()
+        };
+        let config = Config {
+            namespace: "9".to_owned(),
+            interval: Duration::ZERO,
+            headers: map(&[("bad name", "x"), ("Content-Type", "text/plain"), ("x-ok", "1")]),
+            external_labels: map(&[("a.b", "x"), ("cluster", "blue")]),
+            basic_auth: Some(BasicAuth {
+                username: "a:b".to_owned(),
+                password: "c".to_owned(),
+            }),
+            bearer_token: Some("t".to_owned()),
+            retry: RetryConfig {
+                max_interval: Duration::ZERO,
+                ..RetryConfig::default()
+            },
+            max_samples_per_send: 18,
+            ..Config::default()
+        };
+        assert_eq!(
+            keys(&config),
+            [
+                "endpoint",
+                "namespace",
+                "interval",
+                "retry.max_interval",
+                "headers.Content-Type",
+                "headers.bad name",
+                "external_labels.a.b",
+                "basic_auth.username",
+                "bearer_token",
+                "max_samples_per_send",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_endpoint_is_an_http_address_without_a_password_in_it() {
+        for (endpoint, valid) in [
+            ("http://127.0.0.1:9090/api/v1/write", true),
+            ("https://metrics.example/api/v1/push?tenant=a", true),
+            ("prometheus:9090", false),
+            ("/api/v1/write", false),
+            ("ftp://127.0.0.1/", false),
+            ("http://user:secret@127.0.0.1/api/v1/write", false),
+        ] {
+            let config = Config {
+                endpoint: endpoint.to_owned(),
+                ..Config::default()
+            };
+            assert_eq!(keys(&config).is_empty(), valid, "{endpoint}");
+        }
+    }
+}

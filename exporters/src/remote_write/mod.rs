@@ -1,0 +1,212 @@
+//! The exporter `remote_write`: pushes snapshots to whatever takes Prometheus remote write 1.0, as a Prometheus with
+//! `--web.enable-remote-write-receiver` does.
+//!
+//! In: snapshots. Out: `WriteRequest`s in snappy's block format, sent by POST. The rules, in order:
+//!
+//! 1. Of the windows that come, one per `interval` goes on, and the last one always. What ended in those that don't is
+//!    kept until then.
+//! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`. Names are
+//!    those of `/metrics`. A series that ended has a stale marker, once, at the end of the window in which it did.
+//! 3. Labels are sorted, and none is empty. From when a second pipeline's snapshot has come, each series has a label
+//!    `pipeline` besides, or two of them could be the same.
+//! 4. A request has `max_samples_per_send` samples at most.
+//! 5. No answer, 5xx and 429 are tried again, with exponential backoff and jitter; a server's `Retry-After` has its way. An
+//!    attempt that takes longer than `timeout` counts as failed. Whatever else is no success is final.
+
+mod client;
+mod config;
+mod encode;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use flowtap_pipeline::telemetry::DeliveryTelemetry;
+use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError, Timestamp};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Counter;
+use tower::util::BoxService;
+use tower::{BoxError, Service, ServiceExt};
+
+use self::client::Client;
+pub use self::config::{Config, FACTORY};
+use self::encode::{Encoder, Ended};
+use crate::push::{self, Sender};
+
+/// Series that ended and whose stale markers wait for the next request, per pipeline; those beyond go without, and are
+/// counted. Prometheus forgets them by itself, after five minutes.
+const MAX_ENDED: usize = 100_000;
+
+/// The exporter.
+#[derive(Debug)]
+pub struct RemoteWriteExporter {
+    config: Config,
+    deliveries: DeliveryTelemetry,
+    forgotten: Forgotten,
+}
+
+impl RemoteWriteExporter {
+    /// An exporter that dials nothing yet.
+    pub fn new(config: Config, context: &BuildContext) -> Self {
+        Self {
+            config,
+            deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
+            forgotten: Forgotten::new(context),
+        }
+    }
+
+    fn service(&self) -> Result<RemoteWriteService, StageError> {
+        let client = Client::new(&self.config).map_err(StageError::Other)?;
+        let sender = push::sender(
+            client,
+            &self.config.retry,
+            self.config.timeout,
+            self.deliveries.clone(),
+        );
+        Ok(RemoteWriteService {
+            interval: self.config.interval,
+            lanes: HashMap::new(),
+            encoder: Arc::new(Encoder::new(&self.config)),
+            sender,
+            forgotten: self.forgotten.clone(),
+        })
+    }
+}
+
+impl Exporter for RemoteWriteExporter {
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+        async move {
+            let service = self.service()?;
+            tracing::info!(endpoint = self.config.endpoint, "pushing by remote write");
+            Ok(BoxService::new(service))
+        }
+        .boxed()
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+/// Counts stale markers that gave way.
+#[derive(Clone, Debug)]
+struct Forgotten {
+    counter: Counter<u64>,
+    attributes: [KeyValue; 1],
+}
+
+impl Forgotten {
+    fn new(context: &BuildContext) -> Self {
+        let counter = context
+            .meter
+            .u64_counter("exporter_dropped_stale_markers")
+            .with_description(
+                "Series that ended and whose stale marker gave way, because too many did at a time.",
+            )
+            .with_unit("{series}")
+            .build();
+        let forgotten = Self {
+            counter,
+            attributes: [KeyValue::new("exporter", context.id.to_string())],
+        };
+        forgotten.add(0);
+        forgotten
+    }
+
+    fn add(&self, series: usize) {
+        self.counter.add(series as u64, &self.attributes);
+    }
+}
+
+/// What is known of one pipeline.
+#[derive(Debug, Default)]
+struct Lane {
+    /// When its last snapshot went on.
+    passed: Option<Timestamp>,
+    /// What ended since.
+    ended: Vec<Ended>,
+}
+
+impl Lane {
+    /// Keeps what ended in `snapshot`, and says how many there was no room for.
+    fn note(&mut self, snapshot: &Snapshot) -> usize {
+        let ended: usize = snapshot.families.iter().map(|family| family.ended.len()).sum();
+        let room = MAX_ENDED.saturating_sub(self.ended.len());
+        let series = snapshot.families.iter().flat_map(|family| {
+            family.ended.iter().map(|series| Ended {
+                at: snapshot.at,
+                family: family.family,
+                series: Arc::clone(series),
+            })
+        });
+        self.ended.extend(series.take(room));
+        ended.saturating_sub(room)
+    }
+
+    /// Whether `snapshot` goes on. Ticks come a moment early or late; a twentieth of the interval is let pass.
+    fn is_due(&mut self, snapshot: &Snapshot, interval: Duration) -> bool {
+        let slack = interval / 20;
+        let due = snapshot.last
+            || self
+                .passed
+                .is_none_or(|passed| snapshot.at < passed || snapshot.at.since(passed) + slack >= interval);
+        if due {
+            self.passed = Some(snapshot.at);
+        }
+        due
+    }
+}
+
+/// Thins, encodes, and sends part by part.
+struct RemoteWriteService {
+    interval: Duration,
+    lanes: HashMap<Arc<str>, Lane>,
+    encoder: Arc<Encoder>,
+    sender: Sender,
+    forgotten: Forgotten,
+}
+
+impl Service<Arc<Snapshot>> for RemoteWriteService {
+    type Response = Exported;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Exported, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // Readiness is awaited part by part, below.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, snapshot: Arc<Snapshot>) -> Self::Future {
+        let lane = self.lanes.entry(Arc::clone(&snapshot.pipeline)).or_default();
+        self.forgotten.add(lane.note(&snapshot));
+        if !lane.is_due(&snapshot, self.interval) {
+            return futures::future::ready(Ok(Exported::default())).boxed();
+        }
+        let ended = std::mem::take(&mut lane.ended);
+        let several = self.lanes.len() > 1;
+        let (encoder, mut sender) = (Arc::clone(&self.encoder), self.sender.clone());
+        async move {
+            let pipeline = several.then_some(&*snapshot.pipeline);
+            let mut exported = Exported::default();
+            for request in encoder.encode(&snapshot, &ended, pipeline)? {
+                let points = request.points;
+                match sender.ready().await?.call(request).await {
+                    Ok(part) => exported.sent += part.sent,
+                    // The other parts may fare better.
+                    Err(error) => {
+                        exported.failed += points;
+                        tracing::warn!(points, %error, "points were not delivered");
+                    }
+                }
+            }
+            Ok(exported)
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,537 @@
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use super::*;
+use crate::prometheus::BasicAuth;
+use crate::testing::{BYTES, certificate, context, many, otel_snapshot, snapshot};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use flowtap_pipeline::{FamilyKind, FamilySnapshot, LabelValue, Points, Series, SumPoint};
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::push::retry::RetryConfig;
+
+const STALE: u64 = 0x7ff0_0000_0000_0002;
+
+#[derive(Clone, PartialEq, Message)]
+struct WriteRequest {
+    #[prost(message, repeated, tag = "1")]
+    timeseries: Vec<TimeSeries>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct TimeSeries {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<Sample>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Label {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Sample {
+    #[prost(double, tag = "1")]
+    value: f64,
+    #[prost(int64, tag = "2")]
+    timestamp: i64,
+}
+
+impl TimeSeries {
+    /// `name{label="value",…}`, in the order in which labels came.
+    fn key(&self) -> String {
+        let pairs: Vec<_> = self
+            .labels
+            .iter()
+            .map(|label| format!("{}={:?}", label.name, label.value))
+            .collect();
+        pairs.join(",")
+    }
+
+    fn bits(&self) -> u64 {
+        assert_eq!(self.samples.len(), 1);
+        self.samples[0].value.to_bits()
+    }
+}
+
+/// Status and `Retry-After`.
+type Answer = (u16, Option<&'static str>);
+
+/// A server that answers as it is told, and takes everything when it was told no more.
+#[derive(Clone, Default)]
+struct Server {
+    /// The last first.
+    answers: Arc<Mutex<Vec<Answer>>>,
+    received: Arc<Mutex<Vec<WriteRequest>>>,
+    headers: Arc<Mutex<Vec<HeaderMap>>>,
+}
+
+impl Server {
+    async fn start(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, self.routes()).into_future());
+        format!("http://{address}/api/v1/write")
+    }
+
+    fn routes(&self) -> Router {
+        Router::new()
+            .route("/api/v1/write", post(write))
+            .with_state(self.clone())
+    }
+
+    fn answer(&self, answers: &[Answer]) {
+        *self.answers.lock().unwrap() = answers.iter().rev().copied().collect();
+    }
+
+    fn requests(&self) -> usize {
+        self.received.lock().unwrap().len()
+    }
+
+    /// Every sample that came, by its series.
+    fn series(&self) -> Vec<(String, u64, i64)> {
+        let received = self.received.lock().unwrap();
+        let series = received.iter().flat_map(|request| &request.timeseries);
+        series
+            .map(|series| (series.key(), series.bits(), series.samples[0].timestamp))
+            .collect()
+    }
+}
+
+async fn write(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> Response {
+    let plain = snap::raw::Decoder::new().decompress_vec(&body).unwrap();
+    let request = WriteRequest::decode(&*plain).unwrap();
+    server.received.lock().unwrap().push(request);
+    server.headers.lock().unwrap().push(headers);
+    let (status, retry_after) = server.answers.lock().unwrap().pop().unwrap_or((204, None));
+    let mut response = (StatusCode::from_u16(status).unwrap(), "as told").into_response();
+    if let Some(value) = retry_after {
+        response
+            .headers_mut()
+            .insert("retry-after", value.parse().unwrap());
+    }
+    response
+}
+
+fn config(endpoint: String) -> Config {
+    let retry = RetryConfig {
+        initial_interval: Duration::from_millis(1),
+        max_elapsed_time: Duration::from_secs(10),
+        ..RetryConfig::default()
+    };
+    Config {
+        endpoint,
+        retry,
+        ..Config::default()
+    }
+}
+
+fn map<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    pairs.into_iter().map(owned).collect()
+}
+
+async fn service(config: Config) -> ExportService {
+    RemoteWriteExporter::new(config, &context())
+        .start()
+        .await
+        .unwrap()
+}
+
+async fn send(service: &mut ExportService, snapshot: Snapshot) -> Exported {
+    service
+        .ready()
+        .await
+        .unwrap()
+        .call(Arc::new(snapshot))
+        .await
+        .unwrap()
+}
+
+async fn export(config: Config, snapshot: Snapshot) -> Exported {
+    send(&mut service(config).await, snapshot).await
+}
+
+/// A snapshot at `millis` with one counter of these labels, live or ended.
+fn one(millis: u64, live: &[(&str, &str)], ended: &[(&str, &str)]) -> Snapshot {
+    let series = |pairs: &[(&str, &str)]| {
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|&(name, value)| (name, LabelValue::Text(value)))
+            .collect();
+        Arc::new(Series::render(&BYTES, pairs, Timestamp::from_nanos(1)))
+    };
+    let at = Timestamp::from_nanos(millis * 1_000_000);
+    let point = SumPoint {
+        series: series(live),
+        total: 7,
+        delta: 7,
+        updated: at,
+    };
+    let family = FamilySnapshot {
+        family: &BYTES,
+        points: Points::Sums(if live.is_empty() { vec![] } else { vec![point] }),
+        ended: if ended.is_empty() {
+            vec![]
+        } else {
+            vec![series(ended)]
+        },
+    };
+    Snapshot {
+        at,
+        families: vec![family],
+        ..snapshot(0)
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_arrives_whole_with_the_names_of_a_scrape_and_the_headers_of_the_protocol() {
+    let server = Server::default();
+    let config = Config {
+        headers: map([("x-tenant", "a")]),
+        bearer_token: Some("t0ken".to_owned()),
+        ..config(server.start().await)
+    };
+    let at = Timestamp::from_nanos(1_700_000_000_123_456_789);
+    let window = Snapshot { at, ..snapshot(42) };
+    assert_eq!(export(config, window).await, Exported { sent: 3, failed: 0 });
+
+    let headers = server.headers.lock().unwrap()[0].clone();
+    for (name, value) in [
+        ("content-encoding", "snappy"),
+        ("content-type", "application/x-protobuf"),
+        ("x-prometheus-remote-write-version", "0.1.0"),
+        ("user-agent", concat!("flowtap/", env!("CARGO_PKG_VERSION"))),
+        ("x-tenant", "a"),
+        ("authorization", "Bearer t0ken"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+
+    let series = server.series();
+    // The stale marker, the counter, and 17 buckets, sum and count of the histogram.
+    assert_eq!(series.len(), 1 + 1 + 17 + 2);
+    assert!(
+        series.iter().all(|(_, _, at)| *at == 1_700_000_000_123),
+        "{series:?}"
+    );
+    let value = |key: &str| {
+        let found: Vec<_> = series.iter().filter(|(known, ..)| known == key).collect();
+        assert_eq!(found.len(), 1, "{key} in {series:#?}");
+        found[0].1
+    };
+    let counter = r#"__name__="primus_lens_network_bytes",raddr="192.0.2.7""#;
+    assert_eq!(value(counter), 42_f64.to_bits());
+    let of = |suffix: &str, le: &str| {
+        value(&format!(
+            r#"__name__="primus_lens_network_rtt_{suffix}",{le}raddr="a\"b\\c\nd""#
+        ))
+    };
+    let buckets =
+        ["0.5", "1.0", "2.0", "15.0", "+Inf"].map(|bound| of("bucket", &format!("le=\"{bound}\",")));
+    assert_eq!(buckets, [1.0, 3.0, 6.0, 6.0, 7.0].map(f64::to_bits));
+    assert_eq!([of("sum", ""), of("count", "")], [12.5, 7.0].map(f64::to_bits));
+    let ended = r#"__name__="primus_lens_network_bytes",raddr="192.0.2.9""#;
+    assert_eq!(value(ended), STALE);
+}
+
+#[tokio::test]
+async fn labels_are_sorted_without_empty_ones_and_external_labels_give_way() {
+    let server = Server::default();
+    let config = Config {
+        external_labels: map([
+            ("cluster", "blue"),
+            ("Zone", "a\"b"),
+            ("raddr", "none"),
+            ("none", ""),
+        ]),
+        ..config(server.start().await)
+    };
+    let labels = [
+        ("type", "x\",y=\"z"),
+        ("raddr", "192.0.2.7"),
+        ("comm", ""),
+        ("Abc", "\\\n"),
+    ];
+    assert_eq!(export(config, one(1, &labels, &[])).await.sent, 1);
+    assert_eq!(
+        server.series()[0].0,
+        r#"Abc="\\\n",Zone="a\"b",__name__="primus_lens_network_bytes",cluster="blue",raddr="192.0.2.7",type="x\",y=\"z""#
+    );
+}
+
+#[tokio::test]
+async fn names_of_opentelemetrys_naming_are_prometheus_names() {
+    let server = Server::default();
+    export(config(server.start().await), otel_snapshot(1)).await;
+    assert!(
+        server.series()[0]
+            .0
+            .starts_with("__name__=\"flowtap_io_bytes_total\"")
+    );
+}
+
+#[tokio::test]
+async fn a_large_snapshot_is_split_and_a_point_is_not() {
+    let server = Server::default();
+    let limited = Config {
+        max_samples_per_send: 300,
+        ..config(server.start().await)
+    };
+    assert_eq!(export(limited.clone(), many(1000)).await.sent, 1000);
+    let sizes = |server: &Server| -> Vec<_> {
+        let received = server.received.lock().unwrap();
+        received.iter().map(|request| request.timeseries.len()).collect()
+    };
+    assert_eq!(sizes(&server), [300, 300, 300, 100]);
+
+    server.received.lock().unwrap().clear();
+    let narrow = Config {
+        max_samples_per_send: 20,
+        ..limited
+    };
+    assert_eq!(export(narrow, snapshot(1)).await.sent, 3);
+    assert_eq!(sizes(&server), [2, 19]);
+}
+
+#[tokio::test]
+async fn what_is_away_for_a_while_is_tried_again_and_what_is_refused_is_not() {
+    let server = Server::default();
+    let endpoint = server.start().await;
+    server.answer(&[(503, None), (500, None), (429, None)]);
+    assert_eq!(
+        export(config(endpoint.clone()), snapshot(1)).await,
+        Exported { sent: 3, failed: 0 }
+    );
+    assert_eq!(server.requests(), 4);
+    // The same bytes, each time.
+    let received = server.received.lock().unwrap().clone();
+    assert!(
+        received
+            .iter()
+            .all(|request| request.encode_to_vec() == received[0].encode_to_vec())
+    );
+
+    for status in [400, 401, 404, 302] {
+        server.received.lock().unwrap().clear();
+        server.answer(&[(status, Some("1"))]);
+        assert_eq!(
+            export(config(endpoint.clone()), snapshot(1)).await,
+            Exported { sent: 0, failed: 3 },
+            "{status}"
+        );
+        assert_eq!(server.requests(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_is_refused_does_not_hold_up_the_others() {
+    let server = Server::default();
+    let config = Config {
+        max_samples_per_send: 100,
+        ..config(server.start().await)
+    };
+    server.answer(&[(204, None), (400, None)]);
+    assert_eq!(
+        export(config, many(250)).await,
+        Exported {
+            sent: 150,
+            failed: 100
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_server_is_asked_again_when_it_says() {
+    let server = Server::default();
+    let endpoint = server.start().await;
+    for status in [429, 503] {
+        server.answer(&[(status, Some("1"))]);
+        let before = tokio::time::Instant::now();
+        assert_eq!(export(config(endpoint.clone()), snapshot(1)).await.sent, 3);
+        // By itself it would have waited a millisecond.
+        assert!(before.elapsed() >= Duration::from_secs(1), "{status}");
+    }
+    // Later than there is time for.
+    server.received.lock().unwrap().clear();
+    server.answer(&[(429, Some("11"))]);
+    assert_eq!(export(config(endpoint), snapshot(1)).await.failed, 3);
+    assert_eq!(server.requests(), 1);
+}
+
+/// A peer that says `answer` to whatever comes, and closes.
+async fn says(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    format!("http://{address}/")
+}
+
+#[tokio::test]
+async fn garbage_silence_and_absence_are_failures_that_are_tried_again() {
+    // Bound and dropped: nobody listens there.
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for endpoint in [
+        says(b"\x00\xffthis is no HTTP\r\n\r\n").await,
+        says(b"HTTP/1.1 200").await,
+        says(b"").await,
+        format!("http://{nobody}/"),
+        format!("http://{}/", silent.local_addr().unwrap()),
+    ] {
+        let mut config = config(endpoint.clone());
+        config.timeout = Duration::from_millis(100);
+        config.retry.max_elapsed_time = Duration::from_millis(300);
+        config.retry.max_interval = Duration::from_millis(20);
+        assert_eq!(
+            export(config, snapshot(1)).await,
+            Exported { sent: 0, failed: 3 },
+            "{endpoint}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn windows_are_thinned_to_the_interval_and_what_ended_meanwhile_is_told_once() {
+    let server = Server::default();
+    let mut service = service(config(server.start().await)).await;
+    let (a, b) = ([("raddr", "a")], [("raddr", "b")]);
+    let none: &[(&str, &str)] = &[];
+    for (second, live, ended) in [
+        (0, &a[..], none),
+        // Ends in a window that does not go on, and begins anew before the next that does.
+        (5, &b[..], &a[..]),
+        (10, &a[..], none),
+        (15, &a[..], &b[..]),
+        (20, &a[..], none),
+        (30, &a[..], none),
+    ] {
+        send(&mut service, one(second * 1000, live, ended)).await;
+    }
+    let last = Snapshot {
+        last: true,
+        ..one(31_000, &a, &[])
+    };
+    send(&mut service, last).await;
+    let seen: Vec<_> = server
+        .series()
+        .into_iter()
+        .map(|(key, bits, at)| (key.contains(r#""a""#), bits == STALE, at))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (true, false, 0),
+            (true, true, 5_000),
+            (false, true, 15_000),
+            (true, false, 15_000),
+            (true, false, 30_000),
+            (true, false, 31_000),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn series_of_two_pipelines_are_told_apart() {
+    let server = Server::default();
+    let mut service = service(config(server.start().await)).await;
+    for pipeline in ["flows", "other", "flows"] {
+        let window = Snapshot {
+            pipeline: pipeline.into(),
+            last: true,
+            ..one(1000, &[("raddr", "a")], &[])
+        };
+        send(&mut service, window).await;
+    }
+    let told: Vec<_> = server
+        .series()
+        .into_iter()
+        .map(|(key, ..)| key.split("pipeline=").nth(1).map(|rest| rest[..7].to_owned()))
+        .collect();
+    assert_eq!(
+        told,
+        [None, Some("\"other\"".to_owned()), Some("\"flows\"".to_owned())]
+    );
+}
+
+#[tokio::test]
+async fn a_peer_is_reached_over_tls_only_with_an_authority_and_a_password_goes_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("peer");
+    certificate(&base, "localhost");
+    let (cert_file, key_file) = (base.with_extension("crt"), base.with_extension("key"));
+    let files = crate::tls::ServerTls {
+        cert_file: cert_file.clone(),
+        key_file,
+        client_ca_file: None,
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(crate::tls::server_config(&files).unwrap().0));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::default();
+    let routes = server.routes();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let routes = hyper_util::service::TowerToHyperService::new(routes.clone());
+            tokio::spawn(async move {
+                let io = hyper_util::rt::TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(io, routes)
+                    .await;
+            });
+        }
+    });
+    let mut trusting = config(format!("https://{address}/api/v1/write"));
+    trusting.retry.enabled = false;
+    trusting.basic_auth = Some(BasicAuth {
+        username: "flowtap".to_owned(),
+        password: "hunter2".to_owned(),
+    });
+    trusting.tls.server_name = Some("localhost".to_owned());
+    let strict = trusting.clone();
+    trusting.tls.ca_file = Some(cert_file);
+    assert_eq!(export(trusting, snapshot(1)).await.sent, 3);
+    assert_eq!(
+        server.headers.lock().unwrap()[0]["authorization"],
+        "Basic Zmxvd3RhcDpodW50ZXIy"
+    );
+    assert_eq!(export(strict, snapshot(1)).await.failed, 3);
+}
+
+#[test]
+fn stale_markers_beyond_the_bound_give_way_and_are_counted() {
+    let mut lane = Lane::default();
+    let mut window = one(1, &[], &[("raddr", "a")]);
+    let series = window.families[0].ended[0].clone();
+    window.families[0].ended = vec![series; 60_000];
+    assert_eq!(window.families[0].family.kind, FamilyKind::Counter);
+    assert_eq!([lane.note(&window), lane.note(&window)], [0, 20_000]);
+    assert_eq!(lane.ended.len(), MAX_ENDED);
+}

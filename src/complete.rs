@@ -1,0 +1,28 @@
+//! `flowtap completions` and `flowtap man`: made from the arguments as they are declared.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+use crate::exit::{Code, Failure};
+
+/// What `shell` reads.
+pub(crate) fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "flowtap", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Writes `flowtap.1`, `flowtap-run.1` and so on.
+///
+/// # Errors
+/// A directory that can't be written to.
+pub(crate) fn man_pages(directory: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::new(Code::Create, format!("{}: {error}", directory.display()));
+    fs::create_dir_all(directory).map_err(failed)?;
+    clap_mangen::generate_to(Cli::command(), directory).map_err(failed)
+}

@@ -1,0 +1,144 @@
+//! When the config is to be read again: at SIGHUP, and when one of its files has changed.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use flowtap_config::Config;
+use flowtap_pipeline::Timestamp;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Meter};
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Interval;
+
+use crate::exit::Failure;
+
+/// How often the files are looked at. A mount of Kubernetes changes by a link, so there is nothing to be woken by.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reads the config anew, from wherever it came.
+pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Config, Failure>;
+
+/// Wakes who reads the config.
+pub(crate) struct Wakeups {
+    hangup: Signal,
+    files: Vec<PathBuf>,
+    seen: Vec<Option<(SystemTime, u64)>>,
+    ticks: Interval,
+}
+
+impl Wakeups {
+    /// From now on. Needs a runtime around it.
+    ///
+    /// # Errors
+    /// A signal that can't be had.
+    pub(crate) fn new(files: Vec<PathBuf>) -> Result<Self, Failure> {
+        let mut wakeups = Self {
+            hangup: signal(SignalKind::hangup())?,
+            seen: Vec::new(),
+            files,
+            ticks: tokio::time::interval(LOOK_INTERVAL),
+        };
+        wakeups.seen = wakeups.look();
+        Ok(wakeups)
+    }
+
+    /// Wakes for these from now on.
+    pub(crate) fn watch(&mut self, files: Vec<PathBuf>) {
+        if files != self.files {
+            self.files = files;
+            self.seen = self.look();
+        }
+    }
+
+    /// Waits for the next; returns what it was.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    self.seen = self.look();
+                    return "SIGHUP";
+                }
+                _ = self.ticks.tick() => {}
+            }
+            let now = self.look();
+            if now != self.seen {
+                self.seen = now;
+                return "a file has changed";
+            }
+        }
+    }
+
+    fn look(&self) -> Vec<Option<(SystemTime, u64)>> {
+        let look = |path: &PathBuf| {
+            let metadata = path.metadata().ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        };
+        self.files.iter().map(look).collect()
+    }
+}
+
+/// What has come of reading it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Outcome {
+    /// How often a new config has been taken on.
+    pub(crate) applied: u64,
+    /// How often one was refused.
+    pub(crate) refused: u64,
+    /// When either was last, in nanoseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_unix_nano: Option<u64>,
+    /// Why the last one was refused, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// The same, shared, and counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Reloads {
+    outcome: Arc<Mutex<Outcome>>,
+    counter: Counter<u64>,
+}
+
+impl Reloads {
+    pub(crate) fn new(meter: &Meter) -> Self {
+        let counter = meter
+            .u64_counter("config_reloads")
+            .with_description("Times that the config was read again, by what has come of it.")
+            .with_unit("{reload}")
+            .build();
+        for outcome in ["applied", "refused"] {
+            counter.add(0, &[KeyValue::new("outcome", outcome)]);
+        }
+        Self {
+            outcome: Arc::default(),
+            counter,
+        }
+    }
+
+    pub(crate) fn applied(&self) {
+        self.counter.add(1, &[KeyValue::new("outcome", "applied")]);
+        let mut outcome = self.lock();
+        outcome.applied += 1;
+        outcome.error = None;
+        outcome.last_unix_nano = Some(Timestamp::now().as_nanos());
+    }
+
+    pub(crate) fn refused(&self, why: &str) {
+        self.counter.add(1, &[KeyValue::new("outcome", "refused")]);
+        let mut outcome = self.lock();
+        outcome.refused += 1;
+        outcome.error = Some(why.to_owned());
+        outcome.last_unix_nano = Some(Timestamp::now().as_nanos());
+    }
+
+    pub(crate) fn load(&self) -> Outcome {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outcome> {
+        // Every statement under the lock leaves it whole.
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,51 @@
+//! What systemd is told: ready, reloading, stopping, and alive (`sd_notify(3)`). Nothing where nobody listens.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio_util::sync::CancellationToken;
+
+/// Tells of a state; whoever can't be told is of no concern.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// The daemon measures.
+pub(crate) fn ready() {
+    tell(&[NotifyState::Ready, NotifyState::Status("measuring")]);
+}
+
+/// It reads its config again; [`ready`] ends that.
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "no monotonic clock"),
+    }
+}
+
+/// It stops.
+pub(crate) fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Says that it is alive, twice as often as systemd asks for, until `stop`. From the runtime's own tasks: one that hangs says
+/// nothing, and systemd ends it.
+pub(crate) fn keep_alive(stop: CancellationToken) {
+    let Some(limit) = watchdog_interval() else { return };
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(limit / 2);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => tell(&[NotifyState::Watchdog]),
+            }
+        }
+    });
+}
+
+/// How often systemd wants to hear of us, if it does.
+fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())
+}

@@ -1,0 +1,243 @@
+//! The path of a record, without the kernel: how fast, with how many allocations, and what a series takes.
+//!
+//! `cargo bench --bench path`. Costs per item and ratios within one run; docs/performance.md has a run of it.
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program whose output is its purpose"
+)]
+
+use std::fs;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flowtap_exporters::{otlp, prometheus};
+use flowtap_pipeline::{
+    Aggregator, BuildContext, ClusterState, Endpoint, FlowBatch, FlowRecord, Live, NodeInfo, Processor, Role,
+    RoleSource, Snapshot, Timestamp,
+};
+use flowtap_processors::direction::Direction;
+use flowtap_processors::policy::{self, Policy};
+use flowtap_processors::window::{self, Window};
+
+/// Records that are handed on at a time.
+const BATCH: usize = 1_024;
+
+/// Records that are counted, at each number of keys.
+const RECORDS: usize = 8_000_000;
+
+const PREFIXES: u32 = 1_000;
+
+/// What this program is called with by itself.
+const MEMORY: &str = "--memory";
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [argument, series] = &*arguments
+        && argument == MEMORY
+    {
+        return memory(series.parse().unwrap());
+    }
+    // `cargo bench` calls every benchmark with `--bench`; `cargo test --benches` without.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return;
+    }
+    println!("direction -> policy ({PREFIXES} prefixes) -> window, one core");
+    println!(
+        "{:>10} {:>14} {:>12} {:>18}",
+        "live keys", "million rec/s", "ns/record", "allocations/record"
+    );
+    for keys in [1_000, 10_000, 100_000, 1_000_000] {
+        hot_path(keys);
+    }
+    println!();
+    // Each in a process of its own, whose memory nobody has used before.
+    for series in ["100000", "1000000"] {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        assert!(command.args([MEMORY, series]).status().unwrap().success());
+    }
+    println!();
+    tick(100_000);
+}
+
+fn context() -> BuildContext {
+    BuildContext {
+        id: "bench".parse().unwrap(),
+        pipeline: "flows".into(),
+        meter: opentelemetry::global::meter("bench"),
+        node: Live::new(NodeInfo::default()),
+        cluster: Live::new(ClusterState::default()),
+        strict: true,
+    }
+}
+
+struct Path {
+    direction: Direction,
+    policy: Policy,
+    window: Window,
+}
+
+impl Path {
+    fn new(max_series: usize) -> Self {
+        let context = context();
+        let prefix = |number: u32| {
+            let net = Ipv4Addr::from(0x0b00_0000 + (number << 12));
+            format!("{net}/20").parse().unwrap()
+        };
+        let policy = policy::Config {
+            internal_hosts: (0..PREFIXES).map(prefix).collect(),
+            ..policy::Config::default()
+        };
+        let window = window::Config {
+            max_series: max_series.try_into().unwrap(),
+            ..window::Config::default()
+        };
+        let mut path = Self {
+            direction: Direction::new(&context),
+            policy: Policy::new(&policy, &context).unwrap(),
+            window: Window::new(&window, &context),
+        };
+        path.window.begin(Timestamp::from_nanos(1));
+        path
+    }
+
+    fn take(&mut self, batch: &mut FlowBatch) {
+        self.direction.process(batch);
+        self.policy.process(batch);
+        self.window.fold(batch);
+    }
+}
+
+/// A record of the connection with this number: bytes both ways, no round-trip time, so that it touches two series.
+fn record(number: usize) -> FlowRecord {
+    let number = u32::try_from(number).unwrap();
+    let remote = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + number));
+    let local = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
+    FlowRecord {
+        netns: 1,
+        sent_bytes: 1_000,
+        received_bytes: 2_000,
+        role: Role::Client,
+        role_source: RoleSource::Handshake,
+        ..FlowRecord::new(Endpoint::new(local, 40_000), Endpoint::new(remote, 443))
+    }
+}
+
+/// Batches over all keys, in an order that no cache knows.
+fn batches(keys: usize) -> Vec<FlowBatch> {
+    let mut order: Vec<_> = (0..keys).collect();
+    fastrand::Rng::with_seed(7).shuffle(&mut order);
+    order
+        .chunks(BATCH)
+        .map(|chunk| FlowBatch {
+            records: chunk.iter().map(|&number| record(number)).collect(),
+            ..FlowBatch::default()
+        })
+        .collect()
+}
+
+fn hot_path(keys: usize) {
+    let mut path = Path::new(4 * keys);
+    let mut batches = batches(keys);
+    // The first round makes the series.
+    for batch in &mut batches {
+        path.take(batch);
+    }
+    let rounds = RECORDS.div_ceil(keys);
+    let began = Instant::now();
+    for _ in 0..rounds {
+        for batch in &mut batches {
+            path.take(black_box(batch));
+        }
+    }
+    let elapsed = began.elapsed();
+    let records = (rounds * keys) as f64;
+    let counted = allocation_counter::measure(|| {
+        for batch in &mut batches {
+            path.take(batch);
+        }
+    });
+    println!(
+        "{keys:>10} {:>14.2} {:>12.1} {:>18.6}",
+        records / elapsed.as_secs_f64() / 1e6,
+        elapsed.as_secs_f64() * 1e9 / records,
+        counted.count_total as f64 / keys as f64
+    );
+}
+
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// Two series per key; everything that lives for them: keys, values, renderings, the snapshot that exporters hold.
+fn memory(series: usize) {
+    let keys = series / 2;
+    let mut path = Path::new(series);
+    let before = resident();
+    for first in (0..keys).step_by(BATCH) {
+        let mut batch = FlowBatch {
+            records: (first..keys.min(first + BATCH)).map(record).collect(),
+            ..FlowBatch::default()
+        };
+        path.take(&mut batch);
+    }
+    let snapshot = Arc::new(path.window.advance(Timestamp::from_nanos(5_000_000_000)).unwrap());
+    let with_snapshot = resident();
+    let mut bytes = 0;
+    let began = Instant::now();
+    let mut peak = 0;
+    for chunk in prometheus::chunks("primus_lens", vec![Arc::clone(&snapshot)]) {
+        bytes += chunk.len();
+        peak = peak.max(resident());
+    }
+    println!(
+        "{} series: {} bytes each, all in; a scrape of {:.1} MB in {:.0} ms grows memory by {} KiB",
+        snapshot.points(),
+        (with_snapshot - before) / snapshot.points() as u64,
+        bytes as f64 / 1e6,
+        began.elapsed().as_secs_f64() * 1e3,
+        peak.saturating_sub(with_snapshot) / 1024
+    );
+}
+
+/// From the watermark that closes a window to what each exporter has made of it.
+fn tick(flows: usize) {
+    let mut path = Path::new(4 * flows);
+    let mut batches = batches(flows);
+    let mut window = |at: u64| -> (Snapshot, Duration) {
+        for batch in &mut batches {
+            path.take(batch);
+        }
+        let began = Instant::now();
+        let snapshot = path
+            .window
+            .advance(Timestamp::from_nanos(at * 5_000_000_000))
+            .unwrap();
+        (snapshot, began.elapsed())
+    };
+    let _first = window(1);
+    let (snapshot, closing) = window(2);
+    let snapshot = Arc::new(snapshot);
+    let began = Instant::now();
+    let requests = otlp::encoded(&otlp::Config::default(), &snapshot);
+    let encoding = began.elapsed();
+    let began = Instant::now();
+    let scraped: usize = prometheus::chunks("primus_lens", vec![Arc::clone(&snapshot)])
+        .map(|chunk| chunk.len())
+        .sum();
+    let scraping = began.elapsed();
+    println!(
+        "a tick with {flows} changed flows ({} series): close {:.1} ms, otlp {:.1} ms ({} requests), a scrape {:.1} ms ({:.1} MB)",
+        snapshot.points(),
+        closing.as_secs_f64() * 1e3,
+        encoding.as_secs_f64() * 1e3,
+        requests.len(),
+        scraping.as_secs_f64() * 1e3,
+        scraped as f64 / 1e6
+    );
+}

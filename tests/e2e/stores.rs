@@ -1,0 +1,249 @@
+//! Stores that nobody here wrote: Debian's Prometheus, a newer one, and `VictoriaMetrics`.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::daemon::{Daemon, Launch, free_address, get};
+use crate::peers::{Peer, ask_until, listens};
+use crate::require;
+use crate::traffic::{Counted, exchange};
+
+/// A store that answers `PromQL`.
+struct Store {
+    _peer: Peer,
+    _dir: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Store {
+    /// A Prometheus that scrapes `target`, with whatever `more` says of the job.
+    fn scraping(program: &Path, target: SocketAddr, more: &str) -> Self {
+        let job = format!(
+            "scrape_configs:\n- job_name: flowtap\n  scrape_interval: 1s\n  static_configs: [{{targets: ['{target}']}}]\n{more}"
+        );
+        Self::prometheus(program, &job, &[])
+    }
+
+    /// A Prometheus that scrapes nobody and takes what is written to it.
+    fn receiving() -> Self {
+        Self::prometheus(
+            Path::new("prometheus"),
+            "",
+            &["--web.enable-remote-write-receiver"],
+        )
+    }
+
+    fn prometheus(program: &Path, text: &str, arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("prometheus.yml");
+        fs::write(&config, text).unwrap();
+        let address = free_address();
+        let data = dir.path().join("data");
+        let mut command = Command::new(program);
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", data.display()))
+            .arg(format!("--web.listen-address={address}"))
+            .args(arguments);
+        Self::start(command, dir, address)
+    }
+
+    fn victoria_metrics(program: &Path) -> Self {
+        let (dir, address) = (tempfile::tempdir().unwrap(), free_address());
+        let mut command = Command::new(program);
+        command
+            .arg(format!("-storageDataPath={}", dir.path().display()))
+            .arg(format!("-httpListenAddr={address}"))
+            // By default the newest half minute is not shown.
+            .args(["-search.latencyOffset=0s", "-search.disableCache"]);
+        Self::start(command, dir, address)
+    }
+
+    fn start(mut command: Command, dir: tempfile::TempDir, address: SocketAddr) -> Self {
+        let peer = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let store = Self {
+            _peer: Peer(peer),
+            _dir: dir,
+            address,
+        };
+        ask_until("the store listens", || listens(address));
+        store
+    }
+
+    fn sum(&self, family: &str, label: &str, port: u16, direction: &str) -> u64 {
+        let query = format!("sum({family}%7B{label}=%22{port}%22,direction=%22{direction}%22%7D)");
+        let path = format!("/api/v1/query?query={query}");
+        let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
+        answer["data"]["result"][0]["value"][1]
+            .as_str()
+            .map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until it shows what the application `sent` by `port`.
+    fn shows(&self, port: u16, sent: Counted) {
+        let egress = "primus_lens_network_tcp_flow_egress";
+        let ingress = "primus_lens_network_tcp_flow_ingress";
+        let seen = || Counted {
+            client_sent: self.sum(egress, "rport", port, "outbound"),
+            client_received: self.sum(egress, "rport", port, "inbound"),
+            server_sent: self.sum(ingress, "lport", port, "outbound"),
+            server_received: self.sum(ingress, "lport", port, "inbound"),
+        };
+        ask_until(&format!("the store shows {sent:?}, but {:?}", seen()), || {
+            (seen() == sent).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    let Some(newest) = require::peer("prometheus") else {
+        return;
+    };
+    let daemon = Daemon::start(&[]);
+    // Debian's, which asks for OpenMetrics 1.0, and one of the third series, which asks for more besides.
+    let programs = [Path::new("prometheus"), &newest];
+    let scrapers = programs.map(|program| Store::scraping(program, daemon.scrape_address(), ""));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 1).unwrap();
+    for prometheus in scrapers {
+        prometheus.shows(port, sent);
+    }
+}
+
+#[test]
+fn a_real_prometheus_scrapes_over_tls_with_a_password() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    fs::write(&cert, certified.cert.pem()).unwrap();
+    let daemon = Daemon::start(&[
+        &format!("exporters.prometheus.tls.cert_file={}", cert.display()),
+        &format!("exporters.prometheus.tls.key_file={}", key.display()),
+        "exporters.prometheus.basic_auth.username=prometheus",
+        "exporters.prometheus.basic_auth.password=hunter2",
+    ]);
+    let job = format!(
+        "  scheme: https\n  tls_config: {{ca_file: {}, server_name: localhost}}\n  \
+         basic_auth: {{username: prometheus, password: hunter2}}\n",
+        cert.display()
+    );
+    let prometheus = Store::scraping(Path::new("prometheus"), daemon.scrape_address(), &job);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 3).unwrap();
+    prometheus.shows(port, sent);
+}
+
+#[test]
+fn a_real_prometheus_is_written_the_totals_that_the_applications_counted_with_the_last_window_in_them() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    let prometheus = Store::receiving();
+    let remote_write = format!(
+        "  remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 200ms, max_samples_per_send: 50}}\n",
+        prometheus.address
+    );
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, debug, remote_write]",
+        exporters: &remote_write,
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut sent = exchange(&listener, 300, 4).unwrap();
+    prometheus.shows(port, sent);
+    let exporter = [("exporter", "remote_write")];
+    daemon.telemetry_until("points that were delivered", |seen| {
+        seen.sum("flowtap_exporter_sent_metric_points_total", &exporter) > 0
+    });
+    let failed = "flowtap_exporter_send_failed_metric_points_total";
+    assert_eq!(daemon.telemetry().sum(failed, &exporter), 0);
+
+    // In the middle of a window: what it holds must still arrive.
+    sent += exchange(&listener, 300, 5).unwrap();
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
+    prometheus.shows(port, sent);
+}
+
+#[test]
+fn a_real_prometheus_forgets_a_series_that_ended_by_its_stale_marker() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    let prometheus = Store::receiving();
+    let remote_write = format!(
+        "  remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 1s}}\n",
+        prometheus.address
+    );
+    let _daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, debug, remote_write]",
+        exporters: &remote_write,
+        set: &["processors.window.metric_expiration=3s"],
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 10, 8).unwrap();
+    prometheus.shows(port, sent);
+    // Without a marker it would show them for five minutes, which is longer than patience.
+    prometheus.shows(port, Counted::default());
+}
+
+#[test]
+fn victoria_metrics_is_pushed_the_totals_that_the_applications_counted_by_otlp_and_by_remote_write() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(program) = require::peer("victoria-metrics") else {
+        return;
+    };
+    for push in [
+        "otlp: {endpoint: \"http://ADDRESS/opentelemetry\", protocol: http/protobuf, interval: 200ms, compression: gzip}",
+        "otlp: {endpoint: \"http://ADDRESS/opentelemetry\", protocol: http/protobuf, interval: 200ms, compression: zstd}",
+        "remote_write: {endpoint: \"http://ADDRESS/api/v1/write\", interval: 200ms}",
+    ] {
+        let store = Store::victoria_metrics(&program);
+        let (exporter, _) = push.split_once(':').unwrap();
+        let push = push.replace("ADDRESS", &store.address.to_string());
+        let daemon = Daemon::launch(Launch {
+            list: &format!("exporters: [debug, {exporter}]"),
+            exporters: &format!("  {push}\n"),
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = exchange(&listener, 300, 9).unwrap();
+        let (status, window) = daemon.stop();
+        assert!(status.success(), "{push}: {status} {}", window.log);
+        store.shows(port, sent);
+    }
+}
