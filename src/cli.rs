@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Say how many series a live minute or a recording makes, and what labels cost
     Explain(ExplainArgs),
-    /// Show the flows of a running daemon in the terminal as they change, or this machine's if none runs
+    /// Show live flows in the terminal: a running daemon's, or this machine's
     Top(TopArgs),
     /// Say which class an address has, and by which rule
     Classify(ClassifyArgs),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, Snapshot};
-use flowtap_processors::window::families::{FAMILIES, FamilyId};
+use flowtap_processors::window::families::{Definition, FAMILIES, FamilyId};
 
 use super::tap::Latest;
 use super::{Flow, Retransmits};
@@ -206,7 +206,7 @@ struct Names(HashMap<String, &'static str>);
 
 impl Names {
     fn new() -> Self {
-        let possible = FAMILIES.iter().flat_map(|definition| definition.possible());
+        let possible = FAMILIES.iter().flat_map(Definition::possible);
         Self(
             possible
                 .map(|label| (label.otel_name().replace('.', "_"), label.name()))
@@ -270,6 +270,9 @@ mod tests {
 
     const AT: Timestamp = Timestamp::from_nanos(10_000_000_000);
 
+    /// The labels of a series.
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
     fn series(id: FamilyId, naming: Naming, labels: &[(&str, &str)]) -> Arc<Series> {
         let pairs = labels
             .iter()
@@ -281,7 +284,7 @@ mod tests {
         ))
     }
 
-    fn sums(id: FamilyId, naming: Naming, rows: &[(&[(&str, &str)], u64, u64)]) -> FamilySnapshot {
+    fn sums(id: FamilyId, naming: Naming, rows: &[(Pairs<'_>, u64, u64)]) -> FamilySnapshot {
         let points = rows.iter().map(|(labels, total, delta)| SumPoint {
             series: series(id, naming, labels),
             total: *total,
@@ -295,7 +298,7 @@ mod tests {
         }
     }
 
-    fn times(naming: Naming, rows: &[(&[(&str, &str)], u64, f64)]) -> FamilySnapshot {
+    fn times(naming: Naming, rows: &[(Pairs<'_>, u64, f64)]) -> FamilySnapshot {
         let points = rows.iter().map(|(labels, count, sum)| {
             let mut buckets = [0; HISTOGRAM_BUCKETS + 1];
             buckets[3] = *count;

@@ -34,6 +34,7 @@ pub(crate) struct Flows {
     /// The other way.
     pub(crate) inbound_bytes_per_second: f64,
     /// The first ones by the order that was asked for.
+    #[expect(clippy::struct_field_names, reason = "what the answer is asked for")]
     pub(crate) flows: Vec<Flow>,
 }
 

@@ -293,9 +293,12 @@ mod tests {
             service.ready().await.unwrap().call(snapshot).await.unwrap();
         }
         let first = tap.flows(&request(None)).unwrap();
-        assert_eq!((first.pipeline.as_str(), first.at), ("a", 3.0));
+        assert_eq!(
+            (first.pipeline.as_str(), first.at.to_string()),
+            ("a", "3".to_owned())
+        );
         assert_eq!(first.pipelines, ["a", "b"]);
-        assert_eq!(tap.flows(&request(Some("b"))).unwrap().at, 1.0);
+        assert_eq!(tap.flows(&request(Some("b"))).unwrap().pipeline, "b");
         let error = tap.flows(&request(Some("c"))).unwrap_err();
         assert_eq!(error.to_string(), "there is no pipeline `c`; there is a, b");
         let mut gone = Snapshot::clone(&snapshot("b", 4));

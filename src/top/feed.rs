@@ -1,5 +1,6 @@
 //! Where the flows come from: a daemon's `/flows`, or the tap of this process.
 
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -116,7 +117,7 @@ fn path(pipeline: Option<&str>, sort: Sort) -> String {
             if byte.is_ascii_alphanumeric() {
                 path.push(char::from(byte));
             } else {
-                path.push_str(&format!("%{byte:02X}"));
+                let _ = write!(path, "%{byte:02X}");
             }
         }
     }

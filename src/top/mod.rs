@@ -65,13 +65,12 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), Failure> {
     let runtime = run::runtime()?;
     let (events, incoming) = sync_channel(EVENTS);
     let mut here = None;
-    let (source, name) = match find_daemon(&args, registry)? {
-        Some(address) => (Source::Daemon(address), address.to_string()),
-        None => {
-            let tap = Tap::default();
-            here = Some(Here::start(&runtime, registry, &tap, events.clone())?);
-            (Source::Here(tap), "this machine".to_owned())
-        }
+    let (source, name) = if let Some(address) = find_daemon(&args, registry)? {
+        (Source::Daemon(address), address.to_string())
+    } else {
+        let tap = Tap::default();
+        here = Some(Here::start(&runtime, registry, &tap, events.clone())?);
+        (Source::Here(tap), "this machine".to_owned())
     };
     stop_on_signal(&runtime, events.clone())?;
     let orders = feed::spawn(source, args.pipeline, sort, events.clone())?;

@@ -161,7 +161,7 @@ impl State {
                 self.filter.pop();
             }
             KeyCode::Char(character) if self.filter.chars().count() < MAX_FILTER => {
-                self.filter.push(character)
+                self.filter.push(character);
             }
             _ => {}
         }

@@ -1,5 +1,7 @@
 //! Draws the state: a head, a table, a line of keys. At 80 columns everything has its place; wider terminals show longer names.
 
+use std::fmt::Write as _;
+
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -142,19 +144,21 @@ fn draw_table(state: &State, frame: &mut Frame<'_>, area: Rect, about: Rect) {
         all.len()
     );
     if state.flows.total > state.flows.flows.len() {
-        line.push_str(&format!(
+        let _ = write!(
+            line,
             " (the first {} of {})",
             state.flows.flows.len(),
             state.flows.total
-        ));
+        );
     }
-    line.push_str(&format!(
+    let _ = write!(
+        line,
         "  by {}{}",
         state.sort.name(),
         if state.reversed { ", reversed" } else { "" }
-    ));
+    );
     if !state.filter.is_empty() {
-        line.push_str(&format!("  filter: {}", plain(&state.filter)));
+        let _ = write!(line, "  filter: {}", plain(&state.filter));
     }
     frame.render_widget(Line::styled(line, FAINT), about);
 
