@@ -1,11 +1,14 @@
 //! The arguments.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::flows::Sort;
 
 /// What `flowtap` is told.
 #[derive(Debug, Parser)]
@@ -18,6 +21,7 @@ use clap_complete::Shell;
 Try it, with no config at all:
   sudo flowtap run                               measure this machine, serve the metrics
   curl http://127.0.0.1:9464/metrics             ... and see them
+  flowtap top                                    ... or watch the flows in the terminal
   sudo flowtap doctor                            what it could not see here, and why
 
 With a config of your own (YAML or TOML):
@@ -27,7 +31,7 @@ With a config of your own (YAML or TOML):
 
 Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
 Without any privileges it still runs, by sock_diag, and says what it can't see; --strict refuses that.
-The daemon's own metrics are on 127.0.0.1:8888/metrics, its health on 127.0.0.1:13133/healthz."
+The daemon's own metrics are on 127.0.0.1:8888/metrics, its status page on 127.0.0.1:13133."
 )]
 pub(crate) struct Cli {
     /// What to do. Nothing: explain.
@@ -52,6 +56,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Say how many series a live minute or a recording makes, and what labels cost
     Explain(ExplainArgs),
+    /// Show live flows in the terminal: a running daemon's, or this machine's
+    Top(TopArgs),
     /// Say which class an address has, and by which rule
     Classify(ClassifyArgs),
     /// List the component types of this build
@@ -119,6 +125,24 @@ pub(crate) struct ExplainArgs {
     pub(crate) file: Option<PathBuf>,
 }
 
+/// What to show.
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// Where the daemon's config comes from, to find its admin listener
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// A daemon's admin listener, such as 127.0.0.1:13133; without, that of the config, and if nobody answers there, top measures
+    /// by itself
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Which of the daemon's pipelines; the first by name otherwise
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pipeline: Option<String>,
+    /// The order to begin with
+    #[arg(long, value_name = "COLUMN", default_value = "rate", value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::name)))]
+    pub(crate) sort: String,
+}
+
 /// What to classify.
 #[derive(Args, Debug)]
 pub(crate) struct ClassifyArgs {
@@ -179,7 +203,7 @@ pub(crate) struct DoctorArgs {
 }
 
 /// Where the config comes from. Later layers win: defaults, files, environment, `--set`.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ConfigArgs {
     /// A config file, .yaml or .toml; may be given again, later files win
     #[arg(short, long, value_name = "FILE", env = "FLOWTAP_CONFIG")]

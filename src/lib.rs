@@ -8,11 +8,14 @@
 //! | [`cli`] | the arguments |
 //! | [`components`] | the component types of this build, in one list |
 //! | [`exit`] | exit codes, and errors on their way to them |
+//! | `flows` | the live view's data, from the newest snapshots: `/flows` |
 //! | `graph` | from a checked config to the stages, wired |
 //! | `draw` | the pipelines as a drawing |
 //! | `complete` | shell completions and man pages |
 //! | `node` | what components are told of this machine |
 //! | `memory`, `logs` | the memory limiter; what is logged, and how often |
+//! | `status_page` | the admin listener's page, and `/status.json` |
+//! | `top` | the live view in a terminal |
 //! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
 //! | `sandbox`, `systemd` | what the daemon gives up before it starts; what systemd is told |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
@@ -28,6 +31,7 @@ pub mod doctor;
 mod draw;
 mod exit;
 mod explain;
+mod flows;
 mod graph;
 mod http;
 mod logs;
@@ -39,8 +43,10 @@ mod reload;
 mod replay;
 mod run;
 mod sandbox;
+mod status_page;
 mod systemd;
 mod telemetry;
+mod top;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -106,6 +112,7 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
             &load(&args.config, registry)?,
             &args.addresses,
         )?),
+        Some(Command::Top(args)) => top::top(args, registry),
         Some(Command::Components) => print(&components::describe(registry)),
         Some(Command::Graph(args)) => {
             let config = load(&args.config, registry)?;
@@ -117,7 +124,7 @@ fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
     }
 }
 
-fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
+pub(crate) fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
     let layers = Layers::from_process(arguments.config.clone(), arguments.set.clone());
     let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
     telemetry::check_logs(&config)?;

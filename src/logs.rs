@@ -1,6 +1,6 @@
 //! How often the same is logged: at most so often per `tick`, then how often it was left out.
 //!
-//! In: events. Out: whether each is written. The same is what comes from the same place in the code: a peer that is down must not
+//! In: events that the level lets through. Out: whether each is written. The same is what comes from the same place in the code: a peer that is down must not
 //! fill a disk, and what another place has to say must not be lost in it. As the OpenTelemetry Collector samples its logs.
 
 use std::collections::HashMap;
@@ -10,9 +10,9 @@ use flowtap_config::SamplingConfig;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::callsite::Identifier;
-use tracing::subscriber::Interest;
-use tracing::{Event, Metadata};
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 /// How often a place has spoken in this tick.
 #[derive(Debug)]
@@ -86,17 +86,10 @@ impl Throttle {
     }
 }
 
-impl<S> Filter<S> for Throttle {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+/// For all layers beneath and above it.
+impl<S: Subscriber> Layer<S> for Throttle {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         self.admits(event.metadata())
-    }
-
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
     }
 }
 
@@ -105,7 +98,7 @@ mod tests {
     use super::*;
     use std::io;
     use tracing_subscriber::layer::SubscriberExt;
-    use tracing_subscriber::{Layer, Registry, fmt};
+    use tracing_subscriber::{Registry, fmt};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -122,11 +115,9 @@ mod tests {
     fn logged(config: &SamplingConfig, work: impl FnOnce(&Throttle)) -> String {
         let (lines, throttle) = (Lines::default(), Throttle::new(config));
         let writer = lines.clone();
-        let layer = fmt::layer()
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .with_filter(throttle.clone());
-        tracing::subscriber::with_default(Registry::default().with(layer), || work(&throttle));
+        let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        let registry = Registry::default().with(throttle.clone()).with(layer);
+        tracing::subscriber::with_default(registry, || work(&throttle));
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Readiness};
 use crate::cluster;
 use crate::exit::Failure;
+use crate::flows::tap::Tap;
 use crate::graph::{self, Surroundings};
 use crate::http;
 use crate::memory;
@@ -21,6 +22,7 @@ use crate::net_flow;
 use crate::node;
 use crate::reload::{Load, Reloads, Wakeups};
 use crate::sandbox;
+use crate::status_page::{self, Pipelines};
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
 
@@ -53,8 +55,13 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
     let meter = telemetry.meter();
     let around = Surroundings::now();
     node::watch(&around.node);
-    let graph = graph::build(&config, &meter, &around, strict)
+    let tap = config.service.admin.endpoint.map(|_| Tap::default());
+    let mut graph = graph::build(&config, &meter, &around, strict)
         .map_err(|error| Failure::config(&config.build_error(&error)))?;
+    if let Some(tap) = &tap {
+        tap.attach(&mut graph);
+    }
+    let pipelines = Pipelines::new(&config);
     let stop = stop_on_signal()?;
     logs.tell_what_is_left_out(stop.clone());
     memory::watch(
@@ -68,9 +75,11 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
     let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
     let servers_stop = CancellationToken::new();
     let mut servers = Vec::new();
-    if let Some(address) = config.service.admin.endpoint {
+    if let (Some(address), Some(tap)) = (config.service.admin.endpoint, &tap) {
         let routes = admin::routes(readiness.clone(), board.clone(), reloads.clone())
-            .merge(net_flow::routes(proc_root(&config)));
+            .merge(net_flow::routes(proc_root(&config)))
+            .merge(tap.routes())
+            .merge(status_page::routes(pipelines.clone(), telemetry.reader()));
         servers.push(http::serve(address, routes, servers_stop.clone()).await?);
     }
     if let Some(address) = config.service.telemetry.metrics.endpoint {
@@ -83,6 +92,8 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
         around,
         meter,
         strict,
+        tap,
+        pipelines,
     };
     let mut outcome = running.runner.apply(graph).await.map_err(Failure::from);
     if outcome.is_ok() {
@@ -134,6 +145,9 @@ struct Running {
     around: Surroundings,
     meter: Meter,
     strict: bool,
+    /// Where the live view looks, if anybody can ask for it.
+    tap: Option<Tap>,
+    pipelines: Pipelines,
 }
 
 /// Why a new config is not at work.
@@ -168,13 +182,18 @@ impl Running {
                 "listeners, the push of own metrics, memory_limiter, Kubernetes and shutdown_timeout change with the next start only"
             );
         }
+        self.pipelines.set(&config);
         self.config = config;
         Ok(())
     }
 
     fn build(&self, config: &Config) -> Result<Graph, Failure> {
-        graph::build(config, &self.meter, &self.around, self.strict)
-            .map_err(|error| Failure::config(&config.build_error(&error)))
+        let mut graph = graph::build(config, &self.meter, &self.around, self.strict)
+            .map_err(|error| Failure::config(&config.build_error(&error)))?;
+        if let Some(tap) = &self.tap {
+            tap.attach(&mut graph);
+        }
+        Ok(graph)
     }
 }
 

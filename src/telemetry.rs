@@ -4,6 +4,7 @@
 //! Prometheus bridge, served at `service.telemetry.metrics.endpoint`, and a push by OTLP where
 //! `service.telemetry.metrics.otlp.endpoint` is set.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::process;
 use std::sync::Arc;
@@ -20,12 +21,14 @@ use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::exit::{Code, Failure};
 use crate::logs::Throttle;
@@ -81,6 +84,11 @@ impl Telemetry {
     pub(crate) fn routes(&self) -> Router {
         let registry = self.registry.clone();
         Router::new().route("/metrics", get(move || async move { expose(&registry) }))
+    }
+
+    /// For who shows the same elsewhere.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader(self.registry.clone())
     }
 
     /// Pushes what is not pushed yet.
@@ -144,6 +152,46 @@ impl Telemetry {
     }
 }
 
+/// Reads the daemon's own metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader(Registry);
+
+/// A counter or a gauge as it stands.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Sample {
+    /// Its name, as `/metrics` has it.
+    pub(crate) name: String,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Its value.
+    pub(crate) value: f64,
+}
+
+impl Reader {
+    /// Every counter and gauge as it stands now.
+    pub(crate) fn samples(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        for family in self.0.gather() {
+            for metric in family.get_metric() {
+                let value = match family.get_field_type() {
+                    MetricType::COUNTER => metric.get_counter().get_value(),
+                    MetricType::GAUGE => metric.get_gauge().get_value(),
+                    _ => continue,
+                };
+                let labels = metric.get_label().iter();
+                samples.push(Sample {
+                    name: family.name().to_owned(),
+                    labels: labels
+                        .map(|label| (label.name().to_owned(), label.value().to_owned()))
+                        .collect(),
+                    value,
+                });
+            }
+        }
+        samples
+    }
+}
+
 fn resource() -> Resource {
     Resource::builder()
         .with_service_name("flowtap")
@@ -180,13 +228,11 @@ pub(crate) fn init_logs(config: &LogsConfig) -> Result<LogLevel, Failure> {
     let text = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
     let throttle = Throttle::new(&config.sampling);
+    let registry = tracing_subscriber::registry().with(filter).with(throttle.clone());
     let initialised = match config.format {
-        LogFormat::Text => registry.with(text.with_filter(throttle.clone())).try_init(),
-        LogFormat::Json => registry
-            .with(text.json().with_filter(throttle.clone()))
-            .try_init(),
+        LogFormat::Text => registry.with(text).try_init(),
+        LogFormat::Json => registry.with(text.json()).try_init(),
     };
     initialised.map_err(|error| Failure::new(Code::Software, error))?;
     Ok(LogLevel(handle, throttle))

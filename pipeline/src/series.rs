@@ -3,6 +3,7 @@
 //! A series is made once, when its key is first seen. From then on every exporter copies the rendering it needs:
 //! the Prometheus label block, or the OTLP attribute bytes.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -177,6 +178,11 @@ impl Series {
         [own, comma, shared].concat()
     }
 
+    /// Names and values of the labels, read anew from the rendering, which is the only place where they are kept.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        self.labels().into_iter().flat_map(parse)
+    }
+
     /// The labels as OTLP `KeyValue` messages, each behind its key and length, ready to be copied into a data point of
     /// the family's kind (`opentelemetry/proto/metrics/v1/metrics.proto`: field 7 of a `NumberDataPoint`, 9 of a
     /// `HistogramDataPoint`), one piece after the other.
@@ -210,6 +216,43 @@ pub fn push_label(out: &mut String, name: &str, value: &str) {
         }
     }
     out.push('"');
+}
+
+/// Names and values of rendered labels, `name="value",…`, without the escapes.
+fn parse(labels: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+    let mut rest = labels;
+    std::iter::from_fn(move || {
+        let (name, behind) = rest.split_once("=\"")?;
+        let end = closing_quote(behind)?;
+        let (value, behind) = behind.split_at(end);
+        rest = behind[1..].trim_start_matches(',');
+        Some((name, unescaped(value)))
+    })
+}
+
+/// Where the quote stands that no backslash belongs to.
+fn closing_quote(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.bytes().position(|byte| {
+        let closing = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        closing
+    })
+}
+
+fn unescaped(value: &str) -> Cow<'_, str> {
+    if !value.contains('\\') {
+        return Cow::Borrowed(value);
+    }
+    let mut text = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => text.extend(chars.next().map(|c| if c == 'n' { '\n' } else { c })),
+            c => text.push(c),
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// Appends `KeyValue { key: name, value: AnyValue { string_value: value } }` as field number `field`
@@ -329,6 +372,35 @@ mod tests {
             attributes(&series),
             [pair("raddr", "192.0.2.7"), pair("rport", "443"), pair("type", "")]
         );
+    }
+
+    #[test]
+    fn rendered_labels_are_read_back_as_they_were() {
+        let hostile = [
+            ("a", "plain"),
+            ("b", ""),
+            ("c", "\\"),
+            ("d", "\""),
+            ("e", "\n"),
+            ("f", "\\n"),
+            ("g", "x\",y=\"z"),
+            ("h", ",=\"\\\\\""),
+            ("i", "grüße 🦀"),
+        ];
+        let mut text = String::new();
+        for (name, value) in hostile {
+            if !text.is_empty() {
+                text.push(',');
+            }
+            push_label(&mut text, name, value);
+        }
+        let read: Vec<_> = parse(&text).collect();
+        let expected: Vec<_> = hostile
+            .iter()
+            .map(|&(name, value)| (name, Cow::Borrowed(value)))
+            .collect();
+        assert_eq!(read, expected);
+        assert_eq!(parse("").count(), 0);
     }
 
     #[test]

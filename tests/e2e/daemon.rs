@@ -196,6 +196,11 @@ impl Daemon {
         self.scrape
     }
 
+    /// Where its admin listener is.
+    pub(crate) const fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Its config file.
     pub(crate) fn config(&self) -> std::path::PathBuf {
         self.dir.path().join("flowtap.yaml")

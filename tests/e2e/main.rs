@@ -8,6 +8,7 @@
 //! | `depth` | failed connects, resets, retransmits, round-trip times; processes and containers |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
+//! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
@@ -33,6 +34,7 @@ mod exposition;
 mod generated;
 mod kernel_objects;
 mod labels;
+mod live;
 mod modes;
 mod netns;
 mod operation;

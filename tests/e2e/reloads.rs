@@ -23,6 +23,15 @@ fn resident_kib(daemon: &Daemon) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// Sets the flag when dropped.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_hundred_reloads_under_load_half_of_them_bad_lose_no_byte_and_leak_nothing() {
     let Some(_machine) = require::root_alone() else {
@@ -66,6 +75,8 @@ fn a_hundred_reloads_under_load_half_of_them_bad_lose_no_byte_and_leak_nothing()
     let mut settled = None;
     let stop = AtomicBool::new(false);
     let sent = thread::scope(|scope| {
+        // Also when a round fails: the scope waits for the traffic.
+        let stops = Stops(&stop);
         let traffic = scope.spawn(|| {
             let mut sent = Counted::default();
             while !stop.load(Ordering::Relaxed) {
@@ -84,7 +95,7 @@ fn a_hundred_reloads_under_load_half_of_them_bad_lose_no_byte_and_leak_nothing()
                 ));
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         traffic.join().unwrap()
     });
     assert!(daemon.reload(&config));

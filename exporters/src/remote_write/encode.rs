@@ -96,7 +96,7 @@ impl Encoder {
     }
 
     fn labels<'a>(&'a self, series: &'a Series, pipeline: Option<&'a str>) -> Labels<'a> {
-        let mut pairs: Vec<_> = series.labels().into_iter().flat_map(parse).collect();
+        let mut pairs: Vec<_> = series.pairs().collect();
         let borrowed = |value| Cow::Borrowed(value);
         let more = pipeline.map(|pipeline| ("pipeline", pipeline));
         let external = self
@@ -288,79 +288,4 @@ fn push_field(out: &mut Vec<u8>, number: u32, content: &[u8]) {
     encode_key(number, WireType::LengthDelimited, out);
     encode_varint(content.len() as u64, out);
     out.extend_from_slice(content);
-}
-
-/// Names and values of rendered labels, `name="value",…`, without the escapes.
-///
-/// They are read anew for each request rather than kept: an exporter has no state of its own about series, and in an
-/// interval there is time.
-fn parse(labels: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
-    let mut rest = labels;
-    std::iter::from_fn(move || {
-        let (name, behind) = rest.split_once("=\"")?;
-        let end = closing_quote(behind)?;
-        let (value, behind) = behind.split_at(end);
-        rest = behind[1..].trim_start_matches(',');
-        Some((name, unescaped(value)))
-    })
-}
-
-/// Where the quote stands that no backslash belongs to.
-fn closing_quote(text: &str) -> Option<usize> {
-    let mut escaped = false;
-    text.bytes().position(|byte| {
-        let closing = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        closing
-    })
-}
-
-fn unescaped(value: &str) -> Cow<'_, str> {
-    if !value.contains('\\') {
-        return Cow::Borrowed(value);
-    }
-    let mut text = String::with_capacity(value.len());
-    let mut chars = value.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => text.extend(chars.next().map(|c| if c == 'n' { '\n' } else { c })),
-            c => text.push(c),
-        }
-    }
-    Cow::Owned(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use flowtap_pipeline::series::push_label;
-
-    #[test]
-    fn rendered_labels_are_read_back_as_they_were() {
-        let hostile = [
-            ("a", "plain"),
-            ("b", ""),
-            ("c", "\\"),
-            ("d", "\""),
-            ("e", "\n"),
-            ("f", "\\n"),
-            ("g", "x\",y=\"z"),
-            ("h", ",=\"\\\\\""),
-            ("i", "grüße 🦀"),
-        ];
-        let mut text = String::new();
-        for (name, value) in hostile {
-            if !text.is_empty() {
-                text.push(',');
-            }
-            push_label(&mut text, name, value);
-        }
-        let read: Vec<_> = parse(&text).collect();
-        let expected: Vec<_> = hostile
-            .iter()
-            .map(|&(name, value)| (name, Cow::Borrowed(value)))
-            .collect();
-        assert_eq!(read, expected);
-        assert_eq!(parse("").count(), 0);
-    }
 }

@@ -33,8 +33,8 @@ use crate::containers::Containers;
 use crate::coverage::{Coverage, Outlet};
 use crate::sock_diag::{self, SockDiagReceiver};
 
-/// The ring of mode `sockets`, unless the config says otherwise: what about 20,000 connections say when they open or close.
-const SOCKETS_RING_BYTES: u32 = 1 << 22;
+/// The ring of mode `sockets`, unless the config says otherwise: what some 40,000 connections say when they open or close.
+const SOCKETS_RING_BYTES: u32 = 1 << 23;
 
 /// Each ring of mode `events`, unless the config says otherwise: as the Go exporter's.
 const EVENTS_RING_BYTES: u32 = 1 << 24;

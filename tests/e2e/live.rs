@@ -1,0 +1,315 @@
+//! The live view: `/flows`, the status page as a browser shows it, `top` as a terminal does.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::daemon::{Daemon, PATIENCE, flowtap, free_address, get};
+use crate::require;
+
+/// What the client of [`traffic`] sends: `7.65 MB` on a page or a terminal.
+const SENT: usize = 7_654_321;
+
+/// Egress with the process's name.
+const WITH_PROCESSES: &str =
+    "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, comm]";
+
+/// Sends [`SENT`] bytes to this process, from a thread that calls itself `name`; returns the port.
+fn traffic(name: &str) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(&vec![b'x'; SENT]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // Until the server has read all of it.
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    let (mut server, _) = listener.accept().unwrap();
+    assert_eq!(io::copy(&mut server, &mut io::sink()).unwrap(), SENT as u64);
+    drop(server);
+    client.unwrap().join().unwrap();
+    address.port()
+}
+
+/// Looks until `seen` holds; nothing tells of a change but another look.
+fn until(what: &str, look: impl Fn() -> String, seen: impl Fn(&str) -> bool) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let looked = look();
+        if seen(&looked) {
+            return looked;
+        }
+        assert!(Instant::now() < deadline, "never saw {what}; last:\n{looked}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn flows_tells_the_bytes_of_a_connection_both_ends_of_it_and_whose_it_is() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&[WITH_PROCESSES]);
+    let port = traffic("live client").to_string();
+    let of_port = |text: &str, label: &str| {
+        let answer: serde_json::Value = serde_json::from_str(text).unwrap();
+        let flows = answer["flows"].as_array().unwrap().clone();
+        flows.into_iter().find(|flow| flow["labels"][label] == *port)
+    };
+    let sent = |flow: &Option<serde_json::Value>, side: &str| {
+        flow.as_ref()
+            .is_some_and(|flow| flow[side]["total"] == SENT as u64)
+    };
+    let seen = until(
+        "the connection at both ends",
+        || get(daemon.admin_address(), "/flows?limit=10000&sort=total"),
+        |text| sent(&of_port(text, "rport"), "outbound") && sent(&of_port(text, "lport"), "inbound"),
+    );
+    let (egress, ingress) = (of_port(&seen, "rport").unwrap(), of_port(&seen, "lport").unwrap());
+    assert_eq!(
+        (&egress["role"], &ingress["role"]),
+        (&"egress".into(), &"ingress".into())
+    );
+    assert_eq!(egress["labels"]["comm"], "live client");
+    assert_eq!(egress["labels"]["type"], "localhost");
+}
+
+/// The page as a browser has it once its script has run for some seconds of the browser's own clock.
+fn page(address: SocketAddr, profile: &Path) -> String {
+    let output = Command::new("chromium")
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+        ])
+        .args([
+            "--no-first-run",
+            "--disable-background-networking",
+            "--no-proxy-server",
+        ])
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .args(["--virtual-time-budget=3000", "--dump-dom"])
+        .arg(format!("http://{address}/"))
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_process() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("chromium") {
+        return;
+    }
+    let daemon = Daemon::start(&[WITH_PROCESSES]);
+    let port = traffic("<b id=pwn>x</b>");
+    let profile = tempfile::tempdir().unwrap();
+    let seen = until(
+        "the traffic on the page",
+        || page(daemon.admin_address(), profile.path()),
+        |dom| {
+            let rows = dom.split("<tr>").filter(|row| row.contains(&format!(">{port}<")));
+            rows.filter(|row| row.contains("title=\"7654321 bytes\">7.65 MB<"))
+                .count()
+                == 2
+        },
+    );
+    for part in [
+        "&lt;b id=pwn&gt;x&lt;/b&gt;",
+        "class=\"state good\">measuring<",
+        "data-pipeline=\"flows\"",
+        "data-kind=\"receiver\" data-component=\"ebpf\"",
+        "data-kind=\"processor\" data-component=\"window\"",
+        "data-kind=\"exporter\" data-component=\"prometheus\"",
+        "<meter ",
+        "data-health=\"exporter prometheus\"",
+        "records</span>",
+        "id=\"trouble\" class=\"bad\" role=\"status\"></span>",
+    ] {
+        assert!(seen.contains(part), "no {part} in:\n{seen}");
+    }
+    assert!(!seen.contains("id=\"pwn\""), "{seen}");
+}
+
+/// A terminal of its own with a shell in it. Ended when dropped.
+struct Terminal {
+    dir: tempfile::TempDir,
+}
+
+impl Terminal {
+    fn open(columns: u16, rows: u16) -> Self {
+        let terminal = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        let (columns, rows) = (columns.to_string(), rows.to_string());
+        terminal.tmux(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            &columns,
+            "-y",
+            &rows,
+            "env PS1='$ ' sh",
+        ]);
+        terminal
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let output = Command::new("tmux")
+            .arg("-S")
+            .arg(self.dir.path().join("tmux"))
+            .args(arguments)
+            .env_remove("TMUX")
+            .env("LC_ALL", "C.UTF-8")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "tmux {arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Types `text` as it stands.
+    fn press(&self, text: &str) {
+        self.tmux(&["send-keys", "-l", text]);
+    }
+
+    fn run(&self, line: &str) {
+        self.press(line);
+        self.tmux(&["send-keys", "Enter"]);
+    }
+
+    /// Starts `flowtap top` with these arguments.
+    fn top(&self, arguments: &str) {
+        let program = flowtap().get_program().to_string_lossy().into_owned();
+        self.run(&format!("{program} top {arguments}"));
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    fn shows(&self, what: &str) -> String {
+        until(what, || self.screen(), |screen| screen.contains(what))
+    }
+
+    fn asks(&self, format: &str) -> String {
+        self.tmux(&["display-message", "-p", format]).trim().to_owned()
+    }
+
+    /// What the shell has started.
+    fn child(&self) -> Pid {
+        let shell = self.asks("#{pane_pid}");
+        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+        Pid::from_raw(children.split_whitespace().next().unwrap().parse().unwrap())
+    }
+
+    /// The shell's screen is back, with a cursor, and lines and echo as they were.
+    fn is_as_before(&self) {
+        until(
+            "the shell's screen",
+            || self.asks("alternate #{alternate_on} cursor #{cursor_flag}"),
+            |flags| flags == "alternate 0 cursor 1",
+        );
+        self.run("stty -a | grep -ow -e '-*icanon' -e '-*echo' -e '-*isig' | tr '\\n' ' '; echo got");
+        let screen = self.shows("isig icanon echo got");
+        assert!(!screen.contains("-icanon"), "{screen}");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux")
+            .arg("-S")
+            .arg(self.dir.path().join("tmux"))
+            .arg("kill-server")
+            .status();
+    }
+}
+
+#[test]
+fn top_shows_a_daemons_flows_takes_keys_and_gives_the_terminal_back() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("tmux") {
+        return;
+    }
+    let daemon = Daemon::start(&[WITH_PROCESSES]);
+    let port = traffic("\u{1b}[31mred\u{7}").to_string();
+    let terminal = Terminal::open(120, 30);
+    terminal.top(&format!("--admin {}", daemon.admin_address()));
+    terminal.shows("q quit");
+    terminal.press(&format!("/{port}"));
+    terminal.tmux(&["send-keys", "Enter"]);
+    let of_role = |screen: &str, role: &str| {
+        let mut lines = screen.lines();
+        let line = lines.find(|line| line.contains(&port) && line.contains(role));
+        line.is_some_and(|line| line.contains("7.65 MB"))
+    };
+    let screen = until(
+        "the traffic",
+        || terminal.screen(),
+        |screen| {
+            let filtered = screen.contains(&format!("filter: {port}")) && screen.contains("q quit");
+            filtered && of_role(screen, "egress") && of_role(screen, "ingress")
+        },
+    );
+    assert!(
+        screen.contains("localhost") && screen.contains("?[31mred?"),
+        "{screen}"
+    );
+
+    terminal.press("p");
+    terminal.shows("PAUSED");
+    terminal.press("h");
+    terminal.shows("round-trip time in the last window");
+    terminal.press("x");
+    terminal.press("s");
+    terminal.shows("by ");
+    terminal.tmux(&["resize-window", "-x", "80", "-y", "24"]);
+    let screen = until(
+        "80 columns",
+        || terminal.screen(),
+        |screen| screen.contains("q quit") && screen.contains("RETR") && !screen.contains("TOTAL"),
+    );
+    assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
+    terminal.press("q");
+    terminal.is_as_before();
+}
+
+#[test]
+fn top_measures_by_itself_where_no_daemon_answers_and_a_signal_gives_the_terminal_back() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("tmux") {
+        return;
+    }
+    let terminal = Terminal::open(120, 30);
+    terminal.top(&format!("--set service.admin.endpoint={}", free_address()));
+    terminal.shows("this machine");
+    let port = traffic("by itself").to_string();
+    terminal.press(&format!("/{port}"));
+    terminal.tmux(&["send-keys", "Enter"]);
+    until(
+        "the traffic",
+        || terminal.screen(),
+        |screen| {
+            let mut lines = screen.lines();
+            lines.any(|line| line.contains(&port) && line.contains("by itself") && line.contains("7.65 MB"))
+        },
+    );
+    kill(terminal.child(), Signal::SIGTERM).unwrap();
+    terminal.is_as_before();
+}
