@@ -197,10 +197,10 @@ impl Sums {
     fn add_flowtap(&mut self, scrape: SocketAddr, done: &Done) {
         let text = agent::scrape(scrape).expect("a scrape");
         let port = |label: &str| format!("{label}=\"{}\"", done.port);
-        let counted = agent::sum(&text, "network_tcp_flow_egress_total", &[&port("rport")])
-            + agent::sum(&text, "network_tcp_flow_ingress_total", &[&port("lport")]);
+        let counted = agent::sum(&text, "network_tcp_flow_egress", &[&port("rport")])
+            + agent::sum(&text, "network_tcp_flow_ingress", &[&port("lport")]);
         self.counted += counted / 2.0;
         self.payload += counted / 2.0;
-        self.events += agent::sum(&text, "bpf_event_recv_total", &[]);
+        self.events += agent::sum(&text, "bpf_event_recv", &[]);
     }
 }

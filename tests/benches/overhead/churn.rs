@@ -37,7 +37,7 @@ pub(crate) fn run() {
         "churn: {PROCESSES} processes, each in its network namespace, {SECONDS} s; {MESSAGE} bytes each way per connection"
     );
     println!(
-        "{:<9} {:>12} {:>14} {:>7} {:>10} {:>10} {:>10} {:>10} {:>8} {:>12} {:>12} {:>8}",
+        "{:<9} {:>12} {:>14} {:>7} {:>10} {:>10} {:>10} {:>7} {:>7} {:>8} {:>12} {:>12} {:>8}",
         "mode",
         "connections",
         "connections/s",
@@ -46,7 +46,8 @@ pub(crate) fn run() {
         "closed",
         "bytes",
         "failed",
-        "refused",
+        "lost",
+        "put off",
         "kernel ns/c",
         "CPU us/c",
         "RSS MiB"
@@ -84,20 +85,22 @@ fn measure(mode: &str, off: u64) {
     let text = agent::scrape(scrape).expect("a scrape");
     let count = |event: &str, flow: &str| {
         let labels = [&*format!("event=\"{event}\""), &*format!("flow=\"{flow}\"")];
-        workers.sum(&text, "network_tcp_connections_total", &labels)
+        workers.sum(&text, "network_tcp_connections", &labels)
     };
     // The least: what is lost at one end must not be made up for by the other.
     let least = |event| count(event, "egress").min(count(event, "ingress"));
     let bytes = ["egress", "ingress"].map(|flow| {
-        let name = format!("network_tcp_flow_{flow}_total");
+        let name = format!("network_tcp_flow_{flow}");
         workers.sum(&text, &name, &[])
     });
-    let refused = agent::scrape(telemetry).map_or(f64::NAN, |text| {
-        agent::sum(&text, "receiver_refused_records_total", &[])
-    });
+    let own = agent::scrape(telemetry).expect("a scrape");
+    let refused = |labels: &[&str]| agent::sum(&own, "receiver_refused_records_total", labels);
+    // Its bytes come with the next record of the socket, or with its close.
+    let put_off = refused(&["reason=\"segment_put_off\""]);
+    let lost = refused(&[]) - put_off;
     let made_bytes = (made * 2 * MESSAGE as u64) as f64;
     println!(
-        "{mode:<9} {made:>12} {:>14.0} {:>7.3} {:>10.6} {:>10.6} {:>10.6} {:>10} {refused:>8} {:>12.0} {:>12.2} {:>8.1}",
+        "{mode:<9} {made:>12} {:>14.0} {:>7.3} {:>10.6} {:>10.6} {:>10.6} {:>7} {lost:>7} {put_off:>8} {:>12.0} {:>12.2} {:>8.1}",
         per_second(made),
         made as f64 / off as f64,
         least("opened") / made as f64,

@@ -1,7 +1,8 @@
 //! Mode `events`, at the level of the ring: a large ring is filled by real segments while nobody reads, then one thread drains
 //! it as fast as it can; and a ring of the default size is overrun, to see whether what it turned away is counted exactly.
 //!
-//! Every message of the load is one segment, and every segment one event.
+//! Every message of the load is one segment, and every segment one event. Besides there are some for acknowledgements and FINs that
+//! have something to tell: what their sender has sent, or bytes that were put off.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -16,14 +17,8 @@ const RING: u32 = 1 << 24;
 pub(crate) fn run() {
     println!("drain, mode events: one thread, from the ring to records");
     println!(
-        "{:>10} {:>10} {:>10} {:>10} {:>22} {:>12} {:>16}",
-        "ring MiB",
-        "messages",
-        "drained",
-        "dropped",
-        "neither, nor a message",
-        "ns/event",
-        "million events/s"
+        "{:>10} {:>10} {:>10} {:>10} {:>16} {:>12} {:>16}",
+        "ring MiB", "messages", "drained", "dropped", "besides messages", "ns/event", "million events/s"
     );
     fill(1 << 28, 18_000);
     fill(RING, 6_000);
@@ -59,9 +54,9 @@ fn fill(bytes: u32, requests: usize) {
     let dropped = events.losses().expect("losses").segments;
     let messages = exchange.messages() as u64;
     println!(
-        "{:>10} {messages:>10} {ours:>10} {dropped:>10} {:>22} {:>12.1} {:>16.2}",
+        "{:>10} {messages:>10} {ours:>10} {dropped:>10} {:>16} {:>12.1} {:>16.2}",
         bytes >> 20,
-        i128::from(messages) - i128::from(ours) - i128::from(dropped),
+        i128::from(ours) + i128::from(dropped) - i128::from(messages),
         took.as_nanos() as f64 / drained as f64,
         drained as f64 / took.as_secs_f64() / 1e6
     );
