@@ -58,7 +58,8 @@ pub(crate) fn run() {
         measure(mode, off);
     }
     println!(
-        "opened, closed, bytes: the least of both ends, over the application's own count; per connection: both ends"
+        "opened, closed, bytes: the lesser of both ends, over the application's own count; lost: records that were turned \
+         away, put off: segments whose bytes came later; per connection: both ends"
     );
 }
 
