@@ -6,7 +6,7 @@ CARGO_DENY_VERSION := 0.20.2
 STATIC_TARGET := x86_64-unknown-linux-gnu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-docs test-kernels bench-overhead fuzz lint references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-docs test-kernels bench bench-overhead fuzz lint references fmt clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,15 +51,18 @@ test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1,
 	tests/vm/run --binary target/$(STATIC_TARGET)/release/flowtap
 	tests/vm/arm64
 
+bench: setup-bench ## Every benchmark, and one report: target/bench.txt; as root, on a quiet machine, about half an hour
+	CARGO="$(CARGO)" tests/benches/run
+
 bench-overhead: setup-bench ## What flowtap costs, against flowtap off and mode events; as root, on a quiet machine
-	$(CARGO) bench --locked --bench overhead
+	$(CARGO) bench --locked --bench overhead -- load scan
 
 fuzz: setup-test ## Fuzz configs, recordings and the kernel side's records, each for FUZZ_SECONDS (30)
 	fuzz/run
 
 lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, licences and advisories
 	$(CARGO) fmt --all --check
-	clang-format --dry-run --Werror ebpf/bpf/*.c ebpf/bpf/*.h
+	clang-format --dry-run --Werror ebpf/bpf/*.c ebpf/bpf/*.h tests/benches/overhead/*.c
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	tests/deny $(TOOLS)/cargo-deny
 
@@ -69,7 +72,7 @@ references: ## Write the generated pages of docs/, and the schema of the config,
 
 fmt: ## Format everything
 	$(CARGO) fmt --all
-	clang-format -i ebpf/bpf/*.c ebpf/bpf/*.h
+	clang-format -i ebpf/bpf/*.c ebpf/bpf/*.h tests/benches/overhead/*.c
 
 $(TOOLS)/cargo-deny:
 	$(CARGO) install --locked --root target/tools cargo-deny@$(CARGO_DENY_VERSION)

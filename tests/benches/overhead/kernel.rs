@@ -31,8 +31,8 @@ pub(crate) struct Program {
     pub(crate) runs: u64,
 }
 
-/// flowtap's programs by name. Only one agent runs at a time.
-const NAMES: [&str; 10] = [
+/// flowtap's programs by name, and that of the usual design. Only one agent runs at a time.
+const NAMES: [&str; 11] = [
     "on_state_change",
     "scan_sockets",
     "adopt_files",
@@ -43,6 +43,7 @@ const NAMES: [&str; 10] = [
     "state_raw",
     "connect_probe",
     "close_probe",
+    "count_packet",
 ];
 
 pub(crate) fn programs() -> BTreeMap<String, Program> {
@@ -75,4 +76,19 @@ pub(crate) fn segments() -> u64 {
     let mut pairs = names.split_whitespace().zip(values.split_whitespace());
     let (_, value) = pairs.find(|(name, _)| *name == "InSegs").expect("InSegs");
     value.parse().expect("a number")
+}
+
+/// A field of /proc/meminfo, in KiB.
+pub(crate) fn memory_kib(name: &str) -> u64 {
+    field_kib("/proc/meminfo", name)
+}
+
+/// A field of a file that is written as /proc/meminfo is, in KiB.
+pub(crate) fn field_kib(file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(file).expect("a file of /proc");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    value.unwrap_or_else(|| panic!("{file} has no {name}"))
 }

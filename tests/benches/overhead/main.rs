@@ -1,23 +1,40 @@
-//! What flowtap costs: the same load with flowtap off, in mode `sockets` and in mode `events`, interleaved; and the scan of many
-//! sockets. Run by `make bench-overhead`, as root on a machine that does nothing else.
+//! What flowtap costs, on a machine that does nothing else; as root. Parts, of which any can be named behind `--`:
+//!
+//! | part | what |
+//! |---|---|
+//! | `load` | redis-benchmark with flowtap off, in mode `sockets` and in mode `events`, interleaved |
+//! | `scan` | 1,000 to 100,000 open sockets, idle and changed |
+//! | `against` | one load with others of its kind: a program on every packet, pmacctd |
+//! | `churn` | as many short connections as the machine makes: is any lost? |
+//! | `drain` | mode `events`: what one core takes from the ring, and whether drops are counted exactly |
+//! | `startup` | to the first attached program, to the first scrape |
+//! | `memory` | of the process and of the kernel, at rest and with many flows |
 //!
 //! Kernel time is what the kernel itself counts per program (`kernel.bpf_stats_enabled`, `bpftool prog`), segments are the
-//! kernel's (`/proc/net/snmp`), the agent's CPU and memory are those of `/proc/<pid>`, the throughput is what
-//! redis-benchmark says. Everything on loopback.
+//! kernel's (`/proc/net/snmp`), an agent's CPU and memory are those of `/proc/<pid>`. Everything on loopback.
 
 #![expect(
     clippy::cast_sign_loss,
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::print_stdout,
     reason = "a benchmark prints, and ends where a test would fail"
 )]
 
+mod against;
 mod agent;
+mod capture;
+mod churn;
+mod drain;
+mod exchange;
 mod kernel;
 mod load;
+mod memory;
+mod pmacct;
 mod scan;
+mod startup;
 
 use std::time::Duration;
 
@@ -48,26 +65,54 @@ impl Sums {
     }
 }
 
+/// Parts in the order in which they run.
+const PARTS: [(&str, fn()); 7] = [
+    ("load", load),
+    ("scan", scan::run),
+    ("against", against::run),
+    ("churn", churn::run),
+    ("drain", drain::run),
+    ("startup", startup::run),
+    ("memory", memory::run),
+];
+
 fn main() {
-    // `cargo test --benches` and `cargo bench` both pass arguments; only the worker's own count.
-    let arguments: Vec<_> = std::env::args().collect();
-    if let Some(place) = arguments.iter().position(|argument| argument == "--hold") {
-        scan::hold(
-            arguments
-                .get(place + 1)
-                .and_then(|n| n.parse().ok())
-                .expect("a number"),
-        );
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    // What this program calls itself with.
+    match &*arguments {
+        [scan::ARGUMENT, connections] => return scan::hold(connections.parse().expect("a number")),
+        [capture::ARGUMENT, object, totals] => return capture::run(object, totals),
+        [churn::ARGUMENT, seconds] => return churn::connect(seconds.parse().expect("a number")),
+        _ => {}
+    }
+    // `cargo bench` calls every benchmark with `--bench`; `cargo test --benches` without.
+    if !arguments.contains(&"--bench") {
         return;
+    }
+    let named: Vec<_> = arguments
+        .into_iter()
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    for name in &named {
+        assert!(PARTS.iter().any(|(part, _)| part == name), "no part {name}");
     }
     assert!(
         nix::unistd::geteuid().is_root(),
         "this benchmark loads eBPF programs: run it as root"
     );
     let _stats = kernel::Stats::enable();
+    for (name, run) in PARTS {
+        if named.is_empty() || named.contains(&name) {
+            run();
+            println!();
+        }
+    }
+}
+
+fn load() {
     overhead();
     idle_agent();
-    scan::run();
 }
 
 /// One load, three ways.
@@ -110,7 +155,7 @@ fn overhead() {
 }
 
 fn measure(redis: &Redis, mode: Option<&str>, sums: &mut Sums) {
-    let agent = mode.map(|mode| Agent::start(&format!("receivers.ebpf.mode={mode}")));
+    let agent = mode.map(|mode| Agent::start(&[&format!("receivers.ebpf.mode={mode}")]));
     let (before, segments) = (agent.as_ref().map(Agent::usage), kernel::segments());
     let throughput = redis.benchmark(CONNECTIONS, load::REQUESTS);
     sums.segments += (kernel::segments() - segments) as f64;
@@ -133,7 +178,7 @@ impl Sums {
 fn idle_agent() {
     const BUSY: u32 = 1_000;
     let redis = Redis::start();
-    let agent = Agent::start("receivers.ebpf.mode=sockets");
+    let agent = Agent::start(&["receivers.ebpf.mode=sockets"]);
     // The default interval is 5 s: some ticks must fall into the load.
     let before = agent.usage();
     let mut after = agent.usage();
@@ -143,7 +188,7 @@ fn idle_agent() {
     }
     let wall = after.at.duration_since(before.at).as_secs_f64();
     println!(
-        "mode sockets, {BUSY} active connections: agent CPU {:.3} % of a core over {:.0} s\n",
+        "mode sockets, {BUSY} active connections: agent CPU {:.3} % of a core over {:.0} s",
         (after.cpu_seconds - before.cpu_seconds) / wall * 100.0,
         wall
     );

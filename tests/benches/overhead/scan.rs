@@ -11,6 +11,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::agent::Agent;
 use crate::kernel;
 
+/// What this program is called with to hold connections.
+pub(crate) const ARGUMENT: &str = "--hold";
+
 /// Connections per process: each has two sockets, and a process may open some ten thousand files.
 const PER_PROCESS: usize = 5_000;
 
@@ -28,7 +31,7 @@ pub(crate) fn run() {
     );
     for sockets in [1_000, 10_000, 100_000] {
         let mut holders = Holders::start(sockets / 2);
-        let agent = Agent::start(&format!("receivers.ebpf.interval={INTERVAL}s"));
+        let agent = Agent::start(&[&format!("receivers.ebpf.interval={INTERVAL}s")]);
         // The first scan shows every adopted socket once.
         next_scan(&agent, sockets);
         let idle = measure(&agent, sockets, || {});
@@ -76,10 +79,10 @@ fn next_scan(agent: &Agent, sockets: usize) -> (f64, f64) {
 }
 
 /// Processes that hold connections.
-struct Holders(Vec<(Child, ChildStdin, BufReader<ChildStdout>)>);
+pub(crate) struct Holders(Vec<(Child, ChildStdin, BufReader<ChildStdout>)>);
 
 impl Holders {
-    fn start(connections: usize) -> Self {
+    pub(crate) fn start(connections: usize) -> Self {
         let shares = (0..connections.div_ceil(PER_PROCESS))
             .map(|number| PER_PROCESS.min(connections - number * PER_PROCESS));
         let mut holders: Vec<_> = shares.map(start_holder).collect();
@@ -90,7 +93,7 @@ impl Holders {
     }
 
     /// One byte each way on every connection.
-    fn exchange(&mut self) {
+    pub(crate) fn exchange(&mut self) {
         for (_, stdin, stdout) in &mut self.0 {
             writeln!(stdin, "go").expect("a holder");
             expect(stdout, "moved");
@@ -109,7 +112,7 @@ impl Drop for Holders {
 
 fn start_holder(connections: usize) -> (Child, ChildStdin, BufReader<ChildStdout>) {
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--hold", &connections.to_string()])
+        .args([ARGUMENT, &connections.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
