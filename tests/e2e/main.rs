@@ -31,6 +31,7 @@ mod default_config;
 mod depth;
 mod exact_bytes;
 mod exposition;
+mod faults;
 mod generated;
 mod kernel_objects;
 mod labels;
