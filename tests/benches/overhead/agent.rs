@@ -70,7 +70,8 @@ pub(crate) fn sum(exposition: &str, name: &str, labels: &[&str]) -> f64 {
         let wanted = found.ends_with(name) && labels.iter().all(|label| rest.contains(label));
         wanted.then(|| value.parse::<f64>().ok()).flatten()
     });
-    samples.sum()
+    // From 0, as a sum of none is -0.
+    samples.fold(0.0, |sum, sample| sum + sample)
 }
 
 impl Agent {

@@ -112,6 +112,12 @@ fn measure(mode: &str, off: u64) {
         (after.cpu_seconds - before.cpu_seconds) / made as f64 * 1e6,
         after.rss_kib as f64 / 1024.0
     );
+    for line in own
+        .lines()
+        .filter(|line| line.contains("receiver_refused_records_total{") && !line.ends_with(" 0"))
+    {
+        println!("          {line}");
+    }
 }
 
 /// Run time of the programs that are on the path of a connection; the scan is not.
@@ -182,7 +188,7 @@ impl Workers {
             let labels: Vec<_> = labels.iter().copied().chain([&*netns]).collect();
             agent::sum(text, name, &labels)
         });
-        namespaces.sum()
+        namespaces.fold(0.0, |sum, netns| sum + netns)
     }
 }
 
