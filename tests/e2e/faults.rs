@@ -113,14 +113,21 @@ fn with_a_full_disk_the_file_exporter_says_so_counts_and_goes_on_when_there_is_s
             continue;
         };
         let (labels, total) = (&row["labels"], row["total"].as_u64());
-        let place = match (labels["rport"] == label, labels["lport"] == label, &labels["direction"]) {
+        let place = match (
+            labels["rport"] == label,
+            labels["lport"] == label,
+            &labels["direction"],
+        ) {
             (true, _, direction) if direction == "outbound" => &mut newest.client_sent,
             (true, _, _) => &mut newest.client_received,
             (_, true, direction) if direction == "outbound" => &mut newest.server_sent,
             (_, true, _) => &mut newest.server_received,
             _ => continue,
         };
-        if row["name"].as_str().is_some_and(|name| name.contains("tcp_flow_")) {
+        if row["name"]
+            .as_str()
+            .is_some_and(|name| name.contains("tcp_flow_"))
+        {
             *place = total.unwrap();
         }
     }

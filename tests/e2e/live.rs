@@ -221,6 +221,12 @@ impl Terminal {
             || self.asks("alternate #{alternate_on} cursor #{cursor_flag}"),
             |flags| flags == "alternate 0 cursor 1",
         );
+        // What is typed before the shell has the terminal again is not its own.
+        until(
+            "the shell",
+            || self.asks("#{pane_current_command}"),
+            |command| command == "sh",
+        );
         self.run("stty -a | grep -ow -e '-*icanon' -e '-*echo' -e '-*isig' | tr '\\n' ' '; echo got");
         let screen = self.shows("isig icanon echo got");
         assert!(!screen.contains("-icanon"), "{screen}");

@@ -33,8 +33,9 @@ use crate::containers::Containers;
 use crate::coverage::{Coverage, Outlet};
 use crate::sock_diag::{self, SockDiagReceiver};
 
-/// The ring of mode `sockets`, unless the config says otherwise: what some 40,000 connections say when they open or close.
-const SOCKETS_RING_BYTES: u32 = 1 << 23;
+/// The ring of mode `sockets`, unless the config says otherwise: what some 20,000 connections say when they open or close. With it
+/// none of 30,000 a second was lost (docs/performance.md).
+const SOCKETS_RING_BYTES: u32 = 1 << 22;
 
 /// Each ring of mode `events`, unless the config says otherwise: as the Go exporter's.
 const EVENTS_RING_BYTES: u32 = 1 << 24;
