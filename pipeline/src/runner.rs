@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures::FutureExt;
@@ -561,8 +561,9 @@ async fn drive_exporter(
 ) {
     let tell = |state, error| status.set(ComponentKind::Exporter, id, state, error);
     while let Some(snapshot) = outlet.queue.pop().await {
-        let points = snapshot.points() as u64;
+        let (points, began) = (snapshot.points() as u64, Instant::now());
         let called: Result<_, BoxError> = async { service.ready().await?.call(snapshot).await }.await;
+        outlet.telemetry.took(began.elapsed());
         match called {
             Ok(exported) => {
                 outlet.telemetry.deliveries().sent(exported.sent);

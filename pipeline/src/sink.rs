@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -224,6 +224,7 @@ impl Sink {
             return;
         }
         self.telemetry.accepted(batch.records.len());
+        let began = Instant::now();
         let chains = self.chains.load();
         if let Some((last, others)) = chains.split_last() {
             for chain in others {
@@ -234,6 +235,7 @@ impl Sink {
             }
             lock(last).accept(batch);
         }
+        self.telemetry.took(began.elapsed());
         batch.clear();
     }
 

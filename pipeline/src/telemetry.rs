@@ -4,17 +4,33 @@
 //! its counter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Meter};
+use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use crate::component::ComponentId;
 use crate::queue::SnapshotQueue;
+
+/// Upper bounds of how long a batch takes, in seconds: from one that is empty to one that takes an interval.
+const BATCH_BOUNDS: [f64; 10] = [
+    0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 5.0,
+];
+
+fn batch_duration(meter: &Meter, name: &'static str, description: &'static str) -> Histogram<f64> {
+    meter
+        .f64_histogram(name)
+        .with_description(description)
+        .with_unit("s")
+        .with_boundaries(BATCH_BOUNDS.to_vec())
+        .build()
+}
 
 /// What a receiver handed on.
 #[derive(Clone, Debug)]
 pub struct ReceiverTelemetry {
     accepted: Counter<u64>,
+    batch: Histogram<f64>,
     attributes: [KeyValue; 1],
 }
 
@@ -27,8 +43,18 @@ impl ReceiverTelemetry {
                 .with_description("Flow records that a receiver handed to its pipelines.")
                 .with_unit("{record}")
                 .build(),
+            batch: batch_duration(
+                meter,
+                "receiver_batch_duration",
+                "How long a batch takes through the processors and windows of all pipelines.",
+            ),
             attributes: [KeyValue::new("receiver", id.to_string())],
         }
+    }
+
+    /// A batch has been through all pipelines.
+    pub fn took(&self, time: Duration) {
+        self.batch.record(time.as_secs_f64(), &self.attributes);
     }
 
     /// Counts `records` that were handed on.
@@ -151,6 +177,7 @@ fn points(meter: &Meter, name: &'static str, description: &'static str) -> Count
 pub struct ExporterTelemetry {
     deliveries: DeliveryTelemetry,
     enqueue_failed: Counter<u64>,
+    batch: Histogram<f64>,
     attributes: [KeyValue; 1],
 }
 
@@ -187,6 +214,11 @@ impl ExporterTelemetry {
                 "exporter_enqueue_failed_metric_points",
                 "Points of snapshots that gave way in an exporter's full queue.",
             ),
+            batch: batch_duration(
+                meter,
+                "exporter_batch_duration",
+                "How long an exporter has a snapshot, up to its delivery or its failure.",
+            ),
             attributes,
         };
         telemetry.enqueue_failed(0);
@@ -196,6 +228,11 @@ impl ExporterTelemetry {
     /// What becomes of its requests.
     pub const fn deliveries(&self) -> &DeliveryTelemetry {
         &self.deliveries
+    }
+
+    /// The exporter is done with a snapshot.
+    pub fn took(&self, time: Duration) {
+        self.batch.record(time.as_secs_f64(), &self.attributes);
     }
 
     /// Counts `points` that gave way in the queue.
