@@ -176,10 +176,11 @@ impl Running {
             return Err(Refused::Kept(error.into()));
         }
         let mut service = config.service.clone();
-        service.telemetry.logs = self.config.service.telemetry.logs.clone();
+        service.telemetry.logs.level = self.config.service.telemetry.logs.level.clone();
         if service != self.config.service {
             tracing::warn!(
-                "listeners, the push of own metrics, memory_limiter, Kubernetes and shutdown_timeout change with the next start only"
+                "listeners, the push of own metrics, the format and sampling of logs, memory_limiter, Kubernetes and shutdown_timeout \
+                 change with the next start only"
             );
         }
         self.pipelines.set(&config);

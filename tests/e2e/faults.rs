@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::daemon::{Daemon, Launch, read};
+use crate::peers::{Collector, ask_until};
 use crate::require;
 use crate::traffic::{Counted, exchange};
 
@@ -132,6 +133,59 @@ fn with_a_full_disk_the_file_exporter_says_so_counts_and_goes_on_when_there_is_s
         }
     }
     assert_eq!(newest, sent);
+}
+
+#[test]
+fn with_a_full_disk_requests_are_counted_as_failed_and_wait_there_again_when_there_is_space() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(collector) = Collector::start() else {
+        return;
+    };
+    let disk = SmallDisk::new("size=8m");
+    let otlp = format!(
+        "  otlp: {{endpoint: \"http://{}\", interval: 200ms, storage: {{directory: {}}}}}\n",
+        collector.address,
+        disk.path().join("requests").display()
+    );
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, debug, otlp]",
+        exporters: &otlp,
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let exporter = [("exporter", "otlp")];
+    let of = |name: &str| daemon.telemetry().sum(name, &exporter);
+    let (delivered, failed) = (
+        "flowtap_exporter_sent_metric_points_total",
+        "flowtap_exporter_send_failed_metric_points_total",
+    );
+    let mut sent = exchange(&listener, 20, 61).unwrap();
+    daemon.telemetry_until("delivered points", |seen| seen.sum(delivered, &exporter) > 0);
+
+    disk.fill();
+    let mut seed = 62;
+    while of(failed) == 0 {
+        sent += exchange(&listener, 20, seed).unwrap();
+        seed += 1;
+        daemon.scrape_until("what is scraped misses nothing", |scrape| {
+            Counted::of_port(scrape, port) == sent
+        });
+    }
+
+    disk.free();
+    let before = of(delivered);
+    sent += exchange(&listener, 20, seed).unwrap();
+    daemon.telemetry_until("delivered points again", |seen| {
+        seen.sum(delivered, &exporter) > before
+    });
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status} {}", window.log);
+    ask_until("the collector has all of it", || {
+        (Counted::of_port(&collector.received(), port) == sent).then_some(())
+    });
 }
 
 /// How long the soak is, in seconds; `make soak` has it longer.

@@ -184,15 +184,15 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Reader).serve_forever()
 ";
 
 /// The collector from `PyPI`, its log in a file: it prints every point that it receives.
-struct Collector {
+pub(crate) struct Collector {
     _peer: Peer,
     log: tempfile::NamedTempFile,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     http: SocketAddr,
 }
 
 impl Collector {
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         Self::start_at(free_address())
     }
 
@@ -251,7 +251,7 @@ impl Collector {
     }
 
     /// The newest value of every point that it has printed, by name and labels.
-    fn received(&self) -> Exposition {
+    pub(crate) fn received(&self) -> Exposition {
         let mut newest = BTreeMap::new();
         let (mut name, mut labels) = (String::new(), BTreeMap::new());
         for line in read(self.log.path()).lines() {

@@ -88,9 +88,10 @@ async fn deliver(
             }
         }
     };
-    let storage = Arc::clone(storage);
-    tokio::task::spawn_blocking(move || -> Result<(), StorageError> { storage.remove(&stored) }).await??;
+    // That is so, whatever comes of taking it away.
     deliveries.sent(sent);
     deliveries.failed(failed);
+    let storage = Arc::clone(storage);
+    tokio::task::spawn_blocking(move || -> Result<(), StorageError> { storage.remove(&stored) }).await??;
     Ok(())
 }

@@ -80,16 +80,19 @@ pub(crate) struct Stored {
 
 #[derive(Debug, Default)]
 struct State {
+    /// `None` after a failure: redb takes nothing more then, and the next who wants it opens it again.
+    database: Option<Database>,
     next: u64,
     bytes: u64,
     items: u64,
+    /// One that is delivered, and could not be taken away yet: it must not be sent again.
+    delivered: Option<u64>,
 }
 
 /// Requests on disk.
 #[derive(Debug)]
 pub(crate) struct Storage {
     path: PathBuf,
-    database: Database,
     config: StorageConfig,
     state: Mutex<State>,
     changed: Notify,
@@ -151,7 +154,8 @@ impl Storage {
             // Another process has it, or the system refuses.
             Err(error) => return Err(failed(error.into())),
         };
-        let state = count(&database).map_err(&failed)?;
+        let mut state = count(&database).map_err(&failed)?;
+        state.database = Some(database);
         if state.items > 0 {
             tracing::info!(
                 requests = state.items,
@@ -161,7 +165,6 @@ impl Storage {
         }
         let storage = Arc::new(Self {
             path,
-            database,
             config: config.clone(),
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -216,7 +219,7 @@ impl Storage {
                     .add(1, std::slice::from_ref(&self.telemetry.exporter));
                 return Ok(gave_way + request.points);
             }
-            let Some(oldest) = self.oldest().map_err(|source| self.failed(source))? else {
+            let Some(oldest) = self.with(&mut state, oldest)? else {
                 break;
             };
             self.telemetry
@@ -232,13 +235,11 @@ impl Storage {
         let checksum = crc32fast::hash(&value[4..]);
         value[..4].copy_from_slice(&checksum.to_le_bytes());
         let number = state.next;
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+        self.with(&mut state, |database| {
+            let transaction = database.begin_write()?;
             transaction.open_table(REQUESTS)?.insert(number, &*value)?;
-            transaction.commit()?;
-            Ok(())
-        };
-        write().map_err(|source| self.failed(source))?;
+            Ok(transaction.commit()?)
+        })?;
         state.next += 1;
         state.items += 1;
         state.bytes += size;
@@ -254,9 +255,14 @@ impl Storage {
     pub(crate) fn first(&self) -> Result<Option<Stored>, StorageError> {
         let mut state = self.lock();
         loop {
-            let Some((number, value)) = self.oldest().map_err(|source| self.failed(source))? else {
+            let Some((number, value)) = self.with(&mut state, oldest)? else {
                 return Ok(None);
             };
+            if state.delivered == Some(number) {
+                self.take_away(&mut state, number, value.len())?;
+                state.delivered = None;
+                continue;
+            }
             let checksum = value.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
             if value.len() >= HEAD_BYTES && checksum == Some(crc32fast::hash(&value[4..])) {
                 let request = Request {
@@ -282,10 +288,13 @@ impl Storage {
     /// Takes `stored` away: it is delivered, or given up.
     ///
     /// # Errors
-    /// [`StorageError`]: it is still there, and will be sent again.
+    /// [`StorageError`]: it is still there, and will be taken away before the next; by another run it is sent again.
     pub(crate) fn remove(&self, stored: &Stored) -> Result<(), StorageError> {
         let mut state = self.lock();
-        self.take_away(&mut state, stored.number, stored.request.body.len() + HEAD_BYTES)
+        state.delivered = Some(stored.number);
+        self.take_away(&mut state, stored.number, stored.request.body.len() + HEAD_BYTES)?;
+        state.delivered = None;
+        Ok(())
     }
 
     /// How many requests wait, and their bytes.
@@ -295,14 +304,14 @@ impl Storage {
     }
 
     fn take_away(&self, state: &mut State, number: u64, value_len: usize) -> Result<(), StorageError> {
-        let write = || -> Result<bool, redb::Error> {
-            let transaction = self.database.begin_write()?;
+        let removed = self.with(state, |database| {
+            let transaction = database.begin_write()?;
             let removed = transaction.open_table(REQUESTS)?.remove(number)?.is_some();
             transaction.commit()?;
             Ok(removed)
-        };
+        })?;
         // It may have given way to newer ones while it was sent.
-        if write().map_err(|source| self.failed(source))? {
+        if removed {
             state.items = state.items.saturating_sub(1);
             state.bytes = state
                 .bytes
@@ -311,18 +320,26 @@ impl Storage {
         Ok(())
     }
 
-    fn oldest(&self) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let table = transaction.open_table(REQUESTS)?;
-        let first = table.first()?;
-        Ok(first.map(|(number, value)| (number.value(), value.value().to_vec())))
-    }
-
-    fn failed(&self, source: redb::Error) -> StorageError {
-        StorageError {
+    /// Does `work` with the file, which is opened again if something failed before. A full disk is such a thing: redb wants to be
+    /// opened again after any write that failed.
+    fn with<T>(
+        &self,
+        state: &mut State,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StorageError> {
+        let attempt = || -> Result<T, redb::Error> {
+            let database = match state.database.take() {
+                Some(database) => database,
+                None => open(&self.path)?,
+            };
+            let done = work(&database)?;
+            state.database = Some(database);
+            Ok(done)
+        };
+        attempt().map_err(|source| StorageError {
             path: self.path.clone(),
             source: Box::new(source),
-        }
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -333,6 +350,13 @@ impl Storage {
 
 fn open(path: &Path) -> Result<Database, DatabaseError> {
     Database::builder().set_cache_size(CACHE_BYTES).create(path)
+}
+
+fn oldest(database: &Database) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let table = transaction.open_table(REQUESTS)?;
+    let first = table.first()?;
+    Ok(first.map(|(number, value)| (number.value(), value.value().to_vec())))
 }
 
 fn count(database: &Database) -> Result<State, redb::Error> {
@@ -430,14 +454,36 @@ mod tests {
         for text in ["one", "two", "three"] {
             storage.push(&request(text)).unwrap();
         }
-        let transaction = storage.database.begin_write().unwrap();
+        let state = storage.lock();
+        let transaction = state.database.as_ref().unwrap().begin_write().unwrap();
         transaction
             .open_table(REQUESTS)
             .unwrap()
             .insert(1, &b"\x01\x02\x03\x04\x03\0\0\0\0\0\0\0two"[..])
             .unwrap();
         transaction.commit().unwrap();
+        drop(state);
         assert_eq!(bodies(&storage), ["one", "three"]);
+    }
+
+    #[test]
+    fn after_a_failure_the_file_is_opened_again_and_what_was_delivered_does_not_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+        for text in ["one", "two"] {
+            storage.push(&request(text)).unwrap();
+        }
+        let first = storage.first().unwrap().unwrap();
+        // As if it had been delivered, and taking it away had failed.
+        let mut state = storage.lock();
+        state.delivered = Some(first.number);
+        let failed = storage.with(&mut state, |_| -> Result<(), redb::Error> {
+            Err(redb::Error::Io(std::io::ErrorKind::StorageFull.into()))
+        });
+        assert!(failed.unwrap_err().to_string().contains("requests.redb"));
+        assert!(state.database.is_none());
+        drop(state);
+        assert_eq!(bodies(&storage), ["two"]);
     }
 
     #[test]
