@@ -176,7 +176,8 @@ impl Running {
             return Err(Refused::Kept(error.into()));
         }
         let mut service = config.service.clone();
-        service.telemetry.logs.level = self.config.service.telemetry.logs.level.clone();
+        let level = &self.config.service.telemetry.logs.level;
+        service.telemetry.logs.level.clone_from(level);
         if service != self.config.service {
             tracing::warn!(
                 "listeners, the push of own metrics, the format and sampling of logs, memory_limiter, Kubernetes and shutdown_timeout \
