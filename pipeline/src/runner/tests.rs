@@ -173,3 +173,43 @@ async fn an_exporter_that_panics_ends_the_run_with_its_name_and_what_it_said() {
     let said = outcome.unwrap_err().to_string();
     assert_eq!(said, "otlp/backup panicked: out of order");
 }
+
+/// Hands on a window, and then can't go on, in either way.
+struct Dying {
+    panics: bool,
+}
+
+impl Receiver for Dying {
+    fn start(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run<'a>(
+        &'a mut self,
+        sink: &'a mut Sink,
+        _: CancellationToken,
+    ) -> BoxFuture<'a, Result<(), StageError>> {
+        async move {
+            sink.watermark(Timestamp::from_nanos(5_000_000_000));
+            assert!(!self.panics, "out of records");
+            Err(StageError::Unsupported {
+                what: "the ring has gone".to_owned(),
+                remedy: "start it again".to_owned(),
+            })
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_dies_ends_the_run_with_its_name_after_its_last_window_was_exported() {
+    for (panics, expected) in [(false, "the ring has gone"), (true, "out of records")] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let peer = Peer::Counting(Arc::clone(&count));
+        let mut graph = graph(vec![exporter("counting", peer, WhenFull::Block)]);
+        graph.receivers[0].receiver = Box::new(Dying { panics });
+        let said = run_until(graph, || false).await.unwrap_err().to_string();
+        assert!(said.contains("minutes") && said.contains(expected), "{said}");
+        assert!(count.load(Ordering::Relaxed) >= 1, "{said}");
+    }
+}
