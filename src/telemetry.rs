@@ -20,7 +20,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
 use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
@@ -33,6 +33,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::exit::{Code, Failure};
 use crate::logs::Throttle;
 use crate::memory;
+
+/// Series that an instrument may have: one per component, or per component and reason. The SDK makes room for all of them at
+/// once (its 2,000 took 4 MiB); those beyond are summed up under `otel_metric_overflow`.
+const SERIES: usize = 500;
 
 /// The daemon's own metrics.
 #[derive(Debug)]
@@ -60,6 +64,7 @@ impl Telemetry {
             .map_err(|error| failed(&error))?;
         let mut provider = SdkMeterProvider::builder()
             .with_reader(bridge)
+            .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(SERIES).build().ok())
             .with_resource(resource());
         if let Some(endpoint) = &config.metrics.otlp.endpoint {
             let exporter = MetricExporter::builder()

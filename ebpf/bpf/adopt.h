@@ -64,7 +64,6 @@ static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct t
 	fresh.received_segments = now.received_segments;
 	fresh.retransmits = now.retransmits;
 	fresh.netns = read_netns(sk);
-	fresh.cookie = bpf_get_socket_cookie(sk);
 	fresh.since_ns = bpf_ktime_get_ns();
 	fresh.adopted = 1;
 	/* A connect under way becomes established by the state change, like any other. */

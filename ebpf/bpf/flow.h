@@ -30,12 +30,13 @@ static __always_inline __u32 read_netns(struct sock *sk)
 	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 }
 
-/* Only what is TCP over IPv4 or IPv6: not SMC, not MPTCP's outer socket. */
+/* Only what is TCP over IPv4 or IPv6: not SMC, not MPTCP's outer socket, not a raw socket for TCP's segments. */
 static __always_inline bool is_tcp(struct sock *sk)
 {
 	__u16 family = FIELD(sk, __sk_common.skc_family);
 
-	return FIELD(sk, sk_protocol) == PROTO_TCP && (family == AF_INET || family == AF_INET6);
+	return FIELD(sk, sk_protocol) == PROTO_TCP && FIELD(sk, sk_type) == TYPE_STREAM &&
+	       (family == AF_INET || family == AF_INET6);
 }
 
 /* Whether this is the first record of the socket. */
@@ -54,13 +55,13 @@ static __always_inline bool announce(struct socket_state *state)
 
 /* Fills all of `event`; `events` are added to what the first record of a socket always says. */
 static __always_inline void fill_flow(struct flow_event *event, struct socket_state *state, struct tcp_sock *tcp,
-				      const struct differences *changed, __u8 tcp_state, __u8 events)
+				      __u64 cookie, const struct differences *changed, __u8 tcp_state, __u8 events)
 {
 	if (state->established && announce(state))
 		events |= state->adopted ? FLOW_ADOPTED : FLOW_OPENED;
 	event->type = EVENT_FLOW;
 	event->netns = state->netns;
-	event->cookie = state->cookie;
+	event->cookie = cookie;
 	event->tuple = state->tuple;
 	event->sent = changed->sent;
 	event->received = changed->received;

@@ -19,8 +19,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
 
-/* include/linux/socket.h, include/uapi/linux/in.h, include/net/tcp_states.h, include/net/sock.h: fixed by the ABI
- * or not changed since they came. */
+/* include/linux/socket.h, include/linux/net.h, include/uapi/linux/in.h, include/net/tcp_states.h, include/net/sock.h:
+ * fixed by the ABI or not changed since they came. */
 enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
@@ -28,6 +28,10 @@ enum {
 
 enum {
 	PROTO_TCP = 6,
+};
+
+enum {
+	TYPE_STREAM = 1,
 };
 
 enum {

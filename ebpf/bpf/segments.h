@@ -16,12 +16,19 @@
 
 #include "flow.h"
 
+/* A socket's place in the table. */
+struct tracked_socket {
+	struct socket_state state;
+	__u64 cookie;
+	__u64 reported_ns; /* the last record */
+};
+
 /* Key: address of the struct sock. Value: what was last reported of it. The size is set by the loader. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1 << 16);
 	__type(key, __u64);
-	__type(value, struct socket_state);
+	__type(value, struct tracked_socket);
 } tracked SEC(".maps");
 
 /* flow_event of received segments. The size is set by the loader. */
@@ -37,7 +44,7 @@ struct {
 } tcpconn SEC(".maps");
 
 /* What a place begins as. Not a scratch area: a softirq may come between its filling and its copying. */
-const volatile struct socket_state empty_state = {};
+const volatile struct tracked_socket empty_place = {};
 
 /* Whether connect() is seen by a kprobe; else by the change to SYN_SENT. Set by the loader. */
 const volatile bool has_kprobes = false;
@@ -73,23 +80,25 @@ static __always_inline void set_process(struct socket_state *state)
 }
 
 /* A place for a socket that is not tracked yet; `adopted` says that it was open before. */
-static __always_inline struct socket_state *track_segments(struct sock *sk, __u8 role, bool adopted)
+static __always_inline struct tracked_socket *track_segments(struct sock *sk, __u8 role, bool adopted)
 {
 	__u64 address = address_of(sk);
+	struct tracked_socket *place;
 	struct socket_state *state;
 
-	bpf_map_update_elem(&tracked, &address, (const void *)&empty_state, BPF_ANY);
-	state = bpf_map_lookup_elem(&tracked, &address);
-	if (!state) {
+	bpf_map_update_elem(&tracked, &address, (const void *)&empty_place, BPF_ANY);
+	place = bpf_map_lookup_elem(&tracked, &address);
+	if (!place) {
 		struct losses *lost = this_cpu_losses();
 
 		if (lost)
 			lost->untracked++;
 		return NULL;
 	}
+	place->cookie = cookie_of(sk);
+	state = &place->state;
 	state->role = role;
 	state->netns = read_netns(sk);
-	state->cookie = cookie_of(sk);
 	state->since_ns = bpf_ktime_get_ns();
 	if (adopted) {
 		struct totals now;
@@ -104,7 +113,7 @@ static __always_inline struct socket_state *track_segments(struct sock *sk, __u8
 		state->established = 1;
 		read_tuple(&state->tuple, sk);
 	}
-	return state;
+	return place;
 }
 
 static __always_inline void count_lost_flow(const struct differences *changed)
@@ -172,6 +181,7 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	__u64 address = address_of(sk);
 	struct differences changed = {};
+	struct tracked_socket *place;
 	struct socket_state *state;
 	struct flow_event *event;
 	struct segment segment;
@@ -181,16 +191,17 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	if (!is_tcp(sk))
 		return;
 	read_segment(&segment, skb);
-	state = bpf_map_lookup_elem(&tracked, &address);
-	if (!state)
-		state = track_segments(sk, ROLE_UNKNOWN, true);
-	if (!state)
+	place = bpf_map_lookup_elem(&tracked, &address);
+	if (!place)
+		place = track_segments(sk, ROLE_UNKNOWN, true);
+	if (!place)
 		return;
+	state = &place->state;
 	time = bpf_ktime_get_ns();
 	read_totals(&now, sk, tcp);
 	changed.received = (__s64)(received_with(&segment, &now, tcp) - state->received);
 	if (!segment.payload && !changed.received &&
-	    (now.sent == state->sent || time - state->reported_ns < SENDER_REPORT_NS))
+	    (now.sent == state->sent || time - place->reported_ns < SENDER_REPORT_NS))
 		return;
 	event = bpf_ringbuf_reserve(&tcpflow, sizeof(*event), 0);
 	if (!event) {
@@ -203,8 +214,8 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	}
 	take_differences(&changed, state, &now);
 	state->received += changed.received;
-	state->reported_ns = time;
-	fill_flow(event, state, tcp, &changed, FIELD(sk, __sk_common.skc_state), 0);
+	place->reported_ns = time;
+	fill_flow(event, state, tcp, place->cookie, &changed, FIELD(sk, __sk_common.skc_state), 0);
 	bpf_ringbuf_submit(event, wakeup_flags(&tcpflow));
 }
 
@@ -228,37 +239,39 @@ static __always_inline void emit_segments_listener(struct sock *sk, __u32 type)
 /* connect(), by kprobe or by the change to SYN_SENT: in the process that calls it. */
 static __always_inline void on_segments_connect(struct sock *sk)
 {
-	struct socket_state *state;
+	struct tracked_socket *place;
 
 	if (!is_tcp(sk))
 		return;
-	state = track_segments(sk, ROLE_CLIENT, false);
-	if (state)
-		set_process(state);
+	place = track_segments(sk, ROLE_CLIENT, false);
+	if (place)
+		set_process(&place->state);
 }
 
 /* shutdown() or close(), in the process that calls it: where accepted connections get theirs. */
 static __always_inline void on_segments_release(struct sock *sk)
 {
 	__u64 address = address_of(sk);
-	struct socket_state *state = bpf_map_lookup_elem(&tracked, &address);
+	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
 
-	if (state && !state->pid)
-		set_process(state);
+	if (place && !place->state.pid)
+		set_process(&place->state);
 }
 
 static __always_inline void on_segments_established(struct sock *sk, int oldstate)
 {
 	__u64 address = address_of(sk);
-	struct socket_state *state = bpf_map_lookup_elem(&tracked, &address);
+	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
+	struct socket_state *state;
 	struct differences none = {};
 	struct flow_event *event;
 	__u64 now = bpf_ktime_get_ns();
 
-	if (oldstate == STATE_SYN_RECV && (!state || state->established))
-		state = track_segments(sk, ROLE_SERVER, false);
-	if (!state)
+	if (oldstate == STATE_SYN_RECV && (!place || place->state.established))
+		place = track_segments(sk, ROLE_SERVER, false);
+	if (!place)
 		return;
+	state = &place->state;
 	if (oldstate == STATE_SYN_SENT)
 		state->handshake_us = (now - state->since_ns) / 1000;
 	state->since_ns = now;
@@ -269,22 +282,24 @@ static __always_inline void on_segments_established(struct sock *sk, int oldstat
 		count_lost_flow(&none);
 		return;
 	}
-	fill_flow(event, state, (struct tcp_sock *)sk, &none, STATE_ESTABLISHED, 0);
+	fill_flow(event, state, (struct tcp_sock *)sk, place->cookie, &none, STATE_ESTABLISHED, 0);
 	bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
 }
 
 static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 {
 	__u64 address = address_of(sk);
-	struct socket_state *state = bpf_map_lookup_elem(&tracked, &address);
+	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
+	struct socket_state *state;
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	struct differences changed = {};
 	struct flow_event *event;
 	struct totals now;
 	__u8 events = FLOW_CLOSED;
 
-	if (!state)
+	if (!place)
 		return;
+	state = &place->state;
 	read_totals(&now, sk, tcp);
 	take_differences(&changed, state, &now);
 	changed.received = (__s64)(now.received - state->received);
@@ -300,7 +315,7 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 		} else if (was_reset(oldstate, error)) {
 			events |= FLOW_RESET;
 		}
-		fill_flow(event, state, tcp, &changed, STATE_CLOSE, events);
+		fill_flow(event, state, tcp, place->cookie, &changed, STATE_CLOSE, events);
 		event->failure = error;
 		bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
 	}

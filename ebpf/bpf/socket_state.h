@@ -8,30 +8,34 @@
 #include "kernel.h"
 #include "abi.h"
 
-/* What is remembered of a socket. Where two CPUs may look at one socket at once, the five totals and `announced` are
- * moved by atomic exchange only: see totals.h. */
+/*
+ * What is remembered of a socket. Where two CPUs may look at one socket at once, the five totals and `announced` are
+ * moved by atomic exchange only: see totals.h.
+ *
+ * Socket storage puts 72 bytes before it, 8 of them on the cache line where it begins, and takes memory in steps of
+ * the slab allocator: 120 bytes fit one of 192. What a scan reads of an idle socket comes first, within one line.
+ */
 struct socket_state {
 	__u64 sent;
 	__u64 received;
 	__u32 sent_segments;
 	__u32 received_segments;
 	__u32 retransmits;
-	__u32 announced; /* its first record is out */
-	__u32 closed;	 /* its last record is out, or being made */
-	__u32 netns;
-	__u64 cookie;
-	__u64 since_ns;	   /* SYN_SENT, then ESTABLISHED or adoption */
-	__u64 reported_ns; /* mode `events`: the last record */
-	__u64 cgroup_id;
+	__u32 announced;  /* its first record is out */
+	__u8 closed;	  /* its last record is out, or being made */
+	__u8 established; /* the totals and the tuple are valid */
+	__u8 adopted;
+	__u8 role;
 	__u32 handshake_us;
+	__u64 since_ns; /* SYN_SENT, then ESTABLISHED or adoption */
+	__u32 netns;
 	__u32 pid;
+	__u64 cgroup_id;
 	struct tuple tuple;
 	char comm[16];
-	__u8 role;
-	__u8 established;
-	__u8 adopted;
-	__u8 pad[5];
 };
+
+_Static_assert(sizeof(struct socket_state) == 120, "one step of the slab allocator");
 
 /* Key: 0. Value: what could not be handed on. */
 struct {

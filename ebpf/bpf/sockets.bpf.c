@@ -5,6 +5,7 @@
  *
  *   on_state_change   tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)
  *   scan_sockets      iter/bpf_sk_storage_map      -> flow_event, read by the window's tick
+ *   scan_by_cast      the same, quicker where the kernel has bpf_rdonly_cast()
  *   adopt_files       iter/task_file               -> storage; listen_event
  *   adopt_sockets     iter/tcp                     -> storage; listen_event (one network namespace)
  *
@@ -31,6 +32,17 @@ int scan_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct socket_state *state = ctx->value;
 
 	if (!sk || !state)
+		return SHOWN;
+	return on_scan(ctx->meta->seq, sk, state);
+}
+
+SEC("iter/bpf_sk_storage_map")
+int scan_by_cast(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct sock *sk = ctx->sk;
+	struct socket_state *state = ctx->value;
+
+	if (!sk || !state || is_at_rest(sk, state))
 		return SHOWN;
 	return on_scan(ctx->meta->seq, sk, state);
 }

@@ -44,7 +44,6 @@ static __always_inline struct socket_state *track(struct sock *sk, __u8 role)
 	__builtin_memset(state, 0, sizeof(*state));
 	state->role = role;
 	state->netns = read_netns(sk);
-	state->cookie = bpf_get_socket_cookie(sk);
 	state->since_ns = bpf_ktime_get_ns();
 	return state;
 }
@@ -104,7 +103,7 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 
 	if (!state || !tcp)
 		return;
-	*(volatile __u32 *)&state->closed = 1;
+	*(volatile __u8 *)&state->closed = 1;
 	read_totals(&now, sk, tcp);
 	move_totals(&changed, state, &now);
 
@@ -126,7 +125,7 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 		} else if (was_reset(oldstate, error)) {
 			events |= FLOW_RESET;
 		}
-		fill_flow(event, state, tcp, &changed, STATE_CLOSE, events);
+		fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, STATE_CLOSE, events);
 		event->failure = error;
 		bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 	}

@@ -65,6 +65,7 @@ impl Events {
     pub fn load(options: &EventsOptions) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
+        heap::keep_little();
         let btf = Btf::from_sys_fs()?;
         // Whether there are kprobes must be known before the state program is loaded, and only attaching tells: so once
         // with them, and once more without if they are refused.

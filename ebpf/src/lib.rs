@@ -19,6 +19,7 @@
 //! | [`events`] | [`Events`]: loads and attaches capture mode `events` |
 //! | [`probe`] | what loads on this machine, program by program |
 //! | [`ring`] | [`RingWatch`]: waits for a ring to fill, on tokio |
+//! | `kfunc` | links calls of kernel functions |
 //! | `heap` | gives back what loading took |
 //! | [`capability`] | what the process may do |
 //! | [`error`] | [`LoadError`]: what is missing, with the verifier's words |
@@ -29,6 +30,7 @@ pub mod error;
 pub mod events;
 mod heap;
 pub mod iter;
+mod kfunc;
 pub mod probe;
 pub mod ring;
 pub mod sockets;

@@ -15,6 +15,7 @@ use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
+use crate::kfunc::{self, Object};
 use crate::ring::{RingWatch, drain};
 
 /// The compiled programs.
@@ -22,6 +23,11 @@ pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 
 /// The kernel gives no more at one read of an iterator (`PAGE_SIZE << 3`).
 const READ_BYTES: usize = 32 * 1024;
+
+/// Programs that scan: the first where the kernel has the function that it calls.
+const SCAN_BY_CAST: &str = "scan_by_cast";
+const SCAN: &str = "scan_sockets";
+const SCAN_TARGET: &str = "bpf_sk_storage_map";
 
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +50,7 @@ pub struct Sockets {
     lifecycle: RingBuf<MapData>,
     losses: PerCpuArray<MapData, Losses>,
     scan: IterLink,
+    scan_program: &'static str,
     adopt_files: Result<IterLink, Option<LoadError>>,
     adopt_own_netns: Result<IterLink, Option<LoadError>>,
     buffer: Vec<u8>,
@@ -65,6 +72,7 @@ impl Sockets {
     /// # Errors
     /// [`LoadError`] with what is missing. The programs that only adopt sockets may be refused: [`Sockets::adopt`] tells.
     pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
+        heap::keep_little();
         let loaded = Self::attach(*options);
         heap::give_back();
         loaded
@@ -75,14 +83,21 @@ impl Sockets {
         capability::raise_memlock();
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
+        let linked = kfunc::link(OBJECT, kfunc::RDONLY_CAST, &btf);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .map_max_entries("lifecycle", options.ring_buffer_bytes)
             .override_global("wakeup_bytes", &wakeup_bytes, true)
-            .load(OBJECT)
+            .load(linked.as_ref().map_or(OBJECT, Object::bytes))
             .map_err(LoadError::Object)?;
 
-        let scan = load_iter(&mut ebpf, &btf, "scan_sockets", "bpf_sk_storage_map")?;
+        let by_cast = linked
+            .ok()
+            .and_then(|_| load_iter(&mut ebpf, &btf, SCAN_BY_CAST, SCAN_TARGET).ok());
+        let (scan, scan_program) = match by_cast {
+            Some(scan) => (scan, SCAN_BY_CAST),
+            None => (load_iter(&mut ebpf, &btf, SCAN, SCAN_TARGET)?, SCAN),
+        };
         let storage = match ebpf.map("sockets") {
             Some(Map::SkStorage(map)) => map.fd().as_fd().try_clone_to_owned(),
             _ => return Err(LoadError::Absent("map sockets")),
@@ -92,7 +107,7 @@ impl Sockets {
             source,
         })?;
         let scan = IterLink::over_map(scan.as_fd(), storage.as_fd()).map_err(|source| LoadError::System {
-            what: "linking scan_sockets to its map",
+            what: "linking the scan to its map",
             source,
         })?;
 
@@ -114,6 +129,7 @@ impl Sockets {
                 source,
             })?,
             scan,
+            scan_program,
             adopt_files: adopt_files.map_err(Some),
             adopt_own_netns: adopt_own_netns.map_err(Some),
             buffer: vec![0; READ_BYTES],
@@ -134,6 +150,11 @@ impl Sockets {
                 &mut each,
             ),
         }
+    }
+
+    /// Name of the program that scans: kernels from 6.2 on take a quicker one.
+    pub fn scan_program(&self) -> &'static str {
+        self.scan_program
     }
 
     /// Shows each socket whose totals moved since the last scan; returns how many.

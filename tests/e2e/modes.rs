@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
 use crate::daemon::{Daemon, LastWindow, Launch};
 use crate::exposition::Exposition;
+use crate::kernel_objects;
 use crate::netns;
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
@@ -57,6 +58,28 @@ fn auto_takes_mode_sockets_on_a_kernel_that_has_it_and_a_metric_says_so() {
     };
     let daemon = Daemon::start(&[]);
     assert_eq!(mode_of(&daemon), "sockets");
+}
+
+#[test]
+fn the_quick_scan_is_taken_where_the_kernel_has_what_it_calls() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !require::program("bpftool") {
+        return;
+    }
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap();
+    let has_cast = symbols
+        .lines()
+        .any(|line| line.split_whitespace().nth(2) == Some("bpf_rdonly_cast"));
+    let before = kernel_objects::programs();
+    let _daemon = Daemon::start(&[]);
+    let scans: Vec<_> = kernel_objects::programs()
+        .difference(&before)
+        .filter(|(_, name)| name.starts_with("scan_"))
+        .map(|(_, name)| name.clone())
+        .collect();
+    assert_eq!(scans, [if has_cast { "scan_by_cast" } else { "scan_sockets" }]);
 }
 
 #[test]
@@ -264,16 +287,16 @@ fn after_kill_9_nothing_is_left_in_the_kernel_and_the_next_start_adopts_what_is_
     if !require::program("bpftool") {
         return;
     }
-    let (programs, maps) = (crate::kernel_objects::programs(), crate::kernel_objects::maps());
+    let (programs, maps) = (kernel_objects::programs(), kernel_objects::maps());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut held = Held::open(&listener, 100).unwrap();
     let daemon = Daemon::start(&[]);
     held.exchange(1_000).unwrap();
-    assert!(crate::kernel_objects::programs().len() > programs.len());
+    assert!(kernel_objects::programs().len() > programs.len());
     daemon.kill();
     // The kernel frees them when their last reader has left, a moment after the process.
-    crate::kernel_objects::wait_until_only(&programs, &maps);
+    kernel_objects::wait_until_only(&programs, &maps);
 
     let daemon = Daemon::start(&[]);
     let sent = held.exchange(3_000).unwrap();

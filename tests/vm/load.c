@@ -47,6 +47,31 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list argu
 	return level == LIBBPF_WARN ? vfprintf(stderr, format, arguments) : 0;
 }
 
+// Puts the kernel's own number of bpf_rdonly_cast() into the calls that stand for it, as flowtap's loader does
+// (ebpf/src/kfunc.rs).
+static void link_casts(struct bpf_object *object)
+{
+	const struct bpf_insn call = {
+		.code = BPF_JMP | BPF_CALL, .src_reg = BPF_PSEUDO_KFUNC_CALL, .imm = 0x6bf70001};
+	struct btf *btf = btf__load_vmlinux_btf();
+	int id = btf ? btf__find_by_name_kind(btf, "bpf_rdonly_cast", BTF_KIND_FUNC) : -1;
+	struct bpf_program *program;
+
+	btf__free(btf);
+	bpf_object__for_each_program(program, object)
+	{
+		size_t count = bpf_program__insn_cnt(program);
+		struct bpf_insn *linked = calloc(count, sizeof(*linked));
+
+		memcpy(linked, bpf_program__insns(program), count * sizeof(*linked));
+		for (size_t i = 0; i < count; i++)
+			if (memcmp(&linked[i], &call, sizeof(call)) == 0)
+				linked[i].imm = id;
+		bpf_program__set_insns(program, linked, count);
+		free(linked);
+	}
+}
+
 // An object whose rings are small. Whatever the loader of flowtap sets besides may be anything here.
 static struct bpf_object *open_object(const char *path)
 {
@@ -61,6 +86,7 @@ static struct bpf_object *open_object(const char *path)
 		if (ring)
 			bpf_map__set_max_entries(ring, 1 << 20);
 	}
+	link_casts(object);
 	return object;
 }
 
@@ -203,13 +229,13 @@ static void scan(struct bpf_object *object, struct sums *sums)
 	union bpf_iter_link_info map = {.map.map_fd = bpf_object__find_map_fd_by_name(object, "sockets")};
 	LIBBPF_OPTS(bpf_iter_attach_opts, options, .link_info = &map, .link_info_len = sizeof(map));
 	struct bpf_link *link =
-		bpf_program__attach_iter(bpf_object__find_program_by_name(object, "scan_sockets"), &options);
+		bpf_program__attach_iter(bpf_object__find_program_by_name(object, "scan_by_cast"), &options);
 	int fd = link ? bpf_iter_create(bpf_link__fd(link)) : -1;
 	static struct flow_event records[256];
 	ssize_t got;
 
 	if (fd < 0)
-		result("scan", "fail", "scan_sockets does not attach: %s", strerror(errno));
+		result("scan", "fail", "scan_by_cast does not attach: %s", strerror(errno));
 	while (fd >= 0 && (got = read(fd, records, sizeof(records))) > 0)
 		for (size_t i = 0; i < (size_t)got / sizeof(*records); i++)
 			add(sums, &records[i], sizeof(*records));

@@ -159,6 +159,9 @@ impl Receiver for EbpfReceiver {
         let (programs, reason) = self.load()?;
         let (receiver, mode) = (self.context.id.to_string(), programs.mode());
         tracing::info!(receiver, mode, reason, "capturing");
+        if let Programs::Sockets(sockets, ..) = &programs {
+            tracing::debug!(scan = sockets.scan_program(), "mode sockets");
+        }
         if let Programs::Events(events) = &programs {
             let attachment = events.attachment();
             tracing::info!(

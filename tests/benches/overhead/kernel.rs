@@ -32,9 +32,10 @@ pub(crate) struct Program {
 }
 
 /// flowtap's programs by name, and that of the usual design. Only one agent runs at a time.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "on_state_change",
     "scan_sockets",
+    "scan_by_cast",
     "adopt_files",
     "adopt_sockets",
     "segment",
@@ -78,9 +79,18 @@ pub(crate) fn segments() -> u64 {
     value.parse().expect("a number")
 }
 
-/// A field of /proc/meminfo, in KiB.
-pub(crate) fn memory_kib(name: &str) -> u64 {
-    field_kib("/proc/meminfo", name)
+/// What is taken from the kernel's general-purpose caches, in KiB, with each object's share of its slab. Not all slab memory:
+/// that of sockets, files and names moves by itself.
+pub(crate) fn kmalloc_kib() -> u64 {
+    let text = fs::read_to_string("/proc/slabinfo").expect("/proc/slabinfo");
+    let bytes = |line: &str| -> Option<u64> {
+        let mut words = line.split_whitespace();
+        words.next().filter(|name| name.starts_with("kmalloc-"))?;
+        let [active, _all, _bytes, per_slab, pages] =
+            [(); 5].map(|()| words.next().and_then(|word| word.parse::<u64>().ok()));
+        Some(active? * pages? * 4096 / per_slab?)
+    };
+    text.lines().filter_map(bytes).sum::<u64>() / 1024
 }
 
 /// A field of a file that is written as /proc/meminfo is, in KiB.

@@ -17,8 +17,8 @@ const SETTLE: Duration = Duration::from_secs(11);
 pub(crate) fn run() {
     println!("memory, MiB; a flow is a socket, both ends of each connection are here; each has moved a byte");
     println!(
-        "{:<9} {:>8} {:>8} {:>8} {:>14} {:>8} {:>14} {:>10} {:>8}",
-        "mode", "flows", "RSS", "PSS", "rings in RSS", "maps", "storage (slab)", "B/socket", "sum"
+        "{:<9} {:>8} {:>8} {:>8} {:>14} {:>8} {:>9} {:>10} {:>8}",
+        "mode", "flows", "RSS", "PSS", "rings in RSS", "maps", "storage", "B/socket", "sum"
     );
     for (mode, flows) in [
         ("sockets", 0),
@@ -35,22 +35,22 @@ fn measure(mode: &str, flows: usize) {
     // What the sockets themselves take once they have been used is not flowtap's.
     holders.exchange();
     thread::sleep(Duration::from_secs(1));
-    let slab = kernel::memory_kib("Slab");
+    let slab = kernel::kmalloc_kib();
     let agent = Agent::start(&[&format!("receivers.ebpf.mode={mode}")]);
     holders.exchange();
     thread::sleep(SETTLE);
-    let slab = kernel::memory_kib("Slab").saturating_sub(slab);
+    let slab = kernel::kmalloc_kib().saturating_sub(slab);
     let rollup = format!("/proc/{}/smaps_rollup", agent.pid());
     let (rss, pss) = (
         kernel::field_kib(&rollup, "Rss"),
         kernel::field_kib(&rollup, "Pss"),
     );
     let (rings, maps) = (rings_kib(agent.pid()), maps_kib(agent.pid()));
-    // The storages are slab memory; that of a machine at rest moves by itself.
+    // The storages come from these caches; a machine at rest takes from them, too.
     let storage = if flows == 0 { 0 } else { slab };
     let mib = |kib: u64| kib as f64 / 1024.0;
     println!(
-        "{mode:<9} {flows:>8} {:>8.1} {:>8.1} {:>14.1} {:>8.1} {:>14.1} {:>10.0} {:>8.1}",
+        "{mode:<9} {flows:>8} {:>8.1} {:>8.1} {:>14.1} {:>8.1} {:>9.1} {:>10.0} {:>8.1}",
         mib(rss),
         mib(pss),
         mib(rings),
