@@ -5,6 +5,7 @@
  *
  *   segment, segment_raw     tp_btf/tcp_probe, else raw_tp/tcp_probe    -> tcpflow (ring buffer)
  *   state, state_raw         tp_btf/inet_sock_set_state, else raw_tp    -> tcpconn (ring buffer)
+ *   state_nested, ..._raw    the same, after it: changes at which it was not run
  *   connect_probe            kprobe/tcp_connect, where there are any    -> process of a connect
  *   close_probe              kprobe/tcp_close, where there are any      -> process of an accepted connection
  *
@@ -41,6 +42,20 @@ SEC("raw_tp/inet_sock_set_state")
 int BPF_PROG(state_raw, struct sock *sk, int oldstate, int newstate)
 {
 	on_segments_state(sk, oldstate, newstate);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_nested, struct sock *sk, int oldstate, int newstate)
+{
+	on_segments_state_again(sk, oldstate, newstate);
+	return 0;
+}
+
+SEC("raw_tp/inet_sock_set_state")
+int BPF_PROG(state_nested_raw, struct sock *sk, int oldstate, int newstate)
+{
+	on_segments_state_again(sk, oldstate, newstate);
 	return 0;
 }
 

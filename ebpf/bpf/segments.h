@@ -269,6 +269,8 @@ static __always_inline void on_segments_established(struct sock *sk, int oldstat
 
 	if (oldstate == STATE_SYN_RECV && (!place || place->state.established))
 		place = track_segments(sk, ROLE_SERVER, false);
+	if (!place && oldstate == STATE_SYN_SENT)
+		place = track_segments(sk, ROLE_CLIENT, false);
 	if (!place)
 		return;
 	state = &place->state;
@@ -345,10 +347,32 @@ static __always_inline void on_segments_state(struct sock *sk, int oldstate, int
 			on_segments_connect(sk);
 	} else if (newstate == STATE_CLOSE)
 		on_segments_close(sk, oldstate);
-	else if (newstate == STATE_FIN_WAIT1 || newstate == STATE_LAST_ACK)
-		on_segments_release(sk);
-	else if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
-		on_segments_established(sk, oldstate);
+	else {
+		if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
+			on_segments_established(sk, oldstate);
+		if (newstate == STATE_FIN_WAIT1 || newstate == STATE_LAST_ACK)
+			on_segments_release(sk);
+	}
+}
+
+/* For what on_segments_state() was not shown: see on_state_again() in state.h. */
+static __always_inline void on_segments_state_again(struct sock *sk, int oldstate, int newstate)
+{
+	struct tracked_socket *place;
+	__u64 address = address_of(sk);
+
+	if (!is_tcp(sk))
+		return;
+	if (oldstate == STATE_LISTEN && newstate == STATE_SYN_RECV) {
+		forget(sk);
+	} else if (newstate == STATE_CLOSE) {
+		/* Nothing is there any more if the first has seen it. */
+		on_segments_close(sk, oldstate);
+	} else if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV) {
+		place = bpf_map_lookup_elem(&tracked, &address);
+		if (!place || !place->state.established)
+			on_segments_established(sk, oldstate);
+	}
 }
 
 #endif

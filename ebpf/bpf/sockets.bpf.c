@@ -4,6 +4,7 @@
  * state, and once per window reads the totals of the sockets that moved.
  *
  *   on_state_change   tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)
+ *   on_state_nested   the same, after it: changes at which it was not run
  *   scan_sockets      iter/bpf_sk_storage_map      -> flow_event, read by the window's tick
  *   scan_by_cast      the same, quicker where the kernel has bpf_rdonly_cast()
  *   adopt_files       iter/task_file               -> storage; listen_event
@@ -22,6 +23,13 @@ SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state_change, struct sock *sk, int oldstate, int newstate)
 {
 	on_state(sk, oldstate, newstate);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_state_nested, struct sock *sk, int oldstate, int newstate)
+{
+	on_state_again(sk, oldstate, newstate);
 	return 0;
 }
 

@@ -79,8 +79,9 @@ static __always_inline void on_established(struct sock *sk, int oldstate)
 	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	__u64 now = bpf_ktime_get_ns();
 
-	if (!state && oldstate == STATE_SYN_RECV)
-		state = track(sk, ROLE_SERVER);
+	/* A client without storage began to connect before the program was there. */
+	if (!state)
+		state = track(sk, oldstate == STATE_SYN_SENT ? ROLE_CLIENT : ROLE_SERVER);
 	if (!state)
 		return;
 	if (oldstate == STATE_SYN_SENT)
@@ -144,11 +145,38 @@ static __always_inline void on_state(struct sock *sk, int oldstate, int newstate
 		on_connect(sk);
 	else if (newstate == STATE_CLOSE)
 		on_close(sk, oldstate);
-	else if (newstate == STATE_FIN_WAIT1 || newstate == STATE_LAST_ACK)
-		on_shutdown(sk);
-	/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
-	else if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
+	else {
+		/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
+		if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
+			on_established(sk, oldstate);
+		if (newstate == STATE_FIN_WAIT1 || newstate == STATE_LAST_ACK)
+			on_shutdown(sk);
+	}
+}
+
+/*
+ * The same change once more, for what on_state() was not shown. The kernel does not run a program on a CPU that is in
+ * the middle of it (kernel commit 05b24ff9b2cf, "bpf: Prevent bpf program recursion for raw tracepoint probes"): when
+ * an interrupt brings a segment while a process connects or closes, the change that the segment makes is passed over.
+ * So a second program follows the first. An interrupt finds a CPU in one of the two at most, and the other one runs.
+ *
+ * What the first has done shows in the storage; only changes that an interrupt can make are looked at.
+ */
+static __always_inline void on_state_again(struct sock *sk, int oldstate, int newstate)
+{
+	struct socket_state *state;
+
+	if (newstate != STATE_CLOSE && newstate != STATE_ESTABLISHED && oldstate != STATE_SYN_RECV)
+		return;
+	if (!is_tcp(sk))
+		return;
+	state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	if (newstate == STATE_CLOSE) {
+		if (state && !state->closed)
+			on_close(sk, oldstate);
+	} else if (!state || !state->established) {
 		on_established(sk, oldstate);
+	}
 }
 
 #endif

@@ -105,6 +105,13 @@ impl Events {
         }
         // Segments last: a segment of a connection whose opening was not seen makes it an adopted one.
         let state = attach_tracepoint(&mut ebpf, btf, ["state", "state_raw"], "inet_sock_set_state")?;
+        // After it: it does what the first was not run for.
+        attach_tracepoint(
+            &mut ebpf,
+            btf,
+            ["state_nested", "state_nested_raw"],
+            "inet_sock_set_state",
+        )?;
         let segment = attach_tracepoint(&mut ebpf, btf, ["segment", "segment_raw"], "tcp_probe")?;
         let tracepoints = if state == segment {
             state

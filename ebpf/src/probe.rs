@@ -18,19 +18,22 @@ pub struct Probed {
 }
 
 /// Programs of mode `sockets`: name and attachment.
-const SOCKETS: [(&str, &str); 4] = [
+const SOCKETS: [(&str, &str); 5] = [
     ("on_state_change", "tp_btf/inet_sock_set_state"),
+    ("on_state_nested", "tp_btf/inet_sock_set_state"),
     ("scan_sockets", "iter/bpf_sk_storage_map"),
     ("adopt_files", "iter/task_file"),
     ("adopt_sockets", "iter/tcp"),
 ];
 
 /// Programs of mode `events`.
-const EVENTS: [(&str, &str); 6] = [
+const EVENTS: [(&str, &str); 8] = [
     ("segment", "tp_btf/tcp_probe"),
     ("segment_raw", "raw_tp/tcp_probe"),
     ("state", "tp_btf/inet_sock_set_state"),
     ("state_raw", "raw_tp/inet_sock_set_state"),
+    ("state_nested", "tp_btf/inet_sock_set_state"),
+    ("state_nested_raw", "raw_tp/inet_sock_set_state"),
     ("connect_probe", "kprobe/tcp_connect"),
     ("close_probe", "kprobe/tcp_close"),
 ];

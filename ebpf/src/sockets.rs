@@ -113,7 +113,9 @@ impl Sockets {
 
         let adopt_files = link_iter(&mut ebpf, &btf, "adopt_files", "task_file");
         let adopt_own_netns = link_iter(&mut ebpf, &btf, "adopt_sockets", "tcp");
-        attach_state_change(&mut ebpf, &btf)?;
+        // In this order: the second program does what the first was not run for.
+        attach_state_change(&mut ebpf, &btf, "on_state_change")?;
+        attach_state_change(&mut ebpf, &btf, "on_state_nested")?;
 
         let lifecycle = ebpf
             .take_map("lifecycle")
@@ -195,12 +197,9 @@ impl Sockets {
     }
 }
 
-fn attach_state_change(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
-    const NAME: &str = "on_state_change";
-    let failed = |source| LoadError::program(NAME, source);
-    let program = ebpf
-        .program_mut(NAME)
-        .ok_or(LoadError::Absent("program on_state_change"))?;
+fn attach_state_change(ebpf: &mut Ebpf, btf: &Btf, name: &'static str) -> Result<(), LoadError> {
+    let failed = |source| LoadError::program(name, source);
+    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
     let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
     program.load("inet_sock_set_state", btf).map_err(failed)?;
     program.attach().map_err(failed)?;

@@ -214,8 +214,13 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
         Ok(probed) => probed,
         Err(error) => return (false, vec![object("mode sockets", &error)]),
     };
-    // Without these two there is nothing to be measured; the others take up what was open before.
-    let vital = |program: &Probed| matches!(program.program, "on_state_change" | "scan_sockets");
+    // Without these there is nothing to be measured; the others take up what was open before.
+    let vital = |program: &Probed| {
+        matches!(
+            program.program,
+            "on_state_change" | "on_state_nested" | "scan_sockets"
+        )
+    };
     let works = probed.iter().filter(|p| vital(p)).all(|p| p.outcome.is_ok());
     let findings = probed.iter().map(|program| {
         let (verdict, consequence) = if vital(program) {
@@ -237,7 +242,8 @@ fn mode_events() -> (bool, Vec<Finding>) {
         Err(error) => return (false, vec![object("mode events", &error)]),
     };
     let loads = |name: &str| probed.iter().any(|p| p.program == name && p.outcome.is_ok());
-    let works = (loads("segment") || loads("segment_raw")) && (loads("state") || loads("state_raw"));
+    let either = |name: &str| loads(name) || loads(&format!("{name}_raw"));
+    let works = either("segment") && either("state") && either("state_nested");
     let findings = probed.iter().map(|program| {
         let (consequence, remedy) = match program.attaches_to.split('/').next() {
             Some("kprobe") => (

@@ -188,6 +188,20 @@ loss() { # MODE PORT
     fi
 }
 
+# Segments that come by interrupts, in the middle of whatever the processor does, as those of a network card: the timer of
+# netem's delay brings them. The kernel does not run a program where it interrupts the same one.
+interrupts() { # MODE PORT
+    if ! message=$(tc qdisc add dev lo root netem delay 300us limit 20000 2>&1); then
+        fail "$1_interrupts" "netem: $message"
+        return
+    fi
+    run_traffic "$1_bytes_interrupts" --connections 3000 --port "$2" --max-bytes 4000 && until_true 30 port_quiet "$2"
+    quiet=$?
+    tc qdisc del dev lo root
+    [ $quiet -eq 0 ] || return
+    expect_quad "$1_bytes_interrupts" "$2" "$line" all_four
+}
+
 # What the receiver refused and the channel dropped: every counter is there from the start, and has to be 0.
 nothing_lost() { # MODE
     refused=$(fetch $own_url | grep '^flowtap_receiver_refused_')
@@ -201,6 +215,7 @@ mode_checks() { # MODE CHOSEN
     closed_bytes "$1" ipv6 7991 --v6
     case $2 in events) held_bytes "$1" 7992 only_received ;; *) held_bytes "$1" 7992 all_four ;; esac
     loss "$1" 7993
+    interrupts "$1" 7994
     nothing_lost "$1"
 }
 

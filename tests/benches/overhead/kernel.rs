@@ -32,8 +32,9 @@ pub(crate) struct Program {
 }
 
 /// flowtap's programs by name, and that of the usual design. Only one agent runs at a time.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "on_state_change",
+    "on_state_nested",
     "scan_sockets",
     "scan_by_cast",
     "adopt_files",
@@ -42,6 +43,8 @@ const NAMES: [&str; 12] = [
     "segment_raw",
     "state",
     "state_raw",
+    "state_nested",
+    "state_nested_raw",
     "connect_probe",
     "close_probe",
     "count_packet",
