@@ -167,6 +167,8 @@ impl Running {
         logs.set(&config.service.telemetry.logs).map_err(Refused::Kept)?;
         if let Err(error) = self.runner.apply(graph).await {
             tracing::warn!(%error, "going back to the config before");
+            let level = &self.config.service.telemetry.logs;
+            logs.set(level).map_err(Refused::Lost)?;
             let before = self.build(&self.config).map_err(Refused::Lost)?;
             // What was at work a moment ago is so again, unless the machine has changed meanwhile.
             self.runner

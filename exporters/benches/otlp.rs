@@ -1,4 +1,5 @@
-//! OTLP bytes of many points: ours, against the messages of `opentelemetry-proto` built and encoded.
+//! OTLP bytes of many points: ours, against the messages of `opentelemetry-proto` built and encoded, and against the SDK, from its
+//! counters to the same bytes.
 //!
 //! Ratios within one run; `cargo bench -p flowtap-exporters --bench otlp`.
 #![expect(
@@ -9,6 +10,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -16,11 +18,17 @@ use flowtap_exporters::otlp;
 use flowtap_pipeline::{
     Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, Snapshot, SumPoint, Timestamp,
 };
+use opentelemetry::KeyValue as Attribute;
+use opentelemetry::metrics::MeterProvider;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::{
     Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric, number_data_point,
 };
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::ResourceMetrics as Collected;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
+use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream, Temporality};
 use prost::Message;
 
 const POINTS: u32 = 100_000;
@@ -112,6 +120,55 @@ fn messages(series: &[([(&'static str, String); 6], i64)]) -> Vec<u8> {
     request.encode_to_vec()
 }
 
+/// As opentelemetry-otlp exports, up to the bytes of a request.
+struct Encoder(Arc<AtomicUsize>);
+
+impl PushMetricExporter for Encoder {
+    async fn export(&self, metrics: &Collected) -> OTelSdkResult {
+        let request = ExportMetricsServiceRequest::from(metrics);
+        self.0.store(request.encode_to_vec().len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn temporality(&self) -> Temporality {
+        Temporality::Cumulative
+    }
+}
+
+/// A counter of the SDK with every series in it, and the length of the last request. Exports when flushed.
+fn sdk(series: &[([(&'static str, String); 6], i64)]) -> (SdkMeterProvider, Arc<AtomicUsize>) {
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let reader = PeriodicReader::builder(Encoder(Arc::clone(&bytes)))
+        .with_interval(Duration::from_secs(86_400))
+        .build();
+    let room = series.len();
+    let provider = SdkMeterProvider::builder()
+        .with_reader(reader)
+        .with_view(move |_: &Instrument| Stream::builder().with_cardinality_limit(room).build().ok())
+        .build();
+    let counter = provider
+        .meter("bench")
+        .u64_counter(FAMILY.name)
+        .with_description(FAMILY.help)
+        .with_unit(FAMILY.unit)
+        .build();
+    for (attributes, total) in series {
+        let attributes = attributes
+            .clone()
+            .map(|(name, value)| Attribute::new(name, value));
+        counter.add(u64::try_from(*total).unwrap(), &attributes);
+    }
+    (provider, bytes)
+}
+
 fn encode(criterion: &mut Criterion) {
     let snapshot = snapshot();
     let config = otlp::Config {
@@ -126,9 +183,12 @@ fn encode(criterion: &mut Criterion) {
         .iter()
         .map(bytes::Bytes::len)
         .sum();
+    let (provider, by_sdk) = sdk(&series);
+    provider.force_flush().unwrap();
     println!(
-        "{POINTS} points: {ours} bytes, as messages {}",
-        messages(&series).len()
+        "{POINTS} points: {ours} bytes, as messages {}, by the SDK {}",
+        messages(&series).len(),
+        by_sdk.load(Ordering::Relaxed)
     );
     let mut group = criterion.benchmark_group("otlp");
     group
@@ -140,6 +200,7 @@ fn encode(criterion: &mut Criterion) {
     group.bench_function("messages", |bencher| {
         bencher.iter(|| black_box(messages(&series)));
     });
+    group.bench_function("sdk", |bencher| bencher.iter(|| provider.force_flush().unwrap()));
     group.finish();
 }
 

@@ -1,7 +1,8 @@
 //! A new config in place of the one before: what has not changed lives on.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -145,18 +146,27 @@ fn pipelines_and_exporters_come_and_go_and_a_port_that_is_taken_leaves_the_old_o
         &format!("prometheus: {{endpoint: \"{}\"", taken.local_addr().unwrap()),
     );
     assert_ne!(bad, second);
-    assert!(!daemon.reload(&bad));
+    let talkative = bad.replace("telemetry: {", "telemetry: {logs: {level: debug}, ");
+    assert_ne!(talkative, bad);
+    assert!(!daemon.reload(&talkative));
     let status = daemon.status();
     let said = status["config"]["error"].as_str().unwrap();
     assert!(said.contains(&taken.local_addr().unwrap().to_string()), "{said}");
     assert_eq!(status["components"]["exporters/prometheus"]["state"], "ok");
+    let before = daemon.said().len();
     daemon.scrape_until("both pipelines again", |_| {
         of("second")(&scraped()) && of("flows")(&scraped())
     });
+    // Half a request, which is told at level debug when it is dropped.
+    let mut half = TcpStream::connect(daemon.scrape_address()).unwrap();
+    half.write_all(b"GET /met").unwrap();
+    drop(half);
 
     // And without the second one nothing of it is shown any longer.
     assert!(daemon.reload(&config));
     daemon.scrape_until("one pipeline", |_| !scraped().contains("pipeline="));
+    let said = daemon.said().split_off(before);
+    assert!(!said.contains("DEBUG"), "{said}");
 }
 
 #[test]
