@@ -31,6 +31,9 @@ const RECORDS: usize = 8_000_000;
 
 const PREFIXES: u32 = 1_000;
 
+/// What it is called with under a profiler: one number of keys, ten times the records.
+const KEYS: &str = "--keys";
+
 /// What this program is called with by itself.
 const MEMORY: &str = "--memory";
 
@@ -40,6 +43,11 @@ fn main() {
         && argument == MEMORY
     {
         return memory(series.parse().unwrap());
+    }
+    if let [argument, keys] = &*arguments
+        && argument == KEYS
+    {
+        return hot_path(keys.parse().unwrap(), 10 * RECORDS);
     }
     // `cargo bench` calls every benchmark with `--bench`; `cargo test --benches` without.
     if !arguments.iter().any(|argument| argument == "--bench") {
@@ -51,7 +59,7 @@ fn main() {
         "live keys", "million rec/s", "ns/record", "allocations/record"
     );
     for keys in [1_000, 10_000, 100_000, 1_000_000] {
-        hot_path(keys);
+        hot_path(keys, RECORDS);
     }
     println!();
     // Each in a process of its own, whose memory nobody has used before.
@@ -140,14 +148,14 @@ fn batches(keys: usize) -> Vec<FlowBatch> {
         .collect()
 }
 
-fn hot_path(keys: usize) {
+fn hot_path(keys: usize, records: usize) {
     let mut path = Path::new(4 * keys);
     let mut batches = batches(keys);
     // The first round makes the series.
     for batch in &mut batches {
         path.take(batch);
     }
-    let rounds = RECORDS.div_ceil(keys);
+    let rounds = records.div_ceil(keys);
     let began = Instant::now();
     for _ in 0..rounds {
         for batch in &mut batches {
