@@ -195,7 +195,7 @@ interrupts() { # MODE PORT
         fail "$1_interrupts" "netem: $message"
         return
     fi
-    run_traffic "$1_bytes_interrupts" --connections 3000 --port "$2" --max-bytes 4000 && until_true 30 port_quiet "$2"
+    run_traffic "$1_bytes_interrupts" --connections 1000 --parallel 32 --port "$2" --max-bytes 4000 && until_true 30 port_quiet "$2"
     quiet=$?
     tc qdisc del dev lo root
     [ $quiet -eq 0 ] || return
