@@ -6,12 +6,13 @@ use std::fmt::Write as _;
 use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 use flowtap_processors::{direction, kubernetes, policy, window};
-use flowtap_receivers::{ebpf, replay, sock_diag};
+use flowtap_receivers::{ebpf, generator, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
 pub fn registry() -> Registry {
     Registry::new()
         .receiver(ebpf::FACTORY)
+        .receiver(generator::FACTORY)
         .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
         .processor(direction::FACTORY)
@@ -51,6 +52,7 @@ mod tests {
         let text = describe(&registry());
         for name in [
             "ebpf",
+            "generator",
             "replay",
             "sock_diag",
             "direction",

@@ -7,6 +7,7 @@
 //! | [`ebpf`] | `ebpf` | the kernel's own TCP totals, by eBPF |
 //! | [`sock_diag`] | `sock_diag` | the kernel's own TCP totals, by netlink; no privileges, one network namespace |
 //! | [`replay`] | `replay` | a recording, and the format of recordings |
+//! | [`generator`] | `generator` | nothing: it makes up flows, for load tests |
 //! | [`doctor`] | | what this machine lets flowtap do |
 //! | [`containers`] | | containers of processes, from a proc file system |
 //! | [`coverage`] | | what was measured over what the kernel counted |
@@ -17,6 +18,7 @@ pub mod containers;
 pub mod coverage;
 pub mod doctor;
 pub mod ebpf;
+pub mod generator;
 pub mod listen_scan;
 pub mod replay;
 pub mod sock_diag;

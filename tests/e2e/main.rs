@@ -11,6 +11,7 @@
 //! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
+//! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
@@ -33,6 +34,7 @@ mod exact_bytes;
 mod exposition;
 mod faults;
 mod generated;
+mod generator;
 mod kernel_objects;
 mod labels;
 mod live;

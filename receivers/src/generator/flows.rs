@@ -1,0 +1,231 @@
+//! Which connections there are, and what each does when. All of it is arithmetic: nothing is kept per connection.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use flowtap_pipeline::{Endpoint, Events, FlowRecord, Role, RoleSource};
+
+use super::Config;
+
+/// This side: addresses for documentation (RFC 5737, RFC 3849).
+const LOCAL_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const LOCAL_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+/// Peers: addresses for benchmarks, 198.18.0.0/15 (RFC 2544) and `2001:2::/48` (RFC 5180).
+const PEERS_IPV4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+const PEERS_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
+
+/// How many addresses 198.18.0.0/15 has.
+const IPV4_ADDRESSES: u32 = 1 << 17;
+
+/// The port of the side that serves; peers beyond the IPv4 addresses have the next ones.
+const SERVICE_PORT: u16 = 443;
+
+/// The first port of the side that connects, and how many there are: Linux's `ip_local_port_range`.
+const EPHEMERAL_PORT: u16 = 32_768;
+const EPHEMERAL_PORTS: u64 = 28_232;
+
+/// Round-trip times in µs, from the first on: over all of the histogram's buckets.
+const RTT_US: u32 = 40;
+const RTT_RANGE_US: u64 = 12_000;
+
+/// Payload of a segment with timestamps on Ethernet.
+const SEGMENT_BYTES: u32 = 1448;
+
+/// The kernel's numbers of the states ESTABLISHED and CLOSE (`include/net/tcp_states.h`).
+const ESTABLISHED: u8 = 1;
+const CLOSE: u8 = 7;
+
+/// The connections of a config.
+#[derive(Clone, Debug)]
+pub(super) struct Flows {
+    /// How many are open at a time.
+    open: u64,
+    peers: u64,
+    /// Peers by IPv6.
+    ipv6: u64,
+    /// Peers that this side serves.
+    servers: u64,
+    active: u64,
+    churn: u64,
+    sent_bytes: u32,
+    received_bytes: u32,
+    interval_us: u64,
+    seed: u64,
+    /// Peer n of the order in which they come is the number `n * stride + offset` of all.
+    stride: u64,
+    offset: u64,
+}
+
+/// The other side of a connection.
+struct Peer {
+    number: u64,
+    local: IpAddr,
+    addr: IpAddr,
+    /// Of whoever serves.
+    port: u16,
+    role: Role,
+    rtt_us: u32,
+}
+
+impl Flows {
+    /// The connections of `config`, which is valid.
+    pub(super) fn new(config: &Config) -> Self {
+        let peers = config.peers.unwrap_or(config.flows).max(1);
+        Self {
+            open: u64::from(config.flows.max(1)),
+            peers: u64::from(peers),
+            ipv6: share_of(peers, config.ipv6_share),
+            servers: share_of(peers, config.server_share),
+            active: u64::from(config.active_per_interval.unwrap_or(config.flows)),
+            churn: u64::from(config.churn_per_interval),
+            sent_bytes: config.sent_bytes,
+            received_bytes: config.received_bytes,
+            interval_us: u64::try_from(config.interval.as_micros()).unwrap_or(u64::MAX),
+            seed: config.seed,
+            stride: stride(u64::from(peers)),
+            offset: mix(config.seed) % u64::from(peers),
+        }
+    }
+
+    /// What the start sees: every connection opens.
+    pub(super) fn opening(&self) -> impl Iterator<Item = FlowRecord> {
+        (0..self.open).map(|connection| self.opened(connection, 0))
+    }
+
+    /// What the interval `number`, from 0 on, sees: bytes that move; then who closes, each followed by who opens instead.
+    pub(super) fn interval(&self, number: u64) -> impl Iterator<Item = FlowRecord> {
+        let closed = number * self.churn;
+        let now = number + 1;
+        let moved = (0..self.active).map(move |place| {
+            // The open connections are numbers in a row, `open` of them, so one has this remainder.
+            let turn = number * self.active + place;
+            let ahead = (turn % self.open + self.open - closed % self.open) % self.open;
+            self.moved(closed + ahead, now)
+        });
+        let churned = (closed..closed + self.churn)
+            .flat_map(move |oldest| [self.closed(oldest, now), self.opened(oldest + self.open, now)]);
+        moved.chain(churned)
+    }
+
+    fn opened(&self, connection: u64, now: u64) -> FlowRecord {
+        FlowRecord {
+            events: Events::OPENED,
+            ..self.record(connection, now)
+        }
+    }
+
+    fn moved(&self, connection: u64, now: u64) -> FlowRecord {
+        FlowRecord {
+            sent_bytes: self.sent_bytes.into(),
+            received_bytes: self.received_bytes.into(),
+            sent_segments: self.sent_bytes.div_ceil(SEGMENT_BYTES).into(),
+            received_segments: self.received_bytes.div_ceil(SEGMENT_BYTES).into(),
+            ..self.record(connection, now)
+        }
+    }
+
+    fn closed(&self, connection: u64, now: u64) -> FlowRecord {
+        FlowRecord {
+            events: Events::CLOSED,
+            state: CLOSE,
+            ..self.record(connection, now)
+        }
+    }
+
+    /// The connection as it is when `now` intervals are over.
+    fn record(&self, connection: u64, now: u64) -> FlowRecord {
+        let peer = self.peer(connection);
+        // Another one for each connection to a peer, as for one that connects anew.
+        let ephemeral =
+            EPHEMERAL_PORT + remainder::<u16>(connection / self.peers + peer.number, EPHEMERAL_PORTS);
+        let (local, remote) = if peer.role == Role::Server {
+            (peer.port, ephemeral)
+        } else {
+            (ephemeral, peer.port)
+        };
+        let age = now.saturating_sub(self.opened_after(connection));
+        FlowRecord {
+            cookie: connection + 1,
+            rtt_us: peer.rtt_us,
+            min_rtt_us: peer.rtt_us,
+            cwnd: 10,
+            state: ESTABLISHED,
+            handshake_us: if peer.role == Role::Client { peer.rtt_us } else { 0 },
+            age_us: age.saturating_mul(self.interval_us),
+            role: peer.role,
+            role_source: RoleSource::Handshake,
+            comm: *b"generator\0\0\0\0\0\0\0",
+            ..FlowRecord::new(Endpoint::new(peer.local, local), Endpoint::new(peer.addr, remote))
+        }
+    }
+
+    /// How many intervals were over when it opened.
+    fn opened_after(&self, connection: u64) -> u64 {
+        let replaced = connection.checked_sub(self.open);
+        replaced.map_or(0, |replaced| replaced / self.churn.max(1) + 1)
+    }
+
+    /// The first numbers are those by IPv6; those that are served are spread over all.
+    fn peer(&self, connection: u64) -> Peer {
+        let number = (connection % self.peers * self.stride + self.offset) % self.peers;
+        let (local, addr, port) = if number < self.ipv6 {
+            let addr = Ipv6Addr::from_bits(PEERS_IPV6.to_bits() + u128::from(number));
+            (LOCAL_IPV6.into(), addr.into(), SERVICE_PORT)
+        } else {
+            let number = number - self.ipv6;
+            let addr = PEERS_IPV4.to_bits() + remainder::<u32>(number, IPV4_ADDRESSES.into());
+            let round: u16 = remainder(number / u64::from(IPV4_ADDRESSES), u64::from(u16::MAX));
+            let addr = Ipv4Addr::from_bits(addr);
+            (LOCAL_IPV4.into(), addr.into(), SERVICE_PORT + round)
+        };
+        let served_below = |number: u64| number * self.servers / self.peers;
+        Peer {
+            number,
+            local,
+            addr,
+            port,
+            role: if served_below(number + 1) > served_below(number) {
+                Role::Server
+            } else {
+                Role::Client
+            },
+            rtt_us: RTT_US + remainder::<u32>(mix(self.seed ^ mix(number)), RTT_RANGE_US),
+        }
+    }
+}
+
+/// A share of `peers`, rounded.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share is from 0 to 1"
+)]
+fn share_of(peers: u32, share: f64) -> u64 {
+    (f64::from(peers) * share).round() as u64
+}
+
+/// A stride that comes past all of `peers`, near the golden section: any run of peers is spread over all.
+fn stride(peers: u64) -> u64 {
+    let prime_to = |stride: &u64| gcd(*stride, peers) == 1;
+    (peers * 618 / 1000..peers).find(prime_to).unwrap_or(1)
+}
+
+const fn gcd(mut one: u64, mut other: u64) -> u64 {
+    while other > 0 {
+        (one, other) = (other, one % other);
+    }
+    one
+}
+
+/// The finalizer of `SplitMix64` (Steele, Lea and Flood, 2014): numbers in a row come out as if by chance.
+const fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+/// `number` modulo `bound`, which fits into `T`.
+fn remainder<T: TryFrom<u64> + Default>(number: u64, bound: u64) -> T {
+    T::try_from(number % bound).unwrap_or_default()
+}

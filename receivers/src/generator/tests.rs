@@ -1,0 +1,232 @@
+//! The oracle is the arithmetic of the module's doc.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+
+use flowtap_pipeline::{Endpoint, Events, Role};
+
+use super::*;
+
+/// The records of the start and of `intervals` intervals.
+fn generated(config: &Config, intervals: u64) -> Vec<FlowRecord> {
+    assert_eq!(config.validate(), []);
+    let flows = Flows::new(config);
+    let opening = flows.opening();
+    opening
+        .chain((0..intervals).flat_map(|number| flows.interval(number)))
+        .collect()
+}
+
+fn sums(records: &[FlowRecord]) -> (i64, i64) {
+    records.iter().fold((0, 0), |(sent, received), record| {
+        (sent + record.sent_bytes, received + record.received_bytes)
+    })
+}
+
+fn count(records: &[FlowRecord], event: Events) -> usize {
+    let with = records.iter().filter(|record| record.events.contains(event));
+    with.count()
+}
+
+/// The peer of a record: its address and the service's port.
+fn peer(record: &FlowRecord) -> (IpAddr, u16) {
+    let end = match record.role {
+        Role::Server => record.local,
+        Role::Client | Role::Unknown => record.remote,
+    };
+    (record.remote.addr, end.port)
+}
+
+/// How often each peer moved bytes.
+fn moved(records: &[FlowRecord]) -> BTreeMap<(IpAddr, u16), u64> {
+    let mut peers = BTreeMap::new();
+    for record in records.iter().filter(|record| record.sent_bytes > 0) {
+        *peers.entry(peer(record)).or_default() += 1;
+    }
+    peers
+}
+
+#[test]
+fn the_defaults_are_valid() {
+    assert_eq!(Config::default().validate(), []);
+}
+
+#[test]
+fn every_bound_that_is_broken_is_told_at_once_with_its_key() {
+    let config = Config {
+        flows: MAX_PEERS + 1,
+        peers: Some(5),
+        interval: Duration::from_millis(99),
+        max_intervals: Some(0),
+        active_per_interval: Some(MAX_PEERS + 2),
+        churn_per_interval: MAX_PEERS + 2,
+        ipv6_share: -0.1,
+        server_share: f64::NAN,
+        ..Config::default()
+    };
+    let faults = config.validate();
+    let keys: Vec<_> = faults.iter().map(|fault| fault.path.join(".")).collect();
+    let expected = [
+        "flows",
+        "peers",
+        "interval",
+        "max_intervals",
+        "active_per_interval",
+        "churn_per_interval",
+        "ipv6_share",
+        "server_share",
+    ];
+    assert_eq!(keys, expected);
+    assert!(faults[0].message.contains("10000000"), "{}", faults[0].message);
+}
+
+#[test]
+fn the_same_seed_makes_the_same_records_and_another_one_the_same_sums() {
+    let with_seed = |seed| Config {
+        active_per_interval: Some(300),
+        churn_per_interval: 7,
+        ipv6_share: 0.3,
+        seed,
+        ..Config::default()
+    };
+    let first = generated(&with_seed(1), 5);
+    assert_eq!(first, generated(&with_seed(1), 5));
+    let other = generated(&with_seed(2), 5);
+    assert_ne!(first, other);
+    assert_eq!(
+        (first.len(), sums(&first)),
+        (1000 + 5 * (300 + 2 * 7), (5 * 300 * 1000, 5 * 300 * 10_000))
+    );
+    assert_eq!((first.len(), sums(&first)), (other.len(), sums(&other)));
+}
+
+#[test]
+fn every_flow_has_a_peer_of_its_own_with_the_shares_that_are_set() {
+    // More than there are IPv4 addresses, and no round number.
+    let config = Config {
+        flows: 300_007,
+        ipv6_share: 0.25,
+        server_share: 0.4,
+        ..Config::default()
+    };
+    let records = generated(&config, 1);
+    let peers = moved(&records);
+    assert_eq!(peers.len(), 300_007);
+    assert!(peers.values().all(|times| *times == 1));
+    let in_range = |(addr, port): &(IpAddr, u16)| match addr {
+        IpAddr::V4(addr) => matches!(addr.octets(), [198, 18 | 19, ..]) && (443..=444).contains(port),
+        IpAddr::V6(addr) => addr.segments()[..3] == [0x2001, 2, 0] && *port == 443,
+    };
+    assert!(peers.keys().all(in_range));
+    assert_eq!(peers.keys().filter(|(addr, _)| addr.is_ipv6()).count(), 75_002);
+    let opened = &records[..300_007];
+    let served = opened.iter().filter(|record| record.role == Role::Server);
+    assert_eq!(served.count(), 120_003);
+}
+
+#[test]
+fn active_flows_take_turns_so_that_each_peer_moves_as_much() {
+    let config = Config {
+        flows: 10,
+        active_per_interval: Some(4),
+        churn_per_interval: 3,
+        ..Config::default()
+    };
+    assert_eq!(moved(&generated(&config, 1)).len(), 4);
+    assert_eq!(moved(&generated(&config, 3)).len(), 10);
+    let peers = moved(&generated(&config, 5));
+    assert!(peers.values().all(|times| *times == 2), "{peers:?}");
+}
+
+#[test]
+fn under_churn_each_close_ends_a_connection_that_was_opened_and_as_many_stay_open() {
+    let config = Config {
+        flows: 50,
+        churn_per_interval: 20,
+        peers: Some(125),
+        ..Config::default()
+    };
+    let records = generated(&config, 9);
+    assert_eq!(count(&records, Events::OPENED), 50 + 9 * 20);
+    assert_eq!(count(&records, Events::CLOSED), 9 * 20);
+    let mut open: HashSet<(u64, Endpoint, Endpoint)> = HashSet::new();
+    for record in &records {
+        let connection = (record.cookie, record.local, record.remote);
+        if record.events.contains(Events::OPENED) {
+            assert!(open.insert(connection), "opened twice: {record:?}");
+            assert_eq!(record.age_us, 0);
+        } else {
+            assert!(open.contains(&connection), "not open: {record:?}");
+            assert!(record.age_us > 0, "{record:?}");
+        }
+        if record.events.contains(Events::CLOSED) {
+            open.remove(&connection);
+        }
+    }
+    assert_eq!(open.len(), 50);
+}
+
+#[test]
+fn peers_beyond_the_flows_come_with_churn_until_all_have_had_their_turn() {
+    let config = Config {
+        flows: 50,
+        churn_per_interval: 20,
+        peers: Some(125),
+        ..Config::default()
+    };
+    for intervals in 1..8 {
+        let expected = (50 + (intervals - 1) * 20).min(125);
+        assert_eq!(moved(&generated(&config, intervals)).len() as u64, expected);
+    }
+}
+
+#[tokio::test]
+async fn batches_are_bounded_and_hold_every_record() {
+    let config = Config {
+        flows: 2500,
+        ..Config::default()
+    };
+    let (mut batch, mut sizes) = (FlowBatch::default(), Vec::new());
+    let all = hand_on(
+        Flows::new(&config).opening(),
+        &mut batch,
+        &CancellationToken::new(),
+        |batch| {
+            sizes.push(batch.records.len());
+            batch.clear();
+        },
+    )
+    .await;
+    assert!(all);
+    assert_eq!(sizes, [1024, 1024, 452]);
+}
+
+#[tokio::test]
+async fn a_stop_in_the_middle_of_ten_million_records_is_heard_after_the_batch() {
+    let config = Config {
+        flows: MAX_PEERS,
+        ..Config::default()
+    };
+    let (stop, mut batch, mut batches) = (CancellationToken::new(), FlowBatch::default(), 0);
+    let all = hand_on(Flows::new(&config).interval(0), &mut batch, &stop, |batch| {
+        batches += 1;
+        if batches == 3 {
+            stop.cancel();
+        }
+        batch.clear();
+    })
+    .await;
+    assert!(!all);
+    assert_eq!(batches, 3);
+}
+
+#[test]
+fn intervals_that_no_tick_came_for_are_counted_and_a_clock_that_is_set_back_misses_none() {
+    let second = Duration::from_secs(1);
+    let at = |seconds: u64| Timestamp::from_nanos(seconds * 1_000_000_000);
+    let missed = |before, now| intervals_between(at(before), at(now), second);
+    assert_eq!(
+        [missed(5, 5), missed(5, 6), missed(5, 9), missed(5, 2)],
+        [0, 0, 3, 0]
+    );
+}
