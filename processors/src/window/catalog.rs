@@ -6,8 +6,9 @@ use std::sync::Arc;
 use flowtap_pipeline::{Family, FlowRecord, Naming, Rendered, Series, Timestamp};
 
 use super::config::Config;
+use super::details::Details;
 use super::families::{FAMILIES, FamilyId};
-use super::key::{Details, Facets, Key};
+use super::key::{Facets, Key};
 use super::label::{Label, LabelSet};
 
 /// One family.

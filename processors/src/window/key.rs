@@ -4,15 +4,12 @@
 //! that the config leaves out is summed away. Labels of one connection or process are rare, so they stand in a table
 //! of their own ([`Details`]) and a key has the number of their row.
 
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
 
-use flowtap_pipeline::{
-    EventType, FlowKind, FlowRecord, KubernetesNames, LabelValue, Naming, PeerClass, RoleSource,
-};
+use flowtap_pipeline::{EventType, FlowKind, FlowRecord, LabelValue, Naming, PeerClass};
 
+use super::details::Details;
 use super::families::FamilyId;
 use super::label::{Label, LabelSet};
 
@@ -355,164 +352,6 @@ pub(super) fn flow_of(record: &FlowRecord) -> FlowKind {
     record.kind.unwrap_or(FlowKind::Egress)
 }
 
-/// A process name up to its NUL. One that is not UTF-8 is cut where it ceases to be.
-fn text_of(comm: &[u8; 16]) -> &str {
-    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
-    match str::from_utf8(&comm[..end]) {
-        Ok(text) => text,
-        Err(error) => str::from_utf8(&comm[..error.valid_up_to()]).unwrap_or_default(),
-    }
-}
-
-/// Values of labels that say more of a connection than its peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Detail {
-    laddr: Option<Addr>,
-    role_source: Option<RoleSource>,
-    netns: u32,
-    pid: u32,
-    comm: [u8; 16],
-    cgroup_id: u64,
-    container_id: Option<Arc<str>>,
-    /// With nothing but the names that are asked for.
-    peer_names: KubernetesNames,
-    local_names: KubernetesNames,
-}
-
-impl Detail {
-    fn new(labels: LabelSet, record: &FlowRecord) -> Self {
-        let with = |label| labels.has(label);
-        let name = |label, names: &Option<Arc<KubernetesNames>>, of: fn(&KubernetesNames) -> &String| {
-            let names = names.as_deref().filter(|_| labels.has(label));
-            names.map(of).cloned().unwrap_or_default()
-        };
-        let (peer, local) = (&record.peer_names, &record.local_names);
-        Self {
-            laddr: with(Label::Laddr).then(|| Addr::new(record.local.addr)),
-            role_source: with(Label::RoleSource).then_some(record.role_source),
-            netns: if with(Label::Netns) { record.netns } else { 0 },
-            pid: if with(Label::Pid) { record.pid } else { 0 },
-            comm: if with(Label::Comm) { record.comm } else { [0; 16] },
-            cgroup_id: if with(Label::CgroupId) {
-                record.cgroup_id
-            } else {
-                0
-            },
-            container_id: record.container_id.clone().filter(|_| with(Label::ContainerId)),
-            peer_names: KubernetesNames {
-                namespace: name(Label::PeerNamespace, peer, |names| &names.namespace),
-                pod: name(Label::PeerPod, peer, |names| &names.pod),
-                workload: name(Label::PeerWorkload, peer, |names| &names.workload),
-                service: name(Label::PeerService, peer, |names| &names.service),
-                node: name(Label::PeerNode, peer, |names| &names.node),
-            },
-            local_names: KubernetesNames {
-                namespace: name(Label::Namespace, local, |names| &names.namespace),
-                pod: name(Label::Pod, local, |names| &names.pod),
-                workload: name(Label::Workload, local, |names| &names.workload),
-                ..KubernetesNames::default()
-            },
-        }
-    }
-
-    /// The value of `label`; what is not known, or no detail, is empty.
-    fn value(&self, label: Label) -> LabelValue<'_> {
-        use LabelValue::{Addr, Number, Text};
-        let number = |number: u64| if number == 0 { Text("") } else { Number(number) };
-        match label {
-            Label::Laddr => self.laddr.map_or(Text(""), |addr| Addr(addr.get())),
-            Label::RoleSource => Text(self.role_source.map_or("", RoleSource::as_str)),
-            Label::Netns => number(u64::from(self.netns)),
-            Label::Pid => number(u64::from(self.pid)),
-            Label::CgroupId => number(self.cgroup_id),
-            Label::Comm => Text(text_of(&self.comm)),
-            Label::ContainerId => Text(self.container_id.as_deref().unwrap_or("")),
-            Label::PeerNamespace => Text(&self.peer_names.namespace),
-            Label::PeerPod => Text(&self.peer_names.pod),
-            Label::PeerWorkload => Text(&self.peer_names.workload),
-            Label::PeerService => Text(&self.peer_names.service),
-            Label::PeerNode => Text(&self.peer_names.node),
-            Label::Namespace => Text(&self.local_names.namespace),
-            Label::Pod => Text(&self.local_names.pod),
-            Label::Workload => Text(&self.local_names.workload),
-            _ => Text(""),
-        }
-    }
-}
-
-/// The rows that keys point to. A row lives as long as a series has it.
-#[derive(Debug)]
-pub(super) struct Details {
-    /// With how many series have it. Row 0 is never taken.
-    rows: Vec<Option<(Detail, usize)>>,
-    numbers: HashMap<Detail, u32>,
-    free: Vec<u32>,
-}
-
-impl Default for Details {
-    fn default() -> Self {
-        Self {
-            rows: vec![None],
-            numbers: HashMap::new(),
-            free: Vec::new(),
-        }
-    }
-}
-
-impl Details {
-    /// The row of `record`'s details among `labels`; 0 if none of those is a detail. A row that no series has is freed by
-    /// the next [`Details::sweep`].
-    pub(super) fn number(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
-        if !labels.has_details() {
-            return 0;
-        }
-        let detail = Detail::new(labels, record);
-        if let Some(&number) = self.numbers.get(&detail) {
-            return number;
-        }
-        let row = Some((detail.clone(), 0));
-        let number = if let Some(number) = self.free.pop() {
-            self.rows[number as usize] = row;
-            number
-        } else {
-            self.rows.push(row);
-            // Memory ends long before 2^32 rows.
-            u32::try_from(self.rows.len() - 1).unwrap_or(0)
-        };
-        self.numbers.insert(detail, number);
-        number
-    }
-
-    fn get(&self, number: u32) -> Option<&Detail> {
-        self.rows.get(number as usize)?.as_ref().map(|(detail, _)| detail)
-    }
-
-    /// A series has come to have row `number`.
-    pub(super) fn take(&mut self, number: u32) {
-        if let Some(Some((_, series))) = self.rows.get_mut(number as usize) {
-            *series += 1;
-        }
-    }
-
-    /// A series with row `number` has left.
-    pub(super) fn give_back(&mut self, number: u32) {
-        if let Some(Some((_, series))) = self.rows.get_mut(number as usize) {
-            *series = series.saturating_sub(1);
-        }
-    }
-
-    /// Frees the rows that no series has.
-    pub(super) fn sweep(&mut self) {
-        for (number, row) in (0..).zip(&mut self.rows) {
-            if let Some((detail, 0)) = row {
-                self.numbers.remove(detail);
-                *row = None;
-                self.free.push(number);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -539,50 +378,5 @@ mod tests {
         };
         assert_eq!(key("198.51.100.7:443"), key("198.51.100.7:80"));
         assert_ne!(key("198.51.100.7:443"), key("198.51.100.8:443"));
-    }
-
-    #[test]
-    fn details_are_numbered_by_what_is_asked_for_and_freed_when_no_series_has_them() {
-        let mut details = Details::default();
-        let of = |pid, netns| FlowRecord {
-            pid,
-            netns,
-            comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
-            ..record("192.0.2.1:80", "198.51.100.7:4000")
-        };
-        let labels = LabelSet::new(&[Label::Pid, Label::Comm]);
-        let first = details.number(labels, &of(7, 1));
-        assert_eq!(details.number(labels, &of(7, 2)), first, "netns is not asked for");
-        let second = details.number(labels, &of(8, 1));
-        assert_ne!(first, second);
-        assert_eq!(details.number(LabelSet::new(&[Label::Raddr]), &of(7, 1)), 0);
-
-        let key = Key::new(FamilyId::Ingress, labels, &of(7, 1), Facets::default(), first);
-        assert_eq!(
-            key.value(Label::Comm, Naming::PrimusLens, &details),
-            LabelValue::Text("nginx")
-        );
-        assert_eq!(
-            key.value(Label::Pid, Naming::PrimusLens, &details),
-            LabelValue::Number(7)
-        );
-        assert_eq!(
-            key.value(Label::ContainerId, Naming::PrimusLens, &details),
-            LabelValue::Text("")
-        );
-
-        details.take(first);
-        details.sweep();
-        assert_eq!(details.number(labels, &of(7, 1)), first);
-        assert_eq!(details.number(labels, &of(9, 1)), second, "the row is free again");
-        details.give_back(first);
-        details.sweep();
-        assert!(details.get(first).is_none());
-    }
-
-    #[test]
-    fn a_process_name_that_is_no_text_is_cut_rather_than_refused() {
-        assert_eq!(text_of(b"ok\xff\0\0\0\0\0\0\0\0\0\0\0\0\0"), "ok");
-        assert_eq!(text_of(b"0123456789abcdef"), "0123456789abcdef");
     }
 }

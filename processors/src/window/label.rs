@@ -175,19 +175,33 @@ impl fmt::Display for Label {
 }
 
 /// A set of labels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct LabelSet(u32);
 
 impl LabelSet {
-    pub(super) fn new(labels: &[Label]) -> Self {
-        Self(labels.iter().fold(0, |bits, label| bits | 1 << *label as u8))
+    /// Of one connection or process.
+    const DETAILS: Self = Self::new(&Label::DETAILS);
+
+    pub(super) const fn new(labels: &[Label]) -> Self {
+        let mut bits = 0;
+        let mut number = 0;
+        while number < labels.len() {
+            bits |= 1 << labels[number] as u8;
+            number += 1;
+        }
+        Self(bits)
     }
 
     pub(super) const fn has(self, label: Label) -> bool {
         self.0 & 1 << label as u8 != 0
     }
 
-    pub(super) fn has_details(self) -> bool {
-        self.0 & Self::new(&Label::DETAILS).0 != 0
+    /// Those that are of one connection or process.
+    pub(super) const fn details(self) -> Self {
+        Self(self.0 & Self::DETAILS.0)
+    }
+
+    pub(super) const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 }

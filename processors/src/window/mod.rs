@@ -11,6 +11,7 @@
 
 mod catalog;
 mod config;
+mod details;
 pub mod families;
 mod fold;
 mod key;

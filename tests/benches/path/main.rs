@@ -16,12 +16,14 @@ use std::time::{Duration, Instant};
 
 use flowtap_exporters::{otlp, prometheus};
 use flowtap_pipeline::{
-    Aggregator, BuildContext, ClusterState, Endpoint, FlowBatch, FlowRecord, Live, NodeInfo, Processor, Role,
-    RoleSource, Snapshot, Timestamp,
+    Aggregator, BuildContext, ClusterState, Endpoint, FlowBatch, FlowRecord, KubernetesNames, Live, NodeInfo,
+    Processor, Role, RoleSource, Snapshot, Timestamp,
 };
 use flowtap_processors::direction::Direction;
 use flowtap_processors::policy::{self, Policy};
-use flowtap_processors::window::{self, Window};
+use flowtap_processors::window::families::FamilyId;
+use flowtap_processors::window::label::Label;
+use flowtap_processors::window::{self, FamilyConfig, Window};
 
 /// Records that are handed on at a time.
 const BATCH: usize = 1_024;
@@ -31,8 +33,26 @@ const RECORDS: usize = 8_000_000;
 
 const PREFIXES: u32 = 1_000;
 
-/// What it is called with under a profiler: one number of keys, ten times the records.
+/// What it is called with under a profiler: how many keys, and how many records. callgrind counts instructions in
+/// [`measured`] alone by `--toggle-collect='*measured*'`.
 const KEYS: &str = "--keys";
+
+/// Labels beyond those of the default profile, which name the process or what the cluster calls both ends.
+const MORE_LABELS: [(&str, &[Label]); 2] = [
+    ("process", &[Label::Netns, Label::Pid, Label::Comm]),
+    (
+        "cluster",
+        &[
+            Label::PeerNamespace,
+            Label::PeerWorkload,
+            Label::Namespace,
+            Label::Workload,
+        ],
+    ),
+];
+
+/// How many processes and workloads there are.
+const NAMES: u32 = 500;
 
 /// What this program is called with by itself.
 const MEMORY: &str = "--memory";
@@ -44,10 +64,10 @@ fn main() {
     {
         return memory(series.parse().unwrap());
     }
-    if let [argument, keys] = &*arguments
+    if let [argument, keys, records] = &*arguments
         && argument == KEYS
     {
-        return hot_path(keys.parse().unwrap(), 10 * RECORDS);
+        return hot_path("default", &[], keys.parse().unwrap(), records.parse().unwrap());
     }
     // `cargo bench` calls every benchmark with `--bench`; `cargo test --benches` without.
     if !arguments.iter().any(|argument| argument == "--bench") {
@@ -55,11 +75,14 @@ fn main() {
     }
     println!("direction -> policy ({PREFIXES} prefixes) -> window, one core");
     println!(
-        "{:>10} {:>14} {:>12} {:>18}",
-        "live keys", "million rec/s", "ns/record", "allocations/record"
+        "{:<8} {:>10} {:>14} {:>12} {:>18}",
+        "labels", "live keys", "million rec/s", "ns/record", "allocations/record"
     );
     for keys in [1_000, 10_000, 100_000, 1_000_000] {
-        hot_path(keys, RECORDS);
+        hot_path("default", &[], keys, RECORDS);
+    }
+    for (name, labels) in MORE_LABELS {
+        hot_path(name, labels, 100_000, RECORDS);
     }
     println!();
     // Each in a process of its own, whose memory nobody has used before.
@@ -90,8 +113,15 @@ struct Path {
 }
 
 impl Path {
-    fn new(max_series: usize) -> Self {
+    /// With `labels` beside the default ones.
+    fn new(max_series: usize, labels: &[Label]) -> Self {
         let context = context();
+        let egress = FamilyId::Egress.definition();
+        let labels = egress.labels.iter().chain(labels).copied().collect();
+        let egress_config = FamilyConfig {
+            labels: Some(labels),
+            ..FamilyConfig::default()
+        };
         let prefix = |number: u32| {
             let net = Ipv4Addr::from(0x0b00_0000 + (number << 12));
             format!("{net}/20").parse().unwrap()
@@ -102,6 +132,7 @@ impl Path {
         };
         let window = window::Config {
             max_series: max_series.try_into().unwrap(),
+            families: [(egress.family.name.to_owned(), egress_config)].into(),
             ..window::Config::default()
         };
         let mut path = Self {
@@ -131,7 +162,24 @@ fn record(number: usize) -> FlowRecord {
         received_bytes: 2_000,
         role: Role::Client,
         role_source: RoleSource::Handshake,
+        pid: number % NAMES,
+        comm: *b"server\0\0\0\0\0\0\0\0\0\0",
         ..FlowRecord::new(Endpoint::new(local, 40_000), Endpoint::new(remote, 443))
+    }
+}
+
+/// What the processor `kubernetes` gives to records.
+fn name(batches: &mut [FlowBatch]) {
+    let names = |number: u32| KubernetesNames {
+        namespace: format!("team-{}", number % 20),
+        pod: format!("server-{number}-7c9f8d5b6c-abcde"),
+        workload: format!("Deployment/server-{number}"),
+        ..KubernetesNames::default()
+    };
+    let names: Vec<_> = (0..NAMES).map(names).map(Arc::new).collect();
+    for record in batches.iter_mut().flat_map(|batch| &mut batch.records) {
+        record.peer_names = Some(Arc::clone(&names[record.pid as usize]));
+        record.local_names = Some(Arc::clone(&names[0]));
     }
 }
 
@@ -148,21 +196,30 @@ fn batches(keys: usize) -> Vec<FlowBatch> {
         .collect()
 }
 
-fn hot_path(keys: usize, records: usize) {
-    let mut path = Path::new(4 * keys);
+/// All batches, so many times.
+#[inline(never)]
+fn measured(path: &mut Path, batches: &mut [FlowBatch], rounds: usize) -> Duration {
+    let began = Instant::now();
+    for _ in 0..rounds {
+        for batch in &mut *batches {
+            path.take(black_box(batch));
+        }
+    }
+    began.elapsed()
+}
+
+fn hot_path(name_of_labels: &str, labels: &[Label], keys: usize, records: usize) {
+    let mut path = Path::new(4 * keys, labels);
     let mut batches = batches(keys);
+    if labels.contains(&Label::PeerWorkload) {
+        name(&mut batches);
+    }
     // The first round makes the series.
     for batch in &mut batches {
         path.take(batch);
     }
     let rounds = records.div_ceil(keys);
-    let began = Instant::now();
-    for _ in 0..rounds {
-        for batch in &mut batches {
-            path.take(black_box(batch));
-        }
-    }
-    let elapsed = began.elapsed();
+    let elapsed = measured(&mut path, &mut batches, rounds);
     let records = (rounds * keys) as f64;
     let counted = allocation_counter::measure(|| {
         for batch in &mut batches {
@@ -170,7 +227,7 @@ fn hot_path(keys: usize, records: usize) {
         }
     });
     println!(
-        "{keys:>10} {:>14.2} {:>12.1} {:>18.6}",
+        "{name_of_labels:<8} {keys:>10} {:>14.2} {:>12.1} {:>18.6}",
         records / elapsed.as_secs_f64() / 1e6,
         elapsed.as_secs_f64() * 1e9 / records,
         counted.count_total as f64 / keys as f64
@@ -186,7 +243,7 @@ fn resident() -> u64 {
 /// Two series per key; everything that lives for them: keys, values, renderings, the snapshot that exporters hold.
 fn memory(series: usize) {
     let keys = series / 2;
-    let mut path = Path::new(series);
+    let mut path = Path::new(series, &[]);
     let before = resident();
     for first in (0..keys).step_by(BATCH) {
         let mut batch = FlowBatch {
@@ -216,7 +273,7 @@ fn memory(series: usize) {
 
 /// From the watermark that closes a window to what each exporter has made of it.
 fn tick(flows: usize) {
-    let mut path = Path::new(4 * flows);
+    let mut path = Path::new(4 * flows, &[]);
     let mut batches = batches(flows);
     let mut window = |at: u64| -> (Snapshot, Duration) {
         for batch in &mut batches {

@@ -1,0 +1,372 @@
+//! Labels of one connection or process: the rows that keys have the number of.
+//!
+//! In: a record, and which labels its family has. Out: the number of the row with the same values of those labels. A row that
+//! is there is found without making one: a record's hash and comparison touch what `labels` asks for, and no heap.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flowtap_pipeline::{FlowRecord, KubernetesNames, LabelValue, RoleSource};
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use super::label::{Label, LabelSet};
+
+/// Labels that are names of the peer.
+const PEER_NAMES: [Label; 5] = [
+    Label::PeerNamespace,
+    Label::PeerPod,
+    Label::PeerWorkload,
+    Label::PeerService,
+    Label::PeerNode,
+];
+
+/// Labels that are names of this side.
+const LOCAL_NAMES: [Label; 3] = [Label::Namespace, Label::Pod, Label::Workload];
+
+/// Names in the cluster; `None` for what has none.
+type Names = Option<Arc<KubernetesNames>>;
+
+/// The name that `label` is.
+fn name(label: Label, names: &Names) -> &str {
+    let Some(names) = names else { return "" };
+    match label {
+        Label::PeerNamespace | Label::Namespace => &names.namespace,
+        Label::PeerPod | Label::Pod => &names.pod,
+        Label::PeerWorkload | Label::Workload => &names.workload,
+        Label::PeerService => &names.service,
+        Label::PeerNode => &names.node,
+        _ => "",
+    }
+}
+
+/// Whether those of `asked` that are in `labels` are the same.
+fn same_names(labels: LabelSet, asked: &[Label], ours: &Names, theirs: &Names) -> bool {
+    let pointer = |names: &Names| names.as_ref().map(Arc::as_ptr);
+    // Most often the cluster's state gave out the same names, or none.
+    if pointer(ours) == pointer(theirs) {
+        return true;
+    }
+    asked.iter().filter(|label| labels.has(**label)).all(|label| {
+        let (ours, theirs) = (name(*label, ours), name(*label, theirs));
+        // An empty `str` points to no memory, and some processors take hundreds of cycles to compare nothing there: the C
+        // library's memcmp() loads it under a mask of zeros, whose fault is put aside by microcode.
+        ours.len() == theirs.len() && (ours.is_empty() || ours == theirs)
+    })
+}
+
+/// A process name up to its NUL. One that is not UTF-8 is cut where it ceases to be.
+fn text_of(comm: &[u8; 16]) -> &str {
+    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
+    match str::from_utf8(&comm[..end]) {
+        Ok(text) => text,
+        Err(error) => str::from_utf8(&comm[..error.valid_up_to()]).unwrap_or_default(),
+    }
+}
+
+/// Values of labels, of which only those in `labels` count.
+#[derive(Clone, Debug)]
+pub(super) struct Detail {
+    labels: LabelSet,
+    laddr: IpAddr,
+    role_source: RoleSource,
+    netns: u32,
+    pid: u32,
+    comm: [u8; 16],
+    cgroup_id: u64,
+    container_id: Option<Arc<str>>,
+    peer_names: Names,
+    local_names: Names,
+}
+
+impl Detail {
+    fn new(labels: LabelSet, record: &FlowRecord) -> Self {
+        Self {
+            labels,
+            laddr: record.local.addr,
+            role_source: record.role_source,
+            netns: record.netns,
+            pid: record.pid,
+            comm: record.comm,
+            cgroup_id: record.cgroup_id,
+            container_id: record.container_id.clone(),
+            peer_names: record.peer_names.clone(),
+            local_names: record.local_names.clone(),
+        }
+    }
+
+    /// Whether `record` has the same values.
+    fn is_of(&self, labels: LabelSet, record: &FlowRecord) -> bool {
+        let same = |label, equal: bool| equal || !labels.has(label);
+        self.labels == labels
+            && same(Label::Laddr, self.laddr == record.local.addr)
+            && same(Label::RoleSource, self.role_source == record.role_source)
+            && same(Label::Netns, self.netns == record.netns)
+            && same(Label::Pid, self.pid == record.pid)
+            && same(Label::Comm, self.comm == record.comm)
+            && same(Label::CgroupId, self.cgroup_id == record.cgroup_id)
+            && (!labels.has(Label::ContainerId) || self.container_id == record.container_id)
+            && same_names(labels, &PEER_NAMES, &self.peer_names, &record.peer_names)
+            && same_names(labels, &LOCAL_NAMES, &self.local_names, &record.local_names)
+    }
+
+    /// Of what [`Detail::is_of`] compares.
+    fn hash(hasher: &RandomState, labels: LabelSet, record: &FlowRecord) -> u64 {
+        let mut state = hasher.build_hasher();
+        let with = |label| labels.has(label);
+        labels.hash(&mut state);
+        if with(Label::Laddr) {
+            record.local.addr.hash(&mut state);
+        }
+        if with(Label::RoleSource) {
+            record.role_source.hash(&mut state);
+        }
+        if with(Label::Netns) {
+            state.write_u32(record.netns);
+        }
+        if with(Label::Pid) {
+            state.write_u32(record.pid);
+        }
+        if with(Label::Comm) {
+            state.write_u128(u128::from_ne_bytes(record.comm));
+        }
+        if with(Label::CgroupId) {
+            state.write_u64(record.cgroup_id);
+        }
+        if with(Label::ContainerId) {
+            record.container_id.hash(&mut state);
+        }
+        let of_both = [
+            (&PEER_NAMES[..], &record.peer_names),
+            (&LOCAL_NAMES[..], &record.local_names),
+        ];
+        for (asked, names) in of_both {
+            for label in asked.iter().filter(|label| with(**label)) {
+                name(*label, names).hash(&mut state);
+            }
+        }
+        state.finish()
+    }
+
+    /// The value of `label`, which is in `labels`; what is not known, or no detail, is empty.
+    pub(super) fn value(&self, label: Label) -> LabelValue<'_> {
+        use LabelValue::{Addr, Number, Text};
+        let number = |number: u64| if number == 0 { Text("") } else { Number(number) };
+        match label {
+            Label::Laddr => Addr(self.laddr),
+            Label::RoleSource => Text(self.role_source.as_str()),
+            Label::Netns => number(u64::from(self.netns)),
+            Label::Pid => number(u64::from(self.pid)),
+            Label::CgroupId => number(self.cgroup_id),
+            Label::Comm => Text(text_of(&self.comm)),
+            Label::ContainerId => Text(self.container_id.as_deref().unwrap_or("")),
+            _ if LOCAL_NAMES.contains(&label) => Text(name(label, &self.local_names)),
+            _ => Text(name(label, &self.peer_names)),
+        }
+    }
+}
+
+/// A row that is taken.
+#[derive(Debug)]
+struct Row {
+    detail: Detail,
+    hash: u64,
+    /// How many series have it.
+    series: usize,
+}
+
+/// The rows that keys point to. A row lives as long as a series has it.
+#[derive(Debug)]
+pub(super) struct Details {
+    /// Row 0 is never taken.
+    rows: Vec<Option<Row>>,
+    /// Numbers of rows, by the hash of their values.
+    numbers: HashTable<u32>,
+    hasher: RandomState,
+    free: Vec<u32>,
+}
+
+impl Default for Details {
+    fn default() -> Self {
+        Self {
+            rows: vec![None],
+            numbers: HashTable::new(),
+            hasher: RandomState::default(),
+            free: Vec::new(),
+        }
+    }
+}
+
+impl Details {
+    /// The row of `record`'s details among `labels`; 0 if none of those is a detail. A row that no series has is freed by
+    /// the next [`Details::sweep`].
+    #[inline]
+    pub(super) fn number(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
+        let labels = labels.details();
+        if labels.is_empty() {
+            return 0;
+        }
+        self.find(labels, record)
+    }
+
+    /// Apart from [`Details::number`], so that a record without details passes by.
+    #[inline(never)]
+    fn find(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
+        let hash = Detail::hash(&self.hasher, labels, record);
+        let is_it = |number: &u32| {
+            let row = self.rows[*number as usize].as_ref();
+            row.is_some_and(|row| row.detail.is_of(labels, record))
+        };
+        match self.numbers.find(hash, is_it) {
+            Some(number) => *number,
+            None => self.insert(hash, Detail::new(labels, record)),
+        }
+    }
+
+    #[cold]
+    fn insert(&mut self, hash: u64, detail: Detail) -> u32 {
+        let row = Some(Row {
+            detail,
+            hash,
+            series: 0,
+        });
+        let number = if let Some(number) = self.free.pop() {
+            self.rows[number as usize] = row;
+            number
+        } else {
+            self.rows.push(row);
+            // Memory ends long before 2^32 rows.
+            u32::try_from(self.rows.len() - 1).unwrap_or(0)
+        };
+        let rows = &self.rows;
+        self.numbers.insert_unique(hash, number, |number| {
+            rows[*number as usize].as_ref().map_or(0, |row| row.hash)
+        });
+        number
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&Detail> {
+        self.rows.get(number as usize)?.as_ref().map(|row| &row.detail)
+    }
+
+    /// A series has come to have row `number`.
+    pub(super) fn take(&mut self, number: u32) {
+        if let Some(Some(row)) = self.rows.get_mut(number as usize) {
+            row.series += 1;
+        }
+    }
+
+    /// A series with row `number` has left.
+    pub(super) fn give_back(&mut self, number: u32) {
+        if let Some(Some(row)) = self.rows.get_mut(number as usize) {
+            row.series = row.series.saturating_sub(1);
+        }
+    }
+
+    /// Frees the rows that no series has.
+    pub(super) fn sweep(&mut self) {
+        for (number, place) in (0..).zip(&mut self.rows) {
+            let Some(row) = place.take_if(|row| row.series == 0) else {
+                continue;
+            };
+            if let Ok(entry) = self.numbers.find_entry(row.hash, |found| *found == number) {
+                entry.remove();
+            }
+            self.free.push(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::record;
+
+    fn of(pid: u32, netns: u32) -> FlowRecord {
+        FlowRecord {
+            pid,
+            netns,
+            comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+            ..record("192.0.2.1:80", "198.51.100.7:4000")
+        }
+    }
+
+    fn named(pod: &str, workload: &str) -> FlowRecord {
+        let names = KubernetesNames {
+            pod: pod.to_owned(),
+            workload: workload.to_owned(),
+            ..KubernetesNames::default()
+        };
+        FlowRecord {
+            peer_names: Some(Arc::new(names)),
+            ..of(7, 1)
+        }
+    }
+
+    #[test]
+    fn details_are_numbered_by_what_is_asked_for_and_freed_when_no_series_has_them() {
+        let mut details = Details::default();
+        let labels = LabelSet::new(&[Label::Pid, Label::Comm]);
+        let first = details.number(labels, &of(7, 1));
+        assert_eq!(details.number(labels, &of(7, 2)), first, "netns is not asked for");
+        let second = details.number(labels, &of(8, 1));
+        assert_ne!(first, second);
+        assert_eq!(details.number(LabelSet::new(&[Label::Raddr]), &of(7, 1)), 0);
+
+        let detail = details.get(first).unwrap();
+        assert_eq!(detail.value(Label::Comm), LabelValue::Text("nginx"));
+        assert_eq!(detail.value(Label::Pid), LabelValue::Number(7));
+        assert_eq!(detail.value(Label::ContainerId), LabelValue::Text(""));
+
+        details.take(first);
+        details.sweep();
+        assert_eq!(details.number(labels, &of(7, 1)), first);
+        assert_eq!(details.number(labels, &of(9, 1)), second, "the row is free again");
+        details.give_back(first);
+        details.sweep();
+        assert!(details.get(first).is_none());
+    }
+
+    #[test]
+    fn families_that_differ_only_in_labels_that_are_no_details_share_rows() {
+        let mut details = Details::default();
+        let number =
+            |details: &mut Details, label| details.number(LabelSet::new(&[label, Label::Netns]), &of(7, 1));
+        let first = number(&mut details, Label::Rport);
+        assert_eq!(number(&mut details, Label::Lport), first);
+        assert_ne!(number(&mut details, Label::Pid), first);
+    }
+
+    #[test]
+    fn names_tell_series_apart_only_where_they_are_asked_for_whoever_holds_them() {
+        let mut details = Details::default();
+        let workload = LabelSet::new(&[Label::PeerWorkload]);
+        let first = details.number(workload, &named("web-1", "Deployment/web"));
+        assert_eq!(details.number(workload, &named("web-2", "Deployment/web")), first);
+        let other = details.number(workload, &named("db-0", "StatefulSet/db"));
+        assert_ne!(other, first);
+        let none = details.number(workload, &of(7, 1));
+        assert!(![first, other].contains(&none), "no names are no names");
+        assert_eq!(
+            details.number(workload, &named("", "")),
+            none,
+            "nor are empty ones"
+        );
+        assert_eq!(
+            details.get(first).unwrap().value(Label::PeerWorkload),
+            LabelValue::Text("Deployment/web")
+        );
+
+        let pods = LabelSet::new(&[Label::PeerPod, Label::Pod]);
+        let web = details.number(pods, &named("web-1", "Deployment/web"));
+        assert_eq!(details.get(web).unwrap().value(Label::Pod), LabelValue::Text(""));
+        assert_ne!(details.number(pods, &named("web-2", "Deployment/web")), web);
+    }
+
+    #[test]
+    fn a_process_name_that_is_no_text_is_cut_rather_than_refused() {
+        assert_eq!(text_of(b"ok\xff\0\0\0\0\0\0\0\0\0\0\0\0\0"), "ok");
+        assert_eq!(text_of(b"0123456789abcdef"), "0123456789abcdef");
+    }
+}
