@@ -124,8 +124,10 @@ fn measure(mode: &str, off: u64) {
 fn programs_ns() -> u64 {
     let on_the_path = [
         "on_state_change",
+        "on_state_nested",
         "segment",
         "state",
+        "state_nested",
         "connect_probe",
         "close_probe",
     ];
