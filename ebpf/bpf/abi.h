@@ -83,7 +83,7 @@ struct losses {
 	__u64 listeners;   /* listen events for which the ring had no room */
 	__u64 untracked;   /* sockets for which the kernel had no memory: not measured at all */
 	__u64 segments;	   /* mode `events`: records put off because the ring had no room; their bytes come later */
-	__u64 scan_writes; /* records that the iterator's buffer refused although it had room */
+	__u64 scan_writes; /* records that an iterator's buffer refused although it had room */
 };
 
 _Static_assert(sizeof(struct tuple) == 40, "tuple");

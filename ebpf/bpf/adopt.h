@@ -11,6 +11,23 @@
 
 #include "scan.h"
 
+/* Before a record is made: the iterator shows the socket again at the next read. seq_write() refuses what would fill
+ * the buffer to the last byte (fs/seq_file.c). */
+static __always_inline bool has_room(struct seq_file *seq, __u64 bytes)
+{
+	return seq->count + bytes < seq->size;
+}
+
+static __always_inline void write_record(struct seq_file *seq, const void *record, __u32 bytes)
+{
+	if (bpf_seq_write(seq, record, bytes)) {
+		struct losses *lost = this_cpu_losses();
+
+		if (lost)
+			lost->scan_writes++;
+	}
+}
+
 static __always_inline int show_listener(struct seq_file *seq, struct sock *sk)
 {
 	struct listen_event event = {

@@ -16,10 +16,14 @@ struct {
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
 
-/* flow_event of closed and failed connections, listen_event. The size is set by the loader. */
+/* flow_event of connections that closed or failed, and of those that a scan found changed; listen_event. The size is
+ * set by the loader. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 24);
 } lifecycle SEC(".maps");
+
+/* A scan fills the ring up to this. Set by the loader to three quarters of it. */
+const volatile __u64 scan_bytes = 3 << 22;
 
 #endif

@@ -2,10 +2,13 @@
 /*
  * The window's scan: one flow_event for each socket whose totals moved since it was last looked at.
  *
- * In: every socket that has storage, in every network namespace. Out: records in the iterator's buffer. It is pulled,
- * so nothing can overflow: when the buffer has no room left for a record, the program asks, before it moves any
- * total, to be shown the socket again at the next read (a return value of 1: kernel/bpf/bpf_iter.c,
- * bpf_iter_run_prog() and bpf_seq_read()).
+ * In: every socket that has storage, in every network namespace. Out: on `lifecycle` a flow_event each. Without room
+ * there the program asks, before it moves any total, to be shown the socket again: a return value of 1 ends the read
+ * of the iterator with EAGAIN, and the next read goes on with the same socket (kernel/bpf/bpf_iter.c,
+ * bpf_iter_run_prog() and bpf_seq_read()). Its reader drains the ring in between.
+ *
+ * Not through the iterator's own buffer: that holds 32 KiB, and each read of it walks its bucket of the storage map
+ * again, of which there are no more than CPUs (docs/adr/0013-the-scan-writes-to-the-ring.md).
  */
 #ifndef FLOWTAP_SCAN_H
 #define FLOWTAP_SCAN_H
@@ -18,20 +21,13 @@ enum {
 	SHOW_AGAIN = 1,
 };
 
-/* seq_write() refuses what would fill the buffer to the last byte (fs/seq_file.c). */
-static __always_inline bool has_room(struct seq_file *seq, __u64 bytes)
+/* A place in the ring; NULL if the scan has filled its share, and the rest is for connections that close meanwhile.
+ */
+static __always_inline struct flow_event *reserve_scanned(void)
 {
-	return seq->count + bytes < seq->size;
-}
-
-static __always_inline void write_record(struct seq_file *seq, const void *record, __u32 bytes)
-{
-	if (bpf_seq_write(seq, record, bytes)) {
-		struct losses *lost = this_cpu_losses();
-
-		if (lost)
-			lost->scan_writes++;
-	}
+	if (bpf_ringbuf_query(&lifecycle, BPF_RB_AVAIL_DATA) >= scan_bytes)
+		return NULL;
+	return bpf_ringbuf_reserve(&lifecycle, sizeof(struct flow_event), 0);
 }
 
 /*
@@ -64,11 +60,11 @@ static __always_inline bool is_at_rest(struct sock *sk, const struct socket_stat
 	return state->announced && !totals_moved(&now, state);
 }
 
-static __always_inline int on_scan(struct seq_file *seq, struct sock *sk, struct socket_state *state)
+static __always_inline int on_scan(struct sock *sk, struct socket_state *state)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	struct differences changed = {};
-	struct flow_event event;
+	struct flow_event *event;
 	struct totals now;
 
 	if (!tcp || !state->established || state->closed)
@@ -76,15 +72,17 @@ static __always_inline int on_scan(struct seq_file *seq, struct sock *sk, struct
 	read_totals(&now, sk, tcp);
 	if (state->announced && !totals_moved(&now, state))
 		return SHOWN;
-	if (!has_room(seq, sizeof(event)))
+	event = reserve_scanned();
+	if (!event)
 		return SHOW_AGAIN;
 	move_totals(&changed, state, &now);
 	if (*(volatile __u8 *)&state->closed) {
 		read_totals(&now, sk, tcp);
 		move_totals(&changed, state, &now);
 	}
-	fill_flow(&event, state, tcp, bpf_get_socket_cookie(sk), &changed, sk->__sk_common.skc_state, 0);
-	write_record(seq, &event, sizeof(event));
+	fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, sk->__sk_common.skc_state, 0);
+	/* The reader is waiting for the scan's end, and needs no waking. */
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	return SHOWN;
 }
 

@@ -5,7 +5,7 @@
  *
  *   on_state_change   tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)
  *   on_state_nested   the same, after it: changes at which it was not run
- *   scan_sockets      iter/bpf_sk_storage_map      -> flow_event, read by the window's tick
+ *   scan_sockets      iter/bpf_sk_storage_map      -> lifecycle, by the window's tick
  *   scan_by_cast      the same, quicker where the kernel has bpf_rdonly_cast()
  *   adopt_files       iter/task_file               -> storage; listen_event
  *   adopt_sockets     iter/tcp                     -> storage; listen_event (one network namespace)
@@ -41,7 +41,7 @@ int scan_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (!sk || !state)
 		return SHOWN;
-	return on_scan(ctx->meta->seq, sk, state);
+	return on_scan(sk, state);
 }
 
 SEC("iter/bpf_sk_storage_map")
@@ -52,7 +52,7 @@ int scan_by_cast(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (!sk || !state || is_at_rest(sk, state))
 		return SHOWN;
-	return on_scan(ctx->meta->seq, sk, state);
+	return on_scan(sk, state);
 }
 
 SEC("iter/task_file")

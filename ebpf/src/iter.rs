@@ -82,6 +82,35 @@ impl IterLink {
         unsafe { bpf(BPF_LINK_CREATE, &attributes) }.map(Self)
     }
 
+    /// Runs an iterator once whose program writes nothing to the iterator's buffer. When it asks to be shown an element again
+    /// `again` is called, and then it is.
+    ///
+    /// # Errors
+    /// What `read(2)` or `bpf(2)` says, or `again`.
+    pub fn walk(&self, mut again: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        let mut iterator = self.open()?;
+        loop {
+            match iterator.read(&mut [0; 1]) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // The program's wish; or a million elements have passed, after which the kernel takes a breath
+                // (MAX_ITER_OBJECTS).
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => again()?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn open(&self) -> io::Result<File> {
+        let attributes = IterCreate {
+            link_fd: raw(self.0.as_fd()),
+            flags: 0,
+        };
+        // SAFETY: `attributes` has the layout of `bpf_attr.iter_create`.
+        unsafe { bpf(BPF_ITER_CREATE, &attributes) }.map(File::from)
+    }
+
     /// Runs the iterator once: calls `each` for every record that its program writes, and returns how many there were.
     ///
     /// The order is the kernel's, and so is the grouping: every read is one walk into its table. `buffer` is scratch; as
@@ -90,12 +119,7 @@ impl IterLink {
     /// # Errors
     /// What `read(2)` or `bpf(2)` says; [`io::ErrorKind::InvalidData`] for bytes that are no record.
     pub fn run(&self, buffer: &mut [u8], mut each: impl FnMut(Event)) -> io::Result<u64> {
-        let attributes = IterCreate {
-            link_fd: raw(self.0.as_fd()),
-            flags: 0,
-        };
-        // SAFETY: `attributes` has the layout of `bpf_attr.iter_create`.
-        let mut iterator = File::from(unsafe { bpf(BPF_ITER_CREATE, &attributes) }?);
+        let mut iterator = self.open()?;
         let mut records = 0;
         loop {
             let read = match iterator.read(buffer) {

@@ -21,7 +21,7 @@ use crate::ring::{RingWatch, drain};
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.bpf.o"));
 
-/// The kernel gives no more at one read of an iterator (`PAGE_SIZE << 3`).
+/// The kernel gives no more at one read of an iterator (`PAGE_SIZE << 3`). Of what is adopted: scans write to the ring.
 const READ_BYTES: usize = 32 * 1024;
 
 /// Programs that scan: the first where the kernel has the function that it calls.
@@ -32,7 +32,7 @@ const SCAN_TARGET: &str = "bpf_sk_storage_map";
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketsOptions {
-    /// Size of the ring for closed connections: a power of two, at least a page.
+    /// Size of the ring for closed connections and for what scans find: a power of two, at least a page.
     pub ring_buffer_bytes: u32,
 }
 
@@ -83,11 +83,13 @@ impl Sockets {
         capability::raise_memlock();
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
+        let scan_bytes = 3 * wakeup_bytes;
         let linked = kfunc::link(OBJECT, kfunc::RDONLY_CAST, &btf);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
             .map_max_entries("lifecycle", options.ring_buffer_bytes)
             .override_global("wakeup_bytes", &wakeup_bytes, true)
+            .override_global("scan_bytes", &scan_bytes, true)
             .load(linked.as_ref().map_or(OBJECT, Object::bytes))
             .map_err(LoadError::Object)?;
 
@@ -159,12 +161,19 @@ impl Sockets {
         self.scan_program
     }
 
-    /// Shows each socket whose totals moved since the last scan; returns how many.
+    /// Shows each socket whose totals moved since the last scan, and what else waits in the ring; returns how many records.
     ///
     /// # Errors
-    /// What the kernel says; whatever was not shown is shown by the next scan.
-    pub fn scan(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
-        self.scan.run(&mut self.buffer, each)
+    /// What the kernel says; whatever was not shown is shown by the next scan. [`io::ErrorKind::InvalidData`] for bytes that
+    /// are no record.
+    pub fn scan(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
+        let Self { scan, lifecycle, .. } = self;
+        let mut records = 0;
+        let mut make_room = || drain(lifecycle, &mut each).map(|drained| records += drained);
+        make_room()?;
+        let scanned = scan.walk(&mut make_room);
+        make_room()?;
+        scanned.map(|()| records)
     }
 
     /// Shows what waits in the ring: closed and failed connections, changed listeners. Returns how many.

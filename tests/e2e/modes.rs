@@ -203,6 +203,33 @@ fn what_a_ring_of_4_kib_turns_away_is_counted_and_the_sum_is_right() {
 }
 
 #[test]
+fn a_scan_that_finds_more_than_the_ring_has_room_for_shows_it_all() {
+    /// Records of both ends take thirty times the ring.
+    const OPEN: usize = 400;
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    let daemon = Daemon::start(&[
+        "receivers.ebpf.mode=sockets",
+        "receivers.ebpf.ring_buffer_bytes=4096",
+    ]);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut held = Held::open(&listener, OPEN).unwrap();
+    let mut sent = Counted::default();
+    for _ in 0..3 {
+        sent += held.exchange(1_000).unwrap();
+        daemon.scrape_until("what the applications counted", |scrape| {
+            Counted::of_port(scrape, port) == sent
+        });
+    }
+    let refused = daemon
+        .telemetry()
+        .sum("flowtap_receiver_refused_records_total", &[]);
+    assert_eq!(refused, 0, "nothing has closed, and a scan turns nothing away");
+}
+
+#[test]
 fn fifty_thousand_short_connections_are_all_opened_closed_and_exact() {
     const SHORT: usize = 50_000;
     const LISTENERS: usize = 5;

@@ -35,7 +35,7 @@ pub struct Config {
     #[schemars(with = "DurationText")]
     pub interval: Duration,
     /// Size of each ring buffer: a power of two from 4096 to 2^30. Unset: 4 MiB in mode `sockets`, which has one, for
-    /// connections only; 16 MiB in mode `events`, which has two.
+    /// connections that closed and for what a scan found; 16 MiB in mode `events`, which has two.
     pub ring_buffer_bytes: Option<u32>,
     /// Mode `events`: how many events may wait between the rings and the pipelines. At least 1.
     pub channel_capacity: usize,

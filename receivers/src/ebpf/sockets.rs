@@ -1,12 +1,11 @@
 //! Mode `sockets` at work. The rules, per tick of `interval`:
 //!
-//! 1. Drain the ring: connections that closed, listeners that changed.
-//! 2. Scan the sockets' totals.
-//! 3. Drain the ring once more: what closed before the scan came to it. From here on nothing that moved before the
-//!    tick is missing, so the window may close: the tick is handed on as the watermark.
+//! 1. Scan the sockets' totals. What moved comes through the ring, among connections that closed and listeners that changed;
+//!    it is drained before the scan, whenever the scan has filled its share, and once more after it.
+//! 2. From here on nothing that moved before the tick is missing, so the window may close: the tick is handed on as the
+//!    watermark.
 //!
-//! Between ticks the ring is drained only when a quarter of it is full. When flowtap stops, the same three steps give the
-//! last window.
+//! Between ticks the ring is drained only when a quarter of it is full. When flowtap stops, the same steps give the last window.
 
 use std::io;
 
@@ -67,7 +66,6 @@ impl Capture<'_> {
 
     /// Everything that has moved up to now.
     fn collect(&mut self) -> Result<(), StageError> {
-        self.drain()?;
         let Self {
             sockets,
             outlet,
@@ -75,12 +73,15 @@ impl Capture<'_> {
             containers,
             ..
         } = self;
-        // Totals that a failed scan has not shown are shown by the next one.
-        if let Err(error) = sockets.scan(|event| take(batch, containers, outlet, event)) {
-            self.losses.scan_failed();
-            tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
+        match sockets.scan(|event| take(batch, containers, outlet, event)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(broken(error)),
+            // Totals that a failed scan has not shown are shown by the next one.
+            Err(error) => {
+                self.losses.scan_failed();
+                tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
+            }
         }
-        self.drain()?;
         self.hand_on();
         match self.sockets.losses() {
             Ok(losses) => self.losses.update(&losses),
