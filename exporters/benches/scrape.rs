@@ -1,4 +1,5 @@
-//! A scrape of many series: ours, against the `prometheus` crate's gathering and encoding of the same, and what a series costs.
+//! A scrape of many series: ours, against the `prometheus` crate's gathering and encoding of the same, and against the SDK's
+//! counters behind `opentelemetry-prometheus`.
 //!
 //! Ratios within one run; `cargo bench -p flowtap-exporters --bench scrape`.
 #![expect(
@@ -17,6 +18,9 @@ use flowtap_exporters::prometheus::text;
 use flowtap_pipeline::{
     Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, Snapshot, SumPoint, Timestamp,
 };
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use prometheus::{IntCounterVec, Opts, Registry, TextEncoder};
 
 const SERIES: u32 = 100_000;
@@ -78,11 +82,56 @@ fn registry() -> Registry {
     registry
 }
 
+/// The same in a counter of the SDK, and the registry that the bridge answers for it.
+fn bridge() -> (SdkMeterProvider, Registry) {
+    let registry = Registry::new();
+    let bridge = opentelemetry_prometheus::exporter()
+        .with_registry(registry.clone())
+        .with_namespace("primus_lens")
+        .without_counter_suffixes()
+        .without_units()
+        .scope_info_enabled(false)
+        .without_target_info()
+        .build()
+        .unwrap();
+    let provider = SdkMeterProvider::builder()
+        .with_reader(bridge)
+        .with_view(|_: &Instrument| {
+            Stream::builder()
+                .with_cardinality_limit(SERIES as usize)
+                .build()
+                .ok()
+        })
+        .build();
+    let counter = provider
+        .meter("bench")
+        .u64_counter(NAME)
+        .with_description(FAMILY.help)
+        .build();
+    for number in 0..SERIES {
+        let attributes = [
+            KeyValue::new("raddr", addr(number).to_string()),
+            KeyValue::new("rport", "443"),
+            KeyValue::new("direction", "outbound"),
+            KeyValue::new("type", "externalHosts"),
+        ];
+        counter.add(u64::from(number) * 1_000, &attributes);
+    }
+    (provider, registry)
+}
+
+fn gathered(registry: &Registry) -> String {
+    TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+}
+
 fn scrape(criterion: &mut Criterion) {
     let (snapshot, registry) = (snapshot(), registry());
+    let (_provider, bridged) = bridge();
     let ours = text("primus_lens", vec![Arc::clone(&snapshot)]);
-    let theirs = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-    assert_eq!(ours.lines().count(), theirs.lines().count(), "the same series");
+    let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    for theirs in [&registry, &bridged] {
+        assert_eq!(samples(&ours), samples(&gathered(theirs)), "the same series");
+    }
     println!("a scrape of {SERIES} series: {} bytes", ours.len());
     let mut group = criterion.benchmark_group("scrape");
     group
@@ -92,7 +141,10 @@ fn scrape(criterion: &mut Criterion) {
         bencher.iter(|| black_box(text("primus_lens", vec![Arc::clone(&snapshot)])));
     });
     group.bench_function("prometheus_crate", |bencher| {
-        bencher.iter(|| black_box(TextEncoder::new().encode_to_string(&registry.gather()).unwrap()));
+        bencher.iter(|| black_box(gathered(&registry)));
+    });
+    group.bench_function("opentelemetry_prometheus", |bencher| {
+        bencher.iter(|| black_box(gathered(&bridged)));
     });
     group.finish();
 }

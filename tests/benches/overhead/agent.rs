@@ -33,12 +33,19 @@ pub(crate) struct Usage {
 
 /// `flowtap run` with the default config but for ports and `set`.
 pub(crate) fn flowtap(set: &[&str]) -> Command {
+    let ports = [
+        "exporters.prometheus.endpoint=127.0.0.1:0",
+        "service.telemetry.metrics.endpoint=127.0.0.1:0",
+    ];
+    bare(&[&ports, set].concat())
+}
+
+/// `flowtap run` with the default config but for the admin port and `set`.
+pub(crate) fn bare(set: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowtap"));
     command
         .args(["run", "--strict"])
-        .args(["--set", "exporters.prometheus.endpoint=127.0.0.1:0"])
         .args(["--set", "service.admin.endpoint=127.0.0.1:0"])
-        .args(["--set", "service.telemetry.metrics.endpoint=127.0.0.1:0"])
         .args(set.iter().flat_map(|set| ["--set", set]))
         .stderr(Stdio::piped());
     command

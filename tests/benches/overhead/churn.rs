@@ -37,7 +37,7 @@ pub(crate) fn run() {
         "churn: {PROCESSES} processes, each in its network namespace, {SECONDS} s; {MESSAGE} bytes each way per connection"
     );
     println!(
-        "{:<9} {:>12} {:>14} {:>7} {:>10} {:>10} {:>10} {:>7} {:>7} {:>8} {:>12} {:>12} {:>8}",
+        "{:<9} {:>12} {:>14} {:>7} {:>10} {:>10} {:>10} {:>7} {:>7} {:>8} {:>12} {:>9} {:>12} {:>8}",
         "mode",
         "connections",
         "connections/s",
@@ -49,6 +49,7 @@ pub(crate) fn run() {
         "lost",
         "put off",
         "kernel ns/c",
+        "ns/change",
         "CPU us/c",
         "RSS MiB"
     );
@@ -59,7 +60,8 @@ pub(crate) fn run() {
     }
     println!(
         "opened, closed, bytes: the lesser of both ends, over the application's own count; lost: records that were turned \
-         away, put off: segments whose bytes came later; per connection: both ends"
+         away, put off: segments whose bytes came later; per connection: both \
+         ends; ns/change: both programs at a state change"
     );
 }
 
@@ -78,9 +80,12 @@ fn measure(mode: &str, off: u64) {
         "processors.window.families.network_tcp_flow_ingress.labels=[netns]",
     ]);
     let mut workers = Workers::start();
-    let (before, programs) = (agent.usage(), programs_ns());
+    let (before, programs) = (agent.usage(), programs_on_the_path());
     let made = connections(&mut workers);
-    let programs = programs_ns() - programs;
+    let [programs_ns, of_changes_ns, changes] = {
+        let after = programs_on_the_path();
+        [0, 1, 2].map(|number| (after[number] - programs[number]) as f64)
+    };
     thread::sleep(SETTLE);
     let after = agent.usage();
     let text = agent::scrape(scrape).expect("a scrape");
@@ -101,14 +106,15 @@ fn measure(mode: &str, off: u64) {
     let lost = refused(&[]) - put_off;
     let made_bytes = (made * 2 * MESSAGE as u64) as f64;
     println!(
-        "{mode:<9} {made:>12} {:>14.0} {:>7.3} {:>10.6} {:>10.6} {:>10.6} {:>7} {lost:>7} {put_off:>8} {:>12.0} {:>12.2} {:>8.1}",
+        "{mode:<9} {made:>12} {:>14.0} {:>7.3} {:>10.6} {:>10.6} {:>10.6} {:>7} {lost:>7} {put_off:>8} {:>12.0} {:>9.0} {:>12.2} {:>8.1}",
         per_second(made),
         made as f64 / off as f64,
         least("opened") / made as f64,
         least("closed") / made as f64,
         bytes[0].min(bytes[1]) / made_bytes,
         count("failed", "egress") + count("failed", "ingress"),
-        programs as f64 / made as f64,
+        programs_ns / made as f64,
+        of_changes_ns / changes,
         (after.cpu_seconds - before.cpu_seconds) / made as f64 * 1e6,
         after.rss_kib as f64 / 1024.0
     );
@@ -120,20 +126,20 @@ fn measure(mode: &str, off: u64) {
     }
 }
 
-/// Run time of the programs that are on the path of a connection; the scan is not.
-fn programs_ns() -> u64 {
-    let on_the_path = [
-        "on_state_change",
-        "on_state_nested",
-        "segment",
-        "state",
-        "state_nested",
-        "connect_probe",
-        "close_probe",
-    ];
+/// Of the programs that are on the path of a connection, which the scan is not: the run time of all, that of the two at state
+/// changes, and how many changes they were run for.
+fn programs_on_the_path() -> [u64; 3] {
     let programs = kernel::programs();
-    let found = on_the_path.iter().filter_map(|name| programs.get(*name));
-    found.map(|program| program.run_time_ns).sum()
+    let of = |names: &[&str]| {
+        let found = names.iter().filter_map(|name| programs.get(*name));
+        found.fold((0, 0), |(ns, runs), program| {
+            (ns + program.run_time_ns, runs + program.runs)
+        })
+    };
+    let (first, changes) = of(&["on_state_change", "state"]);
+    let (second, _) = of(&["on_state_nested", "state_nested"]);
+    let (rest, _) = of(&["segment", "connect_probe", "close_probe"]);
+    [first + second + rest, first + second, changes]
 }
 
 /// Has all of them make connections; how many they made.

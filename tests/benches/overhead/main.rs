@@ -8,6 +8,7 @@
 //! | `churn` | as many short connections as the machine makes: is any lost? |
 //! | `drain` | mode `events`: what one core takes from the ring, and whether drops are counted exactly |
 //! | `startup` | to the first attached program, to the first scrape |
+//! | `tick` | a window's end with 100,000 synthetic flows and every exporter |
 //! | `memory` | of the process and of the kernel, at rest and with many flows |
 //!
 //! Kernel time is what the kernel itself counts per program (`kernel.bpf_stats_enabled`, `bpftool prog`), segments are the
@@ -35,6 +36,7 @@ mod memory;
 mod pmacct;
 mod scan;
 mod startup;
+mod tick;
 
 use std::time::Duration;
 
@@ -66,13 +68,14 @@ impl Sums {
 }
 
 /// Parts in the order in which they run.
-const PARTS: [(&str, fn()); 7] = [
+const PARTS: [(&str, fn()); 8] = [
     ("load", load),
     ("scan", scan::run),
     ("against", against::run),
     ("churn", churn::run),
     ("drain", drain::run),
     ("startup", startup::run),
+    ("tick", tick::run),
     ("memory", memory::run),
 ];
 

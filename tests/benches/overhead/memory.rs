@@ -1,4 +1,5 @@
-//! Memory of the process and of the kernel: at rest, and with many flows.
+//! Memory of the process and of the kernel: at rest, and with many flows; and of the process with synthetic flows, each to a peer of
+//! its own.
 //!
 //! A ring's pages are the kernel's; the process maps them, so they are in its RSS, too: the sum counts them once.
 
@@ -7,7 +8,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use crate::agent::Agent;
+use crate::agent::{self, Agent};
 use crate::kernel;
 use crate::scan::Holders;
 
@@ -28,6 +29,32 @@ pub(crate) fn run() {
     ] {
         measure(mode, flows);
     }
+    println!(
+        "\nmemory with synthetic flows, each to a peer of its own, all labels and families of the default config; MiB"
+    );
+    println!("{:>8} {:>9} {:>8}", "flows", "series", "RSS");
+    for flows in [10_000, 100_000, 250_000] {
+        synthetic(flows);
+    }
+}
+
+/// A flow has two series of bytes, two of round-trip times, and half of them one of the connect time.
+fn synthetic(flows: usize) {
+    let telemetry = agent::free_address();
+    let agent = Agent::start(&[
+        "service.pipelines.flows.receivers=[generator]",
+        &format!("receivers.generator.flows={flows}"),
+        "receivers.generator.interval=5s",
+        "processors.window.max_series=2000000",
+        &format!("service.telemetry.metrics.endpoint={telemetry}"),
+    ]);
+    thread::sleep(SETTLE);
+    let own = agent::scrape(telemetry).expect("a scrape");
+    println!(
+        "{flows:>8} {:>9} {:>8.1}",
+        agent::sum(&own, "processor_live_series", &[]),
+        agent.usage().rss_kib as f64 / 1024.0
+    );
 }
 
 fn measure(mode: &str, flows: usize) {
