@@ -72,24 +72,31 @@ impl Encoder {
         }
     }
 
-    /// `snapshot` in as many requests as the limits ask for; none if there is nothing to tell. With `deltas`, what has come
-    /// since what those hold.
-    pub(super) fn encode(&self, snapshot: &Snapshot, ended: &Ended, deltas: Option<&Deltas>) -> Vec<Part> {
-        let points = PointWriter {
-            snapshot,
-            ended,
-            deltas,
-        };
+    /// Which requests `snapshot` makes, as many as the limits ask for; none if there is nothing to tell. With `deltas`, what has
+    /// come since what those hold.
+    pub(super) fn encode<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        ended: &'a Ended,
+        deltas: Option<&Deltas>,
+    ) -> Encoding<'a> {
         let heads: Vec<_> = snapshot
             .families
             .iter()
             .map(|family| Head::new(self, family.family, deltas.is_some()))
             .collect();
-        let plans = self.plan(&points, &heads);
-        plans
-            .iter()
-            .map(|plan| self.write(plan, &points, &heads))
-            .collect()
+        let points = PointWriter {
+            snapshot,
+            ended,
+            deltas,
+        };
+        Encoding {
+            plans: self.plan(&points, &heads),
+            encoder: self,
+            snapshot,
+            ended,
+            heads,
+        }
     }
 
     /// Which points go into which request, with every length: so each byte is written once, to where it stays.
@@ -167,6 +174,34 @@ impl Encoder {
                 .map(|metric| (metric.family, metric.range.clone()))
                 .collect(),
         }
+    }
+}
+
+/// The requests of a snapshot. Each is written when it is asked for, so that there is one at a time, however many series there
+/// are.
+pub(super) struct Encoding<'a> {
+    encoder: &'a Encoder,
+    snapshot: &'a Snapshot,
+    ended: &'a Ended,
+    heads: Vec<Head<'a>>,
+    plans: Vec<Plan>,
+}
+
+impl Encoding<'_> {
+    /// How many requests there are.
+    pub(super) const fn parts(&self) -> usize {
+        self.plans.len()
+    }
+
+    /// The request with this number, from 0. Of what it tells, `deltas` must hold the same as they did for
+    /// [`Encoder::encode`].
+    pub(super) fn part(&self, number: usize, deltas: Option<&Deltas>) -> Part {
+        let points = PointWriter {
+            snapshot: self.snapshot,
+            ended: self.ended,
+            deltas,
+        };
+        self.encoder.write(&self.plans[number], &points, &self.heads)
     }
 }
 

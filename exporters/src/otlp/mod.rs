@@ -5,7 +5,7 @@
 //! 1. Thin: of the windows that come, one per `interval` goes on, and the last one always; what has ended in the others is told
 //!    by that one.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
-//!    `max_points_per_request` and `max_request_bytes`. As totals, or as what has come since the last delivery ([`deltas`]).
+//!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As totals, or as what has come since the last delivery ([`deltas`]).
 //! 3. Store, if the config has a place for it: from then on a request is sent by a task of its own, and stays on disk until it is
 //!    delivered or refused for good.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
@@ -201,18 +201,17 @@ impl Service<Arc<Snapshot>> for OtlpService {
         let (encoder, deltas, mut way) = (Arc::clone(&self.encoder), self.deltas.clone(), self.way.clone());
         async move {
             let mut exported = Exported::default();
-            let parts = match &deltas {
-                None => encoder.encode(&snapshot, &ended, None),
-                Some(deltas) => encoder.encode(&snapshot, &ended, Some(&lock(deltas))),
-            };
-            for part in parts {
+            let deltas = deltas.as_deref();
+            let encoding = encoder.encode(&snapshot, &ended, deltas.map(lock).as_deref());
+            for number in 0..encoding.parts() {
+                let part = encoding.part(number, deltas.map(lock).as_deref());
                 let points = part.request.points;
                 let told = part.points.clone();
                 match send(&mut way, part).await {
                     Ok(sent) => {
                         exported.sent += sent.sent;
                         exported.failed += sent.failed;
-                        if let Some(deltas) = &deltas {
+                        if let Some(deltas) = deltas {
                             lock(deltas).settle(&snapshot, &told);
                         }
                     }
@@ -223,7 +222,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
                     }
                 }
             }
-            if let Some(deltas) = &deltas {
+            if let Some(deltas) = deltas {
                 lock(deltas).forget(&ended);
             }
             Ok(exported)
@@ -236,8 +235,10 @@ impl Service<Arc<Snapshot>> for OtlpService {
 pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     let mut ended = Ended::default();
     ended.add(snapshot);
-    let parts = Encoder::new(config).encode(snapshot, &ended, None);
-    parts.into_iter().map(|part| part.request.body).collect()
+    let encoder = Encoder::new(config);
+    let encoding = encoder.encode(snapshot, &ended, None);
+    let bodies = (0..encoding.parts()).map(|number| encoding.part(number, None).request.body);
+    bodies.collect()
 }
 
 /// What is stored counts as neither sent nor failed yet, but for what gave way to it.

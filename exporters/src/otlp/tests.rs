@@ -94,7 +94,11 @@ pub(super) async fn export(config: Config, snapshot: Snapshot) -> Exported {
 fn encode(config: &Config, snapshot: &Snapshot) -> Vec<Part> {
     let mut ended = Ended::default();
     ended.add(snapshot);
-    Encoder::new(config).encode(snapshot, &ended, None)
+    let encoder = Encoder::new(config);
+    let encoding = encoder.encode(snapshot, &ended, None);
+    (0..encoding.parts())
+        .map(|number| encoding.part(number, None))
+        .collect()
 }
 
 fn metrics(request: &ExportMetricsServiceRequest) -> &[Metric] {

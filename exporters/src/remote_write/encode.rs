@@ -5,11 +5,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Series, Snapshot, Timestamp};
-use prost::encoding::{WireType, encode_key, encode_varint};
+use flowtap_pipeline::{
+    Family, FamilyKind, FamilySnapshot, HistogramPoint, Points, Series, Snapshot, Timestamp,
+};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tower::BoxError;
 
 use super::config::Config;
@@ -50,54 +53,39 @@ impl Encoder {
     ///
     /// What ended goes first: a series of the same labels may have begun since, and samples of one series have to come
     /// in the order of their times.
-    pub(super) fn encode(
-        &self,
-        snapshot: &Snapshot,
-        ended: &[Ended],
-        pipeline: Option<&str>,
-    ) -> Result<Vec<Request>, BoxError> {
-        let mut requests = Requests::new(self.max_samples, snapshot.last);
-        for Ended { at, family, series } in ended {
-            let mut labels = self.labels(series, pipeline);
-            let metric = Metric::new(&self.namespace, family);
-            requests.point(metric.samples())?;
-            match family.kind {
-                FamilyKind::Counter | FamilyKind::Gauge => {
-                    requests.sample(labels.named(&metric.name), STALE_MARKER, *at);
-                }
-                FamilyKind::Histogram(_) => {
-                    metric.push_histogram(&mut requests, &mut labels, &[], [STALE_MARKER; 2], *at);
-                }
-            }
+    pub(super) fn encode<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        ended: &'a [Ended],
+        pipeline: Option<&'a str>,
+    ) -> Requests<'a> {
+        let ended = ended.iter().map(|ended| Point {
+            family: ended.family,
+            series: &ended.series,
+            at: ended.at,
+            value: Value::Ended,
+        });
+        let live = snapshot
+            .families
+            .iter()
+            .flat_map(|family| points(family, snapshot.at));
+        let points: Box<dyn Iterator<Item = Point<'a>> + Send + 'a> = Box::new(ended.chain(live));
+        Requests {
+            encoder: self,
+            pipeline,
+            last: snapshot.last,
+            points: points.peekable(),
+            metrics: Vec::new(),
+            labels: Labels::default(),
+            open: Vec::new(),
+            snappy: snap::raw::Encoder::new(),
+            compressed: Vec::new(),
         }
-        for family in &snapshot.families {
-            let metric = Metric::new(&self.namespace, family.family);
-            match &family.points {
-                Points::Sums(points) => {
-                    for point in points {
-                        let mut labels = self.labels(&point.series, pipeline);
-                        requests.point(metric.samples())?;
-                        let value = (point.total as f64).to_bits();
-                        requests.sample(labels.named(&metric.name), value, snapshot.at);
-                    }
-                }
-                Points::Histograms(points) => {
-                    for point in points {
-                        let mut labels = self.labels(&point.series, pipeline);
-                        requests.point(metric.samples())?;
-                        let (buckets, rest) = values(point);
-                        metric.push_histogram(&mut requests, &mut labels, &buckets, rest, snapshot.at);
-                    }
-                }
-            }
-        }
-        requests.flush()?;
-        Ok(requests.done)
     }
 
-    fn labels<'a>(&'a self, series: &'a Series, pipeline: Option<&'a str>) -> Labels<'a> {
+    /// The labels of a series but for the metric's name and a bucket's bound.
+    fn labels(&self, series: &Series, pipeline: Option<&str>, labels: &mut Labels) {
         let mut pairs: Vec<_> = series.pairs().collect();
-        let borrowed = |value| Cow::Borrowed(value);
         let more = pipeline.map(|pipeline| ("pipeline", pipeline));
         let external = self
             .external_labels
@@ -106,15 +94,21 @@ impl Encoder {
         for (name, value) in more.into_iter().chain(external) {
             // A series' own labels count for more, as in Prometheus.
             if pairs.iter().all(|(known, _)| *known != name) {
-                pairs.push((name, borrowed(value)));
+                pairs.push((name, Cow::Borrowed(value)));
             }
         }
-        // An empty label is the same as none, and must not be sent.
-        pairs.retain(|(_, value)| !value.is_empty());
-        pairs.extend([(NAME, borrowed("")), (BOUND, borrowed(""))]);
         // By bytes, as the specification has it: capitals come before `__name__`.
         pairs.sort_unstable_by_key(|(name, _)| *name);
-        Labels(pairs)
+        labels.clear();
+        // An empty label is the same as none, and must not be sent.
+        for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
+            let part = match *name {
+                name if name < NAME => &mut labels.before_name,
+                name if name < BOUND => &mut labels.before_bound,
+                _ => &mut labels.behind,
+            };
+            push_label(part, name, value);
+        }
     }
 }
 
@@ -124,49 +118,92 @@ const NAME: &str = "__name__";
 /// The label that holds a bucket's upper bound.
 const BOUND: &str = "le";
 
-/// Labels in their order, with room for the name and a bucket's bound, which differ from sample to sample. Those that are
-/// empty are not sent.
-struct Labels<'a>(Vec<(&'a str, Cow<'a, str>)>);
+/// What is told of a series.
+struct Point<'a> {
+    family: &'static Family,
+    series: &'a Series,
+    at: Timestamp,
+    value: Value<'a>,
+}
 
-impl<'a> Labels<'a> {
-    fn set(&mut self, name: &str, value: &'a str) {
-        if let Some((_, slot)) = self.0.iter_mut().find(|(known, _)| *known == name) {
-            *slot = Cow::Borrowed(value);
-        }
-    }
+enum Value<'a> {
+    Sum(u64),
+    Histogram(&'a HistogramPoint),
+    /// There is none any more.
+    Ended,
+}
 
-    fn named(&mut self, name: &'a str) -> &Self {
-        self.set(NAME, name);
-        self
+fn points(family: &FamilySnapshot, at: Timestamp) -> Box<dyn Iterator<Item = Point<'_>> + Send + '_> {
+    let point = move |series, value| Point {
+        family: family.family,
+        series,
+        at,
+        value,
+    };
+    match &family.points {
+        Points::Sums(points) => Box::new(
+            points
+                .iter()
+                .map(move |sum| point(&sum.series, Value::Sum(sum.total))),
+        ),
+        Points::Histograms(points) => Box::new(
+            points
+                .iter()
+                .map(move |histogram| point(&histogram.series, Value::Histogram(histogram))),
+        ),
     }
 }
 
-/// A family's names and bounds, made once per request rather than per series.
+/// A series' labels, encoded once for all its samples; in between come the name, and a bucket's bound.
+#[derive(Debug, Default)]
+struct Labels {
+    before_name: Vec<u8>,
+    before_bound: Vec<u8>,
+    behind: Vec<u8>,
+}
+
+impl Labels {
+    fn clear(&mut self) {
+        self.before_name.clear();
+        self.before_bound.clear();
+        self.behind.clear();
+    }
+}
+
+/// A family's names and bounds as labels, encoded once rather than per series.
 struct Metric {
-    name: String,
-    bucket: String,
-    sum: String,
-    count: String,
+    family: &'static Family,
+    name: Vec<u8>,
+    bucket: Vec<u8>,
+    sum: Vec<u8>,
+    count: Vec<u8>,
     /// `le` of each bucket.
-    bounds: Vec<String>,
+    bounds: Vec<Vec<u8>>,
 }
 
 impl Metric {
-    fn new(namespace: &str, family: &Family) -> Self {
+    fn new(namespace: &str, family: &'static Family) -> Self {
         let name = prometheus_name(namespace, family);
+        let label = |name: &str, value: &str| {
+            let mut out = Vec::new();
+            push_label(&mut out, name, value);
+            out
+        };
         let bounds = match family.kind {
             // As a Prometheus stores them that scrapes, so that both ways lead to the same series.
             FamilyKind::Histogram(bounds) => {
                 let bounds = bounds.iter().map(|bound| canonical(*bound));
-                bounds.chain(["+Inf".to_owned()]).collect()
+                let bounds = bounds.chain(["+Inf".to_owned()]);
+                bounds.map(|bound| label(BOUND, &bound)).collect()
             }
             FamilyKind::Counter | FamilyKind::Gauge => Vec::new(),
         };
         Self {
-            bucket: format!("{name}_bucket"),
-            sum: format!("{name}_sum"),
-            count: format!("{name}_count"),
-            name,
+            family,
+            bucket: label(NAME, &format!("{name}_bucket")),
+            sum: label(NAME, &format!("{name}_sum")),
+            count: label(NAME, &format!("{name}_count")),
+            name: label(NAME, &name),
             bounds,
         }
     }
@@ -180,108 +217,138 @@ impl Metric {
         }
     }
 
-    /// Buckets that are not given are [`STALE_MARKER`]s.
-    fn push_histogram<'a>(
-        &'a self,
-        requests: &mut Requests,
-        labels: &mut Labels<'a>,
-        buckets: &[u64],
-        [sum, count]: [u64; 2],
-        at: Timestamp,
-    ) {
-        for (number, bound) in self.bounds.iter().enumerate() {
-            labels.set(BOUND, bound);
-            let value = buckets.get(number).copied().unwrap_or(STALE_MARKER);
-            requests.sample(labels.named(&self.bucket), value, at);
+    /// Appends the samples of a point.
+    fn push(&self, out: &mut Vec<u8>, labels: &Labels, value: &Value<'_>, at: Timestamp) {
+        let at = milliseconds(at);
+        let mut push = |name, bound, value| push_sample(out, labels, name, bound, value, &at);
+        match value {
+            Value::Sum(total) => push(&self.name, &[], (*total as f64).to_bits()),
+            Value::Ended if self.bounds.is_empty() => push(&self.name, &[], STALE_MARKER),
+            Value::Ended => {
+                for bound in &self.bounds {
+                    push(&self.bucket, bound, STALE_MARKER);
+                }
+                push(&self.sum, &[], STALE_MARKER);
+                push(&self.count, &[], STALE_MARKER);
+            }
+            Value::Histogram(point) => {
+                let mut count = 0;
+                for (bound, in_bucket) in self.bounds.iter().zip(point.buckets) {
+                    count += in_bucket;
+                    push(&self.bucket, bound, (count as f64).to_bits());
+                }
+                push(&self.sum, &[], point.sum.to_bits());
+                push(&self.count, &[], (count as f64).to_bits());
+            }
         }
-        labels.set(BOUND, "");
-        requests.sample(labels.named(&self.sum), sum, at);
-        requests.sample(labels.named(&self.count), count, at);
     }
 }
 
-/// Cumulated buckets, and [sum, count], as bits.
-fn values(point: &HistogramPoint) -> (Vec<u64>, [u64; 2]) {
-    let mut count = 0;
-    let buckets = point.buckets.iter().map(|in_bucket| {
-        count += in_bucket;
-        (count as f64).to_bits()
-    });
-    let buckets = buckets.collect();
-    (buckets, [point.sum.to_bits(), (count as f64).to_bits()])
-}
-
-/// Requests that are done, and the one that is being filled.
-struct Requests {
-    max_samples: usize,
+/// The requests of a snapshot. Each is made when it is asked for, so that there is one at a time, however many series there are.
+pub(super) struct Requests<'a> {
+    encoder: &'a Encoder,
+    pipeline: Option<&'a str>,
     last: bool,
+    points: Peekable<Box<dyn Iterator<Item = Point<'a>> + Send + 'a>>,
+    /// Of families that have come.
+    metrics: Vec<Metric>,
+    labels: Labels,
+    /// A request before it is compressed.
     open: Vec<u8>,
-    samples: usize,
-    points: u64,
     snappy: snap::raw::Encoder,
-    /// One series, before its length is known.
-    scratch: Vec<u8>,
-    pair: Vec<u8>,
-    done: Vec<Request>,
+    compressed: Vec<u8>,
 }
 
-impl Requests {
-    fn new(max_samples: usize, last: bool) -> Self {
-        Self {
-            max_samples,
-            last,
-            open: Vec::new(),
-            samples: 0,
-            points: 0,
-            snappy: snap::raw::Encoder::new(),
-            scratch: Vec::new(),
-            pair: Vec::new(),
-            done: Vec::new(),
-        }
+impl Requests<'_> {
+    /// The number of `family` among the metrics.
+    fn metric(&mut self, family: &'static Family) -> usize {
+        let known = self
+            .metrics
+            .iter()
+            .position(|metric| std::ptr::eq(metric.family, family));
+        known.unwrap_or_else(|| {
+            self.metrics.push(Metric::new(&self.encoder.namespace, family));
+            self.metrics.len() - 1
+        })
     }
 
-    /// Makes room for a point of so many samples. They go in one request, so that a point arrives whole or fails whole.
-    fn point(&mut self, samples: usize) -> Result<(), BoxError> {
-        if self.samples + samples > self.max_samples {
-            self.flush()?;
-        }
-        self.samples += samples;
-        self.points += 1;
-        Ok(())
+    fn compress(&mut self) -> Result<Bytes, BoxError> {
+        let room = snap::raw::max_compress_len(self.open.len());
+        self.compressed.resize(room.max(self.compressed.len()), 0);
+        let len = self.snappy.compress(&self.open, &mut self.compressed)?;
+        Ok(Bytes::copy_from_slice(&self.compressed[..len]))
     }
+}
 
-    /// `WriteRequest.timeseries` 1. `TimeSeries`: labels 1 (`Label`: name 1, value 2), samples 2 (`Sample`: value 1,
-    /// timestamp 2, in milliseconds).
-    fn sample(&mut self, labels: &Labels<'_>, value: u64, at: Timestamp) {
-        self.scratch.clear();
-        for (name, value) in labels.0.iter().filter(|(_, value)| !value.is_empty()) {
-            self.pair.clear();
-            push_field(&mut self.pair, 1, name.as_bytes());
-            push_field(&mut self.pair, 2, value.as_bytes());
-            push_field(&mut self.scratch, 1, &self.pair);
-        }
-        self.pair.clear();
-        encode_key(1, WireType::SixtyFourBit, &mut self.pair);
-        self.pair.extend_from_slice(&value.to_le_bytes());
-        encode_key(2, WireType::Varint, &mut self.pair);
-        encode_varint(at.as_nanos() / 1_000_000, &mut self.pair);
-        push_field(&mut self.scratch, 2, &self.pair);
-        push_field(&mut self.open, 1, &self.scratch);
-    }
+impl Iterator for Requests<'_> {
+    type Item = Result<Request, BoxError>;
 
-    fn flush(&mut self) -> Result<(), BoxError> {
-        if self.points == 0 {
-            return Ok(());
-        }
-        self.done.push(Request {
-            body: Bytes::from(self.snappy.compress_vec(&self.open)?),
-            points: std::mem::take(&mut self.points),
-            last: self.last,
-        });
+    fn next(&mut self) -> Option<Self::Item> {
         self.open.clear();
-        self.samples = 0;
-        Ok(())
+        let (mut samples, mut points) = (0, 0);
+        while let Some(family) = self.points.peek().map(|point| point.family) {
+            let number = self.metric(family);
+            // A point goes in one request, so that it arrives whole or fails whole.
+            samples += self.metrics[number].samples();
+            if points > 0 && samples > self.encoder.max_samples {
+                break;
+            }
+            let point = self.points.next()?;
+            self.encoder.labels(point.series, self.pipeline, &mut self.labels);
+            self.metrics[number].push(&mut self.open, &self.labels, &point.value, point.at);
+            points += 1;
+        }
+        if points == 0 {
+            return None;
+        }
+        Some(self.compress().map(|body| Request {
+            body,
+            points,
+            last: self.last,
+        }))
     }
+}
+
+/// `Sample.timestamp` 2, in milliseconds.
+fn milliseconds(at: Timestamp) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_key(2, WireType::Varint, &mut out);
+    encode_varint(at.as_nanos() / 1_000_000, &mut out);
+    out
+}
+
+/// `WriteRequest.timeseries` 1. `TimeSeries`: labels 1, samples 2 (`Sample`: value 1, timestamp 2).
+fn push_sample(out: &mut Vec<u8>, labels: &Labels, name: &[u8], bound: &[u8], value: u64, at: &[u8]) {
+    const VALUE_BYTES: usize = 9;
+    let parts = [
+        &labels.before_name,
+        name,
+        &labels.before_bound,
+        bound,
+        &labels.behind,
+    ];
+    let sample_len = VALUE_BYTES + at.len();
+    // Its key and its length take a byte each.
+    let len = parts.iter().map(|part| part.len()).sum::<usize>() + 2 + sample_len;
+    encode_key(1, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    encode_key(2, WireType::LengthDelimited, out);
+    encode_varint(sample_len as u64, out);
+    encode_key(1, WireType::SixtyFourBit, out);
+    out.extend_from_slice(&value.to_le_bytes());
+    out.extend_from_slice(at);
+}
+
+/// `TimeSeries.labels` 1 (`Label`: name 1, value 2).
+fn push_label(out: &mut Vec<u8>, name: &str, value: &str) {
+    let len = [name, value].map(|text| 1 + encoded_len_varint(text.len() as u64) + text.len());
+    encode_key(1, WireType::LengthDelimited, out);
+    encode_varint(len.iter().sum::<usize>() as u64, out);
+    push_field(out, 1, name.as_bytes());
+    push_field(out, 2, value.as_bytes());
 }
 
 fn push_field(out: &mut Vec<u8>, number: u32, content: &[u8]) {

@@ -9,7 +9,7 @@
 //!    those of `/metrics`. A series that ended has a stale marker, once, at the end of the window in which it did.
 //! 3. Labels are sorted, and none is empty. From when a second pipeline's snapshot has come, each series has a label
 //!    `pipeline` besides, or two of them could be the same.
-//! 4. A request has `max_samples_per_send` samples at most.
+//! 4. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
 //! 5. No answer, 5xx and 429 are tried again, with exponential backoff and jitter; a server's `Retry-After` has its way. An
 //!    attempt that takes longer than `timeout` counts as failed. Whatever else is no success is final.
 
@@ -191,7 +191,8 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
         async move {
             let pipeline = several.then_some(&*snapshot.pipeline);
             let mut exported = Exported::default();
-            for request in encoder.encode(&snapshot, &ended, pipeline)? {
+            for request in encoder.encode(&snapshot, &ended, pipeline) {
+                let request = request?;
                 let points = request.points;
                 match sender.ready().await?.call(request).await {
                     Ok(part) => exported.sent += part.sent,
