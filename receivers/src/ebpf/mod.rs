@@ -222,13 +222,13 @@ impl Receiver for EbpfReceiver {
     }
 }
 
-/// The first line of the verifier's many, or "what is wrong; missing: what" of a [`StageError`].
 /// `kernel.perf_event_paranoid`, where it is above what the kernel itself knows: Debian's and Ubuntu's kernels have more levels.
 fn paranoia() -> Option<i32> {
     let text = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
     text.trim().parse().ok().filter(|level| *level > 2)
 }
 
+/// The first line of the verifier's many, or "what is wrong; missing: what" of a [`StageError`].
 fn one_line(error: &impl ToString) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim);
