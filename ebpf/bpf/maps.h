@@ -23,7 +23,7 @@ struct {
 	__uint(max_entries, 1 << 24);
 } lifecycle SEC(".maps");
 
-/* A scan fills the ring up to this. Set by the loader to three quarters of it. */
-const volatile __u64 scan_bytes = 3 << 22;
+/* A scan fills the ring up to this. Set by the loader to a half of it. */
+const volatile __u64 scan_bytes = 1 << 23;
 
 #endif

@@ -8,7 +8,7 @@
  * bpf_iter_run_prog() and bpf_seq_read()). Its reader drains the ring in between.
  *
  * Not through the iterator's own buffer: that holds 32 KiB, and each read of it walks its bucket of the storage map
- * again, of which there are no more than CPUs (docs/adr/0013-the-scan-writes-to-the-ring.md).
+ * again, of which there are about as many as CPUs (docs/adr/0013-the-scan-writes-to-the-ring.md).
  */
 #ifndef FLOWTAP_SCAN_H
 #define FLOWTAP_SCAN_H

@@ -1,7 +1,9 @@
-//! Ring buffers: draining one, and waiting on tokio for one to fill.
+//! Ring buffers: draining one, up to a point if need be, and waiting on tokio for one to fill.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
@@ -33,6 +35,73 @@ impl RingWatch {
     pub async fn filled(&self) -> io::Result<()> {
         self.0.readable().await?.clear_ready();
         Ok(())
+    }
+}
+
+/// How far a ring's writers and its reader are, in bytes since it was made.
+///
+/// A reader stops at a record that a program on another CPU is still writing, whatever stands behind it. Whoever must have all that is
+/// there at a moment looks here how far that is.
+#[derive(Debug)]
+pub(crate) struct Positions {
+    /// The reader's position, and a page further the writers' (kernel/bpf/ringbuf.c, `struct bpf_ringbuf`).
+    pages: NonNull<libc::c_void>,
+    page_bytes: usize,
+}
+
+// SAFETY: the pages are this value's own mapping, and are only read, atomically.
+unsafe impl Send for Positions {}
+
+impl Positions {
+    /// Of `ring`.
+    ///
+    /// # Errors
+    /// What `mmap(2)` says.
+    pub(crate) fn new(ring: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: it takes a number and gives one.
+        let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let page_bytes = usize::try_from(page_bytes).map_err(|_| io::Error::last_os_error())?;
+        // SAFETY: a new mapping, at a place of the kernel's choice.
+        let pages = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                2 * page_bytes,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                ring.as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(pages) {
+            Some(pages) if pages.as_ptr() != libc::MAP_FAILED => Ok(Self { pages, page_bytes }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// How far the reader is.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.load(0)
+    }
+
+    /// How far the writers are: what they have reserved, whether written yet or not.
+    pub(crate) fn produced(&self) -> u64 {
+        self.load(self.page_bytes)
+    }
+
+    fn load(&self, offset: usize) -> u64 {
+        // SAFETY: both offsets are within the mapping and begin a page; the kernel keeps an unsigned long there, which has 64
+        // bits where BPF has rings that are mapped. Of memory that can't be written only relaxed loads are defined.
+        let position = unsafe { self.pages.byte_add(offset).cast::<AtomicU64>().as_ref() };
+        let position = position.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        position
+    }
+}
+
+impl Drop for Positions {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and nothing borrows from it any more.
+        unsafe { libc::munmap(self.pages.as_ptr(), 2 * self.page_bytes) };
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::thread;
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, Iter, ProgramError};
@@ -16,7 +17,7 @@ use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
 use crate::kfunc::{self, Object};
-use crate::ring::{RingWatch, drain};
+use crate::ring::{Positions, RingWatch, drain};
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.bpf.o"));
@@ -48,6 +49,7 @@ pub struct Adoption {
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Sockets {
     lifecycle: RingBuf<MapData>,
+    positions: Positions,
     losses: PerCpuArray<MapData, Losses>,
     scan: IterLink,
     scan_program: &'static str,
@@ -83,7 +85,7 @@ impl Sockets {
         capability::raise_memlock();
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
-        let scan_bytes = 3 * wakeup_bytes;
+        let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
         let linked = kfunc::link(OBJECT, kfunc::RDONLY_CAST, &btf);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
@@ -123,11 +125,17 @@ impl Sockets {
             .take_map("lifecycle")
             .ok_or(LoadError::Absent("map lifecycle"))?;
         let losses = ebpf.take_map("losses").ok_or(LoadError::Absent("map losses"))?;
+        let lifecycle = RingBuf::try_from(lifecycle).map_err(|source| LoadError::Map {
+            map: "lifecycle",
+            source,
+        })?;
+        let positions = Positions::new(lifecycle.as_fd()).map_err(|source| LoadError::System {
+            what: "mapping a ring's positions",
+            source,
+        })?;
         Ok(Self {
-            lifecycle: RingBuf::try_from(lifecycle).map_err(|source| LoadError::Map {
-                map: "lifecycle",
-                source,
-            })?,
+            lifecycle,
+            positions,
             losses: PerCpuArray::try_from(losses).map_err(|source| LoadError::Map {
                 map: "losses",
                 source,
@@ -167,12 +175,23 @@ impl Sockets {
     /// What the kernel says; whatever was not shown is shown by the next scan. [`io::ErrorKind::InvalidData`] for bytes that
     /// are no record.
     pub fn scan(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
-        let Self { scan, lifecycle, .. } = self;
+        let Self {
+            scan,
+            lifecycle,
+            positions,
+            ..
+        } = self;
         let mut records = 0;
         let mut make_room = || drain(lifecycle, &mut each).map(|drained| records += drained);
         make_room()?;
         let scanned = scan.walk(&mut make_room);
+        // A close that another CPU is about to write may stand before what the scan found. It takes a moment.
+        let end = positions.produced();
         make_room()?;
+        while positions.consumed() < end {
+            thread::yield_now();
+            make_room()?;
+        }
         scanned.map(|()| records)
     }
 

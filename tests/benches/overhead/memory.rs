@@ -26,6 +26,7 @@ pub(crate) fn run() {
         ("sockets", 10_000),
         ("sockets", 100_000),
         ("events", 0),
+        ("events", 10_000),
     ] {
         measure(mode, flows);
     }
