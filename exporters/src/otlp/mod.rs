@@ -5,7 +5,8 @@
 //! 1. Thin: of the windows that come, one per `interval` goes on, and the last one always; what has ended in the others is told
 //!    by that one.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
-//!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As totals, or as what has come since the last delivery ([`deltas`]).
+//!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
+//!    totals, or as what has come since the last delivery ([`deltas`]).
 //! 3. Store, if the config has a place for it: from then on a request is sent by a task of its own, and stays on disk until it is
 //!    delivered or refused for good.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
