@@ -55,7 +55,7 @@ fn look_up(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
             bencher.iter(|| {
                 for addr in &addresses {
-                    black_box(tables.classify(black_box(*addr)));
+                    black_box(tables.class(black_box(*addr)));
                 }
             });
         });

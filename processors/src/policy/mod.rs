@@ -19,6 +19,7 @@
 
 mod config;
 mod lists;
+mod ranges;
 mod table;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::lists::Lists;
+use super::ranges::Ranges;
 use crate::cidr::Cidr;
 
 /// The port of DNS (RFC 1035, section 4.2).
@@ -79,6 +80,11 @@ impl<T: Copy> Table<T> {
         }
     }
 
+    fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        let v4 = self.v4.keys().map(IpNet::V4);
+        v4.chain(self.v6.keys().map(IpNet::V6))
+    }
+
     /// The most specific prefix that holds `addr`.
     fn longest_match(&self, addr: IpAddr) -> Option<(IpNet, T)> {
         match addr {
@@ -123,17 +129,16 @@ fn membership(list: &[Cidr]) -> Table<()> {
     table
 }
 
-/// All tables.
+/// All tables of prefixes.
 #[derive(Debug)]
-pub struct Tables {
+struct Prefixes {
     black: Table<()>,
     white: Table<()>,
     classes: Table<(PeerClass, Source)>,
 }
 
-impl Tables {
-    /// From the config's lists, on this node, in a cluster with these ranges.
-    pub fn new(lists: &Lists, node: &NodeInfo, ranges: &ClusterRanges) -> Self {
+impl Prefixes {
+    fn new(lists: &Lists, node: &NodeInfo, ranges: &ClusterRanges) -> Self {
         let mut classes = Table::new();
         // In this order, and the first of equal prefixes stays.
         for (class, source, list) in &lists.classes {
@@ -170,8 +175,12 @@ impl Tables {
         }
     }
 
-    /// The class of `addr` alone, with the rule that decided; none did for what is external or unspecified.
-    pub fn classify(&self, addr: IpAddr) -> (PeerClass, Option<Rule>) {
+    fn all(&self) -> impl Iterator<Item = IpNet> {
+        let listed = self.black.prefixes().chain(self.white.prefixes());
+        listed.chain(self.classes.prefixes())
+    }
+
+    fn classify(&self, addr: IpAddr) -> (PeerClass, Option<Rule>) {
         let addr = addr.to_canonical();
         let listed = |range, key| {
             let source = Source::List(key);
@@ -195,6 +204,34 @@ impl Tables {
             None => (PeerClass::ExternalHosts, None),
         }
     }
+}
+
+/// What addresses are looked up in: for their class, and for the rule behind it.
+#[derive(Debug)]
+pub struct Tables {
+    prefixes: Prefixes,
+    ranges: Ranges,
+}
+
+impl Tables {
+    /// From the config's lists, on this node, in a cluster with these ranges.
+    pub fn new(lists: &Lists, node: &NodeInfo, ranges: &ClusterRanges) -> Self {
+        let prefixes = Prefixes::new(lists, node, ranges);
+        Self {
+            ranges: Ranges::new(prefixes.all(), |addr| prefixes.classify(addr).0),
+            prefixes,
+        }
+    }
+
+    /// The class of `addr` alone, with the rule that decided; none did for what is external or unspecified.
+    pub fn classify(&self, addr: IpAddr) -> (PeerClass, Option<Rule>) {
+        self.prefixes.classify(addr)
+    }
+
+    /// The class of a canonical address, as [`Tables::classify`] says.
+    pub fn class(&self, addr: IpAddr) -> PeerClass {
+        self.ranges.class(addr)
+    }
 
     /// The class of a record's peer.
     pub fn class_of(&self, record: &FlowRecord) -> PeerClass {
@@ -202,7 +239,7 @@ impl Tables {
             Some(FlowKind::Ingress) => record.local.port,
             Some(FlowKind::Egress) | None => record.remote.port,
         };
-        match self.classify(record.remote.addr).0 {
+        match self.class(record.remote.addr) {
             listed @ (PeerClass::AbnormalFlowBlackList | PeerClass::AbnormalFlowWhiteList) => listed,
             _ if server_port == DNS_PORT => PeerClass::Dns,
             class => class,

@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowtap_pipeline::node::InterfaceAddress;
 use flowtap_pipeline::{FlowKind, FlowRecord, PeerClass};
@@ -18,8 +18,12 @@ fn list(texts: &[&str]) -> Vec<Entry> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
+/// As both ways of looking it up say.
 fn class(policy: &Tables, addr: &str) -> PeerClass {
-    policy.classify(addr.parse().unwrap()).0
+    let addr: IpAddr = addr.parse().unwrap();
+    let class = policy.classify(addr).0;
+    assert_eq!(policy.class(addr.to_canonical()), class);
+    class
 }
 
 #[test]
@@ -281,7 +285,16 @@ proptest! {
         };
         let policy = tables(&config, &NodeInfo::default());
         for addr in addrs {
-            prop_assert_eq!(policy.classify(addr).0, naive(&config, addr.to_canonical()), "{}", addr);
+            let canonical = addr.to_canonical();
+            prop_assert_eq!(policy.classify(addr).0, naive(&config, canonical), "{}", addr);
+            // And the last address before.
+            let before = match canonical {
+                IpAddr::V4(addr) => Ipv4Addr::from_bits(addr.to_bits().wrapping_sub(1)).into(),
+                IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits().wrapping_sub(1)).to_canonical(),
+            };
+            for addr in [canonical, before] {
+                prop_assert_eq!(policy.class(addr), naive(&config, addr), "{}", addr);
+            }
         }
     }
 }

@@ -126,8 +126,18 @@ impl Path {
             let net = Ipv4Addr::from(0x0b00_0000 + (number << 12));
             format!("{net}/20").parse().unwrap()
         };
+        // Neighbours differ, so that none can be merged.
+        let of = |class| {
+            (0..PREFIXES)
+                .filter(move |number| number % 2 == class)
+                .map(prefix)
+        };
         let policy = policy::Config {
-            internal_hosts: (0..PREFIXES).map(prefix).collect(),
+            internal_hosts: of(0).collect(),
+            classes: vec![policy::OwnClass {
+                name: "partners".to_owned(),
+                cidrs: of(1).collect(),
+            }],
             ..policy::Config::default()
         };
         let window = window::Config {

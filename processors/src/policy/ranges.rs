@@ -1,0 +1,109 @@
+//! The class of every address, as neighbouring ranges: what a record is looked up in.
+//!
+//! A prefix table takes a dependent load and a branch that nobody can foresee per level, and three of them stand behind a
+//! class. Which class an address has changes at the bounds of prefixes only, so the tables are asked there once, and a record
+//! takes a binary search among the bounds that have the same first bits as its address.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use flowtap_pipeline::PeerClass;
+use ipnet::IpNet;
+
+/// How many first bits of an address are an index.
+const INDEX_BITS: u32 = 12;
+
+/// An address as a number.
+trait Number: Copy + Ord {
+    /// Its first [`INDEX_BITS`].
+    fn index(self) -> usize;
+}
+
+impl Number for u32 {
+    fn index(self) -> usize {
+        (self >> (Self::BITS - INDEX_BITS)) as usize
+    }
+}
+
+impl Number for u128 {
+    fn index(self) -> usize {
+        (self >> (Self::BITS - INDEX_BITS)) as usize
+    }
+}
+
+/// The addresses of one family.
+#[derive(Debug)]
+struct Family<N> {
+    /// The first address of each range, ascending from the first of all.
+    starts: Vec<N>,
+    classes: Vec<PeerClass>,
+    /// By an address's first bits, where the ranges begin that start with these; one more, for where the last end.
+    index: Vec<u32>,
+}
+
+impl<N: Number> Family<N> {
+    /// From the addresses at which a class may begin, with their classes.
+    fn new(mut bounds: Vec<(N, PeerClass)>) -> Self {
+        bounds.sort_unstable_by_key(|(start, _)| *start);
+        bounds.dedup_by_key(|(start, _)| *start);
+        // Neighbours of one class are one range.
+        bounds.dedup_by_key(|(_, class)| *class);
+        let (starts, classes): (Vec<N>, Vec<_>) = bounds.into_iter().unzip();
+        let before = |bits| starts.partition_point(|start| start.index() < bits);
+        // Each range has taken more memory in the tables: there are not 2^32.
+        let index = (0..=1 << INDEX_BITS).map(|bits| u32::try_from(before(bits)).unwrap_or(u32::MAX));
+        Self {
+            index: index.collect(),
+            starts,
+            classes,
+        }
+    }
+
+    fn class(&self, addr: N) -> PeerClass {
+        let bits = addr.index();
+        let (from, to) = (self.index[bits] as usize, self.index[bits + 1] as usize);
+        let begun = from + self.starts[from..to].partition_point(|start| *start <= addr);
+        // The first range starts with the first address, so at least one has begun.
+        self.classes[begun - 1]
+    }
+}
+
+/// The addresses of both.
+#[derive(Debug)]
+pub(super) struct Ranges {
+    v4: Family<u32>,
+    v6: Family<u128>,
+}
+
+impl Ranges {
+    /// What `class_of` says, which depends on nothing but which of `prefixes` an address is in, and whether it is the unspecified
+    /// one.
+    pub(super) fn new(prefixes: impl Iterator<Item = IpNet>, class_of: impl Fn(IpAddr) -> PeerClass) -> Self {
+        let (mut v4, mut v6) = (vec![0, 1], vec![0, 1]);
+        for prefix in prefixes {
+            match prefix {
+                IpNet::V4(net) => {
+                    v4.push(net.network().to_bits());
+                    v4.extend(net.broadcast().to_bits().checked_add(1));
+                }
+                IpNet::V6(net) => {
+                    v6.push(net.network().to_bits());
+                    v6.extend(net.broadcast().to_bits().checked_add(1));
+                }
+            }
+        }
+        let v4_class = |bits| (bits, class_of(Ipv4Addr::from_bits(bits).into()));
+        let v6_class = |bits| (bits, class_of(Ipv6Addr::from_bits(bits).into()));
+        Self {
+            v4: Family::new(v4.into_iter().map(v4_class).collect()),
+            v6: Family::new(v6.into_iter().map(v6_class).collect()),
+        }
+    }
+
+    /// The class of a canonical address.
+    pub(super) fn class(&self, addr: IpAddr) -> PeerClass {
+        match addr {
+            IpAddr::V4(addr) => self.v4.class(addr.to_bits()),
+            IpAddr::V6(addr) => self.v6.class(addr.to_bits()),
+        }
+    }
+}
