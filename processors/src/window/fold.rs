@@ -84,9 +84,11 @@ impl Window {
         let Some(key) = self.catalog.key(family, record, towards(Direction::Outbound)) else {
             return;
         };
+        let hash = self.sums.hash(&key) ^ key.turn();
         for (direction, bytes) in moved(record) {
+            let key = key.towards(direction);
             self.sums
-                .change(key.towards(direction), bytes, self.opened, &mut self.catalog);
+                .change((hash ^ key.turn(), key), bytes, self.opened, &mut self.catalog);
         }
     }
 
@@ -150,13 +152,17 @@ impl Window {
         };
         if let Some(key) = self.catalog.key_of_events(family, count.event_type) {
             let difference = i64::try_from(count.count).unwrap_or(i64::MAX);
-            self.sums.change(key, difference, self.opened, &mut self.catalog);
+            let hashed = (self.sums.hash(&key), key);
+            self.sums
+                .change(hashed, difference, self.opened, &mut self.catalog);
         }
     }
 
     fn add(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets, difference: i64) {
         if let Some(key) = self.catalog.key(family, record, facets) {
-            self.sums.change(key, difference, self.opened, &mut self.catalog);
+            let hashed = (self.sums.hash(&key), key);
+            self.sums
+                .change(hashed, difference, self.opened, &mut self.catalog);
         }
     }
 
@@ -165,8 +171,9 @@ impl Window {
             && let Some(key) = self.catalog.key(family, record, facets)
         {
             let observation = Observation { value, bounds };
+            let hashed = (self.histograms.hash(&key), key);
             self.histograms
-                .change(key, observation, self.opened, &mut self.catalog);
+                .change(hashed, observation, self.opened, &mut self.catalog);
         }
     }
 

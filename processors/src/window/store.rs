@@ -1,8 +1,10 @@
 //! The store of series: one hash look-up per changed series, and nothing on the heap once a series is made.
 //!
 //! With many series each look-up is a handful of cache misses, and one after the other they would be most of what a record
-//! costs. So changes are gathered, and looked up many at a time by a loop that does nothing else: the processor then waits for
-//! several at once. The table has numbers of slots only, and a slot of a counter is one cache line.
+//! costs. So changes are gathered, and looked up many at a time by two loops that do little else, so that the processor waits
+//! for several at once: first each change finds its slot's number in the table, by more bits of the hash than two keys will ever
+//! share but by chance; then the slot shows whether it is that key's, and takes the change. The table has nothing but those bits
+//! and numbers, and a slot of a counter is one cache line.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -103,12 +105,26 @@ const GATHERED: usize = 64;
 /// In place of the number of a slot.
 const NO_SLOT: u32 = u32::MAX;
 
+/// What the table has of a series.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// The high half of its key's hash.
+    hash: u32,
+    /// Of its slot.
+    number: u32,
+}
+
+/// The half of a hash that an [`Entry`] has.
+const fn high(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
 /// Live series of one kind of value, of any number of families.
 #[derive(Debug)]
 pub(super) struct Store<V: Value> {
     gathered: Vec<(u64, Key, V::Change)>,
-    /// Numbers of slots, by the hash of their keys.
-    numbers: HashTable<u32>,
+    /// By the hash of their keys.
+    numbers: HashTable<Entry>,
     hasher: RandomState,
     slots: Vec<Option<Slot<V>>>,
     free: Vec<u32>,
@@ -136,10 +152,23 @@ impl<V: Value> Store<V> {
         }
     }
 
+    /// The hash of a key, as [`Store::change`] takes it.
+    #[inline]
+    pub(super) fn hash(&self, key: &Key) -> u64 {
+        hash(&self.hasher, key)
+    }
+
     /// Changes `key`'s series, or its family's `other` if there is no room for one more, at the latest with the next
     /// [`Store::settle`]. A series that is new begins at `start`.
-    pub(super) fn change(&mut self, key: Key, change: V::Change, start: Timestamp, catalog: &mut Catalog) {
-        self.gathered.push((self.hasher.hash_one(key), key, change));
+    #[inline]
+    pub(super) fn change(
+        &mut self,
+        (hash, key): (u64, Key),
+        change: V::Change,
+        start: Timestamp,
+        catalog: &mut Catalog,
+    ) {
+        self.gathered.push((hash, key, change));
         if self.gathered.len() == GATHERED {
             self.settle(start, catalog);
         }
@@ -148,37 +177,40 @@ impl<V: Value> Store<V> {
     /// Makes every change that was gathered.
     pub(super) fn settle(&mut self, start: Timestamp, catalog: &mut Catalog) {
         let mut numbers = [NO_SLOT; GATHERED];
-        for ((hash, key, _), number) in self.gathered.iter().zip(&mut numbers) {
-            if let Some(found) = self.number(*hash, key) {
-                *number = found;
-            }
+        for ((hash, _, _), number) in self.gathered.iter().zip(&mut numbers) {
+            let entry = self.numbers.find(*hash, |entry| entry.hash == high(*hash));
+            *number = entry.map_or(NO_SLOT, |entry| entry.number);
         }
         let mut gathered = std::mem::take(&mut self.gathered);
         for ((hash, key, change), number) in gathered.drain(..).zip(numbers) {
-            // One that is new may have come twice.
-            let number = match number {
-                NO_SLOT => self
-                    .number(hash, &key)
-                    .unwrap_or_else(|| self.insert(hash, key, start, catalog)),
-                number => number,
+            let found = self.slots.get_mut(number as usize).and_then(Option::as_mut);
+            let slot = match found {
+                Some(slot) if slot.key == key => slot,
+                _ => self.slot(hash, key, start, catalog),
             };
-            // The number is of a slot that is taken: slots and numbers come and go together.
-            let slot = self.slots[number as usize].get_or_insert_with(|| Slot::new(key, start, catalog));
             slot.updated = CHANGED;
             slot.value.apply(change);
         }
         self.gathered = gathered;
     }
 
-    fn number(&self, hash: u64, key: &Key) -> Option<u32> {
-        let is_it = |number: &u32| {
-            let slot = self.slots[*number as usize].as_ref();
-            slot.is_some_and(|slot| slot.key == *key)
-        };
-        self.numbers.find(hash, is_it).copied()
+    /// The slot of a key that is new, has come twice, or shares half a hash with another.
+    #[cold]
+    fn slot(&mut self, hash: u64, key: Key, start: Timestamp, catalog: &mut Catalog) -> &mut Slot<V> {
+        let number = self.number(hash, &key);
+        let number = number.unwrap_or_else(|| self.insert(hash, key, start, catalog));
+        // The number is of a slot that is taken: slots and numbers come and go together.
+        self.slots[number as usize].get_or_insert_with(|| Slot::new(key, start, catalog))
     }
 
-    #[cold]
+    fn number(&self, hash: u64, key: &Key) -> Option<u32> {
+        let is_it = |entry: &Entry| {
+            let slot = self.slots[entry.number as usize].as_ref();
+            slot.is_some_and(|slot| slot.key == *key)
+        };
+        self.numbers.find(hash, is_it).map(|entry| entry.number)
+    }
+
     fn insert(&mut self, hash: u64, key: Key, start: Timestamp, catalog: &mut Catalog) -> u32 {
         let family = key.family() as usize;
         let (hash, key) = if key.is_other() {
@@ -189,7 +221,7 @@ impl<V: Value> Store<V> {
         } else {
             self.folded[family] += 1;
             let other = Key::other(key.family());
-            let hash = self.hasher.hash_one(other);
+            let hash = self.hash(&other);
             if let Some(number) = self.number(hash, &other) {
                 return number;
             }
@@ -205,11 +237,15 @@ impl<V: Value> Store<V> {
             u32::try_from(self.slots.len() - 1).unwrap_or(NO_SLOT - 1)
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
-        let hash_of = |number: &u32| {
-            let slot = slots[*number as usize].as_ref();
-            slot.map_or(0, |slot| hasher.hash_one(slot.key))
+        let hash_of = |entry: &Entry| {
+            let slot = slots[entry.number as usize].as_ref();
+            slot.map_or(0, |slot| self::hash(hasher, &slot.key))
         };
-        self.numbers.insert_unique(hash, number, hash_of);
+        let entry = Entry {
+            hash: high(hash),
+            number,
+        };
+        self.numbers.insert_unique(hash, entry, hash_of);
         number
     }
 
@@ -227,8 +263,8 @@ impl<V: Value> Store<V> {
                 slot.updated = at;
             }
             if each(slot) == Keep::No {
-                let hash = self.hasher.hash_one(slot.key);
-                if let Ok(entry) = self.numbers.find_entry(hash, |other| *other == number) {
+                let hash = hash(&self.hasher, &slot.key);
+                if let Ok(entry) = self.numbers.find_entry(hash, |entry| entry.number == number) {
                     entry.remove();
                 }
                 catalog.close(&slot.key);
@@ -255,6 +291,11 @@ impl<V: Value> Store<V> {
     pub(super) fn take_folded(&mut self) -> [u64; FAMILIES.len()] {
         std::mem::take(&mut self.folded)
     }
+}
+
+#[inline]
+fn hash(hasher: &RandomState, key: &Key) -> u64 {
+    hasher.hash_one(key) ^ key.turn()
 }
 
 /// Whether a series stays.
