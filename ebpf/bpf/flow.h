@@ -27,7 +27,9 @@ static __always_inline void read_tuple(struct tuple *tuple, struct sock *sk)
 
 static __always_inline __u32 read_netns(struct sock *sk)
 {
-	return BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	struct net *net = FIELD(sk, __sk_common.skc_net.net);
+
+	return FIELD(net, ns.inum);
 }
 
 /* Only what is TCP over IPv4 or IPv6: not SMC, not MPTCP's outer socket, not a raw socket for TCP's segments. */

@@ -45,8 +45,8 @@ struct {
 	__type(value, struct losses);
 } losses SEC(".maps");
 
-/* Reader is woken once this many bytes wait in a ring; until then it comes by itself. Set by the loader to a quarter
- * of the ring. */
+/* Reader is woken once this many bytes wait in a ring, and again at each quarter of that; until then it comes by
+ * itself. Set by the loader to a quarter of the ring, which is a power of two. */
 const volatile __u64 wakeup_bytes = 1 << 22;
 
 static __always_inline struct losses *this_cpu_losses(void)
@@ -56,12 +56,17 @@ static __always_inline struct losses *this_cpu_losses(void)
 	return bpf_map_lookup_elem(&losses, &zero);
 }
 
-/* Flags for bpf_ringbuf_submit(): a wake-up per record would cost more than the record. */
+/* Flags for bpf_ringbuf_submit(): a wake-up per record would cost more than the record, also while the reader is on
+ * its way. Several CPUs may add records at once, and each sees those of all: the few records that ask for it are more
+ * than can be stepped over, and if they are, the next ones come soon. */
 static __always_inline __u64 wakeup_flags(void *ring)
 {
 	__u64 waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+	__u64 few = wakeup_bytes / 64 > 256 ? wakeup_bytes / 64 : 256;
 
-	return waiting >= wakeup_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	if (waiting < wakeup_bytes || (waiting & (wakeup_bytes / 4 - 1)) >= few)
+		return BPF_RB_NO_WAKEUP;
+	return BPF_RB_FORCE_WAKEUP;
 }
 
 #endif

@@ -28,8 +28,17 @@ static __always_inline void emit_listener(struct sock *sk, __u32 type)
 	bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 }
 
+/* Storage of a connection that has not closed. A socket keeps its storage until it is freed, and may connect again.
+ */
+static __always_inline struct socket_state *tracked(struct sock *sk)
+{
+	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	return state && !state->closed ? state : NULL;
+}
+
 /* Storage for a connection whose handshake is seen: everything counts from zero. */
-static __always_inline struct socket_state *track(struct sock *sk, __u8 role)
+static __always_inline struct socket_state *track(struct sock *sk, __u8 role, __u64 now)
 {
 	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
@@ -44,7 +53,7 @@ static __always_inline struct socket_state *track(struct sock *sk, __u8 role)
 	__builtin_memset(state, 0, sizeof(*state));
 	state->role = role;
 	state->netns = read_netns(sk);
-	state->since_ns = bpf_ktime_get_ns();
+	state->since_ns = now;
 	return state;
 }
 
@@ -58,7 +67,7 @@ static __always_inline void set_process(struct socket_state *state)
 /* connect(): in the process that calls it. */
 static __always_inline void on_connect(struct sock *sk)
 {
-	struct socket_state *state = track(sk, ROLE_CLIENT);
+	struct socket_state *state = track(sk, ROLE_CLIENT, bpf_ktime_get_ns());
 
 	if (state)
 		set_process(state);
@@ -68,7 +77,7 @@ static __always_inline void on_connect(struct sock *sk)
  * process, and those that are too short for a look at the files have it from here. */
 static __always_inline void on_shutdown(struct sock *sk)
 {
-	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	struct socket_state *state = tracked(sk);
 
 	if (state && !state->pid)
 		set_process(state);
@@ -76,12 +85,12 @@ static __always_inline void on_shutdown(struct sock *sk)
 
 static __always_inline void on_established(struct sock *sk, int oldstate)
 {
-	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	struct socket_state *state = tracked(sk);
 	__u64 now = bpf_ktime_get_ns();
 
 	/* A client without storage began to connect before the program was there. */
 	if (!state)
-		state = track(sk, oldstate == STATE_SYN_SENT ? ROLE_CLIENT : ROLE_SERVER);
+		state = track(sk, oldstate == STATE_SYN_SENT ? ROLE_CLIENT : ROLE_SERVER, now);
 	if (!state)
 		return;
 	if (oldstate == STATE_SYN_SENT)
@@ -93,9 +102,11 @@ static __always_inline void on_established(struct sock *sk, int oldstate)
 	state->established = 1;
 }
 
+/* The storage is left to the kernel, which frees it with the socket: bpf_sk_storage_delete() costs three times as
+ * much, as it waits for programs that may sleep (call_rcu_tasks_trace()). */
 static __always_inline void on_close(struct sock *sk, int oldstate)
 {
-	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	struct socket_state *state = tracked(sk);
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	struct differences changed = {};
 	struct flow_event *event;
@@ -130,7 +141,6 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 		event->failure = error;
 		bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 	}
-	bpf_sk_storage_delete(&sockets, sk);
 }
 
 static __always_inline void on_state(struct sock *sk, int oldstate, int newstate)
@@ -170,9 +180,9 @@ static __always_inline void on_state_again(struct sock *sk, int oldstate, int ne
 		return;
 	if (!is_tcp(sk))
 		return;
-	state = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	state = tracked(sk);
 	if (newstate == STATE_CLOSE) {
-		if (state && !state->closed)
+		if (state)
 			on_close(sk, oldstate);
 	} else if (!state || !state->established) {
 		on_established(sk, oldstate);

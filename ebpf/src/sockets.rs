@@ -4,6 +4,7 @@
 //! [`Sockets::load`], [`Sockets::adopt`] once, then [`Sockets::drain`] and [`Sockets::scan`] per tick.
 
 use std::io;
+use std::mem;
 use std::os::fd::AsFd;
 use std::thread;
 
@@ -56,6 +57,8 @@ pub struct Sockets {
     adopt_files: Result<IterLink, Option<LoadError>>,
     adopt_own_netns: Result<IterLink, Option<LoadError>>,
     buffer: Vec<u8>,
+    /// Whether what was open before has been taken up.
+    adopted: bool,
     /// Keeps the state-change program attached, and the maps.
     _ebpf: Ebpf,
 }
@@ -145,23 +148,24 @@ impl Sockets {
             adopt_files: adopt_files.map_err(Some),
             adopt_own_netns: adopt_own_netns.map_err(Some),
             buffer: vec![0; READ_BYTES],
+            adopted: false,
             _ebpf: ebpf,
         })
     }
 
     /// Takes up the sockets that are open already, counted from now on, and shows the listening ones. Called again, it
-    /// finds the processes of connections that were accepted meanwhile.
+    /// finds the processes of connections that were accepted meanwhile, and looks at files alone if it can.
     pub fn adopt(&mut self, mut each: impl FnMut(Event)) -> Adoption {
         // Files first: they tell the process. What has none (orphans, sockets not accepted yet) is found by the second.
-        Adoption {
-            files: run_iter(&mut self.adopt_files, &mut self.buffer, "adopt_files", &mut each),
-            sockets: run_iter(
-                &mut self.adopt_own_netns,
-                &mut self.buffer,
-                "adopt_sockets",
-                &mut each,
-            ),
-        }
+        let files = run_iter(&mut self.adopt_files, &mut self.buffer, "adopt_files", &mut each);
+        // That walks the kernel's table of all connections, with those that wait for their time to end.
+        let all = !mem::replace(&mut self.adopted, true) || !matches!(files, Some(Ok(_)));
+        let mut own_netns = || {
+            let iter = &mut self.adopt_own_netns;
+            run_iter(iter, &mut self.buffer, "adopt_sockets", &mut each)
+        };
+        let sockets = if all { own_netns() } else { None };
+        Adoption { files, sockets }
     }
 
     /// Name of the program that scans: kernels from 6.2 on take a quicker one.

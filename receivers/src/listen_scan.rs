@@ -1,7 +1,12 @@
-//! Listening TCP ports of one network namespace, from `net/tcp` and `net/tcp6` of a proc file system.
+//! Listening TCP ports of one network namespace.
 //!
 //! In: a proc root, `/proc` or where the host's is mounted. Out: a [`ListenChange::Rescanned`]. With `/proc` it is the
 //! namespace that flowtap runs in; with any other root that of the host's process 1.
+//!
+//! By netlink where that is flowtap's own namespace, which takes the kernel no longer than there are listeners; else, or where
+//! that is refused, from `net/tcp` and `net/tcp6`. These have listeners first, but what was asked for is a buffer's worth of text,
+//! so that the kernel goes on to the table of all connections, of every namespace: a fifth of a second each where many wait for
+//! their time to end.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -9,6 +14,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use flowtap_pipeline::ListenChange;
+
+use crate::sock_diag::Dumper;
 
 /// `TCP_LISTEN` as `net/tcp` writes it.
 const LISTEN: &str = "0A";
@@ -25,12 +32,12 @@ pub fn scan(proc_root: &Path) -> io::Result<ListenChange> {
         .metadata()
         .map_err(|error| named(&namespace, &error))?
         .ino();
-    let mut ports = Vec::new();
-    read_ports(&process.join("net/tcp"), &mut ports)?;
-    match read_ports(&process.join("net/tcp6"), &mut ports) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        result => result?,
-    }
+    let own = Path::new("/proc/self/ns/net").metadata();
+    let own = own.is_ok_and(|own| own.ino() == netns).then(asked_for);
+    let mut ports = match own {
+        Some(Ok(ports)) => ports,
+        Some(Err(_)) | None => read(&process)?,
+    };
     ports.sort_unstable();
     ports.dedup();
     let netns =
@@ -46,6 +53,20 @@ pub fn process_dir(proc_root: &Path) -> PathBuf {
     } else {
         "1"
     })
+}
+
+fn asked_for() -> io::Result<Vec<u16>> {
+    Dumper::open()?.listening()
+}
+
+fn read(process: &Path) -> io::Result<Vec<u16>> {
+    let mut ports = Vec::new();
+    read_ports(&process.join("net/tcp"), &mut ports)?;
+    match read_ports(&process.join("net/tcp6"), &mut ports) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => result?,
+    }
+    Ok(ports)
 }
 
 fn read_ports(path: &Path, ports: &mut Vec<u16>) -> io::Result<()> {
@@ -112,6 +133,16 @@ mod tests {
         assert!(ports(Path::new("/proc")).contains(&port));
         drop(v4);
         assert!(!ports(Path::new("/proc")).contains(&port));
+    }
+
+    #[test]
+    fn netlink_and_the_files_tell_the_same_ports() {
+        let [v4, v6] = ["127.0.0.1:0", "[::1]:0"].map(|address| TcpListener::bind(address).unwrap());
+        let told = [asked_for(), read(Path::new("/proc/self"))].map(Result::unwrap);
+        for listener in [v4, v6] {
+            let port = listener.local_addr().unwrap().port();
+            assert!(told.iter().all(|ports| ports.contains(&port)), "{told:?}");
+        }
     }
 
     #[test]

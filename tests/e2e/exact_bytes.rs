@@ -1,6 +1,8 @@
 //! The sums of client and server, both directions, equal what the applications counted, to the byte.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::process::Command;
 
 use crate::daemon::Daemon;
 use crate::netns;
@@ -86,4 +88,87 @@ fn connections_that_were_open_before_are_counted_from_the_start_on_in_every_name
     for (seen, sent) in ports_and_counts {
         assert_eq!(seen, sent);
     }
+}
+
+/// One socket: a connect that is refused, then connections of so many bytes, each ended by a connect to nowhere (connect(2):
+/// `AF_UNSPEC`). Rust's standard library has no socket that connects twice.
+const CONNECTS_AGAIN: &str = "
+import ctypes, socket, sys
+closed, port, *sizes = map(int, sys.argv[1:])
+client = socket.socket()
+try:
+    client.connect(('127.0.0.1', closed))
+    sys.exit('somebody listens there')
+except ConnectionRefusedError:
+    pass
+for size in sizes:
+    client.connect(('127.0.0.1', port))
+    client.sendall(bytes(size))
+    assert client.recv(2) == b'y'
+    assert ctypes.CDLL(None).connect(client.fileno(), bytes(16), 16) == 0
+";
+
+fn a_socket_that_connects_again(mode: &str) {
+    const SIZES: [usize; 3] = [1_000, 20_000, 300];
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let closed = {
+        let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        gone.local_addr().unwrap().port()
+    };
+    let daemon = Daemon::start(&[
+        mode,
+        "processors.window.families.network_tcp_connections.labels=[flow, event, rport]",
+    ]);
+    let mut client = Command::new("python3")
+        .args(["-c", CONNECTS_AGAIN, &closed.to_string(), &port.to_string()])
+        .args(SIZES.map(|size| size.to_string()))
+        .spawn()
+        .unwrap();
+    for size in SIZES {
+        let (mut server, _) = listener.accept().unwrap();
+        server.read_exact(&mut vec![0; size]).unwrap();
+        server.write_all(b"y").unwrap();
+        assert!(server.read(&mut [0]).is_err(), "it ends by a reset");
+    }
+    assert!(client.wait().unwrap().success());
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    let bytes = SIZES.iter().sum::<usize>() as u64;
+    let answers = SIZES.len() as u64;
+    let counted = Counted {
+        client_sent: bytes,
+        client_received: answers,
+        server_sent: answers,
+        server_received: bytes,
+    };
+    assert_eq!(Counted::of_port(&window.totals, port), counted);
+    let events = |event, port: u16| {
+        let labels = [
+            ("flow", "egress"),
+            ("event", event),
+            ("rport", &*port.to_string()),
+        ];
+        window.totals.sum("primus_lens_network_tcp_connections", &labels)
+    };
+    for event in ["opened", "closed", "reset"] {
+        assert_eq!(events(event, port), answers, "{event}");
+    }
+    assert_eq!((events("failed", closed), events("failed", port)), (1, 0));
+}
+
+#[test]
+fn a_socket_that_connects_again_is_as_many_connections() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    a_socket_that_connects_again("receivers.ebpf.mode=sockets");
+}
+
+#[test]
+fn a_socket_that_connects_again_is_as_many_connections_in_mode_events() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    a_socket_that_connects_again("receivers.ebpf.mode=events");
 }

@@ -52,13 +52,13 @@ pub(super) struct Socket {
 
 /// An open netlink socket.
 #[derive(Debug)]
-pub(super) struct Dumper {
+pub(crate) struct Dumper {
     socket: NetlinkSocket,
     buffer: Vec<u8>,
 }
 
 impl Dumper {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let mut socket = NetlinkSocket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
@@ -85,6 +85,14 @@ impl Dumper {
             self.dump_family(AF_INET6, SocketId::new_v6(), &states, &mut found)?;
         }
         Ok(found)
+    }
+
+    /// The ports that are listened on. The kernel does not look at connections for it.
+    pub(crate) fn listening(&mut self) -> io::Result<Vec<u16>> {
+        let mut found = Dump::default();
+        self.dump_family(AF_INET, SocketId::new_v4(), &StateFlags::LISTEN, &mut found)?;
+        self.dump_family(AF_INET6, SocketId::new_v6(), &StateFlags::LISTEN, &mut found)?;
+        Ok(found.listening)
     }
 
     fn dump_family(

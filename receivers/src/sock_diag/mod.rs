@@ -39,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::coverage::{Coverage, Outlet};
 
-use self::dump::{Dump, Dumper, Socket, Totals};
+pub(crate) use self::dump::Dumper;
+use self::dump::{Dump, Socket, Totals};
 
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
