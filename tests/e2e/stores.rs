@@ -1,5 +1,6 @@
 //! Stores that nobody here wrote: Debian's Prometheus, a newer one, and `VictoriaMetrics`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -122,6 +123,44 @@ fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
     for prometheus in scrapers {
         prometheus.shows(port, sent);
     }
+}
+
+#[test]
+fn a_real_prometheus_scrapes_by_protobuf_what_it_scrapes_by_text() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(newest) = require::peer("prometheus") else {
+        return;
+    };
+    let daemon = Daemon::start(&[
+        // Of loopback, too.
+        "processors.window.rtt_of_near_peers=true",
+        "processors.window.metric_expiration=1h",
+    ]);
+    let stores = ["PrometheusProto", "PrometheusText0.0.4"].map(|protocol| {
+        let job = format!("  scrape_protocols: [{protocol}]\n");
+        Store::scraping(&newest, daemon.scrape_address(), &job)
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 1).unwrap();
+    for store in &stores {
+        store.shows(port, sent);
+    }
+    // What a histogram is made of, by the name of its series and its bounds.
+    let parts = |store: &Store| {
+        let query = "group%20by%20(__name__,le)(%7B__name__=~%22primus_lens_network_tcp_flow_rtt.*%22%7D)";
+        let answer = get(store.address, &format!("/api/v1/query?query={query}"));
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let found = answer["data"]["result"].as_array().unwrap().iter();
+        found
+            .map(|part| part["metric"].to_string())
+            .collect::<BTreeSet<_>>()
+    };
+    let [by_protobuf, by_text] = stores.each_ref().map(parts);
+    assert_eq!(by_protobuf, by_text);
+    assert_eq!(by_protobuf.len(), 19, "{by_protobuf:?}");
 }
 
 #[test]

@@ -32,7 +32,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Whether samples have the time of their window's end; else a scraper takes its own.
     pub timestamps: bool,
-    /// Whether `OpenMetrics` tells since when a series counts. A sample more for each series, to scrapers that don't know it.
+    /// Whether `OpenMetrics` and protobuf tell since when a series counts. In `OpenMetrics` that is a sample more for each series, to
+    /// scrapers that don't know it.
     pub created_timestamps: bool,
     /// Connections at a time; those beyond are closed, and counted.
     pub max_connections: NonZeroUsize,

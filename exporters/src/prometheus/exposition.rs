@@ -1,6 +1,7 @@
-//! Snapshots as text, chunk by chunk (Prometheus exposition formats, "Text-based format", version 0.0.4; `OpenMetrics` 1.0.0).
+//! Snapshots as a scraper takes them, chunk by chunk (Prometheus exposition formats, "Text-based format", version 0.0.4, and
+//! "Protobuf format"; `OpenMetrics` 1.0.0).
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,33 +10,27 @@ use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Series, Snaps
 
 use super::config::Config;
 use super::negotiate::Format;
+use super::protobuf::{self, Metric, Value};
 use crate::naming::prometheus_name;
 
 /// A chunk is handed out once it is this long.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What the config says about every line.
 #[derive(Clone, Debug)]
 pub(super) struct Style {
     namespace: String,
-    /// Labels of every series, rendered.
-    labels: String,
+    /// Labels of every series.
+    labels: Vec<(String, String)>,
     timestamps: bool,
     created: bool,
 }
 
 impl Style {
     pub(super) fn new(config: &Config) -> Self {
-        let mut labels = String::new();
-        for (name, value) in &config.labels {
-            if !labels.is_empty() {
-                labels.push(',');
-            }
-            push_label(&mut labels, name, value);
-        }
         Self {
             namespace: config.namespace.clone(),
-            labels,
+            labels: config.labels.clone().into_iter().collect(),
             timestamps: config.timestamps,
             created: config.created_timestamps,
         }
@@ -48,7 +43,7 @@ struct Entry {
     family: &'static Family,
     /// Name of its samples.
     name: String,
-    /// `le="..."` of each bucket, if it has any.
+    /// `le="..."} ` of each bucket, if it has any.
     bounds: Vec<String>,
     /// Number of a snapshot, and of the family in it.
     places: Vec<(usize, usize)>,
@@ -60,11 +55,46 @@ pub(super) struct Exposition {
     format: Format,
     created: bool,
     snapshots: Vec<Arc<Snapshot>>,
-    /// By snapshot: labels of every series, and what stands behind every value.
-    common: Vec<(String, String)>,
+    common: Vec<Common>,
     entries: Vec<Entry>,
     cursor: Cursor,
     ended: bool,
+}
+
+/// What all series of a snapshot share.
+#[derive(Debug)]
+struct Common {
+    /// Labels, as the format has them.
+    labels: Vec<u8>,
+    /// What stands behind every value of the text formats.
+    behind: String,
+    /// The time of every value, if it is told.
+    at: Option<Timestamp>,
+}
+
+impl Common {
+    /// With a label `pipeline` if there are `several`.
+    fn new(style: &Style, format: Format, snapshot: &Snapshot, several: bool) -> Self {
+        let own = style.labels.iter().map(|(name, value)| (&**name, &**value));
+        let pipeline = several.then_some(("pipeline", &*snapshot.pipeline));
+        let (mut text, mut pairs) = (String::new(), Vec::new());
+        for (name, value) in own.chain(pipeline) {
+            if !text.is_empty() {
+                text.push(',');
+            }
+            push_label(&mut text, name, value);
+            protobuf::push_label(&mut pairs, name, value);
+        }
+        let at = style.timestamps.then_some(snapshot.at);
+        Self {
+            labels: match format {
+                Format::Text | Format::OpenMetrics => text.into_bytes(),
+                Format::Protobuf => pairs,
+            },
+            behind: at.map_or_else(String::new, |at| format!(" {}", time(format, at))),
+            at,
+        }
+    }
 }
 
 /// Where the next chunk begins.
@@ -77,21 +107,8 @@ struct Cursor {
 
 impl Exposition {
     pub(super) fn new(style: &Style, format: Format, snapshots: Vec<Arc<Snapshot>>) -> Self {
-        let common = |snapshot: &Arc<Snapshot>| {
-            let mut labels = style.labels.clone();
-            if snapshots.len() > 1 {
-                if !labels.is_empty() {
-                    labels.push(',');
-                }
-                push_label(&mut labels, "pipeline", &snapshot.pipeline);
-            }
-            let behind = if style.timestamps {
-                format!(" {}", time(format, snapshot.at))
-            } else {
-                String::new()
-            };
-            (labels, behind)
-        };
+        let several = snapshots.len() > 1;
+        let common = |snapshot: &Arc<Snapshot>| Common::new(style, format, snapshot, several);
         let common = snapshots.iter().map(common).collect();
         let mut entries: Vec<Entry> = Vec::new();
         for (number, snapshot) in snapshots.iter().enumerate() {
@@ -115,7 +132,7 @@ impl Exposition {
         }
         Self {
             format,
-            created: style.created && format == Format::OpenMetrics,
+            created: style.created && format != Format::Text,
             snapshots,
             common,
             entries,
@@ -124,11 +141,11 @@ impl Exposition {
         }
     }
 
-    /// Appends the next line or lines; false at the end.
-    fn step(&mut self, out: &mut String) -> bool {
+    /// Appends the next series; false at the end.
+    fn step(&mut self, out: &mut Vec<u8>) -> bool {
         let Some(entry) = self.entries.get(self.cursor.entry) else {
             if self.format == Format::OpenMetrics && !self.ended {
-                out.push_str("# EOF\n");
+                out.extend_from_slice(b"# EOF\n");
             }
             self.ended = true;
             return false;
@@ -141,24 +158,30 @@ impl Exposition {
             return true;
         };
         if self.cursor.place == 0 && self.cursor.point == 0 {
-            push_head(out, self.format, entry);
+            match self.format {
+                Format::Text | Format::OpenMetrics => push_head(out, self.format, entry),
+                Format::Protobuf => {
+                    protobuf::push_head(out, &entry.name, entry.family, self.metrics_len(entry));
+                }
+            }
         }
         let points = &self.snapshots[number].families[index].points;
-        let (common, behind) = &self.common[number];
-        let lines = Lines {
-            entry,
-            common,
-            behind,
-            // Of a type that has them: a counter by its full name, a histogram.
-            created: self.created && type_of(self.format, entry) != "unknown",
-        };
-        while self.cursor.point < points.len() && out.len() < CHUNK_BYTES {
-            match points {
-                Points::Sums(points) => lines.push_sum(out, &points[self.cursor.point]),
-                Points::Histograms(points) => lines.push_histogram(out, &points[self.cursor.point]),
+        let common = &self.common[number];
+        let first = self.cursor.point;
+        self.cursor.point += match self.format {
+            Format::Text | Format::OpenMetrics => self.lines(entry, common).push(out, points, first),
+            Format::Protobuf => {
+                let mut pushed = 0;
+                for metric in self.metrics(entry, common, points, first) {
+                    if out.len() >= CHUNK_BYTES {
+                        break;
+                    }
+                    metric.push(out);
+                    pushed += 1;
+                }
+                pushed
             }
-            self.cursor.point += 1;
-        }
+        };
         if self.cursor.point == points.len() {
             self.cursor = Cursor {
                 place: self.cursor.place + 1,
@@ -167,6 +190,51 @@ impl Exposition {
             };
         }
         true
+    }
+
+    fn lines<'a>(&self, entry: &'a Entry, common: &'a Common) -> Lines<'a> {
+        Lines {
+            entry,
+            // It was text.
+            common: str::from_utf8(&common.labels).unwrap_or_default(),
+            behind: &common.behind,
+            // Of a type that has them: a counter by its full name, a histogram.
+            created: self.created && type_of(self.format, entry) != "unknown",
+        }
+    }
+
+    /// The points of a family in a snapshot, from `first` on.
+    fn metrics<'a>(
+        &'a self,
+        entry: &'a Entry,
+        common: &'a Common,
+        points: &'a Points,
+        first: usize,
+    ) -> impl Iterator<Item = Metric<'a>> {
+        (first..points.len()).map(move |number| {
+            let (series, value) = match points {
+                Points::Sums(points) => (&points[number].series, Value::Sum(points[number].total)),
+                Points::Histograms(points) => (&points[number].series, Value::Histogram(&points[number])),
+            };
+            Metric {
+                family: entry.family,
+                common: &common.labels,
+                series,
+                value,
+                at: common.at,
+                created: self.created,
+            }
+        })
+    }
+
+    /// How many bytes the metrics of a family take.
+    fn metrics_len(&self, entry: &Entry) -> usize {
+        let places = entry.places.iter().map(|&(number, index)| {
+            let points = &self.snapshots[number].families[index].points;
+            let metrics = self.metrics(entry, &self.common[number], points, 0);
+            metrics.map(|metric| metric.len()).sum::<usize>()
+        });
+        places.sum()
     }
 }
 
@@ -177,7 +245,7 @@ impl Iterator for Exposition {
         if self.ended {
             return None;
         }
-        let mut out = String::with_capacity(CHUNK_BYTES + 4096);
+        let mut out = Vec::with_capacity(CHUNK_BYTES + 4096);
         while out.len() < CHUNK_BYTES && self.step(&mut out) {}
         (!out.is_empty()).then(|| Bytes::from(out))
     }
@@ -187,7 +255,7 @@ impl Iterator for Exposition {
 fn time(format: Format, at: Timestamp) -> String {
     let millis = at.as_nanos() / 1_000_000;
     match format {
-        Format::Text => millis.to_string(),
+        Format::Text | Format::Protobuf => millis.to_string(),
         Format::OpenMetrics => format!("{}.{:03}", millis / 1_000, millis % 1_000),
     }
 }
@@ -210,13 +278,13 @@ fn bounds(format: Format, family: &Family) -> Vec<String> {
         return Vec::new();
     };
     let bound = |bound: &f64| match format {
-        Format::Text => format!("le=\"{bound}\""),
-        Format::OpenMetrics => format!("le=\"{}\"", canonical(*bound)),
+        Format::Text | Format::Protobuf => format!("le=\"{bound}\"}} "),
+        Format::OpenMetrics => format!("le=\"{}\"}} ", canonical(*bound)),
     };
     bounds
         .iter()
         .map(bound)
-        .chain(["le=\"+Inf\"".to_owned()])
+        .chain(["le=\"+Inf\"} ".to_owned()])
         .collect()
 }
 
@@ -229,7 +297,7 @@ fn type_of(format: Format, entry: &Entry) -> &'static str {
     }
 }
 
-fn push_head(out: &mut String, format: Format, entry: &Entry) {
+fn push_head(out: &mut Vec<u8>, format: Format, entry: &Entry) {
     let kind = type_of(format, entry);
     let mut help = entry.family.help.replace('\\', "\\\\").replace('\n', "\\n");
     let mut name = entry.name.as_str();
@@ -242,27 +310,31 @@ fn push_head(out: &mut String, format: Format, entry: &Entry) {
             .into_iter()
             .find(|unit| name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')));
     }
-    // Writing to a String does not fail.
+    // Writing to memory does not fail.
     let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     if let Some(unit) = unit {
         let _ = writeln!(out, "# UNIT {name} {unit}");
     }
 }
 
-/// `name<suffix>{labels} `, with up to four label lists.
-fn push_name(out: &mut String, name: &str, suffix: &str, labels: [&str; 4]) {
-    out.push_str(name);
-    out.push_str(suffix);
-    let mut open = '{';
+/// `name<suffix>{labels,`, or `name<suffix>{` without any: up to where one more label goes.
+fn push_open(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&str; 3]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(suffix.as_bytes());
+    out.push(b'{');
     for labels in labels.into_iter().filter(|labels| !labels.is_empty()) {
-        out.push(open);
-        out.push_str(labels);
-        open = ',';
+        out.extend_from_slice(labels.as_bytes());
+        out.push(b',');
     }
-    if open == ',' {
-        out.push('}');
+}
+
+/// `name<suffix>{labels} `, without braces if there are none.
+fn push_name(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&str; 3]) {
+    push_open(out, name, suffix, labels);
+    if out.pop() == Some(b',') {
+        out.push(b'}');
     }
-    out.push(' ');
+    out.push(b' ');
 }
 
 /// What the lines of a family in one snapshot share.
@@ -274,9 +346,22 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn push_sum(&self, out: &mut String, point: &SumPoint) {
+    /// Appends points from `first` on, until the chunk is full; how many.
+    fn push(&self, out: &mut Vec<u8>, points: &Points, first: usize) -> usize {
+        let mut number = first;
+        while number < points.len() && out.len() < CHUNK_BYTES {
+            match points {
+                Points::Sums(points) => self.push_sum(out, &points[number]),
+                Points::Histograms(points) => self.push_histogram(out, &points[number]),
+            }
+            number += 1;
+        }
+        number - first
+    }
+
+    fn push_sum(&self, out: &mut Vec<u8>, point: &SumPoint) {
         let [own, shared] = point.series.labels();
-        push_name(out, &self.entry.name, "", [self.common, own, shared, ""]);
+        push_name(out, &self.entry.name, "", [self.common, own, shared]);
         self.push_integer(out, point.total);
         if self.created && self.entry.family.kind == FamilyKind::Counter {
             let name = self.entry.name.trim_end_matches("_total");
@@ -284,35 +369,42 @@ impl Lines<'_> {
         }
     }
 
-    fn push_histogram(&self, out: &mut String, point: &HistogramPoint) {
+    fn push_histogram(&self, out: &mut Vec<u8>, point: &HistogramPoint) {
         let name = &self.entry.name;
         let [own, shared] = point.series.labels();
         let mut count = 0;
-        for (in_bucket, le) in point.buckets.iter().zip(&self.entry.bounds) {
+        // Most of a scrape is these lines, which are the same up to the bound.
+        let begins = out.len();
+        push_open(out, name, "_bucket", [self.common, own, shared]);
+        let same = begins..out.len();
+        for (number, (in_bucket, bound)) in point.buckets.iter().zip(&self.entry.bounds).enumerate() {
+            if number > 0 {
+                out.extend_from_within(same.clone());
+            }
             count += in_bucket;
-            push_name(out, name, "_bucket", [self.common, own, shared, le]);
+            out.extend_from_slice(bound.as_bytes());
             self.push_integer(out, count);
         }
-        push_name(out, name, "_sum", [self.common, own, shared, ""]);
+        push_name(out, name, "_sum", [self.common, own, shared]);
         let _ = writeln!(out, "{}{}", point.sum, self.behind);
-        push_name(out, name, "_count", [self.common, own, shared, ""]);
+        push_name(out, name, "_count", [self.common, own, shared]);
         self.push_integer(out, count);
         if self.created {
             self.push_created(out, name, &point.series);
         }
     }
 
-    fn push_created(&self, out: &mut String, name: &str, series: &Series) {
+    fn push_created(&self, out: &mut Vec<u8>, name: &str, series: &Series) {
         let [own, shared] = series.labels();
-        push_name(out, name, "_created", [self.common, own, shared, ""]);
+        push_name(out, name, "_created", [self.common, own, shared]);
         let start = time(Format::OpenMetrics, series.start);
         let _ = writeln!(out, "{start}{}", self.behind);
     }
 
-    fn push_integer(&self, out: &mut String, value: u64) {
-        out.push_str(itoa::Buffer::new().format(value));
-        out.push_str(self.behind);
-        out.push('\n');
+    fn push_integer(&self, out: &mut Vec<u8>, value: u64) {
+        out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        out.extend_from_slice(self.behind.as_bytes());
+        out.push(b'\n');
     }
 }
 

@@ -1,6 +1,6 @@
 //! The exporter `prometheus`: serves the newest snapshot at `/metrics`.
 //!
-//! In: snapshots. Out: text format 0.0.4 or `OpenMetrics` 1.0.0 to whoever scrapes, as it asks for. The rules:
+//! In: snapshots. Out: text format 0.0.4, `OpenMetrics` 1.0.0 or protobuf to whoever scrapes, as it asks for. The rules:
 //!
 //! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last.
 //! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made, and packed, in chunks as the peer reads
@@ -13,6 +13,7 @@ mod auth;
 mod config;
 mod exposition;
 mod negotiate;
+mod protobuf;
 mod server;
 
 use std::collections::BTreeMap;
@@ -388,6 +389,30 @@ mod tests {
             "{} of {}",
             answer.len(),
             text.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_scraper_that_asks_for_protobuf_gets_it() {
+        let (exporter, _service) = serving(Config::default(), many(1)).await;
+        let mut stream = TcpStream::connect(exporter.address()).await.unwrap();
+        let accept =
+            "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+        let request = format!("GET /metrics HTTP/1.0\r\nAccept: {accept}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.contains(&format!("content-type: {accept}\r\n")),
+            "{answer}"
+        );
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        // A length, then field 1 of so many bytes.
+        assert_eq!(
+            body[1..].find("\u{a}\u{19}primus_lens_network_bytes"),
+            Some(0),
+            "{body}"
         );
     }
 

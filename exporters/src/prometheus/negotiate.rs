@@ -10,6 +10,8 @@ pub(super) enum Format {
     Text,
     /// `OpenMetrics` 1.0.0.
     OpenMetrics,
+    /// Families as protobuf messages, each behind its length.
+    Protobuf,
 }
 
 impl Format {
@@ -17,12 +19,15 @@ impl Format {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
         }
     }
 
-    /// What `headers` ask for. Text for who says nothing of either: a person, an old scraper.
+    /// What `headers` ask for. Text for who says nothing of any: a person, an old scraper.
     pub(super) fn asked_for(headers: &HeaderMap) -> Self {
-        let (mut text, mut open_metrics) = (0, 0);
+        let (mut text, mut open_metrics, mut protobuf) = (0, 0, 0);
         for choice in choices(headers, &ACCEPT) {
             let version = choice.parameter("version");
             match choice.value {
@@ -30,12 +35,20 @@ impl Format {
                 "application/openmetrics-text" if matches!(version, None | Some("1.0.0" | "0.0.1")) => {
                     open_metrics = open_metrics.max(choice.quality);
                 }
+                "application/vnd.google.protobuf"
+                    if choice.parameter("proto") == Some("io.prometheus.client.MetricFamily")
+                        && choice.parameter("encoding") == Some("delimited") =>
+                {
+                    protobuf = protobuf.max(choice.quality);
+                }
                 "text/plain" if matches!(version, None | Some("0.0.4")) => text = text.max(choice.quality),
                 "text/*" | "*/*" => text = text.max(choice.quality),
                 _ => {}
             }
         }
-        if open_metrics > 0 && open_metrics >= text {
+        if protobuf > 0 && protobuf >= open_metrics.max(text) {
+            Self::Protobuf
+        } else if open_metrics > 0 && open_metrics >= text {
             Self::OpenMetrics
         } else {
             Self::Text
@@ -114,7 +127,7 @@ mod tests {
 
     #[test]
     fn prometheus_gets_what_it_prefers() {
-        use Format::{OpenMetrics, Text};
+        use Format::{OpenMetrics, Protobuf, Text};
         for (accept, expected) in [
             // 2.42
             (
@@ -133,9 +146,18 @@ mod tests {
             ),
             // With scrape_protocols: [PrometheusText0.0.4]
             ("text/plain;version=0.0.4;q=0.6,*/*;q=0.5", Text),
+            // With native histograms, or scrape_protocols: [PrometheusProto]
             (
-                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,*/*;q=0.1",
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1",
+                Protobuf,
+            ),
+            (
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text;q=0.6,text/plain;q=0.5",
                 Text,
+            ),
+            (
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.2,application/openmetrics-text;q=0.3",
+                OpenMetrics,
             ),
             ("*/*", Text),
             (

@@ -60,12 +60,18 @@ pub(crate) fn free_address() -> SocketAddr {
 
 /// What is served on `/metrics`, if it is served.
 pub(crate) fn scrape(address: SocketAddr) -> Option<String> {
+    String::from_utf8(scrape_with(address, "")?).ok()
+}
+
+/// The same with these headers, each with a line's end behind it.
+pub(crate) fn scrape_with(address: SocketAddr, headers: &str) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.contains(" 200 OK\r\n").then_some(answer)
+    write!(stream, "GET /metrics HTTP/1.0\r\n{headers}\r\n").ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let first = answer.split(|byte| *byte == b'\n').next()?;
+    first.ends_with(b" 200 OK\r").then_some(answer)
 }
 
 /// The sum of the samples whose name ends with `name` and whose labels hold all of `labels`, each written `name="value"`.

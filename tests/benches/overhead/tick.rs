@@ -22,10 +22,18 @@ const WINDOW: Duration = Duration::from_secs(3);
 /// Windows that are measured.
 const WINDOWS: u32 = 4;
 
+/// A scrape as Prometheus asks for it.
+const BY_GZIP: &str = "the same, by gzip";
+
+/// And as it does with `scrape_protocols: [PrometheusProto]`.
+const BY_PROTOBUF: &str = "the same, protobuf and gzip";
+
 /// What is wired beside the generator: a name, the exporters, their settings.
-const CONTENDERS: [(&str, &str, &[&str]); 8] = [
+const CONTENDERS: [(&str, &str, &[&str]); 10] = [
     ("none (prometheus, not scraped)", "prometheus", &[]),
     ("prometheus, a scrape", "prometheus", &[]),
+    (BY_GZIP, "prometheus", &[]),
+    (BY_PROTOBUF, "prometheus", &[]),
     (
         "otlp, not compressed",
         "otlp",
@@ -97,6 +105,14 @@ fn measure(name: &str, exporters: &str, set: &[&str], none: Option<f64>) -> f64 
         .collect();
     let agent = Agent::when(agent::bare(&settings), "measuring version");
     let scraped = wired("prometheus") && !name.starts_with("none");
+    let headers = match name {
+        BY_GZIP => "Accept-Encoding: gzip\r\n",
+        BY_PROTOBUF => {
+            "Accept-Encoding: gzip\r\nAccept: application/vnd.google.protobuf; \
+             proto=io.prometheus.client.MetricFamily; encoding=delimited\r\n"
+        }
+        _ => "",
+    };
     // All series are made in the first windows.
     thread::sleep(3 * WINDOW);
     let (cpu, taken) = (cpu_ns(agent.pid()), taker.taken());
@@ -105,7 +121,7 @@ fn measure(name: &str, exporters: &str, set: &[&str], none: Option<f64>) -> f64 
     for window in 1..=WINDOWS {
         thread::sleep((window * WINDOW).saturating_sub(began.elapsed()));
         if scraped {
-            bytes += agent::scrape(scrape).expect("a scrape").len() as u64;
+            bytes += agent::scrape_with(scrape, headers).expect("a scrape").len() as u64;
         }
     }
     let per_window = |number: u64| number as f64 / f64::from(WINDOWS);

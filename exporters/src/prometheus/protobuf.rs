@@ -1,0 +1,365 @@
+//! Families as `io.prometheus.client.MetricFamily`, each behind its length (`prometheus/client_model`, `metrics.proto`).
+//!
+//! Labels stand once per series there, where text has them on each of a histogram's 19 lines. A family has to say how long it is
+//! before its first series, so lengths are reckoned without writing anything. Written by hand, like the other protocols: a test
+//! decodes the bytes with messages of prost. Field numbers stand beside the fields.
+
+use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Series, Timestamp};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+/// Of a field whose number is below 16.
+const KEY_BYTES: usize = 1;
+
+const DOUBLE_BYTES: usize = KEY_BYTES + 8;
+
+/// A series and what it stands at. `Metric`: label 1, gauge 2, counter 3, `timestamp_ms` 6, histogram 7.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Metric<'a> {
+    pub(super) family: &'static Family,
+    /// Labels of every series, by [`push_label`].
+    pub(super) common: &'a [u8],
+    pub(super) series: &'a Series,
+    pub(super) value: Value<'a>,
+    pub(super) at: Option<Timestamp>,
+    /// Whether its beginning is told.
+    pub(super) created: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Sum(u64),
+    Histogram(&'a HistogramPoint),
+}
+
+impl Metric<'_> {
+    /// How long it is, its key and its own length with it.
+    pub(super) fn len(&self) -> usize {
+        message_len(self.content_len())
+    }
+
+    /// Appends it to its family, whose field 4 it is.
+    pub(super) fn push(&self, out: &mut Vec<u8>) {
+        begin(out, 4, self.content_len());
+        out.extend_from_slice(self.common);
+        for (name, value) in self.series.pairs() {
+            push_label(out, name, &value);
+        }
+        begin(out, self.value_field(), self.value_len());
+        match self.value {
+            Value::Sum(total) => push_double(out, 1, total as f64),
+            Value::Histogram(point) => {
+                // `Histogram`: sample_count 1, sample_sum 2, bucket 3 (`Bucket`: cumulative_count 1, upper_bound 2).
+                push_number(out, 1, point.buckets.iter().sum());
+                push_double(out, 2, point.sum);
+                for (count, bound) in self.buckets() {
+                    begin(out, 3, bucket_len(count));
+                    push_number(out, 1, count);
+                    push_double(out, 2, bound);
+                }
+            }
+        }
+        if let Some((field, start)) = self.start() {
+            begin(out, field, time_len(start));
+            push_time(out, start);
+        }
+        if let Some(at) = self.at {
+            push_number(out, 6, milliseconds(at));
+        }
+    }
+
+    fn content_len(&self) -> usize {
+        let at = self.at.map_or(0, |at| number_len(milliseconds(at)));
+        self.common.len() + self.series.label_pairs_len() + message_len(self.value_len()) + at
+    }
+
+    const fn value_field(&self) -> u32 {
+        match self.family.kind {
+            FamilyKind::Gauge => 2,
+            FamilyKind::Counter => 3,
+            FamilyKind::Histogram(_) => 7,
+        }
+    }
+
+    fn value_len(&self) -> usize {
+        let value = match self.value {
+            Value::Sum(_) => DOUBLE_BYTES,
+            Value::Histogram(point) => {
+                let buckets = self.buckets().map(|(count, _)| message_len(bucket_len(count)));
+                number_len(point.buckets.iter().sum()) + DOUBLE_BYTES + buckets.sum::<usize>()
+            }
+        };
+        value + self.start().map_or(0, |(_, start)| message_len(time_len(start)))
+    }
+
+    /// Cumulative counts, and their upper bounds.
+    fn buckets(&self) -> impl Iterator<Item = (u64, f64)> {
+        let (counts, bounds): (&[u64], &[f64]) = match (self.value, self.family.kind) {
+            (Value::Histogram(point), FamilyKind::Histogram(bounds)) => (&point.buckets, bounds),
+            _ => (&[], &[]),
+        };
+        let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+        let cumulated = counts.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        });
+        cumulated.zip(bounds)
+    }
+
+    /// `created_timestamp`, by its field: 3 of a `Counter`, 15 of a `Histogram`.
+    fn start(&self) -> Option<(u32, Timestamp)> {
+        let field = match self.family.kind {
+            FamilyKind::Counter => 3,
+            FamilyKind::Histogram(_) => 15,
+            FamilyKind::Gauge => return None,
+        };
+        self.created.then_some((field, self.series.start))
+    }
+}
+
+/// Appends all of a family but its metrics, which take `metrics_len` bytes. `MetricFamily`: name 1, help 2, type 3, metric 4.
+pub(super) fn push_head(out: &mut Vec<u8>, name: &str, family: &Family, metrics_len: usize) {
+    let kind = match family.kind {
+        FamilyKind::Counter => 0,
+        FamilyKind::Gauge => 1,
+        FamilyKind::Histogram(_) => 4,
+    };
+    let head_len = text_len(name) + text_len(family.help) + number_len(kind);
+    encode_varint((head_len + metrics_len) as u64, out);
+    push_text(out, 1, name);
+    push_text(out, 2, family.help);
+    push_number(out, 3, kind);
+}
+
+/// Appends a `LabelPair` as field 1: name 1, value 2.
+pub(super) fn push_label(out: &mut Vec<u8>, name: &str, value: &str) {
+    begin(out, 1, text_len(name) + text_len(value));
+    push_text(out, 1, name);
+    push_text(out, 2, value);
+}
+
+/// Key and length of a message.
+fn begin(out: &mut Vec<u8>, field: u32, len: usize) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+}
+
+/// What a message takes with its key and length, if `len` is its content's.
+fn message_len(len: usize) -> usize {
+    KEY_BYTES + encoded_len_varint(len as u64) + len
+}
+
+fn push_text(out: &mut Vec<u8>, field: u32, text: &str) {
+    begin(out, field, text.len());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn text_len(text: &str) -> usize {
+    message_len(text.len())
+}
+
+fn push_double(out: &mut Vec<u8>, field: u32, value: f64) {
+    encode_key(field, WireType::SixtyFourBit, out);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn push_number(out: &mut Vec<u8>, field: u32, value: u64) {
+    encode_key(field, WireType::Varint, out);
+    encode_varint(value, out);
+}
+
+fn number_len(value: u64) -> usize {
+    KEY_BYTES + encoded_len_varint(value)
+}
+
+fn bucket_len(count: u64) -> usize {
+    number_len(count) + DOUBLE_BYTES
+}
+
+fn milliseconds(at: Timestamp) -> u64 {
+    at.as_nanos() / 1_000_000
+}
+
+/// `google.protobuf.Timestamp`: seconds 1, nanos 2.
+fn push_time(out: &mut Vec<u8>, at: Timestamp) {
+    push_number(out, 1, at.as_nanos() / 1_000_000_000);
+    push_number(out, 2, at.as_nanos() % 1_000_000_000);
+}
+
+fn time_len(at: Timestamp) -> usize {
+    number_len(at.as_nanos() / 1_000_000_000) + number_len(at.as_nanos() % 1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Config;
+    use super::super::exposition::{CHUNK_BYTES, Exposition, Style};
+    use super::super::negotiate::Format;
+    use super::*;
+    use crate::testing::{many, snapshot};
+    use flowtap_pipeline::Snapshot;
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    /// `metrics.proto` of `prometheus/client_model`, as far as it is written.
+    mod model {
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub(super) struct MetricFamily {
+            #[prost(string, optional, tag = "1")]
+            pub(super) name: Option<String>,
+            #[prost(string, optional, tag = "2")]
+            pub(super) help: Option<String>,
+            #[prost(int32, optional, tag = "3")]
+            pub(super) kind: Option<i32>,
+            #[prost(message, repeated, tag = "4")]
+            pub(super) metric: Vec<Metric>,
+        }
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub(super) struct Metric {
+            #[prost(message, repeated, tag = "1")]
+            pub(super) label: Vec<Label>,
+            #[prost(message, optional, tag = "2")]
+            pub(super) gauge: Option<Number>,
+            #[prost(message, optional, tag = "3")]
+            pub(super) counter: Option<Number>,
+            #[prost(int64, optional, tag = "6")]
+            pub(super) timestamp_ms: Option<i64>,
+            #[prost(message, optional, tag = "7")]
+            pub(super) histogram: Option<Histogram>,
+        }
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub(super) struct Label {
+            #[prost(string, optional, tag = "1")]
+            pub(super) name: Option<String>,
+            #[prost(string, optional, tag = "2")]
+            pub(super) value: Option<String>,
+        }
+        /// `Gauge`, and a `Counter` without exemplar.
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub(super) struct Number {
+            #[prost(double, optional, tag = "1")]
+            pub(super) value: Option<f64>,
+            #[prost(message, optional, tag = "3")]
+            pub(super) created: Option<Time>,
+        }
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub(super) struct Histogram {
+            #[prost(uint64, optional, tag = "1")]
+            pub(super) count: Option<u64>,
+            #[prost(double, optional, tag = "2")]
+            pub(super) sum: Option<f64>,
+            #[prost(message, repeated, tag = "3")]
+            pub(super) bucket: Vec<Bucket>,
+            #[prost(message, optional, tag = "15")]
+            pub(super) created: Option<Time>,
+        }
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub(super) struct Bucket {
+            #[prost(uint64, optional, tag = "1")]
+            pub(super) count: Option<u64>,
+            #[prost(double, optional, tag = "2")]
+            pub(super) bound: Option<f64>,
+        }
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub(super) struct Time {
+            #[prost(int64, optional, tag = "1")]
+            pub(super) seconds: Option<i64>,
+            #[prost(int32, optional, tag = "2")]
+            pub(super) nanos: Option<i32>,
+        }
+    }
+
+    fn families(config: &Config, snapshots: Vec<Arc<Snapshot>>) -> Vec<model::MetricFamily> {
+        let bytes = Exposition::new(&Style::new(config), Format::Protobuf, snapshots)
+            .collect::<Vec<_>>()
+            .concat();
+        let mut rest = &*bytes;
+        let mut families = Vec::new();
+        while !rest.is_empty() {
+            families.push(prost::Message::decode_length_delimited(&mut rest).unwrap());
+        }
+        families
+    }
+
+    fn labels_of(metric: &model::Metric) -> Vec<(&str, &str)> {
+        let pairs = metric.label.iter();
+        pairs
+            .map(|label| (label.name.as_deref().unwrap(), label.value.as_deref().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn in_protobuf_families_have_their_length_and_histograms_their_labels_once() {
+        let families = families(&Config::default(), vec![Arc::new(snapshot(42))]);
+        let [bytes, rtt] = &*families else {
+            panic!("{families:?}")
+        };
+        assert_eq!(bytes.name.as_deref(), Some("primus_lens_network_bytes"));
+        assert_eq!(
+            (bytes.help.as_deref(), bytes.kind),
+            (Some("Bytes of a test."), Some(0))
+        );
+        assert_eq!(labels_of(&bytes.metric[0]), [("raddr", "192.0.2.7")]);
+        let counter = bytes.metric[0].counter.as_ref().unwrap();
+        assert_eq!((counter.value, &counter.created), (Some(42.0), &None));
+        assert_eq!(rtt.kind, Some(4));
+        assert_eq!(labels_of(&rtt.metric[0]), [("raddr", "a\"b\\c\nd")]);
+        let histogram = rtt.metric[0].histogram.as_ref().unwrap();
+        assert_eq!((histogram.count, histogram.sum), (Some(7), Some(12.5)));
+        let buckets: Vec<_> = histogram
+            .bucket
+            .iter()
+            .map(|bucket| (bucket.bound.unwrap(), bucket.count.unwrap()))
+            .collect();
+        assert_eq!(buckets[..2], [(0.5, 1), (1.0, 3)]);
+        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 7)));
+    }
+
+    #[test]
+    fn in_protobuf_labels_times_and_beginnings_are_told_if_the_config_says_so() {
+        let config = Config {
+            labels: [("cluster".to_owned(), "b\"lue".to_owned())].into(),
+            timestamps: true,
+            created_timestamps: true,
+            ..Config::default()
+        };
+        let at = Snapshot {
+            at: Timestamp::from_nanos(1_700_000_000_123_456_789),
+            ..snapshot(42)
+        };
+        let other = Snapshot {
+            pipeline: "other".into(),
+            ..at.clone()
+        };
+        for family in families(&config, vec![Arc::new(at), Arc::new(other)]) {
+            let [flows, other] = &*family.metric else {
+                panic!("{family:?}")
+            };
+            for (metric, pipeline) in [(flows, "flows"), (other, "other")] {
+                assert_eq!(
+                    labels_of(metric)[..2],
+                    [("cluster", "b\"lue"), ("pipeline", pipeline)]
+                );
+                assert_eq!(metric.timestamp_ms, Some(1_700_000_000_123));
+                let counter = metric.counter.as_ref().map(|counter| &counter.created);
+                let histogram = metric.histogram.as_ref().map(|histogram| &histogram.created);
+                assert!(counter.or(histogram).is_some_and(Option::is_some), "{metric:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn in_protobuf_a_long_scrape_comes_in_chunks_and_every_series_once() {
+        let snapshot = Arc::new(many(20_000));
+        let style = Style::new(&Config::default());
+        let chunks: Vec<_> = Exposition::new(&style, Format::Protobuf, vec![Arc::clone(&snapshot)]).collect();
+        assert!(chunks.len() > 5, "{} chunks", chunks.len());
+        assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 4096));
+        let families = families(&Config::default(), vec![snapshot]);
+        let series: HashSet<_> = families
+            .iter()
+            .flat_map(|family| &family.metric)
+            .map(labels_of)
+            .collect();
+        assert_eq!((families.len(), series.len()), (1, 20_000));
+    }
+}
