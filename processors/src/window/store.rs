@@ -32,6 +32,9 @@ pub(super) trait Value: Default {
     type Change: Copy + std::fmt::Debug;
 
     fn apply(&mut self, change: Self::Change);
+
+    /// Whether a change takes back what another has added.
+    fn takes_back(change: Self::Change) -> bool;
 }
 
 impl Value for Sum {
@@ -39,6 +42,10 @@ impl Value for Sum {
 
     fn apply(&mut self, difference: i64) {
         self.running = self.running.saturating_add(difference);
+    }
+
+    fn takes_back(difference: i64) -> bool {
+        difference < 0
     }
 }
 
@@ -77,6 +84,10 @@ impl Value for Histogram {
     fn apply(&mut self, Observation { value, bounds }: Observation) {
         self.buckets[bounds.partition_point(|bound| *bound < value)] += 1;
         self.sum += value;
+    }
+
+    fn takes_back(_: Observation) -> bool {
+        false
     }
 }
 
@@ -186,7 +197,7 @@ impl<V: Value> Store<V> {
             let found = self.slots.get_mut(number as usize).and_then(Option::as_mut);
             let slot = match found {
                 Some(slot) if slot.key == key => slot,
-                _ => self.slot(hash, key, start, catalog),
+                _ => self.slot(hash, key, V::takes_back(change), start, catalog),
             };
             slot.updated = CHANGED;
             slot.value.apply(change);
@@ -194,10 +205,23 @@ impl<V: Value> Store<V> {
         self.gathered = gathered;
     }
 
-    /// The slot of a key that is new, has come twice, or shares half a hash with another.
+    /// The slot of a key that is new, has come twice, or shares half a hash with another. No series begins with what takes back: where
+    /// there was no room for one when it was added to, that went into `other`.
     #[cold]
-    fn slot(&mut self, hash: u64, key: Key, start: Timestamp, catalog: &mut Catalog) -> &mut Slot<V> {
-        let number = self.number(hash, &key);
+    fn slot(
+        &mut self,
+        hash: u64,
+        key: Key,
+        takes_back: bool,
+        start: Timestamp,
+        catalog: &mut Catalog,
+    ) -> &mut Slot<V> {
+        let number = self.number(hash, &key).or_else(|| {
+            let other = takes_back.then(|| Key::other(key.family()))?;
+            let number = self.number(self.hash(&other), &other)?;
+            self.folded[key.family() as usize] += 1;
+            Some(number)
+        });
         let number = number.unwrap_or_else(|| self.insert(hash, key, start, catalog));
         // The number is of a slot that is taken: slots and numbers come and go together.
         self.slots[number as usize].get_or_insert_with(|| Slot::new(key, start, catalog))

@@ -202,6 +202,29 @@ fn near_peers_have_round_trip_times_where_the_config_wants_them_and_otel_has_the
 }
 
 #[test]
+fn a_connection_that_opened_when_memory_was_short_is_not_open_for_ever() {
+    let context = context(NodeInfo::default());
+    let mut window = Window::new(&Config::default(), &context);
+    window.begin(at(2));
+    let with = |events| FlowRecord {
+        events,
+        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 0, 0)
+    };
+    let active = |snapshot: &Snapshot| {
+        let shown = shown(snapshot).into_iter();
+        let active = shown.filter(|(name, _)| name.starts_with("network_tcp_connections_active"));
+        active.collect::<Vec<_>>()
+    };
+    let other = r#"network_tcp_connections_active{flow="other",type="other"}"#.to_owned();
+    context.memory.set(MemoryState::Short);
+    fold(&mut window, &[with(Events::OPENED), with(Events::OPENED)]);
+    assert_eq!(active(&window.advance(at(5)).unwrap()), [(other.clone(), 2)]);
+    context.memory.set(MemoryState::Ample);
+    fold(&mut window, &[with(Events::CLOSED)]);
+    assert_eq!(active(&window.advance(at(10)).unwrap()), [(other, 1)]);
+}
+
+#[test]
 fn connections_are_counted_by_event_and_those_that_are_open_are_known() {
     let mut window = window(10, 600);
     let with = |events, failure| FlowRecord {
