@@ -1,4 +1,4 @@
-//! When the config is to be read again: at SIGHUP, and when one of its files has changed.
+//! When the config is to be read again: at SIGHUP, and when one of its files has changed and is the same at two looks.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::Interval;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::exit::Failure;
 
@@ -24,9 +24,15 @@ pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Config, Failure>;
 pub(crate) struct Wakeups {
     hangup: Signal,
     files: Vec<PathBuf>,
-    seen: Vec<Option<(SystemTime, u64)>>,
+    /// As they were when they were read.
+    seen: Vec<Stamp>,
+    /// As they were at the last look: one that changes from look to look is still being written.
+    looked: Vec<Stamp>,
     ticks: Interval,
 }
+
+/// What shows that a file has changed; `None` if it is not there.
+type Stamp = Option<(SystemTime, u64)>;
 
 impl Wakeups {
     /// From now on. Needs a runtime around it.
@@ -37,9 +43,12 @@ impl Wakeups {
         let mut wakeups = Self {
             hangup: signal(SignalKind::hangup())?,
             seen: Vec::new(),
+            looked: Vec::new(),
             files,
             ticks: tokio::time::interval(LOOK_INTERVAL),
         };
+        // Not several at once, after a reload that took long.
+        wakeups.ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         wakeups.seen = wakeups.look();
         Ok(wakeups)
     }
@@ -63,14 +72,16 @@ impl Wakeups {
                 _ = self.ticks.tick() => {}
             }
             let now = self.look();
-            if now != self.seen {
+            let rests = now == self.looked;
+            self.looked.clone_from(&now);
+            if rests && now != self.seen {
                 self.seen = now;
                 return "a file has changed";
             }
         }
     }
 
-    fn look(&self) -> Vec<Option<(SystemTime, u64)>> {
+    fn look(&self) -> Vec<Stamp> {
         let look = |path: &PathBuf| {
             let metadata = path.metadata().ok()?;
             Some((metadata.modified().ok()?, metadata.len()))
@@ -140,5 +151,29 @@ impl Reloads {
     fn lock(&self) -> MutexGuard<'_, Outcome> {
         // Every statement under the lock leaves it whole.
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_read_when_it_rests_and_not_while_it_is_written() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut wakeups = Wakeups::new(vec![file.path().to_owned()]).unwrap();
+        let read = async {
+            let why = wakeups.next().await;
+            (why, fs::read_to_string(file.path()).unwrap())
+        };
+        let write = async {
+            for lines in 1..=5 {
+                fs::write(file.path(), "line\n".repeat(lines)).unwrap();
+                tokio::time::sleep(LOOK_INTERVAL / 2).await;
+            }
+        };
+        let (read, ()) = tokio::join!(read, write);
+        assert_eq!(read, ("a file has changed", "line\n".repeat(5)));
     }
 }

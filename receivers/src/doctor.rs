@@ -327,7 +327,10 @@ fn cgroups(proc_root: &Path) -> Finding {
 fn listening_ports(proc_root: &Path) -> Finding {
     const NEED: &str = "listening ports";
     match listen_scan::scan(proc_root) {
-        Ok(_) => Finding::ok(NEED, format!("{}/self/net/tcp", proc_root.display())),
+        Ok(_) => {
+            let namespace = listen_scan::process_dir(proc_root).join("ns/net");
+            Finding::ok(NEED, format!("of {}", namespace.display()))
+        }
         Err(error) => Finding::not_ok(
             NEED,
             Verdict::Limited,

@@ -11,7 +11,7 @@
 //! | [`doctor`] | | what this machine lets flowtap do |
 //! | [`containers`] | | containers of processes, from a proc file system |
 //! | [`coverage`] | | what was measured over what the kernel counted |
-//! | [`listen_scan`] | | listening ports from a proc file system, for any receiver |
+//! | [`listen_scan`] | | listening ports of a network namespace, for any receiver |
 #![forbid(unsafe_code)]
 
 pub mod containers;
