@@ -205,8 +205,8 @@ impl<V: Value> Store<V> {
         self.gathered = gathered;
     }
 
-    /// The slot of a key that is new, has come twice, or shares half a hash with another. No series begins with what takes back: where
-    /// there was no room for one when it was added to, that went into `other`.
+    /// The slot of a key that is new, has come twice, or shares half a hash with another. Where there is an `other`, no series begins
+    /// with what takes back: what it takes back went there, as there was no room for a series then.
     #[cold]
     fn slot(
         &mut self,
