@@ -16,17 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use figment::value::Value;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, ExportService, Exported, Exporter, ExporterConfig, Factory,
-    Family, FamilyKind, FamilySnapshot, Fault, Points, QueueConfig, Series, Snapshot, StageError, Timestamp,
+    FamilyKind, FamilySnapshot, Fault, PairValue, Points, QueueConfig, Series, Snapshot, StageError,
+    Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
-use crate::attributes::attributes;
 use crate::naming::{self, full_name, prometheus_name};
 
 /// How much is said.
@@ -213,14 +212,14 @@ fn push_metric(
         Points::Sums(points) => {
             for (number, sum) in points.iter().take(config.sampling).enumerate() {
                 writeln!(text, "{point} #{number}")?;
-                push_series(text, family, &sum.series, sum.updated)?;
+                push_series(text, &sum.series, sum.updated)?;
                 writeln!(text, "Value: {}\nAdded: {}", sum.total, sum.delta)?;
             }
         }
         Points::Histograms(points) => {
             for (number, histogram) in points.iter().take(config.sampling).enumerate() {
                 writeln!(text, "{point} #{number}")?;
-                push_series(text, family, &histogram.series, histogram.updated)?;
+                push_series(text, &histogram.series, histogram.updated)?;
                 writeln!(text, "Count: {}\nSum: {}", histogram.count(), histogram.sum)?;
                 if let FamilyKind::Histogram(bounds) = family.kind {
                     for (number, bound) in bounds.iter().enumerate() {
@@ -236,20 +235,18 @@ fn push_metric(
     Ok(())
 }
 
-fn push_series(text: &mut String, family: &Family, series: &Series, updated: Timestamp) -> std::fmt::Result {
-    let attributes = attributes(family, series);
-    if !attributes.is_empty() {
-        writeln!(text, "Data point attributes:")?;
-    }
-    for KeyValue { key, value, .. } in attributes {
-        match value.and_then(|value| value.value) {
+fn push_series(text: &mut String, series: &Series, updated: Timestamp) -> std::fmt::Result {
+    for (number, pair) in series.pairs().enumerate() {
+        if number == 0 {
+            writeln!(text, "Data point attributes:")?;
+        }
+        let name = pair.name();
+        match pair.value {
             // A value may hold what would move the cursor, or look like a line of ours.
-            Some(any_value::Value::StringValue(value)) => {
-                writeln!(text, "     -> {key}: Str({})", value.escape_debug())?;
+            PairValue::Text(_) => {
+                writeln!(text, "     -> {name}: Str({})", pair.value.text().escape_debug())?;
             }
-            Some(any_value::Value::IntValue(value)) => writeln!(text, "     -> {key}: Int({value})")?,
-            // A series has no attributes of other types.
-            _ => writeln!(text, "     -> {key}: Empty()")?,
+            PairValue::Integer(value) => writeln!(text, "     -> {name}: Int({value})")?,
         }
     }
     writeln!(text, "StartTimestamp: {}", series.start)?;

@@ -10,12 +10,11 @@
 //! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
-//! | `attributes` | | a series' labels as OTLP has them |
 //! | [`push`] | | what exporters that push have in common |
 //! | [`tls`] | | certificates and keys of listeners and connections |
+//! | `wire` | | fields of Protocol Buffers |
 #![forbid(unsafe_code)]
 
-mod attributes;
 pub mod debug;
 pub mod file;
 pub mod naming;
@@ -24,6 +23,7 @@ pub mod prometheus;
 pub mod push;
 pub mod remote_write;
 pub mod tls;
+mod wire;
 
 #[cfg(test)]
 mod testing;

@@ -79,11 +79,15 @@ impl Store {
 
     fn sum(&self, family: &str, label: &str, port: u16, direction: &str) -> u64 {
         let query = format!("sum({family}%7B{label}=%22{port}%22,direction=%22{direction}%22%7D)");
+        self.value(&query).map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// What the first series of an answer is.
+    fn value(&self, query: &str) -> Option<String> {
         let path = format!("/api/v1/query?query={query}");
         let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
-        answer["data"]["result"][0]["value"][1]
-            .as_str()
-            .map_or(0, |value| value.parse().unwrap())
+        let value = answer["data"]["result"][0]["value"][1].as_str()?;
+        Some(value.to_owned())
     }
 
     /// Waits until it shows what the application `sent` by `port`.
@@ -255,6 +259,101 @@ fn a_real_prometheus_forgets_a_series_that_ended_by_its_stale_marker() {
     prometheus.shows(port, sent);
     // Without a marker it would show them for five minutes, which is longer than patience.
     prometheus.shows(port, Counted::default());
+}
+
+#[test]
+fn a_real_prometheus_is_written_by_2_0_what_it_is_by_1_0_and_histograms_whole() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(newest) = require::peer("prometheus") else {
+        return;
+    };
+    let receiving = |feature: &[&str]| {
+        let arguments = [&["--web.enable-remote-write-receiver"], feature].concat();
+        Store::prometheus(&newest, "", &arguments)
+    };
+    let [by_1_0, by_2_0] = [receiving(&[]), receiving(&[])];
+    let native = receiving(&["--enable-feature=native-histograms"]);
+    let exporter = |name: &str, store: &Store, more: &str| {
+        let endpoint = format!("http://{}/api/v1/write", store.address);
+        format!("  remote_write/{name}: {{endpoint: \"{endpoint}\", interval: 200ms, {more}}}\n")
+    };
+    let message = "protobuf_message: io.prometheus.write.v2.Request";
+    let exporters = [
+        exporter("one", &by_1_0, "max_samples_per_send: 2000"),
+        exporter("two", &by_2_0, &format!("{message}, max_samples_per_send: 50")),
+        exporter(
+            "native",
+            &native,
+            &format!("{message}, max_samples_per_send: 50, send_native_histograms: true"),
+        ),
+    ];
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, debug, remote_write/one, remote_write/two, remote_write/native]",
+        exporters: &exporters.concat(),
+        set: &[
+            // Of loopback, too.
+            "processors.window.rtt_of_near_peers=true",
+            "processors.window.metric_expiration=3s",
+        ],
+        ..Launch::default()
+    });
+    // An address that no other connection is to, such as those of remote write.
+    let peer = Ipv4Addr::new(127, 8, 7, 6);
+    let listener = TcpListener::bind((peer, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 4).unwrap();
+    for store in [&by_1_0, &by_2_0, &native] {
+        store.shows(port, sent);
+    }
+    // The highest that each has shown of late: series end three seconds after they last changed.
+    let rtt = "primus_lens_network_tcp_flow_rtt";
+    let selected = |suffix: &str| format!("{rtt}{suffix}%7Braddr=%22{peer}%22%7D");
+    let highest = |suffix: &str| format!("max_over_time({}[1m])", selected(suffix));
+    let whole = format!("sum(last_over_time({}[1m]))", selected(""));
+    let of_numbers = [
+        format!("sum({})", highest("_count")),
+        format!("sum({})", highest("_sum")),
+        format!(
+            "round(histogram_quantile(0.7,sum%20by%20(le)({})),0.001)",
+            highest("_bucket")
+        ),
+    ];
+    let of_histograms = [
+        format!("histogram_count({whole})"),
+        format!("histogram_sum({whole})"),
+        format!("round(histogram_quantile(0.7,{whole}),0.001)"),
+    ];
+    let values = |store: &Store, queries: &[String; 3]| queries.each_ref().map(|query| store.value(query));
+    ask_until("the stores show the same round-trip times", || {
+        let seen = [
+            values(&by_1_0, &of_numbers),
+            values(&by_2_0, &of_numbers),
+            values(&native, &of_histograms),
+        ];
+        (seen[0].iter().all(Option::is_some) && seen[1..] == [seen[0].clone(), seen[0].clone()]).then_some(())
+    });
+    let counts = "count(%7B__name__=%22primus_lens_network_tcp_flow_rtt_count%22%7D)";
+    assert!(by_2_0.value(counts).is_some());
+    assert_eq!(native.value(counts), None, "one series, not 19");
+
+    // An end is told by a marker: without one they would be shown for five minutes, which is longer than patience.
+    for store in [&by_1_0, &by_2_0, &native] {
+        store.shows(port, Counted::default());
+    }
+    let live = [(&by_2_0, selected("_bucket")), (&native, selected(""))];
+    ask_until("round-trip times have ended", || {
+        live.iter()
+            .all(|(store, query)| store.value(&format!("count({query})")).is_none())
+            .then_some(())
+    });
+    for name in ["one", "two", "native"] {
+        let exporter = format!("remote_write/{name}");
+        let failed = "flowtap_exporter_send_failed_metric_points_total";
+        let seen = daemon.telemetry();
+        assert_eq!(seen.sum(failed, &[("exporter", &exporter)]), 0, "{name}");
+    }
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use flate2::write::GzEncoder;
-use flowtap_pipeline::Snapshot;
+use flowtap_pipeline::{Pair, PairValue, Snapshot};
 
-use super::row::each_row;
+use super::row::{Table, Value, signed, sorted_labels};
 
 /// Lines are written once they are this long, together.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -41,17 +41,19 @@ impl JsonFile {
     }
 
     fn append(&mut self, namespace: &str, snapshot: &Snapshot) -> io::Result<()> {
-        let mut lines = Vec::new();
-        each_row(namespace, snapshot, |row| {
-            serde_json::to_writer(&mut lines, &row)?;
-            lines.push(b'\n');
-            if lines.len() >= CHUNK_BYTES {
-                self.put(&lines)?;
-                lines.clear();
+        let (mut lines, mut labels) = (Vec::new(), Vec::new());
+        for table in Table::all(namespace, snapshot) {
+            let line = Line::new(&table)?;
+            for row in table.rows() {
+                sorted_labels(row.series, &mut labels);
+                line.push(&mut lines, &labels, &row.value)?;
+                if lines.len() >= CHUNK_BYTES {
+                    self.put(&lines)?;
+                    lines.clear();
+                }
             }
-            Ok(())
-        })
-        .and_then(|()| self.put(&lines))
+        }
+        self.put(&lines)
     }
 
     /// With gzip each write is a member of its own (RFC 1952, section 2.2), so that whatever has been written can be read.
@@ -80,6 +82,90 @@ impl JsonFile {
     }
 }
 
+/// What the lines of a table have in common, encoded once.
+struct Line {
+    /// Up to the first label.
+    begin: Vec<u8>,
+    /// The bounds of a histogram.
+    bounds: Vec<u8>,
+}
+
+impl Line {
+    fn new(table: &Table<'_>) -> io::Result<Self> {
+        let mut begin = serde_json::to_vec(&table.head)?;
+        // The labels and the value stand in the same object.
+        begin.pop();
+        begin.extend_from_slice(br#","labels":{"#);
+        Ok(Self {
+            begin,
+            bounds: match table.bounds() {
+                Some(bounds) => serde_json::to_vec(bounds)?,
+                None => Vec::new(),
+            },
+        })
+    }
+
+    fn push(&self, out: &mut Vec<u8>, labels: &[Pair<'_>], value: &Value<'_>) -> io::Result<()> {
+        out.extend_from_slice(&self.begin);
+        for (number, label) in labels.iter().enumerate() {
+            if number > 0 {
+                out.push(b',');
+            }
+            push_text(out, label.name)?;
+            out.push(b':');
+            match label.value {
+                PairValue::Text(text) => push_text(out, text)?,
+                PairValue::Integer(number) => {
+                    push_number(out, b"\"", number);
+                    out.push(b'"');
+                }
+            }
+        }
+        match value {
+            Value::Gauge(point) => push_number(out, br#"},"total":"#, signed(point.total)),
+            Value::Counter(point) => {
+                push_number(out, br#"},"total":"#, signed(point.total));
+                push_number(out, br#","delta":"#, signed(point.delta));
+            }
+            Value::Histogram(point) => {
+                push_number(out, br#"},"count":"#, signed(point.count()));
+                out.extend_from_slice(br#","sum":"#);
+                serde_json::to_writer(&mut *out, &point.sum)?;
+                out.extend_from_slice(br#","bounds":"#);
+                out.extend_from_slice(&self.bounds);
+                let mut before: &[u8] = br#","buckets":["#;
+                for count in point.buckets {
+                    push_number(out, before, signed(count));
+                    before = b",";
+                }
+                out.push(b']');
+            }
+        }
+        out.extend_from_slice(b"}\n");
+        Ok(())
+    }
+}
+
+fn push_number(out: &mut Vec<u8>, before: &[u8], number: impl itoa::Integer) {
+    out.extend_from_slice(before);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends a string in quotes. Nearly none has anything to escape, and then it is copied.
+fn push_text(out: &mut Vec<u8>, text: &[u8]) -> io::Result<()> {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if text.iter().all(plain) {
+        out.push(b'"');
+        out.extend_from_slice(text);
+        out.push(b'"');
+        Ok(())
+    } else {
+        // It was text.
+        let text = str::from_utf8(text).unwrap_or_default();
+        Ok(serde_json::to_writer(out, text)?)
+    }
+}
+
 /// Cuts off a last line that a crash has torn. Returns how many bytes are left.
 pub(super) fn mend(path: &Path) -> io::Result<u64> {
     const STEP: u64 = 64 * 1024;
@@ -105,4 +191,27 @@ pub(super) fn mend(path: &Path) -> io::Result<u64> {
         file.sync_all()?;
     }
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_written_as_serde_json_writes_it() {
+        for text in [
+            "",
+            "plain ~",
+            "\"",
+            "\\",
+            "\n",
+            "\u{1f}",
+            "\u{7f}",
+            "gr\u{fc}\u{df}e \u{1f980}",
+        ] {
+            let mut out = Vec::new();
+            push_text(&mut out, text.as_bytes()).unwrap();
+            assert_eq!(out, serde_json::to_vec(text).unwrap(), "{text:?}");
+        }
+    }
 }

@@ -10,14 +10,14 @@ use arrow_array::builder::{
 };
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
-use flowtap_pipeline::{Snapshot, Timestamp};
+use flowtap_pipeline::{Pair, Snapshot, Timestamp};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::ZstdLevel;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
 use super::config::Compression;
-use super::row::{Row, each_row};
+use super::row::{Table, Value, signed, sorted_labels};
 
 /// Rows that are handed on together.
 const BATCH_ROWS: usize = 8192;
@@ -86,15 +86,17 @@ impl ParquetFile {
     /// # Errors
     /// What the system said. The file is of no use then.
     pub(super) fn write(&mut self, namespace: &str, snapshot: &Snapshot) -> io::Result<()> {
-        let mut columns = Columns::new();
-        each_row(namespace, snapshot, |row| {
-            columns.push(&row).map_err(of_arrow)?;
-            if columns.rows == BATCH_ROWS {
-                self.put(&mut columns)?;
+        let (mut columns, mut labels) = (Columns::new(), Vec::new());
+        for table in Table::all(namespace, snapshot) {
+            for row in table.rows() {
+                sorted_labels(row.series, &mut labels);
+                columns.push(&table, &labels, row.value).map_err(of_arrow)?;
+                if columns.rows == BATCH_ROWS {
+                    self.put(&mut columns)?;
+                }
             }
-            Ok(())
-        })
-        .and_then(|()| self.put(&mut columns))
+        }
+        self.put(&mut columns)
     }
 
     fn put(&mut self, columns: &mut Columns) -> io::Result<()> {
@@ -171,32 +173,34 @@ impl Columns {
         }
     }
 
-    fn push(&mut self, row: &Row<'_>) -> Result<(), ArrowError> {
-        for (column, at) in self.times.iter_mut().zip([row.window_start, row.window_end]) {
+    fn push(&mut self, table: &Table<'_>, labels: &[Pair<'_>], value: Value<'_>) -> Result<(), ArrowError> {
+        let head = &table.head;
+        for (column, at) in self.times.iter_mut().zip([head.window_start, head.window_end]) {
             column.append_value(micros(at));
         }
-        let texts = [row.pipeline, row.name, row.kind, row.unit];
+        let texts = [head.pipeline, &head.name, head.kind, head.unit];
         for (column, text) in self.texts.iter_mut().zip(texts) {
             column.append_value(text);
         }
-        for (name, value) in &row.labels {
-            self.labels.keys().append_value(name);
-            self.labels.values().append_value(value);
+        for label in labels {
+            self.labels.keys().append_value(label.name());
+            self.labels.values().append_value(label.value.text());
         }
         self.labels.append(true)?;
-        let value = &row.value;
-        for (column, number) in self
-            .integers
-            .iter_mut()
-            .zip([value.total, value.delta, value.count])
-        {
-            column.append_option(number);
+        // What a type does not have is null.
+        let (numbers, histogram) = match value {
+            Value::Counter(point) => ([Some(point.total), Some(point.delta), None], None),
+            Value::Gauge(point) => ([Some(point.total), None, None], None),
+            Value::Histogram(point) => ([None, None, Some(point.count())], Some(point)),
+        };
+        for (column, number) in self.integers.iter_mut().zip(numbers) {
+            column.append_option(number.map(signed));
         }
-        self.sum.append_option(value.sum);
+        self.sum.append_option(histogram.map(|point| point.sum));
         self.bounds
-            .append_option(value.bounds.map(|bounds| bounds.iter().copied().map(Some)));
+            .append_option(table.bounds().map(|bounds| bounds.iter().copied().map(Some)));
         self.buckets
-            .append_option(value.buckets.map(|buckets| buckets.into_iter().map(Some)));
+            .append_option(histogram.map(|point| point.buckets.map(|count| Some(signed(count)))));
         self.rows += 1;
         Ok(())
     }

@@ -149,7 +149,7 @@ impl HttpClient {
                 Some("zstd"),
             ),
         };
-        let answer = self.poster.post(body, encoding).await?;
+        let answer = self.poster.post(body, encoding).await?.into_body();
         let response = if self.json {
             from_json(&answer).map_err(BoxError::from)
         } else {

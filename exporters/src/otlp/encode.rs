@@ -14,13 +14,13 @@ use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::Ended;
 use super::config::Config;
 use super::deltas::{Deltas, HistogramPart, SumPart};
 use crate::naming::full_name;
 use crate::push::Request;
+use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint};
 
 /// `AGGREGATION_TEMPORALITY_DELTA`
 const DELTA: u64 = 1;
@@ -30,9 +30,6 @@ const CUMULATIVE: u64 = 2;
 
 /// `DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK`
 const NO_RECORDED_VALUE: u64 = 1;
-
-/// A fixed64, double or sfixed64 with its key.
-const FIXED_BYTES: usize = 9;
 
 /// The counts of a histogram's buckets.
 const BUCKET_BYTES: usize = 8 * (HISTOGRAM_BUCKETS + 1);
@@ -72,62 +69,55 @@ impl Encoder {
         }
     }
 
-    /// Which requests `snapshot` makes, as many as the limits ask for; none if there is nothing to tell. With `deltas`, what has
-    /// come since what those hold.
+    /// The requests that `snapshot` makes, as many as the limits ask for; none if there is nothing to tell. By differences to what
+    /// [`Encoding::next_part`] is given, if these are `deltas`.
     pub(super) fn encode<'a>(
         &'a self,
         snapshot: &'a Snapshot,
         ended: &'a Ended,
-        deltas: Option<&Deltas>,
+        deltas: bool,
     ) -> Encoding<'a> {
-        let heads: Vec<_> = snapshot
-            .families
-            .iter()
-            .map(|family| Head::new(self, family.family, deltas.is_some()))
-            .collect();
-        let points = PointWriter {
-            snapshot,
-            ended,
-            deltas,
-        };
+        let heads = snapshot.families.iter();
         Encoding {
-            plans: self.plan(&points, &heads),
+            heads: heads
+                .map(|family| Head::new(self, family.family, deltas))
+                .collect(),
             encoder: self,
             snapshot,
             ended,
-            heads,
+            cursor: Cursor::default(),
         }
     }
 
-    /// Which points go into which request, with every length: so each byte is written once, to where it stays.
-    fn plan(&self, points: &PointWriter<'_>, heads: &[Head<'_>]) -> Vec<Plan> {
-        let mut plans = vec![Plan::default()];
-        for (index, (family, head)) in points.snapshot.families.iter().zip(heads).enumerate() {
-            let mut metric = PlannedMetric::new(index, 0);
-            for number in 0..points.count(index, family) {
+    /// Which points go into the next request, with every length: so each byte is written once, to where it stays.
+    fn plan(&self, points: &PointWriter<'_>, heads: &[Head<'_>], cursor: &mut Cursor) -> Plan {
+        let mut plan = Plan::default();
+        while let Some(family) = points.snapshot.families.get(cursor.family) {
+            let (index, head) = (cursor.family, &heads[cursor.family]);
+            let mut metric = PlannedMetric::new(index, cursor.point);
+            for number in cursor.point..points.count(index, family) {
+                family.points.look_ahead(number);
                 metric.range.end = number + 1;
                 let Some(len) = points.len(head, index, number) else {
                     continue;
                 };
                 metric.points += 1;
                 metric.data_len += len_delimited(len);
-                let Some(plan) = plans.last_mut() else { continue };
                 let full = plan.points + metric.points == self.max_points as u64
                     || plan.metrics_len + metric.len(head) >= self.room();
                 if full {
-                    plan.push(
-                        std::mem::replace(&mut metric, PlannedMetric::new(index, number + 1)),
-                        head,
-                    );
-                    plans.push(Plan::default());
+                    cursor.point = number + 1;
+                    plan.push(metric, head);
+                    return plan;
                 }
             }
-            if let Some(plan) = plans.last_mut() {
-                plan.push(metric, head);
-            }
+            plan.push(metric, head);
+            *cursor = Cursor {
+                family: index + 1,
+                point: 0,
+            };
         }
-        plans.retain(|plan| plan.points > 0);
-        plans
+        plan
     }
 
     /// What may be in a request beside its resource, with room for one point more.
@@ -142,16 +132,16 @@ impl Encoder {
         let scope_len = self.scope.len() + plan.metrics_len;
         let resource_len = self.resource.len() + len_delimited(scope_len);
         let mut body = Vec::with_capacity(len_delimited(resource_len));
-        push_head(&mut body, 1, resource_len);
+        begin(&mut body, 1, resource_len);
         body.extend_from_slice(&self.resource);
-        push_head(&mut body, 2, scope_len);
+        begin(&mut body, 2, scope_len);
         body.extend_from_slice(&self.scope);
         for metric in plan.metrics.iter().filter(|metric| metric.points > 0) {
             let head = &heads[metric.family];
             // `ScopeMetrics.metrics`
-            push_head(&mut body, 2, metric.content_len(head));
+            begin(&mut body, 2, metric.content_len(head));
             body.extend_from_slice(&head.bytes);
-            push_head(&mut body, head.data_field, metric.data_len + head.behind.len());
+            begin(&mut body, head.data_field, metric.data_len + head.behind.len());
             for number in metric.range.clone() {
                 points.push(&mut body, head, metric.family, number);
             }
@@ -177,31 +167,33 @@ impl Encoder {
     }
 }
 
-/// The requests of a snapshot. Each is written when it is asked for, so that there is one at a time, however many series there
-/// are.
+/// The requests of a snapshot. Each is planned and written when it is asked for: so there is one at a time, however many series
+/// there are, and what was planned is still in the CPU's caches.
 pub(super) struct Encoding<'a> {
     encoder: &'a Encoder,
     snapshot: &'a Snapshot,
     ended: &'a Ended,
     heads: Vec<Head<'a>>,
-    plans: Vec<Plan>,
+    cursor: Cursor,
+}
+
+/// Where the next request begins.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    family: usize,
+    point: usize,
 }
 
 impl Encoding<'_> {
-    /// How many requests there are.
-    pub(super) const fn parts(&self) -> usize {
-        self.plans.len()
-    }
-
-    /// The request with this number, from 0. Of what it tells, `deltas` must hold the same as they did for
-    /// [`Encoder::encode`].
-    pub(super) fn part(&self, number: usize, deltas: Option<&Deltas>) -> Part {
+    /// The next request. With `deltas`, what has come since what those hold.
+    pub(super) fn next_part(&mut self, deltas: Option<&Deltas>) -> Option<Part> {
         let points = PointWriter {
             snapshot: self.snapshot,
             ended: self.ended,
             deltas,
         };
-        self.encoder.write(&self.plans[number], &points, &self.heads)
+        let plan = self.encoder.plan(&points, &self.heads, &mut self.cursor);
+        (plan.points > 0).then(|| self.encoder.write(&plan, &points, &self.heads))
     }
 }
 
@@ -330,11 +322,11 @@ impl PointWriter<'_> {
 
     /// `NumberDataPoint`: start 2, time 3, `as_int` 6, attributes 7.
     fn push_sum(&self, out: &mut Vec<u8>, point: &SumPoint, part: SumPart) {
-        push_head(out, 1, sum_len(point));
-        push_fixed(out, 2, part.start.as_nanos());
-        push_fixed(out, 3, self.snapshot.at.as_nanos());
+        begin(out, 1, sum_len(point));
+        push_fixed64(out, 2, part.start.as_nanos());
+        push_fixed64(out, 3, self.snapshot.at.as_nanos());
         // sfixed64; a total beyond 2^63 is not reached in the life of a machine.
-        push_fixed(out, 6, part.value);
+        push_fixed64(out, 6, part.value);
         push_attributes(out, &point.series);
     }
 
@@ -346,12 +338,12 @@ impl PointWriter<'_> {
         point: &HistogramPoint,
         part: &HistogramPart,
     ) {
-        push_head(out, 1, histogram_len(head, point));
-        push_fixed(out, 2, part.start.as_nanos());
-        push_fixed(out, 3, self.snapshot.at.as_nanos());
-        push_fixed(out, 4, part.buckets.iter().sum());
-        push_fixed(out, 5, part.sum.to_bits());
-        push_head(out, 6, BUCKET_BYTES);
+        begin(out, 1, histogram_len(head, point));
+        push_fixed64(out, 2, part.start.as_nanos());
+        push_fixed64(out, 3, self.snapshot.at.as_nanos());
+        push_fixed64(out, 4, part.buckets.iter().sum());
+        push_fixed64(out, 5, part.sum.to_bits());
+        begin(out, 6, BUCKET_BYTES);
         for count in part.buckets {
             out.extend_from_slice(&count.to_le_bytes());
         }
@@ -366,10 +358,10 @@ impl PointWriter<'_> {
             Points::Sums(_) => 8,
             Points::Histograms(_) => 10,
         };
-        push_head(out, 1, ended_len(series));
-        push_fixed(out, 2, series.start.as_nanos());
-        push_fixed(out, 3, self.snapshot.at.as_nanos());
-        push_number_field(out, flags, NO_RECORDED_VALUE);
+        begin(out, 1, ended_len(series));
+        push_fixed64(out, 2, series.start.as_nanos());
+        push_fixed64(out, 3, self.snapshot.at.as_nanos());
+        push_varint(out, flags, NO_RECORDED_VALUE);
         push_attributes(out, series);
     }
 }
@@ -381,16 +373,16 @@ fn push_attributes(out: &mut Vec<u8>, series: &Series) {
 }
 
 fn sum_len(point: &SumPoint) -> usize {
-    3 * FIXED_BYTES + point.series.attributes_len()
+    3 * FIXED64_BYTES + point.series.attributes_len()
 }
 
 fn histogram_len(head: &Head<'_>, point: &HistogramPoint) -> usize {
-    4 * FIXED_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + point.series.attributes_len()
+    4 * FIXED64_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + point.series.attributes_len()
 }
 
 /// Two times, and flags, which take a byte behind their key.
 fn ended_len(series: &Series) -> usize {
-    2 * FIXED_BYTES + 2 + series.attributes_len()
+    2 * FIXED64_BYTES + 2 + series.attributes_len()
 }
 
 /// What every metric of a family begins and ends with.
@@ -409,25 +401,25 @@ struct Head<'a> {
 impl<'a> Head<'a> {
     fn new(encoder: &Encoder, family: &'a Family, delta: bool) -> Self {
         let mut bytes = Vec::new();
-        push_field(&mut bytes, 1, full_name(&encoder.namespace, family).as_bytes());
-        push_field(&mut bytes, 2, family.help.as_bytes());
-        push_field(&mut bytes, 3, family.unit.as_bytes());
+        push_bytes(&mut bytes, 1, full_name(&encoder.namespace, family).as_bytes());
+        push_bytes(&mut bytes, 2, family.help.as_bytes());
+        push_bytes(&mut bytes, 3, family.unit.as_bytes());
         let temporality = if delta { DELTA } else { CUMULATIVE };
         let (mut behind, mut bounds) = (Vec::new(), Vec::new());
         let data_field = match family.kind {
             FamilyKind::Gauge => 5,
             FamilyKind::Counter => {
-                push_number_field(&mut behind, 2, temporality);
-                push_number_field(&mut behind, 3, 1);
+                push_varint(&mut behind, 2, temporality);
+                push_varint(&mut behind, 3, 1);
                 7
             }
             FamilyKind::Histogram(upper) => {
-                push_number_field(&mut behind, 2, temporality);
+                push_varint(&mut behind, 2, temporality);
                 let packed: Vec<u8> = upper
                     .iter()
                     .flat_map(|bound| bound.to_bits().to_le_bytes())
                     .collect();
-                push_field(&mut bounds, 7, &packed);
+                push_bytes(&mut bounds, 7, &packed);
                 9
             }
         };
@@ -441,35 +433,9 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Key and length of a field that has one.
-fn push_head(out: &mut Vec<u8>, number: u32, len: usize) {
-    encode_key(number, WireType::LengthDelimited, out);
-    encode_varint(len as u64, out);
-}
-
-/// Length of a field with a key of one byte, as all of ours are, and a length.
-fn len_delimited(len: usize) -> usize {
-    1 + encoded_len_varint(len as u64) + len
-}
-
-fn push_fixed(out: &mut Vec<u8>, number: u32, bits: u64) {
-    encode_key(number, WireType::SixtyFourBit, out);
-    out.extend_from_slice(&bits.to_le_bytes());
-}
-
-fn push_number_field(out: &mut Vec<u8>, number: u32, value: u64) {
-    encode_key(number, WireType::Varint, out);
-    encode_varint(value, out);
-}
-
-fn push_field(out: &mut Vec<u8>, number: u32, content: &[u8]) {
-    push_head(out, number, content.len());
-    out.extend_from_slice(content);
-}
-
 fn field(number: u32, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len() + 16);
-    push_field(&mut out, number, content);
+    push_bytes(&mut out, number, content);
     out
 }
 

@@ -203,9 +203,9 @@ impl Service<Arc<Snapshot>> for OtlpService {
         async move {
             let mut exported = Exported::default();
             let deltas = deltas.as_deref();
-            let encoding = encoder.encode(&snapshot, &ended, deltas.map(lock).as_deref());
-            for number in 0..encoding.parts() {
-                let part = encoding.part(number, deltas.map(lock).as_deref());
+            let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some());
+            let mut next = || encoding.next_part(deltas.map(lock).as_deref());
+            while let Some(part) = next() {
                 let points = part.request.points;
                 let told = part.points.clone();
                 match send(&mut way, part).await {
@@ -237,9 +237,9 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config);
-    let encoding = encoder.encode(snapshot, &ended, None);
-    let bodies = (0..encoding.parts()).map(|number| encoding.part(number, None).request.body);
-    bodies.collect()
+    let mut encoding = encoder.encode(snapshot, &ended, false);
+    let parts = std::iter::from_fn(|| encoding.next_part(None));
+    parts.map(|part| part.request.body).collect()
 }
 
 /// What is stored counts as neither sent nor failed yet, but for what gave way to it.

@@ -95,10 +95,8 @@ fn encode(config: &Config, snapshot: &Snapshot) -> Vec<Part> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config);
-    let encoding = encoder.encode(snapshot, &ended, None);
-    (0..encoding.parts())
-        .map(|number| encoding.part(number, None))
-        .collect()
+    let mut encoding = encoder.encode(snapshot, &ended, false);
+    std::iter::from_fn(|| encoding.next_part(None)).collect()
 }
 
 fn metrics(request: &ExportMetricsServiceRequest) -> &[Metric] {

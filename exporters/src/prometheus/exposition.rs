@@ -195,8 +195,7 @@ impl Exposition {
     fn lines<'a>(&self, entry: &'a Entry, common: &'a Common) -> Lines<'a> {
         Lines {
             entry,
-            // It was text.
-            common: str::from_utf8(&common.labels).unwrap_or_default(),
+            common: &common.labels,
             behind: &common.behind,
             // Of a type that has them: a counter by its full name, a histogram.
             created: self.created && type_of(self.format, entry) != "unknown",
@@ -212,6 +211,7 @@ impl Exposition {
         first: usize,
     ) -> impl Iterator<Item = Metric<'a>> {
         (first..points.len()).map(move |number| {
+            points.look_ahead(number);
             let (series, value) = match points {
                 Points::Sums(points) => (&points[number].series, Value::Sum(points[number].total)),
                 Points::Histograms(points) => (&points[number].series, Value::Histogram(&points[number])),
@@ -318,18 +318,18 @@ fn push_head(out: &mut Vec<u8>, format: Format, entry: &Entry) {
 }
 
 /// `name<suffix>{labels,`, or `name<suffix>{` without any: up to where one more label goes.
-fn push_open(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&str; 3]) {
+fn push_open(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&[u8]; 3]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(suffix.as_bytes());
     out.push(b'{');
     for labels in labels.into_iter().filter(|labels| !labels.is_empty()) {
-        out.extend_from_slice(labels.as_bytes());
+        out.extend_from_slice(labels);
         out.push(b',');
     }
 }
 
 /// `name<suffix>{labels} `, without braces if there are none.
-fn push_name(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&str; 3]) {
+fn push_name(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&[u8]; 3]) {
     push_open(out, name, suffix, labels);
     if out.pop() == Some(b',') {
         out.push(b'}');
@@ -340,7 +340,7 @@ fn push_name(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&str; 3]) {
 /// What the lines of a family in one snapshot share.
 struct Lines<'a> {
     entry: &'a Entry,
-    common: &'a str,
+    common: &'a [u8],
     behind: &'a str,
     created: bool,
 }
@@ -350,6 +350,7 @@ impl Lines<'_> {
     fn push(&self, out: &mut Vec<u8>, points: &Points, first: usize) -> usize {
         let mut number = first;
         while number < points.len() && out.len() < CHUNK_BYTES {
+            points.look_ahead(number);
             match points {
                 Points::Sums(points) => self.push_sum(out, &points[number]),
                 Points::Histograms(points) => self.push_histogram(out, &points[number]),

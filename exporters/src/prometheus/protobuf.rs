@@ -4,13 +4,16 @@
 //! before its first series, so lengths are reckoned without writing anything. Written by hand, like the other protocols: a test
 //! decodes the bytes with messages of prost. Field numbers stand beside the fields.
 
-use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Series, Timestamp};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use flowtap_pipeline::series::push_label_name;
+use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Pair, PairValue, Series, Timestamp};
+use prost::encoding::encoded_len_varint;
 
-/// Of a field whose number is below 16.
-const KEY_BYTES: usize = 1;
+use crate::wire::{
+    FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint, varint_len,
+};
 
-const DOUBLE_BYTES: usize = KEY_BYTES + 8;
+/// What a bucket takes with its key and length, but for its count.
+const BUCKET_FIXED_BYTES: usize = 3 + FIXED64_BYTES;
 
 /// A series and what it stands at. `Metric`: label 1, gauge 2, counter 3, `timestamp_ms` 6, histogram 7.
 #[derive(Clone, Copy, Debug)]
@@ -34,27 +37,26 @@ pub(super) enum Value<'a> {
 impl Metric<'_> {
     /// How long it is, its key and its own length with it.
     pub(super) fn len(&self) -> usize {
-        message_len(self.content_len())
+        len_delimited(self.content_len(self.value_len()))
     }
 
     /// Appends it to its family, whose field 4 it is.
     pub(super) fn push(&self, out: &mut Vec<u8>) {
-        begin(out, 4, self.content_len());
+        let value_len = self.value_len();
+        begin(out, 4, self.content_len(value_len));
         out.extend_from_slice(self.common);
-        for (name, value) in self.series.pairs() {
-            push_label(out, name, &value);
+        for pair in self.series.pairs() {
+            push_pair(out, pair);
         }
-        begin(out, self.value_field(), self.value_len());
+        begin(out, self.value_field(), value_len);
         match self.value {
-            Value::Sum(total) => push_double(out, 1, total as f64),
+            Value::Sum(total) => push_fixed64(out, 1, (total as f64).to_bits()),
             Value::Histogram(point) => {
-                // `Histogram`: sample_count 1, sample_sum 2, bucket 3 (`Bucket`: cumulative_count 1, upper_bound 2).
-                push_number(out, 1, point.buckets.iter().sum());
-                push_double(out, 2, point.sum);
+                // `Histogram`: sample_count 1, sample_sum 2, bucket 3.
+                push_varint(out, 1, point.count());
+                push_fixed64(out, 2, (point.sum).to_bits());
                 for (count, bound) in self.buckets() {
-                    begin(out, 3, bucket_len(count));
-                    push_number(out, 1, count);
-                    push_double(out, 2, bound);
+                    push_bucket(out, count, bound);
                 }
             }
         }
@@ -63,13 +65,13 @@ impl Metric<'_> {
             push_time(out, start);
         }
         if let Some(at) = self.at {
-            push_number(out, 6, milliseconds(at));
+            push_varint(out, 6, milliseconds(at));
         }
     }
 
-    fn content_len(&self) -> usize {
-        let at = self.at.map_or(0, |at| number_len(milliseconds(at)));
-        self.common.len() + self.series.label_pairs_len() + message_len(self.value_len()) + at
+    fn content_len(&self, value_len: usize) -> usize {
+        let at = self.at.map_or(0, |at| varint_len(milliseconds(at)));
+        self.common.len() + self.series.label_pairs_len() + len_delimited(value_len) + at
     }
 
     const fn value_field(&self) -> u32 {
@@ -82,13 +84,17 @@ impl Metric<'_> {
 
     fn value_len(&self) -> usize {
         let value = match self.value {
-            Value::Sum(_) => DOUBLE_BYTES,
+            Value::Sum(_) => FIXED64_BYTES,
             Value::Histogram(point) => {
-                let buckets = self.buckets().map(|(count, _)| message_len(bucket_len(count)));
-                number_len(point.buckets.iter().sum()) + DOUBLE_BYTES + buckets.sum::<usize>()
+                let counts = self.buckets().map(|(count, _)| encoded_len_varint(count));
+                let buckets = point.buckets.len() * BUCKET_FIXED_BYTES + counts.sum::<usize>();
+                varint_len(point.count()) + FIXED64_BYTES + buckets
             }
         };
-        value + self.start().map_or(0, |(_, start)| message_len(time_len(start)))
+        value
+            + self
+                .start()
+                .map_or(0, |(_, start)| len_delimited(time_len(start)))
     }
 
     /// Cumulative counts, and their upper bounds.
@@ -123,56 +129,43 @@ pub(super) fn push_head(out: &mut Vec<u8>, name: &str, family: &Family, metrics_
         FamilyKind::Gauge => 1,
         FamilyKind::Histogram(_) => 4,
     };
-    let head_len = text_len(name) + text_len(family.help) + number_len(kind);
-    encode_varint((head_len + metrics_len) as u64, out);
-    push_text(out, 1, name);
-    push_text(out, 2, family.help);
-    push_number(out, 3, kind);
+    let head_len = len_delimited(name.len()) + len_delimited(family.help.len()) + varint_len(kind);
+    push_packed(out, (head_len + metrics_len) as u64);
+    push_bytes(out, 1, name.as_bytes());
+    push_bytes(out, 2, family.help.as_bytes());
+    push_varint(out, 3, kind);
 }
 
 /// Appends a `LabelPair` as field 1: name 1, value 2.
 pub(super) fn push_label(out: &mut Vec<u8>, name: &str, value: &str) {
-    begin(out, 1, text_len(name) + text_len(value));
-    push_text(out, 1, name);
-    push_text(out, 2, value);
+    begin(out, 1, len_delimited(name.len()) + len_delimited(value.len()));
+    push_bytes(out, 1, name.as_bytes());
+    push_bytes(out, 2, value.as_bytes());
 }
 
-/// Key and length of a message.
-fn begin(out: &mut Vec<u8>, field: u32, len: usize) {
-    encode_key(field, WireType::LengthDelimited, out);
-    encode_varint(len as u64, out);
+/// The same of a series' own label.
+fn push_pair(out: &mut Vec<u8>, pair: Pair<'_>) {
+    let mut digits = itoa::Buffer::new();
+    let value = match pair.value {
+        PairValue::Text(text) => text,
+        PairValue::Integer(number) => digits.format(number).as_bytes(),
+    };
+    begin(
+        out,
+        1,
+        len_delimited(pair.name.len()) + len_delimited(value.len()),
+    );
+    begin(out, 1, pair.name.len());
+    push_label_name(out, pair.name);
+    push_bytes(out, 2, value);
 }
 
-/// What a message takes with its key and length, if `len` is its content's.
-fn message_len(len: usize) -> usize {
-    KEY_BYTES + encoded_len_varint(len as u64) + len
-}
-
-fn push_text(out: &mut Vec<u8>, field: u32, text: &str) {
-    begin(out, field, text.len());
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn text_len(text: &str) -> usize {
-    message_len(text.len())
-}
-
-fn push_double(out: &mut Vec<u8>, field: u32, value: f64) {
-    encode_key(field, WireType::SixtyFourBit, out);
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-fn push_number(out: &mut Vec<u8>, field: u32, value: u64) {
-    encode_key(field, WireType::Varint, out);
-    encode_varint(value, out);
-}
-
-fn number_len(value: u64) -> usize {
-    KEY_BYTES + encoded_len_varint(value)
-}
-
-fn bucket_len(count: u64) -> usize {
-    number_len(count) + DOUBLE_BYTES
+/// Appends a `Bucket` as field 3: `cumulative_count` 1, `upper_bound` 2. Most of a scrape is these.
+#[inline]
+fn push_bucket(out: &mut Vec<u8>, count: u64, bound: f64) {
+    begin(out, 3, BUCKET_FIXED_BYTES - 2 + encoded_len_varint(count));
+    push_varint(out, 1, count);
+    push_fixed64(out, 2, bound.to_bits());
 }
 
 fn milliseconds(at: Timestamp) -> u64 {
@@ -181,12 +174,12 @@ fn milliseconds(at: Timestamp) -> u64 {
 
 /// `google.protobuf.Timestamp`: seconds 1, nanos 2.
 fn push_time(out: &mut Vec<u8>, at: Timestamp) {
-    push_number(out, 1, at.as_nanos() / 1_000_000_000);
-    push_number(out, 2, at.as_nanos() % 1_000_000_000);
+    push_varint(out, 1, at.as_nanos() / 1_000_000_000);
+    push_varint(out, 2, at.as_nanos() % 1_000_000_000);
 }
 
 fn time_len(at: Timestamp) -> usize {
-    number_len(at.as_nanos() / 1_000_000_000) + number_len(at.as_nanos() % 1_000_000_000)
+    varint_len(at.as_nanos() / 1_000_000_000) + varint_len(at.as_nanos() % 1_000_000_000)
 }
 
 #[cfg(test)]

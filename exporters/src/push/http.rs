@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -48,6 +48,7 @@ pub(crate) struct HttpFailure {
     pub(crate) temporary: bool,
     /// When the peer wants to be asked again.
     pub(crate) retry_after: Option<Duration>,
+    pub(crate) headers: HeaderMap,
     /// The beginning of what it said, if that is text.
     said: String,
 }
@@ -60,6 +61,7 @@ impl HttpFailure {
             status: StatusCode::SERVICE_UNAVAILABLE,
             temporary: true,
             retry_after: Some(delay),
+            headers: HeaderMap::new(),
             said: String::new(),
         }
     }
@@ -99,11 +101,15 @@ impl Poster {
         })
     }
 
-    /// Posts `body`; the body of the answer, if that is a success.
+    /// Posts `body`; the answer, if that is a success.
     ///
     /// # Errors
     /// [`HttpFailure`] or [`NoAnswer`].
-    pub(crate) async fn post(&self, body: Bytes, encoding: Option<&'static str>) -> Result<Bytes, BoxError> {
+    pub(crate) async fn post(
+        &self,
+        body: Bytes,
+        encoding: Option<&'static str>,
+    ) -> Result<Response<Bytes>, BoxError> {
         let mut request = http::Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
@@ -118,18 +124,19 @@ impl Poster {
             .request(request)
             .await
             .map_err(|error| no_answer(error.into()))?;
-        let (status, retry_after) = (answer.status(), retry_after(answer.headers()));
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-        if status.is_success() {
-            return Ok(body.map_err(no_answer)?.to_bytes());
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
+        if head.status.is_success() {
+            return Ok(Response::from_parts(head, body.map_err(no_answer)?.to_bytes()));
         }
         // The status is what counts; the text is for the log.
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let said = str::from_utf8(&body[..body.len().min(MAX_SAID_BYTES)]).unwrap_or_default();
         Err(Box::new(HttpFailure {
-            status,
-            temporary: (self.temporary)(status),
-            retry_after,
+            status: head.status,
+            temporary: (self.temporary)(head.status),
+            retry_after: retry_after(&head.headers),
+            headers: head.headers,
             said: said.trim().to_owned(),
         }))
     }

@@ -1,4 +1,4 @@
-//! One request to the endpoint: a POST with the protocol's headers.
+//! One request to the endpoint: a POST with the protocol's headers, and what the answer's headers say.
 
 use std::task::{Context, Poll};
 
@@ -11,18 +11,36 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tower::{BoxError, Service};
 
-use super::config::Config;
+use super::config::{Config, ProtobufMessage};
 use crate::push::Request;
-use crate::push::http::Poster;
+use crate::push::http::{HttpFailure, Poster};
 
-/// Which version of the protocol the body is in (Prometheus remote write 1.0, "Protocol").
+/// Which version of the protocol the body is in (Prometheus remote write 1.0 and 2.0, "Protocol").
 pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
+
+/// How much of a request was written (Prometheus remote write 2.0, "Required `Written` Response Headers"); exemplars have a header
+/// of their own, and there are none here.
+static WRITTEN_HEADERS: [HeaderName; 2] = [
+    HeaderName::from_static("x-prometheus-remote-write-samples-written"),
+    HeaderName::from_static("x-prometheus-remote-write-histograms-written"),
+];
 
 /// The way to the endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     poster: Poster,
+    message: ProtobufMessage,
+    native_histograms: bool,
 }
+
+/// Success, as a server answers that read the message by another schema and found nothing in it (Prometheus remote write 2.0,
+/// "Required `Written` Response Headers").
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server took the request and does not say what it wrote: it does not know remote write 2.0; \
+     set `protobuf_message: prometheus.WriteRequest`"
+)]
+struct NotUnderstood;
 
 impl Client {
     /// A client that connects with its first request.
@@ -33,8 +51,52 @@ impl Client {
             &config.tls,
             is_temporary,
         )?;
-        Ok(Self { poster })
+        Ok(Self {
+            poster,
+            message: config.protobuf_message,
+            native_histograms: config.send_native_histograms,
+        })
     }
+
+    async fn send(&self, request: Request) -> Result<Exported, BoxError> {
+        let answer = self.poster.post(request.body, Some("snappy")).await;
+        let all = Exported {
+            sent: request.points,
+            failed: 0,
+        };
+        if self.message == ProtobufMessage::V1 {
+            return answer.map(|_| all);
+        }
+        match answer {
+            Ok(answer) if written(answer.headers()).is_some() => Ok(all),
+            Ok(_) => Err(Box::new(NotUnderstood)),
+            Err(error) => self.taken_in_part(request.points, &error).ok_or(error),
+        }
+    }
+
+    /// What a server that refused the request wrote nevertheless. As numbers a histogram is many samples, of which one cannot say
+    /// whose were written, so then the whole request counts as refused.
+    fn taken_in_part(&self, points: u64, error: &BoxError) -> Option<Exported> {
+        let failure = error.downcast_ref::<HttpFailure>()?;
+        let sent = written(&failure.headers)?.min(points);
+        if failure.temporary || !self.native_histograms || sent == 0 {
+            return None;
+        }
+        tracing::warn!(sent, failed = points - sent, %error, "points were refused");
+        Some(Exported {
+            sent,
+            failed: points - sent,
+        })
+    }
+}
+
+/// How many samples the server wrote; `None` if it does not say.
+fn written(headers: &HeaderMap) -> Option<u64> {
+    WRITTEN_HEADERS
+        .iter()
+        .filter_map(|name| headers.get(name))
+        .map(|count| count.to_str().ok()?.trim().parse::<u64>().ok())
+        .reduce(|sum, count| Some(sum?.saturating_add(count?)))?
 }
 
 /// A server in trouble is asked again (Prometheus remote write 1.0, "Retries & Backoff"); whatever else it refuses it would
@@ -48,8 +110,15 @@ fn headers(config: &Config) -> Result<HeaderMap, BoxError> {
     for (name, value) in &config.headers {
         headers.insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
     }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-    headers.insert(VERSION_HEADER, HeaderValue::from_static("0.1.0"));
+    let (kind, version) = match config.protobuf_message {
+        ProtobufMessage::V1 => ("application/x-protobuf", "0.1.0"),
+        ProtobufMessage::V2 => (
+            "application/x-protobuf;proto=io.prometheus.write.v2.Request",
+            "2.0.0",
+        ),
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(VERSION_HEADER, HeaderValue::from_static(version));
     let agent = concat!("flowtap/", env!("CARGO_PKG_VERSION"));
     headers.insert(USER_AGENT, HeaderValue::from_static(agent));
     let basic = config.basic_auth.as_ref().map(|auth| {
@@ -79,15 +148,8 @@ impl Service<Request> for Client {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let poster = self.poster.clone();
-        async move {
-            poster.post(request.body, Some("snappy")).await?;
-            Ok(Exported {
-                sent: request.points,
-                failed: 0,
-            })
-        }
-        .boxed()
+        let client = self.clone();
+        async move { client.send(request).await }.boxed()
     }
 }
 

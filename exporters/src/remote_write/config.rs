@@ -59,6 +59,23 @@ pub struct Config {
     pub sending_queue: QueueConfig,
     /// Samples per request; a snapshot with more is split.
     pub max_samples_per_send: usize,
+    /// Which message is sent. That of remote write 2.0 is smaller by far and says when a series began; not every store takes it.
+    pub protobuf_message: ProtobufMessage,
+    /// Send each histogram as one native histogram with its own buckets, not as 19 series of numbers. Takes the message of 2.0,
+    /// and a store that takes native histograms: a Prometheus has to be told so before version 3.8.
+    pub send_native_histograms: bool,
+}
+
+/// A message, by its full name, as Prometheus has it in its own config.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ProtobufMessage {
+    /// That of remote write 1.0.
+    #[default]
+    #[serde(rename = "prometheus.WriteRequest")]
+    V1,
+    /// That of remote write 2.0.
+    #[serde(rename = "io.prometheus.write.v2.Request")]
+    V2,
 }
 
 impl Default for Config {
@@ -76,6 +93,8 @@ impl Default for Config {
             retry: RetryConfig::default(),
             sending_queue: QueueConfig::default(),
             max_samples_per_send: 2000,
+            protobuf_message: ProtobufMessage::default(),
+            send_native_histograms: false,
         }
     }
 }
@@ -188,6 +207,10 @@ impl ComponentConfig for Config {
                 format!("must be {HISTOGRAM_SAMPLES} at least: the samples of a histogram go together");
             faults.push(Fault::new("max_samples_per_send", message));
         }
+        if self.send_native_histograms && self.protobuf_message == ProtobufMessage::V1 {
+            let message = "needs `protobuf_message: io.prometheus.write.v2.Request`: the message of 1.0 has no such buckets";
+            faults.push(Fault::new("send_native_histograms", message));
+        }
         faults
     }
 }
@@ -247,6 +270,7 @@ mod tests {
                 ..RetryConfig::default()
             },
             max_samples_per_send: 18,
+            send_native_histograms: true,
             ..Config::default()
         };
         assert_eq!(
@@ -262,6 +286,7 @@ mod tests {
                 "basic_auth.username",
                 "bearer_token",
                 "max_samples_per_send",
+                "send_native_histograms",
             ]
         );
     }

@@ -1,17 +1,18 @@
-//! The exporter `remote_write`: pushes snapshots to whatever takes Prometheus remote write 1.0, as a Prometheus with
+//! The exporter `remote_write`: pushes snapshots to whatever takes Prometheus remote write, 1.0 or 2.0, as a Prometheus with
 //! `--web.enable-remote-write-receiver` does.
 //!
-//! In: snapshots. Out: `WriteRequest`s in snappy's block format, sent by POST. The rules, in order:
+//! In: snapshots. Out: `WriteRequest`s, or `Request`s of 2.0, in snappy's block format, sent by POST. The rules, in order:
 //!
 //! 1. Of the windows that come, one per `interval` goes on, and the last one always. What ended in those that don't is
 //!    kept until then.
-//! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`. Names are
-//!    those of `/metrics`. A series that ended has a stale marker, once, at the end of the window in which it did.
+//! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`, or is one native
+//!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, at the end of the window in which it did.
 //! 3. Labels are sorted, and none is empty. From when a second pipeline's snapshot has come, each series has a label
 //!    `pipeline` besides, or two of them could be the same.
 //! 4. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
 //! 5. No answer, 5xx and 429 are tried again, with exponential backoff and jitter; a server's `Retry-After` has its way. An
-//!    attempt that takes longer than `timeout` counts as failed. Whatever else is no success is final.
+//!    attempt that takes longer than `timeout` counts as failed. Whatever else is no success is final. A server of 2.0 says what
+//!    it wrote: of a request that it refused, that counts as sent; a success that says nothing of it is none.
 
 mod client;
 mod config;
@@ -195,7 +196,10 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
                 let request = request?;
                 let points = request.points;
                 match sender.ready().await?.call(request).await {
-                    Ok(part) => exported.sent += part.sent,
+                    Ok(part) => {
+                        exported.sent += part.sent;
+                        exported.failed += part.failed;
+                    }
                     // The other parts may fare better.
                     Err(error) => {
                         exported.failed += points;

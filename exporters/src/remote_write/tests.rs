@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 
 use crate::push::retry::RetryConfig;
 
+mod v2;
+
 const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 #[derive(Clone, PartialEq, Message)]
@@ -75,7 +77,11 @@ struct Server {
     /// The last first.
     answers: Arc<Mutex<Vec<Answer>>>,
     received: Arc<Mutex<Vec<WriteRequest>>>,
+    /// The same as bytes.
+    bodies: Arc<Mutex<Vec<Vec<u8>>>>,
     headers: Arc<Mutex<Vec<HeaderMap>>>,
+    /// Headers of every answer.
+    says: Arc<Mutex<HeaderMap>>,
 }
 
 impl Server {
@@ -112,11 +118,14 @@ impl Server {
 
 async fn write(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> Response {
     let plain = snap::raw::Decoder::new().decompress_vec(&body).unwrap();
+    // A message of 2.0 is an empty one of 1.0.
     let request = WriteRequest::decode(&*plain).unwrap();
     server.received.lock().unwrap().push(request);
+    server.bodies.lock().unwrap().push(plain);
     server.headers.lock().unwrap().push(headers);
     let (status, retry_after) = server.answers.lock().unwrap().pop().unwrap_or((204, None));
     let mut response = (StatusCode::from_u16(status).unwrap(), "as told").into_response();
+    response.headers_mut().extend(server.says.lock().unwrap().clone());
     if let Some(value) = retry_after {
         response
             .headers_mut()

@@ -1,0 +1,65 @@
+//! The labels of a series, sorted.
+
+use flowtap_pipeline::{Pair, PairValue, Series};
+
+use super::{BOUND, NAME};
+
+/// Labels of one series but for the metric's name and a bucket's bound. Used for one after the other, so that none allocates.
+#[derive(Debug, Default)]
+pub(super) struct Labels<'a>(Vec<Pair<'a>>);
+
+impl<'a> Labels<'a> {
+    /// Those of `series`, and `more`; the series' own count for more, as in Prometheus.
+    pub(super) fn set(&mut self, series: &'a Series, more: impl Iterator<Item = (&'a str, &'a str)>) {
+        let pairs = &mut self.0;
+        pairs.clear();
+        pairs.extend(series.pairs());
+        for (name, value) in more {
+            let name = name.as_bytes();
+            if pairs.iter().all(|known| !exposed(known.name).eq(exposed(name))) {
+                let value = PairValue::Text(value.as_bytes());
+                pairs.push(Pair { name, value });
+            }
+        }
+        // By bytes, as the specification has it: capitals come before `__name__`.
+        pairs.sort_unstable_by(|a, b| exposed(a.name).cmp(exposed(b.name)));
+    }
+
+    /// In their order. An empty label is the same as none, and must not be sent.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pair<'a>> {
+        self.0.iter().filter(|pair| pair.value != PairValue::Text(b""))
+    }
+}
+
+/// Where a label stands.
+pub(super) enum Place {
+    BeforeName,
+    BeforeBound,
+    Behind,
+}
+
+impl Place {
+    pub(super) fn of(label: &Pair<'_>) -> Self {
+        let before = |other: &str| exposed(label.name).lt(other.bytes());
+        if before(NAME) {
+            Self::BeforeName
+        } else if before(BOUND) {
+            Self::BeforeBound
+        } else {
+            Self::Behind
+        }
+    }
+}
+
+/// A name as Prometheus has it. One byte after the other: names differ in the first few.
+fn exposed(name: &[u8]) -> impl Iterator<Item = u8> {
+    name.iter().map(|&byte| if byte == b'.' { b'_' } else { byte })
+}
+
+/// Hands a value to `to` as the text that it is in Prometheus.
+pub(super) fn with_text<T>(value: PairValue<'_>, to: impl FnOnce(&[u8]) -> T) -> T {
+    match value {
+        PairValue::Text(text) => to(text),
+        PairValue::Integer(number) => to(itoa::Buffer::new().format(number).as_bytes()),
+    }
+}

@@ -1,0 +1,331 @@
+//! Snapshots as compressed requests, in either version of the message.
+//!
+//! Written by hand: a request is made of thousands of small messages, and labels, which are most of it, are kept encoded or as
+//! references. A test decodes the bytes with messages of prost.
+//!
+//! | module | |
+//! |---|---|
+//! | `labels` | the labels of a series, sorted |
+//! | `v1` | `prometheus.WriteRequest` |
+//! | `v2` | `io.prometheus.write.v2.Request` |
+
+mod labels;
+mod v1;
+mod v2;
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flowtap_pipeline::{
+    Family, FamilyKind, FamilySnapshot, HistogramPoint, Points, Series, Snapshot, Timestamp,
+};
+use tower::BoxError;
+
+use self::labels::Labels;
+use super::config::{Config, ProtobufMessage};
+use crate::naming::prometheus_name;
+use crate::prometheus::canonical;
+use crate::push::Request;
+
+/// The one NaN that says that a series has ended (Prometheus remote write 1.0 and 2.0, "Stale Markers").
+const STALE_MARKER: u64 = 0x7ff0_0000_0000_0002;
+
+/// The label that holds the metric's name.
+const NAME: &str = "__name__";
+
+/// The label that holds a bucket's upper bound.
+const BOUND: &str = "le";
+
+/// A series that ended, and when.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) at: Timestamp,
+    pub(super) family: &'static Family,
+    pub(super) series: Arc<Series>,
+}
+
+/// What does not change from snapshot to snapshot.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    namespace: String,
+    external_labels: BTreeMap<String, String>,
+    max_samples: usize,
+    message: ProtobufMessage,
+    native_histograms: bool,
+}
+
+impl Encoder {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            namespace: config.namespace.clone(),
+            external_labels: config.external_labels.clone(),
+            max_samples: config.max_samples_per_send,
+            message: config.protobuf_message,
+            native_histograms: config.send_native_histograms,
+        }
+    }
+
+    /// `ended` and then `snapshot` in as many requests as `max_samples` asks for; none if there is nothing to tell. With a
+    /// label `pipeline`, if one is given.
+    ///
+    /// What ended goes first: a series of the same labels may have begun since, and samples of one series have to come
+    /// in the order of their times.
+    pub(super) fn encode<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        ended: &'a [Ended],
+        pipeline: Option<&'a str>,
+    ) -> Requests<'a> {
+        let ended = ended.iter().map(|ended| Point {
+            family: ended.family,
+            series: &ended.series,
+            at: ended.at,
+            value: Value::Ended,
+        });
+        let live = snapshot
+            .families
+            .iter()
+            .flat_map(|family| points(family, snapshot.at));
+        let points: Box<dyn Iterator<Item = Point<'a>> + Send + 'a> = Box::new(ended.chain(live));
+        Requests {
+            encoder: self,
+            pipeline,
+            last: snapshot.last,
+            points: points.peekable(),
+            metrics: Vec::new(),
+            labels: Labels::default(),
+            open: match self.message {
+                ProtobufMessage::V1 => Open::V1(v1::WriteRequest::default()),
+                ProtobufMessage::V2 => Open::V2(Box::new(v2::Request::new(self.native_histograms))),
+            },
+            snappy: snap::raw::Encoder::new(),
+            compressed: Vec::new(),
+        }
+    }
+
+    /// What every series has, unless its own labels have that name.
+    fn more<'a>(&'a self, pipeline: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let pipeline = pipeline.map(|pipeline| ("pipeline", pipeline));
+        let external = self
+            .external_labels
+            .iter()
+            .map(|(name, value)| (&**name, &**value));
+        pipeline.into_iter().chain(external)
+    }
+}
+
+/// What is told of a series.
+struct Point<'a> {
+    family: &'static Family,
+    series: &'a Series,
+    at: Timestamp,
+    value: Value<'a>,
+}
+
+enum Value<'a> {
+    Sum(u64),
+    Histogram(&'a HistogramPoint),
+    /// There is none any more.
+    Ended,
+}
+
+fn points(family: &FamilySnapshot, at: Timestamp) -> Box<dyn Iterator<Item = Point<'_>> + Send + '_> {
+    let point = move |series, value| Point {
+        family: family.family,
+        series,
+        at,
+        value,
+    };
+    match &family.points {
+        Points::Sums(points) => Box::new(points.iter().enumerate().map(move |(number, sum)| {
+            family.points.look_ahead(number);
+            point(&sum.series, Value::Sum(sum.total))
+        })),
+        Points::Histograms(points) => Box::new(points.iter().enumerate().map(move |(number, histogram)| {
+            family.points.look_ahead(number);
+            point(&histogram.series, Value::Histogram(histogram))
+        })),
+    }
+}
+
+/// A family by its names in Prometheus.
+struct Metric {
+    family: &'static Family,
+    name: String,
+    /// `le` of each bucket, if it has any.
+    bounds: Vec<String>,
+}
+
+impl Metric {
+    fn new(namespace: &str, family: &'static Family) -> Self {
+        let bounds = match family.kind {
+            // As a Prometheus stores them that scrapes, so that both ways lead to the same series.
+            FamilyKind::Histogram(bounds) => bounds
+                .iter()
+                .map(|bound| canonical(*bound))
+                .chain(["+Inf".to_owned()])
+                .collect(),
+            FamilyKind::Counter | FamilyKind::Gauge => Vec::new(),
+        };
+        Self {
+            family,
+            name: prometheus_name(namespace, family),
+            bounds,
+        }
+    }
+
+    /// How many samples a point of it has as series of numbers.
+    const fn samples(&self) -> usize {
+        if self.bounds.is_empty() {
+            1
+        } else {
+            self.bounds.len() + 2
+        }
+    }
+}
+
+/// A name of a metric's samples.
+#[derive(Clone, Copy, Debug)]
+enum Sampled {
+    Value,
+    /// The bucket with this number.
+    Bucket(usize),
+    Sum,
+    Count,
+}
+
+/// The samples of a point as series of numbers, each by its name and the bits of its value.
+fn each_sample(metric: &Metric, value: &Value<'_>, mut each: impl FnMut(Sampled, u64)) {
+    match value {
+        Value::Sum(total) => each(Sampled::Value, (*total as f64).to_bits()),
+        Value::Ended if metric.bounds.is_empty() => each(Sampled::Value, STALE_MARKER),
+        Value::Ended => {
+            for number in 0..metric.bounds.len() {
+                each(Sampled::Bucket(number), STALE_MARKER);
+            }
+            each(Sampled::Sum, STALE_MARKER);
+            each(Sampled::Count, STALE_MARKER);
+        }
+        Value::Histogram(point) => {
+            let mut count = 0;
+            for (number, in_bucket) in point.buckets.into_iter().enumerate() {
+                count += in_bucket;
+                each(Sampled::Bucket(number), (count as f64).to_bits());
+            }
+            each(Sampled::Sum, point.sum.to_bits());
+            each(Sampled::Count, (count as f64).to_bits());
+        }
+    }
+}
+
+/// A request that is being filled, in either version.
+enum Open {
+    V1(v1::WriteRequest),
+    V2(Box<v2::Request>),
+}
+
+impl Open {
+    fn clear(&mut self) {
+        match self {
+            Self::V1(request) => request.clear(),
+            Self::V2(request) => request.clear(),
+        }
+    }
+
+    /// How many samples a point of `metric` has.
+    fn samples(&self, metric: &Metric) -> usize {
+        match self {
+            Self::V2(request) if request.native_histograms => 1,
+            Self::V1(_) | Self::V2(_) => metric.samples(),
+        }
+    }
+
+    /// Appends a point. `number` is that of its metric, from 0 on.
+    fn push(&mut self, number: usize, metric: &Metric, labels: &Labels<'_>, point: &Point<'_>) {
+        match self {
+            Self::V1(request) => request.push(number, metric, labels, point),
+            Self::V2(request) => request.push(number, metric, labels, point),
+        }
+    }
+
+    /// The whole message.
+    fn bytes(&mut self) -> &[u8] {
+        match self {
+            Self::V1(request) => request.bytes(),
+            Self::V2(request) => request.bytes(),
+        }
+    }
+}
+
+/// The requests of a snapshot. Each is made when it is asked for, so that there is one at a time, however many series there are.
+pub(super) struct Requests<'a> {
+    encoder: &'a Encoder,
+    pipeline: Option<&'a str>,
+    last: bool,
+    points: Peekable<Box<dyn Iterator<Item = Point<'a>> + Send + 'a>>,
+    /// Of families that have come.
+    metrics: Vec<Metric>,
+    labels: Labels<'a>,
+    /// A request before it is compressed.
+    open: Open,
+    snappy: snap::raw::Encoder,
+    compressed: Vec<u8>,
+}
+
+impl Requests<'_> {
+    /// The number of `family` among the metrics.
+    fn metric(&mut self, family: &'static Family) -> usize {
+        let known = self
+            .metrics
+            .iter()
+            .position(|metric| std::ptr::eq(metric.family, family));
+        known.unwrap_or_else(|| {
+            self.metrics.push(Metric::new(&self.encoder.namespace, family));
+            self.metrics.len() - 1
+        })
+    }
+
+    fn compress(&mut self) -> Result<Bytes, BoxError> {
+        let bytes = self.open.bytes();
+        let room = snap::raw::max_compress_len(bytes.len());
+        self.compressed.resize(room.max(self.compressed.len()), 0);
+        let len = self.snappy.compress(bytes, &mut self.compressed)?;
+        Ok(Bytes::copy_from_slice(&self.compressed[..len]))
+    }
+}
+
+impl Iterator for Requests<'_> {
+    type Item = Result<Request, BoxError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.open.clear();
+        let (mut samples, mut points) = (0, 0);
+        while let Some(family) = self.points.peek().map(|point| point.family) {
+            let number = self.metric(family);
+            // A point goes in one request, so that it arrives whole or fails whole.
+            samples += self.open.samples(&self.metrics[number]);
+            if points > 0 && samples > self.encoder.max_samples {
+                break;
+            }
+            let point = self.points.next()?;
+            self.labels.set(point.series, self.encoder.more(self.pipeline));
+            self.open
+                .push(number, &self.metrics[number], &self.labels, &point);
+            points += 1;
+        }
+        if points == 0 {
+            return None;
+        }
+        Some(self.compress().map(|body| Request {
+            body,
+            points,
+            last: self.last,
+        }))
+    }
+}
+
+fn milliseconds(at: Timestamp) -> u64 {
+    at.as_nanos() / 1_000_000
+}

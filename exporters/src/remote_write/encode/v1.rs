@@ -1,0 +1,135 @@
+//! `prometheus.WriteRequest` (`prometheus/prompb/remote.proto` and `types.proto`), of remote write 1.0. Field numbers stand beside
+//! the fields.
+
+use flowtap_pipeline::series::push_label_name;
+
+use super::labels::{Labels, Place, with_text};
+use super::{BOUND, Metric, NAME, Point, Sampled, each_sample, milliseconds};
+use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint, varint_len};
+
+/// A message that is being written.
+#[derive(Debug, Default)]
+pub(super) struct WriteRequest {
+    bytes: Vec<u8>,
+    /// Names and bounds of metrics, by their number.
+    names: Vec<Names>,
+    own: Own,
+    /// Labels of a sample up to its bound.
+    prefix: Vec<u8>,
+}
+
+/// A metric's names and bounds as labels, encoded once rather than per series.
+#[derive(Debug)]
+struct Names {
+    value: Vec<u8>,
+    bucket: Vec<u8>,
+    sum: Vec<u8>,
+    count: Vec<u8>,
+    bounds: Vec<Vec<u8>>,
+}
+
+impl Names {
+    fn new(metric: &Metric) -> Self {
+        let label = |name: &str, value: &str| {
+            let mut out = Vec::new();
+            push_label(&mut out, name.as_bytes(), value.as_bytes());
+            out
+        };
+        let name = &metric.name;
+        Self {
+            value: label(NAME, name),
+            bucket: label(NAME, &format!("{name}_bucket")),
+            sum: label(NAME, &format!("{name}_sum")),
+            count: label(NAME, &format!("{name}_count")),
+            bounds: metric.bounds.iter().map(|bound| label(BOUND, bound)).collect(),
+        }
+    }
+}
+
+/// A series' own labels, encoded once for all its samples; in between come the name, and a bucket's bound.
+#[derive(Debug, Default)]
+struct Own {
+    before_name: Vec<u8>,
+    before_bound: Vec<u8>,
+    behind: Vec<u8>,
+}
+
+impl Own {
+    fn set(&mut self, labels: &Labels<'_>) {
+        self.before_name.clear();
+        self.before_bound.clear();
+        self.behind.clear();
+        for label in labels.iter() {
+            let part = match Place::of(label) {
+                Place::BeforeName => &mut self.before_name,
+                Place::BeforeBound => &mut self.before_bound,
+                Place::Behind => &mut self.behind,
+            };
+            with_text(label.value, |value| push_label(part, label.name, value));
+        }
+    }
+}
+
+impl WriteRequest {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn push(&mut self, number: usize, metric: &Metric, labels: &Labels<'_>, point: &Point<'_>) {
+        if number == self.names.len() {
+            self.names.push(Names::new(metric));
+        }
+        let names = &self.names[number];
+        self.own.set(labels);
+        let at = milliseconds(point.at);
+        let mut prefixed = None;
+        each_sample(metric, &point.value, |sampled, value| {
+            let (name, bound): (_, &[u8]) = match sampled {
+                Sampled::Value => (&names.value, &[]),
+                Sampled::Bucket(number) => (&names.bucket, &names.bounds[number]),
+                Sampled::Sum => (&names.sum, &[]),
+                Sampled::Count => (&names.count, &[]),
+            };
+            // The same for all buckets, which are nearly all samples of a histogram.
+            if !prefixed.is_some_and(|prefixed| std::ptr::eq(prefixed, name)) {
+                self.prefix.clear();
+                for part in [&self.own.before_name, name, &self.own.before_bound] {
+                    self.prefix.extend_from_slice(part);
+                }
+                prefixed = Some(name);
+            }
+            push_series(
+                &mut self.bytes,
+                [&self.prefix, bound, &self.own.behind],
+                value,
+                at,
+            );
+        });
+    }
+}
+
+/// `WriteRequest.timeseries` 1. `TimeSeries`: labels 1, samples 2 (`Sample`: value 1, timestamp 2).
+#[inline]
+fn push_series(out: &mut Vec<u8>, labels: [&[u8]; 3], value: u64, at: u64) {
+    let labels_len: usize = labels.iter().map(|part| part.len()).sum();
+    let sample_len = FIXED64_BYTES + varint_len(at);
+    begin(out, 1, labels_len + len_delimited(sample_len));
+    for part in labels {
+        out.extend_from_slice(part);
+    }
+    begin(out, 2, sample_len);
+    push_fixed64(out, 1, value);
+    push_varint(out, 2, at);
+}
+
+/// `TimeSeries.labels` 1 (`Label`: name 1, value 2).
+fn push_label(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    begin(out, 1, len_delimited(name.len()) + len_delimited(value.len()));
+    begin(out, 1, name.len());
+    push_label_name(out, name);
+    push_bytes(out, 2, value);
+}

@@ -1,0 +1,381 @@
+//! `io.prometheus.write.v2.Request` (`prometheus/prompb/io/prometheus/write/v2/types.proto`), of remote write 2.0. Field numbers
+//! stand beside the fields.
+//!
+//! Every text stands in it once and is told by its number, and a histogram can be one sample with buckets of its own ("native
+//! histogram with custom buckets") rather than 19: together that is a tenth of what 1.0 takes.
+
+use std::hash::BuildHasher;
+use std::ops::Range;
+
+use flowtap_pipeline::series::push_label_name;
+use flowtap_pipeline::{FamilyKind, HistogramPoint};
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use prost::encoding::encoded_len_varint;
+
+use super::labels::{Labels, Place, with_text};
+use super::{BOUND, Metric, NAME, Point, STALE_MARKER, Sampled, Value, each_sample, milliseconds};
+use crate::wire::{begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint};
+
+/// The schema of a histogram whose bounds are told, as a `sint32`.
+const CUSTOM_BUCKETS: u64 = zigzag(-53);
+
+/// A message that is being written.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) native_histograms: bool,
+    symbols: Symbols,
+    /// Encoded `TimeSeries`.
+    series: Vec<u8>,
+    /// References of metrics, by their number; of those that have come in this request.
+    metrics: Vec<Option<References>>,
+    /// What every histogram of a metric has, by its number.
+    bounds: Vec<Vec<u8>>,
+    own: Own,
+    /// A series that is being written: its labels, and its sample.
+    refs: Vec<u8>,
+    sample: Vec<u8>,
+}
+
+/// A metric's texts in one request, encoded.
+#[derive(Debug)]
+struct References {
+    value: Vec<u8>,
+    bucket: Vec<u8>,
+    sum: Vec<u8>,
+    count: Vec<u8>,
+    bounds: Vec<Vec<u8>>,
+    /// `TimeSeries.metadata` 5 (`Metadata`: type 1, `help_ref` 3).
+    metadata: Vec<u8>,
+}
+
+impl References {
+    fn new(metric: &Metric, symbols: &mut Symbols, native_histograms: bool) -> Self {
+        let mut label = |name: &str, value: &str| {
+            let mut out = Vec::new();
+            push_packed(&mut out, symbols.number(name.as_bytes()).into());
+            push_packed(&mut out, symbols.number(value.as_bytes()).into());
+            out
+        };
+        let name = &metric.name;
+        let numbers = if native_histograms {
+            &[][..]
+        } else {
+            &metric.bounds
+        };
+        let mut of = |suffix: &str| {
+            if numbers.is_empty() {
+                Vec::new()
+            } else {
+                label(NAME, &format!("{name}{suffix}"))
+            }
+        };
+        let (bucket, sum, count) = (of("_bucket"), of("_sum"), of("_count"));
+        let value = if numbers.is_empty() {
+            label(NAME, name)
+        } else {
+            Vec::new()
+        };
+        let bounds = numbers.iter().map(|bound| label(BOUND, bound)).collect();
+        let mut content = Vec::new();
+        let kind = match metric.family.kind {
+            FamilyKind::Counter => 1,
+            FamilyKind::Gauge => 2,
+            FamilyKind::Histogram(_) => 3,
+        };
+        push_varint(&mut content, 1, kind);
+        push_varint(
+            &mut content,
+            3,
+            symbols.number(metric.family.help.as_bytes()).into(),
+        );
+        let mut metadata = Vec::new();
+        push_bytes(&mut metadata, 5, &content);
+        Self {
+            value,
+            bucket,
+            sum,
+            count,
+            bounds,
+            metadata,
+        }
+    }
+}
+
+/// References of a series' own labels; in between come the name, and a bucket's bound.
+#[derive(Debug, Default)]
+struct Own {
+    before_name: Vec<u8>,
+    before_bound: Vec<u8>,
+    behind: Vec<u8>,
+}
+
+impl Own {
+    fn set(&mut self, labels: &Labels<'_>, symbols: &mut Symbols) {
+        self.before_name.clear();
+        self.before_bound.clear();
+        self.behind.clear();
+        for (position, label) in labels.iter().enumerate() {
+            let part = match Place::of(label) {
+                Place::BeforeName => &mut self.before_name,
+                Place::BeforeBound => &mut self.before_bound,
+                Place::Behind => &mut self.behind,
+            };
+            push_packed(part, symbols.name(position, label.name).into());
+            let value = with_text(label.value, |value| symbols.value(position, value));
+            push_packed(part, value.into());
+        }
+    }
+}
+
+impl Request {
+    pub(super) fn new(native_histograms: bool) -> Self {
+        Self {
+            native_histograms,
+            symbols: Symbols::new(),
+            series: Vec::new(),
+            metrics: Vec::new(),
+            bounds: Vec::new(),
+            own: Own::default(),
+            refs: Vec::new(),
+            sample: Vec::new(),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.symbols.clear();
+        self.series.clear();
+        self.metrics.fill_with(|| None);
+    }
+
+    /// Symbols 4, timeseries 5.
+    pub(super) fn bytes(&mut self) -> &[u8] {
+        self.symbols.fields.append(&mut self.series);
+        &self.symbols.fields
+    }
+
+    pub(super) fn push(&mut self, number: usize, metric: &Metric, labels: &Labels<'_>, point: &Point<'_>) {
+        if number == self.metrics.len() {
+            self.metrics.push(None);
+            self.bounds.push(custom_values(metric));
+        }
+        let native = self.native_histograms;
+        let names =
+            self.metrics[number].get_or_insert_with(|| References::new(metric, &mut self.symbols, native));
+        self.own.set(labels, &mut self.symbols);
+        let at = milliseconds(point.at);
+        let start = match metric.family.kind {
+            FamilyKind::Gauge => None,
+            FamilyKind::Counter | FamilyKind::Histogram(_) => Some(milliseconds(point.series.start)),
+        };
+        let Own {
+            before_name,
+            before_bound,
+            behind,
+        } = &self.own;
+        let (out, refs, sample) = (&mut self.series, &mut self.refs, &mut self.sample);
+        if native && !metric.bounds.is_empty() {
+            join(refs, [before_name, &names.value, before_bound, &[], behind]);
+            push_histogram(sample, &point.value, &self.bounds[number], at, start);
+            push_series(out, refs, 3, sample, &names.metadata);
+            return;
+        }
+        each_sample(metric, &point.value, |sampled, value| {
+            let (name, bound): (_, &[u8]) = match sampled {
+                Sampled::Value => (&names.value, &[]),
+                Sampled::Bucket(number) => (&names.bucket, &names.bounds[number]),
+                Sampled::Sum => (&names.sum, &[]),
+                Sampled::Count => (&names.count, &[]),
+            };
+            join(refs, [before_name, name, before_bound, bound, behind]);
+            // `Sample`: value 1, timestamp 2, `start_timestamp` 3.
+            sample.clear();
+            push_fixed64(sample, 1, value);
+            push_varint(sample, 2, at);
+            if let Some(start) = start {
+                push_varint(sample, 3, start);
+            }
+            push_series(out, refs, 2, sample, &names.metadata);
+        });
+    }
+}
+
+fn join(out: &mut Vec<u8>, parts: [&[u8]; 5]) {
+    out.clear();
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+/// `Request.timeseries` 5. `TimeSeries`: `labels_refs` 1, samples 2, histograms 3, metadata 5.
+fn push_series(out: &mut Vec<u8>, refs: &[u8], field: u32, sample: &[u8], metadata: &[u8]) {
+    let len = len_delimited(refs.len()) + len_delimited(sample.len()) + metadata.len();
+    begin(out, 5, len);
+    push_bytes(out, 1, refs);
+    push_bytes(out, field, sample);
+    out.extend_from_slice(metadata);
+}
+
+/// A `Histogram` in place of what is in `out`: `count_int` 1, sum 3, schema 4, `positive_spans` 11 (`BucketSpan`: length 2),
+/// `positive_deltas` 12, timestamp 15, `custom_values` 16, `start_timestamp` 17.
+fn push_histogram(out: &mut Vec<u8>, value: &Value<'_>, bounds: &[u8], at: u64, start: Option<u64>) {
+    out.clear();
+    match value {
+        Value::Histogram(point) => {
+            push_varint(out, 1, point.count());
+            push_fixed64(out, 3, point.sum.to_bits());
+            push_varint(out, 4, CUSTOM_BUCKETS);
+            push_buckets(out, point);
+            push_varint(out, 15, at);
+            out.extend_from_slice(bounds);
+        }
+        // Its end is told by its sum.
+        Value::Sum(_) | Value::Ended => {
+            push_varint(out, 1, 0);
+            push_fixed64(out, 3, STALE_MARKER);
+            push_varint(out, 15, at);
+        }
+    }
+    if let Some(start) = start {
+        push_varint(out, 17, start);
+    }
+}
+
+/// One span of all buckets up to the last that is not empty, and the difference of each to the one before.
+fn push_buckets(out: &mut Vec<u8>, point: &HistogramPoint) {
+    let empty = point.buckets.iter().rev().take_while(|count| **count == 0);
+    let buckets = &point.buckets[..point.buckets.len() - empty.count()];
+    if buckets.is_empty() {
+        return;
+    }
+    // Fewer than 128, so its length takes a byte.
+    begin(out, 11, 2);
+    push_varint(out, 2, buckets.len() as u64);
+    let deltas = buckets.iter().scan(0, |before, count| {
+        let delta = count.wrapping_sub(*before).cast_signed();
+        *before = *count;
+        Some(zigzag(delta))
+    });
+    begin(out, 12, deltas.clone().map(encoded_len_varint).sum());
+    for delta in deltas {
+        push_packed(out, delta);
+    }
+}
+
+/// `Histogram.custom_values` 16: the upper bounds of all buckets but the last.
+fn custom_values(metric: &Metric) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let FamilyKind::Histogram(bounds) = metric.family.kind {
+        let packed: Vec<u8> = bounds.iter().flat_map(|bound| bound.to_le_bytes()).collect();
+        push_bytes(&mut out, 16, &packed);
+    }
+    out
+}
+
+/// Protocol Buffers, "Encoding", "Signed Integers".
+const fn zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)).cast_unsigned()
+}
+
+/// The texts of a request, each once; the first is the empty one.
+#[derive(Debug)]
+struct Symbols {
+    /// `Request.symbols` 4.
+    fields: Vec<u8>,
+    count: u32,
+    known: HashTable<Symbol>,
+    hasher: FixedState,
+    /// The last name and value at each position: nearly every series has the same names, and some values, as the one before it.
+    recent: Vec<[Symbol; 2]>,
+    /// A name as Prometheus has it.
+    mapped: Vec<u8>,
+}
+
+/// A text by its place in the fields.
+#[derive(Clone, Debug, Default)]
+struct Symbol {
+    text: Range<usize>,
+    number: u32,
+}
+
+impl Symbols {
+    fn new() -> Self {
+        let mut symbols = Self {
+            fields: Vec::new(),
+            count: 0,
+            known: HashTable::new(),
+            hasher: FixedState::default(),
+            recent: Vec::new(),
+            mapped: Vec::new(),
+        };
+        symbols.clear();
+        symbols
+    }
+
+    fn clear(&mut self) {
+        self.fields.clear();
+        self.known.clear();
+        self.recent.clear();
+        self.count = 0;
+        self.number(b"");
+    }
+
+    /// The number of an attribute's name as Prometheus has it.
+    fn name(&mut self, position: usize, name: &[u8]) -> u32 {
+        if let Some(number) = self.seen(position, 0, name) {
+            return number;
+        }
+        let mut mapped = std::mem::take(&mut self.mapped);
+        mapped.clear();
+        push_label_name(&mut mapped, name);
+        let number = self.see(position, 0, &mapped);
+        self.mapped = mapped;
+        number
+    }
+
+    /// The number of a label's value.
+    fn value(&mut self, position: usize, value: &[u8]) -> u32 {
+        self.seen(position, 1, value)
+            .unwrap_or_else(|| self.see(position, 1, value))
+    }
+
+    fn seen(&self, position: usize, which: usize, text: &[u8]) -> Option<u32> {
+        let symbol = &self.recent.get(position)?[which];
+        (self.fields[symbol.text.clone()] == *text).then_some(symbol.number)
+    }
+
+    fn see(&mut self, position: usize, which: usize, text: &[u8]) -> u32 {
+        let symbol = self.symbol(text);
+        let number = symbol.number;
+        if self.recent.len() <= position {
+            self.recent.resize_with(position + 1, Default::default);
+        }
+        self.recent[position][which] = symbol;
+        number
+    }
+
+    fn number(&mut self, text: &[u8]) -> u32 {
+        self.symbol(text).number
+    }
+
+    fn symbol(&mut self, text: &[u8]) -> Symbol {
+        let hash = self.hasher.hash_one(text);
+        let fields = &mut self.fields;
+        if let Some(known) = self
+            .known
+            .find(hash, |symbol| fields[symbol.text.clone()] == *text)
+        {
+            return known.clone();
+        }
+        push_bytes(fields, 4, text);
+        let symbol = Symbol {
+            text: fields.len() - text.len()..fields.len(),
+            number: self.count,
+        };
+        self.known.insert_unique(hash, symbol.clone(), |symbol| {
+            self.hasher.hash_one(&fields[symbol.text.clone()])
+        });
+        self.count += 1;
+        symbol
+    }
+}
