@@ -14,10 +14,7 @@ const LOCAL_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const PEERS_IPV4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 const PEERS_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
 
-/// How many addresses 198.18.0.0/15 has.
-const IPV4_ADDRESSES: u32 = 1 << 17;
-
-/// The port of the side that serves; peers beyond the IPv4 addresses have the next ones.
+/// The port of the side that serves; peers beyond the addresses have the next ones.
 const SERVICE_PORT: u16 = 443;
 
 /// The first port of the side that connects, and how many there are: Linux's `ip_local_port_range`.
@@ -41,6 +38,8 @@ pub(super) struct Flows {
     /// How many are open at a time.
     open: u64,
     peers: u64,
+    /// What the other peers share.
+    addresses: u64,
     /// Peers by IPv6.
     ipv6: u64,
     /// Peers that this side serves.
@@ -74,6 +73,7 @@ impl Flows {
         Self {
             open: u64::from(config.flows.max(1)),
             peers: u64::from(peers),
+            addresses: config.addresses.max(1).into(),
             ipv6: share_of(peers, config.ipv6_share),
             servers: share_of(peers, config.server_share),
             active: u64::from(config.active_per_interval.unwrap_or(config.flows)),
@@ -173,8 +173,8 @@ impl Flows {
             (LOCAL_IPV6.into(), addr.into(), SERVICE_PORT)
         } else {
             let number = number - self.ipv6;
-            let addr = PEERS_IPV4.to_bits() + remainder::<u32>(number, IPV4_ADDRESSES.into());
-            let round: u16 = remainder(number / u64::from(IPV4_ADDRESSES), u64::from(u16::MAX));
+            let addr = PEERS_IPV4.to_bits() + remainder::<u32>(number, self.addresses);
+            let round: u16 = remainder(number / self.addresses, u64::from(u16::MAX));
             let addr = Ipv4Addr::from_bits(addr);
             (LOCAL_IPV4.into(), addr.into(), SERVICE_PORT + round)
         };

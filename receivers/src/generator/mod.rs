@@ -10,8 +10,8 @@
 //!    peer of the one that has closed; with more, it is to the next peer, until all have had their turn.
 //! 5. An interval that is over before its turn comes is left out and counted: `receiver_missed_intervals`.
 //!
-//! A peer is an address and a service's port, no two alike: 198.18.0.0/15 (RFC 2544) with port 443, from 131,072 IPv4 peers on
-//! with 444 and so on; `2001:2::/48` (RFC 5180) with port 443. The port is the peer's own where this side is the client, and
+//! A peer is an address and a service's port, no two alike: the first `addresses` of 198.18.0.0/15 (RFC 2544) with port 443, then
+//! the same with 444 and so on; `2001:2::/48` (RFC 5180) with port 443. The port is the peer's own where this side is the client, and
 //! this side's where it serves. This side is 192.0.2.1 (RFC 5737) and `2001:db8::1` (RFC 3849), its process `generator`.
 //!
 //! After K intervals it has come to this, whatever the seed:
@@ -56,6 +56,12 @@ use self::flows::Flows;
 /// The most peers, and with them the most flows.
 const MAX_PEERS: u32 = 10_000_000;
 
+/// How many addresses 198.18.0.0/15 has.
+const MAX_ADDRESSES: u32 = 1 << 17;
+
+/// How many ports there are from 443 on.
+const PORTS: u32 = 65_536 - 443;
+
 /// How many records a batch has at most.
 const BATCH_RECORDS: usize = 1024;
 
@@ -82,7 +88,10 @@ pub struct Config {
     pub sent_bytes: u32,
     /// Bytes that an active flow receives in an interval.
     pub received_bytes: u32,
-    /// Which share of the peers has an IPv6 address: from 0 to 1.
+    /// How many addresses the IPv4 peers share: from 1 to 131,072. Peers of the same address differ by the service's port, of which
+    /// there are 65,093 for each.
+    pub addresses: u32,
+    /// Which share of the peers has an IPv6 address, each its own: from 0 to 1.
     pub ipv6_share: f64,
     /// Which share of the peers is served, ingress; the others are egress. From 0 to 1.
     pub server_share: f64,
@@ -101,6 +110,7 @@ impl Default for Config {
             churn_per_interval: 0,
             sent_bytes: 1000,
             received_bytes: 10_000,
+            addresses: MAX_ADDRESSES,
             ipv6_share: 0.0,
             server_share: 0.5,
             seed: 0,
@@ -119,6 +129,7 @@ impl ComponentConfig for Config {
         let is_share = |share: f64| (0.0..=1.0).contains(&share);
         let at_most = || format!("must be at most `flows`, {flows}");
         let share = || "must be from 0 to 1".to_owned();
+        let fewest = self.peers.unwrap_or(flows).div_ceil(PORTS).max(1);
         let rules = [
             (
                 (1..=MAX_PEERS).contains(&flows),
@@ -143,6 +154,11 @@ impl ComponentConfig for Config {
             ),
             (active <= flows, "active_per_interval", at_most()),
             (self.churn_per_interval <= flows, "churn_per_interval", at_most()),
+            (
+                (fewest..=MAX_ADDRESSES).contains(&self.addresses),
+                "addresses",
+                format!("must be from {fewest}, for as many peers, to {MAX_ADDRESSES}"),
+            ),
             (is_share(self.ipv6_share), "ipv6_share", share()),
             (is_share(self.server_share), "server_share", share()),
         ];

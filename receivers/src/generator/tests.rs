@@ -60,6 +60,7 @@ fn every_bound_that_is_broken_is_told_at_once_with_its_key() {
         max_intervals: Some(0),
         active_per_interval: Some(MAX_PEERS + 2),
         churn_per_interval: MAX_PEERS + 2,
+        addresses: 0,
         ipv6_share: -0.1,
         server_share: f64::NAN,
         ..Config::default()
@@ -73,6 +74,7 @@ fn every_bound_that_is_broken_is_told_at_once_with_its_key() {
         "max_intervals",
         "active_per_interval",
         "churn_per_interval",
+        "addresses",
         "ipv6_share",
         "server_share",
     ];
@@ -122,6 +124,28 @@ fn every_flow_has_a_peer_of_its_own_with_the_shares_that_are_set() {
     let opened = &records[..300_007];
     let served = opened.iter().filter(|record| record.role == Role::Server);
     assert_eq!(served.count(), 120_003);
+}
+
+#[test]
+fn peers_share_the_addresses_that_there_are_and_differ_by_port() {
+    let config = Config {
+        flows: 1000,
+        addresses: 30,
+        ..Config::default()
+    };
+    let peers = moved(&generated(&config, 1));
+    assert_eq!(peers.len(), 1000);
+    let addresses: HashSet<_> = peers.keys().map(|(addr, _)| addr).collect();
+    assert_eq!(addresses.len(), 30);
+    // 34 for each, at most.
+    assert_eq!(peers.keys().map(|(_, port)| port).max(), Some(&(443 + 33)));
+    let config = Config {
+        flows: 65_094,
+        addresses: 1,
+        ..Config::default()
+    };
+    let message = &config.validate()[0].message;
+    assert!(message.contains("from 2"), "{message}");
 }
 
 #[test]

@@ -22,53 +22,113 @@ const WINDOW: Duration = Duration::from_secs(3);
 /// Windows that are measured.
 const WINDOWS: u32 = 4;
 
-/// A scrape as Prometheus asks for it.
-const BY_GZIP: &str = "the same, by gzip";
+/// How many addresses the flows are to, and what that means. Round-trip times are by address, and a histogram is 19 numbers.
+const SHAPES: [(u32, &str); 2] = [
+    (FLOWS, "each to an address of its own"),
+    (FLOWS / 10, "ten to an address"),
+];
+
+/// Headers of a scrape as Prometheus asks for it.
+const BY_GZIP: &str = "Accept-Encoding: gzip\r\n";
 
 /// And as it does with `scrape_protocols: [PrometheusProto]`.
-const BY_PROTOBUF: &str = "the same, protobuf and gzip";
+const BY_PROTOBUF: &str = "Accept-Encoding: gzip\r\nAccept: application/vnd.google.protobuf; \
+                           proto=io.prometheus.client.MetricFamily; encoding=delimited\r\n";
 
-/// What is wired beside the generator: a name, the exporters, their settings.
-const CONTENDERS: [(&str, &str, &[&str]); 10] = [
-    ("none (prometheus, not scraped)", "prometheus", &[]),
-    ("prometheus, a scrape", "prometheus", &[]),
-    (BY_GZIP, "prometheus", &[]),
-    (BY_PROTOBUF, "prometheus", &[]),
-    (
-        "otlp, not compressed",
-        "otlp",
-        &["exporters.otlp.compression=none"],
-    ),
-    ("otlp, zstd", "otlp", &["exporters.otlp.compression=zstd"]),
-    ("otlp, gzip (default)", "otlp", &[]),
-    ("remote_write", "remote_write", &[]),
-    ("file, JSON lines", "file", &[]),
-    ("all (otlp by gzip)", "prometheus, otlp, remote_write, file", &[]),
+/// Settings of remote write 2.0.
+const NATIVE: [&str; 2] = [
+    "exporters.remote_write.protobuf_message=io.prometheus.write.v2.Request",
+    "exporters.remote_write.send_native_histograms=true",
+];
+
+/// What is wired beside the generator.
+struct Contender {
+    name: &'static str,
+    exporters: &'static str,
+    set: &'static [&'static str],
+    /// Headers of the scrape at each window, if there is one.
+    scrape: Option<&'static str>,
+}
+
+const fn contender(name: &'static str, exporters: &'static str) -> Contender {
+    Contender {
+        name,
+        exporters,
+        set: &[],
+        scrape: None,
+    }
+}
+
+const CONTENDERS: [Contender; 12] = [
+    contender("none (prometheus, not scraped)", "prometheus"),
+    Contender {
+        scrape: Some(""),
+        ..contender("prometheus, a scrape", "prometheus")
+    },
+    Contender {
+        scrape: Some(BY_GZIP),
+        ..contender("the same, by gzip", "prometheus")
+    },
+    Contender {
+        scrape: Some(BY_PROTOBUF),
+        ..contender("the same, protobuf and gzip", "prometheus")
+    },
+    Contender {
+        set: &["exporters.otlp.compression=none"],
+        ..contender("otlp, not compressed", "otlp")
+    },
+    Contender {
+        set: &["exporters.otlp.compression=zstd"],
+        ..contender("otlp, zstd", "otlp")
+    },
+    contender("otlp, gzip (default)", "otlp"),
+    contender("remote_write", "remote_write"),
+    Contender {
+        set: &NATIVE,
+        ..contender("remote_write, 2.0 and native", "remote_write")
+    },
+    contender("file, JSON lines", "file"),
+    Contender {
+        scrape: Some(BY_GZIP),
+        ..contender(
+            "all, as they are by default",
+            "prometheus, otlp, remote_write, file",
+        )
+    },
+    Contender {
+        set: &NATIVE,
+        scrape: Some(BY_PROTOBUF),
+        ..contender("all, protobuf and 2.0", "prometheus, otlp, remote_write, file")
+    },
 ];
 
 pub(crate) fn run() {
-    println!(
-        "tick: {FLOWS} synthetic flows, all changed in each window of {WINDOW:?}; per window, over {WINDOWS}"
-    );
-    println!(
-        "{:<31} {:>8} {:>10} {:>10} {:>9} {:>9} {:>8} {:>8}",
-        "exporters", "series", "CPU ms", "added ms", "requests", "MB out", "missed", "RSS MiB"
-    );
-    let mut none = None;
-    for (name, exporters, set) in CONTENDERS {
-        let cpu = measure(name, exporters, set, none);
-        none.get_or_insert(cpu);
+    for (addresses, shape) in SHAPES {
+        println!(
+            "tick: {FLOWS} synthetic flows, {shape}, all changed in each window of {WINDOW:?}; per window, over {WINDOWS}"
+        );
+        println!(
+            "{:<31} {:>8} {:>10} {:>10} {:>9} {:>9} {:>8} {:>8}",
+            "exporters", "series", "CPU ms", "added ms", "requests", "MB out", "missed", "RSS MiB"
+        );
+        let mut none = None;
+        for contender in &CONTENDERS {
+            let cpu = measure(contender, addresses, none);
+            none.get_or_insert(cpu);
+        }
     }
 }
 
 /// Returns CPU per window, in ms.
-fn measure(name: &str, exporters: &str, set: &[&str], none: Option<f64>) -> f64 {
+fn measure(contender: &Contender, addresses: u32, none: Option<f64>) -> f64 {
+    let (name, exporters) = (contender.name, contender.exporters);
     let (scrape, telemetry, taker) = (agent::free_address(), agent::free_address(), Taker::start());
     let folder = tempfile::tempdir().expect("a folder");
     let mut settings = vec![
         "service.pipelines.flows.receivers=[generator]".to_owned(),
         format!("service.pipelines.flows.exporters=[{exporters}]"),
         format!("receivers.generator.flows={FLOWS}"),
+        format!("receivers.generator.addresses={addresses}"),
         format!("receivers.generator.interval={WINDOW:?}"),
         format!("processors.window.interval={WINDOW:?}"),
         "processors.window.max_series=1000000".to_owned(),
@@ -101,18 +161,9 @@ fn measure(name: &str, exporters: &str, set: &[&str], none: Option<f64>) -> f64 
     let settings: Vec<_> = settings
         .iter()
         .map(String::as_str)
-        .chain(set.iter().copied())
+        .chain(contender.set.iter().copied())
         .collect();
     let agent = Agent::when(agent::bare(&settings), "measuring version");
-    let scraped = wired("prometheus") && !name.starts_with("none");
-    let headers = match name {
-        BY_GZIP => "Accept-Encoding: gzip\r\n",
-        BY_PROTOBUF => {
-            "Accept-Encoding: gzip\r\nAccept: application/vnd.google.protobuf; \
-             proto=io.prometheus.client.MetricFamily; encoding=delimited\r\n"
-        }
-        _ => "",
-    };
     // All series are made in the first windows.
     thread::sleep(3 * WINDOW);
     let (cpu, taken) = (cpu_ns(agent.pid()), taker.taken());
@@ -120,7 +171,7 @@ fn measure(name: &str, exporters: &str, set: &[&str], none: Option<f64>) -> f64 
     let began = Instant::now();
     for window in 1..=WINDOWS {
         thread::sleep((window * WINDOW).saturating_sub(began.elapsed()));
-        if scraped {
+        if let Some(headers) = contender.scrape {
             bytes += agent::scrape_with(scrape, headers).expect("a scrape").len() as u64;
         }
     }
