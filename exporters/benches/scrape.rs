@@ -16,7 +16,8 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flowtap_exporters::prometheus::{chunks, text};
 use flowtap_pipeline::{
-    Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, Snapshot, SumPoint, Timestamp,
+    Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Rendered, Series, Snapshot, SumPoint,
+    Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
@@ -40,15 +41,25 @@ fn addr(number: u32) -> IpAddr {
 }
 
 fn snapshot() -> Arc<Snapshot> {
+    // As the window makes its series: labels of few values are shared.
+    let shared = [
+        ("direction", LabelValue::Text("outbound")),
+        ("type", LabelValue::Text("externalHosts")),
+    ];
+    let shared = Arc::new(Rendered::new(&FAMILY, shared));
     let point = |number: u32| {
         let pairs = [
             ("raddr", LabelValue::Addr(addr(number))),
             ("rport", LabelValue::Port(443)),
-            ("direction", LabelValue::Text("outbound")),
-            ("type", LabelValue::Text("externalHosts")),
         ];
+        let series = Series::new(
+            &FAMILY,
+            pairs,
+            Some(Arc::clone(&shared)),
+            Timestamp::from_nanos(1),
+        );
         SumPoint {
-            series: Arc::new(Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(1))),
+            series: Arc::new(series),
             total: u64::from(number) * 1_000,
             delta: 1,
             updated: Timestamp::from_nanos(1),
