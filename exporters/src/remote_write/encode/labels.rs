@@ -31,22 +31,30 @@ impl<'a> Labels<'a> {
     }
 }
 
-/// Where a label stands.
-pub(super) enum Place {
-    BeforeName,
-    BeforeBound,
-    Behind,
+/// The labels of a series in a message's encoding, once for all its samples; in between come the name, and a bucket's bound.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    pub(super) before_name: Vec<u8>,
+    pub(super) before_bound: Vec<u8>,
+    pub(super) behind: Vec<u8>,
 }
 
-impl Place {
-    pub(super) fn of(label: &Pair<'_>) -> Self {
-        let before = |other: &str| exposed(label.name).lt(other.bytes());
-        if before(NAME) {
-            Self::BeforeName
-        } else if before(BOUND) {
-            Self::BeforeBound
-        } else {
-            Self::Behind
+impl Encoded {
+    /// Those of `labels`, each appended by `push`, which is told its position.
+    pub(super) fn set(&mut self, labels: &Labels<'_>, mut push: impl FnMut(&mut Vec<u8>, usize, &Pair<'_>)) {
+        self.before_name.clear();
+        self.before_bound.clear();
+        self.behind.clear();
+        for (position, label) in labels.iter().enumerate() {
+            let before = |other: &str| exposed(label.name).lt(other.bytes());
+            let part = if before(NAME) {
+                &mut self.before_name
+            } else if before(BOUND) {
+                &mut self.before_bound
+            } else {
+                &mut self.behind
+            };
+            push(part, position, label);
         }
     }
 }

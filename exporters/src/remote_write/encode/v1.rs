@@ -3,7 +3,7 @@
 
 use flowtap_pipeline::series::push_label_name;
 
-use super::labels::{Labels, Place, with_text};
+use super::labels::{Encoded, Labels, with_text};
 use super::{BOUND, Metric, NAME, Point, Sampled, each_sample, milliseconds};
 use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint, varint_len};
 
@@ -13,7 +13,7 @@ pub(super) struct WriteRequest {
     bytes: Vec<u8>,
     /// Names and bounds of metrics, by their number.
     names: Vec<Names>,
-    own: Own,
+    own: Encoded,
     /// Labels of a sample up to its bound.
     prefix: Vec<u8>,
 }
@@ -46,30 +46,6 @@ impl Names {
     }
 }
 
-/// A series' own labels, encoded once for all its samples; in between come the name, and a bucket's bound.
-#[derive(Debug, Default)]
-struct Own {
-    before_name: Vec<u8>,
-    before_bound: Vec<u8>,
-    behind: Vec<u8>,
-}
-
-impl Own {
-    fn set(&mut self, labels: &Labels<'_>) {
-        self.before_name.clear();
-        self.before_bound.clear();
-        self.behind.clear();
-        for label in labels.iter() {
-            let part = match Place::of(label) {
-                Place::BeforeName => &mut self.before_name,
-                Place::BeforeBound => &mut self.before_bound,
-                Place::Behind => &mut self.behind,
-            };
-            with_text(label.value, |value| push_label(part, label.name, value));
-        }
-    }
-}
-
 impl WriteRequest {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
@@ -84,7 +60,9 @@ impl WriteRequest {
             self.names.push(Names::new(metric));
         }
         let names = &self.names[number];
-        self.own.set(labels);
+        self.own.set(labels, |out, _, label| {
+            with_text(label.value, |value| push_label(out, label.name, value));
+        });
         let at = milliseconds(point.at);
         let mut prefixed = None;
         each_sample(metric, &point.value, |sampled, value| {

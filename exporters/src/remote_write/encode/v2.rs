@@ -13,7 +13,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use prost::encoding::encoded_len_varint;
 
-use super::labels::{Labels, Place, with_text};
+use super::labels::{Encoded, Labels, with_text};
 use super::{BOUND, Metric, NAME, Point, STALE_MARKER, Sampled, Value, each_sample, milliseconds};
 use crate::wire::{begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint};
 
@@ -31,7 +31,8 @@ pub(super) struct Request {
     metrics: Vec<Option<References>>,
     /// What every histogram of a metric has, by its number.
     bounds: Vec<Vec<u8>>,
-    own: Own,
+    /// References of a series' own labels.
+    own: Encoded,
     /// A series that is being written: its labels, and its sample.
     refs: Vec<u8>,
     sample: Vec<u8>,
@@ -102,32 +103,6 @@ impl References {
     }
 }
 
-/// References of a series' own labels; in between come the name, and a bucket's bound.
-#[derive(Debug, Default)]
-struct Own {
-    before_name: Vec<u8>,
-    before_bound: Vec<u8>,
-    behind: Vec<u8>,
-}
-
-impl Own {
-    fn set(&mut self, labels: &Labels<'_>, symbols: &mut Symbols) {
-        self.before_name.clear();
-        self.before_bound.clear();
-        self.behind.clear();
-        for (position, label) in labels.iter().enumerate() {
-            let part = match Place::of(label) {
-                Place::BeforeName => &mut self.before_name,
-                Place::BeforeBound => &mut self.before_bound,
-                Place::Behind => &mut self.behind,
-            };
-            push_packed(part, symbols.name(position, label.name).into());
-            let value = with_text(label.value, |value| symbols.value(position, value));
-            push_packed(part, value.into());
-        }
-    }
-}
-
 impl Request {
     pub(super) fn new(native_histograms: bool) -> Self {
         Self {
@@ -136,7 +111,7 @@ impl Request {
             series: Vec::new(),
             metrics: Vec::new(),
             bounds: Vec::new(),
-            own: Own::default(),
+            own: Encoded::default(),
             refs: Vec::new(),
             sample: Vec::new(),
         }
@@ -162,13 +137,18 @@ impl Request {
         let native = self.native_histograms;
         let names =
             self.metrics[number].get_or_insert_with(|| References::new(metric, &mut self.symbols, native));
-        self.own.set(labels, &mut self.symbols);
+        let symbols = &mut self.symbols;
+        self.own.set(labels, |out, position, label| {
+            push_packed(out, symbols.name(position, label.name).into());
+            let value = with_text(label.value, |value| symbols.value(position, value));
+            push_packed(out, value.into());
+        });
         let at = milliseconds(point.at);
         let start = match metric.family.kind {
             FamilyKind::Gauge => None,
             FamilyKind::Counter | FamilyKind::Histogram(_) => Some(milliseconds(point.series.start)),
         };
-        let Own {
+        let Encoded {
             before_name,
             before_bound,
             behind,
