@@ -196,6 +196,50 @@ enum Sampled {
     Count,
 }
 
+/// What a metric's samples are told apart by, as labels in a message's encoding, once rather than per series.
+#[derive(Debug)]
+struct Names {
+    /// Of what is one sample.
+    value: Vec<u8>,
+    bucket: Vec<u8>,
+    sum: Vec<u8>,
+    count: Vec<u8>,
+    bounds: Vec<Vec<u8>>,
+}
+
+impl Names {
+    /// Those of a metric whose points are one sample each, or of one whose points are `numbers`; `label` encodes.
+    fn new(metric: &Metric, numbers: bool, mut label: impl FnMut(&str, &str) -> Vec<u8>) -> Self {
+        let mut named = |of_numbers: bool, suffix: &str| {
+            if of_numbers == numbers {
+                label(NAME, &format!("{}{suffix}", metric.name))
+            } else {
+                Vec::new()
+            }
+        };
+        let value = named(false, "");
+        let [bucket, sum, count] = ["_bucket", "_sum", "_count"].map(|suffix| named(true, suffix));
+        let bounds = metric.bounds.iter().filter(|_| numbers);
+        Self {
+            value,
+            bucket,
+            sum,
+            count,
+            bounds: bounds.map(|bound| label(BOUND, bound)).collect(),
+        }
+    }
+
+    /// The name of a sample, and its bound, if it has one.
+    fn of(&self, sampled: Sampled) -> (&[u8], &[u8]) {
+        match sampled {
+            Sampled::Value => (&self.value, &[]),
+            Sampled::Bucket(number) => (&self.bucket, &self.bounds[number]),
+            Sampled::Sum => (&self.sum, &[]),
+            Sampled::Count => (&self.count, &[]),
+        }
+    }
+}
+
 /// The samples of a point as series of numbers, each by its name and the bits of its value.
 fn each_sample(metric: &Metric, value: &Value<'_>, mut each: impl FnMut(Sampled, u64)) {
     match value {

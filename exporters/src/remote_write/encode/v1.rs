@@ -4,7 +4,7 @@
 use flowtap_pipeline::series::push_label_name;
 
 use super::labels::{Encoded, Labels, with_text};
-use super::{BOUND, Metric, NAME, Point, Sampled, each_sample, milliseconds};
+use super::{Metric, Names, Point, each_sample, milliseconds};
 use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint, varint_len};
 
 /// A message that is being written.
@@ -18,34 +18,6 @@ pub(super) struct WriteRequest {
     prefix: Vec<u8>,
 }
 
-/// A metric's names and bounds as labels, encoded once rather than per series.
-#[derive(Debug)]
-struct Names {
-    value: Vec<u8>,
-    bucket: Vec<u8>,
-    sum: Vec<u8>,
-    count: Vec<u8>,
-    bounds: Vec<Vec<u8>>,
-}
-
-impl Names {
-    fn new(metric: &Metric) -> Self {
-        let label = |name: &str, value: &str| {
-            let mut out = Vec::new();
-            push_label(&mut out, name.as_bytes(), value.as_bytes());
-            out
-        };
-        let name = &metric.name;
-        Self {
-            value: label(NAME, name),
-            bucket: label(NAME, &format!("{name}_bucket")),
-            sum: label(NAME, &format!("{name}_sum")),
-            count: label(NAME, &format!("{name}_count")),
-            bounds: metric.bounds.iter().map(|bound| label(BOUND, bound)).collect(),
-        }
-    }
-}
-
 impl WriteRequest {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
@@ -57,7 +29,12 @@ impl WriteRequest {
 
     pub(super) fn push(&mut self, number: usize, metric: &Metric, labels: &Labels<'_>, point: &Point<'_>) {
         if number == self.names.len() {
-            self.names.push(Names::new(metric));
+            self.names
+                .push(Names::new(metric, !metric.bounds.is_empty(), |name, value| {
+                    let mut out = Vec::new();
+                    push_label(&mut out, name.as_bytes(), value.as_bytes());
+                    out
+                }));
         }
         let names = &self.names[number];
         self.own.set(labels, |out, _, label| {
@@ -66,16 +43,11 @@ impl WriteRequest {
         let at = milliseconds(point.at);
         let mut prefixed = None;
         each_sample(metric, &point.value, |sampled, value| {
-            let (name, bound): (_, &[u8]) = match sampled {
-                Sampled::Value => (&names.value, &[]),
-                Sampled::Bucket(number) => (&names.bucket, &names.bounds[number]),
-                Sampled::Sum => (&names.sum, &[]),
-                Sampled::Count => (&names.count, &[]),
-            };
+            let (name, bound) = names.of(sampled);
             // The same for all buckets, which are nearly all samples of a histogram.
             if !prefixed.is_some_and(|prefixed| std::ptr::eq(prefixed, name)) {
                 self.prefix.clear();
-                for part in [&self.own.before_name, name, &self.own.before_bound] {
+                for part in [&*self.own.before_name, name, &self.own.before_bound] {
                     self.prefix.extend_from_slice(part);
                 }
                 prefixed = Some(name);

@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use prost::encoding::encoded_len_varint;
 
 use super::labels::{Encoded, Labels, with_text};
-use super::{BOUND, Metric, NAME, Point, STALE_MARKER, Sampled, Value, each_sample, milliseconds};
+use super::{Metric, Names, Point, STALE_MARKER, Value, each_sample, milliseconds};
 use crate::wire::{begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint};
 
 /// The schema of a histogram whose bounds are told, as a `sint32`.
@@ -41,43 +41,20 @@ pub(super) struct Request {
 /// A metric's texts in one request, encoded.
 #[derive(Debug)]
 struct References {
-    value: Vec<u8>,
-    bucket: Vec<u8>,
-    sum: Vec<u8>,
-    count: Vec<u8>,
-    bounds: Vec<Vec<u8>>,
+    names: Names,
     /// `TimeSeries.metadata` 5 (`Metadata`: type 1, `help_ref` 3).
     metadata: Vec<u8>,
 }
 
 impl References {
     fn new(metric: &Metric, symbols: &mut Symbols, native_histograms: bool) -> Self {
-        let mut label = |name: &str, value: &str| {
+        let numbers = !native_histograms && !metric.bounds.is_empty();
+        let names = Names::new(metric, numbers, |name, value| {
             let mut out = Vec::new();
             push_packed(&mut out, symbols.number(name.as_bytes()).into());
             push_packed(&mut out, symbols.number(value.as_bytes()).into());
             out
-        };
-        let name = &metric.name;
-        let numbers = if native_histograms {
-            &[][..]
-        } else {
-            &metric.bounds
-        };
-        let mut of = |suffix: &str| {
-            if numbers.is_empty() {
-                Vec::new()
-            } else {
-                label(NAME, &format!("{name}{suffix}"))
-            }
-        };
-        let (bucket, sum, count) = (of("_bucket"), of("_sum"), of("_count"));
-        let value = if numbers.is_empty() {
-            label(NAME, name)
-        } else {
-            Vec::new()
-        };
-        let bounds = numbers.iter().map(|bound| label(BOUND, bound)).collect();
+        });
         let mut content = Vec::new();
         let kind = match metric.family.kind {
             FamilyKind::Counter => 1,
@@ -92,14 +69,7 @@ impl References {
         );
         let mut metadata = Vec::new();
         push_bytes(&mut metadata, 5, &content);
-        Self {
-            value,
-            bucket,
-            sum,
-            count,
-            bounds,
-            metadata,
-        }
+        Self { names, metadata }
     }
 }
 
@@ -135,7 +105,7 @@ impl Request {
             self.bounds.push(custom_values(metric));
         }
         let native = self.native_histograms;
-        let names =
+        let References { names, metadata } =
             self.metrics[number].get_or_insert_with(|| References::new(metric, &mut self.symbols, native));
         let symbols = &mut self.symbols;
         self.own.set(labels, |out, position, label| {
@@ -157,16 +127,11 @@ impl Request {
         if native && !metric.bounds.is_empty() {
             join(refs, [before_name, &names.value, before_bound, &[], behind]);
             push_histogram(sample, &point.value, &self.bounds[number], at, start);
-            push_series(out, refs, 3, sample, &names.metadata);
+            push_series(out, refs, 3, sample, metadata);
             return;
         }
         each_sample(metric, &point.value, |sampled, value| {
-            let (name, bound): (_, &[u8]) = match sampled {
-                Sampled::Value => (&names.value, &[]),
-                Sampled::Bucket(number) => (&names.bucket, &names.bounds[number]),
-                Sampled::Sum => (&names.sum, &[]),
-                Sampled::Count => (&names.count, &[]),
-            };
+            let (name, bound) = names.of(sampled);
             join(refs, [before_name, name, before_bound, bound, behind]);
             // `Sample`: value 1, timestamp 2, `start_timestamp` 3.
             sample.clear();
@@ -175,7 +140,7 @@ impl Request {
             if let Some(start) = start {
                 push_varint(sample, 3, start);
             }
-            push_series(out, refs, 2, sample, &names.metadata);
+            push_series(out, refs, 2, sample, metadata);
         });
     }
 }
