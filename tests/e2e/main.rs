@@ -15,6 +15,7 @@
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
+//! | `shielded` | what this machine shows no eBPF program, whoever it is of |
 
 #![expect(
     clippy::disallowed_methods,
@@ -47,5 +48,6 @@ mod references;
 mod reloads;
 mod require;
 mod schema;
+mod shielded;
 mod stores;
 mod traffic;
