@@ -60,7 +60,7 @@ fn snapshot() -> Arc<Snapshot> {
             .iter()
             .map(|(name, value)| (*name, LabelValue::Text(value)));
         SumPoint {
-            series: Arc::new(Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(1))),
+            series: Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(1)),
             total: u64::from(number),
             delta: 1,
             updated: Timestamp::from_nanos(1),

@@ -59,7 +59,7 @@ fn snapshot() -> Arc<Snapshot> {
             Timestamp::from_nanos(1),
         );
         SumPoint {
-            series: Arc::new(series),
+            series,
             total: u64::from(number) * 1_000,
             delta: 1,
             updated: Timestamp::from_nanos(1),

@@ -249,7 +249,7 @@ fn push_series(text: &mut String, series: &Series, updated: Timestamp) -> std::f
             PairValue::Integer(value) => writeln!(text, "     -> {name}: Int({value})")?,
         }
     }
-    writeln!(text, "StartTimestamp: {}", series.start)?;
+    writeln!(text, "StartTimestamp: {}", series.start())?;
     writeln!(text, "Timestamp: {updated}")
 }
 

@@ -60,7 +60,7 @@ fn sum(raddr: &str, total: u64) -> SumPoint {
     let pairs = [("raddr", LabelValue::Text(raddr))];
     let series = Series::new(&BYTES, pairs, None, Timestamp::from_nanos(1_000));
     SumPoint {
-        series: Arc::new(series),
+        series,
         total,
         delta: total,
         updated: Timestamp::from_nanos(5_000),
@@ -76,7 +76,7 @@ pub(crate) fn snapshot(total: u64) -> Snapshot {
     let pairs = [("raddr", LabelValue::Text("a\"b\\c\nd"))];
     let series = Series::new(&TIMES, pairs, None, Timestamp::from_nanos(1_000));
     let times = HistogramPoint {
-        series: Arc::new(series),
+        series,
         buckets,
         sum: 12.5,
         updated: Timestamp::from_nanos(5_000),

@@ -55,7 +55,7 @@ pub use memory::{Memory, MemoryState};
 pub use node::NodeInfo;
 pub use queue::{QueueConfig, WhenFull};
 pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};
-pub use series::{Family, FamilyKind, LabelValue, Naming, Pair, PairValue, Rendered, Series};
+pub use series::{Family, FamilyKind, LabelValue, Naming, Pair, PairValue, Rendered, Series, SeriesId};
 pub use sink::Sink;
 pub use snapshot::{FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Snapshot, SumPoint};
 pub use stage::{Aggregator, ExportService, Exported, Exporter, Processor, Receiver, StageError};

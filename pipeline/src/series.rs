@@ -11,6 +11,7 @@ use std::sync::Arc;
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use triomphe::ThinArc;
 
 use crate::snapshot::HISTOGRAM_BUCKETS;
 use crate::time::Timestamp;
@@ -66,90 +67,115 @@ pub enum LabelValue<'a> {
 }
 
 /// Labels, rendered once.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Rendered {
-    /// Labels, then attributes: one piece of memory, because there are as many of these as series.
+    parts: Parts,
     bytes: Box<[u8]>,
+}
+
+impl Rendered {
+    /// Names and values of labels, in their order, for a series of `family`. Names are of the family's naming.
+    pub fn new<'a>(family: &Family, pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>) -> Self {
+        let (parts, bytes) = render(family, pairs);
+        Self {
+            parts,
+            bytes: bytes.into_boxed_slice(),
+        }
+    }
+}
+
+/// What is where in labels that are rendered: labels, then attributes, in one piece of memory because there are as many of these
+/// as series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Parts {
     /// Where the attributes begin.
     attributes: u32,
     /// See [`Series::label_pairs_len`].
     pairs_len: u32,
 }
 
-impl Rendered {
-    /// Names and values of labels, in their order, for a series of `family`. Names are of the family's naming.
-    pub fn new<'a>(family: &Family, pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>) -> Self {
-        let field = match family.kind {
-            FamilyKind::Counter | FamilyKind::Gauge => 7,
-            FamilyKind::Histogram(_) => 9,
-        };
-        let otel = family.naming == Naming::Otel;
-        let mut labels = String::new();
-        let mut attributes = Vec::new();
-        let mut pairs_len = 0;
-        let mut text = String::new();
-        for (name, value) in pairs {
-            text.clear();
-            let (value, number) = match value {
-                LabelValue::Text(value) => (value, None),
-                LabelValue::Addr(addr) => (shown(&mut text, addr), None),
-                LabelValue::Port(port) => (shown(&mut text, port), Some(u64::from(port))),
-                LabelValue::Number(number) => (shown(&mut text, number), Some(number)),
-            };
-            // An attribute that is not known is left out, where a label of the text formats would be empty.
-            if otel && value.is_empty() {
-                continue;
-            }
-            if !labels.is_empty() {
-                labels.push(',');
-            }
-            match number.filter(|_| otel) {
-                Some(number) => push_integer_attribute(&mut attributes, field, name, number),
-                None => push_attribute(&mut attributes, field, name, value),
-            }
-            let pair_len = text_len(name) + text_len(value);
-            pairs_len += 1 + encoded_len_varint(pair_len as u64) + pair_len;
-            if otel {
-                push_label(&mut labels, &name.replace('.', "_"), value);
-            } else {
-                push_label(&mut labels, name, value);
-            }
-        }
-        let mut bytes = labels.into_bytes();
-        // Labels come from names of a few thousand bytes at most.
-        let small = |len: usize| u32::try_from(len).unwrap_or_default();
-        let split = small(bytes.len());
-        bytes.extend_from_slice(&attributes);
-        Self {
-            bytes: bytes.into_boxed_slice(),
-            attributes: split,
-            pairs_len: small(pairs_len),
-        }
-    }
-
+impl Parts {
     /// As they stand between the braces.
-    fn labels(&self) -> &[u8] {
-        let (labels, _) = self.bytes.split_at(self.attributes as usize);
+    fn labels(self, bytes: &[u8]) -> &[u8] {
+        let (labels, _) = bytes.split_at(self.attributes as usize);
         labels
     }
 
-    fn attributes(&self) -> &[u8] {
-        let (_, attributes) = self.bytes.split_at(self.attributes as usize);
+    fn attributes(self, bytes: &[u8]) -> &[u8] {
+        let (_, attributes) = bytes.split_at(self.attributes as usize);
         attributes
     }
 }
 
-/// One label set of a family. Shared by `Arc`: made once, read by every exporter.
+fn render<'a>(
+    family: &Family,
+    pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>,
+) -> (Parts, Vec<u8>) {
+    let field = match family.kind {
+        FamilyKind::Counter | FamilyKind::Gauge => 7,
+        FamilyKind::Histogram(_) => 9,
+    };
+    let otel = family.naming == Naming::Otel;
+    let mut labels = String::new();
+    let mut attributes = Vec::new();
+    let mut pairs_len = 0;
+    let mut text = String::new();
+    for (name, value) in pairs {
+        text.clear();
+        let (value, number) = match value {
+            LabelValue::Text(value) => (value, None),
+            LabelValue::Addr(addr) => (shown(&mut text, addr), None),
+            LabelValue::Port(port) => (shown(&mut text, port), Some(u64::from(port))),
+            LabelValue::Number(number) => (shown(&mut text, number), Some(number)),
+        };
+        // An attribute that is not known is left out, where a label of the text formats would be empty.
+        if otel && value.is_empty() {
+            continue;
+        }
+        if !labels.is_empty() {
+            labels.push(',');
+        }
+        match number.filter(|_| otel) {
+            Some(number) => push_integer_attribute(&mut attributes, field, name, number),
+            None => push_attribute(&mut attributes, field, name, value),
+        }
+        let pair_len = text_len(name) + text_len(value);
+        pairs_len += 1 + encoded_len_varint(pair_len as u64) + pair_len;
+        if otel {
+            push_label(&mut labels, &name.replace('.', "_"), value);
+        } else {
+            push_label(&mut labels, name, value);
+        }
+    }
+    let mut bytes = labels.into_bytes();
+    // Labels come from names of a few thousand bytes at most.
+    let small = |len: usize| u32::try_from(len).unwrap_or_default();
+    let parts = Parts {
+        attributes: small(bytes.len()),
+        pairs_len: small(pairs_len),
+    };
+    bytes.extend_from_slice(&attributes);
+    (parts, bytes)
+}
+
+/// One label set of a family: made once, read by every exporter. A clone is the same one.
 ///
-/// The last labels of many series are the same, such as direction and class: these can be shared, which is most of what a
-/// series' labels would take.
+/// It is one piece of memory, its labels behind the rest: there are as many as series, and an exporter that has waited for one has
+/// its labels, too ([ADR 17](../../../docs/adr/0017-a-series-is-one-piece.md)). The last labels of many series are the same, such
+/// as direction and class: these can be shared, which is most of what a series' labels would take.
+#[derive(Clone, Debug)]
+pub struct Series(ThinArc<Head, u8>);
+
 #[derive(Debug)]
-pub struct Series {
-    /// When it began to count: the start time of its cumulative points.
-    pub start: Timestamp,
-    own: Rendered,
+struct Head {
+    start: Timestamp,
+    parts: Parts,
     shared: Option<Arc<Rendered>>,
 }
+
+/// Which series one is, as long as somebody holds it: another can have the same number afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SeriesId(usize);
 
 impl Series {
     /// With the labels of its own that `pairs` are, behind which come those that are `shared`.
@@ -159,18 +185,39 @@ impl Series {
         shared: Option<Arc<Rendered>>,
         start: Timestamp,
     ) -> Self {
-        Self {
-            start,
-            own: Rendered::new(family, pairs),
-            shared,
-        }
+        let (parts, bytes) = render(family, pairs);
+        let head = Head { start, parts, shared };
+        Self(ThinArc::from_header_and_slice(head, &bytes))
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> SeriesId {
+        SeriesId(self.0.as_ptr().addr())
+    }
+
+    /// When it began to count: the start time of its cumulative points.
+    pub fn start(&self) -> Timestamp {
+        self.head().start
+    }
+
+    fn head(&self) -> &Head {
+        &self.0.header.header
+    }
+
+    /// Labels of its own, as they are rendered.
+    fn bytes(&self) -> &[u8] {
+        &self.0.slice
     }
 
     /// Prometheus label pairs as they stand between the braces, `raddr="192.0.2.7"` and `type="externalHosts"`, in UTF-8: two lists,
     /// to be joined by a comma if neither is empty. Both are if the family has no labels.
     pub fn labels(&self) -> [&[u8]; 2] {
-        let shared = self.shared.as_deref().map_or(&[][..], Rendered::labels);
-        [self.own.labels(), shared]
+        let head = self.head();
+        let shared = head.shared.as_deref();
+        [
+            head.parts.labels(self.bytes()),
+            shared.map_or(&[], |shared| shared.parts.labels(&shared.bytes)),
+        ]
     }
 
     /// The same as one list.
@@ -192,16 +239,21 @@ impl Series {
     /// How many bytes the labels take as `LabelPair` messages (`prometheus/client_model`, `metrics.proto`), each with a key of one byte
     /// and its length.
     pub fn label_pairs_len(&self) -> usize {
-        let shared = self.shared.as_deref().map_or(0, |shared| shared.pairs_len);
-        self.own.pairs_len as usize + shared as usize
+        let head = self.head();
+        let shared = head.shared.as_deref().map_or(0, |shared| shared.parts.pairs_len);
+        head.parts.pairs_len as usize + shared as usize
     }
 
     /// The labels as OTLP `KeyValue` messages, each behind its key and length, ready to be copied into a data point of
     /// the family's kind (`opentelemetry/proto/metrics/v1/metrics.proto`: field 7 of a `NumberDataPoint`, 9 of a
     /// `HistogramDataPoint`), one piece after the other.
     pub fn attributes(&self) -> [&[u8]; 2] {
-        let shared = self.shared.as_deref().map_or(&[][..], Rendered::attributes);
-        [self.own.attributes(), shared]
+        let head = self.head();
+        let shared = head.shared.as_deref();
+        [
+            head.parts.attributes(self.bytes()),
+            shared.map_or(&[], |shared| shared.parts.attributes(&shared.bytes)),
+        ]
     }
 
     /// How many bytes the attributes have.
@@ -212,14 +264,12 @@ impl Series {
 
 /// Brings `series` into the CPU's caches before they are looked at one after the other.
 ///
-/// Each is two places in memory, the second of which is found by the first, and a large window's fit into no cache: so they are
-/// touched in two loops, in each of which the CPU waits for all at the same time.
-pub(crate) fn warm<'a>(series: impl Iterator<Item = &'a Series> + Clone) {
+/// A large window's fit into no cache: so they are touched in a loop in which nothing waits for anything else, and the CPU waits for
+/// all at the same time.
+pub(crate) fn warm<'a>(series: impl Iterator<Item = &'a Series>) {
     const LINE_BYTES: usize = 64;
-    let first: usize = series.clone().map(|series| series.own.bytes.len()).sum();
-    let lines = series.flat_map(|series| series.own.bytes.iter().step_by(LINE_BYTES));
-    let second: usize = lines.map(|byte| usize::from(*byte)).sum();
-    std::hint::black_box(first + second);
+    let lines = series.flat_map(|series| series.bytes().iter().step_by(LINE_BYTES));
+    std::hint::black_box(lines.map(|byte| usize::from(*byte)).sum::<usize>());
 }
 
 fn shown(text: &mut String, value: impl std::fmt::Display) -> &str {

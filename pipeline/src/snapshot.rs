@@ -16,8 +16,8 @@ pub const HISTOGRAM_BUCKETS: usize = 16;
 #[derive(Clone, Debug)]
 pub struct SumPoint {
     /// Which series.
-    pub series: Arc<Series>,
-    /// Everything counted since `series.start`.
+    pub series: Series,
+    /// Everything counted since `series.start()`.
     pub total: u64,
     /// What this window added.
     pub delta: u64,
@@ -29,8 +29,8 @@ pub struct SumPoint {
 #[derive(Clone, Debug)]
 pub struct HistogramPoint {
     /// Which series.
-    pub series: Arc<Series>,
-    /// Observations per bucket since `series.start`, not cumulated over buckets; the last has no upper bound.
+    pub series: Series,
+    /// Observations per bucket since `series.start()`, not cumulated over buckets; the last has no upper bound.
     pub buckets: [u64; HISTOGRAM_BUCKETS + 1],
     /// Sum of all observed values, in the family's unit.
     pub sum: f64,
@@ -76,9 +76,9 @@ impl Points {
             return;
         }
         match self {
-            Self::Sums(points) => warm(points.iter().skip(number).take(AHEAD).map(|point| &*point.series)),
+            Self::Sums(points) => warm(points.iter().skip(number).take(AHEAD).map(|point| &point.series)),
             Self::Histograms(points) => {
-                warm(points.iter().skip(number).take(AHEAD).map(|point| &*point.series));
+                warm(points.iter().skip(number).take(AHEAD).map(|point| &point.series));
             }
         }
     }
@@ -92,7 +92,7 @@ pub struct FamilySnapshot {
     /// Its live series.
     pub points: Points,
     /// Series that expired in this window: listed once, here, and never again.
-    pub ended: Vec<Arc<Series>>,
+    pub ended: Vec<Series>,
 }
 
 /// Every family at the end of a window.
@@ -119,7 +119,7 @@ impl Snapshot {
                 Points::Sums(points) => points.capacity() * size_of::<SumPoint>(),
                 Points::Histograms(points) => points.capacity() * size_of::<HistogramPoint>(),
             };
-            points + family.ended.capacity() * size_of::<Arc<Series>>() + size_of::<FamilySnapshot>()
+            points + family.ended.capacity() * size_of::<Series>() + size_of::<FamilySnapshot>()
         };
         size_of::<Self>() + self.families.iter().map(of).sum::<usize>()
     }

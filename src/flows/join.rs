@@ -1,9 +1,8 @@
 //! From a snapshot's families to flows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
-use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, Snapshot};
+use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, SeriesId, Snapshot};
 use flowtap_processors::window::families::{Definition, FAMILIES, FamilyId};
 
 use super::tap::Latest;
@@ -117,15 +116,15 @@ fn round_trips(family: &FamilySnapshot, latest: &Latest, names: &Names) -> Vec<(
         return Vec::new();
     };
     let scale = if family.family.unit == "s" { 1e6 } else { 1.0 };
-    let before: HashMap<*const Series, &super::tap::Before> = latest
+    let before: HashMap<SeriesId, &super::tap::Before> = latest
         .before
         .iter()
-        .map(|before| (Arc::as_ptr(&before.series), before))
+        .map(|before| (before.series.id(), before))
         .collect();
     let fresh = points.iter().filter(|point| point.updated == latest.snapshot.at);
     let mean = |point: &flowtap_pipeline::HistogramPoint| {
         let (count, sum) = before
-            .get(&Arc::as_ptr(&point.series))
+            .get(&point.series.id())
             .map_or((0, 0.0), |before| (before.count, before.sum));
         Mean {
             count: point.count().saturating_sub(count),
@@ -223,6 +222,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::flows::Bytes;
     use crate::flows::tap::Before;
@@ -234,16 +235,11 @@ mod tests {
     /// The labels of a series.
     type Pairs<'a> = &'a [(&'a str, &'a str)];
 
-    fn series(id: FamilyId, naming: Naming, labels: &[(&str, &str)]) -> Arc<Series> {
+    fn series(id: FamilyId, naming: Naming, labels: &[(&str, &str)]) -> Series {
         let pairs = labels
             .iter()
             .map(|(name, value)| (*name, LabelValue::Text(value)));
-        Arc::new(Series::new(
-            id.definition().named(naming),
-            pairs,
-            None,
-            Timestamp::default(),
-        ))
+        Series::new(id.definition().named(naming), pairs, None, Timestamp::default())
     }
 
     fn sums(id: FamilyId, naming: Naming, rows: &[(Pairs<'_>, u64, u64)]) -> FamilySnapshot {
@@ -327,7 +323,7 @@ mod tests {
             panic!("histograms");
         };
         latest.before = vec![Before {
-            series: Arc::clone(&points[1].series),
+            series: points[1].series.clone(),
             count: 1,
             sum: 100.0,
         }];

@@ -37,7 +37,7 @@ const MAX_CONCURRENT: usize = 2;
 /// How a series of round-trip times stood a window before.
 #[derive(Debug)]
 pub(super) struct Before {
-    pub(super) series: Arc<Series>,
+    pub(super) series: Series,
     pub(super) count: u64,
     pub(super) sum: f64,
 }
@@ -180,7 +180,7 @@ fn totals(snapshot: &Snapshot) -> Vec<Before> {
     times
         .flatten()
         .map(|point| Before {
-            series: Arc::clone(&point.series),
+            series: point.series.clone(),
             count: point.count(),
             sum: point.sum,
         })

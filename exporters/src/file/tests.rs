@@ -113,12 +113,7 @@ fn various() -> Snapshot {
         kind: FamilyKind::Counter,
     };
     let point = |family: &Family, name, value, updated| SumPoint {
-        series: Arc::new(Series::new(
-            family,
-            [(name, value)],
-            None,
-            Timestamp::from_nanos(1_000),
-        )),
+        series: Series::new(family, [(name, value)], None, Timestamp::from_nanos(1_000)),
         total: 9,
         delta: 0,
         updated: Timestamp::from_nanos(updated),

@@ -5,10 +5,9 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use flowtap_pipeline::{
-    FamilyKind, HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, Snapshot, SumPoint, Timestamp,
+    FamilyKind, HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, SeriesId, Snapshot, SumPoint, Timestamp,
 };
 
 use super::Ended;
@@ -31,14 +30,14 @@ pub(super) struct HistogramPart {
 /// Totals as delivered, by series.
 #[derive(Debug, Default)]
 pub(super) struct Deltas {
-    sums: HashMap<usize, Delivered<u64>>,
-    histograms: HashMap<usize, Delivered<HistogramTotals>>,
+    sums: HashMap<SeriesId, Delivered<u64>>,
+    histograms: HashMap<SeriesId, Delivered<HistogramTotals>>,
 }
 
 #[derive(Debug)]
 struct Delivered<T> {
     /// Keeps the address, which is the key, from being another series's.
-    _series: Arc<Series>,
+    _series: Series,
     until: Timestamp,
     total: T,
 }
@@ -49,16 +48,12 @@ struct HistogramTotals {
     sum: f64,
 }
 
-fn key(series: &Arc<Series>) -> usize {
-    Arc::as_ptr(series).addr()
-}
-
 impl Deltas {
     /// What `point` adds to what was delivered; `None` if nothing.
     pub(super) fn of_sum(&self, point: &SumPoint) -> Option<SumPart> {
-        let (start, before) = match self.sums.get(&key(&point.series)) {
+        let (start, before) = match self.sums.get(&point.series.id()) {
             Some(delivered) => (delivered.until, delivered.total),
-            None => (point.series.start, 0),
+            None => (point.series.start(), 0),
         };
         let value = point.total.saturating_sub(before);
         (value > 0).then_some(SumPart { start, value })
@@ -66,9 +61,9 @@ impl Deltas {
 
     /// The same of a histogram.
     pub(super) fn of_histogram(&self, point: &HistogramPoint) -> Option<HistogramPart> {
-        let Some(delivered) = self.histograms.get(&key(&point.series)) else {
+        let Some(delivered) = self.histograms.get(&point.series.id()) else {
             return (point.count() > 0).then_some(HistogramPart {
-                start: point.series.start,
+                start: point.series.start(),
                 buckets: point.buckets,
                 sum: point.sum,
             });
@@ -95,24 +90,24 @@ impl Deltas {
                 Points::Sums(points) => {
                     for point in &points[range.clone()] {
                         let delivered = Delivered {
-                            _series: Arc::clone(&point.series),
+                            _series: point.series.clone(),
                             until,
                             total: point.total,
                         };
-                        self.sums.insert(key(&point.series), delivered);
+                        self.sums.insert(point.series.id(), delivered);
                     }
                 }
                 Points::Histograms(points) => {
                     for point in &points[range.clone()] {
                         let delivered = Delivered {
-                            _series: Arc::clone(&point.series),
+                            _series: point.series.clone(),
                             until,
                             total: HistogramTotals {
                                 buckets: point.buckets,
                                 sum: point.sum,
                             },
                         };
-                        self.histograms.insert(key(&point.series), delivered);
+                        self.histograms.insert(point.series.id(), delivered);
                     }
                 }
             }
@@ -122,8 +117,8 @@ impl Deltas {
     /// Forgets series that have ended.
     pub(super) fn forget(&mut self, ended: &Ended) {
         for series in ended.0.iter().flatten() {
-            self.sums.remove(&key(series));
-            self.histograms.remove(&key(series));
+            self.sums.remove(&series.id());
+            self.histograms.remove(&series.id());
         }
     }
 }

@@ -269,7 +269,7 @@ impl PointWriter<'_> {
         match self.deltas.filter(|_| head.family.kind != FamilyKind::Gauge) {
             Some(deltas) => deltas.of_sum(point),
             None => Some(SumPart {
-                start: point.series.start,
+                start: point.series.start(),
                 value: point.total,
             }),
         }
@@ -279,7 +279,7 @@ impl PointWriter<'_> {
         match self.deltas {
             Some(deltas) => deltas.of_histogram(point),
             None => Some(HistogramPart {
-                start: point.series.start,
+                start: point.series.start(),
                 buckets: point.buckets,
                 sum: point.sum,
             }),
@@ -359,7 +359,7 @@ impl PointWriter<'_> {
             Points::Histograms(_) => 10,
         };
         begin(out, 1, ended_len(series));
-        push_fixed64(out, 2, series.start.as_nanos());
+        push_fixed64(out, 2, series.start().as_nanos());
         push_fixed64(out, 3, self.snapshot.at.as_nanos());
         push_varint(out, flags, NO_RECORDED_VALUE);
         push_attributes(out, series);

@@ -131,7 +131,7 @@ impl Exporter for OtlpExporter {
 /// Series that have ended, by family: from the windows since the last that went on, so no more than there can be series in
 /// that time.
 #[derive(Debug, Default)]
-struct Ended(Vec<Vec<Arc<Series>>>);
+struct Ended(Vec<Vec<Series>>);
 
 impl Ended {
     fn add(&mut self, snapshot: &Snapshot) {
@@ -142,7 +142,7 @@ impl Ended {
         }
     }
 
-    fn of(&self, family: usize) -> &[Arc<Series>] {
+    fn of(&self, family: usize) -> &[Series] {
         self.0.get(family).map_or(&[], Vec::as_slice)
     }
 }

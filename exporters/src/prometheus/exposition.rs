@@ -398,7 +398,7 @@ impl Lines<'_> {
     fn push_created(&self, out: &mut Vec<u8>, name: &str, series: &Series) {
         let [own, shared] = series.labels();
         push_name(out, name, "_created", [self.common, own, shared]);
-        let start = time(Format::OpenMetrics, series.start);
+        let start = time(Format::OpenMetrics, series.start());
         let _ = writeln!(out, "{start}{}", self.behind);
     }
 

@@ -118,7 +118,7 @@ impl Metric<'_> {
             FamilyKind::Histogram(_) => 15,
             FamilyKind::Gauge => return None,
         };
-        self.created.then_some((field, self.series.start))
+        self.created.then_some((field, self.series.start()))
     }
 }
 

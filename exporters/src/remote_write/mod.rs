@@ -140,7 +140,7 @@ impl Lane {
             family.ended.iter().map(|series| Ended {
                 at: snapshot.at,
                 family: family.family,
-                series: Arc::clone(series),
+                series: series.clone(),
             })
         });
         self.ended.extend(series.take(room));

@@ -180,7 +180,7 @@ fn one(millis: u64, live: &[(&str, &str)], ended: &[(&str, &str)]) -> Snapshot {
             .iter()
             .map(|&(name, value)| (name, LabelValue::Text(value)))
             .collect();
-        Arc::new(Series::new(&BYTES, pairs, None, Timestamp::from_nanos(1)))
+        Series::new(&BYTES, pairs, None, Timestamp::from_nanos(1))
     };
     let at = Timestamp::from_nanos(millis * 1_000_000);
     let point = SumPoint {

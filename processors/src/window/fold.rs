@@ -276,11 +276,11 @@ fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn
     };
     // A connection that is open for long changes nothing, and yet it is open.
     if expired(slot.updated) && !(gauge && total > 0) {
-        family.ended.push(Arc::clone(&slot.series));
+        family.ended.push(slot.series.clone());
         return Keep::No;
     }
     if let Points::Sums(points) = &mut family.points {
-        let series = Arc::clone(&slot.series);
+        let series = slot.series.clone();
         points.push(SumPoint {
             series,
             total,
@@ -297,13 +297,13 @@ fn close_histogram(
     expired: impl Fn(Timestamp) -> bool,
 ) -> Keep {
     if expired(slot.updated) {
-        family.ended.push(Arc::clone(&slot.series));
+        family.ended.push(slot.series.clone());
         return Keep::No;
     }
     if let Points::Histograms(points) = &mut family.points {
         let Histogram { buckets, sum } = slot.value;
         points.push(HistogramPoint {
-            series: Arc::clone(&slot.series),
+            series: slot.series.clone(),
             buckets,
             sum,
             updated: slot.updated,

@@ -7,7 +7,6 @@
 //! and numbers, and a slot of a counter is one cache line.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 use flowtap_pipeline::{HISTOGRAM_BUCKETS, Series, Timestamp};
 use foldhash::fast::RandomState;
@@ -96,7 +95,7 @@ impl Value for Histogram {
 #[repr(align(64))]
 pub(super) struct Slot<V> {
     pub(super) key: Key,
-    pub(super) series: Arc<Series>,
+    pub(super) series: Series,
     /// End of the window that changed it last; [`CHANGED`] until that is known.
     pub(super) updated: Timestamp,
     pub(super) value: V,
@@ -333,7 +332,7 @@ impl<V: Value> Slot<V> {
     fn new(key: Key, start: Timestamp, catalog: &mut Catalog) -> Self {
         Self {
             key,
-            series: Arc::new(catalog.open(&key, start)),
+            series: catalog.open(&key, start),
             updated: start,
             value: V::default(),
         }

@@ -47,6 +47,8 @@ pub(crate) fn bare(set: &[&str]) -> Command {
         .args(["run", "--strict"])
         .args(["--set", "service.admin.endpoint=127.0.0.1:0"])
         .args(set.iter().flat_map(|set| ["--set", set]))
+        // The exporter `debug` writes there.
+        .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command
 }

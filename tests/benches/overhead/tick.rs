@@ -59,7 +59,7 @@ const fn contender(name: &'static str, exporters: &'static str) -> Contender {
     }
 }
 
-const CONTENDERS: [Contender; 12] = [
+const CONTENDERS: [Contender; 13] = [
     contender("none (prometheus, not scraped)", "prometheus"),
     Contender {
         scrape: Some(""),
@@ -88,6 +88,11 @@ const CONTENDERS: [Contender; 12] = [
         ..contender("remote_write, 2.0 and native", "remote_write")
     },
     contender("file, JSON lines", "file"),
+    Contender {
+        set: &["exporters.debug.verbosity=basic"],
+        scrape: Some(BY_GZIP),
+        ..contender("prometheus, otlp, debug; gzip", "prometheus, otlp, debug")
+    },
     Contender {
         scrape: Some(BY_GZIP),
         ..contender(

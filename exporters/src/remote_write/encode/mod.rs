@@ -15,7 +15,6 @@ mod v2;
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use flowtap_pipeline::{
@@ -43,7 +42,7 @@ const BOUND: &str = "le";
 pub(super) struct Ended {
     pub(super) at: Timestamp,
     pub(super) family: &'static Family,
-    pub(super) series: Arc<Series>,
+    pub(super) series: Series,
 }
 
 /// What does not change from snapshot to snapshot.

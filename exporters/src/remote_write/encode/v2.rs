@@ -116,7 +116,7 @@ impl Request {
         let at = milliseconds(point.at);
         let start = match metric.family.kind {
             FamilyKind::Gauge => None,
-            FamilyKind::Counter | FamilyKind::Histogram(_) => Some(milliseconds(point.series.start)),
+            FamilyKind::Counter | FamilyKind::Histogram(_) => Some(milliseconds(point.series.start())),
         };
         let Encoded {
             before_name,

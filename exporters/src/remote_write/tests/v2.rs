@@ -124,7 +124,7 @@ fn window() -> Snapshot {
     let Points::Histograms(points) = &window.families[1].points else {
         panic!("{window:?}")
     };
-    window.families[1].ended = vec![Arc::clone(&points[0].series)];
+    window.families[1].ended = vec![points[0].series.clone()];
     window
 }
 
@@ -214,7 +214,7 @@ async fn by_2_0_it_is_told_when_a_series_began() {
         panic!("{window:?}")
     };
     let pairs = [("raddr", LabelValue::Text("a"))];
-    points[0].series = Arc::new(Series::new(&BYTES, pairs, None, began));
+    points[0].series = Series::new(&BYTES, pairs, None, began);
     export(config, window).await;
     let sample = server.requests_v2()[0].timeseries[0].samples[0].clone();
     assert_eq!(sample.start_timestamp, 1_700_000_000_000);
