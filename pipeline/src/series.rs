@@ -161,7 +161,7 @@ fn render<'a>(
 /// One label set of a family: made once, read by every exporter. A clone is the same one.
 ///
 /// It is one piece of memory, its labels behind the rest: there are as many as series, and an exporter that has waited for one has
-/// its labels, too ([ADR 17](../../../docs/adr/0017-a-series-is-one-piece.md)). The last labels of many series are the same, such
+/// its labels, too (ADR 17). The last labels of many series are the same, such
 /// as direction and class: these can be shared, which is most of what a series' labels would take.
 #[derive(Clone, Debug)]
 pub struct Series(ThinArc<Head, u8>);
