@@ -11,6 +11,7 @@
 //! | [`record`] | [`FlowRecord`]: what one socket did since it was last looked at |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers hand on |
 //! | [`series`] | [`Family`] and [`Series`]: a metric, and one label set of it with its two renderings |
+//! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
 //! | [`component`] | [`ComponentId`], the config traits, [`Factory`] and [`Registry`] |
@@ -29,6 +30,7 @@
 pub mod batch;
 pub mod cluster;
 pub mod component;
+pub mod labels;
 pub mod live;
 pub mod memory;
 pub mod node;
@@ -50,12 +52,13 @@ pub use component::{
     BuildContext, BuildError, ComponentConfig, ComponentId, ComponentKind, ExporterConfig, Factory, Fault,
     ProcessorConfig, ProcessorRole, ProcessorStage, ReceiverConfig, Registry,
 };
+pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use live::{Live, Seen};
 pub use memory::{Memory, MemoryState};
 pub use node::NodeInfo;
 pub use queue::{QueueConfig, WhenFull};
 pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};
-pub use series::{Family, FamilyKind, LabelValue, Naming, Pair, PairValue, Rendered, Series, SeriesId};
+pub use series::{Family, FamilyKind, Naming, Series, SeriesId};
 pub use sink::Sink;
 pub use snapshot::{FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Snapshot, SumPoint};
 pub use stage::{Aggregator, ExportService, Exported, Exporter, Processor, Receiver, StageError};

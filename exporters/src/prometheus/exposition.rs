@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flowtap_pipeline::series::push_label;
+use flowtap_pipeline::labels::push_label;
 use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Series, Snapshot, SumPoint, Timestamp};
 
 use super::config::Config;

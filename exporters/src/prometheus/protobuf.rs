@@ -4,7 +4,7 @@
 //! before its first series, so lengths are reckoned without writing anything. Written by hand, like the other protocols: a test
 //! decodes the bytes with messages of prost. Field numbers stand beside the fields.
 
-use flowtap_pipeline::series::push_label_name;
+use flowtap_pipeline::labels::push_label_name;
 use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Pair, PairValue, Series, Timestamp};
 use prost::encoding::encoded_len_varint;
 

@@ -1,7 +1,7 @@
 //! `prometheus.WriteRequest` (`prometheus/prompb/remote.proto` and `types.proto`), of remote write 1.0. Field numbers stand beside
 //! the fields.
 
-use flowtap_pipeline::series::push_label_name;
+use flowtap_pipeline::labels::push_label_name;
 
 use super::labels::{Encoded, Labels, with_text};
 use super::{Metric, Names, Point, each_sample, milliseconds};

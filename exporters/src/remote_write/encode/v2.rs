@@ -7,7 +7,7 @@
 use std::hash::BuildHasher;
 use std::ops::Range;
 
-use flowtap_pipeline::series::push_label_name;
+use flowtap_pipeline::labels::push_label_name;
 use flowtap_pipeline::{FamilyKind, HistogramPoint};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
