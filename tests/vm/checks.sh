@@ -62,11 +62,25 @@ quad_is() { # PORT FILTER EXPECTED
     [ "$actual" = "$3" ]
 }
 
-# expect_quad NAME PORT LINE FILTER: waits, for a few windows at most, until the sums are the application's.
+# From 6.1 on an interrupt within a segment's program brings segments that no program is run for. They are told with the
+# connection's next segment or its close, so of those that are open and quiet some bytes can be missing (ADR 12).
+some_passed_over() { # EXPECTED ACTUAL
+    case $(uname -r) in 5.10.*) return 1 ;; esac
+    printf '%s\n%s\n' "$1" "$2" | awk '
+        NR == 1 { count = split($0, sent) }
+        NR == 2 { wrong = split($0, told) != count
+                  for (i = 1; i <= count; i++) if (told[i] + 0 > sent[i] || told[i] + 0 < 0.9 * sent[i]) wrong = 1 }
+        END { exit NR != 2 || wrong }'
+}
+
+# expect_quad NAME PORT LINE FILTER [ALLOWED]: waits, for a few windows at most, until the sums are the application's;
+# or what ALLOWED lets pass.
 expect_quad() {
     expected=$(traffic_quad "$3" | $4)
     if until_true 15 quad_is "$2" "$4" "$expected"; then
         pass "$1" "$actual"
+    elif [ $# -gt 4 ] && $5 "$expected" "$actual"; then
+        pass "$1" "application $expected, flowtap $actual until they close"
     else
         fail "$1" "application $expected, flowtap $actual"
         fetch $metrics_url | grep -E "^${prefix}_tcp_(flow_(in|e)gress|connections)" | head -n 40 |
@@ -151,7 +165,8 @@ held_bytes() { # MODE PORT FILTER
     traffic --hold --connections 100 --port "$2" >$output 2>&1 &
     holder=$!
     if until_true 60 grep -q state=holding $output; then
-        expect_quad "$1_bytes_open" "$2" "$(grep state=holding $output)" "$3"
+        case $1 in events) set -- "$@" some_passed_over ;; esac
+        expect_quad "$1_bytes_open" "$2" "$(grep state=holding $output)" "$3" ${4:+"$4"}
     else
         fail "$1_bytes_open" "traffic: $(cat $output)"
     fi
