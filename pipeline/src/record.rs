@@ -91,7 +91,7 @@ pub enum Role {
     Server,
 }
 
-/// What a role rests on.
+/// The evidence for a role. A recording holds a variant by its position: append new ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RoleSource {
     /// The handshake was seen.
@@ -101,6 +101,10 @@ pub enum RoleSource {
     /// Nothing: it was assumed.
     #[default]
     Assumed,
+    /// The socket's counters: the SYN of the end that connected counts as an acknowledged byte.
+    Counters,
+    /// The two port numbers: one is ephemeral, the other is not.
+    Ports,
 }
 
 impl RoleSource {
@@ -110,6 +114,8 @@ impl RoleSource {
             Self::Handshake => "handshake",
             Self::Listener => "listener",
             Self::Assumed => "assumed",
+            Self::Counters => "counters",
+            Self::Ports => "ports",
         }
     }
 }

@@ -97,7 +97,7 @@ fn the_metrics_reference_is_what_the_code_says() {
         ),
         (
             "role_source",
-            "what `flow` rests on: `handshake`, `listener`, `assumed`",
+            "what `flow` rests on: `handshake`, `counters`, `listener`, `ports`, `assumed`",
         ),
         ("netns", "inode number of the network namespace"),
         (

@@ -265,7 +265,7 @@ fn io_error(path: &Path, source: io::Error) -> RecordingError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flowtap_pipeline::{Endpoint, Events, FlowRecord, ListenChange, Role};
+    use flowtap_pipeline::{Endpoint, Events, FlowRecord, ListenChange, Role, RoleSource};
     use std::fs;
 
     fn frames() -> Vec<Frame> {
@@ -295,6 +295,15 @@ mod tests {
             Frame::Watermark(Timestamp::from_nanos(6)),
             Frame::End(Timestamp::from_nanos(7)),
         ]
+    }
+
+    /// A recording of an older flowtap must not be misread: new variants are appended.
+    #[test]
+    fn the_evidence_for_a_role_keeps_its_number_in_a_recording() {
+        use RoleSource::{Assumed, Counters, Handshake, Listener, Ports};
+        for (number, source) in (0..).zip([Handshake, Listener, Assumed, Counters, Ports]) {
+            assert_eq!(postcard::to_stdvec(&source).unwrap(), [number], "{source:?}");
+        }
     }
 
     fn recorded() -> (tempfile::TempDir, PathBuf) {
