@@ -28,6 +28,13 @@ enum flow_events {
 	FLOW_FAILED = 1 << 2,
 	FLOW_RESET = 1 << 3,
 	FLOW_ADOPTED = 1 << 4,
+	FLOW_OPEN = 1 << 5, /* a census: the connection is open */
+};
+
+/* How a role is known. */
+enum role_source {
+	ROLE_FROM_HANDSHAKE = 0,
+	ROLE_FROM_COUNTERS = 1,
 };
 
 /* One end to another. IPv4 addresses stand in the first four bytes; the rest is zero. */
@@ -46,7 +53,7 @@ struct flow_event {
 	__u32 netns; /* inode number */
 	__u64 cookie;
 	struct tuple tuple;
-	__s64 sent;	/* payload bytes, retransmissions not counted twice */
+	__s64 sent;	/* payload bytes by sequence number: each counts once, however often it was transmitted */
 	__s64 received; /* payload bytes in order, without the FIN */
 	__s32 sent_segments;
 	__s32 received_segments;
@@ -59,11 +66,11 @@ struct flow_event {
 	__u64 age_us;	    /* since ESTABLISHED or adoption */
 	__u64 cgroup_id;
 	char comm[16];
-	__u8 role;   /* enum role, from the handshake */
-	__u8 state;  /* TCP state */
-	__u8 events; /* enum flow_events */
-	__u8 pad;
-	__u32 failure; /* errno, for FLOW_FAILED and FLOW_RESET */
+	__u8 role;	  /* enum role */
+	__u8 state;	  /* TCP state */
+	__u8 events;	  /* enum flow_events */
+	__u8 role_source; /* enum role_source, if there is a role */
+	__u32 failure;	  /* errno, for FLOW_FAILED and FLOW_RESET */
 };
 
 /* A socket began or ceased to listen. */
@@ -75,15 +82,17 @@ struct listen_event {
 	__u16 pad[3];
 };
 
-/* Everything that could not be handed on, per CPU. */
+/* Everything that could not be reported, per CPU. Bytes are signed, as the differences that they sum up are. */
 struct losses {
 	__u64 flows;	   /* flow events for which the ring had no room */
-	__u64 sent;	   /* their bytes */
-	__u64 received;	   /* their bytes */
+	__s64 sent;	   /* bytes of those, and of untracked connections that closed */
+	__s64 received;	   /* bytes of those, and of untracked connections that closed */
 	__u64 listeners;   /* listen events for which the ring had no room */
-	__u64 untracked;   /* sockets for which the kernel had no memory: not measured at all */
-	__u64 segments;	   /* mode `events`: records put off because the ring had no room; their bytes come later */
+	__u64 untracked;   /* connections for which there was no memory and no place in a table */
+	__u64 segments;	   /* mode `events`: records postponed because the ring had no room; their bytes come later */
 	__u64 scan_writes; /* records that an iterator's buffer refused although it had room */
+	__u64 redirected;  /* connections in a sockmap: what BPF redirects does not pass TCP */
+	__u64 owners;	   /* listening sockets without a place in the table of owners */
 };
 
 _Static_assert(sizeof(struct tuple) == 40, "tuple");
@@ -94,6 +103,6 @@ _Static_assert(__builtin_offsetof(struct flow_event, age_us) == 104, "flow_event
 _Static_assert(__builtin_offsetof(struct flow_event, comm) == 120, "flow_event.comm");
 _Static_assert(__builtin_offsetof(struct flow_event, failure) == 140, "flow_event.failure");
 _Static_assert(sizeof(struct listen_event) == 24, "listen_event");
-_Static_assert(sizeof(struct losses) == 56, "losses");
+_Static_assert(sizeof(struct losses) == 72, "losses");
 
 #endif

@@ -3,8 +3,9 @@
  * Sockets that were there before flowtap, and processes for accepted ones.
  *
  * In: every file of every process (all network namespaces; needs the host's pid namespace), or every TCP socket of
- * the reader's network namespace. Out: storage whose totals begin at the socket's present ones, so that it is counted
- * from now on; a listen_event in the iterator's buffer for each listening socket.
+ * the reader's network namespace. Out: at the first walk, storage whose totals begin at the socket's present ones, so
+ * that it is counted from now on; at every walk, the process of a connection that had none, and for each listening
+ * socket a listen_event in the iterator's buffer.
  */
 #ifndef FLOWTAP_ADOPT_H
 #define FLOWTAP_ADOPT_H
@@ -18,17 +19,7 @@ static __always_inline bool has_room(struct seq_file *seq, __u64 bytes)
 	return seq->count + bytes < seq->size;
 }
 
-static __always_inline void write_record(struct seq_file *seq, const void *record, __u32 bytes)
-{
-	if (bpf_seq_write(seq, record, bytes)) {
-		struct losses *lost = this_cpu_losses();
-
-		if (lost)
-			lost->scan_writes++;
-	}
-}
-
-static __always_inline int show_listener(struct seq_file *seq, struct sock *sk)
+static __always_inline int show_listener(struct seq_file *seq, struct sock *sk, struct task_struct *task)
 {
 	struct listen_event event = {
 		.type = EVENT_LISTEN,
@@ -38,64 +29,91 @@ static __always_inline int show_listener(struct seq_file *seq, struct sock *sk)
 	};
 
 	if (!has_room(seq, sizeof(event)))
-		return SHOW_AGAIN;
-	write_record(seq, &event, sizeof(event));
-	return SHOWN;
+		return ITER_RETRY;
+	if (task)
+		remember_owner(sk, event.cookie, task, true);
+	if (bpf_seq_write(seq, &event, sizeof(event)))
+		COUNT_LOSS(scan_writes, 1);
+	return ITER_CONTINUE;
 }
 
-/* group_leader: threads may have names of their own, and the process is what counts. */
-static __always_inline void attribute(struct socket_state *state, struct task_struct *task)
+/* The listening socket of MPTCP that a process has: TCP's, to which connections come, is inside. It has a port, and
+ * that is all that is known of it here: for storage the verifier wants a pointer that it has seen a type of. */
+static __always_inline int show_mptcp_listener(struct seq_file *seq, struct sock *sk, struct task_struct *task)
 {
-	struct task_struct *leader = task->group_leader;
+	struct sock *first = BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	struct listen_event event = {.type = EVENT_LISTEN, .netns = read_netns(sk)};
+	struct listen_key key = {.netns = event.netns};
+	struct owner fresh = {};
 
-	state->pid = task->tgid;
-	BPF_CORE_READ_STR_INTO(&state->comm, leader, comm);
-	state->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	if (!first || BPF_CORE_READ(first, __sk_common.skc_state) != TCP_LISTEN)
+		return ITER_CONTINUE;
+	if (!has_room(seq, sizeof(event)))
+		return ITER_RETRY;
+	/* The outer socket's cookie: a close of the inner one leaves its port to the next walk. */
+	event.cookie = bpf_get_socket_cookie(sk);
+	event.port = key.port = BPF_CORE_READ(first, __sk_common.skc_num);
+	fresh.cookie = event.cookie;
+	if (read_owner(&fresh, task) && bpf_map_update_elem(&owners, &key, &fresh, BPF_ANY))
+		COUNT_LOSS(owners, 1);
+	if (bpf_seq_write(seq, &event, sizeof(event)))
+		COUNT_LOSS(scan_writes, 1);
+	return ITER_CONTINUE;
 }
 
-static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct task_struct *task)
+/* How a connection is counted that was open before: from its present totals on. */
+static __always_inline void count_from_now(struct socket_state *fresh, struct sock *sk, struct tcp_sock *tcp,
+					   __u8 tcp_state)
+{
+	read_totals(&fresh->reported, sk, tcp);
+	fresh->netns = read_netns(sk);
+	fresh->since_ns = bpf_ktime_get_ns();
+	if (tcp_state == TCP_SYN_SENT) {
+		/* It becomes established by the state change, like any other. */
+		fresh->role = ROLE_CLIENT;
+		fresh->marks = MARK_ADOPTED;
+	} else if (tcp_state == TCP_SYN_RECV) {
+		/* TCP Fast Open: it has been accepted, and is not established yet. */
+		fresh->role = ROLE_SERVER;
+		fresh->marks = MARK_ADOPTED;
+	} else {
+		fresh->role = role_by_counters(sk, tcp);
+		fresh->marks = MARK_ADOPTED | MARK_ESTABLISHED;
+		if (fresh->role != ROLE_UNKNOWN)
+			fresh->marks |= MARK_ROLE_COUNTED;
+	}
+}
+
+/* `first_walk`: what has no storage was open before the programs were attached. Later on it may as well be in the
+ * middle of its handshake, or have been refused storage. */
+static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct task_struct *task, bool first_walk)
 {
 	__u8 tcp_state = sk->__sk_common.skc_state;
 	struct socket_state *state;
-	struct socket_state fresh = {};
+	struct table_entry fresh = {.address = (__u64)sk};
 	struct tcp_sock *tcp;
-	struct totals now;
 
-	if (tcp_state == STATE_LISTEN)
-		return show_listener(seq, sk);
-	if (tcp_state == STATE_CLOSE || tcp_state == STATE_NEW_SYN_RECV)
-		return SHOWN;
-	state = bpf_sk_storage_get(&sockets, sk, 0, 0);
-	if (state) {
-		if (task && !state->pid)
-			attribute(state, task);
-		return SHOWN;
+	if (tcp_state == TCP_LISTEN)
+		return show_listener(seq, sk, task);
+	if (tcp_state == TCP_CLOSE || tcp_state == TCP_NEW_SYN_RECV)
+		return ITER_CONTINUE;
+	state = find_state(sk);
+	if (state && !has_mark(state, MARK_CLOSED)) {
+		if (task && is_owner_open(state))
+			set_process(state, task);
+		return ITER_CONTINUE;
 	}
+	if (!first_walk)
+		return ITER_CONTINUE;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
-		return SHOWN;
-	read_totals(&now, sk, tcp);
-	fresh.sent = now.sent;
-	fresh.received = now.received;
-	fresh.sent_segments = now.sent_segments;
-	fresh.received_segments = now.received_segments;
-	fresh.retransmits = now.retransmits;
-	fresh.netns = read_netns(sk);
-	fresh.since_ns = bpf_ktime_get_ns();
-	fresh.adopted = 1;
-	/* A connect under way becomes established by the state change, like any other. */
-	fresh.role = tcp_state == STATE_SYN_SENT ? ROLE_CLIENT : ROLE_UNKNOWN;
-	fresh.established = tcp_state != STATE_SYN_SENT;
-	read_tuple(&fresh.tuple, sk);
+		return ITER_CONTINUE;
+	count_from_now(&fresh.state, sk, tcp, tcp_state);
 	if (task)
-		attribute(&fresh, task);
-	if (!bpf_sk_storage_get(&sockets, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE)) {
-		struct losses *lost = this_cpu_losses();
-
-		if (lost)
-			lost->untracked++;
-	}
-	return SHOWN;
+		set_process(&fresh.state, task);
+	if (!find_or_make_state(sk, &fresh))
+		count_untracked();
+	return ITER_CONTINUE;
 }
 
 #endif

@@ -6,6 +6,8 @@
  *   segment, segment_raw     tp_btf/tcp_probe, else raw_tp/tcp_probe    -> tcpflow (ring buffer)
  *   state, state_raw         tp_btf/inet_sock_set_state, else raw_tp    -> tcpconn (ring buffer)
  *   state_nested, ..._raw    the same, after it: changes at which it was not run
+ *   state_guarded            tp_btf, instead of both, where programs at tracepoints can be preempted; then
+ *                            state_missed1 to 3
  *   connect_probe            kprobe/tcp_connect, where there are any    -> process of a connect
  *   close_probe              kprobe/tcp_close, where there are any      -> process of an accepted connection
  *
@@ -16,6 +18,7 @@
 #include "kernel.h"
 #include "abi.h"
 #include "segments.h"
+#include "guard.h"
 
 SEC("tp_btf/tcp_probe")
 int BPF_PROG(segment, struct sock *sk, struct sk_buff *skb)
@@ -48,16 +51,40 @@ int BPF_PROG(state_raw, struct sock *sk, int oldstate, int newstate)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(state_nested, struct sock *sk, int oldstate, int newstate)
 {
-	on_segments_state_again(sk, oldstate, newstate);
+	on_segments_state_missed(sk, oldstate, newstate);
 	return 0;
 }
 
 SEC("raw_tp/inet_sock_set_state")
 int BPF_PROG(state_nested_raw, struct sock *sk, int oldstate, int newstate)
 {
-	on_segments_state_again(sk, oldstate, newstate);
+	on_segments_state_missed(sk, oldstate, newstate);
 	return 0;
 }
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_guarded, struct sock *sk, int oldstate, int newstate)
+{
+	preempt_disable();
+	on_segments_state(sk, oldstate, newstate);
+	preempt_enable();
+	return 0;
+}
+
+/* Programs of one body: each is skipped for itself alone. */
+#define MISSED_GUARDED(name)                                                                                         \
+	SEC("tp_btf/inet_sock_set_state")                                                                            \
+	int BPF_PROG(name, struct sock *sk, int oldstate, int newstate)                                              \
+	{                                                                                                            \
+		preempt_disable();                                                                                   \
+		on_segments_state_missed(sk, oldstate, newstate);                                                    \
+		preempt_enable();                                                                                    \
+		return 0;                                                                                            \
+	}
+
+MISSED_GUARDED(state_missed1)
+MISSED_GUARDED(state_missed2)
+MISSED_GUARDED(state_missed3)
 
 SEC("kprobe/tcp_connect")
 int BPF_KPROBE(connect_probe, struct sock *sk)
@@ -72,5 +99,9 @@ int BPF_KPROBE(close_probe, struct sock *sk)
 	on_segments_release(sk);
 	return 0;
 }
+
+/* Clang writes BTF only of what is used by name; the test of the ABI compares these with the Rust side. */
+const struct flow_event *const volatile flow_event_btf = NULL;
+const struct listen_event *const volatile listen_event_btf = NULL;
 
 char bpf_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * A flow_event from a socket, what is remembered of it, and what has changed.
+ * A flow_event from a socket, what is remembered of it, and what has changed; its owner; why it ended.
  */
 #ifndef FLOWTAP_FLOW_H
 #define FLOWTAP_FLOW_H
 
 #include "totals.h"
 
-/* The local port is taken from inet_sport: skc_num is 0 already when a socket closes. */
+/* The local port is taken from inet_sport: skc_num is 0 already when a socket closes. Addresses and ports are there
+ * until tcp_set_state() has returned from TCP_CLOSE. */
 static __always_inline void read_tuple(struct tuple *tuple, struct sock *sk)
 {
 	__u16 family = FIELD(sk, __sk_common.skc_family);
 
+	__builtin_memset(tuple, 0, sizeof(*tuple));
 	tuple->family = family;
 	tuple->local_port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 	tuple->remote_port = bpf_ntohs(FIELD(sk, __sk_common.skc_dport));
@@ -37,34 +39,139 @@ static __always_inline bool is_tcp(struct sock *sk)
 {
 	__u16 family = FIELD(sk, __sk_common.skc_family);
 
-	return FIELD(sk, sk_protocol) == PROTO_TCP && FIELD(sk, sk_type) == TYPE_STREAM &&
+	return FIELD(sk, sk_protocol) == IPPROTO_TCP && FIELD(sk, sk_type) == SOCK_STREAM &&
 	       (family == AF_INET || family == AF_INET6);
 }
 
-/* Whether this is the first record of the socket. */
-static __always_inline bool announce(struct socket_state *state)
+/* The process of a task. Threads may have names of their own, and the process is what counts; a thread of the kernel
+ * works for somebody whom it does not know. */
+static __always_inline bool read_owner(struct owner *owner, struct task_struct *task)
 {
-#ifdef FLOWTAP_UNTYPED_ARGUMENTS
-	/* Every look at the socket is made under its lock; and these kernels may know no exchange. */
-	bool first = !state->announced;
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 
-	state->announced = 1;
-	return first;
-#else
-	return !__sync_lock_test_and_set(&state->announced, 1);
-#endif
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		return false;
+	owner->pid = BPF_CORE_READ(task, tgid);
+	BPF_CORE_READ_STR_INTO(&owner->comm, leader, comm);
+	owner->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	return true;
 }
 
-/* Fills all of `event`; `events` are added to what the first record of a socket always says. */
-static __always_inline void fill_flow(struct flow_event *event, struct socket_state *state, struct tcp_sock *tcp,
-				      __u64 cookie, const struct differences *changed, __u8 tcp_state, __u8 events)
+/* Gives a connection to the process of `task`. */
+static __always_inline void set_process(struct socket_state *state, struct task_struct *task)
 {
-	if (state->established && announce(state))
-		events |= state->adopted ? FLOW_ADOPTED : FLOW_OPENED;
+	struct owner owner = {};
+
+	if (!read_owner(&owner, task))
+		return;
+	state->pid = owner.pid;
+	state->cgroup_id = owner.cgroup_id;
+	__builtin_memcpy(state->comm, owner.comm, sizeof(state->comm));
+	clear_marks(state, MARK_OWNER_INHERITED);
+}
+
+/* For what is done in the process that owns the socket: connect(), shutdown(), close(). */
+static __always_inline void set_current_process(struct socket_state *state)
+{
+	set_process(state, (struct task_struct *)bpf_get_current_task());
+}
+
+/* Whether a better look at the owner is worth it. */
+static __always_inline bool is_owner_open(const struct socket_state *state)
+{
+	return !state->pid || has_mark(state, MARK_OWNER_INHERITED);
+}
+
+static __always_inline void read_listen_key(struct listen_key *key, struct sock *sk)
+{
+	key->netns = read_netns(sk);
+	/* A socket that begins to listen is bound (skc_num) but has no inet_sport yet; one that ceases to, the other
+	 * way round. */
+	key->port = FIELD(sk, __sk_common.skc_num);
+	if (!key->port)
+		key->port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	key->pad = 0;
+}
+
+/* Remembers whose listening socket it is. With `again`, what is known of the same socket stays: who called listen()
+ * is better than one of those that have the file, unless that was the service manager, which hands sockets on. */
+static __always_inline void remember_owner(struct sock *sk, __u64 cookie, struct task_struct *task, bool again)
+{
+	struct owner fresh = {.cookie = cookie};
+	struct listen_key key;
+	struct owner *known;
+
+	read_listen_key(&key, sk);
+	known = bpf_map_lookup_elem(&owners, &key);
+	if (again && known && known->cookie == cookie && known->pid != 1)
+		return;
+	if (!read_owner(&fresh, task))
+		return;
+	if (bpf_map_update_elem(&owners, &key, &fresh, BPF_ANY))
+		COUNT_LOSS(owners, 1);
+}
+
+/* Whether it was this socket that was remembered. */
+static __always_inline bool forget_owner(struct sock *sk, __u64 cookie)
+{
+	struct listen_key key;
+	struct owner *known;
+
+	read_listen_key(&key, sk);
+	known = bpf_map_lookup_elem(&owners, &key);
+	if (!known || known->cookie != cookie)
+		return false;
+	bpf_map_delete_elem(&owners, &key);
+	return true;
+}
+
+/* Gives an accepted connection to whose socket it was accepted on, until it is seen in a process. Its cgroup is that
+ * of the listening socket, which sk_clone_lock() copies. */
+static __always_inline void inherit_owner(struct socket_state *state, struct sock *sk)
+{
+	struct listen_key key;
+	struct owner *known;
+
+	key.netns = state->netns;
+	key.port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	key.pad = 0;
+	known = bpf_map_lookup_elem(&owners, &key);
+	if (known) {
+		state->pid = known->pid;
+		state->cgroup_id = known->cgroup_id;
+		__builtin_memcpy(state->comm, known->comm, sizeof(state->comm));
+		set_marks(state, MARK_OWNER_INHERITED);
+	}
+	if (bpf_core_field_exists(sk->sk_cgrp_data.cgroup)) {
+		__u64 cgroup_id = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
+
+		if (cgroup_id)
+			state->cgroup_id = cgroup_id;
+	}
+}
+
+/* Counts a connection whose bytes BPF may redirect past TCP, once. */
+static __always_inline void look_for_redirect(struct socket_state *state, struct sock *sk)
+{
+	if (!((__u64)BPF_CORE_READ(sk, sk_user_data) & SK_USER_DATA_PSOCK) || has_mark(state, MARK_REDIRECTED))
+		return;
+	set_marks(state, MARK_REDIRECTED);
+	COUNT_LOSS(redirected, 1);
+}
+
+/* Fills all of `event` but the addresses; `events` are added to what the first record of a socket always says. */
+static __always_inline void fill_flow(struct flow_event *event, struct socket_state *state, struct tcp_sock *tcp,
+				      __u64 cookie, const struct delta *changed, __u8 tcp_state, __u8 events)
+{
+	bool established = has_mark(state, MARK_ESTABLISHED);
+
+	if (established && !(set_marks(state, MARK_ANNOUNCED) & MARK_ANNOUNCED)) {
+		events |= has_mark(state, MARK_ADOPTED) ? FLOW_ADOPTED : FLOW_OPENED;
+		look_for_redirect(state, (struct sock *)tcp);
+	}
 	event->type = EVENT_FLOW;
 	event->netns = state->netns;
 	event->cookie = cookie;
-	event->tuple = state->tuple;
 	event->sent = changed->sent;
 	event->received = changed->received;
 	event->sent_segments = changed->sent_segments;
@@ -75,33 +182,75 @@ static __always_inline void fill_flow(struct flow_event *event, struct socket_st
 	event->cwnd = FIELD(tcp, snd_cwnd);
 	event->handshake_us = state->handshake_us;
 	event->pid = state->pid;
-	event->age_us = state->established ? (bpf_ktime_get_ns() - state->since_ns) / 1000 : 0;
+	event->age_us = established ? (bpf_ktime_get_ns() - state->since_ns) / 1000 : 0;
 	event->cgroup_id = state->cgroup_id;
 	__builtin_memcpy(event->comm, state->comm, sizeof(event->comm));
 	event->role = state->role;
 	event->state = tcp_state;
 	event->events = events;
-	event->pad = 0;
+	event->role_source = has_mark(state, MARK_ROLE_COUNTED) ? ROLE_FROM_COUNTERS : ROLE_FROM_HANDSHAKE;
 	event->failure = 0;
 }
 
-/* From either side: an error that says so, or a close that skipped the FIN handshake. */
-static __always_inline bool was_reset(int oldstate, int error)
+/*
+ * By either side: an error that says so, or a close that skipped part of the FIN handshake. From FIN_WAIT2 that is
+ * one without the peer's FIN (SOCK_DONE), while the process still has the socket: once it has let go (SOCK_DEAD), the
+ * kernel keeps the rest of the wait in a smaller socket (tcp_time_wait()).
+ */
+static __always_inline bool was_reset(struct sock *sk, int oldstate, int error)
 {
+	unsigned long flags = FIELD(sk, __sk_common.skc_flags);
+
 	if (error)
-		return error == ERRNO_CONNRESET || error == ERRNO_PIPE;
-	return oldstate == STATE_ESTABLISHED || oldstate == STATE_CLOSE_WAIT;
+		return error == ECONNRESET || error == EPIPE || error == ECONNABORTED;
+	if (oldstate == TCP_FIN_WAIT2)
+		return !(flags & (SOCK_DONE_MASK | SOCK_DEAD_MASK));
+	return oldstate == TCP_ESTABLISHED || oldstate == TCP_CLOSE_WAIT || oldstate == TCP_FIN_WAIT1;
 }
 
-/* All but the cookie. A socket that begins to listen is bound (skc_num) but has no inet_sport yet; one that ceases
- * to, the other way round. */
+/* Of a connect that failed without an error in the socket: no port was left to connect from if there is none, and not
+ * a segment was sent. Else the application gave up. */
+static __always_inline int connect_error(struct sock *sk, struct tcp_sock *tcp, const struct tuple *tuple)
+{
+	int error = FIELD(sk, sk_err);
+
+	return !error && !tuple->local_port && !FIELD(tcp, segs_out) ? EADDRNOTAVAIL : error;
+}
+
+/* Which events the last record has. An accepted socket may close before it is established: with TCP Fast Open it
+ * has exchanged data by then. */
+static __always_inline __u8 closing_events(struct socket_state *state, struct sock *sk, int oldstate, int error)
+{
+	__u8 events = FLOW_CLOSED;
+
+	if (!has_mark(state, MARK_ESTABLISHED)) {
+		if (state->role != ROLE_SERVER)
+			return FLOW_FAILED;
+		events |= FLOW_OPENED;
+	}
+	return was_reset(sk, oldstate, error) ? events | FLOW_RESET : events;
+}
+
+/* Totals of a connect that failed before its SYN was made hold what the socket did before, if anything. */
+static __always_inline void begin_failed_connect(struct socket_state *state, struct totals *now, struct tcp_sock *tcp)
+{
+	if (has_mark(state, MARK_ESTABLISHED) || state->role != ROLE_CLIENT)
+		return;
+	if (now->sent_segments)
+		count_from_opening(state, tcp);
+	else
+		*now = state->reported;
+}
+
+/* All but the cookie. */
 static __always_inline void fill_listener(struct listen_event *event, struct sock *sk, __u32 type)
 {
+	struct listen_key key;
+
+	read_listen_key(&key, sk);
 	event->type = type;
-	event->netns = read_netns(sk);
-	event->port = FIELD(sk, __sk_common.skc_num);
-	if (!event->port)
-		event->port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	event->netns = key.netns;
+	event->port = key.port;
 }
 
 #endif

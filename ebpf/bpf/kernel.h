@@ -27,32 +27,44 @@ enum {
 };
 
 enum {
-	PROTO_TCP = 6,
+	IPPROTO_TCP = 6,
+	IPPROTO_MPTCP = 262,
 };
 
 enum {
-	TYPE_STREAM = 1,
+	SOCK_STREAM = 1,
 };
 
 enum {
-	STATE_ESTABLISHED = 1,
-	STATE_SYN_SENT = 2,
-	STATE_SYN_RECV = 3,
-	STATE_FIN_WAIT1 = 4,
-	STATE_CLOSE = 7,
-	STATE_CLOSE_WAIT = 8,
-	STATE_LAST_ACK = 9,
-	STATE_LISTEN = 10,
-	STATE_NEW_SYN_RECV = 12,
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT = 2,
+	TCP_SYN_RECV = 3,
+	TCP_FIN_WAIT1 = 4,
+	TCP_FIN_WAIT2 = 5,
+	TCP_CLOSE = 7,
+	TCP_CLOSE_WAIT = 8,
+	TCP_LAST_ACK = 9,
+	TCP_LISTEN = 10,
+	TCP_CLOSING = 11,
+	TCP_NEW_SYN_RECV = 12,
 };
 
 enum {
-	ERRNO_PIPE = 32,
-	ERRNO_CONNRESET = 104,
+	EPIPE = 32,
+	EADDRNOTAVAIL = 99,
+	ECONNABORTED = 103,
+	ECONNRESET = 104,
 };
 
-/* enum sock_flags: SOCK_DEAD is bit 0, SOCK_DONE bit 1. tcp_fin() sets SOCK_DONE. */
-#define SOCK_DONE_BIT (1UL << 1)
+/* enum sock_flags, as bits of skc_flags: tcp_fin() sets SOCK_DONE; sock_orphan(), in close(), sets SOCK_DEAD. */
+#define SOCK_DEAD_MASK (1UL << 0)
+#define SOCK_DONE_MASK (1UL << 1)
+
+/* include/linux/sched.h: a kernel thread. Workers of io_uring are threads of their process and lack it. */
+#define PF_KTHREAD 0x00200000
+
+/* include/net/sock.h, Linux 6.0: sk_user_data points to a struct sk_psock, so BPF may redirect what is sent. */
+#define SK_USER_DATA_PSOCK 4UL
 
 #define KERNEL_TYPE __attribute__((preserve_access_index))
 
@@ -76,6 +88,10 @@ typedef struct {
 	struct net *net;
 } KERNEL_TYPE possible_net_t;
 
+typedef struct {
+	__s64 counter;
+} KERNEL_TYPE atomic64_t;
+
 struct in6_addr {
 	union {
 		__u32 u6_addr32[4];
@@ -92,7 +108,21 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
 	unsigned long skc_flags;
+} KERNEL_TYPE;
+
+struct kernfs_node {
+	__u64 id;
+} KERNEL_TYPE;
+
+struct cgroup {
+	struct kernfs_node *kn;
+} KERNEL_TYPE;
+
+/* A union with the cgroup v1 ids before Linux 5.15, without this field. */
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
 } KERNEL_TYPE;
 
 struct sock {
@@ -100,6 +130,8 @@ struct sock {
 	__u16 sk_type;
 	__u16 sk_protocol;
 	int sk_err;
+	void *sk_user_data;
+	struct sock_cgroup_data sk_cgrp_data;
 } KERNEL_TYPE;
 
 struct inet_sock {
@@ -118,8 +150,12 @@ struct minmax {
 
 struct tcp_sock {
 	__u64 bytes_received;
+	__u64 bytes_acked;
 	__u64 bytes_sent;
 	__u64 bytes_retrans;
+	__u32 snd_una;
+	__u32 snd_nxt;
+	__u32 write_seq;
 	__u32 segs_in;
 	__u32 segs_out;
 	__u32 total_retrans;
@@ -134,12 +170,8 @@ struct sk_buff {
 	unsigned char *data;
 } KERNEL_TYPE;
 
-struct kernfs_node {
-	__u64 id;
-} KERNEL_TYPE;
-
-struct cgroup {
-	struct kernfs_node *kn;
+struct mptcp_sock {
+	struct sock *first;
 } KERNEL_TYPE;
 
 struct css_set {
@@ -147,6 +179,7 @@ struct css_set {
 } KERNEL_TYPE;
 
 struct task_struct {
+	unsigned int flags;
 	int tgid;
 	char comm[16];
 	struct task_struct *group_leader;

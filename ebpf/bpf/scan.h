@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * The window's scan: one flow_event for each socket whose totals moved since it was last looked at.
+ * The window's scan: one flow_event for each socket whose totals moved since it was last looked at; in a census, one
+ * for each open socket.
  *
  * In: every socket that has storage, in every network namespace. Out: on `lifecycle` a flow_event each. Without room
  * there the program asks, before it moves any total, to be shown the socket again: a return value of 1 ends the read
@@ -13,12 +14,13 @@
 #ifndef FLOWTAP_SCAN_H
 #define FLOWTAP_SCAN_H
 
-#include "maps.h"
+#include "table.h"
 #include "flow.h"
 
+/* Return values of an iterator's program. */
 enum {
-	SHOWN = 0,
-	SHOW_AGAIN = 1,
+	ITER_CONTINUE = 0,
+	ITER_RETRY = 1,
 };
 
 /* A place in the ring; NULL if the scan has filled its share, and the rest is for connections that close meanwhile.
@@ -31,59 +33,122 @@ static __always_inline struct flow_event *reserve_scanned(void)
 }
 
 /*
- * The socket as a struct tcp_sock, without a look at it. bpf_skc_to_tcp_sock() reads lines of the socket that nothing
- * else in a scan needs, which is a third of what an idle socket costs; and only TCP sockets are given storage.
+ * A pointer to a kernel object of type `type_`, without a look at it.
  *
  * This is a call of the kernel function bpf_rdonly_cast() (kernel commit a35b9af4ec2c, Linux 6.2): BPF_JMP | BPF_CALL
  * with BPF_PSEUDO_KFUNC_CALL, and in place of the function's BTF id a number that the loader finds and replaces
  * (ebpf/src/kfunc.rs). Loads through its result are checked when they are made, as those of any pointer not trusted.
  */
+#define CAST(type_, object_)                                                                                         \
+	({                                                                                                           \
+		register __u64 object__ asm("r1") = (__u64)(object_);                                                \
+		register __u64 type__ asm("r2") = bpf_core_type_id_kernel(type_);                                    \
+		register type_ *cast__ asm("r0");                                                                    \
+		asm volatile(".8byte 0x6bf7000100002085"                                                             \
+			     : "=r"(cast__), "+r"(object__), "+r"(type__)                                            \
+			     :                                                                                       \
+			     : "r3", "r4", "r5", "memory");                                                          \
+		cast__;                                                                                              \
+	})
+
+/* bpf_skc_to_tcp_sock() reads lines of the socket that nothing else in a scan needs, which is a third of what an idle
+ * socket costs; and only TCP sockets are followed. */
 static __always_inline struct tcp_sock *as_tcp_sock(struct sock *sk)
 {
-	register void *object asm("r1") = sk;
-	register __u64 type asm("r2") = bpf_core_type_id_kernel(struct tcp_sock);
-	register struct tcp_sock *tcp asm("r0");
-
-	asm volatile(".8byte 0x6bf7000100002085"
-		     : "=r"(tcp), "+r"(object), "+r"(type)
-		     :
-		     : "r3", "r4", "r5", "memory");
-	return tcp;
+	return CAST(struct tcp_sock, sk);
 }
 
-/* Whether on_scan() would find nothing to tell of the socket. */
-static __always_inline bool is_at_rest(struct sock *sk, const struct socket_state *state)
+/* Whether on_scan() would find nothing to report of the socket. As if it had sent no FIN, for which one would have to
+ * look at its state, on a cache line that nothing else here needs: one that has is looked at by on_scan(). */
+static __always_inline bool is_idle(struct sock *sk, const struct socket_state *state)
 {
-	struct totals now;
+	struct tcp_sock *tcp = as_tcp_sock(sk);
 
-	read_totals(&now, sk, as_tcp_sock(sk));
-	return state->announced && !totals_moved(&now, state);
+	return has_mark(state, MARK_ANNOUNCED) && read_sequence(tcp) == state->reported.sent &&
+	       read_received(sk, tcp) == state->reported.received &&
+	       tcp->total_retrans == state->reported.retransmits;
 }
 
-static __always_inline int on_scan(struct sock *sk, struct socket_state *state)
+/* `tcp` is the same socket as `sk`. */
+static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 cookie, struct socket_state *state,
+				   bool census)
 {
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-	struct differences changed = {};
+	struct delta changed = {};
 	struct flow_event *event;
 	struct totals now;
 
-	if (!tcp || !state->established || state->closed)
-		return SHOWN;
+	if (!has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
+		return ITER_CONTINUE;
 	read_totals(&now, sk, tcp);
-	if (state->announced && !totals_moved(&now, state))
-		return SHOWN;
+	if (!census && has_mark(state, MARK_ANNOUNCED) && !has_moved(&now, &state->reported))
+		return ITER_CONTINUE;
 	event = reserve_scanned();
 	if (!event)
-		return SHOW_AGAIN;
-	move_totals(&changed, state, &now);
-	if (*(volatile __u8 *)&state->closed) {
-		read_totals(&now, sk, tcp);
-		move_totals(&changed, state, &now);
+		return ITER_RETRY;
+	read_tuple(&event->tuple, sk);
+	/* The close has reported everything, or is about to; and it may have taken the addresses. Or the socket of a
+	 * table's entry is another one by now, and its close was missed. */
+	if (has_mark(state, MARK_CLOSED) || (__u64)sk->__sk_common.skc_cookie.counter != cookie) {
+		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+		return ITER_CONTINUE;
 	}
-	fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, sk->__sk_common.skc_state, 0);
+	move_totals(&changed, &state->reported, &now);
+	if (has_mark(state, MARK_CLOSED)) {
+		now = state->last;
+		move_totals(&changed, &state->reported, &now);
+	}
+	if (census)
+		look_for_redirect(state, sk);
+	fill_flow(event, state, tcp, cookie, &changed, sk->__sk_common.skc_state,
+		  census && !has_mark(state, MARK_CLOSED) ? FLOW_OPEN : 0);
 	/* The reader is waiting for the scan's end, and needs no waking. */
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
-	return SHOWN;
+	return ITER_CONTINUE;
+}
+
+/* Entries that one run of the table's scan looks at: it can't be preempted by other work meanwhile. */
+#define TABLE_SCAN_ENTRIES 8192
+
+/* What the table's scan knows from one entry to the next. */
+struct table_scan {
+	__u32 scan; /* number of the scan, that no entry has before */
+	__u32 entries;
+	bool census;
+	bool again; /* ended before the last entry */
+};
+
+/* For bpf_for_each_map_elem(): 1 ends the walk. */
+static long scan_entry(struct bpf_map *map, __u64 *cookie, struct table_entry *entry, struct table_scan *scan)
+{
+	struct socket_state *state = &entry->state;
+	struct tcp_sock *tcp;
+	struct sock *sk;
+
+	if (state->scanned == scan->scan)
+		return 0;
+	if (++scan->entries > TABLE_SCAN_ENTRIES) {
+		scan->again = true;
+		return 1;
+	}
+	if (has_mark(state, MARK_CLOSED)) {
+		bpf_map_delete_elem(&table, cookie);
+		return 0;
+	}
+	sk = CAST(struct sock, entry->address);
+	tcp = CAST(struct tcp_sock, entry->address);
+	if ((__u64)sk->__sk_common.skc_cookie.counter != *cookie) {
+		/* Closed and freed, and none of the programs was run for it. */
+		if (has_mark(state, MARK_ESTABLISHED))
+			count_lost_flow(0, 0);
+		bpf_map_delete_elem(&table, cookie);
+		return 0;
+	}
+	if (on_scan(sk, tcp, *cookie, state, scan->census) == ITER_RETRY) {
+		scan->again = true;
+		return 1;
+	}
+	state->scanned = scan->scan;
+	return 0;
 }
 
 #endif

@@ -19,6 +19,7 @@
 /* A socket's place in the table. */
 struct tracked_socket {
 	struct socket_state state;
+	struct tuple tuple; /* for a census, which is made without the socket */
 	__u64 cookie;
 	__u64 reported_ns; /* the last record */
 };
@@ -43,8 +44,8 @@ struct {
 	__uint(max_entries, 1 << 24);
 } tcpconn SEC(".maps");
 
-/* What a place begins as. Not a scratch area: a softirq may come between its filling and its copying. */
-const volatile struct tracked_socket empty_place = {};
+/* How a place begins. Not a scratch area: a softirq may come between its filling and its copying. */
+const volatile struct tracked_socket empty_tracked = {};
 
 /* Whether connect() is seen by a kprobe; else by the change to SYN_SENT. Set by the loader. */
 const volatile bool has_kprobes = false;
@@ -72,27 +73,19 @@ static __always_inline __u64 cookie_of(struct sock *sk)
 	return value ^ cookie_key;
 }
 
-static __always_inline void set_process(struct socket_state *state)
-{
-	bpf_get_current_comm(state->comm, sizeof(state->comm));
-	state->cgroup_id = bpf_get_current_cgroup_id();
-	state->pid = bpf_get_current_pid_tgid() >> 32;
-}
-
-/* A place for a socket that is not tracked yet; `adopted` says that it was open before. */
+/* A place for a socket that is not tracked yet; NULL if there is none, which the caller counts once a connection.
+ * `adopted`: it was open before, and counts from now on. */
 static __always_inline struct tracked_socket *track_segments(struct sock *sk, __u8 role, bool adopted)
 {
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	__u64 address = address_of(sk);
 	struct tracked_socket *place;
 	struct socket_state *state;
 
-	bpf_map_update_elem(&tracked, &address, (const void *)&empty_place, BPF_ANY);
+	bpf_map_update_elem(&tracked, &address, (const void *)&empty_tracked, BPF_ANY);
 	place = bpf_map_lookup_elem(&tracked, &address);
 	if (!place) {
-		struct losses *lost = this_cpu_losses();
-
-		if (lost)
-			lost->untracked++;
+		has_untracked = true;
 		return NULL;
 	}
 	place->cookie = cookie_of(sk);
@@ -101,44 +94,27 @@ static __always_inline struct tracked_socket *track_segments(struct sock *sk, __
 	state->netns = read_netns(sk);
 	state->since_ns = bpf_ktime_get_ns();
 	if (adopted) {
-		struct totals now;
-
-		read_totals(&now, sk, (struct tcp_sock *)sk);
-		state->sent = now.sent;
-		state->received = now.received;
-		state->sent_segments = now.sent_segments;
-		state->received_segments = now.received_segments;
-		state->retransmits = now.retransmits;
-		state->adopted = 1;
-		state->established = 1;
-		read_tuple(&state->tuple, sk);
+		read_totals(&state->reported, sk, tcp);
+		state->role = role_by_counters(sk, tcp);
+		state->marks = MARK_ADOPTED | MARK_ESTABLISHED;
+		if (state->role != ROLE_UNKNOWN)
+			state->marks |= MARK_ROLE_COUNTED;
 	}
+	read_tuple(&place->tuple, sk);
 	return place;
 }
 
-static __always_inline void count_lost_flow(const struct differences *changed)
-{
-	struct losses *lost = this_cpu_losses();
-
-	if (!lost)
-		return;
-	lost->flows++;
-	lost->sent += changed->sent;
-	lost->received += changed->received;
-}
-
 /* What has moved since the last report but the received bytes, which the caller knows better. */
-static __always_inline void take_differences(struct differences *changed, struct socket_state *state,
-					     const struct totals *now)
+static __always_inline void take_delta(struct delta *changed, struct totals *reported, const struct totals *now)
 {
-	changed->sent = now->sent - state->sent;
-	changed->sent_segments = (__s32)(now->sent_segments - state->sent_segments);
-	changed->received_segments = (__s32)(now->received_segments - state->received_segments);
-	changed->retransmits = (__s32)(now->retransmits - state->retransmits);
-	state->sent = now->sent;
-	state->sent_segments = now->sent_segments;
-	state->received_segments = now->received_segments;
-	state->retransmits = now->retransmits;
+	changed->sent = now->sent - reported->sent;
+	changed->sent_segments = (__s32)(now->sent_segments - reported->sent_segments);
+	changed->received_segments = (__s32)(now->received_segments - reported->received_segments);
+	changed->retransmits = (__s32)(now->retransmits - reported->retransmits);
+	reported->sent = now->sent;
+	reported->sent_segments = now->sent_segments;
+	reported->received_segments = now->received_segments;
+	reported->retransmits = now->retransmits;
 }
 
 /* What a segment carries, and where. */
@@ -180,7 +156,7 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 {
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	__u64 address = address_of(sk);
-	struct differences changed = {};
+	struct delta changed = {};
 	struct tracked_socket *place;
 	struct socket_state *state;
 	struct flow_event *event;
@@ -192,6 +168,7 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 		return;
 	read_segment(&segment, skb);
 	place = bpf_map_lookup_elem(&tracked, &address);
+	/* Without a place it is counted when it closes. */
 	if (!place)
 		place = track_segments(sk, ROLE_UNKNOWN, true);
 	if (!place)
@@ -199,22 +176,20 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	state = &place->state;
 	time = bpf_ktime_get_ns();
 	read_totals(&now, sk, tcp);
-	changed.received = (__s64)(received_with(&segment, &now, tcp) - state->received);
+	changed.received = (__s64)(received_with(&segment, &now, tcp) - state->reported.received);
 	if (!segment.payload && !changed.received &&
-	    (now.sent == state->sent || time - place->reported_ns < SENDER_REPORT_NS))
+	    (now.sent == state->reported.sent || time - place->reported_ns < SENDER_REPORT_NS))
 		return;
 	event = bpf_ringbuf_reserve(&tcpflow, sizeof(*event), 0);
 	if (!event) {
 		/* Not moved on: the next record of this socket, or its close, tells of these bytes. */
-		struct losses *lost = this_cpu_losses();
-
-		if (lost)
-			lost->segments++;
+		COUNT_LOSS(segments, 1);
 		return;
 	}
-	take_differences(&changed, state, &now);
-	state->received += changed.received;
+	take_delta(&changed, &state->reported, &now);
+	state->reported.received += changed.received;
 	place->reported_ns = time;
+	event->tuple = place->tuple;
 	fill_flow(event, state, tcp, place->cookie, &changed, FIELD(sk, __sk_common.skc_state), 0);
 	bpf_ringbuf_submit(event, wakeup_flags(&tcpflow));
 }
@@ -224,16 +199,25 @@ static __always_inline void emit_segments_listener(struct sock *sk, __u32 type)
 	struct listen_event *event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
 
 	if (!event) {
-		struct losses *lost = this_cpu_losses();
-
-		if (lost)
-			lost->listeners++;
+		COUNT_LOSS(listeners, 1);
 		return;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	fill_listener(event, sk, type);
 	event->cookie = cookie_of(sk);
 	bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
+}
+
+static __always_inline void on_segments_listen(struct sock *sk)
+{
+	remember_owner(sk, cookie_of(sk), (struct task_struct *)bpf_get_current_task(), false);
+	emit_segments_listener(sk, EVENT_LISTEN);
+}
+
+static __always_inline void on_segments_unlisten(struct sock *sk)
+{
+	forget_owner(sk, cookie_of(sk));
+	emit_segments_listener(sk, EVENT_UNLISTEN);
 }
 
 /* connect(), by kprobe or by the change to SYN_SENT: in the process that calls it. */
@@ -245,7 +229,7 @@ static __always_inline void on_segments_connect(struct sock *sk)
 		return;
 	place = track_segments(sk, ROLE_CLIENT, false);
 	if (place)
-		set_process(&place->state);
+		set_current_process(&place->state);
 }
 
 /* shutdown() or close(), in the process that calls it: where accepted connections get theirs. */
@@ -254,37 +238,44 @@ static __always_inline void on_segments_release(struct sock *sk)
 	__u64 address = address_of(sk);
 	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
 
-	if (place && !place->state.pid)
-		set_process(&place->state);
+	if (place && is_owner_open(&place->state))
+		set_current_process(&place->state);
 }
 
 static __always_inline void on_segments_established(struct sock *sk, int oldstate)
 {
 	__u64 address = address_of(sk);
 	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	struct socket_state *state;
-	struct differences none = {};
+	struct delta none = {};
 	struct flow_event *event;
 	__u64 now = bpf_ktime_get_ns();
 
-	if (oldstate == STATE_SYN_RECV && (!place || place->state.established))
+	if (oldstate == TCP_SYN_RECV && (!place || has_mark(&place->state, MARK_ESTABLISHED)))
 		place = track_segments(sk, ROLE_SERVER, false);
-	if (!place && oldstate == STATE_SYN_SENT)
+	if (!place && oldstate == TCP_SYN_SENT)
 		place = track_segments(sk, ROLE_CLIENT, false);
-	if (!place)
-		return;
-	state = &place->state;
-	if (oldstate == STATE_SYN_SENT)
-		state->handshake_us = (now - state->since_ns) / 1000;
-	state->since_ns = now;
-	state->established = 1;
-	read_tuple(&state->tuple, sk);
-	event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
-	if (!event) {
-		count_lost_flow(&none);
+	if (!place) {
+		count_untracked();
 		return;
 	}
-	fill_flow(event, state, (struct tcp_sock *)sk, place->cookie, &none, STATE_ESTABLISHED, 0);
+	state = &place->state;
+	if (oldstate == TCP_SYN_SENT)
+		state->handshake_us = (now - state->since_ns) / 1000;
+	if (state->role == ROLE_SERVER && !state->pid)
+		inherit_owner(state, sk);
+	state->since_ns = now;
+	count_from_opening(state, tcp);
+	set_marks(state, MARK_ESTABLISHED);
+	read_tuple(&place->tuple, sk);
+	event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
+	if (!event) {
+		count_lost_flow(0, 0);
+		return;
+	}
+	event->tuple = place->tuple;
+	fill_flow(event, state, tcp, place->cookie, &none, TCP_ESTABLISHED, 0);
 	bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
 }
 
@@ -292,32 +283,38 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 {
 	__u64 address = address_of(sk);
 	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
-	struct socket_state *state;
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
-	struct differences changed = {};
+	struct socket_state *state;
+	struct delta changed = {};
 	struct flow_event *event;
 	struct totals now;
-	__u8 events = FLOW_CLOSED;
 
-	if (!place)
-		return;
-	state = &place->state;
 	read_totals(&now, sk, tcp);
-	take_differences(&changed, state, &now);
-	changed.received = (__s64)(now.received - state->received);
+	if (!place && oldstate == TCP_SYN_RECV && now.received) {
+		/* TCP Fast Open: accepted, and reset before the handshake's end. */
+		place = track_segments(sk, ROLE_SERVER, false);
+		if (place)
+			inherit_owner(&place->state, sk);
+	}
+	if (!place) {
+		if (has_untracked && now.sent_segments)
+			count_lost_flow(now.sent - (role_by_counters(sk, tcp) == ROLE_CLIENT), now.received);
+		return;
+	}
+	state = &place->state;
+	begin_failed_connect(state, &now, tcp);
+	take_delta(&changed, &state->reported, &now);
+	changed.received = (__s64)(now.received - state->reported.received);
 	event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
 	if (!event) {
-		count_lost_flow(&changed);
+		count_lost_flow(changed.sent, changed.received);
 	} else {
-		int error = FIELD(sk, sk_err);
+		int error;
 
-		if (!state->established) {
-			events = FLOW_FAILED;
-			read_tuple(&state->tuple, sk);
-		} else if (was_reset(oldstate, error)) {
-			events |= FLOW_RESET;
-		}
-		fill_flow(event, state, tcp, place->cookie, &changed, STATE_CLOSE, events);
+		read_tuple(&event->tuple, sk);
+		error = connect_error(sk, tcp, &event->tuple);
+		fill_flow(event, state, tcp, place->cookie, &changed, TCP_CLOSE,
+			  closing_events(state, sk, oldstate, error));
 		event->failure = error;
 		bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
 	}
@@ -336,42 +333,63 @@ static __always_inline void on_segments_state(struct sock *sk, int oldstate, int
 {
 	if (!is_tcp(sk))
 		return;
-	if (newstate == STATE_LISTEN)
-		emit_segments_listener(sk, EVENT_LISTEN);
-	else if (oldstate == STATE_LISTEN && newstate == STATE_SYN_RECV)
+	if (newstate == TCP_LISTEN)
+		on_segments_listen(sk);
+	else if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV)
 		forget(sk);
-	else if (oldstate == STATE_LISTEN && newstate == STATE_CLOSE)
-		emit_segments_listener(sk, EVENT_UNLISTEN);
-	else if (newstate == STATE_SYN_SENT) {
+	else if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE)
+		on_segments_unlisten(sk);
+	else if (newstate == TCP_SYN_SENT) {
 		if (!has_kprobes)
 			on_segments_connect(sk);
-	} else if (newstate == STATE_CLOSE)
+	} else if (newstate == TCP_CLOSE)
 		on_segments_close(sk, oldstate);
 	else {
-		if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
+		if (newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV)
 			on_segments_established(sk, oldstate);
-		if (newstate == STATE_FIN_WAIT1 || newstate == STATE_LAST_ACK)
+		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
 			on_segments_release(sk);
 	}
 }
 
-/* For what on_segments_state() was not shown: see on_state_again() in state.h. */
-static __always_inline void on_segments_state_again(struct sock *sk, int oldstate, int newstate)
+/* For what on_segments_state() was not run for: see on_state_missed() in state.h. */
+static __always_inline void on_segments_state_missed(struct sock *sk, int oldstate, int newstate)
 {
 	struct tracked_socket *place;
+	struct listen_key key;
+	struct owner *known;
 	__u64 address = address_of(sk);
 
 	if (!is_tcp(sk))
 		return;
-	if (oldstate == STATE_LISTEN && newstate == STATE_SYN_RECV) {
+	if (newstate == TCP_LISTEN) {
+		read_listen_key(&key, sk);
+		known = bpf_map_lookup_elem(&owners, &key);
+		if (!known || known->cookie != cookie_of(sk))
+			on_segments_listen(sk);
+		return;
+	}
+	if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE) {
+		if (forget_owner(sk, cookie_of(sk)))
+			emit_segments_listener(sk, EVENT_UNLISTEN);
+		return;
+	}
+	place = bpf_map_lookup_elem(&tracked, &address);
+	if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV) {
 		forget(sk);
-	} else if (newstate == STATE_CLOSE) {
-		/* Nothing is there any more if the first has seen it. */
-		on_segments_close(sk, oldstate);
-	} else if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV) {
-		place = bpf_map_lookup_elem(&tracked, &address);
-		if (!place || !place->state.established)
+	} else if (newstate == TCP_SYN_SENT) {
+		if (!has_kprobes && (!place || has_mark(&place->state, MARK_ESTABLISHED)))
+			on_segments_connect(sk);
+	} else if (newstate == TCP_CLOSE) {
+		/* Nothing is there any more if it has been seen. */
+		if (place)
+			on_segments_close(sk, oldstate);
+	} else {
+		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&
+		    (!place || !has_mark(&place->state, MARK_ESTABLISHED)))
 			on_segments_established(sk, oldstate);
+		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
+			on_segments_release(sk);
 	}
 }
 

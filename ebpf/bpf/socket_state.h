@@ -8,36 +8,53 @@
 #include "kernel.h"
 #include "abi.h"
 
-/*
- * What is remembered of a socket. Where two CPUs may look at one socket at once, the five totals and `announced` are
- * moved by atomic exchange only: see totals.h.
- *
- * Socket storage puts 72 bytes before it, 8 of them on the cache line where it begins, and takes memory in steps of
- * the slab allocator: 120 bytes fit one of 192. What a scan reads of an idle socket comes first, within one line.
- */
-struct socket_state {
-	__u64 sent;
+/* A socket's totals at one moment: of a connection from its first byte on, not since it was last reported. */
+struct totals {
+	__u64 sent; /* sequence numbers transmitted, without the FIN; the SYN of an active opener is in it */
 	__u64 received;
 	__u32 sent_segments;
 	__u32 received_segments;
 	__u32 retransmits;
-	__u32 announced;  /* its first record is out */
-	__u8 closed;	  /* its last record is out, or being made */
-	__u8 established; /* the totals and the tuple are valid */
-	__u8 adopted;
-	__u8 role;
-	__u32 handshake_us;
+	__u32 pad;
+};
+
+/* Bits of socket_state.marks. */
+enum mark {
+	MARK_ANNOUNCED = 1 << 0,       /* the first record is out */
+	MARK_ESTABLISHED = 1 << 1,     /* the totals count */
+	MARK_CLOSED = 1 << 2,	       /* `last` is final; the last record is out, or being made */
+	MARK_ADOPTED = 1 << 3,	       /* was open before the programs were attached */
+	MARK_ROLE_COUNTED = 1 << 4,    /* the role is known from the counters, not from the handshake */
+	MARK_OWNER_INHERITED = 1 << 5, /* the process is that of the listening socket */
+	MARK_REDIRECTED = 1 << 6,      /* was seen in a sockmap */
+};
+
+/*
+ * What is remembered of a socket. Where two CPUs may look at one socket at once, `reported` is changed by atomic
+ * exchange only, and `marks` by atomic or: see totals.h.
+ *
+ * Socket storage puts 72 bytes before it, 8 of them on the cache line where it begins, and takes memory in steps of
+ * the slab allocator: 120 bytes fit one of 192. What a scan reads of an idle socket comes first, within one line.
+ * Addresses are not here: the socket has them until it is closed, and at the close too.
+ */
+struct socket_state {
+	struct totals reported; /* what the records up to now add up to */
+	__u32 marks;		/* enum mark */
+	__u8 role;		/* enum role */
+	__u8 pad[3];
 	__u64 since_ns; /* SYN_SENT, then ESTABLISHED or adoption */
-	__u32 netns;
-	__u32 pid;
+	__u32 netns;	/* inode number */
+	__u32 handshake_us;
 	__u64 cgroup_id;
-	struct tuple tuple;
+	__u32 pid;
 	char comm[16];
+	__u32 scanned;	    /* the scan that looked at it last; in a table only */
+	struct totals last; /* at the close; valid once MARK_CLOSED is set */
 };
 
 _Static_assert(sizeof(struct socket_state) == 120, "one step of the slab allocator");
 
-/* Key: 0. Value: what could not be handed on. */
+/* Key: 0. Value: what could not be reported. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -45,15 +62,89 @@ struct {
 	__type(value, struct losses);
 } losses SEC(".maps");
 
+/* A port that is listened on. */
+struct listen_key {
+	__u32 netns; /* inode number */
+	__u16 port;  /* host byte order */
+	__u16 pad;
+};
+
+/* Whose listening socket it is. */
+struct owner {
+	__u64 cookie;
+	__u64 cgroup_id;
+	__u32 pid;
+	char comm[16];
+	__u32 pad;
+};
+
+/* Key: a port that is listened on. Value: the process that listens, which is the best that is known of the owner of
+ * an accepted connection before that process is seen with it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct listen_key);
+	__type(value, struct owner);
+} owners SEC(".maps");
+
 /* Reader is woken once this many bytes wait in a ring, and again at each quarter of that; until then it comes by
  * itself. Set by the loader to a quarter of the ring, which is a power of two. */
 const volatile __u64 wakeup_bytes = 1 << 22;
 
-static __always_inline struct losses *this_cpu_losses(void)
-{
-	__u32 zero = 0;
+/* Set once a connection found no memory and no place: from then on closes of unknown sockets may be of such. */
+bool has_untracked = false;
 
-	return bpf_map_lookup_elem(&losses, &zero);
+/* Adds to a counter of this CPU. Atomically, as an interrupt may count in the middle of it. */
+#define COUNT_LOSS(counter, value)                                                                                   \
+	do {                                                                                                         \
+		__u32 zero_ = 0;                                                                                     \
+		struct losses *lost_ = bpf_map_lookup_elem(&losses, &zero_);                                         \
+		if (lost_)                                                                                           \
+			__sync_fetch_and_add(&lost_->counter, (value));                                              \
+	} while (0)
+
+/* Counts a record that found no room, with its bytes. */
+static __always_inline void count_lost_flow(__s64 sent, __s64 received)
+{
+	COUNT_LOSS(flows, 1);
+	COUNT_LOSS(sent, sent);
+	COUNT_LOSS(received, received);
+}
+
+/* Counts a connection that can't be followed. */
+static __always_inline void count_untracked(void)
+{
+	has_untracked = true;
+	COUNT_LOSS(untracked, 1);
+}
+
+static __always_inline bool has_mark(const struct socket_state *state, __u32 mark)
+{
+	return *(const volatile __u32 *)&state->marks & mark;
+}
+
+/* Sets marks; returns those that were set before. Orders memory fully where it is atomic. */
+static __always_inline __u32 set_marks(struct socket_state *state, __u32 marks)
+{
+#ifdef FLOWTAP_UNTYPED_ARGUMENTS
+	/* Each look at the socket is made under its lock, and these kernels may lack the instruction. */
+	__u32 before = state->marks;
+
+	state->marks = before | marks;
+	return before;
+#else
+	return __sync_fetch_and_or(&state->marks, marks);
+#endif
+}
+
+static __always_inline void clear_marks(struct socket_state *state, __u32 marks)
+{
+#ifdef FLOWTAP_UNTYPED_ARGUMENTS
+	state->marks &= ~marks;
+#else
+	__sync_fetch_and_and(&state->marks, ~marks);
+#endif
 }
 
 /* Flags for bpf_ringbuf_submit(): a wake-up per record would cost more than the record, also while the reader is on

@@ -3,12 +3,16 @@
  * Capture mode `sockets`: no program on the data path. TCP already counts; flowtap is told when a connection changes
  * state, and once per window reads the totals of the sockets that moved.
  *
- *   on_state_change   tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)
- *   on_state_nested   the same, after it: changes at which it was not run
- *   scan_sockets      iter/bpf_sk_storage_map      -> lifecycle, by the window's tick
- *   scan_by_cast      the same, quicker where the kernel has bpf_rdonly_cast()
- *   adopt_files       iter/task_file               -> storage; listen_event
- *   adopt_sockets     iter/tcp                     -> storage; listen_event (one network namespace)
+ *   on_state_change     tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)
+ *   on_state_nested     the same, after it: changes at which it was not run
+ *   on_state_guarded    instead of both, where programs at tracepoints can be preempted; then on_state_missed1 to 3
+ *   scan_sockets        iter/bpf_sk_storage_map      -> lifecycle, by the window's tick
+ *   scan_by_cast        the same, quicker where the kernel has bpf_rdonly_cast()
+ *   scan_all            the same, for a census: every open connection
+ *   scan_table          test run                     -> lifecycle: connections without storage
+ *   adopt_files         iter/task_file               -> storage; listen_event
+ *   adopt_sockets       iter/tcp                     -> storage; listen_event (one network namespace)
+ *   revisit_files, revisit_sockets: the same later on, for processes and listening sockets only
  *
  * Kernel 5.12 and later (64-bit atomic exchange; socket cookies in tracing programs), built with -mcpu=v3.
  */
@@ -18,6 +22,7 @@
 #include "state.h"
 #include "scan.h"
 #include "adopt.h"
+#include "guard.h"
 
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state_change, struct sock *sk, int oldstate, int newstate)
@@ -29,19 +34,50 @@ int BPF_PROG(on_state_change, struct sock *sk, int oldstate, int newstate)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state_nested, struct sock *sk, int oldstate, int newstate)
 {
-	on_state_again(sk, oldstate, newstate);
+	on_state_missed(sk, oldstate, newstate);
 	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_state_guarded, struct sock *sk, int oldstate, int newstate)
+{
+	preempt_disable();
+	on_state(sk, oldstate, newstate);
+	preempt_enable();
+	return 0;
+}
+
+/* Programs of one body: each is skipped for itself alone. */
+#define MISSED_GUARDED(name)                                                                                         \
+	SEC("tp_btf/inet_sock_set_state")                                                                            \
+	int BPF_PROG(name, struct sock *sk, int oldstate, int newstate)                                              \
+	{                                                                                                            \
+		preempt_disable();                                                                                   \
+		on_state_missed(sk, oldstate, newstate);                                                             \
+		preempt_enable();                                                                                    \
+		return 0;                                                                                            \
+	}
+
+MISSED_GUARDED(on_state_missed1)
+MISSED_GUARDED(on_state_missed2)
+MISSED_GUARDED(on_state_missed3)
+
+static __always_inline int scan_storage(struct bpf_iter__bpf_sk_storage_map *ctx, bool census)
+{
+	struct sock *sk = ctx->sk;
+	struct socket_state *state = ctx->value;
+	struct tcp_sock *tcp;
+
+	if (!sk || !state)
+		return ITER_CONTINUE;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	return tcp ? on_scan(sk, tcp, bpf_get_socket_cookie(sk), state, census) : ITER_CONTINUE;
 }
 
 SEC("iter/bpf_sk_storage_map")
 int scan_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
-	struct sock *sk = ctx->sk;
-	struct socket_state *state = ctx->value;
-
-	if (!sk || !state)
-		return SHOWN;
-	return on_scan(sk, state);
+	return scan_storage(ctx, false);
 }
 
 SEC("iter/bpf_sk_storage_map")
@@ -50,13 +86,46 @@ int scan_by_cast(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct sock *sk = ctx->sk;
 	struct socket_state *state = ctx->value;
 
-	if (!sk || !state || is_at_rest(sk, state))
-		return SHOWN;
-	return on_scan(sk, state);
+	if (!sk || !state || is_idle(sk, state))
+		return ITER_CONTINUE;
+	return scan_storage(ctx, false);
 }
 
-SEC("iter/task_file")
-int adopt_files(struct bpf_iter__task_file *ctx)
+SEC("iter/bpf_sk_storage_map")
+int scan_all(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	return scan_storage(ctx, true);
+}
+
+/* The table's scan, run by BPF_PROG_TEST_RUN and attached to nothing. 0: go on; 1: ask again, a close is under way;
+ * 2: there is no entry. */
+SEC("raw_tp")
+int begin_table_scan(struct bpf_raw_tracepoint_args *ctx)
+{
+	if (!table_used)
+		return 2;
+	__sync_lock_test_and_set(&table_scanning, 1);
+	return *(volatile __u32 *)&table_closers != 0;
+}
+
+/* Arguments: the number of the scan, whether it is a census. 1: there is more. */
+SEC("raw_tp")
+int scan_table(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct table_scan scan = {.scan = ctx->args[0], .census = ctx->args[1]};
+
+	bpf_for_each_map_elem(&table, scan_entry, &scan, 0);
+	return scan.again;
+}
+
+SEC("raw_tp")
+int end_table_scan(struct bpf_raw_tracepoint_args *ctx)
+{
+	__sync_lock_test_and_set(&table_scanning, 0);
+	return 0;
+}
+
+static __always_inline int look_at_file(struct bpf_iter__task_file *ctx, bool first_walk)
 {
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
@@ -64,34 +133,56 @@ int adopt_files(struct bpf_iter__task_file *ctx)
 	struct sock *sk;
 
 	if (!task || !file)
-		return SHOWN;
+		return ITER_CONTINUE;
 	socket = bpf_sock_from_file(file);
 	if (!socket)
-		return SHOWN;
+		return ITER_CONTINUE;
 	sk = socket->sk;
-	if (!sk || !is_tcp(sk))
-		return SHOWN;
-	return adopt(ctx->meta->seq, sk, task);
+	if (!sk)
+		return ITER_CONTINUE;
+	if (sk->sk_protocol == IPPROTO_MPTCP && sk->__sk_common.skc_state == TCP_LISTEN)
+		return show_mptcp_listener(ctx->meta->seq, sk, task);
+	if (!is_tcp(sk))
+		return ITER_CONTINUE;
+	return adopt(ctx->meta->seq, sk, task, first_walk);
 }
 
-SEC("iter/tcp")
-int adopt_sockets(struct bpf_iter__tcp *ctx)
+SEC("iter/task_file")
+int adopt_files(struct bpf_iter__task_file *ctx)
+{
+	return look_at_file(ctx, true);
+}
+
+SEC("iter/task_file")
+int revisit_files(struct bpf_iter__task_file *ctx)
+{
+	return look_at_file(ctx, false);
+}
+
+static __always_inline int look_at_socket(struct bpf_iter__tcp *ctx, bool first_walk)
 {
 	struct sock_common *common = ctx->sk_common;
 	struct tcp_sock *tcp;
 
 	if (!common)
-		return SHOWN;
+		return ITER_CONTINUE;
 	/* Not for time-wait and request sockets, which are no full sockets. */
 	tcp = bpf_skc_to_tcp_sock(common);
 	if (!tcp)
-		return SHOWN;
-	return adopt(ctx->meta->seq, (struct sock *)tcp, NULL);
+		return ITER_CONTINUE;
+	return adopt(ctx->meta->seq, (struct sock *)tcp, NULL, first_walk);
 }
 
-/* Clang writes BTF only of what is used by name; the test of the ABI compares these with the Rust side. In .rodata,
- * where `wakeup_bytes` is anyway, they cost no map. */
-const struct flow_event *const volatile flow_event_btf = NULL;
-const struct listen_event *const volatile listen_event_btf = NULL;
+SEC("iter/tcp")
+int adopt_sockets(struct bpf_iter__tcp *ctx)
+{
+	return look_at_socket(ctx, true);
+}
+
+SEC("iter/tcp")
+int revisit_sockets(struct bpf_iter__tcp *ctx)
+{
+	return look_at_socket(ctx, false);
+}
 
 char bpf_license[] SEC("license") = "Dual BSD/GPL";

@@ -8,60 +8,64 @@
 #ifndef FLOWTAP_STATE_H
 #define FLOWTAP_STATE_H
 
-#include "maps.h"
+#include "table.h"
 #include "flow.h"
 
-static __always_inline void emit_listener(struct sock *sk, __u32 type)
+static __always_inline void emit_listener(struct sock *sk, __u64 cookie, __u32 type)
 {
 	struct listen_event *event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
 
 	if (!event) {
-		struct losses *lost = this_cpu_losses();
-
-		if (lost)
-			lost->listeners++;
+		COUNT_LOSS(listeners, 1);
 		return;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	fill_listener(event, sk, type);
-	event->cookie = bpf_get_socket_cookie(sk);
+	event->cookie = cookie;
 	bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 }
 
-/* Storage of a connection that has not closed. A socket keeps its storage until it is freed, and may connect again.
- */
-static __always_inline struct socket_state *tracked(struct sock *sk)
+/* listen(): in the process that calls it. */
+static __always_inline void on_listen(struct sock *sk, __u64 cookie)
 {
-	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, 0);
-
-	return state && !state->closed ? state : NULL;
+	remember_owner(sk, cookie, (struct task_struct *)bpf_get_current_task(), false);
+	emit_listener(sk, cookie, EVENT_LISTEN);
 }
 
-/* Storage for a connection whose handshake is seen: everything counts from zero. */
+static __always_inline void on_unlisten(struct sock *sk, __u64 cookie)
+{
+	forget_owner(sk, cookie);
+	emit_listener(sk, cookie, EVENT_UNLISTEN);
+}
+
+/* What is known of a connection that has not closed. A socket keeps its storage until it is freed, and may connect
+ * again. */
+static __always_inline struct socket_state *tracked(struct sock *sk)
+{
+	struct socket_state *state = find_state(sk);
+
+	return state && !has_mark(state, MARK_CLOSED) ? state : NULL;
+}
+
+/*
+ * A place for a connection whose handshake is seen; NULL if there is none, which the caller counts once a connection.
+ *
+ * A socket that was connected before, and reused, may have a place, and a scan may be looking at it. A scan that read
+ * the old connection's totals may store them after this; what it reports then is taken back by the next look, as the
+ * sum of all reports is the value stored last.
+ */
 static __always_inline struct socket_state *track(struct sock *sk, __u8 role, __u64 now)
 {
-	struct socket_state *state = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct table_entry initial = {.address = (__u64)sk};
+	struct socket_state *state = find_or_make_state(sk, &initial);
 
-	if (!state) {
-		struct losses *lost = this_cpu_losses();
-
-		if (lost)
-			lost->untracked++;
+	if (!state)
 		return NULL;
-	}
-	/* A socket that was connected before, and reused, may have some already. */
 	__builtin_memset(state, 0, sizeof(*state));
 	state->role = role;
 	state->netns = read_netns(sk);
 	state->since_ns = now;
 	return state;
-}
-
-static __always_inline void set_process(struct socket_state *state)
-{
-	bpf_get_current_comm(state->comm, sizeof(state->comm));
-	state->cgroup_id = bpf_get_current_cgroup_id();
-	state->pid = bpf_get_current_pid_tgid() >> 32;
 }
 
 /* connect(): in the process that calls it. */
@@ -70,7 +74,7 @@ static __always_inline void on_connect(struct sock *sk)
 	struct socket_state *state = track(sk, ROLE_CLIENT, bpf_ktime_get_ns());
 
 	if (state)
-		set_process(state);
+		set_current_process(state);
 }
 
 /* shutdown() or close() on a connection that works: in the process that calls it. Connections are accepted in no
@@ -79,113 +83,156 @@ static __always_inline void on_shutdown(struct sock *sk)
 {
 	struct socket_state *state = tracked(sk);
 
-	if (state && !state->pid)
-		set_process(state);
+	if (state && is_owner_open(state))
+		set_current_process(state);
 }
 
 static __always_inline void on_established(struct sock *sk, int oldstate)
 {
 	struct socket_state *state = tracked(sk);
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	__u64 now = bpf_ktime_get_ns();
 
-	/* A client without storage began to connect before the program was there. */
+	/* A client without a place began to connect before the program was there. */
 	if (!state)
-		state = track(sk, oldstate == STATE_SYN_SENT ? ROLE_CLIENT : ROLE_SERVER, now);
-	if (!state)
+		state = track(sk, oldstate == TCP_SYN_SENT ? ROLE_CLIENT : ROLE_SERVER, now);
+	if (!state || !tcp) {
+		count_untracked();
 		return;
-	if (oldstate == STATE_SYN_SENT)
+	}
+	if (oldstate == TCP_SYN_SENT)
 		state->handshake_us = (now - state->since_ns) / 1000;
+	if (state->role == ROLE_SERVER && !state->pid)
+		inherit_owner(state, sk);
 	state->since_ns = now;
-	read_tuple(&state->tuple, sk);
-	/* Last, so that a scan never shows a connection without its addresses. */
-	barrier();
-	state->established = 1;
+	count_from_opening(state, tcp);
+	/* Last: a scan on another CPU counts from here. */
+	set_marks(state, MARK_ESTABLISHED);
 }
 
-/* The storage is left to the kernel, which frees it with the socket: bpf_sk_storage_delete() costs three times as
- * much, as it waits for programs that may sleep (call_rcu_tasks_trace()). */
+/* Counts what a connection did that found no place when it opened. */
+static __always_inline void on_untracked_close(struct sock *sk, struct tcp_sock *tcp)
+{
+	struct totals now;
+
+	read_totals(&now, sk, tcp);
+	if (now.sent_segments)
+		count_lost_flow(now.sent - (role_by_counters(sk, tcp) == ROLE_CLIENT), now.received);
+}
+
+/* Storage is left to the kernel, which frees it with the socket: bpf_sk_storage_delete() costs three times as much,
+ * as it waits for programs that may sleep (call_rcu_tasks_trace()). */
 static __always_inline void on_close(struct sock *sk, int oldstate)
 {
 	struct socket_state *state = tracked(sk);
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
-	struct differences changed = {};
+	struct delta changed = {};
 	struct flow_event *event;
 	struct totals now;
-	__u8 events = FLOW_CLOSED;
 
-	if (!state || !tcp)
+	if (!tcp)
 		return;
-	*(volatile __u8 *)&state->closed = 1;
+	if (!state && oldstate == TCP_SYN_RECV && FIELD(tcp, bytes_received)) {
+		/* TCP Fast Open: accepted, and reset before the handshake's end. */
+		state = track(sk, ROLE_SERVER, bpf_ktime_get_ns());
+		if (state)
+			inherit_owner(state, sk);
+	}
+	if (!state) {
+		if (has_untracked)
+			on_untracked_close(sk, tcp);
+		return;
+	}
 	read_totals(&now, sk, tcp);
-	move_totals(&changed, state, &now);
+	begin_failed_connect(state, &now, tcp);
+	state->last = now;
+	set_marks(state, MARK_CLOSED);
+	move_totals(&changed, &state->reported, &now);
 
 	event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
 	if (!event) {
-		struct losses *lost = this_cpu_losses();
-
-		if (lost) {
-			lost->flows++;
-			lost->sent += changed.sent;
-			lost->received += changed.received;
-		}
+		count_lost_flow(changed.sent, changed.received);
 	} else {
-		int error = sk->sk_err;
+		int error;
 
-		if (!state->established) {
-			events = FLOW_FAILED;
-			read_tuple(&state->tuple, sk);
-		} else if (was_reset(oldstate, error)) {
-			events |= FLOW_RESET;
-		}
-		fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, STATE_CLOSE, events);
+		read_tuple(&event->tuple, sk);
+		error = connect_error(sk, tcp, &event->tuple);
+		fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, TCP_CLOSE,
+			  closing_events(state, sk, oldstate, error));
 		event->failure = error;
 		bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 	}
+	forget_entry(sk);
 }
 
 static __always_inline void on_state(struct sock *sk, int oldstate, int newstate)
 {
 	if (!is_tcp(sk))
 		return;
-	if (newstate == STATE_LISTEN)
-		emit_listener(sk, EVENT_LISTEN);
-	else if (oldstate == STATE_LISTEN && newstate == STATE_CLOSE)
-		emit_listener(sk, EVENT_UNLISTEN);
-	else if (newstate == STATE_SYN_SENT)
+	if (newstate == TCP_LISTEN)
+		on_listen(sk, bpf_get_socket_cookie(sk));
+	else if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE)
+		on_unlisten(sk, bpf_get_socket_cookie(sk));
+	else if (newstate == TCP_SYN_SENT)
 		on_connect(sk);
-	else if (newstate == STATE_CLOSE)
+	else if (newstate == TCP_CLOSE)
 		on_close(sk, oldstate);
 	else {
 		/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
-		if (newstate == STATE_ESTABLISHED || oldstate == STATE_SYN_RECV)
+		if (newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV)
 			on_established(sk, oldstate);
-		if (newstate == STATE_FIN_WAIT1 || newstate == STATE_LAST_ACK)
+		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
 			on_shutdown(sk);
 	}
 }
 
 /*
- * The same change once more, for what on_state() was not shown. The kernel does not run a program on a CPU that is in
- * the middle of it (kernel commit 05b24ff9b2cf, "bpf: Prevent bpf program recursion for raw tracepoint probes"): when
- * an interrupt brings a segment while a process connects or closes, the change that the segment makes is passed over.
- * So a second program follows the first. An interrupt finds a CPU in one of the two at most, and the other one runs.
+ * The same change once more, for what the programs before it were not run for. The kernel does not run a program on a
+ * CPU that is in the middle of it (kernel commit 05b24ff9b2cf, "bpf: Prevent bpf program recursion for raw tracepoint
+ * probes"): when an interrupt brings a segment while a process connects or closes, or, where programs at tracepoints
+ * can be preempted, when another thread comes to change a state. So further programs follow the first (ADR 12, ADR
+ * 18).
  *
- * What the first has done shows in the storage; only changes that an interrupt can make are looked at.
+ * What was done shows in what is remembered; doing it again would count twice.
  */
-static __always_inline void on_state_again(struct sock *sk, int oldstate, int newstate)
+static __always_inline void on_state_missed(struct sock *sk, int oldstate, int newstate)
 {
 	struct socket_state *state;
+	__u64 cookie;
 
-	if (newstate != STATE_CLOSE && newstate != STATE_ESTABLISHED && oldstate != STATE_SYN_RECV)
-		return;
 	if (!is_tcp(sk))
 		return;
+	if (newstate == TCP_LISTEN) {
+		struct listen_key key;
+		struct owner *known;
+
+		cookie = bpf_get_socket_cookie(sk);
+		read_listen_key(&key, sk);
+		known = bpf_map_lookup_elem(&owners, &key);
+		if (!known || known->cookie != cookie)
+			on_listen(sk, cookie);
+		return;
+	}
+	if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE) {
+		cookie = bpf_get_socket_cookie(sk);
+		if (forget_owner(sk, cookie))
+			emit_listener(sk, cookie, EVENT_UNLISTEN);
+		return;
+	}
 	state = tracked(sk);
-	if (newstate == STATE_CLOSE) {
+	if (newstate == TCP_SYN_SENT) {
+		/* One that is established is of the connection before, whose close was not seen. */
+		if (!state || has_mark(state, MARK_ESTABLISHED))
+			on_connect(sk);
+	} else if (newstate == TCP_CLOSE) {
 		if (state)
 			on_close(sk, oldstate);
-	} else if (!state || !state->established) {
-		on_established(sk, oldstate);
+	} else {
+		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&
+		    (!state || !has_mark(state, MARK_ESTABLISHED)))
+			on_established(sk, oldstate);
+		if ((newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK) && state && is_owner_open(state))
+			set_current_process(state);
 	}
 }
 

@@ -1,31 +1,33 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * From a socket's running totals to differences that add up.
+ * A socket's totals, and differences of them that add up.
  *
- * The window's scan and a close may look at the same socket at the same moment, on two CPUs. Each moves the
- * remembered totals with an atomic exchange and reports the signed difference to what it found there: whatever the
- * order, the sum of what was reported is the value that was stored last. The close must then have the last word, or a
- * scan that read an older total could store it after the close and nobody would put it right. So the close sets
- * `closed` before it exchanges, and a scan that finds `closed` set after its own exchange reads and exchanges once
- * more: the totals of a closed socket stand still. (Exchanges that return a value order memory fully:
- * Documentation/bpf/standardization/instruction-set.rst, "Atomic operations".)
+ * Bytes sent are counted by sequence number: bytes_acked + (snd_nxt - snd_una), less the FIN. bytes_sent would count
+ * a segment again each time that this machine itself drops it on its way out (a full queue, netfilter, a tc program):
+ * __tcp_transmit_skb() adds to bytes_sent before it hands the segment on, and a segment that was not taken stays
+ * unsent (net/ipv4/tcp_output.c, tcp_write_xmit()). It is no retransmission either, so bytes_retrans does not have
+ * it.
+ *
+ * The SYN is one sequence number more at the end that opened actively: tcp_connect() begins with snd_una at it, while
+ * an accepted socket begins behind it (tcp_create_openreq_child()). What is reported starts from there
+ * (count_from_opening()).
+ *
+ * The window's scan and a close may look at the same socket at the same moment, on two CPUs. Each moves what was
+ * reported with an atomic exchange and reports the signed difference to what it found there: whatever the order, the
+ * sum of what was reported is the value that was stored last. The close must then have the last word, or a scan that
+ * read an older total could store it after the close and nobody would put it right. So the close stores its totals in
+ * `last` and sets MARK_CLOSED before it exchanges, and a scan that finds the mark after its own exchange exchanges
+ * once more, for `last`. It does not read the socket again: tcp_disconnect() zeroes the totals of a closed one.
+ * (Exchanges and fetching operations order memory fully: Documentation/bpf/standardization/instruction-set.rst,
+ * "Atomic operations".)
  */
 #ifndef FLOWTAP_TOTALS_H
 #define FLOWTAP_TOTALS_H
 
 #include "socket_state.h"
 
-/* A socket's totals at one moment. */
-struct totals {
-	__u64 sent;
-	__u64 received;
-	__u32 sent_segments;
-	__u32 received_segments;
-	__u32 retransmits;
-};
-
 /* Differences between two moments. */
-struct differences {
+struct delta {
 	__s64 sent;
 	__s64 received;
 	__s32 sent_segments;
@@ -33,32 +35,90 @@ struct differences {
 	__s32 retransmits;
 };
 
-/* bytes_sent counts a retransmission again; bytes_received counts the FIN as one byte. */
+/* Sequence numbers transmitted, SYN and FIN included where they were. What is acknowledged is read first: a segment
+ * that is acknowledged meanwhile then counts too late rather than twice. */
+static __always_inline __u64 read_sequence(struct tcp_sock *tcp)
+{
+	__u64 acked = FIELD(tcp, bytes_acked);
+
+	barrier();
+	return acked + (__s32)(FIELD(tcp, snd_nxt) - FIELD(tcp, snd_una));
+}
+
+/* Whether the FIN is among the sequence numbers transmitted: it is the last one of all (tcp_send_fin()). */
+static __always_inline bool is_fin_sent(struct sock *sk, struct tcp_sock *tcp)
+{
+	__u32 queued = 1 << TCP_FIN_WAIT1 | 1 << TCP_FIN_WAIT2 | 1 << TCP_CLOSING | 1 << TCP_LAST_ACK;
+
+	return (1 << (FIELD(sk, __sk_common.skc_state) & 31)) & queued &&
+	       FIELD(tcp, snd_nxt) == FIELD(tcp, write_seq);
+}
+
+/* bytes_received counts the FIN as one byte. */
+static __always_inline __u64 read_received(struct sock *sk, struct tcp_sock *tcp)
+{
+	return FIELD(tcp, bytes_received) - !!(FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_MASK);
+}
+
 static __always_inline void read_totals(struct totals *now, struct sock *sk, struct tcp_sock *tcp)
 {
-	now->sent = FIELD(tcp, bytes_sent) - FIELD(tcp, bytes_retrans);
-	now->received = FIELD(tcp, bytes_received) - !!(FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_BIT);
+	now->sent = read_sequence(tcp) - is_fin_sent(sk, tcp);
+	now->received = read_received(sk, tcp);
 	now->sent_segments = FIELD(tcp, segs_out);
 	now->received_segments = FIELD(tcp, segs_in);
 	now->retransmits = FIELD(tcp, total_retrans);
+	now->pad = 0;
 }
 
-static __always_inline bool totals_moved(const struct totals *now, const struct socket_state *state)
+static __always_inline bool has_moved(const struct totals *now, const struct totals *reported)
 {
-	return now->sent != state->sent || now->received != state->received || now->retransmits != state->retransmits;
+	return now->sent != reported->sent || now->received != reported->received ||
+	       now->retransmits != reported->retransmits;
 }
 
-/* Moves the remembered totals to `now` and adds what that changed to `sum`. */
-static __always_inline void move_totals(struct differences *sum, struct socket_state *state, const struct totals *now)
+/* Where the bytes of a connection begin whose handshake was seen, by the end of the handshake: behind the SYN of the
+ * end that opened. A socket under TCP_REPAIR has sent none. */
+static __always_inline void count_from_opening(struct socket_state *state, struct tcp_sock *tcp)
 {
-	sum->sent += (__s64)(now->sent - __sync_lock_test_and_set(&state->sent, now->sent));
-	sum->received += (__s64)(now->received - __sync_lock_test_and_set(&state->received, now->received));
+	if (state->role == ROLE_CLIENT && !(state->marks & MARK_ADOPTED))
+		state->reported.sent = read_sequence(tcp) > 0;
+}
+
+/*
+ * Which end opened, of a connection whose handshake was not seen: the sequence numbers of the opener have the SYN
+ * besides the bytes, which bytes_sent - bytes_retrans has without. Where this machine dropped segments on their way
+ * out that is too large, and the role stays unknown. Read until two reads are equal, as the socket may be at work.
+ */
+static __always_inline __u8 role_by_counters(struct sock *sk, struct tcp_sock *tcp)
+{
+	__s64 before = -1;
+
+	for (int reads = 0; reads < 4; reads++) {
+		__s64 sequence = read_sequence(tcp) - is_fin_sent(sk, tcp);
+		__s64 surplus = sequence - (__s64)(FIELD(tcp, bytes_sent) - FIELD(tcp, bytes_retrans));
+
+		if (sequence == before && sequence == (__s64)read_sequence(tcp) - is_fin_sent(sk, tcp)) {
+			if (surplus == 1)
+				return ROLE_CLIENT;
+			return surplus == 0 ? ROLE_SERVER : ROLE_UNKNOWN;
+		}
+		before = sequence;
+	}
+	return ROLE_UNKNOWN;
+}
+
+/* Moves what was reported to `now` and adds what that changed to `sum`. */
+static __always_inline void move_totals(struct delta *sum, struct totals *reported, const struct totals *now)
+{
+	sum->sent += (__s64)(now->sent - __sync_lock_test_and_set(&reported->sent, now->sent));
+	sum->received += (__s64)(now->received - __sync_lock_test_and_set(&reported->received, now->received));
 	sum->sent_segments +=
-		(__s32)(now->sent_segments - __sync_lock_test_and_set(&state->sent_segments, now->sent_segments));
-	sum->received_segments += (__s32)(now->received_segments - __sync_lock_test_and_set(&state->received_segments,
-											    now->received_segments));
+		(__s32)(now->sent_segments - __sync_lock_test_and_set(&reported->sent_segments, now->sent_segments));
+	sum->received_segments +=
+		(__s32)(now->received_segments -
+			__sync_lock_test_and_set(&reported->received_segments, now->received_segments));
 	sum->retransmits +=
-		(__s32)(now->retransmits - __sync_lock_test_and_set(&state->retransmits, now->retransmits));
+		(__s32)(now->retransmits - __sync_lock_test_and_set(&reported->retransmits, now->retransmits));
 }
 
 #endif

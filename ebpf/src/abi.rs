@@ -47,7 +47,7 @@ pub struct FlowEvent {
     pub cookie: u64,
     /// The two ends.
     pub tuple: Tuple,
-    /// Payload bytes, retransmissions not counted twice.
+    /// Payload bytes by sequence number: each counts once, however often it was transmitted.
     pub sent: i64,
     /// Payload bytes in order, without the FIN.
     pub received: i64,
@@ -73,14 +73,14 @@ pub struct FlowEvent {
     pub cgroup_id: u64,
     /// Name of the process, NUL-padded.
     pub comm: [u8; 16],
-    /// `enum role`: 0 unknown, 1 client, 2 server; from the handshake.
+    /// `enum role`: 0 unknown, 1 client, 2 server.
     pub role: u8,
     /// TCP state.
     pub state: u8,
     /// `enum flow_events`.
     pub events: u8,
-    /// Zero.
-    pub pad: u8,
+    /// `enum role_source`: 0 handshake, 1 counters; of no meaning for an unknown role.
+    pub role_source: u8,
     /// errno; 0 for none.
     pub failure: u32,
 }
@@ -101,24 +101,28 @@ pub struct ListenEvent {
     pub pad: [u16; 3],
 }
 
-/// `struct losses`: everything that could not be handed on.
+/// `struct losses`: everything that could not be reported. Bytes are signed, as the differences that they sum up are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Losses {
     /// Flow events for which the ring had no room.
     pub flows: u64,
-    /// Bytes sent that these would have told of.
-    pub sent: u64,
-    /// Bytes received that these would have told of.
-    pub received: u64,
+    /// Bytes sent of those, and of untracked connections that closed.
+    pub sent: i64,
+    /// Bytes received of those, and of untracked connections that closed.
+    pub received: i64,
     /// Listen events for which the ring had no room.
     pub listeners: u64,
-    /// Sockets for which the kernel had no memory: not measured at all.
+    /// Connections for which there was no memory and no place in a table.
     pub untracked: u64,
-    /// Mode `events`: records that were put off because the ring had no room. Their bytes come with a later record.
+    /// Mode `events`: records that were postponed because the ring had no room. Their bytes come with a later record.
     pub segments: u64,
     /// Records that an iterator's buffer refused.
     pub scan_writes: u64,
+    /// Connections in a sockmap: bytes that BPF redirects do not pass TCP.
+    pub redirected: u64,
+    /// Listening sockets without a place in the table of owners.
+    pub owners: u64,
 }
 
 impl Losses {
@@ -126,16 +130,96 @@ impl Losses {
     pub(crate) fn sum(per_cpu: &[Self]) -> Self {
         per_cpu.iter().fold(Self::default(), |sum, cpu| Self {
             flows: sum.flows + cpu.flows,
-            // Differences are signed, so these two may have wrapped on one CPU.
             sent: sum.sent.wrapping_add(cpu.sent),
             received: sum.received.wrapping_add(cpu.received),
             listeners: sum.listeners + cpu.listeners,
             untracked: sum.untracked + cpu.untracked,
             segments: sum.segments + cpu.segments,
             scan_writes: sum.scan_writes + cpu.scan_writes,
+            redirected: sum.redirected + cpu.redirected,
+            owners: sum.owners + cpu.owners,
         })
     }
 }
+
+/// `struct totals`: a socket's totals at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Totals {
+    sent: u64,
+    received: u64,
+    sent_segments: u32,
+    received_segments: u32,
+    retransmits: u32,
+    pad: u32,
+}
+
+/// `struct socket_state`: what the kernel side remembers of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct SocketState {
+    reported: Totals,
+    marks: u32,
+    role: u8,
+    pad: [u8; 3],
+    since_ns: u64,
+    netns: u32,
+    handshake_us: u32,
+    cgroup_id: u64,
+    pid: u32,
+    comm: [u8; 16],
+    pad2: u32,
+    last: Totals,
+}
+
+/// `struct tracked_socket`: a place in the table of mode `events`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct TrackedSocket {
+    state: SocketState,
+    tuple: Tuple,
+    cookie: u64,
+    reported_ns: u64,
+}
+
+/// Bits of `socket_state.marks`: `enum mark`.
+const MARK_ANNOUNCED: u32 = 1;
+const MARK_ESTABLISHED: u32 = 1 << 1;
+const MARK_ROLE_COUNTED: u32 = 1 << 4;
+
+/// `FLOW_OPEN` of `enum flow_events`.
+const FLOW_OPEN: u8 = 1 << 5;
+
+/// `TCP_ESTABLISHED` (`include/net/tcp_states.h`).
+const TCP_ESTABLISHED: u8 = 1;
+
+impl TrackedSocket {
+    /// The record of a census for an open connection whose opening has been reported; it moves nothing.
+    pub(crate) fn census_record(&self) -> Option<FlowEvent> {
+        let state = &self.state;
+        if state.marks & MARK_ESTABLISHED == 0 || state.marks & MARK_ANNOUNCED == 0 {
+            return None;
+        }
+        Some(FlowEvent {
+            kind: EVENT_FLOW,
+            netns: state.netns,
+            cookie: self.cookie,
+            tuple: self.tuple,
+            handshake_us: state.handshake_us,
+            pid: state.pid,
+            cgroup_id: state.cgroup_id,
+            comm: state.comm,
+            role: state.role,
+            state: TCP_ESTABLISHED,
+            events: FLOW_OPEN,
+            role_source: u8::from(state.marks & MARK_ROLE_COUNTED != 0),
+            ..Zeroable::zeroed()
+        })
+    }
+}
+
+// SAFETY: plain old data of fixed layout (`Pod`), read from the map byte by byte.
+unsafe impl aya::Pod for TrackedSocket {}
 
 // SAFETY: plain old data of fixed layout (`Pod`), read from and written to the map byte by byte.
 unsafe impl aya::Pod for Losses {}
@@ -149,7 +233,9 @@ const _: () = {
     assert!(offset_of!(FlowEvent, comm) == 120);
     assert!(offset_of!(FlowEvent, failure) == 140);
     assert!(size_of::<ListenEvent>() == 24);
-    assert!(size_of::<Losses>() == 56);
+    assert!(size_of::<Losses>() == 72);
+    assert!(size_of::<SocketState>() == 120);
+    assert!(size_of::<TrackedSocket>() == 176);
 };
 
 /// A record of any type.
@@ -216,8 +302,9 @@ mod tests {
 
     #[test]
     fn every_field_stands_where_the_objects_btf_has_it() {
+        // Of mode `events`, which has all of them.
         let object = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(object.path(), crate::sockets::OBJECT).unwrap();
+        std::fs::write(object.path(), crate::events::OBJECT).unwrap();
         let dump = Command::new("bpftool")
             .args(["-j", "btf", "dump", "file"])
             .arg(object.path())
@@ -244,7 +331,7 @@ mod tests {
                 "flow_event",
                 layout!(FlowEvent: kind as "type", netns, cookie, tuple, sent, received, sent_segments,
                     received_segments, retransmits, rtt_us, min_rtt_us, cwnd, handshake_us, pid, age_us, cgroup_id,
-                    comm, role, state, events, pad, failure),
+                    comm, role, state, events, role_source, failure),
                 size_of::<FlowEvent>(),
             ),
             (
@@ -253,8 +340,24 @@ mod tests {
                 size_of::<ListenEvent>(),
             ),
             (
+                "totals",
+                layout!(Totals: sent, received, sent_segments, received_segments, retransmits, pad),
+                size_of::<Totals>(),
+            ),
+            (
+                "socket_state",
+                layout!(SocketState: reported, marks, role, pad, since_ns, netns, handshake_us, cgroup_id, pid, comm,
+                    pad2, last),
+                size_of::<SocketState>(),
+            ),
+            (
+                "tracked_socket",
+                layout!(TrackedSocket: state, tuple, cookie, reported_ns),
+                size_of::<TrackedSocket>(),
+            ),
+            (
                 "losses",
-                layout!(Losses: flows, sent, received, listeners, untracked, segments, scan_writes),
+                layout!(Losses: flows, sent, received, listeners, untracked, segments, scan_writes, redirected, owners),
                 size_of::<Losses>(),
             ),
         ];

@@ -8,18 +8,39 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsFd;
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, KProbe, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 
-use crate::abi::{Event, Losses};
+use crate::abi::{Event, Losses, TrackedSocket};
 use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
+use crate::kfunc::{self, Linked};
+use crate::misses::{MissCounters, ProgramMisses};
+use crate::preemption;
 use crate::ring::{RingWatch, drain};
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));
+
+/// Programs at state changes where tracepoints are preemptible, in the order in which they are attached.
+const STATE_GUARDED: [&str; 4] = ["state_guarded", "state_missed1", "state_missed2", "state_missed3"];
+
+/// Every program at state changes.
+const STATE_NAMES: [&str; 8] = [
+    "state",
+    "state_raw",
+    "state_nested",
+    "state_nested_raw",
+    "state_guarded",
+    "state_missed1",
+    "state_missed2",
+    "state_missed3",
+];
+
+/// Programs at segments. What these miss comes with the next segment or the close.
+const SEGMENT: [&str; 2] = ["segment", "segment_raw"];
 
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +65,9 @@ pub struct Events {
     tcpflow: RingBuf<MapData>,
     tcpconn: RingBuf<MapData>,
     losses: PerCpuArray<MapData, Losses>,
+    tracked: HashMap<MapData, u64, TrackedSocket>,
     attachment: Attachment,
+    misses: MissCounters,
     /// Keeps the programs attached, and the maps.
     _ebpf: Ebpf,
 }
@@ -89,6 +112,9 @@ impl Events {
     fn attach(options: EventsOptions, btf: &Btf, kprobes: bool) -> Result<Self, LoadError> {
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
         let (has_kprobes, cookie_key) = (u8::from(kprobes), RandomState::new().hash_one(0));
+        let Linked {
+            object, has_preempt, ..
+        } = kfunc::link(OBJECT, btf);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(btf))
             .map_max_entries("tcpflow", options.ring_buffer_bytes)
@@ -97,21 +123,15 @@ impl Events {
             .override_global("wakeup_bytes", &wakeup_bytes, true)
             .override_global("has_kprobes", &has_kprobes, true)
             .override_global("cookie_key", &cookie_key, true)
-            .load(OBJECT)
+            .load(object.bytes())
             .map_err(LoadError::Object)?;
         if kprobes {
             attach_kprobe(&mut ebpf, "connect_probe", "tcp_connect")?;
             attach_kprobe(&mut ebpf, "close_probe", "tcp_close")?;
         }
         // Segments last: a segment of a connection whose opening was not seen makes it an adopted one.
-        let state = attach_tracepoint(&mut ebpf, btf, ["state", "state_raw"], "inet_sock_set_state")?;
-        // After it: it does what the first was not run for.
-        attach_tracepoint(
-            &mut ebpf,
-            btf,
-            ["state_nested", "state_nested_raw"],
-            "inet_sock_set_state",
-        )?;
+        let guarded = has_preempt && preemption::tracepoints_are_preemptible();
+        let state = attach_state_changes(&mut ebpf, btf, guarded)?;
         let segment = attach_tracepoint(&mut ebpf, btf, ["segment", "segment_raw"], "tcp_probe")?;
         let tracepoints = if state == segment {
             state
@@ -119,13 +139,17 @@ impl Events {
             "tp_btf and raw_tp"
         };
 
+        let misses = MissCounters::new(&ebpf, STATE_NAMES.into_iter().chain(SEGMENT));
         let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
-        let (tcpflow, tcpconn, losses) = (take("tcpflow")?, take("tcpconn")?, take("losses")?);
+        let (tcpflow, tcpconn) = (take("tcpflow")?, take("tcpconn")?);
+        let (losses, tracked) = (take("losses")?, take("tracked")?);
         let in_map = |map| move |source| LoadError::Map { map, source };
         Ok(Self {
             tcpflow: RingBuf::try_from(tcpflow).map_err(in_map("tcpflow"))?,
             tcpconn: RingBuf::try_from(tcpconn).map_err(in_map("tcpconn"))?,
             losses: PerCpuArray::try_from(losses).map_err(in_map("losses"))?,
+            tracked: HashMap::try_from(tracked).map_err(in_map("tracked"))?,
+            misses,
             attachment: Attachment { tracepoints, kprobes },
             _ebpf: ebpf,
         })
@@ -175,6 +199,60 @@ impl Events {
         })?;
         Ok(Losses::sum(&per_cpu))
     }
+
+    /// How often the kernel skipped each program. Of those at state changes see
+    /// [`Sockets::program_misses`](crate::Sockets::program_misses).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn program_misses(&self) -> io::Result<Vec<ProgramMisses>> {
+        self.misses.read()
+    }
+
+    /// Shows every open connection whose opening has been shown, with the event `FLOW_OPEN` and no difference. Drain both rings
+    /// before: a connection that closes meanwhile is then shown closed after it was shown open, or not open at all. Returns
+    /// how many were shown.
+    ///
+    /// # Errors
+    /// What the kernel says; then some connections were not shown.
+    pub fn open_connections(&self, mut each: impl FnMut(Event)) -> io::Result<u64> {
+        let mut records = 0;
+        for address in self.tracked.keys() {
+            let address = address.map_err(io::Error::other)?;
+            // One that closes meanwhile is not there any more.
+            if let Ok(socket) = self.tracked.get(&address, 0)
+                && let Some(record) = socket.census_record()
+            {
+                each(Event::Flow(record));
+                records += 1;
+            }
+        }
+        Ok(records)
+    }
+}
+
+/// Attaches the programs at state changes, those that disable preemption if `guarded` and the kernel takes them. Returns
+/// `tp_btf` or `raw_tp`.
+fn attach_state_changes(ebpf: &mut Ebpf, btf: &Btf, guarded: bool) -> Result<&'static str, LoadError> {
+    const TRACEPOINT: &str = "inet_sock_set_state";
+    let mut load = |name| -> Result<(), ProgramError> {
+        let program: &mut BtfTracePoint = program_mut(ebpf, name)?.try_into()?;
+        program.load(TRACEPOINT, btf)
+    };
+    if guarded && STATE_GUARDED.iter().all(|name| load(name).is_ok()) {
+        for name in STATE_GUARDED {
+            let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+                let program: &mut BtfTracePoint = program_mut(ebpf, name)?.try_into()?;
+                program.attach().map(drop)
+            };
+            attach(ebpf).map_err(|source| LoadError::program(name, source))?;
+        }
+        return Ok("tp_btf");
+    }
+    let state = attach_tracepoint(ebpf, btf, ["state", "state_raw"], TRACEPOINT)?;
+    // After it: it does what the first was not run for.
+    attach_tracepoint(ebpf, btf, ["state_nested", "state_nested_raw"], TRACEPOINT)?;
+    Ok(state)
 }
 
 /// Attaches the first of `names` that the kernel takes, as `tp_btf`, or else the second, as raw tracepoint. Returns which.

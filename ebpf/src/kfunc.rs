@@ -1,9 +1,9 @@
 //! Calls of kernel functions (kfuncs), which aya 0.14 does not link.
 //!
-//! In: an object in which such a call names its function by a number of our own; the kernel's BTF. Out: the object with the
-//! function's BTF id in that place, as the kernel wants it (`BPF_PSEUDO_KFUNC_CALL`: include/uapi/linux/bpf.h).
+//! In: an object in which such a call names its function by a placeholder; the kernel's BTF. Out: the object with the
+//! function's BTF id in that place, as the kernel expects it (`BPF_PSEUDO_KFUNC_CALL`: include/uapi/linux/bpf.h).
 
-use aya::{Btf, BtfError};
+use aya::Btf;
 use aya_obj::btf::BtfKind;
 
 /// The call instruction without its immediate: `BPF_JMP | BPF_CALL`, source register 2.
@@ -17,43 +17,76 @@ pub(crate) struct KernelFunction {
 }
 
 /// `as_tcp_sock()` in `bpf/scan.h`.
-pub(crate) const RDONLY_CAST: KernelFunction = KernelFunction {
+const RDONLY_CAST: KernelFunction = KernelFunction {
     name: "bpf_rdonly_cast",
     placeholder: 0x6bf7_0001,
 };
+
+/// `preempt_disable()` and `preempt_enable()` in `bpf/guard.h`.
+const PREEMPT: [KernelFunction; 2] = [
+    KernelFunction {
+        name: "bpf_preempt_disable",
+        placeholder: 0x6bf7_0002,
+    },
+    KernelFunction {
+        name: "bpf_preempt_enable",
+        placeholder: 0x6bf7_0003,
+    },
+];
 
 /// An object file; in words, as its reader wants it aligned.
 #[derive(Debug)]
 pub(crate) struct Object(Vec<u64>);
 
 impl Object {
+    fn new(object: &[u8]) -> Self {
+        // Its reader ignores the bytes after the object's end in the last word.
+        let mut words = vec![0_u64; object.len().div_ceil(8)];
+        bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..object.len()].copy_from_slice(object);
+        Self(words)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
-}
 
-/// `object` with every call of `function` linked.
-///
-/// # Errors
-/// [`BtfError`] if the kernel has no such function.
-pub(crate) fn link(object: &[u8], function: KernelFunction, btf: &Btf) -> Result<Object, BtfError> {
-    let id = btf.id_by_type_name_kind(function.name, BtfKind::Func)?;
-    Ok(put(object, function.placeholder, id))
-}
-
-fn put(object: &[u8], placeholder: u32, id: u32) -> Object {
-    // What is after the object's end in the last word, its reader does not look at.
-    let mut words = vec![0_u64; object.len().div_ceil(8)];
-    let (instructions, _) = bytemuck::cast_slice_mut::<u64, u8>(&mut words).split_at_mut(object.len());
-    instructions.copy_from_slice(object);
-    let mut call = [0; 8];
-    call[..4].copy_from_slice(&CALL);
-    call[4..].copy_from_slice(&placeholder.to_ne_bytes());
-    // Instructions stand at multiples of their size.
-    for instruction in instructions.chunks_exact_mut(8).filter(|bytes| **bytes == call) {
-        instruction[4..].copy_from_slice(&id.to_ne_bytes());
+    /// Replaces the function in every call of `placeholder`.
+    fn patch_calls(&mut self, placeholder: u32, id: u32) {
+        let mut call = [0; 8];
+        call[..4].copy_from_slice(&CALL);
+        call[4..].copy_from_slice(&placeholder.to_ne_bytes());
+        // Instructions stand at multiples of their size.
+        let instructions = bytemuck::cast_slice_mut::<u64, u8>(&mut self.0).chunks_exact_mut(8);
+        for instruction in instructions.filter(|bytes| **bytes == call) {
+            instruction[4..].copy_from_slice(&id.to_ne_bytes());
+        }
     }
-    Object(words)
+}
+
+/// An object, with its calls of those kernel functions patched that the running kernel has.
+#[derive(Debug)]
+pub(crate) struct Linked {
+    pub(crate) object: Object,
+    /// Whether programs that call `bpf_rdonly_cast()` can be loaded.
+    pub(crate) has_cast: bool,
+    /// Whether programs that call `bpf_preempt_disable()` can be loaded.
+    pub(crate) has_preempt: bool,
+}
+
+/// Links `object` with the running kernel, whose BTF is `btf`.
+pub(crate) fn link(object: &[u8], btf: &Btf) -> Linked {
+    let mut linked = Object::new(object);
+    let mut patch = |function: KernelFunction| {
+        let id = btf.id_by_type_name_kind(function.name, BtfKind::Func);
+        id.map(|id| linked.patch_calls(function.placeholder, id)).is_ok()
+    };
+    let has_cast = patch(RDONLY_CAST);
+    let has_preempt = PREEMPT.into_iter().all(patch);
+    Linked {
+        object: linked,
+        has_cast,
+        has_preempt,
+    }
 }
 
 #[cfg(test)]
@@ -69,16 +102,20 @@ mod tests {
 
     #[test]
     fn every_call_is_linked_and_nothing_else_changes() {
-        let placeholder = RDONLY_CAST.placeholder;
-        assert!(
-            calls(sockets::OBJECT, placeholder) > 0,
-            "the object has no such call"
-        );
-        let linked = put(sockets::OBJECT, placeholder, 77);
-        let bytes = &linked.bytes()[..sockets::OBJECT.len()];
-        assert_eq!(calls(bytes, placeholder), 0);
-        assert_eq!(calls(bytes, 77), calls(sockets::OBJECT, placeholder));
-        let changed = bytes.iter().zip(sockets::OBJECT).filter(|(a, b)| a != b).count();
-        assert!(changed <= 4 * calls(bytes, 77), "{changed} bytes changed");
+        for function in PREEMPT.into_iter().chain([RDONLY_CAST]) {
+            let placeholder = function.placeholder;
+            assert!(
+                calls(sockets::OBJECT, placeholder) > 0,
+                "the object does not call {}",
+                function.name
+            );
+            let mut linked = Object::new(sockets::OBJECT);
+            linked.patch_calls(placeholder, 77);
+            let bytes = &linked.bytes()[..sockets::OBJECT.len()];
+            assert_eq!(calls(bytes, placeholder), 0);
+            assert_eq!(calls(bytes, 77), calls(sockets::OBJECT, placeholder));
+            let changed = bytes.iter().zip(sockets::OBJECT).filter(|(a, b)| a != b).count();
+            assert!(changed <= 4 * calls(bytes, 77), "{changed} bytes changed");
+        }
     }
 }

@@ -9,17 +9,21 @@
 //! | `bpf/kernel.h` | the kernel's types, cut down to the fields that are read |
 //! | `bpf/abi.h` | what the programs hand to user space |
 //! | `bpf/socket_state.h`, `totals.h`, `flow.h` | what is remembered; exact differences; one record |
-//! | `bpf/maps.h` | the maps of mode `sockets` |
+//! | `bpf/maps.h`, `table.h` | the maps of mode `sockets`; connections without socket storage |
 //! | `bpf/state.h`, `scan.h`, `adopt.h` | the three concerns, each one inline handler |
+//! | `bpf/guard.h` | programs that can't be preempted |
 //! | `bpf/sockets.bpf.c` | capture mode `sockets`: the programs, thin |
 //! | `bpf/segments.h`, `events.bpf.c` | capture mode `events` |
 //! | [`abi`] | the Rust mirror of `abi.h` |
 //! | [`sockets`] | [`Sockets`]: loads and attaches capture mode `sockets` |
 //! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
+//! | `table` | the scan of connections without socket storage |
 //! | [`events`] | [`Events`]: loads and attaches capture mode `events` |
 //! | [`probe`] | what loads on this machine, program by program |
 //! | [`ring`] | [`RingWatch`]: waits for a ring to fill, on tokio |
 //! | `kfunc` | links calls of kernel functions |
+//! | `preemption` | whether programs at tracepoints can be preempted |
+//! | [`misses`] | runs that the kernel skipped |
 //! | `heap` | gives back what loading took |
 //! | [`capability`] | what the process may do |
 //! | [`error`] | [`LoadError`]: what is missing, with the verifier's words |
@@ -31,12 +35,16 @@ pub mod events;
 mod heap;
 pub mod iter;
 mod kfunc;
+pub mod misses;
+mod preemption;
 pub mod probe;
 pub mod ring;
 pub mod sockets;
+mod table;
 
 pub use abi::{Event, FlowEvent, ListenEvent, Losses};
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};
+pub use misses::ProgramMisses;
 pub use ring::RingWatch;
-pub use sockets::{Adoption, Sockets, SocketsOptions};
+pub use sockets::{Adoption, Sockets, SocketsOptions, Store};

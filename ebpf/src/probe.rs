@@ -18,12 +18,15 @@ pub struct Probed {
 }
 
 /// Programs of mode `sockets`: name and attachment.
-const SOCKETS: [(&str, &str); 5] = [
+const SOCKETS: [(&str, &str); 8] = [
     ("on_state_change", "tp_btf/inet_sock_set_state"),
     ("on_state_nested", "tp_btf/inet_sock_set_state"),
     ("scan_sockets", "iter/bpf_sk_storage_map"),
+    ("scan_all", "iter/bpf_sk_storage_map"),
     ("adopt_files", "iter/task_file"),
     ("adopt_sockets", "iter/tcp"),
+    ("revisit_files", "iter/task_file"),
+    ("revisit_sockets", "iter/tcp"),
 ];
 
 /// Programs of mode `events`.

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
@@ -17,8 +17,11 @@ use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
-use crate::kfunc::{self, Object};
+use crate::kfunc::{self, Linked};
+use crate::misses::{MissCounters, ProgramMisses};
+use crate::preemption;
 use crate::ring::{Positions, RingWatch, drain};
+use crate::table::TableScan;
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.bpf.o"));
@@ -29,13 +32,41 @@ const READ_BYTES: usize = 32 * 1024;
 /// Programs that scan: the first where the kernel has the function that it calls.
 const SCAN_BY_CAST: &str = "scan_by_cast";
 const SCAN: &str = "scan_sockets";
+const SCAN_ALL: &str = "scan_all";
 const SCAN_TARGET: &str = "bpf_sk_storage_map";
+
+/// Programs at state changes, in the order in which they are attached: each does what those before it were not run for.
+const STATE_CHANGE: [&str; 2] = ["on_state_change", "on_state_nested"];
+
+/// The same where tracepoints are preemptible: they disable preemption, and it takes a preemption within a few instructions
+/// of each to miss a change.
+const STATE_CHANGE_GUARDED: [&str; 4] = [
+    "on_state_guarded",
+    "on_state_missed1",
+    "on_state_missed2",
+    "on_state_missed3",
+];
+
+/// Places in the table where socket storage is the rule: for those to which a namespace's `net.core.optmem_max` refuses it.
+const FEW_WITHOUT_STORAGE: u32 = 16_384;
 
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketsOptions {
     /// Size of the ring for closed connections and for what scans find: a power of two, at least a page.
     pub ring_buffer_bytes: u32,
+    /// Connections that can be followed at a time on a kernel that refuses the scan over socket storage; those beyond are
+    /// counted and not measured.
+    pub max_sockets: u32,
+}
+
+/// Where the kernel side keeps what is known of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// In the storage of their sockets, scanned by this program.
+    SocketStorage(&'static str),
+    /// In a table: the kernel refuses iterators over the elements of maps.
+    Table,
 }
 
 /// How the sockets were found that had been open before.
@@ -52,21 +83,19 @@ pub struct Sockets {
     lifecycle: RingBuf<MapData>,
     positions: Positions,
     losses: PerCpuArray<MapData, Losses>,
-    scan: IterLink,
-    scan_program: &'static str,
-    adopt_files: Result<IterLink, Option<LoadError>>,
-    adopt_own_netns: Result<IterLink, Option<LoadError>>,
+    scans: Scans,
+    store: Store,
+    walks: Walks,
     buffer: Vec<u8>,
-    /// Whether what was open before has been taken up.
-    adopted: bool,
-    /// Keeps the state-change program attached, and the maps.
-    _ebpf: Ebpf,
+    misses: MissCounters,
+    /// Keeps the programs attached, and the maps.
+    ebpf: Ebpf,
 }
 
 impl std::fmt::Debug for Sockets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sockets")
-            .field("scan", &self.scan)
+            .field("store", &self.store)
             .finish_non_exhaustive()
     }
 }
@@ -89,40 +118,45 @@ impl Sockets {
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
         let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
-        let linked = kfunc::link(OBJECT, kfunc::RDONLY_CAST, &btf);
-        let mut ebpf = EbpfLoader::new()
-            .btf(Some(&btf))
-            .map_max_entries("lifecycle", options.ring_buffer_bytes)
-            .override_global("wakeup_bytes", &wakeup_bytes, true)
-            .override_global("scan_bytes", &scan_bytes, true)
-            .load(linked.as_ref().map_or(OBJECT, Object::bytes))
-            .map_err(LoadError::Object)?;
-
-        let by_cast = linked
-            .ok()
-            .and_then(|_| load_iter(&mut ebpf, &btf, SCAN_BY_CAST, SCAN_TARGET).ok());
-        let (scan, scan_program) = match by_cast {
-            Some(scan) => (scan, SCAN_BY_CAST),
-            None => (load_iter(&mut ebpf, &btf, SCAN, SCAN_TARGET)?, SCAN),
+        let Linked {
+            object,
+            has_cast,
+            has_preempt,
+        } = kfunc::link(OBJECT, &btf);
+        let load = |has_storage: bool, table_entries: u32| {
+            EbpfLoader::new()
+                .btf(Some(&btf))
+                .map_max_entries("lifecycle", options.ring_buffer_bytes)
+                .map_max_entries("table", table_entries)
+                .override_global("wakeup_bytes", &wakeup_bytes, true)
+                .override_global("scan_bytes", &scan_bytes, true)
+                .override_global("has_storage", &u8::from(has_storage), true)
+                .load(object.bytes())
+                .map_err(LoadError::Object)
         };
-        let storage = match ebpf.map("sockets") {
-            Some(Map::SkStorage(map)) => map.fd().as_fd().try_clone_to_owned(),
-            _ => return Err(LoadError::Absent("map sockets")),
+        // Whether there is a scan over storage shows only when it is loaded, and the other programs must know.
+        let mut ebpf = load(true, FEW_WITHOUT_STORAGE)?;
+        let (scans, store) = match StorageScans::load(&mut ebpf, &btf, has_cast) {
+            Ok((storage, program)) => {
+                let table = has_cast.then(|| TableScan::load(&mut ebpf).ok()).flatten();
+                let storage = Some(storage);
+                (Scans { storage, table }, Store::SocketStorage(program))
+            }
+            Err(refused) if has_cast => {
+                drop(ebpf);
+                ebpf = load(false, options.max_sockets)?;
+                // If the table can't be scanned either, the first reason is the one to report.
+                let table = Some(TableScan::load(&mut ebpf).map_err(|_| refused)?);
+                let scans = Scans { storage: None, table };
+                (scans, Store::Table)
+            }
+            Err(refused) => return Err(refused),
         };
-        let storage = storage.map_err(|source| LoadError::System {
-            what: "duplicating a descriptor",
-            source,
-        })?;
-        let scan = IterLink::over_map(scan.as_fd(), storage.as_fd()).map_err(|source| LoadError::System {
-            what: "linking the scan to its map",
-            source,
-        })?;
 
-        let adopt_files = link_iter(&mut ebpf, &btf, "adopt_files", "task_file");
-        let adopt_own_netns = link_iter(&mut ebpf, &btf, "adopt_sockets", "tcp");
-        // In this order: the second program does what the first was not run for.
-        attach_state_change(&mut ebpf, &btf, "on_state_change")?;
-        attach_state_change(&mut ebpf, &btf, "on_state_nested")?;
+        let walks = Walks::load(&mut ebpf, &btf);
+        let guarded = has_preempt && preemption::tracepoints_are_preemptible();
+        let names = attach_state_changes(&mut ebpf, &btf, guarded)?;
+        let misses = MissCounters::new(&ebpf, names.iter().copied());
 
         let lifecycle = ebpf
             .take_map("lifecycle")
@@ -143,34 +177,24 @@ impl Sockets {
                 map: "losses",
                 source,
             })?,
-            scan,
-            scan_program,
-            adopt_files: adopt_files.map_err(Some),
-            adopt_own_netns: adopt_own_netns.map_err(Some),
+            scans,
+            store,
+            walks,
             buffer: vec![0; READ_BYTES],
-            adopted: false,
-            _ebpf: ebpf,
+            misses,
+            ebpf,
         })
     }
 
-    /// Takes up the sockets that are open already, counted from now on, and shows the listening ones. Called again, it
-    /// finds the processes of connections that were accepted meanwhile, and looks at files alone if it can.
-    pub fn adopt(&mut self, mut each: impl FnMut(Event)) -> Adoption {
-        // Files first: they tell the process. What has none (orphans, sockets not accepted yet) is found by the second.
-        let files = run_iter(&mut self.adopt_files, &mut self.buffer, "adopt_files", &mut each);
-        // That walks the kernel's table of all connections, with those that wait for their time to end.
-        let all = !mem::replace(&mut self.adopted, true) || !matches!(files, Some(Ok(_)));
-        let mut own_netns = || {
-            let iter = &mut self.adopt_own_netns;
-            run_iter(iter, &mut self.buffer, "adopt_sockets", &mut each)
-        };
-        let sockets = if all { own_netns() } else { None };
-        Adoption { files, sockets }
+    /// Picks up the sockets that are open already, counted from now on, and shows the listening ones. Called again, it
+    /// finds the processes of connections that were accepted meanwhile, and looks only at files if it can.
+    pub fn adopt(&mut self, each: impl FnMut(Event)) -> Adoption {
+        self.walks.run(&mut self.buffer, each)
     }
 
-    /// Name of the program that scans: kernels from 6.2 on take a quicker one.
-    pub fn scan_program(&self) -> &'static str {
-        self.scan_program
+    /// Where the kernel side keeps what is known of connections.
+    pub const fn store(&self) -> Store {
+        self.store
     }
 
     /// Shows each socket whose totals moved since the last scan, and what else waits in the ring; returns how many records.
@@ -178,25 +202,17 @@ impl Sockets {
     /// # Errors
     /// What the kernel says; whatever was not shown is shown by the next scan. [`io::ErrorKind::InvalidData`] for bytes that
     /// are no record.
-    pub fn scan(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
-        let Self {
-            scan,
-            lifecycle,
-            positions,
-            ..
-        } = self;
-        let mut records = 0;
-        let mut make_room = || drain(lifecycle, &mut each).map(|drained| records += drained);
-        make_room()?;
-        let scanned = scan.walk(&mut make_room);
-        // A close that another CPU is about to write may stand before what the scan found. It takes a moment.
-        let end = positions.produced();
-        make_room()?;
-        while positions.consumed() < end {
-            thread::yield_now();
-            make_room()?;
-        }
-        scanned.map(|()| records)
+    pub fn scan(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        self.walk(false, each)
+    }
+
+    /// Shows every open connection, moved or not, with the event `FLOW_OPEN`; as [`Sockets::scan`] else. A connection that
+    /// closes meanwhile is shown closed, after it was shown open or without.
+    ///
+    /// # Errors
+    /// As [`Sockets::scan`]; then some connections were not shown.
+    pub fn scan_census(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        self.walk(true, each)
     }
 
     /// Shows what waits in the ring: closed and failed connections, changed listeners. Returns how many.
@@ -207,8 +223,8 @@ impl Sockets {
         drain(&mut self.lifecycle, each)
     }
 
-    /// Tells when a quarter of the ring is full: drain it then, and at every tick besides. Must be called within a
-    /// tokio runtime.
+    /// Watches for the moment when a quarter of the ring is full: drain it then, and at every tick. Must be called within
+    /// a tokio runtime.
     ///
     /// # Errors
     /// What the system says.
@@ -227,15 +243,183 @@ impl Sockets {
         })?;
         Ok(Losses::sum(&per_cpu))
     }
+
+    /// How often the kernel skipped each program at state changes. A change is missed only if all of them were skipped, so the
+    /// last one's count is an upper bound of the changes missed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn program_misses(&self) -> io::Result<Vec<ProgramMisses>> {
+        self.misses.read()
+    }
+
+    /// Runs the scans to their end: shows what they find, and what else waits in the ring, in order.
+    fn walk(&mut self, census: bool, mut each: impl FnMut(Event)) -> io::Result<u64> {
+        let Self {
+            scans,
+            lifecycle,
+            positions,
+            ebpf,
+            ..
+        } = self;
+        let mut records = 0;
+        let mut make_room = || drain(lifecycle, &mut each).map(|drained| records += drained);
+        make_room()?;
+        let scanned = scans.walk(ebpf, census, &mut make_room);
+        // A close that another CPU is about to write may stand before what the scan found. It takes a moment.
+        let end = positions.produced();
+        make_room()?;
+        while positions.consumed() < end {
+            thread::yield_now();
+            make_room()?;
+        }
+        scanned.map(|()| records)
+    }
 }
 
-fn attach_state_change(ebpf: &mut Ebpf, btf: &Btf, name: &'static str) -> Result<(), LoadError> {
+/// The scans of both places where connections are kept.
+#[derive(Debug)]
+struct Scans {
+    storage: Option<StorageScans>,
+    table: Option<TableScan>,
+}
+
+impl Scans {
+    fn walk(
+        &mut self,
+        ebpf: &Ebpf,
+        census: bool,
+        mut make_room: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        if let Some(storage) = &self.storage {
+            let link = if census { &storage.census } else { &storage.scan };
+            link.walk(&mut make_room)?;
+        }
+        match &mut self.table {
+            Some(table) => table.walk(ebpf, census, make_room),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Iterators over socket storage.
+#[derive(Debug)]
+struct StorageScans {
+    scan: IterLink,
+    /// Shows every open connection.
+    census: IterLink,
+}
+
+impl StorageScans {
+    /// Returns them with the name of the program that scans.
+    fn load(ebpf: &mut Ebpf, btf: &Btf, has_cast: bool) -> Result<(Self, &'static str), LoadError> {
+        let by_cast = has_cast
+            .then(|| load_iter(ebpf, btf, SCAN_BY_CAST, SCAN_TARGET).ok())
+            .flatten();
+        let (scan, name) = match by_cast {
+            Some(scan) => (scan, SCAN_BY_CAST),
+            None => (load_iter(ebpf, btf, SCAN, SCAN_TARGET)?, SCAN),
+        };
+        let census = load_iter(ebpf, btf, SCAN_ALL, SCAN_TARGET)?;
+        let [scan, census] = [scan, census].map(|program| link_to_storage(ebpf, program.as_fd()));
+        Ok((
+            Self {
+                scan: scan?,
+                census: census?,
+            },
+            name,
+        ))
+    }
+}
+
+/// Walks over all sockets that exist; which of them were not loaded, and why, is reported once.
+#[derive(Debug)]
+struct Walks {
+    adopt_files: Result<IterLink, Option<LoadError>>,
+    adopt_sockets: Result<IterLink, Option<LoadError>>,
+    revisit_files: Result<IterLink, Option<LoadError>>,
+    revisit_sockets: Result<IterLink, Option<LoadError>>,
+    /// Whether what was open before has been picked up.
+    adopted: bool,
+}
+
+impl Walks {
+    fn load(ebpf: &mut Ebpf, btf: &Btf) -> Self {
+        let mut link = |name, target| link_iter(ebpf, btf, name, target).map_err(Some);
+        Self {
+            adopt_files: link("adopt_files", "task_file"),
+            adopt_sockets: link("adopt_sockets", "tcp"),
+            revisit_files: link("revisit_files", "task_file"),
+            revisit_sockets: link("revisit_sockets", "tcp"),
+            adopted: false,
+        }
+    }
+
+    fn run(&mut self, buffer: &mut [u8], mut each: impl FnMut(Event)) -> Adoption {
+        if !mem::replace(&mut self.adopted, true) {
+            // Files first: they show the process. The second walk finds what has none: orphans, sockets not accepted yet.
+            return Adoption {
+                files: run_iter(&mut self.adopt_files, buffer, "adopt_files", &mut each),
+                sockets: run_iter(&mut self.adopt_sockets, buffer, "adopt_sockets", &mut each),
+            };
+        }
+        let files = run_iter(&mut self.revisit_files, buffer, "revisit_files", &mut each);
+        // The walk over sockets goes through the kernel's table of all connections, with those in TIME_WAIT.
+        let sockets = if matches!(files, Some(Ok(_))) {
+            None
+        } else {
+            run_iter(&mut self.revisit_sockets, buffer, "revisit_sockets", &mut each)
+        };
+        Adoption { files, sockets }
+    }
+}
+
+fn link_to_storage(ebpf: &Ebpf, program: BorrowedFd<'_>) -> Result<IterLink, LoadError> {
+    let Some(Map::SkStorage(storage)) = ebpf.map("sockets") else {
+        return Err(LoadError::Absent("map sockets"));
+    };
+    IterLink::over_map(program, storage.fd().as_fd()).map_err(|source| LoadError::System {
+        what: "linking the scan to its map",
+        source,
+    })
+}
+
+/// Attaches the programs at state changes; returns their names. Those that disable preemption are optional: a kernel that
+/// refuses them has the plain ones.
+fn attach_state_changes(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    guarded: bool,
+) -> Result<&'static [&'static str], LoadError> {
+    let mut load = |names: &'static [&'static str]| {
+        names
+            .iter()
+            .try_for_each(|name| load_state_change(ebpf, btf, name))
+            .map(|()| names)
+    };
+    let loaded = if guarded {
+        load(&STATE_CHANGE_GUARDED).or_else(|_| load(&STATE_CHANGE))
+    } else {
+        load(&STATE_CHANGE)
+    }?;
+    for name in loaded {
+        attach_state_change(ebpf, name)?;
+    }
+    Ok(loaded)
+}
+
+fn load_state_change(ebpf: &mut Ebpf, btf: &Btf, name: &'static str) -> Result<(), LoadError> {
     let failed = |source| LoadError::program(name, source);
     let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
     let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-    program.load("inet_sock_set_state", btf).map_err(failed)?;
-    program.attach().map_err(failed)?;
-    Ok(())
+    program.load("inet_sock_set_state", btf).map_err(failed)
+}
+
+fn attach_state_change(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    let failed = |source| LoadError::program(name, source);
+    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
+    let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+    program.attach().map(drop).map_err(failed)
 }
 
 fn load_iter(

@@ -34,6 +34,9 @@ const COUNTERS: [&str; 5] = [
     "segments_sent",
 ];
 
+/// No local port to connect from (`include/uapi/asm-generic/errno.h`).
+const EADDRNOTAVAIL: u16 = 99;
+
 type Totals = [i64; COUNTERS.len()];
 
 /// The comparison.
@@ -90,9 +93,11 @@ impl Coverage {
             }
             let events = record.events;
             let opened = i64::from(events.contains(Events::OPENED));
+            // The kernel counts an active open once there is a port to connect from.
+            let failed = events.contains(Events::FAILED) && record.failure != EADDRNOTAVAIL;
             let of_server = i64::from(record.role == Role::Server);
             let [active, passive, retransmits, received, sent] = &mut self.measured;
-            *active += opened * (1 - of_server) + i64::from(events.contains(Events::FAILED));
+            *active += opened * (1 - of_server) + i64::from(failed);
             *passive += opened * of_server;
             *retransmits += record.retransmits;
             *received += record.received_segments;

@@ -58,6 +58,8 @@ pub(super) enum FailureReason {
     TimedOut,
     Unreachable,
     Reset,
+    /// No local port was left to connect from.
+    NoLocalPort,
     /// Closed by the application before it was established.
     Aborted,
     Other,
@@ -71,6 +73,7 @@ impl FailureReason {
             110 => Self::TimedOut,
             100 | 101 | 112 | 113 => Self::Unreachable,
             104 => Self::Reset,
+            99 => Self::NoLocalPort,
             0 => Self::Aborted,
             _ => Self::Other,
         }
@@ -82,6 +85,7 @@ impl FailureReason {
             Self::TimedOut => "timed_out",
             Self::Unreachable => "unreachable",
             Self::Reset => "reset",
+            Self::NoLocalPort => "no_local_port",
             Self::Aborted => "aborted",
             Self::Other => "other",
         }

@@ -29,7 +29,7 @@ const fn listener(event: ListenEvent) -> Listener {
     }
 }
 
-/// What the kernel side says of one socket, as flowtap has it; its container is for others to say.
+/// Converts a kernel-side record; the container is left empty.
 pub fn flow_record(flow: &FlowEvent) -> FlowRecord {
     let tuple = &flow.tuple;
     let role = match flow.role {
@@ -59,10 +59,10 @@ pub fn flow_record(flow: &FlowEvent) -> FlowRecord {
         handshake_us: flow.handshake_us,
         age_us: flow.age_us,
         role,
-        role_source: if role == Role::Unknown {
-            RoleSource::Assumed
-        } else {
-            RoleSource::Handshake
+        role_source: match (role, flow.role_source) {
+            (Role::Unknown, _) => RoleSource::Assumed,
+            (_, 1) => RoleSource::Counters,
+            _ => RoleSource::Handshake,
         },
         pid: flow.pid,
         comm: flow.comm,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use flowtap_ebpf::{Event, Events, Losses, RingWatch};
+use flowtap_ebpf::{Event, Events, Losses, ProgramMisses, RingWatch};
 use flowtap_pipeline::time::Ticker;
 use flowtap_pipeline::{EventCount, EventHop, EventType, FlowBatch, StageError, Timestamp};
 use tokio::sync::mpsc::error::TrySendError;
@@ -40,6 +40,7 @@ enum Message {
 /// Running totals of losses: the kernel side's, unless they can't be read, and those at the channel.
 struct Lost {
     kernel: Option<Losses>,
+    misses: Vec<ProgramMisses>,
     channel: ChannelLosses,
 }
 
@@ -102,6 +103,7 @@ async fn consume(
                 if let Some(kernel) = &lost.kernel {
                     losses.update(kernel);
                 }
+                losses.update_misses(&lost.misses);
                 losses.update_channel(&lost.channel);
                 outlet.watermark(at);
             }
@@ -213,8 +215,13 @@ impl Reader {
         if let Err(error) = &kernel {
             tracing::warn!(%error, "the kernel side's counters can't be read");
         }
+        let misses = self.programs.program_misses();
+        if let Err(error) = &misses {
+            tracing::warn!(%error, "the programs' counters can't be read");
+        }
         let lost = Lost {
             kernel: kernel.ok(),
+            misses: misses.unwrap_or_default(),
             channel: self.lost,
         };
         // Waits for room. An error means that the consumer has panicked, which ends the run by itself.

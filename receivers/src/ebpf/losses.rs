@@ -1,11 +1,13 @@
-//! Counters of what the kernel side could not hand on.
+//! Counters of what the kernel side could not report.
 
-use flowtap_ebpf::Losses;
+use std::collections::HashMap;
+
+use flowtap_ebpf::{Losses, ProgramMisses};
 use flowtap_pipeline::BuildContext;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 
-/// Running totals of what was turned away at the channel of mode `events`.
+/// Running totals of what was dropped at the channel of mode `events`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ChannelLosses {
     records: u64,
@@ -22,15 +24,18 @@ impl ChannelLosses {
     }
 }
 
-/// The counters, and what they stood at.
+/// The counters, and the totals that they stand for.
 #[derive(Debug)]
 pub(super) struct LossTelemetry {
     records: Counter<u64>,
     bytes: Counter<u64>,
+    redirected: Counter<u64>,
+    misses: Counter<u64>,
     scan_failures: Counter<u64>,
     receiver: KeyValue,
-    told: Losses,
-    told_channel: ChannelLosses,
+    reported: Losses,
+    reported_misses: HashMap<&'static str, u64>,
+    reported_channel: ChannelLosses,
 }
 
 impl LossTelemetry {
@@ -41,14 +46,28 @@ impl LossTelemetry {
         let telemetry = Self {
             records: meter
                 .u64_counter("receiver_refused_records")
-                .with_description("Records that the kernel could not hand on, by reason.")
+                .with_description("Records that the kernel side could not report, by reason.")
                 .with_unit("{record}")
                 .build(),
             bytes: meter
                 // The bridge to Prometheus adds the unit to the name: `receiver_refused_bytes_total`.
                 .u64_counter("receiver_refused")
-                .with_description("Payload bytes that refused records would have told of, by direction.")
+                .with_description("Payload bytes of refused records, by direction.")
                 .with_unit("By")
+                .build(),
+            redirected: meter
+                .u64_counter("receiver_redirected_connections")
+                .with_description(
+                    "Connections in a sockmap: bytes that BPF redirects do not pass TCP and are not measured.",
+                )
+                .with_unit("{connection}")
+                .build(),
+            misses: meter
+                .u64_counter("receiver_program_misses")
+                .with_description(
+                    "Runs of a BPF program that the kernel skipped because it was already running on that CPU.",
+                )
+                .with_unit("{run}")
                 .build(),
             scan_failures: meter
                 .u64_counter("receiver_scan_failures")
@@ -56,8 +75,9 @@ impl LossTelemetry {
                 .with_unit("{scan}")
                 .build(),
             receiver: KeyValue::new("receiver", context.id.to_string()),
-            told: Losses::default(),
-            told_channel: ChannelLosses::default(),
+            reported: Losses::default(),
+            reported_misses: HashMap::new(),
+            reported_channel: ChannelLosses::default(),
         };
         telemetry.add(&Losses::default());
         telemetry
@@ -66,21 +86,12 @@ impl LossTelemetry {
         telemetry
     }
 
-    /// Counts what came on top since the last call. `losses` are the kernel side's running totals.
+    /// Counts what was added since the last call. `losses` are the kernel side's running totals.
     pub(super) fn update(&mut self, losses: &Losses) {
-        let told = std::mem::replace(&mut self.told, *losses);
-        if told == *losses {
+        if self.reported == *losses {
             return;
         }
-        let new = Losses {
-            flows: losses.flows.saturating_sub(told.flows),
-            sent: losses.sent.saturating_sub(told.sent),
-            received: losses.received.saturating_sub(told.received),
-            listeners: losses.listeners.saturating_sub(told.listeners),
-            untracked: losses.untracked.saturating_sub(told.untracked),
-            segments: losses.segments.saturating_sub(told.segments),
-            scan_writes: losses.scan_writes.saturating_sub(told.scan_writes),
-        };
+        let new = added(&mut self.reported, losses);
         self.add(&new);
         tracing::warn!(
             connections = new.flows,
@@ -88,21 +99,42 @@ impl LossTelemetry {
             received_bytes = new.received,
             listeners = new.listeners,
             untracked = new.untracked,
-            segments_put_off = new.segments,
+            segments_postponed = new.segments,
             scan_writes = new.scan_writes,
-            "the kernel could not hand everything on; a larger `ring_buffer_bytes` or shorter `interval` helps"
+            redirected = new.redirected,
+            owners = new.owners,
+            "the kernel side could not report everything: a larger `ring_buffer_bytes` or a shorter `interval` helps where \
+             connections are lost, a larger `max_sockets` or `net.core.optmem_max` where they are untracked"
         );
     }
 
-    /// Counts what was turned away at the channel since the last call.
+    /// Counts runs that the kernel skipped since the last call, by program.
+    pub(super) fn update_misses(&mut self, misses: &[ProgramMisses]) {
+        for ProgramMisses { program, misses } in misses {
+            let known = self.reported_misses.insert(program, *misses);
+            let labels = [self.receiver.clone(), KeyValue::new("program", *program)];
+            // Also a first 0, so that the series exists.
+            if known != Some(*misses) {
+                self.misses
+                    .add(misses.saturating_sub(known.unwrap_or(0)), &labels);
+            }
+        }
+    }
+
+    /// Counts what was dropped at the channel since the last call.
     pub(super) fn update_channel(&mut self, lost: &ChannelLosses) {
-        let told = std::mem::replace(&mut self.told_channel, *lost);
-        let records = lost.records - told.records;
-        if records == 0 {
+        let before = self.reported_channel;
+        if lost.records == before.records {
             return;
         }
-        let sent = u64::try_from(lost.sent - told.sent).unwrap_or(0);
-        let received = u64::try_from(lost.received - told.received).unwrap_or(0);
+        self.reported_channel = ChannelLosses {
+            records: lost.records,
+            sent: lost.sent.max(before.sent),
+            received: lost.received.max(before.received),
+        };
+        let records = lost.records - before.records;
+        let sent = self.reported_channel.sent - before.sent;
+        let received = self.reported_channel.received - before.received;
         self.add_records("channel_full", records);
         self.add_bytes(sent, received);
         tracing::warn!(
@@ -125,11 +157,14 @@ impl LossTelemetry {
             ("no_kernel_memory", new.untracked),
             ("scan_write", new.scan_writes),
             ("segment_put_off", new.segments),
+            ("owner_table_full", new.owners),
             ("channel_full", 0),
         ];
         for (reason, count) in records {
             self.add_records(reason, count);
         }
+        self.redirected
+            .add(new.redirected, std::slice::from_ref(&self.receiver));
         self.add_bytes(new.sent, new.received);
     }
 
@@ -138,12 +173,57 @@ impl LossTelemetry {
             .add(count, &[self.receiver.clone(), KeyValue::new("reason", reason)]);
     }
 
-    fn add_bytes(&self, sent: u64, received: u64) {
-        for (direction, count) in [("outbound", sent), ("inbound", received)] {
+    fn add_bytes(&self, sent: i64, received: i64) {
+        for (direction, bytes) in [("outbound", sent), ("inbound", received)] {
             self.bytes.add(
-                count,
+                bytes.max(0).unsigned_abs(),
                 &[self.receiver.clone(), KeyValue::new("direction", direction)],
             );
         }
+    }
+}
+
+/// Returns what `losses` add to `reported`, and moves it there. Bytes are sums of signed differences and can fall; their counter
+/// then waits until they are above what it has counted.
+fn added(reported: &mut Losses, losses: &Losses) -> Losses {
+    let before = *reported;
+    *reported = Losses {
+        sent: losses.sent.max(before.sent),
+        received: losses.received.max(before.received),
+        ..*losses
+    };
+    Losses {
+        flows: losses.flows.saturating_sub(before.flows),
+        sent: reported.sent - before.sent,
+        received: reported.received - before.received,
+        listeners: losses.listeners.saturating_sub(before.listeners),
+        untracked: losses.untracked.saturating_sub(before.untracked),
+        segments: losses.segments.saturating_sub(before.segments),
+        scan_writes: losses.scan_writes.saturating_sub(before.scan_writes),
+        redirected: losses.redirected.saturating_sub(before.redirected),
+        owners: losses.owners.saturating_sub(before.owners),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_bytes_that_are_taken_back_never_make_the_counter_fall() {
+        let mut reported = Losses::default();
+        let totals = |sent| Losses {
+            flows: 1,
+            sent,
+            ..Losses::default()
+        };
+        let counted: Vec<_> = [700, -300, 500, 900]
+            .map(|sent| added(&mut reported, &totals(sent)).sent)
+            .into();
+        assert_eq!(
+            counted,
+            [700, 0, 0, 200],
+            "the counter stands at the highest total"
+        );
     }
 }

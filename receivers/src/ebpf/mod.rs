@@ -16,7 +16,7 @@ mod explain;
 mod losses;
 mod sockets;
 
-use flowtap_ebpf::{Events, EventsOptions, LoadError, Sockets, SocketsOptions};
+use flowtap_ebpf::{Events, EventsOptions, LoadError, Sockets, SocketsOptions, Store};
 use flowtap_pipeline::{BuildContext, FlowBatch, Receiver, Sink, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -91,6 +91,7 @@ impl EbpfReceiver {
     fn load_sockets(&self) -> Result<Programs, LoadError> {
         let options = SocketsOptions {
             ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(SOCKETS_RING_BYTES),
+            max_sockets: self.config.max_sockets,
         };
         let mut sockets = Sockets::load(&options)?;
         // Before flowtap is called ready: what is open then is counted from then on.
@@ -160,7 +161,13 @@ impl Receiver for EbpfReceiver {
         let (receiver, mode) = (self.context.id.to_string(), programs.mode());
         tracing::info!(receiver, mode, reason, "capturing");
         if let Programs::Sockets(sockets, ..) = &programs {
-            tracing::debug!(scan = sockets.scan_program(), "mode sockets");
+            match sockets.store() {
+                Store::SocketStorage(scan) => tracing::debug!(scan, "mode sockets"),
+                Store::Table => tracing::info!(
+                    max_sockets = self.config.max_sockets,
+                    "the kernel refuses iterators over socket storage; connections are followed in a table"
+                ),
+            }
         }
         if let Programs::Events(events) = &programs {
             let attachment = events.attachment();

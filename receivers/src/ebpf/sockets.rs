@@ -87,6 +87,10 @@ impl Capture<'_> {
             Ok(losses) => self.losses.update(&losses),
             Err(error) => tracing::warn!(%error, "the kernel side's counters can't be read"),
         }
+        match self.sockets.program_misses() {
+            Ok(misses) => self.losses.update_misses(&misses),
+            Err(error) => tracing::warn!(%error, "the programs' counters can't be read"),
+        }
         Ok(())
     }
 

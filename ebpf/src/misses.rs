@@ -1,0 +1,77 @@
+//! Runs that the kernel skipped because a program was already running on that CPU (`recursion_misses`, Linux 5.12).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use aya::Ebpf;
+use aya_obj::generated::bpf_prog_info;
+
+/// `enum bpf_cmd`: include/uapi/linux/bpf.h.
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// `bpf_attr.info`.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// How often a program was skipped since it was loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramMisses {
+    /// Name of the program.
+    pub program: &'static str,
+    /// Runs that were skipped.
+    pub misses: u64,
+}
+
+/// Programs whose skipped runs are counted.
+#[derive(Debug)]
+pub(crate) struct MissCounters(Vec<(&'static str, OwnedFd)>);
+
+impl MissCounters {
+    /// Counters of those `names` that are loaded in `ebpf`.
+    pub(crate) fn new(ebpf: &Ebpf, names: impl IntoIterator<Item = &'static str>) -> Self {
+        let loaded = names.into_iter().filter_map(|name| {
+            let program = ebpf.program(name)?.fd().ok()?;
+            Some((name, program.as_fd().try_clone_to_owned().ok()?))
+        });
+        Self(loaded.collect())
+    }
+
+    /// The counters now. A kernel before 5.12 counts nothing, and skips nothing.
+    pub(crate) fn read(&self) -> io::Result<Vec<ProgramMisses>> {
+        let read = |(program, fd): &(&'static str, OwnedFd)| {
+            Ok(ProgramMisses {
+                program,
+                misses: info(fd.as_fd())?.recursion_misses,
+            })
+        };
+        self.0.iter().map(read).collect()
+    }
+}
+
+fn info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
+    // SAFETY: all fields are integers and arrays of them, for which zero is a value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let attributes = GetInfo {
+        bpf_fd: u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?,
+        info_len: u32::try_from(size_of::<bpf_prog_info>()).map_err(io::Error::other)?,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: `attributes` has the layout of `bpf_attr.info`; the kernel writes at most `info_len` bytes to `info`, which lives
+    // on this stack. Its arrays have length 0, so no pointer in it is followed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const attributes,
+            size_of::<GetInfo>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info)
+}

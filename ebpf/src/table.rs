@@ -1,0 +1,109 @@
+//! The scan of the table that has the connections without socket storage (`bpf/table.h`).
+//!
+//! Its programs are attached to nothing: `BPF_PROG_TEST_RUN` runs them, on this CPU. One run looks at some thousand entries, as
+//! the CPU does nothing else meanwhile.
+
+use std::io;
+use std::thread;
+
+use aya::Ebpf;
+use aya::programs::{Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun};
+
+use crate::error::LoadError;
+
+const BEGIN: &str = "begin_table_scan";
+const SCAN: &str = "scan_table";
+const END: &str = "end_table_scan";
+
+/// Answers of [`BEGIN`].
+const A_CLOSE_IS_UNDER_WAY: u32 = 1;
+const EMPTY: u32 = 2;
+
+/// How often a scan waits for a close that is about to take its entry out, which takes it less than a microsecond unless its
+/// CPU is taken away.
+const ATTEMPTS: usize = 100_000;
+
+/// The scan; its programs are loaded.
+#[derive(Debug)]
+pub(crate) struct TableScan {
+    /// The number of the last scan: an entry remembers the last one that looked at it.
+    scan: u32,
+}
+
+impl TableScan {
+    /// Loads the programs.
+    ///
+    /// # Errors
+    /// [`LoadError`]: before Linux 6.2 the kernel lacks `bpf_rdonly_cast()`.
+    pub(crate) fn load(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        for name in [BEGIN, SCAN, END] {
+            let failed = |source| LoadError::program(name, source);
+            let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
+            let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
+            program.load().map_err(failed)?;
+        }
+        Ok(Self { scan: 0 })
+    }
+
+    /// Walks over the table; calls `make_room` when the ring has no more room for the scan, and between runs.
+    ///
+    /// # Errors
+    /// What the kernel or `make_room` says; [`io::ErrorKind::TimedOut`] if a close was under way all the time.
+    pub(crate) fn walk(
+        &mut self,
+        ebpf: &Ebpf,
+        census: bool,
+        make_room: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let begun = begin(ebpf);
+        let walked = match &begun {
+            Ok(true) => self.run(ebpf, census, make_room),
+            Ok(false) => return Ok(()),
+            Err(_) => Ok(()),
+        };
+        // In any case, or closes would leave their entries for good.
+        let ended = run(ebpf, END, [0; 2]);
+        begun?;
+        walked?;
+        ended.map(drop)
+    }
+
+    fn run(
+        &mut self,
+        ebpf: &Ebpf,
+        census: bool,
+        mut make_room: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        // Entries begin with 0, which no scan is.
+        self.scan = self.scan.checked_add(1).unwrap_or(1);
+        while run(ebpf, SCAN, [u64::from(self.scan), u64::from(census)])? != 0 {
+            make_room()?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether there is anything to scan; from then on no entry is taken out.
+fn begin(ebpf: &Ebpf) -> io::Result<bool> {
+    for _ in 0..ATTEMPTS {
+        match run(ebpf, BEGIN, [0; 2])? {
+            EMPTY => return Ok(false),
+            A_CLOSE_IS_UNDER_WAY => thread::yield_now(),
+            _ => return Ok(true),
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+fn run(ebpf: &Ebpf, name: &'static str, arguments: [u64; 2]) -> io::Result<u32> {
+    let Some(Program::RawTracePoint(program)) = ebpf.program(name) else {
+        return Err(io::Error::other(format!("the BPF object has no {name}")));
+    };
+    let mut options = RawTracePointRunOptions::new();
+    options.args[..2].copy_from_slice(&arguments);
+    let ran = program.test_run(options).map_err(|error| match error {
+        ProgramError::SyscallError(error) => error.io_error,
+        error => io::Error::other(error),
+    });
+    ran.map(|result| result.return_value)
+}
