@@ -112,7 +112,7 @@ static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct t
 	if (task)
 		set_process(&fresh.state, task);
 	if (!find_or_make_state(sk, &fresh))
-		count_untracked();
+		count_untracked(true);
 	return ITER_CONTINUE;
 }
 

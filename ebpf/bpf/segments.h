@@ -168,8 +168,9 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 		return;
 	read_segment(&segment, skb);
 	place = bpf_map_lookup_elem(&tracked, &address);
-	/* Without a place it is counted when it closes. */
-	if (!place)
+	/* Once the table was full, this may as well be a connection that found no place when it opened: its close
+	 * counts all of it. */
+	if (!place && !has_untracked)
 		place = track_segments(sk, ROLE_UNKNOWN, true);
 	if (!place)
 		return;
@@ -242,7 +243,7 @@ static __always_inline void on_segments_release(struct sock *sk)
 		set_current_process(&place->state);
 }
 
-static __always_inline void on_segments_established(struct sock *sk, int oldstate)
+static __always_inline void on_segments_established(struct sock *sk, int oldstate, bool first)
 {
 	__u64 address = address_of(sk);
 	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
@@ -257,7 +258,7 @@ static __always_inline void on_segments_established(struct sock *sk, int oldstat
 	if (!place && oldstate == TCP_SYN_SENT)
 		place = track_segments(sk, ROLE_CLIENT, false);
 	if (!place) {
-		count_untracked();
+		count_untracked(first);
 		return;
 	}
 	state = &place->state;
@@ -346,7 +347,7 @@ static __always_inline void on_segments_state(struct sock *sk, int oldstate, int
 		on_segments_close(sk, oldstate);
 	else {
 		if (newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV)
-			on_segments_established(sk, oldstate);
+			on_segments_established(sk, oldstate, true);
 		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
 			on_segments_release(sk);
 	}
@@ -387,7 +388,7 @@ static __always_inline void on_segments_state_missed(struct sock *sk, int oldsta
 	} else {
 		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&
 		    (!place || !has_mark(&place->state, MARK_ESTABLISHED)))
-			on_segments_established(sk, oldstate);
+			on_segments_established(sk, oldstate, false);
 		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
 			on_segments_release(sk);
 	}

@@ -112,11 +112,13 @@ static __always_inline void count_lost_flow(__s64 sent, __s64 received)
 	COUNT_LOSS(received, received);
 }
 
-/* Counts a connection that can't be followed. */
-static __always_inline void count_untracked(void)
+/* Counts a connection that can't be followed: by the first program that sees it opened, as those after it see the
+ * same change. */
+static __always_inline void count_untracked(bool first)
 {
 	has_untracked = true;
-	COUNT_LOSS(untracked, 1);
+	if (first)
+		COUNT_LOSS(untracked, 1);
 }
 
 static __always_inline bool has_mark(const struct socket_state *state, __u32 mark)

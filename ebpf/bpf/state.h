@@ -87,7 +87,7 @@ static __always_inline void on_shutdown(struct sock *sk)
 		set_current_process(state);
 }
 
-static __always_inline void on_established(struct sock *sk, int oldstate)
+static __always_inline void on_established(struct sock *sk, int oldstate, bool first)
 {
 	struct socket_state *state = tracked(sk);
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
@@ -97,7 +97,7 @@ static __always_inline void on_established(struct sock *sk, int oldstate)
 	if (!state)
 		state = track(sk, oldstate == TCP_SYN_SENT ? ROLE_CLIENT : ROLE_SERVER, now);
 	if (!state || !tcp) {
-		count_untracked();
+		count_untracked(first);
 		return;
 	}
 	if (oldstate == TCP_SYN_SENT)
@@ -180,7 +180,7 @@ static __always_inline void on_state(struct sock *sk, int oldstate, int newstate
 	else {
 		/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
 		if (newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV)
-			on_established(sk, oldstate);
+			on_established(sk, oldstate, true);
 		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
 			on_shutdown(sk);
 	}
@@ -230,7 +230,7 @@ static __always_inline void on_state_missed(struct sock *sk, int oldstate, int n
 	} else {
 		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&
 		    (!state || !has_mark(state, MARK_ESTABLISHED)))
-			on_established(sk, oldstate);
+			on_established(sk, oldstate, false);
 		if ((newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK) && state && is_owner_open(state))
 			set_current_process(state);
 	}

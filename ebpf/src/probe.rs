@@ -4,7 +4,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::error::LoadError;
-use crate::{capability, events, sockets};
+use crate::{capability, events, kfunc, sockets};
 
 /// A program, and whether this machine takes it.
 #[derive(Debug)]
@@ -18,11 +18,12 @@ pub struct Probed {
 }
 
 /// Programs of mode `sockets`: name and attachment.
-const SOCKETS: [(&str, &str); 8] = [
+const SOCKETS: [(&str, &str); 9] = [
     ("on_state_change", "tp_btf/inet_sock_set_state"),
     ("on_state_nested", "tp_btf/inet_sock_set_state"),
     ("scan_sockets", "iter/bpf_sk_storage_map"),
     ("scan_all", "iter/bpf_sk_storage_map"),
+    ("scan_table", "raw_tp"),
     ("adopt_files", "iter/task_file"),
     ("adopt_sockets", "iter/tcp"),
     ("revisit_files", "iter/task_file"),
@@ -68,7 +69,8 @@ fn probe(object: &[u8], programs: &[(&'static str, &'static str)]) -> Result<Vec
         .map_max_entries("tcpflow", 4096)
         .map_max_entries("tcpconn", 4096)
         .map_max_entries("tracked", 1)
-        .load(object)
+        .map_max_entries("table", 1)
+        .load(kfunc::link(object, &btf).object.bytes())
         .map_err(LoadError::Object)?;
     let probed = programs.iter().map(|&(program, attaches_to)| Probed {
         program,

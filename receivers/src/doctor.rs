@@ -214,24 +214,30 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
         Ok(probed) => probed,
         Err(error) => return (false, vec![object("mode sockets", &error)]),
     };
-    // Without these there is nothing to be measured; the others take up what was open before.
-    let vital = |program: &Probed| {
-        matches!(
-            program.program,
-            "on_state_change" | "on_state_nested" | "scan_sockets"
-        )
-    };
-    let works = probed.iter().filter(|p| vital(p)).all(|p| p.outcome.is_ok());
-    let findings = probed.iter().map(|program| {
-        let (verdict, consequence) = if vital(program) {
-            (Verdict::Missing, "no mode sockets")
-        } else {
-            (
+    let loads = |name: &str| probed.iter().any(|p| p.program == name && p.outcome.is_ok());
+    let has_table = loads("scan_table");
+    let has_storage = loads("scan_sockets") && loads("scan_all");
+    let works = loads("on_state_change") && loads("on_state_nested") && (has_storage || has_table);
+    let findings = probed.iter().filter_map(|program| {
+        let (verdict, consequence) = match program.program {
+            "on_state_change" | "on_state_nested" => (Verdict::Missing, "no mode sockets"),
+            "scan_sockets" | "scan_all" if has_table => (
                 Verdict::Limited,
-                "connections that were open before are not all taken up",
-            )
+                "connections are followed in a table of `max_sockets`, those beyond are counted and not measured",
+            ),
+            "scan_sockets" | "scan_all" => (Verdict::Missing, "no mode sockets"),
+            "scan_table" if has_storage => (
+                Verdict::Limited,
+                "connections in namespaces with a small net.core.optmem_max are measured when they close",
+            ),
+            // Then it is for want of the table that there is no scan at all, and the finding of that says so.
+            "scan_table" => return None,
+            _ => (
+                Verdict::Limited,
+                "connections that were open before are not all picked up",
+            ),
         };
-        finding(program, verdict, consequence, "Linux 5.12 or later")
+        Some(finding(program, verdict, consequence, "Linux 5.12 or later"))
     });
     (works, findings.collect())
 }
