@@ -74,6 +74,35 @@ pub struct EventCount {
     pub count: u64,
 }
 
+/// Bounds of a census: between them a receiver reports every connection that is open, each with [`Events::OPEN`], among its
+/// other records.
+///
+/// A connection of this receiver that was open before, and of which no record came in between, is open no longer: the
+/// record of its close was lost. A census that fails is not ended; the next one begins anew.
+///
+/// [`Events::OPEN`]: crate::record::Events::OPEN
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// It begins before the first record of the batch.
+    pub begins: bool,
+    /// It ends after the last record of the batch.
+    pub ends: bool,
+}
+
+impl Census {
+    /// Not a bound.
+    pub const NONE: Self = Self {
+        begins: false,
+        ends: false,
+    };
+
+    /// A whole census: nothing is open but what the batch itself reports.
+    pub const WHOLE: Self = Self {
+        begins: true,
+        ends: true,
+    };
+}
+
 /// Records and listener changes, in the order they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowBatch {
@@ -83,12 +112,23 @@ pub struct FlowBatch {
     pub records: Vec<FlowRecord>,
     /// What the receiver counted per event; empty in modes that have none.
     pub counts: Vec<EventCount>,
+    /// Whether a census begins or ends here.
+    pub census: Census,
+    /// Index of the receiver among those of the pipeline; the sink fills it in. Cookies are unique per receiver only.
+    #[serde(skip)]
+    pub receiver: u16,
 }
 
 impl FlowBatch {
+    /// In place of a receiver's index: it has been detached from the pipeline, whose window no longer follows its connections.
+    pub const DETACHED: u16 = u16::MAX;
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.listeners.is_empty() && self.records.is_empty() && self.counts.is_empty()
+        self.listeners.is_empty()
+            && self.records.is_empty()
+            && self.counts.is_empty()
+            && self.census == Census::NONE
     }
 
     /// Empties it and keeps its memory.
@@ -96,5 +136,6 @@ impl FlowBatch {
         self.listeners.clear();
         self.records.clear();
         self.counts.clear();
+        self.census = Census::NONE;
     }
 }

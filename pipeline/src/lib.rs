@@ -46,7 +46,7 @@ pub mod status;
 pub mod telemetry;
 pub mod time;
 
-pub use batch::{EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
+pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
 pub use component::{
     BuildContext, BuildError, ComponentConfig, ComponentId, ComponentKind, ExporterConfig, Factory, Fault,
@@ -61,6 +61,8 @@ pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSo
 pub use series::{Family, FamilyKind, Naming, Series, SeriesId};
 pub use sink::Sink;
 pub use snapshot::{FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Snapshot, SumPoint};
-pub use stage::{Aggregator, ExportService, Exported, Exporter, Processor, Receiver, StageError};
+pub use stage::{
+    Aggregator, ExportService, Exported, Exporter, Inheritance, Processor, Receiver, StageError,
+};
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use time::Timestamp;

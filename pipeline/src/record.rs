@@ -55,10 +55,12 @@ impl Events {
     pub const RESET: Self = Self(1 << 3);
     /// Was open before flowtap was: counted from then on, and its opening was not seen.
     pub const ADOPTED: Self = Self(1 << 4);
+    /// Is open: reported again by a [census](crate::batch::Census), whether it moved bytes or not.
+    pub const OPEN: Self = Self(1 << 5);
 
     /// The set with exactly these bits; unknown bits are dropped.
     pub const fn from_bits(bits: u8) -> Self {
-        Self(bits & 0b1_1111)
+        Self(bits & 0b11_1111)
     }
 
     /// The bits, as `from_bits` takes them.
@@ -394,7 +396,7 @@ mod tests {
     fn events_keep_only_the_bits_they_know() {
         let events = Events::from_bits(0xff);
         assert!(events.contains(Events::CLOSED | Events::RESET));
-        assert_eq!(events.bits(), 0b1_1111);
+        assert_eq!(events.bits(), 0b11_1111);
         assert!(!Events::CLOSED.contains(Events::CLOSED | Events::RESET));
     }
 }

@@ -26,7 +26,7 @@ use crate::component::{ComponentId, ComponentKind};
 use crate::queue::{QueueConfig, SnapshotQueue};
 use crate::sink::{Chain, Fed, Outlet, SharedChain, Sink, lock};
 pub use crate::sink::{ProcessorNode, WindowNode};
-use crate::stage::{ExportService, Exporter, Receiver, StageError};
+use crate::stage::{ExportService, Exporter, Inheritance, Receiver, StageError};
 use crate::status::{State, StatusBoard};
 use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry};
 use crate::time::Timestamp;
@@ -195,6 +195,8 @@ pub struct Runner {
     exporters: BTreeMap<ComponentId, RunningExporter>,
     pipelines: BTreeMap<Arc<str>, RunningPipeline>,
     receivers: BTreeMap<ComponentId, RunningReceiver>,
+    /// What receivers have left to those that replace them, until these are started.
+    inheritances: BTreeMap<ComponentId, Inheritance>,
 }
 
 /// An exporter at work: a task behind its queue.
@@ -217,12 +219,15 @@ struct RunningReceiver {
     fingerprint: String,
     chains: Fed,
     stop: CancellationToken,
-    ends: oneshot::Receiver<Result<(), RunError>>,
+    ends: oneshot::Receiver<ReceiverEnd>,
 }
+
+/// How a receiver ended, with what it leaves to the one that replaces it.
+type ReceiverEnd = Result<Option<Inheritance>, RunError>;
 
 impl RunningReceiver {
     /// Waits for its end.
-    async fn end(&mut self, id: &ComponentId) -> Result<(), RunError> {
+    async fn end(&mut self, id: &ComponentId) -> ReceiverEnd {
         let dropped = || RunError::Panicked {
             id: id.clone(),
             message: "without a message".to_owned(),
@@ -241,6 +246,7 @@ impl Runner {
             exporters: BTreeMap::new(),
             pipelines: BTreeMap::new(),
             receivers: BTreeMap::new(),
+            inheritances: BTreeMap::new(),
         }
     }
 
@@ -252,7 +258,11 @@ impl Runner {
     pub async fn apply(&mut self, graph: Graph) -> Result<(), RunError> {
         self.apply_exporters(graph.exporters).await?;
         self.apply_pipelines(graph.pipelines);
-        self.apply_receivers(graph.receivers).await
+        self.apply_receivers(graph.receivers).await?;
+        for pipeline in self.pipelines.values() {
+            lock(&pipeline.chain).detach_receivers_but(&pipeline.receivers);
+        }
+        Ok(())
     }
 
     async fn apply_exporters(&mut self, nodes: Vec<ExporterNode>) -> Result<(), RunError> {
@@ -345,11 +355,11 @@ impl Runner {
                 let mut chain = lock(&pipeline.chain);
                 chain.feed(outlets);
                 chain.become_like(node.processors, node.window);
-                chain.fed_by(&node.receivers);
+                chain.attach_receivers(&node.receivers);
                 pipeline.receivers = node.receivers;
             } else {
                 let mut chain = Chain::new(Arc::clone(&node.name), node.processors, node.window, outlets);
-                chain.fed_by(&node.receivers);
+                chain.attach_receivers(&node.receivers);
                 let running = RunningPipeline {
                     chain: Arc::new(Mutex::new(chain)),
                     receivers: node.receivers,
@@ -381,18 +391,22 @@ impl Runner {
             .map(|(id, _)| id.clone())
             .collect();
         for id in leaving {
+            let is_replaced = nodes.iter().any(|node| node.id == id);
             if let Some(mut receiver) = self.receivers.remove(&id) {
                 self.status
                     .set(ComponentKind::Receiver, &id, State::Stopping, None);
                 receiver.stop.cancel();
                 let ended = tokio::time::timeout(self.deadline, receiver.end(&id)).await;
                 self.status.remove(ComponentKind::Receiver, &id);
-                ended.unwrap_or_else(|_| {
+                let inheritance = ended.unwrap_or_else(|_| {
                     Err(RunError::Deadline {
                         deadline: self.deadline,
                         points: 0,
                     })
                 })?;
+                if let Some(inheritance) = inheritance.filter(|_| is_replaced) {
+                    self.inheritances.insert(id, inheritance);
+                }
             }
         }
         for node in nodes {
@@ -402,6 +416,8 @@ impl Runner {
                 None => self.start_receiver(node, fed).await?,
             }
         }
+        // Only a start that failed leaves any, and then the graph before takes it over again.
+        self.inheritances.clear();
         Ok(())
     }
 
@@ -418,12 +434,16 @@ impl Runner {
         let ReceiverNode {
             id,
             fingerprint,
-            receiver,
+            mut receiver,
         } = node;
         self.status
             .set(ComponentKind::Receiver, &id, State::Starting, None);
-        for chain in &fed {
-            lock(chain).restarts(&id);
+        let inheritance = self.inheritances.remove(&id);
+        let continues = inheritance.is_some_and(|inheritance| receiver.take_over(inheritance).is_ok());
+        if !continues {
+            for chain in &fed {
+                lock(chain).restarts(&id);
+            }
         }
         let chains: Fed = Arc::new(ArcSwap::from_pointee(fed));
         let telemetry = ReceiverTelemetry::new(&self.meter, &id);
@@ -441,7 +461,12 @@ impl Runner {
                 self.receivers.insert(id, running);
                 Ok(())
             }
-            Err(error) => Err(self.failed(ComponentKind::Receiver, error)),
+            Err((error, inheritance)) => {
+                if let Some(inheritance) = inheritance {
+                    self.inheritances.insert(id, inheritance);
+                }
+                Err(self.failed(ComponentKind::Receiver, error))
+            }
         }
     }
 
@@ -465,10 +490,10 @@ impl Runner {
             let end = (&mut exporter.task).map(|joined| joined.unwrap_or(Ok(())));
             (ComponentKind::Exporter, end.boxed())
         });
-        let receivers = self
-            .receivers
-            .iter_mut()
-            .map(|(id, receiver)| (ComponentKind::Receiver, receiver.end(id).boxed()));
+        let receivers = self.receivers.iter_mut().map(|(id, receiver)| {
+            let end = receiver.end(id).map(|ended| ended.map(drop));
+            (ComponentKind::Receiver, end.boxed())
+        });
         let (kinds, ends): (Vec<_>, Vec<BoxFuture<'_, _>>) = exporters.chain(receivers).unzip();
         if ends.is_empty() {
             return std::future::pending().await;
@@ -497,7 +522,7 @@ impl Runner {
         for (id, receiver) in &mut self.receivers {
             // One that has ended before said why then.
             if !receiver.ends.is_terminated() {
-                outcome = outcome.and(receiver.end(id).await);
+                outcome = outcome.and(receiver.end(id).await.map(drop));
             }
         }
         for pipeline in self.pipelines.values() {
@@ -590,13 +615,14 @@ async fn drive_exporter(
     exporter.stop().await;
 }
 
-/// Starts a receiver on a thread of its own and waits until it is attached. What is returned tells of its end.
+/// Starts a receiver on a thread of its own and waits until it is attached. What is returned tells of its end; an error comes
+/// with what the receiver had taken over.
 async fn start_receiver(
     id: &ComponentId,
     mut receiver: Box<dyn Receiver>,
     mut sink: Sink,
     stop: CancellationToken,
-) -> Result<oneshot::Receiver<Result<(), RunError>>, RunError> {
+) -> Result<oneshot::Receiver<ReceiverEnd>, (RunError, Option<Inheritance>)> {
     let (started, starts) = oneshot::channel();
     let (ended, ends) = oneshot::channel();
     let thread_id = id.clone();
@@ -604,28 +630,31 @@ async fn start_receiver(
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(source) => {
-                let _ = started.send(Err(RunError::Thread {
+                let error = RunError::Thread {
                     id: thread_id,
                     source,
-                }));
+                };
+                let _ = started.send(Err((error, receiver.hand_over())));
                 return;
             }
         };
         let receive = async {
             if let Err(source) = receiver.start() {
-                let _ = started.send(Err(RunError::Start {
+                let error = RunError::Start {
                     id: thread_id.clone(),
                     source,
-                }));
-                return Ok(());
+                };
+                let _ = started.send(Err((error, receiver.hand_over())));
+                return Ok(None);
             }
             // The run may have been given up meanwhile; then `stop` is cancelled, too.
             let _ = started.send(Ok(()));
             let ran = receiver.run(&mut sink, stop).await;
-            ran.map_err(|source| RunError::Failed {
-                id: thread_id.clone(),
-                source,
-            })
+            ran.map(|()| receiver.hand_over())
+                .map_err(|source| RunError::Failed {
+                    id: thread_id.clone(),
+                    source,
+                })
         };
         let outcome = runtime.block_on(AssertUnwindSafe(receive).catch_unwind());
         let outcome = outcome.unwrap_or_else(|panic| {
@@ -639,10 +668,11 @@ async fn start_receiver(
     // The kernel keeps 15 bytes of a thread's name.
     let name = format!("recv-{id}").chars().take(15).collect();
     if let Err(source) = thread::Builder::new().name(name).spawn(work) {
-        return Err(RunError::Thread {
+        let error = RunError::Thread {
             id: id.clone(),
             source,
-        });
+        };
+        return Err((error, None));
     }
     let dropped = |id: &ComponentId| RunError::Panicked {
         id: id.clone(),
@@ -652,11 +682,10 @@ async fn start_receiver(
         Ok(Ok(())) => Ok(ends),
         Ok(Err(error)) => Err(error),
         // The panic was in `start`: its text comes by the other channel.
-        Err(_) => Err(ends
-            .await
-            .ok()
-            .and_then(Result::err)
-            .unwrap_or_else(|| dropped(id))),
+        Err(_) => {
+            let error = ends.await.ok().and_then(Result::err);
+            Err((error.unwrap_or_else(|| dropped(id)), None))
+        }
     }
 }
 

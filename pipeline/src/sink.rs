@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::batch::FlowBatch;
+use crate::batch::{Census, FlowBatch};
 use crate::component::ComponentId;
 use crate::queue::SnapshotQueue;
 use crate::snapshot::Snapshot;
@@ -59,8 +59,21 @@ pub struct Chain {
     processors: Vec<ProcessorNode>,
     window: WindowNode,
     outlets: Vec<(ComponentId, Outlet)>,
-    /// How far each receiver has come.
-    watermarks: BTreeMap<ComponentId, Timestamp>,
+    feeds: BTreeMap<ComponentId, Feed>,
+    /// Where the first window began. A watermark before that is of a receiver whose interval is longer, and not of a clock that
+    /// was set back.
+    began: Timestamp,
+}
+
+/// One of the receivers that feed a chain.
+#[derive(Clone, Copy, Debug)]
+struct Feed {
+    /// Stands for the receiver in batches.
+    index: u16,
+    /// How far it has come; `None` before its first watermark, which every window waits for.
+    watermark: Option<Timestamp>,
+    /// Its newest watermark, also of the time before it was restarted.
+    newest: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Chain {
@@ -69,7 +82,7 @@ impl std::fmt::Debug for Chain {
             .field("name", &self.name)
             .field("processors", &self.processors.len())
             .field("outlets", &self.outlets)
-            .field("watermarks", &self.watermarks)
+            .field("feeds", &self.feeds)
             .finish_non_exhaustive()
     }
 }
@@ -90,29 +103,67 @@ impl Chain {
         mut window: WindowNode,
         outlets: Vec<(ComponentId, Outlet)>,
     ) -> Self {
-        window.aggregator.begin(Timestamp::now());
+        let began = Timestamp::now();
+        window.aggregator.begin(began);
         Self {
             name,
             processors,
             window,
             outlets,
-            watermarks: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            began,
         }
     }
 
-    /// Lets `receivers` feed it, and no others.
-    pub(crate) fn fed_by(&mut self, receivers: &[ComponentId]) {
-        self.watermarks.retain(|id, _| receivers.contains(id));
+    /// Lets `receivers` feed it, beside those that do.
+    pub(crate) fn attach_receivers(&mut self, receivers: &[ComponentId]) {
         for id in receivers {
-            self.watermarks.entry(id.clone()).or_default();
+            if self.feeds.contains_key(id) {
+                continue;
+            }
+            let is_free = |index: &u16| self.feeds.values().all(|feed| feed.index != *index);
+            // A config has far fewer receivers.
+            let index = (0..FlowBatch::DETACHED).find(is_free);
+            let feed = Feed {
+                index: index.unwrap_or(FlowBatch::DETACHED),
+                watermark: None,
+                newest: None,
+            };
+            self.feeds.insert(id.clone(), feed);
         }
     }
 
-    /// A receiver begins anew: until it says otherwise, it has come nowhere.
-    pub(crate) fn restarts(&mut self, receiver: &ComponentId) {
-        if let Some(watermark) = self.watermarks.get_mut(receiver) {
-            *watermark = Timestamp::default();
+    /// Lets none but `receivers` feed it. Called when the others hand on nothing more: not before, or their last records would
+    /// be of nobody.
+    pub(crate) fn detach_receivers_but(&mut self, receivers: &[ComponentId]) {
+        let mut leaving = Vec::new();
+        self.feeds.retain(|id, feed| {
+            let stays = receivers.contains(id);
+            if !stays {
+                leaving.push(feed.index);
+            }
+            stays
+        });
+        for index in leaving {
+            self.forget_connections(index);
         }
+    }
+
+    /// A receiver begins anew: it has not come anywhere yet, and whatever was open is for it to report.
+    pub(crate) fn restarts(&mut self, receiver: &ComponentId) {
+        if let Some(feed) = self.feeds.get_mut(receiver) {
+            feed.watermark = None;
+            let index = feed.index;
+            self.forget_connections(index);
+        }
+    }
+
+    fn forget_connections(&mut self, receiver: u16) {
+        self.window.aggregator.fold(&FlowBatch {
+            census: Census::WHOLE,
+            receiver,
+            ..FlowBatch::default()
+        });
     }
 
     /// Takes on what has changed: processors and window whose config is the same live on, with all that they know.
@@ -134,6 +185,7 @@ impl Chain {
             self.emit(snapshot);
             self.window = window;
             self.window.aggregator.begin(now);
+            self.began = now;
         }
     }
 
@@ -147,7 +199,9 @@ impl Chain {
         self.outlets.retain(|(id, _)| id != exporter);
     }
 
-    fn accept(&mut self, batch: &mut FlowBatch) {
+    fn accept(&mut self, receiver: &ComponentId, batch: &mut FlowBatch) {
+        let feed = self.feeds.get(receiver);
+        batch.receiver = feed.map_or(FlowBatch::DETACHED, |feed| feed.index);
         for node in &mut self.processors {
             node.processor.process(batch);
         }
@@ -156,14 +210,33 @@ impl Chain {
 
     fn advance(&mut self, receiver: &ComponentId, to: Timestamp) {
         // A receiver that feeds it no more has nothing to say.
-        let Some(watermark) = self.watermarks.get_mut(receiver) else {
+        let Some(feed) = self.feeds.get_mut(receiver) else {
             return;
         };
-        *watermark = to;
-        let slowest = self.watermarks.values().copied().min().unwrap_or(to);
-        if let Some(snapshot) = self.window.aggregator.advance(slowest) {
+        feed.watermark = Some(to);
+        let before = feed.newest.replace(to);
+        // One that has not come anywhere yet may still have records of this window.
+        let Some(slowest) = self.slowest() else {
+            return;
+        };
+        if before.is_some_and(|before| to < before) {
+            // Only a clock that was set back does that; then windows follow it.
+            self.began = slowest;
+        }
+        if let Some(snapshot) = self.window.aggregator.advance(slowest.max(self.began)) {
             self.emit(snapshot);
         }
+    }
+
+    /// How far all receivers have come; `None` if one has not come anywhere.
+    fn slowest(&self) -> Option<Timestamp> {
+        let watermarks = self.feeds.values().map(|feed| feed.watermark);
+        watermarks.min().flatten()
+    }
+
+    fn wants_census(&self, receiver: &ComponentId) -> bool {
+        let feed = self.feeds.get(receiver);
+        feed.is_some_and(|feed| self.window.aggregator.wants_census(feed.index))
     }
 
     /// Closes the window for good and hands its snapshot to every exporter.
@@ -231,12 +304,22 @@ impl Sink {
                 self.copy.listeners.clone_from(&batch.listeners);
                 self.copy.records.clone_from(&batch.records);
                 self.copy.counts.clone_from(&batch.counts);
-                lock(chain).accept(&mut self.copy);
+                self.copy.census = batch.census;
+                lock(chain).accept(&self.receiver, &mut self.copy);
             }
-            lock(last).accept(batch);
+            lock(last).accept(&self.receiver, batch);
         }
         self.telemetry.took(began.elapsed());
         batch.clear();
+    }
+
+    /// Whether a pipeline should be shown every open connection once more, because its window is new or lacks some: a receiver
+    /// that can do a [census](crate::batch::Census) asks before each of its scans.
+    pub fn wants_census(&self) -> bool {
+        let chains = self.chains.load();
+        chains
+            .iter()
+            .any(|chain| lock(chain).wants_census(&self.receiver))
     }
 
     /// Tells that everything up to `to` has been handed on, so that windows that end by then can close.

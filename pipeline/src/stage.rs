@@ -3,6 +3,7 @@
 //! Up to the window everything is a plain synchronous call on the receiver's own thread. Behind it, exporters are
 //! [`tower`] services, each behind a bounded queue of its own.
 
+use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,6 +52,9 @@ pub enum StageError {
     Other(#[from] BoxError),
 }
 
+/// State that a receiver leaves to the one that replaces it; only receivers of the same type know what is in it.
+pub type Inheritance = Box<dyn Any + Send>;
+
 /// A source of flow records.
 ///
 /// A receiver runs on a thread of its own, with a single-threaded runtime on it, so a long look into the kernel delays
@@ -73,6 +77,24 @@ pub trait Receiver: Send {
         sink: &'a mut Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>>;
+
+    /// Returns what a receiver with the same id and another config needs to continue without a gap, if there is such a thing.
+    /// Called after `run` has returned, and after a `start` that failed. Whatever is not taken over is dropped.
+    fn hand_over(&mut self) -> Option<Inheritance> {
+        None
+    }
+
+    /// Takes over from the receiver that this one replaces. Called before `start`.
+    ///
+    /// A receiver that takes over reports each difference of each connection exactly once, and no connection as opened again:
+    /// windows keep what they know of its connections.
+    ///
+    /// # Errors
+    /// The inheritance, if this receiver can't continue with it: it starts from nothing then, and the connections of the one
+    /// before are forgotten.
+    fn take_over(&mut self, inheritance: Inheritance) -> Result<(), Inheritance> {
+        Err(inheritance)
+    }
 }
 
 /// A synchronous step on a batch, in place.
@@ -88,6 +110,12 @@ pub trait Aggregator: Send {
 
     /// Folds a batch in. Never blocks.
     fn fold(&mut self, batch: &FlowBatch);
+
+    /// Whether this receiver (its [index](FlowBatch::receiver)) should report every open connection once more: see
+    /// [`Census`](crate::batch::Census).
+    fn wants_census(&self, _receiver: u16) -> bool {
+        false
+    }
 
     /// Tells that every record up to `to` has been folded in. Returns the snapshot of the window that this closes, if
     /// it closes one.

@@ -60,6 +60,11 @@ impl Catalog {
         id.definition().named(self.naming)
     }
 
+    /// Whether a family is exposed at all.
+    pub(super) const fn is_enabled(&self, family: FamilyId) -> bool {
+        self.families[family as usize].enabled
+    }
+
     /// The key of `record`'s series in `family`; `None` if the family is not exposed.
     pub(super) fn key(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets) -> Option<Key> {
         let exposed = &self.families[family as usize];

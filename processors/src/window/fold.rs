@@ -13,9 +13,10 @@ use opentelemetry::metrics::{Counter, Gauge};
 
 use super::catalog::Catalog;
 use super::config::Config;
+use super::connections::{Connections, Placed};
 use super::families::{Definition, FAMILIES, FamilyId};
 use super::key::{Cause, ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
-use super::store::{Histogram, Keep, Observation, Slot, Store, Sum, Value};
+use super::store::{Histogram, Keep, Observation, Slot, Store, Sum};
 
 /// Why records are left out: memory is above its hard limit.
 const MEMORY_LIMIT: &str = "memory_limit";
@@ -30,6 +31,7 @@ pub struct Window {
     catalog: Catalog,
     sums: Store<Sum>,
     histograms: Store<Histogram>,
+    connections: Connections,
     memory: Arc<Memory>,
     /// What was shed for want of memory.
     shed: ProcessorTelemetry,
@@ -52,6 +54,7 @@ impl Window {
             catalog: Catalog::new(config),
             sums: Store::new(max_series),
             histograms: Store::new(max_series),
+            connections: Connections::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(&context.meter, &context.id, &[MEMORY_LIMIT]),
             opened: Timestamp::default(),
@@ -60,10 +63,10 @@ impl Window {
         }
     }
 
-    fn fold_record(&mut self, record: &FlowRecord) {
+    fn fold_record(&mut self, receiver: u16, record: &FlowRecord) {
         self.fold_bytes(record);
         self.fold_rtt(record);
-        self.fold_connection(record);
+        self.fold_connection(receiver, record);
         if record.retransmits != 0 {
             self.add(
                 FamilyId::Retransmits,
@@ -111,7 +114,7 @@ impl Window {
         }
     }
 
-    fn fold_connection(&mut self, record: &FlowRecord) {
+    fn fold_connection(&mut self, receiver: u16, record: &FlowRecord) {
         let events = record.events;
         if events == Events::NONE {
             return;
@@ -129,9 +132,7 @@ impl Window {
             };
             self.add(FamilyId::Connections, record, facets, 1);
         }
-        let began = events.contains(Events::OPENED) || events.contains(Events::ADOPTED);
-        let change = i64::from(began) - i64::from(events.contains(Events::CLOSED));
-        self.add(FamilyId::ConnectionsActive, record, Facets::default(), change);
+        self.fold_open(receiver, record);
         if events.contains(Events::FAILED) {
             let facets = Facets {
                 cause: Some(Cause::Reason(FailureReason::of(record.failure))),
@@ -142,6 +143,91 @@ impl Window {
         if events.contains(Events::OPENED) && record.role == Role::Client && record.handshake_us > 0 {
             let seconds = f64::from(record.handshake_us) / 1e6;
             self.observe(FamilyId::ConnectDuration, record, Facets::default(), seconds);
+        }
+    }
+
+    /// Whether the connection is open: in the gauge, and in the table that says which series of it counts the connection.
+    fn fold_open(&mut self, receiver: u16, record: &FlowRecord) {
+        let is = |event| record.events.contains(event);
+        let (began, closed) = (is(Events::OPENED) || is(Events::ADOPTED), is(Events::CLOSED));
+        if receiver == FlowBatch::DETACHED || !(began || closed || is(Events::OPEN)) {
+            return;
+        }
+        if record.cookie == 0 {
+            // Nothing tells one connection from another, so all that is left is arithmetic.
+            let change = i64::from(began) - i64::from(closed);
+            if change != 0 {
+                self.add(FamilyId::ConnectionsActive, record, Facets::default(), change);
+            }
+            return;
+        }
+        if closed {
+            let slot = self.connections.remove(receiver, record.cookie);
+            if let Some(slot) = slot.or_else(|| self.remove_untracked(receiver, record)) {
+                self.release(slot, 1);
+            }
+            return;
+        }
+        let Some(key) = self
+            .catalog
+            .key(FamilyId::ConnectionsActive, record, Facets::default())
+        else {
+            return;
+        };
+        let hashed = (self.sums.hash(&key), key);
+        let slot = self.sums.slot_of(hashed, self.opened, &mut self.catalog);
+        match self.connections.place(receiver, record.cookie, slot) {
+            Placed::Already => return,
+            Placed::Added => {}
+            Placed::Untracked => self.telemetry.untracked(),
+            Placed::MovedFrom(before) => self.release(before, 1),
+        }
+        if let Some(gauge) = self.sums.value_mut(slot) {
+            gauge.hold(1);
+        }
+    }
+
+    /// The slot of `record`'s labels, if it counts a connection that the table had no room for.
+    fn remove_untracked(&mut self, receiver: u16, record: &FlowRecord) -> Option<u32> {
+        if !self.connections.has_untracked(receiver) {
+            return None;
+        }
+        let key = self
+            .catalog
+            .key(FamilyId::ConnectionsActive, record, Facets::default())?;
+        let slot = self.sums.find((self.sums.hash(&key), key))?;
+        self.connections.remove_untracked(receiver, slot).then_some(slot)
+    }
+
+    fn release(&mut self, slot: u32, count: u64) {
+        if let Some(gauge) = self.sums.value_mut(slot) {
+            gauge.release(count);
+        }
+    }
+
+    fn begin_census(&mut self, receiver: u16) {
+        let sums = &mut self.sums;
+        self.connections.begin_census(receiver, |slot, count| {
+            if let Some(gauge) = sums.value_mut(slot) {
+                gauge.release(count);
+            }
+        });
+    }
+
+    fn end_census(&mut self, receiver: u16) {
+        let sums = &mut self.sums;
+        let mut lost = 0_u64;
+        self.connections.end_census(receiver, |slot| {
+            lost += 1;
+            if let Some(gauge) = sums.value_mut(slot) {
+                gauge.release(1);
+            }
+        });
+        if lost > 0 {
+            tracing::debug!(
+                connections = lost,
+                "a census did not find connections that were open: the records of their ends were lost"
+            );
         }
     }
 
@@ -179,10 +265,10 @@ impl Window {
 
     /// Counts what records would have added, and leaves it out. What happened to connections is kept: it takes no memory, and a
     /// gauge that missed an end would never be right again.
-    fn shed(&mut self, records: &[FlowRecord]) {
+    fn shed(&mut self, receiver: u16, records: &[FlowRecord]) {
         let mut bytes = 0;
         for record in records {
-            self.fold_connection(record);
+            self.fold_connection(receiver, record);
             bytes += moved(record)
                 .map(|(_, bytes)| bytes.max(0).unsigned_abs())
                 .sum::<u64>();
@@ -201,8 +287,12 @@ impl Window {
             close_histogram(&mut families[slot.key.family() as usize], slot, expired)
         });
         self.catalog.sweep();
-        self.telemetry.tell(&mut self.sums);
-        self.telemetry.tell(&mut self.histograms);
+        self.connections.shrink();
+        let folded = [self.sums.take_folded(), self.histograms.take_folded()];
+        // A family is in one of the two.
+        let live = |family: usize| (self.sums.live()[family] + self.histograms.live()[family]) as u64;
+        self.telemetry.record_series(live, folded);
+        self.telemetry.record_connections(self.connections.len() as u64);
         let window = at.since(self.opened);
         self.opened = at;
         self.closes = at.next_multiple(self.interval);
@@ -227,18 +317,28 @@ impl Aggregator for Window {
         let full = memory >= MemoryState::Short;
         self.sums.take_no_more(full);
         self.histograms.take_no_more(full);
+        if batch.census.begins {
+            self.begin_census(batch.receiver);
+        }
         if memory == MemoryState::Exhausted {
-            self.shed(&batch.records);
+            self.shed(batch.receiver, &batch.records);
         } else {
             for record in &batch.records {
-                self.fold_record(record);
+                self.fold_record(batch.receiver, record);
             }
+        }
+        if batch.census.ends {
+            self.end_census(batch.receiver);
         }
         for count in &batch.counts {
             self.fold_count(count);
         }
         self.sums.settle(self.opened, &mut self.catalog);
         self.histograms.settle(self.opened, &mut self.catalog);
+    }
+
+    fn wants_census(&self, receiver: u16) -> bool {
+        self.catalog.is_enabled(FamilyId::ConnectionsActive) && self.connections.wants_census(receiver)
     }
 
     fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
@@ -251,7 +351,11 @@ impl Aggregator for Window {
     }
 
     fn finish(&mut self, at: Timestamp) -> Snapshot {
-        self.close(at.max(self.opened), true)
+        let snapshot = self.close(at.max(self.opened), true);
+        // Whatever comes in its place has series of its own.
+        self.telemetry.record_series(|_| 0, [[0; FAMILIES.len()]; 2]);
+        self.telemetry.record_connections(0);
+        snapshot
     }
 }
 
@@ -332,7 +436,11 @@ fn towards(direction: Direction) -> Facets {
 #[derive(Debug)]
 struct Telemetry {
     live: Gauge<u64>,
+    /// Families that `live` was recorded for: it has to follow them down to 0, too.
+    recorded: [bool; FAMILIES.len()],
     folded: Counter<u64>,
+    connections: Gauge<u64>,
+    untracked: Counter<u64>,
     pipeline: KeyValue,
 }
 
@@ -345,6 +453,7 @@ impl Telemetry {
                 .with_description("Series that a window holds, by family.")
                 .with_unit("{series}")
                 .build(),
+            recorded: [false; FAMILIES.len()],
             folded: context
                 .meter
                 .u64_counter("processor_folded_records")
@@ -353,8 +462,25 @@ impl Telemetry {
                 )
                 .with_unit("{record}")
                 .build(),
+            connections: context
+                .meter
+                .u64_gauge("processor_tracked_connections")
+                .with_description("Open connections that a window follows one by one.")
+                .with_unit("{connection}")
+                .build(),
+            untracked: context
+                .meter
+                .u64_counter("processor_untracked_connections")
+                .with_description(
+                    "Open connections beyond those that a window can follow one by one, and counts by series alone.",
+                )
+                .with_unit("{connection}")
+                .build(),
             pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
         };
+        telemetry
+            .untracked
+            .add(0, std::slice::from_ref(&telemetry.pipeline));
         for family in &FAMILIES {
             telemetry.folded.add(0, &telemetry.labels(family));
         }
@@ -365,17 +491,28 @@ impl Telemetry {
         [self.pipeline.clone(), KeyValue::new("family", family.family.name)]
     }
 
-    fn tell<V: Value>(&self, store: &mut Store<V>) {
-        let folded = store.take_folded();
-        for (number, family) in FAMILIES.iter().enumerate() {
-            let live = store.live()[number] as u64;
-            if live > 0 {
-                self.live.record(live, &self.labels(family));
+    /// Records how many series each family has, and counts what went into a series `other`.
+    fn record_series(&mut self, live: impl Fn(usize) -> u64, folded: [[u64; FAMILIES.len()]; 2]) {
+        for (family, definition) in FAMILIES.iter().enumerate() {
+            let live = live(family);
+            self.recorded[family] |= live > 0;
+            if self.recorded[family] {
+                self.live.record(live, &self.labels(definition));
             }
-            if folded[number] > 0 {
-                self.folded.add(folded[number], &self.labels(family));
+            let folded = folded.iter().map(|by_family| by_family[family]).sum();
+            if folded > 0 {
+                self.folded.add(folded, &self.labels(definition));
             }
         }
+    }
+
+    fn record_connections(&self, tracked: u64) {
+        self.connections
+            .record(tracked, std::slice::from_ref(&self.pipeline));
+    }
+
+    fn untracked(&self) {
+        self.untracked.add(1, std::slice::from_ref(&self.pipeline));
     }
 }
 

@@ -7,10 +7,13 @@
 //! 3. A family that has `max_series` series folds what is new into one series more, `other`, and counts that.
 //! 4. A series that nothing has changed for `metric_expiration` leaves; it is listed once as ended.
 //! 5. A label that the config leaves out of a family is summed away; a family can be left out as a whole.
-//! 6. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
+//! 6. The gauge of open connections counts each of them once, in a table ([`connections`](self::connections)), so that it is
+//!    right again after whatever was lost.
+//! 7. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
 
 mod catalog;
 mod config;
+mod connections;
 mod details;
 pub mod families;
 mod fold;

@@ -21,7 +21,7 @@ use super::key::Key;
 pub(super) struct Sum {
     /// The true sum. Differences are signed, so for a moment it may stand above what it will be.
     running: i64,
-    /// What was shown last.
+    /// Of a counter: what was shown last. Of a gauge: what it [holds](Sum::hold).
     shown: u64,
 }
 
@@ -59,7 +59,18 @@ impl Sum {
 
     /// For a gauge: what it stands at.
     pub(super) fn level(&self) -> u64 {
-        self.running.max(0).unsigned_abs()
+        self.shown.saturating_add(self.running.max(0).unsigned_abs())
+    }
+
+    /// For a gauge: counts `more` that are followed one by one, apart from differences, so that none of these can take away one
+    /// of those. While it holds any its level is not 0, and its series stays.
+    pub(super) const fn hold(&mut self, more: u64) {
+        self.shown = self.shown.saturating_add(more);
+    }
+
+    /// For a gauge: counts `fewer` of what it holds.
+    pub(super) const fn release(&mut self, fewer: u64) {
+        self.shown = self.shown.saturating_sub(fewer);
     }
 }
 
@@ -224,6 +235,33 @@ impl<V: Value> Store<V> {
         let number = number.unwrap_or_else(|| self.insert(hash, key, start, catalog));
         // The number is of a slot that is taken: slots and numbers come and go together.
         self.slots[number as usize].get_or_insert_with(|| Slot::new(key, start, catalog))
+    }
+
+    /// Number of the slot of `key`'s series, or of its family's `other` if there is no room for one more. The slot stays that
+    /// series' own as long as it stays (see [`Store::sweep`]).
+    pub(super) fn slot_of(
+        &mut self,
+        (hash, key): (u64, Key),
+        start: Timestamp,
+        catalog: &mut Catalog,
+    ) -> u32 {
+        let number = self.number(hash, &key);
+        number.unwrap_or_else(|| self.insert(hash, key, start, catalog))
+    }
+
+    /// The same of a series that there is already.
+    pub(super) fn find(&self, (hash, key): (u64, Key)) -> Option<u32> {
+        self.number(hash, &key).or_else(|| {
+            let other = Key::other(key.family());
+            self.number(self.hash(&other), &other)
+        })
+    }
+
+    /// The value in a slot, which changes in the window that is open.
+    pub(super) fn value_mut(&mut self, number: u32) -> Option<&mut V> {
+        let slot = self.slots.get_mut(number as usize)?.as_mut()?;
+        slot.updated = CHANGED;
+        Some(&mut slot.value)
     }
 
     fn number(&self, hash: u64, key: &Key) -> Option<u32> {

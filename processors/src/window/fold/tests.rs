@@ -7,7 +7,8 @@ use super::*;
 use crate::testing::{context, record};
 use crate::window::config::FamilyConfig;
 use crate::window::families::FamilyId;
-use flowtap_pipeline::{Endpoint, Naming, NodeInfo};
+use crate::window::label::Label;
+use flowtap_pipeline::{Census, Endpoint, Naming, NodeInfo};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -448,5 +449,323 @@ proptest! {
         let live: u64 = last.values().map(|(_, total)| total).sum();
         prop_assert_eq!(live + ended, went_in);
         prop_assert_eq!(deltas, went_in);
+    }
+}
+
+/// A record of the connection `cookie` to the peer `198.51.100.<peer>`.
+fn about(cookie: u64, peer: u8, kind: FlowKind, events: Events) -> FlowRecord {
+    FlowRecord {
+        cookie,
+        kind: Some(kind),
+        class: Some(PeerClass::ExternalHosts),
+        events,
+        ..record("192.0.2.1:40000", &format!("198.51.100.{peer}:443"))
+    }
+}
+
+fn opened(cookie: u64, peer: u8) -> FlowRecord {
+    about(cookie, peer, FlowKind::Egress, Events::OPENED)
+}
+
+fn of_receiver(receiver: u16, census: Census, records: &[FlowRecord]) -> FlowBatch {
+    FlowBatch {
+        receiver,
+        census,
+        records: records.to_vec(),
+        ..FlowBatch::default()
+    }
+}
+
+/// Shows how many connections are open by flow and peer.
+fn active_window_config() -> Config {
+    let mut exposition = Config::default();
+    let labels = FamilyConfig {
+        enabled: true,
+        labels: Some(vec![Label::Flow, Label::Raddr]),
+    };
+    exposition
+        .families
+        .insert("network_tcp_connections_active".to_owned(), labels);
+    exposition
+}
+
+fn active_window() -> Window {
+    window_of(active_window_config(), 10, 600)
+}
+
+/// The gauge: its series that are not 0, as `egress 198.51.100.7` and the level.
+fn active(snapshot: &Snapshot) -> Vec<(String, u64)> {
+    let Points::Sums(points) = &snapshot.families[FamilyId::ConnectionsActive as usize].points else {
+        panic!("sums")
+    };
+    let mut levels: Vec<_> = points
+        .iter()
+        .filter(|point| point.total > 0)
+        .map(|point| {
+            let values: Vec<_> = point
+                .series
+                .pairs()
+                .map(|pair| pair.value.text().into_owned())
+                .collect();
+            (values.join(" "), point.total)
+        })
+        .collect();
+    levels.sort();
+    levels
+}
+
+fn level(label: &str, level: u64) -> (String, u64) {
+    (label.to_owned(), level)
+}
+
+#[test]
+fn a_connection_whose_close_was_lost_is_open_until_the_next_census() {
+    let mut window = active_window();
+    window.fold(&of_receiver(
+        0,
+        Census::NONE,
+        &[opened(1, 1), opened(2, 1), opened(3, 2)],
+    ));
+    assert_eq!(
+        active(&window.advance(at(5)).unwrap()),
+        [level("egress 198.51.100.1", 2), level("egress 198.51.100.2", 1)]
+    );
+    // The close of 1 was lost, that of 3 comes in the middle of the census.
+    assert!(window.wants_census(0));
+    let open = |cookie, peer| about(cookie, peer, FlowKind::Egress, Events::OPEN);
+    let begins = Census {
+        begins: true,
+        ends: false,
+    };
+    let ends = Census {
+        begins: false,
+        ends: true,
+    };
+    window.fold(&of_receiver(0, begins, &[open(3, 2)]));
+    let closed = about(3, 2, FlowKind::Egress, Events::CLOSED);
+    window.fold(&of_receiver(0, ends, &[open(2, 1), closed, opened(4, 3)]));
+    assert!(!window.wants_census(0));
+    let snapshot = window.advance(at(10)).unwrap();
+    assert_eq!(
+        active(&snapshot),
+        [level("egress 198.51.100.1", 1), level("egress 198.51.100.3", 1)]
+    );
+    // A census opens no connection.
+    let events = shown(&snapshot);
+    let opened = r#"network_tcp_connections{flow="egress",event="opened",type="externalHosts"}"#;
+    assert_eq!(events[opened], 4);
+}
+
+#[test]
+fn a_close_that_has_another_role_than_the_opening_takes_the_connection_out_of_where_it_was() {
+    let mut window = active_window();
+    window.fold(&of_receiver(0, Census::NONE, &[opened(1, 1), opened(2, 1)]));
+    let closed = about(1, 9, FlowKind::Ingress, Events::CLOSED);
+    window.fold(&of_receiver(0, Census::NONE, &[closed]));
+    assert_eq!(
+        active(&window.advance(at(5)).unwrap()),
+        [level("egress 198.51.100.1", 1)]
+    );
+}
+
+#[test]
+fn a_connection_that_a_census_finds_with_other_labels_moves_there() {
+    let mut window = active_window();
+    window.fold(&of_receiver(0, Census::NONE, &[opened(1, 1), opened(2, 1)]));
+    let found = about(1, 1, FlowKind::Ingress, Events::OPEN);
+    window.fold(&of_receiver(0, Census::NONE, &[found]));
+    assert_eq!(
+        active(&window.advance(at(5)).unwrap()),
+        [level("egress 198.51.100.1", 1), level("ingress 198.51.100.1", 1)]
+    );
+}
+
+#[test]
+fn a_window_that_is_new_has_every_connection_after_a_census_and_none_below_zero() {
+    let mut window = active_window();
+    // Of connections that the window before it knew.
+    let closed = |cookie| about(cookie, 1, FlowKind::Egress, Events::CLOSED);
+    window.fold(&of_receiver(0, Census::NONE, &[closed(1), closed(2)]));
+    let open: Vec<_> = (3..8)
+        .map(|cookie| about(cookie, 1, FlowKind::Egress, Events::OPEN))
+        .collect();
+    window.fold(&of_receiver(0, Census::WHOLE, &open));
+    window.fold(&of_receiver(0, Census::NONE, &[closed(3), opened(9, 1)]));
+    assert_eq!(
+        active(&window.advance(at(5)).unwrap()),
+        [level("egress 198.51.100.1", 5)]
+    );
+}
+
+#[test]
+fn two_receivers_with_the_same_cookies_are_told_apart_and_one_that_leaves_takes_its_own_along() {
+    let mut window = active_window();
+    for receiver in [0, 1] {
+        window.fold(&of_receiver(
+            receiver,
+            Census::NONE,
+            &[opened(1, 1), opened(2, 2)],
+        ));
+    }
+    let closed = about(1, 1, FlowKind::Egress, Events::CLOSED);
+    window.fold(&of_receiver(1, Census::NONE, &[closed.clone()]));
+    assert_eq!(
+        active(&window.advance(at(5)).unwrap()),
+        [level("egress 198.51.100.1", 1), level("egress 198.51.100.2", 2)]
+    );
+    window.fold(&of_receiver(0, Census::WHOLE, &[]));
+    // What it still hands on is of nobody.
+    window.fold(&of_receiver(
+        FlowBatch::DETACHED,
+        Census::NONE,
+        &[opened(3, 3), closed],
+    ));
+    assert_eq!(
+        active(&window.advance(at(10)).unwrap()),
+        [level("egress 198.51.100.2", 1)]
+    );
+}
+
+#[test]
+fn connections_beyond_those_that_can_be_followed_are_counted_by_series_and_put_right_by_a_census() {
+    let mut window = active_window();
+    window.connections = Connections::new(16);
+    window.fold(&of_receiver(0, Census::WHOLE, &[]));
+    let all: Vec<_> = (1..=20).map(|cookie| opened(cookie, 1)).collect();
+    window.fold(&of_receiver(0, Census::NONE, &all));
+    assert_eq!(
+        active(&window.advance(at(5)).unwrap()),
+        [level("egress 198.51.100.1", 20)]
+    );
+    // One closes with other labels and is missed, one with the same, and most of the others.
+    let closed = |cookie, peer| about(cookie, peer, FlowKind::Egress, Events::CLOSED);
+    window.fold(&of_receiver(0, Census::NONE, &[closed(17, 2), closed(18, 1)]));
+    let most: Vec<_> = (1..=10).map(|cookie| closed(cookie, 1)).collect();
+    window.fold(&of_receiver(0, Census::NONE, &most));
+    assert_eq!(
+        active(&window.advance(at(10)).unwrap()),
+        [level("egress 198.51.100.1", 9)]
+    );
+    assert!(window.wants_census(0));
+    let open: Vec<_> = (11..=16)
+        .chain([19, 20])
+        .map(|cookie| about(cookie, 1, FlowKind::Egress, Events::OPEN))
+        .collect();
+    window.fold(&of_receiver(0, Census::WHOLE, &open));
+    assert_eq!(
+        active(&window.advance(at(15)).unwrap()),
+        [level("egress 198.51.100.1", 8)]
+    );
+    assert!(!window.wants_census(0));
+}
+
+#[test]
+fn connections_in_the_series_other_leave_it_when_they_close_whatever_room_there_is_by_then() {
+    let mut window = window_of(active_window_config(), 1, 600);
+    window.fold(&of_receiver(
+        0,
+        Census::NONE,
+        &[opened(1, 1), opened(2, 2), opened(3, 3)],
+    ));
+    assert_eq!(
+        active(&window.advance(at(5)).unwrap()),
+        [level("egress 198.51.100.1", 1), level("other other", 2)]
+    );
+    let closed = |cookie, peer| about(cookie, peer, FlowKind::Egress, Events::CLOSED);
+    window.fold(&of_receiver(0, Census::NONE, &[closed(1, 1), closed(3, 3)]));
+    assert_eq!(
+        active(&window.advance(at(10)).unwrap()),
+        [level("other other", 1)]
+    );
+}
+
+#[test]
+fn a_series_that_counts_an_open_connection_does_not_expire_whatever_closes_that_nobody_can_place() {
+    let mut window = active_window();
+    window.fold(&of_receiver(0, Census::NONE, &[opened(1, 1)]));
+    // Of a receiver that knows no cookies: below zero, as its openings were not seen.
+    let closed = about(0, 1, FlowKind::Egress, Events::CLOSED);
+    window.fold(&of_receiver(1, Census::NONE, &[closed]));
+    for tick in (5..2000).step_by(5) {
+        assert_eq!(
+            active(&window.advance(at(tick)).unwrap()),
+            [level("egress 198.51.100.1", 1)],
+            "at {tick}"
+        );
+    }
+}
+
+#[test]
+fn a_family_that_is_not_exposed_wants_no_census_and_follows_nothing() {
+    let mut exposition = Config::default();
+    let off = FamilyConfig {
+        enabled: false,
+        labels: None,
+    };
+    exposition
+        .families
+        .insert("network_tcp_connections_active".to_owned(), off);
+    let mut window = window_of(exposition, 10, 600);
+    window.fold(&of_receiver(0, Census::NONE, &[opened(1, 1)]));
+    assert!(!window.wants_census(0));
+    assert_eq!(window.connections.len(), 0);
+}
+
+/// What happens to connections, in any order: even those that can't be.
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    Opens(u64, u8),
+    Closes(u64, u8),
+    ClosesUnseen(u64),
+    Census,
+}
+
+fn anything() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        (1..30u64, 0..4u8).prop_map(|(cookie, peer)| Happens::Opens(cookie, peer)),
+        (1..30u64, 0..4u8).prop_map(|(cookie, peer)| Happens::Closes(cookie, peer)),
+        (1..30u64).prop_map(Happens::ClosesUnseen),
+        Just(Happens::Census),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn after_a_census_the_gauge_is_the_connections_that_are_open_whatever_was_lost(
+        happens in prop::collection::vec(anything(), 1..200),
+        max in 4..40usize,
+        max_series in 1..5usize,
+    ) {
+        let mut window = window_of(active_window_config(), max_series, 10);
+        window.connections = Connections::new(max);
+        let mut open = HashMap::new();
+        let mut tick = 5;
+        for step in happens.into_iter().chain([Happens::Census]) {
+            match step {
+                Happens::Opens(cookie, peer) => {
+                    open.insert(cookie, peer);
+                    window.fold(&of_receiver(0, Census::NONE, &[opened(cookie, peer)]));
+                }
+                Happens::Closes(cookie, peer) => {
+                    open.remove(&cookie);
+                    let closed = about(cookie, peer, FlowKind::Ingress, Events::CLOSED);
+                    window.fold(&of_receiver(0, Census::NONE, &[closed]));
+                }
+                Happens::ClosesUnseen(cookie) => {
+                    open.remove(&cookie);
+                }
+                Happens::Census => {
+                    let found: Vec<_> = open
+                        .iter()
+                        .map(|(cookie, peer)| about(*cookie, *peer, FlowKind::Egress, Events::OPEN))
+                        .collect();
+                    window.fold(&of_receiver(0, Census::WHOLE, &found));
+                    let snapshot = window.advance(at(tick)).unwrap();
+                    tick += 5;
+                    let shown: u64 = active(&snapshot).iter().map(|(_, level)| level).sum();
+                    prop_assert_eq!(shown, open.len() as u64);
+                }
+            }
+        }
     }
 }
