@@ -24,6 +24,7 @@
 //! | `kfunc` | links calls of kernel functions |
 //! | `preemption` | whether programs at tracepoints can be preempted |
 //! | [`misses`] | runs that the kernel skipped |
+//! | `sharing` | maps that two objects' programs share |
 //! | `heap` | gives back what loading took |
 //! | [`capability`] | what the process may do |
 //! | [`error`] | [`LoadError`]: what is missing, with the verifier's words |
@@ -39,6 +40,7 @@ pub mod misses;
 mod preemption;
 pub mod probe;
 pub mod ring;
+mod sharing;
 pub mod sockets;
 mod table;
 

@@ -7,6 +7,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, Iter, ProgramError};
@@ -21,6 +22,7 @@ use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
 use crate::ring::{Positions, RingWatch, drain};
+use crate::sharing::SharedMaps;
 use crate::table::TableScan;
 
 /// The compiled programs.
@@ -49,6 +51,10 @@ const STATE_CHANGE_GUARDED: [&str; 4] = [
 
 /// Places in the table where socket storage is the rule: for those to which a namespace's `net.core.optmem_max` refuses it.
 const FEW_WITHOUT_STORAGE: u32 = 16_384;
+
+/// How long a ring is drained after its programs were detached: one of them may still be running on another CPU, with its record
+/// not reserved yet. The kernel waits for such by grace periods, which take some hundredths of a second.
+const RETIREMENT: Duration = Duration::from_secs(1);
 
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
@@ -88,8 +94,19 @@ pub struct Sockets {
     walks: Walks,
     buffer: Vec<u8>,
     misses: MissCounters,
+    /// What programs with another ring can continue with.
+    shared: SharedMaps,
+    /// Rings before this one, the oldest first.
+    retired: Vec<RetiredRing>,
     /// Keeps the programs attached, and the maps.
     ebpf: Ebpf,
+}
+
+/// A ring whose programs were detached.
+struct RetiredRing {
+    ring: RingBuf<MapData>,
+    positions: Positions,
+    since: Instant,
 }
 
 impl std::fmt::Debug for Sockets {
@@ -107,12 +124,45 @@ impl Sockets {
     /// [`LoadError`] with what is missing. The programs that only adopt sockets may be refused: [`Sockets::adopt`] tells.
     pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
         heap::keep_little();
-        let loaded = Self::attach(*options);
+        let loaded = Self::attach(*options, None);
         heap::give_back();
         loaded
     }
 
-    fn attach(options: SocketsOptions) -> Result<Self, LoadError> {
+    /// Exchanges the ring for one of another size, without a gap: programs with the new one are attached beside those with the old
+    /// one, which are detached after that, and both know the same of every socket. What is in the old ring is shown first.
+    ///
+    /// A state change that both see is reported by the first and found done by the second, but for the duration of a handshake
+    /// that ends just then, which is lost.
+    ///
+    /// # Errors
+    /// [`LoadError`]; then everything is as before.
+    pub fn resize_ring(&mut self, options: &SocketsOptions) -> Result<(), LoadError> {
+        heap::keep_little();
+        let loaded = Self::attach(*options, Some(&self.shared));
+        heap::give_back();
+        let mut new = loaded?;
+        new.walks.adopted = self.walks.adopted;
+        // Entries of the table remember the number of the scan that looked at them last.
+        mem::swap(&mut new.scans.table, &mut self.scans.table);
+        let old = mem::replace(self, new);
+        let Self {
+            lifecycle,
+            positions,
+            retired,
+            ..
+        } = old;
+        // With the rest the old programs have gone.
+        self.retired = retired;
+        self.retired.push(RetiredRing {
+            ring: lifecycle,
+            positions,
+            since: Instant::now(),
+        });
+        Ok(())
+    }
+
+    fn attach(options: SocketsOptions, known: Option<&SharedMaps>) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
         let btf = Btf::from_sys_fs()?;
@@ -123,8 +173,12 @@ impl Sockets {
             has_cast,
             has_preempt,
         } = kfunc::link(OBJECT, &btf);
-        let load = |has_storage: bool, table_entries: u32| {
-            EbpfLoader::new()
+        let not_shared = |source| LoadError::System {
+            what: "sharing maps",
+            source,
+        };
+        let load = |has_storage: bool, table_entries: u32| -> Result<Ebpf, LoadError> {
+            let ebpf = EbpfLoader::new()
                 .btf(Some(&btf))
                 .map_max_entries("lifecycle", options.ring_buffer_bytes)
                 .map_max_entries("table", table_entries)
@@ -132,7 +186,11 @@ impl Sockets {
                 .override_global("scan_bytes", &scan_bytes, true)
                 .override_global("has_storage", &u8::from(has_storage), true)
                 .load(object.bytes())
-                .map_err(LoadError::Object)
+                .map_err(LoadError::Object)?;
+            if let Some(known) = known {
+                known.put_into(&ebpf).map_err(not_shared)?;
+            }
+            Ok(ebpf)
         };
         // Whether there is a scan over storage shows only when it is loaded, and the other programs must know.
         let mut ebpf = load(true, FEW_WITHOUT_STORAGE)?;
@@ -157,6 +215,7 @@ impl Sockets {
         let guarded = has_preempt && preemption::tracepoints_are_preemptible();
         let names = attach_state_changes(&mut ebpf, &btf, guarded)?;
         let misses = MissCounters::new(&ebpf, names.iter().copied());
+        let shared = SharedMaps::of(&ebpf, &["lifecycle"]).map_err(not_shared)?;
 
         let lifecycle = ebpf
             .take_map("lifecycle")
@@ -182,6 +241,8 @@ impl Sockets {
             walks,
             buffer: vec![0; READ_BYTES],
             misses,
+            shared,
+            retired: Vec::new(),
             ebpf,
         })
     }
@@ -219,8 +280,25 @@ impl Sockets {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+    pub fn drain(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
+        self.drain_retired(&mut each)?;
         drain(&mut self.lifecycle, each)
+    }
+
+    /// Shows what is left in the rings before this one.
+    fn drain_retired(&mut self, mut each: impl FnMut(Event)) -> io::Result<()> {
+        let now = Instant::now();
+        for RetiredRing { ring, positions, .. } in &mut self.retired {
+            drain(ring, &mut each)?;
+            // One that is being written on another CPU takes a moment.
+            while positions.consumed() < positions.produced() {
+                thread::yield_now();
+                drain(ring, &mut each)?;
+            }
+        }
+        self.retired
+            .retain(|retired| now.duration_since(retired.since) < RETIREMENT);
+        Ok(())
     }
 
     /// Watches for the moment when a quarter of the ring is full: drain it then, and at every tick. Must be called within
@@ -255,6 +333,7 @@ impl Sockets {
 
     /// Runs the scans to their end: shows what they find, and what else waits in the ring, in order.
     fn walk(&mut self, census: bool, mut each: impl FnMut(Event)) -> io::Result<u64> {
+        self.drain_retired(&mut each)?;
         let Self {
             scans,
             lifecycle,

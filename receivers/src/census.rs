@@ -43,6 +43,11 @@ impl CensusPlan {
         due || wanted
     }
 
+    /// Records lost when this was asked last.
+    pub(crate) const fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// The census that was due has not come to its end.
     pub(crate) fn failed(&mut self) {
         self.waited = Some(PATIENCE);

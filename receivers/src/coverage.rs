@@ -139,6 +139,11 @@ impl Outlet<'_> {
         self.sink.accept(batch);
     }
 
+    /// Whether a pipeline asks for a census.
+    pub(crate) fn wants_census(&self) -> bool {
+        self.sink.wants_census()
+    }
+
     /// Tells that nothing before `at` is missing.
     pub(crate) fn watermark(&mut self, at: Timestamp) {
         self.coverage.tick();

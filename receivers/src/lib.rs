@@ -11,9 +11,11 @@
 //! | [`doctor`] | | what this machine lets flowtap do |
 //! | [`containers`] | | containers of processes, from a proc file system |
 //! | [`coverage`] | | what was measured over what the kernel counted |
+//! | `census` | | when every open connection is reported once more |
 //! | [`listen_scan`] | | listening ports of a network namespace, for any receiver |
 #![forbid(unsafe_code)]
 
+mod census;
 pub mod containers;
 pub mod coverage;
 pub mod doctor;

@@ -6,10 +6,14 @@
 //! `bpf_event_chan_drop`.
 //!
 //! Ticks go through the same channel, behind the events that came before them, and are never dropped.
+//!
+//! A census reads the table of connections from user space. One that has closed by then may still stand there: its record is in
+//! the ring before it leaves the table. So the ring is drained first, and what that shows closed is left out.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use flowtap_ebpf::{Event, Events, Losses, ProgramMisses, RingWatch};
@@ -23,6 +27,7 @@ use super::config::Config;
 use super::convert;
 use super::losses::{ChannelLosses, LossTelemetry};
 use super::sockets::broken;
+use crate::census::{self, CensusPlan};
 use crate::containers::Containers;
 use crate::coverage::Outlet;
 use crate::listen_scan;
@@ -44,26 +49,37 @@ struct Lost {
     channel: ChannelLosses,
 }
 
+/// What another receiver can continue with.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) programs: Events,
+    pub(super) containers: Containers,
+    pub(super) census: CensusPlan,
+    /// Running totals, as [`LossTelemetry`] knows them.
+    pub(super) lost: ChannelLosses,
+}
+
 /// Runs until `stop` is cancelled; then what waits in the rings is handed on.
 pub(super) async fn run(
     config: &Config,
     losses: &mut LossTelemetry,
-    programs: Events,
+    left: Left,
     mut outlet: Outlet<'_>,
     stop: CancellationToken,
-) -> Result<(), StageError> {
+) -> Result<Left, StageError> {
     // A message holds at least one event, so this many messages are never short of room.
     let (sender, receiver) = channel(config.channel_capacity.max(1));
     let queued = Arc::new(AtomicUsize::new(0));
+    let census_wanted = Arc::new(AtomicBool::new(outlet.wants_census()));
     let reader = Reader {
-        programs,
+        left,
         sender,
         queued: Arc::clone(&queued),
         capacity: config.channel_capacity,
         batch: FlowBatch::default(),
-        containers: Containers::new(config.proc_root.clone()),
         counts: Counts::default(),
-        lost: ChannelLosses::default(),
+        dropped_changes: 0,
+        census_wanted: Arc::clone(&census_wanted),
     };
     let (interval, rescan, proc_root) = (
         config.interval,
@@ -79,7 +95,7 @@ pub(super) async fn run(
             runtime.block_on(reader.run(Ticker::new(interval), Ticker::new(rescan), proc_root, stop))
         })
         .map_err(broken)?;
-    consume(receiver, &queued, losses, &mut outlet).await;
+    consume(receiver, &queued, &census_wanted, losses, &mut outlet).await;
     match reading.join() {
         Ok(ended) => ended.map_err(broken),
         Err(panic) => std::panic::resume_unwind(panic),
@@ -90,6 +106,7 @@ pub(super) async fn run(
 async fn consume(
     mut receiver: Receiver<Message>,
     queued: &AtomicUsize,
+    census_wanted: &AtomicBool,
     losses: &mut LossTelemetry,
     outlet: &mut Outlet<'_>,
 ) {
@@ -106,6 +123,8 @@ async fn consume(
                 losses.update_misses(&lost.misses);
                 losses.update_channel(&lost.channel);
                 outlet.watermark(at);
+                // By the reader's next tick. Asked here: it must not wait for a pipeline.
+                census_wanted.store(outlet.wants_census(), Ordering::Release);
             }
         }
     }
@@ -143,14 +162,16 @@ impl Counts {
 
 /// The ring side.
 struct Reader {
-    programs: Events,
+    left: Left,
     sender: Sender<Message>,
     queued: Arc<AtomicUsize>,
     capacity: usize,
     batch: FlowBatch,
-    containers: Containers,
     counts: Counts,
-    lost: ChannelLosses,
+    /// Records of connections that opened or closed, dropped at the channel.
+    dropped_changes: u64,
+    /// Whether a pipeline asks for a census.
+    census_wanted: Arc<AtomicBool>,
 }
 
 impl Reader {
@@ -160,8 +181,8 @@ impl Reader {
         mut rescans: Ticker,
         proc_root: std::path::PathBuf,
         stop: CancellationToken,
-    ) -> io::Result<()> {
-        let [segments, connections]: [RingWatch; 2] = self.programs.watch()?;
+    ) -> io::Result<Left> {
+        let [segments, connections]: [RingWatch; 2] = self.left.programs.watch()?;
         self.rescan_listeners(&proc_root);
         loop {
             tokio::select! {
@@ -169,11 +190,15 @@ impl Reader {
                 () = stop.cancelled() => {
                     let now = Timestamp::now();
                     self.drain()?;
+                    self.send_rest().await;
                     self.tick(now).await;
-                    return Ok(());
+                    return Ok(self.left);
                 }
                 tick = ticks.tick() => {
                     self.drain()?;
+                    if self.is_census_due() {
+                        self.census()?;
+                    }
                     self.tick(tick).await;
                 }
                 filled = segments.filled() => { filled?; self.drain()?; }
@@ -185,17 +210,31 @@ impl Reader {
 
     /// Connections first: they say which side a socket is, and where it listens.
     fn drain(&mut self) -> io::Result<()> {
+        let (programs, mut lane) = self.lane();
+        programs.drain_connections(|event| lane.take(event, EventType::TcpConn))?;
+        programs.drain_segments(|event| lane.take(event, EventType::TcpFlow))?;
+        lane.send();
+        Ok(())
+    }
+
+    fn lane(&mut self) -> (&mut Events, Lane<'_>) {
         let Self {
-            programs,
+            left:
+                Left {
+                    programs,
+                    containers,
+                    lost,
+                    ..
+                },
             sender,
             queued,
             capacity,
             batch,
-            containers,
             counts,
-            lost,
+            dropped_changes,
+            ..
         } = self;
-        let mut lane = Lane {
+        let lane = Lane {
             sender,
             queued,
             capacity: *capacity,
@@ -203,26 +242,96 @@ impl Reader {
             containers,
             counts,
             lost,
+            dropped_changes,
         };
-        programs.drain_connections(|event| lane.take(event, EventType::TcpConn))?;
-        programs.drain_segments(|event| lane.take(event, EventType::TcpFlow))?;
-        lane.send();
+        (programs, lane)
+    }
+
+    fn is_census_due(&mut self) -> bool {
+        let programs = &self.left.programs;
+        let lost = match (programs.losses(), programs.program_misses()) {
+            (Ok(losses), Ok(misses)) => {
+                // A change is missed only where every program was; what a program at segments misses comes with the next.
+                let at_changes = misses
+                    .iter()
+                    .filter(|program| !program.program.starts_with("segment"));
+                let changes = at_changes.map(|program| program.misses).min();
+                losses.flows + losses.untracked + changes.unwrap_or(0) + self.dropped_changes
+            }
+            // Logged when they are read to be told.
+            _ => self.left.census.lost(),
+        };
+        let wanted = self.census_wanted.swap(false, Ordering::AcqRel);
+        self.left.census.is_due(wanted, lost)
+    }
+
+    /// Reports every connection that is open. Fails, and is due again, if the channel has no room for that.
+    fn census(&mut self) -> io::Result<()> {
+        if self.batch.census.ends {
+            // The one before still waits for the channel.
+            self.left.census.failed();
+            return Ok(());
+        }
+        census::begin(&mut self.batch);
+        let (programs, mut lane) = self.lane();
+        let mut closed = HashSet::new();
+        programs.drain_connections(|event| {
+            if let Event::Flow(flow) = &event {
+                // Another socket may have the cookie of one that has closed.
+                if is_closed(flow.events) {
+                    closed.insert(flow.cookie);
+                } else {
+                    closed.remove(&flow.cookie);
+                }
+            }
+            lane.take(event, EventType::TcpConn);
+        })?;
+        let mut has_room = true;
+        let shown = programs.open_connections(|event| {
+            if let Event::Flow(flow) = &event
+                && !closed.contains(&flow.cookie)
+                && has_room
+            {
+                has_room = lane.show(event);
+            }
+        });
+        if let Err(error) = &shown {
+            tracing::warn!(%error, "the table of connections can't be read to its end; the next census makes up for it");
+        }
+        if has_room && shown.is_ok() {
+            census::end(lane.batch);
+            lane.send();
+        } else {
+            self.left.census.failed();
+        }
         Ok(())
     }
 
+    /// What found no room in the channel waits for it.
+    async fn send_rest(&mut self) {
+        let (_, mut lane) = self.lane();
+        lane.send();
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.queued.fetch_add(batch.records.len(), Ordering::AcqRel);
+            // An error means that the consumer has panicked, which ends the run by itself.
+            let _ = self.sender.send(Message::Batch(batch)).await;
+        }
+    }
+
     async fn tick(&mut self, at: Timestamp) {
-        let kernel = self.programs.losses();
+        let kernel = self.left.programs.losses();
         if let Err(error) = &kernel {
             tracing::warn!(%error, "the kernel side's counters can't be read");
         }
-        let misses = self.programs.program_misses();
+        let misses = self.left.programs.program_misses();
         if let Err(error) = &misses {
             tracing::warn!(%error, "the programs' counters can't be read");
         }
         let lost = Lost {
             kernel: kernel.ok(),
             misses: misses.unwrap_or_default(),
-            channel: self.lost,
+            channel: self.left.lost,
         };
         // Waits for room. An error means that the consumer has panicked, which ends the run by itself.
         let _ = self.sender.send(Message::Tick(at, Box::new(lost))).await;
@@ -236,6 +345,10 @@ impl Reader {
     }
 }
 
+const fn is_closed(events: u8) -> bool {
+    flowtap_pipeline::Events::from_bits(events).contains(flowtap_pipeline::Events::CLOSED)
+}
+
 /// The way from a ring into the channel.
 struct Lane<'a> {
     sender: &'a Sender<Message>,
@@ -245,21 +358,39 @@ struct Lane<'a> {
     containers: &'a mut Containers,
     counts: &'a mut Counts,
     lost: &'a mut ChannelLosses,
+    dropped_changes: &'a mut u64,
 }
 
 impl Lane<'_> {
     fn take(&mut self, event: Event, event_type: EventType) {
         let lane = event_type as usize;
         self.counts.received[lane] += 1;
-        let waiting = self.queued.load(Ordering::Acquire) + self.batch.records.len();
         // Listeners are few and always fit; a record that doesn't is dropped here, and counted with its bytes.
         if let Event::Flow(flow) = &event
-            && waiting >= self.capacity
+            && !self.has_room()
         {
             self.counts.dropped[lane] += 1;
             self.lost.add(flow.sent, flow.received);
+            *self.dropped_changes += u64::from(event_type == EventType::TcpConn);
             return;
         }
+        self.push(event);
+    }
+
+    /// Takes a record that a census has found; whether there was room for it.
+    fn show(&mut self, event: Event) -> bool {
+        let has_room = self.has_room();
+        if has_room {
+            self.push(event);
+        }
+        has_room
+    }
+
+    fn has_room(&self) -> bool {
+        self.queued.load(Ordering::Acquire) + self.batch.records.len() < self.capacity
+    }
+
+    fn push(&mut self, event: Event) {
         convert::push(self.batch, self.containers, event);
         if self.batch.records.len() >= BATCH_EVENTS {
             self.send();

@@ -8,16 +8,18 @@
 //! 3. `mode: auto` takes the first of the two that loads: it tries, it does not compare versions. If neither does, most
 //!    often for want of privileges, it makes do with [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
 //! 4. Which one it is, and why, is logged, and told by the gauge `receiver_mode`.
+//! 5. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`]).
 
 mod config;
 mod convert;
 mod events;
 mod explain;
+mod handover;
 mod losses;
 mod sockets;
 
 use flowtap_ebpf::{Events, EventsOptions, LoadError, Sockets, SocketsOptions, Store};
-use flowtap_pipeline::{BuildContext, FlowBatch, Receiver, Sink, StageError};
+use flowtap_pipeline::{BuildContext, FlowBatch, Inheritance, Receiver, Sink, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use opentelemetry::KeyValue;
@@ -28,7 +30,9 @@ pub use self::config::{Config, FACTORY, Mode};
 pub use self::convert::flow_record;
 use self::explain::explain;
 pub(crate) use self::explain::grant_command;
-use self::losses::LossTelemetry;
+use self::handover::Handover;
+use self::losses::{ChannelLosses, LossTelemetry};
+use crate::census::CensusPlan;
 use crate::containers::Containers;
 use crate::coverage::{Coverage, Outlet};
 use crate::sock_diag::{self, SockDiagReceiver};
@@ -44,8 +48,8 @@ const EVENTS_RING_BYTES: u32 = 1 << 24;
 #[derive(Debug)]
 enum Programs {
     /// With what was found at the start.
-    Sockets(Box<Sockets>, FlowBatch, Containers),
-    Events(Box<Events>),
+    Sockets(Box<Sockets>, FlowBatch, Containers, CensusPlan),
+    Events(Box<events::Left>),
     /// None: the receiver that needs none, started.
     SockDiag(Box<SockDiagReceiver>),
 }
@@ -67,8 +71,12 @@ pub struct EbpfReceiver {
     losses: LossTelemetry,
     mode: Gauge<u64>,
     context: BuildContext,
-    /// With the comparison with the kernel's own counters, which begins when they attach.
-    programs: Option<(Programs, Coverage)>,
+    /// With the comparison with the kernel's own counters, which begins when they attach, and the reason for the mode.
+    programs: Option<(Programs, Coverage, String)>,
+    /// Of the receiver that this one replaces.
+    inherited: Option<Handover>,
+    /// The comparison that goes on although the programs can't.
+    coverage: Option<Coverage>,
 }
 
 impl EbpfReceiver {
@@ -85,7 +93,18 @@ impl EbpfReceiver {
             mode,
             context: context.clone(),
             programs: None,
+            inherited: None,
+            coverage: None,
         }
+    }
+
+    fn record_mode(&self, value: u64, mode: &'static str, reason: String) {
+        let labels = [
+            KeyValue::new("receiver", self.context.id.to_string()),
+            KeyValue::new("mode", mode),
+            KeyValue::new("reason", reason),
+        ];
+        self.mode.record(value, &labels);
     }
 
     fn load_sockets(&self) -> Result<Programs, LoadError> {
@@ -98,7 +117,8 @@ impl EbpfReceiver {
         let mut found = FlowBatch::default();
         let mut containers = Containers::new(self.config.proc_root.clone());
         sockets::adopt(&mut sockets, &mut found, &mut containers);
-        Ok(Programs::Sockets(Box::new(sockets), found, containers))
+        let census = CensusPlan::default();
+        Ok(Programs::Sockets(Box::new(sockets), found, containers, census))
     }
 
     fn load_events(&self) -> Result<Programs, LoadError> {
@@ -106,7 +126,12 @@ impl EbpfReceiver {
             ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
             max_sockets: self.config.max_sockets,
         };
-        Ok(Programs::Events(Box::new(Events::load(&options)?)))
+        Ok(Programs::Events(Box::new(events::Left {
+            programs: Events::load(&options)?,
+            containers: Containers::new(self.config.proc_root.clone()),
+            census: CensusPlan::default(),
+            lost: ChannelLosses::default(),
+        })))
     }
 
     /// The programs, with the reason for the choice.
@@ -156,8 +181,14 @@ impl EbpfReceiver {
 
 impl Receiver for EbpfReceiver {
     fn start(&mut self) -> Result<(), StageError> {
-        let coverage = Coverage::new(&self.context, &self.config.proc_root);
-        let (programs, reason) = self.load()?;
+        let (programs, coverage, reason) = if let Some(inherited) = self.inherited.take() {
+            self.continue_with(inherited)?
+        } else {
+            let coverage = self.coverage.take();
+            let coverage = coverage.unwrap_or_else(|| Coverage::new(&self.context, &self.config.proc_root));
+            let (programs, reason) = self.load()?;
+            (programs, coverage, reason)
+        };
         let (receiver, mode) = (self.context.id.to_string(), programs.mode());
         tracing::info!(receiver, mode, reason, "capturing");
         if let Programs::Sockets(sockets, ..) = &programs {
@@ -170,7 +201,7 @@ impl Receiver for EbpfReceiver {
             }
         }
         if let Programs::Events(events) = &programs {
-            let attachment = events.attachment();
+            let attachment = events.programs.attachment();
             tracing::info!(
                 tracepoints = attachment.tracepoints,
                 kprobes = attachment.kprobes,
@@ -184,13 +215,8 @@ impl Receiver for EbpfReceiver {
                 );
             }
         }
-        let labels = [
-            KeyValue::new("receiver", receiver),
-            KeyValue::new("mode", mode),
-            KeyValue::new("reason", reason),
-        ];
-        self.mode.record(1, &labels);
-        self.programs = Some((programs, coverage));
+        self.record_mode(1, mode, reason.clone());
+        self.programs = Some((programs, coverage, reason));
         Ok(())
     }
 
@@ -201,15 +227,15 @@ impl Receiver for EbpfReceiver {
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
             let (config, losses) = (&self.config, &mut self.losses);
-            let Some((programs, mut coverage)) = self.programs.take() else {
+            let Some((programs, mut coverage, reason)) = self.programs.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
             let outlet = Outlet {
                 sink,
                 coverage: &mut coverage,
             };
-            match programs {
-                Programs::Sockets(sockets, batch, containers) => {
+            let left = match programs {
+                Programs::Sockets(sockets, batch, containers, census) => {
                     let watch = sockets.watch().map_err(sockets::broken)?;
                     let capture = sockets::Capture {
                         config,
@@ -218,14 +244,34 @@ impl Receiver for EbpfReceiver {
                         outlet,
                         batch,
                         containers,
+                        census,
                     };
-                    capture.run(watch, stop).await
+                    let (sockets, containers, census) = capture.run(watch, stop).await?;
+                    Programs::Sockets(Box::new(sockets), FlowBatch::default(), containers, census)
                 }
-                Programs::Events(programs) => events::run(config, losses, *programs, outlet, stop).await,
-                Programs::SockDiag(mut receiver) => receiver.capture(outlet, stop).await,
-            }
+                Programs::Events(left) => {
+                    let left = events::run(config, losses, *left, outlet, stop).await?;
+                    Programs::Events(Box::new(left))
+                }
+                Programs::SockDiag(mut receiver) => {
+                    receiver.capture(outlet, stop).await?;
+                    Programs::SockDiag(receiver)
+                }
+            };
+            self.programs = Some((left, coverage, reason));
+            Ok(())
         }
         .boxed()
+    }
+
+    fn hand_over(&mut self) -> Option<Inheritance> {
+        self.leave().map(|handover| Box::new(handover) as Inheritance)
+    }
+
+    fn take_over(&mut self, inheritance: Inheritance) -> Result<(), Inheritance> {
+        let handover = inheritance.downcast::<Handover>()?;
+        self.inherit(*handover)
+            .map_err(|programs| Box::new(programs) as Inheritance)
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::convert;
 use super::losses::LossTelemetry;
+use crate::census::{self, CensusPlan};
 use crate::containers::Containers;
 use crate::coverage::Outlet;
 use crate::listen_scan;
@@ -32,10 +33,14 @@ pub(super) struct Capture<'a> {
     pub(super) outlet: Outlet<'a>,
     pub(super) batch: FlowBatch,
     pub(super) containers: Containers,
+    pub(super) census: CensusPlan,
 }
 
+/// What another receiver can continue with.
+pub(super) type Left = (Sockets, Containers, CensusPlan);
+
 impl Capture<'_> {
-    pub(super) async fn run(mut self, watch: RingWatch, stop: CancellationToken) -> Result<(), StageError> {
+    pub(super) async fn run(mut self, watch: RingWatch, stop: CancellationToken) -> Result<Left, StageError> {
         let mut ticks = Ticker::new(self.config.interval);
         let mut rescans = Ticker::new(self.config.scan_listen_interval);
         self.rescan_listeners();
@@ -44,12 +49,14 @@ impl Capture<'_> {
                 biased;
                 () = stop.cancelled() => {
                     let now = Timestamp::now();
-                    self.collect()?;
+                    // A census that is due is left to whoever continues.
+                    self.collect(false)?;
                     self.outlet.watermark(now);
-                    return Ok(());
+                    return Ok((self.sockets, self.containers, self.census));
                 }
                 tick = ticks.tick() => {
-                    self.collect()?;
+                    let census = self.is_census_due();
+                    self.collect(census)?;
                     self.outlet.watermark(tick);
                 }
                 filled = watch.filled() => {
@@ -64,8 +71,22 @@ impl Capture<'_> {
         }
     }
 
-    /// Everything that has moved up to now.
-    fn collect(&mut self) -> Result<(), StageError> {
+    fn is_census_due(&mut self) -> bool {
+        let lost = match (self.sockets.losses(), self.sockets.program_misses()) {
+            (Ok(losses), Ok(misses)) => {
+                // A change is missed only where every program was.
+                let changes = misses.iter().map(|program| program.misses).min();
+                losses.flows + losses.untracked + changes.unwrap_or(0)
+            }
+            // Logged when they are read to be told.
+            _ => self.census.lost(),
+        };
+        self.census.is_due(self.outlet.wants_census(), lost)
+    }
+
+    /// Everything that has moved up to now; in a `census` everything that is open, too.
+    fn collect(&mut self, census: bool) -> Result<(), StageError> {
+        self.hand_on();
         let Self {
             sockets,
             outlet,
@@ -73,12 +94,25 @@ impl Capture<'_> {
             containers,
             ..
         } = self;
-        match sockets.scan(|event| take(batch, containers, outlet, event)) {
+        if census {
+            census::begin(batch);
+        }
+        let each = |event| take(batch, containers, outlet, event);
+        let scanned = if census {
+            sockets.scan_census(each)
+        } else {
+            sockets.scan(each)
+        };
+        match scanned {
+            Ok(_) if census => census::end(&mut self.batch),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(broken(error)),
             // Totals that a failed scan has not shown are shown by the next one.
             Err(error) => {
                 self.losses.scan_failed();
+                if census {
+                    self.census.failed();
+                }
                 tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
             }
         }

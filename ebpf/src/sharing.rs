@@ -1,0 +1,69 @@
+//! Maps that the programs of two objects share, so that one set of programs continues with what the other knows.
+//!
+//! In: an object whose maps have been made and whose programs have not been loaded yet; the maps of another one. aya can share maps
+//! through pins only, for which there must be a file system that may be written. So descriptors are exchanged: programs name
+//! their maps by descriptor, and the kernel looks at these when a program is loaded (`resolve_pseudo_ldimm64()`).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use aya::Ebpf;
+use aya::maps::Map;
+
+/// Maps by name.
+#[derive(Debug)]
+pub(crate) struct SharedMaps(Vec<(String, OwnedFd)>);
+
+impl SharedMaps {
+    /// Those maps of `ebpf` that hold state; not `but`, and not constants, which each object has its own of.
+    ///
+    /// # Errors
+    /// What the system says to a further descriptor.
+    pub(crate) fn of(ebpf: &Ebpf, but: &[&str]) -> io::Result<Self> {
+        let holds_state = |name: &str| !name.starts_with(".rodata") && !but.contains(&name);
+        let maps = ebpf.maps().filter(|(name, _)| holds_state(name));
+        let duplicate = |(name, map): (&str, &Map)| {
+            let fd = descriptor(map)?.try_clone_to_owned();
+            Some(fd.map(|fd| (name.to_owned(), fd)))
+        };
+        maps.filter_map(duplicate).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Lets the programs of `ebpf` use these maps in place of its own of the same names. Before any of them is loaded.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn put_into(&self, ebpf: &Ebpf) -> io::Result<()> {
+        for (name, shared) in &self.0 {
+            if let Some(own) = ebpf.map(name).and_then(descriptor) {
+                replace(own, shared.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
+    match map {
+        Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::SkStorage(map) => {
+            Some(map.fd().as_fd())
+        }
+        // The objects have no others but rings.
+        _ => None,
+    }
+}
+
+/// Lets the descriptor `own` be one of what `shared` is.
+fn replace(own: BorrowedFd<'_>, shared: BorrowedFd<'_>) -> io::Result<()> {
+    loop {
+        // SAFETY: both are open. The number of `own` stays open, and its owner's: it stands for another map of the same type.
+        let result = unsafe { libc::dup3(shared.as_raw_fd(), own.as_raw_fd(), libc::O_CLOEXEC) };
+        if result >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
