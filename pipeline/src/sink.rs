@@ -329,3 +329,6 @@ impl Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

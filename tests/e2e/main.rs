@@ -10,6 +10,8 @@
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
+//! | `handover` | reloads that change the receiver, under load |
+//! | `open_connections` | the gauge of open connections after losses and reloads |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
@@ -36,11 +38,13 @@ mod exposition;
 mod faults;
 mod generated;
 mod generator;
+mod handover;
 mod kernel_objects;
 mod labels;
 mod live;
 mod modes;
 mod netns;
+mod open_connections;
 mod operation;
 mod peers;
 mod recordings;

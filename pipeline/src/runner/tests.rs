@@ -213,3 +213,75 @@ async fn a_receiver_that_dies_ends_the_run_with_its_name_after_its_last_window_w
         assert!(count.load(Ordering::Relaxed) >= 1, "{said}");
     }
 }
+
+/// Counts how often it was started; leaves that to the one that replaces it.
+struct Heir {
+    starts: Arc<Mutex<Vec<usize>>>,
+    inherited: Option<usize>,
+    fails: bool,
+}
+
+impl Receiver for Heir {
+    fn start(&mut self) -> Result<(), StageError> {
+        if self.fails {
+            return Err(StageError::Other("no".into()));
+        }
+        let generation = self.inherited.get_or_insert(0);
+        self.starts.lock().unwrap().push(*generation);
+        Ok(())
+    }
+
+    fn run<'a>(
+        &'a mut self,
+        _: &'a mut Sink,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Result<(), StageError>> {
+        async move {
+            stop.cancelled().await;
+            self.inherited = self.inherited.map(|generation| generation + 1);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn hand_over(&mut self) -> Option<Inheritance> {
+        self.inherited
+            .take()
+            .map(|generation| Box::new(generation) as Inheritance)
+    }
+
+    fn take_over(&mut self, inheritance: Inheritance) -> Result<(), Inheritance> {
+        self.inherited = Some(*inheritance.downcast()?);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_replaces_another_takes_over_also_after_one_that_did_not_start() {
+    let starts = Arc::new(Mutex::new(Vec::new()));
+    let graph_of = |fingerprint: &str, fails| Graph {
+        receivers: vec![ReceiverNode {
+            id: "heir".parse().unwrap(),
+            fingerprint: fingerprint.to_owned(),
+            receiver: Box::new(Heir {
+                starts: Arc::clone(&starts),
+                inherited: None,
+                fails,
+            }),
+        }],
+        ..Graph::default()
+    };
+    let meter = opentelemetry::global::meter("test");
+    let mut runner = Runner::new(&meter, Duration::from_secs(10), StatusBoard::default());
+    runner.apply(graph_of("a", false)).await.unwrap();
+    // The same: it runs on.
+    runner.apply(graph_of("a", false)).await.unwrap();
+    runner.apply(graph_of("b", false)).await.unwrap();
+    runner.apply(graph_of("c", true)).await.unwrap_err();
+    runner.apply(graph_of("b", false)).await.unwrap();
+    // One that goes leaves nothing to one that comes later.
+    runner.apply(Graph::default()).await.unwrap();
+    runner.apply(graph_of("b", false)).await.unwrap();
+    runner.stop().await.unwrap();
+    assert_eq!(*starts.lock().unwrap(), [0, 1, 2, 0]);
+}

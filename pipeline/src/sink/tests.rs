@@ -1,0 +1,193 @@
+//! What a chain makes of receivers of unequal pace, that come and go.
+
+use super::*;
+use crate::record::{Endpoint, Events, FlowRecord};
+
+/// What an aggregator is shown.
+#[derive(Clone, Debug, PartialEq)]
+enum Shown {
+    /// How many records of which receiver.
+    Records(u16, usize),
+    /// Nothing of this receiver is open any longer.
+    Forgotten(u16),
+    To(Timestamp),
+}
+
+#[derive(Clone, Default)]
+struct Witness(Arc<Mutex<Vec<Shown>>>);
+
+impl Witness {
+    fn take(&self) -> Vec<Shown> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    fn window(&self, fingerprint: &str) -> WindowNode {
+        WindowNode {
+            fingerprint: fingerprint.to_owned(),
+            aggregator: Box::new(self.clone()),
+        }
+    }
+}
+
+impl Aggregator for Witness {
+    fn begin(&mut self, _: Timestamp) {}
+
+    fn fold(&mut self, batch: &FlowBatch) {
+        let shown = if batch.records.is_empty() && batch.census == Census::WHOLE {
+            Shown::Forgotten(batch.receiver)
+        } else {
+            Shown::Records(batch.receiver, batch.records.len())
+        };
+        self.0.lock().unwrap().push(shown);
+    }
+
+    fn wants_census(&self, receiver: u16) -> bool {
+        receiver == 1
+    }
+
+    fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+        self.0.lock().unwrap().push(Shown::To(to));
+        None
+    }
+
+    fn finish(&mut self, at: Timestamp) -> Snapshot {
+        Snapshot {
+            pipeline: "flows".into(),
+            at,
+            window: Duration::ZERO,
+            last: true,
+            families: Vec::new(),
+        }
+    }
+}
+
+fn id(text: &str) -> ComponentId {
+    text.parse().unwrap()
+}
+
+fn chain(witness: &Witness, receivers: &[&str]) -> Chain {
+    let mut chain = Chain::new("flows".into(), Vec::new(), witness.window("a"), Vec::new());
+    chain.attach_receivers(&ids(receivers));
+    chain
+}
+
+fn ids(receivers: &[&str]) -> Vec<ComponentId> {
+    receivers.iter().map(|receiver| id(receiver)).collect()
+}
+
+fn record() -> FlowBatch {
+    let end = Endpoint::new([192, 0, 2, 1].into(), 80);
+    let record = FlowRecord {
+        events: Events::OPENED,
+        ..FlowRecord::new(end, end)
+    };
+    FlowBatch {
+        records: vec![record],
+        ..FlowBatch::default()
+    }
+}
+
+#[test]
+fn a_window_waits_for_a_receiver_that_has_not_come_anywhere_and_then_for_the_slower_one() {
+    let witness = Witness::default();
+    let mut chain = chain(&witness, &["quick", "slow"]);
+    let start = Timestamp::now();
+    let at = |seconds| start.plus(Duration::from_secs(seconds));
+    chain.advance(&id("quick"), at(1));
+    chain.advance(&id("quick"), at(2));
+    assert_eq!(witness.take(), []);
+    chain.advance(&id("slow"), at(3));
+    chain.advance(&id("quick"), at(3));
+    chain.advance(&id("quick"), at(4));
+    assert_eq!(witness.take(), [2, 3, 3].map(|seconds| Shown::To(at(seconds))));
+}
+
+#[test]
+fn a_receiver_that_restarts_holds_the_window_and_its_connections_are_forgotten() {
+    let witness = Witness::default();
+    let mut chain = chain(&witness, &["quick", "slow"]);
+    let start = Timestamp::now();
+    let at = |seconds| start.plus(Duration::from_secs(seconds));
+    for receiver in ["quick", "slow"] {
+        chain.advance(&id(receiver), at(3));
+    }
+    witness.take();
+    chain.restarts(&id("slow"));
+    chain.advance(&id("quick"), at(4));
+    assert_eq!(witness.take(), [Shown::Forgotten(1)]);
+    chain.advance(&id("slow"), at(6));
+    assert_eq!(witness.take(), [Shown::To(at(4))]);
+}
+
+#[test]
+fn a_window_that_is_new_takes_a_receiver_that_is_behind_for_no_clock_that_was_set_back() {
+    let witness = Witness::default();
+    let mut chain = chain(&witness, &["quick", "slow"]);
+    let start = Timestamp::now();
+    for receiver in ["quick", "slow"] {
+        // Both came by before the new window begins.
+        chain.advance(&id(receiver), start);
+    }
+    witness.take();
+    std::thread::sleep(Duration::from_millis(1));
+    chain.become_like(Vec::new(), witness.window("b"));
+    let began = chain.began;
+    assert!(began > start);
+    chain.advance(&id("quick"), began.plus(Duration::from_secs(1)));
+    assert_eq!(witness.take(), [Shown::To(began)]);
+}
+
+#[test]
+fn windows_follow_a_receivers_clock_that_was_set_back_also_while_it_restarted() {
+    let witness = Witness::default();
+    let mut chain = chain(&witness, &["one"]);
+    let start = Timestamp::now();
+    let later = start.plus(Duration::from_secs(1000));
+    chain.advance(&id("one"), later);
+    chain.advance(&id("one"), start);
+    assert_eq!(witness.take(), [Shown::To(later), Shown::To(start)]);
+    chain.advance(&id("one"), later);
+    chain.restarts(&id("one"));
+    chain.advance(&id("one"), start);
+    assert_eq!(
+        witness.take(),
+        [Shown::To(later), Shown::Forgotten(0), Shown::To(start)]
+    );
+}
+
+#[test]
+fn what_a_receiver_still_hands_on_counts_until_it_is_detached_and_its_index_is_free_then() {
+    let witness = Witness::default();
+    let mut chain = chain(&witness, &["first", "second"]);
+    chain.accept(&id("first"), &mut record());
+    chain.attach_receivers(&ids(&["second", "third"]));
+    chain.accept(&id("first"), &mut record());
+    chain.detach_receivers_but(&ids(&["second", "third"]));
+    chain.accept(&id("first"), &mut record());
+    chain.attach_receivers(&ids(&["fourth"]));
+    chain.accept(&id("fourth"), &mut record());
+    assert_eq!(
+        witness.take(),
+        [
+            Shown::Records(0, 1),
+            Shown::Records(0, 1),
+            Shown::Forgotten(0),
+            Shown::Records(FlowBatch::DETACHED, 1),
+            Shown::Records(0, 1),
+        ]
+    );
+}
+
+#[test]
+fn a_receiver_is_asked_for_a_census_by_the_pipelines_that_it_feeds_alone() {
+    let witness = Witness::default();
+    let chain: SharedChain = Arc::new(Mutex::new(chain(&witness, &["first", "second"])));
+    let sink = |receiver| {
+        let telemetry = ReceiverTelemetry::new(&opentelemetry::global::meter("test"), &id(receiver));
+        let fed: Fed = Arc::new(ArcSwap::from_pointee(vec![Arc::clone(&chain)]));
+        Sink::new(id(receiver), fed, telemetry)
+    };
+    assert!(!sink("first").wants_census());
+    assert!(sink("second").wants_census());
+    assert!(!sink("third").wants_census());
+}

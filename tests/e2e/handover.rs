@@ -1,0 +1,180 @@
+//! Reloads that change the receiver: whoever continues misses nothing.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::daemon::{Daemon, read};
+use crate::exposition::Exposition;
+use crate::open_connections::{active, open_by_ss};
+use crate::require;
+use crate::traffic::{Counted, Held, exchange};
+
+/// Labels by which connections of one port are found.
+pub(crate) const BY_PORT: [&str; 2] = [
+    "processors.window.families.network_tcp_connections.labels=[flow, event, type, lport, rport]",
+    "processors.window.families.network_tcp_connections_active.labels=[flow, type, lport, rport]",
+];
+
+/// The receiver in a config of these tests.
+const RECEIVER: &str = "ebpf: {interval: 200ms}";
+
+/// Sets the flag when dropped: the traffic ends also when a round fails.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn local() -> (TcpListener, u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+fn events(seen: &Exposition, event: &str, port: u16) -> [u64; 2] {
+    let port = port.to_string();
+    [("egress", "rport"), ("ingress", "lport")].map(|(flow, label)| {
+        let labels = [("flow", flow), ("event", event), (label, &*port)];
+        seen.sum("primus_lens_network_tcp_connections", &labels)
+    })
+}
+
+/// Reloads `rounds` times, each time what `variant` makes of the config, while connections are held, come and go, and are idle;
+/// then everything must have been counted.
+fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) -> String) {
+    const SHORT: usize = 50;
+    const IDLE: usize = 20;
+    let daemon = Daemon::start(&[mode, BY_PORT[0], BY_PORT[1]]);
+    let config = read(&daemon.config());
+    assert!(config.contains(RECEIVER));
+    let ((held_listener, held_port), (short_listener, short_port), (idle_listener, idle_port)) =
+        (local(), local(), local());
+    let mut held = Held::open(&held_listener, 10).unwrap();
+    let idle = Held::open(&idle_listener, IDLE).unwrap();
+    let stop = AtomicBool::new(false);
+    let (held_bytes, (short_bytes, short_count)) = thread::scope(|scope| {
+        let stops = Stops(&stop);
+        let held = scope.spawn(|| {
+            let mut sent = Counted::default();
+            while !stop.load(Ordering::Relaxed) {
+                sent += held.exchange(500).unwrap();
+            }
+            sent
+        });
+        let short = scope.spawn(|| {
+            let (mut sent, mut count) = (Counted::default(), 0);
+            while !stop.load(Ordering::Relaxed) {
+                sent += exchange(&short_listener, SHORT, count).unwrap();
+                count += SHORT as u64;
+            }
+            (sent, count)
+        });
+        for round in 0..rounds {
+            assert!(
+                daemon.reload(&variant(&config, round)),
+                "round {round}: {}",
+                daemon.status()
+            );
+        }
+        drop(stops);
+        (held.join().unwrap(), short.join().unwrap())
+    });
+    // Of idle connections nothing is known but that they are open.
+    daemon.scrape_until("the idle connections", |seen| {
+        active(seen, idle_port) == [IDLE as u64; 2]
+    });
+    assert_eq!(open_by_ss(idle_port), IDLE);
+    drop(idle);
+    daemon.scrape_until("their end", |seen| active(seen, idle_port) == [0, 0]);
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert_eq!(Counted::of_port(&window.totals, held_port), held_bytes);
+    assert_eq!(Counted::of_port(&window.totals, short_port), short_bytes);
+    for event in ["opened", "closed"] {
+        assert_eq!(
+            events(&window.totals, event, short_port),
+            [short_count; 2],
+            "{event}"
+        );
+        assert_eq!(
+            events(&window.totals, event, idle_port),
+            [IDLE as u64; 2],
+            "{event}"
+        );
+    }
+    assert_eq!(active(&window.totals, short_port), [0, 0]);
+    assert!(
+        !window.log.contains("begins the measuring anew"),
+        "{}",
+        window.log
+    );
+}
+
+#[test]
+fn a_hundred_reloads_of_every_kind_under_load_lose_no_byte_and_no_connection() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    nothing_is_missed("receivers.ebpf.mode=sockets", 100, |config, round| {
+        let with = |keys: &str| config.replace(RECEIVER, &format!("ebpf: {{{keys}}}"));
+        match round % 8 {
+            0 => with("interval: 200ms, scan_listen_interval: 61s"),
+            1 => with("interval: 300ms"),
+            2 => with("interval: 200ms, ring_buffer_bytes: 1048576"),
+            3 => with("interval: 200ms, ring_buffer_bytes: 8388608, scan_listen_interval: 5s"),
+            4 => with("interval: 200ms, proc_root: /proc/.")
+                .replace("  policy:\n", "  policy: {internal_hosts: [10.7.0.0/16]}\n"),
+            5 => with("interval: 200ms, channel_capacity: 1000"),
+            6 => format!(
+                "{config}    second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [debug]\n"
+            ),
+            _ => config.to_owned(),
+        }
+    });
+}
+
+#[test]
+fn in_mode_events_a_change_around_the_programs_loses_no_byte_and_no_connection() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    nothing_is_missed("receivers.ebpf.mode=events", 30, |config, round| {
+        let with = |keys: &str| config.replace(RECEIVER, &format!("ebpf: {{{keys}}}"));
+        match round % 4 {
+            0 => with("interval: 300ms"),
+            1 => with("interval: 200ms, channel_capacity: 300000"),
+            2 => with("interval: 200ms, scan_listen_interval: 5s, proc_root: /proc/."),
+            _ => config.to_owned(),
+        }
+    });
+}
+
+#[test]
+fn a_reload_to_another_mode_says_that_it_begins_anew_and_measures_on() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&BY_PORT);
+    let config = read(&daemon.config());
+    let (listener, port) = local();
+    let mut held = Held::open(&listener, 5).unwrap();
+    daemon.scrape_until("the connections", |seen| active(seen, port) == [5, 5]);
+    for mode in ["events", "sockets"] {
+        let other = config.replace(RECEIVER, &format!("ebpf: {{interval: 200ms, mode: {mode}}}"));
+        assert!(daemon.reload(&other));
+        held.exchange(1000).unwrap();
+        let seen = daemon.scrape_until("what moved since", |seen| {
+            active(seen, port) == [5, 5] && Counted::of_port(seen, port).server_received >= 5_000
+        });
+        assert_eq!(open_by_ss(port), 5, "{seen:?}");
+    }
+    let modes = daemon.telemetry();
+    let of = |mode| modes.sum("flowtap_receiver_mode", &[("mode", mode)]);
+    assert_eq!((of("sockets"), of("events")), (1, 0));
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert_eq!(window.log.matches("begins the measuring anew").count(), 2);
+}
