@@ -13,7 +13,7 @@ pub(super) fn push(batch: &mut FlowBatch, containers: &mut Containers, event: Ev
     match event {
         Event::Flow(flow) => {
             let mut record = flow_record(&flow);
-            record.container_id = containers.id_of(record.cgroup_id, record.pid);
+            record.container_id = containers.id_of(&record);
             batch.records.push(record);
         }
         Event::Listen(event) => batch.listeners.push(ListenChange::Opened(listener(event))),

@@ -121,7 +121,7 @@ impl EbpfReceiver {
         } = inherited;
         if config.proc_root != self.config.proc_root {
             coverage = Coverage::new(&self.context, &self.config.proc_root);
-            let fresh = Containers::new(self.config.proc_root.clone());
+            let fresh = Containers::new(&self.context, &self.config.proc_root);
             match &mut programs {
                 Programs::Sockets(_, _, containers, _) => *containers = fresh,
                 Programs::Events(left) => left.containers = fresh,

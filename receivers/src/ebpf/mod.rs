@@ -115,7 +115,7 @@ impl EbpfReceiver {
         let mut sockets = Sockets::load(&options)?;
         // Before flowtap is called ready: what is open then is counted from then on.
         let mut found = FlowBatch::default();
-        let mut containers = Containers::new(self.config.proc_root.clone());
+        let mut containers = Containers::new(&self.context, &self.config.proc_root);
         sockets::adopt(&mut sockets, &mut found, &mut containers);
         let census = CensusPlan::default();
         Ok(Programs::Sockets(Box::new(sockets), found, containers, census))
@@ -128,7 +128,7 @@ impl EbpfReceiver {
         };
         Ok(Programs::Events(Box::new(events::Left {
             programs: Events::load(&options)?,
-            containers: Containers::new(self.config.proc_root.clone()),
+            containers: Containers::new(&self.context, &self.config.proc_root),
             census: CensusPlan::default(),
             lost: ChannelLosses::default(),
         })))
