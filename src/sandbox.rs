@@ -7,7 +7,8 @@
 //!    system other than `/proc`, `CAP_SYS_PTRACE`, without which it does not show process 1's namespace. From the bounding set
 //!    everything else goes, too.
 //! 3. `no_new_privs`: no program that is started could have more.
-//! 4. Landlock (Linux 5.13): files can be read where flowtap reads any, written where the config says so, and not executed.
+//! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
+//!    mounted), written where the config says so, and not executed.
 //! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`.
 //!
 //! What the kernel does not have is left out, and told. What the process does not have it can't give up, which is no error either.
@@ -143,6 +144,8 @@ impl Needs {
             paths_in(&value, &mut paths);
         }
         paths.extend(config.service.kubernetes.kubeconfig.clone());
+        // Most often beneath /sys, but it may be mounted anywhere: containers are found in it.
+        paths.extend(flowtap_receivers::containers::mount::mount_points());
         let proc_roots = paths.iter().filter(|path| path.join("self/stat").exists());
         let other_proc = proc_roots.into_iter().any(|path| path != Path::new("/proc"));
         if other_proc {

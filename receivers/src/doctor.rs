@@ -7,6 +7,7 @@ use flowtap_ebpf::probe::{self, Probed};
 use flowtap_ebpf::{LoadError, capability};
 use serde::Serialize;
 
+use crate::containers::mount::Hierarchy;
 use crate::ebpf::grant_command;
 use crate::{listen_scan, sock_diag};
 
@@ -313,19 +314,22 @@ fn pid_namespace(proc_root: &Path) -> Finding {
 }
 
 fn cgroups(proc_root: &Path) -> Finding {
-    let mounts = fs::read_to_string(proc_root.join("mounts")).unwrap_or_default();
-    let unified = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find(|fields| fields.get(2) == Some(&"cgroup2"));
-    match unified.as_ref().and_then(|fields| fields.get(1)) {
-        Some(path) => Finding::ok("cgroup v2", (*path).to_owned()),
+    const NEED: &str = "cgroup v2";
+    match Hierarchy::find(proc_root) {
+        Some(part) if part.is_whole() => Finding::ok(NEED, part.root.display().to_string()),
+        Some(part) => Finding::not_ok(
+            NEED,
+            Verdict::Limited,
+            &format!("a part of the hierarchy, at {}", part.root.display()),
+            "connections of other cgroups have no container_id",
+            "mount the host's /sys/fs/cgroup, read-only, at any place",
+        ),
         None => Finding::not_ok(
-            "cgroup v2",
+            NEED,
             Verdict::Limited,
             &"not mounted",
-            "container ids are not known",
-            "boot with systemd.unified_cgroup_hierarchy=1",
+            "container ids are known by cgroup v1 only, and those of processes that have ended are not",
+            "boot with systemd.unified_cgroup_hierarchy=1; in a container, mount the host's /sys/fs/cgroup",
         ),
     }
 }

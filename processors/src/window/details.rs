@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::label::{Label, LabelSet};
+use super::process_name::process_name;
 
 /// Labels that are names of the peer.
 const PEER_NAMES: [Label; 5] = [
@@ -56,15 +57,6 @@ fn same_names(labels: LabelSet, asked: &[Label], ours: &Names, theirs: &Names) -
     })
 }
 
-/// A process name up to its NUL. One that is not UTF-8 is cut where it ceases to be.
-fn text_of(comm: &[u8; 16]) -> &str {
-    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
-    match str::from_utf8(&comm[..end]) {
-        Ok(text) => text,
-        Err(error) => str::from_utf8(&comm[..error.valid_up_to()]).unwrap_or_default(),
-    }
-}
-
 /// Values of labels, of which only those in `labels` count.
 #[derive(Clone, Debug)]
 pub(super) struct Detail {
@@ -74,6 +66,8 @@ pub(super) struct Detail {
     netns: u32,
     pid: u32,
     comm: [u8; 16],
+    /// `comm` as a label; made with the row, so that rendering a series borrows it. Empty if that label is not asked for.
+    process_name: Box<str>,
     cgroup_id: u64,
     container_id: Option<Arc<str>>,
     peer_names: Names,
@@ -89,6 +83,11 @@ impl Detail {
             netns: record.netns,
             pid: record.pid,
             comm: record.comm,
+            process_name: if labels.has(Label::Comm) {
+                process_name(&record.comm).into()
+            } else {
+                Box::default()
+            },
             cgroup_id: record.cgroup_id,
             container_id: record.container_id.clone(),
             peer_names: record.peer_names.clone(),
@@ -159,7 +158,7 @@ impl Detail {
             Label::Netns => number(u64::from(self.netns)),
             Label::Pid => number(u64::from(self.pid)),
             Label::CgroupId => number(self.cgroup_id),
-            Label::Comm => Text(text_of(&self.comm)),
+            Label::Comm => Text(&self.process_name),
             Label::ContainerId => Text(self.container_id.as_deref().unwrap_or("")),
             _ if LOCAL_NAMES.contains(&label) => Text(name(label, &self.local_names)),
             _ => Text(name(label, &self.peer_names)),
@@ -365,8 +364,24 @@ mod tests {
     }
 
     #[test]
-    fn a_process_name_that_is_no_text_is_cut_rather_than_refused() {
-        assert_eq!(text_of(b"ok\xff\0\0\0\0\0\0\0\0\0\0\0\0\0"), "ok");
-        assert_eq!(text_of(b"0123456789abcdef"), "0123456789abcdef");
+    fn names_of_processes_are_told_apart_by_their_bytes_and_shown_without_control_characters() {
+        let mut details = Details::default();
+        let labels = LabelSet::new(&[Label::Comm]);
+        let mut number = |comm: &[u8; 16]| {
+            let record = FlowRecord {
+                comm: *comm,
+                ..of(7, 1)
+            };
+            details.number(labels, &record)
+        };
+        let (first, second) = (
+            number(b"\x1b[2J\xff\0\0\0\0\0\0\0\0\0\0\0"),
+            number(b"\x1b[2J\xfe\0\0\0\0\0\0\0\0\0\0\0"),
+        );
+        assert_ne!(first, second);
+        for number in [first, second] {
+            let shown = details.get(number).unwrap().value(Label::Comm);
+            assert_eq!(shown, LabelValue::Text("\\x1b[2J\u{fffd}"));
+        }
     }
 }

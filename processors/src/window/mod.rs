@@ -19,6 +19,7 @@ pub mod families;
 mod fold;
 mod key;
 pub mod label;
+mod process_name;
 mod store;
 
 pub use self::config::{Config, FACTORY, FamilyConfig};
