@@ -65,12 +65,18 @@ impl Default for Launch<'_> {
 }
 
 /// A port that nobody listens on. Below those that Linux takes for connections (`net.ipv4.ip_local_port_range`): of these, one that
-/// was free a moment ago may be in use by now. No two tests get the same one.
+/// was free a moment ago may be in use by now. No two tests get the same one; another run of the tests beside this one starts
+/// elsewhere.
 pub(crate) fn free_address() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    // Process ids of two runs are near each other; a run takes some 600 ports.
+    let start = u16::try_from(std::process::id().wrapping_mul(1_009) % u32::from(PORTS.end - PORTS.start))
+        .expect("a port");
     loop {
-        let port = NEXT.fetch_add(1, Ordering::Relaxed);
-        assert!(port < 32_768, "no free port");
+        let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+        assert!(taken < PORTS.end - PORTS.start, "no free port");
+        let port = PORTS.start + (start + taken) % (PORTS.end - PORTS.start);
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             return listener.local_addr().expect("an address");
         }
@@ -278,7 +284,8 @@ impl Daemon {
             log.push('\n');
         }
         let totals = last_window(&stdout);
-        (status, LastWindow { totals, log })
+        let window = LastWindow { totals, stdout, log };
+        (status, window)
     }
 
     /// Sends SIGKILL, and waits for the end.
@@ -311,6 +318,8 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
 pub(crate) struct LastWindow {
     /// The totals of the last window.
     pub(crate) totals: Exposition,
+    /// All that the `debug` exporter printed.
+    pub(crate) stdout: String,
     /// The whole log.
     pub(crate) log: String,
 }

@@ -1,14 +1,12 @@
 //! What flowtap says of a connection beyond its bytes: why a connect failed, retransmits, resets, whose process it was.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::daemon::{Daemon, PATIENCE};
+use crate::daemon::Daemon;
 use crate::exposition::Exposition;
 use crate::netns;
 use crate::require;
@@ -256,71 +254,6 @@ fn a_connection_that_was_accepted_before_the_start_shows_the_process_that_holds_
         sum("primus_lens_network_tcp_flow_ingress", "lport") == sent.server_sent + sent.server_received
             && sum("primus_lens_network_tcp_flow_egress", "rport") == sent.client_sent + sent.client_received
     });
-}
-
-/// A cgroup as a container runtime makes one, removed at the end.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(name: &str) -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/mounts").ok()?;
-        let root = mounts
-            .lines()
-            .map(|line| line.split(' ').collect::<Vec<_>>())
-            .find(|fields| fields.get(2) == Some(&"cgroup2"))?;
-        let path = PathBuf::from(root[1]).join(name);
-        fs::create_dir(&path).ok()?;
-        Some(Self(path))
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-#[test]
-fn a_process_in_a_containers_cgroup_shows_the_containers_id() {
-    let Some(_machine) = require::root() else {
-        return;
-    };
-    let id = format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..));
-    let Some(cgroup) = Cgroup::new(&format!("docker-{id}.scope")) else {
-        require::skip("this test needs a cgroup v2 file system that can be written");
-        return;
-    };
-    let daemon = Daemon::start(&BY_PROCESS);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let mut client = Command::new("bash")
-        .args([
-            "-c",
-            "read go; exec 3<>/dev/tcp/127.0.0.1/$0; printf 12345 >&3; read end",
-        ])
-        .arg(port.to_string())
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    fs::write(cgroup.0.join("cgroup.procs"), client.id().to_string()).unwrap();
-    let stdin = client.stdin.as_mut().unwrap();
-    writeln!(stdin, "go").unwrap();
-    let (mut server, _) = listener.accept().unwrap();
-    server.set_read_timeout(Some(PATIENCE)).unwrap();
-    server.read_exact(&mut [0; 5]).unwrap();
-    let (port, pid) = (port.to_string(), client.id().to_string());
-    let labels = [
-        ("rport", &*port),
-        ("container_id", &*id),
-        ("comm", "bash"),
-        ("pid", &*pid),
-    ];
-    let seen = daemon.scrape_until("the container", |scrape| {
-        scrape.sum("primus_lens_network_tcp_flow_egress", &labels) > 0
-    });
-    assert_eq!(seen.sum("primus_lens_network_tcp_flow_egress", &labels), 5);
-    drop(client.stdin.take());
-    client.wait().unwrap();
 }
 
 #[test]

@@ -11,13 +11,21 @@ use crate::traffic::{Counted, Held, exchange};
 
 const CONNECTIONS: usize = 3_000;
 
+/// With room for what other programs on the machine do meanwhile, whose ports may be the same in other namespaces.
+fn by_netns(set: &[&str]) -> Daemon {
+    let mut all = vec!["receivers.ebpf.ring_buffer_bytes=67108864"];
+    all.extend(netns::FLOWS_BY_NETNS);
+    all.extend(set);
+    Daemon::start(&all)
+}
+
 fn exact_on(set: &[&str], listener: &TcpListener, seed: u64) {
     let port = listener.local_addr().unwrap().port();
-    let daemon = Daemon::start(set);
+    let daemon = by_netns(set);
     let sent = exchange(listener, CONNECTIONS, seed).unwrap();
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
-    assert_eq!(Counted::of_port(&window.totals, port), sent);
+    assert_eq!(Counted::of_port_in(&window.totals, port, &netns::label()), sent);
 }
 
 #[test]
@@ -41,17 +49,18 @@ fn three_thousand_connections_in_another_network_namespace_are_counted_to_the_by
     let Some(_machine) = require::root() else {
         return;
     };
-    let daemon = Daemon::start(&[]);
-    let (port, sent) = netns::within_new(|| {
+    let daemon = by_netns(&[]);
+    let (netns, port, sent) = netns::within_new(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         (
+            netns::label(),
             listener.local_addr().unwrap().port(),
             exchange(&listener, CONNECTIONS, 9).unwrap(),
         )
     });
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
-    assert_eq!(Counted::of_port(&window.totals, port), sent);
+    assert_eq!(Counted::of_port_in(&window.totals, port, &netns), sent);
 }
 
 #[test]
@@ -60,6 +69,7 @@ fn connections_that_were_open_before_are_counted_from_the_start_on_in_every_name
         return;
     };
     let mut daemon = None;
+    let home = netns::label();
     let ports_and_counts = {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut here = Held::open(&listener, 100).unwrap();
@@ -68,21 +78,23 @@ fn connections_that_were_open_before_are_counted_from_the_start_on_in_every_name
             let other = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
             let mut there = Held::open(&other, 100).unwrap();
             there.exchange(7_000).unwrap();
-            daemon = Some(Daemon::start(&[]));
+            daemon = Some(by_netns(&[]));
             let adopted = [
                 (
                     listener.local_addr().unwrap().port(),
+                    home.clone(),
                     here.exchange(40_000).unwrap(),
                 ),
                 (
                     other.local_addr().unwrap().port(),
+                    netns::label(),
                     there.exchange(60_000).unwrap(),
                 ),
             ];
             // Still open when the last window closes: the scan alone has to find the bytes.
             let (status, window) = daemon.take().unwrap().stop();
             assert!(status.success(), "{status}");
-            adopted.map(|(port, sent)| (Counted::of_port(&window.totals, port), sent))
+            adopted.map(|(port, netns, sent)| (Counted::of_port_in(&window.totals, port, &netns), sent))
         })
     };
     for (seen, sent) in ports_and_counts {
@@ -116,9 +128,9 @@ fn a_socket_that_connects_again(mode: &str) {
         let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         gone.local_addr().unwrap().port()
     };
-    let daemon = Daemon::start(&[
+    let daemon = by_netns(&[
         mode,
-        "processors.window.families.network_tcp_connections.labels=[flow, event, rport]",
+        "processors.window.families.network_tcp_connections.labels=[flow, event, rport, netns]",
     ]);
     let mut client = Command::new("python3")
         .args(["-c", CONNECTS_AGAIN, &closed.to_string(), &port.to_string()])
@@ -142,12 +154,14 @@ fn a_socket_that_connects_again(mode: &str) {
         server_sent: answers,
         server_received: bytes,
     };
-    assert_eq!(Counted::of_port(&window.totals, port), counted);
+    let netns = netns::label();
+    assert_eq!(Counted::of_port_in(&window.totals, port, &netns), counted);
     let events = |event, port: u16| {
         let labels = [
             ("flow", "egress"),
             ("event", event),
             ("rport", &*port.to_string()),
+            ("netns", &*netns),
         ];
         window.totals.sum("primus_lens_network_tcp_connections", &labels)
     };

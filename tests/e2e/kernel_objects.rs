@@ -1,43 +1,67 @@
-//! BPF programs and maps that are loaded, as `bpftool` lists them.
+//! BPF programs and maps of one process. Others on the machine load theirs at any time, other flowtaps among them.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
+
 use crate::daemon::PATIENCE;
 
-/// Ids with names.
-pub(crate) type Objects = BTreeSet<(u64, String)>;
-
-pub(crate) fn programs() -> Objects {
-    list("prog")
+/// Ids of programs and of maps that a process holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Objects {
+    pub(crate) programs: BTreeSet<u64>,
+    pub(crate) maps: BTreeSet<u64>,
 }
 
-pub(crate) fn maps() -> Objects {
-    list("map")
+/// Returns what the process holds by its descriptors: programs, maps, and programs of links (`bpf_link_show_fdinfo()`).
+pub(crate) fn of(process: Pid) -> Objects {
+    let mut objects = Objects::default();
+    let infos = fs::read_dir(format!("/proc/{process}/fdinfo")).expect("descriptors");
+    // Descriptors come and go with connections.
+    for text in infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok()) {
+        for (key, value) in text.lines().filter_map(|line| line.split_once(':')) {
+            let ids = match key {
+                "prog_id" => &mut objects.programs,
+                "map_id" => &mut objects.maps,
+                _ => continue,
+            };
+            ids.extend(value.trim().parse::<u64>());
+        }
+    }
+    objects
 }
 
-/// Waits until no program and no map is there that was not there before.
-pub(crate) fn wait_until_only(programs_before: &Objects, maps_before: &Objects) {
+/// Names of those programs, as `bpftool` lists them.
+pub(crate) fn names(programs: &BTreeSet<u64>) -> Vec<String> {
+    let listed = list("prog");
+    let ours = listed.into_iter().filter(|(id, _)| programs.contains(id));
+    ours.map(|(_, name)| name).collect()
+}
+
+/// Waits until the kernel has none of them any longer.
+pub(crate) fn wait_until_gone(objects: &Objects) {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let (programs, maps) = (programs(), maps());
-        if programs.is_subset(programs_before) && maps.is_subset(maps_before) {
+        let left = |kind, ids: &BTreeSet<u64>| {
+            let listed = list(kind).into_iter();
+            listed.filter(|(id, _)| ids.contains(id)).collect::<Vec<_>>()
+        };
+        let (programs, maps) = (left("prog", &objects.programs), left("map", &objects.maps));
+        if programs.is_empty() && maps.is_empty() {
             return;
         }
-        assert!(
-            Instant::now() < deadline,
-            "left: {:?} {:?}",
-            programs.difference(programs_before),
-            maps.difference(maps_before)
-        );
+        assert!(Instant::now() < deadline, "left: {programs:?} {maps:?}");
         // Nothing tells when the kernel has freed them.
         thread::sleep(Duration::from_millis(50));
     }
 }
 
-fn list(kind: &str) -> Objects {
+/// Ids with names.
+fn list(kind: &str) -> Vec<(u64, String)> {
     let output = Command::new("bpftool")
         .args(["--json", kind, "show"])
         .output()

@@ -5,7 +5,8 @@
 //! | module | what it shows |
 //! |---|---|
 //! | `exact_bytes` | sums equal the application's own count, IPv4, IPv6, another network namespace, adopted |
-//! | `depth` | failed connects, resets, retransmits, round-trip times; processes and containers |
+//! | `depth` | failed connects, resets, retransmits, round-trip times; processes |
+//! | `owners` | containers by their cgroups, names of processes as text |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
@@ -46,6 +47,7 @@ mod modes;
 mod netns;
 mod open_connections;
 mod operation;
+mod owners;
 mod peers;
 mod recordings;
 mod references;

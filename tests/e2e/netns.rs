@@ -10,6 +10,12 @@ use nix::sched::{CloneFlags, unshare};
 pub(crate) const BY_NETNS: &str =
     "processors.window.families.network_tcp_connections.labels=[flow, event, type, netns]";
 
+/// For a daemon whose bytes are to be told apart likewise: another namespace may have the same port.
+pub(crate) const FLOWS_BY_NETNS: [&str; 2] = [
+    "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, netns]",
+    "processors.window.families.network_tcp_flow_ingress.labels=[lport, raddr, direction, type, netns]",
+];
+
 /// The label `netns` of this thread's namespace.
 pub(crate) fn label() -> String {
     let namespace = std::fs::metadata("/proc/thread-self/ns/net").expect("a namespace");

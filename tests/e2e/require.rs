@@ -39,6 +39,19 @@ pub(crate) fn root_alone() -> Option<RwLockWriteGuard<'static, ()>> {
     is_root().then(|| MACHINE.write().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// A kernel that takes capture mode `sockets`, by `flowtap doctor`; locked down for integrity, some do not.
+pub(crate) fn mode_sockets() -> bool {
+    let output = crate::daemon::flowtap()
+        .args(["doctor", "--json"])
+        .output()
+        .expect("flowtap");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    need(
+        report["mode"] == "sockets",
+        "this test needs a kernel that takes mode sockets (flowtap doctor)",
+    )
+}
+
 /// A program on the search path.
 pub(crate) fn program(name: &str) -> bool {
     let found = Command::new(name)

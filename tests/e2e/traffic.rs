@@ -19,25 +19,40 @@ pub(crate) struct Counted {
 impl Counted {
     /// What flowtap counted of the connections to `port`.
     pub(crate) fn of_port(seen: &Exposition, port: u16) -> Self {
+        Self::with_labels(seen, port, &[])
+    }
+
+    /// The same of the network namespace whose label is `netns`, from a daemon with
+    /// [`FLOWS_BY_NETNS`](crate::netns::FLOWS_BY_NETNS).
+    pub(crate) fn of_port_in(seen: &Exposition, port: u16, netns: &str) -> Self {
+        Self::with_labels(seen, port, &[("netns", netns)])
+    }
+
+    fn with_labels(seen: &Exposition, port: u16, more: &[(&str, &str)]) -> Self {
         let port = port.to_string();
-        let egress = |direction| {
-            seen.sum(
-                "primus_lens_network_tcp_flow_egress",
-                &[("rport", &port), ("direction", direction)],
-            )
+        let sum = |family, of_port, direction| {
+            let mut labels = vec![(of_port, &*port), ("direction", direction)];
+            labels.extend(more);
+            seen.sum(family, &labels)
         };
-        let ingress = |direction| {
-            seen.sum(
-                "primus_lens_network_tcp_flow_ingress",
-                &[("lport", &port), ("direction", direction)],
-            )
-        };
+        let egress = |direction| sum("primus_lens_network_tcp_flow_egress", "rport", direction);
+        let ingress = |direction| sum("primus_lens_network_tcp_flow_ingress", "lport", direction);
         Self {
             client_sent: egress("outbound"),
             client_received: egress("inbound"),
             server_sent: ingress("outbound"),
             server_received: ingress("inbound"),
         }
+    }
+}
+
+impl Counted {
+    /// What both ends sent, and what both received.
+    pub(crate) const fn ways(self) -> [u64; 2] {
+        [
+            self.client_sent + self.server_sent,
+            self.client_received + self.server_received,
+        ]
     }
 }
 
