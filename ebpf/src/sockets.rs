@@ -310,7 +310,7 @@ impl Sockets {
         RingWatch::new(self.lifecycle.as_fd())
     }
 
-    /// What could not be handed on since the programs were loaded, over all CPUs.
+    /// What could not be reported since the programs were loaded, over all CPUs.
     ///
     /// # Errors
     /// [`LoadError::Map`] if the map can't be read.

@@ -274,7 +274,7 @@ pub struct FlowRecord {
     pub netns: u32,
     /// The kernel's socket cookie: unique for the machine's uptime; 0 if unknown.
     pub cookie: u64,
-    /// Payload bytes sent, retransmissions not counted twice.
+    /// Payload bytes sent; each counts once, however often it was transmitted.
     pub sent_bytes: i64,
     /// Payload bytes received in order, the FIN not counted.
     pub received_bytes: i64,
