@@ -6,7 +6,7 @@ CARGO_DENY_VERSION := 0.20.2
 STATIC_TARGET := x86_64-unknown-linux-gnu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-docs test-kernels bench bench-overhead fuzz soak lint references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-busy test-docs test-kernels bench bench-overhead fuzz soak lint references fmt clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench-overhead: setup-bench ## What flowtap costs, against flowtap off and mode 
 
 fuzz: setup-test ## Fuzz configs, recordings and the kernel side's records, each for FUZZ_SECONDS (30)
 	fuzz/run
+
+test-busy: setup-test ## The end-to-end tests beside other traffic, a flowtap, BPF programs and cgroups that come and go; as root
+	tests/busy $(CARGO) test --locked --test e2e
 
 soak: setup-test ## Lasting load for SOAK_SECONDS (600): memory and descriptors stay, no byte is missing; as root
 	FLOWTAP_TEST_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test e2e -- --nocapture under_lasting_load

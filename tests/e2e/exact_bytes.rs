@@ -68,6 +68,9 @@ fn connections_that_were_open_before_are_counted_from_the_start_on_in_every_name
     let Some(_machine) = require::root() else {
         return;
     };
+    if !require::mode_sockets() {
+        return;
+    }
     let mut daemon = None;
     let home = netns::label();
     let ports_and_counts = {
@@ -176,6 +179,9 @@ fn a_socket_that_connects_again_is_as_many_connections() {
     let Some(_machine) = require::root() else {
         return;
     };
+    if !require::mode_sockets() {
+        return;
+    }
     a_socket_that_connects_again("receivers.ebpf.mode=sockets");
 }
 

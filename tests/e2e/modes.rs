@@ -369,7 +369,7 @@ fn after_kill_9_nothing_is_left_in_the_kernel_and_the_next_start_adopts_what_is_
     let Some(_machine) = require::root_alone() else {
         return;
     };
-    if !require::program("bpftool") {
+    if !require::program("bpftool") || !require::mode_sockets() {
         return;
     }
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

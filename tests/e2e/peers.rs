@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +49,20 @@ for family in text_string_to_metric_families(sys.stdin.read()):
     print(family.name, family.type, len(family.samples))
 ";
 
+/// A process with a name of its own choice: a connection to the first port, and one to the second, where nobody listens.
+const HOSTILE: &str = "
+import socket, sys
+open('/proc/self/comm', 'w').write('a\"b\\\\c\\nd}e{')
+client = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
+client.sendall(bytes(1000))
+assert client.recv(1000, socket.MSG_WAITALL)
+try:
+    socket.create_connection(('127.0.0.1', int(sys.argv[2])))
+    sys.exit('somebody listens there')
+except ConnectionRefusedError:
+    pass
+";
+
 #[test]
 fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_label_values() {
     let Some(_machine) = require::root() else {
@@ -66,16 +80,16 @@ fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_
             "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, comm]",
         ]);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let hostile = thread::spawn(move || {
-            // The name of a process is of its own choice.
-            fs::write("/proc/thread-self/comm", "a\"b\\c\nd}e{").unwrap();
-            let mut held = Held::open(&listener, 3).unwrap();
-            held.exchange(1000).unwrap();
-            // A connect that is refused.
-            let closed = free_address();
-            assert!(TcpStream::connect(closed).is_err());
-        });
-        hostile.join().unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let closed = free_address().port().to_string();
+        let mut hostile = Command::new("python3")
+            .args(["-c", HOSTILE, &port, &closed])
+            .spawn()
+            .unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+        server.write_all(&[b'y'; 1000]).unwrap();
+        assert!(hostile.wait().unwrap().success());
         let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
         let scrape = ask_until("the hostile name", || {
             let scrape = get_with(
@@ -83,7 +97,7 @@ fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_
                 "/metrics",
                 &format!("Accept: {accept}\r\n"),
             );
-            (scrape.contains("a\\\"b\\\\c\\nd}e{") && scrape.contains("refused")).then_some(scrape)
+            (scrape.contains("a\\\"b\\\\c\\\\x0ad}e{") && scrape.contains("refused")).then_some(scrape)
         });
         let mut parser = Command::new(&python)
             .args(["-c", STRICT_PARSER])
