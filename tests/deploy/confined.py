@@ -89,10 +89,10 @@ def confine(capabilities, ambient, root, calls, held=True, no_new_privs=True):
     if root:
         call(libc.unshare, CLONE_NEWNS)
         mount("none", "/", MS_REC | MS_PRIVATE)
-        for source, target in (("/proc", "proc"), ("/proc", "host-proc"), ("/sys", "sys")):
+        for source, target in (("/proc", "proc"), ("/proc", "host-proc"), ("/sys", "sys"), ("/sys/fs/cgroup", "host-cgroup")):
             os.makedirs(root / target, exist_ok=True)
             mount(source, root / target, MS_BIND | MS_REC)
-        for target in ("host-proc", "sys"):
+        for target in ("host-proc", "sys", "host-cgroup"):
             mount("none", root / target, MS_REMOUNT | MS_BIND | MS_RDONLY)
         mount(root, root, MS_BIND | MS_REC)
         mount("none", root, MS_REMOUNT | MS_BIND | MS_RDONLY)
