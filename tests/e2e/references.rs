@@ -104,8 +104,14 @@ fn the_metrics_reference_is_what_the_code_says() {
             "pid",
             "process id in the initial pid namespace; empty if not known",
         ),
-        ("comm", "name of the process, which it chooses itself; control characters as `\\xNN`, what is not UTF-8 as U+FFFD; empty if not known"),
-        ("cgroup_id", "cgroup v2 id of the process: the inode number of the cgroup's directory; empty if not known"),
+        (
+            "comm",
+            "name of the process, which it chooses itself; control characters as `\\xNN`, what is not UTF-8 as U+FFFD; empty if not known",
+        ),
+        (
+            "cgroup_id",
+            "cgroup v2 id of the process: the inode number of the cgroup's directory; empty if not known",
+        ),
         (
             "container_id",
             "id of its container, or its name (LXC, systemd-nspawn), from the path of the cgroup; empty if not in one",

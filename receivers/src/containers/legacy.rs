@@ -103,7 +103,7 @@ fn container_in(cgroups: &str) -> Container {
     paths.find_map(|path| container_of(path).map(|id| Arc::from(&*id)))
 }
 
-/// Field 22 of `stat`, counted from after the name, which may hold anything (proc_pid_stat(5)).
+/// Field 22 of `stat`, counted from after the name, which may hold anything (`proc_pid_stat(5)`).
 fn start_of(stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(')')?;
     let ticks: u32 = rest.split_whitespace().nth(19)?.parse().ok()?;
@@ -140,10 +140,7 @@ mod tests {
     fn process(proc_root: &Path, pid: u32, started: u32, cgroup: &str) {
         let folder = proc_root.join(pid.to_string());
         fs::create_dir_all(&folder).unwrap();
-        let stat = format!(
-            "{pid} (a) b) S 1 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 {}00 1 1",
-            started
-        );
+        let stat = format!("{pid} (a) b) S 1 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 {started}00 1 1");
         fs::write(folder.join("stat"), stat).unwrap();
         fs::write(folder.join("cgroup"), cgroup).unwrap();
     }

@@ -72,7 +72,7 @@ fn beneath(base: &Path, point: &Path) -> PathBuf {
     base.join(point.strip_prefix("/").unwrap_or(point))
 }
 
-/// Mount points of type `cgroup2`, each with the path of its root in the hierarchy (proc_pid_mountinfo(5)).
+/// Mount points of type `cgroup2`, each with the path of its root in the hierarchy (`proc_pid_mountinfo(5)`).
 fn parse(mountinfo: &str) -> Vec<(PathBuf, String)> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;

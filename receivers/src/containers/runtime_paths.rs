@@ -101,16 +101,13 @@ fn unescape(name: &str) -> Cow<'_, str> {
         let byte = after
             .get(..2)
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        match byte.filter(u8::is_ascii) {
-            Some(byte) => {
-                plain.push(byte.into());
-                rest = &after[2..];
-            }
+        if let Some(byte) = byte.filter(u8::is_ascii) {
+            plain.push(byte.into());
+            rest = &after[2..];
+        } else {
             // Not an escape; `is_name` rejects the backslash.
-            None => {
-                plain.push_str("\\x");
-                rest = after;
-            }
+            plain.push_str("\\x");
+            rest = after;
         }
     }
     plain.push_str(rest);
@@ -224,7 +221,7 @@ mod tests {
             "/system.slice/containerd.service".to_owned(),
             "/user.slice/user-0.slice/session-1.scope".to_owned(),
             format!("{USER}/app.slice/app-firefox.scope"),
-            format!("{POD}"),
+            POD.to_owned(),
             "/kubepods/besteffort/pod0123-4567".to_owned(),
             format!("{POD}/crio-conmon-{ID}.scope"),
             format!("/machine.slice/libpod-conmon-{ID}.scope"),
