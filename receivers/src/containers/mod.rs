@@ -49,23 +49,23 @@ const WALK_INTERVAL: Duration = Duration::from_secs(1);
 /// Resolves cgroups to containers. Use [`Containers::id_of`] on one thread.
 #[derive(Debug)]
 pub struct Containers {
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
     recent: HashMap<u64, Container>,
     tree: Option<Arc<Tree>>,
     last_walk: Option<Instant>,
-    legacy: Option<Legacy>,
+    legacy: Option<Box<Legacy>>,
     /// Last, so that it ends after nothing asks any longer.
-    _watch: Option<Watch>,
+    _watch: Option<Box<Watch>>,
 }
 
 impl Containers {
     /// Learns the cgroups that exist, and follows them from now on. `proc_root` is `/proc`, or where the host's is mounted.
     pub fn new(context: &BuildContext, proc_root: &Path) -> Self {
-        let telemetry = Telemetry::new(&context.meter, &context.id);
+        let telemetry = Arc::new(Telemetry::new(&context.meter, &context.id));
         Self::over(Hierarchy::find(proc_root), Legacy::open(proc_root), telemetry)
     }
 
-    fn over(hierarchy: Option<Hierarchy>, legacy: Option<Legacy>, telemetry: Telemetry) -> Self {
+    fn over(hierarchy: Option<Hierarchy>, legacy: Option<Legacy>, telemetry: Arc<Telemetry>) -> Self {
         let tree = hierarchy.map(|hierarchy| {
             if !hierarchy.is_whole() {
                 tracing::warn!(
@@ -74,10 +74,10 @@ impl Containers {
                      hint: mount the host's /sys/fs/cgroup into this container, read-only"
                 );
             }
-            Arc::new(Tree::new(hierarchy, telemetry.clone()))
+            Arc::new(Tree::new(hierarchy, Arc::clone(&telemetry)))
         });
         let watch = tree.as_ref().and_then(|tree| match Watch::start(tree) {
-            Ok(watch) => Some(watch),
+            Ok(watch) => Some(Box::new(watch)),
             Err(error) => {
                 tracing::warn!(
                     %error,
@@ -92,7 +92,7 @@ impl Containers {
             recent: HashMap::new(),
             tree,
             last_walk: None,
-            legacy,
+            legacy: legacy.map(Box::new),
             _watch: watch,
         }
     }

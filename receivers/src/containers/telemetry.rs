@@ -31,7 +31,7 @@ pub(super) enum Gap {
 }
 
 /// The counters.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Telemetry {
     unresolved: Counter<u64>,
     gaps: Counter<u64>,

@@ -48,9 +48,9 @@ impl Fake {
     }
 }
 
-fn telemetry() -> Telemetry {
+fn telemetry() -> Arc<Telemetry> {
     let id: ComponentId = "ebpf".parse().unwrap();
-    Telemetry::new(&opentelemetry::global::meter("test"), &id)
+    Arc::new(Telemetry::new(&opentelemetry::global::meter("test"), &id))
 }
 
 fn of(cgroup_id: u64) -> FlowRecord {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::mount::Hierarchy;
 use super::runtime_paths::container_of;
@@ -16,11 +16,11 @@ use super::telemetry::{Gap, Telemetry};
 pub(super) struct Tree {
     hierarchy: Hierarchy,
     table: Mutex<Table>,
-    pub(super) telemetry: Telemetry,
+    pub(super) telemetry: Arc<Telemetry>,
 }
 
 impl Tree {
-    pub(super) fn new(hierarchy: Hierarchy, telemetry: Telemetry) -> Self {
+    pub(super) fn new(hierarchy: Hierarchy, telemetry: Arc<Telemetry>) -> Self {
         Self {
             hierarchy,
             table: Mutex::default(),
