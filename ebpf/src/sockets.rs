@@ -56,6 +56,9 @@ const FEW_WITHOUT_STORAGE: u32 = 16_384;
 /// not reserved yet. The kernel waits for such by grace periods, which take some hundredths of a second.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
+/// How often a ring is drained while other programs are being loaded.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
+
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketsOptions {
@@ -135,11 +138,30 @@ impl Sockets {
     /// A state change that both see is reported by the first and found done by the second, but for the duration of a handshake
     /// that ends just then, which is lost.
     ///
+    /// Loading takes longer than a small ring can wait for its reader, so what comes meanwhile is shown.
+    ///
     /// # Errors
     /// [`LoadError`]; then everything is as before.
-    pub fn resize_ring(&mut self, options: &SocketsOptions) -> Result<(), LoadError> {
+    pub fn resize_ring(
+        &mut self,
+        options: &SocketsOptions,
+        mut each: impl FnMut(Event),
+    ) -> Result<(), LoadError> {
         heap::keep_little();
-        let loaded = Self::attach(*options, Some(&self.shared));
+        let (options, shared, lifecycle) = (*options, &self.shared, &mut self.lifecycle);
+        let loaded = thread::scope(|scope| {
+            let loading = scope.spawn(|| Self::attach(options, Some(shared)));
+            while !loading.is_finished() {
+                // Bytes that are no record are an error of the next scan.
+                if drain(lifecycle, &mut each).is_err() {
+                    break;
+                }
+                thread::sleep(DRAIN_INTERVAL);
+            }
+            loading
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
         heap::give_back();
         let mut new = loaded?;
         new.walks.adopted = self.walks.adopted;

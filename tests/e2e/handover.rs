@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::daemon::{Daemon, read};
 use crate::exposition::Exposition;
@@ -11,13 +12,18 @@ use crate::require;
 use crate::traffic::{Counted, Held, exchange};
 
 /// Labels by which connections of one port are found.
-pub(crate) const BY_PORT: [&str; 2] = [
+pub(crate) const BY_PORT: [&str; 3] = [
+    // As many as there are ephemeral ports, with either role and each event.
+    "processors.window.max_series=1000000",
     "processors.window.families.network_tcp_connections.labels=[flow, event, type, lport, rport]",
     "processors.window.families.network_tcp_connections_active.labels=[flow, type, lport, rport]",
 ];
 
 /// The receiver in a config of these tests.
 const RECEIVER: &str = "ebpf: {interval: 200ms}";
+
+/// Between two rounds of traffic, for those who share the machine.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Sets the flag when dropped: the traffic ends also when a round fails.
 struct Stops<'a>(&'a AtomicBool);
@@ -47,7 +53,7 @@ fn events(seen: &Exposition, event: &str, port: u16) -> [u64; 2] {
 fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) -> String) {
     const SHORT: usize = 50;
     const IDLE: usize = 20;
-    let daemon = Daemon::start(&[mode, BY_PORT[0], BY_PORT[1]]);
+    let daemon = Daemon::start(&[&[mode], &BY_PORT[..]].concat());
     let config = read(&daemon.config());
     assert!(config.contains(RECEIVER));
     let ((held_listener, held_port), (short_listener, short_port), (idle_listener, idle_port)) =
@@ -57,10 +63,12 @@ fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) ->
     let stop = AtomicBool::new(false);
     let (held_bytes, (short_bytes, short_count)) = thread::scope(|scope| {
         let stops = Stops(&stop);
+        let held = &mut held;
         let held = scope.spawn(|| {
             let mut sent = Counted::default();
             while !stop.load(Ordering::Relaxed) {
                 sent += held.exchange(500).unwrap();
+                thread::sleep(PACE);
             }
             sent
         });
@@ -69,6 +77,7 @@ fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) ->
             while !stop.load(Ordering::Relaxed) {
                 sent += exchange(&short_listener, SHORT, count).unwrap();
                 count += SHORT as u64;
+                thread::sleep(PACE);
             }
             (sent, count)
         });
@@ -87,10 +96,18 @@ fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) ->
         active(seen, idle_port) == [IDLE as u64; 2]
     });
     assert_eq!(open_by_ss(idle_port), IDLE);
-    drop(idle);
-    daemon.scrape_until("their end", |seen| active(seen, idle_port) == [0, 0]);
+    // In mode events what is sent is known when a connection closes.
+    drop((idle, held));
+    daemon.scrape_until("their end", |seen| {
+        active(seen, idle_port) == [0, 0] && active(seen, held_port) == [0, 0]
+    });
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
+    let lost = window
+        .log
+        .lines()
+        .find(|line| line.contains("could not report everything"));
+    assert_eq!(lost, None);
     assert_eq!(Counted::of_port(&window.totals, held_port), held_bytes);
     assert_eq!(Counted::of_port(&window.totals, short_port), short_bytes);
     for event in ["opened", "closed"] {

@@ -31,12 +31,8 @@ pub(crate) fn open_by_ss(port: u16) -> usize {
 
 fn right_again_after_the_ring_was_full(mode: &str) {
     const HELD: usize = 200;
-    let daemon = Daemon::start(&[
-        mode,
-        "receivers.ebpf.ring_buffer_bytes=65536",
-        BY_PORT[0],
-        BY_PORT[1],
-    ]);
+    let small = ["receivers.ebpf.ring_buffer_bytes=65536"];
+    let daemon = Daemon::start(&[&[mode], &small[..], &BY_PORT[..]].concat());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -77,14 +73,14 @@ fn in_mode_events_connections_whose_close_found_the_ring_full_are_open_no_longer
 }
 
 fn a_window_that_changes_knows_what_is_open(mode: &str) {
-    let daemon = Daemon::start(&[mode, BY_PORT[0], BY_PORT[1]]);
+    let daemon = Daemon::start(&[&[mode], &BY_PORT[..]].concat());
     let config = read(&daemon.config());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let ten = Held::open(&listener, 10).unwrap();
     let others = Held::open(&listener, 10).unwrap();
     daemon.scrape_until("20", |seen| active(seen, port) == [20, 20]);
-    let other_window = config.replace("window: {", "window: {max_series: 99999, ");
+    let other_window = config.replace("window: {", "window: {metric_expiration: 601s, ");
     assert_ne!(other_window, config);
     assert!(daemon.reload(&other_window));
     daemon.scrape_until("20 in the new window", |seen| active(seen, port) == [20, 20]);

@@ -15,6 +15,7 @@ use flowtap_ebpf::{SocketsOptions, Store};
 use flowtap_pipeline::StageError;
 
 use super::config::{Config, Mode};
+use super::convert;
 use super::explain::explain;
 use super::losses::LossTelemetry;
 use super::{EbpfReceiver, Programs, SOCKETS_RING_BYTES};
@@ -98,14 +99,15 @@ impl EbpfReceiver {
         &mut self,
         mut inherited: Handover,
     ) -> Result<(Programs, Coverage, String), StageError> {
-        if let Programs::Sockets(sockets, ..) = &mut inherited.programs {
+        if let Programs::Sockets(sockets, batch, containers, _) = &mut inherited.programs {
             let ring = |config: &Config| config.ring_buffer_bytes.unwrap_or(SOCKETS_RING_BYTES);
             let options = SocketsOptions {
                 ring_buffer_bytes: ring(&self.config),
                 max_sockets: self.config.max_sockets,
             };
             if options.ring_buffer_bytes != ring(&inherited.config)
-                && let Err(error) = sockets.resize_ring(&options)
+                && let Err(error) =
+                    sockets.resize_ring(&options, |event| convert::push(batch, containers, event))
             {
                 // The receiver before can have it back.
                 self.inherited = Some(inherited);
