@@ -16,6 +16,8 @@ kprobe_works() {
 
 info release "$release"
 info boot_seconds "$(cut -d' ' -f1 /proc/uptime)"
+info preemption_model "$(preemption_model)"
+info preemption_models "$(cat /sys/kernel/debug/sched/preempt 2>/dev/null || echo 'one, built in')"
 info btf "$(yes_if test -s /sys/kernel/btf/vmlinux)"
 info btf_bytes "$(wc -c </sys/kernel/btf/vmlinux 2>/dev/null)"
 for name in tcp_connect tcp_close; do

@@ -7,6 +7,7 @@
 # The shell runs its own applets whatever PATH says, and its `ip` and `tc` are not the real ones.
 ip() { /usr/local/bin/ip "$@"; }
 tc() { /usr/local/bin/tc "$@"; }
+nft() { /usr/local/bin/nft "$@"; }
 
 result() { # NAME STATUS DETAIL
     printf 'VM-RESULT name=%s status=%s detail=%s\n' "$1" "$2" "$(printf '%s' "$3" | tr '\n' ' ')"
@@ -46,4 +47,11 @@ until_true() {
 snmp() {
     awk -v key="$1" '!($1 in names) { names[$1] = $0; next }
         { count = split(names[$1], name); for (i = 2; i <= count; i++) if (name[i] == key) { print $i; exit } }' "/proc/net/$2"
+}
+
+# The preemption model that the kernel runs with now: none, voluntary, lazy or full. Kernels before 5.12 have the one that
+# they were built with, and no list.
+preemption_model() {
+    sed -n 's/.*(\(.*\)).*/\1/p' /sys/kernel/debug/sched/preempt 2>/dev/null | grep . ||
+        sed -n 's/^CONFIG_PREEMPT_\(NONE\|VOLUNTARY\)=y/\1/p' "/boot/config-$(uname -r)" | tr '[:upper:]' '[:lower:]'
 }

@@ -1,11 +1,11 @@
 # shellcheck shell=bash disable=SC2154
-# Packs the initramfs that a kernel of the matrix boots into: busybox, iproute2, the modules, flowtap, the scripts.
+# Packs the initramfs that a kernel of the matrix boots into: busybox, iproute2, nft, the modules, flowtap, the scripts.
 #
 # Needs $cache, $here, $busybox and die(). The archive is not compressed: unpacking is what an emulated processor is
 # slowest at.
 
 # Loadable modules that the checks may want, with what they depend on. One that a kernel has built in is passed over.
-readonly modules='sch_netem sch_tbf sch_htb sch_ingress cls_matchall act_gact veth dummy inet_diag tcp_diag unix_diag
+readonly modules='sch_netem sch_tbf sch_htb sch_ingress cls_matchall act_gact act_police veth dummy inet_diag tcp_diag unix_diag
     nf_tables nft_compat nft_limit nft_numgen nft_counter nft_ct nft_meta_bridge nf_conntrack'
 
 # copy_program PATH DESTINATION: copies a program, and if it is dynamic the libraries it needs.
@@ -52,23 +52,25 @@ copy_modules() {
     "$busybox" depmod -b "$stage" "$release"
 }
 
-# pack_image KERNEL SCRIPT: writes $cache/KERNEL.cpio. Also uses $binary (may be empty) and the list $extra.
+# pack_image KERNEL[:MODEL] SCRIPT: writes $cache/KERNEL[-MODEL].cpio. Also uses $binary (may be empty) and the list $extra.
 pack_image() {
-    local stage="$cache/stage" root="$cache/kernels/$1/root" release file tool
-    release=$(<"$cache/kernels/$1/release")
+    local stage="$cache/stage" root="$cache/kernels/${1%:*}/root" release file tool
+    release=$(<"$cache/kernels/${1%:*}/release")
     rm -rf "$stage"
     mkdir -p "$stage"/{bin,boot,checks,dev,etc,proc,root,run,sbin,sys,tmp,usr/bin,usr/sbin,usr/local/bin}
     cp "$busybox" "$stage/bin/busybox"
     ln -s busybox "$stage/bin/sh"
-    for tool in ip tc ss; do
+    for tool in ip tc ss nft; do
         copy_program "$(command -v $tool)" "usr/local/bin/$tool"
     done
-    copy_program "$cache/traffic" usr/local/bin/traffic
+    for tool in traffic resets misses; do
+        copy_program "$cache/$tool" "usr/local/bin/$tool"
+    done
     [[ -z $binary ]] || copy_program "$binary" usr/local/bin/flowtap
     copy_modules
     find "$root" -type f \( -name "config-$release" -o -path "*/modules/$release/config" \) -exec cp {} "$stage/boot/config-$release" \;
     install -m 755 "$here/init" "$stage/init"
-    cp "$here/guest.sh" "$here/facts.sh" "$stage/checks/"
+    cp "$here"/*.sh "$stage/checks/"
     cp "$2" "$stage/checks/script"
     for file in "${extra[@]}"; do
         cp "$file" "$stage/checks/"
@@ -76,6 +78,6 @@ pack_image() {
     printf '127.0.0.1 localhost\n::1 localhost\n' >"$stage/etc/hosts"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$stage/etc/passwd"
     echo 'nobody:x:65534:65534:nobody:/:/bin/false' >>"$stage/etc/passwd"
-    (cd "$stage" && find . | "$busybox" cpio -o -H newc) >"$cache/$1.cpio" 2>/dev/null
+    (cd "$stage" && find . | "$busybox" cpio -o -H newc) >"$cache/${1/:/-}.cpio" 2>/dev/null
     rm -rf "$stage"
 }

@@ -4,7 +4,7 @@
 // each, shuts down, reads to the end, and prints what each side sent and received. Those sums are what a measurement
 // of the same connections has to match to the byte.
 //
-// In:  --connections N, --port P, --v6, and what `usage` lists.
+// In:  --connections N, --port P, --v6 or --server ADDRESS and --client ADDRESS, and what `usage` lists.
 // Out: one line of key=value pairs on standard output; with --hold a second one, first, while all are still open.
 // Exit: 0 all bytes arrived, 1 some did not or a call failed, 2 usage, 3 the deadline passed.
 //
@@ -12,10 +12,8 @@
 // --seed, so a run can be repeated.
 
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -29,6 +27,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "endpoints.h"
 
 #define CHUNK 65536
 
@@ -49,6 +49,7 @@ static struct {
 	unsigned long connections, parallel, max_bytes, deadline;
 	uint64_t seed;
 	unsigned short port;
+	const char *client, *server;
 	bool v6, hold;
 } opt = {
 	.connections = 300,
@@ -61,6 +62,7 @@ static struct {
 
 static struct side client = {.name = "client"};
 static struct side server = {.name = "server"};
+static struct endpoint client_end, server_end;
 static struct end *ends;
 static unsigned long started, accepted, finished, used;
 static bool released; // shutting down is allowed
@@ -91,28 +93,9 @@ static uint64_t random_size(uint64_t n)
 	return (number >> 8) % (number % 4 ? opt.max_bytes + 1 : 4);
 }
 
-static socklen_t loopback(struct sockaddr_storage *address)
-{
-	memset(address, 0, sizeof(*address));
-	if (opt.v6) {
-		struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)address;
-
-		in6->sin6_family = AF_INET6;
-		in6->sin6_port = htons(opt.port);
-		in6->sin6_addr = in6addr_loopback;
-		return sizeof(*in6);
-	}
-	struct sockaddr_in *in4 = (struct sockaddr_in *)address;
-
-	in4->sin_family = AF_INET;
-	in4->sin_port = htons(opt.port);
-	in4->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	return sizeof(*in4);
-}
-
 static int new_socket(void)
 {
-	int fd = socket(opt.v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int fd = socket(server_end.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		die("socket");
@@ -141,12 +124,10 @@ static void begin(struct side *side, int fd, unsigned long number)
 
 static int listen_on_loopback(void)
 {
-	struct sockaddr_storage address;
-	socklen_t length = loopback(&address);
 	int fd = new_socket(), on = 1;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-	if (bind(fd, (struct sockaddr *)&address, length) < 0)
+	if (bind(fd, (struct sockaddr *)&server_end.address, server_end.length) < 0)
 		die("bind");
 	if (listen(fd, 4096) < 0)
 		die("listen");
@@ -155,13 +136,17 @@ static int listen_on_loopback(void)
 
 static void connect_more(void)
 {
-	struct sockaddr_storage address;
-	socklen_t length = loopback(&address);
-
 	while (started < opt.connections && started - finished / 2 < opt.parallel) {
-		int fd = new_socket();
+		int fd = new_socket(), on = 1;
 
-		if (connect(fd, (struct sockaddr *)&address, length) < 0 && errno != EINPROGRESS)
+		if (opt.client) {
+			// The port is chosen by connect(), as it is without an address.
+			setsockopt(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+			if (bind(fd, (struct sockaddr *)&client_end.address, client_end.length) < 0)
+				die("bind of a client");
+		}
+		if (connect(fd, (struct sockaddr *)&server_end.address, server_end.length) < 0 &&
+		    errno != EINPROGRESS)
 			die("connect");
 		begin(&client, fd, started++);
 	}
@@ -262,8 +247,8 @@ static void report(const char *state)
 	printf("traffic state=%s family=%s port=%u connections=%lu "
 	       "client_sent=%lu client_received=%lu server_sent=%lu server_received=%lu "
 	       "client_retransmits=%lu server_retransmits=%lu\n",
-	       state, opt.v6 ? "ipv6" : "ipv4", opt.port, accepted, client.sent, client.received, server.sent,
-	       server.received, client.retransmits, server.retransmits);
+	       state, server_end.family == AF_INET6 ? "ipv6" : "ipv4", opt.port, accepted, client.sent,
+	       client.received, server.sent, server.received, client.retransmits, server.retransmits);
 	fflush(stdout);
 }
 
@@ -317,6 +302,7 @@ static void usage(void)
 {
 	fprintf(stderr, "usage: traffic [--connections N] [--port P] [--v6] [--hold] [--parallel N]\n"
 			"               [--max-bytes N] [--seed N] [--deadline SECONDS]\n"
+			"               [--server ADDRESS] [--client ADDRESS]\n"
 			"--hold keeps every connection open, all bytes sent, until SIGTERM or SIGINT\n");
 	exit(2);
 }
@@ -340,6 +326,8 @@ static void arguments(int argc, char **argv)
 		{"max-bytes", required_argument, NULL, 'b'},
 		{"seed", required_argument, NULL, 's'},
 		{"deadline", required_argument, NULL, 'd'},
+		{"server", required_argument, NULL, 'S'},
+		{"client", required_argument, NULL, 'C'},
 		{"v6", no_argument, NULL, '6'},
 		{"hold", no_argument, NULL, 'h'},
 		{0},
@@ -366,6 +354,12 @@ static void arguments(int argc, char **argv)
 		case 'd':
 			opt.deadline = number(1, 3600);
 			break;
+		case 'S':
+			opt.server = optarg;
+			break;
+		case 'C':
+			opt.client = optarg;
+			break;
 		case '6':
 			opt.v6 = true;
 			break;
@@ -376,7 +370,11 @@ static void arguments(int argc, char **argv)
 			usage();
 		}
 	}
-	if (optind != argc)
+	if (!opt.server)
+		opt.server = opt.v6 ? "::1" : "127.0.0.1";
+	if (optind != argc || !parse_endpoint(opt.server, opt.port, &server_end))
+		usage();
+	if (opt.client && (!parse_endpoint(opt.client, 0, &client_end) || client_end.family != server_end.family))
 		usage();
 	if (opt.hold)
 		opt.parallel = opt.connections;

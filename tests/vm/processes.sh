@@ -1,0 +1,34 @@
+# shellcheck shell=sh
+# Several processes at once on two processors: the kernel leaves a BPF program out where another thread or an interrupt finds
+# the processor inside it, and with preemption that is whenever the scheduler likes. Source it after flowtap.sh.
+
+# several_processes MODE FIRST_PORT: ten, each with a port and both ends of its connections.
+several_processes() {
+    started=$(cut -d. -f1 /proc/uptime)
+    pids='' ports=''
+    for number in 0 1 2 3 4 5 6 7 8 9; do
+        port=$(($2 + number))/ipv$((number % 2 * 2 + 4))
+        ports="$ports $port"
+        # shellcheck disable=SC2046 # a list of arguments
+        traffic --connections 400 --seed $((number + 1)) --deadline 300 $(ends "$port") >"/tmp/processes.${port%/*}" 2>&1 &
+        pids="$pids $!"
+    done
+    # shellcheck disable=SC2086 # a list of processes
+    wait $pids
+    info "$1_processes_seconds" $(($(cut -d. -f1 /proc/uptime) - started))
+    for port in $ports; do
+        line=$(cat "/tmp/processes.${port%/*}")
+        case $line in *state=done*) ;; *) fail "$1_processes" "traffic: $line" && return ;; esac
+        application_sums "$port" "$line"
+    done >/tmp/expected
+    expect_sums "$1_processes" "$1" /tmp/expected all_columns
+    left_out "$1_processes"
+    info "$1_processes_coverage" "$(fetch $own_url | sed -n 's/^flowtap_receiver_coverage_\(.*\)_total{counter="active_opens".*} /\1=/p' | tr '\n' ' ')"
+}
+
+# left_out NAME: the runs that the kernel left out of each program, and whether flowtap exports the same.
+left_out() {
+    info "$1_misses" "$(misses | tr '\n' ' ')"
+    exported=$(fetch $own_url | grep '^flowtap_receiver_program_misses_total') || return 0
+    same "$1_misses_exported" "$(misses | sed -n 's/^total //p')" "$(printf '%s\n' "$exported" | awk '{ sum += $NF } END { print sum + 0 }')"
+}
