@@ -8,8 +8,6 @@
 own_url=http://127.0.0.1:8888/metrics
 ready_url=http://127.0.0.1:13133/readyz
 prefix=primus_lens_network
-modes='sockets events sock_diag'
-traffic_runs=0
 
 # Socket storage in tracing programs, and the 64-bit exchange, came with 5.12.
 has_sockets_mode() {
@@ -108,7 +106,7 @@ metric_sum() {
 }
 
 # The mode that flowtap reports.
-mode_now() { fetch $own_url | sed -n 's/^flowtap_receiver_mode{.*mode="\([a-z_]*\)".*/\1/p'; }
+mode_now() { fetch "$own_url" | sed -n 's/^flowtap_receiver_mode{.*mode="\([a-z_]*\)".*/\1/p'; }
 
 # Every port has addresses of its own at both ends, as connections are counted by address.
 client_address() { if [ "$2" = ipv6 ]; then echo "fd00:1::$1"; else echo "127.1.$(($1 / 256)).$(($1 % 256))"; fi; }
@@ -195,7 +193,7 @@ missing() {
 
 # lost MODE: the same, as flowtap counts what it lost: sent, received, and records of closed connections.
 lost() {
-    fetch $own_url | awk -v receiver="receiver=\"ebpf/$1\"" '
+    fetch "$own_url" | awk -v receiver="receiver=\"ebpf/$1\"" '
         !index($0, receiver) { next }
         /^flowtap_receiver_refused_bytes_total/ { bytes[/direction="outbound"/] += $NF }
         /^flowtap_receiver_refused_records_total/ && /reason="(ring_full|no_kernel_memory|channel_full)"/ { records += $NF }

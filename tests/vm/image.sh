@@ -75,6 +75,8 @@ pack_image() {
     for file in "${extra[@]}"; do
         cp "$file" "$stage/checks/"
     done
+    # flowtap takes name servers from it.
+    : >"$stage/etc/resolv.conf"
     printf '127.0.0.1 localhost\n::1 localhost\n' >"$stage/etc/hosts"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$stage/etc/passwd"
     echo 'nobody:x:65534:65534:nobody:/:/bin/false' >>"$stage/etc/passwd"

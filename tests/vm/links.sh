@@ -5,6 +5,12 @@
 # Every link is made of the loopback interface, for the time of the traffic only: what asks for the metrics is not to
 # lose anything. One run of traffic, IPv4 and IPv6 at once, is compared in every mode.
 
+# Segments are still joined here, beyond the default `mtu` of a policer.
+police() { # egress|ingress
+    tc qdisc add dev lo clsact &&
+        tc filter add dev lo "$1" matchall action police rate 50mbit burst 128k mtu 70000 conform-exceed drop
+}
+
 # make_link NAME: makes it.
 make_link() {
     case $1 in
@@ -18,14 +24,12 @@ make_link() {
             nft add rule inet drops output 'tcp flags & syn == 0 numgen random mod 10 == 0 counter drop'
         ;;
     action) tc qdisc add dev lo clsact && tc filter add dev lo egress matchall action pass random determ drop 20 ;;
-    policed_egress) tc qdisc add dev lo clsact && tc filter add dev lo egress matchall action police $police ;;
+    policed_egress) police egress ;;
     # A control: what is dropped here did leave the sender.
-    policed_ingress) tc qdisc add dev lo clsact && tc filter add dev lo ingress matchall action police $police ;;
+    policed_ingress) police ingress ;;
     esac
 }
 links='short_queue shaped firewall action policed_egress policed_ingress'
-# Segments are still joined here, beyond the default `mtu`.
-police='rate 50mbit burst 128k mtu 70000 conform-exceed drop'
 
 # Ends the link that there is; the segments that it dropped are added to $drops.
 remove_link() {

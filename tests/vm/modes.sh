@@ -68,8 +68,8 @@ port_quiet() { [ -z "$(ss -tnH "( sport = :$1 or dport = :$1 )")" ]; }
 
 # Retransmits of both ends of the connections to a port.
 retransmits() { # MODE PORT
-    by_clients=$(metric_sum "$(metrics_url "$1")" ${prefix}_tcp_retransmits rport="$2")
-    by_servers=$(metric_sum "$(metrics_url "$1")" ${prefix}_tcp_retransmits lport="$2")
+    by_clients=$(metric_sum "$(metrics_url "$1")" "${prefix}_tcp_retransmits" rport="$2")
+    by_servers=$(metric_sum "$(metrics_url "$1")" "${prefix}_tcp_retransmits" lport="$2")
     echo $((${by_clients:-0} + ${by_servers:-0}))
 }
 
@@ -114,7 +114,7 @@ interrupts() { # MODE PORT
 
 # What the receiver refused and the channel dropped: every counter is there from the start, and has to be 0.
 nothing_lost() { # MODE
-    refused=$(fetch $own_url | grep '^flowtap_receiver_refused_')
+    refused=$(fetch "$own_url" | grep '^flowtap_receiver_refused_')
     dropped=$(fetch "$(metrics_url "$1")" | grep '^primus_lens_bpf_event_chan_drop')
     at_least "$1_loss_counters" 8 "$(printf '%s\n' "$refused" | grep -c .)"
     same "$1_nothing_lost" '' "$(printf '%s\n%s\n' "$refused" "$dropped" | grep -v '^$' | grep -vE ' 0(\.0)?$')"

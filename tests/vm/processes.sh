@@ -23,12 +23,12 @@ several_processes() {
     done >/tmp/expected
     expect_sums "$1_processes" "$1" /tmp/expected all_columns
     left_out "$1_processes"
-    info "$1_processes_coverage" "$(fetch $own_url | sed -n 's/^flowtap_receiver_coverage_\(.*\)_total{counter="active_opens".*} /\1=/p' | tr '\n' ' ')"
+    info "$1_processes_coverage" "$(fetch "$own_url" | sed -n 's/^flowtap_receiver_coverage_\(.*\)_total{counter="active_opens".*} /\1=/p' | tr '\n' ' ')"
 }
 
 # left_out NAME: the runs that the kernel left out of each program, and whether flowtap exports the same.
 left_out() {
     info "$1_misses" "$(misses | tr '\n' ' ')"
-    exported=$(fetch $own_url | grep '^flowtap_receiver_program_misses_total') || return 0
+    exported=$(fetch "$own_url" | grep '^flowtap_receiver_program_misses_total') || return 0
     same "$1_misses_exported" "$(misses | sed -n 's/^total //p')" "$(printf '%s\n' "$exported" | awk '{ sum += $NF } END { print sum + 0 }')"
 }
