@@ -69,7 +69,7 @@ start_flowtap() { # MODE...
     write_config "$@" >/tmp/flowtap.yaml
     flowtap run --config /tmp/flowtap.yaml >/tmp/flowtap.log 2>&1 &
     flowtap=$!
-    until_true 30 ready_or_dead && ! not_running && return 0
+    until_true 90 ready_or_dead && ! not_running && return 0
     kill -KILL "$flowtap" 2>/dev/null
     wait "$flowtap"
     return 1
@@ -200,15 +200,18 @@ lost() {
         END { printf "%.0f %.0f %.0f\n", bytes[1], bytes[0], records }'
 }
 
-# From 6.1 on a segment that an interrupt brings while another segment's program runs is counted with the connection's
-# next one or its close (ADR 12), so of open connections in mode events received bytes can be missing. The kernel counts
-# those runs.
-some_passed_over() { # EXPECTED_FILE
-    [ "$(misses | sed -n 's/^total //p')" -gt 0 ] || return 1
+# Mode events reports a segment before TCP has taken it in. What fills a gap, and with it sets free segments that had come
+# before, is counted with the connection's next one or its close; so of open connections received bytes can be missing.
+not_yet_counted() { # EXPECTED_FILE
     awk 'NR == FNR { for (i = 2; i <= 9; i++) expected[$1, i] = $i; next }
         { for (i = 6; i <= 9; i++) if ($i != expected[$1, i]) wrong = 1
           for (i = 3; i <= 5; i += 2) if ($i > expected[$1, i] || $i < 0.9 * expected[$1, i]) wrong = 1 }
         END { exit wrong }' "$1" /tmp/measured
+}
+
+# The same happens where a program was skipped for a segment, which the kernel counts.
+some_passed_over() { # EXPECTED_FILE
+    [ "$(misses | sed -n 's/^segment //p')" -gt 0 ] 2>/dev/null && not_yet_counted "$1"
 }
 
 # expect_sums NAME MODE EXPECTED_FILE FILTER [ALLOWED]: waits, for a few windows at most, until the sums are the

@@ -67,7 +67,12 @@ held_over_link() {
         for port in "$@"; do application_sums "$port" "$(grep state=holding "/tmp/held.${port%/*}")"; done >/tmp/expected
         for mode in $running; do
             case $mode in
-            events) expect_sums "link_${name}_events_open" events /tmp/expected known_while_open some_passed_over ;;
+            events)
+                # Only there does a segment come after later ones of its connection.
+                allowed=some_passed_over
+                [ "$name" != policed_ingress ] || allowed=not_yet_counted
+                expect_sums "link_${name}_events_open" events /tmp/expected known_while_open $allowed
+                ;;
             sock_diag) expect_sums "link_${name}_sock_diag" sock_diag /tmp/expected only_bytes ;;
             *) expect_sums "link_${name}_${mode}_open" "$mode" /tmp/expected all_columns ;;
             esac

@@ -1,15 +1,19 @@
-// Loads flowtap's BPF programs one by one, then measures a known number of bytes with those of either mode: for
-// kernels of an architecture that the Rust toolchain here can't build for. The first process of an emulated machine.
+// Loads flowtap's BPF programs one by one, then measures a known number of bytes with those of either mode, of one
+// process and of several at once: for kernels of an architecture that the Rust toolchain here can't build for. The
+// first process of an emulated machine.
 //
-// In: /sockets.bpf.o, /events.bpf.o. Out, on the console: the lines of README.md, VM-RESULT per program and VM-DONE.
+// In: /sockets.bpf.o, /events.bpf.o, /traffic. Out, on the console: the lines of README.md, VM-RESULT per program and
+// VM-DONE.
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,12 +24,16 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef uint8_t __u8;
 #include "abi.h"
 
 enum { CONNECTIONS = 50, REQUEST = 1000, ANSWER = 3000 };
+// Processes of traffic at once, each with a port of its own.
+enum { PROCESSES = 10, FIRST_PORT = 8400, CONNECTIONS_EACH = 400 };
 
 static bool failed, has_kprobes;
 static int ends[2 * CONNECTIONS];
@@ -47,37 +55,48 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list argu
 	return level == LIBBPF_WARN ? vfprintf(stderr, format, arguments) : 0;
 }
 
-// Puts the kernel's own number of bpf_rdonly_cast() into the calls that stand for it, as flowtap's loader does
-// (ebpf/src/kfunc.rs).
-static void link_casts(struct bpf_object *object)
+// Puts the kernel's own numbers of functions into the calls that stand for them, in the bytes of an object, as
+// flowtap's loader does (ebpf/src/kfunc.rs): a subprogram's calls are out of libbpf's sight before it loads. A
+// program with a call of a function that the kernel has not is refused later.
+static void link_calls(unsigned char *bytes, size_t size)
 {
-	const struct bpf_insn call = {
-		.code = BPF_JMP | BPF_CALL, .src_reg = BPF_PSEUDO_KFUNC_CALL, .imm = 0x6bf70001};
+	static const struct {
+		const char *name;
+		int placeholder;
+	} functions[] = {
+		{"bpf_rdonly_cast", 0x6bf70001},
+		{"bpf_preempt_disable", 0x6bf70002},
+		{"bpf_preempt_enable", 0x6bf70003},
+	};
+	struct bpf_insn call = {.code = BPF_JMP | BPF_CALL, .src_reg = BPF_PSEUDO_KFUNC_CALL};
 	struct btf *btf = btf__load_vmlinux_btf();
-	int id = btf ? btf__find_by_name_kind(btf, "bpf_rdonly_cast", BTF_KIND_FUNC) : -1;
-	struct bpf_program *program;
 
-	btf__free(btf);
-	bpf_object__for_each_program(program, object)
-	{
-		size_t count = bpf_program__insn_cnt(program);
-		struct bpf_insn *linked = calloc(count, sizeof(*linked));
+	for (size_t f = 0; f < sizeof(functions) / sizeof(*functions); f++) {
+		int id = btf ? btf__find_by_name_kind(btf, functions[f].name, BTF_KIND_FUNC) : -1;
 
-		memcpy(linked, bpf_program__insns(program), count * sizeof(*linked));
-		for (size_t i = 0; i < count; i++)
-			if (memcmp(&linked[i], &call, sizeof(call)) == 0)
-				linked[i].imm = id;
-		bpf_program__set_insns(program, linked, count);
-		free(linked);
+		call.imm = functions[f].placeholder;
+		for (size_t at = 0; id > 0 && at + sizeof(call) <= size; at += sizeof(call))
+			if (memcmp(bytes + at, &call, sizeof(call)) == 0)
+				memcpy(bytes + at + offsetof(struct bpf_insn, imm), &id, sizeof(id));
 	}
+	btf__free(btf);
 }
 
 // An object whose rings are small. Whatever the loader of flowtap sets besides may be anything here.
 static struct bpf_object *open_object(const char *path)
 {
+	static unsigned char bytes[4 << 20];
 	const char *rings[] = {"lifecycle", "tcpflow", "tcpconn"};
-	struct bpf_object *object = bpf_object__open_file(path, NULL);
+	struct bpf_object *object;
+	FILE *file = fopen(path, "r");
+	size_t size;
 
+	if (!file)
+		return NULL;
+	size = fread(bytes, 1, sizeof(bytes), file);
+	fclose(file);
+	link_calls(bytes, size);
+	object = bpf_object__open_mem(bytes, size, NULL);
 	if (!object)
 		return NULL;
 	for (size_t i = 0; i < sizeof(rings) / sizeof(*rings); i++) {
@@ -86,7 +105,6 @@ static struct bpf_object *open_object(const char *path)
 		if (ring)
 			bpf_map__set_max_entries(ring, 1 << 20);
 	}
-	link_casts(object);
 	return object;
 }
 
@@ -117,8 +135,8 @@ static bool try_program(const char *path, int wanted)
 	section = bpf_program__section_name(found);
 	if (bpf_object__load(object)) {
 		result(name, "fail", "%s does not load: %s", section, strerror(errno));
-	} else if (strncmp(section, "iter", 4) == 0) {
-		// An iterator over a map wants that map; the others are linked here.
+	} else if (strncmp(section, "iter", 4) == 0 || strcmp(section, "raw_tp") == 0) {
+		// An iterator over a map wants that map, and a raw_tp of no tracepoint is only ever run by a call.
 		result(name, "pass", "%s loads", section);
 	} else {
 		link = bpf_program__attach(found);
@@ -192,11 +210,29 @@ static void converse(void)
 	close(listener);
 }
 
-// By enum role: what was sent and received; and how many ends were closed by this process.
+// By enum role: what was sent and received; and how many ends were closed by this process. The same by port, for the
+// processes, with all ends that opened and closed.
 struct sums {
 	int64_t sent[3], received[3];
 	int closed;
+	struct {
+		int64_t sent[3], received[3];
+		int opened[3], closed[3];
+	} ports[PROCESSES];
 };
+
+static void add_to_port(struct sums *sums, const struct flow_event *event)
+{
+	int port = event->role == ROLE_CLIENT ? event->tuple.remote_port : event->tuple.local_port;
+	int index = port - FIRST_PORT, role = event->role % 3;
+
+	if (index < 0 || index >= PROCESSES)
+		return;
+	sums->ports[index].sent[role] += event->sent;
+	sums->ports[index].received[role] += event->received;
+	sums->ports[index].opened[role] += (event->events & FLOW_OPENED) != 0;
+	sums->ports[index].closed[role] += (event->events & FLOW_CLOSED) != 0;
+}
 
 static int add(void *context, void *record, size_t size)
 {
@@ -207,6 +243,7 @@ static int add(void *context, void *record, size_t size)
 		sums->sent[event->role % 3] += event->sent;
 		sums->received[event->role % 3] += event->received;
 		sums->closed += event->events & FLOW_CLOSED && event->pid == (uint32_t)getpid();
+		add_to_port(sums, event);
 	}
 	return 0;
 }
@@ -261,6 +298,101 @@ static void set_flag(struct bpf_object *object, const char *name, bool value)
 	}
 }
 
+static pid_t start_traffic(int index)
+{
+	char connections[16], port[16], seed[16], output[32];
+	pid_t child = fork();
+
+	if (child)
+		return child;
+	snprintf(connections, sizeof(connections), "%d", CONNECTIONS_EACH);
+	snprintf(port, sizeof(port), "%d", FIRST_PORT + index);
+	snprintf(seed, sizeof(seed), "%d", index + 1);
+	snprintf(output, sizeof(output), "/traffic.%d", index);
+	dup2(open(output, O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
+	execl("/traffic", "traffic", "--connections", connections, "--port", port, "--seed", seed, "--deadline",
+	      "300", NULL);
+	_exit(127);
+}
+
+// Reads the last line of a traffic process: client sent and received, server sent and received.
+static bool read_traffic(int index, long long application[4])
+{
+	char path[32], line[512] = "";
+	const char *place;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/traffic.%d", index);
+	file = fopen(path, "r");
+	if (!file)
+		return false;
+	while (fgets(line, sizeof(line), file))
+		;
+	fclose(file);
+	place = strstr(line, "client_sent=");
+	return strstr(line, "state=done") && place &&
+	       sscanf(place, "client_sent=%lld client_received=%lld server_sent=%lld server_received=%lld",
+		      &application[0], &application[1], &application[2], &application[3]) == 4;
+}
+
+static int ends_closed(const struct sums *sums)
+{
+	int closed = 0;
+
+	for (int i = 0; i < PROCESSES; i++)
+		closed += sums->ports[i].closed[ROLE_CLIENT] + sums->ports[i].closed[ROLE_SERVER];
+	return closed;
+}
+
+// Several processes at once, on all processors, each port's sums against its process's own.
+static void processes(const char *mode, struct ring_buffer *ring, const struct sums *sums)
+{
+	int running = PROCESSES, wrong = 0, closed = 0;
+	long long bytes = 0, missing = 0;
+	char name[64];
+	time_t last;
+
+	for (int i = 0; i < PROCESSES; i++)
+		start_traffic(i);
+	while (running) {
+		// The programs wake nobody up for so little.
+		ring_buffer__consume(ring);
+		usleep(20000);
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			running--;
+	}
+	last = time(NULL) + 15;
+	while (ends_closed(sums) < 2 * PROCESSES * CONNECTIONS_EACH && time(NULL) < last) {
+		ring_buffer__consume(ring);
+		usleep(20000);
+	}
+	snprintf(name, sizeof(name), "%s_processes", mode);
+	for (int i = 0; i < PROCESSES; i++) {
+		long long application[4];
+
+		if (!read_traffic(i, application)) {
+			result(name, "fail", "traffic on port %d did not end well", FIRST_PORT + i);
+			return;
+		}
+		long long measured[4] = {sums->ports[i].sent[ROLE_CLIENT], sums->ports[i].received[ROLE_CLIENT],
+					 sums->ports[i].sent[ROLE_SERVER], sums->ports[i].received[ROLE_SERVER]};
+		bool same = memcmp(application, measured, sizeof(measured)) == 0;
+
+		for (int role = ROLE_CLIENT; role <= ROLE_SERVER; role++) {
+			same = same && sums->ports[i].opened[role] == CONNECTIONS_EACH &&
+			       sums->ports[i].closed[role] == CONNECTIONS_EACH;
+			closed += sums->ports[i].closed[role];
+		}
+		for (int k = 0; k < 4; k++) {
+			bytes += application[k];
+			missing += application[k] - measured[k];
+		}
+		wrong += !same;
+	}
+	result(name, wrong ? "fail" : "pass", "%lld bytes, %lld missing; %d of %d ends closed; %d of %d ports differ",
+	       bytes, missing, closed, 2 * PROCESSES * CONNECTIONS_EACH, wrong, PROCESSES);
+}
+
 // The programs of a mode against the application's count: what is open (by `scan`, in mode sockets), then all closed.
 static void measure(const char *mode, const char *path, const char *rings[2])
 {
@@ -278,10 +410,12 @@ static void measure(const char *mode, const char *path, const char *rings[2])
 	}
 	bpf_object__for_each_program(program, object)
 	{
-		const char *section = bpf_program__section_name(program);
+		const char *section = bpf_program__section_name(program), *own = bpf_program__name(program);
 
-		// One of tp_btf and raw_tp will do.
-		bpf_program__set_autoload(program, strncmp(section, "raw_tp", 6) &&
+		// One of tp_btf and raw_tp will do, and those that disable preemption are for later kernels
+		// (ebpf/src/preemption.rs).
+		bpf_program__set_autoload(program, strncmp(section, "raw_tp", 6) && !strstr(own, "_guarded") &&
+							   !strstr(own, "_missed") &&
 							   (has_kprobes || strncmp(section, "kprobe", 6)));
 	}
 	if (!sockets)
@@ -318,6 +452,7 @@ static void measure(const char *mode, const char *path, const char *rings[2])
 	       2 * CONNECTIONS);
 	snprintf(name, sizeof(name), "%s_bytes", mode);
 	expect(name, &sums);
+	processes(mode, ring, &sums);
 	ring_buffer__free(ring);
 	bpf_object__close(object);
 }
