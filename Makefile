@@ -4,12 +4,13 @@ CARGO ?= cargo
 TOOLS := target/tools/bin
 CARGO_DENY_VERSION := 0.20.2
 STATIC_TARGET := x86_64-unknown-linux-gnu
+STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-busy test-docs test-kernels bench bench-overhead fuzz soak lint references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-busy test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint references fmt clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building and running need
 	@deploy/setup build
@@ -48,7 +49,12 @@ test-docs: setup-test setup-deploy static ## Run the commands and check the conf
 	tests/docs/newcomer
 
 test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
-	tests/vm/run --binary target/$(STATIC_TARGET)/release/flowtap
+	tests/vm/run --binary $(STATIC_BINARY)
+	tests/vm/run --binary $(STATIC_BINARY) --kernels newest:full --checks processes
+	tests/vm/arm64
+
+test-kernels-all: setup-kernels static ## The same, with each preemption model of each kernel
+	tests/vm/run --binary $(STATIC_BINARY) --kernels "5.10 5.10:full 6.1 6.1:full 6.12 6.12:full newest newest:full"
 	tests/vm/arm64
 
 bench: setup-bench ## Every benchmark, and one report: target/bench.txt; as root, on a quiet machine, about half an hour

@@ -41,14 +41,14 @@ closed_bytes() { # MODE PORT/FAMILY
 }
 
 # The sums of connections that stay open, then of the same ones closed: no byte may be missed nor counted twice.
-held_bytes() { # NAME MODE PORT/FAMILY
-    output=/tmp/held.${3%/*}
+held_bytes() { # MODE PORT/FAMILY
+    output=/tmp/held.${2%/*}
     # shellcheck disable=SC2046 # a list of arguments
-    traffic --hold --connections 100 $(ends "$3") >"$output" 2>&1 &
+    traffic --hold --connections 100 $(ends "$2") >"$output" 2>&1 &
     holder=$!
     if until_true 60 grep -qs state=holding "$output"; then
-        application_sums "$3" "$(grep state=holding "$output")" >/tmp/expected
-        case $2 in
+        application_sums "$2" "$(grep state=holding "$output")" >/tmp/expected
+        case $1 in
         events) expect_sums "$1_bytes_open" "$1" /tmp/expected known_while_open some_passed_over ;;
         sock_diag) expect_sums "$1_bytes_open" "$1" /tmp/expected only_bytes ;;
         *) expect_sums "$1_bytes_open" "$1" /tmp/expected all_columns ;;
@@ -58,9 +58,9 @@ held_bytes() { # NAME MODE PORT/FAMILY
     fi
     kill -TERM $holder
     wait $holder
-    application_sums "$3" "$(tail -n 1 "$output")" >/tmp/expected
+    application_sums "$2" "$(tail -n 1 "$output")" >/tmp/expected
     # Sockets that sock_diag has not seen since their last bytes are gone; these sent nothing after it looked.
-    case $2 in sock_diag) columns=only_bytes ;; *) columns=all_columns ;; esac
+    case $1 in sock_diag) columns=only_bytes ;; *) columns=all_columns ;; esac
     expect_sums "$1_bytes_open_then_closed" "$1" /tmp/expected $columns
 }
 
@@ -132,19 +132,24 @@ one_mode() { # MODE FIRST_PORT
         esac
         return
     fi
-    [ "$1" != auto ] || same auto_picks "$taken" "$(mode_now)"
-    if [ "$1" = sock_diag ]; then
-        # Shorter connections than an interval are out of its sight by design.
-        held_bytes sock_diag sock_diag "$2/ipv4"
-    else
+    case $1 in
+    auto)
+        # What it takes is checked by itself.
+        same auto_picks "$taken" "$(mode_now)"
+        closed_bytes auto "$2/ipv4"
+        ;;
+    # Shorter connections than an interval are out of its sight by design.
+    sock_diag) held_bytes sock_diag "$2/ipv4" ;;
+    *)
         closed_bytes "$1" "$2/ipv4"
         closed_bytes "$1" "$(($2 + 1))/ipv6"
-        held_bytes "$1" "$taken" "$(($2 + 2))/ipv4"
+        held_bytes "$1" "$(($2 + 2))/ipv4"
         loss "$1" $(($2 + 3))
         interrupts "$1" $(($2 + 4))
         nothing_lost "$1"
         left_out "$1"
-    fi
+        ;;
+    esac
     # Every kernel of the matrix has kprobes.
     [ "$1" != events ] || same events_kprobes true "$(sed -n 's/.*kprobes=//p' /tmp/flowtap.log)"
     stop_flowtap "$1"
