@@ -69,7 +69,7 @@ start_flowtap() { # MODE...
     write_config "$@" >/tmp/flowtap.yaml
     flowtap run --config /tmp/flowtap.yaml >/tmp/flowtap.log 2>&1 &
     flowtap=$!
-    until_true 90 ready_or_dead && ! not_running && return 0
+    until_true 240 ready_or_dead && ! not_running && return 0
     kill -KILL "$flowtap" 2>/dev/null
     wait "$flowtap"
     return 1
@@ -218,7 +218,7 @@ some_passed_over() { # EXPECTED_FILE
 # application's. Passes with a difference too if flowtap itself counts it as lost, to the last byte and connection, or
 # if ALLOWED lets it pass.
 expect_sums() {
-    if until_true 15 sums_are "$2" "$3" "$4"; then
+    if until_true 30 sums_are "$2" "$3" "$4"; then
         pass "$1" "$(awk '{ for (i = 2; i <= 5; i++) sum += $i; ends += $6 + $8 } END { printf "%.0f bytes, %d ends", sum, ends }' "$3")"
         return
     fi
