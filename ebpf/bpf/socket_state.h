@@ -95,12 +95,13 @@ const volatile __u64 wakeup_bytes = 1 << 22;
 /* Set once a connection found no memory and no place: from then on closes of unknown sockets may be of such. */
 bool has_untracked = false;
 
-/* Adds to a counter of this CPU. Atomically, as an interrupt may count in the middle of it. */
+/* Adds to a counter of this CPU. Atomically, as an interrupt may count in the middle of it. Not 0: clang makes an
+ * atomic add of a constant 0 an atomic or, and before Linux 5.12 the verifier takes no atomic but the add. */
 #define COUNT_LOSS(counter, value)                                                                                   \
 	do {                                                                                                         \
 		__u32 zero_ = 0;                                                                                     \
 		struct losses *lost_ = bpf_map_lookup_elem(&losses, &zero_);                                         \
-		if (lost_)                                                                                           \
+		if ((value) && lost_)                                                                                \
 			__sync_fetch_and_add(&lost_->counter, (value));                                              \
 	} while (0)
 
