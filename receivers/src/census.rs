@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn without_a_loss_there_is_none_and_after_one_there_is_one_at_the_next_scan() {
-        assert_eq!(scans(&[0; 20]), []);
+        assert_eq!(scans(&[0; 20]), Vec::<usize>::new());
         assert_eq!(scans(&[0, 5, 5, 5, 5, 5]), [2]);
         assert_eq!(scans(&[0, 5, 5, 7, 7, 7]), [2, 4]);
     }

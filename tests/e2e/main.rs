@@ -5,6 +5,7 @@
 //! | module | what it shows |
 //! |---|---|
 //! | `exact_bytes` | sums equal the application's own count, IPv4, IPv6, another network namespace, adopted |
+//! | `edges` | connections that few programs make: Fast Open, resets, no port, no storage, threads, a full table |
 //! | `depth` | failed connects, resets, retransmits, round-trip times; processes |
 //! | `owners` | containers by their cgroups, names of processes as text |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
@@ -34,6 +35,7 @@ mod command_line;
 mod daemon;
 mod default_config;
 mod depth;
+mod edges;
 mod exact_bytes;
 mod exposition;
 mod faults;
