@@ -205,7 +205,8 @@ static __always_inline bool was_reset(struct sock *sk, int oldstate, int error)
 		return error == ECONNRESET || error == EPIPE || error == ECONNABORTED;
 	if (oldstate == TCP_FIN_WAIT2)
 		return !(flags & (SOCK_DONE_MASK | SOCK_DEAD_MASK));
-	return oldstate == TCP_ESTABLISHED || oldstate == TCP_CLOSE_WAIT || oldstate == TCP_FIN_WAIT1;
+	return oldstate == TCP_ESTABLISHED || oldstate == TCP_CLOSE_WAIT || oldstate == TCP_FIN_WAIT1 ||
+	       oldstate == TCP_SYN_RECV;
 }
 
 /* Of a connect that failed without an error in the socket: no port was left to connect from if there is none, and not
