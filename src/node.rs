@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use flowtap_pipeline::node::InterfaceAddress;
+use flowtap_pipeline::node::{EphemeralPorts, InterfaceAddress};
 use flowtap_pipeline::{Live, NodeInfo};
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -22,6 +22,7 @@ pub(crate) fn describe() -> NodeInfo {
     NodeInfo {
         addresses: addresses(),
         resolvers: resolvers(),
+        ephemeral_ports: ephemeral_ports(),
     }
 }
 
@@ -107,6 +108,30 @@ fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
+fn ephemeral_ports() -> EphemeralPorts {
+    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    let text = fs::read_to_string(RANGE);
+    if let Some(ports) = text.as_deref().ok().and_then(port_range) {
+        return ports;
+    }
+    let EphemeralPorts { first, last } = EphemeralPorts::default();
+    tracing::warn!(
+        first,
+        last,
+        "{RANGE} can't be read; assuming the kernel's default"
+    );
+    EphemeralPorts::default()
+}
+
+/// Two ports, separated by white space.
+fn port_range(text: &str) -> Option<EphemeralPorts> {
+    let mut ports = text.split_whitespace().map(str::parse);
+    match (ports.next()?, ports.next()?) {
+        (Ok(first), Ok(last)) => Some(EphemeralPorts { first, last }),
+        _ => None,
+    }
+}
+
 fn resolvers() -> Vec<IpAddr> {
     match fs::read_to_string("/etc/resolv.conf") {
         Ok(text) => name_servers(&text),
@@ -135,6 +160,16 @@ mod tests {
         let text = "# a comment\nsearch example.org\nnameserver 192.0.2.53\n nameserver fe80::1%eth0 # one\nnameserver\n";
         let expected: [IpAddr; 2] = ["192.0.2.53".parse().unwrap(), "fe80::1".parse().unwrap()];
         assert_eq!(name_servers(text), expected);
+    }
+
+    #[test]
+    fn the_range_of_ephemeral_ports_is_read_as_the_kernel_writes_it() {
+        let expected = EphemeralPorts {
+            first: 20_000,
+            last: 29_999,
+        };
+        assert_eq!(port_range("20000\t29999\n"), Some(expected));
+        assert_eq!(port_range("20000\n"), None);
     }
 
     #[test]

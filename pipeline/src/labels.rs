@@ -17,7 +17,7 @@ pub enum LabelValue<'a> {
     Text(&'a str),
     /// An address, in its usual notation.
     Addr(IpAddr),
-    /// A port.
+    /// A port; 0 if not known.
     Port(u16),
     /// Any other number, such as a process id.
     Number(u64),
@@ -105,6 +105,7 @@ pub(crate) fn render<'a>(
         let (value, number) = match value {
             LabelValue::Text(value) => (value, None),
             LabelValue::Addr(addr) => (shown(&mut text, addr), None),
+            LabelValue::Port(0) => ("", None),
             LabelValue::Port(port) => (shown(&mut text, port), Some(u64::from(port))),
             LabelValue::Number(number) => (shown(&mut text, number), Some(number)),
         };

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::record::Role;
+
 /// One address of one interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceAddress {
@@ -22,4 +24,43 @@ pub struct NodeInfo {
     pub addresses: Vec<InterfaceAddress>,
     /// The `nameserver` lines of `resolv.conf`.
     pub resolvers: Vec<IpAddr>,
+    /// The ports that the kernel gives to clients. No part of the format of recordings that this is in.
+    #[serde(skip)]
+    pub ephemeral_ports: EphemeralPorts,
+}
+
+/// The ports that the kernel gives to a socket that connects without having been bound to one
+/// (`net.ipv4.ip_local_port_range`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EphemeralPorts {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+impl Default for EphemeralPorts {
+    /// The kernel's default.
+    fn default() -> Self {
+        Self {
+            first: 32_768,
+            last: 60_999,
+        }
+    }
+}
+
+impl EphemeralPorts {
+    /// Whether `port` is one of them. A port below 1024 never is, however wide the range: binding to it takes a privilege.
+    pub const fn contains(self, port: u16) -> bool {
+        port >= 1024 && self.first <= port && port <= self.last
+    }
+
+    /// The role of the end at `local`, where just one of the two ports is ephemeral: that end is the client.
+    pub const fn role(self, local: u16, remote: u16) -> Role {
+        match (self.contains(local), self.contains(remote)) {
+            (true, false) => Role::Client,
+            (false, true) => Role::Server,
+            (true, true) | (false, false) => Role::Unknown,
+        }
+    }
 }

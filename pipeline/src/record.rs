@@ -317,7 +317,7 @@ pub struct FlowRecord {
     /// Ingress or egress; `None` before the direction processor.
     #[serde(skip)]
     pub kind: Option<FlowKind>,
-    /// Class of the remote address; `None` before the policy processor.
+    /// Class of the remote address; `None` before the policy processor, unless another one knows better.
     #[serde(skip)]
     pub class: Option<PeerClass>,
     /// Names of the peer in the cluster; `None` before the kubernetes processor, or if it has none.

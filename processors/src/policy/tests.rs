@@ -139,6 +139,7 @@ fn resolvers_and_docker_bridges_come_from_the_node() {
             address("br-lan", "172.19.0.1/16"),
         ],
         resolvers: vec!["192.168.1.1".parse().unwrap()],
+        ..NodeInfo::default()
     };
     let policy = tables(&Config::default(), &node);
     assert_eq!(class(&policy, "172.17.0.5"), PeerClass::Docker);
@@ -196,6 +197,7 @@ fn classes_follow_the_clusters_ranges_and_this_machines_bridges() {
             network: "172.17.0.1/16".parse().unwrap(),
         }],
         resolvers: Vec::new(),
+        ..NodeInfo::default()
     });
     assert_eq!(
         classes(),
