@@ -62,7 +62,7 @@ fn as_text(report: &Report) -> String {
             "`flowtap run` measures in mode events: a record per segment, exact once a connection has closed"
         }
         BestMode::SockDiag => {
-            "`flowtap run` makes do with sock_diag: this namespace, no short connections; `--strict` refuses"
+            "`flowtap run` makes do with sock_diag: this namespace only, no processes; `--strict` refuses"
         }
         BestMode::None => "`flowtap run` can't measure here",
     };

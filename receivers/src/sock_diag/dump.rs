@@ -5,31 +5,20 @@ use std::io;
 use flowtap_pipeline::Endpoint;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN};
 use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, Timer,
+};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket as NetlinkSocket, SocketAddr};
+
+use super::counters::Counters;
 
 /// The kernel fills at most this much per message of a dump.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// `TCP_LISTEN` (`include/net/tcp_states.h`).
-const LISTEN: u8 = 10;
-
-/// Running totals of one socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
-    /// Payload bytes, retransmissions not counted twice.
-    pub(super) sent: u64,
-    /// Payload bytes in order, without the FIN.
-    pub(super) received: u64,
-    pub(super) sent_segments: u32,
-    pub(super) received_segments: u32,
-    pub(super) retransmits: u32,
-}
-
-/// What a dump shows.
+/// The connections and listeners of a network namespace.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dump {
     pub(super) sockets: Vec<Socket>,
@@ -37,17 +26,20 @@ pub(super) struct Dump {
     pub(super) listening: Vec<u16>,
 }
 
-/// One connection, as dumped.
+/// One connection, as the kernel describes it.
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
     pub(super) local: Endpoint,
     pub(super) remote: Endpoint,
     pub(super) cookie: u64,
-    pub(super) state: u8,
-    pub(super) totals: Totals,
-    pub(super) rtt_us: u32,
-    pub(super) min_rtt_us: u32,
-    pub(super) cwnd: u32,
+    pub(super) counters: Counters,
+}
+
+impl Socket {
+    /// Whether it has no peer (any more). The kernel clears the counters of a socket when it takes away its peer.
+    pub(super) const fn is_cleared(&self) -> bool {
+        self.remote.port == 0
+    }
 }
 
 /// An open netlink socket.
@@ -95,6 +87,31 @@ impl Dumper {
         Ok(found.listening)
     }
 
+    /// Whether the kernel keeps the connection of a closed socket in `TIME_WAIT`, which stands for `FIN_WAIT_2`, too.
+    pub(super) fn in_time_wait(&mut self, response: &InetResponse) -> io::Result<bool> {
+        let socket_id = SocketId {
+            // Any: what is in TIME_WAIT has a cookie of its own.
+            cookie: [0xff; 8],
+            ..response.header.socket_id.clone()
+        };
+        self.request(
+            response.header.family,
+            socket_id,
+            &StateFlags::all(),
+            NLM_F_REQUEST,
+        )?;
+        let size = self.socket.recv(&mut &mut self.buffer[..], 0)?;
+        let message =
+            NetlinkMessage::<SockDiagMessage>::deserialize(&self.buffer[..size]).map_err(io::Error::other)?;
+        Ok(match message.payload {
+            // Else a listener, or a later connection between the same ends.
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
+                found.header.timer == Some(Timer::TimeWait)
+            }
+            _ => false,
+        })
+    }
+
     fn dump_family(
         &mut self,
         family: u8,
@@ -102,6 +119,12 @@ impl Dumper {
         states: &StateFlags,
         found: &mut Dump,
     ) -> io::Result<()> {
+        self.request(family, socket_id, states, NLM_F_REQUEST | NLM_F_DUMP)?;
+        while !self.receive(found)? {}
+        Ok(())
+    }
+
+    fn request(&self, family: u8, socket_id: SocketId, states: &StateFlags, flags: u16) -> io::Result<()> {
         let request = InetRequest {
             family,
             protocol: IPPROTO_TCP,
@@ -110,13 +133,12 @@ impl Dumper {
             socket_id,
         };
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        header.flags = flags;
         let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
-        while !self.receive(found)? {}
         Ok(())
     }
 
@@ -131,7 +153,7 @@ impl Dumper {
             rest = rest.get(length..).unwrap_or_default();
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    if response.header.state == LISTEN {
+                    if response.header.state == TCP_LISTEN {
                         found.listening.push(response.header.socket_id.source_port);
                     } else {
                         found.sockets.extend(socket(&response));
@@ -146,68 +168,26 @@ impl Dumper {
     }
 }
 
-fn socket(response: &InetResponse) -> Option<Socket> {
-    let id = &response.header.socket_id;
-    let info = response.nlas.iter().find_map(|nla| match nla {
-        Nla::TcpInfo(bytes) => TcpInfo::new(bytes),
+/// The connection that a message describes; `None` without the counters of Linux 4.19.
+pub(super) fn socket(response: &InetResponse) -> Option<Socket> {
+    let header = &response.header;
+    let id = &header.socket_id;
+    let counters = response.nlas.iter().find_map(|nla| match nla {
+        Nla::TcpInfo(info) => Counters::read(info, header.recv_queue, header.send_queue),
         _ => None,
     })?;
     Some(Socket {
         local: Endpoint::new(id.source_address, id.source_port),
         remote: Endpoint::new(id.destination_address, id.destination_port),
         cookie: u64::from_ne_bytes(id.cookie),
-        state: response.header.state,
-        totals: info.totals(response.header.state),
-        rtt_us: info.u32_at(68),
-        // The kernel's minimum filter begins at its greatest value.
-        min_rtt_us: Some(info.u32_at(148)).filter(|&rtt| rtt != u32::MAX).unwrap_or(0),
-        cwnd: info.u32_at(80),
+        counters,
     })
-}
-
-/// `struct tcp_info` (`include/uapi/linux/tcp.h`), which only ever grows at its end: fields by their offsets.
-struct TcpInfo<'a>(&'a [u8]);
-
-impl<'a> TcpInfo<'a> {
-    /// Up to and with `tcpi_bytes_retrans`, which came with Linux 4.19.
-    const LEAST_BYTES: usize = 216;
-
-    fn new(bytes: &'a [u8]) -> Option<Self> {
-        (bytes.len() >= Self::LEAST_BYTES).then_some(Self(bytes))
-    }
-
-    fn u32_at(&self, offset: usize) -> u32 {
-        self.0
-            .get(offset..)
-            .and_then(<[u8]>::first_chunk)
-            .copied()
-            .map_or(0, u32::from_ne_bytes)
-    }
-
-    fn u64_at(&self, offset: usize) -> u64 {
-        self.0
-            .get(offset..)
-            .and_then(<[u8]>::first_chunk)
-            .copied()
-            .map_or(0, u64::from_ne_bytes)
-    }
-
-    fn totals(&self, state: u8) -> Totals {
-        // CLOSE_WAIT, LAST_ACK, CLOSING: the peer's FIN has come in, and counts as a byte received.
-        let fin = u64::from(matches!(state, 8 | 9 | 11));
-        Totals {
-            sent: self.u64_at(200).wrapping_sub(self.u64_at(208)),
-            received: self.u64_at(128).saturating_sub(fin),
-            sent_segments: self.u32_at(136),
-            received_segments: self.u32_at(140),
-            retransmits: self.u32_at(100),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flowtap_pipeline::Role;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
@@ -238,9 +218,14 @@ mod tests {
         let sockets = Dumper::open().unwrap().dump().unwrap().sockets;
         let (here, there) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
         let (sent, received) = (
-            find(&sockets, here, there).totals,
-            find(&sockets, there, here).totals,
+            find(&sockets, here, there).counters,
+            find(&sockets, there, here).counters,
         );
+        assert_eq!(
+            (sent.role(), received.role()),
+            (Some(Role::Client), Some(Role::Server))
+        );
+        let (sent, received) = (sent.payload(Role::Client), received.payload(Role::Server));
         assert_eq!((sent.sent, sent.received), (12_345, 0));
         assert_eq!((received.sent, received.received), (0, 12_345));
     }
@@ -253,10 +238,5 @@ mod tests {
     #[test]
     fn a_dump_holds_both_ends_of_an_ipv6_connection_with_exact_totals_without_the_fin() {
         totals_are_exact_on("::1");
-    }
-
-    #[test]
-    fn a_tcp_info_of_an_older_kernel_is_left_out_rather_than_misread() {
-        assert!(TcpInfo::new(&[0; 192]).is_none());
     }
 }

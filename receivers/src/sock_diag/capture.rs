@@ -1,0 +1,423 @@
+//! The receiver at work: compares dumps with each other and with closes.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use flowtap_pipeline::node::EphemeralPorts;
+use flowtap_pipeline::{
+    Census, Events, FlowBatch, FlowRecord, ListenChange, NodeInfo, Role, RoleSource, Seen, Timestamp,
+};
+use netlink_packet_sock_diag::constants::TCP_CLOSE;
+
+use super::closes::{Close, Closes};
+use super::counters::{Before, Counters, Payload};
+use super::dump::{Dump, Dumper, Socket};
+use super::roles::Roles;
+use super::telemetry::{Refused, Telemetry};
+use crate::coverage::Outlet;
+
+/// Records of this many connections go to the pipelines at once.
+const BATCH: usize = 4096;
+
+/// How long closes that are still to come are waited for at the end.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// Sockets that are closed in the kernel and held open by their processes, at most. Each has a socket in the kernel.
+const MAX_HELD: usize = 1 << 16;
+
+pub(super) struct Capture<'a> {
+    pub(super) telemetry: &'a Telemetry,
+    pub(super) node: Seen<NodeInfo>,
+    pub(super) dumper: Dumper,
+    /// Without it, a connection that is in the dump no more has closed.
+    pub(super) closes: Option<Closes>,
+    pub(super) table: Table,
+    pub(super) outlet: Outlet<'a>,
+}
+
+impl Capture<'_> {
+    /// Adopts the connections of the first dump.
+    pub(super) fn adopt(&mut self, found: Dump, at: Timestamp) {
+        self.compare(found, at);
+        self.flush();
+    }
+
+    /// Does the last collection. What has just closed is still on its way through the kernel's work queue.
+    pub(super) async fn finish(&mut self, at: Timestamp) {
+        self.look(at);
+        let patience = Instant::now() + FINISH;
+        while self.table.awaits_closes() && Instant::now() < patience {
+            tokio::time::sleep(FINISH / 100).await;
+            self.take_closes(at);
+        }
+        if let Some(closes) = &mut self.closes {
+            closes.finish();
+        }
+        self.take_closes(at);
+        self.outlet.watermark(at);
+    }
+
+    /// Dumps, passes on what moved and what closed, and then the watermark.
+    pub(super) fn collect(&mut self, at: Timestamp) {
+        self.look(at);
+        self.outlet.watermark(at);
+    }
+
+    fn look(&mut self, at: Timestamp) {
+        match self.dumper.dump() {
+            Ok(found) => self.compare(found, at),
+            Err(error) => {
+                self.telemetry.dump_failed();
+                tracing::warn!(%error, "a dump of the sockets was cut short; the next one makes up for it");
+            }
+        }
+        self.take_closes(at);
+    }
+
+    fn compare(&mut self, found: Dump, at: Timestamp) {
+        let look = Look {
+            roles: Roles::new(&found, self.ephemeral_ports()),
+            at,
+            awaits_closes: self.closes.is_some(),
+            // The table loses no close, so only a window that is new needs one.
+            census: self.outlet.wants_census(),
+        };
+        self.table.compare(found, look);
+    }
+
+    /// Passes on what closed. Never between a dump and its comparison: a socket that closed after it was dumped would be taken
+    /// for a new one.
+    pub(super) fn take_closes(&mut self, at: Timestamp) {
+        if let Some(closes) = &self.closes {
+            let taken = closes.take();
+            for close in taken.closes {
+                if let Some(refused) = self.table.close(close, at) {
+                    self.telemetry.refused(refused, 1);
+                }
+                if self.table.batch.records.len() >= BATCH {
+                    self.outlet.accept(&mut self.table.batch);
+                }
+            }
+            let lost = taken.overrun + taken.rejected;
+            if lost > 0 {
+                self.telemetry.refused(Refused::ReceiveBufferFull, taken.overrun);
+                self.telemetry.refused(Refused::ChannelFull, taken.rejected);
+                self.table.forget(at);
+                tracing::warn!(
+                    lost,
+                    "closes of connections were lost: those shorter than an interval are not counted, of longer ones the last \
+                     bytes; hint: raise net.core.rmem_max, or grant CAP_NET_ADMIN"
+                );
+            } else if self.table.held > MAX_HELD {
+                self.table.forget(at);
+            }
+            if let Some(error) = taken.broken {
+                tracing::error!(
+                    %error,
+                    "closed connections are no longer reported; those shorter than an interval are not counted from now on"
+                );
+                self.table.forget(at);
+                self.closes = None;
+            }
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        self.outlet.accept(&mut self.table.batch);
+    }
+
+    fn ephemeral_ports(&mut self) -> EphemeralPorts {
+        self.node.refresh();
+        self.node.last().ephemeral_ports
+    }
+}
+
+/// What a dump is compared under.
+pub(super) struct Look {
+    pub(super) roles: Roles,
+    pub(super) at: Timestamp,
+    /// Whether a close is still to come for a socket that is not in the dump.
+    pub(super) awaits_closes: bool,
+    /// Whether every open connection is to be reported.
+    pub(super) census: bool,
+}
+
+/// Sockets by cookie, and the records that follow from changes to them.
+pub(super) struct Table {
+    netns: u32,
+    sockets: HashMap<u64, Known>,
+    /// Of the last dump; `None` before the first.
+    roles: Option<Roles>,
+    /// What had its last acknowledgment before this was there before flowtap.
+    start: Instant,
+    /// A socket that is not in the table and had its last acknowledgment before this may have been in it.
+    forgotten: Option<Instant>,
+    /// How many sockets of the table were reported as closed, but have not been freed.
+    held: usize,
+    pub(super) batch: FlowBatch,
+}
+
+/// A socket of the table.
+#[derive(Clone, Debug)]
+struct Known {
+    socket: Socket,
+    /// As reported.
+    payload: Payload,
+    since: Timestamp,
+    role: Role,
+    source: RoleSource,
+    presence: Presence,
+}
+
+/// Where a socket of the table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// In the last dump.
+    Dumped,
+    /// Not in the last dump. A dump is no snapshot, and may have passed over it.
+    Missing,
+    /// Reported as closed. The kernel has not freed it, for its process holds it.
+    Held,
+}
+
+impl Table {
+    pub(super) fn new(netns: u32, start: Instant) -> Self {
+        Self {
+            netns,
+            sockets: HashMap::new(),
+            roles: None,
+            start,
+            forgotten: None,
+            held: 0,
+            batch: FlowBatch::default(),
+        }
+    }
+
+    /// Whether a socket has gone since the last dump, and its close has not come.
+    fn awaits_closes(&self) -> bool {
+        let mut known = self.sockets.values();
+        known.any(|known| known.presence == Presence::Missing)
+    }
+
+    /// Compares a dump with the one before.
+    pub(super) fn compare(&mut self, found: Dump, look: Look) {
+        let Look {
+            roles,
+            at,
+            awaits_closes,
+            census,
+        } = look;
+        if census {
+            self.batch.census = Census::WHOLE;
+        }
+        let first = self.roles.is_none();
+        let mut gone = std::mem::replace(&mut self.sockets, HashMap::with_capacity(found.sockets.len()));
+        for socket in found.sockets {
+            let cookie = socket.cookie;
+            let known = match gone.remove(&cookie) {
+                Some(earlier) => self.moved(&earlier, socket, census, at),
+                None => self.appeared(socket, first, &roles, at),
+            };
+            self.sockets.insert(cookie, known);
+        }
+        self.held = 0;
+        for (cookie, mut known) in gone {
+            if !awaits_closes || known.presence == Presence::Missing {
+                self.push_close(&known, at);
+            }
+            if awaits_closes {
+                if census && known.presence == Presence::Dumped {
+                    self.push(&known, (known.socket.counters, known.payload), Events::OPEN, at);
+                }
+                known.presence = match known.presence {
+                    Presence::Dumped => Presence::Missing,
+                    Presence::Missing | Presence::Held => Presence::Held,
+                };
+                self.held += usize::from(known.presence == Presence::Held);
+                self.sockets.insert(cookie, known);
+            }
+        }
+        self.batch.listeners.push(ListenChange::Rescanned {
+            netns: self.netns,
+            ports: roles.listening.iter().copied().collect(),
+        });
+        self.roles = Some(roles);
+    }
+
+    fn appeared(&mut self, socket: Socket, first: bool, roles: &Roles, at: Timestamp) -> Known {
+        let (role, source) = roles.of(&socket);
+        let known = Known {
+            payload: socket.counters.payload(role),
+            socket,
+            since: at,
+            role,
+            source,
+            presence: Presence::Dumped,
+        };
+        if first {
+            let counters = known.socket.counters;
+            self.push(&known, (counters, known.payload), Events::ADOPTED, at);
+        } else {
+            self.push(&known, Default::default(), Events::OPENED, at);
+        }
+        known
+    }
+
+    fn moved(&mut self, earlier: &Known, socket: Socket, census: bool, at: Timestamp) -> Known {
+        let mut payload = socket.counters.payload(earlier.role);
+        if socket.counters.in_flight > 0 {
+            // A part of what is in flight may have been counted when that could be told.
+            payload.sent = payload.sent.max(earlier.payload.sent);
+        }
+        let known = Known {
+            socket,
+            payload,
+            presence: Presence::Dumped,
+            ..*earlier
+        };
+        let before = earlier.socket.counters;
+        let events = if census { Events::OPEN } else { Events::NONE };
+        let moved = payload != earlier.payload || known.socket.counters.segments() != before.segments();
+        if moved || census {
+            self.push(&known, (before, earlier.payload), events, at);
+        }
+        known
+    }
+
+    /// A socket has been freed. Returns why its last difference is not measured, if so.
+    pub(super) fn close(&mut self, close: Close, at: Timestamp) -> Option<Refused> {
+        let cookie = close.socket.cookie;
+        let Some(known) = self.sockets.remove(&cookie) else {
+            return self.close_unknown(close, at);
+        };
+        let cleared = close.socket.is_cleared();
+        let (before, payload) = (known.socket.counters, known.payload);
+        let known = if cleared {
+            known
+        } else {
+            let (role, counters) = (known.role, close.socket.counters);
+            let before = Before {
+                counters: &before,
+                payload,
+            };
+            Known {
+                payload: counters.at_close(role, Some(before), close.time_wait).0,
+                socket: close.socket,
+                ..known
+            }
+        };
+        if known.presence == Presence::Held {
+            self.held -= 1;
+            if known.payload != payload || known.socket.counters.segments() != before.segments() {
+                self.push(&known, (before, payload), Events::NONE, at);
+            }
+        } else {
+            self.push(&known, (before, payload), Events::CLOSED, at);
+        }
+        cleared.then_some(Refused::CountersCleared)
+    }
+
+    /// A socket has been freed that was in no dump.
+    fn close_unknown(&mut self, close: Close, at: Timestamp) -> Option<Refused> {
+        let (socket, last_ack) = (close.socket, close.last_ack);
+        // Of a connection that was there before flowtap, or of a socket that has had none.
+        if last_ack < self.start {
+            return None;
+        }
+        if socket.is_cleared() {
+            return socket.counters.had_an_ack().then_some(Refused::CountersCleared);
+        }
+        if !socket.counters.was_established() {
+            return None;
+        }
+        if self.forgotten.is_some_and(|forgotten| last_ack < forgotten) {
+            return Some(Refused::Ambiguous);
+        }
+        let guess = self
+            .roles
+            .as_ref()
+            .map_or((Role::Unknown, RoleSource::Assumed), |roles| {
+                roles.by_port(&socket)
+            });
+        let (payload, shown) = socket.counters.at_close(guess.0, None, close.time_wait);
+        let (role, source) = shown.map_or(guess, |role| (role, RoleSource::Counters));
+        let known = Known {
+            socket,
+            payload,
+            since: at,
+            role,
+            source,
+            presence: Presence::Dumped,
+        };
+        self.push(&known, Default::default(), Events::OPENED | Events::CLOSED, at);
+        None
+    }
+
+    /// Reports as closed what is in no dump any more, after closes were lost: theirs may not come.
+    pub(super) fn forget(&mut self, at: Timestamp) {
+        self.forgotten = Some(Instant::now());
+        self.held = 0;
+        let mut missing = Vec::new();
+        self.sockets.retain(|_, known| match known.presence {
+            Presence::Dumped => true,
+            Presence::Missing => {
+                missing.push(known.clone());
+                false
+            }
+            Presence::Held => false,
+        });
+        for known in missing {
+            self.push_close(&known, at);
+        }
+    }
+
+    fn push_close(&mut self, known: &Known, at: Timestamp) {
+        let counters = known.socket.counters;
+        self.push(known, (counters, known.payload), Events::CLOSED, at);
+    }
+
+    fn push(&mut self, known: &Known, before: (Counters, Payload), events: Events, at: Timestamp) {
+        let Known {
+            socket,
+            payload,
+            since,
+            role,
+            source,
+            ..
+        } = known;
+        let (now, (before, payload_before)) = (&socket.counters, before);
+        let record = FlowRecord {
+            netns: self.netns,
+            cookie: socket.cookie,
+            sent_bytes: signed_difference(payload.sent, payload_before.sent),
+            received_bytes: signed_difference(payload.received, payload_before.received),
+            sent_segments: difference(now.segments_sent, before.segments_sent),
+            received_segments: difference(now.segments_received, before.segments_received),
+            retransmits: difference(now.retransmits, before.retransmits),
+            rtt_us: now.rtt_us,
+            min_rtt_us: now.min_rtt_us,
+            cwnd: now.cwnd,
+            state: if events.contains(Events::CLOSED) {
+                TCP_CLOSE
+            } else {
+                now.state
+            },
+            events,
+            age_us: u64::try_from(at.since(*since).as_micros()).unwrap_or(u64::MAX),
+            role: *role,
+            role_source: *source,
+            ..FlowRecord::new(socket.local, socket.remote)
+        };
+        self.batch.records.push(record);
+    }
+}
+
+const fn signed_difference(now: u64, before: u64) -> i64 {
+    now.cast_signed().wrapping_sub(before.cast_signed())
+}
+
+/// The kernel's segment counters have 32 bits and wrap.
+fn difference(now: u32, before: u32) -> i64 {
+    i64::from(now.wrapping_sub(before).cast_signed())
+}

@@ -1,0 +1,239 @@
+//! Closed sockets of this network namespace, with their last counters, from the multicast groups
+//! `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` (`include/uapi/linux/sock_diag.h`).
+//!
+//! The kernel sends one message when it frees a socket, to any user. It keeps as many as the receive buffer holds, so a
+//! thread takes them out at once: the receiver's own thread is busy for longer while it dumps or closes a window.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_sys::Socket as NetlinkSocket;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use tokio::sync::Notify;
+
+use super::dump::{Dumper, Socket, socket};
+
+/// `SKNLGRP_INET_TCP_DESTROY`, `SKNLGRP_INET6_TCP_DESTROY`.
+const GROUPS: [u32; 2] = [1, 3];
+
+/// Some eight thousand messages, each of which takes a kilobyte of the kernel's memory. Without `CAP_NET_ADMIN` the kernel
+/// gives no more than `net.core.rmem_max`.
+const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+
+/// Longer than any message of these groups.
+const MESSAGE_BYTES: usize = 4096;
+
+/// How long the thread may go on after the end, for what the kernel has reported until then.
+const FINISH: Duration = Duration::from_secs(1);
+
+/// How many closes wait for the receiver.
+const CAPACITY: usize = 1 << 16;
+
+/// The receiver is woken when this many wait, and need not wait for its next dump.
+const WAKE_AT: usize = 1 << 12;
+
+/// A socket that the kernel has freed.
+#[derive(Clone, Debug)]
+pub(super) struct Close {
+    pub(super) socket: Socket,
+    /// Whether its connection is in `TIME_WAIT`: this end closed first.
+    pub(super) time_wait: bool,
+    /// When its last acknowledgment came in, to a tick of the kernel's clock.
+    pub(super) last_ack: Instant,
+}
+
+/// Closes since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) closes: VecDeque<Close>,
+    /// Messages that the kernel dropped at the full receive buffer.
+    pub(super) overrun: u64,
+    /// Closes that this process dropped at its own bound.
+    pub(super) rejected: u64,
+    /// Why no more will come.
+    pub(super) broken: Option<io::Error>,
+    /// When to stop, whether all is taken or not.
+    deadline: Option<Instant>,
+}
+
+/// The subscription.
+#[derive(Debug)]
+pub(super) struct Closes {
+    shared: Arc<Shared>,
+    /// Closed, it ends the thread, once that has taken what has come.
+    stop: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    taken: Mutex<Taken>,
+    many: Notify,
+}
+
+impl Closes {
+    /// Joins the groups.
+    ///
+    /// # Errors
+    /// The kernel's, which refuses a group that it does not know, or the system's, if it has no thread.
+    pub(super) fn subscribe() -> io::Result<Self> {
+        let mut socket = NetlinkSocket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
+            socket.set_rx_buf_sz(i32::try_from(RECEIVE_BUFFER_BYTES).unwrap_or(i32::MAX))?;
+        }
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        let lookups = Dumper::open()?;
+        let (stopped, stop) = io::pipe()?;
+        let shared = Arc::new(Shared::default());
+        let for_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("sock-closes".to_owned())
+            .spawn(move || {
+                if let Err(error) = follow(&socket, &stopped, lookups, &for_thread) {
+                    for_thread.lock(|taken| taken.broken = Some(error));
+                }
+            })?;
+        Ok(Self {
+            shared,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends the subscription when all that the kernel has reported is taken, or after a second.
+    pub(super) fn finish(&mut self) {
+        self.shared
+            .lock(|taken| taken.deadline = Some(Instant::now() + FINISH));
+        self.stop = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that follows closes has panicked");
+        }
+    }
+
+    /// Takes the closes that wait.
+    pub(super) fn take(&self) -> Taken {
+        self.shared.lock(|taken| Taken {
+            deadline: taken.deadline,
+            ..std::mem::take(taken)
+        })
+    }
+
+    /// Waits until so many wait that they should be taken.
+    pub(super) async fn many(&self) {
+        self.shared.many.notified().await;
+    }
+}
+
+impl Shared {
+    fn lock<T>(&self, f: impl FnOnce(&mut Taken) -> T) -> T {
+        f(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether there is time for more.
+    fn put(&self, close: Close) -> bool {
+        let (waiting, time) = self.lock(|taken| {
+            if taken.closes.len() < CAPACITY {
+                taken.closes.push_back(close);
+            } else {
+                taken.rejected += 1;
+            }
+            let time = taken.deadline.is_none_or(|deadline| Instant::now() < deadline);
+            (taken.closes.len(), time)
+        });
+        if waiting == WAKE_AT {
+            self.many.notify_one();
+        }
+        time
+    }
+}
+
+/// Takes messages out of the kernel's buffer until the other end of `stopped` is closed.
+fn follow(
+    socket: &NetlinkSocket,
+    stopped: &PipeReader,
+    mut lookups: Dumper,
+    shared: &Shared,
+) -> io::Result<()> {
+    let inode = fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd())).map_or(0, |fd| fd.ino());
+    let (mut buffer, mut dropped) = (vec![0; MESSAGE_BYTES], 0);
+    loop {
+        match socket.recv(&mut &mut buffer[..], 0) {
+            Ok(size) => {
+                if let Some(close) = close(&buffer[..size], &mut lookups)
+                    && !shared.put(close)
+                {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut ready =
+                    [socket.as_fd(), stopped.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                match poll(&mut ready, PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                if ready[1].any() == Some(true) {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                // One error stands for any number of messages.
+                let now = dropped_messages(inode).unwrap_or(0).max(dropped + 1);
+                shared.lock(|taken| taken.overrun += now - dropped);
+                dropped = now;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The close that a message reports; `None` if the socket never was a connection.
+fn close(message: &[u8], lookups: &mut Dumper) -> Option<Close> {
+    let message = NetlinkMessage::<SockDiagMessage>::deserialize(message).ok()?;
+    let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) = message.payload else {
+        return None;
+    };
+    let socket = socket(&response)?;
+    let last_ack = Duration::from_millis(u64::from(socket.counters.last_ack_ms));
+    let last_ack = Instant::now().checked_sub(last_ack)?;
+    let time_wait = is_worth_a_look(&socket) && lookups.in_time_wait(&response).unwrap_or(false);
+    Some(Close {
+        socket,
+        time_wait,
+        last_ack,
+    })
+}
+
+/// Whether it matters that the connection is in `TIME_WAIT`: where something is unread, it shows that by itself.
+fn is_worth_a_look(socket: &Socket) -> bool {
+    !socket.is_cleared() && socket.counters.was_established() && socket.counters.unread == 0
+}
+
+/// How many messages the kernel has dropped at the full buffer of the netlink socket with this inode number.
+fn dropped_messages(inode: u64) -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/net/netlink").ok()?;
+    // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+    text.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(8);
+        let (drops, of) = (fields.next()?, fields.next()?);
+        (of.parse() == Ok(inode)).then(|| drops.parse().ok())?
+    })
+}
