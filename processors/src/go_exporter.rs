@@ -22,6 +22,7 @@ fn node() -> NodeInfo {
             network: format!("{NODE}/24").parse().unwrap(),
         }],
         resolvers: vec!["203.0.113.53".parse().unwrap()],
+        ..NodeInfo::default()
     }
 }
 
@@ -177,12 +178,6 @@ fn what_the_go_exporter_does_right_is_done_the_same() {
             "172.17.0.9:40000".to_owned(),
             ingress(LISTENED, "172.17.0.9", "docker"),
         ),
-        (
-            "local to local, and nobody listens: left out",
-            local(40_000),
-            format!("{NODE}:50000"),
-            Vec::new(),
-        ),
     ];
     for (rule, local, remote, expected) in cases {
         assert_eq!(series_of(record(&local, &remote)), expected, "{rule}");
@@ -220,9 +215,28 @@ fn difference_a_client_on_a_port_that_is_listened_on_is_still_a_client() {
 /// docs/adr/0006: ports are looked up where the socket is.
 #[test]
 fn difference_a_port_that_another_namespace_listens_on_does_not_count() {
-    let remote = "198.51.100.7:40000";
-    let elsewhere = series_of(record(&format!("{NODE}:{}", LISTENED + 1), remote));
-    assert_eq!(elsewhere[..2], egress("198.51.100.7", 40_000, "externalHosts"));
+    let elsewhere = series_of(record(&format!("{NODE}:40001"), "198.51.100.7:443"));
+    assert_eq!(elsewhere[..2], egress("198.51.100.7", 443, "externalHosts"));
+}
+
+/// docs/adr/0091: where nobody listens, the ports decide before it is assumed.
+#[test]
+fn difference_a_server_whose_listener_is_gone_is_still_a_server() {
+    let drains = series_of(record(&format!("{NODE}:{}", LISTENED + 1), "198.51.100.7:40000"));
+    assert_eq!(
+        drains[..2],
+        ingress(LISTENED + 1, "198.51.100.7", "externalHosts")
+    );
+}
+
+/// docs/adr/0091: both ends of a connection on this node are counted.
+#[test]
+fn difference_local_to_local_without_a_listener_is_counted() {
+    let [lower, higher] = ["8081", "8082"].map(|port| format!("{NODE}:{port}"));
+    let served = series_of(record(&lower, &higher));
+    assert_eq!(served[..2], ingress(8081, NODE, "externalHosts"));
+    let served_by = series_of(record(&higher, &lower));
+    assert_eq!(served_by[..2], egress(NODE, 8081, "externalHosts"));
 }
 
 /// docs/adr/0007: the most specific prefix wins.

@@ -75,7 +75,10 @@ impl Processor for Policy {
     fn process(&mut self, batch: &mut FlowBatch) {
         self.refresh();
         for record in &mut batch.records {
-            record.class = Some(self.tables.class_of(record));
+            // `direction` knows a connection that goes to a proxy on this machine, whatever its peer's address says.
+            if record.class.is_none() {
+                record.class = Some(self.tables.class_of(record));
+            }
         }
     }
 }

@@ -1,0 +1,551 @@
+//! The processor `direction`: is this side the server of a connection (ingress) or its client (egress)?
+//!
+//! In: records with the role that the receiver knows, if it does; changes of listening ports. Out: records with `kind`, `role` and
+//! `role_source`. The rules, in order:
+//!
+//! 1. The receiver knows the role, by the handshake or by the socket's counters: a server is ingress, a client egress.
+//! 2. The local port is listened on in the record's network namespace: ingress.
+//! 3. The remote end is on this node, and its port is listened on: egress.
+//! 4. Just one of the two ports is ephemeral: that end is the client.
+//! 5. Both ends are on this node: the end with the lower port is assumed to serve, so that the two ends agree.
+//! 6. Else egress, assumed.
+//!
+//! Where the role is assumed and the server's port would be an ephemeral one, it is most likely a client's, and would make a
+//! series for each connection: it is left out.
+//!
+//! What rules 2 to 6 decide for a socket is decided once, and kept until it closes: whoever stops to listen, the connections that
+//! it accepted stay ingress.
+//!
+//! A connection that is redirected to a proxy on this machine is of class `localhost` ([`redirects`]).
+//!
+//! The direction of bytes is not decided here: sent is outbound and received is inbound, always.
+
+mod listeners;
+mod recent;
+mod redirects;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use figment::value::Value;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Events, Factory, FlowBatch, FlowKind, FlowRecord, NodeInfo,
+    PeerClass, Processor, ProcessorConfig, ProcessorStage, Role, RoleSource, Seen,
+};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Counter;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::listeners::Listeners;
+use self::recent::Recent;
+use self::redirects::Redirects;
+
+/// How many sockets whose role was decided here are kept.
+const DECISIONS: usize = 1 << 17;
+
+/// TCP's state CLOSE (`include/net/tcp_states.h`).
+const CLOSE: u8 = 7;
+
+/// Nothing can be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {}
+
+impl ComponentConfig for Config {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+}
+
+impl ProcessorConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        Ok(ProcessorStage::Transform(Box::new(Direction::new(context))))
+    }
+}
+
+/// The processor type `direction`.
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
+    type_name: "direction",
+    summary: "decides between ingress and egress: by the handshake or the socket's counters, then by listeners and ports",
+    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
+    schema: Config::json_schema,
+};
+
+/// A role as this processor decides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Decision {
+    kind: FlowKind,
+    role: Role,
+    source: RoleSource,
+}
+
+/// The processor.
+#[derive(Debug)]
+pub struct Direction {
+    listeners: Listeners,
+    decisions: Recent<(u32, u64), Decision>,
+    redirects: Redirects,
+    node: Seen<NodeInfo>,
+    /// The node's addresses.
+    local: HashSet<IpAddr>,
+    evicted: Counter<u64>,
+    processor: KeyValue,
+}
+
+impl Direction {
+    /// A processor that knows of no listener yet.
+    pub fn new(context: &BuildContext) -> Self {
+        let evicted = context
+            .meter
+            .u64_counter("processor_evicted_sockets")
+            .with_description("Sockets that a processor forgot at its bound, and may decide about anew.")
+            .with_unit("{socket}")
+            .build();
+        let processor = KeyValue::new("processor", context.id.to_string());
+        evicted.add(0, std::slice::from_ref(&processor));
+        Self {
+            listeners: Listeners::default(),
+            decisions: Recent::new(DECISIONS),
+            redirects: Redirects::default(),
+            local: addresses(&context.node.load()),
+            node: Seen::new(&context.node),
+            evicted,
+            processor,
+        }
+    }
+
+    fn is_local(&self, addr: IpAddr) -> bool {
+        addr.is_loopback() || self.local.contains(&addr)
+    }
+
+    /// The decision about the socket of `record`, with how many others were evicted to keep it.
+    fn decide(&mut self, record: &FlowRecord) -> (Decision, usize) {
+        let source = record.role_source;
+        match record.role {
+            Role::Server => return (Decision::new(FlowKind::Ingress, Role::Server, source), 0),
+            Role::Client => return (Decision::new(FlowKind::Egress, Role::Client, source), 0),
+            Role::Unknown => {}
+        }
+        let Some(socket) = socket_of(record) else {
+            return (self.by_ports(record), 0);
+        };
+        let (known, mut evicted) = self.decisions.get(socket);
+        let decision = known.unwrap_or_else(|| self.by_ports(record));
+        if is_last(record) {
+            self.decisions.remove(&socket);
+        } else if known.is_none() {
+            evicted += self.decisions.insert(socket, decision);
+        }
+        (decision, evicted)
+    }
+
+    /// Rules 2 to 6.
+    fn by_ports(&self, record: &FlowRecord) -> Decision {
+        let (local, remote) = (record.local, record.remote);
+        let server = |source| Decision::new(FlowKind::Ingress, Role::Server, source);
+        let client = |source| Decision::new(FlowKind::Egress, Role::Client, source);
+        if self.listeners.listens(record.netns, local.port) {
+            return server(RoleSource::Listener);
+        }
+        let remote_is_local = self.is_local(remote.addr);
+        if remote_is_local && self.listeners.listens(record.netns, remote.port) {
+            return client(RoleSource::Listener);
+        }
+        match self.node.last().ephemeral_ports.role(local.port, remote.port) {
+            Role::Server => return server(RoleSource::Ports),
+            Role::Client => return client(RoleSource::Ports),
+            Role::Unknown => {}
+        }
+        let serves = remote_is_local && self.is_local(local.addr) && local.port < remote.port;
+        let kind = if serves {
+            FlowKind::Ingress
+        } else {
+            FlowKind::Egress
+        };
+        Decision::new(kind, Role::Unknown, RoleSource::Assumed)
+    }
+}
+
+impl Decision {
+    const fn new(kind: FlowKind, role: Role, source: RoleSource) -> Self {
+        Self { kind, role, source }
+    }
+}
+
+/// What a socket is known by; `None` if the receiver does not know its cookie.
+fn socket_of(record: &FlowRecord) -> Option<(u32, u64)> {
+    (record.cookie != 0).then_some((record.netns, record.cookie))
+}
+
+/// Whether the connection of `record` has closed. A receiver may have a difference to report after that.
+const fn is_last(record: &FlowRecord) -> bool {
+    record.events.contains(Events::CLOSED) || record.state == CLOSE
+}
+
+fn addresses(node: &NodeInfo) -> HashSet<IpAddr> {
+    node.addresses.iter().map(|local| local.network.addr()).collect()
+}
+
+impl Processor for Direction {
+    fn process(&mut self, batch: &mut FlowBatch) {
+        if self.node.refresh() {
+            self.local = addresses(self.node.last());
+        }
+        for change in &batch.listeners {
+            self.listeners.apply(change);
+        }
+        let mut evicted = self.redirects.learn(&batch.records);
+        for record in &mut batch.records {
+            let (decision, more) = self.decide(record);
+            evicted += more;
+            record.kind = Some(decision.kind);
+            record.role = decision.role;
+            record.role_source = decision.source;
+            if decision.source == RoleSource::Assumed {
+                self.hide_port(record, decision.kind);
+            }
+            if decision.kind == FlowKind::Egress {
+                let (redirected, more) = self.redirects.holds(record);
+                evicted += more;
+                record.class = redirected.then_some(PeerClass::Localhost);
+            }
+        }
+        if evicted > 0 {
+            self.evicted
+                .add(evicted as u64, std::slice::from_ref(&self.processor));
+        }
+    }
+}
+
+impl Direction {
+    /// Leaves out the server's port where it says nothing of a service: it would be a label of a series for each connection.
+    fn hide_port(&self, record: &mut FlowRecord, kind: FlowKind) {
+        let end = match kind {
+            FlowKind::Ingress => &mut record.local,
+            FlowKind::Egress => &mut record.remote,
+        };
+        if self.node.last().ephemeral_ports.contains(end.port) {
+            end.port = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{context, record};
+    use flowtap_pipeline::node::InterfaceAddress;
+    use flowtap_pipeline::{ListenChange, Listener};
+
+    const NETNS: u32 = 7;
+
+    fn direction() -> Direction {
+        let address = |text: &str| InterfaceAddress {
+            interface: "eth0".to_owned(),
+            network: text.parse().unwrap(),
+        };
+        Direction::new(&context(NodeInfo {
+            addresses: vec![address("192.0.2.1/24"), address("192.0.2.2/24")],
+            resolvers: Vec::new(),
+            ..NodeInfo::default()
+        }))
+    }
+
+    fn decided(direction: &mut Direction, record: FlowRecord) -> Option<(FlowKind, Role, RoleSource)> {
+        let mut batch = FlowBatch {
+            records: vec![record],
+            ..FlowBatch::default()
+        };
+        direction.process(&mut batch);
+        let record = batch.records.first()?;
+        Some((record.kind?, record.role, record.role_source))
+    }
+
+    fn seen(role: Role, local: &str, remote: &str) -> FlowRecord {
+        let source = if role == Role::Unknown {
+            RoleSource::Assumed
+        } else {
+            RoleSource::Handshake
+        };
+        FlowRecord {
+            role,
+            role_source: source,
+            netns: NETNS,
+            ..record(local, remote)
+        }
+    }
+
+    fn listen(netns: u32, port: u16, cookie: u64) -> FlowBatch {
+        let listeners = vec![ListenChange::Opened(Listener { netns, port, cookie })];
+        FlowBatch {
+            listeners,
+            ..FlowBatch::default()
+        }
+    }
+
+    /// The Go exporter's rules, and ours before them.
+    #[test]
+    fn each_rule_decides_in_its_turn() {
+        use FlowKind::{Egress, Ingress};
+        let (handshake, listener, assumed) =
+            (RoleSource::Handshake, RoleSource::Listener, RoleSource::Assumed);
+        let mut direction = direction();
+        direction.process(&mut listen(NETNS, 80, 1));
+        let cases = [
+            // The handshake beats the listening port.
+            (
+                Role::Client,
+                "192.0.2.1:80",
+                "198.51.100.1:5000",
+                Some((Egress, Role::Client, handshake)),
+            ),
+            (
+                Role::Server,
+                "192.0.2.1:5000",
+                "198.51.100.1:80",
+                Some((Ingress, Role::Server, handshake)),
+            ),
+            // The local port is listened on.
+            (
+                Role::Unknown,
+                "192.0.2.1:80",
+                "198.51.100.1:5000",
+                Some((Ingress, Role::Server, listener)),
+            ),
+            // A remote port is only looked up if the remote end is here.
+            (
+                Role::Unknown,
+                "192.0.2.1:5000",
+                "192.0.2.2:80",
+                Some((Egress, Role::Client, listener)),
+            ),
+            (
+                Role::Unknown,
+                "127.0.0.1:5000",
+                "127.0.0.1:80",
+                Some((Egress, Role::Client, listener)),
+            ),
+            (
+                Role::Unknown,
+                "192.0.2.1:5000",
+                "198.51.100.1:80",
+                Some((Egress, Role::Unknown, assumed)),
+            ),
+            // Just one of the ports is ephemeral.
+            (
+                Role::Unknown,
+                "192.0.2.1:5000",
+                "198.51.100.1:40000",
+                Some((Ingress, Role::Server, RoleSource::Ports)),
+            ),
+            (
+                Role::Unknown,
+                "127.0.0.1:40000",
+                "127.0.0.1:5000",
+                Some((Egress, Role::Client, RoleSource::Ports)),
+            ),
+            // Local to local, and nobody listens: both ends are counted, in different roles.
+            (
+                Role::Unknown,
+                "192.0.2.1:5000",
+                "192.0.2.2:6000",
+                Some((Ingress, Role::Unknown, assumed)),
+            ),
+            (
+                Role::Unknown,
+                "[::1]:6000",
+                "[::1]:5000",
+                Some((Egress, Role::Unknown, assumed)),
+            ),
+        ];
+        for (role, local, remote, expected) in cases {
+            assert_eq!(
+                decided(&mut direction, seen(role, local, remote)),
+                expected,
+                "{role:?} {local} {remote}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_listener_counts_in_its_own_namespace_only() {
+        let mut direction = direction();
+        direction.process(&mut listen(8, 80, 1));
+        let assumed = Some((FlowKind::Egress, Role::Unknown, RoleSource::Assumed));
+        let record = seen(Role::Unknown, "192.0.2.1:80", "198.51.100.1:5000");
+        assert_eq!(decided(&mut direction, record.clone()), assumed);
+        let unknown_namespace = FlowRecord { netns: 0, ..record };
+        assert_eq!(
+            decided(&mut direction, unknown_namespace).map(|d| d.0),
+            Some(FlowKind::Ingress)
+        );
+    }
+
+    #[test]
+    fn a_port_is_listened_on_until_its_last_socket_has_closed() {
+        let mut direction = direction();
+        direction.process(&mut listen(NETNS, 80, 1));
+        direction.process(&mut listen(NETNS, 80, 2));
+        let record = seen(Role::Unknown, "192.0.2.1:80", "198.51.100.1:5000");
+        for (cookie, kind) in [(1, FlowKind::Ingress), (2, FlowKind::Egress)] {
+            // A close may not know its port any more.
+            let closed = ListenChange::Closed(Listener {
+                netns: NETNS,
+                port: 0,
+                cookie,
+            });
+            direction.process(&mut FlowBatch {
+                listeners: vec![closed],
+                ..FlowBatch::default()
+            });
+            assert_eq!(decided(&mut direction, record.clone()).map(|d| d.0), Some(kind));
+        }
+    }
+
+    #[test]
+    fn a_rescan_replaces_what_the_rescan_before_it_found() {
+        let mut direction = direction();
+        let record = seen(Role::Unknown, "192.0.2.1:80", "198.51.100.1:5000");
+        for (ports, kind) in [(vec![80, 443], FlowKind::Ingress), (vec![443], FlowKind::Egress)] {
+            let listeners = vec![ListenChange::Rescanned { netns: NETNS, ports }];
+            direction.process(&mut FlowBatch {
+                listeners,
+                ..FlowBatch::default()
+            });
+            assert_eq!(decided(&mut direction, record.clone()).map(|d| d.0), Some(kind));
+        }
+    }
+
+    fn of_socket(cookie: u64, events: Events, record: FlowRecord) -> FlowRecord {
+        FlowRecord {
+            cookie,
+            events,
+            ..record
+        }
+    }
+
+    #[test]
+    fn a_socket_keeps_its_role_when_its_server_stops_to_listen() {
+        let mut direction = direction();
+        direction.process(&mut listen(NETNS, 40_000, 1));
+        // Both ports are ephemeral: nothing but the listener makes it a server.
+        let record = seen(Role::Unknown, "192.0.2.1:40000", "198.51.100.1:50000");
+        let ingress = Some((FlowKind::Ingress, Role::Server, RoleSource::Listener));
+        let egress = Some((FlowKind::Egress, Role::Unknown, RoleSource::Assumed));
+        let held = |events| of_socket(9, events, record.clone());
+        assert_eq!(decided(&mut direction, held(Events::ADOPTED)), ingress);
+        let closed = Listener {
+            netns: NETNS,
+            port: 0,
+            cookie: 1,
+        };
+        direction.process(&mut FlowBatch {
+            listeners: vec![ListenChange::Closed(closed)],
+            ..FlowBatch::default()
+        });
+        assert_eq!(decided(&mut direction, record.clone()), egress, "any other");
+        assert_eq!(decided(&mut direction, held(Events::NONE)), ingress);
+        assert_eq!(decided(&mut direction, held(Events::CLOSED)), ingress);
+        assert!(direction.decisions.is_empty(), "closed sockets are forgotten");
+        assert_eq!(decided(&mut direction, held(Events::NONE)), egress);
+    }
+
+    #[test]
+    fn a_role_that_the_receiver_knows_wins_over_what_was_decided() {
+        let mut direction = direction();
+        let record = seen(Role::Unknown, "192.0.2.1:5000", "198.51.100.1:80");
+        decided(&mut direction, of_socket(9, Events::ADOPTED, record.clone()));
+        let known = FlowRecord {
+            role: Role::Server,
+            role_source: RoleSource::Counters,
+            ..of_socket(9, Events::NONE, record)
+        };
+        assert_eq!(
+            decided(&mut direction, known),
+            Some((FlowKind::Ingress, Role::Server, RoleSource::Counters))
+        );
+    }
+
+    #[test]
+    fn an_ephemeral_remote_port_of_an_assumed_egress_is_left_out() {
+        let mut direction = direction();
+        let remote_port = |direction: &mut Direction, record| {
+            let mut batch = FlowBatch {
+                records: vec![record],
+                ..FlowBatch::default()
+            };
+            direction.process(&mut batch);
+            batch.records[0].remote.port
+        };
+        let assumed = seen(Role::Unknown, "192.0.2.1:50000", "198.51.100.1:40000");
+        assert_eq!(remote_port(&mut direction, assumed), 0);
+        let client = seen(Role::Client, "192.0.2.1:50000", "198.51.100.1:40000");
+        assert_eq!(remote_port(&mut direction, client), 40_000);
+        let service = seen(Role::Unknown, "192.0.2.1:5000", "198.51.100.1:80");
+        assert_eq!(remote_port(&mut direction, service), 80);
+    }
+
+    fn classes(direction: &mut Direction, records: Vec<FlowRecord>) -> Vec<Option<PeerClass>> {
+        let mut batch = FlowBatch {
+            records,
+            ..FlowBatch::default()
+        };
+        direction.process(&mut batch);
+        batch.records.iter().map(|record| record.class).collect()
+    }
+
+    #[test]
+    fn a_connection_that_is_redirected_to_a_local_proxy_is_of_class_localhost() {
+        let mut direction = direction();
+        let application = of_socket(
+            1,
+            Events::OPENED,
+            seen(Role::Client, "10.0.0.5:40000", "198.51.100.7:80"),
+        );
+        let accepted = of_socket(
+            2,
+            Events::OPENED,
+            seen(Role::Server, "127.0.0.1:15001", "10.0.0.5:40000"),
+        );
+        let proxy = of_socket(
+            3,
+            Events::OPENED,
+            seen(Role::Client, "10.0.0.5:40001", "198.51.100.7:80"),
+        );
+        let localhost = Some(PeerClass::Localhost);
+        let all = [&application, &accepted, &proxy].map(Clone::clone).to_vec();
+        assert_eq!(classes(&mut direction, all), [localhost, None, None]);
+
+        // The proxy closes its end first.
+        let closes = |record: &FlowRecord| FlowRecord {
+            events: Events::CLOSED,
+            ..record.clone()
+        };
+        assert_eq!(classes(&mut direction, vec![closes(&accepted)]), [None]);
+        for _ in 0..3 {
+            classes(&mut direction, Vec::new());
+        }
+        assert_eq!(classes(&mut direction, vec![closes(&application)]), [localhost]);
+        // A later connection from the same port is another one.
+        let later = FlowRecord {
+            cookie: 4,
+            ..application
+        };
+        assert_eq!(classes(&mut direction, vec![later]), [None]);
+    }
+
+    #[test]
+    fn a_connection_to_an_own_address_or_in_another_namespace_is_not_redirected() {
+        let mut direction = direction();
+        let client = seen(Role::Client, "10.0.0.5:40000", "10.0.0.5:80");
+        let server = seen(Role::Server, "10.0.0.5:80", "10.0.0.5:40000");
+        assert_eq!(classes(&mut direction, vec![client, server]), [None, None]);
+        let accepted = seen(Role::Server, "127.0.0.1:15001", "10.0.0.5:41000");
+        let elsewhere = FlowRecord {
+            netns: NETNS + 1,
+            ..seen(Role::Client, "10.0.0.5:41000", "198.51.100.7:80")
+        };
+        assert_eq!(classes(&mut direction, vec![accepted, elsewhere]), [None, None]);
+    }
+}
