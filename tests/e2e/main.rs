@@ -14,6 +14,7 @@
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `handover` | reloads that change the receiver, under load |
 //! | `open_connections` | the gauge of open connections after losses and reloads |
+//! | `sock_diag` | bytes by sequence on links that drop, short connections, roles without listeners, redirects |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
@@ -57,5 +58,6 @@ mod reloads;
 mod require;
 mod schema;
 mod shielded;
+mod sock_diag;
 mod stores;
 mod traffic;

@@ -1,0 +1,345 @@
+//! The receiver `sock_diag`, in a network namespace of its own, with traffic whose own count is the oracle.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::thread;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt::ReuseAddr,
+};
+
+use crate::daemon::{Daemon, LastWindow};
+use crate::exposition::Exposition;
+use crate::netns;
+use crate::require;
+use crate::traffic::{Counted, Held, churn, exchange};
+
+const PIPELINE: &str = "service.pipelines.flows.receivers=[sock_diag]";
+const CONNECTIONS: &str =
+    "processors.window.families.network_tcp_connections.labels=[flow, event, type, lport, rport]";
+const LABELS: &str = "[raddr, rport, lport, direction, type, role_source]";
+
+/// A daemon that dumps this often.
+fn start(interval: &str) -> Daemon {
+    let families = ["egress", "ingress"]
+        .map(|side| format!("processors.window.families.network_tcp_flow_{side}.labels={LABELS}"));
+    let interval = format!("receivers.sock_diag.interval={interval}");
+    Daemon::start(&[&interval, PIPELINE, CONNECTIONS, &families[0], &families[1]])
+}
+
+/// The last window of a daemon that stops in good order.
+fn stop(daemon: Daemon) -> LastWindow {
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    window
+}
+
+fn run(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command}: {said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    said
+}
+
+fn sources(seen: &Exposition, side: &str, label: &str, port: u16) -> Vec<String> {
+    let (name, port) = (format!("primus_lens_network_tcp_flow_{side}"), port.to_string());
+    let labels = [(label, port.as_str())];
+    let mut sources: Vec<_> = seen
+        .select(&name, &labels)
+        .filter(|sample| sample.value > 0.0)
+        .map(|sample| sample.labels["role_source"].clone())
+        .collect();
+    sources.dedup();
+    sources
+}
+
+/// Sends `bytes` from a client to a server, which closes last; returns what the server read.
+fn send(address: SocketAddr, bytes: usize, before: impl FnOnce()) -> (u16, usize) {
+    let listener = TcpListener::bind(address).unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    before();
+    let reader = thread::spawn(move || {
+        let mut read = Vec::new();
+        server.read_to_end(&mut read).unwrap();
+        read.len()
+    });
+    client.write_all(&vec![b'x'; bytes]).unwrap();
+    drop(client);
+    (address.port(), reader.join().unwrap())
+}
+
+const BYTES: usize = 2_000_000;
+
+/// What drops packets on their way out of loopback, and the command that shows how many.
+const DROPS: [(&str, &str, &str, &str); 3] = [
+    (
+        "a short queue",
+        "tc qdisc replace dev lo root tbf rate 300mbit burst 70k limit 140k",
+        "tc -s qdisc show dev lo root | sed -n 's/.*dropped \\([0-9]*\\).*/\\1/p'",
+        "tc qdisc del dev lo root",
+    ),
+    (
+        "a policer",
+        "nft 'table inet t { chain o { type filter hook output priority 0; \
+         meta length > 500 limit rate over 100/second burst 5 packets counter drop; }; }'",
+        "nft list table inet t | sed -n 's/.*packets \\([0-9]*\\) bytes.*/\\1/p' | tail -1",
+        "nft delete table inet t",
+    ),
+    (
+        "netfilter in the output hook",
+        "nft 'table inet t { chain o { type filter hook output priority 0; \
+         meta length > 500 numgen inc mod 5 == 0 counter drop; }; }'",
+        "nft list table inet t | sed -n 's/.*packets \\([0-9]*\\) bytes.*/\\1/p' | tail -1",
+        "nft delete table inet t",
+    ),
+];
+
+#[test]
+fn bytes_are_exact_where_this_machine_drops_what_it_sends() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("nft") || !require::program("tc") {
+        return;
+    }
+    let (sent, shown) = netns::within_new(|| {
+        let daemon = start("200ms");
+        let mut sent = Vec::new();
+        for (name, begin, dropped, end) in DROPS {
+            for loopback in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+                // Not an ephemeral one: a connection of which segments were dropped shows its role by its ports.
+                let loopback = SocketAddr::new(loopback, 7_001 + u16::try_from(sent.len()).unwrap());
+                let (port, read) = send(loopback, BYTES, || {
+                    run(begin);
+                });
+                assert_eq!(read, BYTES);
+                let lost = run(dropped);
+                assert_ne!(lost.trim(), "0", "{name} dropped nothing");
+                run(end);
+                sent.push((name, port));
+            }
+        }
+        (sent, stop(daemon))
+    });
+    for (name, port) in sent {
+        let expected = Counted {
+            client_sent: BYTES as u64,
+            server_received: BYTES as u64,
+            ..Counted::default()
+        };
+        assert_eq!(Counted::of_port(&shown.totals, port), expected, "{name}");
+    }
+}
+
+#[test]
+fn connections_shorter_than_an_interval_are_counted_to_the_byte() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    const MANY: usize = 2_000;
+    netns::within_new(|| {
+        let daemon = start("2s");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = churn(&listener, MANY, 700).unwrap();
+        // Scrapes are connections of this namespace, too.
+        let text = port.to_string();
+        let count = |seen: &Exposition, event| {
+            [("egress", "rport"), ("ingress", "lport")].map(|(flow, label)| {
+                let labels = [("flow", flow), ("event", event), (label, text.as_str())];
+                seen.sum("primus_lens_network_tcp_connections", &labels)
+            })
+        };
+        let all = [MANY as u64; 2];
+        let seen = daemon.scrape_until("the end of every connection", |scrape| {
+            count(scrape, "closed") == all
+        });
+        assert_eq!(count(&seen, "opened"), all);
+        assert_eq!(Counted::of_port(&seen, port), sent);
+        let dumped = daemon
+            .telemetry()
+            .sum("flowtap_receiver_accepted_records_total", &[]);
+        assert!(dumped < 3 * MANY as u64, "{dumped} records: dumps have seen them");
+    });
+}
+
+#[test]
+fn sent_bytes_are_exact_and_received_ones_to_a_byte_a_connection_whoever_shuts_down_first() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    const MANY: usize = 500;
+    let (seen, sent) = netns::within_new(|| {
+        let daemon = start("2s");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Each end shuts down its sending half, and reads to the end of the stream.
+        let sent = exchange(&listener, MANY, 5).unwrap();
+        let seen = daemon.scrape_until("what the applications sent", |scrape| {
+            let seen = Counted::of_port(scrape, port);
+            (seen.client_sent, seen.server_sent) == (sent.client_sent, sent.server_sent)
+        });
+        (Counted::of_port(&seen, port), sent)
+    });
+    for (seen, counted) in [
+        (seen.client_received, sent.client_received),
+        (seen.server_received, sent.server_received),
+    ] {
+        let allowed = counted.saturating_sub(MANY as u64)..=counted + MANY as u64;
+        assert!(allowed.contains(&seen), "{seen} for {counted}");
+    }
+}
+
+#[test]
+fn the_last_interval_of_a_long_connection_is_counted() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let (port, sent, window) = netns::within_new(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut held = Held::open(&listener, 20).unwrap();
+        let daemon = start("1h");
+        let sent = held.exchange(30_000).unwrap();
+        drop(held);
+        (port, sent, stop(daemon))
+    });
+    assert_eq!(Counted::of_port(&window.totals, port), sent);
+}
+
+#[test]
+fn an_adopted_connection_has_its_true_role_without_a_listener_and_keeps_it() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let (ports, window) = netns::within_new(|| {
+        // The kernel's choice: both ports of the connection are ephemeral.
+        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (gone, drains) = (bind(), bind());
+        let ports = [&gone, &drains].map(|listener| listener.local_addr().unwrap().port());
+        let mut held = [&gone, &drains].map(|listener| Held::open(listener, 5).unwrap());
+        drop(gone);
+        let daemon = start("200ms");
+        let mut sent = Counted::default();
+        for _ in 0..2 {
+            for held in &mut held {
+                sent += held.exchange(1_000).unwrap();
+            }
+            let shown = |seen: &Exposition| {
+                let mut shown = Counted::of_port(seen, ports[0]);
+                shown += Counted::of_port(seen, ports[1]);
+                shown == sent
+            };
+            daemon.scrape_until("what was exchanged", shown);
+            // From now on nobody listens; the second round is the drain.
+            run(&format!("ss -tlnH sport = :{} | grep -q .", ports[1]));
+        }
+        drop(drains);
+        sent = Counted::default();
+        for held in &mut held {
+            sent += held.exchange(1_000).unwrap();
+        }
+        drop(held);
+        (ports, stop(daemon))
+    });
+    for port in ports {
+        // 5 connections, 3 rounds.
+        let all = Counted {
+            client_sent: 15_000,
+            client_received: 15_000,
+            server_sent: 15_000,
+            server_received: 15_000,
+        };
+        assert_eq!(Counted::of_port(&window.totals, port), all);
+        for (side, label) in [("egress", "rport"), ("ingress", "lport")] {
+            assert_eq!(sources(&window.totals, side, label, port), ["counters"]);
+        }
+        let active = "primus_lens_network_tcp_connections_active";
+        assert_eq!(window.totals.sum(active, &[]), 0);
+    }
+}
+
+/// A proxy's connection to the peer: from a port that the redirect exempts.
+fn from_port(port: u16, to: SocketAddr) -> TcpStream {
+    let SocketAddr::V4(to) = to else { panic!("{to}") };
+    let stream = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .unwrap();
+    setsockopt(&stream, ReuseAddr, &true).unwrap();
+    bind(stream.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port)).unwrap();
+    connect(stream.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+    stream.into()
+}
+
+/// Bytes to the peer through a redirect to a local proxy: by the class of the application's connection, and of the proxy's.
+fn redirected(daemon: impl FnOnce() -> Daemon + Send) -> (u64, u64) {
+    let (window, peer) = netns::within_new(|| {
+        run("ip addr add 198.51.100.1/32 dev lo");
+        run("nft 'table ip n { chain o { type nat hook output priority -100; \
+             ip daddr 198.51.100.1 tcp dport 8080 tcp sport != 15002 redirect to :15001; }; }'");
+        let daemon = daemon();
+        let (peer, proxy) = (
+            TcpListener::bind("198.51.100.1:8080").unwrap(),
+            TcpListener::bind("127.0.0.1:15001").unwrap(),
+        );
+        let address = peer.local_addr().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut accepted, _) = proxy.accept().unwrap();
+                let mut onward = from_port(15_002, address);
+                std::io::copy(&mut accepted, &mut onward).unwrap();
+            });
+            scope.spawn(|| {
+                let (mut accepted, _) = peer.accept().unwrap();
+                let read = std::io::copy(&mut accepted, &mut std::io::sink()).unwrap();
+                assert_eq!(read, 10_000);
+            });
+            TcpStream::connect(address)
+                .unwrap()
+                .write_all(&[b'x'; 10_000])
+                .unwrap();
+        });
+        (stop(daemon), address)
+    });
+    let port = peer.port().to_string();
+    let to = |class| {
+        let labels = [
+            ("rport", port.as_str()),
+            ("direction", "outbound"),
+            ("type", class),
+        ];
+        window.totals.sum("primus_lens_network_tcp_flow_egress", &labels)
+    };
+    (to("localhost"), to("externalHosts"))
+}
+
+#[test]
+fn bytes_that_a_local_proxy_relays_count_once_to_the_peer_by_sock_diag() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if require::program("nft") {
+        assert_eq!(redirected(|| start("200ms")), (10_000, 10_000));
+    }
+}
+
+#[test]
+fn bytes_that_a_local_proxy_relays_count_once_to_the_peer_in_mode_sockets() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if require::program("nft") {
+        assert_eq!(redirected(|| Daemon::start(&[])), (10_000, 10_000));
+    }
+}
