@@ -196,6 +196,15 @@ impl PeerClass {
         Self::Error,
     ];
 
+    /// Every class that there is so far, in the order of their numbers.
+    pub fn known() -> Vec<Self> {
+        let custom = OWN_CLASSES.read().unwrap_or_else(PoisonError::into_inner).len();
+        let custom = (0..OwnClass::MAX)
+            .take(custom)
+            .map(|number| Self::Own(OwnClass(number)));
+        Self::BUILT_IN.into_iter().chain(custom).collect()
+    }
+
     /// Whether a class of this name is built in.
     pub fn is_built_in(name: &str) -> bool {
         Self::BUILT_IN.iter().any(|class| class.as_str() == name)

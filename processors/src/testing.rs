@@ -10,6 +10,8 @@ pub(crate) fn context(node: NodeInfo) -> BuildContext {
         id: "test".parse().unwrap(),
         pipeline: "flows".into(),
         meter: opentelemetry::global::meter("test"),
+        several_pipelines: false,
+        resource: std::sync::Arc::default(),
         node: Live::new(node),
         cluster: Live::new(ClusterState::default()),
         memory: std::sync::Arc::default(),

@@ -10,6 +10,7 @@ use super::details::Details;
 use super::families::{FAMILIES, FamilyId};
 use super::key::{Facets, Key};
 use super::label::{Label, LabelSet};
+use super::totals::Cell;
 
 /// One family.
 #[derive(Debug)]
@@ -72,6 +73,12 @@ impl Catalog {
             let details = self.details.number(exposed.set, record);
             Key::new(family, exposed.set, record, facets, details)
         })
+    }
+
+    /// The key of the series of a count of all connections; `None` if the family is not exposed.
+    pub(super) fn key_of_total(&self, cell: Cell) -> Option<Key> {
+        let exposed = &self.families[FamilyId::Totals as usize];
+        exposed.enabled.then(|| Key::of_total(exposed.set, cell))
     }
 
     /// The key of a series that counts events; `None` if the family is not exposed.

@@ -26,6 +26,7 @@ const CONNECT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
 #[repr(u8)]
 #[expect(missing_docs, reason = "each has its help in FAMILIES")]
 pub enum FamilyId {
+    Totals,
     Egress,
     Ingress,
     K8s,
@@ -96,7 +97,25 @@ impl Definition {
 }
 
 /// Every family that a window can fill.
-pub const FAMILIES: [Definition; 12] = [
+pub const FAMILIES: [Definition; 13] = [
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_bytes",
+            help: "Payload bytes of all TCP connections. Its series exist from the start, so an increase is whole.",
+            unit: "By",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.node.tcp.io",
+            "Payload bytes of all TCP connections. Its series exist from the start, so an increase is whole.",
+            "By",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Flow, Label::Direction, Label::Type],
+        more: &[Label::NetworkType],
+        details: &[],
+    },
     Definition {
         family: Family {
             naming: Naming::PrimusLens,
@@ -339,6 +358,7 @@ pub const FAMILIES: [Definition; 12] = [
 impl FamilyId {
     /// Every family, in the order of [`FAMILIES`].
     pub const ALL: [Self; FAMILIES.len()] = [
+        Self::Totals,
         Self::Egress,
         Self::Ingress,
         Self::K8s,
@@ -353,6 +373,11 @@ impl FamilyId {
         Self::EventDropped,
     ];
 
+    /// Whether all its series exist from the start and never leave. They are few, and count against no budget.
+    pub const fn is_permanent(self) -> bool {
+        matches!(self, Self::Totals)
+    }
+
     /// The family.
     pub const fn definition(self) -> &'static Definition {
         &FAMILIES[self as usize]
@@ -365,6 +390,7 @@ mod tests {
 
     #[test]
     fn ids_and_families_stand_in_the_same_order() {
+        assert_eq!(FamilyId::Totals.definition().family.name, "network_tcp_bytes");
         assert_eq!(
             FamilyId::Egress.definition().family.name,
             "network_tcp_flow_egress"

@@ -17,6 +17,7 @@ use super::connections::{Connections, Placed};
 use super::families::{Definition, FAMILIES, FamilyId};
 use super::key::{Cause, ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
 use super::store::{Histogram, Keep, Observation, Slot, Store, Sum};
+use super::totals::Totals;
 
 /// Why records are left out: memory is above its hard limit.
 const MEMORY_LIMIT: &str = "memory_limit";
@@ -29,6 +30,7 @@ pub struct Window {
     expiration: Duration,
     rtt_of_near_peers: bool,
     catalog: Catalog,
+    totals: Totals,
     sums: Store<Sum>,
     histograms: Store<Histogram>,
     connections: Connections,
@@ -52,6 +54,7 @@ impl Window {
             expiration: config.metric_expiration,
             rtt_of_near_peers: config.rtt_of_near_peers,
             catalog: Catalog::new(config),
+            totals: Totals::default(),
             sums: Store::new(max_series),
             histograms: Store::new(max_series),
             connections: Connections::default(),
@@ -78,6 +81,7 @@ impl Window {
     }
 
     fn fold_bytes(&mut self, record: &FlowRecord) {
+        self.totals.add(record);
         let family = match (class_of(record), flow_of(record)) {
             (PeerClass::K8sPod | PeerClass::K8sSvc, _) => FamilyId::K8s,
             (PeerClass::Dns, _) => FamilyId::Dns,
@@ -244,6 +248,17 @@ impl Window {
         }
     }
 
+    /// Moves what was added up to the series, which it opens where there are none.
+    fn fold_totals(&mut self) {
+        for (cell, bytes) in self.totals.take() {
+            if let Some(key) = self.catalog.key_of_total(cell) {
+                let hashed = (self.sums.hash(&key), key);
+                self.sums.change(hashed, bytes, self.opened, &mut self.catalog);
+            }
+        }
+        self.sums.settle(self.opened, &mut self.catalog);
+    }
+
     fn add(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets, difference: i64) {
         if let Some(key) = self.catalog.key(family, record, facets) {
             let hashed = (self.sums.hash(&key), key);
@@ -277,6 +292,7 @@ impl Window {
     }
 
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
+        self.fold_totals();
         let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
         let expiration = self.expiration;
         let expired = |updated: Timestamp| at.since(updated) >= expiration;
@@ -310,6 +326,7 @@ impl Aggregator for Window {
     fn begin(&mut self, at: Timestamp) {
         self.opened = at;
         self.closes = at.next_multiple(self.interval);
+        self.fold_totals();
     }
 
     fn fold(&mut self, batch: &FlowBatch) {
@@ -379,7 +396,8 @@ fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn
         slot.value.total()
     };
     // A connection that is open for long changes nothing, and yet it is open.
-    if expired(slot.updated) && !(gauge && total > 0) {
+    let stays = gauge && total > 0 || slot.key.family().is_permanent();
+    if expired(slot.updated) && !stays {
         family.ended.push(slot.series.clone());
         return Keep::No;
     }

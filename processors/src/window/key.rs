@@ -12,6 +12,7 @@ use flowtap_pipeline::{EventType, FlowKind, FlowRecord, LabelValue, Naming, Peer
 use super::details::Details;
 use super::families::FamilyId;
 use super::label::{Label, LabelSet};
+use super::totals;
 
 /// Which way bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,7 +101,7 @@ pub(super) enum NetworkType {
 }
 
 impl NetworkType {
-    const fn of(addr: IpAddr) -> Self {
+    pub(super) const fn of(addr: IpAddr) -> Self {
         match addr {
             IpAddr::V4(_) => Self::Ipv4,
             IpAddr::V6(_) => Self::Ipv6,
@@ -283,6 +284,18 @@ impl Key {
                 .has(Label::NetworkType)
                 .then(|| NetworkType::of(record.remote.addr)),
             ..Self::empty(family)
+        }
+    }
+
+    /// The series of a count of all connections.
+    pub(super) fn of_total(labels: LabelSet, cell: totals::Cell) -> Self {
+        let class = labels.has(Label::Type).then(|| cell.class.number());
+        Self {
+            class: class.unwrap_or(NO_CLASS),
+            flow: labels.has(Label::Flow).then_some(cell.flow),
+            direction: labels.has(Label::Direction).then_some(cell.direction),
+            network_type: labels.has(Label::NetworkType).then_some(cell.network_type),
+            ..Self::empty(FamilyId::Totals)
         }
     }
 

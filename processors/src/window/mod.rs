@@ -9,7 +9,8 @@
 //! 5. A label that the config leaves out of a family is summed away; a family can be left out as a whole.
 //! 6. The gauge of open connections counts each of them once, in a table ([`connections`](self::connections)), so that it is
 //!    right again after whatever was lost.
-//! 7. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
+//! 7. Bytes by role, direction and class have series from the start, which never leave (`totals`).
+//! 8. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
 
 mod catalog;
 mod config;
@@ -21,6 +22,7 @@ mod key;
 pub mod label;
 mod process_name;
 mod store;
+mod totals;
 
 pub use self::config::{Config, FACTORY, FamilyConfig};
 pub use self::fold::Window;

@@ -276,7 +276,7 @@ impl<V: Value> Store<V> {
         let family = key.family() as usize;
         let (hash, key) = if key.is_other() {
             (hash, key)
-        } else if self.live[family] < self.max_series && !self.full {
+        } else if self.live[family] < self.max_series && !self.full || key.family().is_permanent() {
             self.live[family] += 1;
             (hash, key)
         } else {

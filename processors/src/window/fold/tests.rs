@@ -50,15 +50,27 @@ fn fold(window: &mut Window, records: &[FlowRecord]) {
     });
 }
 
+/// Families but that of totals, which has all its series always.
+fn of_peers(snapshot: &Snapshot) -> impl Iterator<Item = &FamilySnapshot> {
+    let totals = FamilyId::Totals as usize;
+    snapshot
+        .families
+        .iter()
+        .enumerate()
+        .filter(move |(index, _)| *index != totals)
+        .map(|(_, family)| family)
+}
+
 /// Every series of a snapshot: `name{labels}` and total, or count of a histogram.
 fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
     let mut shown = HashMap::new();
-    for family in &snapshot.families {
+    for family in of_peers(snapshot) {
         let name = |labels: &str| format!("{}{{{labels}}}", family.family.name);
         match &family.points {
             Points::Sums(points) => {
                 shown.extend(points.iter().map(|p| (name(&p.series.joined_labels()), p.total)));
             }
+            Points::Values(points) => panic!("{points:?}"),
             Points::Histograms(points) => {
                 shown.extend(
                     points
@@ -314,6 +326,65 @@ fn a_series_that_nothing_changes_leaves_and_is_listed_once() {
         panic!("sums")
     };
     assert_eq!((points[0].total, points[0].series.start()), (7, at(20)));
+}
+
+#[test]
+fn totals_have_all_their_series_from_the_start_and_these_never_leave_or_fold() {
+    for (naming, total) in [
+        (
+            Naming::PrimusLens,
+            r#"flow="egress",direction="outbound",type="externalHosts""#,
+        ),
+        (
+            Naming::Otel,
+            r#"flowtap_flow_kind="egress",network_io_direction="transmit",flowtap_peer_class="externalHosts""#,
+        ),
+    ] {
+        let config = Config {
+            naming,
+            ..Config::default()
+        };
+        let mut window = window_of(config, 1, 5);
+        let totals = |snapshot: &Snapshot| {
+            let family = &snapshot.families[FamilyId::Totals as usize];
+            assert!(family.ended.is_empty());
+            match &family.points {
+                Points::Sums(points) => points.clone(),
+                points => panic!("{points:?}"),
+            }
+        };
+        let of = |points: &[SumPoint]| {
+            let point = points.iter().find(|point| point.series.joined_labels() == total);
+            point.map(|point| (point.total, point.delta, point.series.start()))
+        };
+        let first = totals(&window.advance(at(5)).unwrap());
+        // Built-in classes, and those that other tests of this process have named.
+        assert!(first.len() >= 44 && first.len() % 4 == 0, "{}", first.len());
+        assert_eq!(of(&first), Some((0, 0, at(2))));
+        // Two peers, of which one folds.
+        let peer = flow(FlowKind::Egress, PeerClass::ExternalHosts, 10, 0);
+        let other = Endpoint::new([192, 0, 2, 99].into(), 80);
+        fold(
+            &mut window,
+            &[
+                FlowRecord {
+                    remote: other,
+                    ..peer.clone()
+                },
+                peer,
+            ],
+        );
+        assert_eq!(
+            of(&totals(&window.advance(at(10)).unwrap())),
+            Some((20, 20, at(2)))
+        );
+        for idle in [15, 20, 25] {
+            let points = totals(&window.advance(at(idle)).unwrap());
+            assert_eq!(of(&points), Some((20, 0, at(2))));
+            // So that a file has no rows of them.
+            assert!(points.iter().all(|point| point.updated < at(15)));
+        }
+    }
 }
 
 #[test]
