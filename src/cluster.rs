@@ -1,7 +1,5 @@
 //! The Kubernetes cluster around flowtap, kept up to date if there is one.
 
-use std::env;
-use std::fs;
 use std::sync::Arc;
 
 use flowtap_config::{Config, KubernetesConfig};
@@ -10,6 +8,7 @@ use flowtap_processors::kubernetes::{WatchConfig, client, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, Failure};
+use crate::identity;
 
 /// Watches the cluster until `stop`, if there is one and the config wants it.
 ///
@@ -52,12 +51,5 @@ fn names_are_wanted(config: &Config) -> bool {
 }
 
 fn node_name(section: &KubernetesConfig) -> Option<String> {
-    let host = || {
-        let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-        Some(name.trim().to_owned())
-    };
-    let given = |name: &String| !name.is_empty();
-    let of_environment = || env::var("NODE_NAME").ok().filter(given);
-    let configured = section.node_name.clone().filter(given);
-    configured.or_else(of_environment).or_else(host)
+    identity::kubernetes_node(section).or_else(identity::host_name)
 }

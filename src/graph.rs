@@ -6,7 +6,7 @@ use flowtap_config::Config;
 use flowtap_pipeline::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, ReceiverNode, WindowNode};
 use flowtap_pipeline::{
     BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, Live, Memory, NodeInfo,
-    ProcessorStage,
+    ProcessorStage, Resource,
 };
 use opentelemetry::metrics::Meter;
 
@@ -18,6 +18,7 @@ pub(crate) struct Surroundings {
     pub(crate) node: Arc<Live<NodeInfo>>,
     pub(crate) cluster: Arc<Live<ClusterState>>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) resource: Arc<Resource>,
 }
 
 impl Surroundings {
@@ -27,6 +28,15 @@ impl Surroundings {
             node: Live::new(node::describe()),
             cluster: Live::new(ClusterState::default()),
             memory: Arc::default(),
+            resource: Arc::default(),
+        }
+    }
+
+    /// The same with the attributes that name this flowtap.
+    pub(crate) fn named(resource: Resource) -> Self {
+        Self {
+            resource: Arc::new(resource),
+            ..Self::now()
         }
     }
 }
@@ -42,8 +52,16 @@ pub(crate) fn build(
     around: &Surroundings,
     strict: bool,
 ) -> Result<Graph, BuildError> {
+    let feeds = |id: &ComponentId| {
+        let pipelines = config.pipelines.values();
+        pipelines
+            .filter(|pipeline| pipeline.exporters.contains(id))
+            .count()
+    };
     let context = |id: &ComponentId, pipeline: &str| BuildContext {
         id: id.clone(),
+        several_pipelines: feeds(id) > 1,
+        resource: Arc::clone(&around.resource),
         pipeline: pipeline.into(),
         meter: meter.clone(),
         node: Arc::clone(&around.node),
@@ -65,15 +83,18 @@ pub(crate) fn build(
             });
         }
     }
+    let wanted = &config.service.telemetry.metrics.exporters;
+    let takes_own_metrics = |id: &ComponentId| wanted.iter().any(|wanted| wanted == id.as_str());
     for (id, exporter) in &config.exporters {
-        if config
-            .pipelines
-            .values()
-            .any(|pipeline| pipeline.exporters.contains(id))
-        {
+        let pipelines = feeds(id);
+        if takes_own_metrics(id) {
+            graph.telemetry.push(id.clone());
+        }
+        if pipelines > 0 || takes_own_metrics(id) {
             graph.exporters.push(ExporterNode {
                 id: id.clone(),
-                fingerprint: fingerprint(&**exporter),
+                // With a second pipeline its series have a label more: it begins anew.
+                fingerprint: format!("{} {}", fingerprint(&**exporter), pipelines > 1),
                 exporter: exporter.build(&context(id, ""))?,
                 queue: exporter.queue(),
             });

@@ -12,6 +12,8 @@
 //! | `graph` | from a checked config to the stages, wired |
 //! | `draw` | the pipelines as a drawing |
 //! | `complete` | shell completions and man pages |
+//! | `identity` | the resource: the attributes that name this flowtap and its node |
+//! | `own_metrics` | the daemon's own metrics as snapshots, for exporters |
 //! | `node` | what components are told of this machine |
 //! | `memory`, `logs` | the memory limiter; what is logged, and how often |
 //! | `status_page` | the admin listener's page, and `/status.json` |
@@ -34,10 +36,12 @@ mod explain;
 mod flows;
 mod graph;
 mod http;
+mod identity;
 mod logs;
 mod memory;
 mod net_flow;
 mod node;
+mod own_metrics;
 mod record;
 mod reload;
 mod replay;
@@ -139,7 +143,7 @@ fn validate(config: &Config) -> Result<(), Failure> {
     // Some components want a runtime around them, even if nothing runs on it.
     let runtime = run::runtime()?;
     let _guard = runtime.enter();
-    let telemetry = telemetry::Telemetry::new(&config.service.telemetry)?;
+    let telemetry = telemetry::Telemetry::new(&flowtap_pipeline::Resource::default(), false)?;
     graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)
         .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let mut text = String::from("the config is valid\n");

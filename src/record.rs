@@ -22,7 +22,7 @@ use crate::telemetry::{self, Telemetry};
 pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -> Result<(), Failure> {
     telemetry::init_logs(&config.service.telemetry.logs)?;
     run::runtime()?.block_on(async {
-        let telemetry = Telemetry::new(&config.service.telemetry)?;
+        let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), false)?;
         let around = Surroundings::now();
         let stop = run::stop_on_signal()?;
         let (recorder, failed) = Recorder::create(file, &around.node.load(), stop.clone())?;

@@ -65,6 +65,8 @@ impl Recording {
             pipeline: pipeline.into(),
             // Nobody reads what they count of themselves.
             meter: silent(),
+            several_pipelines: false,
+            resource: Arc::default(),
             node: Live::new(self.node.clone()),
             cluster: Live::new(ClusterState::default()),
             memory: Arc::default(),

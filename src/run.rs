@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use flowtap_config::Config;
-use flowtap_pipeline::StatusBoard;
 use flowtap_pipeline::runner::{Graph, Runner};
+use flowtap_pipeline::{Resource, StatusBoard};
 use opentelemetry::metrics::Meter;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +17,7 @@ use crate::exit::Failure;
 use crate::flows::tap::Tap;
 use crate::graph::{self, Surroundings};
 use crate::http;
+use crate::identity;
 use crate::memory;
 use crate::net_flow;
 use crate::node;
@@ -33,11 +34,12 @@ use crate::telemetry::{self, LogLevel, Telemetry};
 /// What ended it otherwise than by a signal, or could not be exported at the end.
 pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
     let logs = telemetry::init_logs(&config.service.telemetry.logs)?;
+    let resource = identity::resource(&config.service);
     if sandboxed {
         let sandbox = sandbox::enter(&config)?;
         tracing::info!("in the sandbox: {sandbox}");
     }
-    runtime()?.block_on(supervise(config, load, &logs, strict))
+    runtime()?.block_on(supervise(config, resource, load, &logs, strict))
 }
 
 /// Receivers have threads of their own; what is left is a handful of listeners and pushes.
@@ -50,10 +52,22 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool) -> Result<(), Failure> {
-    let telemetry = Telemetry::new(&config.service.telemetry)?;
+async fn supervise(
+    config: Config,
+    resource: Resource,
+    load: Load<'_>,
+    logs: &LogLevel,
+    strict: bool,
+) -> Result<(), Failure> {
+    tracing::info!(
+        node = resource.node(),
+        instance = resource.instance(),
+        "this instance"
+    );
+    let pushed = !config.service.telemetry.metrics.exporters.is_empty();
+    let telemetry = Telemetry::new(&resource, pushed)?;
     let meter = telemetry.meter();
-    let around = Surroundings::now();
+    let around = Surroundings::named(resource);
     node::watch(&around.node);
     let tap = config.service.admin.endpoint.map(|_| Tap::default());
     let mut graph = graph::build(&config, &meter, &around, strict)
@@ -95,6 +109,11 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
         tap,
         pipelines,
     };
+    if let Some(mut own) = telemetry.own_metrics() {
+        let interval = running.config.service.telemetry.metrics.interval;
+        let collect = Box::new(move |reading| own.read(reading));
+        running.runner.push_own_metrics(interval, collect);
+    }
     let mut outcome = running.runner.apply(graph).await.map_err(Failure::from);
     if outcome.is_ok() {
         readiness.set(true);
@@ -134,7 +153,6 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
         // A task that panicked has said so itself.
         let _ = server.await;
     }
-    telemetry.shutdown();
     outcome
 }
 
@@ -180,10 +198,14 @@ impl Running {
         let mut service = config.service.clone();
         let level = &self.config.service.telemetry.logs.level;
         service.telemetry.logs.level.clone_from(level);
+        let exporters = &self.config.service.telemetry.metrics.exporters;
+        if !exporters.is_empty() {
+            service.telemetry.metrics.exporters.clone_from(exporters);
+        }
         if service != self.config.service {
             tracing::warn!(
-                "listeners, the push of own metrics, the format and sampling of logs, memory_limiter, Kubernetes and shutdown_timeout \
-                 change with the next start only"
+                "listeners, telemetry.resource, telemetry.metrics.interval, its first exporters, the format and sampling of logs, memory_limiter, Kubernetes \
+                 and shutdown_timeout change with the next start only"
             );
         }
         self.pipelines.set(&config);

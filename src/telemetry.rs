@@ -1,26 +1,24 @@
 //! The daemon's own logs and metrics.
 //!
-//! Logs go to standard error. Metrics are OpenTelemetry instruments behind one provider with up to two readers: the
-//! Prometheus bridge, served at `service.telemetry.metrics.endpoint`, and a push by OTLP where
-//! `service.telemetry.metrics.otlp.endpoint` is set.
+//! Logs go to standard error. Metrics are OpenTelemetry instruments with one provider and two readers: the Prometheus bridge, served
+//! at `service.telemetry.metrics.endpoint`, and the one that exporters of `service.telemetry.metrics.exporters` are fed from.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::process;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_config::{Config, LogFormat, LogsConfig, TelemetryConfig};
+use flowtap_config::{Config, LogFormat, LogsConfig};
+use flowtap_pipeline::resource::SERVICE_NAME;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
-use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
+use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
@@ -33,6 +31,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::exit::{Code, Failure};
 use crate::logs::Throttle;
 use crate::memory;
+use crate::own_metrics::{OwnMetrics, SharedReader};
 
 /// Series that an instrument may have: one per component, or per component and reason. The SDK makes room for all of them at
 /// once (its 2,000 took 4 MiB); those beyond are summed up under `otel_metric_overflow`.
@@ -43,12 +42,14 @@ const SERIES: usize = 500;
 pub(crate) struct Telemetry {
     provider: SdkMeterProvider,
     registry: Registry,
+    /// What exporters are fed from, if any are.
+    reader: Option<SharedReader>,
 }
 
 impl Telemetry {
-    /// Instruments that can be read by [`Telemetry::routes`], and are pushed where `config` says. A push needs a tokio
-    /// runtime around it.
-    pub(crate) fn new(config: &TelemetryConfig) -> Result<Self, Failure> {
+    /// Instruments of `resource`, that can be read by [`Telemetry::routes`], and if they are `pushed` by [`Telemetry::own_metrics`]: each
+    /// reader takes a mebibyte.
+    pub(crate) fn new(resource: &flowtap_pipeline::Resource, pushed: bool) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(
                 Code::Software,
@@ -62,20 +63,20 @@ impl Telemetry {
             .scope_info_enabled(false)
             .build()
             .map_err(|error| failed(&error))?;
-        let mut provider = SdkMeterProvider::builder()
-            .with_reader(bridge)
-            .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(SERIES).build().ok())
-            .with_resource(resource());
-        if let Some(endpoint) = &config.metrics.otlp.endpoint {
-            let exporter = MetricExporter::builder()
-                .with_tonic()
-                .with_endpoint(endpoint)
-                .build()
-                .map_err(|error| failed(&error))?;
-            provider = provider.with_reader(PeriodicReader::builder(exporter).build());
+        let mut provider = SdkMeterProvider::builder().with_reader(bridge);
+        let reader = pushed.then(SharedReader::default);
+        if let Some(reader) = reader.clone() {
+            provider = provider.with_reader(reader);
         }
-        let provider = provider.build();
-        let telemetry = Self { provider, registry };
+        let provider = provider
+            .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(SERIES).build().ok())
+            .with_resource(sdk_resource(resource))
+            .build();
+        let telemetry = Self {
+            provider,
+            registry,
+            reader,
+        };
         telemetry.describe_process();
         Ok(telemetry)
     }
@@ -96,11 +97,9 @@ impl Telemetry {
         Reader(self.registry.clone())
     }
 
-    /// Pushes what is not pushed yet.
-    pub(crate) fn shutdown(&self) {
-        if let Err(error) = self.provider.shutdown() {
-            tracing::warn!(%error, "the daemon's own metrics were not all pushed");
-        }
+    /// The same as snapshots, for exporters.
+    pub(crate) fn own_metrics(&self) -> Option<OwnMetrics> {
+        self.reader.clone().map(OwnMetrics::new)
     }
 
     /// The Collector's names for the process itself.
@@ -173,6 +172,13 @@ pub(crate) struct Sample {
 }
 
 impl Reader {
+    /// Names of all metrics, sorted.
+    #[cfg(test)]
+    pub(crate) fn names(&self) -> Vec<String> {
+        let families = self.0.gather();
+        families.iter().map(|family| family.name().to_owned()).collect()
+    }
+
     /// Every counter and gauge as it stands now.
     pub(crate) fn samples(&self) -> Vec<Sample> {
         let mut samples = Vec::new();
@@ -197,11 +203,14 @@ impl Reader {
     }
 }
 
-fn resource() -> Resource {
-    Resource::builder()
-        .with_service_name("flowtap")
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .with_attribute(KeyValue::new("process.pid", i64::from(process::id())))
+fn sdk_resource(resource: &flowtap_pipeline::Resource) -> Resource {
+    let attributes = resource.attributes();
+    let attributes = attributes.map(|(name, value)| KeyValue::new(name.to_owned(), value.to_owned()));
+    // Without a name the SDK would make up one.
+    let name = resource.get(SERVICE_NAME).unwrap_or_default().to_owned();
+    Resource::builder_empty()
+        .with_service_name(name)
+        .with_attributes(attributes)
         .build()
 }
 

@@ -48,6 +48,11 @@ pub(crate) fn check(
         .map(|(name, written)| (name.clone(), checker.pipeline(name, written, &processors)))
         .collect();
 
+    if let Some(service) = &service {
+        let at = path(&["service", "telemetry", "metrics", "exporters"]);
+        checker.references(&at, ComponentKind::Exporter, &service.telemetry.metrics.exporters);
+    }
+
     let mut config = Config {
         receivers,
         processors,
@@ -191,10 +196,26 @@ impl Checker<'_> {
         components
     }
 
+    /// Takes out the push of own metrics as it was before exporters took them.
+    fn moved_push(&mut self, service: &mut Dict) {
+        let metrics = service.get_mut("telemetry").and_then(as_dict_mut);
+        let metrics = metrics.and_then(|telemetry| as_dict_mut(telemetry.get_mut("metrics")?));
+        if metrics.is_some_and(|metrics| metrics.remove("otlp").is_some()) {
+            let at = path(&["service", "telemetry", "metrics", "otlp"]);
+            let help = "define an exporter, and name it in `service.telemetry.metrics.exporters: [otlp]`";
+            self.report(
+                &at,
+                "own metrics are pushed by exporters of the config",
+                Some(help.to_owned()),
+            );
+        }
+    }
+
     fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<String, Written>) {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
+        self.moved_push(&mut values);
         let (service, mistakes) = self.read(&at, Value::from(values), Value::deserialize);
         self.report_mistakes(&at, mistakes);
         for fault in service.iter().flat_map(ServiceConfig::validate) {
@@ -232,10 +253,23 @@ impl Checker<'_> {
         written: &Written,
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
     ) -> PipelineConfig {
+        let of = |kind: ComponentKind| path(&["service", "pipelines", name, kind.section()]);
         let config = PipelineConfig {
-            receivers: self.references(name, ComponentKind::Receiver, &written.receivers),
-            processors: self.references(name, ComponentKind::Processor, &written.processors),
-            exporters: self.references(name, ComponentKind::Exporter, &written.exporters),
+            receivers: self.references(
+                &of(ComponentKind::Receiver),
+                ComponentKind::Receiver,
+                &written.receivers,
+            ),
+            processors: self.references(
+                &of(ComponentKind::Processor),
+                ComponentKind::Processor,
+                &written.processors,
+            ),
+            exporters: self.references(
+                &of(ComponentKind::Exporter),
+                ComponentKind::Exporter,
+                &written.exporters,
+            ),
         };
         for (kind, list) in [
             (ComponentKind::Receiver, &written.receivers),
@@ -250,17 +284,11 @@ impl Checker<'_> {
         config
     }
 
-    /// The ids of a list, each defined and there but once.
-    fn references(&mut self, pipeline: &str, kind: ComponentKind, written: &[String]) -> Vec<ComponentId> {
+    /// The ids of the list at `above`, each defined and there but once.
+    fn references(&mut self, above: &[String], kind: ComponentKind, written: &[String]) -> Vec<ComponentId> {
         let mut ids = Vec::new();
         for (index, text) in written.iter().enumerate() {
-            let at = path(&[
-                "service",
-                "pipelines",
-                pipeline,
-                kind.section(),
-                &index.to_string(),
-            ]);
+            let at = [above, &[index.to_string()]].concat();
             let defined = self.section_keys(kind);
             match text.parse::<ComponentId>() {
                 Err(error) => self.report(&at, error.to_string(), None),
@@ -333,11 +361,13 @@ impl Checker<'_> {
                 .cloned()
                 .collect::<BTreeSet<_>>()
         };
-        let (receivers, processors, exporters) = (
+        let (receivers, processors, mut exporters) = (
             used(|p| &p.receivers),
             used(|p| &p.processors),
             used(|p| &p.exporters),
         );
+        let of_telemetry = config.service.telemetry.metrics.exporters.iter();
+        exporters.extend(of_telemetry.filter_map(|id| id.parse().ok()));
         let mut warnings = Vec::new();
         let mut keep = |kind: ComponentKind, id: &ComponentId, used: &BTreeSet<ComponentId>| {
             let at = path(&[kind.section(), id.as_str()]);
@@ -398,6 +428,13 @@ impl Checker<'_> {
                 );
             }
         }
+    }
+}
+
+fn as_dict_mut(value: &mut Value) -> Option<&mut Dict> {
+    match value {
+        Value::Dict(_, dict) => Some(dict),
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The section `service`, but for its pipelines.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,16 +31,13 @@ pub struct ServiceConfig {
 impl ServiceConfig {
     /// Everything that is wrong with values of the right type.
     pub(crate) fn validate(&self) -> Vec<Fault> {
-        let endpoint = self.telemetry.metrics.otlp.endpoint.as_deref();
-        let wrong = endpoint.filter(|endpoint| {
-            let host = endpoint.strip_prefix("http://");
-            host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':']))
-        });
-        let fault = |endpoint| {
-            let message = format!("`{endpoint}` is no address like http://127.0.0.1:4317");
-            Fault::new("telemetry.metrics.otlp.endpoint", message)
-        };
-        let mut faults: Vec<_> = wrong.map(fault).into_iter().collect();
+        let mut faults = Vec::new();
+        if self.telemetry.resource.contains_key("") {
+            faults.push(Fault::new("telemetry.resource", "an attribute needs a name"));
+        }
+        if self.telemetry.metrics.interval.is_zero() {
+            faults.push(Fault::new("telemetry.metrics.interval", "must be longer than 0s"));
+        }
         if self.telemetry.logs.sampling.tick.is_zero() {
             let key = "telemetry.logs.sampling.tick";
             faults.push(Fault::new(key, "must be longer than 0s"));
@@ -153,6 +151,9 @@ impl Default for KubernetesConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
+    /// Attributes that name this flowtap and its node in everything that it exports; null removes one that was detected. They replace
+    /// those of `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`.
+    pub resource: BTreeMap<String, Option<String>>,
     /// Its metrics.
     pub metrics: MetricsConfig,
     /// Its logs.
@@ -166,25 +167,22 @@ pub struct MetricsConfig {
     /// Address and port of `/metrics`; null for none.
     #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
-    /// Where they are pushed.
-    pub otlp: PushConfig,
+    /// Exporters of this config that they are also given to.
+    pub exporters: Vec<String>,
+    /// How often those get them.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub interval: Duration,
 }
 
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
             endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8888))),
-            otlp: PushConfig::default(),
+            exporters: Vec::new(),
+            interval: Duration::from_secs(15),
         }
     }
-}
-
-/// A push by OTLP.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct PushConfig {
-    /// A collector, `http://host:port`, by gRPC; null for none.
-    pub endpoint: Option<String>,
 }
 
 /// The daemon's logs, on standard error.

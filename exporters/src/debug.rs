@@ -176,6 +176,12 @@ fn push_family(text: &mut String, config: &Config, family: &FamilySnapshot) {
                 let _ = writeln!(text, "{name}{labels} {} # +{}", point.total, point.delta);
             }
         }
+        Points::Values(points) => {
+            for point in points.iter().take(config.sampling) {
+                let labels = braced(&point.series.joined_labels());
+                let _ = writeln!(text, "{name}{labels} {}", point.value);
+            }
+        }
         Points::Histograms(points) => {
             for point in points.iter().take(config.sampling) {
                 let labels = braced(&point.series.joined_labels());
@@ -214,6 +220,13 @@ fn push_metric(
                 writeln!(text, "{point} #{number}")?;
                 push_series(text, &sum.series, sum.updated)?;
                 writeln!(text, "Value: {}\nAdded: {}", sum.total, sum.delta)?;
+            }
+        }
+        Points::Values(points) => {
+            for (number, value) in points.iter().take(config.sampling).enumerate() {
+                writeln!(text, "{point} #{number}")?;
+                push_series(text, &value.series, value.updated)?;
+                writeln!(text, "Value: {}", value.value)?;
             }
         }
         Points::Histograms(points) => {

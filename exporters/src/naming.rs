@@ -25,6 +25,7 @@ pub fn prometheus_name(namespace: &str, family: &Family) -> String {
     name.push_str(match family.unit {
         "By" => "_bytes",
         "s" => "_seconds",
+        "1" if family.kind == FamilyKind::Gauge => "_ratio",
         // An annotation such as {connection} is no unit.
         _ => "",
     });
@@ -32,6 +33,22 @@ pub fn prometheus_name(namespace: &str, family: &Family) -> String {
         name.push_str("_total");
     }
     name
+}
+
+/// Name of the attribute that holds the pipeline's name, where several feed one exporter.
+pub const fn pipeline_attribute(naming: Naming) -> &'static str {
+    match naming {
+        Naming::PrimusLens => "pipeline",
+        Naming::Otel => "flowtap.pipeline",
+    }
+}
+
+/// The same as a Prometheus label.
+pub const fn pipeline_label(naming: Naming) -> &'static str {
+    match naming {
+        Naming::PrimusLens => "pipeline",
+        Naming::Otel => "flowtap_pipeline",
+    }
 }
 
 /// What is wrong with `namespace` as the beginning of a metric's name (Prometheus data model, "Metric names").

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{
     BuildContext, ClusterState, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint,
-    LabelValue, Live, Naming, NodeInfo, Points, Series, Snapshot, SumPoint, Timestamp,
+    LabelValue, Live, Naming, NodeInfo, Points, Resource, Series, Snapshot, SumPoint, Timestamp,
 };
 
 const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
@@ -43,12 +43,26 @@ pub(crate) fn certificate(base: &std::path::Path, name: &str) {
     std::fs::write(base.with_extension("crt"), certified.cert.pem()).unwrap();
 }
 
+/// The node `node1`.
+pub(crate) fn resource() -> Resource {
+    let attributes = [
+        ("service.name", "flowtap"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+        ("service.instance.id", "11111111-2222-5333-8444-555555555555"),
+        ("host.name", "node1"),
+    ];
+    let owned = attributes.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Resource::new(owned, "node1")
+}
+
 /// A context with instruments that nobody reads.
 pub(crate) fn context() -> BuildContext {
     BuildContext {
         id: "test".parse().unwrap(),
         pipeline: "".into(),
         meter: opentelemetry::global::meter("test"),
+        several_pipelines: false,
+        resource: Arc::new(resource()),
         node: Live::new(NodeInfo::default()),
         cluster: Live::new(ClusterState::default()),
         memory: Arc::default(),

@@ -37,6 +37,8 @@ impl Pipeline {
                 id: id.parse().ok()?,
                 pipeline: "fuzz".into(),
                 meter: opentelemetry::global::meter("fuzz"),
+                several_pipelines: false,
+                resource: Arc::default(),
                 node: Arc::clone(&node),
                 cluster: Arc::clone(&cluster),
                 memory: Arc::default(),

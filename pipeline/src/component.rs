@@ -19,6 +19,7 @@ use crate::live::Live;
 use crate::memory::Memory;
 use crate::node::NodeInfo;
 use crate::queue::QueueConfig;
+use crate::resource::Resource;
 use crate::stage::{Aggregator, Exporter, Processor, Receiver};
 
 /// The three kinds of components.
@@ -142,6 +143,11 @@ pub struct BuildContext {
     pub pipeline: Arc<str>,
     /// For the component's own counters.
     pub meter: Meter,
+    /// Whether several pipelines feed it, so that an exporter must tell their series apart. Fixed for an exporter's life: a label
+    /// that appeared later would change the identity of every series.
+    pub several_pipelines: bool,
+    /// The attributes that name this flowtap and its node.
+    pub resource: Arc<Resource>,
     /// This machine.
     pub node: Arc<Live<NodeInfo>>,
     /// The Kubernetes cluster around it.

@@ -20,6 +20,7 @@
 //! | [`live`] | [`Live`]: a value that is replaced as a whole while others look at it |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
+//! | [`resource`] | [`Resource`]: the attributes that name this flowtap and its node |
 //! | [`queue`] | the bounded queue in front of each exporter |
 //! | [`sink`] | the pipelines as a receiver sees them |
 //! | [`runner`] | ordered start, the run, ordered stop |
@@ -36,6 +37,7 @@ pub mod memory;
 pub mod node;
 pub mod queue;
 pub mod record;
+pub mod resource;
 pub mod runner;
 pub mod schema;
 pub mod series;
@@ -58,9 +60,12 @@ pub use memory::{Memory, MemoryState};
 pub use node::NodeInfo;
 pub use queue::{QueueConfig, WhenFull};
 pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};
+pub use resource::Resource;
 pub use series::{Family, FamilyKind, Naming, Series, SeriesId};
 pub use sink::Sink;
-pub use snapshot::{FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Snapshot, SumPoint};
+pub use snapshot::{
+    FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Snapshot, SumPoint, ValuePoint,
+};
 pub use stage::{
     Aggregator, ExportService, Exported, Exporter, Inheritance, Processor, Receiver, StageError,
 };

@@ -6,6 +6,8 @@
 //! A graph can be exchanged for another while it runs ([`Runner::apply`]): what has the same id and the same config lives on,
 //! with all that it knows; the rest stops and starts in the same order.
 
+mod own;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -22,6 +24,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
+use self::own::OwnMetrics;
+pub use self::own::{Collect, Reading};
 use crate::component::{ComponentId, ComponentKind};
 use crate::queue::{QueueConfig, SnapshotQueue};
 use crate::sink::{Chain, Fed, Outlet, SharedChain, Sink, lock};
@@ -76,6 +80,8 @@ pub struct Graph {
     pub exporters: Vec<ExporterNode>,
     /// The pipelines between them.
     pub pipelines: Vec<PipelineNode>,
+    /// Exporters of the graph that take the daemon's own metrics.
+    pub telemetry: Vec<ComponentId>,
 }
 
 impl std::fmt::Debug for ReceiverNode {
@@ -187,7 +193,6 @@ pub async fn run(
 }
 
 /// What runs.
-#[derive(Debug)]
 pub struct Runner {
     meter: Meter,
     deadline: Duration,
@@ -197,6 +202,19 @@ pub struct Runner {
     receivers: BTreeMap<ComponentId, RunningReceiver>,
     /// What receivers have left to those that replace them, until these are started.
     inheritances: BTreeMap<ComponentId, Inheritance>,
+    /// What is pushed once exporters have started: how often, and how it is read.
+    unstarted: Option<(Duration, Collect)>,
+    own_metrics: Option<OwnMetrics>,
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner")
+            .field("exporters", &self.exporters)
+            .field("pipelines", &self.pipelines)
+            .field("receivers", &self.receivers)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An exporter at work: a task behind its queue.
@@ -247,7 +265,15 @@ impl Runner {
             pipelines: BTreeMap::new(),
             receivers: BTreeMap::new(),
             inheritances: BTreeMap::new(),
+            unstarted: None,
+            own_metrics: None,
         }
+    }
+
+    /// Pushes what `collect` returns to the graph's exporters for the daemon's own metrics: once per `interval`, and when it stops.
+    /// To be called before the first graph is applied.
+    pub fn push_own_metrics(&mut self, interval: Duration, collect: Collect) {
+        self.unstarted = Some((interval, collect));
     }
 
     /// Runs `graph` in place of what runs. What has the same id and config lives on.
@@ -256,13 +282,26 @@ impl Runner {
     /// The first [`RunError`]: then some of what is new may run, and some of what is old may have stopped. Apply a graph that
     /// works, or stop.
     pub async fn apply(&mut self, graph: Graph) -> Result<(), RunError> {
+        // An exporter that leaves must not be pushed to while it drains.
+        self.set_own_metrics(&[]);
         self.apply_exporters(graph.exporters).await?;
+        if let Some((interval, collect)) = self.unstarted.take() {
+            self.own_metrics = Some(OwnMetrics::start(interval, collect));
+        }
+        self.set_own_metrics(&graph.telemetry);
         self.apply_pipelines(graph.pipelines);
         self.apply_receivers(graph.receivers).await?;
         for pipeline in self.pipelines.values() {
             lock(&pipeline.chain).detach_receivers_but(&pipeline.receivers);
         }
         Ok(())
+    }
+
+    fn set_own_metrics(&self, exporters: &[ComponentId]) {
+        if let Some(own) = &self.own_metrics {
+            let running = exporters.iter().filter_map(|id| self.exporters.get(id));
+            own.set(running.map(|exporter| exporter.outlet.clone()).collect());
+        }
     }
 
     async fn apply_exporters(&mut self, nodes: Vec<ExporterNode>) -> Result<(), RunError> {
@@ -527,6 +566,10 @@ impl Runner {
         }
         for pipeline in self.pipelines.values() {
             lock(&pipeline.chain).finish(Timestamp::now());
+        }
+        // After the last windows, so that their losses are in it; before the queues close.
+        if let Some(own) = &self.own_metrics {
+            own.finish().await;
         }
         for (id, exporter) in &self.exporters {
             self.status

@@ -28,7 +28,7 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    fn push(&self, snapshot: Arc<Snapshot>) {
+    pub(crate) fn push(&self, snapshot: Arc<Snapshot>) {
         for gave_way in self.queue.push(snapshot) {
             self.telemetry.enqueue_failed(gave_way.points() as u64);
         }

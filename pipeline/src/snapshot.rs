@@ -45,11 +45,24 @@ impl HistogramPoint {
     }
 }
 
+/// A counter's or a gauge's series whose value is not a whole number, such as seconds. Only the daemon's own metrics have any.
+#[derive(Clone, Debug)]
+pub struct ValuePoint {
+    /// Which series.
+    pub series: Series,
+    /// Of a counter everything counted since `series.start()`.
+    pub value: f64,
+    /// The end of the window that last changed it.
+    pub updated: Timestamp,
+}
+
 /// The points of one family.
 #[derive(Clone, Debug)]
 pub enum Points {
-    /// Of a counter or a gauge.
+    /// Of a counter or a gauge, in whole numbers.
     Sums(Vec<SumPoint>),
+    /// Of a counter or a gauge.
+    Values(Vec<ValuePoint>),
     /// Of a histogram.
     Histograms(Vec<HistogramPoint>),
 }
@@ -59,6 +72,7 @@ impl Points {
     pub fn len(&self) -> usize {
         match self {
             Self::Sums(points) => points.len(),
+            Self::Values(points) => points.len(),
             Self::Histograms(points) => points.len(),
         }
     }
@@ -77,6 +91,8 @@ impl Points {
         }
         match self {
             Self::Sums(points) => warm(points.iter().skip(number).take(AHEAD).map(|point| &point.series)),
+            // A few dozen.
+            Self::Values(_) => {}
             Self::Histograms(points) => {
                 warm(points.iter().skip(number).take(AHEAD).map(|point| &point.series));
             }
@@ -98,7 +114,7 @@ pub struct FamilySnapshot {
 /// Every family at the end of a window.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The pipeline it comes from.
+    /// The pipeline it comes from; empty for the daemon's own metrics, which come from none.
     pub pipeline: Arc<str>,
     /// The end of the window.
     pub at: Timestamp,
@@ -117,11 +133,17 @@ impl Snapshot {
         let of = |family: &FamilySnapshot| {
             let points = match &family.points {
                 Points::Sums(points) => points.capacity() * size_of::<SumPoint>(),
+                Points::Values(points) => points.capacity() * size_of::<ValuePoint>(),
                 Points::Histograms(points) => points.capacity() * size_of::<HistogramPoint>(),
             };
             points + family.ended.capacity() * size_of::<Series>() + size_of::<FamilySnapshot>()
         };
         size_of::<Self>() + self.families.iter().map(of).sum::<usize>()
+    }
+
+    /// Whether it holds the daemon's own metrics.
+    pub fn is_telemetry(&self) -> bool {
+        self.pipeline.is_empty()
     }
 
     /// How many series are live, over all families.

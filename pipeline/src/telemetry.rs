@@ -1,6 +1,6 @@
 //! The daemon's own instruments, by the Collector's names: `receiver_accepted_records`, `exporter_queue_size`, …
 //!
-//! Names here have no prefix: the reader of the metrics adds `flowtap_`. Every place that can turn something away has
+//! Names here have no prefix: the reader of the metrics adds `flowtap_`, and `flowtap.` where they are pushed. Every place that can turn something away has
 //! its counter.
 
 use std::sync::Arc;
@@ -11,10 +11,13 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use crate::component::ComponentId;
 use crate::queue::SnapshotQueue;
+use crate::snapshot::HISTOGRAM_BUCKETS;
 
 /// Upper bounds of how long a batch takes, in seconds: from one that is empty to one that takes an interval.
-const BATCH_BOUNDS: [f64; 10] = [
-    0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 5.0,
+/// As many as a [`HistogramPoint`](crate::HistogramPoint) has, so that exporters can push them.
+const BATCH_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
+    0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 5.0,
 ];
 
 fn batch_duration(meter: &Meter, name: &'static str, description: &'static str) -> Histogram<f64> {

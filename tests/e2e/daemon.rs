@@ -288,6 +288,18 @@ impl Daemon {
         (status, window)
     }
 
+    /// Sends SIGTERM, and waits for the end, of one that has no exporter `debug`. Returns its log.
+    pub(crate) fn stop_quietly(mut self) -> (ExitStatus, String) {
+        kill(self.pid(), Signal::SIGTERM).expect("a signal");
+        let status = self.child.wait().expect("an end");
+        let mut log = self.said();
+        for line in &self.log {
+            log.push_str(&line);
+            log.push('\n');
+        }
+        (status, log)
+    }
+
     /// Sends SIGKILL, and waits for the end.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("a signal");

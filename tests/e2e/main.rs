@@ -16,6 +16,7 @@
 //! | `open_connections` | the gauge of open connections after losses and reloads |
 //! | `sock_diag` | bytes by sequence on links that drop, short connections, roles without listeners, redirects |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
+//! | `identity` | which node series are of; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
@@ -43,6 +44,7 @@ mod faults;
 mod generated;
 mod generator;
 mod handover;
+mod identity;
 mod kernel_objects;
 mod labels;
 mod live;

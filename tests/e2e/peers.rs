@@ -74,7 +74,7 @@ fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_
     for naming in ["primus_lens", "otel"] {
         let daemon = Daemon::start(&[
             &format!("processors.window.naming={naming}"),
-            "exporters.prometheus.created_timestamps=true",
+            "exporters.prometheus.created_timestamps=all",
             "exporters.prometheus.timestamps=true",
             "processors.window.rtt_of_near_peers=true",
             "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, comm]",

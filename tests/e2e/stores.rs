@@ -12,7 +12,7 @@ use crate::require;
 use crate::traffic::{Counted, exchange};
 
 /// A store that answers `PromQL`.
-struct Store {
+pub(crate) struct Store {
     _peer: Peer,
     _dir: tempfile::TempDir,
     address: SocketAddr,
@@ -20,7 +20,7 @@ struct Store {
 
 impl Store {
     /// A Prometheus that scrapes `target`, with whatever `more` says of the job.
-    fn scraping(program: &Path, target: SocketAddr, more: &str) -> Self {
+    pub(crate) fn scraping(program: &Path, target: SocketAddr, more: &str) -> Self {
         let job = format!(
             "scrape_configs:\n- job_name: flowtap\n  scrape_interval: 1s\n  static_configs: [{{targets: ['{target}']}}]\n{more}"
         );
@@ -28,7 +28,7 @@ impl Store {
     }
 
     /// A Prometheus that scrapes nobody and takes what is written to it.
-    fn receiving() -> Self {
+    pub(crate) fn receiving() -> Self {
         Self::prometheus(
             Path::new("prometheus"),
             "",
@@ -36,7 +36,7 @@ impl Store {
         )
     }
 
-    fn prometheus(program: &Path, text: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn prometheus(program: &Path, text: &str, arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("prometheus.yml");
         fs::write(&config, text).unwrap();
@@ -52,13 +52,18 @@ impl Store {
     }
 
     fn victoria_metrics(program: &Path) -> Self {
+        Self::victoria_metrics_with(program, &[])
+    }
+
+    pub(crate) fn victoria_metrics_with(program: &Path, arguments: &[&str]) -> Self {
         let (dir, address) = (tempfile::tempdir().unwrap(), free_address());
         let mut command = Command::new(program);
         command
             .arg(format!("-storageDataPath={}", dir.path().display()))
             .arg(format!("-httpListenAddr={address}"))
             // By default the newest half minute is not shown.
-            .args(["-search.latencyOffset=0s", "-search.disableCache"]);
+            .args(["-search.latencyOffset=0s", "-search.disableCache"])
+            .args(arguments);
         Self::start(command, dir, address)
     }
 
@@ -83,11 +88,27 @@ impl Store {
     }
 
     /// What the first series of an answer is.
-    fn value(&self, query: &str) -> Option<String> {
+    pub(crate) fn value(&self, query: &str) -> Option<String> {
         let path = format!("/api/v1/query?query={query}");
         let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
         let value = answer["data"]["result"][0]["value"][1].as_str()?;
         Some(value.to_owned())
+    }
+
+    /// Where it listens.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Values of `label` in an answer, sorted.
+    pub(crate) fn labels(&self, query: &str, label: &str) -> Vec<String> {
+        let path = format!("/api/v1/query?query={}", query.replace('"', "%22"));
+        let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
+        let found = answer["data"]["result"].as_array().into_iter().flatten();
+        let values = found.filter_map(|found| found["metric"][label].as_str());
+        let mut values: Vec<_> = values.map(str::to_owned).collect();
+        values.sort();
+        values
     }
 
     /// Waits until it shows what the application `sent` by `port`.

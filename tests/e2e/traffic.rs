@@ -1,7 +1,7 @@
 //! Applications that count what they send and receive: the oracle of the exactness tests.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::AddAssign;
 use std::thread;
 
@@ -90,6 +90,22 @@ pub(crate) fn exchange(listener: &TcpListener, connections: usize, seed: u64) ->
         counted.server_received += received;
         Ok(counted)
     })
+}
+
+/// Sends `bytes` to each of 127.7.0.1 to 127.7.0.`peers`, on a connection each that is closed then. Returns how many bytes the
+/// server got.
+pub(crate) fn to_peers(listener: &TcpListener, peers: u8, bytes: usize) -> io::Result<u64> {
+    let port = listener.local_addr()?.port();
+    let message = vec![b'p'; bytes];
+    let mut got = 0;
+    for peer in 1..=peers {
+        let mut client = TcpStream::connect((Ipv4Addr::new(127, 7, 0, peer), port))?;
+        let (mut server, _) = listener.accept()?;
+        client.write_all(&message)?;
+        client.shutdown(Shutdown::Write)?;
+        got += io::copy(&mut server, &mut io::sink())?;
+    }
+    Ok(got)
 }
 
 /// Opens `connections` short connections, one after the other on each client thread: a few bytes each way, and closed.

@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::write::GzEncoder;
 use flowtap_pipeline::{Pair, PairValue, Snapshot};
 
-use super::row::{Table, Value, signed, sorted_labels};
+use super::row::{Origin, Table, Value, signed, sorted_labels};
 
 /// Lines are written once they are this long, together.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -30,9 +30,9 @@ impl JsonFile {
     ///
     /// # Errors
     /// What the system said. The file is as it was.
-    pub(super) fn write(&mut self, namespace: &str, snapshot: &Snapshot) -> io::Result<()> {
+    pub(super) fn write(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
         let before = self.bytes;
-        self.append(namespace, snapshot).inspect_err(|_| {
+        self.append(origin, snapshot).inspect_err(|_| {
             // If not even this can be done, a torn line stays: readers of JSON lines skip it, or say so.
             if self.file.set_len(before).is_ok() {
                 self.bytes = before;
@@ -40,9 +40,9 @@ impl JsonFile {
         })
     }
 
-    fn append(&mut self, namespace: &str, snapshot: &Snapshot) -> io::Result<()> {
+    fn append(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
         let (mut lines, mut labels) = (Vec::new(), Vec::new());
-        for table in Table::all(namespace, snapshot) {
+        for table in Table::all(origin, snapshot) {
             let line = Line::new(&table)?;
             for row in table.rows() {
                 sorted_labels(row.series, &mut labels);
@@ -126,6 +126,10 @@ impl Line {
             Value::Counter(point) => {
                 push_number(out, br#"},"total":"#, signed(point.total));
                 push_number(out, br#","delta":"#, signed(point.delta));
+            }
+            Value::Number(point) => {
+                out.extend_from_slice(br#"},"value":"#);
+                serde_json::to_writer(&mut *out, &point.value)?;
             }
             Value::Histogram(point) => {
                 push_number(out, br#"},"count":"#, signed(point.count()));

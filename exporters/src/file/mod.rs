@@ -45,7 +45,7 @@ impl FileExporter {
     /// # Errors
     /// What is wrong with the config's `path`.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, String> {
-        let writer = Writer::new(config, Telemetry::new(context))?;
+        let writer = Writer::new(config, &context.resource, Telemetry::new(context))?;
         Ok(Self {
             writer: Arc::new(Mutex::new(writer)),
             strict: context.strict,

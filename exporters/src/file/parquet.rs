@@ -14,10 +14,11 @@ use flowtap_pipeline::{Pair, Snapshot, Timestamp};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::ZstdLevel;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::config::Compression;
-use super::row::{Table, Value, signed, sorted_labels};
+use super::row::{Origin, SCHEMA_VERSION, Table, Value, signed, sorted_labels};
 
 /// Rows that are handed on together.
 const BATCH_ROWS: usize = 8192;
@@ -34,12 +35,17 @@ static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     let list = |item| DataType::List(Arc::new(Field::new("element", item, true)));
     let pair = vec![
         Field::new("key", DataType::Utf8, false),
-        Field::new("value", DataType::Utf8, true),
+        Field::new("value", DataType::Utf8, false),
     ];
     let entries = Field::new("key_value", DataType::Struct(pair.into()), false);
     let fields = vec![
         Field::new("window_start", time_type(), false),
         Field::new("window_end", time_type(), false),
+        Field::new("host", DataType::Utf8, false),
+        Field::new("instance", DataType::Utf8, false),
+        Field::new("version", DataType::Utf8, false),
+        Field::new("schema_version", DataType::Int64, false),
+        Field::new("naming", DataType::Utf8, false),
         Field::new("pipeline", DataType::Utf8, false),
         Field::new("name", DataType::Utf8, false),
         Field::new("type", DataType::Utf8, false),
@@ -47,6 +53,7 @@ static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
         Field::new("labels", DataType::Map(Arc::new(entries), false), false),
         Field::new("total", DataType::Int64, true),
         Field::new("delta", DataType::Int64, true),
+        Field::new("value", DataType::Float64, true),
         Field::new("count", DataType::Int64, true),
         Field::new("sum", DataType::Float64, true),
         Field::new("bounds", list(DataType::Float64), true),
@@ -66,7 +73,7 @@ impl ParquetFile {
     ///
     /// # Errors
     /// What the system said.
-    pub(super) fn new(file: File, compression: Compression) -> io::Result<Self> {
+    pub(super) fn new(file: File, compression: Compression, origin: &Origin) -> io::Result<Self> {
         let compression = match compression {
             Compression::Snappy => parquet::basic::Compression::SNAPPY,
             Compression::Zstd => parquet::basic::Compression::ZSTD(ZstdLevel::default()),
@@ -75,7 +82,9 @@ impl ParquetFile {
         let properties = WriterProperties::builder()
             .set_compression(compression)
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-            .set_created_by(concat!("flowtap ", env!("CARGO_PKG_VERSION")).to_owned())
+            // In the form that parquet-java parses: otherwise it does not trust the statistics.
+            .set_created_by(concat!("flowtap version ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_key_value_metadata(Some(metadata(origin)))
             .build();
         let writer = ArrowWriter::try_new(file, Arc::clone(&SCHEMA), Some(properties)).map_err(of_parquet)?;
         Ok(Self { writer })
@@ -85,9 +94,9 @@ impl ParquetFile {
     ///
     /// # Errors
     /// What the system said. The file is of no use then.
-    pub(super) fn write(&mut self, namespace: &str, snapshot: &Snapshot) -> io::Result<()> {
+    pub(super) fn write(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
         let (mut columns, mut labels) = (Columns::new(), Vec::new());
-        for table in Table::all(namespace, snapshot) {
+        for table in Table::all(origin, snapshot) {
             for row in table.rows() {
                 sorted_labels(row.series, &mut labels);
                 columns.push(&table, &labels, row.value).map_err(of_arrow)?;
@@ -118,6 +127,16 @@ impl ParquetFile {
     }
 }
 
+/// The resource, and the version of the columns.
+fn metadata(origin: &Origin) -> Vec<KeyValue> {
+    let schema = KeyValue::new("flowtap.schema_version".to_owned(), SCHEMA_VERSION.to_string());
+    let resource = origin.resource.iter();
+    resource
+        .map(|(name, value)| KeyValue::new(name.clone(), value.clone()))
+        .chain([schema])
+        .collect()
+}
+
 /// The system's own error, if that is what it was.
 fn of_parquet(error: ParquetError) -> io::Error {
     match error {
@@ -137,10 +156,13 @@ fn of_arrow(error: ArrowError) -> io::Error {
 struct Columns {
     rows: usize,
     times: [TimestampMicrosecondBuilder; 2],
-    texts: [StringBuilder; 4],
+    /// Of where rows come from.
+    origin: [StringBuilder; 3],
+    schema_version: Int64Builder,
+    texts: [StringBuilder; 5],
     labels: MapBuilder<StringBuilder, StringBuilder>,
     integers: [Int64Builder; 3],
-    sum: Float64Builder,
+    numbers: [Float64Builder; 2],
     bounds: ListBuilder<Float64Builder>,
     buckets: ListBuilder<Int64Builder>,
 }
@@ -156,10 +178,13 @@ impl Columns {
         Self {
             rows: 0,
             times: [times(), times()],
+            origin: Default::default(),
+            schema_version: Int64Builder::new(),
             texts: Default::default(),
-            labels: MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new()),
+            labels: MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
+                .with_values_field(Field::new("value", DataType::Utf8, false)),
             integers: Default::default(),
-            sum: Float64Builder::new(),
+            numbers: Default::default(),
             bounds: ListBuilder::new(Float64Builder::new()).with_field(Field::new(
                 "element",
                 DataType::Float64,
@@ -178,7 +203,12 @@ impl Columns {
         for (column, at) in self.times.iter_mut().zip([head.window_start, head.window_end]) {
             column.append_value(micros(at));
         }
-        let texts = [head.pipeline, &head.name, head.kind, head.unit];
+        let origin = [head.host, head.instance, head.version];
+        for (column, text) in self.origin.iter_mut().zip(origin) {
+            column.append_value(text);
+        }
+        self.schema_version.append_value(head.schema_version.into());
+        let texts = [head.naming, head.pipeline, &head.name, head.kind, head.unit];
         for (column, text) in self.texts.iter_mut().zip(texts) {
             column.append_value(text);
         }
@@ -191,12 +221,20 @@ impl Columns {
         let (numbers, histogram) = match value {
             Value::Counter(point) => ([Some(point.total), Some(point.delta), None], None),
             Value::Gauge(point) => ([Some(point.total), None, None], None),
+            Value::Number(_) => ([None; 3], None),
             Value::Histogram(point) => ([None, None, Some(point.count())], Some(point)),
         };
         for (column, number) in self.integers.iter_mut().zip(numbers) {
             column.append_option(number.map(signed));
         }
-        self.sum.append_option(histogram.map(|point| point.sum));
+        let number = match value {
+            Value::Number(point) => Some(point.value),
+            Value::Counter(_) | Value::Gauge(_) | Value::Histogram(_) => None,
+        };
+        let doubles = [number, histogram.map(|point| point.sum)];
+        for (column, number) in self.numbers.iter_mut().zip(doubles) {
+            column.append_option(number);
+        }
         self.bounds
             .append_option(table.bounds().map(|bounds| bounds.iter().copied().map(Some)));
         self.buckets
@@ -211,14 +249,21 @@ impl Columns {
         for column in &mut self.times {
             columns.push(Arc::new(column.finish()));
         }
+        for column in &mut self.origin {
+            columns.push(Arc::new(column.finish()));
+        }
+        columns.push(Arc::new(self.schema_version.finish()));
         for column in &mut self.texts {
             columns.push(Arc::new(column.finish()));
         }
         columns.push(Arc::new(self.labels.finish()));
-        for column in &mut self.integers {
-            columns.push(Arc::new(column.finish()));
-        }
-        columns.push(Arc::new(self.sum.finish()));
+        let [total, delta, count] = &mut self.integers;
+        let [number, sum] = &mut self.numbers;
+        columns.push(Arc::new(total.finish()));
+        columns.push(Arc::new(delta.finish()));
+        columns.push(Arc::new(number.finish()));
+        columns.push(Arc::new(count.finish()));
+        columns.push(Arc::new(sum.finish()));
         columns.push(Arc::new(self.bounds.finish()));
         columns.push(Arc::new(self.buckets.finish()));
         RecordBatch::try_new(Arc::clone(&SCHEMA), columns)

@@ -3,11 +3,38 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use flowtap_pipeline::{
-    FamilyKind, FamilySnapshot, HistogramPoint, Pair, Points, Series, Snapshot, SumPoint, Timestamp,
+    FamilyKind, FamilySnapshot, HistogramPoint, Naming, Pair, Points, Resource, Series, Snapshot, SumPoint,
+    Timestamp, ValuePoint,
 };
 use serde::{Serialize, Serializer};
 
 use crate::naming::full_name;
+
+/// Version of the rows' columns. A column that is added does not change it; one that is removed or means something else does.
+pub(super) const SCHEMA_VERSION: u8 = 1;
+
+/// Attributes of where rows come from, the same for all rows of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    /// What names of metrics begin with.
+    pub(super) namespace: String,
+    pub(super) host: String,
+    pub(super) instance: String,
+    /// Every attribute of the resource.
+    pub(super) resource: Vec<(String, String)>,
+}
+
+impl Origin {
+    pub(super) fn new(namespace: &str, resource: &Resource) -> Self {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self {
+            namespace: namespace.to_owned(),
+            host: resource.node().to_owned(),
+            instance: resource.instance().to_owned(),
+            resource: resource.attributes().map(owned).collect(),
+        }
+    }
+}
 
 /// What the rows of a family in one window begin with. Field names are the keys of the JSON objects, and the columns of Parquet.
 #[derive(Debug, Serialize)]
@@ -16,6 +43,12 @@ pub(super) struct Head<'a> {
     pub(super) window_start: Timestamp,
     #[serde(serialize_with = "as_text")]
     pub(super) window_end: Timestamp,
+    pub(super) host: &'a str,
+    pub(super) instance: &'a str,
+    /// Of flowtap.
+    pub(super) version: &'static str,
+    pub(super) schema_version: u8,
+    pub(super) naming: &'static str,
     pub(super) pipeline: &'a str,
     pub(super) name: String,
     #[serde(rename = "type")]
@@ -37,6 +70,8 @@ pub(super) enum Value<'a> {
     Counter(&'a SumPoint),
     /// `total`, what it shows. It is no sum of anything, so there is no `delta`.
     Gauge(&'a SumPoint),
+    /// `value`, of a counter or a gauge that is not in whole numbers.
+    Number(&'a ValuePoint),
     /// `count` of values observed since the series began; their `sum`; upper `bounds` of all buckets but the last, which has none;
     /// `buckets`, how many of the values are in each, not cumulated.
     Histogram(&'a HistogramPoint),
@@ -52,13 +87,21 @@ pub(super) struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// The tables of `snapshot`.
-    pub(super) fn all(namespace: &str, snapshot: &'a Snapshot) -> impl Iterator<Item = Self> {
+    pub(super) fn all(origin: &'a Origin, snapshot: &'a Snapshot) -> impl Iterator<Item = Self> {
         snapshot.families.iter().map(move |family| Self {
             head: Head {
                 window_start: start(snapshot),
                 window_end: snapshot.at,
+                host: &origin.host,
+                instance: &origin.instance,
+                version: env!("CARGO_PKG_VERSION"),
+                schema_version: SCHEMA_VERSION,
+                naming: match family.family.naming {
+                    Naming::PrimusLens => "primus_lens",
+                    Naming::Otel => "otel",
+                },
                 pipeline: &snapshot.pipeline,
-                name: full_name(namespace, family.family),
+                name: full_name(&origin.namespace, family.family),
                 kind: match family.family.kind {
                     FamilyKind::Counter => "counter",
                     FamilyKind::Gauge => "gauge",
@@ -135,6 +178,11 @@ fn changed(at: Timestamp, family: &FamilySnapshot) -> Box<dyn Iterator<Item = (u
                 };
                 (number, row(&point.series, value))
             }))
+        }
+        (Points::Values(points), _) => {
+            let points = points.iter().enumerate();
+            let changed = points.filter(move |(_, point)| point.updated == at);
+            Box::new(changed.map(move |(number, point)| (number, row(&point.series, Value::Number(point)))))
         }
         (Points::Histograms(points), _) => {
             let points = points.iter().enumerate();

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
-use crate::testing::{BYTES, context, many, snapshot};
+use crate::testing::{BYTES, context, many, resource, snapshot};
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
@@ -29,7 +29,7 @@ fn config(dir: &Path, format: Format) -> Config {
 }
 
 fn writer(config: &Config) -> Writer {
-    let mut writer = Writer::new(config, Telemetry::new(&context())).unwrap();
+    let mut writer = Writer::new(config, &resource(), Telemetry::new(&context())).unwrap();
     writer.prepare().unwrap();
     writer
 }
@@ -148,6 +148,8 @@ fn each_changed_series_is_a_line_that_is_read_back_whole() {
     let row = |more: Value| {
         let mut row = json!({
             "window_start": "1970-01-01T00:00:00.000000Z", "window_end": "1970-01-01T00:00:00.000005Z",
+            "host": "node1", "instance": resource().instance(), "version": env!("CARGO_PKG_VERSION"),
+            "schema_version": 1, "naming": "primus_lens",
             "pipeline": "flows", "unit": "By", "type": "counter",
         });
         row.as_object_mut()
@@ -173,7 +175,7 @@ fn each_changed_series_is_a_line_that_is_read_back_whole() {
                 "name": "primus_lens_active", "type": "gauge", "unit": "{connection}", "labels": {"type": ""}, "total": 9,
             })),
             row(json!({
-                "name": "flowtap.io", "labels": {"network.peer.port": "443"}, "total": 9, "delta": 0,
+                "name": "flowtap.io", "naming": "otel", "labels": {"network.peer.port": "443"}, "total": 9, "delta": 0,
             })),
         ]
     );
@@ -210,6 +212,13 @@ fn the_same_in_parquet_with_labels_as_a_map_whatever_packs_it() {
             ]
         );
         assert_eq!(texts("type"), ["counter", "histogram", "gauge", "counter"]);
+        assert_eq!(texts("host"), ["node1"; 4]);
+        assert_eq!(texts("instance"), [resource().instance(); 4]);
+        assert_eq!(
+            texts("naming"),
+            ["primus_lens", "primus_lens", "primus_lens", "otel"]
+        );
+        assert_eq!(integers("schema_version"), [Some(1); 4]);
         assert_eq!(texts("unit"), ["By", "us", "{connection}", "By"]);
         assert_eq!(integers("total"), [Some(42), None, Some(9), Some(9)]);
         assert_eq!(integers("delta"), [Some(42), None, None, Some(0)]);
@@ -480,7 +489,8 @@ fn what_cannot_be_written_is_counted_and_writing_goes_on_when_it_can() {
         let folder = dir.path().join("folder");
         // A file stands where the folder should be: not even root can write into it.
         fs::write(&folder, "").unwrap();
-        let mut writer = Writer::new(&config(&folder, format), Telemetry::new(&context())).unwrap();
+        let mut writer =
+            Writer::new(&config(&folder, format), &resource(), Telemetry::new(&context())).unwrap();
         assert!(writer.prepare().is_err());
         assert_eq!(writer.write(&window(5, 7)), failed(7));
         assert_eq!(writer.write(&window(10, 0)), wrote(0));

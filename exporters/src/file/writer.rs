@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use flowtap_pipeline::{BuildContext, Exported, Snapshot, Timestamp};
+use flowtap_pipeline::{BuildContext, Exported, Resource, Snapshot, Timestamp};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use opentelemetry::KeyValue;
@@ -14,7 +14,7 @@ use super::config::{Compression, Config, Format, Rotation};
 use super::json::{self, JsonFile};
 use super::names::{Name, Names};
 use super::parquet::ParquetFile;
-use super::row::{rows, start};
+use super::row::{Origin, rows, start};
 
 /// Names that are tried for a file before it is given up.
 const MAX_NAMES: usize = 10_000;
@@ -95,7 +95,7 @@ pub(super) struct Writer {
     names: Names,
     format: Format,
     compression: Compression,
-    namespace: String,
+    origin: Origin,
     rotation: Rotation,
     telemetry: Telemetry,
     open: Option<Open>,
@@ -104,12 +104,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(config: &Config, telemetry: Telemetry) -> Result<Self, String> {
+    pub(super) fn new(config: &Config, resource: &Resource, telemetry: Telemetry) -> Result<Self, String> {
         Ok(Self {
             names: Names::new(&config.path, config.extension())?,
             format: config.format,
             compression: config.compression(),
-            namespace: config.namespace.clone(),
+            origin: Origin::new(&config.namespace, resource),
             rotation: config.rotation,
             telemetry,
             open: None,
@@ -203,8 +203,8 @@ impl Writer {
                 None => self.create(begun)?,
             };
             let written = match &mut open.output {
-                Output::Json(file) => file.write(&self.namespace, snapshot),
-                Output::Parquet(file) => file.write(&self.namespace, snapshot),
+                Output::Json(file) => file.write(&self.origin, snapshot),
+                Output::Parquet(file) => file.write(&self.origin, snapshot),
             };
             match (written, self.format) {
                 (Ok(()), format) => {
@@ -266,7 +266,9 @@ impl Writer {
             let lock = lock(file.try_clone()?)?.ok_or(io::ErrorKind::WouldBlock)?;
             let output = match self.format {
                 Format::Json => Output::Json(JsonFile::new(file, self.compression == Compression::Gzip)),
-                Format::Parquet => Output::Parquet(Box::new(ParquetFile::new(file, self.compression)?)),
+                Format::Parquet => {
+                    Output::Parquet(Box::new(ParquetFile::new(file, self.compression, &self.origin)?))
+                }
             };
             Ok((output, lock))
         };

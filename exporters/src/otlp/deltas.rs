@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use flowtap_pipeline::{
     FamilyKind, HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, SeriesId, Snapshot, SumPoint, Timestamp,
+    ValuePoint,
 };
 
 use super::Ended;
@@ -17,6 +18,13 @@ use super::Ended;
 pub(super) struct SumPart {
     pub(super) start: Timestamp,
     pub(super) value: u64,
+}
+
+/// A difference of a counter that is not in whole numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct ValuePart {
+    pub(super) start: Timestamp,
+    pub(super) value: f64,
 }
 
 /// A difference of a histogram.
@@ -31,6 +39,7 @@ pub(super) struct HistogramPart {
 #[derive(Debug, Default)]
 pub(super) struct Deltas {
     sums: HashMap<SeriesId, Delivered<u64>>,
+    values: HashMap<SeriesId, Delivered<f64>>,
     histograms: HashMap<SeriesId, Delivered<HistogramTotals>>,
 }
 
@@ -57,6 +66,16 @@ impl Deltas {
         };
         let value = point.total.saturating_sub(before);
         (value > 0).then_some(SumPart { start, value })
+    }
+
+    /// The same of a counter that is not in whole numbers.
+    pub(super) fn of_value(&self, point: &ValuePoint) -> Option<ValuePart> {
+        let (start, before) = match self.values.get(&point.series.id()) {
+            Some(delivered) => (delivered.until, delivered.total),
+            None => (point.series.start(), 0.0),
+        };
+        let value = point.value - before;
+        (value > 0.0).then_some(ValuePart { start, value })
     }
 
     /// The same of a histogram.
@@ -86,7 +105,7 @@ impl Deltas {
         for (index, range) in told {
             let family = &snapshot.families[*index];
             match &family.points {
-                Points::Sums(_) if family.family.kind == FamilyKind::Gauge => {}
+                Points::Sums(_) | Points::Values(_) if family.family.kind == FamilyKind::Gauge => {}
                 Points::Sums(points) => {
                     for point in &points[range.clone()] {
                         let delivered = Delivered {
@@ -95,6 +114,16 @@ impl Deltas {
                             total: point.total,
                         };
                         self.sums.insert(point.series.id(), delivered);
+                    }
+                }
+                Points::Values(points) => {
+                    for point in &points[range.clone()] {
+                        let delivered = Delivered {
+                            _series: point.series.clone(),
+                            until,
+                            total: point.value,
+                        };
+                        self.values.insert(point.series.id(), delivered);
                     }
                 }
                 Points::Histograms(points) => {
@@ -118,6 +147,7 @@ impl Deltas {
     pub(super) fn forget(&mut self, ended: &Ended) {
         for series in ended.0.iter().flatten() {
             self.sums.remove(&series.id());
+            self.values.remove(&series.id());
             self.histograms.remove(&series.id());
         }
     }

@@ -3,12 +3,13 @@
 //! Written by hand, because a series brings its attributes encoded: the messages of `opentelemetry-proto` would have to
 //! build each of them anew, every time. Field numbers stand beside the fields; a test decodes the bytes with those messages.
 
-use std::fs;
 use std::ops::Range;
 
 use bytes::Bytes;
+use flowtap_pipeline::resource::SCHEMA_URL;
 use flowtap_pipeline::{
-    Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, Snapshot, SumPoint,
+    Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Naming, Points, Series, Snapshot,
+    SumPoint, Timestamp, ValuePoint,
 };
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
@@ -17,8 +18,8 @@ use prost::Message;
 
 use super::Ended;
 use super::config::Config;
-use super::deltas::{Deltas, HistogramPart, SumPart};
-use crate::naming::full_name;
+use super::deltas::{Deltas, HistogramPart, SumPart, ValuePart};
+use crate::naming::{full_name, pipeline_attribute};
 use crate::push::Request;
 use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint};
 
@@ -47,14 +48,29 @@ pub(super) struct Encoder {
     namespace: String,
     max_points: usize,
     max_bytes: usize,
+    /// Whether points carry the name of their pipeline: two of them could be the same series otherwise.
+    several_pipelines: bool,
     /// `ResourceMetrics.resource`, encoded with key and length.
     resource: Vec<u8>,
-    /// `ScopeMetrics.scope`, likewise.
+    /// `ResourceMetrics.schema_url` and `ScopeMetrics.schema_url`, which have the same field number.
+    schema_url: Vec<u8>,
+    /// `ScopeMetrics.scope`, like the resource.
     scope: Vec<u8>,
 }
 
 impl Encoder {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        resource: &flowtap_pipeline::Resource,
+        several_pipelines: bool,
+    ) -> Self {
+        let resource = Resource {
+            attributes: resource
+                .attributes()
+                .map(|(key, value)| text(key, value))
+                .collect(),
+            ..Resource::default()
+        };
         let scope = InstrumentationScope {
             name: "flowtap".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -64,7 +80,9 @@ impl Encoder {
             namespace: config.namespace.clone(),
             max_points: config.max_points_per_request.get(),
             max_bytes: config.max_request_bytes,
-            resource: field(1, &resource().encode_to_vec()),
+            several_pipelines,
+            resource: field(1, &resource.encode_to_vec()),
+            schema_url: field(3, SCHEMA_URL.as_bytes()),
             scope: field(1, &scope.encode_to_vec()),
         }
     }
@@ -78,9 +96,10 @@ impl Encoder {
         deltas: bool,
     ) -> Encoding<'a> {
         let heads = snapshot.families.iter();
+        let pipeline = (self.several_pipelines && !snapshot.is_telemetry()).then_some(&*snapshot.pipeline);
         Encoding {
             heads: heads
-                .map(|family| Head::new(self, family.family, deltas))
+                .map(|family| Head::new(self, family.family, deltas, pipeline))
                 .collect(),
             encoder: self,
             snapshot,
@@ -123,14 +142,21 @@ impl Encoder {
     /// What may be in a request beside its resource, with room for one point more.
     fn room(&self) -> usize {
         const POINT: usize = 4096;
-        let fixed = self.resource.len() + self.scope.len() + POINT;
+        let fixed = self.resource.len() + self.scope.len() + 2 * self.schema_url.len() + POINT;
         self.max_bytes.saturating_sub(fixed)
     }
 
     /// `ExportMetricsServiceRequest { resource_metrics: [ResourceMetrics { resource, scope_metrics: [...] }] }`
     fn write(&self, plan: &Plan, points: &PointWriter<'_>, heads: &[Head<'_>]) -> Part {
-        let scope_len = self.scope.len() + plan.metrics_len;
-        let resource_len = self.resource.len() + len_delimited(scope_len);
+        // The scope follows the conventions where the names of its metrics do.
+        let is_otel = |family: &FamilySnapshot| family.family.naming == Naming::Otel;
+        let scope_schema: &[u8] = if points.snapshot.families.iter().all(is_otel) {
+            &self.schema_url
+        } else {
+            &[]
+        };
+        let scope_len = self.scope.len() + plan.metrics_len + scope_schema.len();
+        let resource_len = self.resource.len() + len_delimited(scope_len) + self.schema_url.len();
         let mut body = Vec::with_capacity(len_delimited(resource_len));
         begin(&mut body, 1, resource_len);
         body.extend_from_slice(&self.resource);
@@ -147,6 +173,8 @@ impl Encoder {
             }
             body.extend_from_slice(&head.behind);
         }
+        body.extend_from_slice(scope_schema);
+        body.extend_from_slice(&self.schema_url);
         debug_assert_eq!(
             body.len(),
             len_delimited(resource_len),
@@ -275,6 +303,16 @@ impl PointWriter<'_> {
         }
     }
 
+    fn value_part(&self, head: &Head<'_>, point: &ValuePoint) -> Option<ValuePart> {
+        match self.deltas.filter(|_| head.family.kind != FamilyKind::Gauge) {
+            Some(deltas) => deltas.of_value(point),
+            None => Some(ValuePart {
+                start: point.series.start(),
+                value: point.value,
+            }),
+        }
+    }
+
     fn histogram_part(&self, point: &HistogramPoint) -> Option<HistogramPart> {
         match self.deltas {
             Some(deltas) => deltas.of_histogram(point),
@@ -291,13 +329,17 @@ impl PointWriter<'_> {
         match &self.snapshot.families[family].points {
             Points::Sums(points) if number < points.len() => {
                 self.sum_part(head, &points[number])?;
-                Some(sum_len(&points[number]))
+                Some(number_len(head, &points[number].series))
+            }
+            Points::Values(points) if number < points.len() => {
+                self.value_part(head, &points[number])?;
+                Some(number_len(head, &points[number].series))
             }
             Points::Histograms(points) if number < points.len() => {
                 self.histogram_part(&points[number])?;
                 Some(histogram_len(head, &points[number]))
             }
-            points => Some(ended_len(&self.ended.of(family)[number - points.len()])),
+            points => Some(ended_len(head, &self.ended.of(family)[number - points.len()])),
         }
     }
 
@@ -307,7 +349,15 @@ impl PointWriter<'_> {
             Points::Sums(points) if number < points.len() => {
                 let point = &points[number];
                 if let Some(part) = self.sum_part(head, point) {
-                    self.push_sum(out, point, part);
+                    // `as_int` 6, sfixed64; a total beyond 2^63 is not reached in the life of a machine.
+                    self.push_number(out, head, &point.series, part.start, (6, part.value));
+                }
+            }
+            Points::Values(points) if number < points.len() => {
+                let point = &points[number];
+                if let Some(part) = self.value_part(head, point) {
+                    // `as_double` 4.
+                    self.push_number(out, head, &point.series, part.start, (4, part.value.to_bits()));
                 }
             }
             Points::Histograms(points) if number < points.len() => {
@@ -316,18 +366,24 @@ impl PointWriter<'_> {
                     self.push_histogram(out, head, point, &part);
                 }
             }
-            points => self.push_ended(out, points, &self.ended.of(family)[number - points.len()]),
+            points => self.push_ended(out, head, points, &self.ended.of(family)[number - points.len()]),
         }
     }
 
-    /// `NumberDataPoint`: start 2, time 3, `as_int` 6, attributes 7.
-    fn push_sum(&self, out: &mut Vec<u8>, point: &SumPoint, part: SumPart) {
-        begin(out, 1, sum_len(point));
-        push_fixed64(out, 2, part.start.as_nanos());
+    /// `NumberDataPoint`: start 2, time 3, the value in its field, attributes 7.
+    fn push_number(
+        &self,
+        out: &mut Vec<u8>,
+        head: &Head<'_>,
+        series: &Series,
+        start: Timestamp,
+        (field, bits): (u32, u64),
+    ) {
+        begin(out, 1, number_len(head, series));
+        push_fixed64(out, 2, start.as_nanos());
         push_fixed64(out, 3, self.snapshot.at.as_nanos());
-        // sfixed64; a total beyond 2^63 is not reached in the life of a machine.
-        push_fixed64(out, 6, part.value);
-        push_attributes(out, &point.series);
+        push_fixed64(out, field, bits);
+        push_attributes(out, head, series);
     }
 
     /// `HistogramDataPoint`: start 2, time 3, count 4, sum 5, `bucket_counts` 6, `explicit_bounds` 7, attributes 9.
@@ -348,41 +404,46 @@ impl PointWriter<'_> {
             out.extend_from_slice(&count.to_le_bytes());
         }
         out.extend_from_slice(&head.bounds);
-        push_attributes(out, &point.series);
+        push_attributes(out, head, &point.series);
     }
 
     /// A point that says that its series is no more: without value, flags 8 of a `NumberDataPoint`, 10 of a
     /// `HistogramDataPoint`.
-    fn push_ended(&self, out: &mut Vec<u8>, points: &Points, series: &Series) {
+    fn push_ended(&self, out: &mut Vec<u8>, head: &Head<'_>, points: &Points, series: &Series) {
         let flags = match points {
-            Points::Sums(_) => 8,
+            Points::Sums(_) | Points::Values(_) => 8,
             Points::Histograms(_) => 10,
         };
-        begin(out, 1, ended_len(series));
+        begin(out, 1, ended_len(head, series));
         push_fixed64(out, 2, series.start().as_nanos());
         push_fixed64(out, 3, self.snapshot.at.as_nanos());
         push_varint(out, flags, NO_RECORDED_VALUE);
-        push_attributes(out, series);
+        push_attributes(out, head, series);
     }
 }
 
-fn push_attributes(out: &mut Vec<u8>, series: &Series) {
+fn push_attributes(out: &mut Vec<u8>, head: &Head<'_>, series: &Series) {
     for part in series.attributes() {
         out.extend_from_slice(part);
     }
+    out.extend_from_slice(&head.pipeline);
 }
 
-fn sum_len(point: &SumPoint) -> usize {
-    3 * FIXED64_BYTES + point.series.attributes_len()
+fn attributes_len(head: &Head<'_>, series: &Series) -> usize {
+    series.attributes_len() + head.pipeline.len()
+}
+
+fn number_len(head: &Head<'_>, series: &Series) -> usize {
+    3 * FIXED64_BYTES + attributes_len(head, series)
 }
 
 fn histogram_len(head: &Head<'_>, point: &HistogramPoint) -> usize {
-    4 * FIXED64_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + point.series.attributes_len()
+    4 * FIXED64_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + attributes_len(head, &point.series)
 }
 
 /// Two times, and flags, which take a byte behind their key.
-fn ended_len(series: &Series) -> usize {
-    2 * FIXED64_BYTES + 2 + series.attributes_len()
+fn ended_len(head: &Head<'_>, series: &Series) -> usize {
+    2 * FIXED64_BYTES + 2 + attributes_len(head, series)
 }
 
 /// What every metric of a family begins and ends with.
@@ -396,10 +457,12 @@ struct Head<'a> {
     behind: Vec<u8>,
     /// `explicit_bounds`, encoded.
     bounds: Vec<u8>,
+    /// The attribute with the pipeline's name, if points have one: field 7 of a `NumberDataPoint`, 9 of a `HistogramDataPoint`.
+    pipeline: Vec<u8>,
 }
 
 impl<'a> Head<'a> {
-    fn new(encoder: &Encoder, family: &'a Family, delta: bool) -> Self {
+    fn new(encoder: &Encoder, family: &'a Family, delta: bool, pipeline: Option<&str>) -> Self {
         let mut bytes = Vec::new();
         push_bytes(&mut bytes, 1, full_name(&encoder.namespace, family).as_bytes());
         push_bytes(&mut bytes, 2, family.help.as_bytes());
@@ -423,12 +486,18 @@ impl<'a> Head<'a> {
                 9
             }
         };
+        let attributes_field = if data_field == 9 { 9 } else { 7 };
+        let pipeline = pipeline.map(|name| {
+            let attribute = text(pipeline_attribute(family.naming), name);
+            field(attributes_field, &attribute.encode_to_vec())
+        });
         Self {
             family,
             bytes,
             data_field,
             behind,
             bounds,
+            pipeline: pipeline.unwrap_or_default(),
         }
     }
 }
@@ -439,41 +508,12 @@ fn field(number: u32, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What is being described: this daemon on this machine, and what `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say
-/// (OpenTelemetry specification, "Resource SDK").
-fn resource() -> Resource {
-    let variable = |name| {
-        std::env::var(name)
-            .ok()
-            .filter(|value: &String| !value.is_empty())
-    };
-    let mut attributes = vec![
-        ("service.name".to_owned(), "flowtap".to_owned()),
-        ("service.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-    ];
-    if let Ok(name) = fs::read_to_string("/proc/sys/kernel/hostname") {
-        attributes.push(("host.name".to_owned(), name.trim().to_owned()));
-    }
-    let given = variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-    let given = given.split(',').filter_map(|pair| pair.split_once('='));
-    let given = given.map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()));
-    let service = variable("OTEL_SERVICE_NAME").map(|name| ("service.name".to_owned(), name));
-    for (key, value) in given.chain(service) {
-        attributes.retain(|(known, _)| *known != key);
-        attributes.push((key, value));
-    }
-    let attributes = attributes.into_iter().map(|(key, value)| {
-        let value = Some(AnyValue {
-            value: Some(any_value::Value::StringValue(value)),
-        });
-        KeyValue {
-            key,
-            value,
-            ..KeyValue::default()
-        }
-    });
-    Resource {
-        attributes: attributes.collect(),
-        ..Resource::default()
+fn text(key: &str, value: &str) -> KeyValue {
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue {
+            value: Some(any_value::Value::StringValue(value.to_owned())),
+        }),
+        ..KeyValue::default()
     }
 }

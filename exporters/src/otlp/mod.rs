@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use flowtap_pipeline::{
-    BuildContext, ExportService, Exported, Exporter, Series, Snapshot, StageError, Timestamp,
+    BuildContext, ExportService, Exported, Exporter, Resource, Series, Snapshot, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -98,7 +98,11 @@ impl OtlpExporter {
             interval: self.config.interval,
             passed: HashMap::new(),
             ended: HashMap::new(),
-            encoder: Arc::new(Encoder::new(&self.config)),
+            encoder: Arc::new(Encoder::new(
+                &self.config,
+                &self.context.resource,
+                self.context.several_pipelines,
+            )),
             deltas: delta.then(Arc::default),
             way,
         })
@@ -236,7 +240,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
 pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     let mut ended = Ended::default();
     ended.add(snapshot);
-    let encoder = Encoder::new(config);
+    let encoder = Encoder::new(config, &Resource::default(), false);
     let mut encoding = encoder.encode(snapshot, &ended, false);
     let parts = std::iter::from_fn(|| encoding.next_part(None));
     parts.map(|part| part.request.body).collect()

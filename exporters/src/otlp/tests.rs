@@ -5,7 +5,7 @@ mod tls;
 use std::sync::Mutex;
 
 use super::*;
-use crate::testing::{context, many, snapshot};
+use crate::testing::{context, many, resource, snapshot};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -94,7 +94,7 @@ pub(super) async fn export(config: Config, snapshot: Snapshot) -> Exported {
 fn encode(config: &Config, snapshot: &Snapshot) -> Vec<Part> {
     let mut ended = Ended::default();
     ended.add(snapshot);
-    let encoder = Encoder::new(config);
+    let encoder = Encoder::new(config, &resource(), false);
     let mut encoding = encoder.encode(snapshot, &ended, false);
     std::iter::from_fn(|| encoding.next_part(None)).collect()
 }
@@ -162,6 +162,64 @@ fn the_bytes_are_those_of_the_message_that_they_stand_for() {
     assert_eq!(point.explicit_bounds[..2], [0.5, 1.0]);
     // Decoded and encoded again by prost it is the same, so there is nothing in it that prost does not know.
     assert_eq!(request.encode_to_vec().len(), requests[0].body.len());
+}
+
+#[test]
+fn a_request_names_its_node_and_each_point_its_pipeline_where_there_are_several() {
+    let names = |attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue]| {
+        let names = attributes.iter().map(|attribute| attribute.key.clone());
+        names.collect::<Vec<_>>()
+    };
+    let several = Encoder::new(&Config::default(), &resource(), true);
+    let own = Snapshot {
+        pipeline: "".into(),
+        ..snapshot(42)
+    };
+    let otel = crate::testing::otel_snapshot(42);
+    for (snapshot, pipeline, schema) in [
+        (&snapshot(42), Some("pipeline"), ""),
+        (
+            &otel,
+            Some("flowtap.pipeline"),
+            flowtap_pipeline::resource::SCHEMA_URL,
+        ),
+        (&own, None, ""),
+    ] {
+        let mut ended = Ended::default();
+        ended.add(snapshot);
+        let mut encoding = several.encode(snapshot, &ended, false);
+        let body = encoding.next_part(None).unwrap().request.body;
+        let request = ExportMetricsServiceRequest::decode(body).unwrap();
+        let metrics = &request.resource_metrics[0];
+        let attributes = names(&metrics.resource.as_ref().unwrap().attributes);
+        assert!(
+            attributes.contains(&"service.instance.id".to_owned()),
+            "{attributes:?}"
+        );
+        assert_eq!(metrics.schema_url, flowtap_pipeline::resource::SCHEMA_URL);
+        assert_eq!(metrics.scope_metrics[0].schema_url, schema);
+        for metric in &metrics.scope_metrics[0].metrics {
+            let points: Vec<_> = match metric.data.as_ref().unwrap() {
+                metric::Data::Sum(sum) => sum
+                    .data_points
+                    .iter()
+                    .map(|point| names(&point.attributes))
+                    .collect(),
+                metric::Data::Histogram(data) => data
+                    .data_points
+                    .iter()
+                    .map(|point| names(&point.attributes))
+                    .collect(),
+                other => panic!("{other:?}"),
+            };
+            for names in points {
+                assert_eq!(
+                    names.last().map(String::as_str).filter(|name| *name != "raddr"),
+                    pipeline
+                );
+            }
+        }
+    }
 }
 
 #[tokio::test]

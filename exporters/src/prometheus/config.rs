@@ -19,6 +19,20 @@ use super::auth::BasicAuth;
 use crate::naming;
 use crate::tls::ServerTls;
 
+/// Formats that say since when a series counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CreatedTimestamps {
+    /// No format.
+    None,
+    /// Protobuf, where it is a field of the series.
+    #[default]
+    Protobuf,
+    /// Protobuf and `OpenMetrics`, where it is a line for each counter and histogram, and a series of its own to a scraper that
+    /// does not know it.
+    All,
+}
+
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -32,9 +46,9 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Whether samples have the time of their window's end; else a scraper takes its own.
     pub timestamps: bool,
-    /// Whether `OpenMetrics` and protobuf tell since when a series counts. In `OpenMetrics` that is a sample more for each series, to
-    /// scrapers that don't know it.
-    pub created_timestamps: bool,
+    /// Formats that say since when a series counts. A Prometheus started with
+    /// `--enable-feature=created-timestamp-zero-ingestion` then sees the first bytes of a new series as an increase.
+    pub created_timestamps: CreatedTimestamps,
     /// Connections at a time; those beyond are closed, and counted.
     pub max_connections: NonZeroUsize,
     /// How long a request, a TLS handshake or the reading of an answer may stall.
@@ -60,7 +74,7 @@ impl Default for Config {
             namespace: naming::DEFAULT_NAMESPACE.to_owned(),
             labels: BTreeMap::new(),
             timestamps: false,
-            created_timestamps: false,
+            created_timestamps: CreatedTimestamps::default(),
             max_connections: CONNECTIONS,
             timeout: Duration::from_secs(30),
             tls: None,

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flowtap_pipeline::labels::push_label;
-use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Series, Snapshot, SumPoint, Timestamp};
+use flowtap_pipeline::{
+    Family, FamilyKind, HistogramPoint, Naming, Points, Series, Snapshot, SumPoint, Timestamp, ValuePoint,
+};
 
-use super::config::Config;
+use super::config::{Config, CreatedTimestamps};
 use super::negotiate::Format;
 use super::protobuf::{self, Metric, Value};
-use crate::naming::prometheus_name;
+use crate::naming::{pipeline_label, prometheus_name};
 
 /// A chunk is handed out once it is this long.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
@@ -23,12 +25,15 @@ pub(super) struct Style {
     /// Labels of every series.
     labels: Vec<(String, String)>,
     timestamps: bool,
-    created: bool,
+    created: CreatedTimestamps,
+    /// Whether series have a label with their pipeline's name.
+    several_pipelines: bool,
 }
 
 impl Style {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, several_pipelines: bool) -> Self {
         Self {
+            several_pipelines,
             namespace: config.namespace.clone(),
             labels: config.labels.clone().into_iter().collect(),
             timestamps: config.timestamps,
@@ -73,10 +78,15 @@ struct Common {
 }
 
 impl Common {
-    /// With a label `pipeline` if there are `several`.
-    fn new(style: &Style, format: Format, snapshot: &Snapshot, several: bool) -> Self {
+    /// With the pipeline's name if there are several pipelines, and this is of one.
+    fn new(style: &Style, format: Format, snapshot: &Snapshot) -> Self {
         let own = style.labels.iter().map(|(name, value)| (&**name, &**value));
-        let pipeline = several.then_some(("pipeline", &*snapshot.pipeline));
+        let naming = snapshot
+            .families
+            .first()
+            .map_or(Naming::default(), |first| first.family.naming);
+        let several = style.several_pipelines && !snapshot.is_telemetry();
+        let pipeline = several.then_some((pipeline_label(naming), &*snapshot.pipeline));
         let (mut text, mut pairs) = (String::new(), Vec::new());
         for (name, value) in own.chain(pipeline) {
             if !text.is_empty() {
@@ -107,8 +117,7 @@ struct Cursor {
 
 impl Exposition {
     pub(super) fn new(style: &Style, format: Format, snapshots: Vec<Arc<Snapshot>>) -> Self {
-        let several = snapshots.len() > 1;
-        let common = |snapshot: &Arc<Snapshot>| Common::new(style, format, snapshot, several);
+        let common = |snapshot: &Arc<Snapshot>| Common::new(style, format, snapshot);
         let common = snapshots.iter().map(common).collect();
         let mut entries: Vec<Entry> = Vec::new();
         for (number, snapshot) in snapshots.iter().enumerate() {
@@ -132,7 +141,11 @@ impl Exposition {
         }
         Self {
             format,
-            created: style.created && format != Format::Text,
+            created: match format {
+                Format::Text => false,
+                Format::OpenMetrics => style.created == CreatedTimestamps::All,
+                Format::Protobuf => style.created != CreatedTimestamps::None,
+            },
             snapshots,
             common,
             entries,
@@ -213,7 +226,8 @@ impl Exposition {
         (first..points.len()).map(move |number| {
             points.look_ahead(number);
             let (series, value) = match points {
-                Points::Sums(points) => (&points[number].series, Value::Sum(points[number].total)),
+                Points::Sums(points) => (&points[number].series, Value::Number(points[number].total as f64)),
+                Points::Values(points) => (&points[number].series, Value::Number(points[number].value)),
                 Points::Histograms(points) => (&points[number].series, Value::Histogram(&points[number])),
             };
             Metric {
@@ -353,6 +367,7 @@ impl Lines<'_> {
             points.look_ahead(number);
             match points {
                 Points::Sums(points) => self.push_sum(out, &points[number]),
+                Points::Values(points) => self.push_value(out, &points[number]),
                 Points::Histograms(points) => self.push_histogram(out, &points[number]),
             }
             number += 1;
@@ -364,9 +379,19 @@ impl Lines<'_> {
         let [own, shared] = point.series.labels();
         push_name(out, &self.entry.name, "", [self.common, own, shared]);
         self.push_integer(out, point.total);
+        self.push_created_of_counter(out, &point.series);
+    }
+
+    fn push_value(&self, out: &mut Vec<u8>, point: &ValuePoint) {
+        let [own, shared] = point.series.labels();
+        push_name(out, &self.entry.name, "", [self.common, own, shared]);
+        let _ = writeln!(out, "{}{}", point.value, self.behind);
+        self.push_created_of_counter(out, &point.series);
+    }
+
+    fn push_created_of_counter(&self, out: &mut Vec<u8>, series: &Series) {
         if self.created && self.entry.family.kind == FamilyKind::Counter {
-            let name = self.entry.name.trim_end_matches("_total");
-            self.push_created(out, name, &point.series);
+            self.push_created(out, self.entry.name.trim_end_matches("_total"), series);
         }
     }
 
@@ -419,7 +444,7 @@ mod tests {
     }
 
     fn written(config: &Config, format: Format, snapshots: Vec<Arc<Snapshot>>) -> String {
-        Exposition::new(&Style::new(config), format, snapshots)
+        Exposition::new(&Style::new(config, snapshots.len() > 1), format, snapshots)
             .map(|chunk| String::from_utf8(chunk.to_vec()).unwrap())
             .collect()
     }
@@ -464,8 +489,12 @@ primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1\"} 3
             namespace: "x".to_owned(),
             ..Config::default()
         };
-        let chunks: Vec<_> =
-            Exposition::new(&Style::new(&config), Format::Text, vec![Arc::new(many(20_000))]).collect();
+        let chunks: Vec<_> = Exposition::new(
+            &Style::new(&config, false),
+            Format::Text,
+            vec![Arc::new(many(20_000))],
+        )
+        .collect();
         assert!(chunks.len() > 5, "{} chunks", chunks.len());
         assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 4096));
         let text: String = chunks
@@ -507,7 +536,7 @@ primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1.0\"} 3
     #[test]
     fn openmetrics_tells_units_and_creation_where_names_allow_it() {
         let config = Config {
-            created_timestamps: true,
+            created_timestamps: CreatedTimestamps::All,
             ..Config::default()
         };
         let rendered = written(&config, Format::OpenMetrics, vec![Arc::new(otel_snapshot(42))]);

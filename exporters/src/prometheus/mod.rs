@@ -5,7 +5,8 @@
 //! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last.
 //! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made, and packed, in chunks as the peer reads
 //!    them, so memory does not grow with the number of series.
-//! 3. With several pipelines every series has a label `pipeline` besides, or two of them could be the same.
+//! 3. Where the config feeds it from several pipelines, every series has the pipeline's name as a label, or two of them could be
+//!    the same.
 //! 4. Names stay what they are: `OpenMetrics` wants counters to end in `_total`, so those that don't are of type `unknown` there.
 //! 5. No more than `max_connections` at a time: the next is closed, and counted.
 
@@ -45,7 +46,7 @@ use tower::{BoxError, service_fn};
 
 use self::auth::Auth;
 pub use self::auth::BasicAuth;
-pub use self::config::{Config, FACTORY};
+pub use self::config::{Config, CreatedTimestamps, FACTORY};
 pub(crate) use self::exposition::canonical;
 use self::exposition::{Exposition, Style};
 use self::negotiate::Format;
@@ -112,7 +113,7 @@ impl PrometheusExporter {
         let exporter = KeyValue::new("exporter", context.id.to_string());
         refused.add(0, std::slice::from_ref(&exporter));
         let shared = Shared {
-            style: Style::new(config),
+            style: Style::new(config, context.several_pipelines),
             auth: Auth::new(config.basic_auth.as_ref(), config.bearer_token.as_deref()),
             newest: Mutex::default(),
         };
@@ -249,10 +250,11 @@ impl Iterator for Packed {
 
 /// An exposition of `snapshots`, one per pipeline, as a scrape sends it: chunk by chunk.
 pub fn chunks(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> impl Iterator<Item = Bytes> {
-    let style = Style::new(&Config {
+    let config = Config {
         namespace: namespace.to_owned(),
         ..Config::default()
-    });
+    };
+    let style = Style::new(&config, snapshots.len() > 1);
     Exposition::new(&style, Format::Text, snapshots)
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Metric<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
-    Sum(u64),
+    Number(f64),
     Histogram(&'a HistogramPoint),
 }
 
@@ -50,7 +50,7 @@ impl Metric<'_> {
         }
         begin(out, self.value_field(), value_len);
         match self.value {
-            Value::Sum(total) => push_fixed64(out, 1, (total as f64).to_bits()),
+            Value::Number(value) => push_fixed64(out, 1, value.to_bits()),
             Value::Histogram(point) => {
                 // `Histogram`: sample_count 1, sample_sum 2, bucket 3.
                 push_varint(out, 1, point.count());
@@ -84,7 +84,7 @@ impl Metric<'_> {
 
     fn value_len(&self) -> usize {
         let value = match self.value {
-            Value::Sum(_) => FIXED64_BYTES,
+            Value::Number(_) => FIXED64_BYTES,
             Value::Histogram(point) => {
                 let counts = self.buckets().map(|(count, _)| encoded_len_varint(count));
                 let buckets = point.buckets.len() * BUCKET_FIXED_BYTES + counts.sum::<usize>();
@@ -262,9 +262,13 @@ mod tests {
     }
 
     fn families(config: &Config, snapshots: Vec<Arc<Snapshot>>) -> Vec<model::MetricFamily> {
-        let bytes = Exposition::new(&Style::new(config), Format::Protobuf, snapshots)
-            .collect::<Vec<_>>()
-            .concat();
+        let bytes = Exposition::new(
+            &Style::new(config, snapshots.len() > 1),
+            Format::Protobuf,
+            snapshots,
+        )
+        .collect::<Vec<_>>()
+        .concat();
         let mut rest = &*bytes;
         let mut families = Vec::new();
         while !rest.is_empty() {
@@ -293,7 +297,9 @@ mod tests {
         );
         assert_eq!(labels_of(&bytes.metric[0]), [("raddr", "192.0.2.7")]);
         let counter = bytes.metric[0].counter.as_ref().unwrap();
-        assert_eq!((counter.value, &counter.created), (Some(42.0), &None));
+        // By default, as it costs a few bytes.
+        assert!(counter.created.is_some());
+        assert_eq!(counter.value, Some(42.0));
         assert_eq!(rtt.kind, Some(4));
         assert_eq!(labels_of(&rtt.metric[0]), [("raddr", "a\"b\\c\nd")]);
         let histogram = rtt.metric[0].histogram.as_ref().unwrap();
@@ -308,11 +314,10 @@ mod tests {
     }
 
     #[test]
-    fn in_protobuf_labels_times_and_beginnings_are_told_if_the_config_says_so() {
+    fn in_protobuf_beginnings_are_told_by_default_and_labels_and_times_if_the_config_says_so() {
         let config = Config {
             labels: [("cluster".to_owned(), "b\"lue".to_owned())].into(),
             timestamps: true,
-            created_timestamps: true,
             ..Config::default()
         };
         let at = Snapshot {
@@ -343,7 +348,7 @@ mod tests {
     #[test]
     fn in_protobuf_a_long_scrape_comes_in_chunks_and_every_series_once() {
         let snapshot = Arc::new(many(20_000));
-        let style = Style::new(&Config::default());
+        let style = Style::new(&Config::default(), false);
         let chunks: Vec<_> = Exposition::new(&style, Format::Protobuf, vec![Arc::clone(&snapshot)]).collect();
         assert!(chunks.len() > 5, "{} chunks", chunks.len());
         assert!(chunks.iter().all(|chunk| chunk.len() < CHUNK_BYTES + 4096));

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::resource::SERVICE_NAME;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, HISTOGRAM_BUCKETS,
-    QueueConfig,
+    QueueConfig, Resource,
 };
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::uri::Uri;
@@ -24,6 +25,9 @@ use crate::tls::ClientTls;
 
 /// Samples of one histogram: its buckets, the one without bound, its sum and its count. They go in one request.
 const HISTOGRAM_SAMPLES: usize = HISTOGRAM_BUCKETS + 3;
+
+/// In place of an attribute: [`Resource::node`].
+const NODE: &str = "node";
 
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,8 +47,13 @@ pub struct Config {
     pub timeout: Duration,
     /// Headers of every request.
     pub headers: BTreeMap<String, String>,
-    /// Labels of every series that has none of that name itself, such as `cluster: blue`.
+    /// Labels of every series that has none of that name itself, such as `cluster: blue`. They replace those of `resource_labels`.
     pub external_labels: BTreeMap<String, String>,
+    /// Labels of every series that name this flowtap and its node, by the resource attribute whose value they have. `node` stands for
+    /// a `service.instance.id` that was configured, else `k8s.node.name`, else `host.name`, else `service.instance.id`.
+    pub resource_labels: BTreeMap<String, String>,
+    /// Send a sample 0 before the first sample of a counter or histogram, so that `increase()` counts what came before it.
+    pub zero_samples: bool,
     /// A name and password to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<BasicAuth>,
@@ -87,6 +96,10 @@ impl Default for Config {
             timeout: Duration::from_secs(10),
             headers: BTreeMap::new(),
             external_labels: BTreeMap::new(),
+            resource_labels: [("job", SERVICE_NAME), ("instance", NODE)]
+                .map(|(label, attribute)| (label.to_owned(), attribute.to_owned()))
+                .into(),
+            zero_samples: true,
             basic_auth: None,
             bearer_token: None,
             tls: ClientTls::default(),
@@ -100,6 +113,21 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Labels of every series. One whose attribute is not known is left out.
+    pub(super) fn labels(&self, resource: &Resource) -> Vec<(String, String)> {
+        let mut labels = BTreeMap::new();
+        for (label, attribute) in &self.resource_labels {
+            let value = match attribute.as_str() {
+                NODE => Some(resource.node()),
+                name => resource.get(name),
+            };
+            let value = value.filter(|value| !value.is_empty());
+            labels.extend(value.map(|value| (label.clone(), value.to_owned())));
+        }
+        labels.extend(self.external_labels.clone());
+        labels.into_iter().collect()
+    }
+
     fn endpoint_fault(&self) -> Option<Fault> {
         const EXAMPLE: &str = "http://127.0.0.1:9090/api/v1/write";
         let message = match self.endpoint.parse::<Uri>() {
@@ -130,13 +158,21 @@ impl Config {
     }
 
     fn label_faults(&self) -> impl Iterator<Item = Fault> {
-        let names = self.external_labels.keys();
-        names.filter(|name| !naming::is_label(name)).map(|name| {
-            let message = format!(
-                "`{name}` can't be a label's name: letters, digits and `_`, no digit first, not `__`"
-            );
-            below("external_labels", name, message)
-        })
+        let maps = [
+            ("external_labels", &self.external_labels),
+            ("resource_labels", &self.resource_labels),
+        ];
+        let names = maps
+            .into_iter()
+            .flat_map(|(key, map)| map.keys().map(move |name| (key, name)));
+        names
+            .filter(|(_, name)| !naming::is_label(name))
+            .map(|(key, name)| {
+                let message = format!(
+                    "`{name}` can't be a label's name: letters, digits and `_`, no digit first, not `__`"
+                );
+                below(key, name, message)
+            })
     }
 
     fn auth_faults(&self) -> impl Iterator<Item = Fault> {
@@ -202,9 +238,11 @@ impl ComponentConfig for Config {
         faults.extend(self.label_faults());
         faults.extend(self.auth_faults());
         faults.extend(self.tls.validate());
-        if self.max_samples_per_send < HISTOGRAM_SAMPLES {
-            let message =
-                format!("must be {HISTOGRAM_SAMPLES} at least: the samples of a histogram go together");
+        let together = HISTOGRAM_SAMPLES * if self.zero_samples { 2 } else { 1 };
+        if self.max_samples_per_send < together {
+            let message = format!(
+                "must be {together} at least: the samples of a histogram, and their zeros, go together"
+            );
             faults.push(Fault::new("max_samples_per_send", message));
         }
         if self.send_native_histograms && self.protobuf_message == ProtobufMessage::V1 {

@@ -6,11 +6,15 @@
 //! 1. Of the windows that come, one per `interval` goes on, and the last one always. What ended in those that don't is
 //!    kept until then.
 //! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`, or is one native
-//!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, at the end of the window in which it did.
-//! 3. Labels are sorted, and none is empty. From when a second pipeline's snapshot has come, each series has a label
-//!    `pipeline` besides, or two of them could be the same.
-//! 4. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
-//! 5. No answer, 5xx and 429 are tried again, with exponential backoff and jitter; a server's `Retry-After` has its way. An
+//!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, at the end of the
+//!    window in which it did.
+//! 3. A counter or histogram that is sent for the first time has a sample 0 before, just after it began: a store takes an increase
+//!    from what it has seen, and would miss all that came before the first sample. It is not sent for series that began before this
+//!    exporter, whose samples a store may have.
+//! 4. Labels are sorted, and none is empty. `job` and `instance` name this flowtap and its node. Where the config feeds the exporter
+//!    from several pipelines, each series has the pipeline's name as a label, or two of them could be the same.
+//! 5. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
+//! 6. No answer, 5xx and 429 are tried again, with exponential backoff and jitter; a server's `Retry-After` has its way. An
 //!    attempt that takes longer than `timeout` counts as failed. Whatever else is no success is final. A server of 2.0 says what
 //!    it wrote: of a request that it refused, that counts as sent; a success that says nothing of it is none.
 
@@ -45,6 +49,7 @@ const MAX_ENDED: usize = 100_000;
 #[derive(Debug)]
 pub struct RemoteWriteExporter {
     config: Config,
+    context: BuildContext,
     deliveries: DeliveryTelemetry,
     forgotten: Forgotten,
 }
@@ -54,6 +59,7 @@ impl RemoteWriteExporter {
     pub fn new(config: Config, context: &BuildContext) -> Self {
         Self {
             config,
+            context: context.clone(),
             deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             forgotten: Forgotten::new(context),
         }
@@ -70,7 +76,8 @@ impl RemoteWriteExporter {
         Ok(RemoteWriteService {
             interval: self.config.interval,
             lanes: HashMap::new(),
-            encoder: Arc::new(Encoder::new(&self.config)),
+            began: self.config.zero_samples.then(Timestamp::now),
+            encoder: Arc::new(Encoder::new(&self.config, &self.context)),
             sender,
             forgotten: self.forgotten.clone(),
         })
@@ -164,6 +171,8 @@ impl Lane {
 /// Thins, encodes, and sends part by part.
 struct RemoteWriteService {
     interval: Duration,
+    /// When the exporter started, if it sends samples 0.
+    began: Option<Timestamp>,
     lanes: HashMap<Arc<str>, Lane>,
     encoder: Arc<Encoder>,
     sender: Sender,
@@ -183,16 +192,17 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
     fn call(&mut self, snapshot: Arc<Snapshot>) -> Self::Future {
         let lane = self.lanes.entry(Arc::clone(&snapshot.pipeline)).or_default();
         self.forgotten.add(lane.note(&snapshot));
+        // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later sample would be out of
+        // order.
+        let new_since = self.began.map(|began| lane.passed.unwrap_or(began).max(began));
         if !lane.is_due(&snapshot, self.interval) {
             return futures::future::ready(Ok(Exported::default())).boxed();
         }
         let ended = std::mem::take(&mut lane.ended);
-        let several = self.lanes.len() > 1;
         let (encoder, mut sender) = (Arc::clone(&self.encoder), self.sender.clone());
         async move {
-            let pipeline = several.then_some(&*snapshot.pipeline);
             let mut exported = Exported::default();
-            for request in encoder.encode(&snapshot, &ended, pipeline) {
+            for request in encoder.encode(&snapshot, &ended, new_since) {
                 let request = request?;
                 let points = request.points;
                 match sender.ready().await?.call(request).await {

@@ -143,6 +143,8 @@ fn config(endpoint: String) -> Config {
     Config {
         endpoint,
         retry,
+        // A test of their own has them.
+        resource_labels: BTreeMap::new(),
         ..Config::default()
     }
 }
@@ -464,10 +466,15 @@ async fn windows_are_thinned_to_the_interval_and_what_ended_meanwhile_is_told_on
 }
 
 #[tokio::test]
-async fn series_of_two_pipelines_are_told_apart() {
+async fn series_of_several_pipelines_have_their_names_from_the_first_on_and_own_metrics_have_none() {
     let server = Server::default();
-    let mut service = service(config(server.start().await)).await;
-    for pipeline in ["flows", "other", "flows"] {
+    let context = BuildContext {
+        several_pipelines: true,
+        ..context()
+    };
+    let mut exporter = RemoteWriteExporter::new(config(server.start().await), &context);
+    let mut service = exporter.start().await.unwrap();
+    for pipeline in ["flows", "other", ""] {
         let window = Snapshot {
             pipeline: pipeline.into(),
             last: true,
@@ -482,8 +489,154 @@ async fn series_of_two_pipelines_are_told_apart() {
         .collect();
     assert_eq!(
         told,
-        [None, Some("\"other\"".to_owned()), Some("\"flows\"".to_owned())]
+        [Some("\"flows\"".to_owned()), Some("\"other\"".to_owned()), None]
     );
+}
+
+#[tokio::test]
+async fn series_name_their_node_unless_the_config_says_otherwise() {
+    type Pairs = &'static [(&'static str, &'static str)];
+    let owned = |pairs: Pairs| {
+        let pairs = pairs
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        pairs.collect::<BTreeMap<_, _>>()
+    };
+    let id = r#"id="11111111-2222-5333-8444-555555555555","#;
+    let cases: [(Pairs, Option<Pairs>, &str); 4] = [
+        (&[], None, r#"instance="node1",job="flowtap","#),
+        (&[("instance", "mine")], None, r#"instance="mine",job="flowtap","#),
+        (&[], Some(&[]), ""),
+        (
+            &[],
+            Some(&[("id", "service.instance.id"), ("x", "not.known")]),
+            id,
+        ),
+    ];
+    for (external, resource, expected) in cases {
+        let server = Server::default();
+        let config = Config {
+            external_labels: owned(external),
+            resource_labels: resource.map_or(Config::default().resource_labels, owned),
+            ..config(server.start().await)
+        };
+        export(config, one(1000, &[("raddr", "a")], &[])).await;
+        let (key, ..) = &server.series()[0];
+        assert!(key.contains(expected), "{key}");
+        assert_eq!(key.contains("job"), expected.contains("job"), "{key}");
+    }
+}
+
+/// The samples of one series in the order in which they came, over all requests.
+fn samples(server: &Server, name: &str) -> Vec<(f64, i64)> {
+    let named = |series: &&TimeSeries| series.labels.iter().any(|label| label.value == name);
+    let received = server.received.lock().unwrap();
+    let series = received
+        .iter()
+        .flat_map(|request| &request.timeseries)
+        .filter(named);
+    let samples = series.flat_map(|series| series.samples.iter());
+    samples.map(|sample| (sample.value, sample.timestamp)).collect()
+}
+
+#[tokio::test]
+async fn a_series_that_begins_has_a_sample_0_once_and_one_that_is_older_than_the_exporter_has_none() {
+    let second = 1_000_000_000;
+    let name = "primus_lens_network_bytes";
+    let server = Server::default();
+    let mut service = service(Config {
+        interval: Duration::from_secs(5),
+        ..config(server.start().await)
+    })
+    .await;
+    let began = Timestamp::now().as_nanos() / second * second + 10 * second;
+    let at = |seconds: u64| Timestamp::from_nanos(began + seconds * second);
+    let milliseconds =
+        |seconds: u64, more: i64| i64::try_from(at(seconds).as_nanos() / 1_000_000).unwrap() + more;
+    let point = |start: u64, total: u64| SumPoint {
+        series: Series::new(&BYTES, [], None, Timestamp::from_nanos(start)),
+        total,
+        delta: total,
+        updated: at(0),
+    };
+    let window = |seconds: u64, point: &SumPoint, ended: &[Series]| Snapshot {
+        at: at(seconds),
+        families: vec![FamilySnapshot {
+            family: &BYTES,
+            points: Points::Sums(vec![point.clone()]),
+            ended: ended.to_vec(),
+        }],
+        ..snapshot(0)
+    };
+    let first = point(at(0).as_nanos(), 100);
+    send(&mut service, window(5, &first, &[])).await;
+    send(&mut service, window(10, &first, &[])).await;
+    // It ends, and begins again in the very next window: its marker stands where that begins.
+    let again = point(at(15).as_nanos(), 7);
+    let mut last = window(20, &again, &[]);
+    let ended = Snapshot {
+        families: vec![FamilySnapshot {
+            family: &BYTES,
+            points: Points::Sums(Vec::new()),
+            ended: vec![first.series.clone()],
+        }],
+        ..window(15, &first, &[])
+    };
+    send(&mut service, ended).await;
+    last.last = true;
+    send(&mut service, last).await;
+    let seen = samples(&server, name);
+    let expected = [
+        (0.0, milliseconds(0, 1)),
+        (100.0, milliseconds(5, 0)),
+        (100.0, milliseconds(10, 0)),
+        (f64::from_bits(STALE), milliseconds(15, 0)),
+        (0.0, milliseconds(15, 1)),
+        (7.0, milliseconds(20, 0)),
+    ];
+    let bits = |samples: &[(f64, i64)]| {
+        samples
+            .iter()
+            .map(|(value, at)| (value.to_bits(), *at))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(bits(&seen), bits(&expected));
+    assert!(seen.windows(2).all(|pair| pair[0].1 < pair[1].1), "{seen:?}");
+
+    // As after a reload: the exporter is new, the series is not, and a store may have its samples.
+    let server = Server::default();
+    let old = Timestamp::now().as_nanos() - 60 * second;
+    let mut service = self::service(config(server.start().await)).await;
+    send(&mut service, window(5, &point(old, 100), &[])).await;
+    assert_eq!(samples(&server, name).len(), 1);
+}
+
+#[tokio::test]
+async fn no_sample_0_is_sent_where_the_config_has_none() {
+    let server = Server::default();
+    let mut service = service(Config {
+        zero_samples: false,
+        ..config(server.start().await)
+    })
+    .await;
+    let start = Timestamp::from_nanos(Timestamp::now().as_nanos() + 1_000_000_000);
+    let point = SumPoint {
+        series: Series::new(&BYTES, [], None, start),
+        total: 1,
+        delta: 1,
+        updated: start,
+    };
+    let window = Snapshot {
+        at: Timestamp::from_nanos(start.as_nanos() + 5_000_000_000),
+        families: vec![FamilySnapshot {
+            family: &BYTES,
+            points: Points::Sums(vec![point]),
+            ended: Vec::new(),
+        }],
+        ..snapshot(0)
+    };
+    send(&mut service, window).await;
+    assert_eq!(samples(&server, "primus_lens_network_bytes").len(), 1);
 }
 
 #[tokio::test]

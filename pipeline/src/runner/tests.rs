@@ -114,6 +114,7 @@ fn exporter(id: &str, peer: Peer, when_full: WhenFull) -> ExporterNode {
 
 fn graph(exporters: Vec<ExporterNode>) -> Graph {
     Graph {
+        telemetry: Vec::new(),
         receivers: vec![ReceiverNode {
             id: "minutes".parse().unwrap(),
             fingerprint: String::new(),

@@ -99,6 +99,8 @@ fn context() -> BuildContext {
         id: "bench".parse().unwrap(),
         pipeline: "flows".into(),
         meter: opentelemetry::global::meter("bench"),
+        several_pipelines: false,
+        resource: Arc::default(),
         node: Live::new(NodeInfo::default()),
         cluster: Live::new(ClusterState::default()),
         memory: Arc::default(),

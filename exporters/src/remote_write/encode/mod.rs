@@ -13,18 +13,17 @@ mod labels;
 mod v1;
 mod v2;
 
-use std::collections::BTreeMap;
 use std::iter::Peekable;
 
 use bytes::Bytes;
 use flowtap_pipeline::{
-    Family, FamilyKind, FamilySnapshot, HistogramPoint, Points, Series, Snapshot, Timestamp,
+    BuildContext, Family, FamilyKind, FamilySnapshot, HistogramPoint, Points, Series, Snapshot, Timestamp,
 };
 use tower::BoxError;
 
 use self::labels::Labels;
 use super::config::{Config, ProtobufMessage};
-use crate::naming::prometheus_name;
+use crate::naming::{pipeline_label, prometheus_name};
 use crate::prometheus::canonical;
 use crate::push::Request;
 
@@ -49,25 +48,28 @@ pub(super) struct Ended {
 #[derive(Debug)]
 pub(super) struct Encoder {
     namespace: String,
-    external_labels: BTreeMap<String, String>,
+    /// Labels of every series that has none of that name itself.
+    labels: Vec<(String, String)>,
+    several_pipelines: bool,
     max_samples: usize,
     message: ProtobufMessage,
     native_histograms: bool,
 }
 
 impl Encoder {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, context: &BuildContext) -> Self {
         Self {
             namespace: config.namespace.clone(),
-            external_labels: config.external_labels.clone(),
+            labels: config.labels(&context.resource),
+            several_pipelines: context.several_pipelines,
             max_samples: config.max_samples_per_send,
             message: config.protobuf_message,
             native_histograms: config.send_native_histograms,
         }
     }
 
-    /// `ended` and then `snapshot` in as many requests as `max_samples` asks for; none if there is nothing to tell. With a
-    /// label `pipeline`, if one is given.
+    /// `ended` and then `snapshot` in as many requests as `max_samples` asks for; none if there is nothing to tell. Series that began
+    /// at `new_since` or later have a sample 0 before their first.
     ///
     /// What ended goes first: a series of the same labels may have begun since, and samples of one series have to come
     /// in the order of their times.
@@ -75,22 +77,24 @@ impl Encoder {
         &'a self,
         snapshot: &'a Snapshot,
         ended: &'a [Ended],
-        pipeline: Option<&'a str>,
+        new_since: Option<Timestamp>,
     ) -> Requests<'a> {
         let ended = ended.iter().map(|ended| Point {
             family: ended.family,
             series: &ended.series,
             at: ended.at,
             value: Value::Ended,
+            zero_at: None,
         });
         let live = snapshot
             .families
             .iter()
-            .flat_map(|family| points(family, snapshot.at));
+            .flat_map(move |family| points(family, snapshot.at, new_since));
         let points: Box<dyn Iterator<Item = Point<'a>> + Send + 'a> = Box::new(ended.chain(live));
+        let several = self.several_pipelines && !snapshot.is_telemetry();
         Requests {
             encoder: self,
-            pipeline,
+            pipeline: several.then_some(&*snapshot.pipeline),
             last: snapshot.last,
             points: points.peekable(),
             metrics: Vec::new(),
@@ -104,14 +108,15 @@ impl Encoder {
         }
     }
 
-    /// What every series has, unless its own labels have that name.
-    fn more<'a>(&'a self, pipeline: Option<&'a str>) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let pipeline = pipeline.map(|pipeline| ("pipeline", pipeline));
-        let external = self
-            .external_labels
-            .iter()
-            .map(|(name, value)| (&**name, &**value));
-        pipeline.into_iter().chain(external)
+    /// What every series of `family` has, unless its own labels have that name.
+    fn more<'a>(
+        &'a self,
+        family: &Family,
+        pipeline: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let pipeline = pipeline.map(|pipeline| (pipeline_label(family.naming), pipeline));
+        let labels = self.labels.iter().map(|(name, value)| (&**name, &**value));
+        pipeline.into_iter().chain(labels)
     }
 }
 
@@ -121,32 +126,59 @@ struct Point<'a> {
     series: &'a Series,
     at: Timestamp,
     value: Value<'a>,
+    /// Time of a sample 0 that goes before this one, in milliseconds.
+    zero_at: Option<u64>,
 }
 
 enum Value<'a> {
-    Sum(u64),
+    Number(f64),
     Histogram(&'a HistogramPoint),
+    /// Nothing yet: a histogram's sample 0.
+    Zero,
     /// There is none any more.
     Ended,
 }
 
-fn points(family: &FamilySnapshot, at: Timestamp) -> Box<dyn Iterator<Item = Point<'_>> + Send + '_> {
+/// The live points of a family.
+fn points(
+    family: &FamilySnapshot,
+    at: Timestamp,
+    new_since: Option<Timestamp>,
+) -> Box<dyn Iterator<Item = Point<'_>> + Send + '_> {
+    // A gauge's value does not count from 0.
+    let new_since = new_since.filter(|_| family.family.kind != FamilyKind::Gauge);
     let point = move |series, value| Point {
         family: family.family,
         series,
         at,
         value,
+        zero_at: new_since
+            .filter(|since| Series::start(series) >= *since)
+            .and_then(|_| zero_at(series, at)),
     };
     match &family.points {
         Points::Sums(points) => Box::new(points.iter().enumerate().map(move |(number, sum)| {
             family.points.look_ahead(number);
-            point(&sum.series, Value::Sum(sum.total))
+            point(&sum.series, Value::Number(sum.total as f64))
         })),
+        Points::Values(points) => Box::new(
+            points
+                .iter()
+                .map(move |number| point(&number.series, Value::Number(number.value))),
+        ),
         Points::Histograms(points) => Box::new(points.iter().enumerate().map(move |(number, histogram)| {
             family.points.look_ahead(number);
             point(&histogram.series, Value::Histogram(histogram))
         })),
     }
+}
+
+/// When the sample 0 of a series that began goes that is shown `at`: one millisecond into its first window. The window's very start
+/// is the end of the one before, where a series of the same labels may have ended: its stale marker is there.
+fn zero_at(series: &Series, at: Timestamp) -> Option<u64> {
+    let zero = milliseconds(series.start()) + 1;
+    // A window that was cut short by a set clock can be of no length.
+    (zero < milliseconds(at)).then_some(zero)
 }
 
 /// A family by its names in Prometheus.
@@ -242,7 +274,8 @@ impl Names {
 /// The samples of a point as series of numbers, each by its name and the bits of its value.
 fn each_sample(metric: &Metric, value: &Value<'_>, mut each: impl FnMut(Sampled, u64)) {
     match value {
-        Value::Sum(total) => each(Sampled::Value, (*total as f64).to_bits()),
+        Value::Number(number) => each(Sampled::Value, number.to_bits()),
+        Value::Zero => {}
         Value::Ended if metric.bounds.is_empty() => each(Sampled::Value, STALE_MARKER),
         Value::Ended => {
             for number in 0..metric.bounds.len() {
@@ -348,12 +381,14 @@ impl Iterator for Requests<'_> {
         while let Some(family) = self.points.peek().map(|point| point.family) {
             let number = self.metric(family);
             // A point goes in one request, so that it arrives whole or fails whole.
-            samples += self.open.samples(&self.metrics[number]);
+            let zeros = self.points.peek().is_some_and(|point| point.zero_at.is_some());
+            samples += self.open.samples(&self.metrics[number]) * (1 + usize::from(zeros));
             if points > 0 && samples > self.encoder.max_samples {
                 break;
             }
             let point = self.points.next()?;
-            self.labels.set(point.series, self.encoder.more(self.pipeline));
+            self.labels
+                .set(point.series, self.encoder.more(family, self.pipeline));
             self.open
                 .push(number, &self.metrics[number], &self.labels, &point);
             points += 1;

@@ -55,25 +55,29 @@ impl WriteRequest {
             push_series(
                 &mut self.bytes,
                 [&self.prefix, bound, &self.own.behind],
-                value,
-                at,
+                point.zero_at,
+                (value, at),
             );
         });
     }
 }
 
-/// `WriteRequest.timeseries` 1. `TimeSeries`: labels 1, samples 2 (`Sample`: value 1, timestamp 2).
+/// `WriteRequest.timeseries` 1. `TimeSeries`: labels 1, samples 2 (`Sample`: value 1, timestamp 2), in the order of their times.
 #[inline]
-fn push_series(out: &mut Vec<u8>, labels: [&[u8]; 3], value: u64, at: u64) {
+fn push_series(out: &mut Vec<u8>, labels: [&[u8]; 3], zero_at: Option<u64>, (value, at): (u64, u64)) {
     let labels_len: usize = labels.iter().map(|part| part.len()).sum();
-    let sample_len = FIXED64_BYTES + varint_len(at);
-    begin(out, 1, labels_len + len_delimited(sample_len));
+    let sample_len = |at| FIXED64_BYTES + varint_len(at);
+    let zero_len = zero_at.map_or(0, |at| len_delimited(sample_len(at)));
+    begin(out, 1, labels_len + zero_len + len_delimited(sample_len(at)));
     for part in labels {
         out.extend_from_slice(part);
     }
-    begin(out, 2, sample_len);
-    push_fixed64(out, 1, value);
-    push_varint(out, 2, at);
+    let samples = zero_at.map(|at| (0, at)).into_iter().chain([(value, at)]);
+    for (value, at) in samples {
+        begin(out, 2, sample_len(at));
+        push_fixed64(out, 1, value);
+        push_varint(out, 2, at);
+    }
 }
 
 /// `TimeSeries.labels` 1 (`Label`: name 1, value 2).

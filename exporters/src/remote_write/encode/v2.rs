@@ -15,7 +15,9 @@ use prost::encoding::encoded_len_varint;
 
 use super::labels::{Encoded, Labels, with_text};
 use super::{Metric, Names, Point, STALE_MARKER, Value, each_sample, milliseconds};
-use crate::wire::{begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint};
+use crate::wire::{
+    FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint, varint_len,
+};
 
 /// The schema of a histogram whose bounds are told, as a `sint32`.
 const CUSTOM_BUCKETS: u64 = zigzag(-53);
@@ -33,8 +35,9 @@ pub(super) struct Request {
     bounds: Vec<Vec<u8>>,
     /// References of a series' own labels.
     own: Encoded,
-    /// A series that is being written: its labels, and its sample.
+    /// A series that is being written: its labels, its samples, and one of these.
     refs: Vec<u8>,
+    samples: Vec<u8>,
     sample: Vec<u8>,
 }
 
@@ -83,6 +86,7 @@ impl Request {
             bounds: Vec::new(),
             own: Encoded::default(),
             refs: Vec::new(),
+            samples: Vec::new(),
             sample: Vec::new(),
         }
     }
@@ -123,24 +127,35 @@ impl Request {
             before_bound,
             behind,
         } = &self.own;
-        let (out, refs, sample) = (&mut self.series, &mut self.refs, &mut self.sample);
+        let (out, refs, samples) = (&mut self.series, &mut self.refs, &mut self.samples);
         if native && !metric.bounds.is_empty() {
             join(refs, [before_name, &names.value, before_bound, &[], behind]);
-            push_histogram(sample, &point.value, &self.bounds[number], at, start);
-            push_series(out, refs, 3, sample, metadata);
+            samples.clear();
+            let (bounds, content) = (&self.bounds[number], &mut self.sample);
+            let zero = point.zero_at.map(|at| (&Value::Zero, at));
+            for (value, at) in zero.into_iter().chain([(&point.value, at)]) {
+                push_histogram(content, value, bounds, at, start);
+                push_bytes(samples, 3, content);
+            }
+            push_series(out, refs, samples, metadata);
             return;
         }
         each_sample(metric, &point.value, |sampled, value| {
             let (name, bound) = names.of(sampled);
             join(refs, [before_name, name, before_bound, bound, behind]);
-            // `Sample`: value 1, timestamp 2, `start_timestamp` 3.
-            sample.clear();
-            push_fixed64(sample, 1, value);
-            push_varint(sample, 2, at);
-            if let Some(start) = start {
-                push_varint(sample, 3, start);
+            samples.clear();
+            let zero = point.zero_at.map(|at| (0, at));
+            for (value, at) in zero.into_iter().chain([(value, at)]) {
+                // `TimeSeries.samples` 2 (`Sample`: value 1, timestamp 2, `start_timestamp` 3).
+                let start_len = start.map_or(0, varint_len);
+                begin(samples, 2, FIXED64_BYTES + varint_len(at) + start_len);
+                push_fixed64(samples, 1, value);
+                push_varint(samples, 2, at);
+                if let Some(start) = start {
+                    push_varint(samples, 3, start);
+                }
             }
-            push_series(out, refs, 2, sample, metadata);
+            push_series(out, refs, samples, metadata);
         });
     }
 }
@@ -152,12 +167,11 @@ fn join(out: &mut Vec<u8>, parts: [&[u8]; 5]) {
     }
 }
 
-/// `Request.timeseries` 5. `TimeSeries`: `labels_refs` 1, samples 2, histograms 3, metadata 5.
-fn push_series(out: &mut Vec<u8>, refs: &[u8], field: u32, sample: &[u8], metadata: &[u8]) {
-    let len = len_delimited(refs.len()) + len_delimited(sample.len()) + metadata.len();
-    begin(out, 5, len);
+/// `Request.timeseries` 5. `TimeSeries`: `labels_refs` 1, samples 2, histograms 3, metadata 5. `samples` are of either kind, encoded.
+fn push_series(out: &mut Vec<u8>, refs: &[u8], samples: &[u8], metadata: &[u8]) {
+    begin(out, 5, len_delimited(refs.len()) + samples.len() + metadata.len());
     push_bytes(out, 1, refs);
-    push_bytes(out, field, sample);
+    out.extend_from_slice(samples);
     out.extend_from_slice(metadata);
 }
 
@@ -174,8 +188,15 @@ fn push_histogram(out: &mut Vec<u8>, value: &Value<'_>, bounds: &[u8], at: u64, 
             push_varint(out, 15, at);
             out.extend_from_slice(bounds);
         }
+        Value::Zero => {
+            push_varint(out, 1, 0);
+            push_fixed64(out, 3, 0);
+            push_varint(out, 4, CUSTOM_BUCKETS);
+            push_varint(out, 15, at);
+            out.extend_from_slice(bounds);
+        }
         // Its end is told by its sum.
-        Value::Sum(_) | Value::Ended => {
+        Value::Number(_) | Value::Ended => {
             push_varint(out, 1, 0);
             push_fixed64(out, 3, STALE_MARKER);
             push_varint(out, 15, at);

@@ -1,0 +1,111 @@
+//! The daemon's own metrics on their way to exporters of the config: a snapshot per interval, and a last one when the run ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval_at};
+
+use crate::sink::Outlet;
+use crate::snapshot::Snapshot;
+use crate::time::Timestamp;
+
+/// A time at which the daemon's own metrics are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The reading before; at first, when the exporters had started. A series that is new began here, at 0.
+    pub since: Timestamp,
+    /// Now.
+    pub at: Timestamp,
+    /// Whether it is the last one.
+    pub last: bool,
+}
+
+/// Returns the daemon's own metrics as they stand.
+pub type Collect = Box<dyn FnMut(Reading) -> Snapshot + Send>;
+
+/// How the metrics are read, and when that was done last.
+struct Source {
+    collect: Collect,
+    since: Timestamp,
+}
+
+/// A task that pushes the daemon's own metrics.
+pub(super) struct OwnMetrics {
+    source: Arc<Mutex<Source>>,
+    outlets: Arc<ArcSwap<Vec<Outlet>>>,
+    task: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for OwnMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OwnMetrics").field(&self.outlets).finish()
+    }
+}
+
+impl OwnMetrics {
+    /// Starts it, once exporters have. Needs a runtime around it.
+    pub(super) fn start(interval: Duration, collect: Collect) -> Self {
+        let since = Timestamp::now();
+        let source = Arc::new(Mutex::new(Source { collect, since }));
+        let outlets = Arc::new(ArcSwap::from_pointee(Vec::new()));
+        let (read, targets) = (Arc::clone(&source), Arc::clone(&outlets));
+        let task = tokio::spawn(async move {
+            let mut ticks = interval_at(tokio::time::Instant::now() + interval, interval);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            loop {
+                ticks.tick().await;
+                push(&read, &targets, false).await;
+            }
+        });
+        Self {
+            source,
+            outlets,
+            task,
+        }
+    }
+
+    /// Pushes to these exporters from now on.
+    pub(super) fn set(&self, outlets: Vec<Outlet>) {
+        self.outlets.store(Arc::new(outlets));
+    }
+
+    /// Pushes the metrics a last time.
+    pub(super) async fn finish(&self) {
+        self.task.abort();
+        push(&self.source, &self.outlets, true).await;
+    }
+}
+
+impl Drop for OwnMetrics {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn push(source: &Arc<Mutex<Source>>, outlets: &Arc<ArcSwap<Vec<Outlet>>>, last: bool) {
+    if outlets.load().is_empty() {
+        return;
+    }
+    let (source, outlets) = (Arc::clone(source), Arc::clone(outlets));
+    // Instruments read /proc when they are asked, and a queue may block until it has room.
+    let work = move || {
+        let snapshot = {
+            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = Timestamp::now();
+            let reading = Reading {
+                since: source.since,
+                at,
+                last,
+            };
+            source.since = at;
+            Arc::new((source.collect)(reading))
+        };
+        for outlet in outlets.load().iter() {
+            outlet.push(Arc::clone(&snapshot));
+        }
+    };
+    // A panic has been reported by the hook; the next push tries again.
+    let _ = spawn_blocking(work).await;
+}

@@ -1,0 +1,315 @@
+//! Which node series are of, and that increases are what was sent: by stores that nobody here wrote.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::daemon::{Daemon, Launch, PATIENCE, free_address, get};
+use crate::exposition::Exposition;
+use crate::peers::ask_until;
+use crate::require;
+use crate::stores::Store;
+use crate::traffic::to_peers;
+
+/// A flowtap of a host name of its own.
+struct Node {
+    child: Child,
+    telemetry: SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    /// Starts one on the host `name` that makes synthetic flows, the same on each, and exports them with `exporter`.
+    fn start(name: &str, exporter: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, telemetry) = (dir.path().join("flowtap.yaml"), free_address());
+        let (id, _) = exporter.split_once(':').unwrap();
+        let text = format!(
+            "receivers: {{generator: {{flows: 4, interval: 1s, seed: 1, sent_bytes: 1000}}}}\n\
+             processors: {{window: {{interval: 1s}}}}\n\
+             exporters:\n  {exporter}\n\
+             service:\n  admin: {{endpoint: null}}\n  kubernetes: {{enabled: false}}\n  \
+             telemetry: {{metrics: {{endpoint: \"{telemetry}\"}}}}\n  pipelines: {{flows: {{receivers: [generator], \
+             processors: [direction, policy, window], exporters: [{id}]}}}}\n"
+        );
+        fs::write(&config, text).unwrap();
+        let script = "echo \"$2\" >/proc/sys/kernel/hostname && exec \"$0\" run --config \"$1\"";
+        let mut command = Command::new("unshare");
+        command.args(["--uts", "sh", "-c", script, env!("CARGO_BIN_EXE_flowtap")]);
+        command.arg(&config).arg(name);
+        for (variable, _) in std::env::vars_os() {
+            let variable = variable.to_string_lossy();
+            if variable.starts_with("FLOWTAP_") || variable.starts_with("OTEL_") || variable == "NODE_NAME" {
+                command.env_remove(&*variable);
+            }
+        }
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            telemetry,
+            _dir: dir,
+        }
+    }
+
+    fn sent_and_failed(&self) -> Option<(u64, u64)> {
+        std::net::TcpStream::connect(self.telemetry).ok()?;
+        let seen = Exposition::parse(&get(self.telemetry, "/metrics"));
+        let points = |what: &str| seen.sum(&format!("flowtap_exporter_{what}_metric_points_total"), &[]);
+        Some((points("sent"), points("send_failed")))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts two nodes that export with `exporter`; waits until `store` has the series of both by `label`, and each node has sent
+/// `points` of which none failed.
+fn two_nodes(store: &Store, exporter: &str, label: &str) -> Vec<String> {
+    let nodes = ["node1", "node2"].map(|name| Node::start(name, exporter));
+    for node in &nodes {
+        ask_until("five windows of a node", || {
+            let (sent, failed) = node.sent_and_failed()?;
+            assert_eq!(failed, 0, "points collided");
+            (sent > 5 * 44).then_some(())
+        });
+    }
+    let name = "%22primus_lens_network_tcp_flow_.gress%22";
+    let by = |labels: &str| format!("count%20by%20({labels})(%7B__name__=~{name}%7D)");
+    let instances = ask_until("two instances", || {
+        let found = store.labels(&by(label), label);
+        (found.len() == 2).then_some(found)
+    });
+    // No value fell: two writers of one series make it alternate, which counts as resets.
+    let resets = format!("sum(resets(%7B__name__=~{name}%7D%5B1m%5D))");
+    assert_eq!(store.value(&resets).as_deref(), Some("0"));
+    instances
+}
+
+#[test]
+fn two_nodes_that_write_to_one_prometheus_are_two_instances_by_their_names() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    for message in ["prometheus.WriteRequest", "io.prometheus.write.v2.Request"] {
+        let Some(newest) = require::peer("prometheus") else {
+            return;
+        };
+        let store = if message.contains("v2") {
+            Store::prometheus(&newest, "", &["--web.enable-remote-write-receiver"])
+        } else {
+            Store::receiving()
+        };
+        let exporter = format!(
+            "remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 1s, protobuf_message: {message}}}",
+            store.address()
+        );
+        assert_eq!(two_nodes(&store, &exporter, "instance"), ["node1", "node2"]);
+        let job = "count%20by%20(job)(primus_lens_network_tcp_bytes)";
+        assert_eq!(store.labels(job, "job"), ["flowtap"]);
+    }
+}
+
+#[test]
+fn two_nodes_that_push_otlp_to_one_store_are_two_instances() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(program) = require::peer("victoria-metrics") else {
+        return;
+    };
+    // What a store takes as the instance; the other attributes would tell the nodes apart as well.
+    let store = Store::victoria_metrics_with(
+        &program,
+        &[
+            "-opentelemetry.promoteAllResourceAttributes=false",
+            "-opentelemetry.promoteResourceAttributes=service.instance.id",
+        ],
+    );
+    let exporter = format!(
+        "otlp: {{endpoint: \"http://{}/opentelemetry\", protocol: http/protobuf, interval: 1s}}",
+        store.address()
+    );
+    let instances = two_nodes(&store, &exporter, "service.instance.id");
+    for instance in &instances {
+        assert_eq!(instance.len(), 36, "{instance} is no UUID");
+        assert_eq!(instance.as_bytes()[14], b'5', "{instance} is of another version");
+    }
+}
+
+/// Bytes that go to each peer.
+const BYTES: usize = 1000;
+
+/// Peers that are talked to once.
+const PEERS: u8 = 100;
+
+#[test]
+fn the_increase_over_short_lived_peers_that_remote_write_brings_is_what_was_sent() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(newest) = require::peer("prometheus") else {
+        return;
+    };
+    let message = "protobuf_message: io.prometheus.write.v2.Request";
+    for (native, more) in [
+        ("", "max_samples_per_send: 50"),
+        ("", message),
+        (
+            "--enable-feature=native-histograms",
+            "protobuf_message: io.prometheus.write.v2.Request, send_native_histograms: true",
+        ),
+    ] {
+        let mut arguments = vec!["--web.enable-remote-write-receiver"];
+        arguments.extend(Some(native).filter(|native| !native.is_empty()));
+        let store = Store::prometheus(&newest, "", &arguments);
+        let exporter = format!(
+            "  remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 200ms, {more}}}\n",
+            store.address()
+        );
+        let daemon = Daemon::launch(Launch {
+            list: "exporters: [prometheus, remote_write]",
+            exporters: &exporter,
+            set: &["processors.window.rtt_of_near_peers=true"],
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = to_peers(&listener, PEERS, BYTES).unwrap();
+        assert_eq!(sent, u64::from(PEERS) * BYTES as u64);
+        let family = "primus_lens_network_tcp_flow_egress";
+        let series = format!("{family}%7Brport=%22{port}%22,direction=%22outbound%22%7D");
+        let total = format!("sum({series})");
+        ask_until("the store has all bytes", || {
+            (store.value(&total)? == sent.to_string()).then_some(())
+        });
+        let increase = format!("sum(increase({series}%5B5m%5D))");
+        let seen: f64 = store.value(&increase).unwrap().parse().unwrap();
+        // PromQL extrapolates each series to the ends of the range, by an interval between its samples at most.
+        let ratio = seen / sent as f64;
+        assert!((1.0..1.6).contains(&ratio), "{more}: {seen} of {sent}");
+        // Out of order, or twice at one time, would have been refused.
+        let failed = "flowtap_exporter_send_failed_metric_points_total";
+        assert_eq!(daemon.telemetry().sum(failed, &[("exporter", "remote_write")]), 0);
+    }
+}
+
+#[test]
+fn the_dashboards_total_that_a_prometheus_scrapes_has_the_bytes_of_short_lived_peers() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    for (naming, total) in [
+        ("primus_lens", "primus_lens_network_tcp_bytes"),
+        ("otel", "flowtap_node_tcp_io_bytes_total"),
+    ] {
+        let daemon = Daemon::start(&[&format!("processors.window.naming={naming}")]);
+        let store = Store::scraping(Path::new("prometheus"), daemon.scrape_address(), "");
+        let labels = match naming {
+            "otel" => "flowtap_flow_kind=%22egress%22,network_io_direction=%22transmit%22",
+            _ => "flow=%22egress%22,direction=%22outbound%22",
+        };
+        // The class of 127.7.0.1.
+        let class = if naming == "otel" {
+            "flowtap_peer_class"
+        } else {
+            "type"
+        };
+        let series = format!("{total}%7B{labels},{class}=%22localhost%22%7D");
+        // It is there before the first byte of ours.
+        let shown = || -> Option<f64> { store.value(&format!("sum({series})"))?.parse().ok() };
+        let before = ask_until("the total without traffic", shown);
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let sent = to_peers(&listener, PEERS, BYTES).unwrap() as f64;
+        ask_until("the store has all bytes", || {
+            (shown()? >= before + sent).then_some(())
+        });
+        let value = |query: String| -> f64 { store.value(&query).unwrap().parse().unwrap() };
+        let seen = value(format!("sum(increase({series}%5B5m%5D))"));
+        assert!(seen >= 0.99 * sent, "{naming}: {seen} of {sent}");
+        // By peer the same bytes are not to be seen: each series begins with its whole value.
+        if naming == "primus_lens" {
+            let port = listener.local_addr().unwrap().port();
+            let by_peer = format!(
+                "sum(increase(primus_lens_network_tcp_flow_egress%7Brport=%22{port}%22,direction=%22outbound%22%7D%5B5m%5D))"
+            );
+            assert!(store.value(&by_peer).map_or(0.0, |value| value.parse().unwrap()) < 0.01 * sent);
+        }
+    }
+}
+
+#[test]
+fn losses_arrive_where_flows_do_with_no_scrape_at_all() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let (Some(prometheus), Some(victoria)) = (require::peer("prometheus"), require::peer("victoria-metrics"))
+    else {
+        return;
+    };
+    let stores = [
+        Store::prometheus(&prometheus, "", &["--web.enable-remote-write-receiver"]),
+        Store::victoria_metrics_with(&victoria, &["-opentelemetry.usePrometheusNaming"]),
+    ];
+    let [writes, pushes] = &stores;
+    let exporters = [
+        format!(
+            "remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 1s}}",
+            writes.address()
+        ),
+        format!(
+            "otlp: {{endpoint: \"http://{}/opentelemetry\", protocol: http/protobuf, interval: 1s}}",
+            pushes.address()
+        ),
+    ];
+    for (store, exporter) in stores.iter().zip(&exporters) {
+        let (id, _) = exporter.split_once(':').unwrap();
+        let daemon = Daemon::launch(Launch {
+            list: &format!("exporters: [{id}]"),
+            exporters: &format!("  {exporter}\n"),
+            set: &[
+                &format!("service.telemetry.metrics.exporters=[{id}]"),
+                "service.telemetry.metrics.interval=500ms",
+                "service.telemetry.resource={service.name: edge}",
+                // Each record that has a class is left out, and counted.
+                "processors.window.max_series=1",
+            ],
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        to_peers(&listener, 10, BYTES).unwrap();
+        let family = "family=%22network_tcp_flow_egress%22";
+        let folded = format!("sum(flowtap_processor_folded_records_total%7B{family}%7D)");
+        let ratio = "count(flowtap_process_uptime_seconds_total)";
+        ask_until("the loss in the store", || {
+            let value: f64 = store.value(&folded)?.parse().ok()?;
+            (value > 0.0 && store.value(ratio)? == "1").then_some(())
+        });
+        let jobs = "count%20by%20(job)(flowtap_processor_folded_records_total)";
+        if id == "remote_write" {
+            assert_eq!(store.labels(jobs, "job"), ["edge"]);
+        }
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let (status, _) = daemon.stop_quietly();
+        assert!(status.success(), "{status}");
+        assert!(std::time::Instant::now() < deadline);
+    }
+}
