@@ -74,12 +74,13 @@ fn describe(sources: &Sources, configured: &BTreeMap<String, Option<String>>) ->
     let mut attributes = detected(sources);
     let mut given = BTreeMap::new();
     if let Some(text) = &sources.resource_attributes {
-        match of_variable(text) {
-            Some(pairs) => given.extend(pairs),
+        if let Some(pairs) = of_variable(text) {
+            given.extend(pairs);
+        } else {
             // As the specification has it.
-            None => tracing::warn!(
+            tracing::warn!(
                 "OTEL_RESOURCE_ATTRIBUTES is ignored: it must be `name=value` pairs, comma-separated and percent-encoded"
-            ),
+            );
         }
     }
     given.extend(

@@ -14,7 +14,9 @@ use flowtap_pipeline::{
 };
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData, ResourceMetrics};
+use opentelemetry_sdk::metrics::data::{
+    AggregatedMetrics, Metric, MetricData, ResourceMetrics, ScopeMetrics,
+};
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
 
@@ -96,7 +98,7 @@ impl OwnMetrics {
         if let Err(error) = self.reader.collect(&mut metrics) {
             tracing::warn!(%error, "the daemon's own metrics can't be read");
         }
-        for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
+        for metric in metrics.scope_metrics().flat_map(ScopeMetrics::metrics) {
             self.take(metric, reading);
         }
         let families = self.known.iter_mut().map(|known| known.snapshot(reading.at));
@@ -312,8 +314,9 @@ mod tests {
         let mut scraped = telemetry.reader().names();
         scraped.retain(|name| name != "target_info");
         assert_eq!(pushed.keys().cloned().collect::<Vec<_>>(), scraped);
-        assert_eq!(pushed["flowtap_exporter_send_failed_metric_points_total"], 7.0);
-        assert_eq!(pushed["flowtap_receiver_batch_duration_seconds"], 1.0);
+        let whole = |name: &str| pushed[name].round() as u64;
+        assert_eq!(whole("flowtap_exporter_send_failed_metric_points_total"), 7);
+        assert_eq!(whole("flowtap_receiver_batch_duration_seconds"), 1);
         assert!(pushed["flowtap_process_uptime_seconds_total"] > 0.0);
     }
 
