@@ -69,6 +69,8 @@ impl Aggregator for EachWatermark {
 enum Peer {
     /// Takes everything.
     Counting(Arc<AtomicUsize>),
+    /// The same, and keeps which pipeline each snapshot is of, and whether it is the last.
+    Noting(Arc<Mutex<Vec<(Arc<str>, bool)>>>),
     /// Never answers.
     Hanging,
     /// Panics.
@@ -78,12 +80,18 @@ enum Peer {
 impl Exporter for Peer {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         let peer = self.clone();
-        let service = service_fn(move |_: Arc<Snapshot>| {
+        let service = service_fn(move |snapshot: Arc<Snapshot>| {
             let peer = peer.clone();
             async move {
                 match peer {
                     Self::Counting(count) => {
                         count.fetch_add(1, Ordering::Relaxed);
+                        Ok(Exported::default())
+                    }
+                    Self::Noting(seen) => {
+                        seen.lock()
+                            .unwrap()
+                            .push((Arc::clone(&snapshot.pipeline), snapshot.last));
                         Ok(Exported::default())
                     }
                     Self::Hanging => std::future::pending().await,
@@ -285,4 +293,43 @@ async fn a_receiver_that_replaces_another_takes_over_also_after_one_that_did_not
     runner.apply(graph_of("b", false)).await.unwrap();
     runner.stop().await.unwrap();
     assert_eq!(*starts.lock().unwrap(), [0, 1, 2, 0]);
+}
+
+#[tokio::test]
+async fn own_metrics_go_to_the_exporters_that_want_them_and_a_last_time_after_the_last_window() {
+    let (wanting, other) = (Arc::default(), Arc::default());
+    let exporters = vec![
+        exporter("wanting", Peer::Noting(Arc::clone(&wanting)), WhenFull::Block),
+        exporter("other", Peer::Noting(Arc::clone(&other)), WhenFull::Block),
+    ];
+    let mut graph = graph(exporters);
+    graph.telemetry = vec!["wanting".parse().unwrap()];
+    let meter = opentelemetry::global::meter("test");
+    let mut runner = Runner::new(&meter, Duration::from_secs(10), StatusBoard::default());
+    let mut before = None;
+    let collect = move |reading: Reading| {
+        assert!(before.is_none_or(|before| reading.since == before) && reading.since <= reading.at);
+        before = Some(reading.at);
+        Snapshot {
+            pipeline: "".into(),
+            ..snapshot(reading.at, reading.last)
+        }
+    };
+    runner.push_own_metrics(Duration::from_millis(1), Box::new(collect));
+    runner.apply(graph).await.unwrap();
+    let own = |seen: &Mutex<Vec<(Arc<str>, bool)>>| {
+        let seen = seen.lock().unwrap();
+        seen.iter().filter(|(pipeline, _)| pipeline.is_empty()).count()
+    };
+    while own(&wanting) < 3 {
+        tokio::task::yield_now().await;
+    }
+    runner.stop().await.unwrap();
+    let seen = wanting.lock().unwrap();
+    let [.., window, telemetry] = &seen[..] else {
+        panic!("{seen:?}")
+    };
+    assert_eq!((&*window.0, window.1), ("flows", true));
+    assert_eq!((&*telemetry.0, telemetry.1), ("", true));
+    assert_eq!(own(&other), 0);
 }
