@@ -6,7 +6,7 @@ use flowtap_config::Config;
 use flowtap_pipeline::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, ReceiverNode, WindowNode};
 use flowtap_pipeline::{
     BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, Live, Memory, NodeInfo,
-    ProcessorStage, Resource,
+    ProcessorStage, Resource, StatusBoard,
 };
 use opentelemetry::metrics::Meter;
 
@@ -19,6 +19,7 @@ pub(crate) struct Surroundings {
     pub(crate) cluster: Arc<Live<ClusterState>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) resource: Arc<Resource>,
+    pub(crate) status: StatusBoard,
 }
 
 impl Surroundings {
@@ -29,6 +30,7 @@ impl Surroundings {
             cluster: Live::new(ClusterState::default()),
             memory: Arc::default(),
             resource: Arc::default(),
+            status: StatusBoard::default(),
         }
     }
 
@@ -67,6 +69,7 @@ pub(crate) fn build(
         node: Arc::clone(&around.node),
         cluster: Arc::clone(&around.cluster),
         memory: Arc::clone(&around.memory),
+        status: around.status.clone(),
         strict,
     };
     let mut graph = Graph::default();

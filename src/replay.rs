@@ -70,6 +70,7 @@ impl Recording {
             node: Live::new(self.node.clone()),
             cluster: Live::new(ClusterState::default()),
             memory: Arc::default(),
+            status: flowtap_pipeline::StatusBoard::default(),
             strict: true,
         }
     }

@@ -86,7 +86,7 @@ async fn supervise(
     );
     let mut wakeups = Wakeups::new(config.files.clone())?;
     cluster::follow(&config, &around.cluster, stop.clone()).await?;
-    let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
+    let (readiness, board, reloads) = (Readiness::default(), around.status.clone(), Reloads::new(&meter));
     let servers_stop = CancellationToken::new();
     let mut servers = Vec::new();
     if let (Some(address), Some(tap)) = (config.service.admin.endpoint, &tap) {

@@ -66,6 +66,7 @@ pub(crate) fn context() -> BuildContext {
         node: Live::new(NodeInfo::default()),
         cluster: Live::new(ClusterState::default()),
         memory: Arc::default(),
+        status: flowtap_pipeline::StatusBoard::default(),
         strict: false,
     }
 }

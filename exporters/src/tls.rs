@@ -1,10 +1,11 @@
 //! TLS of listeners and of connections to peers: files of certificates and keys, in PEM.
 //!
-//! Certificates of listeners are read again when their files change, so that one that is renewed is served without a restart;
-//! what can't be read leaves the one before in place.
+//! All of them are read again when they change, so that a renewed certificate is used without a restart. Files that can't be
+//! read leave the ones before in place.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -61,6 +62,29 @@ impl ClientTls {
         })
     }
 
+    /// For connections of which it is known whether they use TLS. Without it the system's authorities are not needed, so it does
+    /// not matter if there are none; files that are named are read all the same, so that a mistake is found early.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file.
+    pub fn config_for(&self, over_tls: bool) -> Result<ClientConfig, TlsError> {
+        if over_tls || self.ca_file.is_some() || self.cert_file.is_some() {
+            return self.client_config();
+        }
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Protocol(source.to_string()))?;
+        Ok(builder
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth())
+    }
+
+    /// The state of its files, to see whether they have changed.
+    pub(crate) fn stamp(&self) -> Stamp {
+        let files = [&self.ca_file, &self.cert_file, &self.key_file];
+        Stamp(files.map(|file| file.as_deref().and_then(FileStamp::of)))
+    }
+
     /// For connections.
     ///
     /// # Errors
@@ -76,8 +100,13 @@ impl ClientTls {
         } else {
             let system = rustls_native_certs::load_native_certs();
             let (_, ignored) = roots.add_parsable_certificates(system.certs);
-            if ignored > 0 {
-                tracing::debug!(ignored, "authorities of the system that can't be read");
+            let errors: Vec<_> = system.errors.iter().map(ToString::to_string).collect();
+            if roots.is_empty() {
+                return Err(TlsError::NoAuthorities(errors.join("; ")));
+            }
+            // One that is damaged does not matter as long as the peer's is among the others.
+            if ignored > 0 || !errors.is_empty() {
+                tracing::warn!(ignored, ?errors, "some of the system's authorities can't be used");
             }
         }
         let ca = self
@@ -109,9 +138,41 @@ pub enum TlsError {
     /// It can be read, and is of no use.
     #[error("{}: {}", .0.display(), .1)]
     Unusable(PathBuf, String),
+    /// There are no authorities to check the peer's certificate with.
+    #[error(
+        "the system has no usable certificate authorities{}{}; hint: install `ca-certificates`, or set `tls.ca_file` or \
+         `SSL_CERT_FILE`", if .0.is_empty() { "" } else { ": " }, .0
+    )]
+    NoAuthorities(String),
     /// The library has no protocol in common with us.
     #[error("TLS: {0}")]
     Protocol(String),
+}
+
+/// The state of the files of a [`ClientTls`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp([Option<FileStamp>; 3]);
+
+/// Which file this is and when it, its mode or its owner changed last. A mode that is put right counts as a change, as the file can
+/// be read from then on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileStamp {
+    inode: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+impl FileStamp {
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: (file.dev(), file.ino()),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+            bytes: file.len(),
+        })
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {

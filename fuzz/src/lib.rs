@@ -42,6 +42,7 @@ impl Pipeline {
                 node: Arc::clone(&node),
                 cluster: Arc::clone(&cluster),
                 memory: Arc::default(),
+                status: flowtap_pipeline::StatusBoard::default(),
                 strict: true,
             };
             config.build(&context).ok()

@@ -21,6 +21,7 @@ use crate::node::NodeInfo;
 use crate::queue::QueueConfig;
 use crate::resource::Resource;
 use crate::stage::{Aggregator, Exporter, Processor, Receiver};
+use crate::status::StatusBoard;
 
 /// The three kinds of components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,6 +155,8 @@ pub struct BuildContext {
     pub cluster: Arc<Live<ClusterState>>,
     /// How short memory is.
     pub memory: Arc<Memory>,
+    /// Where a component that does work of its own shows how that goes, as an exporter with a queue on disk does.
+    pub status: StatusBoard,
     /// Whether a component must fail rather than make do with less than its config asks for.
     pub strict: bool,
 }

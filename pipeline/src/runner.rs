@@ -637,6 +637,10 @@ async fn drive_exporter(
                 outlet.telemetry.deliveries().sent(exported.sent);
                 outlet.telemetry.deliveries().failed(exported.failed);
                 if exported.failed > 0 {
+                    // An exporter that watches its own attempts has given the cause already.
+                    if status.is_failing(ComponentKind::Exporter, id) {
+                        continue;
+                    }
                     let message = format!(
                         "{} points were not delivered; the log has the reason",
                         exported.failed

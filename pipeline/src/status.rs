@@ -58,6 +58,13 @@ impl StatusBoard {
         board.insert((kind, id.clone()), status);
     }
 
+    /// Whether a component is failing, with an error that says why.
+    pub fn is_failing(&self, kind: ComponentKind, id: &ComponentId) -> bool {
+        let board = self.lock();
+        let status = board.get(&(kind, id.clone()));
+        status.is_some_and(|status| status.state == State::RecoverableError && status.error.is_some())
+    }
+
     /// A component is no more.
     pub fn remove(&self, kind: ComponentKind, id: &ComponentId) {
         self.lock().remove(&(kind, id.clone()));

@@ -15,6 +15,7 @@ pub(crate) fn context(node: NodeInfo) -> BuildContext {
         node: Live::new(node),
         cluster: Live::new(ClusterState::default()),
         memory: std::sync::Arc::default(),
+        status: flowtap_pipeline::StatusBoard::default(),
         strict: false,
     }
 }

@@ -34,6 +34,7 @@
 
 mod bad_configs;
 mod command_line;
+mod connections;
 mod daemon;
 mod default_config;
 mod depth;

@@ -1,30 +1,30 @@
-//! One request to the collector's metrics service, by gRPC or by HTTP.
+//! One request to the collector's metrics service, over gRPC or HTTP.
 
 use std::io::{self, Write};
-use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use flate2::write::GzEncoder;
 use flowtap_pipeline::Exported;
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use prost::Message;
 use tonic::Status;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Channel, Endpoint};
-use tower::{BoxError, Service};
+use tower::BoxError;
 
 use super::config::{Compression, Protocol, Resolved};
-use crate::push::Request;
-use crate::push::http::{Poster, connector};
+use super::json;
+use crate::push::channel::{Channel, KeepAlive};
+use crate::push::error::from_status;
+use crate::push::http::Poster;
+use crate::push::{self, Request};
 
 /// `opentelemetry/proto/collector/metrics/v1/metrics_service.proto`
 const METHOD: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
@@ -43,7 +43,7 @@ impl Client {
     /// A client that connects with its first request. Must be made within a tokio runtime.
     ///
     /// # Errors
-    /// What is wrong with the files of TLS.
+    /// A TLS file that can't be used.
     pub(super) fn new(config: &Resolved) -> Result<Self, BoxError> {
         Ok(match config.protocol {
             Protocol::Grpc => Self::Grpc(Box::new(GrpcClient::new(config)?)),
@@ -52,63 +52,68 @@ impl Client {
     }
 }
 
-impl Service<Request> for Client {
-    type Response = Exported;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Exported, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // Connections are awaited in `call`, so that waiting for one is under the timeout, too.
-        Poll::Ready(Ok(()))
+impl push::Client for Client {
+    async fn send(&self, request: Request) -> Result<Exported, BoxError> {
+        match self {
+            Self::Grpc(client) => client.export(request).await,
+            Self::Http(client) => client.export(request).await,
+        }
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn reconnect(&self) {
         match self {
-            Self::Grpc(client) => client.clone().export(request).boxed(),
-            Self::Http(client) => client.clone().export(request).boxed(),
+            Self::Grpc(client) => client.channel.reconnect(),
+            Self::Http(client) => client.poster.reconnect(),
         }
     }
 }
 
-/// By gRPC.
+/// Over gRPC.
 #[derive(Clone, Debug)]
 pub(super) struct GrpcClient {
-    channel: Grpc<Channel>,
+    channel: Channel<tonic::body::Body>,
+    compression: Compression,
     headers: MetadataMap,
+    timeout: Duration,
 }
 
 impl GrpcClient {
     fn new(config: &Resolved) -> Result<Self, BoxError> {
-        let endpoint = Endpoint::from_shared(config.endpoint.clone())?.connect_timeout(config.timeout);
-        let mut channel = Grpc::new(endpoint.connect_with_connector_lazy(connector(&config.tls, true)?));
-        match config.compression {
-            Compression::None => {}
-            Compression::Gzip => channel = channel.send_compressed(CompressionEncoding::Gzip),
-            Compression::Zstd => channel = channel.send_compressed(CompressionEncoding::Zstd),
-        }
-        channel = channel
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd);
-        let headers = MetadataMap::from_headers(headers(config)?);
-        Ok(Self { channel, headers })
+        let keep_alive = KeepAlive {
+            interval: config.keepalive.0,
+            timeout: config.keepalive.1,
+        };
+        Ok(Self {
+            channel: Channel::new(config.dial(), Some(keep_alive))?,
+            compression: config.compression,
+            headers: MetadataMap::from_headers(headers(config)?),
+            timeout: config.timeout,
+        })
     }
 
-    async fn export(mut self, request: Request) -> Result<Exported, BoxError> {
+    async fn export(&self, request: Request) -> Result<Exported, BoxError> {
+        let origin = self.channel.dial().endpoint.uri().clone();
+        let mut grpc = Grpc::with_origin(self.channel.client(), origin)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
+        match self.compression {
+            Compression::None => {}
+            Compression::Gzip => grpc = grpc.send_compressed(CompressionEncoding::Gzip),
+            Compression::Zstd => grpc = grpc.send_compressed(CompressionEncoding::Zstd),
+        }
         let mut message = tonic::Request::new(request.body);
-        *message.metadata_mut() = self.headers;
-        self.channel
-            .ready()
-            .await
-            .map_err(|error| Status::unavailable(told(&error)))?;
-        let response = self
-            .channel
+        *message.metadata_mut() = self.headers.clone();
+        // `grpc-timeout`: the server need not go on with what nobody waits for.
+        message.set_timeout(self.timeout);
+        let answer = grpc
             .unary(message, PathAndQuery::from_static(METHOD), ExportCodec)
-            .await?;
-        Ok(accepted(&response.into_inner(), request.points))
+            .await
+            .map_err(from_status)?;
+        Ok(accepted(&answer.into_inner(), request.points))
     }
 }
 
-/// By HTTP, as protobuf or as JSON.
+/// Over HTTP, as protobuf or JSON.
 #[derive(Clone, Debug)]
 pub(super) struct HttpClient {
     poster: Poster,
@@ -127,17 +132,16 @@ impl HttpClient {
         let mut headers = headers(config)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         Ok(Self {
-            poster: Poster::new(config.endpoint.parse()?, headers, &config.tls, is_temporary)?,
+            poster: Poster::new(config.dial(), headers, is_temporary)?,
             json,
             compression: config.compression,
         })
     }
 
-    async fn export(self, request: Request) -> Result<Exported, BoxError> {
+    async fn export(&self, request: Request) -> Result<Exported, BoxError> {
         let body = if self.json {
-            // Rare, and slow: read and written anew, so that there is one encoder only.
-            let message = ExportMetricsServiceRequest::decode(request.body)?;
-            Bytes::from(serde_json::to_vec(&message)?)
+            // Rare, and slow: decoded and encoded again, so that there is one encoder only.
+            json::encode(&ExportMetricsServiceRequest::decode(request.body)?)?
         } else {
             request.body
         };
@@ -151,7 +155,7 @@ impl HttpClient {
         };
         let answer = self.poster.post(body, encoding).await?.into_body();
         let response = if self.json {
-            from_json(&answer).map_err(BoxError::from)
+            json::decode_response(&answer).map_err(BoxError::from)
         } else {
             ExportMetricsServiceResponse::decode(answer).map_err(BoxError::from)
         };
@@ -164,34 +168,17 @@ impl HttpClient {
     }
 }
 
-/// OTLP specification, "OTLP/HTTP Throttling" and "Failures", lists these.
+/// The OTLP specification ("OTLP/HTTP Throttling" and "Failures") lists all of these but 408, by which a server says that it did not
+/// get the request in time (RFC 9110, section 15.5.9). Redirects are final: metrics go to the address in the config, nowhere else.
 const fn is_temporary(status: StatusCode) -> bool {
     matches!(
         status,
-        StatusCode::TOO_MANY_REQUESTS
+        StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT
     )
-}
-
-/// By hand: 64-bit numbers are text in protobuf's JSON, and collectors write them as numbers, too.
-fn from_json(answer: &[u8]) -> Result<ExportMetricsServiceResponse, serde_json::Error> {
-    let answer: serde_json::Value = if answer.is_empty() {
-        serde_json::Value::Null
-    } else {
-        serde_json::from_slice(answer)?
-    };
-    let partial = &answer["partialSuccess"];
-    let rejected = &partial["rejectedDataPoints"];
-    let rejected = rejected.as_i64().or_else(|| rejected.as_str()?.parse().ok());
-    let message = partial["errorMessage"].as_str().unwrap_or_default();
-    Ok(ExportMetricsServiceResponse {
-        partial_success: partial.is_object().then(|| ExportMetricsPartialSuccess {
-            rejected_data_points: rejected.unwrap_or(0),
-            error_message: message.to_owned(),
-        }),
-    })
 }
 
 fn gzip(body: &[u8]) -> io::Result<Bytes> {
@@ -204,20 +191,16 @@ fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
     let mut headers = HeaderMap::new();
     for (name, value) in &config.headers {
         let name = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes())?;
-        headers.insert(name, HeaderValue::from_str(value)?);
+        let mut value = HeaderValue::from_str(value)?;
+        // Most often a token; what is marked so shows in no log.
+        value.set_sensitive(true);
+        headers.insert(name, value);
     }
+    // A name of one's own in the config stays.
+    headers
+        .entry(USER_AGENT)
+        .or_insert(HeaderValue::from_static(push::USER_AGENT));
     Ok(headers)
-}
-
-/// An error with its causes: the outermost of a transport says "transport error" only.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// What a collector took of `points`.
@@ -234,7 +217,7 @@ fn accepted(response: &ExportMetricsServiceResponse, points: u64) -> Exported {
     if failed > 0 || !partial.error_message.is_empty() {
         tracing::warn!(
             failed,
-            message = partial.error_message,
+            message = push::error::peer_text(&partial.error_message),
             "the collector did not take everything"
         );
     }

@@ -11,12 +11,14 @@ use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, QueueConfig,
 };
-use http::{HeaderName, HeaderValue, Uri};
+use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OtlpExporter;
 use crate::naming;
+use crate::push::connect::{Dial, Proxy};
+use crate::push::endpoint::{Endpoint, EndpointError};
 pub use crate::push::retry::RetryConfig;
 use crate::push::storage::StorageConfig;
 use crate::tls::ClientTls;
@@ -104,15 +106,42 @@ impl Temporality {
     }
 }
 
+/// When HTTP/2 pings are sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepaliveConfig {
+    /// How long a connection is silent before a ping. Unset: half of `interval`, and 10s at least: servers of gRPC close a connection
+    /// after more than two pings without a request in between.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
+    pub time: Option<Duration>,
+    /// How long the answer to a ping may take before the connection is given up.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub timeout: Duration,
+}
+
+impl Default for KeepaliveConfig {
+    fn default() -> Self {
+        Self {
+            time: None,
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
 /// What can be set. Where a key is unset, the variables of the OpenTelemetry specification ("OTLP Exporter Configuration")
 /// have their say, those for metrics before those for all signals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The collector, `http://host:port` or `https://host:port`; by HTTP, `/v1/metrics` is added to what has no path. Unset:
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, or the protocol's port on this machine.
+    /// The collector: `http://host:port`, `https://host:port` or `unix:///path/of/socket`. Over HTTP, `/v1/metrics` is appended to
+    /// its path unless it ends so. Unset: `OTEL_EXPORTER_OTLP_ENDPOINT`, or the protocol's port on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// The full URL of the metrics over HTTP, used as it is, in place of `endpoint`. Unset: `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_endpoint: Option<String>,
     /// How requests travel. Unset: `OTEL_EXPORTER_OTLP_PROTOCOL`, or `grpc`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
@@ -129,6 +158,17 @@ pub struct Config {
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DurationText>")]
     pub timeout: Option<Duration>,
+    /// How long connecting may take, over all addresses of a name together; each has an equal share, so that one that does not
+    /// answer leaves time for the others. Unset: half of `timeout`.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
+    pub connect_timeout: Option<Duration>,
+    /// HTTP/2 pings, which find a connection that is dead. For `grpc`.
+    pub keepalive: KeepaliveConfig,
+    /// A proxy to connect through: `http://`, `https://` or `socks5://`, with its credentials if it wants any. Unset: `HTTPS_PROXY`,
+    /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case, which do not apply to addresses of this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_url: Option<String>,
     /// TLS of `https://`. Unset files: `OTEL_EXPORTER_OTLP_CERTIFICATE`, `_CLIENT_CERTIFICATE`, `_CLIENT_KEY`.
     pub tls: ClientTls,
     /// How a failed request is tried again.
@@ -154,11 +194,15 @@ impl Default for Config {
         const POINTS: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
         Self {
             endpoint: None,
+            metrics_endpoint: None,
             protocol: None,
             interval: Duration::from_secs(15),
             headers: BTreeMap::new(),
             compression: None,
             timeout: None,
+            connect_timeout: None,
+            keepalive: KeepaliveConfig::default(),
+            proxy_url: None,
             tls: ClientTls::default(),
             retry: RetryConfig::default(),
             sending_queue: QueueConfig::default(),
@@ -174,14 +218,35 @@ impl Default for Config {
 /// The config with what the environment says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
-    /// With the path, by HTTP.
-    pub(super) endpoint: String,
+    /// With the path, over HTTP.
+    pub(super) endpoint: Endpoint,
     pub(super) protocol: Protocol,
     pub(super) headers: BTreeMap<String, String>,
     pub(super) compression: Compression,
     pub(super) timeout: Duration,
+    pub(super) connect_timeout: Duration,
+    /// Interval and timeout.
+    pub(super) keepalive: (Duration, Duration),
+    pub(super) proxy_url: Option<String>,
     pub(super) tls: ClientTls,
     pub(super) temporality: Temporality,
+}
+
+impl Resolved {
+    /// How to connect. Looks at the environment for a proxy if the config names none.
+    pub(super) fn dial(&self) -> Dial {
+        Dial {
+            endpoint: self.endpoint.clone(),
+            tls: self.tls.clone(),
+            connect_timeout: self.connect_timeout,
+            user_timeout: self.timeout,
+            proxy: match &self.proxy_url {
+                Some(url) => Proxy::parse(url),
+                None => Proxy::from_environment(&self.endpoint),
+            },
+            http2: self.protocol == Protocol::Grpc,
+        }
+    }
 }
 
 impl Config {
@@ -254,34 +319,69 @@ impl Config {
         };
         let protocol = protocol.unwrap_or_default();
         let endpoint = self.endpoint_of(protocol, &given);
-        if !faults.is_empty() {
+        let endpoint = endpoint.map_err(|fault| faults.push(fault)).ok();
+        let timeout = timeout.unwrap_or(Duration::from_secs(10));
+        let Some(endpoint) = endpoint.filter(|_| faults.is_empty()) else {
             return Err(faults);
-        }
+        };
         Ok(Resolved {
             endpoint,
             protocol,
             headers,
             compression: compression.unwrap_or_default(),
-            timeout: timeout.unwrap_or(Duration::from_secs(10)),
+            timeout,
+            connect_timeout: self.connect_timeout.unwrap_or(timeout / 2),
+            keepalive: (
+                self.keepalive
+                    .time
+                    .unwrap_or((self.interval / 2).max(Duration::from_secs(10))),
+                self.keepalive.timeout,
+            ),
+            proxy_url: self.proxy_url.clone(),
             tls,
             temporality: temporality.unwrap_or_default(),
         })
     }
 
-    fn endpoint_of(&self, protocol: Protocol, given: &dyn Fn(&str) -> Option<String>) -> String {
-        let base = match (&self.endpoint, given("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")) {
-            (Some(endpoint), _) => endpoint.clone(),
-            // Used as it is.
-            (None, Some(endpoint)) => return endpoint,
-            (None, None) => {
-                given("OTEL_EXPORTER_OTLP_ENDPOINT").unwrap_or_else(|| protocol.default_endpoint().to_owned())
-            }
+    /// The endpoint, or the fault of the key or the variable that it comes from.
+    fn endpoint_of(
+        &self,
+        protocol: Protocol,
+        given: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Endpoint, Fault> {
+        let variable = |name: &'static str| given(name).map(|value| (name, value));
+        let own = |key, value: &Option<String>| value.clone().map(|value| (key, value));
+        // The first that is set counts; those of metrics are used as they are.
+        let full = own("metrics_endpoint", &self.metrics_endpoint);
+        let base = own("endpoint", &self.endpoint);
+        let (full, base) = match (full, base) {
+            (Some(full), _) => (Some(full), None),
+            (None, Some(base)) => (None, Some(base)),
+            (None, None) => (
+                variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"),
+                variable("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            ),
         };
-        if protocol == Protocol::Grpc || base.ends_with(METRICS_PATH) {
-            base
+        let is_full = full.is_some();
+        let default = || ("endpoint", protocol.default_endpoint().to_owned());
+        let (origin, text) = full.or(base).unwrap_or_else(default);
+        let endpoint = Endpoint::parse(&text).map_err(|error| {
+            let hint = match &error {
+                EndpointError::UserInfo => {
+                    "; hint: put them into `headers`, such as `Authorization: Basic …`"
+                }
+                EndpointError::Invalid { .. } => "",
+            };
+            match origin {
+                "endpoint" | "metrics_endpoint" => Fault::new(origin, format!("{error}{hint}")),
+                variable => Fault::new("endpoint", format!("`{variable}`: {error}{hint}")),
+            }
+        })?;
+        Ok(if protocol == Protocol::Grpc || is_full {
+            endpoint
         } else {
-            format!("{}{METRICS_PATH}", base.trim_end_matches('/'))
-        }
+            endpoint.below(METRICS_PATH)
+        })
     }
 }
 
@@ -310,19 +410,39 @@ impl ComponentConfig for Config {
             Ok(resolved) => resolved,
             Err(more) => {
                 faults.extend(more);
-                return faults;
+                // So that the other keys are checked although the endpoint is wrong.
+                let rest = Self {
+                    endpoint: Some(Protocol::Grpc.default_endpoint().to_owned()),
+                    metrics_endpoint: None,
+                    ..self.clone()
+                };
+                let Ok(resolved) = rest.resolved() else {
+                    return faults;
+                };
+                resolved
             }
         };
-        let endpoint = &resolved.endpoint;
-        let is_address = endpoint
-            .parse::<Uri>()
-            .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-        if !is_address {
-            let like = resolved.protocol.default_endpoint();
-            let message = format!("`{endpoint}` is no address like {like}");
-            faults.push(Fault::new("endpoint", message));
+        if self.metrics_endpoint.is_some() && resolved.protocol == Protocol::Grpc {
+            let message = "is for HTTP; hint: use `endpoint` with `protocol: grpc`";
+            faults.push(Fault::new("metrics_endpoint", message));
         }
-        for (key, duration) in [("interval", self.interval), ("timeout", resolved.timeout)] {
+        if let Some(url) = &self.proxy_url
+            && Proxy::parse(url).is_none()
+        {
+            let message =
+                "invalid proxy: expected `http://host:port`, `https://host:port` or `socks5://host:port`";
+            faults.push(Fault::new("proxy_url", message));
+        }
+        if resolved.connect_timeout > resolved.timeout {
+            faults.push(Fault::new("connect_timeout", "must not be longer than `timeout`"));
+        }
+        for (key, duration) in [
+            ("interval", self.interval),
+            ("timeout", resolved.timeout),
+            ("connect_timeout", self.connect_timeout.unwrap_or(Duration::MAX)),
+            ("keepalive.time", resolved.keepalive.0),
+            ("keepalive.timeout", resolved.keepalive.1),
+        ] {
             if duration.is_zero() {
                 faults.push(Fault::new(key, "must be longer than 0s"));
             }
@@ -434,7 +554,7 @@ mod tests {
         let told = resolved(&Config::default(), &variables).unwrap();
         let text = |value: &str| value.to_owned();
         let expected = Resolved {
-            endpoint: text("https://collector:4318/v1/metrics"),
+            endpoint: Endpoint::parse("https://collector:4318/v1/metrics").unwrap(),
             protocol: Protocol::HttpJson,
             headers: [
                 (text("x-key"), text("a b")),
@@ -443,6 +563,9 @@ mod tests {
             .into(),
             compression: Compression::Zstd,
             timeout: Duration::from_millis(2500),
+            connect_timeout: Duration::from_millis(1250),
+            keepalive: (Duration::from_secs(10), Duration::from_secs(10)),
+            proxy_url: None,
             tls: ClientTls {
                 ca_file: Some("/ca.pem".into()),
                 cert_file: Some("/client.pem".into()),
@@ -460,7 +583,7 @@ mod tests {
             ..Config::default()
         };
         let told = resolved(&own, &variables).unwrap();
-        assert_eq!(told.endpoint, "http://other:4317");
+        assert_eq!(told.endpoint.uri().to_string(), "http://other:4317/");
         assert_eq!(
             (told.protocol, told.compression),
             (Protocol::Grpc, Compression::None)
@@ -473,7 +596,36 @@ mod tests {
                 ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://collector/here"),
             ],
         );
-        assert_eq!(told.unwrap().endpoint, "http://collector/here");
+        assert_eq!(told.unwrap().endpoint.to_string(), "http://collector/here");
+        // So is that key, which comes before any variable.
+        let full = Config {
+            metrics_endpoint: Some(text("http://collector/opentelemetry/push")),
+            protocol: Some(Protocol::HttpProtobuf),
+            ..Config::default()
+        };
+        let told = resolved(&full, &variables).unwrap();
+        assert_eq!(told.endpoint.to_string(), "http://collector/opentelemetry/push");
+    }
+
+    #[test]
+    fn credentials_in_an_endpoint_are_refused_with_the_key_or_the_variable_and_not_shown() {
+        const SECRET: &str = "http://user:hunter2@collector:4317";
+        let config = Config {
+            endpoint: Some(SECRET.to_owned()),
+            ..Config::default()
+        };
+        let faults = config.validate();
+        assert_eq!(faults[0].path, ["endpoint"]);
+        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", SECRET)];
+        let of_variable = resolved(&Config::default(), &variables).unwrap_err();
+        assert!(of_variable[0].message.contains("`OTEL_EXPORTER_OTLP_ENDPOINT`"));
+        for fault in faults.iter().chain(&of_variable) {
+            assert!(
+                fault.message.contains("hint: put them into `headers`"),
+                "{fault:?}"
+            );
+            assert!(!fault.message.contains("hunter2"), "{fault:?}");
+        }
     }
 
     #[test]

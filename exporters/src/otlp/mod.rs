@@ -17,6 +17,7 @@ mod client;
 mod config;
 mod deltas;
 mod encode;
+mod json;
 mod spool;
 
 use std::collections::HashMap;
@@ -24,7 +25,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use flowtap_pipeline::{
     BuildContext, ExportService, Exported, Exporter, Resource, Series, Snapshot, StageError, Timestamp,
 };
@@ -40,6 +40,7 @@ use self::config::Resolved;
 pub use self::config::{Compression, Config, FACTORY, Protocol, RetryConfig, Temporality};
 use self::deltas::Deltas;
 use self::encode::{Encoder, Part};
+use crate::push::health::Health;
 use crate::push::storage::Storage;
 use crate::push::{self, Sender};
 
@@ -64,7 +65,7 @@ impl OtlpExporter {
             messages.join("; ")
         })?;
         // Told before anything starts, not at the first request.
-        resolved.tls.client_config()?;
+        resolved.tls.config_for(resolved.endpoint.is_tls())?;
         Ok(Self {
             config,
             resolved,
@@ -76,19 +77,14 @@ impl OtlpExporter {
 
     fn service(&mut self) -> Result<OtlpService, StageError> {
         let client = Client::new(&self.resolved).map_err(StageError::Other)?;
-        let deliveries = DeliveryTelemetry::new(&self.context.meter, &self.context.id);
-        let sender = push::sender(
-            client,
-            &self.config.retry,
-            self.resolved.timeout,
-            deliveries.clone(),
-        );
+        let health = Health::new(&self.context, self.resolved.endpoint.to_string());
+        let sender = push::sender(client, &self.config.retry, self.resolved.timeout, health.clone());
         let way = match &self.config.storage {
             None => Way::Direct(sender),
             Some(storage) => {
                 let storage =
                     Storage::open(storage, &self.context).map_err(|error| StageError::Other(error.into()))?;
-                let spool = spool::drain(Arc::clone(&storage), sender, deliveries, self.stop.clone());
+                let spool = spool::drain(Arc::clone(&storage), sender, health.clone(), self.stop.clone());
                 self.spool = Some(tokio::spawn(spool));
                 Way::Stored(storage)
             }
@@ -105,6 +101,7 @@ impl OtlpExporter {
             )),
             deltas: delta.then(Arc::default),
             way,
+            health,
         })
     }
 }
@@ -114,7 +111,13 @@ impl Exporter for OtlpExporter {
         // Within the future: the channel wants a runtime around it.
         async move {
             let service = self.service()?;
-            tracing::info!(endpoint = self.resolved.endpoint, "pushing by OTLP");
+            let proxy = self.resolved.dial().proxy;
+            tracing::info!(
+                exporter = %self.context.id,
+                endpoint = %self.resolved.endpoint,
+                proxy = proxy.map(tracing::field::display),
+                "pushing over OTLP"
+            );
             Ok(BoxService::new(service))
         }
         .boxed()
@@ -168,6 +171,7 @@ struct OtlpService {
     encoder: Arc<Encoder>,
     deltas: Option<Arc<Mutex<Deltas>>>,
     way: Way,
+    health: Health,
 }
 
 impl OtlpService {
@@ -204,6 +208,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
         }
         let ended = std::mem::take(ended);
         let (encoder, deltas, mut way) = (Arc::clone(&self.encoder), self.deltas.clone(), self.way.clone());
+        let health = self.health.clone();
         async move {
             let mut exported = Exported::default();
             let deltas = deltas.as_deref();
@@ -223,7 +228,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
                     // The other parts may fare better.
                     Err(error) => {
                         exported.failed += points;
-                        tracing::warn!(points, %error, "points were not delivered");
+                        health.gave_up(&error, points);
                     }
                 }
             }

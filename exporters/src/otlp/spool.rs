@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowtap_pipeline::Exported;
-use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
+use crate::push::health::Health;
 use crate::push::retry::is_temporary;
 use crate::push::storage::{Storage, StorageError, Stored};
 use crate::push::{Request, Sender};
@@ -19,7 +19,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 pub(super) async fn drain(
     storage: Arc<Storage>,
     mut sender: Sender,
-    deliveries: DeliveryTelemetry,
+    health: Health,
     stop: CancellationToken,
 ) {
     while !stop.is_cancelled() {
@@ -28,7 +28,7 @@ pub(super) async fn drain(
                 storage.changed().await;
                 return Ok(());
             };
-            deliver(&storage, &mut sender, &deliveries, stored).await
+            deliver(&storage, &mut sender, &health, stored).await
         };
         let outcome = tokio::select! {
             biased;
@@ -48,7 +48,7 @@ pub(super) async fn drain(
             Ok(None) => return,
             Ok(Some(mut stored)) => {
                 stored.request.last = true;
-                deliver(&storage, &mut sender, &deliveries, stored).await
+                deliver(&storage, &mut sender, &health, stored).await
             }
             Err(error) => Err(error),
         };
@@ -69,7 +69,7 @@ async fn first(storage: &Arc<Storage>) -> Result<Option<Stored>, BoxError> {
 async fn deliver(
     storage: &Arc<Storage>,
     sender: &mut Sender,
-    deliveries: &DeliveryTelemetry,
+    health: &Health,
     stored: Stored,
 ) -> Result<(), BoxError> {
     let Request { points, .. } = stored.request;
@@ -81,7 +81,7 @@ async fn deliver(
         Ok(exported) => exported,
         Err(error) if is_temporary(&error) => return Err(error),
         Err(error) => {
-            tracing::warn!(points, %error, "points were not delivered");
+            health.gave_up(&error, points);
             Exported {
                 sent: 0,
                 failed: points,
@@ -89,8 +89,8 @@ async fn deliver(
         }
     };
     // That is so, whatever comes of taking it away.
-    deliveries.sent(sent);
-    deliveries.failed(failed);
+    health.deliveries().sent(sent);
+    health.deliveries().failed(failed);
     let storage = Arc::clone(storage);
     tokio::task::spawn_blocking(move || -> Result<(), StorageError> { storage.remove(&stored) }).await??;
     Ok(())

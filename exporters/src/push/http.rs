@@ -3,45 +3,24 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
-use http::{HeaderValue, Method, Response, StatusCode, Uri};
+use http::header::{CONTENT_ENCODING, HeaderMap, PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use tower::BoxError;
 
-use crate::tls::ClientTls;
+use super::channel::Channel;
+use super::connect::Dial;
+use super::error::{Lost, peer_text};
 
-/// An answer is short; what goes on for longer than this is none.
+/// Longest answer that is read; a longer one counts as none.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// How much of an error's text is told.
+/// How much of an error's text is read.
 const MAX_SAID_BYTES: usize = 300;
 
-/// Connections over TLS or not, as the URI says.
-///
-/// # Errors
-/// What is wrong with the files of `tls`.
-pub(crate) fn connector(tls: &ClientTls, http2: bool) -> Result<HttpsConnector<HttpConnector>, BoxError> {
-    let mut builder = HttpsConnectorBuilder::new()
-        .with_tls_config(tls.client_config()?)
-        .https_or_http();
-    if let Some(name) = &tls.server_name {
-        let name = rustls::pki_types::ServerName::try_from(name.clone())?;
-        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
-    }
-    Ok(if http2 {
-        builder.enable_http2().build()
-    } else {
-        builder.enable_http1().build()
-    })
-}
-
-/// An answer that is no success.
+/// An answer other than a success.
 #[derive(Debug, thiserror::Error)]
-#[error("{status}{}{said}", if said.is_empty() { "" } else { ": " })]
+#[error("HTTP status {status}{}{said}", if said.is_empty() { "" } else { ": " })]
 pub(crate) struct HttpFailure {
     pub(crate) status: StatusCode,
     /// Whether the protocol has it that the same may be sent again.
@@ -67,44 +46,39 @@ impl HttpFailure {
     }
 }
 
-/// No answer.
-#[derive(Debug, thiserror::Error)]
-#[error("no answer: {0}")]
-pub(crate) struct NoAnswer(#[source] BoxError);
-
-/// What is posted to one address.
+/// Posts to one address.
 #[derive(Clone, Debug)]
 pub(crate) struct Poster {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    uri: Uri,
+    channel: Channel<Full<Bytes>>,
     headers: HeaderMap,
     temporary: fn(StatusCode) -> bool,
 }
 
 impl Poster {
-    /// To `uri`, with `headers` in every request. Of `temporary` answers the protocol has it that the same may be sent again.
+    /// Posts to `dial`'s endpoint, with `headers` in every request. `temporary` says after which answers the protocol lets the same
+    /// request be sent again.
     ///
     /// # Errors
-    /// What is wrong with the files of `tls`.
+    /// A TLS file that can't be used.
     pub(crate) fn new(
-        uri: Uri,
-        headers: HeaderMap,
-        tls: &ClientTls,
+        dial: Dial,
+        mut headers: HeaderMap,
         temporary: fn(StatusCode) -> bool,
     ) -> Result<Self, BoxError> {
-        let client = Client::builder(TokioExecutor::new()).build(connector(tls, false)?);
+        if let Some(credentials) = dial.proxy_authorization() {
+            headers.insert(PROXY_AUTHORIZATION, credentials);
+        }
         Ok(Self {
-            client,
-            uri,
+            channel: Channel::new(dial, None)?,
             headers,
             temporary,
         })
     }
 
-    /// Posts `body`; the answer, if that is a success.
+    /// Posts `body` and returns the answer, if that is a success.
     ///
     /// # Errors
-    /// [`HttpFailure`] or [`NoAnswer`].
+    /// [`HttpFailure`] or [`Lost`].
     pub(crate) async fn post(
         &self,
         body: Bytes,
@@ -112,33 +86,35 @@ impl Poster {
     ) -> Result<Response<Bytes>, BoxError> {
         let mut request = http::Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
+        *request.uri_mut() = self.channel.dial().endpoint.uri().clone();
         *request.headers_mut() = self.headers.clone();
         if let Some(encoding) = encoding {
             let encoding = HeaderValue::from_static(encoding);
             request.headers_mut().insert(CONTENT_ENCODING, encoding);
         }
-        let no_answer = |error: BoxError| NoAnswer(error);
-        let answer = self
-            .client
-            .request(request)
-            .await
-            .map_err(|error| no_answer(error.into()))?;
+        let client = self.channel.client();
+        let answer = client.request(request).await.map_err(|error| Lost::new(&error))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         if head.status.is_success() {
-            return Ok(Response::from_parts(head, body.map_err(no_answer)?.to_bytes()));
+            let body = body.map_err(|error| Lost::new(&*error))?;
+            return Ok(Response::from_parts(head, body.to_bytes()));
         }
         // The status is what counts; the text is for the log.
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let said = str::from_utf8(&body[..body.len().min(MAX_SAID_BYTES)]).unwrap_or_default();
+        let said = String::from_utf8_lossy(&body[..body.len().min(MAX_SAID_BYTES)]);
         Err(Box::new(HttpFailure {
             status: head.status,
             temporary: (self.temporary)(head.status),
             retry_after: retry_after(&head.headers),
+            said: peer_text(&said),
             headers: head.headers,
-            said: said.trim().to_owned(),
         }))
+    }
+
+    /// The next request uses a new connection.
+    pub(crate) fn reconnect(&self) {
+        self.channel.reconnect();
     }
 }
 

@@ -1,29 +1,47 @@
-//! What exporters that push have in common: requests that are encoded already, tried again, and kept on disk.
+//! Parts shared by exporters that push: encoded requests, their connections, retries, and a queue on disk.
 //!
 //! | module | |
 //! |---|---|
-//! | [`http`] | a POST over HTTP/1.1, with TLS |
-//! | [`retry`] | which failures are tried again, and when |
+//! | [`endpoint`] | the address, without secrets |
+//! | [`connect`] | TCP, proxies, Unix sockets, TLS |
+//! | [`channel`] | the connection in use, and when it is replaced |
+//! | [`http`] | a POST over HTTP/1.1 |
+//! | [`error`] | failures in words, and whether a server or the network caused them |
+//! | [`retry`] | which failures are retried, and when |
+//! | [`health`] | what `/status` and the log say about deliveries |
 //! | [`storage`] | requests on disk, until they are delivered |
 
+pub(crate) mod channel;
+pub(crate) mod connect;
+pub(crate) mod endpoint;
+pub(crate) mod error;
+pub(crate) mod health;
 pub mod http;
 pub mod retry;
 pub mod storage;
 
+use std::future::Future;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use flowtap_pipeline::Exported;
-use flowtap_pipeline::telemetry::DeliveryTelemetry;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceBuilder};
 
+use self::error::TimedOut;
+use self::health::Health;
 use self::retry::{Backoff, RetryConfig};
+
+/// `User-Agent` of every request.
+pub(crate) const USER_AGENT: &str = concat!("flowtap/", env!("CARGO_PKG_VERSION"));
 
 /// An encoded request. Cloning it for a retry copies no bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// What is sent.
+    /// The encoded message.
     pub(crate) body: Bytes,
     /// How many points it holds.
     pub(crate) points: u64,
@@ -31,24 +49,68 @@ pub(crate) struct Request {
     pub(crate) last: bool,
 }
 
-/// The way of a request to its peer, through retry and timeout.
+/// Sends requests over one connection.
+pub(crate) trait Client: Clone + Send + Sync + 'static {
+    /// Makes one attempt.
+    fn send(&self, request: Request) -> impl Future<Output = Result<Exported, BoxError>> + Send;
+
+    /// Uses a new connection from the next attempt on.
+    fn reconnect(&self);
+}
+
+/// A request's way to its peer, with retries and time limits.
 pub(crate) type Sender = BoxCloneSyncService<Request, Exported, BoxError>;
 
-/// `client` with a time limit for each attempt, and attempts as `retry` has them; one request at a time.
-pub(crate) fn sender<C>(
-    client: C,
-    retry: &RetryConfig,
-    timeout: Duration,
-    deliveries: DeliveryTelemetry,
-) -> Sender
-where
-    C: Service<Request, Response = Exported, Error = BoxError> + Clone + Send + Sync + 'static,
-    C::Future: Send,
-{
+/// `client` with a time limit for each attempt, and retries as `retry` has them; one request at a time.
+pub(crate) fn sender<C: Client>(client: C, retry: &RetryConfig, timeout: Duration, health: Health) -> Sender {
     let service = ServiceBuilder::new()
         .concurrency_limit(1)
-        .retry(Backoff::new(retry, deliveries))
-        .timeout(timeout)
-        .service(client);
+        .retry(Backoff::new(retry, health.clone()))
+        .service(Attempt {
+            client,
+            timeout,
+            health,
+        });
     BoxCloneSyncService::new(service)
+}
+
+/// One attempt: its time limit, and what comes of it for the exporter's state.
+#[derive(Clone, Debug)]
+struct Attempt<C> {
+    client: C,
+    timeout: Duration,
+    health: Health,
+}
+
+impl<C: Client> Service<Request> for Attempt<C> {
+    type Response = Exported;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Exported, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // The connection is awaited in `call`, so that the time limit includes it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Self {
+            client,
+            timeout,
+            health,
+        } = self.clone();
+        async move {
+            let outcome = tokio::time::timeout(timeout, client.send(request))
+                .await
+                .unwrap_or_else(|_| {
+                    client.reconnect();
+                    Err(Box::new(TimedOut(timeout)))
+                });
+            match &outcome {
+                Ok(_) => health.succeeded(),
+                Err(error) => health.failed(error),
+            }
+            outcome
+        }
+        .boxed()
+    }
 }

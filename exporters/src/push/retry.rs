@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use flowtap_pipeline::{Exported, Fault};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Code;
 use tonic_types::StatusExt;
 use tower::BoxError;
 use tower::retry::Policy;
-use tower::timeout::error::Elapsed;
 
 use super::Request;
-use super::http::{HttpFailure, NoAnswer};
+use super::error::{Lost, Refused, TimedOut};
+use super::health::Health;
+use super::http::HttpFailure;
 
 /// When flowtap stops, the last requests are given up after this: the run has a deadline of its own.
 const LAST_ELAPSED: Duration = Duration::from_secs(5);
@@ -78,16 +78,16 @@ pub(crate) struct Backoff {
     ceiling: Duration,
     /// When the first attempt failed.
     failing_since: Option<Instant>,
-    deliveries: DeliveryTelemetry,
+    health: Health,
 }
 
 impl Backoff {
-    pub(crate) fn new(config: &RetryConfig, deliveries: DeliveryTelemetry) -> Self {
+    pub(crate) fn new(config: &RetryConfig, health: Health) -> Self {
         Self {
             config: config.clone(),
             ceiling: config.initial_interval,
             failing_since: None,
-            deliveries,
+            health,
         }
     }
 
@@ -96,15 +96,16 @@ impl Backoff {
         if !self.config.enabled {
             return None;
         }
-        let wait = match verdict(error) {
+        let asked = match verdict(error) {
             Verdict::Final => return None,
             Verdict::RetryAfter(delay) => delay,
-            Verdict::Retry => {
-                let ceiling = self.ceiling.min(self.config.max_interval);
-                self.ceiling = ceiling.saturating_mul(2);
-                ceiling.mul_f64(fastrand::f64())
-            }
+            Verdict::Retry => Duration::ZERO,
         };
+        let ceiling = self.ceiling.min(self.config.max_interval);
+        self.ceiling = ceiling.saturating_mul(2);
+        // A server asks for a longer wait, never for a shorter one: `Retry-After: 0` from one that is overloaded would have it
+        // asked as fast as the network allows.
+        let wait = asked.max(ceiling.mul_f64(fastrand::f64()));
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         let longest = self
             .config
@@ -124,9 +125,9 @@ impl Policy<Request, Exported, BoxError> for Backoff {
         result: &mut Result<Exported, BoxError>,
     ) -> Option<Self::Future> {
         let error = result.as_ref().err()?;
+        let first = self.failing_since.is_none();
         let wait = self.wait(error, request.last)?;
-        self.deliveries.retried();
-        tracing::info!(%error, ?wait, points = request.points, "a request failed and is tried again");
+        self.health.retrying(error, request.points, wait, first);
         Some(tokio::time::sleep(wait).boxed())
     }
 
@@ -149,11 +150,15 @@ pub(crate) fn is_temporary(error: &BoxError) -> bool {
 }
 
 fn verdict(error: &BoxError) -> Verdict {
-    if error.is::<Elapsed>() {
+    if error.is::<TimedOut>() {
         return Verdict::Retry;
     }
-    if error.is::<NoAnswer>() {
-        return Verdict::Retry;
+    if let Some(lost) = error.downcast_ref::<Lost>() {
+        return if lost.is_retryable() {
+            Verdict::Retry
+        } else {
+            Verdict::Final
+        };
     }
     if let Some(failure) = error.downcast_ref::<HttpFailure>() {
         return match (failure.temporary, failure.retry_after) {
@@ -162,7 +167,7 @@ fn verdict(error: &BoxError) -> Verdict {
             (true, None) => Verdict::Retry,
         };
     }
-    let Some(status) = error.downcast_ref::<Status>() else {
+    let Some(Refused(status)) = error.downcast_ref() else {
         return Verdict::Final;
     };
     let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
@@ -194,19 +199,20 @@ fn verdict(error: &BoxError) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tonic::Status;
     use tonic_types::ErrorDetails;
 
-    fn deliveries() -> DeliveryTelemetry {
-        let context = crate::testing::context();
-        DeliveryTelemetry::new(&context.meter, &context.id)
+    fn health() -> Health {
+        Health::new(&crate::testing::context(), String::new())
     }
 
     fn status(code: Code) -> BoxError {
-        Status::new(code, "x").into()
+        Box::new(Refused(Status::new(code, "x")))
     }
 
     fn with_retry_info(code: Code, delay: Duration) -> BoxError {
-        Status::with_error_details(code, "x", ErrorDetails::with_retry_info(Some(delay))).into()
+        let details = ErrorDetails::with_retry_info(Some(delay));
+        Box::new(Refused(Status::with_error_details(code, "x", details)))
     }
 
     #[test]
@@ -249,7 +255,7 @@ mod tests {
             max_elapsed_time: Duration::from_secs(60),
             ..RetryConfig::default()
         };
-        let mut backoff = Backoff::new(&config, deliveries());
+        let mut backoff = Backoff::new(&config, health());
         let mut elapsed = Duration::ZERO;
         for ceiling in [1, 2, 4, 4, 4] {
             let wait = backoff.wait(&status(Code::Unavailable), false).unwrap();
@@ -263,7 +269,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_of_any_length_can_be_asked_for_and_is_not_begun() {
-        let mut backoff = Backoff::new(&RetryConfig::default(), deliveries());
+        let mut backoff = Backoff::new(&RetryConfig::default(), health());
         let asked = |delay| with_retry_info(Code::Unavailable, delay);
         assert!(backoff.wait(&asked(Duration::from_secs(1)), false).is_some());
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -272,8 +278,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_asks_for_no_wait_gets_the_backoff() {
+        let mut backoff = Backoff::new(&RetryConfig::default(), health());
+        let waits = (0..8).map(|_| {
+            let asked: BoxError = Box::new(HttpFailure::asking_for(Duration::ZERO));
+            backoff.wait(&asked, false).unwrap()
+        });
+        // Eight draws of up to 5, 10, 20, 30, … seconds.
+        assert!(waits.sum::<Duration>() > Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_last_request_is_given_up_before_the_runs_deadline() {
-        let mut backoff = Backoff::new(&RetryConfig::default(), deliveries());
+        let mut backoff = Backoff::new(&RetryConfig::default(), health());
         assert!(
             backoff
                 .wait(&with_retry_info(Code::Unavailable, Duration::from_secs(4)), true)

@@ -1,19 +1,16 @@
 //! One request to the endpoint: a POST with the protocol's headers, and what the answer's headers say.
 
-use std::task::{Context, Poll};
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flowtap_pipeline::Exported;
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use tower::{BoxError, Service};
+use tower::BoxError;
 
 use super::config::{Config, ProtobufMessage};
-use crate::push::Request;
+use crate::push::connect::Dial;
 use crate::push::http::{HttpFailure, Poster};
+use crate::push::{self, Request};
 
 /// Which version of the protocol the body is in (Prometheus remote write 1.0 and 2.0, "Protocol").
 pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
@@ -44,13 +41,8 @@ struct NotUnderstood;
 
 impl Client {
     /// A client that connects with its first request.
-    pub(super) fn new(config: &Config) -> Result<Self, BoxError> {
-        let poster = Poster::new(
-            config.endpoint.parse()?,
-            headers(config)?,
-            &config.tls,
-            is_temporary,
-        )?;
+    pub(super) fn new(config: &Config, dial: Dial) -> Result<Self, BoxError> {
+        let poster = Poster::new(dial, headers(config)?, is_temporary)?;
         Ok(Self {
             poster,
             message: config.protobuf_message,
@@ -58,7 +50,7 @@ impl Client {
         })
     }
 
-    async fn send(&self, request: Request) -> Result<Exported, BoxError> {
+    async fn write(&self, request: Request) -> Result<Exported, BoxError> {
         let answer = self.poster.post(request.body, Some("snappy")).await;
         let all = Exported {
             sent: request.points,
@@ -99,10 +91,14 @@ fn written(headers: &HeaderMap) -> Option<u64> {
         .reduce(|sum, count| Some(sum?.saturating_add(count?)))?
 }
 
-/// A server in trouble is asked again (Prometheus remote write 1.0, "Retries & Backoff"); whatever else it refuses it would
-/// refuse again.
+/// A server in trouble is asked again (Prometheus remote write 1.0, "Retries & Backoff"), as is one that did not get the request in
+/// time (RFC 9110, section 15.5.9); it would refuse anything else again.
 fn is_temporary(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+        )
 }
 
 fn headers(config: &Config) -> Result<HeaderMap, BoxError> {
@@ -119,8 +115,7 @@ fn headers(config: &Config) -> Result<HeaderMap, BoxError> {
     };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(VERSION_HEADER, HeaderValue::from_static(version));
-    let agent = concat!("flowtap/", env!("CARGO_PKG_VERSION"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+    headers.insert(USER_AGENT, HeaderValue::from_static(push::USER_AGENT));
     let basic = config.basic_auth.as_ref().map(|auth| {
         let pair = format!("{}:{}", auth.username, auth.password);
         format!("Basic {}", STANDARD.encode(pair))
@@ -137,19 +132,13 @@ fn headers(config: &Config) -> Result<HeaderMap, BoxError> {
     Ok(headers)
 }
 
-impl Service<Request> for Client {
-    type Response = Exported;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Exported, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // A connection is awaited in `call`, so that waiting for it is under the timeout, too.
-        Poll::Ready(Ok(()))
+impl push::Client for Client {
+    async fn send(&self, request: Request) -> Result<Exported, BoxError> {
+        self.write(request).await
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        let client = self.clone();
-        async move { client.send(request).await }.boxed()
+    fn reconnect(&self) {
+        self.poster.reconnect();
     }
 }
 
@@ -160,10 +149,10 @@ mod tests {
     #[test]
     fn a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not() {
         let temporary = |status| is_temporary(StatusCode::from_u16(status).unwrap());
-        for status in [429, 500, 501, 502, 503, 504, 599] {
+        for status in [408, 429, 500, 501, 502, 503, 504, 599] {
             assert!(temporary(status), "{status}");
         }
-        for status in [301, 400, 401, 403, 404, 413, 422] {
+        for status in [301, 307, 308, 400, 401, 403, 404, 413, 422] {
             assert!(!temporary(status), "{status}");
         }
     }

@@ -11,7 +11,6 @@ use flowtap_pipeline::{
     QueueConfig, Resource,
 };
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
-use http::uri::Uri;
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,6 +19,8 @@ use super::RemoteWriteExporter;
 use super::client::VERSION_HEADER;
 use crate::naming;
 use crate::prometheus::BasicAuth;
+use crate::push::connect::{Dial, Proxy};
+use crate::push::endpoint::{Endpoint, EndpointError};
 use crate::push::retry::RetryConfig;
 use crate::tls::ClientTls;
 
@@ -33,7 +34,7 @@ const NODE: &str = "node";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where to write to, such as `http://prometheus:9090/api/v1/write`. Has to be given.
+    /// URL to write to, such as `http://prometheus:9090/api/v1/write`, or `unix:///path/of/socket`. Required.
     pub endpoint: String,
     /// What every metric's name begins with; may be empty.
     pub namespace: String,
@@ -45,6 +46,15 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub timeout: Duration,
+    /// How long connecting may take, over all addresses of a name together; each has an equal share, so that one that does not
+    /// answer leaves time for the others. Unset: half of `timeout`.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
+    pub connect_timeout: Option<Duration>,
+    /// A proxy to connect through: `http://`, `https://` or `socks5://`, with its credentials if it wants any. Unset: `HTTPS_PROXY`,
+    /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case, which do not apply to addresses of this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_url: Option<String>,
     /// Headers of every request.
     pub headers: BTreeMap<String, String>,
     /// Labels of every series that has none of that name itself, such as `cluster: blue`. They replace those of `resource_labels`.
@@ -94,6 +104,8 @@ impl Default for Config {
             namespace: naming::DEFAULT_NAMESPACE.to_owned(),
             interval: Duration::from_secs(15),
             timeout: Duration::from_secs(10),
+            connect_timeout: None,
+            proxy_url: None,
             headers: BTreeMap::new(),
             external_labels: BTreeMap::new(),
             resource_labels: [("job", SERVICE_NAME), ("instance", NODE)]
@@ -130,17 +142,55 @@ impl Config {
 
     fn endpoint_fault(&self) -> Option<Fault> {
         const EXAMPLE: &str = "http://127.0.0.1:9090/api/v1/write";
-        let message = match self.endpoint.parse::<Uri>() {
-            _ if self.endpoint.is_empty() => {
-                format!("has to be given: where to write to, such as {EXAMPLE}")
-            }
-            Ok(uri) if uri.authority().is_some_and(|host| host.as_str().contains('@')) => {
-                "must not hold a name and password: they go into `basic_auth`".to_owned()
-            }
-            Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) => return None,
-            _ => format!("`{}` is no address like {EXAMPLE}", self.endpoint),
+        if self.endpoint.is_empty() {
+            let message = format!("must be set: the URL to write to, such as {EXAMPLE}");
+            return Some(Fault::new("endpoint", message));
+        }
+        let error = Endpoint::parse(&self.endpoint).err()?;
+        let hint = match &error {
+            EndpointError::UserInfo => "; hint: put them into `basic_auth`",
+            EndpointError::Invalid { .. } => "",
         };
-        Some(Fault::new("endpoint", message))
+        Some(Fault::new("endpoint", format!("{error}{hint}")))
+    }
+
+    fn connection_faults(&self) -> impl Iterator<Item = Fault> {
+        let proxy = self
+            .proxy_url
+            .as_ref()
+            .filter(|url| Proxy::parse(url).is_none())
+            .map(|_| {
+                let message =
+                    "invalid proxy: expected `http://host:port`, `https://host:port` or `socks5://host:port`";
+                Fault::new("proxy_url", message)
+            });
+        let connect = self.connect_timeout.and_then(|connect_timeout| {
+            let message = if connect_timeout.is_zero() {
+                "must be longer than 0s"
+            } else if connect_timeout > self.timeout {
+                "must not be longer than `timeout`"
+            } else {
+                return None;
+            };
+            Some(Fault::new("connect_timeout", message))
+        });
+        proxy.into_iter().chain(connect)
+    }
+
+    /// How to connect. Looks at the environment for a proxy if the config names none.
+    pub(super) fn dial(&self) -> Result<Dial, EndpointError> {
+        let endpoint = Endpoint::parse(&self.endpoint)?;
+        Ok(Dial {
+            proxy: match &self.proxy_url {
+                Some(url) => Proxy::parse(url),
+                None => Proxy::from_environment(&endpoint),
+            },
+            endpoint,
+            tls: self.tls.clone(),
+            connect_timeout: self.connect_timeout.unwrap_or(self.timeout / 2),
+            user_timeout: self.timeout,
+            http2: false,
+        })
     }
 
     fn header_faults(&self) -> impl Iterator<Item = Fault> {
@@ -233,6 +283,7 @@ impl ComponentConfig for Config {
         for (key, _) in positive.into_iter().filter(|(_, duration)| duration.is_zero()) {
             faults.push(Fault::new(key, "must be longer than 0s"));
         }
+        faults.extend(self.connection_faults());
         faults.extend(self.retry.validate());
         faults.extend(self.header_faults());
         faults.extend(self.label_faults());
@@ -260,7 +311,8 @@ impl ExporterConfig for Config {
 
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
         // Told before anything starts, not at the first request.
-        match self.tls.client_config() {
+        let over_tls = Endpoint::parse(&self.endpoint).is_ok_and(|endpoint| endpoint.is_tls());
+        match self.tls.config_for(over_tls) {
             Ok(_) => Ok(Box::new(RemoteWriteExporter::new(self.clone(), context))),
             Err(error) => Err(BuildError {
                 id: context.id.clone(),

@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use flowtap_pipeline::telemetry::DeliveryTelemetry;
 use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -39,6 +38,7 @@ use tower::{BoxError, Service, ServiceExt};
 use self::client::Client;
 pub use self::config::{Config, FACTORY};
 use self::encode::{Encoder, Ended};
+use crate::push::health::Health;
 use crate::push::{self, Sender};
 
 /// Series that ended and whose stale markers wait for the next request, per pipeline; those beyond go without, and are
@@ -50,7 +50,6 @@ const MAX_ENDED: usize = 100_000;
 pub struct RemoteWriteExporter {
     config: Config,
     context: BuildContext,
-    deliveries: DeliveryTelemetry,
     forgotten: Forgotten,
 }
 
@@ -60,25 +59,31 @@ impl RemoteWriteExporter {
         Self {
             config,
             context: context.clone(),
-            deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             forgotten: Forgotten::new(context),
         }
     }
 
     fn service(&self) -> Result<RemoteWriteService, StageError> {
-        let client = Client::new(&self.config).map_err(StageError::Other)?;
-        let sender = push::sender(
-            client,
-            &self.config.retry,
-            self.config.timeout,
-            self.deliveries.clone(),
+        let dial = self
+            .config
+            .dial()
+            .map_err(|error| StageError::Other(error.into()))?;
+        tracing::info!(
+            exporter = %self.context.id,
+            endpoint = %dial.endpoint,
+            proxy = dial.proxy.as_ref().map(tracing::field::display),
+            "pushing over remote write"
         );
+        let health = Health::new(&self.context, dial.endpoint.to_string());
+        let client = Client::new(&self.config, dial).map_err(StageError::Other)?;
+        let sender = push::sender(client, &self.config.retry, self.config.timeout, health.clone());
         Ok(RemoteWriteService {
             interval: self.config.interval,
             lanes: HashMap::new(),
             began: self.config.zero_samples.then(Timestamp::now),
             encoder: Arc::new(Encoder::new(&self.config, &self.context)),
             sender,
+            health,
             forgotten: self.forgotten.clone(),
         })
     }
@@ -88,7 +93,6 @@ impl Exporter for RemoteWriteExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         async move {
             let service = self.service()?;
-            tracing::info!(endpoint = self.config.endpoint, "pushing by remote write");
             Ok(BoxService::new(service))
         }
         .boxed()
@@ -176,6 +180,7 @@ struct RemoteWriteService {
     lanes: HashMap<Arc<str>, Lane>,
     encoder: Arc<Encoder>,
     sender: Sender,
+    health: Health,
     forgotten: Forgotten,
 }
 
@@ -200,6 +205,7 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
         }
         let ended = std::mem::take(&mut lane.ended);
         let (encoder, mut sender) = (Arc::clone(&self.encoder), self.sender.clone());
+        let health = self.health.clone();
         async move {
             let mut exported = Exported::default();
             for request in encoder.encode(&snapshot, &ended, new_since) {
@@ -213,7 +219,7 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
                     // The other parts may fare better.
                     Err(error) => {
                         exported.failed += points;
-                        tracing::warn!(points, %error, "points were not delivered");
+                        health.gave_up(&error, points);
                     }
                 }
             }

@@ -104,6 +104,7 @@ fn context() -> BuildContext {
         node: Live::new(NodeInfo::default()),
         cluster: Live::new(ClusterState::default()),
         memory: Arc::default(),
+        status: flowtap_pipeline::StatusBoard::default(),
         strict: true,
     }
 }

@@ -1,0 +1,316 @@
+//! Connections to peers: TCP, directly or through a proxy, or a Unix socket; then TLS.
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderValue, Uri};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tower::{BoxError, Service, ServiceExt};
+
+use super::endpoint::Endpoint;
+use crate::tls::ClientTls;
+
+/// How long a connection is idle before the kernel probes it, so that middleboxes do not forget it and a peer that is gone is noticed.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How an exporter connects.
+#[derive(Clone, Debug)]
+pub(crate) struct Dial {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) tls: ClientTls,
+    /// For all addresses of a name together.
+    pub(crate) connect_timeout: Duration,
+    /// How long sent data may remain unacknowledged before the kernel ends the connection.
+    pub(crate) user_timeout: Duration,
+    pub(crate) proxy: Option<Proxy>,
+    /// HTTP/2 rather than HTTP/1.1.
+    pub(crate) http2: bool,
+}
+
+impl Dial {
+    /// # Errors
+    /// A TLS file that can't be used.
+    pub(crate) fn connector(&self) -> Result<HttpsConnector<Route>, BoxError> {
+        let over_tls = self.endpoint.is_tls();
+        let mut builder = HttpsConnectorBuilder::new()
+            .with_tls_config(self.tls.config_for(over_tls)?)
+            .https_or_http();
+        if let Some(name) = &self.tls.server_name {
+            let name = rustls::pki_types::ServerName::try_from(name.clone())?;
+            builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+        }
+        let route = self.route()?;
+        Ok(if self.http2 {
+            builder.enable_http2().wrap_connector(route)
+        } else {
+            builder.enable_http1().wrap_connector(route)
+        })
+    }
+
+    fn route(&self) -> Result<Route, BoxError> {
+        if let Some(path) = self.endpoint.socket() {
+            return Ok(Route::Socket(path.to_owned()));
+        }
+        let tcp = self.tcp();
+        let Some(proxy) = &self.proxy else {
+            return Ok(Route::Direct(tcp));
+        };
+        let uri = proxy.uri.clone();
+        if let Some(socks) = &proxy.socks {
+            let mut connector = SocksV5::new(uri, tcp).local_dns(!socks.remote_names);
+            if let Some((name, password)) = socks.credentials.clone() {
+                connector = connector.with_auth(name, password);
+            }
+            return Ok(Route::Socks(connector));
+        }
+        let over_tls = uri.scheme_str() == Some("https");
+        // Its certificate is the system's business: `tls` is about the peer.
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(ClientTls::default().config_for(over_tls)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        if !self.tunnels() {
+            return Ok(Route::Forward(connector, uri));
+        }
+        let mut tunnel = Tunnel::new(uri, connector);
+        if let Some(credentials) = &proxy.authorization {
+            tunnel = tunnel.with_auth(credentials.clone());
+        }
+        Ok(Route::Tunnel(tunnel))
+    }
+
+    /// Whether a proxy passes bytes on (CONNECT), or requests: plain HTTP/1.1 is the only thing that it can read.
+    fn tunnels(&self) -> bool {
+        self.http2 || self.endpoint.is_tls()
+    }
+
+    /// Credentials that each request shows to a proxy that passes requests on.
+    pub(crate) fn proxy_authorization(&self) -> Option<HeaderValue> {
+        let proxy = self.proxy.as_ref().filter(|_| !self.tunnels())?;
+        proxy.authorization.clone()
+    }
+
+    fn tcp(&self) -> HttpConnector {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(self.connect_timeout));
+        tcp.set_tcp_user_timeout(Some(self.user_timeout));
+        tcp.set_keepalive(Some(TCP_KEEPALIVE));
+        tcp.set_keepalive_interval(Some(TCP_KEEPALIVE));
+        tcp
+    }
+}
+
+/// A proxy on the way to the peer.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    uri: Uri,
+    authorization: Option<HeaderValue>,
+    socks: Option<Socks>,
+}
+
+#[derive(Clone)]
+struct Socks {
+    /// The proxy resolves names (`socks5h`).
+    remote_names: bool,
+    credentials: Option<(String, String)>,
+}
+
+impl Proxy {
+    /// The proxy that `url` names, which may hold its credentials.
+    pub(crate) fn parse(url: &str) -> Option<Self> {
+        Matcher::builder()
+            .all(url)
+            .build()
+            .intercept(&Uri::from_static("http://peer"))
+            .and_then(|proxy| Self::new(&proxy))
+    }
+
+    /// The proxy that `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` (or in lower case) name for `endpoint`. There is none for
+    /// this machine itself, as programs in Go have it: a proxy elsewhere could not reach it.
+    pub(crate) fn from_environment(endpoint: &Endpoint) -> Option<Self> {
+        let host = endpoint.uri().host()?.trim_matches(['[', ']']);
+        let loopback = host.parse::<std::net::IpAddr>().map(|ip| ip.is_loopback());
+        if endpoint.socket().is_some() || loopback.unwrap_or(host == "localhost") {
+            return None;
+        }
+        let found = Matcher::from_env().intercept(endpoint.uri())?;
+        let proxy = Self::new(&found);
+        if proxy.is_none() {
+            tracing::warn!(
+                proxy = %found.uri(),
+                "the proxy of the environment is not used: expected http, https, socks5 or socks5h"
+            );
+        }
+        proxy
+    }
+
+    fn new(proxy: &Intercept) -> Option<Self> {
+        let socks = match proxy.uri().scheme_str() {
+            Some("http" | "https") => None,
+            Some(scheme @ ("socks5" | "socks5h")) => Some(Socks {
+                remote_names: scheme == "socks5h",
+                credentials: proxy
+                    .raw_auth()
+                    .map(|(name, password)| (name.to_owned(), password.to_owned())),
+            }),
+            _ => return None,
+        };
+        Some(Self {
+            uri: proxy.uri().clone(),
+            authorization: proxy.basic_auth().cloned(),
+            socks,
+        })
+    }
+}
+
+impl std::fmt::Display for Proxy {
+    /// Without credentials, which are not in the URI.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = self.uri.scheme_str().unwrap_or_default();
+        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
+        write!(f, "{scheme}://{authority}")
+    }
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Proxy({self})")
+    }
+}
+
+/// The way of bytes to the peer.
+#[derive(Clone, Debug)]
+pub(crate) enum Route {
+    Direct(HttpConnector),
+    Socket(PathBuf),
+    /// Through a proxy that passes bytes on.
+    Tunnel(Tunnel<HttpsConnector<HttpConnector>>),
+    Socks(SocksV5<HttpConnector>),
+    /// To a proxy that passes requests on.
+    Forward(HttpsConnector<HttpConnector>, Uri),
+}
+
+impl Service<Uri> for Route {
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // Readiness is awaited in `call`; none of these ever has to wait.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, peer: Uri) -> Self::Future {
+        match self.clone() {
+            Self::Direct(tcp) => Box::pin(async move { Ok(Stream::new(tcp.oneshot(peer).await?)) }),
+            Self::Socket(path) => Box::pin(async move {
+                let stream = UnixStream::connect(path).await?;
+                Ok(Stream::new(TokioIo::new(stream)))
+            }),
+            Self::Tunnel(tunnel) => Box::pin(async move {
+                let stream = tunnel.oneshot(with_port(peer)).await?;
+                Ok(Stream::new(stream))
+            }),
+            Self::Socks(socks) => Box::pin(async move {
+                let stream = socks.oneshot(with_port(peer)).await?;
+                Ok(Stream::new(stream))
+            }),
+            Self::Forward(connector, proxy) => Box::pin(async move {
+                let mut stream = Stream::new(connector.oneshot(proxy).await?);
+                stream.forwarded = true;
+                Ok(stream)
+            }),
+        }
+    }
+}
+
+/// A proxy has to be given the port, which is 443 for a tunnel unless it is named.
+fn with_port(peer: Uri) -> Uri {
+    if peer.port().is_some() || peer.scheme_str() != Some("http") {
+        return peer;
+    }
+    let host = peer.host().unwrap_or_default();
+    let authority = format!("{host}:80");
+    let mut parts = peer.clone().into_parts();
+    parts.authority = authority.parse().ok();
+    Uri::from_parts(parts).unwrap_or(peer)
+}
+
+trait Io: Read + Write + Connection + Send + Unpin {}
+
+impl<T: Read + Write + Connection + Send + Unpin> Io for T {}
+
+/// A connection, whichever way it was made.
+pub(crate) struct Stream {
+    io: Box<dyn Io>,
+    /// The other end is a proxy that passes requests on.
+    forwarded: bool,
+}
+
+impl Stream {
+    fn new(io: impl Io + 'static) -> Self {
+        Self {
+            io: Box::new(io),
+            forwarded: false,
+        }
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        self.io.connected().proxy(self.forwarded)
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_read(context, buffer)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write_vectored(context, buffers)
+    }
+}

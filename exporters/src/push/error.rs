@@ -1,0 +1,142 @@
+//! Failures of delivery attempts, in words an operator can act on.
+
+use std::error::Error;
+use std::time::Duration;
+
+use tonic::Status;
+use tower::BoxError;
+
+/// Longest text of a peer that is logged.
+const MAX_PEER_TEXT: usize = 300;
+
+/// The connection failed before the peer answered: refused, reset, closed, or a stream that the peer or a proxy reset.
+///
+/// The peer has made no decision about the request, so it may be sent again.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Lost {
+    text: String,
+    reason: Option<h2::Reason>,
+}
+
+impl Lost {
+    pub(crate) fn new(error: &(dyn Error + 'static)) -> Self {
+        let reason = sources(error).find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
+        Self {
+            text: chain(error),
+            reason,
+        }
+    }
+
+    /// Whether a later attempt can succeed. gRPC maps HTTP/2 error codes to statuses ("gRPC over HTTP2", "Errors"); of these only
+    /// `INADEQUATE_SECURITY`, which is `PERMISSION_DENIED`, is about the client rather than about the moment. `INTERNAL` and
+    /// `RESOURCE_EXHAUSTED` are final when a server sends them as the answer to a request. As the reset of a stream they come from
+    /// proxies and from servers that are going away or overloaded, and nothing says that the request itself was refused.
+    pub(crate) fn is_retryable(&self) -> bool {
+        self.reason != Some(h2::Reason::INADEQUATE_SECURITY)
+    }
+}
+
+/// No answer within the attempt's time limit.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {}", humantime::format_duration(*.0))]
+pub(crate) struct TimedOut(pub(crate) Duration);
+
+/// A gRPC status that the server sent.
+#[derive(Debug, thiserror::Error)]
+#[error("gRPC status {:?}{}{}", .0.code(), if .0.message().is_empty() { "" } else { ": " }, peer_text(.0.message()))]
+pub(crate) struct Refused(pub(crate) Status);
+
+/// Tells the statuses that tonic makes of a failed connection from those that a server sent. Only the former have a source.
+pub(crate) fn from_status(status: Status) -> BoxError {
+    match status.source() {
+        Some(source) => Box::new(Lost::new(source)),
+        None => Box::new(Refused(status)),
+    }
+}
+
+fn sources<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// An error followed by its causes. The HTTP client's outermost error says only in which phase it failed, so it is left out, as is
+/// a cause whose text the error around it has already given.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    for cause in sources(error) {
+        let is_wrapper = cause.is::<hyper_util::client::legacy::Error>() && cause.source().is_some();
+        let part = cause.to_string();
+        if is_wrapper || text.ends_with(&part) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&part);
+    }
+    peer_text(&text)
+}
+
+/// Text that came from a peer, fit for a log or a terminal: control characters escaped, and no longer than is useful.
+pub(crate) fn peer_text(text: &str) -> String {
+    let mut shown = String::new();
+    for character in text.trim().chars() {
+        if shown.len() >= MAX_PEER_TEXT {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn a_status_with_a_source_is_a_lost_connection_and_one_without_is_an_answer() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let lost = from_status(Status::from_error(Box::new(reset)));
+        assert!(lost.is::<Lost>(), "{lost}");
+        assert_eq!(lost.to_string(), "connection reset");
+        let answer = from_status(Status::unknown("no such table"));
+        assert!(answer.is::<Refused>(), "{answer}");
+        assert_eq!(answer.to_string(), "gRPC status Unknown: no such table");
+    }
+
+    #[test]
+    fn only_inadequate_security_is_final_among_the_codes_of_http2() {
+        for code in 0..=13 {
+            let reason = h2::Reason::from(code);
+            let lost = Lost::new(&h2::Error::from(reason));
+            assert_eq!(
+                lost.is_retryable(),
+                reason != h2::Reason::INADEQUATE_SECURITY,
+                "{reason:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn causes_are_listed_once_and_control_characters_are_escaped() {
+        let inner = io::Error::other("certificate expired");
+        let outer = io::Error::other(inner);
+        assert_eq!(chain(&outer), "certificate expired");
+        assert_eq!(
+            peer_text("\x1b]0;PWNED\x07\nFAKE line"),
+            "\\u{1b}]0;PWNED\\u{7}\\nFAKE line"
+        );
+        assert!(peer_text(&"x".repeat(5000)).len() < 310);
+    }
+}

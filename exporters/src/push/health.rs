@@ -1,0 +1,147 @@
+//! Delivery state of an exporter that pushes: its entry in `/status`, and what its log says about failures.
+//!
+//! The state follows attempts, not requests: a request may be retried for minutes, and with storage for ever, and in that time the
+//! operator must see that nothing arrives.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flowtap_pipeline::telemetry::DeliveryTelemetry;
+use flowtap_pipeline::{BuildContext, ComponentId, ComponentKind, State, StatusBoard};
+use tokio::time::Instant;
+use tower::BoxError;
+
+/// The same failure is a warning once in this time; in between it is logged at `debug`.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Cloning it shares it.
+#[derive(Clone, Debug)]
+pub(crate) struct Health(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: ComponentId,
+    /// The endpoint as it may be shown.
+    endpoint: String,
+    board: StatusBoard,
+    deliveries: DeliveryTelemetry,
+    record: Mutex<Record>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    failing_since: Option<Instant>,
+    warned: Option<(Instant, String)>,
+}
+
+impl Health {
+    pub(crate) fn new(context: &BuildContext, endpoint: String) -> Self {
+        Self(Arc::new(Inner {
+            id: context.id.clone(),
+            endpoint,
+            board: context.status.clone(),
+            deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
+            record: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn deliveries(&self) -> &DeliveryTelemetry {
+        &self.0.deliveries
+    }
+
+    /// An attempt succeeded.
+    pub(crate) fn succeeded(&self) {
+        let failing_since = self.record().failing_since.take();
+        if let Some(since) = failing_since {
+            self.record().warned = None;
+            self.set(State::Ok, None);
+            let after = humantime::format_duration(Duration::from_secs(since.elapsed().as_secs()));
+            tracing::info!(exporter = %self.0.id, endpoint = self.0.endpoint, %after, "delivering again");
+        }
+    }
+
+    /// An attempt failed.
+    pub(crate) fn failed(&self, error: &BoxError) {
+        self.record().failing_since.get_or_insert_with(Instant::now);
+        self.set(
+            State::RecoverableError,
+            Some(format!("{}: {error}", self.0.endpoint)),
+        );
+    }
+
+    /// A failed request of `points` is retried after `wait`; `first` says whether this was its first attempt.
+    pub(crate) fn retrying(&self, error: &BoxError, points: u64, wait: Duration, first: bool) {
+        self.0.deliveries.retried();
+        let Inner { id, endpoint, .. } = &*self.0;
+        if first && self.is_news(&error.to_string()) {
+            tracing::warn!(exporter = %id, endpoint, %error, points, ?wait, "delivery failed and is retried");
+        } else {
+            tracing::debug!(exporter = %id, endpoint, %error, points, ?wait, "delivery failed and is retried");
+        }
+    }
+
+    /// A request of `points` is given up.
+    pub(crate) fn gave_up(&self, error: &BoxError, points: u64) {
+        let Inner { id, endpoint, .. } = &*self.0;
+        tracing::warn!(exporter = %id, endpoint, %error, points, "points were not delivered");
+    }
+
+    /// Whether `error` has not been a warning for a while.
+    fn is_news(&self, error: &str) -> bool {
+        let mut record = self.record();
+        let known = record
+            .warned
+            .as_ref()
+            .is_some_and(|(at, text)| text == error && at.elapsed() < WARN_INTERVAL);
+        if !known {
+            record.warned = Some((Instant::now(), error.to_owned()));
+        }
+        !known
+    }
+
+    fn set(&self, state: State, error: Option<String>) {
+        self.0
+            .board
+            .set(ComponentKind::Exporter, &self.0.id, state, error);
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        // Every statement under the lock leaves it whole.
+        self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::context;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exporter_is_failing_from_its_first_failed_attempt_until_one_succeeds() {
+        let context = context();
+        let health = Health::new(&context, "http://collector:4317".to_owned());
+        let state = || context.status.load().remove("exporters/test");
+        health.succeeded();
+        assert_eq!(state(), None, "the state is the runner's while nothing fails");
+        health.failed(&"connection refused".into());
+        let failing = state().unwrap();
+        assert_eq!(failing.state, State::RecoverableError);
+        assert_eq!(
+            failing.error.as_deref(),
+            Some("http://collector:4317: connection refused")
+        );
+        health.succeeded();
+        assert_eq!(state().unwrap().state, State::Ok);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_failure_is_news_once_a_minute_and_another_at_once() {
+        let health = Health::new(&context(), String::new());
+        assert!(health.is_news("refused"));
+        assert!(!health.is_news("refused"));
+        assert!(health.is_news("reset"));
+        assert!(!health.is_news("reset"));
+        tokio::time::advance(WARN_INTERVAL).await;
+        assert!(health.is_news("reset"));
+    }
+}

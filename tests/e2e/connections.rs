@@ -1,0 +1,519 @@
+//! Connections of exporters that push, failing in every way: a scripted peer fails the first attempts and then takes everything. All
+//! that was exported meanwhile must arrive, from memory and from disk, and no point may be given up.
+//!
+//! The peer speaks HTTP/1.1 and HTTP/2 by hand, frame by frame, and shares no code with the daemon.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::daemon::{Daemon, Launch};
+use crate::exposition::Exposition;
+use crate::netns::within_new;
+use crate::require;
+
+/// How a peer fails an attempt.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Closes the connection it has accepted.
+    Close,
+    /// Resets the connection after some bytes of the request.
+    ResetWhileReading,
+    /// Resets the connection once it has the whole request, as the kernel does for a process that is killed.
+    ResetAfterRequest,
+    /// Closes the connection once it has the whole request.
+    CloseAfterRequest,
+    /// Announces that it goes away, once it has the whole request.
+    GoAway,
+    /// Resets the stream with a code of HTTP/2.
+    ResetStream(u32),
+    /// Says nothing.
+    Stall,
+    /// Answers with a status of HTTP.
+    Status(u16),
+    /// Answers with a status of gRPC.
+    GrpcStatus(u8),
+}
+
+/// Codes of HTTP/2 with which a stream is reset (RFC 9113, section 7), but for INADEQUATE_SECURITY, which no retry gets over.
+const STREAM_CODES: [u32; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13];
+
+/// A peer that fails `faults` times, then works. It counts what it took.
+#[derive(Debug)]
+struct Peer {
+    fault: Fault,
+    left: AtomicUsize,
+    taken: AtomicUsize,
+}
+
+impl Peer {
+    fn start(fault: Fault, faults: usize) -> (Arc<Self>, u16) {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let peer = Arc::new(Self {
+            fault,
+            left: AtomicUsize::new(faults),
+            taken: AtomicUsize::new(0),
+        });
+        let serving = Arc::clone(&peer);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (peer, stream) = (Arc::clone(&serving), stream.unwrap());
+                // A daemon that hangs up is no failure of the peer.
+                thread::spawn(move || peer.serve(stream));
+            }
+        });
+        (peer, port)
+    }
+
+    /// Whether this attempt is one to fail.
+    fn fails(&self) -> bool {
+        let spent = self
+            .left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        spent.is_ok()
+    }
+
+    fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
+        match self.fault {
+            Fault::Close if self.fails() => return Ok(()),
+            Fault::ResetWhileReading if self.fails() => {
+                stream.read_exact(&mut [0; 30])?;
+                return reset(&stream);
+            }
+            _ => {}
+        }
+        let mut start = [0; 24];
+        stream.read_exact(&mut start)?;
+        if start.starts_with(b"PRI * HTTP/2.0") {
+            self.serve_http2(stream)
+        } else {
+            self.serve_http1(stream, start.to_vec())
+        }
+    }
+
+    fn serve_http1(&self, mut stream: TcpStream, mut bytes: Vec<u8>) -> io::Result<()> {
+        loop {
+            let end = loop {
+                if let Some(end) = bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                    break end + 4;
+                }
+                read_more(&mut stream, &mut bytes)?;
+            };
+            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            let (_, length) = head.split_once("content-length: ").expect("a length");
+            let length: usize = length.lines().next().unwrap().parse().unwrap();
+            while bytes.len() < end + length {
+                read_more(&mut stream, &mut bytes)?;
+            }
+            bytes.drain(..end + length);
+            if self.fails() {
+                match self.fault {
+                    Fault::ResetAfterRequest => return reset(&stream),
+                    Fault::Stall => thread::sleep(Duration::from_secs(60)),
+                    Fault::Status(status) => {
+                        write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n")?;
+                        continue;
+                    }
+                    _ => return Ok(()),
+                }
+            }
+            self.taken.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        }
+    }
+
+    fn serve_http2(&self, mut stream: TcpStream) -> io::Result<()> {
+        write_frame(&mut stream, SETTINGS, 0, 0, &[])?;
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head)?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let (kind, flags) = (head[3], head[4]);
+            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let mut payload = vec![0; length as usize];
+            stream.read_exact(&mut payload)?;
+            match kind {
+                SETTINGS if flags & 1 == 0 => write_frame(&mut stream, SETTINGS, 1, 0, &[])?,
+                PING if flags & 1 == 0 => write_frame(&mut stream, PING, 1, 0, &payload)?,
+                DATA if length > 0 => {
+                    write_frame(&mut stream, WINDOW_UPDATE, 0, 0, &length.to_be_bytes())?;
+                }
+                _ => {}
+            }
+            if !matches!(kind, DATA | HEADERS) || flags & END_STREAM == 0 {
+                continue;
+            }
+            if self.fails() {
+                match self.fault {
+                    Fault::ResetAfterRequest => return reset(&stream),
+                    Fault::GoAway => {
+                        // NO_ERROR, and no stream was looked at.
+                        write_frame(&mut stream, GOAWAY, 0, 0, &[0; 8])?;
+                        return Ok(());
+                    }
+                    Fault::ResetStream(code) => {
+                        write_frame(&mut stream, RST_STREAM, 0, id, &code.to_be_bytes())?;
+                        continue;
+                    }
+                    Fault::Stall => thread::sleep(Duration::from_secs(60)),
+                    Fault::Status(status) => {
+                        let mut headers = vec![0x08, 3];
+                        headers.extend_from_slice(status.to_string().as_bytes());
+                        write_frame(&mut stream, HEADERS, 5, id, &headers)?;
+                        continue;
+                    }
+                    Fault::GrpcStatus(status) => {
+                        let headers = [OK_HEADERS, &grpc_status(status)].concat();
+                        write_frame(&mut stream, HEADERS, 5, id, &headers)?;
+                        continue;
+                    }
+                    Fault::Close | Fault::CloseAfterRequest | Fault::ResetWhileReading => return Ok(()),
+                }
+            }
+            self.taken.fetch_add(1, Ordering::SeqCst);
+            write_frame(&mut stream, HEADERS, 4, id, OK_HEADERS)?;
+            // A message of no bytes, not compressed.
+            write_frame(&mut stream, DATA, 0, id, &[0; 5])?;
+            write_frame(&mut stream, HEADERS, 5, id, &grpc_status(0))?;
+        }
+    }
+}
+
+/// Types and flags of frames (RFC 9113, section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const END_STREAM: u8 = 1;
+
+/// `:status: 200` and `content-type: application/grpc`, without the dynamic table (RFC 7541).
+const OK_HEADERS: &[u8] = b"\x88\x0f\x10\x10application/grpc";
+
+fn grpc_status(code: u8) -> Vec<u8> {
+    let mut header = b"\x00\x0bgrpc-status".to_vec();
+    let code = code.to_string();
+    header.push(u8::try_from(code.len()).unwrap());
+    header.extend_from_slice(code.as_bytes());
+    header
+}
+
+fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut part = [0; 65_536];
+    match stream.read(&mut part)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        length => {
+            bytes.extend_from_slice(&part[..length]);
+            Ok(())
+        }
+    }
+}
+
+fn reset(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+fn write_frame(stream: &mut TcpStream, kind: u8, flags: u8, id: u32, payload: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend_from_slice(&id.to_be_bytes());
+    frame.extend_from_slice(payload);
+    stream.write_all(&frame)
+}
+
+/// An exporter with its peer.
+struct Case {
+    name: String,
+    faults: usize,
+    peer: Arc<Peer>,
+}
+
+/// Exporters to peers that fail as `faults` say, each once from memory and once from disk below `dir`.
+fn cases(
+    protocol: &str,
+    faults: &[Fault],
+    host: &str,
+    dir: &std::path::Path,
+    text: &mut String,
+) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (index, fault) in faults.iter().enumerate() {
+        for stored in [false, true] {
+            // Windows are 200 ms long, and two fsyncs for each of so many exporters are too much for a disk.
+            // An attempt that stalls takes the whole timeout.
+            let times = if matches!(fault, Fault::Stall) { 2 } else { 4 };
+            let (peer, port) = Peer::start(*fault, times);
+            let way = if stored { "disk" } else { "memory" };
+            let name = format!("otlp/{}-{index}-{way}", protocol.replace('/', "-"));
+            let storage = if stored {
+                format!(", storage: {{directory: {}}}", dir.join(&name).display())
+            } else {
+                String::new()
+            };
+            text.push_str(&format!(
+                "  {name}: {{endpoint: \"http://{host}:{port}\", protocol: {protocol}, interval: 1s, timeout: 1s, \
+                 retry: {{initial_interval: 20ms, max_interval: 100ms}}{storage}}}\n"
+            ));
+            cases.push(Case {
+                name,
+                faults: times,
+                peer,
+            });
+        }
+    }
+    cases
+}
+
+/// A daemon of synthetic flows with those exporters.
+fn launch(exporters: &str, cases: &[Case]) -> Daemon {
+    let names: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
+    let list = format!("exporters: [debug, prometheus, {}]", names.join(", "));
+    Daemon::launch(Launch {
+        list: &list,
+        exporters,
+        set: &[
+            "service.pipelines.flows.receivers=[generator]",
+            "receivers.generator.interval=100ms",
+            "receivers.generator.flows=4",
+        ],
+        ..Launch::default()
+    })
+}
+
+fn own(telemetry: &Exposition, metric: &str, case: &Case) -> u64 {
+    telemetry.sum(&format!("flowtap_exporter_{metric}"), &[("exporter", &case.name)])
+}
+
+/// Waits until every exporter has delivered, and checks that none gave anything up on the way.
+fn all_arrives(daemon: &Daemon, cases: &[Case]) {
+    let telemetry = daemon.telemetry_until("deliveries of every exporter", |telemetry| {
+        cases.iter().all(|case| {
+            let queued = own(telemetry, "storage_requests", case);
+            own(telemetry, "sent_metric_points_total", case) > 0 && queued <= 2
+        })
+    });
+    for case in cases {
+        let Case { name, faults, peer } = case;
+        let failed = own(&telemetry, "send_failed_metric_points_total", case);
+        let retried = own(&telemetry, "retried_requests_total", case);
+        assert_eq!(failed, 0, "{name} {:?}: points were given up", peer.fault);
+        assert!(
+            retried >= *faults as u64,
+            "{name} {:?}: {retried} retries",
+            peer.fault
+        );
+        assert!(peer.taken.load(Ordering::SeqCst) > 0, "{name}");
+    }
+}
+
+#[test]
+fn what_a_broken_connection_interrupts_is_delivered_over_grpc() {
+    let mut faults = vec![
+        Fault::Close,
+        Fault::ResetWhileReading,
+        Fault::ResetAfterRequest,
+        Fault::CloseAfterRequest,
+        Fault::GoAway,
+        Fault::Stall,
+        Fault::Status(429),
+        Fault::Status(502),
+        Fault::Status(503),
+        Fault::Status(504),
+        // UNAVAILABLE and CANCELLED.
+        Fault::GrpcStatus(14),
+        Fault::GrpcStatus(1),
+    ];
+    faults.extend(STREAM_CODES.map(Fault::ResetStream));
+    let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
+    let cases = cases("grpc", &faults, "127.0.0.1", dir.path(), &mut text);
+    let daemon = launch(&text, &cases);
+    all_arrives(&daemon, &cases);
+}
+
+#[test]
+fn what_a_broken_connection_interrupts_is_delivered_over_http() {
+    let faults = [
+        Fault::Close,
+        Fault::ResetWhileReading,
+        Fault::ResetAfterRequest,
+        Fault::CloseAfterRequest,
+        Fault::Stall,
+        Fault::Status(408),
+        Fault::Status(429),
+        Fault::Status(502),
+        Fault::Status(503),
+        Fault::Status(504),
+    ];
+    let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
+    let mut all = cases("http/protobuf", &faults, "127.0.0.1", dir.path(), &mut text);
+    all.extend(cases("http/json", &faults, "127.0.0.1", dir.path(), &mut text));
+    let daemon = launch(&text, &all);
+    all_arrives(&daemon, &all);
+}
+
+/// Runs a command of a test's network namespace.
+fn run(command: &str) {
+    let mut words = command.split(' ');
+    let program = words.next().unwrap();
+    let status = Command::new(program).args(words).status().unwrap();
+    assert!(status.success(), "{command}: {status}");
+}
+
+/// An address, 10.99.0.3, to which packets are lost until it is this machine's.
+fn black_hole() {
+    run("ip link add void type veth peer name end");
+    run("ip addr add 10.99.0.1/24 dev void");
+    run("ip link set void up");
+    run("ip link set end up");
+    // A neighbour that is known, so that no failing ARP tells the sender that nobody is there.
+    run("ip neigh add 10.99.0.3 lladdr 02:00:00:00:00:03 dev void nud permanent");
+}
+
+#[test]
+fn a_host_that_drops_every_packet_is_waited_for() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    within_new(|| {
+        black_hole();
+        let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
+        let mut all = Vec::new();
+        for protocol in ["grpc", "http/protobuf", "http/json"] {
+            // What the peer does never matters: it has no faults left once it can be reached.
+            all.extend(cases(
+                protocol,
+                &[Fault::Close],
+                "10.99.0.3",
+                dir.path(),
+                &mut text,
+            ));
+        }
+        for case in &mut all {
+            case.peer.left.store(0, Ordering::SeqCst);
+            case.faults = 2;
+        }
+        let daemon = launch(&text, &all);
+        daemon.telemetry_until("failed attempts of every exporter", |telemetry| {
+            all.iter()
+                .all(|case| own(telemetry, "retried_requests_total", case) >= 2)
+        });
+        run("ip addr add 10.99.0.3/32 dev lo");
+        all_arrives(&daemon, &all);
+    });
+}
+
+#[test]
+fn a_name_whose_first_address_is_dead_is_delivered_to_by_every_exporter() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    within_new(|| {
+        black_hole();
+        run("ip addr add 10.99.0.2/32 dev lo");
+        // A file of hosts that only this thread and its children see.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        run("mount --make-rprivate /");
+        let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
+        let hosts = dir.path().join("hosts");
+        std::fs::write(&hosts, "10.99.0.3 collector.test\n10.99.0.2 collector.test\n").unwrap();
+        run(&format!("mount --bind {} /etc/hosts", hosts.display()));
+        let mut all = Vec::new();
+        for protocol in ["grpc", "http/protobuf"] {
+            all.extend(cases(
+                protocol,
+                &[Fault::Close],
+                "collector.test",
+                dir.path(),
+                &mut text,
+            ));
+        }
+        let (peer, port) = Peer::start(Fault::Close, 0);
+        text.push_str(&format!(
+            "  remote_write: {{endpoint: \"http://collector.test:{port}/write\", interval: 200ms, timeout: 1s}}\n"
+        ));
+        all.push(Case {
+            name: "remote_write".to_owned(),
+            faults: 0,
+            peer,
+        });
+        for case in &mut all {
+            case.peer.left.store(0, Ordering::SeqCst);
+            case.faults = 0;
+        }
+        let daemon = launch(&text, &all);
+        all_arrives(&daemon, &all);
+    });
+}
+
+/// A connection whose packets are dropped from some moment on, as by a firewall that forgot it, while new ones work.
+#[test]
+fn a_connection_that_died_silently_is_replaced_after_the_first_timeout() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    within_new(|| {
+        let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
+        let mut all = cases("grpc", &[Fault::Close], "127.0.0.1", dir.path(), &mut text);
+        all.extend(cases(
+            "http/protobuf",
+            &[Fault::Close],
+            "127.0.0.1",
+            dir.path(),
+            &mut text,
+        ));
+        for case in &mut all {
+            case.peer.left.store(0, Ordering::SeqCst);
+            case.faults = 0;
+        }
+        let daemon = launch(&text, &all);
+        all_arrives(&daemon, &all);
+        let established = established();
+        assert!(established.len() >= all.len(), "{established:?}");
+        let ports: Vec<_> = established
+            .iter()
+            .map(|client| client.port().to_string())
+            .collect();
+        let rules = format!(
+            "table inet dead {{\nchain in {{\ntype filter hook input priority 0;\ntcp sport {{ {0} }} drop\ntcp dport {{ {0} }} drop\n}}\n}}\n",
+            ports.join(", ")
+        );
+        let file = dir.path().join("rules");
+        std::fs::write(&file, rules).unwrap();
+        run(&format!("nft -f {}", file.display()));
+        let before: Vec<_> = all
+            .iter()
+            .map(|case| case.peer.taken.load(Ordering::SeqCst))
+            .collect();
+        daemon.telemetry_until("requests on new connections", |_| {
+            let taken = all.iter().zip(&before);
+            taken
+                .into_iter()
+                .all(|(case, before)| case.peer.taken.load(Ordering::SeqCst) > before + 2)
+        });
+        all_arrives(&daemon, &all);
+    });
+}
+
+/// Clients' ends of the connections from the daemon to the peers of this network namespace.
+fn established() -> Vec<SocketAddr> {
+    let output = Command::new("ss")
+        .args(["-Htnp", "state", "established"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    // The peers are threads of this process, which has another name.
+    text.lines()
+        .filter(|line| line.contains("\"flowtap\""))
+        .filter_map(|line| line.split_whitespace().nth(2)?.parse().ok())
+        .filter(|address: &SocketAddr| address.port() >= 32_768)
+        .collect()
+}
