@@ -84,9 +84,14 @@ impl OtlpExporter {
             Some(storage) => {
                 let storage =
                     Storage::open(storage, &self.context).map_err(|error| StageError::Other(error.into()))?;
-                let spool = spool::drain(Arc::clone(&storage), sender, health.clone(), self.stop.clone());
+                let spool = spool::drain(
+                    Arc::clone(&storage),
+                    sender.clone(),
+                    health.clone(),
+                    self.stop.clone(),
+                );
                 self.spool = Some(tokio::spawn(spool));
-                Way::Stored(storage)
+                Way::Stored(storage, sender)
             }
         };
         let delta = self.resolved.temporality == Temporality::Delta;
@@ -158,7 +163,8 @@ impl Ended {
 #[derive(Clone)]
 enum Way {
     Direct(Sender),
-    Stored(Arc<Storage>),
+    /// To disk, or directly what can't be written there.
+    Stored(Arc<Storage>, Sender),
 }
 
 /// Thins, encodes, and sends or stores part by part.
@@ -251,17 +257,24 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     parts.map(|part| part.request.body).collect()
 }
 
-/// What is stored counts as neither sent nor failed yet, but for what gave way to it.
+/// Stored points count as neither sent nor failed yet, except those that were dropped for want of room.
 async fn send(way: &mut Way, part: Part) -> Result<Exported, BoxError> {
-    match way {
-        Way::Direct(sender) => sender.ready().await?.call(part.request).await,
-        Way::Stored(storage) => {
-            let storage = Arc::clone(storage);
+    let sender = match way {
+        Way::Direct(sender) => sender,
+        Way::Stored(storage, sender) => {
+            let (storage, request) = (Arc::clone(storage), part.request.clone());
             // It waits for the disk.
-            let failed = tokio::task::spawn_blocking(move || storage.push(&part.request)).await??;
-            Ok(Exported { sent: 0, failed })
+            match tokio::task::spawn_blocking(move || storage.push(&request)).await? {
+                Ok(failed) => return Ok(Exported { sent: 0, failed }),
+                // A full or broken disk costs the protection from a restart, not the data.
+                Err(error) => {
+                    tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory");
+                }
+            }
+            sender
         }
-    }
+    };
+    sender.ready().await?.call(part.request).await
 }
 
 fn lock(deltas: &Mutex<Deltas>) -> std::sync::MutexGuard<'_, Deltas> {

@@ -15,6 +15,10 @@ use crate::push::{Request, Sender};
 /// How long after a failure that retries did not get over the next round begins.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
+/// After so many requests in a row that the collector refused for good, the next ones are sent slowly: whatever is wrong with it, a
+/// whole queue should not be gone in a second.
+const MAX_REFUSALS: u32 = 10;
+
 /// Sends until `stop`; then once more what waits, up to the first failure. The rest stays on disk.
 pub(super) async fn drain(
     storage: Arc<Storage>,
@@ -22,13 +26,28 @@ pub(super) async fn drain(
     health: Health,
     stop: CancellationToken,
 ) {
+    let mut refusals = 0;
     while !stop.is_cancelled() {
         let round = async {
             let Some(stored) = first(&storage).await? else {
                 storage.changed().await;
                 return Ok(());
             };
-            deliver(&storage, &mut sender, &health, stored).await
+            if refusals >= MAX_REFUSALS {
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+            if deliver(&storage, &mut sender, &health, stored).await? {
+                refusals = 0;
+            } else {
+                refusals += 1;
+                if refusals == MAX_REFUSALS {
+                    tracing::warn!(
+                        requests = storage.waiting().0,
+                        "the collector refused {MAX_REFUSALS} requests in a row for good; those on disk are sent at one per second"
+                    );
+                }
+            }
+            Ok::<_, BoxError>(())
         };
         let outcome = tokio::select! {
             biased;
@@ -48,7 +67,7 @@ pub(super) async fn drain(
             Ok(None) => return,
             Ok(Some(mut stored)) => {
                 stored.request.last = true;
-                deliver(&storage, &mut sender, &health, stored).await
+                deliver(&storage, &mut sender, &health, stored).await.map(|_| ())
             }
             Err(error) => Err(error),
         };
@@ -65,23 +84,25 @@ async fn first(storage: &Arc<Storage>) -> Result<Option<Stored>, BoxError> {
     Ok(tokio::task::spawn_blocking(move || storage.first()).await??)
 }
 
-/// Sends one. An error is temporary: the request stays.
+/// Sends one, and returns whether the collector took it. An error is temporary: the request stays.
 async fn deliver(
     storage: &Arc<Storage>,
     sender: &mut Sender,
     health: &Health,
     stored: Stored,
-) -> Result<(), BoxError> {
+) -> Result<bool, BoxError> {
     let Request { points, .. } = stored.request;
     let outcome = match sender.ready().await {
         Ok(sender) => sender.call(stored.request.clone()).await,
         Err(error) => Err(error),
     };
+    let mut taken = true;
     let Exported { sent, failed } = match outcome {
         Ok(exported) => exported,
         Err(error) if is_temporary(&error) => return Err(error),
         Err(error) => {
             health.gave_up(&error, points);
+            taken = false;
             Exported {
                 sent: 0,
                 failed: points,
@@ -93,5 +114,5 @@ async fn deliver(
     health.deliveries().failed(failed);
     let storage = Arc::clone(storage);
     tokio::task::spawn_blocking(move || -> Result<(), StorageError> { storage.remove(&stored) }).await??;
-    Ok(())
+    Ok(taken)
 }

@@ -431,6 +431,41 @@ async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
     assert_eq!(totals, [1, 2, 3]);
 }
 
+#[tokio::test]
+async fn a_queue_that_is_refused_as_a_whole_is_not_gone_in_a_second() {
+    const REQUESTS: usize = 12;
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Collector::default();
+    let refused = |_| Err(Status::invalid_argument("never"));
+    *collector.answers.lock().unwrap() = (0..REQUESTS).map(refused).collect();
+    let endpoint = serve(&collector).await;
+    let config = Config {
+        storage: Some(push::storage::StorageConfig {
+            directory: folder.path().to_owned(),
+            max_bytes: 1 << 20,
+            when_full: flowtap_pipeline::WhenFull::DropOldest,
+        }),
+        interval: Duration::from_nanos(1),
+        ..config(&endpoint)
+    };
+    let mut exporter = OtlpExporter::new(config, &context()).unwrap();
+    let mut service = exporter.start().await.unwrap();
+    let began = std::time::Instant::now();
+    for total in 1..=REQUESTS as u64 {
+        let window = Snapshot {
+            at: Timestamp::from_nanos(total * 1_000_000_000),
+            ..snapshot(total)
+        };
+        let service = service.ready().await.unwrap();
+        service.call(Arc::new(window)).await.unwrap();
+    }
+    while collector.received.lock().unwrap().len() < REQUESTS {
+        tokio::task::yield_now().await;
+    }
+    // The last two, a second after the one before each.
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
 pub(super) fn first_total(request: &ExportMetricsServiceRequest) -> i64 {
     let Some(metric::Data::Sum(sum)) = &metrics(request)[0].data else {
         panic!("a sum")

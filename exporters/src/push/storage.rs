@@ -1,15 +1,17 @@
 //! Requests on disk: written before they are sent, taken away once they are delivered.
 //!
-//! What a `kill -9` or a power cut leaves is sent after the next start. A request that was delivered, but not yet taken away, is
-//! sent again: at least once. Each has a checksum; what does not match it is taken away and counted, and a file that can't be
-//! read as a whole is put aside under another name.
+//! Requests that a `kill -9` or a power cut leaves are sent after the next start. A request that was delivered, but not yet removed,
+//! is sent again: at least once. Each is compressed and has a checksum; one that does not match it is removed and counted. A file
+//! that can't be read as a whole is set aside under another name, and a new one takes its place, also while flowtap runs.
 
 use std::fs;
+use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use flowtap_pipeline::{BuildContext, Fault, WhenFull};
+use flowtap_pipeline::{BuildContext, Fault, Timestamp, WhenFull};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
@@ -19,10 +21,21 @@ use tokio::sync::Notify;
 
 use super::Request;
 
-/// Requests by number, in the order in which they came: checksum (4 bytes), points (8 bytes), body.
+/// Requests by number, in the order in which they came: checksum (4 bytes), points (7 bytes), encoding of the body (1 byte), body.
 const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
 
 const HEAD_BYTES: usize = 12;
+
+/// Encodings of a body. The first is that of requests of earlier versions, whose points had eight bytes.
+const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
+
+/// zstd's default level.
+const ZSTD_LEVEL: i32 = 3;
+
+/// redb gives a value pages of its own, a power of two of these bytes, with some of them for itself.
+const PAGE_BYTES: u64 = 4096;
+const PAGE_OVERHEAD: u64 = 64;
 
 /// What is kept of the file in memory.
 const CACHE_BYTES: usize = 1 << 20;
@@ -31,12 +44,13 @@ const CACHE_BYTES: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StorageConfig {
-    /// A folder, made if it is missing. One exporter's only.
+    /// A directory for this exporter alone; created if it is missing.
     pub directory: PathBuf,
-    /// Bytes of requests that may wait.
+    /// Bytes that requests may take up in the file, compressed. The file itself can be some MiB larger, and by half while the oldest
+    /// are dropped.
     #[serde(default = "max_bytes")]
     pub max_bytes: u64,
-    /// What gives way when there are that many.
+    /// Which request is dropped when they take up as much.
     #[serde(default)]
     pub when_full: WhenFull,
 }
@@ -74,14 +88,17 @@ pub struct StorageError {
 /// A request that waits, with its number.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    pub(crate) number: u64,
+    number: u64,
+    value_len: usize,
     pub(crate) request: Request,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// `None` after a failure: redb takes nothing more then, and the next who wants it opens it again.
+    /// `None` after a failure: redb must be reopened then, which the next caller does.
     database: Option<Database>,
+    /// Whether the requests of the file have been counted.
+    counted: bool,
     next: u64,
     bytes: u64,
     items: u64,
@@ -107,16 +124,12 @@ struct Telemetry {
 }
 
 impl Storage {
-    /// Opens or makes the file.
+    /// Opens or creates the file. One that can't be opened now, such as on a disk that comes late, is opened by the first request
+    /// that finds it can be: that is no reason not to measure, unless `strict`.
     ///
     /// # Errors
-    /// [`StorageError`] with the path.
+    /// [`StorageError`] with the path, if another process has the file or flowtap is strict.
     pub(crate) fn open(config: &StorageConfig, context: &BuildContext) -> Result<Arc<Self>, StorageError> {
-        let path = config.directory.join("requests.redb");
-        let failed = |source: redb::Error| StorageError {
-            path: path.clone(),
-            source: Box::new(source),
-        };
         let exporter = KeyValue::new("exporter", context.id.to_string());
         let counter = |name, description| {
             let counter = context
@@ -135,41 +148,28 @@ impl Storage {
             ),
             dropped: counter(
                 "exporter_storage_dropped_requests",
-                "Requests that gave way because those on disk had reached their limit.",
+                "Requests that were dropped because those on disk had reached their limit.",
             ),
             exporter,
         };
-        fs::create_dir_all(&config.directory).map_err(|error| failed(redb::Error::Io(error)))?;
-        let database = match open(&path) {
-            Ok(database) => database,
-            Err(DatabaseError::Storage(redb::StorageError::Corrupted(what))) => {
-                let aside = path.with_extension("corrupt");
-                tracing::error!(file = %path.display(), aside = %aside.display(), what, "a file of requests can't be read and is put aside");
-                telemetry
-                    .corrupt
-                    .add(1, std::slice::from_ref(&telemetry.exporter));
-                fs::rename(&path, &aside).map_err(|error| failed(redb::Error::Io(error)))?;
-                open(&path).map_err(|error| failed(error.into()))?
-            }
-            // Another process has it, or the system refuses.
-            Err(error) => return Err(failed(error.into())),
-        };
-        let mut state = count(&database).map_err(&failed)?;
-        state.database = Some(database);
-        if state.items > 0 {
-            tracing::info!(
-                requests = state.items,
-                bytes = state.bytes,
-                "requests of an earlier run wait on disk"
-            );
-        }
         let storage = Arc::new(Self {
-            path,
+            path: config.directory.join("requests.redb"),
             config: config.clone(),
-            state: Mutex::new(state),
+            state: Mutex::default(),
             changed: Notify::new(),
             telemetry,
         });
+        let opened = storage.with(&mut storage.lock(), |_| Ok(()));
+        if let Err(error) = opened {
+            if context.strict || matches!(*error.source, redb::Error::DatabaseAlreadyOpen) {
+                return Err(error);
+            }
+            tracing::error!(exporter = %context.id, %error, "requests can't be kept on disk for now; they are sent from memory");
+        }
+        let (requests, bytes) = storage.waiting();
+        if requests > 0 {
+            tracing::info!(exporter = %context.id, requests, bytes, "requests of an earlier run wait on disk");
+        }
         storage.show(context);
         Ok(storage)
     }
@@ -198,7 +198,7 @@ impl Storage {
         );
         gauge(
             "exporter_storage_size",
-            "Bytes of the requests that wait on disk.",
+            "Bytes that the requests which wait take up on disk.",
             "By",
             |(_, bytes)| bytes,
         );
@@ -209,43 +209,42 @@ impl Storage {
     /// # Errors
     /// [`StorageError`]: it is not on disk.
     pub(crate) fn push(&self, request: &Request) -> Result<u64, StorageError> {
+        let value = encode(request);
+        let size = footprint(value.len());
         let mut state = self.lock();
-        let size = request.body.len() as u64;
-        let mut gave_way = 0;
+        // Before the limit is looked at: it may be the first time that the file can be read.
+        self.with(&mut state, |_| Ok(()))?;
+        let mut dropped = 0;
         while state.items > 0 && state.bytes + size > self.config.max_bytes {
             if self.config.when_full == WhenFull::DropNewest {
-                self.telemetry
-                    .dropped
-                    .add(1, std::slice::from_ref(&self.telemetry.exporter));
-                return Ok(gave_way + request.points);
+                self.count_dropped();
+                return Ok(dropped + request.points);
             }
-            let Some(oldest) = self.with(&mut state, oldest)? else {
+            let Some((number, oldest)) = self.with(&mut state, oldest)? else {
                 break;
             };
-            self.telemetry
-                .dropped
-                .add(1, std::slice::from_ref(&self.telemetry.exporter));
-            gave_way += points_of(&oldest.1);
-            self.take_away(&mut state, oldest.0, oldest.1.len())?;
+            self.remove_number(&mut state, number, oldest.len())?;
+            self.count_dropped();
+            dropped += points_of(&oldest);
         }
-        let mut value = Vec::with_capacity(HEAD_BYTES + request.body.len());
-        value.extend_from_slice(&[0; 4]);
-        value.extend_from_slice(&request.points.to_le_bytes());
-        value.extend_from_slice(&request.body);
-        let checksum = crc32fast::hash(&value[4..]);
-        value[..4].copy_from_slice(&checksum.to_le_bytes());
         let number = state.next;
         self.with(&mut state, |database| {
             let transaction = database.begin_write()?;
             transaction.open_table(REQUESTS)?.insert(number, &*value)?;
             Ok(transaction.commit()?)
         })?;
-        state.next += 1;
+        state.next = number + 1;
         state.items += 1;
         state.bytes += size;
         drop(state);
         self.changed.notify_one();
-        Ok(gave_way)
+        Ok(dropped)
+    }
+
+    fn count_dropped(&self) {
+        self.telemetry
+            .dropped
+            .add(1, std::slice::from_ref(&self.telemetry.exporter));
     }
 
     /// The oldest request; `None` if none waits. What does not match its checksum is taken away, and counted.
@@ -259,24 +258,23 @@ impl Storage {
                 return Ok(None);
             };
             if state.delivered == Some(number) {
-                self.take_away(&mut state, number, value.len())?;
+                self.remove_number(&mut state, number, value.len())?;
                 state.delivered = None;
                 continue;
             }
-            let checksum = value.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
-            if value.len() >= HEAD_BYTES && checksum == Some(crc32fast::hash(&value[4..])) {
-                let request = Request {
-                    points: points_of(&value),
-                    body: Bytes::from(value).slice(HEAD_BYTES..),
-                    last: false,
-                };
-                return Ok(Some(Stored { number, request }));
+            let value_len = value.len();
+            if let Some(request) = decode(value) {
+                return Ok(Some(Stored {
+                    number,
+                    value_len,
+                    request,
+                }));
             }
             tracing::error!(file = %self.path.display(), number, "a request on disk is damaged and is skipped");
             self.telemetry
                 .corrupt
                 .add(1, std::slice::from_ref(&self.telemetry.exporter));
-            self.take_away(&mut state, number, value.len())?;
+            self.remove_number(&mut state, number, value_len)?;
         }
     }
 
@@ -292,7 +290,7 @@ impl Storage {
     pub(crate) fn remove(&self, stored: &Stored) -> Result<(), StorageError> {
         let mut state = self.lock();
         state.delivered = Some(stored.number);
-        self.take_away(&mut state, stored.number, stored.request.body.len() + HEAD_BYTES)?;
+        self.remove_number(&mut state, stored.number, stored.value_len)?;
         state.delivered = None;
         Ok(())
     }
@@ -303,7 +301,7 @@ impl Storage {
         (state.items, state.bytes)
     }
 
-    fn take_away(&self, state: &mut State, number: u64, value_len: usize) -> Result<(), StorageError> {
+    fn remove_number(&self, state: &mut State, number: u64, value_len: usize) -> Result<(), StorageError> {
         let removed = self.with(state, |database| {
             let transaction = database.begin_write()?;
             let removed = transaction.open_table(REQUESTS)?.remove(number)?.is_some();
@@ -313,33 +311,95 @@ impl Storage {
         // It may have given way to newer ones while it was sent.
         if removed {
             state.items = state.items.saturating_sub(1);
-            state.bytes = state
-                .bytes
-                .saturating_sub(value_len.saturating_sub(HEAD_BYTES) as u64);
+            state.bytes = state.bytes.saturating_sub(footprint(value_len));
         }
         Ok(())
     }
 
-    /// Does `work` with the file, which is opened again if something failed before. A full disk is such a thing: redb wants to be
-    /// opened again after any write that failed.
+    /// Does `work` with the file, which is opened first if that has failed before: redb must be reopened after any write that
+    /// failed, as on a full disk. A file that turns out to be damaged is set aside, and `work` done with a new one.
     fn with<T>(
         &self,
         state: &mut State,
-        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+        work: impl Fn(&Database) -> Result<T, redb::Error>,
     ) -> Result<T, StorageError> {
-        let attempt = || -> Result<T, redb::Error> {
+        let failed = |source| StorageError {
+            path: self.path.clone(),
+            source: Box::new(source),
+        };
+        match self.attempt(state, &work) {
+            Err(error) if is_damage(&error) => {
+                self.set_aside(state, &error).map_err(failed)?;
+                self.attempt(state, &work).map_err(failed)
+            }
+            outcome => outcome.map_err(failed),
+        }
+    }
+
+    fn attempt<T>(
+        &self,
+        state: &mut State,
+        work: impl Fn(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        // Of a damaged file redb's debug assertions may fail; in a release they are errors.
+        let guarded = || {
             let database = match state.database.take() {
                 Some(database) => database,
-                None => open(&self.path)?,
+                None => {
+                    fs::create_dir_all(&self.config.directory)?;
+                    open(&self.path)?
+                }
             };
+            if !state.counted {
+                let next;
+                (next, state.items, state.bytes) = count(&database)?;
+                state.next = state.next.max(next);
+                state.counted = true;
+            }
             let done = work(&database)?;
             state.database = Some(database);
             Ok(done)
         };
-        attempt().map_err(|source| StorageError {
-            path: self.path.clone(),
-            source: Box::new(source),
+        std::panic::catch_unwind(AssertUnwindSafe(guarded)).unwrap_or_else(|_| {
+            let message = "redb panicked; the message is above".to_owned();
+            Err(redb::Error::Corrupted(message))
         })
+    }
+
+    /// Gives a damaged file a name that none has, so that it can be looked at, and forgets what it held.
+    fn set_aside(&self, state: &mut State, why: &redb::Error) -> Result<(), redb::Error> {
+        let now = Timestamp::now().as_nanos() / 1_000_000_000;
+        let names = (0..).map(|attempt| {
+            let suffix = if attempt == 0 {
+                String::new()
+            } else {
+                format!("-{attempt}")
+            };
+            self.path.with_extension(format!("corrupt-{now}{suffix}"))
+        });
+        for aside in names {
+            if aside.exists() {
+                continue;
+            }
+            tracing::error!(
+                file = %self.path.display(),
+                aside = %aside.display(),
+                error = %why,
+                requests = state.items,
+                "the file of requests is damaged; it is set aside, and a new one begun"
+            );
+            fs::rename(&self.path, aside)?;
+            break;
+        }
+        self.telemetry
+            .corrupt
+            .add(state.items.max(1), std::slice::from_ref(&self.telemetry.exporter));
+        // Numbers go on: one that is under way must not be taken for another in the new file.
+        *state = State {
+            next: state.next,
+            ..State::default()
+        };
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -352,6 +412,23 @@ fn open(path: &Path) -> Result<Database, DatabaseError> {
     Database::builder().set_cache_size(CACHE_BYTES).create(path)
 }
 
+/// Whether an error is about the content of the file, not about the disk or another process.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::RepairAborted
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. } => true,
+        redb::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+        ),
+        _ => false,
+    }
+}
+
 fn oldest(database: &Database) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
     let transaction = database.begin_read()?;
     let table = transaction.open_table(REQUESTS)?;
@@ -359,26 +436,78 @@ fn oldest(database: &Database) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
     Ok(first.map(|(number, value)| (number.value(), value.value().to_vec())))
 }
 
-fn count(database: &Database) -> Result<State, redb::Error> {
-    // Made if it is not there, so that reading it never fails for want of it.
+/// The next number, how many requests there are, and the bytes that they take up.
+fn count(database: &Database) -> Result<(u64, u64, u64), redb::Error> {
+    // Created if it is missing, so that reading it never fails for want of it.
     let transaction = database.begin_write()?;
     transaction.open_table(REQUESTS)?;
     transaction.commit()?;
-    let mut state = State::default();
+    let (mut next, mut items, mut bytes) = (0, 0, 0);
     for entry in database.begin_read()?.open_table(REQUESTS)?.iter()? {
         let (number, value) = entry?;
-        state.next = number.value() + 1;
-        state.items += 1;
-        state.bytes += value.value().len().saturating_sub(HEAD_BYTES) as u64;
+        next = number.value() + 1;
+        items += 1;
+        bytes += footprint(value.value().len());
     }
-    Ok(state)
+    Ok((next, items, bytes))
+}
+
+/// Bytes that a value takes up in the file.
+const fn footprint(value_len: usize) -> u64 {
+    let bytes = value_len as u64 + PAGE_OVERHEAD;
+    if bytes < PAGE_BYTES {
+        PAGE_BYTES
+    } else {
+        bytes.next_power_of_two()
+    }
+}
+
+fn encode(request: &Request) -> Vec<u8> {
+    // Compressing into memory fails only for want of it.
+    let compressed = zstd::bulk::compress(&request.body, ZSTD_LEVEL);
+    let (encoding, body) = match &compressed {
+        Ok(compressed) if compressed.len() < request.body.len() => (ZSTD, &**compressed),
+        _ => (PLAIN, &*request.body),
+    };
+    let mut value = Vec::with_capacity(HEAD_BYTES + body.len());
+    value.extend_from_slice(&[0; 4]);
+    let [points @ .., _] = request.points.to_le_bytes();
+    value.extend_from_slice(&points);
+    value.push(encoding);
+    value.extend_from_slice(body);
+    let checksum = crc32fast::hash(&value[4..]);
+    value[..4].copy_from_slice(&checksum.to_le_bytes());
+    value
+}
+
+/// The request that `value` holds; `None` if it is damaged.
+fn decode(value: Vec<u8>) -> Option<Request> {
+    let checksum = u32::from_le_bytes(*value.first_chunk()?);
+    if value.len() < HEAD_BYTES || checksum != crc32fast::hash(&value[4..]) {
+        return None;
+    }
+    let points = points_of(&value);
+    let body = match value[HEAD_BYTES - 1] {
+        PLAIN => Bytes::from(value).slice(HEAD_BYTES..),
+        // Its length is trusted: the checksum says that it is what was written.
+        ZSTD => Bytes::from(zstd::stream::decode_all(&value[HEAD_BYTES..]).ok()?),
+        _ => return None,
+    };
+    Some(Request {
+        body,
+        points,
+        last: false,
+    })
 }
 
 fn points_of(value: &[u8]) -> u64 {
-    value
-        .get(4..)
-        .and_then(<[u8]>::first_chunk)
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    let Some(&bytes) = value.get(4..).and_then(<[u8]>::first_chunk::<8>) else {
+        return 0;
+    };
+    let [points @ .., _] = bytes;
+    let mut whole = [0; 8];
+    whole[..7].copy_from_slice(&points);
+    u64::from_le_bytes(whole)
 }
 
 #[cfg(test)]
@@ -421,7 +550,7 @@ mod tests {
         storage.remove(&storage.first().unwrap().unwrap()).unwrap();
         drop(storage);
         let storage = Storage::open(&config(folder.path()), &context()).unwrap();
-        assert_eq!(storage.waiting(), (2, 8));
+        assert_eq!(storage.waiting(), (2, 2 * PAGE_BYTES));
         assert_eq!(storage.first().unwrap().unwrap().request.points, 3);
         storage.push(&request("four")).unwrap();
         assert_eq!(bodies(&storage), ["two", "three", "four"]);
@@ -429,10 +558,10 @@ mod tests {
     }
 
     #[test]
-    fn at_its_limit_the_oldest_or_the_newest_gives_way_and_its_points_are_told() {
+    fn at_its_limit_the_oldest_or_the_newest_is_dropped_and_its_points_are_returned() {
         let folder = tempfile::tempdir().unwrap();
         let small = |when_full| StorageConfig {
-            max_bytes: 10,
+            max_bytes: 2 * PAGE_BYTES,
             when_full,
             ..config(folder.path())
         };
@@ -478,7 +607,7 @@ mod tests {
         let mut state = storage.lock();
         state.delivered = Some(first.number);
         let failed = storage.with(&mut state, |_| -> Result<(), redb::Error> {
-            Err(redb::Error::Io(std::io::ErrorKind::StorageFull.into()))
+            Err(redb::Error::Io(io::ErrorKind::StorageFull.into()))
         });
         assert!(failed.unwrap_err().to_string().contains("requests.redb"));
         assert!(state.database.is_none());
@@ -487,13 +616,105 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_none_is_refused_or_put_aside_and_named() {
+    fn a_request_takes_as_much_room_as_it_does_compressed_and_comes_back_whole() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("requests.redb"), "this is something else").unwrap();
-        match Storage::open(&config(folder.path()), &context()) {
-            Ok(storage) => assert!(bodies(&storage).is_empty()),
-            Err(error) => assert!(error.to_string().contains("requests.redb"), "{error}"),
+        let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+        let text = "the same again and again ".repeat(40_000);
+        storage.push(&request(&text)).unwrap();
+        assert_eq!(storage.waiting(), (1, PAGE_BYTES), "a megabyte before");
+        let stored = storage.first().unwrap().unwrap();
+        assert_eq!(stored.request.points, text.len() as u64);
+        storage.remove(&stored).unwrap();
+        assert_eq!(storage.waiting(), (0, 0));
+        assert_eq!(stored.request.body, text);
+    }
+
+    #[test]
+    fn a_request_of_an_earlier_version_is_delivered() {
+        let mut value = [&[0; 4][..], &3_u64.to_le_bytes(), b"two"].concat();
+        let checksum = crc32fast::hash(&value[4..]);
+        value[..4].copy_from_slice(&checksum.to_le_bytes());
+        let request = decode(value).unwrap();
+        assert_eq!((request.points, &*request.body), (3, &b"two"[..]));
+    }
+
+    #[test]
+    fn the_limit_is_that_of_the_file_within_what_the_documentation_allows() {
+        let folder = tempfile::tempdir().unwrap();
+        let limit = 16 << 20;
+        let bounded = StorageConfig {
+            max_bytes: limit,
+            ..config(folder.path())
+        };
+        let storage = Storage::open(&bounded, &context()).unwrap();
+        // Noise, which does not compress, of the length that takes up most: just above a power of two.
+        let noise: Vec<u8> = (0..(1 << 20) + 100).map(|_| fastrand::u8(..)).collect();
+        let mut dropped = 0;
+        for _ in 0..40 {
+            let request = Request {
+                body: noise.clone().into(),
+                points: 1,
+                last: false,
+            };
+            dropped += storage.push(&request).unwrap();
         }
+        let (requests, bytes) = storage.waiting();
+        assert_eq!((requests + dropped, bytes), (40, requests << 21));
+        assert_eq!(requests, 8);
+        let file = fs::metadata(folder.path().join("requests.redb")).unwrap();
+        let allocated = std::os::unix::fs::MetadataExt::blocks(&file) * 512;
+        assert!(allocated <= limit * 3 / 2 + (8 << 20), "{allocated}");
+    }
+
+    #[test]
+    fn every_damaged_file_is_set_aside_under_a_name_of_its_own_and_measuring_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("requests.redb");
+        let whole = {
+            let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+            storage.push(&request("one")).unwrap();
+            drop(storage);
+            fs::read(&file).unwrap()
+        };
+        let truncated = whole[..whole.len() / 3].to_vec();
+        let torn = [&whole[..1024], &vec![0xa5; whole.len() - 1024]].concat();
+        let damaged = [
+            b"this is something else".to_vec(),
+            vec![0; 10_000],
+            (0..100_000).map(|_| fastrand::u8(..)).collect(),
+            truncated,
+            torn,
+        ];
+        for (index, content) in damaged.iter().enumerate() {
+            fs::write(&file, content).unwrap();
+            let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+            assert_eq!(storage.push(&request("two")).unwrap(), 0, "{index}");
+            assert_eq!(bodies(&storage), ["two"], "{index}");
+            let aside = fs::read_dir(folder.path()).unwrap().filter(|entry| {
+                let name = entry.as_ref().unwrap().file_name();
+                name.to_string_lossy().starts_with("requests.corrupt-")
+            });
+            assert_eq!(aside.count(), index + 1);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_comes_late_is_used_from_then_on_and_strict_runs_refuse_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("mount");
+        // A file in its place: no right of root gets over that.
+        fs::write(&directory, "").unwrap();
+        let strict = BuildContext {
+            strict: true,
+            ..context()
+        };
+        let refused = Storage::open(&config(&directory), &strict).err().unwrap();
+        assert!(refused.to_string().contains("mount"), "{refused}");
+        let storage = Storage::open(&config(&directory), &context()).unwrap();
+        assert!(storage.push(&request("one")).is_err());
+        fs::remove_file(&directory).unwrap();
+        storage.push(&request("two")).unwrap();
+        assert_eq!(bodies(&storage), ["two"]);
     }
 
     #[test]

@@ -96,7 +96,11 @@ async fn protobuf_and_json_arrive_packed_or_not_at_the_path_of_metrics() {
                 assert_eq!(first_total(&request), 42);
             } else {
                 assert!(head.contains("content-type: application/json"), "{head}");
+                // The Collector's reader refuses `null` for a field that is not set.
+                let text = str::from_utf8(&body).unwrap();
+                assert!(!text.contains("null"), "{text}");
                 let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                check_names(&json, "");
                 let metric = &json["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0];
                 assert_eq!(metric["name"], "primus_lens_network_bytes");
                 let point = &metric["sum"]["dataPoints"][0];
@@ -109,6 +113,74 @@ async fn protobuf_and_json_arrive_packed_or_not_at_the_path_of_metrics() {
                 );
             }
         }
+    }
+}
+
+/// Checks every key against the names that protobuf's JSON gives the fields of OTLP's messages, and the form of its value: 64-bit
+/// numbers are strings of digits, enums are numbers (OTLP specification, "JSON Protobuf Encoding").
+fn check_names(value: &serde_json::Value, key: &str) {
+    const MESSAGES: &[&str] = &[
+        "resourceMetrics",
+        "resource",
+        "attributes",
+        "value",
+        "scopeMetrics",
+        "scope",
+        "metrics",
+        "sum",
+        "gauge",
+        "histogram",
+        "dataPoints",
+    ];
+    const STRINGS: &[&str] = &[
+        "key",
+        "stringValue",
+        "name",
+        "version",
+        "description",
+        "unit",
+        "schemaUrl",
+    ];
+    const LONG: &[&str] = &[
+        "intValue",
+        "startTimeUnixNano",
+        "timeUnixNano",
+        "asInt",
+        "count",
+        "bucketCounts",
+    ];
+    const NUMBERS: &[&str] = &[
+        "aggregationTemporality",
+        "flags",
+        "droppedAttributesCount",
+        "asDouble",
+        "doubleValue",
+        "explicitBounds",
+        "min",
+        "max",
+    ];
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                check_names(value, key);
+            }
+        }
+        serde_json::Value::Array(values) => {
+            for value in values {
+                check_names(value, key);
+            }
+        }
+        serde_json::Value::String(text) if LONG.contains(&key) => {
+            assert!(text.parse::<u64>().is_ok(), "{key}: {text}");
+        }
+        serde_json::Value::String(_) => assert!(STRINGS.contains(&key), "{key}"),
+        // The sum of a histogram is a number, that of a metric a message.
+        serde_json::Value::Number(_) => assert!(NUMBERS.contains(&key) || key == "sum", "{key}"),
+        serde_json::Value::Bool(_) => assert!(matches!(key, "isMonotonic" | "boolValue"), "{key}"),
+        serde_json::Value::Null => panic!("{key} is null"),
+    }
+    if value.is_object() && !key.is_empty() {
+        assert!(MESSAGES.contains(&key), "{key}");
     }
 }
 
