@@ -29,7 +29,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use crate::exit::{Code, Failure};
 
 /// Files and folders that are read whatever the config says: the kernel's, name resolution, the system's authorities, clocks.
-const READ: [&str; 21] = [
+const READ: [&str; 22] = [
     "/proc",
     "/sys",
     "/dev/null",
@@ -49,6 +49,8 @@ const READ: [&str; 21] = [
     "/run/secrets",
     "/var/run/secrets",
     "/usr/share",
+    // Debian's own authorities are links to here.
+    "/usr/local/share/ca-certificates",
     "/usr/lib",
     "/lib",
 ];
@@ -146,6 +148,7 @@ impl Needs {
         paths.extend(config.service.kubernetes.kubeconfig.clone());
         // Most often beneath /sys, but it may be mounted anywhere: containers are found in it.
         paths.extend(flowtap_receivers::containers::mount::mount_points());
+        paths.extend(certificates_of_environment());
         let proc_roots = paths.iter().filter(|path| path.join("self/stat").exists());
         let other_proc = proc_roots.into_iter().any(|path| path != Path::new("/proc"));
         if other_proc {
@@ -178,6 +181,27 @@ impl Needs {
             landlock: !other_proc,
         }
     }
+}
+
+/// Certificates and keys that the environment names: OpenSSL's variables for the system's authorities, and those of OTLP exporters.
+fn certificates_of_environment() -> Vec<PathBuf> {
+    const VARIABLES: [&str; 8] = [
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
+    ];
+    let values = VARIABLES.into_iter().filter_map(std::env::var_os);
+    values
+        // `SSL_CERT_DIR` may be several, separated as in `PATH`.
+        .flat_map(|value| std::env::split_paths(&value).collect::<Vec<_>>())
+        .filter(|path| !path.as_os_str().is_empty())
+        .filter_map(|path| std::path::absolute(path).ok())
+        .collect()
 }
 
 /// Every path that stands in `value`: whatever is absolute, `file:/…` included, and whatever is there beneath the current folder.

@@ -20,7 +20,7 @@ use crate::require;
 
 /// How a peer fails an attempt.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(crate) enum Fault {
     /// Closes the connection it has accepted.
     Close,
     /// Resets the connection after some bytes of the request.
@@ -46,14 +46,14 @@ const STREAM_CODES: [u32; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13];
 
 /// A peer that fails `faults` times, then works. It counts what it took.
 #[derive(Debug)]
-struct Peer {
+pub(crate) struct Peer {
     fault: Fault,
     left: AtomicUsize,
-    taken: AtomicUsize,
+    pub(crate) taken: AtomicUsize,
 }
 
 impl Peer {
-    fn start(fault: Fault, faults: usize) -> (Arc<Self>, u16) {
+    pub(crate) fn start(fault: Fault, faults: usize) -> (Arc<Self>, u16) {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let peer = Arc::new(Self {

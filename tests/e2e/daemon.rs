@@ -48,6 +48,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) set: &'a [&'a str],
     /// Further arguments of `flowtap run`.
     pub(crate) arguments: &'a [&'a str],
+    /// Variables of its environment.
+    pub(crate) environment: &'a [(&'a str, &'a str)],
     /// As a user without privileges.
     pub(crate) unprivileged: bool,
 }
@@ -59,6 +61,7 @@ impl Default for Launch<'_> {
             exporters: "",
             set: &[],
             arguments: &[],
+            environment: &[],
             unprivileged: false,
         }
     }
@@ -146,7 +149,8 @@ impl Daemon {
             .arg("run")
             .arg("--config")
             .arg(config)
-            .args(launch.arguments);
+            .args(launch.arguments)
+            .envs(launch.environment.iter().copied());
         for set in launch.set {
             command.args(["--set", set]);
         }

@@ -9,6 +9,7 @@
 //! | `depth` | failed connects, resets, retransmits, round-trip times; processes |
 //! | `owners` | containers by their cgroups, names of processes as text |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
+//! | `connections` | connections of exporters that fail in every way: nothing is given up |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
@@ -17,6 +18,7 @@
 //! | `sock_diag` | bytes by sequence on links that drop, short connections, roles without listeners, redirects |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `identity` | which node series are of; increases over short-lived peers; losses beside the flows, in real stores |
+//! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
@@ -55,6 +57,7 @@ mod open_connections;
 mod operation;
 mod owners;
 mod peers;
+mod push;
 mod recordings;
 mod references;
 mod reloads;
