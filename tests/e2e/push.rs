@@ -395,6 +395,7 @@ fn authorities_of_ssl_cert_file_are_used_in_the_sandbox_and_none_at_all_is_an_er
     drop(daemon);
     let output = crate::daemon::flowtap()
         .env("SSL_CERT_FILE", dir.path().join("nothing.crt"))
+        .env_remove("SSL_CERT_DIR")
         .args(["run", "--set", "exporters.otlp.endpoint=https://localhost:1"])
         .args(["--set", "service.pipelines.flows.exporters=[otlp]"])
         .args(["--set", GENERATOR[0], "--set", GENERATOR[2]])

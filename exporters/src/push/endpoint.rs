@@ -101,7 +101,12 @@ impl fmt::Display for Endpoint {
         }
         let scheme = self.uri.scheme_str().unwrap_or_default();
         let authority = self.uri.authority().map_or("", Authority::as_str);
-        write!(f, "{scheme}://{authority}{}", self.uri.path())?;
+        // As it is written where there is no path.
+        let path = match (self.uri.path(), self.uri.query()) {
+            ("/", None) => "",
+            (path, _) => path,
+        };
+        write!(f, "{scheme}://{authority}{path}")?;
         let Some(query) = self.uri.query() else {
             return Ok(());
         };
