@@ -60,8 +60,8 @@ impl StatusBoard {
 
     /// Whether a component is failing, with an error that says why.
     pub fn is_failing(&self, kind: ComponentKind, id: &ComponentId) -> bool {
-        let board = self.lock();
-        let status = board.get(&(kind, id.clone()));
+        let key = format!("{}/{id}", kind.section());
+        let status = self.load().remove(&key);
         status.is_some_and(|status| status.state == State::RecoverableError && status.error.is_some())
     }
 

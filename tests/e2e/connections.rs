@@ -301,18 +301,21 @@ fn all_arrives(daemon: &Daemon, cases: &[Case]) {
             own(telemetry, "sent_metric_points_total", case) > 0 && queued <= 2
         })
     });
-    for case in cases {
-        let Case { name, faults, peer } = case;
-        let failed = own(&telemetry, "send_failed_metric_points_total", case);
-        let retried = own(&telemetry, "retried_requests_total", case);
-        assert_eq!(failed, 0, "{name} {:?}: points were given up", peer.fault);
-        assert!(
-            retried >= *faults as u64,
-            "{name} {:?}: {retried} retries",
-            peer.fault
-        );
-        assert!(peer.taken.load(Ordering::SeqCst) > 0, "{name}");
-    }
+    let wrong: Vec<_> = cases
+        .iter()
+        .filter_map(|case| {
+            let Case { name, faults, peer } = case;
+            let failed = own(&telemetry, "send_failed_metric_points_total", case);
+            let retried = own(&telemetry, "retried_requests_total", case);
+            let taken = peer.taken.load(Ordering::SeqCst);
+            let right = failed == 0 && retried >= *faults as u64 && taken > 0;
+            let fault = peer.fault;
+            (!right).then(|| {
+                format!("{name} {fault:?}: {failed} points given up, {retried} retries, {taken} taken")
+            })
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
