@@ -339,7 +339,10 @@ impl PointWriter<'_> {
                 self.histogram_part(&points[number])?;
                 Some(histogram_len(head, &points[number]))
             }
-            points => Some(ended_len(head, &self.ended.of(family)[number - points.len()])),
+            points => {
+                let series = &self.ended.of(family)[number - points.len()];
+                Some(ended_len(head, points, series))
+            }
         }
     }
 
@@ -407,16 +410,21 @@ impl PointWriter<'_> {
         push_attributes(out, head, &point.series);
     }
 
-    /// A point that says that its series is no more: without value, flags 8 of a `NumberDataPoint`, 10 of a
-    /// `HistogramDataPoint`.
+    /// A point of a series that has ended: flags 8 of a `NumberDataPoint`, 10 of a `HistogramDataPoint`. A histogram has a sum, buckets
+    /// and their bounds as well, all of them 0: a Prometheus ends only the series `_sum` and `_bucket` that the point still has.
     fn push_ended(&self, out: &mut Vec<u8>, head: &Head<'_>, points: &Points, series: &Series) {
-        let flags = match points {
-            Points::Sums(_) | Points::Values(_) => 8,
-            Points::Histograms(_) => 10,
-        };
-        begin(out, 1, ended_len(head, series));
+        begin(out, 1, ended_len(head, points, series));
         push_fixed64(out, 2, series.start().as_nanos());
         push_fixed64(out, 3, self.snapshot.at.as_nanos());
+        let flags = match points {
+            Points::Sums(_) | Points::Values(_) => 8,
+            Points::Histograms(_) => {
+                push_fixed64(out, 5, 0.0_f64.to_bits());
+                push_bytes(out, 6, &[0; BUCKET_BYTES]);
+                out.extend_from_slice(&head.bounds);
+                10
+            }
+        };
         push_varint(out, flags, NO_RECORDED_VALUE);
         push_attributes(out, head, series);
     }
@@ -441,9 +449,13 @@ fn histogram_len(head: &Head<'_>, point: &HistogramPoint) -> usize {
     4 * FIXED64_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + attributes_len(head, &point.series)
 }
 
-/// Two times, and flags, which take a byte behind their key.
-fn ended_len(head: &Head<'_>, series: &Series) -> usize {
-    2 * FIXED64_BYTES + 2 + attributes_len(head, series)
+/// Two times, and flags, which take a byte after their key; of a histogram, what [`PointWriter::push_ended`] adds.
+fn ended_len(head: &Head<'_>, points: &Points, series: &Series) -> usize {
+    let histogram = match points {
+        Points::Sums(_) | Points::Values(_) => 0,
+        Points::Histograms(_) => FIXED64_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len(),
+    };
+    2 * FIXED64_BYTES + 2 + histogram + attributes_len(head, series)
 }
 
 /// What every metric of a family begins and ends with.

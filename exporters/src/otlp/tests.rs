@@ -222,6 +222,27 @@ fn a_request_names_its_node_and_each_point_its_pipeline_where_there_are_several(
     }
 }
 
+#[test]
+fn a_histogram_that_ends_ends_with_its_sum_and_every_bucket() {
+    let mut snapshot = snapshot(1);
+    let flowtap_pipeline::Points::Histograms(points) = &snapshot.families[1].points else {
+        panic!("a histogram")
+    };
+    let series = points[0].series.clone();
+    snapshot.families[1].points = flowtap_pipeline::Points::Histograms(Vec::new());
+    snapshot.families[1].ended = vec![series];
+    let parts = encode(&Config::default(), &snapshot);
+    let request = ExportMetricsServiceRequest::decode(parts[0].request.body.clone()).unwrap();
+    let Some(metric::Data::Histogram(data)) = &metrics(&request)[1].data else {
+        panic!("a histogram")
+    };
+    let point = &data.data_points[0];
+    assert_eq!((point.flags, point.count, point.sum), (1, 0, Some(0.0)));
+    assert_eq!(point.bucket_counts, vec![0; point.explicit_bounds.len() + 1]);
+    assert_eq!(point.explicit_bounds[..2], [0.5, 1.0]);
+    assert_eq!(point.attributes.len(), 1);
+}
+
 #[tokio::test]
 async fn a_snapshot_arrives_whole_with_gzip_headers_and_splitting() {
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
