@@ -343,12 +343,11 @@ impl Storage {
     ) -> Result<T, redb::Error> {
         // Of a damaged file redb's debug assertions may fail; in a release they are errors.
         let guarded = || {
-            let database = match state.database.take() {
-                Some(database) => database,
-                None => {
-                    fs::create_dir_all(&self.config.directory)?;
-                    open(&self.path)?
-                }
+            let database = if let Some(database) = state.database.take() {
+                database
+            } else {
+                fs::create_dir_all(&self.config.directory)?;
+                open(&self.path)?
             };
             if !state.counted {
                 let next;
