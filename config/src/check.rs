@@ -97,7 +97,7 @@ impl Checker<'_> {
 
     fn report(&mut self, path: &[String], message: impl Into<String>, help: Option<String>) {
         let message = message.into();
-        let message = shortened(secret::without_user(&message).unwrap_or(message));
+        let message = shortened(secret::without_credentials(&message).unwrap_or(message));
         let diagnostic = self.diagnostic(path, message, help);
         self.diagnostics.push(diagnostic);
     }

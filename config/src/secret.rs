@@ -1,4 +1,4 @@
-//! What must not be shown: passwords, tokens, headers, and who a URL logs in as.
+//! Values that must not be shown: passwords, tokens, headers, and user names, passwords and queries of URLs.
 
 use figment::value::{Dict, Value};
 
@@ -21,7 +21,7 @@ pub(crate) fn is_secret(path: &[String]) -> bool {
 /// Whether `text`, as it stands in a file, may hold a secret.
 pub(crate) fn may_hold_secret(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
-    KEYS.iter().chain(&SECTIONS).any(|key| lower.contains(key)) || without_user(text).is_some()
+    KEYS.iter().chain(&SECTIONS).any(|key| lower.contains(key)) || without_credentials(text).is_some()
 }
 
 /// Puts something else in place of every secret.
@@ -42,7 +42,7 @@ fn redact_value(value: &mut Value) {
         Value::Dict(_, dict) => redact(dict),
         Value::Array(_, list) => list.iter_mut().for_each(redact_value),
         Value::String(_, text) => {
-            if let Some(rest) = without_user(text) {
+            if let Some(rest) = without_credentials(text) {
                 *text = rest;
             }
         }
@@ -58,22 +58,39 @@ fn redact_all(value: &mut Value) {
     }
 }
 
-/// `text` without the names and passwords of its URLs; `None` if it has none.
-pub(crate) fn without_user(text: &str) -> Option<String> {
+/// `text` without the names and passwords of its URLs and without the values of their queries, where tokens are often put; `None` if it
+/// has none.
+pub(crate) fn without_credentials(text: &str) -> Option<String> {
     let mut out = String::new();
     let mut rest = text;
     let mut found = false;
     while let Some((before, after)) = rest.split_once("://") {
         out.push_str(before);
         out.push_str("://");
-        let end = after
-            .find(|c: char| matches!(c, '/' | '?' | '#' | '"' | '\'' | '`') || c.is_whitespace())
-            .unwrap_or(after.len());
-        rest = after;
-        if let Some(at) = after[..end].rfind('@') {
+        let ends_url = |c: char| matches!(c, '"' | '\'' | '`') || c.is_whitespace();
+        let (mut url, behind) = after.split_at(after.find(ends_url).unwrap_or(after.len()));
+        rest = behind;
+        let authority = url.find(['/', '?', '#']).unwrap_or(url.len());
+        if let Some(at) = url[..authority].rfind('@') {
             out.push_str(REDACTED_USER);
-            rest = &after[at..];
+            url = &url[at..];
             found = true;
+        }
+        let (path, query) = url
+            .split_once('?')
+            .map_or((url, None), |(path, query)| (path, Some(query)));
+        out.push_str(path);
+        for (index, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
+            out.push(if index == 0 { '?' } else { '&' });
+            let (name, value) = pair
+                .split_once('=')
+                .map_or((pair, None), |(name, value)| (name, Some(value)));
+            out.push_str(name);
+            if let Some(value) = value {
+                out.push('=');
+                out.push_str(REDACTED_USER);
+                found |= value != REDACTED_USER;
+            }
         }
     }
     out.push_str(rest);
@@ -85,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_passwords_of_urls_are_taken_out() {
+    fn names_passwords_and_queries_of_urls_are_taken_out() {
         for (text, expected) in [
             ("http://me:hunter2@host:1/x@y", Some("http://redacted@host:1/x@y")),
             ("https://token@host", Some("https://redacted@host")),
@@ -93,10 +110,15 @@ mod tests {
                 "a http://x@y, http://z/ and http://p:q@w",
                 Some("a http://redacted@y, http://z/ and http://redacted@w"),
             ),
+            (
+                "https://host/write?token=hunter2&a=b#c d?e=f",
+                Some("https://host/write?token=redacted&a=redacted d?e=f"),
+            ),
             ("http://host/a@b", None),
+            ("http://host/a?token=redacted", None),
             ("me@host", None),
         ] {
-            assert_eq!(without_user(text).as_deref(), expected, "{text}");
+            assert_eq!(without_credentials(text).as_deref(), expected, "{text}");
         }
     }
 

@@ -67,7 +67,7 @@ fn a_printed_config_shows_no_secret_wherever_it_stands() {
     std::fs::write(&password, "hunter2\n").unwrap();
     let text = format!(
         "exporters:\n  prometheus:\n    basic_auth: {{username: scraper, password: '${{file:{}}}'}}\n    \
-         bearer_token: hunter2\n  otlp:\n    endpoint: http://me:hunter2@127.0.0.1:4317\n    \
+         bearer_token: hunter2\n  otlp:\n    proxy_url: http://me:hunter2@127.0.0.1:3128\n    endpoint: https://collector:4318/?token=hunter2\n    \
          headers: {{authorization: Bearer hunter2}}\nservice:\n  pipelines:\n    \
          flows: {{receivers: [ebpf], processors: [window], exporters: [prometheus, otlp]}}\n",
         password.display()
@@ -78,7 +78,8 @@ fn a_printed_config_shows_no_secret_wherever_it_stands() {
     for part in [
         "username: scraper",
         "password: \"[redacted]\"",
-        "http://redacted@127.0.0.1:4317",
+        "http://redacted@127.0.0.1:3128",
+        "https://collector:4318/?token=redacted",
     ] {
         assert!(printed.contains(part), "no {part} in:\n{printed}");
     }
