@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use flowtap_config::Config;
 use flowtap_pipeline::runner::{Graph, Runner};
-use flowtap_pipeline::{Resource, StatusBoard};
+use flowtap_pipeline::Resource;
 use opentelemetry::metrics::Meter;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
