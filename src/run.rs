@@ -16,7 +16,7 @@ use crate::cluster;
 use crate::exit::Failure;
 use crate::flows::tap::Tap;
 use crate::graph::{self, Surroundings};
-use crate::http;
+use crate::http::{self, Endpoint};
 use crate::memory;
 use crate::net_flow;
 use crate::node;
@@ -80,10 +80,20 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
             .merge(net_flow::routes(proc_root(&config)))
             .merge(tap.routes())
             .merge(status_page::routes(pipelines.clone(), telemetry.reader()));
-        servers.push(http::serve(address, routes, servers_stop.clone()).await?);
+        let endpoint = Endpoint {
+            section: "service.admin",
+            address,
+            allowed_hosts: &config.service.admin.allowed_hosts,
+        };
+        servers.push(http::serve(endpoint, routes, &meter, servers_stop.clone()).await?);
     }
     if let Some(address) = config.service.telemetry.metrics.endpoint {
-        servers.push(http::serve(address, telemetry.routes(), servers_stop.clone()).await?);
+        let endpoint = Endpoint {
+            section: "service.telemetry.metrics",
+            address,
+            allowed_hosts: &config.service.telemetry.metrics.allowed_hosts,
+        };
+        servers.push(http::serve(endpoint, telemetry.routes(), &meter, servers_stop.clone()).await?);
     }
 
     let mut running = Running {

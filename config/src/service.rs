@@ -68,12 +68,16 @@ pub struct AdminConfig {
     /// Address and port of `/healthz` and `/readyz`; null for none.
     #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
+    /// Names that `Host` may have in requests over the loopback interface, beside addresses and `localhost`; `*` for any. Other names
+    /// get 421, so that no web page can read this by DNS rebinding.
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 13133))),
+            allowed_hosts: Vec::new(),
         }
     }
 }
@@ -166,6 +170,9 @@ pub struct MetricsConfig {
     /// Address and port of `/metrics`; null for none.
     #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
+    /// Names that `Host` may have in requests over the loopback interface, beside addresses and `localhost`; `*` for any. Other names
+    /// get 421, so that no web page can read this by DNS rebinding.
+    pub allowed_hosts: Vec<String>,
     /// Where they are pushed.
     pub otlp: PushConfig,
 }
@@ -174,6 +181,7 @@ impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
             endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8888))),
+            allowed_hosts: Vec::new(),
             otlp: PushConfig::default(),
         }
     }
