@@ -95,7 +95,7 @@ impl From<RunError> for Failure {
             RunError::Start { source, .. } | RunError::Failed { source, .. } => stage_code(source),
             RunError::Panicked { .. } => Code::Software,
             RunError::Thread { .. } => Code::System,
-            RunError::Deadline { .. } => Code::Temporary,
+            RunError::Deadline { .. } | RunError::Stuck { .. } => Code::Temporary,
         };
         Self::new(code, error)
     }

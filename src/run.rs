@@ -2,6 +2,7 @@
 //! new config takes the place of the one before.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use flowtap_config::Config;
 use flowtap_pipeline::StatusBoard;
@@ -13,18 +14,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::cluster;
+use crate::descriptors;
 use crate::exit::Failure;
 use crate::flows::tap::Tap;
 use crate::graph::{self, Surroundings};
 use crate::http::{self, Endpoint};
+use crate::log_writer::LogWriter;
 use crate::memory;
 use crate::net_flow;
 use crate::node;
 use crate::reload::{Load, Reloads, Wakeups};
 use crate::sandbox;
 use crate::status_page::{self, Pipelines};
+use crate::stop::{Signals, Stop};
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
+
+/// How long the last lines of the log may take.
+const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
 /// less than its config asks for. `sandboxed`: with no more rights than that takes.
@@ -32,12 +39,23 @@ use crate::telemetry::{self, LogLevel, Telemetry};
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
 pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
-    let logs = telemetry::init_logs(&config.service.telemetry.logs)?;
-    if sandboxed {
-        let sandbox = sandbox::enter(&config)?;
+    let descriptors = descriptors::raise();
+    let signals = Signals::block()?;
+    // Before the first thread, the log's included: what a thread gives up, only those that it starts give up with it.
+    let sandbox = sandboxed.then(|| sandbox::enter(&config)).transpose()?;
+    let log = LogWriter::stderr()?;
+    let logs = telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
+    if let Some(sandbox) = sandbox {
         tracing::info!("in the sandbox: {sandbox}");
     }
-    runtime()?.block_on(supervise(config, load, &logs, strict))
+    descriptors::report(descriptors);
+    let stop = Stop::watch(signals, config.service.shutdown_timeout, &log)?;
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(supervise(config, load, &logs, &log, stop, strict));
+    // Without waiting for what blocks, such as a name server that is silent.
+    runtime.shutdown_background();
+    log.flush(LAST_LINES);
+    outcome
 }
 
 /// Receivers have threads of their own; what is left is a handful of listeners and pushes.
@@ -50,9 +68,17 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool) -> Result<(), Failure> {
+async fn supervise(
+    config: Config,
+    load: Load<'_>,
+    logs: &LogLevel,
+    log: &LogWriter,
+    stopping: Stop,
+    strict: bool,
+) -> Result<(), Failure> {
     let telemetry = Telemetry::new(&config.service.telemetry)?;
     let meter = telemetry.meter();
+    log.count(&meter);
     let around = Surroundings::now();
     node::watch(&around.node);
     let tap = config.service.admin.endpoint.map(|_| Tap::default());
@@ -62,7 +88,7 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
         tap.attach(&mut graph);
     }
     let pipelines = Pipelines::new(&config);
-    let stop = stop_on_signal()?;
+    let stop = stopping.token().clone();
     logs.tell_what_is_left_out(stop.clone());
     memory::watch(
         &config.service.memory_limiter,
@@ -71,7 +97,9 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
         stop.clone(),
     );
     let mut wakeups = Wakeups::new(config.files.clone())?;
-    cluster::follow(&config, &around.cluster, stop.clone()).await?;
+    let following = cluster::follow(&config, &around.cluster, stop.clone());
+    // `None`: a signal came first.
+    stop.run_until_cancelled(following).await.unwrap_or(Ok(()))?;
     let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
     let servers_stop = CancellationToken::new();
     let mut servers = Vec::new();
@@ -105,8 +133,9 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
         tap,
         pipelines,
     };
-    let mut outcome = running.runner.apply(graph).await.map_err(Failure::from);
-    if outcome.is_ok() {
+    let started = stop.run_until_cancelled(running.runner.apply(graph)).await;
+    let mut outcome = started.unwrap_or(Ok(())).map_err(Failure::from);
+    if outcome.is_ok() && !stop.is_cancelled() {
         readiness.set(true);
         systemd::ready();
         systemd::keep_alive(servers_stop.clone());
@@ -119,7 +148,11 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
             };
             tracing::info!(why, "reading the config again");
             systemd::reloading();
-            match running.reload(load, logs).await {
+            // A signal must not wait for exporters that drain: dropped, the reload leaves the rest to `stop`.
+            let Some(reloaded) = stop.run_until_cancelled(running.reload(load, logs)).await else {
+                break Ok(());
+            };
+            match reloaded {
                 Ok(()) => {
                     wakeups.watch(running.config.files.clone());
                     reloads.applied();
@@ -134,6 +167,8 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
             systemd::ready();
         };
     }
+    // Whatever has ended the run, from here on the deadline counts.
+    stopping.begin();
     systemd::stopping();
     let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
     readiness.set(false);
@@ -144,7 +179,8 @@ async fn supervise(config: Config, load: Load<'_>, logs: &LogLevel, strict: bool
         // A task that panicked has said so itself.
         let _ = server.await;
     }
-    telemetry.shutdown();
+    // It may wait for a collector; the deadline ends that.
+    let _ = tokio::task::spawn_blocking(move || telemetry.shutdown()).await;
     outcome
 }
 
@@ -211,7 +247,7 @@ impl Running {
     }
 }
 
-/// A token that the first SIGTERM or SIGINT cancels.
+/// A token that the first SIGTERM or SIGINT cancels, for commands that end soon after.
 pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -223,10 +259,7 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             };
-            tracing::info!(
-                signal = name,
-                "stopping: one last window, then the exporters drain"
-            );
+            tracing::info!(signal = name, "stopping");
             stop.cancel();
         }
     });

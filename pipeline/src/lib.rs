@@ -20,6 +20,7 @@
 //! | [`live`] | [`Live`]: a value that is replaced as a whole while others look at it |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
+//! | [`plain`](mod@plain) | text of others, for logs and terminals |
 //! | [`queue`] | the bounded queue in front of each exporter |
 //! | [`sink`] | the pipelines as a receiver sees them |
 //! | [`runner`] | ordered start, the run, ordered stop |
@@ -34,6 +35,7 @@ pub mod labels;
 pub mod live;
 pub mod memory;
 pub mod node;
+pub mod plain;
 pub mod queue;
 pub mod record;
 pub mod runner;
