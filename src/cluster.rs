@@ -7,6 +7,7 @@ use std::sync::Arc;
 use flowtap_config::{Config, KubernetesConfig};
 use flowtap_pipeline::{ClusterState, Live};
 use flowtap_processors::kubernetes::{WatchConfig, client, watch};
+use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, Failure};
@@ -18,6 +19,7 @@ use crate::exit::{Code, Failure};
 pub(crate) async fn follow(
     config: &Config,
     cluster: &Arc<Live<ClusterState>>,
+    meter: &Meter,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let section = &config.service.kubernetes;
@@ -37,7 +39,8 @@ pub(crate) async fn follow(
             node = watched.node_name,
             "watching the Kubernetes cluster"
         );
-        tokio::spawn(watch(watched, client, Arc::clone(cluster), stop));
+        let (cluster, meter) = (Arc::clone(cluster), meter.clone());
+        tokio::spawn(async move { watch(watched, client, cluster, &meter, stop).await });
     }
     Ok(())
 }

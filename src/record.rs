@@ -21,6 +21,7 @@ use crate::telemetry::{self, Telemetry};
 /// # Errors
 /// What keeps a receiver from working, or the file from being written.
 pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -> Result<(), Failure> {
+    run::private_files();
     let log = LogWriter::stderr()?;
     telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
     let recorded = run::runtime()?.block_on(async {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flowtap_config::Config;
 use flowtap_pipeline::StatusBoard;
 use flowtap_pipeline::runner::{Graph, Runner};
+use nix::sys::stat::{Mode, umask};
 use opentelemetry::metrics::Meter;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +40,7 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
 pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
+    private_files();
     let descriptors = descriptors::raise();
     let signals = Signals::block()?;
     // Before the first thread, the log's included: what a thread gives up, only those that it starts give up with it.
@@ -56,6 +58,13 @@ pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool)
     runtime.shutdown_background();
     log.flush(LAST_LINES);
     outcome
+}
+
+/// Creates files for their owner only from now on: flows, requests on disk and recordings are a map of the network.
+pub(crate) fn private_files() {
+    let others = Mode::S_IRWXG | Mode::S_IRWXO;
+    let before = umask(others);
+    umask(before | others);
 }
 
 /// Receivers have threads of their own; what is left is a handful of listeners and pushes.
@@ -97,7 +106,7 @@ async fn supervise(
         stop.clone(),
     );
     let mut wakeups = Wakeups::new(config.files.clone())?;
-    let following = cluster::follow(&config, &around.cluster, stop.clone());
+    let following = cluster::follow(&config, &around.cluster, &meter, stop.clone());
     // `None`: a signal came first.
     stop.run_until_cancelled(following).await.unwrap_or(Ok(()))?;
     let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
@@ -125,7 +134,7 @@ async fn supervise(
     }
 
     let mut running = Running {
-        runner: Runner::new(&meter, config.service.shutdown_timeout, board),
+        runner: Runner::new(&meter, config.service.shutdown_timeout, board.clone()),
         config,
         around,
         meter,
@@ -138,7 +147,7 @@ async fn supervise(
     if outcome.is_ok() && !stop.is_cancelled() {
         readiness.set(true);
         systemd::ready();
-        systemd::keep_alive(servers_stop.clone());
+        systemd::keep_alive(board.clone(), servers_stop.clone());
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
         outcome = loop {
             let why = tokio::select! {

@@ -7,9 +7,10 @@
 //!    system other than `/proc`, `CAP_SYS_PTRACE`, without which it does not show process 1's namespace. From the bounding set
 //!    everything else goes, too.
 //! 3. `no_new_privs`: no program that is started could have more.
-//! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
-//!    mounted), written where the config says so, and not executed.
-//! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`.
+//! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it
+//!    is mounted), written where the config says so, and not executed; from 6.12 on, no other process gets a signal and no abstract Unix socket of others a connection.
+//! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`; new namespaces and sockets of
+//!    other families likewise. `clone3`, whose flags a filter can't see, does not exist, so that the C library uses `clone`.
 //!
 //! What the kernel does not have is left out, and told. What the process does not have it can't give up, which is no error either.
 
@@ -20,11 +21,14 @@ use std::path::{Path, PathBuf};
 use caps::{CapSet, Capability, CapsHashSet};
 use flowtap_config::Config;
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
 
 use crate::exit::{Code, Failure};
 
@@ -54,8 +58,8 @@ const READ: [&str; 21] = [
 ];
 
 /// What nobody needs flowtap to do: to start programs, to look into or to change other processes, to change the kernel, mounts
-/// and namespaces.
-const DENIED: [i64; 24] = [
+/// and namespaces, or to use interfaces of the kernel that are large and often faulty.
+const DENIED: [i64; 46] = [
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_ptrace,
@@ -80,7 +84,43 @@ const DENIED: [i64; 24] = [
     libc::SYS_userfaultfd,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_kexec_file_load,
+    libc::SYS_memfd_create,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_process_madvise,
+    libc::SYS_kcmp,
+    libc::SYS_request_key,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_quotactl,
+    libc::SYS_acct,
+    libc::SYS_syslog,
 ];
+
+/// Flags of `clone(2)` that make a namespace; `CLONE_NEWTIME` is for `unshare(2)` and `clone3(2)` alone.
+const NAMESPACES: [libc::c_int; 7] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWCGROUP,
+];
+
+/// Families of sockets that flowtap opens: requests and listeners, name resolution and systemd, netlink.
+const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// What came of it, for the log.
 #[derive(Debug)]
@@ -259,12 +299,18 @@ fn names(capabilities: &CapsHashSet) -> Vec<String> {
 
 fn restrict_files(needs: &Needs) -> Result<&'static str, landlock::RulesetError> {
     // What the newest of these knows is asked for; an older kernel does what it can.
-    let abi = ABI::V5;
+    let abi = ABI::V6;
     let all = AccessFs::from_all(abi);
+    let mut scopes = BitFlags::from(Scope::Signal);
+    // systemd may want to be told through one.
+    if !std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_encoded_bytes().starts_with(b"@")) {
+        scopes |= Scope::AbstractUnixSocket;
+    }
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)?
+        .scope(scopes)?
         .create()?;
     let read_paths = READ.iter().map(PathBuf::from).chain(needs.read.iter().cloned());
     let beneath = read_paths.map(|path| (path, read)).chain(
@@ -294,13 +340,49 @@ fn deny_calls() -> Result<&'static str, seccompiler::Error> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok("not on this architecture");
     };
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
-        DENIED.iter().map(|call| (*call, Vec::new())).collect();
-    let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?;
-    let program: BpfProgram = filter.try_into()?;
-    seccompiler::apply_filter(&program)?;
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
+    // A call is denied if one of its rules holds, and a rule if all of its conditions do.
+    let new_namespaces: Result<Vec<_>, BackendError> = NAMESPACES
+        .iter()
+        .map(|flag| {
+            let flag = u64::from(flag.unsigned_abs());
+            let is_set = condition(SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?;
+            SeccompRule::new(vec![is_set])
+        })
+        .collect();
+    rules.insert(libc::SYS_clone, new_namespaces?);
+    let other_families: Result<Vec<_>, BackendError> = FAMILIES
+        .iter()
+        .map(|family| {
+            let family = u64::from(family.unsigned_abs());
+            condition(SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
+        })
+        .collect();
+    rules.insert(libc::SYS_socket, vec![SeccompRule::new(other_families?)?]);
+    apply(rules, libc::EPERM, arch)?;
+    let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    apply(absent, libc::ENOSYS, arch)?;
     Ok("on")
+}
+
+/// A condition on the first argument of a call.
+fn condition(
+    length: SeccompCmpArgLen,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(0, length, operator, value)
+}
+
+/// Lets the calls of `rules` fail with `errno`.
+fn apply(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    errno: libc::c_int,
+    arch: TargetArch,
+) -> Result<(), seccompiler::Error> {
+    let errno = SeccompAction::Errno(errno.unsigned_abs());
+    let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?.try_into()?;
+    seccompiler::apply_filter(&program)
 }
 
 #[cfg(test)]
@@ -352,6 +434,39 @@ mod tests {
                 assert!(read.is_err(), "{read:?}");
                 let written = fs::write(mine.join("new"), "x");
                 assert!(written.is_err(), "{written:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn inside_no_namespace_is_made_no_strange_socket_opened_and_threads_still_start() {
+        use nix::errno::Errno;
+        use nix::sched::{CloneFlags, unshare};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+        use nix::unistd::{Pid, getppid};
+
+        within(&config(&[]), || {
+            assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM));
+            assert_eq!(
+                memfd_create("x", MFdFlags::empty()).err(),
+                Some(Errno::EPERM)
+            );
+            let open = |family| socket(family, SockType::Stream, SockFlag::empty(), None).err();
+            assert_eq!(open(AddressFamily::Vsock), Some(Errno::EPERM));
+            assert_eq!(open(AddressFamily::Packet), Some(Errno::EPERM));
+            for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Unix] {
+                assert_eq!(open(family), None, "{family:?}");
+            }
+            // The C library starts a thread with clone3, and with clone where there is none.
+            assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
+            let knows_scopes = Ruleset::default()
+                .set_compatibility(CompatLevel::HardRequirement)
+                .scope(Scope::Signal)
+                .is_ok();
+            if knows_scopes {
+                let parent: Pid = getppid();
+                assert_eq!(nix::sys::signal::kill(parent, None), Err(Errno::EPERM));
             }
         });
     }

@@ -44,6 +44,7 @@ mod sharing;
 pub mod sockets;
 mod table;
 
+pub use heap::give_back as trim_heap;
 pub use abi::{Event, FlowEvent, ListenEvent, Losses};
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};

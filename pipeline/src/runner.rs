@@ -24,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
 use crate::component::{ComponentId, ComponentKind};
+use crate::pulse::Pulse;
 use crate::queue::{QueueConfig, SnapshotQueue};
 use crate::sink::{Chain, Fed, Outlet, SharedChain, Sink, lock};
 pub use crate::sink::{ProcessorNode, WindowNode};
 use crate::stage::{ExportService, Exporter, Inheritance, Receiver, StageError};
 use crate::status::{State, StatusBoard};
-use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry};
+use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry, observe_scans, observe_windows};
 use crate::time::Timestamp;
 
 /// A receiver to run.
@@ -476,6 +477,7 @@ impl Runner {
             } else {
                 let mut chain = Chain::new(Arc::clone(&node.name), node.processors, node.window, outlets);
                 chain.attach_receivers(&node.receivers);
+                observe_windows(&self.meter, &node.name, &chain.closed_at());
                 let running = RunningPipeline {
                     chain: Arc::new(Mutex::new(chain)),
                     receivers: node.receivers,
@@ -578,7 +580,9 @@ impl Runner {
         }
         let chains: Fed = Arc::new(ArcSwap::from_pointee(fed));
         let telemetry = ReceiverTelemetry::new(&self.meter, &id);
-        let sink = Sink::new(id.clone(), Arc::clone(&chains), telemetry);
+        let pulse = Arc::new(Pulse::default());
+        observe_scans(&self.meter, &id, &pulse);
+        let sink = Sink::new(id.clone(), Arc::clone(&chains), telemetry, Arc::clone(&pulse));
         let stop = CancellationToken::new();
         // If this future is dropped while the receiver attaches, the receiver ends as soon as it has.
         let guard = stop.clone().drop_guard();
@@ -586,6 +590,7 @@ impl Runner {
             Ok(ends) => {
                 guard.disarm();
                 self.status.set(ComponentKind::Receiver, &id, State::Ok, None);
+                self.status.watch(&id, pulse);
                 let running = RunningReceiver {
                     fingerprint,
                     chains,

@@ -144,6 +144,11 @@ impl Outlet<'_> {
         self.sink.wants_census()
     }
 
+    /// Reports that the scan before the next watermark failed.
+    pub(crate) fn scan_failed(&mut self, error: &io::Error) {
+        self.sink.scan_failed(error);
+    }
+
     /// Tells that nothing before `at` is missing.
     pub(crate) fn watermark(&mut self, at: Timestamp) {
         self.coverage.tick();

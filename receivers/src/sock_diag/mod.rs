@@ -237,6 +237,7 @@ impl Capture<'_> {
                 self.receiver
                     .dump_failures
                     .add(1, std::slice::from_ref(&self.receiver.receiver));
+                self.outlet.scan_failed(&error);
                 tracing::warn!(%error, "a dump of the sockets was cut short; the next one makes up for it");
             }
         }
