@@ -44,7 +44,7 @@ impl Running {
     fn start(exporters: &str, list: &str, window: &str, stdout: Stdio, stderr: Stdio) -> Self {
         let (admin, telemetry) = (free_address(), free_address());
         let dir = tempfile::tempdir().unwrap();
-        let running = Self {
+        let mut running = Self {
             child: flowtap()
                 .args(["run", "--config"])
                 .arg(dir.path().join("flowtap.yaml"))
@@ -56,7 +56,13 @@ impl Running {
             admin,
             telemetry,
         };
-        running.until("measuring", || answers(admin, "/readyz").contains("ready\n"));
+        let deadline = Instant::now() + PATIENCE;
+        while !answers(admin, "/readyz").contains(" 200 ") {
+            let ended = running.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended: {ended:?}");
+            assert!(Instant::now() < deadline, "it never measured");
+            thread::sleep(Duration::from_millis(50));
+        }
         running
     }
 
