@@ -3,12 +3,13 @@
 //! In order, all before the first thread, so that every thread has it:
 //!
 //! 1. The limit of locked memory is raised, which kernels before 5.11 ask for and which takes a capability that goes next.
-//! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port is below 1024; for a proc file
-//!    system other than `/proc`, `CAP_SYS_PTRACE`, without which it does not show process 1's namespace. From the bounding set
-//!    everything else goes, too.
+//! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port is below 1024. The namespace of
+//!    process 1 in a proc file system other than `/proc`, for which it takes `CAP_SYS_PTRACE`, is looked up before. From the bounding
+//!    set everything else goes, too.
 //! 3. `no_new_privs`: no program that is started could have more.
-//! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it
-//!    is mounted), written where the config says so, and not executed; from 6.12 on, no other process gets a signal and no abstract Unix socket of others a connection.
+//! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
+//!    mounted), written where the config says so, and not executed; from Linux 6.12 on, no other process gets a signal and no
+//!    abstract Unix socket of others a connection.
 //! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`; new namespaces and sockets of
 //!    other families likewise. `clone3`, whose flags a filter can't see, does not exist, so that the C library uses `clone`.
 //!
@@ -153,6 +154,8 @@ struct Needs {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
     landlock: bool,
+    /// Proc file systems other than `/proc`.
+    proc_roots: Vec<PathBuf>,
 }
 
 impl Needs {
@@ -186,9 +189,14 @@ impl Needs {
         paths.extend(config.service.kubernetes.kubeconfig.clone());
         // Most often beneath /sys, but it may be mounted anywhere: containers are found in it.
         paths.extend(flowtap_receivers::containers::mount::mount_points());
-        let proc_roots = paths.iter().filter(|path| path.join("self/stat").exists());
-        let other_proc = proc_roots.into_iter().any(|path| path != Path::new("/proc"));
-        if other_proc {
+        let proc_roots: Vec<_> = paths
+            .iter()
+            .filter(|path| path.as_path() != Path::new("/proc") && path.join("1/stat").exists())
+            .cloned()
+            .collect();
+        // Within Landlock even the right to look at any process does not show those that `hidepid=` hides.
+        let hidden = proc_roots.iter().any(|root| hides_processes(root));
+        if hidden {
             capabilities.insert(Capability::CAP_SYS_PTRACE);
         }
         // Of a file its folder, because one that is renewed is another file under the same name; but not the root.
@@ -213,11 +221,26 @@ impl Needs {
                 .values()
                 .flat_map(|exporter| exporter.writes())
                 .collect(),
-            // Landlock hides other processes' namespaces whatever the capabilities, and the listening ports of the host are found
-            // by those of its process 1.
-            landlock: !other_proc,
+            landlock: !hidden,
+            proc_roots,
         }
     }
+}
+
+/// Whether the proc file system at `root` hides processes of other users (`hidepid=`, proc(5)).
+fn hides_processes(root: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let hides = |options: &str| {
+        options
+            .split(',')
+            .filter_map(|option| option.strip_prefix("hidepid="))
+            .any(|value| !matches!(value, "0" | "off"))
+    };
+    // ID, parent, device, root, mount point, options ... - type, source, options (proc_pid_mountinfo(5)).
+    mounts
+        .lines()
+        .filter(|line| line.split(' ').nth(4).map(Path::new) == Some(root))
+        .any(|line| line.rsplit(' ').next().is_some_and(hides))
 }
 
 /// Every path that stands in `value`: whatever is absolute, `file:/…` included, and whatever is there beneath the current folder.
@@ -250,6 +273,10 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
             ),
         )
     };
+    for root in &needs.proc_roots {
+        // Landlock hides the namespaces of other processes whatever the capabilities.
+        flowtap_receivers::listen_scan::remember_namespace(root);
+    }
     // Without the capability for it the limit stays as it is, and the loader says so if it is too low.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     for path in &needs.write {
@@ -262,7 +289,7 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     let landlock = if needs.landlock {
         restrict_files(&needs).map_or_else(|error| format!("refused ({error})"), str::to_owned)
     } else {
-        "off, for proc_root is not /proc".to_owned()
+        "off, because proc_root is mounted with hidepid=".to_owned()
     };
     let seccomp = deny_calls().map_or_else(|error| format!("refused ({error})"), str::to_owned);
     Ok(Sandbox {
@@ -481,6 +508,28 @@ mod tests {
             let status = fs::read_to_string("/proc/thread-self/status").unwrap();
             assert!(status.contains("NoNewPrivs:\t1"), "{status}");
             assert!(status.contains("Seccomp:\t2"), "{status}");
+        });
+    }
+
+    #[test]
+    fn inside_the_namespace_of_another_proc_file_system_is_still_known_and_files_stay_closed() {
+        // Another path than /proc, so process 1 of it is looked at; a process that may not look there can't say anything.
+        let root = Path::new("/proc/../proc");
+        if fs::metadata(root.join("1/ns/net")).is_err() {
+            return;
+        }
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("secret"), "hunter2").unwrap();
+        let config = config(&["receivers.ebpf.proc_root=/proc/../proc"]);
+        let needs = Needs::of(&config);
+        assert_eq!(needs.proc_roots, [root]);
+        assert!(!needs.capabilities.contains(&Capability::CAP_SYS_PTRACE));
+        within(&config, || {
+            let scanned = flowtap_receivers::listen_scan::scan(root);
+            assert!(scanned.is_ok(), "{scanned:?}");
+            let restricts = fs::metadata("/proc/1/ns/net").is_err();
+            let read = fs::read_to_string(other.path().join("secret"));
+            assert!(!restricts || read.is_err(), "{read:?}");
         });
     }
 

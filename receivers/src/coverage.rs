@@ -16,14 +16,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use flowtap_pipeline::{BuildContext, Events, FlowBatch, FlowRecord, Role, Sink, Timestamp};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
-use crate::listen_scan::process_dir;
+use crate::listen_scan::{namespace, process_dir};
 
 /// Names of the counters, in the order of [`Totals`].
 const COUNTERS: [&str; 5] = [
@@ -61,7 +60,7 @@ impl Kernel {
         let process = process_dir(proc_root);
         let snmp = process.join("net/snmp");
         Ok(Self {
-            netns: u32::try_from(fs::metadata(process.join("ns/net"))?.ino()).unwrap_or(0),
+            netns: u32::try_from(namespace(&process)?).unwrap_or(0),
             start: read(&snmp)?,
             snmp,
         })
