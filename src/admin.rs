@@ -47,7 +47,10 @@ pub(crate) fn routes(readiness: Readiness, board: StatusBoard, reloads: Reloads)
             if readiness.get() && board.is_measuring() {
                 (StatusCode::OK, "ready\n")
             } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "not ready; /status has the reason\n")
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not ready; /status has the reason\n",
+                )
             }
         }
     };
@@ -57,7 +60,10 @@ pub(crate) fn routes(readiness: Readiness, board: StatusBoard, reloads: Reloads)
             if board.is_alive() {
                 (StatusCode::OK, "ok\n")
             } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "a receiver's thread hangs; /status has which\n")
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "a receiver's thread hangs; /status has which\n",
+                )
             }
         }
     };

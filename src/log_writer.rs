@@ -114,7 +114,10 @@ fn write(mut out: impl Write, messages: &Receiver<Message>, dropped: &AtomicU64)
                 let now = dropped.load(Ordering::Relaxed);
                 if now > reported {
                     let lines = now - reported;
-                    let _ = writeln!(out, "flowtap: {lines} lines of the log were dropped: nobody read them");
+                    let _ = writeln!(
+                        out,
+                        "flowtap: {lines} lines of the log were dropped: nobody read them"
+                    );
                     reported = now;
                 }
                 // A closed standard error is not a reason to end.
@@ -156,7 +159,10 @@ mod tests {
         LogWriter::flush(&writer, Duration::from_secs(30));
         drop(writer);
         let text = read.join().unwrap();
-        assert!(text.contains(&format!("{dropped} lines of the log were dropped")), "not counted");
+        assert!(
+            text.contains(&format!("{dropped} lines of the log were dropped")),
+            "not counted"
+        );
         assert!(text.ends_with("the last line\n"));
     }
 }

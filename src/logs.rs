@@ -151,9 +151,9 @@ impl Visit for Visitor<'_> {
 mod tests {
     use super::*;
     use std::io;
-    use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::Registry;
     use tracing_subscriber::fmt;
+    use tracing_subscriber::layer::SubscriberExt;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

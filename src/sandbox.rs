@@ -475,10 +475,7 @@ mod tests {
 
         within(&config(&[]), || {
             assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM));
-            assert_eq!(
-                memfd_create("x", MFdFlags::empty()).err(),
-                Some(Errno::EPERM)
-            );
+            assert_eq!(memfd_create("x", MFdFlags::empty()).err(), Some(Errno::EPERM));
             let open = |family| socket(family, SockType::Stream, SockFlag::empty(), None).err();
             assert_eq!(open(AddressFamily::Vsock), Some(Errno::EPERM));
             assert_eq!(open(AddressFamily::Packet), Some(Errno::EPERM));

@@ -81,18 +81,18 @@ impl Substitution<'_> {
                     self.substituted.push((key_of(&self.path), expanded.clone()));
                 }
                 match expanded {
-                Ok((expanded, true)) => {
-                    if let Some(scalar) = value_from_yaml(&expanded).ok().filter(is_scalar) {
-                        *value = scalar;
-                        self.texts.insert(self.path.clone(), expanded);
-                    } else {
-                        *value = Value::String(*tag, expanded);
+                    Ok((expanded, true)) => {
+                        if let Some(scalar) = value_from_yaml(&expanded).ok().filter(is_scalar) {
+                            *value = scalar;
+                            self.texts.insert(self.path.clone(), expanded);
+                        } else {
+                            *value = Value::String(*tag, expanded);
+                        }
                     }
-                }
-                Ok((expanded, false)) => *text = expanded,
-                Err(failure) => {
-                    self.failures.push((self.path.clone(), failure));
-                }
+                    Ok((expanded, false)) => *text = expanded,
+                    Err(failure) => {
+                        self.failures.push((self.path.clone(), failure));
+                    }
                 }
             }
             Value::Array(_, list) => {

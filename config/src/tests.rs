@@ -489,7 +489,10 @@ fn no_error_shows_a_value_of_set_of_a_variable_or_of_a_file() {
     .to_string();
     assert!(!errors.contains("hunter") && !errors.contains("7x"), "{errors}");
     assert!(errors.contains("(the substituted value)"), "{errors}");
-    assert!(errors.contains("--set exporters.prometheus.bearer: "), "the key is shown: {errors}");
+    assert!(
+        errors.contains("--set exporters.prometheus.bearer: "),
+        "the key is shown: {errors}"
+    );
 }
 
 proptest! {

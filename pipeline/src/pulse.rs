@@ -160,7 +160,10 @@ mod tests {
             pulse.scan_failed("Too many open files".to_owned());
             pulse.watermark(at(scan), now);
         }
-        assert_eq!(pulse.health(now), Health::Failing("Too many open files".to_owned()));
+        assert_eq!(
+            pulse.health(now),
+            Health::Failing("Too many open files".to_owned())
+        );
         assert_eq!(pulse.last_scan(), at(0));
         pulse.watermark(at(4), now);
         assert_eq!((pulse.health(now), pulse.last_scan()), (Health::Ok, at(4)));
@@ -175,13 +178,13 @@ mod tests {
             pulse.watermark(at(n), second(n));
         }
         assert_eq!(pulse.health(second(59)), Health::Ok);
-        assert_eq!(
-            pulse.health(second(61)),
-            Health::Stalled(Duration::from_secs(31))
-        );
+        assert_eq!(pulse.health(second(61)), Health::Stalled(Duration::from_secs(31)));
         // The gap of the fault itself is not taken for the interval.
         pulse.watermark(at(90), second(90));
-        assert_eq!(pulse.health(second(121)), Health::Stalled(Duration::from_secs(31)));
+        assert_eq!(
+            pulse.health(second(121)),
+            Health::Stalled(Duration::from_secs(31))
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -208,8 +208,9 @@ pub struct Runner {
     leaving: BTreeMap<ComponentId, RunningExporter>,
     pipelines: BTreeMap<Arc<str>, RunningPipeline>,
     receivers: BTreeMap<ComponentId, RunningReceiver>,
-    /// What receivers have left to those that replace them, until these are started.
-    inheritances: BTreeMap<ComponentId, Inheritance>,
+    /// What receivers have left to those that replace them, until these are started. Behind a lock that is never contended, because an
+    /// inheritance need not be `Sync`, and a future of the runner's must be `Send`.
+    inheritances: Mutex<BTreeMap<ComponentId, Inheritance>>,
 }
 
 /// An exporter at work: a task behind its queue.
@@ -262,7 +263,7 @@ impl Runner {
             leaving: BTreeMap::new(),
             pipelines: BTreeMap::new(),
             receivers: BTreeMap::new(),
-            inheritances: BTreeMap::new(),
+            inheritances: Mutex::default(),
         }
     }
 
@@ -279,14 +280,22 @@ impl Runner {
         if applied.is_ok() {
             for pipeline in self.pipelines.values() {
                 let receivers = pipeline.receivers.clone();
-                self.on_chain(&pipeline.chain, move |chain| chain.detach_receivers_but(&receivers))
-                    .await;
+                self.on_chain(&pipeline.chain, move |chain| {
+                    chain.detach_receivers_but(&receivers)
+                })
+                .await;
             }
         }
         for exporter in self.exporters.values() {
             exporter.outlet.queue.relieve(false);
         }
         applied
+    }
+
+    fn inheritances(&mut self) -> &mut BTreeMap<ComponentId, Inheritance> {
+        self.inheritances
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets no queue block any longer: a full one drops its oldest, counted.
@@ -538,7 +547,7 @@ impl Runner {
             };
             let inheritance = ended.unwrap_or_else(stuck)?;
             if let Some(inheritance) = inheritance.filter(|_| is_replaced) {
-                self.inheritances.insert(id, inheritance);
+                self.inheritances().insert(id, inheritance);
             }
         }
         for node in nodes {
@@ -549,7 +558,7 @@ impl Runner {
             }
         }
         // Only a start that failed leaves any, and then the graph before takes it over again.
-        self.inheritances.clear();
+        self.inheritances().clear();
         Ok(())
     }
 
@@ -570,7 +579,7 @@ impl Runner {
         } = node;
         self.status
             .set(ComponentKind::Receiver, &id, State::Starting, None);
-        let inheritance = self.inheritances.remove(&id);
+        let inheritance = self.inheritances().remove(&id);
         let continues = inheritance.is_some_and(|inheritance| receiver.take_over(inheritance).is_ok());
         if !continues {
             for chain in &fed {
@@ -602,7 +611,7 @@ impl Runner {
             }
             Err((error, inheritance)) => {
                 if let Some(inheritance) = inheritance {
-                    self.inheritances.insert(id, inheritance);
+                    self.inheritances().insert(id, inheritance);
                 }
                 Err(self.failed(ComponentKind::Receiver, error))
             }
@@ -667,7 +676,12 @@ impl Runner {
             // One that has ended before said why then.
             if !receiver.ends.is_terminated() {
                 let ended = tokio::time::timeout_at(until, receiver.end(id)).await;
-                let stuck = |_| Err(RunError::Stuck { id: id.clone(), waited });
+                let stuck = |_| {
+                    Err(RunError::Stuck {
+                        id: id.clone(),
+                        waited,
+                    })
+                };
                 outcome = outcome.and(ended.unwrap_or_else(stuck).map(drop));
             }
         }

@@ -65,10 +65,14 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
             "another process has the port (`ss -ltnp 'sport = :{port}'` shows which); stop it, or set another one: --set {key}=ADDRESS:PORT"
         ),
         io::ErrorKind::AddrNotAvailable => {
-            format!("no interface has this address (yet); `ip address` lists those that are up, and --set {key}=0.0.0.0:{port} takes any")
+            format!(
+                "no interface has this address (yet); `ip address` lists those that are up, and --set {key}=0.0.0.0:{port} takes any"
+            )
         }
         io::ErrorKind::PermissionDenied => {
-            format!("ports below 1024 need CAP_NET_BIND_SERVICE; grant it, or set another one: --set {key}=ADDRESS:PORT")
+            format!(
+                "ports below 1024 need CAP_NET_BIND_SERVICE; grant it, or set another one: --set {key}=ADDRESS:PORT"
+            )
         }
         _ => format!("set another address: --set {key}=ADDRESS:PORT"),
     }

@@ -118,7 +118,12 @@ impl StatusBoard {
                 match health.problem() {
                     None => self.set(ComponentKind::Receiver, &id, State::Ok, None),
                     Some(problem) => {
-                        self.set(ComponentKind::Receiver, &id, State::RecoverableError, Some(problem));
+                        self.set(
+                            ComponentKind::Receiver,
+                            &id,
+                            State::RecoverableError,
+                            Some(problem),
+                        );
                     }
                 }
             }

@@ -169,7 +169,11 @@ fn an_address_that_is_taken_is_named() {
         .output()
         .unwrap();
     let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(75), "a restart may find it free: {said}");
+    assert_eq!(
+        output.status.code(),
+        Some(75),
+        "a restart may find it free: {said}"
+    );
     for words in [&*address, "exporters.prometheus.endpoint", "hint: ", "--set "] {
         assert!(said.contains(words), "no {words} in:\n{said}");
     }

@@ -176,7 +176,9 @@ fn half_requests_and_answers_that_are_not_read_do_not_delay_the_end() {
             &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2000),
         ] {
             let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+            stream
+                .set_write_timeout(Some(Duration::from_millis(200)))
+                .unwrap();
             // The server stops reading once its answers are not taken.
             let _ = stream.write_all(request);
             held.push(stream);
@@ -203,7 +205,9 @@ fn a_signal_during_a_reload_is_heard_and_what_its_exporters_had_is_counted() {
     let list = "otlp/a, otlp/b, otlp/c, otlp/d";
     let (mut log, stderr) = unread();
     let running = Running::start(&exporters("1"), list, "", Stdio::null(), stderr);
-    running.until("under way", || running.metric("flowtap_exporter_queue_size") > 3.0);
+    running.until("under way", || {
+        running.metric("flowtap_exporter_queue_size") > 3.0
+    });
     running.reload(&exporters("2"), list, "");
     thread::sleep(Duration::from_millis(500));
     let (took, code) = running.stop();
@@ -226,9 +230,25 @@ fn an_exporter_that_blocks_delays_neither_a_reload_nor_the_end() {
     );
     for reload in [false, true] {
         let running = Running::start(&exporters, "otlp", "", Stdio::null(), Stdio::null());
-        running.until("full", || running.metric("flowtap_exporter_queue_size{exporter=\"otlp\"") >= 1.0);
+        running.until("full", || {
+            running.metric("flowtap_exporter_queue_size{exporter=\"otlp\"") >= 1.0
+        });
         // Long enough for the next window to wait for room.
         thread::sleep(Duration::from_secs(1));
+        if !reload {
+            // Meanwhile nobody says that all is well, and nobody restarts it: that would lose what waits.
+            running.until("not ready", || {
+                answers(running.admin, "/readyz").contains(" 503 ")
+            });
+            let status = answers(running.admin, "/status");
+            assert!(
+                status.contains("waits for an exporter with when_full: block"),
+                "{status}"
+            );
+            assert!(answers(running.admin, "/healthz").contains(" 200 "));
+            assert!(running.metric("flowtap_receiver_last_scan_timestamp_seconds") > 1e9);
+            assert!(running.metric("flowtap_window_last_close_timestamp_seconds") > 1e9);
+        }
         if reload {
             running.reload(&exporters, "otlp", ", max_series: 1001");
             let applied = || answers(running.admin, "/status").contains("\"applied\":1");
@@ -255,15 +275,17 @@ fn what_is_under_way_at_the_deadline_is_counted_as_lost() {
     assert_eq!(code, Some(UNDELIVERED));
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
-    assert!(text.contains("2s with ") && !text.contains("2s with 0 points"), "{text}");
+    assert!(
+        text.contains("2s with ") && !text.contains("2s with 0 points"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_pipe_that_nobody_reads_blocks_only_what_is_printed_there() {
     let scrape = free_address();
-    let exporters = format!(
-        "  prometheus: {{endpoint: \"{scrape}\"}}\n  debug: {{verbosity: normal, sampling: 5000}}\n"
-    );
+    let exporters =
+        format!("  prometheus: {{endpoint: \"{scrape}\"}}\n  debug: {{verbosity: normal, sampling: 5000}}\n");
     let (_stdout_reader, stdout) = unread();
     let (_stderr_reader, stderr) = unread();
     // A tenth of a second of this fills both pipes.
@@ -271,7 +293,11 @@ fn a_pipe_that_nobody_reads_blocks_only_what_is_printed_there() {
     running.until("printing waits", || {
         running.metric("flowtap_exporter_enqueue_failed_metric_points_total{exporter=\"debug\"") > 0.0
     });
-    for (address, path) in [(scrape, "/metrics"), (running.telemetry, "/metrics"), (running.admin, "/healthz")] {
+    for (address, path) in [
+        (scrape, "/metrics"),
+        (running.telemetry, "/metrics"),
+        (running.admin, "/healthz"),
+    ] {
         assert!(answers(address, path).contains(" 200 "), "{address}{path}");
     }
     let (took, code) = running.stop();
@@ -282,10 +308,13 @@ fn a_pipe_that_nobody_reads_blocks_only_what_is_printed_there() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let peer = silent_peer();
-    let exporters = format!("  otlp: {{endpoint: \"http://{peer}\", protocol: http/protobuf, interval: 200ms}}\n");
+    let exporters =
+        format!("  otlp: {{endpoint: \"http://{peer}\", protocol: http/protobuf, interval: 200ms}}\n");
     let (mut log, stderr) = unread();
     let running = Running::start(&exporters, "otlp", "", Stdio::null(), stderr);
-    running.until("under way", || running.metric("flowtap_exporter_queue_size{exporter=\"otlp\"") >= 1.0);
+    running.until("under way", || {
+        running.metric("flowtap_exporter_queue_size{exporter=\"otlp\"") >= 1.0
+    });
     let pid = running.pid();
     let second = thread::spawn(move || {
         thread::sleep(Duration::from_millis(300));
@@ -297,7 +326,10 @@ fn a_second_signal_ends_it_at_once() {
     assert_eq!(code, Some(UNDELIVERED));
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
-    assert!(text.contains("second signal: what was not exported is lost"), "{text}");
+    assert!(
+        text.contains("second signal: what was not exported is lost"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -323,8 +355,14 @@ fn idle_connections_lock_nobody_out_of_any_listener() {
         assert!(answers(telemetry, "/metrics").contains(" 200 "));
     }
     let name = "flowtap_listener_closed_connections_total";
-    for listener in ["exporters/prometheus", "service/admin", "service/telemetry/metrics"] {
-        let closed = daemon.telemetry().sum(name, &[("listener", listener), ("reason", "idle")]);
+    for listener in [
+        "exporters/prometheus",
+        "service/admin",
+        "service/telemetry/metrics",
+    ] {
+        let closed = daemon
+            .telemetry()
+            .sum(name, &[("listener", listener), ("reason", "idle")]);
         assert!(closed >= 300 - 64, "{listener}: {closed}");
     }
     daemon.wait_for("a listener is at its limit of connections");

@@ -375,7 +375,11 @@ fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
         expected.sort();
         expected
     };
-    assert_eq!(names(dir.path()).len(), 3 + 5, "until a window comes nothing is known to be old");
+    assert_eq!(
+        names(dir.path()).len(),
+        3 + 5,
+        "until a window comes nothing is known to be old"
+    );
     assert_eq!(writer.write(&window(20, 1)), wrote(1));
     assert_eq!(
         names(dir.path()),

@@ -108,7 +108,10 @@ mod tests {
         ] {
             assert_eq!(status(&[], Version::HTTP_11, "/flows", Some(host)), 421, "{host}");
         }
-        assert_eq!(status(&["node1"], Version::HTTP_11, "/flows", Some("Node1:80")), 200);
+        assert_eq!(
+            status(&["node1"], Version::HTTP_11, "/flows", Some("Node1:80")),
+            200
+        );
         assert_eq!(status(&["*"], Version::HTTP_11, "/flows", Some("x.example")), 200);
     }
 

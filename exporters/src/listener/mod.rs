@@ -150,7 +150,10 @@ impl Listener {
     pub fn tls(self, config: rustls::ServerConfig, certificate: Arc<ServerCertificate>) -> Self {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         Self {
-            tls: Some(Tls { acceptor, certificate }),
+            tls: Some(Tls {
+                acceptor,
+                certificate,
+            }),
             ..self
         }
     }
@@ -245,7 +248,11 @@ impl Listener {
             let (tls, routes, timeout) = (self.tls.clone(), routes.clone(), self.timeout);
             let watcher = graceful.watcher();
             tokio::spawn(async move {
-                let service = Service { routes, hosts, connection };
+                let service = Service {
+                    routes,
+                    hosts,
+                    connection,
+                };
                 let serving = async {
                     match tls {
                         None => serve(stream, service.clone(), timeout, watcher).await,

@@ -15,7 +15,9 @@ struct Served {
 
 async fn serve_routes(max_connections: usize, routes: Router) -> Served {
     let closed = ClosedConnections::new(&opentelemetry::global::meter("test"), "test");
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), closed).await.unwrap();
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), closed)
+        .await
+        .unwrap();
     let (address, stop) = (listener.address(), CancellationToken::new());
     let serving = listener
         .limits(max_connections, PATIENCE)
@@ -28,7 +30,11 @@ async fn serve_routes(max_connections: usize, routes: Router) -> Served {
 }
 
 async fn served(max_connections: usize) -> Served {
-    serve_routes(max_connections, Router::new().route("/", get(|| async { "ok\n" }))).await
+    serve_routes(
+        max_connections,
+        Router::new().route("/", get(|| async { "ok\n" })),
+    )
+    .await
 }
 
 async fn ask(address: SocketAddr, request: &str) -> String {
@@ -93,8 +99,14 @@ async fn http_1_only_with_a_head_of_16_kib() {
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
     let response = ask(served.address, preface).await;
     // A SETTINGS frame would be type 4 in the fourth byte.
-    assert!(response.is_empty() || response.starts_with("HTTP/1.1 4"), "{response:?}");
-    let long = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    assert!(
+        response.is_empty() || response.starts_with("HTTP/1.1 4"),
+        "{response:?}"
+    );
+    let long = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+        "x".repeat(20_000)
+    );
     let response = ask(served.address, &long).await;
     assert!(response.starts_with("HTTP/1.1 431"), "{response}");
 }
@@ -129,7 +141,10 @@ async fn it_stops_whatever_its_clients_do() {
     unread.readable().await.unwrap();
     let began = Instant::now();
     served.stop.cancel();
-    tokio::time::timeout(PATIENCE, served.task).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, served.task)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(began.elapsed() < DRAIN_TIMEOUT * 4, "{:?}", began.elapsed());
     // The connections are gone, too.
     assert_eq!(read(&mut half).await, "");

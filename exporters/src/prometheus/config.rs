@@ -102,10 +102,12 @@ impl ComponentConfig for Config {
                 message: "can't have a colon: it ends the name (RFC 7617)".to_owned(),
             });
         }
-        let empty = |path: &[&str]| Fault {
+        let empty = |path: &[&str]| {
+            Fault {
             path: path.iter().map(|&key| key.to_owned()).collect(),
             message: "is empty, so it would protect nothing; hint: check the variable or file that it comes from, or remove the key"
                 .to_owned(),
+        }
         };
         if let Some(auth) = &self.basic_auth {
             if auth.username.is_empty() {
@@ -115,7 +117,11 @@ impl ComponentConfig for Config {
                 faults.push(empty(&["basic_auth", "password"]));
             }
         }
-        if self.bearer_token.as_ref().is_some_and(|token| token.trim().is_empty()) {
+        if self
+            .bearer_token
+            .as_ref()
+            .is_some_and(|token| token.trim().is_empty())
+        {
             faults.push(empty(&["bearer_token"]));
         }
         faults

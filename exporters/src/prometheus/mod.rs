@@ -142,7 +142,11 @@ impl Exporter for PrometheusExporter {
                     tls::server_config(files).map_err(|error| StageError::Other(error.into()))?;
                 listener = listener.tls(config, certificate);
             }
-            let scheme = if self.config.tls.is_some() { "https" } else { "http" };
+            let scheme = if self.config.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
             let address = self.config.endpoint;
             tracing::info!(%address, "metrics on {scheme}://{address}/metrics");
             let routes = Router::new()
@@ -423,6 +427,33 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    }
+
+    #[test]
+    fn empty_passwords_and_tokens_are_refused() {
+        use flowtap_pipeline::ComponentConfig;
+
+        let auth = |username: &str, password: &str| {
+            Some(BasicAuth {
+                username: username.to_owned(),
+                password: password.to_owned(),
+            })
+        };
+        let keys = |config: Config| -> Vec<String> {
+            let faults = config.validate();
+            faults.iter().map(|fault| fault.path.join(".")).collect()
+        };
+        let with = |basic_auth, bearer_token: Option<&str>| Config {
+            basic_auth,
+            bearer_token: bearer_token.map(str::to_owned),
+            ..Config::default()
+        };
+        assert_eq!(keys(with(auth("scraper", ""), None)), ["basic_auth.password"]);
+        assert_eq!(
+            keys(with(auth("", "x"), Some(" "))),
+            ["basic_auth.username", "bearer_token"]
+        );
+        assert!(keys(with(auth("scraper", "x"), Some("t0ken"))).is_empty());
     }
 
     /// Whether a scrape over TLS succeeds, trusting `ca`.

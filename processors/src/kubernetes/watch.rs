@@ -118,7 +118,9 @@ impl Telemetry {
         Self {
             last_event: meter
                 .f64_gauge("kubernetes_last_event_timestamp")
-                .with_description("When the Kubernetes API last reported an object of a resource, since the epoch.")
+                .with_description(
+                    "When the Kubernetes API last reported an object of a resource, since the epoch.",
+                )
                 .with_unit("s")
                 .build(),
             errors: meter

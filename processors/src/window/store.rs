@@ -419,10 +419,8 @@ mod tests {
         let start = Timestamp::from_nanos(1);
         let keys: Vec<_> = (0..5_000_u32)
             .filter_map(|i| {
-                let record = crate::testing::record(
-                    "192.0.2.1:80",
-                    &format!("10.0.{}.{}:4000", i / 250, i % 250),
-                );
+                let record =
+                    crate::testing::record("192.0.2.1:80", &format!("10.0.{}.{}:4000", i / 250, i % 250));
                 let facets = Facets {
                     direction: Some(Direction::Outbound),
                     cause: None,
