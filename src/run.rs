@@ -2,7 +2,7 @@
 //! new config takes the place of the one before.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flowtap_config::Config;
 use flowtap_pipeline::StatusBoard;
@@ -30,6 +30,9 @@ use crate::status_page::{self, Pipelines};
 use crate::stop::{Signals, Stop};
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
+
+/// How long after `service.shutdown_timeout` the last push of the daemon's own metrics is given up; before the deadline ends all.
+const LAST_METRICS: Duration = Duration::from_millis(650);
 
 /// How long the last lines of the log may take.
 const LAST_LINES: Duration = Duration::from_millis(100);
@@ -178,6 +181,7 @@ async fn supervise(
     }
     // Whatever has ended the run, from here on the deadline counts.
     stopping.begin();
+    let last_metrics_until = Instant::now() + running.config.service.shutdown_timeout + LAST_METRICS;
     systemd::stopping();
     let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
     readiness.set(false);
@@ -188,8 +192,9 @@ async fn supervise(
         // A task that panicked has said so itself.
         let _ = server.await;
     }
-    // It may wait for a collector; the deadline ends that.
-    let _ = tokio::task::spawn_blocking(move || telemetry.shutdown()).await;
+    // It may wait for a collector that is away, which must not cost the report of how the pipelines ended.
+    let last_metrics = tokio::task::spawn_blocking(move || telemetry.shutdown());
+    let _ = tokio::time::timeout_at(last_metrics_until.into(), last_metrics).await;
     outcome
 }
 

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
 use flowtap_config::Config;
+use flowtap_receivers::containers::mount::Hierarchy;
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
@@ -194,8 +195,10 @@ impl Needs {
             .filter(|path| path.as_path() != Path::new("/proc") && path.join("1/stat").exists())
             .cloned()
             .collect();
-        // Within Landlock even the right to look at any process does not show those that `hidepid=` hides.
-        let hidden = proc_roots.iter().any(|root| hides_processes(root));
+        // Within Landlock even the right to look at any process shows neither those that `hidepid=` hides, nor their mounts.
+        let hidden = proc_roots
+            .iter()
+            .any(|root| hides_processes(root) || has_the_cgroups(root));
         if hidden {
             capabilities.insert(Capability::CAP_SYS_PTRACE);
         }
@@ -225,6 +228,12 @@ impl Needs {
             proc_roots,
         }
     }
+}
+
+/// Whether cgroups are in sight only through the root of process 1 in the proc file system at `root`.
+fn has_the_cgroups(root: &Path) -> bool {
+    let id = |root| Hierarchy::find(root).map(|hierarchy| hierarchy.id);
+    id(root) != id(Path::new("/proc"))
 }
 
 /// Whether the proc file system at `root` hides processes of other users (`hidepid=`, proc(5)).
@@ -289,7 +298,7 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     let landlock = if needs.landlock {
         restrict_files(&needs).map_or_else(|error| format!("refused ({error})"), str::to_owned)
     } else {
-        "off, because proc_root is mounted with hidepid=".to_owned()
+        "off, for what is beneath proc_root".to_owned()
     };
     let seccomp = deny_calls().map_or_else(|error| format!("refused ({error})"), str::to_owned);
     Ok(Sandbox {
