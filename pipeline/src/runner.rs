@@ -281,7 +281,7 @@ impl Runner {
             for pipeline in self.pipelines.values() {
                 let receivers = pipeline.receivers.clone();
                 self.on_chain(&pipeline.chain, move |chain| {
-                    chain.detach_receivers_but(&receivers)
+                    chain.detach_receivers_but(&receivers);
                 })
                 .await;
             }

@@ -26,6 +26,8 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Request, Response, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -37,7 +39,7 @@ use opentelemetry::metrics::{Counter, Meter};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -212,32 +214,13 @@ impl Listener {
             if std::mem::take(&mut starved) {
                 tracing::info!(address = %self.address, "connections are accepted again");
             }
-            if is_reserved(&stream) {
-                // The new one may stay if another leaves: the number of open descriptors is what counts.
-                let reason = connections.evict(Instant::now());
-                self.closed.add(1, reason.unwrap_or(Reason::Descriptors));
-                episode.closed(Reason::Descriptors);
-                if reason.is_none() {
-                    continue;
-                }
-            }
-            let permit = match Arc::clone(&permits).try_acquire_owned() {
-                Ok(permit) => permit,
-                Err(_) => {
-                    let reason = connections.evict(Instant::now());
-                    self.closed.add(1, reason.unwrap_or(Reason::Full));
-                    episode.closed(reason.unwrap_or(Reason::Full));
-                    if reason.is_none() {
-                        continue;
-                    }
-                    // The evicted connection's task returns its permit as soon as it is scheduled, so this is short, and the
-                    // number of connections never exceeds the limit.
-                    let returned = Arc::clone(&permits).acquire_owned();
-                    match stop.run_until_cancelled(returned).await {
-                        Some(Ok(permit)) => permit,
-                        _ => break,
-                    }
-                }
+            let permit = match self.admit(&stream, &permits, &connections, &mut episode) {
+                Admission::Admitted(permit) => permit,
+                Admission::Rejected => continue,
+                Admission::Evicting(permit) => match stop.run_until_cancelled(permit).await {
+                    Some(Ok(permit)) => permit,
+                    _ => break,
+                },
             };
             // A client that does not read leaves its window shut; the kernel ends such a connection by itself.
             if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(self.timeout)) {
@@ -274,6 +257,35 @@ impl Listener {
         close_all.cancel();
     }
 
+    /// Decides whether `stream` gets a place, and makes room for it if another connection may go.
+    fn admit(
+        &self,
+        stream: &TcpStream,
+        permits: &Arc<Semaphore>,
+        connections: &Connections,
+        episode: &mut Episode,
+    ) -> Admission {
+        if is_reserved(stream) {
+            // The new one may stay if another leaves: the number of open descriptors is what counts.
+            let reason = connections.evict(Instant::now());
+            self.closed.add(1, reason.unwrap_or(Reason::Descriptors));
+            episode.closed(Reason::Descriptors);
+            if reason.is_none() {
+                return Admission::Rejected;
+            }
+        }
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Admission::Admitted(permit);
+        }
+        let reason = connections.evict(Instant::now());
+        self.closed.add(1, reason.unwrap_or(Reason::Full));
+        episode.closed(reason.unwrap_or(Reason::Full));
+        match reason {
+            Some(_) => Admission::Evicting(Arc::clone(permits).acquire_owned().boxed()),
+            None => Admission::Rejected,
+        }
+    }
+
     /// Whether `Host` is checked on this connection: it came over the loopback interface, and without TLS, whose certificate
     /// already binds the name.
     fn guards(&self, stream: &TcpStream) -> bool {
@@ -290,6 +302,15 @@ impl Listener {
             }
         }
     }
+}
+
+/// Whether a new connection has a place.
+enum Admission {
+    Admitted(OwnedSemaphorePermit),
+    /// Once the evicted connection's task has returned its permit, which it does as soon as it is scheduled: so the number of
+    /// connections never exceeds the limit.
+    Evicting(BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>),
+    Rejected,
 }
 
 /// Whether `stream` has one of the last descriptors. The kernel hands out the lowest free number, so that many are open.
