@@ -149,11 +149,12 @@ mod tests {
         let dropped = writer.dropped.load(Ordering::Relaxed);
         assert!((14..20).contains(&dropped), "{dropped}");
 
-        let read = thread::spawn(move || {
+        let read = move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).unwrap();
             text
-        });
+        };
+        let read = thread::Builder::new().spawn(read).unwrap();
         LogWriter::flush(&writer, Duration::from_secs(30));
         writer.write_all(b"the last line\n").unwrap();
         LogWriter::flush(&writer, Duration::from_secs(30));

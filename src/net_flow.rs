@@ -118,7 +118,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let net = listen_scan::process_dir(root.path()).join("net");
         fs::create_dir_all(&net).unwrap();
-        let table: String = (0..20_000).map(|line| format!("{line:149}\n")).collect();
+        let line = format!("{:149}\n", "x");
+        let table = line.repeat(20_000);
         fs::write(net.join("tcp"), &table).unwrap();
         let routes = routes(root.path().to_owned());
         let request = || Request::get("/net-flow/tcp-file").body(Body::empty()).unwrap();

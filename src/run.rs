@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use flowtap_config::Config;
+use axum::Router;
+use flowtap_config::{Config, ServiceConfig};
 use flowtap_pipeline::StatusBoard;
 use flowtap_pipeline::runner::{Graph, Runner};
 use nix::sys::stat::{Mode, umask};
@@ -19,7 +20,7 @@ use crate::descriptors;
 use crate::exit::Failure;
 use crate::flows::tap::Tap;
 use crate::graph::{self, Surroundings};
-use crate::http::{self, Endpoint};
+use crate::http::{self, Endpoint, Server};
 use crate::log_writer::LogWriter;
 use crate::memory;
 use crate::net_flow;
@@ -114,27 +115,13 @@ async fn supervise(
     stop.run_until_cancelled(following).await.unwrap_or(Ok(()))?;
     let (readiness, board, reloads) = (Readiness::default(), StatusBoard::default(), Reloads::new(&meter));
     let servers_stop = CancellationToken::new();
-    let mut servers = Vec::new();
-    if let (Some(address), Some(tap)) = (config.service.admin.endpoint, &tap) {
-        let routes = admin::routes(readiness.clone(), board.clone(), reloads.clone())
+    let routes = tap.as_ref().map(|tap| {
+        admin::routes(readiness.clone(), board.clone(), reloads.clone())
             .merge(net_flow::routes(proc_root(&config)))
             .merge(tap.routes())
-            .merge(status_page::routes(pipelines.clone(), telemetry.reader()));
-        let endpoint = Endpoint {
-            section: "service.admin",
-            address,
-            allowed_hosts: &config.service.admin.allowed_hosts,
-        };
-        servers.push(http::serve(endpoint, routes, &meter, servers_stop.clone()).await?);
-    }
-    if let Some(address) = config.service.telemetry.metrics.endpoint {
-        let endpoint = Endpoint {
-            section: "service.telemetry.metrics",
-            address,
-            allowed_hosts: &config.service.telemetry.metrics.allowed_hosts,
-        };
-        servers.push(http::serve(endpoint, telemetry.routes(), &meter, servers_stop.clone()).await?);
-    }
+            .merge(status_page::routes(pipelines.clone(), telemetry.reader()))
+    });
+    let servers = listen(&config.service, routes, telemetry.routes(), &meter, &servers_stop).await?;
 
     let mut running = Running {
         runner: Runner::new(&meter, config.service.shutdown_timeout, board.clone()),
@@ -196,6 +183,37 @@ async fn supervise(
     let last_metrics = tokio::task::spawn_blocking(move || telemetry.shutdown());
     let _ = tokio::time::timeout_at(last_metrics_until.into(), last_metrics).await;
     outcome
+}
+
+/// Serves `admin` and the daemon's own metrics where the config says so, until `stop`.
+async fn listen(
+    config: &ServiceConfig,
+    admin: Option<Router>,
+    metrics: Router,
+    meter: &Meter,
+    stop: &CancellationToken,
+) -> Result<Vec<Server>, Failure> {
+    let admin = config.admin.endpoint.zip(admin).map(|(address, routes)| {
+        let endpoint = Endpoint {
+            section: "service.admin",
+            address,
+            allowed_hosts: &config.admin.allowed_hosts,
+        };
+        (endpoint, routes)
+    });
+    let metrics = config.telemetry.metrics.endpoint.map(|address| {
+        let endpoint = Endpoint {
+            section: "service.telemetry.metrics",
+            address,
+            allowed_hosts: &config.telemetry.metrics.allowed_hosts,
+        };
+        (endpoint, metrics)
+    });
+    let mut servers = Vec::new();
+    for (endpoint, routes) in admin.into_iter().chain(metrics) {
+        servers.push(http::serve(endpoint, routes, meter, stop.clone()).await?);
+    }
+    Ok(servers)
 }
 
 /// What runs, and what it was made from.

@@ -492,7 +492,7 @@ mod tests {
                 assert_eq!(open(family), None, "{family:?}");
             }
             // The C library starts a thread with clone3, and with clone where there is none.
-            assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);
+            assert_eq!(thread::scope(|scope| scope.spawn(|| 7).join().unwrap()), 7);
             let knows_scopes = Ruleset::default()
                 .set_compatibility(CompatLevel::HardRequirement)
                 .scope(Scope::Signal)

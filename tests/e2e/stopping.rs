@@ -89,14 +89,6 @@ impl Running {
             .sum()
     }
 
-    fn until(&self, what: &str, seen: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !seen() {
-            assert!(Instant::now() < deadline, "never {what}");
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     /// Sends SIGTERM; returns how long the end took, and the exit code.
     fn stop(mut self) -> (Duration, Option<i32>) {
         let began = Instant::now();
@@ -141,6 +133,14 @@ fn write_config(
          pipelines: {{flows: {{receivers: [generator], processors: [direction, policy, window], exporters: [{list}]}}}}\n"
     );
     fs::write(dir.join("flowtap.yaml"), text).unwrap();
+}
+
+fn until(what: &str, seen: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !seen() {
+        assert!(Instant::now() < deadline, "never {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// What `GET path` is answered with; empty without an answer.
@@ -205,7 +205,7 @@ fn a_signal_during_a_reload_is_heard_and_what_its_exporters_had_is_counted() {
     let list = "otlp/a, otlp/b, otlp/c, otlp/d";
     let (mut log, stderr) = unread();
     let running = Running::start(&exporters("1"), list, "", Stdio::null(), stderr);
-    running.until("under way", || {
+    until("under way", || {
         running.metric("flowtap_exporter_queue_size") > 3.0
     });
     running.reload(&exporters("2"), list, "");
@@ -230,14 +230,14 @@ fn an_exporter_that_blocks_delays_neither_a_reload_nor_the_end() {
     );
     for reload in [false, true] {
         let running = Running::start(&exporters, "otlp", "", Stdio::null(), Stdio::null());
-        running.until("full", || {
+        until("full", || {
             running.metric("flowtap_exporter_queue_size{exporter=\"otlp\"") >= 1.0
         });
         // Long enough for the next window to wait for room.
         thread::sleep(Duration::from_secs(1));
         if !reload {
             // Meanwhile nobody says that all is well, and nobody restarts it: that would lose what waits.
-            running.until("not ready", || {
+            until("not ready", || {
                 answers(running.admin, "/readyz").contains(" 503 ")
             });
             let status = answers(running.admin, "/status");
@@ -252,7 +252,7 @@ fn an_exporter_that_blocks_delays_neither_a_reload_nor_the_end() {
         if reload {
             running.reload(&exporters, "otlp", ", max_series: 1001");
             let applied = || answers(running.admin, "/status").contains("\"applied\":1");
-            running.until("reloaded", applied);
+            until("reloaded", applied);
             let dropped = "flowtap_exporter_enqueue_failed_metric_points_total{exporter=\"otlp\"";
             assert!(running.metric(dropped) > 0.0, "what made room is counted");
         }
@@ -290,7 +290,7 @@ fn a_pipe_that_nobody_reads_blocks_only_what_is_printed_there() {
     let (_stderr_reader, stderr) = unread();
     // A tenth of a second of this fills both pipes.
     let running = Running::start(&exporters, "prometheus, debug", "", stdout, stderr);
-    running.until("printing waits", || {
+    until("printing waits", || {
         running.metric("flowtap_exporter_enqueue_failed_metric_points_total{exporter=\"debug\"") > 0.0
     });
     for (address, path) in [
@@ -312,7 +312,7 @@ fn a_second_signal_ends_it_at_once() {
         format!("  otlp: {{endpoint: \"http://{peer}\", protocol: http/protobuf, interval: 200ms}}\n");
     let (mut log, stderr) = unread();
     let running = Running::start(&exporters, "otlp", "", Stdio::null(), stderr);
-    running.until("under way", || {
+    until("under way", || {
         running.metric("flowtap_exporter_queue_size{exporter=\"otlp\"") >= 1.0
     });
     let pid = running.pid();
