@@ -38,30 +38,46 @@ struct Status {
     components: BTreeMap<String, ComponentStatus>,
 }
 
-/// `/healthz`: 200 as long as the daemon answers. `/readyz`: 200 while it measures, else 503. `/status`: JSON.
+/// `/healthz`: 200 as long as every receiver's thread is alive. `/readyz`: 200 while every receiver scans. Else 503. `/status`: JSON.
 pub(crate) fn routes(readiness: Readiness, board: StatusBoard, reloads: Reloads) -> Router {
     let started_unix_nano = Timestamp::now().as_nanos();
     let ready = {
-        let readiness = readiness.clone();
+        let (readiness, board) = (readiness.clone(), board.clone());
         move || async move {
-            if readiness.get() {
+            if readiness.get() && board.is_measuring() {
                 (StatusCode::OK, "ready\n")
             } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not ready; /status has the reason\n",
+                )
+            }
+        }
+    };
+    let alive = {
+        let board = board.clone();
+        move || async move {
+            if board.is_alive() {
+                (StatusCode::OK, "ok\n")
+            } else {
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "a receiver's thread hangs; /status has which\n",
+                )
             }
         }
     };
     let status = move || async move {
         Json(Status {
             version: env!("CARGO_PKG_VERSION"),
-            ready: readiness.get(),
+            ready: readiness.get() && board.is_measuring(),
             started_unix_nano,
             config: reloads.load(),
             components: board.load(),
         })
     };
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/status", get(status))
 }

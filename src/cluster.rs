@@ -5,6 +5,7 @@ use std::sync::Arc;
 use flowtap_config::{Config, KubernetesConfig};
 use flowtap_pipeline::{ClusterState, Live};
 use flowtap_processors::kubernetes::{WatchConfig, client, watch};
+use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, Failure};
@@ -17,6 +18,7 @@ use crate::identity;
 pub(crate) async fn follow(
     config: &Config,
     cluster: &Arc<Live<ClusterState>>,
+    meter: &Meter,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let section = &config.service.kubernetes;
@@ -36,7 +38,8 @@ pub(crate) async fn follow(
             node = watched.node_name,
             "watching the Kubernetes cluster"
         );
-        tokio::spawn(watch(watched, client, Arc::clone(cluster), stop));
+        let (cluster, meter) = (Arc::clone(cluster), meter.clone());
+        tokio::spawn(async move { watch(watched, client, cluster, &meter, stop).await });
     }
     Ok(())
 }

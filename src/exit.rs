@@ -18,7 +18,7 @@ pub(crate) enum Code {
     Data = 65,
     /// `EX_NOINPUT`: it can't be read.
     NoInput = 66,
-    /// `EX_UNAVAILABLE`: this machine can't do it, or an address is taken.
+    /// `EX_UNAVAILABLE`: this machine or its kernel can't do it, now or later.
     Unavailable = 69,
     /// `EX_SOFTWARE`: a fault of ours.
     Software = 70,
@@ -26,7 +26,7 @@ pub(crate) enum Code {
     System = 71,
     /// `EX_CANTCREAT`: a file can't be written.
     Create = 73,
-    /// `EX_TEMPFAIL`: stopped before everything was exported.
+    /// `EX_TEMPFAIL`: what time may heal, such as a port in use; stopped before everything was exported.
     Temporary = 75,
     /// `EX_NOPERM`: a privilege is missing.
     Permission = 77,
@@ -95,16 +95,21 @@ impl From<RunError> for Failure {
             RunError::Start { source, .. } | RunError::Failed { source, .. } => stage_code(source),
             RunError::Panicked { .. } => Code::Software,
             RunError::Thread { .. } => Code::System,
-            RunError::Deadline { .. } => Code::Temporary,
+            RunError::Deadline { .. } | RunError::Stuck { .. } => Code::Temporary,
         };
         Self::new(code, error)
     }
 }
 
-const fn stage_code(error: &StageError) -> Code {
+fn stage_code(error: &StageError) -> Code {
     match error {
         StageError::Permission { .. } => Code::Permission,
-        StageError::Unsupported { .. } | StageError::Listen { .. } => Code::Unavailable,
+        StageError::Unsupported { .. } => Code::Unavailable,
+        StageError::Listen { source, .. } => match source.kind() {
+            io::ErrorKind::PermissionDenied => Code::Permission,
+            // An address that is in use, or not configured yet while the machine boots: a restart may find it.
+            _ => Code::Temporary,
+        },
         StageError::Other(_) => Code::Software,
     }
 }

@@ -1,32 +1,45 @@
-//! The daemon's own small listeners.
+//! The daemon's own listeners.
 
 use std::net::SocketAddr;
 
 use axum::Router;
+use flowtap_exporters::listener::{AllowedHosts, ClosedConnections, Listener};
 use flowtap_pipeline::StageError;
-use tokio::net::TcpListener;
+use opentelemetry::metrics::Meter;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// A listener at work; stops when the token is cancelled that it was started with.
+/// A running listener; it stops when the token is cancelled that it was started with.
 pub(crate) type Server = JoinHandle<()>;
 
-/// Binds `address` and serves `routes` there until `stop` is cancelled.
+/// The address of a listener, and the names under which it answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Endpoint<'a> {
+    /// Its section in the config, such as `service.admin`.
+    pub(crate) section: &'a str,
+    pub(crate) address: SocketAddr,
+    pub(crate) allowed_hosts: &'a [String],
+}
+
+/// Binds `endpoint` and serves `routes` there until `stop` is cancelled.
 ///
 /// # Errors
-/// [`StageError::Listen`] if the address can't be had.
+/// [`StageError::Listen`] if the address can't be bound.
 pub(crate) async fn serve(
-    address: SocketAddr,
+    endpoint: Endpoint<'_>,
     routes: Router,
+    meter: &Meter,
     stop: CancellationToken,
 ) -> Result<Server, StageError> {
-    let listener = TcpListener::bind(address)
+    let Endpoint { section, address, .. } = endpoint;
+    let closed = ClosedConnections::new(meter, &section.replace('.', "/"));
+    let listener = Listener::bind(address, closed)
         .await
-        .map_err(|source| StageError::Listen { address, source })?;
-    Ok(tokio::spawn(async move {
-        let serving = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
-        if let Err(error) = serving.await {
-            tracing::error!(%address, %error, "a listener has stopped");
-        }
-    }))
+        .map_err(|source| StageError::Listen {
+            address,
+            key: format!("{section}.endpoint"),
+            source,
+        })?
+        .hosts(AllowedHosts::new(endpoint.allowed_hosts));
+    Ok(tokio::spawn(listener.serve(routes, stop)))
 }

@@ -15,7 +15,9 @@
 //! | `identity` | the resource: the attributes that name this flowtap and its node |
 //! | `own_metrics` | the daemon's own metrics as snapshots, for exporters |
 //! | `node` | what components are told of this machine |
-//! | `memory`, `logs` | the memory limiter; what is logged, and how often |
+//! | `memory`, `descriptors` | the memory limiter; the limit of open files |
+//! | `logs`, `log_writer` | what is logged, and how often; writing it without waiting |
+//! | `stop` | signals, and the deadline of the stop |
 //! | `status_page` | the admin listener's page, and `/status.json` |
 //! | `top` | the live view in a terminal |
 //! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
@@ -29,6 +31,7 @@ mod cli;
 mod cluster;
 mod complete;
 pub mod components;
+mod descriptors;
 pub mod doctor;
 mod draw;
 mod exit;
@@ -37,6 +40,7 @@ mod flows;
 mod graph;
 mod http;
 mod identity;
+mod log_writer;
 mod logs;
 mod memory;
 mod net_flow;
@@ -48,17 +52,21 @@ mod replay;
 mod run;
 mod sandbox;
 mod status_page;
+mod stop;
 mod systemd;
 mod telemetry;
 mod top;
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use flowtap_config::{Config, Layers};
-use flowtap_pipeline::{ComponentId, Registry};
+use flowtap_pipeline::{ComponentId, Registry, plain};
 
 use cli::{Cli, Command, ConfigArgs};
 use exit::Failure;
@@ -81,9 +89,22 @@ pub fn main(registry: &Registry) -> ExitCode {
     match dispatch(arguments, registry) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "flowtap: {failure}");
+            report(format!("flowtap: {failure}\n"));
             failure.code.into()
         }
+    }
+}
+
+/// Writes to standard error without waiting for a reader: it may be a pipe that nobody reads.
+fn report(text: String) {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let (done, written) = sync_channel(1);
+    let write = move || {
+        let _ = io::stderr().write_all(text.as_bytes());
+        let _ = done.send(());
+    };
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = written.recv_timeout(TIMEOUT);
     }
 }
 
@@ -161,8 +182,15 @@ fn validate(config: &Config) -> Result<(), Failure> {
     print(&text)
 }
 
-/// To standard output, as a whole. A reader that has gone away (`| head`) is no error.
+/// To standard output, as a whole; on a terminal without control characters of others. A reader that has gone away (`| head`) is no
+/// error.
 fn print(text: &str) -> Result<(), Failure> {
+    let shown = if io::stdout().is_terminal() {
+        plain::lines(text)
+    } else {
+        text.into()
+    };
+    let text = &*shown;
     match io::stdout()
         .write_all(text.as_bytes())
         .and_then(|()| io::stdout().flush())

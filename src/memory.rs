@@ -3,6 +3,9 @@
 //! In: the resident set, once per `check_interval`. Out: a state that windows heed ([`Memory`]), a gauge, a log line for each
 //! change. Above the soft limit (`limit_mib` less `spike_limit_mib`) new series fold into `other`; above the hard one records are
 //! shed. A state ends only well below the limit that began it, so that it does not flap.
+//!
+//! The allocator keeps much of what is freed, and the resident set with it: a burst that is over would count for ever. So free
+//! memory is returned to the system before a state begins, and with every check until it ends.
 
 use std::fs;
 use std::sync::Arc;
@@ -68,9 +71,13 @@ pub(crate) fn watch(
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Some(used) = resident() {
-                look(limits, used, &memory, &gauge);
+            let Some(mut used) = resident() else { continue };
+            if limits.next(memory.state(), used) != MemoryState::Ample {
+                // It takes the allocator's locks for some milliseconds.
+                let trimmed = tokio::task::spawn_blocking(flowtap_ebpf::trim_heap).await;
+                used = trimmed.ok().and_then(|()| resident()).unwrap_or(used);
             }
+            look(limits, used, &memory, &gauge);
         }
     });
 }

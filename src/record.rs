@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, Failure};
 use crate::graph::{self, Surroundings};
+use crate::log_writer::LogWriter;
 use crate::run;
 use crate::telemetry::{self, Telemetry};
 
@@ -20,8 +21,10 @@ use crate::telemetry::{self, Telemetry};
 /// # Errors
 /// What keeps a receiver from working, or the file from being written.
 pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -> Result<(), Failure> {
-    telemetry::init_logs(&config.service.telemetry.logs)?;
-    run::runtime()?.block_on(async {
+    run::private_files();
+    let log = LogWriter::stderr()?;
+    telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
+    let recorded = run::runtime()?.block_on(async {
         let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), false)?;
         let around = Surroundings::now();
         let stop = run::stop_on_signal()?;
@@ -53,7 +56,9 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
         runner::run(graph, &telemetry.meter(), stop.clone(), deadline, ready).await?;
         let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
         failed.map_or(Ok(()), |error| Err(Failure::new(Code::Create, error)))
-    })
+    });
+    log.flush(Duration::from_secs(1));
+    recorded
 }
 
 /// The end of the path, as far as the runner can tell.

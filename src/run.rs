@@ -2,10 +2,13 @@
 //! new config takes the place of the one before.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use flowtap_config::Config;
-use flowtap_pipeline::runner::{Graph, Runner};
+use axum::Router;
+use flowtap_config::{Config, ServiceConfig};
 use flowtap_pipeline::Resource;
+use flowtap_pipeline::runner::{Graph, Runner};
+use nix::sys::stat::{Mode, umask};
 use opentelemetry::metrics::Meter;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,19 +16,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
 use crate::cluster;
+use crate::descriptors;
 use crate::exit::Failure;
 use crate::flows::tap::Tap;
 use crate::graph::{self, Surroundings};
-use crate::http;
+use crate::http::{self, Endpoint, Server};
 use crate::identity;
+use crate::log_writer::LogWriter;
 use crate::memory;
 use crate::net_flow;
 use crate::node;
 use crate::reload::{Load, Reloads, Wakeups};
 use crate::sandbox;
 use crate::status_page::{self, Pipelines};
+use crate::stop::{Signals, Stop};
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
+
+
+/// How long the last lines of the log may take.
+const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
 /// less than its config asks for. `sandboxed`: with no more rights than that takes.
@@ -33,13 +43,32 @@ use crate::telemetry::{self, LogLevel, Telemetry};
 /// # Errors
 /// What ended it otherwise than by a signal, or could not be exported at the end.
 pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
-    let logs = telemetry::init_logs(&config.service.telemetry.logs)?;
+    private_files();
+    let descriptors = descriptors::raise();
+    let signals = Signals::block()?;
+    // Before the first thread, the log's included: what a thread gives up, only those that it starts give up with it.
+    let sandbox = sandboxed.then(|| sandbox::enter(&config)).transpose()?;
+    let log = LogWriter::stderr()?;
+    let logs = telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
     let resource = identity::resource(&config.service);
-    if sandboxed {
-        let sandbox = sandbox::enter(&config)?;
+    if let Some(sandbox) = sandbox {
         tracing::info!("in the sandbox: {sandbox}");
     }
-    runtime()?.block_on(supervise(config, resource, load, &logs, strict))
+    descriptors::report(descriptors);
+    let stop = Stop::watch(signals, config.service.shutdown_timeout, &log)?;
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(supervise(config, resource, load, &logs, &log, stop, strict));
+    // Without waiting for what blocks, such as a name server that is silent.
+    runtime.shutdown_background();
+    log.flush(LAST_LINES);
+    outcome
+}
+
+/// Creates files for their owner only from now on: flows, requests on disk and recordings are a map of the network.
+pub(crate) fn private_files() {
+    let others = Mode::S_IRWXG | Mode::S_IRWXO;
+    let before = umask(others);
+    umask(before | others);
 }
 
 /// Receivers have threads of their own; what is left is a handful of listeners and pushes.
@@ -57,6 +86,8 @@ async fn supervise(
     resource: Resource,
     load: Load<'_>,
     logs: &LogLevel,
+    log: &LogWriter,
+    stopping: Stop,
     strict: bool,
 ) -> Result<(), Failure> {
     tracing::info!(
@@ -67,6 +98,7 @@ async fn supervise(
     let pushed = !config.service.telemetry.metrics.exporters.is_empty();
     let telemetry = Telemetry::new(&resource, pushed)?;
     let meter = telemetry.meter();
+    log.count(&meter);
     let around = Surroundings::named(resource);
     node::watch(&around.node);
     let tap = config.service.admin.endpoint.map(|_| Tap::default());
@@ -76,7 +108,7 @@ async fn supervise(
         tap.attach(&mut graph);
     }
     let pipelines = Pipelines::new(&config);
-    let stop = stop_on_signal()?;
+    let stop = stopping.token().clone();
     logs.tell_what_is_left_out(stop.clone());
     memory::watch(
         &config.service.memory_limiter,
@@ -85,23 +117,21 @@ async fn supervise(
         stop.clone(),
     );
     let mut wakeups = Wakeups::new(config.files.clone())?;
-    cluster::follow(&config, &around.cluster, stop.clone()).await?;
+    let following = cluster::follow(&config, &around.cluster, &meter, stop.clone());
+    // `None`: a signal came first.
+    stop.run_until_cancelled(following).await.unwrap_or(Ok(()))?;
     let (readiness, board, reloads) = (Readiness::default(), around.status.clone(), Reloads::new(&meter));
     let servers_stop = CancellationToken::new();
-    let mut servers = Vec::new();
-    if let (Some(address), Some(tap)) = (config.service.admin.endpoint, &tap) {
-        let routes = admin::routes(readiness.clone(), board.clone(), reloads.clone())
+    let routes = tap.as_ref().map(|tap| {
+        admin::routes(readiness.clone(), board.clone(), reloads.clone())
             .merge(net_flow::routes(proc_root(&config)))
             .merge(tap.routes())
-            .merge(status_page::routes(pipelines.clone(), telemetry.reader()));
-        servers.push(http::serve(address, routes, servers_stop.clone()).await?);
-    }
-    if let Some(address) = config.service.telemetry.metrics.endpoint {
-        servers.push(http::serve(address, telemetry.routes(), servers_stop.clone()).await?);
-    }
+            .merge(status_page::routes(pipelines.clone(), telemetry.reader()))
+    });
+    let servers = listen(&config.service, routes, telemetry.routes(), &meter, &servers_stop).await?;
 
     let mut running = Running {
-        runner: Runner::new(&meter, config.service.shutdown_timeout, board),
+        runner: Runner::new(&meter, config.service.shutdown_timeout, board.clone()),
         config,
         around,
         meter,
@@ -114,11 +144,12 @@ async fn supervise(
         let collect = Box::new(move |reading| own.read(reading));
         running.runner.push_own_metrics(interval, collect);
     }
-    let mut outcome = running.runner.apply(graph).await.map_err(Failure::from);
-    if outcome.is_ok() {
+    let started = stop.run_until_cancelled(running.runner.apply(graph)).await;
+    let mut outcome = started.unwrap_or(Ok(())).map_err(Failure::from);
+    if outcome.is_ok() && !stop.is_cancelled() {
         readiness.set(true);
         systemd::ready();
-        systemd::keep_alive(servers_stop.clone());
+        systemd::keep_alive(board.clone(), servers_stop.clone());
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
         outcome = loop {
             let why = tokio::select! {
@@ -128,7 +159,11 @@ async fn supervise(
             };
             tracing::info!(why, "reading the config again");
             systemd::reloading();
-            match running.reload(load, logs).await {
+            // A signal must not wait for exporters that drain: dropped, the reload leaves the rest to `stop`.
+            let Some(reloaded) = stop.run_until_cancelled(running.reload(load, logs)).await else {
+                break Ok(());
+            };
+            match reloaded {
                 Ok(()) => {
                     wakeups.watch(running.config.files.clone());
                     reloads.applied();
@@ -143,6 +178,8 @@ async fn supervise(
             systemd::ready();
         };
     }
+    // Whatever has ended the run, from here on the deadline counts.
+    stopping.begin();
     systemd::stopping();
     let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
     readiness.set(false);
@@ -154,6 +191,37 @@ async fn supervise(
         let _ = server.await;
     }
     outcome
+}
+
+/// Serves `admin` and the daemon's own metrics where the config says so, until `stop`.
+async fn listen(
+    config: &ServiceConfig,
+    admin: Option<Router>,
+    metrics: Router,
+    meter: &Meter,
+    stop: &CancellationToken,
+) -> Result<Vec<Server>, Failure> {
+    let admin = config.admin.endpoint.zip(admin).map(|(address, routes)| {
+        let endpoint = Endpoint {
+            section: "service.admin",
+            address,
+            allowed_hosts: &config.admin.allowed_hosts,
+        };
+        (endpoint, routes)
+    });
+    let metrics = config.telemetry.metrics.endpoint.map(|address| {
+        let endpoint = Endpoint {
+            section: "service.telemetry.metrics",
+            address,
+            allowed_hosts: &config.telemetry.metrics.allowed_hosts,
+        };
+        (endpoint, metrics)
+    });
+    let mut servers = Vec::new();
+    for (endpoint, routes) in admin.into_iter().chain(metrics) {
+        servers.push(http::serve(endpoint, routes, meter, stop.clone()).await?);
+    }
+    Ok(servers)
 }
 
 /// What runs, and what it was made from.
@@ -223,7 +291,7 @@ impl Running {
     }
 }
 
-/// A token that the first SIGTERM or SIGINT cancels.
+/// A token that the first SIGTERM or SIGINT cancels, for commands that end soon after.
 pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -235,10 +303,7 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             };
-            tracing::info!(
-                signal = name,
-                "stopping: one last window, then the exporters drain"
-            );
+            tracing::info!(signal = name, "stopping");
             stop.cancel();
         }
     });

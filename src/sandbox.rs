@@ -3,13 +3,15 @@
 //! In order, all before the first thread, so that every thread has it:
 //!
 //! 1. The limit of locked memory is raised, which kernels before 5.11 ask for and which takes a capability that goes next.
-//! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port is below 1024; for a proc file
-//!    system other than `/proc`, `CAP_SYS_PTRACE`, without which it does not show process 1's namespace. From the bounding set
-//!    everything else goes, too.
+//! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port is below 1024. The namespace of
+//!    process 1 in a proc file system other than `/proc`, for which it takes `CAP_SYS_PTRACE`, is looked up before. From the bounding
+//!    set everything else goes, too.
 //! 3. `no_new_privs`: no program that is started could have more.
 //! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
-//!    mounted), written where the config says so, and not executed.
-//! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`.
+//!    mounted), written where the config says so, and not executed; from Linux 6.12 on, no other process gets a signal and no
+//!    abstract Unix socket of others a connection.
+//! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`; new namespaces and sockets of
+//!    other families likewise. `clone3`, whose flags a filter can't see, does not exist, so that the C library uses `clone`.
 //!
 //! What the kernel does not have is left out, and told. What the process does not have it can't give up, which is no error either.
 
@@ -19,12 +21,16 @@ use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
 use flowtap_config::Config;
+use flowtap_receivers::containers::mount::Hierarchy;
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
 
 use crate::exit::{Code, Failure};
 
@@ -56,8 +62,8 @@ const READ: [&str; 22] = [
 ];
 
 /// What nobody needs flowtap to do: to start programs, to look into or to change other processes, to change the kernel, mounts
-/// and namespaces.
-const DENIED: [i64; 24] = [
+/// and namespaces, or to use interfaces of the kernel that are large and often faulty.
+const DENIED: [i64; 46] = [
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_ptrace,
@@ -82,7 +88,43 @@ const DENIED: [i64; 24] = [
     libc::SYS_userfaultfd,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_kexec_file_load,
+    libc::SYS_memfd_create,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_process_madvise,
+    libc::SYS_kcmp,
+    libc::SYS_request_key,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_quotactl,
+    libc::SYS_acct,
+    libc::SYS_syslog,
 ];
+
+/// Flags of `clone(2)` that make a namespace; `CLONE_NEWTIME` is for `unshare(2)` and `clone3(2)` alone.
+const NAMESPACES: [libc::c_int; 7] = [
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWCGROUP,
+];
+
+/// Families of sockets that flowtap opens: requests and listeners, name resolution and systemd, netlink.
+const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// What came of it, for the log.
 #[derive(Debug)]
@@ -115,6 +157,8 @@ struct Needs {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
     landlock: bool,
+    /// Proc file systems other than `/proc`.
+    proc_roots: Vec<PathBuf>,
 }
 
 impl Needs {
@@ -149,9 +193,16 @@ impl Needs {
         // Most often beneath /sys, but it may be mounted anywhere: containers are found in it.
         paths.extend(flowtap_receivers::containers::mount::mount_points());
         paths.extend(certificates_of_environment());
-        let proc_roots = paths.iter().filter(|path| path.join("self/stat").exists());
-        let other_proc = proc_roots.into_iter().any(|path| path != Path::new("/proc"));
-        if other_proc {
+        let proc_roots: Vec<_> = paths
+            .iter()
+            .filter(|path| path.as_path() != Path::new("/proc") && path.join("1/stat").exists())
+            .cloned()
+            .collect();
+        // Within Landlock even the right to look at any process shows neither those that `hidepid=` hides, nor their mounts.
+        let hidden = proc_roots
+            .iter()
+            .any(|root| hides_processes(root) || has_the_cgroups(root));
+        if hidden {
             capabilities.insert(Capability::CAP_SYS_PTRACE);
         }
         // Of a file its folder, because one that is renewed is another file under the same name; but not the root.
@@ -176,9 +227,8 @@ impl Needs {
                 .values()
                 .flat_map(|exporter| exporter.writes())
                 .collect(),
-            // Landlock hides other processes' namespaces whatever the capabilities, and the listening ports of the host are found
-            // by those of its process 1.
-            landlock: !other_proc,
+            landlock: !hidden,
+            proc_roots,
         }
     }
 }
@@ -202,6 +252,28 @@ fn certificates_of_environment() -> Vec<PathBuf> {
         .filter(|path| !path.as_os_str().is_empty())
         .filter_map(|path| std::path::absolute(path).ok())
         .collect()
+}
+
+/// Whether cgroups are in sight only through the root of process 1 in the proc file system at `root`.
+fn has_the_cgroups(root: &Path) -> bool {
+    let id = |root| Hierarchy::find(root).map(|hierarchy| hierarchy.id);
+    id(root) != id(Path::new("/proc"))
+}
+
+/// Whether the proc file system at `root` hides processes of other users (`hidepid=`, proc(5)).
+fn hides_processes(root: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let hides = |options: &str| {
+        options
+            .split(',')
+            .filter_map(|option| option.strip_prefix("hidepid="))
+            .any(|value| !matches!(value, "0" | "off"))
+    };
+    // ID, parent, device, root, mount point, options ... - type, source, options (proc_pid_mountinfo(5)).
+    mounts
+        .lines()
+        .filter(|line| line.split(' ').nth(4).map(Path::new) == Some(root))
+        .any(|line| line.rsplit(' ').next().is_some_and(hides))
 }
 
 /// Every path that stands in `value`: whatever is absolute, `file:/…` included, and whatever is there beneath the current folder.
@@ -234,6 +306,10 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
             ),
         )
     };
+    for root in &needs.proc_roots {
+        // Landlock hides the namespaces of other processes whatever the capabilities.
+        flowtap_receivers::listen_scan::remember_namespace(root);
+    }
     // Without the capability for it the limit stays as it is, and the loader says so if it is too low.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     for path in &needs.write {
@@ -246,7 +322,7 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     let landlock = if needs.landlock {
         restrict_files(&needs).map_or_else(|error| format!("refused ({error})"), str::to_owned)
     } else {
-        "off, for proc_root is not /proc".to_owned()
+        "off, for what is beneath proc_root".to_owned()
     };
     let seccomp = deny_calls().map_or_else(|error| format!("refused ({error})"), str::to_owned);
     Ok(Sandbox {
@@ -283,12 +359,18 @@ fn names(capabilities: &CapsHashSet) -> Vec<String> {
 
 fn restrict_files(needs: &Needs) -> Result<&'static str, landlock::RulesetError> {
     // What the newest of these knows is asked for; an older kernel does what it can.
-    let abi = ABI::V5;
+    let abi = ABI::V6;
     let all = AccessFs::from_all(abi);
+    let mut scopes = BitFlags::from(Scope::Signal);
+    // systemd may want to be told through one.
+    if !std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_encoded_bytes().starts_with(b"@")) {
+        scopes |= Scope::AbstractUnixSocket;
+    }
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)?
+        .scope(scopes)?
         .create()?;
     let read_paths = READ.iter().map(PathBuf::from).chain(needs.read.iter().cloned());
     let beneath = read_paths.map(|path| (path, read)).chain(
@@ -318,13 +400,49 @@ fn deny_calls() -> Result<&'static str, seccompiler::Error> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok("not on this architecture");
     };
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
-        DENIED.iter().map(|call| (*call, Vec::new())).collect();
-    let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?;
-    let program: BpfProgram = filter.try_into()?;
-    seccompiler::apply_filter(&program)?;
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
+    // A call is denied if one of its rules holds, and a rule if all of its conditions do.
+    let new_namespaces: Result<Vec<_>, BackendError> = NAMESPACES
+        .iter()
+        .map(|flag| {
+            let flag = u64::from(flag.unsigned_abs());
+            let is_set = condition(SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?;
+            SeccompRule::new(vec![is_set])
+        })
+        .collect();
+    rules.insert(libc::SYS_clone, new_namespaces?);
+    let other_families: Result<Vec<_>, BackendError> = FAMILIES
+        .iter()
+        .map(|family| {
+            let family = u64::from(family.unsigned_abs());
+            condition(SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
+        })
+        .collect();
+    rules.insert(libc::SYS_socket, vec![SeccompRule::new(other_families?)?]);
+    apply(rules, libc::EPERM, arch)?;
+    let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    apply(absent, libc::ENOSYS, arch)?;
     Ok("on")
+}
+
+/// A condition on the first argument of a call.
+fn condition(
+    length: SeccompCmpArgLen,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(0, length, operator, value)
+}
+
+/// Lets the calls of `rules` fail with `errno`.
+fn apply(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    errno: libc::c_int,
+    arch: TargetArch,
+) -> Result<(), seccompiler::Error> {
+    let errno = SeccompAction::Errno(errno.unsigned_abs());
+    let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, errno, arch)?.try_into()?;
+    seccompiler::apply_filter(&program)
 }
 
 #[cfg(test)]
@@ -381,6 +499,36 @@ mod tests {
     }
 
     #[test]
+    fn inside_no_namespace_is_made_no_strange_socket_opened_and_threads_still_start() {
+        use nix::errno::Errno;
+        use nix::sched::{CloneFlags, unshare};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+        use nix::unistd::{Pid, getppid};
+
+        within(&config(&[]), || {
+            assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM));
+            assert_eq!(memfd_create("x", MFdFlags::empty()).err(), Some(Errno::EPERM));
+            let open = |family| socket(family, SockType::Stream, SockFlag::empty(), None).err();
+            assert_eq!(open(AddressFamily::Vsock), Some(Errno::EPERM));
+            assert_eq!(open(AddressFamily::Packet), Some(Errno::EPERM));
+            for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Unix] {
+                assert_eq!(open(family), None, "{family:?}");
+            }
+            // The C library starts a thread with clone3, and with clone where there is none.
+            assert_eq!(thread::scope(|scope| scope.spawn(|| 7).join().unwrap()), 7);
+            let knows_scopes = Ruleset::default()
+                .set_compatibility(CompatLevel::HardRequirement)
+                .scope(Scope::Signal)
+                .is_ok();
+            if knows_scopes {
+                let parent: Pid = getppid();
+                assert_eq!(nix::sys::signal::kill(parent, None), Err(Errno::EPERM));
+            }
+        });
+    }
+
+    #[test]
     fn inside_no_capability_can_be_had_but_the_two() {
         within(&config(&[]), || {
             let permitted = caps::read(None, CapSet::Permitted).unwrap();
@@ -390,6 +538,28 @@ mod tests {
             let status = fs::read_to_string("/proc/thread-self/status").unwrap();
             assert!(status.contains("NoNewPrivs:\t1"), "{status}");
             assert!(status.contains("Seccomp:\t2"), "{status}");
+        });
+    }
+
+    #[test]
+    fn inside_the_namespace_of_another_proc_file_system_is_still_known_and_files_stay_closed() {
+        // Another path than /proc, so process 1 of it is looked at; a process that may not look there can't say anything.
+        let root = Path::new("/proc/../proc");
+        if fs::metadata(root.join("1/ns/net")).is_err() {
+            return;
+        }
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("secret"), "hunter2").unwrap();
+        let config = config(&["receivers.ebpf.proc_root=/proc/../proc"]);
+        let needs = Needs::of(&config);
+        assert_eq!(needs.proc_roots, [root]);
+        assert!(!needs.capabilities.contains(&Capability::CAP_SYS_PTRACE));
+        within(&config, || {
+            let scanned = flowtap_receivers::listen_scan::scan(root);
+            assert!(scanned.is_ok(), "{scanned:?}");
+            let restricts = fs::metadata("/proc/1/ns/net").is_err();
+            let read = fs::read_to_string(other.path().join("secret"));
+            assert!(!restricts || read.is_err(), "{read:?}");
         });
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flowtap_pipeline::StatusBoard;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
@@ -30,16 +31,20 @@ pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Says that it is alive, twice as often as systemd asks for, until `stop`. From the runtime's own tasks: one that hangs says
-/// nothing, and systemd ends it.
-pub(crate) fn keep_alive(stop: CancellationToken) {
+/// Reports that the daemon is alive, twice as often as systemd asks for, until `stop`: as long as the runtime's tasks run and every
+/// receiver's thread does. Without, systemd ends it.
+pub(crate) fn keep_alive(board: StatusBoard, stop: CancellationToken) {
     let Some(limit) = watchdog_interval() else { return };
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(limit / 2);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = ticks.tick() => tell(&[NotifyState::Watchdog]),
+                _ = ticks.tick() => {
+                    if board.is_alive() {
+                        tell(&[NotifyState::Watchdog]);
+                    }
+                }
             }
         }
     });

@@ -29,7 +29,8 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::exit::{Code, Failure};
-use crate::logs::Throttle;
+use crate::log_writer::LogWriter;
+use crate::logs::{PlainFields, Throttle};
 use crate::memory;
 use crate::own_metrics::{OwnMetrics, SharedReader};
 
@@ -237,15 +238,15 @@ pub(crate) fn check_logs(config: &Config) -> Result<(), Failure> {
 ///
 /// # Errors
 /// A level that is none.
-pub(crate) fn init_logs(config: &LogsConfig) -> Result<LogLevel, Failure> {
+pub(crate) fn init_logs(config: &LogsConfig, writer: LogWriter) -> Result<LogLevel, Failure> {
     let (filter, handle) = reload::Layer::new(filter_of(config)?);
     let text = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     let throttle = Throttle::new(&config.sampling);
     let registry = tracing_subscriber::registry().with(filter).with(throttle.clone());
     let initialised = match config.format {
-        LogFormat::Text => registry.with(text).try_init(),
+        LogFormat::Text => registry.with(text.fmt_fields(PlainFields)).try_init(),
         LogFormat::Json => registry.with(text.json()).try_init(),
     };
     initialised.map_err(|error| Failure::new(Code::Software, error))?;

@@ -69,6 +69,8 @@ pub(crate) struct Merged {
     sources: Vec<Source>,
     /// Values that were substituted and read again as something else than text, as the text that they were.
     pub(crate) texts: HashMap<Vec<String>, String>,
+    /// Keys with what variables and files have put there.
+    pub(crate) substituted: Vec<(String, String)>,
     /// Every file that was read for it.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -168,6 +170,7 @@ impl Layers {
             values,
             sources,
             texts: HashMap::new(),
+            substituted: Vec::new(),
             files: self.files.clone(),
         }
     }
@@ -226,7 +229,11 @@ fn from_env(name: &str, text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option
 fn from_set(setting: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> {
     let origin = || {
         Some(Origin {
-            name: format!("--set {setting}"),
+            // The key alone: the value may be a secret, and a log or terminal is no place for it.
+            name: match setting.split_once('=') {
+                Some((key, _)) => format!("--set {key}"),
+                None => "--set".to_owned(),
+            },
             place: None,
             line: None,
         })

@@ -69,6 +69,12 @@ pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors
             config.origins = Origins(Some(merged));
             Ok(config)
         }
-        _ => Err(ConfigErrors::new(diagnostics)),
+        _ => {
+            for diagnostic in &mut diagnostics {
+                diagnostic.message =
+                    substitute::conceal(&merged.substituted, &diagnostic.key, &diagnostic.message);
+            }
+            Err(ConfigErrors::new(diagnostics))
+        }
     }
 }

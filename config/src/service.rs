@@ -66,12 +66,16 @@ pub struct AdminConfig {
     /// Address and port of `/healthz` and `/readyz`; null for none.
     #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
+    /// Names that `Host` may have in requests over the loopback interface, beside addresses and `localhost`; `*` for any. Other names
+    /// get 421, so that no web page can read this by DNS rebinding.
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 13133))),
+            allowed_hosts: Vec::new(),
         }
     }
 }
@@ -173,6 +177,9 @@ pub struct MetricsConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
+    /// Names that `Host` may have in requests over the loopback interface, beside addresses and `localhost`; `*` for any. Other names
+    /// get 421, so that no web page can read this by DNS rebinding.
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Default for MetricsConfig {
@@ -181,6 +188,7 @@ impl Default for MetricsConfig {
             endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8888))),
             exporters: Vec::new(),
             interval: Duration::from_secs(15),
+            allowed_hosts: Vec::new(),
         }
     }
 }

@@ -13,6 +13,9 @@ use crate::diagnostic::{Diagnostic, key_of};
 use crate::document::{read_bounded, value_from_yaml};
 use crate::layers::Merged;
 
+/// Stands for a value that was substituted.
+const CONCEALED: &str = "(the substituted value)";
+
 /// A file with more is no value.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
@@ -30,12 +33,14 @@ pub(crate) fn substitute(merged: &mut Merged, env: &[(String, String)], diagnost
         env,
         path: Vec::new(),
         texts: HashMap::new(),
+        substituted: Vec::new(),
         files: Vec::new(),
         failures: Vec::new(),
     };
     substitution.in_dict(&mut values);
     merged.values = values;
     merged.texts = substitution.texts;
+    merged.substituted = substitution.substituted;
     merged.files.append(&mut substitution.files);
     for (path, failure) in substitution.failures {
         diagnostics.push(Diagnostic {
@@ -52,6 +57,7 @@ struct Substitution<'e> {
     env: &'e [(String, String)],
     path: Vec<String>,
     texts: HashMap<Vec<String>, String>,
+    substituted: Vec<(String, String)>,
     files: Vec<PathBuf>,
     failures: Vec<(Vec<String>, Failure)>,
 }
@@ -67,20 +73,28 @@ impl Substitution<'_> {
 
     fn in_value(&mut self, value: &mut Value) {
         match value {
-            Value::String(tag, text) if text.contains('$') => match expand(text, self.env, &mut self.files) {
-                Ok((expanded, true)) => {
-                    if let Some(scalar) = value_from_yaml(&expanded).ok().filter(is_scalar) {
-                        *value = scalar;
-                        self.texts.insert(self.path.clone(), expanded);
-                    } else {
-                        *value = Value::String(*tag, expanded);
+            Value::String(tag, text) if text.contains('$') => {
+                let expanded = expand(text, self.env, &mut self.files);
+                if let Ok((expanded, _)) = &expanded
+                    && text.contains("${")
+                {
+                    self.substituted.push((key_of(&self.path), expanded.clone()));
+                }
+                match expanded {
+                    Ok((expanded, true)) => {
+                        if let Some(scalar) = value_from_yaml(&expanded).ok().filter(is_scalar) {
+                            *value = scalar;
+                            self.texts.insert(self.path.clone(), expanded);
+                        } else {
+                            *value = Value::String(*tag, expanded);
+                        }
+                    }
+                    Ok((expanded, false)) => *text = expanded,
+                    Err(failure) => {
+                        self.failures.push((self.path.clone(), failure));
                     }
                 }
-                Ok((expanded, false)) => *text = expanded,
-                Err(failure) => {
-                    self.failures.push((self.path.clone(), failure));
-                }
-            },
+            }
             Value::Array(_, list) => {
                 for (index, value) in list.iter_mut().enumerate() {
                     self.path.push(index.to_string());
@@ -92,6 +106,30 @@ impl Substitution<'_> {
             _ => {}
         }
     }
+}
+
+/// Puts [`CONCEALED`] in place of what variables and files have put into values, wherever a message repeats it: it may be a secret
+/// that landed in the wrong key.
+pub(crate) fn conceal(substituted: &[(String, String)], key: &str, message: &str) -> String {
+    let mut message = message.to_owned();
+    for (_, value) in substituted.iter().filter(|(at, _)| at.starts_with(key)) {
+        let trimmed = value.trim();
+        for value in [value.as_str(), trimmed] {
+            if value.is_empty() {
+                continue;
+            }
+            for quote in ['`', '"', '\''] {
+                message = message.replace(&format!("{quote}{value}{quote}"), CONCEALED);
+            }
+            // A short one may be part of any word.
+            if value.len() >= 4 {
+                let escaped = format!("{value:?}");
+                message = message.replace(&escaped[1..escaped.len() - 1], CONCEALED);
+                message = message.replace(value, CONCEALED);
+            }
+        }
+    }
+    message
 }
 
 const fn is_scalar(value: &Value) -> bool {

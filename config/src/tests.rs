@@ -469,6 +469,32 @@ fn a_printed_config_has_no_secrets_and_can_be_read_back() {
     );
 }
 
+#[test]
+fn no_error_shows_a_value_of_set_of_a_variable_or_of_a_file() {
+    let secret_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret_file.path(), "hunter3\n").unwrap();
+    let text = format!(
+        "exporters: {{prometheus: {{size: '${{env:SECRET}}', names: '${{file:{}}}'}}}}",
+        secret_file.path().display()
+    );
+    let errors = with_files(
+        &[("a.yaml", &text)],
+        &[("SECRET", "hunter2"), ("SHORT", "7x")],
+        &[
+            "exporters.prometheus.bearer=hunter4",
+            "exporters.prometheus.timeout=${env:SHORT}",
+        ],
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(!errors.contains("hunter") && !errors.contains("7x"), "{errors}");
+    assert!(errors.contains("(the substituted value)"), "{errors}");
+    assert!(
+        errors.contains("--set exporters.prometheus.bearer: "),
+        "the key is shown: {errors}"
+    );
+}
+
 proptest! {
     #[test]
     fn no_text_makes_the_readers_panic(text in "\\PC*", lines in "([a-z]*[:=\\[\\]{}&*!|>\"' \n-]*)*") {

@@ -100,7 +100,7 @@ static __always_inline void on_established(struct sock *sk, int oldstate, bool f
 		count_untracked(first);
 		return;
 	}
-	if (oldstate == TCP_SYN_SENT)
+	if (oldstate == TCP_SYN_SENT && !has_mark(state, MARK_ESTABLISHED))
 		state->handshake_us = (now - state->since_ns) / 1000;
 	if (state->role == ROLE_SERVER && !state->pid)
 		inherit_owner(state, sk);

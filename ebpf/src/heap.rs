@@ -23,7 +23,7 @@ pub(crate) fn keep_little() {
 }
 
 /// Gives what is free within the arenas back to the system.
-pub(crate) fn give_back() {
+pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) has no preconditions, and is safe in any thread.
     let _ = unsafe { libc::malloc_trim(0) };

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use figment::value::Value;
+use flowtap_pipeline::plain::lines;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, ExportService, Exported, Exporter, ExporterConfig, Factory,
     FamilyKind, FamilySnapshot, Fault, PairValue, Points, QueueConfig, Series, Snapshot, StageError,
@@ -112,14 +113,22 @@ impl<W: Write + Send + 'static> Exporter for DebugExporter<W> {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         let (config, out) = (self.config.clone(), Arc::clone(&self.out));
         let service = service_fn(move |snapshot: Arc<Snapshot>| {
-            let text = describe(&config, &snapshot);
-            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-            let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-            let exported = Exported {
-                sent: snapshot.points() as u64,
-                failed: 0,
-            };
-            async move { written.map(|()| exported).map_err(BoxError::from) }
+            let (config, out) = (config.clone(), Arc::clone(&out));
+            async move {
+                let exported = Exported {
+                    sent: snapshot.points() as u64,
+                    failed: 0,
+                };
+                // Off the async workers: a pipe that nobody reads blocks the write for ever.
+                let writing = tokio::task::spawn_blocking(move || {
+                    let described = describe(&config, &snapshot);
+                    let text = lines(&described);
+                    let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+                    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+                });
+                writing.await.map_err(BoxError::from)?.map_err(BoxError::from)?;
+                Ok::<_, BoxError>(exported)
+            }
         });
         async move { Ok(BoxService::new(service)) }.boxed()
     }

@@ -9,6 +9,7 @@
 //! | [`remote_write`] | `remote_write` | whatever takes Prometheus remote write |
 //! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
+//! | [`listener`] | | the bounded HTTP listener, of scrapes and of the daemon itself |
 //! | [`naming`] | | a family's full name |
 //! | [`push`] | | what exporters that push have in common |
 //! | [`tls`] | | certificates and keys of listeners and connections |
@@ -17,6 +18,7 @@
 
 pub mod debug;
 pub mod file;
+pub mod listener;
 pub mod naming;
 pub mod otlp;
 pub mod prometheus;

@@ -21,6 +21,8 @@
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
 //! | [`resource`] | [`Resource`]: the attributes that name this flowtap and its node |
+//! | [`plain`](mod@plain) | text of others, for logs and terminals |
+//! | [`pulse`] | whether a receiver scans, by the clock |
 //! | [`queue`] | the bounded queue in front of each exporter |
 //! | [`sink`] | the pipelines as a receiver sees them |
 //! | [`runner`] | ordered start, the run, ordered stop |
@@ -35,6 +37,8 @@ pub mod labels;
 pub mod live;
 pub mod memory;
 pub mod node;
+pub mod plain;
+pub mod pulse;
 pub mod queue;
 pub mod record;
 pub mod resource;
@@ -58,6 +62,7 @@ pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use live::{Live, Seen};
 pub use memory::{Memory, MemoryState};
 pub use node::NodeInfo;
+pub use pulse::{Health, Pulse};
 pub use queue::{QueueConfig, WhenFull};
 pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};
 pub use resource::Resource;

@@ -20,6 +20,7 @@ pub enum WhenFull {
     /// Drop the one that comes.
     DropNewest,
     /// Wait until there is room: the window waits, the receiver behind it, and what that can't hold is dropped and counted there.
+    /// When flowtap stops, or can't reload for it, the oldest is dropped instead.
     Block,
 }
 
@@ -51,6 +52,8 @@ struct State {
     waiting: VecDeque<Arc<Snapshot>>,
     bytes: usize,
     closed: bool,
+    /// Whether nothing waits for room, whatever the config says.
+    relieved: bool,
 }
 
 impl State {
@@ -93,6 +96,7 @@ impl SnapshotQueue {
             match self.config.when_full {
                 WhenFull::DropNewest => return vec![snapshot],
                 WhenFull::DropOldest => dropped.extend(state.pop()),
+                WhenFull::Block if state.relieved => dropped.extend(state.pop()),
                 WhenFull::Block => {
                     state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -132,6 +136,13 @@ impl SnapshotQueue {
             // `notify_one` leaves a permit behind, so a push between the look and this wait is not missed.
             self.changed.notified().await;
         }
+    }
+
+    /// Sets whether a full queue of [`WhenFull::Block`] drops its oldest instead of waiting: a producer holds its pipeline's lock
+    /// while it waits, which stopping and reloading need.
+    pub(crate) fn relieve(&self, relieved: bool) {
+        self.lock().relieved = relieved;
+        self.room.notify_all();
     }
 
     /// Lets the consumer drain what waits, and no more come in.
@@ -288,5 +299,19 @@ mod tests {
         queue.close();
         assert_eq!(producer.await.unwrap(), (None, Some(3)));
         assert_eq!(at(queue.pop().await), Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_relieved_blocks_nobody_and_gives_up_its_oldest() {
+        let queue = Arc::new(queue(1, WhenFull::Block));
+        assert_eq!(at(queue.push(snapshot(1))), None);
+        let producer = tokio::task::spawn_blocking({
+            let queue = Arc::clone(&queue);
+            move || at(queue.push(snapshot(2)))
+        });
+        queue.relieve(true);
+        assert_eq!(producer.await.unwrap(), Some(1));
+        assert_eq!(at(queue.push(snapshot(3))), Some(2));
+        assert_eq!(at(queue.pop().await), Some(3));
     }
 }

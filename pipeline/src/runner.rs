@@ -1,7 +1,7 @@
 //! The runner: starts exporters first and receivers last, drives them, and stops them the other way round.
 //!
 //! Stop: receivers hand on what is pending, each window closes once more, exporters drain their queues; all within one
-//! deadline. Whatever ends the run (a signal, a receiver that can't go on, a panic) ends it in this order.
+//! deadline, whatever a peer does: no queue blocks any longer, and what is not delivered by then is counted as lost. Whatever ends the run (a signal, a receiver that can't go on, a panic) ends it in this order.
 //!
 //! A graph can be exchanged for another while it runs ([`Runner::apply`]): what has the same id and the same config lives on,
 //! with all that it knows; the rest stops and starts in the same order.
@@ -11,13 +11,14 @@ mod own;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures::FutureExt;
-use futures::future::{BoxFuture, select_all};
+use futures::future::{BoxFuture, join_all, select_all};
 use opentelemetry::metrics::Meter;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -27,12 +28,13 @@ use tower::{BoxError, Service, ServiceExt};
 use self::own::OwnMetrics;
 pub use self::own::{Collect, Reading};
 use crate::component::{ComponentId, ComponentKind};
+use crate::pulse::Pulse;
 use crate::queue::{QueueConfig, SnapshotQueue};
 use crate::sink::{Chain, Fed, Outlet, SharedChain, Sink, lock};
 pub use crate::sink::{ProcessorNode, WindowNode};
 use crate::stage::{ExportService, Exporter, Inheritance, Receiver, StageError};
 use crate::status::{State, StatusBoard};
-use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry};
+use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry, observe_scans, observe_windows};
 use crate::time::Timestamp;
 
 /// A receiver to run.
@@ -144,6 +146,14 @@ pub enum RunError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A receiver did not stop.
+    #[error("{id} did not stop within {waited:?}; its last records may be missing")]
+    Stuck {
+        /// Which component.
+        id: ComponentId,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// Some exporter had not drained its queue when the deadline came.
     #[error("stopped by the deadline of {deadline:?} with {points} points not yet exported")]
     Deadline {
@@ -161,7 +171,8 @@ impl RunError {
             Self::Start { id, .. }
             | Self::Failed { id, .. }
             | Self::Panicked { id, .. }
-            | Self::Thread { id, .. } => Some(id),
+            | Self::Thread { id, .. }
+            | Self::Stuck { id, .. } => Some(id),
             Self::Deadline { .. } => None,
         }
     }
@@ -198,10 +209,13 @@ pub struct Runner {
     deadline: Duration,
     status: StatusBoard,
     exporters: BTreeMap<ComponentId, RunningExporter>,
+    /// Exporters that a new graph leaves out, while they drain.
+    leaving: BTreeMap<ComponentId, RunningExporter>,
     pipelines: BTreeMap<Arc<str>, RunningPipeline>,
     receivers: BTreeMap<ComponentId, RunningReceiver>,
-    /// What receivers have left to those that replace them, until these are started.
-    inheritances: BTreeMap<ComponentId, Inheritance>,
+    /// What receivers have left to those that replace them, until these are started. Behind a lock that is never contended, because an
+    /// inheritance need not be `Sync`, and a future of the runner's must be `Send`.
+    inheritances: Mutex<BTreeMap<ComponentId, Inheritance>>,
     /// What is pushed once exporters have started: how often, and how it is read.
     unstarted: Option<(Duration, Collect)>,
     own_metrics: Option<OwnMetrics>,
@@ -222,6 +236,8 @@ impl std::fmt::Debug for Runner {
 struct RunningExporter {
     fingerprint: String,
     outlet: Outlet,
+    /// Points of the snapshot that it has taken from its queue, until it is done with it.
+    in_flight: Arc<AtomicU64>,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -262,9 +278,10 @@ impl Runner {
             deadline,
             status,
             exporters: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             pipelines: BTreeMap::new(),
             receivers: BTreeMap::new(),
-            inheritances: BTreeMap::new(),
+            inheritances: Mutex::default(),
             unstarted: None,
             own_metrics: None,
         }
@@ -276,7 +293,8 @@ impl Runner {
         self.unstarted = Some((interval, collect));
     }
 
-    /// Runs `graph` in place of what runs. What has the same id and config lives on.
+    /// Runs `graph` in place of what runs. What has the same id and config lives on. May be dropped before it is done, by who is
+    /// to stop: [`Runner::stop`] then ends both what was new and what was leaving.
     ///
     /// # Errors
     /// The first [`RunError`]: then some of what is new may run, and some of what is old may have stopped. Apply a graph that
@@ -289,12 +307,64 @@ impl Runner {
             self.own_metrics = Some(OwnMetrics::start(interval, collect));
         }
         self.set_own_metrics(&graph.telemetry);
-        self.apply_pipelines(graph.pipelines);
-        self.apply_receivers(graph.receivers).await?;
-        for pipeline in self.pipelines.values() {
-            lock(&pipeline.chain).detach_receivers_but(&pipeline.receivers);
+        self.apply_pipelines(graph.pipelines).await;
+        let applied = self.apply_receivers(graph.receivers).await;
+        if applied.is_ok() {
+            for pipeline in self.pipelines.values() {
+                let receivers = pipeline.receivers.clone();
+                self.on_chain(&pipeline.chain, move |chain| {
+                    chain.detach_receivers_but(&receivers);
+                })
+                .await;
+            }
         }
-        Ok(())
+        for exporter in self.exporters.values() {
+            exporter.outlet.queue.relieve(false);
+        }
+        applied
+    }
+
+    fn inheritances(&mut self) -> &mut BTreeMap<ComponentId, Inheritance> {
+        self.inheritances
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets no queue block any longer: a full one drops its oldest, counted.
+    fn relieve(&self) {
+        for exporter in self.exporters.values().chain(self.leaving.values()) {
+            exporter.outlet.queue.relieve(true);
+        }
+    }
+
+    /// Runs `work` on a chain, away from the async workers: a receiver holds its chain for as long as an exporter that blocks has
+    /// no room. After the deadline that exporter drops its oldest snapshot instead.
+    async fn on_chain<T: Send + 'static>(
+        &self,
+        chain: &SharedChain,
+        work: impl FnOnce(&mut Chain) -> T + Send + 'static,
+    ) -> T {
+        let chain = Arc::clone(chain);
+        let mut task = tokio::task::spawn_blocking(move || work(&mut lock(&chain)));
+        let joined = match tokio::time::timeout(self.deadline, &mut task).await {
+            Ok(joined) => joined,
+            Err(_elapsed) => {
+                let deadline = self.deadline;
+                tracing::warn!(
+                    ?deadline,
+                    "a pipeline waits for an exporter with `when_full: block`, which drops its oldest snapshot for the new config"
+                );
+                self.relieve();
+                task.await
+            }
+        };
+        match joined {
+            Ok(result) => result,
+            // As if it had run here.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down, and this future with it.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     fn set_own_metrics(&self, exporters: &[ComponentId]) {
@@ -318,22 +388,63 @@ impl Runner {
             .filter(|id| !kept.iter().any(|node| node.id == **id))
             .cloned()
             .collect();
-        for id in leaving {
-            for pipeline in self.pipelines.values() {
-                lock(&pipeline.chain).leave(&id);
-            }
-            if let Some(exporter) = self.exporters.remove(&id) {
+        for id in &leaving {
+            if let Some(exporter) = self.exporters.get(id) {
                 self.status
-                    .set(ComponentKind::Exporter, &id, State::Stopping, None);
-                exporter.outlet.queue.close();
-                drain(exporter, self.deadline).await?;
-                self.status.remove(ComponentKind::Exporter, &id);
+                    .set(ComponentKind::Exporter, id, State::Stopping, None);
+                // It is no reason to wait any more.
+                exporter.outlet.queue.relieve(true);
             }
         }
+        for pipeline in self.pipelines.values() {
+            let leaving = leaving.clone();
+            self.on_chain(&pipeline.chain, move |chain| {
+                for id in &leaving {
+                    chain.leave(id);
+                }
+            })
+            .await;
+        }
+        for id in leaving {
+            if let Some(exporter) = self.exporters.remove(&id) {
+                exporter.outlet.queue.close();
+                self.leaving.insert(id, exporter);
+            }
+        }
+        // Before new ones start: one of them may be about to listen on the same port.
+        self.drain_leaving().await?;
         for node in new {
             self.start_exporter(node).await?;
         }
         Ok(())
+    }
+
+    /// Lets exporters that are being removed finish what waits for them, all within one deadline.
+    async fn drain_leaving(&mut self) -> Result<(), RunError> {
+        let tasks = self.leaving.values_mut().map(|exporter| &mut exporter.task);
+        let drained = tokio::time::timeout(self.deadline, join_all(tasks)).await;
+        let leaving = std::mem::take(&mut self.leaving);
+        for id in leaving.keys() {
+            self.status.remove(ComponentKind::Exporter, id);
+        }
+        match drained {
+            Ok(ends) => ends.into_iter().try_for_each(|joined| joined.unwrap_or(Ok(()))),
+            Err(_elapsed) => {
+                // They leave all the same: what they could not deliver is counted, and flowtap runs on.
+                for (exporter, running) in &leaving {
+                    if !running.task.is_finished() {
+                        let (points, deadline) = (abandon(running), self.deadline);
+                        tracing::warn!(
+                            %exporter,
+                            points,
+                            ?deadline,
+                            "an exporter that is being removed did not deliver everything in time"
+                        );
+                    }
+                }
+                Ok(())
+            }
+        }
     }
 
     async fn start_exporter(&mut self, node: ExporterNode) -> Result<(), RunError> {
@@ -353,9 +464,18 @@ impl Runner {
         let queue = Arc::new(SnapshotQueue::new(queue));
         let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue);
         let outlet = Outlet { queue, telemetry };
+        let in_flight = Arc::new(AtomicU64::new(0));
         let (task_id, task_outlet, status) = (id.clone(), outlet.clone(), self.status.clone());
+        let task_in_flight = Arc::clone(&in_flight);
         let task = tokio::spawn(async move {
-            let work = drive_exporter(&task_id, exporter, service, &task_outlet, &status);
+            let work = drive_exporter(
+                &task_id,
+                exporter,
+                service,
+                &task_outlet,
+                &task_in_flight,
+                &status,
+            );
             let outcome = AssertUnwindSafe(work).catch_unwind().await;
             outcome.map_err(|panic| RunError::Panicked {
                 id: task_id,
@@ -365,13 +485,14 @@ impl Runner {
         let running = RunningExporter {
             fingerprint,
             outlet,
+            in_flight,
             task,
         };
         self.exporters.insert(id, running);
         Ok(())
     }
 
-    fn apply_pipelines(&mut self, nodes: Vec<PipelineNode>) {
+    async fn apply_pipelines(&mut self, nodes: Vec<PipelineNode>) {
         let gone: Vec<_> = self
             .pipelines
             .keys()
@@ -381,7 +502,7 @@ impl Runner {
         for name in gone {
             if let Some(pipeline) = self.pipelines.remove(&name) {
                 self.unfeed(&pipeline.chain);
-                lock(&pipeline.chain).vanish();
+                self.on_chain(&pipeline.chain, Chain::vanish).await;
             }
         }
         for node in nodes {
@@ -390,15 +511,21 @@ impl Runner {
                 .iter()
                 .filter_map(|id| Some((id.clone(), self.exporters.get(id)?.outlet.clone())))
                 .collect();
-            if let Some(pipeline) = self.pipelines.get_mut(&node.name) {
-                let mut chain = lock(&pipeline.chain);
-                chain.feed(outlets);
-                chain.become_like(node.processors, node.window);
-                chain.attach_receivers(&node.receivers);
-                pipeline.receivers = node.receivers;
+            if let Some(pipeline) = self.pipelines.get(&node.name) {
+                let receivers = node.receivers.clone();
+                let reconcile = move |chain: &mut Chain| {
+                    chain.feed(outlets);
+                    chain.become_like(node.processors, node.window);
+                    chain.attach_receivers(&node.receivers);
+                };
+                self.on_chain(&pipeline.chain, reconcile).await;
+                if let Some(pipeline) = self.pipelines.get_mut(&node.name) {
+                    pipeline.receivers = receivers;
+                }
             } else {
                 let mut chain = Chain::new(Arc::clone(&node.name), node.processors, node.window, outlets);
                 chain.attach_receivers(&node.receivers);
+                observe_windows(&self.meter, &node.name, &chain.closed_at());
                 let running = RunningPipeline {
                     chain: Arc::new(Mutex::new(chain)),
                     receivers: node.receivers,
@@ -431,21 +558,35 @@ impl Runner {
             .collect();
         for id in leaving {
             let is_replaced = nodes.iter().any(|node| node.id == id);
-            if let Some(mut receiver) = self.receivers.remove(&id) {
-                self.status
-                    .set(ComponentKind::Receiver, &id, State::Stopping, None);
-                receiver.stop.cancel();
-                let ended = tokio::time::timeout(self.deadline, receiver.end(&id)).await;
-                self.status.remove(ComponentKind::Receiver, &id);
-                let inheritance = ended.unwrap_or_else(|_| {
-                    Err(RunError::Deadline {
-                        deadline: self.deadline,
-                        points: 0,
-                    })
-                })?;
-                if let Some(inheritance) = inheritance.filter(|_| is_replaced) {
-                    self.inheritances.insert(id, inheritance);
+            let Some(receiver) = self.receivers.get_mut(&id) else {
+                continue;
+            };
+            self.status
+                .set(ComponentKind::Receiver, &id, State::Stopping, None);
+            receiver.stop.cancel();
+            // In the map until it has ended, so that stopping waits for it if this future is dropped. One that waits for an
+            // exporter gets the second half of the time without.
+            let waited = self.deadline;
+            let ended = match tokio::time::timeout(waited / 2, receiver.end(&id)).await {
+                Ok(ended) => Ok(ended),
+                Err(_elapsed) => {
+                    for exporter in self.exporters.values() {
+                        exporter.outlet.queue.relieve(true);
+                    }
+                    tokio::time::timeout(waited / 2, receiver.end(&id)).await
                 }
+            };
+            self.receivers.remove(&id);
+            self.status.remove(ComponentKind::Receiver, &id);
+            let stuck = |_| {
+                Err(RunError::Stuck {
+                    id: id.clone(),
+                    waited,
+                })
+            };
+            let inheritance = ended.unwrap_or_else(stuck)?;
+            if let Some(inheritance) = inheritance.filter(|_| is_replaced) {
+                self.inheritances().insert(id, inheritance);
             }
         }
         for node in nodes {
@@ -456,7 +597,7 @@ impl Runner {
             }
         }
         // Only a start that failed leaves any, and then the graph before takes it over again.
-        self.inheritances.clear();
+        self.inheritances().clear();
         Ok(())
     }
 
@@ -477,20 +618,27 @@ impl Runner {
         } = node;
         self.status
             .set(ComponentKind::Receiver, &id, State::Starting, None);
-        let inheritance = self.inheritances.remove(&id);
+        let inheritance = self.inheritances().remove(&id);
         let continues = inheritance.is_some_and(|inheritance| receiver.take_over(inheritance).is_ok());
         if !continues {
             for chain in &fed {
-                lock(chain).restarts(&id);
+                let receiver = id.clone();
+                self.on_chain(chain, move |chain| chain.restarts(&receiver)).await;
             }
         }
         let chains: Fed = Arc::new(ArcSwap::from_pointee(fed));
         let telemetry = ReceiverTelemetry::new(&self.meter, &id);
-        let sink = Sink::new(id.clone(), Arc::clone(&chains), telemetry);
+        let pulse = Arc::new(Pulse::default());
+        observe_scans(&self.meter, &id, &pulse);
+        let sink = Sink::new(id.clone(), Arc::clone(&chains), telemetry, Arc::clone(&pulse));
         let stop = CancellationToken::new();
+        // If this future is dropped while the receiver attaches, the receiver ends as soon as it has.
+        let guard = stop.clone().drop_guard();
         match start_receiver(&id, receiver, sink, stop.clone()).await {
             Ok(ends) => {
+                guard.disarm();
                 self.status.set(ComponentKind::Receiver, &id, State::Ok, None);
+                self.status.watch(&id, pulse);
                 let running = RunningReceiver {
                     fingerprint,
                     chains,
@@ -502,7 +650,7 @@ impl Runner {
             }
             Err((error, inheritance)) => {
                 if let Some(inheritance) = inheritance {
-                    self.inheritances.insert(id, inheritance);
+                    self.inheritances().insert(id, inheritance);
                 }
                 Err(self.failed(ComponentKind::Receiver, error))
             }
@@ -553,30 +701,43 @@ impl Runner {
 
     async fn stop_in_order(&mut self) -> Result<(), RunError> {
         let mut outcome = Ok(());
+        // A receiver that waits for room in a queue could not stop, nor let go of its chains.
+        self.relieve();
         for (id, receiver) in &self.receivers {
             self.status
                 .set(ComponentKind::Receiver, id, State::Stopping, None);
             receiver.stop.cancel();
         }
+        // One that hangs must not take the time of the exporters, nor the last window of the others.
+        let waited = self.deadline / 2;
+        let until = tokio::time::Instant::now() + waited;
         for (id, receiver) in &mut self.receivers {
             // One that has ended before said why then.
             if !receiver.ends.is_terminated() {
-                outcome = outcome.and(receiver.end(id).await.map(drop));
+                let ended = tokio::time::timeout_at(until, receiver.end(id)).await;
+                let stuck = |_| {
+                    Err(RunError::Stuck {
+                        id: id.clone(),
+                        waited,
+                    })
+                };
+                outcome = outcome.and(ended.unwrap_or_else(stuck).map(drop));
             }
         }
         for pipeline in self.pipelines.values() {
-            lock(&pipeline.chain).finish(Timestamp::now());
+            self.on_chain(&pipeline.chain, |chain| chain.finish(Timestamp::now()))
+                .await;
         }
         // After the last windows, so that their losses are in it; before the queues close.
         if let Some(own) = &self.own_metrics {
             own.finish().await;
         }
-        for (id, exporter) in &self.exporters {
+        for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
             self.status
                 .set(ComponentKind::Exporter, id, State::Stopping, None);
             exporter.outlet.queue.close();
         }
-        for exporter in self.exporters.values_mut() {
+        for exporter in self.exporters.values_mut().chain(self.leaving.values_mut()) {
             if !exporter.task.is_finished() {
                 outcome = outcome.and((&mut exporter.task).await.unwrap_or(Ok(())));
             }
@@ -584,9 +745,10 @@ impl Runner {
         outcome
     }
 
-    /// Counts what still waits as lost and ends the tasks.
+    /// Counts what was not delivered as lost and ends the tasks.
     fn give_up(&self) -> RunError {
-        let points = self.exporters.values().map(abandon).sum();
+        let exporters = self.exporters.values().chain(self.leaving.values());
+        let points = exporters.map(abandon).sum();
         RunError::Deadline {
             deadline: self.deadline,
             points,
@@ -594,29 +756,12 @@ impl Runner {
     }
 }
 
-/// Counts what waits for `exporter` as lost, and ends it; returns how many points.
+/// Counts what waits for `exporter`, and what it has under way, as lost, and ends it; returns how many points.
 fn abandon(exporter: &RunningExporter) -> u64 {
-    let lost = exporter.outlet.queue.give_up();
+    let lost = exporter.outlet.queue.give_up() + exporter.in_flight.swap(0, Ordering::AcqRel);
     exporter.outlet.telemetry.deliveries().failed(lost);
     exporter.task.abort();
     lost
-}
-
-/// Lets an exporter that leaves finish what waits for it.
-async fn drain(mut exporter: RunningExporter, deadline: Duration) -> Result<(), RunError> {
-    match tokio::time::timeout(deadline, &mut exporter.task).await {
-        Ok(joined) => joined.unwrap_or(Ok(())),
-        Err(_elapsed) => {
-            // It leaves all the same: what it could not deliver is counted, and flowtap runs on.
-            let points = abandon(&exporter);
-            tracing::warn!(
-                points,
-                ?deadline,
-                "an exporter that leaves did not deliver everything in time"
-            );
-            Ok(())
-        }
-    }
 }
 
 /// Takes snapshots from the queue to the service until the queue is closed and drained.
@@ -625,12 +770,18 @@ async fn drive_exporter(
     mut exporter: Box<dyn Exporter>,
     mut service: ExportService,
     outlet: &Outlet,
+    in_flight: &AtomicU64,
     status: &StatusBoard,
 ) {
     let tell = |state, error| status.set(ComponentKind::Exporter, id, state, error);
     while let Some(snapshot) = outlet.queue.pop().await {
         let (points, began) = (snapshot.points() as u64, Instant::now());
+        in_flight.store(points, Ordering::Release);
         let called: Result<_, BoxError> = async { service.ready().await?.call(snapshot).await }.await;
+        if in_flight.swap(0, Ordering::AcqRel) != points {
+            // Given up, and counted, a moment ago.
+            return;
+        }
         outlet.telemetry.took(began.elapsed());
         match called {
             Ok(exported) => {

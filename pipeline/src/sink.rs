@@ -5,6 +5,7 @@
 //! come past the window's end.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use arc_swap::ArcSwap;
 
 use crate::batch::{Census, FlowBatch};
 use crate::component::ComponentId;
+use crate::pulse::Pulse;
 use crate::queue::SnapshotQueue;
 use crate::snapshot::Snapshot;
 use crate::stage::{Aggregator, Processor};
@@ -63,6 +65,8 @@ pub struct Chain {
     /// Where the first window began. A watermark before that is of a receiver whose interval is longer, and not of a clock that
     /// was set back.
     began: Timestamp,
+    /// The end of the last window that was closed, in nanoseconds since the epoch.
+    closed_at: Arc<AtomicU64>,
 }
 
 /// One of the receivers that feed a chain.
@@ -112,7 +116,13 @@ impl Chain {
             outlets,
             feeds: BTreeMap::new(),
             began,
+            closed_at: Arc::default(),
         }
+    }
+
+    /// The end of the last window that was closed, in nanoseconds since the epoch; changes with each.
+    pub(crate) fn closed_at(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.closed_at)
     }
 
     /// Lets `receivers` feed it, beside those that do.
@@ -260,6 +270,7 @@ impl Chain {
     }
 
     fn emit(&self, snapshot: Snapshot) {
+        self.closed_at.store(snapshot.at.as_nanos(), Ordering::Relaxed);
         let snapshot = Arc::new(snapshot);
         for (_, outlet) in &self.outlets {
             outlet.push(Arc::clone(&snapshot));
@@ -276,17 +287,24 @@ pub struct Sink {
     receiver: ComponentId,
     chains: Fed,
     telemetry: ReceiverTelemetry,
+    pulse: Arc<Pulse>,
     /// For every pipeline but the last, which gets the batch itself.
     copy: FlowBatch,
 }
 
 impl Sink {
     /// The sink of `receiver` into `chains`.
-    pub(crate) fn new(receiver: ComponentId, chains: Fed, telemetry: ReceiverTelemetry) -> Self {
+    pub(crate) fn new(
+        receiver: ComponentId,
+        chains: Fed,
+        telemetry: ReceiverTelemetry,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         Self {
             receiver,
             chains,
             telemetry,
+            pulse,
             copy: FlowBatch::default(),
         }
     }
@@ -298,6 +316,7 @@ impl Sink {
         }
         self.telemetry.accepted(batch.records.len());
         let began = Instant::now();
+        self.pulse.enter();
         let chains = self.chains.load();
         if let Some((last, others)) = chains.split_last() {
             for chain in others {
@@ -309,6 +328,7 @@ impl Sink {
             }
             lock(last).accept(&self.receiver, batch);
         }
+        self.pulse.leave();
         self.telemetry.took(began.elapsed());
         batch.clear();
     }
@@ -316,17 +336,28 @@ impl Sink {
     /// Whether a pipeline should be shown every open connection once more, because its window is new or lacks some: a receiver
     /// that can do a [census](crate::batch::Census) asks before each of its scans.
     pub fn wants_census(&self) -> bool {
+        self.pulse.enter();
         let chains = self.chains.load();
-        chains
+        let wants = chains
             .iter()
-            .any(|chain| lock(chain).wants_census(&self.receiver))
+            .any(|chain| lock(chain).wants_census(&self.receiver));
+        self.pulse.leave();
+        wants
     }
 
     /// Tells that everything up to `to` has been handed on, so that windows that end by then can close.
     pub fn watermark(&mut self, to: Timestamp) {
+        self.pulse.enter();
         for chain in self.chains.load().iter() {
             lock(chain).advance(&self.receiver, to);
         }
+        self.pulse.leave();
+        self.pulse.watermark(to, Instant::now());
+    }
+
+    /// Reports that the scan before the next watermark failed: after a few of these in a row the receiver is not ok.
+    pub fn scan_failed(&mut self, error: &dyn std::fmt::Display) {
+        self.pulse.scan_failed(error.to_string());
     }
 }
 

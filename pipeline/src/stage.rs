@@ -40,11 +40,13 @@ pub enum StageError {
         remedy: String,
     },
     /// A listener could not be bound.
-    #[error("can't listen on {address}: {source}")]
+    #[error("{key}: can't listen on {address}: {source}\n  hint: {}", listen_hint(*address, key, source))]
     Listen {
         /// The address of the config.
         address: SocketAddr,
-        /// What the system said.
+        /// The key of the config that has the address, such as `service.admin.endpoint`.
+        key: String,
+        /// The system's error.
         source: io::Error,
     },
     /// Anything else.
@@ -54,6 +56,27 @@ pub enum StageError {
 
 /// State that a receiver leaves to the one that replaces it; only receivers of the same type know what is in it.
 pub type Inheritance = Box<dyn Any + Send>;
+
+/// The remedy for an address that can't be bound.
+fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "another process has the port (`ss -ltnp 'sport = :{port}'` shows which); stop it, or set another one: --set {key}=ADDRESS:PORT"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!(
+                "no interface has this address (yet); `ip address` lists those that are up, and --set {key}=0.0.0.0:{port} takes any"
+            )
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "ports below 1024 need CAP_NET_BIND_SERVICE; grant it, or set another one: --set {key}=ADDRESS:PORT"
+            )
+        }
+        _ => format!("set another address: --set {key}=ADDRESS:PORT"),
+    }
+}
 
 /// A source of flow records.
 ///

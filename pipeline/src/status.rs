@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::component::{ComponentId, ComponentKind};
+use crate::pulse::{Health, Pulse};
 use crate::time::Timestamp;
+
+/// A receiver whose thread has not ended a scan for so long will not do so any more.
+const DEAD: Duration = Duration::from_secs(60);
 
 /// How a component is, in the Collector's words (component status reporting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -39,13 +44,18 @@ pub struct ComponentStatus {
 type Board = BTreeMap<(ComponentKind, ComponentId), ComponentStatus>;
 
 /// The states of all components that run. Cloning it shares it.
+///
+/// Receivers are judged by their pulses as well: one that does not scan reports nothing by itself.
 #[derive(Clone, Debug, Default)]
-pub struct StatusBoard(Arc<Mutex<Board>>);
+pub struct StatusBoard {
+    board: Arc<Mutex<Board>>,
+    pulses: Arc<Mutex<BTreeMap<ComponentId, Arc<Pulse>>>>,
+}
 
 impl StatusBoard {
     /// A component has come to be in `state`. Nothing changes if it was already, with the same error.
     pub fn set(&self, kind: ComponentKind, id: &ComponentId, state: State, error: Option<String>) {
-        let mut board = self.lock();
+        let mut board = lock(&self.board);
         let known = board.get(&(kind, id.clone()));
         if known.is_some_and(|known| known.state == state && known.error == error) {
             return;
@@ -67,22 +77,70 @@ impl StatusBoard {
 
     /// A component is no more.
     pub fn remove(&self, kind: ComponentKind, id: &ComponentId) {
-        self.lock().remove(&(kind, id.clone()));
+        lock(&self.board).remove(&(kind, id.clone()));
+        if kind == ComponentKind::Receiver {
+            lock(&self.pulses).remove(id);
+        }
     }
 
     /// Every component that runs: `receivers/ebpf` and its state.
     pub fn load(&self) -> BTreeMap<String, ComponentStatus> {
-        let board = self.lock();
+        self.judge();
+        let board = lock(&self.board);
         let named = |((kind, id), status): (&(ComponentKind, ComponentId), &ComponentStatus)| {
             (format!("{}/{id}", kind.section()), status.clone())
         };
         board.iter().map(named).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Board> {
-        // The board is whole after every statement above.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Judges the receiver `id` by `pulse` from now on.
+    pub(crate) fn watch(&self, id: &ComponentId, pulse: Arc<Pulse>) {
+        lock(&self.pulses).insert(id.clone(), pulse);
     }
+
+    /// Whether every receiver scans.
+    pub fn is_measuring(&self) -> bool {
+        self.health().iter().all(|(_, health)| *health == Health::Ok)
+    }
+
+    /// Whether every receiver's thread is alive: one that waits for an exporter is, and so is one whose scans fail.
+    pub fn is_alive(&self) -> bool {
+        let dead = |health: &Health| matches!(health, Health::Stalled(waited) if *waited > DEAD);
+        !self.health().iter().any(|(_, health)| dead(health))
+    }
+
+    fn health(&self) -> Vec<(ComponentId, Health)> {
+        let now = Instant::now();
+        let pulses = lock(&self.pulses);
+        let judged = pulses.iter().map(|(id, pulse)| (id.clone(), pulse.health(now)));
+        judged.collect()
+    }
+
+    /// Brings the states of receivers that run in line with their pulses.
+    fn judge(&self) {
+        for (id, health) in self.health() {
+            let key = (ComponentKind::Receiver, id.clone());
+            let state = lock(&self.board).get(&key).map(|status| status.state);
+            if matches!(state, Some(State::Ok | State::RecoverableError)) {
+                match health.problem() {
+                    None => self.set(ComponentKind::Receiver, &id, State::Ok, None),
+                    Some(problem) => {
+                        self.set(
+                            ComponentKind::Receiver,
+                            &id,
+                            State::RecoverableError,
+                            Some(problem),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every statement under these locks leaves the value whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -103,5 +161,25 @@ mod tests {
         assert_eq!(set(State::Ok, None).error, None);
         board.remove(ComponentKind::Exporter, &id);
         assert!(board.load().is_empty());
+    }
+
+    #[test]
+    fn a_receiver_whose_scans_fail_is_not_ok_although_nobody_has_set_that() {
+        let (board, pulse) = (StatusBoard::default(), Arc::new(Pulse::default()));
+        let id: ComponentId = "ebpf".parse().unwrap();
+        board.set(ComponentKind::Receiver, &id, State::Ok, None);
+        board.watch(&id, Arc::clone(&pulse));
+        assert!(board.is_measuring() && board.is_alive());
+        for _ in 0..3 {
+            pulse.scan_failed("Too many open files".to_owned());
+            pulse.watermark(Timestamp::default(), Instant::now());
+        }
+        let status = board.load()["receivers/ebpf"].clone();
+        assert_eq!(status.state, State::RecoverableError);
+        assert!(status.error.unwrap().contains("Too many open files"));
+        assert!(!board.is_measuring() && board.is_alive(), "alive, and not ready");
+        pulse.watermark(Timestamp::default(), Instant::now());
+        assert_eq!(board.load()["receivers/ebpf"].state, State::Ok);
+        assert!(board.is_measuring());
     }
 }

@@ -4,14 +4,17 @@
 //! its counter.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use crate::component::ComponentId;
+use crate::pulse::Pulse;
 use crate::queue::SnapshotQueue;
 use crate::snapshot::HISTOGRAM_BUCKETS;
+use crate::time::Timestamp;
 
 /// Upper bounds of how long a batch takes, in seconds: from one that is empty to one that takes an interval.
 /// As many as a [`HistogramPoint`](crate::HistogramPoint) has, so that exporters can push them.
@@ -27,6 +30,38 @@ fn batch_duration(meter: &Meter, name: &'static str, description: &'static str) 
         .with_unit("s")
         .with_boundaries(BATCH_BOUNDS.to_vec())
         .build()
+}
+
+/// Shows when the receiver of `pulse` last had a whole scan, as long as it lives.
+pub(crate) fn observe_scans(meter: &Meter, id: &ComponentId, pulse: &Arc<Pulse>) {
+    let (pulse, attributes) = (Arc::downgrade(pulse), [KeyValue::new("receiver", id.to_string())]);
+    meter
+        .f64_observable_gauge("receiver_last_scan_timestamp")
+        .with_description("When a receiver's last whole scan ended, since the epoch; 0 before the first.")
+        .with_unit("s")
+        .with_callback(move |observer| {
+            if let Some(pulse) = pulse.upgrade() {
+                observer.observe(pulse.last_scan().as_secs_f64(), &attributes);
+            }
+        })
+        .build();
+}
+
+/// Shows when a pipeline's last window closed, as long as the pipeline holds `closed_at`, in nanoseconds since the epoch.
+pub(crate) fn observe_windows(meter: &Meter, pipeline: &str, closed_at: &Arc<AtomicU64>) {
+    let attributes = [KeyValue::new("pipeline", pipeline.to_owned())];
+    let closed_at = Arc::downgrade(closed_at);
+    meter
+        .f64_observable_gauge("window_last_close_timestamp")
+        .with_description("The end of a pipeline's last window, since the epoch; 0 before the first.")
+        .with_unit("s")
+        .with_callback(move |observer| {
+            if let Some(closed_at) = closed_at.upgrade() {
+                let nanos = closed_at.load(Ordering::Relaxed);
+                observer.observe(Timestamp::from_nanos(nanos).as_secs_f64(), &attributes);
+            }
+        })
+        .build();
 }
 
 /// What a receiver handed on.

@@ -16,14 +16,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use flowtap_pipeline::{BuildContext, Events, FlowBatch, FlowRecord, Role, Sink, Timestamp};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
-use crate::listen_scan::process_dir;
+use crate::listen_scan::{namespace, process_dir};
 
 /// Names of the counters, in the order of [`Totals`].
 const COUNTERS: [&str; 5] = [
@@ -61,7 +60,7 @@ impl Kernel {
         let process = process_dir(proc_root);
         let snmp = process.join("net/snmp");
         Ok(Self {
-            netns: u32::try_from(fs::metadata(process.join("ns/net"))?.ino()).unwrap_or(0),
+            netns: u32::try_from(namespace(&process)?).unwrap_or(0),
             start: read(&snmp)?,
             snmp,
         })
@@ -142,6 +141,11 @@ impl Outlet<'_> {
     /// Whether a pipeline asks for a census.
     pub(crate) fn wants_census(&self) -> bool {
         self.sink.wants_census()
+    }
+
+    /// Reports that the scan before the next watermark failed.
+    pub(crate) fn scan_failed(&mut self, error: &io::Error) {
+        self.sink.scan_failed(error);
     }
 
     /// Tells that nothing before `at` is missing.

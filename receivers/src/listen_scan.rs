@@ -8,10 +8,12 @@
 //! so that the kernel goes on to the table of all connections, of every namespace: a fifth of a second each where many wait for
 //! their time to end.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use flowtap_pipeline::ListenChange;
 
@@ -27,11 +29,7 @@ const LISTEN: &str = "0A";
 /// `net/tcp6`, and that is no error.
 pub fn scan(proc_root: &Path) -> io::Result<ListenChange> {
     let process = process_dir(proc_root);
-    let namespace = process.join("ns/net");
-    let netns = namespace
-        .metadata()
-        .map_err(|error| named(&namespace, &error))?
-        .ino();
+    let netns = namespace(&process)?;
     let own = Path::new("/proc/self/ns/net").metadata();
     let own = own.is_ok_and(|own| own.ino() == netns).then(asked_for);
     let mut ports = match own {
@@ -53,6 +51,35 @@ pub fn process_dir(proc_root: &Path) -> PathBuf {
     } else {
         "1"
     })
+}
+
+/// Namespaces of processes as they were last seen.
+static SEEN: Mutex<BTreeMap<PathBuf, u64>> = Mutex::new(BTreeMap::new());
+
+/// The inode number of the network namespace of `process`, a folder of a proc file system. A sandbox (Landlock) hides the namespaces
+/// of processes outside of it, so one that was seen before it was entered is taken from then: a process does not change its own.
+///
+/// # Errors
+/// [`io::Error`] with the path.
+pub(crate) fn namespace(process: &Path) -> io::Result<u64> {
+    let path = process.join("ns/net");
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    match path.metadata() {
+        Ok(metadata) => {
+            seen.insert(process.to_owned(), metadata.ino());
+            Ok(metadata.ino())
+        }
+        Err(error) => match seen.get(process) {
+            Some(inode) if error.kind() == io::ErrorKind::PermissionDenied => Ok(*inode),
+            _ => Err(named(&path, &error)),
+        },
+    }
+}
+
+/// Looks the namespace up that receivers with this `proc_root` need, before a sandbox hides it.
+pub fn remember_namespace(proc_root: &Path) {
+    // Whoever needs it reports the error.
+    let _ = namespace(&process_dir(proc_root));
 }
 
 fn asked_for() -> io::Result<Vec<u16>> {

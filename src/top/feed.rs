@@ -5,7 +5,9 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use flowtap_pipeline::plain;
 
 use crate::flows::tap::{Request, Tap};
 use crate::flows::{Flows, Sort};
@@ -132,9 +134,22 @@ fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
         stream,
         "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
     )?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    Ok(answer)
+    let (mut answer, until) = (Vec::new(), Instant::now() + PATIENCE);
+    let mut chunk = vec![0; 64 << 10];
+    // The timeout of the socket is for each read; a peer that sends a byte now and then would never reach it.
+    while (answer.len() as u64) < MAX_ANSWER {
+        match stream.read(&mut chunk)? {
+            0 => return Ok(answer),
+            read => answer.extend_from_slice(&chunk[..read]),
+        }
+        if Instant::now() > until {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no whole answer within {} s", PATIENCE.as_secs()),
+            ));
+        }
+    }
+    Err(io::Error::other("the answer is too long for flows"))
 }
 
 /// The flows in an answer, or what was answered instead.
@@ -151,10 +166,12 @@ fn flows(answer: &[u8]) -> Result<Flows, String> {
     match status {
         "200" => serde_json::from_slice(body).map_err(|error| format!("{}: {error}", strange())),
         "404" if body.is_empty() => Err("this daemon is of a version without /flows".to_owned()),
-        _ => Err(format!(
-            "{status}: {}",
-            String::from_utf8_lossy(body).lines().next().unwrap_or_default()
-        )),
+        // Whoever has the port may answer: on a terminal, its text must not act.
+        _ => {
+            let text = String::from_utf8_lossy(body);
+            let line = text.lines().next().unwrap_or_default();
+            Err(plain::plain(&format!("{status}: {line}")).into_owned())
+        }
     }
 }
 
@@ -170,6 +187,8 @@ mod tests {
         let refused =
             flows(b"HTTP/1.0 404 Not Found\r\n\r\nthere is no pipeline `x`; there is flows\n").unwrap_err();
         assert_eq!(refused, "404: there is no pipeline `x`; there is flows");
+        let hostile = flows(b"HTTP/1.0 500 x\r\n\r\n\x1b]0;PWNED\x07\n").unwrap_err();
+        assert_eq!(hostile, "500: \\u{1b}]0;PWNED\\u{7}");
         for strange in [
             &b""[..],
             b"220 smtp ready\r\n",

@@ -218,6 +218,11 @@ impl Daemon {
         self.admin
     }
 
+    /// Where it serves its own metrics.
+    pub(crate) const fn telemetry_address(&self) -> SocketAddr {
+        self.telemetry
+    }
+
     /// Its config file.
     pub(crate) fn config(&self) -> std::path::PathBuf {
         self.dir.path().join("flowtap.yaml")

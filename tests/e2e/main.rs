@@ -23,6 +23,7 @@
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
+//! | `stopping` | the end, and full listeners, whatever peers do |
 //! | `shielded` | what this machine shows no eBPF program, whoever it is of |
 
 #![expect(
@@ -65,5 +66,6 @@ mod require;
 mod schema;
 mod shielded;
 mod sock_diag;
+mod stopping;
 mod stores;
 mod traffic;

@@ -235,7 +235,7 @@ fn with_no_descriptor_left_scrapes_wait_and_nothing_is_lost() {
     waiting.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
     daemon.wait_for("could not be accepted");
     let _waiting_too = TcpStream::connect(daemon.admin_address()).unwrap();
-    daemon.wait_for("accept error");
+    daemon.wait_for("could not be accepted");
     limit_descriptors(&daemon, 1024);
     let mut answer = String::new();
     waiting.set_read_timeout(Some(PATIENCE)).unwrap();

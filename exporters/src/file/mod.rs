@@ -10,7 +10,8 @@
 //!    reader never sees half of one.
 //! 4. What a crash left behind: lines are kept up to the last that is whole, as `.recovered`; Parquet without its footer
 //!    can't be read and is removed. Both are counted.
-//! 5. Of finished files the newest `rotation.max_files` are kept. No file is touched whose name does not fit the pattern.
+//! 5. Of finished files the newest `rotation.max_files` are kept, the one just finished always; those of a time still to come are
+//!    not counted. No file is touched whose name does not fit the pattern.
 //! 6. What can't be written counts as failed, is told once, and is tried again with each window.
 
 mod config;
@@ -22,7 +23,8 @@ mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flowtap_pipeline::{BuildContext, ExportService, Exporter, Snapshot, StageError};
+use flowtap_pipeline::telemetry::DeliveryTelemetry;
+use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::spawn_blocking;
@@ -36,6 +38,8 @@ use self::writer::{Telemetry, Writer};
 #[derive(Debug)]
 pub struct FileExporter {
     writer: Arc<Mutex<Writer>>,
+    /// For what the last file makes of rows that were not counted yet.
+    deliveries: DeliveryTelemetry,
     strict: bool,
 }
 
@@ -48,6 +52,7 @@ impl FileExporter {
         let writer = Writer::new(config, &context.resource, Telemetry::new(context))?;
         Ok(Self {
             writer: Arc::new(Mutex::new(writer)),
+            deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             strict: context.strict,
         })
     }
@@ -88,8 +93,12 @@ impl Exporter for FileExporter {
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         async move {
-            if let Err(error) = Self::blocking(Arc::clone(&self.writer), Writer::finish).await {
-                tracing::error!(%error, "the last file was not finished");
+            match Self::blocking(Arc::clone(&self.writer), Writer::finish).await {
+                Ok(Exported { sent, failed }) => {
+                    self.deliveries.sent(sent);
+                    self.deliveries.failed(failed);
+                }
+                Err(error) => tracing::error!(%error, "the last file was not finished"),
             }
         }
         .boxed()

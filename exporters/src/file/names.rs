@@ -55,6 +55,11 @@ impl Name {
         }
     }
 
+    /// Whether it begins after a file that begins at `moment` would.
+    pub(super) fn is_after(&self, moment: Timestamp) -> bool {
+        self.time > Self::starting(moment).time
+    }
+
     /// What a crash left behind of it.
     pub(super) fn recovered(self) -> Self {
         Self {

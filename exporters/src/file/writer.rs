@@ -1,7 +1,8 @@
 //! The file that is being written, and when it is finished.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use flowtap_pipeline::{BuildContext, Exported, Resource, Snapshot, Timestamp};
@@ -75,6 +76,8 @@ struct Open {
     /// When its first window began.
     begun: Timestamp,
     rows: u64,
+    /// Rows among these that are not counted as sent yet: files could not be finished of late.
+    pending: u64,
     output: Output,
     /// Tells another exporter on the same path that this file is not left behind.
     _lock: Flock<File>,
@@ -101,6 +104,10 @@ pub(super) struct Writer {
     open: Option<Open>,
     /// Whether nothing could be written of late: what goes on for long is told once.
     failing: bool,
+    /// The end of the newest window: what this exporter takes for now.
+    now: Timestamp,
+    /// Finished files that begin later than that, as last reported.
+    future_files: usize,
 }
 
 impl Writer {
@@ -114,6 +121,8 @@ impl Writer {
             telemetry,
             open: None,
             failing: false,
+            now: Timestamp::default(),
+            future_files: 0,
         })
     }
 
@@ -130,7 +139,7 @@ impl Writer {
 
     /// Makes the folder, and puts in order what a crash has left behind there.
     pub(super) fn prepare(&mut self) -> io::Result<()> {
-        fs::create_dir_all(&self.names.folder)?;
+        create_folder(&self.names.folder)?;
         let (_, left) = self.names.list()?;
         for name in left {
             let path = self.names.partial(&name);
@@ -138,7 +147,8 @@ impl Writer {
                 tracing::warn!(path = %path.display(), %error, "what was left behind can't be put in order");
             }
         }
-        self.prune()
+        // Old files are removed with the first one that is finished: until a window has come it is not known what is old.
+        Ok(())
     }
 
     /// One file that was being written: lines are good up to the last that is whole, Parquet has no footer and can't be read.
@@ -176,26 +186,32 @@ impl Writer {
     /// Writes the rows of `snapshot`.
     pub(super) fn write(&mut self, snapshot: &Snapshot) -> Exported {
         let rows = rows(snapshot);
-        match self.try_write(snapshot, rows) {
-            Ok(()) => Exported {
-                sent: rows,
-                failed: 0,
-            },
-            Err(error) => {
-                self.complain(&error);
-                Exported {
-                    sent: 0,
-                    failed: rows,
+        self.now = snapshot.at;
+        let mut exported = Exported::default();
+        match self.try_write(snapshot, rows, &mut exported) {
+            Ok(()) if self.failing && self.open.is_some() => {
+                // Parquet in memory, after a file that could not be finished: not delivered until this one is.
+                if let Some(open) = &mut self.open {
+                    open.pending += rows;
                 }
             }
+            // Unless they were in a file that could not be finished.
+            Ok(()) if !self.failing => exported.sent += rows,
+            Ok(()) => {}
+            Err(error) => {
+                self.complain(&error);
+                exported.failed += rows;
+            }
         }
+        exported
     }
 
-    fn try_write(&mut self, snapshot: &Snapshot, rows: u64) -> io::Result<()> {
-        self.forget_removed();
+    /// Adds to `exported` what became of earlier rows, and of those of `snapshot` if their file could not be finished.
+    fn try_write(&mut self, snapshot: &Snapshot, rows: u64, exported: &mut Exported) -> io::Result<()> {
+        self.forget_removed(exported);
         let begun = start(snapshot);
         if self.is_aged(begun) {
-            self.finish();
+            self.finish_file(0, exported);
         }
         if rows > 0 {
             let mut open = match self.open.take() {
@@ -221,6 +237,7 @@ impl Writer {
                     return Err(error);
                 }
                 (Err(error), Format::Parquet) => {
+                    exported.failed += open.pending;
                     self.discard(&open);
                     return Err(error);
                 }
@@ -228,7 +245,7 @@ impl Writer {
         }
         let is_full = |open: &Open| open.bytes() >= self.rotation.max_bytes;
         if self.open.as_ref().is_some_and(is_full) || self.is_aged(snapshot.at) {
-            self.finish();
+            self.finish_file(rows, exported);
         }
         Ok(())
     }
@@ -241,13 +258,19 @@ impl Writer {
     }
 
     fn create(&self, begun: Timestamp) -> io::Result<Open> {
-        fs::create_dir_all(&self.names.folder)?;
+        create_folder(&self.names.folder)?;
         let mut name = Name::starting(begun);
         for _ in 0..MAX_NAMES {
             let path = self.names.partial(&name);
             // A finished file must not be written over, nor one that is being written.
             if !self.names.finished(&name).exists() {
-                match OpenOptions::new().append(true).create_new(true).open(&path) {
+                // Who talks to whom is nobody else's business.
+                let private = OpenOptions::new()
+                    .append(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path);
+                match private {
                     Ok(file) => return self.begin(name, path, begun, file),
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     Err(error) => return Err(error),
@@ -279,13 +302,21 @@ impl Writer {
             path,
             begun,
             rows: 0,
+            pending: 0,
             output,
             _lock: lock,
         })
     }
 
-    /// Finishes the open file, if there is one: to the disk, and then to its own name.
-    pub(super) fn finish(&mut self) {
+    /// Finishes the open file, if there is one. Returns what became of rows that were not counted yet.
+    pub(super) fn finish(&mut self) -> Exported {
+        let mut exported = Exported::default();
+        self.finish_file(0, &mut exported);
+        exported
+    }
+
+    /// The same; `current` of its rows are of the snapshot that is being written, and not counted yet either.
+    fn finish_file(&mut self, current: u64, exported: &mut Exported) {
         let Some(open) = self.open.take() else {
             return;
         };
@@ -293,6 +324,7 @@ impl Writer {
             name,
             path,
             rows,
+            pending,
             output,
             _lock,
             ..
@@ -307,7 +339,9 @@ impl Writer {
             File::open(&self.names.folder)?.sync_all()
         });
         if let Err(error) = finished {
-            self.telemetry.lost(rows);
+            let uncounted = pending + current;
+            exported.failed += uncounted;
+            self.telemetry.lost(rows.saturating_sub(uncounted));
             if self.format == Format::Parquet {
                 remove(&path);
                 self.telemetry.file("discarded", 1);
@@ -315,17 +349,19 @@ impl Writer {
             self.complain(&error);
             return;
         }
+        exported.sent += pending;
         self.telemetry.file("finished", 1);
         self.settle();
-        if let Err(error) = self.prune() {
+        if let Err(error) = self.prune(&name) {
             tracing::warn!(folder = %self.folder().display(), %error, "old files can't be removed");
         }
     }
 
     /// A file that somebody has removed takes no more rows: nobody would ever read them.
-    fn forget_removed(&mut self) {
+    fn forget_removed(&mut self, exported: &mut Exported) {
         if let Some(open) = self.open.take_if(|open| !open.path.exists()) {
-            self.telemetry.lost(open.rows);
+            exported.failed += open.pending;
+            self.telemetry.lost(open.rows - open.pending);
             tracing::warn!(path = %open.path.display(), rows = open.rows, "a file was removed while it was being written");
         }
     }
@@ -333,22 +369,43 @@ impl Writer {
     /// Gives up a file that can't be finished.
     fn discard(&self, open: &Open) {
         remove(&open.path);
-        self.telemetry.lost(open.rows);
+        self.telemetry.lost(open.rows - open.pending);
         self.telemetry.file("discarded", 1);
     }
 
-    /// Removes the oldest files beyond `max_files`.
-    fn prune(&self) -> io::Result<()> {
+    /// Removes the oldest files beyond `max_files`, of which `newest` is one. Files of a time that is still to come are neither
+    /// counted nor removed: the clock was ahead when they were written, and by name each of them is newer than `newest`.
+    fn prune(&mut self, newest: &Name) -> io::Result<()> {
         if self.rotation.max_files == 0 {
             return Ok(());
         }
         let (finished, _) = self.names.list()?;
-        let surplus = finished.len().saturating_sub(self.rotation.max_files);
-        for name in &finished[..surplus] {
+        let (future, past): (Vec<_>, Vec<_>) = finished
+            .into_iter()
+            .filter(|name| name != newest)
+            .partition(|name| name.is_after(self.now));
+        self.report_future(&future);
+        let surplus = (past.len() + 1).saturating_sub(self.rotation.max_files);
+        for name in &past[..surplus.min(past.len())] {
             fs::remove_file(self.names.finished(name))?;
             self.telemetry.file("removed", 1);
         }
         Ok(())
+    }
+
+    fn report_future(&mut self, future: &[Name]) {
+        if future.len() > self.future_files
+            && let Some(first) = future.first()
+        {
+            tracing::warn!(
+                files = future.len(),
+                first = %self.names.finished(first).display(),
+                now = %self.now,
+                "files of a time that is still to come are neither counted nor removed by rotation; hint: the clock was ahead once, \
+                 remove them by hand"
+            );
+        }
+        self.future_files = future.len();
     }
 
     fn settle(&mut self) {
@@ -362,6 +419,11 @@ impl Writer {
             tracing::warn!(folder = %self.folder().display(), %error, "files can't be written; tried again with each window");
         }
     }
+}
+
+/// Creates the folder, for its owner only.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// The lock on `file`; `None` if somebody else has it.

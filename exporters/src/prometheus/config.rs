@@ -49,12 +49,15 @@ pub struct Config {
     /// Formats that say since when a series counts. A Prometheus started with
     /// `--enable-feature=created-timestamp-zero-ingestion` then sees the first bytes of a new series as an increase.
     pub created_timestamps: CreatedTimestamps,
-    /// Connections at a time; those beyond are closed, and counted.
+    /// Connections at a time; the next takes the place of the one that has waited longest for a request, and is counted.
     pub max_connections: NonZeroUsize,
     /// How long a request, a TLS handshake or the reading of an answer may stall.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub timeout: Duration,
+    /// Names that `Host` may have in requests over the loopback interface, beside addresses and `localhost`; `*` for any. Other names
+    /// get 421, so that no web page can read the metrics by DNS rebinding.
+    pub allowed_hosts: Vec<String>,
     /// TLS; unset: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ServerTls>,
@@ -77,6 +80,7 @@ impl Default for Config {
             created_timestamps: CreatedTimestamps::default(),
             max_connections: CONNECTIONS,
             timeout: Duration::from_secs(30),
+            allowed_hosts: Vec::new(),
             tls: None,
             basic_auth: None,
             bearer_token: None,
@@ -111,6 +115,28 @@ impl ComponentConfig for Config {
                 path: vec!["basic_auth".to_owned(), "username".to_owned()],
                 message: "can't have a colon: it ends the name (RFC 7617)".to_owned(),
             });
+        }
+        let empty = |path: &[&str]| {
+            Fault {
+            path: path.iter().map(|&key| key.to_owned()).collect(),
+            message: "is empty, so it would protect nothing; hint: check the variable or file that it comes from, or remove the key"
+                .to_owned(),
+        }
+        };
+        if let Some(auth) = &self.basic_auth {
+            if auth.username.is_empty() {
+                faults.push(empty(&["basic_auth", "username"]));
+            }
+            if auth.password.is_empty() {
+                faults.push(empty(&["basic_auth", "password"]));
+            }
+        }
+        if self
+            .bearer_token
+            .as_ref()
+            .is_some_and(|token| token.trim().is_empty())
+        {
+            faults.push(empty(&["bearer_token"]));
         }
         faults
     }

@@ -8,14 +8,13 @@
 //! 3. Where the config feeds it from several pipelines, every series has the pipeline's name as a label, or two of them could be
 //!    the same.
 //! 4. Names stay what they are: `OpenMetrics` wants counters to end in `_total`, so those that don't are of type `unknown` there.
-//! 5. No more than `max_connections` at a time: the next is closed, and counted.
+//! 5. No more than `max_connections` at a time: the next takes the place of one without a request ([`crate::listener`]).
 
 mod auth;
 mod config;
 mod exposition;
 mod negotiate;
 mod protobuf;
-mod server;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -35,11 +34,7 @@ use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream;
-use opentelemetry::KeyValue;
-use opentelemetry::metrics::Counter;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
@@ -50,7 +45,7 @@ pub use self::config::{Config, CreatedTimestamps, FACTORY};
 pub(crate) use self::exposition::canonical;
 use self::exposition::{Exposition, Style};
 use self::negotiate::Format;
-use self::server::Server;
+use crate::listener::{AllowedHosts, ClosedConnections, Listener};
 use crate::tls::{self, TlsError};
 
 const INDEX: &str =
@@ -89,8 +84,9 @@ impl Shared {
 pub struct PrometheusExporter {
     config: Config,
     shared: Arc<Shared>,
-    refused: Counter<u64>,
-    exporter: KeyValue,
+    closed: ClosedConnections,
+    /// The config's key of the address, for errors.
+    key: String,
     stop: CancellationToken,
     server: Option<JoinHandle<()>>,
 }
@@ -104,14 +100,7 @@ impl PrometheusExporter {
         if let Some(files) = &config.tls {
             tls::server_config(files)?;
         }
-        let refused = context
-            .meter
-            .u64_counter("exporter_refused_connections")
-            .with_description("Connections that were closed because too many were open.")
-            .with_unit("{connection}")
-            .build();
-        let exporter = KeyValue::new("exporter", context.id.to_string());
-        refused.add(0, std::slice::from_ref(&exporter));
+        let closed = ClosedConnections::new(&context.meter, &format!("exporters/{}", context.id));
         let shared = Shared {
             style: Style::new(config, context.several_pipelines),
             auth: Auth::new(config.basic_auth.as_ref(), config.bearer_token.as_deref()),
@@ -120,8 +109,8 @@ impl PrometheusExporter {
         Ok(Self {
             config: config.clone(),
             shared: Arc::new(shared),
-            refused,
-            exporter,
+            closed,
+            key: format!("exporters.{}.endpoint", context.id),
             stop: CancellationToken::new(),
             server: None,
         })
@@ -138,33 +127,34 @@ impl Exporter for PrometheusExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         async move {
             let address = self.config.endpoint;
-            let failed = |source| StageError::Listen { address, source };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
-            self.config.endpoint = listener.local_addr().map_err(failed)?;
-            let tls = match &self.config.tls {
-                None => None,
-                Some(files) => {
-                    let (config, certificate) =
-                        tls::server_config(files).map_err(|error| StageError::Other(error.into()))?;
-                    Some((TlsAcceptor::from(Arc::new(config)), certificate))
-                }
+            let failed = |source| StageError::Listen {
+                address,
+                key: self.key.clone(),
+                source,
             };
-            let scheme = if tls.is_some() { "https" } else { "http" };
+            let mut listener = Listener::bind(address, self.closed.clone())
+                .await
+                .map_err(failed)?
+                .limits(self.config.max_connections.get(), self.config.timeout)
+                .hosts(AllowedHosts::new(&self.config.allowed_hosts));
+            self.config.endpoint = listener.address();
+            if let Some(files) = &self.config.tls {
+                let (config, certificate) =
+                    tls::server_config(files).map_err(|error| StageError::Other(error.into()))?;
+                listener = listener.tls(config, certificate);
+            }
+            let scheme = if self.config.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
             let address = self.config.endpoint;
             tracing::info!(%address, "metrics on {scheme}://{address}/metrics");
-            let server = Server {
-                listener,
-                routes: Router::new()
-                    .route("/", get(|| async { Html(INDEX) }))
-                    .route("/metrics", get(scrape))
-                    .with_state(Arc::clone(&self.shared)),
-                tls,
-                max_connections: self.config.max_connections.get(),
-                timeout: self.config.timeout,
-                refused: self.refused.clone(),
-                exporter: self.exporter.clone(),
-            };
-            self.server = Some(tokio::spawn(server.run(self.stop.clone())));
+            let routes = Router::new()
+                .route("/", get(|| async { Html(INDEX) }))
+                .route("/metrics", get(scrape))
+                .with_state(Arc::clone(&self.shared));
+            self.server = Some(tokio::spawn(listener.serve(routes, self.stop.clone())));
             let shared = Arc::clone(&self.shared);
             let service = service_fn(move |snapshot| {
                 let exported = shared.take(snapshot);
@@ -190,7 +180,7 @@ impl Exporter for PrometheusExporter {
 async fn scrape(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     if !shared.auth.allows(&headers) {
         let challenge = [(header::WWW_AUTHENTICATE, shared.auth.challenge())];
-        return (StatusCode::UNAUTHORIZED, challenge, "who are you?\n").into_response();
+        return (StatusCode::UNAUTHORIZED, challenge, "401 Unauthorized\n").into_response();
     }
     let format = Format::asked_for(&headers);
     let exposition = shared.exposition(format);
@@ -441,29 +431,31 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
     }
 
-    #[tokio::test]
-    async fn one_connection_too_many_is_closed_and_a_request_without_end_refused() {
-        let config = Config {
-            max_connections: std::num::NonZeroUsize::MIN,
+    #[test]
+    fn empty_passwords_and_tokens_are_refused() {
+        use flowtap_pipeline::ComponentConfig;
+
+        let auth = |username: &str, password: &str| {
+            Some(BasicAuth {
+                username: username.to_owned(),
+                password: password.to_owned(),
+            })
+        };
+        let keys = |config: Config| -> Vec<String> {
+            let faults = config.validate();
+            faults.iter().map(|fault| fault.path.join(".")).collect()
+        };
+        let with = |basic_auth, bearer_token: Option<&str>| Config {
+            basic_auth,
+            bearer_token: bearer_token.map(str::to_owned),
             ..Config::default()
         };
-        let (exporter, _service) = serving(config, snapshot(1)).await;
-        let mut first = TcpStream::connect(exporter.address()).await.unwrap();
-        // Half a request: the connection is taken.
-        first.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
-        let mut second = TcpStream::connect(exporter.address()).await.unwrap();
-        let mut nothing = Vec::new();
-        // Closed, or reset, whichever comes first.
-        let _ = second.read_to_end(&mut nothing).await;
-        assert!(nothing.is_empty(), "{nothing:?}");
-
-        let line = format!("X-Long: {}\r\n", "x".repeat(20_000));
-        // The peer may have closed before all of it is written.
-        let _ = first.write_all(line.as_bytes()).await;
-        let mut answer = Vec::new();
-        let _ = first.read_to_end(&mut answer).await;
-        let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+        assert_eq!(keys(with(auth("scraper", ""), None)), ["basic_auth.password"]);
+        assert_eq!(
+            keys(with(auth("", "x"), Some(" "))),
+            ["basic_auth.username", "bearer_token"]
+        );
+        assert!(keys(with(auth("scraper", "x"), Some("t0ken"))).is_empty());
     }
 
     /// Whether a scrape over TLS succeeds, trusting `ca`.
@@ -532,7 +524,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_taken_is_named() {
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = taken.local_addr().unwrap();
         let mut exporter = PrometheusExporter::new(
             &Config {

@@ -23,7 +23,7 @@ pub struct Reading {
 }
 
 /// Returns the daemon's own metrics as they stand.
-pub type Collect = Box<dyn FnMut(Reading) -> Snapshot + Send>;
+pub type Collect = Box<dyn FnMut(Reading) -> Snapshot + Send + Sync>;
 
 /// How the metrics are read, and when that was done last.
 struct Source {

@@ -185,7 +185,7 @@ fn a_receiver_is_asked_for_a_census_by_the_pipelines_that_it_feeds_alone() {
     let sink = |receiver| {
         let telemetry = ReceiverTelemetry::new(&opentelemetry::global::meter("test"), &id(receiver));
         let fed: Fed = Arc::new(ArcSwap::from_pointee(vec![Arc::clone(&chain)]));
-        Sink::new(id(receiver), fed, telemetry)
+        Sink::new(id(receiver), fed, telemetry, Arc::default())
     };
     assert!(!sink("first").wants_census());
     assert!(sink("second").wants_census());

@@ -82,7 +82,11 @@ impl Watched {
             names,
             node_name: Some("worker-1".to_owned()),
         };
-        tokio::spawn(watch(config, server.client(), Arc::clone(&cluster), stop.clone()));
+        let (client, watched, watching) = (server.client(), Arc::clone(&cluster), stop.clone());
+        tokio::spawn(async move {
+            let meter = opentelemetry::global::meter("test");
+            watch(config, client, watched, &meter, watching).await;
+        });
         Self {
             cluster,
             _stop: stop.drop_guard(),

@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtap_pipeline::{ClusterState, Live};
+use flowtap_pipeline::{ClusterState, Live, Timestamp};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
@@ -21,6 +21,8 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Meter};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +65,17 @@ impl Source {
     }
 }
 
+impl Source {
+    fn attribute(self) -> KeyValue {
+        // Services are watched twice: of kube-system for DNS, and all of them for names.
+        let resource = match self {
+            Self::Dns => "services/kube-dns".to_owned(),
+            other => other.to_string(),
+        };
+        KeyValue::new("resource", resource)
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.rule().0)
@@ -80,13 +93,65 @@ enum Change {
     Failed(Source, watcher::Error),
 }
 
+impl Change {
+    const fn source(&self) -> Source {
+        match self {
+            Self::Kubeadm(_) => Source::Kubeadm,
+            Self::Node(_) => Source::Nodes,
+            Self::ServiceCidr(_) => Source::ServiceCidrs,
+            Self::Dns(_) => Source::Dns,
+            Self::Service(_) => Source::Services,
+            Self::Pod(_) => Source::Pods,
+            Self::Failed(source, _) => *source,
+        }
+    }
+}
+
+/// When each source was last heard of, and how often it failed.
+struct Telemetry {
+    last_event: Gauge<f64>,
+    errors: Counter<u64>,
+}
+
+impl Telemetry {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            last_event: meter
+                .f64_gauge("kubernetes_last_event_timestamp")
+                .with_description(
+                    "When the Kubernetes API last reported an object of a resource, since the epoch.",
+                )
+                .with_unit("s")
+                .build(),
+            errors: meter
+                .u64_counter("kubernetes_watch_errors")
+                .with_description("Failed requests and broken watches of the Kubernetes API.")
+                .with_unit("{error}")
+                .build(),
+        }
+    }
+
+    fn event(&self, source: Source) {
+        let now = Timestamp::now().as_secs_f64();
+        self.last_event.record(now, &[source.attribute()]);
+        // From the first event, so that an alert on a rise sees the first error.
+        self.errors.add(0, &[source.attribute()]);
+    }
+
+    fn failed(&self, source: Source) {
+        self.errors.add(1, &[source.attribute()]);
+    }
+}
+
 /// Watches until `stop`.
 pub async fn watch(
     config: WatchConfig,
     client: Client,
     cluster: Arc<Live<ClusterState>>,
+    meter: &Meter,
     stop: CancellationToken,
 ) {
+    let telemetry = Telemetry::new(meter);
     let mut changes = changes(&config, &client);
     let mut model = Model::default();
     let mut failing = HashSet::new();
@@ -117,6 +182,12 @@ pub async fn watch(
             }
             change = changes.next() => {
                 let Some(change) = change else { return };
+                let source = change.source();
+                if matches!(change, Change::Failed(..)) {
+                    telemetry.failed(source);
+                } else {
+                    telemetry.event(source);
+                }
                 apply(&mut model, change, config.node_name.as_deref(), &mut failing);
                 due.get_or_insert_with(|| Instant::now() + SETTLE);
             }

@@ -120,6 +120,9 @@ impl Catalog {
     pub(super) fn sweep(&mut self) {
         self.details.sweep();
         self.shared.retain(|shared| Arc::strong_count(shared) > 1);
+        if self.shared.capacity() > self.shared.len() * 4 {
+            self.shared.shrink_to(self.shared.len() * 2);
+        }
     }
 }
 

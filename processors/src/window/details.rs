@@ -166,6 +166,9 @@ impl Detail {
     }
 }
 
+/// Rows that are kept whether they are taken or not.
+const LEAST: usize = 1024;
+
 /// A row that is taken.
 #[derive(Debug)]
 struct Row {
@@ -273,6 +276,17 @@ impl Details {
                 entry.remove();
             }
             self.free.push(number);
+        }
+        // Keys hold the numbers of rows, so only those at the end can go.
+        let taken = self.rows.iter().rposition(Option::is_some).unwrap_or(0);
+        if self.rows.len() > LEAST && taken < self.rows.len() / 4 {
+            self.rows.truncate(taken + 1);
+            self.rows.shrink_to_fit();
+            self.free.retain(|number| (*number as usize) <= taken);
+            self.free.shrink_to_fit();
+            let rows = &self.rows;
+            let hash_of = |number: &u32| rows[*number as usize].as_ref().map_or(0, |row| row.hash);
+            self.numbers.shrink_to_fit(hash_of);
         }
     }
 }

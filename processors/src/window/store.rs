@@ -123,6 +123,9 @@ const CHANGED: Timestamp = Timestamp::from_nanos(u64::MAX);
 /// Changes that are looked up together.
 const GATHERED: usize = 64;
 
+/// Slots that a store keeps whether they are live or not.
+const LEAST: usize = 1024;
+
 /// In place of the number of a slot.
 const NO_SLOT: u32 = u32::MAX;
 
@@ -336,6 +339,30 @@ impl<V: Value> Store<V> {
                 *place = None;
             }
         }
+        if self.slots.len() > LEAST && self.free.len() > self.slots.len() / 4 * 3 {
+            self.compact();
+        }
+    }
+
+    /// Moves the live series together, in their order, and frees the rest: after a mass expiry the slots would keep their memory for
+    /// as long as the window lives.
+    fn compact(&mut self) {
+        let live = self.slots.len() - self.free.len();
+        let mut slots = Vec::with_capacity(live);
+        slots.extend(self.slots.drain(..).flatten().map(Some));
+        let mut numbers = HashTable::with_capacity(live);
+        for (slot, number) in slots.iter().flatten().zip(0..) {
+            let hash = hash(&self.hasher, &slot.key);
+            let entry = Entry {
+                hash: high(hash),
+                number,
+            };
+            // There is room for all of them, so none is hashed again.
+            numbers.insert_unique(hash, entry, |_| 0);
+        }
+        self.slots = slots;
+        self.numbers = numbers;
+        self.free = Vec::new();
     }
 
     /// Whether new series fold into `other` from now on, whatever room there is.
@@ -380,6 +407,53 @@ impl<V: Value> Slot<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_mass_expiry_the_memory_of_the_slots_is_freed_and_what_is_left_is_found_again() {
+        use super::super::config::Config;
+        use super::super::families::FamilyId;
+        use super::super::key::{Direction, Facets};
+
+        let mut catalog = Catalog::new(&Config::default());
+        let mut store = Store::<Sum>::new(usize::MAX);
+        let start = Timestamp::from_nanos(1);
+        let keys: Vec<_> = (0..5_000_u32)
+            .filter_map(|i| {
+                let record =
+                    crate::testing::record("192.0.2.1:80", &format!("10.0.{}.{}:4000", i / 250, i % 250));
+                let facets = Facets {
+                    direction: Some(Direction::Outbound),
+                    cause: None,
+                };
+                catalog.key(FamilyId::Egress, &record, facets)
+            })
+            .collect();
+        assert_eq!(keys.len(), 5_000);
+        let mut change = |store: &mut Store<Sum>, key: &Key| {
+            store.change((store.hash(key), *key), 1, start, &mut catalog);
+            store.settle(start, &mut catalog);
+        };
+        for key in &keys {
+            change(&mut store, key);
+        }
+        let mut shown = 0;
+        let mut other = Catalog::new(&Config::default());
+        store.sweep(start, &mut other, |_| {
+            shown += 1;
+            if shown % 100 == 0 { Keep::Yes } else { Keep::No }
+        });
+        assert!(store.slots.capacity() < 200, "{}", store.slots.capacity());
+        for key in &keys {
+            change(&mut store, key);
+        }
+        let mut totals = std::collections::BTreeMap::new();
+        store.sweep(start, &mut other, |slot| {
+            *totals.entry(slot.value.total().0).or_insert(0) += 1;
+            Keep::Yes
+        });
+        let expected = [(1, 4_950), (2, 50)].into();
+        assert_eq!(totals, expected, "series of one change, and of two");
+    }
 
     #[test]
     fn a_counter_holds_a_correction_back_until_it_is_made_up_for() {

@@ -113,6 +113,7 @@ impl Capture<'_> {
                 if census {
                     self.census.failed();
                 }
+                self.outlet.scan_failed(&error);
                 tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
             }
         }

@@ -68,6 +68,7 @@ impl Capture<'_> {
             Ok(found) => self.compare(found, at),
             Err(error) => {
                 self.telemetry.dump_failed();
+                self.outlet.scan_failed(&error);
                 tracing::warn!(%error, "a dump of the sockets was cut short; the next one makes up for it");
             }
         }

@@ -1,0 +1,172 @@
+//! The open connections of a listener, and the one to close when there is no room for another.
+//!
+//! A client that sends nothing costs as much as one that scrapes, so a full listener closes the connection that has waited
+//! longest for a complete request. One that has asked and does not read its answer comes next, once it has stalled.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+/// How long the reading of a response must have stalled before the connection may be closed for another.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// A complete request (or TLS handshake) of its client.
+    Idle,
+    /// The handler's work.
+    Handling,
+    /// The client to read its response.
+    Responding,
+}
+
+/// Why a connection was closed, or not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It had waited longest for a complete request.
+    Idle,
+    /// Its client did not read the response.
+    Stalled,
+    /// Every other connection had a request under way.
+    Full,
+    /// The remaining descriptors are reserved for measuring.
+    Descriptors,
+}
+
+impl Reason {
+    pub(super) const ALL: [Self; 4] = [Self::Idle, Self::Stalled, Self::Full, Self::Descriptors];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Stalled => "stalled",
+            Self::Full => "full",
+            Self::Descriptors => "descriptors",
+        }
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    id: u64,
+    progress: Mutex<(Phase, Instant)>,
+    close: CancellationToken,
+    all: Connections,
+}
+
+impl Connection {
+    /// Waits until the listener wants it closed.
+    pub(super) async fn closed(&self) {
+        self.close.cancelled().await;
+    }
+
+    /// A complete request has come.
+    pub(super) fn handling(&self) {
+        self.set(Phase::Handling);
+    }
+
+    /// The client has read more of its response.
+    pub(super) fn responding(&self) {
+        self.set(Phase::Responding);
+    }
+
+    /// The response is done.
+    pub(super) fn idle(&self) {
+        self.set(Phase::Idle);
+    }
+
+    fn set(&self, phase: Phase) {
+        *lock(&self.progress) = (phase, Instant::now());
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        lock(&self.all.open).remove(&self.id);
+    }
+}
+
+/// Everything about an open connection that eviction looks at; weak, so that the connection's own task owns it.
+type Open = BTreeMap<u64, std::sync::Weak<Connection>>;
+
+/// The open connections. Cloning it shares it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Connections {
+    open: Arc<Mutex<Open>>,
+}
+
+impl Connections {
+    /// Adds a connection, which `close` (or eviction) closes. `id` must not be in use.
+    pub(super) fn add(&self, id: u64, close: CancellationToken) -> Arc<Connection> {
+        let connection = Arc::new(Connection {
+            id,
+            progress: Mutex::new((Phase::Idle, Instant::now())),
+            close,
+            all: self.clone(),
+        });
+        lock(&self.open).insert(id, Arc::downgrade(&connection));
+        connection
+    }
+
+    /// Closes the connection that has been idle longest, else the one whose client has stalled longest; returns why, or nothing
+    /// if every connection is at work.
+    pub(super) fn evict(&self, now: Instant) -> Option<Reason> {
+        // Upgraded under the lock, dropped after it: the last owner of a connection takes the lock itself.
+        let open: Vec<_> = lock(&self.open)
+            .values()
+            .filter_map(std::sync::Weak::upgrade)
+            .collect();
+        let waiting = |wanted: Phase| {
+            open.iter()
+                .filter(|connection| !connection.close.is_cancelled())
+                .filter_map(move |connection| {
+                    let (phase, since) = *lock(&connection.progress);
+                    (phase == wanted).then_some((since, connection))
+                })
+                .min_by_key(|(since, _)| *since)
+        };
+        if let Some((_, connection)) = waiting(Phase::Idle) {
+            connection.close.cancel();
+            return Some(Reason::Idle);
+        }
+        let stalled =
+            waiting(Phase::Responding).filter(|(since, _)| now.saturating_duration_since(*since) >= STALLED);
+        stalled.map(|(_, connection)| {
+            connection.close.cancel();
+            Reason::Stalled
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every statement under these locks leaves the value whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connection_that_is_idle_longest_goes_first_then_one_that_stalls_and_none_at_work() {
+        let all = Connections::default();
+        let [a, b, c] = [1, 2, 3].map(|id| all.add(id, CancellationToken::new()));
+        a.handling();
+        let now = Instant::now();
+        assert_eq!(all.evict(now), Some(Reason::Idle));
+        assert!(b.close.is_cancelled() && !c.close.is_cancelled());
+        assert_eq!(all.evict(now), Some(Reason::Idle));
+        assert!(c.close.is_cancelled());
+        drop((b, c));
+        assert_eq!(all.evict(now + STALLED * 2), None, "a handler is at work");
+        a.responding();
+        assert_eq!(all.evict(Instant::now()), None, "not stalled yet");
+        assert_eq!(all.evict(Instant::now() + STALLED), Some(Reason::Stalled));
+        drop(a);
+        assert!(lock(&all.open).is_empty());
+    }
+}

@@ -1,0 +1,467 @@
+//! The HTTP listener of scrapes, of the admin endpoints and of the daemon's own metrics: bounded whatever its clients do.
+//!
+//! In: connections. Out: what the routes answer. The rules:
+//!
+//! 1. HTTP/1 only, over TLS if the config says so; a request's head has 16 KiB and a time limit.
+//! 2. A connection more than `max_connections` takes the place of the one that has been idle longest ([`connections`]).
+//! 3. A client that does not read is cut off by the kernel (`TCP_USER_TIMEOUT`).
+//! 4. The last descriptors of the process are left to the receivers.
+//! 5. On the loopback interface, `Host` must be an address, `localhost` or a configured name ([`AllowedHosts`]).
+//! 6. Every connection that is closed for one of these reasons is counted; the log has a line per episode.
+
+mod connections;
+mod hosts;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Request, Response, header};
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use nix::sys::resource::{Resource, getrlimit};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Meter};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use self::connections::{Connection, Connections, Reason};
+pub use self::hosts::AllowedHosts;
+use crate::tls::ServerCertificate;
+
+/// Connections that a listener holds at a time, unless its config has another number.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// How long a request or the reading of a response may stall, unless the config has another time.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Upper bound of a request's head.
+const MAX_REQUEST_BYTES: usize = 16 * 1024;
+
+/// Delay after a failed accept, such as for want of descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How often certificates are checked for renewal, and episodes for their end.
+const TICK: Duration = Duration::from_secs(2);
+
+/// An episode of closed connections is over when this has passed since the last one.
+const EPISODE: Duration = Duration::from_secs(30);
+
+/// How long requests under way may take to end when flowtap stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Descriptors that no listener takes, as long as the limit has so many: a receiver needs a few for each scan.
+const RESERVED_DESCRIPTORS: u64 = 32;
+
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Counts the connections that a listener closed to stay within its bounds.
+#[derive(Clone, Debug)]
+pub struct ClosedConnections {
+    counter: Counter<u64>,
+    listener: KeyValue,
+}
+
+impl ClosedConnections {
+    /// For the listener `name`, such as `service/admin`; every reason stands at 0 from the start.
+    pub fn new(meter: &Meter, name: &str) -> Self {
+        let closed = Self {
+            counter: meter
+                .u64_counter("listener_closed_connections")
+                .with_description("Connections that a listener closed, or did not accept, to stay within its bounds, by reason.")
+                .with_unit("{connection}")
+                .build(),
+            listener: KeyValue::new("listener", name.to_owned()),
+        };
+        for reason in Reason::ALL {
+            closed.add(0, reason);
+        }
+        closed
+    }
+
+    fn add(&self, connections: u64, reason: Reason) {
+        let attributes = [self.listener.clone(), KeyValue::new("reason", reason.as_str())];
+        self.counter.add(connections, &attributes);
+    }
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<Tls>,
+    hosts: AllowedHosts,
+    max_connections: usize,
+    timeout: Duration,
+    closed: ClosedConnections,
+}
+
+#[derive(Clone)]
+struct Tls {
+    acceptor: TlsAcceptor,
+    certificate: Arc<ServerCertificate>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+impl Listener {
+    /// Binds `address`.
+    ///
+    /// # Errors
+    /// The system's, such as for an address in use.
+    pub async fn bind(address: SocketAddr, closed: ClosedConnections) -> io::Result<Self> {
+        let socket = TcpListener::bind(address).await?;
+        let address = socket.local_addr()?;
+        Ok(Self {
+            socket,
+            address,
+            tls: None,
+            hosts: AllowedHosts::default(),
+            max_connections: MAX_CONNECTIONS,
+            timeout: TIMEOUT,
+            closed,
+        })
+    }
+
+    /// Serves over TLS.
+    #[must_use]
+    pub fn tls(self, config: rustls::ServerConfig, certificate: Arc<ServerCertificate>) -> Self {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self {
+            tls: Some(Tls {
+                acceptor,
+                certificate,
+            }),
+            ..self
+        }
+    }
+
+    /// Sets the names that `Host` may have.
+    #[must_use]
+    pub fn hosts(self, hosts: AllowedHosts) -> Self {
+        Self { hosts, ..self }
+    }
+
+    /// Sets how many connections there may be at a time, and how long one may stall.
+    #[must_use]
+    pub fn limits(self, max_connections: usize, timeout: Duration) -> Self {
+        Self {
+            max_connections,
+            timeout,
+            ..self
+        }
+    }
+
+    /// Returns the bound address: the port is the kernel's choice if port 0 was asked for.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves `routes` until `stop` is cancelled, and a moment longer for requests under way.
+    pub async fn serve(self, routes: Router, stop: CancellationToken) {
+        let permits = Arc::new(Semaphore::new(self.max_connections));
+        let (connections, graceful) = (Connections::default(), GracefulShutdown::new());
+        let close_all = CancellationToken::new();
+        let mut episode = Episode::new(self.address);
+        let mut ticks = tokio::time::interval(TICK);
+        let mut starved = false;
+        for id in 0.. {
+            let accepted = loop {
+                tokio::select! {
+                    () = stop.cancelled() => break None,
+                    _ = ticks.tick() => {
+                        self.refresh_certificate();
+                        episode.tick();
+                    }
+                    accepted = self.socket.accept() => break Some(accepted),
+                }
+            };
+            let Some(accepted) = accepted else { break };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if !std::mem::replace(&mut starved, true) {
+                        tracing::warn!(address = %self.address, %error, "connections could not be accepted; they wait until that is possible");
+                    }
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                    continue;
+                }
+            };
+            if std::mem::take(&mut starved) {
+                tracing::info!(address = %self.address, "connections are accepted again");
+            }
+            let permit = match self.admit(&stream, &permits, &connections, &mut episode) {
+                Admission::Admitted(permit) => permit,
+                Admission::Rejected => continue,
+                Admission::Evicting(permit) => match stop.run_until_cancelled(permit).await {
+                    Some(Ok(permit)) => permit,
+                    _ => break,
+                },
+            };
+            // A client that does not read leaves its window shut; the kernel ends such a connection by itself.
+            if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(self.timeout)) {
+                tracing::debug!(%error, "no time limit on a connection");
+            }
+            let connection = connections.add(id, close_all.child_token());
+            let hosts = self.guards(&stream).then(|| self.hosts.clone());
+            let (tls, routes, timeout) = (self.tls.clone(), routes.clone(), self.timeout);
+            let watcher = graceful.watcher();
+            tokio::spawn(async move {
+                let service = Service {
+                    routes,
+                    hosts,
+                    connection,
+                };
+                let serving = async {
+                    match tls {
+                        None => serve(stream, service.clone(), timeout, watcher).await,
+                        Some(tls) => {
+                            if let Some(stream) = handshake(&tls.acceptor, stream, timeout).await {
+                                serve(stream, service.clone(), timeout, watcher).await;
+                            }
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = service.connection.closed() => {}
+                    () = serving => {}
+                }
+                drop(permit);
+            });
+        }
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await;
+        close_all.cancel();
+    }
+
+    /// Decides whether `stream` gets a place, and makes room for it if another connection may go.
+    fn admit(
+        &self,
+        stream: &TcpStream,
+        permits: &Arc<Semaphore>,
+        connections: &Connections,
+        episode: &mut Episode,
+    ) -> Admission {
+        if is_reserved(stream) {
+            // The new one may stay if another leaves: the number of open descriptors is what counts.
+            let reason = connections.evict(Instant::now());
+            self.closed.add(1, reason.unwrap_or(Reason::Descriptors));
+            episode.closed(Reason::Descriptors);
+            if reason.is_none() {
+                return Admission::Rejected;
+            }
+        }
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Admission::Admitted(permit);
+        }
+        let reason = connections.evict(Instant::now());
+        self.closed.add(1, reason.unwrap_or(Reason::Full));
+        episode.closed(reason.unwrap_or(Reason::Full));
+        match reason {
+            Some(_) => Admission::Evicting(Arc::clone(permits).acquire_owned().boxed()),
+            None => Admission::Rejected,
+        }
+    }
+
+    /// Whether `Host` is checked on this connection: it came over the loopback interface, and without TLS, whose certificate
+    /// already binds the name.
+    fn guards(&self, stream: &TcpStream) -> bool {
+        let is_local = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        self.tls.is_none() && stream.local_addr().is_ok_and(is_local)
+    }
+
+    fn refresh_certificate(&self) {
+        if let Some(tls) = &self.tls {
+            match tls.certificate.refresh() {
+                Ok(true) => tracing::info!("a new certificate is served"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the certificate before is served on"),
+            }
+        }
+    }
+}
+
+/// Whether a new connection has a place.
+enum Admission {
+    Admitted(OwnedSemaphorePermit),
+    /// Once the evicted connection's task has returned its permit, which it does as soon as it is scheduled: so the number of
+    /// connections never exceeds the limit.
+    Evicting(BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>),
+    Rejected,
+}
+
+/// Whether `stream` has one of the last descriptors. The kernel hands out the lowest free number, so that many are open.
+fn is_reserved(stream: &TcpStream) -> bool {
+    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return false;
+    };
+    let first = limit.saturating_sub(RESERVED_DESCRIPTORS.min(limit / 4));
+    u64::try_from(stream.as_raw_fd()).is_ok_and(|descriptor| descriptor >= first)
+}
+
+/// A run of closed connections, logged once at its begin and once at its end.
+#[derive(Debug)]
+struct Episode {
+    address: SocketAddr,
+    last: Option<Instant>,
+    connections: u64,
+}
+
+impl Episode {
+    const fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            last: None,
+            connections: 0,
+        }
+    }
+
+    fn closed(&mut self, reason: Reason) {
+        if self.last.replace(Instant::now()).is_none() {
+            let (address, reason) = (self.address, reason.as_str());
+            tracing::warn!(
+                %address,
+                reason,
+                "a listener is at its limit of connections: those without a request are closed; \
+                 flowtap_listener_closed_connections_total counts them"
+            );
+        }
+        self.connections += 1;
+    }
+
+    fn tick(&mut self) {
+        if self.last.is_some_and(|last| last.elapsed() >= EPISODE) {
+            let (address, connections) = (self.address, self.connections);
+            tracing::info!(%address, connections, "a listener is below its limit of connections again");
+            *self = Self::new(self.address);
+        }
+    }
+}
+
+async fn handshake(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    timeout: Duration,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    match tokio::time::timeout(timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: Service,
+    timeout: Duration,
+    watcher: Watcher,
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeout)
+        .max_buf_size(MAX_REQUEST_BYTES)
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request| service.clone().respond(request)),
+        );
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// The routes as one connection sees them.
+#[derive(Clone, Debug)]
+struct Service {
+    routes: Router,
+    /// Names that `Host` may have, if it is checked.
+    hosts: Option<AllowedHosts>,
+    connection: Arc<Connection>,
+}
+
+impl Service {
+    async fn respond(self, request: Request<Incoming>) -> Result<Response<Tracked>, Infallible> {
+        self.connection.handling();
+        let (parts, body) = request.into_parts();
+        let checked = self.hosts.as_ref().map_or(Ok(()), |hosts| hosts.check(&parts));
+        let mut response = match checked {
+            Ok(()) => self.routes.oneshot(Request::from_parts(parts, body)).await?,
+            Err(refusal) => refusal.into_response(),
+        };
+        let headers = response.headers_mut();
+        for (name, value) in [
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
+        ] {
+            headers.entry(name).or_insert(HeaderValue::from_static(value));
+        }
+        self.connection.responding();
+        let connection = self.connection;
+        Ok(response.map(|body| Tracked { body, connection }))
+    }
+}
+
+/// A response's body, which shows how far its client has read: hyper asks for the next chunk when it has room for it.
+struct Tracked {
+    body: Body,
+    connection: Arc<Connection>,
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(context);
+        if polled.is_ready() {
+            this.connection.responding();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.connection.idle();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! A receiver's pulse: when it last had a whole scan, and whether its thread still runs.
+//!
+//! In: what its sink sees: watermarks, failed scans, and the time spent in pipelines. Out: [`Health`], on demand. A receiver that
+//! is silent looks the same as a quiet network on every other metric, so its health is judged by the clock.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::time::Timestamp;
+
+/// Failed scans in a row after which a receiver is not ok.
+const FAILURES: u32 = 3;
+
+/// Intervals without a watermark after which it is not ok.
+const INTERVALS: u32 = 3;
+
+/// It has this long whatever its interval is: a busy machine is not a fault.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a receiver is, by the clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It scans.
+    Ok,
+    /// Its last scans failed.
+    Failing(String),
+    /// It waits for its pipelines, which wait for an exporter with `when_full: block`.
+    Blocked(Duration),
+    /// Its thread has not come to the end of a scan for so long.
+    Stalled(Duration),
+}
+
+impl Health {
+    /// A sentence on what is wrong; nothing if all is well.
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::Ok => None,
+            Self::Failing(error) => Some(format!("the last {FAILURES} scans or more failed: {error}")),
+            Self::Blocked(waited) => Some(format!(
+                "waits for an exporter with when_full: block for {} s; the kernel's ring may overflow, which is counted",
+                waited.as_secs()
+            )),
+            Self::Stalled(waited) => Some(format!("no scan has ended for {} s", waited.as_secs())),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    /// When the last watermark came.
+    last: Instant,
+    /// The gaps between the last three watermarks, newest first; a single late one is not the interval.
+    gaps: [Duration; 2],
+    /// The end of the last whole scan.
+    scanned: Timestamp,
+    failures: u32,
+    /// Whether the scan that is under way has failed.
+    failed: bool,
+    /// Why the last failed scan did.
+    last_error: String,
+    /// Since when the receiver's thread is in its pipelines.
+    in_pipelines: Option<Instant>,
+}
+
+/// The pulse of one receiver.
+#[derive(Debug)]
+pub struct Pulse(Mutex<State>);
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self(Mutex::new(State {
+            last: Instant::now(),
+            gaps: [Duration::ZERO; 2],
+            scanned: Timestamp::default(),
+            failures: 0,
+            failed: false,
+            last_error: String::new(),
+            in_pipelines: None,
+        }))
+    }
+}
+
+impl Pulse {
+    /// The thread goes into its pipelines.
+    pub(crate) fn enter(&self) {
+        self.lock().in_pipelines = Some(Instant::now());
+    }
+
+    /// It comes back.
+    pub(crate) fn leave(&self) {
+        self.lock().in_pipelines = None;
+    }
+
+    /// The scan that is under way failed.
+    pub(crate) fn scan_failed(&self, error: String) {
+        let mut state = self.lock();
+        state.failures = state.failures.saturating_add(1);
+        state.failed = true;
+        state.last_error = error;
+    }
+
+    /// A scan has ended, well unless it was reported as failed.
+    pub(crate) fn watermark(&self, to: Timestamp, now: Instant) {
+        let mut state = self.lock();
+        let gap = now.saturating_duration_since(state.last);
+        state.gaps = [gap, state.gaps[0]];
+        state.last = now;
+        if !std::mem::take(&mut state.failed) {
+            state.failures = 0;
+            state.scanned = to;
+        }
+    }
+
+    /// Returns the end of the last whole scan; 0 before the first.
+    pub fn last_scan(&self) -> Timestamp {
+        self.lock().scanned
+    }
+
+    /// Judges it at `now`.
+    pub fn health(&self, now: Instant) -> Health {
+        let state = self.lock();
+        let interval = state.gaps[0].min(state.gaps[1]);
+        let patience = PATIENCE.max(interval * INTERVALS);
+        if let Some(since) = state.in_pipelines {
+            let waited = now.saturating_duration_since(since);
+            if waited > patience {
+                return Health::Blocked(waited);
+            }
+        }
+        let waited = now.saturating_duration_since(state.last);
+        if waited > patience && state.in_pipelines.is_none() {
+            return Health::Stalled(waited);
+        }
+        if state.failures >= FAILURES {
+            return Health::Failing(state.last_error.clone());
+        }
+        Health::Ok
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every statement under the lock leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_receiver_is_not_ok_after_three_failed_scans_and_until_one_succeeds() {
+        let pulse = Pulse::default();
+        let now = Instant::now();
+        for scan in 1..=3 {
+            assert_eq!(pulse.health(now), Health::Ok, "before failure {scan}");
+            pulse.scan_failed("Too many open files".to_owned());
+            pulse.watermark(at(scan), now);
+        }
+        assert_eq!(
+            pulse.health(now),
+            Health::Failing("Too many open files".to_owned())
+        );
+        assert_eq!(pulse.last_scan(), at(0));
+        pulse.watermark(at(4), now);
+        assert_eq!((pulse.health(now), pulse.last_scan()), (Health::Ok, at(4)));
+    }
+
+    #[test]
+    fn a_receiver_that_is_silent_for_three_intervals_is_not_ok() {
+        let pulse = Pulse::default();
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(n);
+        for n in [10, 20, 30] {
+            pulse.watermark(at(n), second(n));
+        }
+        assert_eq!(pulse.health(second(59)), Health::Ok);
+        assert_eq!(pulse.health(second(61)), Health::Stalled(Duration::from_secs(31)));
+        // The gap of the fault itself is not taken for the interval.
+        pulse.watermark(at(90), second(90));
+        assert_eq!(
+            pulse.health(second(121)),
+            Health::Stalled(Duration::from_secs(31))
+        );
+    }
+
+    #[test]
+    fn a_receiver_that_waits_for_an_exporter_is_blocked_and_not_stalled() {
+        let pulse = Pulse::default();
+        pulse.enter();
+        let later = Instant::now() + Duration::from_secs(60);
+        assert!(matches!(pulse.health(later), Health::Blocked(_)));
+        pulse.leave();
+        assert!(matches!(pulse.health(later), Health::Stalled(_)));
+    }
+}

@@ -1,0 +1,369 @@
+//! The end of the daemon: within `shutdown_timeout` and a second, whatever its peers do, and with all that was lost counted.
+
+use std::fs;
+use std::io::{PipeReader, Read, Write, pipe};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::daemon::{Daemon, PATIENCE, flowtap, free_address};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the end may take: the timeout, a second, and what a busy machine adds.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// The exit code of a stop that left something undelivered (`EX_TEMPFAIL`).
+const UNDELIVERED: i32 = 75;
+
+/// A peer that takes connections and requests, and never answers.
+fn silent_peer() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let held: Vec<_> = listener.incoming().take(1000).collect();
+        drop(held);
+    });
+    address
+}
+
+/// A daemon on generated flows, with a config of its own.
+struct Running {
+    child: Child,
+    dir: tempfile::TempDir,
+    admin: SocketAddr,
+    telemetry: SocketAddr,
+}
+
+impl Running {
+    /// `exporters` is the section of that name; `list` what the pipeline has of them.
+    fn start(exporters: &str, list: &str, window: &str, stdout: Stdio, stderr: Stdio) -> Self {
+        let (admin, telemetry) = (free_address(), free_address());
+        let dir = tempfile::tempdir().unwrap();
+        let mut running = Self {
+            child: flowtap()
+                .args(["run", "--config"])
+                .arg(dir.path().join("flowtap.yaml"))
+                .stdin(Stdio::null())
+                .stdout(stdout)
+                .stderr(stderr)
+                .spawn_after(|| write_config(dir.path(), (admin, telemetry), exporters, list, window)),
+            dir,
+            admin,
+            telemetry,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !answers(admin, "/readyz").contains(" 200 ") {
+            let ended = running.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended: {ended:?}");
+            assert!(Instant::now() < deadline, "it never measured");
+            thread::sleep(Duration::from_millis(50));
+        }
+        running
+    }
+
+    fn reload(&self, exporters: &str, list: &str, window: &str) {
+        write_config(
+            self.dir.path(),
+            (self.admin, self.telemetry),
+            exporters,
+            list,
+            window,
+        );
+        kill(self.pid(), Signal::SIGHUP).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let text = answers(self.telemetry, "/metrics");
+        let values = text.lines().filter(|line| line.starts_with(name));
+        values
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Sends SIGTERM; returns how long the end took, and the exit code.
+    fn stop(mut self) -> (Duration, Option<i32>) {
+        let began = Instant::now();
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+        let status = self.child.wait().unwrap();
+        (began.elapsed(), status.code())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+trait SpawnAfter {
+    /// Spawns the command once `prepare` is done.
+    fn spawn_after(&mut self, prepare: impl FnOnce()) -> Child;
+}
+
+impl SpawnAfter for std::process::Command {
+    fn spawn_after(&mut self, prepare: impl FnOnce()) -> Child {
+        prepare();
+        self.spawn().unwrap()
+    }
+}
+
+fn write_config(
+    dir: &std::path::Path,
+    (admin, telemetry): (SocketAddr, SocketAddr),
+    exporters: &str,
+    list: &str,
+    window: &str,
+) {
+    let text = format!(
+        "receivers:\n  generator: {{flows: 500, interval: 200ms}}\n\
+         processors:\n  direction:\n  policy:\n  window: {{interval: 200ms{window}}}\n\
+         exporters:\n{exporters}\
+         service:\n  shutdown_timeout: 2s\n  admin: {{endpoint: \"{admin}\"}}\n  \
+         telemetry: {{metrics: {{endpoint: \"{telemetry}\"}}, logs: {{level: \"info\"}}}}\n  \
+         pipelines: {{flows: {{receivers: [generator], processors: [direction, policy, window], exporters: [{list}]}}}}\n"
+    );
+    fs::write(dir.join("flowtap.yaml"), text).unwrap();
+}
+
+fn until(what: &str, seen: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !seen() {
+        assert!(Instant::now() < deadline, "never {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What `GET path` is answered with; empty without an answer.
+fn answers(address: SocketAddr, path: &str) -> String {
+    let ask = || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    ask().unwrap_or_default()
+}
+
+/// A pipe whose reader is kept and never read.
+fn unread() -> (PipeReader, Stdio) {
+    let (reader, writer) = pipe().unwrap();
+    (reader, writer.into())
+}
+
+#[test]
+fn half_requests_and_answers_that_are_not_read_do_not_delay_the_end() {
+    let scrape = free_address();
+    let exporters = format!("  prometheus: {{endpoint: \"{scrape}\"}}\n");
+    let running = Running::start(&exporters, "prometheus", "", Stdio::null(), Stdio::null());
+    let mut held = Vec::new();
+    for address in [running.admin, running.telemetry, scrape] {
+        for request in [
+            &b""[..],
+            b"GET /hea",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n",
+            &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2000),
+        ] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream
+                .set_write_timeout(Some(Duration::from_millis(200)))
+                .unwrap();
+            // The server stops reading once its answers are not taken.
+            let _ = stream.write_all(request);
+            held.push(stream);
+        }
+    }
+    let (took, code) = running.stop();
+    assert!(took < BOUND, "{took:?}");
+    assert_eq!(code, Some(0), "nothing was left undelivered");
+}
+
+#[test]
+fn a_signal_during_a_reload_is_heard_and_what_its_exporters_had_is_counted() {
+    let peer = silent_peer();
+    let exporters = |header: &str| -> String {
+        ["a", "b", "c", "d"]
+            .map(|name| {
+                format!(
+                    "  otlp/{name}: {{endpoint: \"http://{peer}\", protocol: http/protobuf, interval: 200ms, \
+                     headers: {{x: \"{header}\"}}}}\n"
+                )
+            })
+            .concat()
+    };
+    let list = "otlp/a, otlp/b, otlp/c, otlp/d";
+    let (mut log, stderr) = unread();
+    let running = Running::start(&exporters("1"), list, "", Stdio::null(), stderr);
+    until("under way", || {
+        running.metric("flowtap_exporter_queue_size") > 3.0
+    });
+    running.reload(&exporters("2"), list, "");
+    thread::sleep(Duration::from_millis(500));
+    let (took, code) = running.stop();
+    assert!(took < BOUND, "{took:?}");
+    assert_eq!(code, Some(UNDELIVERED));
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    let (_, points) = text.rsplit_once("2s with ").expect("the deadline");
+    let points: u64 = points.split_whitespace().next().unwrap().parse().unwrap();
+    // Each exporter had a snapshot of 500 flows under way, at least.
+    assert!(points > 4 * 500, "{points}");
+}
+
+#[test]
+fn an_exporter_that_blocks_delays_neither_a_reload_nor_the_end() {
+    let peer = silent_peer();
+    let exporters = format!(
+        "  otlp: {{endpoint: \"http://{peer}\", protocol: http/protobuf, interval: 200ms, \
+         sending_queue: {{size: 1, when_full: block}}}}\n"
+    );
+    for reload in [false, true] {
+        let running = Running::start(&exporters, "otlp", "", Stdio::null(), Stdio::null());
+        until("full", || {
+            running.metric("flowtap_exporter_queue_size{exporter=\"otlp\"") >= 1.0
+        });
+        // Long enough for the next window to wait for room.
+        thread::sleep(Duration::from_secs(1));
+        if !reload {
+            // Meanwhile nobody says that all is well, and nobody restarts it: that would lose what waits.
+            until("not ready", || {
+                answers(running.admin, "/readyz").contains(" 503 ")
+            });
+            let status = answers(running.admin, "/status");
+            assert!(
+                status.contains("waits for an exporter with when_full: block"),
+                "{status}"
+            );
+            assert!(answers(running.admin, "/healthz").contains(" 200 "));
+            assert!(running.metric("flowtap_receiver_last_scan_timestamp_seconds") > 1e9);
+            assert!(running.metric("flowtap_window_last_close_timestamp_seconds") > 1e9);
+        }
+        if reload {
+            running.reload(&exporters, "otlp", ", max_series: 1001");
+            let applied = || answers(running.admin, "/status").contains("\"applied\":1");
+            until("reloaded", applied);
+            let dropped = "flowtap_exporter_enqueue_failed_metric_points_total{exporter=\"otlp\"";
+            assert!(running.metric(dropped) > 0.0, "what made room is counted");
+        }
+        let (took, code) = running.stop();
+        assert!(took < BOUND, "reload {reload}: {took:?}");
+        assert_eq!(code, Some(UNDELIVERED), "reload {reload}");
+    }
+}
+
+#[test]
+fn what_is_under_way_at_the_deadline_is_counted_as_lost() {
+    let peer = silent_peer();
+    let exporters = format!(
+        "  otlp: {{endpoint: \"http://{peer}\", protocol: http/protobuf, interval: 10m, timeout: 10m}}\n"
+    );
+    let (mut log, stderr) = unread();
+    let running = Running::start(&exporters, "otlp", "", Stdio::null(), stderr);
+    let (took, code) = running.stop();
+    assert!(took < BOUND, "{took:?}");
+    assert_eq!(code, Some(UNDELIVERED));
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    assert!(
+        text.contains("2s with ") && !text.contains("2s with 0 points"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_blocks_only_what_is_printed_there() {
+    let scrape = free_address();
+    let exporters =
+        format!("  prometheus: {{endpoint: \"{scrape}\"}}\n  debug: {{verbosity: normal, sampling: 5000}}\n");
+    let (_stdout_reader, stdout) = unread();
+    let (_stderr_reader, stderr) = unread();
+    // A tenth of a second of this fills both pipes.
+    let running = Running::start(&exporters, "prometheus, debug", "", stdout, stderr);
+    until("printing waits", || {
+        running.metric("flowtap_exporter_enqueue_failed_metric_points_total{exporter=\"debug\"") > 0.0
+    });
+    for (address, path) in [
+        (scrape, "/metrics"),
+        (running.telemetry, "/metrics"),
+        (running.admin, "/healthz"),
+    ] {
+        assert!(answers(address, path).contains(" 200 "), "{address}{path}");
+    }
+    let (took, code) = running.stop();
+    assert!(took < BOUND, "{took:?}");
+    assert_eq!(code, Some(UNDELIVERED), "what was not printed is lost");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let peer = silent_peer();
+    let exporters =
+        format!("  otlp: {{endpoint: \"http://{peer}\", protocol: http/protobuf, interval: 200ms}}\n");
+    let (mut log, stderr) = unread();
+    let running = Running::start(&exporters, "otlp", "", Stdio::null(), stderr);
+    until("under way", || {
+        running.metric("flowtap_exporter_queue_size{exporter=\"otlp\"") >= 1.0
+    });
+    let pid = running.pid();
+    let second = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        kill(pid, Signal::SIGTERM).unwrap();
+    });
+    let (took, code) = running.stop();
+    second.join().unwrap();
+    assert!(took < TIMEOUT, "{took:?}");
+    assert_eq!(code, Some(UNDELIVERED));
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    assert!(
+        text.contains("second signal: what was not exported is lost"),
+        "{text}"
+    );
+}
+
+#[test]
+fn idle_connections_lock_nobody_out_of_any_listener() {
+    if crate::require::root().is_none() {
+        return;
+    }
+    // systemd's and Docker's soft limit; the hard one is higher.
+    let daemon = Daemon::start(&[]);
+    let telemetry = daemon.telemetry_address();
+    let limit = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let files: Vec<_> = limit
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    assert_eq!(files[3], files[4], "the soft limit is the hard one: {files:?}");
+    for address in [daemon.scrape_address(), daemon.admin_address(), telemetry] {
+        let _idle: Vec<_> = (0..300).map(|_| TcpStream::connect(address)).collect();
+        assert!(answers(daemon.scrape_address(), "/metrics").contains(" 200 "));
+        assert!(answers(daemon.admin_address(), "/healthz").contains(" 200 "));
+        assert!(answers(telemetry, "/metrics").contains(" 200 "));
+    }
+    let name = "flowtap_listener_closed_connections_total";
+    for listener in [
+        "exporters/prometheus",
+        "service/admin",
+        "service/telemetry/metrics",
+    ] {
+        let closed = daemon
+            .telemetry()
+            .sum(name, &[("listener", listener), ("reason", "idle")]);
+        assert!(closed >= 300 - 64, "{listener}: {closed}");
+    }
+    daemon.wait_for("a listener is at its limit of connections");
+}
