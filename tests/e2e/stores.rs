@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::daemon::{Daemon, Launch, free_address, get};
-use crate::peers::{Peer, ask_until, listens};
+use crate::daemon::{Daemon, Launch, PATIENCE, free_address, get};
+use crate::peers::{Peer, ask_until};
 use crate::require;
 use crate::traffic::{Counted, exchange};
 
@@ -78,7 +79,7 @@ impl Store {
             _dir: dir,
             address,
         };
-        ask_until("the store listens", || listens(address));
+        ask_until("the store answers", || answers(address));
         store
     }
 
@@ -125,6 +126,19 @@ impl Store {
             (seen() == sent).then_some(())
         });
     }
+}
+
+/// Whether a store answers queries: a Prometheus listens a while before it does.
+fn answers(address: SocketAddr) -> Option<()> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let request =
+        format!("GET /api/v1/query?query=1 HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, status) = answer.split_once(' ')?;
+    status.starts_with("200").then_some(())
 }
 
 #[test]
