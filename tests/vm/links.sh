@@ -11,13 +11,13 @@ police() { # egress|ingress
         tc filter add dev lo "$1" matchall action police rate 50mbit burst 128k mtu 70000 conform-exceed drop
 }
 
-# make_link NAME: makes it.
+# make_link NAME: makes it. Slower than an emulated machine on a busy host can send, as the queues are to be full.
 make_link() {
     case $1 in
     # A queue of two full-sized segments.
-    short_queue) tc qdisc add dev lo root tbf rate 50mbit burst 70k limit 140k ;;
+    short_queue) tc qdisc add dev lo root tbf rate 20mbit burst 70k limit 140k ;;
     # 25 ms is what CNI's bandwidth plugin sets.
-    shaped) tc qdisc add dev lo root tbf rate 50mbit burst 70k latency 25ms ;;
+    shaped) tc qdisc add dev lo root tbf rate 20mbit burst 70k latency 25ms ;;
     # No SYN: one that is lost costs a second.
     firewall)
         nft add table inet drops && nft add chain inet drops output '{ type filter hook output priority 0; }' &&
