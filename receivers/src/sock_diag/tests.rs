@@ -295,7 +295,7 @@ fn sockets_that_never_were_a_connection_or_were_one_before_flowtap_are_no_record
         state: TCP_CLOSE,
         ..Counters::default()
     };
-    let before = fed.start - Duration::from_secs(60);
+    let before = fed.start.checked_sub(Duration::from_secs(60)).unwrap();
     let listener = Socket {
         remote: end("0.0.0.0:0"),
         ..socket(1, never)
