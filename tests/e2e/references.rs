@@ -93,7 +93,7 @@ fn the_metrics_reference_is_what_the_code_says() {
         ("event", "`opened`, `closed`, `failed`, `reset`"),
         (
             "reason",
-            "`refused`, `timed_out`, `unreachable`, `reset`, `aborted` (by the application), `other`",
+            "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `aborted` (by the application), `other`",
         ),
         (
             "role_source",
