@@ -65,7 +65,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use flowtap_config::{Config, Layers};
+use flowtap_config::{Config, Layers, MetricsConfig};
 use flowtap_pipeline::{ComponentId, Registry, plain};
 
 use cli::{Cli, Command, ConfigArgs};
@@ -164,7 +164,7 @@ fn validate(config: &Config) -> Result<(), Failure> {
     // Some components want a runtime around them, even if nothing runs on it.
     let runtime = run::runtime()?;
     let _guard = runtime.enter();
-    let telemetry = telemetry::Telemetry::new(&flowtap_pipeline::Resource::default(), false)?;
+    let telemetry = telemetry::Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
     graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)
         .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let mut text = String::from("the config is valid\n");

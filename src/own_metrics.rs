@@ -304,9 +304,16 @@ mod tests {
         values
     }
 
+    fn pushed() -> flowtap_config::MetricsConfig {
+        flowtap_config::MetricsConfig {
+            exporters: vec!["otlp".to_owned()],
+            ..flowtap_config::MetricsConfig::default()
+        }
+    }
+
     #[test]
     fn what_is_pushed_has_the_names_and_values_that_metrics_has() {
-        let telemetry = Telemetry::new(&Resource::default(), true).unwrap();
+        let telemetry = Telemetry::new(&Resource::default(), &pushed()).unwrap();
         let id = "otlp".parse().unwrap();
         DeliveryTelemetry::new(&telemetry.meter(), &id).failed(7);
         ReceiverTelemetry::new(&telemetry.meter(), &id).took(Duration::from_millis(3));
@@ -322,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_series_lives_on_from_reading_to_reading_and_begins_where_it_was_not_yet_there() {
-        let telemetry = Telemetry::new(&Resource::default(), true).unwrap();
+        let telemetry = Telemetry::new(&Resource::default(), &pushed()).unwrap();
         let mut own = telemetry.own_metrics().unwrap();
         let failed = |id: &str| DeliveryTelemetry::new(&telemetry.meter(), &id.parse().unwrap());
         let sums = |snapshot: &Snapshot| {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use flowtap_config::Config;
+use flowtap_config::{Config, MetricsConfig};
 use flowtap_pipeline::runner::{self, PipelineNode, WindowNode};
 use flowtap_pipeline::{Aggregator, FlowBatch, NodeInfo, Snapshot, Timestamp};
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
@@ -25,7 +25,7 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
     let log = LogWriter::stderr()?;
     telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
     let recorded = run::runtime()?.block_on(async {
-        let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), false)?;
+        let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
         let around = Surroundings::now();
         let stop = run::stop_on_signal()?;
         let (recorder, failed) = Recorder::create(file, &around.node.load(), stop.clone())?;

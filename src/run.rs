@@ -2,7 +2,7 @@
 //! new config takes the place of the one before.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use flowtap_config::{Config, ServiceConfig};
@@ -33,6 +33,9 @@ use crate::stop::{Signals, Stop};
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
 
+
+/// How long after `service.shutdown_timeout` the SDK's last push is given up; before the deadline that ends all.
+const LAST_PUSH: Duration = Duration::from_millis(650);
 
 /// How long the last lines of the log may take.
 const LAST_LINES: Duration = Duration::from_millis(100);
@@ -95,8 +98,7 @@ async fn supervise(
         instance = resource.instance(),
         "this instance"
     );
-    let pushed = !config.service.telemetry.metrics.exporters.is_empty();
-    let telemetry = Telemetry::new(&resource, pushed)?;
+    let telemetry = Telemetry::new(&resource, &config.service.telemetry.metrics)?;
     let meter = telemetry.meter();
     log.count(&meter);
     let around = Surroundings::named(resource);
@@ -180,6 +182,7 @@ async fn supervise(
     }
     // Whatever has ended the run, from here on the deadline counts.
     stopping.begin();
+    let last_push_until = Instant::now() + running.config.service.shutdown_timeout + LAST_PUSH;
     systemd::stopping();
     let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
     readiness.set(false);
@@ -190,6 +193,9 @@ async fn supervise(
         // A task that panicked has said so itself.
         let _ = server.await;
     }
+    // It may wait for a collector that is away, which must not cost the report of how the pipelines ended.
+    let last_push = tokio::task::spawn_blocking(move || telemetry.shutdown());
+    let _ = tokio::time::timeout_at(last_push_until.into(), last_push).await;
     outcome
 }
 

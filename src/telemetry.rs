@@ -1,7 +1,8 @@
 //! The daemon's own logs and metrics.
 //!
-//! Logs go to standard error. Metrics are OpenTelemetry instruments with one provider and two readers: the Prometheus bridge, served
-//! at `service.telemetry.metrics.endpoint`, and the one that exporters of `service.telemetry.metrics.exporters` are fed from.
+//! Logs go to standard error. Metrics are OpenTelemetry instruments with one provider and up to three readers: the Prometheus bridge,
+//! served at `service.telemetry.metrics.endpoint`; the one that exporters of `service.telemetry.metrics.exporters` are fed from; and
+//! the SDK's own push to `service.telemetry.metrics.otlp.endpoint`, which still works when those exporters do not.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -11,14 +12,15 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_config::{Config, LogFormat, LogsConfig};
+use flowtap_config::{Config, LogFormat, LogsConfig, MetricsConfig};
 use flowtap_pipeline::resource::SERVICE_NAME;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
+use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
+use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
 use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
@@ -48,9 +50,8 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Instruments of `resource`, that can be read by [`Telemetry::routes`], and if they are `pushed` by [`Telemetry::own_metrics`]: each
-    /// reader takes a mebibyte.
-    pub(crate) fn new(resource: &flowtap_pipeline::Resource, pushed: bool) -> Result<Self, Failure> {
+    /// Instruments of `resource`, read and pushed as `config` has it. A push of the SDK needs a tokio runtime around it.
+    pub(crate) fn new(resource: &flowtap_pipeline::Resource, config: &MetricsConfig) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(
                 Code::Software,
@@ -65,9 +66,19 @@ impl Telemetry {
             .build()
             .map_err(|error| failed(&error))?;
         let mut provider = SdkMeterProvider::builder().with_reader(bridge);
-        let reader = pushed.then(SharedReader::default);
+        // Each reader takes a mebibyte.
+        let reader = (!config.exporters.is_empty()).then(SharedReader::default);
         if let Some(reader) = reader.clone() {
             provider = provider.with_reader(reader);
+        }
+        if let Some(endpoint) = &config.otlp.endpoint {
+            let exporter = MetricExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint)
+                .build()
+                .map_err(|error| failed(&error))?;
+            let push = PeriodicReader::builder(exporter).with_interval(config.interval);
+            provider = provider.with_reader(push.build());
         }
         let provider = provider
             .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(SERIES).build().ok())
@@ -96,6 +107,13 @@ impl Telemetry {
     /// For who shows the same elsewhere.
     pub(crate) fn reader(&self) -> Reader {
         Reader(self.registry.clone())
+    }
+
+    /// Pushes what the SDK has not pushed yet, and waits for the collector.
+    pub(crate) fn shutdown(&self) {
+        if let Err(error) = self.provider.shutdown() {
+            tracing::warn!(%error, "the daemon's own metrics were not all pushed");
+        }
     }
 
     /// The same as snapshots, for exporters.

@@ -196,26 +196,10 @@ impl Checker<'_> {
         components
     }
 
-    /// Takes out the push of own metrics as it was before exporters took them.
-    fn moved_push(&mut self, service: &mut Dict) {
-        let metrics = service.get_mut("telemetry").and_then(as_dict_mut);
-        let metrics = metrics.and_then(|telemetry| as_dict_mut(telemetry.get_mut("metrics")?));
-        if metrics.is_some_and(|metrics| metrics.remove("otlp").is_some()) {
-            let at = path(&["service", "telemetry", "metrics", "otlp"]);
-            let help = "define an exporter, and name it in `service.telemetry.metrics.exporters: [otlp]`";
-            self.report(
-                &at,
-                "own metrics are pushed by exporters of the config",
-                Some(help.to_owned()),
-            );
-        }
-    }
-
     fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<String, Written>) {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
-        self.moved_push(&mut values);
         let (service, mistakes) = self.read(&at, Value::from(values), Value::deserialize);
         self.report_mistakes(&at, mistakes);
         for fault in service.iter().flat_map(ServiceConfig::validate) {
@@ -428,13 +412,6 @@ impl Checker<'_> {
                 );
             }
         }
-    }
-}
-
-fn as_dict_mut(value: &mut Value) -> Option<&mut Dict> {
-    match value {
-        Value::Dict(_, dict) => Some(dict),
-        _ => None,
     }
 }
 

@@ -50,7 +50,7 @@ pub use config::{Config, PipelineConfig};
 pub use diagnostic::{ConfigErrors, Diagnostic, Origin};
 pub use layers::Layers;
 pub use service::{
-    AdminConfig, KubernetesConfig, LogFormat, LogsConfig, MemoryLimiterConfig, MetricsConfig, SamplingConfig,
+    AdminConfig, KubernetesConfig, LogFormat, LogsConfig, MemoryLimiterConfig, MetricsConfig, PushConfig, SamplingConfig,
     ServiceConfig, TelemetryConfig,
 };
 

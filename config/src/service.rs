@@ -31,7 +31,19 @@ pub struct ServiceConfig {
 impl ServiceConfig {
     /// Everything that is wrong with values of the right type.
     pub(crate) fn validate(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
+        let endpoint = self.telemetry.metrics.otlp.endpoint.as_deref();
+        let wrong = endpoint.filter(|endpoint| {
+            let host = endpoint.strip_prefix("http://");
+            host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':']) || host.contains('@'))
+        });
+        let fault = |_: &str| {
+            Fault::new(
+                "telemetry.metrics.otlp.endpoint",
+                "is not a valid endpoint: expected http://host:port, such as http://127.0.0.1:4317; \
+                 for TLS, headers or HTTP name an `otlp` exporter in `telemetry.metrics.exporters`",
+            )
+        };
+        let mut faults: Vec<_> = wrong.map(fault).into_iter().collect();
         if self.telemetry.resource.contains_key("") {
             faults.push(Fault::new("telemetry.resource", "an attribute needs a name"));
         }
@@ -171,12 +183,14 @@ pub struct MetricsConfig {
     /// Address and port of `/metrics`; null for none.
     #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
-    /// Exporters of this config that they are also given to.
+    /// Exporters of this config that also receive them.
     pub exporters: Vec<String>,
-    /// How often those get them.
+    /// How often those, and `otlp`, receive them.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
+    /// A push that shares nothing with the exporters whose failures it reports.
+    pub otlp: PushConfig,
     /// Names that `Host` may have in requests over the loopback interface, beside addresses and `localhost`; `*` for any. Other names
     /// get 421, so that no web page can read this by DNS rebinding.
     pub allowed_hosts: Vec<String>,
@@ -188,9 +202,18 @@ impl Default for MetricsConfig {
             endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8888))),
             exporters: Vec::new(),
             interval: Duration::from_secs(15),
+            otlp: PushConfig::default(),
             allowed_hosts: Vec::new(),
         }
     }
+}
+
+/// A push by the OpenTelemetry SDK: over gRPC, without TLS, to a collector on this machine or beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PushConfig {
+    /// The collector, `http://host:port`; null for none.
+    pub endpoint: Option<String>,
 }
 
 /// The daemon's logs, on standard error.

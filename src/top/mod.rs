@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use flowtap_config::Layers;
+use flowtap_config::{Layers, MetricsConfig};
 use flowtap_pipeline::{Registry, runner};
 use ratatui::crossterm::event::{self, Event as Input, KeyEventKind};
 use tokio::runtime::Runtime;
@@ -207,7 +207,7 @@ impl Here {
         let layers = Layers::from_process(Vec::new(), BY_ITSELF.map(str::to_owned).to_vec());
         let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
         let _guard = runtime.enter();
-        let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), false)?;
+        let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
         let around = Surroundings::now();
         // Strict: netlink knows neither processes nor other namespaces, and there would be no place to say so.
         let mut graph = graph::build(&config, &telemetry.meter(), &around, true)?;
