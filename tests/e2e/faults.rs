@@ -165,6 +165,9 @@ fn with_a_full_disk_requests_are_counted_as_failed_and_wait_there_again_when_the
     let mut sent = exchange(&listener, 20, 61).unwrap();
     daemon.telemetry_until("delivered points", |seen| seen.sum(delivered, &exporter) > 0);
 
+    // Without a collector requests pile up, until the file would have to grow.
+    let address = collector.address;
+    drop(collector);
     disk.fill();
     let mut seed = 62;
     while of(failed) == 0 {
@@ -176,6 +179,7 @@ fn with_a_full_disk_requests_are_counted_as_failed_and_wait_there_again_when_the
     }
 
     disk.free();
+    let collector = Collector::start_at(address).unwrap();
     let before = of(delivered);
     sent += exchange(&listener, 20, seed).unwrap();
     daemon.telemetry_until("delivered points again", |seen| {
