@@ -3,6 +3,7 @@
 //!
 //! The peer speaks HTTP/1.1 and HTTP/2 by hand, frame by frame, and shares no code with the daemon.
 
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -41,7 +42,7 @@ pub(crate) enum Fault {
     GrpcStatus(u8),
 }
 
-/// Codes of HTTP/2 with which a stream is reset (RFC 9113, section 7), but for INADEQUATE_SECURITY, which no retry gets over.
+/// Codes of HTTP/2 with which a stream is reset (RFC 9113, section 7), but for `INADEQUATE_SECURITY`, which no retry gets over.
 const STREAM_CODES: [u32; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13];
 
 /// A peer that fails `faults` times, then works. It counts what it took.
@@ -208,7 +209,7 @@ fn grpc_status(code: u8) -> Vec<u8> {
 }
 
 fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<()> {
-    let mut part = [0; 65_536];
+    let mut part = [0; 16_384];
     match stream.read(&mut part)? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         length => {
@@ -259,10 +260,11 @@ fn cases(
             } else {
                 String::new()
             };
-            text.push_str(&format!(
+            let _ = write!(
+                text,
                 "  {name}: {{endpoint: \"http://{host}:{port}\", protocol: {protocol}, interval: 1s, timeout: 1s, \
                  retry: {{initial_interval: 20ms, max_interval: 100ms}}{storage}}}\n"
-            ));
+            );
             cases.push(Case {
                 name,
                 faults: times,
@@ -452,9 +454,10 @@ fn a_name_whose_first_address_is_dead_is_delivered_to_by_every_exporter() {
             ));
         }
         let (peer, port) = Peer::start(Fault::Close, 0);
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "  remote_write: {{endpoint: \"http://collector.test:{port}/write\", interval: 200ms, timeout: 1s}}\n"
-        ));
+        );
         all.push(Case {
             name: "remote_write".to_owned(),
             faults: 0,

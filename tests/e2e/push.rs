@@ -1,5 +1,6 @@
 //! Exporters that push: Unix sockets, proxies, renewed certificates, and what the log and `/status` say of failures.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -75,10 +76,11 @@ fn a_unix_socket_is_pushed_to_by_every_exporter() {
                 bridge((near.try_clone().unwrap(), near), both(far));
             }
         });
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "  {name}: {{endpoint: \"unix://{}\", interval: 200ms{more}}}\n",
             path.display()
-        ));
+        );
         names.push(name);
         peers.push(peer);
     }
@@ -231,9 +233,10 @@ fn a_failure_names_exporter_address_and_cause_in_the_log_and_in_status() {
                         dir.path().join(protocol).join(&name).display()
                     ),
                 };
-                text.push_str(&format!(
+                let _ = write!(
+                    text,
                     "  {name}: {{endpoint: \"{endpoint}\", protocol: {protocol}, interval: 200ms{more}{stored}}}\n"
-                ));
+                );
                 names.push(name);
             }
         }
@@ -352,14 +355,15 @@ fn renewed_certificates_and_authorities_are_used_without_a_restart() {
         ("remote_write", ""),
     ] {
         let server = TlsServer::start(dir.path(), Some(&client));
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "  {name}: {{endpoint: \"https://localhost:{}\", interval: 200ms, retry: {{initial_interval: 50ms}}{more}, \
              tls: {{ca_file: {}, cert_file: {}, key_file: {}}}}}\n",
             server.port,
             path("server.crt"),
             path("client.crt"),
             path("client.key")
-        ));
+        );
         names.push(name);
         servers.push(server);
     }
