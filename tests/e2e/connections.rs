@@ -260,10 +260,10 @@ fn cases(
             } else {
                 String::new()
             };
-            let _ = write!(
+            let _ = writeln!(
                 text,
                 "  {name}: {{endpoint: \"http://{host}:{port}\", protocol: {protocol}, interval: 1s, timeout: 1s, \
-                 retry: {{initial_interval: 20ms, max_interval: 100ms}}{storage}}}\n"
+                 retry: {{initial_interval: 20ms, max_interval: 100ms}}{storage}}}"
             );
             cases.push(Case {
                 name,
@@ -454,9 +454,9 @@ fn a_name_whose_first_address_is_dead_is_delivered_to_by_every_exporter() {
             ));
         }
         let (peer, port) = Peer::start(Fault::Close, 0);
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "  remote_write: {{endpoint: \"http://collector.test:{port}/write\", interval: 200ms, timeout: 1s}}\n"
+            "  remote_write: {{endpoint: \"http://collector.test:{port}/write\", interval: 200ms, timeout: 1s}}"
         );
         all.push(Case {
             name: "remote_write".to_owned(),

@@ -76,9 +76,9 @@ fn a_unix_socket_is_pushed_to_by_every_exporter() {
                 bridge((near.try_clone().unwrap(), near), both(far));
             }
         });
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "  {name}: {{endpoint: \"unix://{}\", interval: 200ms{more}}}\n",
+            "  {name}: {{endpoint: \"unix://{}\", interval: 200ms{more}}}",
             path.display()
         );
         names.push(name);
@@ -233,9 +233,9 @@ fn a_failure_names_exporter_address_and_cause_in_the_log_and_in_status() {
                         dir.path().join(protocol).join(&name).display()
                     ),
                 };
-                let _ = write!(
+                let _ = writeln!(
                     text,
-                    "  {name}: {{endpoint: \"{endpoint}\", protocol: {protocol}, interval: 200ms{more}{stored}}}\n"
+                    "  {name}: {{endpoint: \"{endpoint}\", protocol: {protocol}, interval: 200ms{more}{stored}}}"
                 );
                 names.push(name);
             }
@@ -355,10 +355,10 @@ fn renewed_certificates_and_authorities_are_used_without_a_restart() {
         ("remote_write", ""),
     ] {
         let server = TlsServer::start(dir.path(), Some(&client));
-        let _ = write!(
+        let _ = writeln!(
             text,
             "  {name}: {{endpoint: \"https://localhost:{}\", interval: 200ms, retry: {{initial_interval: 50ms}}{more}, \
-             tls: {{ca_file: {}, cert_file: {}, key_file: {}}}}}\n",
+             tls: {{ca_file: {}, cert_file: {}, key_file: {}}}}}",
             server.port,
             path("server.crt"),
             path("client.crt"),
