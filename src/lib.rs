@@ -164,7 +164,8 @@ fn validate(config: &Config) -> Result<(), Failure> {
     // Some components want a runtime around them, even if nothing runs on it.
     let runtime = run::runtime()?;
     let _guard = runtime.enter();
-    let telemetry = telemetry::Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
+    let telemetry =
+        telemetry::Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
     graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)
         .map_err(|error| Failure::config(&config.build_error(&error)))?;
     let mut text = String::from("the config is valid\n");

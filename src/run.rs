@@ -33,7 +33,6 @@ use crate::stop::{Signals, Stop};
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
 
-
 /// How long after `service.shutdown_timeout` the SDK's last push is given up; before the deadline that ends all.
 const LAST_PUSH: Duration = Duration::from_millis(650);
 

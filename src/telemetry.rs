@@ -51,7 +51,10 @@ pub(crate) struct Telemetry {
 
 impl Telemetry {
     /// Instruments of `resource`, read and pushed as `config` has it. A push of the SDK needs a tokio runtime around it.
-    pub(crate) fn new(resource: &flowtap_pipeline::Resource, config: &MetricsConfig) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        resource: &flowtap_pipeline::Resource,
+        config: &MetricsConfig,
+    ) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(
                 Code::Software,

@@ -50,8 +50,8 @@ pub use config::{Config, PipelineConfig};
 pub use diagnostic::{ConfigErrors, Diagnostic, Origin};
 pub use layers::Layers;
 pub use service::{
-    AdminConfig, KubernetesConfig, LogFormat, LogsConfig, MemoryLimiterConfig, MetricsConfig, PushConfig, SamplingConfig,
-    ServiceConfig, TelemetryConfig,
+    AdminConfig, KubernetesConfig, LogFormat, LogsConfig, MemoryLimiterConfig, MetricsConfig, PushConfig,
+    SamplingConfig, ServiceConfig, TelemetryConfig,
 };
 
 /// Reads `layers` with the component types of `registry`.
