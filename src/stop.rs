@@ -16,7 +16,7 @@ use crate::exit::{Code, Failure};
 use crate::log_writer::LogWriter;
 
 /// How long after `service.shutdown_timeout` the process ends by force; the orderly end takes less.
-const GRACE: Duration = Duration::from_millis(800);
+const GRACE: Duration = Duration::from_millis(900);
 
 /// How long the last lines of the log may take.
 const LAST_LINES: Duration = Duration::from_millis(100);

@@ -749,10 +749,14 @@ impl Runner {
     fn give_up(&self) -> RunError {
         let exporters = self.exporters.values().chain(self.leaving.values());
         let points = exporters.map(abandon).sum();
-        RunError::Deadline {
-            deadline: self.deadline,
+        let deadline = self.deadline;
+        // Here, because whoever gets the error may be ended before it is shown.
+        tracing::warn!(
             points,
-        }
+            ?deadline,
+            "not everything was exported by the deadline; the rest is lost"
+        );
+        RunError::Deadline { deadline, points }
     }
 }
 
