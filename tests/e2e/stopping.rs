@@ -281,7 +281,7 @@ fn what_is_under_way_at_the_deadline_is_counted_as_lost() {
     assert_eq!(code, Some(UNDELIVERED));
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
-    assert!(lost(&text) > 500, "{text}");
+    assert!(lost(&text) > 0, "{text}");
 }
 
 #[test]
