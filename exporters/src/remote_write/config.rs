@@ -225,6 +225,7 @@ impl Config {
             })
     }
 
+    /// What is wrong with the credentials. An empty one is most often that of a variable or file that is empty.
     fn auth_faults(&self) -> impl Iterator<Item = Fault> {
         let colon = self
             .basic_auth
@@ -247,9 +248,21 @@ impl Config {
             .as_ref()
             .filter(|token| HeaderValue::try_from(*token).is_err())
             .map(|_| Fault::new("bearer_token", "can't be sent: printable ASCII only"));
-        [colon, two, token].into_iter().flatten()
+        let no_password = self
+            .basic_auth
+            .as_ref()
+            .filter(|auth| auth.password.is_empty())
+            .map(|_| Fault::new("basic_auth.password", EMPTY));
+        let no_token = self
+            .bearer_token
+            .as_ref()
+            .filter(|token| token.trim().is_empty())
+            .map(|_| Fault::new("bearer_token", EMPTY));
+        [colon, two, token, no_password, no_token].into_iter().flatten()
     }
 }
+
+const EMPTY: &str = "is empty; hint: check the variable or file that it comes from, or remove the key";
 
 fn is_reserved(name: &HeaderName) -> bool {
     [
@@ -337,6 +350,26 @@ mod tests {
     fn keys(config: &Config) -> Vec<String> {
         let faults = config.validate().into_iter();
         faults.map(|fault| fault.path.join(".")).collect()
+    }
+
+    #[test]
+    fn empty_credentials_are_refused() {
+        let config = Config {
+            endpoint: "http://127.0.0.1:9090/api/v1/write".to_owned(),
+            basic_auth: Some(BasicAuth {
+                username: "me".to_owned(),
+                password: String::new(),
+            }),
+            bearer_token: Some(" ".to_owned()),
+            ..Config::default()
+        };
+        let faults = config.validate();
+        let empty: Vec<_> = faults
+            .iter()
+            .filter(|fault| fault.message == EMPTY)
+            .map(|fault| fault.path.join("."))
+            .collect();
+        assert_eq!(empty, ["basic_auth.password", "bearer_token"]);
     }
 
     #[test]
