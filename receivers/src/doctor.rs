@@ -221,12 +221,13 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
     let works = loads("on_state_change") && loads("on_state_nested") && (has_storage || has_table);
     let findings = probed.iter().filter_map(|program| {
         let (verdict, consequence) = match program.program {
-            "on_state_change" | "on_state_nested" => (Verdict::Missing, "no mode sockets"),
             "scan_sockets" | "scan_all" if has_table => (
                 Verdict::Limited,
                 "connections are followed in a table of `max_sockets`, those beyond are counted and not measured",
             ),
-            "scan_sockets" | "scan_all" => (Verdict::Missing, "no mode sockets"),
+            "on_state_change" | "on_state_nested" | "scan_sockets" | "scan_all" => {
+                (Verdict::Missing, "no mode sockets")
+            }
             "scan_table" if has_storage => (
                 Verdict::Limited,
                 "connections in namespaces with a small net.core.optmem_max are measured when they close",

@@ -1,7 +1,7 @@
 //! The live view: `/flows`, the status page as a browser shows it, `top` as a terminal does.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -20,22 +20,27 @@ const SENT: usize = 7_654_321;
 const WITH_PROCESSES: &str =
     "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, comm]";
 
-/// Sends [`SENT`] bytes to this process, from a thread that calls itself `name`; returns the port.
+/// Takes its name from the first argument, connects to the port that is the second, and sends as many bytes as the third.
+const CLIENT: &str = "\
+import socket, sys
+open('/proc/self/comm', 'w').write(sys.argv[1])
+s = socket.create_connection(('127.0.0.1', int(sys.argv[2]))); s.sendall(b'x' * int(sys.argv[3])); s.shutdown(socket.SHUT_WR)
+while s.recv(1): pass
+";
+
+/// Sends [`SENT`] bytes to this process, from one whose name is `name`; returns the port.
 fn traffic(name: &str) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    let client = thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(&vec![b'x'; SENT]).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        // Until the server has read all of it.
-        stream.read_to_end(&mut Vec::new()).unwrap();
-    });
+    let port = listener.local_addr().unwrap().port();
+    let mut client = Command::new("python3")
+        .args(["-c", CLIENT, name, &port.to_string(), &SENT.to_string()])
+        .spawn()
+        .unwrap();
     let (mut server, _) = listener.accept().unwrap();
     assert_eq!(io::copy(&mut server, &mut io::sink()).unwrap(), SENT as u64);
     drop(server);
-    client.unwrap().join().unwrap();
-    address.port()
+    assert!(client.wait().unwrap().success());
+    port
 }
 
 /// Looks until `seen` holds; nothing tells of a change but another look.

@@ -232,7 +232,7 @@ fn where_cgroup_v1_is_in_use_the_process_leads_to_its_container() {
     end(client);
 }
 
-/// Ids of the cgroups that the daemon watches: inodes in the descriptors of its inotify instances (proc_pid_fdinfo(5)).
+/// Ids of the cgroups that the daemon watches: inodes in the descriptors of its inotify instances (`proc_pid_fdinfo(5)`).
 fn watched(daemon: &Daemon) -> Vec<String> {
     let infos = fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid())).expect("descriptors");
     // Descriptors come and go with connections.
@@ -302,7 +302,8 @@ fn hostile_names_of_processes_reach_no_exporter_raw() {
         ("日本語日本".as_bytes(), "日本語日本"),
     ];
     for (name, _) in names {
-        let digits: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = name.iter().map(|byte| format!("{byte:02x}"));
+        let digits = digits.collect::<Vec<_>>().concat();
         let ended = Command::new("python3")
             .args(["-c", NAMED_CLIENT, &port.to_string(), &digits])
             .status()

@@ -140,10 +140,10 @@ fn bytes_are_exact_where_this_machine_drops_what_it_sends() {
 
 #[test]
 fn connections_shorter_than_an_interval_are_counted_to_the_byte() {
+    const MANY: usize = 2_000;
     let Some(_machine) = require::root() else {
         return;
     };
-    const MANY: usize = 2_000;
     netns::within_new(|| {
         let daemon = start("2s");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -172,10 +172,10 @@ fn connections_shorter_than_an_interval_are_counted_to_the_byte() {
 
 #[test]
 fn sent_bytes_are_exact_and_received_ones_to_a_byte_a_connection_whoever_shuts_down_first() {
+    const MANY: usize = 500;
     let Some(_machine) = require::root() else {
         return;
     };
-    const MANY: usize = 500;
     let (seen, sent) = netns::within_new(|| {
         let daemon = start("2s");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

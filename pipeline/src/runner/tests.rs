@@ -64,13 +64,16 @@ impl Aggregator for EachWatermark {
     }
 }
 
+/// Pipelines of the snapshots that came, and whether each was the last.
+type Notes = Arc<Mutex<Vec<(Arc<str>, bool)>>>;
+
 /// What is behind an exporter.
 #[derive(Clone)]
 enum Peer {
     /// Takes everything.
     Counting(Arc<AtomicUsize>),
     /// The same, and keeps which pipeline each snapshot is of, and whether it is the last.
-    Noting(Arc<Mutex<Vec<(Arc<str>, bool)>>>),
+    Noting(Notes),
     /// Never answers.
     Hanging,
     /// Panics.

@@ -679,7 +679,7 @@ fn two_receivers_with_the_same_cookies_are_told_apart_and_one_that_leaves_takes_
         ));
     }
     let closed = about(1, 1, FlowKind::Egress, Events::CLOSED);
-    window.fold(&of_receiver(1, Census::NONE, &[closed.clone()]));
+    window.fold(&of_receiver(1, Census::NONE, std::slice::from_ref(&closed)));
     assert_eq!(
         active(&window.advance(at(5)).unwrap()),
         [level("egress 198.51.100.1", 1), level("egress 198.51.100.2", 2)]
