@@ -168,7 +168,7 @@ pub(crate) struct SocketState {
     cgroup_id: u64,
     pid: u32,
     comm: [u8; 16],
-    pad2: u32,
+    scanned: u32,
     last: Totals,
 }
 
@@ -347,7 +347,7 @@ mod tests {
             (
                 "socket_state",
                 layout!(SocketState: reported, marks, role, pad, since_ns, netns, handshake_us, cgroup_id, pid, comm,
-                    pad2, last),
+                    scanned, last),
                 size_of::<SocketState>(),
             ),
             (

@@ -277,7 +277,7 @@ fn top_shows_a_daemons_flows_takes_keys_and_gives_the_terminal_back() {
         },
     );
     assert!(
-        screen.contains("localhost") && screen.contains("?[31mred?"),
+        screen.contains("localhost") && screen.contains("\\x1b[31mred"),
         "{screen}"
     );
 

@@ -211,7 +211,7 @@ impl Collector {
     }
 
     /// With gRPC at `address`.
-    pub(crate) fn start_at(address: SocketAddr) -> Option<Self> {
+    fn start_at(address: SocketAddr) -> Option<Self> {
         let program = require::collector()?;
         let http = free_address();
         let log = tempfile::NamedTempFile::new().unwrap();

@@ -134,6 +134,9 @@ impl Capture<'_> {
     }
 }
 
+/// The longest tick of the kernel's clock (`CONFIG_HZ=100`).
+const TICK: Duration = Duration::from_millis(10);
+
 /// What a dump is compared under.
 pub(super) struct Look {
     pub(super) roles: Roles,
@@ -322,8 +325,9 @@ impl Table {
     /// A socket has been freed that was in no dump.
     fn close_unknown(&mut self, close: Close, at: Timestamp) -> Option<Refused> {
         let (socket, last_ack) = (close.socket, close.last_ack);
-        // Of a connection that was there before flowtap, or of a socket that has had none.
-        if last_ack < self.start {
+        // Of a connection that was there before flowtap, or of a socket that has had none. The moment is known to a tick only: one
+        // that began right after the start may seem older.
+        if last_ack + TICK < self.start {
             return None;
         }
         if socket.is_cleared() {
