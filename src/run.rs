@@ -48,11 +48,12 @@ pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool)
     private_files();
     let descriptors = descriptors::raise();
     let signals = Signals::block()?;
+    // From files that the sandbox closes.
+    let resource = identity::resource(&config.service);
     // Before the first thread, the log's included: what a thread gives up, only those that it starts give up with it.
     let sandbox = sandboxed.then(|| sandbox::enter(&config)).transpose()?;
     let log = LogWriter::stderr()?;
     let logs = telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
-    let resource = identity::resource(&config.service);
     if let Some(sandbox) = sandbox {
         tracing::info!("in the sandbox: {sandbox}");
     }

@@ -26,6 +26,7 @@ use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -243,16 +244,30 @@ fn expose(registry: &Registry) -> Response {
     }
 }
 
-/// Makes sure that the level of logs is one, whether it will be needed or not.
+/// Checks the level of logs, whether `FLOWTAP_LOG` overrides it or not.
 ///
 /// # Errors
-/// A level that is none, with its place.
+/// An invalid level or filter, with its place.
 pub(crate) fn check_logs(config: &Config) -> Result<(), Failure> {
-    let level = &config.service.telemetry.logs.level;
-    EnvFilter::try_new(level).map(|_| ()).map_err(|error| {
-        let message = format!("`{level}` is no log filter: {error}");
-        Failure::config(&config.error_at(&["service", "telemetry", "logs", "level"], &message))
-    })
+    parse_filter(&config.service.telemetry.logs.level)
+        .map(drop)
+        .map_err(|message| {
+            Failure::config(&config.error_at(&["service", "telemetry", "logs", "level"], &message))
+        })
+}
+
+/// Parses a level or a filter of `target=level` directives. A word that is no level would be taken for a target, of which
+/// nothing is ever logged, so it is refused.
+fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+    let words = text.split(',').map(str::trim);
+    let mut words = words.filter(|word| !word.is_empty() && !word.contains(['=', '[']));
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(format!(
+            "`{word}` is not a valid log level: expected off, error, warn, info, debug or trace, or directives such as \
+             flowtap=debug,info"
+        ));
+    }
+    EnvFilter::try_new(text).map_err(|error| format!("`{text}` is not a valid log filter: {error}"))
 }
 
 /// Sends logs to standard error. `FLOWTAP_LOG` (such as `flowtap=debug,info`) has its say before the config.
@@ -301,10 +316,5 @@ fn filter_of(config: &LogsConfig) -> Result<EnvFilter, Failure> {
         Ok(filter) => (filter, "FLOWTAP_LOG"),
         Err(_) => (config.level.clone(), "service.telemetry.logs.level"),
     };
-    EnvFilter::try_new(&filter).map_err(|error| {
-        Failure::new(
-            Code::Config,
-            format!("{key}: `{filter}` is no log filter: {error}"),
-        )
-    })
+    parse_filter(&filter).map_err(|message| Failure::new(Code::Config, format!("{key}: {message}")))
 }

@@ -239,7 +239,12 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
                 "connections that were open before are not all picked up",
             ),
         };
-        Some(finding(program, verdict, consequence, "Linux 5.12 or later"))
+        let remedy = if program.program.starts_with("scan_") && has_table {
+            "a kernel that allows iterators over the elements of maps, or a larger `max_sockets`"
+        } else {
+            "Linux 5.12 or later"
+        };
+        Some(finding(program, verdict, consequence, remedy))
     });
     (works, findings.collect())
 }
@@ -346,7 +351,7 @@ fn listening_ports(proc_root: &Path) -> Finding {
             NEED,
             Verdict::Limited,
             &error,
-            "which side serves an adopted connection is told by its state changes alone",
+            "which side serves an adopted connection is known from its counters and ports only",
             "set receivers.ebpf.proc_root to where the host's /proc is mounted",
         ),
     }

@@ -39,8 +39,9 @@ pub struct Config {
     pub ring_buffer_bytes: Option<u32>,
     /// Mode `events`: how many events may wait between the rings and the pipelines. At least 1.
     pub channel_capacity: usize,
-    /// Mode `events`: how many connections can be followed at a time; those beyond are counted, not measured. At least
-    /// 1. Each takes about 200 bytes of kernel memory from the start.
+    /// Mode `events`, and mode `sockets` on a kernel without a scan over socket storage (`flowtap doctor`): connections that can be
+    /// tracked at a time; those beyond are counted with their bytes when they close. At least 1. In mode `events` each takes about 200
+    /// bytes of kernel memory from the start.
     pub max_sockets: u32,
     /// How often listening ports are read again from `proc_root`, and accepted connections get their process. At least
     /// 1 s.

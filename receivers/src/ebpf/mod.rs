@@ -85,7 +85,7 @@ impl EbpfReceiver {
         let mode = context
             .meter
             .u64_gauge("receiver_mode")
-            .with_description("Always 1; how a receiver captures, and why, are labels.")
+            .with_description("1 for how a receiver captures, 0 for how it did before a reload; the mode and the reason are labels.")
             .build();
         Self {
             config,
