@@ -20,7 +20,7 @@ pub enum LoadError {
         source: io::Error,
     },
     /// No BTF.
-    #[error("the kernel tells no BTF (/sys/kernel/btf/vmlinux): {0}")]
+    #[error("the kernel exposes no BTF (/sys/kernel/btf/vmlinux): {0}")]
     Btf(#[from] aya::BtfError),
     /// The running kernel lacks a field that the program reads.
     #[error("program {program}: the running kernel lacks a field that it reads\n{log}")]
@@ -67,6 +67,9 @@ pub enum LoadError {
         /// What the system said.
         source: io::Error,
     },
+    /// The running kernel lacks a function that the program calls.
+    #[error("the running kernel lacks {0}()")]
+    MissingFunction(&'static str),
     /// The object lacks a program or a map: it was not built from this source.
     #[error("the BPF object has no {0}")]
     Absent(&'static str),

@@ -62,6 +62,7 @@ fn probe(object: &[u8], programs: &[(&'static str, &'static str)]) -> Result<Vec
     capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
     capability::raise_memlock();
     let btf = Btf::from_sys_fs()?;
+    let linked = kfunc::link(object, &btf);
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         // Small: nothing will be in them.
@@ -70,13 +71,18 @@ fn probe(object: &[u8], programs: &[(&'static str, &'static str)]) -> Result<Vec
         .map_max_entries("tcpconn", 4096)
         .map_max_entries("tracked", 1)
         .map_max_entries("table", 1)
-        .load(kfunc::link(object, &btf).object.bytes())
+        .load(linked.object.bytes())
         .map_err(LoadError::Object)?;
     let probed = programs.iter().map(|&(program, attaches_to)| Probed {
         program,
         attaches_to,
-        outcome: try_program(&mut ebpf, &btf, program, attaches_to)
-            .map_err(|source| LoadError::program(program, source)),
+        // Not tried where its call can't be linked: the verifier of such a kernel may even warn in the kernel's log.
+        outcome: if program == "scan_table" && !linked.has_cast {
+            Err(LoadError::MissingFunction("bpf_rdonly_cast"))
+        } else {
+            try_program(&mut ebpf, &btf, program, attaches_to)
+                .map_err(|source| LoadError::program(program, source))
+        },
     });
     Ok(probed.collect())
 }
