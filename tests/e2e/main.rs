@@ -11,6 +11,7 @@
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `connections` | connections of exporters that fail in every way: nothing is given up |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
+//! | `links` | bytes where this machine drops what its own TCP sends |
 //! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `handover` | reloads that change the receiver, under load |
@@ -51,6 +52,7 @@ mod handover;
 mod identity;
 mod kernel_objects;
 mod labels;
+mod links;
 mod live;
 mod modes;
 mod netns;

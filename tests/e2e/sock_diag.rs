@@ -1,9 +1,8 @@
 //! The receiver `sock_diag`, in a network namespace of its own, with traffic whose own count is the oracle.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::Command;
 use std::thread;
 
 use nix::sys::socket::{
@@ -12,6 +11,7 @@ use nix::sys::socket::{
 
 use crate::daemon::{Daemon, LastWindow};
 use crate::exposition::Exposition;
+use crate::links::{BYTES, DROPS, run, send};
 use crate::netns;
 use crate::require;
 use crate::traffic::{Counted, Held, churn, exchange};
@@ -36,17 +36,6 @@ fn stop(daemon: Daemon) -> LastWindow {
     window
 }
 
-fn run(command: &str) -> String {
-    let output = Command::new("sh").args(["-c", command]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{command}: {said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    said
-}
-
 fn sources(seen: &Exposition, side: &str, label: &str, port: u16) -> Vec<String> {
     let (name, port) = (format!("primus_lens_network_tcp_flow_{side}"), port.to_string());
     let labels = [(label, port.as_str())];
@@ -58,48 +47,6 @@ fn sources(seen: &Exposition, side: &str, label: &str, port: u16) -> Vec<String>
     sources.dedup();
     sources
 }
-
-/// Sends `bytes` from a client to a server, which closes last; returns what the server read.
-fn send(address: SocketAddr, bytes: usize, before: impl FnOnce()) -> (u16, usize) {
-    let listener = TcpListener::bind(address).unwrap();
-    let mut client = TcpStream::connect(address).unwrap();
-    let (mut server, _) = listener.accept().unwrap();
-    before();
-    let reader = thread::spawn(move || {
-        let mut read = Vec::new();
-        server.read_to_end(&mut read).unwrap();
-        read.len()
-    });
-    client.write_all(&vec![b'x'; bytes]).unwrap();
-    drop(client);
-    (address.port(), reader.join().unwrap())
-}
-
-const BYTES: usize = 2_000_000;
-
-/// What drops packets on their way out of loopback, and the command that shows how many.
-const DROPS: [(&str, &str, &str, &str); 3] = [
-    (
-        "a short queue",
-        "tc qdisc replace dev lo root tbf rate 300mbit burst 70k limit 140k",
-        "tc -s qdisc show dev lo root | sed -n 's/.*dropped \\([0-9]*\\).*/\\1/p'",
-        "tc qdisc del dev lo root",
-    ),
-    (
-        "a policer",
-        "nft 'table inet t { chain o { type filter hook output priority 0; \
-         meta length > 500 limit rate over 100/second burst 5 packets counter drop; }; }'",
-        "nft list table inet t | sed -n 's/.*packets \\([0-9]*\\) bytes.*/\\1/p' | tail -1",
-        "nft delete table inet t",
-    ),
-    (
-        "netfilter in the output hook",
-        "nft 'table inet t { chain o { type filter hook output priority 0; \
-         meta length > 500 numgen inc mod 5 == 0 counter drop; }; }'",
-        "nft list table inet t | sed -n 's/.*packets \\([0-9]*\\) bytes.*/\\1/p' | tail -1",
-        "nft delete table inet t",
-    ),
-];
 
 #[test]
 fn bytes_are_exact_where_this_machine_drops_what_it_sends() {
