@@ -7,7 +7,7 @@
 use std::process;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,9 @@ impl Stop {
     }
 }
 
+/// Signals within this time of the first are one.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     // Neither needs more than a few calls deep.
     let thread = thread::Builder::new().name(name.to_owned()).stack_size(256 << 10);
@@ -90,7 +93,14 @@ fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
         "stopping: one last window, then the exporters drain; a second signal ends flowtap at once"
     );
     stop.begin();
-    let Ok(second) = signals.0.wait() else { return };
+    let begun = Instant::now();
+    let second = loop {
+        let Ok(second) = signals.0.wait() else { return };
+        // timeout(1) and some shells send theirs to the process and then to its group.
+        if begun.elapsed() >= SAME_SIGNAL {
+            break second;
+        }
+    };
     let signal = second.as_str();
     tracing::error!(signal, "ended by a second signal: what was not exported is lost");
     exit(log);

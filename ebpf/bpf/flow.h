@@ -82,15 +82,25 @@ static __always_inline bool is_owner_open(const struct socket_state *state)
 	return !state->pid || has_mark(state, MARK_OWNER_INHERITED);
 }
 
+/* The local address, as a key has it. A socket of IPv6 that takes IPv4 as well has the mapped form of that. */
+static __always_inline void read_listen_addr(struct listen_key *key, struct sock *sk)
+{
+	if (FIELD(sk, __sk_common.skc_family) == AF_INET)
+		*(__u32 *)key->addr = FIELD(sk, __sk_common.skc_rcv_saddr);
+	else if (bpf_core_field_exists(sk->__sk_common.skc_v6_rcv_saddr))
+		BPF_CORE_READ_INTO(&key->addr, sk, __sk_common.skc_v6_rcv_saddr);
+}
+
 static __always_inline void read_listen_key(struct listen_key *key, struct sock *sk)
 {
+	__builtin_memset(key, 0, sizeof(*key));
+	read_listen_addr(key, sk);
 	key->netns = read_netns(sk);
 	/* A socket that begins to listen is bound (skc_num) but has no inet_sport yet; one that ceases to, the other
 	 * way round. */
 	key->port = FIELD(sk, __sk_common.skc_num);
 	if (!key->port)
 		key->port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
-	key->pad = 0;
 }
 
 /* Remembers whose listening socket it is. With `again`, what is known of the same socket stays: who called listen()
@@ -129,13 +139,18 @@ static __always_inline bool forget_owner(struct sock *sk, __u64 cookie)
  * of the listening socket, which sk_clone_lock() copies. */
 static __always_inline void inherit_owner(struct socket_state *state, struct sock *sk)
 {
-	struct listen_key key;
+	struct listen_key key = {};
 	struct owner *known;
 
 	key.netns = state->netns;
 	key.port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
-	key.pad = 0;
+	read_listen_addr(&key, sk);
 	known = bpf_map_lookup_elem(&owners, &key);
+	if (!known) {
+		/* Most listen on any address. */
+		__builtin_memset(&key.addr, 0, sizeof(key.addr));
+		known = bpf_map_lookup_elem(&owners, &key);
+	}
 	if (known) {
 		state->pid = known->pid;
 		state->cgroup_id = known->cgroup_id;

@@ -89,8 +89,16 @@ typedef struct {
 } KERNEL_TYPE possible_net_t;
 
 typedef struct {
+	int counter;
+} KERNEL_TYPE atomic_t;
+
+typedef struct {
 	__s64 counter;
 } KERNEL_TYPE atomic64_t;
+
+typedef struct refcount_struct {
+	atomic_t refs;
+} KERNEL_TYPE refcount_t;
 
 struct in6_addr {
 	union {
@@ -109,6 +117,7 @@ struct sock_common {
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
+	refcount_t skc_refcnt;
 	unsigned long skc_flags;
 } KERNEL_TYPE;
 

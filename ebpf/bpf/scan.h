@@ -130,15 +130,12 @@ static long scan_entry(struct bpf_map *map, __u64 *cookie, struct table_entry *e
 		scan->again = true;
 		return 1;
 	}
-	if (has_mark(state, MARK_CLOSED)) {
-		bpf_map_delete_elem(&table, cookie);
-		return 0;
-	}
 	sk = CAST(struct sock, entry->address);
 	tcp = CAST(struct tcp_sock, entry->address);
-	if ((__u64)sk->__sk_common.skc_cookie.counter != *cookie) {
-		/* Closed and freed, and none of the programs was run for it. */
-		if (has_mark(state, MARK_ESTABLISHED))
+	/* Only of a socket that has been freed: one that its process holds may connect again, in this entry. */
+	if ((__u64)sk->__sk_common.skc_cookie.counter != *cookie || !sk->__sk_common.skc_refcnt.refs.counter) {
+		/* None of the programs was run for its close. */
+		if (has_mark(state, MARK_ESTABLISHED) && !has_mark(state, MARK_CLOSED))
 			count_lost_flow(0, 0);
 		bpf_map_delete_elem(&table, cookie);
 		return 0;

@@ -299,7 +299,7 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 	}
 	if (!place) {
 		if (has_untracked && now.sent_segments)
-			count_lost_flow(now.sent - (role_by_counters(sk, tcp) == ROLE_CLIENT), now.received);
+			count_lost_bytes(now.sent - (role_by_counters(sk, tcp) == ROLE_CLIENT), now.received);
 		return;
 	}
 	state = &place->state;

@@ -62,11 +62,12 @@ struct {
 	__type(value, struct losses);
 } losses SEC(".maps");
 
-/* A port that is listened on. */
+/* An address that is listened on. */
 struct listen_key {
 	__u32 netns; /* inode number */
 	__u16 port;  /* host byte order */
 	__u16 pad;
+	__u8 addr[16]; /* network byte order, IPv4 in the first four bytes; zero for any, of either family */
 };
 
 /* Whose listening socket it is. */
@@ -78,8 +79,8 @@ struct owner {
 	__u32 pad;
 };
 
-/* Key: a port that is listened on. Value: the process that listens, which is the best that is known of the owner of
- * an accepted connection before that process is seen with it. */
+/* Key: an address that is listened on. Value: the process that listens, which is the best that is known of the owner
+ * of an accepted connection before that process is seen with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -105,12 +106,18 @@ bool has_untracked = false;
 			__sync_fetch_and_add(&lost_->counter, (value));                                              \
 	} while (0)
 
+/* Counts bytes that are in no record. */
+static __always_inline void count_lost_bytes(__s64 sent, __s64 received)
+{
+	COUNT_LOSS(sent, sent);
+	COUNT_LOSS(received, received);
+}
+
 /* Counts a record that found no room, with its bytes. */
 static __always_inline void count_lost_flow(__s64 sent, __s64 received)
 {
 	COUNT_LOSS(flows, 1);
-	COUNT_LOSS(sent, sent);
-	COUNT_LOSS(received, received);
+	count_lost_bytes(sent, received);
 }
 
 /* Counts a connection that can't be followed: by the first program that sees it opened, as those after it see the

@@ -117,7 +117,7 @@ static __always_inline void on_untracked_close(struct sock *sk, struct tcp_sock 
 
 	read_totals(&now, sk, tcp);
 	if (now.sent_segments)
-		count_lost_flow(now.sent - (role_by_counters(sk, tcp) == ROLE_CLIENT), now.received);
+		count_lost_bytes(now.sent - (role_by_counters(sk, tcp) == ROLE_CLIENT), now.received);
 }
 
 /* Storage is left to the kernel, which frees it with the socket: bpf_sk_storage_delete() costs three times as much,

@@ -183,7 +183,6 @@ pub(crate) struct TrackedSocket {
 }
 
 /// Bits of `socket_state.marks`: `enum mark`.
-const MARK_ANNOUNCED: u32 = 1;
 const MARK_ESTABLISHED: u32 = 1 << 1;
 const MARK_ROLE_COUNTED: u32 = 1 << 4;
 
@@ -194,10 +193,10 @@ const FLOW_OPEN: u8 = 1 << 5;
 const TCP_ESTABLISHED: u8 = 1;
 
 impl TrackedSocket {
-    /// The record of a census for an open connection whose opening has been reported; it moves nothing.
+    /// The record of a census for an open connection, whether its opening could be reported or not; it moves nothing.
     pub(crate) fn census_record(&self) -> Option<FlowEvent> {
         let state = &self.state;
-        if state.marks & MARK_ESTABLISHED == 0 || state.marks & MARK_ANNOUNCED == 0 {
+        if state.marks & MARK_ESTABLISHED == 0 {
             return None;
         }
         Some(FlowEvent {

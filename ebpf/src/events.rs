@@ -19,7 +19,7 @@ use crate::heap;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
-use crate::ring::{RingWatch, drain};
+use crate::ring::{Positions, RingWatch, drain, drain_to};
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));
@@ -42,6 +42,9 @@ const STATE_NAMES: [&str; 8] = [
 /// Programs at segments. What these miss comes with the next segment or the close.
 const SEGMENT: [&str; 2] = ["segment", "segment_raw"];
 
+/// Programs at connects and closes, for the process. A connect that the first misses is a client without a process.
+const PROBES: [&str; 2] = ["connect_probe", "close_probe"];
+
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct EventsOptions {
@@ -49,6 +52,15 @@ pub struct EventsOptions {
     pub ring_buffer_bytes: u32,
     /// Connections that can be followed at a time; those beyond are counted and not measured.
     pub max_sockets: u32,
+}
+
+/// Which ring a record comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// Of received segments.
+    Segments,
+    /// Of connections and listeners.
+    Connections,
 }
 
 /// How the programs are attached.
@@ -64,6 +76,8 @@ pub struct Attachment {
 pub struct Events {
     tcpflow: RingBuf<MapData>,
     tcpconn: RingBuf<MapData>,
+    /// Of `tcpconn`.
+    positions: Positions,
     losses: PerCpuArray<MapData, Losses>,
     tracked: HashMap<MapData, u64, TrackedSocket>,
     attachment: Attachment,
@@ -139,14 +153,21 @@ impl Events {
             "tp_btf and raw_tp"
         };
 
-        let misses = MissCounters::new(&ebpf, STATE_NAMES.into_iter().chain(SEGMENT));
+        let names = STATE_NAMES.into_iter().chain(SEGMENT).chain(PROBES);
+        let misses = MissCounters::new(&ebpf, names);
         let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
         let (tcpflow, tcpconn) = (take("tcpflow")?, take("tcpconn")?);
         let (losses, tracked) = (take("losses")?, take("tracked")?);
         let in_map = |map| move |source| LoadError::Map { map, source };
+        let tcpconn = RingBuf::try_from(tcpconn).map_err(in_map("tcpconn"))?;
+        let positions = Positions::new(tcpconn.as_fd()).map_err(|source| LoadError::System {
+            what: "mapping a ring's positions",
+            source,
+        })?;
         Ok(Self {
             tcpflow: RingBuf::try_from(tcpflow).map_err(in_map("tcpflow"))?,
-            tcpconn: RingBuf::try_from(tcpconn).map_err(in_map("tcpconn"))?,
+            tcpconn,
+            positions,
             losses: PerCpuArray::try_from(losses).map_err(in_map("losses"))?,
             tracked: HashMap::try_from(tracked).map_err(in_map("tracked"))?,
             misses,
@@ -160,12 +181,19 @@ impl Events {
         self.attachment
     }
 
-    /// Shows what waits of connections: opened, closed and failed ones, changed listeners. Returns how many.
+    /// Shows what waits of received segments, then of connections: opened, closed and failed ones, changed listeners. A connection
+    /// is never shown closed before all of its segments. Returns how many were shown.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain_connections(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
-        drain(&mut self.tcpconn, each)
+    pub fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
+        // A close that is there now has its segments in the other ring already; one that comes while that is drained may not.
+        let end = self.positions.produced();
+        let segments = drain(&mut self.tcpflow, |event| each(event, Ring::Segments))?;
+        let connections = drain_to(&mut self.tcpconn, &self.positions, end, |event| {
+            each(event, Ring::Connections);
+        })?;
+        Ok(segments + connections)
     }
 
     /// Shows what waits of received segments. Returns how many.
@@ -209,7 +237,7 @@ impl Events {
         self.misses.read()
     }
 
-    /// Shows every open connection whose opening has been shown, with the event `FLOW_OPEN` and no difference. Drain both rings
+    /// Shows every open connection, with the event `FLOW_OPEN` and no difference. Drain both rings
     /// before: a connection that closes meanwhile is then shown closed after it was shown open, or not open at all. Returns
     /// how many were shown.
     ///

@@ -46,7 +46,7 @@ mod table;
 
 pub use abi::{Event, FlowEvent, ListenEvent, Losses};
 pub use error::LoadError;
-pub use events::{Attachment, Events, EventsOptions};
+pub use events::{Attachment, Events, EventsOptions, Ring};
 pub use heap::give_back as trim_heap;
 pub use misses::ProgramMisses;
 pub use ring::RingWatch;

@@ -116,3 +116,23 @@ pub(crate) fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(Event)) ->
     }
     Ok(records)
 }
+
+/// Shows the records that stand before `end`; returns how many there were. Fewer, if a program on another CPU is still writing one
+/// of them.
+pub(crate) fn drain_to(
+    ring: &mut RingBuf<MapData>,
+    positions: &Positions,
+    end: u64,
+    mut each: impl FnMut(Event),
+) -> io::Result<u64> {
+    let mut records = 0;
+    while positions.consumed() < end
+        && let Some(item) = ring.next()
+    {
+        let (event, _) =
+            Event::read(&item).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        each(event);
+        records += 1;
+    }
+    Ok(records)
+}

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use flowtap_ebpf::{Event, Events, Losses, ProgramMisses, RingWatch};
+use flowtap_ebpf::{Event, Events, Losses, ProgramMisses, Ring, RingWatch};
 use flowtap_pipeline::time::Ticker;
 use flowtap_pipeline::{EventCount, EventHop, EventType, FlowBatch, StageError, Timestamp};
 use tokio::sync::mpsc::error::TrySendError;
@@ -130,6 +130,13 @@ async fn consume(
     }
 }
 
+const fn event_type(ring: Ring) -> EventType {
+    match ring {
+        Ring::Segments => EventType::TcpFlow,
+        Ring::Connections => EventType::TcpConn,
+    }
+}
+
 /// Events seen at this hop since the last batch, by type.
 #[derive(Default)]
 struct Counts {
@@ -208,11 +215,10 @@ impl Reader {
         }
     }
 
-    /// Connections first: they say which side a socket is, and where it listens.
+    /// Segments before the connections that they are of: a record after its connection's close would be decided about anew.
     fn drain(&mut self) -> io::Result<()> {
         let (programs, mut lane) = self.lane();
-        programs.drain_connections(|event| lane.take(event, EventType::TcpConn))?;
-        programs.drain_segments(|event| lane.take(event, EventType::TcpFlow))?;
+        programs.drain(|event, ring| lane.take(event, event_type(ring)))?;
         lane.send();
         Ok(())
     }
@@ -254,7 +260,7 @@ impl Reader {
                 // A change is missed only where every program was; what a program at segments misses comes with the next.
                 let at_changes = misses
                     .iter()
-                    .filter(|program| !program.program.starts_with("segment"));
+                    .filter(|program| program.program.starts_with("state"));
                 let changes = at_changes.map(|program| program.misses).min();
                 losses.flows + losses.untracked + changes.unwrap_or(0) + self.dropped_changes
             }
@@ -275,8 +281,8 @@ impl Reader {
         census::begin(&mut self.batch);
         let (programs, mut lane) = self.lane();
         let mut closed = HashSet::new();
-        programs.drain_connections(|event| {
-            if let Event::Flow(flow) = &event {
+        programs.drain(|event, ring| {
+            if let (Ring::Connections, Event::Flow(flow)) = (ring, &event) {
                 // Another socket may have the cookie of one that has closed.
                 if is_closed(flow.events) {
                     closed.insert(flow.cookie);
@@ -284,7 +290,7 @@ impl Reader {
                     closed.remove(&flow.cookie);
                 }
             }
-            lane.take(event, EventType::TcpConn);
+            lane.take(event, event_type(ring));
         })?;
         let mut has_room = true;
         let shown = programs.open_connections(|event| {

@@ -73,6 +73,10 @@ impl Capture<'_> {
             }
         }
         self.take_closes(at);
+        let replaced = self.table.take_replaced();
+        if replaced > 0 {
+            self.telemetry.refused(Refused::CountersCleared, replaced);
+        }
     }
 
     fn compare(&mut self, found: Dump, at: Timestamp) {
@@ -159,6 +163,8 @@ pub(super) struct Table {
     forgotten: Option<Instant>,
     /// How many sockets of the table were reported as closed, but have not been freed.
     held: usize,
+    /// Connections whose socket was found with another one: what they moved since the last look is not known.
+    replaced: u64,
     pub(super) batch: FlowBatch,
 }
 
@@ -185,6 +191,19 @@ enum Presence {
     Held,
 }
 
+impl Known {
+    /// Whether `socket` still has this connection. A socket keeps its cookie when `connect(AF_UNSPEC)` takes its peer away and it
+    /// connects again; its counters then begin anew.
+    fn continues_as(&self, socket: &Socket) -> bool {
+        let (before, now) = (&self.socket.counters, &socket.counters);
+        let fell = |before: u32, now: u32| difference(now, before) < 0;
+        self.socket.local == socket.local
+            && self.socket.remote == socket.remote
+            && !fell(before.segments_sent, now.segments_sent)
+            && !fell(before.segments_received, now.segments_received)
+    }
+}
+
 impl Table {
     pub(super) fn new(netns: u32, start: Instant) -> Self {
         Self {
@@ -194,8 +213,14 @@ impl Table {
             start,
             forgotten: None,
             held: 0,
+            replaced: 0,
             batch: FlowBatch::default(),
         }
+    }
+
+    /// Connections whose socket was found with another one, since the last call.
+    pub(super) fn take_replaced(&mut self) -> u64 {
+        std::mem::take(&mut self.replaced)
     }
 
     /// Whether a socket has gone since the last dump, and its close has not come.
@@ -220,8 +245,15 @@ impl Table {
         for socket in found.sockets {
             let cookie = socket.cookie;
             let known = match gone.remove(&cookie) {
-                Some(earlier) => self.moved(&earlier, socket, census, at),
-                None => self.appeared(socket, first, &roles, at),
+                Some(earlier) if earlier.continues_as(&socket) => self.moved(&earlier, socket, census, at),
+                earlier => {
+                    // The same socket with another connection, whose predecessor ended unseen.
+                    if let Some(earlier) = &earlier {
+                        self.push_close(earlier, at);
+                        self.replaced += 1;
+                    }
+                    self.appeared(socket, first, &roles, at)
+                }
             };
             self.sockets.insert(cookie, known);
         }
@@ -296,6 +328,15 @@ impl Table {
             return self.close_unknown(close, at);
         };
         let cleared = close.socket.is_cleared();
+        if !cleared && !known.continues_as(&close.socket) {
+            if known.presence == Presence::Held {
+                self.held -= 1;
+            } else {
+                self.push_close(&known, at);
+            }
+            self.replaced += 1;
+            return self.close_unknown(close, at);
+        }
         let (before, payload) = (known.socket.counters, known.payload);
         let known = if cleared {
             known
