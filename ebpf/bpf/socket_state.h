@@ -79,12 +79,21 @@ struct owner {
 	__u32 pad;
 };
 
+/* Before Linux 6.1 the kernel warns of programs at raw tracepoints and kprobes whose maps allocate at run time. */
+#ifdef FLOWTAP_UNTYPED_ARGUMENTS
+#define OWNERS 4096
+#define OWNERS_FLAGS 0
+#else
+#define OWNERS 16384
+#define OWNERS_FLAGS BPF_F_NO_PREALLOC
+#endif
+
 /* Key: an address that is listened on. Value: the process that listens, which is the best that is known of the owner
  * of an accepted connection before that process is seen with it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, OWNERS);
+	__uint(map_flags, OWNERS_FLAGS);
 	__type(key, struct listen_key);
 	__type(value, struct owner);
 } owners SEC(".maps");
