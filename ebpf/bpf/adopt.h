@@ -53,6 +53,7 @@ static __always_inline int show_mptcp_listener(struct seq_file *seq, struct sock
 	/* The outer socket's cookie: a close of the inner one leaves its port to the next walk. */
 	event.cookie = bpf_get_socket_cookie(sk);
 	event.port = key.port = BPF_CORE_READ(first, __sk_common.skc_num);
+	key.family = BPF_CORE_READ(first, __sk_common.skc_family);
 	fresh.cookie = event.cookie;
 	if (read_owner(&fresh, task) && bpf_map_update_elem(&owners, &key, &fresh, BPF_ANY))
 		COUNT_LOSS(owners, 1);

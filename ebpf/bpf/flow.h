@@ -85,7 +85,8 @@ static __always_inline bool is_owner_open(const struct socket_state *state)
 /* The local address, as a key has it. A socket of IPv6 that takes IPv4 as well has the mapped form of that. */
 static __always_inline void read_listen_addr(struct listen_key *key, struct sock *sk)
 {
-	if (FIELD(sk, __sk_common.skc_family) == AF_INET)
+	key->family = FIELD(sk, __sk_common.skc_family);
+	if (key->family == AF_INET)
 		*(__u32 *)key->addr = FIELD(sk, __sk_common.skc_rcv_saddr);
 	else if (bpf_core_field_exists(sk->__sk_common.skc_v6_rcv_saddr))
 		BPF_CORE_READ_INTO(&key->addr, sk, __sk_common.skc_v6_rcv_saddr);

@@ -64,10 +64,10 @@ struct {
 
 /* An address that is listened on. */
 struct listen_key {
-	__u32 netns; /* inode number */
-	__u16 port;  /* host byte order */
-	__u16 pad;
-	__u8 addr[16]; /* network byte order, IPv4 in the first four bytes; zero for any, of either family */
+	__u32 netns;   /* inode number */
+	__u16 port;    /* host byte order */
+	__u16 family;  /* of the socket: what it accepts is of the same */
+	__u8 addr[16]; /* network byte order, IPv4 in the first four bytes; zero for any */
 };
 
 /* Whose listening socket it is. */

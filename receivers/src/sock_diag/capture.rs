@@ -248,7 +248,9 @@ impl Table {
                 Some(earlier) if earlier.continues_as(&socket) => self.moved(&earlier, socket, census, at),
                 earlier => {
                     // The same socket with another connection, whose predecessor ended unseen.
-                    if let Some(earlier) = &earlier {
+                    if let Some(earlier) = &earlier
+                        && earlier.presence != Presence::Held
+                    {
                         self.push_close(earlier, at);
                         self.replaced += 1;
                     }
@@ -333,8 +335,8 @@ impl Table {
                 self.held -= 1;
             } else {
                 self.push_close(&known, at);
+                self.replaced += 1;
             }
-            self.replaced += 1;
             return self.close_unknown(close, at);
         }
         let (before, payload) = (known.socket.counters, known.payload);

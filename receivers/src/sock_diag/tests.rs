@@ -336,6 +336,35 @@ fn a_socket_that_its_process_holds_after_the_end_is_closed_after_two_dumps() {
     assert_eq!((records[0].sent_bytes, records[0].events), (5, Events::NONE));
 }
 
+/// The cookie is the socket's, and a process may connect one socket twice (`AF_UNSPEC`, then `connect`).
+#[test]
+fn a_socket_that_connects_again_is_a_second_connection() {
+    let again = Socket {
+        remote: end("198.51.100.2:443"),
+        ..socket(1, client(3, 0))
+    };
+    let mut fed = Fed::new();
+    fed.dump(&[]);
+    assert_eq!(fed.dump(&[socket(1, client(10, 0))]), [(10, Events::OPENED)]);
+    let events: Vec<Events> = fed.dump(&[again]).into_iter().map(|(_, events)| events).collect();
+    assert_eq!(events, [Events::CLOSED, Events::OPENED]);
+    assert_eq!(fed.table.take_replaced(), 1);
+}
+
+#[test]
+fn a_held_socket_that_connects_again_closes_its_first_connection_once() {
+    let again = Socket {
+        remote: end("198.51.100.2:443"),
+        ..socket(1, client(3, 0))
+    };
+    let mut fed = Fed::new();
+    fed.dump(&[socket(1, client(10, 0))]);
+    assert_eq!(fed.dump(&[]), []);
+    assert_eq!(fed.dump(&[]), [(0, Events::CLOSED)]);
+    assert_eq!(fed.dump(&[again]), [(3, Events::OPENED)]);
+    assert_eq!(fed.table.take_replaced(), 0);
+}
+
 #[test]
 fn a_socket_that_one_dump_passed_over_has_not_closed() {
     let mut fed = Fed::new();
