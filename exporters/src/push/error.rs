@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use flowtap_pipeline::plain::plain;
 use tonic::Status;
 use tower::BoxError;
 
@@ -82,21 +83,13 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     peer_text(&text)
 }
 
-/// Text that came from a peer, fit for a log or a terminal: control characters escaped, and no longer than is useful.
+/// Returns text of a peer as one line without control characters, of at most [`MAX_PEER_TEXT`] characters before they are escaped.
 pub(crate) fn peer_text(text: &str) -> String {
-    let mut shown = String::new();
-    for character in text.trim().chars() {
-        if shown.len() >= MAX_PEER_TEXT {
-            shown.push('…');
-            break;
-        }
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
+    let text = text.trim();
+    match text.char_indices().nth(MAX_PEER_TEXT) {
+        Some((end, _)) => format!("{}…", plain(&text[..end])),
+        None => plain(text).into_owned(),
     }
-    shown
 }
 
 #[cfg(test)]
