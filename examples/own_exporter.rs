@@ -1,4 +1,4 @@
-//! A distribution of one's own: flowtap with one exporter more, `totals`, which appends a line per window to a file.
+//! A custom distribution: flowtap with one more exporter, `totals`, which appends a line per window to a file.
 //!
 //! In: snapshots. Out: the end of the window, then what each counter has come to over all its series, as
 //! `1767225600.000000000 network_tcp_flow_egress=81 network_tcp_flow_ingress=3000286`.

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use crate::flows::Sort;
 
-/// What `flowtap` is told.
+/// The command line of `flowtap`.
 #[derive(Debug, Parser)]
 #[command(
     name = "flowtap",

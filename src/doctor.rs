@@ -22,7 +22,7 @@ pub(crate) fn doctor(proc_root: &Path, json: bool) -> (String, Result<(), Failur
             };
             Err(Failure::new(
                 code,
-                "eBPF is not to be had here; see what is `missing`",
+                "eBPF is not available here; see what is `missing`",
             ))
         }
     };

@@ -14,14 +14,14 @@
 //! | `complete` | shell completions and man pages |
 //! | `identity` | the resource: the attributes that name this flowtap and its node |
 //! | `own_metrics` | the daemon's own metrics as snapshots, for exporters |
-//! | `node` | what components are told of this machine |
+//! | `node` | what components know of this machine |
 //! | `memory`, `descriptors` | the memory limiter; the limit of open files |
 //! | `logs`, `log_writer` | what is logged, and how often; writing it without waiting |
 //! | `stop` | signals, and the deadline of the stop |
 //! | `status_page` | the admin listener's page, and `/status.json` |
 //! | `top` | the live view in a terminal |
 //! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
-//! | `sandbox`, `systemd` | what the daemon gives up before it starts; what systemd is told |
+//! | `sandbox`, `systemd` | what the daemon gives up before it starts; notifications to systemd |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
 #![forbid(unsafe_code)]
 
@@ -72,7 +72,7 @@ use cli::{Cli, Command, ConfigArgs};
 use exit::Failure;
 
 /// Reads the process' arguments, does what they say with the component types of `registry`, and returns the exit code.
-/// What went wrong is told on standard error.
+/// Errors are printed on standard error.
 pub fn main(registry: &Registry) -> ExitCode {
     let arguments = match Cli::try_parse() {
         Ok(arguments) => arguments,

@@ -39,7 +39,7 @@ impl LogWriter {
     /// Starts the thread that writes to standard error. The sandbox is a thread's, so enter that first.
     ///
     /// # Errors
-    /// No thread, or no standard error to be had.
+    /// No thread could be started, or standard error could not be duplicated.
     pub(crate) fn stderr() -> io::Result<Self> {
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         Self::new(stderr, CAPACITY)

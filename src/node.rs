@@ -1,4 +1,4 @@
-//! What components are told of this machine, now and when it changes.
+//! What components know of this machine, now and when it changes.
 
 use std::fs;
 use std::io;
@@ -40,7 +40,7 @@ pub(crate) fn watch(node: &Arc<Live<NodeInfo>>) {
     }
 }
 
-/// A socket that hears of addresses, IPv4 and IPv6 (`RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV6_IFADDR`).
+/// A socket that receives changes of addresses, IPv4 and IPv6 (`RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV6_IFADDR`).
 fn subscribe() -> io::Result<OwnedFd> {
     const GROUPS: u32 = 0x10 | 0x100;
     let socket = socket(

@@ -252,7 +252,7 @@ enum Refused {
 
 impl Running {
     /// Takes on the config as `load` has it now: components whose config is the same live on. One that is wrong changes nothing;
-    /// one whose components don't start gives way to the one before.
+    /// if its components don't start, the one before is restored.
     async fn reload(&mut self, load: Load<'_>, logs: &LogLevel) -> Result<(), Refused> {
         let config = load().map_err(Refused::Kept)?;
         let graph = self.build(&config).map_err(Refused::Kept)?;

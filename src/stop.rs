@@ -49,7 +49,7 @@ impl Stop {
     /// Waits for `signals`, from now on.
     ///
     /// # Errors
-    /// No threads to be had.
+    /// No thread could be started.
     pub(crate) fn watch(signals: Signals, timeout: Duration, log: &LogWriter) -> Result<Self, Failure> {
         let (begins, begun) = sync_channel(1);
         let stop = Self {

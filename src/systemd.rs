@@ -1,4 +1,4 @@
-//! What systemd is told: ready, reloading, stopping, and alive (`sd_notify(3)`). Nothing where nobody listens.
+//! Notifications to systemd: ready, reloading, stopping, and alive (`sd_notify(3)`). Nothing where nobody listens.
 
 use std::time::Duration;
 

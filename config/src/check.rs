@@ -290,7 +290,7 @@ impl Checker<'_> {
         ids
     }
 
-    /// What a section defines, right or wrong: a component with a mistake is told of once.
+    /// What a section defines, right or wrong: a component with a mistake is reported once.
     fn section_keys(&self, kind: ComponentKind) -> BTreeSet<String> {
         let section = self.merged.values.get(kind.section()).and_then(Value::as_dict);
         section

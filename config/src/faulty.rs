@@ -1,4 +1,4 @@
-//! Reading a struct although parts of it are wrong, so that every mistake is told at once.
+//! Reading a struct although parts of it are wrong, so that every mistake is reported at once.
 //!
 //! Deserialization stops at the first error. So the key that it names is taken out (its default takes its place) and the
 //! rest is read again, until it can be read or the error names nothing that could be taken out.

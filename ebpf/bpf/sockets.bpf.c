@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * Capture mode `sockets`: no program on the data path. TCP already counts; flowtap is told when a connection changes
+ * Capture mode `sockets`: no program on the data path. TCP already counts; a program runs when a connection changes
  * state, and once per window reads the totals of the sockets that moved.
  *
  *   on_state_change     tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)

@@ -547,7 +547,7 @@ fn link_iter(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, target: &str) -> Re
     })
 }
 
-/// Runs an iterator that may not have been loaded; the reason why not is told once.
+/// Runs an iterator that may not have been loaded; the reason is logged once.
 fn run_iter(
     link: &mut Result<IterLink, Option<LoadError>>,
     buffer: &mut [u8],

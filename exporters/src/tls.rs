@@ -35,7 +35,7 @@ pub struct ServerTls {
     pub client_ca_file: Option<PathBuf>,
 }
 
-/// TLS of a connection to a peer. Empty: the system's authorities, no certificate of one's own.
+/// TLS of a connection to a peer. Empty: the system's authorities, no client certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientTls {

@@ -1,7 +1,7 @@
 //! Components by name: their ids, what a config of one can be asked, and the registry of types.
 //!
 //! A component type is registered by its [`Factory`], in one explicit list (the daemon's is `src/components.rs`). A
-//! distribution of one's own is a `main` that starts from that list and adds to it.
+//! custom distribution is a `main` that starts from that list and adds to it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -302,21 +302,21 @@ impl Registry {
         Self::default()
     }
 
-    /// Adds a receiver type. A type of the same name gives way to it.
+    /// Adds a receiver type. It replaces a type of the same name.
     #[must_use]
     pub fn receiver(mut self, factory: Factory<dyn ReceiverConfig>) -> Self {
         self.receivers.insert(factory.type_name, factory);
         self
     }
 
-    /// Adds a processor type. A type of the same name gives way to it.
+    /// Adds a processor type. It replaces a type of the same name.
     #[must_use]
     pub fn processor(mut self, factory: Factory<dyn ProcessorConfig>) -> Self {
         self.processors.insert(factory.type_name, factory);
         self
     }
 
-    /// Adds an exporter type. A type of the same name gives way to it.
+    /// Adds an exporter type. It replaces a type of the same name.
     #[must_use]
     pub fn exporter(mut self, factory: Factory<dyn ExporterConfig>) -> Self {
         self.exporters.insert(factory.type_name, factory);

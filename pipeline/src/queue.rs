@@ -32,7 +32,7 @@ pub struct QueueConfig {
     pub size: NonZeroUsize,
     /// Bytes that those may take, by what they hold besides the series themselves. A single one always has room.
     pub max_bytes: usize,
-    /// What gives way when it is full.
+    /// What is dropped when it is full.
     pub when_full: WhenFull,
 }
 

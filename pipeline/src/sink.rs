@@ -188,7 +188,7 @@ impl Chain {
             self.processors.push(kept.unwrap_or(new));
         }
         if window.fingerprint != self.window.fingerprint {
-            // What the old one holds is told before the new one begins at nought.
+            // What the old one holds is reported before the new one begins at zero.
             let now = Timestamp::now();
             let mut snapshot = self.window.aggregator.finish(now);
             snapshot.last = false;

@@ -53,7 +53,7 @@ impl std::fmt::Display for FeedError {
     }
 }
 
-/// Asks again and again on a thread of its own, and at once when it is told another order. Ends when either channel does.
+/// Asks again and again on its own thread, and at once when the order changes. Ends when either channel does.
 ///
 /// # Errors
 /// The system gave no thread.

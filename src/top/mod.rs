@@ -49,7 +49,7 @@ const BY_ITSELF: [&str; 9] = [
     "service.telemetry.metrics.endpoint=null",
 ];
 
-/// Shows flows until it is told to quit.
+/// Shows flows until the user quits.
 ///
 /// # Errors
 /// No terminal; an `--admin` that does not answer; what keeps this machine from being measured.

@@ -12,7 +12,7 @@
 //!    can't be read and is removed. Both are counted.
 //! 5. Of finished files the newest `rotation.max_files` are kept, the one just finished always; those of a time still to come are
 //!    not counted. No file is touched whose name does not fit the pattern.
-//! 6. What can't be written counts as failed, is told once, and is tried again with each window.
+//! 6. What can't be written counts as failed, is logged once, and is tried again with each window.
 
 mod config;
 mod json;

@@ -102,7 +102,7 @@ pub(super) struct Writer {
     rotation: Rotation,
     telemetry: Telemetry,
     open: Option<Open>,
-    /// Whether nothing could be written of late: what goes on for long is told once.
+    /// Whether the last write failed: a failure that lasts is logged once.
     failing: bool,
     /// The end of the newest window: what this exporter takes for now.
     now: Timestamp,

@@ -196,7 +196,7 @@ fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
         value.set_sensitive(true);
         headers.insert(name, value);
     }
-    // A name of one's own in the config stays.
+    // A name that the config sets stays.
     headers
         .entry(USER_AGENT)
         .or_insert(HeaderValue::from_static(push::USER_AGENT));

@@ -73,7 +73,7 @@ struct Common {
     labels: Vec<u8>,
     /// What stands behind every value of the text formats.
     behind: String,
-    /// The time of every value, if it is told.
+    /// The time of every value, if it is exported.
     at: Option<Timestamp>,
 }
 

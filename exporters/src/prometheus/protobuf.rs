@@ -24,7 +24,7 @@ pub(super) struct Metric<'a> {
     pub(super) series: &'a Series,
     pub(super) value: Value<'a>,
     pub(super) at: Option<Timestamp>,
-    /// Whether its beginning is told.
+    /// Whether its start time is exported.
     pub(super) created: bool,
 }
 

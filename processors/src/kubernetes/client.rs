@@ -1,4 +1,4 @@
-//! A client of the cluster that flowtap runs in, or that it is told of.
+//! A client of the cluster that flowtap runs in, or one that the config names.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@
 //!    `ServiceCIDR` objects; DNS from the services of kube-system with the label `k8s-app=kube-dns`.
 //! 2. Pods, services and addresses of nodes are watched only if names are wanted.
 //! 3. While a source can't be reached, what was known stays, and it is tried again with a growing pause.
-//! 4. A source that is forbidden is told of once, with the rule that allows it; the others go on.
+//! 4. A source that is forbidden is logged once, with the rule that allows it; the others go on.
 
 use std::collections::HashSet;
 use std::fmt;

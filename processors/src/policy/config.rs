@@ -106,7 +106,7 @@ pub struct Config {
     pub abnormal_black_list: Vec<Entry>,
     /// `abnormalFlowWhiteList`: beats every list but the black one.
     pub abnormal_white_list: Vec<Entry>,
-    /// Classes of one's own. For equal prefixes they come before the others.
+    /// Custom classes. Of equal prefixes they take precedence.
     pub classes: Vec<OwnClass>,
 }
 

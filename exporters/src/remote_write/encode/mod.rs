@@ -120,7 +120,7 @@ impl Encoder {
     }
 }
 
-/// What is told of a series.
+/// The metadata of a series.
 struct Point<'a> {
     family: &'static Family,
     series: &'a Series,

@@ -1,7 +1,7 @@
 //! `io.prometheus.write.v2.Request` (`prometheus/prompb/io/prometheus/write/v2/types.proto`), of remote write 2.0. Field numbers
 //! stand beside the fields.
 //!
-//! Every text stands in it once and is told by its number, and a histogram can be one sample with buckets of its own ("native
+//! Every text stands in it once and is referred to by its number, and a histogram can be one sample with buckets of its own ("native
 //! histogram with custom buckets") rather than 19: together that is a tenth of what 1.0 takes.
 
 use std::hash::BuildHasher;
@@ -19,7 +19,7 @@ use crate::wire::{
     FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint, varint_len,
 };
 
-/// The schema of a histogram whose bounds are told, as a `sint32`.
+/// The schema of a histogram with custom bounds, as a `sint32`.
 const CUSTOM_BUCKETS: u64 = zigzag(-53);
 
 /// A message that is being written.
@@ -195,7 +195,7 @@ fn push_histogram(out: &mut Vec<u8>, value: &Value<'_>, bounds: &[u8], at: u64, 
             push_varint(out, 15, at);
             out.extend_from_slice(bounds);
         }
-        // Its end is told by its sum.
+        // Its sum marks its end.
         Value::Number(_) | Value::Ended => {
             push_varint(out, 1, 0);
             push_fixed64(out, 3, STALE_MARKER);
