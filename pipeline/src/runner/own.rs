@@ -29,6 +29,7 @@ pub type Collect = Box<dyn FnMut(Reading) -> Snapshot + Send + Sync>;
 struct Source {
     collect: Collect,
     since: Timestamp,
+    finished: bool,
 }
 
 /// A task that pushes the daemon's own metrics.
@@ -48,7 +49,11 @@ impl OwnMetrics {
     /// Starts it, once exporters have. Needs a runtime around it.
     pub(super) fn start(interval: Duration, collect: Collect) -> Self {
         let since = Timestamp::now();
-        let source = Arc::new(Mutex::new(Source { collect, since }));
+        let source = Arc::new(Mutex::new(Source {
+            collect,
+            since,
+            finished: false,
+        }));
         let outlets = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let (read, targets) = (Arc::clone(&source), Arc::clone(&outlets));
         let task = tokio::spawn(async move {
@@ -91,17 +96,20 @@ async fn push(source: &Arc<Mutex<Source>>, outlets: &Arc<ArcSwap<Vec<Outlet>>>, 
     let (source, outlets) = (Arc::clone(source), Arc::clone(outlets));
     // Instruments read /proc when they are asked, and a queue may block until it has room.
     let work = move || {
-        let snapshot = {
-            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = Timestamp::now();
-            let reading = Reading {
-                since: source.since,
-                at,
-                last,
-            };
-            source.since = at;
-            Arc::new((source.collect)(reading))
+        // Held until the queues have it: a task that is aborted leaves this running, and its snapshot must not follow the last one.
+        let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+        if source.finished {
+            return;
+        }
+        source.finished = last;
+        let at = Timestamp::now();
+        let reading = Reading {
+            since: source.since,
+            at,
+            last,
         };
+        source.since = at;
+        let snapshot = Arc::new((source.collect)(reading));
         for outlet in outlets.load().iter() {
             outlet.push(Arc::clone(&snapshot));
         }

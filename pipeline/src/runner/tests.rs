@@ -329,10 +329,9 @@ async fn own_metrics_go_to_the_exporters_that_want_them_and_a_last_time_after_th
     }
     runner.stop().await.unwrap();
     let seen = wanting.lock().unwrap();
-    let [.., window, telemetry] = &seen[..] else {
-        panic!("{seen:?}")
-    };
-    assert_eq!((&*window.0, window.1), ("flows", true));
-    assert_eq!((&*telemetry.0, telemetry.1), ("", true));
+    // A reading that was under way when the run ended may stand between the last window and the last reading.
+    let window = seen.iter().rfind(|(pipeline, _)| !pipeline.is_empty());
+    assert_eq!(window, Some(&("flows".into(), true)));
+    assert_eq!(seen.last(), Some(&("".into(), true)));
     assert_eq!(own(&other), 0);
 }
