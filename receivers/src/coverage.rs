@@ -72,7 +72,7 @@ impl Coverage {
     pub fn new(context: &BuildContext, proc_root: &Path) -> Self {
         let kernel = Kernel::open(proc_root);
         if let Err(error) = &kernel {
-            tracing::warn!(%error, "the kernel's own counters can't be read; coverage is not told");
+            tracing::warn!(%error, "the kernel's own counters can't be read; coverage is not exported");
         }
         Self {
             measured: Totals::default(),
