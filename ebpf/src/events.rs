@@ -208,7 +208,7 @@ impl Events {
     /// runtime.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system call.
     pub fn watch(&self) -> io::Result<[RingWatch; 2]> {
         Ok([
             RingWatch::new(self.tcpflow.as_fd())?,
@@ -228,21 +228,21 @@ impl Events {
         Ok(Losses::sum(&per_cpu))
     }
 
-    /// How often the kernel skipped each program. Of those at state changes see
+    /// Runs of each program that the kernel skipped. Of those at state changes see
     /// [`Sockets::program_misses`](crate::Sockets::program_misses).
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the system call.
     pub fn program_misses(&self) -> io::Result<Vec<ProgramMisses>> {
         self.misses.read()
     }
 
     /// Shows every open connection, with the event `FLOW_OPEN` and no difference. Drain both rings
     /// before: a connection that closes meanwhile is then shown closed after it was shown open, or not open at all. Returns
-    /// how many were shown.
+    /// how many were reported.
     ///
     /// # Errors
-    /// What the kernel says; then some connections were not shown.
+    /// The error of the system call; then some connections were not reported.
     pub fn open_connections(&self, mut each: impl FnMut(Event)) -> io::Result<u64> {
         let mut records = 0;
         for address in self.tracked.keys() {

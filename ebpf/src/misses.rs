@@ -17,7 +17,7 @@ struct GetInfo {
     info: u64,
 }
 
-/// How often a program was skipped since it was loaded.
+/// Runs of a program that the kernel skipped since it was loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgramMisses {
     /// Name of the program.

@@ -19,7 +19,7 @@ impl RingWatch {
     /// Watches the ring behind `ring`, by a descriptor of its own. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// What the system says to a further descriptor, or to its registration.
+    /// The error of duplicating the descriptor, or of registering it.
     pub(crate) fn new(ring: BorrowedFd<'_>) -> io::Result<Self> {
         let ring = ring.try_clone_to_owned()?;
         // SAFETY: an `OwnedFd` is open as long as it lives and always the same descriptor; nothing here takes it out of

@@ -18,7 +18,7 @@ impl SharedMaps {
     /// Those maps of `ebpf` that hold state; not `but`, and not constants, which each object has its own of.
     ///
     /// # Errors
-    /// What the system says to a further descriptor.
+    /// The error of duplicating the descriptor.
     pub(crate) fn of(ebpf: &Ebpf, but: &[&str]) -> io::Result<Self> {
         let holds_state = |name: &str| !name.starts_with(".rodata") && !but.contains(&name);
         let maps = ebpf.maps().filter(|(name, _)| holds_state(name));
@@ -32,7 +32,7 @@ impl SharedMaps {
     /// Lets the programs of `ebpf` use these maps in place of its own of the same names. Before any of them is loaded.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system call.
     pub(crate) fn put_into(&self, ebpf: &Ebpf) -> io::Result<()> {
         for (name, shared) in &self.0 {
             if let Some(own) = ebpf.map(name).and_then(descriptor) {

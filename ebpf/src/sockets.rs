@@ -56,7 +56,7 @@ const FEW_WITHOUT_STORAGE: u32 = 16_384;
 /// not reserved yet. The kernel waits for such by grace periods, which take some hundredths of a second.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
-/// How often a ring is drained while other programs are being loaded.
+/// The interval at which a ring is drained while other programs are being loaded.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What can be chosen.
@@ -97,7 +97,7 @@ pub struct Sockets {
     walks: Walks,
     buffer: Vec<u8>,
     misses: MissCounters,
-    /// What programs with another ring can continue with.
+    /// The state that programs with another ring continue with.
     shared: SharedMaps,
     /// Rings before this one, the oldest first.
     retired: Vec<RetiredRing>,
@@ -283,7 +283,7 @@ impl Sockets {
     /// Shows each socket whose totals moved since the last scan, and what else waits in the ring; returns how many records.
     ///
     /// # Errors
-    /// What the kernel says; whatever was not shown is shown by the next scan. [`io::ErrorKind::InvalidData`] for bytes that
+    /// The error of the system call; the next scan reports what this one did not. [`io::ErrorKind::InvalidData`] for bytes that
     /// are no record.
     pub fn scan(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
         self.walk(false, each)
@@ -327,7 +327,7 @@ impl Sockets {
     /// a tokio runtime.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system call.
     pub fn watch(&self) -> io::Result<RingWatch> {
         RingWatch::new(self.lifecycle.as_fd())
     }
@@ -344,11 +344,11 @@ impl Sockets {
         Ok(Losses::sum(&per_cpu))
     }
 
-    /// How often the kernel skipped each program at state changes. A change is missed only if all of them were skipped, so the
+    /// Runs of each program that the kernel skipped at state changes. A change is missed only if all of them were skipped, so the
     /// last one's count is an upper bound of the changes missed.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the system call.
     pub fn program_misses(&self) -> io::Result<Vec<ProgramMisses>> {
         self.misses.read()
     }

@@ -27,7 +27,7 @@ pub enum ListError {
     File {
         /// Which file.
         file: PathBuf,
-        /// What the system says.
+        /// The error of the system call.
         source: io::Error,
     },
     /// A line of a file is no range.

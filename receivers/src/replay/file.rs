@@ -45,7 +45,7 @@ pub enum RecordingError {
     Io {
         /// Which file.
         file: PathBuf,
-        /// What the system says.
+        /// The error of the system call.
         source: io::Error,
     },
     /// It does not begin as a recording does.

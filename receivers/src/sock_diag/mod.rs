@@ -238,7 +238,7 @@ fn own_netns() -> u32 {
 /// How many connections a dump shows: whether dumps work at all.
 ///
 /// # Errors
-/// What the system says.
+/// The error of the system call.
 pub fn count_sockets() -> io::Result<usize> {
     Ok(Dumper::open()?.dump()?.sockets.len())
 }
