@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use flowtap_config::ConfigErrors;
-use flowtap_pipeline::runner::RunError;
+use flowtap_engine::runner::RunError;
 use flowtap_pipeline::{BuildError, StageError};
 
 /// An exit code of `sysexits.h`.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use flowtap_config::{Config, PipelineConfig};
 use flowtap_pipeline::Snapshot;
-use flowtap_processors::window::families::FAMILIES;
-use flowtap_processors::window::label::Label;
+use flowtap_pipeline::catalog::Label;
+use flowtap_pipeline::catalog::{Definition, FAMILIES};
 use flowtap_processors::window::{self, Window};
 
 use crate::exit::{Code, Failure};
@@ -96,7 +96,7 @@ fn window_of(config: &Config, pipeline: &PipelineConfig) -> Result<window::Confi
     }
 }
 
-fn labels_of(window: &window::Config, family: &window::families::Definition) -> Vec<Label> {
+fn labels_of(window: &window::Config, family: &Definition) -> Vec<Label> {
     let own = window.families.get(family.family.name);
     own.and_then(|own| own.labels.clone())
         .unwrap_or_else(|| family.labels_by_default(window.naming))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flowtap_config::Config;
-use flowtap_pipeline::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, ReceiverNode, WindowNode};
+use flowtap_engine::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, ReceiverNode, WindowNode};
 use flowtap_pipeline::{
     BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, Live, Memory, NodeInfo,
     ProcessorStage, Resource, StatusBoard,

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use flowtap_pipeline::runner::Reading;
+use flowtap_engine::runner::Reading;
 use flowtap_pipeline::{
     Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, LabelValue, Naming, Points,
     Series, Snapshot, SumPoint, Timestamp, ValuePoint,
@@ -275,9 +275,10 @@ fn points<T: Copy>(
 mod tests {
     use super::*;
     use crate::telemetry::Telemetry;
+    use flowtap_engine::telemetry::ReceiverTelemetry;
     use flowtap_exporters::naming::prometheus_name;
     use flowtap_pipeline::Resource;
-    use flowtap_pipeline::telemetry::{DeliveryTelemetry, ReceiverTelemetry};
+    use flowtap_pipeline::telemetry::DeliveryTelemetry;
     use std::collections::BTreeMap;
     use std::time::Duration;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flowtap_config::{Config, MetricsConfig};
-use flowtap_pipeline::runner::{self, PipelineNode, WindowNode};
+use flowtap_engine::runner::{self, PipelineNode, WindowNode};
 use flowtap_pipeline::{Aggregator, FlowBatch, NodeInfo, Snapshot, Timestamp};
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
 use tokio_util::sync::CancellationToken;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use flowtap_config::{Config, ServiceConfig};
+use flowtap_engine::runner::{Graph, Runner};
 use flowtap_pipeline::Resource;
-use flowtap_pipeline::runner::{Graph, Runner};
 use nix::sys::stat::{Mode, umask};
 use opentelemetry::metrics::Meter;
 use tokio::runtime::{Builder, Runtime};

@@ -157,7 +157,7 @@ impl Checker<'_> {
             let id: ComponentId = match text.parse() {
                 Ok(id) => id,
                 Err(error) => {
-                    let error: flowtap_pipeline::component::InvalidComponentId = error;
+                    let error: flowtap_pipeline::InvalidComponentId = error;
                     self.report(&at, error.to_string(), None);
                     continue;
                 }

@@ -126,7 +126,7 @@ impl Coverage {
 #[derive(Debug)]
 pub(crate) struct Outlet<'a> {
     /// Where the pipelines are.
-    pub(crate) sink: &'a mut Sink,
+    pub(crate) sink: &'a mut dyn Sink,
     /// Sees all that goes there.
     pub(crate) coverage: &'a mut Coverage,
 }

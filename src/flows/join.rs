@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
 use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, SeriesId, Snapshot};
-use flowtap_processors::window::families::{Definition, FAMILIES, FamilyId};
 
 use super::tap::Latest;
 use super::{Flow, Retransmits};

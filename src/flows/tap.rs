@@ -11,7 +11,7 @@ use axum::extract::{Query, rejection::QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_pipeline::runner::{ExporterNode, Graph};
+use flowtap_engine::runner::{ExporterNode, Graph};
 use flowtap_pipeline::{
     ComponentId, ExportService, Exported, Exporter, Points, QueueConfig, Series, Snapshot, StageError,
 };

@@ -14,7 +14,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use flowtap_config::{Layers, MetricsConfig};
-use flowtap_pipeline::{Registry, runner};
+use flowtap_engine::runner;
+use flowtap_pipeline::Registry;
 use ratatui::crossterm::event::{self, Event as Input, KeyEventKind};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use flowtap_pipeline::FamilyKind;
-use flowtap_processors::window::families::{Definition, FAMILIES};
-use flowtap_processors::window::label::Label;
+use flowtap_pipeline::catalog::Label;
+use flowtap_pipeline::catalog::{Definition, FAMILIES};
 
 use crate::daemon::{Daemon, flowtap, read};
 use crate::require;

@@ -7,10 +7,10 @@ use flowtap_pipeline::{Family, FlowRecord, Naming, Rendered, Series, Timestamp};
 
 use super::config::Config;
 use super::details::Details;
-use super::families::{FAMILIES, FamilyId};
 use super::key::{Facets, Key};
-use super::label::{Label, LabelSet};
 use super::totals::Cell;
+use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
+use flowtap_pipeline::catalog::{Label, LabelSet};
 
 /// One family.
 #[derive(Debug)]

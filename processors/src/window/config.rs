@@ -14,8 +14,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Window;
-use super::families::FAMILIES;
-use super::label::Label;
+use flowtap_pipeline::catalog::FAMILIES;
+use flowtap_pipeline::catalog::Label;
 
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

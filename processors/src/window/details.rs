@@ -11,8 +11,8 @@ use flowtap_pipeline::{FlowRecord, KubernetesNames, LabelValue, RoleSource};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::label::{Label, LabelSet};
 use super::process_name::process_name;
+use flowtap_pipeline::catalog::{Label, LabelSet};
 
 /// Labels that are names of the peer.
 const PEER_NAMES: [Label; 5] = [

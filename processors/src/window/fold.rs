@@ -14,10 +14,10 @@ use opentelemetry::metrics::{Counter, Gauge};
 use super::catalog::Catalog;
 use super::config::Config;
 use super::connections::{Connections, Placed};
-use super::families::{Definition, FAMILIES, FamilyId};
 use super::key::{Cause, ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
 use super::store::{Histogram, Keep, Observation, Slot, Store, Sum};
 use super::totals::Totals;
+use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
 
 /// Why records are left out: memory is above its hard limit.
 const MEMORY_LIMIT: &str = "memory_limit";

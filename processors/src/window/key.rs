@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use flowtap_pipeline::{EventType, FlowKind, FlowRecord, LabelValue, Naming, PeerClass};
 
 use super::details::Details;
-use super::families::FamilyId;
-use super::label::{Label, LabelSet};
 use super::totals;
+use flowtap_pipeline::catalog::FamilyId;
+use flowtap_pipeline::catalog::{Label, LabelSet};
 
 /// Which way bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

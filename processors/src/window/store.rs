@@ -13,8 +13,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::catalog::Catalog;
-use super::families::FAMILIES;
 use super::key::Key;
+use flowtap_pipeline::catalog::FAMILIES;
 
 /// A counter or a gauge.
 #[derive(Clone, Copy, Debug, Default)]
@@ -411,8 +411,8 @@ mod tests {
     #[test]
     fn after_a_mass_expiry_the_memory_of_the_slots_is_freed_and_what_is_left_is_found_again() {
         use super::super::config::Config;
-        use super::super::families::FamilyId;
         use super::super::key::{Direction, Facets};
+        use flowtap_pipeline::catalog::FamilyId;
 
         let mut catalog = Catalog::new(&Config::default());
         let mut store = Store::<Sum>::new(usize::MAX);

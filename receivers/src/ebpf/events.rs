@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use flowtap_ebpf::{Event, Events, Losses, ProgramMisses, Ring, RingWatch};
-use flowtap_pipeline::time::Ticker;
+use flowtap_pipeline::Ticker;
 use flowtap_pipeline::{EventCount, EventHop, EventType, FlowBatch, StageError, Timestamp};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};

@@ -222,7 +222,7 @@ impl Receiver for EbpfReceiver {
 
     fn run<'a>(
         &'a mut self,
-        sink: &'a mut Sink,
+        sink: &'a mut dyn Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {

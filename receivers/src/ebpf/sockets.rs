@@ -10,7 +10,7 @@
 use std::io;
 
 use flowtap_ebpf::{Event, RingWatch, Sockets};
-use flowtap_pipeline::time::Ticker;
+use flowtap_pipeline::Ticker;
 use flowtap_pipeline::{FlowBatch, StageError, Timestamp};
 use tokio_util::sync::CancellationToken;
 

@@ -37,8 +37,8 @@ mod flows;
 use std::time::Duration;
 
 use figment::value::Value;
+use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::time::Ticker;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Factory, Fault, FlowBatch, FlowRecord, Receiver,
     ReceiverConfig, Sink, StageError, Timestamp,
@@ -234,7 +234,7 @@ impl Receiver for Generator {
 
     fn run<'a>(
         &'a mut self,
-        sink: &'a mut Sink,
+        sink: &'a mut dyn Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {

@@ -80,7 +80,7 @@ impl Receiver for Replay {
 
     fn run<'a>(
         &'a mut self,
-        sink: &'a mut Sink,
+        sink: &'a mut dyn Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {

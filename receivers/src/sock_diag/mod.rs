@@ -31,8 +31,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use figment::value::Value;
+use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::time::Ticker;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Factory, Fault, Receiver, ReceiverConfig, Seen, Sink,
     StageError, Timestamp,
@@ -162,9 +162,9 @@ impl SockDiagReceiver {
     }
 
     /// Passes what dumps and closes show to `outlet` until `stop`.
-    pub(crate) async fn capture(
-        &mut self,
-        outlet: Outlet<'_>,
+    pub(crate) async fn capture<'a>(
+        &'a mut self,
+        outlet: Outlet<'a>,
         stop: CancellationToken,
     ) -> Result<(), StageError> {
         let Some(Opened {
@@ -215,7 +215,7 @@ impl Receiver for SockDiagReceiver {
 
     fn run<'a>(
         &'a mut self,
-        sink: &'a mut Sink,
+        sink: &'a mut dyn Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {

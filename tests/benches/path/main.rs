@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flowtap_exporters::{otlp, prometheus};
+use flowtap_pipeline::catalog::FamilyId;
+use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::{
     Aggregator, BuildContext, ClusterState, Endpoint, FlowBatch, FlowRecord, KubernetesNames, Live, NodeInfo,
     Processor, Role, RoleSource, Snapshot, Timestamp,
 };
 use flowtap_processors::direction::Direction;
 use flowtap_processors::policy::{self, Policy};
-use flowtap_processors::window::families::FamilyId;
-use flowtap_processors::window::label::Label;
 use flowtap_processors::window::{self, FamilyConfig, Window};
 
 /// Records that are handed on at a time.

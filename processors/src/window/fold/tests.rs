@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::testing::{context, record};
 use crate::window::config::FamilyConfig;
-use crate::window::families::FamilyId;
-use crate::window::label::Label;
+use flowtap_pipeline::catalog::FamilyId;
+use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::{Census, Endpoint, Naming, NodeInfo};
 
 const SECOND: u64 = 1_000_000_000;

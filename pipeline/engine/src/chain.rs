@@ -7,18 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use flowtap_pipeline::{Aggregator, Census, ComponentId, FlowBatch, Processor, Snapshot, Timestamp};
 
-use crate::batch::{Census, FlowBatch};
-use crate::component::ComponentId;
-use crate::pulse::Pulse;
 use crate::queue::SnapshotQueue;
-use crate::snapshot::Snapshot;
-use crate::stage::{Aggregator, Processor};
-use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry};
-use crate::time::Timestamp;
+use crate::telemetry::ExporterTelemetry;
 
 /// An exporter's queue with its counters.
 #[derive(Clone, Debug)]
@@ -209,7 +203,7 @@ impl Chain {
         self.outlets.retain(|(id, _)| id != exporter);
     }
 
-    fn accept(&mut self, receiver: &ComponentId, batch: &mut FlowBatch) {
+    pub(crate) fn accept(&mut self, receiver: &ComponentId, batch: &mut FlowBatch) {
         let feed = self.feeds.get(receiver);
         batch.receiver = feed.map_or(FlowBatch::DETACHED, |feed| feed.index);
         for node in &mut self.processors {
@@ -218,7 +212,7 @@ impl Chain {
         self.window.aggregator.fold(batch);
     }
 
-    fn advance(&mut self, receiver: &ComponentId, to: Timestamp) {
+    pub(crate) fn advance(&mut self, receiver: &ComponentId, to: Timestamp) {
         // A receiver that feeds it no more has nothing to say.
         let Some(feed) = self.feeds.get_mut(receiver) else {
             return;
@@ -244,7 +238,7 @@ impl Chain {
         watermarks.min().flatten()
     }
 
-    fn wants_census(&self, receiver: &ComponentId) -> bool {
+    pub(crate) fn wants_census(&self, receiver: &ComponentId) -> bool {
         let feed = self.feeds.get(receiver);
         feed.is_some_and(|feed| self.window.aggregator.wants_census(feed.index))
     }
@@ -275,89 +269,6 @@ impl Chain {
         for (_, outlet) in &self.outlets {
             outlet.push(Arc::clone(&snapshot));
         }
-    }
-}
-
-/// The chains that a receiver feeds; can be exchanged while it runs.
-pub(crate) type Fed = Arc<ArcSwap<Vec<SharedChain>>>;
-
-/// Where one receiver puts what it has.
-#[derive(Debug)]
-pub struct Sink {
-    receiver: ComponentId,
-    chains: Fed,
-    telemetry: ReceiverTelemetry,
-    pulse: Arc<Pulse>,
-    /// For every pipeline but the last, which gets the batch itself.
-    copy: FlowBatch,
-}
-
-impl Sink {
-    /// The sink of `receiver` into `chains`.
-    pub(crate) fn new(
-        receiver: ComponentId,
-        chains: Fed,
-        telemetry: ReceiverTelemetry,
-        pulse: Arc<Pulse>,
-    ) -> Self {
-        Self {
-            receiver,
-            chains,
-            telemetry,
-            pulse,
-            copy: FlowBatch::default(),
-        }
-    }
-
-    /// Runs `batch` through every pipeline of this receiver, and empties it.
-    pub fn accept(&mut self, batch: &mut FlowBatch) {
-        if batch.is_empty() {
-            return;
-        }
-        self.telemetry.accepted(batch.records.len());
-        let began = Instant::now();
-        self.pulse.enter();
-        let chains = self.chains.load();
-        if let Some((last, others)) = chains.split_last() {
-            for chain in others {
-                self.copy.listeners.clone_from(&batch.listeners);
-                self.copy.records.clone_from(&batch.records);
-                self.copy.counts.clone_from(&batch.counts);
-                self.copy.census = batch.census;
-                lock(chain).accept(&self.receiver, &mut self.copy);
-            }
-            lock(last).accept(&self.receiver, batch);
-        }
-        self.pulse.leave();
-        self.telemetry.took(began.elapsed());
-        batch.clear();
-    }
-
-    /// Whether a pipeline should be shown every open connection once more, because its window is new or lacks some: a receiver
-    /// that can do a [census](crate::batch::Census) asks before each of its scans.
-    pub fn wants_census(&self) -> bool {
-        self.pulse.enter();
-        let chains = self.chains.load();
-        let wants = chains
-            .iter()
-            .any(|chain| lock(chain).wants_census(&self.receiver));
-        self.pulse.leave();
-        wants
-    }
-
-    /// Tells that everything up to `to` has been handed on, so that windows that end by then can close.
-    pub fn watermark(&mut self, to: Timestamp) {
-        self.pulse.enter();
-        for chain in self.chains.load().iter() {
-            lock(chain).advance(&self.receiver, to);
-        }
-        self.pulse.leave();
-        self.pulse.watermark(to, Instant::now());
-    }
-
-    /// Reports that the scan before the next watermark failed: after a few of these in a row the receiver is not ok.
-    pub fn scan_failed(&mut self, error: &dyn std::fmt::Display) {
-        self.pulse.scan_failed(error.to_string());
     }
 }
 

@@ -1,14 +1,14 @@
 //! How each component is: what `/status` tells.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use flowtap_model::Timestamp;
 use serde::Serialize;
 
-use crate::component::{ComponentId, ComponentKind};
-use crate::pulse::{Health, Pulse};
-use crate::time::Timestamp;
+use crate::id::{ComponentId, ComponentKind};
 
 /// A receiver whose thread has not ended a scan for so long will not do so any more.
 const DEAD: Duration = Duration::from_secs(60);
@@ -41,15 +41,60 @@ pub struct ComponentStatus {
     pub error: Option<String>,
 }
 
+/// Failed scans in a row after which a receiver is not ok.
+pub const FAILURES: u32 = 3;
+
+/// How a receiver is, by the clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It scans.
+    Ok,
+    /// Its last scans failed.
+    Failing(String),
+    /// It waits for its pipelines, which wait for an exporter with `when_full: block`.
+    Blocked(Duration),
+    /// Its thread has not come to the end of a scan for so long.
+    Stalled(Duration),
+}
+
+impl Health {
+    /// A sentence on what is wrong; nothing if all is well.
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::Ok => None,
+            Self::Failing(error) => Some(format!("the last {FAILURES} scans or more failed: {error}")),
+            Self::Blocked(waited) => Some(format!(
+                "waits for an exporter with when_full: block for {} s; the kernel's ring may overflow, which is counted",
+                waited.as_secs()
+            )),
+            Self::Stalled(waited) => Some(format!("no scan has ended for {} s", waited.as_secs())),
+        }
+    }
+}
+
+/// Judges a receiver while it runs.
+pub trait Probe: Send + Sync {
+    /// Returns how the receiver is at `now`.
+    fn health(&self, now: Instant) -> Health;
+}
+
 type Board = BTreeMap<(ComponentKind, ComponentId), ComponentStatus>;
 
 /// The states of all components that run. Cloning it shares it.
 ///
-/// Receivers are judged by their pulses as well: one that does not scan reports nothing by itself.
-#[derive(Clone, Debug, Default)]
+/// Receivers are judged by their probes as well: one that does not scan reports nothing by itself.
+#[derive(Clone, Default)]
 pub struct StatusBoard {
     board: Arc<Mutex<Board>>,
-    pulses: Arc<Mutex<BTreeMap<ComponentId, Arc<Pulse>>>>,
+    probes: Arc<Mutex<BTreeMap<ComponentId, Arc<dyn Probe>>>>,
+}
+
+impl fmt::Debug for StatusBoard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatusBoard")
+            .field("board", &self.board)
+            .finish_non_exhaustive()
+    }
 }
 
 impl StatusBoard {
@@ -79,7 +124,7 @@ impl StatusBoard {
     pub fn remove(&self, kind: ComponentKind, id: &ComponentId) {
         lock(&self.board).remove(&(kind, id.clone()));
         if kind == ComponentKind::Receiver {
-            lock(&self.pulses).remove(id);
+            lock(&self.probes).remove(id);
         }
     }
 
@@ -93,9 +138,9 @@ impl StatusBoard {
         board.iter().map(named).collect()
     }
 
-    /// Judges the receiver `id` by `pulse` from now on.
-    pub(crate) fn watch(&self, id: &ComponentId, pulse: Arc<Pulse>) {
-        lock(&self.pulses).insert(id.clone(), pulse);
+    /// Judges the receiver `id` by `probe` from now on.
+    pub fn watch(&self, id: &ComponentId, probe: Arc<dyn Probe>) {
+        lock(&self.probes).insert(id.clone(), probe);
     }
 
     /// Whether every receiver scans.
@@ -111,12 +156,12 @@ impl StatusBoard {
 
     fn health(&self) -> Vec<(ComponentId, Health)> {
         let now = Instant::now();
-        let pulses = lock(&self.pulses);
-        let judged = pulses.iter().map(|(id, pulse)| (id.clone(), pulse.health(now)));
+        let probes = lock(&self.probes);
+        let judged = probes.iter().map(|(id, probe)| (id.clone(), probe.health(now)));
         judged.collect()
     }
 
-    /// Brings the states of receivers that run in line with their pulses.
+    /// Brings the states of receivers that run in line with their probes.
     fn judge(&self) {
         for (id, health) in self.health() {
             let key = (ComponentKind::Receiver, id.clone());
@@ -161,25 +206,5 @@ mod tests {
         assert_eq!(set(State::Ok, None).error, None);
         board.remove(ComponentKind::Exporter, &id);
         assert!(board.load().is_empty());
-    }
-
-    #[test]
-    fn a_receiver_whose_scans_fail_is_not_ok_although_nobody_has_set_that() {
-        let (board, pulse) = (StatusBoard::default(), Arc::new(Pulse::default()));
-        let id: ComponentId = "ebpf".parse().unwrap();
-        board.set(ComponentKind::Receiver, &id, State::Ok, None);
-        board.watch(&id, Arc::clone(&pulse));
-        assert!(board.is_measuring() && board.is_alive());
-        for _ in 0..3 {
-            pulse.scan_failed("Too many open files".to_owned());
-            pulse.watermark(Timestamp::default(), Instant::now());
-        }
-        let status = board.load()["receivers/ebpf"].clone();
-        assert_eq!(status.state, State::RecoverableError);
-        assert!(status.error.unwrap().contains("Too many open files"));
-        assert!(!board.is_measuring() && board.is_alive(), "alive, and not ready");
-        pulse.watermark(Timestamp::default(), Instant::now());
-        assert_eq!(board.load()["receivers/ebpf"].state, State::Ok);
-        assert!(board.is_measuring());
     }
 }

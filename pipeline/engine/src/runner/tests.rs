@@ -3,15 +3,12 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use flowtap_pipeline::{Aggregator, Exported, FlowBatch, Sink, Snapshot, WhenFull};
 use futures::future::BoxFuture;
 use tower::service_fn;
 use tower::util::BoxService;
 
 use super::*;
-use crate::batch::FlowBatch;
-use crate::queue::WhenFull;
-use crate::snapshot::Snapshot;
-use crate::stage::{Aggregator, Exported};
 
 /// Windows of five seconds in ten minutes.
 const WINDOWS: u64 = 120;
@@ -26,7 +23,7 @@ impl Receiver for TenMinutes {
 
     fn run<'a>(
         &'a mut self,
-        sink: &'a mut Sink,
+        sink: &'a mut dyn Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
@@ -198,7 +195,7 @@ impl Receiver for Dying {
 
     fn run<'a>(
         &'a mut self,
-        sink: &'a mut Sink,
+        sink: &'a mut dyn Sink,
         _: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
@@ -245,7 +242,7 @@ impl Receiver for Heir {
 
     fn run<'a>(
         &'a mut self,
-        _: &'a mut Sink,
+        _: &'a mut dyn Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {

@@ -8,15 +8,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use flowtap_model::{FlowBatch, Snapshot, Timestamp};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tower::BoxError;
 use tower::util::BoxService;
 
-use crate::batch::FlowBatch;
 use crate::sink::Sink;
-use crate::snapshot::Snapshot;
-use crate::time::Timestamp;
 
 /// Why a stage could not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +95,7 @@ pub trait Receiver: Send {
     /// [`StageError`] if it can't go on. The daemon stops in order then.
     fn run<'a>(
         &'a mut self,
-        sink: &'a mut Sink,
+        sink: &'a mut dyn Sink,
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>>;
 
@@ -135,7 +133,7 @@ pub trait Aggregator: Send {
     fn fold(&mut self, batch: &FlowBatch);
 
     /// Whether this receiver (its [index](FlowBatch::receiver)) should report every open connection once more: see
-    /// [`Census`](crate::batch::Census).
+    /// [`Census`](flowtap_model::Census).
     fn wants_census(&self, _receiver: u16) -> bool {
         false
     }

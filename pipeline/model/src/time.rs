@@ -1,4 +1,4 @@
-//! Time as flowtap counts it: nanoseconds since the Unix epoch, and ticks on multiples of an interval.
+//! Time as flowtap counts it: nanoseconds since the Unix epoch.
 //!
 //! Stages below the receivers never read a clock: the time of a window comes to them with the tick, so that a
 //! replay is deterministic and a test needs no sleep.
@@ -62,43 +62,6 @@ impl fmt::Display for Timestamp {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Waits for multiples of an interval on the system's clock, so that receivers and windows fall on the same ticks.
-#[derive(Debug)]
-pub struct Ticker {
-    interval: Duration,
-    next: Timestamp,
-}
-
-impl Ticker {
-    /// A ticker whose first tick is the next multiple of `interval`.
-    pub fn new(interval: Duration) -> Self {
-        Self {
-            interval,
-            next: Timestamp::now().next_multiple(interval),
-        }
-    }
-
-    /// Waits until the next multiple and returns it. Cancel-safe: a wait that was dropped is taken up again.
-    ///
-    /// A tick that comes late is returned once, as the latest multiple that has passed; those before it are skipped.
-    pub async fn tick(&mut self) -> Timestamp {
-        loop {
-            let now = Timestamp::now();
-            if now >= self.next {
-                let following = now.next_multiple(self.interval);
-                let due = Timestamp(following.0 - nanos(self.interval).max(1));
-                self.next = following;
-                return due;
-            }
-            // A clock that was set back must not stop the ticks for as long as it was set back by.
-            if self.next.since(now) > self.interval {
-                self.next = now.next_multiple(self.interval);
-            }
-            tokio::time::sleep(self.next.since(now)).await;
-        }
-    }
 }
 
 #[cfg(test)]

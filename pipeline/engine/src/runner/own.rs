@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use flowtap_pipeline::{Snapshot, Timestamp};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use crate::sink::Outlet;
-use crate::snapshot::Snapshot;
-use crate::time::Timestamp;
+use crate::chain::Outlet;
 
 /// A time at which the daemon's own metrics are read.
 #[derive(Clone, Copy, Debug)]

@@ -6,11 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::series::{Family, Series, warm};
+use crate::family::{Family, HISTOGRAM_BUCKETS};
+use crate::series::{Series, warm};
 use crate::time::Timestamp;
-
-/// Bounds of a histogram; there is one bucket more, without an upper bound.
-pub const HISTOGRAM_BUCKETS: usize = 16;
 
 /// A sum's or a gauge's series at the end of a window.
 #[derive(Clone, Debug)]

@@ -17,6 +17,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use flowtap_pipeline::{
+    ComponentId, ComponentKind, ExportService, Exporter, Inheritance, QueueConfig, Receiver, StageError,
+    State, StatusBoard, Timestamp,
+};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
 use opentelemetry::metrics::Meter;
@@ -27,15 +31,12 @@ use tower::{BoxError, Service, ServiceExt};
 
 use self::own::OwnMetrics;
 pub use self::own::{Collect, Reading};
-use crate::component::{ComponentId, ComponentKind};
+use crate::chain::{Chain, Outlet, SharedChain, lock};
+pub use crate::chain::{ProcessorNode, WindowNode};
 use crate::pulse::Pulse;
-use crate::queue::{QueueConfig, SnapshotQueue};
-use crate::sink::{Chain, Fed, Outlet, SharedChain, Sink, lock};
-pub use crate::sink::{ProcessorNode, WindowNode};
-use crate::stage::{ExportService, Exporter, Inheritance, Receiver, StageError};
-use crate::status::{State, StatusBoard};
+use crate::queue::SnapshotQueue;
+use crate::sink::{ChainSink, Fed};
 use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry, observe_scans, observe_windows};
-use crate::time::Timestamp;
 
 /// A receiver to run.
 pub struct ReceiverNode {
@@ -630,7 +631,7 @@ impl Runner {
         let telemetry = ReceiverTelemetry::new(&self.meter, &id);
         let pulse = Arc::new(Pulse::default());
         observe_scans(&self.meter, &id, &pulse);
-        let sink = Sink::new(id.clone(), Arc::clone(&chains), telemetry, Arc::clone(&pulse));
+        let sink = ChainSink::new(id.clone(), Arc::clone(&chains), telemetry, Arc::clone(&pulse));
         let stop = CancellationToken::new();
         // If this future is dropped while the receiver attaches, the receiver ends as soon as it has.
         let guard = stop.clone().drop_guard();
@@ -822,7 +823,7 @@ async fn drive_exporter(
 async fn start_receiver(
     id: &ComponentId,
     mut receiver: Box<dyn Receiver>,
-    mut sink: Sink,
+    mut sink: ChainSink,
     stop: CancellationToken,
 ) -> Result<oneshot::Receiver<ReceiverEnd>, (RunError, Option<Inheritance>)> {
     let (started, starts) = oneshot::channel();

@@ -1,53 +1,14 @@
-//! A metric family, and one series of it with its two renderings.
+//! One series of a metric family, with its two renderings.
 //!
 //! A series is made once, when its key is first seen, and its labels are rendered then ([`labels`](crate::labels)).
 
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use triomphe::ThinArc;
 
+use crate::family::Family;
 use crate::labels::{LabelValue, Pair, Parts, Rendered, read, render};
-use crate::snapshot::HISTOGRAM_BUCKETS;
 use crate::time::Timestamp;
-
-/// Type of a family.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum FamilyKind {
-    /// A monotonic sum.
-    Counter,
-    /// A value that goes up and down.
-    Gauge,
-    /// Observations in buckets with these upper bounds; one more bucket, without bound, follows.
-    Histogram(&'static [f64; HISTOGRAM_BUCKETS]),
-}
-
-/// Whose names metrics and labels have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Naming {
-    /// The Go exporter's: `network_tcp_flow_egress` behind a namespace, `raddr`.
-    #[default]
-    PrimusLens,
-    /// OpenTelemetry's semantic conventions: `flowtap.tcp.egress.io`, `network.peer.address`. Ports and ids are integers.
-    Otel,
-}
-
-/// A metric: what all its series share.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Family {
-    /// Name, such as `network_tcp_flow_egress`; without the namespace, where `naming` has one.
-    pub name: &'static str,
-    /// Whose name that is.
-    pub naming: Naming,
-    /// One sentence for the reader of a scrape.
-    pub help: &'static str,
-    /// Unit in UCUM notation (`By`, `us`, `{connection}`), as OTLP wants it.
-    pub unit: &'static str,
-    /// Its type.
-    pub kind: FamilyKind,
-}
 
 /// One label set of a family: made once, read by every exporter. A clone is the same one.
 ///
@@ -167,6 +128,7 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
+    use crate::family::{FamilyKind, Naming};
 
     const FAMILY: Family = Family {
         name: "bytes",

@@ -1,51 +1,10 @@
 //! The bounded queue of snapshots in front of each exporter: a slow or dead exporter slows nobody else.
 
 use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use flowtap_pipeline::{QueueConfig, Snapshot, WhenFull};
 use tokio::sync::Notify;
-
-use crate::snapshot::Snapshot;
-
-/// What to do when a queue is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum WhenFull {
-    /// Drop the oldest snapshot: the newest holds all running totals.
-    #[default]
-    DropOldest,
-    /// Drop the one that comes.
-    DropNewest,
-    /// Wait until there is room: the window waits, the receiver behind it, and what that can't hold is dropped and counted there.
-    /// When flowtap stops, or can't reload for it, the oldest is dropped instead.
-    Block,
-}
-
-/// How much may wait before an exporter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct QueueConfig {
-    /// Snapshots that may wait.
-    pub size: NonZeroUsize,
-    /// Bytes that those may take, by what they hold besides the series themselves. A single one always has room.
-    pub max_bytes: usize,
-    /// What is dropped when it is full.
-    pub when_full: WhenFull,
-}
-
-impl Default for QueueConfig {
-    fn default() -> Self {
-        const SIZE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
-        Self {
-            size: SIZE,
-            max_bytes: 256 << 20,
-            when_full: WhenFull::default(),
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct State {
@@ -188,8 +147,10 @@ impl SnapshotQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
-    use crate::time::Timestamp;
+    use flowtap_pipeline::{Family, FamilyKind, FamilySnapshot, Naming, Points, Timestamp};
     use std::time::Duration;
 
     fn snapshot(at: u64) -> Arc<Snapshot> {
@@ -250,9 +211,9 @@ mod tests {
     #[tokio::test]
     async fn a_queue_is_full_of_bytes_too_but_one_snapshot_always_has_room() {
         let large = |at| {
-            let family = crate::FamilySnapshot {
+            let family = FamilySnapshot {
                 family: &FAMILY,
-                points: crate::Points::Sums(Vec::with_capacity(100)),
+                points: Points::Sums(Vec::with_capacity(100)),
                 ended: Vec::new(),
             };
             Arc::new(Snapshot {
@@ -275,12 +236,12 @@ mod tests {
         assert_eq!(at(tiny.pop().await), Some(1));
     }
 
-    const FAMILY: crate::Family = crate::Family {
+    const FAMILY: Family = Family {
         name: "bytes",
-        naming: crate::Naming::PrimusLens,
+        naming: Naming::PrimusLens,
         help: "",
         unit: "By",
-        kind: crate::FamilyKind::Counter,
+        kind: FamilyKind::Counter,
     };
 
     #[tokio::test]

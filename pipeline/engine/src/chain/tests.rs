@@ -1,7 +1,11 @@
 //! What a chain makes of receivers of unequal pace, that come and go.
 
+use arc_swap::ArcSwap;
+use flowtap_pipeline::{Endpoint, Events, FlowRecord, Sink};
+
 use super::*;
-use crate::record::{Endpoint, Events, FlowRecord};
+use crate::sink::{ChainSink, Fed};
+use crate::telemetry::ReceiverTelemetry;
 
 /// What an aggregator is shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -185,7 +189,7 @@ fn a_receiver_is_asked_for_a_census_by_the_pipelines_that_it_feeds_alone() {
     let sink = |receiver| {
         let telemetry = ReceiverTelemetry::new(&opentelemetry::global::meter("test"), &id(receiver));
         let fed: Fed = Arc::new(ArcSwap::from_pointee(vec![Arc::clone(&chain)]));
-        Sink::new(id(receiver), fed, telemetry, Arc::default())
+        ChainSink::new(id(receiver), fed, telemetry, Arc::default())
     };
     assert!(!sink("first").wants_census());
     assert!(sink("second").wants_census());

@@ -1,49 +1,19 @@
 //! A receiver's pulse: when it last had a whole scan, and whether its thread still runs.
 //!
-//! In: what its sink sees: watermarks, failed scans, and the time spent in pipelines. Out: [`Health`], on demand. A receiver that
+//! In: what its sink sees: watermarks, failed scans, and the time spent in pipelines. Out: its [`Health`], on demand. A receiver that
 //! is silent looks the same as a quiet network on every other metric, so its health is judged by the clock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::time::Timestamp;
-
-/// Failed scans in a row after which a receiver is not ok.
-const FAILURES: u32 = 3;
+use flowtap_pipeline::Timestamp;
+use flowtap_pipeline::status::{FAILURES, Health, Probe};
 
 /// Intervals without a watermark after which it is not ok.
 const INTERVALS: u32 = 3;
 
 /// It has this long whatever its interval is: a busy machine is not a fault.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How a receiver is, by the clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// It scans.
-    Ok,
-    /// Its last scans failed.
-    Failing(String),
-    /// It waits for its pipelines, which wait for an exporter with `when_full: block`.
-    Blocked(Duration),
-    /// Its thread has not come to the end of a scan for so long.
-    Stalled(Duration),
-}
-
-impl Health {
-    /// A sentence on what is wrong; nothing if all is well.
-    pub fn problem(&self) -> Option<String> {
-        match self {
-            Self::Ok => None,
-            Self::Failing(error) => Some(format!("the last {FAILURES} scans or more failed: {error}")),
-            Self::Blocked(waited) => Some(format!(
-                "waits for an exporter with when_full: block for {} s; the kernel's ring may overflow, which is counted",
-                waited.as_secs()
-            )),
-            Self::Stalled(waited) => Some(format!("no scan has ended for {} s", waited.as_secs())),
-        }
-    }
-}
 
 #[derive(Debug)]
 struct State {
@@ -116,8 +86,14 @@ impl Pulse {
         self.lock().scanned
     }
 
-    /// Judges it at `now`.
-    pub fn health(&self, now: Instant) -> Health {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every statement under the lock leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Probe for Pulse {
+    fn health(&self, now: Instant) -> Health {
         let state = self.lock();
         let interval = state.gaps[0].min(state.gaps[1]);
         let patience = PATIENCE.max(interval * INTERVALS);
@@ -136,15 +112,13 @@ impl Pulse {
         }
         Health::Ok
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every statement under the lock leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use flowtap_pipeline::status::{self, StatusBoard};
+    use flowtap_pipeline::{ComponentId, ComponentKind};
+
     use super::*;
 
     fn at(seconds: u64) -> Timestamp {
@@ -195,5 +169,25 @@ mod tests {
         assert!(matches!(pulse.health(later), Health::Blocked(_)));
         pulse.leave();
         assert!(matches!(pulse.health(later), Health::Stalled(_)));
+    }
+
+    #[test]
+    fn a_receiver_whose_scans_fail_is_not_ok_although_nobody_has_set_that() {
+        let (board, pulse) = (StatusBoard::default(), std::sync::Arc::new(Pulse::default()));
+        let id: ComponentId = "ebpf".parse().unwrap();
+        board.set(ComponentKind::Receiver, &id, status::State::Ok, None);
+        board.watch(&id, std::sync::Arc::<Pulse>::clone(&pulse));
+        assert!(board.is_measuring() && board.is_alive());
+        for _ in 0..3 {
+            pulse.scan_failed("Too many open files".to_owned());
+            pulse.watermark(Timestamp::default(), Instant::now());
+        }
+        let status = board.load()["receivers/ebpf"].clone();
+        assert_eq!(status.state, status::State::RecoverableError);
+        assert!(status.error.unwrap().contains("Too many open files"));
+        assert!(!board.is_measuring() && board.is_alive(), "alive, and not ready");
+        pulse.watermark(Timestamp::default(), Instant::now());
+        assert_eq!(board.load()["receivers/ebpf"].state, status::State::Ok);
+        assert!(board.is_measuring());
     }
 }

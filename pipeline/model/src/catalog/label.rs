@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use flowtap_pipeline::Naming;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::family::Naming;
 
 /// A label. Its config spelling is its name, except that [`EventType`](Self::EventType) is exposed as `type`, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -116,7 +117,7 @@ impl Label {
     }
 
     /// Whether it has so few values that most series have it in common with others.
-    pub(super) const fn has_few_values(self) -> bool {
+    pub const fn has_few_values(self) -> bool {
         matches!(
             self,
             Self::Direction
@@ -176,13 +177,14 @@ impl fmt::Display for Label {
 
 /// A set of labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct LabelSet(u32);
+pub struct LabelSet(u32);
 
 impl LabelSet {
     /// Of one connection or process.
     const DETAILS: Self = Self::new(&Label::DETAILS);
 
-    pub(super) const fn new(labels: &[Label]) -> Self {
+    /// The set of `labels`.
+    pub const fn new(labels: &[Label]) -> Self {
         let mut bits = 0;
         let mut number = 0;
         while number < labels.len() {
@@ -192,16 +194,18 @@ impl LabelSet {
         Self(bits)
     }
 
-    pub(super) const fn has(self, label: Label) -> bool {
+    /// Whether `label` is in it.
+    pub const fn has(self, label: Label) -> bool {
         self.0 & 1 << label as u8 != 0
     }
 
     /// Those that are of one connection or process.
-    pub(super) const fn details(self) -> Self {
+    pub const fn details(self) -> Self {
         Self(self.0 & Self::DETAILS.0)
     }
 
-    pub(super) const fn is_empty(self) -> bool {
+    /// Whether no label is in it.
+    pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 }

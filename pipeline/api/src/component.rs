@@ -1,4 +1,4 @@
-//! Components by name: their ids, what a config of one can be asked, and the registry of types.
+//! Component types: what a config of one can be asked, and the registry.
 //!
 //! A component type is registered by its [`Factory`], in one explicit list (the daemon's is `src/components.rs`). A
 //! custom distribution is a `main` that starts from that list and adds to it.
@@ -7,109 +7,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use figment::value::Value;
+use flowtap_model::{ClusterState, NodeInfo, Resource};
 use opentelemetry::metrics::Meter;
 use schemars::{Schema, SchemaGenerator};
 
-use crate::cluster::ClusterState;
+use crate::id::ComponentId;
 use crate::live::Live;
 use crate::memory::Memory;
-use crate::node::NodeInfo;
 use crate::queue::QueueConfig;
-use crate::resource::Resource;
 use crate::stage::{Aggregator, Exporter, Processor, Receiver};
 use crate::status::StatusBoard;
-
-/// The three kinds of components.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ComponentKind {
-    /// Where records come from.
-    Receiver,
-    /// What happens to them on the way.
-    Processor,
-    /// Where snapshots go.
-    Exporter,
-}
-
-impl ComponentKind {
-    /// The config's section for this kind.
-    pub const fn section(self) -> &'static str {
-        match self {
-            Self::Receiver => "receivers",
-            Self::Processor => "processors",
-            Self::Exporter => "exporters",
-        }
-    }
-}
-
-impl fmt::Display for ComponentKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.section().trim_end_matches('s'))
-    }
-}
-
-/// A component's id in the config: `type` or `type/name`, as in the OpenTelemetry Collector.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ComponentId {
-    text: String,
-    type_len: usize,
-}
-
-impl ComponentId {
-    /// The part before the slash: which type of component this is.
-    pub fn type_name(&self) -> &str {
-        &self.text[..self.type_len]
-    }
-
-    /// The part behind the slash, if there is one.
-    pub fn name(&self) -> Option<&str> {
-        self.text.get(self.type_len + 1..)
-    }
-
-    /// The whole id.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-}
-
-impl fmt::Display for ComponentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-/// A text that is no component id.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no component id: write `type` or `type/name`, type in lower case letters, digits and `_`")]
-pub struct InvalidComponentId(String);
-
-impl FromStr for ComponentId {
-    type Err = InvalidComponentId;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (type_name, name) = match text.split_once('/') {
-            Some((type_name, name)) => (type_name, Some(name)),
-            None => (text, None),
-        };
-        let type_ok = type_name.starts_with(|c: char| c.is_ascii_lowercase())
-            && type_name
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        let name_ok = name
-            .is_none_or(|name| !name.is_empty() && !name.contains(|c: char| c == '/' || c.is_whitespace()));
-        if type_ok && name_ok {
-            Ok(Self {
-                text: text.to_owned(),
-                type_len: type_name.len(),
-            })
-        } else {
-            Err(InvalidComponentId(text.to_owned()))
-        }
-    }
-}
 
 /// Something in a component's config that is wrong although it is of the right type.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -336,27 +246,5 @@ impl Registry {
     /// The exporter types.
     pub const fn exporters(&self) -> &Factories<dyn ExporterConfig> {
         &self.exporters
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_is_a_type_with_an_optional_name() {
-        let id: ComponentId = "otlp/backup".parse().unwrap();
-        assert_eq!((id.type_name(), id.name()), ("otlp", Some("backup")));
-        let id: ComponentId = "sock_diag".parse().unwrap();
-        assert_eq!((id.type_name(), id.name()), ("sock_diag", None));
-    }
-
-    #[test]
-    fn what_is_no_id_is_refused() {
-        for text in [
-            "", "/x", "otlp/", "otlp/a/b", "Otlp", "9otlp", "ot lp", "otlp/a b",
-        ] {
-            assert!(text.parse::<ComponentId>().is_err(), "{text:?} was taken");
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
 
-use crate::series::{Family, FamilyKind, Naming};
+use crate::family::{Family, FamilyKind, Naming};
 
 /// One label's value, before it is rendered.
 #[derive(Clone, Copy, Debug, PartialEq)]

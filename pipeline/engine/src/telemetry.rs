@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use flowtap_pipeline::telemetry::DeliveryTelemetry;
+use flowtap_pipeline::{ComponentId, HISTOGRAM_BUCKETS, Timestamp};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
-use crate::component::ComponentId;
 use crate::pulse::Pulse;
 use crate::queue::SnapshotQueue;
-use crate::snapshot::HISTOGRAM_BUCKETS;
-use crate::time::Timestamp;
 
 /// Upper bounds of how long a batch takes, in seconds: from one that is empty to one that takes an interval.
-/// As many as a [`HistogramPoint`](crate::HistogramPoint) has, so that exporters can push them.
+/// As many as a [`HistogramPoint`](flowtap_pipeline::HistogramPoint) has, so that exporters can push them.
 const BATCH_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
     0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 5.0,
@@ -101,115 +100,6 @@ impl ReceiverTelemetry {
     }
 }
 
-/// What a processor took out, by reason.
-#[derive(Clone, Debug)]
-pub struct ProcessorTelemetry {
-    dropped: Counter<u64>,
-    dropped_bytes: Counter<u64>,
-    processor: String,
-}
-
-impl ProcessorTelemetry {
-    /// Instruments of the processor `id`, which drops for these `reasons`: each stands at 0 from the start.
-    pub fn new(meter: &Meter, id: &ComponentId, reasons: &[&'static str]) -> Self {
-        let telemetry = Self {
-            dropped: meter
-                .u64_counter("processor_dropped_records")
-                .with_description("Flow records that a processor left out, by reason.")
-                .with_unit("{record}")
-                .build(),
-            dropped_bytes: meter
-                // The bridge to Prometheus adds the unit to the name: `processor_dropped_bytes_total`.
-                .u64_counter("processor_dropped")
-                .with_description("Payload bytes of the flow records that a processor left out, by reason.")
-                .with_unit("By")
-                .build(),
-            processor: id.to_string(),
-        };
-        for reason in reasons {
-            telemetry.add(0, 0, reason);
-        }
-        telemetry
-    }
-
-    /// Counts `records` with their `bytes` that were left out for `reason`.
-    pub fn dropped(&self, records: u64, bytes: u64, reason: &'static str) {
-        if records > 0 {
-            self.add(records, bytes, reason);
-        }
-    }
-
-    fn add(&self, records: u64, bytes: u64, reason: &'static str) {
-        let attributes = [
-            KeyValue::new("processor", self.processor.clone()),
-            KeyValue::new("reason", reason),
-        ];
-        self.dropped.add(records, &attributes);
-        self.dropped_bytes.add(bytes, &attributes);
-    }
-}
-
-/// What became of the points of an exporter's requests.
-#[derive(Clone, Debug)]
-pub struct DeliveryTelemetry {
-    sent: Counter<u64>,
-    failed: Counter<u64>,
-    retried: Counter<u64>,
-    attributes: [KeyValue; 1],
-}
-
-impl DeliveryTelemetry {
-    /// Instruments of the exporter `id`.
-    pub fn new(meter: &Meter, id: &ComponentId) -> Self {
-        let telemetry = Self {
-            sent: points(
-                meter,
-                "exporter_sent_metric_points",
-                "Points that an exporter delivered.",
-            ),
-            failed: points(
-                meter,
-                "exporter_send_failed_metric_points",
-                "Points that an exporter could not deliver.",
-            ),
-            retried: meter
-                .u64_counter("exporter_retried_requests")
-                .with_description("Attempts beyond the first to deliver a request.")
-                .with_unit("{request}")
-                .build(),
-            attributes: [KeyValue::new("exporter", id.to_string())],
-        };
-        // From the start, so that an alert on a rise sees the first one.
-        telemetry.sent(0);
-        telemetry.failed(0);
-        telemetry.retried.add(0, &telemetry.attributes);
-        telemetry
-    }
-
-    /// Counts `points` delivered.
-    pub fn sent(&self, points: u64) {
-        self.sent.add(points, &self.attributes);
-    }
-
-    /// Counts `points` that could not be delivered.
-    pub fn failed(&self, points: u64) {
-        self.failed.add(points, &self.attributes);
-    }
-
-    /// Counts an attempt beyond the first.
-    pub fn retried(&self) {
-        self.retried.add(1, &self.attributes);
-    }
-}
-
-fn points(meter: &Meter, name: &'static str, description: &'static str) -> Counter<u64> {
-    meter
-        .u64_counter(name)
-        .with_description(description)
-        .with_unit("{datapoint}")
-        .build()
-}
-
 /// What became of the points that an exporter was handed.
 #[derive(Clone, Debug)]
 pub struct ExporterTelemetry {
@@ -247,11 +137,11 @@ impl ExporterTelemetry {
             .build();
         let telemetry = Self {
             deliveries: DeliveryTelemetry::new(meter, id),
-            enqueue_failed: points(
-                meter,
-                "exporter_enqueue_failed_metric_points",
-                "Points of snapshots that gave way in an exporter's full queue.",
-            ),
+            enqueue_failed: meter
+                .u64_counter("exporter_enqueue_failed_metric_points")
+                .with_description("Points of snapshots that gave way in an exporter's full queue.")
+                .with_unit("{datapoint}")
+                .build(),
             batch: batch_duration(
                 meter,
                 "exporter_batch_duration",

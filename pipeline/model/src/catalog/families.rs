@@ -1,8 +1,7 @@
 //! The metric families, in the order in which they are exposed.
 
-use flowtap_pipeline::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
-
 use super::label::Label;
+use crate::family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 
 /// Upper bounds of the round-trip time, in µs: those of the Go exporter.
 const RTT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [

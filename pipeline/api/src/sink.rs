@@ -1,0 +1,21 @@
+//! The pipelines as a receiver sees them: a place to put batches and watermarks.
+
+use std::fmt::{Debug, Display};
+
+use flowtap_model::{FlowBatch, Timestamp};
+
+/// Where one receiver puts what it has.
+pub trait Sink: Debug + Send {
+    /// Runs `batch` through every pipeline of this receiver, and empties it.
+    fn accept(&mut self, batch: &mut FlowBatch);
+
+    /// Whether a pipeline should be shown every open connection once more, because its window is new or lacks some: a receiver
+    /// that can do a [census](flowtap_model::Census) asks before each of its scans.
+    fn wants_census(&self) -> bool;
+
+    /// Reports that everything up to `to` has been accepted, so that windows that end by then can close.
+    fn watermark(&mut self, to: Timestamp);
+
+    /// Reports that the scan before the next watermark failed: after a few of these in a row the receiver is not ok.
+    fn scan_failed(&mut self, error: &dyn Display);
+}

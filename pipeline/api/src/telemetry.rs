@@ -1,0 +1,117 @@
+//! Instruments for components: records that a processor drops, points that an exporter delivers. By the Collector's names.
+//!
+//! Names here have no prefix: the reader of the metrics adds `flowtap_`, and `flowtap.` where they are pushed.
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Meter};
+
+use crate::id::ComponentId;
+
+/// What a processor took out, by reason.
+#[derive(Clone, Debug)]
+pub struct ProcessorTelemetry {
+    dropped: Counter<u64>,
+    dropped_bytes: Counter<u64>,
+    processor: String,
+}
+
+impl ProcessorTelemetry {
+    /// Instruments of the processor `id`, which drops for these `reasons`: each stands at 0 from the start.
+    pub fn new(meter: &Meter, id: &ComponentId, reasons: &[&'static str]) -> Self {
+        let telemetry = Self {
+            dropped: meter
+                .u64_counter("processor_dropped_records")
+                .with_description("Flow records that a processor left out, by reason.")
+                .with_unit("{record}")
+                .build(),
+            dropped_bytes: meter
+                // The bridge to Prometheus adds the unit to the name: `processor_dropped_bytes_total`.
+                .u64_counter("processor_dropped")
+                .with_description("Payload bytes of the flow records that a processor left out, by reason.")
+                .with_unit("By")
+                .build(),
+            processor: id.to_string(),
+        };
+        for reason in reasons {
+            telemetry.add(0, 0, reason);
+        }
+        telemetry
+    }
+
+    /// Counts `records` with their `bytes` that were left out for `reason`.
+    pub fn dropped(&self, records: u64, bytes: u64, reason: &'static str) {
+        if records > 0 {
+            self.add(records, bytes, reason);
+        }
+    }
+
+    fn add(&self, records: u64, bytes: u64, reason: &'static str) {
+        let attributes = [
+            KeyValue::new("processor", self.processor.clone()),
+            KeyValue::new("reason", reason),
+        ];
+        self.dropped.add(records, &attributes);
+        self.dropped_bytes.add(bytes, &attributes);
+    }
+}
+
+/// What became of the points of an exporter's requests.
+#[derive(Clone, Debug)]
+pub struct DeliveryTelemetry {
+    sent: Counter<u64>,
+    failed: Counter<u64>,
+    retried: Counter<u64>,
+    attributes: [KeyValue; 1],
+}
+
+impl DeliveryTelemetry {
+    /// Instruments of the exporter `id`.
+    pub fn new(meter: &Meter, id: &ComponentId) -> Self {
+        let telemetry = Self {
+            sent: points(
+                meter,
+                "exporter_sent_metric_points",
+                "Points that an exporter delivered.",
+            ),
+            failed: points(
+                meter,
+                "exporter_send_failed_metric_points",
+                "Points that an exporter could not deliver.",
+            ),
+            retried: meter
+                .u64_counter("exporter_retried_requests")
+                .with_description("Attempts beyond the first to deliver a request.")
+                .with_unit("{request}")
+                .build(),
+            attributes: [KeyValue::new("exporter", id.to_string())],
+        };
+        // From the start, so that an alert on a rise sees the first one.
+        telemetry.sent(0);
+        telemetry.failed(0);
+        telemetry.retried.add(0, &telemetry.attributes);
+        telemetry
+    }
+
+    /// Counts `points` delivered.
+    pub fn sent(&self, points: u64) {
+        self.sent.add(points, &self.attributes);
+    }
+
+    /// Counts `points` that could not be delivered.
+    pub fn failed(&self, points: u64) {
+        self.failed.add(points, &self.attributes);
+    }
+
+    /// Counts an attempt beyond the first.
+    pub fn retried(&self) {
+        self.retried.add(1, &self.attributes);
+    }
+}
+
+fn points(meter: &Meter, name: &'static str, description: &'static str) -> Counter<u64> {
+    meter
+        .u64_counter(name)
+        .with_description(description)
+        .with_unit("{datapoint}")
+        .build()
+}

@@ -1,0 +1,26 @@
+//! The engine: the synchronous chain of a pipeline, the queues behind it, and the runner that starts, drives and stops a graph.
+//!
+//! It knows components by their traits alone.
+//!
+//! # Layout
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`chain`] | [`Chain`]: processors, window and the queues of a pipeline |
+//! | `sink` | a receiver's end of the chains that it feeds |
+//! | [`queue`] | [`SnapshotQueue`]: the bounded queue in front of each exporter |
+//! | [`runner`] | ordered start, the run, ordered stop |
+//! | [`pulse`] | whether a receiver scans, by the clock |
+//! | [`telemetry`] | the engine's instruments, by the Collector's names |
+#![forbid(unsafe_code)]
+
+pub mod chain;
+pub mod pulse;
+pub mod queue;
+pub mod runner;
+mod sink;
+pub mod telemetry;
+
+pub use chain::Chain;
+pub use pulse::Pulse;
+pub use queue::SnapshotQueue;

@@ -1,0 +1,43 @@
+//! The data that stages of flowtap pass on: records and batches, the metric catalogue, series and snapshots.
+//!
+//! This crate knows no stage. It reads a clock only in [`Timestamp::now`], and does no I/O.
+//!
+//! # Layout
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`time`] | [`Timestamp`]: nanoseconds since the epoch |
+//! | [`record`] | [`FlowRecord`]: what one socket did since it was last looked at |
+//! | [`batch`] | [`FlowBatch`]: the reused unit that receivers hand on |
+//! | [`family`] | [`Family`]: name, unit and type of a metric |
+//! | [`catalog`] | every family and every label |
+//! | [`series`] | [`Series`]: one label set of a family with its two renderings |
+//! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
+//! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
+//! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
+//! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
+//! | [`resource`] | [`Resource`]: the attributes that name this flowtap and its node |
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod catalog;
+pub mod cluster;
+pub mod family;
+pub mod labels;
+pub mod node;
+pub mod record;
+pub mod resource;
+pub mod series;
+pub mod snapshot;
+pub mod time;
+
+pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
+pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
+pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
+pub use labels::{LabelValue, Pair, PairValue, Rendered};
+pub use node::NodeInfo;
+pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};
+pub use resource::Resource;
+pub use series::{Series, SeriesId};
+pub use snapshot::{FamilySnapshot, HistogramPoint, Points, Snapshot, SumPoint, ValuePoint};
+pub use time::Timestamp;
