@@ -208,8 +208,10 @@ impl Known {
         // A metric has values of one kind.
         let points = match self.family.kind {
             FamilyKind::Histogram(_) => Points::Histograms(histograms),
-            FamilyKind::Counter | FamilyKind::Gauge if values.is_empty() => Points::Sums(sums),
-            FamilyKind::Counter | FamilyKind::Gauge => Points::Values(values),
+            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter if values.is_empty() => {
+                Points::Sums(sums)
+            }
+            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Values(values),
         };
         FamilySnapshot {
             family: self.family,
@@ -246,7 +248,7 @@ fn points<T: Copy>(
             let kind = if counter.is_monotonic() {
                 FamilyKind::Counter
             } else {
-                FamilyKind::Gauge
+                FamilyKind::UpDownCounter
             };
             let points = counter.data_points();
             let points = points.map(|point| (point.attributes().cloned().collect(), number(point.value())));
@@ -258,14 +260,15 @@ fn points<T: Copy>(
             for point in histogram.data_points() {
                 let upper: Vec<_> = point.bounds().collect();
                 let counts: Vec<_> = point.bucket_counts().collect();
-                bounds = Some(<[f64; HISTOGRAM_BUCKETS]>::try_from(upper).ok()?);
-                let buckets = counts.try_into().ok()?;
+                let mut buckets = [0; HISTOGRAM_BUCKETS + 1];
+                buckets.get_mut(..counts.len())?.copy_from_slice(&counts);
+                bounds = Some(upper);
                 points.push((
                     point.attributes().cloned().collect(),
                     Value::Histogram(buckets, sum(point.sum())),
                 ));
             }
-            Some((FamilyKind::Histogram(Box::leak(Box::new(bounds?))), points))
+            Some((FamilyKind::histogram(&bounds?), points))
         }
         MetricData::ExponentialHistogram(_) => None,
     }

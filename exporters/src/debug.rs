@@ -210,6 +210,7 @@ fn push_metric(
     let (data, point) = match family.kind {
         FamilyKind::Counter => ("Sum", "NumberDataPoints"),
         FamilyKind::Gauge => ("Gauge", "NumberDataPoints"),
+        FamilyKind::UpDownCounter => ("Sum", "NumberDataPoints"),
         FamilyKind::Histogram(_) => ("Histogram", "HistogramDataPoints"),
     };
     writeln!(text, "Metric #{number}\nDescriptor:")?;
@@ -217,8 +218,12 @@ fn push_metric(
     writeln!(text, "     -> Description: {}", family.help)?;
     writeln!(text, "     -> Unit: {}", family.unit)?;
     writeln!(text, "     -> DataType: {data}")?;
-    if family.kind == FamilyKind::Counter {
-        writeln!(text, "     -> IsMonotonic: true")?;
+    if data == "Sum" {
+        writeln!(
+            text,
+            "     -> IsMonotonic: {}",
+            family.kind == FamilyKind::Counter
+        )?;
     }
     if family.kind != FamilyKind::Gauge {
         writeln!(text, "     -> AggregationTemporality: Cumulative")?;
@@ -243,12 +248,13 @@ fn push_metric(
                 writeln!(text, "{point} #{number}")?;
                 push_series(text, &histogram.series, histogram.updated)?;
                 writeln!(text, "Count: {}\nSum: {}", histogram.count(), histogram.sum)?;
-                if let FamilyKind::Histogram(bounds) = family.kind {
-                    for (number, bound) in bounds.iter().enumerate() {
-                        writeln!(text, "ExplicitBounds #{number}: {bound}")?;
-                    }
+                let FamilyKind::Histogram(bounds) = family.kind else {
+                    continue;
+                };
+                for (number, bound) in bounds.iter().enumerate() {
+                    writeln!(text, "ExplicitBounds #{number}: {bound}")?;
                 }
-                for (number, count) in histogram.buckets.iter().enumerate() {
+                for (number, count) in histogram.counts(bounds).iter().enumerate() {
                     writeln!(text, "Buckets #{number}, Count: {count}")?;
                 }
             }

@@ -84,11 +84,11 @@ mod tests {
             unit,
             kind,
         };
-        let counter = family("flowtap.tcp.egress.io", "By", FamilyKind::Counter);
-        assert_eq!(full_name("primus_lens", &counter), "flowtap.tcp.egress.io");
+        let counter = family("flowtap.tcp.io", "By", FamilyKind::Counter);
+        assert_eq!(full_name("primus_lens", &counter), "flowtap.tcp.io");
         assert_eq!(
             prometheus_name("primus_lens", &counter),
-            "flowtap_tcp_egress_io_bytes_total"
+            "flowtap_tcp_io_bytes_total"
         );
         let gauge = family("flowtap.tcp.connection.active", "{connection}", FamilyKind::Gauge);
         assert_eq!(prometheus_name("", &gauge), "flowtap_tcp_connection_active");

@@ -2,11 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
+use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
 use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, SeriesId, Snapshot};
 
 use super::tap::Latest;
 use super::{Flow, Retransmits};
+
+/// Families of payload bytes by peer.
+const BYTES: [FamilyId; 5] = [
+    FamilyId::Io,
+    FamilyId::Egress,
+    FamilyId::Ingress,
+    FamilyId::K8s,
+    FamilyId::Dns,
+];
 
 type Labels = BTreeMap<String, String>;
 
@@ -18,7 +27,7 @@ pub(super) fn flows(latest: &Latest) -> Vec<Flow> {
     let mut repeats = Vec::new();
     for family in &latest.snapshot.families {
         match id_of(family.family) {
-            Some(id @ (FamilyId::Egress | FamilyId::Ingress | FamilyId::K8s | FamilyId::Dns)) => {
+            Some(id) if BYTES.contains(&id) => {
                 flows.extend(rows(id, family, &latest.snapshot, &names));
             }
             Some(FamilyId::Rtt) => times = round_trips(family, latest, &names),
@@ -157,7 +166,7 @@ fn attach<T: Tally>(flows: &mut [Flow], observed: &[(Labels, T)], set: impl Fn(&
         .flat_map(|(labels, _)| labels.keys())
         .map(String::as_str)
         .collect();
-    for id in [FamilyId::Egress, FamilyId::Ingress, FamilyId::K8s, FamilyId::Dns] {
+    for id in BYTES {
         let metric = id.definition().family.name;
         let mut ours: BTreeSet<String> = flows
             .iter()
@@ -204,7 +213,10 @@ struct Names(HashMap<&'static str, &'static str>);
 
 impl Names {
     fn new() -> Self {
-        let possible = FAMILIES.iter().flat_map(Definition::possible);
+        // By the Go exporter's naming a family can have each label that it can have by any.
+        let possible = FAMILIES
+            .iter()
+            .flat_map(|definition| definition.possible(Naming::PrimusLens));
         Self(possible.map(|label| (label.otel_name(), label.name())).collect())
     }
 
@@ -370,12 +382,13 @@ mod tests {
     fn opentelemetrys_naming_gives_the_same_flows_in_the_configs_words() {
         let latest = latest(vec![
             sums(
-                FamilyId::Ingress,
+                FamilyId::Io,
                 Naming::Otel,
                 &[(
                     &[
                         ("network.peer.address", "192.0.2.7"),
-                        ("network.local.port", "80"),
+                        ("flowtap.role", "ingress"),
+                        ("server.port", "80"),
                         ("network.io.direction", "receive"),
                         ("flowtap.peer.class", "externalHosts"),
                         ("process.executable.name", "nginx"),
@@ -399,13 +412,7 @@ mod tests {
                 flow.process().as_str(),
                 flow.metric.as_str()
             ),
-            (
-                "192.0.2.7",
-                "80",
-                "externalHosts",
-                "nginx",
-                "network_tcp_flow_ingress"
-            )
+            ("192.0.2.7", "80", "externalHosts", "nginx", "network_tcp_io")
         );
         assert_eq!(flow.inbound.map(|bytes| bytes.total), Some(4));
         assert!((flow.rtt_microseconds.unwrap() - 250.0).abs() < 1e-6);

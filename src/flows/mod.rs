@@ -216,10 +216,10 @@ impl Flow {
             Some("ingress") => ("lport", "rport"),
             _ => ("rport", "lport"),
         };
-        match self.label(first) {
-            "" => self.label(second),
-            port => port,
-        }
+        let mut ports = ["server_port", first, second]
+            .map(|label| self.label(label))
+            .into_iter();
+        ports.find(|port| !port.is_empty()).unwrap_or_default()
     }
 
     /// For an order: ports that are none come last.

@@ -224,7 +224,7 @@ fn the_dashboards_total_that_a_prometheus_scrapes_has_the_bytes_of_short_lived_p
         let daemon = Daemon::start(&[&format!("processors.window.naming={naming}")]);
         let store = Store::scraping(Path::new("prometheus"), daemon.scrape_address(), "");
         let labels = match naming {
-            "otel" => "flowtap_flow_kind=%22egress%22,network_io_direction=%22transmit%22",
+            "otel" => "flowtap_role=%22egress%22,network_io_direction=%22transmit%22",
             _ => "flow=%22egress%22,direction=%22outbound%22",
         };
         // The class of 127.7.0.1.

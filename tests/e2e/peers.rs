@@ -71,13 +71,16 @@ fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_
     let Some(python) = require::python() else {
         return;
     };
-    for naming in ["primus_lens", "otel"] {
+    for (naming, family) in [
+        ("primus_lens", "network_tcp_flow_egress"),
+        ("otel", "network_tcp_io"),
+    ] {
         let daemon = Daemon::start(&[
             &format!("processors.window.naming={naming}"),
             "exporters.prometheus.created_timestamps=all",
             "exporters.prometheus.timestamps=true",
             "processors.window.rtt_of_near_peers=true",
-            "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, comm]",
+            &format!("processors.window.families.{family}.labels=[raddr, rport, direction, type, comm]"),
         ]);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port().to_string();
@@ -113,7 +116,7 @@ fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_
         assert!(output.status.success(), "{naming}: {complaints}\n{scrape}");
         let expected = if naming == "otel" {
             [
-                "flowtap_tcp_egress_io_bytes counter",
+                "flowtap_tcp_io_bytes counter",
                 "flowtap_tcp_rtt_seconds histogram",
             ]
         } else {

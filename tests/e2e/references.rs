@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use flowtap_pipeline::FamilyKind;
-use flowtap_pipeline::catalog::Label;
-use flowtap_pipeline::catalog::{Definition, FAMILIES};
+use flowtap_pipeline::catalog::{Definition, FAMILIES, Label};
+use flowtap_pipeline::{FamilyKind, Naming};
 
 use crate::daemon::{Daemon, flowtap, read};
 use crate::require;
@@ -34,12 +33,37 @@ fn list(labels: &[Label]) -> String {
 fn describe(text: &mut String, definition: &Definition) {
     let family = &definition.family;
     let kind = match family.kind {
-        FamilyKind::Counter => "counter".to_owned(),
-        FamilyKind::Gauge => "gauge".to_owned(),
+        FamilyKind::Counter => "counter",
+        FamilyKind::Gauge | FamilyKind::UpDownCounter => "gauge",
+        FamilyKind::Histogram(_) => "histogram",
+    };
+    let buckets = |kind: FamilyKind| match kind {
         FamilyKind::Histogram(bounds) => {
             let bounds: Vec<_> = bounds.iter().map(ToString::to_string).collect();
-            format!("histogram, buckets {}", bounds.join(", "))
+            format!(", buckets {}", bounds.join(", "))
         }
+        _ => String::new(),
+    };
+    let primus_lens = match definition.only {
+        Some(Naming::Otel) => "not available".to_owned(),
+        _ => format!(
+            "`{}`, unit `{}`{}",
+            family.name,
+            family.unit,
+            buckets(family.kind)
+        ),
+    };
+    let otel = match definition.only {
+        Some(Naming::PrimusLens) => "not available; see `network_tcp_io`".to_owned(),
+        _ => {
+            let otel = &definition.otel;
+            format!("`{}`, unit `{}`{}", otel.name, otel.unit, buckets(otel.kind))
+        }
+    };
+    let exposed = if definition.enabled {
+        "yes"
+    } else {
+        "no; `enabled: true` turns it on"
     };
     let more: Vec<_> = definition
         .more
@@ -49,12 +73,9 @@ fn describe(text: &mut String, definition: &Definition) {
         .collect();
     writeln!(
         text,
-        "## `{}`\n\n{}\n\n- type: {kind}\n- unit: `{}`\n- by `naming: otel`: `{}`, unit `{}`\n- labels: {}\n- can have, too: {}\n",
+        "## `{}`\n\n{}\n\n- type: {kind}\n- exposed by default: {exposed}\n- `naming: primus_lens`: {primus_lens}\n- `naming: otel`: {otel}\n- labels: {}\n- further labels: {}\n",
         family.name,
         family.help,
-        family.unit,
-        definition.otel.name,
-        definition.otel.unit,
         list(definition.labels),
         list(&more)
     )
@@ -66,11 +87,14 @@ fn the_metrics_reference_is_what_the_code_says() {
     let mut text = String::from(
         "# Metrics\n\n\
          Generated from the code by `make references`: do not edit.\n\n\
-         What a window can fill. Each name has the exporter's `namespace` and an underscore in front, `primus_lens_` by default.\n\
-         Labels are the config's choice, `processors.window.families.<name>.labels`; a label that is left out is summed\n\
-         away, and `enabled: false` leaves the whole metric out. With `processors.window.naming: otel` names are those of\n\
-         OpenTelemetry's semantic conventions, without a namespace; in Prometheus with underscores for dots, the unit behind\n\
-         them, and `_total` behind a counter. Ports and ids are integers there, and what is not known is left out.\n\n\
+         The metrics that the processor `window` computes. With the default `naming: primus_lens` each name is preceded by the\n\
+         exporter's `namespace` and an underscore: `primus_lens_network_tcp_bytes`. With `naming: otel` names and labels follow\n\
+         OpenTelemetry's semantic conventions, without a namespace; Prometheus shows underscores for dots, then the unit, then\n\
+         `_total` for a counter. Ports and ids are integers there, and attributes whose value is unknown are absent.\n\n\
+         `processors.window.families.<name>` configures one metric: `labels` (traffic is summed over a label that is left out),\n\
+         `enabled`, and for a histogram `buckets`, up to 16 upper bounds in its unit. A config uses the names and labels of\n\
+         `primus_lens` with either naming. Above `max_series`, new label combinations are counted in a series whose unbounded\n\
+         labels are `other`; role, direction, class, event, reason and network type keep their values.\n\n\
          | label | by `naming: otel` | value |\n|---|---|---|\n",
     );
     for (label, value) in [
@@ -127,13 +151,16 @@ fn the_metrics_reference_is_what_the_code_says() {
         ),
         ("peer_service", "the peer, as a service"),
         ("peer_node", "the peer's node"),
-        ("namespace", "this side's Kubernetes namespace"),
-        ("pod", "this side's pod"),
-        ("workload", "what owns this side's pod"),
+        ("local_namespace", "this side's Kubernetes namespace"),
+        ("local_pod", "this side's pod"),
+        ("local_workload", "what owns this side's pod"),
+        ("server_port", "port of the side that serves, whichever that is"),
         ("network_type", "`ipv4` or `ipv6`"),
     ] {
         // The types of peers and of events share a name.
-        let known = FAMILIES.iter().flat_map(Definition::possible);
+        let known = FAMILIES
+            .iter()
+            .flat_map(|definition| definition.possible(Naming::PrimusLens));
         let otel = known
             .filter(|known| known.name() == label)
             .min()
@@ -144,7 +171,7 @@ fn the_metrics_reference_is_what_the_code_says() {
     text.push('\n');
     for definition in &FAMILIES {
         describe(&mut text, definition);
-        for label in definition.possible() {
+        for label in definition.possible(Naming::PrimusLens) {
             assert!(
                 text.contains(&format!("| `{label}` |")),
                 "{label} is not explained"

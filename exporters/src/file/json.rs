@@ -86,7 +86,9 @@ impl JsonFile {
 struct Line {
     /// Up to the first label.
     begin: Vec<u8>,
-    /// The bounds of a histogram.
+    /// Bounds of a histogram.
+    upper: &'static [f64],
+    /// The same, written.
     bounds: Vec<u8>,
 }
 
@@ -98,6 +100,7 @@ impl Line {
         begin.extend_from_slice(br#","labels":{"#);
         Ok(Self {
             begin,
+            upper: table.bounds().unwrap_or_default(),
             bounds: match table.bounds() {
                 Some(bounds) => serde_json::to_vec(bounds)?,
                 None => Vec::new(),
@@ -138,8 +141,8 @@ impl Line {
                 out.extend_from_slice(br#","bounds":"#);
                 out.extend_from_slice(&self.bounds);
                 let mut before: &[u8] = br#","buckets":["#;
-                for count in point.buckets {
-                    push_number(out, before, signed(count));
+                for count in point.counts(self.upper) {
+                    push_number(out, before, signed(*count));
                     before = b",";
                 }
                 out.push(b']');

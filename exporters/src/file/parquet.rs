@@ -237,8 +237,10 @@ impl Columns {
         }
         self.bounds
             .append_option(table.bounds().map(|bounds| bounds.iter().copied().map(Some)));
-        self.buckets
-            .append_option(histogram.map(|point| point.buckets.map(|count| Some(signed(count)))));
+        self.buckets.append_option(histogram.map(|point| {
+            let counts = point.counts(table.bounds().unwrap_or_default());
+            counts.iter().map(|count| Some(signed(*count)))
+        }));
         self.rows += 1;
         Ok(())
     }

@@ -104,7 +104,7 @@ impl<'a> Table<'a> {
                 name: full_name(&origin.namespace, family.family),
                 kind: match family.family.kind {
                     FamilyKind::Counter => "counter",
-                    FamilyKind::Gauge => "gauge",
+                    FamilyKind::Gauge | FamilyKind::UpDownCounter => "gauge",
                     FamilyKind::Histogram(_) => "histogram",
                 },
                 unit: family.family.unit,
@@ -118,7 +118,7 @@ impl<'a> Table<'a> {
     pub(super) const fn bounds(&self) -> Option<&'static [f64]> {
         match self.family.family.kind {
             FamilyKind::Histogram(bounds) => Some(bounds),
-            FamilyKind::Counter | FamilyKind::Gauge => None,
+            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => None,
         }
     }
 
@@ -173,7 +173,7 @@ fn changed(at: Timestamp, family: &FamilySnapshot) -> Box<dyn Iterator<Item = (u
             let changed = points.filter(move |(_, point)| point.updated == at || point.delta > 0);
             Box::new(changed.map(move |(number, point)| {
                 let value = match kind {
-                    FamilyKind::Gauge => Value::Gauge(point),
+                    FamilyKind::Gauge | FamilyKind::UpDownCounter => Value::Gauge(point),
                     FamilyKind::Counter | FamilyKind::Histogram(_) => Value::Counter(point),
                 };
                 (number, row(&point.series, value))

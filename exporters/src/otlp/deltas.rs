@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use flowtap_pipeline::{
-    FamilyKind, HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, SeriesId, Snapshot, SumPoint, Timestamp,
-    ValuePoint,
+    HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, SeriesId, Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 
 use super::Ended;
@@ -105,7 +104,7 @@ impl Deltas {
         for (index, range) in told {
             let family = &snapshot.families[*index];
             match &family.points {
-                Points::Sums(_) | Points::Values(_) if family.family.kind == FamilyKind::Gauge => {}
+                Points::Sums(_) | Points::Values(_) if family.family.kind.can_fall() => {}
                 Points::Sums(points) => {
                     for point in &points[range.clone()] {
                         let delivered = Delivered {

@@ -33,7 +33,7 @@ const CUMULATIVE: u64 = 2;
 const NO_RECORDED_VALUE: u64 = 1;
 
 /// The counts of a histogram's buckets.
-const BUCKET_BYTES: usize = 8 * (HISTOGRAM_BUCKETS + 1);
+const BUCKET_BYTES: usize = 8;
 
 /// A request, and which points of the snapshot it tells of: family, and positions in it.
 #[derive(Debug)]
@@ -294,7 +294,7 @@ impl PointWriter<'_> {
     }
 
     fn sum_part(&self, head: &Head<'_>, point: &SumPoint) -> Option<SumPart> {
-        match self.deltas.filter(|_| head.family.kind != FamilyKind::Gauge) {
+        match self.deltas.filter(|_| !head.family.kind.can_fall()) {
             Some(deltas) => deltas.of_sum(point),
             None => Some(SumPart {
                 start: point.series.start(),
@@ -304,7 +304,7 @@ impl PointWriter<'_> {
     }
 
     fn value_part(&self, head: &Head<'_>, point: &ValuePoint) -> Option<ValuePart> {
-        match self.deltas.filter(|_| head.family.kind != FamilyKind::Gauge) {
+        match self.deltas.filter(|_| !head.family.kind.can_fall()) {
             Some(deltas) => deltas.of_value(point),
             None => Some(ValuePart {
                 start: point.series.start(),
@@ -402,8 +402,8 @@ impl PointWriter<'_> {
         push_fixed64(out, 3, self.snapshot.at.as_nanos());
         push_fixed64(out, 4, part.buckets.iter().sum());
         push_fixed64(out, 5, part.sum.to_bits());
-        begin(out, 6, BUCKET_BYTES);
-        for count in part.buckets {
+        begin(out, 6, head.buckets * BUCKET_BYTES);
+        for count in part.buckets.iter().take(head.buckets) {
             out.extend_from_slice(&count.to_le_bytes());
         }
         out.extend_from_slice(&head.bounds);
@@ -420,7 +420,11 @@ impl PointWriter<'_> {
             Points::Sums(_) | Points::Values(_) => 8,
             Points::Histograms(_) => {
                 push_fixed64(out, 5, 0.0_f64.to_bits());
-                push_bytes(out, 6, &[0; BUCKET_BYTES]);
+                push_bytes(
+                    out,
+                    6,
+                    &[0; BUCKET_BYTES * (HISTOGRAM_BUCKETS + 1)][..head.buckets * BUCKET_BYTES],
+                );
                 out.extend_from_slice(&head.bounds);
                 10
             }
@@ -446,14 +450,19 @@ fn number_len(head: &Head<'_>, series: &Series) -> usize {
 }
 
 fn histogram_len(head: &Head<'_>, point: &HistogramPoint) -> usize {
-    4 * FIXED64_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len() + attributes_len(head, &point.series)
+    4 * FIXED64_BYTES
+        + len_delimited(head.buckets * BUCKET_BYTES)
+        + head.bounds.len()
+        + attributes_len(head, &point.series)
 }
 
 /// Two times, and flags, which take a byte after their key; of a histogram, what [`PointWriter::push_ended`] adds.
 fn ended_len(head: &Head<'_>, points: &Points, series: &Series) -> usize {
     let histogram = match points {
         Points::Sums(_) | Points::Values(_) => 0,
-        Points::Histograms(_) => FIXED64_BYTES + len_delimited(BUCKET_BYTES) + head.bounds.len(),
+        Points::Histograms(_) => {
+            FIXED64_BYTES + len_delimited(head.buckets * BUCKET_BYTES) + head.bounds.len()
+        }
     };
     2 * FIXED64_BYTES + 2 + histogram + attributes_len(head, series)
 }
@@ -467,6 +476,8 @@ struct Head<'a> {
     data_field: u32,
     /// Sum and Histogram: `aggregation_temporality` 2; Sum: `is_monotonic` 3.
     behind: Vec<u8>,
+    /// Buckets of a histogram, the one without bound included.
+    buckets: usize,
     /// `explicit_bounds`, encoded.
     bounds: Vec<u8>,
     /// The attribute with the pipeline's name, if points have one: field 7 of a `NumberDataPoint`, 9 of a `HistogramDataPoint`.
@@ -480,9 +491,15 @@ impl<'a> Head<'a> {
         push_bytes(&mut bytes, 2, family.help.as_bytes());
         push_bytes(&mut bytes, 3, family.unit.as_bytes());
         let temporality = if delta { DELTA } else { CUMULATIVE };
-        let (mut behind, mut bounds) = (Vec::new(), Vec::new());
+        let (mut behind, mut bounds, mut buckets) = (Vec::new(), Vec::new(), 0);
         let data_field = match family.kind {
             FamilyKind::Gauge => 5,
+            // Cumulative, whatever the temporality of counters: so does the SDK's delta preference (OpenTelemetry
+            // specification, "OTLP Exporter").
+            FamilyKind::UpDownCounter => {
+                push_varint(&mut behind, 2, CUMULATIVE);
+                7
+            }
             FamilyKind::Counter => {
                 push_varint(&mut behind, 2, temporality);
                 push_varint(&mut behind, 3, 1);
@@ -495,6 +512,7 @@ impl<'a> Head<'a> {
                     .flat_map(|bound| bound.to_bits().to_le_bytes())
                     .collect();
                 push_bytes(&mut bounds, 7, &packed);
+                buckets = upper.len() + 1;
                 9
             }
         };
@@ -508,6 +526,7 @@ impl<'a> Head<'a> {
             bytes,
             data_field,
             behind,
+            buckets,
             bounds,
             pipeline: pipeline.unwrap_or_default(),
         }

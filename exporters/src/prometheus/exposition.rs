@@ -306,7 +306,7 @@ fn type_of(format: Format, entry: &Entry) -> &'static str {
     match entry.family.kind {
         FamilyKind::Counter if format == Format::OpenMetrics && !entry.name.ends_with("_total") => "unknown",
         FamilyKind::Counter => "counter",
-        FamilyKind::Gauge => "gauge",
+        FamilyKind::Gauge | FamilyKind::UpDownCounter => "gauge",
         FamilyKind::Histogram(_) => "histogram",
     }
 }

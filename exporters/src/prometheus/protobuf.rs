@@ -76,7 +76,7 @@ impl Metric<'_> {
 
     const fn value_field(&self) -> u32 {
         match self.family.kind {
-            FamilyKind::Gauge => 2,
+            FamilyKind::Gauge | FamilyKind::UpDownCounter => 2,
             FamilyKind::Counter => 3,
             FamilyKind::Histogram(_) => 7,
         }
@@ -87,7 +87,7 @@ impl Metric<'_> {
             Value::Number(_) => FIXED64_BYTES,
             Value::Histogram(point) => {
                 let counts = self.buckets().map(|(count, _)| encoded_len_varint(count));
-                let buckets = point.buckets.len() * BUCKET_FIXED_BYTES + counts.sum::<usize>();
+                let buckets = self.buckets().count() * BUCKET_FIXED_BYTES + counts.sum::<usize>();
                 varint_len(point.count()) + FIXED64_BYTES + buckets
             }
         };
@@ -100,7 +100,7 @@ impl Metric<'_> {
     /// Cumulative counts, and their upper bounds.
     fn buckets(&self) -> impl Iterator<Item = (u64, f64)> {
         let (counts, bounds): (&[u64], &[f64]) = match (self.value, self.family.kind) {
-            (Value::Histogram(point), FamilyKind::Histogram(bounds)) => (&point.buckets, bounds),
+            (Value::Histogram(point), FamilyKind::Histogram(bounds)) => (point.counts(bounds), bounds),
             _ => (&[], &[]),
         };
         let bounds = bounds.iter().copied().chain([f64::INFINITY]);
@@ -116,7 +116,7 @@ impl Metric<'_> {
         let field = match self.family.kind {
             FamilyKind::Counter => 3,
             FamilyKind::Histogram(_) => 15,
-            FamilyKind::Gauge => return None,
+            FamilyKind::Gauge | FamilyKind::UpDownCounter => return None,
         };
         self.created.then_some((field, self.series.start()))
     }
@@ -126,7 +126,7 @@ impl Metric<'_> {
 pub(super) fn push_head(out: &mut Vec<u8>, name: &str, family: &Family, metrics_len: usize) {
     let kind = match family.kind {
         FamilyKind::Counter => 0,
-        FamilyKind::Gauge => 1,
+        FamilyKind::Gauge | FamilyKind::UpDownCounter => 1,
         FamilyKind::Histogram(_) => 4,
     };
     let head_len = len_delimited(name.len()) + len_delimited(family.help.len()) + varint_len(kind);

@@ -1,9 +1,11 @@
 //! A metric family: the name, unit and type that its series have in common.
 
+use std::sync::{Mutex, PoisonError};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Bounds of a histogram; there is one bucket more, without an upper bound.
+/// Upper bounds that a histogram can have at most; there is one bucket more, without a bound.
 pub const HISTOGRAM_BUCKETS: usize = 16;
 
 /// Type of a family.
@@ -13,8 +15,32 @@ pub enum FamilyKind {
     Counter,
     /// A value that goes up and down.
     Gauge,
-    /// Observations in buckets with these upper bounds; one more bucket, without bound, follows.
-    Histogram(&'static [f64; HISTOGRAM_BUCKETS]),
+    /// A sum that goes up and down: what OpenTelemetry calls an up-down counter, and Prometheus a gauge.
+    UpDownCounter,
+    /// Observations in buckets with these upper bounds, at most [`HISTOGRAM_BUCKETS`]; one more bucket, without bound,
+    /// follows.
+    Histogram(&'static [f64]),
+}
+
+impl FamilyKind {
+    /// Whether its values can fall, so that a rate of it has no meaning.
+    pub const fn can_fall(self) -> bool {
+        matches!(self, Self::Gauge | Self::UpDownCounter)
+    }
+
+    /// Histograms with these upper bounds, which have to rise, and of which there are [`HISTOGRAM_BUCKETS`] at most.
+    ///
+    /// Bounds live until the process ends; equal ones are stored once.
+    pub fn histogram(bounds: &[f64]) -> Self {
+        static KNOWN: Mutex<Vec<&'static [f64]>> = Mutex::new(Vec::new());
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.iter().copied().find(|found| *found == bounds);
+        Self::Histogram(found.unwrap_or_else(|| {
+            let new: &'static [f64] = bounds.to_vec().leak();
+            known.push(new);
+            new
+        }))
+    }
 }
 
 /// Whose names metrics and labels have.
@@ -24,7 +50,7 @@ pub enum Naming {
     /// The Go exporter's: `network_tcp_flow_egress` behind a namespace, `raddr`.
     #[default]
     PrimusLens,
-    /// OpenTelemetry's semantic conventions: `flowtap.tcp.egress.io`, `network.peer.address`. Ports and ids are integers.
+    /// OpenTelemetry's semantic conventions: `flowtap.tcp.io`, `network.peer.address`. Ports and ids are integers.
     Otel,
 }
 
@@ -41,4 +67,22 @@ pub struct Family {
     pub unit: &'static str,
     /// Its type.
     pub kind: FamilyKind,
+}
+
+impl Family {
+    /// The same family with other upper bounds. As bounds do, it lives until the process ends.
+    pub fn with_bounds(&self, bounds: &[f64]) -> &'static Self {
+        static KNOWN: Mutex<Vec<&'static Family>> = Mutex::new(Vec::new());
+        let new = Self {
+            kind: FamilyKind::histogram(bounds),
+            ..*self
+        };
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.iter().copied().find(|found| **found == new);
+        found.unwrap_or_else(|| {
+            let new: &'static Self = Box::leak(Box::new(new));
+            known.push(new);
+            new
+        })
+    }
 }

@@ -92,7 +92,7 @@ pub(crate) fn render<'a>(
     pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>,
 ) -> (Parts, Vec<u8>) {
     let field = match family.kind {
-        FamilyKind::Counter | FamilyKind::Gauge => 7,
+        FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => 7,
         FamilyKind::Histogram(_) => 9,
     };
     let otel = family.naming == Naming::Otel;

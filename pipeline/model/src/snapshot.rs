@@ -28,7 +28,8 @@ pub struct SumPoint {
 pub struct HistogramPoint {
     /// Which series.
     pub series: Series,
-    /// Observations per bucket since `series.start()`, not cumulated over buckets; the last has no upper bound.
+    /// Observations per bucket since `series.start()`, not cumulated over buckets. The bucket behind the last bound has no
+    /// upper bound; those behind it are not used.
     pub buckets: [u64; HISTOGRAM_BUCKETS + 1],
     /// Sum of all observed values, in the family's unit.
     pub sum: f64,
@@ -37,6 +38,11 @@ pub struct HistogramPoint {
 }
 
 impl HistogramPoint {
+    /// The buckets of a histogram with these upper bounds.
+    pub fn counts(&self, bounds: &[f64]) -> &[u64] {
+        &self.buckets[..=bounds.len().min(HISTOGRAM_BUCKETS)]
+    }
+
     /// How many values were observed.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

@@ -15,6 +15,7 @@ use flowtap_pipeline::catalog::{Label, LabelSet};
 /// One family.
 #[derive(Debug)]
 struct Exposed {
+    family: &'static Family,
     enabled: bool,
     labels: Vec<Label>,
     /// How many of the labels, from the first, tell series from one another; the rest have few values.
@@ -42,8 +43,13 @@ impl Catalog {
                 .unwrap_or_else(|| definition.labels_by_default(config.naming));
             let last_of_its_own = labels.iter().rposition(|label| !label.has_few_values());
             Exposed {
+                family: match own.and_then(|own| own.buckets.as_deref()) {
+                    Some(bounds) => definition.named(config.naming).with_bounds(bounds),
+                    None => definition.named(config.naming),
+                },
                 own: last_of_its_own.map_or(0, |last| last + 1),
-                enabled: own.is_none_or(|own| own.enabled),
+                enabled: definition.is_of(config.naming)
+                    && own.and_then(|own| own.enabled).unwrap_or(definition.enabled),
                 set: LabelSet::new(&labels),
                 labels,
             }
@@ -58,12 +64,30 @@ impl Catalog {
 
     /// What all series of a family share.
     pub(super) const fn family(&self, id: FamilyId) -> &'static Family {
-        id.definition().named(self.naming)
+        self.families[id as usize].family
+    }
+
+    /// Whose names metrics and labels have.
+    pub(super) const fn naming(&self) -> Naming {
+        self.naming
+    }
+
+    /// `microseconds` in the unit of a family.
+    pub(super) fn duration(&self, id: FamilyId, microseconds: u32) -> f64 {
+        match self.family(id).unit {
+            "s" => f64::from(microseconds) / 1e6,
+            _ => f64::from(microseconds),
+        }
     }
 
     /// Whether a family is exposed at all.
     pub(super) const fn is_enabled(&self, family: FamilyId) -> bool {
         self.families[family as usize].enabled
+    }
+
+    /// Whether all labels of a family have few values: its series are never folded, since there would be as many `other`.
+    pub(super) const fn has_few_series(&self, family: FamilyId) -> bool {
+        self.families[family as usize].own == 0
     }
 
     /// The key of `record`'s series in `family`; `None` if the family is not exposed.
@@ -158,8 +182,8 @@ mod tests {
             r#"lport="443",raddr="198.51.100.7",direction="inbound",type="externalHosts""#
         );
         let own = FamilyConfig {
-            enabled: true,
             labels: Some(vec![Label::Type, Label::Pid, Label::Laddr]),
+            ..FamilyConfig::default()
         };
         config.families.insert("network_tcp_flow_ingress".to_owned(), own);
         assert_eq!(
@@ -176,26 +200,40 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(
-            labels_of(&config, FamilyId::Ingress).unwrap(),
-            r#"network_local_port="443",network_peer_address="198.51.100.7",network_io_direction="receive",flowtap_peer_class="externalHosts",network_type="ipv4""#
+            labels_of(&config, FamilyId::Io).unwrap(),
+            r#"network_peer_address="198.51.100.7",server_port="443",network_io_direction="receive",flowtap_role="ingress",flowtap_peer_class="externalHosts",network_type="ipv4""#
         );
+        assert_eq!(labels_of(&config, FamilyId::Ingress), None);
+        assert_eq!(labels_of(&Config::default(), FamilyId::Io), None);
     }
 
     #[test]
     fn a_family_that_is_not_enabled_has_no_series() {
         let mut config = Config::default();
         let own = FamilyConfig {
-            enabled: false,
-            labels: None,
+            enabled: Some(false),
+            ..FamilyConfig::default()
         };
         config.families.insert("network_flow_dns".to_owned(), own);
         assert_eq!(labels_of(&config, FamilyId::Dns), None);
     }
 
     #[test]
-    fn the_series_other_has_every_label_of_its_family() {
+    fn a_folded_series_keeps_the_labels_of_few_values() {
         let mut catalog = Catalog::new(&Config::default());
-        let series = catalog.open(&Key::other(FamilyId::Rtt), Timestamp::from_nanos(1));
-        assert_eq!(series.joined_labels(), r#"raddr="other",direction="other""#);
+        let record = FlowRecord {
+            class: Some(PeerClass::Docker),
+            ..record("192.0.2.1:40000", "198.51.100.7:443")
+        };
+        let facets = Facets {
+            direction: Some(Direction::Inbound),
+            ..Facets::default()
+        };
+        let key = catalog.key(FamilyId::Egress, &record, facets).unwrap();
+        let series = catalog.open(&key.folded(), Timestamp::from_nanos(1));
+        assert_eq!(
+            series.joined_labels(),
+            r#"raddr="other",rport="other",direction="inbound",type="docker""#
+        );
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use figment::value::Value;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Factory, Fault, Naming, ProcessorConfig, ProcessorRole,
-    ProcessorStage,
+    BuildContext, BuildError, ComponentConfig, Factory, FamilyKind, Fault, HISTOGRAM_BUCKETS, Naming,
+    ProcessorConfig, ProcessorRole, ProcessorStage,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use flowtap_pipeline::catalog::FAMILIES;
 use flowtap_pipeline::catalog::Label;
 
 /// What can be set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How long a window is. At least 100 ms; windows end on multiples of it.
@@ -37,36 +37,52 @@ pub struct Config {
     /// `dns`.
     pub rtt_of_near_peers: bool,
     /// Families that are to be exposed otherwise, by their names without the namespace.
-    #[schemars(extend("propertyNames" = BTreeMap::from([("enum", family_names())])))]
+    #[schemars(extend("propertyNames" = BTreeMap::from([("enum", all_family_names())])))]
     pub families: BTreeMap<String, FamilyConfig>,
 }
 
-fn family_names() -> Vec<&'static str> {
+/// Names of the families that a naming has, as a config has them.
+fn family_names(naming: Naming) -> Vec<&'static str> {
+    let families = FAMILIES.iter().filter(|definition| definition.is_of(naming));
+    families.map(|definition| definition.family.name).collect()
+}
+
+/// Names of all families, as a config has them.
+fn all_family_names() -> Vec<&'static str> {
     FAMILIES.iter().map(|definition| definition.family.name).collect()
 }
 
 /// How a family is exposed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FamilyConfig {
-    /// Whether it is exposed at all.
-    pub enabled: bool,
+    /// Whether it is exposed at all. By default as the metrics reference says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// Its labels; what is left out is summed away. By default those of the metrics reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<Label>>,
-}
-
-impl Default for FamilyConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            labels: None,
-        }
-    }
+    /// Upper bounds of its buckets, in its unit: up to 16 numbers that rise. Only of a histogram.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<Vec<f64>>,
 }
 
 impl FamilyConfig {
-    fn validate(&self, name: &str) -> Vec<Fault> {
+    /// What is wrong with the bounds of the buckets.
+    fn buckets_fault(&self, kind: FamilyKind) -> Option<String> {
+        let buckets = self.buckets.as_deref()?;
+        if !matches!(kind, FamilyKind::Histogram(_)) {
+            return Some("only a histogram has buckets".to_owned());
+        }
+        let rises = buckets.windows(2).all(|pair| pair[0] < pair[1]);
+        let fits = (1..=HISTOGRAM_BUCKETS).contains(&buckets.len());
+        let ok = rises && fits && buckets.iter().all(|bound| bound.is_finite());
+        (!ok).then(|| {
+            format!("must be 1 to {HISTOGRAM_BUCKETS} finite numbers, each larger than the one before")
+        })
+    }
+
+    fn validate(&self, name: &str, naming: Naming) -> Vec<Fault> {
         let path = |more: &[&str]| {
             let path = ["families", name].into_iter().chain(more.iter().copied());
             path.map(str::to_owned).collect()
@@ -75,17 +91,38 @@ impl FamilyConfig {
             return vec![Fault {
                 path: path(&[]),
                 message: format!(
-                    "there is no family `{name}`; there are {}",
-                    family_names().join(", ")
+                    "unknown metric `{name}`; available: {}",
+                    family_names(naming).join(", ")
                 ),
             }];
         };
+        if !definition.is_of(naming) {
+            let message = match naming {
+                Naming::Otel => {
+                    "`naming: otel` has no metric of this name: `network_tcp_io` has the bytes of all peers"
+                }
+                Naming::PrimusLens => {
+                    "only `naming: otel` has this metric; the bytes are in `network_tcp_flow_egress`, \
+                     `network_tcp_flow_ingress`, `network_k8s_tcp_flow` and `network_flow_dns`"
+                }
+            };
+            return vec![Fault {
+                path: path(&[]),
+                message: message.to_owned(),
+            }];
+        }
         let mut faults = Vec::new();
+        if let Some(message) = self.buckets_fault(definition.named(naming).kind) {
+            faults.push(Fault {
+                path: path(&["buckets"]),
+                message,
+            });
+        }
         let labels = self.labels.iter().flatten().enumerate();
         for (number, label) in labels {
             let earlier = self.labels.iter().flatten().take(number);
-            let message = if !definition.possible().any(|possible| possible == *label) {
-                let possible: Vec<_> = definition.possible().map(Label::name).collect();
+            let message = if !definition.possible(naming).any(|possible| possible == *label) {
+                let possible: Vec<_> = definition.possible(naming).map(Label::name).collect();
                 format!("`{name}` can't have it; it can have {}", possible.join(", "))
             } else if earlier.clone().any(|earlier| earlier == label) {
                 "is there twice".to_owned()
@@ -129,7 +166,11 @@ impl ComponentConfig for Config {
             let message = "must be at least `interval`, or series would leave between two changes";
             faults.push(Fault::new("metric_expiration", message));
         }
-        faults.extend(self.families.iter().flat_map(|(name, own)| own.validate(name)));
+        faults.extend(
+            self.families
+                .iter()
+                .flat_map(|(name, own)| own.validate(name, self.naming)),
+        );
         faults
     }
 }
@@ -159,8 +200,8 @@ mod tests {
     #[test]
     fn families_and_labels_that_do_not_exist_are_told_with_what_does() {
         let family = |labels: &[Label]| FamilyConfig {
-            enabled: true,
             labels: Some(labels.to_vec()),
+            ..FamilyConfig::default()
         };
         let config = Config {
             families: BTreeMap::from([
@@ -189,5 +230,58 @@ mod tests {
         );
         assert_eq!(faults[2].0, "families.network_tcp_flow");
         assert!(faults[2].1.contains("network_tcp_flow_egress"), "{faults:?}");
+    }
+
+    #[test]
+    fn buckets_rise_are_finite_and_few_and_only_histograms_have_any() {
+        let fault = |name: &str, buckets: &[f64]| {
+            let own = FamilyConfig {
+                buckets: Some(buckets.to_vec()),
+                ..FamilyConfig::default()
+            };
+            let config = Config {
+                families: BTreeMap::from([(name.to_owned(), own)]),
+                ..Config::default()
+            };
+            let faults = config.validate();
+            assert!(faults.len() < 2, "{faults:?}");
+            faults
+                .into_iter()
+                .next()
+                .map(|fault| (fault.path.join("."), fault.message))
+        };
+        let rtt = "network_tcp_flow_rtt";
+        assert_eq!(fault(rtt, &[0.5, 1.0]), None);
+        for wrong in [
+            &[][..],
+            &[1.0, 1.0],
+            &[2.0, 1.0],
+            &[f64::NAN],
+            &[f64::INFINITY],
+            &[1.0; 17],
+        ] {
+            let (path, message) = fault(rtt, wrong).unwrap();
+            assert_eq!(path, "families.network_tcp_flow_rtt.buckets");
+            assert!(message.contains("1 to 16 finite numbers"), "{message}");
+        }
+        let (_, message) = fault("network_tcp_retransmits", &[1.0]).unwrap();
+        assert_eq!(message, "only a histogram has buckets");
+    }
+
+    #[test]
+    fn a_metric_that_the_naming_does_not_have_is_named_with_the_one_that_it_has() {
+        for (naming, name, instead) in [
+            (Naming::Otel, "network_tcp_flow_egress", "network_tcp_io"),
+            (Naming::PrimusLens, "network_tcp_io", "network_tcp_flow_egress"),
+        ] {
+            let config = Config {
+                naming,
+                families: BTreeMap::from([(name.to_owned(), FamilyConfig::default())]),
+                ..Config::default()
+            };
+            let faults = config.validate();
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            assert!(faults[0].message.contains(instead), "{faults:?}");
+        }
     }
 }

@@ -24,7 +24,7 @@ const PEER_NAMES: [Label; 5] = [
 ];
 
 /// Labels that are names of this side.
-const LOCAL_NAMES: [Label; 3] = [Label::Namespace, Label::Pod, Label::Workload];
+const LOCAL_NAMES: [Label; 3] = [Label::LocalNamespace, Label::LocalPod, Label::LocalWorkload];
 
 /// Names in the cluster; `None` for what has none.
 type Names = Option<Arc<KubernetesNames>>;
@@ -33,9 +33,9 @@ type Names = Option<Arc<KubernetesNames>>;
 fn name(label: Label, names: &Names) -> &str {
     let Some(names) = names else { return "" };
     match label {
-        Label::PeerNamespace | Label::Namespace => &names.namespace,
-        Label::PeerPod | Label::Pod => &names.pod,
-        Label::PeerWorkload | Label::Workload => &names.workload,
+        Label::PeerNamespace | Label::LocalNamespace => &names.namespace,
+        Label::PeerPod | Label::LocalPod => &names.pod,
+        Label::PeerWorkload | Label::LocalWorkload => &names.workload,
         Label::PeerService => &names.service,
         Label::PeerNode => &names.node,
         _ => "",
@@ -371,9 +371,12 @@ mod tests {
             LabelValue::Text("Deployment/web")
         );
 
-        let pods = LabelSet::new(&[Label::PeerPod, Label::Pod]);
+        let pods = LabelSet::new(&[Label::PeerPod, Label::LocalPod]);
         let web = details.number(pods, &named("web-1", "Deployment/web"));
-        assert_eq!(details.get(web).unwrap().value(Label::Pod), LabelValue::Text(""));
+        assert_eq!(
+            details.get(web).unwrap().value(Label::LocalPod),
+            LabelValue::Text("")
+        );
         assert_ne!(details.number(pods, &named("web-2", "Deployment/web")), web);
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     Aggregator, BuildContext, EventCount, EventHop, Events, FamilyKind, FamilySnapshot, FlowBatch, FlowKind,
-    FlowRecord, HistogramPoint, Memory, MemoryState, PeerClass, Points, Role, Snapshot, SumPoint, Timestamp,
+    FlowRecord, HistogramPoint, Memory, MemoryState, Naming, PeerClass, Points, Role, Snapshot, SumPoint,
+    Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -69,6 +70,9 @@ impl Window {
     fn fold_record(&mut self, receiver: u16, record: &FlowRecord) {
         self.fold_bytes(record);
         self.fold_rtt(record);
+        if self.catalog.is_enabled(FamilyId::Segments) {
+            self.fold_segments(record);
+        }
         self.fold_connection(receiver, record);
         if record.retransmits != 0 {
             self.add(
@@ -83,6 +87,7 @@ impl Window {
     fn fold_bytes(&mut self, record: &FlowRecord) {
         self.totals.add(record);
         let family = match (class_of(record), flow_of(record)) {
+            _ if self.catalog.is_enabled(FamilyId::Io) => FamilyId::Io,
             (PeerClass::K8sPod | PeerClass::K8sSvc, _) => FamilyId::K8s,
             (PeerClass::Dns, _) => FamilyId::Dns,
             (_, FlowKind::Egress) => FamilyId::Egress,
@@ -106,15 +111,31 @@ impl Window {
             class_of(record),
             PeerClass::K8sPod | PeerClass::K8sSvc | PeerClass::Dns | PeerClass::Localhost | PeerClass::Docker
         );
-        if near && !self.rtt_of_near_peers || record.rtt_us == 0 {
+        if near && !self.rtt_of_near_peers || record.rtt_us == 0 || moved(record).next().is_none() {
             return;
         }
-        let rtt = match self.catalog.family(FamilyId::Rtt).unit {
-            "s" => f64::from(record.rtt_us) / 1e6,
-            _ => f64::from(record.rtt_us),
-        };
-        for (direction, _) in moved(record) {
-            self.observe(FamilyId::Rtt, record, towards(direction), rtt);
+        let rtt = self.catalog.duration(FamilyId::Rtt, record.rtt_us);
+        match self.catalog.naming() {
+            Naming::PrimusLens => {
+                for (direction, _) in moved(record) {
+                    self.observe(FamilyId::Rtt, record, towards(direction), rtt);
+                }
+            }
+            Naming::Otel => self.observe(FamilyId::Rtt, record, Facets::default(), rtt),
+        }
+        if record.min_rtt_us > 0 {
+            let min_rtt = self.catalog.duration(FamilyId::MinRtt, record.min_rtt_us);
+            self.observe(FamilyId::MinRtt, record, Facets::default(), min_rtt);
+        }
+    }
+
+    fn fold_segments(&mut self, record: &FlowRecord) {
+        let both = [
+            (Direction::Outbound, record.sent_segments),
+            (Direction::Inbound, record.received_segments),
+        ];
+        for (direction, segments) in both.into_iter().filter(|(_, segments)| *segments != 0) {
+            self.add(FamilyId::Segments, record, towards(direction), segments);
         }
     }
 
@@ -137,6 +158,10 @@ impl Window {
             self.add(FamilyId::Connections, record, facets, 1);
         }
         self.fold_open(receiver, record);
+        if events.contains(Events::CLOSED) && record.age_us > 0 {
+            let seconds = record.age_us as f64 / 1e6;
+            self.observe(FamilyId::ConnectionDuration, record, Facets::default(), seconds);
+        }
         if events.contains(Events::FAILED) {
             let facets = Facets {
                 cause: Some(Cause::Reason(FailureReason::of(record.failure))),
@@ -378,7 +403,7 @@ impl Aggregator for Window {
 
 fn empty(family: &'static flowtap_pipeline::Family) -> FamilySnapshot {
     let points = match family.kind {
-        FamilyKind::Counter | FamilyKind::Gauge => Points::Sums(Vec::new()),
+        FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Sums(Vec::new()),
         FamilyKind::Histogram(_) => Points::Histograms(Vec::new()),
     };
     FamilySnapshot {
@@ -389,7 +414,7 @@ fn empty(family: &'static flowtap_pipeline::Family) -> FamilySnapshot {
 }
 
 fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn(Timestamp) -> bool) -> Keep {
-    let gauge = family.family.kind == FamilyKind::Gauge;
+    let gauge = family.family.kind.can_fall();
     let (total, delta) = if gauge {
         (slot.value.level(), 0)
     } else {

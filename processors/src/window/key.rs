@@ -183,6 +183,64 @@ pub(super) struct Facets {
     pub(super) cause: Option<Cause>,
 }
 
+/// Role, direction and network type in one byte, two bits each; a field is 0 where the family has no such label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Packed(u8);
+
+impl Packed {
+    const FLOW_SHIFT: u8 = 0;
+    const DIRECTION_SHIFT: u8 = 2;
+    const NETWORK_TYPE_SHIFT: u8 = 4;
+    const FIELD: u8 = 0b11;
+
+    fn new(flow: Option<FlowKind>, direction: Option<Direction>, network_type: Option<NetworkType>) -> Self {
+        let flow = flow.map_or(0, |flow| flow as u8 + 1);
+        let direction = direction.map_or(0, |direction| direction as u8 + 1);
+        let network_type = network_type.map_or(0, |network_type| network_type as u8 + 1);
+        Self(
+            flow << Self::FLOW_SHIFT
+                | direction << Self::DIRECTION_SHIFT
+                | network_type << Self::NETWORK_TYPE_SHIFT,
+        )
+    }
+
+    const fn field(self, shift: u8) -> u8 {
+        self.0 >> shift & Self::FIELD
+    }
+
+    const fn flow(self) -> Option<FlowKind> {
+        match self.field(Self::FLOW_SHIFT) {
+            0 => None,
+            field if field == FlowKind::Ingress as u8 + 1 => Some(FlowKind::Ingress),
+            _ => Some(FlowKind::Egress),
+        }
+    }
+
+    const fn direction(self) -> Option<Direction> {
+        match self.field(Self::DIRECTION_SHIFT) {
+            0 => None,
+            field if field == Direction::Outbound as u8 + 1 => Some(Direction::Outbound),
+            _ => Some(Direction::Inbound),
+        }
+    }
+
+    const fn network_type(self) -> Option<NetworkType> {
+        match self.field(Self::NETWORK_TYPE_SHIFT) {
+            0 => None,
+            field if field == NetworkType::Ipv4 as u8 + 1 => Some(NetworkType::Ipv4),
+            _ => Some(NetworkType::Ipv6),
+        }
+    }
+
+    const fn without_direction(self) -> u8 {
+        self.0 & !(Self::FIELD << Self::DIRECTION_SHIFT)
+    }
+
+    const fn with_direction(self, direction: Direction) -> Self {
+        Self(self.without_direction() | (direction as u8 + 1) << Self::DIRECTION_SHIFT)
+    }
+}
+
 /// A series: its family and the values of its labels. Half a cache line, so that a series' slot is a whole one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
@@ -191,13 +249,13 @@ pub(super) struct Key {
     details: u32,
     rport: u16,
     lport: u16,
-    family: FamilyId,
+    /// Port of the side that serves.
+    server_port: u16,
     /// [`PeerClass::number`], or [`NO_CLASS`].
     class: u16,
-    flow: Option<FlowKind>,
-    direction: Option<Direction>,
+    family: FamilyId,
+    packed: Packed,
     cause: Option<Cause>,
-    network_type: Option<NetworkType>,
 }
 
 const _: () = assert!(size_of::<Key>() == 32, "a slot is no cache line any more");
@@ -219,15 +277,16 @@ impl Hash for Key {
             Some(Cause::Reason(reason)) => (2, reason as u8),
             Some(Cause::EventType(event_type)) => (3, event_type as u8),
         };
+        let [server_port, server_port_high] = self.server_port.to_ne_bytes();
         let bytes = [
             self.family as u8,
             class,
             class_high,
-            self.flow.map_or(0, |flow| flow as u8 + 1),
+            self.packed.without_direction(),
             cause,
             of,
-            self.network_type.map_or(0, |network_type| network_type as u8 + 1),
-            0,
+            server_port,
+            server_port_high,
         ];
         state.write_u64(self.raddr.high);
         state.write_u64(self.raddr.low);
@@ -244,12 +303,11 @@ impl Key {
             details: 0,
             rport: 0,
             lport: 0,
-            family,
+            server_port: 0,
             class: NO_CLASS,
-            flow: None,
-            direction: None,
+            family,
+            packed: Packed(0),
             cause: None,
-            network_type: None,
         }
     }
 
@@ -277,12 +335,15 @@ impl Key {
             } else {
                 NO_CLASS
             },
-            flow: labels.has(Label::Flow).then(|| flow_of(record)),
-            direction: facets.direction.filter(|_| labels.has(Label::Direction)),
+            server_port: with(Label::ServerPort, server_port(record)),
+            packed: Packed::new(
+                labels.has(Label::Flow).then(|| flow_of(record)),
+                facets.direction.filter(|_| labels.has(Label::Direction)),
+                labels
+                    .has(Label::NetworkType)
+                    .then(|| NetworkType::of(record.remote.addr)),
+            ),
             cause: facets.cause.filter(|cause| labels.has(cause.label())),
-            network_type: labels
-                .has(Label::NetworkType)
-                .then(|| NetworkType::of(record.remote.addr)),
             ..Self::empty(family)
         }
     }
@@ -292,9 +353,11 @@ impl Key {
         let class = labels.has(Label::Type).then(|| cell.class.number());
         Self {
             class: class.unwrap_or(NO_CLASS),
-            flow: labels.has(Label::Flow).then_some(cell.flow),
-            direction: labels.has(Label::Direction).then_some(cell.direction),
-            network_type: labels.has(Label::NetworkType).then_some(cell.network_type),
+            packed: Packed::new(
+                labels.has(Label::Flow).then_some(cell.flow),
+                labels.has(Label::Direction).then_some(cell.direction),
+                labels.has(Label::NetworkType).then_some(cell.network_type),
+            ),
             ..Self::empty(FamilyId::Totals)
         }
     }
@@ -309,18 +372,22 @@ impl Key {
         }
     }
 
-    /// The series `other` of `family`.
-    pub(super) const fn other(family: FamilyId) -> Self {
+    /// The series that counts for this one where its family is at its budget: labels of few values stay, so that sums by
+    /// them stay true; all others are `other`.
+    pub(super) const fn folded(self) -> Self {
         Self {
             details: OTHER,
-            ..Self::empty(family)
+            class: self.class,
+            packed: self.packed,
+            cause: self.cause,
+            ..Self::empty(self.family)
         }
     }
 
     /// What tells the hashes of two keys apart that differ in the direction alone: a record changes both, and hashes one.
     /// The fractions of the square roots of 2 and 3 are as good as any bits.
     pub(super) const fn turn(&self) -> u64 {
-        match self.direction {
+        match self.packed.direction() {
             None => 0,
             Some(Direction::Outbound) => 0x6a09_e667_f3bc_c908,
             Some(Direction::Inbound) => 0xbb67_ae85_84ca_a73b,
@@ -329,8 +396,8 @@ impl Key {
 
     /// The same for bytes that went the other way, if that is a label of it.
     pub(super) const fn towards(mut self, direction: Direction) -> Self {
-        if self.direction.is_some() {
-            self.direction = Some(direction);
+        if self.packed.direction().is_some() {
+            self.packed = self.packed.with_direction(direction);
         }
         self
     }
@@ -351,18 +418,23 @@ impl Key {
     /// The value of `label`; what is not known is empty.
     pub(super) fn value<'a>(&'a self, label: Label, naming: Naming, details: &'a Details) -> LabelValue<'a> {
         use LabelValue::{Addr, Port, Text};
-        if self.is_other() {
+        if self.is_other() && !label.has_few_values() {
             return Text("other");
         }
         match label {
             Label::Raddr => Addr(self.raddr.get()),
             Label::Rport => Port(self.rport),
             Label::Lport => Port(self.lport),
-            Label::Direction => Text(self.direction.map_or("", |direction| direction.named(naming))),
+            Label::ServerPort => Port(self.server_port),
+            Label::Direction => Text(
+                self.packed
+                    .direction()
+                    .map_or("", |direction| direction.named(naming)),
+            ),
             Label::Type => Text(PeerClass::of_number(self.class).map_or("", PeerClass::as_str)),
-            Label::Flow => Text(self.flow.map_or("", FlowKind::as_str)),
+            Label::Flow => Text(self.packed.flow().map_or("", FlowKind::as_str)),
             Label::Event | Label::Reason | Label::EventType => Text(self.cause.map_or("", Cause::as_str)),
-            Label::NetworkType => Text(self.network_type.map_or("", NetworkType::as_str)),
+            Label::NetworkType => Text(self.packed.network_type().map_or("", NetworkType::as_str)),
             _ => details
                 .get(self.details)
                 .map_or(Text(""), |detail| detail.value(label)),
@@ -373,6 +445,14 @@ impl Key {
 /// The class of the peer; before the policy processor has seen the record, unknown.
 pub(super) fn class_of(record: &FlowRecord) -> PeerClass {
     record.class.unwrap_or(PeerClass::Unknown)
+}
+
+/// The port of the side that serves.
+pub(super) fn server_port(record: &FlowRecord) -> u16 {
+    match flow_of(record) {
+        FlowKind::Ingress => record.local.port,
+        FlowKind::Egress => record.remote.port,
+    }
 }
 
 /// The kind of flow; before the direction processor has seen the record, egress.

@@ -85,7 +85,7 @@ pub(super) struct Histogram {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observation {
     pub(super) value: f64,
-    pub(super) bounds: &'static [f64; HISTOGRAM_BUCKETS],
+    pub(super) bounds: &'static [f64],
 }
 
 impl Value for Histogram {
@@ -230,7 +230,7 @@ impl<V: Value> Store<V> {
         catalog: &mut Catalog,
     ) -> &mut Slot<V> {
         let number = self.number(hash, &key).or_else(|| {
-            let other = takes_back.then(|| Key::other(key.family()))?;
+            let other = takes_back.then(|| key.folded())?;
             let number = self.number(self.hash(&other), &other)?;
             self.folded[key.family() as usize] += 1;
             Some(number)
@@ -255,7 +255,7 @@ impl<V: Value> Store<V> {
     /// The same of a series that there is already.
     pub(super) fn find(&self, (hash, key): (u64, Key)) -> Option<u32> {
         self.number(hash, &key).or_else(|| {
-            let other = Key::other(key.family());
+            let other = key.folded();
             self.number(self.hash(&other), &other)
         })
     }
@@ -279,12 +279,12 @@ impl<V: Value> Store<V> {
         let family = key.family() as usize;
         let (hash, key) = if key.is_other() {
             (hash, key)
-        } else if self.live[family] < self.max_series && !self.full || key.family().is_permanent() {
+        } else if self.live[family] < self.max_series && !self.full || catalog.has_few_series(key.family()) {
             self.live[family] += 1;
             (hash, key)
         } else {
             self.folded[family] += 1;
-            let other = Key::other(key.family());
+            let other = key.folded();
             let hash = self.hash(&other);
             if let Some(number) = self.number(hash, &other) {
                 return number;

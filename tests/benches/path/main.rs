@@ -45,8 +45,8 @@ const MORE_LABELS: [(&str, &[Label]); 2] = [
         &[
             Label::PeerNamespace,
             Label::PeerWorkload,
-            Label::Namespace,
-            Label::Workload,
+            Label::LocalNamespace,
+            Label::LocalWorkload,
         ],
     ),
 ];

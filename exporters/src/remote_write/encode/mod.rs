@@ -146,7 +146,7 @@ fn points(
     new_since: Option<Timestamp>,
 ) -> Box<dyn Iterator<Item = Point<'_>> + Send + '_> {
     // A gauge's value does not count from 0.
-    let new_since = new_since.filter(|_| family.family.kind != FamilyKind::Gauge);
+    let new_since = new_since.filter(|_| !family.family.kind.can_fall());
     let point = move |series, value| Point {
         family: family.family,
         series,
@@ -198,7 +198,7 @@ impl Metric {
                 .map(|bound| canonical(*bound))
                 .chain(["+Inf".to_owned()])
                 .collect(),
-            FamilyKind::Counter | FamilyKind::Gauge => Vec::new(),
+            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Vec::new(),
         };
         Self {
             family,
@@ -286,7 +286,7 @@ fn each_sample(metric: &Metric, value: &Value<'_>, mut each: impl FnMut(Sampled,
         }
         Value::Histogram(point) => {
             let mut count = 0;
-            for (number, in_bucket) in point.buckets.into_iter().enumerate() {
+            for (number, in_bucket) in point.buckets.iter().take(metric.bounds.len()).enumerate() {
                 count += in_bucket;
                 each(Sampled::Bucket(number), (count as f64).to_bits());
             }

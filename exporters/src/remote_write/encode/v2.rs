@@ -61,7 +61,7 @@ impl References {
         let mut content = Vec::new();
         let kind = match metric.family.kind {
             FamilyKind::Counter => 1,
-            FamilyKind::Gauge => 2,
+            FamilyKind::Gauge | FamilyKind::UpDownCounter => 2,
             FamilyKind::Histogram(_) => 3,
         };
         push_varint(&mut content, 1, kind);
@@ -119,7 +119,7 @@ impl Request {
         });
         let at = milliseconds(point.at);
         let start = match metric.family.kind {
-            FamilyKind::Gauge => None,
+            FamilyKind::Gauge | FamilyKind::UpDownCounter => None,
             FamilyKind::Counter | FamilyKind::Histogram(_) => Some(milliseconds(point.series.start())),
         };
         let Encoded {

@@ -9,15 +9,41 @@ const RTT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
     7000.0, 10000.0,
 ];
 
-/// The same in seconds, as OpenTelemetry wants durations.
-const RTT_BOUNDS_SECONDS: [f64; HISTOGRAM_BUCKETS] = [
-    0.000_05, 0.0001, 0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0013, 0.0016, 0.002, 0.0025, 0.003, 0.004,
-    0.005, 0.007, 0.01,
+/// Upper bounds of a round-trip time in µs, from a rack to a retransmitted SYN.
+const WIDE_RTT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1_000.0,
+    2_500.0,
+    5_000.0,
+    10_000.0,
+    25_000.0,
+    50_000.0,
+    100_000.0,
+    250_000.0,
+    500_000.0,
+    1_000_000.0,
+    2_500_000.0,
+    10_000_000.0,
+];
+
+/// [`WIDE_RTT_BOUNDS`] in seconds, the unit of durations in OpenTelemetry.
+const WIDE_RTT_BOUNDS_SECONDS: [f64; HISTOGRAM_BUCKETS] = [
+    0.000_05, 0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
 ];
 
 /// Upper bounds of the time that a connect takes, in seconds: from one in a rack to one that was retried.
 const CONNECT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Upper bounds of the life of a connection, in seconds: from one request to a day.
+const LIFE_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
+    0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 21_600.0,
+    86_400.0,
 ];
 
 /// Number of a family in [`FAMILIES`].
@@ -26,15 +52,19 @@ const CONNECT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
 #[expect(missing_docs, reason = "each has its help in FAMILIES")]
 pub enum FamilyId {
     Totals,
+    Io,
     Egress,
     Ingress,
     K8s,
     Dns,
     Rtt,
+    MinRtt,
     Connections,
     ConnectionsActive,
     ConnectFailures,
     ConnectDuration,
+    ConnectionDuration,
+    Segments,
     Retransmits,
     EventReceived,
     EventDropped,
@@ -53,6 +83,10 @@ pub struct Definition {
     pub more: &'static [Label],
     /// The same, of one connection or process.
     pub details: &'static [Label],
+    /// Whether it is exposed unless the config says otherwise.
+    pub enabled: bool,
+    /// The only naming that has it; `None` if each has.
+    pub only: Option<Naming>,
 }
 
 const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: FamilyKind) -> Family {
@@ -80,23 +114,32 @@ impl Definition {
     /// Its labels unless the config says otherwise. By OpenTelemetry's naming an address has its type beside it.
     pub fn labels_by_default(&self, naming: Naming) -> Vec<Label> {
         let mut labels = self.labels.to_vec();
+        labels.retain(|label| self.possible(naming).any(|possible| possible == *label));
         if naming == Naming::Otel && labels.contains(&Label::Raddr) {
             labels.push(Label::NetworkType);
         }
         labels
     }
 
-    /// Every label that it can have.
-    pub fn possible(&self) -> impl Iterator<Item = Label> {
+    /// Every label that it can have. OpenTelemetry's round-trip time is of a connection, so it has no direction.
+    pub fn possible(&self, naming: Naming) -> impl Iterator<Item = Label> {
+        let is_rtt = self.family.name == FAMILIES[FamilyId::Rtt as usize].family.name;
+        let without = (is_rtt && naming == Naming::Otel).then_some(Label::Direction);
         [self.labels, self.more, self.details]
             .into_iter()
             .flatten()
             .copied()
+            .filter(move |label| Some(*label) != without)
+    }
+
+    /// Whether a naming has the family.
+    pub fn is_of(&self, naming: Naming) -> bool {
+        self.only.is_none_or(|only| only == naming)
     }
 }
 
 /// Every family that a window can fill.
-pub const FAMILIES: [Definition; 13] = [
+pub const FAMILIES: [Definition; 17] = [
     Definition {
         family: Family {
             naming: Naming::PrimusLens,
@@ -114,6 +157,34 @@ pub const FAMILIES: [Definition; 13] = [
         labels: &[Label::Flow, Label::Direction, Label::Type],
         more: &[Label::NetworkType],
         details: &[],
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_io",
+            help: "Payload bytes of TCP connections, by peer.",
+            unit: "By",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.io",
+            "Payload bytes of TCP connections, by peer.",
+            "By",
+            FamilyKind::Counter,
+        ),
+        labels: &[
+            Label::Raddr,
+            Label::ServerPort,
+            Label::Direction,
+            Label::Flow,
+            Label::Type,
+        ],
+        more: &[Label::Rport, Label::Lport, Label::NetworkType],
+        details: &Label::DETAILS,
+        enabled: true,
+        only: Some(Naming::Otel),
     },
     Definition {
         family: Family {
@@ -130,8 +201,10 @@ pub const FAMILIES: [Definition; 13] = [
             FamilyKind::Counter,
         ),
         labels: &[Label::Raddr, Label::Rport, Label::Direction, Label::Type],
-        more: &[Label::Lport, Label::NetworkType],
+        more: &[Label::Lport, Label::ServerPort, Label::NetworkType],
         details: &Label::DETAILS,
+        enabled: true,
+        only: Some(Naming::PrimusLens),
     },
     Definition {
         family: Family {
@@ -148,8 +221,10 @@ pub const FAMILIES: [Definition; 13] = [
             FamilyKind::Counter,
         ),
         labels: &[Label::Lport, Label::Raddr, Label::Direction, Label::Type],
-        more: &[Label::Rport, Label::NetworkType],
+        more: &[Label::Rport, Label::ServerPort, Label::NetworkType],
         details: &Label::DETAILS,
+        enabled: true,
+        only: Some(Naming::PrimusLens),
     },
     Definition {
         family: Family {
@@ -170,11 +245,14 @@ pub const FAMILIES: [Definition; 13] = [
             Label::Raddr,
             Label::Rport,
             Label::Lport,
+            Label::ServerPort,
             Label::Direction,
             Label::Flow,
             Label::NetworkType,
         ],
         details: &Label::DETAILS,
+        enabled: true,
+        only: Some(Naming::PrimusLens),
     },
     Definition {
         family: Family {
@@ -195,12 +273,15 @@ pub const FAMILIES: [Definition; 13] = [
             Label::Raddr,
             Label::Rport,
             Label::Lport,
+            Label::ServerPort,
             Label::Direction,
             Label::Flow,
             Label::Type,
             Label::NetworkType,
         ],
         details: &Label::DETAILS,
+        enabled: true,
+        only: Some(Naming::PrimusLens),
     },
     Definition {
         family: Family {
@@ -214,17 +295,47 @@ pub const FAMILIES: [Definition; 13] = [
             "flowtap.tcp.rtt",
             "Smoothed round-trip time of connections that moved bytes, once per interval.",
             "s",
-            FamilyKind::Histogram(&RTT_BOUNDS_SECONDS),
+            FamilyKind::Histogram(&WIDE_RTT_BOUNDS_SECONDS),
         ),
         labels: &[Label::Raddr, Label::Direction],
         more: &[
             Label::Rport,
             Label::Lport,
+            Label::ServerPort,
             Label::Type,
             Label::Flow,
             Label::NetworkType,
         ],
         details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_flow_min_rtt",
+            help: "Smallest round-trip time in microseconds that the kernel measured lately, of connections that moved bytes, once per interval.",
+            unit: "us",
+            kind: FamilyKind::Histogram(&WIDE_RTT_BOUNDS),
+        },
+        otel: otel(
+            "flowtap.tcp.min_rtt",
+            "Smallest round-trip time that the kernel measured lately, of connections that moved bytes, once per interval.",
+            "s",
+            FamilyKind::Histogram(&WIDE_RTT_BOUNDS_SECONDS),
+        ),
+        labels: &[Label::Raddr],
+        more: &[
+            Label::Rport,
+            Label::Lport,
+            Label::ServerPort,
+            Label::Type,
+            Label::Flow,
+            Label::NetworkType,
+        ],
+        details: &Label::DETAILS,
+        enabled: false,
+        only: None,
     },
     Definition {
         family: Family {
@@ -241,8 +352,16 @@ pub const FAMILIES: [Definition; 13] = [
             FamilyKind::Counter,
         ),
         labels: &[Label::Flow, Label::Event, Label::Type],
-        more: &[Label::Raddr, Label::Rport, Label::Lport, Label::NetworkType],
+        more: &[
+            Label::Raddr,
+            Label::Rport,
+            Label::Lport,
+            Label::ServerPort,
+            Label::NetworkType,
+        ],
         details: &Label::DETAILS,
+        enabled: true,
+        only: None,
     },
     Definition {
         family: Family {
@@ -256,11 +375,19 @@ pub const FAMILIES: [Definition; 13] = [
             "flowtap.tcp.connection.active",
             "TCP connections that are open.",
             "{connection}",
-            FamilyKind::Gauge,
+            FamilyKind::UpDownCounter,
         ),
         labels: &[Label::Flow, Label::Type],
-        more: &[Label::Raddr, Label::Rport, Label::Lport, Label::NetworkType],
+        more: &[
+            Label::Raddr,
+            Label::Rport,
+            Label::Lport,
+            Label::ServerPort,
+            Label::NetworkType,
+        ],
         details: LASTING,
+        enabled: true,
+        only: None,
     },
     Definition {
         family: Family {
@@ -279,6 +406,8 @@ pub const FAMILIES: [Definition; 13] = [
         labels: &[Label::Reason, Label::Type],
         more: &[Label::Raddr, Label::Rport, Label::NetworkType],
         details: &Label::DETAILS,
+        enabled: true,
+        only: None,
     },
     Definition {
         family: Family {
@@ -297,6 +426,60 @@ pub const FAMILIES: [Definition; 13] = [
         labels: &[Label::Raddr, Label::Type],
         more: &[Label::Rport, Label::NetworkType],
         details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_connection_duration",
+            help: "Time in seconds from the established connection, or its adoption by flowtap, to its end.",
+            unit: "s",
+            kind: FamilyKind::Histogram(&LIFE_BOUNDS),
+        },
+        otel: otel(
+            "flowtap.tcp.connection.duration",
+            "Time from the established connection, or its adoption by flowtap, to its end.",
+            "s",
+            FamilyKind::Histogram(&LIFE_BOUNDS),
+        ),
+        labels: &[Label::Flow, Label::Type],
+        more: &[
+            Label::Raddr,
+            Label::Rport,
+            Label::Lport,
+            Label::ServerPort,
+            Label::NetworkType,
+        ],
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_segments",
+            help: "TCP segments, by peer: retransmissions and acknowledgements without payload included.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.segments",
+            "TCP segments, by peer: retransmissions and acknowledgements without payload included.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Raddr, Label::Direction, Label::Type],
+        more: &[
+            Label::Rport,
+            Label::Lport,
+            Label::ServerPort,
+            Label::Flow,
+            Label::NetworkType,
+        ],
+        details: &Label::DETAILS,
+        enabled: false,
+        only: None,
     },
     Definition {
         family: Family {
@@ -313,8 +496,16 @@ pub const FAMILIES: [Definition; 13] = [
             FamilyKind::Counter,
         ),
         labels: &[Label::Raddr, Label::Type],
-        more: &[Label::Rport, Label::Lport, Label::Flow, Label::NetworkType],
+        more: &[
+            Label::Rport,
+            Label::Lport,
+            Label::ServerPort,
+            Label::Flow,
+            Label::NetworkType,
+        ],
         details: &Label::DETAILS,
+        enabled: true,
+        only: None,
     },
     Definition {
         family: Family {
@@ -333,6 +524,8 @@ pub const FAMILIES: [Definition; 13] = [
         labels: &[Label::EventType],
         more: &[],
         details: &[],
+        enabled: true,
+        only: None,
     },
     Definition {
         family: Family {
@@ -351,6 +544,8 @@ pub const FAMILIES: [Definition; 13] = [
         labels: &[Label::EventType],
         more: &[],
         details: &[],
+        enabled: true,
+        only: None,
     },
 ];
 
@@ -358,15 +553,19 @@ impl FamilyId {
     /// Every family, in the order of [`FAMILIES`].
     pub const ALL: [Self; FAMILIES.len()] = [
         Self::Totals,
+        Self::Io,
         Self::Egress,
         Self::Ingress,
         Self::K8s,
         Self::Dns,
         Self::Rtt,
+        Self::MinRtt,
         Self::Connections,
         Self::ConnectionsActive,
         Self::ConnectFailures,
         Self::ConnectDuration,
+        Self::ConnectionDuration,
+        Self::Segments,
         Self::Retransmits,
         Self::EventReceived,
         Self::EventDropped,
@@ -409,6 +608,7 @@ mod tests {
             .flat_map(|definition| [&definition.family, &definition.otel])
         {
             if let FamilyKind::Histogram(bounds) = family.kind {
+                assert!(bounds.len() <= HISTOGRAM_BUCKETS);
                 assert!(bounds.windows(2).all(|pair| pair[0] < pair[1]), "{}", family.name);
             }
         }
@@ -417,7 +617,7 @@ mod tests {
     #[test]
     fn no_family_has_a_label_twice() {
         for definition in &FAMILIES {
-            let mut names: Vec<_> = definition.possible().map(Label::name).collect();
+            let mut names: Vec<_> = definition.possible(Naming::PrimusLens).map(Label::name).collect();
             let count = names.len();
             names.sort_unstable();
             names.dedup();
@@ -428,7 +628,12 @@ mod tests {
     #[test]
     fn a_family_by_either_naming_is_of_one_kind_and_its_labels_are_possible() {
         for definition in &FAMILIES {
-            let kind = |naming| std::mem::discriminant(&definition.named(naming).kind);
+            // OpenTelemetry's conventions call a number of open connections an up-down counter, not a gauge.
+            let kind = |naming| match definition.named(naming).kind {
+                FamilyKind::Histogram(_) => "histogram",
+                kind if kind.can_fall() => "gauge",
+                _ => "counter",
+            };
             assert_eq!(
                 kind(Naming::PrimusLens),
                 kind(Naming::Otel),
@@ -436,14 +641,19 @@ mod tests {
                 definition.otel.name
             );
             for label in definition.labels_by_default(Naming::Otel) {
-                assert!(definition.possible().any(|possible| possible == label), "{label}");
+                assert!(
+                    definition
+                        .possible(Naming::Otel)
+                        .any(|possible| possible == label),
+                    "{label}"
+                );
             }
         }
     }
 
     #[test]
     fn the_bounds_in_seconds_are_those_in_microseconds() {
-        for (seconds, microseconds) in RTT_BOUNDS_SECONDS.iter().zip(RTT_BOUNDS) {
+        for (seconds, microseconds) in WIDE_RTT_BOUNDS_SECONDS.iter().zip(WIDE_RTT_BOUNDS) {
             assert!(
                 (seconds * 1e6 - microseconds).abs() < 1e-6,
                 "{seconds} {microseconds}"

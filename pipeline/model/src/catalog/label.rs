@@ -18,6 +18,8 @@ pub enum Label {
     Rport,
     /// This side's port.
     Lport,
+    /// The port of the side that serves.
+    ServerPort,
     /// `outbound` for what this side sent, `inbound` for what it received.
     Direction,
     /// Class of the peer's address.
@@ -55,11 +57,11 @@ pub enum Label {
     /// The peer's node.
     PeerNode,
     /// Namespace of this side's pod.
-    Namespace,
+    LocalNamespace,
     /// This side's pod.
-    Pod,
+    LocalPod,
     /// What owns this side's pod.
-    Workload,
+    LocalWorkload,
     /// `ipv4` or `ipv6`.
     NetworkType,
 }
@@ -79,9 +81,9 @@ impl Label {
         Self::PeerWorkload,
         Self::PeerService,
         Self::PeerNode,
-        Self::Namespace,
-        Self::Pod,
-        Self::Workload,
+        Self::LocalNamespace,
+        Self::LocalPod,
+        Self::LocalWorkload,
     ];
 
     /// The label's name by OpenTelemetry's semantic conventions (registry, "Network", "Kubernetes", "Process", "Container",
@@ -91,10 +93,11 @@ impl Label {
             Self::Raddr => "network.peer.address",
             Self::Rport => "network.peer.port",
             Self::Lport => "network.local.port",
+            Self::ServerPort => "server.port",
             Self::Direction => "network.io.direction",
             Self::Type => "flowtap.peer.class",
             Self::EventType => "flowtap.event.type",
-            Self::Flow => "flowtap.flow.kind",
+            Self::Flow => "flowtap.role",
             Self::Event => "flowtap.connection.event",
             Self::Reason => "error.type",
             Self::Laddr => "network.local.address",
@@ -109,9 +112,9 @@ impl Label {
             Self::PeerWorkload => "flowtap.peer.k8s.workload.name",
             Self::PeerService => "flowtap.peer.k8s.service.name",
             Self::PeerNode => "flowtap.peer.k8s.node.name",
-            Self::Namespace => "k8s.namespace.name",
-            Self::Pod => "k8s.pod.name",
-            Self::Workload => "flowtap.k8s.workload.name",
+            Self::LocalNamespace => "k8s.namespace.name",
+            Self::LocalPod => "k8s.pod.name",
+            Self::LocalWorkload => "flowtap.k8s.workload.name",
             Self::NetworkType => "network.type",
         }
     }
@@ -144,6 +147,7 @@ impl Label {
             Self::Raddr => "raddr",
             Self::Rport => "rport",
             Self::Lport => "lport",
+            Self::ServerPort => "server_port",
             Self::Direction => "direction",
             Self::Type | Self::EventType => "type",
             Self::Flow => "flow",
@@ -161,9 +165,9 @@ impl Label {
             Self::PeerWorkload => "peer_workload",
             Self::PeerService => "peer_service",
             Self::PeerNode => "peer_node",
-            Self::Namespace => "namespace",
-            Self::Pod => "pod",
-            Self::Workload => "workload",
+            Self::LocalNamespace => "local_namespace",
+            Self::LocalPod => "local_pod",
+            Self::LocalWorkload => "local_workload",
             Self::NetworkType => "network_type",
         }
     }

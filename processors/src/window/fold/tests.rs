@@ -99,7 +99,8 @@ fn with_little_memory_new_series_fold_and_with_none_records_are_shed_until_there
             r#"network_tcp_flow_egress{{raddr="198.51.100.{last}",rport="443",direction="outbound",type="externalHosts"}}"#
         )
     };
-    let other = r#"network_tcp_flow_egress{raddr="other",rport="other",direction="other",type="other"}"#;
+    let other =
+        r#"network_tcp_flow_egress{raddr="other",rport="other",direction="outbound",type="externalHosts"}"#;
     fold(&mut window, &[peer(1)]);
     context.memory.set(MemoryState::Short);
     fold(&mut window, &[peer(1), peer(2)]);
@@ -210,14 +211,14 @@ fn near_peers_have_round_trip_times_where_the_config_wants_them_and_otel_has_the
         "{}",
         points[0].sum
     );
-    // 250 µs are above the bound of 200 µs and at most 300 µs.
-    assert_eq!(points[0].buckets[3], 5);
+    // 250 µs are above the bound of 100 µs and at most 250 µs. A connection that moved bytes both ways counts once.
+    assert_eq!(points[0].buckets[2], 5);
 }
 
 #[test]
 fn a_connection_that_opened_when_memory_was_short_is_not_open_for_ever() {
     let context = context(NodeInfo::default());
-    let mut window = Window::new(&Config::default(), &context);
+    let mut window = Window::new(&active_window_config(), &context);
     window.begin(at(2));
     let with = |events| FlowRecord {
         events,
@@ -228,7 +229,7 @@ fn a_connection_that_opened_when_memory_was_short_is_not_open_for_ever() {
         let active = shown.filter(|(name, _)| name.starts_with("network_tcp_connections_active"));
         active.collect::<Vec<_>>()
     };
-    let other = r#"network_tcp_connections_active{flow="other",type="other"}"#.to_owned();
+    let other = r#"network_tcp_connections_active{flow="egress",raddr="other"}"#.to_owned();
     context.memory.set(MemoryState::Short);
     fold(&mut window, &[with(Events::OPENED), with(Events::OPENED)]);
     assert_eq!(active(&window.advance(at(5)).unwrap()), [(other.clone(), 2)]);
@@ -298,6 +299,105 @@ fn windows_close_on_multiples_of_their_interval_and_not_before() {
     assert!(window.finish(at(21)).last);
 }
 
+/// The histograms of a family.
+fn histograms(snapshot: &Snapshot, id: FamilyId) -> Vec<HistogramPoint> {
+    match &snapshot.families[id as usize].points {
+        Points::Histograms(points) => points.clone(),
+        points => panic!("{points:?}"),
+    }
+}
+
+/// A config with these families on.
+fn with_families(families: &[(FamilyId, FamilyConfig)]) -> Config {
+    let named = |(id, own): &(FamilyId, FamilyConfig)| {
+        let own = FamilyConfig {
+            enabled: Some(true),
+            ..own.clone()
+        };
+        (id.definition().family.name.to_owned(), own)
+    };
+    Config {
+        families: families.iter().map(named).collect(),
+        ..Config::default()
+    }
+}
+
+#[test]
+fn segments_and_retransmits_have_the_same_labels_so_that_a_ratio_can_be_computed() {
+    let config = with_families(&[(FamilyId::Segments, FamilyConfig::default())]);
+    let mut window = window_of(config, 10, 600);
+    let record = FlowRecord {
+        sent_segments: 40,
+        received_segments: 20,
+        retransmits: 2,
+        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 0, 0)
+    };
+    fold(&mut window, &[record.clone(), record]);
+    let shown = shown(&window.advance(at(5)).unwrap());
+    let segments = |direction| {
+        format!(
+            r#"network_tcp_segments{{raddr="198.51.100.7",direction="{direction}",type="externalHosts"}}"#
+        )
+    };
+    assert_eq!(shown[&segments("outbound")], 80);
+    assert_eq!(shown[&segments("inbound")], 40);
+    let retransmits = r#"network_tcp_retransmits{raddr="198.51.100.7",type="externalHosts"}"#;
+    assert_eq!(shown[retransmits], 4);
+}
+
+#[test]
+fn a_histogram_has_the_buckets_of_the_config() {
+    let own = FamilyConfig {
+        buckets: Some(vec![1_000.0, 60_000.0, 70_000.0]),
+        ..FamilyConfig::default()
+    };
+    let config = with_families(&[(FamilyId::Rtt, own), (FamilyId::MinRtt, FamilyConfig::default())]);
+    let mut window = window_of(config, 10, 600);
+    let far = |rtt_us| FlowRecord {
+        rtt_us,
+        min_rtt_us: 60_100,
+        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 1, 0)
+    };
+    fold(&mut window, &[far(60_500), far(60_900), far(90_000)]);
+    let snapshot = window.advance(at(5)).unwrap();
+    let family = snapshot.families[FamilyId::Rtt as usize].family;
+    let FamilyKind::Histogram(bounds) = family.kind else {
+        panic!("{family:?}")
+    };
+    assert_eq!(bounds, [1_000.0, 60_000.0, 70_000.0]);
+    let point = &histograms(&snapshot, FamilyId::Rtt)[0];
+    assert_eq!(point.counts(bounds), [0, 0, 2, 1]);
+    // By default the smallest round-trip time has bounds up to 10 s.
+    let smallest = &histograms(&snapshot, FamilyId::MinRtt)[0];
+    assert_eq!((smallest.buckets[10], smallest.count()), (3, 3), "{smallest:?}");
+}
+
+#[test]
+fn the_life_of_a_connection_is_observed_at_its_end() {
+    let mut window = window(10, 600);
+    let with = |events, age_us| FlowRecord {
+        events,
+        age_us,
+        ..flow(FlowKind::Ingress, PeerClass::Docker, 0, 0)
+    };
+    fold(
+        &mut window,
+        &[
+            with(Events::OPENED, 0),
+            with(Events::NONE, 2_000_000),
+            with(Events::CLOSED, 2_500_000),
+        ],
+    );
+    let points = histograms(&window.advance(at(5)).unwrap(), FamilyId::ConnectionDuration);
+    assert_eq!(points.len(), 1);
+    assert_eq!(
+        points[0].series.joined_labels(),
+        r#"flow="ingress",type="docker""#
+    );
+    assert_eq!(points[0].count(), 1);
+    assert!((points[0].sum - 2.5).abs() < 1e-9, "{}", points[0].sum);
+}
+
 #[test]
 fn windows_follow_a_clock_that_was_set_back() {
     let mut window = window(10, 600);
@@ -337,7 +437,7 @@ fn totals_have_all_their_series_from_the_start_and_these_never_leave_or_fold() {
         ),
         (
             Naming::Otel,
-            r#"flowtap_flow_kind="egress",network_io_direction="transmit",flowtap_peer_class="externalHosts""#,
+            r#"flowtap_role="egress",network_io_direction="transmit",flowtap_peer_class="externalHosts""#,
         ),
     ] {
         let config = Config {
@@ -442,7 +542,14 @@ fn ten_thousand_peers_against_a_budget_of_one_thousand_are_1001_series_with_true
     assert_eq!(other, 1);
 }
 
-const BYTE_FAMILIES: [FamilyId; 4] = [FamilyId::Egress, FamilyId::Ingress, FamilyId::K8s, FamilyId::Dns];
+/// Families of bytes by peer; those of one naming are empty by the other.
+const BYTE_FAMILIES: [FamilyId; 5] = [
+    FamilyId::Io,
+    FamilyId::Egress,
+    FamilyId::Ingress,
+    FamilyId::K8s,
+    FamilyId::Dns,
+];
 
 fn any_record() -> impl Strategy<Value = FlowRecord> {
     let class = prop_oneof![
@@ -469,7 +576,7 @@ fn any_record() -> impl Strategy<Value = FlowRecord> {
 /// Any choice of the labels that each family of bytes can have, by either naming.
 fn any_exposition() -> impl Strategy<Value = Config> {
     let labels = BYTE_FAMILIES.map(|id| {
-        let possible: Vec<_> = id.definition().possible().collect();
+        let possible: Vec<_> = id.definition().possible(Naming::PrimusLens).collect();
         let count = possible.len();
         prop::sample::subsequence(possible, 0..=count)
     });
@@ -477,12 +584,17 @@ fn any_exposition() -> impl Strategy<Value = Config> {
     (labels, naming).prop_map(|(labels, naming)| {
         let name = |id: FamilyId| id.definition().family.name.to_owned();
         let own = |labels| FamilyConfig {
-            enabled: true,
             labels: Some(labels),
+            ..FamilyConfig::default()
         };
         Config {
             naming,
-            families: BYTE_FAMILIES.map(name).into_iter().zip(labels.map(own)).collect(),
+            families: BYTE_FAMILIES
+                .into_iter()
+                .zip(labels)
+                .filter(|(id, _)| id.definition().is_of(naming))
+                .map(|(id, labels)| (name(id), own(labels)))
+                .collect(),
             ..Config::default()
         }
     })
@@ -506,7 +618,11 @@ proptest! {
             let snapshot = window.advance(at(5 * (number as u64 + 1))).unwrap();
             for family in BYTE_FAMILIES.map(|id| &snapshot.families[id as usize]) {
                 let Points::Sums(points) = &family.points else { panic!("sums") };
-                prop_assert!(points.len() <= max_series + 1);
+                let folds = |point: &&SumPoint| point.series.joined_labels().contains("=\"other\"");
+                let (others, own): (Vec<_>, Vec<_>) = points.iter().partition(folds);
+                // Each role, direction, class and network type has its own.
+                prop_assert!(others.len() <= 2 * 2 * 4);
+                prop_assert!(own.len() <= max_series || others.is_empty() && own.len() <= 2 * 2 * 4);
                 for point in points {
                     deltas += point.delta;
                     let key = point.series.id();
@@ -551,8 +667,8 @@ fn of_receiver(receiver: u16, census: Census, records: &[FlowRecord]) -> FlowBat
 fn active_window_config() -> Config {
     let mut exposition = Config::default();
     let labels = FamilyConfig {
-        enabled: true,
         labels: Some(vec![Label::Flow, Label::Raddr]),
+        ..FamilyConfig::default()
     };
     exposition
         .families
@@ -740,13 +856,13 @@ fn connections_in_the_series_other_leave_it_when_they_close_whatever_room_there_
     ));
     assert_eq!(
         active(&window.advance(at(5)).unwrap()),
-        [level("egress 198.51.100.1", 1), level("other other", 2)]
+        [level("egress 198.51.100.1", 1), level("egress other", 2)]
     );
     let closed = |cookie, peer| about(cookie, peer, FlowKind::Egress, Events::CLOSED);
     window.fold(&of_receiver(0, Census::NONE, &[closed(1, 1), closed(3, 3)]));
     assert_eq!(
         active(&window.advance(at(10)).unwrap()),
-        [level("other other", 1)]
+        [level("egress other", 1)]
     );
 }
 
@@ -770,8 +886,8 @@ fn a_series_that_counts_an_open_connection_does_not_expire_whatever_closes_that_
 fn a_family_that_is_not_exposed_wants_no_census_and_follows_nothing() {
     let mut exposition = Config::default();
     let off = FamilyConfig {
-        enabled: false,
-        labels: None,
+        enabled: Some(false),
+        ..FamilyConfig::default()
     };
     exposition
         .families
