@@ -1,4 +1,4 @@
-//! What is wrong with a config, where, and what to do.
+//! Diagnostics: the fault in a config, its place, and a hint.
 
 use std::fmt;
 
@@ -64,7 +64,7 @@ pub struct Diagnostic {
     pub origin: Option<Origin>,
     /// The key: `processors.policy.internal_hosts[3]`. Empty for a file as a whole.
     pub key: String,
-    /// What is wrong.
+    /// Message, without place and hint.
     pub message: String,
     /// What to do.
     pub help: Option<String>,

@@ -16,7 +16,7 @@ use crate::secret;
 pub struct Mistake {
     /// Where; indices are those of the original lists.
     pub path: Vec<String>,
-    /// What is wrong.
+    /// Message, without the place.
     pub message: String,
     /// What to do.
     pub help: Option<String>,
@@ -66,7 +66,7 @@ pub fn read<T>(
 
 fn message(kind: &Kind, secret: bool) -> String {
     match kind {
-        // What was found is not said: it may be the secret.
+        // The value that was found is omitted: it may be the secret.
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if secret => {
             format!("must be {expected}; quotes make a text of a number")
         }

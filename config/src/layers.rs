@@ -11,7 +11,7 @@ use crate::defaults;
 use crate::diagnostic::{Diagnostic, Origin, closest};
 use crate::document::{Document, value_from_yaml};
 
-/// What environment variables of ours begin with.
+/// Prefix of flowtap's environment variables.
 const PREFIX: &str = "FLOWTAP_";
 
 /// Variables of ours that are no config: the command line's own, and the tests'.
@@ -121,7 +121,7 @@ pub(crate) fn find<'a>(values: &'a Dict, path: &[String]) -> Option<&'a Value> {
 impl Layers {
     /// With the environment of this process.
     pub fn from_process(files: Vec<PathBuf>, set: Vec<String>) -> Self {
-        // What is not UTF-8 can't be a value of ours; a name of ours that is not shows as not set.
+        // Variables that are not UTF-8 are ignored.
         let env =
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
         Self {

@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 
 use crate::service::ServiceConfig;
 
-/// What a substitution looks like, wherever a scalar stands.
+/// Pattern of a substitution, allowed in place of any scalar.
 const SUBSTITUTION: &str = r"\$\{(env|file):[^}]+\}";
 
-/// What follows a component's type in its id.
+/// The part of an id that follows the component's type.
 const NAME: &str = r"/[^/\s]+";
 
 /// The schema with the component types of `registry`, as text.
@@ -155,7 +155,8 @@ fn service(pipeline: &Map<String, Value>, generator: &mut SchemaGenerator) -> Va
     service
 }
 
-/// What was derived, with substitutions allowed, and without what says nothing to a reader of a config.
+/// Allows substitutions in a derived schema, and removes parts without meaning for a reader of a
+/// config.
 fn settle(schema: Schema) -> Value {
     let mut value = schema.to_value();
     for key in ["$schema", "title"] {

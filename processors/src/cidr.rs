@@ -31,7 +31,7 @@ pub enum InvalidCidr {
     Malformed {
         /// The text.
         text: String,
-        /// What the parser says.
+        /// Message of the parser.
         reason: String,
     },
 }

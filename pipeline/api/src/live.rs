@@ -1,6 +1,7 @@
 //! A value that is replaced as a whole while others look at it: this machine's addresses, the cluster's ranges and names.
 //!
-//! Who looks often keeps a [`Seen`], which costs one load and one comparison of pointers as long as nothing has changed.
+//! Readers on a hot path hold a [`Seen`], which costs one load and one comparison of pointers as
+//! long as nothing has changed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ impl<T> Seen<T> {
         }
     }
 
-    /// What was seen last.
+    /// The value that was read last.
     pub fn last(&self) -> &Arc<T> {
         &self.last
     }

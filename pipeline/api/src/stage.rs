@@ -22,19 +22,19 @@ pub enum StageError {
     /// The process lacks a privilege. `remedy` is a command or a sentence that says what to do.
     #[error("{what}\n  missing: {missing}\n  to mend it: {remedy}")]
     Permission {
-        /// What could not be done.
+        /// The operation that failed.
         what: String,
         /// The capability or right.
         missing: String,
-        /// What the operator can do.
+        /// Fix for the operator.
         remedy: String,
     },
     /// The machine or its kernel can't do what the stage needs.
     #[error("{what}\n  to mend it: {remedy}")]
     Unsupported {
-        /// What is missing.
+        /// The missing requirement.
         what: String,
-        /// What the operator can do.
+        /// Fix for the operator.
         remedy: String,
     },
     /// A listener could not be bound.
@@ -85,7 +85,7 @@ pub trait Receiver: Send {
     /// called ready.
     ///
     /// # Errors
-    /// [`StageError`] with what is missing and how to mend it.
+    /// [`StageError`] with the missing requirement and its fix.
     fn start(&mut self) -> Result<(), StageError>;
 
     /// Hands batches and watermarks to `sink` until `stop` is cancelled; then hands on what is still pending, and a
@@ -138,15 +138,15 @@ pub trait Aggregator: Send {
         false
     }
 
-    /// Tells that every record up to `to` has been folded in. Returns the snapshot of the window that this closes, if
-    /// it closes one.
+    /// Declares that every record up to `to` has been folded in. Returns the snapshot of the window
+    /// that this closes, if any.
     fn advance(&mut self, to: Timestamp) -> Option<Snapshot>;
 
     /// Closes the current window, however short, because flowtap stops. The snapshot is marked as the last.
     fn finish(&mut self, at: Timestamp) -> Snapshot;
 }
 
-/// What an exporter did with one snapshot.
+/// Result of exporting one snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
     /// Points that were delivered, or are there to be scraped.
@@ -163,7 +163,7 @@ pub trait Exporter: Send {
     /// Binds listeners and makes the service. Peers that are merely away are no error: the service retries.
     ///
     /// # Errors
-    /// [`StageError`] with what is wrong and how to mend it.
+    /// [`StageError`] with the cause and its fix.
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>>;
 
     /// Called once the queue has drained and the service is dropped: closes listeners.

@@ -1,4 +1,4 @@
-//! What flowtap knows of the Kubernetes cluster around it: whose addresses are whose, and by what names.
+//! State of the Kubernetes cluster: owners and names of its addresses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ pub struct KubernetesNames {
     pub namespace: String,
     /// Name of the pod.
     pub pod: String,
-    /// What owns the pod: `Deployment/web`, `DaemonSet/agent`, `Job/nightly`.
+    /// Owner of the pod: `Deployment/web`, `DaemonSet/agent`, `Job/nightly`.
     pub workload: String,
     /// Name of the service.
     pub service: String,

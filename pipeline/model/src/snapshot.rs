@@ -17,7 +17,7 @@ pub struct SumPoint {
     pub series: Series,
     /// Everything counted since `series.start()`.
     pub total: u64,
-    /// What this window added.
+    /// Increase in this window.
     pub delta: u64,
     /// The end of the window that last changed it.
     pub updated: Timestamp,
@@ -37,7 +37,7 @@ pub struct HistogramPoint {
 }
 
 impl HistogramPoint {
-    /// How many values were observed.
+    /// Number of observed values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
@@ -66,7 +66,7 @@ pub enum Points {
 }
 
 impl Points {
-    /// How many series.
+    /// Number of series.
     pub fn len(&self) -> usize {
         match self {
             Self::Sums(points) => points.len(),
@@ -116,7 +116,7 @@ pub struct Snapshot {
     pub pipeline: Arc<str>,
     /// The end of the window.
     pub at: Timestamp,
-    /// How long the window was.
+    /// Length of the window.
     pub window: Duration,
     /// Whether it is the last one: flowtap is stopping, and an exporter that thins windows out must pass this one on.
     pub last: bool,
@@ -144,7 +144,7 @@ impl Snapshot {
         self.pipeline.is_empty()
     }
 
-    /// How many series are live, over all families.
+    /// Number of live series, over all families.
     pub fn points(&self) -> usize {
         self.families.iter().map(|family| family.points.len()).sum()
     }

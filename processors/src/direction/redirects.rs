@@ -17,7 +17,8 @@ use flowtap_pipeline::{Endpoint, Events, FlowRecord, Role};
 use super::recent::Recent;
 use super::{is_last, socket_of};
 
-/// How many accepted connections with a peer on this machine are kept, and how many redirected ones.
+/// Maximum number of accepted connections with a peer on this machine that are kept, and of
+/// redirected ones.
 const CAPACITY: usize = 1 << 14;
 
 #[derive(Debug)]

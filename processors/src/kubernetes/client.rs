@@ -17,7 +17,7 @@ pub enum ClientError {
     Kubeconfig {
         /// Which file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// Message of the error.
         reason: String,
     },
     /// The client can't be made of either.

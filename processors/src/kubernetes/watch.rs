@@ -31,7 +31,7 @@ use super::facts::Model;
 /// Changes that come within this time are published together.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// What is watched.
+/// Settings of the watches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchConfig {
     /// Whether names are wanted; ranges always are.
@@ -82,7 +82,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What a source has said.
+/// An update from a source.
 enum Change {
     Kubeadm(Box<Event<ConfigMap>>),
     Node(Box<Event<Node>>),

@@ -13,7 +13,7 @@ use super::config::{Config, Entry};
 use super::table::Source;
 use crate::cidr::{Cidr, InvalidCidr};
 
-/// How often files are looked at.
+/// Interval at which files are checked for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a list can't be read.
@@ -37,7 +37,7 @@ pub enum ListError {
         file: PathBuf,
         /// The line's number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// Error of the parser.
         source: InvalidCidr,
     },
 }
@@ -154,7 +154,7 @@ fn watch(config: &Config, mut before: Vec<Stamp>, live: &Weak<Live<Lists>>) {
     }
 }
 
-/// What shows that a file has changed; `None` if it is not there.
+/// Identity of a file's version; `None` if the file does not exist.
 type Stamp = Option<(SystemTime, u64)>;
 
 fn stamps(config: &Config) -> Vec<Stamp> {

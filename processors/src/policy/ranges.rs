@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use flowtap_pipeline::PeerClass;
 use ipnet::IpNet;
 
-/// How many first bits of an address are an index.
+/// Number of leading bits of an address that are used as an index.
 const INDEX_BITS: u32 = 12;
 
 /// An address as a number.
@@ -75,8 +75,8 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// What `class_of` says, which depends on nothing but which of `prefixes` an address is in, and whether it is the unspecified
-    /// one.
+    /// `class_of` may depend only on which of `prefixes` contain an address, and on whether it is
+    /// the unspecified one.
     pub(super) fn new(prefixes: impl Iterator<Item = IpNet>, class_of: impl Fn(IpAddr) -> PeerClass) -> Self {
         let (mut v4, mut v6) = (vec![0, 1], vec![0, 1]);
         for prefix in prefixes {

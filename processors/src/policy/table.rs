@@ -43,7 +43,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What decided the class of an address.
+/// The rule that decided the class of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The most specific range that holds the address.
@@ -206,7 +206,7 @@ impl Prefixes {
     }
 }
 
-/// What addresses are looked up in: for their class, and for the rule behind it.
+/// Look-up tables for the class of an address, and for the rule that assigned it.
 #[derive(Debug)]
 pub struct Tables {
     prefixes: Prefixes,

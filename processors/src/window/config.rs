@@ -17,11 +17,11 @@ use super::Window;
 use flowtap_pipeline::catalog::FAMILIES;
 use flowtap_pipeline::catalog::Label;
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How long a window is. At least 100 ms; windows end on multiples of it.
+    /// Length of a window. At least 100 ms; windows end on multiples of it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
@@ -45,7 +45,7 @@ fn family_names() -> Vec<&'static str> {
     FAMILIES.iter().map(|definition| definition.family.name).collect()
 }
 
-/// How a family is exposed.
+/// Exposure of a family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FamilyConfig {

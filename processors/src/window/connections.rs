@@ -35,7 +35,7 @@ struct Connection {
     census: u16,
 }
 
-/// What is known of a receiver.
+/// State of a receiver.
 #[derive(Clone, Debug, Default)]
 struct Feed {
     /// Counts its censuses, also those that were not ended; wraps.
@@ -48,7 +48,7 @@ struct Feed {
     untracked: HashMap<u32, u64>,
 }
 
-/// What a connection's being open changes.
+/// The change caused by a connection's being open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placed {
     /// Nothing: it is counted there already.
@@ -88,7 +88,7 @@ impl Connections {
         }
     }
 
-    /// How many connections it follows.
+    /// Number of connections in the table.
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }

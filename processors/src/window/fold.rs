@@ -35,7 +35,7 @@ pub struct Window {
     histograms: Store<Histogram>,
     connections: Connections,
     memory: Arc<Memory>,
-    /// What was shed for want of memory.
+    /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
     /// Where the open window began.
     opened: Timestamp,
@@ -158,7 +158,7 @@ impl Window {
             return;
         }
         if record.cookie == 0 {
-            // Nothing tells one connection from another, so all that is left is arithmetic.
+            // Connections can't be distinguished here, so only their number is known.
             let change = i64::from(began) - i64::from(closed);
             if change != 0 {
                 self.add(FamilyId::ConnectionsActive, record, Facets::default(), change);
@@ -278,8 +278,8 @@ impl Window {
         }
     }
 
-    /// Counts what records would have added, and leaves it out. What happened to connections is kept: it takes no memory, and a
-    /// gauge that missed an end would never be right again.
+    /// Counts the changes that the records would have made, and drops them. Connection events are
+    /// kept: they take no memory, and a gauge that missed an end would stay wrong.
     fn shed(&mut self, receiver: u16, records: &[FlowRecord]) {
         let mut bytes = 0;
         for record in records {
@@ -450,7 +450,7 @@ fn towards(direction: Direction) -> Facets {
     }
 }
 
-/// How full the store is.
+/// Gauges of the store's size.
 #[derive(Debug)]
 struct Telemetry {
     live: Gauge<u64>,

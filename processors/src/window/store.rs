@@ -25,9 +25,9 @@ pub(super) struct Sum {
     shown: u64,
 }
 
-/// What a series stands at.
+/// Value of a series.
 pub(super) trait Value: Default {
-    /// What a record says of it.
+    /// Change of the value by a record.
     type Change: Copy + std::fmt::Debug;
 
     fn apply(&mut self, change: Self::Change);
@@ -129,7 +129,7 @@ const LEAST: usize = 1024;
 /// In place of the number of a slot.
 const NO_SLOT: u32 = u32::MAX;
 
-/// What the table has of a series.
+/// The table's entry for a series.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// The high half of its key's hash.

@@ -43,7 +43,8 @@ pub enum FamilyId {
 /// A family, and the labels that it has and can have.
 #[derive(Clone, Copy, Debug)]
 pub struct Definition {
-    /// What all its series share, by the Go exporter's naming. Its name is the one that a config knows the family by.
+    /// Name, unit and help by the Go exporter's naming. This name identifies the family in a
+    /// config.
     pub family: Family,
     /// The same by OpenTelemetry's naming.
     pub otel: Family,
@@ -69,7 +70,7 @@ const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: 
 const LASTING: &[Label] = &[Label::Laddr, Label::Netns];
 
 impl Definition {
-    /// What all its series share.
+    /// Name, unit and help, shared by all its series.
     pub const fn named(&self, naming: Naming) -> &Family {
         match naming {
             Naming::PrimusLens => &self.family,
