@@ -37,7 +37,7 @@ const FACTORY: Factory<dyn ExporterConfig> = Factory {
     schema: Config::json_schema,
 };
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Config {

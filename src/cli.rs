@@ -42,7 +42,7 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Measure, and export, until told to stop (SIGTERM or SIGINT)
+    /// Measure and export until SIGTERM or SIGINT
     Run(RunArgs),
     /// Check the config and build everything short of starting it
     Validate(ConfigArgs),
@@ -117,7 +117,7 @@ pub(crate) struct ExplainArgs {
     /// Where the config comes from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// How long this machine's traffic is looked at, if there is no recording
+    /// Duration of the measurement, if there is no recording
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1m")]
     pub(crate) duration: Duration,
     /// The recording

@@ -13,7 +13,7 @@ use crate::cli::GraphFormat;
 /// A node: its name in the drawing's language, and what is written in it.
 type Node = (String, String);
 
-/// What is to be drawn.
+/// The graph to draw.
 #[derive(Default)]
 struct Drawing {
     receivers: Vec<Node>,

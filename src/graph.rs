@@ -12,7 +12,7 @@ use opentelemetry::metrics::Meter;
 
 use crate::node;
 
-/// What is around flowtap, kept up to date by who has made it.
+/// Host and cluster state shared with components; updated by watchers.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
     pub(crate) node: Arc<Live<NodeInfo>>,

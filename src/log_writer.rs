@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Lines that may wait.
 const CAPACITY: usize = 1024;
 
-/// How often a full queue is tried again by who waits for its end.
+/// Interval at which a full queue is tried again while its end is awaited.
 const RETRY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]

@@ -14,7 +14,8 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::exit::Failure;
 
-/// How often the files are looked at. A mount of Kubernetes changes by a link, so there is nothing to be woken by.
+/// Poll interval of the files. A mount of Kubernetes changes by a link, so there is no event to
+/// wait for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads the config anew, from wherever it came.
@@ -31,7 +32,7 @@ pub(crate) struct Wakeups {
     ticks: Interval,
 }
 
-/// What shows that a file has changed; `None` if it is not there.
+/// Identity of a file's version; `None` if the file does not exist.
 type Stamp = Option<(SystemTime, u64)>;
 
 impl Wakeups {
@@ -90,12 +91,12 @@ impl Wakeups {
     }
 }
 
-/// What has come of reading it again.
+/// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Outcome {
-    /// How often a new config has been taken on.
+    /// Number of reloads that were applied.
     pub(crate) applied: u64,
-    /// How often one was refused.
+    /// Number of reloads that were refused.
     pub(crate) refused: u64,
     /// When either was last, in nanoseconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]

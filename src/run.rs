@@ -33,17 +33,19 @@ use crate::stop::{Signals, Stop};
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
 
-/// How long after `service.shutdown_timeout` the SDK's last push is given up; before the deadline that ends all.
+/// Time after `service.shutdown_timeout` at which the SDK's last push is given up; before the
+/// deadline that ends all.
 const LAST_PUSH: Duration = Duration::from_millis(650);
 
-/// How long the last lines of the log may take.
+/// Maximum time for writing the last log lines.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
 /// less than its config asks for. `sandboxed`: with no more rights than that takes.
 ///
 /// # Errors
-/// What ended it otherwise than by a signal, or could not be exported at the end.
+/// The error that ended it other than by a signal, or snapshots that could not be exported at the
+/// end.
 pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
     private_files();
     let descriptors = descriptors::raise();
@@ -230,7 +232,7 @@ async fn listen(
     Ok(servers)
 }
 
-/// What runs, and what it was made from.
+/// The running graph, and the config that it was built from.
 struct Running {
     runner: Runner,
     config: Config,
@@ -262,7 +264,7 @@ impl Running {
             let level = &self.config.service.telemetry.logs;
             logs.set(level).map_err(Refused::Lost)?;
             let before = self.build(&self.config).map_err(Refused::Lost)?;
-            // What was at work a moment ago is so again, unless the machine has changed meanwhile.
+            // The previous graph can run again, unless the machine has changed meanwhile.
             self.runner
                 .apply(before)
                 .await

@@ -1,4 +1,5 @@
-//! What flowtap gives up before it starts: privileges that it does not need, and ways that nobody should get through it.
+//! The sandbox drops, before flowtap starts, privileges that it does not need and access that an
+//! attacker could use.
 //!
 //! In order, all before the first thread, so that every thread has it:
 //!
@@ -13,7 +14,8 @@
 //! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`; new namespaces and sockets of
 //!    other families likewise. `clone3`, whose flags a filter can't see, does not exist, so that the C library uses `clone`.
 //!
-//! What the kernel does not have is left out, and told. What the process does not have it can't give up, which is no error either.
+//! Mechanisms that the kernel lacks are skipped and logged. Privileges that the process does not
+//! have can't be dropped, which is not an error either.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,8 +63,9 @@ const READ: [&str; 22] = [
     "/lib",
 ];
 
-/// What nobody needs flowtap to do: to start programs, to look into or to change other processes, to change the kernel, mounts
-/// and namespaces, or to use interfaces of the kernel that are large and often faulty.
+/// System calls that flowtap never needs: to start programs, to inspect or change other processes,
+/// to change the kernel, mounts and namespaces, or to use large and error-prone interfaces of the
+/// kernel.
 const DENIED: [i64; 46] = [
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -126,7 +129,7 @@ const NAMESPACES: [libc::c_int; 7] = [
 /// Families of sockets that flowtap opens: requests and listeners, name resolution and systemd, netlink.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-/// What came of it, for the log.
+/// Result, for the log.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     /// Capabilities that stay.
@@ -150,7 +153,7 @@ impl fmt::Display for Sandbox {
     }
 }
 
-/// What the sandbox must leave open.
+/// Access that the sandbox must leave open.
 #[derive(Debug)]
 struct Needs {
     capabilities: CapsHashSet,
@@ -295,7 +298,7 @@ fn paths_in(value: &figment::value::Value, paths: &mut Vec<PathBuf>) {
 /// Enters it. Call it before the first thread.
 ///
 /// # Errors
-/// What the system refused, although it has it; `--no-sandbox` leaves all of it out.
+/// A mechanism that the system refused although it has it; `--no-sandbox` skips all of them.
 pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     let needs = Needs::of(config);
     let failed = |what: &str, error: &dyn fmt::Display| {
@@ -358,11 +361,11 @@ fn names(capabilities: &CapsHashSet) -> Vec<String> {
 }
 
 fn restrict_files(needs: &Needs) -> Result<&'static str, landlock::RulesetError> {
-    // What the newest of these knows is asked for; an older kernel does what it can.
+    // The newest known ABI is requested; an older kernel enforces its subset.
     let abi = ABI::V6;
     let all = AccessFs::from_all(abi);
     let mut scopes = BitFlags::from(Scope::Signal);
-    // systemd may want to be told through one.
+    // systemd may receive notifications through one.
     if !std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_encoded_bytes().starts_with(b"@")) {
         scopes |= Scope::AbstractUnixSocket;
     }
@@ -380,7 +383,7 @@ fn restrict_files(needs: &Needs) -> Result<&'static str, landlock::RulesetError>
             .map(|path| (path.clone(), all & !AccessFs::Execute)),
     );
     for (path, access) in beneath {
-        // What is not there needs no rule.
+        // Missing paths need no rule.
         let Ok(fd) = PathFd::new(&path) else { continue };
         let access = if path.is_dir() {
             access

@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::exit::{Code, Failure};
 use crate::log_writer::LogWriter;
 
-/// How long after `service.shutdown_timeout` the process ends by force; the orderly end takes less.
+/// Time after `service.shutdown_timeout` at which the process is ended by force; an orderly end
+/// takes less.
 const GRACE: Duration = Duration::from_millis(900);
 
-/// How long the last lines of the log may take.
+/// Maximum time for writing the last log lines.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// SIGTERM and SIGINT, blocked in this thread and all that it starts.

@@ -46,7 +46,7 @@ const SERIES: usize = 500;
 pub(crate) struct Telemetry {
     provider: SdkMeterProvider,
     registry: Registry,
-    /// What exporters are fed from, if any are.
+    /// Reader for the exporters that push own metrics, if there are any.
     reader: Option<SharedReader>,
 }
 
@@ -289,7 +289,7 @@ pub(crate) fn init_logs(config: &LogsConfig, writer: LogWriter) -> Result<LogLev
     Ok(LogLevel(handle, throttle))
 }
 
-/// What is logged; can be changed while flowtap runs.
+/// The log filter; can be changed while flowtap runs.
 #[derive(Debug)]
 pub(crate) struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>, Throttle);
 

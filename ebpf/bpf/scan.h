@@ -109,7 +109,7 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 /* Entries that one run of the table's scan looks at: it can't be preempted by other work meanwhile. */
 #define TABLE_SCAN_ENTRIES 8192
 
-/* What the table's scan knows from one entry to the next. */
+/* State of the table's scan, kept between entries. */
 struct table_scan {
 	__u32 scan; /* number of the scan, that no entry has before */
 	__u32 entries;

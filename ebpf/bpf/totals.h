@@ -8,9 +8,9 @@
  * unsent (net/ipv4/tcp_output.c, tcp_write_xmit()). It is no retransmission either, so bytes_retrans does not have
  * it.
  *
- * The SYN is one sequence number more at the end that opened actively: tcp_connect() begins with snd_una at it, while
- * an accepted socket begins behind it (tcp_create_openreq_child()). What is reported starts from there
- * (count_from_opening()).
+ * The SYN takes one more sequence number at the end that opened actively: tcp_connect() begins with
+ * snd_una at it, while an accepted socket begins after it (tcp_create_openreq_child()). Reported
+ * totals start from there (count_from_opening()).
  *
  * The window's scan and a close may look at the same socket at the same moment, on two CPUs. Each moves what was
  * reported with an atomic exchange and reports the signed difference to what it found there: whatever the order, the
@@ -35,8 +35,8 @@ struct delta {
 	__s32 retransmits;
 };
 
-/* Sequence numbers transmitted, SYN and FIN included where they were. What is acknowledged is read first: a segment
- * that is acknowledged meanwhile then counts too late rather than twice. */
+/* Sequence numbers transmitted, including SYN and FIN if they were sent. The acknowledged number is
+ * read first: a segment that is acknowledged meanwhile then counts too late rather than twice. */
 static __always_inline __u64 read_sequence(struct tcp_sock *tcp)
 {
 	__u64 acked = FIELD(tcp, bytes_acked);

@@ -1,4 +1,4 @@
-//! What the process may do.
+//! Capabilities of the process.
 
 use caps::{CapSet, Capability};
 
@@ -11,8 +11,8 @@ pub struct Missing(pub Vec<&'static str>);
 /// Looks for `CAP_BPF` and `CAP_PERFMON` among the effective capabilities.
 ///
 /// # Errors
-/// [`Missing`] with the names of those that are not there. If the kernel does not tell, nothing counts as missing, and
-/// loading will say.
+/// [`Missing`] with the names of the missing ones. If the kernel does not report capabilities, none
+/// counts as missing, and loading shows the error.
 pub fn check() -> Result<(), Missing> {
     let Ok(effective) = caps::read(None, CapSet::Effective) else {
         return Ok(());

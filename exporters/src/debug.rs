@@ -29,7 +29,7 @@ use tower::{BoxError, service_fn};
 
 use crate::naming::{self, full_name, prometheus_name};
 
-/// How much is said.
+/// Level of detail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verbosity {
@@ -42,15 +42,15 @@ pub enum Verbosity {
     Detailed,
 }
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How much is said.
+    /// Level of detail.
     pub verbosity: Verbosity,
     /// Series of each family that are printed per window.
     pub sampling: usize,
-    /// What every metric's name begins with; may be empty.
+    /// Prefix of every metric's name; may be empty.
     pub namespace: String,
 }
 

@@ -51,7 +51,8 @@ pub const fn pipeline_label(naming: Naming) -> &'static str {
     }
 }
 
-/// What is wrong with `namespace` as the beginning of a metric's name (Prometheus data model, "Metric names").
+/// The reason why `namespace` is not a valid prefix of a metric's name (Prometheus data model,
+/// "Metric names").
 pub fn validate(namespace: &str) -> Option<Fault> {
     let first = |c: char| c.is_ascii_alphabetic() || c == '_' || c == ':';
     let ok = namespace.is_empty()

@@ -1,4 +1,4 @@
-//! What the tests of several exporters share.
+//! Helpers shared by the tests of several exporters.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -54,7 +54,7 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// What is wrong with it.
+    /// A violation of its settings, if any.
     pub fn validate(&self) -> Option<Fault> {
         (self.cert_file.is_some() != self.key_file.is_some()).then(|| Fault {
             path: vec!["tls".to_owned()],
@@ -227,7 +227,7 @@ impl ServerCertificate {
         if *self.read_at.load_full() == modified {
             return Ok(false);
         }
-        // Told once, not at every look.
+        // Logged once, not at every check.
         self.read_at.store(Arc::new(modified));
         self.current.store(Arc::new(Self::read(&self.files)?));
         Ok(true)

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a pipeline as the default config has it, which takes whatever was read.
+//! Shared by the fuzz targets: a pipeline as in the default config, which takes arbitrary records.
 //!
 //! # Layout
 //!

@@ -1,4 +1,4 @@
-//! How much of what the kernel counted was measured.
+//! Coverage: the measured share of the kernel's counts.
 //!
 //! In: records on their way to the pipelines; once per tick the kernel's own counters of one network namespace
 //! (`/proc/<pid>/net/snmp`, RFC 4022). Out: for each counter both running totals since the start, and their ratio:
@@ -11,8 +11,9 @@
 //! | `segments_received` | `InSegs` | segments of connections; the kernel's has those for nobody, too |
 //! | `segments_sent` | `OutSegs` - `RetransSegs` | the same, without those sent again |
 //!
-//! The namespace is the one whose listening ports are scanned; records of others are left out. What is measured comes up to
-//! an interval later than what the kernel counts, and adopted connections begin with flowtap.
+//! The namespace is the one whose listening ports are scanned; records of others are left out.
+//! Measurements lag behind the kernel's counters by up to an interval, and adopted connections
+//! begin with flowtap.
 
 use std::fs;
 use std::io;
@@ -104,7 +105,7 @@ impl Coverage {
         }
     }
 
-    /// Compares with the kernel's counters, and tells.
+    /// Compares with the kernel's counters, and exports the result.
     pub fn tick(&mut self) {
         let Some(kernel) = &self.kernel else { return };
         let now = match read(&kernel.snmp) {
@@ -148,7 +149,7 @@ impl Outlet<'_> {
         self.sink.scan_failed(error);
     }
 
-    /// Tells that nothing before `at` is missing.
+    /// Declares that no record before `at` is missing.
     pub(crate) fn watermark(&mut self, at: Timestamp) {
         self.coverage.tick();
         self.sink.watermark(at);

@@ -1,4 +1,4 @@
-//! What this machine lets flowtap do: a finding per need, each with what follows from it and how to mend it.
+//! Requirements on this machine: a finding for each, with its consequence and its fix.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::containers::mount::Hierarchy;
 use crate::ebpf::grant_command;
 use crate::{listen_scan, sock_diag};
 
-/// How well a need is met.
+/// Degree to which a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -37,13 +37,13 @@ impl Verdict {
 /// One need.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What is needed.
+    /// The requirement.
     pub need: &'static str,
-    /// How well it is met.
+    /// Degree to which it is met.
     pub verdict: Verdict,
-    /// What was found.
+    /// The finding.
     pub found: String,
-    /// What follows; empty if all is well.
+    /// Consequence; empty if the requirement is met.
     pub consequence: &'static str,
     /// What to do; empty if all is well.
     pub remedy: String,
@@ -77,7 +77,7 @@ impl Finding {
     }
 }
 
-/// What `mode: auto` would take.
+/// The mode that `mode: auto` would choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BestMode {
@@ -94,7 +94,7 @@ pub enum BestMode {
 /// All findings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// What `flowtap run` would capture with.
+    /// The mode that `flowtap run` would use.
     pub mode: BestMode,
     /// Whether it is only a privilege that stands between this and a better mode.
     pub lacks_privilege: bool,

@@ -34,7 +34,7 @@ const MAX_LIMIT: usize = 10_000;
 /// Answers that are made at a time: a window of many series takes memory and time to sort.
 const MAX_CONCURRENT: usize = 2;
 
-/// How a series of round-trip times stood a window before.
+/// Totals of a series of round-trip times one window before.
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) series: Series,
@@ -42,7 +42,7 @@ pub(super) struct Before {
     pub(super) sum: f64,
 }
 
-/// What the tap has of a pipeline.
+/// The newest snapshot of a pipeline.
 #[derive(Debug)]
 pub(super) struct Latest {
     pub(super) snapshot: Arc<Snapshot>,
@@ -53,14 +53,14 @@ pub(super) struct Latest {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tap(Arc<Mutex<BTreeMap<Arc<str>, Arc<Latest>>>>);
 
-/// What to tell of the flows.
+/// A query for flows.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// Of which pipeline; of the first one, if none is said.
     pub(crate) pipeline: Option<String>,
     /// The order.
     pub(crate) sort: Sort,
-    /// How many at most.
+    /// Maximum number of flows.
     pub(crate) limit: usize,
 }
 
@@ -168,7 +168,7 @@ impl Tap {
     }
 }
 
-/// How the series of round-trip times stand.
+/// Totals of the series of round-trip times.
 fn totals(snapshot: &Snapshot) -> Vec<Before> {
     let times = snapshot
         .families

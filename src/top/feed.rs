@@ -14,10 +14,10 @@ use crate::flows::{Flows, Sort};
 
 use super::state::Event;
 
-/// How often it is asked.
+/// Poll interval.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long an answer may take.
+/// Maximum time for a response.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Flows that are asked for: more than a terminal shows, so that a filter finds what is not at the top.
@@ -40,7 +40,7 @@ pub(super) enum Source {
 pub(super) enum FeedError {
     /// Nobody was reached.
     Connection(io::Error),
-    /// Who was reached did not answer as flowtap does.
+    /// The server that answered is not flowtap.
     Answer(String),
 }
 

@@ -1,8 +1,9 @@
 //! `flowtap top`: the live view in a terminal.
 //!
-//! In: the flows of a running daemon, by its admin listener; or of this machine, measured in this process, if nobody answers
-//! there. Out: rows on the terminal, until `q`. What is shown is made by a pure core: [`state`] takes events, [`view`]
-//! draws; here are the threads that feed them, and the terminal, which is given back however this ends.
+//! In: the flows of a running daemon, from its admin listener; or of this machine, measured in this
+//! process, if no daemon answers there. Out: rows on the terminal, until `q`. The contents are made
+//! by a pure core: [`state`] takes events, [`view`] draws; here are the threads that feed them, and
+//! the terminal, which is restored however this ends.
 
 mod feed;
 mod state;
@@ -37,7 +38,8 @@ use state::{Event, Next, State};
 /// Events that may wait to be shown. A feed that is faster waits.
 const EVENTS: usize = 64;
 
-/// What is measured where no daemon answers: every second, and whose process it is. Nothing listens.
+/// Config overrides for measuring where no daemon answers: every second, with processes, and
+/// without listeners.
 const BY_ITSELF: [&str; 9] = [
     "receivers.ebpf.interval=1s",
     "processors.window.interval=1s",

@@ -29,7 +29,7 @@ impl JsonFile {
     /// Appends the rows of `snapshot`: all of them, or none.
     ///
     /// # Errors
-    /// What the system said. The file is as it was.
+    /// The system's error. The file is unchanged.
     pub(super) fn write(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
         let before = self.bytes;
         self.append(origin, snapshot).inspect_err(|_| {
@@ -82,7 +82,7 @@ impl JsonFile {
     }
 }
 
-/// What the lines of a table have in common, encoded once.
+/// The common part of the lines of a table, encoded once.
 struct Line {
     /// Up to the first label.
     begin: Vec<u8>,

@@ -10,10 +10,10 @@ use flowtap_pipeline::Timestamp;
 /// Stands for the time in a pattern.
 const TIME: &str = "{time}";
 
-/// What the name of a file that is being written ends with.
+/// Extension of a file that is being written.
 const PARTIAL: &str = ".partial";
 
-/// What the name of a file has before its ending that a crash left behind.
+/// Marks the name of a file that a crash left, before its extension.
 const RECOVERED: &str = ".recovered";
 
 /// The pattern of the names: a folder, and what stands before and behind the time.
@@ -29,7 +29,7 @@ pub(super) struct Names {
 pub(super) struct Name {
     /// When its first window began, such as `20260102T030405Z`.
     time: String,
-    /// Told apart by this, if several began in the same second.
+    /// Distinguishes files that began in the same second.
     number: u32,
     recovered: bool,
 }
@@ -60,7 +60,7 @@ impl Name {
         self.time > Self::starting(moment).time
     }
 
-    /// What a crash left behind of it.
+    /// The file that is kept of it after a crash.
     pub(super) fn recovered(self) -> Self {
         Self {
             recovered: true,
@@ -73,7 +73,7 @@ impl Names {
     /// Reads the config's `path`; `extension` is for a folder, whose files' names are up to us.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why it is not valid.
     pub(super) fn new(path: &str, extension: &str) -> Result<Self, String> {
         if path.is_empty() {
             return Err(format!(

@@ -20,7 +20,7 @@ use super::row::{Origin, rows, start};
 /// Names that are tried for a file before it is given up.
 const MAX_NAMES: usize = 10_000;
 
-/// What became of files and rows.
+/// Counters of files and rows.
 #[derive(Clone, Debug)]
 pub(super) struct Telemetry {
     files: Counter<u64>,
@@ -79,7 +79,7 @@ struct Open {
     /// Rows among these that are not counted as sent yet: files could not be finished of late.
     pending: u64,
     output: Output,
-    /// Tells another exporter on the same path that this file is not left behind.
+    /// Shows another exporter on the same path that this file is in use.
     _lock: Flock<File>,
 }
 
@@ -264,7 +264,7 @@ impl Writer {
             let path = self.names.partial(&name);
             // A finished file must not be written over, nor one that is being written.
             if !self.names.finished(&name).exists() {
-                // Who talks to whom is nobody else's business.
+                // Peers and traffic are private.
                 let private = OpenOptions::new()
                     .append(true)
                     .create_new(true)

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// How long the reading of a response must have stalled before the connection may be closed for another.
+/// Time for which the reading of a response must have stalled before the connection may be closed
+/// in favour of another.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// What a connection waits for.
+/// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// A complete request (or TLS handshake) of its client.

@@ -51,7 +51,7 @@ use crate::tls::ServerCertificate;
 /// Connections that a listener holds at a time, unless its config has another number.
 pub const MAX_CONNECTIONS: usize = 64;
 
-/// How long a request or the reading of a response may stall, unless the config has another time.
+/// Time for which a request or the reading of a response may stall, unless the config has another.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Upper bound of a request's head.
@@ -60,13 +60,13 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Delay after a failed accept, such as for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// How often certificates are checked for renewal, and episodes for their end.
+/// Interval at which certificates are checked for renewal, and episodes for their end.
 const TICK: Duration = Duration::from_secs(2);
 
 /// An episode of closed connections is over when this has passed since the last one.
 const EPISODE: Duration = Duration::from_secs(30);
 
-/// How long requests under way may take to end when flowtap stops.
+/// Time that requests under way may take to end when flowtap stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Descriptors that no listener takes, as long as the limit has so many: a receiver needs a few for each scan.

@@ -203,7 +203,7 @@ fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
     Ok(headers)
 }
 
-/// What a collector took of `points`.
+/// The points of `points` that a collector accepted.
 fn accepted(response: &ExportMetricsServiceResponse, points: u64) -> Exported {
     let Some(partial) = &response.partial_success else {
         return Exported {

@@ -2,8 +2,8 @@
 //!
 //! In: snapshots. Out: `ExportMetricsServiceRequest`s. The layers, outermost first:
 //!
-//! 1. Thin: of the windows that come, one per `interval` goes on, and the last one always; what has ended in the others is told
-//!    by that one.
+//! 1. Thin: of the incoming windows, one per `interval` passes, and the last one always; series
+//!    that ended in the others are reported with it.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
 //!    totals, or as what has come since the last delivery ([`deltas`]).
@@ -11,7 +11,8 @@
 //!    delivered or refused for good.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
 //!    `Retry-After` has its way. An attempt that takes longer than `timeout` counts as failed.
-//! 5. What the collector refuses in a partial success is logged, and counted as failed; it is not sent again.
+//! 5. Points that the collector rejects in a partial success are logged, and counted as failed;
+//!    they are not sent again.
 
 mod client;
 mod config;
@@ -58,13 +59,13 @@ impl OtlpExporter {
     /// An exporter that dials nothing yet.
     ///
     /// # Errors
-    /// What is wrong with a file of TLS.
+    /// The reason why a TLS file can't be used.
     pub fn new(config: Config, context: &BuildContext) -> Result<Self, BoxError> {
         let resolved = config.resolved().map_err(|faults| {
             let messages: Vec<_> = faults.into_iter().map(|fault| fault.message).collect();
             messages.join("; ")
         })?;
-        // Told before anything starts, not at the first request.
+        // Checked before anything starts, not at the first request.
         resolved.tls.config_for(resolved.endpoint.is_tls())?;
         Ok(Self {
             config,

@@ -12,7 +12,7 @@ use crate::push::retry::is_temporary;
 use crate::push::storage::{Storage, StorageError, Stored};
 use crate::push::{Request, Sender};
 
-/// How long after a failure that retries did not get over the next round begins.
+/// Pause after a failure that retries did not overcome, before the next round.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// After so many requests in a row that the collector refused for good, the next ones are sent slowly: whatever is wrong with it, a

@@ -51,7 +51,7 @@ use crate::tls::{self, TlsError};
 const INDEX: &str =
     "<!doctype html><title>flowtap</title><h1>flowtap</h1><p><a href=\"/metrics\">metrics</a></p>\n";
 
-/// What scrapes and the service share.
+/// State shared by scrapes and the service.
 #[derive(Debug)]
 struct Shared {
     style: Style,
@@ -195,7 +195,7 @@ async fn scrape(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     };
     let content_type = HeaderValue::from_static(format.content_type());
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    // What is in the answer depends on these.
+    // The response depends on these.
     let vary = HeaderValue::from_static("accept, accept-encoding");
     response.headers_mut().insert(header::VARY, vary);
     response

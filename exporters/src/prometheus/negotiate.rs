@@ -1,9 +1,10 @@
-//! What a scraper takes: formats by `Accept`, packing by `Accept-Encoding` (RFC 9110, sections 12.5.1 and 12.5.3).
+//! Content negotiation: formats by `Accept`, compression by `Accept-Encoding` (RFC 9110, sections
+//! 12.5.1 and 12.5.3).
 
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 
-/// How a scrape is written.
+/// Format of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// Prometheus text format 0.0.4.
@@ -25,7 +26,7 @@ impl Format {
         }
     }
 
-    /// What `headers` ask for. Text for who says nothing of any: a person, an old scraper.
+    /// The format that `headers` ask for. Defaults to text when the client states no preference.
     pub(super) fn asked_for(headers: &HeaderMap) -> Self {
         let (mut text, mut open_metrics, mut protobuf) = (0, 0, 0);
         for choice in choices(headers, &ACCEPT) {

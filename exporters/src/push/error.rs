@@ -48,7 +48,8 @@ pub(crate) struct TimedOut(pub(crate) Duration);
 #[error("gRPC status {:?}{}{}", .0.code(), if .0.message().is_empty() { "" } else { ": " }, peer_text(.0.message()))]
 pub(crate) struct Refused(pub(crate) Status);
 
-/// Tells the statuses that tonic makes of a failed connection from those that a server sent. Only the former have a source.
+/// Distinguishes the statuses that tonic derives from a failed connection from those sent by a
+/// server. Only the former have a source.
 pub(crate) fn from_status(status: Status) -> BoxError {
     match status.source() {
         Some(source) => Box::new(Lost::new(source)),

@@ -15,7 +15,7 @@ use super::error::{Lost, peer_text};
 /// Longest answer that is read; a longer one counts as none.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// How much of an error's text is read.
+/// Maximum bytes of an error's text that are read.
 const MAX_SAID_BYTES: usize = 300;
 
 /// An answer other than a success.

@@ -43,7 +43,7 @@ pub(crate) const USER_AGENT: &str = concat!("flowtap/", env!("CARGO_PKG_VERSION"
 pub(crate) struct Request {
     /// The encoded message.
     pub(crate) body: Bytes,
-    /// How many points it holds.
+    /// Number of points that it holds.
     pub(crate) points: u64,
     /// Whether flowtap is stopping.
     pub(crate) last: bool,

@@ -37,7 +37,7 @@ const ZSTD_LEVEL: i32 = 3;
 const PAGE_BYTES: u64 = 4096;
 const PAGE_OVERHEAD: u64 = 64;
 
-/// What is kept of the file in memory.
+/// Memory for the file's cache.
 const CACHE_BYTES: usize = 1 << 20;
 
 /// Where requests wait, and how many.
@@ -60,7 +60,7 @@ const fn max_bytes() -> u64 {
 }
 
 impl StorageConfig {
-    /// What is wrong with it.
+    /// A violation of its settings, if any.
     pub(crate) fn validate(&self) -> Option<Fault> {
         let path = |key: &str| vec!["storage".to_owned(), key.to_owned()];
         if self.when_full == WhenFull::Block {
@@ -204,7 +204,8 @@ impl Storage {
         );
     }
 
-    /// Appends `request`; it is on disk when this returns. Returns the points that gave way for it, or with it.
+    /// Appends `request`; it is on disk when this returns. Returns the points that were dropped for
+    /// it, or with it.
     ///
     /// # Errors
     /// [`StorageError`]: it is not on disk.
@@ -295,7 +296,7 @@ impl Storage {
         Ok(())
     }
 
-    /// How many requests wait, and their bytes.
+    /// Number of requests that wait, and their bytes.
     pub(crate) fn waiting(&self) -> (u64, u64) {
         let state = self.lock();
         (state.items, state.bytes)

@@ -3,8 +3,8 @@
 //!
 //! In: snapshots. Out: `WriteRequest`s, or `Request`s of 2.0, in snappy's block format, sent by POST. The rules, in order:
 //!
-//! 1. Of the windows that come, one per `interval` goes on, and the last one always. What ended in those that don't is
-//!    kept until then.
+//! 1. Of the incoming windows, one per `interval` passes, and the last one always. Series that
+//!    ended in the skipped ones are kept until then.
 //! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`, or is one native
 //!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, at the end of the
 //!    window in which it did.
@@ -103,7 +103,7 @@ impl Exporter for RemoteWriteExporter {
     }
 }
 
-/// Counts stale markers that gave way.
+/// Counts stale markers that were dropped.
 #[derive(Clone, Debug)]
 struct Forgotten {
     counter: Counter<u64>,
@@ -133,12 +133,12 @@ impl Forgotten {
     }
 }
 
-/// What is known of one pipeline.
+/// State of one pipeline.
 #[derive(Debug, Default)]
 struct Lane {
     /// When its last snapshot went on.
     passed: Option<Timestamp>,
-    /// What ended since.
+    /// Series that ended since.
     ended: Vec<Ended>,
 }
 

@@ -1,6 +1,6 @@
 //! Recordings: as they are, and as payloads behind valid heads and checksums, which chance would not find.
 //!
-//! What can be read goes through a pipeline to a scrape.
+//! Readable recordings go through a pipeline to a scrape.
 #![no_main]
 
 use std::path::Path;

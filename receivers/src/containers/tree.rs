@@ -11,7 +11,7 @@ use super::runtime_paths::container_of;
 use super::table::{Container, Table};
 use super::telemetry::{Gap, Telemetry};
 
-/// What is known of the cgroups beneath a mount. Shared by the thread that watches them and the receiver's.
+/// Known cgroups beneath a mount. Shared by the thread that watches them and the receiver's.
 #[derive(Debug)]
 pub(super) struct Tree {
     hierarchy: Hierarchy,

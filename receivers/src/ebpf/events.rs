@@ -35,7 +35,7 @@ use crate::listen_scan;
 /// Events per message of the channel.
 const BATCH_EVENTS: usize = 1024;
 
-/// What goes through the channel.
+/// A message in the channel.
 enum Message {
     Batch(FlowBatch),
     /// Everything up to then has gone before; with all that was lost up to now.
@@ -49,7 +49,7 @@ struct Lost {
     channel: ChannelLosses,
 }
 
-/// What another receiver can continue with.
+/// State with which another receiver can continue.
 #[derive(Debug)]
 pub(super) struct Left {
     pub(super) programs: Events,
@@ -145,7 +145,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// What is not zero, for a batch; and begins anew.
+    /// Takes the counts that are not zero, for a batch, and resets them.
     fn take(&mut self) -> Vec<EventCount> {
         let hops = [
             (EventHop::Received, self.received),
@@ -264,7 +264,7 @@ impl Reader {
                 let changes = at_changes.map(|program| program.misses).min();
                 losses.flows + losses.untracked + changes.unwrap_or(0) + self.dropped_changes
             }
-            // Logged when they are read to be told.
+            // Logged when the losses are read.
             _ => self.left.census.lost(),
         };
         let wanted = self.census_wanted.swap(false, Ordering::AcqRel);
@@ -313,7 +313,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What found no room in the channel waits for it.
+    /// Messages that found no room in the channel wait for it.
     async fn send_rest(&mut self) {
         let (_, mut lane) = self.lane();
         lane.send();

@@ -22,7 +22,7 @@ use super::{EbpfReceiver, Programs, SOCKETS_RING_BYTES};
 use crate::containers::Containers;
 use crate::coverage::Coverage;
 
-/// What a receiver leaves.
+/// State that a receiver leaves to its replacement.
 #[derive(Debug)]
 pub(super) struct Handover {
     /// Its config.
@@ -40,7 +40,7 @@ impl Handover {
     fn suits(&self, config: &Config) -> bool {
         let same_mode = self.config.mode == config.mode;
         match (&self.programs, config.mode) {
-            // What `auto` takes first.
+            // The first choice of `auto`.
             (Programs::Sockets(sockets, ..), Mode::Sockets | Mode::Auto) => {
                 sockets.store() != Store::Table || self.config.max_sockets == config.max_sockets
             }
@@ -55,7 +55,7 @@ impl Handover {
 }
 
 impl EbpfReceiver {
-    /// What this receiver leaves once it has run, or if it could not continue.
+    /// State that this receiver leaves once it has run, or if it could not continue.
     pub(super) fn leave(&mut self) -> Option<Handover> {
         if self.inherited.is_some() {
             return self.inherited.take();

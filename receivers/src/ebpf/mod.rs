@@ -5,9 +5,10 @@
 //!
 //! 1. `mode: sockets` reads the sockets' own totals once per `interval` ([`sockets`]).
 //! 2. `mode: events` gets a record per received data segment ([`events`]).
-//! 3. `mode: auto` takes the first of the two that loads: it tries, it does not compare versions. If neither does, most
-//!    often for want of privileges, it makes do with [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
-//! 4. Which one it is, and why, is logged, and told by the gauge `receiver_mode`.
+//! 3. `mode: auto` uses the first of the two that loads: it tries, it does not compare versions. If
+//!    neither does, most often for want of privileges, it falls back to
+//!    [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
+//! 4. The mode and its reason are logged, and exported by the gauge `receiver_mode`.
 //! 5. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`]).
 
 mod config;

@@ -1,7 +1,8 @@
 //! Mode `sockets` at work. The rules, per tick of `interval`:
 //!
-//! 1. Scan the sockets' totals. What moved comes through the ring, among connections that closed and listeners that changed;
-//!    it is drained before the scan, whenever the scan has filled its share, and once more after it.
+//! 1. Scan the sockets' totals. Records of changed sockets come through the ring, among connections
+//!    that closed and listeners that changed; it is drained before the scan, whenever the scan has
+//!    filled its share, and once more after it.
 //! 2. From here on nothing that moved before the tick is missing, so the window may close: the tick is handed on as the
 //!    watermark.
 //!
@@ -36,7 +37,7 @@ pub(super) struct Capture<'a> {
     pub(super) census: CensusPlan,
 }
 
-/// What another receiver can continue with.
+/// State with which another receiver can continue.
 pub(super) type Left = (Sockets, Containers, CensusPlan);
 
 impl Capture<'_> {
@@ -78,7 +79,7 @@ impl Capture<'_> {
                 let changes = misses.iter().map(|program| program.misses).min();
                 losses.flows + losses.untracked + changes.unwrap_or(0)
             }
-            // Logged when they are read to be told.
+            // Logged when the losses are read.
             _ => self.census.lost(),
         };
         self.census.is_due(self.outlet.wants_census(), lost)

@@ -29,7 +29,7 @@ pub enum Frame {
         /// The machine's addresses and resolvers, which the processors want to know.
         node: NodeInfo,
     },
-    /// What was handed on.
+    /// A batch that a receiver passed on.
     Batch(FlowBatch),
     /// Nothing before this moment is missing.
     Watermark(Timestamp),
@@ -56,7 +56,7 @@ pub enum RecordingError {
     Version {
         /// Which file.
         file: PathBuf,
-        /// What it says.
+        /// The version that was found.
         found: u32,
     },
     /// It ends where more should come.
@@ -66,7 +66,7 @@ pub enum RecordingError {
         file: PathBuf,
         /// Where the frame begins that is not whole, or is missing.
         offset: u64,
-        /// What should have come.
+        /// The expected content.
         what: &'static str,
     },
     /// A frame is not what was written.
@@ -76,7 +76,7 @@ pub enum RecordingError {
         file: PathBuf,
         /// Where the frame begins.
         offset: u64,
-        /// What is wrong with it.
+        /// The reason.
         what: String,
     },
 }

@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::file::{Frame, Reader, RecordingError, Writer};
 
-/// How often time goes on when the recording has ended.
+/// Interval of the watermarks after the recording has ended.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {

@@ -31,7 +31,7 @@ pub(super) struct Request {
     series: Vec<u8>,
     /// References of metrics, by their number; of those that have come in this request.
     metrics: Vec<Option<References>>,
-    /// What every histogram of a metric has, by its number.
+    /// Bounds of every histogram of a metric, by its index.
     bounds: Vec<Vec<u8>>,
     /// References of a series' own labels.
     own: Encoded,
