@@ -17,10 +17,12 @@ use nix::unistd::Pid;
 
 use crate::exposition::Exposition;
 
-/// How long anything may take that happens by itself: far more than it needs, so that only a hang fails.
+/// Maximum time for anything that happens by itself: far more than it needs, so that only a hang
+/// fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the daemon's log says once it measures; with the field's name, for a receiver may say "measuring by" something.
+/// The daemon's log line once it measures; with the field's name, for a receiver may log "measuring
+/// by" something.
 const MEASURING: &str = "measuring version=";
 
 /// A `flowtap run` at work. Killed when dropped.
@@ -37,7 +39,7 @@ pub(crate) struct Daemon {
     dir: tempfile::TempDir,
 }
 
-/// How a daemon is started.
+/// Settings with which a daemon is started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Launch<'a> {
     /// Exporters of the pipeline, beside `prometheus` and `debug`.
@@ -198,7 +200,7 @@ impl Daemon {
         }
     }
 
-    /// What the log said up to what was last waited for.
+    /// The log up to the last awaited line.
     pub(crate) fn said(&self) -> String {
         self.said.borrow().clone()
     }
@@ -228,7 +230,7 @@ impl Daemon {
         self.dir.path().join("flowtap.yaml")
     }
 
-    /// What `/status` says.
+    /// The response of `/status`.
     pub(crate) fn status(&self) -> serde_json::Value {
         serde_json::from_str(&get(self.admin, "/status")).expect("JSON")
     }
@@ -254,12 +256,12 @@ impl Daemon {
         }
     }
 
-    /// What `/metrics` shows now.
+    /// The current exposition at `/metrics`.
     pub(crate) fn scrape(&self) -> Exposition {
         Exposition::parse(&get(self.scrape, "/metrics"))
     }
 
-    /// What the daemon says of itself.
+    /// The daemon's own metrics.
     pub(crate) fn telemetry(&self) -> Exposition {
         Exposition::parse(&get(self.telemetry, "/metrics"))
     }
@@ -334,7 +336,7 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// What a daemon leaves behind.
+/// State that a daemon leaves when it ends.
 #[derive(Debug)]
 pub(crate) struct LastWindow {
     /// The totals of the last window.
@@ -368,7 +370,7 @@ fn until(what: &str, scrape: impl Fn() -> Exposition, seen: impl Fn(&Exposition)
             return scrape;
         }
         assert!(Instant::now() < deadline, "never saw {what}; last: {scrape:#?}");
-        // The windows of these tests are 200 ms long, and nothing tells of their end but the scrape itself.
+        // The windows of these tests are 200 ms long, and only the scrape itself shows their end.
         thread::sleep(Duration::from_millis(50));
     }
 }

@@ -133,7 +133,8 @@ fn two_nodes_that_push_otlp_to_one_store_are_two_instances() {
     let Some(program) = require::peer("victoria-metrics") else {
         return;
     };
-    // What a store takes as the instance; the other attributes would tell the nodes apart as well.
+    // The attribute that a store uses as the instance; the other attributes would distinguish the
+    // nodes as well.
     let store = Store::victoria_metrics_with(
         &program,
         &[

@@ -5,12 +5,12 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// For a daemon whose counts of connections are to be told apart by namespace: other programs on the machine have connections,
-/// too.
+/// For a daemon whose counts of connections are distinguished by namespace: other programs on the
+/// machine also have connections.
 pub(crate) const BY_NETNS: &str =
     "processors.window.families.network_tcp_connections.labels=[flow, event, type, netns]";
 
-/// For a daemon whose bytes are to be told apart likewise: another namespace may have the same port.
+/// For a daemon whose bytes are distinguished likewise: another namespace may have the same port.
 pub(crate) const FLOWS_BY_NETNS: [&str; 2] = [
     "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, netns]",
     "processors.window.families.network_tcp_flow_ingress.labels=[lport, raddr, direction, type, netns]",

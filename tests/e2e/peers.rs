@@ -25,7 +25,8 @@ impl Drop for Peer {
     }
 }
 
-/// Asks `what` until it answers, or patience is at its end. For peers that tell of nothing by themselves.
+/// Repeats `what` until it succeeds or the timeout ends. For peers that report nothing by
+/// themselves.
 pub(crate) fn ask_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -499,7 +500,7 @@ fn duckdb_finds_the_totals_that_the_applications_counted_in_the_files_of_either_
                 .map(|row| row[column].as_u64().unwrap())
                 .sum()
         };
-        // What windows added, and the last total.
+        // Increases of the windows, and the last total.
         for column in [2, 3] {
             let counted = Counted {
                 client_sent: of("egress", "outbound", column),

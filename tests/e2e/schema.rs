@@ -12,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What `check-jsonschema` says of `files`.
+/// Output of `check-jsonschema` for `files`.
 fn check(python: &Path, arguments: &[&str], files: &[PathBuf]) -> Output {
     Command::new(python)
         .args(["-m", "check_jsonschema"])

@@ -17,7 +17,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// What flowtap counted of the connections to `port`.
+    /// flowtap's counts of the connections to `port`.
     pub(crate) fn of_port(seen: &Exposition, port: u16) -> Self {
         Self::with_labels(seen, port, &[])
     }
@@ -47,7 +47,7 @@ impl Counted {
 }
 
 impl Counted {
-    /// What both ends sent, and what both received.
+    /// Bytes that both ends sent, and bytes that both received.
     pub(crate) const fn ways(self) -> [u64; 2] {
         [
             self.client_sent + self.server_sent,

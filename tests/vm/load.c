@@ -248,7 +248,7 @@ static int add(void *context, void *record, size_t size)
 	return 0;
 }
 
-// Each end by itself: the sums of both together would not tell sent from received.
+// Each end by itself: the sums of both together would not distinguish sent from received.
 static void expect(const char *name, const struct sums *sums)
 {
 	const long long up = CONNECTIONS * REQUEST, down = CONNECTIONS * ANSWER;

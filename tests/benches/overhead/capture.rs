@@ -14,7 +14,7 @@ use aya::util::KernelVersion;
 
 use crate::agent::Agent;
 
-/// What this program is called with to become the capture.
+/// Argument with which this program becomes the capture.
 pub(crate) const ARGUMENT: &str = "--capture";
 
 /// As flowtap's.
@@ -73,7 +73,7 @@ impl Object {
         Agent::when(command, "counting")
     }
 
-    /// What the last window of the capture knew of the connections to `port`: packets, IP bytes.
+    /// Packets and IP bytes of the connections to `port` in the last window of the capture.
     pub(crate) fn counted(&self, port: u16) -> Counts {
         let file = std::fs::File::open(self.totals()).expect("totals");
         let lines = std::io::BufReader::new(file).lines().map_while(Result::ok);

@@ -1,4 +1,4 @@
-//! What flowtap costs, on a machine that does nothing else; as root. Parts, of which any can be named behind `--`:
+//! Cost of flowtap, on an idle machine; as root. Parts, of which any can be given after `--`:
 //!
 //! | part | what |
 //! |---|---|
@@ -82,7 +82,7 @@ const PARTS: [(&str, fn()); 8] = [
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    // What this program calls itself with.
+    // Arguments with which this program calls itself.
     match &*arguments {
         [scan::ARGUMENT, connections] => return scan::hold(connections.parse().expect("a number")),
         [capture::ARGUMENT, object, totals] => return capture::run(object, totals),
@@ -177,7 +177,7 @@ impl Sums {
     }
 }
 
-/// What the agent itself takes while 1,000 connections are busy.
+/// CPU time of the agent itself while 1,000 connections are busy.
 fn idle_agent() {
     const BUSY: u32 = 1_000;
     let redis = Redis::start();

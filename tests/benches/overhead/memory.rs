@@ -60,7 +60,7 @@ fn synthetic(flows: usize) {
 
 fn measure(mode: &str, flows: usize) {
     let mut holders = Holders::start(flows / 2);
-    // What the sockets themselves take once they have been used is not flowtap's.
+    // Memory that the sockets themselves take once they have been used is not flowtap's.
     holders.exchange();
     thread::sleep(Duration::from_secs(1));
     let slab = kernel::kmalloc_kib();
@@ -114,7 +114,7 @@ fn rings_kib(pid: u32) -> u64 {
     sum
 }
 
-/// What the kernel charges for the maps that the process has open.
+/// Memory that the kernel charges for the maps that the process has open.
 fn maps_kib(pid: u32) -> u64 {
     let folder = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("fdinfo");
     let mut maps = HashMap::new();
