@@ -48,11 +48,7 @@ fn as_text(report: &Report) -> String {
             finding.found
         );
         if finding.verdict != Verdict::Ok {
-            let _ = write!(
-                text,
-                " -> {}; to mend it: {}",
-                finding.consequence, finding.remedy
-            );
+            let _ = write!(text, " -> {}; hint: {}", finding.consequence, finding.remedy);
         }
         text.push('\n');
     }
@@ -62,7 +58,7 @@ fn as_text(report: &Report) -> String {
             "`flowtap run` measures in mode events: a record per segment, exact once a connection has closed"
         }
         BestMode::SockDiag => {
-            "`flowtap run` makes do with sock_diag: this namespace only, no processes; `--strict` refuses"
+            "`flowtap run` falls back to sock_diag: this namespace only, no processes; `--strict` fails"
         }
         BestMode::None => "`flowtap run` can't measure here",
     };

@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //!
-//! | module | what it does |
+//! | module | task |
 //! |---|---|
 //! | [`cli`] | the arguments |
 //! | [`components`] | the component types of this build, in one list |
@@ -14,14 +14,14 @@
 //! | `complete` | shell completions and man pages |
 //! | `identity` | the resource: the attributes that name this flowtap and its node |
 //! | `own_metrics` | the daemon's own metrics as snapshots, for exporters |
-//! | `node` | what components know of this machine |
+//! | `node` | state of this machine for components |
 //! | `memory`, `descriptors` | the memory limiter; the limit of open files |
-//! | `logs`, `log_writer` | what is logged, and how often; writing it without waiting |
+//! | `logs`, `log_writer` | rate limit and filter of logs; writing them without blocking |
 //! | `stop` | signals, and the deadline of the stop |
 //! | `status_page` | the admin listener's page, and `/status.json` |
 //! | `top` | the live view in a terminal |
 //! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
-//! | `sandbox`, `systemd` | what the daemon gives up before it starts; notifications to systemd |
+//! | `sandbox`, `systemd` | drops privileges before the start; notifications to systemd |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
 #![forbid(unsafe_code)]
 

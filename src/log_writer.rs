@@ -60,7 +60,7 @@ impl LogWriter {
         let dropped = Arc::clone(&self.dropped);
         meter
             .u64_observable_counter("log_dropped_lines")
-            .with_description("Lines of the log that were dropped because standard error was not read.")
+            .with_description("Log lines that were dropped because standard error was not read.")
             .with_unit("{line}")
             .with_callback(move |observer| observer.observe(dropped.load(Ordering::Relaxed), &[]))
             .build();
@@ -116,7 +116,7 @@ fn write(mut out: impl Write, messages: &Receiver<Message>, dropped: &AtomicU64)
                     let lines = now - reported;
                     let _ = writeln!(
                         out,
-                        "flowtap: {lines} lines of the log were dropped: nobody read them"
+                        "flowtap: {lines} log lines were dropped, as standard error was not read"
                     );
                     reported = now;
                 }

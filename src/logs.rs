@@ -82,7 +82,7 @@ impl Throttle {
                         from = of.target(),
                         file,
                         line,
-                        "a message came too often"
+                        "a message was suppressed by rate limiting"
                     );
                 }
                 if ends {
@@ -194,7 +194,7 @@ mod tests {
             tracing::info!("something else");
             let left_out: Vec<_> = throttle.begin().into_iter().map(|(_, times)| times).collect();
             assert_eq!(left_out, [97]);
-            assert!(throttle.begin().is_empty(), "told once");
+            assert!(throttle.begin().is_empty(), "reported once");
         });
         assert_eq!(text.matches("the peer is down").count(), 3, "{text}");
         assert_eq!(text.matches("something else").count(), 1, "{text}");

@@ -36,7 +36,7 @@ pub(crate) fn watch(node: &Arc<Live<NodeInfo>>) {
             .spawn(move || follow(&socket, &node))
     });
     if let Err(error) = watching {
-        tracing::warn!(%error, "changes of this machine's addresses will not be seen");
+        tracing::warn!(%error, "changes of this machine's addresses will not be noticed");
     }
 }
 
@@ -72,7 +72,7 @@ fn follow(socket: &OwnedFd, node: &Weak<Live<NodeInfo>>) {
             }
             Err(Errno::EINTR) => {}
             Err(error) => {
-                tracing::warn!(%error, "changes of this machine's addresses will not be seen any more");
+                tracing::warn!(%error, "changes of this machine's addresses will no longer be noticed");
                 return;
             }
         }

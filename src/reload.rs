@@ -117,7 +117,7 @@ impl Reloads {
     pub(crate) fn new(meter: &Meter) -> Self {
         let counter = meter
             .u64_counter("config_reloads")
-            .with_description("Times that the config was read again, by what has come of it.")
+            .with_description("Config reloads, by outcome.")
             .with_unit("{reload}")
             .build();
         for outcome in ["applied", "refused"] {

@@ -161,7 +161,7 @@ async fn supervise(
                 ended = running.runner.ended() => break ended.map_err(Failure::from),
                 why = wakeups.next() => why,
             };
-            tracing::info!(why, "reading the config again");
+            tracing::info!(why, "reloading the config");
             systemd::reloading();
             // A signal must not wait for exporters that drain: dropped, the reload leaves the rest to `stop`.
             let Some(reloaded) = stop.run_until_cancelled(running.reload(load, logs)).await else {
@@ -171,7 +171,7 @@ async fn supervise(
                 Ok(()) => {
                     wakeups.watch(running.config.files.clone());
                     reloads.applied();
-                    tracing::info!("the new config is at work");
+                    tracing::info!("the new config is in use");
                 }
                 Err(Refused::Kept(why)) => {
                     reloads.refused(&why.to_string());
@@ -201,7 +201,7 @@ async fn supervise(
     outcome
 }
 
-/// Serves `admin` and the daemon's own metrics where the config says so, until `stop`.
+/// Serves `admin` and the daemon's own metrics where set by the config, until `stop`.
 async fn listen(
     config: &ServiceConfig,
     admin: Option<Router>,
@@ -260,7 +260,7 @@ impl Running {
         let graph = self.build(&config).map_err(Refused::Kept)?;
         logs.set(&config.service.telemetry.logs).map_err(Refused::Kept)?;
         if let Err(error) = self.runner.apply(graph).await {
-            tracing::warn!(%error, "going back to the config before");
+            tracing::warn!(%error, "rolling back to the previous config");
             let level = &self.config.service.telemetry.logs;
             logs.set(level).map_err(Refused::Lost)?;
             let before = self.build(&self.config).map_err(Refused::Lost)?;
@@ -281,7 +281,7 @@ impl Running {
         if service != self.config.service {
             tracing::warn!(
                 "listeners, telemetry.resource, telemetry.metrics.interval, its first exporters, the format and sampling of logs, memory_limiter, Kubernetes \
-                 and shutdown_timeout change with the next start only"
+                 and shutdown_timeout change only at the next start"
             );
         }
         self.pipelines.set(&config);

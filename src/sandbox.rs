@@ -9,7 +9,7 @@
 //!    set everything else goes, too.
 //! 3. `no_new_privs`: no program that is started could have more.
 //! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
-//!    mounted), written where the config says so, and not executed; from Linux 6.12 on, no other process gets a signal and no
+//!    mounted), written where set by the config, and not executed; from Linux 6.12 on, no other process gets a signal and no
 //!    abstract Unix socket of others a connection.
 //! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`; new namespaces and sockets of
 //!    other families likewise. `clone3`, whose flags a filter can't see, does not exist, so that the C library uses `clone`.
@@ -304,9 +304,7 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     let failed = |what: &str, error: &dyn fmt::Display| {
         Failure::new(
             Code::System,
-            format!(
-                "the sandbox can't be entered: {what}: {error}\n  to mend it: --no-sandbox runs without it"
-            ),
+            format!("the sandbox can't be entered: {what}: {error}\n  hint: --no-sandbox runs without it"),
         )
     };
     for root in &needs.proc_roots {
@@ -325,7 +323,7 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     let landlock = if needs.landlock {
         restrict_files(&needs).map_or_else(|error| format!("refused ({error})"), str::to_owned)
     } else {
-        "off, for what is beneath proc_root".to_owned()
+        "off, to reach files beneath proc_root".to_owned()
     };
     let seccomp = deny_calls().map_or_else(|error| format!("refused ({error})"), str::to_owned);
     Ok(Sandbox {
@@ -394,7 +392,7 @@ fn restrict_files(needs: &Needs) -> Result<&'static str, landlock::RulesetError>
     }
     Ok(match rules.restrict_self()?.ruleset {
         RulesetStatus::FullyEnforced => "on",
-        RulesetStatus::PartiallyEnforced => "as far as this kernel has it",
+        RulesetStatus::PartiallyEnforced => "partial, as far as this kernel supports it",
         RulesetStatus::NotEnforced => "not on this kernel",
     })
 }

@@ -103,7 +103,7 @@ fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
         }
     };
     let signal = second.as_str();
-    tracing::error!(signal, "ended by a second signal: what was not exported is lost");
+    tracing::error!(signal, "ended by a second signal: pending snapshots are lost");
     exit(log);
 }
 
@@ -112,7 +112,7 @@ fn enforce(begun: &Receiver<()>, timeout: Duration, log: &LogWriter) {
         thread::sleep(timeout + GRACE);
         tracing::error!(
             ?timeout,
-            "service.shutdown_timeout is over and something still hangs: what was not exported is lost"
+            "service.shutdown_timeout has passed and a part still hangs: pending snapshots are lost"
         );
         exit(log);
     }
@@ -120,7 +120,7 @@ fn enforce(begun: &Receiver<()>, timeout: Duration, log: &LogWriter) {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "what destructors would do has had its time, and may be what hangs"
+    reason = "destructors have had their time, and may be the part that hangs"
 )]
 fn exit(log: &LogWriter) {
     log.flush(LAST_LINES);

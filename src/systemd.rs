@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 /// Notifies systemd of a state; failures are ignored.
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "systemd was not notified");
     }
 }
 

@@ -149,7 +149,7 @@ impl Telemetry {
         meter
             .u64_observable_gauge("process_memory_rss")
             .with_description(
-                "Memory that the daemon has, what it shares with others and the kernel's rings included.",
+                "Resident memory of the daemon, including shared memory and the kernel's rings.",
             )
             .with_unit("By")
             .with_callback(|observer| {

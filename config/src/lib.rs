@@ -13,7 +13,7 @@
 //!
 //! # Layout
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`config`] | [`Config`]: the outcome, and `print-config` |
 //! | [`service`] | the section `service` |
@@ -25,7 +25,7 @@
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
 //! | [`schema`] | the JSON Schema of a config, for editors |
-//! | `secret` | what must not be shown |
+//! | `secret` | values that must not be shown |
 #![forbid(unsafe_code)]
 
 pub mod check;

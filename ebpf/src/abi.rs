@@ -250,7 +250,7 @@ pub enum Event {
 
 /// Bytes that are no record: the programs and this file disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no record of ours: {len} bytes that begin with type {kind:?}")]
+#[error("not a valid record: {len} bytes that begin with type {kind:?}")]
 pub struct MalformedEvent {
     /// Number of bytes that were left.
     pub len: usize,

@@ -87,7 +87,7 @@ impl ExporterConfig for Config {
 /// The exporter type `debug`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "debug",
-    summary: "prints what each window holds to standard output",
+    summary: "prints each window to standard output",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

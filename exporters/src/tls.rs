@@ -58,7 +58,7 @@ impl ClientTls {
     pub fn validate(&self) -> Option<Fault> {
         (self.cert_file.is_some() != self.key_file.is_some()).then(|| Fault {
             path: vec!["tls".to_owned()],
-            message: "`cert_file` and `key_file` belong together: give both or none".to_owned(),
+            message: "`cert_file` and `key_file` belong together: set both or none".to_owned(),
         })
     }
 
@@ -186,9 +186,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed(&error))?;
     if certificates.is_empty() {
-        return Err(failed(
-            &"there is no certificate in it (`-----BEGIN CERTIFICATE-----`)",
-        ));
+        return Err(failed(&"it has no certificate (`-----BEGIN CERTIFICATE-----`)"));
     }
     Ok(certificates)
 }

@@ -27,7 +27,7 @@ pub enum InvalidCidr {
         host: IpAddr,
     },
     /// Anything else.
-    #[error("`{text}` is no address range such as `10.0.0.0/8`, and no address: {reason}")]
+    #[error("`{text}` is not an address or range such as `10.0.0.0/8`: {reason}")]
     Malformed {
         /// The text.
         text: String,

@@ -166,7 +166,7 @@ fn what_the_go_exporter_does_right_is_done_the_same() {
             one("flow_dns{} 30"),
         ),
         (
-            "port 53 is DNS, whoever has it",
+            "port 53 is DNS at any address",
             local(40_000),
             format!("{far}:53"),
             one("flow_dns{} 30"),

@@ -3,10 +3,10 @@
 //!
 //! # Layout
 //!
-//! | module | component type | what it does |
+//! | module | component type | task |
 //! |---|---|---|
 //! | [`direction`] | `direction` | ingress or egress |
-//! | [`policy`] | `policy` | what kind of peer the remote address is |
+//! | [`policy`] | `policy` | the class of the remote address |
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster; the watch on its ranges and names |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |

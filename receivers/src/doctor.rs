@@ -143,7 +143,7 @@ fn kernel(proc_root: &Path) -> Finding {
             "kernel",
             Verdict::Limited,
             &error,
-            "its release is not known; what loads is tried below",
+            "unknown release; the programs are tried below",
             "mount the host's /proc",
         ),
     }
@@ -236,7 +236,7 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
             "scan_table" => return None,
             _ => (
                 Verdict::Limited,
-                "connections that were open before are not all picked up",
+                "some open connections are not adopted",
             ),
         };
         let remedy = if program.program.starts_with("scan_") && has_table {
@@ -260,11 +260,11 @@ fn mode_events() -> (bool, Vec<Finding>) {
     let findings = probed.iter().map(|program| {
         let (consequence, remedy) = match program.attaches_to.split('/').next() {
             Some("kprobe") => (
-                "mode events takes the process of a connect from the state change",
+                "mode events uses the process of the state change for a connect",
                 "CONFIG_KPROBES=y",
             ),
             Some("raw_tp") => ("mode events needs tp_btf", "Linux 5.8 or later"),
-            _ => ("mode events takes the raw tracepoint", "Linux 5.8 or later"),
+            _ => ("mode events uses the raw tracepoint", "Linux 5.8 or later"),
         };
         finding(program, Verdict::Limited, consequence, remedy)
     });
@@ -314,7 +314,7 @@ fn pid_namespace(proc_root: &Path) -> Finding {
         "pid namespace",
         Verdict::Limited,
         &own,
-        "connections of processes outside it that were open before, and accepted ones' processes, are not seen",
+        "open connections of processes outside it, and processes of accepted ones, are not visible",
         "run in the host's (hostPID: true)",
     )
 }
@@ -326,7 +326,7 @@ fn cgroups(proc_root: &Path) -> Finding {
         Some(part) => Finding::not_ok(
             NEED,
             Verdict::Limited,
-            &format!("a part of the hierarchy, at {}", part.root.display()),
+            &format!("only a part of the hierarchy, at {}", part.root.display()),
             "connections of other cgroups have no container_id",
             "mount the host's /sys/fs/cgroup, read-only, at any place",
         ),
@@ -334,7 +334,7 @@ fn cgroups(proc_root: &Path) -> Finding {
             NEED,
             Verdict::Limited,
             &"not mounted",
-            "container ids are known by cgroup v1 only, and those of processes that have ended are not",
+            "container ids come from cgroup v1, which has none for processes that have ended",
             "boot with systemd.unified_cgroup_hierarchy=1; in a container, mount the host's /sys/fs/cgroup",
         ),
     }
@@ -352,7 +352,7 @@ fn listening_ports(proc_root: &Path) -> Finding {
             Verdict::Limited,
             &error,
             "which side serves an adopted connection is known from its counters and ports only",
-            "set receivers.ebpf.proc_root to where the host's /proc is mounted",
+            "set receivers.ebpf.proc_root to the mount of the host's /proc",
         ),
     }
 }
@@ -367,7 +367,7 @@ fn netlink() -> Finding {
             "netlink sock_diag",
             Verdict::Limited,
             &error,
-            "nothing to fall back to without privileges",
+            "no fallback without privileges",
             "CONFIG_INET_TCP_DIAG",
         ),
     }

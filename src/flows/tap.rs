@@ -113,7 +113,7 @@ impl Tap {
             return match &request.pipeline {
                 // Before the first window, no pipeline is known.
                 Some(name) if !pipelines.is_empty() => Err(Refused(format!(
-                    "there is no pipeline `{name}`; there is {}",
+                    "unknown pipeline `{name}`; available: {}",
                     pipelines.join(", ")
                 ))),
                 _ => Ok(Flows::default()),
@@ -218,7 +218,7 @@ impl Parameters {
             None => Sort::default(),
             Some(name) => Sort::from_name(&name).ok_or_else(|| {
                 let names = Sort::ALL.map(Sort::name).join(", ");
-                Refused(format!("sort: there is no order `{name}`; there is {names}"))
+                Refused(format!("sort: unknown column `{name}`; available: {names}"))
             })?,
         };
         Ok(Request {

@@ -145,17 +145,17 @@ fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
         if Instant::now() > until {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("no whole answer within {} s", PATIENCE.as_secs()),
+                format!("no complete response within {} s", PATIENCE.as_secs()),
             ));
         }
     }
-    Err(io::Error::other("the answer is too long for flows"))
+    Err(io::Error::other("the response is too long"))
 }
 
 /// The flows in an answer, or what was answered instead.
 fn flows(answer: &[u8]) -> Result<Flows, String> {
     const END_OF_HEAD: &[u8] = b"\r\n\r\n";
-    let strange = || "what answers there is no admin listener of flowtap".to_owned();
+    let strange = || "the endpoint is not a flowtap admin listener".to_owned();
     let end = answer
         .windows(END_OF_HEAD.len())
         .position(|bytes| bytes == END_OF_HEAD)

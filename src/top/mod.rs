@@ -60,8 +60,7 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), Failure> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Err(Failure::new(
             Code::Usage,
-            "top needs a terminal; for a program, the same is at /flows of the daemon's admin listener: \
-             curl http://127.0.0.1:13133/flows",
+            "top needs a terminal; hint: programs get the same from the daemon's admin listener: curl http://127.0.0.1:13133/flows",
         ));
     }
     let sort = Sort::from_name(&args.sort).unwrap_or_default();
@@ -90,8 +89,7 @@ fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>
         Failure::new(
             Code::Unavailable,
             format!(
-                "no flows at {address}: {error}\n  to mend it: start `flowtap run`, with service.admin.endpoint={address}, or let top \
-                 measure by itself: --set service.admin.endpoint=null"
+                "no flows at {address}: {error}\n  hint: start `flowtap run` with service.admin.endpoint={address}, or let top measure by itself: --set service.admin.endpoint=null"
             ),
         )
     };
@@ -238,7 +236,10 @@ impl Here {
         if runtime.block_on(starts).is_err() {
             // It ended before it was ready: with the reason.
             here.stop(runtime)?;
-            return Err(Failure::new(Code::Software, "measuring ended before it began"));
+            return Err(Failure::new(
+                Code::Software,
+                "the measurement ended before it began",
+            ));
         }
         Ok(here)
     }

@@ -212,16 +212,16 @@ const HELP: [&str; 14] = [
     "S, left     sort by the one before",
     "r           reverse the order",
     "/           filter: any text of a row",
-    "p, space    pause, go on",
+    "p, space    pause, resume",
     "up, down    scroll; page up, page down, home",
     "q, Esc      quit",
     "",
     "egress      this machine opened the connections",
     "ingress     this machine accepted them",
-    "PORT        of the side that serves",
-    "OUT, IN     what this machine sent, received",
+    "PORT        of the server",
+    "OUT, IN     sent and received by this machine",
     "RTT, RETR   round-trip time in the last window, and",
-    "            segments sent again, of that peer",
+    "            retransmitted segments, of that peer",
 ];
 
 fn draw_help(frame: &mut Frame<'_>) {

@@ -49,7 +49,7 @@ fn describe(text: &mut String, definition: &Definition) {
         .collect();
     writeln!(
         text,
-        "## `{}`\n\n{}\n\n- type: {kind}\n- unit: `{}`\n- by `naming: otel`: `{}`, unit `{}`\n- labels: {}\n- can have, too: {}\n",
+        "## `{}`\n\n{}\n\n- type: {kind}\n- unit: `{}`\n- by `naming: otel`: `{}`, unit `{}`\n- labels: {}\n- optional labels: {}\n",
         family.name,
         family.help,
         family.unit,
@@ -66,11 +66,11 @@ fn the_metrics_reference_is_what_the_code_says() {
     let mut text = String::from(
         "# Metrics\n\n\
          Generated from the code by `make references`: do not edit.\n\n\
-         What a window can fill. Each name has the exporter's `namespace` and an underscore in front, `primus_lens_` by default.\n\
-         Labels are the config's choice, `processors.window.families.<name>.labels`; a label that is left out is summed\n\
-         away, and `enabled: false` leaves the whole metric out. With `processors.window.naming: otel` names are those of\n\
-         OpenTelemetry's semantic conventions, without a namespace; in Prometheus with underscores for dots, the unit behind\n\
-         them, and `_total` behind a counter. Ports and ids are integers there, and what is not known is left out.\n\n\
+         Metrics of the processor `window`. Each name is preceded by the exporter's `namespace` and an underscore, `primus_lens_` by default.\n\
+         The config selects labels, `processors.window.families.<name>.labels`; series are summed over omitted labels,\n\
+         and `enabled: false` disables the whole metric. With `processors.window.naming: otel` names are those of\n\
+         OpenTelemetry's semantic conventions, without a namespace; in Prometheus with underscores for dots, followed by the unit\n\
+         and, for a counter, `_total`. Ports and ids are integers there, and unknown values are omitted.\n\n\
          | label | by `naming: otel` | value |\n|---|---|---|\n",
     );
     for (label, value) in [

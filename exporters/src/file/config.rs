@@ -126,9 +126,11 @@ impl ComponentConfig for Config {
         }
         let unfit = match (self.format, self.compression()) {
             (Format::Json, Compression::Snappy | Compression::Zstd) => {
-                Some("JSON is packed by `gzip` or `none`")
+                Some("invalid compression for JSON; expected `gzip` or `none`")
             }
-            (Format::Parquet, Compression::Gzip) => Some("Parquet is packed by `zstd`, `snappy` or `none`"),
+            (Format::Parquet, Compression::Gzip) => {
+                Some("invalid compression for Parquet; expected `zstd`, `snappy` or `none`")
+            }
             _ => None,
         };
         faults.extend(unfit.map(|message| Fault::new("compression", message)));
@@ -169,7 +171,7 @@ impl ExporterConfig for Config {
 /// The exporter type `file`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "file",
-    summary: "writes what each window changed to files, as JSON lines or Parquet",
+    summary: "writes the changes of each window to files, as JSON lines or Parquet",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

@@ -77,7 +77,7 @@ impl Names {
     pub(super) fn new(path: &str, extension: &str) -> Result<Self, String> {
         if path.is_empty() {
             return Err(format!(
-                "has to be given: a folder, or a pattern such as /var/lib/flowtap/flows-{TIME}{extension}"
+                "must be set: a folder, or a pattern such as /var/lib/flowtap/flows-{TIME}{extension}"
             ));
         }
         if path.contains('\0') {
@@ -87,7 +87,7 @@ impl Names {
             let known = [".json", ".jsonl", ".ndjson", ".gz", ".parquet"];
             if known.iter().any(|ending| path.ends_with(ending)) {
                 return Err(format!(
-                    "`{path}` would be a folder: put {TIME} into the name of a file, for there will be several"
+                    "`{path}` would be a folder; hint: put {TIME} into the file name, as several files are written"
                 ));
             }
             return Ok(Self {
@@ -110,7 +110,7 @@ impl Names {
                 suffix: suffix.to_owned(),
             }),
             _ => Err(format!(
-                "`{}`: {TIME} stands once, in the name of the file",
+                "`{}`: {TIME} must occur once, in the file name",
                 path.display()
             )),
         }

@@ -34,13 +34,13 @@ impl Telemetry {
             files: context
                 .meter
                 .u64_counter("exporter_files")
-                .with_description("Files of an exporter, by what became of them.")
+                .with_description("Files of an exporter, by event.")
                 .with_unit("{file}")
                 .build(),
             lost: context
                 .meter
                 .u64_counter("exporter_lost_rows")
-                .with_description("Rows that were taken for written, and whose file could not be finished.")
+                .with_description("Rows counted as written whose file could not be finished.")
                 .with_unit("{row}")
                 .build(),
             exporter: KeyValue::new("exporter", context.id.to_string()),
@@ -144,7 +144,7 @@ impl Writer {
         for name in left {
             let path = self.names.partial(&name);
             if let Err(error) = self.take_up(name) {
-                tracing::warn!(path = %path.display(), %error, "what was left behind can't be put in order");
+                tracing::warn!(path = %path.display(), %error, "files left by a crash can't be recovered");
             }
         }
         // Old files are removed with the first one that is finished: until a window has come it is not known what is old.
@@ -156,7 +156,7 @@ impl Writer {
         let path = self.names.partial(&name);
         let file = OpenOptions::new().write(true).open(&path)?;
         let Some(_lock) = lock(file)? else {
-            tracing::warn!(path = %path.display(), "another flowtap writes this file; give each exporter a path of its own");
+            tracing::warn!(path = %path.display(), "another flowtap writes this file; hint: give each exporter a different path");
             return Ok(());
         };
         let length = match (self.format, self.compression) {
@@ -280,7 +280,7 @@ impl Writer {
         }
         Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("{MAX_NAMES} files of one second are there already"),
+            format!("{MAX_NAMES} files of one second exist already"),
         ))
     }
 
@@ -401,8 +401,7 @@ impl Writer {
                 files = future.len(),
                 first = %self.names.finished(first).display(),
                 now = %self.now,
-                "files of a time that is still to come are neither counted nor removed by rotation; hint: the clock was ahead once, \
-                 remove them by hand"
+                "files dated in the future are neither counted nor removed by rotation; hint: the clock was ahead once, remove them by hand"
             );
         }
         self.future_files = future.len();

@@ -426,7 +426,7 @@ impl ComponentConfig for Config {
             }
         };
         if self.metrics_endpoint.is_some() && resolved.protocol == Protocol::Grpc {
-            let message = "is for HTTP; hint: use `endpoint` with `protocol: grpc`";
+            let message = "is only for HTTP; hint: use `endpoint` with `protocol: grpc`";
             faults.push(Fault::new("metrics_endpoint", message));
         }
         if let Some(url) = &self.proxy_url
@@ -463,7 +463,7 @@ impl ComponentConfig for Config {
                 let path = vec!["headers".to_owned(), name.clone()];
                 faults.push(Fault {
                     path,
-                    message: "is no header that can be sent: printable ASCII only".to_owned(),
+                    message: "is not a valid header: printable ASCII only".to_owned(),
                 });
             }
         }
@@ -497,7 +497,7 @@ impl ExporterConfig for Config {
 /// The exporter type `otlp`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "otlp",
-    summary: "pushes to an OpenTelemetry collector by gRPC or HTTP",
+    summary: "pushes to an OpenTelemetry collector over gRPC or HTTP",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

@@ -179,7 +179,7 @@ impl Encoder {
         debug_assert_eq!(
             body.len(),
             len_delimited(resource_len),
-            "what was planned was written"
+            "the planned points were written"
         );
         Part {
             request: Request {

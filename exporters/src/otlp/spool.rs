@@ -43,7 +43,7 @@ pub(super) async fn drain(
                 if refusals == MAX_REFUSALS {
                     tracing::warn!(
                         requests = storage.waiting().0,
-                        "the collector refused {MAX_REFUSALS} requests in a row for good; those on disk are sent at one per second"
+                        "the collector permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second"
                     );
                 }
             }

@@ -205,7 +205,7 @@ fn body(chunks: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
     Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)))
 }
 
-/// Chunks of an exposition, packed by gzip as they come.
+/// Chunks of an exposition, compressed with gzip as they come.
 struct Packed {
     chunks: Exposition,
     encoder: Option<GzEncoder<Vec<u8>>>,

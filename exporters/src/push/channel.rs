@@ -94,7 +94,7 @@ where
                 Err(error) => {
                     let error = error.to_string();
                     if current.unusable.as_ref() != Some(&error) {
-                        tracing::warn!(endpoint = %self.dial.endpoint, error, "changed TLS files can't be used; the ones before stay in use");
+                        tracing::warn!(endpoint = %self.dial.endpoint, error, "changed TLS files can't be used; the previous ones stay in use");
                         current.unusable = Some(error);
                     }
                 }

@@ -152,7 +152,7 @@ impl Proxy {
         if proxy.is_none() {
             tracing::warn!(
                 proxy = %found.uri(),
-                "the proxy of the environment is not used: expected http, https, socks5 or socks5h"
+                "ignoring the proxy of the environment: expected http, https, socks5 or socks5h"
             );
         }
         proxy

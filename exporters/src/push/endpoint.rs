@@ -22,7 +22,7 @@ pub(crate) struct Endpoint {
 /// Why a text is not an endpoint. The message repeats no part of the text that may be secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EndpointError {
-    #[error("must not contain a user name or password, which would end up in logs")]
+    #[error("must not contain a user name or password, which would appear in logs")]
     UserInfo,
     #[error(
         "invalid endpoint{shown}: expected `http://host:port`, `https://host:port` or `unix:///path/of/socket`"

@@ -8,7 +8,7 @@
 //! | [`http`] | a POST over HTTP/1.1 |
 //! | [`error`] | failures in words, and whether a server or the network caused them |
 //! | [`retry`] | which failures are retried, and when |
-//! | [`health`] | what `/status` and the log say about deliveries |
+//! | [`health`] | reports deliveries in `/status` and the log |
 //! | [`storage`] | requests on disk, until they are delivered |
 
 pub(crate) mod channel;

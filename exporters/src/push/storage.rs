@@ -66,13 +66,13 @@ impl StorageConfig {
         if self.when_full == WhenFull::Block {
             return Some(Fault {
                 path: path("when_full"),
-                message: "a disk that is full would stop the exporter: choose drop_oldest or drop_newest"
+                message: "a full disk would stop the exporter; expected drop_oldest or drop_newest"
                     .to_owned(),
             });
         }
         (self.max_bytes < 1 << 20).then(|| Fault {
             path: path("max_bytes"),
-            message: "must be at least 1048576: less holds no request".to_owned(),
+            message: "must be at least 1048576, to hold a request".to_owned(),
         })
     }
 }
@@ -148,7 +148,7 @@ impl Storage {
             ),
             dropped: counter(
                 "exporter_storage_dropped_requests",
-                "Requests that were dropped because those on disk had reached their limit.",
+                "Requests dropped because the requests on disk had reached their limit.",
             ),
             exporter,
         };
@@ -198,7 +198,7 @@ impl Storage {
         );
         gauge(
             "exporter_storage_size",
-            "Bytes that the requests which wait take up on disk.",
+            "Bytes of the waiting requests on disk.",
             "By",
             |(_, bytes)| bytes,
         );
@@ -386,7 +386,7 @@ impl Storage {
                 aside = %aside.display(),
                 error = %why,
                 requests = state.items,
-                "the file of requests is damaged; it is set aside, and a new one begun"
+                "the file of requests is damaged; it is set aside, and a new one is created"
             );
             fs::rename(&self.path, aside)?;
             break;

@@ -34,8 +34,7 @@ pub(super) struct Client {
 /// "Required `Written` Response Headers").
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the server took the request and does not say what it wrote: it does not know remote write 2.0; \
-     set `protobuf_message: prometheus.WriteRequest`"
+    "the server accepted the request without reporting the written samples: it does not support remote write 2.0; hint: set `protobuf_message: prometheus.WriteRequest`"
 )]
 struct NotUnderstood;
 

@@ -200,10 +200,10 @@ impl Config {
             let message = match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 (Ok(name), _) if is_reserved(&name) => "is a header that the exporter sets itself",
                 (Ok(AUTHORIZATION), Ok(_)) if self.basic_auth.is_some() || self.bearer_token.is_some() => {
-                    "is set by `basic_auth` or `bearer_token` already"
+                    "is already set by `basic_auth` or `bearer_token`"
                 }
                 (Ok(_), Ok(_)) => return None,
-                _ => "is no header that can be sent: printable ASCII only",
+                _ => "is not a valid header: printable ASCII only",
             };
             Some(below("headers", name, message))
         })
@@ -243,7 +243,7 @@ impl Config {
         let two = (self.basic_auth.is_some() && self.bearer_token.is_some()).then(|| {
             Fault::new(
                 "bearer_token",
-                "a request shows either this or `basic_auth`: give one",
+                "can't be combined with `basic_auth`: set one of them",
             )
         });
         let token = self
@@ -308,12 +308,12 @@ impl ComponentConfig for Config {
         let together = HISTOGRAM_SAMPLES * if self.zero_samples { 2 } else { 1 };
         if self.max_samples_per_send < together {
             let message = format!(
-                "must be {together} at least: the samples of a histogram, and their zeros, go together"
+                "must be at least {together}: the samples of a histogram, and their zeros, are sent together"
             );
             faults.push(Fault::new("max_samples_per_send", message));
         }
         if self.send_native_histograms && self.protobuf_message == ProtobufMessage::V1 {
-            let message = "needs `protobuf_message: io.prometheus.write.v2.Request`: the message of 1.0 has no such buckets";
+            let message = "needs `protobuf_message: io.prometheus.write.v2.Request`: the message of 1.0 does not support them";
             faults.push(Fault::new("send_native_histograms", message));
         }
         faults
@@ -341,7 +341,7 @@ impl ExporterConfig for Config {
 /// The exporter type `remote_write`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "remote_write",
-    summary: "pushes to whatever takes Prometheus remote write",
+    summary: "pushes to Prometheus remote write endpoints",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

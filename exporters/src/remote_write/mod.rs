@@ -115,9 +115,7 @@ impl Forgotten {
         let counter = context
             .meter
             .u64_counter("exporter_dropped_stale_markers")
-            .with_description(
-                "Series that ended and whose stale marker gave way, because too many did at a time.",
-            )
+            .with_description("Series that ended without a stale marker, because too many ended at a time.")
             .with_unit("{series}")
             .build();
         let forgotten = Self {

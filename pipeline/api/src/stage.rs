@@ -20,7 +20,7 @@ use crate::sink::Sink;
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// The process lacks a privilege. `remedy` is a command or a sentence that says what to do.
-    #[error("{what}\n  missing: {missing}\n  to mend it: {remedy}")]
+    #[error("{what}\n  missing: {missing}\n  hint: {remedy}")]
     Permission {
         /// The operation that failed.
         what: String,
@@ -30,7 +30,7 @@ pub enum StageError {
         remedy: String,
     },
     /// The machine or its kernel can't do what the stage needs.
-    #[error("{what}\n  to mend it: {remedy}")]
+    #[error("{what}\n  hint: {remedy}")]
     Unsupported {
         /// The missing requirement.
         what: String,
@@ -60,7 +60,7 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
     let port = address.port();
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "another process has the port (`ss -ltnp 'sport = :{port}'` shows which); stop it, or set another one: --set {key}=ADDRESS:PORT"
+            "another process uses the port (`ss -ltnp 'sport = :{port}'` shows which); stop it, or set another port: --set {key}=ADDRESS:PORT"
         ),
         io::ErrorKind::AddrNotAvailable => {
             format!(
@@ -69,7 +69,7 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => {
             format!(
-                "ports below 1024 need CAP_NET_BIND_SERVICE; grant it, or set another one: --set {key}=ADDRESS:PORT"
+                "ports below 1024 need CAP_NET_BIND_SERVICE; grant it, or set another port: --set {key}=ADDRESS:PORT"
             )
         }
         _ => format!("set another address: --set {key}=ADDRESS:PORT"),

@@ -67,7 +67,7 @@ impl ProcessorConfig for Config {
 /// The processor type `direction`.
 pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     type_name: "direction",
-    summary: "decides between ingress and egress: by the handshake or the socket's counters, then by listeners and ports",
+    summary: "decides the role, ingress or egress: by the handshake or the socket's counters, then by listeners and ports",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };
@@ -99,7 +99,7 @@ impl Direction {
         let evicted = context
             .meter
             .u64_counter("processor_evicted_sockets")
-            .with_description("Sockets that a processor forgot at its bound, and may decide about anew.")
+            .with_description("Sockets whose role was evicted from a full table, and may be decided again.")
             .with_unit("{socket}")
             .build();
         let processor = KeyValue::new("processor", context.id.to_string());

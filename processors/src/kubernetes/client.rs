@@ -21,7 +21,7 @@ pub enum ClientError {
         reason: String,
     },
     /// The client can't be made of either.
-    #[error("no client of the Kubernetes API: {0}")]
+    #[error("the Kubernetes API client can't be created: {0}")]
     Client(String),
 }
 

@@ -49,7 +49,7 @@ impl ProcessorConfig for Config {
 /// The processor type `kubernetes`.
 pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     type_name: "kubernetes",
-    summary: "names both ends: pod, workload, namespace, service, node",
+    summary: "adds the names of both ends: pod, workload, namespace, service, node",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

@@ -119,7 +119,7 @@ impl Telemetry {
             last_event: meter
                 .f64_gauge("kubernetes_last_event_timestamp")
                 .with_description(
-                    "When the Kubernetes API last reported an object of a resource, since the epoch.",
+                    "Unix time at which the Kubernetes API last reported an object of a resource.",
                 )
                 .with_unit("s")
                 .build(),
@@ -295,12 +295,14 @@ fn warn(source: Source, error: &watcher::Error) {
     match status_code(error) {
         Some(403) => tracing::warn!(
             resource,
-            "the Kubernetes API forbids to watch {resource} ({place}); to mend it: a rule with apiGroups: [\"{group}\"], \
-             resources: [\"{resource}\"], verbs: [\"list\", \"watch\"]; until then its part comes from the config alone"
+            "the Kubernetes API forbids watching {resource} ({place}); hint: add a rule with apiGroups: [\"{group}\"], \
+             resources: [\"{resource}\"], verbs: [\"list\", \"watch\"]; until then only the config is used for it"
         ),
         // An API server before 1.33 has none of these.
         Some(404) => tracing::debug!(resource, "this cluster's API has no {resource}"),
-        _ => tracing::warn!(resource, %error, "the Kubernetes API can't be watched; what was known stays"),
+        _ => {
+            tracing::warn!(resource, %error, "the Kubernetes API can't be watched; the last known state stays in use")
+        }
     }
 }
 

@@ -172,11 +172,11 @@ impl ComponentConfig for Config {
         for (number, class) in self.classes.iter().enumerate() {
             let name = &class.name;
             let message = if PeerClass::is_built_in(name) {
-                format!("`{name}` is a class already; its ranges are set by its own list")
+                format!("`{name}` is a built-in class; hint: set its ranges in its own list")
             } else if !names.insert(name) {
-                format!("there is a class `{name}` already; add to its `cidrs`")
+                format!("duplicate class `{name}`; hint: add to the `cidrs` of the first")
             } else if !is_class_name(name) {
-                format!("`{name}` can't be a class: letters, digits, `_` and `-`, a letter first")
+                format!("invalid class name `{name}`: expected letters, digits, `_` and `-`, a letter first")
             } else {
                 continue;
             };

@@ -128,7 +128,7 @@ pub(super) fn follow(config: &Config) -> Result<Arc<Live<Lists>>, ListError> {
             .name("policy-lists".to_owned())
             .spawn(move || watch(&config, stamps, &followers));
         if let Err(error) = watching {
-            tracing::warn!(%error, "changes of the policy's files will not be seen");
+            tracing::warn!(%error, "changes of the policy's files will not be noticed");
         }
     }
     Ok(live)
@@ -146,10 +146,10 @@ fn watch(config: &Config, mut before: Vec<Stamp>, live: &Weak<Live<Lists>>) {
         before = now;
         match Lists::read(config) {
             Ok(lists) => {
-                tracing::info!("the policy's lists were read again");
+                tracing::info!("the policy's lists were reloaded");
                 live.store(lists);
             }
-            Err(error) => tracing::warn!(%error, "the policy's lists stay as they were"),
+            Err(error) => tracing::warn!(%error, "the policy's lists are unchanged"),
         }
     }
 }

@@ -75,7 +75,7 @@ impl FamilyConfig {
             return vec![Fault {
                 path: path(&[]),
                 message: format!(
-                    "there is no family `{name}`; there are {}",
+                    "unknown family `{name}`; available: {}",
                     family_names().join(", ")
                 ),
             }];
@@ -86,9 +86,9 @@ impl FamilyConfig {
             let earlier = self.labels.iter().flatten().take(number);
             let message = if !definition.possible().any(|possible| possible == *label) {
                 let possible: Vec<_> = definition.possible().map(Label::name).collect();
-                format!("`{name}` can't have it; it can have {}", possible.join(", "))
+                format!("not available for `{name}`; available: {}", possible.join(", "))
             } else if earlier.clone().any(|earlier| earlier == label) {
-                "is there twice".to_owned()
+                "is a duplicate".to_owned()
             } else {
                 continue;
             };
@@ -126,7 +126,7 @@ impl ComponentConfig for Config {
             faults.push(Fault::new("interval", "must be at least 100ms"));
         }
         if self.metric_expiration < self.interval {
-            let message = "must be at least `interval`, or series would leave between two changes";
+            let message = "must be at least `interval`, or series would expire between two changes";
             faults.push(Fault::new("metric_expiration", message));
         }
         faults.extend(self.families.iter().flat_map(|(name, own)| own.validate(name)));
@@ -179,12 +179,12 @@ mod tests {
             .collect();
         assert_eq!(faults.len(), 3, "{faults:?}");
         assert_eq!(faults[0].0, "families.network_flow_dns.labels.1");
-        assert!(faults[0].1.contains("it can have raddr"), "{faults:?}");
+        assert!(faults[0].1.contains("available: raddr"), "{faults:?}");
         assert_eq!(
             faults[1],
             (
                 "families.network_flow_dns.labels.2".to_owned(),
-                "is there twice".to_owned()
+                "is a duplicate".to_owned()
             )
         );
         assert_eq!(faults[2].0, "families.network_tcp_flow");

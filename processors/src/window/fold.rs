@@ -476,7 +476,7 @@ impl Telemetry {
                 .meter
                 .u64_counter("processor_folded_records")
                 .with_description(
-                    "Changes that went into a series `other` because their family is at `max_series`.",
+                    "Changes folded into a series `other` because their family is at `max_series`.",
                 )
                 .with_unit("{record}")
                 .build(),

@@ -200,7 +200,7 @@ pub(super) struct Key {
     network_type: Option<NetworkType>,
 }
 
-const _: () = assert!(size_of::<Key>() == 32, "a slot is no cache line any more");
+const _: () = assert!(size_of::<Key>() == 32, "a slot is larger than a cache line");
 
 /// No row: memory ends long before there are as many.
 const OTHER: u32 = u32::MAX;

@@ -114,7 +114,7 @@ pub(super) struct Slot<V> {
 
 const _: () = assert!(
     size_of::<Option<Slot<Sum>>>() == 64,
-    "a counter's slot is no cache line any more"
+    "a counter's slot is larger than a cache line"
 );
 
 /// In the window that is open.

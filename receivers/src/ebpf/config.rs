@@ -80,7 +80,7 @@ impl ComponentConfig for Config {
             && (!bytes.is_power_of_two() || !(1 << 12..=1 << 30).contains(&bytes))
         {
             let message = format!(
-                "{bytes} is no power of two from 4096 to 1073741824; the next one is {}",
+                "{bytes} is not a power of two from 4096 to 1073741824; the next one is {}",
                 bytes.clamp(1 << 12, 1 << 30).next_power_of_two()
             );
             faults.push(Fault::new("ring_buffer_bytes", message));

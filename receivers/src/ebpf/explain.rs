@@ -13,7 +13,7 @@ pub(super) fn explain(error: LoadError) -> StageError {
         },
         LoadError::Refused { .. } => StageError::Permission {
             what: error.to_string(),
-            missing: "the kernel's consent: it is locked down, or a seccomp or LSM policy forbids bpf(2)"
+            missing: "permission of the kernel: it is locked down, or a seccomp or LSM policy forbids bpf(2)"
                 .to_owned(),
             remedy: "see /sys/kernel/security/lockdown, and the container's seccomp profile".to_owned(),
         },

@@ -79,8 +79,7 @@ impl EbpfReceiver {
         tracing::warn!(
             receiver = %self.context.id,
             mode = handover.programs.mode(),
-            "this change of the config begins the measuring anew: what connections do until then is not counted; \
-             receiver_coverage_kernel and _measured show how much that is"
+            "this change of the config restarts the measurement: bytes and connections until then are not counted; receiver_coverage_kernel and _measured show the loss"
         );
         let Handover {
             config,

@@ -86,7 +86,7 @@ impl EbpfReceiver {
         let mode = context
             .meter
             .u64_gauge("receiver_mode")
-            .with_description("1 for how a receiver captures, 0 for how it did before a reload; the mode and the reason are labels.")
+            .with_description("1 for the current capture mode of a receiver, 0 for an earlier one; the mode and the reason are labels.")
             .build();
         Self {
             config,
@@ -137,7 +137,7 @@ impl EbpfReceiver {
 
     /// The programs, with the reason for the choice.
     fn load(&self) -> Result<(Programs, String), StageError> {
-        let as_told = |programs| (programs, "the config says so".to_owned());
+        let as_told = |programs| (programs, "set by the config".to_owned());
         match self.config.mode {
             Mode::Sockets => self.load_sockets().map(as_told).map_err(explain),
             Mode::Events => self.load_events().map(as_told).map_err(explain),
@@ -147,7 +147,7 @@ impl EbpfReceiver {
 
     fn load_best(&self) -> Result<(Programs, String), StageError> {
         let sockets = match self.load_sockets() {
-            Ok(programs) => return Ok((programs, "the best mode, and it loads".to_owned())),
+            Ok(programs) => return Ok((programs, "the best mode that loads".to_owned())),
             // Mode events wants the same capabilities.
             Err(error @ LoadError::Capability(_)) => return self.make_do(explain(error)),
             Err(error) => error,
@@ -211,8 +211,7 @@ impl Receiver for EbpfReceiver {
             if let (false, Some(level)) = (attachment.kprobes, paranoia()) {
                 tracing::warn!(
                     kernel.perf_event_paranoid = level,
-                    "no kprobes: at this level a kernel gives them to CAP_SYS_ADMIN only, so accepted connections have no process; \
-                     sysctl -w kernel.perf_event_paranoid=2 lets CAP_PERFMON do"
+                    "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so accepted connections have no process; hint: with sysctl -w kernel.perf_event_paranoid=2 CAP_PERFMON is sufficient"
                 );
             }
         }

@@ -169,12 +169,12 @@ pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &m
     if let Some(Err(error)) = adoption.files {
         tracing::warn!(
             %error,
-            "connections of other network namespaces that were open before are not counted, and accepted connections \
+            "open connections of other network namespaces are not counted, and accepted connections \
              have no process"
         );
     }
     if let Some(Err(error)) = adoption.sockets {
-        tracing::warn!(%error, "connections without a process that were open before are not counted");
+        tracing::warn!(%error, "open connections without a process are not counted");
     }
 }
 

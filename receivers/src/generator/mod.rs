@@ -16,7 +16,7 @@
 //!
 //! After K intervals it has come to this, whatever the seed:
 //!
-//! | what | how much |
+//! | quantity | formula |
 //! |---|---|
 //! | records | `flows` + K × (`active_per_interval` + 2 × `churn_per_interval`) |
 //! | bytes sent | K × `active_per_interval` × `sent_bytes` |
@@ -158,7 +158,7 @@ impl ComponentConfig for Config {
             (
                 (fewest..=MAX_ADDRESSES).contains(&self.addresses),
                 "addresses",
-                format!("must be from {fewest}, for as many peers, to {MAX_ADDRESSES}"),
+                format!("must be from {fewest}, required by the number of peers, to {MAX_ADDRESSES}"),
             ),
             (is_share(self.ipv6_share), "ipv6_share", share()),
             (is_share(self.server_share), "server_share", share()),
@@ -217,7 +217,7 @@ impl Generator {
             self.missed.add(missed, std::slice::from_ref(&self.receiver));
             tracing::warn!(
                 missed,
-                "the pipelines take longer than an interval; the flows come at a lower rate than is set"
+                "the pipelines take longer than an interval; the rate is lower than configured"
             );
         }
     }
@@ -228,7 +228,7 @@ impl Receiver for Generator {
         tracing::warn!(
             receiver = %self.receiver.value,
             flows = self.config.flows,
-            "generating synthetic flows: what they are counted as is not this machine's traffic"
+            "generating synthetic flows, which are not traffic of this machine"
         );
         Ok(())
     }

@@ -49,7 +49,7 @@ pub enum RecordingError {
         source: io::Error,
     },
     /// It does not begin as a recording does.
-    #[error("{} is no recording of flowtap", .0.display())]
+    #[error("{} is not a recording of flowtap", .0.display())]
     NoRecording(PathBuf),
     /// It was written by another version.
     #[error("{} is a recording of version {found}; this flowtap reads version {VERSION}", .file.display())]
@@ -178,7 +178,7 @@ impl<R: Read> Reader<R> {
         match reader.next() {
             Some(Ok(Frame::Start { at, node })) => Ok((reader, at, node)),
             Some(Err(error)) => Err(error),
-            _ => Err(reader.corrupt(12, &"the first frame does not say when it began")),
+            _ => Err(reader.corrupt(12, &"the first frame has no start time")),
         }
     }
 
@@ -204,7 +204,7 @@ impl<R: Read> Reader<R> {
             return Err(cut_off(self, "the frame is not whole"));
         }
         if crc32fast::hash(&payload) != sum {
-            return Err(self.corrupt(offset, &"the checksum does not fit"));
+            return Err(self.corrupt(offset, &"the checksum does not match"));
         }
         self.offset += 8 + u64::from(length);
         postcard::from_bytes(&payload).map_err(|error| self.corrupt(offset, &error))

@@ -58,7 +58,7 @@ impl ReceiverConfig for Config {
 /// The receiver type `replay`.
 pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
     type_name: "replay",
-    summary: "what `flowtap record` wrote, again",
+    summary: "replays a file written by `flowtap record`",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

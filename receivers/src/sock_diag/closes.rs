@@ -124,7 +124,7 @@ impl Closes {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that follows closes has panicked");
+            tracing::error!("the thread that receives closes has panicked");
         }
     }
 

@@ -1,15 +1,15 @@
 //! Cost of flowtap, on an idle machine; as root. Parts, of which any can be given after `--`:
 //!
-//! | part | what |
+//! | part | measures |
 //! |---|---|
 //! | `load` | redis-benchmark with flowtap off, in mode `sockets` and in mode `events`, interleaved |
 //! | `scan` | 1,000 to 100,000 open sockets, idle and changed |
 //! | `against` | one load with others of its kind: a program on every packet, pmacctd |
 //! | `churn` | as many short connections as the machine makes: is any lost? |
-//! | `drain` | mode `events`: what one core takes from the ring, and whether drops are counted exactly |
+//! | `drain` | mode `events`: throughput of one core from the ring, and whether drops are counted exactly |
 //! | `startup` | to the first attached program, to the first scrape |
 //! | `tick` | a window's end with 100,000 synthetic flows and every exporter |
-//! | `memory` | of the process and of the kernel, at rest and with many flows |
+//! | `memory` | of the process and of the kernel, idle and with many flows |
 //!
 //! Kernel time is what the kernel itself counts per program (`kernel.bpf_stats_enabled`, `bpftool prog`), segments are the
 //! kernel's (`/proc/net/snmp`), an agent's CPU and memory are those of `/proc/<pid>`. Everything on loopback.

@@ -303,13 +303,13 @@ pub const FAMILIES: [Definition; 13] = [
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_retransmits",
-            help: "TCP segments that were sent again, by peer.",
+            help: "Retransmitted TCP segments, by peer.",
             unit: "{segment}",
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.tcp.retransmits",
-            "TCP segments that were sent again, by peer.",
+            "Retransmitted TCP segments, by peer.",
             "{segment}",
             FamilyKind::Counter,
         ),
@@ -339,13 +339,13 @@ pub const FAMILIES: [Definition; 13] = [
         family: Family {
             naming: Naming::PrimusLens,
             name: "bpf_event_chan_drop",
-            help: "Events dropped because the channel behind the ring buffers was full.",
+            help: "Events dropped because the channel after the ring buffers was full.",
             unit: "{event}",
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.bpf.events.dropped",
-            "Events dropped because the channel behind the ring buffers was full.",
+            "Events dropped because the channel after the ring buffers was full.",
             "{event}",
             FamilyKind::Counter,
         ),
