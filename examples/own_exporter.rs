@@ -41,7 +41,7 @@ const FACTORY: Factory<dyn ExporterConfig> = Factory {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
-    /// The file, made if it is missing; its folder, too. An absolute path.
+    /// The file, created with its folder if it is missing. An absolute path.
     path: PathBuf,
 }
 

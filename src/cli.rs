@@ -34,12 +34,12 @@ Without privileges it falls back to sock_diag, with a warning; --strict fails in
 The daemon's own metrics are on 127.0.0.1:8888/metrics, its status page on 127.0.0.1:13133."
 )]
 pub(crate) struct Cli {
-    /// What to do. Nothing: explain.
+    /// Subcommand; prints help if omitted.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
 
-/// What to do.
+/// Subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Measure and export until SIGTERM or SIGINT
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     PrintConfig(ConfigArgs),
     /// Check the requirements on this machine; exit code 0 if `run --strict` would work
     Doctor(DoctorArgs),
-    /// Write what the receivers hand on into a file
+    /// Record receiver output to a file
     Record(RecordArgs),
     /// Run a recording through the pipelines and print the final /metrics
     Replay(ReplayArgs),
@@ -72,13 +72,13 @@ pub(crate) enum Command {
     Man(ManArgs),
 }
 
-/// How to run.
+/// Options of `run`.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// Where the config comes from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// End with an error where flowtap would make do with less, such as netlink in place of eBPF
+    /// Fail instead of degrading, such as to netlink in place of eBPF
     #[arg(long)]
     pub(crate) strict: bool,
     /// Do not drop privileges or enter the Landlock/seccomp sandbox
@@ -86,7 +86,7 @@ pub(crate) struct RunArgs {
     pub(crate) no_sandbox: bool,
 }
 
-/// What to record.
+/// Options of `record`.
 #[derive(Args, Debug)]
 pub(crate) struct RecordArgs {
     /// Where the receivers come from.
@@ -100,7 +100,7 @@ pub(crate) struct RecordArgs {
     pub(crate) duration: Option<Duration>,
 }
 
-/// What to replay.
+/// Options of `replay`.
 #[derive(Args, Debug)]
 pub(crate) struct ReplayArgs {
     /// Where the pipelines come from.
@@ -111,13 +111,13 @@ pub(crate) struct ReplayArgs {
     pub(crate) file: PathBuf,
 }
 
-/// What to explain.
+/// Options of `explain`.
 #[derive(Args, Debug)]
 pub(crate) struct ExplainArgs {
     /// Where the config comes from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// Duration of the measurement, if there is no recording
+    /// Duration of the measurement, if no recording is given
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1m")]
     pub(crate) duration: Duration,
     /// The recording
@@ -125,7 +125,7 @@ pub(crate) struct ExplainArgs {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// What to show.
+/// Options of `top`.
 #[derive(Args, Debug)]
 pub(crate) struct TopArgs {
     /// Where the daemon's config comes from, to find its admin listener
@@ -143,7 +143,7 @@ pub(crate) struct TopArgs {
     pub(crate) sort: String,
 }
 
-/// What to classify.
+/// Options of `classify`.
 #[derive(Args, Debug)]
 pub(crate) struct ClassifyArgs {
     /// Where the lists come from.
@@ -154,7 +154,7 @@ pub(crate) struct ClassifyArgs {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// How to draw.
+/// Options of `graph`.
 #[derive(Args, Debug)]
 pub(crate) struct GraphArgs {
     /// Where the pipelines come from.
@@ -175,7 +175,7 @@ pub(crate) enum GraphFormat {
     Dot,
 }
 
-/// Whose completions.
+/// Options of `completions`.
 #[derive(Args, Debug)]
 pub(crate) struct CompletionsArgs {
     /// The shell
@@ -191,7 +191,7 @@ pub(crate) struct ManArgs {
     pub(crate) directory: PathBuf,
 }
 
-/// How to look.
+/// Options of `doctor`.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
     /// For programs to read

@@ -1,4 +1,4 @@
-//! `flowtap graph`: who feeds whom, as a drawing.
+//! `flowtap graph`: draws the wiring of the pipelines.
 //!
 //! Receivers and exporters stand once, as pipelines share them; each pipeline is a box with its processors in their order.
 

@@ -43,8 +43,8 @@ impl Surroundings {
     }
 }
 
-/// Builds every component that a pipeline uses: receivers and exporters once, processors once per pipeline. `strict`: none
-/// may make do with less than its config asks for.
+/// Builds every component that a pipeline uses: receivers and exporters once, processors once per
+/// pipeline. `strict`: components fail instead of degrading.
 ///
 /// # Errors
 /// The first component that can't be built on this machine.

@@ -1,5 +1,5 @@
-//! The command line of flowtap, as a library: a distribution with components of its own is a `main` that adds to
-//! [`components::registry`] and calls [`main`].
+//! The command line of flowtap, as a library: a distribution with custom components is a `main`
+//! that adds to [`components::registry`] and calls [`main`].
 //!
 //! # Layout
 //!
@@ -77,7 +77,8 @@ pub fn main(registry: &Registry) -> ExitCode {
     let arguments = match Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version come this way, too, and are no error. A closed terminal is nothing to report.
+            // Help and version also come this way, and are not errors. A closed terminal is not
+            // reported.
             let _ = error.print();
             return if error.use_stderr() {
                 exit::Code::Usage.into()
@@ -183,8 +184,8 @@ fn validate(config: &Config) -> Result<(), Failure> {
     print(&text)
 }
 
-/// To standard output, as a whole; on a terminal without control characters of others. A reader that has gone away (`| head`) is no
-/// error.
+/// To standard output, as a whole; on a terminal without foreign control characters. A reader that
+/// has gone away (`| head`) is not an error.
 fn print(text: &str) -> Result<(), Failure> {
     let shown = if io::stdout().is_terminal() {
         plain::lines(text)

@@ -1,7 +1,8 @@
 //! Writes the log without ever making anybody wait for it.
 //!
-//! In: formatted lines, from any thread. Out: standard error, from a thread of its own. If standard error is a pipe that nobody
-//! reads, lines wait up to a bound; those beyond are dropped and counted, and a line says so once there is room again.
+//! In: formatted lines, from any thread. Out: standard error, from a separate thread. If standard
+//! error is a pipe without a reader, lines wait up to a bound; further lines are dropped and
+//! counted, and a line reports it once there is room again.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -30,7 +30,7 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
         let stop = run::stop_on_signal()?;
         let (recorder, failed) = Recorder::create(file, &around.node.load(), stop.clone())?;
         let mut graph = graph::build(config, &telemetry.meter(), &around, true)?;
-        // Every receiver that a pipeline has, and nothing behind it but the file.
+        // Every receiver of a pipeline, with the file as the only output.
         graph.exporters.clear();
         graph.pipelines = vec![PipelineNode {
             name: "recording".into(),

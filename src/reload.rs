@@ -1,4 +1,5 @@
-//! When the config is to be read again: at SIGHUP, and when one of its files has changed and is the same at two looks.
+//! Triggers of a reload: SIGHUP, and when one of its files has changed and has been stable for one
+//! poll interval.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +22,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Reads the config anew, from wherever it came.
 pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Config, Failure>;
 
-/// Wakes who reads the config.
+/// Wakes the task that reloads the config.
 pub(crate) struct Wakeups {
     hangup: Signal,
     files: Vec<PathBuf>,

@@ -40,8 +40,8 @@ const LAST_PUSH: Duration = Duration::from_millis(650);
 /// Maximum time for writing the last log lines.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
-/// less than its config asks for. `sandboxed`: with no more rights than that takes.
+/// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component fails. `strict`:
+/// fail instead of degrading. `sandboxed`: drop privileges that the config does not need.
 ///
 /// # Errors
 /// The error that ended it other than by a signal, or snapshots that could not be exported at the
@@ -76,7 +76,7 @@ pub(crate) fn private_files() {
     umask(before | others);
 }
 
-/// Receivers have threads of their own; what is left is a handful of listeners and pushes.
+/// Receivers have their own threads; only a few listeners and pushes run here.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)

@@ -4,15 +4,17 @@
 //! In order, all before the first thread, so that every thread has it:
 //!
 //! 1. The limit of locked memory is raised, which kernels before 5.11 ask for and which takes a capability that goes next.
-//! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port is below 1024. The namespace of
-//!    process 1 in a proc file system other than `/proc`, for which it takes `CAP_SYS_PTRACE`, is looked up before. From the bounding
-//!    set everything else goes, too.
+//! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port
+//!    is below 1024. The namespace of process 1 in a proc file system other than `/proc`, for which
+//!    `CAP_SYS_PTRACE` is needed, is looked up before. Everything else is also removed from the
+//!    bounding set.
 //! 3. `no_new_privs`: no program that is started could have more.
 //! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
 //!    mounted), written where set by the config, and not executed; from Linux 6.12 on, no other process gets a signal and no
 //!    abstract Unix socket of others a connection.
-//! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`; new namespaces and sockets of
-//!    other families likewise. `clone3`, whose flags a filter can't see, does not exist, so that the C library uses `clone`.
+//! 5. seccomp: system calls that flowtap never makes, but an attacker would, fail with `EPERM`; new
+//!    namespaces and sockets of other families likewise. `clone3`, whose flags a filter can't see,
+//!    does not exist, so that the C library uses `clone`.
 //!
 //! Mechanisms that the kernel lacks are skipped and logged. Privileges that the process does not
 //! have can't be dropped, which is not an error either.
@@ -314,7 +316,8 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     // Without the capability for it the limit stays as it is, and the loader says so if it is too low.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     for path in &needs.write {
-        // What does not exist can't be named to the kernel; the exporter has the better message if it can't be made.
+        // A missing path can't be passed to the kernel; the exporter has the better message if it
+        // can't be created.
         let _ = std::fs::create_dir_all(path);
     }
     let capabilities = keep(&needs.capabilities).map_err(|error| failed("capabilities", &error))?;
@@ -461,7 +464,7 @@ mod tests {
         flowtap_config::load(&layers, &crate::components::registry()).unwrap()
     }
 
-    /// The sandbox is the thread's, so a test can have one of its own.
+    /// The sandbox applies to a thread, so a test can have a separate one.
     fn within<T: Send>(config: &Config, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {

@@ -1,4 +1,4 @@
-//! Stopping, whatever hangs: signals and the deadline have threads of their own.
+//! Stopping in bounded time: signals and the deadline have dedicated threads.
 //!
 //! The first SIGTERM or SIGINT begins an orderly stop; a second one ends the process at once. However it begins, the stop is over
 //! within `service.shutdown_timeout` and a grace period: a peer, a pipe, a name server or a worker that is stuck can't make it

@@ -108,7 +108,7 @@ impl Telemetry {
         Router::new().route("/metrics", get(move || async move { expose(&registry) }))
     }
 
-    /// For who shows the same elsewhere.
+    /// The reader of the same metrics, for the status page.
     pub(crate) fn reader(&self) -> Reader {
         Reader(self.registry.clone())
     }
@@ -256,8 +256,8 @@ pub(crate) fn check_logs(config: &Config) -> Result<(), Failure> {
         })
 }
 
-/// Parses a level or a filter of `target=level` directives. A word that is no level would be taken for a target, of which
-/// nothing is ever logged, so it is refused.
+/// Parses a level or a filter of `target=level` directives. A word that is not a level would be
+/// taken for a target, of which nothing is ever logged, so it is rejected.
 fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     let words = text.split(',').map(str::trim);
     let mut words = words.filter(|word| !word.is_empty() && !word.contains(['=', '[']));

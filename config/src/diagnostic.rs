@@ -19,7 +19,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The line with a mark under what is meant; `None` if there is no line to show.
+    /// The line with a mark under the fault; `None` if there is no line to show.
     fn excerpt(&self, styled: bool) -> Option<String> {
         let ((number, column), line) = (self.place?, self.line.as_deref()?);
         let start = line
@@ -66,7 +66,7 @@ pub struct Diagnostic {
     pub key: String,
     /// Message, without place and hint.
     pub message: String,
-    /// What to do.
+    /// Fix.
     pub help: Option<String>,
 }
 

@@ -31,7 +31,7 @@ pub struct Document {
     pub text: String,
 }
 
-/// A file with more is no config: lists of ranges have files of their own.
+/// A larger file can't be a config: lists of ranges have separate files.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// A mistake in a file's syntax.

@@ -18,15 +18,15 @@ pub struct Mistake {
     pub path: Vec<String>,
     /// Message, without the place.
     pub message: String,
-    /// What to do.
+    /// Fix.
     pub help: Option<String>,
 }
 
 /// More mistakes than this in one component are not looked for.
 const MAX_MISTAKES: usize = 100;
 
-/// Reads `value` with `parse`. The result is `None` if it can't be read even without the keys that are wrong. A value that
-/// `text` knows as text is tried as that, too.
+/// Reads `value` with `parse`. The result is `None` if it can't be read even without the keys that
+/// are wrong. A value that `text` knows as text is also tried as text.
 pub fn read<T>(
     mut value: Value,
     text: impl Fn(&[String]) -> Option<String>,

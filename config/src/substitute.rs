@@ -16,7 +16,7 @@ use crate::layers::Merged;
 /// Stands for a value that was substituted.
 const CONCEALED: &str = "(the substituted value)";
 
-/// A file with more is no value.
+/// A larger file can't be a value.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// The reason why a value can't be used, and a hint.

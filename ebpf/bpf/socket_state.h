@@ -71,7 +71,7 @@ struct listen_key {
 	__u8 addr[16]; /* network byte order, IPv4 in the first four bytes; zero for any */
 };
 
-/* Whose listening socket it is. */
+/* Owner of a listening socket. */
 struct owner {
 	__u64 cookie;
 	__u64 cgroup_id;

@@ -36,8 +36,9 @@ pub fn check() -> Result<(), Missing> {
     }
 }
 
-/// Lets maps take as much memory as they need on kernels before 5.11, which charge them to the locked memory of the user
-/// (kernel commit 3ac1f01b43b6). Later kernels charge the memory cgroup. A refusal is no error here: loading will say.
+/// Lets maps take as much memory as they need on kernels before 5.11, which charge them to the
+/// locked memory of the user (kernel commit 3ac1f01b43b6). Later kernels charge the memory cgroup.
+/// A refusal is not an error here: loading reports it.
 pub(crate) fn raise_memlock() {
     let unlimited = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,

@@ -1,6 +1,6 @@
 //! The kernel side: BPF programs in C, their loader, and the mirror of what they hand over.
 //!
-//! This is the only crate with `unsafe` code, and a leaf: it knows nothing of flowtap's records.
+//! This is the only crate with `unsafe` code, and a leaf: it does not depend on flowtap's records.
 //!
 //! # Layout
 //!

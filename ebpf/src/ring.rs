@@ -16,7 +16,7 @@ use crate::abi::Event;
 pub struct RingWatch(AsyncFd<OwnedFd>);
 
 impl RingWatch {
-    /// Watches the ring behind `ring`, by a descriptor of its own. Must be called within a tokio runtime.
+    /// Watches `ring`, with a duplicated descriptor. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// The error of duplicating the descriptor, or of registering it.
@@ -40,8 +40,8 @@ impl RingWatch {
 
 /// Positions of a ring's writers and its reader, in bytes since it was created.
 ///
-/// A reader stops at a record that a program on another CPU is still writing, whatever stands behind it. Whoever must have all that is
-/// there at a moment looks here how far that is.
+/// A reader stops at a record that a program on another CPU is still writing, whatever follows it.
+/// These positions show a reader that needs everything up to a certain moment how far to read.
 #[derive(Debug)]
 pub(crate) struct Positions {
     /// The reader's position, and a page further the writers' (kernel/bpf/ringbuf.c, `struct bpf_ringbuf`).

@@ -264,7 +264,8 @@ fn push_series(text: &mut String, series: &Series, updated: Timestamp) -> std::f
         }
         let name = pair.name();
         match pair.value {
-            // A value may hold what would move the cursor, or look like a line of ours.
+            // A value may contain characters that move the cursor, or look like a line of this
+            // exporter.
             PairValue::Text(_) => {
                 writeln!(text, "     -> {name}: Str({})", pair.value.text().escape_debug())?;
             }

@@ -26,11 +26,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
-    /// Its certificate, with the chain behind it.
+    /// Its certificate, followed by the chain.
     pub cert_file: PathBuf,
     /// The key of the certificate.
     pub key_file: PathBuf,
-    /// Whose certificates clients must have; unset: they need none.
+    /// Authorities of client certificates, which are then required; unset: none is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_ca_file: Option<PathBuf>,
 }
@@ -132,7 +132,7 @@ impl ClientTls {
 /// Why a file of TLS can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// It can't be read, or is no PEM.
+    /// It can't be read, or is not PEM.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, String),
     /// It can be read, and is of no use.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr(pub IpNet);
 
-/// A text that is no address range.
+/// A text that is not an address range.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCidr {
     /// Bits are set that the prefix leaves out.

@@ -1,5 +1,5 @@
-//! The processors: what records mean, and how they become series. On the way of a record there is no I/O, no clock, nothing of
-//! the kernel; what changes around flowtap is watched beside it.
+//! The processors: the meaning of records, and their aggregation to series. The path of a record
+//! has no I/O, no clock, and nothing of the kernel; state of the environment is watched separately.
 //!
 //! # Layout
 //!

@@ -178,7 +178,7 @@ fn parse(text: &str) -> Option<Totals> {
         value("PassiveOpens")?,
         retransmits,
         value("InSegs")?,
-        // Retransmitted segments are counted here, too.
+        // Includes retransmitted segments.
         value("OutSegs")? - retransmits,
     ])
 }

@@ -45,7 +45,7 @@ pub struct Finding {
     pub found: String,
     /// Consequence; empty if the requirement is met.
     pub consequence: &'static str,
-    /// What to do; empty if all is well.
+    /// Fix; empty if the requirement is met.
     pub remedy: String,
 }
 
@@ -232,7 +232,8 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
                 Verdict::Limited,
                 "connections in namespaces with a small net.core.optmem_max are measured when they close",
             ),
-            // Then it is for want of the table that there is no scan at all, and the finding of that says so.
+            // Then the missing table is the reason why there is no scan at all, and that finding
+            // reports it.
             "scan_table" => return None,
             _ => (
                 Verdict::Limited,

@@ -73,7 +73,7 @@ pub(crate) struct Bytes {
     pub(crate) per_second: f64,
 }
 
-/// Segments that were sent again.
+/// Retransmitted segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Retransmits {
     /// Since the series began.
@@ -235,7 +235,7 @@ impl Flow {
         }
     }
 
-    /// The process: its name, and its id behind a slash; what is not known is left out.
+    /// The process: its name, and its id after a slash; unknown parts are left out.
     pub(crate) fn process(&self) -> String {
         match (self.label("comm"), self.label("pid")) {
             (comm, "") => comm.to_owned(),

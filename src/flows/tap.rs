@@ -1,7 +1,8 @@
-//! The tap: keeps the newest snapshot of every pipeline, for who asks.
+//! The tap: keeps the newest snapshot of every pipeline, for queries.
 //!
-//! It is an exporter like others, behind a queue of its own, so it costs the way of a record nothing; the snapshot is the one
-//! that all exporters share. Only of round-trip times, whose points hold totals, it notes how they stood a window before.
+//! It is an exporter like others, with its own queue, so it adds no cost to the path of a record;
+//! the snapshot is the one that all exporters share. Only for round-trip times, whose points hold
+//! totals, it keeps the values of the window before.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,7 +65,7 @@ pub(crate) struct Request {
     pub(crate) limit: usize,
 }
 
-/// A request for what is not there, in words for who asked.
+/// A query for something that does not exist; the message is for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused(String);
 
@@ -96,7 +97,7 @@ impl Tap {
     /// The flows of the newest window.
     ///
     /// # Errors
-    /// [`Refused`] if there is no such pipeline.
+    /// [`Refused`] if the pipeline does not exist.
     pub(crate) fn flows(&self, request: &Request) -> Result<Flows, Refused> {
         let (latest, pipelines) = {
             let all = self.lock();
@@ -152,7 +153,7 @@ impl Tap {
             .remove(&snapshot.pipeline)
             .map(|latest| totals(&latest.snapshot))
             .unwrap_or_default();
-        // So says a pipeline that is no more.
+        // The mark of a removed pipeline.
         if snapshot.last && snapshot.window.is_zero() {
             return;
         }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Flows that are asked for: more than a terminal shows, so that a filter finds what is not at the top.
 const LIMIT: usize = 1000;
 
-/// An answer that is longer is none of ours.
+/// A longer response is not from flowtap.
 const MAX_ANSWER: u64 = 64 << 20;
 
 /// Where to ask.
@@ -166,7 +166,7 @@ fn flows(answer: &[u8]) -> Result<Flows, String> {
     match status {
         "200" => serde_json::from_slice(body).map_err(|error| format!("{}: {error}", strange())),
         "404" if body.is_empty() => Err("this daemon is of a version without /flows".to_owned()),
-        // Whoever has the port may answer: on a terminal, its text must not act.
+        // Any program may listen on the port: its text must not control the terminal.
         _ => {
             let text = String::from_utf8_lossy(body);
             let line = text.lines().next().unwrap_or_default();

@@ -77,7 +77,7 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), Failure> {
     stop_on_signal(&runtime, events.clone())?;
     let orders = feed::spawn(source, args.pipeline, sort, events.clone())?;
     let shown = show(State::new(name, sort), &incoming, events, &orders);
-    // Whoever still has something to say finds nobody, and ends.
+    // Threads that still send find the channel closed, and end.
     drop(incoming);
     let measured = here.map_or(Ok(()), |here| here.stop(&runtime));
     shown.and(measured)
@@ -112,7 +112,7 @@ fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>
     }
 }
 
-/// Draws, takes an event, and so on. The terminal is given back at the end, by a panic, too.
+/// Draws, takes an event, and repeats. The terminal is restored at the end, also after a panic.
 fn show(
     mut state: State,
     incoming: &Receiver<Event>,
@@ -131,7 +131,7 @@ fn show(
         match state.apply(event) {
             Next::Draw => {}
             Next::Ask(sort) => {
-                // Full: the feed has one to take already, and the rows are sorted here besides.
+                // Full: the feed already has one to take, and the rows are sorted here anyway.
                 let _ = orders.try_send(sort);
             }
             Next::Quit => return Ok(()),

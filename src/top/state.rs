@@ -48,7 +48,7 @@ pub(super) enum Mode {
 /// The view.
 #[derive(Debug)]
 pub(super) struct State {
-    /// Whose flows they are.
+    /// Source of the flows.
     pub(super) source: String,
     pub(super) flows: Flows,
     pub(super) sort: Sort,
@@ -101,7 +101,7 @@ impl State {
     }
 
     fn press(&mut self, key: KeyEvent) -> Next {
-        // The terminal is in raw mode, so this is no signal.
+        // The terminal is in raw mode, so this does not raise a signal.
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
                 KeyCode::Char('c' | 'd') => Next::Quit,

@@ -88,7 +88,7 @@ pub(crate) fn free_address() -> SocketAddr {
     }
 }
 
-/// `flowtap`, with no environment of ours.
+/// `flowtap`, without the variables of the tests' environment.
 pub(crate) fn flowtap() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowtap"));
     for (name, _) in std::env::vars_os() {
@@ -103,8 +103,8 @@ pub(crate) fn flowtap() -> Command {
 /// The command as the user `nobody`, by a copy of the binary that everybody may run: the target folder may be closed.
 pub(crate) fn flowtap_of_nobody(dir: &std::path::Path) -> Command {
     let binary = dir.join("flowtap");
-    // By a process of its own: a file that this one has open for writing, and with it whatever another test's thread starts
-    // meanwhile, can't be run ("text file busy").
+    // With a separate process: a file that this one has open for writing, and with it processes
+    // that another test's thread starts meanwhile, can't be run ("text file busy").
     let copied = Command::new("cp")
         .arg(env!("CARGO_BIN_EXE_flowtap"))
         .arg(&binary)
@@ -276,7 +276,7 @@ impl Daemon {
         until(what, || self.telemetry(), seen)
     }
 
-    /// Runs `work` while the daemon is stopped in its tracks: the kernel side goes on, nobody reads.
+    /// Runs `work` while the daemon is suspended: the kernel side continues without a reader.
     pub(crate) fn while_paused<T>(&self, work: impl FnOnce() -> T) -> T {
         kill(self.pid(), Signal::SIGSTOP).expect("a signal");
         let result = work();

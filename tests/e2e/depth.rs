@@ -178,7 +178,7 @@ fn under_loss_retransmits_equal_those_of_ss_and_bytes_stay_exact() {
         for _ in 0..4 {
             sent += held.exchange(500_000).unwrap();
         }
-        // Everything has been read by its peer, so nothing is left to be sent again.
+        // Everything has been read by its peer, so nothing is left to retransmit.
         let port = listener.local_addr().unwrap().port();
         (port, sent, retransmits_by_ss(), held)
     });

@@ -13,7 +13,7 @@ use crate::peers::{Collector, ask_until};
 use crate::require;
 use crate::traffic::{Counted, exchange};
 
-/// A file system of its own, as small as that.
+/// A separate, small file system.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -38,7 +38,7 @@ impl SmallDisk {
     fn fill(&self) {
         let mut filler = File::create(self.path().join("filler")).unwrap();
         while filler.write_all(&[0; 4096]).is_ok() {}
-        // What does not fill a page any more.
+        // Fills the rest of the last page.
         while filler.write_all(&[0]).is_ok() {}
     }
 

@@ -146,7 +146,7 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
     assert!(!seen.contains("id=\"pwn\""), "{seen}");
 }
 
-/// A terminal of its own with a shell in it. Ended when dropped.
+/// A separate terminal with a shell in it. Ended when dropped.
 struct Terminal {
     dir: tempfile::TempDir,
 }

@@ -1,6 +1,6 @@
 //! End-to-end tests: the real binary, on real traffic, against counts that are not ours.
 //!
-//! One binary. Each test starts a daemon of its own on ports of its own, and stops it by its pid.
+//! One binary. Each test starts a separate daemon on separate ports, and stops it by its pid.
 //!
 //! | module | subject |
 //! |---|---|

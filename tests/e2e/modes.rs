@@ -212,7 +212,7 @@ fn mode_events_counts_to_the_byte_once_connections_have_closed_and_drops_nothing
         }
     }
     let received = |kind| window.totals.sum("primus_lens_bpf_event_recv", &[("type", kind)]);
-    // Both ends, opened and closed; and the listener's end may have come in, too.
+    // Both ends, opened and closed; and the listener's end may have been received as well.
     assert!(received("tcpconn") >= 4 * CONNECTIONS as u64, "{}", window.log);
     assert!(received("tcpflow") > 0);
 }

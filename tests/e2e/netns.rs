@@ -22,8 +22,8 @@ pub(crate) fn label() -> String {
     std::os::unix::fs::MetadataExt::ino(&namespace).to_string()
 }
 
-/// Runs `work` on a thread in a new network namespace whose loopback is up. Threads that `work` starts are in it, too;
-/// it goes with the last of them.
+/// Runs `work` on a thread in a new network namespace whose loopback is up. Threads that `work`
+/// starts are also in it; it ends with the last of them.
 pub(crate) fn within_new<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let inside = scope.spawn(|| {

@@ -89,7 +89,7 @@ fn a_window_that_changes_knows_what_is_open(mode: &str) {
     let more = Held::open(&listener, 8).unwrap();
     daemon.scrape_until("8 more", |seen| active(seen, port) == [18, 18]);
     assert_eq!(open_by_ss(port), 18);
-    // A pipeline that joins knows them, too.
+    // A pipeline that is added also gets them.
     let second = format!(
         "{other_window}    second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [prometheus]\n"
     );

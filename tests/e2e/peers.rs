@@ -50,7 +50,8 @@ for family in text_string_to_metric_families(sys.stdin.read()):
     print(family.name, family.type, len(family.samples))
 ";
 
-/// A process with a name of its own choice: a connection to the first port, and one to the second, where nobody listens.
+/// A process with a chosen name: a connection to the first port, and one to the second, which has
+/// no listener.
 const HOSTILE: &str = "
 import socket, sys
 open('/proc/self/comm', 'w').write('a\"b\\\\c\\nd}e{')
@@ -243,8 +244,8 @@ impl Collector {
         Some(collector)
     }
 
-    /// Not that one, which leaves out the numbers of JSON: protobuf's own reader, behind the HTTP server of Python. It prints
-    /// what it reads in the same way.
+    /// Not that one, which omits the numbers of JSON: protobuf's own reader, with the HTTP server
+    /// of Python. It prints in the same way.
     fn start_json_reader() -> Option<Self> {
         let python = require::python()?;
         let http = free_address();

@@ -31,7 +31,7 @@ fn silent_peer() -> SocketAddr {
     address
 }
 
-/// A daemon on generated flows, with a config of its own.
+/// A daemon on generated flows, with a separate config.
 struct Running {
     child: Child,
     dir: tempfile::TempDir,

@@ -153,7 +153,7 @@ fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
         return;
     };
     let daemon = Daemon::start(&[]);
-    // Debian's, which asks for OpenMetrics 1.0, and one of the third series, which asks for more besides.
+    // Debian's, which requests OpenMetrics 1.0, and a Prometheus 3, which requests more formats.
     let programs = [Path::new("prometheus"), &newest];
     let scrapers = programs.map(|program| Store::scraping(program, daemon.scrape_address(), ""));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -173,7 +173,7 @@ fn a_real_prometheus_scrapes_by_protobuf_what_it_scrapes_by_text() {
         return;
     };
     let daemon = Daemon::start(&[
-        // Of loopback, too.
+        // Also of loopback.
         "processors.window.rtt_of_near_peers=true",
         "processors.window.metric_expiration=1h",
     ]);
@@ -328,7 +328,7 @@ fn a_real_prometheus_is_written_by_2_0_what_it_is_by_1_0_and_histograms_whole() 
         list: "exporters: [prometheus, debug, remote_write/one, remote_write/two, remote_write/native]",
         exporters: &exporters.concat(),
         set: &[
-            // Of loopback, too.
+            // Also of loopback.
             "processors.window.rtt_of_near_peers=true",
             "processors.window.metric_expiration=3s",
         ],

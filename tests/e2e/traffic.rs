@@ -181,7 +181,7 @@ fn serve(listener: &TcpListener, connections: usize, seed: u64) -> io::Result<(u
     })
 }
 
-/// Mostly small, now and then large enough for many segments; zero, too.
+/// Mostly small, now and then large enough for many segments, sometimes zero.
 fn random_size(random: &mut fastrand::Rng) -> usize {
     if random.u8(..) < 8 {
         random.usize(..300_000)
@@ -222,7 +222,7 @@ impl Held {
     /// Shuts down the clients' ends.
     pub(crate) fn shutdown(&mut self, how: Shutdown) {
         for (client, _) in &mut self.0 {
-            // A connection that has ended by itself is shut down, too.
+            // A connection that has ended by itself is also shut down.
             let _ = client.shutdown(how);
         }
     }

@@ -56,7 +56,8 @@ impl JsonFile {
         self.put(&lines)
     }
 
-    /// With gzip each write is a member of its own (RFC 1952, section 2.2), so that whatever has been written can be read.
+    /// With gzip each write is a separate member (RFC 1952, section 2.2), so that everything
+    /// written so far can be read.
     fn put(&mut self, lines: &[u8]) -> io::Result<()> {
         let packed;
         let bytes = if self.gzip {

@@ -1,4 +1,5 @@
-//! The exporter `file`: keeps what each window changed in files, for whoever asks for history: `DuckDB`, `ClickHouse`, Spark.
+//! The exporter `file`: writes the changes of each window to files, as a history for `DuckDB`,
+//! `ClickHouse`, Spark.
 //!
 //! In: snapshots. Out: JSON lines or Parquet. The rules, in order:
 //!
@@ -80,7 +81,7 @@ impl Exporter for FileExporter {
                         remedy: "make the folder writable for flowtap, or set `path` to another".to_owned(),
                     });
                 }
-                // A disk that comes late is no reason not to measure.
+                // A disk that is mounted later must not prevent measuring.
                 Err(error) => tracing::warn!(folder, %error, "no files can be written yet"),
             }
             let writer = Arc::clone(&self.writer);

@@ -16,7 +16,7 @@ const PARTIAL: &str = ".partial";
 /// Marks the name of a file that a crash left, before its extension.
 const RECOVERED: &str = ".recovered";
 
-/// The pattern of the names: a folder, and what stands before and behind the time.
+/// The pattern of the names: a folder, and the text before and after the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
     pub(super) folder: PathBuf,
@@ -131,7 +131,7 @@ impl Names {
             0 => String::new(),
             number => format!("-{number}"),
         };
-        // Before the ending, so that whoever reads `*.jsonl` finds it.
+        // Before the extension, so that readers of `*.jsonl` find it.
         let recovered = if name.recovered { RECOVERED } else { "" };
         format!("{}{}{number}{recovered}{}", self.prefix, name.time, self.suffix)
     }
@@ -158,7 +158,8 @@ impl Names {
         (is_time && self.text(&name) == text).then_some(name)
     }
 
-    /// The files in the folder that fit the pattern: (finished, being written or left behind), the oldest first.
+    /// The files in the folder that match the pattern: (finished, being written or left by a
+    /// crash), the oldest first.
     pub(super) fn list(&self) -> io::Result<(Vec<Name>, Vec<Name>)> {
         let (mut finished, mut partial) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.folder)? {

@@ -20,7 +20,7 @@ use parquet::file::properties::WriterProperties;
 use super::config::Compression;
 use super::row::{Origin, SCHEMA_VERSION, Table, Value, signed, sorted_labels};
 
-/// Rows that are handed on together.
+/// Rows that are passed to the writer together.
 const BATCH_ROWS: usize = 8192;
 
 /// A row group is held in memory until it is this long.

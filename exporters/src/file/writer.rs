@@ -137,7 +137,7 @@ impl Writer {
         self.failing
     }
 
-    /// Makes the folder, and puts in order what a crash has left behind there.
+    /// Creates the folder, and recovers files that a crash has left there.
     pub(super) fn prepare(&mut self) -> io::Result<()> {
         create_folder(&self.names.folder)?;
         let (_, left) = self.names.list()?;

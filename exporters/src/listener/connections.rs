@@ -1,4 +1,5 @@
-//! The open connections of a listener, and the one to close when there is no room for another.
+//! The open connections of a listener, and the selection of one to close when there is no room for
+//! another.
 //!
 //! A client that sends nothing costs as much as one that scrapes, so a full listener closes the connection that has waited
 //! longest for a complete request. One that has asked and does not read its answer comes next, once it has stalled.

@@ -236,7 +236,7 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    /// How to connect. Looks at the environment for a proxy if the config names none.
+    /// Connection settings. Uses a proxy of the environment if the config has none.
     pub(super) fn dial(&self) -> Dial {
         Dial {
             endpoint: self.endpoint.clone(),

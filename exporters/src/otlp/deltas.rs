@@ -1,7 +1,7 @@
 //! Delivered values of each series: the starting points of the next differences.
 //!
-//! A difference runs from what was last delivered, not from the window before: a request that failed is in the next one, and
-//! windows that the interval passes over are, too.
+//! A difference runs from the last delivered value, not from the window before: the next request
+//! includes the increase of a failed request, and of windows that the interval skips.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -42,7 +42,7 @@ pub(super) struct Part {
     pub(super) points: Vec<(usize, Range<usize>)>,
 }
 
-/// What does not change from snapshot to snapshot.
+/// The part that does not change from snapshot to snapshot.
 #[derive(Debug)]
 pub(super) struct Encoder {
     namespace: String,

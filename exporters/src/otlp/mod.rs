@@ -7,12 +7,12 @@
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
 //!    totals, or as what has come since the last delivery ([`deltas`]).
-//! 3. Store, if the config has a place for it: from then on a request is sent by a task of its own, and stays on disk until it is
-//!    delivered or refused for good.
+//! 3. Store, if configured: from then on a request is sent by a separate task, and stays on disk
+//!    until it is delivered or permanently rejected.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
 //!    `Retry-After` has its way. An attempt that takes longer than `timeout` counts as failed.
 //! 5. Points that the collector rejects in a partial success are logged, and counted as failed;
-//!    they are not sent again.
+//!    they are not retried.
 
 mod client;
 mod config;
@@ -182,7 +182,8 @@ struct OtlpService {
 }
 
 impl OtlpService {
-    /// Whether `snapshot` goes on. Ticks come a moment early or late; a twentieth of the interval is let pass.
+    /// Whether `snapshot` passes. Ticks come a moment early or late; a twentieth of the interval is
+    /// tolerated.
     fn is_due(&mut self, snapshot: &Snapshot) -> bool {
         let slack = self.interval / 20;
         let last = self.passed.get(&snapshot.pipeline);

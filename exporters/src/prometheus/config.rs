@@ -28,8 +28,8 @@ pub enum CreatedTimestamps {
     /// Protobuf, where it is a field of the series.
     #[default]
     Protobuf,
-    /// Protobuf and `OpenMetrics`, where it is a line for each counter and histogram, and a series of its own to a scraper that
-    /// does not know it.
+    /// Protobuf and `OpenMetrics`, where it is a line for each counter and histogram, and a
+    /// separate series to a scraper that does not know it.
     All,
 }
 

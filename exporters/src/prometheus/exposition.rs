@@ -318,7 +318,7 @@ fn push_head(out: &mut Vec<u8>, format: Format, entry: &Entry) {
     let mut unit = None;
     if format == Format::OpenMetrics {
         help = help.replace('"', "\\\"");
-        // There a family's name is without what its samples have behind it.
+        // There a family's name lacks the suffix of its samples.
         name = name.strip_suffix("_total").unwrap_or(name);
         unit = ["bytes", "seconds"]
             .into_iter()

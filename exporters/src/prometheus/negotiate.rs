@@ -11,7 +11,7 @@ pub(super) enum Format {
     Text,
     /// `OpenMetrics` 1.0.0.
     OpenMetrics,
-    /// Families as protobuf messages, each behind its length.
+    /// Families as protobuf messages, each after its length.
     Protobuf,
 }
 
@@ -32,7 +32,7 @@ impl Format {
         for choice in choices(headers, &ACCEPT) {
             let version = choice.parameter("version");
             match choice.value {
-                // 0.0.1 is what came before 1.0.0; who asks for it only can read what we write.
+                // 0.0.1 preceded 1.0.0; clients that accept only it can read this output.
                 "application/openmetrics-text" if matches!(version, None | Some("1.0.0" | "0.0.1")) => {
                     open_metrics = open_metrics.max(choice.quality);
                 }
@@ -97,7 +97,7 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// `0.75` as 750; 0 for what is no quality.
+/// `0.75` as 750; 0 if it is not a quality.
 fn thousandths(text: &str) -> u32 {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let fraction = format!("{fraction:0<3}");

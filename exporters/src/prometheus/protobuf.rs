@@ -1,4 +1,5 @@
-//! Families as `io.prometheus.client.MetricFamily`, each behind its length (`prometheus/client_model`, `metrics.proto`).
+//! Families as `io.prometheus.client.MetricFamily`, each after its length
+//! (`prometheus/client_model`, `metrics.proto`).
 //!
 //! Labels stand once per series there, where text has them on each of a histogram's 19 lines. A family has to say how long it is
 //! before its first series, so lengths are reckoned without writing anything. Written by hand, like the other protocols: a test

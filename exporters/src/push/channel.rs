@@ -1,4 +1,5 @@
-//! The HTTP client of an exporter: one connection, replaced when it is no longer trusted or its TLS files have changed.
+//! The HTTP client of an exporter: one connection, replaced after an error that makes it suspect,
+//! or when its TLS files have changed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -12,7 +12,7 @@ const MAX_PEER_TEXT: usize = 300;
 
 /// The connection failed before the peer answered: refused, reset, closed, or a stream that the peer or a proxy reset.
 ///
-/// The peer has made no decision about the request, so it may be sent again.
+/// The peer has made no decision about the request, so it may be retried.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Lost {

@@ -19,7 +19,7 @@ use super::error::{Lost, Refused, TimedOut};
 use super::health::Health;
 use super::http::HttpFailure;
 
-/// When flowtap stops, the last requests are given up after this: the run has a deadline of its own.
+/// When flowtap stops, the last requests are given up after this: the run has its own deadline.
 const LAST_ELAPSED: Duration = Duration::from_secs(5);
 
 /// Retries of failed requests.

@@ -179,7 +179,7 @@ impl Config {
         proxy.into_iter().chain(connect)
     }
 
-    /// How to connect. Looks at the environment for a proxy if the config names none.
+    /// Connection settings. Uses a proxy of the environment if the config has none.
     pub(super) fn dial(&self) -> Result<Dial, EndpointError> {
         let endpoint = Endpoint::parse(&self.endpoint)?;
         Ok(Dial {

@@ -14,9 +14,10 @@
 //! 4. Labels are sorted, and none is empty. `job` and `instance` name this flowtap and its node. Where the config feeds the exporter
 //!    from several pipelines, each series has the pipeline's name as a label, or two of them could be the same.
 //! 5. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
-//! 6. No answer, 5xx and 429 are tried again, with exponential backoff and jitter; a server's `Retry-After` has its way. An
-//!    attempt that takes longer than `timeout` counts as failed. Whatever else is no success is final. A server of 2.0 says what
-//!    it wrote: of a request that it refused, that counts as sent; a success that says nothing of it is none.
+//! 6. Lost connections, 5xx and 429 are retried, with exponential backoff and jitter, or after a
+//!    server's longer `Retry-After`. An attempt that takes longer than `timeout` counts as failed.
+//!    Any other unsuccessful response is final. A server of 2.0 reports the written samples: those
+//!    of a rejected request count as sent; a success without such a report is an error.
 
 mod client;
 mod config;
@@ -156,7 +157,8 @@ impl Lane {
         ended.saturating_sub(room)
     }
 
-    /// Whether `snapshot` goes on. Ticks come a moment early or late; a twentieth of the interval is let pass.
+    /// Whether `snapshot` passes. Ticks come a moment early or late; a twentieth of the interval is
+    /// tolerated.
     fn is_due(&mut self, snapshot: &Snapshot, interval: Duration) -> bool {
         let slack = interval / 20;
         let due = snapshot.last

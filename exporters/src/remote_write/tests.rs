@@ -143,7 +143,7 @@ fn config(endpoint: String) -> Config {
     Config {
         endpoint,
         retry,
-        // A test of their own has them.
+        // They have a separate test.
         resource_labels: BTreeMap::new(),
         ..Config::default()
     }

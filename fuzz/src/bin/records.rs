@@ -1,4 +1,5 @@
-//! Recordings: as they are, and as payloads behind valid heads and checksums, which chance would not find.
+//! Recordings: unchanged, and as payloads after valid heads and checksums, which random input would
+//! not hit.
 //!
 //! Readable recordings go through a pipeline to a scrape.
 #![no_main]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-/// The value, shared by who replaces it and who looks at it.
+/// The value, shared by its writer and its readers.
 pub struct Live<T>(ArcSwap<T>);
 
 impl<T> Live<T> {
@@ -34,7 +34,7 @@ impl<T: fmt::Debug> fmt::Debug for Live<T> {
     }
 }
 
-/// One who looks, and what it saw last.
+/// A reader, and the value that it read last.
 #[derive(Debug)]
 pub struct Seen<T> {
     live: Arc<Live<T>>,

@@ -1,7 +1,7 @@
 //! The stage traits: what a receiver, a processor, the window and an exporter are to the runner.
 //!
-//! Up to the window everything is a plain synchronous call on the receiver's own thread. Behind it, exporters are
-//! [`tower`] services, each behind a bounded queue of its own.
+//! Up to the window everything is a plain synchronous call on the receiver's own thread. After it,
+//! exporters are [`tower`] services, each fed by its own bounded queue.
 
 use std::any::Any;
 use std::io;
@@ -78,8 +78,8 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
 
 /// A source of flow records.
 ///
-/// A receiver runs on a thread of its own, with a single-threaded runtime on it, so a long look into the kernel delays
-/// nobody.
+/// A receiver runs on its own thread, with a single-threaded runtime on it, so a long system call
+/// delays no other component.
 pub trait Receiver: Send {
     /// Attaches, opens, connects: whatever can fail for a reason that the operator must hear of before the daemon is
     /// called ready.
@@ -88,8 +88,8 @@ pub trait Receiver: Send {
     /// [`StageError`] with the missing requirement and its fix.
     fn start(&mut self) -> Result<(), StageError>;
 
-    /// Hands batches and watermarks to `sink` until `stop` is cancelled; then hands on what is still pending, and a
-    /// last watermark, and returns.
+    /// Passes batches and watermarks to `sink` until `stop` is cancelled; then passes pending
+    /// records and a last watermark, and returns.
     ///
     /// # Errors
     /// [`StageError`] if it can't go on. The daemon stops in order then.

@@ -21,7 +21,7 @@ pub enum State {
     Starting,
     /// At work.
     Ok,
-    /// At work, but what it did last has failed; it goes on trying.
+    /// Running, but its last operation failed; it keeps trying.
     RecoverableError,
     /// It has ended, and the daemon ends with it.
     PermanentError,
@@ -120,7 +120,7 @@ impl StatusBoard {
         status.is_some_and(|status| status.state == State::RecoverableError && status.error.is_some())
     }
 
-    /// A component is no more.
+    /// Removes a component that no longer exists.
     pub fn remove(&self, kind: ComponentKind, id: &ComponentId) {
         lock(&self.board).remove(&(kind, id.clone()));
         if kind == ComponentKind::Receiver {

@@ -1,7 +1,9 @@
 //! The runner: starts exporters first and receivers last, drives them, and stops them the other way round.
 //!
-//! Stop: receivers hand on what is pending, each window closes once more, exporters drain their queues; all within one
-//! deadline, whatever a peer does: no queue blocks any longer, and what is not delivered by then is counted as lost. Whatever ends the run (a signal, a receiver that can't go on, a panic) ends it in this order.
+//! Stop: receivers deliver pending records, each window closes once more, exporters drain their
+//! queues; all within one deadline, whatever a peer does: no queue blocks any longer, and snapshots
+//! not delivered by then are counted as lost. Whatever ends the run (a signal, a fatal error of a
+//! receiver, a panic) ends it in this order.
 //!
 //! A graph can be exchanged for another while it runs ([`Runner::apply`]): what has the same id and the same config lives on,
 //! with all that it knows; the rest stops and starts in the same order.
@@ -233,7 +235,7 @@ impl std::fmt::Debug for Runner {
     }
 }
 
-/// An exporter at work: a task behind its queue.
+/// A running exporter: a task fed by its queue.
 #[derive(Debug)]
 struct RunningExporter {
     fingerprint: String,
@@ -249,7 +251,7 @@ struct RunningPipeline {
     receivers: Vec<ComponentId>,
 }
 
-/// A receiver at work, on a thread of its own.
+/// A running receiver, on its own thread.
 #[derive(Debug)]
 struct RunningReceiver {
     fingerprint: String,
@@ -395,7 +397,7 @@ impl Runner {
             if let Some(exporter) = self.exporters.get(id) {
                 self.status
                     .set(ComponentKind::Exporter, id, State::Stopping, None);
-                // It is no reason to wait any more.
+                // Its queue must not block any longer.
                 exporter.outlet.queue.relieve(true);
             }
         }
@@ -753,7 +755,7 @@ impl Runner {
         let exporters = self.exporters.values().chain(self.leaving.values());
         let points = exporters.map(abandon).sum();
         let deadline = self.deadline;
-        // Here, because whoever gets the error may be ended before it is shown.
+        // Logged here, because the caller may be ended before the error is shown.
         tracing::warn!(
             points,
             ?deadline,
@@ -852,7 +854,7 @@ async fn start_receiver(
                 let _ = started.send(Err((error, receiver.hand_over())));
                 return Ok(None);
             }
-            // The run may have been given up meanwhile; then `stop` is cancelled, too.
+            // The run may have been given up meanwhile; then `stop` is also cancelled.
             let _ = started.send(Ok(()));
             let ran = receiver.run(&mut sink, stop).await;
             ran.map(|()| receiver.hand_over())

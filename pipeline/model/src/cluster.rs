@@ -17,7 +17,7 @@ pub struct ClusterRanges {
     pub dns: Vec<IpAddr>,
 }
 
-/// Names of one address or container. What does not apply is empty.
+/// Names of one address or container. Names that do not apply are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KubernetesNames {
     /// Namespace of the pod or service.
@@ -32,12 +32,12 @@ pub struct KubernetesNames {
     pub node: String,
 }
 
-/// All that is known. Empty where there is no cluster.
+/// The known state. Empty outside a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterState {
     /// Shared, so that it shows by its pointer whether ranges have changed or only names.
     pub ranges: Arc<ClusterRanges>,
-    /// Names by address: pods that have an address of their own, services, nodes.
+    /// Names by address: pods with their own address, services, nodes.
     pub by_address: HashMap<IpAddr, Arc<KubernetesNames>>,
     /// Names by container id, of this node's pods.
     pub by_container: HashMap<Box<str>, Arc<KubernetesNames>>,

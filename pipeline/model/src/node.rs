@@ -1,5 +1,5 @@
 //! State of the machine that flowtap runs on, collected and updated by the command line and passed
-//! to every component: components read no interfaces and no files of their own.
+//! to every component: components read no interfaces and files themselves.
 
 use std::net::IpAddr;
 

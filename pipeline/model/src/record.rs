@@ -222,7 +222,7 @@ impl PeerClass {
         Some(Self::Own(class))
     }
 
-    /// A number of its own, below `u16::MAX`, for whoever keeps many: it is half as large.
+    /// Its index, below `u16::MAX`: half as large, for tables of many classes.
     pub const fn number(self) -> u16 {
         match self {
             Self::K8sPod => 0,
@@ -265,7 +265,7 @@ impl PeerClass {
             Self::Error => "error",
             Self::Own(OwnClass(number)) => {
                 let names = OWN_CLASSES.read().unwrap_or_else(PoisonError::into_inner);
-                // Whoever has a number got it with its name.
+                // An index is only obtained together with its name.
                 names.get(usize::from(number)).copied().unwrap_or("unknown")
             }
         }

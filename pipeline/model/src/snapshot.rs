@@ -1,7 +1,7 @@
 //! The snapshot: every live series at the end of one window, immutable and shared by every exporter.
 //!
-//! It lists running totals beside this window's differences, so that no exporter keeps state of its own about series
-//! and none can disagree with another.
+//! It contains running totals and this window's differences, so that exporters keep no state about
+//! series and can't disagree with each other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,8 +120,8 @@ pub struct Snapshot {
     pub window: Duration,
     /// Whether it is the last one: flowtap is stopping, and an exporter that thins windows out must pass this one on.
     pub last: bool,
-    /// The families, in a fixed order. None at all: the pipeline is no more, while flowtap runs on, and nothing of it is to be
-    /// shown any longer.
+    /// The families, in a fixed order. Empty if the pipeline was removed while flowtap keeps
+    /// running: its series are withdrawn.
     pub families: Vec<FamilySnapshot>,
 }
 

@@ -25,8 +25,8 @@ pub enum ClientError {
     Client(String),
 }
 
-/// The client: by `kubeconfig` if one is named, else by this pod's service account, else by `$KUBECONFIG`. `None` if there is no
-/// cluster around, which is no error.
+/// The client: from `kubeconfig` if given, else from this pod's service account, else from
+/// `$KUBECONFIG`. `None` outside a cluster, which is not an error.
 ///
 /// # Errors
 /// [`ClientError`] if what is there can't be used.

@@ -179,7 +179,7 @@ impl Facts for ServiceFacts {
         let spec = service.spec.as_ref();
         let addresses = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
         let address = spec.and_then(|spec| spec.cluster_ip.clone());
-        // A headless service says `None`, which is no address.
+        // A headless service has `None` here, which is not an address.
         let addresses = addresses.iter().chain(&address).filter_map(|address| ip(address));
         let names = KubernetesNames {
             namespace: service.namespace().unwrap_or_default(),

@@ -146,7 +146,7 @@ impl TestServer {
     }
 
     fn send(&self, path: &str, event: &Value) {
-        // Nobody watches yet: who comes lists first.
+        // There are no watches yet: a client lists first.
         let _ = self
             .shared
             .messages

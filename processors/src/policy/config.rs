@@ -94,11 +94,12 @@ pub struct Config {
     pub internal_hosts: Vec<Entry>,
     /// `localhost`.
     pub localhost: Vec<Entry>,
-    /// `k8sPod`, besides what the cluster says.
+    /// `k8sPod`, in addition to the cluster's ranges.
     pub k8s_pod: Vec<Entry>,
-    /// `k8sSvc`, besides what the cluster says.
+    /// `k8sSvc`, in addition to the cluster's ranges.
     pub k8s_svc: Vec<Entry>,
-    /// `dns`, besides what the cluster says, the name servers of `resolv.conf`, and port 53.
+    /// `dns`, in addition to the cluster's DNS service, the name servers of `resolv.conf`, and port
+    /// 53.
     pub dns: Vec<Entry>,
     /// `docker`. Empty: the networks of this machine's Docker bridges.
     pub docker: Vec<Entry>,

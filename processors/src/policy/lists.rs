@@ -30,7 +30,7 @@ pub enum ListError {
         /// The error of the system call.
         source: io::Error,
     },
-    /// A line of a file is no range.
+    /// A line of a file that is not a range.
     #[error("{}, line {line}: {source}", .file.display())]
     Line {
         /// Which file.

@@ -1,8 +1,9 @@
 //! The class of every address, as neighbouring ranges: what a record is looked up in.
 //!
-//! A prefix table takes a dependent load and a branch that nobody can foresee per level, and three of them stand behind a
-//! class. Which class an address has changes at the bounds of prefixes only, so the tables are asked there once, and a record
-//! takes a binary search among the bounds that have the same first bits as its address.
+//! A prefix table takes a dependent load and an unpredictable branch per level, and a class needs
+//! three of them. The class of an address changes at the bounds of prefixes only, so the tables are
+//! queried there once, and a record takes a binary search among the bounds that have the same first
+//! bits as its address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

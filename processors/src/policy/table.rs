@@ -106,7 +106,7 @@ fn membership(list: &[Cidr]) -> Table<()> {
     let (mut v4, mut v6) = (Ipv4CidrCombiner::new(), Ipv6CidrCombiner::new());
     let mut table = Table::new();
     for Cidr(net) in list {
-        // Never an error: a prefix of ours is without host bits.
+        // Never an error: these prefixes have no host bits.
         match net {
             IpNet::V4(net) => v4.push(
                 Ipv4Cidr::new(net.network(), net.prefix_len())

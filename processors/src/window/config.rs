@@ -31,12 +31,12 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub metric_expiration: Duration,
-    /// Whose names metrics and labels have.
+    /// Naming of metrics and labels.
     pub naming: Naming,
-    /// Whether peers on this machine and in its cluster have round-trip times, too: `localhost`, `docker`, `k8sPod`, `k8sSvc`,
-    /// `dns`.
+    /// Whether peers on this machine and in its cluster also have round-trip times: `localhost`,
+    /// `docker`, `k8sPod`, `k8sSvc`, `dns`.
     pub rtt_of_near_peers: bool,
-    /// Families that are to be exposed otherwise, by their names without the namespace.
+    /// Families whose exposure differs from the default, by their names without the namespace.
     #[schemars(extend("propertyNames" = BTreeMap::from([("enum", family_names())])))]
     pub families: BTreeMap<String, FamilyConfig>,
 }

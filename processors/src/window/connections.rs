@@ -7,8 +7,8 @@
 //! 2. A connection that is reported as open again, with other labels than before, moves to the series of the new ones.
 //! 3. A census ends with nothing left that it has not seen: the close of the rest was lost.
 //! 4. A close of a connection that is not in the table is of one whose opening was not seen, and changes nothing.
-//! 5. What does not fit is counted by series only: its close takes one out of the series of the close's own labels, if that
-//!    counts any. The next census puts right what that gets wrong.
+//! 5. Connections that do not fit are counted by series only: a close takes one out of the series
+//!    of the close's own labels, if that counts any. The next census corrects the errors of this.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;

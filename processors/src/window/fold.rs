@@ -369,7 +369,7 @@ impl Aggregator for Window {
 
     fn finish(&mut self, at: Timestamp) -> Snapshot {
         let snapshot = self.close(at.max(self.opened), true);
-        // Whatever comes in its place has series of its own.
+        // Its replacement has separate series.
         self.telemetry.record_series(|_| 0, [[0; FAMILIES.len()]; 2]);
         self.telemetry.record_connections(0);
         snapshot
@@ -454,7 +454,7 @@ fn towards(direction: Direction) -> Facets {
 #[derive(Debug)]
 struct Telemetry {
     live: Gauge<u64>,
-    /// Families that `live` was recorded for: it has to follow them down to 0, too.
+    /// Families that `live` was recorded for, which must also be reported when they fall to 0.
     recorded: [bool; FAMILIES.len()],
     folded: Counter<u64>,
     connections: Gauge<u64>,

@@ -1,8 +1,8 @@
 //! The identity of a series: a small key that is hashed and compared without touching the heap.
 //!
-//! A key holds a value for each label that its family is exposed with, and nothing for the others: that is how a label
-//! that the config leaves out is summed away. Labels of one connection or process are rare, so they stand in a table
-//! of their own ([`Details`]) and a key has the number of their row.
+//! A key has a value for each configured label of its family, and nothing for the others: so series
+//! are summed over omitted labels. Labels of one connection or process are rare, so they are in a
+//! separate table ([`Details`]) and a key has the index of their row.
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};

@@ -182,8 +182,8 @@ impl<V: Value> Store<V> {
         hash(&self.hasher, key)
     }
 
-    /// Changes `key`'s series, or its family's `other` if there is no room for one more, at the latest with the next
-    /// [`Store::settle`]. A series that is new begins at `start`.
+    /// Changes `key`'s series, or its family's `other` if there is no room for one more, at the
+    /// latest with the next [`Store::settle`]. A new series begins at `start`.
     #[inline]
     pub(super) fn change(
         &mut self,
@@ -240,8 +240,8 @@ impl<V: Value> Store<V> {
         self.slots[number as usize].get_or_insert_with(|| Slot::new(key, start, catalog))
     }
 
-    /// Number of the slot of `key`'s series, or of its family's `other` if there is no room for one more. The slot stays that
-    /// series' own as long as it stays (see [`Store::sweep`]).
+    /// Index of the slot of `key`'s series, or of its family's `other` if there is no room for one
+    /// more. The slot belongs to that series as long as it stays (see [`Store::sweep`]).
     pub(super) fn slot_of(
         &mut self,
         (hash, key): (u64, Key),

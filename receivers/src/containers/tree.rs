@@ -86,7 +86,7 @@ impl Tree {
         let mut found = None;
         let mut waiting = vec![PathBuf::new()];
         while let Some(path) = waiting.pop() {
-            // One that is removed meanwhile is no longer looked for.
+            // A cgroup that is removed meanwhile is no longer searched.
             if self.learn(&path).is_ok_and(|id| id == wanted) {
                 found = Some(self.container(&path));
             }

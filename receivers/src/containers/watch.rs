@@ -166,7 +166,7 @@ impl Follower {
             let watched = self.watch(&path);
             match watched {
                 Ok(_) => {}
-                // Removed meanwhile: its end is an event, too.
+                // Removed meanwhile: its end is also an event.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
                 Err(Errno::ENOSPC | Errno::ENOMEM) => self.report_limit(),
                 Err(_) => self.tree.telemetry.gap(Gap::Unreadable),

@@ -1,11 +1,12 @@
 //! Mode `events` at work.
 //!
-//! Two threads: one reads the rings, as fast as it can, into a bounded channel; this receiver's own takes events from the
-//! channel into the pipelines. What does not fit is counted at each hop: in the rings by the kernel side, at the channel
-//! here. Counts of both hops travel with the batches and become the families `bpf_event_recv` and
-//! `bpf_event_chan_drop`.
+//! Two threads: one reads the rings, as fast as it can, into a bounded channel; this receiver's own
+//! takes events from the channel into the pipelines. Events that do not fit are counted at each
+//! hop: in the rings by the kernel side, at the channel here. Counts of both hops travel with the
+//! batches and become the families `bpf_event_recv` and `bpf_event_chan_drop`.
 //!
-//! Ticks go through the same channel, behind the events that came before them, and are never dropped.
+//! Ticks go through the same channel, after the events that came before them, and are never
+//! dropped.
 //!
 //! A census reads the table of connections from user space. One that has closed by then may still stand there: its record is in
 //! the ring before it leaves the table. So the ring is drained first, and what that shows closed is left out.
@@ -59,7 +60,7 @@ pub(super) struct Left {
     pub(super) lost: ChannelLosses,
 }
 
-/// Runs until `stop` is cancelled; then what waits in the rings is handed on.
+/// Runs until `stop` is cancelled; then passes on the remaining events of the rings.
 pub(super) async fn run(
     config: &Config,
     losses: &mut LossTelemetry,

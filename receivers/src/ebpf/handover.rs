@@ -6,8 +6,9 @@
 //!    stay attached; what they write meanwhile waits in the ring.
 //! 2. In mode `sockets` another size of the ring takes other programs, which are attached beside the first ones, with the same
 //!    knowledge of every socket, before these are detached.
-//! 3. Another mode, and another size of a table of connections or, in mode `events`, of rings, begins anew: what was open is adopted, and what moves
-//!    until then is not measured. The comparison with the kernel's counters goes on over that gap, and so shows how wide it was.
+//! 3. Another mode, and another size of a table of connections or, in mode `events`, of rings,
+//!    starts from scratch: open connections are adopted, and bytes until then are not measured. The
+//!    comparison with the kernel's counters continues over that gap, and so shows its size.
 
 use std::mem;
 
@@ -70,7 +71,7 @@ impl EbpfReceiver {
         })
     }
 
-    /// Takes `handover`, or gives its programs back if there is no way to continue with them.
+    /// Takes `handover`, or returns its programs if there is no way to continue with them.
     pub(super) fn inherit(&mut self, handover: Handover) -> Result<(), Programs> {
         if handover.suits(&self.config) {
             self.inherited = Some(handover);

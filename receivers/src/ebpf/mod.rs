@@ -76,7 +76,7 @@ pub struct EbpfReceiver {
     programs: Option<(Programs, Coverage, String)>,
     /// Of the receiver that this one replaces.
     inherited: Option<Handover>,
-    /// The comparison that goes on although the programs can't.
+    /// The comparison, which continues although the programs can't.
     coverage: Option<Coverage>,
 }
 

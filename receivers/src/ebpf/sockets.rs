@@ -3,8 +3,8 @@
 //! 1. Scan the sockets' totals. Records of changed sockets come through the ring, among connections
 //!    that closed and listeners that changed; it is drained before the scan, whenever the scan has
 //!    filled its share, and once more after it.
-//! 2. From here on nothing that moved before the tick is missing, so the window may close: the tick is handed on as the
-//!    watermark.
+//! 2. From here on no record before the tick is missing, so the window may close: the tick is
+//!    passed on as the watermark.
 //!
 //! Between ticks the ring is drained only when a quarter of it is full. When flowtap stops, the same steps give the last window.
 
@@ -23,7 +23,7 @@ use crate::containers::Containers;
 use crate::coverage::Outlet;
 use crate::listen_scan;
 
-/// Records after which a batch is handed on, so that it stays in the cache.
+/// Records after which a batch is passed on, so that it stays in the cache.
 const BATCH_RECORDS: usize = 1024;
 
 /// The receiver at work.
@@ -50,7 +50,7 @@ impl Capture<'_> {
                 biased;
                 () = stop.cancelled() => {
                     let now = Timestamp::now();
-                    // A census that is due is left to whoever continues.
+                    // A census that is due is left to the receiver that continues.
                     self.collect(false)?;
                     self.outlet.watermark(now);
                     return Ok((self.sockets, self.containers, self.census));
@@ -85,7 +85,7 @@ impl Capture<'_> {
         self.census.is_due(self.outlet.wants_census(), lost)
     }
 
-    /// Everything that has moved up to now; in a `census` everything that is open, too.
+    /// Everything that has moved up to now; in a `census` also everything that is open.
     fn collect(&mut self, census: bool) -> Result<(), StageError> {
         self.hand_on();
         let Self {

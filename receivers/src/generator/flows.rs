@@ -60,7 +60,7 @@ struct Peer {
     number: u64,
     local: IpAddr,
     addr: IpAddr,
-    /// Of whoever serves.
+    /// Port of the server.
     port: u16,
     role: Role,
     rtt_us: u32,

@@ -263,7 +263,7 @@ impl Receiver for Generator {
                         tracing::info!(receiver = %self.receiver.value, intervals, "all intervals are generated");
                     }
                 }
-                // Without new records time goes on, too, so that windows close and series expire.
+                // Without new records time also advances, so that windows close and series expire.
                 sink.watermark(at);
             }
         }
@@ -277,8 +277,8 @@ fn intervals_between(before: Timestamp, at: Timestamp, interval: Duration) -> u6
     u64::try_from(passed.saturating_sub(1)).unwrap_or(u64::MAX)
 }
 
-/// Hands `records` to `accept`, which empties the batch, as many at a time as fit into one. Whether all were handed on before
-/// `stop`.
+/// Passes `records` to `accept`, which empties the batch, in batches of limited size. Returns
+/// whether all were passed on before `stop`.
 async fn hand_on(
     mut records: impl Iterator<Item = FlowRecord>,
     batch: &mut FlowBatch,
@@ -291,7 +291,7 @@ async fn hand_on(
             return true;
         }
         accept(batch);
-        // Others run on this thread, too.
+        // Other tasks run on this thread.
         tokio::task::yield_now().await;
         if stop.is_cancelled() {
             return false;

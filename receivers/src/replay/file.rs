@@ -143,7 +143,7 @@ pub struct Reader<R = BufReader<File>> {
 }
 
 impl Reader {
-    /// Opens a recording; returns when it began and on what machine, too.
+    /// Opens a recording; also returns its start and its machine.
     ///
     /// # Errors
     /// [`RecordingError`].

@@ -1,8 +1,9 @@
-//! The receiver `replay`: hands on what `flowtap record` wrote, as fast as the pipelines take it.
+//! The receiver `replay`: passes on the contents of a file written by `flowtap record`, as fast as
+//! the pipelines take it.
 //!
-//! In: a recording. Out: its batches and watermarks, moved in time so that it begins when flowtap does. At its end it waits to
-//! be stopped, and time goes on. For tests, benchmarks and bug reports; `flowtap replay` runs a
-//! recording through a pipeline without a daemon.
+//! In: a recording. Out: its batches and watermarks, moved in time so that it begins when flowtap
+//! does. After its end watermarks continue until it is stopped. For tests, benchmarks and bug
+//! reports; `flowtap replay` runs a recording through a pipeline without a daemon.
 
 pub mod file;
 
@@ -100,11 +101,11 @@ impl Receiver for Replay {
                         sink.watermark(end);
                     }
                 }
-                // Others run on this thread, too.
+                // Other tasks run on this thread.
                 tokio::task::yield_now().await;
             }
             tracing::info!(file = %self.config.file.display(), "the recording has ended");
-            // Time goes on from there, so that windows close and series expire.
+            // Time advances from there, so that windows close and series expire.
             let ended = Instant::now();
             let mut ticks = tokio::time::interval(TICK);
             loop {

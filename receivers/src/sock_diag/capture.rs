@@ -148,7 +148,7 @@ pub(super) struct Look {
     pub(super) at: Timestamp,
     /// Whether a close is still to come for a socket that is not in the dump.
     pub(super) awaits_closes: bool,
-    /// Whether every open connection is to be reported.
+    /// Whether every open connection must be reported.
     pub(super) census: bool,
 }
 
@@ -186,7 +186,7 @@ struct Known {
 enum Presence {
     /// In the last dump.
     Dumped,
-    /// Not in the last dump. A dump is no snapshot, and may have passed over it.
+    /// Not in the last dump. A dump is not atomic, and may have skipped it.
     Missing,
     /// Reported as closed. The kernel has not freed it, for its process holds it.
     Held,

@@ -65,7 +65,7 @@ pub(crate) fn scrape(address: SocketAddr) -> Option<String> {
     String::from_utf8(scrape_with(address, "")?).ok()
 }
 
-/// The same with these headers, each with a line's end behind it.
+/// The same with these headers, each with its line ending.
 pub(crate) fn scrape_with(address: SocketAddr, headers: &str) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;

@@ -1,5 +1,6 @@
-//! The usual design, written to compare with: `capture.bpf.c` on every packet of loopback, and a process that reads its table
-//! once per window. It runs as a process of its own, so that it is measured as the others are.
+//! The usual design, written for comparison: `capture.bpf.c` on every packet of loopback, and a
+//! process that reads its table once per window. It runs as a separate process, so that it is
+//! measured as the others are.
 
 use std::collections::HashMap;
 use std::io::BufRead;

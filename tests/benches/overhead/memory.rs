@@ -1,7 +1,8 @@
-//! Memory of the process and of the kernel: at rest, and with many flows; and of the process with synthetic flows, each to a peer of
-//! its own.
+//! Memory of the process and of the kernel: idle, and with many flows; and of the process with
+//! synthetic flows, each to a separate peer.
 //!
-//! A ring's pages are the kernel's; the process maps them, so they are in its RSS, too: the sum counts them once.
+//! A ring's pages are the kernel's; the process maps them, so they are also in its RSS: the sum
+//! counts them once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -74,7 +75,7 @@ fn measure(mode: &str, flows: usize) {
         kernel::field_kib(&rollup, "Pss"),
     );
     let (rings, maps) = (rings_kib(agent.pid()), maps_kib(agent.pid()));
-    // The storages come from these caches; a machine at rest takes from them, too.
+    // The storages come from these caches; an idle machine also takes from them.
     let storage = if flows == 0 { 0 } else { slab };
     let mib = |kib: u64| kib as f64 / 1024.0;
     println!(

@@ -25,7 +25,7 @@ use flowtap_processors::direction::Direction;
 use flowtap_processors::policy::{self, Policy};
 use flowtap_processors::window::{self, FamilyConfig, Window};
 
-/// Records that are handed on at a time.
+/// Records that are passed on at a time.
 const BATCH: usize = 1_024;
 
 /// Records that are counted, at each number of keys.
@@ -85,7 +85,7 @@ fn main() {
         hot_path(name, labels, 100_000, RECORDS);
     }
     println!();
-    // Each in a process of its own, whose memory nobody has used before.
+    // Each in a separate process with fresh memory.
     for series in ["100000", "1000000"] {
         let mut command = Command::new(std::env::current_exe().unwrap());
         assert!(command.args([MEMORY, series]).status().unwrap().success());

@@ -44,7 +44,7 @@ pub(super) struct Ended {
     pub(super) series: Series,
 }
 
-/// What does not change from snapshot to snapshot.
+/// The part that does not change from snapshot to snapshot.
 #[derive(Debug)]
 pub(super) struct Encoder {
     namespace: String,

@@ -50,7 +50,7 @@ pub struct Definition {
     pub otel: Family,
     /// Labels unless the config says otherwise, in the order in which they are rendered.
     pub labels: &'static [Label],
-    /// Labels that the config can ask for besides.
+    /// Further labels that the config can select.
     pub more: &'static [Label],
     /// The same, of one connection or process.
     pub details: &'static [Label],
@@ -66,7 +66,8 @@ const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: 
     }
 }
 
-/// What does not change while a connection lives. Others would let a gauge count up in one series and down in another.
+/// Labels that do not change while a connection lives. Others would let a gauge count up in one
+/// series and down in another.
 const LASTING: &[Label] = &[Label::Laddr, Label::Netns];
 
 impl Definition {
