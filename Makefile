@@ -1,4 +1,4 @@
-# The commands that one needs. `make run` and `make test` set up a fresh machine first.
+# Development commands. `make run` and `make test` install dependencies first.
 
 CARGO ?= cargo
 TOOLS := target/tools/bin
@@ -9,23 +9,23 @@ STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-busy test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint references fmt clean
 
-help: ## Say what there is
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what building and running need
+setup: ## Install build dependencies
 	@deploy/setup build
 
-setup-test: ## Install what the tests need besides
+setup-test: ## Install test dependencies
 	@deploy/setup build test
 	@tests/peers || echo 'tests that need newer programs of Debian are skipped'
 
-setup-deploy: ## Install what the tests of deploy/ need besides
+setup-deploy: ## Install dependencies of the tests of deploy/
 	@deploy/setup build deploy
 
-setup-kernels: ## Install what booting other kernels needs besides
+setup-kernels: ## Install dependencies for booting other kernels
 	@deploy/setup build kernels
 
-setup-bench: ## Install what the benchmarks need besides
+setup-bench: ## Install benchmark dependencies
 	@deploy/setup build bench
 
 build: setup ## Build the release binary: target/release/flowtap
@@ -37,7 +37,7 @@ static: setup ## Build a binary that runs on any kernel and distribution: target
 run: build ## Measure this machine's TCP flows; metrics on http://127.0.0.1:9464/metrics
 	target/release/flowtap run
 
-test: setup-test ## Run every test; as root, or those that need privileges say that they are skipped
+test: setup-test ## Run every test; as root, or those that need privileges are skipped with a message
 	$(CARGO) test --workspace --locked
 
 test-deploy: setup-deploy static ## Check the chart, the manifests, the unit, the package, the image, the rules; as root
@@ -48,7 +48,7 @@ test-docs: setup-test setup-deploy static ## Run the commands and check the conf
 	tests/docs/run target/$(STATIC_TARGET)/release/flowtap
 	tests/docs/newcomer
 
-test-kernels: setup-kernels static ## Run the same binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
+test-kernels: setup-kernels static ## Run the static binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
 	tests/vm/run --binary $(STATIC_BINARY)
 	tests/vm/run --binary $(STATIC_BINARY) --kernels newest:full --checks processes
 	tests/vm/arm64
@@ -60,25 +60,27 @@ test-kernels-all: setup-kernels static ## The same, with each preemption model o
 bench: setup-bench ## Every benchmark, and one report: target/bench.txt; as root, on a quiet machine, about half an hour
 	CARGO="$(CARGO)" tests/benches/run
 
-bench-overhead: setup-bench ## What flowtap costs, against flowtap off and mode events; as root, on a quiet machine
+bench-overhead: setup-bench ## Cost of flowtap, compared with flowtap off and mode events; as root, on a quiet machine
 	$(CARGO) bench --locked --bench overhead -- load scan
 
 fuzz: setup-test ## Fuzz configs, recordings and the kernel side's records, each for FUZZ_SECONDS (30)
 	fuzz/run
 
-test-busy: setup-test ## The end-to-end tests beside other traffic, a flowtap, BPF programs and cgroups that come and go; as root
+test-busy: setup-test ## End-to-end tests next to other traffic, another flowtap, BPF programs and cgroups that come and go; as root
 	tests/busy $(CARGO) test --locked --test e2e
 
-soak: setup-test ## Lasting load for SOAK_SECONDS (600): memory and descriptors stay, no byte is missing; as root
+soak: setup-test ## Sustained load for SOAK_SECONDS (600): memory and descriptors stay bounded, no byte is missing; as root
 	FLOWTAP_TEST_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test e2e -- --nocapture under_lasting_load
 
-lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, licences and advisories
+lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, prose, licences and advisories
 	$(CARGO) fmt --all --check
 	clang-format --dry-run --Werror ebpf/bpf/*.c ebpf/bpf/*.h tests/benches/overhead/*.c
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	tests/prose --self-test
+	tests/prose
 	tests/deny $(TOOLS)/cargo-deny
 
-references: ## Write the generated pages of docs/, and the schema of the config, anew
+references: ## Regenerate pages of docs/, and the schema of the config
 	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e references
 	tests/docs/config target/debug/flowtap
 

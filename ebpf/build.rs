@@ -88,7 +88,7 @@ fn compile(
     command
         // v3: 64-bit atomic exchange, kernel 5.12.
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g"])
-        // libbpf's BPF_PROG names a parameter that no program of ours uses.
+        // libbpf's BPF_PROG names a parameter that no program here uses.
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
         .arg(format!("-D__TARGET_ARCH_{arch}"))
         .args(includes.iter().map(|dir| format!("-I{}", dir.display())))

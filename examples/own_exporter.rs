@@ -37,11 +37,11 @@ const FACTORY: Factory<dyn ExporterConfig> = Factory {
     schema: Config::json_schema,
 };
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
-    /// The file, made if it is missing; its folder, too. An absolute path.
+    /// The file, created with its folder if it is missing. An absolute path.
     path: PathBuf,
 }
 

@@ -27,7 +27,7 @@ impl Readiness {
     }
 }
 
-/// What `/status` answers.
+/// Response of `/status`.
 #[derive(Clone, Debug, Serialize)]
 struct Status {
     version: &'static str,

@@ -32,7 +32,7 @@ pub(crate) fn classify(config: &Config, addresses: &[IpAddr]) -> Result<String, 
         for address in addresses {
             let (class, rule) = tables.classify(*address);
             let why = rule.map_or_else(
-                || "no range holds it".to_owned(),
+                || "in no range".to_owned(),
                 |rule| format!("{} of {}", rule.range, rule.source),
             );
             // Writing to a String does not fail.

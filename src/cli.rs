@@ -15,50 +15,50 @@ use crate::flows::Sort;
 #[command(
     name = "flowtap",
     version,
-    about = "Says who talks to whom over TCP on this machine, how much, and how well.",
+    about = "Per-peer TCP traffic, latency and loss of this host, as Prometheus and OpenTelemetry metrics",
     long_about = None,
     after_help = "\
-Try it, with no config at all:
+Without a config:
   sudo flowtap run                               measure this machine, serve the metrics
   curl http://127.0.0.1:9464/metrics             ... and see them
   flowtap top                                    ... or watch the flows in the terminal
-  sudo flowtap doctor                            what it could not see here, and why
+  sudo flowtap doctor                            check the requirements on this machine
 
-With a config of your own (YAML or TOML):
+With a config (YAML or TOML):
   flowtap print-config > flowtap.yaml            the defaults, to start from
   flowtap validate --config flowtap.yaml         every mistake at once, each with its line
   sudo flowtap run --config flowtap.yaml --set exporters.prometheus.endpoint=0.0.0.0:9464
 
 Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
-Without any privileges it still runs, by sock_diag, and says what it can't see; --strict refuses that.
+Without privileges it falls back to sock_diag, with a warning; --strict fails instead.
 The daemon's own metrics are on 127.0.0.1:8888/metrics, its status page on 127.0.0.1:13133."
 )]
 pub(crate) struct Cli {
-    /// What to do. Nothing: explain.
+    /// Subcommand; prints help if omitted.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }
 
-/// What to do.
+/// Subcommand.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Measure, and export, until told to stop (SIGTERM or SIGINT)
+    /// Measure and export until SIGTERM or SIGINT
     Run(RunArgs),
     /// Check the config and build everything short of starting it
     Validate(ConfigArgs),
     /// Print the whole config, defaults filled in, secrets left out
     PrintConfig(ConfigArgs),
-    /// Say what this machine lets flowtap do; exit code 0 if `run --strict` would work
+    /// Check the requirements on this machine; exit code 0 if `run --strict` would work
     Doctor(DoctorArgs),
-    /// Write what the receivers hand on into a file
+    /// Record receiver output to a file
     Record(RecordArgs),
-    /// Run a recording through the pipelines and print what /metrics shows at its end
+    /// Run a recording through the pipelines and print the final /metrics
     Replay(ReplayArgs),
-    /// Say how many series a live minute or a recording makes, and what labels cost
+    /// Estimate series cardinality, per metric and label, from live traffic or a recording
     Explain(ExplainArgs),
     /// Show live flows in the terminal: a running daemon's, or this machine's
     Top(TopArgs),
-    /// Say which class an address has, and by which rule
+    /// Show the class of an address, and the rule that matched
     Classify(ClassifyArgs),
     /// List the component types of this build
     Components,
@@ -72,21 +72,21 @@ pub(crate) enum Command {
     Man(ManArgs),
 }
 
-/// How to run.
+/// Options of `run`.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// Where the config comes from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// End with an error where flowtap would make do with less, such as netlink in place of eBPF
+    /// Fail instead of degrading, such as to netlink in place of eBPF
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Keep every privilege, and the ways to files and programs that flowtap gives up otherwise
+    /// Do not drop privileges or enter the Landlock/seccomp sandbox
     #[arg(long)]
     pub(crate) no_sandbox: bool,
 }
 
-/// What to record.
+/// Options of `record`.
 #[derive(Args, Debug)]
 pub(crate) struct RecordArgs {
     /// Where the receivers come from.
@@ -95,29 +95,29 @@ pub(crate) struct RecordArgs {
     /// The file
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// For how long, such as 60s; until SIGTERM or SIGINT otherwise
+    /// Duration, such as 60s; without it, until SIGTERM or SIGINT
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) duration: Option<Duration>,
 }
 
-/// What to replay.
+/// Options of `replay`.
 #[derive(Args, Debug)]
 pub(crate) struct ReplayArgs {
     /// Where the pipelines come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// A file of `flowtap record`
+    /// A file written by `flowtap record`
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
 }
 
-/// What to explain.
+/// Options of `explain`.
 #[derive(Args, Debug)]
 pub(crate) struct ExplainArgs {
     /// Where the config comes from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// How long this machine's traffic is looked at, if there is no recording
+    /// Duration of the measurement, if no recording is given
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1m")]
     pub(crate) duration: Duration,
     /// The recording
@@ -125,7 +125,7 @@ pub(crate) struct ExplainArgs {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// What to show.
+/// Options of `top`.
 #[derive(Args, Debug)]
 pub(crate) struct TopArgs {
     /// Where the daemon's config comes from, to find its admin listener
@@ -143,7 +143,7 @@ pub(crate) struct TopArgs {
     pub(crate) sort: String,
 }
 
-/// What to classify.
+/// Options of `classify`.
 #[derive(Args, Debug)]
 pub(crate) struct ClassifyArgs {
     /// Where the lists come from.
@@ -154,7 +154,7 @@ pub(crate) struct ClassifyArgs {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// How to draw.
+/// Options of `graph`.
 #[derive(Args, Debug)]
 pub(crate) struct GraphArgs {
     /// Where the pipelines come from.
@@ -175,7 +175,7 @@ pub(crate) enum GraphFormat {
     Dot,
 }
 
-/// Whose completions.
+/// Options of `completions`.
 #[derive(Args, Debug)]
 pub(crate) struct CompletionsArgs {
     /// The shell
@@ -191,7 +191,7 @@ pub(crate) struct ManArgs {
     pub(crate) directory: PathBuf,
 }
 
-/// How to look.
+/// Options of `doctor`.
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
     /// For programs to read

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 use crate::cli::Cli;
 use crate::exit::{Code, Failure};
 
-/// What `shell` reads.
+/// The completion script for `shell`.
 pub(crate) fn completions(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "flowtap", &mut script);

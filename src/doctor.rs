@@ -7,8 +7,8 @@ use flowtap_receivers::doctor::{BestMode, Report, Verdict, examine};
 
 use crate::exit::{Code, Failure};
 
-/// What is to be printed, and as what the process ends: well if `flowtap run --strict` would measure with eBPF, else with
-/// `EX_NOPERM` if a privilege is all that is missing, else `EX_UNAVAILABLE`.
+/// The text to print, and the result of the process: success if `flowtap run --strict` would
+/// measure with eBPF, else `EX_NOPERM` if only a privilege is missing, else `EX_UNAVAILABLE`.
 pub(crate) fn doctor(proc_root: &Path, json: bool) -> (String, Result<(), Failure>) {
     let report = examine(proc_root);
     let text = if json { as_json(&report) } else { as_text(&report) };
@@ -48,11 +48,7 @@ fn as_text(report: &Report) -> String {
             finding.found
         );
         if finding.verdict != Verdict::Ok {
-            let _ = write!(
-                text,
-                " -> {}; to mend it: {}",
-                finding.consequence, finding.remedy
-            );
+            let _ = write!(text, " -> {}; hint: {}", finding.consequence, finding.remedy);
         }
         text.push('\n');
     }
@@ -62,7 +58,7 @@ fn as_text(report: &Report) -> String {
             "`flowtap run` measures in mode events: a record per segment, exact once a connection has closed"
         }
         BestMode::SockDiag => {
-            "`flowtap run` makes do with sock_diag: this namespace only, no processes; `--strict` refuses"
+            "`flowtap run` falls back to sock_diag: this namespace only, no processes; `--strict` fails"
         }
         BestMode::None => "`flowtap run` can't measure here",
     };

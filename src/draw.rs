@@ -1,4 +1,4 @@
-//! `flowtap graph`: who feeds whom, as a drawing.
+//! `flowtap graph`: draws the wiring of the pipelines.
 //!
 //! Receivers and exporters stand once, as pipelines share them; each pipeline is a box with its processors in their order.
 
@@ -13,7 +13,7 @@ use crate::cli::GraphFormat;
 /// A node: its name in the drawing's language, and what is written in it.
 type Node = (String, String);
 
-/// What is to be drawn.
+/// The graph to draw.
 #[derive(Default)]
 struct Drawing {
     receivers: Vec<Node>,

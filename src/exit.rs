@@ -20,7 +20,7 @@ pub(crate) enum Code {
     NoInput = 66,
     /// `EX_UNAVAILABLE`: this machine or its kernel can't do it, now or later.
     Unavailable = 69,
-    /// `EX_SOFTWARE`: a fault of ours.
+    /// `EX_SOFTWARE`: a bug in flowtap, or a failed component.
     Software = 70,
     /// `EX_OSERR`: the system refused something basic.
     System = 71,

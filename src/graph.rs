@@ -12,7 +12,7 @@ use opentelemetry::metrics::Meter;
 
 use crate::node;
 
-/// What is around flowtap, kept up to date by who has made it.
+/// Host and cluster state shared with components; updated by watchers.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
     pub(crate) node: Arc<Live<NodeInfo>>,
@@ -43,8 +43,8 @@ impl Surroundings {
     }
 }
 
-/// Builds every component that a pipeline uses: receivers and exporters once, processors once per pipeline. `strict`: none
-/// may make do with less than its config asks for.
+/// Builds every component that a pipeline uses: receivers and exporters once, processors once per
+/// pipeline. `strict`: components fail instead of degrading.
 ///
 /// # Errors
 /// The first component that can't be built on this machine.

@@ -2,7 +2,8 @@
 //!
 //! Later sources replace earlier ones:
 //!
-//! 1. What is detected: service, host, operating system, and the Kubernetes node where its name is known.
+//! 1. Detected attributes: service, host, operating system, and the Kubernetes node where its name
+//!    is known.
 //! 2. `OTEL_RESOURCE_ATTRIBUTES`, then `OTEL_SERVICE_NAME` (OpenTelemetry specification, "Resource SDK").
 //! 3. `service.telemetry.resource`; null removes an attribute.
 //!
@@ -21,7 +22,7 @@ use uuid::Uuid;
 /// Namespace of the ids that are made of a node's own. Never changes: other ids would be other instances to every store.
 const INSTANCES: Uuid = Uuid::from_u128(0x6f0c_f4b1_9d2e_4b7a_8a55_3f1d_52c7_e0a6);
 
-/// What the machine and the environment say.
+/// Inputs from the machine and the environment.
 #[derive(Clone, Debug, Default)]
 struct Sources {
     machine_id: Option<String>,
@@ -124,9 +125,10 @@ fn detected(sources: &Sources) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The id of this instance: a UUID of version 5 of the machine's id and the node's name. Both, because machines that were cloned share
-/// an id, and machines of several networks may share a name. A container without `/etc/machine-id` has the name alone. Without a name
-/// that tells anything it is of the machine's boot, and another one after the next boot.
+/// The id of this instance: a UUID of version 5 of the machine's id and the node's name. Both,
+/// because machines that were cloned share an id, and machines of several networks may share a
+/// name. A container without `/etc/machine-id` has the name alone. Without a distinct name it is
+/// derived from the boot id, and changes with the next boot.
 fn instance(sources: &Sources, node: Option<&str>) -> String {
     let node = node.filter(|name| is_distinct(name));
     let parts = [sources.machine_id.as_deref(), node];
@@ -138,7 +140,7 @@ fn instance(sources: &Sources, node: Option<&str>) -> String {
     Uuid::new_v5(&INSTANCES, name.as_bytes()).to_string()
 }
 
-/// Whether a host's name tells it from others.
+/// Whether a host's name distinguishes it from others.
 fn is_distinct(name: &str) -> bool {
     !matches!(name, "" | "(none)") && name != "localhost" && !name.starts_with("localhost.")
 }

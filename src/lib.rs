@@ -1,9 +1,9 @@
-//! The command line of flowtap, as a library: a distribution with components of its own is a `main` that adds to
-//! [`components::registry`] and calls [`main`].
+//! The command line of flowtap, as a library: a distribution with custom components is a `main`
+//! that adds to [`components::registry`] and calls [`main`].
 //!
 //! # Layout
 //!
-//! | module | what it does |
+//! | module | task |
 //! |---|---|
 //! | [`cli`] | the arguments |
 //! | [`components`] | the component types of this build, in one list |
@@ -14,14 +14,14 @@
 //! | `complete` | shell completions and man pages |
 //! | `identity` | the resource: the attributes that name this flowtap and its node |
 //! | `own_metrics` | the daemon's own metrics as snapshots, for exporters |
-//! | `node` | what components know of this machine |
+//! | `node` | state of this machine for components |
 //! | `memory`, `descriptors` | the memory limiter; the limit of open files |
-//! | `logs`, `log_writer` | what is logged, and how often; writing it without waiting |
+//! | `logs`, `log_writer` | rate limit and filter of logs; writing them without blocking |
 //! | `stop` | signals, and the deadline of the stop |
 //! | `status_page` | the admin listener's page, and `/status.json` |
 //! | `top` | the live view in a terminal |
 //! | `run`, `reload` | the command `run`: telemetry, admin listener, signals, the pipelines; a new config |
-//! | `sandbox`, `systemd` | what the daemon gives up before it starts; notifications to systemd |
+//! | `sandbox`, `systemd` | drops privileges before the start; notifications to systemd |
 //! | `http`, `admin`, `telemetry` | the listeners of the daemon itself, its logs and its own metrics |
 #![forbid(unsafe_code)]
 
@@ -77,7 +77,8 @@ pub fn main(registry: &Registry) -> ExitCode {
     let arguments = match Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version come this way, too, and are no error. A closed terminal is nothing to report.
+            // Help and version also come this way, and are not errors. A closed terminal is not
+            // reported.
             let _ = error.print();
             return if error.use_stderr() {
                 exit::Code::Usage.into()
@@ -183,8 +184,8 @@ fn validate(config: &Config) -> Result<(), Failure> {
     print(&text)
 }
 
-/// To standard output, as a whole; on a terminal without control characters of others. A reader that has gone away (`| head`) is no
-/// error.
+/// To standard output, as a whole; on a terminal without foreign control characters. A reader that
+/// has gone away (`| head`) is not an error.
 fn print(text: &str) -> Result<(), Failure> {
     let shown = if io::stdout().is_terminal() {
         plain::lines(text)

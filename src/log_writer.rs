@@ -1,7 +1,8 @@
 //! Writes the log without ever making anybody wait for it.
 //!
-//! In: formatted lines, from any thread. Out: standard error, from a thread of its own. If standard error is a pipe that nobody
-//! reads, lines wait up to a bound; those beyond are dropped and counted, and a line says so once there is room again.
+//! In: formatted lines, from any thread. Out: standard error, from a separate thread. If standard
+//! error is a pipe without a reader, lines wait up to a bound; further lines are dropped and
+//! counted, and a line reports it once there is room again.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Lines that may wait.
 const CAPACITY: usize = 1024;
 
-/// How often a full queue is tried again by who waits for its end.
+/// Interval at which a full queue is tried again while its end is awaited.
 const RETRY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl LogWriter {
         let dropped = Arc::clone(&self.dropped);
         meter
             .u64_observable_counter("log_dropped_lines")
-            .with_description("Lines of the log that were dropped because standard error was not read.")
+            .with_description("Log lines that were dropped because standard error was not read.")
             .with_unit("{line}")
             .with_callback(move |observer| observer.observe(dropped.load(Ordering::Relaxed), &[]))
             .build();
@@ -116,7 +117,7 @@ fn write(mut out: impl Write, messages: &Receiver<Message>, dropped: &AtomicU64)
                     let lines = now - reported;
                     let _ = writeln!(
                         out,
-                        "flowtap: {lines} lines of the log were dropped: nobody read them"
+                        "flowtap: {lines} log lines were dropped, as standard error was not read"
                     );
                     reported = now;
                 }

@@ -1,4 +1,4 @@
-//! How often the same is logged: at most so often per `tick`, then how often it was left out.
+//! Rate-limits log events per call site and reports how many were suppressed.
 //!
 //! In: events that the level lets through. Out: whether each is written. The same is what comes from the same place in the code: a peer that is down must not
 //! fill a disk, and what another place has to say must not be lost in it. As the OpenTelemetry Collector samples its logs.
@@ -20,7 +20,7 @@ use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::layer::Context;
 
-/// How often a place has spoken in this tick.
+/// Number of events of a call site in this tick.
 #[derive(Debug)]
 struct Spoken {
     times: u64,
@@ -53,7 +53,8 @@ impl Throttle {
         spoken.times <= self.config.initial
     }
 
-    /// Begins a tick. What was left out in the last one, and how often.
+    /// Begins a tick. Returns the call sites whose events were suppressed in the last one, with
+    /// their number.
     fn begin(&self) -> Vec<(&'static Metadata<'static>, u64)> {
         let mut spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
         spoken
@@ -81,7 +82,7 @@ impl Throttle {
                         from = of.target(),
                         file,
                         line,
-                        "a message came too often"
+                        "a message was suppressed by rate limiting"
                     );
                 }
                 if ends {
@@ -193,7 +194,7 @@ mod tests {
             tracing::info!("something else");
             let left_out: Vec<_> = throttle.begin().into_iter().map(|(_, times)| times).collect();
             assert_eq!(left_out, [97]);
-            assert!(throttle.begin().is_empty(), "told once");
+            assert!(throttle.begin().is_empty(), "reported once");
         });
         assert_eq!(text.matches("the peer is down").count(), 3, "{text}");
         assert_eq!(text.matches("something else").count(), 1, "{text}");

@@ -16,10 +16,10 @@ use opentelemetry::metrics::{Gauge, Meter};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How far below a limit its state ends: a twentieth of `limit_mib`.
+/// Distance below a limit at which its state ends: a twentieth of `limit_mib`.
 const HYSTERESIS: u64 = 20;
 
-/// What there is to compare with, in bytes.
+/// The limits, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     soft: u64,
@@ -39,7 +39,7 @@ impl Limits {
         })
     }
 
-    /// What follows on `state` with so much memory in use.
+    /// The state that follows `state` with this much memory in use.
     fn next(self, state: MemoryState, used: u64) -> MemoryState {
         let slack = self.hard / HYSTERESIS;
         let reaches =

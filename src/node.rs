@@ -1,4 +1,4 @@
-//! What components know of this machine, now and when it changes.
+//! State of this machine for components, now and when it changes.
 
 use std::fs;
 use std::io;
@@ -16,8 +16,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 
-/// Reads the interfaces' addresses and `resolv.conf`. What can't be read is left out with a warning: it narrows what the
-/// classes know, and stops nothing.
+/// Reads the interfaces' addresses and `resolv.conf`. Unreadable parts are left out with a warning:
+/// classes then know less, and nothing stops.
 pub(crate) fn describe() -> NodeInfo {
     NodeInfo {
         addresses: addresses(),
@@ -26,8 +26,8 @@ pub(crate) fn describe() -> NodeInfo {
     }
 }
 
-/// Keeps `node` up to date: the kernel tells when an address comes or goes (`rtnetlink(7)`). Without that, the addresses stay
-/// as they were at the start, with a warning.
+/// Keeps `node` up to date: the kernel reports when an address is added or removed
+/// (`rtnetlink(7)`). Without that, the addresses stay as they were at the start, with a warning.
 pub(crate) fn watch(node: &Arc<Live<NodeInfo>>) {
     let node = Arc::downgrade(node);
     let watching = subscribe().and_then(|socket| {
@@ -36,7 +36,7 @@ pub(crate) fn watch(node: &Arc<Live<NodeInfo>>) {
             .spawn(move || follow(&socket, &node))
     });
     if let Err(error) = watching {
-        tracing::warn!(%error, "changes of this machine's addresses will not be seen");
+        tracing::warn!(%error, "changes of this machine's addresses will not be noticed");
     }
 }
 
@@ -72,7 +72,7 @@ fn follow(socket: &OwnedFd, node: &Weak<Live<NodeInfo>>) {
             }
             Err(Errno::EINTR) => {}
             Err(error) => {
-                tracing::warn!(%error, "changes of this machine's addresses will not be seen any more");
+                tracing::warn!(%error, "changes of this machine's addresses will no longer be noticed");
                 return;
             }
         }

@@ -46,7 +46,7 @@ impl MetricReader for SharedReader {
     }
 }
 
-/// What a series stood at.
+/// The last value of a series.
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
     Whole(u64),
@@ -172,7 +172,7 @@ impl Known {
         cell.seen = reading.at;
     }
 
-    /// What was seen at `at`; what was not has ended.
+    /// The series that were seen at `at`; the others have ended.
     fn snapshot(&mut self, at: Timestamp) -> FamilySnapshot {
         let mut ended = Vec::new();
         self.cells.retain(|_, cell| {

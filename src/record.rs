@@ -19,7 +19,7 @@ use crate::telemetry::{self, Telemetry};
 /// Records into `file` until `duration` is over, or SIGTERM or SIGINT comes.
 ///
 /// # Errors
-/// What keeps a receiver from working, or the file from being written.
+/// The error that keeps a receiver from working, or the file from being written.
 pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -> Result<(), Failure> {
     run::private_files();
     let log = LogWriter::stderr()?;
@@ -30,7 +30,7 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
         let stop = run::stop_on_signal()?;
         let (recorder, failed) = Recorder::create(file, &around.node.load(), stop.clone())?;
         let mut graph = graph::build(config, &telemetry.meter(), &around, true)?;
-        // Every receiver that a pipeline has, and nothing behind it but the file.
+        // Every receiver of a pipeline, with the file as the only output.
         graph.exporters.clear();
         graph.pipelines = vec![PipelineNode {
             name: "recording".into(),
@@ -61,11 +61,11 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
     recorded
 }
 
-/// The end of the path, as far as the runner can tell.
+/// The end of the path, from the runner's view.
 #[derive(Debug)]
 struct Recorder {
     writer: Writer,
-    /// What went wrong first; told when all has stopped.
+    /// The first error; reported when all has stopped.
     failed: Arc<Mutex<Option<RecordingError>>>,
     stop: CancellationToken,
 }

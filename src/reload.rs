@@ -1,4 +1,5 @@
-//! When the config is to be read again: at SIGHUP, and when one of its files has changed and is the same at two looks.
+//! Triggers of a reload: SIGHUP, and when one of its files has changed and has been stable for one
+//! poll interval.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,13 +15,14 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::exit::Failure;
 
-/// How often the files are looked at. A mount of Kubernetes changes by a link, so there is nothing to be woken by.
+/// Poll interval of the files. A mount of Kubernetes changes by a link, so there is no event to
+/// wait for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads the config anew, from wherever it came.
 pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Config, Failure>;
 
-/// Wakes who reads the config.
+/// Wakes the task that reloads the config.
 pub(crate) struct Wakeups {
     hangup: Signal,
     files: Vec<PathBuf>,
@@ -31,7 +33,7 @@ pub(crate) struct Wakeups {
     ticks: Interval,
 }
 
-/// What shows that a file has changed; `None` if it is not there.
+/// Identity of a file's version; `None` if the file does not exist.
 type Stamp = Option<(SystemTime, u64)>;
 
 impl Wakeups {
@@ -90,12 +92,12 @@ impl Wakeups {
     }
 }
 
-/// What has come of reading it again.
+/// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Outcome {
-    /// How often a new config has been taken on.
+    /// Number of reloads that were applied.
     pub(crate) applied: u64,
-    /// How often one was refused.
+    /// Number of reloads that were refused.
     pub(crate) refused: u64,
     /// When either was last, in nanoseconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,7 +118,7 @@ impl Reloads {
     pub(crate) fn new(meter: &Meter) -> Self {
         let counter = meter
             .u64_counter("config_reloads")
-            .with_description("Times that the config was read again, by what has come of it.")
+            .with_description("Config reloads, by outcome.")
             .with_unit("{reload}")
             .build();
         for outcome in ["applied", "refused"] {

@@ -58,7 +58,7 @@ impl Recording {
         Ok(Self { reader, began, node })
     }
 
-    /// What stages are built with: the machine that the recording was made on.
+    /// Build context of the stages: the machine that the recording was made on.
     pub(crate) fn context(&self, id: &ComponentId, pipeline: &str) -> BuildContext {
         BuildContext {
             id: id.clone(),

@@ -33,17 +33,19 @@ use crate::stop::{Signals, Stop};
 use crate::systemd;
 use crate::telemetry::{self, LogLevel, Telemetry};
 
-/// How long after `service.shutdown_timeout` the SDK's last push is given up; before the deadline that ends all.
+/// Time after `service.shutdown_timeout` at which the SDK's last push is given up; before the
+/// deadline that ends all.
 const LAST_PUSH: Duration = Duration::from_millis(650);
 
-/// How long the last lines of the log may take.
+/// Maximum time for writing the last log lines.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component can't go on. `strict`: none may make do with
-/// less than its config asks for. `sandboxed`: with no more rights than that takes.
+/// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component fails. `strict`:
+/// fail instead of degrading. `sandboxed`: drop privileges that the config does not need.
 ///
 /// # Errors
-/// What ended it otherwise than by a signal, or could not be exported at the end.
+/// The error that ended it other than by a signal, or snapshots that could not be exported at the
+/// end.
 pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
     private_files();
     let descriptors = descriptors::raise();
@@ -74,7 +76,7 @@ pub(crate) fn private_files() {
     umask(before | others);
 }
 
-/// Receivers have threads of their own; what is left is a handful of listeners and pushes.
+/// Receivers have their own threads; only a few listeners and pushes run here.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
@@ -159,7 +161,7 @@ async fn supervise(
                 ended = running.runner.ended() => break ended.map_err(Failure::from),
                 why = wakeups.next() => why,
             };
-            tracing::info!(why, "reading the config again");
+            tracing::info!(why, "reloading the config");
             systemd::reloading();
             // A signal must not wait for exporters that drain: dropped, the reload leaves the rest to `stop`.
             let Some(reloaded) = stop.run_until_cancelled(running.reload(load, logs)).await else {
@@ -169,7 +171,7 @@ async fn supervise(
                 Ok(()) => {
                     wakeups.watch(running.config.files.clone());
                     reloads.applied();
-                    tracing::info!("the new config is at work");
+                    tracing::info!("the new config is in use");
                 }
                 Err(Refused::Kept(why)) => {
                     reloads.refused(&why.to_string());
@@ -199,7 +201,7 @@ async fn supervise(
     outcome
 }
 
-/// Serves `admin` and the daemon's own metrics where the config says so, until `stop`.
+/// Serves `admin` and the daemon's own metrics where set by the config, until `stop`.
 async fn listen(
     config: &ServiceConfig,
     admin: Option<Router>,
@@ -230,7 +232,7 @@ async fn listen(
     Ok(servers)
 }
 
-/// What runs, and what it was made from.
+/// The running graph, and the config that it was built from.
 struct Running {
     runner: Runner,
     config: Config,
@@ -258,11 +260,11 @@ impl Running {
         let graph = self.build(&config).map_err(Refused::Kept)?;
         logs.set(&config.service.telemetry.logs).map_err(Refused::Kept)?;
         if let Err(error) = self.runner.apply(graph).await {
-            tracing::warn!(%error, "going back to the config before");
+            tracing::warn!(%error, "rolling back to the previous config");
             let level = &self.config.service.telemetry.logs;
             logs.set(level).map_err(Refused::Lost)?;
             let before = self.build(&self.config).map_err(Refused::Lost)?;
-            // What was at work a moment ago is so again, unless the machine has changed meanwhile.
+            // The previous graph can run again, unless the machine has changed meanwhile.
             self.runner
                 .apply(before)
                 .await
@@ -279,7 +281,7 @@ impl Running {
         if service != self.config.service {
             tracing::warn!(
                 "listeners, telemetry.resource, telemetry.metrics.interval, its first exporters, the format and sampling of logs, memory_limiter, Kubernetes \
-                 and shutdown_timeout change with the next start only"
+                 and shutdown_timeout change only at the next start"
             );
         }
         self.pipelines.set(&config);

@@ -1,19 +1,23 @@
-//! What flowtap gives up before it starts: privileges that it does not need, and ways that nobody should get through it.
+//! The sandbox drops, before flowtap starts, privileges that it does not need and access that an
+//! attacker could use.
 //!
 //! In order, all before the first thread, so that every thread has it:
 //!
 //! 1. The limit of locked memory is raised, which kernels before 5.11 ask for and which takes a capability that goes next.
-//! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port is below 1024. The namespace of
-//!    process 1 in a proc file system other than `/proc`, for which it takes `CAP_SYS_PTRACE`, is looked up before. From the bounding
-//!    set everything else goes, too.
+//! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port
+//!    is below 1024. The namespace of process 1 in a proc file system other than `/proc`, for which
+//!    `CAP_SYS_PTRACE` is needed, is looked up before. Everything else is also removed from the
+//!    bounding set.
 //! 3. `no_new_privs`: no program that is started could have more.
 //! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
-//!    mounted), written where the config says so, and not executed; from Linux 6.12 on, no other process gets a signal and no
+//!    mounted), written where set by the config, and not executed; from Linux 6.12 on, no other process gets a signal and no
 //!    abstract Unix socket of others a connection.
-//! 5. seccomp: system calls that flowtap never makes, and who got into it would, fail with `EPERM`; new namespaces and sockets of
-//!    other families likewise. `clone3`, whose flags a filter can't see, does not exist, so that the C library uses `clone`.
+//! 5. seccomp: system calls that flowtap never makes, but an attacker would, fail with `EPERM`; new
+//!    namespaces and sockets of other families likewise. `clone3`, whose flags a filter can't see,
+//!    does not exist, so that the C library uses `clone`.
 //!
-//! What the kernel does not have is left out, and told. What the process does not have it can't give up, which is no error either.
+//! Mechanisms that the kernel lacks are skipped and logged. Privileges that the process does not
+//! have can't be dropped, which is not an error either.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,8 +65,9 @@ const READ: [&str; 22] = [
     "/lib",
 ];
 
-/// What nobody needs flowtap to do: to start programs, to look into or to change other processes, to change the kernel, mounts
-/// and namespaces, or to use interfaces of the kernel that are large and often faulty.
+/// System calls that flowtap never needs: to start programs, to inspect or change other processes,
+/// to change the kernel, mounts and namespaces, or to use large and error-prone interfaces of the
+/// kernel.
 const DENIED: [i64; 46] = [
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -126,7 +131,7 @@ const NAMESPACES: [libc::c_int; 7] = [
 /// Families of sockets that flowtap opens: requests and listeners, name resolution and systemd, netlink.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
-/// What came of it, for the log.
+/// Result, for the log.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     /// Capabilities that stay.
@@ -150,7 +155,7 @@ impl fmt::Display for Sandbox {
     }
 }
 
-/// What the sandbox must leave open.
+/// Access that the sandbox must leave open.
 #[derive(Debug)]
 struct Needs {
     capabilities: CapsHashSet,
@@ -295,15 +300,13 @@ fn paths_in(value: &figment::value::Value, paths: &mut Vec<PathBuf>) {
 /// Enters it. Call it before the first thread.
 ///
 /// # Errors
-/// What the system refused, although it has it; `--no-sandbox` leaves all of it out.
+/// A mechanism that the system refused although it has it; `--no-sandbox` skips all of them.
 pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     let needs = Needs::of(config);
     let failed = |what: &str, error: &dyn fmt::Display| {
         Failure::new(
             Code::System,
-            format!(
-                "the sandbox can't be entered: {what}: {error}\n  to mend it: --no-sandbox runs without it"
-            ),
+            format!("the sandbox can't be entered: {what}: {error}\n  hint: --no-sandbox runs without it"),
         )
     };
     for root in &needs.proc_roots {
@@ -313,7 +316,8 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     // Without the capability for it the limit stays as it is, and the loader says so if it is too low.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     for path in &needs.write {
-        // What does not exist can't be named to the kernel; the exporter has the better message if it can't be made.
+        // A missing path can't be passed to the kernel; the exporter has the better message if it
+        // can't be created.
         let _ = std::fs::create_dir_all(path);
     }
     let capabilities = keep(&needs.capabilities).map_err(|error| failed("capabilities", &error))?;
@@ -322,7 +326,7 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
     let landlock = if needs.landlock {
         restrict_files(&needs).map_or_else(|error| format!("refused ({error})"), str::to_owned)
     } else {
-        "off, for what is beneath proc_root".to_owned()
+        "off, to reach files beneath proc_root".to_owned()
     };
     let seccomp = deny_calls().map_or_else(|error| format!("refused ({error})"), str::to_owned);
     Ok(Sandbox {
@@ -358,11 +362,11 @@ fn names(capabilities: &CapsHashSet) -> Vec<String> {
 }
 
 fn restrict_files(needs: &Needs) -> Result<&'static str, landlock::RulesetError> {
-    // What the newest of these knows is asked for; an older kernel does what it can.
+    // The newest known ABI is requested; an older kernel enforces its subset.
     let abi = ABI::V6;
     let all = AccessFs::from_all(abi);
     let mut scopes = BitFlags::from(Scope::Signal);
-    // systemd may want to be told through one.
+    // systemd may receive notifications through one.
     if !std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_encoded_bytes().starts_with(b"@")) {
         scopes |= Scope::AbstractUnixSocket;
     }
@@ -380,7 +384,7 @@ fn restrict_files(needs: &Needs) -> Result<&'static str, landlock::RulesetError>
             .map(|path| (path.clone(), all & !AccessFs::Execute)),
     );
     for (path, access) in beneath {
-        // What is not there needs no rule.
+        // Missing paths need no rule.
         let Ok(fd) = PathFd::new(&path) else { continue };
         let access = if path.is_dir() {
             access
@@ -391,7 +395,7 @@ fn restrict_files(needs: &Needs) -> Result<&'static str, landlock::RulesetError>
     }
     Ok(match rules.restrict_self()?.ruleset {
         RulesetStatus::FullyEnforced => "on",
-        RulesetStatus::PartiallyEnforced => "as far as this kernel has it",
+        RulesetStatus::PartiallyEnforced => "partial, as far as this kernel supports it",
         RulesetStatus::NotEnforced => "not on this kernel",
     })
 }
@@ -460,7 +464,7 @@ mod tests {
         flowtap_config::load(&layers, &crate::components::registry()).unwrap()
     }
 
-    /// The sandbox is the thread's, so a test can have one of its own.
+    /// The sandbox applies to a thread, so a test can have a separate one.
     fn within<T: Send>(config: &Config, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {

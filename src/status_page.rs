@@ -25,7 +25,7 @@ const PAGE: &str = include_str!("status_page.html");
 /// The answer to `GET /pipelines`.
 #[derive(Debug, Serialize)]
 struct Graph<'a> {
-    /// Who feeds whom.
+    /// Wiring of the pipelines.
     pipelines: &'a [Pipeline],
     /// The daemon's own counters and gauges, as its `/metrics` names them. The page makes rates of them.
     metrics: Vec<Sample>,
@@ -106,7 +106,8 @@ fn json(status: &Graph<'_>) -> Response {
     }
 }
 
-/// What the browser may do with `page`: run its own script, by its hash, use its own style, and ask this listener.
+/// Content security policy of `page`: run its own script, by its hash, use its own style, and query
+/// this listener.
 fn policy(page: &str) -> String {
     let hash = |tag: &str| {
         let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));

@@ -1,4 +1,4 @@
-//! Stopping, whatever hangs: signals and the deadline have threads of their own.
+//! Stopping in bounded time: signals and the deadline have dedicated threads.
 //!
 //! The first SIGTERM or SIGINT begins an orderly stop; a second one ends the process at once. However it begins, the stop is over
 //! within `service.shutdown_timeout` and a grace period: a peer, a pipe, a name server or a worker that is stuck can't make it
@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::exit::{Code, Failure};
 use crate::log_writer::LogWriter;
 
-/// How long after `service.shutdown_timeout` the process ends by force; the orderly end takes less.
+/// Time after `service.shutdown_timeout` at which the process is ended by force; an orderly end
+/// takes less.
 const GRACE: Duration = Duration::from_millis(900);
 
-/// How long the last lines of the log may take.
+/// Maximum time for writing the last log lines.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// SIGTERM and SIGINT, blocked in this thread and all that it starts.
@@ -102,7 +103,7 @@ fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
         }
     };
     let signal = second.as_str();
-    tracing::error!(signal, "ended by a second signal: what was not exported is lost");
+    tracing::error!(signal, "ended by a second signal: pending snapshots are lost");
     exit(log);
 }
 
@@ -111,7 +112,7 @@ fn enforce(begun: &Receiver<()>, timeout: Duration, log: &LogWriter) {
         thread::sleep(timeout + GRACE);
         tracing::error!(
             ?timeout,
-            "service.shutdown_timeout is over and something still hangs: what was not exported is lost"
+            "service.shutdown_timeout has passed and a part still hangs: pending snapshots are lost"
         );
         exit(log);
     }
@@ -119,7 +120,7 @@ fn enforce(begun: &Receiver<()>, timeout: Duration, log: &LogWriter) {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "what destructors would do has had its time, and may be what hangs"
+    reason = "destructors have had their time, and may be the part that hangs"
 )]
 fn exit(log: &LogWriter) {
     log.flush(LAST_LINES);

@@ -6,10 +6,10 @@ use flowtap_pipeline::StatusBoard;
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-/// Tells of a state; whoever can't be told is of no concern.
+/// Notifies systemd of a state; failures are ignored.
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
+        tracing::debug!(%error, "systemd was not notified");
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn keep_alive(board: StatusBoard, stop: CancellationToken) {
     });
 }
 
-/// How often systemd wants to hear of us, if it does.
+/// Interval at which systemd's watchdog expects a notification, if enabled.
 fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())
 }

@@ -46,7 +46,7 @@ const SERIES: usize = 500;
 pub(crate) struct Telemetry {
     provider: SdkMeterProvider,
     registry: Registry,
-    /// What exporters are fed from, if any are.
+    /// Reader for the exporters that push own metrics, if there are any.
     reader: Option<SharedReader>,
 }
 
@@ -108,7 +108,7 @@ impl Telemetry {
         Router::new().route("/metrics", get(move || async move { expose(&registry) }))
     }
 
-    /// For who shows the same elsewhere.
+    /// The reader of the same metrics, for the status page.
     pub(crate) fn reader(&self) -> Reader {
         Reader(self.registry.clone())
     }
@@ -149,7 +149,7 @@ impl Telemetry {
         meter
             .u64_observable_gauge("process_memory_rss")
             .with_description(
-                "Memory that the daemon has, what it shares with others and the kernel's rings included.",
+                "Resident memory of the daemon, including shared memory and the kernel's rings.",
             )
             .with_unit("By")
             .with_callback(|observer| {
@@ -256,8 +256,8 @@ pub(crate) fn check_logs(config: &Config) -> Result<(), Failure> {
         })
 }
 
-/// Parses a level or a filter of `target=level` directives. A word that is no level would be taken for a target, of which
-/// nothing is ever logged, so it is refused.
+/// Parses a level or a filter of `target=level` directives. A word that is not a level would be
+/// taken for a target, of which nothing is ever logged, so it is rejected.
 fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     let words = text.split(',').map(str::trim);
     let mut words = words.filter(|word| !word.is_empty() && !word.contains(['=', '[']));
@@ -289,7 +289,7 @@ pub(crate) fn init_logs(config: &LogsConfig, writer: LogWriter) -> Result<LogLev
     Ok(LogLevel(handle, throttle))
 }
 
-/// What is logged; can be changed while flowtap runs.
+/// The log filter; can be changed while flowtap runs.
 #[derive(Debug)]
 pub(crate) struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>, Throttle);
 

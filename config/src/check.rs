@@ -108,7 +108,7 @@ impl Checker<'_> {
         }
     }
 
-    /// What is at `at`, as far as it can be read.
+    /// Reads the value at `at`, as far as it is readable.
     fn read<T>(
         &self,
         at: &[String],
@@ -290,7 +290,8 @@ impl Checker<'_> {
         ids
     }
 
-    /// What a section defines, right or wrong: a component with a mistake is reported once.
+    /// The keys that a section defines, valid or not, so that a component with a mistake is
+    /// reported once.
     fn section_keys(&self, kind: ComponentKind) -> BTreeSet<String> {
         let section = self.merged.values.get(kind.section()).and_then(Value::as_dict);
         section

@@ -19,7 +19,7 @@ use crate::service::ServiceConfig;
 pub struct PipelineConfig {
     /// Where its records come from: at least one.
     pub receivers: Vec<ComponentId>,
-    /// What happens to them: at least one, and the last one aggregates.
+    /// Processors, in order: at least one, and the last one aggregates.
     pub processors: Vec<ComponentId>,
     /// Where its snapshots go: at least one.
     pub exporters: Vec<ComponentId>,
@@ -38,7 +38,7 @@ pub struct Config {
     pub pipelines: BTreeMap<String, PipelineConfig>,
     /// The daemon itself.
     pub service: ServiceConfig,
-    /// What is odd, but no mistake.
+    /// Suspicious settings that are not errors.
     pub warnings: Vec<Diagnostic>,
     /// The files that it was read from: its own, and those that stand in `${file:P}`.
     pub files: Vec<PathBuf>,
@@ -46,7 +46,8 @@ pub struct Config {
     pub(crate) origins: Origins,
 }
 
-/// Where a config came from. What it holds may be secret, so it shows nothing of itself.
+/// The merged layers that a config came from. They may contain secrets, so `Debug` shows nothing of
+/// them.
 #[derive(Default)]
 pub(crate) struct Origins(pub(crate) Option<Merged>);
 
@@ -57,7 +58,8 @@ impl fmt::Debug for Origins {
 }
 
 impl Config {
-    /// What turned out to be wrong when a component was built, with the place of the component.
+    /// Turns an error of building a component into diagnostics that point at the component's place
+    /// in the config.
     pub fn build_error(&self, error: &BuildError) -> ConfigErrors {
         let id = &error.id;
         let section = if self.receivers.contains_key(id) {
@@ -70,7 +72,8 @@ impl Config {
         self.error_at(&[section.section(), id.as_str()], &error.message)
     }
 
-    /// What turned out to be wrong with the value at `path` after the config was checked.
+    /// Diagnostics for an error about the value at `path` that was found after the config was
+    /// checked.
     pub fn error_at(&self, path: &[&str], message: &str) -> ConfigErrors {
         let path: Vec<_> = path.iter().map(|part| (*part).to_owned()).collect();
         ConfigErrors::new(vec![Diagnostic {

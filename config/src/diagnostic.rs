@@ -1,4 +1,4 @@
-//! What is wrong with a config, where, and what to do.
+//! Diagnostics: the fault in a config, its place, and a hint.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The line with a mark under what is meant; `None` if there is no line to show.
+    /// The line with a mark under the fault; `None` if there is no line to show.
     fn excerpt(&self, styled: bool) -> Option<String> {
         let ((number, column), line) = (self.place?, self.line.as_deref()?);
         let start = line
@@ -64,9 +64,9 @@ pub struct Diagnostic {
     pub origin: Option<Origin>,
     /// The key: `processors.policy.internal_hosts[3]`. Empty for a file as a whole.
     pub key: String,
-    /// What is wrong.
+    /// Message, without place and hint.
     pub message: String,
-    /// What to do.
+    /// Fix.
     pub help: Option<String>,
 }
 

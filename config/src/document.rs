@@ -13,7 +13,8 @@ use figment::value::{Dict, Empty, Tag, Value};
 use crate::diagnostic::{Diagnostic, Origin};
 use crate::secret;
 
-/// How deep a config may nest: deeper than any that makes sense, and never deep enough for the stack.
+/// Maximum nesting depth of a config: more than any real config needs, and little enough for the
+/// stack.
 const MAX_DEPTH: usize = 32;
 
 /// Line and column, both from 1.
@@ -26,11 +27,11 @@ pub struct Document {
     pub values: Dict,
     /// The place of each key (or list entry), by its path.
     pub places: HashMap<Vec<String>, Place>,
-    /// What the file holds; empty if it is none.
+    /// Contents of the file; empty if there is no file.
     pub text: String,
 }
 
-/// A file with more is no config: lists of ranges have files of their own.
+/// A larger file can't be a config: lists of ranges have separate files.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// A mistake in a file's syntax.
@@ -46,7 +47,7 @@ impl Document {
     /// Reads the file at `path`, by the ending of its name.
     ///
     /// # Errors
-    /// What is wrong, with the place.
+    /// A [`Diagnostic`] with the place of the error.
     pub fn read(path: &Path) -> Result<Self, Diagnostic> {
         let name = path.display().to_string();
         let failed = |place, line, message, help| Diagnostic {
@@ -106,7 +107,7 @@ impl Document {
     /// Reads YAML.
     ///
     /// # Errors
-    /// What is wrong, with the place.
+    /// A [`SyntaxError`] with the place of the error.
     pub fn from_yaml(text: &str) -> Result<Self, SyntaxError> {
         yaml::parse(text).map(Self::with_whole_components)
     }
@@ -114,7 +115,7 @@ impl Document {
     /// Reads TOML.
     ///
     /// # Errors
-    /// What is wrong, with the place.
+    /// A [`SyntaxError`] with the place of the error.
     pub fn from_toml(text: &str) -> Result<Self, SyntaxError> {
         toml::parse(text).map(Self::with_whole_components)
     }
@@ -146,7 +147,7 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("is no regular file"));
     }
     let mut bytes = Vec::new();
-    // What /proc holds has no size, so the metadata's is not asked.
+    // Files of /proc have contents but size 0, so the metadata's size is not used.
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::other(format!("has more than {limit} bytes")));
@@ -182,7 +183,7 @@ fn fill_in(value: &mut Value) {
 /// Reads one value as YAML has it, for `--set` and the environment: `5s`, `[a, b]`, `true`.
 ///
 /// # Errors
-/// What is wrong.
+/// A [`SyntaxError`].
 pub fn value_from_yaml(text: &str) -> Result<Value, SyntaxError> {
     yaml::parse_value(text)
 }

@@ -16,17 +16,17 @@ use crate::secret;
 pub struct Mistake {
     /// Where; indices are those of the original lists.
     pub path: Vec<String>,
-    /// What is wrong.
+    /// Message, without the place.
     pub message: String,
-    /// What to do.
+    /// Fix.
     pub help: Option<String>,
 }
 
 /// More mistakes than this in one component are not looked for.
 const MAX_MISTAKES: usize = 100;
 
-/// Reads `value` with `parse`. The result is `None` if it can't be read even without the keys that are wrong. A value that
-/// `text` knows as text is tried as that, too.
+/// Reads `value` with `parse`. The result is `None` if it can't be read even without the keys that
+/// are wrong. A value that `text` knows as text is also tried as text.
 pub fn read<T>(
     mut value: Value,
     text: impl Fn(&[String]) -> Option<String>,
@@ -66,7 +66,7 @@ pub fn read<T>(
 
 fn message(kind: &Kind, secret: bool) -> String {
     match kind {
-        // What was found is not said: it may be the secret.
+        // The value that was found is omitted: it may be the secret.
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if secret => {
             format!("must be {expected}; quotes make a text of a number")
         }

@@ -11,10 +11,10 @@ use crate::defaults;
 use crate::diagnostic::{Diagnostic, Origin, closest};
 use crate::document::{Document, value_from_yaml};
 
-/// What environment variables of ours begin with.
+/// Prefix of flowtap's environment variables.
 const PREFIX: &str = "FLOWTAP_";
 
-/// Variables of ours that are no config: the command line's own, and the tests'.
+/// flowtap's variables that are not part of the config: the command line's own, and the tests'.
 const OTHER_VARIABLES: [&str; 2] = ["FLOWTAP_CONFIG", "FLOWTAP_LOG"];
 const TEST_PREFIX: &str = "FLOWTAP_TEST_";
 
@@ -121,7 +121,7 @@ pub(crate) fn find<'a>(values: &'a Dict, path: &[String]) -> Option<&'a Value> {
 impl Layers {
     /// With the environment of this process.
     pub fn from_process(files: Vec<PathBuf>, set: Vec<String>) -> Self {
-        // What is not UTF-8 can't be a value of ours; a name of ours that is not shows as not set.
+        // Variables that are not UTF-8 are ignored.
         let env =
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
         Self {
@@ -163,7 +163,7 @@ impl Layers {
             .fold(Figment::new(), |figment, source| figment.merge(source.clone()));
         let values = match figment.find_value("") {
             Ok(Value::Dict(_, values)) => values,
-            // No provider of ours fails, and each gives a mapping.
+            // The providers here can't fail, and each gives a mapping.
             _ => Dict::new(),
         };
         Merged {
@@ -176,7 +176,7 @@ impl Layers {
     }
 }
 
-/// A user who defines pipelines wants those, and the default one only if it is among them.
+/// Removes the default pipeline if the user defines pipelines, unless it is among them.
 fn drop_default_pipeline(sources: &mut [Source]) {
     let path = ["service", "pipelines"].map(str::to_owned);
     let Some((built_in, user)) = sources.split_first_mut() else {
@@ -229,7 +229,7 @@ fn from_env(name: &str, text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option
 fn from_set(setting: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> {
     let origin = || {
         Some(Origin {
-            // The key alone: the value may be a secret, and a log or terminal is no place for it.
+            // The key alone: the value may be a secret, which must not reach a log or terminal.
             name: match setting.split_once('=') {
                 Some((key, _)) => format!("--set {key}"),
                 None => "--set".to_owned(),

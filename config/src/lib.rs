@@ -8,12 +8,12 @@
 //! 3. `${env:X}`, `${env:X:-default}` and `${file:P}` are substituted in the merged values ([`substitute`]).
 //! 4. Components are read by their factories, pipelines are wired and checked ([`check`]).
 //!
-//! What is built in is the lowest layer ([`defaults`]): the pipeline `flows` is there unless the user defines pipelines, and
-//! components of the defaults that no pipeline uses vanish.
+//! The lowest layer is built in ([`defaults`]): it has the pipeline `flows` unless the user defines
+//! pipelines, and its components that no pipeline uses are removed.
 //!
 //! # Layout
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`config`] | [`Config`]: the outcome, and `print-config` |
 //! | [`service`] | the section `service` |
@@ -25,7 +25,7 @@
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
 //! | [`schema`] | the JSON Schema of a config, for editors |
-//! | `secret` | what must not be shown |
+//! | `secret` | values that must not be shown |
 #![forbid(unsafe_code)]
 
 pub mod check;

@@ -13,10 +13,10 @@ use serde_json::{Map, Value, json};
 
 use crate::service::ServiceConfig;
 
-/// What a substitution looks like, wherever a scalar stands.
+/// Pattern of a substitution, allowed in place of any scalar.
 const SUBSTITUTION: &str = r"\$\{(env|file):[^}]+\}";
 
-/// What follows a component's type in its id.
+/// The part of an id that follows the component's type.
 const NAME: &str = r"/[^/\s]+";
 
 /// The schema with the component types of `registry`, as text.
@@ -44,23 +44,23 @@ pub fn schema(registry: &Registry) -> Value {
     add(
         ComponentKind::Receiver,
         components(registry.receivers(), &mut generator),
-        "Where records come from. Ids are a type, or a type and a name: `type/name`.",
+        "Sources of records. Ids are a type, or a type and a name: `type/name`.",
     );
     add(
         ComponentKind::Processor,
         components(registry.processors(), &mut generator),
-        "What happens to records on their way. Each pipeline has its own of those that it names.",
+        "Processing of records. Each pipeline has its own instances of those that it lists.",
     );
     add(
         ComponentKind::Exporter,
         components(registry.exporters(), &mut generator),
-        "Where snapshots go.",
+        "Destinations of snapshots.",
     );
     properties.insert("service".to_owned(), service(&pipeline, &mut generator));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "flowtap",
-        "description": "The config of flowtap. What is left out has its default; `flowtap validate` checks the rest.",
+        "description": "The config of flowtap. Omitted keys have their defaults; `flowtap validate` checks the rest.",
         "type": ["object", "null"],
         "additionalProperties": false,
         "properties": properties,
@@ -123,9 +123,9 @@ fn references(kind: ComponentKind, components: &[Component]) -> Value {
     let named = format!("^({}){NAME}$", types.join("|"));
     json!({
         "description": match kind {
-            ComponentKind::Receiver => "Where its records come from.",
-            ComponentKind::Processor => "What happens to them, in this order; the last one is a window.",
-            ComponentKind::Exporter => "Where its snapshots go.",
+            ComponentKind::Receiver => "Its sources of records.",
+            ComponentKind::Processor => "Processing of its records, in this order; the last one is a window.",
+            ComponentKind::Exporter => "Destinations of its snapshots.",
         },
         "type": "array",
         "minItems": 1,
@@ -141,7 +141,7 @@ fn references(kind: ComponentKind, components: &[Component]) -> Value {
 fn service(pipeline: &Map<String, Value>, generator: &mut SchemaGenerator) -> Value {
     let mut service = settle(ServiceConfig::json_schema(generator));
     let pipelines = json!({
-        "description": "Who feeds whom, by name. Without any, the pipeline `flows` of the defaults stands.",
+        "description": "Pipelines by name. If none is defined, the default pipeline `flows` is used.",
         "type": "object",
         "additionalProperties": {
             "type": "object",
@@ -155,7 +155,8 @@ fn service(pipeline: &Map<String, Value>, generator: &mut SchemaGenerator) -> Va
     service
 }
 
-/// What was derived, with substitutions allowed, and without what says nothing to a reader of a config.
+/// Allows substitutions in a derived schema, and removes parts without meaning for a reader of a
+/// config.
 fn settle(schema: Schema) -> Value {
     let mut value = schema.to_value();
     for key in ["$schema", "title"] {

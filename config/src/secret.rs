@@ -2,7 +2,7 @@
 
 use figment::value::{Dict, Value};
 
-/// What a secret is printed as.
+/// Printed in place of a secret.
 const REDACTED: &str = "[redacted]";
 
 /// The same within a URL, which may have no brackets there (RFC 3986, 3.2.1).

@@ -18,11 +18,11 @@ pub struct ServiceConfig {
     pub admin: AdminConfig,
     /// The daemon's own metrics and logs.
     pub telemetry: TelemetryConfig,
-    /// What happens when memory is short.
+    /// Reaction to a memory shortage.
     pub memory_limiter: MemoryLimiterConfig,
     /// The Kubernetes cluster around it.
     pub kubernetes: KubernetesConfig,
-    /// How long stopping may take: the last window, and the exporters' queues.
+    /// Maximum duration of stopping: the last window, and draining the exporters' queues.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub shutdown_timeout: Duration,
@@ -96,18 +96,19 @@ impl Default for AdminConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryLimiterConfig {
-    /// How often memory is looked at.
+    /// Interval of the memory checks.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub check_interval: Duration,
     /// The hard limit of the resident set, in MiB: above it records are shed, and counted. 0 for none.
     pub limit_mib: u32,
-    /// How far below the soft limit is, above which new series fold into `other`; null for a fifth of `limit_mib`.
+    /// Distance of the soft limit below the hard one, above which new series fold into `other`;
+    /// null for a fifth of `limit_mib`.
     pub spike_limit_mib: Option<u32>,
 }
 
 impl MemoryLimiterConfig {
-    /// How far the soft limit is below the hard one, in MiB.
+    /// Distance of the soft limit below the hard one, in MiB.
     pub const fn spike_mib(&self) -> u32 {
         match self.spike_limit_mib {
             Some(spike) => spike,
@@ -185,7 +186,7 @@ pub struct MetricsConfig {
     pub endpoint: Option<SocketAddr>,
     /// Exporters of this config that also receive them.
     pub exporters: Vec<String>,
-    /// How often those, and `otlp`, receive them.
+    /// Interval at which those, and `otlp`, receive them.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
@@ -222,9 +223,9 @@ pub struct PushConfig {
 pub struct LogsConfig {
     /// The least level that is written: error, warn, info, debug or trace; or a filter such as `flowtap=debug,info`.
     pub level: String,
-    /// How lines look.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// How often the same is written.
+    /// Rate limit per call site.
     pub sampling: SamplingConfig,
 }
 
@@ -234,11 +235,11 @@ pub struct LogsConfig {
 pub struct SamplingConfig {
     /// Whether any are left out.
     pub enabled: bool,
-    /// How long counts.
+    /// Period over which messages are counted.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub tick: Duration,
-    /// How many are written per tick.
+    /// Messages written per call site and tick; further ones are counted.
     pub initial: u64,
 }
 
@@ -262,7 +263,7 @@ impl Default for LogsConfig {
     }
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {

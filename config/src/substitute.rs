@@ -16,10 +16,10 @@ use crate::layers::Merged;
 /// Stands for a value that was substituted.
 const CONCEALED: &str = "(the substituted value)";
 
-/// A file with more is no value.
+/// A larger file can't be a value.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
-/// What a value can't be, and what to do.
+/// The reason why a value can't be used, and a hint.
 #[derive(Debug, PartialEq, Eq)]
 struct Failure {
     message: String,
@@ -188,7 +188,7 @@ fn lookup(inner: &str, env: &[(String, String)], files: &mut Vec<PathBuf>) -> Re
     })
 }
 
-/// What the file at `path` holds, without the newline at its end, which editors and `echo` leave there.
+/// Reads the file at `path`, without the newline at its end, which editors and `echo` add.
 fn read(path: &str) -> Result<String, Failure> {
     let failed = |what: String| Failure {
         message: format!("the file {path} can't be read: {what}"),

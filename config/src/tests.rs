@@ -160,7 +160,7 @@ fn with_files(files: &[(&str, &str)], env: &[(&str, &str)], set: &[&str]) -> Res
     load(&layers, &registry())
 }
 
-/// What went wrong, as `line key`.
+/// The errors of a result, as `line key`.
 fn mistakes(result: Result<Config, ConfigErrors>) -> Vec<String> {
     let errors = result.expect_err("the config was taken").0;
     let shown = errors.iter().map(|error| {
@@ -227,7 +227,7 @@ fn a_user_who_defines_pipelines_gets_only_those() {
         (ids(&config.processors), ids(&config.exporters)),
         (vec!["window".to_owned()], vec!["otlp".to_owned()])
     );
-    // What only the defaults named vanishes silently.
+    // Components that only the defaults define are removed silently.
     assert_eq!(config.warnings, []);
 }
 

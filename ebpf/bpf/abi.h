@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * What the programs hand to user space. ebpf/src/abi.rs mirrors it; the static assertions here, const assertions
- * there and a test against this object's BTF keep the two the same.
+ * Records that the programs pass to user space. ebpf/src/abi.rs mirrors them; the static assertions
+ * here, const assertions there and a test against this object's BTF keep the two the same.
  */
 #ifndef FLOWTAP_ABI_H
 #define FLOWTAP_ABI_H
@@ -31,7 +31,7 @@ enum flow_events {
 	FLOW_OPEN = 1 << 5, /* a census: the connection is open */
 };
 
-/* How a role is known. */
+/* The source of a role. */
 enum role_source {
 	ROLE_FROM_HANDSHAKE = 0,
 	ROLE_FROM_COUNTERS = 1,
@@ -47,7 +47,7 @@ struct tuple {
 	__u16 pad;
 };
 
-/* What one socket did since it was last reported. Differences are signed: only their sum counts. */
+/* Changes of one socket since its last report. Differences are signed: only their sum counts. */
 struct flow_event {
 	__u32 type;  /* EVENT_FLOW */
 	__u32 netns; /* inode number */

@@ -62,7 +62,7 @@ static __always_inline int show_mptcp_listener(struct seq_file *seq, struct sock
 	return ITER_CONTINUE;
 }
 
-/* How a connection is counted that was open before: from its present totals on. */
+/* State of a connection that was already open: counted from its present totals on. */
 static __always_inline void count_from_now(struct socket_state *fresh, struct sock *sk, struct tcp_sock *tcp,
 					   __u8 tcp_state)
 {

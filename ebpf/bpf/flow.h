@@ -43,8 +43,8 @@ static __always_inline bool is_tcp(struct sock *sk)
 	       (family == AF_INET || family == AF_INET6);
 }
 
-/* The process of a task. Threads may have names of their own, and the process is what counts; a thread of the kernel
- * works for somebody whom it does not know. */
+/* The process of a task, named by its leader, as threads may have other names. False for a kernel thread, which works
+ * on behalf of a process that it does not know. */
 static __always_inline bool read_owner(struct owner *owner, struct task_struct *task)
 {
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
@@ -104,8 +104,9 @@ static __always_inline void read_listen_key(struct listen_key *key, struct sock 
 		key->port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 }
 
-/* Remembers whose listening socket it is. With `again`, what is known of the same socket stays: who called listen()
- * is better than one of those that have the file, unless that was the service manager, which hands sockets on. */
+/* Stores the owner of a listening socket. With `again`, a known owner of the same socket stays: the caller of
+ * listen() is better than one of the processes that have the file, unless it was the service manager, which passes
+ * sockets on. */
 static __always_inline void remember_owner(struct sock *sk, __u64 cookie, struct task_struct *task, bool again)
 {
 	struct owner fresh = {.cookie = cookie};

@@ -3,10 +3,11 @@
  * The window's scan: one flow_event for each socket whose totals moved since it was last looked at; in a census, one
  * for each open socket.
  *
- * In: every socket that has storage, in every network namespace. Out: on `lifecycle` a flow_event each. Without room
- * there the program asks, before it moves any total, to be shown the socket again: a return value of 1 ends the read
- * of the iterator with EAGAIN, and the next read goes on with the same socket (kernel/bpf/bpf_iter.c,
- * bpf_iter_run_prog() and bpf_seq_read()). Its reader drains the ring in between.
+ * In: every socket that has storage, in every network namespace. Out: on `lifecycle` a flow_event
+ * each. Without room there the program requests, before it moves any total, the same socket again:
+ * a return value of 1 ends the read of the iterator with EAGAIN, and the next read continues with
+ * the same socket (kernel/bpf/bpf_iter.c, bpf_iter_run_prog() and bpf_seq_read()). Its reader
+ * drains the ring in between.
  *
  * Not through the iterator's own buffer: that holds 32 KiB, and each read of it walks its bucket of the storage map
  * again, of which there are about as many as CPUs (docs/adr/0013-the-scan-writes-to-the-ring.md).
@@ -109,7 +110,7 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 /* Entries that one run of the table's scan looks at: it can't be preempted by other work meanwhile. */
 #define TABLE_SCAN_ENTRIES 8192
 
-/* What the table's scan knows from one entry to the next. */
+/* State of the table's scan, kept between entries. */
 struct table_scan {
 	__u32 scan; /* number of the scan, that no entry has before */
 	__u32 entries;

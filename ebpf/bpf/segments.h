@@ -5,9 +5,10 @@
  * In: segments from tcp_probe, state changes, and where there are kprobes the process of a connect or close. Out: on
  * `tcpflow` a flow_event per segment, on `tcpconn` one per open, close or failure, and listen_event.
  *
- * A segment's record tells what the socket will have received with it, before TCP has taken it in; TCP may yet throw
- * it away. And tcp_probe sees nothing of a connection that is half closed. So what was reported is remembered per
- * socket, and the close reports the difference to the socket's own totals: from then on the sum is exact, both ways.
+ * A segment's record reports the bytes that the socket will have received with it, before TCP has
+ * taken it in; TCP may yet drop it. And tcp_probe sees nothing of a connection that is half closed.
+ * So the reported totals are stored per socket, and the close reports the difference to the
+ * socket's own totals: from then on the sum is exact, both ways.
  *
  * Every look at a socket is made under its lock, so plain arithmetic will do.
  */
@@ -44,7 +45,8 @@ struct {
 	__uint(max_entries, 1 << 24);
 } tcpconn SEC(".maps");
 
-/* How a place begins. Not a scratch area: a softirq may come between its filling and its copying. */
+/* Initial contents of an entry. Not a scratch area: a softirq may come between its filling and
+ * its copying. */
 const volatile struct tracked_socket empty_tracked = {};
 
 /* Whether connect() is seen by a kprobe; else by the change to SYN_SENT. Set by the loader. */
@@ -104,7 +106,8 @@ static __always_inline struct tracked_socket *track_segments(struct sock *sk, __
 	return place;
 }
 
-/* What has moved since the last report but the received bytes, which the caller knows better. */
+/* The changes since the last report except for received bytes, which the caller knows more
+ * precisely. */
 static __always_inline void take_delta(struct delta *changed, struct totals *reported, const struct totals *now)
 {
 	changed->sent = now->sent - reported->sent;
@@ -117,7 +120,7 @@ static __always_inline void take_delta(struct delta *changed, struct totals *rep
 	reported->retransmits = now->retransmits;
 }
 
-/* What a segment carries, and where. */
+/* A segment's sequence range and length. */
 struct segment {
 	__u32 sequence;
 	__u32 payload;
@@ -140,8 +143,9 @@ static __always_inline void read_segment(struct segment *segment, struct sk_buff
 	segment->payload = length > header_bytes ? length - header_bytes : 0;
 }
 
-/* What the socket will have received once it has taken the segment in: a duplicate adds nothing, and what comes ahead
- * of a gap is counted when the gap is closed. Sequence numbers wrap, so they are compared by their differences. */
+/* Bytes that the socket will have received once it has taken the segment in: a duplicate adds
+ * nothing, and data ahead of a gap is counted when the gap is closed. Sequence numbers wrap, so
+ * they are compared by their differences. */
 static __always_inline __u64 received_with(const struct segment *segment, const struct totals *now,
 					   struct tcp_sock *tcp)
 {
@@ -183,7 +187,8 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 		return;
 	event = bpf_ringbuf_reserve(&tcpflow, sizeof(*event), 0);
 	if (!event) {
-		/* Not moved on: the next record of this socket, or its close, tells of these bytes. */
+		/* The totals are not updated: the next record of this socket, or its close, reports these
+		 * bytes. */
 		COUNT_LOSS(segments, 1);
 		return;
 	}

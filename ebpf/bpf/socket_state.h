@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * What is remembered of a socket between two reports, and where losses are counted: shared by all capture modes.
+ * Per-socket state between two reports, and the counters of losses: shared by all capture modes.
  */
 #ifndef FLOWTAP_SOCKET_STATE_H
 #define FLOWTAP_SOCKET_STATE_H
@@ -30,12 +30,13 @@ enum mark {
 };
 
 /*
- * What is remembered of a socket. Where two CPUs may look at one socket at once, `reported` is changed by atomic
+ * State of a socket. Where two CPUs may process one socket at once, `reported` is changed by atomic
  * exchange only, and `marks` by atomic or: see totals.h.
  *
- * Socket storage puts 72 bytes before it, 8 of them on the cache line where it begins, and takes memory in steps of
- * the slab allocator: 120 bytes fit one of 192. What a scan reads of an idle socket comes first, within one line.
- * Addresses are not here: the socket has them until it is closed, and at the close too.
+ * Socket storage puts 72 bytes before it, 8 of them on the cache line where it begins, and takes
+ * memory in steps of the slab allocator: 120 bytes fit one of 192. The fields that a scan reads of
+ * an idle socket come first, within one line. Addresses are not here: the socket has them until it
+ * is closed, and at the close too.
  */
 struct socket_state {
 	struct totals reported; /* what the records up to now add up to */
@@ -70,7 +71,7 @@ struct listen_key {
 	__u8 addr[16]; /* network byte order, IPv4 in the first four bytes; zero for any */
 };
 
-/* Whose listening socket it is. */
+/* Owner of a listening socket. */
 struct owner {
 	__u64 cookie;
 	__u64 cgroup_id;

@@ -97,8 +97,8 @@ int scan_all(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return scan_storage(ctx, true);
 }
 
-/* The table's scan, run by BPF_PROG_TEST_RUN and attached to nothing. 0: go on; 1: ask again, a close is under way;
- * 2: there is no entry. */
+/* The table's scan, run by BPF_PROG_TEST_RUN and attached to nothing. 0: continue; 1: retry, a close is under way;
+ * 2: no entry. */
 SEC("raw_tp")
 int begin_table_scan(struct bpf_raw_tracepoint_args *ctx)
 {

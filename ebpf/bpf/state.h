@@ -38,8 +38,8 @@ static __always_inline void on_unlisten(struct sock *sk, __u64 cookie)
 	emit_listener(sk, cookie, EVENT_UNLISTEN);
 }
 
-/* What is known of a connection that has not closed. A socket keeps its storage until it is freed, and may connect
- * again. */
+/* State of a connection that has not closed. A socket keeps its storage until it is freed, and may
+ * connect again. */
 static __always_inline struct socket_state *tracked(struct sock *sk)
 {
 	struct socket_state *state = find_state(sk);
@@ -193,7 +193,7 @@ static __always_inline void on_state(struct sock *sk, int oldstate, int newstate
  * can be preempted, when another thread comes to change a state. So further programs follow the first (ADR 12, ADR
  * 18).
  *
- * What was done shows in what is remembered; doing it again would count twice.
+ * Completed steps are marked in the state; repeating one would count twice.
  */
 static __always_inline void on_state_missed(struct sock *sk, int oldstate, int newstate)
 {

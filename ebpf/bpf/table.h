@@ -32,7 +32,7 @@ static __always_inline struct socket_state *find_in_table(struct sock *sk)
 	return entry ? &entry->state : NULL;
 }
 
-/* What is known of a connection, closed or not. */
+/* State of a connection, closed or not. */
 static __always_inline struct socket_state *find_state(struct sock *sk)
 {
 	struct socket_state *state = has_storage ? bpf_sk_storage_get(&sockets, sk, 0, 0) : NULL;

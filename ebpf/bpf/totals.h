@@ -2,15 +2,15 @@
 /*
  * A socket's totals, and differences of them that add up.
  *
- * Bytes sent are counted by sequence number: bytes_acked + (snd_nxt - snd_una), less the FIN. bytes_sent would count
- * a segment again each time that this machine itself drops it on its way out (a full queue, netfilter, a tc program):
- * __tcp_transmit_skb() adds to bytes_sent before it hands the segment on, and a segment that was not taken stays
- * unsent (net/ipv4/tcp_output.c, tcp_write_xmit()). It is no retransmission either, so bytes_retrans does not have
- * it.
+ * Bytes sent are counted by sequence number: bytes_acked + (snd_nxt - snd_una), less the FIN.
+ * bytes_sent would count a segment again each time that this machine itself drops it on its way out
+ * (a full queue, netfilter, a tc program): __tcp_transmit_skb() adds to bytes_sent before it passes
+ * the segment on, and a segment that was not accepted stays unsent (net/ipv4/tcp_output.c,
+ * tcp_write_xmit()). It is not a retransmission either, so bytes_retrans does not have it.
  *
- * The SYN is one sequence number more at the end that opened actively: tcp_connect() begins with snd_una at it, while
- * an accepted socket begins behind it (tcp_create_openreq_child()). What is reported starts from there
- * (count_from_opening()).
+ * The SYN takes one more sequence number at the end that opened actively: tcp_connect() begins with
+ * snd_una at it, while an accepted socket begins after it (tcp_create_openreq_child()). Reported
+ * totals start from there (count_from_opening()).
  *
  * The window's scan and a close may look at the same socket at the same moment, on two CPUs. Each moves what was
  * reported with an atomic exchange and reports the signed difference to what it found there: whatever the order, the
@@ -35,8 +35,8 @@ struct delta {
 	__s32 retransmits;
 };
 
-/* Sequence numbers transmitted, SYN and FIN included where they were. What is acknowledged is read first: a segment
- * that is acknowledged meanwhile then counts too late rather than twice. */
+/* Sequence numbers transmitted, including SYN and FIN if they were sent. The acknowledged number is
+ * read first: a segment that is acknowledged meanwhile then counts too late rather than twice. */
 static __always_inline __u64 read_sequence(struct tcp_sock *tcp)
 {
 	__u64 acked = FIELD(tcp, bytes_acked);
@@ -76,8 +76,8 @@ static __always_inline bool has_moved(const struct totals *now, const struct tot
 	       now->retransmits != reported->retransmits;
 }
 
-/* Where the bytes of a connection begin whose handshake was seen, by the end of the handshake: behind the SYN of the
- * end that opened. A socket under TCP_REPAIR has sent none. */
+/* First byte of a connection whose handshake was seen, set at the end of the handshake: after the SYN of the end that
+ * opened. A socket under TCP_REPAIR has sent none. */
 static __always_inline void count_from_opening(struct socket_state *state, struct tcp_sock *tcp)
 {
 	if (state->role == ROLE_CLIENT && !(state->marks & MARK_ADOPTED))
@@ -85,9 +85,10 @@ static __always_inline void count_from_opening(struct socket_state *state, struc
 }
 
 /*
- * Which end opened, of a connection whose handshake was not seen: the sequence numbers of the opener have the SYN
- * besides the bytes, which bytes_sent - bytes_retrans has without. Where this machine dropped segments on their way
- * out that is too large, and the role stays unknown. Read until two reads are equal, as the socket may be at work.
+ * The end that opened a connection whose handshake was not seen: the sequence numbers of the opener
+ * include the SYN in addition to the bytes, while bytes_sent - bytes_retrans does not. Where this
+ * machine dropped segments on their way out that is too large, and the role stays unknown. Read
+ * until two reads are equal, as the socket may be in use.
  */
 static __always_inline __u8 role_by_counters(struct sock *sk, struct tcp_sock *tcp)
 {

@@ -240,7 +240,7 @@ const _: () = {
 /// A record of any type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// What one socket did.
+    /// Changes of one socket.
     Flow(FlowEvent),
     /// A socket listens.
     Listen(ListenEvent),
@@ -250,9 +250,9 @@ pub enum Event {
 
 /// Bytes that are no record: the programs and this file disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no record of ours: {len} bytes that begin with type {kind:?}")]
+#[error("not a valid record: {len} bytes that begin with type {kind:?}")]
 pub struct MalformedEvent {
-    /// How many bytes were left.
+    /// Number of bytes that were left.
     pub len: usize,
     /// The first word, if there was one.
     pub kind: Option<u32>,

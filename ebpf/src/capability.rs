@@ -1,4 +1,4 @@
-//! What the process may do.
+//! Capabilities of the process.
 
 use caps::{CapSet, Capability};
 
@@ -11,8 +11,8 @@ pub struct Missing(pub Vec<&'static str>);
 /// Looks for `CAP_BPF` and `CAP_PERFMON` among the effective capabilities.
 ///
 /// # Errors
-/// [`Missing`] with the names of those that are not there. If the kernel does not tell, nothing counts as missing, and
-/// loading will say.
+/// [`Missing`] with the names of the missing ones. If the kernel does not report capabilities, none
+/// counts as missing, and loading shows the error.
 pub fn check() -> Result<(), Missing> {
     let Ok(effective) = caps::read(None, CapSet::Effective) else {
         return Ok(());
@@ -36,8 +36,9 @@ pub fn check() -> Result<(), Missing> {
     }
 }
 
-/// Lets maps take as much memory as they need on kernels before 5.11, which charge them to the locked memory of the user
-/// (kernel commit 3ac1f01b43b6). Later kernels charge the memory cgroup. A refusal is no error here: loading will say.
+/// Lets maps take as much memory as they need on kernels before 5.11, which charge them to the
+/// locked memory of the user (kernel commit 3ac1f01b43b6). Later kernels charge the memory cgroup.
+/// A refusal is not an error here: loading reports it.
 pub(crate) fn raise_memlock() {
     let unlimited = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,

@@ -5,7 +5,7 @@ use std::io;
 use aya::EbpfError;
 use aya::programs::ProgramError;
 
-/// What stands in the way of the programs.
+/// The reason why the programs can't be loaded or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Capabilities that the process lacks.
@@ -14,9 +14,9 @@ pub enum LoadError {
     /// The kernel says no although the capabilities are there: lockdown, seccomp, or an LSM.
     #[error("the kernel refuses bpf(2) although the capabilities are there ({what}: {source})")]
     Refused {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
     /// No BTF.
@@ -35,7 +35,7 @@ pub enum LoadError {
     Verifier {
         /// Name of the program.
         program: &'static str,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
         /// The verifier's last words.
         log: String,
@@ -48,7 +48,7 @@ pub enum LoadError {
     Program {
         /// Name of the program.
         program: &'static str,
-        /// What aya said.
+        /// Error of aya.
         source: ProgramError,
     },
     /// A map can't be used.
@@ -56,15 +56,15 @@ pub enum LoadError {
     Map {
         /// Name of the map.
         map: &'static str,
-        /// What aya said.
+        /// Error of aya.
         source: aya::maps::MapError,
     },
     /// A system call failed.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
     /// The running kernel lacks a function that the program calls.
@@ -75,10 +75,10 @@ pub enum LoadError {
     Absent(&'static str),
 }
 
-/// How much of the verifier's log the operator is shown: its end tells.
+/// Number of lines of the verifier's log that are shown, from its end, where the reason is.
 const LOG_LINES: usize = 12;
 
-/// What libbpf and aya put in place of an access to a field that is not there: a call of this function.
+/// libbpf and aya replace an access to a missing field by a call of this function.
 const POISON: &str = "unknown#195896080";
 
 impl LoadError {

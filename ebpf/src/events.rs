@@ -39,13 +39,13 @@ const STATE_NAMES: [&str; 8] = [
     "state_missed3",
 ];
 
-/// Programs at segments. What these miss comes with the next segment or the close.
+/// Programs at segments. Changes that these miss come with the next segment or the close.
 const SEGMENT: [&str; 2] = ["segment", "segment_raw"];
 
 /// Programs at connects and closes, for the process. A connect that the first misses is a client without a process.
 const PROBES: [&str; 2] = ["connect_probe", "close_probe"];
 
-/// What can be chosen.
+/// Options.
 #[derive(Clone, Copy, Debug)]
 pub struct EventsOptions {
     /// Size of each of the two rings: a power of two, at least a page.
@@ -63,7 +63,7 @@ pub enum Ring {
     Connections,
 }
 
-/// How the programs are attached.
+/// The hooks in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Segments and state changes: `tp_btf` or `raw_tp`.
@@ -104,8 +104,8 @@ impl Events {
         capability::raise_memlock();
         heap::keep_little();
         let btf = Btf::from_sys_fs()?;
-        // Whether there are kprobes must be known before the state program is loaded, and only attaching tells: so once
-        // with them, and once more without if they are refused.
+        // Whether kprobes are available must be known before the state program is loaded, and only
+        // attaching shows it: so once with them, and once more without if they are refused.
         let loaded = Self::attach(*options, &btf, true).or_else(|error| match error {
             LoadError::Program {
                 program: "connect_probe" | "close_probe",
@@ -176,7 +176,7 @@ impl Events {
         })
     }
 
-    /// How the programs are attached.
+    /// The hooks in use.
     pub const fn attachment(&self) -> Attachment {
         self.attachment
     }
@@ -204,8 +204,8 @@ impl Events {
         drain(&mut self.tcpflow, each)
     }
 
-    /// Tells when a quarter of the ring of segments, and of that of connections, is full. Must be called within a tokio
-    /// runtime.
+    /// Returns watches that wake when a quarter of the ring of segments, or of that of connections,
+    /// is full. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// The error of the system call.
@@ -216,7 +216,7 @@ impl Events {
         ])
     }
 
-    /// What could not be handed on since the programs were loaded, over all CPUs.
+    /// Losses since the programs were loaded, over all CPUs.
     ///
     /// # Errors
     /// [`LoadError::Map`] if the map can't be read.

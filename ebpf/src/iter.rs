@@ -50,7 +50,7 @@ impl IterLink {
     /// Links `program`, an iterator over the elements of a map, to `map`.
     ///
     /// # Errors
-    /// What `bpf(2)` says.
+    /// The error of `bpf(2)`.
     pub fn over_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<Self> {
         let info = IterLinkInfo {
             map_fd: raw(map),
@@ -62,7 +62,7 @@ impl IterLink {
     /// Links `program`, an iterator that needs no target.
     ///
     /// # Errors
-    /// What `bpf(2)` says.
+    /// The error of `bpf(2)`.
     pub fn new(program: BorrowedFd<'_>) -> io::Result<Self> {
         Self::create(program, None)
     }
@@ -86,7 +86,7 @@ impl IterLink {
     /// `again` is called, and then it is.
     ///
     /// # Errors
-    /// What `read(2)` or `bpf(2)` says, or `again`.
+    /// The error of `read(2)`, `bpf(2)` or `again`.
     pub fn walk(&self, mut again: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         let mut iterator = self.open()?;
         loop {
@@ -117,7 +117,8 @@ impl IterLink {
     /// many bytes as it has are asked for at once (the kernel gives 32 KiB at most).
     ///
     /// # Errors
-    /// What `read(2)` or `bpf(2)` says; [`io::ErrorKind::InvalidData`] for bytes that are no record.
+    /// The error of `read(2)` or `bpf(2)`; [`io::ErrorKind::InvalidData`] for bytes that are not a
+    /// record.
     pub fn run(&self, buffer: &mut [u8], mut each: impl FnMut(Event)) -> io::Result<u64> {
         let mut iterator = self.open()?;
         let mut records = 0;

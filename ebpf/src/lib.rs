@@ -1,14 +1,14 @@
 //! The kernel side: BPF programs in C, their loader, and the mirror of what they hand over.
 //!
-//! This is the only crate with `unsafe` code, and a leaf: it knows nothing of flowtap's records.
+//! This is the only crate with `unsafe` code, and a leaf: it does not depend on flowtap's records.
 //!
 //! # Layout
 //!
-//! | path | what it holds |
+//! | path | contents |
 //! |---|---|
 //! | `bpf/kernel.h` | the kernel's types, cut down to the fields that are read |
-//! | `bpf/abi.h` | what the programs hand to user space |
-//! | `bpf/socket_state.h`, `totals.h`, `flow.h` | what is remembered; exact differences; one record |
+//! | `bpf/abi.h` | records passed to user space |
+//! | `bpf/socket_state.h`, `totals.h`, `flow.h` | per-socket state; exact differences; one record |
 //! | `bpf/maps.h`, `table.h` | the maps of mode `sockets`; connections without socket storage |
 //! | `bpf/state.h`, `scan.h`, `adopt.h` | the three concerns, each one inline handler |
 //! | `bpf/guard.h` | programs that can't be preempted |
@@ -19,15 +19,15 @@
 //! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
 //! | `table` | the scan of connections without socket storage |
 //! | [`events`] | [`Events`]: loads and attaches capture mode `events` |
-//! | [`probe`] | what loads on this machine, program by program |
+//! | [`probe`] | which programs load on this machine |
 //! | [`ring`] | [`RingWatch`]: waits for a ring to fill, on tokio |
 //! | `kfunc` | links calls of kernel functions |
 //! | `preemption` | whether programs at tracepoints can be preempted |
 //! | [`misses`] | runs that the kernel skipped |
 //! | `sharing` | maps that two objects' programs share |
-//! | `heap` | gives back what loading took |
-//! | [`capability`] | what the process may do |
-//! | [`error`] | [`LoadError`]: what is missing, with the verifier's words |
+//! | `heap` | returns the memory used by loading |
+//! | [`capability`] | capabilities of the process |
+//! | [`error`] | [`LoadError`]: the missing requirement, with the verifier's log |
 
 pub mod abi;
 pub mod capability;

@@ -1,4 +1,4 @@
-//! What loads on this machine: every program is tried by itself, and let go again.
+//! Which programs load on this machine: each is loaded by itself, and unloaded again.
 
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -11,7 +11,7 @@ use crate::{capability, events, kfunc, sockets};
 pub struct Probed {
     /// Name of the program.
     pub program: &'static str,
-    /// What it is attached to, in libbpf's words: `tp_btf/tcp_probe`.
+    /// Attach point, in libbpf's notation: `tp_btf/tcp_probe`.
     pub attaches_to: &'static str,
     /// Why it can't be loaded, or for a kprobe attached.
     pub outcome: Result<(), LoadError>,

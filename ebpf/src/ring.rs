@@ -11,12 +11,12 @@ use tokio::io::unix::AsyncFd;
 
 use crate::abi::Event;
 
-/// Tells when a ring's programs have asked for its reader.
+/// Wakes the reader of a ring when the ring's programs have requested it.
 #[derive(Debug)]
 pub struct RingWatch(AsyncFd<OwnedFd>);
 
 impl RingWatch {
-    /// Watches the ring behind `ring`, by a descriptor of its own. Must be called within a tokio runtime.
+    /// Watches `ring`, with a duplicated descriptor. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// The error of duplicating the descriptor, or of registering it.
@@ -38,10 +38,10 @@ impl RingWatch {
     }
 }
 
-/// How far a ring's writers and its reader are, in bytes since it was made.
+/// Positions of a ring's writers and its reader, in bytes since it was created.
 ///
-/// A reader stops at a record that a program on another CPU is still writing, whatever stands behind it. Whoever must have all that is
-/// there at a moment looks here how far that is.
+/// A reader stops at a record that a program on another CPU is still writing, whatever follows it.
+/// These positions show a reader that needs everything up to a certain moment how far to read.
 #[derive(Debug)]
 pub(crate) struct Positions {
     /// The reader's position, and a page further the writers' (kernel/bpf/ringbuf.c, `struct bpf_ringbuf`).
@@ -56,7 +56,7 @@ impl Positions {
     /// Of `ring`.
     ///
     /// # Errors
-    /// What `mmap(2)` says.
+    /// The error of `mmap(2)`.
     pub(crate) fn new(ring: BorrowedFd<'_>) -> io::Result<Self> {
         // SAFETY: it takes a number and gives one.
         let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
@@ -78,12 +78,12 @@ impl Positions {
         }
     }
 
-    /// How far the reader is.
+    /// Position of the reader.
     pub(crate) fn consumed(&self) -> u64 {
         self.load(0)
     }
 
-    /// How far the writers are: what they have reserved, whether written yet or not.
+    /// Position of the writers: everything reserved, whether written yet or not.
     pub(crate) fn produced(&self) -> u64 {
         self.load(self.page_bytes)
     }

@@ -29,7 +29,8 @@ impl SharedMaps {
         maps.filter_map(duplicate).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Lets the programs of `ebpf` use these maps in place of its own of the same names. Before any of them is loaded.
+    /// Makes the programs of `ebpf` use these maps in place of its own of the same names. Before
+    /// any of them is loaded.
     ///
     /// # Errors
     /// The error of the system call.

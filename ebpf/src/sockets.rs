@@ -52,14 +52,15 @@ const STATE_CHANGE_GUARDED: [&str; 4] = [
 /// Places in the table where socket storage is the rule: for those to which a namespace's `net.core.optmem_max` refuses it.
 const FEW_WITHOUT_STORAGE: u32 = 16_384;
 
-/// How long a ring is drained after its programs were detached: one of them may still be running on another CPU, with its record
-/// not reserved yet. The kernel waits for such by grace periods, which take some hundredths of a second.
+/// Time for which a ring is drained after its programs were detached: one of them may still be
+/// running on another CPU, with its record not reserved yet. The kernel waits for such by grace
+/// periods, which take some hundredths of a second.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
 /// The interval at which a ring is drained while other programs are being loaded.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What can be chosen.
+/// Options.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketsOptions {
     /// Size of the ring for closed connections and for what scans find: a power of two, at least a page.
@@ -78,7 +79,7 @@ pub enum Store {
     Table,
 }
 
-/// How the sockets were found that had been open before.
+/// The way in which sockets that were already open were found.
 #[derive(Debug, Default)]
 pub struct Adoption {
     /// Records shown by the walk over every process' files, or why there was none.
@@ -124,7 +125,8 @@ impl Sockets {
     /// Loads the programs and attaches to state changes: from here on every connection that opens is counted.
     ///
     /// # Errors
-    /// [`LoadError`] with what is missing. The programs that only adopt sockets may be refused: [`Sockets::adopt`] tells.
+    /// [`LoadError`] with the missing requirement. The programs that only adopt sockets may be
+    /// refused: [`Sockets::adopt`] reports it.
     pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
         heap::keep_little();
         let loaded = Self::attach(*options, None);
@@ -132,8 +134,9 @@ impl Sockets {
         loaded
     }
 
-    /// Exchanges the ring for one of another size, without a gap: programs with the new one are attached beside those with the old
-    /// one, which are detached after that, and both know the same of every socket. What is in the old ring is shown first.
+    /// Exchanges the ring for one of another size, without a gap: programs with the new one are
+    /// attached beside those with the old one, which are detached after that, and both share the
+    /// state of every socket. The contents of the old ring are read first.
     ///
     /// A state change that both see is reported by the first and found done by the second, but for the duration of a handshake
     /// that ends just then, which is lost.
@@ -332,7 +335,7 @@ impl Sockets {
         RingWatch::new(self.lifecycle.as_fd())
     }
 
-    /// What could not be reported since the programs were loaded, over all CPUs.
+    /// Losses since the programs were loaded, over all CPUs.
     ///
     /// # Errors
     /// [`LoadError::Map`] if the map can't be read.

@@ -19,8 +19,8 @@ const END: &str = "end_table_scan";
 const A_CLOSE_IS_UNDER_WAY: u32 = 1;
 const EMPTY: u32 = 2;
 
-/// How often a scan waits for a close that is about to take its entry out, which takes it less than a microsecond unless its
-/// CPU is taken away.
+/// Attempts of a scan to wait for a close that is about to remove its entry, which takes the close
+/// less than a microsecond unless it loses its CPU.
 const ATTEMPTS: usize = 100_000;
 
 /// The scan; its programs are loaded.
@@ -48,7 +48,8 @@ impl TableScan {
     /// Walks over the table; calls `make_room` when the ring has no more room for the scan, and between runs.
     ///
     /// # Errors
-    /// What the kernel or `make_room` says; [`io::ErrorKind::TimedOut`] if a close was under way all the time.
+    /// The error of the kernel or of `make_room`; [`io::ErrorKind::TimedOut`] if a close was under
+    /// way all the time.
     pub(crate) fn walk(
         &mut self,
         ebpf: &Ebpf,

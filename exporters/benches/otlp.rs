@@ -79,7 +79,7 @@ fn snapshot() -> Arc<Snapshot> {
     })
 }
 
-/// What stands for a series where messages are built: its attributes as text, and its total.
+/// A series where messages are built: its attributes as text, and its total.
 fn messages(series: &[([(&'static str, String); 6], i64)]) -> Vec<u8> {
     let points = series.iter().map(|(attributes, total)| NumberDataPoint {
         attributes: attributes

@@ -1,5 +1,5 @@
-//! A scrape of many series: ours, against the `prometheus` crate's gathering and encoding of the same, and against the SDK's
-//! counters behind `opentelemetry-prometheus`.
+//! A scrape of many series: flowtap's, against the `prometheus` crate's gathering and encoding of
+//! the same, and against the SDK's counters exported by `opentelemetry-prometheus`.
 //!
 //! Ratios within one run; `cargo bench -p flowtap-exporters --bench scrape`.
 #![expect(

@@ -29,7 +29,7 @@ use tower::{BoxError, service_fn};
 
 use crate::naming::{self, full_name, prometheus_name};
 
-/// How much is said.
+/// Level of detail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verbosity {
@@ -42,15 +42,15 @@ pub enum Verbosity {
     Detailed,
 }
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How much is said.
+    /// Level of detail.
     pub verbosity: Verbosity,
     /// Series of each family that are printed per window.
     pub sampling: usize,
-    /// What every metric's name begins with; may be empty.
+    /// Prefix of every metric's name; may be empty.
     pub namespace: String,
 }
 
@@ -87,7 +87,7 @@ impl ExporterConfig for Config {
 /// The exporter type `debug`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "debug",
-    summary: "prints what each window holds to standard output",
+    summary: "prints each window to standard output",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };
@@ -270,7 +270,8 @@ fn push_series(text: &mut String, series: &Series, updated: Timestamp) -> std::f
         }
         let name = pair.name();
         match pair.value {
-            // A value may hold what would move the cursor, or look like a line of ours.
+            // A value may contain characters that move the cursor, or look like a line of this
+            // exporter.
             PairValue::Text(_) => {
                 writeln!(text, "     -> {name}: Str({})", pair.value.text().escape_debug())?;
             }

@@ -1,17 +1,17 @@
-//! The exporters: where snapshots go.
+//! The exporters deliver snapshots.
 //!
 //! # Layout
 //!
-//! | module | component type | where to |
+//! | module | component type | destination |
 //! |---|---|---|
-//! | [`prometheus`] | `prometheus` | whoever scrapes `/metrics` |
-//! | [`otlp`] | `otlp` | an OpenTelemetry collector, by gRPC or HTTP |
-//! | [`remote_write`] | `remote_write` | whatever takes Prometheus remote write |
+//! | [`prometheus`] | `prometheus` | scrapers of `/metrics` |
+//! | [`otlp`] | `otlp` | an OpenTelemetry collector, over gRPC or HTTP |
+//! | [`remote_write`] | `remote_write` | Prometheus remote write endpoints |
 //! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
 //! | [`listener`] | | the bounded HTTP listener, of scrapes and of the daemon itself |
 //! | [`naming`] | | a family's full name |
-//! | [`push`] | | what exporters that push have in common |
+//! | [`push`] | | code shared by exporters that push |
 //! | [`tls`] | | certificates and keys of listeners and connections |
 //! | `wire` | | fields of Protocol Buffers |
 #![forbid(unsafe_code)]

@@ -15,8 +15,9 @@ pub fn full_name(namespace: &str, family: &Family) -> String {
     }
 }
 
-/// The same for Prometheus. Names of OpenTelemetry's naming change as its specification says ("Prometheus and `OpenMetrics`
-/// Compatibility", "Metric Metadata"): underscores for dots, the unit and a counter's `total` behind them.
+/// The same for Prometheus. Names of OpenTelemetry's naming change as its specification says
+/// ("Prometheus and `OpenMetrics` Compatibility", "Metric Metadata"): underscores for dots,
+/// followed by the unit and a counter's `total`.
 pub fn prometheus_name(namespace: &str, family: &Family) -> String {
     if family.naming == Naming::PrimusLens {
         return full_name(namespace, family);
@@ -26,7 +27,7 @@ pub fn prometheus_name(namespace: &str, family: &Family) -> String {
         "By" => "_bytes",
         "s" => "_seconds",
         "1" if family.kind == FamilyKind::Gauge => "_ratio",
-        // An annotation such as {connection} is no unit.
+        // An annotation such as {connection} is not a unit.
         _ => "",
     });
     if family.kind == FamilyKind::Counter {
@@ -51,7 +52,8 @@ pub const fn pipeline_label(naming: Naming) -> &'static str {
     }
 }
 
-/// What is wrong with `namespace` as the beginning of a metric's name (Prometheus data model, "Metric names").
+/// The reason why `namespace` is not a valid prefix of a metric's name (Prometheus data model,
+/// "Metric names").
 pub fn validate(namespace: &str) -> Option<Fault> {
     let first = |c: char| c.is_ascii_alphabetic() || c == '_' || c == ':';
     let ok = namespace.is_empty()

@@ -1,4 +1,4 @@
-//! What the tests of several exporters share.
+//! Helpers shared by the tests of several exporters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ const TIMES: Family = Family {
     kind: FamilyKind::Histogram(&BOUNDS),
 };
 
-/// A certificate of its own for `name`, as `<base>.crt` and `<base>.key`.
+/// A self-signed certificate for `name`, as `<base>.crt` and `<base>.key`.
 pub(crate) fn certificate(base: &std::path::Path, name: &str) {
     let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     std::fs::write(base.with_extension("key"), certified.signing_key.serialize_pem()).unwrap();

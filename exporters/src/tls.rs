@@ -26,11 +26,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
-    /// Its certificate, with the chain behind it.
+    /// Its certificate, followed by the chain.
     pub cert_file: PathBuf,
     /// The key of the certificate.
     pub key_file: PathBuf,
-    /// Whose certificates clients must have; unset: they need none.
+    /// Authorities of client certificates, which are then required; unset: none is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_ca_file: Option<PathBuf>,
 }
@@ -54,11 +54,11 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// What is wrong with it.
+    /// A violation of its settings, if any.
     pub fn validate(&self) -> Option<Fault> {
         (self.cert_file.is_some() != self.key_file.is_some()).then(|| Fault {
             path: vec!["tls".to_owned()],
-            message: "`cert_file` and `key_file` belong together: give both or none".to_owned(),
+            message: "`cert_file` and `key_file` belong together: set both or none".to_owned(),
         })
     }
 
@@ -132,7 +132,7 @@ impl ClientTls {
 /// Why a file of TLS can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// It can't be read, or is no PEM.
+    /// It can't be read, or is not PEM.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, String),
     /// It can be read, and is of no use.
@@ -186,9 +186,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed(&error))?;
     if certificates.is_empty() {
-        return Err(failed(
-            &"there is no certificate in it (`-----BEGIN CERTIFICATE-----`)",
-        ));
+        return Err(failed(&"it has no certificate (`-----BEGIN CERTIFICATE-----`)"));
     }
     Ok(certificates)
 }
@@ -227,7 +225,7 @@ impl ServerCertificate {
         if *self.read_at.load_full() == modified {
             return Ok(false);
         }
-        // Told once, not at every look.
+        // Logged once, not at every check.
         self.read_at.store(Arc::new(modified));
         self.current.store(Arc::new(Self::read(&self.files)?));
         Ok(true)

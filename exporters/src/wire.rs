@@ -1,6 +1,7 @@
 //! Fields of Protocol Buffers ("Encoding"), for the messages that are written by hand because there are so many of them.
 //!
-//! What is short, as nearly everything here is, is appended at once: growing the output byte by byte costs more than all else.
+//! Short fields, as nearly all here are, are appended at once: growing the output byte by byte
+//! costs more than all else.
 
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -70,12 +71,12 @@ pub(crate) fn push_packed(out: &mut Vec<u8>, value: u64) {
     }
 }
 
-/// How many bytes a field takes that has a key of one byte and a content of `len` bytes.
+/// Bytes of a field with a key of one byte and a content of `len` bytes.
 pub(crate) const fn len_delimited(len: usize) -> usize {
     1 + encoded_len_varint(len as u64) + len
 }
 
-/// How many bytes a number takes with a key of one byte.
+/// Bytes of a varint field with a key of one byte.
 pub(crate) const fn varint_len(value: u64) -> usize {
     1 + encoded_len_varint(value)
 }

@@ -1,11 +1,11 @@
-//! What the fuzz targets share: a pipeline as the default config has it, which takes whatever was read.
+//! Shared by the fuzz targets: a pipeline as in the default config, which takes arbitrary records.
 //!
 //! # Layout
 //!
-//! | target | what it is given |
+//! | target | input |
 //! |---|---|
 //! | `fuzz-config` | texts of configs, as YAML, as TOML and as `--set` |
-//! | `fuzz-kernel` | what a ring buffer or an iterator of the kernel side holds |
+//! | `fuzz-kernel` | contents of a ring buffer or an iterator of the kernel side |
 //! | `fuzz-records` | recordings |
 //!
 //! A target fails by a panic, by taking too long, or by taking too much memory; libFuzzer watches all three. Overflows panic, as

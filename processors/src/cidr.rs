@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr(pub IpNet);
 
-/// A text that is no address range.
+/// A text that is not an address range.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCidr {
     /// Bits are set that the prefix leaves out.
@@ -27,11 +27,11 @@ pub enum InvalidCidr {
         host: IpAddr,
     },
     /// Anything else.
-    #[error("`{text}` is no address range such as `10.0.0.0/8`, and no address: {reason}")]
+    #[error("`{text}` is not an address or range such as `10.0.0.0/8`: {reason}")]
     Malformed {
         /// The text.
         text: String,
-        /// What the parser says.
+        /// Message of the parser.
         reason: String,
     },
 }

@@ -166,7 +166,7 @@ fn what_the_go_exporter_does_right_is_done_the_same() {
             one("flow_dns{} 30"),
         ),
         (
-            "port 53 is DNS, whoever has it",
+            "port 53 is DNS at any address",
             local(40_000),
             format!("{far}:53"),
             one("flow_dns{} 30"),
@@ -203,7 +203,7 @@ fn difference_sent_bytes_are_outbound_and_received_ones_inbound() {
     );
 }
 
-/// docs/adr/0006: the handshake says who serves, whatever is listened on.
+/// docs/adr/0006: the handshake decides the role, regardless of listeners.
 #[test]
 fn difference_a_client_on_a_port_that_is_listened_on_is_still_a_client() {
     let client = FlowRecord {

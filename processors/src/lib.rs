@@ -1,12 +1,12 @@
-//! The processors: what records mean, and how they become series. On the way of a record there is no I/O, no clock, nothing of
-//! the kernel; what changes around flowtap is watched beside it.
+//! The processors: the meaning of records, and their aggregation to series. The path of a record
+//! has no I/O, no clock, and nothing of the kernel; state of the environment is watched separately.
 //!
 //! # Layout
 //!
-//! | module | component type | what it does |
+//! | module | component type | task |
 //! |---|---|---|
 //! | [`direction`] | `direction` | ingress or egress |
-//! | [`policy`] | `policy` | what kind of peer the remote address is |
+//! | [`policy`] | `policy` | the class of the remote address |
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster; the watch on its ranges and names |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |

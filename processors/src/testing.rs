@@ -1,4 +1,4 @@
-//! What the tests of several processors share.
+//! Helpers shared by the tests of several processors.
 
 use std::net::SocketAddr;
 

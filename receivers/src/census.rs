@@ -37,7 +37,7 @@ impl CensusPlan {
             None => false,
         };
         if due || wanted {
-            // What is lost meanwhile is for the next one.
+            // Losses in the meantime are left to the next census.
             self.waited = None;
         }
         due || wanted

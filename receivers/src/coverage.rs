@@ -1,18 +1,19 @@
-//! How much of what the kernel counted was measured.
+//! Coverage: the measured share of the kernel's counts.
 //!
 //! In: records on their way to the pipelines; once per tick the kernel's own counters of one network namespace
 //! (`/proc/<pid>/net/snmp`, RFC 4022). Out: for each counter both running totals since the start, and their ratio:
 //!
-//! | `counter` | the kernel's | what is measured of it |
+//! | `counter` | the kernel's | measured |
 //! |---|---|---|
 //! | `active_opens` | `ActiveOpens` | connections opened as client, and connects that failed |
 //! | `passive_opens` | `PassiveOpens` | connections accepted |
-//! | `retransmits` | `RetransSegs` | retransmits of connections; the kernel's has those of SYN-ACKs, too |
-//! | `segments_received` | `InSegs` | segments of connections; the kernel's has those for nobody, too |
-//! | `segments_sent` | `OutSegs` - `RetransSegs` | the same, without those sent again |
+//! | `retransmits` | `RetransSegs` | retransmits of connections; the kernel also counts those of SYN-ACKs |
+//! | `segments_received` | `InSegs` | segments of connections; the kernel also counts those for no connection |
+//! | `segments_sent` | `OutSegs` - `RetransSegs` | the same, without retransmissions |
 //!
-//! The namespace is the one whose listening ports are scanned; records of others are left out. What is measured comes up to
-//! an interval later than what the kernel counts, and adopted connections begin with flowtap.
+//! The namespace is the one whose listening ports are scanned; records of others are left out.
+//! Measurements lag behind the kernel's counters by up to an interval, and adopted connections
+//! begin with flowtap.
 
 use std::fs;
 use std::io;
@@ -104,7 +105,7 @@ impl Coverage {
         }
     }
 
-    /// Compares with the kernel's counters, and tells.
+    /// Compares with the kernel's counters, and exports the result.
     pub fn tick(&mut self) {
         let Some(kernel) = &self.kernel else { return };
         let now = match read(&kernel.snmp) {
@@ -148,7 +149,7 @@ impl Outlet<'_> {
         self.sink.scan_failed(error);
     }
 
-    /// Tells that nothing before `at` is missing.
+    /// Declares that no record before `at` is missing.
     pub(crate) fn watermark(&mut self, at: Timestamp) {
         self.coverage.tick();
         self.sink.watermark(at);
@@ -177,7 +178,7 @@ fn parse(text: &str) -> Option<Totals> {
         value("PassiveOpens")?,
         retransmits,
         value("InSegs")?,
-        // Retransmitted segments are counted here, too.
+        // Includes retransmitted segments.
         value("OutSegs")? - retransmits,
     ])
 }
@@ -196,15 +197,11 @@ impl Telemetry {
         Self {
             measured: meter
                 .u64_counter("receiver_coverage_measured")
-                .with_description(
-                    "What was measured of what the kernel counts itself, by the kernel's counter.",
-                )
+                .with_description("Measured counterpart of the kernel's counter, since the start.")
                 .build(),
             kernel: meter
                 .u64_counter("receiver_coverage_kernel")
-                .with_description(
-                    "What the kernel itself counted since the start (/proc/net/snmp), by counter.",
-                )
+                .with_description("The kernel's own count since the start (/proc/net/snmp), by counter.")
                 .build(),
             ratio: meter
                 .f64_gauge("receiver_coverage_ratio")

@@ -1,4 +1,4 @@
-//! What this machine lets flowtap do: a finding per need, each with what follows from it and how to mend it.
+//! Requirements on this machine: a finding for each, with its consequence and its fix.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::containers::mount::Hierarchy;
 use crate::ebpf::grant_command;
 use crate::{listen_scan, sock_diag};
 
-/// How well a need is met.
+/// Degree to which a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -37,15 +37,15 @@ impl Verdict {
 /// One need.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What is needed.
+    /// The requirement.
     pub need: &'static str,
-    /// How well it is met.
+    /// Degree to which it is met.
     pub verdict: Verdict,
-    /// What was found.
+    /// The finding.
     pub found: String,
-    /// What follows; empty if all is well.
+    /// Consequence; empty if the requirement is met.
     pub consequence: &'static str,
-    /// What to do; empty if all is well.
+    /// Fix; empty if the requirement is met.
     pub remedy: String,
 }
 
@@ -77,7 +77,7 @@ impl Finding {
     }
 }
 
-/// What `mode: auto` would take.
+/// The mode that `mode: auto` would choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BestMode {
@@ -94,7 +94,7 @@ pub enum BestMode {
 /// All findings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// What `flowtap run` would capture with.
+    /// The mode that `flowtap run` would use.
     pub mode: BestMode,
     /// Whether it is only a privilege that stands between this and a better mode.
     pub lacks_privilege: bool,
@@ -143,7 +143,7 @@ fn kernel(proc_root: &Path) -> Finding {
             "kernel",
             Verdict::Limited,
             &error,
-            "its release is not known; what loads is tried below",
+            "unknown release; the programs are tried below",
             "mount the host's /proc",
         ),
     }
@@ -232,11 +232,12 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
                 Verdict::Limited,
                 "connections in namespaces with a small net.core.optmem_max are measured when they close",
             ),
-            // Then it is for want of the table that there is no scan at all, and the finding of that says so.
+            // Then the missing table is the reason why there is no scan at all, and that finding
+            // reports it.
             "scan_table" => return None,
             _ => (
                 Verdict::Limited,
-                "connections that were open before are not all picked up",
+                "some open connections are not adopted",
             ),
         };
         let remedy = if program.program.starts_with("scan_") && has_table {
@@ -260,11 +261,11 @@ fn mode_events() -> (bool, Vec<Finding>) {
     let findings = probed.iter().map(|program| {
         let (consequence, remedy) = match program.attaches_to.split('/').next() {
             Some("kprobe") => (
-                "mode events takes the process of a connect from the state change",
+                "mode events uses the process of the state change for a connect",
                 "CONFIG_KPROBES=y",
             ),
             Some("raw_tp") => ("mode events needs tp_btf", "Linux 5.8 or later"),
-            _ => ("mode events takes the raw tracepoint", "Linux 5.8 or later"),
+            _ => ("mode events uses the raw tracepoint", "Linux 5.8 or later"),
         };
         finding(program, Verdict::Limited, consequence, remedy)
     });
@@ -314,7 +315,7 @@ fn pid_namespace(proc_root: &Path) -> Finding {
         "pid namespace",
         Verdict::Limited,
         &own,
-        "connections of processes outside it that were open before, and accepted ones' processes, are not seen",
+        "open connections of processes outside it, and processes of accepted ones, are not visible",
         "run in the host's (hostPID: true)",
     )
 }
@@ -326,7 +327,7 @@ fn cgroups(proc_root: &Path) -> Finding {
         Some(part) => Finding::not_ok(
             NEED,
             Verdict::Limited,
-            &format!("a part of the hierarchy, at {}", part.root.display()),
+            &format!("only a part of the hierarchy, at {}", part.root.display()),
             "connections of other cgroups have no container_id",
             "mount the host's /sys/fs/cgroup, read-only, at any place",
         ),
@@ -334,7 +335,7 @@ fn cgroups(proc_root: &Path) -> Finding {
             NEED,
             Verdict::Limited,
             &"not mounted",
-            "container ids are known by cgroup v1 only, and those of processes that have ended are not",
+            "container ids come from cgroup v1, which has none for processes that have ended",
             "boot with systemd.unified_cgroup_hierarchy=1; in a container, mount the host's /sys/fs/cgroup",
         ),
     }
@@ -352,7 +353,7 @@ fn listening_ports(proc_root: &Path) -> Finding {
             Verdict::Limited,
             &error,
             "which side serves an adopted connection is known from its counters and ports only",
-            "set receivers.ebpf.proc_root to where the host's /proc is mounted",
+            "set receivers.ebpf.proc_root to the mount of the host's /proc",
         ),
     }
 }
@@ -367,7 +368,7 @@ fn netlink() -> Finding {
             "netlink sock_diag",
             Verdict::Limited,
             &error,
-            "nothing to fall back to without privileges",
+            "no fallback without privileges",
             "CONFIG_INET_TCP_DIAG",
         ),
     }

@@ -2,15 +2,15 @@
 //!
 //! # Layout
 //!
-//! | module | component type | what it reads |
+//! | module | component type | source |
 //! |---|---|---|
-//! | [`ebpf`] | `ebpf` | the kernel's own TCP totals, by eBPF |
-//! | [`sock_diag`] | `sock_diag` | the kernel's own TCP totals, by netlink; no privileges, one network namespace |
+//! | [`ebpf`] | `ebpf` | the kernel's own TCP totals, with eBPF |
+//! | [`sock_diag`] | `sock_diag` | the kernel's own TCP totals, over netlink; no privileges, one network namespace |
 //! | [`replay`] | `replay` | a recording, and the format of recordings |
 //! | [`generator`] | `generator` | nothing: it makes up flows, for load tests |
-//! | [`doctor`] | | what this machine lets flowtap do |
+//! | [`doctor`] | | requirements on this machine |
 //! | [`containers`] | | containers of processes, from a proc file system |
-//! | [`coverage`] | | what was measured over what the kernel counted |
+//! | [`coverage`] | | measured over counted by the kernel |
 //! | `census` | | when every open connection is reported once more |
 //! | [`listen_scan`] | | listening ports of a network namespace, for any receiver |
 #![forbid(unsafe_code)]

@@ -3,10 +3,10 @@
 //! In: a proc root, `/proc` or where the host's is mounted. Out: a [`ListenChange::Rescanned`]. With `/proc` it is the
 //! namespace that flowtap runs in; with any other root that of the host's process 1.
 //!
-//! By netlink where that is flowtap's own namespace, which takes the kernel no longer than there are listeners; else, or where
-//! that is refused, from `net/tcp` and `net/tcp6`. These have listeners first, but what was asked for is a buffer's worth of text,
-//! so that the kernel goes on to the table of all connections, of every namespace: a fifth of a second each where many wait for
-//! their time to end.
+//! Over netlink where that is flowtap's own namespace, in O(listeners); else, or where that is
+//! refused, from `net/tcp` and `net/tcp6`. These have listeners first, but a read fills a whole
+//! buffer of text, so the kernel walks the table of all connections, of every namespace: 200 ms
+//! each with many in `TIME_WAIT`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,8 +25,8 @@ const LISTEN: &str = "0A";
 /// Reads the listening ports, IPv4 and IPv6, each once, in order.
 ///
 /// # Errors
-/// [`io::Error`] with the path that could not be read, or whose line was not understood. A kernel without IPv6 has no
-/// `net/tcp6`, and that is no error.
+/// [`io::Error`] with the path that could not be read, or whose line could not be parsed. A kernel
+/// without IPv6 has no `net/tcp6`, which is not an error.
 pub fn scan(proc_root: &Path) -> io::Result<ListenChange> {
     let process = process_dir(proc_root);
     let netns = namespace(&process)?;
@@ -78,7 +78,7 @@ pub(crate) fn namespace(process: &Path) -> io::Result<u64> {
 
 /// Looks the namespace up that receivers with this `proc_root` need, before a sandbox hides it.
 pub fn remember_namespace(proc_root: &Path) {
-    // Whoever needs it reports the error.
+    // The callers that need it report the error.
     let _ = namespace(&process_dir(proc_root));
 }
 

@@ -93,7 +93,7 @@ fn rows(id: FamilyId, family: &FamilySnapshot, snapshot: &Snapshot, names: &Name
     rows
 }
 
-/// What can be added up over series.
+/// A value that can be added up over series.
 trait Tally: Copy + Default {
     fn add(&mut self, other: Self);
 }
@@ -119,7 +119,7 @@ impl Tally for Retransmits {
     }
 }
 
-/// What the last window added to each series of round-trip times, in microseconds.
+/// The increase in the last window of each series of round-trip times, in microseconds.
 fn round_trips(family: &FamilySnapshot, latest: &Latest, names: &Names) -> Vec<(Labels, Mean)> {
     let Points::Histograms(points) = &family.points else {
         return Vec::new();

@@ -1,7 +1,7 @@
 //! The live view's data: what `GET /flows` answers with, and what `flowtap top` and the status page show.
 //!
-//! In: the newest snapshot of a pipeline, by the [`tap`]. Out: a [`Flow`] per peer and whatever else the window's labels tell
-//! apart. The rules:
+//! In: the newest snapshot of a pipeline, from the [`tap`]. Out: a [`Flow`] per peer, further
+//! distinguished by the window's labels. The rules:
 //!
 //! 1. Series of the byte families that differ in their direction only are one flow, with what went out and what came in.
 //! 2. Labels have the config's names, whichever naming the window has.
@@ -25,11 +25,11 @@ pub(crate) struct Flows {
     pub(crate) pipelines: Vec<String>,
     /// The end of the last window, in seconds since 1970.
     pub(crate) at: f64,
-    /// How long that window was.
+    /// Length of that window.
     pub(crate) window_seconds: f64,
-    /// How many flows there are; `flows` has no more than was asked for.
+    /// Number of all flows; `flows` has at most the requested number.
     pub(crate) total: usize,
-    /// What all of them sent and received in the last window.
+    /// Bytes that all of them sent and received in the last window.
     pub(crate) outbound_bytes_per_second: f64,
     /// The other way.
     pub(crate) inbound_bytes_per_second: f64,
@@ -45,12 +45,12 @@ pub(crate) struct Flow {
     pub(crate) metric: String,
     /// `egress` if this machine opened the connections, `ingress` if it accepted them; null where the window sums that away.
     pub(crate) role: Option<String>,
-    /// Everything that tells it from others, but the direction.
+    /// Its identity, without the direction.
     pub(crate) labels: BTreeMap<String, String>,
-    /// What was sent.
+    /// Sent bytes.
     #[serde(default)]
     pub(crate) outbound: Option<Bytes>,
-    /// What was received.
+    /// Received bytes.
     #[serde(default)]
     pub(crate) inbound: Option<Bytes>,
     /// Both, where the window sums the direction away.
@@ -73,7 +73,7 @@ pub(crate) struct Bytes {
     pub(crate) per_second: f64,
 }
 
-/// Segments that were sent again.
+/// Retransmitted segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Retransmits {
     /// Since the series began.
@@ -235,7 +235,7 @@ impl Flow {
         }
     }
 
-    /// The process: its name, and its id behind a slash; what is not known is left out.
+    /// The process: its name, and its id after a slash; unknown parts are left out.
     pub(crate) fn process(&self) -> String {
         match (self.label("comm"), self.label("pid")) {
             (comm, "") => comm.to_owned(),

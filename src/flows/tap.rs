@@ -1,7 +1,8 @@
-//! The tap: keeps the newest snapshot of every pipeline, for who asks.
+//! The tap: keeps the newest snapshot of every pipeline, for queries.
 //!
-//! It is an exporter like others, behind a queue of its own, so it costs the way of a record nothing; the snapshot is the one
-//! that all exporters share. Only of round-trip times, whose points hold totals, it notes how they stood a window before.
+//! It is an exporter like others, with its own queue, so it adds no cost to the path of a record;
+//! the snapshot is the one that all exporters share. Only for round-trip times, whose points hold
+//! totals, it keeps the values of the window before.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +35,7 @@ const MAX_LIMIT: usize = 10_000;
 /// Answers that are made at a time: a window of many series takes memory and time to sort.
 const MAX_CONCURRENT: usize = 2;
 
-/// How a series of round-trip times stood a window before.
+/// Totals of a series of round-trip times one window before.
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) series: Series,
@@ -42,7 +43,7 @@ pub(super) struct Before {
     pub(super) sum: f64,
 }
 
-/// What the tap has of a pipeline.
+/// The newest snapshot of a pipeline.
 #[derive(Debug)]
 pub(super) struct Latest {
     pub(super) snapshot: Arc<Snapshot>,
@@ -53,18 +54,18 @@ pub(super) struct Latest {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tap(Arc<Mutex<BTreeMap<Arc<str>, Arc<Latest>>>>);
 
-/// What to tell of the flows.
+/// A query for flows.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// Of which pipeline; of the first one, if none is said.
     pub(crate) pipeline: Option<String>,
     /// The order.
     pub(crate) sort: Sort,
-    /// How many at most.
+    /// Maximum number of flows.
     pub(crate) limit: usize,
 }
 
-/// A request for what is not there, in words for who asked.
+/// A query for something that does not exist; the message is for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused(String);
 
@@ -96,7 +97,7 @@ impl Tap {
     /// The flows of the newest window.
     ///
     /// # Errors
-    /// [`Refused`] if there is no such pipeline.
+    /// [`Refused`] if the pipeline does not exist.
     pub(crate) fn flows(&self, request: &Request) -> Result<Flows, Refused> {
         let (latest, pipelines) = {
             let all = self.lock();
@@ -113,7 +114,7 @@ impl Tap {
             return match &request.pipeline {
                 // Before the first window, no pipeline is known.
                 Some(name) if !pipelines.is_empty() => Err(Refused(format!(
-                    "there is no pipeline `{name}`; there is {}",
+                    "unknown pipeline `{name}`; available: {}",
                     pipelines.join(", ")
                 ))),
                 _ => Ok(Flows::default()),
@@ -152,7 +153,7 @@ impl Tap {
             .remove(&snapshot.pipeline)
             .map(|latest| totals(&latest.snapshot))
             .unwrap_or_default();
-        // So says a pipeline that is no more.
+        // The mark of a removed pipeline.
         if snapshot.last && snapshot.window.is_zero() {
             return;
         }
@@ -168,7 +169,7 @@ impl Tap {
     }
 }
 
-/// How the series of round-trip times stand.
+/// Totals of the series of round-trip times.
 fn totals(snapshot: &Snapshot) -> Vec<Before> {
     let times = snapshot
         .families
@@ -218,7 +219,7 @@ impl Parameters {
             None => Sort::default(),
             Some(name) => Sort::from_name(&name).ok_or_else(|| {
                 let names = Sort::ALL.map(Sort::name).join(", ");
-                Refused(format!("sort: there is no order `{name}`; there is {names}"))
+                Refused(format!("sort: unknown column `{name}`; available: {names}"))
             })?,
         };
         Ok(Request {

@@ -14,16 +14,16 @@ use crate::flows::{Flows, Sort};
 
 use super::state::Event;
 
-/// How often it is asked.
+/// Poll interval.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long an answer may take.
+/// Maximum time for a response.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Flows that are asked for: more than a terminal shows, so that a filter finds what is not at the top.
 const LIMIT: usize = 1000;
 
-/// An answer that is longer is none of ours.
+/// A longer response is not from flowtap.
 const MAX_ANSWER: u64 = 64 << 20;
 
 /// Where to ask.
@@ -40,7 +40,7 @@ pub(super) enum Source {
 pub(super) enum FeedError {
     /// Nobody was reached.
     Connection(io::Error),
-    /// Who was reached did not answer as flowtap does.
+    /// The server that answered is not flowtap.
     Answer(String),
 }
 
@@ -145,17 +145,17 @@ fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
         if Instant::now() > until {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("no whole answer within {} s", PATIENCE.as_secs()),
+                format!("no complete response within {} s", PATIENCE.as_secs()),
             ));
         }
     }
-    Err(io::Error::other("the answer is too long for flows"))
+    Err(io::Error::other("the response is too long"))
 }
 
 /// The flows in an answer, or what was answered instead.
 fn flows(answer: &[u8]) -> Result<Flows, String> {
     const END_OF_HEAD: &[u8] = b"\r\n\r\n";
-    let strange = || "what answers there is no admin listener of flowtap".to_owned();
+    let strange = || "the endpoint is not a flowtap admin listener".to_owned();
     let end = answer
         .windows(END_OF_HEAD.len())
         .position(|bytes| bytes == END_OF_HEAD)
@@ -166,7 +166,7 @@ fn flows(answer: &[u8]) -> Result<Flows, String> {
     match status {
         "200" => serde_json::from_slice(body).map_err(|error| format!("{}: {error}", strange())),
         "404" if body.is_empty() => Err("this daemon is of a version without /flows".to_owned()),
-        // Whoever has the port may answer: on a terminal, its text must not act.
+        // Any program may listen on the port: its text must not control the terminal.
         _ => {
             let text = String::from_utf8_lossy(body);
             let line = text.lines().next().unwrap_or_default();

@@ -1,8 +1,9 @@
 //! `flowtap top`: the live view in a terminal.
 //!
-//! In: the flows of a running daemon, by its admin listener; or of this machine, measured in this process, if nobody answers
-//! there. Out: rows on the terminal, until `q`. What is shown is made by a pure core: [`state`] takes events, [`view`]
-//! draws; here are the threads that feed them, and the terminal, which is given back however this ends.
+//! In: the flows of a running daemon, from its admin listener; or of this machine, measured in this
+//! process, if no daemon answers there. Out: rows on the terminal, until `q`. The contents are made
+//! by a pure core: [`state`] takes events, [`view`] draws; here are the threads that feed them, and
+//! the terminal, which is restored however this ends.
 
 mod feed;
 mod state;
@@ -37,7 +38,8 @@ use state::{Event, Next, State};
 /// Events that may wait to be shown. A feed that is faster waits.
 const EVENTS: usize = 64;
 
-/// What is measured where no daemon answers: every second, and whose process it is. Nothing listens.
+/// Config overrides for measuring where no daemon answers: every second, with processes, and
+/// without listeners.
 const BY_ITSELF: [&str; 9] = [
     "receivers.ebpf.interval=1s",
     "processors.window.interval=1s",
@@ -58,8 +60,7 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), Failure> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Err(Failure::new(
             Code::Usage,
-            "top needs a terminal; for a program, the same is at /flows of the daemon's admin listener: \
-             curl http://127.0.0.1:13133/flows",
+            "top needs a terminal; hint: programs get the same from the daemon's admin listener: curl http://127.0.0.1:13133/flows",
         ));
     }
     let sort = Sort::from_name(&args.sort).unwrap_or_default();
@@ -76,7 +77,7 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), Failure> {
     stop_on_signal(&runtime, events.clone())?;
     let orders = feed::spawn(source, args.pipeline, sort, events.clone())?;
     let shown = show(State::new(name, sort), &incoming, events, &orders);
-    // Whoever still has something to say finds nobody, and ends.
+    // Threads that still send find the channel closed, and end.
     drop(incoming);
     let measured = here.map_or(Ok(()), |here| here.stop(&runtime));
     shown.and(measured)
@@ -88,8 +89,7 @@ fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>
         Failure::new(
             Code::Unavailable,
             format!(
-                "no flows at {address}: {error}\n  to mend it: start `flowtap run`, with service.admin.endpoint={address}, or let top \
-                 measure by itself: --set service.admin.endpoint=null"
+                "no flows at {address}: {error}\n  hint: start `flowtap run` with service.admin.endpoint={address}, or let top measure by itself: --set service.admin.endpoint=null"
             ),
         )
     };
@@ -112,7 +112,7 @@ fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>
     }
 }
 
-/// Draws, takes an event, and so on. The terminal is given back at the end, by a panic, too.
+/// Draws, takes an event, and repeats. The terminal is restored at the end, also after a panic.
 fn show(
     mut state: State,
     incoming: &Receiver<Event>,
@@ -131,7 +131,7 @@ fn show(
         match state.apply(event) {
             Next::Draw => {}
             Next::Ask(sort) => {
-                // Full: the feed has one to take already, and the rows are sorted here besides.
+                // Full: the feed already has one to take, and the rows are sorted here anyway.
                 let _ = orders.try_send(sort);
             }
             Next::Quit => return Ok(()),
@@ -236,7 +236,10 @@ impl Here {
         if runtime.block_on(starts).is_err() {
             // It ended before it was ready: with the reason.
             here.stop(runtime)?;
-            return Err(Failure::new(Code::Software, "measuring ended before it began"));
+            return Err(Failure::new(
+                Code::Software,
+                "the measurement ended before it began",
+            ));
         }
         Ok(here)
     }

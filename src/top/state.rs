@@ -1,4 +1,4 @@
-//! What is shown, and how events change it. Pure: no clock, no terminal.
+//! State of the view, and its changes by events. Pure: no clock, no terminal.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
@@ -22,7 +22,7 @@ pub(super) enum Event {
     Stop,
 }
 
-/// What is to be done about it.
+/// The action that follows an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Draw.
@@ -33,7 +33,7 @@ pub(super) enum Next {
     Quit,
 }
 
-/// What keys mean.
+/// Meaning of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Mode {
     /// Commands.
@@ -48,7 +48,7 @@ pub(super) enum Mode {
 /// The view.
 #[derive(Debug)]
 pub(super) struct State {
-    /// Whose flows they are.
+    /// Source of the flows.
     pub(super) source: String,
     pub(super) flows: Flows,
     pub(super) sort: Sort,
@@ -101,7 +101,7 @@ impl State {
     }
 
     fn press(&mut self, key: KeyEvent) -> Next {
-        // The terminal is in raw mode, so this is no signal.
+        // The terminal is in raw mode, so this does not raise a signal.
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
                 KeyCode::Char('c' | 'd') => Next::Quit,

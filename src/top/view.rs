@@ -212,16 +212,16 @@ const HELP: [&str; 14] = [
     "S, left     sort by the one before",
     "r           reverse the order",
     "/           filter: any text of a row",
-    "p, space    pause, go on",
+    "p, space    pause, resume",
     "up, down    scroll; page up, page down, home",
     "q, Esc      quit",
     "",
     "egress      this machine opened the connections",
     "ingress     this machine accepted them",
-    "PORT        of the side that serves",
-    "OUT, IN     what this machine sent, received",
+    "PORT        of the server",
+    "OUT, IN     sent and received by this machine",
     "RTT, RETR   round-trip time in the last window, and",
-    "            segments sent again, of that peer",
+    "            retransmitted segments, of that peer",
 ];
 
 fn draw_help(frame: &mut Frame<'_>) {
@@ -254,7 +254,7 @@ fn plain(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// Cut to `width`: an address in its middle, as both its ends tell.
+/// Cut to `width`: an address in its middle, as both its ends are significant.
 fn fitted(text: &str, width: u16, sort: Sort) -> String {
     let (width, length) = (usize::from(width), text.chars().count());
     if length <= width || width < 2 {
@@ -293,7 +293,7 @@ fn short_count(count: u64) -> String {
 
 fn scaled(mut value: f64, units: &[&str]) -> String {
     let mut unit = 0;
-    // What would be rounded to 1000 is one of the next unit.
+    // A value that would be rounded to 1000 is one of the next unit.
     while value >= 999.5 && unit + 1 < units.len() {
         value /= 1000.0;
         unit += 1;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const TIME: Duration = Duration::from_secs(20);
 const MEMORY_KIB: u64 = 2 << 20;
 
-/// What it writes at most; it is read by people.
+/// Maximum output; it is read by people.
 const MAX_OUTPUT: usize = 128 << 10;
 
 struct Expectation {

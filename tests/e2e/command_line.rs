@@ -51,7 +51,7 @@ fn the_version_and_the_components_are_told() {
     }
 }
 
-/// Five faults of five kinds, each with the key and the line that it must be told with.
+/// Five faults of five kinds, each with the key and the line that the error must name.
 const FAULTY_YAML: &str = "\
 receivers:
   ebpf:

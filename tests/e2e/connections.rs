@@ -19,7 +19,7 @@ use crate::exposition::Exposition;
 use crate::netns::within_new;
 use crate::require;
 
-/// How a peer fails an attempt.
+/// Fault of a peer in an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// Closes the connection it has accepted.
@@ -66,7 +66,7 @@ impl Peer {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (peer, stream) = (Arc::clone(&serving), stream.unwrap());
-                // A daemon that hangs up is no failure of the peer.
+                // A daemon that hangs up is not a failure of the peer.
                 thread::spawn(move || peer.serve(stream));
             }
         });
@@ -379,7 +379,8 @@ fn black_hole() {
     run("ip addr add 10.99.0.1/24 dev void");
     run("ip link set void up");
     run("ip link set end up");
-    // A neighbour that is known, so that no failing ARP tells the sender that nobody is there.
+    // A neighbour with a permanent entry, so that no failing ARP informs the sender that the
+    // address is unreachable.
     run("ip neigh add 10.99.0.3 lladdr 02:00:00:00:00:03 dev void nud permanent");
 }
 
@@ -402,7 +403,7 @@ fn a_host_that_drops_every_packet_is_waited_for() {
         let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
         let mut all = Vec::new();
         for protocol in ["grpc", "http/protobuf", "http/json"] {
-            // What the peer does never matters: it has no faults left once it can be reached.
+            // The peer's behaviour does not matter: it has no faults left once it can be reached.
             all.extend(cases(
                 protocol,
                 &[Fault::Close],
@@ -431,8 +432,8 @@ fn a_name_whose_first_address_is_dead_is_delivered_to_by_every_exporter() {
         return;
     };
     within_new(|| {
-        // Both are addresses of this namespace, so that the resolver leaves them in the order of the file (RFC 6724 would have the
-        // one that is this machine's first). What goes to the first is dropped.
+        // Both are addresses of this namespace, so that the resolver leaves them in the order of
+        // the file (RFC 6724 would put this machine's first). Packets to the first are dropped.
         run("ip addr add 10.99.0.2/32 dev lo");
         run("ip addr add 10.99.0.3/32 dev lo");
         // A file of hosts that only this thread and its children see.

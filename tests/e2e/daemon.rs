@@ -17,10 +17,12 @@ use nix::unistd::Pid;
 
 use crate::exposition::Exposition;
 
-/// How long anything may take that happens by itself: far more than it needs, so that only a hang fails.
+/// Maximum time for anything that happens by itself: far more than it needs, so that only a hang
+/// fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the daemon's log says once it measures; with the field's name, for a receiver may say "measuring by" something.
+/// The daemon's log line once it measures; with the field's name, for a receiver may log "measuring
+/// by" something.
 const MEASURING: &str = "measuring version=";
 
 /// A `flowtap run` at work. Killed when dropped.
@@ -37,7 +39,7 @@ pub(crate) struct Daemon {
     dir: tempfile::TempDir,
 }
 
-/// How a daemon is started.
+/// Settings with which a daemon is started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Launch<'a> {
     /// Exporters of the pipeline, beside `prometheus` and `debug`.
@@ -86,7 +88,7 @@ pub(crate) fn free_address() -> SocketAddr {
     }
 }
 
-/// `flowtap`, with no environment of ours.
+/// `flowtap`, without the variables of the tests' environment.
 pub(crate) fn flowtap() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowtap"));
     for (name, _) in std::env::vars_os() {
@@ -101,8 +103,8 @@ pub(crate) fn flowtap() -> Command {
 /// The command as the user `nobody`, by a copy of the binary that everybody may run: the target folder may be closed.
 pub(crate) fn flowtap_of_nobody(dir: &std::path::Path) -> Command {
     let binary = dir.join("flowtap");
-    // By a process of its own: a file that this one has open for writing, and with it whatever another test's thread starts
-    // meanwhile, can't be run ("text file busy").
+    // With a separate process: a file that this one has open for writing, and with it processes
+    // that another test's thread starts meanwhile, can't be run ("text file busy").
     let copied = Command::new("cp")
         .arg(env!("CARGO_BIN_EXE_flowtap"))
         .arg(&binary)
@@ -198,7 +200,7 @@ impl Daemon {
         }
     }
 
-    /// What the log said up to what was last waited for.
+    /// The log up to the last awaited line.
     pub(crate) fn said(&self) -> String {
         self.said.borrow().clone()
     }
@@ -228,7 +230,7 @@ impl Daemon {
         self.dir.path().join("flowtap.yaml")
     }
 
-    /// What `/status` says.
+    /// The response of `/status`.
     pub(crate) fn status(&self) -> serde_json::Value {
         serde_json::from_str(&get(self.admin, "/status")).expect("JSON")
     }
@@ -254,12 +256,12 @@ impl Daemon {
         }
     }
 
-    /// What `/metrics` shows now.
+    /// The current exposition at `/metrics`.
     pub(crate) fn scrape(&self) -> Exposition {
         Exposition::parse(&get(self.scrape, "/metrics"))
     }
 
-    /// What the daemon says of itself.
+    /// The daemon's own metrics.
     pub(crate) fn telemetry(&self) -> Exposition {
         Exposition::parse(&get(self.telemetry, "/metrics"))
     }
@@ -274,7 +276,7 @@ impl Daemon {
         until(what, || self.telemetry(), seen)
     }
 
-    /// Runs `work` while the daemon is stopped in its tracks: the kernel side goes on, nobody reads.
+    /// Runs `work` while the daemon is suspended: the kernel side continues without a reader.
     pub(crate) fn while_paused<T>(&self, work: impl FnOnce() -> T) -> T {
         kill(self.pid(), Signal::SIGSTOP).expect("a signal");
         let result = work();
@@ -334,7 +336,7 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// What a daemon leaves behind.
+/// State that a daemon leaves when it ends.
 #[derive(Debug)]
 pub(crate) struct LastWindow {
     /// The totals of the last window.
@@ -368,7 +370,7 @@ fn until(what: &str, scrape: impl Fn() -> Exposition, seen: impl Fn(&Exposition)
             return scrape;
         }
         assert!(Instant::now() < deadline, "never saw {what}; last: {scrape:#?}");
-        // The windows of these tests are 200 ms long, and nothing tells of their end but the scrape itself.
+        // The windows of these tests are 200 ms long, and only the scrape itself shows their end.
         thread::sleep(Duration::from_millis(50));
     }
 }

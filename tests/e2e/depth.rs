@@ -1,4 +1,5 @@
-//! What flowtap says of a connection beyond its bytes: why a connect failed, retransmits, resets, whose process it was.
+//! Details of a connection in addition to its bytes: the reason of a failed connect, retransmits,
+//! resets, its process.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -123,7 +124,7 @@ fn connections_that_end_by_a_reset_are_counted_at_both_ends() {
                 let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 let (mut server, _) = listener.accept().unwrap();
                 server.write_all(b"never read").unwrap();
-                // What has come in and was not read makes the close a reset.
+                // Data that was received and not read makes the close a reset.
                 client.peek(&mut [0]).unwrap();
                 drop(client);
                 assert!(server.read(&mut [0]).is_err(), "no reset has come");
@@ -177,7 +178,7 @@ fn under_loss_retransmits_equal_those_of_ss_and_bytes_stay_exact() {
         for _ in 0..4 {
             sent += held.exchange(500_000).unwrap();
         }
-        // Everything has been read by its peer, so nothing is left to be sent again.
+        // Everything has been read by its peer, so nothing is left to retransmit.
         let port = listener.local_addr().unwrap().port();
         (port, sent, retransmits_by_ss(), held)
     });

@@ -1,5 +1,5 @@
-//! Connections that few programs make: each in a network namespace of its own, in both modes with eBPF, by a Python program whose own
-//! count is the oracle.
+//! Connections that few programs make: each in a separate network namespace, in both modes with
+//! eBPF, by a Python program whose own count is the oracle.
 
 use std::process::Command;
 
@@ -61,7 +61,8 @@ fn daemon(mode: &str, set: &[&str]) -> Daemon {
     Daemon::start(&all)
 }
 
-/// In each mode: `program` in a namespace of its own, then what the daemon has of it when it stops.
+/// In each mode: runs `program` in a separate namespace, then checks the daemon's counts when it
+/// stops.
 fn in_each_mode(set: &[&str], program: &str, check: impl Fn(&str, &Exposition, &str)) {
     let Some(_machine) = require::root() else {
         return;

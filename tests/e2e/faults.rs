@@ -1,4 +1,4 @@
-//! What goes wrong around a daemon, and how it comes out of it.
+//! Faults around a daemon, and its recovery.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::peers::{Collector, ask_until};
 use crate::require;
 use crate::traffic::{Counted, exchange};
 
-/// A file system of its own, as small as that.
+/// A separate, small file system.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -38,7 +38,7 @@ impl SmallDisk {
     fn fill(&self) {
         let mut filler = File::create(self.path().join("filler")).unwrap();
         while filler.write_all(&[0; 4096]).is_ok() {}
-        // What does not fill a page any more.
+        // Fills the rest of the last page.
         while filler.write_all(&[0]).is_ok() {}
     }
 
@@ -191,7 +191,7 @@ fn with_a_full_disk_requests_go_out_from_memory_and_wait_on_it_again_when_there_
     });
 }
 
-/// How long the soak is, in seconds; `make soak` has it longer.
+/// Duration of the soak, in seconds; `make soak` has a longer one.
 fn soak_time() -> Duration {
     let seconds = std::env::var("FLOWTAP_TEST_SOAK_SECONDS").ok();
     Duration::from_secs(seconds.map_or(15, |seconds| seconds.parse().expect("seconds")))

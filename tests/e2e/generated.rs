@@ -1,4 +1,4 @@
-//! What `graph`, `completions` and `man` make.
+//! Output of `graph`, `completions` and `man`.
 
 use std::process::{Command, Stdio};
 

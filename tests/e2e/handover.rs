@@ -1,4 +1,4 @@
-//! Reloads that change the receiver: whoever continues misses nothing.
+//! Reloads that change the receiver: the new one continues without a gap.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ pub(crate) const BY_PORT: [&str; 3] = [
 /// The receiver in a config of these tests.
 const RECEIVER: &str = "ebpf: {interval: 200ms}";
 
-/// Between two rounds of traffic, for those who share the machine.
+/// Pause between two rounds of traffic, for other programs on the machine.
 const PACE: Duration = Duration::from_millis(10);
 
 /// Sets the flag when dropped: the traffic ends also when a round fails.

@@ -15,7 +15,7 @@ use crate::require;
 use crate::stores::Store;
 use crate::traffic::to_peers;
 
-/// A flowtap of a host name of its own.
+/// A flowtap with a different host name.
 struct Node {
     child: Child,
     telemetry: SocketAddr,
@@ -133,7 +133,8 @@ fn two_nodes_that_push_otlp_to_one_store_are_two_instances() {
     let Some(program) = require::peer("victoria-metrics") else {
         return;
     };
-    // What a store takes as the instance; the other attributes would tell the nodes apart as well.
+    // The attribute that a store uses as the instance; the other attributes would distinguish the
+    // nodes as well.
     let store = Store::victoria_metrics_with(
         &program,
         &[
@@ -234,7 +235,7 @@ fn the_dashboards_total_that_a_prometheus_scrapes_has_the_bytes_of_short_lived_p
             "type"
         };
         let series = format!("{total}%7B{labels},{class}=%22localhost%22%7D");
-        // It is there before the first byte of ours.
+        // The series exists before the test's first byte.
         let shown = || -> Option<f64> { store.value(&format!("sum({series})"))?.parse().ok() };
         let before = ask_until("the total without traffic", shown);
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();

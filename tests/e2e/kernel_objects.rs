@@ -55,7 +55,7 @@ pub(crate) fn wait_until_gone(objects: &Objects) {
             return;
         }
         assert!(Instant::now() < deadline, "left: {programs:?} {maps:?}");
-        // Nothing tells when the kernel has freed them.
+        // There is no event when the kernel has freed them.
         thread::sleep(Duration::from_millis(50));
     }
 }

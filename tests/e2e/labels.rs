@@ -1,4 +1,4 @@
-//! Egress and ingress are told apart, with the right port, and `direction` follows the bytes.
+//! Egress and ingress are distinguished, with the right port, and `direction` follows the bytes.
 
 use std::net::{Ipv4Addr, TcpListener};
 

@@ -10,7 +10,8 @@ use crate::netns;
 use crate::require;
 use crate::traffic::Counted;
 
-/// What drops packets on their way out of loopback, and the command that shows how many.
+/// Mechanisms that drop packets on their way out of loopback, and the command that shows their
+/// count.
 pub(crate) const DROPS: [(&str, &str, &str, &str); 3] = [
     (
         "a short queue",
@@ -34,7 +35,7 @@ pub(crate) const DROPS: [(&str, &str, &str, &str); 3] = [
     ),
 ];
 
-/// What each connection sends.
+/// Bytes that each connection sends.
 pub(crate) const BYTES: usize = 2_000_000;
 
 /// Runs a command in the namespace of this thread; returns what it prints.
@@ -158,7 +159,8 @@ fn bytes_are_exact_in_modes_with_ebpf_where_this_machine_drops_what_it_sends() {
                 .iter()
                 .flat_map(|(name, first)| (*first..first + CONNECTIONS).map(move |port| (name, port)))
         };
-        // What a client sent may be reported at its close, and a FIN is dropped like any other segment.
+        // Bytes that a client sent may be reported at its close, and a FIN is dropped like any
+        // other segment.
         daemon.scrape_until("as many bytes as were sent", |seen| {
             all().all(|(_, port)| Counted::of_port_in(seen, port, &netns).client_sent >= expected.client_sent)
         });

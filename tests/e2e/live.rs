@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::daemon::{Daemon, PATIENCE, flowtap, free_address, get};
 use crate::require;
 
-/// What the client of [`traffic`] sends: `7.65 MB` on a page or a terminal.
+/// Bytes that the client of [`traffic`] sends: `7.65 MB` on a page or a terminal.
 const SENT: usize = 7_654_321;
 
 /// Egress with the process's name.
@@ -43,7 +43,7 @@ fn traffic(name: &str) -> u16 {
     port
 }
 
-/// Looks until `seen` holds; nothing tells of a change but another look.
+/// Polls until `seen` holds; a change has no event.
 fn until(what: &str, look: impl Fn() -> String, seen: impl Fn(&str) -> bool) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -146,7 +146,7 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
     assert!(!seen.contains("id=\"pwn\""), "{seen}");
 }
 
-/// A terminal of its own with a shell in it. Ended when dropped.
+/// A separate terminal with a shell in it. Ended when dropped.
 struct Terminal {
     dir: tempfile::TempDir,
 }
@@ -212,7 +212,7 @@ impl Terminal {
         self.tmux(&["display-message", "-p", format]).trim().to_owned()
     }
 
-    /// What the shell has started.
+    /// The process that the shell has started.
     fn child(&self) -> Pid {
         let shell = self.asks("#{pane_pid}");
         let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
@@ -226,7 +226,7 @@ impl Terminal {
             || self.asks("alternate #{alternate_on} cursor #{cursor_flag}"),
             |flags| flags == "alternate 0 cursor 1",
         );
-        // What is typed before the shell has the terminal again is not its own.
+        // Input that is typed before the shell has the terminal again is not read by it.
         until(
             "the shell",
             || self.asks("#{pane_current_command}"),

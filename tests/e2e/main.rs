@@ -1,8 +1,8 @@
 //! End-to-end tests: the real binary, on real traffic, against counts that are not ours.
 //!
-//! One binary. Each test starts a daemon of its own on ports of its own, and stops it by its pid.
+//! One binary. Each test starts a separate daemon on separate ports, and stops it by its pid.
 //!
-//! | module | what it shows |
+//! | module | subject |
 //! |---|---|
 //! | `exact_bytes` | sums equal the application's own count, IPv4, IPv6, another network namespace, adopted |
 //! | `edges` | connections that few programs make: Fast Open, resets, no port, no storage, threads, a full table |
@@ -18,14 +18,14 @@
 //! | `open_connections` | the gauge of open connections after losses and reloads |
 //! | `sock_diag` | bytes by sequence on links that drop, short connections, roles without listeners, redirects |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
-//! | `identity` | which node series are of; increases over short-lived peers; losses beside the flows, in real stores |
+//! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
 //! | `stopping` | the end, and full listeners, whatever peers do |
-//! | `shielded` | what this machine shows no eBPF program, whoever it is of |
+//! | `shielded` | events that this machine hides from all eBPF programs |
 
 #![expect(
     clippy::disallowed_methods,

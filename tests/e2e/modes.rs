@@ -1,4 +1,4 @@
-//! Capture modes: each exact within what it promises, what it can't hand on counted, the choice told.
+//! Capture modes: each exact within its guarantee, losses counted, the choice reported.
 
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
@@ -58,7 +58,8 @@ fn shown(seen: &Exposition) -> [u64; 2] {
     ["outbound", "inbound"].map(sum)
 }
 
-/// Settings of a daemon whose bytes are told apart by namespace, and by direction in every family.
+/// Settings of a daemon whose bytes are distinguished by namespace, and by direction in every
+/// family.
 const BY_NETNS: [&str; 4] = [
     netns::FLOWS_BY_NETNS[0],
     netns::FLOWS_BY_NETNS[1],
@@ -66,8 +67,9 @@ const BY_NETNS: [&str; 4] = [
     "processors.window.families.network_k8s_tcp_flow.labels=[direction, netns]",
 ];
 
-/// A daemon with these settings cannot read while 3,000 connections are made. What it lost is counted, for `reason` at least once, so
-/// that with what it shows nothing is missing.
+/// A daemon with these settings cannot read while 3,000 connections are made. Its losses are
+/// counted, for `reason` at least once, so that together with the exported bytes nothing is
+/// missing.
 ///
 /// Losses are of the whole machine, the connections are not all that is on it. A second daemon with room for all of it says what
 /// the rest moved: what was lost may be more than what is missing here by that much, and no less.
@@ -110,7 +112,7 @@ fn what_is_not_shown_is_counted(set: &[&str], reason: &str, seed: u64) {
             })
     });
     drop(witness);
-    // What it shows at the end is no more than there was.
+    // The final counts are no more than the traffic.
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
     let last = of_test(&window.totals).ways();
@@ -210,7 +212,7 @@ fn mode_events_counts_to_the_byte_once_connections_have_closed_and_drops_nothing
         }
     }
     let received = |kind| window.totals.sum("primus_lens_bpf_event_recv", &[("type", kind)]);
-    // Both ends, opened and closed; and the listener's end may have come in, too.
+    // Both ends, opened and closed; and the listener's end may have been received as well.
     assert!(received("tcpconn") >= 4 * CONNECTIONS as u64, "{}", window.log);
     assert!(received("tcpflow") > 0);
 }

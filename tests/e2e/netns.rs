@@ -5,12 +5,12 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// For a daemon whose counts of connections are to be told apart by namespace: other programs on the machine have connections,
-/// too.
+/// For a daemon whose counts of connections are distinguished by namespace: other programs on the
+/// machine also have connections.
 pub(crate) const BY_NETNS: &str =
     "processors.window.families.network_tcp_connections.labels=[flow, event, type, netns]";
 
-/// For a daemon whose bytes are to be told apart likewise: another namespace may have the same port.
+/// For a daemon whose bytes are distinguished likewise: another namespace may have the same port.
 pub(crate) const FLOWS_BY_NETNS: [&str; 2] = [
     "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, netns]",
     "processors.window.families.network_tcp_flow_ingress.labels=[lport, raddr, direction, type, netns]",
@@ -22,8 +22,8 @@ pub(crate) fn label() -> String {
     std::os::unix::fs::MetadataExt::ino(&namespace).to_string()
 }
 
-/// Runs `work` on a thread in a new network namespace whose loopback is up. Threads that `work` starts are in it, too;
-/// it goes with the last of them.
+/// Runs `work` on a thread in a new network namespace whose loopback is up. Threads that `work`
+/// starts are also in it; it ends with the last of them.
 pub(crate) fn within_new<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let inside = scope.spawn(|| {

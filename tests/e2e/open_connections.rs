@@ -9,7 +9,7 @@ use crate::handover::BY_PORT;
 use crate::require;
 use crate::traffic::{Held, churn};
 
-/// How many connections to `port` are open: clients' ends, servers' ends.
+/// Number of open connections to `port`: clients' ends, servers' ends.
 pub(crate) fn active(seen: &Exposition, port: u16) -> [u64; 2] {
     let port = port.to_string();
     [("egress", "rport"), ("ingress", "lport")].map(|(flow, label)| {
@@ -18,7 +18,7 @@ pub(crate) fn active(seen: &Exposition, port: u16) -> [u64; 2] {
     })
 }
 
-/// How many clients' ends to `port` are established, by the kernel's own account.
+/// Number of clients' ends to `port` that are established, as counted by the kernel.
 pub(crate) fn open_by_ss(port: u16) -> usize {
     let filter = format!("dport = :{port}");
     let shown = Command::new("ss")
@@ -89,7 +89,7 @@ fn a_window_that_changes_knows_what_is_open(mode: &str) {
     let more = Held::open(&listener, 8).unwrap();
     daemon.scrape_until("8 more", |seen| active(seen, port) == [18, 18]);
     assert_eq!(open_by_ss(port), 18);
-    // A pipeline that joins knows them, too.
+    // A pipeline that is added also gets them.
     let second = format!(
         "{other_window}    second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [prometheus]\n"
     );

@@ -191,7 +191,7 @@ fn of_itself_it_tells_processor_time_memory_and_open_files() {
     );
     let open = fs::read_dir(format!("{process}/fd")).unwrap().count() as u64;
     let told_of_files = told(&daemon, "flowtap_process_open_file_descriptors", &[]);
-    // The scrape that tells is a socket, too.
+    // The scrape that shows it also uses a socket.
     assert!(
         open.abs_diff(told_of_files) <= 3,
         "{told_of_files} against {open}"

@@ -1,4 +1,4 @@
-//! Whose a connection is: the container of its cgroup, and the name of its process as text.
+//! Owner of a connection: the container of its cgroup, and the name of its process as text.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -25,7 +25,8 @@ impl Drop for Peer {
     }
 }
 
-/// Asks `what` until it answers, or patience is at its end. For peers that tell of nothing by themselves.
+/// Repeats `what` until it succeeds or the timeout ends. For peers that report nothing by
+/// themselves.
 pub(crate) fn ask_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -49,7 +50,8 @@ for family in text_string_to_metric_families(sys.stdin.read()):
     print(family.name, family.type, len(family.samples))
 ";
 
-/// A process with a name of its own choice: a connection to the first port, and one to the second, where nobody listens.
+/// A process with a chosen name: a connection to the first port, and one to the second, which has
+/// no listener.
 const HOSTILE: &str = "
 import socket, sys
 open('/proc/self/comm', 'w').write('a\"b\\\\c\\nd}e{')
@@ -245,8 +247,8 @@ impl Collector {
         Some(collector)
     }
 
-    /// Not that one, which leaves out the numbers of JSON: protobuf's own reader, behind the HTTP server of Python. It prints
-    /// what it reads in the same way.
+    /// Not that one, which omits the numbers of JSON: protobuf's own reader, with the HTTP server
+    /// of Python. It prints in the same way.
     fn start_json_reader() -> Option<Self> {
         let python = require::python()?;
         let http = free_address();
@@ -502,7 +504,7 @@ fn duckdb_finds_the_totals_that_the_applications_counted_in_the_files_of_either_
                 .map(|row| row[column].as_u64().unwrap())
                 .sum()
         };
-        // What windows added, and the last total.
+        // Increases of the windows, and the last total.
         for column in [2, 3] {
             let counted = Counted {
                 client_sent: of("egress", "outbound", column),

@@ -157,7 +157,7 @@ fn classify_tells_the_class_and_the_rule_that_won() {
             "10.96.0.10  dns  10.96.0.10/32 of the list `dns`  (policy)",
             "10.96.0.11  k8sSvc  10.96.0.0/12 of the list `k8s_svc`  (policy)",
             "203.0.113.9  partners  203.0.113.0/24 of the class `partners` of the config  (policy)",
-            "198.51.100.1  externalHosts  no range holds it  (policy)",
+            "198.51.100.1  externalHosts  in no range  (policy)",
         ]
     );
     std::fs::write(&list, "203.0.113.0/24\nnonsense\n").unwrap();

@@ -73,7 +73,7 @@ fn describe(text: &mut String, definition: &Definition) {
         .collect();
     writeln!(
         text,
-        "## `{}`\n\n{}\n\n- type: {kind}\n- exposed by default: {exposed}\n- `naming: primus_lens`: {primus_lens}\n- `naming: otel`: {otel}\n- labels: {}\n- further labels: {}\n",
+        "## `{}`\n\n{}\n\n- type: {kind}\n- exposed by default: {exposed}\n- `naming: primus_lens`: {primus_lens}\n- `naming: otel`: {otel}\n- labels: {}\n- optional labels: {}\n",
         family.name,
         family.help,
         list(definition.labels),

@@ -203,7 +203,7 @@ fn a_changed_file_is_read_without_a_signal_and_a_bad_one_is_told_by_status() {
     let error = daemon.status()["config"]["error"].as_str().unwrap().to_owned();
     assert!(error.contains("policey"), "{error}");
     fs::write(daemon.config(), &config).unwrap();
-    daemon.wait_for("the new config is at work");
+    daemon.wait_for("the new config is in use");
     let own = daemon.telemetry();
     let reloads = |outcome| own.sum("flowtap_config_reloads_total", &[("outcome", outcome)]);
     assert_eq!((reloads("applied"), reloads("refused")), (1, 1));

@@ -1,4 +1,5 @@
-//! What a test needs of the machine. Without it a test is skipped, loudly; with `FLOWTAP_TEST_REQUIRE_ALL` set, it fails.
+//! Requirements of a test on the machine. Without them a test is skipped with a message; with
+//! `FLOWTAP_TEST_REQUIRE_ALL` set, it fails.
 
 use std::process::{Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

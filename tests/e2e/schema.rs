@@ -12,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What `check-jsonschema` says of `files`.
+/// Output of `check-jsonschema` for `files`.
 fn check(python: &Path, arguments: &[&str], files: &[PathBuf]) -> Output {
     Command::new(python)
         .args(["-m", "check_jsonschema"])
@@ -61,7 +61,7 @@ fn what_is_printed_as_the_config_is_valid_by_the_schema() {
     assert!(output.status.success(), "{}", said(&output));
 }
 
-/// Each with what it is to be, or is not to be.
+/// Each with the expected result.
 const GOOD: [&str; 6] = [
     "",
     "receivers:\n  ebpf:\n  sock_diag/second: {interval: 1m 30s}\n",

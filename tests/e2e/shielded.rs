@@ -42,7 +42,7 @@ impl Watch {
         traces.is_ok().then_some(watch)
     }
 
-    /// How many changes there were, and how many of them while a thread of process 1 was current.
+    /// Number of changes, and of those while a thread of process 1 was current.
     pub(crate) fn changes(&self) -> (usize, usize) {
         let trace = fs::read_to_string(self.instance.join("trace")).expect("a trace");
         let changes = || trace.lines().filter(|line| line.contains("inet_sock_set_state"));
@@ -66,7 +66,7 @@ fn is_of_process_1(line: &str) -> bool {
         .split_once(" [")
         .and_then(|(task, _)| task.trim().rsplit_once('-'));
     let thread = thread.and_then(|(_, thread)| thread.parse::<u32>().ok());
-    // The idle task is no thread of anybody.
+    // The idle task is not a thread of any process.
     thread.is_some_and(|thread| thread > 0 && Path::new(&format!("/proc/1/task/{thread}")).exists())
 }
 

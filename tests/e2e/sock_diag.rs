@@ -1,4 +1,5 @@
-//! The receiver `sock_diag`, in a network namespace of its own, with traffic whose own count is the oracle.
+//! The receiver `sock_diag`, in a separate network namespace, with traffic whose own count is the
+//! oracle.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -96,7 +97,7 @@ fn connections_shorter_than_an_interval_are_counted_to_the_byte() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let sent = churn(&listener, MANY, 700).unwrap();
-        // Scrapes are connections of this namespace, too.
+        // Scrapes are also connections of this namespace.
         let text = port.to_string();
         let count = |seen: &Exposition, event| {
             [("egress", "rport"), ("ingress", "lport")].map(|(flow, label)| {

@@ -14,7 +14,7 @@ use crate::daemon::{Daemon, PATIENCE, flowtap, free_address};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the end may take: the timeout, a second, and what a busy machine adds.
+/// Bound of the end: the timeout, a second, and an allowance for a busy machine.
 const BOUND: Duration = Duration::from_secs(5);
 
 /// The exit code of a stop that left something undelivered (`EX_TEMPFAIL`).
@@ -31,7 +31,7 @@ fn silent_peer() -> SocketAddr {
     address
 }
 
-/// A daemon on generated flows, with a config of its own.
+/// A daemon on generated flows, with a separate config.
 struct Running {
     child: Child,
     dir: tempfile::TempDir,
@@ -143,7 +143,7 @@ fn until(what: &str, seen: impl Fn() -> bool) {
     }
 }
 
-/// What `GET path` is answered with; empty without an answer.
+/// Response to `GET path`; empty without one.
 fn answers(address: SocketAddr, path: &str) -> String {
     let ask = || {
         let mut stream = TcpStream::connect(address)?;

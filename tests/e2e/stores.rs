@@ -88,7 +88,7 @@ impl Store {
         self.value(&query).map_or(0, |value| value.parse().unwrap())
     }
 
-    /// What the first series of an answer is.
+    /// The value of the first series of an answer.
     pub(crate) fn value(&self, query: &str) -> Option<String> {
         let path = format!("/api/v1/query?query={query}");
         let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
@@ -153,7 +153,7 @@ fn a_real_prometheus_scrapes_the_totals_that_the_applications_counted() {
         return;
     };
     let daemon = Daemon::start(&[]);
-    // Debian's, which asks for OpenMetrics 1.0, and one of the third series, which asks for more besides.
+    // Debian's, which requests OpenMetrics 1.0, and a Prometheus 3, which requests more formats.
     let programs = [Path::new("prometheus"), &newest];
     let scrapers = programs.map(|program| Store::scraping(program, daemon.scrape_address(), ""));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -173,7 +173,7 @@ fn a_real_prometheus_scrapes_by_protobuf_what_it_scrapes_by_text() {
         return;
     };
     let daemon = Daemon::start(&[
-        // Of loopback, too.
+        // Also of loopback.
         "processors.window.rtt_of_near_peers=true",
         "processors.window.metric_expiration=1h",
     ]);
@@ -187,7 +187,7 @@ fn a_real_prometheus_scrapes_by_protobuf_what_it_scrapes_by_text() {
     for store in &stores {
         store.shows(port, sent);
     }
-    // What a histogram is made of, by the name of its series and its bounds.
+    // Parts of a histogram, by the name of its series and its bounds.
     let parts = |store: &Store| {
         let query = "group%20by%20(__name__,le)(%7B__name__=~%22primus_lens_network_tcp_flow_rtt.*%22%7D)";
         let answer = get(store.address, &format!("/api/v1/query?query={query}"));
@@ -328,7 +328,7 @@ fn a_real_prometheus_is_written_by_2_0_what_it_is_by_1_0_and_histograms_whole() 
         list: "exporters: [prometheus, debug, remote_write/one, remote_write/two, remote_write/native]",
         exporters: &exporters.concat(),
         set: &[
-            // Of loopback, too.
+            // Also of loopback.
             "processors.window.rtt_of_near_peers=true",
             "processors.window.metric_expiration=3s",
         ],
@@ -373,7 +373,8 @@ fn a_real_prometheus_is_written_by_2_0_what_it_is_by_1_0_and_histograms_whole() 
     assert!(by_2_0.value(counts).is_some());
     assert_eq!(native.value(counts), None, "one series, not 19");
 
-    // An end is told by a marker: without one they would be shown for five minutes, which is longer than patience.
+    // An end is reported by a marker: without one they would be shown for five minutes, which is
+    // longer than the timeout.
     for store in [&by_1_0, &by_2_0, &native] {
         store.shows(port, Counted::default());
     }

@@ -17,7 +17,7 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// What flowtap counted of the connections to `port`.
+    /// flowtap's counts of the connections to `port`.
     pub(crate) fn of_port(seen: &Exposition, port: u16) -> Self {
         Self::with_labels(seen, port, &[])
     }
@@ -47,7 +47,7 @@ impl Counted {
 }
 
 impl Counted {
-    /// What both ends sent, and what both received.
+    /// Bytes that both ends sent, and bytes that both received.
     pub(crate) const fn ways(self) -> [u64; 2] {
         [
             self.client_sent + self.server_sent,
@@ -181,7 +181,7 @@ fn serve(listener: &TcpListener, connections: usize, seed: u64) -> io::Result<(u
     })
 }
 
-/// Mostly small, now and then large enough for many segments; zero, too.
+/// Mostly small, now and then large enough for many segments, sometimes zero.
 fn random_size(random: &mut fastrand::Rng) -> usize {
     if random.u8(..) < 8 {
         random.usize(..300_000)
@@ -222,7 +222,7 @@ impl Held {
     /// Shuts down the clients' ends.
     pub(crate) fn shutdown(&mut self, how: Shutdown) {
         for (client, _) in &mut self.0 {
-            // A connection that has ended by itself is shut down, too.
+            // A connection that has ended by itself is also shut down.
             let _ = client.shutdown(how);
         }
     }

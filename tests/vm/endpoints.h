@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Addresses of the two ends of a connection within one machine. Ends with addresses of their own can be told apart in
- * metrics whose labels have no port.
+ * Addresses of the two ends of a connection within one machine. Ends with different addresses can
+ * be distinguished in metrics whose labels have no port.
  */
 #ifndef ENDPOINTS_H
 #define ENDPOINTS_H

@@ -32,7 +32,7 @@ typedef uint8_t __u8;
 #include "abi.h"
 
 enum { CONNECTIONS = 50, REQUEST = 1000, ANSWER = 3000 };
-// Processes of traffic at once, each with a port of its own.
+// Concurrent processes of traffic, each with a separate port.
 enum { PROCESSES = 10, FIRST_PORT = 8400, CONNECTIONS_EACH = 400 };
 
 static bool failed, has_kprobes;
@@ -82,7 +82,7 @@ static void link_calls(unsigned char *bytes, size_t size)
 	btf__free(btf);
 }
 
-// An object whose rings are small. Whatever the loader of flowtap sets besides may be anything here.
+// An object whose rings are small. Other settings of flowtap's loader may have any value here.
 static struct bpf_object *open_object(const char *path)
 {
 	static unsigned char bytes[4 << 20];
@@ -248,7 +248,7 @@ static int add(void *context, void *record, size_t size)
 	return 0;
 }
 
-// Each end by itself: the sums of both together would not tell sent from received.
+// Each end by itself: the sums of both together would not distinguish sent from received.
 static void expect(const char *name, const struct sums *sums)
 {
 	const long long up = CONNECTIONS * REQUEST, down = CONNECTIONS * ANSWER;

@@ -15,7 +15,7 @@ use super::FileExporter;
 use super::names::Names;
 use crate::naming;
 
-/// What files hold.
+/// Format of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -26,7 +26,7 @@ pub enum Format {
     Parquet,
 }
 
-/// How files are packed.
+/// Compression of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
@@ -64,21 +64,21 @@ impl Default for Rotation {
     }
 }
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`. Has to be given.
     pub path: String,
-    /// What files hold.
+    /// Format of files.
     pub format: Format,
-    /// How files are packed. Unset: JSON not at all, Parquet by zstd.
+    /// Compression. Unset: none for JSON, zstd for Parquet.
     pub compression: Option<Compression>,
-    /// What every metric's name begins with; may be empty.
+    /// Prefix of every metric's name; may be empty.
     pub namespace: String,
     /// When a file is finished, and how many are kept.
     pub rotation: Rotation,
-    /// What may wait while a window is written.
+    /// Queue of windows while one is written.
     pub sending_queue: QueueConfig,
 }
 
@@ -96,7 +96,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How files are packed, by default or not.
+    /// Compression of files: the configured one, or the format's default.
     pub(super) fn compression(&self) -> Compression {
         self.compression.unwrap_or(match self.format {
             Format::Json => Compression::None,
@@ -104,7 +104,7 @@ impl Config {
         })
     }
 
-    /// How names end, where the config gives no pattern.
+    /// File extension, used where the config gives no pattern.
     pub(super) fn extension(&self) -> &'static str {
         match (self.format, self.compression()) {
             (Format::Json, Compression::Gzip) => ".jsonl.gz",
@@ -126,9 +126,11 @@ impl ComponentConfig for Config {
         }
         let unfit = match (self.format, self.compression()) {
             (Format::Json, Compression::Snappy | Compression::Zstd) => {
-                Some("JSON is packed by `gzip` or `none`")
+                Some("invalid compression for JSON; expected `gzip` or `none`")
             }
-            (Format::Parquet, Compression::Gzip) => Some("Parquet is packed by `zstd`, `snappy` or `none`"),
+            (Format::Parquet, Compression::Gzip) => {
+                Some("invalid compression for Parquet; expected `zstd`, `snappy` or `none`")
+            }
             _ => None,
         };
         faults.extend(unfit.map(|message| Fault::new("compression", message)));
@@ -169,7 +171,7 @@ impl ExporterConfig for Config {
 /// The exporter type `file`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "file",
-    summary: "writes what each window changed to files, as JSON lines or Parquet",
+    summary: "writes the changes of each window to files, as JSON lines or Parquet",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

@@ -29,7 +29,7 @@ impl JsonFile {
     /// Appends the rows of `snapshot`: all of them, or none.
     ///
     /// # Errors
-    /// What the system said. The file is as it was.
+    /// The system's error. The file is unchanged.
     pub(super) fn write(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
         let before = self.bytes;
         self.append(origin, snapshot).inspect_err(|_| {
@@ -56,7 +56,8 @@ impl JsonFile {
         self.put(&lines)
     }
 
-    /// With gzip each write is a member of its own (RFC 1952, section 2.2), so that whatever has been written can be read.
+    /// With gzip each write is a separate member (RFC 1952, section 2.2), so that everything
+    /// written so far can be read.
     fn put(&mut self, lines: &[u8]) -> io::Result<()> {
         let packed;
         let bytes = if self.gzip {
@@ -82,7 +83,7 @@ impl JsonFile {
     }
 }
 
-/// What the lines of a table have in common, encoded once.
+/// The common part of the lines of a table, encoded once.
 struct Line {
     /// Up to the first label.
     begin: Vec<u8>,

@@ -1,4 +1,5 @@
-//! The exporter `file`: keeps what each window changed in files, for whoever asks for history: `DuckDB`, `ClickHouse`, Spark.
+//! The exporter `file`: writes the changes of each window to files, as a history for `DuckDB`,
+//! `ClickHouse`, Spark.
 //!
 //! In: snapshots. Out: JSON lines or Parquet. The rules, in order:
 //!
@@ -8,11 +9,11 @@
 //!    `rotation.max_age`, by the time of windows; or when flowtap stops.
 //! 3. A file that is being written ends in `.partial`. It has its own name once it is whole and on the disk, so a
 //!    reader never sees half of one.
-//! 4. What a crash left behind: lines are kept up to the last that is whole, as `.recovered`; Parquet without its footer
-//!    can't be read and is removed. Both are counted.
+//! 4. After a crash, lines are kept up to the last complete one, as `.recovered`; Parquet without
+//!    its footer can't be read and is removed. Both are counted.
 //! 5. Of finished files the newest `rotation.max_files` are kept, the one just finished always; those of a time still to come are
 //!    not counted. No file is touched whose name does not fit the pattern.
-//! 6. What can't be written counts as failed, is logged once, and is tried again with each window.
+//! 6. Rows that can't be written count as failed, are logged once, and each window tries again.
 
 mod config;
 mod json;
@@ -47,7 +48,7 @@ impl FileExporter {
     /// An exporter that has opened nothing yet.
     ///
     /// # Errors
-    /// What is wrong with the config's `path`.
+    /// The reason why the config's `path` is not valid.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, String> {
         let writer = Writer::new(config, &context.resource, Telemetry::new(context))?;
         Ok(Self {
@@ -80,7 +81,7 @@ impl Exporter for FileExporter {
                         remedy: "make the folder writable for flowtap, or set `path` to another".to_owned(),
                     });
                 }
-                // A disk that comes late is no reason not to measure.
+                // A disk that is mounted later must not prevent measuring.
                 Err(error) => tracing::warn!(folder, %error, "no files can be written yet"),
             }
             let writer = Arc::clone(&self.writer);

@@ -10,13 +10,13 @@ use flowtap_pipeline::Timestamp;
 /// Stands for the time in a pattern.
 const TIME: &str = "{time}";
 
-/// What the name of a file that is being written ends with.
+/// Extension of a file that is being written.
 const PARTIAL: &str = ".partial";
 
-/// What the name of a file has before its ending that a crash left behind.
+/// Marks the name of a file that a crash left, before its extension.
 const RECOVERED: &str = ".recovered";
 
-/// The pattern of the names: a folder, and what stands before and behind the time.
+/// The pattern of the names: a folder, and the text before and after the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
     pub(super) folder: PathBuf,
@@ -29,7 +29,7 @@ pub(super) struct Names {
 pub(super) struct Name {
     /// When its first window began, such as `20260102T030405Z`.
     time: String,
-    /// Told apart by this, if several began in the same second.
+    /// Distinguishes files that began in the same second.
     number: u32,
     recovered: bool,
 }
@@ -60,7 +60,7 @@ impl Name {
         self.time > Self::starting(moment).time
     }
 
-    /// What a crash left behind of it.
+    /// The file that is kept of it after a crash.
     pub(super) fn recovered(self) -> Self {
         Self {
             recovered: true,
@@ -73,11 +73,11 @@ impl Names {
     /// Reads the config's `path`; `extension` is for a folder, whose files' names are up to us.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The reason why it is not valid.
     pub(super) fn new(path: &str, extension: &str) -> Result<Self, String> {
         if path.is_empty() {
             return Err(format!(
-                "has to be given: a folder, or a pattern such as /var/lib/flowtap/flows-{TIME}{extension}"
+                "must be set: a folder, or a pattern such as /var/lib/flowtap/flows-{TIME}{extension}"
             ));
         }
         if path.contains('\0') {
@@ -87,7 +87,7 @@ impl Names {
             let known = [".json", ".jsonl", ".ndjson", ".gz", ".parquet"];
             if known.iter().any(|ending| path.ends_with(ending)) {
                 return Err(format!(
-                    "`{path}` would be a folder: put {TIME} into the name of a file, for there will be several"
+                    "`{path}` would be a folder; hint: put {TIME} into the file name, as several files are written"
                 ));
             }
             return Ok(Self {
@@ -110,7 +110,7 @@ impl Names {
                 suffix: suffix.to_owned(),
             }),
             _ => Err(format!(
-                "`{}`: {TIME} stands once, in the name of the file",
+                "`{}`: {TIME} must occur once, in the file name",
                 path.display()
             )),
         }
@@ -131,7 +131,7 @@ impl Names {
             0 => String::new(),
             number => format!("-{number}"),
         };
-        // Before the ending, so that whoever reads `*.jsonl` finds it.
+        // Before the extension, so that readers of `*.jsonl` find it.
         let recovered = if name.recovered { RECOVERED } else { "" };
         format!("{}{}{number}{recovered}{}", self.prefix, name.time, self.suffix)
     }
@@ -158,7 +158,8 @@ impl Names {
         (is_time && self.text(&name) == text).then_some(name)
     }
 
-    /// The files in the folder that fit the pattern: (finished, being written or left behind), the oldest first.
+    /// The files in the folder that match the pattern: (finished, being written or left by a
+    /// crash), the oldest first.
     pub(super) fn list(&self) -> io::Result<(Vec<Name>, Vec<Name>)> {
         let (mut finished, mut partial) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.folder)? {

@@ -20,7 +20,7 @@ use parquet::file::properties::WriterProperties;
 use super::config::Compression;
 use super::row::{Origin, SCHEMA_VERSION, Table, Value, signed, sorted_labels};
 
-/// Rows that are handed on together.
+/// Rows that are passed to the writer together.
 const BATCH_ROWS: usize = 8192;
 
 /// A row group is held in memory until it is this long.
@@ -72,7 +72,7 @@ impl ParquetFile {
     /// Onto an empty `file`.
     ///
     /// # Errors
-    /// What the system said.
+    /// The system's error.
     pub(super) fn new(file: File, compression: Compression, origin: &Origin) -> io::Result<Self> {
         let compression = match compression {
             Compression::Snappy => parquet::basic::Compression::SNAPPY,
@@ -93,7 +93,7 @@ impl ParquetFile {
     /// Appends the rows of `snapshot`.
     ///
     /// # Errors
-    /// What the system said. The file is of no use then.
+    /// The system's error. The file is then unusable.
     pub(super) fn write(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
         let (mut columns, mut labels) = (Columns::new(), Vec::new());
         for table in Table::all(origin, snapshot) {
@@ -116,7 +116,7 @@ impl ParquetFile {
         self.writer.write(&batch).map_err(of_parquet)
     }
 
-    /// How long it is, and will be by what is held in memory.
+    /// Its length, including the data that is held in memory.
     pub(super) fn bytes(&self) -> u64 {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
     }
@@ -217,7 +217,7 @@ impl Columns {
             self.labels.values().append_value(label.value.text());
         }
         self.labels.append(true)?;
-        // What a type does not have is null.
+        // Columns that a type does not have are null.
         let (numbers, histogram) = match value {
             Value::Counter(point) => ([Some(point.total), Some(point.delta), None], None),
             Value::Gauge(point) => ([Some(point.total), None, None], None),

@@ -16,7 +16,7 @@ pub(super) const SCHEMA_VERSION: u8 = 1;
 /// Attributes of where rows come from, the same for all rows of a file.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
-    /// What names of metrics begin with.
+    /// Prefix of the names of metrics.
     pub(super) namespace: String,
     pub(super) host: String,
     pub(super) instance: String,
@@ -36,7 +36,8 @@ impl Origin {
     }
 }
 
-/// What the rows of a family in one window begin with. Field names are the keys of the JSON objects, and the columns of Parquet.
+/// The common beginning of the rows of a family in one window. Field names are the keys of the JSON
+/// objects, and the columns of Parquet.
 #[derive(Debug, Serialize)]
 pub(super) struct Head<'a> {
     #[serde(serialize_with = "as_text")]
@@ -63,12 +64,12 @@ pub(super) struct Row<'a> {
     pub(super) value: Value<'a>,
 }
 
-/// What a row tells.
+/// Values of a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value<'a> {
     /// `total`, everything counted since the series began, and `delta`, what this window added.
     Counter(&'a SumPoint),
-    /// `total`, what it shows. It is no sum of anything, so there is no `delta`.
+    /// `total`, the gauge's value. It is not a sum, so there is no `delta`.
     Gauge(&'a SumPoint),
     /// `value`, of a counter or a gauge that is not in whole numbers.
     Number(&'a ValuePoint),
@@ -150,7 +151,7 @@ fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Err
     serializer.collect_str(&humantime::format_rfc3339_micros(time))
 }
 
-/// How many rows `snapshot` has.
+/// Number of rows of `snapshot`.
 pub(super) fn rows(snapshot: &Snapshot) -> u64 {
     let families = snapshot.families.iter();
     families
@@ -164,7 +165,7 @@ pub(super) fn start(snapshot: &Snapshot) -> Timestamp {
     Timestamp::from_nanos(snapshot.at.as_nanos().saturating_sub(length))
 }
 
-/// The series that a window changed, each with the number of its point, and what they tell.
+/// The series that a window changed, each with the index of its point, and their values.
 fn changed(at: Timestamp, family: &FamilySnapshot) -> Box<dyn Iterator<Item = (usize, Row<'_>)> + '_> {
     let row = |series, value| Row { series, value };
     match (&family.points, family.family.kind) {

@@ -263,7 +263,7 @@ fn packed_lines_are_read_back_window_by_window() {
         // More than one chunk of lines.
         assert_eq!(writer.write(&window(second, 10_000)), wrote(10_000));
     }
-    // Before the file is finished, too.
+    // Also before the file is finished.
     for name in [
         "flowtap-20260102T030000Z.jsonl.gz.partial",
         "flowtap-20260102T030000Z.jsonl.gz",
@@ -607,7 +607,7 @@ fn a_full_disk_leaves_no_parquet_that_cannot_be_read() {
         },
         ..config(dir, Format::Parquet)
     });
-    // Taken, and then there is no room for it.
+    // Accepted, and then there is no room for it.
     assert_eq!(writer.write(&window(5, 20_000)), failed(20_000));
     assert!(writer.failing());
     assert_eq!(names(dir), ["ballast"]);

@@ -20,7 +20,7 @@ use super::row::{Origin, rows, start};
 /// Names that are tried for a file before it is given up.
 const MAX_NAMES: usize = 10_000;
 
-/// What became of files and rows.
+/// Counters of files and rows.
 #[derive(Clone, Debug)]
 pub(super) struct Telemetry {
     files: Counter<u64>,
@@ -34,13 +34,13 @@ impl Telemetry {
             files: context
                 .meter
                 .u64_counter("exporter_files")
-                .with_description("Files of an exporter, by what became of them.")
+                .with_description("Files of an exporter, by event.")
                 .with_unit("{file}")
                 .build(),
             lost: context
                 .meter
                 .u64_counter("exporter_lost_rows")
-                .with_description("Rows that were taken for written, and whose file could not be finished.")
+                .with_description("Rows counted as written whose file could not be finished.")
                 .with_unit("{row}")
                 .build(),
             exporter: KeyValue::new("exporter", context.id.to_string()),
@@ -79,7 +79,7 @@ struct Open {
     /// Rows among these that are not counted as sent yet: files could not be finished of late.
     pending: u64,
     output: Output,
-    /// Tells another exporter on the same path that this file is not left behind.
+    /// Shows another exporter on the same path that this file is in use.
     _lock: Flock<File>,
 }
 
@@ -137,14 +137,14 @@ impl Writer {
         self.failing
     }
 
-    /// Makes the folder, and puts in order what a crash has left behind there.
+    /// Creates the folder, and recovers files that a crash has left there.
     pub(super) fn prepare(&mut self) -> io::Result<()> {
         create_folder(&self.names.folder)?;
         let (_, left) = self.names.list()?;
         for name in left {
             let path = self.names.partial(&name);
             if let Err(error) = self.take_up(name) {
-                tracing::warn!(path = %path.display(), %error, "what was left behind can't be put in order");
+                tracing::warn!(path = %path.display(), %error, "files left by a crash can't be recovered");
             }
         }
         // Old files are removed with the first one that is finished: until a window has come it is not known what is old.
@@ -156,7 +156,7 @@ impl Writer {
         let path = self.names.partial(&name);
         let file = OpenOptions::new().write(true).open(&path)?;
         let Some(_lock) = lock(file)? else {
-            tracing::warn!(path = %path.display(), "another flowtap writes this file; give each exporter a path of its own");
+            tracing::warn!(path = %path.display(), "another flowtap writes this file; hint: give each exporter a different path");
             return Ok(());
         };
         let length = match (self.format, self.compression) {
@@ -264,7 +264,7 @@ impl Writer {
             let path = self.names.partial(&name);
             // A finished file must not be written over, nor one that is being written.
             if !self.names.finished(&name).exists() {
-                // Who talks to whom is nobody else's business.
+                // Peers and traffic are private.
                 let private = OpenOptions::new()
                     .append(true)
                     .create_new(true)
@@ -280,7 +280,7 @@ impl Writer {
         }
         Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("{MAX_NAMES} files of one second are there already"),
+            format!("{MAX_NAMES} files of one second exist already"),
         ))
     }
 
@@ -401,8 +401,7 @@ impl Writer {
                 files = future.len(),
                 first = %self.names.finished(first).display(),
                 now = %self.now,
-                "files of a time that is still to come are neither counted nor removed by rotation; hint: the clock was ahead once, \
-                 remove them by hand"
+                "files dated in the future are neither counted nor removed by rotation; hint: the clock was ahead once, remove them by hand"
             );
         }
         self.future_files = future.len();

@@ -1,4 +1,5 @@
-//! The open connections of a listener, and the one to close when there is no room for another.
+//! The open connections of a listener, and the selection of one to close when there is no room for
+//! another.
 //!
 //! A client that sends nothing costs as much as one that scrapes, so a full listener closes the connection that has waited
 //! longest for a complete request. One that has asked and does not read its answer comes next, once it has stalled.
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// How long the reading of a response must have stalled before the connection may be closed for another.
+/// Time for which the reading of a response must have stalled before the connection may be closed
+/// in favour of another.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// What a connection waits for.
+/// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// A complete request (or TLS handshake) of its client.

@@ -2,7 +2,7 @@
 //!
 //! In: connections. Out: what the routes answer. The rules:
 //!
-//! 1. HTTP/1 only, over TLS if the config says so; a request's head has 16 KiB and a time limit.
+//! 1. HTTP/1 only, over TLS if set by the config; a request's head has 16 KiB and a time limit.
 //! 2. A connection more than `max_connections` takes the place of the one that has been idle longest ([`connections`]).
 //! 3. A client that does not read is cut off by the kernel (`TCP_USER_TIMEOUT`).
 //! 4. The last descriptors of the process are left to the receivers.
@@ -51,7 +51,7 @@ use crate::tls::ServerCertificate;
 /// Connections that a listener holds at a time, unless its config has another number.
 pub const MAX_CONNECTIONS: usize = 64;
 
-/// How long a request or the reading of a response may stall, unless the config has another time.
+/// Time for which a request or the reading of a response may stall, unless the config has another.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Upper bound of a request's head.
@@ -60,13 +60,13 @@ const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Delay after a failed accept, such as for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// How often certificates are checked for renewal, and episodes for their end.
+/// Interval at which certificates are checked for renewal, and episodes for their end.
 const TICK: Duration = Duration::from_secs(2);
 
 /// An episode of closed connections is over when this has passed since the last one.
 const EPISODE: Duration = Duration::from_secs(30);
 
-/// How long requests under way may take to end when flowtap stops.
+/// Time that requests under way may take to end when flowtap stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Descriptors that no listener takes, as long as the limit has so many: a receiver needs a few for each scan.
@@ -87,7 +87,9 @@ impl ClosedConnections {
         let closed = Self {
             counter: meter
                 .u64_counter("listener_closed_connections")
-                .with_description("Connections that a listener closed, or did not accept, to stay within its bounds, by reason.")
+                .with_description(
+                    "Connections closed or not accepted by a listener to stay within its limits, by reason.",
+                )
                 .with_unit("{connection}")
                 .build(),
             listener: KeyValue::new("listener", name.to_owned()),
@@ -205,7 +207,7 @@ impl Listener {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     if !std::mem::replace(&mut starved, true) {
-                        tracing::warn!(address = %self.address, %error, "connections could not be accepted; they wait until that is possible");
+                        tracing::warn!(address = %self.address, %error, "connections can't be accepted; they wait in the backlog");
                     }
                     tokio::time::sleep(ACCEPT_BACKOFF).await;
                     continue;
@@ -298,7 +300,7 @@ impl Listener {
             match tls.certificate.refresh() {
                 Ok(true) => tracing::info!("a new certificate is served"),
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the certificate before is served on"),
+                Err(error) => tracing::warn!(%error, "the previous certificate stays in use"),
             }
         }
     }

@@ -146,6 +146,6 @@ async fn it_stops_whatever_its_clients_do() {
         .unwrap()
         .unwrap();
     assert!(began.elapsed() < DRAIN_TIMEOUT * 4, "{:?}", began.elapsed());
-    // The connections are gone, too.
+    // The connections are also closed.
     assert_eq!(read(&mut half).await, "");
 }

@@ -161,7 +161,7 @@ impl HttpClient {
         };
         // The status has said that all is well.
         let response = response.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the collector's answer can't be read; its status is a success");
+            tracing::warn!(%error, "the collector's response can't be decoded; its status is success");
             ExportMetricsServiceResponse::default()
         });
         Ok(accepted(&response, request.points))
@@ -203,7 +203,7 @@ fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
     Ok(headers)
 }
 
-/// What a collector took of `points`.
+/// The points of `points` that a collector accepted.
 fn accepted(response: &ExportMetricsServiceResponse, points: u64) -> Exported {
     let Some(partial) = &response.partial_success else {
         return Exported {
@@ -218,7 +218,7 @@ fn accepted(response: &ExportMetricsServiceResponse, points: u64) -> Exported {
         tracing::warn!(
             failed,
             message = push::error::peer_text(&partial.error_message),
-            "the collector did not take everything"
+            "the collector rejected some points"
         );
     }
     Exported {
@@ -264,6 +264,6 @@ impl Decoder for ExportCodec {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
         ExportMetricsServiceResponse::decode(bytes)
             .map(Some)
-            .map_err(|error| Status::internal(format!("the collector's answer can't be read: {error}")))
+            .map_err(|error| Status::internal(format!("the collector's response can't be decoded: {error}")))
     }
 }

@@ -26,7 +26,7 @@ use crate::tls::ClientTls;
 /// Where the metrics of a collector's base address are (OTLP specification, "OTLP/HTTP Request").
 const METRICS_PATH: &str = "/v1/metrics";
 
-/// How requests travel.
+/// Transport of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Protocol {
     /// gRPC over HTTP/2.
@@ -60,7 +60,7 @@ impl Protocol {
     }
 }
 
-/// How requests are packed.
+/// Compression of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
@@ -84,14 +84,14 @@ impl Compression {
     }
 }
 
-/// What points tell.
+/// Temporality of points.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Temporality {
     /// Totals since the start of their series.
     #[default]
     Cumulative,
-    /// What has come since the request before.
+    /// Increase since the request before.
     Delta,
 }
 
@@ -110,12 +110,12 @@ impl Temporality {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepaliveConfig {
-    /// How long a connection is silent before a ping. Unset: half of `interval`, and 10s at least: servers of gRPC close a connection
-    /// after more than two pings without a request in between.
+    /// Silence of a connection before a ping. Unset: half of `interval`, and 10s at least: gRPC
+    /// servers close a connection after more than two pings without a request in between.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DurationText>")]
     pub time: Option<Duration>,
-    /// How long the answer to a ping may take before the connection is given up.
+    /// Maximum time to the response to a ping before the connection is closed.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub timeout: Duration,
@@ -130,8 +130,8 @@ impl Default for KeepaliveConfig {
     }
 }
 
-/// What can be set. Where a key is unset, the variables of the OpenTelemetry specification ("OTLP Exporter Configuration")
-/// have their say, those for metrics before those for all signals.
+/// Settings. Where a key is unset, the variables of the OpenTelemetry specification ("OTLP Exporter
+/// Configuration") apply, those for metrics before those for all signals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -142,24 +142,25 @@ pub struct Config {
     /// The full URL of the metrics over HTTP, used as it is, in place of `endpoint`. Unset: `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_endpoint: Option<String>,
-    /// How requests travel. Unset: `OTEL_EXPORTER_OTLP_PROTOCOL`, or `grpc`.
+    /// Transport of requests. Unset: `OTEL_EXPORTER_OTLP_PROTOCOL`, or `grpc`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// How often a snapshot is sent.
+    /// Interval at which snapshots are sent.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
     /// Headers of every request, beside those of `OTEL_EXPORTER_OTLP_HEADERS`.
     pub headers: BTreeMap<String, String>,
-    /// How requests are packed. Unset: `OTEL_EXPORTER_OTLP_COMPRESSION`, or `gzip`.
+    /// Compression of requests. Unset: `OTEL_EXPORTER_OTLP_COMPRESSION`, or `gzip`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
-    /// How long an attempt may take. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT` in milliseconds, or 10s.
+    /// Maximum duration of an attempt. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT` in milliseconds, or 10s.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DurationText>")]
     pub timeout: Option<Duration>,
-    /// How long connecting may take, over all addresses of a name together; each has an equal share, so that one that does not
-    /// answer leaves time for the others. Unset: half of `timeout`.
+    /// Maximum duration of connecting, over all addresses of a name together; each has an equal
+    /// share, so that one that does not answer leaves time for the others. Unset: half of
+    /// `timeout`.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DurationText>")]
     pub connect_timeout: Option<Duration>,
@@ -171,21 +172,23 @@ pub struct Config {
     pub proxy_url: Option<String>,
     /// TLS of `https://`. Unset files: `OTEL_EXPORTER_OTLP_CERTIFICATE`, `_CLIENT_CERTIFICATE`, `_CLIENT_KEY`.
     pub tls: ClientTls,
-    /// How a failed request is tried again.
+    /// Retries of failed requests.
     pub retry: RetryConfig,
-    /// What may wait while a request is under way.
+    /// Queue of snapshots while a request is under way.
     pub sending_queue: QueueConfig,
     /// Requests wait on disk, and survive flowtap. Unset: in memory only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageConfig>,
-    /// What points tell. Unset: `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`, or `cumulative`.
+    /// Temporality of points. Unset: `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`, or
+    /// `cumulative`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temporality: Option<Temporality>,
-    /// What every metric's name begins with; may be empty.
+    /// Prefix of every metric's name; may be empty.
     pub namespace: String,
     /// Points per request; a snapshot with more is split.
     pub max_points_per_request: NonZeroUsize,
-    /// Bytes per request before packing; collectors refuse more than 4 MiB by gRPC unless told otherwise.
+    /// Maximum bytes of a request before compression; collectors reject more than 4 MiB over gRPC
+    /// unless configured otherwise.
     pub max_request_bytes: usize,
 }
 
@@ -233,7 +236,7 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    /// How to connect. Looks at the environment for a proxy if the config names none.
+    /// Connection settings. Uses a proxy of the environment if the config has none.
     pub(super) fn dial(&self) -> Dial {
         Dial {
             endpoint: self.endpoint.clone(),
@@ -423,7 +426,7 @@ impl ComponentConfig for Config {
             }
         };
         if self.metrics_endpoint.is_some() && resolved.protocol == Protocol::Grpc {
-            let message = "is for HTTP; hint: use `endpoint` with `protocol: grpc`";
+            let message = "is only for HTTP; hint: use `endpoint` with `protocol: grpc`";
             faults.push(Fault::new("metrics_endpoint", message));
         }
         if let Some(url) = &self.proxy_url
@@ -460,7 +463,7 @@ impl ComponentConfig for Config {
                 let path = vec!["headers".to_owned(), name.clone()];
                 faults.push(Fault {
                     path,
-                    message: "is no header that can be sent: printable ASCII only".to_owned(),
+                    message: "is not a valid header: printable ASCII only".to_owned(),
                 });
             }
         }
@@ -494,7 +497,7 @@ impl ExporterConfig for Config {
 /// The exporter type `otlp`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "otlp",
-    summary: "pushes to an OpenTelemetry collector by gRPC or HTTP",
+    summary: "pushes to an OpenTelemetry collector over gRPC or HTTP",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

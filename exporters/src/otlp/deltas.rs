@@ -1,7 +1,7 @@
-//! What has been delivered of each series: where the next difference begins.
+//! Delivered values of each series: the starting points of the next differences.
 //!
-//! A difference runs from what was last delivered, not from the window before: a request that failed is in the next one, and
-//! windows that the interval passes over are, too.
+//! A difference runs from the last delivered value, not from the window before: the next request
+//! includes the increase of a failed request, and of windows that the interval skips.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -57,7 +57,7 @@ struct HistogramTotals {
 }
 
 impl Deltas {
-    /// What `point` adds to what was delivered; `None` if nothing.
+    /// The increase of `point` over the delivered value; `None` if there is none.
     pub(super) fn of_sum(&self, point: &SumPoint) -> Option<SumPart> {
         let (start, before) = match self.sums.get(&point.series.id()) {
             Some(delivered) => (delivered.until, delivered.total),

@@ -35,14 +35,14 @@ const NO_RECORDED_VALUE: u64 = 1;
 /// The counts of a histogram's buckets.
 const BUCKET_BYTES: usize = 8;
 
-/// A request, and which points of the snapshot it tells of: family, and positions in it.
+/// A request, and the points of the snapshot that it contains: family, and positions in it.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) request: Request,
     pub(super) points: Vec<(usize, Range<usize>)>,
 }
 
-/// What does not change from snapshot to snapshot.
+/// The part that does not change from snapshot to snapshot.
 #[derive(Debug)]
 pub(super) struct Encoder {
     namespace: String,
@@ -87,8 +87,9 @@ impl Encoder {
         }
     }
 
-    /// The requests that `snapshot` makes, as many as the limits ask for; none if there is nothing to tell. By differences to what
-    /// [`Encoding::next_part`] is given, if these are `deltas`.
+    /// Encodes `snapshot` as as many requests as the limits require; none if no point has to be
+    /// sent. Values are differences to those that [`Encoding::next_part`] is given, if these are
+    /// `deltas`.
     pub(super) fn encode<'a>(
         &'a self,
         snapshot: &'a Snapshot,
@@ -139,7 +140,7 @@ impl Encoder {
         plan
     }
 
-    /// What may be in a request beside its resource, with room for one point more.
+    /// Maximum size of a request's points, without its resource, with room for one point more.
     fn room(&self) -> usize {
         const POINT: usize = 4096;
         let fixed = self.resource.len() + self.scope.len() + 2 * self.schema_url.len() + POINT;
@@ -178,7 +179,7 @@ impl Encoder {
         debug_assert_eq!(
             body.len(),
             len_delimited(resource_len),
-            "what was planned was written"
+            "the planned points were written"
         );
         Part {
             request: Request {
@@ -225,7 +226,7 @@ impl Encoding<'_> {
     }
 }
 
-/// What goes into one request.
+/// Plan of one request.
 #[derive(Debug, Default)]
 struct Plan {
     metrics: Vec<PlannedMetric>,
@@ -249,7 +250,7 @@ impl Plan {
 #[derive(Debug)]
 struct PlannedMetric {
     family: usize,
-    /// With those that have nothing to tell.
+    /// Includes points that are not sent.
     range: Range<usize>,
     /// Those that do.
     points: u64,
@@ -283,7 +284,7 @@ struct PointWriter<'a> {
 }
 
 impl PointWriter<'_> {
-    /// How many points a family may have to tell of. By differences an ended series has nothing to tell.
+    /// Maximum number of points of a family. With differences an ended series has none.
     fn count(&self, index: usize, family: &FamilySnapshot) -> usize {
         let ended = if self.deltas.is_some() {
             0
@@ -324,7 +325,8 @@ impl PointWriter<'_> {
         }
     }
 
-    /// Length of what [`Self::push`] writes, without key and length; `None` if the point has nothing to tell.
+    /// Length of the output of [`Self::push`], without key and length; `None` if the point is not
+    /// sent.
     fn len(&self, head: &Head<'_>, family: usize, number: usize) -> Option<usize> {
         match &self.snapshot.families[family].points {
             Points::Sums(points) if number < points.len() => {
@@ -346,7 +348,7 @@ impl PointWriter<'_> {
         }
     }
 
-    /// Appends a point, if it has something to tell.
+    /// Appends a point, unless it is not sent.
     fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, family: usize, number: usize) {
         match &self.snapshot.families[family].points {
             Points::Sums(points) if number < points.len() => {
@@ -467,7 +469,7 @@ fn ended_len(head: &Head<'_>, points: &Points, series: &Series) -> usize {
     2 * FIXED64_BYTES + 2 + histogram + attributes_len(head, series)
 }
 
-/// What every metric of a family begins and ends with.
+/// Common beginning and end of every metric of a family.
 struct Head<'a> {
     family: &'a Family,
     /// `Metric`: name 1, description 2, unit 3.

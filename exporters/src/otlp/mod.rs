@@ -2,16 +2,17 @@
 //!
 //! In: snapshots. Out: `ExportMetricsServiceRequest`s. The layers, outermost first:
 //!
-//! 1. Thin: of the windows that come, one per `interval` goes on, and the last one always; what has ended in the others is told
-//!    by that one.
+//! 1. Thin: of the incoming windows, one per `interval` passes, and the last one always; series
+//!    that ended in the others are reported with it.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
 //!    totals, or as what has come since the last delivery ([`deltas`]).
-//! 3. Store, if the config has a place for it: from then on a request is sent by a task of its own, and stays on disk until it is
-//!    delivered or refused for good.
+//! 3. Store, if configured: from then on a request is sent by a separate task, and stays on disk
+//!    until it is delivered or permanently rejected.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
 //!    `Retry-After` has its way. An attempt that takes longer than `timeout` counts as failed.
-//! 5. What the collector refuses in a partial success is logged, and counted as failed; it is not sent again.
+//! 5. Points that the collector rejects in a partial success are logged, and counted as failed;
+//!    they are not retried.
 
 mod client;
 mod config;
@@ -58,13 +59,13 @@ impl OtlpExporter {
     /// An exporter that dials nothing yet.
     ///
     /// # Errors
-    /// What is wrong with a file of TLS.
+    /// The reason why a TLS file can't be used.
     pub fn new(config: Config, context: &BuildContext) -> Result<Self, BoxError> {
         let resolved = config.resolved().map_err(|faults| {
             let messages: Vec<_> = faults.into_iter().map(|fault| fault.message).collect();
             messages.join("; ")
         })?;
-        // Told before anything starts, not at the first request.
+        // Checked before anything starts, not at the first request.
         resolved.tls.config_for(resolved.endpoint.is_tls())?;
         Ok(Self {
             config,
@@ -181,7 +182,8 @@ struct OtlpService {
 }
 
 impl OtlpService {
-    /// Whether `snapshot` goes on. Ticks come a moment early or late; a twentieth of the interval is let pass.
+    /// Whether `snapshot` passes. Ticks come a moment early or late; a twentieth of the interval is
+    /// tolerated.
     fn is_due(&mut self, snapshot: &Snapshot) -> bool {
         let slack = self.interval / 20;
         let last = self.passed.get(&snapshot.pipeline);

@@ -12,7 +12,7 @@ use crate::push::retry::is_temporary;
 use crate::push::storage::{Storage, StorageError, Stored};
 use crate::push::{Request, Sender};
 
-/// How long after a failure that retries did not get over the next round begins.
+/// Pause after a failure that retries did not overcome, before the next round.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// After so many requests in a row that the collector refused for good, the next ones are sent slowly: whatever is wrong with it, a
@@ -43,7 +43,7 @@ pub(super) async fn drain(
                 if refusals == MAX_REFUSALS {
                     tracing::warn!(
                         requests = storage.waiting().0,
-                        "the collector refused {MAX_REFUSALS} requests in a row for good; those on disk are sent at one per second"
+                        "the collector permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second"
                     );
                 }
             }

@@ -23,7 +23,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 type Answer = Result<ExportMetricsServiceResponse, Status>;
 
-/// A collector that answers as it is told, and takes everything when it was told no more.
+/// A collector with scripted answers, which accepts everything after the last of them.
 #[derive(Clone, Default)]
 struct Collector {
     answers: Arc<Mutex<Vec<Answer>>>,
@@ -374,7 +374,8 @@ async fn windows_are_thinned_to_the_interval_and_the_last_one_always_goes_on() {
         }
     }
     assert_eq!(sent, [0, 15, 30, 31]);
-    // Each window has an ended series: what ended in those that were passed over is told by the next that went on.
+    // Each window has an ended series: series that ended in skipped windows are reported with the
+    // next one that passed.
     let received = collector.received.lock().unwrap();
     let ended = |request: &ExportMetricsServiceRequest| points(request) - 2;
     assert_eq!(received.iter().map(ended).collect::<Vec<_>>(), [1, 3, 3, 1]);
@@ -444,7 +445,7 @@ async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
     *collector.answers.lock().unwrap() = vec![Err(Status::unavailable("later"))];
     let mut exporter = OtlpExporter::new(stored(&endpoint), &context()).unwrap();
     let _service = exporter.start().await.unwrap();
-    // What could not be sent at once is sent before the exporter ends.
+    // Requests that could not be sent at once are sent before the exporter ends.
     exporter.stop().await;
     let received = collector.received.lock().unwrap();
     let mut totals: Vec<_> = received.iter().map(first_total).collect();

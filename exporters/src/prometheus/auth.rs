@@ -1,4 +1,4 @@
-//! Who may scrape: by name and password (RFC 7617) or by token (RFC 6750).
+//! Authentication of scrapes: by user name and password (RFC 7617) or by token (RFC 6750).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +18,7 @@ pub struct BasicAuth {
     pub password: String,
 }
 
-/// What a request must show. Nothing, if neither is set.
+/// Credentials that a request must have. None, if neither is set.
 #[derive(Debug, Default)]
 pub(super) struct Auth {
     basic: Option<String>,
@@ -34,7 +34,7 @@ impl Auth {
         }
     }
 
-    /// How a client that is let in by nothing is asked for more.
+    /// The challenge to a client without valid credentials.
     pub(super) const fn challenge(&self) -> &'static str {
         if self.basic.is_some() {
             "Basic realm=\"flowtap\", charset=\"UTF-8\""
@@ -59,7 +59,7 @@ impl Auth {
             "bearer" => &self.bearer,
             _ => &None,
         };
-        // The time that this takes tells nothing of how much was right.
+        // The time that this takes does not reveal how much was right.
         expected
             .as_ref()
             .is_some_and(|expected| expected.as_bytes().ct_eq(given.trim().as_bytes()).into())

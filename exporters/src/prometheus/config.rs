@@ -28,19 +28,19 @@ pub enum CreatedTimestamps {
     /// Protobuf, where it is a field of the series.
     #[default]
     Protobuf,
-    /// Protobuf and `OpenMetrics`, where it is a line for each counter and histogram, and a series of its own to a scraper that
-    /// does not know it.
+    /// Protobuf and `OpenMetrics`, where it is a line for each counter and histogram, and a
+    /// separate series to a scraper that does not know it.
     All,
 }
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address and port to listen on.
     #[schemars(with = "AddressText")]
     pub endpoint: SocketAddr,
-    /// What every metric's name begins with; may be empty.
+    /// Prefix of every metric's name; may be empty.
     pub namespace: String,
     /// Labels of every series, such as `cluster: blue`.
     pub labels: BTreeMap<String, String>,
@@ -51,7 +51,7 @@ pub struct Config {
     pub created_timestamps: CreatedTimestamps,
     /// Connections at a time; the next takes the place of the one that has waited longest for a request, and is counted.
     pub max_connections: NonZeroUsize,
-    /// How long a request, a TLS handshake or the reading of an answer may stall.
+    /// Time for which a request, a TLS handshake or the reading of a response may stall.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub timeout: Duration,

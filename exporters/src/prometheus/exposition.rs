@@ -18,7 +18,7 @@ use crate::naming::{pipeline_label, prometheus_name};
 /// A chunk is handed out once it is this long.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
-/// What the config says about every line.
+/// Settings of the config that apply to every line.
 #[derive(Clone, Debug)]
 pub(super) struct Style {
     namespace: String,
@@ -66,12 +66,12 @@ pub(super) struct Exposition {
     ended: bool,
 }
 
-/// What all series of a snapshot share.
+/// Parts shared by all series of a snapshot.
 #[derive(Debug)]
 struct Common {
     /// Labels, as the format has them.
     labels: Vec<u8>,
-    /// What stands behind every value of the text formats.
+    /// Text after every value of the text formats.
     behind: String,
     /// The time of every value, if it is exported.
     at: Option<Timestamp>,
@@ -241,7 +241,7 @@ impl Exposition {
         })
     }
 
-    /// How many bytes the metrics of a family take.
+    /// Bytes of the metrics of a family.
     fn metrics_len(&self, entry: &Entry) -> usize {
         let places = entry.places.iter().map(|&(number, index)| {
             let points = &self.snapshots[number].families[index].points;
@@ -318,7 +318,7 @@ fn push_head(out: &mut Vec<u8>, format: Format, entry: &Entry) {
     let mut unit = None;
     if format == Format::OpenMetrics {
         help = help.replace('"', "\\\"");
-        // There a family's name is without what its samples have behind it.
+        // There a family's name lacks the suffix of its samples.
         name = name.strip_suffix("_total").unwrap_or(name);
         unit = ["bytes", "seconds"]
             .into_iter()
@@ -351,7 +351,7 @@ fn push_name(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&[u8]; 3]) {
     out.push(b' ');
 }
 
-/// What the lines of a family in one snapshot share.
+/// Parts shared by the lines of a family in one snapshot.
 struct Lines<'a> {
     entry: &'a Entry,
     common: &'a [u8],

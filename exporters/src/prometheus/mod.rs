@@ -1,6 +1,7 @@
 //! The exporter `prometheus`: serves the newest snapshot at `/metrics`.
 //!
-//! In: snapshots. Out: text format 0.0.4, `OpenMetrics` 1.0.0 or protobuf to whoever scrapes, as it asks for. The rules:
+//! In: snapshots. Out: text format 0.0.4, `OpenMetrics` 1.0.0 or protobuf, as the scraper requests.
+//! The rules:
 //!
 //! 1. Only the newest snapshot of each pipeline is kept; a scrape shows one snapshot from its first line to its last.
 //! 2. Labels were rendered when a series was made, so a scrape is a copy; it is made, and packed, in chunks as the peer reads
@@ -51,7 +52,7 @@ use crate::tls::{self, TlsError};
 const INDEX: &str =
     "<!doctype html><title>flowtap</title><h1>flowtap</h1><p><a href=\"/metrics\">metrics</a></p>\n";
 
-/// What scrapes and the service share.
+/// State shared by scrapes and the service.
 #[derive(Debug)]
 struct Shared {
     style: Style,
@@ -65,7 +66,7 @@ impl Shared {
         let sent = snapshot.points() as u64;
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if snapshot.families.is_empty() {
-            // Of a pipeline that is no more.
+            // From a pipeline that was removed.
             newest.remove(&snapshot.pipeline);
         } else {
             newest.insert(Arc::clone(&snapshot.pipeline), snapshot);
@@ -169,7 +170,7 @@ impl Exporter for PrometheusExporter {
         async move {
             self.stop.cancel();
             if let Some(server) = self.server.take() {
-                // It has a deadline of its own; one that panicked has said so itself.
+                // It has its own deadline; a panic in it was already logged.
                 let _ = server.await;
             }
         }
@@ -195,7 +196,7 @@ async fn scrape(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     };
     let content_type = HeaderValue::from_static(format.content_type());
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    // What is in the answer depends on these.
+    // The response depends on these.
     let vary = HeaderValue::from_static("accept, accept-encoding");
     response.headers_mut().insert(header::VARY, vary);
     response
@@ -205,7 +206,7 @@ fn body(chunks: impl Iterator<Item = Bytes> + Send + 'static) -> Body {
     Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)))
 }
 
-/// Chunks of an exposition, packed by gzip as they come.
+/// Chunks of an exposition, compressed with gzip as they come.
 struct Packed {
     chunks: Exposition,
     encoder: Option<GzEncoder<Vec<u8>>>,
@@ -498,7 +499,7 @@ mod tests {
         );
         assert!(scraped(exporter.address(), &trusting(false)).await.is_err());
 
-        // A new certificate: who trusts only that one is served once it has been read.
+        // A new certificate: a client that trusts only that one is served once it has been read.
         certificate(&server, "localhost");
         while scraped(exporter.address(), &trusting(true)).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -1,16 +1,17 @@
-//! What a scraper takes: formats by `Accept`, packing by `Accept-Encoding` (RFC 9110, sections 12.5.1 and 12.5.3).
+//! Content negotiation: formats by `Accept`, compression by `Accept-Encoding` (RFC 9110, sections
+//! 12.5.1 and 12.5.3).
 
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
 
-/// How a scrape is written.
+/// Format of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// Prometheus text format 0.0.4.
     Text,
     /// `OpenMetrics` 1.0.0.
     OpenMetrics,
-    /// Families as protobuf messages, each behind its length.
+    /// Families as protobuf messages, each after its length.
     Protobuf,
 }
 
@@ -25,13 +26,13 @@ impl Format {
         }
     }
 
-    /// What `headers` ask for. Text for who says nothing of any: a person, an old scraper.
+    /// The format that `headers` ask for. Defaults to text when the client states no preference.
     pub(super) fn asked_for(headers: &HeaderMap) -> Self {
         let (mut text, mut open_metrics, mut protobuf) = (0, 0, 0);
         for choice in choices(headers, &ACCEPT) {
             let version = choice.parameter("version");
             match choice.value {
-                // 0.0.1 is what came before 1.0.0; who asks for it only can read what we write.
+                // 0.0.1 preceded 1.0.0; clients that accept only it can read this output.
                 "application/openmetrics-text" if matches!(version, None | Some("1.0.0" | "0.0.1")) => {
                     open_metrics = open_metrics.max(choice.quality);
                 }
@@ -96,7 +97,7 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// `0.75` as 750; 0 for what is no quality.
+/// `0.75` as 750; 0 if it is not a quality.
 fn thousandths(text: &str) -> u32 {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let fraction = format!("{fraction:0<3}");

@@ -1,4 +1,5 @@
-//! Families as `io.prometheus.client.MetricFamily`, each behind its length (`prometheus/client_model`, `metrics.proto`).
+//! Families as `io.prometheus.client.MetricFamily`, each after its length
+//! (`prometheus/client_model`, `metrics.proto`).
 //!
 //! Labels stand once per series there, where text has them on each of a histogram's 19 lines. A family has to say how long it is
 //! before its first series, so lengths are reckoned without writing anything. Written by hand, like the other protocols: a test
@@ -12,7 +13,7 @@ use crate::wire::{
     FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint, varint_len,
 };
 
-/// What a bucket takes with its key and length, but for its count.
+/// Bytes of a bucket with its key and length, except for its count.
 const BUCKET_FIXED_BYTES: usize = 3 + FIXED64_BYTES;
 
 /// A series and what it stands at. `Metric`: label 1, gauge 2, counter 3, `timestamp_ms` 6, histogram 7.
@@ -35,7 +36,7 @@ pub(super) enum Value<'a> {
 }
 
 impl Metric<'_> {
-    /// How long it is, its key and its own length with it.
+    /// Its length, including its key and its own length.
     pub(super) fn len(&self) -> usize {
         len_delimited(self.content_len(self.value_len()))
     }

@@ -1,4 +1,5 @@
-//! The HTTP client of an exporter: one connection, replaced when it is no longer trusted or its TLS files have changed.
+//! The HTTP client of an exporter: one connection, replaced after an error that makes it suspect,
+//! or when its TLS files have changed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -94,7 +95,7 @@ where
                 Err(error) => {
                     let error = error.to_string();
                     if current.unusable.as_ref() != Some(&error) {
-                        tracing::warn!(endpoint = %self.dial.endpoint, error, "changed TLS files can't be used; the ones before stay in use");
+                        tracing::warn!(endpoint = %self.dial.endpoint, error, "changed TLS files can't be used; the previous ones stay in use");
                         current.unusable = Some(error);
                     }
                 }

@@ -20,17 +20,18 @@ use tower::{BoxError, Service, ServiceExt};
 use super::endpoint::Endpoint;
 use crate::tls::ClientTls;
 
-/// How long a connection is idle before the kernel probes it, so that middleboxes do not forget it and a peer that is gone is noticed.
+/// Idle time after which the kernel probes a connection, so that middleboxes do not forget it and a
+/// dead peer is noticed.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// How an exporter connects.
+/// Connection settings of an exporter.
 #[derive(Clone, Debug)]
 pub(crate) struct Dial {
     pub(crate) endpoint: Endpoint,
     pub(crate) tls: ClientTls,
     /// For all addresses of a name together.
     pub(crate) connect_timeout: Duration,
-    /// How long sent data may remain unacknowledged before the kernel ends the connection.
+    /// Time for which sent data may remain unacknowledged before the kernel ends the connection.
     pub(crate) user_timeout: Duration,
     pub(crate) proxy: Option<Proxy>,
     /// HTTP/2 rather than HTTP/1.1.
@@ -151,7 +152,7 @@ impl Proxy {
         if proxy.is_none() {
             tracing::warn!(
                 proxy = %found.uri(),
-                "the proxy of the environment is not used: expected http, https, socks5 or socks5h"
+                "ignoring the proxy of the environment: expected http, https, socks5 or socks5h"
             );
         }
         proxy

@@ -22,7 +22,7 @@ pub(crate) struct Endpoint {
 /// Why a text is not an endpoint. The message repeats no part of the text that may be secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EndpointError {
-    #[error("must not contain a user name or password, which would end up in logs")]
+    #[error("must not contain a user name or password, which would appear in logs")]
     UserInfo,
     #[error(
         "invalid endpoint{shown}: expected `http://host:port`, `https://host:port` or `unix:///path/of/socket`"
@@ -61,7 +61,7 @@ impl Endpoint {
         Ok(Self { uri, socket: None })
     }
 
-    /// The address requests are made for. Of a socket it is `http://localhost`, as there is no host.
+    /// The address for requests. For a socket it is `http://localhost`, as there is no host.
     pub(crate) const fn uri(&self) -> &Uri {
         &self.uri
     }
@@ -101,7 +101,7 @@ impl fmt::Display for Endpoint {
         }
         let scheme = self.uri.scheme_str().unwrap_or_default();
         let authority = self.uri.authority().map_or("", Authority::as_str);
-        // As it is written where there is no path.
+        // Unchanged where there is no path.
         let path = match (self.uri.path(), self.uri.query()) {
             ("/", None) => "",
             (path, _) => path,

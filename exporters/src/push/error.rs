@@ -12,7 +12,7 @@ const MAX_PEER_TEXT: usize = 300;
 
 /// The connection failed before the peer answered: refused, reset, closed, or a stream that the peer or a proxy reset.
 ///
-/// The peer has made no decision about the request, so it may be sent again.
+/// The peer has made no decision about the request, so it may be retried.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Lost {
@@ -48,7 +48,8 @@ pub(crate) struct TimedOut(pub(crate) Duration);
 #[error("gRPC status {:?}{}{}", .0.code(), if .0.message().is_empty() { "" } else { ": " }, peer_text(.0.message()))]
 pub(crate) struct Refused(pub(crate) Status);
 
-/// Tells the statuses that tonic makes of a failed connection from those that a server sent. Only the former have a source.
+/// Distinguishes the statuses that tonic derives from a failed connection from those sent by a
+/// server. Only the former have a source.
 pub(crate) fn from_status(status: Status) -> BoxError {
     match status.source() {
         Some(source) => Box::new(Lost::new(source)),

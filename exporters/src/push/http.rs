@@ -15,7 +15,7 @@ use super::error::{Lost, peer_text};
 /// Longest answer that is read; a longer one counts as none.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// How much of an error's text is read.
+/// Maximum bytes of an error's text that are read.
 const MAX_SAID_BYTES: usize = 300;
 
 /// An answer other than a success.
@@ -23,7 +23,7 @@ const MAX_SAID_BYTES: usize = 300;
 #[error("HTTP status {status}{}{said}", if said.is_empty() { "" } else { ": " })]
 pub(crate) struct HttpFailure {
     pub(crate) status: StatusCode,
-    /// Whether the protocol has it that the same may be sent again.
+    /// Whether the protocol allows retrying the same request.
     pub(crate) temporary: bool,
     /// When the peer wants to be asked again.
     pub(crate) retry_after: Option<Duration>,
@@ -55,8 +55,8 @@ pub(crate) struct Poster {
 }
 
 impl Poster {
-    /// Posts to `dial`'s endpoint, with `headers` in every request. `temporary` says after which answers the protocol lets the same
-    /// request be sent again.
+    /// Posts to `dial`'s endpoint, with `headers` in every request. `temporary` decides after which
+    /// responses the protocol allows retrying the same request.
     ///
     /// # Errors
     /// A TLS file that can't be used.

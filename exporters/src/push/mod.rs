@@ -8,7 +8,7 @@
 //! | [`http`] | a POST over HTTP/1.1 |
 //! | [`error`] | failures in words, and whether a server or the network caused them |
 //! | [`retry`] | which failures are retried, and when |
-//! | [`health`] | what `/status` and the log say about deliveries |
+//! | [`health`] | reports deliveries in `/status` and the log |
 //! | [`storage`] | requests on disk, until they are delivered |
 
 pub(crate) mod channel;
@@ -43,7 +43,7 @@ pub(crate) const USER_AGENT: &str = concat!("flowtap/", env!("CARGO_PKG_VERSION"
 pub(crate) struct Request {
     /// The encoded message.
     pub(crate) body: Bytes,
-    /// How many points it holds.
+    /// Number of points that it holds.
     pub(crate) points: u64,
     /// Whether flowtap is stopping.
     pub(crate) last: bool,

@@ -19,10 +19,10 @@ use super::error::{Lost, Refused, TimedOut};
 use super::health::Health;
 use super::http::HttpFailure;
 
-/// When flowtap stops, the last requests are given up after this: the run has a deadline of its own.
+/// When flowtap stops, the last requests are given up after this: the run has its own deadline.
 const LAST_ELAPSED: Duration = Duration::from_secs(5);
 
-/// How a failed request is tried again.
+/// Retries of failed requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
@@ -54,7 +54,7 @@ impl Default for RetryConfig {
 }
 
 impl RetryConfig {
-    /// What is wrong with it.
+    /// Violations of its settings.
     pub(crate) fn validate(&self) -> impl Iterator<Item = Fault> {
         let positive = [
             ("initial_interval", self.initial_interval),
@@ -91,7 +91,7 @@ impl Backoff {
         }
     }
 
-    /// How long to wait before the next attempt; `None` to give up.
+    /// Time to wait before the next attempt; `None` to give up.
     fn wait(&mut self, error: &BoxError, last: bool) -> Option<Duration> {
         if !self.config.enabled {
             return None;
@@ -136,7 +136,7 @@ impl Policy<Request, Exported, BoxError> for Backoff {
     }
 }
 
-/// What a failure means for the request.
+/// Consequence of a failure for the request.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Final,

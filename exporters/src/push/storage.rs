@@ -1,8 +1,9 @@
 //! Requests on disk: written before they are sent, taken away once they are delivered.
 //!
-//! Requests that a `kill -9` or a power cut leaves are sent after the next start. A request that was delivered, but not yet removed,
-//! is sent again: at least once. Each is compressed and has a checksum; one that does not match it is removed and counted. A file
-//! that can't be read as a whole is set aside under another name, and a new one takes its place, also while flowtap runs.
+//! Requests that a `kill -9` or a power cut leaves are sent after the next start. A request that
+//! was delivered, but not yet removed, is sent twice: at least once. Each is compressed and has a
+//! checksum; one that does not match it is removed and counted. A file that can't be read as a
+//! whole is set aside under another name, and replaced by a new one, also while flowtap runs.
 
 use std::fs;
 use std::io;
@@ -33,11 +34,12 @@ const ZSTD: u8 = 1;
 /// zstd's default level.
 const ZSTD_LEVEL: i32 = 3;
 
-/// redb gives a value pages of its own, a power of two of these bytes, with some of them for itself.
+/// redb stores a value in separate pages, a power of two of these bytes, with some of them for
+/// itself.
 const PAGE_BYTES: u64 = 4096;
 const PAGE_OVERHEAD: u64 = 64;
 
-/// What is kept of the file in memory.
+/// Memory for the file's cache.
 const CACHE_BYTES: usize = 1 << 20;
 
 /// Where requests wait, and how many.
@@ -60,19 +62,19 @@ const fn max_bytes() -> u64 {
 }
 
 impl StorageConfig {
-    /// What is wrong with it.
+    /// A violation of its settings, if any.
     pub(crate) fn validate(&self) -> Option<Fault> {
         let path = |key: &str| vec!["storage".to_owned(), key.to_owned()];
         if self.when_full == WhenFull::Block {
             return Some(Fault {
                 path: path("when_full"),
-                message: "a disk that is full would stop the exporter: choose drop_oldest or drop_newest"
+                message: "a full disk would stop the exporter; expected drop_oldest or drop_newest"
                     .to_owned(),
             });
         }
         (self.max_bytes < 1 << 20).then(|| Fault {
             path: path("max_bytes"),
-            message: "must be at least 1048576: less holds no request".to_owned(),
+            message: "must be at least 1048576, to hold a request".to_owned(),
         })
     }
 }
@@ -102,7 +104,7 @@ struct State {
     next: u64,
     bytes: u64,
     items: u64,
-    /// One that is delivered, and could not be taken away yet: it must not be sent again.
+    /// A delivered request that could not be removed yet: it must not be sent twice.
     delivered: Option<u64>,
 }
 
@@ -124,8 +126,9 @@ struct Telemetry {
 }
 
 impl Storage {
-    /// Opens or creates the file. One that can't be opened now, such as on a disk that comes late, is opened by the first request
-    /// that finds it can be: that is no reason not to measure, unless `strict`.
+    /// Opens or creates the file. One that can't be opened now, such as on a disk that is mounted
+    /// later, is opened by the first request that can: that must not prevent measuring, unless
+    /// `strict`.
     ///
     /// # Errors
     /// [`StorageError`] with the path, if another process has the file or flowtap is strict.
@@ -148,7 +151,7 @@ impl Storage {
             ),
             dropped: counter(
                 "exporter_storage_dropped_requests",
-                "Requests that were dropped because those on disk had reached their limit.",
+                "Requests dropped because the requests on disk had reached their limit.",
             ),
             exporter,
         };
@@ -198,13 +201,14 @@ impl Storage {
         );
         gauge(
             "exporter_storage_size",
-            "Bytes that the requests which wait take up on disk.",
+            "Bytes of the waiting requests on disk.",
             "By",
             |(_, bytes)| bytes,
         );
     }
 
-    /// Appends `request`; it is on disk when this returns. Returns the points that gave way for it, or with it.
+    /// Appends `request`; it is on disk when this returns. Returns the points that were dropped for
+    /// it, or with it.
     ///
     /// # Errors
     /// [`StorageError`]: it is not on disk.
@@ -247,7 +251,8 @@ impl Storage {
             .add(1, std::slice::from_ref(&self.telemetry.exporter));
     }
 
-    /// The oldest request; `None` if none waits. What does not match its checksum is taken away, and counted.
+    /// The oldest request; `None` if none waits. Requests that do not match their checksum are
+    /// removed, and counted.
     ///
     /// # Errors
     /// [`StorageError`] if the file can't be read.
@@ -286,7 +291,8 @@ impl Storage {
     /// Takes `stored` away: it is delivered, or given up.
     ///
     /// # Errors
-    /// [`StorageError`]: it is still there, and will be taken away before the next; by another run it is sent again.
+    /// [`StorageError`]: the request is still stored, and will be removed before the next; another
+    /// run would send it a second time.
     pub(crate) fn remove(&self, stored: &Stored) -> Result<(), StorageError> {
         let mut state = self.lock();
         state.delivered = Some(stored.number);
@@ -295,7 +301,7 @@ impl Storage {
         Ok(())
     }
 
-    /// How many requests wait, and their bytes.
+    /// Number of requests that wait, and their bytes.
     pub(crate) fn waiting(&self) -> (u64, u64) {
         let state = self.lock();
         (state.items, state.bytes)
@@ -385,7 +391,7 @@ impl Storage {
                 aside = %aside.display(),
                 error = %why,
                 requests = state.items,
-                "the file of requests is damaged; it is set aside, and a new one begun"
+                "the file of requests is damaged; it is set aside, and a new one is created"
             );
             fs::rename(&self.path, aside)?;
             break;
@@ -402,7 +408,7 @@ impl Storage {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Counts that a panic elsewhere left behind are off by one at worst.
+        // Counts that a panic elsewhere left are off by one at worst.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -451,7 +457,7 @@ fn count(database: &Database) -> Result<(u64, u64, u64), redb::Error> {
     Ok((next, items, bytes))
 }
 
-/// Bytes that a value takes up in the file.
+/// Bytes that a value uses in the file.
 const fn footprint(value_len: usize) -> u64 {
     let bytes = value_len as u64 + PAGE_OVERHEAD;
     if bytes < PAGE_BYTES {
@@ -646,7 +652,8 @@ mod tests {
             ..config(folder.path())
         };
         let storage = Storage::open(&bounded, &context()).unwrap();
-        // Noise, which does not compress, of the length that takes up most: just above a power of two.
+        // Noise, which does not compress, of the length that uses most space: just above a power of
+        // two.
         let noise: Vec<u8> = (0..(1 << 20) + 100).map(|_| fastrand::u8(..)).collect();
         let mut dropped = 0;
         for _ in 0..40 {

@@ -15,8 +15,8 @@ use crate::push::{self, Request};
 /// Which version of the protocol the body is in (Prometheus remote write 1.0 and 2.0, "Protocol").
 pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
 
-/// How much of a request was written (Prometheus remote write 2.0, "Required `Written` Response Headers"); exemplars have a header
-/// of their own, and there are none here.
+/// Headers with the written parts of a request (Prometheus remote write 2.0, "Required `Written`
+/// Response Headers"); exemplars have a separate header, and are not sent.
 static WRITTEN_HEADERS: [HeaderName; 2] = [
     HeaderName::from_static("x-prometheus-remote-write-samples-written"),
     HeaderName::from_static("x-prometheus-remote-write-histograms-written"),
@@ -34,8 +34,7 @@ pub(super) struct Client {
 /// "Required `Written` Response Headers").
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the server took the request and does not say what it wrote: it does not know remote write 2.0; \
-     set `protobuf_message: prometheus.WriteRequest`"
+    "the server accepted the request without reporting the written samples: it does not support remote write 2.0; hint: set `protobuf_message: prometheus.WriteRequest`"
 )]
 struct NotUnderstood;
 
@@ -66,8 +65,9 @@ impl Client {
         }
     }
 
-    /// What a server that refused the request wrote nevertheless. As numbers a histogram is many samples, of which one cannot say
-    /// whose were written, so then the whole request counts as refused.
+    /// The points that a server wrote although it rejected the request. With classic histograms a
+    /// point has many samples, and the written ones are unknown, so then the whole request counts
+    /// as rejected.
     fn taken_in_part(&self, points: u64, error: &BoxError) -> Option<Exported> {
         let failure = error.downcast_ref::<HttpFailure>()?;
         let sent = written(&failure.headers)?.min(points);
@@ -82,7 +82,7 @@ impl Client {
     }
 }
 
-/// How many samples the server wrote; `None` if it does not say.
+/// Number of samples that the server wrote; `None` if it does not report it.
 fn written(headers: &HeaderMap) -> Option<u64> {
     WRITTEN_HEADERS
         .iter()

@@ -30,24 +30,25 @@ const HISTOGRAM_SAMPLES: usize = HISTOGRAM_BUCKETS + 3;
 /// In place of an attribute: [`Resource::node`].
 const NODE: &str = "node";
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// URL to write to, such as `http://prometheus:9090/api/v1/write`, or `unix:///path/of/socket`. Required.
     pub endpoint: String,
-    /// What every metric's name begins with; may be empty.
+    /// Prefix of every metric's name; may be empty.
     pub namespace: String,
-    /// How often a snapshot is sent, at most.
+    /// Minimum interval at which snapshots are sent.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// How long an attempt may take.
+    /// Maximum duration of an attempt.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub timeout: Duration,
-    /// How long connecting may take, over all addresses of a name together; each has an equal share, so that one that does not
-    /// answer leaves time for the others. Unset: half of `timeout`.
+    /// Maximum duration of connecting, over all addresses of a name together; each has an equal
+    /// share, so that one that does not answer leaves time for the others. Unset: half of
+    /// `timeout`.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<DurationText>")]
     pub connect_timeout: Option<Duration>,
@@ -72,16 +73,17 @@ pub struct Config {
     pub bearer_token: Option<String>,
     /// TLS, where the endpoint is `https`.
     pub tls: ClientTls,
-    /// How a failed request is tried again.
+    /// Retries of failed requests.
     pub retry: RetryConfig,
-    /// What may wait while a request is under way.
+    /// Queue of snapshots while a request is under way.
     pub sending_queue: QueueConfig,
     /// Samples per request; a snapshot with more is split.
     pub max_samples_per_send: usize,
     /// Which message is sent. That of remote write 2.0 is smaller by far and says when a series began; not every store takes it.
     pub protobuf_message: ProtobufMessage,
-    /// Send each histogram as one native histogram with its own buckets, not as 19 series of numbers. Takes the message of 2.0,
-    /// and a store that takes native histograms: a Prometheus has to be told so before version 3.8.
+    /// Send each histogram as one native histogram with its own buckets, instead of 19 series.
+    /// Requires the message of 2.0, and a store that accepts native histograms: Prometheus before
+    /// version 3.8 must be configured for it.
     pub send_native_histograms: bool,
 }
 
@@ -177,7 +179,7 @@ impl Config {
         proxy.into_iter().chain(connect)
     }
 
-    /// How to connect. Looks at the environment for a proxy if the config names none.
+    /// Connection settings. Uses a proxy of the environment if the config has none.
     pub(super) fn dial(&self) -> Result<Dial, EndpointError> {
         let endpoint = Endpoint::parse(&self.endpoint)?;
         Ok(Dial {
@@ -198,10 +200,10 @@ impl Config {
             let message = match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 (Ok(name), _) if is_reserved(&name) => "is a header that the exporter sets itself",
                 (Ok(AUTHORIZATION), Ok(_)) if self.basic_auth.is_some() || self.bearer_token.is_some() => {
-                    "is set by `basic_auth` or `bearer_token` already"
+                    "is already set by `basic_auth` or `bearer_token`"
                 }
                 (Ok(_), Ok(_)) => return None,
-                _ => "is no header that can be sent: printable ASCII only",
+                _ => "is not a valid header: printable ASCII only",
             };
             Some(below("headers", name, message))
         })
@@ -225,7 +227,8 @@ impl Config {
             })
     }
 
-    /// What is wrong with the credentials. An empty one is most often that of a variable or file that is empty.
+    /// Violations of the credentials. An empty one is most often that of a variable or file that is
+    /// empty.
     fn auth_faults(&self) -> impl Iterator<Item = Fault> {
         let colon = self
             .basic_auth
@@ -240,7 +243,7 @@ impl Config {
         let two = (self.basic_auth.is_some() && self.bearer_token.is_some()).then(|| {
             Fault::new(
                 "bearer_token",
-                "a request shows either this or `basic_auth`: give one",
+                "can't be combined with `basic_auth`: set one of them",
             )
         });
         let token = self
@@ -305,12 +308,12 @@ impl ComponentConfig for Config {
         let together = HISTOGRAM_SAMPLES * if self.zero_samples { 2 } else { 1 };
         if self.max_samples_per_send < together {
             let message = format!(
-                "must be {together} at least: the samples of a histogram, and their zeros, go together"
+                "must be at least {together}: the samples of a histogram, and their zeros, are sent together"
             );
             faults.push(Fault::new("max_samples_per_send", message));
         }
         if self.send_native_histograms && self.protobuf_message == ProtobufMessage::V1 {
-            let message = "needs `protobuf_message: io.prometheus.write.v2.Request`: the message of 1.0 has no such buckets";
+            let message = "needs `protobuf_message: io.prometheus.write.v2.Request`: the message of 1.0 does not support them";
             faults.push(Fault::new("send_native_histograms", message));
         }
         faults
@@ -323,7 +326,7 @@ impl ExporterConfig for Config {
     }
 
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
-        // Told before anything starts, not at the first request.
+        // Checked before anything starts, not at the first request.
         let over_tls = Endpoint::parse(&self.endpoint).is_ok_and(|endpoint| endpoint.is_tls());
         match self.tls.config_for(over_tls) {
             Ok(_) => Ok(Box::new(RemoteWriteExporter::new(self.clone(), context))),
@@ -338,7 +341,7 @@ impl ExporterConfig for Config {
 /// The exporter type `remote_write`.
 pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
     type_name: "remote_write",
-    summary: "pushes to whatever takes Prometheus remote write",
+    summary: "pushes to Prometheus remote write endpoints",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

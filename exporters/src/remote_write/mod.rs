@@ -3,8 +3,8 @@
 //!
 //! In: snapshots. Out: `WriteRequest`s, or `Request`s of 2.0, in snappy's block format, sent by POST. The rules, in order:
 //!
-//! 1. Of the windows that come, one per `interval` goes on, and the last one always. What ended in those that don't is
-//!    kept until then.
+//! 1. Of the incoming windows, one per `interval` passes, and the last one always. Series that
+//!    ended in the skipped ones are kept until then.
 //! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`, or is one native
 //!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, at the end of the
 //!    window in which it did.
@@ -14,9 +14,10 @@
 //! 4. Labels are sorted, and none is empty. `job` and `instance` name this flowtap and its node. Where the config feeds the exporter
 //!    from several pipelines, each series has the pipeline's name as a label, or two of them could be the same.
 //! 5. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
-//! 6. No answer, 5xx and 429 are tried again, with exponential backoff and jitter; a server's `Retry-After` has its way. An
-//!    attempt that takes longer than `timeout` counts as failed. Whatever else is no success is final. A server of 2.0 says what
-//!    it wrote: of a request that it refused, that counts as sent; a success that says nothing of it is none.
+//! 6. Lost connections, 5xx and 429 are retried, with exponential backoff and jitter, or after a
+//!    server's longer `Retry-After`. An attempt that takes longer than `timeout` counts as failed.
+//!    Any other unsuccessful response is final. A server of 2.0 reports the written samples: those
+//!    of a rejected request count as sent; a success without such a report is an error.
 
 mod client;
 mod config;
@@ -103,7 +104,7 @@ impl Exporter for RemoteWriteExporter {
     }
 }
 
-/// Counts stale markers that gave way.
+/// Counts stale markers that were dropped.
 #[derive(Clone, Debug)]
 struct Forgotten {
     counter: Counter<u64>,
@@ -115,9 +116,7 @@ impl Forgotten {
         let counter = context
             .meter
             .u64_counter("exporter_dropped_stale_markers")
-            .with_description(
-                "Series that ended and whose stale marker gave way, because too many did at a time.",
-            )
+            .with_description("Series that ended without a stale marker, because too many ended at a time.")
             .with_unit("{series}")
             .build();
         let forgotten = Self {
@@ -133,12 +132,12 @@ impl Forgotten {
     }
 }
 
-/// What is known of one pipeline.
+/// State of one pipeline.
 #[derive(Debug, Default)]
 struct Lane {
     /// When its last snapshot went on.
     passed: Option<Timestamp>,
-    /// What ended since.
+    /// Series that ended since.
     ended: Vec<Ended>,
 }
 
@@ -158,7 +157,8 @@ impl Lane {
         ended.saturating_sub(room)
     }
 
-    /// Whether `snapshot` goes on. Ticks come a moment early or late; a twentieth of the interval is let pass.
+    /// Whether `snapshot` passes. Ticks come a moment early or late; a twentieth of the interval is
+    /// tolerated.
     fn is_due(&mut self, snapshot: &Snapshot, interval: Duration) -> bool {
         let slack = interval / 20;
         let due = snapshot.last

@@ -71,7 +71,7 @@ impl TimeSeries {
 /// Status and `Retry-After`.
 type Answer = (u16, Option<&'static str>);
 
-/// A server that answers as it is told, and takes everything when it was told no more.
+/// A server with scripted answers, which accepts everything after the last of them.
 #[derive(Clone, Default)]
 struct Server {
     /// The last first.
@@ -143,7 +143,7 @@ fn config(endpoint: String) -> Config {
     Config {
         endpoint,
         retry,
-        // A test of their own has them.
+        // They have a separate test.
         resource_labels: BTreeMap::new(),
         ..Config::default()
     }

@@ -1,7 +1,7 @@
-//! Texts of configs: read, merged, checked by every component's own rules, and told of.
+//! Texts of configs: read, merged, checked by every component's own rules, and reported.
 //!
-//! What holds for each: no panic; a config that is taken is printed as one that can be read; one that is refused says why in
-//! less than a megabyte.
+//! Properties of each: no panic; an accepted config is printed as one that can be read; a rejected
+//! one yields an error shorter than a megabyte.
 #![no_main]
 
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ fuzz_target!(|text: &str| {
 });
 
 fn layers_of_file(name: &str, text: &str) -> Option<Layers> {
-    // What a config names is read, and nothing here needs that.
+    // Files that a config names are read, and nothing here needs that.
     if text.contains("${file:") {
         return None;
     }

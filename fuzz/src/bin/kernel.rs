@@ -1,4 +1,4 @@
-//! What the kernel side hands over: records one behind the other, through a pipeline to a scrape.
+//! Records from the kernel side, concatenated, through a pipeline to a scrape.
 #![no_main]
 
 use flowtap_ebpf::Event;

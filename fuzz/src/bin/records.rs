@@ -1,6 +1,7 @@
-//! Recordings: as they are, and as payloads behind valid heads and checksums, which chance would not find.
+//! Recordings: unchanged, and as payloads after valid heads and checksums, which random input would
+//! not hit.
 //!
-//! What can be read goes through a pipeline to a scrape.
+//! Readable recordings go through a pipeline to a scrape.
 #![no_main]
 
 use std::path::Path;

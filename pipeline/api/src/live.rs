@@ -1,13 +1,14 @@
 //! A value that is replaced as a whole while others look at it: this machine's addresses, the cluster's ranges and names.
 //!
-//! Who looks often keeps a [`Seen`], which costs one load and one comparison of pointers as long as nothing has changed.
+//! Readers on a hot path hold a [`Seen`], which costs one load and one comparison of pointers as
+//! long as nothing has changed.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-/// The value, shared by who replaces it and who looks at it.
+/// The value, shared by its writer and its readers.
 pub struct Live<T>(ArcSwap<T>);
 
 impl<T> Live<T> {
@@ -33,7 +34,7 @@ impl<T: fmt::Debug> fmt::Debug for Live<T> {
     }
 }
 
-/// One who looks, and what it saw last.
+/// A reader, and the value that it read last.
 #[derive(Debug)]
 pub struct Seen<T> {
     live: Arc<Live<T>>,
@@ -49,7 +50,7 @@ impl<T> Seen<T> {
         }
     }
 
-    /// What was seen last.
+    /// The value that was read last.
     pub fn last(&self) -> &Arc<T> {
         &self.last
     }

@@ -1,8 +1,8 @@
-//! How short memory is: told by whoever watches it, heeded by whoever would take more.
+//! Memory pressure: set by the limiter, read by anything that is about to allocate.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// How short memory is.
+/// Degree of memory pressure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum MemoryState {
@@ -31,7 +31,7 @@ impl MemoryState {
 pub struct Memory(AtomicU8);
 
 impl Memory {
-    /// As it was told last.
+    /// The state that was set last.
     pub fn state(&self) -> MemoryState {
         match self.0.load(Ordering::Relaxed) {
             0 => MemoryState::Ample,

@@ -1,7 +1,7 @@
 //! The stage traits: what a receiver, a processor, the window and an exporter are to the runner.
 //!
-//! Up to the window everything is a plain synchronous call on the receiver's own thread. Behind it, exporters are
-//! [`tower`] services, each behind a bounded queue of its own.
+//! Up to the window everything is a plain synchronous call on the receiver's own thread. After it,
+//! exporters are [`tower`] services, each fed by its own bounded queue.
 
 use std::any::Any;
 use std::io;
@@ -20,21 +20,21 @@ use crate::sink::Sink;
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// The process lacks a privilege. `remedy` is a command or a sentence that says what to do.
-    #[error("{what}\n  missing: {missing}\n  to mend it: {remedy}")]
+    #[error("{what}\n  missing: {missing}\n  hint: {remedy}")]
     Permission {
-        /// What could not be done.
+        /// The operation that failed.
         what: String,
         /// The capability or right.
         missing: String,
-        /// What the operator can do.
+        /// Fix for the operator.
         remedy: String,
     },
     /// The machine or its kernel can't do what the stage needs.
-    #[error("{what}\n  to mend it: {remedy}")]
+    #[error("{what}\n  hint: {remedy}")]
     Unsupported {
-        /// What is missing.
+        /// The missing requirement.
         what: String,
-        /// What the operator can do.
+        /// Fix for the operator.
         remedy: String,
     },
     /// A listener could not be bound.
@@ -60,7 +60,7 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
     let port = address.port();
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "another process has the port (`ss -ltnp 'sport = :{port}'` shows which); stop it, or set another one: --set {key}=ADDRESS:PORT"
+            "another process uses the port (`ss -ltnp 'sport = :{port}'` shows which); stop it, or set another port: --set {key}=ADDRESS:PORT"
         ),
         io::ErrorKind::AddrNotAvailable => {
             format!(
@@ -69,7 +69,7 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => {
             format!(
-                "ports below 1024 need CAP_NET_BIND_SERVICE; grant it, or set another one: --set {key}=ADDRESS:PORT"
+                "ports below 1024 need CAP_NET_BIND_SERVICE; grant it, or set another port: --set {key}=ADDRESS:PORT"
             )
         }
         _ => format!("set another address: --set {key}=ADDRESS:PORT"),
@@ -78,18 +78,18 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
 
 /// A source of flow records.
 ///
-/// A receiver runs on a thread of its own, with a single-threaded runtime on it, so a long look into the kernel delays
-/// nobody.
+/// A receiver runs on its own thread, with a single-threaded runtime on it, so a long system call
+/// delays no other component.
 pub trait Receiver: Send {
     /// Attaches, opens, connects: whatever can fail for a reason that the operator must hear of before the daemon is
     /// called ready.
     ///
     /// # Errors
-    /// [`StageError`] with what is missing and how to mend it.
+    /// [`StageError`] with the missing requirement and its fix.
     fn start(&mut self) -> Result<(), StageError>;
 
-    /// Hands batches and watermarks to `sink` until `stop` is cancelled; then hands on what is still pending, and a
-    /// last watermark, and returns.
+    /// Passes batches and watermarks to `sink` until `stop` is cancelled; then passes pending
+    /// records and a last watermark, and returns.
     ///
     /// # Errors
     /// [`StageError`] if it can't go on. The daemon stops in order then.
@@ -138,15 +138,15 @@ pub trait Aggregator: Send {
         false
     }
 
-    /// Tells that every record up to `to` has been folded in. Returns the snapshot of the window that this closes, if
-    /// it closes one.
+    /// Declares that every record up to `to` has been folded in. Returns the snapshot of the window
+    /// that this closes, if any.
     fn advance(&mut self, to: Timestamp) -> Option<Snapshot>;
 
     /// Closes the current window, however short, because flowtap stops. The snapshot is marked as the last.
     fn finish(&mut self, at: Timestamp) -> Snapshot;
 }
 
-/// What an exporter did with one snapshot.
+/// Result of exporting one snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
     /// Points that were delivered, or are there to be scraped.
@@ -163,7 +163,7 @@ pub trait Exporter: Send {
     /// Binds listeners and makes the service. Peers that are merely away are no error: the service retries.
     ///
     /// # Errors
-    /// [`StageError`] with what is wrong and how to mend it.
+    /// [`StageError`] with the cause and its fix.
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>>;
 
     /// Called once the queue has drained and the service is dropped: closes listeners.

@@ -1,4 +1,4 @@
-//! How each component is: what `/status` tells.
+//! Component health, as served at `/status`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::id::{ComponentId, ComponentKind};
 /// A receiver whose thread has not ended a scan for so long will not do so any more.
 const DEAD: Duration = Duration::from_secs(60);
 
-/// How a component is, in the Collector's words (component status reporting).
+/// State of a component, in the Collector's words (component status reporting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -21,7 +21,7 @@ pub enum State {
     Starting,
     /// At work.
     Ok,
-    /// At work, but what it did last has failed; it goes on trying.
+    /// Running, but its last operation failed; it keeps trying.
     RecoverableError,
     /// It has ended, and the daemon ends with it.
     PermanentError,
@@ -32,11 +32,11 @@ pub enum State {
 /// One component's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ComponentStatus {
-    /// How it is.
+    /// Current state.
     pub state: State,
     /// Since when, in nanoseconds since the epoch.
     pub since_unix_nano: u64,
-    /// What went wrong last; stays until the state is another.
+    /// The last error; kept until the state changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -120,7 +120,7 @@ impl StatusBoard {
         status.is_some_and(|status| status.state == State::RecoverableError && status.error.is_some())
     }
 
-    /// A component is no more.
+    /// Removes a component that no longer exists.
     pub fn remove(&self, kind: ComponentKind, id: &ComponentId) {
         lock(&self.board).remove(&(kind, id.clone()));
         if kind == ComponentKind::Receiver {

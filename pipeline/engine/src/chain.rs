@@ -1,8 +1,8 @@
 //! The pipelines as a receiver sees them: a place to put batches and watermarks.
 //!
-//! A batch runs through every pipeline's processors and into its window here, synchronously, on the receiver's own
-//! thread. A pipeline with several receivers is shared behind a lock; its window closes once every one of them has
-//! come past the window's end.
+//! A batch runs through every pipeline's processors and into its window here, synchronously, on the
+//! receiver's own thread. A pipeline with several receivers is shared in a lock; its window closes
+//! once every one of them has passed the window's end.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +49,7 @@ pub struct WindowNode {
     pub aggregator: Box<dyn Aggregator>,
 }
 
-/// A pipeline's synchronous part: processors, window, and the queues behind it.
+/// A pipeline's synchronous part: processors, window, and the queues that the window feeds.
 pub struct Chain {
     name: Arc<str>,
     processors: Vec<ProcessorNode>,
@@ -88,7 +88,8 @@ impl std::fmt::Debug for Chain {
 /// A chain that receivers and the runner share.
 pub type SharedChain = Arc<Mutex<Chain>>;
 
-/// The chain itself. A panic while it was locked has ended the run, so what it left behind is of no account.
+/// The chain itself. A panic while it was locked has ended the run, so the state it left does not
+/// matter.
 pub(crate) fn lock(chain: &SharedChain) -> MutexGuard<'_, Chain> {
     chain.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -137,8 +138,8 @@ impl Chain {
         }
     }
 
-    /// Lets none but `receivers` feed it. Called when the others hand on nothing more: not before, or their last records would
-    /// be of nobody.
+    /// Restricts its receivers to `receivers`. Called when the others have delivered their last
+    /// records, which otherwise would have no receiver.
     pub(crate) fn detach_receivers_but(&mut self, receivers: &[ComponentId]) {
         let mut leaving = Vec::new();
         self.feeds.retain(|id, feed| {
@@ -193,7 +194,7 @@ impl Chain {
         }
     }
 
-    /// Replaces the exporters behind it.
+    /// Replaces the exporters that it feeds.
     pub(crate) fn feed(&mut self, outlets: Vec<(ComponentId, Outlet)>) {
         self.outlets = outlets;
     }
@@ -249,8 +250,8 @@ impl Chain {
         self.emit(snapshot);
     }
 
-    /// The same of a pipeline that is no more while flowtap runs on: behind its last snapshot comes one without families, which
-    /// says that there is nothing of it to be shown any longer.
+    /// The same for a pipeline that is removed while flowtap keeps running: its last snapshot is
+    /// followed by one without families, which withdraws its series.
     pub(crate) fn vanish(&mut self) {
         let at = Timestamp::now();
         self.finish(at);

@@ -1,7 +1,9 @@
 //! The runner: starts exporters first and receivers last, drives them, and stops them the other way round.
 //!
-//! Stop: receivers hand on what is pending, each window closes once more, exporters drain their queues; all within one
-//! deadline, whatever a peer does: no queue blocks any longer, and what is not delivered by then is counted as lost. Whatever ends the run (a signal, a receiver that can't go on, a panic) ends it in this order.
+//! Stop: receivers deliver pending records, each window closes once more, exporters drain their
+//! queues; all within one deadline, whatever a peer does: no queue blocks any longer, and snapshots
+//! not delivered by then are counted as lost. Whatever ends the run (a signal, a fatal error of a
+//! receiver, a panic) ends it in this order.
 //!
 //! A graph can be exchanged for another while it runs ([`Runner::apply`]): what has the same id and the same config lives on,
 //! with all that it knows; the rest stops and starts in the same order.
@@ -112,7 +114,7 @@ impl std::fmt::Debug for PipelineNode {
     }
 }
 
-/// What ended a run early, or went wrong at its end.
+/// The error that ended a run early, or that occurred at its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A component did not start.
@@ -136,7 +138,7 @@ pub enum RunError {
     Panicked {
         /// Which component.
         id: ComponentId,
-        /// What the panic said.
+        /// Message of the panic.
         message: String,
     },
     /// The system gave no thread or runtime for a receiver.
@@ -144,7 +146,7 @@ pub enum RunError {
     Thread {
         /// Which component.
         id: ComponentId,
-        /// What the system said.
+        /// Error of the system.
         source: std::io::Error,
     },
     /// A receiver did not stop.
@@ -152,7 +154,7 @@ pub enum RunError {
     Stuck {
         /// Which component.
         id: ComponentId,
-        /// How long it was waited for.
+        /// Time that was waited.
         waited: Duration,
     },
     /// Some exporter had not drained its queue when the deadline came.
@@ -204,7 +206,7 @@ pub async fn run(
     outcome.and(runner.stop().await)
 }
 
-/// What runs.
+/// Runs a graph of components.
 pub struct Runner {
     meter: Meter,
     deadline: Duration,
@@ -214,10 +216,11 @@ pub struct Runner {
     leaving: BTreeMap<ComponentId, RunningExporter>,
     pipelines: BTreeMap<Arc<str>, RunningPipeline>,
     receivers: BTreeMap<ComponentId, RunningReceiver>,
-    /// What receivers have left to those that replace them, until these are started. Behind a lock that is never contended, because an
-    /// inheritance need not be `Sync`, and a future of the runner's must be `Send`.
+    /// State left by receivers for their replacements, until these are started. In a lock that is
+    /// never contended, because an inheritance need not be `Sync`, and a future of the runner must
+    /// be `Send`.
     inheritances: Mutex<BTreeMap<ComponentId, Inheritance>>,
-    /// What is pushed once exporters have started: how often, and how it is read.
+    /// Interval and source of the own metrics that are pushed once exporters have started.
     unstarted: Option<(Duration, Collect)>,
     own_metrics: Option<OwnMetrics>,
 }
@@ -232,7 +235,7 @@ impl std::fmt::Debug for Runner {
     }
 }
 
-/// An exporter at work: a task behind its queue.
+/// A running exporter: a task fed by its queue.
 #[derive(Debug)]
 struct RunningExporter {
     fingerprint: String,
@@ -248,7 +251,7 @@ struct RunningPipeline {
     receivers: Vec<ComponentId>,
 }
 
-/// A receiver at work, on a thread of its own.
+/// A running receiver, on its own thread.
 #[derive(Debug)]
 struct RunningReceiver {
     fingerprint: String,
@@ -257,7 +260,7 @@ struct RunningReceiver {
     ends: oneshot::Receiver<ReceiverEnd>,
 }
 
-/// How a receiver ended, with what it leaves to the one that replaces it.
+/// The result of a receiver's thread, with the state that it leaves to its replacement.
 type ReceiverEnd = Result<Option<Inheritance>, RunError>;
 
 impl RunningReceiver {
@@ -294,8 +297,9 @@ impl Runner {
         self.unstarted = Some((interval, collect));
     }
 
-    /// Runs `graph` in place of what runs. What has the same id and config lives on. May be dropped before it is done, by who is
-    /// to stop: [`Runner::stop`] then ends both what was new and what was leaving.
+    /// Runs `graph` in place of the current one. Components with the same id and config keep
+    /// running. May be dropped before it completes, when flowtap is to stop: [`Runner::stop`] then
+    /// ends both new and removed components.
     ///
     /// # Errors
     /// The first [`RunError`]: then some of what is new may run, and some of what is old may have stopped. Apply a graph that
@@ -393,7 +397,7 @@ impl Runner {
             if let Some(exporter) = self.exporters.get(id) {
                 self.status
                     .set(ComponentKind::Exporter, id, State::Stopping, None);
-                // It is no reason to wait any more.
+                // Its queue must not block any longer.
                 exporter.outlet.queue.relieve(true);
             }
         }
@@ -658,7 +662,7 @@ impl Runner {
         }
     }
 
-    /// Tells of `error` where states are looked up.
+    /// Reports `error` in the component states.
     fn failed(&self, kind: ComponentKind, error: RunError) -> RunError {
         if let Some(id) = error.component() {
             self.status
@@ -751,7 +755,7 @@ impl Runner {
         let exporters = self.exporters.values().chain(self.leaving.values());
         let points = exporters.map(abandon).sum();
         let deadline = self.deadline;
-        // Here, because whoever gets the error may be ended before it is shown.
+        // Logged here, because the caller may be ended before the error is shown.
         tracing::warn!(
             points,
             ?deadline,
@@ -818,8 +822,8 @@ async fn drive_exporter(
     exporter.stop().await;
 }
 
-/// Starts a receiver on a thread of its own and waits until it is attached. What is returned tells of its end; an error comes
-/// with what the receiver had taken over.
+/// Starts a receiver on its own thread and waits until it is attached. Returns a handle to its end;
+/// an error includes the state that the receiver had taken over.
 async fn start_receiver(
     id: &ComponentId,
     mut receiver: Box<dyn Receiver>,
@@ -850,7 +854,7 @@ async fn start_receiver(
                 let _ = started.send(Err((error, receiver.hand_over())));
                 return Ok(None);
             }
-            // The run may have been given up meanwhile; then `stop` is cancelled, too.
+            // The run may have been given up meanwhile; then `stop` is also cancelled.
             let _ = started.send(Ok(()));
             let ran = receiver.run(&mut sink, stop).await;
             ran.map(|()| receiver.hand_over())

@@ -94,7 +94,7 @@ impl ReceiverTelemetry {
         self.batch.record(time.as_secs_f64(), &self.attributes);
     }
 
-    /// Counts `records` that were handed on.
+    /// Counts `records` that were passed to the pipelines.
     pub fn accepted(&self, records: usize) {
         self.accepted.add(records as u64, &self.attributes);
     }
@@ -110,7 +110,7 @@ pub struct ExporterTelemetry {
 }
 
 impl ExporterTelemetry {
-    /// Instruments of the exporter `id` behind `queue`.
+    /// Instruments of the exporter `id` that is fed by `queue`.
     pub fn new(meter: &Meter, id: &ComponentId, queue: &Arc<SnapshotQueue>) -> Self {
         let attributes = [KeyValue::new("exporter", id.to_string())];
         let (observed, labels) = (Arc::downgrade(queue), attributes.clone());

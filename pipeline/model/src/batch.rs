@@ -14,7 +14,7 @@ pub struct Listener {
     pub netns: u32,
     /// The port it listens on.
     pub port: u16,
-    /// The kernel's socket cookie: tells several listeners on one port apart.
+    /// The kernel's socket cookie, which distinguishes several listeners on one port.
     pub cookie: u64,
 }
 
@@ -25,8 +25,8 @@ pub enum ListenChange {
     Opened(Listener),
     /// A socket listens no more.
     Closed(Listener),
-    /// What a rescan found in one namespace: replaces what the rescan before it found there, and leaves what
-    /// `Opened` and `Closed` tell alone.
+    /// The listeners that a rescan found in one namespace: replaces those of the rescan before, and
+    /// leaves those known from `Opened` and `Closed` unchanged.
     Rescanned {
         /// Inode number of the namespace that was scanned.
         netns: u32,
@@ -44,7 +44,7 @@ pub enum EventHop {
     Dropped,
 }
 
-/// What an event told of: the seed's two types.
+/// Type of an event, named as in the Go exporter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EventType {
     /// A received segment.
@@ -63,14 +63,14 @@ impl EventType {
     }
 }
 
-/// How many events passed, or did not pass, a hop.
+/// Number of events that passed, or did not pass, a hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventCount {
     /// Which hop.
     pub hop: EventHop,
     /// Which events.
     pub event_type: EventType,
-    /// How many, since the batch before.
+    /// Events since the batch before.
     pub count: u64,
 }
 
@@ -108,9 +108,9 @@ impl Census {
 pub struct FlowBatch {
     /// Changes of the listening-port table; they apply before `records`.
     pub listeners: Vec<ListenChange>,
-    /// What the sockets did.
+    /// Differences measured on sockets.
     pub records: Vec<FlowRecord>,
-    /// What the receiver counted per event; empty in modes that have none.
+    /// Event counts of the receiver; empty in modes without events.
     pub counts: Vec<EventCount>,
     /// Whether a census begins or ends here.
     pub census: Census,

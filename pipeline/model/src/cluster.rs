@@ -1,4 +1,4 @@
-//! What flowtap knows of the Kubernetes cluster around it: whose addresses are whose, and by what names.
+//! State of the Kubernetes cluster: owners and names of its addresses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,14 +17,14 @@ pub struct ClusterRanges {
     pub dns: Vec<IpAddr>,
 }
 
-/// Names of one address or container. What does not apply is empty.
+/// Names of one address or container. Names that do not apply are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KubernetesNames {
     /// Namespace of the pod or service.
     pub namespace: String,
     /// Name of the pod.
     pub pod: String,
-    /// What owns the pod: `Deployment/web`, `DaemonSet/agent`, `Job/nightly`.
+    /// Owner of the pod: `Deployment/web`, `DaemonSet/agent`, `Job/nightly`.
     pub workload: String,
     /// Name of the service.
     pub service: String,
@@ -32,12 +32,12 @@ pub struct KubernetesNames {
     pub node: String,
 }
 
-/// All that is known. Empty where there is no cluster.
+/// The known state. Empty outside a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterState {
     /// Shared, so that it shows by its pointer whether ranges have changed or only names.
     pub ranges: Arc<ClusterRanges>,
-    /// Names by address: pods that have an address of their own, services, nodes.
+    /// Names by address: pods with their own address, services, nodes.
     pub by_address: HashMap<IpAddr, Arc<KubernetesNames>>,
     /// Names by container id, of this node's pods.
     pub by_container: HashMap<Box<str>, Arc<KubernetesNames>>,

@@ -56,13 +56,13 @@ impl Rendered {
     }
 }
 
-/// What is where in labels that are rendered: labels, then attributes, in one piece of memory because there are as many of these
-/// as series.
+/// Layout of rendered labels: labels, then attributes, in one piece of memory because there are as
+/// many of these as series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Parts {
     /// Where the attributes begin.
     attributes: u32,
-    /// How many bytes the labels take as `LabelPair` messages.
+    /// Bytes of the labels as `LabelPair` messages.
     pairs_len: u32,
 }
 
@@ -79,8 +79,8 @@ impl Parts {
         attributes
     }
 
-    /// How many bytes the labels take as `LabelPair` messages (`prometheus/client_model`, `metrics.proto`), each with a key of one byte
-    /// and its length.
+    /// Bytes of the labels as `LabelPair` messages (`prometheus/client_model`, `metrics.proto`),
+    /// each with a key of one byte and its length.
     pub(crate) const fn pairs_len(self) -> usize {
         self.pairs_len as usize
     }
@@ -167,7 +167,7 @@ pub fn push_label(out: &mut String, name: &str, value: &str) {
 pub struct Pair<'a> {
     /// In UTF-8.
     pub name: &'a [u8],
-    /// What it is.
+    /// Value, as text or integer.
     pub value: PairValue<'a>,
 }
 

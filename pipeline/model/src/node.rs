@@ -1,5 +1,5 @@
-//! What flowtap knows of the machine it runs on, gathered and kept up to date by the command line and handed to every
-//! component: components read no interfaces and no files of their own.
+//! State of the machine that flowtap runs on, collected and updated by the command line and passed
+//! to every component: components read no interfaces and files themselves.
 
 use std::net::IpAddr;
 

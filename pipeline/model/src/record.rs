@@ -38,7 +38,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What happened to the connection since the last record, as a set of bits.
+/// Events of the connection since the last record, as a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Events(u8);
 
@@ -142,7 +142,7 @@ impl FlowKind {
     }
 }
 
-/// What kind of peer the remote address is: the seed's `ip_source_type`.
+/// Class of the remote address, the Go exporter's `ip_source_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(
     missing_docs,
@@ -169,7 +169,7 @@ pub enum PeerClass {
 pub struct OwnClass(u16);
 
 impl OwnClass {
-    /// How many there can be.
+    /// Maximum number of names.
     const MAX: u16 = 65_000;
 
     /// The number of the first, after those that are built in.
@@ -222,7 +222,7 @@ impl PeerClass {
         Some(Self::Own(class))
     }
 
-    /// A number of its own, below `u16::MAX`, for whoever keeps many: it is half as large.
+    /// Its index, below `u16::MAX`: half as large, for tables of many classes.
     pub const fn number(self) -> u16 {
         match self {
             Self::K8sPod => 0,
@@ -265,14 +265,14 @@ impl PeerClass {
             Self::Error => "error",
             Self::Own(OwnClass(number)) => {
                 let names = OWN_CLASSES.read().unwrap_or_else(PoisonError::into_inner);
-                // Whoever has a number got it with its name.
+                // An index is only obtained together with its name.
                 names.get(usize::from(number)).copied().unwrap_or("unknown")
             }
         }
     }
 }
 
-/// What one TCP socket did since it was last looked at.
+/// The changes of one TCP socket since its last record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowRecord {
     /// This machine's end.
@@ -301,7 +301,7 @@ pub struct FlowRecord {
     pub cwnd: u32,
     /// TCP state, the kernel's number (`include/net/tcp_states.h`).
     pub state: u8,
-    /// What happened to the connection.
+    /// Events of the connection since the last record.
     pub events: Events,
     /// Why a connect failed or a connection broke, as an errno; 0 for none.
     pub failure: u16,
@@ -311,7 +311,7 @@ pub struct FlowRecord {
     pub age_us: u64,
     /// Which side this is.
     pub role: Role,
-    /// What `role` rests on.
+    /// The rule that decided `role`.
     pub role_source: RoleSource,
     /// Process id (thread group) in the initial pid namespace; 0 if unknown.
     pub pid: u32,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// Version of the semantic conventions that the attributes follow.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.37.0";
 
-/// Name of the attribute that tells the instances of a service apart.
+/// Name of the attribute that distinguishes the instances of a service.
 pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
 
 /// Name of the attribute with the service's name.
@@ -20,7 +20,8 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// A resource of `attributes`. `node` is a short name that tells nodes apart, for readers.
+    /// Creates a resource with `attributes`. `node` is a short name that distinguishes nodes, for
+    /// readers.
     pub fn new(attributes: impl IntoIterator<Item = (String, String)>, node: impl Into<String>) -> Self {
         Self {
             attributes: attributes.into_iter().collect(),

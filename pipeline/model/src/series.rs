@@ -88,8 +88,8 @@ impl Series {
         self.attributes().into_iter().flat_map(read)
     }
 
-    /// How many bytes the labels take as `LabelPair` messages (`prometheus/client_model`, `metrics.proto`), each with a key of one byte
-    /// and its length.
+    /// Bytes of the labels as `LabelPair` messages (`prometheus/client_model`, `metrics.proto`),
+    /// each with a key of one byte and its length.
     pub fn label_pairs_len(&self) -> usize {
         let head = self.head();
         head.parts.pairs_len() + head.shared.as_deref().map_or(0, Rendered::pairs_len)
@@ -107,7 +107,7 @@ impl Series {
         ]
     }
 
-    /// How many bytes the attributes have.
+    /// Bytes of the attributes.
     pub fn attributes_len(&self) -> usize {
         self.attributes().map(<[u8]>::len).iter().sum()
     }

@@ -1,7 +1,7 @@
 //! The snapshot: every live series at the end of one window, immutable and shared by every exporter.
 //!
-//! It lists running totals beside this window's differences, so that no exporter keeps state of its own about series
-//! and none can disagree with another.
+//! It contains running totals and this window's differences, so that exporters keep no state about
+//! series and can't disagree with each other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct SumPoint {
     pub series: Series,
     /// Everything counted since `series.start()`.
     pub total: u64,
-    /// What this window added.
+    /// Increase in this window.
     pub delta: u64,
     /// The end of the window that last changed it.
     pub updated: Timestamp,
@@ -43,7 +43,7 @@ impl HistogramPoint {
         &self.buckets[..=bounds.len().min(HISTOGRAM_BUCKETS)]
     }
 
-    /// How many values were observed.
+    /// Number of observed values.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
@@ -72,7 +72,7 @@ pub enum Points {
 }
 
 impl Points {
-    /// How many series.
+    /// Number of series.
     pub fn len(&self) -> usize {
         match self {
             Self::Sums(points) => points.len(),
@@ -122,12 +122,12 @@ pub struct Snapshot {
     pub pipeline: Arc<str>,
     /// The end of the window.
     pub at: Timestamp,
-    /// How long the window was.
+    /// Length of the window.
     pub window: Duration,
     /// Whether it is the last one: flowtap is stopping, and an exporter that thins windows out must pass this one on.
     pub last: bool,
-    /// The families, in a fixed order. None at all: the pipeline is no more, while flowtap runs on, and nothing of it is to be
-    /// shown any longer.
+    /// The families, in a fixed order. Empty if the pipeline was removed while flowtap keeps
+    /// running: its series are withdrawn.
     pub families: Vec<FamilySnapshot>,
 }
 
@@ -150,7 +150,7 @@ impl Snapshot {
         self.pipeline.is_empty()
     }
 
-    /// How many series are live, over all families.
+    /// Number of live series, over all families.
     pub fn points(&self) -> usize {
         self.families.iter().map(|family| family.points.len()).sum()
     }

@@ -34,7 +34,7 @@ impl Timestamp {
         self.0 as f64 / 1e9
     }
 
-    /// How long after `earlier` this is; zero if it is not after it (a clock that was set back).
+    /// Time between `earlier` and this; zero if `earlier` is later (a clock that was set back).
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

@@ -20,7 +20,8 @@ impl Listeners {
         match change {
             ListenChange::Opened(listener) => {
                 let place = (listener.netns, listener.port);
-                // A socket found again by a rescan, or bound since it was first told of.
+                // A socket found again by a rescan, or bound to another address since it was first
+                // reported.
                 if let Some(old) = self.places.insert(listener.cookie, place)
                     && old != place
                 {

@@ -13,8 +13,8 @@
 //! Where the role is assumed and the server's port would be an ephemeral one, it is most likely a client's, and would make a
 //! series for each connection: it is left out.
 //!
-//! What rules 2 to 6 decide for a socket is decided once, and kept until it closes: whoever stops to listen, the connections that
-//! it accepted stay ingress.
+//! Decisions of rules 2 to 6 are made once for a socket and kept until it closes: when a server
+//! stops listening, the connections that it accepted stay ingress.
 //!
 //! A connection that is redirected to a proxy on this machine is of class `localhost` ([`redirects`]).
 //!
@@ -41,7 +41,7 @@ use self::listeners::Listeners;
 use self::recent::Recent;
 use self::redirects::Redirects;
 
-/// How many sockets whose role was decided here are kept.
+/// Maximum number of sockets whose decided role is kept.
 const DECISIONS: usize = 1 << 17;
 
 /// TCP's state CLOSE (`include/net/tcp_states.h`).
@@ -67,7 +67,7 @@ impl ProcessorConfig for Config {
 /// The processor type `direction`.
 pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     type_name: "direction",
-    summary: "decides between ingress and egress: by the handshake or the socket's counters, then by listeners and ports",
+    summary: "decides the role, ingress or egress: by the handshake or the socket's counters, then by listeners and ports",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };
@@ -99,7 +99,7 @@ impl Direction {
         let evicted = context
             .meter
             .u64_counter("processor_evicted_sockets")
-            .with_description("Sockets that a processor forgot at its bound, and may decide about anew.")
+            .with_description("Sockets whose role was evicted from a full table, and may be decided again.")
             .with_unit("{socket}")
             .build();
         let processor = KeyValue::new("processor", context.id.to_string());
@@ -173,7 +173,7 @@ impl Decision {
     }
 }
 
-/// What a socket is known by; `None` if the receiver does not know its cookie.
+/// Identity of a socket; `None` if the receiver does not know its cookie.
 fn socket_of(record: &FlowRecord) -> Option<(u32, u64)> {
     (record.cookie != 0).then_some((record.netns, record.cookie))
 }

@@ -27,7 +27,7 @@ impl<K: Eq + Hash + Copy, V: Copy> Recent<K, V> {
         if let Some(value) = self.young.get(&key) {
             return (Some(*value), 0);
         }
-        // Most often there is no old one at all.
+        // Most often there is no old one.
         match self.old.remove(&key) {
             Some(value) => (Some(value), self.insert(key, value)),
             None => (None, 0),

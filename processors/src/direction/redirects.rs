@@ -17,7 +17,8 @@ use flowtap_pipeline::{Endpoint, Events, FlowRecord, Role};
 use super::recent::Recent;
 use super::{is_last, socket_of};
 
-/// How many accepted connections with a peer on this machine are kept, and how many redirected ones.
+/// Maximum number of accepted connections with a peer on this machine that are kept, and of
+/// redirected ones.
 const CAPACITY: usize = 1 << 14;
 
 #[derive(Debug)]
@@ -80,9 +81,9 @@ impl Redirects {
     }
 }
 
-/// Whether it is an accepted connection from the same machine that could be redirected, by its addresses alone: other network
-/// namespaces' addresses are not known. REDIRECT makes a connection go to loopback, and whoever comes from loopback is of
-/// class `localhost` anyway.
+/// Whether it is an accepted connection from the same machine that could be redirected, by its
+/// addresses alone: other network namespaces' addresses are not known. REDIRECT makes a connection
+/// go to loopback, and a peer on loopback has class `localhost` anyway.
 fn is_from_here(record: &FlowRecord) -> bool {
     let (local, remote) = (record.local.addr, record.remote.addr);
     record.role == Role::Server && !remote.is_loopback() && (local.is_loopback() || local == remote)

@@ -17,16 +17,16 @@ pub enum ClientError {
     Kubeconfig {
         /// Which file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// Message of the error.
         reason: String,
     },
     /// The client can't be made of either.
-    #[error("no client of the Kubernetes API: {0}")]
+    #[error("the Kubernetes API client can't be created: {0}")]
     Client(String),
 }
 
-/// The client: by `kubeconfig` if one is named, else by this pod's service account, else by `$KUBECONFIG`. `None` if there is no
-/// cluster around, which is no error.
+/// The client: from `kubeconfig` if given, else from this pod's service account, else from
+/// `$KUBECONFIG`. `None` outside a cluster, which is not an error.
 ///
 /// # Errors
 /// [`ClientError`] if what is there can't be used.

@@ -1,4 +1,4 @@
-//! What is kept of an object of the API: the few fields that ranges and names are made of.
+//! The parts of API objects that are kept: the few fields needed for ranges and names.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 use serde::Deserialize;
 
-/// What is kept of one kind of object.
+/// Kept fields of one kind of object.
 pub(super) trait Facts: Sized {
     /// The object.
     type Object: ResourceExt;
@@ -133,7 +133,8 @@ impl Facts for PodFacts {
     }
 }
 
-/// What controls a pod. A Deployment stands behind its `ReplicaSet`, whose name ends with the hash of the pod's template.
+/// The controller of a pod. A Deployment controls it through its `ReplicaSet`, whose name ends with
+/// the hash of the pod's template.
 fn workload(pod: &Pod) -> String {
     let owners = pod.owner_references();
     let Some(owner) = owners.iter().find(|owner| owner.controller == Some(true)) else {
@@ -178,7 +179,7 @@ impl Facts for ServiceFacts {
         let spec = service.spec.as_ref();
         let addresses = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
         let address = spec.and_then(|spec| spec.cluster_ip.clone());
-        // A headless service says `None`, which is no address.
+        // A headless service has `None` here, which is not an address.
         let addresses = addresses.iter().chain(&address).filter_map(|address| ip(address));
         let names = KubernetesNames {
             namespace: service.namespace().unwrap_or_default(),

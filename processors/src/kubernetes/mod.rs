@@ -4,10 +4,11 @@
 //!
 //! 1. The peer is what has its address: a pod, a service, or a node.
 //! 2. This side is the pod whose container the process is in; else what has the local address.
-//! 3. What the cluster does not know has no names.
+//! 3. Addresses unknown to the cluster have no names.
 //!
-//! Names become labels only where the config asks for them (`processors.window.families`). What is known of the cluster comes
-//! from [`watch`], which also gives the processor `policy` the ranges of pods, services and DNS.
+//! Names become labels only where the config selects them (`processors.window.families`). The state
+//! of the cluster comes from [`watch`], which also gives the processor `policy` the ranges of pods,
+//! services and DNS.
 
 mod client;
 mod facts;
@@ -48,7 +49,7 @@ impl ProcessorConfig for Config {
 /// The processor type `kubernetes`.
 pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
     type_name: "kubernetes",
-    summary: "names both ends: pod, workload, namespace, service, node",
+    summary: "adds the names of both ends: pod, workload, namespace, service, node",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-/// What a watch is sent.
+/// A message sent to a watch.
 #[derive(Clone, Debug)]
 enum Message {
     /// An event of one path.
@@ -103,7 +103,7 @@ impl TestServer {
         self.send(path, &json!({"type": "DELETED", "object": object}));
     }
 
-    /// What changes from now on is not sent to watches: they have to list again.
+    /// Changes from now on are not sent to watches, which have to list again.
     pub(super) fn put_silently(&self, path: &str, object: Value) {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         self.next_version();
@@ -134,7 +134,7 @@ impl TestServer {
             .insert(path.to_owned(), status);
     }
 
-    /// How often `path` was listed.
+    /// Number of times that `path` was listed.
     pub(super) fn lists(&self, path: &str) -> usize {
         self.shared.lists.lock().unwrap().get(path).copied().unwrap_or(0)
     }
@@ -146,7 +146,7 @@ impl TestServer {
     }
 
     fn send(&self, path: &str, event: &Value) {
-        // Nobody watches yet: who comes lists first.
+        // There are no watches yet: a client lists first.
         let _ = self
             .shared
             .messages

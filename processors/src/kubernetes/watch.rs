@@ -31,7 +31,7 @@ use super::facts::Model;
 /// Changes that come within this time are published together.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// What is watched.
+/// Settings of the watches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchConfig {
     /// Whether names are wanted; ranges always are.
@@ -82,7 +82,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What a source has said.
+/// An update from a source.
 enum Change {
     Kubeadm(Box<Event<ConfigMap>>),
     Node(Box<Event<Node>>),
@@ -119,7 +119,7 @@ impl Telemetry {
             last_event: meter
                 .f64_gauge("kubernetes_last_event_timestamp")
                 .with_description(
-                    "When the Kubernetes API last reported an object of a resource, since the epoch.",
+                    "Unix time at which the Kubernetes API last reported an object of a resource.",
                 )
                 .with_unit("s")
                 .build(),
@@ -295,12 +295,14 @@ fn warn(source: Source, error: &watcher::Error) {
     match status_code(error) {
         Some(403) => tracing::warn!(
             resource,
-            "the Kubernetes API forbids to watch {resource} ({place}); to mend it: a rule with apiGroups: [\"{group}\"], \
-             resources: [\"{resource}\"], verbs: [\"list\", \"watch\"]; until then its part comes from the config alone"
+            "the Kubernetes API forbids watching {resource} ({place}); hint: add a rule with apiGroups: [\"{group}\"], \
+             resources: [\"{resource}\"], verbs: [\"list\", \"watch\"]; until then only the config is used for it"
         ),
         // An API server before 1.33 has none of these.
         Some(404) => tracing::debug!(resource, "this cluster's API has no {resource}"),
-        _ => tracing::warn!(resource, %error, "the Kubernetes API can't be watched; what was known stays"),
+        _ => {
+            tracing::warn!(resource, %error, "the Kubernetes API can't be watched; the last known state stays in use")
+        }
     }
 }
 

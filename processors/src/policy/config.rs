@@ -94,11 +94,12 @@ pub struct Config {
     pub internal_hosts: Vec<Entry>,
     /// `localhost`.
     pub localhost: Vec<Entry>,
-    /// `k8sPod`, besides what the cluster says.
+    /// `k8sPod`, in addition to the cluster's ranges.
     pub k8s_pod: Vec<Entry>,
-    /// `k8sSvc`, besides what the cluster says.
+    /// `k8sSvc`, in addition to the cluster's ranges.
     pub k8s_svc: Vec<Entry>,
-    /// `dns`, besides what the cluster says, the name servers of `resolv.conf`, and port 53.
+    /// `dns`, in addition to the cluster's DNS service, the name servers of `resolv.conf`, and port
+    /// 53.
     pub dns: Vec<Entry>,
     /// `docker`. Empty: the networks of this machine's Docker bridges.
     pub docker: Vec<Entry>,
@@ -172,11 +173,11 @@ impl ComponentConfig for Config {
         for (number, class) in self.classes.iter().enumerate() {
             let name = &class.name;
             let message = if PeerClass::is_built_in(name) {
-                format!("`{name}` is a class already; its ranges are set by its own list")
+                format!("`{name}` is a built-in class; hint: set its ranges in its own list")
             } else if !names.insert(name) {
-                format!("there is a class `{name}` already; add to its `cidrs`")
+                format!("duplicate class `{name}`; hint: add to the `cidrs` of the first")
             } else if !is_class_name(name) {
-                format!("`{name}` can't be a class: letters, digits, `_` and `-`, a letter first")
+                format!("invalid class name `{name}`: expected letters, digits, `_` and `-`, a letter first")
             } else {
                 continue;
             };

@@ -13,7 +13,7 @@ use super::config::{Config, Entry};
 use super::table::Source;
 use crate::cidr::{Cidr, InvalidCidr};
 
-/// How often files are looked at.
+/// Interval at which files are checked for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a list can't be read.
@@ -30,14 +30,14 @@ pub enum ListError {
         /// The error of the system call.
         source: io::Error,
     },
-    /// A line of a file is no range.
+    /// A line of a file that is not a range.
     #[error("{}, line {line}: {source}", .file.display())]
     Line {
         /// Which file.
         file: PathBuf,
         /// The line's number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// Error of the parser.
         source: InvalidCidr,
     },
 }
@@ -128,7 +128,7 @@ pub(super) fn follow(config: &Config) -> Result<Arc<Live<Lists>>, ListError> {
             .name("policy-lists".to_owned())
             .spawn(move || watch(&config, stamps, &followers));
         if let Err(error) = watching {
-            tracing::warn!(%error, "changes of the policy's files will not be seen");
+            tracing::warn!(%error, "changes of the policy's files will not be noticed");
         }
     }
     Ok(live)
@@ -146,15 +146,15 @@ fn watch(config: &Config, mut before: Vec<Stamp>, live: &Weak<Live<Lists>>) {
         before = now;
         match Lists::read(config) {
             Ok(lists) => {
-                tracing::info!("the policy's lists were read again");
+                tracing::info!("the policy's lists were reloaded");
                 live.store(lists);
             }
-            Err(error) => tracing::warn!(%error, "the policy's lists stay as they were"),
+            Err(error) => tracing::warn!(%error, "the policy's lists are unchanged"),
         }
     }
 }
 
-/// What shows that a file has changed; `None` if it is not there.
+/// Identity of a file's version; `None` if the file does not exist.
 type Stamp = Option<(SystemTime, u64)>;
 
 fn stamps(config: &Config) -> Vec<Stamp> {

@@ -36,7 +36,7 @@ pub struct Policy {
     lists: Seen<Lists>,
     node: Seen<NodeInfo>,
     cluster: Seen<ClusterState>,
-    /// What the tables were made from.
+    /// Ranges that the tables were built from.
     ranges: Arc<ClusterRanges>,
     tables: Tables,
 }

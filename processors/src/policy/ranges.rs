@@ -1,15 +1,16 @@
 //! The class of every address, as neighbouring ranges: what a record is looked up in.
 //!
-//! A prefix table takes a dependent load and a branch that nobody can foresee per level, and three of them stand behind a
-//! class. Which class an address has changes at the bounds of prefixes only, so the tables are asked there once, and a record
-//! takes a binary search among the bounds that have the same first bits as its address.
+//! A prefix table takes a dependent load and an unpredictable branch per level, and a class needs
+//! three of them. The class of an address changes at the bounds of prefixes only, so the tables are
+//! queried there once, and a record takes a binary search among the bounds that have the same first
+//! bits as its address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowtap_pipeline::PeerClass;
 use ipnet::IpNet;
 
-/// How many first bits of an address are an index.
+/// Number of leading bits of an address that are used as an index.
 const INDEX_BITS: u32 = 12;
 
 /// An address as a number.
@@ -75,8 +76,8 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// What `class_of` says, which depends on nothing but which of `prefixes` an address is in, and whether it is the unspecified
-    /// one.
+    /// `class_of` may depend only on which of `prefixes` contain an address, and on whether it is
+    /// the unspecified one.
     pub(super) fn new(prefixes: impl Iterator<Item = IpNet>, class_of: impl Fn(IpAddr) -> PeerClass) -> Self {
         let (mut v4, mut v6) = (vec![0, 1], vec![0, 1]);
         for prefix in prefixes {

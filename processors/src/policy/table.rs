@@ -43,7 +43,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What decided the class of an address.
+/// The rule that decided the class of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The most specific range that holds the address.
@@ -106,7 +106,7 @@ fn membership(list: &[Cidr]) -> Table<()> {
     let (mut v4, mut v6) = (Ipv4CidrCombiner::new(), Ipv6CidrCombiner::new());
     let mut table = Table::new();
     for Cidr(net) in list {
-        // Never an error: a prefix of ours is without host bits.
+        // Never an error: these prefixes have no host bits.
         match net {
             IpNet::V4(net) => v4.push(
                 Ipv4Cidr::new(net.network(), net.prefix_len())
@@ -206,7 +206,7 @@ impl Prefixes {
     }
 }
 
-/// What addresses are looked up in: for their class, and for the rule behind it.
+/// Look-up tables for the class of an address, and for the rule that assigned it.
 #[derive(Debug)]
 pub struct Tables {
     prefixes: Prefixes,

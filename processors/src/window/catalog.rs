@@ -1,4 +1,4 @@
-//! How the families are exposed: which of them, and with which labels.
+//! The exposed families with their labels.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ struct Exposed {
     family: &'static Family,
     enabled: bool,
     labels: Vec<Label>,
-    /// How many of the labels, from the first, tell series from one another; the rest have few values.
+    /// Number of leading labels that distinguish series; the remaining ones have few values.
     own: usize,
     set: LabelSet,
 }
@@ -62,7 +62,7 @@ impl Catalog {
         }
     }
 
-    /// What all series of a family share.
+    /// Name, unit and help, shared by all series of a family.
     pub(super) const fn family(&self, id: FamilyId) -> &'static Family {
         self.families[id as usize].family
     }

@@ -17,11 +17,11 @@ use super::Window;
 use flowtap_pipeline::catalog::FAMILIES;
 use flowtap_pipeline::catalog::Label;
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How long a window is. At least 100 ms; windows end on multiples of it.
+    /// Length of a window. At least 100 ms; windows end on multiples of it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
@@ -31,12 +31,12 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub metric_expiration: Duration,
-    /// Whose names metrics and labels have.
+    /// Naming of metrics and labels.
     pub naming: Naming,
-    /// Whether peers on this machine and in its cluster have round-trip times, too: `localhost`, `docker`, `k8sPod`, `k8sSvc`,
-    /// `dns`.
+    /// Whether peers on this machine and in its cluster also have round-trip times: `localhost`,
+    /// `docker`, `k8sPod`, `k8sSvc`, `dns`.
     pub rtt_of_near_peers: bool,
-    /// Families that are to be exposed otherwise, by their names without the namespace.
+    /// Families whose exposure differs from the default, by their names without the namespace.
     #[schemars(extend("propertyNames" = BTreeMap::from([("enum", all_family_names())])))]
     pub families: BTreeMap<String, FamilyConfig>,
 }
@@ -52,7 +52,7 @@ fn all_family_names() -> Vec<&'static str> {
     FAMILIES.iter().map(|definition| definition.family.name).collect()
 }
 
-/// How a family is exposed.
+/// Exposure of a family.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FamilyConfig {
@@ -123,9 +123,9 @@ impl FamilyConfig {
             let earlier = self.labels.iter().flatten().take(number);
             let message = if !definition.possible(naming).any(|possible| possible == *label) {
                 let possible: Vec<_> = definition.possible(naming).map(Label::name).collect();
-                format!("`{name}` can't have it; it can have {}", possible.join(", "))
+                format!("not available for `{name}`; available: {}", possible.join(", "))
             } else if earlier.clone().any(|earlier| earlier == label) {
-                "is there twice".to_owned()
+                "is a duplicate".to_owned()
             } else {
                 continue;
             };
@@ -163,7 +163,7 @@ impl ComponentConfig for Config {
             faults.push(Fault::new("interval", "must be at least 100ms"));
         }
         if self.metric_expiration < self.interval {
-            let message = "must be at least `interval`, or series would leave between two changes";
+            let message = "must be at least `interval`, or series would expire between two changes";
             faults.push(Fault::new("metric_expiration", message));
         }
         faults.extend(
@@ -220,12 +220,12 @@ mod tests {
             .collect();
         assert_eq!(faults.len(), 3, "{faults:?}");
         assert_eq!(faults[0].0, "families.network_flow_dns.labels.1");
-        assert!(faults[0].1.contains("it can have raddr"), "{faults:?}");
+        assert!(faults[0].1.contains("available: raddr"), "{faults:?}");
         assert_eq!(
             faults[1],
             (
                 "families.network_flow_dns.labels.2".to_owned(),
-                "is there twice".to_owned()
+                "is a duplicate".to_owned()
             )
         );
         assert_eq!(faults[2].0, "families.network_tcp_flow");

@@ -7,8 +7,8 @@
 //! 2. A connection that is reported as open again, with other labels than before, moves to the series of the new ones.
 //! 3. A census ends with nothing left that it has not seen: the close of the rest was lost.
 //! 4. A close of a connection that is not in the table is of one whose opening was not seen, and changes nothing.
-//! 5. What does not fit is counted by series only: its close takes one out of the series of the close's own labels, if that
-//!    counts any. The next census puts right what that gets wrong.
+//! 5. Connections that do not fit are counted by series only: a close takes one out of the series
+//!    of the close's own labels, if that counts any. The next census corrects the errors of this.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -35,7 +35,7 @@ struct Connection {
     census: u16,
 }
 
-/// What is known of a receiver.
+/// State of a receiver.
 #[derive(Clone, Debug, Default)]
 struct Feed {
     /// Counts its censuses, also those that were not ended; wraps.
@@ -48,7 +48,7 @@ struct Feed {
     untracked: HashMap<u32, u64>,
 }
 
-/// What a connection's being open changes.
+/// The change caused by a connection's being open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placed {
     /// Nothing: it is counted there already.
@@ -88,7 +88,7 @@ impl Connections {
         }
     }
 
-    /// How many connections it follows.
+    /// Number of connections in the table.
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }

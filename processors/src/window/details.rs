@@ -174,7 +174,7 @@ const LEAST: usize = 1024;
 struct Row {
     detail: Detail,
     hash: u64,
-    /// How many series have it.
+    /// Number of series that use it.
     series: usize,
 }
 

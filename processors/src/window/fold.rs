@@ -36,7 +36,7 @@ pub struct Window {
     histograms: Store<Histogram>,
     connections: Connections,
     memory: Arc<Memory>,
-    /// What was shed for want of memory.
+    /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
     /// Where the open window began.
     opened: Timestamp,
@@ -183,7 +183,7 @@ impl Window {
             return;
         }
         if record.cookie == 0 {
-            // Nothing tells one connection from another, so all that is left is arithmetic.
+            // Connections can't be distinguished here, so only their number is known.
             let change = i64::from(began) - i64::from(closed);
             if change != 0 {
                 self.add(FamilyId::ConnectionsActive, record, Facets::default(), change);
@@ -303,8 +303,8 @@ impl Window {
         }
     }
 
-    /// Counts what records would have added, and leaves it out. What happened to connections is kept: it takes no memory, and a
-    /// gauge that missed an end would never be right again.
+    /// Counts the changes that the records would have made, and drops them. Connection events are
+    /// kept: they take no memory, and a gauge that missed an end would stay wrong.
     fn shed(&mut self, receiver: u16, records: &[FlowRecord]) {
         let mut bytes = 0;
         for record in records {
@@ -394,7 +394,7 @@ impl Aggregator for Window {
 
     fn finish(&mut self, at: Timestamp) -> Snapshot {
         let snapshot = self.close(at.max(self.opened), true);
-        // Whatever comes in its place has series of its own.
+        // Its replacement has separate series.
         self.telemetry.record_series(|_| 0, [[0; FAMILIES.len()]; 2]);
         self.telemetry.record_connections(0);
         snapshot
@@ -475,11 +475,11 @@ fn towards(direction: Direction) -> Facets {
     }
 }
 
-/// How full the store is.
+/// Gauges of the store's size.
 #[derive(Debug)]
 struct Telemetry {
     live: Gauge<u64>,
-    /// Families that `live` was recorded for: it has to follow them down to 0, too.
+    /// Families that `live` was recorded for, which must also be reported when they fall to 0.
     recorded: [bool; FAMILIES.len()],
     folded: Counter<u64>,
     connections: Gauge<u64>,
@@ -501,7 +501,7 @@ impl Telemetry {
                 .meter
                 .u64_counter("processor_folded_records")
                 .with_description(
-                    "Changes that went into a series `other` because their family is at `max_series`.",
+                    "Changes folded into a series `other` because their family is at `max_series`.",
                 )
                 .with_unit("{record}")
                 .build(),

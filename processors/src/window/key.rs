@@ -1,8 +1,8 @@
-//! What tells one series from another: a small key that is hashed and compared without touching the heap.
+//! The identity of a series: a small key that is hashed and compared without touching the heap.
 //!
-//! A key holds a value for each label that its family is exposed with, and nothing for the others: that is how a label
-//! that the config leaves out is summed away. Labels of one connection or process are rare, so they stand in a table
-//! of their own ([`Details`]) and a key has the number of their row.
+//! A key has a value for each configured label of its family, and nothing for the others: so series
+//! are summed over omitted labels. Labels of one connection or process are rare, so they are in a
+//! separate table ([`Details`]) and a key has the index of their row.
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
@@ -32,7 +32,7 @@ impl Direction {
     }
 }
 
-/// What happened to a connection.
+/// An event of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ConnectionEvent {
     Opened,
@@ -150,7 +150,7 @@ impl Addr {
     }
 }
 
-/// What a family counts, where it has a label for that. No family has more than one.
+/// The counted event, for families with a label for that. No family has more than one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     Event(ConnectionEvent),
@@ -176,7 +176,7 @@ impl Cause {
     }
 }
 
-/// What only some families have a label for, beside what the record says.
+/// Inputs of a key that only some families have a label for, in addition to the record's own.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Facets {
     pub(super) direction: Option<Direction>,
@@ -258,7 +258,7 @@ pub(super) struct Key {
     cause: Option<Cause>,
 }
 
-const _: () = assert!(size_of::<Key>() == 32, "a slot is no cache line any more");
+const _: () = assert!(size_of::<Key>() == 32, "a slot is larger than a cache line");
 
 /// No row: memory ends long before there are as many.
 const OTHER: u32 = u32::MAX;
@@ -384,8 +384,8 @@ impl Key {
         }
     }
 
-    /// What tells the hashes of two keys apart that differ in the direction alone: a record changes both, and hashes one.
-    /// The fractions of the square roots of 2 and 3 are as good as any bits.
+    /// Distinguishes the hashes of two keys that differ only in direction: a record changes both,
+    /// and hashes one. The fractions of the square roots of 2 and 3 are as good as any bits.
     pub(super) const fn turn(&self) -> u64 {
         match self.packed.direction() {
             None => 0,

@@ -1,8 +1,9 @@
 //! Names of processes as text.
 //!
-//! The kernel keeps 16 bytes that the process itself chooses (prctl(2), `PR_SET_NAME`), in no encoding: control sequences for the
-//! terminal that shows them, line breaks, bytes that are not UTF-8. They are made harmless here, once, so that no exporter,
-//! log or command has to. Series are told apart by the bytes; two names may look alike.
+//! The kernel keeps 16 bytes that the process itself chooses (prctl(2), `PR_SET_NAME`), without an
+//! encoding: control sequences for the terminal that shows them, line breaks, bytes that are not
+//! UTF-8. They are escaped here, once, so that no exporter, log or command has to. Series are
+//! distinguished by the original bytes; two names may look alike.
 
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -25,9 +25,9 @@ pub(super) struct Sum {
     shown: u64,
 }
 
-/// What a series stands at.
+/// Value of a series.
 pub(super) trait Value: Default {
-    /// What a record says of it.
+    /// Change of the value by a record.
     type Change: Copy + std::fmt::Debug;
 
     fn apply(&mut self, change: Self::Change);
@@ -114,7 +114,7 @@ pub(super) struct Slot<V> {
 
 const _: () = assert!(
     size_of::<Option<Slot<Sum>>>() == 64,
-    "a counter's slot is no cache line any more"
+    "a counter's slot is larger than a cache line"
 );
 
 /// In the window that is open.
@@ -129,7 +129,7 @@ const LEAST: usize = 1024;
 /// In place of the number of a slot.
 const NO_SLOT: u32 = u32::MAX;
 
-/// What the table has of a series.
+/// The table's entry for a series.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// The high half of its key's hash.
@@ -182,8 +182,8 @@ impl<V: Value> Store<V> {
         hash(&self.hasher, key)
     }
 
-    /// Changes `key`'s series, or its family's `other` if there is no room for one more, at the latest with the next
-    /// [`Store::settle`]. A series that is new begins at `start`.
+    /// Changes `key`'s series, or its family's `other` if there is no room for one more, at the
+    /// latest with the next [`Store::settle`]. A new series begins at `start`.
     #[inline]
     pub(super) fn change(
         &mut self,
@@ -240,8 +240,8 @@ impl<V: Value> Store<V> {
         self.slots[number as usize].get_or_insert_with(|| Slot::new(key, start, catalog))
     }
 
-    /// Number of the slot of `key`'s series, or of its family's `other` if there is no room for one more. The slot stays that
-    /// series' own as long as it stays (see [`Store::sweep`]).
+    /// Index of the slot of `key`'s series, or of its family's `other` if there is no room for one
+    /// more. The slot belongs to that series as long as it stays (see [`Store::sweep`]).
     pub(super) fn slot_of(
         &mut self,
         (hash, key): (u64, Key),

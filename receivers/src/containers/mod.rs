@@ -11,7 +11,7 @@
 //!
 //! A record without an answer is counted (`receiver_unresolved_cgroups`).
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`mount`] | where the hierarchy is mounted |
 //! | [`runtime_paths`] | which paths are containers |
@@ -70,7 +70,7 @@ impl Containers {
             if !hierarchy.is_whole() {
                 tracing::warn!(
                     mount = %hierarchy.root.display(),
-                    "only a part of the cgroup hierarchy is in sight: connections of other cgroups have no container_id\n  \
+                    "only a part of the cgroup hierarchy is visible: connections of other cgroups have no container_id\n  \
                      hint: mount the host's /sys/fs/cgroup into this container, read-only"
                 );
             }

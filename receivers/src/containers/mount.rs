@@ -1,8 +1,8 @@
 //! The cgroup v2 file system: where it is mounted, and how much of the hierarchy is in sight.
 //!
-//! In: `mountinfo` of this process, and of the host's process 1 if its proc file system is mounted here. Out: the mount that
-//! shows the most. A container with a cgroup namespace of its own has a mount whose root is the container; a mount of the host's
-//! beside it shows every cgroup.
+//! In: `mountinfo` of this process, and of the host's process 1 if its proc file system is mounted
+//! here. Out: the mount that shows the most. A container with a private cgroup namespace has a
+//! mount whose root is the container; a mount of the host's beside it shows every cgroup.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

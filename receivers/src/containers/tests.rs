@@ -9,7 +9,7 @@ use super::*;
 
 const ID: &str = "4f0d1cbe2a8b93d7e65f4f0d1cbe2a8b93d7e65f4f0d1cbe2a8b93d7e65f0a1b";
 
-/// A folder in place of a mounted hierarchy: an inode number is an id there, too.
+/// A folder in place of a mounted hierarchy: an inode number is also an id there.
 struct Fake {
     root: tempfile::TempDir,
 }

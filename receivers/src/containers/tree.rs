@@ -11,7 +11,7 @@ use super::runtime_paths::container_of;
 use super::table::{Container, Table};
 use super::telemetry::{Gap, Telemetry};
 
-/// What is known of the cgroups beneath a mount. Shared by the thread that watches them and the receiver's.
+/// Known cgroups beneath a mount. Shared by the thread that watches them and the receiver's.
 #[derive(Debug)]
 pub(super) struct Tree {
     hierarchy: Hierarchy,
@@ -86,7 +86,7 @@ impl Tree {
         let mut found = None;
         let mut waiting = vec![PathBuf::new()];
         while let Some(path) = waiting.pop() {
-            // One that is removed meanwhile is no longer looked for.
+            // A cgroup that is removed meanwhile is no longer searched.
             if self.learn(&path).is_ok_and(|id| id == wanted) {
                 found = Some(self.container(&path));
             }

@@ -106,7 +106,7 @@ impl Follower {
                 Ok(events) => self.take(&events),
                 Err(Errno::EINTR) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cgroups are no longer watched: those of short processes may lack their container");
+                    tracing::warn!(%error, "cgroups are no longer watched: connections of short processes may have no container_id");
                     return;
                 }
             }
@@ -166,7 +166,7 @@ impl Follower {
             let watched = self.watch(&path);
             match watched {
                 Ok(_) => {}
-                // Removed meanwhile: its end is an event, too.
+                // Removed meanwhile: its end is also an event.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
                 Err(Errno::ENOSPC | Errno::ENOMEM) => self.report_limit(),
                 Err(_) => self.tree.telemetry.gap(Gap::Unreadable),
@@ -209,7 +209,7 @@ impl Follower {
         if !std::mem::replace(&mut self.is_full, true) {
             tracing::warn!(
                 watches = self.watches.len(),
-                "no more cgroups can be watched: those of short processes may lack their container\n  \
+                "no more cgroups can be watched: connections of short processes may have no container_id\n  \
                  hint: sysctl -w fs.inotify.max_user_watches={}",
                 2 * MAX_WATCHES
             );

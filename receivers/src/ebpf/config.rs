@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::EbpfReceiver;
 
-/// How the receiver measures.
+/// Capture mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -24,13 +24,13 @@ pub enum Mode {
     Events,
 }
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How it measures.
+    /// Capture mode.
     pub mode: Mode,
-    /// How often the sockets' totals are read. At least 100 ms.
+    /// Interval at which the sockets' totals are read. At least 100 ms.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
@@ -43,8 +43,8 @@ pub struct Config {
     /// tracked at a time; those beyond are counted with their bytes when they close. At least 1. In mode `events` each takes about 200
     /// bytes of kernel memory from the start.
     pub max_sockets: u32,
-    /// How often listening ports are read again from `proc_root`, and accepted connections get their process. At least
-    /// 1 s.
+    /// Interval at which listening ports are read again from `proc_root`, and accepted connections
+    /// get their process. At least 1 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub scan_listen_interval: Duration,
@@ -80,7 +80,7 @@ impl ComponentConfig for Config {
             && (!bytes.is_power_of_two() || !(1 << 12..=1 << 30).contains(&bytes))
         {
             let message = format!(
-                "{bytes} is no power of two from 4096 to 1073741824; the next one is {}",
+                "{bytes} is not a power of two from 4096 to 1073741824; the next one is {}",
                 bytes.clamp(1 << 12, 1 << 30).next_power_of_two()
             );
             faults.push(Fault::new("ring_buffer_bytes", message));

@@ -1,11 +1,12 @@
 //! Mode `events` at work.
 //!
-//! Two threads: one reads the rings, as fast as it can, into a bounded channel; this receiver's own takes events from the
-//! channel into the pipelines. What does not fit is counted at each hop: in the rings by the kernel side, at the channel
-//! here. Counts of both hops travel with the batches and become the families `bpf_event_recv` and
-//! `bpf_event_chan_drop`.
+//! Two threads: one reads the rings, as fast as it can, into a bounded channel; this receiver's own
+//! takes events from the channel into the pipelines. Events that do not fit are counted at each
+//! hop: in the rings by the kernel side, at the channel here. Counts of both hops travel with the
+//! batches and become the families `bpf_event_recv` and `bpf_event_chan_drop`.
 //!
-//! Ticks go through the same channel, behind the events that came before them, and are never dropped.
+//! Ticks go through the same channel, after the events that came before them, and are never
+//! dropped.
 //!
 //! A census reads the table of connections from user space. One that has closed by then may still stand there: its record is in
 //! the ring before it leaves the table. So the ring is drained first, and what that shows closed is left out.
@@ -35,7 +36,7 @@ use crate::listen_scan;
 /// Events per message of the channel.
 const BATCH_EVENTS: usize = 1024;
 
-/// What goes through the channel.
+/// A message in the channel.
 enum Message {
     Batch(FlowBatch),
     /// Everything up to then has gone before; with all that was lost up to now.
@@ -49,7 +50,7 @@ struct Lost {
     channel: ChannelLosses,
 }
 
-/// What another receiver can continue with.
+/// State with which another receiver can continue.
 #[derive(Debug)]
 pub(super) struct Left {
     pub(super) programs: Events,
@@ -59,7 +60,7 @@ pub(super) struct Left {
     pub(super) lost: ChannelLosses,
 }
 
-/// Runs until `stop` is cancelled; then what waits in the rings is handed on.
+/// Runs until `stop` is cancelled; then passes on the remaining events of the rings.
 pub(super) async fn run(
     config: &Config,
     losses: &mut LossTelemetry,
@@ -145,7 +146,7 @@ struct Counts {
 }
 
 impl Counts {
-    /// What is not zero, for a batch; and begins anew.
+    /// Takes the counts that are not zero, for a batch, and resets them.
     fn take(&mut self) -> Vec<EventCount> {
         let hops = [
             (EventHop::Received, self.received),
@@ -264,7 +265,7 @@ impl Reader {
                 let changes = at_changes.map(|program| program.misses).min();
                 losses.flows + losses.untracked + changes.unwrap_or(0) + self.dropped_changes
             }
-            // Logged when they are read to be told.
+            // Logged when the losses are read.
             _ => self.left.census.lost(),
         };
         let wanted = self.census_wanted.swap(false, Ordering::AcqRel);
@@ -313,7 +314,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What found no room in the channel waits for it.
+    /// Messages that found no room in the channel wait for it.
     async fn send_rest(&mut self) {
         let (_, mut lane) = self.lane();
         lane.send();

@@ -1,9 +1,9 @@
-//! What the kernel side says, in the operator's terms.
+//! Errors of the kernel side, in the operator's terms.
 
 use flowtap_ebpf::LoadError;
 use flowtap_pipeline::StageError;
 
-/// What is missing, in the operator's terms, and the command that mends it.
+/// The missing requirement, in the operator's terms, and the command that fixes it.
 pub(super) fn explain(error: LoadError) -> StageError {
     match error {
         LoadError::Capability(missing) => StageError::Permission {
@@ -13,7 +13,7 @@ pub(super) fn explain(error: LoadError) -> StageError {
         },
         LoadError::Refused { .. } => StageError::Permission {
             what: error.to_string(),
-            missing: "the kernel's consent: it is locked down, or a seccomp or LSM policy forbids bpf(2)"
+            missing: "permission of the kernel: it is locked down, or a seccomp or LSM policy forbids bpf(2)"
                 .to_owned(),
             remedy: "see /sys/kernel/security/lockdown, and the container's seccomp profile".to_owned(),
         },
@@ -29,7 +29,7 @@ pub(super) fn explain(error: LoadError) -> StageError {
     }
 }
 
-/// How the capabilities are granted to this very program.
+/// The command that grants the capabilities to this executable.
 pub(crate) fn grant_command() -> String {
     let program = std::env::current_exe().map_or_else(
         |_| "/path/to/flowtap".to_owned(),

@@ -6,8 +6,9 @@
 //!    stay attached; what they write meanwhile waits in the ring.
 //! 2. In mode `sockets` another size of the ring takes other programs, which are attached beside the first ones, with the same
 //!    knowledge of every socket, before these are detached.
-//! 3. Another mode, and another size of a table of connections or, in mode `events`, of rings, begins anew: what was open is adopted, and what moves
-//!    until then is not measured. The comparison with the kernel's counters goes on over that gap, and so shows how wide it was.
+//! 3. Another mode, and another size of a table of connections or, in mode `events`, of rings,
+//!    starts from scratch: open connections are adopted, and bytes until then are not measured. The
+//!    comparison with the kernel's counters continues over that gap, and so shows its size.
 
 use std::mem;
 
@@ -22,7 +23,7 @@ use super::{EbpfReceiver, Programs, SOCKETS_RING_BYTES};
 use crate::containers::Containers;
 use crate::coverage::Coverage;
 
-/// What a receiver leaves.
+/// State that a receiver leaves to its replacement.
 #[derive(Debug)]
 pub(super) struct Handover {
     /// Its config.
@@ -40,7 +41,7 @@ impl Handover {
     fn suits(&self, config: &Config) -> bool {
         let same_mode = self.config.mode == config.mode;
         match (&self.programs, config.mode) {
-            // What `auto` takes first.
+            // The first choice of `auto`.
             (Programs::Sockets(sockets, ..), Mode::Sockets | Mode::Auto) => {
                 sockets.store() != Store::Table || self.config.max_sockets == config.max_sockets
             }
@@ -55,7 +56,7 @@ impl Handover {
 }
 
 impl EbpfReceiver {
-    /// What this receiver leaves once it has run, or if it could not continue.
+    /// State that this receiver leaves once it has run, or if it could not continue.
     pub(super) fn leave(&mut self) -> Option<Handover> {
         if self.inherited.is_some() {
             return self.inherited.take();
@@ -70,7 +71,7 @@ impl EbpfReceiver {
         })
     }
 
-    /// Takes `handover`, or gives its programs back if there is no way to continue with them.
+    /// Takes `handover`, or returns its programs if there is no way to continue with them.
     pub(super) fn inherit(&mut self, handover: Handover) -> Result<(), Programs> {
         if handover.suits(&self.config) {
             self.inherited = Some(handover);
@@ -79,8 +80,7 @@ impl EbpfReceiver {
         tracing::warn!(
             receiver = %self.context.id,
             mode = handover.programs.mode(),
-            "this change of the config begins the measuring anew: what connections do until then is not counted; \
-             receiver_coverage_kernel and _measured show how much that is"
+            "this change of the config restarts the measurement: bytes and connections until then are not counted; receiver_coverage_kernel and _measured show the loss"
         );
         let Handover {
             config,

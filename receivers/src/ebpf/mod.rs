@@ -5,9 +5,10 @@
 //!
 //! 1. `mode: sockets` reads the sockets' own totals once per `interval` ([`sockets`]).
 //! 2. `mode: events` gets a record per received data segment ([`events`]).
-//! 3. `mode: auto` takes the first of the two that loads: it tries, it does not compare versions. If neither does, most
-//!    often for want of privileges, it makes do with [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
-//! 4. Which one it is, and why, is logged, and told by the gauge `receiver_mode`.
+//! 3. `mode: auto` uses the first of the two that loads: it tries, it does not compare versions. If
+//!    neither does, most often for want of privileges, it falls back to
+//!    [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
+//! 4. The mode and its reason are logged, and exported by the gauge `receiver_mode`.
 //! 5. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`]).
 
 mod config;
@@ -75,7 +76,7 @@ pub struct EbpfReceiver {
     programs: Option<(Programs, Coverage, String)>,
     /// Of the receiver that this one replaces.
     inherited: Option<Handover>,
-    /// The comparison that goes on although the programs can't.
+    /// The comparison, which continues although the programs can't.
     coverage: Option<Coverage>,
 }
 
@@ -85,7 +86,7 @@ impl EbpfReceiver {
         let mode = context
             .meter
             .u64_gauge("receiver_mode")
-            .with_description("1 for how a receiver captures, 0 for how it did before a reload; the mode and the reason are labels.")
+            .with_description("1 for the current capture mode of a receiver, 0 for an earlier one; the mode and the reason are labels.")
             .build();
         Self {
             config,
@@ -136,7 +137,7 @@ impl EbpfReceiver {
 
     /// The programs, with the reason for the choice.
     fn load(&self) -> Result<(Programs, String), StageError> {
-        let as_told = |programs| (programs, "the config says so".to_owned());
+        let as_told = |programs| (programs, "set by the config".to_owned());
         match self.config.mode {
             Mode::Sockets => self.load_sockets().map(as_told).map_err(explain),
             Mode::Events => self.load_events().map(as_told).map_err(explain),
@@ -146,7 +147,7 @@ impl EbpfReceiver {
 
     fn load_best(&self) -> Result<(Programs, String), StageError> {
         let sockets = match self.load_sockets() {
-            Ok(programs) => return Ok((programs, "the best mode, and it loads".to_owned())),
+            Ok(programs) => return Ok((programs, "the best mode that loads".to_owned())),
             // Mode events wants the same capabilities.
             Err(error @ LoadError::Capability(_)) => return self.make_do(explain(error)),
             Err(error) => error,
@@ -210,8 +211,7 @@ impl Receiver for EbpfReceiver {
             if let (false, Some(level)) = (attachment.kprobes, paranoia()) {
                 tracing::warn!(
                     kernel.perf_event_paranoid = level,
-                    "no kprobes: at this level a kernel gives them to CAP_SYS_ADMIN only, so accepted connections have no process; \
-                     sysctl -w kernel.perf_event_paranoid=2 lets CAP_PERFMON do"
+                    "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so accepted connections have no process; hint: with sysctl -w kernel.perf_event_paranoid=2 CAP_PERFMON is sufficient"
                 );
             }
         }

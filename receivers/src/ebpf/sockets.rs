@@ -1,9 +1,10 @@
 //! Mode `sockets` at work. The rules, per tick of `interval`:
 //!
-//! 1. Scan the sockets' totals. What moved comes through the ring, among connections that closed and listeners that changed;
-//!    it is drained before the scan, whenever the scan has filled its share, and once more after it.
-//! 2. From here on nothing that moved before the tick is missing, so the window may close: the tick is handed on as the
-//!    watermark.
+//! 1. Scan the sockets' totals. Records of changed sockets come through the ring, among connections
+//!    that closed and listeners that changed; it is drained before the scan, whenever the scan has
+//!    filled its share, and once more after it.
+//! 2. From here on no record before the tick is missing, so the window may close: the tick is
+//!    passed on as the watermark.
 //!
 //! Between ticks the ring is drained only when a quarter of it is full. When flowtap stops, the same steps give the last window.
 
@@ -22,7 +23,7 @@ use crate::containers::Containers;
 use crate::coverage::Outlet;
 use crate::listen_scan;
 
-/// Records after which a batch is handed on, so that it stays in the cache.
+/// Records after which a batch is passed on, so that it stays in the cache.
 const BATCH_RECORDS: usize = 1024;
 
 /// The receiver at work.
@@ -36,7 +37,7 @@ pub(super) struct Capture<'a> {
     pub(super) census: CensusPlan,
 }
 
-/// What another receiver can continue with.
+/// State with which another receiver can continue.
 pub(super) type Left = (Sockets, Containers, CensusPlan);
 
 impl Capture<'_> {
@@ -49,7 +50,7 @@ impl Capture<'_> {
                 biased;
                 () = stop.cancelled() => {
                     let now = Timestamp::now();
-                    // A census that is due is left to whoever continues.
+                    // A census that is due is left to the receiver that continues.
                     self.collect(false)?;
                     self.outlet.watermark(now);
                     return Ok((self.sockets, self.containers, self.census));
@@ -78,13 +79,13 @@ impl Capture<'_> {
                 let changes = misses.iter().map(|program| program.misses).min();
                 losses.flows + losses.untracked + changes.unwrap_or(0)
             }
-            // Logged when they are read to be told.
+            // Logged when the losses are read.
             _ => self.census.lost(),
         };
         self.census.is_due(self.outlet.wants_census(), lost)
     }
 
-    /// Everything that has moved up to now; in a `census` everything that is open, too.
+    /// Everything that has moved up to now; in a `census` also everything that is open.
     fn collect(&mut self, census: bool) -> Result<(), StageError> {
         self.hand_on();
         let Self {
@@ -168,12 +169,12 @@ pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &m
     if let Some(Err(error)) = adoption.files {
         tracing::warn!(
             %error,
-            "connections of other network namespaces that were open before are not counted, and accepted connections \
+            "open connections of other network namespaces are not counted, and accepted connections \
              have no process"
         );
     }
     if let Some(Err(error)) = adoption.sockets {
-        tracing::warn!(%error, "connections without a process that were open before are not counted");
+        tracing::warn!(%error, "open connections without a process are not counted");
     }
 }
 

@@ -35,10 +35,10 @@ const CLOSE: u8 = 7;
 /// The connections of a config.
 #[derive(Clone, Debug)]
 pub(super) struct Flows {
-    /// How many are open at a time.
+    /// Number of connections that are open at a time.
     open: u64,
     peers: u64,
-    /// What the other peers share.
+    /// Number of addresses that the other peers share.
     addresses: u64,
     /// Peers by IPv6.
     ipv6: u64,
@@ -60,7 +60,7 @@ struct Peer {
     number: u64,
     local: IpAddr,
     addr: IpAddr,
-    /// Of whoever serves.
+    /// Port of the server.
     port: u16,
     role: Role,
     rtt_us: u32,
@@ -87,12 +87,13 @@ impl Flows {
         }
     }
 
-    /// What the start sees: every connection opens.
+    /// Records of the start: every connection opens.
     pub(super) fn opening(&self) -> impl Iterator<Item = FlowRecord> {
         (0..self.open).map(|connection| self.opened(connection, 0))
     }
 
-    /// What the interval `number`, from 0 on, sees: bytes that move; then who closes, each followed by who opens instead.
+    /// Records of the interval `number`, from 0 on: bytes that move; then closing connections, each
+    /// followed by the one that opens instead.
     pub(super) fn interval(&self, number: u64) -> impl Iterator<Item = FlowRecord> {
         let closed = number * self.churn;
         let now = number + 1;
@@ -159,7 +160,7 @@ impl Flows {
         }
     }
 
-    /// How many intervals were over when it opened.
+    /// Number of intervals that were over when it opened.
     fn opened_after(&self, connection: u64) -> u64 {
         let replaced = connection.checked_sub(self.open);
         replaced.map_or(0, |replaced| replaced / self.churn.max(1) + 1)

@@ -16,7 +16,7 @@
 //!
 //! After K intervals it has come to this, whatever the seed:
 //!
-//! | what | how much |
+//! | quantity | formula |
 //! |---|---|
 //! | records | `flows` + K × (`active_per_interval` + 2 × `churn_per_interval`) |
 //! | bytes sent | K × `active_per_interval` × `sent_bytes` |
@@ -56,40 +56,41 @@ use self::flows::Flows;
 /// The most peers, and with them the most flows.
 const MAX_PEERS: u32 = 10_000_000;
 
-/// How many addresses 198.18.0.0/15 has.
+/// Number of addresses in 198.18.0.0/15.
 const MAX_ADDRESSES: u32 = 1 << 17;
 
-/// How many ports there are from 443 on.
+/// Number of ports from 443 on.
 const PORTS: u32 = 65_536 - 443;
 
-/// How many records a batch has at most.
+/// Maximum number of records in a batch.
 const BATCH_RECORDS: usize = 1024;
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How many connections are open at a time, each to a peer of its own: from 1 to 10,000,000.
+    /// Number of connections that are open at a time, each to a separate peer: from 1 to
+    /// 10,000,000.
     pub flows: u32,
-    /// How many peers new connections go to in turn: from `flows` to 10,000,000. Unset: as many as `flows`, so that churn
-    /// makes no new series.
+    /// Number of peers that new connections go to in turn: from `flows` to 10,000,000. Unset: as
+    /// many as `flows`, so that churn makes no new series.
     pub peers: Option<u32>,
-    /// How often flows move bytes. At least 100 ms.
+    /// Interval at which flows move bytes. At least 100 ms.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
     /// After how many intervals nothing moves any more; what is open stays open. At least 1. Unset: never.
     pub max_intervals: Option<u64>,
-    /// How many of the flows move bytes in an interval, all in turn: at most `flows`. Unset: all.
+    /// Number of flows that move bytes in an interval, all in turn: at most `flows`. Unset: all.
     pub active_per_interval: Option<u32>,
-    /// How many connections close in an interval, and as many open: at most `flows`.
+    /// Number of connections that close in an interval, and of those that open: at most `flows`.
     pub churn_per_interval: u32,
     /// Bytes that an active flow sends in an interval.
     pub sent_bytes: u32,
     /// Bytes that an active flow receives in an interval.
     pub received_bytes: u32,
-    /// How many addresses the IPv4 peers share: from 1 to 131,072. Peers of the same address differ by the service's port, of which
-    /// there are 65,093 for each.
+    /// Number of addresses that the IPv4 peers share: from 1 to 131,072. Peers of the same address
+    /// differ by the service's port, of which there are 65,093 for each.
     pub addresses: u32,
     /// Which share of the peers has an IPv6 address, each its own: from 0 to 1.
     pub ipv6_share: f64,
@@ -157,7 +158,7 @@ impl ComponentConfig for Config {
             (
                 (fewest..=MAX_ADDRESSES).contains(&self.addresses),
                 "addresses",
-                format!("must be from {fewest}, for as many peers, to {MAX_ADDRESSES}"),
+                format!("must be from {fewest}, required by the number of peers, to {MAX_ADDRESSES}"),
             ),
             (is_share(self.ipv6_share), "ipv6_share", share()),
             (is_share(self.server_share), "server_share", share()),
@@ -216,7 +217,7 @@ impl Generator {
             self.missed.add(missed, std::slice::from_ref(&self.receiver));
             tracing::warn!(
                 missed,
-                "the pipelines take longer than an interval; the flows come at a lower rate than is set"
+                "the pipelines take longer than an interval; the rate is lower than configured"
             );
         }
     }
@@ -227,7 +228,7 @@ impl Receiver for Generator {
         tracing::warn!(
             receiver = %self.receiver.value,
             flows = self.config.flows,
-            "generating synthetic flows: what they are counted as is not this machine's traffic"
+            "generating synthetic flows, which are not traffic of this machine"
         );
         Ok(())
     }
@@ -262,7 +263,7 @@ impl Receiver for Generator {
                         tracing::info!(receiver = %self.receiver.value, intervals, "all intervals are generated");
                     }
                 }
-                // Without new records time goes on, too, so that windows close and series expire.
+                // Without new records time also advances, so that windows close and series expire.
                 sink.watermark(at);
             }
         }
@@ -270,14 +271,14 @@ impl Receiver for Generator {
     }
 }
 
-/// How many intervals lie between two ticks; none if the clock was set back.
+/// Number of intervals between two ticks; 0 if the clock was set back.
 fn intervals_between(before: Timestamp, at: Timestamp, interval: Duration) -> u64 {
     let passed = at.since(before).as_nanos() / interval.as_nanos().max(1);
     u64::try_from(passed.saturating_sub(1)).unwrap_or(u64::MAX)
 }
 
-/// Hands `records` to `accept`, which empties the batch, as many at a time as fit into one. Whether all were handed on before
-/// `stop`.
+/// Passes `records` to `accept`, which empties the batch, in batches of limited size. Returns
+/// whether all were passed on before `stop`.
 async fn hand_on(
     mut records: impl Iterator<Item = FlowRecord>,
     batch: &mut FlowBatch,
@@ -290,7 +291,7 @@ async fn hand_on(
             return true;
         }
         accept(batch);
-        // Others run on this thread, too.
+        // Other tasks run on this thread.
         tokio::task::yield_now().await;
         if stop.is_cancelled() {
             return false;

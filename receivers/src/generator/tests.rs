@@ -37,7 +37,7 @@ fn peer(record: &FlowRecord) -> (IpAddr, u16) {
     (record.remote.addr, end.port)
 }
 
-/// How often each peer moved bytes.
+/// Number of intervals in which each peer moved bytes.
 fn moved(records: &[FlowRecord]) -> BTreeMap<(IpAddr, u16), u64> {
     let mut peers = BTreeMap::new();
     for record in records.iter().filter(|record| record.sent_bytes > 0) {

@@ -29,7 +29,7 @@ pub enum Frame {
         /// The machine's addresses and resolvers, which the processors want to know.
         node: NodeInfo,
     },
-    /// What was handed on.
+    /// A batch that a receiver passed on.
     Batch(FlowBatch),
     /// Nothing before this moment is missing.
     Watermark(Timestamp),
@@ -49,14 +49,14 @@ pub enum RecordingError {
         source: io::Error,
     },
     /// It does not begin as a recording does.
-    #[error("{} is no recording of flowtap", .0.display())]
+    #[error("{} is not a recording of flowtap", .0.display())]
     NoRecording(PathBuf),
     /// It was written by another version.
     #[error("{} is a recording of version {found}; this flowtap reads version {VERSION}", .file.display())]
     Version {
         /// Which file.
         file: PathBuf,
-        /// What it says.
+        /// The version that was found.
         found: u32,
     },
     /// It ends where more should come.
@@ -66,7 +66,7 @@ pub enum RecordingError {
         file: PathBuf,
         /// Where the frame begins that is not whole, or is missing.
         offset: u64,
-        /// What should have come.
+        /// The expected content.
         what: &'static str,
     },
     /// A frame is not what was written.
@@ -76,7 +76,7 @@ pub enum RecordingError {
         file: PathBuf,
         /// Where the frame begins.
         offset: u64,
-        /// What is wrong with it.
+        /// The reason.
         what: String,
     },
 }
@@ -143,7 +143,7 @@ pub struct Reader<R = BufReader<File>> {
 }
 
 impl Reader {
-    /// Opens a recording; returns when it began and on what machine, too.
+    /// Opens a recording; also returns its start and its machine.
     ///
     /// # Errors
     /// [`RecordingError`].
@@ -178,7 +178,7 @@ impl<R: Read> Reader<R> {
         match reader.next() {
             Some(Ok(Frame::Start { at, node })) => Ok((reader, at, node)),
             Some(Err(error)) => Err(error),
-            _ => Err(reader.corrupt(12, &"the first frame does not say when it began")),
+            _ => Err(reader.corrupt(12, &"the first frame has no start time")),
         }
     }
 
@@ -204,7 +204,7 @@ impl<R: Read> Reader<R> {
             return Err(cut_off(self, "the frame is not whole"));
         }
         if crc32fast::hash(&payload) != sum {
-            return Err(self.corrupt(offset, &"the checksum does not fit"));
+            return Err(self.corrupt(offset, &"the checksum does not match"));
         }
         self.offset += 8 + u64::from(length);
         postcard::from_bytes(&payload).map_err(|error| self.corrupt(offset, &error))

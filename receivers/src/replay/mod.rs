@@ -1,8 +1,9 @@
-//! The receiver `replay`: hands on what `flowtap record` wrote, as fast as the pipelines take it.
+//! The receiver `replay`: passes on the contents of a file written by `flowtap record`, as fast as
+//! the pipelines take it.
 //!
-//! In: a recording. Out: its batches and watermarks, moved in time so that it begins when flowtap does. At its end it waits to
-//! be stopped, and time goes on. For tests, benchmarks and bug reports; `flowtap replay` runs a
-//! recording through a pipeline without a daemon.
+//! In: a recording. Out: its batches and watermarks, moved in time so that it begins when flowtap
+//! does. After its end watermarks continue until it is stopped. For tests, benchmarks and bug
+//! reports; `flowtap replay` runs a recording through a pipeline without a daemon.
 
 pub mod file;
 
@@ -22,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::file::{Frame, Reader, RecordingError, Writer};
 
-/// How often time goes on when the recording has ended.
+/// Interval of the watermarks after the recording has ended.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -58,7 +59,7 @@ impl ReceiverConfig for Config {
 /// The receiver type `replay`.
 pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
     type_name: "replay",
-    summary: "what `flowtap record` wrote, again",
+    summary: "replays a file written by `flowtap record`",
     parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
     schema: Config::json_schema,
 };
@@ -100,11 +101,11 @@ impl Receiver for Replay {
                         sink.watermark(end);
                     }
                 }
-                // Others run on this thread, too.
+                // Other tasks run on this thread.
                 tokio::task::yield_now().await;
             }
             tracing::info!(file = %self.config.file.display(), "the recording has ended");
-            // Time goes on from there, so that windows close and series expire.
+            // Time advances from there, so that windows close and series expire.
             let ended = Instant::now();
             let mut ticks = tokio::time::interval(TICK);
             loop {

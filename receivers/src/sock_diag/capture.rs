@@ -19,7 +19,7 @@ use crate::coverage::Outlet;
 /// Records of this many connections go to the pipelines at once.
 const BATCH: usize = 4096;
 
-/// How long closes that are still to come are waited for at the end.
+/// Time to wait for outstanding closes at the end.
 const FINISH: Duration = Duration::from_secs(1);
 
 /// Sockets that are closed in the kernel and held open by their processes, at most. Each has a socket in the kernel.
@@ -42,7 +42,8 @@ impl Capture<'_> {
         self.flush();
     }
 
-    /// Does the last collection. What has just closed is still on its way through the kernel's work queue.
+    /// Does the last collection. Recent closes are still on their way through the kernel's work
+    /// queue.
     pub(super) async fn finish(&mut self, at: Timestamp) {
         self.look(at);
         let patience = Instant::now() + FINISH;
@@ -141,13 +142,13 @@ impl Capture<'_> {
 /// The longest tick of the kernel's clock (`CONFIG_HZ=100`).
 const TICK: Duration = Duration::from_millis(10);
 
-/// What a dump is compared under.
+/// Conditions under which a dump is compared.
 pub(super) struct Look {
     pub(super) roles: Roles,
     pub(super) at: Timestamp,
     /// Whether a close is still to come for a socket that is not in the dump.
     pub(super) awaits_closes: bool,
-    /// Whether every open connection is to be reported.
+    /// Whether every open connection must be reported.
     pub(super) census: bool,
 }
 
@@ -157,11 +158,11 @@ pub(super) struct Table {
     sockets: HashMap<u64, Known>,
     /// Of the last dump; `None` before the first.
     roles: Option<Roles>,
-    /// What had its last acknowledgment before this was there before flowtap.
+    /// A connection whose last acknowledgment was before this is older than flowtap.
     start: Instant,
     /// A socket that is not in the table and had its last acknowledgment before this may have been in it.
     forgotten: Option<Instant>,
-    /// How many sockets of the table were reported as closed, but have not been freed.
+    /// Number of sockets of the table that were reported as closed, but have not been freed.
     held: usize,
     /// Connections whose socket was found with another one: what they moved since the last look is not known.
     replaced: u64,
@@ -185,7 +186,7 @@ struct Known {
 enum Presence {
     /// In the last dump.
     Dumped,
-    /// Not in the last dump. A dump is no snapshot, and may have passed over it.
+    /// Not in the last dump. A dump is not atomic, and may have skipped it.
     Missing,
     /// Reported as closed. The kernel has not freed it, for its process holds it.
     Held,
@@ -305,7 +306,7 @@ impl Table {
     fn moved(&mut self, earlier: &Known, socket: Socket, census: bool, at: Timestamp) -> Known {
         let mut payload = socket.counters.payload(earlier.role);
         if socket.counters.in_flight > 0 {
-            // A part of what is in flight may have been counted when that could be told.
+            // Some bytes in flight may have been counted when that was visible.
             payload.sent = payload.sent.max(earlier.payload.sent);
         }
         let known = Known {

@@ -34,10 +34,11 @@ const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 /// Longer than any message of these groups.
 const MESSAGE_BYTES: usize = 4096;
 
-/// How long the thread may go on after the end, for what the kernel has reported until then.
+/// Time for which the thread may run after the end, for closes that the kernel has reported until
+/// then.
 const FINISH: Duration = Duration::from_secs(1);
 
-/// How many closes wait for the receiver.
+/// Maximum number of closes that wait for the receiver.
 const CAPACITY: usize = 1 << 16;
 
 /// The receiver is woken when this many wait, and need not wait for its next dump.
@@ -123,7 +124,7 @@ impl Closes {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that follows closes has panicked");
+            tracing::error!("the thread that receives closes has panicked");
         }
     }
 
@@ -227,7 +228,8 @@ fn is_worth_a_look(socket: &Socket) -> bool {
     !socket.is_cleared() && socket.counters.was_established() && socket.counters.unread == 0
 }
 
-/// How many messages the kernel has dropped at the full buffer of the netlink socket with this inode number.
+/// Number of messages that the kernel has dropped at the full buffer of the netlink socket with
+/// this inode number.
 fn dropped_messages(inode: u64) -> Option<u64> {
     let text = fs::read_to_string("/proc/self/net/netlink").ok()?;
     // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode

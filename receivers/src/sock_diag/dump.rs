@@ -71,7 +71,8 @@ impl Dumper {
                 | StateFlags::SYN_RECV
                 | StateFlags::LISTEN,
         );
-        // Listeners last: whoever accepted a connection that was found has listened before, and a dump is no snapshot.
+        // Listeners last: the listener of an accepted connection that was found existed before, and
+        // a dump is not atomic.
         for states in [connections, StateFlags::LISTEN] {
             self.dump_family(AF_INET, SocketId::new_v4(), &states, &mut found)?;
             self.dump_family(AF_INET6, SocketId::new_v6(), &states, &mut found)?;
@@ -87,10 +88,11 @@ impl Dumper {
         Ok(found.listening)
     }
 
-    /// Whether the kernel keeps the connection of a closed socket in `TIME_WAIT`, which stands for `FIN_WAIT_2`, too.
+    /// Whether the kernel keeps the connection of a closed socket in `TIME_WAIT`, which also stands
+    /// for `FIN_WAIT_2`.
     pub(super) fn in_time_wait(&mut self, response: &InetResponse) -> io::Result<bool> {
         let socket_id = SocketId {
-            // Any: what is in TIME_WAIT has a cookie of its own.
+            // Any: sockets in TIME_WAIT have a different cookie.
             cookie: [0xff; 8],
             ..response.header.socket_id.clone()
         };

@@ -50,11 +50,11 @@ pub(crate) use self::dump::Dumper;
 use self::telemetry::Telemetry;
 use crate::coverage::{Coverage, Outlet};
 
-/// What can be set.
+/// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How often the sockets are dumped. At least 100 ms.
+    /// Interval at which the sockets are dumped. At least 100 ms.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
@@ -229,13 +229,13 @@ impl Receiver for SockDiagReceiver {
     }
 }
 
-/// Inode number of this process's network namespace; 0 if the kernel does not tell.
+/// Inode number of this process's network namespace; 0 if it can't be read.
 fn own_netns() -> u32 {
     let inode = fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
     u32::try_from(inode).unwrap_or(0)
 }
 
-/// How many connections a dump shows: whether dumps work at all.
+/// Number of connections in a dump: shows whether dumps work at all.
 ///
 /// # Errors
 /// The error of the system call.

@@ -37,7 +37,7 @@ impl Roles {
         }
     }
 
-    /// The role by who listens, then by which of the two ports is ephemeral.
+    /// The role by listeners, then by which of the two ports is ephemeral.
     pub(super) fn by_port(&self, socket: &Socket) -> (Role, RoleSource) {
         let (local, remote) = (socket.local, socket.remote);
         if self.listening.contains(&local.port) {

@@ -51,7 +51,7 @@ impl Telemetry {
         let telemetry = Self {
             refused: meter
                 .u64_counter("receiver_refused_records")
-                .with_description("Records that the kernel could not hand on, by reason.")
+                .with_description("Records that the kernel could not report, by reason.")
                 .with_unit("{record}")
                 .build(),
             dump_failures: meter

@@ -216,7 +216,7 @@ impl Fed {
         }
     }
 
-    /// What a dump with these sockets adds: bytes sent, events.
+    /// Bytes sent and events that a dump with these sockets adds.
     fn dump(&mut self, sockets: &[Socket]) -> Vec<(i64, Events)> {
         self.look(sockets, false)
     }

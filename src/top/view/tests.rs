@@ -87,7 +87,7 @@ fn type_text(state: &mut State, text: &str) {
     }
 }
 
-/// What a terminal of this size shows, trailing blanks left out.
+/// Contents of a terminal of this size, without trailing blanks.
 fn screen(state: &mut State, width: u16, height: u16) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(state, frame)).unwrap();

@@ -1,9 +1,9 @@
 //! The same load with others of flowtap's kind: off, a program on every packet, pmacctd, and flowtap in both modes;
 //! interleaved, each with its windows of 5 s.
 //!
-//! What is counted differs by design. flowtap counts payload as TCP does, once; the others count packets of IP with their
-//! headers. So theirs is shown as it is, and less 52 bytes a packet (IPv4, TCP, timestamps), which is what their user would
-//! reckon with.
+//! The counted quantity differs by design. flowtap counts payload as TCP does, once; the others
+//! count IP packets with their headers. So theirs is shown unchanged, and less 52 bytes a packet
+//! (IPv4, TCP, timestamps), as their users would calculate it.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -193,7 +193,7 @@ impl Sums {
         self.payload += bytes.saturating_sub(HEADERS * packets) as f64;
     }
 
-    /// Both ends are on this machine, and each tells of all bytes: what is counted is the mean of the two.
+    /// Both ends are on this machine, and each reports all bytes: the count is the mean of the two.
     fn add_flowtap(&mut self, scrape: SocketAddr, done: &Done) {
         let text = agent::scrape(scrape).expect("a scrape");
         let port = |label: &str| format!("{label}=\"{}\"", done.port);

@@ -11,7 +11,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::kernel;
 
-/// How long an answer to a scrape may take.
+/// Maximum time for a response to a scrape.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process with its children. Stopped when dropped.
@@ -20,7 +20,7 @@ pub(crate) struct Agent {
     child: Child,
 }
 
-/// What it has used since its start.
+/// CPU time and memory used since its start.
 #[derive(Clone, Debug)]
 pub(crate) struct Usage {
     pub(crate) at: Instant,
@@ -60,12 +60,12 @@ pub(crate) fn free_address() -> SocketAddr {
         .expect("a free port")
 }
 
-/// What is served on `/metrics`, if it is served.
+/// The response of `/metrics`, if there is one.
 pub(crate) fn scrape(address: SocketAddr) -> Option<String> {
     String::from_utf8(scrape_with(address, "")?).ok()
 }
 
-/// The same with these headers, each with a line's end behind it.
+/// The same with these headers, each with its line ending.
 pub(crate) fn scrape_with(address: SocketAddr, headers: &str) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;

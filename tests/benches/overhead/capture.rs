@@ -1,5 +1,6 @@
-//! The usual design, written to compare with: `capture.bpf.c` on every packet of loopback, and a process that reads its table
-//! once per window. It runs as a process of its own, so that it is measured as the others are.
+//! The usual design, written for comparison: `capture.bpf.c` on every packet of loopback, and a
+//! process that reads its table once per window. It runs as a separate process, so that it is
+//! measured as the others are.
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -14,7 +15,7 @@ use aya::util::KernelVersion;
 
 use crate::agent::Agent;
 
-/// What this program is called with to become the capture.
+/// Argument with which this program becomes the capture.
 pub(crate) const ARGUMENT: &str = "--capture";
 
 /// As flowtap's.
@@ -73,7 +74,7 @@ impl Object {
         Agent::when(command, "counting")
     }
 
-    /// What the last window of the capture knew of the connections to `port`: packets, IP bytes.
+    /// Packets and IP bytes of the connections to `port` in the last window of the capture.
     pub(crate) fn counted(&self, port: u16) -> Counts {
         let file = std::fs::File::open(self.totals()).expect("totals");
         let lines = std::io::BufReader::new(file).lines().map_while(Result::ok);

@@ -1,8 +1,8 @@
 //! As many short connections as the machine makes, without flowtap and in both modes: is any lost, and what does one cost?
 //!
-//! One process per pair of threads, each in a network namespace of its own, so that what belongs to it is told by the label
-//! `netns`. The client opens some connections at a time, to addresses that change, sends a request on each and reads the answer; the
-//! server closes.
+//! One process per pair of threads, each in a separate network namespace, so that its connections
+//! are identified by the label `netns`. The client keeps some connections open at a time, to
+//! addresses that change, sends a request on each and reads the answer; the server closes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::agent::{self, Agent};
 use crate::kernel;
 
-/// What this program is called with to make connections.
+/// Argument with which this program makes connections.
 pub(crate) const ARGUMENT: &str = "--churn";
 
 const PROCESSES: usize = 4;
@@ -239,7 +239,7 @@ pub(crate) fn connect(seconds: u64) {
     }
 }
 
-/// How many connections to `port` can be made in this time.
+/// Number of connections to `port` that can be made in this time.
 fn connections_for(time: Duration, port: u16) -> u64 {
     let end = std::time::Instant::now() + time;
     let (mut made, mut address) = (0_u64, 0_u8);

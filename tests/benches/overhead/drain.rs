@@ -1,8 +1,10 @@
-//! Mode `events`, at the level of the ring: a large ring is filled by real segments while nobody reads, then one thread drains
-//! it as fast as it can; and a ring of the default size is overrun, to see whether what it turned away is counted exactly.
+//! Mode `events`, at the level of the ring: a large ring is filled by real segments without a
+//! reader, then one thread drains it as fast as it can; and a ring of the default size is overrun,
+//! to see whether dropped records are counted exactly.
 //!
-//! Every message of the load is one segment, and every segment one event. Besides there are some for acknowledgements and FINs that
-//! have something to tell: what their sender has sent, or bytes that were put off.
+//! Every message of the load is one segment, and every segment one event. There are also some for
+//! acknowledgements and FINs that carry a change: bytes that their sender has sent, or bytes that
+//! were put off.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What is done.
+/// The load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exchange {
     pub(crate) connections: usize,
@@ -16,7 +16,7 @@ pub(crate) struct Exchange {
     pub(crate) answer: usize,
 }
 
-/// What was done.
+/// The load that was exchanged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Done {
     /// Port of the server.

@@ -1,4 +1,4 @@
-//! What the kernel counts.
+//! The kernel's own counts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ impl Stats {
         Self(before)
     }
 
-    /// What `measure` says while the kernel takes no times.
+    /// Result of `measure` while the kernel takes no times.
     pub(crate) fn without<T>(measure: impl FnOnce() -> T) -> T {
         fs::write(STATS, "0").expect("kernel.bpf_stats_enabled");
         let measured = measure();
@@ -90,8 +90,8 @@ pub(crate) fn segments() -> u64 {
     value.parse().expect("a number")
 }
 
-/// What is taken from the kernel's general-purpose caches, in KiB, with each object's share of its slab. Not all slab memory:
-/// that of sockets, files and names moves by itself.
+/// Memory taken from the kernel's general-purpose caches, in KiB, with each object's share of its
+/// slab. Not all slab memory: that of sockets, files and names varies by itself.
 pub(crate) fn kmalloc_kib() -> u64 {
     let text = fs::read_to_string("/proc/slabinfo").expect("/proc/slabinfo");
     let bytes = |line: &str| -> Option<u64> {

@@ -1,15 +1,15 @@
-//! What flowtap costs, on a machine that does nothing else; as root. Parts, of which any can be named behind `--`:
+//! Cost of flowtap, on an idle machine; as root. Parts, of which any can be given after `--`:
 //!
-//! | part | what |
+//! | part | measures |
 //! |---|---|
 //! | `load` | redis-benchmark with flowtap off, in mode `sockets` and in mode `events`, interleaved |
 //! | `scan` | 1,000 to 100,000 open sockets, idle and changed |
 //! | `against` | one load with others of its kind: a program on every packet, pmacctd |
 //! | `churn` | as many short connections as the machine makes: is any lost? |
-//! | `drain` | mode `events`: what one core takes from the ring, and whether drops are counted exactly |
+//! | `drain` | mode `events`: throughput of one core from the ring, and whether drops are counted exactly |
 //! | `startup` | to the first attached program, to the first scrape |
 //! | `tick` | a window's end with 100,000 synthetic flows and every exporter |
-//! | `memory` | of the process and of the kernel, at rest and with many flows |
+//! | `memory` | of the process and of the kernel, idle and with many flows |
 //!
 //! Kernel time is what the kernel itself counts per program (`kernel.bpf_stats_enabled`, `bpftool prog`), segments are the
 //! kernel's (`/proc/net/snmp`), an agent's CPU and memory are those of `/proc/<pid>`. Everything on loopback.
@@ -82,7 +82,7 @@ const PARTS: [(&str, fn()); 8] = [
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    // What this program calls itself with.
+    // Arguments with which this program calls itself.
     match &*arguments {
         [scan::ARGUMENT, connections] => return scan::hold(connections.parse().expect("a number")),
         [capture::ARGUMENT, object, totals] => return capture::run(object, totals),
@@ -177,7 +177,7 @@ impl Sums {
     }
 }
 
-/// What the agent itself takes while 1,000 connections are busy.
+/// CPU time of the agent itself while 1,000 connections are busy.
 fn idle_agent() {
     const BUSY: u32 = 1_000;
     let redis = Redis::start();

@@ -1,7 +1,8 @@
-//! Memory of the process and of the kernel: at rest, and with many flows; and of the process with synthetic flows, each to a peer of
-//! its own.
+//! Memory of the process and of the kernel: idle, and with many flows; and of the process with
+//! synthetic flows, each to a separate peer.
 //!
-//! A ring's pages are the kernel's; the process maps them, so they are in its RSS, too: the sum counts them once.
+//! A ring's pages are the kernel's; the process maps them, so they are also in its RSS: the sum
+//! counts them once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -60,7 +61,7 @@ fn synthetic(flows: usize) {
 
 fn measure(mode: &str, flows: usize) {
     let mut holders = Holders::start(flows / 2);
-    // What the sockets themselves take once they have been used is not flowtap's.
+    // Memory that the sockets themselves take once they have been used is not flowtap's.
     holders.exchange();
     thread::sleep(Duration::from_secs(1));
     let slab = kernel::kmalloc_kib();
@@ -74,7 +75,7 @@ fn measure(mode: &str, flows: usize) {
         kernel::field_kib(&rollup, "Pss"),
     );
     let (rings, maps) = (rings_kib(agent.pid()), maps_kib(agent.pid()));
-    // The storages come from these caches; a machine at rest takes from them, too.
+    // The storages come from these caches; an idle machine also takes from them.
     let storage = if flows == 0 { 0 } else { slab };
     let mib = |kib: u64| kib as f64 / 1024.0;
     println!(
@@ -114,7 +115,7 @@ fn rings_kib(pid: u32) -> u64 {
     sum
 }
 
-/// What the kernel charges for the maps that the process has open.
+/// Memory that the kernel charges for the maps that the process has open.
 fn maps_kib(pid: u32) -> u64 {
     let folder = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("fdinfo");
     let mut maps = HashMap::new();

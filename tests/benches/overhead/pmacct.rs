@@ -15,8 +15,8 @@ pub(crate) struct Pmacct {
 impl Pmacct {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        // What is not the default: buffers that hold a burst (by default it loses a fifth of this load), and room for
-        // the flows.
+        // Differences to the defaults: buffers that hold a burst (by default it loses a fifth of
+        // this load), and room for the flows.
         let config = format!(
             "daemonize: false\n\
              pcap_interface: lo\n\
@@ -47,7 +47,7 @@ impl Pmacct {
         Agent::when(command, "waiting for data on")
     }
 
-    /// What it knows of the connections to `port`: packets, IP bytes.
+    /// Packets and IP bytes of the connections to `port`.
     pub(crate) fn counted(&self, port: u16) -> [u64; 2] {
         let output = Command::new("pmacct")
             .args(["-s", "-O", "json", "-p"])

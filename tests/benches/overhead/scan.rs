@@ -1,4 +1,4 @@
-//! What the scan costs per socket: 1,000 to 100,000 open sockets, idle and changed.
+//! Cost of the scan per socket: 1,000 to 100,000 open sockets, idle and changed.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::agent::Agent;
 use crate::kernel;
 
-/// What this program is called with to hold connections.
+/// Argument with which this program holds connections.
 pub(crate) const ARGUMENT: &str = "--hold";
 
 /// Connections per process: each has two sockets, and a process may open some ten thousand files.
@@ -20,7 +20,7 @@ const PER_PROCESS: usize = 5_000;
 /// Scans per measurement.
 const SCANS: usize = 3;
 
-/// How often flowtap scans, in seconds: long enough for a byte on every connection in between.
+/// Interval of flowtap's scans, in seconds: long enough for a byte on every connection in between.
 const INTERVAL: u64 = 8;
 
 pub(crate) fn run() {

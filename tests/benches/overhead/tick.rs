@@ -1,5 +1,6 @@
-//! A window's end with every exporter at once: 100,000 synthetic flows, all of which move in each window. What each exporter adds
-//! to a window's CPU, and what all of them together do; the receiver must not miss a tick meanwhile.
+//! A window's end with every exporter at once: 100,000 synthetic flows, all of which move in each
+//! window. Measures the CPU time that each exporter adds to a window, and that of all of them
+//! together; the receiver must not miss a tick meanwhile.
 //!
 //! Pushes go to a server in this process that takes everything, so nothing waits. CPU is that of all the daemon's threads, as the
 //! scheduler counts it (`/proc/<pid>/task/<tid>/schedstat`).
@@ -22,7 +23,8 @@ const WINDOW: Duration = Duration::from_secs(3);
 /// Windows that are measured.
 const WINDOWS: u32 = 4;
 
-/// How many addresses the flows are to, and what that means. Round-trip times are by address, and a histogram is 19 numbers.
+/// Number of addresses that the flows are to, and its meaning. Round-trip times are by address, and
+/// a histogram has 19 values.
 const SHAPES: [(u32, &str); 2] = [
     (FLOWS, "each to an address of its own"),
     (FLOWS / 10, "ten to an address"),
@@ -41,7 +43,7 @@ const NATIVE: [&str; 2] = [
     "exporters.remote_write.send_native_histograms=true",
 ];
 
-/// What is wired beside the generator.
+/// A configuration of exporters.
 struct Contender {
     name: &'static str,
     exporters: &'static str,

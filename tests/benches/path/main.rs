@@ -25,7 +25,7 @@ use flowtap_processors::direction::Direction;
 use flowtap_processors::policy::{self, Policy};
 use flowtap_processors::window::{self, FamilyConfig, Window};
 
-/// Records that are handed on at a time.
+/// Records that are passed on at a time.
 const BATCH: usize = 1_024;
 
 /// Records that are counted, at each number of keys.
@@ -33,8 +33,8 @@ const RECORDS: usize = 8_000_000;
 
 const PREFIXES: u32 = 1_000;
 
-/// What it is called with under a profiler: how many keys, and how many records. callgrind counts instructions in
-/// [`measured`] alone by `--toggle-collect='*measured*'`.
+/// Argument for a run under a profiler: number of keys, and number of records. callgrind counts
+/// instructions in [`measured`] alone with `--toggle-collect='*measured*'`.
 const KEYS: &str = "--keys";
 
 /// Labels beyond those of the default profile, which name the process or what the cluster calls both ends.
@@ -51,10 +51,10 @@ const MORE_LABELS: [(&str, &[Label]); 2] = [
     ),
 ];
 
-/// How many processes and workloads there are.
+/// Number of processes and workloads.
 const NAMES: u32 = 500;
 
-/// What this program is called with by itself.
+/// Argument with which this program calls itself.
 const MEMORY: &str = "--memory";
 
 fn main() {
@@ -85,7 +85,7 @@ fn main() {
         hot_path(name, labels, 100_000, RECORDS);
     }
     println!();
-    // Each in a process of its own, whose memory nobody has used before.
+    // Each in a separate process with fresh memory.
     for series in ["100000", "1000000"] {
         let mut command = Command::new(std::env::current_exe().unwrap());
         assert!(command.args([MEMORY, series]).status().unwrap().success());
@@ -181,7 +181,7 @@ fn record(number: usize) -> FlowRecord {
     }
 }
 
-/// What the processor `kubernetes` gives to records.
+/// Names that the processor `kubernetes` gives to records.
 fn name(batches: &mut [FlowBatch]) {
     let names = |number: u32| KubernetesNames {
         namespace: format!("team-{}", number % 20),

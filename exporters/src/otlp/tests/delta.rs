@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What each request told of the first counter, with the times between which it came.
+/// The values of the first counter in each request, with the start and end of each.
 fn told(collector: &Collector) -> Vec<(i64, u64, u64)> {
     let received = collector.received.lock().unwrap();
     received

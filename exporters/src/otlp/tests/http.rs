@@ -1,4 +1,4 @@
-//! By HTTP: a server that answers as it is told, in bytes.
+//! Over HTTP: a server with scripted answers, in bytes.
 
 use std::io::Read;
 

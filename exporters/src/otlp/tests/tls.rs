@@ -8,7 +8,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-/// A collector behind TLS, by gRPC, that trusts the certificate in `folder`.
+/// A collector with TLS, over gRPC, that trusts the certificate in `folder`.
 async fn serve_tls(collector: &Collector, folder: &Path) -> String {
     certificate(&folder.join("server"), "localhost");
     certificate(&folder.join("client"), "flowtap");

@@ -40,7 +40,7 @@ pub(super) struct Encoded {
 }
 
 impl Encoded {
-    /// Those of `labels`, each appended by `push`, which is told its position.
+    /// Sets the labels to `labels`, each appended by `push`, which is given its position.
     pub(super) fn set(&mut self, labels: &Labels<'_>, mut push: impl FnMut(&mut Vec<u8>, usize, &Pair<'_>)) {
         self.before_name.clear();
         self.before_bound.clear();

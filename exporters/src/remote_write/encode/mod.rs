@@ -44,7 +44,7 @@ pub(super) struct Ended {
     pub(super) series: Series,
 }
 
-/// What does not change from snapshot to snapshot.
+/// The part that does not change from snapshot to snapshot.
 #[derive(Debug)]
 pub(super) struct Encoder {
     namespace: String,
@@ -68,11 +68,12 @@ impl Encoder {
         }
     }
 
-    /// `ended` and then `snapshot` in as many requests as `max_samples` asks for; none if there is nothing to tell. Series that began
-    /// at `new_since` or later have a sample 0 before their first.
+    /// Encodes `ended` and then `snapshot` as as many requests as `max_samples` requires; none if
+    /// there are no samples. Series that began at `new_since` or later have a sample 0 before their
+    /// first.
     ///
-    /// What ended goes first: a series of the same labels may have begun since, and samples of one series have to come
-    /// in the order of their times.
+    /// Ended series go first: a series of the same labels may have begun since, and samples of one
+    /// series must be in the order of their times.
     pub(super) fn encode<'a>(
         &'a self,
         snapshot: &'a Snapshot,
@@ -108,7 +109,7 @@ impl Encoder {
         }
     }
 
-    /// What every series of `family` has, unless its own labels have that name.
+    /// Labels of every series of `family`, unless its own labels have that name.
     fn more<'a>(
         &'a self,
         family: &Family,
@@ -207,7 +208,7 @@ impl Metric {
         }
     }
 
-    /// How many samples a point of it has as series of numbers.
+    /// Number of samples of one of its points with classic histograms.
     const fn samples(&self) -> usize {
         if self.bounds.is_empty() {
             1
@@ -227,7 +228,8 @@ enum Sampled {
     Count,
 }
 
-/// What a metric's samples are told apart by, as labels in a message's encoding, once rather than per series.
+/// The labels that distinguish a metric's samples, in a message's encoding, once rather than per
+/// series.
 #[derive(Debug)]
 struct Names {
     /// Of what is one sample.
@@ -310,7 +312,7 @@ impl Open {
         }
     }
 
-    /// How many samples a point of `metric` has.
+    /// Number of samples of a point of `metric`.
     fn samples(&self, metric: &Metric) -> usize {
         match self {
             Self::V2(request) if request.native_histograms => 1,

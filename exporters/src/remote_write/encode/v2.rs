@@ -1,8 +1,9 @@
 //! `io.prometheus.write.v2.Request` (`prometheus/prompb/io/prometheus/write/v2/types.proto`), of remote write 2.0. Field numbers
 //! stand beside the fields.
 //!
-//! Every text stands in it once and is referred to by its number, and a histogram can be one sample with buckets of its own ("native
-//! histogram with custom buckets") rather than 19: together that is a tenth of what 1.0 takes.
+//! Every text occurs in it once and is referenced by its index, and a histogram can be one sample
+//! with its own buckets ("native histogram with custom buckets") rather than 19: together that is a
+//! tenth of the size of 1.0.
 
 use std::hash::BuildHasher;
 use std::ops::Range;
@@ -31,7 +32,7 @@ pub(super) struct Request {
     series: Vec<u8>,
     /// References of metrics, by their number; of those that have come in this request.
     metrics: Vec<Option<References>>,
-    /// What every histogram of a metric has, by its number.
+    /// Bounds of every histogram of a metric, by its index.
     bounds: Vec<Vec<u8>>,
     /// References of a series' own labels.
     own: Encoded,

@@ -1,4 +1,4 @@
-//! What a chain makes of receivers of unequal pace, that come and go.
+//! Tests of a chain whose receivers differ in pace, and come and go.
 
 use arc_swap::ArcSwap;
 use flowtap_pipeline::{Endpoint, Events, FlowRecord, Sink};
@@ -7,10 +7,10 @@ use super::*;
 use crate::sink::{ChainSink, Fed};
 use crate::telemetry::ReceiverTelemetry;
 
-/// What an aggregator is shown.
+/// A call of the aggregator.
 #[derive(Clone, Debug, PartialEq)]
 enum Shown {
-    /// How many records of which receiver.
+    /// Receiver and number of records.
     Records(u16, usize),
     /// Nothing of this receiver is open any longer.
     Forgotten(u16),

@@ -24,7 +24,7 @@ pub struct Reading {
 /// Returns the daemon's own metrics as they stand.
 pub type Collect = Box<dyn FnMut(Reading) -> Snapshot + Send + Sync>;
 
-/// How the metrics are read, and when that was done last.
+/// The function that reads the metrics, and the time of its last run.
 struct Source {
     collect: Collect,
     since: Timestamp,

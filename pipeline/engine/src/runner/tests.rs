@@ -1,4 +1,4 @@
-//! The runner with components that do as they are told.
+//! Tests of the runner, with components that behave as configured.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,7 +64,7 @@ impl Aggregator for EachWatermark {
 /// Pipelines of the snapshots that came, and whether each was the last.
 type Notes = Arc<Mutex<Vec<(Arc<str>, bool)>>>;
 
-/// What is behind an exporter.
+/// Peer of an exporter.
 #[derive(Clone)]
 enum Peer {
     /// Takes everything.
@@ -170,7 +170,8 @@ async fn while_one_exporter_hangs_for_ten_minutes_the_other_misses_nothing() {
     ];
     let done = || count.load(Ordering::Relaxed) >= usize::try_from(WINDOWS).unwrap();
     let outcome = run_until(graph(exporters), done).await;
-    // With the last window; and the one that hangs held up the end until the deadline, as it is told.
+    // The last window was exported, and the exporter that hangs delayed the end until the deadline,
+    // as reported.
     assert_eq!(count.load(Ordering::Relaxed) as u64, WINDOWS + 1);
     assert!(matches!(outcome, Err(RunError::Deadline { .. })), "{outcome:?}");
 }

@@ -73,13 +73,14 @@ pub enum FamilyId {
 /// A family, and the labels that it has and can have.
 #[derive(Clone, Copy, Debug)]
 pub struct Definition {
-    /// What all its series share, by the Go exporter's naming. Its name is the one that a config knows the family by.
+    /// Name, unit and help by the Go exporter's naming. This name identifies the family in a
+    /// config.
     pub family: Family,
     /// The same by OpenTelemetry's naming.
     pub otel: Family,
     /// Labels unless the config says otherwise, in the order in which they are rendered.
     pub labels: &'static [Label],
-    /// Labels that the config can ask for besides.
+    /// Further labels that the config can select.
     pub more: &'static [Label],
     /// The same, of one connection or process.
     pub details: &'static [Label],
@@ -99,11 +100,12 @@ const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: 
     }
 }
 
-/// What does not change while a connection lives. Others would let a gauge count up in one series and down in another.
+/// Labels that do not change while a connection lives. Others would let a gauge count up in one
+/// series and down in another.
 const LASTING: &[Label] = &[Label::Laddr, Label::Netns];
 
 impl Definition {
-    /// What all its series share.
+    /// Name, unit and help, shared by all its series.
     pub const fn named(&self, naming: Naming) -> &Family {
         match naming {
             Naming::PrimusLens => &self.family,
@@ -485,13 +487,13 @@ pub const FAMILIES: [Definition; 17] = [
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_retransmits",
-            help: "TCP segments that were sent again, by peer.",
+            help: "Retransmitted TCP segments, by peer.",
             unit: "{segment}",
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.tcp.retransmits",
-            "TCP segments that were sent again, by peer.",
+            "Retransmitted TCP segments, by peer.",
             "{segment}",
             FamilyKind::Counter,
         ),
@@ -531,13 +533,13 @@ pub const FAMILIES: [Definition; 17] = [
         family: Family {
             naming: Naming::PrimusLens,
             name: "bpf_event_chan_drop",
-            help: "Events dropped because the channel behind the ring buffers was full.",
+            help: "Events dropped because the channel after the ring buffers was full.",
             unit: "{event}",
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.bpf.events.dropped",
-            "Events dropped because the channel behind the ring buffers was full.",
+            "Events dropped because the channel after the ring buffers was full.",
             "{event}",
             FamilyKind::Counter,
         ),

@@ -34,7 +34,7 @@ pub enum Label {
     EventType,
     /// This side's address.
     Laddr,
-    /// What the role rests on: `handshake`, `listener` or `assumed`.
+    /// The rule that decided the role: `handshake`, `counters`, `listener`, `ports` or `assumed`.
     RoleSource,
     /// Inode number of the network namespace.
     Netns,
@@ -50,7 +50,7 @@ pub enum Label {
     PeerNamespace,
     /// The peer's pod.
     PeerPod,
-    /// What owns the peer's pod: `Deployment/web`.
+    /// Owner of the peer's pod: `Deployment/web`.
     PeerWorkload,
     /// The peer, as a service.
     PeerService,
@@ -60,7 +60,7 @@ pub enum Label {
     LocalNamespace,
     /// This side's pod.
     LocalPod,
-    /// What owns this side's pod.
+    /// Owner of this side's pod.
     LocalWorkload,
     /// `ipv4` or `ipv6`.
     NetworkType,

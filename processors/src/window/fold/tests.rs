@@ -117,7 +117,7 @@ fn with_little_memory_new_series_fold_and_with_none_records_are_shed_until_there
     assert_eq!(shown[other], 100);
     assert_eq!(shown[&series(3)], 100);
     assert!(!shown.contains_key(&series(2)), "{shown:?}");
-    // What happened to a connection is not shed.
+    // Connection events are not dropped.
     let active: u64 = shown
         .iter()
         .filter(|(name, _)| name.starts_with("network_tcp_connections_active"))
@@ -801,7 +801,7 @@ fn two_receivers_with_the_same_cookies_are_told_apart_and_one_that_leaves_takes_
         [level("egress 198.51.100.1", 1), level("egress 198.51.100.2", 2)]
     );
     window.fold(&of_receiver(0, Census::WHOLE, &[]));
-    // What it still hands on is of nobody.
+    // Records that it still delivers have no known receiver.
     window.fold(&of_receiver(
         FlowBatch::DETACHED,
         Census::NONE,
@@ -898,7 +898,7 @@ fn a_family_that_is_not_exposed_wants_no_census_and_follows_nothing() {
     assert_eq!(window.connections.len(), 0);
 }
 
-/// What happens to connections, in any order: even those that can't be.
+/// Connection events in any order, including impossible ones.
 #[derive(Clone, Copy, Debug)]
 enum Happens {
     Opens(u64, u8),
