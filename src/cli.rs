@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::flows::Sort;
+use flowtap_extensions::live::Sort;
 
 /// The command line of `flowtap`.
 #[derive(Debug, Parser)]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use flowtap_config::ConfigErrors;
 use flowtap_engine::runner::RunError;
+use flowtap_extensions::telemetry::TelemetryError;
 use flowtap_pipeline::{BuildError, StageError};
 
 /// An exit code of `sysexits.h`.
@@ -86,6 +87,16 @@ impl From<BuildError> for Failure {
 impl From<StageError> for Failure {
     fn from(error: StageError) -> Self {
         Self::new(stage_code(&error), error)
+    }
+}
+
+impl From<TelemetryError> for Failure {
+    fn from(error: TelemetryError) -> Self {
+        let code = match &error {
+            TelemetryError::Filter { .. } => Code::Config,
+            TelemetryError::Metrics(_) | TelemetryError::Logs(_) => Code::Software,
+        };
+        Self::new(code, error)
     }
 }
 

@@ -9,22 +9,18 @@
 //! | [`remote_write`] | `remote_write` | Prometheus remote write endpoints |
 //! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
-//! | [`listener`] | | the bounded HTTP listener, of scrapes and of the daemon itself |
 //! | [`naming`] | | a family's full name |
 //! | [`push`] | | code shared by exporters that push |
-//! | [`tls`] | | certificates and keys of listeners and connections |
 //! | `wire` | | fields of Protocol Buffers |
 #![forbid(unsafe_code)]
 
 pub mod debug;
 pub mod file;
-pub mod listener;
 pub mod naming;
 pub mod otlp;
 pub mod prometheus;
 pub mod push;
 pub mod remote_write;
-pub mod tls;
 mod wire;
 
 #[cfg(test)]

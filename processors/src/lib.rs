@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`direction`] | `direction` | ingress or egress |
 //! | [`policy`] | `policy` | the class of the remote address |
-//! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster; the watch on its ranges and names |
+//! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |
 #![forbid(unsafe_code)]

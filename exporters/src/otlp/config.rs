@@ -21,7 +21,7 @@ use crate::push::connect::{Dial, Proxy};
 use crate::push::endpoint::{Endpoint, EndpointError};
 pub use crate::push::retry::RetryConfig;
 use crate::push::storage::StorageConfig;
-use crate::tls::ClientTls;
+use flowtap_net::tls::ClientTls;
 
 /// Where the metrics of a collector's base address are (OTLP specification, "OTLP/HTTP Request").
 const METRICS_PATH: &str = "/v1/metrics";

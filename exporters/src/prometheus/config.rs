@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::PrometheusExporter;
 use super::auth::BasicAuth;
 use crate::naming;
-use crate::tls::ServerTls;
+use flowtap_net::tls::ServerTls;
 
 /// Formats that say since when a series counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -9,7 +9,7 @@
 //! 3. Where the config feeds it from several pipelines, every series has the pipeline's name as a label, or two of them could be
 //!    the same.
 //! 4. Names stay what they are: `OpenMetrics` wants counters to end in `_total`, so those that don't are of type `unknown` there.
-//! 5. No more than `max_connections` at a time: the next takes the place of one without a request ([`crate::listener`]).
+//! 5. No more than `max_connections` at a time: the next takes the place of one without a request ([`flowtap_net::listener`]).
 
 mod auth;
 mod config;
@@ -46,8 +46,8 @@ pub use self::config::{Config, CreatedTimestamps, FACTORY};
 pub(crate) use self::exposition::canonical;
 use self::exposition::{Exposition, Style};
 use self::negotiate::Format;
-use crate::listener::{AllowedHosts, ClosedConnections, Listener};
-use crate::tls::{self, TlsError};
+use flowtap_net::listener::{AllowedHosts, ClosedConnections, Listener};
+use flowtap_net::tls::{self, TlsError};
 
 const INDEX: &str =
     "<!doctype html><title>flowtap</title><h1>flowtap</h1><p><a href=\"/metrics\">metrics</a></p>\n";
@@ -263,7 +263,7 @@ pub fn text(namespace: &str, snapshots: Vec<Arc<Snapshot>>) -> String {
 mod tests {
     use super::*;
     use crate::testing::{certificate, context, many, snapshot};
-    use crate::tls::{ClientTls, ServerTls};
+    use flowtap_net::tls::{ClientTls, ServerTls};
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;

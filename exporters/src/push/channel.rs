@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
 use super::connect::{Dial, Route};
-use crate::tls::Stamp;
+use flowtap_net::tls::Stamp;
 
 /// Pings of HTTP/2, also while no request is under way.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tower::{BoxError, Service, ServiceExt};
 
 use super::endpoint::Endpoint;
-use crate::tls::ClientTls;
+use flowtap_net::tls::ClientTls;
 
 /// Idle time after which the kernel probes a connection, so that middleboxes do not forget it and a
 /// dead peer is noticed.

@@ -22,7 +22,7 @@ use crate::prometheus::BasicAuth;
 use crate::push::connect::{Dial, Proxy};
 use crate::push::endpoint::{Endpoint, EndpointError};
 use crate::push::retry::RetryConfig;
-use crate::tls::ClientTls;
+use flowtap_net::tls::ClientTls;
 
 /// Samples of one histogram: its buckets, the one without bound, its sum and its count. They go in one request.
 const HISTOGRAM_SAMPLES: usize = HISTOGRAM_BUCKETS + 3;

@@ -645,12 +645,13 @@ async fn a_peer_is_reached_over_tls_only_with_an_authority_and_a_password_goes_a
     let base = dir.path().join("peer");
     certificate(&base, "localhost");
     let (cert_file, key_file) = (base.with_extension("crt"), base.with_extension("key"));
-    let files = crate::tls::ServerTls {
+    let files = flowtap_net::tls::ServerTls {
         cert_file: cert_file.clone(),
         key_file,
         client_ca_file: None,
     };
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(crate::tls::server_config(&files).unwrap().0));
+    let acceptor =
+        tokio_rustls::TlsAcceptor::from(Arc::new(flowtap_net::tls::server_config(&files).unwrap().0));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::default();

@@ -2,6 +2,7 @@
 //!
 //! Names here have no prefix: the reader of the metrics adds `flowtap_`, and `flowtap.` where they are pushed.
 
+use flowtap_model::Timestamp;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter};
 
@@ -114,4 +115,15 @@ fn points(meter: &Meter, name: &'static str, description: &'static str) -> Count
         .with_description(description)
         .with_unit("{datapoint}")
         .build()
+}
+
+/// A time at which the daemon's own metrics are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The reading before; at first, when the exporters had started. A series that is new began here, at 0.
+    pub since: Timestamp,
+    /// Now.
+    pub at: Timestamp,
+    /// Whether it is the last one.
+    pub last: bool,
 }

@@ -31,8 +31,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
+pub use self::own::Collect;
 use self::own::OwnMetrics;
-pub use self::own::{Collect, Reading};
 use crate::chain::{Chain, Outlet, SharedChain, lock};
 pub use crate::chain::{ProcessorNode, WindowNode};
 use crate::pulse::Pulse;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::certificate;
-use crate::tls::{ClientTls, ServerTls, server_config};
+use flowtap_net::tls::{ClientTls, ServerTls, server_config};
 use std::path::Path;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;

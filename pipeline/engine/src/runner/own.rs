@@ -4,22 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use flowtap_pipeline::telemetry::Reading;
 use flowtap_pipeline::{Snapshot, Timestamp};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::chain::Outlet;
-
-/// A time at which the daemon's own metrics are read.
-#[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    /// The reading before; at first, when the exporters had started. A series that is new began here, at 0.
-    pub since: Timestamp,
-    /// Now.
-    pub at: Timestamp,
-    /// Whether it is the last one.
-    pub last: bool,
-}
 
 /// Returns the daemon's own metrics as they stand.
 pub type Collect = Box<dyn FnMut(Reading) -> Snapshot + Send + Sync>;

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use flowtap_pipeline::telemetry::Reading;
 use flowtap_pipeline::{Aggregator, Exported, FlowBatch, Sink, Snapshot, WhenFull};
 use futures::future::BoxFuture;
 use tower::service_fn;

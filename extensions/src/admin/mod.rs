@@ -1,0 +1,91 @@
+//! The admin listener: is the daemon alive, does it measure, and how is each of its components?
+
+mod http;
+pub mod net_flow;
+mod reloads;
+pub mod status_page;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Json;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use flowtap_pipeline::{ComponentStatus, StatusBoard, Timestamp};
+use serde::Serialize;
+
+pub use self::http::{Endpoint, Server, serve};
+pub use self::reloads::{Outcome, Reloads};
+
+/// Whether the pipelines run. Set when they do, cleared when they stop.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Sets whether they run.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Release);
+    }
+
+    /// Whether they run.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Response of `/status`.
+#[derive(Clone, Debug, Serialize)]
+struct Status {
+    version: &'static str,
+    ready: bool,
+    started_unix_nano: u64,
+    config: Outcome,
+    /// By `receivers/<id>` and `exporters/<id>`.
+    components: BTreeMap<String, ComponentStatus>,
+}
+
+/// `/healthz`: 200 as long as every receiver's thread is alive. `/readyz`: 200 while every receiver scans. Else 503. `/status`: JSON.
+pub fn routes(readiness: Readiness, board: StatusBoard, reloads: Reloads) -> Router {
+    let started_unix_nano = Timestamp::now().as_nanos();
+    let ready = {
+        let (readiness, board) = (readiness.clone(), board.clone());
+        move || async move {
+            if readiness.get() && board.is_measuring() {
+                (StatusCode::OK, "ready\n")
+            } else {
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not ready; /status has the reason\n",
+                )
+            }
+        }
+    };
+    let alive = {
+        let board = board.clone();
+        move || async move {
+            if board.is_alive() {
+                (StatusCode::OK, "ok\n")
+            } else {
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "a receiver's thread hangs; /status has which\n",
+                )
+            }
+        }
+    };
+    let status = move || async move {
+        Json(Status {
+            version: env!("CARGO_PKG_VERSION"),
+            ready: readiness.get() && board.is_measuring(),
+            started_unix_nano,
+            config: reloads.load(),
+            components: board.load(),
+        })
+    };
+    Router::new()
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
+        .route("/status", get(status))
+}

@@ -1,0 +1,270 @@
+use std::time::{Duration, Instant};
+
+use flowtap_pipeline::{ClusterState, KubernetesNames, Live};
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::test_server::TestServer;
+use super::*;
+
+const CONFIG_MAPS: &str = "/api/v1/namespaces/kube-system/configmaps";
+const NODES: &str = "/api/v1/nodes";
+const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+const DNS: &str = "/api/v1/namespaces/kube-system/services";
+const SERVICES: &str = "/api/v1/services";
+const PODS: &str = "/api/v1/pods";
+
+const CONTAINER: &str = "4f0d1cbe2a8b93d7e65f4f0d1cbe2a8b93d7e65f4f0d1cbe2a8b93d7e65f0a1b";
+
+fn kubeadm(pods: &str, services: &str) -> Value {
+    let text = format!(
+        "apiVersion: kubeadm.k8s.io/v1beta3\nkind: ClusterConfiguration\nkubernetesVersion: v1.30.2\nnetworking:\n  \
+         dnsDomain: cluster.local\n  podSubnet: {pods}\n  serviceSubnet: {services}\n"
+    );
+    json!({
+        "metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
+        "data": {"ClusterConfiguration": text}
+    })
+}
+
+fn node(name: &str, pods: &str, address: &str) -> Value {
+    json!({
+        "metadata": {"name": name},
+        "spec": {"podCIDR": pods, "podCIDRs": [pods]},
+        "status": {"addresses": [
+            {"type": "InternalIP", "address": address},
+            {"type": "Hostname", "address": name}
+        ]}
+    })
+}
+
+fn service(namespace: &str, name: &str, address: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": namespace, "labels": {"k8s-app": "kube-dns"}},
+        "spec": {"clusterIP": address, "clusterIPs": [address]}
+    })
+}
+
+fn pod(name: &str, owner: &Value, address: &str, host_network: bool) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": "shop",
+            "labels": {"pod-template-hash": "5d59d67564"},
+            "ownerReferences": [owner]
+        },
+        "spec": {"nodeName": "worker-1", "hostNetwork": host_network, "containers": []},
+        "status": {
+            "podIP": address, "podIPs": [{"ip": address}],
+            "containerStatuses": [{
+                "name": "main", "image": "i", "imageID": "i", "ready": true, "restartCount": 0,
+                "containerID": format!("containerd://{CONTAINER}")
+            }]
+        }
+    })
+}
+
+fn owner(kind: &str, name: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "1", "controller": true})
+}
+
+/// A watch on the server, and the state that it publishes.
+struct Watched {
+    cluster: Arc<Live<ClusterState>>,
+    _stop: DropGuard,
+}
+
+impl Watched {
+    fn start(server: &TestServer, names: bool) -> Self {
+        let cluster = Live::new(ClusterState::default());
+        let stop = CancellationToken::new();
+        let config = WatchConfig {
+            names,
+            node_name: Some("worker-1".to_owned()),
+        };
+        let (client, watched, watching) = (server.client(), Arc::clone(&cluster), stop.clone());
+        tokio::spawn(async move {
+            let meter = opentelemetry::global::meter("test");
+            watch(config, client, watched, &meter, watching).await;
+        });
+        Self {
+            cluster,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    async fn until(&self, what: &str, seen: impl Fn(&ClusterState) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !seen(&self.cluster.load()) {
+            assert!(
+                Instant::now() < deadline,
+                "never: {what}; {:#?}",
+                self.cluster.load()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Until the ranges of pods, services and DNS are these.
+    async fn until_ranges(&self, pods: &[&str], services: &[&str], dns: &[&str]) {
+        let shown = |list: &[ipnet::IpNet]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        self.until(&format!("{pods:?} {services:?} {dns:?}"), |state| {
+            let ranges = &state.ranges;
+            let known: Vec<_> = ranges.dns.iter().map(ToString::to_string).collect();
+            shown(&ranges.pods) == pods && shown(&ranges.services) == services && known == dns
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn ranges_come_from_every_source_and_follow_what_is_added_changed_and_removed() {
+    let server = TestServer::start().await;
+    server.put(
+        CONFIG_MAPS,
+        kubeadm("10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/12"),
+    );
+    server.put(NODES, node("worker-1", "10.250.1.0/24", "192.0.2.11"));
+    server.put(DNS, service("kube-system", "kube-dns", "10.96.0.10"));
+    server.put(
+        SERVICE_CIDRS,
+        json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.112.0.0/16"]}}),
+    );
+    let watched = Watched::start(&server, false);
+    let dual = "fd00:10:244::/56";
+    watched
+        .until_ranges(
+            &["10.244.0.0/16", "10.250.1.0/24", dual],
+            &["10.96.0.0/12", "10.112.0.0/16"],
+            &["10.96.0.10"],
+        )
+        .await;
+    assert!(
+        watched.cluster.load().by_container.is_empty(),
+        "names were not asked for"
+    );
+
+    server.put(NODES, node("worker-2", "10.250.2.0/24", "192.0.2.12"));
+    server.put(NODES, node("worker-1", "10.250.3.0/24", "192.0.2.11"));
+    server.remove(SERVICE_CIDRS, "kubernetes");
+    server.put(DNS, service("kube-system", "kube-dns", "10.96.0.53"));
+    watched
+        .until_ranges(
+            &["10.244.0.0/16", "10.250.2.0/24", "10.250.3.0/24", dual],
+            &["10.96.0.0/12"],
+            &["10.96.0.53"],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn names_of_pods_services_nodes_and_containers_are_known() {
+    let server = TestServer::start().await;
+    server.put(NODES, node("worker-1", "10.244.1.0/24", "192.0.2.11"));
+    server.put(SERVICES, service("shop", "cart", "10.96.7.7"));
+    server.put(
+        PODS,
+        pod(
+            "web-5d59d67564-x2x4z",
+            &owner("ReplicaSet", "web-5d59d67564"),
+            "10.244.1.7",
+            false,
+        ),
+    );
+    server.put(
+        PODS,
+        pod("agent-abcde", &owner("DaemonSet", "agent"), "192.0.2.11", true),
+    );
+    let watched = Watched::start(&server, true);
+    watched
+        .until("four names", |state| {
+            state.by_address.len() == 3 && state.by_container.len() == 1
+        })
+        .await;
+    let state = watched.cluster.load();
+    let of = |address: &str| state.by_address[&address.parse::<std::net::IpAddr>().unwrap()].clone();
+    let web = of("10.244.1.7");
+    assert_eq!(
+        *web,
+        KubernetesNames {
+            namespace: "shop".to_owned(),
+            pod: "web-5d59d67564-x2x4z".to_owned(),
+            workload: "Deployment/web".to_owned(),
+            service: String::new(),
+            node: "worker-1".to_owned(),
+        }
+    );
+    assert_eq!(
+        (&*of("10.96.7.7").service, &*of("10.96.7.7").namespace),
+        ("cart", "shop")
+    );
+    // The pod on the host's network does not take the node's address.
+    assert_eq!(
+        (&*of("192.0.2.11").node, &*of("192.0.2.11").pod),
+        ("worker-1", "")
+    );
+    assert!(state.by_container.contains_key(CONTAINER));
+
+    server.remove(PODS, "web-5d59d67564-x2x4z");
+    watched
+        .until("the pod's end", |state| {
+            !state
+                .by_address
+                .contains_key(&"10.244.1.7".parse::<std::net::IpAddr>().unwrap())
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_disconnect_and_a_version_that_is_gone_are_survived_and_what_was_known_stays_meanwhile() {
+    let server = TestServer::start().await;
+    server.put(NODES, node("worker-1", "10.244.1.0/24", "192.0.2.11"));
+    let watched = Watched::start(&server, false);
+    watched.until_ranges(&["10.244.1.0/24"], &[], &[]).await;
+
+    server.disconnect();
+    assert_eq!(watched.cluster.load().ranges.pods.len(), 1);
+    // Watches come back from the version that they had: what is sent now arrives once they have.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while watched.cluster.load().ranges.pods.len() < 2 {
+        assert!(Instant::now() < deadline, "{:#?}", watched.cluster.load());
+        server.put(NODES, node("worker-2", "10.244.2.0/24", "192.0.2.12"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let listed = server.lists(NODES);
+    server.put_silently(NODES, node("worker-3", "10.244.3.0/24", "192.0.2.13"));
+    server.gone(NODES);
+    watched
+        .until_ranges(&["10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24"], &[], &[])
+        .await;
+    assert!(server.lists(NODES) > listed, "410 asks for a new list");
+}
+
+#[tokio::test]
+async fn what_is_forbidden_leaves_the_rest_at_work_and_is_watched_once_it_is_allowed() {
+    let server = TestServer::start().await;
+    for path in [CONFIG_MAPS, NODES, DNS] {
+        server.refuse(path, 403);
+    }
+    server.refuse(SERVICE_CIDRS, 404);
+    server.put(SERVICES, service("shop", "cart", "10.96.7.7"));
+    server.put(NODES, node("worker-1", "10.244.1.0/24", "192.0.2.11"));
+    let watched = Watched::start(&server, true);
+    watched
+        .until("the service", |state| state.by_address.len() == 1)
+        .await;
+    assert!(watched.cluster.load().ranges.pods.is_empty());
+    server.refuse(NODES, 200);
+    watched.until_ranges(&["10.244.1.0/24"], &[], &[]).await;
+}
+
+#[tokio::test]
+async fn outside_of_a_cluster_there_is_no_client_and_a_broken_kubeconfig_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "clusters: nonsense").unwrap();
+    let error = client(Some(file.path())).await.err().unwrap().to_string();
+    assert!(error.starts_with(&file.path().display().to_string()), "{error}");
+    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() && std::env::var_os("KUBECONFIG").is_none() {
+        assert!(client(None).await.unwrap().is_none());
+    }
+}

@@ -1,0 +1,25 @@
+//! What runs beside the pipelines: the admin listener, the daemon's own telemetry, watchers of the node and the cluster, the memory
+//! limiter, and notifications to systemd.
+//!
+//! # Layout
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`admin`] | the admin listener: health, the status page, the API |
+//! | [`live`] | the live view's data, from the newest snapshots: `/flows` |
+//! | [`telemetry`] | logs, and the daemon's own metrics |
+//! | [`node`] | watches this machine's addresses and resolvers |
+//! | [`identity`] | the resource: the attributes that name this flowtap and its node |
+//! | [`kubernetes`] | watches the cluster's ranges and names |
+//! | [`memory_limiter`] | watches how much memory the daemon has |
+//! | [`systemd`] | notifications to systemd |
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod identity;
+pub mod kubernetes;
+pub mod live;
+pub mod memory_limiter;
+pub mod node;
+pub mod systemd;
+pub mod telemetry;

@@ -1,0 +1,431 @@
+//! From a snapshot's families to flows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
+use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, SeriesId, Snapshot};
+
+use super::latest::{Before, Latest};
+use super::{Flow, Retransmits};
+
+/// Families of payload bytes by peer.
+const BYTES: [FamilyId; 5] = [
+    FamilyId::Io,
+    FamilyId::Egress,
+    FamilyId::Ingress,
+    FamilyId::K8s,
+    FamilyId::Dns,
+];
+
+type Labels = BTreeMap<String, String>;
+
+/// Every flow of the newest window, in no order.
+pub(super) fn flows(latest: &Latest) -> Vec<Flow> {
+    let names = Names::new();
+    let mut flows = Vec::new();
+    let mut times = Vec::new();
+    let mut repeats = Vec::new();
+    for family in &latest.snapshot.families {
+        match id_of(family.family) {
+            Some(id) if BYTES.contains(&id) => {
+                flows.extend(rows(id, family, &latest.snapshot, &names));
+            }
+            Some(FamilyId::Rtt) => times = round_trips(family, latest, &names),
+            Some(FamilyId::Retransmits) => repeats = retransmits(family, &names),
+            _ => {}
+        }
+    }
+    attach(&mut flows, &times, |flow, mean: Mean| {
+        flow.rtt_microseconds = (mean.count > 0).then(|| mean.sum / mean.count as f64);
+    });
+    attach(&mut flows, &repeats, |flow, seen: Retransmits| {
+        flow.retransmits = Some(seen);
+    });
+    flows
+}
+
+fn id_of(family: &Family) -> Option<FamilyId> {
+    FamilyId::ALL
+        .into_iter()
+        .find(|id| id.definition().named(family.naming).name == family.name)
+}
+
+/// Whether it is the family of round-trip times.
+pub(super) fn is_round_trips(family: &Family) -> bool {
+    id_of(family) == Some(FamilyId::Rtt)
+}
+
+/// The flows of one family: series that differ in their direction only, together.
+fn rows(id: FamilyId, family: &FamilySnapshot, snapshot: &Snapshot, names: &Names) -> Vec<Flow> {
+    let Points::Sums(points) = &family.points else {
+        return Vec::new();
+    };
+    // A window that was cut short by a set clock can be of no length.
+    let seconds = snapshot.window.as_secs_f64().max(1e-3);
+    let mut rows: Vec<Flow> = Vec::new();
+    let mut rows_by_labels: HashMap<Labels, usize> = HashMap::new();
+    for point in points {
+        let mut labels = names.labels(family.family, &point.series);
+        let direction = labels.remove("direction");
+        let number = *rows_by_labels.entry(labels).or_insert_with_key(|labels| {
+            rows.push(Flow {
+                metric: id.definition().family.name.to_owned(),
+                role: match id {
+                    FamilyId::Egress => Some("egress".to_owned()),
+                    FamilyId::Ingress => Some("ingress".to_owned()),
+                    _ => labels.get("flow").cloned(),
+                },
+                labels: labels.clone(),
+                ..Flow::default()
+            });
+            rows.len() - 1
+        });
+        let row = &mut rows[number];
+        let side = match direction.as_deref() {
+            Some("outbound" | "transmit") => &mut row.outbound,
+            Some("inbound" | "receive") => &mut row.inbound,
+            _ => &mut row.undirected,
+        };
+        let bytes = side.get_or_insert_default();
+        bytes.total += point.total;
+        bytes.per_second += point.delta as f64 / seconds;
+    }
+    rows
+}
+
+/// A value that can be added up over series.
+trait Tally: Copy + Default {
+    fn add(&mut self, other: Self);
+}
+
+/// Observations of the last window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    count: u64,
+    sum: f64,
+}
+
+impl Tally for Mean {
+    fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.sum += other.sum;
+    }
+}
+
+impl Tally for Retransmits {
+    fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.last_window += other.last_window;
+    }
+}
+
+/// The increase in the last window of each series of round-trip times, in microseconds.
+fn round_trips(family: &FamilySnapshot, latest: &Latest, names: &Names) -> Vec<(Labels, Mean)> {
+    let Points::Histograms(points) = &family.points else {
+        return Vec::new();
+    };
+    let scale = if family.family.unit == "s" { 1e6 } else { 1.0 };
+    let before: HashMap<SeriesId, &Before> = latest
+        .before
+        .iter()
+        .map(|before| (before.series.id(), before))
+        .collect();
+    let fresh = points.iter().filter(|point| point.updated == latest.snapshot.at);
+    let mean = |point: &flowtap_pipeline::HistogramPoint| {
+        let (count, sum) = before
+            .get(&point.series.id())
+            .map_or((0, 0.0), |before| (before.count, before.sum));
+        Mean {
+            count: point.count().saturating_sub(count),
+            sum: (point.sum - sum).max(0.0) * scale,
+        }
+    };
+    fresh
+        .map(|point| (names.labels(family.family, &point.series), mean(point)))
+        .collect()
+}
+
+fn retransmits(family: &FamilySnapshot, names: &Names) -> Vec<(Labels, Retransmits)> {
+    let Points::Sums(points) = &family.points else {
+        return Vec::new();
+    };
+    let seen = points.iter().map(|point| {
+        let seen = Retransmits {
+            total: point.total,
+            last_window: point.delta,
+        };
+        (names.labels(family.family, &point.series), seen)
+    });
+    seen.collect()
+}
+
+/// Gives each flow the sum of what agrees with it in the labels that both have.
+fn attach<T: Tally>(flows: &mut [Flow], observed: &[(Labels, T)], set: impl Fn(&mut Flow, T)) {
+    let theirs: BTreeSet<&str> = observed
+        .iter()
+        .flat_map(|(labels, _)| labels.keys())
+        .map(String::as_str)
+        .collect();
+    for id in BYTES {
+        let metric = id.definition().family.name;
+        let mut ours: BTreeSet<String> = flows
+            .iter()
+            .filter(|flow| flow.metric == metric)
+            .flat_map(|flow| flow.labels.keys().cloned())
+            .collect();
+        if matches!(id, FamilyId::Egress | FamilyId::Ingress) {
+            ours.insert("flow".to_owned());
+        }
+        // Directions are together in a flow.
+        ours.remove("direction");
+        let shared: Vec<&str> = theirs
+            .iter()
+            .copied()
+            .filter(|name| ours.contains(*name))
+            .collect();
+        if !shared.contains(&"raddr") {
+            continue;
+        }
+        let mut sums: HashMap<Vec<&str>, T> = HashMap::new();
+        for (labels, value) in observed {
+            let key = shared
+                .iter()
+                .map(|name| labels.get(*name).map_or("", String::as_str));
+            sums.entry(key.collect()).or_default().add(*value);
+        }
+        for flow in flows.iter_mut().filter(|flow| flow.metric == metric) {
+            let found = {
+                let value = |name: &&str| match (*name, &flow.role) {
+                    ("flow", Some(role)) => role.as_str(),
+                    (name, _) => flow.label(name),
+                };
+                sums.get(&shared.iter().map(value).collect::<Vec<_>>()).copied()
+            };
+            if let Some(found) = found {
+                set(flow, found);
+            }
+        }
+    }
+}
+
+/// Labels' names in the config, by OpenTelemetry's.
+struct Names(HashMap<&'static str, &'static str>);
+
+impl Names {
+    fn new() -> Self {
+        // By the Go exporter's naming a family can have each label that it can have by any.
+        let possible = FAMILIES
+            .iter()
+            .flat_map(|definition| definition.possible(Naming::PrimusLens));
+        Self(possible.map(|label| (label.otel_name(), label.name())).collect())
+    }
+
+    fn labels(&self, family: &Family, series: &Series) -> Labels {
+        let name = |name| match family.naming {
+            Naming::PrimusLens => name,
+            Naming::Otel => self.0.get(name).copied().unwrap_or(name),
+        };
+        series
+            .pairs()
+            .map(|pair| (name(pair.name()).to_owned(), pair.value.text().into_owned()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::live::Bytes;
+    use flowtap_pipeline::{HISTOGRAM_BUCKETS, HistogramPoint, LabelValue, SumPoint, Timestamp};
+    use std::time::Duration;
+
+    const AT: Timestamp = Timestamp::from_nanos(10_000_000_000);
+
+    /// The labels of a series.
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    fn series(id: FamilyId, naming: Naming, labels: &[(&str, &str)]) -> Series {
+        let pairs = labels
+            .iter()
+            .map(|(name, value)| (*name, LabelValue::Text(value)));
+        Series::new(id.definition().named(naming), pairs, None, Timestamp::default())
+    }
+
+    fn sums(id: FamilyId, naming: Naming, rows: &[(Pairs<'_>, u64, u64)]) -> FamilySnapshot {
+        let points = rows.iter().map(|(labels, total, delta)| SumPoint {
+            series: series(id, naming, labels),
+            total: *total,
+            delta: *delta,
+            updated: AT,
+        });
+        FamilySnapshot {
+            family: id.definition().named(naming),
+            points: Points::Sums(points.collect()),
+            ended: Vec::new(),
+        }
+    }
+
+    fn times(naming: Naming, rows: &[(Pairs<'_>, u64, f64)]) -> FamilySnapshot {
+        let points = rows.iter().map(|(labels, count, sum)| {
+            let mut buckets = [0; HISTOGRAM_BUCKETS + 1];
+            buckets[3] = *count;
+            HistogramPoint {
+                series: series(FamilyId::Rtt, naming, labels),
+                buckets,
+                sum: *sum,
+                updated: AT,
+            }
+        });
+        FamilySnapshot {
+            family: FamilyId::Rtt.definition().named(naming),
+            points: Points::Histograms(points.collect()),
+            ended: Vec::new(),
+        }
+    }
+
+    fn latest(families: Vec<FamilySnapshot>) -> Latest {
+        Latest {
+            snapshot: Arc::new(Snapshot {
+                pipeline: "flows".into(),
+                at: AT,
+                window: Duration::from_secs(2),
+                last: false,
+                families,
+            }),
+            before: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn both_directions_are_one_flow_with_the_peers_round_trip_time_and_retransmits() {
+        let out: &[_] = &[
+            ("raddr", "192.0.2.7"),
+            ("rport", "443"),
+            ("direction", "outbound"),
+        ];
+        let back: &[_] = &[("raddr", "192.0.2.7"), ("rport", "443"), ("direction", "inbound")];
+        let other: &[_] = &[
+            ("raddr", "192.0.2.8"),
+            ("rport", "443"),
+            ("direction", "outbound"),
+        ];
+        let mut latest = latest(vec![
+            sums(
+                FamilyId::Egress,
+                Naming::PrimusLens,
+                &[(out, 100, 10), (back, 7, 0), (other, 5, 0)],
+            ),
+            times(
+                Naming::PrimusLens,
+                &[
+                    (&[("raddr", "192.0.2.7"), ("direction", "outbound")], 2, 300.0),
+                    (&[("raddr", "192.0.2.7"), ("direction", "inbound")], 3, 600.0),
+                ],
+            ),
+            sums(
+                FamilyId::Retransmits,
+                Naming::PrimusLens,
+                &[(&[("raddr", "192.0.2.7"), ("type", "externalHosts")], 9, 1)],
+            ),
+        ]);
+        let Points::Histograms(points) = &latest.snapshot.families[1].points else {
+            panic!("histograms");
+        };
+        latest.before = vec![Before {
+            series: points[1].series.clone(),
+            count: 1,
+            sum: 100.0,
+        }];
+        let flows = flows(&latest);
+        assert_eq!(flows.len(), 2);
+        let flow = &flows[0];
+        assert_eq!((flow.peer(), flow.port()), ("192.0.2.7", "443"));
+        assert_eq!(flow.role.as_deref(), Some("egress"));
+        assert!(!flow.labels.contains_key("direction"));
+        let bytes = |total, per_second| Some(Bytes { total, per_second });
+        assert_eq!(
+            (flow.outbound, flow.inbound, flow.undirected),
+            (bytes(100, 5.0), bytes(7, 0.0), None)
+        );
+        // (300 + 600 - 100) / (2 + 3 - 1)
+        assert_eq!(flow.rtt_microseconds, Some(200.0));
+        let seen = Retransmits {
+            total: 9,
+            last_window: 1,
+        };
+        assert_eq!(flow.retransmits, Some(seen));
+        assert_eq!((flows[1].rtt_microseconds, flows[1].retransmits), (None, None));
+    }
+
+    #[test]
+    fn the_role_tells_times_apart_where_those_have_it() {
+        let peer = ("raddr", "192.0.2.7");
+        let latest = latest(vec![
+            sums(FamilyId::Egress, Naming::PrimusLens, &[(&[peer], 1, 1)]),
+            sums(FamilyId::Ingress, Naming::PrimusLens, &[(&[peer], 1, 1)]),
+            times(
+                Naming::PrimusLens,
+                &[
+                    (&[peer, ("flow", "egress")], 1, 10.0),
+                    (&[peer, ("flow", "ingress")], 1, 20.0),
+                ],
+            ),
+        ]);
+        let times: Vec<_> = flows(&latest).iter().map(|flow| flow.rtt_microseconds).collect();
+        assert_eq!(times, [Some(10.0), Some(20.0)]);
+    }
+
+    #[test]
+    fn opentelemetrys_naming_gives_the_same_flows_in_the_configs_words() {
+        let latest = latest(vec![
+            sums(
+                FamilyId::Io,
+                Naming::Otel,
+                &[(
+                    &[
+                        ("network.peer.address", "192.0.2.7"),
+                        ("flowtap.role", "ingress"),
+                        ("server.port", "80"),
+                        ("network.io.direction", "receive"),
+                        ("flowtap.peer.class", "externalHosts"),
+                        ("process.executable.name", "nginx"),
+                    ],
+                    4,
+                    2,
+                )],
+            ),
+            times(
+                Naming::Otel,
+                &[(&[("network.peer.address", "192.0.2.7")], 1, 0.000_25)],
+            ),
+        ]);
+        let flows = flows(&latest);
+        let flow = &flows[0];
+        assert_eq!(
+            (
+                flow.peer(),
+                flow.port(),
+                flow.class(),
+                flow.process().as_str(),
+                flow.metric.as_str()
+            ),
+            ("192.0.2.7", "80", "externalHosts", "nginx", "network_tcp_io")
+        );
+        assert_eq!(flow.inbound.map(|bytes| bytes.total), Some(4));
+        assert!((flow.rtt_microseconds.unwrap() - 250.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_window_without_the_peers_address_shows_no_time_that_may_be_anothers() {
+        let latest = latest(vec![
+            sums(FamilyId::Dns, Naming::PrimusLens, &[(&[], 3, 3)]),
+            times(Naming::PrimusLens, &[(&[("raddr", "192.0.2.7")], 1, 10.0)]),
+        ]);
+        let flows = flows(&latest);
+        assert_eq!((flows[0].peer(), flows[0].class()), ("(all)", "dns"));
+        assert_eq!(flows[0].undirected.map(|bytes| bytes.total), Some(3));
+        assert_eq!(flows[0].rtt_microseconds, None);
+    }
+}

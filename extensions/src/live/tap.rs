@@ -1,0 +1,290 @@
+//! The tap: keeps the newest snapshot of every pipeline, for queries.
+//!
+//! It is an exporter like others, with its own queue, so it adds no cost to the path of a record;
+//! the snapshot is the one that all exporters share. Only for round-trip times, whose points hold
+//! totals, it keeps the values of the window before.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::extract::{Query, rejection::QueryRejection};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use flowtap_pipeline::{ExportService, Exported, Exporter, Points, Snapshot, StageError};
+use futures::future::{BoxFuture, ready};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tower::service_fn;
+use tower::util::BoxService;
+
+use super::latest::{Before, Latest};
+use super::{Flow, Flows, Sort, join, per_second};
+
+/// Its id among the exporters. No type is called so, so no config can have it.
+pub const ID: &str = "live";
+
+/// Flows in an answer unless the request says otherwise, and at most.
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 10_000;
+
+/// Answers that are made at a time: a window of many series takes memory and time to sort.
+const MAX_CONCURRENT: usize = 2;
+
+/// The newest snapshots, by pipeline.
+#[derive(Clone, Debug, Default)]
+pub struct Tap(Arc<Mutex<BTreeMap<Arc<str>, Arc<Latest>>>>);
+
+/// A query for flows.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Of which pipeline; of the first one, if none is said.
+    pub pipeline: Option<String>,
+    /// The order.
+    pub sort: Sort,
+    /// Maximum number of flows.
+    pub limit: usize,
+}
+
+/// A query for something that does not exist; the message is for the client.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused(String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Tap {
+    /// The flows of the newest window.
+    ///
+    /// # Errors
+    /// [`Refused`] if the pipeline does not exist.
+    pub fn flows(&self, request: &Request) -> Result<Flows, Refused> {
+        let (latest, pipelines) = {
+            let all = self.lock();
+            let latest = match &request.pipeline {
+                Some(name) => all.get(name.as_str()),
+                None => all.values().next(),
+            };
+            (
+                latest.cloned(),
+                all.keys().map(ToString::to_string).collect::<Vec<_>>(),
+            )
+        };
+        let Some(latest) = latest else {
+            return match &request.pipeline {
+                // Before the first window, no pipeline is known.
+                Some(name) if !pipelines.is_empty() => Err(Refused(format!(
+                    "unknown pipeline `{name}`; available: {}",
+                    pipelines.join(", ")
+                ))),
+                _ => Ok(Flows::default()),
+            };
+        };
+        let mut flows = join::flows(&latest);
+        let sum = |side: fn(&Flow) -> f64| flows.iter().map(side).sum();
+        let answer = Flows {
+            pipeline: latest.snapshot.pipeline.to_string(),
+            pipelines,
+            at: latest.snapshot.at.as_secs_f64(),
+            window_seconds: latest.snapshot.window.as_secs_f64(),
+            total: flows.len(),
+            outbound_bytes_per_second: sum(|flow| per_second(flow.outbound)),
+            inbound_bytes_per_second: sum(|flow| per_second(flow.inbound)),
+            flows: Vec::new(),
+        };
+        flows.sort_by(|a, b| request.sort.compare(a, b));
+        flows.truncate(request.limit);
+        Ok(Flows { flows, ..answer })
+    }
+
+    /// `GET /flows?limit=&sort=&pipeline=`.
+    pub fn routes(&self) -> Router {
+        let tap = self.clone();
+        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
+        let answer = move |query: Result<Query<Parameters>, QueryRejection>| {
+            answer(tap.clone(), Arc::clone(&permits), query)
+        };
+        Router::new().route("/flows", get(answer))
+    }
+
+    fn take(&self, snapshot: Arc<Snapshot>) {
+        let mut all = self.lock();
+        let before = all
+            .remove(&snapshot.pipeline)
+            .map(|latest| totals(&latest.snapshot))
+            .unwrap_or_default();
+        // The mark of a removed pipeline.
+        if snapshot.last && snapshot.window.is_zero() {
+            return;
+        }
+        all.insert(
+            Arc::clone(&snapshot.pipeline),
+            Arc::new(Latest { snapshot, before }),
+        );
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Latest>>> {
+        // The map is whole after every statement above, so a panic elsewhere can't have torn it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Totals of the series of round-trip times.
+fn totals(snapshot: &Snapshot) -> Vec<Before> {
+    let times = snapshot
+        .families
+        .iter()
+        .filter_map(|family| match &family.points {
+            Points::Histograms(points) if join::is_round_trips(family.family) => Some(points),
+            _ => None,
+        });
+    times
+        .flatten()
+        .map(|point| Before {
+            series: point.series.clone(),
+            count: point.count(),
+            sum: point.sum,
+        })
+        .collect()
+}
+
+impl Exporter for Tap {
+    fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
+        let tap = self.clone();
+        let service = service_fn(move |snapshot: Arc<Snapshot>| {
+            let sent = snapshot.points() as u64;
+            tap.take(snapshot);
+            ready(Ok(Exported { sent, failed: 0 }))
+        });
+        Box::pin(ready(Ok(BoxService::new(service))))
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(ready(()))
+    }
+}
+
+/// The query of `/flows`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    limit: Option<usize>,
+    sort: Option<String>,
+    pipeline: Option<String>,
+}
+
+impl Parameters {
+    fn request(self) -> Result<Request, Refused> {
+        let sort = match self.sort {
+            None => Sort::default(),
+            Some(name) => Sort::from_name(&name).ok_or_else(|| {
+                let names = Sort::ALL.map(Sort::name).join(", ");
+                Refused(format!("sort: unknown column `{name}`; available: {names}"))
+            })?,
+        };
+        Ok(Request {
+            pipeline: self.pipeline,
+            sort,
+            limit: self.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT),
+        })
+    }
+}
+
+async fn answer(
+    tap: Tap,
+    permits: Arc<Semaphore>,
+    query: Result<Query<Parameters>, QueryRejection>,
+) -> Response {
+    let refused = |text: String| (StatusCode::BAD_REQUEST, format!("{text}\n")).into_response();
+    let request = match query {
+        Ok(Query(parameters)) => match parameters.request() {
+            Ok(request) => request,
+            Err(error) => return refused(error.to_string()),
+        },
+        Err(error) => return refused(error.body_text()),
+    };
+    // The semaphore is never closed.
+    let _permit = permits.acquire().await;
+    let work = move || tap.flows(&request).map(|flows| serde_json::to_vec(&flows));
+    match spawn_blocking(work).await {
+        Ok(Ok(Ok(body))) => {
+            let head = [
+                (header::CONTENT_TYPE, "application/json"),
+                (header::CACHE_CONTROL, "no-store"),
+            ];
+            (head, body).into_response()
+        }
+        Ok(Err(error)) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
+        Ok(Ok(Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flowtap_pipeline::Timestamp;
+    use std::time::Duration;
+    use tower::{Service, ServiceExt};
+
+    fn snapshot(pipeline: &str, at: u64) -> Arc<Snapshot> {
+        Arc::new(Snapshot {
+            pipeline: pipeline.into(),
+            at: Timestamp::from_nanos(at * 1_000_000_000),
+            window: Duration::from_secs(1),
+            last: false,
+            families: Vec::new(),
+        })
+    }
+
+    fn request(pipeline: Option<&str>) -> Request {
+        Request {
+            pipeline: pipeline.map(str::to_owned),
+            sort: Sort::default(),
+            limit: 10,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newest_snapshot_of_each_pipeline_is_told_and_the_first_pipelines_by_default() {
+        let mut tap = Tap::default();
+        assert_eq!(tap.flows(&request(Some("a"))), Ok(Flows::default()));
+        let mut service = tap.start().await.unwrap();
+        for snapshot in [snapshot("b", 1), snapshot("a", 2), snapshot("a", 3)] {
+            service.ready().await.unwrap().call(snapshot).await.unwrap();
+        }
+        let first = tap.flows(&request(None)).unwrap();
+        assert_eq!(
+            (first.pipeline.as_str(), first.at.to_string()),
+            ("a", "3".to_owned())
+        );
+        assert_eq!(first.pipelines, ["a", "b"]);
+        assert_eq!(tap.flows(&request(Some("b"))).unwrap().pipeline, "b");
+        let error = tap.flows(&request(Some("c"))).unwrap_err();
+        assert_eq!(error.to_string(), "there is no pipeline `c`; there is a, b");
+        let mut gone = Snapshot::clone(&snapshot("b", 4));
+        (gone.last, gone.window) = (true, Duration::ZERO);
+        service.ready().await.unwrap().call(Arc::new(gone)).await.unwrap();
+        assert_eq!(tap.flows(&request(None)).unwrap().pipelines, ["a"]);
+    }
+
+    #[test]
+    fn an_order_that_there_is_not_is_refused_with_those_that_there_are() {
+        let parameters = |sort: &str| Parameters {
+            limit: Some(usize::MAX),
+            sort: Some(sort.to_owned()),
+            pipeline: None,
+        };
+        let refused = parameters("colour").request().unwrap_err().to_string();
+        assert!(
+            refused.contains("`colour`") && refused.contains("retransmits"),
+            "{refused}"
+        );
+        assert_eq!(parameters("rtt").request().unwrap().limit, MAX_LIMIT);
+    }
+}

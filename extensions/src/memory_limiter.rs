@@ -1,0 +1,165 @@
+//! The memory limiter: watches how much memory the daemon has, and says when it is short.
+//!
+//! In: the resident set, once per `check_interval`. Out: a state that windows heed ([`Memory`]), a gauge, a log line for each
+//! change. Above the soft limit (`limit_mib` less `spike_limit_mib`) new series fold into `other`; above the hard one records are
+//! shed. A state ends only well below the limit that began it, so that it does not flap.
+//!
+//! The allocator keeps much of what is freed, and the resident set with it: a burst that is over would count for ever. So free
+//! memory is returned to the system before a state begins, and with every check until it ends.
+
+use std::fs;
+use std::sync::Arc;
+
+use flowtap_config::MemoryLimiterConfig;
+use flowtap_pipeline::{Memory, MemoryState};
+use opentelemetry::metrics::{Gauge, Meter};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// Distance below a limit at which its state ends: a twentieth of `limit_mib`.
+const HYSTERESIS: u64 = 20;
+
+/// The limits, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    soft: u64,
+    hard: u64,
+}
+
+impl Limits {
+    const fn of(config: &MemoryLimiterConfig) -> Option<Self> {
+        const MIB: u64 = 1 << 20;
+        if config.limit_mib == 0 {
+            return None;
+        }
+        let hard = config.limit_mib as u64 * MIB;
+        Some(Self {
+            hard,
+            soft: hard - config.spike_mib() as u64 * MIB,
+        })
+    }
+
+    /// The state that follows `state` with this much memory in use.
+    fn next(self, state: MemoryState, used: u64) -> MemoryState {
+        let slack = self.hard / HYSTERESIS;
+        let reaches =
+            |limit: u64, holds: bool| used > if holds { limit.saturating_sub(slack) } else { limit };
+        if reaches(self.hard, matches!(state, MemoryState::Exhausted)) {
+            MemoryState::Exhausted
+        } else if reaches(self.soft, !matches!(state, MemoryState::Ample)) {
+            MemoryState::Short
+        } else {
+            MemoryState::Ample
+        }
+    }
+}
+
+/// Watches until `stop`, if the config has a limit. `trim` returns free memory to the system.
+pub fn watch(
+    config: &MemoryLimiterConfig,
+    memory: &Arc<Memory>,
+    meter: &Meter,
+    trim: fn(),
+    stop: CancellationToken,
+) {
+    let Some(limits) = Limits::of(config) else { return };
+    let gauge = meter
+        .u64_gauge("memory_limiter_state")
+        .with_description("0 with enough memory, 1 above the soft limit, 2 above the hard one.")
+        .build();
+    let (memory, interval) = (Arc::clone(memory), config.check_interval);
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let Some(mut used) = resident() else { continue };
+            if limits.next(memory.state(), used) != MemoryState::Ample {
+                // It takes the allocator's locks for some milliseconds.
+                let trimmed = tokio::task::spawn_blocking(trim).await;
+                used = trimmed.ok().and_then(|()| resident()).unwrap_or(used);
+            }
+            look(limits, used, &memory, &gauge);
+        }
+    });
+}
+
+fn look(limits: Limits, used: u64, memory: &Memory, gauge: &Gauge<u64>) {
+    let (before, now) = (memory.state(), limits.next(memory.state(), used));
+    gauge.record(now as u64, &[]);
+    if now == before {
+        return;
+    }
+    memory.set(now);
+    let (used_mib, state) = (used >> 20, now.as_str());
+    match now {
+        MemoryState::Ample => tracing::info!(used_mib, state, "memory is below the limits again"),
+        MemoryState::Short => tracing::warn!(
+            used_mib,
+            state,
+            "memory is above the soft limit: new series fold into `other`; fewer labels or a larger \
+             service.memory_limiter.limit_mib helps"
+        ),
+        MemoryState::Exhausted => tracing::error!(
+            used_mib,
+            state,
+            "memory is above the hard limit: records are shed, and counted; fewer labels or a larger \
+             service.memory_limiter.limit_mib helps"
+        ),
+    }
+}
+
+/// Bytes of memory that the process has (`proc_pid_statm(5)`: the second number, in pages).
+pub fn resident() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_state_begins_above_its_limit_and_ends_well_below_it() {
+        let limits = Limits::of(&MemoryLimiterConfig {
+            limit_mib: 100,
+            spike_limit_mib: Some(20),
+            ..MemoryLimiterConfig::default()
+        })
+        .unwrap();
+        let mut state = MemoryState::Ample;
+        for (used, expected) in [
+            (80, MemoryState::Ample),
+            (81, MemoryState::Short),
+            (78, MemoryState::Short),
+            (101, MemoryState::Exhausted),
+            (97, MemoryState::Exhausted),
+            (94, MemoryState::Short),
+            (76, MemoryState::Short),
+            (74, MemoryState::Ample),
+            (120, MemoryState::Exhausted),
+            (10, MemoryState::Ample),
+        ] {
+            state = limits.next(state, used * MIB);
+            assert_eq!(state, expected, "{used} MiB");
+        }
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_watched_and_a_fifth_is_the_spike_by_default() {
+        assert!(Limits::of(&MemoryLimiterConfig::default()).is_none());
+        let config = MemoryLimiterConfig {
+            limit_mib: 100,
+            ..MemoryLimiterConfig::default()
+        };
+        assert_eq!(Limits::of(&config).unwrap().soft, 80 * MIB);
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        assert!(resident().unwrap() > MIB);
+    }
+}

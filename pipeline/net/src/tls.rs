@@ -1,0 +1,271 @@
+//! TLS of listeners and of connections to peers: files of certificates and keys, in PEM.
+//!
+//! All of them are read again when they change, so that a renewed certificate is used without a restart. Files that can't be
+//! read leave the ones before in place.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use flowtap_pipeline::Fault;
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// TLS of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// Its certificate, followed by the chain.
+    pub cert_file: PathBuf,
+    /// The key of the certificate.
+    pub key_file: PathBuf,
+    /// Authorities of client certificates, which are then required; unset: none is required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca_file: Option<PathBuf>,
+}
+
+/// TLS of a connection to a peer. Empty: the system's authorities, no client certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientTls {
+    /// Authorities that the peer's certificate must be of, in place of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// A certificate to show, for peers that want one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// The name in the peer's certificate, if it is not the one in the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
+impl ClientTls {
+    /// A violation of its settings, if any.
+    pub fn validate(&self) -> Option<Fault> {
+        (self.cert_file.is_some() != self.key_file.is_some()).then(|| Fault {
+            path: vec!["tls".to_owned()],
+            message: "`cert_file` and `key_file` belong together: set both or none".to_owned(),
+        })
+    }
+
+    /// For connections of which it is known whether they use TLS. Without it the system's authorities are not needed, so it does
+    /// not matter if there are none; files that are named are read all the same, so that a mistake is found early.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file.
+    pub fn config_for(&self, over_tls: bool) -> Result<ClientConfig, TlsError> {
+        if over_tls || self.ca_file.is_some() || self.cert_file.is_some() {
+            return self.client_config();
+        }
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Protocol(source.to_string()))?;
+        Ok(builder
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth())
+    }
+
+    /// The state of its files, to see whether they have changed.
+    pub fn stamp(&self) -> Stamp {
+        let files = [&self.ca_file, &self.cert_file, &self.key_file];
+        Stamp(files.map(|file| file.as_deref().and_then(FileStamp::of)))
+    }
+
+    /// For connections.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file.
+    pub fn client_config(&self) -> Result<ClientConfig, TlsError> {
+        let mut roots = RootCertStore::empty();
+        if let Some(path) = &self.ca_file {
+            for certificate in certificates(path)? {
+                roots
+                    .add(certificate)
+                    .map_err(|source| TlsError::Unusable(path.clone(), source.to_string()))?;
+            }
+        } else {
+            let system = rustls_native_certs::load_native_certs();
+            let (_, ignored) = roots.add_parsable_certificates(system.certs);
+            let errors: Vec<_> = system.errors.iter().map(ToString::to_string).collect();
+            if roots.is_empty() {
+                return Err(TlsError::NoAuthorities(errors.join("; ")));
+            }
+            // One that is damaged does not matter as long as the peer's is among the others.
+            if ignored > 0 || !errors.is_empty() {
+                tracing::warn!(ignored, ?errors, "some of the system's authorities can't be used");
+            }
+        }
+        let ca = self
+            .ca_file
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("the system's authorities"));
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|source| TlsError::Unusable(ca, source.to_string()))?;
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|source| TlsError::Protocol(source.to_string()))?
+            .with_webpki_verifier(verifier);
+        match (&self.cert_file, &self.key_file) {
+            (Some(cert_file), Some(key_file)) => config
+                .with_client_auth_cert(certificates(cert_file)?, key(key_file)?)
+                .map_err(|source| TlsError::Unusable(cert_file.clone(), source.to_string())),
+            _ => Ok(config.with_no_client_auth()),
+        }
+    }
+}
+
+/// Why a file of TLS can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// It can't be read, or is not PEM.
+    #[error("{}: {}", .0.display(), .1)]
+    File(PathBuf, String),
+    /// It can be read, and is of no use.
+    #[error("{}: {}", .0.display(), .1)]
+    Unusable(PathBuf, String),
+    /// There are no authorities to check the peer's certificate with.
+    #[error(
+        "the system has no usable certificate authorities{}{}; hint: install `ca-certificates`, or set `tls.ca_file` or \
+         `SSL_CERT_FILE`", if .0.is_empty() { "" } else { ": " }, .0
+    )]
+    NoAuthorities(String),
+    /// The library has no protocol in common with us.
+    #[error("TLS: {0}")]
+    Protocol(String),
+}
+
+/// The state of the files of a [`ClientTls`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp([Option<FileStamp>; 3]);
+
+/// Which file this is and when it, its mode or its owner changed last. A mode that is put right counts as a change, as the file can
+/// be read from then on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileStamp {
+    inode: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+impl FileStamp {
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: (file.dev(), file.ino()),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+            bytes: file.len(),
+        })
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |error: &dyn std::fmt::Display| TlsError::File(path.to_owned(), error.to_string());
+    let certificates = CertificateDer::pem_file_iter(path)
+        .map_err(|error| failed(&error))?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(&error))?;
+    if certificates.is_empty() {
+        return Err(failed(&"it has no certificate (`-----BEGIN CERTIFICATE-----`)"));
+    }
+    Ok(certificates)
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::File(path.to_owned(), error.to_string()))
+}
+
+/// The certificate of a listener, read again when its files change.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    files: ServerTls,
+    current: ArcSwap<CertifiedKey>,
+    read_at: ArcSwap<Option<[SystemTime; 2]>>,
+}
+
+impl ServerCertificate {
+    fn read(files: &ServerTls) -> Result<CertifiedKey, TlsError> {
+        let certificates = certificates(&files.cert_file)?;
+        CertifiedKey::from_der(certificates, key(&files.key_file)?, &provider())
+            .map_err(|source| TlsError::Unusable(files.cert_file.clone(), source.to_string()))
+    }
+
+    fn modified(files: &ServerTls) -> io::Result<[SystemTime; 2]> {
+        let modified = |path: &Path| fs::metadata(path)?.modified();
+        Ok([modified(&files.cert_file)?, modified(&files.key_file)?])
+    }
+
+    /// Reads the files again if they have changed. Returns whether there is a new certificate.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the file; the certificate before stays.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
+        let failed = |error: io::Error| TlsError::File(self.files.cert_file.clone(), error.to_string());
+        let modified = Some(Self::modified(&self.files).map_err(failed)?);
+        if *self.read_at.load_full() == modified {
+            return Ok(false);
+        }
+        // Logged once, not at every check.
+        self.read_at.store(Arc::new(modified));
+        self.current.store(Arc::new(Self::read(&self.files)?));
+        Ok(true)
+    }
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+/// For a listener, with the certificate to refresh.
+///
+/// # Errors
+/// [`TlsError`] with the file.
+pub fn server_config(files: &ServerTls) -> Result<(ServerConfig, Arc<ServerCertificate>), TlsError> {
+    let certificate = Arc::new(ServerCertificate {
+        current: ArcSwap::from_pointee(ServerCertificate::read(files)?),
+        read_at: ArcSwap::from_pointee(ServerCertificate::modified(files).ok()),
+        files: files.clone(),
+    });
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|source| TlsError::Protocol(source.to_string()))?;
+    let builder = match &files.client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let unusable =
+                |error: &dyn std::fmt::Display| TlsError::Unusable(path.clone(), error.to_string());
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| unusable(&error))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                .build()
+                .map_err(|error| unusable(&error))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let resolver: Arc<dyn ResolvesServerCert> = Arc::<ServerCertificate>::clone(&certificate);
+    Ok((builder.with_cert_resolver(resolver), certificate))
+}

@@ -1,0 +1,43 @@
+//! `flowtap classify`: the class of an address, and the rule that won.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use flowtap_config::Config;
+use flowtap_extensions::node;
+use flowtap_pipeline::ClusterRanges;
+use flowtap_processors::policy::{self, Lists, Tables};
+
+use crate::exit::{Code, Failure};
+
+/// A line per address and processor `policy` of the config.
+///
+/// # Errors
+/// A list's file that can't be read.
+pub(crate) fn classify(config: &Config, addresses: &[IpAddr]) -> Result<String, Failure> {
+    let mut text = String::new();
+    let node = node::describe();
+    let policies = config
+        .processors
+        .iter()
+        .filter(|(id, _)| id.type_name() == "policy");
+    for (id, policy) in policies {
+        let policy = policy
+            .to_value()
+            .and_then(|value| value.deserialize::<policy::Config>())
+            .map_err(|error| Failure::new(Code::Software, error))?;
+        let lists =
+            Lists::read(&policy).map_err(|error| Failure::new(Code::Config, format!("{id}: {error}")))?;
+        let tables = Tables::new(&lists, &node, &ClusterRanges::default());
+        for address in addresses {
+            let (class, rule) = tables.classify(*address);
+            let why = rule.map_or_else(
+                || "in no range".to_owned(),
+                |rule| format!("{} of {}", rule.range, rule.source),
+            );
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{address}  {}  {why}  ({id})", class.as_str());
+        }
+    }
+    Ok(text)
+}

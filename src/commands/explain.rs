@@ -1,0 +1,137 @@
+//! `flowtap explain`: how many series a config makes of live traffic or a recording, and what each label costs.
+
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use flowtap_config::{Config, PipelineConfig};
+use flowtap_pipeline::Snapshot;
+use flowtap_pipeline::catalog::{Definition, FAMILIES, Label};
+use flowtap_processors::window::{self, Window};
+
+use super::record;
+use super::replay::Recording;
+use crate::exit::{Code, Failure};
+
+/// The table, for every pipeline.
+///
+/// # Errors
+/// As [`super::replay::replay`].
+pub(crate) fn explain(config: &Config, file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    for (name, pipeline) in &config.pipelines {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "pipeline {name}");
+        explain_pipeline(&mut text, config, name, pipeline, file)?;
+    }
+    Ok(text)
+}
+
+/// The same of what passes on this machine for `duration`.
+///
+/// # Errors
+/// As [`super::record::record`].
+pub(crate) fn explain_live(config: &Config, duration: Duration) -> Result<String, Failure> {
+    let folder = tempfile::tempdir().map_err(|error| Failure::new(Code::Create, error))?;
+    let file = folder.path().join("explain");
+    record::record(config, &file, Some(duration))?;
+    explain(config, &file)
+}
+
+fn explain_pipeline(
+    text: &mut String,
+    config: &Config,
+    name: &str,
+    pipeline: &PipelineConfig,
+    file: &Path,
+) -> Result<(), Failure> {
+    let window = window_of(config, pipeline)?;
+    let budget = window.max_series.get();
+    let labels: Vec<_> = FAMILIES.iter().map(|family| labels_of(&window, family)).collect();
+    let most = labels.iter().map(Vec::len).max().unwrap_or(0);
+    let all = series(config, name, pipeline, file, &without(&window, &labels, None))?;
+    // One pass per place: each leaves out one label of every family.
+    let mut fewer = Vec::new();
+    for place in 0..most {
+        fewer.push(series(
+            config,
+            name,
+            pipeline,
+            file,
+            &without(&window, &labels, Some(place)),
+        )?);
+    }
+    let _ = writeln!(text, "{:<34} {:>9}  series without the label", "metric", "series");
+    for (number, family) in FAMILIES.iter().enumerate().filter(|(number, _)| all[*number] > 0) {
+        let _ = write!(text, "{:<34} {:>9} ", family.family.name, all[number]);
+        for (place, label) in labels[number].iter().enumerate() {
+            let _ = write!(text, " {label}: {}", fewer[place][number]);
+        }
+        if all[number] > budget {
+            let _ = write!(
+                text,
+                "  (max_series is {budget}: {} go into `other`)",
+                all[number] - budget
+            );
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(text, "{:<34} {:>9}\n", "in all", all.iter().sum::<usize>());
+    Ok(())
+}
+
+/// The config of the pipeline's window.
+fn window_of(config: &Config, pipeline: &PipelineConfig) -> Result<window::Config, Failure> {
+    let window = pipeline
+        .processors
+        .last()
+        .and_then(|id| config.processors.get(id));
+    let value = window.map(|window| window.to_value().and_then(|value| value.deserialize()));
+    match value {
+        Some(Ok(window)) => Ok(window),
+        Some(Err(error)) => Err(Failure::new(Code::Software, error)),
+        None => Err(Failure::new(Code::Software, "a pipeline without a window")),
+    }
+}
+
+fn labels_of(window: &window::Config, family: &Definition) -> Vec<Label> {
+    let own = window.families.get(family.family.name);
+    own.and_then(|own| own.labels.clone())
+        .unwrap_or_else(|| family.labels_by_default(window.naming))
+}
+
+/// The same window without bounds, and without the label at `place` of every family.
+fn without(window: &window::Config, labels: &[Vec<Label>], place: Option<usize>) -> window::Config {
+    let mut window = window.clone();
+    window.max_series = NonZeroUsize::MAX;
+    window.metric_expiration = Duration::MAX;
+    for (family, labels) in FAMILIES.iter().zip(labels) {
+        let mut labels = labels.clone();
+        if let Some(place) = place.filter(|place| *place < labels.len()) {
+            labels.remove(place);
+        }
+        let own = window.families.entry(family.family.name.to_owned()).or_default();
+        own.labels = Some(labels);
+    }
+    window
+}
+
+/// Series per family at the end of the recording.
+fn series(
+    config: &Config,
+    name: &str,
+    pipeline: &PipelineConfig,
+    file: &Path,
+    window: &window::Config,
+) -> Result<Vec<usize>, Failure> {
+    let recording = Recording::open(file)?;
+    let (processors, _) = recording.stages(config, name, pipeline)?;
+    // The last one is the window: the config's check has made sure of it.
+    let Some(id) = pipeline.processors.last() else {
+        return Ok(vec![0; FAMILIES.len()]);
+    };
+    let window = Window::new(window, &recording.context(id, name));
+    let last: Snapshot = recording.play(processors, Box::new(window))?;
+    Ok(last.families.iter().map(|family| family.points.len()).collect())
+}

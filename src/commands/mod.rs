@@ -1,0 +1,86 @@
+//! The commands: a module each, and what they have in common: the config that they read, the text that they print.
+
+mod classify;
+mod complete;
+mod config;
+mod doctor;
+mod draw;
+mod explain;
+mod record;
+mod replay;
+mod top;
+mod validate;
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::CommandFactory;
+use flowtap_pipeline::{Registry, plain};
+
+use self::config::load;
+use crate::cli::{Cli, Command};
+use crate::components;
+use crate::daemon;
+use crate::exit::Failure;
+
+/// Does what the arguments say.
+///
+/// # Errors
+/// What the command failed by.
+pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
+    match arguments.command {
+        None => print(&Cli::command().render_help().to_string()),
+        Some(Command::Run(args)) => {
+            let load = || load(&args.config, registry);
+            daemon::run(load()?, &load, args.strict, !args.no_sandbox)
+        }
+        Some(Command::Validate(config)) => print(&validate::validate(&load(&config, registry)?)?),
+        Some(Command::PrintConfig(config)) => print(&load(&config, registry)?.to_yaml()),
+        Some(Command::Doctor(args)) => {
+            let (text, ended) = doctor::doctor(&args.proc_root, args.json);
+            print(&text)?;
+            ended
+        }
+        Some(Command::Record(args)) => {
+            record::record(&load(&args.config, registry)?, &args.file, args.duration)
+        }
+        Some(Command::Replay(args)) => print(&replay::replay(&load(&args.config, registry)?, &args.file)?),
+        Some(Command::Explain(args)) => {
+            let config = load(&args.config, registry)?;
+            print(&match args.file {
+                Some(file) => explain::explain(&config, &file)?,
+                None => explain::explain_live(&config, args.duration)?,
+            })
+        }
+        Some(Command::Classify(args)) => print(&classify::classify(
+            &load(&args.config, registry)?,
+            &args.addresses,
+        )?),
+        Some(Command::Top(args)) => top::top(args, registry),
+        Some(Command::Components) => print(&components::describe(registry)),
+        Some(Command::Graph(args)) => {
+            let config = load(&args.config, registry)?;
+            print(&draw::draw(&config.pipelines, args.format))
+        }
+        Some(Command::Schema) => print(&flowtap_config::schema::text(registry)),
+        Some(Command::Completions(args)) => print(&complete::completions(args.shell)),
+        Some(Command::Man(args)) => complete::man_pages(&args.directory),
+    }
+}
+
+/// To standard output, as a whole; on a terminal without foreign control characters. A reader that
+/// has gone away (`| head`) is not an error.
+fn print(text: &str) -> Result<(), Failure> {
+    let shown = if io::stdout().is_terminal() {
+        plain::lines(text)
+    } else {
+        text.into()
+    };
+    let text = &*shown;
+    match io::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,196 @@
+//! State of the view, and its changes by events. Pure: no clock, no terminal.
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use flowtap_extensions::live::{Flow, Flows, Sort};
+
+/// The longest filter that can be typed.
+const MAX_FILTER: usize = 60;
+
+/// Something that happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A key was pressed.
+    Key(KeyEvent),
+    /// There are newer flows.
+    Flows(Flows),
+    /// There are none, for this reason.
+    Trouble(String),
+    /// The terminal has another size.
+    Redraw,
+    /// A signal came, or the terminal has gone.
+    Stop,
+}
+
+/// The action that follows an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Draw.
+    Draw,
+    /// Draw, and ask for flows in this order.
+    Ask(Sort),
+    /// End.
+    Quit,
+}
+
+/// Meaning of keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Commands.
+    #[default]
+    Browse,
+    /// The filter's text.
+    Filter,
+    /// Any closes the help.
+    Help,
+}
+
+/// The view.
+#[derive(Debug)]
+pub(super) struct State {
+    /// Source of the flows.
+    pub(super) source: String,
+    pub(super) flows: Flows,
+    pub(super) sort: Sort,
+    /// Whether the order is turned round.
+    pub(super) reversed: bool,
+    pub(super) filter: String,
+    pub(super) mode: Mode,
+    /// Whether newer flows are left aside.
+    pub(super) paused: bool,
+    /// Why there are no newer ones.
+    pub(super) trouble: Option<String>,
+    /// Rows that are scrolled past.
+    pub(super) first: usize,
+    /// Rows that fit: as the last drawing found.
+    pub(super) height: usize,
+}
+
+impl State {
+    /// Of `source`, with no flows yet.
+    pub(super) fn new(source: String, sort: Sort) -> Self {
+        Self {
+            source,
+            flows: Flows::default(),
+            sort,
+            reversed: false,
+            filter: String::new(),
+            mode: Mode::default(),
+            paused: false,
+            trouble: None,
+            first: 0,
+            height: 1,
+        }
+    }
+
+    /// Takes an event in.
+    pub(super) fn apply(&mut self, event: Event) -> Next {
+        match event {
+            Event::Key(key) => return self.press(key),
+            Event::Flows(flows) => {
+                self.trouble = None;
+                if !self.paused {
+                    self.flows = flows;
+                }
+            }
+            Event::Trouble(text) => self.trouble = Some(text),
+            Event::Redraw => {}
+            Event::Stop => return Next::Quit,
+        }
+        Next::Draw
+    }
+
+    fn press(&mut self, key: KeyEvent) -> Next {
+        // The terminal is in raw mode, so this does not raise a signal.
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return match key.code {
+                KeyCode::Char('c' | 'd') => Next::Quit,
+                _ => Next::Draw,
+            };
+        }
+        match self.mode {
+            Mode::Browse => self.command(key.code),
+            Mode::Filter => {
+                self.type_filter(key.code);
+                Next::Draw
+            }
+            Mode::Help => {
+                self.mode = Mode::Browse;
+                Next::Draw
+            }
+        }
+    }
+
+    fn command(&mut self, code: KeyCode) -> Next {
+        match code {
+            KeyCode::Char('q') | KeyCode::Esc => return Next::Quit,
+            KeyCode::Char('s') | KeyCode::Right => return self.turn_to(1),
+            KeyCode::Char('S') | KeyCode::Left => return self.turn_to(Sort::ALL.len() - 1),
+            KeyCode::Char('r') => self.reversed = !self.reversed,
+            KeyCode::Char('/' | 'f') => self.mode = Mode::Filter,
+            KeyCode::Char('p' | ' ') => self.paused = !self.paused,
+            KeyCode::Char('h' | '?') => self.mode = Mode::Help,
+            KeyCode::Down | KeyCode::Char('j') => self.first += 1,
+            KeyCode::Up | KeyCode::Char('k') => self.first = self.first.saturating_sub(1),
+            KeyCode::PageDown => self.first += self.height,
+            KeyCode::PageUp => self.first = self.first.saturating_sub(self.height),
+            KeyCode::Home | KeyCode::Char('g') => self.first = 0,
+            _ => {}
+        }
+        self.first = self.first.min(self.rows().len().saturating_sub(self.height));
+        Next::Draw
+    }
+
+    /// The order so many places on.
+    fn turn_to(&mut self, places: usize) -> Next {
+        let place = Sort::ALL.iter().position(|sort| *sort == self.sort).unwrap_or(0);
+        self.sort = Sort::ALL[(place + places) % Sort::ALL.len()];
+        self.reversed = false;
+        self.first = 0;
+        Next::Ask(self.sort)
+    }
+
+    fn type_filter(&mut self, code: KeyCode) {
+        match code {
+            KeyCode::Enter => self.mode = Mode::Browse,
+            KeyCode::Esc => {
+                self.filter.clear();
+                self.mode = Mode::Browse;
+            }
+            KeyCode::Backspace => {
+                self.filter.pop();
+            }
+            KeyCode::Char(character) if self.filter.chars().count() < MAX_FILTER => {
+                self.filter.push(character);
+            }
+            _ => {}
+        }
+        self.first = 0;
+    }
+
+    /// The flows that the filter lets through, in order.
+    pub(super) fn rows(&self) -> Vec<&Flow> {
+        let wanted = self.filter.to_lowercase();
+        let mut rows: Vec<_> = self
+            .flows
+            .flows
+            .iter()
+            .filter(|flow| has(flow, &wanted))
+            .collect();
+        rows.sort_by(|a, b| self.sort.compare(a, b));
+        if self.reversed {
+            rows.reverse();
+        }
+        rows
+    }
+}
+
+/// Whether any text of the flow contains `wanted`, which is in lower case.
+fn has(flow: &Flow, wanted: &str) -> bool {
+    let within = |text: &str| text.to_lowercase().contains(wanted);
+    wanted.is_empty()
+        || within(flow.role.as_deref().unwrap_or_default())
+        || within(flow.class())
+        || within(&flow.process())
+        || flow.labels.values().any(|value| within(value))
+}

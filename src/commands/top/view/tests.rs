@@ -1,0 +1,285 @@
+use std::collections::BTreeMap;
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::*;
+use crate::commands::top::state::{Event, Next};
+use flowtap_extensions::live::{Flows, Retransmits};
+
+fn flow(role: &str, labels: &[(&str, &str)], out: f64, back: f64) -> Flow {
+    let bytes = |per_second: f64| {
+        Some(Bytes {
+            total: 5_000_000,
+            per_second,
+        })
+    };
+    Flow {
+        metric: format!("network_tcp_flow_{role}"),
+        role: Some(role.to_owned()),
+        labels: labels
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect(),
+        outbound: bytes(out),
+        inbound: bytes(back),
+        ..Flow::default()
+    }
+}
+
+fn flows() -> Flows {
+    let mut first = flow(
+        "egress",
+        &[
+            ("raddr", "10.77.0.2"),
+            ("rport", "8000"),
+            ("type", "internalHosts"),
+            ("comm", "curl"),
+            ("pid", "4711"),
+        ],
+        81.0,
+        1_234_567.0,
+    );
+    first.rtt_microseconds = Some(12_345.0);
+    first.retransmits = Some(Retransmits {
+        total: 23,
+        last_window: 1,
+    });
+    let second = flow(
+        "ingress",
+        &[
+            ("raddr", "2001:db8:1234:5678::beef:1"),
+            ("lport", "443"),
+            ("type", "externalHosts"),
+            ("comm", "nginx"),
+        ],
+        999_999.0,
+        1.0,
+    );
+    let mut third = flow("egress", &[("type", "k8sSvc")], 0.0, 0.0);
+    third.labels = BTreeMap::from([("peer_service".to_owned(), "shop/web".to_owned())]);
+    Flows {
+        pipeline: "flows".to_owned(),
+        pipelines: vec!["flows".to_owned()],
+        at: 10.0,
+        window_seconds: 5.0,
+        total: 3,
+        outbound_bytes_per_second: 1_000_080.0,
+        inbound_bytes_per_second: 1_234_568.0,
+        flows: vec![first, second, third],
+    }
+}
+
+fn state() -> State {
+    let mut state = State::new("127.0.0.1:13133".to_owned(), Sort::Rate);
+    assert_eq!(state.apply(Event::Flows(flows())), Next::Draw);
+    state
+}
+
+fn press(state: &mut State, code: KeyCode) -> Next {
+    state.apply(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+}
+
+fn type_text(state: &mut State, text: &str) {
+    for character in text.chars() {
+        press(state, KeyCode::Char(character));
+    }
+}
+
+/// Contents of a terminal of this size, without trailing blanks.
+fn screen(state: &mut State, width: u16, height: u16) -> Vec<String> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw(state, frame)).unwrap();
+    let buffer = terminal.backend().buffer();
+    let line = |y| {
+        let cells = (0..width).map(|x| buffer[(x, y)].symbol());
+        cells.collect::<String>().trim_end().to_owned()
+    };
+    (0..height).map(line).collect()
+}
+
+#[test]
+fn at_eighty_columns_a_row_has_peer_port_role_class_process_rates_time_and_retransmits() {
+    let screen = screen(&mut state(), 80, 24);
+    assert_eq!(
+        screen[0],
+        "flowtap top  127.0.0.1:13133  last 5.0s  out 1.00 MB/s  in 1.23 MB/s"
+    );
+    assert_eq!(screen[1], "1-3 of 3  by rate");
+    assert_eq!(
+        screen[2..6],
+        [
+            "PEER              PORT ROLE    CLASS     PROCESS      OUT/s    IN/s    RTT  RETR",
+            "10.77.0.2         8000 egress  internal  curl/4711     81 B 1.23 MB 12.3ms    23",
+            "2001:db8~:beef:1   443 ingress external  nginx      1.00 MB     1 B",
+            "shop/web               egress                           0 B     0 B",
+        ]
+    );
+    assert_eq!(screen[23], "s sort  r reverse  / filter  p pause  h help  q quit");
+    assert!(
+        screen.iter().all(|line| line.chars().count() <= 80),
+        "{screen:#?}"
+    );
+}
+
+#[test]
+fn a_config_without_processes_leaves_their_room_to_the_peer() {
+    let mut flows = flows();
+    for flow in &mut flows.flows {
+        flow.labels.remove("comm");
+        flow.labels.remove("pid");
+    }
+    let mut state = state();
+    state.apply(Event::Flows(flows));
+    let screen = screen(&mut state, 80, 24);
+    assert!(!screen[2].contains("PROCESS"), "{screen:#?}");
+    assert!(
+        screen[4].starts_with("2001:db8:1234:5678::beef:1  "),
+        "{screen:#?}"
+    );
+}
+
+#[test]
+fn a_wide_terminal_has_totals_and_whole_names() {
+    let screen = screen(&mut state(), 120, 24);
+    assert!(screen[2].contains("TOTAL"), "{screen:#?}");
+    assert!(screen[3].contains("10.0 MB"), "{screen:#?}");
+    assert!(
+        screen[4].starts_with("2001:db8:1234:5678::beef:1 "),
+        "{screen:#?}"
+    );
+}
+
+#[test]
+fn a_terminal_too_small_for_anything_is_drawn_all_the_same() {
+    let mut state = state();
+    for (width, height) in [(1, 1), (20, 3), (79, 4), (80, 1), (300, 2)] {
+        for mode in [Mode::Browse, Mode::Filter, Mode::Help] {
+            state.mode = mode;
+            screen(&mut state, width, height);
+        }
+    }
+}
+
+#[test]
+fn keys_change_the_order_and_the_feed_is_told() {
+    let mut state = state();
+    let peers = |state: &State| {
+        let rows = state.rows();
+        rows.iter().map(|flow| flow.peer().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(press(&mut state, KeyCode::Char('s')), Next::Ask(Sort::Outbound));
+    assert_eq!(peers(&state)[0], "2001:db8:1234:5678::beef:1");
+    assert_eq!(press(&mut state, KeyCode::Char('S')), Next::Ask(Sort::Rate));
+    assert_eq!(press(&mut state, KeyCode::Left), Next::Ask(Sort::Process));
+    assert_eq!(press(&mut state, KeyCode::Right), Next::Ask(Sort::Rate));
+    assert_eq!(press(&mut state, KeyCode::Char('r')), Next::Draw);
+    assert_eq!(peers(&state)[0], "shop/web");
+    let screen = screen(&mut state, 80, 24);
+    assert_eq!(screen[1], "1-3 of 3  by rate, reversed");
+}
+
+#[test]
+fn a_filter_keeps_rows_with_its_text_in_any_column_and_escape_clears_it() {
+    let mut state = state();
+    press(&mut state, KeyCode::Char('/'));
+    type_text(&mut state, "NGINQ");
+    press(&mut state, KeyCode::Backspace);
+    type_text(&mut state, "X");
+    let typing = screen(&mut state, 80, 24);
+    assert!(typing[23].starts_with("filter: NGINX"), "{typing:#?}");
+    press(&mut state, KeyCode::Enter);
+    let kept = screen(&mut state, 80, 24);
+    assert_eq!(kept[1], "1-1 of 1  by rate  filter: NGINX");
+    assert!(kept[3].contains("beef:1") && kept[4].is_empty(), "{kept:#?}");
+    // In the filter's mode, `q` is a letter.
+    press(&mut state, KeyCode::Char('/'));
+    assert_eq!(press(&mut state, KeyCode::Char('q')), Next::Draw);
+    assert_eq!(screen(&mut state, 80, 24)[1], "0-0 of 0  by rate  filter: NGINXq");
+    press(&mut state, KeyCode::Esc);
+    assert_eq!(state.rows().len(), 3);
+}
+
+#[test]
+fn a_paused_view_stands_still_and_goes_on() {
+    let mut state = state();
+    press(&mut state, KeyCode::Char('p'));
+    state.apply(Event::Flows(Flows::default()));
+    assert_eq!(state.rows().len(), 3);
+    assert!(screen(&mut state, 80, 24)[0].ends_with("PAUSED"));
+    press(&mut state, KeyCode::Char('p'));
+    state.apply(Event::Flows(Flows::default()));
+    assert_eq!(state.rows().len(), 0);
+}
+
+#[test]
+fn trouble_is_told_above_the_last_rows_until_it_is_over() {
+    let mut state = state();
+    state.apply(Event::Trouble("Connection refused (os error 111)".to_owned()));
+    let troubled = screen(&mut state, 80, 24);
+    assert!(troubled[0].contains("Connection refused"), "{troubled:#?}");
+    assert!(troubled[3].contains("10.77.0.2"), "{troubled:#?}");
+    state.apply(Event::Flows(flows()));
+    assert!(!screen(&mut state, 80, 24)[0].contains("refused"));
+}
+
+#[test]
+fn it_scrolls_no_further_than_there_are_rows() {
+    let mut state = state();
+    // Two rows fit.
+    screen(&mut state, 80, 6);
+    for _ in 0..10 {
+        press(&mut state, KeyCode::Down);
+    }
+    let scrolled = screen(&mut state, 80, 6);
+    assert_eq!(scrolled[1], "2-3 of 3  by rate");
+    press(&mut state, KeyCode::PageUp);
+    assert_eq!(state.first, 0);
+}
+
+#[test]
+fn names_that_would_move_the_cursor_are_shown_as_text() {
+    let mut flows = flows();
+    let comm = "\u{1b}[2J\u{7}\u{9b}\u{202e}x";
+    flows.flows[0].labels.insert("comm".to_owned(), comm.to_owned());
+    let mut state = state();
+    state.apply(Event::Flows(flows));
+    let screen = screen(&mut state, 120, 24);
+    assert!(screen[3].contains("?[2J???x/4711"), "{screen:#?}");
+}
+
+#[test]
+fn help_is_over_the_table_until_a_key_and_quitting_quits() {
+    let mut state = state();
+    press(&mut state, KeyCode::Char('?'));
+    let help = screen(&mut state, 80, 24).join("\n");
+    assert!(HELP.iter().all(|line| help.contains(line.trim_end())), "{help}");
+    assert_eq!(press(&mut state, KeyCode::Char('q')), Next::Draw);
+    assert_eq!(state.mode, Mode::Browse);
+    assert_eq!(press(&mut state, KeyCode::Char('q')), Next::Quit);
+    let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+    assert_eq!(state.apply(Event::Key(interrupt)), Next::Quit);
+    assert_eq!(state.apply(Event::Stop), Next::Quit);
+}
+
+#[test]
+fn numbers_keep_to_their_columns() {
+    for exponent in 0..18 {
+        for digit in [1.0, 9.994, 9.995, 9.996, 99.95] {
+            let value = digit * 10f64.powi(exponent);
+            if value < 9.9e17 {
+                assert!(short_bytes(value).len() <= 7, "{value}: {}", short_bytes(value));
+            }
+        }
+    }
+    assert_eq!(
+        [0.0, 999.4, 999.5, 99_950.0, 999_500.0].map(short_bytes),
+        ["0 B", "999 B", "1.00 kB", "100 kB", "1.00 MB"]
+    );
+    assert_eq!(
+        [85.0, 1_234.0, 2_000_000.0].map(short_time),
+        ["85us", "1.23ms", "2.00s"]
+    );
+    assert_eq!([0, 1_500, 99_999].map(short_count), ["0", "1.50k", "100k"]);
+}

@@ -1,0 +1,36 @@
+//! `flowtap validate`: would a config work on this machine?
+
+use std::fmt::Write as _;
+
+use flowtap_config::{Config, MetricsConfig};
+use flowtap_extensions::telemetry::Telemetry;
+use flowtap_pipeline::{ComponentId, Resource};
+
+use crate::daemon::{self, graph};
+use crate::exit::Failure;
+
+/// Builds everything short of starting it; returns a line per pipeline.
+///
+/// # Errors
+/// What can't be built on this machine.
+pub(crate) fn validate(config: &Config) -> Result<String, Failure> {
+    // Some components want a runtime around them, even if nothing runs on it.
+    let runtime = daemon::runtime()?;
+    let _guard = runtime.enter();
+    let telemetry = Telemetry::new(&Resource::default(), &MetricsConfig::default())?;
+    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)
+        .map_err(|error| Failure::config(&config.build_error(&error)))?;
+    let mut text = String::from("the config is valid\n");
+    for (name, pipeline) in &config.pipelines {
+        let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "  {name}: {} -> {} -> {}",
+            list(&pipeline.receivers),
+            list(&pipeline.processors),
+            list(&pipeline.exporters)
+        );
+    }
+    Ok(text)
+}

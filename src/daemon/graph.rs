@@ -1,0 +1,179 @@
+//! From a checked config to the stages, wired.
+
+use std::sync::Arc;
+
+use flowtap_config::Config;
+use flowtap_engine::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, ReceiverNode, WindowNode};
+use flowtap_extensions::live::tap::{self, Tap};
+use flowtap_extensions::node;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, Live, Memory, NodeInfo,
+    ProcessorStage, QueueConfig, Resource, StatusBoard,
+};
+use opentelemetry::metrics::Meter;
+
+/// Host and cluster state shared with components; updated by watchers.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) node: Arc<Live<NodeInfo>>,
+    pub(crate) cluster: Arc<Live<ClusterState>>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) status: StatusBoard,
+}
+
+impl Surroundings {
+    /// This machine as it is now, and no cluster.
+    pub(crate) fn now() -> Self {
+        Self {
+            node: Live::new(node::describe()),
+            cluster: Live::new(ClusterState::default()),
+            memory: Arc::default(),
+            resource: Arc::default(),
+            status: StatusBoard::default(),
+        }
+    }
+
+    /// The same with the attributes that name this flowtap.
+    pub(crate) fn named(resource: Resource) -> Self {
+        Self {
+            resource: Arc::new(resource),
+            ..Self::now()
+        }
+    }
+}
+
+/// Builds every component that a pipeline uses: receivers and exporters once, processors once per
+/// pipeline. `strict`: components fail instead of degrading.
+///
+/// # Errors
+/// The first component that can't be built on this machine.
+pub(crate) fn build(
+    config: &Config,
+    meter: &Meter,
+    around: &Surroundings,
+    strict: bool,
+) -> Result<Graph, BuildError> {
+    let feeds = |id: &ComponentId| {
+        let pipelines = config.pipelines.values();
+        pipelines
+            .filter(|pipeline| pipeline.exporters.contains(id))
+            .count()
+    };
+    let context = |id: &ComponentId, pipeline: &str| BuildContext {
+        id: id.clone(),
+        several_pipelines: feeds(id) > 1,
+        resource: Arc::clone(&around.resource),
+        pipeline: pipeline.into(),
+        meter: meter.clone(),
+        node: Arc::clone(&around.node),
+        cluster: Arc::clone(&around.cluster),
+        memory: Arc::clone(&around.memory),
+        status: around.status.clone(),
+        strict,
+    };
+    let mut graph = Graph::default();
+    for (id, receiver) in &config.receivers {
+        if config
+            .pipelines
+            .values()
+            .any(|pipeline| pipeline.receivers.contains(id))
+        {
+            graph.receivers.push(ReceiverNode {
+                id: id.clone(),
+                fingerprint: fingerprint(&**receiver),
+                receiver: receiver.build(&context(id, ""))?,
+            });
+        }
+    }
+    let wanted = &config.service.telemetry.metrics.exporters;
+    let takes_own_metrics = |id: &ComponentId| wanted.iter().any(|wanted| wanted == id.as_str());
+    for (id, exporter) in &config.exporters {
+        let pipelines = feeds(id);
+        if takes_own_metrics(id) {
+            graph.telemetry.push(id.clone());
+        }
+        if pipelines > 0 || takes_own_metrics(id) {
+            graph.exporters.push(ExporterNode {
+                id: id.clone(),
+                // With a second pipeline its series have a label more: it begins anew.
+                fingerprint: format!("{} {}", fingerprint(&**exporter), pipelines > 1),
+                exporter: exporter.build(&context(id, ""))?,
+                queue: exporter.queue(),
+            });
+        }
+    }
+    for (name, pipeline) in &config.pipelines {
+        let (mut processors, mut window) = (Vec::new(), None);
+        // The config's check has made sure of the ids and of the window at the end.
+        for (id, processor) in pipeline
+            .processors
+            .iter()
+            .filter_map(|id| config.processors.get_key_value(id))
+        {
+            let fingerprint = fingerprint(&**processor);
+            match processor.build(&context(id, name))? {
+                ProcessorStage::Transform(processor) => processors.push(ProcessorNode {
+                    id: id.clone(),
+                    fingerprint,
+                    processor,
+                }),
+                ProcessorStage::Aggregate(aggregator) => {
+                    window = Some(WindowNode {
+                        fingerprint,
+                        aggregator,
+                    });
+                }
+            }
+        }
+        let Some(window) = window else { continue };
+        graph.pipelines.push(PipelineNode {
+            name: name.as_str().into(),
+            receivers: pipeline.receivers.clone(),
+            processors,
+            window,
+            exporters: pipeline.exporters.clone(),
+        });
+    }
+    Ok(graph)
+}
+
+/// Makes every pipeline of `graph` feed `tap`.
+pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
+    // A test makes sure that it is an id.
+    let Ok(id) = tap::ID.parse::<ComponentId>() else {
+        return;
+    };
+    graph.exporters.push(ExporterNode {
+        id: id.clone(),
+        // Always the same: it lives on over every reload.
+        fingerprint: String::new(),
+        exporter: Box::new(tap.clone()),
+        queue: QueueConfig::default(),
+    });
+    for pipeline in &mut graph.pipelines {
+        pipeline.exporters.push(id.clone());
+    }
+}
+
+/// The whole config of a component, as text: it lives on over a reload as long as that is the same.
+fn fingerprint(config: &dyn ComponentConfig) -> String {
+    let text = config
+        .to_value()
+        .ok()
+        .and_then(|value| serde_json::to_string(&value).ok());
+    // Every config was read from such a value, so it can be written as one.
+    text.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tap_is_the_last_exporter_of_every_pipeline() {
+        let mut graph = Graph::default();
+        attach_tap(&mut graph, &Tap::default());
+        assert_eq!(graph.exporters[0].id.to_string(), tap::ID);
+    }
+}

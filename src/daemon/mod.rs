@@ -1,0 +1,21 @@
+//! The daemon: what is built from a config and kept running.
+//!
+//! # Layout
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`run`](self::run) | the command `run`: telemetry, admin listener, signals, the pipelines; a new config in place of the one before |
+//! | [`graph`] | from a checked config to the stages, wired |
+//! | `reload` | when the config is to be read again |
+//! | `sandbox` | what the daemon gives up before it starts |
+//! | `stop` | signals, and the deadline of the stop |
+//! | `descriptors` | the limit of open files |
+
+mod descriptors;
+pub(crate) mod graph;
+mod reload;
+mod run;
+mod sandbox;
+mod stop;
+
+pub(crate) use self::run::{private_files, run, runtime, stop_on_signal};

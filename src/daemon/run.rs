@@ -1,0 +1,343 @@
+//! The command `run`: logs, the daemon's own metrics, the admin listener, signals, and the pipelines between them; and how a
+//! new config takes the place of the one before.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use flowtap_config::{Config, ServiceConfig};
+use flowtap_engine::runner::{Graph, Runner};
+use flowtap_extensions::admin::status_page::{self, Pipelines};
+use flowtap_extensions::admin::{self, Endpoint, Readiness, Reloads, Server, net_flow};
+use flowtap_extensions::live::tap::Tap;
+use flowtap_extensions::telemetry::{self, LogLevel, LogWriter, Telemetry};
+use flowtap_extensions::{identity, kubernetes, memory_limiter, node, systemd};
+use flowtap_pipeline::{ListenChange, Resource};
+use flowtap_receivers::listen_scan;
+use nix::sys::stat::{Mode, umask};
+use opentelemetry::metrics::Meter;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::descriptors;
+use super::graph::{self, Surroundings};
+use super::reload::{Load, Wakeups};
+use super::sandbox;
+use super::stop::{Signals, Stop};
+use crate::exit::{Code, Failure};
+
+/// Time after `service.shutdown_timeout` at which the SDK's last push is given up; before the
+/// deadline that ends all.
+const LAST_PUSH: Duration = Duration::from_millis(650);
+
+/// Maximum time for writing the last log lines.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+/// Runs the pipelines of `config` until SIGTERM or SIGINT, or until a component fails. `strict`:
+/// fail instead of degrading. `sandboxed`: drop privileges that the config does not need.
+///
+/// # Errors
+/// The error that ended it other than by a signal, or snapshots that could not be exported at the
+/// end.
+pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
+    private_files();
+    let descriptors = descriptors::raise();
+    let signals = Signals::block()?;
+    // From files that the sandbox closes.
+    let resource = identity::resource(&config.service);
+    // Before the first thread, the log's included: what a thread gives up, only those that it starts give up with it.
+    let sandbox = sandboxed.then(|| sandbox::enter(&config)).transpose()?;
+    let log = LogWriter::stderr()?;
+    let logs = telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
+    if let Some(sandbox) = sandbox {
+        tracing::info!("in the sandbox: {sandbox}");
+    }
+    descriptors::report(descriptors);
+    let stop = Stop::watch(signals, config.service.shutdown_timeout, &log)?;
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(supervise(config, resource, load, &logs, &log, stop, strict));
+    // Without waiting for what blocks, such as a name server that is silent.
+    runtime.shutdown_background();
+    log.flush(LAST_LINES);
+    outcome
+}
+
+/// Creates files for their owner only from now on: flows, requests on disk and recordings are a map of the network.
+pub(crate) fn private_files() {
+    let others = Mode::S_IRWXG | Mode::S_IRWXO;
+    let before = umask(others);
+    umask(before | others);
+}
+
+/// Receivers have their own threads; only a few listeners and pushes run here.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("flowtap")
+        .enable_all()
+        .build()?;
+    Ok(runtime)
+}
+
+async fn supervise(
+    config: Config,
+    resource: Resource,
+    load: Load<'_>,
+    logs: &LogLevel,
+    log: &LogWriter,
+    stopping: Stop,
+    strict: bool,
+) -> Result<(), Failure> {
+    tracing::info!(
+        node = resource.node(),
+        instance = resource.instance(),
+        "this instance"
+    );
+    let telemetry = Telemetry::new(&resource, &config.service.telemetry.metrics)?;
+    let meter = telemetry.meter();
+    log.count(&meter);
+    let around = Surroundings::named(resource);
+    node::watch(&around.node);
+    let tap = config.service.admin.endpoint.map(|_| Tap::default());
+    let mut graph = graph::build(&config, &meter, &around, strict)
+        .map_err(|error| Failure::config(&config.build_error(&error)))?;
+    if let Some(tap) = &tap {
+        graph::attach_tap(&mut graph, tap);
+    }
+    let pipelines = Pipelines::new(&config);
+    let stop = stopping.token().clone();
+    logs.tell_what_is_left_out(stop.clone());
+    memory_limiter::watch(
+        &config.service.memory_limiter,
+        &around.memory,
+        &meter,
+        flowtap_ebpf::trim_heap,
+        stop.clone(),
+    );
+    let mut wakeups = Wakeups::new(config.files.clone())?;
+    let following = kubernetes::follow(&config, &around.cluster, &meter, stop.clone());
+    // `None`: a signal came first.
+    let followed = stop.run_until_cancelled(following).await;
+    followed
+        .unwrap_or(Ok(()))
+        .map_err(|error| Failure::new(Code::Config, format!("service.kubernetes: {error}")))?;
+    let (readiness, board, reloads) = (Readiness::default(), around.status.clone(), Reloads::new(&meter));
+    let servers_stop = CancellationToken::new();
+    let routes = tap.as_ref().map(|tap| {
+        admin::routes(readiness.clone(), board.clone(), reloads.clone())
+            .merge(net_flow_routes(&config))
+            .merge(tap.routes())
+            .merge(status_page::routes(pipelines.clone(), telemetry.reader()))
+    });
+    let servers = listen(&config.service, routes, telemetry.routes(), &meter, &servers_stop).await?;
+
+    let mut running = Running {
+        runner: Runner::new(&meter, config.service.shutdown_timeout, board.clone()),
+        config,
+        around,
+        meter,
+        strict,
+        tap,
+        pipelines,
+    };
+    if let Some(mut own) = telemetry.own_metrics() {
+        let interval = running.config.service.telemetry.metrics.interval;
+        let collect = Box::new(move |reading| own.read(reading));
+        running.runner.push_own_metrics(interval, collect);
+    }
+    let started = stop.run_until_cancelled(running.runner.apply(graph)).await;
+    let mut outcome = started.unwrap_or(Ok(())).map_err(Failure::from);
+    if outcome.is_ok() && !stop.is_cancelled() {
+        readiness.set(true);
+        systemd::ready();
+        systemd::keep_alive(board.clone(), servers_stop.clone());
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
+        outcome = loop {
+            let why = tokio::select! {
+                () = stop.cancelled() => break Ok(()),
+                ended = running.runner.ended() => break ended.map_err(Failure::from),
+                why = wakeups.next() => why,
+            };
+            tracing::info!(why, "reloading the config");
+            systemd::reloading();
+            // A signal must not wait for exporters that drain: dropped, the reload leaves the rest to `stop`.
+            let Some(reloaded) = stop.run_until_cancelled(running.reload(load, logs)).await else {
+                break Ok(());
+            };
+            match reloaded {
+                Ok(()) => {
+                    wakeups.watch(running.config.files.clone());
+                    reloads.applied();
+                    tracing::info!("the new config is in use");
+                }
+                Err(Refused::Kept(why)) => {
+                    reloads.refused(&why.to_string());
+                    tracing::error!("the new config is refused, the old one stays: {why}");
+                }
+                Err(Refused::Lost(why)) => break Err(why),
+            }
+            systemd::ready();
+        };
+    }
+    // Whatever has ended the run, from here on the deadline counts.
+    stopping.begin();
+    let last_push_until = Instant::now() + running.config.service.shutdown_timeout + LAST_PUSH;
+    systemd::stopping();
+    let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
+    readiness.set(false);
+
+    // Last, so that a final look at the daemon's own metrics sees how the pipelines ended.
+    servers_stop.cancel();
+    for server in servers {
+        // A task that panicked has said so itself.
+        let _ = server.await;
+    }
+    // It may wait for a collector that is away, which must not cost the report of how the pipelines ended.
+    let last_push = tokio::task::spawn_blocking(move || telemetry.shutdown());
+    let _ = tokio::time::timeout_at(last_push_until.into(), last_push).await;
+    outcome
+}
+
+/// Serves `admin` and the daemon's own metrics where set by the config, until `stop`.
+async fn listen(
+    config: &ServiceConfig,
+    admin: Option<Router>,
+    metrics: Router,
+    meter: &Meter,
+    stop: &CancellationToken,
+) -> Result<Vec<Server>, Failure> {
+    let admin = config.admin.endpoint.zip(admin).map(|(address, routes)| {
+        let endpoint = Endpoint {
+            section: "service.admin",
+            address,
+            allowed_hosts: &config.admin.allowed_hosts,
+        };
+        (endpoint, routes)
+    });
+    let metrics = config.telemetry.metrics.endpoint.map(|address| {
+        let endpoint = Endpoint {
+            section: "service.telemetry.metrics",
+            address,
+            allowed_hosts: &config.telemetry.metrics.allowed_hosts,
+        };
+        (endpoint, metrics)
+    });
+    let mut servers = Vec::new();
+    for (endpoint, routes) in admin.into_iter().chain(metrics) {
+        servers.push(admin::serve(endpoint, routes, meter, stop.clone()).await?);
+    }
+    Ok(servers)
+}
+
+/// The running graph, and the config that it was built from.
+struct Running {
+    runner: Runner,
+    config: Config,
+    around: Surroundings,
+    meter: Meter,
+    strict: bool,
+    /// Where the live view looks, if anybody can ask for it.
+    tap: Option<Tap>,
+    pipelines: Pipelines,
+}
+
+/// Why a new config is not at work.
+enum Refused {
+    /// The old one is.
+    Kept(Failure),
+    /// Neither is: the old one could not be had back.
+    Lost(Failure),
+}
+
+impl Running {
+    /// Takes on the config as `load` has it now: components whose config is the same live on. One that is wrong changes nothing;
+    /// if its components don't start, the one before is restored.
+    async fn reload(&mut self, load: Load<'_>, logs: &LogLevel) -> Result<(), Refused> {
+        let config = load().map_err(Refused::Kept)?;
+        let graph = self.build(&config).map_err(Refused::Kept)?;
+        logs.set(&config.service.telemetry.logs)
+            .map_err(|error| Refused::Kept(error.into()))?;
+        if let Err(error) = self.runner.apply(graph).await {
+            tracing::warn!(%error, "rolling back to the previous config");
+            let level = &self.config.service.telemetry.logs;
+            logs.set(level).map_err(|error| Refused::Lost(error.into()))?;
+            let before = self.build(&self.config).map_err(Refused::Lost)?;
+            // The previous graph can run again, unless the machine has changed meanwhile.
+            self.runner
+                .apply(before)
+                .await
+                .map_err(|error| Refused::Lost(error.into()))?;
+            return Err(Refused::Kept(error.into()));
+        }
+        let mut service = config.service.clone();
+        let level = &self.config.service.telemetry.logs.level;
+        service.telemetry.logs.level.clone_from(level);
+        let exporters = &self.config.service.telemetry.metrics.exporters;
+        if !exporters.is_empty() {
+            service.telemetry.metrics.exporters.clone_from(exporters);
+        }
+        if service != self.config.service {
+            tracing::warn!(
+                "listeners, telemetry.resource, telemetry.metrics.interval, its first exporters, the format and sampling of logs, memory_limiter, Kubernetes \
+                 and shutdown_timeout change only at the next start"
+            );
+        }
+        self.pipelines.set(&config);
+        self.config = config;
+        Ok(())
+    }
+
+    fn build(&self, config: &Config) -> Result<Graph, Failure> {
+        let mut graph = graph::build(config, &self.meter, &self.around, self.strict)
+            .map_err(|error| Failure::config(&config.build_error(&error)))?;
+        if let Some(tap) = &self.tap {
+            graph::attach_tap(&mut graph, tap);
+        }
+        Ok(graph)
+    }
+}
+
+/// A token that the first SIGTERM or SIGINT cancels, for commands that end soon after.
+pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            tracing::info!(signal = name, "stopping");
+            stop.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+/// The routes of the Go exporter's debug endpoints, for the proc file system that the receivers look at.
+fn net_flow_routes(config: &Config) -> Router {
+    let proc_root = proc_root(config);
+    let table = listen_scan::process_dir(&proc_root).join("net/tcp");
+    let scan = move || match listen_scan::scan(&proc_root)? {
+        ListenChange::Rescanned { ports, .. } => Ok(ports),
+        other => Err(io::Error::other(format!("{other:?}"))),
+    };
+    net_flow::routes(Arc::new(scan), table)
+}
+
+/// Where the receivers look for the proc file system: the first that says.
+fn proc_root(config: &Config) -> PathBuf {
+    let roots = config.receivers.values().filter_map(|receiver| {
+        let value = receiver.to_value().ok()?;
+        value.find("proc_root")?.into_string()
+    });
+    roots
+        .map(PathBuf::from)
+        .next()
+        .unwrap_or_else(|| PathBuf::from("/proc"))
+}

@@ -1,0 +1,128 @@
+//! Stopping in bounded time: signals and the deadline have dedicated threads.
+//!
+//! The first SIGTERM or SIGINT begins an orderly stop; a second one ends the process at once. However it begins, the stop is over
+//! within `service.shutdown_timeout` and a grace period: a peer, a pipe, a name server or a worker that is stuck can't make it
+//! longer, because neither thread waits for anything of theirs.
+
+use std::process;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flowtap_extensions::telemetry::LogWriter;
+use nix::sys::signal::{SigSet, Signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Code, Failure};
+
+/// Time after `service.shutdown_timeout` at which the process is ended by force; an orderly end
+/// takes less.
+const GRACE: Duration = Duration::from_millis(900);
+
+/// Maximum time for writing the last log lines.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+/// SIGTERM and SIGINT, blocked in this thread and all that it starts.
+#[derive(Debug)]
+pub(crate) struct Signals(SigSet);
+
+impl Signals {
+    /// Blocks them. Call it before the first thread: a signal is delivered to any thread that does not block it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn block() -> Result<Self, Failure> {
+        let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+        set.thread_block()
+            .map_err(|errno| Failure::new(Code::System, format!("signals can't be blocked: {errno}")))?;
+        Ok(Self(set))
+    }
+}
+
+/// The begin of the stop, and its deadline.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop {
+    token: CancellationToken,
+    begins: SyncSender<()>,
+}
+
+impl Stop {
+    /// Waits for `signals`, from now on.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub(crate) fn watch(signals: Signals, timeout: Duration, log: &LogWriter) -> Result<Self, Failure> {
+        let (begins, begun) = sync_channel(1);
+        let stop = Self {
+            token: CancellationToken::new(),
+            begins,
+        };
+        let for_signals = (stop.clone(), log.clone());
+        spawn("signals", move || wait(&signals, &for_signals.0, &for_signals.1))?;
+        let log = log.clone();
+        spawn("stop-deadline", move || enforce(&begun, timeout, &log))?;
+        Ok(stop)
+    }
+
+    /// Returns the token that the first signal cancels.
+    pub(crate) const fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// Begins the stop: from now on the deadline counts, whatever caused it.
+    pub(crate) fn begin(&self) {
+        self.token.cancel();
+        // Full: it has begun already.
+        let _ = self.begins.try_send(());
+    }
+}
+
+/// Signals within this time of the first are one.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    // Neither needs more than a few calls deep.
+    let thread = thread::Builder::new().name(name.to_owned()).stack_size(256 << 10);
+    thread.spawn(work)?;
+    Ok(())
+}
+
+fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
+    let Ok(first) = signals.0.wait() else { return };
+    tracing::info!(
+        signal = first.as_str(),
+        "stopping: one last window, then the exporters drain; a second signal ends flowtap at once"
+    );
+    stop.begin();
+    let begun = Instant::now();
+    let second = loop {
+        let Ok(second) = signals.0.wait() else { return };
+        // timeout(1) and some shells send theirs to the process and then to its group.
+        if begun.elapsed() >= SAME_SIGNAL {
+            break second;
+        }
+    };
+    let signal = second.as_str();
+    tracing::error!(signal, "ended by a second signal: pending snapshots are lost");
+    exit(log);
+}
+
+fn enforce(begun: &Receiver<()>, timeout: Duration, log: &LogWriter) {
+    if begun.recv().is_ok() {
+        thread::sleep(timeout + GRACE);
+        tracing::error!(
+            ?timeout,
+            "service.shutdown_timeout has passed and a part still hangs: pending snapshots are lost"
+        );
+        exit(log);
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "destructors have had their time, and may be the part that hangs"
+)]
+fn exit(log: &LogWriter) {
+    log.flush(LAST_LINES);
+    process::exit(Code::Temporary as i32);
+}
