@@ -57,7 +57,7 @@ mod systemd;
 mod telemetry;
 mod top;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
@@ -180,6 +180,23 @@ fn validate(config: &Config) -> Result<(), Failure> {
             list(&pipeline.processors),
             list(&pipeline.exporters)
         );
+    }
+    for (kind, id, contract) in config.contracts() {
+        let mut uses = |what: &str, name: &dyn fmt::Display| {
+            let _ = writeln!(text, "  {}.{id} {what} {name}", kind.section());
+        };
+        for listen in &contract.listens {
+            uses("listens on", &listen.address);
+        }
+        for dial in &contract.dials {
+            uses("connects to", &dial.address);
+        }
+        for path in contract.proc_root.iter().chain(&contract.reads) {
+            uses("reads", &path.display());
+        }
+        for path in &contract.writes {
+            uses("writes to", &path.display());
+        }
     }
     print(&text)
 }

@@ -25,6 +25,7 @@
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
 //! | [`schema`] | the JSON Schema of a config, for editors |
+//! | `wiring` | the components of a pipeline, checked against each other |
 //! | `secret` | values that must not be shown |
 #![forbid(unsafe_code)]
 
@@ -39,6 +40,7 @@ pub mod schema;
 mod secret;
 pub mod service;
 pub mod substitute;
+mod wiring;
 
 #[cfg(test)]
 mod tests;
