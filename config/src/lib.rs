@@ -24,6 +24,7 @@
 //! | [`check`] | from merged values to a [`Config`] |
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
+//! | [`reference`] | the page of every key, from the schema |
 //! | [`schema`] | the JSON Schema of a config, for editors |
 //! | `wiring` | the components of a pipeline, checked against each other |
 //! | `secret` | values that must not be shown |
@@ -36,6 +37,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod faulty;
 pub mod layers;
+pub mod reference;
 pub mod schema;
 mod secret;
 pub mod service;

@@ -80,11 +80,8 @@ impl ExporterConfig for Config {
 }
 
 /// The exporter type `debug`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
-    "debug",
-    "prints each window to standard output",
-    Stability::Beta,
-);
+pub const FACTORY: Factory<dyn ExporterConfig> =
+    Factory::of::<Config>("debug", "prints each window to standard output", Stability::Beta);
 
 /// The exporter, onto any writer.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, FamilyKind, Fault, HISTOGRAM_BUCKETS, Naming,
-    ProcessorConfig, ProcessorStage, RecordField, Signal, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, FamilyKind, Fault, HISTOGRAM_BUCKETS,
+    Naming, ProcessorConfig, ProcessorStage, RecordField, Signal, Stability,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
