@@ -44,7 +44,6 @@ test-deploy: setup-deploy static ## Check the chart, the manifests, the unit, th
 	tests/deploy/run --binary target/$(STATIC_TARGET)/release/flowtap
 
 test-docs: setup-test setup-deploy static ## Run the commands and check the configs of README.md and docs/; as root
-	tests/docs/config target/$(STATIC_TARGET)/release/flowtap --check
 	tests/docs/run target/$(STATIC_TARGET)/release/flowtap
 	tests/docs/newcomer
 
@@ -82,7 +81,6 @@ lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, prose,
 
 references: ## Regenerate pages of docs/, and the schema of the config
 	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e references
-	tests/docs/config target/debug/flowtap
 
 fmt: ## Format everything
 	$(CARGO) fmt --all

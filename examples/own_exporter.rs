@@ -9,14 +9,13 @@
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use figment::value::Value;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, ExportService, Exported, Exporter, ExporterConfig, Factory,
-    FamilyKind, Fault, Points, QueueConfig, Snapshot, StageError,
+    BuildContext, BuildError, ComponentConfig, Contract, ExportService, Exported, Exporter, ExporterConfig,
+    Factory, FamilyKind, Fault, Points, Snapshot, Stability, StageError,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -30,12 +29,11 @@ fn main() -> ExitCode {
 }
 
 /// The exporter type `totals`.
-const FACTORY: Factory<dyn ExporterConfig> = Factory {
-    type_name: "totals",
-    summary: "appends what each window's counters have come to to a file",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
+    "totals",
+    "appends what each window's counters have come to to a file",
+    Stability::Alpha,
+);
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -54,10 +52,6 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if !self.path.is_absolute() || self.path.file_name().is_none() {
@@ -66,16 +60,12 @@ impl ComponentConfig for Config {
         faults
     }
 
-    fn writes(&self) -> Vec<PathBuf> {
-        self.path.parent().map(Path::to_owned).into_iter().collect()
+    fn contract(&self) -> Contract {
+        Contract::default().writes(self.path.parent())
     }
 }
 
 impl ExporterConfig for Config {
-    fn queue(&self) -> QueueConfig {
-        QueueConfig::default()
-    }
-
     fn build(&self, _: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
         Ok(Box::new(Totals {
             path: self.path.clone(),

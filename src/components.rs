@@ -39,7 +39,8 @@ fn section<C: ?Sized>(text: &mut String, kind: ComponentKind, types: &BTreeMap<&
     // Writing to a String does not fail.
     let _ = writeln!(text, "{}:", kind.section());
     for factory in types.values() {
-        let _ = writeln!(text, "  {:<12} {}", factory.type_name, factory.summary);
+        let (name, stability) = (factory.type_name, factory.stability);
+        let _ = writeln!(text, "  {name:<12} {stability:<6} {}", factory.summary);
     }
 }
 
@@ -47,28 +48,78 @@ fn section<C: ?Sized>(text: &mut String, kind: ComponentKind, types: &BTreeMap<&
 mod tests {
     use super::*;
 
+    fn load(set: &[&str]) -> Result<flowtap_config::Config, flowtap_config::ConfigErrors> {
+        let layers = flowtap_config::Layers {
+            set: set.iter().map(|&text| text.to_owned()).collect(),
+            ..flowtap_config::Layers::default()
+        };
+        flowtap_config::load(&layers, &registry())
+    }
+
     #[test]
-    fn every_type_has_its_line() {
-        let text = describe(&registry());
-        for name in [
-            "ebpf",
-            "generator",
-            "replay",
-            "sock_diag",
-            "direction",
-            "kubernetes",
-            "policy",
-            "window",
-            "prometheus",
-            "otlp",
-            "remote_write",
-            "file",
-            "debug",
+    fn every_type_has_its_line_with_its_stability() {
+        let registry = registry();
+        let text = describe(&registry);
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        let types = registry
+            .receivers()
+            .keys()
+            .chain(registry.processors().keys())
+            .chain(registry.exporters().keys());
+        for name in types {
+            let line = lines.iter().find(|line| line.first() == Some(name));
+            let line = line.unwrap_or_else(|| panic!("no {name} in:\n{text}"));
+            assert_eq!(line[1], "beta", "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_default_pipeline_keeps_every_contract_without_a_warning() {
+        assert_eq!(load(&[]).unwrap().warnings, []);
+    }
+
+    #[test]
+    fn a_pipeline_without_direction_or_policy_is_warned_of_with_the_consequence() {
+        let config = load(&["service.pipelines.flows.processors=[window]"]).unwrap();
+        let warnings: Vec<_> = config
+            .warnings
+            .iter()
+            .map(|warning| warning.to_string())
+            .collect();
+        assert_eq!(warnings.len(), 2, "{warnings:#?}");
+        for (warning, consequence, remedy) in [
+            (
+                &warnings[1],
+                "peer is of class `unknown`",
+                "put `policy` before `window`",
+            ),
+            (
+                &warnings[0],
+                "treated as one that this machine opened",
+                "put `direction` before `window`",
+            ),
         ] {
             assert!(
-                text.lines().any(|line| line.trim_start().starts_with(name)),
-                "no {name} in:\n{text}"
+                warning.contains("service.pipelines.flows.processors[0]"),
+                "{warning}"
+            );
+            assert!(
+                warning.contains(consequence) && warning.contains(remedy),
+                "{warning}"
             );
         }
+    }
+
+    #[test]
+    fn names_that_no_watcher_keeps_are_warned_of() {
+        let used = "processors.kubernetes={}";
+        let names = "service.pipelines.flows.processors=[direction, policy, kubernetes, window]";
+        assert_eq!(load(&[used, names]).unwrap().warnings, []);
+        let config = load(&[used, names, "service.kubernetes.enabled=false"]).unwrap();
+        assert_eq!(config.warnings.len(), 1);
+        assert_eq!(config.warnings[0].key, "service.kubernetes.enabled");
     }
 }

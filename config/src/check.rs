@@ -1,12 +1,9 @@
 //! From merged values to a [`Config`]: components by their factories, pipelines, references, ports.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use figment::value::{Dict, Value};
-use flowtap_pipeline::{
-    ComponentConfig, ComponentId, ComponentKind, Factory, ProcessorConfig, ProcessorRole, Registry,
-};
+use flowtap_pipeline::{ComponentConfig, ComponentId, ComponentKind, Factory, ProcessorConfig, Registry};
 use serde::Deserialize;
 
 use crate::config::{Config, Origins, PipelineConfig};
@@ -26,8 +23,8 @@ struct Written {
 }
 
 /// Collects what is wrong, each with its place.
-struct Checker<'a> {
-    merged: &'a Merged,
+pub(crate) struct Checker<'a> {
+    pub(crate) merged: &'a Merged,
     diagnostics: &'a mut Vec<Diagnostic>,
 }
 
@@ -64,6 +61,22 @@ pub(crate) fn check(
         origins: Origins::default(),
     };
     config.warnings = checker.unused(&mut config);
+    // Of others some components are missing from the config, so what they fill is not known.
+    let is_complete = |(name, pipeline): &(&String, &PipelineConfig)| {
+        written.get(*name).is_some_and(|written| {
+            pipeline.receivers.len() == written.receivers.len()
+                && pipeline.processors.len() == written.processors.len()
+                && pipeline.exporters.len() == written.exporters.len()
+        })
+    };
+    for (name, pipeline) in config.pipelines.iter().filter(is_complete) {
+        let warnings = checker.wiring(&config, name, pipeline, registry);
+        for warning in warnings {
+            if !config.warnings.contains(&warning) {
+                config.warnings.push(warning);
+            }
+        }
+    }
     checker.ports(&config);
     Some(config)
 }
@@ -81,12 +94,17 @@ fn shortened(message: String) -> String {
     }
 }
 
-fn path(parts: &[&str]) -> Vec<String> {
+pub(crate) fn path(parts: &[&str]) -> Vec<String> {
     parts.iter().map(|part| (*part).to_owned()).collect()
 }
 
 impl Checker<'_> {
-    fn diagnostic(&self, path: &[String], message: impl Into<String>, help: Option<String>) -> Diagnostic {
+    pub(crate) fn diagnostic(
+        &self,
+        path: &[String],
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Diagnostic {
         Diagnostic {
             origin: self.merged.origin(path),
             key: key_of(path),
@@ -95,7 +113,7 @@ impl Checker<'_> {
         }
     }
 
-    fn report(&mut self, path: &[String], message: impl Into<String>, help: Option<String>) {
+    pub(crate) fn report(&mut self, path: &[String], message: impl Into<String>, help: Option<String>) {
         let message = message.into();
         let message = shortened(secret::without_credentials(&message).unwrap_or(message));
         let diagnostic = self.diagnostic(path, message, help);
@@ -313,7 +331,7 @@ impl Checker<'_> {
         let aggregates = |id: &ComponentId| {
             processors
                 .get(id)
-                .is_some_and(|config| config.role() == ProcessorRole::Aggregate)
+                .is_some_and(|config| config.contract().is_aggregator())
         };
         let at = path(&["service", "pipelines", pipeline, "processors"]);
         if !ids.last().is_some_and(aggregates) {
@@ -372,52 +390,4 @@ impl Checker<'_> {
             .retain(|id, _| keep(ComponentKind::Exporter, id, &exporters));
         warnings
     }
-
-    /// No two listeners on one port of one address.
-    fn ports(&mut self, config: &Config) {
-        let mut listeners: Vec<(Vec<String>, SocketAddr)> = Vec::new();
-        let mut of = |section: &str, id: &ComponentId, addresses: Vec<(&'static str, SocketAddr)>| {
-            listeners.extend(
-                addresses
-                    .into_iter()
-                    .map(|(key, addr)| (path(&[section, id.as_str(), key]), addr)),
-            );
-        };
-        for (id, component) in &config.receivers {
-            of("receivers", id, component.listen_addresses());
-        }
-        for (id, component) in &config.exporters {
-            of("exporters", id, component.listen_addresses());
-        }
-        let service = &config.service;
-        listeners.extend(
-            service
-                .admin
-                .endpoint
-                .map(|addr| (path(&["service", "admin", "endpoint"]), addr)),
-        );
-        let metrics = path(&["service", "telemetry", "metrics", "endpoint"]);
-        listeners.extend(service.telemetry.metrics.endpoint.map(|addr| (metrics, addr)));
-        for (index, (at, addr)) in listeners.iter().enumerate() {
-            if let Some((other, _)) = listeners[..index].iter().find(|(_, other)| clash(*addr, *other)) {
-                // The one that the user has set is the one to change.
-                let (at, other) = if self.merged.user_has(at) {
-                    (at, other)
-                } else {
-                    (other, at)
-                };
-                self.report(
-                    at,
-                    format!("{addr} is taken by {}", key_of(other)),
-                    Some("choose another port".to_owned()),
-                );
-            }
-        }
-    }
-}
-
-/// Port 0 is any free port; an unspecified address is all of them.
-fn clash(a: SocketAddr, b: SocketAddr) -> bool {
-    let everywhere = |addr: SocketAddr| addr.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || everywhere(a) || everywhere(b))
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use figment::value::{Dict, Value};
 use flowtap_pipeline::{
-    BuildError, ComponentConfig, ComponentId, ComponentKind, ExporterConfig, ProcessorConfig, ReceiverConfig,
+    BuildError, ComponentId, ComponentKind, Contract, ExporterConfig, ProcessorConfig, ReceiverConfig,
+    ToValue,
 };
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, key_of};
@@ -58,6 +59,20 @@ impl fmt::Debug for Origins {
 }
 
 impl Config {
+    /// The contract of every component that a pipeline uses.
+    pub fn contracts(&self) -> Vec<(ComponentKind, &ComponentId, Contract)> {
+        let receivers = self.receivers.iter().map(|(id, config)| (id, config.contract()));
+        let processors = self.processors.iter().map(|(id, config)| (id, config.contract()));
+        let exporters = self.exporters.iter().map(|(id, config)| (id, config.contract()));
+        let kinds = [
+            (ComponentKind::Receiver, receivers.collect::<Vec<_>>()),
+            (ComponentKind::Processor, processors.collect()),
+            (ComponentKind::Exporter, exporters.collect()),
+        ];
+        let of_kind = |(kind, list): (_, Vec<_>)| list.into_iter().map(move |(id, of)| (kind, id, of));
+        kinds.into_iter().flat_map(of_kind).collect()
+    }
+
     /// Turns an error of building a component into diagnostics that point at the component's place
     /// in the config.
     pub fn build_error(&self, error: &BuildError) -> ConfigErrors {
@@ -93,9 +108,9 @@ impl Config {
             .map(|(name, pipeline)| (name.clone(), pipeline.to_value()));
         service.insert("pipelines".to_owned(), Value::from(pipelines.collect::<Dict>()));
         let sections = [
-            ("receivers", section(&self.receivers, ComponentConfig::to_value)),
-            ("processors", section(&self.processors, ComponentConfig::to_value)),
-            ("exporters", section(&self.exporters, ComponentConfig::to_value)),
+            ("receivers", section(&self.receivers, ToValue::to_value)),
+            ("processors", section(&self.processors, ToValue::to_value)),
+            ("exporters", section(&self.exporters, ToValue::to_value)),
             ("service", service),
         ];
         let mut text = String::new();
@@ -123,7 +138,7 @@ impl PipelineConfig {
     }
 }
 
-fn section<C: ComponentConfig + ?Sized>(
+fn section<C: ToValue + ?Sized>(
     components: &BTreeMap<ComponentId, Box<C>>,
     to_value: impl Fn(&C) -> Result<Value, figment::Error>,
 ) -> Dict {

@@ -24,7 +24,9 @@
 //! | [`check`] | from merged values to a [`Config`] |
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
+//! | [`reference`] | the page of every key, from the schema |
 //! | [`schema`] | the JSON Schema of a config, for editors |
+//! | `wiring` | the components of a pipeline, checked against each other |
 //! | `secret` | values that must not be shown |
 #![forbid(unsafe_code)]
 
@@ -35,10 +37,12 @@ pub mod diagnostic;
 pub mod document;
 pub mod faulty;
 pub mod layers;
+pub mod reference;
 pub mod schema;
 mod secret;
 pub mod service;
 pub mod substitute;
+mod wiring;
 
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,9 @@
 use std::io::Write;
 use std::net::SocketAddr;
 
-use figment::value::Value;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, ProcessorConfig,
-    ProcessorRole, ProcessorStage, QueueConfig, Receiver, ReceiverConfig, Registry,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
+    ProcessorConfig, ProcessorStage, Receiver, ReceiverConfig, Registry, Signal, Stability,
 };
 use proptest::prelude::*;
 use schemars::JsonSchema;
@@ -38,10 +37,6 @@ fn nothing(context: &BuildContext) -> BuildError {
 }
 
 impl ComponentConfig for Made {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
-    }
-
     fn validate(&self) -> Vec<Fault> {
         if self.size > 100 {
             vec![Fault::new("size", "must be at most 100")]
@@ -50,17 +45,17 @@ impl ComponentConfig for Made {
         }
     }
 
-    fn listen_addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        self.endpoint
-            .map(|endpoint| ("endpoint", endpoint))
-            .into_iter()
-            .collect()
+    fn contract(&self) -> Contract {
+        match self.endpoint {
+            Some(endpoint) => Contract::default().listens("endpoint", endpoint),
+            None => Contract::default(),
+        }
     }
 }
 
 impl ComponentConfig for MadeWindow {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        self.0.to_value()
+    fn contract(&self) -> Contract {
+        Contract::default().gives([Signal::Metrics])
     }
 }
 
@@ -77,66 +72,25 @@ impl ProcessorConfig for Made {
 }
 
 impl ProcessorConfig for MadeWindow {
-    fn role(&self) -> ProcessorRole {
-        ProcessorRole::Aggregate
-    }
-
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
         Err(nothing(context))
     }
 }
 
 impl ExporterConfig for Made {
-    fn queue(&self) -> QueueConfig {
-        QueueConfig::default()
-    }
-
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
         Err(nothing(context))
     }
 }
 
-fn receiver(type_name: &'static str) -> Factory<dyn ReceiverConfig> {
-    Factory {
-        type_name,
-        summary: "",
-        parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
-        schema: Made::json_schema,
-    }
-}
-
-fn processor(type_name: &'static str) -> Factory<dyn ProcessorConfig> {
-    Factory {
-        type_name,
-        summary: "",
-        parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
-        schema: Made::json_schema,
-    }
-}
-
-fn exporter(type_name: &'static str) -> Factory<dyn ExporterConfig> {
-    Factory {
-        type_name,
-        summary: "",
-        parse: |value| Ok(Box::new(value.deserialize::<Made>()?)),
-        schema: Made::json_schema,
-    }
-}
-
 fn registry() -> Registry {
-    let window = Factory::<dyn ProcessorConfig> {
-        type_name: "window",
-        summary: "",
-        parse: |value| Ok(Box::new(value.deserialize::<MadeWindow>()?)),
-        schema: MadeWindow::json_schema,
-    };
     Registry::new()
-        .receiver(receiver("ebpf"))
-        .processor(processor("direction"))
-        .processor(processor("policy"))
-        .processor(window)
-        .exporter(exporter("prometheus"))
-        .exporter(exporter("otlp"))
+        .receiver(Factory::of::<Made>("ebpf", "", Stability::Beta))
+        .processor(Factory::of::<Made>("direction", "", Stability::Beta))
+        .processor(Factory::of::<Made>("policy", "", Stability::Beta))
+        .processor(Factory::of::<MadeWindow>("window", "", Stability::Beta))
+        .exporter(Factory::of::<Made>("prometheus", "", Stability::Beta))
+        .exporter(Factory::of::<Made>("otlp", "", Stability::Beta))
 }
 
 fn with_files(files: &[(&str, &str)], env: &[(&str, &str)], set: &[&str]) -> Result<Config, ConfigErrors> {

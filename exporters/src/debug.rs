@@ -13,12 +13,11 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use figment::value::Value;
 use flowtap_pipeline::plain::lines;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, ExportService, Exported, Exporter, ExporterConfig, Factory,
-    FamilyKind, FamilySnapshot, Fault, PairValue, Points, QueueConfig, Series, Snapshot, StageError,
-    Timestamp,
+    FamilyKind, FamilySnapshot, Fault, PairValue, Points, QueueConfig, Series, Snapshot, Stability,
+    StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -65,10 +64,6 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
-    }
-
     fn validate(&self) -> Vec<Fault> {
         naming::validate(&self.namespace).into_iter().collect()
     }
@@ -85,12 +80,8 @@ impl ExporterConfig for Config {
 }
 
 /// The exporter type `debug`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
-    type_name: "debug",
-    summary: "prints each window to standard output",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ExporterConfig> =
+    Factory::of::<Config>("debug", "prints each window to standard output", Stability::Beta);
 
 /// The exporter, onto any writer.
 #[derive(Debug)]

@@ -12,10 +12,9 @@
 
 use std::sync::Arc;
 
-use figment::value::Value;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ClusterState, ComponentConfig, Factory, FlowBatch, Processor, ProcessorConfig,
-    ProcessorStage, Seen,
+    BuildContext, BuildError, ClusterState, ComponentConfig, Contract, Dependency, Factory, FlowBatch,
+    Processor, ProcessorConfig, ProcessorStage, RecordField, Seen, Stability,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,8 +25,10 @@ use serde::{Deserialize, Serialize};
 pub struct Config {}
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        Contract::default()
+            .fills([RecordField::ClusterNames])
+            .depends_on(Dependency::ClusterNames)
     }
 }
 
@@ -40,12 +41,11 @@ impl ProcessorConfig for Config {
 }
 
 /// The processor type `kubernetes`.
-pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
-    type_name: "kubernetes",
-    summary: "adds the names of both ends: pod, workload, namespace, service, node",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
+    "kubernetes",
+    "adds the names of both ends: pod, workload, namespace, service, node",
+    Stability::Beta,
+);
 
 /// The processor.
 #[derive(Debug)]

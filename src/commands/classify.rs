@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use flowtap_config::Config;
 use flowtap_extensions::node;
 use flowtap_pipeline::ClusterRanges;
+use flowtap_pipeline::component::downcast;
 use flowtap_processors::policy::{self, Lists, Tables};
 
 use crate::exit::{Code, Failure};
@@ -20,14 +21,10 @@ pub(crate) fn classify(config: &Config, addresses: &[IpAddr]) -> Result<String, 
     let policies = config
         .processors
         .iter()
-        .filter(|(id, _)| id.type_name() == "policy");
+        .filter_map(|(id, config)| Some((id, downcast::<policy::Config>(&**config)?)));
     for (id, policy) in policies {
-        let policy = policy
-            .to_value()
-            .and_then(|value| value.deserialize::<policy::Config>())
-            .map_err(|error| Failure::new(Code::Software, error))?;
         let lists =
-            Lists::read(&policy).map_err(|error| Failure::new(Code::Config, format!("{id}: {error}")))?;
+            Lists::read(policy).map_err(|error| Failure::new(Code::Config, format!("{id}: {error}")))?;
         let tables = Tables::new(&lists, &node, &ClusterRanges::default());
         for address in addresses {
             let (class, rule) = tables.classify(*address);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use flowtap_config::{Config, PipelineConfig};
 use flowtap_pipeline::Snapshot;
 use flowtap_pipeline::catalog::{Definition, FAMILIES, Label};
+use flowtap_pipeline::component::downcast;
 use flowtap_processors::window::{self, Window};
 
 use super::record;
@@ -87,12 +88,12 @@ fn window_of(config: &Config, pipeline: &PipelineConfig) -> Result<window::Confi
         .processors
         .last()
         .and_then(|id| config.processors.get(id));
-    let value = window.map(|window| window.to_value().and_then(|value| value.deserialize()));
-    match value {
-        Some(Ok(window)) => Ok(window),
-        Some(Err(error)) => Err(Failure::new(Code::Software, error)),
-        None => Err(Failure::new(Code::Software, "a pipeline without a window")),
-    }
+    let window = window.and_then(|window| downcast::<window::Config>(&**window));
+    window.cloned().ok_or_else(|| {
+        let message =
+            "this pipeline does not end in a processor of type `window`, so its series can't be counted";
+        Failure::new(Code::Config, message)
+    })
 }
 
 fn labels_of(window: &window::Config, family: &Definition) -> Vec<Label> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use flowtap_config::{Config, PipelineConfig};
 use flowtap_exporters::prometheus;
+use flowtap_pipeline::component::downcast;
 use flowtap_pipeline::{
     Aggregator, BuildContext, ClusterState, ComponentId, Live, NodeInfo, Processor, ProcessorStage, Snapshot,
 };
@@ -25,21 +26,17 @@ pub(crate) fn replay(config: &Config, file: &Path) -> Result<String, Failure> {
         let (processors, aggregator) = recording.stages(config, name, pipeline)?;
         snapshots.push(Arc::new(recording.play(processors, aggregator)?));
     }
-    Ok(prometheus::text(&namespace(config)?, snapshots))
+    Ok(prometheus::text(&namespace(config), snapshots))
 }
 
 /// The namespace of the first exporter `prometheus`, if there is one.
-fn namespace(config: &Config) -> Result<String, Failure> {
-    let mut exporters = config.exporters.iter();
-    let Some((_, exporter)) = exporters.find(|(id, _)| id.type_name() == "prometheus") else {
-        return Ok(prometheus::Config::default().namespace);
-    };
-    let config = exporter
-        .to_value()
-        .and_then(|value| value.deserialize::<prometheus::Config>());
-    Ok(config
-        .map_err(|error| Failure::new(Code::Software, error))?
-        .namespace)
+fn namespace(config: &Config) -> String {
+    let mut exporters = config.exporters.values();
+    let first = exporters.find_map(|exporter| downcast::<prometheus::Config>(&**exporter));
+    first.map_or_else(
+        || prometheus::Config::default().namespace,
+        |config| config.namespace.clone(),
+    )
 }
 
 /// The processors of a pipeline, and its window.

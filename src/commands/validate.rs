@@ -1,6 +1,6 @@
 //! `flowtap validate`: would a config work on this machine?
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use flowtap_config::{Config, MetricsConfig};
 use flowtap_extensions::telemetry::Telemetry;
@@ -9,7 +9,8 @@ use flowtap_pipeline::{ComponentId, Resource};
 use crate::daemon::{self, graph};
 use crate::exit::Failure;
 
-/// Builds everything short of starting it; returns a line per pipeline.
+/// Builds everything short of starting it; returns a line per pipeline, and one per address
+/// and path that a component uses.
 ///
 /// # Errors
 /// What can't be built on this machine.
@@ -31,6 +32,23 @@ pub(crate) fn validate(config: &Config) -> Result<String, Failure> {
             list(&pipeline.processors),
             list(&pipeline.exporters)
         );
+    }
+    for (kind, id, contract) in config.contracts() {
+        let mut uses = |what: &str, name: &dyn fmt::Display| {
+            let _ = writeln!(text, "  {}.{id} {what} {name}", kind.section());
+        };
+        for listen in &contract.listens {
+            uses("listens on", &listen.address);
+        }
+        for dial in &contract.dials {
+            uses("connects to", &dial.address);
+        }
+        for path in contract.proc_root.iter().chain(&contract.reads) {
+            uses("reads", &path.display());
+        }
+        for path in &contract.writes {
+            uses("writes to", &path.display());
+        }
     }
     Ok(text)
 }

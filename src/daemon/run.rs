@@ -330,14 +330,10 @@ fn net_flow_routes(config: &Config) -> Router {
     net_flow::routes(Arc::new(scan), table)
 }
 
-/// Where the receivers look for the proc file system: the first that says.
+/// The first proc file system that a component looks into.
 fn proc_root(config: &Config) -> PathBuf {
-    let roots = config.receivers.values().filter_map(|receiver| {
-        let value = receiver.to_value().ok()?;
-        value.find("proc_root")?.into_string()
-    });
-    roots
-        .map(PathBuf::from)
-        .next()
+    let mut contracts = config.contracts().into_iter();
+    contracts
+        .find_map(|(_, _, contract)| contract.proc_root)
         .unwrap_or_else(|| PathBuf::from("/proc"))
 }

@@ -171,37 +171,33 @@ impl Needs {
         let mut capabilities = CapsHashSet::from([Capability::CAP_BPF, Capability::CAP_PERFMON]);
         let service = &config.service;
         let own = [service.admin.endpoint, service.telemetry.metrics.endpoint];
-        let exporters = config
-            .exporters
-            .values()
-            .flat_map(|exporter| exporter.listen_addresses())
-            .map(|(_, address)| address);
+        let contracts: Vec<_> = config
+            .contracts()
+            .into_iter()
+            .map(|(_, _, contract)| contract)
+            .collect();
+        let listens = contracts.iter().flat_map(|contract| &contract.listens);
         if own
             .into_iter()
             .flatten()
-            .chain(exporters)
+            .chain(listens.map(|listen| listen.address))
             .any(|address| address.port() < 1024)
         {
             capabilities.insert(Capability::CAP_NET_BIND_SERVICE);
         }
-        let mut paths = Vec::new();
-        let values = config
-            .receivers
-            .values()
-            .map(|component| component.to_value())
-            .chain(config.processors.values().map(|component| component.to_value()))
-            .chain(config.exporters.values().map(|component| component.to_value()));
-        for value in values.flatten() {
-            paths_in(&value, &mut paths);
-        }
+        // A path may count from the folder that flowtap starts in.
+        let absolute = |path: &PathBuf| std::path::absolute(path).ok();
+        let roots = contracts.iter().flat_map(|contract| &contract.proc_root);
+        let roots: Vec<_> = roots.filter_map(absolute).collect();
+        let reads = contracts.iter().flat_map(|contract| &contract.reads);
+        let mut paths: Vec<_> = reads.filter_map(absolute).chain(roots.clone()).collect();
         paths.extend(config.service.kubernetes.kubeconfig.clone());
         // Most often beneath /sys, but it may be mounted anywhere: containers are found in it.
         paths.extend(flowtap_receivers::containers::mount::mount_points());
         paths.extend(certificates_of_environment());
-        let proc_roots: Vec<_> = paths
-            .iter()
-            .filter(|path| path.as_path() != Path::new("/proc") && path.join("1/stat").exists())
-            .cloned()
+        let proc_roots: Vec<_> = roots
+            .into_iter()
+            .filter(|path| path != Path::new("/proc") && path.join("1/stat").exists())
             .collect();
         // Within Landlock even the right to look at any process shows neither those that `hidepid=` hides, nor their mounts.
         let hidden = proc_roots
@@ -227,10 +223,9 @@ impl Needs {
         Self {
             capabilities,
             read,
-            write: config
-                .exporters
-                .values()
-                .flat_map(|exporter| exporter.writes())
+            write: contracts
+                .into_iter()
+                .flat_map(|contract| contract.writes)
                 .collect(),
             landlock: !hidden,
             proc_roots,
@@ -279,22 +274,6 @@ fn hides_processes(root: &Path) -> bool {
         .lines()
         .filter(|line| line.split(' ').nth(4).map(Path::new) == Some(root))
         .any(|line| line.rsplit(' ').next().is_some_and(hides))
-}
-
-/// Every path that stands in `value`: whatever is absolute, `file:/…` included, and whatever is there beneath the current folder.
-fn paths_in(value: &figment::value::Value, paths: &mut Vec<PathBuf>) {
-    use figment::value::Value;
-    match value {
-        Value::String(_, text) => {
-            let path = text.strip_prefix("file:").unwrap_or(text);
-            if path.len() > 1 && path.starts_with('/') || !path.is_empty() && Path::new(path).exists() {
-                paths.extend(std::path::absolute(path));
-            }
-        }
-        Value::Dict(_, dict) => dict.values().for_each(|value| paths_in(value, paths)),
-        Value::Array(_, list) => list.iter().for_each(|value| paths_in(value, paths)),
-        _ => {}
-    }
 }
 
 /// Enters it. Call it before the first thread.
@@ -565,6 +544,58 @@ mod tests {
             let read = fs::read_to_string(other.path().join("secret"));
             assert!(!restricts || read.is_err(), "{read:?}");
         });
+    }
+
+    #[test]
+    fn a_value_that_happens_to_name_a_path_opens_nothing() {
+        // The package's folder has an entry `src`, which is no file of any component.
+        let needs = Needs::of(&config(&[
+            "exporters.prometheus.namespace=src",
+            "exporters.prometheus.labels.cluster=/root",
+        ]));
+        let here = std::env::current_dir().unwrap();
+        for path in [here.join("src"), here, PathBuf::from("/root"), PathBuf::from("/")] {
+            assert!(
+                !needs.read.contains(&path),
+                "{} in {:?}",
+                path.display(),
+                needs.read
+            );
+        }
+    }
+
+    #[test]
+    fn files_and_folders_of_every_component_stay_open() {
+        let config = config(&[
+            "receivers.replay.file=/var/recordings/one",
+            "exporters.prometheus.tls={cert_file: /etc/one/cert.pem, key_file: /etc/two/key.pem, client_ca_file: /etc/three/ca.pem}",
+            "exporters.otlp={tls: {ca_file: /etc/four/ca.pem}, storage: {directory: /var/queue}}",
+            "exporters.remote_write={endpoint: 'https://store', tls: {ca_file: /etc/five/ca.pem}}",
+            "exporters.file.path=/var/flows",
+            "service.pipelines.flows.receivers=[ebpf, replay]",
+            "service.pipelines.flows.exporters=[prometheus, otlp, remote_write, file]",
+        ]);
+        let needs = Needs::of(&config);
+        for path in [
+            "/var/recordings",
+            "/etc/one",
+            "/etc/two",
+            "/etc/three",
+            "/etc/four",
+            "/etc/five",
+        ] {
+            assert!(
+                needs.read.contains(&PathBuf::from(path)),
+                "no {path} in {:?}",
+                needs.read
+            );
+        }
+        let mut written = needs.write;
+        written.sort();
+        assert_eq!(
+            written,
+            [PathBuf::from("/var/flows"), PathBuf::from("/var/queue")]
+        );
     }
 
     #[test]

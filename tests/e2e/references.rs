@@ -183,6 +183,32 @@ fn the_metrics_reference_is_what_the_code_says() {
     check("docs/metrics.md", &text);
 }
 
+/// The part of docs/config.md that is no list of keys.
+const CONFIG_HEAD: &str = "# Config
+
+Generated from the code by `make references`: do not edit.
+
+Every key of every component, with its default. A key whose default is `required` has to be given where its component or section
+is used. A config has the sections `receivers`, `processors`, `exporters` and `service`, in YAML or TOML. A component's id is its
+type, or `type/name` for more than one of a type; a component is used once a pipeline in `service.pipelines` names it.
+[config/default.yaml](../config/default.yaml) is the config that runs without a file, and [config/examples](../config/examples) has
+others.
+
+Layers are merged key by key, later ones over earlier ones: the defaults, files (`--config`, in their order), the environment
+(`FLOWTAP_RECEIVERS__EBPF__INTERVAL=1s`), `--set receivers.ebpf.interval=1s`. A list replaces a list. A config that defines
+pipelines has only those. `${env:NAME}` and `${env:NAME:-default}` are substituted in values; a dollar sign is `$$`. Durations are
+written `500ms`, `5s`, `10m`. `flowtap validate` reports every mistake at once and lists the addresses and paths that components
+use; `flowtap print-config` prints the merged layers. The files are read again on SIGHUP and when one changes
+([operations.md](operations.md#reloading-the-config)).
+";
+
+#[test]
+fn the_config_reference_is_generated_from_the_schema() {
+    let registry = flowtap::components::registry();
+    let page = flowtap_config::reference::page(&registry, CONFIG_HEAD);
+    check("docs/config.md", &page);
+}
+
 #[test]
 fn the_schema_of_the_config_is_what_the_code_says() {
     let output = flowtap().arg("schema").output().unwrap();

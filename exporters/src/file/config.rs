@@ -1,12 +1,11 @@
 //! Config of the exporter `file`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use figment::value::Value;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, QueueConfig,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
+    QueueConfig, Stability,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -115,10 +114,6 @@ impl Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         if let Err(message) = Names::new(&self.path, self.extension()) {
@@ -144,11 +139,9 @@ impl ComponentConfig for Config {
         faults
     }
 
-    fn writes(&self) -> Vec<PathBuf> {
-        Names::new(&self.path, "")
-            .map(|names| names.folder)
-            .into_iter()
-            .collect()
+    fn contract(&self) -> Contract {
+        let folder = Names::new(&self.path, "").map(|names| names.folder);
+        Contract::default().writes(folder)
     }
 }
 
@@ -169,12 +162,11 @@ impl ExporterConfig for Config {
 }
 
 /// The exporter type `file`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
-    type_name: "file",
-    summary: "writes the changes of each window to files, as JSON lines or Parquet",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
+    "file",
+    "writes the changes of each window to files, as JSON lines or Parquet",
+    Stability::Beta,
+);
 
 #[cfg(test)]
 mod tests {

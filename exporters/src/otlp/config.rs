@@ -6,10 +6,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use figment::value::Value;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, QueueConfig,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
+    QueueConfig, Stability,
 };
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
@@ -403,10 +403,6 @@ fn parse_headers(text: &str) -> Option<BTreeMap<String, String>> {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let mut faults: Vec<_> = naming::validate(&self.namespace).into_iter().collect();
         let resolved = match self.resolved() {
@@ -470,11 +466,15 @@ impl ComponentConfig for Config {
         faults
     }
 
-    fn writes(&self) -> Vec<PathBuf> {
-        self.storage
-            .iter()
-            .map(|storage| storage.directory.clone())
-            .collect()
+    fn contract(&self) -> Contract {
+        let contract = Contract::default().writes(self.storage.iter().map(|storage| &storage.directory));
+        match self.resolved() {
+            Ok(resolved) => contract
+                .dials("endpoint", &resolved.endpoint)
+                .reads(resolved.tls.files()),
+            // `validate` reports it, and nothing is started.
+            Err(_) => contract,
+        }
     }
 }
 
@@ -495,12 +495,11 @@ impl ExporterConfig for Config {
 }
 
 /// The exporter type `otlp`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
-    type_name: "otlp",
-    summary: "pushes to an OpenTelemetry collector over gRPC or HTTP",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
+    "otlp",
+    "pushes to an OpenTelemetry collector over gRPC or HTTP",
+    Stability::Beta,
+);
 
 #[cfg(test)]
 mod tests {

@@ -5,11 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use figment::value::Value;
 use flowtap_pipeline::schema::{AddressText, DurationText};
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, QueueConfig,
-    WhenFull,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
+    QueueConfig, Stability, WhenFull,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -89,10 +88,6 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
-    }
-
     fn validate(&self) -> Vec<Fault> {
         let mut faults: Vec<_> = naming::validate(&self.namespace).into_iter().collect();
         for name in self.labels.keys().filter(|name| !naming::is_label(name)) {
@@ -141,8 +136,10 @@ impl ComponentConfig for Config {
         faults
     }
 
-    fn listen_addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        vec![("endpoint", self.endpoint)]
+    fn contract(&self) -> Contract {
+        Contract::default()
+            .listens("endpoint", self.endpoint)
+            .reads(self.tls.iter().flat_map(ServerTls::files))
     }
 }
 
@@ -167,9 +164,8 @@ impl ExporterConfig for Config {
 }
 
 /// The exporter type `prometheus`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
-    type_name: "prometheus",
-    summary: "serves /metrics to Prometheus, as text or OpenMetrics",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
+    "prometheus",
+    "serves /metrics to Prometheus, as text or OpenMetrics",
+    Stability::Beta,
+);

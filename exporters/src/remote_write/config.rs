@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use figment::value::Value;
 use flowtap_pipeline::resource::SERVICE_NAME;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Exporter, ExporterConfig, Factory, Fault, HISTOGRAM_BUCKETS,
-    QueueConfig, Resource,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
+    HISTOGRAM_BUCKETS, QueueConfig, Resource, Stability,
 };
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue};
@@ -288,8 +287,13 @@ fn below(map: &str, entry: &str, message: impl Into<String>) -> Fault {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        let contract = Contract::default().reads(self.tls.files());
+        match Endpoint::parse(&self.endpoint) {
+            Ok(endpoint) => contract.dials("endpoint", endpoint),
+            // `validate` reports it, and nothing is started.
+            Err(_) => contract,
+        }
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -339,12 +343,11 @@ impl ExporterConfig for Config {
 }
 
 /// The exporter type `remote_write`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory {
-    type_name: "remote_write",
-    summary: "pushes to Prometheus remote write endpoints",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
+    "remote_write",
+    "pushes to Prometheus remote write endpoints",
+    Stability::Beta,
+);
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ pub mod watch;
 use std::sync::Arc;
 
 use flowtap_config::{Config, KubernetesConfig};
-use flowtap_pipeline::{ClusterState, Live};
+use flowtap_pipeline::{ClusterState, Dependency, Live};
 use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
 
@@ -45,13 +45,11 @@ pub async fn follow(
     Ok(())
 }
 
-/// Whether a pipeline has the processor that fills them in.
+/// Whether a component uses them.
 fn names_are_wanted(config: &Config) -> bool {
-    let mut used = config
-        .pipelines
-        .values()
-        .flat_map(|pipeline| &pipeline.processors);
-    used.any(|id| id.type_name() == "kubernetes")
+    let contracts = config.contracts();
+    let mut dependencies = contracts.iter().flat_map(|(_, _, contract)| &contract.depends_on);
+    dependencies.any(|dependency| *dependency == Dependency::ClusterNames)
 }
 
 fn node_name(section: &KubernetesConfig) -> Option<String> {

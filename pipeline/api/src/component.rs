@@ -1,19 +1,21 @@
-//! Component types: what a config of one can be asked, and the registry.
+//! Component types: the traits of their configs, and the registry.
 //!
 //! A component type is registered by its [`Factory`], in one explicit list (the daemon's is `src/components.rs`). A
 //! custom distribution is a `main` that starts from that list and adds to it.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use figment::value::Value;
 use flowtap_model::{ClusterState, NodeInfo, Resource};
 use opentelemetry::metrics::Meter;
-use schemars::{Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::contract::{Contract, Stability};
 use crate::id::ComponentId;
 use crate::live::Live;
 use crate::memory::Memory;
@@ -81,28 +83,40 @@ pub struct BuildError {
     pub message: String,
 }
 
-/// What every component's config can be asked.
-pub trait ComponentConfig: fmt::Debug + Send + Sync {
-    /// The whole config, defaults filled in, for `print-config`.
+/// A config that can be written as a value: everything that is `Serialize`.
+pub trait ToValue {
+    /// The whole config, defaults filled in.
     ///
     /// # Errors
     /// [`figment::Error`] if a field can't be written as a value.
     fn to_value(&self) -> Result<Value, figment::Error>;
+}
 
-    /// Everything that is wrong with values of the right type: all faults, not just the first.
+impl<T: Serialize> ToValue for T {
+    fn to_value(&self) -> Result<Value, figment::Error> {
+        Value::serialize(self)
+    }
+}
+
+/// Behaviour common to all component configs. Everything has a default, so an empty `impl` is a valid one.
+///
+/// A config is a plain struct: `Serialize` gives `print-config` and the comparison over a reload, `Any` lets a command that knows
+/// a type find the configs of that type.
+pub trait ComponentConfig: ToValue + Any + fmt::Debug + Send + Sync {
+    /// Returns every fault of values that have the right type, not just the first.
     fn validate(&self) -> Vec<Fault> {
         Vec::new()
     }
 
-    /// Folders that this component writes to; nothing else can be written once the daemon is in its sandbox.
-    fn writes(&self) -> Vec<PathBuf> {
-        Vec::new()
+    /// Declares what the component takes, gives, reads, writes, listens on and depends on.
+    fn contract(&self) -> Contract {
+        Contract::default()
     }
+}
 
-    /// The addresses that this component will listen on, each with the key that sets it.
-    fn listen_addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        Vec::new()
-    }
+/// Returns `config` as its type `T`, for commands that are about components of that type; `None` if it is another.
+pub fn downcast<T: ComponentConfig>(config: &dyn ComponentConfig) -> Option<&T> {
+    (config as &dyn Any).downcast_ref()
 }
 
 /// A receiver's config.
@@ -114,20 +128,11 @@ pub trait ReceiverConfig: ComponentConfig {
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Receiver>, BuildError>;
 }
 
-/// Which part of the synchronous path a processor is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProcessorRole {
-    /// Changes batches.
-    Transform,
-    /// Ends the path: folds batches into series. A pipeline has exactly one, as its last processor.
-    Aggregate,
-}
-
 /// A processor that was built.
 pub enum ProcessorStage {
     /// Changes batches.
     Transform(Box<dyn Processor>),
-    /// Ends the path.
+    /// Ends the path: folds batches into series. A pipeline has exactly one, as its last processor.
     Aggregate(Box<dyn Aggregator>),
 }
 
@@ -142,11 +147,6 @@ impl fmt::Debug for ProcessorStage {
 
 /// A processor's config.
 pub trait ProcessorConfig: ComponentConfig {
-    /// Which part of the path it will be.
-    fn role(&self) -> ProcessorRole {
-        ProcessorRole::Transform
-    }
-
     /// Makes the processor; one per pipeline that names it.
     ///
     /// # Errors
@@ -157,7 +157,9 @@ pub trait ProcessorConfig: ComponentConfig {
 /// An exporter's config.
 pub trait ExporterConfig: ComponentConfig {
     /// The queue in front of it.
-    fn queue(&self) -> QueueConfig;
+    fn queue(&self) -> QueueConfig {
+        QueueConfig::default()
+    }
 
     /// Makes the exporter. Binds and dials nothing yet.
     ///
@@ -166,16 +168,101 @@ pub trait ExporterConfig: ComponentConfig {
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError>;
 }
 
+/// A config that can be boxed as one of the kind `C`: `dyn ReceiverConfig`, `dyn ProcessorConfig` or `dyn ExporterConfig`.
+///
+/// Implemented for every config of a kind; see [`Factory::of`].
+pub trait BoxAs<C: ?Sized> {
+    /// The same, boxed.
+    fn boxed(self) -> Box<C>;
+}
+
+impl<T: ReceiverConfig> BoxAs<dyn ReceiverConfig> for T {
+    fn boxed(self) -> Box<dyn ReceiverConfig> {
+        Box::new(self)
+    }
+}
+
+impl<T: ProcessorConfig> BoxAs<dyn ProcessorConfig> for T {
+    fn boxed(self) -> Box<dyn ProcessorConfig> {
+        Box::new(self)
+    }
+}
+
+impl<T: ExporterConfig> BoxAs<dyn ExporterConfig> for T {
+    fn boxed(self) -> Box<dyn ExporterConfig> {
+        Box::new(self)
+    }
+}
+
 /// One component type.
 pub struct Factory<C: ?Sized> {
     /// Its name in ids.
     pub type_name: &'static str,
-    /// One line for `flowtap components`.
+    /// One line for `flowtap components` and the config reference.
     pub summary: &'static str,
+    /// How much it may still change.
+    pub stability: Stability,
     /// Reads a config of this type. `figment`'s error carries the path of the key and what was expected there.
     pub parse: fn(&Value) -> Result<Box<C>, figment::Error>,
-    /// The JSON Schema of such a config, for editors: what [`schemars::JsonSchema`] derives from it.
+    /// The JSON Schema of such a config, for editors and the config reference: what [`schemars::JsonSchema`] derives from it.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// The config in which nothing is set. It need not be valid: a key may have to be given.
+    pub default: fn() -> Box<C>,
+}
+
+impl<C: ?Sized> Factory<C> {
+    /// The component type whose config is `T`: how it is read, printed and described follows from `T` alone.
+    ///
+    /// ```
+    /// use flowtap_pipeline::contract::Stability;
+    /// use flowtap_pipeline::{
+    ///     BuildContext, BuildError, ComponentConfig, Factory, FlowBatch, Processor, ProcessorConfig, ProcessorStage,
+    /// };
+    ///
+    /// /// Nothing can be set.
+    /// #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    /// #[serde(deny_unknown_fields, default)]
+    /// struct Config {}
+    ///
+    /// impl ComponentConfig for Config {}
+    ///
+    /// impl ProcessorConfig for Config {
+    ///     fn build(&self, _: &BuildContext) -> Result<ProcessorStage, BuildError> {
+    ///         Ok(ProcessorStage::Transform(Box::new(Forget)))
+    ///     }
+    /// }
+    ///
+    /// /// Drops every record.
+    /// struct Forget;
+    ///
+    /// impl Processor for Forget {
+    ///     fn process(&mut self, batch: &mut FlowBatch) {
+    ///         batch.records.clear();
+    ///     }
+    /// }
+    ///
+    /// const FACTORY: Factory<dyn ProcessorConfig> =
+    ///     Factory::of::<Config>("forget", "drops every record", Stability::Alpha);
+    /// # assert!(FACTORY.default().contract().fills.is_empty());
+    /// ```
+    pub const fn of<T>(type_name: &'static str, summary: &'static str, stability: Stability) -> Self
+    where
+        T: BoxAs<C> + Default + DeserializeOwned + JsonSchema,
+    {
+        Self {
+            type_name,
+            summary,
+            stability,
+            parse: |value| Ok(value.deserialize::<T>()?.boxed()),
+            schema: T::json_schema,
+            default: || T::default().boxed(),
+        }
+    }
+
+    /// The config in which nothing is set.
+    pub fn default(&self) -> Box<C> {
+        (self.default)()
+    }
 }
 
 // By hand: a derive would ask the same of `C`.

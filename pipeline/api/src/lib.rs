@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`id`] | [`ComponentId`], [`ComponentKind`] |
 //! | [`component`] | the config traits, [`BuildContext`], [`Factory`] and [`Registry`] |
+//! | [`contract`] | [`Contract`]: what a component declares of itself |
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
 //! | [`sink`] | [`Sink`]: the pipelines as a receiver sees them |
 //! | [`schema`] | JSON Schema for config values that are formatted strings |
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 pub mod component;
+pub mod contract;
 pub mod id;
 pub mod live;
 pub mod memory;
@@ -36,8 +38,9 @@ pub mod ticker;
 
 pub use component::{
     BuildContext, BuildError, ComponentConfig, ExporterConfig, Factory, Fault, ProcessorConfig,
-    ProcessorRole, ProcessorStage, ReceiverConfig, Registry,
+    ProcessorStage, ReceiverConfig, Registry, ToValue,
 };
+pub use contract::{Contract, Dependency, RecordField, Signal, Sockets, Stability};
 pub use flowtap_model::{
     Census, ClusterRanges, ClusterState, Endpoint, EventCount, EventHop, EventType, Events, Family,
     FamilyKind, FamilySnapshot, FlowBatch, FlowKind, FlowRecord, HISTOGRAM_BUCKETS, HistogramPoint,

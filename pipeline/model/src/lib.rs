@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`time`] | [`Timestamp`]: nanoseconds since the epoch |
 //! | [`record`] | [`FlowRecord`]: what one socket did since it was last looked at |
+//! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers hand on |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
 //! | [`catalog`] | every family and every label |
@@ -23,6 +24,7 @@ pub mod batch;
 pub mod catalog;
 pub mod cluster;
 pub mod family;
+pub mod field;
 pub mod labels;
 pub mod node;
 pub mod record;
@@ -34,6 +36,7 @@ pub mod time;
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
 pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
+pub use field::RecordField;
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use node::NodeInfo;
 pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};

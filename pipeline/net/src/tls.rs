@@ -35,6 +35,16 @@ pub struct ServerTls {
     pub client_ca_file: Option<PathBuf>,
 }
 
+impl ServerTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.cert_file, &self.key_file]
+            .into_iter()
+            .chain(&self.client_ca_file)
+            .map(PathBuf::as_path)
+    }
+}
+
 /// TLS of a connection to a peer. Empty: the system's authorities, no client certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -54,6 +64,14 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        [&self.ca_file, &self.cert_file, &self.key_file]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+    }
+
     /// A violation of its settings, if any.
     pub fn validate(&self) -> Option<Fault> {
         (self.cert_file.is_some() != self.key_file.is_some()).then(|| Fault {

@@ -27,10 +27,10 @@ mod redirects;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use figment::value::Value;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Events, Factory, FlowBatch, FlowKind, FlowRecord, NodeInfo,
-    PeerClass, Processor, ProcessorConfig, ProcessorStage, Role, RoleSource, Seen,
+    BuildContext, BuildError, ComponentConfig, Contract, Events, Factory, FlowBatch, FlowKind, FlowRecord,
+    NodeInfo, PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource, Seen,
+    Stability,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -53,8 +53,8 @@ const CLOSE: u8 = 7;
 pub struct Config {}
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        Contract::default().fills([RecordField::Role])
     }
 }
 
@@ -65,12 +65,11 @@ impl ProcessorConfig for Config {
 }
 
 /// The processor type `direction`.
-pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
-    type_name: "direction",
-    summary: "decides the role, ingress or egress: by the handshake or the socket's counters, then by listeners and ports",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
+    "direction",
+    "decides the role, ingress or egress: by the handshake or the socket's counters, then by listeners and ports",
+    Stability::Beta,
+);
 
 /// A role as this processor decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

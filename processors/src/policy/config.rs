@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use figment::value::Value;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Factory, Fault, PeerClass, ProcessorConfig, ProcessorStage,
+    BuildContext, BuildError, ComponentConfig, Contract, Dependency, Factory, Fault, PeerClass,
+    ProcessorConfig, ProcessorStage, RecordField, Stability,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -163,8 +163,13 @@ impl Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        Contract::default()
+            // Port 53 on the server's side is DNS.
+            .needs(RecordField::Role)
+            .fills([RecordField::Class])
+            .reads(self.files())
+            .depends_on(Dependency::ClusterRanges)
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -205,12 +210,11 @@ impl ProcessorConfig for Config {
 }
 
 /// The processor type `policy`.
-pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
-    type_name: "policy",
-    summary: "classifies the peer by its address: pod, service, dns, internal, external, ...",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
+    "policy",
+    "classifies the peer by its address: pod, service, dns, internal, external, ...",
+    Stability::Beta,
+);
 
 #[cfg(test)]
 mod tests {

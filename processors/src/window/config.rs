@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use figment::value::Value;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Factory, FamilyKind, Fault, HISTOGRAM_BUCKETS, Naming,
-    ProcessorConfig, ProcessorRole, ProcessorStage,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, FamilyKind, Fault, HISTOGRAM_BUCKETS,
+    Naming, ProcessorConfig, ProcessorStage, RecordField, Signal, Stability,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Window;
-use flowtap_pipeline::catalog::FAMILIES;
-use flowtap_pipeline::catalog::Label;
+use flowtap_pipeline::catalog::{FAMILIES, FamilyId, Label};
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -152,9 +150,45 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The fields of a record that decide whether it enters a family, whatever the labels.
+    fn always_needed(&self, id: FamilyId) -> Option<RecordField> {
+        match id {
+            FamilyId::Egress | FamilyId::Ingress => Some(RecordField::Role),
+            FamilyId::K8s | FamilyId::Dns => Some(RecordField::Class),
+            // Near peers are left out by their class.
+            FamilyId::Rtt if !self.rtt_of_near_peers => Some(RecordField::Class),
+            _ => None,
+        }
+    }
+}
+
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        let mut contract = Contract::default().gives([Signal::Metrics]);
+        for id in FamilyId::ALL {
+            let definition = id.definition();
+            let name = definition.family.name;
+            let family = self.families.get(name);
+            if family.is_some_and(|family| !family.enabled) {
+                continue;
+            }
+            if let Some(field) = self.always_needed(id) {
+                contract = contract.needs(field);
+            }
+            let asked_for = family.and_then(|family| family.labels.as_deref());
+            for (index, label) in asked_for.unwrap_or_default().iter().enumerate() {
+                if let Some(field) = label.field() {
+                    let index = index.to_string();
+                    contract = contract.needs_for(field, &["families", name, "labels", &index]);
+                }
+            }
+            if asked_for.is_none() {
+                let fields = definition.labels.iter().filter_map(|label| label.field());
+                contract = fields.fold(contract, Contract::needs);
+            }
+        }
+        contract
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -176,22 +210,17 @@ impl ComponentConfig for Config {
 }
 
 impl ProcessorConfig for Config {
-    fn role(&self) -> ProcessorRole {
-        ProcessorRole::Aggregate
-    }
-
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
         Ok(ProcessorStage::Aggregate(Box::new(Window::new(self, context))))
     }
 }
 
 /// The processor type `window`.
-pub const FACTORY: Factory<dyn ProcessorConfig> = Factory {
-    type_name: "window",
-    summary: "folds records into series and closes windows; the last processor of every pipeline",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
+    "window",
+    "folds records into series and closes windows; the last processor of every pipeline",
+    Stability::Beta,
+);
 
 #[cfg(test)]
 mod tests {

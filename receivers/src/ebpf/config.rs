@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use figment::value::Value;
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::{BuildContext, BuildError, ComponentConfig, Factory, Fault, Receiver, ReceiverConfig};
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, Receiver, ReceiverConfig,
+    RecordField, Sockets, Stability,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -67,8 +69,11 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        Contract::default()
+            .fills([RecordField::Process, RecordField::Container, RecordField::Netns])
+            .covers(Sockets::TcpOfNode)
+            .proc_root(&self.proc_root)
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -106,12 +111,11 @@ impl ReceiverConfig for Config {
 }
 
 /// The receiver type `ebpf`.
-pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
-    type_name: "ebpf",
-    summary: "TCP flows of every network namespace, from the kernel's own totals (eBPF)",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ReceiverConfig> = Factory::of::<Config>(
+    "ebpf",
+    "TCP flows of every network namespace, from the kernel's own totals (eBPF)",
+    Stability::Beta,
+);
 
 #[cfg(test)]
 mod tests {

@@ -36,12 +36,11 @@ mod flows;
 
 use std::time::Duration;
 
-use figment::value::Value;
 use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Factory, Fault, FlowBatch, FlowRecord, Receiver,
-    ReceiverConfig, Sink, StageError, Timestamp,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, FlowBatch, FlowRecord, Receiver,
+    ReceiverConfig, RecordField, Sink, Stability, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -120,8 +119,8 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        Contract::default().fills([RecordField::Process])
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -175,12 +174,11 @@ impl ReceiverConfig for Config {
 }
 
 /// The receiver type `generator`.
-pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
-    type_name: "generator",
-    summary: "synthetic flows at a set rate and cardinality, for load tests",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ReceiverConfig> = Factory::of::<Config>(
+    "generator",
+    "synthetic flows at a set rate and cardinality, for load tests",
+    Stability::Beta,
+);
 
 /// The receiver.
 #[derive(Debug)]

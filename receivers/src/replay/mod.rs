@@ -10,10 +10,9 @@ pub mod file;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use figment::value::Value;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Factory, Fault, Receiver, ReceiverConfig, Sink, StageError,
-    Timestamp,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, Receiver, ReceiverConfig,
+    RecordField, Sink, Stability, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -35,8 +34,10 @@ pub struct Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        Contract::default()
+            .fills([RecordField::Process, RecordField::Container, RecordField::Netns])
+            .reads([&self.file])
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -57,12 +58,11 @@ impl ReceiverConfig for Config {
 }
 
 /// The receiver type `replay`.
-pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
-    type_name: "replay",
-    summary: "replays a file written by `flowtap record`",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ReceiverConfig> = Factory::of::<Config>(
+    "replay",
+    "replays a file written by `flowtap record`",
+    Stability::Beta,
+);
 
 /// The receiver.
 #[derive(Debug)]

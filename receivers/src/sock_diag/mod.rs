@@ -30,12 +30,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use figment::value::Value;
 use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Factory, Fault, Receiver, ReceiverConfig, Seen, Sink,
-    StageError, Timestamp,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, Receiver, ReceiverConfig,
+    RecordField, Seen, Sink, Sockets, Stability, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -69,8 +68,10 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn to_value(&self) -> Result<Value, figment::Error> {
-        Value::serialize(self)
+    fn contract(&self) -> Contract {
+        Contract::default()
+            .fills([RecordField::Netns])
+            .covers(Sockets::TcpOfNamespace)
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -89,12 +90,11 @@ impl ReceiverConfig for Config {
 }
 
 /// The receiver type `sock_diag`.
-pub const FACTORY: Factory<dyn ReceiverConfig> = Factory {
-    type_name: "sock_diag",
-    summary: "TCP flows of this network namespace, by netlink: no privileges, but no other namespaces and no processes",
-    parse: |value| Ok(Box::new(value.deserialize::<Config>()?)),
-    schema: Config::json_schema,
-};
+pub const FACTORY: Factory<dyn ReceiverConfig> = Factory::of::<Config>(
+    "sock_diag",
+    "TCP flows of this network namespace, by netlink: no privileges, but no other namespaces and no processes",
+    Stability::Beta,
+);
 
 /// The receiver.
 #[derive(Debug)]

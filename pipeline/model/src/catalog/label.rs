@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::family::Naming;
+use crate::field::RecordField;
 
 /// A label. Its config spelling is its name, except that [`EventType`](Self::EventType) is exposed as `type`, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -116,6 +117,34 @@ impl Label {
             Self::LocalPod => "k8s.pod.name",
             Self::LocalWorkload => "flowtap.k8s.workload.name",
             Self::NetworkType => "network.type",
+        }
+    }
+
+    /// The field of a record that its value comes from, if a processor or only some receivers fill it.
+    pub const fn field(self) -> Option<RecordField> {
+        match self {
+            Self::Flow | Self::RoleSource => Some(RecordField::Role),
+            Self::Type => Some(RecordField::Class),
+            Self::Netns => Some(RecordField::Netns),
+            Self::Pid | Self::Comm | Self::CgroupId => Some(RecordField::Process),
+            Self::ContainerId => Some(RecordField::Container),
+            Self::PeerNamespace
+            | Self::PeerPod
+            | Self::PeerWorkload
+            | Self::PeerService
+            | Self::PeerNode
+            | Self::Namespace
+            | Self::Pod
+            | Self::Workload => Some(RecordField::ClusterNames),
+            Self::Raddr
+            | Self::Rport
+            | Self::Lport
+            | Self::Direction
+            | Self::Event
+            | Self::Reason
+            | Self::EventType
+            | Self::Laddr
+            | Self::NetworkType => None,
         }
     }
 

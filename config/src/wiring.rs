@@ -1,0 +1,276 @@
+//! Checks of the components of a pipeline against each other, by their contracts.
+//!
+//! In: components that are right by themselves, and pipelines that name them. Reported:
+//!
+//! 1. A processor or exporter that takes none of the signals that reach it.
+//! 2. A field of records that a component needs and that only a later processor fills.
+//! 3. A field that a key asks for and that nothing in the pipeline fills. Without such a key it is a warning: the component works,
+//!    with less.
+//! 4. Two receivers of one pipeline that report the same sockets: their bytes would count twice.
+//! 5. Two listeners on one port of one address.
+//! 6. A component that uses the names of a cluster while the watcher of the cluster is disabled: a warning.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use flowtap_pipeline::contract::{Need, Signal};
+use flowtap_pipeline::{ComponentId, ComponentKind, Contract, Dependency, RecordField, Registry};
+
+use crate::check::{Checker, path};
+use crate::config::{Config, PipelineConfig};
+use crate::diagnostic::{Diagnostic, key_of};
+
+/// A component of a pipeline, with its position in the list of its kind.
+struct Stage<'a> {
+    kind: ComponentKind,
+    index: usize,
+    id: &'a ComponentId,
+    contract: Contract,
+}
+
+impl Stage<'_> {
+    fn path(&self, pipeline: &str) -> Vec<String> {
+        path(&[
+            "service",
+            "pipelines",
+            pipeline,
+            self.kind.section(),
+            &self.index.to_string(),
+        ])
+    }
+
+    fn fills(&self, field: RecordField) -> bool {
+        self.contract.fills.contains(&field)
+    }
+}
+
+/// The components of a pipeline in the order in which records reach them; `None` if one of them is wrong, which is reported
+/// elsewhere.
+fn stages<'a>(config: &Config, pipeline: &'a PipelineConfig) -> Option<Vec<Stage<'a>>> {
+    let list = |kind: ComponentKind, ids: &'a [ComponentId]| {
+        ids.iter().enumerate().map(move |(index, id)| {
+            let contract = match kind {
+                ComponentKind::Receiver => config.receivers.get(id).map(|config| config.contract()),
+                ComponentKind::Processor => config.processors.get(id).map(|config| config.contract()),
+                ComponentKind::Exporter => config.exporters.get(id).map(|config| config.contract()),
+            };
+            contract.map(|contract| Stage {
+                kind,
+                index,
+                id,
+                contract,
+            })
+        })
+    };
+    list(ComponentKind::Receiver, &pipeline.receivers)
+        .chain(list(ComponentKind::Processor, &pipeline.processors))
+        .chain(list(ComponentKind::Exporter, &pipeline.exporters))
+        .collect()
+}
+
+fn quoted(ids: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    let quoted: Vec<_> = ids.into_iter().map(|id| format!("`{id}`")).collect();
+    quoted.join(", ")
+}
+
+fn listed(signals: &BTreeSet<Signal>) -> String {
+    let names: Vec<_> = signals.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+impl Checker<'_> {
+    /// Checks a pipeline whose components are all defined; returns the warnings.
+    pub(crate) fn wiring(
+        &mut self,
+        config: &Config,
+        name: &str,
+        pipeline: &PipelineConfig,
+        registry: &Registry,
+    ) -> Vec<Diagnostic> {
+        let Some(stages) = stages(config, pipeline) else {
+            return Vec::new();
+        };
+        self.signals(name, &stages);
+        self.overlaps(name, &stages);
+        let mut warnings = Vec::new();
+        for position in 0..stages.len() {
+            warnings.extend(self.needs(name, &stages, position, registry));
+        }
+        warnings.extend(self.names(config, &stages));
+        warnings
+    }
+
+    /// Each processor and exporter takes something that reaches it.
+    fn signals(&mut self, pipeline: &str, stages: &[Stage<'_>]) {
+        let mut processors = stages
+            .iter()
+            .filter(|stage| stage.kind == ComponentKind::Processor);
+        let last = processors.clone().count().checked_sub(1);
+        let ends = processors.position(|stage| stage.contract.is_aggregator());
+        if ends.is_none() || ends != last {
+            // Reported as a pipeline without a window at its end.
+            return;
+        }
+        let mut reaching = BTreeSet::new();
+        for stage in stages {
+            let takes = stage.contract.signals_in(stage.kind);
+            match stage.kind {
+                ComponentKind::Receiver => reaching.extend(stage.contract.signals_out(stage.kind)),
+                ComponentKind::Processor | ComponentKind::Exporter if takes.is_disjoint(&reaching) => {
+                    let message = format!(
+                        "`{}` takes {}, and what reaches it is {}",
+                        stage.id,
+                        listed(&takes),
+                        listed(&reaching)
+                    );
+                    self.report(&stage.path(pipeline), message, None);
+                    // What follows would be reported for the same reason.
+                    return;
+                }
+                ComponentKind::Processor => {
+                    let passes = reaching.difference(&takes).copied();
+                    reaching = passes.chain(stage.contract.signals_out(stage.kind)).collect();
+                }
+                ComponentKind::Exporter => {}
+            }
+        }
+    }
+
+    /// No two receivers report the same sockets.
+    fn overlaps(&mut self, pipeline: &str, stages: &[Stage<'_>]) {
+        for (position, stage) in stages.iter().enumerate() {
+            let Some(sockets) = stage.contract.covers else {
+                continue;
+            };
+            let other = stages[..position].iter().find(|other| {
+                let others = other.contract.covers;
+                others.is_some_and(|others| sockets.overlaps(others))
+            });
+            if let Some(other) = other {
+                let message = format!(
+                    "`{}` reports {sockets} that `{}` reports as well, so their bytes would count twice",
+                    stage.id, other.id
+                );
+                let help = format!("leave out one of them, or give `{}` its own pipeline", stage.id);
+                self.report(&stage.path(pipeline), message, Some(help));
+            }
+        }
+    }
+
+    /// Whether every field that the component at `position` needs is filled before it.
+    fn needs(
+        &mut self,
+        pipeline: &str,
+        stages: &[Stage<'_>],
+        position: usize,
+        registry: &Registry,
+    ) -> Vec<Diagnostic> {
+        let stage = &stages[position];
+        let mut warnings = Vec::new();
+        let mut reported = BTreeSet::new();
+        for Need { field, key } in &stage.contract.needs {
+            if stages[..position].iter().any(|before| before.fills(*field)) {
+                continue;
+            }
+            if let Some(later) = stages[position + 1..].iter().find(|after| after.fills(*field)) {
+                if reported.insert(*field) {
+                    let message = format!(
+                        "`{}` needs {field}, which `{}` fills only after it",
+                        stage.id, later.id
+                    );
+                    let help = format!("put `{}` before `{}`", later.id, stage.id);
+                    self.report(&stage.path(pipeline), message, Some(help));
+                }
+                continue;
+            }
+            let help = remedy(*field, stage, registry);
+            let component = path(&[stage.kind.section(), stage.id.as_str()]);
+            if let Some(key) = key {
+                let message = format!(
+                    "needs {field}, which nothing in the pipeline `{pipeline}` fills: {}",
+                    field.if_missing()
+                );
+                self.report(&[component, key.clone()].concat(), message, help);
+            } else {
+                let message = format!(
+                    "`{}` uses {field}, which nothing in the pipeline `{pipeline}` fills: {}",
+                    stage.id,
+                    field.if_missing()
+                );
+                warnings.push(self.diagnostic(&stage.path(pipeline), message, help));
+            }
+        }
+        warnings
+    }
+
+    /// Names of a cluster come from its watcher.
+    fn names(&self, config: &Config, stages: &[Stage<'_>]) -> Option<Diagnostic> {
+        let uses_names = |stage: &&Stage<'_>| stage.contract.depends_on.contains(&Dependency::ClusterNames);
+        let stage = stages.iter().find(uses_names)?;
+        if config.service.kubernetes.enabled {
+            return None;
+        }
+        let message = format!(
+            "`{}` uses the names that the watcher of the cluster keeps, and it is disabled: {}",
+            stage.id,
+            RecordField::ClusterNames.if_missing()
+        );
+        let at = path(&["service", "kubernetes", "enabled"]);
+        Some(self.diagnostic(&at, message, Some("set it to true".to_owned())))
+    }
+
+    /// No two listeners on one port of one address.
+    pub(crate) fn ports(&mut self, config: &Config) {
+        let mut listeners: Vec<(Vec<String>, SocketAddr)> = Vec::new();
+        for (kind, id, contract) in config.contracts() {
+            let of_component = contract.listens.into_iter();
+            listeners.extend(of_component.map(|listen| {
+                let keys = listen.key.split('.');
+                let at = path(&[kind.section(), id.as_str()]).into_iter();
+                (at.chain(keys.map(str::to_owned)).collect(), listen.address)
+            }));
+        }
+        let service = &config.service;
+        let admin = path(&["service", "admin", "endpoint"]);
+        listeners.extend(service.admin.endpoint.map(|address| (admin, address)));
+        let metrics = path(&["service", "telemetry", "metrics", "endpoint"]);
+        listeners.extend(service.telemetry.metrics.endpoint.map(|addr| (metrics, addr)));
+        for (index, (at, addr)) in listeners.iter().enumerate() {
+            if let Some((other, _)) = listeners[..index].iter().find(|(_, other)| clash(*addr, *other)) {
+                // The one that the user has set is the one to change.
+                let (at, other) = if self.merged.user_has(at) {
+                    (at, other)
+                } else {
+                    (other, at)
+                };
+                self.report(
+                    at,
+                    format!("{addr} is taken by {}", key_of(other)),
+                    Some("choose another port".to_owned()),
+                );
+            }
+        }
+    }
+}
+
+/// The component types of this build that fill a field, as advice.
+fn remedy(field: RecordField, stage: &Stage<'_>, registry: &Registry) -> Option<String> {
+    let fills = |contract: Contract| contract.fills.contains(&field);
+    let processors = registry.processors().values();
+    let processors = processors.filter(|factory| fills(factory.default().contract()));
+    let processors: Vec<_> = processors.map(|factory| factory.type_name).collect();
+    if !processors.is_empty() {
+        let one = if processors.len() == 1 { "" } else { "one of " };
+        return Some(format!("put {one}{} before `{}`", quoted(processors), stage.id));
+    }
+    let receivers = registry.receivers().values();
+    let receivers = receivers.filter(|factory| fills(factory.default().contract()));
+    let receivers = quoted(receivers.map(|factory| factory.type_name));
+    (!receivers.is_empty()).then(|| format!("it is filled by {receivers}"))
+}
+
+/// Port 0 is any free port; an unspecified address is all of them.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let everywhere = |addr: SocketAddr| addr.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || everywhere(a) || everywhere(b))
+}

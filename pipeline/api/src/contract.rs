@@ -1,0 +1,303 @@
+//! Contracts: the facts about a component that others need before it is built.
+//!
+//! A component declares them in [`ComponentConfig::contract`](crate::ComponentConfig::contract), from its config. Four parts of
+//! flowtap rely on them: `validate` checks the components of a pipeline against each other, the sandbox opens the paths and ports
+//! that are listed and no others, the Kubernetes watcher follows the names of a cluster only if a component uses them, and the
+//! references in `docs/` list them.
+//!
+//! ```
+//! use flowtap_pipeline::contract::{Contract, RecordField};
+//!
+//! let contract = Contract::default()
+//!     .needs(RecordField::Class)
+//!     .reads(["/etc/flowtap/filter.txt"]);
+//! assert!(contract.listens.is_empty());
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub use flowtap_model::RecordField;
+
+use crate::id::ComponentKind;
+
+/// How much a component type may still change, as in the OpenTelemetry Collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stability {
+    /// Config keys and output can change with any version.
+    Alpha,
+    /// Config keys and output change only with an entry in the changelog.
+    Beta,
+    /// Config keys and output change only with a major version.
+    Stable,
+}
+
+impl fmt::Display for Stability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Alpha => "alpha",
+            Self::Beta => "beta",
+            Self::Stable => "stable",
+        })
+    }
+}
+
+/// The kinds of data that pass from one component to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Signal {
+    /// Records of TCP flows, in batches.
+    Tcp,
+    /// Series, in snapshots.
+    Metrics,
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "tcp",
+            Self::Metrics => "metrics",
+        })
+    }
+}
+
+/// A field that a component needs filled before a record reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The field.
+    pub field: RecordField,
+    /// The key of the component's config that asks for it, which makes its absence an error. `None`: the component always uses the
+    /// field, and works with less if it is absent, which is a warning.
+    pub key: Option<Vec<String>>,
+}
+
+/// The sockets that a receiver reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sockets {
+    /// TCP sockets of every network namespace of this machine.
+    TcpOfNode,
+    /// TCP sockets of the network namespace in which flowtap runs.
+    TcpOfNamespace,
+}
+
+impl Sockets {
+    /// Whether two receivers in one pipeline would report the same socket.
+    pub const fn overlaps(self, other: Self) -> bool {
+        match (self, other) {
+            // Of one transport the wider scope contains the narrower one.
+            (Self::TcpOfNode | Self::TcpOfNamespace, Self::TcpOfNode | Self::TcpOfNamespace) => true,
+        }
+    }
+}
+
+impl fmt::Display for Sockets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::TcpOfNode => "TCP sockets of this machine",
+            Self::TcpOfNamespace => "TCP sockets of one network namespace",
+        })
+    }
+}
+
+/// State that is kept up to date beside the pipelines, for the components that use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Dependency {
+    /// Address ranges of the Kubernetes cluster (`service.kubernetes`).
+    ClusterRanges,
+    /// Names of pods, services and nodes of the Kubernetes cluster (`service.kubernetes`).
+    ClusterNames,
+}
+
+impl fmt::Display for Dependency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ClusterRanges => "address ranges of the Kubernetes cluster",
+            Self::ClusterNames => "names of the Kubernetes cluster",
+        })
+    }
+}
+
+/// An address, with the config key that sets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound<T> {
+    /// The key, below the component.
+    pub key: &'static str,
+    /// The address.
+    pub address: T,
+}
+
+/// The declaration of one component. Every part has a default: nothing declared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Contract {
+    /// Signals that it takes. Empty: those of its kind, see [`Contract::signals_in`].
+    pub takes: BTreeSet<Signal>,
+    /// Signals that it gives. Empty: those of its kind, see [`Contract::signals_out`].
+    pub gives: BTreeSet<Signal>,
+    /// Fields of a record that are filled after it.
+    pub fills: BTreeSet<RecordField>,
+    /// Fields of a record that have to be filled before it.
+    pub needs: Vec<Need>,
+    /// Sockets that it reports, if it is a receiver of real traffic.
+    pub covers: Option<Sockets>,
+    /// Files and directories that it reads.
+    pub reads: Vec<PathBuf>,
+    /// Directories that it writes to. They are created before the sandbox is entered.
+    pub writes: Vec<PathBuf>,
+    /// The root of a proc file system that it looks into.
+    pub proc_root: Option<PathBuf>,
+    /// Addresses that it listens on.
+    pub listens: Vec<Bound<SocketAddr>>,
+    /// Addresses that it connects to, without credentials.
+    pub dials: Vec<Bound<String>>,
+    /// State beside the pipelines that it uses.
+    pub depends_on: BTreeSet<Dependency>,
+}
+
+impl Contract {
+    /// Declares that it takes these signals, in place of those of its kind: none for a receiver, [`Signal::Tcp`] for a processor,
+    /// [`Signal::Metrics`] for an exporter.
+    #[must_use]
+    pub fn takes(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
+        self.takes.extend(signals);
+        self
+    }
+
+    /// Declares that it gives these signals, in place of those of its kind: [`Signal::Tcp`] for a receiver, those that it takes for a
+    /// processor, none for an exporter. A processor that gives [`Signal::Metrics`] ends the path of records.
+    #[must_use]
+    pub fn gives(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
+        self.gives.extend(signals);
+        self
+    }
+
+    /// Declares that it fills `fields` of every record for which they can be known.
+    #[must_use]
+    pub fn fills(mut self, fields: impl IntoIterator<Item = RecordField>) -> Self {
+        self.fills.extend(fields);
+        self
+    }
+
+    /// Declares that it uses `field`, and works with less without it.
+    #[must_use]
+    pub fn needs(mut self, field: RecordField) -> Self {
+        let need = Need { field, key: None };
+        if !self.needs.contains(&need) {
+            self.needs.push(need);
+        }
+        self
+    }
+
+    /// Declares that the config asks for `field` with the key at `path`.
+    #[must_use]
+    pub fn needs_for(mut self, field: RecordField, path: &[&str]) -> Self {
+        let key = Some(path.iter().map(|&key| key.to_owned()).collect());
+        self.needs.push(Need { field, key });
+        self
+    }
+
+    /// Declares the sockets that it reports.
+    #[must_use]
+    pub const fn covers(mut self, sockets: Sockets) -> Self {
+        self.covers = Some(sockets);
+        self
+    }
+
+    /// Declares that it reads these files and directories.
+    #[must_use]
+    pub fn reads(mut self, paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        self.reads.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Declares that it writes to these directories.
+    #[must_use]
+    pub fn writes(mut self, directories: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        self.writes.extend(directories.into_iter().map(Into::into));
+        self
+    }
+
+    /// Declares that it looks into the proc file system at `root`.
+    #[must_use]
+    pub fn proc_root(mut self, root: impl Into<PathBuf>) -> Self {
+        self.proc_root = Some(root.into());
+        self
+    }
+
+    /// Declares that it listens on the address that `key` sets.
+    #[must_use]
+    pub fn listens(mut self, key: &'static str, address: SocketAddr) -> Self {
+        self.listens.push(Bound { key, address });
+        self
+    }
+
+    /// Declares that it connects to the address that `key` sets. It is shown to operators, so it must not contain credentials.
+    #[must_use]
+    pub fn dials(mut self, key: &'static str, address: impl fmt::Display) -> Self {
+        let address = address.to_string();
+        self.dials.push(Bound { key, address });
+        self
+    }
+
+    /// Declares that it uses state beside the pipelines.
+    #[must_use]
+    pub fn depends_on(mut self, dependency: Dependency) -> Self {
+        self.depends_on.insert(dependency);
+        self
+    }
+
+    /// The signals that a component of this contract takes, by its kind if it declares none.
+    pub fn signals_in(&self, kind: ComponentKind) -> BTreeSet<Signal> {
+        if !self.takes.is_empty() {
+            return self.takes.clone();
+        }
+        match kind {
+            ComponentKind::Receiver => BTreeSet::new(),
+            ComponentKind::Processor => BTreeSet::from([Signal::Tcp]),
+            ComponentKind::Exporter => BTreeSet::from([Signal::Metrics]),
+        }
+    }
+
+    /// The signals that a component of this contract gives, by its kind if it declares none.
+    pub fn signals_out(&self, kind: ComponentKind) -> BTreeSet<Signal> {
+        if !self.gives.is_empty() {
+            return self.gives.clone();
+        }
+        match kind {
+            ComponentKind::Receiver => BTreeSet::from([Signal::Tcp]),
+            ComponentKind::Processor => self.signals_in(kind),
+            ComponentKind::Exporter => BTreeSet::new(),
+        }
+    }
+
+    /// Whether a processor of this contract ends the path of records: it turns them into series.
+    pub fn is_aggregator(&self) -> bool {
+        self.gives.contains(&Signal::Metrics)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_those_of_the_kind_unless_declared() {
+        let plain = Contract::default();
+        let metrics = BTreeSet::from([Signal::Metrics]);
+        let tcp = BTreeSet::from([Signal::Tcp]);
+        assert_eq!(plain.signals_out(ComponentKind::Receiver), tcp);
+        assert_eq!(plain.signals_in(ComponentKind::Processor), tcp);
+        assert_eq!(plain.signals_out(ComponentKind::Processor), tcp);
+        assert_eq!(plain.signals_in(ComponentKind::Exporter), metrics);
+        assert!(plain.signals_in(ComponentKind::Receiver).is_empty());
+        assert!(plain.signals_out(ComponentKind::Exporter).is_empty());
+        let window = Contract::default().gives([Signal::Metrics]);
+        assert_eq!(window.signals_in(ComponentKind::Processor), tcp);
+        assert_eq!(window.signals_out(ComponentKind::Processor), metrics);
+        assert!(window.is_aggregator() && !plain.is_aggregator());
+    }
+}

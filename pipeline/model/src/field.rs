@@ -1,0 +1,48 @@
+//! The fields of a record that a pipeline fills on the way.
+
+use std::fmt;
+
+/// The fields of a flow record that some components fill and others need, in groups that are filled together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum RecordField {
+    /// `kind`, and `role` and `role_source` as decided for every record.
+    Role,
+    /// `class`.
+    Class,
+    /// `peer_names` and `local_names`.
+    ClusterNames,
+    /// `pid`, `comm` and `cgroup_id`.
+    Process,
+    /// `container_id`.
+    Container,
+    /// `netns`.
+    Netns,
+}
+
+impl RecordField {
+    /// The consequence for a pipeline in which nothing fills the field.
+    pub const fn if_missing(self) -> &'static str {
+        match self {
+            Self::Role => "every connection is treated as one that this machine opened",
+            Self::Class => "every peer is of class `unknown`",
+            Self::ClusterNames => "the names of pods, services and nodes stay empty",
+            Self::Process => "processes stay empty",
+            Self::Container => "container ids stay empty",
+            Self::Netns => "network namespaces stay empty",
+        }
+    }
+}
+
+impl fmt::Display for RecordField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Role => "the role (client or server)",
+            Self::Class => "the peer's class",
+            Self::ClusterNames => "Kubernetes names",
+            Self::Process => "the process",
+            Self::Container => "the container id",
+            Self::Netns => "the network namespace",
+        })
+    }
+}
