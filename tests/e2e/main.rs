@@ -18,6 +18,7 @@
 //! | `open_connections` | the gauge of open connections after losses and reloads |
 //! | `sock_diag` | bytes by sequence on links that drop, short connections, roles without listeners, redirects |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
+//! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
@@ -58,6 +59,7 @@ mod modes;
 mod netns;
 mod open_connections;
 mod operation;
+mod otelcol;
 mod owners;
 mod peers;
 mod push;

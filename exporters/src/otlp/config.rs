@@ -183,6 +183,9 @@ pub struct Config {
     /// `cumulative`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temporality: Option<Temporality>,
+    /// Send a point 0 before the first point of a counter or histogram, so that `increase()` in a Prometheus counts what came before
+    /// it. Has no effect with `temporality: delta`.
+    pub zero_points: bool,
     /// Prefix of every metric's name; may be empty.
     pub namespace: String,
     /// Points per request; a snapshot with more is split.
@@ -211,6 +214,7 @@ impl Default for Config {
             sending_queue: QueueConfig::default(),
             storage: None,
             temporality: None,
+            zero_points: true,
             namespace: naming::DEFAULT_NAMESPACE.to_owned(),
             max_points_per_request: POINTS,
             max_request_bytes: 4 << 20,
@@ -449,6 +453,11 @@ impl ComponentConfig for Config {
         faults.extend(self.retry.validate());
         faults.extend(resolved.tls.validate());
         faults.extend(self.storage.iter().filter_map(StorageConfig::validate));
+        let together = if self.zero_points { 2 } else { 1 };
+        if self.max_points_per_request.get() < together {
+            let message = "must be at least 2 with `zero_points`: a series' first point and the 0 before it go together";
+            faults.push(Fault::new("max_points_per_request", message));
+        }
         if self.max_request_bytes < 16 << 10 {
             faults.push(Fault::new("max_request_bytes", "must be at least 16384"));
         }

@@ -21,6 +21,7 @@ use super::config::Config;
 use super::deltas::{Deltas, HistogramPart, SumPart, ValuePart};
 use crate::naming::{full_name, pipeline_attribute};
 use crate::push::Request;
+use crate::push::zero_at;
 use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint};
 
 /// `AGGREGATION_TEMPORALITY_DELTA`
@@ -46,7 +47,7 @@ pub(super) struct Part {
 #[derive(Debug)]
 pub(super) struct Encoder {
     namespace: String,
-    max_points: usize,
+    max_points: u64,
     max_bytes: usize,
     /// Whether points carry the name of their pipeline: two of them could be the same series otherwise.
     several_pipelines: bool,
@@ -78,7 +79,7 @@ impl Encoder {
         };
         Self {
             namespace: config.namespace.clone(),
-            max_points: config.max_points_per_request.get(),
+            max_points: config.max_points_per_request.get() as u64,
             max_bytes: config.max_request_bytes,
             several_pipelines,
             resource: field(1, &resource.encode_to_vec()),
@@ -89,12 +90,13 @@ impl Encoder {
 
     /// Encodes `snapshot` as as many requests as the limits require; none if no point has to be
     /// sent. Values are differences to those that [`Encoding::next_part`] is given, if these are
-    /// `deltas`.
+    /// `deltas`; else a series that began at `new_since` or later has a point 0 before its first.
     pub(super) fn encode<'a>(
         &'a self,
         snapshot: &'a Snapshot,
         ended: &'a Ended,
         deltas: bool,
+        new_since: Option<Timestamp>,
     ) -> Encoding<'a> {
         let heads = snapshot.families.iter();
         let pipeline = (self.several_pipelines && !snapshot.is_telemetry()).then_some(&*snapshot.pipeline);
@@ -105,6 +107,7 @@ impl Encoder {
             encoder: self,
             snapshot,
             ended,
+            new_since: new_since.filter(|_| !deltas),
             cursor: Cursor::default(),
         }
     }
@@ -116,20 +119,28 @@ impl Encoder {
             let (index, head) = (cursor.family, &heads[cursor.family]);
             let mut metric = PlannedMetric::new(index, cursor.point);
             for number in cursor.point..points.count(index, family) {
-                family.points.look_ahead(number);
-                metric.range.end = number + 1;
+                family
+                    .points
+                    .look_ahead(number.saturating_sub(points.ended(index).len()));
                 let Some(len) = points.len(head, index, number) else {
+                    metric.range.end = number + 1;
                     continue;
                 };
-                metric.points += 1;
-                metric.data_len += len_delimited(len);
-                let full = plan.points + metric.points == self.max_points as u64
+                let (written, data_len) = match points.zero_at(head, index, number) {
+                    Some(_) => (2, 2 * len_delimited(len)),
+                    None => (1, len_delimited(len)),
+                };
+                let full = plan.points + metric.points + written > self.max_points
                     || plan.metrics_len + metric.len(head) >= self.room();
-                if full {
-                    cursor.point = number + 1;
+                // A request has a series at least, whatever its resource takes.
+                if full && plan.points + metric.points > 0 {
+                    cursor.point = number;
                     plan.push(metric, head);
                     return plan;
                 }
+                metric.range.end = number + 1;
+                metric.points += written;
+                metric.data_len += data_len;
             }
             plan.push(metric, head);
             *cursor = Cursor {
@@ -140,10 +151,11 @@ impl Encoder {
         plan
     }
 
-    /// Maximum size of a request's points, without its resource, with room for one point more.
+    /// Maximum size of a request's points, without its resource, with room for one point more and
+    /// the 0 before it.
     fn room(&self) -> usize {
-        const POINT: usize = 4096;
-        let fixed = self.resource.len() + self.scope.len() + 2 * self.schema_url.len() + POINT;
+        const POINTS: usize = 4096;
+        let fixed = self.resource.len() + self.scope.len() + 2 * self.schema_url.len() + POINTS;
         self.max_bytes.saturating_sub(fixed)
     }
 
@@ -202,6 +214,7 @@ pub(super) struct Encoding<'a> {
     encoder: &'a Encoder,
     snapshot: &'a Snapshot,
     ended: &'a Ended,
+    new_since: Option<Timestamp>,
     heads: Vec<Head<'a>>,
     cursor: Cursor,
 }
@@ -220,6 +233,7 @@ impl Encoding<'_> {
             snapshot: self.snapshot,
             ended: self.ended,
             deltas,
+            new_since: self.new_since,
         };
         let plan = self.encoder.plan(&points, &self.heads, &mut self.cursor);
         (plan.points > 0).then(|| self.encoder.write(&plan, &points, &self.heads))
@@ -276,22 +290,28 @@ impl PlannedMetric {
     }
 }
 
-/// Writes points of a snapshot: live ones first, then those that have ended.
+/// Writes points of a snapshot: those that have ended first, then live ones. A series of the same labels may have begun since, and
+/// points of one stream have to come in the order of their times.
 struct PointWriter<'a> {
     snapshot: &'a Snapshot,
     ended: &'a Ended,
     deltas: Option<&'a Deltas>,
+    new_since: Option<Timestamp>,
 }
 
-impl PointWriter<'_> {
-    /// Maximum number of points of a family. With differences an ended series has none.
-    fn count(&self, index: usize, family: &FamilySnapshot) -> usize {
-        let ended = if self.deltas.is_some() {
-            0
+impl<'a> PointWriter<'a> {
+    /// Series of a family that have ended; none with differences.
+    fn ended(&self, family: usize) -> &'a [(Timestamp, Series)] {
+        if self.deltas.is_some() {
+            &[]
         } else {
-            self.ended.of(index).len()
-        };
-        family.points.len() + ended
+            self.ended.of(family)
+        }
+    }
+
+    /// Maximum number of points of a family.
+    fn count(&self, index: usize, family: &FamilySnapshot) -> usize {
+        self.ended(index).len() + family.points.len()
     }
 
     fn sum_part(&self, head: &Head<'_>, point: &SumPoint) -> Option<SumPart> {
@@ -325,115 +345,136 @@ impl PointWriter<'_> {
         }
     }
 
+    /// The time of the point 0 that goes before this one, if one does. A gauge does not count from 0.
+    fn zero_at(&self, head: &Head<'_>, family: usize, number: usize) -> Option<Timestamp> {
+        let new_since = self.new_since.filter(|_| !head.family.kind.can_fall())?;
+        let number = number.checked_sub(self.ended(family).len())?;
+        let series = match &self.snapshot.families[family].points {
+            Points::Sums(points) => &points[number].series,
+            Points::Values(points) => &points[number].series,
+            Points::Histograms(points) => &points[number].series,
+        };
+        zero_at(series, self.snapshot.at).filter(|_| series.start() >= new_since)
+    }
+
     /// Length of the output of [`Self::push`], without key and length; `None` if the point is not
-    /// sent.
+    /// sent. A point 0 before it is as long.
     fn len(&self, head: &Head<'_>, family: usize, number: usize) -> Option<usize> {
-        match &self.snapshot.families[family].points {
-            Points::Sums(points) if number < points.len() => {
+        let (points, ended) = (&self.snapshot.families[family].points, self.ended(family));
+        let Some(number) = number.checked_sub(ended.len()) else {
+            return Some(ended_len(head, points, &ended[number].1));
+        };
+        match points {
+            Points::Sums(points) => {
                 self.sum_part(head, &points[number])?;
                 Some(number_len(head, &points[number].series))
             }
-            Points::Values(points) if number < points.len() => {
+            Points::Values(points) => {
                 self.value_part(head, &points[number])?;
                 Some(number_len(head, &points[number].series))
             }
-            Points::Histograms(points) if number < points.len() => {
+            Points::Histograms(points) => {
                 self.histogram_part(&points[number])?;
-                Some(histogram_len(head, &points[number]))
-            }
-            points => {
-                let series = &self.ended.of(family)[number - points.len()];
-                Some(ended_len(head, points, series))
+                Some(histogram_len(head, &points[number].series))
             }
         }
     }
 
-    /// Appends a point, unless it is not sent.
+    /// Appends a point, unless it is not sent, and the 0 before it where there is one.
     fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, family: usize, number: usize) {
-        match &self.snapshot.families[family].points {
-            Points::Sums(points) if number < points.len() => {
+        let (at, zero_at) = (self.snapshot.at, self.zero_at(head, family, number));
+        let (points, ended) = (&self.snapshot.families[family].points, self.ended(family));
+        let Some(number) = number.checked_sub(ended.len()) else {
+            push_ended(out, head, points, &ended[number]);
+            return;
+        };
+        match points {
+            Points::Sums(points) => {
                 let point = &points[number];
                 if let Some(part) = self.sum_part(head, point) {
                     // `as_int` 6, sfixed64; a total beyond 2^63 is not reached in the life of a machine.
-                    self.push_number(out, head, &point.series, part.start, (6, part.value));
+                    for (at, value) in zero_at.map(|at| (at, 0)).into_iter().chain([(at, part.value)]) {
+                        push_number(out, head, &point.series, [part.start, at], (6, value));
+                    }
                 }
             }
-            Points::Values(points) if number < points.len() => {
+            Points::Values(points) => {
                 let point = &points[number];
                 if let Some(part) = self.value_part(head, point) {
                     // `as_double` 4.
-                    self.push_number(out, head, &point.series, part.start, (4, part.value.to_bits()));
+                    for (at, value) in zero_at.map(|at| (at, 0.0)).into_iter().chain([(at, part.value)]) {
+                        push_number(out, head, &point.series, [part.start, at], (4, value.to_bits()));
+                    }
                 }
             }
-            Points::Histograms(points) if number < points.len() => {
+            Points::Histograms(points) => {
                 let point = &points[number];
                 if let Some(part) = self.histogram_part(point) {
-                    self.push_histogram(out, head, point, &part);
+                    let zero = HistogramPart {
+                        start: part.start,
+                        buckets: [0; HISTOGRAM_BUCKETS + 1],
+                        sum: 0.0,
+                    };
+                    for (at, part) in zero_at.map(|at| (at, &zero)).into_iter().chain([(at, &part)]) {
+                        push_histogram(out, head, &point.series, at, part);
+                    }
                 }
             }
-            points => self.push_ended(out, head, points, &self.ended.of(family)[number - points.len()]),
         }
     }
+}
 
-    /// `NumberDataPoint`: start 2, time 3, the value in its field, attributes 7.
-    fn push_number(
-        &self,
-        out: &mut Vec<u8>,
-        head: &Head<'_>,
-        series: &Series,
-        start: Timestamp,
-        (field, bits): (u32, u64),
-    ) {
-        begin(out, 1, number_len(head, series));
-        push_fixed64(out, 2, start.as_nanos());
-        push_fixed64(out, 3, self.snapshot.at.as_nanos());
-        push_fixed64(out, field, bits);
-        push_attributes(out, head, series);
+/// `NumberDataPoint`: start 2, time 3, the value in its field, attributes 7.
+fn push_number(
+    out: &mut Vec<u8>,
+    head: &Head<'_>,
+    series: &Series,
+    [start, at]: [Timestamp; 2],
+    (field, bits): (u32, u64),
+) {
+    begin(out, 1, number_len(head, series));
+    push_fixed64(out, 2, start.as_nanos());
+    push_fixed64(out, 3, at.as_nanos());
+    push_fixed64(out, field, bits);
+    push_attributes(out, head, series);
+}
+
+/// `HistogramDataPoint`: start 2, time 3, count 4, sum 5, `bucket_counts` 6, `explicit_bounds` 7, attributes 9.
+fn push_histogram(out: &mut Vec<u8>, head: &Head<'_>, series: &Series, at: Timestamp, part: &HistogramPart) {
+    begin(out, 1, histogram_len(head, series));
+    push_fixed64(out, 2, part.start.as_nanos());
+    push_fixed64(out, 3, at.as_nanos());
+    push_fixed64(out, 4, part.buckets.iter().sum());
+    push_fixed64(out, 5, part.sum.to_bits());
+    begin(out, 6, head.buckets * BUCKET_BYTES);
+    for count in part.buckets.iter().take(head.buckets) {
+        out.extend_from_slice(&count.to_le_bytes());
     }
+    out.extend_from_slice(&head.bounds);
+    push_attributes(out, head, series);
+}
 
-    /// `HistogramDataPoint`: start 2, time 3, count 4, sum 5, `bucket_counts` 6, `explicit_bounds` 7, attributes 9.
-    fn push_histogram(
-        &self,
-        out: &mut Vec<u8>,
-        head: &Head<'_>,
-        point: &HistogramPoint,
-        part: &HistogramPart,
-    ) {
-        begin(out, 1, histogram_len(head, point));
-        push_fixed64(out, 2, part.start.as_nanos());
-        push_fixed64(out, 3, self.snapshot.at.as_nanos());
-        push_fixed64(out, 4, part.buckets.iter().sum());
-        push_fixed64(out, 5, part.sum.to_bits());
-        begin(out, 6, head.buckets * BUCKET_BYTES);
-        for count in part.buckets.iter().take(head.buckets) {
-            out.extend_from_slice(&count.to_le_bytes());
+/// A point of a series that has ended: flags 8 of a `NumberDataPoint`, 10 of a `HistogramDataPoint`. A histogram has a sum, buckets
+/// and their bounds as well, all of them 0: a Prometheus ends only the series `_sum` and `_bucket` that the point still has.
+fn push_ended(out: &mut Vec<u8>, head: &Head<'_>, points: &Points, (at, series): &(Timestamp, Series)) {
+    begin(out, 1, ended_len(head, points, series));
+    push_fixed64(out, 2, series.start().as_nanos());
+    push_fixed64(out, 3, at.as_nanos());
+    let flags = match points {
+        Points::Sums(_) | Points::Values(_) => 8,
+        Points::Histograms(_) => {
+            push_fixed64(out, 5, 0.0_f64.to_bits());
+            push_bytes(
+                out,
+                6,
+                &[0; BUCKET_BYTES * (HISTOGRAM_BUCKETS + 1)][..head.buckets * BUCKET_BYTES],
+            );
+            out.extend_from_slice(&head.bounds);
+            10
         }
-        out.extend_from_slice(&head.bounds);
-        push_attributes(out, head, &point.series);
-    }
-
-    /// A point of a series that has ended: flags 8 of a `NumberDataPoint`, 10 of a `HistogramDataPoint`. A histogram has a sum, buckets
-    /// and their bounds as well, all of them 0: a Prometheus ends only the series `_sum` and `_bucket` that the point still has.
-    fn push_ended(&self, out: &mut Vec<u8>, head: &Head<'_>, points: &Points, series: &Series) {
-        begin(out, 1, ended_len(head, points, series));
-        push_fixed64(out, 2, series.start().as_nanos());
-        push_fixed64(out, 3, self.snapshot.at.as_nanos());
-        let flags = match points {
-            Points::Sums(_) | Points::Values(_) => 8,
-            Points::Histograms(_) => {
-                push_fixed64(out, 5, 0.0_f64.to_bits());
-                push_bytes(
-                    out,
-                    6,
-                    &[0; BUCKET_BYTES * (HISTOGRAM_BUCKETS + 1)][..head.buckets * BUCKET_BYTES],
-                );
-                out.extend_from_slice(&head.bounds);
-                10
-            }
-        };
-        push_varint(out, flags, NO_RECORDED_VALUE);
-        push_attributes(out, head, series);
-    }
+    };
+    push_varint(out, flags, NO_RECORDED_VALUE);
+    push_attributes(out, head, series);
 }
 
 fn push_attributes(out: &mut Vec<u8>, head: &Head<'_>, series: &Series) {
@@ -451,14 +492,14 @@ fn number_len(head: &Head<'_>, series: &Series) -> usize {
     3 * FIXED64_BYTES + attributes_len(head, series)
 }
 
-fn histogram_len(head: &Head<'_>, point: &HistogramPoint) -> usize {
+fn histogram_len(head: &Head<'_>, series: &Series) -> usize {
     4 * FIXED64_BYTES
         + len_delimited(head.buckets * BUCKET_BYTES)
         + head.bounds.len()
-        + attributes_len(head, &point.series)
+        + attributes_len(head, series)
 }
 
-/// Two times, and flags, which take a byte after their key; of a histogram, what [`PointWriter::push_ended`] adds.
+/// Two times, and flags, which take a byte after their key; of a histogram, what [`push_ended`] adds.
 fn ended_len(head: &Head<'_>, points: &Points, series: &Series) -> usize {
     let histogram = match points {
         Points::Sums(_) | Points::Values(_) => 0,

@@ -6,7 +6,8 @@
 //!    that ended in the others are reported with it.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
-//!    totals, or as what has come since the last delivery ([`deltas`]).
+//!    totals, or as what has come since the last delivery ([`deltas`]). The first total of a counter or histogram that began after
+//!    this exporter has a point 0 before it: a store that ignores start times takes an increase from what it has seen.
 //! 3. Store, if configured: from then on a request is sent by a separate task, and stays on disk
 //!    until it is delivered or permanently rejected.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
@@ -99,6 +100,7 @@ impl OtlpExporter {
         Ok(OtlpService {
             interval: self.config.interval,
             passed: HashMap::new(),
+            began: self.config.zero_points.then(Timestamp::now),
             ended: HashMap::new(),
             encoder: Arc::new(Encoder::new(
                 &self.config,
@@ -142,20 +144,20 @@ impl Exporter for OtlpExporter {
 }
 
 /// Series that have ended, by family: from the windows since the last that went on, so no more than there can be series in
-/// that time.
+/// that time. Each with the end of its last window.
 #[derive(Debug, Default)]
-struct Ended(Vec<Vec<Series>>);
+struct Ended(Vec<Vec<(Timestamp, Series)>>);
 
 impl Ended {
     fn add(&mut self, snapshot: &Snapshot) {
         let families = self.0.len().max(snapshot.families.len());
         self.0.resize_with(families, Vec::new);
         for (ended, family) in self.0.iter_mut().zip(&snapshot.families) {
-            ended.extend_from_slice(&family.ended);
+            ended.extend(family.ended.iter().map(|series| (snapshot.at, series.clone())));
         }
     }
 
-    fn of(&self, family: usize) -> &[Series] {
+    fn of(&self, family: usize) -> &[(Timestamp, Series)] {
         self.0.get(family).map_or(&[], Vec::as_slice)
     }
 }
@@ -173,6 +175,8 @@ struct OtlpService {
     interval: Duration,
     /// When each pipeline's last snapshot went on.
     passed: HashMap<Arc<str>, Timestamp>,
+    /// When the exporter started, if it sends points 0.
+    began: Option<Timestamp>,
     /// By pipeline: what has ended in windows that did not go on.
     ended: HashMap<Arc<str>, Ended>,
     encoder: Arc<Encoder>,
@@ -208,6 +212,11 @@ impl Service<Arc<Snapshot>> for OtlpService {
     }
 
     fn call(&mut self, snapshot: Arc<Snapshot>) -> Self::Future {
+        let passed = self.passed.get(&snapshot.pipeline).copied();
+        // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later point would be out of order.
+        let new_since = self
+            .began
+            .map(|began| passed.map_or(began, |passed| passed.max(began)));
         let due = self.is_due(&snapshot);
         let ended = self.ended.entry(Arc::clone(&snapshot.pipeline)).or_default();
         ended.add(&snapshot);
@@ -220,7 +229,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
         async move {
             let mut exported = Exported::default();
             let deltas = deltas.as_deref();
-            let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some());
+            let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), new_since);
             let mut next = || encoding.next_part(deltas.map(lock).as_deref());
             while let Some(part) = next() {
                 let points = part.request.points;
@@ -254,7 +263,7 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config, &Resource::default(), false);
-    let mut encoding = encoder.encode(snapshot, &ended, false);
+    let mut encoding = encoder.encode(snapshot, &ended, false, None);
     let parts = std::iter::from_fn(|| encoding.next_part(None));
     parts.map(|part| part.request.body).collect()
 }

@@ -1,5 +1,6 @@
 mod delta;
 mod http;
+mod starts;
 mod tls;
 
 use std::sync::Mutex;
@@ -95,7 +96,7 @@ fn encode(config: &Config, snapshot: &Snapshot) -> Vec<Part> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config, &resource(), false);
-    let mut encoding = encoder.encode(snapshot, &ended, false);
+    let mut encoding = encoder.encode(snapshot, &ended, false, None);
     std::iter::from_fn(|| encoding.next_part(None)).collect()
 }
 
@@ -141,8 +142,8 @@ fn the_bytes_are_those_of_the_message_that_they_stand_for() {
     };
     assert!(sum.is_monotonic);
     assert_eq!(sum.aggregation_temporality, 2);
-    let [live, ended] = &*sum.data_points else {
-        panic!("a live and an ended point")
+    let [ended, live] = &*sum.data_points else {
+        panic!("an ended and a live point")
     };
     assert_eq!(
         (live.start_time_unix_nano, live.time_unix_nano, live.flags),
@@ -187,7 +188,7 @@ fn a_request_names_its_node_and_each_point_its_pipeline_where_there_are_several(
     ] {
         let mut ended = Ended::default();
         ended.add(snapshot);
-        let mut encoding = several.encode(snapshot, &ended, false);
+        let mut encoding = several.encode(snapshot, &ended, false, None);
         let body = encoding.next_part(None).unwrap().request.body;
         let request = ExportMetricsServiceRequest::decode(body).unwrap();
         let metrics = &request.resource_metrics[0];
@@ -492,7 +493,7 @@ pub(super) fn first_total(request: &ExportMetricsServiceRequest) -> i64 {
     let Some(metric::Data::Sum(sum)) = &metrics(request)[0].data else {
         panic!("a sum")
     };
-    match sum.data_points[0].value {
+    match sum.data_points.iter().find_map(|point| point.value) {
         Some(number_data_point::Value::AsInt(total)) => total,
         other => panic!("{other:?}"),
     }

@@ -25,7 +25,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flowtap_pipeline::Exported;
+use flowtap_pipeline::{Exported, Series, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tower::util::BoxCloneSyncService;
@@ -47,6 +47,15 @@ pub(crate) struct Request {
     pub(crate) points: u64,
     /// Whether flowtap is stopping.
     pub(crate) last: bool,
+}
+
+/// The time of the 0 that goes before the first point, at `at`, of a series: one millisecond into its first window. The window's very
+/// start is the end of the one before, where a series of the same labels may have ended.
+pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Option<Timestamp> {
+    let zero = series.start().plus(Duration::from_millis(1));
+    let milliseconds = |time: Timestamp| time.as_nanos() / 1_000_000;
+    // A window that was cut short by a set clock can be of no length.
+    (milliseconds(zero) < milliseconds(at)).then_some(zero)
 }
 
 /// Sends requests over one connection.

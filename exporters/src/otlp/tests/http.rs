@@ -103,7 +103,8 @@ async fn protobuf_and_json_arrive_packed_or_not_at_the_path_of_metrics() {
                 check_names(&json, "");
                 let metric = &json["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0];
                 assert_eq!(metric["name"], "primus_lens_network_bytes");
-                let point = &metric["sum"]["dataPoints"][0];
+                // The first has ended.
+                let point = &metric["sum"]["dataPoints"][1];
                 // 64-bit numbers are text in protobuf's JSON.
                 assert_eq!(point["asInt"], "42", "{point}");
                 assert_eq!(point["timeUnixNano"], "5000", "{point}");

@@ -25,7 +25,7 @@ use self::labels::Labels;
 use super::config::{Config, ProtobufMessage};
 use crate::naming::{pipeline_label, prometheus_name};
 use crate::prometheus::canonical;
-use crate::push::Request;
+use crate::push::{Request, zero_at};
 
 /// The one NaN that says that a series has ended (Prometheus remote write 1.0 and 2.0, "Stale Markers").
 const STALE_MARKER: u64 = 0x7ff0_0000_0000_0002;
@@ -155,7 +155,8 @@ fn points(
         value,
         zero_at: new_since
             .filter(|since| Series::start(series) >= *since)
-            .and_then(|_| zero_at(series, at)),
+            .and_then(|_| zero_at(series, at))
+            .map(milliseconds),
     };
     match &family.points {
         Points::Sums(points) => Box::new(points.iter().enumerate().map(move |(number, sum)| {
@@ -172,14 +173,6 @@ fn points(
             point(&histogram.series, Value::Histogram(histogram))
         })),
     }
-}
-
-/// When the sample 0 of a series that began goes that is shown `at`: one millisecond into its first window. The window's very start
-/// is the end of the one before, where a series of the same labels may have ended: its stale marker is there.
-fn zero_at(series: &Series, at: Timestamp) -> Option<u64> {
-    let zero = milliseconds(series.start()) + 1;
-    // A window that was cut short by a set clock can be of no length.
-    (zero < milliseconds(at)).then_some(zero)
 }
 
 /// A family by its names in Prometheus.

@@ -1,0 +1,177 @@
+//! Where series begin and end, in the order in which a store has to see it.
+
+use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, NumberDataPoint};
+
+use super::*;
+use crate::testing::BYTES;
+use flowtap_pipeline::{FamilySnapshot, LabelValue, Points, SumPoint};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn at(second: u64) -> Timestamp {
+    Timestamp::from_nanos(second * SECOND)
+}
+
+/// The requests that one series after the other makes with `config` of an exporter that began `before` them.
+fn requests(
+    config: &Config,
+    snapshots: &[Snapshot],
+    new_since: Option<Timestamp>,
+) -> Vec<ExportMetricsServiceRequest> {
+    let (encoder, mut ended) = (Encoder::new(config, &resource(), false), Ended::default());
+    let (newest, before) = snapshots.split_last().unwrap();
+    for snapshot in before {
+        ended.add(snapshot);
+    }
+    ended.add(newest);
+    let mut encoding = encoder.encode(newest, &ended, false, new_since);
+    let parts = std::iter::from_fn(|| encoding.next_part(None));
+    parts
+        .map(|part| ExportMetricsServiceRequest::decode(part.request.body).unwrap())
+        .collect()
+}
+
+fn numbers(request: &ExportMetricsServiceRequest) -> Vec<NumberDataPoint> {
+    let points = metrics(request).iter().filter_map(|metric| match &metric.data {
+        Some(metric::Data::Sum(sum)) => Some(sum.data_points.clone()),
+        _ => None,
+    });
+    points.flatten().collect()
+}
+
+fn histograms(request: &ExportMetricsServiceRequest) -> Vec<HistogramDataPoint> {
+    let points = metrics(request).iter().filter_map(|metric| match &metric.data {
+        Some(metric::Data::Histogram(histogram)) => Some(histogram.data_points.clone()),
+        _ => None,
+    });
+    points.flatten().collect()
+}
+
+/// One series that began at `start`, with `total` at the end of a window at `end`; or, without, that has ended in it.
+fn window(start: Timestamp, end: Timestamp, total: Option<u64>) -> Snapshot {
+    let series = Series::new(&BYTES, [("raddr", LabelValue::Text("192.0.2.7"))], None, start);
+    let point = total.map(|total| SumPoint {
+        series: series.clone(),
+        total,
+        delta: total,
+        updated: end,
+    });
+    let ended = if point.is_none() { vec![series] } else { Vec::new() };
+    Snapshot {
+        at: end,
+        families: vec![FamilySnapshot {
+            family: &BYTES,
+            points: Points::Sums(point.into_iter().collect()),
+            ended,
+        }],
+        ..snapshot(0)
+    }
+}
+
+#[test]
+fn a_counter_and_a_histogram_that_are_new_have_a_point_0_a_millisecond_into_their_first_window() {
+    let mut new = snapshot(42);
+    new.at = at(5);
+    let [request] = &*requests(&Config::default(), &[new.clone()], Some(Timestamp::from_nanos(0))) else {
+        panic!("one request")
+    };
+    let [ended, zero, first] = &*numbers(request) else {
+        panic!("{request:?}")
+    };
+    assert_eq!(ended.flags, 1);
+    assert_eq!(
+        (zero.start_time_unix_nano, zero.time_unix_nano),
+        (1_000, 1_001_000)
+    );
+    assert_eq!(
+        (first.start_time_unix_nano, first.time_unix_nano),
+        (1_000, 5 * SECOND)
+    );
+    assert_eq!(zero.attributes, first.attributes);
+    assert_eq!(zero.value, Some(number_data_point::Value::AsInt(0)));
+    assert_eq!(first.value, Some(number_data_point::Value::AsInt(42)));
+    let [zero, first] = &*histograms(request) else {
+        panic!("{request:?}")
+    };
+    assert_eq!(
+        (zero.count, zero.sum, zero.time_unix_nano),
+        (0, Some(0.0), 1_001_000)
+    );
+    assert_eq!(zero.bucket_counts, vec![0; first.bucket_counts.len()]);
+    assert_eq!(zero.explicit_bounds, first.explicit_bounds);
+    assert_eq!((first.count, first.time_unix_nano), (7, 5 * SECOND));
+
+    // What began before the exporter has points in the store already.
+    let [request] = &*requests(&Config::default(), &[new], Some(Timestamp::from_nanos(1_001))) else {
+        panic!("one request")
+    };
+    assert_eq!((numbers(request).len(), histograms(request).len()), (2, 1));
+}
+
+#[test]
+fn a_request_has_no_more_points_than_it_may_with_the_zeros_among_them() {
+    for max in [2, 3, 7] {
+        let config = Config {
+            max_points_per_request: max.try_into().unwrap(),
+            ..Config::default()
+        };
+        let mut new = many(100);
+        new.at = at(5);
+        let requests = requests(&config, &[new], Some(Timestamp::from_nanos(0)));
+        assert!(requests.iter().all(|request| points(request) <= max));
+        assert_eq!(requests.iter().map(points).sum::<usize>(), 200);
+    }
+    let config = Config {
+        endpoint: Some("http://127.0.0.1:4317".to_owned()),
+        max_points_per_request: 1.try_into().unwrap(),
+        ..Config::default()
+    };
+    let faults = flowtap_pipeline::ComponentConfig::validate(&config);
+    assert_eq!(faults[0].path, ["max_points_per_request"]);
+}
+
+#[test]
+fn a_series_that_ended_and_began_anew_between_two_requests_is_told_in_the_order_of_time() {
+    let windows = [window(at(0), at(10), None), window(at(15), at(20), Some(7))];
+    let [request] = &*requests(&Config::default(), &windows, Some(at(5))) else {
+        panic!("one request")
+    };
+    let told: Vec<_> = numbers(request)
+        .iter()
+        .map(|point| (point.time_unix_nano, point.flags))
+        .collect();
+    // Its end, a 0 in its new start's window, and what it is now.
+    assert_eq!(
+        told,
+        [(10 * SECOND, 1), (15 * SECOND + 1_000_000, 0), (20 * SECOND, 0)]
+    );
+}
+
+#[tokio::test]
+async fn zeros_are_sent_by_default_for_what_began_after_the_exporter_and_not_with_zero_points_off() {
+    for (zero_points, expected) in [(true, 2), (false, 1)] {
+        let collector = Collector::default();
+        let config = Config {
+            zero_points,
+            ..config(&serve(&collector).await)
+        };
+        let mut service = OtlpExporter::new(config, &context())
+            .unwrap()
+            .start()
+            .await
+            .unwrap();
+        // Windows end whenever they do; these are of an hour to come.
+        let start = Timestamp::now().plus(Duration::from_secs(3600));
+        let later = |seconds| start.plus(Duration::from_secs(seconds));
+        for snapshot in [
+            window(start, later(20), Some(7)),
+            window(start, later(40), Some(8)),
+        ] {
+            let service = service.ready().await.unwrap();
+            service.call(Arc::new(snapshot)).await.unwrap();
+        }
+        let received = collector.received.lock().unwrap();
+        let told: Vec<_> = received.iter().map(points).collect();
+        assert_eq!(told, [expected, 1], "{zero_points}");
+    }
+}
