@@ -100,7 +100,7 @@ pub struct MemoryLimiterConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub check_interval: Duration,
-    /// The hard limit of the resident set, in MiB: above it records are shed, and counted. 0 for none.
+    /// The hard limit of memory without pages of files and the kernel's rings, in MiB: above it records are shed, and counted. 0 for none.
     pub limit_mib: u32,
     /// Distance of the soft limit below the hard one, above which new series fold into `other`;
     /// null for a fifth of `limit_mib`.

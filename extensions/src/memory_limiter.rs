@@ -1,8 +1,11 @@
 //! The memory limiter: watches how much memory the daemon has, and says when it is short.
 //!
-//! In: the resident set, once per `check_interval`. Out: a state that windows heed ([`Memory`]), a gauge, a log line for each
-//! change. Above the soft limit (`limit_mib` less `spike_limit_mib`) new series fold into `other`; above the hard one records are
+//! In: the process's own memory, once per `check_interval`. Out: a state that windows heed ([`Memory`]), two gauges, a log line for
+//! each change. Above the soft limit (`limit_mib` less `spike_limit_mib`) new series fold into `other`; above the hard one records are
 //! shed. A state ends only well below the limit that began it, so that it does not flap.
+//!
+//! Pages of files and the kernel's rings do not count: the system takes back the former as it needs them, and the latter are of a fixed
+//! size that nothing here can change.
 //!
 //! The allocator keeps much of what is freed, and the resident set with it: a burst that is over would count for ever. So free
 //! memory is returned to the system before a state begins, and with every check until it ends.
@@ -67,17 +70,23 @@ pub fn watch(
         .u64_gauge("memory_limiter_state")
         .with_description("0 with enough memory, 1 above the soft limit, 2 above the hard one.")
         .build();
+    let used_bytes = meter
+        .u64_gauge("memory_limiter_used")
+        .with_description("Memory that is compared with the limits: the resident set without pages of files and the kernel's rings.")
+        .with_unit("By")
+        .build();
     let (memory, interval) = (Arc::clone(memory), config.check_interval);
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let Some(mut used) = resident() else { continue };
+            let Some(mut used) = own() else { continue };
             if limits.next(memory.state(), used) != MemoryState::Ample {
                 // It takes the allocator's locks for some milliseconds.
                 let trimmed = tokio::task::spawn_blocking(trim).await;
-                used = trimmed.ok().and_then(|()| resident()).unwrap_or(used);
+                used = trimmed.ok().and_then(|()| own()).unwrap_or(used);
             }
+            used_bytes.record(used, &[]);
             look(limits, used, &memory, &gauge);
         }
     });
@@ -108,10 +117,27 @@ fn look(limits: Limits, used: u64, memory: &Memory, gauge: &Gauge<u64>) {
     }
 }
 
-/// Bytes of memory that the process has (`proc_pid_statm(5)`: the second number, in pages).
+/// The resident set, in bytes.
 pub fn resident() -> Option<u64> {
+    let [resident, _] = pages()?;
+    bytes(resident)
+}
+
+/// Resident memory that no file backs, in bytes.
+fn own() -> Option<u64> {
+    let [resident, shared] = pages()?;
+    bytes(resident.saturating_sub(shared))
+}
+
+/// The resident set and the part of it that files back, in pages (`proc_pid_statm(5)`: the second and third number). Mapped rings are
+/// in the latter.
+fn pages() -> Option<[u64; 2]> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    let mut numbers = statm.split_whitespace().skip(1).map(str::parse);
+    Some([numbers.next()?.ok()?, numbers.next()?.ok()?])
+}
+
+fn bytes(pages: u64) -> Option<u64> {
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * u64::try_from(page).ok()?)
 }
@@ -160,6 +186,8 @@ mod tests {
 
     #[test]
     fn this_process_has_memory() {
-        assert!(resident().unwrap() > MIB);
+        let (own, resident) = (own().unwrap(), resident().unwrap());
+        // The program itself is a file of some MiB.
+        assert!((1..resident - MIB).contains(&own), "{own} of {resident}");
     }
 }

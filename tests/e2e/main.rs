@@ -13,6 +13,7 @@
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `links` | bytes where this machine drops what its own TCP sends |
 //! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
+//! | `memory` | the memory limiter after a burst of flows, and of requests |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `handover` | reloads that change the receiver, under load |
 //! | `open_connections` | the gauge of open connections after losses and reloads |
@@ -55,6 +56,7 @@ mod kernel_objects;
 mod labels;
 mod links;
 mod live;
+mod memory;
 mod modes;
 mod netns;
 mod open_connections;

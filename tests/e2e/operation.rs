@@ -247,6 +247,44 @@ fn with_no_descriptor_left_scrapes_wait_and_nothing_is_lost() {
 }
 
 #[test]
+fn the_last_descriptors_are_left_to_the_receivers() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prlimit") {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let idle: Vec<_> = (0..20)
+        .map(|_| TcpStream::connect(daemon.scrape_address()))
+        .collect();
+    // Its connections are accepted by now: those of a listener are accepted in their order.
+    daemon.scrape();
+    let is_free = |fd: &u32| !fs::exists(format!("/proc/{}/fd/{fd}", daemon.pid())).unwrap();
+    let next = (0..).find(is_free).unwrap();
+    // The last quarter is the reserve, which begins below the next descriptor.
+    limit_descriptors(&daemon, next + next / 3 - 1);
+    let mut refused = TcpStream::connect(daemon.admin_address()).unwrap();
+    refused.set_read_timeout(Some(PATIENCE)).unwrap();
+    let began = std::time::Instant::now();
+    let _ = refused.read_to_end(&mut Vec::new());
+    assert!(began.elapsed() < PATIENCE / 4, "it was accepted, and timed out");
+    daemon.wait_for("reason=\"descriptors\"");
+    // Scrapes take the place of idle clients, and scans have what they need.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 20, 47).unwrap();
+    daemon.scrape_until("the traffic", |scrape| Counted::of_port(scrape, port) == sent);
+    drop(idle);
+    limit_descriptors(&daemon, 1024);
+    let own = daemon.telemetry_until("what was not accepted", |own| {
+        let reason = [("reason", "descriptors")];
+        own.sum("flowtap_listener_closed_connections_total", &reason) > 0
+    });
+    assert_eq!(own.sum("flowtap_receiver_scan_failures_total", &[]), 0);
+}
+
+#[test]
 fn a_second_without_the_processor_loses_nothing() {
     let Some(_machine) = require::root() else {
         return;

@@ -5,6 +5,7 @@
 //! longest for a complete request. One that has asked and does not read its answer comes next, once it has stalled.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,20 +35,45 @@ pub(super) enum Reason {
     Stalled,
     /// Every other connection had a request under way.
     Full,
+    /// Its peer had its share of the connections, each with a request under way.
+    PeerShare,
     /// The remaining descriptors are reserved for measuring.
     Descriptors,
 }
 
 impl Reason {
-    pub(super) const ALL: [Self; 4] = [Self::Idle, Self::Stalled, Self::Full, Self::Descriptors];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Idle,
+        Self::Stalled,
+        Self::Full,
+        Self::PeerShare,
+        Self::Descriptors,
+    ];
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Stalled => "stalled",
             Self::Full => "full",
+            Self::PeerShare => "peer_share",
             Self::Descriptors => "descriptors",
         }
+    }
+}
+
+/// The part of a client's address that connections are shared out by: a host has a whole IPv6 network of 64 bits to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer(IpAddr);
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let network = u128::from(address) >> 64 << 64;
+                Ipv6Addr::from(network).into()
+            }
+            address @ IpAddr::V4(_) => address,
+        })
     }
 }
 
@@ -55,6 +81,7 @@ impl Reason {
 #[derive(Debug)]
 pub(super) struct Connection {
     id: u64,
+    peer: Peer,
     progress: Mutex<(Phase, Instant)>,
     close: CancellationToken,
     all: Connections,
@@ -103,9 +130,10 @@ pub(super) struct Connections {
 
 impl Connections {
     /// Adds a connection, which `close` (or eviction) closes. `id` must not be in use.
-    pub(super) fn add(&self, id: u64, close: CancellationToken) -> Arc<Connection> {
+    pub(super) fn add(&self, id: u64, peer: Peer, close: CancellationToken) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             id,
+            peer,
             progress: Mutex::new((Phase::Idle, Instant::now())),
             close,
             all: self.clone(),
@@ -114,17 +142,29 @@ impl Connections {
         connection
     }
 
-    /// Closes the connection that has been idle longest, else the one whose client has stalled longest; returns why, or nothing
-    /// if every connection is at work.
-    pub(super) fn evict(&self, now: Instant) -> Option<Reason> {
+    /// Number of connections of `peer` that are not about to be closed.
+    pub(super) fn count(&self, peer: Peer) -> usize {
+        let open = self.open();
+        let of_peer = open.iter().filter(|connection| connection.peer == peer);
+        of_peer
+            .filter(|connection| !connection.close.is_cancelled())
+            .count()
+    }
+
+    fn open(&self) -> Vec<Arc<Connection>> {
         // Upgraded under the lock, dropped after it: the last owner of a connection takes the lock itself.
-        let open: Vec<_> = lock(&self.open)
-            .values()
-            .filter_map(std::sync::Weak::upgrade)
-            .collect();
+        let open = lock(&self.open);
+        open.values().filter_map(std::sync::Weak::upgrade).collect()
+    }
+
+    /// Closes the connection that has been idle longest, else the one whose client has stalled longest, of `peer` alone if it is given;
+    /// returns why, or nothing if every connection is at work.
+    pub(super) fn evict(&self, now: Instant, peer: Option<Peer>) -> Option<Reason> {
+        let open = self.open();
         let waiting = |wanted: Phase| {
             open.iter()
                 .filter(|connection| !connection.close.is_cancelled())
+                .filter(|connection| peer.is_none_or(|peer| connection.peer == peer))
                 .filter_map(move |connection| {
                     let (phase, since) = *lock(&connection.progress);
                     (phase == wanted).then_some((since, connection))
@@ -153,22 +193,48 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    fn peer(address: &str) -> Peer {
+        Peer::from(address.parse::<IpAddr>().unwrap())
+    }
+
     #[test]
     fn the_connection_that_is_idle_longest_goes_first_then_one_that_stalls_and_none_at_work() {
         let all = Connections::default();
-        let [a, b, c] = [1, 2, 3].map(|id| all.add(id, CancellationToken::new()));
+        let [a, b, c] = [1, 2, 3].map(|id| all.add(id, peer("192.0.2.1"), CancellationToken::new()));
         a.handling();
         let now = Instant::now();
-        assert_eq!(all.evict(now), Some(Reason::Idle));
+        assert_eq!(all.evict(now, None), Some(Reason::Idle));
         assert!(b.close.is_cancelled() && !c.close.is_cancelled());
-        assert_eq!(all.evict(now), Some(Reason::Idle));
+        assert_eq!(all.evict(now, None), Some(Reason::Idle));
         assert!(c.close.is_cancelled());
         drop((b, c));
-        assert_eq!(all.evict(now + STALLED * 2), None, "a handler is at work");
+        assert_eq!(all.evict(now + STALLED * 2, None), None, "a handler is at work");
         a.responding();
-        assert_eq!(all.evict(Instant::now()), None, "not stalled yet");
-        assert_eq!(all.evict(Instant::now() + STALLED), Some(Reason::Stalled));
+        assert_eq!(all.evict(Instant::now(), None), None, "not stalled yet");
+        assert_eq!(all.evict(Instant::now() + STALLED, None), Some(Reason::Stalled));
         drop(a);
         assert!(lock(&all.open).is_empty());
+    }
+
+    #[test]
+    fn of_a_peer_with_its_share_only_its_own_connections_are_closed() {
+        let all = Connections::default();
+        let [scraper, client] = [peer("192.0.2.1"), peer("192.0.2.2")];
+        let older = all.add(1, scraper, CancellationToken::new());
+        let newer = all.add(2, client, CancellationToken::new());
+        let now = Instant::now();
+        assert_eq!((all.count(scraper), all.count(client)), (1, 1));
+        assert_eq!(all.evict(now, Some(client)), Some(Reason::Idle));
+        assert!(newer.close.is_cancelled() && !older.close.is_cancelled());
+        assert_eq!(all.count(client), 0);
+        assert_eq!(all.evict(now, Some(client)), None);
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one_peer_and_a_mapped_one_is_ipv4() {
+        assert_eq!(peer("2001:db8::1"), peer("2001:db8::ffff:1"));
+        assert_ne!(peer("2001:db8::1"), peer("2001:db8:0:1::1"));
+        assert_eq!(peer("::ffff:192.0.2.1"), peer("192.0.2.1"));
+        assert_ne!(peer("192.0.2.2"), peer("192.0.2.1"));
     }
 }

@@ -4,10 +4,11 @@
 //!
 //! 1. HTTP/1 only, over TLS if set by the config; a request's head has 16 KiB and a time limit.
 //! 2. A connection more than `max_connections` takes the place of the one that has been idle longest ([`connections`]).
-//! 3. A client that does not read is cut off by the kernel (`TCP_USER_TIMEOUT`).
-//! 4. The last descriptors of the process are left to the receivers.
-//! 5. On the loopback interface, `Host` must be an address, `localhost` or a configured name ([`AllowedHosts`]).
-//! 6. Every connection that is closed for one of these reasons is counted; the log has a line per episode.
+//! 3. One client address has half of the connections at most; a further one takes the place of one of its own.
+//! 4. A client that does not read is cut off by the kernel (`TCP_USER_TIMEOUT`).
+//! 5. The last descriptors of the process are left to the receivers.
+//! 6. On the loopback interface, `Host` must be an address, `localhost` or a configured name ([`AllowedHosts`]).
+//! 7. Every connection that is closed for one of these reasons is counted; the log has a line per episode.
 
 mod connections;
 mod hosts;
@@ -44,7 +45,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use self::connections::{Connection, Connections, Reason};
+use self::connections::{Connection, Connections, Peer, Reason};
 pub use self::hosts::AllowedHosts;
 use crate::tls::ServerCertificate;
 
@@ -53,6 +54,9 @@ pub const MAX_CONNECTIONS: usize = 64;
 
 /// Time for which a request or the reading of a response may stall, unless the config has another.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The part of a listener's connections that one client address may have: one in so many.
+const PEER_SHARE: usize = 2;
 
 /// Upper bound of a request's head.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
@@ -203,8 +207,8 @@ impl Listener {
                 }
             };
             let Some(accepted) = accepted else { break };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok((stream, peer)) => (stream, Peer::from(peer.ip())),
                 Err(error) => {
                     if !std::mem::replace(&mut starved, true) {
                         tracing::warn!(address = %self.address, %error, "connections can't be accepted; they wait in the backlog");
@@ -216,7 +220,7 @@ impl Listener {
             if std::mem::take(&mut starved) {
                 tracing::info!(address = %self.address, "connections are accepted again");
             }
-            let permit = match self.admit(&stream, &permits, &connections, &mut episode) {
+            let permit = match self.admit((&stream, peer), &permits, &connections, &mut episode) {
                 Admission::Admitted(permit) => permit,
                 Admission::Rejected => continue,
                 Admission::Evicting(permit) => match stop.run_until_cancelled(permit).await {
@@ -228,7 +232,7 @@ impl Listener {
             if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(self.timeout)) {
                 tracing::debug!(%error, "no time limit on a connection");
             }
-            let connection = connections.add(id, close_all.child_token());
+            let connection = connections.add(id, peer, close_all.child_token());
             let hosts = self.guards(&stream).then(|| self.hosts.clone());
             let (tls, routes, timeout) = (self.tls.clone(), routes.clone(), self.timeout);
             let watcher = graceful.watcher();
@@ -262,16 +266,24 @@ impl Listener {
     /// Decides whether `stream` gets a place, and makes room for it if another connection may go.
     fn admit(
         &self,
-        stream: &TcpStream,
+        (stream, peer): (&TcpStream, Peer),
         permits: &Arc<Semaphore>,
         connections: &Connections,
         episode: &mut Episode,
     ) -> Admission {
         if is_reserved(stream) {
             // The new one may stay if another leaves: the number of open descriptors is what counts.
-            let reason = connections.evict(Instant::now());
+            let reason = connections.evict(Instant::now(), None);
             self.closed.add(1, reason.unwrap_or(Reason::Descriptors));
             episode.closed(Reason::Descriptors);
+            if reason.is_none() {
+                return Admission::Rejected;
+            }
+        }
+        if connections.count(peer) >= self.max_connections.div_ceil(PEER_SHARE) {
+            let reason = connections.evict(Instant::now(), Some(peer));
+            self.closed.add(1, reason.unwrap_or(Reason::PeerShare));
+            episode.closed(Reason::PeerShare);
             if reason.is_none() {
                 return Admission::Rejected;
             }
@@ -279,7 +291,7 @@ impl Listener {
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return Admission::Admitted(permit);
         }
-        let reason = connections.evict(Instant::now());
+        let reason = connections.evict(Instant::now(), None);
         self.closed.add(1, reason.unwrap_or(Reason::Full));
         episode.closed(reason.unwrap_or(Reason::Full));
         match reason {

@@ -93,6 +93,49 @@ async fn a_request_under_way_is_not_closed_for_a_newcomer() {
     assert!(response.ends_with("done\n"), "{response}");
 }
 
+async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{source}:0").parse().unwrap()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_client_address_has_half_of_the_connections_and_no_more() {
+    let (release, wait) = tokio::sync::watch::channel(false);
+    let (handling, mut handled) = tokio::sync::mpsc::channel(4);
+    let slow = move || {
+        let (mut wait, handling) = (wait.clone(), handling.clone());
+        async move {
+            handling.send(()).await.unwrap();
+            let _ = wait.wait_for(|released| *released).await;
+            "done\n"
+        }
+    };
+    let routes = Router::new()
+        .route("/slow", get(slow))
+        .route("/", get(|| async { "ok\n" }));
+    let served = serve_routes(4, routes).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect_from("127.0.0.2", served.address).await;
+        stream.write_all(b"GET /slow HTTP/1.0\r\n\r\n").await.unwrap();
+        handled.recv().await.unwrap();
+        held.push(stream);
+    }
+    // Both are at work, so a third one is not accepted, although the listener has room: for others.
+    let mut third = connect_from("127.0.0.2", served.address).await;
+    assert_eq!(read(&mut third).await, "");
+    for _ in 0..3 {
+        let response = ask(served.address, "GET / HTTP/1.0\r\n\r\n").await;
+        assert!(response.starts_with("HTTP/1.0 200"), "{response}");
+    }
+    release.send(true).unwrap();
+    for mut stream in held {
+        let response = read(&mut stream).await;
+        assert!(response.ends_with("done\n"), "{response}");
+    }
+}
+
 #[tokio::test]
 async fn http_1_only_with_a_head_of_16_kib() {
     let served = served(4).await;

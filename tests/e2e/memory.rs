@@ -1,0 +1,119 @@
+//! The memory limiter: a burst takes memory over the limit, by flows and by requests; once it is over, flowtap measures as before.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::daemon::{Daemon, Launch};
+use crate::require;
+use crate::traffic::{Counted, exchange};
+
+const MIB: u64 = 1 << 20;
+
+/// How long after the end of a burst all must be as before.
+const QUIET: Duration = Duration::from_secs(30);
+
+const CHECK: &str = "service.memory_limiter.check_interval=100ms";
+
+fn start(set: &[&str]) -> Daemon {
+    Daemon::launch(Launch {
+        list: "exporters: [prometheus]",
+        set: &[&[CHECK, "processors.window.metric_expiration=2s"], set].concat(),
+        ..Launch::default()
+    })
+}
+
+/// Memory that a daemon at rest has. Above its limit it returns what is free to the system with every check.
+fn at_rest() -> u64 {
+    let daemon = start(&[
+        "service.memory_limiter.limit_mib=2",
+        "service.memory_limiter.spike_limit_mib=1",
+    ]);
+    let used = || {
+        thread::sleep(Duration::from_millis(200));
+        daemon.telemetry().sum("flowtap_memory_limiter_used_bytes", &[])
+    };
+    (0..5).map(|_| used()).filter(|used| *used > 0).min().unwrap()
+}
+
+/// Starts a daemon whose hard limit is `room` MiB above `used`, its soft limit half of that.
+fn limited(used: u64, room: u64, set: &[&str]) -> Daemon {
+    let limit = used.div_ceil(MIB) + room;
+    let limits = [
+        format!("service.memory_limiter.limit_mib={limit}"),
+        format!("service.memory_limiter.spike_limit_mib={}", room / 2),
+    ];
+    start(&[set, &[&limits[0], &limits[1]]].concat())
+}
+
+/// Waits until the limiter is at ease, at most for [`QUIET`], then counts fresh connections to the byte.
+fn measures_as_before(daemon: &Daemon) {
+    let began = Instant::now();
+    daemon.telemetry_until("memory below the limits", |own| {
+        own.sum("flowtap_memory_limiter_state", &[]) == 0
+    });
+    assert!(began.elapsed() < QUIET, "{:?}", began.elapsed());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 50, 61).unwrap();
+    daemon.scrape_until("series of new connections", |scrape| {
+        Counted::of_port(scrape, port) == sent
+    });
+}
+
+#[test]
+fn after_a_burst_of_flows_over_the_limit_it_measures_as_before() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let used = at_rest();
+    let daemon = limited(
+        used,
+        24,
+        &[
+            "receivers.generator={flows: 60000, interval: 500ms, max_intervals: 10}",
+            "service.pipelines.flows.receivers=[ebpf, generator]",
+            "processors.window.max_series=200000",
+        ],
+    );
+    daemon.telemetry_until("what was shed", |own| {
+        let reason = [("reason", "memory_limit")];
+        own.sum("flowtap_processor_dropped_records_total", &reason) > 0
+    });
+    daemon.wait_for("all intervals are generated");
+    measures_as_before(&daemon);
+}
+
+/// As many connections as `address` takes, each with a request that is not whole, or whose response is not read.
+fn burst(address: SocketAddr, request: &[u8]) -> Vec<TcpStream> {
+    let ask = |_| {
+        let mut stream = TcpStream::connect(address).ok()?;
+        let _ = stream.set_write_timeout(Some(Duration::from_millis(200)));
+        let _ = stream.write_all(request);
+        Some(stream)
+    };
+    (0..300).filter_map(ask).collect()
+}
+
+#[test]
+fn after_a_burst_of_requests_over_the_limit_it_measures_as_before() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let used = at_rest();
+    let daemon = limited(used, 2, &[]);
+    let half = [b"GET / HTTP/1.1\r\nX: ", &*b"a".repeat(15_000)].concat();
+    let large = b"GET /net-flow/tcp-file HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
+    let deadline = Instant::now() + QUIET;
+    let mut held = Vec::new();
+    while daemon.telemetry().sum("flowtap_memory_limiter_state", &[]) == 0 {
+        assert!(Instant::now() < deadline, "no burst takes it over its limit");
+        held.clear();
+        held.extend(burst(daemon.scrape_address(), &half));
+        held.extend(burst(daemon.admin_address(), &large));
+        thread::sleep(Duration::from_millis(300));
+    }
+    drop(held);
+    measures_as_before(&daemon);
+}
