@@ -157,7 +157,7 @@ impl Config {
             FamilyId::Egress | FamilyId::Ingress => Some(RecordField::Role),
             FamilyId::K8s | FamilyId::Dns => Some(RecordField::Class),
             // Near peers are left out by their class.
-            FamilyId::Rtt if !self.rtt_of_near_peers => Some(RecordField::Class),
+            FamilyId::Rtt | FamilyId::MinRtt if !self.rtt_of_near_peers => Some(RecordField::Class),
             _ => None,
         }
     }
@@ -170,7 +170,10 @@ impl ComponentConfig for Config {
             let definition = id.definition();
             let name = definition.family.name;
             let family = self.families.get(name);
-            if family.is_some_and(|family| !family.enabled) {
+            let enabled = family
+                .and_then(|family| family.enabled)
+                .unwrap_or(definition.enabled);
+            if !enabled || !definition.is_of(self.naming) {
                 continue;
             }
             if let Some(field) = self.always_needed(id) {

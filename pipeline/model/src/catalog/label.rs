@@ -123,7 +123,7 @@ impl Label {
     /// The field of a record that its value comes from, if a processor or only some receivers fill it.
     pub const fn field(self) -> Option<RecordField> {
         match self {
-            Self::Flow | Self::RoleSource => Some(RecordField::Role),
+            Self::Flow | Self::RoleSource | Self::ServerPort => Some(RecordField::Role),
             Self::Type => Some(RecordField::Class),
             Self::Netns => Some(RecordField::Netns),
             Self::Pid | Self::Comm | Self::CgroupId => Some(RecordField::Process),
@@ -133,9 +133,9 @@ impl Label {
             | Self::PeerWorkload
             | Self::PeerService
             | Self::PeerNode
-            | Self::Namespace
-            | Self::Pod
-            | Self::Workload => Some(RecordField::ClusterNames),
+            | Self::LocalNamespace
+            | Self::LocalPod
+            | Self::LocalWorkload => Some(RecordField::ClusterNames),
             Self::Raddr
             | Self::Rport
             | Self::Lport
