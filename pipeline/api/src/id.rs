@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub enum ComponentKind {
     /// Where records come from.
     Receiver,
-    /// What happens to them on the way.
+    /// Fills, changes or removes records.
     Processor,
     /// Where snapshots go.
     Exporter,
@@ -32,6 +32,15 @@ impl fmt::Display for ComponentKind {
 }
 
 /// A component's id in the config: `type` or `type/name`, as in the OpenTelemetry Collector.
+///
+/// ```
+/// use flowtap_pipeline::ComponentId;
+///
+/// let id: ComponentId = "otlp/backup".parse()?;
+/// assert_eq!((id.type_name(), id.name()), ("otlp", Some("backup")));
+/// assert!("Otlp".parse::<ComponentId>().is_err());
+/// # Ok::<(), flowtap_pipeline::InvalidComponentId>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ComponentId {
     text: String,
@@ -44,7 +53,7 @@ impl ComponentId {
         &self.text[..self.type_len]
     }
 
-    /// The part behind the slash, if there is one.
+    /// The part after the slash, if there is one.
     pub fn name(&self) -> Option<&str> {
         self.text.get(self.type_len + 1..)
     }
@@ -61,9 +70,11 @@ impl fmt::Display for ComponentId {
     }
 }
 
-/// A text that is no component id.
+/// A text that is not a valid component id.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no component id: write `type` or `type/name`, type in lower case letters, digits and `_`")]
+#[error(
+    "`{0}` is not a valid component id: expected `type` or `type/name`, type in lower case letters, digits and `_`"
+)]
 pub struct InvalidComponentId(String);
 
 impl FromStr for ComponentId {

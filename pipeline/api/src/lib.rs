@@ -1,11 +1,12 @@
-//! What a component is built from: ids, configs and factories, the stage traits, the sink of a receiver.
+//! The component API: ids, configs and factories, the stage traits, the sink of a receiver.
 //!
-//! It knows no receiver, no processor and no exporter, nothing of the kernel, and not how components are run. The data that they
-//! pass on is in [`flowtap_model`], all of which is found here, too.
+//! It depends on no receiver, processor or exporter, on nothing of the kernel, and not on the
+//! engine that runs components. The data that they pass on is in [`flowtap_model`], which is
+//! re-exported here.
 //!
 //! # Layout
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`id`] | [`ComponentId`], [`ComponentKind`] |
 //! | [`component`] | the config traits, [`BuildContext`], [`Factory`] and [`Registry`] |
@@ -14,10 +15,10 @@
 //! | [`sink`] | [`Sink`]: the pipelines as a receiver sees them |
 //! | [`schema`] | JSON Schema for config values that are formatted strings |
 //! | [`queue`] | [`QueueConfig`]: the bounded queue in front of each exporter |
-//! | [`memory`] | [`Memory`]: how short it is |
-//! | [`live`] | [`Live`]: a value that is replaced as a whole while others look at it |
-//! | [`plain`](mod@plain) | text of others, for logs and terminals |
-//! | [`status`] | [`StatusBoard`]: how each component is |
+//! | [`memory`] | [`Memory`]: memory pressure |
+//! | [`live`] | [`Live`]: a value that is replaced as a whole while others read it |
+//! | [`plain`](mod@plain) | foreign text, made safe for logs and terminals |
+//! | [`status`] | [`StatusBoard`]: health of each component |
 //! | [`ticker`] | [`Ticker`]: ticks on multiples of an interval |
 //! | [`telemetry`] | instruments of processors and exporters |
 #![forbid(unsafe_code)]

@@ -9,6 +9,16 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 /// The value, shared by its writer and its readers.
+///
+/// ```
+/// use flowtap_pipeline::{Live, Seen};
+///
+/// let value = Live::new(1);
+/// let mut reader = Seen::new(&value);
+/// value.store(2);
+/// assert!(reader.refresh());
+/// assert_eq!(**reader.last(), 2);
+/// ```
 pub struct Live<T>(ArcSwap<T>);
 
 impl<T> Live<T> {
@@ -35,6 +45,16 @@ impl<T: fmt::Debug> fmt::Debug for Live<T> {
 }
 
 /// A reader, and the value that it read last.
+///
+/// ```
+/// use flowtap_pipeline::{Live, Seen};
+///
+/// let value = Live::new("old");
+/// let mut reader = Seen::new(&value);
+/// assert!(!reader.refresh());
+/// value.store("new");
+/// assert!(reader.refresh());
+/// ```
 #[derive(Debug)]
 pub struct Seen<T> {
     live: Arc<Live<T>>,

@@ -27,6 +27,13 @@ impl MemoryState {
 }
 
 /// The state that everybody looks at: one load, so that it can be asked for each batch.
+///
+/// ```
+/// use flowtap_pipeline::{Memory, MemoryState};
+///
+/// let memory = Memory::default();
+/// assert_eq!(memory.state(), MemoryState::default());
+/// ```
 #[derive(Debug, Default)]
 pub struct Memory(AtomicU8);
 

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What to do when a queue is full.
+/// Overflow policy of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
@@ -14,20 +14,28 @@ pub enum WhenFull {
     DropOldest,
     /// Drop the one that comes.
     DropNewest,
-    /// Wait until there is room: the window waits, the receiver behind it, and what that can't hold is dropped and counted there.
-    /// When flowtap stops, or can't reload for it, the oldest is dropped instead.
+    /// Apply backpressure to the window and the receiver; records that the receiver cannot buffer
+    /// are dropped and counted. When flowtap stops, or a reload needs it, the oldest snapshot is
+    /// dropped instead.
     Block,
 }
 
-/// How much may wait before an exporter.
+/// Limits of the queue in front of an exporter.
+///
+/// ```
+/// use flowtap_pipeline::{QueueConfig, WhenFull};
+///
+/// let queue = QueueConfig { when_full: WhenFull::DropNewest, ..QueueConfig::default() };
+/// assert_eq!(queue.size.get(), 4);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueConfig {
     /// Snapshots that may wait.
     pub size: NonZeroUsize,
-    /// Bytes that those may take, by what they hold besides the series themselves. A single one always has room.
+    /// Maximum size in bytes, excluding shared series data. One snapshot is always accepted.
     pub max_bytes: usize,
-    /// What is dropped when it is full.
+    /// Overflow policy.
     pub when_full: WhenFull,
 }
 

@@ -119,6 +119,23 @@ pub trait Receiver: Send {
 }
 
 /// A synchronous step on a batch, in place.
+///
+/// ```
+/// use flowtap_pipeline::{FlowBatch, Processor};
+///
+/// /// Drops records without payload.
+/// struct DropEmpty;
+///
+/// impl Processor for DropEmpty {
+///     fn process(&mut self, batch: &mut FlowBatch) {
+///         batch.records.retain(|record| record.sent_bytes != 0 || record.received_bytes != 0);
+///     }
+/// }
+///
+/// let mut batch = FlowBatch::default();
+/// DropEmpty.process(&mut batch);
+/// assert!(batch.is_empty());
+/// ```
 pub trait Processor: Send {
     /// Fills, changes or removes records. Never blocks.
     fn process(&mut self, batch: &mut FlowBatch);

@@ -44,7 +44,7 @@ pub struct ComponentStatus {
 /// Failed scans in a row after which a receiver is not ok.
 pub const FAILURES: u32 = 3;
 
-/// How a receiver is, by the clock.
+/// Health of a receiver, judged by the time since its last scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// It scans.
@@ -83,6 +83,17 @@ type Board = BTreeMap<(ComponentKind, ComponentId), ComponentStatus>;
 /// The states of all components that run. Cloning it shares it.
 ///
 /// Receivers are judged by their probes as well: one that does not scan reports nothing by itself.
+///
+/// ```
+/// use flowtap_pipeline::{ComponentId, ComponentKind, State, StatusBoard};
+///
+/// let board = StatusBoard::default();
+/// let id: ComponentId = "otlp".parse()?;
+/// board.set(ComponentKind::Exporter, &id, State::RecoverableError, Some("refused".to_owned()));
+/// assert!(board.is_failing(ComponentKind::Exporter, &id));
+/// assert_eq!(board.load()["exporters/otlp"].error.as_deref(), Some("refused"));
+/// # Ok::<(), flowtap_pipeline::InvalidComponentId>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct StatusBoard {
     board: Arc<Mutex<Board>>,

@@ -8,7 +8,7 @@ use opentelemetry::metrics::{Counter, Meter};
 
 use crate::id::ComponentId;
 
-/// What a processor took out, by reason.
+/// Counters of the records that a processor dropped, by reason.
 #[derive(Clone, Debug)]
 pub struct ProcessorTelemetry {
     dropped: Counter<u64>,
@@ -22,13 +22,13 @@ impl ProcessorTelemetry {
         let telemetry = Self {
             dropped: meter
                 .u64_counter("processor_dropped_records")
-                .with_description("Flow records that a processor left out, by reason.")
+                .with_description("Flow records that a processor dropped, by reason.")
                 .with_unit("{record}")
                 .build(),
             dropped_bytes: meter
                 // The bridge to Prometheus adds the unit to the name: `processor_dropped_bytes_total`.
                 .u64_counter("processor_dropped")
-                .with_description("Payload bytes of the flow records that a processor left out, by reason.")
+                .with_description("Payload bytes of the flow records that a processor dropped, by reason.")
                 .with_unit("By")
                 .build(),
             processor: id.to_string(),
@@ -56,7 +56,7 @@ impl ProcessorTelemetry {
     }
 }
 
-/// What became of the points of an exporter's requests.
+/// Counters of the points in an exporter's requests.
 #[derive(Clone, Debug)]
 pub struct DeliveryTelemetry {
     sent: Counter<u64>,

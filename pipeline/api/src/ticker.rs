@@ -20,7 +20,8 @@ impl Ticker {
         }
     }
 
-    /// Waits until the next multiple and returns it. Cancel-safe: a wait that was dropped is taken up again.
+    /// Waits until the next multiple and returns it. Cancel-safe: a wait that was dropped is
+    /// resumed.
     ///
     /// A tick that comes late is returned once, as the latest multiple that has passed; those before it are skipped.
     pub async fn tick(&mut self) -> Timestamp {

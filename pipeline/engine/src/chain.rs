@@ -68,7 +68,7 @@ pub struct Chain {
 struct Feed {
     /// Stands for the receiver in batches.
     index: u16,
-    /// How far it has come; `None` before its first watermark, which every window waits for.
+    /// Its latest watermark; `None` before the first one, which every window waits for.
     watermark: Option<Timestamp>,
     /// Its newest watermark, also of the time before it was restarted.
     newest: Option<Timestamp>,
@@ -183,7 +183,7 @@ impl Chain {
             self.processors.push(kept.unwrap_or(new));
         }
         if window.fingerprint != self.window.fingerprint {
-            // What the old one holds is reported before the new one begins at zero.
+            // The old aggregator's contents are exported before the new one starts at zero.
             let now = Timestamp::now();
             let mut snapshot = self.window.aggregator.finish(now);
             snapshot.last = false;
@@ -233,7 +233,7 @@ impl Chain {
         }
     }
 
-    /// How far all receivers have come; `None` if one has not come anywhere.
+    /// The lowest watermark of all receivers; `None` if one has not sent any.
     fn slowest(&self) -> Option<Timestamp> {
         let watermarks = self.feeds.values().map(|feed| feed.watermark);
         watermarks.min().flatten()

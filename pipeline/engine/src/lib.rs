@@ -4,7 +4,7 @@
 //!
 //! # Layout
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! |---|---|
 //! | [`chain`] | [`Chain`]: processors, window and the queues of a pipeline |
 //! | `sink` | a receiver's end of the chains that it feeds |

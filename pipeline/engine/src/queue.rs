@@ -29,7 +29,7 @@ pub struct SnapshotQueue {
     config: QueueConfig,
     state: Mutex<State>,
     changed: Notify,
-    /// For who waits to push.
+    /// Wakes callers that wait to push.
     room: Condvar,
 }
 
@@ -44,9 +44,9 @@ impl SnapshotQueue {
         }
     }
 
-    /// Appends `snapshot`. Returns the snapshots that had to give way; after `close`, that is the one that came. Waits for room
-    /// if the config says so.
-    #[must_use = "snapshots that gave way have to be counted"]
+    /// Appends `snapshot`. Returns the snapshots that were dropped for it; after `close`, that is
+    /// `snapshot` itself. Waits for room if set by the config.
+    #[must_use = "dropped snapshots must be counted"]
     pub fn push(&self, snapshot: Arc<Snapshot>) -> Vec<Arc<Snapshot>> {
         let bytes = snapshot.bytes();
         let mut state = self.lock();
@@ -92,7 +92,8 @@ impl SnapshotQueue {
                     return None;
                 }
             }
-            // `notify_one` leaves a permit behind, so a push between the look and this wait is not missed.
+            // `notify_one` leaves a permit, so a push between the check and this wait is not
+            // missed.
             self.changed.notified().await;
         }
     }
@@ -124,7 +125,7 @@ impl SnapshotQueue {
             .sum()
     }
 
-    /// How many snapshots wait.
+    /// Number of snapshots in the queue.
     pub fn len(&self) -> usize {
         self.lock().waiting.len()
     }
@@ -134,7 +135,7 @@ impl SnapshotQueue {
         self.len() == 0
     }
 
-    /// How many may wait.
+    /// Maximum number of snapshots in the queue.
     pub fn capacity(&self) -> usize {
         self.config.size.get()
     }

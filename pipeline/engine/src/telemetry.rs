@@ -36,7 +36,7 @@ pub(crate) fn observe_scans(meter: &Meter, id: &ComponentId, pulse: &Arc<Pulse>)
     let (pulse, attributes) = (Arc::downgrade(pulse), [KeyValue::new("receiver", id.to_string())]);
     meter
         .f64_observable_gauge("receiver_last_scan_timestamp")
-        .with_description("When a receiver's last whole scan ended, since the epoch; 0 before the first.")
+        .with_description("Unix time at which a receiver's last complete scan ended; 0 before the first.")
         .with_unit("s")
         .with_callback(move |observer| {
             if let Some(pulse) = pulse.upgrade() {
@@ -52,7 +52,7 @@ pub(crate) fn observe_windows(meter: &Meter, pipeline: &str, closed_at: &Arc<Ato
     let closed_at = Arc::downgrade(closed_at);
     meter
         .f64_observable_gauge("window_last_close_timestamp")
-        .with_description("The end of a pipeline's last window, since the epoch; 0 before the first.")
+        .with_description("Unix time of the end of a pipeline's last window; 0 before the first.")
         .with_unit("s")
         .with_callback(move |observer| {
             if let Some(closed_at) = closed_at.upgrade() {
@@ -63,7 +63,7 @@ pub(crate) fn observe_windows(meter: &Meter, pipeline: &str, closed_at: &Arc<Ato
         .build();
 }
 
-/// What a receiver handed on.
+/// Counters of a receiver's output.
 #[derive(Clone, Debug)]
 pub struct ReceiverTelemetry {
     accepted: Counter<u64>,
@@ -77,13 +77,13 @@ impl ReceiverTelemetry {
         Self {
             accepted: meter
                 .u64_counter("receiver_accepted_records")
-                .with_description("Flow records that a receiver handed to its pipelines.")
+                .with_description("Flow records that a receiver passed to its pipelines.")
                 .with_unit("{record}")
                 .build(),
             batch: batch_duration(
                 meter,
                 "receiver_batch_duration",
-                "How long a batch takes through the processors and windows of all pipelines.",
+                "Duration of a batch through the processors and windows of all pipelines.",
             ),
             attributes: [KeyValue::new("receiver", id.to_string())],
         }
@@ -100,7 +100,7 @@ impl ReceiverTelemetry {
     }
 }
 
-/// What became of the points that an exporter was handed.
+/// Counters of the points passed to an exporter.
 #[derive(Clone, Debug)]
 pub struct ExporterTelemetry {
     deliveries: DeliveryTelemetry,
@@ -139,13 +139,13 @@ impl ExporterTelemetry {
             deliveries: DeliveryTelemetry::new(meter, id),
             enqueue_failed: meter
                 .u64_counter("exporter_enqueue_failed_metric_points")
-                .with_description("Points of snapshots that gave way in an exporter's full queue.")
+                .with_description("Points of snapshots that were dropped from an exporter's full queue.")
                 .with_unit("{datapoint}")
                 .build(),
             batch: batch_duration(
                 meter,
                 "exporter_batch_duration",
-                "How long an exporter has a snapshot, up to its delivery or its failure.",
+                "Duration of a snapshot in an exporter, until its delivery or failure.",
             ),
             attributes,
         };
@@ -153,7 +153,7 @@ impl ExporterTelemetry {
         telemetry
     }
 
-    /// What becomes of its requests.
+    /// Counters of its requests.
     pub const fn deliveries(&self) -> &DeliveryTelemetry {
         &self.deliveries
     }
@@ -163,7 +163,7 @@ impl ExporterTelemetry {
         self.batch.record(time.as_secs_f64(), &self.attributes);
     }
 
-    /// Counts `points` that gave way in the queue.
+    /// Counts `points` that were dropped from the queue.
     pub fn enqueue_failed(&self, points: u64) {
         self.enqueue_failed.add(points, &self.attributes);
     }

@@ -104,6 +104,19 @@ impl Census {
 }
 
 /// Records and listener changes, in the order they were seen.
+///
+/// ```
+/// use std::net::Ipv4Addr;
+/// use flowtap_model::{Endpoint, FlowBatch, FlowRecord};
+///
+/// let end = |port| Endpoint::new(Ipv4Addr::LOCALHOST.into(), port);
+/// let mut batch = FlowBatch::default();
+/// batch.records.push(FlowRecord::new(end(50_000), end(443)));
+/// assert!(!batch.is_empty());
+/// // A receiver clears a batch and fills it again, which keeps its memory.
+/// batch.clear();
+/// assert!(batch.is_empty());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowBatch {
     /// Changes of the listening-port table; they apply before `records`.

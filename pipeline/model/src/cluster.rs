@@ -33,6 +33,17 @@ pub struct KubernetesNames {
 }
 
 /// The known state. Empty outside a cluster.
+///
+/// ```
+/// use std::net::IpAddr;
+/// use std::sync::Arc;
+/// use flowtap_model::{ClusterState, KubernetesNames};
+///
+/// let names = KubernetesNames { pod: "web-1".to_owned(), ..KubernetesNames::default() };
+/// let mut cluster = ClusterState::default();
+/// cluster.by_address.insert(IpAddr::from([10, 244, 0, 7]), Arc::new(names));
+/// assert_eq!(cluster.by_address.len(), 1);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterState {
     /// Shared, so that it shows by its pointer whether ranges have changed or only names.

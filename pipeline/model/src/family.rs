@@ -43,11 +43,11 @@ impl FamilyKind {
     }
 }
 
-/// Whose names metrics and labels have.
+/// Naming of metrics and labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Naming {
-    /// The Go exporter's: `network_tcp_flow_egress` behind a namespace, `raddr`.
+    /// The Go exporter's: `network_tcp_flow_egress` after a namespace, `raddr`.
     #[default]
     PrimusLens,
     /// OpenTelemetry's semantic conventions: `flowtap.tcp.io`, `network.peer.address`. Ports and ids are integers.
@@ -55,11 +55,24 @@ pub enum Naming {
 }
 
 /// A metric: what all its series share.
+///
+/// ```
+/// use flowtap_model::{Family, FamilyKind, Naming};
+///
+/// const RETRANSMITS: Family = Family {
+///     name: "network_tcp_retransmits",
+///     naming: Naming::PrimusLens,
+///     help: "Retransmitted TCP segments, by peer.",
+///     unit: "{segment}",
+///     kind: FamilyKind::Counter,
+/// };
+/// assert_eq!(RETRANSMITS.kind, FamilyKind::Counter);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Family {
     /// Name, such as `network_tcp_flow_egress`; without the namespace, where `naming` has one.
     pub name: &'static str,
-    /// Whose name that is.
+    /// Naming that the name belongs to.
     pub naming: Naming,
     /// One sentence for the reader of a scrape.
     pub help: &'static str,

@@ -11,6 +11,17 @@ use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encode
 use crate::family::{Family, FamilyKind, Naming};
 
 /// One label's value, before it is rendered.
+///
+/// ```
+/// use flowtap_model::{Family, FamilyKind, LabelValue, Naming, Rendered, Series, Timestamp};
+/// # const FAMILY: Family = Family {
+/// #     name: "bytes", naming: Naming::PrimusLens, help: "Bytes.", unit: "By", kind: FamilyKind::Counter,
+/// # };
+/// let pairs = [("raddr", LabelValue::Addr([192, 0, 2, 7].into())), ("pid", LabelValue::Number(17))];
+/// let series = Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(0));
+/// let names: Vec<_> = series.pairs().map(|pair| pair.name()).collect();
+/// assert_eq!(names, ["raddr", "pid"]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LabelValue<'a> {
     /// Text.

@@ -31,6 +31,15 @@ pub struct NodeInfo {
 
 /// The ports that the kernel gives to a socket that connects without having been bound to one
 /// (`net.ipv4.ip_local_port_range`).
+///
+/// ```
+/// use flowtap_model::Role;
+/// use flowtap_model::node::EphemeralPorts;
+///
+/// let ports = EphemeralPorts::default();
+/// assert!(ports.contains(50_000));
+/// assert_eq!(ports.role(50_000, 443), Role::Client);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EphemeralPorts {
     /// The first.

@@ -14,6 +14,15 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::KubernetesNames;
 
 /// One end of a connection.
+///
+/// ```
+/// use std::net::IpAddr;
+/// use flowtap_model::Endpoint;
+///
+/// let mapped: IpAddr = "::ffff:192.0.2.7".parse()?;
+/// assert_eq!(Endpoint::new(mapped, 443).to_string(), "192.0.2.7:443");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The address, canonical: never IPv4-mapped IPv6.
@@ -39,6 +48,15 @@ impl fmt::Display for Endpoint {
 }
 
 /// Events of the connection since the last record, as a set of bits.
+///
+/// ```
+/// use flowtap_model::Events;
+///
+/// let events = Events::CLOSED | Events::RESET;
+/// assert!(events.contains(Events::CLOSED));
+/// assert!(!events.contains(Events::OPENED));
+/// assert_eq!(Events::from_bits(events.bits()), events);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Events(u8);
 
@@ -143,6 +161,15 @@ impl FlowKind {
 }
 
 /// Class of the remote address, the Go exporter's `ip_source_type`.
+///
+/// ```
+/// use flowtap_model::PeerClass;
+///
+/// assert_eq!(PeerClass::K8sPod.as_str(), "k8sPod");
+/// assert!(PeerClass::is_built_in("dns"));
+/// let partners = PeerClass::own("partners").expect("fewer than 65,000 names");
+/// assert_eq!(partners.as_str(), "partners");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(
     missing_docs,
@@ -273,6 +300,18 @@ impl PeerClass {
 }
 
 /// The changes of one TCP socket since its last record.
+///
+/// ```
+/// use std::net::Ipv4Addr;
+/// use flowtap_model::{Endpoint, Events, FlowRecord};
+///
+/// let local = Endpoint::new(Ipv4Addr::new(192, 0, 2, 1).into(), 50_000);
+/// let remote = Endpoint::new(Ipv4Addr::new(192, 0, 2, 7).into(), 443);
+/// let mut record = FlowRecord::new(local, remote);
+/// record.sent_bytes = 81;
+/// record.events = Events::OPENED;
+/// assert_eq!(record.received_bytes, 0);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowRecord {
     /// This machine's end.

@@ -13,6 +13,15 @@ pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
 pub const SERVICE_NAME: &str = "service.name";
 
 /// Attributes of this flowtap and its node. They do not change while it runs.
+///
+/// ```
+/// use flowtap_model::Resource;
+///
+/// let attributes = [("service.instance.id".to_owned(), "node-17".to_owned())];
+/// let resource = Resource::new(attributes, "node-17");
+/// assert_eq!(resource.instance(), "node-17");
+/// assert_eq!(resource.get("host.name"), None);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resource {
     attributes: BTreeMap<String, String>,

@@ -12,9 +12,25 @@ use crate::time::Timestamp;
 
 /// One label set of a family: made once, read by every exporter. A clone is the same one.
 ///
-/// It is one piece of memory, its labels behind the rest: there are as many as series, and an exporter that has waited for one has
-/// its labels, too (ADR 17). The last labels of many series are the same, such
-/// as direction and class: these can be shared, which is most of what a series' labels would take.
+/// It is one piece of memory, with its labels after the rest: there are as many as series, and an
+/// exporter that has waited for one also has its labels (ADR 17). The last labels of many series
+/// are the same, such as direction and class: these can be shared, which is most of what a series'
+/// labels would take.
+///
+/// ```
+/// use flowtap_model::{Family, FamilyKind, LabelValue, Naming, Series, Timestamp};
+///
+/// const FAMILY: Family = Family {
+///     name: "bytes",
+///     naming: Naming::PrimusLens,
+///     help: "Payload bytes.",
+///     unit: "By",
+///     kind: FamilyKind::Counter,
+/// };
+/// let pairs = [("rport", LabelValue::Port(443)), ("type", LabelValue::Text("dns"))];
+/// let series = Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(0));
+/// assert_eq!(series.joined_labels(), r#"rport="443",type="dns""#);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Series(ThinArc<Head, u8>);
 
@@ -30,7 +46,7 @@ struct Head {
 pub struct SeriesId(usize);
 
 impl Series {
-    /// With the labels of its own that `pairs` are, behind which come those that are `shared`.
+    /// Creates a series from its own labels (`pairs`) followed by the `shared` ones.
     pub fn new<'a>(
         family: &Family,
         pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>,
@@ -56,7 +72,7 @@ impl Series {
         &self.0.header.header
     }
 
-    /// Labels of its own, as they are rendered.
+    /// Its own labels, as they are rendered.
     fn bytes(&self) -> &[u8] {
         &self.0.slice
     }
@@ -95,9 +111,9 @@ impl Series {
         head.parts.pairs_len() + head.shared.as_deref().map_or(0, Rendered::pairs_len)
     }
 
-    /// The labels as OTLP `KeyValue` messages, each behind its key and length, ready to be copied into a data point of
-    /// the family's kind (`opentelemetry/proto/metrics/v1/metrics.proto`: field 7 of a `NumberDataPoint`, 9 of a
-    /// `HistogramDataPoint`), one piece after the other.
+    /// The labels as OTLP `KeyValue` messages, each after its key and length, ready to be copied
+    /// into a data point of the family's kind (`opentelemetry/proto/metrics/v1/metrics.proto`:
+    /// field 7 of a `NumberDataPoint`, 9 of a `HistogramDataPoint`), one piece after the other.
     pub fn attributes(&self) -> [&[u8]; 2] {
         let head = self.head();
         let shared = head.shared.as_deref();

@@ -61,6 +61,17 @@ pub struct ValuePoint {
 }
 
 /// The points of one family.
+///
+/// ```
+/// use flowtap_model::Points;
+///
+/// let points = Points::Sums(Vec::new());
+/// for index in 0..points.len() {
+///     // Before the series of a point is read.
+///     points.look_ahead(index);
+/// }
+/// assert!(points.is_empty());
+/// ```
 #[derive(Clone, Debug)]
 pub enum Points {
     /// Of a counter or a gauge, in whole numbers.
@@ -116,6 +127,21 @@ pub struct FamilySnapshot {
 }
 
 /// Every family at the end of a window.
+///
+/// ```
+/// use std::time::Duration;
+/// use flowtap_model::{Snapshot, Timestamp};
+///
+/// let snapshot = Snapshot {
+///     pipeline: "flows".into(),
+///     at: Timestamp::from_nanos(5_000_000_000),
+///     window: Duration::from_secs(5),
+///     last: false,
+///     families: Vec::new(),
+/// };
+/// assert_eq!(snapshot.points(), 0);
+/// assert!(!snapshot.is_telemetry());
+/// ```
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The pipeline it comes from; empty for the daemon's own metrics, which come from none.

@@ -9,6 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 /// A moment, in nanoseconds since the Unix epoch (UTC). Good until the year 2554.
+///
+/// ```
+/// use std::time::Duration;
+/// use flowtap_model::Timestamp;
+///
+/// let at = Timestamp::from_nanos(1_500_000_000);
+/// assert_eq!(at.next_multiple(Duration::from_secs(1)), Timestamp::from_nanos(2_000_000_000));
+/// assert_eq!(at.plus(Duration::from_millis(1)).since(at), Duration::from_millis(1));
+/// assert_eq!(at.to_string(), "1.500000000");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(u64);
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::family::Naming;
 use crate::field::RecordField;
 
-/// A label. Its config spelling is its name, except that [`EventType`](Self::EventType) is exposed as `type`, too.
+/// A label. Its config spelling is its name, except that [`EventType`](Self::EventType) is also
+/// exposed as `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
