@@ -140,7 +140,7 @@ impl Chain {
 
     /// Restricts its receivers to `receivers`. Called when the others have delivered their last
     /// records, which otherwise would have no receiver.
-    pub(crate) fn detach_receivers_but(&mut self, receivers: &[ComponentId]) {
+    pub(crate) fn retain_receivers(&mut self, receivers: &[ComponentId]) {
         let mut leaving = Vec::new();
         self.feeds.retain(|id, feed| {
             let stays = receivers.contains(id);
@@ -155,7 +155,7 @@ impl Chain {
     }
 
     /// A receiver begins anew: it has not come anywhere yet, and whatever was open is for it to report.
-    pub(crate) fn restarts(&mut self, receiver: &ComponentId) {
+    pub(crate) fn reset_watermark(&mut self, receiver: &ComponentId) {
         if let Some(feed) = self.feeds.get_mut(receiver) {
             feed.watermark = None;
             let index = feed.index;
@@ -172,7 +172,7 @@ impl Chain {
     }
 
     /// Takes on what has changed: processors and window whose config is the same live on, with all that they know.
-    pub(crate) fn become_like(&mut self, processors: Vec<ProcessorNode>, window: WindowNode) {
+    pub(crate) fn reconcile(&mut self, processors: Vec<ProcessorNode>, window: WindowNode) {
         let mut before = std::mem::take(&mut self.processors);
         for new in processors {
             let same = |old: &ProcessorNode| old.id == new.id && old.fingerprint == new.fingerprint;
@@ -195,12 +195,12 @@ impl Chain {
     }
 
     /// Replaces the exporters that it feeds.
-    pub(crate) fn feed(&mut self, outlets: Vec<(ComponentId, Outlet)>) {
+    pub(crate) fn set_exporters(&mut self, outlets: Vec<(ComponentId, Outlet)>) {
         self.outlets = outlets;
     }
 
     /// Feeds `exporter` no more.
-    pub(crate) fn leave(&mut self, exporter: &ComponentId) {
+    pub(crate) fn detach_exporter(&mut self, exporter: &ComponentId) {
         self.outlets.retain(|(id, _)| id != exporter);
     }
 
@@ -252,7 +252,7 @@ impl Chain {
 
     /// The same for a pipeline that is removed while flowtap keeps running: its last snapshot is
     /// followed by one without families, which withdraws its series.
-    pub(crate) fn vanish(&mut self) {
+    pub(crate) fn retire(&mut self) {
         let at = Timestamp::now();
         self.finish(at);
         self.emit(Snapshot {

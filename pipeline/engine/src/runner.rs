@@ -37,7 +37,7 @@ use crate::chain::{Chain, Outlet, SharedChain, lock};
 pub use crate::chain::{ProcessorNode, WindowNode};
 use crate::pulse::Pulse;
 use crate::queue::SnapshotQueue;
-use crate::sink::{ChainSink, Fed};
+use crate::sink::{ChainSet, ChainSink};
 use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry, observe_scans, observe_windows};
 
 /// A receiver to run.
@@ -255,7 +255,7 @@ struct RunningPipeline {
 #[derive(Debug)]
 struct RunningReceiver {
     fingerprint: String,
-    chains: Fed,
+    chains: ChainSet,
     stop: CancellationToken,
     ends: oneshot::Receiver<ReceiverEnd>,
 }
@@ -318,7 +318,7 @@ impl Runner {
             for pipeline in self.pipelines.values() {
                 let receivers = pipeline.receivers.clone();
                 self.on_chain(&pipeline.chain, move |chain| {
-                    chain.detach_receivers_but(&receivers);
+                    chain.retain_receivers(&receivers);
                 })
                 .await;
             }
@@ -405,7 +405,7 @@ impl Runner {
             let leaving = leaving.clone();
             self.on_chain(&pipeline.chain, move |chain| {
                 for id in &leaving {
-                    chain.leave(id);
+                    chain.detach_exporter(id);
                 }
             })
             .await;
@@ -507,7 +507,7 @@ impl Runner {
         for name in gone {
             if let Some(pipeline) = self.pipelines.remove(&name) {
                 self.unfeed(&pipeline.chain);
-                self.on_chain(&pipeline.chain, Chain::vanish).await;
+                self.on_chain(&pipeline.chain, Chain::retire).await;
             }
         }
         for node in nodes {
@@ -519,8 +519,8 @@ impl Runner {
             if let Some(pipeline) = self.pipelines.get(&node.name) {
                 let receivers = node.receivers.clone();
                 let reconcile = move |chain: &mut Chain| {
-                    chain.feed(outlets);
-                    chain.become_like(node.processors, node.window);
+                    chain.set_exporters(outlets);
+                    chain.reconcile(node.processors, node.window);
                     chain.attach_receivers(&node.receivers);
                 };
                 self.on_chain(&pipeline.chain, reconcile).await;
@@ -595,7 +595,7 @@ impl Runner {
             }
         }
         for node in nodes {
-            let fed = self.fed_by(&node.id);
+            let fed = self.chains_of(&node.id);
             match self.receivers.get(&node.id) {
                 Some(running) => running.chains.store(Arc::new(fed)),
                 None => self.start_receiver(node, fed).await?,
@@ -607,7 +607,7 @@ impl Runner {
     }
 
     /// The chains that `receiver` feeds.
-    fn fed_by(&self, receiver: &ComponentId) -> Vec<SharedChain> {
+    fn chains_of(&self, receiver: &ComponentId) -> Vec<SharedChain> {
         let fed = self
             .pipelines
             .values()
@@ -628,10 +628,11 @@ impl Runner {
         if !continues {
             for chain in &fed {
                 let receiver = id.clone();
-                self.on_chain(chain, move |chain| chain.restarts(&receiver)).await;
+                self.on_chain(chain, move |chain| chain.reset_watermark(&receiver))
+                    .await;
             }
         }
-        let chains: Fed = Arc::new(ArcSwap::from_pointee(fed));
+        let chains: ChainSet = Arc::new(ArcSwap::from_pointee(fed));
         let telemetry = ReceiverTelemetry::new(&self.meter, &id);
         let pulse = Arc::new(Pulse::default());
         observe_scans(&self.meter, &id, &pulse);

@@ -15,13 +15,13 @@ use crate::pulse::Pulse;
 use crate::telemetry::ReceiverTelemetry;
 
 /// The chains that a receiver feeds; can be exchanged while it runs.
-pub(crate) type Fed = Arc<ArcSwap<Vec<SharedChain>>>;
+pub(crate) type ChainSet = Arc<ArcSwap<Vec<SharedChain>>>;
 
 /// The sink of one receiver: its batches and watermarks go into the chains of its pipelines.
 #[derive(Debug)]
 pub(crate) struct ChainSink {
     receiver: ComponentId,
-    chains: Fed,
+    chains: ChainSet,
     telemetry: ReceiverTelemetry,
     pulse: Arc<Pulse>,
     /// For every pipeline but the last, which gets the batch itself.
@@ -32,7 +32,7 @@ impl ChainSink {
     /// The sink of `receiver` into `chains`.
     pub(crate) fn new(
         receiver: ComponentId,
-        chains: Fed,
+        chains: ChainSet,
         telemetry: ReceiverTelemetry,
         pulse: Arc<Pulse>,
     ) -> Self {

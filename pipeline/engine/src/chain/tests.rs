@@ -4,7 +4,7 @@ use arc_swap::ArcSwap;
 use flowtap_pipeline::{Endpoint, Events, FlowRecord, Sink};
 
 use super::*;
-use crate::sink::{ChainSink, Fed};
+use crate::sink::{ChainSet, ChainSink};
 use crate::telemetry::ReceiverTelemetry;
 
 /// A call of the aggregator.
@@ -116,7 +116,7 @@ fn a_receiver_that_restarts_holds_the_window_and_its_connections_are_forgotten()
         chain.advance(&id(receiver), at(3));
     }
     witness.take();
-    chain.restarts(&id("slow"));
+    chain.reset_watermark(&id("slow"));
     chain.advance(&id("quick"), at(4));
     assert_eq!(witness.take(), [Shown::Forgotten(1)]);
     chain.advance(&id("slow"), at(6));
@@ -134,7 +134,7 @@ fn a_window_that_is_new_takes_a_receiver_that_is_behind_for_no_clock_that_was_se
     }
     witness.take();
     std::thread::sleep(Duration::from_millis(1));
-    chain.become_like(Vec::new(), witness.window("b"));
+    chain.reconcile(Vec::new(), witness.window("b"));
     let began = chain.began;
     assert!(began > start);
     chain.advance(&id("quick"), began.plus(Duration::from_secs(1)));
@@ -151,7 +151,7 @@ fn windows_follow_a_receivers_clock_that_was_set_back_also_while_it_restarted() 
     chain.advance(&id("one"), start);
     assert_eq!(witness.take(), [Shown::To(later), Shown::To(start)]);
     chain.advance(&id("one"), later);
-    chain.restarts(&id("one"));
+    chain.reset_watermark(&id("one"));
     chain.advance(&id("one"), start);
     assert_eq!(
         witness.take(),
@@ -166,7 +166,7 @@ fn what_a_receiver_still_hands_on_counts_until_it_is_detached_and_its_index_is_f
     chain.accept(&id("first"), &mut record());
     chain.attach_receivers(&ids(&["second", "third"]));
     chain.accept(&id("first"), &mut record());
-    chain.detach_receivers_but(&ids(&["second", "third"]));
+    chain.retain_receivers(&ids(&["second", "third"]));
     chain.accept(&id("first"), &mut record());
     chain.attach_receivers(&ids(&["fourth"]));
     chain.accept(&id("fourth"), &mut record());
@@ -188,7 +188,7 @@ fn a_receiver_is_asked_for_a_census_by_the_pipelines_that_it_feeds_alone() {
     let chain: SharedChain = Arc::new(Mutex::new(chain(&witness, &["first", "second"])));
     let sink = |receiver| {
         let telemetry = ReceiverTelemetry::new(&opentelemetry::global::meter("test"), &id(receiver));
-        let fed: Fed = Arc::new(ArcSwap::from_pointee(vec![Arc::clone(&chain)]));
+        let fed: ChainSet = Arc::new(ArcSwap::from_pointee(vec![Arc::clone(&chain)]));
         ChainSink::new(id(receiver), fed, telemetry, Arc::default())
     };
     assert!(!sink("first").wants_census());
