@@ -125,14 +125,14 @@ impl Coverage {
 
 /// A sink with the comparison in front of it.
 #[derive(Debug)]
-pub(crate) struct Outlet<'a> {
+pub(crate) struct MeteredSink<'a> {
     /// Where the pipelines are.
     pub(crate) sink: &'a mut dyn Sink,
     /// Sees all that goes there.
     pub(crate) coverage: &'a mut Coverage,
 }
 
-impl Outlet<'_> {
+impl MeteredSink<'_> {
     /// Hands a batch to the pipelines, and empties it.
     pub(crate) fn accept(&mut self, batch: &mut FlowBatch) {
         self.coverage.observe(&batch.records);

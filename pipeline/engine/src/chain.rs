@@ -16,14 +16,14 @@ use crate::telemetry::ExporterTelemetry;
 
 /// An exporter's queue with its counters.
 #[derive(Clone, Debug)]
-pub struct Outlet {
+pub struct ExporterHandle {
     /// The queue.
     pub queue: Arc<SnapshotQueue>,
     /// The exporter's counters.
     pub telemetry: ExporterTelemetry,
 }
 
-impl Outlet {
+impl ExporterHandle {
     pub(crate) fn push(&self, snapshot: Arc<Snapshot>) {
         for gave_way in self.queue.push(snapshot) {
             self.telemetry.enqueue_failed(gave_way.points() as u64);
@@ -54,7 +54,7 @@ pub struct Chain {
     name: Arc<str>,
     processors: Vec<ProcessorNode>,
     window: WindowNode,
-    outlets: Vec<(ComponentId, Outlet)>,
+    exporters: Vec<(ComponentId, ExporterHandle)>,
     feeds: BTreeMap<ComponentId, Feed>,
     /// Where the first window began. A watermark before that is of a receiver whose interval is longer, and not of a clock that
     /// was set back.
@@ -79,7 +79,7 @@ impl std::fmt::Debug for Chain {
         f.debug_struct("Chain")
             .field("name", &self.name)
             .field("processors", &self.processors.len())
-            .field("outlets", &self.outlets)
+            .field("exporters", &self.exporters)
             .field("feeds", &self.feeds)
             .finish_non_exhaustive()
     }
@@ -100,7 +100,7 @@ impl Chain {
         name: Arc<str>,
         processors: Vec<ProcessorNode>,
         mut window: WindowNode,
-        outlets: Vec<(ComponentId, Outlet)>,
+        exporters: Vec<(ComponentId, ExporterHandle)>,
     ) -> Self {
         let began = Timestamp::now();
         window.aggregator.begin(began);
@@ -108,7 +108,7 @@ impl Chain {
             name,
             processors,
             window,
-            outlets,
+            exporters,
             feeds: BTreeMap::new(),
             began,
             closed_at: Arc::default(),
@@ -195,13 +195,13 @@ impl Chain {
     }
 
     /// Replaces the exporters that it feeds.
-    pub(crate) fn set_exporters(&mut self, outlets: Vec<(ComponentId, Outlet)>) {
-        self.outlets = outlets;
+    pub(crate) fn set_exporters(&mut self, exporters: Vec<(ComponentId, ExporterHandle)>) {
+        self.exporters = exporters;
     }
 
     /// Feeds `exporter` no more.
     pub(crate) fn detach_exporter(&mut self, exporter: &ComponentId) {
-        self.outlets.retain(|(id, _)| id != exporter);
+        self.exporters.retain(|(id, _)| id != exporter);
     }
 
     pub(crate) fn accept(&mut self, receiver: &ComponentId, batch: &mut FlowBatch) {
@@ -267,8 +267,8 @@ impl Chain {
     fn emit(&self, snapshot: Snapshot) {
         self.closed_at.store(snapshot.at.as_nanos(), Ordering::Relaxed);
         let snapshot = Arc::new(snapshot);
-        for (_, outlet) in &self.outlets {
-            outlet.push(Arc::clone(&snapshot));
+        for (_, handle) in &self.exporters {
+            handle.push(Arc::clone(&snapshot));
         }
     }
 }

@@ -30,7 +30,7 @@ use super::losses::{ChannelLosses, LossTelemetry};
 use super::sockets::broken;
 use crate::census::{self, CensusPlan};
 use crate::containers::Containers;
-use crate::coverage::Outlet;
+use crate::coverage::MeteredSink;
 use crate::listen_scan;
 
 /// Events per message of the channel.
@@ -65,13 +65,13 @@ pub(super) async fn run(
     config: &Config,
     losses: &mut LossTelemetry,
     left: Left,
-    mut outlet: Outlet<'_>,
+    mut output: MeteredSink<'_>,
     stop: CancellationToken,
 ) -> Result<Left, StageError> {
     // A message holds at least one event, so this many messages are never short of room.
     let (sender, receiver) = channel(config.channel_capacity.max(1));
     let queued = Arc::new(AtomicUsize::new(0));
-    let census_wanted = Arc::new(AtomicBool::new(outlet.wants_census()));
+    let census_wanted = Arc::new(AtomicBool::new(output.wants_census()));
     let reader = Reader {
         left,
         sender,
@@ -96,7 +96,7 @@ pub(super) async fn run(
             runtime.block_on(reader.run(Ticker::new(interval), Ticker::new(rescan), proc_root, stop))
         })
         .map_err(broken)?;
-    consume(receiver, &queued, &census_wanted, losses, &mut outlet).await;
+    consume(receiver, &queued, &census_wanted, losses, &mut output).await;
     match reading.join() {
         Ok(ended) => ended.map_err(broken),
         Err(panic) => std::panic::resume_unwind(panic),
@@ -109,13 +109,13 @@ async fn consume(
     queued: &AtomicUsize,
     census_wanted: &AtomicBool,
     losses: &mut LossTelemetry,
-    outlet: &mut Outlet<'_>,
+    output: &mut MeteredSink<'_>,
 ) {
     while let Some(message) = receiver.recv().await {
         match message {
             Message::Batch(mut batch) => {
                 queued.fetch_sub(batch.records.len(), Ordering::AcqRel);
-                outlet.accept(&mut batch);
+                output.accept(&mut batch);
             }
             Message::Tick(at, lost) => {
                 if let Some(kernel) = &lost.kernel {
@@ -123,9 +123,9 @@ async fn consume(
                 }
                 losses.update_misses(&lost.misses);
                 losses.update_channel(&lost.channel);
-                outlet.watermark(at);
+                output.watermark(at);
                 // By the reader's next tick. Asked here: it must not wait for a pipeline.
-                census_wanted.store(outlet.wants_census(), Ordering::Release);
+                census_wanted.store(output.wants_census(), Ordering::Release);
             }
         }
     }

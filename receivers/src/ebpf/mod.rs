@@ -35,7 +35,7 @@ use self::handover::Handover;
 use self::losses::{ChannelLosses, LossTelemetry};
 use crate::census::CensusPlan;
 use crate::containers::Containers;
-use crate::coverage::{Coverage, Outlet};
+use crate::coverage::{Coverage, MeteredSink};
 use crate::sock_diag::{self, SockDiagReceiver};
 
 /// The ring of mode `sockets`, unless the config says otherwise: what some 20,000 connections say when they open or close. With it
@@ -230,7 +230,7 @@ impl Receiver for EbpfReceiver {
             let Some((programs, mut coverage, reason)) = self.programs.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
-            let outlet = Outlet {
+            let output = MeteredSink {
                 sink,
                 coverage: &mut coverage,
             };
@@ -241,7 +241,7 @@ impl Receiver for EbpfReceiver {
                         config,
                         losses,
                         sockets: *sockets,
-                        outlet,
+                        output,
                         batch,
                         containers,
                         census,
@@ -250,11 +250,11 @@ impl Receiver for EbpfReceiver {
                     Programs::Sockets(Box::new(sockets), FlowBatch::default(), containers, census)
                 }
                 Programs::Events(left) => {
-                    let left = events::run(config, losses, *left, outlet, stop).await?;
+                    let left = events::run(config, losses, *left, output, stop).await?;
                     Programs::Events(Box::new(left))
                 }
                 Programs::SockDiag(mut receiver) => {
-                    receiver.capture(outlet, stop).await?;
+                    receiver.capture(output, stop).await?;
                     Programs::SockDiag(receiver)
                 }
             };

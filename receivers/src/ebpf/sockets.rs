@@ -20,7 +20,7 @@ use super::convert;
 use super::losses::LossTelemetry;
 use crate::census::{self, CensusPlan};
 use crate::containers::Containers;
-use crate::coverage::Outlet;
+use crate::coverage::MeteredSink;
 use crate::listen_scan;
 
 /// Records after which a batch is passed on, so that it stays in the cache.
@@ -31,7 +31,7 @@ pub(super) struct Capture<'a> {
     pub(super) config: &'a Config,
     pub(super) losses: &'a mut LossTelemetry,
     pub(super) sockets: Sockets,
-    pub(super) outlet: Outlet<'a>,
+    pub(super) output: MeteredSink<'a>,
     pub(super) batch: FlowBatch,
     pub(super) containers: Containers,
     pub(super) census: CensusPlan,
@@ -52,13 +52,13 @@ impl Capture<'_> {
                     let now = Timestamp::now();
                     // A census that is due is left to the receiver that continues.
                     self.collect(false)?;
-                    self.outlet.watermark(now);
+                    self.output.watermark(now);
                     return Ok((self.sockets, self.containers, self.census));
                 }
                 tick = ticks.tick() => {
                     let census = self.is_census_due();
                     self.collect(census)?;
-                    self.outlet.watermark(tick);
+                    self.output.watermark(tick);
                 }
                 filled = watch.filled() => {
                     filled.map_err(broken)?;
@@ -82,7 +82,7 @@ impl Capture<'_> {
             // Logged when the losses are read.
             _ => self.census.lost(),
         };
-        self.census.is_due(self.outlet.wants_census(), lost)
+        self.census.is_due(self.output.wants_census(), lost)
     }
 
     /// Everything that has moved up to now; in a `census` also everything that is open.
@@ -90,7 +90,7 @@ impl Capture<'_> {
         self.hand_on();
         let Self {
             sockets,
-            outlet,
+            output,
             batch,
             containers,
             ..
@@ -98,7 +98,7 @@ impl Capture<'_> {
         if census {
             census::begin(batch);
         }
-        let each = |event| take(batch, containers, outlet, event);
+        let each = |event| take(batch, containers, output, event);
         let scanned = if census {
             sockets.scan_census(each)
         } else {
@@ -114,7 +114,7 @@ impl Capture<'_> {
                 if census {
                     self.census.failed();
                 }
-                self.outlet.scan_failed(&error);
+                self.output.scan_failed(&error);
                 tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
             }
         }
@@ -133,13 +133,13 @@ impl Capture<'_> {
     fn drain(&mut self) -> Result<(), StageError> {
         let Self {
             sockets,
-            outlet,
+            output,
             batch,
             containers,
             ..
         } = self;
         sockets
-            .drain(|event| take(batch, containers, outlet, event))
+            .drain(|event| take(batch, containers, output, event))
             .map_err(broken)?;
         self.hand_on();
         Ok(())
@@ -159,7 +159,7 @@ impl Capture<'_> {
     }
 
     fn hand_on(&mut self) {
-        self.outlet.accept(&mut self.batch);
+        self.output.accept(&mut self.batch);
     }
 }
 
@@ -179,10 +179,10 @@ pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &m
 }
 
 /// Adds `event` to the batch, and hands the batch on when it is full.
-fn take(batch: &mut FlowBatch, containers: &mut Containers, outlet: &mut Outlet<'_>, event: Event) {
+fn take(batch: &mut FlowBatch, containers: &mut Containers, output: &mut MeteredSink<'_>, event: Event) {
     convert::push(batch, containers, event);
     if batch.records.len() >= BATCH_RECORDS {
-        outlet.accept(batch);
+        output.accept(batch);
     }
 }
 

@@ -14,7 +14,7 @@ use super::counters::{Before, Counters, Payload};
 use super::dump::{Dump, Dumper, Socket};
 use super::roles::Roles;
 use super::telemetry::{Refused, Telemetry};
-use crate::coverage::Outlet;
+use crate::coverage::MeteredSink;
 
 /// Records of this many connections go to the pipelines at once.
 const BATCH: usize = 4096;
@@ -32,7 +32,7 @@ pub(super) struct Capture<'a> {
     /// Without it, a connection that is in the dump no more has closed.
     pub(super) closes: Option<Closes>,
     pub(super) table: Table,
-    pub(super) outlet: Outlet<'a>,
+    pub(super) output: MeteredSink<'a>,
 }
 
 impl Capture<'_> {
@@ -55,13 +55,13 @@ impl Capture<'_> {
             closes.finish();
         }
         self.take_closes(at);
-        self.outlet.watermark(at);
+        self.output.watermark(at);
     }
 
     /// Dumps, passes on what moved and what closed, and then the watermark.
     pub(super) fn collect(&mut self, at: Timestamp) {
         self.look(at);
-        self.outlet.watermark(at);
+        self.output.watermark(at);
     }
 
     fn look(&mut self, at: Timestamp) {
@@ -69,7 +69,7 @@ impl Capture<'_> {
             Ok(found) => self.compare(found, at),
             Err(error) => {
                 self.telemetry.dump_failed();
-                self.outlet.scan_failed(&error);
+                self.output.scan_failed(&error);
                 tracing::warn!(%error, "a dump of the sockets was cut short; the next one makes up for it");
             }
         }
@@ -86,7 +86,7 @@ impl Capture<'_> {
             at,
             awaits_closes: self.closes.is_some(),
             // The table loses no close, so only a window that is new needs one.
-            census: self.outlet.wants_census(),
+            census: self.output.wants_census(),
         };
         self.table.compare(found, look);
     }
@@ -101,7 +101,7 @@ impl Capture<'_> {
                     self.telemetry.refused(refused, 1);
                 }
                 if self.table.batch.records.len() >= BATCH {
-                    self.outlet.accept(&mut self.table.batch);
+                    self.output.accept(&mut self.table.batch);
                 }
             }
             let lost = taken.overrun + taken.rejected;
@@ -130,7 +130,7 @@ impl Capture<'_> {
     }
 
     fn flush(&mut self) {
-        self.outlet.accept(&mut self.table.batch);
+        self.output.accept(&mut self.table.batch);
     }
 
     fn ephemeral_ports(&mut self) -> EphemeralPorts {

@@ -47,7 +47,7 @@ use self::closes::Closes;
 use self::dump::Dump;
 pub(crate) use self::dump::Dumper;
 use self::telemetry::Telemetry;
-use crate::coverage::{Coverage, Outlet};
+use crate::coverage::{Coverage, MeteredSink};
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -164,7 +164,7 @@ impl SockDiagReceiver {
     /// Passes what dumps and closes show to `outlet` until `stop`.
     pub(crate) async fn capture<'a>(
         &'a mut self,
-        outlet: Outlet<'a>,
+        output: MeteredSink<'a>,
         stop: CancellationToken,
     ) -> Result<(), StageError> {
         let Some(Opened {
@@ -183,7 +183,7 @@ impl SockDiagReceiver {
             dumper,
             closes,
             table: Table::new(netns, start),
-            outlet,
+            output,
         };
         capture.adopt(found, Timestamp::now());
         let mut ticks = Ticker::new(self.config.interval);
@@ -223,7 +223,7 @@ impl Receiver for SockDiagReceiver {
                 return Err(StageError::Other("run without start".into()));
             };
             let coverage = &mut coverage;
-            self.capture(Outlet { sink, coverage }, stop).await
+            self.capture(MeteredSink { sink, coverage }, stop).await
         }
         .boxed()
     }

@@ -9,7 +9,7 @@ use flowtap_pipeline::{Snapshot, Timestamp};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use crate::chain::Outlet;
+use crate::chain::ExporterHandle;
 
 /// Returns the daemon's own metrics as they stand.
 pub type Collect = Box<dyn FnMut(Reading) -> Snapshot + Send + Sync>;
@@ -24,13 +24,13 @@ struct Source {
 /// A task that pushes the daemon's own metrics.
 pub(super) struct OwnMetrics {
     source: Arc<Mutex<Source>>,
-    outlets: Arc<ArcSwap<Vec<Outlet>>>,
+    exporters: Arc<ArcSwap<Vec<ExporterHandle>>>,
     task: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for OwnMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("OwnMetrics").field(&self.outlets).finish()
+        f.debug_tuple("OwnMetrics").field(&self.exporters).finish()
     }
 }
 
@@ -43,8 +43,8 @@ impl OwnMetrics {
             since,
             finished: false,
         }));
-        let outlets = Arc::new(ArcSwap::from_pointee(Vec::new()));
-        let (read, targets) = (Arc::clone(&source), Arc::clone(&outlets));
+        let exporters = Arc::new(ArcSwap::from_pointee(Vec::new()));
+        let (read, targets) = (Arc::clone(&source), Arc::clone(&exporters));
         let task = tokio::spawn(async move {
             let mut ticks = interval_at(tokio::time::Instant::now() + interval, interval);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -55,20 +55,20 @@ impl OwnMetrics {
         });
         Self {
             source,
-            outlets,
+            exporters,
             task,
         }
     }
 
     /// Pushes to these exporters from now on.
-    pub(super) fn set(&self, outlets: Vec<Outlet>) {
-        self.outlets.store(Arc::new(outlets));
+    pub(super) fn set(&self, exporters: Vec<ExporterHandle>) {
+        self.exporters.store(Arc::new(exporters));
     }
 
     /// Pushes the metrics a last time.
     pub(super) async fn finish(&self) {
         self.task.abort();
-        push(&self.source, &self.outlets, true).await;
+        push(&self.source, &self.exporters, true).await;
     }
 }
 
@@ -78,11 +78,11 @@ impl Drop for OwnMetrics {
     }
 }
 
-async fn push(source: &Arc<Mutex<Source>>, outlets: &Arc<ArcSwap<Vec<Outlet>>>, last: bool) {
-    if outlets.load().is_empty() {
+async fn push(source: &Arc<Mutex<Source>>, exporters: &Arc<ArcSwap<Vec<ExporterHandle>>>, last: bool) {
+    if exporters.load().is_empty() {
         return;
     }
-    let (source, outlets) = (Arc::clone(source), Arc::clone(outlets));
+    let (source, exporters) = (Arc::clone(source), Arc::clone(exporters));
     // Instruments read /proc when they are asked, and a queue may block until it has room.
     let work = move || {
         // Held until the queues have it: a task that is aborted leaves this running, and its snapshot must not follow the last one.
@@ -99,8 +99,8 @@ async fn push(source: &Arc<Mutex<Source>>, outlets: &Arc<ArcSwap<Vec<Outlet>>>, 
         };
         source.since = at;
         let snapshot = Arc::new((source.collect)(reading));
-        for outlet in outlets.load().iter() {
-            outlet.push(Arc::clone(&snapshot));
+        for handle in exporters.load().iter() {
+            handle.push(Arc::clone(&snapshot));
         }
     };
     // A panic has been reported by the hook; the next push tries again.
