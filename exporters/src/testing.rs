@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{
     BuildContext, ClusterState, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint,
-    LabelValue, Live, Naming, NodeInfo, Points, Resource, Series, Snapshot, SumPoint, Timestamp,
+    LabelValue, Naming, NodeInfo, Points, Published, Resource, Series, Snapshot, SumPoint, Timestamp,
 };
 
 const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
@@ -63,8 +63,8 @@ pub(crate) fn context() -> BuildContext {
         meter: opentelemetry::global::meter("test"),
         several_pipelines: false,
         resource: Arc::new(resource()),
-        node: Live::new(NodeInfo::default()),
-        cluster: Live::new(ClusterState::default()),
+        node: Published::new(NodeInfo::default()),
+        cluster: Published::new(ClusterState::default()),
         memory: Arc::default(),
         status: flowtap_pipeline::StatusBoard::default(),
         strict: false,

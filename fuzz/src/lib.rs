@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use flowtap_exporters::prometheus;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, ClusterState, FlowBatch, Live, NodeInfo, Processor, ProcessorConfig,
-    ProcessorStage, Timestamp,
+    Aggregator, BuildContext, ClusterState, FlowBatch, NodeInfo, Processor, ProcessorConfig, ProcessorStage,
+    Published, Timestamp,
 };
 use flowtap_processors::{direction, policy, window};
 
@@ -30,8 +30,8 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline on the machine `node`; `None` if it can't be built.
     pub fn new(node: NodeInfo, began: Timestamp) -> Option<Self> {
-        let node = Live::new(node);
-        let cluster = Live::new(ClusterState::default());
+        let node = Published::new(node);
+        let cluster = Published::new(ClusterState::default());
         let build = |config: &dyn ProcessorConfig, id: &str| {
             let context = BuildContext {
                 id: id.parse().ok()?,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use flowtap_pipeline::{BuildContext, ClusterState, Endpoint, FlowRecord, Live, NodeInfo};
+use flowtap_pipeline::{BuildContext, ClusterState, Endpoint, FlowRecord, NodeInfo, Published};
 
 /// A context on a node like `node`, with instruments that nobody reads.
 pub(crate) fn context(node: NodeInfo) -> BuildContext {
@@ -12,8 +12,8 @@ pub(crate) fn context(node: NodeInfo) -> BuildContext {
         meter: opentelemetry::global::meter("test"),
         several_pipelines: false,
         resource: std::sync::Arc::default(),
-        node: Live::new(node),
-        cluster: Live::new(ClusterState::default()),
+        node: Published::new(node),
+        cluster: Published::new(ClusterState::default()),
         memory: std::sync::Arc::default(),
         status: flowtap_pipeline::StatusBoard::default(),
         strict: false,

@@ -8,7 +8,8 @@ use flowtap_config::{Config, PipelineConfig};
 use flowtap_exporters::prometheus;
 use flowtap_pipeline::component::downcast;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, ClusterState, ComponentId, Live, NodeInfo, Processor, ProcessorStage, Snapshot,
+    Aggregator, BuildContext, ClusterState, ComponentId, NodeInfo, Processor, ProcessorStage, Published,
+    Snapshot,
 };
 use flowtap_receivers::replay::{Frame, Reader, RecordingError};
 use opentelemetry::metrics::Meter;
@@ -64,8 +65,8 @@ impl Recording {
             meter: silent(),
             several_pipelines: false,
             resource: Arc::default(),
-            node: Live::new(self.node.clone()),
-            cluster: Live::new(ClusterState::default()),
+            node: Published::new(self.node.clone()),
+            cluster: Published::new(ClusterState::default()),
             memory: Arc::default(),
             status: flowtap_pipeline::StatusBoard::default(),
             strict: true,

@@ -1,6 +1,6 @@
 //! Watches what ranges and names are made of, and publishes it as a whole.
 //!
-//! In: the Kubernetes API. Out: a [`ClusterState`] in a [`Live`]. The rules:
+//! In: the Kubernetes API. Out: a [`ClusterState`] in a [`Published`]. The rules:
 //!
 //! 1. Pod ranges come from kubeadm's `ConfigMap` and the nodes' `podCIDRs`; service ranges from that `ConfigMap` and the
 //!    `ServiceCIDR` objects; DNS from the services of kube-system with the label `k8s-app=kube-dns`.
@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtap_pipeline::{ClusterState, Live, Timestamp};
+use flowtap_pipeline::{ClusterState, Published, Timestamp};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
@@ -147,7 +147,7 @@ impl Telemetry {
 pub async fn watch(
     config: WatchConfig,
     client: Client,
-    cluster: Arc<Live<ClusterState>>,
+    cluster: Arc<Published<ClusterState>>,
     meter: &Meter,
     stop: CancellationToken,
 ) {

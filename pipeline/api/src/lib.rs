@@ -16,7 +16,7 @@
 //! | [`schema`] | JSON Schema for config values that are formatted strings |
 //! | [`queue`] | [`QueueConfig`]: the bounded queue in front of each exporter |
 //! | [`memory`] | [`Memory`]: memory pressure |
-//! | [`live`] | [`Live`]: a value that is replaced as a whole while others read it |
+//! | [`live`] | [`Published`]: a value that is replaced as a whole while others read it |
 //! | [`plain`](mod@plain) | foreign text, made safe for logs and terminals |
 //! | [`status`] | [`StatusBoard`]: health of each component |
 //! | [`ticker`] | [`Ticker`]: ticks on multiples of an interval |
@@ -50,7 +50,7 @@ pub use flowtap_model::{
     ValuePoint, batch, catalog, cluster, family, labels, node, record, resource, series, snapshot, time,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
-pub use live::{Live, Seen};
+pub use live::{Published, Subscription};
 pub use memory::{Memory, MemoryState};
 pub use queue::{QueueConfig, WhenFull};
 pub use sink::Sink;

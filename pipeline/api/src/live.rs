@@ -1,6 +1,6 @@
 //! A value that is replaced as a whole while others look at it: this machine's addresses, the cluster's ranges and names.
 //!
-//! Readers on a hot path hold a [`Seen`], which costs one load and one comparison of pointers as
+//! Readers on a hot path hold a [`Subscription`], which costs one load and one comparison of pointers as
 //! long as nothing has changed.
 
 use std::fmt;
@@ -11,17 +11,17 @@ use arc_swap::ArcSwap;
 /// The value, shared by its writer and its readers.
 ///
 /// ```
-/// use flowtap_pipeline::{Live, Seen};
+/// use flowtap_pipeline::{Published, Subscription};
 ///
-/// let value = Live::new(1);
-/// let mut reader = Seen::new(&value);
+/// let value = Published::new(1);
+/// let mut reader = Subscription::new(&value);
 /// value.store(2);
 /// assert!(reader.refresh());
 /// assert_eq!(**reader.last(), 2);
 /// ```
-pub struct Live<T>(ArcSwap<T>);
+pub struct Published<T>(ArcSwap<T>);
 
-impl<T> Live<T> {
+impl<T> Published<T> {
     /// Begins with `value`.
     pub fn new(value: T) -> Arc<Self> {
         Arc::new(Self(ArcSwap::from_pointee(value)))
@@ -38,35 +38,35 @@ impl<T> Live<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Live<T> {
+impl<T: fmt::Debug> fmt::Debug for Published<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Live").field(&self.load()).finish()
+        f.debug_tuple("Published").field(&self.load()).finish()
     }
 }
 
 /// A reader, and the value that it read last.
 ///
 /// ```
-/// use flowtap_pipeline::{Live, Seen};
+/// use flowtap_pipeline::{Published, Subscription};
 ///
-/// let value = Live::new("old");
-/// let mut reader = Seen::new(&value);
+/// let value = Published::new("old");
+/// let mut reader = Subscription::new(&value);
 /// assert!(!reader.refresh());
 /// value.store("new");
 /// assert!(reader.refresh());
 /// ```
 #[derive(Debug)]
-pub struct Seen<T> {
-    live: Arc<Live<T>>,
+pub struct Subscription<T> {
+    published: Arc<Published<T>>,
     last: Arc<T>,
 }
 
-impl<T> Seen<T> {
+impl<T> Subscription<T> {
     /// Sees what is there now.
-    pub fn new(live: &Arc<Live<T>>) -> Self {
+    pub fn new(published: &Arc<Published<T>>) -> Self {
         Self {
-            live: Arc::clone(live),
-            last: live.load(),
+            published: Arc::clone(published),
+            last: published.load(),
         }
     }
 
@@ -77,7 +77,7 @@ impl<T> Seen<T> {
 
     /// Looks again; whether it was replaced since.
     pub fn refresh(&mut self) -> bool {
-        let now = self.live.0.load();
+        let now = self.published.0.load();
         let changed = !Arc::ptr_eq(&now, &self.last);
         if changed {
             self.last = Arc::clone(&now);
@@ -92,12 +92,12 @@ mod tests {
 
     #[test]
     fn a_replacement_is_seen_once() {
-        let live = Live::new(1);
-        let mut seen = Seen::new(&live);
-        assert!(!seen.refresh());
-        live.store(2);
-        assert!(seen.refresh());
-        assert_eq!(**seen.last(), 2);
-        assert!(!seen.refresh());
+        let published = Published::new(1);
+        let mut subscription = Subscription::new(&published);
+        assert!(!subscription.refresh());
+        published.store(2);
+        assert!(subscription.refresh());
+        assert_eq!(**subscription.last(), 2);
+        assert!(!subscription.refresh());
     }
 }

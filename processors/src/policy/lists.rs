@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use flowtap_pipeline::{Live, PeerClass};
+use flowtap_pipeline::{PeerClass, Published};
 
 use super::config::{Config, Entry};
 use super::table::Source;
@@ -119,9 +119,9 @@ fn read_file(path: &Path, ranges: &mut Vec<Cidr>) -> Result<(), ListError> {
 ///
 /// # Errors
 /// [`ListError`] for what can't be read now.
-pub(super) fn follow(config: &Config) -> Result<Arc<Live<Lists>>, ListError> {
+pub(super) fn follow(config: &Config) -> Result<Arc<Published<Lists>>, ListError> {
     let stamps = stamps(config);
-    let live = Live::new(Lists::read(config)?);
+    let live = Published::new(Lists::read(config)?);
     if !stamps.is_empty() {
         let (config, followers) = (config.clone(), Arc::downgrade(&live));
         let watching = thread::Builder::new()
@@ -135,7 +135,7 @@ pub(super) fn follow(config: &Config) -> Result<Arc<Live<Lists>>, ListError> {
 }
 
 /// Looks at the files until nobody follows the lists any more.
-fn watch(config: &Config, mut before: Vec<Stamp>, live: &Weak<Live<Lists>>) {
+fn watch(config: &Config, mut before: Vec<Stamp>, live: &Weak<Published<Lists>>) {
     loop {
         thread::sleep(LOOK_INTERVAL);
         let Some(live) = live.upgrade() else { return };

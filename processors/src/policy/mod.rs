@@ -24,7 +24,9 @@ mod table;
 
 use std::sync::Arc;
 
-use flowtap_pipeline::{BuildContext, ClusterRanges, ClusterState, FlowBatch, NodeInfo, Processor, Seen};
+use flowtap_pipeline::{
+    BuildContext, ClusterRanges, ClusterState, FlowBatch, NodeInfo, Processor, Subscription,
+};
 
 pub use self::config::{Config, Entry, FACTORY, OwnClass};
 pub use self::lists::{ListError, Lists};
@@ -33,9 +35,9 @@ pub use self::table::{Rule, Source, Tables};
 /// The processor.
 #[derive(Debug)]
 pub struct Policy {
-    lists: Seen<Lists>,
-    node: Seen<NodeInfo>,
-    cluster: Seen<ClusterState>,
+    lists: Subscription<Lists>,
+    node: Subscription<NodeInfo>,
+    cluster: Subscription<ClusterState>,
     /// Ranges that the tables were built from.
     ranges: Arc<ClusterRanges>,
     tables: Tables,
@@ -47,8 +49,11 @@ impl Policy {
     /// # Errors
     /// [`ListError`] for a file of a list that can't be read.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, ListError> {
-        let lists = Seen::new(&lists::follow(config)?);
-        let (node, cluster) = (Seen::new(&context.node), Seen::new(&context.cluster));
+        let lists = Subscription::new(&lists::follow(config)?);
+        let (node, cluster) = (
+            Subscription::new(&context.node),
+            Subscription::new(&context.cluster),
+        );
         let ranges = Arc::clone(&cluster.last().ranges);
         Ok(Self {
             tables: Tables::new(lists.last(), node.last(), &ranges),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flowtap_pipeline::node::EphemeralPorts;
 use flowtap_pipeline::{
-    Census, Events, FlowBatch, FlowRecord, ListenChange, NodeInfo, Role, RoleSource, Seen, Timestamp,
+    Census, Events, FlowBatch, FlowRecord, ListenChange, NodeInfo, Role, RoleSource, Subscription, Timestamp,
 };
 use netlink_packet_sock_diag::constants::TCP_CLOSE;
 
@@ -27,7 +27,7 @@ const MAX_HELD: usize = 1 << 16;
 
 pub(super) struct Capture<'a> {
     pub(super) telemetry: &'a Telemetry,
-    pub(super) node: Seen<NodeInfo>,
+    pub(super) node: Subscription<NodeInfo>,
     pub(super) dumper: Dumper,
     /// Without it, a connection that is in the dump no more has closed.
     pub(super) closes: Option<Closes>,

@@ -18,8 +18,8 @@ use flowtap_exporters::{otlp, prometheus};
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, ClusterState, Endpoint, FlowBatch, FlowRecord, KubernetesNames, Live, NodeInfo,
-    Processor, Role, RoleSource, Snapshot, Timestamp,
+    Aggregator, BuildContext, ClusterState, Endpoint, FlowBatch, FlowRecord, KubernetesNames, NodeInfo,
+    Processor, Published, Role, RoleSource, Snapshot, Timestamp,
 };
 use flowtap_processors::direction::Direction;
 use flowtap_processors::policy::{self, Policy};
@@ -101,8 +101,8 @@ fn context() -> BuildContext {
         meter: opentelemetry::global::meter("bench"),
         several_pipelines: false,
         resource: Arc::default(),
-        node: Live::new(NodeInfo::default()),
-        cluster: Live::new(ClusterState::default()),
+        node: Published::new(NodeInfo::default()),
+        cluster: Published::new(ClusterState::default()),
         memory: Arc::default(),
         status: flowtap_pipeline::StatusBoard::default(),
         strict: true,
