@@ -15,7 +15,7 @@
 //! | [`sink`] | [`Sink`]: the pipelines as a receiver sees them |
 //! | [`schema`] | JSON Schema for config values that are formatted strings |
 //! | [`queue`] | [`QueueConfig`]: the bounded queue in front of each exporter |
-//! | [`memory`] | [`Memory`]: memory pressure |
+//! | [`memory`] | [`SharedMemoryPressure`]: memory pressure |
 //! | [`live`] | [`Published`]: a value that is replaced as a whole while others read it |
 //! | [`plain`](mod@plain) | foreign text, made safe for logs and terminals |
 //! | [`status`] | [`StatusBoard`]: health of each component |
@@ -51,7 +51,7 @@ pub use flowtap_model::{
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};
-pub use memory::{Memory, MemoryState};
+pub use memory::{MemoryPressure, SharedMemoryPressure};
 pub use queue::{QueueConfig, WhenFull};
 pub use sink::Sink;
 pub use stage::{

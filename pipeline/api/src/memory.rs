@@ -5,23 +5,23 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// Degree of memory pressure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum MemoryState {
+pub enum MemoryPressure {
     /// There is enough.
     #[default]
-    Ample,
+    None,
     /// Above the soft limit: no new series.
-    Short,
+    Soft,
     /// Above the hard limit: records are shed.
-    Exhausted,
+    Hard,
 }
 
-impl MemoryState {
+impl MemoryPressure {
     /// For logs.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Ample => "ample",
-            Self::Short => "short",
-            Self::Exhausted => "exhausted",
+            Self::None => "ample",
+            Self::Soft => "short",
+            Self::Hard => "exhausted",
         }
     }
 }
@@ -29,26 +29,26 @@ impl MemoryState {
 /// The state that everybody looks at: one load, so that it can be asked for each batch.
 ///
 /// ```
-/// use flowtap_pipeline::{Memory, MemoryState};
+/// use flowtap_pipeline::{SharedMemoryPressure, MemoryPressure};
 ///
-/// let memory = Memory::default();
-/// assert_eq!(memory.state(), MemoryState::default());
+/// let memory = SharedMemoryPressure::default();
+/// assert_eq!(memory.state(), MemoryPressure::default());
 /// ```
 #[derive(Debug, Default)]
-pub struct Memory(AtomicU8);
+pub struct SharedMemoryPressure(AtomicU8);
 
-impl Memory {
+impl SharedMemoryPressure {
     /// The state that was set last.
-    pub fn state(&self) -> MemoryState {
+    pub fn state(&self) -> MemoryPressure {
         match self.0.load(Ordering::Relaxed) {
-            0 => MemoryState::Ample,
-            1 => MemoryState::Short,
-            _ => MemoryState::Exhausted,
+            0 => MemoryPressure::None,
+            1 => MemoryPressure::Soft,
+            _ => MemoryPressure::Hard,
         }
     }
 
     /// From now on.
-    pub fn set(&self, state: MemoryState) {
+    pub fn set(&self, state: MemoryPressure) {
         self.0.store(state as u8, Ordering::Relaxed);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     Aggregator, BuildContext, EventCount, EventHop, Events, FamilyKind, FamilySnapshot, FlowBatch, FlowKind,
-    FlowRecord, HistogramPoint, Memory, MemoryState, Naming, PeerClass, Points, Role, Snapshot, SumPoint,
-    Timestamp,
+    FlowRecord, HistogramPoint, MemoryPressure, Naming, PeerClass, Points, Role, SharedMemoryPressure,
+    Snapshot, SumPoint, Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -35,7 +35,7 @@ pub struct Window {
     sums: Store<Sum>,
     histograms: Store<Histogram>,
     connections: Connections,
-    memory: Arc<Memory>,
+    memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
     /// Where the open window began.
@@ -356,13 +356,13 @@ impl Aggregator for Window {
 
     fn fold(&mut self, batch: &FlowBatch) {
         let memory = self.memory.state();
-        let full = memory >= MemoryState::Short;
+        let full = memory >= MemoryPressure::Soft;
         self.sums.take_no_more(full);
         self.histograms.take_no_more(full);
         if batch.census.begins {
             self.begin_census(batch.receiver);
         }
-        if memory == MemoryState::Exhausted {
+        if memory == MemoryPressure::Hard {
             self.shed(batch.receiver, &batch.records);
         } else {
             for record in &batch.records {

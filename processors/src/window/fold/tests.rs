@@ -102,15 +102,15 @@ fn with_little_memory_new_series_fold_and_with_none_records_are_shed_until_there
     let other =
         r#"network_tcp_flow_egress{raddr="other",rport="other",direction="outbound",type="externalHosts"}"#;
     fold(&mut window, &[peer(1)]);
-    context.memory.set(MemoryState::Short);
+    context.memory.set(MemoryPressure::Soft);
     fold(&mut window, &[peer(1), peer(2)]);
-    context.memory.set(MemoryState::Exhausted);
+    context.memory.set(MemoryPressure::Hard);
     let opened = FlowRecord {
         events: Events::OPENED,
         ..peer(1)
     };
     fold(&mut window, &[peer(1), opened]);
-    context.memory.set(MemoryState::Ample);
+    context.memory.set(MemoryPressure::None);
     fold(&mut window, &[peer(3)]);
     let shown = shown(&window.advance(at(5)).unwrap());
     assert_eq!(shown[&series(1)], 200);
@@ -230,10 +230,10 @@ fn a_connection_that_opened_when_memory_was_short_is_not_open_for_ever() {
         active.collect::<Vec<_>>()
     };
     let other = r#"network_tcp_connections_active{flow="egress",raddr="other"}"#.to_owned();
-    context.memory.set(MemoryState::Short);
+    context.memory.set(MemoryPressure::Soft);
     fold(&mut window, &[with(Events::OPENED), with(Events::OPENED)]);
     assert_eq!(active(&window.advance(at(5)).unwrap()), [(other.clone(), 2)]);
-    context.memory.set(MemoryState::Ample);
+    context.memory.set(MemoryPressure::None);
     fold(&mut window, &[with(Events::CLOSED)]);
     assert_eq!(active(&window.advance(at(10)).unwrap()), [(other, 1)]);
 }
