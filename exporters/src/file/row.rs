@@ -128,7 +128,7 @@ impl<'a> Table<'a> {
         let points = &self.family.points;
         let changed = changed(self.at, self.family);
         Box::new(changed.map(|(number, row)| {
-            points.look_ahead(number);
+            points.prefetch(number);
             row
         }))
     }

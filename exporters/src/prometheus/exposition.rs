@@ -224,7 +224,7 @@ impl Exposition {
         first: usize,
     ) -> impl Iterator<Item = Metric<'a>> {
         (first..points.len()).map(move |number| {
-            points.look_ahead(number);
+            points.prefetch(number);
             let (series, value) = match points {
                 Points::Sums(points) => (&points[number].series, Value::Number(points[number].total as f64)),
                 Points::Values(points) => (&points[number].series, Value::Number(points[number].value)),
@@ -364,7 +364,7 @@ impl Lines<'_> {
     fn push(&self, out: &mut Vec<u8>, points: &Points, first: usize) -> usize {
         let mut number = first;
         while number < points.len() && out.len() < CHUNK_BYTES {
-            points.look_ahead(number);
+            points.prefetch(number);
             match points {
                 Points::Sums(points) => self.push_sum(out, &points[number]),
                 Points::Values(points) => self.push_value(out, &points[number]),

@@ -133,7 +133,7 @@ impl Series {
 ///
 /// A large window's fit into no cache: so they are touched in a loop in which nothing waits for anything else, and the CPU waits for
 /// all at the same time.
-pub(crate) fn warm<'a>(series: impl Iterator<Item = &'a Series>) {
+pub(crate) fn prefetch_series<'a>(series: impl Iterator<Item = &'a Series>) {
     const LINE_BYTES: usize = 64;
     let lines = series.flat_map(|series| series.bytes().iter().step_by(LINE_BYTES));
     std::hint::black_box(lines.map(|byte| usize::from(*byte)).sum::<usize>());

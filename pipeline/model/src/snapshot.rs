@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::family::{Family, HISTOGRAM_BUCKETS};
-use crate::series::{Series, warm};
+use crate::series::{Series, prefetch_series};
 use crate::time::Timestamp;
 
 /// A sum's or a gauge's series at the end of a window.
@@ -68,7 +68,7 @@ pub struct ValuePoint {
 /// let points = Points::Sums(Vec::new());
 /// for index in 0..points.len() {
 ///     // Before the series of a point is read.
-///     points.look_ahead(index);
+///     points.prefetch(index);
 /// }
 /// assert!(points.is_empty());
 /// ```
@@ -99,17 +99,19 @@ impl Points {
 
     /// To be called for each point in turn, before its series is looked at: brings those of the next points into the CPU's caches,
     /// all of them at the same time, where one after the other would wait for memory (ADR 16).
-    pub fn look_ahead(&self, number: usize) {
+    pub fn prefetch(&self, number: usize) {
         const AHEAD: usize = 32;
         if !number.is_multiple_of(AHEAD) {
             return;
         }
         match self {
-            Self::Sums(points) => warm(points.iter().skip(number).take(AHEAD).map(|point| &point.series)),
+            Self::Sums(points) => {
+                prefetch_series(points.iter().skip(number).take(AHEAD).map(|point| &point.series))
+            }
             // A few dozen.
             Self::Values(_) => {}
             Self::Histograms(points) => {
-                warm(points.iter().skip(number).take(AHEAD).map(|point| &point.series));
+                prefetch_series(points.iter().skip(number).take(AHEAD).map(|point| &point.series));
             }
         }
     }

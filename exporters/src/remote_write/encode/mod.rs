@@ -160,7 +160,7 @@ fn points(
     };
     match &family.points {
         Points::Sums(points) => Box::new(points.iter().enumerate().map(move |(number, sum)| {
-            family.points.look_ahead(number);
+            family.points.prefetch(number);
             point(&sum.series, Value::Number(sum.total as f64))
         })),
         Points::Values(points) => Box::new(
@@ -169,7 +169,7 @@ fn points(
                 .map(move |number| point(&number.series, Value::Number(number.value))),
         ),
         Points::Histograms(points) => Box::new(points.iter().enumerate().map(move |(number, histogram)| {
-            family.points.look_ahead(number);
+            family.points.prefetch(number);
             point(&histogram.series, Value::Histogram(histogram))
         })),
     }
