@@ -81,8 +81,8 @@ impl OtlpExporter {
         let client = Client::new(&self.resolved).map_err(StageError::Other)?;
         let health = Health::new(&self.context, self.resolved.endpoint.to_string());
         let sender = push::sender(client, &self.config.retry, self.resolved.timeout, health.clone());
-        let way = match &self.config.storage {
-            None => Way::Direct(sender),
+        let delivery = match &self.config.storage {
+            None => Delivery::Direct(sender),
             Some(storage) => {
                 let storage =
                     Storage::open(storage, &self.context).map_err(|error| StageError::Other(error.into()))?;
@@ -93,7 +93,7 @@ impl OtlpExporter {
                     self.stop.clone(),
                 );
                 self.spool = Some(tokio::spawn(spool));
-                Way::Stored(storage, sender)
+                Delivery::Spooled(storage, sender)
             }
         };
         let delta = self.resolved.temporality == Temporality::Delta;
@@ -108,7 +108,7 @@ impl OtlpExporter {
                 self.context.several_pipelines,
             )),
             deltas: delta.then(Arc::default),
-            way,
+            delivery,
             health,
         })
     }
@@ -164,10 +164,10 @@ impl Ended {
 
 /// Where requests go.
 #[derive(Clone)]
-enum Way {
+enum Delivery {
     Direct(Sender),
     /// To disk, or directly what can't be written there.
-    Stored(Arc<Storage>, Sender),
+    Spooled(Arc<Storage>, Sender),
 }
 
 /// Thins, encodes, and sends or stores part by part.
@@ -181,7 +181,7 @@ struct OtlpService {
     ended: HashMap<Arc<str>, Ended>,
     encoder: Arc<Encoder>,
     deltas: Option<Arc<Mutex<Deltas>>>,
-    way: Way,
+    delivery: Delivery,
     health: Health,
 }
 
@@ -224,7 +224,11 @@ impl Service<Arc<Snapshot>> for OtlpService {
             return futures::future::ready(Ok(Exported::default())).boxed();
         }
         let ended = std::mem::take(ended);
-        let (encoder, deltas, mut way) = (Arc::clone(&self.encoder), self.deltas.clone(), self.way.clone());
+        let (encoder, deltas, mut delivery) = (
+            Arc::clone(&self.encoder),
+            self.deltas.clone(),
+            self.delivery.clone(),
+        );
         let health = self.health.clone();
         async move {
             let mut exported = Exported::default();
@@ -234,7 +238,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
             while let Some(part) = next() {
                 let points = part.request.points;
                 let told = part.points.clone();
-                match send(&mut way, part).await {
+                match send(&mut delivery, part).await {
                     Ok(sent) => {
                         exported.sent += sent.sent;
                         exported.failed += sent.failed;
@@ -269,10 +273,10 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
 }
 
 /// Stored points count as neither sent nor failed yet, except those that were dropped for want of room.
-async fn send(way: &mut Way, part: Part) -> Result<Exported, BoxError> {
-    let sender = match way {
-        Way::Direct(sender) => sender,
-        Way::Stored(storage, sender) => {
+async fn send(delivery: &mut Delivery, part: Part) -> Result<Exported, BoxError> {
+    let sender = match delivery {
+        Delivery::Direct(sender) => sender,
+        Delivery::Spooled(storage, sender) => {
             let (storage, request) = (Arc::clone(storage), part.request.clone());
             // It waits for the disk.
             match tokio::task::spawn_blocking(move || storage.push(&request)).await? {

@@ -13,7 +13,7 @@ use crate::push::storage::{Storage, StorageError, Stored};
 use crate::push::{Request, Sender};
 
 /// Pause after a failure that retries did not overcome, before the next round.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// After so many requests in a row that the collector refused for good, the next ones are sent slowly: whatever is wrong with it, a
 /// whole queue should not be gone in a second.
@@ -34,7 +34,7 @@ pub(super) async fn drain(
                 return Ok(());
             };
             if refusals >= MAX_REFUSALS {
-                tokio::time::sleep(AFTER_FAILURE).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
             if deliver(&storage, &mut sender, &health, stored).await? {
                 refusals = 0;
@@ -58,7 +58,7 @@ pub(super) async fn drain(
             tracing::warn!(%error, requests = storage.waiting().0, "requests wait on disk");
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(AFTER_FAILURE) => {}
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
             }
         }
     }

@@ -183,7 +183,7 @@ async fn scrape(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
         let challenge = [(header::WWW_AUTHENTICATE, shared.auth.challenge())];
         return (StatusCode::UNAUTHORIZED, challenge, "401 Unauthorized\n").into_response();
     }
-    let format = Format::asked_for(&headers);
+    let format = Format::negotiate(&headers);
     let exposition = shared.exposition(format);
     let mut response = if negotiate::takes_gzip(&headers) {
         let mut response = body(Packed::new(exposition)).into_response();

@@ -27,7 +27,7 @@ impl Format {
     }
 
     /// The format that `headers` ask for. Defaults to text when the client states no preference.
-    pub(super) fn asked_for(headers: &HeaderMap) -> Self {
+    pub(super) fn negotiate(headers: &HeaderMap) -> Self {
         let (mut text, mut open_metrics, mut protobuf) = (0, 0, 0);
         for choice in choices(headers, &ACCEPT) {
             let version = choice.parameter("version");
@@ -123,7 +123,7 @@ mod tests {
 
     fn format(accept: &str) -> Format {
         let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
-        Format::asked_for(&headers)
+        Format::negotiate(&headers)
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
         ] {
             assert_eq!(format(accept), expected, "{accept}");
         }
-        assert_eq!(Format::asked_for(&HeaderMap::new()), Text);
+        assert_eq!(Format::negotiate(&HeaderMap::new()), Text);
     }
 
     #[test]
