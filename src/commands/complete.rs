@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::cli::Cli;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 /// The completion script for `shell`.
 pub(crate) fn completions(shell: Shell) -> String {
@@ -21,8 +21,8 @@ pub(crate) fn completions(shell: Shell) -> String {
 ///
 /// # Errors
 /// A directory that can't be written to.
-pub(crate) fn man_pages(directory: &Path) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::new(Code::Create, format!("{}: {error}", directory.display()));
+pub(crate) fn man_pages(directory: &Path) -> Result<(), ExitError> {
+    let failed = |error: io::Error| ExitError::new(Code::Create, format!("{}: {error}", directory.display()));
     fs::create_dir_all(directory).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), directory).map_err(failed)
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use flowtap_receivers::doctor::{BestMode, Report, Verdict, examine};
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 /// The text to print, and the result of the process: success if `flowtap run --strict` would
 /// measure with eBPF, else `EX_NOPERM` if only a privilege is missing, else `EX_UNAVAILABLE`.
-pub(crate) fn doctor(proc_root: &Path, json: bool) -> (String, Result<(), Failure>) {
+pub(crate) fn doctor(proc_root: &Path, json: bool) -> (String, Result<(), ExitError>) {
     let report = examine(proc_root);
     let text = if json { as_json(&report) } else { as_text(&report) };
     let ended = match report.mode {
@@ -20,7 +20,7 @@ pub(crate) fn doctor(proc_root: &Path, json: bool) -> (String, Result<(), Failur
             } else {
                 Code::Unavailable
             };
-            Err(Failure::new(
+            Err(ExitError::new(
                 code,
                 "eBPF is not available here; see what is `missing`",
             ))

@@ -36,7 +36,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 /// Files and folders that are read whatever the config says: the kernel's, name resolution, the system's authorities, clocks.
 const READ: [&str; 22] = [
@@ -280,10 +280,10 @@ fn hides_processes(root: &Path) -> bool {
 ///
 /// # Errors
 /// A mechanism that the system refused although it has it; `--no-sandbox` skips all of them.
-pub(crate) fn enter(config: &Config) -> Result<Sandbox, Failure> {
+pub(crate) fn enter(config: &Config) -> Result<Sandbox, ExitError> {
     let needs = Needs::of(config);
     let failed = |what: &str, error: &dyn fmt::Display| {
-        Failure::new(
+        ExitError::new(
             Code::System,
             format!("the sandbox can't be entered: {what}: {error}\n  hint: --no-sandbox runs without it"),
         )

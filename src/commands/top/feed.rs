@@ -32,7 +32,7 @@ pub(super) enum Source {
     /// A daemon, at its admin listener.
     Daemon(SocketAddr),
     /// This process.
-    Here(Tap),
+    InProcess(Tap),
 }
 
 /// Why there are no flows.
@@ -79,7 +79,7 @@ fn feed(
     loop {
         let answer = match source {
             Source::Daemon(address) => ask(*address, pipeline, sort).map_err(|error| error.to_string()),
-            Source::Here(tap) => {
+            Source::InProcess(tap) => {
                 let request = Request {
                     pipeline: pipeline.map(str::to_owned),
                     sort,
@@ -89,7 +89,7 @@ fn feed(
             }
         };
         if events
-            .send(answer.map_or_else(Event::Trouble, Event::Flows))
+            .send(answer.map_or_else(Event::FeedFailed, Event::Flows))
             .is_err()
         {
             return;

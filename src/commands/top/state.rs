@@ -15,7 +15,7 @@ pub(super) enum Event {
     /// There are newer flows.
     Flows(Flows),
     /// There are none, for this reason.
-    Trouble(String),
+    FeedFailed(String),
     /// The terminal has another size.
     Redraw,
     /// A signal came, or the terminal has gone.
@@ -59,7 +59,7 @@ pub(super) struct State {
     /// Whether newer flows are left aside.
     pub(super) paused: bool,
     /// Why there are no newer ones.
-    pub(super) trouble: Option<String>,
+    pub(super) feed_error: Option<String>,
     /// Rows that are scrolled past.
     pub(super) first: usize,
     /// Rows that fit: as the last drawing found.
@@ -77,7 +77,7 @@ impl State {
             filter: String::new(),
             mode: Mode::default(),
             paused: false,
-            trouble: None,
+            feed_error: None,
             first: 0,
             height: 1,
         }
@@ -88,12 +88,12 @@ impl State {
         match event {
             Event::Key(key) => return self.press(key),
             Event::Flows(flows) => {
-                self.trouble = None;
+                self.feed_error = None;
                 if !self.paused {
                     self.flows = flows;
                 }
             }
-            Event::Trouble(text) => self.trouble = Some(text),
+            Event::FeedFailed(text) => self.feed_error = Some(text),
             Event::Redraw => {}
             Event::Stop => return Next::Quit,
         }

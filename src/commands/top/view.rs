@@ -111,8 +111,8 @@ fn head_line(state: &State) -> Line<'_> {
     if flows.pipelines.len() > 1 {
         spans.push(Span::raw(format!(" {}", plain(&flows.pipeline))));
     }
-    if let Some(trouble) = &state.trouble {
-        spans.push(Span::styled(format!("  {}", plain(trouble)), LOUD));
+    if let Some(feed_error) = &state.feed_error {
+        spans.push(Span::styled(format!("  {}", plain(feed_error)), LOUD));
     } else if flows.pipelines.is_empty() {
         spans.push(Span::raw("  waiting for the first window to close"));
     } else {

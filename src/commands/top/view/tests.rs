@@ -216,7 +216,7 @@ fn a_paused_view_stands_still_and_goes_on() {
 #[test]
 fn trouble_is_told_above_the_last_rows_until_it_is_over() {
     let mut state = state();
-    state.apply(Event::Trouble("Connection refused (os error 111)".to_owned()));
+    state.apply(Event::FeedFailed("Connection refused (os error 111)".to_owned()));
     let troubled = screen(&mut state, 80, 24);
     assert!(troubled[0].contains("Connection refused"), "{troubled:#?}");
     assert!(troubled[3].contains("10.77.0.2"), "{troubled:#?}");
