@@ -10,7 +10,7 @@
 use flowtap_pipeline::{Census, FlowBatch};
 
 /// Scans after which a census is due, whatever is still being lost.
-const PATIENCE: u8 = 4;
+const WAIT_TIMEOUT: u8 = 4;
 
 /// Decides before each scan.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ impl CensusPlan {
         let due = match &mut self.waited {
             Some(waited) => {
                 *waited += 1;
-                !more || *waited >= PATIENCE
+                !more || *waited >= WAIT_TIMEOUT
             }
             None => false,
         };
@@ -50,7 +50,7 @@ impl CensusPlan {
 
     /// The census that was due has not come to its end.
     pub(crate) fn failed(&mut self) {
-        self.waited = Some(PATIENCE);
+        self.waited = Some(WAIT_TIMEOUT);
     }
 }
 

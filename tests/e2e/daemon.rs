@@ -19,7 +19,7 @@ use crate::exposition::Exposition;
 
 /// Maximum time for anything that happens by itself: far more than it needs, so that only a hang
 /// fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The daemon's log line once it measures; with the field's name, for a receiver may log "measuring
 /// by" something.
@@ -185,7 +185,7 @@ impl Daemon {
 
     /// Waits for a line of the log that contains `text`; returns it.
     pub(crate) fn wait_for(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(line) = self.log.recv_timeout(left) else {
@@ -245,7 +245,7 @@ impl Daemon {
         let before = counts();
         fs::write(self.config(), text).expect("a config");
         kill(self.pid(), Signal::SIGHUP).expect("a signal");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let now = counts();
             if now != before {
@@ -363,7 +363,7 @@ fn last_window(stdout: &str) -> Exposition {
 }
 
 fn until(what: &str, scrape: impl Fn() -> Exposition, seen: impl Fn(&Exposition) -> bool) -> Exposition {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let scrape = scrape();
         if seen(&scrape) {
@@ -383,7 +383,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> String {
 /// The same with `headers`, each with its line's end.
 pub(crate) fn get_with(address: SocketAddr, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_read_timeout(Some(WAIT_TIMEOUT)).expect("a timeout");
     write!(
         stream,
         "GET {path} HTTP/1.0\r\nHost: {address}\r\n{headers}Connection: close\r\n\r\n"

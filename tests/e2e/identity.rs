@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{Daemon, Launch, PATIENCE, free_address, get};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, free_address, get};
 use crate::exposition::Exposition;
 use crate::peers::ask_until;
 use crate::require;
@@ -308,7 +308,7 @@ fn losses_arrive_where_flows_do_with_no_scrape_at_all() {
         if id == "remote_write" {
             assert_eq!(store.labels(jobs, "job"), ["edge"]);
         }
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = std::time::Instant::now() + WAIT_TIMEOUT;
         let (status, _) = daemon.stop_quietly();
         assert!(status.success(), "{status}");
         assert!(std::time::Instant::now() < deadline);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use crate::daemon::PATIENCE;
+use crate::daemon::WAIT_TIMEOUT;
 
 /// Ids of programs and of maps that a process holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(crate) fn names(programs: &BTreeSet<u64>) -> Vec<String> {
 
 /// Waits until the kernel has none of them any longer.
 pub(crate) fn wait_until_gone(objects: &Objects) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let left = |kind, ids: &BTreeSet<u64>| {
             let listed = list(kind).into_iter();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{Daemon, PATIENCE, flowtap, free_address, get};
+use crate::daemon::{Daemon, WAIT_TIMEOUT, flowtap, free_address, get};
 use crate::require;
 
 /// Bytes that the client of [`traffic`] sends: `7.65 MB` on a page or a terminal.
@@ -45,7 +45,7 @@ fn traffic(name: &str) -> u16 {
 
 /// Polls until `seen` holds; a change has no event.
 fn until(what: &str, look: impl Fn() -> String, subscription: impl Fn(&str) -> bool) -> String {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let looked = look();
         if subscription(&looked) {

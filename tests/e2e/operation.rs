@@ -8,7 +8,7 @@ use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::daemon::{Daemon, Launch, PATIENCE, flowtap, free_address};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, flowtap, free_address};
 use crate::require;
 use crate::traffic::{Counted, exchange};
 
@@ -48,7 +48,7 @@ fn systemd_is_told_when_it_measures_that_it_is_alive_and_when_it_stops() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     let mut child = flowtap()
         .args(["run", "--set"])
         .arg(format!("exporters.prometheus.endpoint={}", free_address()))
@@ -238,7 +238,7 @@ fn with_no_descriptor_left_scrapes_wait_and_nothing_is_lost() {
     daemon.wait_for("could not be accepted");
     limit_descriptors(&daemon, 1024);
     let mut answer = String::new();
-    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    waiting.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     waiting.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
     daemon.scrape_until("all of the traffic", |scrape| {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, PATIENCE};
+use crate::daemon::{Daemon, WAIT_TIMEOUT};
 use crate::exposition::Exposition;
 use crate::require;
 
@@ -70,7 +70,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         // A process that was waited for leaves its cgroup a moment later.
         while fs::remove_dir(&self.path).is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
             && Instant::now() < deadline
@@ -99,7 +99,7 @@ fn client(port: u16) -> Child {
 fn connect(client: &mut Child, listener: &TcpListener) -> std::net::TcpStream {
     writeln!(client.stdin.as_mut().expect("a pipe"), "go").expect("it reads");
     let (mut server, _) = listener.accept().expect("a connection");
-    server.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    server.set_read_timeout(Some(WAIT_TIMEOUT)).expect("a timeout");
     server.read_exact(&mut [0; 5]).expect("its bytes");
     server
 }
@@ -248,7 +248,7 @@ fn watched(daemon: &Daemon) -> Vec<String> {
 }
 
 fn await_watches(daemon: &Daemon, what: &str, fits: &dyn Fn(&[String]) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !fits(&watched(daemon)) {
         assert!(Instant::now() < deadline, "{what}: {:?}", watched(daemon));
         thread::sleep(Duration::from_millis(1));

@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, Launch, PATIENCE, free_address, get, get_with, read};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, free_address, get, get_with, read};
 use crate::exposition::{Exposition, Sample};
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
@@ -28,7 +28,7 @@ impl Drop for Peer {
 /// Repeats `what` until it succeeds or the timeout ends. For peers that report nothing by
 /// themselves.
 pub(crate) fn ask_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         if let Some(answer) = ask() {
             return answer;

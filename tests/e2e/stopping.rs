@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{Daemon, PATIENCE, flowtap, free_address};
+use crate::daemon::{Daemon, WAIT_TIMEOUT, flowtap, free_address};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -57,7 +57,7 @@ impl Running {
             admin,
             telemetry,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while !answers(admin, "/readyz").contains(" 200 ") {
             let ended = running.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended: {ended:?}");
@@ -137,7 +137,7 @@ fn write_config(
 }
 
 fn until(what: &str, seen: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !seen() {
         assert!(Instant::now() < deadline, "never {what}");
         thread::sleep(Duration::from_millis(50));
@@ -148,7 +148,7 @@ fn until(what: &str, seen: impl Fn() -> bool) {
 fn answers(address: SocketAddr, path: &str) -> String {
     let ask = || {
         let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(WAIT_TIMEOUT))?;
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::daemon::{Daemon, Launch, PATIENCE, free_address, get};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, free_address, get};
 use crate::peers::{Peer, ask_until};
 use crate::require;
 use crate::traffic::{Counted, exchange};
@@ -131,7 +131,7 @@ impl Store {
 /// Whether a store answers queries: a Prometheus listens a while before it does.
 fn answers(address: SocketAddr) -> Option<()> {
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(WAIT_TIMEOUT)).ok()?;
     let request =
         format!("GET /api/v1/query?query=1 HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;

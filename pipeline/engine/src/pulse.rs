@@ -13,7 +13,7 @@ use flowtap_pipeline::status::{FAILURES, Health, Probe};
 const INTERVALS: u32 = 3;
 
 /// It has this long whatever its interval is: a busy machine is not a fault.
-const PATIENCE: Duration = Duration::from_secs(5);
+const MIN_GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct State {
@@ -96,7 +96,7 @@ impl Probe for Pulse {
     fn health(&self, now: Instant) -> Health {
         let state = self.lock();
         let interval = state.gaps[0].min(state.gaps[1]);
-        let patience = PATIENCE.max(interval * INTERVALS);
+        let patience = MIN_GRACE.max(interval * INTERVALS);
         if let Some(since) = state.in_pipelines {
             let waited = now.saturating_duration_since(since);
             if waited > patience {

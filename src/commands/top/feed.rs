@@ -18,7 +18,7 @@ use super::state::Event;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Maximum time for a response.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Flows that are asked for: more than a terminal shows, so that a filter finds what is not at the top.
 const LIMIT: usize = 1000;
@@ -127,14 +127,14 @@ fn path(pipeline: Option<&str>, sort: Sort) -> String {
 }
 
 fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     write!(
         stream,
         "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
     )?;
-    let (mut answer, until) = (Vec::new(), Instant::now() + PATIENCE);
+    let (mut answer, until) = (Vec::new(), Instant::now() + TIMEOUT);
     let mut chunk = vec![0; 64 << 10];
     // The timeout of the socket is for each read; a peer that sends a byte now and then would never reach it.
     while (answer.len() as u64) < MAX_ANSWER {
@@ -145,7 +145,7 @@ fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
         if Instant::now() > until {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("no complete response within {} s", PATIENCE.as_secs()),
+                format!("no complete response within {} s", TIMEOUT.as_secs()),
             ));
         }
     }

@@ -12,7 +12,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use crate::kernel;
 
 /// Maximum time for a response to a scrape.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A process with its children. Stopped when dropped.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(crate) fn scrape(address: SocketAddr) -> Option<String> {
 /// The same with these headers, each with its line ending.
 pub(crate) fn scrape_with(address: SocketAddr, headers: &str) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(TIMEOUT)).ok()?;
     write!(stream, "GET /metrics HTTP/1.0\r\n{headers}\r\n").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 /// Far more than anything here takes, so that only a hang fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Served {
     address: SocketAddr,
@@ -20,7 +20,7 @@ async fn serve_routes(max_connections: usize, routes: Router) -> Served {
         .unwrap();
     let (address, stop) = (listener.address(), CancellationToken::new());
     let serving = listener
-        .limits(max_connections, PATIENCE)
+        .limits(max_connections, WAIT_TIMEOUT)
         .serve(routes, stop.clone());
     Served {
         address,
@@ -47,7 +47,7 @@ async fn read(stream: &mut TcpStream) -> String {
     let mut response = Vec::new();
     // Closed, or reset, whichever comes first.
     let reading = stream.read_to_end(&mut response);
-    let _ = tokio::time::timeout(PATIENCE, reading).await.expect("an end");
+    let _ = tokio::time::timeout(WAIT_TIMEOUT, reading).await.expect("an end");
     String::from_utf8_lossy(&response).into_owned()
 }
 
@@ -184,7 +184,7 @@ async fn it_stops_whatever_its_clients_do() {
     unread.readable().await.unwrap();
     let began = Instant::now();
     served.stop.cancel();
-    tokio::time::timeout(PATIENCE, served.task)
+    tokio::time::timeout(WAIT_TIMEOUT, served.task)
         .await
         .unwrap()
         .unwrap();
