@@ -37,47 +37,47 @@ pub enum LabelValue<'a> {
 /// Labels, rendered once.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Rendered {
-    parts: Parts,
+    layout: Layout,
     bytes: Box<[u8]>,
 }
 
 impl Rendered {
     /// Names and values of labels, in their order, for a series of `family`. Names are of the family's naming.
     pub fn new<'a>(family: &Family, pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>) -> Self {
-        let (parts, bytes) = render(family, pairs);
+        let (layout, bytes) = encode_labels(family, pairs);
         Self {
-            parts,
+            layout,
             bytes: bytes.into_boxed_slice(),
         }
     }
 
-    /// See [`Parts::labels`].
+    /// See [`Layout::labels`].
     pub(crate) fn labels(&self) -> &[u8] {
-        self.parts.labels(&self.bytes)
+        self.layout.labels(&self.bytes)
     }
 
-    /// See [`Parts::attributes`].
+    /// See [`Layout::attributes`].
     pub(crate) fn attributes(&self) -> &[u8] {
-        self.parts.attributes(&self.bytes)
+        self.layout.attributes(&self.bytes)
     }
 
-    /// See [`Parts::pairs_len`].
+    /// See [`Layout::pairs_len`].
     pub(crate) const fn pairs_len(&self) -> usize {
-        self.parts.pairs_len()
+        self.layout.pairs_len()
     }
 }
 
 /// Layout of rendered labels: labels, then attributes, in one piece of memory because there are as
 /// many of these as series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Parts {
+pub(crate) struct Layout {
     /// Where the attributes begin.
     attributes: u32,
     /// Bytes of the labels as `LabelPair` messages.
     pairs_len: u32,
 }
 
-impl Parts {
+impl Layout {
     /// As they stand between the braces.
     pub(crate) fn labels(self, bytes: &[u8]) -> &[u8] {
         let (labels, _) = bytes.split_at(self.attributes as usize);
@@ -98,10 +98,10 @@ impl Parts {
 }
 
 /// The labels that `pairs` are, for a series of `family`, and what is where in them.
-pub(crate) fn render<'a>(
+pub(crate) fn encode_labels<'a>(
     family: &Family,
     pairs: impl IntoIterator<Item = (&'a str, LabelValue<'a>)>,
-) -> (Parts, Vec<u8>) {
+) -> (Layout, Vec<u8>) {
     let field = match family.kind {
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => 7,
         FamilyKind::Histogram(_) => 9,
@@ -115,10 +115,10 @@ pub(crate) fn render<'a>(
         text.clear();
         let (value, number) = match value {
             LabelValue::Text(value) => (value, None),
-            LabelValue::Addr(addr) => (shown(&mut text, addr), None),
+            LabelValue::Addr(addr) => (format_into(&mut text, addr), None),
             LabelValue::Port(0) => ("", None),
-            LabelValue::Port(port) => (shown(&mut text, port), Some(u64::from(port))),
-            LabelValue::Number(number) => (shown(&mut text, number), Some(number)),
+            LabelValue::Port(port) => (format_into(&mut text, port), Some(u64::from(port))),
+            LabelValue::Number(number) => (format_into(&mut text, number), Some(number)),
         };
         // An attribute that is not known is left out, where a label of the text formats would be empty.
         if otel && value.is_empty() {
@@ -141,16 +141,16 @@ pub(crate) fn render<'a>(
     }
     let mut bytes = labels.into_bytes();
     // Labels come from names of a few thousand bytes at most.
-    let small = |len: usize| u32::try_from(len).unwrap_or_default();
-    let parts = Parts {
-        attributes: small(bytes.len()),
-        pairs_len: small(pairs_len),
+    let as_u32 = |len: usize| u32::try_from(len).unwrap_or_default();
+    let layout = Layout {
+        attributes: as_u32(bytes.len()),
+        pairs_len: as_u32(pairs_len),
     };
     bytes.extend_from_slice(&attributes);
-    (parts, bytes)
+    (layout, bytes)
 }
 
-fn shown(text: &mut String, value: impl std::fmt::Display) -> &str {
+fn format_into(text: &mut String, value: impl std::fmt::Display) -> &str {
     // Writing to a String does not fail.
     let _ = write!(text, "{value}");
     text
@@ -214,7 +214,7 @@ pub fn push_label_name(out: &mut Vec<u8>, name: &[u8]) {
 }
 
 /// Reads what [`push_attribute`] and [`push_integer_attribute`] wrote.
-pub(crate) fn read(attributes: &[u8]) -> impl Iterator<Item = Pair<'_>> {
+pub(crate) fn decode_attributes(attributes: &[u8]) -> impl Iterator<Item = Pair<'_>> {
     let mut rest = attributes;
     std::iter::from_fn(move || {
         let mut pair = read_field(&mut rest)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use triomphe::ThinArc;
 
 use crate::family::Family;
-use crate::labels::{LabelValue, Pair, Parts, Rendered, read, render};
+use crate::labels::{LabelValue, Layout, Pair, Rendered, decode_attributes, encode_labels};
 use crate::time::Timestamp;
 
 /// One label set of a family: made once, read by every exporter. A clone is the same one.
@@ -37,7 +37,7 @@ pub struct Series(ThinArc<Head, u8>);
 #[derive(Debug)]
 struct Head {
     start: Timestamp,
-    parts: Parts,
+    layout: Layout,
     shared: Option<Arc<Rendered>>,
 }
 
@@ -53,8 +53,12 @@ impl Series {
         shared: Option<Arc<Rendered>>,
         start: Timestamp,
     ) -> Self {
-        let (parts, bytes) = render(family, pairs);
-        let head = Head { start, parts, shared };
+        let (layout, bytes) = encode_labels(family, pairs);
+        let head = Head {
+            start,
+            layout,
+            shared,
+        };
         Self(ThinArc::from_header_and_slice(head, &bytes))
     }
 
@@ -83,7 +87,7 @@ impl Series {
         let head = self.head();
         let shared = head.shared.as_deref();
         [
-            head.parts.labels(self.bytes()),
+            head.layout.labels(self.bytes()),
             shared.map_or(&[], Rendered::labels),
         ]
     }
@@ -101,14 +105,14 @@ impl Series {
 
     /// Names and values, read anew from the rendering, which is the only place where they are kept.
     pub fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
-        self.attributes().into_iter().flat_map(read)
+        self.attributes().into_iter().flat_map(decode_attributes)
     }
 
     /// Bytes of the labels as `LabelPair` messages (`prometheus/client_model`, `metrics.proto`),
     /// each with a key of one byte and its length.
     pub fn label_pairs_len(&self) -> usize {
         let head = self.head();
-        head.parts.pairs_len() + head.shared.as_deref().map_or(0, Rendered::pairs_len)
+        head.layout.pairs_len() + head.shared.as_deref().map_or(0, Rendered::pairs_len)
     }
 
     /// The labels as OTLP `KeyValue` messages, each after its key and length, ready to be copied
@@ -118,7 +122,7 @@ impl Series {
         let head = self.head();
         let shared = head.shared.as_deref();
         [
-            head.parts.attributes(self.bytes()),
+            head.layout.attributes(self.bytes()),
             shared.map_or(&[], Rendered::attributes),
         ]
     }
