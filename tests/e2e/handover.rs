@@ -124,7 +124,7 @@ fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) ->
     }
     assert_eq!(active(&window.totals, short_port), [0, 0]);
     assert!(
-        !window.log.contains("begins the measuring anew"),
+        !window.log.contains("restarts the measurement"),
         "{}",
         window.log
     );
@@ -193,5 +193,5 @@ fn a_reload_to_another_mode_says_that_it_begins_anew_and_measures_on() {
     assert_eq!((of("sockets"), of("events")), (1, 0));
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
-    assert_eq!(window.log.matches("begins the measuring anew").count(), 2);
+    assert_eq!(window.log.matches("restarts the measurement").count(), 2);
 }

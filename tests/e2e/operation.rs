@@ -233,9 +233,9 @@ fn with_no_descriptor_left_scrapes_wait_and_nothing_is_lost() {
     // The kernel takes the connection, and the daemon can't.
     let mut waiting = TcpStream::connect(daemon.scrape_address()).unwrap();
     waiting.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    daemon.wait_for("could not be accepted");
+    daemon.wait_for("can't be accepted");
     let _waiting_too = TcpStream::connect(daemon.admin_address()).unwrap();
-    daemon.wait_for("could not be accepted");
+    daemon.wait_for("can't be accepted");
     limit_descriptors(&daemon, 1024);
     let mut answer = String::new();
     waiting.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();

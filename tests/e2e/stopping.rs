@@ -332,7 +332,7 @@ fn a_second_signal_ends_it_at_once() {
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
     assert!(
-        text.contains("second signal: what was not exported is lost"),
+        text.contains("second signal: pending snapshots are lost"),
         "{text}"
     );
 }

@@ -343,7 +343,7 @@ mod tests {
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
             let error = error_of(&path);
-            let expected = if length < 12 { "is no recording" } else { "cut off" };
+            let expected = if length < 12 { "is not a recording" } else { "cut off" };
             assert!(error.contains(expected), "{length} bytes: {error}");
             assert!(
                 length < 12 || error.contains("at byte "),
@@ -375,6 +375,6 @@ mod tests {
         fs::write(&path, &other).unwrap();
         assert!(error_of(&path).contains("of version 9"), "{}", error_of(&path));
         fs::write(&path, "service: {pipelines: {}}\n").unwrap();
-        assert!(error_of(&path).contains("is no recording"));
+        assert!(error_of(&path).contains("is not a recording"));
     }
 }

@@ -196,7 +196,7 @@ mod tests {
             b"HTTP/1.0 200 OK\r\n\r\n<html>",
         ] {
             assert!(
-                flows(strange).unwrap_err().contains("no admin listener"),
+                flows(strange).unwrap_err().contains("not a flowtap admin listener"),
                 "{strange:?}"
             );
         }
