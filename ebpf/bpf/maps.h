@@ -43,6 +43,57 @@ struct {
 	__uint(max_entries, 1 << 24);
 } lifecycle SEC(".maps");
 
+/* Which programs are at work, and what user space changes while they are. */
+struct control {
+	__u32 generation;  /* of the newest programs that are at work */
+	__u32 sole;	   /* the same, once those before have been detached */
+	__u32 table_limit; /* entries that the table of connections may have */
+};
+
+/* Key: 0. Value: set by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct control);
+} control SEC(".maps");
+
+/* Of these programs. Set by the loader. */
+const volatile __u32 generation = 1;
+
+/* What these programs do at an event. */
+enum duty {
+	DUTY_NONE,	/* they are not all attached yet */
+	DUTY_FOLLOW,	/* what the programs before them have not done */
+	DUTY_ALL,
+};
+
+/*
+ * A reload attaches other programs beside those that are at work, with the same maps, before it detaches these. A CPU
+ * that has begun to call the programs at a tracepoint does not see that others have been attached or detached. So
+ * the old programs do their work for as long as they are called; the new ones are called after them, and do what is
+ * left until no CPU can be calling the old ones any more.
+ */
+static __always_inline enum duty duty(void)
+{
+	__u32 zero = 0;
+	volatile struct control *now = bpf_map_lookup_elem(&control, &zero);
+
+	if (!now || now->generation < generation)
+		return DUTY_NONE;
+	return now->sole < generation ? DUTY_FOLLOW : DUTY_ALL;
+}
+
+/* flow_event of received segments, in mode `events`. The size is set by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 24);
+} segments SEC(".maps");
+
+/* Whether connections are reported when they open and with each received segment (mode `events`), or by scans. Set by
+ * the loader. */
+const volatile bool per_segment = false;
+
 /* A scan fills the ring up to this. Set by the loader to a half of it. */
 const volatile __u64 scan_bytes = 1 << 23;
 

@@ -93,10 +93,14 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
 		return ITER_CONTINUE;
 	}
-	move_totals(&changed, &state->reported, &now);
-	if (has_mark(state, MARK_CLOSED)) {
-		now = state->last;
+	/* What moved is for the next segment to report, which has been ahead of the totals read here if it has just
+	 * come. */
+	if (!per_segment) {
 		move_totals(&changed, &state->reported, &now);
+		if (has_mark(state, MARK_CLOSED)) {
+			now = state->last;
+			move_totals(&changed, &state->reported, &now);
+		}
 	}
 	if (census)
 		look_for_redirect(state, sk);
@@ -138,7 +142,7 @@ static long scan_entry(struct bpf_map *map, __u64 *cookie, struct table_entry *e
 		/* None of the programs was run for its close. */
 		if (has_mark(state, MARK_ESTABLISHED) && !has_mark(state, MARK_CLOSED))
 			count_lost_flow(0, 0);
-		bpf_map_delete_elem(&table, cookie);
+		remove_entry(cookie);
 		return 0;
 	}
 	if (on_scan(sk, tcp, *cookie, state, scan->census) == ITER_RETRY) {

@@ -42,7 +42,8 @@ struct socket_state {
 	struct totals reported; /* what the records up to now add up to */
 	__u32 marks;		/* enum mark */
 	__u8 role;		/* enum role */
-	__u8 pad[3];
+	__u8 pad;
+	__u16 segment_tick; /* of the last record of a segment: see segment_tick() */
 	__u64 since_ns; /* SYN_SENT, then ESTABLISHED or adoption */
 	__u32 netns;	/* inode number */
 	__u32 handshake_us;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
  * Capture mode `sockets`: no program on the data path. TCP already counts; a program runs when a connection changes
- * state, and once per window reads the totals of the sockets that moved.
+ * state, and once per window reads the totals of the sockets that moved. And mode `events`, where the kernel takes
+ * these programs: one more reports received segments, and the scan makes censuses only.
  *
  *   on_state_change     tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)
  *   on_state_nested     the same, after it: changes at which it was not run
  *   on_state_guarded    instead of both, where programs at tracepoints can be preempted; then on_state_missed1 to 3
+ *   on_tcp_probe        tp_btf/tcp_probe             -> segments (ring buffer), in mode `events`
  *   scan_sockets        iter/bpf_sk_storage_map      -> lifecycle, by the window's tick
  *   scan_by_cast        the same, quicker where the kernel has bpf_rdonly_cast()
  *   scan_all            the same, for a census: every open connection
@@ -22,6 +24,7 @@
 #include "state.h"
 #include "scan.h"
 #include "adopt.h"
+#include "per_segment.h"
 #include "guard.h"
 
 SEC("tp_btf/inet_sock_set_state")
@@ -61,6 +64,13 @@ int BPF_PROG(on_state_guarded, struct sock *sk, int oldstate, int newstate)
 MISSED_GUARDED(on_state_missed1)
 MISSED_GUARDED(on_state_missed2)
 MISSED_GUARDED(on_state_missed3)
+
+SEC("tp_btf/tcp_probe")
+int BPF_PROG(on_tcp_probe, struct sock *sk, struct sk_buff *skb)
+{
+	on_followed_segment(sk, skb);
+	return 0;
+}
 
 static __always_inline int scan_storage(struct bpf_iter__bpf_sk_storage_map *ctx, bool census)
 {

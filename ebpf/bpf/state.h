@@ -87,6 +87,19 @@ static __always_inline void on_shutdown(struct sock *sk)
 		set_current_process(state);
 }
 
+/* Reports that a connection has opened. Without room in the ring its next record does. */
+static __always_inline void announce(struct sock *sk, struct tcp_sock *tcp, struct socket_state *state)
+{
+	struct flow_event *event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
+	struct delta none = {};
+
+	if (!event)
+		return;
+	read_tuple(&event->tuple, sk);
+	fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &none, TCP_ESTABLISHED, 0);
+	bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
+}
+
 static __always_inline void on_established(struct sock *sk, int oldstate, bool first)
 {
 	struct socket_state *state = tracked(sk);
@@ -108,6 +121,8 @@ static __always_inline void on_established(struct sock *sk, int oldstate, bool f
 	count_from_opening(state, tcp);
 	/* Last: a scan on another CPU counts from here. */
 	set_marks(state, MARK_ESTABLISHED);
+	if (per_segment)
+		announce(sk, tcp, state);
 }
 
 /* Counts what a connection did that found no place when it opened. */
@@ -165,29 +180,8 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 	forget_entry(sk);
 }
 
-static __always_inline void on_state(struct sock *sk, int oldstate, int newstate)
-{
-	if (!is_tcp(sk))
-		return;
-	if (newstate == TCP_LISTEN)
-		on_listen(sk, bpf_get_socket_cookie(sk));
-	else if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE)
-		on_unlisten(sk, bpf_get_socket_cookie(sk));
-	else if (newstate == TCP_SYN_SENT)
-		on_connect(sk);
-	else if (newstate == TCP_CLOSE)
-		on_close(sk, oldstate);
-	else {
-		/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
-		if (newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV)
-			on_established(sk, oldstate, true);
-		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
-			on_shutdown(sk);
-	}
-}
-
 /*
- * The same change once more, for what the programs before it were not run for. The kernel does not run a program on a
+ * A change once more, for what the programs before it were not run for. The kernel does not run a program on a
  * CPU that is in the middle of it (kernel commit 05b24ff9b2cf, "bpf: Prevent bpf program recursion for raw tracepoint
  * probes"): when an interrupt brings a segment while a process connects or closes, or, where programs at tracepoints
  * can be preempted, when another thread comes to change a state. So further programs follow the first (ADR 12, ADR
@@ -195,13 +189,11 @@ static __always_inline void on_state(struct sock *sk, int oldstate, int newstate
  *
  * Completed steps are marked in the state; repeating one would count twice.
  */
-static __always_inline void on_state_missed(struct sock *sk, int oldstate, int newstate)
+static __always_inline void do_missed(struct sock *sk, int oldstate, int newstate)
 {
 	struct socket_state *state;
 	__u64 cookie;
 
-	if (!is_tcp(sk))
-		return;
 	if (newstate == TCP_LISTEN) {
 		struct listen_key key;
 		struct owner *known;
@@ -233,6 +225,39 @@ static __always_inline void on_state_missed(struct sock *sk, int oldstate, int n
 			on_established(sk, oldstate, false);
 		if ((newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK) && state && is_owner_open(state))
 			set_current_process(state);
+	}
+}
+
+static __always_inline void on_state_missed(struct sock *sk, int oldstate, int newstate)
+{
+	if (duty() != DUTY_NONE && is_tcp(sk))
+		do_missed(sk, oldstate, newstate);
+}
+
+static __always_inline void on_state(struct sock *sk, int oldstate, int newstate)
+{
+	enum duty duty_ = duty();
+
+	if (duty_ == DUTY_NONE || !is_tcp(sk))
+		return;
+	if (duty_ == DUTY_FOLLOW) {
+		do_missed(sk, oldstate, newstate);
+		return;
+	}
+	if (newstate == TCP_LISTEN)
+		on_listen(sk, bpf_get_socket_cookie(sk));
+	else if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE)
+		on_unlisten(sk, bpf_get_socket_cookie(sk));
+	else if (newstate == TCP_SYN_SENT)
+		on_connect(sk);
+	else if (newstate == TCP_CLOSE)
+		on_close(sk, oldstate);
+	else {
+		/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
+		if (newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV)
+			on_established(sk, oldstate, true);
+		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
+			on_shutdown(sk);
 	}
 }
 

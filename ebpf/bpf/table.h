@@ -24,6 +24,9 @@ __u32 table_closers = 0;
 /* The table has been used. */
 __u32 table_used = 0;
 
+/* How many entries it has. */
+__u32 table_entries = 0;
+
 static __always_inline struct socket_state *find_in_table(struct sock *sk)
 {
 	__u64 cookie = bpf_get_socket_cookie(sk);
@@ -40,6 +43,25 @@ static __always_inline struct socket_state *find_state(struct sock *sk)
 	return state ? state : find_in_table(sk);
 }
 
+/* Adds an entry, unless there is one, or the table has as many as it may. Its map may have room for more: a reload can
+ * lower the limit and raise it again. */
+static __always_inline void add_entry(__u64 *cookie, struct table_entry *initial)
+{
+	__u32 zero = 0;
+	struct control *now = bpf_map_lookup_elem(&control, &zero);
+
+	table_used = 1;
+	if (now && *(volatile __u32 *)&table_entries < now->table_limit &&
+	    !bpf_map_update_elem(&table, cookie, initial, BPF_NOEXIST))
+		__sync_fetch_and_add(&table_entries, 1);
+}
+
+static __always_inline void remove_entry(__u64 *cookie)
+{
+	if (!bpf_map_delete_elem(&table, cookie))
+		__sync_fetch_and_add(&table_entries, -1);
+}
+
 /* A place for what is known of a connection, as it is, or a new one that begins as `initial`, whose address is that
  * of the socket; NULL if there is none. */
 static __always_inline struct socket_state *find_or_make_state(struct sock *sk, struct table_entry *initial)
@@ -53,8 +75,7 @@ static __always_inline struct socket_state *find_or_make_state(struct sock *sk, 
 	if (state)
 		return state;
 	cookie = bpf_get_socket_cookie(sk);
-	table_used = 1;
-	bpf_map_update_elem(&table, &cookie, initial, BPF_NOEXIST);
+	add_entry(&cookie, initial);
 	entry = bpf_map_lookup_elem(&table, &cookie);
 	return entry ? &entry->state : NULL;
 }
@@ -69,7 +90,7 @@ static __always_inline void forget_entry(struct sock *sk)
 	cookie = bpf_get_socket_cookie(sk);
 	__sync_fetch_and_add(&table_closers, 1);
 	if (!*(volatile __u32 *)&table_scanning)
-		bpf_map_delete_elem(&table, &cookie);
+		remove_entry(&cookie);
 	__sync_fetch_and_add(&table_closers, -1);
 }
 

@@ -161,7 +161,8 @@ pub(crate) struct SocketState {
     reported: Totals,
     marks: u32,
     role: u8,
-    pad: [u8; 3],
+    pad: u8,
+    segment_tick: u16,
     since_ns: u64,
     netns: u32,
     handshake_us: u32,
@@ -180,6 +181,18 @@ pub(crate) struct TrackedSocket {
     tuple: Tuple,
     cookie: u64,
     reported_ns: u64,
+}
+
+/// `struct control`: which programs are at work, and what changes while they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Control {
+    /// Of the newest programs that are at work.
+    pub(crate) generation: u32,
+    /// The same, once those before have been detached.
+    pub(crate) sole: u32,
+    /// Entries that the table of connections may have.
+    pub(crate) table_limit: u32,
 }
 
 /// Bits of `socket_state.marks`: `enum mark`.
@@ -223,6 +236,9 @@ unsafe impl aya::Pod for TrackedSocket {}
 // SAFETY: plain old data of fixed layout (`Pod`), read from and written to the map byte by byte.
 unsafe impl aya::Pod for Losses {}
 
+// SAFETY: plain old data of fixed layout (`Pod`), written to the map byte by byte.
+unsafe impl aya::Pod for Control {}
+
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<FlowEvent>() == 144);
@@ -233,6 +249,7 @@ const _: () = {
     assert!(offset_of!(FlowEvent, failure) == 140);
     assert!(size_of::<ListenEvent>() == 24);
     assert!(size_of::<Losses>() == 72);
+    assert!(size_of::<Control>() == 12);
     assert!(size_of::<SocketState>() == 120);
     assert!(size_of::<TrackedSocket>() == 176);
 };
@@ -299,27 +316,34 @@ mod tests {
         };
     }
 
-    #[test]
-    fn every_field_stands_where_the_objects_btf_has_it() {
-        // Of mode `events`, which has all of them.
-        let object = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(object.path(), crate::events::OBJECT).unwrap();
+    /// The types that an object's BTF describes; `None` without bpftool.
+    fn types_of(object: &[u8]) -> Option<Vec<serde_json::Value>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), object).unwrap();
         let dump = Command::new("bpftool")
             .args(["-j", "btf", "dump", "file"])
-            .arg(object.path())
+            .arg(file.path())
             .output();
         let dump = match dump {
             Ok(dump) => dump,
             Err(error) if std::env::var_os("FLOWTAP_TEST_REQUIRE_ALL").is_none() => {
                 eprintln!("SKIPPED: bpftool can't be run ({error}); the layout is not compared with BTF");
-                return;
+                return None;
             }
             Err(error) => panic!("bpftool can't be run: {error}"),
         };
         assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
         let btf: serde_json::Value = serde_json::from_slice(&dump.stdout).unwrap();
-        let types = btf["types"].as_array().unwrap();
+        Some(btf["types"].as_array().unwrap().clone())
+    }
 
+    #[test]
+    fn every_field_stands_where_the_objects_btf_has_it() {
+        // Of mode `events` with a table of its own, which has most of them, then of mode `sockets`.
+        let Some(mut types) = types_of(crate::events::OBJECT) else {
+            return;
+        };
+        types.extend(types_of(crate::sockets::OBJECT).unwrap_or_default());
         let expected = [
             (
                 "tuple",
@@ -345,7 +369,7 @@ mod tests {
             ),
             (
                 "socket_state",
-                layout!(SocketState: reported, marks, role, pad, since_ns, netns, handshake_us, cgroup_id, pid, comm,
+                layout!(SocketState: reported, marks, role, pad, segment_tick, since_ns, netns, handshake_us, cgroup_id, pid, comm,
                     scanned, last),
                 size_of::<SocketState>(),
             ),
@@ -353,6 +377,11 @@ mod tests {
                 "tracked_socket",
                 layout!(TrackedSocket: state, tuple, cookie, reported_ns),
                 size_of::<TrackedSocket>(),
+            ),
+            (
+                "control",
+                layout!(Control: generation, sole, table_limit),
+                size_of::<Control>(),
             ),
             (
                 "losses",

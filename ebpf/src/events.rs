@@ -6,9 +6,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::AsFd;
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, KProbe, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 
@@ -19,7 +18,7 @@ use crate::heap;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
-use crate::ring::{Positions, RingWatch, drain, drain_to};
+use crate::ring::{Ring, RingWatch, Rings};
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));
@@ -54,15 +53,6 @@ pub struct EventsOptions {
     pub max_sockets: u32,
 }
 
-/// Which ring a record comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ring {
-    /// Of received segments.
-    Segments,
-    /// Of connections and listeners.
-    Connections,
-}
-
 /// The hooks in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -74,10 +64,7 @@ pub struct Attachment {
 
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Events {
-    tcpflow: RingBuf<MapData>,
-    tcpconn: RingBuf<MapData>,
-    /// Of `tcpconn`.
-    positions: Positions,
+    rings: Rings,
     losses: PerCpuArray<MapData, Losses>,
     tracked: HashMap<MapData, u64, TrackedSocket>,
     attachment: Attachment,
@@ -155,19 +142,12 @@ impl Events {
 
         let names = STATE_NAMES.into_iter().chain(SEGMENT).chain(PROBES);
         let misses = MissCounters::new(&ebpf, names);
+        let rings = Rings::take(&mut ebpf, ["tcpflow", "tcpconn"])?;
         let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
-        let (tcpflow, tcpconn) = (take("tcpflow")?, take("tcpconn")?);
         let (losses, tracked) = (take("losses")?, take("tracked")?);
         let in_map = |map| move |source| LoadError::Map { map, source };
-        let tcpconn = RingBuf::try_from(tcpconn).map_err(in_map("tcpconn"))?;
-        let positions = Positions::new(tcpconn.as_fd()).map_err(|source| LoadError::System {
-            what: "mapping a ring's positions",
-            source,
-        })?;
         Ok(Self {
-            tcpflow: RingBuf::try_from(tcpflow).map_err(in_map("tcpflow"))?,
-            tcpconn,
-            positions,
+            rings,
             losses: PerCpuArray::try_from(losses).map_err(in_map("losses"))?,
             tracked: HashMap::try_from(tracked).map_err(in_map("tracked"))?,
             misses,
@@ -186,14 +166,8 @@ impl Events {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        // A close that is there now has its segments in the other ring already; one that comes while that is drained may not.
-        let end = self.positions.produced();
-        let segments = drain(&mut self.tcpflow, |event| each(event, Ring::Segments))?;
-        let connections = drain_to(&mut self.tcpconn, &self.positions, end, |event| {
-            each(event, Ring::Connections);
-        })?;
-        Ok(segments + connections)
+    pub fn drain(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
+        self.rings.drain(each)
     }
 
     /// Shows what waits of received segments. Returns how many.
@@ -201,7 +175,7 @@ impl Events {
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
     pub fn drain_segments(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
-        drain(&mut self.tcpflow, each)
+        self.rings.drain_segments(each)
     }
 
     /// Returns watches that wake when a quarter of the ring of segments, or of that of connections,
@@ -210,10 +184,7 @@ impl Events {
     /// # Errors
     /// The error of the system call.
     pub fn watch(&self) -> io::Result<[RingWatch; 2]> {
-        Ok([
-            RingWatch::new(self.tcpflow.as_fd())?,
-            RingWatch::new(self.tcpconn.as_fd())?,
-        ])
+        self.rings.watch()
     }
 
     /// Losses since the programs were loaded, over all CPUs.

@@ -13,7 +13,8 @@
 //! | `bpf/state.h`, `scan.h`, `adopt.h` | the three concerns, each one inline handler |
 //! | `bpf/guard.h` | programs that can't be preempted |
 //! | `bpf/sockets.bpf.c` | capture mode `sockets`: the programs, thin |
-//! | `bpf/segments.h`, `events.bpf.c` | capture mode `events` |
+//! | `bpf/segment.h`, `per_segment.h` | a received segment; capture mode `events` with the maps of mode `sockets` |
+//! | `bpf/segments.h`, `events.bpf.c` | capture mode `events` where the kernel does not take that |
 //! | [`abi`] | the Rust mirror of `abi.h` |
 //! | [`sockets`] | [`Sockets`]: loads and attaches capture mode `sockets` |
 //! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
@@ -24,13 +25,14 @@
 //! | `kfunc` | links calls of kernel functions |
 //! | `preemption` | whether programs at tracepoints can be preempted |
 //! | [`misses`] | runs that the kernel skipped |
-//! | `sharing` | maps that two objects' programs share |
+//! | `sharing`, `control` | maps that the programs of two objects share; which of the two are at work |
 //! | `heap` | returns the memory used by loading |
 //! | [`capability`] | capabilities of the process |
 //! | [`error`] | [`LoadError`]: the missing requirement, with the verifier's log |
 
 pub mod abi;
 pub mod capability;
+mod control;
 pub mod error;
 pub mod events;
 mod heap;
@@ -46,8 +48,8 @@ mod table;
 
 pub use abi::{Event, FlowEvent, ListenEvent, Losses};
 pub use error::LoadError;
-pub use events::{Attachment, Events, EventsOptions, Ring};
+pub use events::{Attachment, Events, EventsOptions};
 pub use heap::give_back as trim_heap;
 pub use misses::ProgramMisses;
-pub use ring::RingWatch;
+pub use ring::{Ring, RingWatch};
 pub use sockets::{Adoption, Sockets, SocketsOptions, Store};

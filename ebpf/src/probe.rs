@@ -67,6 +67,7 @@ fn probe(object: &[u8], programs: &[(&'static str, &'static str)]) -> Result<Vec
         .btf(Some(&btf))
         // Small: nothing will be in them.
         .map_max_entries("lifecycle", 4096)
+        .map_max_entries("segments", 4096)
         .map_max_entries("tcpflow", 4096)
         .map_max_entries("tcpconn", 4096)
         .map_max_entries("tracked", 1)

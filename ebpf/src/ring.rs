@@ -1,15 +1,27 @@
 //! Ring buffers: draining one, up to a point if need be, and waiting on tokio for one to fill.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::thread;
 
+use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::abi::Event;
+use crate::error::LoadError;
+
+/// Which ring a record comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// Of received segments.
+    Segments,
+    /// Of connections and listeners.
+    Connections,
+}
 
 /// Wakes the reader of a ring when the ring's programs have requested it.
 #[derive(Debug)]
@@ -106,7 +118,7 @@ impl Drop for Positions {
 }
 
 /// Shows every record that waits in `ring`; returns how many there were.
-pub(crate) fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(Event)) -> io::Result<u64> {
+fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(Event)) -> io::Result<u64> {
     let mut records = 0;
     while let Some(item) = ring.next() {
         let (event, _) =
@@ -117,9 +129,85 @@ pub(crate) fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(Event)) ->
     Ok(records)
 }
 
+/// Both rings of a set of programs.
+pub(crate) struct Rings {
+    segments: RingBuf<MapData>,
+    connections: RingBuf<MapData>,
+    /// Of `connections`.
+    positions: Positions,
+}
+
+impl Rings {
+    /// Takes the maps of these names out of `ebpf`: that of segments, then that of connections.
+    ///
+    /// # Errors
+    /// [`LoadError`] with the map.
+    pub(crate) fn take(ebpf: &mut Ebpf, names: [&'static str; 2]) -> Result<Self, LoadError> {
+        let mut take = |map| {
+            let ring = ebpf.take_map(map).ok_or(LoadError::Absent(map))?;
+            RingBuf::try_from(ring).map_err(|source| LoadError::Map { map, source })
+        };
+        let [segments, connections] = names;
+        let (segments, connections) = (take(segments)?, take(connections)?);
+        let positions = Positions::new(connections.as_fd()).map_err(|source| LoadError::System {
+            what: "mapping a ring's positions",
+            source,
+        })?;
+        Ok(Self {
+            segments,
+            connections,
+            positions,
+        })
+    }
+
+    /// Shows what waits of received segments, then of connections. A connection is never shown closed before all of its
+    /// segments. Returns how many records were shown.
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
+        // A close that is there now has its segments in the other ring already; one that comes while that is drained may not.
+        let end = self.positions.produced();
+        let segments = drain(&mut self.segments, |event| each(event, Ring::Segments))?;
+        let connections = drain_to(&mut self.connections, &self.positions, end, |event| {
+            each(event, Ring::Connections);
+        })?;
+        Ok(segments + connections)
+    }
+
+    /// The same up to the last record of connections that there is now, also if a program on another CPU is still writing it,
+    /// which takes it a moment.
+    pub(crate) fn drain_all(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
+        let end = self.positions.produced();
+        let mut records = self.drain(&mut each)?;
+        while self.positions.consumed() < end {
+            thread::yield_now();
+            records += self.drain(&mut each)?;
+        }
+        Ok(records)
+    }
+
+    /// The same of segments alone.
+    pub(crate) fn drain_segments(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        drain(&mut self.segments, each)
+    }
+
+    /// Watches both: that of segments, then that of connections. Must be called within a tokio runtime.
+    pub(crate) fn watch(&self) -> io::Result<[RingWatch; 2]> {
+        Ok([
+            RingWatch::new(self.segments.as_fd())?,
+            RingWatch::new(self.connections.as_fd())?,
+        ])
+    }
+}
+
+/// The least size of a ring, for one that is not used.
+pub(crate) fn least_ring_bytes() -> u32 {
+    // SAFETY: it takes a number and gives one.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u32::try_from(page_bytes).unwrap_or(1 << 16)
+}
+
 /// Shows the records that stand before `end`; returns how many there were. Fewer, if a program on another CPU is still writing one
 /// of them.
-pub(crate) fn drain_to(
+fn drain_to(
     ring: &mut RingBuf<MapData>,
     positions: &Positions,
     end: u64,

@@ -2,6 +2,9 @@
 //!
 //! In: state changes of sockets, the window's tick. Out: [`Event`]s. The order of calls is
 //! [`Sockets::load`], [`Sockets::adopt`] once, then [`Sockets::drain`] and [`Sockets::scan`] per tick.
+//!
+//! With [`SocketsOptions::per_segment`] the same object captures for mode `events`: there are no scans but for a census. Both remember
+//! the same of a connection in the same maps, so [`Sockets::reload`] changes from one to the other without a gap.
 
 use std::io;
 use std::mem;
@@ -9,19 +12,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, Iter, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::abi::{Event, Losses};
 use crate::capability;
+use crate::control::{Control, FIRST_GENERATION};
 use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
-use crate::ring::{Positions, RingWatch, drain};
+use crate::ring::{Ring, RingWatch, Rings, least_ring_bytes};
 use crate::sharing::SharedMaps;
 use crate::table::TableScan;
 
@@ -49,6 +53,9 @@ const STATE_CHANGE_GUARDED: [&str; 4] = [
     "on_state_missed3",
 ];
 
+/// The program at received segments.
+const SEGMENT: &str = "on_tcp_probe";
+
 /// Places in the table where socket storage is the rule: for those to which a namespace's `net.core.optmem_max` refuses it.
 const FEW_WITHOUT_STORAGE: u32 = 16_384;
 
@@ -57,17 +64,23 @@ const FEW_WITHOUT_STORAGE: u32 = 16_384;
 /// periods, which take some hundredths of a second.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
+/// How long a CPU may take that has begun to call the programs at a tracepoint.
+const GRACE: Duration = Duration::from_millis(20);
+
 /// The interval at which a ring is drained while other programs are being loaded.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Options.
-#[derive(Clone, Copy, Debug)]
+/// What can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketsOptions {
-    /// Size of the ring for closed connections and for what scans find: a power of two, at least a page.
+    /// Size of the ring for closed connections and for what scans find, and of that of segments: a power of two, at least a
+    /// page.
     pub ring_buffer_bytes: u32,
     /// Connections that can be followed at a time on a kernel that refuses the scan over socket storage; those beyond are
     /// counted and not measured.
     pub max_sockets: u32,
+    /// Whether each received segment makes a record, and each connection that opens: mode `events`.
+    pub per_segment: bool,
 }
 
 /// Where the kernel side keeps what is known of connections.
@@ -90,27 +103,36 @@ pub struct Adoption {
 
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Sockets {
-    lifecycle: RingBuf<MapData>,
-    positions: Positions,
+    rings: Rings,
     losses: PerCpuArray<MapData, Losses>,
     scans: Scans,
     store: Store,
     walks: Walks,
     buffer: Vec<u8>,
     misses: MissCounters,
-    /// The state that programs with another ring continue with.
-    shared: SharedMaps,
-    /// Rings before this one, the oldest first.
-    retired: Vec<RetiredRing>,
+    /// The state that other programs continue with.
+    known: Known,
+    options: SocketsOptions,
+    /// Entries that the map of the table has room for.
+    table_capacity: u32,
+    /// Rings before these, the oldest first.
+    retired: Vec<RetiredRings>,
     /// Keeps the programs attached, and the maps.
     ebpf: Ebpf,
 }
 
-/// A ring whose programs were detached.
-struct RetiredRing {
-    ring: RingBuf<MapData>,
-    positions: Positions,
+/// Rings whose programs were detached.
+struct RetiredRings {
+    rings: Rings,
     since: Instant,
+}
+
+/// What the programs of one object leave to those of another.
+struct Known {
+    maps: SharedMaps,
+    control: Control,
+    /// Of the programs that are at work.
+    generation: u32,
 }
 
 impl std::fmt::Debug for Sockets {
@@ -134,29 +156,46 @@ impl Sockets {
         loaded
     }
 
-    /// Exchanges the ring for one of another size, without a gap: programs with the new one are
-    /// attached beside those with the old one, which are detached after that, and both share the
-    /// state of every socket. The contents of the old ring are read first.
-    ///
-    /// A state change that both see is reported by the first and found done by the second, but for the duration of a handshake
-    /// that ends just then, which is lost.
+    /// Whether each received segment makes a record.
+    pub const fn is_per_segment(&self) -> bool {
+        self.options.per_segment
+    }
+
+    /// Whether [`Sockets::reload`] has room for so many connections: a table can't be made larger.
+    pub fn has_room_for(&self, max_sockets: u32) -> bool {
+        self.store != Store::Table || max_sockets <= self.table_capacity
+    }
+
+    /// Changes the options without a gap. Where that takes other programs and rings, programs with the new options are attached
+    /// beside the old ones, and both know the same of every socket. The new ones are called after them at each event and do
+    /// what is left of it; then the old ones are detached. What is in the old rings is shown first.
     ///
     /// Loading takes longer than a small ring can wait for its reader, so what comes meanwhile is shown.
     ///
     /// # Errors
-    /// [`LoadError`]; then everything is as before.
-    pub fn resize_ring(
+    /// [`LoadError`]; then everything is as before, or [as asked for](Sockets::is_per_segment).
+    pub fn reload(
         &mut self,
         options: &SocketsOptions,
-        mut each: impl FnMut(Event),
+        mut each: impl FnMut(Event, Ring),
     ) -> Result<(), LoadError> {
+        let programs_stay = SocketsOptions {
+            max_sockets: self.options.max_sockets,
+            ..*options
+        } == self.options;
+        if programs_stay {
+            let limit = table_limit(self.store, options);
+            self.known.control.set_sole(self.known.generation, limit)?;
+            self.options = *options;
+            return Ok(());
+        }
         heap::keep_little();
-        let (options, shared, lifecycle) = (*options, &self.shared, &mut self.lifecycle);
+        let (options, known, rings) = (*options, &self.known, &mut self.rings);
         let loaded = thread::scope(|scope| {
-            let loading = scope.spawn(|| Self::attach(options, Some(shared)));
+            let loading = scope.spawn(|| Self::attach(options, Some(known)));
             while !loading.is_finished() {
                 // Bytes that are no record are an error of the next scan.
-                if drain(lifecycle, &mut each).is_err() {
+                if rings.drain(&mut each).is_err() {
                     break;
                 }
                 thread::sleep(DRAIN_INTERVAL);
@@ -168,31 +207,39 @@ impl Sockets {
         heap::give_back();
         let mut new = loaded?;
         new.walks.adopted = self.walks.adopted;
+        new.table_capacity = self.table_capacity;
         // Entries of the table remember the number of the scan that looked at them last.
         mem::swap(&mut new.scans.table, &mut self.scans.table);
-        let old = mem::replace(self, new);
         let Self {
-            lifecycle,
-            positions,
+            rings,
             retired,
+            ebpf: old_programs,
             ..
-        } = old;
-        // With the rest the old programs have gone.
+        } = mem::replace(self, new);
         self.retired = retired;
-        self.retired.push(RetiredRing {
-            ring: lifecycle,
-            positions,
+        self.retired.push(RetiredRings {
+            rings,
             since: Instant::now(),
         });
-        Ok(())
+        drop(old_programs);
+        // A CPU that has begun to call the old programs goes on.
+        thread::sleep(GRACE);
+        let limit = table_limit(self.store, &options);
+        self.known.control.set_sole(self.known.generation, limit)
     }
 
-    fn attach(options: SocketsOptions, known: Option<&SharedMaps>) -> Result<Self, LoadError> {
+    fn attach(options: SocketsOptions, known: Option<&Known>) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
         let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
+        let segment_bytes = if options.per_segment {
+            options.ring_buffer_bytes
+        } else {
+            least_ring_bytes()
+        };
+        let generation = known.map_or(FIRST_GENERATION, |known| known.generation.wrapping_add(1));
         let Linked {
             object,
             has_cast,
@@ -206,14 +253,17 @@ impl Sockets {
             let ebpf = EbpfLoader::new()
                 .btf(Some(&btf))
                 .map_max_entries("lifecycle", options.ring_buffer_bytes)
+                .map_max_entries("segments", segment_bytes)
                 .map_max_entries("table", table_entries)
+                .override_global("generation", &generation, true)
+                .override_global("per_segment", &u8::from(options.per_segment), true)
                 .override_global("wakeup_bytes", &wakeup_bytes, true)
                 .override_global("scan_bytes", &scan_bytes, true)
                 .override_global("has_storage", &u8::from(has_storage), true)
                 .load(object.bytes())
                 .map_err(LoadError::Object)?;
             if let Some(known) = known {
-                known.put_into(&ebpf).map_err(not_shared)?;
+                known.maps.put_into(&ebpf).map_err(not_shared)?;
             }
             Ok(ebpf)
         };
@@ -236,27 +286,28 @@ impl Sockets {
             Err(refused) => return Err(refused),
         };
 
+        let maps = SharedMaps::of(&ebpf, &["lifecycle", "segments"]).map_err(not_shared)?;
+        let mut control = Control::take(&mut ebpf)?;
+        let table_limit = table_limit(store, &options);
+        if known.is_none() {
+            control.set_sole(generation, table_limit)?;
+        }
         let walks = Walks::load(&mut ebpf, &btf);
         let guarded = has_preempt && preemption::tracepoints_are_preemptible();
         let names = attach_state_changes(&mut ebpf, &btf, guarded)?;
-        let misses = MissCounters::new(&ebpf, names.iter().copied());
-        let shared = SharedMaps::of(&ebpf, &["lifecycle"]).map_err(not_shared)?;
-
-        let lifecycle = ebpf
-            .take_map("lifecycle")
-            .ok_or(LoadError::Absent("map lifecycle"))?;
+        if options.per_segment {
+            load_tracepoint(&mut ebpf, &btf, SEGMENT, "tcp_probe")?;
+            attach_tracepoint(&mut ebpf, SEGMENT)?;
+        }
+        let misses = MissCounters::new(&ebpf, names.iter().copied().chain([SEGMENT]));
+        let rings = Rings::take(&mut ebpf, ["segments", "lifecycle"])?;
         let losses = ebpf.take_map("losses").ok_or(LoadError::Absent("map losses"))?;
-        let lifecycle = RingBuf::try_from(lifecycle).map_err(|source| LoadError::Map {
-            map: "lifecycle",
-            source,
-        })?;
-        let positions = Positions::new(lifecycle.as_fd()).map_err(|source| LoadError::System {
-            what: "mapping a ring's positions",
-            source,
-        })?;
+        // Last: what the programs before these do not see from here on, these do.
+        if known.is_some() {
+            control.set_following(generation, table_limit)?;
+        }
         Ok(Self {
-            lifecycle,
-            positions,
+            rings,
             losses: PerCpuArray::try_from(losses).map_err(|source| LoadError::Map {
                 map: "losses",
                 source,
@@ -266,7 +317,13 @@ impl Sockets {
             walks,
             buffer: vec![0; READ_BYTES],
             misses,
-            shared,
+            known: Known {
+                maps,
+                control,
+                generation,
+            },
+            options,
+            table_capacity: options.max_sockets,
             retired: Vec::new(),
             ebpf,
         })
@@ -288,7 +345,7 @@ impl Sockets {
     /// # Errors
     /// The error of the system call; the next scan reports what this one did not. [`io::ErrorKind::InvalidData`] for bytes that
     /// are no record.
-    pub fn scan(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+    pub fn scan(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.walk(false, each)
     }
 
@@ -297,42 +354,37 @@ impl Sockets {
     ///
     /// # Errors
     /// As [`Sockets::scan`]; then some connections were not shown.
-    pub fn scan_census(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+    pub fn scan_census(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.walk(true, each)
     }
 
-    /// Shows what waits in the ring: closed and failed connections, changed listeners. Returns how many.
+    /// Shows what waits in the rings: received segments; closed and failed connections, changed listeners. Returns how many.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
+    pub fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.drain_retired(&mut each)?;
-        drain(&mut self.lifecycle, each)
+        self.rings.drain(each)
     }
 
-    /// Shows what is left in the rings before this one.
-    fn drain_retired(&mut self, mut each: impl FnMut(Event)) -> io::Result<()> {
+    /// Shows what is left in the rings before these.
+    fn drain_retired(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<()> {
         let now = Instant::now();
-        for RetiredRing { ring, positions, .. } in &mut self.retired {
-            drain(ring, &mut each)?;
-            // One that is being written on another CPU takes a moment.
-            while positions.consumed() < positions.produced() {
-                thread::yield_now();
-                drain(ring, &mut each)?;
-            }
+        for RetiredRings { rings, .. } in &mut self.retired {
+            rings.drain_all(&mut each)?;
         }
         self.retired
             .retain(|retired| now.duration_since(retired.since) < RETIREMENT);
         Ok(())
     }
 
-    /// Watches for the moment when a quarter of the ring is full: drain it then, and at every tick. Must be called within
-    /// a tokio runtime.
+    /// Watches for the moment when a quarter of a ring is full, that of segments and that of connections: drain them then, and
+    /// at every tick. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// The error of the system call.
-    pub fn watch(&self) -> io::Result<RingWatch> {
-        RingWatch::new(self.lifecycle.as_fd())
+    pub fn watch(&self) -> io::Result<[RingWatch; 2]> {
+        self.rings.watch()
     }
 
     /// Losses since the programs were loaded, over all CPUs.
@@ -356,28 +408,28 @@ impl Sockets {
         self.misses.read()
     }
 
-    /// Runs the scans to their end: shows what they find, and what else waits in the ring, in order.
-    fn walk(&mut self, census: bool, mut each: impl FnMut(Event)) -> io::Result<u64> {
+    /// Runs the scans to their end: shows what they find, and what else waits in the rings, in order.
+    fn walk(&mut self, census: bool, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.drain_retired(&mut each)?;
         let Self {
-            scans,
-            lifecycle,
-            positions,
-            ebpf,
-            ..
+            scans, rings, ebpf, ..
         } = self;
-        let mut records = 0;
-        let mut make_room = || drain(lifecycle, &mut each).map(|drained| records += drained);
-        make_room()?;
-        let scanned = scans.walk(ebpf, census, &mut make_room);
+        let mut records = rings.drain(&mut each)?;
+        let scanned = scans.walk(ebpf, census, || {
+            records += rings.drain(&mut each)?;
+            Ok(())
+        });
         // A close that another CPU is about to write may stand before what the scan found. It takes a moment.
-        let end = positions.produced();
-        make_room()?;
-        while positions.consumed() < end {
-            thread::yield_now();
-            make_room()?;
-        }
+        records += rings.drain_all(&mut each)?;
         scanned.map(|()| records)
+    }
+}
+
+/// Entries that the table of connections may have.
+const fn table_limit(store: Store, options: &SocketsOptions) -> u32 {
+    match store {
+        Store::SocketStorage(_) => FEW_WITHOUT_STORAGE,
+        Store::Table => options.max_sockets,
     }
 }
 
@@ -498,7 +550,7 @@ fn attach_state_changes(
     let mut load = |names: &'static [&'static str]| {
         names
             .iter()
-            .try_for_each(|name| load_state_change(ebpf, btf, name))
+            .try_for_each(|name| load_tracepoint(ebpf, btf, name, "inet_sock_set_state"))
             .map(|()| names)
     };
     let loaded = if guarded {
@@ -507,19 +559,24 @@ fn attach_state_changes(
         load(&STATE_CHANGE)
     }?;
     for name in loaded {
-        attach_state_change(ebpf, name)?;
+        attach_tracepoint(ebpf, name)?;
     }
     Ok(loaded)
 }
 
-fn load_state_change(ebpf: &mut Ebpf, btf: &Btf, name: &'static str) -> Result<(), LoadError> {
+fn load_tracepoint(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    name: &'static str,
+    tracepoint: &str,
+) -> Result<(), LoadError> {
     let failed = |source| LoadError::program(name, source);
     let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
     let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-    program.load("inet_sock_set_state", btf).map_err(failed)
+    program.load(tracepoint, btf).map_err(failed)
 }
 
-fn attach_state_change(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
     let failed = |source| LoadError::program(name, source);
     let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
     let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;

@@ -53,7 +53,9 @@ fn events(seen: &Exposition, event: &str, port: u16) -> [u64; 2] {
 fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) -> String) {
     const SHORT: usize = 50;
     const IDLE: usize = 20;
-    let daemon = Daemon::start(&[&[mode], &BY_PORT[..]].concat());
+    // The last window has a series for each short connection, which a busy machine takes its time to print.
+    let timeout = "service.shutdown_timeout=60s";
+    let daemon = Daemon::start(&[&[mode, timeout], &BY_PORT[..]].concat());
     let config = read(&daemon.config());
     assert!(config.contains(RECEIVER));
     let ((held_listener, held_port), (short_listener, short_port), (idle_listener, idle_port)) =
@@ -123,11 +125,7 @@ fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) ->
         );
     }
     assert_eq!(active(&window.totals, short_port), [0, 0]);
-    assert!(
-        !window.log.contains("restarts the measurement"),
-        "{}",
-        window.log
-    );
+    assert!(!window.log.contains("restarts the measurement"), "{}", window.log);
 }
 
 #[test]
@@ -170,28 +168,43 @@ fn in_mode_events_a_change_around_the_programs_loses_no_byte_and_no_connection()
 }
 
 #[test]
-fn a_reload_to_another_mode_says_that_it_begins_anew_and_measures_on() {
+fn reloads_that_alternate_modes_rings_and_limits_lose_no_byte_and_no_connection() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !require::mode_sockets() {
+        return;
+    }
+    nothing_is_missed("receivers.ebpf.max_sockets=100000", 40, |config, round| {
+        let with = |keys: &str| config.replace(RECEIVER, &format!("ebpf: {{{keys}}}"));
+        match round % 8 {
+            0 => with("interval: 200ms, mode: events"),
+            1 => with("interval: 200ms, mode: events, ring_buffer_bytes: 4194304"),
+            2 => with("interval: 300ms, mode: sockets"),
+            3 => with("interval: 200ms, max_sockets: 50000"),
+            4 => with("interval: 200ms, mode: events, max_sockets: 60000, channel_capacity: 300000"),
+            5 => with("interval: 200ms, mode: events, max_sockets: 90000"),
+            6 => with("interval: 200ms, mode: sockets, ring_buffer_bytes: 1048576"),
+            _ => config.to_owned(),
+        }
+    });
+}
+
+#[test]
+fn a_reload_to_another_mode_exports_the_mode_that_it_measures_in() {
     let Some(_machine) = require::root() else {
         return;
     };
+    if !require::mode_sockets() {
+        return;
+    }
     let daemon = Daemon::start(&BY_PORT);
     let config = read(&daemon.config());
-    let (listener, port) = local();
-    let mut held = Held::open(&listener, 5).unwrap();
-    daemon.scrape_until("the connections", |seen| active(seen, port) == [5, 5]);
-    for mode in ["events", "sockets"] {
+    for (mode, before) in [("events", "sockets"), ("sockets", "events")] {
         let other = config.replace(RECEIVER, &format!("ebpf: {{interval: 200ms, mode: {mode}}}"));
         assert!(daemon.reload(&other));
-        held.exchange(1000).unwrap();
-        let seen = daemon.scrape_until("what moved since", |seen| {
-            active(seen, port) == [5, 5] && Counted::of_port(seen, port).server_received >= 5_000
-        });
-        assert_eq!(open_by_ss(port), 5, "{seen:?}");
+        let modes = daemon.telemetry();
+        let of = |mode| modes.sum("flowtap_receiver_mode", &[("mode", mode)]);
+        assert_eq!((of(mode), of(before)), (1, 0), "{modes:#?}");
     }
-    let modes = daemon.telemetry();
-    let of = |mode| modes.sum("flowtap_receiver_mode", &[("mode", mode)]);
-    assert_eq!((of("sockets"), of("events")), (1, 0));
-    let (status, window) = daemon.stop();
-    assert!(status.success(), "{status}");
-    assert_eq!(window.log.matches("restarts the measurement").count(), 2);
 }

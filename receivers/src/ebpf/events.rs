@@ -7,17 +7,13 @@
 //!
 //! Ticks go through the same channel, after the events that came before them, and are never
 //! dropped.
-//!
-//! A census reads the table of connections from user space. One that has closed by then may still stand there: its record is in
-//! the ring before it leaves the table. So the ring is drained first, and what that shows closed is left out.
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use flowtap_ebpf::{Event, Events, Losses, ProgramMisses, Ring, RingWatch};
+use flowtap_ebpf::{Event, Losses, ProgramMisses, Ring, RingWatch};
 use flowtap_pipeline::Ticker;
 use flowtap_pipeline::{EventCount, EventHop, EventType, FlowBatch, StageError, Timestamp};
 use tokio::sync::mpsc::error::TrySendError;
@@ -26,9 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::convert;
+use super::event_programs::{EventPrograms, Origin};
+use super::handover::Left;
 use super::losses::{ChannelLosses, LossTelemetry};
-use super::sockets::broken;
-use crate::census::{self, CensusPlan};
+use super::sockets::{adopt, broken};
+use crate::census;
 use crate::containers::Containers;
 use crate::coverage::MeteredSink;
 use crate::listen_scan;
@@ -50,34 +48,24 @@ struct Lost {
     channel: ChannelLosses,
 }
 
-/// State with which another receiver can continue.
-#[derive(Debug)]
-pub(super) struct Left {
-    pub(super) programs: Events,
-    pub(super) containers: Containers,
-    pub(super) census: CensusPlan,
-    /// Running totals, as [`LossTelemetry`] knows them.
-    pub(super) lost: ChannelLosses,
-}
-
 /// Runs until `stop` is cancelled; then passes on the remaining events of the rings.
 pub(super) async fn run(
     config: &Config,
     losses: &mut LossTelemetry,
-    left: Left,
+    mut left: Left<EventPrograms>,
     mut output: MeteredSink<'_>,
     stop: CancellationToken,
-) -> Result<Left, StageError> {
+) -> Result<Left<EventPrograms>, StageError> {
     // A message holds at least one event, so this many messages are never short of room.
     let (sender, receiver) = channel(config.channel_capacity.max(1));
     let queued = Arc::new(AtomicUsize::new(0));
     let census_wanted = Arc::new(AtomicBool::new(output.wants_census()));
     let reader = Reader {
+        batch: std::mem::take(&mut left.found),
         left,
         sender,
         queued: Arc::clone(&queued),
         capacity: config.channel_capacity,
-        batch: FlowBatch::default(),
         counts: Counts::default(),
         dropped_changes: 0,
         census_wanted: Arc::clone(&census_wanted),
@@ -170,7 +158,7 @@ impl Counts {
 
 /// The ring side.
 struct Reader {
-    left: Left,
+    left: Left<EventPrograms>,
     sender: Sender<Message>,
     queued: Arc<AtomicUsize>,
     capacity: usize,
@@ -189,7 +177,7 @@ impl Reader {
         mut rescans: Ticker,
         proc_root: std::path::PathBuf,
         stop: CancellationToken,
-    ) -> io::Result<Left> {
+    ) -> io::Result<Left<EventPrograms>> {
         let [segments, connections]: [RingWatch; 2] = self.left.programs.watch()?;
         self.rescan_listeners(&proc_root);
         loop {
@@ -211,7 +199,10 @@ impl Reader {
                 }
                 filled = segments.filled() => { filled?; self.drain()?; }
                 filled = connections.filled() => { filled?; self.drain()?; }
-                _ = rescans.tick() => self.rescan_listeners(&proc_root),
+                _ = rescans.tick() => {
+                    self.adopt();
+                    self.rescan_listeners(&proc_root);
+                }
             }
         }
     }
@@ -219,19 +210,22 @@ impl Reader {
     /// Segments before the connections that they are of: a record after its connection's close would be decided about anew.
     fn drain(&mut self) -> io::Result<()> {
         let (programs, mut lane) = self.lane();
-        programs.drain(|event, ring| lane.take(event, event_type(ring)))?;
+        programs.drain(|event, ring| {
+            lane.take(event, event_type(ring));
+        })?;
         lane.send();
         Ok(())
     }
 
-    fn lane(&mut self) -> (&mut Events, Lane<'_>) {
+    fn lane(&mut self) -> (&mut EventPrograms, Lane<'_>) {
         let Self {
             left:
                 Left {
                     programs,
                     containers,
                     lost,
-                    ..
+                    found: _,
+                    census: _,
                 },
             sender,
             queued,
@@ -259,9 +253,7 @@ impl Reader {
         let lost = match (programs.losses(), programs.program_misses()) {
             (Ok(losses), Ok(misses)) => {
                 // A change is missed only where every program was; what a program at segments misses comes with the next.
-                let at_changes = misses
-                    .iter()
-                    .filter(|program| program.program.starts_with("state"));
+                let at_changes = misses.iter().filter(|program| program.program.contains("state"));
                 let changes = at_changes.map(|program| program.misses).min();
                 losses.flows + losses.untracked + changes.unwrap_or(0) + self.dropped_changes
             }
@@ -281,29 +273,18 @@ impl Reader {
         }
         census::begin(&mut self.batch);
         let (programs, mut lane) = self.lane();
-        let mut closed = HashSet::new();
-        programs.drain(|event, ring| {
-            if let (Ring::Connections, Event::Flow(flow)) = (ring, &event) {
-                // Another socket may have the cookie of one that has closed.
-                if is_closed(flow.events) {
-                    closed.insert(flow.cookie);
-                } else {
-                    closed.remove(&flow.cookie);
-                }
-            }
-            lane.take(event, event_type(ring));
-        })?;
         let mut has_room = true;
-        let shown = programs.open_connections(|event| {
-            if let Event::Flow(flow) = &event
-                && !closed.contains(&flow.cookie)
-                && has_room
-            {
-                has_room = lane.show(event);
-            }
+        let shown = programs.census(|event, origin| match origin {
+            Origin::Event(ring) => has_room &= lane.take(event, event_type(ring)),
+            Origin::Census => has_room = has_room && lane.show(event),
         });
+        if let Err(error) = &shown
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            return shown;
+        }
         if let Err(error) = &shown {
-            tracing::warn!(%error, "the table of connections can't be read to its end; the next census makes up for it");
+            tracing::warn!(%error, "the open connections can't all be read; the next census makes up for it");
         }
         if has_room && shown.is_ok() {
             census::end(lane.batch);
@@ -344,16 +325,22 @@ impl Reader {
         let _ = self.sender.send(Message::Tick(at, Box::new(lost))).await;
     }
 
+    /// Finds the processes of connections that were accepted, and listening sockets of other namespaces.
+    fn adopt(&mut self) {
+        let Left {
+            programs, containers, ..
+        } = &mut self.left;
+        if let EventPrograms::Shared(sockets) = programs {
+            adopt(sockets, &mut self.batch, containers);
+        }
+    }
+
     fn rescan_listeners(&mut self, proc_root: &std::path::Path) {
         match listen_scan::scan(proc_root) {
             Ok(change) => self.batch.listeners.push(change),
             Err(error) => tracing::warn!(%error, "listening ports could not be read again"),
         }
     }
-}
-
-const fn is_closed(events: u8) -> bool {
-    flowtap_pipeline::Events::from_bits(events).contains(flowtap_pipeline::Events::CLOSED)
 }
 
 /// The way from a ring into the channel.
@@ -369,7 +356,8 @@ struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    fn take(&mut self, event: Event, event_type: EventType) {
+    /// Takes an event; returns whether there was room for it.
+    fn take(&mut self, event: Event, event_type: EventType) -> bool {
         let lane = event_type as usize;
         self.counts.received[lane] += 1;
         // Listeners are few and always fit; a record that doesn't is dropped here, and counted with its bytes.
@@ -379,9 +367,10 @@ impl Lane<'_> {
             self.counts.dropped[lane] += 1;
             self.lost.add(flow.sent, flow.received);
             *self.dropped_changes += u64::from(event_type == EventType::TcpConn);
-            return;
+            return false;
         }
         self.push(event);
+        true
     }
 
     /// Takes a record that a census has found; whether there was room for it.

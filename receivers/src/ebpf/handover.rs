@@ -4,26 +4,76 @@
 //!
 //! 1. Keys of user space (`interval`, `scan_listen_interval`, `proc_root`, `channel_capacity`) change around the programs, which
 //!    stay attached; what they write meanwhile waits in the ring.
-//! 2. In mode `sockets` another size of the ring takes other programs, which are attached beside the first ones, with the same
+//! 2. Another mode, and another size of the ring, take other programs, which are attached beside the first ones, with the same
 //!    knowledge of every socket, before these are detached.
-//! 3. Another mode, and another size of a table of connections or, in mode `events`, of rings,
-//!    starts from scratch: open connections are adopted, and bytes until then are not measured. The
-//!    comparison with the kernel's counters continues over that gap, and so shows its size.
+//! 3. `max_sockets` changes the limit of the table of connections. The table itself can't be made larger.
+//! 4. What can't be continued with begins anew: a table beyond its size, and mode `events` with a table of its own if its rings or
+//!    its table change. What was open is adopted, and what moves until then is not measured. The comparison with the kernel's
+//!    counters goes on over that gap, and so shows how wide it was.
 
 use std::mem;
 
-use flowtap_ebpf::{SocketsOptions, Store};
-use flowtap_pipeline::StageError;
+use flowtap_ebpf::Sockets;
+use flowtap_pipeline::{FlowBatch, StageError};
 
 use super::config::{Config, Mode};
 use super::convert;
+use super::event_programs::EventPrograms;
 use super::explain::explain;
-use super::losses::LossTelemetry;
-use super::{EbpfReceiver, Programs, SOCKETS_RING_BYTES};
+use super::losses::{ChannelLosses, LossTelemetry};
+use super::{EbpfReceiver, Programs, sockets_options};
+use crate::census::CensusPlan;
 use crate::containers::Containers;
 use crate::coverage::Coverage;
 
-/// State that a receiver leaves to its replacement.
+/// Programs, with what goes with them from one receiver to the next.
+#[derive(Debug)]
+pub(super) struct Left<P> {
+    pub(super) programs: P,
+    /// What has been found and no pipeline has seen.
+    pub(super) found: FlowBatch,
+    pub(super) containers: Containers,
+    pub(super) census: CensusPlan,
+    /// Running totals, as [`LossTelemetry`] knows them.
+    pub(super) lost: ChannelLosses,
+}
+
+impl<P> Left<P> {
+    pub(super) fn new(programs: P, containers: Containers) -> Self {
+        Self {
+            programs,
+            found: FlowBatch::default(),
+            containers,
+            census: CensusPlan::default(),
+            lost: ChannelLosses::default(),
+        }
+    }
+
+    /// The programs, and the rest.
+    fn split(self) -> (P, Left<()>) {
+        let rest = Left {
+            programs: (),
+            found: self.found,
+            containers: self.containers,
+            census: self.census,
+            lost: self.lost,
+        };
+        (self.programs, rest)
+    }
+
+    pub(super) fn map<Q>(self, with: impl FnOnce(P) -> Q) -> Left<Q> {
+        let (programs, rest) = self.split();
+        Left {
+            programs: with(programs),
+            found: rest.found,
+            containers: rest.containers,
+            census: rest.census,
+            lost: rest.lost,
+        }
+    }
+}
+
+/// What a receiver leaves.
 #[derive(Debug)]
 pub(super) struct Handover {
     /// Its config.
@@ -39,19 +89,40 @@ pub(super) struct Handover {
 impl Handover {
     /// Whether a receiver of `config` can continue with the programs.
     fn suits(&self, config: &Config) -> bool {
-        let same_mode = self.config.mode == config.mode;
-        match (&self.programs, config.mode) {
-            // The first choice of `auto`.
-            (Programs::Sockets(sockets, ..), Mode::Sockets | Mode::Auto) => {
-                sockets.store() != Store::Table || self.config.max_sockets == config.max_sockets
-            }
-            (Programs::Events(_), Mode::Events | Mode::Auto) => {
-                (same_mode || config.mode == Mode::Events)
-                    && self.config.ring_buffer_bytes == config.ring_buffer_bytes
-                    && self.config.max_sockets == config.max_sockets
-            }
-            _ => false,
+        match &self.programs {
+            Programs::Sockets(left) => left.programs.has_room_for(config.max_sockets),
+            Programs::Events(left) => match &left.programs {
+                EventPrograms::Shared(sockets) => sockets.has_room_for(config.max_sockets),
+                EventPrograms::Own(_) => {
+                    // `auto` that has come to this mode comes to it again.
+                    (self.config.mode == config.mode || config.mode == Mode::Events)
+                        && self.config.ring_buffer_bytes == config.ring_buffer_bytes
+                        && self.config.max_sockets == config.max_sockets
+                }
+            },
+            Programs::SockDiag(_) => false,
         }
+    }
+}
+
+/// Programs whose state any mode can continue with; else `programs`.
+fn shared(programs: Programs) -> Result<Left<Sockets>, Programs> {
+    match programs {
+        Programs::Sockets(left) => Ok(*left),
+        Programs::Events(left) => match left.split() {
+            (EventPrograms::Shared(sockets), left) => Ok(left.map(|()| *sockets)),
+            (own, left) => Err(Programs::Events(Box::new(left.map(|()| own)))),
+        },
+        programs @ Programs::SockDiag(_) => Err(programs),
+    }
+}
+
+/// The mode that the programs are in.
+fn in_mode(left: Left<Sockets>) -> Programs {
+    if left.programs.is_per_segment() {
+        Programs::Events(Box::new(left.map(EventPrograms::shared)))
+    } else {
+        Programs::Sockets(Box::new(left))
     }
 }
 
@@ -97,35 +168,57 @@ impl EbpfReceiver {
     /// Continues with what was inherited.
     pub(super) fn continue_with(
         &mut self,
-        mut inherited: Handover,
+        inherited: Handover,
     ) -> Result<(Programs, Coverage, String), StageError> {
-        if let Programs::Sockets(sockets, batch, containers, _) = &mut inherited.programs {
-            let ring = |config: &Config| config.ring_buffer_bytes.unwrap_or(SOCKETS_RING_BYTES);
-            let options = SocketsOptions {
-                ring_buffer_bytes: ring(&self.config),
-                max_sockets: self.config.max_sockets,
-            };
-            if options.ring_buffer_bytes != ring(&inherited.config)
-                && let Err(error) =
-                    sockets.resize_ring(&options, |event| convert::push(batch, containers, event))
-            {
-                // The receiver before can have it back.
-                self.inherited = Some(inherited);
-                return Err(explain(error));
-            }
-        }
         let Handover {
             config,
-            mut programs,
+            programs,
             mut coverage,
-            reason,
+            mut reason,
             losses,
         } = inherited;
+        let mut programs = match shared(programs) {
+            Ok(mut left) => {
+                let was_per_segment = left.programs.is_per_segment();
+                let per_segment = self.config.mode == Mode::Events;
+                let Left {
+                    programs: sockets,
+                    found,
+                    containers,
+                    ..
+                } = &mut left;
+                let options = sockets_options(&self.config, per_segment);
+                let reloaded = sockets.reload(&options, |event, _| convert::push(found, containers, event));
+                if let Err(error) = reloaded {
+                    // The receiver before can have it back.
+                    self.inherited = Some(Handover {
+                        config,
+                        programs: in_mode(left),
+                        coverage,
+                        reason,
+                        losses,
+                    });
+                    return Err(explain(error));
+                }
+                if per_segment && !was_per_segment {
+                    // Connections that have opened since the last scan have not been reported, and no scan will.
+                    left.census.failed();
+                }
+                let programs = in_mode(left);
+                if per_segment != was_per_segment {
+                    let before = if was_per_segment { "events" } else { "sockets" };
+                    self.record_mode(0, before, mem::take(&mut reason));
+                    self.reason().clone_into(&mut reason);
+                }
+                programs
+            }
+            Err(programs) => programs,
+        };
         if config.proc_root != self.config.proc_root {
             coverage = Coverage::new(&self.context, &self.config.proc_root);
             let fresh = Containers::new(&self.context, &self.config.proc_root);
             match &mut programs {
-                Programs::Sockets(_, _, containers, _) => *containers = fresh,
+                Programs::Sockets(left) => left.containers = fresh,
                 Programs::Events(left) => left.containers = fresh,
                 Programs::SockDiag(_) => {}
             }

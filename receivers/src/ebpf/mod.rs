@@ -4,7 +4,8 @@
 //! changes of listening ports. The rules:
 //!
 //! 1. `mode: sockets` reads the sockets' own totals once per `interval` ([`sockets`]).
-//! 2. `mode: events` gets a record per received data segment ([`events`]).
+//! 2. `mode: events` gets a record per received data segment ([`events`]), with the programs of mode
+//!    `sockets` and one more where the kernel accepts these ([`event_programs`]).
 //! 3. `mode: auto` uses the first of the two that loads: it tries, it does not compare versions. If
 //!    neither does, most often for want of privileges, it falls back to
 //!    [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
@@ -13,14 +14,15 @@
 
 mod config;
 mod convert;
+mod event_programs;
 mod events;
 mod explain;
 mod handover;
 mod losses;
 mod sockets;
 
-use flowtap_ebpf::{Events, EventsOptions, LoadError, Sockets, SocketsOptions, Store};
-use flowtap_pipeline::{BuildContext, FlowBatch, Inheritance, Receiver, Sink, StageError};
+use flowtap_ebpf::{Attachment, Events, EventsOptions, LoadError, Sockets, SocketsOptions, Store};
+use flowtap_pipeline::{BuildContext, Inheritance, Receiver, Sink, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use opentelemetry::KeyValue;
@@ -29,11 +31,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Config, FACTORY, Mode};
 pub use self::convert::flow_record;
+use self::event_programs::EventPrograms;
 use self::explain::explain;
 pub(crate) use self::explain::grant_command;
-use self::handover::Handover;
-use self::losses::{ChannelLosses, LossTelemetry};
-use crate::census::CensusPlan;
+use self::handover::{Handover, Left};
+use self::losses::LossTelemetry;
 use crate::containers::Containers;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::sock_diag::{self, SockDiagReceiver};
@@ -45,20 +47,55 @@ const SOCKETS_RING_BYTES: u32 = 1 << 22;
 /// Each ring of mode `events`, unless the config says otherwise: as the Go exporter's.
 const EVENTS_RING_BYTES: u32 = 1 << 24;
 
+/// What mode `sockets`, or with `per_segment` mode `events`, is loaded with.
+fn sockets_options(config: &Config, per_segment: bool) -> SocketsOptions {
+    let ring_bytes = if per_segment {
+        EVENTS_RING_BYTES
+    } else {
+        SOCKETS_RING_BYTES
+    };
+    SocketsOptions {
+        ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(ring_bytes),
+        max_sockets: config.max_sockets,
+        per_segment,
+    }
+}
+
 /// The programs of the mode that was taken.
 #[derive(Debug)]
 enum Programs {
-    /// With what was found at the start.
-    Sockets(Box<Sockets>, FlowBatch, Containers, CensusPlan),
-    Events(Box<events::Left>),
+    Sockets(Box<Left<Sockets>>),
+    Events(Box<Left<EventPrograms>>),
     /// None: the receiver that needs none, started.
     SockDiag(Box<SockDiagReceiver>),
 }
 
 impl Programs {
+    /// Logs how the kernel side works.
+    fn log(&self, config: &Config) {
+        let (sockets, mode) = match self {
+            Self::Sockets(left) => (&left.programs, "sockets"),
+            Self::Events(left) => match &left.programs {
+                EventPrograms::Shared(sockets) => (&**sockets, "events"),
+                EventPrograms::Own(events) => return log_attachment(events.attachment()),
+            },
+            Self::SockDiag(_) => return,
+        };
+        match sockets.store() {
+            Store::SocketStorage(scan) => {
+                tracing::debug!(mode, scan, "connections are followed in their sockets' storage");
+            }
+            Store::Table => tracing::info!(
+                mode,
+                max_sockets = config.max_sockets,
+                "the kernel refuses iterators over socket storage; connections are followed in a table"
+            ),
+        }
+    }
+
     const fn mode(&self) -> &'static str {
         match self {
-            Self::Sockets(..) => "sockets",
+            Self::Sockets(_) => "sockets",
             Self::Events(_) => "events",
             Self::SockDiag(_) => "sock_diag",
         }
@@ -109,35 +146,47 @@ impl EbpfReceiver {
     }
 
     fn load_sockets(&self) -> Result<Programs, LoadError> {
-        let options = SocketsOptions {
-            ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(SOCKETS_RING_BYTES),
-            max_sockets: self.config.max_sockets,
-        };
-        let mut sockets = Sockets::load(&options)?;
-        // Before flowtap is called ready: what is open then is counted from then on.
-        let mut found = FlowBatch::default();
-        let mut containers = Containers::new(&self.context, &self.config.proc_root);
-        sockets::adopt(&mut sockets, &mut found, &mut containers);
-        let census = CensusPlan::default();
-        Ok(Programs::Sockets(Box::new(sockets), found, containers, census))
+        let sockets = Sockets::load(&sockets_options(&self.config, false))?;
+        Ok(Programs::Sockets(Box::new(self.adopt(sockets))))
     }
 
     fn load_events(&self) -> Result<Programs, LoadError> {
+        let refused = match Sockets::load(&sockets_options(&self.config, true)) {
+            Ok(sockets) => {
+                let left = self.adopt(sockets).map(EventPrograms::shared);
+                return Ok(Programs::Events(Box::new(left)));
+            }
+            Err(error @ LoadError::Capability(_)) => return Err(error),
+            Err(error) => error,
+        };
+        tracing::debug!(error = %refused, "mode events has a table of its own: the programs of mode sockets do not load");
         let options = EventsOptions {
             ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
             max_sockets: self.config.max_sockets,
         };
-        Ok(Programs::Events(Box::new(events::Left {
-            programs: Events::load(&options)?,
-            containers: Containers::new(&self.context, &self.config.proc_root),
-            census: CensusPlan::default(),
-            lost: ChannelLosses::default(),
-        })))
+        let containers = Containers::new(&self.context, &self.config.proc_root);
+        let left = Left::new(EventPrograms::Own(Box::new(Events::load(&options)?)), containers);
+        Ok(Programs::Events(Box::new(left)))
+    }
+
+    /// Adopts what is open, before flowtap is called ready: it is counted from then on.
+    fn adopt(&self, sockets: Sockets) -> Left<Sockets> {
+        let mut left = Left::new(sockets, Containers::new(&self.context, &self.config.proc_root));
+        sockets::adopt(&mut left.programs, &mut left.found, &mut left.containers);
+        left
+    }
+
+    /// Why the config takes the mode that it does, if nothing is in the way.
+    const fn reason(&self) -> &'static str {
+        match self.config.mode {
+            Mode::Auto => "the best mode that loads",
+            Mode::Sockets | Mode::Events => "set by the config",
+        }
     }
 
     /// The programs, with the reason for the choice.
     fn load(&self) -> Result<(Programs, String), StageError> {
-        let as_told = |programs| (programs, "set by the config".to_owned());
+        let as_told = |programs| (programs, self.reason().to_owned());
         match self.config.mode {
             Mode::Sockets => self.load_sockets().map(as_told).map_err(explain),
             Mode::Events => self.load_events().map(as_told).map_err(explain),
@@ -147,7 +196,7 @@ impl EbpfReceiver {
 
     fn load_best(&self) -> Result<(Programs, String), StageError> {
         let sockets = match self.load_sockets() {
-            Ok(programs) => return Ok((programs, "the best mode that loads".to_owned())),
+            Ok(programs) => return Ok((programs, self.reason().to_owned())),
             // Mode events wants the same capabilities.
             Err(error @ LoadError::Capability(_)) => return self.make_do(explain(error)),
             Err(error) => error,
@@ -192,29 +241,7 @@ impl Receiver for EbpfReceiver {
         };
         let (receiver, mode) = (self.context.id.to_string(), programs.mode());
         tracing::info!(receiver, mode, reason, "capturing");
-        if let Programs::Sockets(sockets, ..) = &programs {
-            match sockets.store() {
-                Store::SocketStorage(scan) => tracing::debug!(scan, "mode sockets"),
-                Store::Table => tracing::info!(
-                    max_sockets = self.config.max_sockets,
-                    "the kernel refuses iterators over socket storage; connections are followed in a table"
-                ),
-            }
-        }
-        if let Programs::Events(events) = &programs {
-            let attachment = events.programs.attachment();
-            tracing::info!(
-                tracepoints = attachment.tracepoints,
-                kprobes = attachment.kprobes,
-                "mode events"
-            );
-            if let (false, Some(level)) = (attachment.kprobes, paranoia()) {
-                tracing::warn!(
-                    kernel.perf_event_paranoid = level,
-                    "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so accepted connections have no process; hint: with sysctl -w kernel.perf_event_paranoid=2 CAP_PERFMON is sufficient"
-                );
-            }
-        }
+        programs.log(&self.config);
         self.record_mode(1, mode, reason.clone());
         self.programs = Some((programs, coverage, reason));
         Ok(())
@@ -235,19 +262,9 @@ impl Receiver for EbpfReceiver {
                 coverage: &mut coverage,
             };
             let left = match programs {
-                Programs::Sockets(sockets, batch, containers, census) => {
-                    let watch = sockets.watch().map_err(sockets::broken)?;
-                    let capture = sockets::Capture {
-                        config,
-                        losses,
-                        sockets: *sockets,
-                        output,
-                        batch,
-                        containers,
-                        census,
-                    };
-                    let (sockets, containers, census) = capture.run(watch, stop).await?;
-                    Programs::Sockets(Box::new(sockets), FlowBatch::default(), containers, census)
+                Programs::Sockets(left) => {
+                    let capture = sockets::Capture::new(config, losses, *left, output);
+                    Programs::Sockets(Box::new(capture.run(stop).await?))
                 }
                 Programs::Events(left) => {
                     let left = events::run(config, losses, *left, output, stop).await?;
@@ -272,6 +289,22 @@ impl Receiver for EbpfReceiver {
         let handover = inheritance.downcast::<Handover>()?;
         self.inherit(*handover)
             .map_err(|programs| Box::new(programs) as Inheritance)
+    }
+}
+
+/// Logs how programs of mode `events` with a table of their own are attached.
+fn log_attachment(attachment: Attachment) {
+    tracing::info!(
+        tracepoints = attachment.tracepoints,
+        kprobes = attachment.kprobes,
+        "mode events, in a table of its own"
+    );
+    if let (false, Some(level)) = (attachment.kprobes, paranoia()) {
+        tracing::warn!(
+            kernel.perf_event_paranoid = level,
+            "no kprobes: at this level a kernel gives them to CAP_SYS_ADMIN only, so accepted connections have no process; \
+             sysctl -w kernel.perf_event_paranoid=2 lets CAP_PERFMON do"
+        );
     }
 }
 

@@ -10,14 +10,15 @@
 
 use std::io;
 
-use flowtap_ebpf::{Event, RingWatch, Sockets};
+use flowtap_ebpf::{Event, Sockets};
 use flowtap_pipeline::Ticker;
 use flowtap_pipeline::{FlowBatch, StageError, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::convert;
-use super::losses::LossTelemetry;
+use super::handover::Left;
+use super::losses::{ChannelLosses, LossTelemetry};
 use crate::census::{self, CensusPlan};
 use crate::containers::Containers;
 use crate::coverage::MeteredSink;
@@ -28,20 +29,38 @@ const BATCH_RECORDS: usize = 1024;
 
 /// The receiver at work.
 pub(super) struct Capture<'a> {
-    pub(super) config: &'a Config,
-    pub(super) losses: &'a mut LossTelemetry,
-    pub(super) sockets: Sockets,
-    pub(super) output: MeteredSink<'a>,
-    pub(super) batch: FlowBatch,
-    pub(super) containers: Containers,
-    pub(super) census: CensusPlan,
+    config: &'a Config,
+    losses: &'a mut LossTelemetry,
+    output: MeteredSink<'a>,
+    sockets: Sockets,
+    batch: FlowBatch,
+    containers: Containers,
+    census: CensusPlan,
+    /// Not counted on in this mode.
+    lost: ChannelLosses,
 }
 
-/// State with which another receiver can continue.
-pub(super) type Left = (Sockets, Containers, CensusPlan);
+impl<'a> Capture<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        losses: &'a mut LossTelemetry,
+        left: Left<Sockets>,
+        output: MeteredSink<'a>,
+    ) -> Self {
+        Self {
+            config,
+            losses,
+            output,
+            sockets: left.programs,
+            batch: left.found,
+            containers: left.containers,
+            census: left.census,
+            lost: left.lost,
+        }
+    }
 
-impl Capture<'_> {
-    pub(super) async fn run(mut self, watch: RingWatch, stop: CancellationToken) -> Result<Left, StageError> {
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<Left<Sockets>, StageError> {
+        let [_, watch] = self.sockets.watch().map_err(broken)?;
         let mut ticks = Ticker::new(self.config.interval);
         let mut rescans = Ticker::new(self.config.scan_listen_interval);
         self.rescan_listeners();
@@ -53,7 +72,13 @@ impl Capture<'_> {
                     // A census that is due is left to the receiver that continues.
                     self.collect(false)?;
                     self.output.watermark(now);
-                    return Ok((self.sockets, self.containers, self.census));
+                    return Ok(Left {
+                        programs: self.sockets,
+                        found: self.batch,
+                        containers: self.containers,
+                        census: self.census,
+                        lost: self.lost,
+                    });
                 }
                 tick = ticks.tick() => {
                     let census = self.is_census_due();
@@ -98,7 +123,7 @@ impl Capture<'_> {
         if census {
             census::begin(batch);
         }
-        let each = |event| take(batch, containers, output, event);
+        let each = |event, _| take(batch, containers, output, event);
         let scanned = if census {
             sockets.scan_census(each)
         } else {
@@ -139,7 +164,7 @@ impl Capture<'_> {
             ..
         } = self;
         sockets
-            .drain(|event| take(batch, containers, output, event))
+            .drain(|event, _| take(batch, containers, output, event))
             .map_err(broken)?;
         self.hand_on();
         Ok(())

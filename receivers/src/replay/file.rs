@@ -343,7 +343,11 @@ mod tests {
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
             let error = error_of(&path);
-            let expected = if length < 12 { "is not a recording" } else { "cut off" };
+            let expected = if length < 12 {
+                "is not a recording"
+            } else {
+                "cut off"
+            };
             assert!(error.contains(expected), "{length} bytes: {error}");
             assert!(
                 length < 12 || error.contains("at byte "),

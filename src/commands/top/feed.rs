@@ -196,7 +196,9 @@ mod tests {
             b"HTTP/1.0 200 OK\r\n\r\n<html>",
         ] {
             assert!(
-                flows(strange).unwrap_err().contains("not a flowtap admin listener"),
+                flows(strange)
+                    .unwrap_err()
+                    .contains("not a flowtap admin listener"),
                 "{strange:?}"
             );
         }

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Mode `events` on the maps of mode `sockets`: a record for each received data segment.
+ *
+ * In: segments from tcp_probe. Out: on `segments` a flow_event each. State changes report opened and closed connections
+ * (state.h). What a segment's record says and how it is put right is as in segments.h, which is for kernels without
+ * these maps. As both modes remember the same of a connection, a reload can change from one to the other.
+ */
+#ifndef FLOWTAP_PER_SEGMENT_H
+#define FLOWTAP_PER_SEGMENT_H
+
+#include "state.h"
+#include "adopt.h"
+#include "segment.h"
+
+/* Time in steps of 67 ms, which go round in 73 minutes. */
+static __always_inline __u16 segment_tick(void)
+{
+	return bpf_ktime_get_ns() >> 26;
+}
+
+/* What is known of the connection of a segment. One that is not known was open before and no walk found it: it counts
+ * from now on. Once there was no room it may as well be one of those: its close counts all of it. */
+static __always_inline struct socket_state *state_of_segment(struct sock *sk, struct tcp_sock *tcp)
+{
+	struct socket_state *state = tracked(sk);
+	struct table_entry fresh = {.address = (__u64)sk};
+
+	if (state || has_untracked)
+		return state;
+	count_from_now(&fresh.state, sk, tcp, sk->__sk_common.skc_state);
+	return find_or_make_state(sk, &fresh);
+}
+
+static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff *skb)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct socket_state *state;
+	struct delta changed = {};
+	struct flow_event *event;
+	struct segment segment;
+	struct totals now;
+	__u16 tick;
+
+	if (!tcp || !is_tcp(sk) || duty() == DUTY_NONE)
+		return;
+	state = state_of_segment(sk, tcp);
+	if (!state || !has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
+		return;
+	read_segment(&segment, skb);
+	tick = segment_tick();
+	read_totals(&now, sk, tcp);
+	now.received = received_with(&segment, &now, tcp);
+	if (!segment.payload && now.received == state->reported.received &&
+	    (now.sent == state->reported.sent ||
+	     (__u16)(tick - state->segment_tick) < (SENDER_REPORT_NS >> 26)))
+		return;
+	event = bpf_ringbuf_reserve(&segments, sizeof(*event), 0);
+	if (!event) {
+		/* Not moved on: the next record of this socket, or its close, reports these bytes. */
+		COUNT_LOSS(segments, 1);
+		return;
+	}
+	read_tuple(&event->tuple, sk);
+	move_totals(&changed, &state->reported, &now);
+	state->segment_tick = tick;
+	fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, sk->__sk_common.skc_state, 0);
+	bpf_ringbuf_submit(event, wakeup_flags(&segments));
+}
+
+#endif
