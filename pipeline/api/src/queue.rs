@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema::SizeText;
+
 /// What to do when a queue is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -26,6 +28,8 @@ pub struct QueueConfig {
     /// Snapshots that may wait.
     pub size: NonZeroUsize,
     /// Bytes that those may take, by what they hold besides the series themselves. A single one always has room.
+    #[serde(with = "crate::size")]
+    #[schemars(with = "SizeText")]
     pub max_bytes: usize,
     /// What is dropped when it is full.
     pub when_full: WhenFull,
