@@ -3,18 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use figment::value::{Dict, Value};
-use flowtap_pipeline::{ComponentConfig, ComponentId, ComponentKind, Factory, ProcessorConfig, Registry};
+use flowtap_pipeline::{
+    ComponentConfig, ComponentId, ComponentKind, Factory, Fault, ProcessorConfig, Registry,
+};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
 
+use crate::aliases::{self, Meant};
 use crate::config::{Config, Origins, PipelineConfig};
-use crate::diagnostic::{Diagnostic, closest, key_of};
-use crate::faulty::{self, Mistake};
+use crate::diagnostic::{Diagnostic, key_of};
+use crate::faulty::{self, Mistake, Outcome, Suggestion, fill_in};
 use crate::layers::{Merged, SECTIONS};
 use crate::secret;
 use crate::service::ServiceConfig;
+use crate::shape::Shape;
+use crate::suggest::closest;
+use crate::words::split_hint;
 
 /// A pipeline as it is written.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Written {
     receivers: Vec<String>,
@@ -26,6 +34,58 @@ struct Written {
 pub(crate) struct Checker<'a> {
     pub(crate) merged: &'a Merged,
     diagnostics: &'a mut Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
+    generator: SchemaGenerator,
+}
+
+/// What is known of the value at `at`.
+struct Below<'a> {
+    merged: &'a Merged,
+    at: &'a [String],
+}
+
+impl faulty::Source for Below<'_> {
+    fn others(&self, path: &[String], value: &Value) -> Vec<Value> {
+        self.merged.others(&[self.at, path].concat(), value)
+    }
+
+    fn instead_of(&self, path: &[String], key: &str, possible: &[&'static str]) -> Suggestion {
+        let whole = [self.at, path].concat();
+        instead_of(&whole, key, possible)
+    }
+
+    fn instead_of_word(&self, path: &[String], word: &str) -> Option<String> {
+        let mut keys = path.iter().rev();
+        let key = keys.find(|part| part.parse::<usize>().is_err())?;
+        aliases::word(key, word).map(|meant| format!("did you mean `{meant}`?"))
+    }
+}
+
+/// What to write in place of the unknown `key` in the mapping `at`: the same as in another program, the key that it is a typing
+/// mistake of, or one of all that are possible.
+fn instead_of(at: &[String], key: &str, possible: &[&str]) -> Suggestion {
+    let section = at.first().is_some_and(|section| section != "service");
+    let mut parts: Vec<&str> = at.iter().map(String::as_str).collect();
+    if section && let Some(id) = parts.get_mut(1) {
+        *id = id.split('/').next().unwrap_or_default();
+    }
+    if let Some(alias) = aliases::find(&parts, key) {
+        let key = match alias.meant {
+            Meant::Key(key) => Some(key.to_owned()),
+            Meant::At(_) | Meant::Note(_) => None,
+        };
+        return Suggestion {
+            hint: alias.to_string(),
+            key,
+        };
+    }
+    match closest(key, possible.iter().copied()) {
+        Some(like) => Suggestion {
+            hint: format!("did you mean `{like}`?"),
+            key: Some(like.to_owned()),
+        },
+        None => Suggestion::of_all(possible),
+    }
 }
 
 /// Checks everything; `None` if what is wrong leaves nothing to run.
@@ -34,7 +94,14 @@ pub(crate) fn check(
     registry: &Registry,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Config> {
-    let mut checker = Checker { merged, diagnostics };
+    let mut checker = Checker {
+        merged,
+        diagnostics,
+        warnings: merged.warnings.clone(),
+        generator: SchemaSettings::draft2020_12()
+            .with(|settings| settings.inline_subschemas = true)
+            .into_generator(),
+    };
     checker.top_level();
     let receivers = checker.components(ComponentKind::Receiver, registry.receivers());
     let processors = checker.components(ComponentKind::Processor, registry.processors());
@@ -60,7 +127,7 @@ pub(crate) fn check(
         files: Vec::new(),
         origins: Origins::default(),
     };
-    config.warnings = checker.unused(&mut config);
+    checker.unused(&mut config);
     // Of others some components are missing from the config, so what they fill is not known.
     let is_complete = |(name, pipeline): &(&String, &PipelineConfig)| {
         written.get(*name).is_some_and(|written| {
@@ -70,14 +137,14 @@ pub(crate) fn check(
         })
     };
     for (name, pipeline) in config.pipelines.iter().filter(is_complete) {
-        let warnings = checker.wiring(&config, name, pipeline, registry);
-        for warning in warnings {
-            if !config.warnings.contains(&warning) {
-                config.warnings.push(warning);
+        for warning in checker.wiring(&config, name, pipeline, registry) {
+            if !checker.warnings.contains(&warning) {
+                checker.warnings.push(warning);
             }
         }
     }
     checker.ports(&config);
+    config.warnings = checker.warnings;
     Some(config)
 }
 
@@ -126,29 +193,55 @@ impl Checker<'_> {
         }
     }
 
-    /// Reads the value at `at`, as far as it is readable.
+    /// Reports what came of reading the value at `at`, and what is wrong with what could be read.
+    fn report_outcome<T>(
+        &mut self,
+        at: &[String],
+        mut outcome: Outcome<T>,
+        faults: impl FnOnce(&T) -> Vec<Fault>,
+    ) -> Option<T> {
+        self.report_mistakes(at, std::mem::take(&mut outcome.mistakes));
+        for fault in outcome.read.as_ref().map(faults).unwrap_or_default() {
+            // A stand-in is wrong in its own way.
+            if !outcome.is_changed(&fault.path) {
+                let (message, hint) = split_hint(&fault.message);
+                self.report(&[at, &fault.path].concat(), message, hint);
+            }
+        }
+        outcome.read
+    }
+
+    fn warn(&mut self, at: &[String], message: impl Into<String>, help: Option<String>) {
+        let warning = self.diagnostic(at, message, help);
+        self.warnings.push(warning);
+    }
+
+    /// What is at `at`, as far as it can be read.
     fn read<T>(
         &self,
         at: &[String],
         value: Value,
+        schema: &serde_json::Value,
         parse: impl FnMut(&Value) -> Result<T, figment::Error>,
-    ) -> (Option<T>, Vec<Mistake>) {
-        let text = |below: &[String]| self.merged.texts.get(&[at, below].concat()).cloned();
-        faulty::read(value, text, parse)
+    ) -> Outcome<T> {
+        let source = Below {
+            merged: self.merged,
+            at,
+        };
+        faulty::read(value, Some(Shape::new(schema)), &source, parse)
     }
 
+    /// Sections that begin with `x-` hold what aliases stand for, and nothing else.
     fn top_level(&mut self) {
-        for key in self
-            .merged
-            .values
-            .keys()
-            .filter(|key| !SECTIONS.contains(&key.as_str()))
-        {
-            let help = match closest(key, SECTIONS) {
-                Some(like) => format!("did you mean `{like}`?"),
-                None => format!("possible here: {}", SECTIONS.join(", ")),
-            };
-            self.report(std::slice::from_ref(key), "there is no such section", Some(help));
+        for key in self.merged.values.keys() {
+            if !SECTIONS.contains(&key.as_str()) && !key.starts_with("x-") {
+                let Suggestion { hint, .. } = instead_of(&[], key, &SECTIONS);
+                self.report(
+                    std::slice::from_ref(key),
+                    format!("unknown section `{key}`"),
+                    Some(hint),
+                );
+            }
         }
     }
 
@@ -182,18 +275,10 @@ impl Checker<'_> {
             };
             let Some(factory) = types.get(id.type_name()) else {
                 let names: Vec<_> = types.keys().copied().collect();
-                let help = match closest(id.type_name(), names.iter().copied()) {
-                    Some(like) => format!("did you mean `{like}`?"),
-                    None => format!("this build has: {}", names.join(", ")),
-                };
-                self.report(
-                    &at,
-                    format!("there is no {kind} of type `{}`", id.type_name()),
-                    Some(help),
-                );
+                let Suggestion { hint, .. } = instead_of(&at[..1], id.type_name(), &names);
+                self.report(&at, format!("unknown type of {kind} `{}`", id.type_name()), Some(hint));
                 continue;
             };
-            // serde would take a list for a struct, field by field.
             if value.as_dict().is_none() {
                 self.report(
                     &at,
@@ -202,11 +287,12 @@ impl Checker<'_> {
                 );
                 continue;
             }
-            let (config, mistakes) = self.read(&at, value, factory.parse);
-            self.report_mistakes(&at, mistakes);
-            if let Some(config) = config {
-                for fault in config.validate() {
-                    self.report(&[&at[..], &fault.path].concat(), fault.message, None);
+            let schema = (factory.schema)(&mut self.generator).to_value();
+            let outcome = self.read(&at, value, &schema, factory.parse);
+            if let Some(config) = self.report_outcome(&at, outcome, |config| config.validate()) {
+                for Fault { path, message } in config.warnings() {
+                    let (message, hint) = split_hint(&message);
+                    self.warn(&[&at[..], &path].concat(), message, hint);
                 }
                 components.insert(id, config);
             }
@@ -218,24 +304,23 @@ impl Checker<'_> {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
-        let (service, mistakes) = self.read(&at, Value::from(values), Value::deserialize);
-        self.report_mistakes(&at, mistakes);
-        for fault in service.iter().flat_map(ServiceConfig::validate) {
-            self.report(&[&at[..], &fault.path].concat(), fault.message, None);
-        }
+        let schema = ServiceConfig::json_schema(&mut self.generator).to_value();
+        let outcome = self.read(&at, Value::from(values), &schema, Value::deserialize);
+        let service = self.report_outcome(&at, outcome, ServiceConfig::validate);
 
         let at = path(&["service", "pipelines"]);
         let mut pipelines = BTreeMap::new();
-        for (name, value) in self.section(&at) {
+        for (name, mut value) in self.section(&at) {
             let at = [&at[..], std::slice::from_ref(&name)].concat();
+            fill_in(&mut value);
             if value.as_dict().is_none() {
                 let help = "write `receivers`, `processors` and `exporters`, a list each".to_owned();
                 self.report(&at, "must be a mapping", Some(help));
                 continue;
             }
-            let (written, mistakes) = self.read(&at, value, Value::deserialize::<Written>);
-            self.report_mistakes(&at, mistakes);
-            if let Some(written) = written {
+            let schema = Written::json_schema(&mut self.generator).to_value();
+            let outcome = self.read(&at, value, &schema, Value::deserialize::<Written>);
+            if let Some(written) = self.report_outcome(&at, outcome, |_| Vec::new()) {
                 pipelines.insert(name, written);
             }
         }
@@ -277,8 +362,15 @@ impl Checker<'_> {
             (ComponentKind::Receiver, &written.receivers),
             (ComponentKind::Exporter, &written.exporters),
         ] {
-            if list.is_empty() {
-                let at = path(&["service", "pipelines", name, kind.section()]);
+            let at = path(&["service", "pipelines", name, kind.section()]);
+            // A list that can't be read is a mistake already.
+            let written = crate::layers::find(&self.merged.values, &at);
+            let is_empty = match written {
+                Some(Value::Array(_, list)) => list.is_empty(),
+                Some(Value::Empty(..)) | None => true,
+                Some(_) => false,
+            };
+            if list.is_empty() && is_empty {
                 self.report(&at, format!("a pipeline needs at least one {kind}"), None);
             }
         }
@@ -295,8 +387,12 @@ impl Checker<'_> {
             match text.parse::<ComponentId>() {
                 Err(error) => self.report(&at, error.to_string(), None),
                 Ok(_) if !defined.contains(text) => {
+                    let section = path(&[kind.section()]);
+                    let type_name = text.split('/').next().unwrap_or(text);
+                    let alias = aliases::find(&[kind.section()], type_name);
                     let help = match closest(text, defined.iter().map(String::as_str)) {
                         Some(like) => format!("did you mean `{like}`?"),
+                        None if alias.is_some() => instead_of(&section, type_name, &[]).hint,
                         None => format!("define it: `{}: {{{text}: {{}}}}`", kind.section()),
                     };
                     self.report(&at, format!("the {kind} `{text}` is not defined"), Some(help));
@@ -355,7 +451,7 @@ impl Checker<'_> {
     }
 
     /// Takes out components that no pipeline uses; those that the user named are warned of.
-    fn unused(&self, config: &mut Config) -> Vec<Diagnostic> {
+    fn unused(&mut self, config: &mut Config) {
         let used = |list: fn(&PipelineConfig) -> &Vec<ComponentId>| {
             config
                 .pipelines
@@ -388,6 +484,6 @@ impl Checker<'_> {
         config
             .exporters
             .retain(|id, _| keep(ComponentKind::Exporter, id, &exporters));
-        warnings
+        self.warnings.extend(warnings);
     }
 }

@@ -81,7 +81,7 @@ impl fmt::Display for Diagnostic {
         }
         f.write_str(&self.message)?;
         match &self.help {
-            Some(help) => write!(f, "\n  help: {help}"),
+            Some(help) => write!(f, "\n  hint: {help}"),
             None => Ok(()),
         }
     }
@@ -97,10 +97,10 @@ impl Diagnostic {
     pub fn render(&self, styled: bool) -> String {
         let short = self.to_string();
         let excerpt = self.origin.as_ref().and_then(|origin| origin.excerpt(styled));
-        match (excerpt, short.split_once("\n  help: ")) {
+        match (excerpt, short.split_once("\n  hint: ")) {
             (None, _) => short,
             (Some(excerpt), None) => format!("{short}\n{excerpt}"),
-            (Some(excerpt), Some((first, help))) => format!("{first}\n{excerpt}\n  help: {help}"),
+            (Some(excerpt), Some((first, help))) => format!("{first}\n{excerpt}\n  hint: {help}"),
         }
     }
 }
@@ -153,13 +153,4 @@ pub(crate) fn key_of<'a>(path: impl IntoIterator<Item = &'a String>) -> String {
         }
     }
     key
-}
-
-/// The candidate that is most like `name`, if one is like it at all.
-pub(crate) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = candidates
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
-    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 > 0.8).then_some(best.1)
 }

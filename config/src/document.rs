@@ -3,14 +3,15 @@
 mod toml;
 mod yaml;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-use figment::value::{Dict, Empty, Tag, Value};
+use figment::value::{Dict, Tag, Value};
 
 use crate::diagnostic::{Diagnostic, Origin};
+use crate::faulty::fill_in;
 use crate::secret;
 
 /// Maximum nesting depth of a config: more than any real config needs, and little enough for the
@@ -27,6 +28,8 @@ pub struct Document {
     pub values: Dict,
     /// The place of each key (or list entry), by its path.
     pub places: HashMap<Vec<String>, Place>,
+    /// Numbers and truth values as they are written, by their paths, for where text is wanted.
+    pub texts: HashMap<Vec<String>, String>,
     /// Contents of the file; empty if there is no file.
     pub text: String,
 }
@@ -120,14 +123,24 @@ impl Document {
         toml::parse(text).map(Self::with_whole_components)
     }
 
-    /// A section or component without a value has all its defaults: `direction:` means `direction: {}`.
+    /// A section, component or pipeline without a value has all its defaults: `direction:` means `direction: {}`.
     fn with_whole_components(mut self) -> Self {
-        for section in ["receivers", "processors", "exporters"] {
-            if let Some(value) = self.values.get_mut(section) {
-                fill_in(value);
-                if let Value::Dict(_, components) = value {
-                    components.values_mut().for_each(fill_in);
+        for section in ["receivers", "processors", "exporters", "service"] {
+            let Some(value) = self.values.get_mut(section) else {
+                continue;
+            };
+            fill_in(value);
+            let Value::Dict(_, entries) = value else { continue };
+            if section == "service" {
+                // Without any, the pipelines of the layers below stay.
+                if matches!(entries.get("pipelines"), Some(Value::Empty(..))) {
+                    entries.remove("pipelines");
                 }
+                if let Some(Value::Dict(_, pipelines)) = entries.get_mut("pipelines") {
+                    pipelines.values_mut().for_each(fill_in);
+                }
+            } else {
+                entries.values_mut().for_each(fill_in);
             }
         }
         self
@@ -174,17 +187,16 @@ fn place_of(text: &str, offset: usize) -> Place {
     )
 }
 
-fn fill_in(value: &mut Value) {
-    if let Value::Empty(tag, Empty::None | Empty::Unit) = value {
-        *value = Value::Dict(*tag, Dict::new());
-    }
-}
-
 /// Reads one value as YAML has it, for `--set` and the environment: `5s`, `[a, b]`, `true`.
 ///
 /// # Errors
 /// A [`SyntaxError`].
 pub fn value_from_yaml(text: &str) -> Result<Value, SyntaxError> {
+    yaml::parse_value(text).map(|(value, _)| value)
+}
+
+/// The same, with its numbers and truth values as they are written, by their paths.
+pub(crate) fn value_and_texts(text: &str) -> Result<(Value, BTreeMap<Vec<String>, String>), SyntaxError> {
     yaml::parse_value(text)
 }
 

@@ -1,15 +1,23 @@
 //! Reading a struct although parts of it are wrong, so that every mistake is reported at once.
 //!
-//! Deserialization stops at the first error. So the key that it names is taken out (its default takes its place) and the
-//! rest is read again, until it can be read or the error names nothing that could be taken out.
+//! Deserialization stops at the first error. So what the error names is put right and the rest is read again, in this order:
+//!
+//! 1. A value that can be read in another way is ([`Source::others`]): the text of a number where text is wanted.
+//! 2. A key without a value is taken out: its default takes its place.
+//! 3. Anything else is a mistake. A key that is wrong is taken out; a key that is missing gets a stand-in, so that what
+//!    surrounds it can be read.
+//!
+//! What is read then holds stand-ins and defaults in place of what was wrong. It is for further checks, not for use.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use figment::error::{Error, Kind};
-use figment::value::{Dict, Value};
+use figment::error::{Actual, Error, Kind};
+use figment::value::{Dict, Empty, Value};
 
-use crate::diagnostic::closest;
 use crate::secret;
+use crate::shape::Shape;
+use crate::suggest;
+use crate::words::{self, Words};
 
 /// One mistake, below the value that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,82 +33,307 @@ pub struct Mistake {
 /// More mistakes than this in one component are not looked for.
 const MAX_MISTAKES: usize = 100;
 
-/// Reads `value` with `parse`. The result is `None` if it can't be read even without the keys that
-/// are wrong. A value that `text` knows as text is also tried as text.
-pub fn read<T>(
+/// More attempts than this are not made. Each mistake takes a few.
+const MAX_ATTEMPTS: usize = 2000;
+
+/// What is known of a value besides itself. Paths are below it, indices those of the original lists.
+pub(crate) trait Source {
+    /// Other ways to read the value at `path`, which now is `value`.
+    fn others(&self, _path: &[String], _value: &Value) -> Vec<Value> {
+        Vec::new()
+    }
+
+    /// What to write in place of the key `key` of the mapping at `path`, which may have the keys `possible`.
+    fn instead_of(&self, _path: &[String], key: &str, possible: &[&'static str]) -> Suggestion {
+        suggest::closest(key, possible.iter().copied()).map_or_else(
+            || Suggestion::of_all(possible),
+            |like| Suggestion {
+                hint: format!("did you mean `{like}`?"),
+                key: Some(like.to_owned()),
+            },
+        )
+    }
+
+    /// What to write in place of the word `word` at `path`.
+    fn instead_of_word(&self, _path: &[String], _word: &str) -> Option<String> {
+        None
+    }
+}
+
+/// What to write in place of an unknown key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Suggestion {
+    /// For the user.
+    pub(crate) hint: String,
+    /// The key of the same mapping, if it is one.
+    pub(crate) key: Option<String>,
+}
+
+impl Suggestion {
+    /// All keys that there are.
+    pub(crate) fn of_all(possible: &[&str]) -> Self {
+        Self {
+            hint: if possible.is_empty() {
+                "nothing can be set here".to_owned()
+            } else {
+                format!("possible here: {}", possible.join(", "))
+            },
+            key: None,
+        }
+    }
+}
+
+/// What came of reading.
+pub(crate) struct Outcome<T> {
+    /// `None` if it can't be read even without what is wrong.
+    pub(crate) read: Option<T>,
+    pub(crate) mistakes: Vec<Mistake>,
+    /// Where what was read is not what the user wrote.
+    changed: HashSet<Vec<String>>,
+}
+
+impl<T> Outcome<T> {
+    /// Whether what was read at `path` is not what the user wrote, so that nothing more can be said of it.
+    pub(crate) fn is_changed(&self, path: &[String]) -> bool {
+        let mut changed = self.changed.iter();
+        changed.any(|changed| path.starts_with(changed) || !path.is_empty() && changed.starts_with(path))
+    }
+}
+
+/// Reads `value`, which is of `shape`, with `parse`.
+pub(crate) fn read<T>(
     mut value: Value,
-    text: impl Fn(&[String]) -> Option<String>,
+    shape: Option<Shape<'_>>,
+    source: &dyn Source,
     mut parse: impl FnMut(&Value) -> Result<T, Error>,
-) -> (Option<T>, Vec<Mistake>) {
-    let mut mistakes = Vec::new();
-    let mut taken = Taken::default();
-    while mistakes.len() < MAX_MISTAKES {
-        let error = match parse(&value) {
-            Ok(read) => return (Some(read), mistakes),
+) -> Outcome<T> {
+    let misshapen = shape.map(|shape| shape.check(&mut value)).unwrap_or_default();
+    let mut reading = Reading {
+        value,
+        shape,
+        source,
+        removed: Removed::default(),
+        tried: HashMap::new(),
+        known: HashSet::new(),
+        misspelt: HashSet::new(),
+        stand_ins: HashMap::new(),
+        mistakes: Vec::new(),
+    };
+    for wrong in misshapen {
+        reading.known.insert(wrong.path.clone());
+        reading.mistakes.push(Mistake {
+            path: wrong.path,
+            message: wrong.message,
+            help: wrong.hint,
+        });
+    }
+    for _ in 0..MAX_ATTEMPTS {
+        let error = match parse(&reading.value) {
+            Ok(read) => return reading.ended(Some(read)),
             Err(error) => error,
         };
-        // An unknown key is the last part of its error's path.
-        let path = error.path.clone();
-        if matches!(error.kind, Kind::InvalidType(..))
-            && let Some(text) = text(&taken.before(&path))
-            && make_text(&mut value, &path, text)
-        {
-            continue;
-        }
-        let removed = !matches!(error.kind, Kind::MissingField(_)) && remove(&mut value, &path);
-        mistakes.push(Mistake {
-            message: message(&error.kind, secret::is_secret(&path)),
-            help: help(&error.kind),
-            path: if removed {
-                taken.original(&path)
-            } else {
-                taken.before(&path)
-            },
-        });
-        if !removed {
+        if reading.mistakes.len() >= MAX_MISTAKES || !reading.put_right(&error) {
             break;
         }
     }
-    (None, mistakes)
+    reading.ended(None)
 }
 
-fn message(kind: &Kind, secret: bool) -> String {
-    match kind {
-        // The value that was found is omitted: it may be the secret.
-        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) if secret => {
-            format!("must be {expected}; quotes make a text of a number")
+/// On the way to a value that can be read.
+struct Reading<'s> {
+    value: Value,
+    shape: Option<Shape<'s>>,
+    source: &'s dyn Source,
+    removed: Removed,
+    /// How many of the other ways to read a value were tried, by its path, and what was wrong with the value itself.
+    tried: HashMap<Vec<String>, (usize, Kind)>,
+    /// Where nothing more is reported.
+    known: HashSet<Vec<String>>,
+    /// Keys that are there under another name, so that they are not missing.
+    misspelt: HashSet<Vec<String>>,
+    /// Keys that are missing, and how many stand-ins were tried for each.
+    stand_ins: HashMap<Vec<String>, usize>,
+    mistakes: Vec<Mistake>,
+}
+
+/// Tried in this order for a key that is missing: its type is not known.
+fn stand_ins() -> [Value; 7] {
+    [
+        Value::from("x"),
+        Value::from(Vec::<String>::new()),
+        Value::from(Dict::new()),
+        Value::from(1),
+        Value::from(true),
+        Value::from("1s"),
+        Value::from("127.0.0.1:1"),
+    ]
+}
+
+impl Reading<'_> {
+    fn ended<T>(self, read: Option<T>) -> Outcome<T> {
+        let mut changed = self.known;
+        changed.extend(self.stand_ins.into_keys());
+        Outcome {
+            read,
+            mistakes: self.mistakes,
+            changed,
         }
-        Kind::UnknownField(..) => "there is no such key".to_owned(),
-        Kind::UnknownVariant(found, _) => format!("`{found}` is none of the possible values"),
-        Kind::Message(message) => message.clone(),
-        kind => kind.to_string(),
+    }
+
+    /// Changes the value so that `error` is not met again; false if that can't be done.
+    fn put_right(&mut self, error: &Error) -> bool {
+        // An unknown key is the last part of its error's path, a missing one is not.
+        let path = &error.path;
+        let original = self.removed.before(path);
+        if let Kind::MissingField(name) = &error.kind {
+            return self.stand_in(path, &original, name);
+        }
+        if let Some(at) = (0..=original.len()).find(|&length| self.stand_ins.contains_key(&original[..length])) {
+            return self.next_stand_in(&path[..at], &original[..at]);
+        }
+        if !matches!(error.kind, Kind::UnknownField(..)) {
+            if let Some(other) = self.other_way(path, &original, &error.kind) {
+                return put(&mut self.value, path, other);
+            }
+            let is_entry = path.last().is_none_or(|last| last.parse::<usize>().is_ok());
+            if !is_entry && matches!(find(&self.value, path), Some(Value::Empty(..))) {
+                return remove(&mut self.value, path);
+            }
+        }
+        if self.known.insert(original.clone()) {
+            let kind = self.telling(&original, &error.kind).clone();
+            let mistake = self.mistake(&kind, &original);
+            self.mistakes.push(mistake);
+        }
+        let removed = remove(&mut self.value, path);
+        if removed {
+            self.removed.add(&original);
+        }
+        removed
+    }
+
+    fn mistake(&mut self, kind: &Kind, original: &[String]) -> Mistake {
+        let secret = secret::is_secret(original);
+        if let (Kind::UnknownField(name, possible), Some((_, above))) = (kind, original.split_last()) {
+            let suggestion = self.source.instead_of(above, name, possible);
+            let elsewhere = || {
+                let at = self.shape?.at(above)?.find(name)?;
+                Some(format!("did you mean `{at}`?"))
+            };
+            let hint = match &suggestion.key {
+                None if suggestion.hint.starts_with("possible here") => elsewhere().unwrap_or(suggestion.hint),
+                _ => suggestion.hint,
+            };
+            // It is there, if under another name: one mistake, not two.
+            let misspelt = suggestion.key.map(|key| [above, &[key]].concat());
+            self.misspelt.extend(misspelt);
+            return Mistake {
+                path: original.to_vec(),
+                message: format!("unknown key `{name}`"),
+                help: Some(hint),
+            };
+        }
+        let shape = self.shape.and_then(|shape| shape.at(original));
+        let Words { message, mut hint } = words::of(kind, shape, secret);
+        if let Kind::UnknownVariant(word, _) = kind
+            && let Some(better) = self.source.instead_of_word(original, word)
+        {
+            hint = Some(better);
+        }
+        Mistake {
+            path: original.to_vec(),
+            message,
+            help: hint,
+        }
+    }
+
+    /// The next way to read the value at `path`.
+    fn other_way(&mut self, path: &[String], original: &[String], kind: &Kind) -> Option<Value> {
+        let value = find(&self.value, path)?;
+        let first = || (0, kind.clone());
+        let (tried, _) = self.tried.entry(original.to_vec()).or_insert_with(first);
+        let others = self.source.others(original, value);
+        let other = others.into_iter().nth(*tried).filter(|other| other != value)?;
+        *tried += 1;
+        Some(other)
+    }
+
+    /// Of the ways to read the value at `original`, which all failed, the error of the one that is not text, if there is one.
+    fn telling<'k>(&'k self, original: &[String], last: &'k Kind) -> &'k Kind {
+        match (self.tried.get(original), last) {
+            (Some((1.., first)), Kind::InvalidType(Actual::Str(_), _) | Kind::InvalidValue(Actual::Str(_), _) | Kind::Message(_)) => {
+                first
+            }
+            _ => last,
+        }
+    }
+
+    /// Reports that the mapping at `path` lacks `name`, and puts something there.
+    fn stand_in(&mut self, path: &[String], original: &[String], name: &str) -> bool {
+        let missing = [original, &[name.to_owned()]].concat();
+        if !self.known.contains(&missing) && !self.misspelt.contains(&missing) {
+            let shape = self.shape.and_then(|shape| shape.at(&missing));
+            self.mistakes.push(Mistake {
+                path: original.to_vec(),
+                message: format!("`{name}` must be set"),
+                help: shape.and_then(Shape::example),
+            });
+        }
+        self.stand_ins.insert(missing.clone(), 0);
+        self.next_stand_in(&[path, &[name.to_owned()]].concat(), &missing)
+    }
+
+    fn next_stand_in(&mut self, path: &[String], original: &[String]) -> bool {
+        let tried = self.stand_ins.entry(original.to_vec()).or_default();
+        *tried += 1;
+        let tried = *tried - 1;
+        if let Some(value) = stand_ins().into_iter().nth(tried) {
+            return put(&mut self.value, path, value);
+        }
+        // Nothing fits, so what lacks it is taken out as a whole.
+        self.stand_ins.remove(original);
+        let Some((_, above)) = path.split_last() else {
+            return false;
+        };
+        let Some((_, original)) = original.split_last() else {
+            return false;
+        };
+        self.known.insert(original.to_vec());
+        let removed = remove(&mut self.value, above);
+        if removed {
+            self.removed.add(original);
+        }
+        removed
     }
 }
 
-fn help(kind: &Kind) -> Option<String> {
-    let (Kind::UnknownField(found, expected) | Kind::UnknownVariant(found, expected)) = kind else {
-        return None;
-    };
-    Some(match closest(found, expected.iter().copied()) {
-        Some(like) => format!("did you mean `{like}`?"),
-        None if expected.is_empty() => "nothing can be set here".to_owned(),
-        None => format!("possible here: {}", expected.join(", ")),
+/// The value at `path`.
+fn find<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
+    path.iter().try_fold(value, |value, name| match value {
+        Value::Dict(_, dict) => dict.get(name),
+        Value::Array(_, list) => list.get(name.parse::<usize>().ok()?),
+        _ => None,
     })
 }
 
-/// Puts `text` at `path`; false if there is text already, or nothing.
-fn make_text(value: &mut Value, path: &[String], text: String) -> bool {
+/// Puts `new` at `path`, the last part of which may be a new key; false if there is no place for it.
+fn put(value: &mut Value, path: &[String], new: Value) -> bool {
     let Some((name, rest)) = path.split_first() else {
-        let other = !matches!(value, Value::String(..));
-        *value = Value::from(text);
-        return other;
+        *value = new;
+        return true;
     };
-    let below = match value {
-        Value::Dict(_, dict) => dict.get_mut(name),
-        Value::Array(_, list) => name.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
-        _ => None,
-    };
-    below.is_some_and(|value| make_text(value, rest, text))
+    match value {
+        Value::Dict(_, dict) if rest.is_empty() => {
+            dict.insert(name.clone(), new);
+            true
+        }
+        Value::Dict(_, dict) => dict.get_mut(name).is_some_and(|value| put(value, rest, new)),
+        Value::Array(_, list) => {
+            let entry = name.parse::<usize>().ok().and_then(|index| list.get_mut(index));
+            entry.is_some_and(|value| put(value, rest, new))
+        }
+        _ => false,
+    }
 }
 
 /// Takes what is at `path` out of `value`; false if there is nothing.
@@ -126,15 +359,15 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
 /// Original indices of what was taken out of lists, by the list's path, so that later errors can be put where the user
 /// sees them.
 #[derive(Default)]
-struct Taken(HashMap<Vec<String>, Vec<usize>>);
+struct Removed(HashMap<Vec<String>, Vec<usize>>);
 
-impl Taken {
+impl Removed {
     /// `path` with its indices as they were before anything was taken out.
     fn before(&self, path: &[String]) -> Vec<String> {
         let mut original: Vec<String> = Vec::with_capacity(path.len());
         for part in path {
             let part = match (self.0.get(&original), part.parse::<usize>()) {
-                (Some(taken), Ok(index)) => taken
+                (Some(removed), Ok(index)) => removed
                     .iter()
                     .fold(index, |index, before| index + usize::from(*before <= index))
                     .to_string(),
@@ -145,17 +378,15 @@ impl Taken {
         original
     }
 
-    /// The same, and remembers it as taken.
-    fn original(&mut self, path: &[String]) -> Vec<String> {
-        let path = self.before(path);
-        if let Some((last, list)) = path.split_last()
+    /// Remembers the original path of what was taken out.
+    fn add(&mut self, original: &[String]) {
+        if let Some((last, list)) = original.split_last()
             && let Ok(index) = last.parse()
         {
-            let taken = self.0.entry(list.to_vec()).or_default();
-            taken.push(index);
-            taken.sort_unstable();
+            let removed = self.0.entry(list.to_vec()).or_default();
+            removed.push(index);
+            removed.sort_unstable();
         }
-        path
     }
 }
 
@@ -167,10 +398,18 @@ pub(crate) fn into_dict(value: Value) -> Option<Dict> {
     }
 }
 
+/// Puts an empty mapping in place of nothing.
+pub(crate) fn fill_in(value: &mut Value) {
+    if let Value::Empty(tag, Empty::None | Empty::Unit) = value {
+        *value = Value::Dict(*tag, Dict::new());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde::Deserialize;
+    use std::path::PathBuf;
 
     #[derive(Debug, Default, Deserialize)]
     #[serde(deny_unknown_fields, default)]
@@ -178,14 +417,50 @@ mod tests {
         size: u8,
         name: String,
         ports: Vec<u16>,
+        auth: Option<Auth>,
+        classes: Vec<Class>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "read for its mistakes")]
+    struct Auth {
+        username: String,
+        password_from: PathBuf,
+        address: std::net::IpAddr,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "read for its mistakes")]
+    struct Class {
+        name: String,
+        sizes: Vec<u8>,
+    }
+
+    /// Both could be read as text.
+    struct Texts;
+
+    impl Source for Texts {
+        fn others(&self, path: &[String], value: &Value) -> Vec<Value> {
+            if (path == ["name"] || path == ["size"]) && !matches!(value, Value::Empty(..)) {
+                vec![Value::from("7")]
+            } else {
+                Vec::new()
+            }
+        }
     }
 
     fn read_yaml(text: &str) -> (Option<Sample>, Vec<Mistake>) {
-        read(
-            crate::document::value_from_yaml(text).unwrap(),
-            |path| (path == ["name"] || path == ["size"]).then(|| "7".to_owned()),
-            Value::deserialize,
-        )
+        let value = crate::document::value_from_yaml(text).unwrap();
+        let outcome = read(value, None, &Texts, Value::deserialize);
+        (outcome.read, outcome.mistakes)
+    }
+
+    fn paths(mistakes: &[Mistake]) -> Vec<String> {
+        let mut paths: Vec<_> = mistakes.iter().map(|mistake| mistake.path.join(".")).collect();
+        paths.sort();
+        paths
     }
 
     #[test]
@@ -196,11 +471,50 @@ mod tests {
             (sample.size, &*sample.name, &*sample.ports),
             (0, "y", &[1, 2, 3][..])
         );
-        let mut paths: Vec<_> = mistakes.iter().map(|mistake| mistake.path.join(".")).collect();
-        paths.sort();
-        assert_eq!(paths, ["nme", "ports.1", "ports.3", "size"]);
+        assert_eq!(paths(&mistakes), ["nme", "ports.1", "ports.3", "size"]);
         let unknown = mistakes.iter().find(|mistake| mistake.path == ["nme"]).unwrap();
         assert_eq!(unknown.help.as_deref(), Some("did you mean `name`?"));
+    }
+
+    #[test]
+    fn a_missing_key_hides_no_other_mistake() {
+        let (sample, mistakes) =
+            read_yaml("{auth: {username: [], colour: red}, classes: [{name: a}, {sizes: [x]}, 7], zone: 1, ports: [z]}");
+        assert!(sample.is_some());
+        assert_eq!(
+            paths(&mistakes),
+            [
+                "auth", // address
+                "auth", // password_from
+                "auth.colour",
+                "auth.username",
+                "classes.0", // sizes
+                "classes.1", // name
+                "classes.1.sizes.0",
+                "classes.2",
+                "ports.0",
+                "zone",
+            ]
+        );
+        let missing: Vec<_> = mistakes.iter().map(|mistake| &*mistake.message).collect();
+        for name in ["address", "password_from", "sizes", "name"] {
+            assert!(missing.contains(&&*format!("`{name}` must be set")), "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_under_another_name_is_one_mistake() {
+        let (_, mistakes) = read_yaml("{classes: [{nam: a, sizes: []}]}");
+        assert_eq!(paths(&mistakes), ["classes.0.nam"]);
+    }
+
+    #[test]
+    fn a_key_without_a_value_has_its_default() {
+        let (sample, mistakes) = read_yaml("{size: , ports: , classes: , auth: }");
+        assert_eq!(mistakes, []);
+        assert_eq!(sample.unwrap().ports, [0; 0]);
+        let (_, mistakes) = read_yaml("{classes: [{name: , sizes: []}], ports: [null, 1]}");
+        assert_eq!(paths(&mistakes), ["classes.0", "ports.0"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The layers: files, environment, `--set`; and where each value of their sum came from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use figment::value::{Dict, Map, Value};
@@ -8,8 +8,12 @@ use figment::{Figment, Metadata, Profile, Provider};
 use flowtap_pipeline::Registry;
 
 use crate::defaults;
-use crate::diagnostic::{Diagnostic, Origin, closest};
-use crate::document::{Document, value_from_yaml};
+use crate::diagnostic::{Diagnostic, Origin};
+use crate::document::{Document, value_and_texts, value_from_yaml};
+use crate::faulty::fill_in;
+use crate::service_links;
+use crate::suggest::closest;
+use crate::{aliases, secret};
 
 /// Prefix of flowtap's environment variables.
 const PREFIX: &str = "FLOWTAP_";
@@ -37,6 +41,8 @@ pub struct Layers {
 pub(crate) struct Source {
     name: String,
     document: Document,
+    /// The path of a value that is the text as it was given, for which the key decides how it is read.
+    literal: Option<Vec<String>>,
 }
 
 impl Source {
@@ -47,6 +53,7 @@ impl Source {
                 values,
                 ..Document::default()
             },
+            literal: None,
         }
     }
 }
@@ -73,6 +80,8 @@ pub(crate) struct Merged {
     pub(crate) substituted: Vec<(String, String)>,
     /// Every file that was read for it.
     pub(crate) files: Vec<PathBuf>,
+    /// What is odd about the layers, but no mistake.
+    pub(crate) warnings: Vec<Diagnostic>,
 }
 
 impl Merged {
@@ -92,6 +101,35 @@ impl Merged {
                 line: place.and_then(|place| source.document.line(place)),
             })
         })
+    }
+
+    /// Other ways to read `value`, the one at `path`: a number as the text that it was, or a text as what YAML makes of it.
+    pub(crate) fn others(&self, path: &[String], value: &Value) -> Vec<Value> {
+        if let Some(text) = self.texts.get(path) {
+            return vec![Value::from(text.as_str())];
+        }
+        let is_below = |literal: &Vec<String>| path.len() > literal.len() && path.starts_with(literal);
+        let mut sources = self.sources.iter().rev();
+        let Some(source) = sources.find(|source| {
+            has(&source.document.values, path) || source.literal.as_ref().is_some_and(is_below)
+        }) else {
+            return Vec::new();
+        };
+        if let Some(literal) = source.literal.as_ref().filter(|literal| is_below(literal)) {
+            // A list or mapping that was text first.
+            let text = find(&source.document.values, literal).and_then(Value::as_str);
+            let texts = text.and_then(|text| value_and_texts(text).ok()).map(|(_, texts)| texts);
+            let text = texts.and_then(|mut texts| texts.remove(&path[literal.len()..]));
+            return text.into_iter().map(Value::from).collect();
+        }
+        if let Some(text) = source.document.texts.get(path) {
+            return vec![Value::from(text.as_str())];
+        }
+        if source.literal.as_deref() != Some(path) {
+            return Vec::new();
+        }
+        let read = value.as_str().and_then(|text| value_from_yaml(text).ok());
+        read.into_iter().collect()
     }
 
     /// Whether a layer above the defaults has something at `path`.
@@ -142,13 +180,17 @@ impl Layers {
                 Ok(document) => sources.push(Source {
                     name: path.display().to_string(),
                     document,
+                    literal: None,
                 }),
                 Err(diagnostic) => diagnostics.push(diagnostic),
             }
         }
+        let (links, env): (Vec<_>, Vec<_>) = self
+            .env
+            .iter()
+            .partition(|(name, value)| service_links::is_one(name, value));
         sources.extend(
-            self.env
-                .iter()
+            env.into_iter()
                 .filter_map(|(name, value)| from_env(name, value, diagnostics)),
         );
         sources.extend(
@@ -172,6 +214,7 @@ impl Layers {
             texts: HashMap::new(),
             substituted: Vec::new(),
             files: self.files.clone(),
+            warnings: service_links::warning(&links).into_iter().collect(),
         }
     }
 }
@@ -214,15 +257,21 @@ fn from_env(name: &str, text: &str, diagnostics: &mut Vec<Diagnostic>) -> Option
         let section = closest(&path[0], SECTIONS)
             .unwrap_or("exporters")
             .to_ascii_uppercase();
+        let help = aliases::section(&path[0]).map_or_else(
+            || format!("write {PREFIX}{section}__COMPONENT__KEY, or unset it"),
+            |alias| format!("{alias}; variables are called {PREFIX}SECTION__COMPONENT__KEY"),
+        );
         diagnostics.push(Diagnostic {
             origin: origin(),
             key: String::new(),
-            message: "names no key of the config".to_owned(),
-            help: Some(format!("write {PREFIX}{section}__COMPONENT__KEY, or unset it")),
+            message: "is not the name of a key of the config".to_owned(),
+            help: Some(help),
         });
         return None;
     }
-    nested(path, text, origin(), diagnostics)
+    // Taken as it is: a dollar sign is one.
+    let text = text.replace('$', "$$");
+    nested(path, &text, origin(), diagnostics)
 }
 
 /// `a.b.c=value`
@@ -245,7 +294,7 @@ fn from_set(setting: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> 
         diagnostics.push(Diagnostic {
             origin: origin(),
             key: String::new(),
-            message: "is no setting".to_owned(),
+            message: "is not a valid setting".to_owned(),
             help: Some("write KEY=VALUE, such as receivers.ebpf.interval=1s".to_owned()),
         });
         return None;
@@ -258,6 +307,8 @@ fn from_set(setting: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Source> 
     )
 }
 
+/// A layer with one value. It is text, unless it has to be a mapping or looks like one, or is null: what reads it decides
+/// whether it is used as that, or as what YAML makes of it.
 fn nested(
     path: Vec<String>,
     text: &str,
@@ -268,23 +319,51 @@ fn nested(
         .as_ref()
         .map(|origin| origin.name.clone())
         .unwrap_or_default();
-    match value_from_yaml(text) {
-        Ok(value) => {
-            let value = path
-                .into_iter()
-                .rev()
-                .fold(value, |value, key| Value::from(Dict::from([(key, value)])));
-            Some(Source::new(name, crate::faulty::into_dict(value)?))
-        }
-        Err(error) => {
-            let key = path.join(".");
+    let (read, below) = match value_and_texts(text) {
+        Ok((value, texts)) => (Ok(value), texts),
+        Err(error) => (Err(error), BTreeMap::new()),
+    };
+    let structural = is_structural(&path);
+    let (value, other) = match read {
+        Err(error) if structural => {
             diagnostics.push(Diagnostic {
                 origin,
-                key,
+                key: path.join("."),
                 message: error.message,
                 help: None,
             });
-            None
+            return None;
         }
+        Ok(mut value) if structural => {
+            fill_in(&mut value);
+            (value, None)
+        }
+        _ if secret::is_secret(&path) => (Value::from(text), None),
+        Ok(value @ Value::Dict(..)) if text.trim_start().starts_with('{') => (value, Some(text)),
+        Ok(value @ Value::Empty(..)) if !text.is_empty() => (value, Some(text)),
+        _ => (Value::from(text), None),
+    };
+    let literal = value.as_str().is_some().then(|| path.clone());
+    let mut texts = HashMap::new();
+    if value.as_dict().is_some() {
+        texts.extend(below.into_iter().map(|(below, text)| ([&path[..], &below].concat(), text)));
+    }
+    texts.extend(other.map(|text| (path.clone(), text.replace("$$", "$"))));
+    let value = path
+        .into_iter()
+        .rev()
+        .fold(value, |value, key| Value::from(Dict::from([(key, value)])));
+    let mut source = Source::new(name, crate::faulty::into_dict(value)?);
+    source.document.texts = texts;
+    Some(Source { literal, ..source })
+}
+
+/// Whether the value at `path` is a section, a component or a pipeline.
+fn is_structural(path: &[String]) -> bool {
+    match path {
+        [_] => true,
+        [section, second] => section != "service" || second == "pipelines",
+        [service, pipelines, _] => service == "service" && pipelines == "pipelines",
+        _ => false,
     }
 }

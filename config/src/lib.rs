@@ -21,6 +21,10 @@
 //! | [`document`] | a file's values and places: YAML and TOML |
 //! | [`substitute`] | `${env:X}`, `${file:P}` |
 //! | [`faulty`] | reading a struct although parts of it are wrong |
+//! | `words`, `shape` | messages in plain words; the form of values by their JSON Schema |
+//! | `suggest`, [`aliases`] | the key that was meant: typing mistakes, spellings of other programs |
+//! | [`log_level`] | levels of logs |
+//! | `service_links` | variables that Kubernetes sets for a Service called flowtap |
 //! | [`check`] | from merged values to a [`Config`] |
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
@@ -30,6 +34,7 @@
 //! | `secret` | values that must not be shown |
 #![forbid(unsafe_code)]
 
+pub mod aliases;
 pub mod check;
 pub mod config;
 pub mod defaults;
@@ -37,12 +42,17 @@ pub mod diagnostic;
 pub mod document;
 pub mod faulty;
 pub mod layers;
+pub mod log_level;
 pub mod reference;
 pub mod schema;
 mod secret;
 pub mod service;
+mod service_links;
+mod shape;
 pub mod substitute;
+mod suggest;
 mod wiring;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -75,8 +85,9 @@ pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors
         }
         _ => {
             for diagnostic in &mut diagnostics {
-                diagnostic.message =
-                    substitute::conceal(&merged.substituted, &diagnostic.key, &diagnostic.message);
+                let conceal = |text: &str| substitute::conceal(&merged.substituted, &diagnostic.key, text);
+                diagnostic.message = conceal(&diagnostic.message);
+                diagnostic.help = diagnostic.help.as_deref().map(conceal);
             }
             Err(ConfigErrors::new(diagnostics))
         }

@@ -1,14 +1,17 @@
 //! The section `service`, but for its pipelines.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flowtap_pipeline::Fault;
+use flowtap_pipeline::{Fault, address};
 use flowtap_pipeline::schema::{AddressText, DurationText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::log_level;
 
 /// The daemon itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,19 +34,21 @@ pub struct ServiceConfig {
 impl ServiceConfig {
     /// Everything that is wrong with values of the right type.
     pub(crate) fn validate(&self) -> Vec<Fault> {
-        let endpoint = self.telemetry.metrics.otlp.endpoint.as_deref();
-        let wrong = endpoint.filter(|endpoint| {
-            let host = endpoint.strip_prefix("http://");
+        let mut faults = Vec::new();
+        let wrong = self.telemetry.metrics.otlp.url().filter(|url| {
+            let host = url.strip_prefix("http://");
             host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':']) || host.contains('@'))
         });
-        let fault = |_: &str| {
-            Fault::new(
+        if wrong.is_some() {
+            faults.push(Fault::new(
                 "telemetry.metrics.otlp.endpoint",
-                "is not a valid endpoint: expected http://host:port, such as http://127.0.0.1:4317; \
-                 for TLS, headers or HTTP name an `otlp` exporter in `telemetry.metrics.exporters`",
-            )
-        };
-        let mut faults: Vec<_> = wrong.map(fault).into_iter().collect();
+                "is not a valid endpoint: expected http://host:port, such as http://127.0.0.1:4317; hint: for TLS, headers or HTTP \
+                 name an `otlp` exporter in `telemetry.metrics.exporters`",
+            ));
+        }
+        if let Err(message) = log_level::check(&self.telemetry.logs.level) {
+            faults.push(Fault::new("telemetry.logs.level", message));
+        }
         if self.telemetry.resource.contains_key("") {
             faults.push(Fault::new("telemetry.resource", "an attribute needs a name"));
         }
@@ -76,6 +81,7 @@ impl Default for ServiceConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
     /// Address and port of `/healthz` and `/readyz`; null for none.
+    #[serde(with = "flowtap_pipeline::address::option")]
     #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
     /// Names that `Host` may have in requests over the loopback interface, beside addresses and `localhost`; `*` for any. Other names
@@ -182,6 +188,7 @@ pub struct TelemetryConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct MetricsConfig {
     /// Address and port of `/metrics`; null for none.
+    #[serde(with = "flowtap_pipeline::address::option")]
     #[schemars(with = "Option<AddressText>")]
     pub endpoint: Option<SocketAddr>,
     /// Exporters of this config that also receive them.
@@ -213,8 +220,16 @@ impl Default for MetricsConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PushConfig {
-    /// The collector, `http://host:port`; null for none.
+    /// The collector, `http://host:port` or `host:port`; null for none.
     pub endpoint: Option<String>,
+}
+
+impl PushConfig {
+    /// The endpoint with its scheme and port.
+    pub fn url(&self) -> Option<Cow<'_, str>> {
+        let endpoint = self.endpoint.as_deref()?;
+        Some(address::with_scheme(endpoint, 4317, false))
+    }
 }
 
 /// The daemon's logs, on standard error.

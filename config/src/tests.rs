@@ -20,6 +20,8 @@ use crate::{Config, ConfigErrors, Layers, LogFormat, load};
 struct Made {
     size: u32,
     names: Vec<std::net::IpAddr>,
+    #[serde(with = "flowtap_pipeline::address::option")]
+    #[schemars(with = "Option<flowtap_pipeline::schema::AddressText>")]
     endpoint: Option<SocketAddr>,
     password: String,
     headers: std::collections::BTreeMap<String, String>,
@@ -321,7 +323,9 @@ fn syntax_errors_double_keys_and_second_documents_are_told_with_their_place() {
         ("a.yaml", "a: [1\nb: 2", (2, 2)),
         ("a.yaml", "service: {}\nservice: {}", (2, 1)),
         ("a.yaml", "---\nservice: {}\n---\nservice: {}", (3, 1)),
-        ("a.yaml", "service: &x {}\nexporters: *x", (2, 12)),
+        ("a.yaml", "service: {}\nexporters: *x", (2, 12)),
+        ("a.yaml", "exporters: &x {a: *x}", (1, 19)),
+        ("a.yaml", "exporters: {<<: 1}", (1, 17)),
         ("a.yaml", "- a", (1, 1)),
         ("a.toml", "a = 1\na = 2", (2, 1)),
         ("a.toml", "a = ", (1, 5)),
@@ -464,4 +468,192 @@ fn a_config_that_nests_without_end_is_refused_and_no_stack_overflows() {
     let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
     assert!(Document::from_yaml(&format!("a: {deep}")).is_err());
     assert!(Document::from_toml(&format!("a = {deep}")).is_err());
+}
+
+/// What the exporter `prometheus` came to be, as text.
+fn prometheus(config: &Config) -> String {
+    format!("{:?}", config.exporters.values().next().unwrap())
+}
+
+#[test]
+fn values_of_the_environment_are_text_where_text_is_wanted_and_are_taken_as_they_are() {
+    for text in [
+        "abc #def", "p@s$$w0rd", "\"q\"", "0123", "true", "1e5", "@abc", "#abc", "%abc", "*abc", "a: b", "- x", "{x}", "{a: b}",
+        "null", "~", "", " x ", "[a]", "${env:HOME}", "12345",
+    ] {
+        let env = [("FLOWTAP_EXPORTERS__PROMETHEUS__PASSWORD", text)];
+        let config = with_files(&[], &env, &[]).unwrap();
+        let expected = format!("password: {text:?}");
+        assert!(prometheus(&config).contains(&expected), "{text:?}: {}", prometheus(&config));
+    }
+}
+
+#[test]
+fn values_of_the_environment_and_of_set_are_what_their_key_wants() {
+    let read = |key: &str, text: &str| {
+        let name = format!("FLOWTAP_EXPORTERS__PROMETHEUS__{}", key.to_ascii_uppercase());
+        let of_env = with_files(&[], &[(&name, text)], &[]).unwrap();
+        let of_set = with_files(&[], &[], &[&format!("exporters.prometheus.{key}={text}")]).unwrap();
+        assert_eq!(of_env.to_yaml(), of_set.to_yaml());
+        prometheus(&of_env)
+    };
+    for (key, text, expected) in [
+        ("size", "7", "size: 7,"),
+        ("names", "[192.0.2.1, '::1']", "names: [192.0.2.1, ::1]"),
+        ("endpoint", "[::1]:9464", "endpoint: Some([::1]:9464)"),
+        ("endpoint", ":9464", "endpoint: Some([::]:9464)"),
+        ("endpoint", "null", "endpoint: None"),
+        ("headers", "{a: 'b', c: 1}", "headers: {\"a\": \"b\", \"c\": \"1\"}"),
+    ] {
+        let shown = read(key, text);
+        assert!(shown.contains(expected), "{key}={text}: {shown}");
+    }
+    let found = with_files(&[], &[("FLOWTAP_EXPORTERS__PROMETHEUS__SIZE", "1e3")], &[]).unwrap_err();
+    assert!(found.to_string().contains("found number `1000`"), "{found}");
+    // A substitution on the command line is one: a secret is not for `ps`.
+    let config = with_files(&[], &[("N", "a$$b")], &["exporters.prometheus.password=${env:N}"]).unwrap();
+    assert!(prometheus(&config).contains("password: \"a$$b\""), "{}", prometheus(&config));
+}
+
+#[test]
+fn numbers_of_a_file_are_text_where_text_is_wanted_as_they_are_written() {
+    let yaml = "exporters: {prometheus: {password: 0123, headers: {a: 1e3, b: true, c: 0x10}}}";
+    let toml = "exporters.prometheus = {password = 123, headers = {a = 1e3, b = true, c = 0x10}}";
+    let shown = prometheus(&with_files(&[("a.yaml", yaml)], &[], &[]).unwrap());
+    assert!(shown.contains("password: \"0123\""), "{shown}");
+    let headers = "headers: {\"a\": \"1e3\", \"b\": \"true\", \"c\": \"0x10\"}";
+    assert!(shown.contains(headers), "{shown}");
+    let shown = prometheus(&with_files(&[("a.toml", toml)], &[], &[]).unwrap());
+    assert!(shown.contains("password: \"123\"") && shown.contains(headers), "{shown}");
+}
+
+#[test]
+fn sections_and_keys_without_a_value_have_their_defaults() {
+    let built_in = with_files(&[], &[], &[]).unwrap().to_yaml();
+    for text in [
+        "receivers:\nprocessors:\nexporters:\nservice:\n",
+        "service:\n  pipelines:\n",
+        "service:\n  telemetry:\n    logs:\n  shutdown_timeout:\n",
+        "exporters:\n  prometheus:\n    size:\n    names:\n    headers:\n    password:\n",
+        "service: {pipelines: {flows: }}",
+    ] {
+        let config = with_files(&[("a.yaml", text)], &[], &[]);
+        assert_eq!(config.unwrap().to_yaml(), built_in, "{text}");
+    }
+}
+
+#[test]
+fn aliases_and_merge_keys_stand_for_what_their_anchors_mark() {
+    let text = "\
+x-common: &common
+  size: 7
+  headers: {a: b}
+exporters:
+  prometheus: {<<: *common, size: 8, names: &names [192.0.2.1]}
+  otlp: {<<: [{password: p}, *common], names: *names}
+service: {pipelines: {flows: {receivers: [ebpf], processors: [window], exporters: [otlp, prometheus]}}}
+";
+    let config = with_files(&[("a.yaml", text)], &[], &[]).unwrap();
+    let shown: Vec<_> = config.exporters.values().map(|config| format!("{config:?}")).collect();
+    for part in ["size: 7", "names: [192.0.2.1]", "password: \"p\"", "{\"a\": \"b\"}"] {
+        assert!(shown[0].contains(part), "{shown:?}");
+    }
+    assert!(shown[1].contains("size: 8") && shown[1].contains("{\"a\": \"b\"}"), "{shown:?}");
+    // A mistake in what is marked is shown where it is written.
+    let found = mistakes(with_files(&[("a.yaml", &text.replace("size: 7", "size: seven"))], &[], &[]));
+    assert_eq!(found, ["2 exporters.otlp.size"]);
+}
+
+#[test]
+fn aliases_that_multiply_are_refused() {
+    let lines = (1..9).map(|n| format!("x-{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", ")));
+    let text = format!("x-0: &a0 [x]\n{}", lines.collect::<String>());
+    let error = with_files(&[("a.yaml", &text)], &[], &[]).unwrap_err();
+    assert!(error.to_string().contains("aliases stand for more than"), "{error}");
+}
+
+#[test]
+fn variables_of_a_kubernetes_service_are_ignored_with_one_warning() {
+    let env = [
+        ("FLOWTAP_SERVICE_HOST", "10.96.0.5"),
+        ("FLOWTAP_SERVICE_PORT", "9464"),
+        ("FLOWTAP_PORT", "tcp://10.96.0.5:9464"),
+        ("FLOWTAP_PORT_9464_TCP_ADDR", "10.96.0.5"),
+    ];
+    let config = with_files(&[], &env, &[]).unwrap();
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    let shown = config.warnings[0].to_string();
+    assert!(shown.contains("FLOWTAP_SERVICE_HOST and 3 more") && shown.contains("enableServiceLinks"), "{shown}");
+}
+
+#[test]
+fn spellings_of_other_programs_come_with_the_one_here() {
+    for (text, expected) in [
+        ("sinks: {}", "did you mean `exporters`? Vector's `sinks` is `exporters` here"),
+        ("exporters: {otlphttp: {}}", "use `otlp` with `protocol: http/protobuf`"),
+        ("processors: {batch: {}}", "not needed: exporters send whole windows"),
+        ("exporters: {prometheus: {listen_address: ':1'}}", "Prometheus' `listen_address` is `endpoint` here"),
+        ("exporters: {otlp/backup: {retry_on_failure: {}}}", "The Collector's `retry_on_failure` is `retry` here"),
+        (
+            "service: {pipelines: {flows: {receivers: [ebpf], processors: [memory_limiter, window], exporters: [prometheus]}}}",
+            "`memory_limiter` is `service.memory_limiter` here",
+        ),
+    ] {
+        let errors = with_files(&[("a.yaml", text)], &[], &[]).unwrap_err().to_string();
+        assert!(errors.contains(expected), "{text}:\n{errors}");
+    }
+}
+
+#[test]
+fn a_key_at_the_wrong_depth_comes_with_the_place_where_it_belongs() {
+    let errors = with_files(&[("a.yaml", "service: {telemetry: {initial: 3}}")], &[], &[]).unwrap_err();
+    assert!(errors.to_string().contains("did you mean `logs.sampling.initial`?"), "{errors}");
+}
+
+/// A mistake, and where a config has it.
+type Injected = (&'static str, &'static str);
+
+/// Entries of a valid config, each with what makes it wrong; one mistake, one error.
+const ENTRIES: [(Injected, &[&str]); 9] = [
+    (("exporters.prometheus", "size: 7"), &["size: x", "sise: 7", "size: -1", "size: [7]", "size: 101"]),
+    (("exporters.prometheus", "names: [192.0.2.1, 192.0.2.2]"), &["names: [192.0.2.1, x]", "names: 192.0.2.1", "nmes: []"]),
+    (("exporters.prometheus", "headers: {a: b}"), &["headers: {a: [b]}", "headers: b", "header: {}"]),
+    (("exporters.otlp", "password: x"), &["password: [x]", "pasword: x"]),
+    (("receivers.ebpf", "size: 9"), &["size: 1.5", "size: true", "x: 9"]),
+    (("processors.policy", "endpoint: ':7'"), &["endpoint: 7", "endpoint: localhost", "endpont: ':7'"]),
+    (("processors.window", "size: 8"), &["size: {}", "sizes: 8"]),
+    (("service.telemetry.logs", "level: info"), &["level: warning", "level: [info]", "levle: info"]),
+    (("service.admin", "endpoint: null"), &["endpoint: 7", "endpoint: x", "port: 7"]),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn as_many_errors_are_reported_as_mistakes_were_made(
+        choices in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<proptest::sample::Index>()), ENTRIES.len()),
+    ) {
+        let mut sections: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
+        let mut injected = 0;
+        for (((place, good), wrong), (there, bad, index)) in ENTRIES.iter().zip(choices) {
+            let entry = if bad { *index.get(wrong) } else { good };
+            if bad || there {
+                sections.entry(place).or_default().push(entry);
+            }
+            injected += usize::from(bad);
+        }
+        // One section per line, as a path of mappings in flow style, each in a file of its own: layers merge.
+        let files: Vec<_> = sections
+            .iter()
+            .enumerate()
+            .map(|(number, (place, entries))| {
+                let body = format!("{{{}}}", entries.join(", "));
+                let text = place.rsplit('.').fold(body, |below, key| format!("{{{key}: {below}}}"));
+                (format!("{number}.yaml"), text)
+            })
+            .collect();
+        let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let found = with_files(&files, &[], &[]).map_or_else(|errors| errors.0, |_| Vec::new());
+        prop_assert_eq!(found.len(), injected, "{:?}\n{:?}", files, found);
+    }
 }

@@ -19,12 +19,14 @@ pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
     let mut reader = Reader {
         text,
         places: HashMap::new(),
+        texts: HashMap::new(),
         path: Vec::new(),
     };
     let values = reader.table(table.get_ref())?;
     Ok(Document {
         values,
         places: reader.places,
+        texts: reader.texts,
         text: String::new(),
     })
 }
@@ -32,6 +34,7 @@ pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
 struct Reader<'t> {
     text: &'t str,
     places: HashMap<Vec<String>, Place>,
+    texts: HashMap<Vec<String>, String>,
     path: Vec<String>,
 }
 
@@ -72,6 +75,10 @@ impl Reader<'_> {
             place: Some(place_of(self.text, value.span().start)),
             message: format!("{what} is beyond what a number can be here"),
         };
+        if matches!(value.get_ref(), DeValue::Boolean(_) | DeValue::Integer(_) | DeValue::Float(_)) {
+            let text = self.text.get(value.span()).unwrap_or_default();
+            self.texts.insert(self.path.clone(), text.to_owned());
+        }
         Ok(match value.get_ref() {
             DeValue::String(text) => Value::String(tag(), text.clone().into_owned()),
             DeValue::Boolean(value) => Value::Bool(tag(), *value),

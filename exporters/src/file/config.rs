@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowtap_pipeline::schema::DurationText;
+use flowtap_pipeline::schema::{DurationText, SizeText};
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
     QueueConfig, Stability,
@@ -44,6 +44,8 @@ pub enum Compression {
 #[serde(deny_unknown_fields, default)]
 pub struct Rotation {
     /// A file is finished with the window that takes it to this size.
+    #[serde(with = "flowtap_pipeline::size")]
+    #[schemars(with = "SizeText")]
     pub max_bytes: u64,
     /// A file is finished once its windows span this long.
     #[serde(with = "humantime_serde")]

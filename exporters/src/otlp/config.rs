@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flowtap_pipeline::schema::DurationText;
+use flowtap_pipeline::address;
+use flowtap_pipeline::schema::{DurationText, SizeText};
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
     QueueConfig, Stability,
@@ -52,10 +53,19 @@ impl Protocol {
     }
 
     /// Where a collector listens by default (OTLP specification, "Default Port").
-    const fn default_endpoint(self) -> &'static str {
+    const fn default_port(self) -> u16 {
         match self {
-            Self::Grpc => "http://127.0.0.1:4317",
-            Self::HttpProtobuf | Self::HttpJson => "http://127.0.0.1:4318",
+            Self::Grpc => 4317,
+            Self::HttpProtobuf | Self::HttpJson => 4318,
+        }
+    }
+
+    /// Its name in a config.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+            Self::HttpJson => "http/json",
         }
     }
 }
@@ -135,8 +145,8 @@ impl Default for KeepaliveConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The collector: `http://host:port`, `https://host:port` or `unix:///path/of/socket`. Over HTTP, `/v1/metrics` is appended to
-    /// its path unless it ends so. Unset: `OTEL_EXPORTER_OTLP_ENDPOINT`, or the protocol's port on this machine.
+    /// The collector: `http://host:port`, `https://host:port` or `unix:///path/of/socket`. `host:port` is `http`, or `https` with port
+    /// 443 or a key in `tls`; a host alone has the protocol's port. Over HTTP, `/v1/metrics` is appended to its path unless it ends so. Unset: `OTEL_EXPORTER_OTLP_ENDPOINT`, or the protocol's port on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// The full URL of the metrics over HTTP, used as it is, in place of `endpoint`. Unset: `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`.
@@ -192,6 +202,8 @@ pub struct Config {
     pub max_points_per_request: NonZeroUsize,
     /// Maximum bytes of a request before compression; collectors reject more than 4 MiB over gRPC
     /// unless configured otherwise.
+    #[serde(with = "flowtap_pipeline::size")]
+    #[schemars(with = "SizeText")]
     pub max_request_bytes: usize,
 }
 
@@ -258,12 +270,17 @@ impl Resolved {
 
 impl Config {
     /// With the environment of this process.
-    pub(super) fn resolved(&self) -> Result<Resolved, Vec<Fault>> {
-        self.resolve(&|name| env::var(name).ok())
+    pub(super) fn resolved(&self) -> Result<Resolved, Fault> {
+        self.resolve(&of_process, &mut Vec::new())
     }
 
-    /// With `variable`, whose empty values count as unset. Faults name the variable, if it is one that is wrong.
-    fn resolve(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Resolved, Vec<Fault>> {
+    /// With `variable`, whose empty values count as unset. One that can't be read is ignored, and is in `ignored` with what is used
+    /// instead (OpenTelemetry specification, "Environment Variable Specification").
+    fn resolve(
+        &self,
+        variable: &dyn Fn(&str) -> Option<String>,
+        ignored: &mut Vec<Fault>,
+    ) -> Result<Resolved, Fault> {
         let given = |name: &str| variable(name).filter(|value| !value.is_empty());
         let named = |suffix: &str| {
             let both = ["OTEL_EXPORTER_OTLP_METRICS_", "OTEL_EXPORTER_OTLP_"];
@@ -271,16 +288,17 @@ impl Config {
                 .map(|prefix| format!("{prefix}{suffix}"))
                 .find_map(|name| given(&name).map(|value| (name, value)))
         };
-        let mut faults = Vec::new();
-        let mut wrong = |key: &str, name: &str, value: &str, expected: &str| {
-            let message = format!("`{name}` is `{value}`; expected {expected}");
-            faults.push(Fault::new(key, message));
+        let mut ignore = |key: &str, (name, value): (&str, &str), expected: &str, used: &str| {
+            let message =
+                format!("{name} is ignored, {used} is used: expected {expected}, found `{value}`");
+            ignored.push(Fault::new(key, message));
         };
         let protocol = self.protocol.or_else(|| {
             let (name, value) = named("PROTOCOL")?;
             let protocol = Protocol::from_variable(&value);
             if protocol.is_none() {
-                wrong("protocol", &name, &value, "grpc, http/protobuf or http/json");
+                let used = format!("`{}`", Protocol::default().name());
+                ignore("protocol", (&name, &value), "`grpc`, `http/protobuf` or `http/json`", &used);
             }
             protocol
         });
@@ -288,24 +306,25 @@ impl Config {
             let (name, value) = named("COMPRESSION")?;
             let compression = Compression::from_variable(&value);
             if compression.is_none() {
-                wrong("compression", &name, &value, "none, gzip or zstd");
+                ignore("compression", (&name, &value), "`none`, `gzip` or `zstd`", "`gzip`");
             }
             compression
         });
         let timeout = self.timeout.or_else(|| {
             let (name, value) = named("TIMEOUT")?;
-            let timeout = value.parse().ok().map(Duration::from_millis);
+            let timeout = value.parse().ok().filter(|&millis| millis > 0);
             if timeout.is_none() {
-                wrong("timeout", &name, &value, "milliseconds");
+                ignore("timeout", (&name, &value), "milliseconds", "10s");
             }
-            timeout
+            timeout.map(Duration::from_millis)
         });
         let temporality = self.temporality.or_else(|| {
             let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
             let value = given(name)?;
             let temporality = Temporality::from_variable(&value);
             if temporality.is_none() {
-                wrong("temporality", name, &value, "cumulative, delta or lowmemory");
+                let expected = "`cumulative`, `delta` or `lowmemory`";
+                ignore("temporality", (name, &value), expected, "`cumulative`");
             }
             temporality
         });
@@ -313,7 +332,10 @@ impl Config {
         if let Some((name, value)) = named("HEADERS") {
             match parse_headers(&value) {
                 Some(parsed) => headers = parsed,
-                None => wrong("headers", &name, "[redacted]", "name=value, separated by commas"),
+                None => {
+                    let expected = "`name=value` pairs, separated by commas";
+                    ignore("headers", (&name, "[redacted]"), expected, "no header");
+                }
             }
         }
         headers.extend(self.headers.clone());
@@ -325,12 +347,8 @@ impl Config {
             server_name: self.tls.server_name.clone(),
         };
         let protocol = protocol.unwrap_or_default();
-        let endpoint = self.endpoint_of(protocol, &given);
-        let endpoint = endpoint.map_err(|fault| faults.push(fault)).ok();
+        let endpoint = self.endpoint_of(protocol, &given, !headers.is_empty())?;
         let timeout = timeout.unwrap_or(Duration::from_secs(10));
-        let Some(endpoint) = endpoint.filter(|_| faults.is_empty()) else {
-            return Err(faults);
-        };
         Ok(Resolved {
             endpoint,
             protocol,
@@ -355,6 +373,7 @@ impl Config {
         &self,
         protocol: Protocol,
         given: &dyn Fn(&str) -> Option<String>,
+        has_headers: bool,
     ) -> Result<Endpoint, Fault> {
         let variable = |name: &'static str| given(name).map(|value| (name, value));
         let own = |key, value: &Option<String>| value.clone().map(|value| (key, value));
@@ -370,26 +389,37 @@ impl Config {
             ),
         };
         let is_full = full.is_some();
-        let default = || ("endpoint", protocol.default_endpoint().to_owned());
+        let default = || ("endpoint", "127.0.0.1".to_owned());
         let (origin, text) = full.or(base).unwrap_or_else(default);
-        let endpoint = Endpoint::parse(&text).map_err(|error| {
+        let fault = |message: &str| match origin {
+            "endpoint" | "metrics_endpoint" => Fault::new(origin, message),
+            variable => Fault::new("endpoint", format!("{variable}: {message}")),
+        };
+        let url = address::with_scheme(&text, protocol.default_port(), self.tls != ClientTls::default());
+        let endpoint = Endpoint::parse(&url).map_err(|error| {
             let hint = match &error {
                 EndpointError::UserInfo => {
                     "; hint: put them into `headers`, such as `Authorization: Basic …`"
                 }
                 EndpointError::Invalid { .. } => "",
             };
-            match origin {
-                "endpoint" | "metrics_endpoint" => Fault::new(origin, format!("{error}{hint}")),
-                variable => Fault::new("endpoint", format!("`{variable}`: {error}{hint}")),
-            }
+            fault(&format!("{error}{hint}"))
         })?;
+        if has_headers && endpoint.is_exposed() && !text.contains("://") {
+            return Err(fault(&format!(
+                "no scheme, and `headers` may be secret; hint: write `https://{text}`, or `http://{text}` to send them unencrypted"
+            )));
+        }
         Ok(if protocol == Protocol::Grpc || is_full {
             endpoint
         } else {
             endpoint.below(METRICS_PATH)
         })
     }
+}
+
+fn of_process(name: &str) -> Option<String> {
+    env::var(name).ok()
 }
 
 /// `name=value,name=value`, with values encoded as in a URL (W3C Baggage, without properties).
@@ -411,11 +441,11 @@ impl ComponentConfig for Config {
         let mut faults: Vec<_> = naming::validate(&self.namespace).into_iter().collect();
         let resolved = match self.resolved() {
             Ok(resolved) => resolved,
-            Err(more) => {
-                faults.extend(more);
+            Err(fault) => {
+                faults.push(fault);
                 // So that the other keys are checked although the endpoint is wrong.
                 let rest = Self {
-                    endpoint: Some(Protocol::Grpc.default_endpoint().to_owned()),
+                    endpoint: Some("http://127.0.0.1".to_owned()),
                     metrics_endpoint: None,
                     ..self.clone()
                 };
@@ -475,6 +505,23 @@ impl ComponentConfig for Config {
         faults
     }
 
+    fn warnings(&self) -> Vec<Fault> {
+        let mut warnings = Vec::new();
+        let Ok(resolved) = self.resolve(&of_process, &mut warnings) else {
+            return warnings;
+        };
+        if self.tls != ClientTls::default() && !resolved.endpoint.is_tls() {
+            warnings.push(Fault::new(
+                "tls",
+                "has no effect with an endpoint `http://`; hint: write `https://`, or remove it",
+            ));
+        }
+        if self.keepalive != KeepaliveConfig::default() && resolved.protocol != Protocol::Grpc {
+            warnings.push(Fault::new("keepalive", "has an effect with `protocol: grpc` only; hint: remove it"));
+        }
+        warnings
+    }
+
     fn contract(&self) -> Contract {
         let contract = Contract::default().writes(self.storage.iter().map(|storage| &storage.directory));
         match self.resolved() {
@@ -517,7 +564,7 @@ mod tests {
     #[test]
     fn every_fault_is_told_at_once() {
         let config = Config {
-            endpoint: Some("collector:4317".to_owned()),
+            endpoint: Some("ftp://collector".to_owned()),
             timeout: Some(Duration::ZERO),
             namespace: "9".to_owned(),
             headers: BTreeMap::from([("bad name".to_owned(), "x".to_owned())]),
@@ -538,11 +585,59 @@ mod tests {
         );
     }
 
-    fn resolved(config: &Config, variables: &[(&str, &str)]) -> Result<Resolved, Vec<Fault>> {
-        config.resolve(&|name| {
+    fn resolved(config: &Config, variables: &[(&str, &str)]) -> Result<Resolved, Fault> {
+        resolved_with(config, variables, &mut Vec::new())
+    }
+
+    fn resolved_with(
+        config: &Config,
+        variables: &[(&str, &str)],
+        ignored: &mut Vec<Fault>,
+    ) -> Result<Resolved, Fault> {
+        let variable = |name: &str| {
             let variable = variables.iter().find(|(key, _)| *key == name);
             variable.map(|(_, value)| (*value).to_owned())
-        })
+        };
+        config.resolve(&variable, ignored)
+    }
+
+    #[test]
+    fn an_endpoint_needs_no_scheme_unless_headers_would_be_sent_unencrypted() {
+        let config = |endpoint: &str, protocol, ca: Option<&str>| Config {
+            endpoint: Some(endpoint.to_owned()),
+            protocol: Some(protocol),
+            tls: ClientTls {
+                ca_file: ca.map(Into::into),
+                ..ClientTls::default()
+            },
+            ..Config::default()
+        };
+        for (endpoint, protocol, ca, expected) in [
+            ("collector:5", Protocol::Grpc, None, "http://collector:5"),
+            ("collector", Protocol::Grpc, None, "http://collector:4317"),
+            ("collector", Protocol::HttpJson, None, "http://collector:4318/v1/metrics"),
+            ("collector:443", Protocol::Grpc, None, "https://collector:443"),
+            ("collector:5", Protocol::Grpc, Some("/ca.pem"), "https://collector:5"),
+            ("http://collector", Protocol::Grpc, None, "http://collector"),
+        ] {
+            let resolved = resolved(&config(endpoint, protocol, ca), &[]).unwrap();
+            assert_eq!(resolved.endpoint.to_string(), expected, "{endpoint}");
+        }
+        let with_key = |endpoint: &str| Config {
+            headers: BTreeMap::from([("api-key".to_owned(), "hunter2".to_owned())]),
+            ..config(endpoint, Protocol::Grpc, None)
+        };
+        for endpoint in ["collector:443", "localhost:4317", "127.0.0.1", "http://collector", "[::1]:1"] {
+            assert!(resolved(&with_key(endpoint), &[]).is_ok(), "{endpoint}");
+        }
+        let fault = resolved(&with_key("collector:4317"), &[]).unwrap_err();
+        assert!(fault.message.contains("hint: write `https://collector:4317`"), "{fault:?}");
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hunter2"),
+        ];
+        let fault = resolved(&Config::default(), &variables).unwrap_err();
+        assert!(fault.message.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: "), "{fault:?}");
     }
 
     #[test]
@@ -629,8 +724,8 @@ mod tests {
         assert_eq!(faults[0].path, ["endpoint"]);
         let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", SECRET)];
         let of_variable = resolved(&Config::default(), &variables).unwrap_err();
-        assert!(of_variable[0].message.contains("`OTEL_EXPORTER_OTLP_ENDPOINT`"));
-        for fault in faults.iter().chain(&of_variable) {
+        assert!(of_variable.message.contains("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        for fault in faults.iter().chain([&of_variable]) {
             assert!(
                 fault.message.contains("hint: put them into `headers`"),
                 "{fault:?}"
@@ -640,25 +735,33 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_wrong_is_named_and_a_secret_is_not_told() {
-        let faults = resolved(
+    fn a_variable_that_cant_be_read_is_ignored_with_a_warning_that_shows_no_secret() {
+        let mut ignored = Vec::new();
+        let resolved = resolved_with(
             &Config::default(),
             &[
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon"),
+                ("OTEL_EXPORTER_OTLP_COMPRESSION", "snappy"),
                 ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+                ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "x"),
                 ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
             ],
-        )
-        .unwrap_err();
-        let told: Vec<_> = faults.iter().map(|fault| fault.message.as_str()).collect();
-        assert!(
-            told[0].contains("`OTEL_EXPORTER_OTLP_PROTOCOL` is `carrier-pigeon`"),
-            "{told:?}"
+            &mut ignored,
         );
-        assert!(told[1].contains("milliseconds"), "{told:?}");
-        assert!(
-            told[2].contains("OTEL_EXPORTER_OTLP_HEADERS") && !told[2].contains("hunter2"),
-            "{told:?}"
+        assert_eq!(resolved, Ok(Config::default().resolve(&|_| None, &mut Vec::new()).unwrap()));
+        let messages: Vec<_> = ignored.iter().map(|fault| fault.message.as_str()).collect();
+        assert_eq!(
+            messages,
+            [
+                "OTEL_EXPORTER_OTLP_PROTOCOL is ignored, `grpc` is used: expected `grpc`, `http/protobuf` or `http/json`, found \
+                 `carrier-pigeon`",
+                "OTEL_EXPORTER_OTLP_COMPRESSION is ignored, `gzip` is used: expected `none`, `gzip` or `zstd`, found `snappy`",
+                "OTEL_EXPORTER_OTLP_TIMEOUT is ignored, 10s is used: expected milliseconds, found `10s`",
+                "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is ignored, `cumulative` is used: expected `cumulative`, `delta` \
+                 or `lowmemory`, found `x`",
+                "OTEL_EXPORTER_OTLP_HEADERS is ignored, no header is used: expected `name=value` pairs, separated by commas, found \
+                 `[redacted]`",
+            ]
         );
     }
 }

@@ -62,10 +62,7 @@ impl OtlpExporter {
     /// # Errors
     /// The reason why a TLS file can't be used.
     pub fn new(config: Config, context: &BuildContext) -> Result<Self, BoxError> {
-        let resolved = config.resolved().map_err(|faults| {
-            let messages: Vec<_> = faults.into_iter().map(|fault| fault.message).collect();
-            messages.join("; ")
-        })?;
+        let resolved = config.resolved().map_err(|fault| fault.message)?;
         // Checked before anything starts, not at the first request.
         resolved.tls.config_for(resolved.endpoint.is_tls())?;
         Ok(Self {

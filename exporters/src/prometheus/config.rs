@@ -37,6 +37,7 @@ pub enum CreatedTimestamps {
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address and port to listen on.
+    #[serde(with = "flowtap_pipeline::address")]
     #[schemars(with = "AddressText")]
     pub endpoint: SocketAddr,
     /// Prefix of every metric's name; may be empty.

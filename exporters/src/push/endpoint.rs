@@ -4,6 +4,7 @@
 //! exporter writes it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use http::Uri;
@@ -25,7 +26,7 @@ pub(crate) enum EndpointError {
     #[error("must not contain a user name or password, which would appear in logs")]
     UserInfo,
     #[error(
-        "invalid endpoint{shown}: expected `http://host:port`, `https://host:port` or `unix:///path/of/socket`"
+        "invalid endpoint{shown}: expected `host:port`, `http://host:port`, `https://host:port` or `unix:///path/of/socket`"
     )]
     Invalid { shown: String },
 }
@@ -69,6 +70,14 @@ impl Endpoint {
     /// The path of the Unix socket, if it is one.
     pub(crate) fn socket(&self) -> Option<&Path> {
         self.socket.as_deref()
+    }
+
+    /// Whether what is sent can be read on the way: without TLS, to another machine.
+    pub(crate) fn is_exposed(&self) -> bool {
+        let host = self.uri.host().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let local = host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback());
+        !self.is_tls() && self.socket.is_none() && !local
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -147,7 +156,7 @@ mod tests {
             "/a?hunter2",
         ] {
             let error = Endpoint::parse(text).unwrap_err().to_string();
-            assert!(error.contains("expected `http://host:port`"), "{error}");
+            assert!(error.contains("expected `host:port`, `http://host:port`"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use flowtap_pipeline::schema::SizeText;
 use flowtap_pipeline::{BuildContext, Fault, Timestamp, WhenFull};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -50,7 +51,8 @@ pub struct StorageConfig {
     pub directory: PathBuf,
     /// Bytes that requests may take up in the file, compressed. The file itself can be some MiB larger, and by half while the oldest
     /// are dropped.
-    #[serde(default = "max_bytes")]
+    #[serde(default = "max_bytes", with = "flowtap_pipeline::size")]
+    #[schemars(with = "SizeText")]
     pub max_bytes: u64,
     /// Which request is dropped when they take up as much.
     #[serde(default)]

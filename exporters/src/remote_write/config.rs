@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use flowtap_pipeline::address;
 use flowtap_pipeline::resource::SERVICE_NAME;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
@@ -33,7 +34,8 @@ const NODE: &str = "node";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// URL to write to, such as `http://prometheus:9090/api/v1/write`, or `unix:///path/of/socket`. Required.
+    /// URL to write to, such as `http://prometheus:9090/api/v1/write`, or `unix:///path/of/socket`. Required. `host:port` is
+    /// `http://host:port/api/v1/write`, or `https` with port 443 or a key in `tls`.
     pub endpoint: String,
     /// Prefix of every metric's name; may be empty.
     pub namespace: String,
@@ -141,13 +143,34 @@ impl Config {
         labels.into_iter().collect()
     }
 
+    /// The endpoint. A host that is written without a scheme has Prometheus' port and path unless it has its own.
+    fn parsed_endpoint(&self) -> Result<Endpoint, EndpointError> {
+        let url = address::with_scheme(&self.endpoint, 9090, self.tls != ClientTls::default());
+        let endpoint = Endpoint::parse(&url)?;
+        Ok(if endpoint.uri().path() == "/" && !self.endpoint.contains("://") {
+            endpoint.below("/api/v1/write")
+        } else {
+            endpoint
+        })
+    }
+
     fn endpoint_fault(&self) -> Option<Fault> {
         const EXAMPLE: &str = "http://127.0.0.1:9090/api/v1/write";
         if self.endpoint.is_empty() {
             let message = format!("must be set: the URL to write to, such as {EXAMPLE}");
             return Some(Fault::new("endpoint", message));
         }
-        let error = Endpoint::parse(&self.endpoint).err()?;
+        let endpoint = self.parsed_endpoint();
+        let secret = self.basic_auth.is_some() || self.bearer_token.is_some() || !self.headers.is_empty();
+        if secret && !self.endpoint.contains("://") && endpoint.as_ref().is_ok_and(Endpoint::is_exposed) {
+            let text = &self.endpoint;
+            let message = format!(
+                "no scheme, and credentials or `headers` may be secret; hint: write `https://{text}`, or `http://{text}` to send \
+                 them unencrypted"
+            );
+            return Some(Fault::new("endpoint", message));
+        }
+        let error = endpoint.err()?;
         let hint = match &error {
             EndpointError::UserInfo => "; hint: put them into `basic_auth`",
             EndpointError::Invalid { .. } => "",
@@ -180,7 +203,7 @@ impl Config {
 
     /// Connection settings. Uses a proxy of the environment if the config has none.
     pub(super) fn dial(&self) -> Result<Dial, EndpointError> {
-        let endpoint = Endpoint::parse(&self.endpoint)?;
+        let endpoint = self.parsed_endpoint()?;
         Ok(Dial {
             proxy: match &self.proxy_url {
                 Some(url) => Proxy::parse(url),
@@ -289,11 +312,20 @@ fn below(map: &str, entry: &str, message: impl Into<String>) -> Fault {
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         let contract = Contract::default().reads(self.tls.files());
-        match Endpoint::parse(&self.endpoint) {
+        match self.parsed_endpoint() {
             Ok(endpoint) => contract.dials("endpoint", endpoint),
             // `validate` reports it, and nothing is started.
             Err(_) => contract,
         }
+    }
+
+    fn warnings(&self) -> Vec<Fault> {
+        let over_tls = self.parsed_endpoint().is_ok_and(|endpoint| endpoint.is_tls());
+        let tls = (self.tls != ClientTls::default() && !over_tls).then(|| {
+            let message = "has no effect with an endpoint `http://`; hint: write `https://`, or remove it";
+            Fault::new("tls", message)
+        });
+        tls.into_iter().chain(self.path_warning()).collect()
     }
 
     fn validate(&self) -> Vec<Fault> {
@@ -324,6 +356,19 @@ impl ComponentConfig for Config {
     }
 }
 
+impl Config {
+    fn path_warning(&self) -> Option<Fault> {
+        let endpoint = self.parsed_endpoint().ok()?;
+        let bare = endpoint.socket().is_none() && endpoint.uri().path_and_query()?.as_str() == "/";
+        bare.then(|| {
+            Fault::new(
+                "endpoint",
+                "has no path, and a Prometheus takes nothing there; hint: append `/api/v1/write`, or the path of another store",
+            )
+        })
+    }
+}
+
 impl ExporterConfig for Config {
     fn queue(&self) -> QueueConfig {
         self.sending_queue
@@ -331,7 +376,7 @@ impl ExporterConfig for Config {
 
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
         // Checked before anything starts, not at the first request.
-        let over_tls = Endpoint::parse(&self.endpoint).is_ok_and(|endpoint| endpoint.is_tls());
+        let over_tls = self.parsed_endpoint().is_ok_and(|endpoint| endpoint.is_tls());
         match self.tls.config_for(over_tls) {
             Ok(_) => Ok(Box::new(RemoteWriteExporter::new(self.clone(), context))),
             Err(error) => Err(BuildError {

@@ -16,7 +16,7 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_config::{Config, ConfigErrors, LogFormat, LogsConfig, MetricsConfig};
+use flowtap_config::{Config, ConfigErrors, LogFormat, LogsConfig, MetricsConfig, log_level};
 use flowtap_pipeline::resource::SERVICE_NAME;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
@@ -30,7 +30,6 @@ use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -92,7 +91,7 @@ impl Telemetry {
         if let Some(reader) = reader.clone() {
             provider = provider.with_reader(reader);
         }
-        if let Some(endpoint) = &config.otlp.endpoint {
+        if let Some(endpoint) = config.otlp.url() {
             let exporter = MetricExporter::builder()
                 .with_tonic()
                 .with_endpoint(endpoint)
@@ -271,17 +270,9 @@ pub fn check_logs(config: &Config) -> Result<(), ConfigErrors> {
         .map_err(|message| config.error_at(&["service", "telemetry", "logs", "level"], &message))
 }
 
-/// Parses a level or a filter of `target=level` directives. A word that is not a level would be
-/// taken for a target, of which nothing is ever logged, so it is rejected.
+/// Parses a level or a filter of `target=level` directives.
 fn parse_filter(text: &str) -> Result<EnvFilter, String> {
-    let words = text.split(',').map(str::trim);
-    let mut words = words.filter(|word| !word.is_empty() && !word.contains(['=', '[']));
-    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
-        return Err(format!(
-            "`{word}` is not a valid log level: expected off, error, warn, info, debug or trace, or directives such as \
-             flowtap=debug,info"
-        ));
-    }
+    log_level::check(text)?;
     EnvFilter::try_new(text).map_err(|error| format!("`{text}` is not a valid log filter: {error}"))
 }
 

@@ -28,7 +28,7 @@ use crate::status::StatusBoard;
 pub struct Fault {
     /// Where, below the component: `["tls", "ca_file"]`; an index is a decimal number; empty for the whole component.
     pub path: Vec<String>,
-    /// What is wrong, and what to do.
+    /// What is wrong, and after `; hint: ` what to do.
     pub message: String,
 }
 
@@ -105,6 +105,11 @@ impl<T: Serialize> ToValue for T {
 pub trait ComponentConfig: ToValue + Any + fmt::Debug + Send + Sync {
     /// Returns every fault of values that have the right type, not just the first.
     fn validate(&self) -> Vec<Fault> {
+        Vec::new()
+    }
+
+    /// Returns what is odd about values that are valid, such as a key without effect.
+    fn warnings(&self) -> Vec<Fault> {
         Vec::new()
     }
 

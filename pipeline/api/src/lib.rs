@@ -13,6 +13,7 @@
 //! | [`contract`] | [`Contract`]: what a component declares of itself |
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
 //! | [`sink`] | [`Sink`]: the pipelines as a receiver sees them |
+//! | [`address`], [`size`] | addresses and sizes as configs write them |
 //! | [`schema`] | JSON Schema for config values that are formatted strings |
 //! | [`queue`] | [`QueueConfig`]: the bounded queue in front of each exporter |
 //! | [`memory`] | [`SharedMemoryPressure`]: memory pressure |
@@ -23,6 +24,7 @@
 //! | [`telemetry`] | instruments of processors and exporters |
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod component;
 pub mod contract;
 pub mod id;
@@ -32,6 +34,7 @@ pub mod plain;
 pub mod queue;
 pub mod schema;
 pub mod sink;
+pub mod size;
 pub mod stage;
 pub mod status;
 pub mod telemetry;

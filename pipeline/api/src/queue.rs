@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema::SizeText;
+
 /// Overflow policy of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -34,6 +36,8 @@ pub struct QueueConfig {
     /// Snapshots that may wait.
     pub size: NonZeroUsize,
     /// Maximum size in bytes, excluding shared series data. One snapshot is always accepted.
+    #[serde(with = "crate::size")]
+    #[schemars(with = "SizeText")]
     pub max_bytes: usize,
     /// Overflow policy.
     pub when_full: WhenFull,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flowtap_pipeline::schema::DurationText;
+use flowtap_pipeline::schema::{DurationText, SizeText};
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, Receiver, ReceiverConfig,
     RecordField, Sockets, Stability,
@@ -38,6 +38,8 @@ pub struct Config {
     pub interval: Duration,
     /// Size of each ring buffer: a power of two from 4096 to 2^30. Unset: 4 MiB in mode `sockets`, which has one, for
     /// connections that closed and for what a scan found; 16 MiB in mode `events`, which has two.
+    #[serde(with = "flowtap_pipeline::size::option")]
+    #[schemars(with = "Option<SizeText>")]
     pub ring_buffer_bytes: Option<u32>,
     /// Mode `events`: how many events may wait between the rings and the pipelines. At least 1.
     pub channel_capacity: usize,
@@ -85,7 +87,7 @@ impl ComponentConfig for Config {
             && (!bytes.is_power_of_two() || !(1 << 12..=1 << 30).contains(&bytes))
         {
             let message = format!(
-                "{bytes} is not a power of two from 4096 to 1073741824; the next one is {}",
+                "{bytes} is not a power of two from 4096 to 1073741824; hint: the next one is {}",
                 bytes.clamp(1 << 12, 1 << 30).next_power_of_two()
             );
             faults.push(Fault::new("ring_buffer_bytes", message));

@@ -161,7 +161,7 @@ impl SockDiagReceiver {
         Ok(())
     }
 
-    /// Passes what dumps and closes show to `outlet` until `stop`.
+    /// Passes what dumps and closes show to `output` until `stop`.
     pub(crate) async fn capture<'a>(
         &'a mut self,
         output: MeteredSink<'a>,

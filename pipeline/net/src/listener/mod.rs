@@ -15,7 +15,7 @@ mod hosts;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter};
@@ -128,6 +129,11 @@ struct Tls {
     certificate: Arc<ServerCertificate>,
 }
 
+fn has_no_ipv6(error: &io::Error) -> bool {
+    let missing = [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL].map(|errno| errno as i32);
+    error.raw_os_error().is_some_and(|code| missing.contains(&code))
+}
+
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
@@ -140,7 +146,13 @@ impl Listener {
     /// # Errors
     /// The system's, such as for an address in use.
     pub async fn bind(address: SocketAddr, closed: ClosedConnections) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
+        let socket = match TcpListener::bind(address).await {
+            // `:PORT` is every address. A kernel without IPv6 has those of IPv4.
+            Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_ipv6(&error) => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await?
+            }
+            bound => bound?,
+        };
         let address = socket.local_addr()?;
         Ok(Self {
             socket,

@@ -1,0 +1,153 @@
+//! Plain words for what a value must be and for what was found: messages name no type of the code.
+
+use figment::error::{Actual, Kind};
+use figment::value::{Num, Value};
+
+use crate::shape::Shape;
+use crate::suggest;
+
+/// Message and hint for an error of deserialization.
+pub(crate) struct Words {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Words {
+    fn new(message: impl Into<String>, hint: Option<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint,
+        }
+    }
+}
+
+/// Words for `kind`, an error at a value of `shape`. `secret`: the value is not shown.
+pub(crate) fn of(kind: &Kind, shape: Option<Shape<'_>>, secret: bool) -> Words {
+    match kind {
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            let expected = shape
+                .and_then(Shape::wanted)
+                .unwrap_or_else(|| expectation(expected));
+            if secret {
+                return Words::new(format!("expected {expected}"), None);
+            }
+            let hint = shape.and_then(|shape| shape.hint(found));
+            Words::new(format!("expected {expected}, found {}", actual(found)), hint)
+        }
+        Kind::UnknownVariant(found, expected) => {
+            let like = suggest::closest(found, expected.iter().copied());
+            let hint = like.map(|like| format!("did you mean `{like}`?"));
+            let message = if secret {
+                "is not one of the possible values".to_owned()
+            } else {
+                format!("`{found}` is not one of {}", list(expected))
+            };
+            Words::new(message, hint)
+        }
+        Kind::MissingField(name) => Words::new(format!("`{name}` must be set"), None),
+        Kind::Message(message) if secret => {
+            // Repeats the value, as a rule.
+            let _ = message;
+            Words::new("can't be read", None)
+        }
+        Kind::Message(message) => {
+            let (message, hint) = split_hint(message);
+            Words::new(message, hint.or_else(|| shape.and_then(Shape::example)))
+        }
+        Kind::InvalidLength(length, _) => Words::new(format!("has {length} entries, which does not fit"), None),
+        Kind::DuplicateField(name) => Words::new(format!("`{name}` is there twice"), None),
+        Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => Words::new("is too large a number", None),
+        _ => Words::new("can't be read", None),
+    }
+}
+
+/// The two parts of a component's message: what is wrong, and what to do.
+pub(crate) fn split_hint(message: &str) -> (String, Option<String>) {
+    match message.split_once("; hint: ") {
+        Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
+        None => (message.to_owned(), None),
+    }
+}
+
+/// `a`, `b` or `c`.
+pub(crate) fn list(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        None => "nothing".to_owned(),
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+    }
+}
+
+/// Words for what serde expected, where the schema says no more.
+fn expectation(expected: &str) -> String {
+    let most = |most: u64| format!("a whole number from 0 to {most}");
+    match expected {
+        "u8" => most(u8::MAX.into()),
+        "u16" => most(u16::MAX.into()),
+        "u32" => most(u32::MAX.into()),
+        "u64" | "usize" | "u128" => "a whole number, 0 or more".to_owned(),
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "path string" => "a path".to_owned(),
+        "a string" | "string" | "a character" => "text".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "a map" => "a mapping".to_owned(),
+        "a duration" => "a duration".to_owned(),
+        text if text.starts_with("a nonzero") => "a whole number, 1 or more".to_owned(),
+        text if text.starts_with("struct ") => "a mapping".to_owned(),
+        text if text.starts_with("enum ") || text.contains("variant") => "a word".to_owned(),
+        // Of a component with messages of its own: `expected` is written by its author.
+        text => text.to_owned(),
+    }
+}
+
+/// Words for what was found.
+pub(crate) fn actual(found: &Actual) -> String {
+    match found {
+        Actual::Bool(value) => format!("`{value}`"),
+        Actual::Unsigned(number) => format!("number `{number}`"),
+        Actual::Signed(number) => format!("number `{number}`"),
+        Actual::Float(number) => format!("number `{number}`"),
+        Actual::Char(text) => format!("text `{text}`"),
+        Actual::Str(text) if text.is_empty() => "empty text".to_owned(),
+        Actual::Str(text) => format!("text `{text}`"),
+        Actual::Unit | Actual::Option => "no value".to_owned(),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a mapping".to_owned(),
+        _ => "something else".to_owned(),
+    }
+}
+
+/// The text of a scalar; empty for anything else.
+pub(crate) fn text(found: &Actual) -> String {
+    match found {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(number) => number.to_string(),
+        Actual::Signed(number) => number.to_string(),
+        Actual::Float(number) => number.to_string(),
+        Actual::Char(text) => text.to_string(),
+        Actual::Str(text) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+/// What a value is, as serde would find it.
+pub(crate) fn found(value: &Value) -> Actual {
+    match value {
+        Value::String(_, text) => Actual::Str(text.clone()),
+        Value::Char(_, text) => Actual::Char(*text),
+        Value::Bool(_, value) => Actual::Bool(*value),
+        Value::Num(_, number) => match number {
+            Num::F32(number) => Actual::Float(f64::from(*number)),
+            Num::F64(number) => Actual::Float(*number),
+            number => number
+                .to_i128()
+                .map_or_else(|| Actual::Unsigned(number.to_u128().unwrap_or_default()), Actual::Signed),
+        },
+        Value::Empty(..) => Actual::Unit,
+        Value::Dict(..) => Actual::Map,
+        Value::Array(..) => Actual::Seq,
+    }
+}
