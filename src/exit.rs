@@ -43,13 +43,13 @@ impl From<Code> for ExitCode {
 
 /// Why the process ends otherwise than well, in words for standard error.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct ExitError {
     /// The exit code.
     pub(crate) code: Code,
     message: String,
 }
 
-impl Failure {
+impl ExitError {
     /// With this code and message.
     pub(crate) fn new(code: Code, message: impl fmt::Display) -> Self {
         Self {
@@ -66,31 +66,31 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ExitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ExitError {
     fn from(error: io::Error) -> Self {
         Self::new(Code::System, error)
     }
 }
 
-impl From<BuildError> for Failure {
+impl From<BuildError> for ExitError {
     fn from(error: BuildError) -> Self {
         Self::new(Code::Config, error)
     }
 }
 
-impl From<StageError> for Failure {
+impl From<StageError> for ExitError {
     fn from(error: StageError) -> Self {
         Self::new(stage_code(&error), error)
     }
 }
 
-impl From<TelemetryError> for Failure {
+impl From<TelemetryError> for ExitError {
     fn from(error: TelemetryError) -> Self {
         let code = match &error {
             TelemetryError::Filter { .. } => Code::Config,
@@ -100,7 +100,7 @@ impl From<TelemetryError> for Failure {
     }
 }
 
-impl From<RunError> for Failure {
+impl From<RunError> for ExitError {
     fn from(error: RunError) -> Self {
         let code = match &error {
             RunError::Start { source, .. } | RunError::Failed { source, .. } => stage_code(source),

@@ -276,7 +276,11 @@ impl Checker<'_> {
             let Some(factory) = types.get(id.type_name()) else {
                 let names: Vec<_> = types.keys().copied().collect();
                 let Suggestion { hint, .. } = instead_of(&at[..1], id.type_name(), &names);
-                self.report(&at, format!("unknown type of {kind} `{}`", id.type_name()), Some(hint));
+                self.report(
+                    &at,
+                    format!("unknown type of {kind} `{}`", id.type_name()),
+                    Some(hint),
+                );
                 continue;
             };
             if value.as_dict().is_none() {

@@ -188,7 +188,9 @@ impl Reading<'_> {
         if let Kind::MissingField(name) = &error.kind {
             return self.stand_in(path, &original, name);
         }
-        if let Some(at) = (0..=original.len()).find(|&length| self.stand_ins.contains_key(&original[..length])) {
+        if let Some(at) =
+            (0..=original.len()).find(|&length| self.stand_ins.contains_key(&original[..length]))
+        {
             return self.next_stand_in(&path[..at], &original[..at]);
         }
         if !matches!(error.kind, Kind::UnknownField(..)) {
@@ -221,7 +223,9 @@ impl Reading<'_> {
                 Some(format!("did you mean `{at}`?"))
             };
             let hint = match &suggestion.key {
-                None if suggestion.hint.starts_with("possible here") => elsewhere().unwrap_or(suggestion.hint),
+                None if suggestion.hint.starts_with("possible here") => {
+                    elsewhere().unwrap_or(suggestion.hint)
+                }
                 _ => suggestion.hint,
             };
             // It is there, if under another name: one mistake, not two.
@@ -261,9 +265,12 @@ impl Reading<'_> {
     /// Of the ways to read the value at `original`, which all failed, the error of the one that is not text, if there is one.
     fn telling<'k>(&'k self, original: &[String], last: &'k Kind) -> &'k Kind {
         match (self.tried.get(original), last) {
-            (Some((1.., first)), Kind::InvalidType(Actual::Str(_), _) | Kind::InvalidValue(Actual::Str(_), _) | Kind::Message(_)) => {
-                first
-            }
+            (
+                Some((1.., first)),
+                Kind::InvalidType(Actual::Str(_), _)
+                | Kind::InvalidValue(Actual::Str(_), _)
+                | Kind::Message(_),
+            ) => first,
             _ => last,
         }
     }
@@ -478,8 +485,9 @@ mod tests {
 
     #[test]
     fn a_missing_key_hides_no_other_mistake() {
-        let (sample, mistakes) =
-            read_yaml("{auth: {username: [], colour: red}, classes: [{name: a}, {sizes: [x]}, 7], zone: 1, ports: [z]}");
+        let (sample, mistakes) = read_yaml(
+            "{auth: {username: [], colour: red}, classes: [{name: a}, {sizes: [x]}, 7], zone: 1, ports: [z]}",
+        );
         assert!(sample.is_some());
         assert_eq!(
             paths(&mistakes),
@@ -498,7 +506,10 @@ mod tests {
         );
         let missing: Vec<_> = mistakes.iter().map(|mistake| &*mistake.message).collect();
         for name in ["address", "password_from", "sizes", "name"] {
-            assert!(missing.contains(&&*format!("`{name}` must be set")), "{missing:?}");
+            assert!(
+                missing.contains(&&*format!("`{name}` must be set")),
+                "{missing:?}"
+            );
         }
     }
 

@@ -118,7 +118,9 @@ impl Merged {
         if let Some(literal) = source.literal.as_ref().filter(|literal| is_below(literal)) {
             // A list or mapping that was text first.
             let text = find(&source.document.values, literal).and_then(Value::as_str);
-            let texts = text.and_then(|text| value_and_texts(text).ok()).map(|(_, texts)| texts);
+            let texts = text
+                .and_then(|text| value_and_texts(text).ok())
+                .map(|(_, texts)| texts);
             let text = texts.and_then(|mut texts| texts.remove(&path[literal.len()..]));
             return text.into_iter().map(Value::from).collect();
         }
@@ -346,7 +348,11 @@ fn nested(
     let literal = value.as_str().is_some().then(|| path.clone());
     let mut texts = HashMap::new();
     if value.as_dict().is_some() {
-        texts.extend(below.into_iter().map(|(below, text)| ([&path[..], &below].concat(), text)));
+        texts.extend(
+            below
+                .into_iter()
+                .map(|(below, text)| ([&path[..], &below].concat(), text)),
+        );
     }
     texts.extend(other.map(|text| (path.clone(), text.replace("$$", "$"))));
     let value = path

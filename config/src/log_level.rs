@@ -42,7 +42,9 @@ pub fn check(text: &str) -> Result<(), String> {
         }
         let lower = word.to_ascii_lowercase();
         let other = OTHERS.iter().find(|(other, _)| *other == lower);
-        let meant = other.map(|(_, meant)| *meant).or_else(|| suggest::closest(&lower, LEVELS));
+        let meant = other
+            .map(|(_, meant)| *meant)
+            .or_else(|| suggest::closest(&lower, LEVELS));
         let hint = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => "a filter has directives such as `flowtap=debug,info`".to_owned(),
@@ -67,7 +69,15 @@ mod tests {
 
     #[test]
     fn a_word_that_is_not_a_level_comes_with_the_one_that_was_meant() {
-        for text in ["info", "WARN", "off", "flowtap=debug,info", "3", "info, h2=off", "a[b{c=d}]=trace"] {
+        for text in [
+            "info",
+            "WARN",
+            "off",
+            "flowtap=debug,info",
+            "3",
+            "info, h2=off",
+            "a[b{c=d}]=trace",
+        ] {
             assert_eq!(check(text), Ok(()), "{text}");
         }
         for (text, meant) in [

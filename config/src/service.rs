@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flowtap_pipeline::{Fault, address};
 use flowtap_pipeline::schema::{AddressText, DurationText};
+use flowtap_pipeline::{Fault, address};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

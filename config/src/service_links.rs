@@ -15,7 +15,9 @@ pub(crate) fn is_one(name: &str, value: &str) -> bool {
     let is_port = value.parse::<u16>().is_ok();
     let is_address = value.parse::<IpAddr>().is_ok();
     let is_protocol = |text: &str| matches!(text, "tcp" | "udp" | "sctp");
-    let is_url = value.split_once("://").is_some_and(|(scheme, _)| is_protocol(scheme));
+    let is_url = value
+        .split_once("://")
+        .is_some_and(|(scheme, _)| is_protocol(scheme));
     if name.ends_with("_SERVICE_HOST") {
         return is_address;
     }
@@ -30,7 +32,9 @@ pub(crate) fn is_one(name: &str, value: &str) -> bool {
     };
     let mut parts = rest.split('_');
     let number = parts.next().is_some_and(|number| number.parse::<u16>().is_ok());
-    let protocol = parts.next().is_some_and(|text| is_protocol(&text.to_ascii_lowercase()));
+    let protocol = parts
+        .next()
+        .is_some_and(|text| is_protocol(&text.to_ascii_lowercase()));
     number
         && protocol
         && match parts.next() {

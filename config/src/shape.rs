@@ -42,7 +42,8 @@ impl<'s> Shape<'s> {
     fn step(self, part: &str) -> Option<Self> {
         self.alternatives().into_iter().find_map(|Shape(node)| {
             let property = node.get("properties").and_then(|properties| properties.get(part));
-            let property = property.or_else(|| node.get("additionalProperties").filter(|other| other.is_object()));
+            let property =
+                property.or_else(|| node.get("additionalProperties").filter(|other| other.is_object()));
             let item = || node.get("items").filter(|_| part.parse::<usize>().is_ok());
             property.or_else(item).map(Shape)
         })
@@ -68,7 +69,9 @@ impl<'s> Shape<'s> {
         let of_one = |Shape(node): Self| {
             let one = node.get("const").and_then(Json::as_str);
             let several = node.get("enum").and_then(Json::as_array).into_iter().flatten();
-            one.into_iter().chain(several.filter_map(Json::as_str)).collect::<Vec<_>>()
+            one.into_iter()
+                .chain(several.filter_map(Json::as_str))
+                .collect::<Vec<_>>()
         };
         self.alternatives().into_iter().flat_map(of_one).collect()
     }
@@ -140,7 +143,9 @@ impl<'s> Shape<'s> {
             });
         }
         if self.is("object") && !matches!(found, Actual::Map) {
-            return self.mapping().map(|example| format!("write a mapping: `{example}`"));
+            return self
+                .mapping()
+                .map(|example| format!("write a mapping: `{example}`"));
         }
         None
     }
@@ -156,7 +161,12 @@ impl<'s> Shape<'s> {
     fn mapping(self) -> Option<String> {
         self.alternatives().into_iter().find_map(|Shape(node)| {
             let properties = node.get("properties")?.as_object()?;
-            let required: Vec<_> = node.get("required").and_then(Json::as_array).into_iter().flatten().collect();
+            let required: Vec<_> = node
+                .get("required")
+                .and_then(Json::as_array)
+                .into_iter()
+                .flatten()
+                .collect();
             let mut keys: Vec<_> = properties
                 .iter()
                 .filter(|(name, _)| required.is_empty() || required.iter().any(|key| *key == *name))
@@ -188,7 +198,11 @@ impl<'s> Shape<'s> {
             return;
         }
         for Shape(node) in self.alternatives() {
-            let properties = node.get("properties").and_then(Json::as_object).into_iter().flatten();
+            let properties = node
+                .get("properties")
+                .and_then(Json::as_object)
+                .into_iter()
+                .flatten();
             for (key, property) in properties {
                 above.push(key.clone());
                 if key == name {
@@ -234,7 +248,10 @@ impl<'s> Shape<'s> {
                 let mut kept = Dict::new();
                 for (key, mut value) in std::mem::take(dict) {
                     path.push(key.clone());
-                    if self.step(&key).is_none_or(|shape| shape.check_below(&mut value, path, found)) {
+                    if self
+                        .step(&key)
+                        .is_none_or(|shape| shape.check_below(&mut value, path, found))
+                    {
                         kept.insert(key, value);
                     }
                     path.pop();

@@ -7,7 +7,11 @@ pub(crate) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
     let scored = candidates.into_iter().map(|candidate| {
         let other = self::plain(candidate);
         // Swapped letters count once.
-        (strsim::damerau_levenshtein(&plain, &other), other.len(), candidate)
+        (
+            strsim::damerau_levenshtein(&plain, &other),
+            other.len(),
+            candidate,
+        )
     });
     let (distance, length, best) = scored.min_by_key(|(distance, ..)| *distance)?;
     let allowed = match plain.len().min(length) {
@@ -29,7 +33,15 @@ mod tests {
 
     #[test]
     fn typing_mistakes_are_recognized_and_other_words_are_not() {
-        let keys = ["interval", "max_bytes", "max_age", "max_files", "password", "endpoint", "tls"];
+        let keys = [
+            "interval",
+            "max_bytes",
+            "max_age",
+            "max_files",
+            "password",
+            "endpoint",
+            "tls",
+        ];
         for (name, meant) in [
             ("intervall", Some("interval")),
             ("intreval", Some("interval")),

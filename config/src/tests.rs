@@ -478,13 +478,36 @@ fn prometheus(config: &Config) -> String {
 #[test]
 fn values_of_the_environment_are_text_where_text_is_wanted_and_are_taken_as_they_are() {
     for text in [
-        "abc #def", "p@s$$w0rd", "\"q\"", "0123", "true", "1e5", "@abc", "#abc", "%abc", "*abc", "a: b", "- x", "{x}", "{a: b}",
-        "null", "~", "", " x ", "[a]", "${env:HOME}", "12345",
+        "abc #def",
+        "p@s$$w0rd",
+        "\"q\"",
+        "0123",
+        "true",
+        "1e5",
+        "@abc",
+        "#abc",
+        "%abc",
+        "*abc",
+        "a: b",
+        "- x",
+        "{x}",
+        "{a: b}",
+        "null",
+        "~",
+        "",
+        " x ",
+        "[a]",
+        "${env:HOME}",
+        "12345",
     ] {
         let env = [("FLOWTAP_EXPORTERS__PROMETHEUS__PASSWORD", text)];
         let config = with_files(&[], &env, &[]).unwrap();
         let expected = format!("password: {text:?}");
-        assert!(prometheus(&config).contains(&expected), "{text:?}: {}", prometheus(&config));
+        assert!(
+            prometheus(&config).contains(&expected),
+            "{text:?}: {}",
+            prometheus(&config)
+        );
     }
 }
 
@@ -503,7 +526,11 @@ fn values_of_the_environment_and_of_set_are_what_their_key_wants() {
         ("endpoint", "[::1]:9464", "endpoint: Some([::1]:9464)"),
         ("endpoint", ":9464", "endpoint: Some([::]:9464)"),
         ("endpoint", "null", "endpoint: None"),
-        ("headers", "{a: 'b', c: 1}", "headers: {\"a\": \"b\", \"c\": \"1\"}"),
+        (
+            "headers",
+            "{a: 'b', c: 1}",
+            "headers: {\"a\": \"b\", \"c\": \"1\"}",
+        ),
     ] {
         let shown = read(key, text);
         assert!(shown.contains(expected), "{key}={text}: {shown}");
@@ -512,7 +539,11 @@ fn values_of_the_environment_and_of_set_are_what_their_key_wants() {
     assert!(found.to_string().contains("found number `1000`"), "{found}");
     // A substitution on the command line is one: a secret is not for `ps`.
     let config = with_files(&[], &[("N", "a$$b")], &["exporters.prometheus.password=${env:N}"]).unwrap();
-    assert!(prometheus(&config).contains("password: \"a$$b\""), "{}", prometheus(&config));
+    assert!(
+        prometheus(&config).contains("password: \"a$$b\""),
+        "{}",
+        prometheus(&config)
+    );
 }
 
 #[test]
@@ -524,7 +555,10 @@ fn numbers_of_a_file_are_text_where_text_is_wanted_as_they_are_written() {
     let headers = "headers: {\"a\": \"1e3\", \"b\": \"true\", \"c\": \"0x10\"}";
     assert!(shown.contains(headers), "{shown}");
     let shown = prometheus(&with_files(&[("a.toml", toml)], &[], &[]).unwrap());
-    assert!(shown.contains("password: \"123\"") && shown.contains(headers), "{shown}");
+    assert!(
+        shown.contains("password: \"123\"") && shown.contains(headers),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -554,13 +588,29 @@ exporters:
 service: {pipelines: {flows: {receivers: [ebpf], processors: [window], exporters: [otlp, prometheus]}}}
 ";
     let config = with_files(&[("a.yaml", text)], &[], &[]).unwrap();
-    let shown: Vec<_> = config.exporters.values().map(|config| format!("{config:?}")).collect();
-    for part in ["size: 7", "names: [192.0.2.1]", "password: \"p\"", "{\"a\": \"b\"}"] {
+    let shown: Vec<_> = config
+        .exporters
+        .values()
+        .map(|config| format!("{config:?}"))
+        .collect();
+    for part in [
+        "size: 7",
+        "names: [192.0.2.1]",
+        "password: \"p\"",
+        "{\"a\": \"b\"}",
+    ] {
         assert!(shown[0].contains(part), "{shown:?}");
     }
-    assert!(shown[1].contains("size: 8") && shown[1].contains("{\"a\": \"b\"}"), "{shown:?}");
+    assert!(
+        shown[1].contains("size: 8") && shown[1].contains("{\"a\": \"b\"}"),
+        "{shown:?}"
+    );
     // A mistake in what is marked is shown where it is written.
-    let found = mistakes(with_files(&[("a.yaml", &text.replace("size: 7", "size: seven"))], &[], &[]));
+    let found = mistakes(with_files(
+        &[("a.yaml", &text.replace("size: 7", "size: seven"))],
+        &[],
+        &[],
+    ));
     assert_eq!(found, ["2 exporters.otlp.size"]);
 }
 
@@ -569,7 +619,10 @@ fn aliases_that_multiply_are_refused() {
     let lines = (1..9).map(|n| format!("x-{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", ")));
     let text = format!("x-0: &a0 [x]\n{}", lines.collect::<String>());
     let error = with_files(&[("a.yaml", &text)], &[], &[]).unwrap_err();
-    assert!(error.to_string().contains("aliases stand for more than"), "{error}");
+    assert!(
+        error.to_string().contains("aliases stand for more than"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -583,17 +636,35 @@ fn variables_of_a_kubernetes_service_are_ignored_with_one_warning() {
     let config = with_files(&[], &env, &[]).unwrap();
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
     let shown = config.warnings[0].to_string();
-    assert!(shown.contains("FLOWTAP_SERVICE_HOST and 3 more") && shown.contains("enableServiceLinks"), "{shown}");
+    assert!(
+        shown.contains("FLOWTAP_SERVICE_HOST and 3 more") && shown.contains("enableServiceLinks"),
+        "{shown}"
+    );
 }
 
 #[test]
 fn spellings_of_other_programs_come_with_the_one_here() {
     for (text, expected) in [
-        ("sinks: {}", "did you mean `exporters`? Vector's `sinks` is `exporters` here"),
-        ("exporters: {otlphttp: {}}", "use `otlp` with `protocol: http/protobuf`"),
-        ("processors: {batch: {}}", "not needed: exporters send whole windows"),
-        ("exporters: {prometheus: {listen_address: ':1'}}", "Prometheus' `listen_address` is `endpoint` here"),
-        ("exporters: {otlp/backup: {retry_on_failure: {}}}", "The Collector's `retry_on_failure` is `retry` here"),
+        (
+            "sinks: {}",
+            "did you mean `exporters`? Vector's `sinks` is `exporters` here",
+        ),
+        (
+            "exporters: {otlphttp: {}}",
+            "use `otlp` with `protocol: http/protobuf`",
+        ),
+        (
+            "processors: {batch: {}}",
+            "not needed: exporters send whole windows",
+        ),
+        (
+            "exporters: {prometheus: {listen_address: ':1'}}",
+            "Prometheus' `listen_address` is `endpoint` here",
+        ),
+        (
+            "exporters: {otlp/backup: {retry_on_failure: {}}}",
+            "The Collector's `retry_on_failure` is `retry` here",
+        ),
         (
             "service: {pipelines: {flows: {receivers: [ebpf], processors: [memory_limiter, window], exporters: [prometheus]}}}",
             "`memory_limiter` is `service.memory_limiter` here",
@@ -607,7 +678,12 @@ fn spellings_of_other_programs_come_with_the_one_here() {
 #[test]
 fn a_key_at_the_wrong_depth_comes_with_the_place_where_it_belongs() {
     let errors = with_files(&[("a.yaml", "service: {telemetry: {initial: 3}}")], &[], &[]).unwrap_err();
-    assert!(errors.to_string().contains("did you mean `logs.sampling.initial`?"), "{errors}");
+    assert!(
+        errors
+            .to_string()
+            .contains("did you mean `logs.sampling.initial`?"),
+        "{errors}"
+    );
 }
 
 /// A mistake, and where a config has it.
@@ -615,15 +691,39 @@ type Injected = (&'static str, &'static str);
 
 /// Entries of a valid config, each with what makes it wrong; one mistake, one error.
 const ENTRIES: [(Injected, &[&str]); 9] = [
-    (("exporters.prometheus", "size: 7"), &["size: x", "sise: 7", "size: -1", "size: [7]", "size: 101"]),
-    (("exporters.prometheus", "names: [192.0.2.1, 192.0.2.2]"), &["names: [192.0.2.1, x]", "names: 192.0.2.1", "nmes: []"]),
-    (("exporters.prometheus", "headers: {a: b}"), &["headers: {a: [b]}", "headers: b", "header: {}"]),
-    (("exporters.otlp", "password: x"), &["password: [x]", "pasword: x"]),
-    (("receivers.ebpf", "size: 9"), &["size: 1.5", "size: true", "x: 9"]),
-    (("processors.policy", "endpoint: ':7'"), &["endpoint: 7", "endpoint: localhost", "endpont: ':7'"]),
+    (
+        ("exporters.prometheus", "size: 7"),
+        &["size: x", "sise: 7", "size: -1", "size: [7]", "size: 101"],
+    ),
+    (
+        ("exporters.prometheus", "names: [192.0.2.1, 192.0.2.2]"),
+        &["names: [192.0.2.1, x]", "names: 192.0.2.1", "nmes: []"],
+    ),
+    (
+        ("exporters.prometheus", "headers: {a: b}"),
+        &["headers: {a: [b]}", "headers: b", "header: {}"],
+    ),
+    (
+        ("exporters.otlp", "password: x"),
+        &["password: [x]", "pasword: x"],
+    ),
+    (
+        ("receivers.ebpf", "size: 9"),
+        &["size: 1.5", "size: true", "x: 9"],
+    ),
+    (
+        ("processors.policy", "endpoint: ':7'"),
+        &["endpoint: 7", "endpoint: localhost", "endpont: ':7'"],
+    ),
     (("processors.window", "size: 8"), &["size: {}", "sizes: 8"]),
-    (("service.telemetry.logs", "level: info"), &["level: warning", "level: [info]", "levle: info"]),
-    (("service.admin", "endpoint: null"), &["endpoint: 7", "endpoint: x", "port: 7"]),
+    (
+        ("service.telemetry.logs", "level: info"),
+        &["level: warning", "level: [info]", "levle: info"],
+    ),
+    (
+        ("service.admin", "endpoint: null"),
+        &["endpoint: 7", "endpoint: x", "port: 7"],
+    ),
 ];
 
 proptest! {

@@ -54,7 +54,9 @@ pub(crate) fn of(kind: &Kind, shape: Option<Shape<'_>>, secret: bool) -> Words {
             let (message, hint) = split_hint(message);
             Words::new(message, hint.or_else(|| shape.and_then(Shape::example)))
         }
-        Kind::InvalidLength(length, _) => Words::new(format!("has {length} entries, which does not fit"), None),
+        Kind::InvalidLength(length, _) => {
+            Words::new(format!("has {length} entries, which does not fit"), None)
+        }
         Kind::DuplicateField(name) => Words::new(format!("`{name}` is there twice"), None),
         Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => Words::new("is too large a number", None),
         _ => Words::new("can't be read", None),
@@ -142,9 +144,10 @@ pub(crate) fn found(value: &Value) -> Actual {
         Value::Num(_, number) => match number {
             Num::F32(number) => Actual::Float(f64::from(*number)),
             Num::F64(number) => Actual::Float(*number),
-            number => number
-                .to_i128()
-                .map_or_else(|| Actual::Unsigned(number.to_u128().unwrap_or_default()), Actual::Signed),
+            number => number.to_i128().map_or_else(
+                || Actual::Unsigned(number.to_u128().unwrap_or_default()),
+                Actual::Signed,
+            ),
         },
         Value::Empty(..) => Actual::Unit,
         Value::Dict(..) => Actual::Map,

@@ -89,7 +89,7 @@ impl Events {
     pub fn load(options: &EventsOptions) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
-        heap::keep_little();
+        heap::cap_malloc_thresholds();
         let btf = Btf::from_sys_fs()?;
         // Whether kprobes are available must be known before the state program is loaded, and only
         // attaching shows it: so once with them, and once more without if they are refused.
@@ -106,7 +106,7 @@ impl Events {
             error => Err(error),
         });
         drop(btf);
-        heap::give_back();
+        heap::trim();
         loaded
     }
 

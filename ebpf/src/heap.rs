@@ -13,7 +13,7 @@ const MAPPED_BYTES: libc::c_int = 4 << 20;
 const KEPT_BYTES: libc::c_int = 1 << 20;
 
 /// Fixes both thresholds. Call it before anything large is on the heap.
-pub(crate) fn keep_little() {
+pub(crate) fn cap_malloc_thresholds() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) has no preconditions but valid values, which these are; it takes the allocator's lock.
     unsafe {
@@ -23,7 +23,7 @@ pub(crate) fn keep_little() {
 }
 
 /// Gives what is free within the arenas back to the system.
-pub fn give_back() {
+pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) has no preconditions, and is safe in any thread.
     let _ = unsafe { libc::malloc_trim(0) };

@@ -49,7 +49,7 @@ mod table;
 pub use abi::{Event, FlowEvent, ListenEvent, Losses};
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};
-pub use heap::give_back as trim_heap;
+pub use heap::trim as trim_heap;
 pub use misses::ProgramMisses;
 pub use ring::{Ring, RingWatch};
 pub use sockets::{Adoption, Sockets, SocketsOptions, Store};

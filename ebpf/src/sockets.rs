@@ -150,9 +150,9 @@ impl Sockets {
     /// [`LoadError`] with the missing requirement. The programs that only adopt sockets may be
     /// refused: [`Sockets::adopt`] reports it.
     pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
-        heap::keep_little();
+        heap::cap_malloc_thresholds();
         let loaded = Self::attach(*options, None);
-        heap::give_back();
+        heap::trim();
         loaded
     }
 
@@ -189,7 +189,7 @@ impl Sockets {
             self.options = *options;
             return Ok(());
         }
-        heap::keep_little();
+        heap::cap_malloc_thresholds();
         let (options, known, rings) = (*options, &self.known, &mut self.rings);
         let loaded = thread::scope(|scope| {
             let loading = scope.spawn(|| Self::attach(options, Some(known)));
@@ -204,7 +204,7 @@ impl Sockets {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        heap::give_back();
+        heap::trim();
         let mut new = loaded?;
         new.walks.adopted = self.walks.adopted;
         new.table_capacity = self.table_capacity;

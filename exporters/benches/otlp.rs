@@ -42,10 +42,10 @@ const FAMILY: Family = Family {
 };
 
 /// The attributes of a point, six of them.
-fn attributes(number: u32) -> [(&'static str, String); 6] {
+fn attributes(index: u32) -> [(&'static str, String); 6] {
     [
-        ("raddr", std::net::Ipv4Addr::from(number).to_string()),
-        ("rport", (number % 65_536).to_string()),
+        ("raddr", std::net::Ipv4Addr::from(index).to_string()),
+        ("rport", (index % 65_536).to_string()),
         ("direction", "outbound".to_owned()),
         ("type", "externalHosts".to_owned()),
         ("comm", "nginx".to_owned()),
@@ -54,14 +54,14 @@ fn attributes(number: u32) -> [(&'static str, String); 6] {
 }
 
 fn snapshot() -> Arc<Snapshot> {
-    let point = |number: u32| {
-        let attributes = attributes(number);
+    let point = |index: u32| {
+        let attributes = attributes(index);
         let pairs = attributes
             .iter()
             .map(|(name, value)| (*name, LabelValue::Text(value)));
         SumPoint {
             series: Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(1)),
-            total: u64::from(number),
+            total: u64::from(index),
             delta: 1,
             updated: Timestamp::from_nanos(1),
         }
@@ -177,7 +177,7 @@ fn encode(criterion: &mut Criterion) {
         ..otlp::Config::default()
     };
     let series: Vec<_> = (0..POINTS)
-        .map(|number| (attributes(number), i64::from(number)))
+        .map(|index| (attributes(index), i64::from(index)))
         .collect();
     let ours: usize = otlp::encoded(&config, &snapshot)
         .iter()

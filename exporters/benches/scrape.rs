@@ -36,8 +36,8 @@ const FAMILY: Family = Family {
     kind: FamilyKind::Counter,
 };
 
-fn addr(number: u32) -> IpAddr {
-    IpAddr::from(Ipv4Addr::from(0xc633_6400_u32.wrapping_add(number)))
+fn addr(index: u32) -> IpAddr {
+    IpAddr::from(Ipv4Addr::from(0xc633_6400_u32.wrapping_add(index)))
 }
 
 fn snapshot() -> Arc<Snapshot> {
@@ -47,9 +47,9 @@ fn snapshot() -> Arc<Snapshot> {
         ("type", LabelValue::Text("externalHosts")),
     ];
     let shared = Arc::new(Rendered::new(&FAMILY, shared));
-    let point = |number: u32| {
+    let point = |index: u32| {
         let pairs = [
-            ("raddr", LabelValue::Addr(addr(number))),
+            ("raddr", LabelValue::Addr(addr(index))),
             ("rport", LabelValue::Port(443)),
         ];
         let series = Series::new(
@@ -60,7 +60,7 @@ fn snapshot() -> Arc<Snapshot> {
         );
         SumPoint {
             series,
-            total: u64::from(number) * 1_000,
+            total: u64::from(index) * 1_000,
             delta: 1,
             updated: Timestamp::from_nanos(1),
         }
@@ -84,11 +84,11 @@ fn registry() -> Registry {
     let options = Opts::new(format!("primus_lens_{NAME}"), FAMILY.help);
     let counters = IntCounterVec::new(options, &["raddr", "rport", "direction", "type"]).unwrap();
     registry.register(Box::new(counters.clone())).unwrap();
-    for number in 0..SERIES {
-        let raddr = addr(number).to_string();
+    for index in 0..SERIES {
+        let raddr = addr(index).to_string();
         counters
             .with_label_values(&[&raddr, "443", "outbound", "externalHosts"])
-            .inc_by(u64::from(number) * 1_000);
+            .inc_by(u64::from(index) * 1_000);
     }
     registry
 }
@@ -119,14 +119,14 @@ fn bridge() -> (SdkMeterProvider, Registry) {
         .u64_counter(NAME)
         .with_description(FAMILY.help)
         .build();
-    for number in 0..SERIES {
+    for index in 0..SERIES {
         let attributes = [
-            KeyValue::new("raddr", addr(number).to_string()),
+            KeyValue::new("raddr", addr(index).to_string()),
             KeyValue::new("rport", "443"),
             KeyValue::new("direction", "outbound"),
             KeyValue::new("type", "externalHosts"),
         ];
-        counter.add(u64::from(number) * 1_000, &attributes);
+        counter.add(u64::from(index) * 1_000, &attributes);
     }
     (provider, registry)
 }

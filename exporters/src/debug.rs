@@ -142,13 +142,13 @@ fn describe(config: &Config, snapshot: &Snapshot) -> String {
         snapshot.window.as_secs_f64(),
         snapshot.points()
     );
-    for (number, family) in snapshot.families.iter().enumerate() {
+    for (index, family) in snapshot.families.iter().enumerate() {
         match config.verbosity {
             Verbosity::Basic => break,
             Verbosity::Normal => push_family(&mut text, config, family),
             Verbosity::Detailed => {
                 // Writing to a String does not fail.
-                let _ = push_metric(&mut text, config, number, family);
+                let _ = push_metric(&mut text, config, index, family);
             }
         }
         let left_out = family.points.len().saturating_sub(config.sampling);
@@ -194,7 +194,7 @@ fn push_family(text: &mut String, config: &Config, family: &FamilySnapshot) {
 fn push_metric(
     text: &mut String,
     config: &Config,
-    number: usize,
+    index: usize,
     snapshot: &FamilySnapshot,
 ) -> std::fmt::Result {
     let family = snapshot.family;
@@ -204,7 +204,7 @@ fn push_metric(
         FamilyKind::UpDownCounter => ("Sum", "NumberDataPoints"),
         FamilyKind::Histogram(_) => ("Histogram", "HistogramDataPoints"),
     };
-    writeln!(text, "Metric #{number}\nDescriptor:")?;
+    writeln!(text, "Metric #{index}\nDescriptor:")?;
     writeln!(text, "     -> Name: {}", full_name(&config.namespace, family))?;
     writeln!(text, "     -> Description: {}", family.help)?;
     writeln!(text, "     -> Unit: {}", family.unit)?;
@@ -221,32 +221,32 @@ fn push_metric(
     }
     match &snapshot.points {
         Points::Sums(points) => {
-            for (number, sum) in points.iter().take(config.sampling).enumerate() {
-                writeln!(text, "{point} #{number}")?;
+            for (index, sum) in points.iter().take(config.sampling).enumerate() {
+                writeln!(text, "{point} #{index}")?;
                 push_series(text, &sum.series, sum.updated)?;
                 writeln!(text, "Value: {}\nAdded: {}", sum.total, sum.delta)?;
             }
         }
         Points::Values(points) => {
-            for (number, value) in points.iter().take(config.sampling).enumerate() {
-                writeln!(text, "{point} #{number}")?;
+            for (index, value) in points.iter().take(config.sampling).enumerate() {
+                writeln!(text, "{point} #{index}")?;
                 push_series(text, &value.series, value.updated)?;
                 writeln!(text, "Value: {}", value.value)?;
             }
         }
         Points::Histograms(points) => {
-            for (number, histogram) in points.iter().take(config.sampling).enumerate() {
-                writeln!(text, "{point} #{number}")?;
+            for (index, histogram) in points.iter().take(config.sampling).enumerate() {
+                writeln!(text, "{point} #{index}")?;
                 push_series(text, &histogram.series, histogram.updated)?;
                 writeln!(text, "Count: {}\nSum: {}", histogram.count(), histogram.sum)?;
                 let FamilyKind::Histogram(bounds) = family.kind else {
                     continue;
                 };
-                for (number, bound) in bounds.iter().enumerate() {
-                    writeln!(text, "ExplicitBounds #{number}: {bound}")?;
+                for (index, bound) in bounds.iter().enumerate() {
+                    writeln!(text, "ExplicitBounds #{index}: {bound}")?;
                 }
-                for (number, count) in histogram.counts(bounds).iter().enumerate() {
-                    writeln!(text, "Buckets #{number}, Count: {count}")?;
+                for (index, count) in histogram.counts(bounds).iter().enumerate() {
+                    writeln!(text, "Buckets #{index}, Count: {count}")?;
                 }
             }
         }
@@ -255,8 +255,8 @@ fn push_metric(
 }
 
 fn push_series(text: &mut String, series: &Series, updated: Timestamp) -> std::fmt::Result {
-    for (number, pair) in series.pairs().enumerate() {
-        if number == 0 {
+    for (index, pair) in series.pairs().enumerate() {
+        if index == 0 {
             writeln!(text, "Data point attributes:")?;
         }
         let name = pair.name();

@@ -1,6 +1,6 @@
 //! The memory limiter: watches how much memory the daemon has, and says when it is short.
 //!
-//! In: the process's own memory, once per `check_interval`. Out: a state that windows heed ([`Memory`]), two gauges, a log line for
+//! In: the process's own memory, once per `check_interval`. Out: a state that windows heed ([`SharedMemoryPressure`]), two gauges, a log line for
 //! each change. Above the soft limit (`limit_mib` less `spike_limit_mib`) new series fold into `other`; above the hard one records are
 //! shed. A state ends only well below the limit that began it, so that it does not flap.
 //!
@@ -14,7 +14,7 @@ use std::fs;
 use std::sync::Arc;
 
 use flowtap_config::MemoryLimiterConfig;
-use flowtap_pipeline::{Memory, MemoryState};
+use flowtap_pipeline::{MemoryPressure, SharedMemoryPressure};
 use opentelemetry::metrics::{Gauge, Meter};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -43,16 +43,16 @@ impl Limits {
     }
 
     /// The state that follows `state` with this much memory in use.
-    fn next(self, state: MemoryState, used: u64) -> MemoryState {
+    fn next(self, state: MemoryPressure, used: u64) -> MemoryPressure {
         let slack = self.hard / HYSTERESIS;
         let reaches =
             |limit: u64, holds: bool| used > if holds { limit.saturating_sub(slack) } else { limit };
-        if reaches(self.hard, matches!(state, MemoryState::Exhausted)) {
-            MemoryState::Exhausted
-        } else if reaches(self.soft, !matches!(state, MemoryState::Ample)) {
-            MemoryState::Short
+        if reaches(self.hard, matches!(state, MemoryPressure::Hard)) {
+            MemoryPressure::Hard
+        } else if reaches(self.soft, !matches!(state, MemoryPressure::None)) {
+            MemoryPressure::Soft
         } else {
-            MemoryState::Ample
+            MemoryPressure::None
         }
     }
 }
@@ -60,7 +60,7 @@ impl Limits {
 /// Watches until `stop`, if the config has a limit. `trim` returns free memory to the system.
 pub fn watch(
     config: &MemoryLimiterConfig,
-    memory: &Arc<Memory>,
+    memory: &Arc<SharedMemoryPressure>,
     meter: &Meter,
     trim: fn(),
     stop: CancellationToken,
@@ -81,7 +81,7 @@ pub fn watch(
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let Some(mut used) = own() else { continue };
-            if limits.next(memory.state(), used) != MemoryState::Ample {
+            if limits.next(memory.state(), used) != MemoryPressure::None {
                 // It takes the allocator's locks for some milliseconds.
                 let trimmed = tokio::task::spawn_blocking(trim).await;
                 used = trimmed.ok().and_then(|()| own()).unwrap_or(used);
@@ -92,7 +92,7 @@ pub fn watch(
     });
 }
 
-fn look(limits: Limits, used: u64, memory: &Memory, gauge: &Gauge<u64>) {
+fn look(limits: Limits, used: u64, memory: &SharedMemoryPressure, gauge: &Gauge<u64>) {
     let (before, now) = (memory.state(), limits.next(memory.state(), used));
     gauge.record(now as u64, &[]);
     if now == before {
@@ -101,14 +101,14 @@ fn look(limits: Limits, used: u64, memory: &Memory, gauge: &Gauge<u64>) {
     memory.set(now);
     let (used_mib, state) = (used >> 20, now.as_str());
     match now {
-        MemoryState::Ample => tracing::info!(used_mib, state, "memory is below the limits again"),
-        MemoryState::Short => tracing::warn!(
+        MemoryPressure::None => tracing::info!(used_mib, state, "memory is below the limits again"),
+        MemoryPressure::Soft => tracing::warn!(
             used_mib,
             state,
             "memory is above the soft limit: new series fold into `other`; fewer labels or a larger \
              service.memory_limiter.limit_mib helps"
         ),
-        MemoryState::Exhausted => tracing::error!(
+        MemoryPressure::Hard => tracing::error!(
             used_mib,
             state,
             "memory is above the hard limit: records are shed, and counted; fewer labels or a larger \
@@ -156,18 +156,18 @@ mod tests {
             ..MemoryLimiterConfig::default()
         })
         .unwrap();
-        let mut state = MemoryState::Ample;
+        let mut state = MemoryPressure::None;
         for (used, expected) in [
-            (80, MemoryState::Ample),
-            (81, MemoryState::Short),
-            (78, MemoryState::Short),
-            (101, MemoryState::Exhausted),
-            (97, MemoryState::Exhausted),
-            (94, MemoryState::Short),
-            (76, MemoryState::Short),
-            (74, MemoryState::Ample),
-            (120, MemoryState::Exhausted),
-            (10, MemoryState::Ample),
+            (80, MemoryPressure::None),
+            (81, MemoryPressure::Soft),
+            (78, MemoryPressure::Soft),
+            (101, MemoryPressure::Hard),
+            (97, MemoryPressure::Hard),
+            (94, MemoryPressure::Soft),
+            (76, MemoryPressure::Soft),
+            (74, MemoryPressure::None),
+            (120, MemoryPressure::Hard),
+            (10, MemoryPressure::None),
         ] {
             state = limits.next(state, used * MIB);
             assert_eq!(state, expected, "{used} MiB");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use flowtap_pipeline::node::{EphemeralPorts, InterfaceAddress};
-use flowtap_pipeline::{Live, NodeInfo};
+use flowtap_pipeline::{NodeInfo, Published};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
@@ -28,7 +28,7 @@ pub fn describe() -> NodeInfo {
 
 /// Keeps `node` up to date: the kernel reports when an address is added or removed
 /// (`rtnetlink(7)`). Without that, the addresses stay as they were at the start, with a warning.
-pub fn watch(node: &Arc<Live<NodeInfo>>) {
+pub fn watch(node: &Arc<Published<NodeInfo>>) {
     let node = Arc::downgrade(node);
     let watching = subscribe().and_then(|socket| {
         thread::Builder::new()
@@ -53,7 +53,7 @@ fn subscribe() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn follow(socket: &OwnedFd, node: &Weak<Live<NodeInfo>>) {
+fn follow(socket: &OwnedFd, node: &Weak<Published<NodeInfo>>) {
     // Which address it was does not matter: all are read again. Nor does a message that was cut short or lost.
     let mut message = [0; 4096];
     loop {

@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
 /// Notifies systemd of a state; failures are ignored.
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "systemd was not notified");
     }
@@ -15,20 +15,20 @@ fn tell(states: &[NotifyState<'_>]) {
 
 /// The daemon measures.
 pub fn ready() {
-    tell(&[NotifyState::Ready, NotifyState::Status("measuring")]);
+    notify(&[NotifyState::Ready, NotifyState::Status("measuring")]);
 }
 
 /// It reads its config again; [`ready`] ends that.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => tracing::debug!(%error, "no monotonic clock"),
     }
 }
 
 /// It stops.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
 /// Reports that the daemon is alive, twice as often as systemd asks for, until `stop`: as long as the runtime's tasks run and every
@@ -42,7 +42,7 @@ pub fn keep_alive(board: StatusBoard, stop: CancellationToken) {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
                     if board.is_alive() {
-                        tell(&[NotifyState::Watchdog]);
+                        notify(&[NotifyState::Watchdog]);
                     }
                 }
             }

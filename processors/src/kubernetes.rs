@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{
     BuildContext, BuildError, ClusterState, ComponentConfig, Contract, Dependency, Factory, FlowBatch,
-    Processor, ProcessorConfig, ProcessorStage, RecordField, Seen, Stability,
+    Processor, ProcessorConfig, ProcessorStage, RecordField, Stability, Subscription,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ impl ComponentConfig for Config {
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
         Ok(ProcessorStage::Transform(Box::new(Kubernetes {
-            cluster: Seen::new(&context.cluster),
+            cluster: Subscription::new(&context.cluster),
         })))
     }
 }
@@ -50,7 +50,7 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
 /// The processor.
 #[derive(Debug)]
 pub struct Kubernetes {
-    cluster: Seen<ClusterState>,
+    cluster: Subscription<ClusterState>,
 }
 
 impl Processor for Kubernetes {
@@ -87,7 +87,7 @@ mod tests {
             })
         };
         let mut kubernetes = Kubernetes {
-            cluster: Seen::new(&context.cluster),
+            cluster: Subscription::new(&context.cluster),
         };
         let mut state = ClusterState::default();
         for (address, pod) in [

@@ -45,7 +45,7 @@ pub struct Coverage {
     measured: Totals,
     /// Where the kernel's counters are, whose they are, and what they stood at in the beginning.
     kernel: Option<Kernel>,
-    told: [Totals; 2],
+    reported: [Totals; 2],
     telemetry: Telemetry,
 }
 
@@ -78,7 +78,7 @@ impl Coverage {
         Self {
             measured: Totals::default(),
             kernel: kernel.ok(),
-            told: [Totals::default(); 2],
+            reported: [Totals::default(); 2],
             telemetry: Telemetry::new(context),
         }
     }
@@ -119,7 +119,8 @@ impl Coverage {
         for (counted, start) in counted.iter_mut().zip(kernel.start) {
             *counted -= start;
         }
-        self.telemetry.tell(&self.measured, &counted, &mut self.told);
+        self.telemetry
+            .record(&self.measured, &counted, &mut self.reported);
     }
 }
 
@@ -213,19 +214,19 @@ impl Telemetry {
         }
     }
 
-    fn tell(&self, measured: &Totals, kernel: &Totals, told: &mut [Totals; 2]) {
-        for (number, name) in COUNTERS.into_iter().enumerate() {
+    fn record(&self, measured: &Totals, kernel: &Totals, reported: &mut [Totals; 2]) {
+        for (index, name) in COUNTERS.into_iter().enumerate() {
             let labels = [self.receiver.clone(), KeyValue::new("counter", name)];
             let pairs = [(&self.measured, measured), (&self.kernel, kernel)];
-            for ((counter, totals), told) in pairs.into_iter().zip(told.iter_mut()) {
+            for ((counter, totals), reported) in pairs.into_iter().zip(reported.iter_mut()) {
                 // A correction downwards waits until it is made up for: counters do not fall.
-                let more = u64::try_from(totals[number] - told[number]).unwrap_or(0);
-                told[number] = told[number].max(totals[number]);
+                let more = u64::try_from(totals[index] - reported[index]).unwrap_or(0);
+                reported[index] = reported[index].max(totals[index]);
                 counter.add(more, &labels);
             }
-            if kernel[number] > 0 {
+            if kernel[index] > 0 {
                 self.ratio
-                    .record(measured[number] as f64 / kernel[number] as f64, &labels);
+                    .record(measured[index] as f64 / kernel[index] as f64, &labels);
             }
         }
     }

@@ -31,7 +31,7 @@ pub fn scan(proc_root: &Path) -> io::Result<ListenChange> {
     let process = process_dir(proc_root);
     let netns = namespace(&process)?;
     let own = Path::new("/proc/self/ns/net").metadata();
-    let own = own.is_ok_and(|own| own.ino() == netns).then(asked_for);
+    let own = own.is_ok_and(|own| own.ino() == netns).then(ports_via_netlink);
     let mut ports = match own {
         Some(Ok(ports)) => ports,
         Some(Err(_)) | None => read(&process)?,
@@ -82,7 +82,7 @@ pub fn remember_namespace(proc_root: &Path) {
     let _ = namespace(&process_dir(proc_root));
 }
 
-fn asked_for() -> io::Result<Vec<u16>> {
+fn ports_via_netlink() -> io::Result<Vec<u16>> {
     Dumper::open()?.listening()
 }
 
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn netlink_and_the_files_tell_the_same_ports() {
         let [v4, v6] = ["127.0.0.1:0", "[::1]:0"].map(|address| TcpListener::bind(address).unwrap());
-        let told = [asked_for(), read(Path::new("/proc/self"))].map(Result::unwrap);
+        let told = [ports_via_netlink(), read(Path::new("/proc/self"))].map(Result::unwrap);
         for listener in [v4, v6] {
             let port = listener.local_addr().unwrap().port();
             assert!(told.iter().all(|ports| ports.contains(&port)), "{told:?}");

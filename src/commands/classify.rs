@@ -9,13 +9,13 @@ use flowtap_pipeline::ClusterRanges;
 use flowtap_pipeline::component::downcast;
 use flowtap_processors::policy::{self, Lists, Tables};
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 /// A line per address and processor `policy` of the config.
 ///
 /// # Errors
 /// A list's file that can't be read.
-pub(crate) fn classify(config: &Config, addresses: &[IpAddr]) -> Result<String, Failure> {
+pub(crate) fn classify(config: &Config, addresses: &[IpAddr]) -> Result<String, ExitError> {
     let mut text = String::new();
     let node = node::describe();
     let policies = config
@@ -24,7 +24,7 @@ pub(crate) fn classify(config: &Config, addresses: &[IpAddr]) -> Result<String, 
         .filter_map(|(id, config)| Some((id, downcast::<policy::Config>(&**config)?)));
     for (id, policy) in policies {
         let lists =
-            Lists::read(policy).map_err(|error| Failure::new(Code::Config, format!("{id}: {error}")))?;
+            Lists::read(policy).map_err(|error| ExitError::new(Code::Config, format!("{id}: {error}")))?;
         let tables = Tables::new(&lists, &node, &ClusterRanges::default());
         for address in addresses {
             let (class, rule) = tables.classify(*address);

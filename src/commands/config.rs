@@ -7,16 +7,16 @@ use flowtap_extensions::telemetry;
 use flowtap_pipeline::Registry;
 
 use crate::cli::ConfigArgs;
-use crate::exit::Failure;
+use crate::exit::ExitError;
 
 /// Reads the config, and prints its warnings.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub(crate) fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, Failure> {
+pub(crate) fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, ExitError> {
     let layers = Layers::from_process(arguments.config.clone(), arguments.set.clone());
-    let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
-    telemetry::check_logs(&config).map_err(|errors| Failure::config(&errors))?;
+    let config = flowtap_config::load(&layers, registry).map_err(|errors| ExitError::config(&errors))?;
+    telemetry::check_logs(&config).map_err(|errors| ExitError::config(&errors))?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
     }

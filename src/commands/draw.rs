@@ -38,20 +38,20 @@ fn lay_out(pipelines: &BTreeMap<String, PipelineConfig>) -> Drawing {
     };
     let (receivers, exporters) = (used(|p| &p.receivers), used(|p| &p.exporters));
     // Ids may hold what a language has other uses for, so nodes have numbers for names.
-    let number = |ids: &BTreeSet<&ComponentId>, prefix: &str| -> BTreeMap<ComponentId, String> {
+    let index = |ids: &BTreeSet<&ComponentId>, prefix: &str| -> BTreeMap<ComponentId, String> {
         let numbered = ids.iter().enumerate();
         numbered
-            .map(|(number, id)| ((*id).clone(), format!("{prefix}{number}")))
+            .map(|(index, id)| ((*id).clone(), format!("{prefix}{index}")))
             .collect()
     };
-    let (receivers, exporters) = (number(&receivers, "receiver"), number(&exporters, "exporter"));
+    let (receivers, exporters) = (index(&receivers, "receiver"), index(&exporters, "exporter"));
     let mut drawing = Drawing::default();
-    for (number, (name, pipeline)) in pipelines.iter().enumerate() {
+    for (index, (name, pipeline)) in pipelines.iter().enumerate() {
         let processors: Vec<Node> = pipeline
             .processors
             .iter()
             .enumerate()
-            .map(|(place, id)| (format!("processor{number}_{place}"), id.to_string()))
+            .map(|(place, id)| (format!("processor{index}_{place}"), id.to_string()))
             .collect();
         let path = processors
             .windows(2)
@@ -96,8 +96,8 @@ fn mermaid(drawing: &Drawing) -> String {
     for (name, label) in &drawing.receivers {
         let _ = writeln!(text, "    {name}([{}])", quoted(label));
     }
-    for (number, (pipeline, processors)) in drawing.pipelines.iter().enumerate() {
-        let _ = writeln!(text, "    subgraph pipeline{number} [{}]", quoted(pipeline));
+    for (index, (pipeline, processors)) in drawing.pipelines.iter().enumerate() {
+        let _ = writeln!(text, "    subgraph pipeline{index} [{}]", quoted(pipeline));
         for (name, label) in processors {
             let _ = writeln!(text, "        {name}[{}]", quoted(label));
         }
@@ -122,10 +122,10 @@ fn dot(drawing: &Drawing) -> String {
     for (name, label) in &drawing.receivers {
         let _ = writeln!(text, "    {name} [label={}, style=rounded];", quoted(label));
     }
-    for (number, (pipeline, processors)) in drawing.pipelines.iter().enumerate() {
+    for (index, (pipeline, processors)) in drawing.pipelines.iter().enumerate() {
         let _ = writeln!(
             text,
-            "    subgraph cluster_{number} {{\n        label={};",
+            "    subgraph cluster_{index} {{\n        label={};",
             quoted(pipeline)
         );
         for (name, label) in processors {

@@ -13,13 +13,13 @@ use flowtap_processors::window::{self, Window};
 
 use super::record;
 use super::replay::Recording;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 /// The table, for every pipeline.
 ///
 /// # Errors
 /// As [`super::replay::replay`].
-pub(crate) fn explain(config: &Config, file: &Path) -> Result<String, Failure> {
+pub(crate) fn explain(config: &Config, file: &Path) -> Result<String, ExitError> {
     let mut text = String::new();
     for (name, pipeline) in &config.pipelines {
         // Writing to a String does not fail.
@@ -33,8 +33,8 @@ pub(crate) fn explain(config: &Config, file: &Path) -> Result<String, Failure> {
 ///
 /// # Errors
 /// As [`super::record::record`].
-pub(crate) fn explain_live(config: &Config, duration: Duration) -> Result<String, Failure> {
-    let folder = tempfile::tempdir().map_err(|error| Failure::new(Code::Create, error))?;
+pub(crate) fn explain_live(config: &Config, duration: Duration) -> Result<String, ExitError> {
+    let folder = tempfile::tempdir().map_err(|error| ExitError::new(Code::Create, error))?;
     let file = folder.path().join("explain");
     record::record(config, &file, Some(duration))?;
     explain(config, &file)
@@ -46,7 +46,7 @@ fn explain_pipeline(
     name: &str,
     pipeline: &PipelineConfig,
     file: &Path,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     let window = window_of(config, pipeline)?;
     let budget = window.max_series.get();
     let labels: Vec<_> = FAMILIES.iter().map(|family| labels_of(&window, family)).collect();
@@ -83,7 +83,7 @@ fn explain_pipeline(
 }
 
 /// The config of the pipeline's window.
-fn window_of(config: &Config, pipeline: &PipelineConfig) -> Result<window::Config, Failure> {
+fn window_of(config: &Config, pipeline: &PipelineConfig) -> Result<window::Config, ExitError> {
     let window = pipeline
         .processors
         .last()
@@ -92,7 +92,7 @@ fn window_of(config: &Config, pipeline: &PipelineConfig) -> Result<window::Confi
     window.cloned().ok_or_else(|| {
         let message =
             "this pipeline does not end in a processor of type `window`, so its series can't be counted";
-        Failure::new(Code::Config, message)
+        ExitError::new(Code::Config, message)
     })
 }
 
@@ -125,7 +125,7 @@ fn series(
     pipeline: &PipelineConfig,
     file: &Path,
     window: &window::Config,
-) -> Result<Vec<usize>, Failure> {
+) -> Result<Vec<usize>, ExitError> {
     let recording = Recording::open(file)?;
     let (processors, _) = recording.stages(config, name, pipeline)?;
     // The last one is the window: the config's check has made sure of it.

@@ -20,13 +20,13 @@ use self::config::load;
 use crate::cli::{Cli, Command};
 use crate::components;
 use crate::daemon;
-use crate::exit::Failure;
+use crate::exit::ExitError;
 
 /// Does what the arguments say.
 ///
 /// # Errors
 /// What the command failed by.
-pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitError> {
     match arguments.command {
         None => print(&Cli::command().render_help().to_string()),
         Some(Command::Run(args)) => {
@@ -69,7 +69,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), Failur
 
 /// To standard output, as a whole; on a terminal without foreign control characters. A reader that
 /// has gone away (`| head`) is not an error.
-fn print(text: &str) -> Result<(), Failure> {
+fn print(text: &str) -> Result<(), ExitError> {
     let shown = if io::stdout().is_terminal() {
         plain::lines(text)
     } else {

@@ -12,23 +12,23 @@ use flowtap_receivers::replay::{Frame, RecordingError, Writer};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon;
-use crate::daemon::graph::{self, Surroundings};
-use crate::exit::{Code, Failure};
+use crate::daemon::graph::{self, Environment};
+use crate::exit::{Code, ExitError};
 
 /// Records into `file` until `duration` is over, or SIGTERM or SIGINT comes.
 ///
 /// # Errors
 /// The error that keeps a receiver from working, or the file from being written.
-pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -> Result<(), Failure> {
+pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -> Result<(), ExitError> {
     daemon::private_files();
     let log = LogWriter::stderr()?;
     telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
     let recorded = daemon::runtime()?.block_on(async {
         let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
-        let around = Surroundings::now();
+        let environment = Environment::now();
         let stop = daemon::stop_on_signal()?;
-        let (recorder, failed) = Recorder::create(file, &around.node.load(), stop.clone())?;
-        let mut graph = graph::build(config, &telemetry.meter(), &around, true)?;
+        let (recorder, failed) = Recorder::create(file, &environment.node.load(), stop.clone())?;
+        let mut graph = graph::build(config, &telemetry.meter(), &environment, true)?;
         // Every receiver of a pipeline, with the file as the only output.
         graph.exporters.clear();
         graph.pipelines = vec![PipelineNode {
@@ -54,7 +54,7 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
         let deadline = config.service.shutdown_timeout;
         runner::run(graph, &telemetry.meter(), stop.clone(), deadline, ready).await?;
         let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        failed.map_or(Ok(()), |error| Err(Failure::new(Code::Create, error)))
+        failed.map_or(Ok(()), |error| Err(ExitError::new(Code::Create, error)))
     });
     log.flush(Duration::from_secs(1));
     recorded
@@ -72,14 +72,14 @@ struct Recorder {
 type Failed = Arc<Mutex<Option<RecordingError>>>;
 
 impl Recorder {
-    fn create(path: &Path, node: &NodeInfo, stop: CancellationToken) -> Result<(Self, Failed), Failure> {
+    fn create(path: &Path, node: &NodeInfo, stop: CancellationToken) -> Result<(Self, Failed), ExitError> {
         let create = || {
             let mut writer = Writer::create(path)?;
             let (at, node) = (Timestamp::now(), node.clone());
             writer.write(&Frame::Start { at, node })?;
             Ok(writer)
         };
-        let writer = create().map_err(|error: RecordingError| Failure::new(Code::Create, error))?;
+        let writer = create().map_err(|error: RecordingError| ExitError::new(Code::Create, error))?;
         let failed = Failed::default();
         let recorder = Self {
             writer,

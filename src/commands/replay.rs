@@ -14,13 +14,13 @@ use flowtap_pipeline::{
 use flowtap_receivers::replay::{Frame, Reader, RecordingError};
 use opentelemetry::metrics::Meter;
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 /// The text.
 ///
 /// # Errors
 /// A recording that can't be read to its end; a component that can't be built.
-pub(crate) fn replay(config: &Config, file: &Path) -> Result<String, Failure> {
+pub(crate) fn replay(config: &Config, file: &Path) -> Result<String, ExitError> {
     let mut snapshots = Vec::new();
     for (name, pipeline) in &config.pipelines {
         let recording = Recording::open(file)?;
@@ -51,7 +51,7 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    pub(crate) fn open(file: &Path) -> Result<Self, Failure> {
+    pub(crate) fn open(file: &Path) -> Result<Self, ExitError> {
         let (reader, began, node) = Reader::open(file).map_err(unreadable)?;
         Ok(Self { reader, began, node })
     }
@@ -79,7 +79,7 @@ impl Recording {
         config: &Config,
         name: &str,
         pipeline: &PipelineConfig,
-    ) -> Result<Stages, Failure> {
+    ) -> Result<Stages, ExitError> {
         let (mut processors, mut window) = (Vec::new(), None);
         for id in &pipeline.processors {
             let Some(processor) = config.processors.get(id) else {
@@ -91,7 +91,7 @@ impl Recording {
             }
         }
         // The config's check has made sure of it.
-        let window = window.ok_or_else(|| Failure::new(Code::Software, "a pipeline without a window"))?;
+        let window = window.ok_or_else(|| ExitError::new(Code::Software, "a pipeline without a window"))?;
         Ok((processors, window))
     }
 
@@ -100,7 +100,7 @@ impl Recording {
         self,
         mut processors: Vec<Box<dyn Processor>>,
         mut aggregator: Box<dyn Aggregator>,
-    ) -> Result<Snapshot, Failure> {
+    ) -> Result<Snapshot, ExitError> {
         aggregator.begin(self.began);
         for frame in self.reader {
             match frame.map_err(unreadable)? {
@@ -118,7 +118,7 @@ impl Recording {
             }
         }
         // A reader ends with the end of the recording, or with an error.
-        Err(Failure::new(Code::Software, "a recording without an end"))
+        Err(ExitError::new(Code::Software, "a recording without an end"))
     }
 }
 
@@ -126,10 +126,10 @@ fn silent() -> Meter {
     opentelemetry::global::meter("flowtap")
 }
 
-fn unreadable(error: RecordingError) -> Failure {
+fn unreadable(error: RecordingError) -> ExitError {
     let code = match &error {
         RecordingError::Io { .. } => Code::NoInput,
         _ => Code::Data,
     };
-    Failure::new(code, error)
+    ExitError::new(code, error)
 }

@@ -7,20 +7,20 @@ use flowtap_extensions::telemetry::Telemetry;
 use flowtap_pipeline::{ComponentId, Resource};
 
 use crate::daemon::{self, graph};
-use crate::exit::Failure;
+use crate::exit::ExitError;
 
 /// Builds everything short of starting it; returns a line per pipeline, and one per address
 /// and path that a component uses.
 ///
 /// # Errors
 /// What can't be built on this machine.
-pub(crate) fn validate(config: &Config) -> Result<String, Failure> {
+pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
     // Some components want a runtime around them, even if nothing runs on it.
     let runtime = daemon::runtime()?;
     let _guard = runtime.enter();
     let telemetry = Telemetry::new(&Resource::default(), &MetricsConfig::default())?;
-    graph::build(config, &telemetry.meter(), &graph::Surroundings::now(), false)
-        .map_err(|error| Failure::config(&config.build_error(&error)))?;
+    graph::build(config, &telemetry.meter(), &graph::Environment::now(), false)
+        .map_err(|error| ExitError::config(&config.build_error(&error)))?;
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
         let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -7,27 +7,27 @@ use flowtap_engine::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, R
 use flowtap_extensions::live::tap::{self, Tap};
 use flowtap_extensions::node;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, Live, Memory, NodeInfo,
-    ProcessorStage, QueueConfig, Resource, StatusBoard,
+    BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, NodeInfo, ProcessorStage,
+    Published, QueueConfig, Resource, SharedMemoryPressure, StatusBoard,
 };
 use opentelemetry::metrics::Meter;
 
 /// Host and cluster state shared with components; updated by watchers.
 #[derive(Clone, Debug)]
-pub(crate) struct Surroundings {
-    pub(crate) node: Arc<Live<NodeInfo>>,
-    pub(crate) cluster: Arc<Live<ClusterState>>,
-    pub(crate) memory: Arc<Memory>,
+pub(crate) struct Environment {
+    pub(crate) node: Arc<Published<NodeInfo>>,
+    pub(crate) cluster: Arc<Published<ClusterState>>,
+    pub(crate) memory: Arc<SharedMemoryPressure>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) status: StatusBoard,
 }
 
-impl Surroundings {
+impl Environment {
     /// This machine as it is now, and no cluster.
     pub(crate) fn now() -> Self {
         Self {
-            node: Live::new(node::describe()),
-            cluster: Live::new(ClusterState::default()),
+            node: Published::new(node::describe()),
+            cluster: Published::new(ClusterState::default()),
             memory: Arc::default(),
             resource: Arc::default(),
             status: StatusBoard::default(),
@@ -51,7 +51,7 @@ impl Surroundings {
 pub(crate) fn build(
     config: &Config,
     meter: &Meter,
-    around: &Surroundings,
+    environment: &Environment,
     strict: bool,
 ) -> Result<Graph, BuildError> {
     let feeds = |id: &ComponentId| {
@@ -63,13 +63,13 @@ pub(crate) fn build(
     let context = |id: &ComponentId, pipeline: &str| BuildContext {
         id: id.clone(),
         several_pipelines: feeds(id) > 1,
-        resource: Arc::clone(&around.resource),
+        resource: Arc::clone(&environment.resource),
         pipeline: pipeline.into(),
         meter: meter.clone(),
-        node: Arc::clone(&around.node),
-        cluster: Arc::clone(&around.cluster),
-        memory: Arc::clone(&around.memory),
-        status: around.status.clone(),
+        node: Arc::clone(&environment.node),
+        cluster: Arc::clone(&environment.cluster),
+        memory: Arc::clone(&environment.memory),
+        status: environment.status.clone(),
         strict,
     };
     let mut graph = Graph::default();

@@ -8,17 +8,17 @@ use flowtap_config::Config;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::exit::Failure;
+use crate::exit::ExitError;
 
 /// Poll interval of the files. A mount of Kubernetes changes by a link, so there is no event to
 /// wait for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads the config anew, from wherever it came.
-pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Config, Failure>;
+pub(crate) type Load<'a> = &'a dyn Fn() -> Result<Config, ExitError>;
 
 /// Wakes the task that reloads the config.
-pub(crate) struct Wakeups {
+pub(crate) struct ReloadTrigger {
     hangup: Signal,
     files: Vec<PathBuf>,
     /// As they were when they were read.
@@ -31,13 +31,13 @@ pub(crate) struct Wakeups {
 /// Identity of a file's version; `None` if the file does not exist.
 type Stamp = Option<(SystemTime, u64)>;
 
-impl Wakeups {
+impl ReloadTrigger {
     /// From now on. Needs a runtime around it.
     ///
     /// # Errors
     /// A signal that can't be had.
-    pub(crate) fn new(files: Vec<PathBuf>) -> Result<Self, Failure> {
-        let mut wakeups = Self {
+    pub(crate) fn new(files: Vec<PathBuf>) -> Result<Self, ExitError> {
+        let mut reload_trigger = Self {
             hangup: signal(SignalKind::hangup())?,
             seen: Vec::new(),
             looked: Vec::new(),
@@ -45,9 +45,11 @@ impl Wakeups {
             ticks: tokio::time::interval(LOOK_INTERVAL),
         };
         // Not several at once, after a reload that took long.
-        wakeups.ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        wakeups.seen = wakeups.look();
-        Ok(wakeups)
+        reload_trigger
+            .ticks
+            .set_missed_tick_behavior(MissedTickBehavior::Delay);
+        reload_trigger.seen = reload_trigger.look();
+        Ok(reload_trigger)
     }
 
     /// Wakes for these from now on.
@@ -95,9 +97,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_file_is_read_when_it_rests_and_not_while_it_is_written() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let mut wakeups = Wakeups::new(vec![file.path().to_owned()]).unwrap();
+        let mut reload_trigger = ReloadTrigger::new(vec![file.path().to_owned()]).unwrap();
         let read = async {
-            let why = wakeups.next().await;
+            let why = reload_trigger.next().await;
             (why, fs::read_to_string(file.path()).unwrap())
         };
         let write = async {

@@ -10,7 +10,7 @@ use axum::Router;
 use flowtap_config::{Config, ServiceConfig};
 use flowtap_engine::runner::{Graph, Runner};
 use flowtap_extensions::admin::status_page::{self, Pipelines};
-use flowtap_extensions::admin::{self, Endpoint, Readiness, Reloads, Server, net_flow};
+use flowtap_extensions::admin::{self, Endpoint, Readiness, ReloadRecorder, Server, net_flow};
 use flowtap_extensions::live::tap::Tap;
 use flowtap_extensions::telemetry::{self, LogLevel, LogWriter, Telemetry};
 use flowtap_extensions::{identity, kubernetes, memory_limiter, node, systemd};
@@ -23,11 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::descriptors;
-use super::graph::{self, Surroundings};
-use super::reload::{Load, Wakeups};
+use super::graph::{self, Environment};
+use super::reload::{Load, ReloadTrigger};
 use super::sandbox;
 use super::stop::{Signals, Stop};
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 /// Time after `service.shutdown_timeout` at which the SDK's last push is given up; before the
 /// deadline that ends all.
@@ -42,7 +42,7 @@ const LAST_LINES: Duration = Duration::from_millis(100);
 /// # Errors
 /// The error that ended it other than by a signal, or snapshots that could not be exported at the
 /// end.
-pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), Failure> {
+pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool) -> Result<(), ExitError> {
     private_files();
     let descriptors = descriptors::raise();
     let signals = Signals::block()?;
@@ -73,7 +73,7 @@ pub(crate) fn private_files() {
 }
 
 /// Receivers have their own threads; only a few listeners and pushes run here.
-pub(crate) fn runtime() -> Result<Runtime, Failure> {
+pub(crate) fn runtime() -> Result<Runtime, ExitError> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("flowtap")
@@ -90,7 +90,7 @@ async fn supervise(
     log: &LogWriter,
     stopping: Stop,
     strict: bool,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     tracing::info!(
         node = resource.node(),
         instance = resource.instance(),
@@ -99,32 +99,36 @@ async fn supervise(
     let telemetry = Telemetry::new(&resource, &config.service.telemetry.metrics)?;
     let meter = telemetry.meter();
     log.count(&meter);
-    let around = Surroundings::named(resource);
-    node::watch(&around.node);
+    let environment = Environment::named(resource);
+    node::watch(&environment.node);
     let tap = config.service.admin.endpoint.map(|_| Tap::default());
-    let mut graph = graph::build(&config, &meter, &around, strict)
-        .map_err(|error| Failure::config(&config.build_error(&error)))?;
+    let mut graph = graph::build(&config, &meter, &environment, strict)
+        .map_err(|error| ExitError::config(&config.build_error(&error)))?;
     if let Some(tap) = &tap {
         graph::attach_tap(&mut graph, tap);
     }
     let pipelines = Pipelines::new(&config);
     let stop = stopping.token().clone();
-    logs.tell_what_is_left_out(stop.clone());
+    logs.report_suppressed(stop.clone());
     memory_limiter::watch(
         &config.service.memory_limiter,
-        &around.memory,
+        &environment.memory,
         &meter,
         flowtap_ebpf::trim_heap,
         stop.clone(),
     );
-    let mut wakeups = Wakeups::new(config.files.clone())?;
-    let following = kubernetes::follow(&config, &around.cluster, &meter, stop.clone());
+    let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
+    let following = kubernetes::follow(&config, &environment.cluster, &meter, stop.clone());
     // `None`: a signal came first.
     let followed = stop.run_until_cancelled(following).await;
     followed
         .unwrap_or(Ok(()))
-        .map_err(|error| Failure::new(Code::Config, format!("service.kubernetes: {error}")))?;
-    let (readiness, board, reloads) = (Readiness::default(), around.status.clone(), Reloads::new(&meter));
+        .map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))?;
+    let (readiness, board, reloads) = (
+        Readiness::default(),
+        environment.status.clone(),
+        ReloadRecorder::new(&meter),
+    );
     let servers_stop = CancellationToken::new();
     let routes = tap.as_ref().map(|tap| {
         admin::routes(readiness.clone(), board.clone(), reloads.clone())
@@ -137,7 +141,7 @@ async fn supervise(
     let mut running = Running {
         runner: Runner::new(&meter, config.service.shutdown_timeout, board.clone()),
         config,
-        around,
+        environment,
         meter,
         strict,
         tap,
@@ -149,7 +153,7 @@ async fn supervise(
         running.runner.push_own_metrics(interval, collect);
     }
     let started = stop.run_until_cancelled(running.runner.apply(graph)).await;
-    let mut outcome = started.unwrap_or(Ok(())).map_err(Failure::from);
+    let mut outcome = started.unwrap_or(Ok(())).map_err(ExitError::from);
     if outcome.is_ok() && !stop.is_cancelled() {
         readiness.set(true);
         systemd::ready();
@@ -158,8 +162,8 @@ async fn supervise(
         outcome = loop {
             let why = tokio::select! {
                 () = stop.cancelled() => break Ok(()),
-                ended = running.runner.ended() => break ended.map_err(Failure::from),
-                why = wakeups.next() => why,
+                ended = running.runner.ended() => break ended.map_err(ExitError::from),
+                why = reload_trigger.next() => why,
             };
             tracing::info!(why, "reloading the config");
             systemd::reloading();
@@ -169,15 +173,15 @@ async fn supervise(
             };
             match reloaded {
                 Ok(()) => {
-                    wakeups.watch(running.config.files.clone());
+                    reload_trigger.watch(running.config.files.clone());
                     reloads.applied();
                     tracing::info!("the new config is in use");
                 }
-                Err(Refused::Kept(why)) => {
+                Err(ReloadError::Kept(why)) => {
                     reloads.refused(&why.to_string());
                     tracing::error!("the new config is refused, the old one stays: {why}");
                 }
-                Err(Refused::Lost(why)) => break Err(why),
+                Err(ReloadError::Lost(why)) => break Err(why),
             }
             systemd::ready();
         };
@@ -186,7 +190,7 @@ async fn supervise(
     stopping.begin();
     let last_push_until = Instant::now() + running.config.service.shutdown_timeout + LAST_PUSH;
     systemd::stopping();
-    let outcome = outcome.and(running.runner.stop().await.map_err(Failure::from));
+    let outcome = outcome.and(running.runner.stop().await.map_err(ExitError::from));
     readiness.set(false);
 
     // Last, so that a final look at the daemon's own metrics sees how the pipelines ended.
@@ -208,7 +212,7 @@ async fn listen(
     metrics: Router,
     meter: &Meter,
     stop: &CancellationToken,
-) -> Result<Vec<Server>, Failure> {
+) -> Result<Vec<Server>, ExitError> {
     let admin = config.admin.endpoint.zip(admin).map(|(address, routes)| {
         let endpoint = Endpoint {
             section: "service.admin",
@@ -236,7 +240,7 @@ async fn listen(
 struct Running {
     runner: Runner,
     config: Config,
-    around: Surroundings,
+    environment: Environment,
     meter: Meter,
     strict: bool,
     /// Where the live view looks, if anybody can ask for it.
@@ -245,32 +249,32 @@ struct Running {
 }
 
 /// Why a new config is not at work.
-enum Refused {
+enum ReloadError {
     /// The old one is.
-    Kept(Failure),
+    Kept(ExitError),
     /// Neither is: the old one could not be had back.
-    Lost(Failure),
+    Lost(ExitError),
 }
 
 impl Running {
     /// Takes on the config as `load` has it now: components whose config is the same live on. One that is wrong changes nothing;
     /// if its components don't start, the one before is restored.
-    async fn reload(&mut self, load: Load<'_>, logs: &LogLevel) -> Result<(), Refused> {
-        let config = load().map_err(Refused::Kept)?;
-        let graph = self.build(&config).map_err(Refused::Kept)?;
+    async fn reload(&mut self, load: Load<'_>, logs: &LogLevel) -> Result<(), ReloadError> {
+        let config = load().map_err(ReloadError::Kept)?;
+        let graph = self.build(&config).map_err(ReloadError::Kept)?;
         logs.set(&config.service.telemetry.logs)
-            .map_err(|error| Refused::Kept(error.into()))?;
+            .map_err(|error| ReloadError::Kept(error.into()))?;
         if let Err(error) = self.runner.apply(graph).await {
             tracing::warn!(%error, "rolling back to the previous config");
             let level = &self.config.service.telemetry.logs;
-            logs.set(level).map_err(|error| Refused::Lost(error.into()))?;
-            let before = self.build(&self.config).map_err(Refused::Lost)?;
+            logs.set(level).map_err(|error| ReloadError::Lost(error.into()))?;
+            let before = self.build(&self.config).map_err(ReloadError::Lost)?;
             // The previous graph can run again, unless the machine has changed meanwhile.
             self.runner
                 .apply(before)
                 .await
-                .map_err(|error| Refused::Lost(error.into()))?;
-            return Err(Refused::Kept(error.into()));
+                .map_err(|error| ReloadError::Lost(error.into()))?;
+            return Err(ReloadError::Kept(error.into()));
         }
         let mut service = config.service.clone();
         let level = &self.config.service.telemetry.logs.level;
@@ -290,9 +294,9 @@ impl Running {
         Ok(())
     }
 
-    fn build(&self, config: &Config) -> Result<Graph, Failure> {
-        let mut graph = graph::build(config, &self.meter, &self.around, self.strict)
-            .map_err(|error| Failure::config(&config.build_error(&error)))?;
+    fn build(&self, config: &Config) -> Result<Graph, ExitError> {
+        let mut graph = graph::build(config, &self.meter, &self.environment, self.strict)
+            .map_err(|error| ExitError::config(&config.build_error(&error)))?;
         if let Some(tap) = &self.tap {
             graph::attach_tap(&mut graph, tap);
         }
@@ -301,7 +305,7 @@ impl Running {
 }
 
 /// A token that the first SIGTERM or SIGINT cancels, for commands that end soon after.
-pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
+pub(crate) fn stop_on_signal() -> Result<CancellationToken, ExitError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();

@@ -13,7 +13,7 @@ use flowtap_extensions::telemetry::LogWriter;
 use nix::sys::signal::{SigSet, Signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 /// Time after `service.shutdown_timeout` at which the process is ended by force; an orderly end
 /// takes less.
@@ -31,10 +31,10 @@ impl Signals {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn block() -> Result<Self, Failure> {
+    pub(crate) fn block() -> Result<Self, ExitError> {
         let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
         set.thread_block()
-            .map_err(|errno| Failure::new(Code::System, format!("signals can't be blocked: {errno}")))?;
+            .map_err(|errno| ExitError::new(Code::System, format!("signals can't be blocked: {errno}")))?;
         Ok(Self(set))
     }
 }
@@ -51,7 +51,7 @@ impl Stop {
     ///
     /// # Errors
     /// No thread could be started.
-    pub(crate) fn watch(signals: Signals, timeout: Duration, log: &LogWriter) -> Result<Self, Failure> {
+    pub(crate) fn watch(signals: Signals, timeout: Duration, log: &LogWriter) -> Result<Self, ExitError> {
         let (begins, begun) = sync_channel(1);
         let stop = Self {
             token: CancellationToken::new(),
@@ -80,7 +80,7 @@ impl Stop {
 /// Signals within this time of the first are one.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ExitError> {
     // Neither needs more than a few calls deep.
     let thread = thread::Builder::new().name(name.to_owned()).stack_size(256 << 10);
     thread.spawn(work)?;

@@ -265,10 +265,13 @@ fn the_last_descriptors_are_left_to_the_receivers() {
     // The last quarter is the reserve, which begins below the next descriptor.
     limit_descriptors(&daemon, next + next / 3 - 1);
     let mut refused = TcpStream::connect(daemon.admin_address()).unwrap();
-    refused.set_read_timeout(Some(PATIENCE)).unwrap();
+    refused.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
     let began = std::time::Instant::now();
     let _ = refused.read_to_end(&mut Vec::new());
-    assert!(began.elapsed() < PATIENCE / 4, "it was accepted, and timed out");
+    assert!(
+        began.elapsed() < WAIT_TIMEOUT / 4,
+        "it was accepted, and timed out"
+    );
     daemon.wait_for("reason=\"descriptors\"");
     // Scrapes take the place of idle clients, and scans have what they need.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

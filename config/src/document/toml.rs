@@ -75,7 +75,10 @@ impl Reader<'_> {
             place: Some(place_of(self.text, value.span().start)),
             message: format!("{what} is beyond what a number can be here"),
         };
-        if matches!(value.get_ref(), DeValue::Boolean(_) | DeValue::Integer(_) | DeValue::Float(_)) {
+        if matches!(
+            value.get_ref(),
+            DeValue::Boolean(_) | DeValue::Integer(_) | DeValue::Float(_)
+        ) {
             let text = self.text.get(value.span()).unwrap_or_default();
             self.texts.insert(self.path.clone(), text.to_owned());
         }

@@ -207,7 +207,12 @@ impl<'t> Reader<'t> {
 
     /// Adds to `into` the keys of `value`, a mapping or a list of mappings, that it does not have. The first that has a key wins.
     fn merge(&mut self, value: Value, into: &mut Dict, span: &Span) -> Result<(), SyntaxError> {
-        let wrong = || at(span, "only mappings can be merged: write `<<: *name` or `<<: [*a, *b]`");
+        let wrong = || {
+            at(
+                span,
+                "only mappings can be merged: write `<<: *name` or `<<: [*a, *b]`",
+            )
+        };
         let from = [&self.path[..], &[MERGE.to_owned()]].concat();
         let mappings = match value {
             Value::Dict(_, dict) => vec![(from, dict)],
@@ -242,8 +247,11 @@ impl<'t> Reader<'t> {
 
 /// What `map` has at `path` and below, by the rest of its paths.
 fn below<T: Clone>(map: &BTreeMap<Vec<String>, T>, path: &[String]) -> Vec<(Vec<String>, T)> {
-    let from = map.range(path.to_vec()..).take_while(|(found, _)| found.starts_with(path));
-    from.map(|(found, value)| (found[path.len()..].to_vec(), value.clone())).collect()
+    let from = map
+        .range(path.to_vec()..)
+        .take_while(|(found, _)| found.starts_with(path));
+    from.map(|(found, value)| (found[path.len()..].to_vec(), value.clone()))
+        .collect()
 }
 
 fn size(value: &Value) -> usize {

@@ -127,8 +127,8 @@ impl<'a> Table<'a> {
     pub(super) fn rows(&self) -> Box<dyn Iterator<Item = Row<'a>> + 'a> {
         let points = &self.family.points;
         let changed = changed(self.at, self.family);
-        Box::new(changed.map(|(number, row)| {
-            points.prefetch(number);
+        Box::new(changed.map(|(i, row)| {
+            points.prefetch(i);
             row
         }))
     }
@@ -172,25 +172,23 @@ fn changed(at: Timestamp, family: &FamilySnapshot) -> Box<dyn Iterator<Item = (u
         (Points::Sums(points), kind) => {
             let points = points.iter().enumerate();
             let changed = points.filter(move |(_, point)| point.updated == at || point.delta > 0);
-            Box::new(changed.map(move |(number, point)| {
+            Box::new(changed.map(move |(i, point)| {
                 let value = match kind {
                     FamilyKind::Gauge | FamilyKind::UpDownCounter => Value::Gauge(point),
                     FamilyKind::Counter | FamilyKind::Histogram(_) => Value::Counter(point),
                 };
-                (number, row(&point.series, value))
+                (i, row(&point.series, value))
             }))
         }
         (Points::Values(points), _) => {
             let points = points.iter().enumerate();
             let changed = points.filter(move |(_, point)| point.updated == at);
-            Box::new(changed.map(move |(number, point)| (number, row(&point.series, Value::Number(point)))))
+            Box::new(changed.map(move |(i, point)| (i, row(&point.series, Value::Number(point)))))
         }
         (Points::Histograms(points), _) => {
             let points = points.iter().enumerate();
             let changed = points.filter(move |(_, point)| point.updated == at);
-            Box::new(
-                changed.map(move |(number, point)| (number, row(&point.series, Value::Histogram(point)))),
-            )
+            Box::new(changed.map(move |(i, point)| (i, row(&point.series, Value::Histogram(point)))))
         }
     }
 }

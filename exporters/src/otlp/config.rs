@@ -289,8 +289,7 @@ impl Config {
                 .find_map(|name| given(&name).map(|value| (name, value)))
         };
         let mut ignore = |key: &str, (name, value): (&str, &str), expected: &str, used: &str| {
-            let message =
-                format!("{name} is ignored, {used} is used: expected {expected}, found `{value}`");
+            let message = format!("{name} is ignored, {used} is used: expected {expected}, found `{value}`");
             ignored.push(Fault::new(key, message));
         };
         let protocol = self.protocol.or_else(|| {
@@ -298,7 +297,12 @@ impl Config {
             let protocol = Protocol::from_variable(&value);
             if protocol.is_none() {
                 let used = format!("`{}`", Protocol::default().name());
-                ignore("protocol", (&name, &value), "`grpc`, `http/protobuf` or `http/json`", &used);
+                ignore(
+                    "protocol",
+                    (&name, &value),
+                    "`grpc`, `http/protobuf` or `http/json`",
+                    &used,
+                );
             }
             protocol
         });
@@ -306,7 +310,12 @@ impl Config {
             let (name, value) = named("COMPRESSION")?;
             let compression = Compression::from_variable(&value);
             if compression.is_none() {
-                ignore("compression", (&name, &value), "`none`, `gzip` or `zstd`", "`gzip`");
+                ignore(
+                    "compression",
+                    (&name, &value),
+                    "`none`, `gzip` or `zstd`",
+                    "`gzip`",
+                );
             }
             compression
         });
@@ -517,7 +526,10 @@ impl ComponentConfig for Config {
             ));
         }
         if self.keepalive != KeepaliveConfig::default() && resolved.protocol != Protocol::Grpc {
-            warnings.push(Fault::new("keepalive", "has an effect with `protocol: grpc` only; hint: remove it"));
+            warnings.push(Fault::new(
+                "keepalive",
+                "has an effect with `protocol: grpc` only; hint: remove it",
+            ));
         }
         warnings
     }
@@ -615,9 +627,19 @@ mod tests {
         for (endpoint, protocol, ca, expected) in [
             ("collector:5", Protocol::Grpc, None, "http://collector:5"),
             ("collector", Protocol::Grpc, None, "http://collector:4317"),
-            ("collector", Protocol::HttpJson, None, "http://collector:4318/v1/metrics"),
+            (
+                "collector",
+                Protocol::HttpJson,
+                None,
+                "http://collector:4318/v1/metrics",
+            ),
             ("collector:443", Protocol::Grpc, None, "https://collector:443"),
-            ("collector:5", Protocol::Grpc, Some("/ca.pem"), "https://collector:5"),
+            (
+                "collector:5",
+                Protocol::Grpc,
+                Some("/ca.pem"),
+                "https://collector:5",
+            ),
             ("http://collector", Protocol::Grpc, None, "http://collector"),
         ] {
             let resolved = resolved(&config(endpoint, protocol, ca), &[]).unwrap();
@@ -627,17 +649,29 @@ mod tests {
             headers: BTreeMap::from([("api-key".to_owned(), "hunter2".to_owned())]),
             ..config(endpoint, Protocol::Grpc, None)
         };
-        for endpoint in ["collector:443", "localhost:4317", "127.0.0.1", "http://collector", "[::1]:1"] {
+        for endpoint in [
+            "collector:443",
+            "localhost:4317",
+            "127.0.0.1",
+            "http://collector",
+            "[::1]:1",
+        ] {
             assert!(resolved(&with_key(endpoint), &[]).is_ok(), "{endpoint}");
         }
         let fault = resolved(&with_key("collector:4317"), &[]).unwrap_err();
-        assert!(fault.message.contains("hint: write `https://collector:4317`"), "{fault:?}");
+        assert!(
+            fault.message.contains("hint: write `https://collector:4317`"),
+            "{fault:?}"
+        );
         let variables = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hunter2"),
         ];
         let fault = resolved(&Config::default(), &variables).unwrap_err();
-        assert!(fault.message.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: "), "{fault:?}");
+        assert!(
+            fault.message.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: "),
+            "{fault:?}"
+        );
     }
 
     #[test]
@@ -748,7 +782,10 @@ mod tests {
             ],
             &mut ignored,
         );
-        assert_eq!(resolved, Ok(Config::default().resolve(&|_| None, &mut Vec::new()).unwrap()));
+        assert_eq!(
+            resolved,
+            Ok(Config::default().resolve(&|_| None, &mut Vec::new()).unwrap())
+        );
         let messages: Vec<_> = ignored.iter().map(|fault| fault.message.as_str()).collect();
         assert_eq!(
             messages,

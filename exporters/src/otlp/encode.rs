@@ -118,15 +118,15 @@ impl Encoder {
         while let Some(family) = points.snapshot.families.get(cursor.family) {
             let (index, head) = (cursor.family, &heads[cursor.family]);
             let mut metric = PlannedMetric::new(index, cursor.point);
-            for number in cursor.point..points.count(index, family) {
+            for i in cursor.point..points.count(index, family) {
                 family
                     .points
-                    .look_ahead(number.saturating_sub(points.ended(index).len()));
-                let Some(len) = points.len(head, index, number) else {
-                    metric.range.end = number + 1;
+                    .prefetch(i.saturating_sub(points.ended(index).len()));
+                let Some(len) = points.len(head, index, i) else {
+                    metric.range.end = i + 1;
                     continue;
                 };
-                let (written, data_len) = match points.zero_at(head, index, number) {
+                let (written, data_len) = match points.zero_at(head, index, i) {
                     Some(_) => (2, 2 * len_delimited(len)),
                     None => (1, len_delimited(len)),
                 };
@@ -134,11 +134,11 @@ impl Encoder {
                     || plan.metrics_len + metric.len(head) >= self.room();
                 // A request has a series at least, whatever its resource takes.
                 if full && plan.points + metric.points > 0 {
-                    cursor.point = number;
+                    cursor.point = i;
                     plan.push(metric, head);
                     return plan;
                 }
-                metric.range.end = number + 1;
+                metric.range.end = i + 1;
                 metric.points += written;
                 metric.data_len += data_len;
             }
@@ -181,8 +181,8 @@ impl Encoder {
             begin(&mut body, 2, metric.content_len(head));
             body.extend_from_slice(&head.bytes);
             begin(&mut body, head.data_field, metric.data_len + head.behind.len());
-            for number in metric.range.clone() {
-                points.push(&mut body, head, metric.family, number);
+            for i in metric.range.clone() {
+                points.push(&mut body, head, metric.family, i);
             }
             body.extend_from_slice(&head.behind);
         }
@@ -346,51 +346,51 @@ impl<'a> PointWriter<'a> {
     }
 
     /// The time of the point 0 that goes before this one, if one does. A gauge does not count from 0.
-    fn zero_at(&self, head: &Head<'_>, family: usize, number: usize) -> Option<Timestamp> {
+    fn zero_at(&self, head: &Head<'_>, family: usize, i: usize) -> Option<Timestamp> {
         let new_since = self.new_since.filter(|_| !head.family.kind.can_fall())?;
-        let number = number.checked_sub(self.ended(family).len())?;
+        let i = i.checked_sub(self.ended(family).len())?;
         let series = match &self.snapshot.families[family].points {
-            Points::Sums(points) => &points[number].series,
-            Points::Values(points) => &points[number].series,
-            Points::Histograms(points) => &points[number].series,
+            Points::Sums(points) => &points[i].series,
+            Points::Values(points) => &points[i].series,
+            Points::Histograms(points) => &points[i].series,
         };
         zero_at(series, self.snapshot.at).filter(|_| series.start() >= new_since)
     }
 
     /// Length of the output of [`Self::push`], without key and length; `None` if the point is not
     /// sent. A point 0 before it is as long.
-    fn len(&self, head: &Head<'_>, family: usize, number: usize) -> Option<usize> {
+    fn len(&self, head: &Head<'_>, family: usize, i: usize) -> Option<usize> {
         let (points, ended) = (&self.snapshot.families[family].points, self.ended(family));
-        let Some(number) = number.checked_sub(ended.len()) else {
-            return Some(ended_len(head, points, &ended[number].1));
+        let Some(i) = i.checked_sub(ended.len()) else {
+            return Some(ended_len(head, points, &ended[i].1));
         };
         match points {
             Points::Sums(points) => {
-                self.sum_part(head, &points[number])?;
-                Some(number_len(head, &points[number].series))
+                self.sum_part(head, &points[i])?;
+                Some(number_len(head, &points[i].series))
             }
             Points::Values(points) => {
-                self.value_part(head, &points[number])?;
-                Some(number_len(head, &points[number].series))
+                self.value_part(head, &points[i])?;
+                Some(number_len(head, &points[i].series))
             }
             Points::Histograms(points) => {
-                self.histogram_part(&points[number])?;
-                Some(histogram_len(head, &points[number].series))
+                self.histogram_part(&points[i])?;
+                Some(histogram_len(head, &points[i].series))
             }
         }
     }
 
     /// Appends a point, unless it is not sent, and the 0 before it where there is one.
-    fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, family: usize, number: usize) {
-        let (at, zero_at) = (self.snapshot.at, self.zero_at(head, family, number));
+    fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, family: usize, i: usize) {
+        let (at, zero_at) = (self.snapshot.at, self.zero_at(head, family, i));
         let (points, ended) = (&self.snapshot.families[family].points, self.ended(family));
-        let Some(number) = number.checked_sub(ended.len()) else {
-            push_ended(out, head, points, &ended[number]);
+        let Some(i) = i.checked_sub(ended.len()) else {
+            push_ended(out, head, points, &ended[i]);
             return;
         };
         match points {
             Points::Sums(points) => {
-                let point = &points[number];
+                let point = &points[i];
                 if let Some(part) = self.sum_part(head, point) {
                     // `as_int` 6, sfixed64; a total beyond 2^63 is not reached in the life of a machine.
                     for (at, value) in zero_at.map(|at| (at, 0)).into_iter().chain([(at, part.value)]) {
@@ -399,7 +399,7 @@ impl<'a> PointWriter<'a> {
                 }
             }
             Points::Values(points) => {
-                let point = &points[number];
+                let point = &points[i];
                 if let Some(part) = self.value_part(head, point) {
                     // `as_double` 4.
                     for (at, value) in zero_at.map(|at| (at, 0.0)).into_iter().chain([(at, part.value)]) {
@@ -408,7 +408,7 @@ impl<'a> PointWriter<'a> {
                 }
             }
             Points::Histograms(points) => {
-                let point = &points[number];
+                let point = &points[i];
                 if let Some(part) = self.histogram_part(point) {
                     let zero = HistogramPart {
                         start: part.start,

@@ -120,7 +120,7 @@ impl Exposition {
         let common = |snapshot: &Arc<Snapshot>| Common::new(style, format, snapshot);
         let common = snapshots.iter().map(common).collect();
         let mut entries: Vec<Entry> = Vec::new();
-        for (number, snapshot) in snapshots.iter().enumerate() {
+        for (i, snapshot) in snapshots.iter().enumerate() {
             for (index, family) in snapshot.families.iter().enumerate() {
                 if family.points.is_empty() {
                     continue;
@@ -129,12 +129,12 @@ impl Exposition {
                     .iter_mut()
                     .find(|known| known.family.name == family.family.name)
                 {
-                    Some(known) => known.places.push((number, index)),
+                    Some(known) => known.places.push((i, index)),
                     None => entries.push(Entry {
                         family: family.family,
                         name: prometheus_name(&style.namespace, family.family),
                         bounds: bounds(format, family.family),
-                        places: vec![(number, index)],
+                        places: vec![(i, index)],
                     }),
                 }
             }
@@ -163,7 +163,7 @@ impl Exposition {
             self.ended = true;
             return false;
         };
-        let Some(&(number, index)) = entry.places.get(self.cursor.place) else {
+        let Some(&(i, index)) = entry.places.get(self.cursor.place) else {
             self.cursor = Cursor {
                 entry: self.cursor.entry + 1,
                 ..Cursor::default()
@@ -178,8 +178,8 @@ impl Exposition {
                 }
             }
         }
-        let points = &self.snapshots[number].families[index].points;
-        let common = &self.common[number];
+        let points = &self.snapshots[i].families[index].points;
+        let common = &self.common[i];
         let first = self.cursor.point;
         self.cursor.point += match self.format {
             Format::Text | Format::OpenMetrics => self.lines(entry, common).push(out, points, first),
@@ -223,12 +223,12 @@ impl Exposition {
         points: &'a Points,
         first: usize,
     ) -> impl Iterator<Item = Metric<'a>> {
-        (first..points.len()).map(move |number| {
-            points.prefetch(number);
+        (first..points.len()).map(move |i| {
+            points.prefetch(i);
             let (series, value) = match points {
-                Points::Sums(points) => (&points[number].series, Value::Number(points[number].total as f64)),
-                Points::Values(points) => (&points[number].series, Value::Number(points[number].value)),
-                Points::Histograms(points) => (&points[number].series, Value::Histogram(&points[number])),
+                Points::Sums(points) => (&points[i].series, Value::Number(points[i].total as f64)),
+                Points::Values(points) => (&points[i].series, Value::Number(points[i].value)),
+                Points::Histograms(points) => (&points[i].series, Value::Histogram(&points[i])),
             };
             Metric {
                 family: entry.family,
@@ -243,9 +243,9 @@ impl Exposition {
 
     /// Bytes of the metrics of a family.
     fn metrics_len(&self, entry: &Entry) -> usize {
-        let places = entry.places.iter().map(|&(number, index)| {
-            let points = &self.snapshots[number].families[index].points;
-            let metrics = self.metrics(entry, &self.common[number], points, 0);
+        let places = entry.places.iter().map(|&(i, index)| {
+            let points = &self.snapshots[i].families[index].points;
+            let metrics = self.metrics(entry, &self.common[i], points, 0);
             metrics.map(|metric| metric.len()).sum::<usize>()
         });
         places.sum()
@@ -362,17 +362,17 @@ struct Lines<'a> {
 impl Lines<'_> {
     /// Appends points from `first` on, until the chunk is full; how many.
     fn push(&self, out: &mut Vec<u8>, points: &Points, first: usize) -> usize {
-        let mut number = first;
-        while number < points.len() && out.len() < CHUNK_BYTES {
-            points.prefetch(number);
+        let mut i = first;
+        while i < points.len() && out.len() < CHUNK_BYTES {
+            points.prefetch(i);
             match points {
-                Points::Sums(points) => self.push_sum(out, &points[number]),
-                Points::Values(points) => self.push_value(out, &points[number]),
-                Points::Histograms(points) => self.push_histogram(out, &points[number]),
+                Points::Sums(points) => self.push_sum(out, &points[i]),
+                Points::Values(points) => self.push_value(out, &points[i]),
+                Points::Histograms(points) => self.push_histogram(out, &points[i]),
             }
-            number += 1;
+            i += 1;
         }
-        number - first
+        i - first
     }
 
     fn push_sum(&self, out: &mut Vec<u8>, point: &SumPoint) {
@@ -403,8 +403,8 @@ impl Lines<'_> {
         let begins = out.len();
         push_open(out, name, "_bucket", [self.common, own, shared]);
         let same = begins..out.len();
-        for (number, (in_bucket, bound)) in point.buckets.iter().zip(&self.entry.bounds).enumerate() {
-            if number > 0 {
+        for (i, (in_bucket, bound)) in point.buckets.iter().zip(&self.entry.bounds).enumerate() {
+            if i > 0 {
                 out.extend_from_within(same.clone());
             }
             count += in_bucket;

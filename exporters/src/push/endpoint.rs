@@ -156,7 +156,10 @@ mod tests {
             "/a?hunter2",
         ] {
             let error = Endpoint::parse(text).unwrap_err().to_string();
-            assert!(error.contains("expected `host:port`, `http://host:port`"), "{error}");
+            assert!(
+                error.contains("expected `host:port`, `http://host:port`"),
+                "{error}"
+            );
             assert!(!error.contains("hunter2"), "{error}");
         }
     }

@@ -147,11 +147,13 @@ impl Config {
     fn parsed_endpoint(&self) -> Result<Endpoint, EndpointError> {
         let url = address::with_scheme(&self.endpoint, 9090, self.tls != ClientTls::default());
         let endpoint = Endpoint::parse(&url)?;
-        Ok(if endpoint.uri().path() == "/" && !self.endpoint.contains("://") {
-            endpoint.below("/api/v1/write")
-        } else {
-            endpoint
-        })
+        Ok(
+            if endpoint.uri().path() == "/" && !self.endpoint.contains("://") {
+                endpoint.below("/api/v1/write")
+            } else {
+                endpoint
+            },
+        )
     }
 
     fn endpoint_fault(&self) -> Option<Fault> {

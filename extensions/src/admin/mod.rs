@@ -17,7 +17,7 @@ use flowtap_pipeline::{ComponentStatus, StatusBoard, Timestamp};
 use serde::Serialize;
 
 pub use self::http::{Endpoint, Server, serve};
-pub use self::reloads::{Outcome, Reloads};
+pub use self::reloads::{ReloadRecorder, ReloadStatus};
 
 /// Whether the pipelines run. Set when they do, cleared when they stop.
 #[derive(Clone, Debug, Default)]
@@ -41,13 +41,13 @@ struct Status {
     version: &'static str,
     ready: bool,
     started_unix_nano: u64,
-    config: Outcome,
+    config: ReloadStatus,
     /// By `receivers/<id>` and `exporters/<id>`.
     components: BTreeMap<String, ComponentStatus>,
 }
 
 /// `/healthz`: 200 as long as every receiver's thread is alive. `/readyz`: 200 while every receiver scans. Else 503. `/status`: JSON.
-pub fn routes(readiness: Readiness, board: StatusBoard, reloads: Reloads) -> Router {
+pub fn routes(readiness: Readiness, board: StatusBoard, reloads: ReloadRecorder) -> Router {
     let started_unix_nano = Timestamp::now().as_nanos();
     let ready = {
         let (readiness, board) = (readiness.clone(), board.clone());

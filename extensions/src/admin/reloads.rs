@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Outcome {
+pub struct ReloadStatus {
     /// Number of reloads that were applied.
     pub applied: u64,
     /// Number of reloads that were refused.
@@ -24,12 +24,12 @@ pub struct Outcome {
 
 /// The same, shared, and counted.
 #[derive(Clone, Debug)]
-pub struct Reloads {
-    outcome: Arc<Mutex<Outcome>>,
+pub struct ReloadRecorder {
+    outcome: Arc<Mutex<ReloadStatus>>,
     counter: Counter<u64>,
 }
 
-impl Reloads {
+impl ReloadRecorder {
     /// None yet.
     pub fn new(meter: &Meter) -> Self {
         let counter = meter
@@ -65,11 +65,11 @@ impl Reloads {
     }
 
     /// Returns the counts and the last error.
-    pub fn load(&self) -> Outcome {
+    pub fn load(&self) -> ReloadStatus {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Outcome> {
+    fn lock(&self) -> MutexGuard<'_, ReloadStatus> {
         // Every statement under the lock leaves it whole.
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -13,7 +13,7 @@ use kube::runtime::watcher::Event;
 use serde::Deserialize;
 
 /// Kept fields of one kind of object.
-pub(super) trait Facts: Sized {
+pub(super) trait Projection: Sized {
     /// The object.
     type Object: ResourceExt;
 
@@ -23,14 +23,14 @@ pub(super) trait Facts: Sized {
 
 /// All objects of a kind, by namespace and name.
 #[derive(Debug)]
-pub(super) struct Store<F> {
+pub(super) struct ObjectCache<F> {
     current: HashMap<(String, String), F>,
     /// A list that is being read takes the place of the current one when it is whole: until then, and while the API is
     /// away, what was known stays.
     incoming: HashMap<(String, String), F>,
 }
 
-impl<F> Default for Store<F> {
+impl<F> Default for ObjectCache<F> {
     fn default() -> Self {
         Self {
             current: HashMap::new(),
@@ -39,7 +39,7 @@ impl<F> Default for Store<F> {
     }
 }
 
-impl<F: Facts> Store<F> {
+impl<F: Projection> ObjectCache<F> {
     pub(super) fn apply(&mut self, event: &Event<F::Object>, node_name: Option<&str>) {
         let key = |object: &F::Object| (object.namespace().unwrap_or_default(), object.name_any());
         match event {
@@ -70,7 +70,7 @@ pub(super) struct NodeFacts {
     addresses: Vec<IpAddr>,
 }
 
-impl Facts for NodeFacts {
+impl Projection for NodeFacts {
     type Object = Node;
 
     fn of(node: &Node, _: Option<&str>) -> Self {
@@ -101,7 +101,7 @@ pub(super) struct PodFacts {
     containers: Vec<Box<str>>,
 }
 
-impl Facts for PodFacts {
+impl Projection for PodFacts {
     type Object = Pod;
 
     fn of(pod: &Pod, node_name: Option<&str>) -> Self {
@@ -172,7 +172,7 @@ pub(super) struct ServiceFacts {
     addresses: Vec<IpAddr>,
 }
 
-impl Facts for ServiceFacts {
+impl Projection for ServiceFacts {
     type Object = Service;
 
     fn of(service: &Service, _: Option<&str>) -> Self {
@@ -200,7 +200,7 @@ pub(super) struct KubeadmFacts {
     services: Vec<IpNet>,
 }
 
-impl Facts for KubeadmFacts {
+impl Projection for KubeadmFacts {
     type Object = ConfigMap;
 
     fn of(map: &ConfigMap, _: Option<&str>) -> Self {
@@ -235,7 +235,7 @@ struct Networking {
 #[derive(Debug)]
 pub(super) struct ServiceCidrFacts(Vec<IpNet>);
 
-impl Facts for ServiceCidrFacts {
+impl Projection for ServiceCidrFacts {
     type Object = ServiceCIDR;
 
     fn of(cidr: &ServiceCIDR, _: Option<&str>) -> Self {
@@ -246,16 +246,16 @@ impl Facts for ServiceCidrFacts {
 
 /// Everything that is watched.
 #[derive(Debug, Default)]
-pub(super) struct Model {
-    pub(super) kubeadm: Store<KubeadmFacts>,
-    pub(super) nodes: Store<NodeFacts>,
-    pub(super) service_cidrs: Store<ServiceCidrFacts>,
-    pub(super) dns: Store<ServiceFacts>,
-    pub(super) services: Store<ServiceFacts>,
-    pub(super) pods: Store<PodFacts>,
+pub(super) struct ClusterCache {
+    pub(super) kubeadm: ObjectCache<KubeadmFacts>,
+    pub(super) nodes: ObjectCache<NodeFacts>,
+    pub(super) service_cidrs: ObjectCache<ServiceCidrFacts>,
+    pub(super) dns: ObjectCache<ServiceFacts>,
+    pub(super) services: ObjectCache<ServiceFacts>,
+    pub(super) pods: ObjectCache<PodFacts>,
 }
 
-impl Model {
+impl ClusterCache {
     /// The state as others see it. `before` lends its ranges if they are the same.
     pub(super) fn state(&self, before: &ClusterState) -> ClusterState {
         let mut ranges = ClusterRanges {

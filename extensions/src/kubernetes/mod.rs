@@ -7,7 +7,7 @@ pub mod watch;
 use std::sync::Arc;
 
 use flowtap_config::{Config, KubernetesConfig};
-use flowtap_pipeline::{ClusterState, Dependency, Live};
+use flowtap_pipeline::{ClusterState, Dependency, Published};
 use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::identity;
 /// A kubeconfig or service account that is there and can't be used.
 pub async fn follow(
     config: &Config,
-    cluster: &Arc<Live<ClusterState>>,
+    cluster: &Arc<Published<ClusterState>>,
     meter: &Meter,
     stop: CancellationToken,
 ) -> Result<(), ClientError> {

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use flowtap_pipeline::{ClusterState, KubernetesNames, Live};
+use flowtap_pipeline::{ClusterState, KubernetesNames, Published};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -69,13 +69,13 @@ fn owner(kind: &str, name: &str) -> Value {
 
 /// A watch on the server, and the state that it publishes.
 struct Watched {
-    cluster: Arc<Live<ClusterState>>,
+    cluster: Arc<Published<ClusterState>>,
     _stop: DropGuard,
 }
 
 impl Watched {
     fn start(server: &TestServer, names: bool) -> Self {
-        let cluster = Live::new(ClusterState::default());
+        let cluster = Published::new(ClusterState::default());
         let stop = CancellationToken::new();
         let config = WatchConfig {
             names,

@@ -26,7 +26,7 @@ use opentelemetry::metrics::{Counter, Gauge, Meter};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::facts::Model;
+use super::facts::ClusterCache;
 
 /// Changes that come within this time are published together.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -153,7 +153,7 @@ pub async fn watch(
 ) {
     let telemetry = Telemetry::new(meter);
     let mut changes = changes(&config, &client);
-    let mut model = Model::default();
+    let mut cache = ClusterCache::default();
     let mut failing = HashSet::new();
     // When the changes since then are published; none wait as long as it is `None`.
     let mut due: Option<Instant> = None;
@@ -169,7 +169,7 @@ pub async fn watch(
             () = settled => {
                 due = None;
                 let before = cluster.load();
-                let now = model.state(&before);
+                let now = cache.state(&before);
                 if now != *before {
                     tracing::debug!(
                         pods = now.ranges.pods.len(),
@@ -188,14 +188,14 @@ pub async fn watch(
                 } else {
                     telemetry.event(source);
                 }
-                apply(&mut model, change, config.node_name.as_deref(), &mut failing);
+                apply(&mut cache, change, config.node_name.as_deref(), &mut failing);
                 due.get_or_insert_with(|| Instant::now() + SETTLE);
             }
         }
     }
 }
 
-fn apply(model: &mut Model, change: Change, node_name: Option<&str>, failing: &mut HashSet<Source>) {
+fn apply(cache: &mut ClusterCache, change: Change, node_name: Option<&str>, failing: &mut HashSet<Source>) {
     let source = match change {
         Change::Failed(source, error) => {
             // Once per failure, not once per attempt.
@@ -205,27 +205,27 @@ fn apply(model: &mut Model, change: Change, node_name: Option<&str>, failing: &m
             return;
         }
         Change::Kubeadm(event) => {
-            model.kubeadm.apply(&event, node_name);
+            cache.kubeadm.apply(&event, node_name);
             Source::Kubeadm
         }
         Change::Node(event) => {
-            model.nodes.apply(&event, node_name);
+            cache.nodes.apply(&event, node_name);
             Source::Nodes
         }
         Change::ServiceCidr(event) => {
-            model.service_cidrs.apply(&event, node_name);
+            cache.service_cidrs.apply(&event, node_name);
             Source::ServiceCidrs
         }
         Change::Dns(event) => {
-            model.dns.apply(&event, node_name);
+            cache.dns.apply(&event, node_name);
             Source::Dns
         }
         Change::Service(event) => {
-            model.services.apply(&event, node_name);
+            cache.services.apply(&event, node_name);
             Source::Services
         }
         Change::Pod(event) => {
-            model.pods.apply(&event, node_name);
+            cache.pods.apply(&event, node_name);
             Source::Pods
         }
     };

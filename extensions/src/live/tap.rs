@@ -50,9 +50,9 @@ pub struct Request {
 
 /// A query for something that does not exist; the message is for the client.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refused(String);
+pub struct QueryError(String);
 
-impl std::fmt::Display for Refused {
+impl std::fmt::Display for QueryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
@@ -62,8 +62,8 @@ impl Tap {
     /// The flows of the newest window.
     ///
     /// # Errors
-    /// [`Refused`] if the pipeline does not exist.
-    pub fn flows(&self, request: &Request) -> Result<Flows, Refused> {
+    /// [`QueryError`] if the pipeline does not exist.
+    pub fn flows(&self, request: &Request) -> Result<Flows, QueryError> {
         let (latest, pipelines) = {
             let all = self.lock();
             let latest = match &request.pipeline {
@@ -78,7 +78,7 @@ impl Tap {
         let Some(latest) = latest else {
             return match &request.pipeline {
                 // Before the first window, no pipeline is known.
-                Some(name) if !pipelines.is_empty() => Err(Refused(format!(
+                Some(name) if !pipelines.is_empty() => Err(QueryError(format!(
                     "unknown pipeline `{name}`; available: {}",
                     pipelines.join(", ")
                 ))),
@@ -179,12 +179,12 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn request(self) -> Result<Request, Refused> {
+    fn request(self) -> Result<Request, QueryError> {
         let sort = match self.sort {
             None => Sort::default(),
             Some(name) => Sort::from_name(&name).ok_or_else(|| {
                 let names = Sort::ALL.map(Sort::name).join(", ");
-                Refused(format!("sort: unknown column `{name}`; available: {names}"))
+                QueryError(format!("sort: unknown column `{name}`; available: {names}"))
             })?,
         };
         Ok(Request {

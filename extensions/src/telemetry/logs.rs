@@ -65,7 +65,7 @@ impl Throttle {
     }
 
     /// Logs what was left out, tick by tick, until `stop`. Needs a runtime around it.
-    pub(super) fn tell(&self, stop: CancellationToken) {
+    pub(super) fn report_suppressed(&self, stop: CancellationToken) {
         if !self.config.enabled {
             return;
         }

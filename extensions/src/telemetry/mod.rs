@@ -301,8 +301,8 @@ pub struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>, Thr
 
 impl LogLevel {
     /// Says of messages that were left out how many, until `stop`. Needs a runtime around it.
-    pub fn tell_what_is_left_out(&self, stop: CancellationToken) {
-        self.1.tell(stop);
+    pub fn report_suppressed(&self, stop: CancellationToken) {
+        self.1.report_suppressed(stop);
     }
 
     /// Logs what `config` asks for from now on.

@@ -148,7 +148,11 @@ mod tests {
             ("0.0.0.0:9464", "0.0.0.0:9464"),
             (" [::1]:0 ", "[::1]:0"),
         ] {
-            assert_eq!(parse_listen(text).map(|a| a.to_string()), Ok(expected.to_owned()), "{text}");
+            assert_eq!(
+                parse_listen(text).map(|a| a.to_string()),
+                Ok(expected.to_owned()),
+                "{text}"
+            );
         }
         for (text, part) in [
             ("localhost", "write `localhost:PORT`"),

@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 
 use crate::contract::{Contract, Stability};
 use crate::id::ComponentId;
-use crate::live::Live;
-use crate::memory::Memory;
+use crate::live::Published;
+use crate::memory::SharedMemoryPressure;
 use crate::queue::QueueConfig;
 use crate::stage::{Aggregator, Exporter, Processor, Receiver};
 use crate::status::StatusBoard;
@@ -28,7 +28,7 @@ use crate::status::StatusBoard;
 pub struct Fault {
     /// Where, below the component: `["tls", "ca_file"]`; an index is a decimal number; empty for the whole component.
     pub path: Vec<String>,
-    /// What is wrong, and after `; hint: ` what to do.
+    /// Message, with `; hint: ` and what to do behind it.
     pub message: String,
 }
 
@@ -47,7 +47,7 @@ impl Fault {
     }
 }
 
-/// What a component is built with.
+/// Context in which a component is built.
 #[derive(Clone, Debug)]
 pub struct BuildContext {
     /// The component's id.
@@ -56,20 +56,21 @@ pub struct BuildContext {
     pub pipeline: Arc<str>,
     /// For the component's own counters.
     pub meter: Meter,
-    /// Whether several pipelines feed it, so that an exporter must tell their series apart. Fixed for an exporter's life: a label
-    /// that appeared later would change the identity of every series.
+    /// Whether several pipelines feed it, so that an exporter must distinguish their series. Fixed
+    /// for an exporter's life: a label added later would change the identity of every series.
     pub several_pipelines: bool,
     /// The attributes that name this flowtap and its node.
     pub resource: Arc<Resource>,
     /// This machine.
-    pub node: Arc<Live<NodeInfo>>,
+    pub node: Arc<Published<NodeInfo>>,
     /// The Kubernetes cluster around it.
-    pub cluster: Arc<Live<ClusterState>>,
-    /// How short memory is.
-    pub memory: Arc<Memory>,
-    /// Where a component that does work of its own shows how that goes, as an exporter with a queue on disk does.
+    pub cluster: Arc<Published<ClusterState>>,
+    /// Memory pressure.
+    pub memory: Arc<SharedMemoryPressure>,
+    /// States of components; for one with background work, such as an exporter with a queue on
+    /// disk, to report its state.
     pub status: StatusBoard,
-    /// Whether a component must fail rather than make do with less than its config asks for.
+    /// Whether a component must fail instead of degrading.
     pub strict: bool,
 }
 
@@ -79,7 +80,7 @@ pub struct BuildContext {
 pub struct BuildError {
     /// Which component.
     pub id: ComponentId,
-    /// What is wrong, and what to do.
+    /// Message, with a hint.
     pub message: String,
 }
 

@@ -15,7 +15,9 @@ const EXPECTED: &str = "a size in bytes such as `4194304` or `4MiB`";
 /// Reads a size; `None` if it is none, or too large for 64 bits.
 pub fn parse(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let digits = lower
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);
     let unit = unit.trim();
     let unit: u64 = match unit.strip_suffix('b').unwrap_or(unit) {
@@ -35,7 +37,11 @@ pub fn parse(text: &str) -> Option<u64> {
         return None;
     }
     let scale = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let fraction: u64 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+    let fraction: u64 = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse().ok()?
+    };
     let part = u128::from(fraction) * u128::from(unit) / u128::from(scale);
     whole
         .parse::<u64>()
@@ -143,7 +149,17 @@ mod tests {
         ] {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
-        for text in ["", "MiB", "16MiBs", "-1", "1e6", "99999999999TiB", "1.2.3M", ".", "16.5"] {
+        for text in [
+            "",
+            "MiB",
+            "16MiBs",
+            "-1",
+            "1e6",
+            "99999999999TiB",
+            "1.2.3M",
+            ".",
+            "16.5",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

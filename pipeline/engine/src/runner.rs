@@ -33,7 +33,7 @@ use tower::{BoxError, Service, ServiceExt};
 
 pub use self::own::Collect;
 use self::own::OwnMetrics;
-use crate::chain::{Chain, Outlet, SharedChain, lock};
+use crate::chain::{Chain, ExporterHandle, SharedChain, lock};
 pub use crate::chain::{ProcessorNode, WindowNode};
 use crate::pulse::Pulse;
 use crate::queue::SnapshotQueue;
@@ -239,7 +239,7 @@ impl std::fmt::Debug for Runner {
 #[derive(Debug)]
 struct RunningExporter {
     fingerprint: String,
-    outlet: Outlet,
+    handle: ExporterHandle,
     /// Points of the snapshot that it has taken from its queue, until it is done with it.
     in_flight: Arc<AtomicU64>,
     task: JoinHandle<Result<(), RunError>>,
@@ -324,7 +324,7 @@ impl Runner {
             }
         }
         for exporter in self.exporters.values() {
-            exporter.outlet.queue.relieve(false);
+            exporter.handle.queue.relieve(false);
         }
         applied
     }
@@ -338,7 +338,7 @@ impl Runner {
     /// Lets no queue block any longer: a full one drops its oldest, counted.
     fn relieve(&self) {
         for exporter in self.exporters.values().chain(self.leaving.values()) {
-            exporter.outlet.queue.relieve(true);
+            exporter.handle.queue.relieve(true);
         }
     }
 
@@ -375,7 +375,7 @@ impl Runner {
     fn set_own_metrics(&self, exporters: &[ComponentId]) {
         if let Some(own) = &self.own_metrics {
             let running = exporters.iter().filter_map(|id| self.exporters.get(id));
-            own.set(running.map(|exporter| exporter.outlet.clone()).collect());
+            own.set(running.map(|exporter| exporter.handle.clone()).collect());
         }
     }
 
@@ -398,7 +398,7 @@ impl Runner {
                 self.status
                     .set(ComponentKind::Exporter, id, State::Stopping, None);
                 // Its queue must not block any longer.
-                exporter.outlet.queue.relieve(true);
+                exporter.handle.queue.relieve(true);
             }
         }
         for pipeline in self.pipelines.values() {
@@ -412,7 +412,7 @@ impl Runner {
         }
         for id in leaving {
             if let Some(exporter) = self.exporters.remove(&id) {
-                exporter.outlet.queue.close();
+                exporter.handle.queue.close();
                 self.leaving.insert(id, exporter);
             }
         }
@@ -468,28 +468,28 @@ impl Runner {
         self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
         let queue = Arc::new(SnapshotQueue::new(queue));
         let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue);
-        let outlet = Outlet { queue, telemetry };
+        let handle = ExporterHandle { queue, telemetry };
         let in_flight = Arc::new(AtomicU64::new(0));
-        let (task_id, task_outlet, status) = (id.clone(), outlet.clone(), self.status.clone());
+        let (task_id, task_handle, status) = (id.clone(), handle.clone(), self.status.clone());
         let task_in_flight = Arc::clone(&in_flight);
         let task = tokio::spawn(async move {
             let work = drive_exporter(
                 &task_id,
                 exporter,
                 service,
-                &task_outlet,
+                &task_handle,
                 &task_in_flight,
                 &status,
             );
             let outcome = AssertUnwindSafe(work).catch_unwind().await;
             outcome.map_err(|panic| RunError::Panicked {
                 id: task_id,
-                message: said(&*panic),
+                message: panic_message(&*panic),
             })
         });
         let running = RunningExporter {
             fingerprint,
-            outlet,
+            handle,
             in_flight,
             task,
         };
@@ -511,15 +511,15 @@ impl Runner {
             }
         }
         for node in nodes {
-            let outlets = node
+            let exporters = node
                 .exporters
                 .iter()
-                .filter_map(|id| Some((id.clone(), self.exporters.get(id)?.outlet.clone())))
+                .filter_map(|id| Some((id.clone(), self.exporters.get(id)?.handle.clone())))
                 .collect();
             if let Some(pipeline) = self.pipelines.get(&node.name) {
                 let receivers = node.receivers.clone();
                 let reconcile = move |chain: &mut Chain| {
-                    chain.set_exporters(outlets);
+                    chain.set_exporters(exporters);
                     chain.reconcile(node.processors, node.window);
                     chain.attach_receivers(&node.receivers);
                 };
@@ -528,7 +528,7 @@ impl Runner {
                     pipeline.receivers = receivers;
                 }
             } else {
-                let mut chain = Chain::new(Arc::clone(&node.name), node.processors, node.window, outlets);
+                let mut chain = Chain::new(Arc::clone(&node.name), node.processors, node.window, exporters);
                 chain.attach_receivers(&node.receivers);
                 observe_windows(&self.meter, &node.name, &chain.closed_at());
                 let running = RunningPipeline {
@@ -576,7 +576,7 @@ impl Runner {
                 Ok(ended) => Ok(ended),
                 Err(_elapsed) => {
                     for exporter in self.exporters.values() {
-                        exporter.outlet.queue.relieve(true);
+                        exporter.handle.queue.relieve(true);
                     }
                     tokio::time::timeout(waited / 2, receiver.end(&id)).await
                 }
@@ -741,7 +741,7 @@ impl Runner {
         for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
             self.status
                 .set(ComponentKind::Exporter, id, State::Stopping, None);
-            exporter.outlet.queue.close();
+            exporter.handle.queue.close();
         }
         for exporter in self.exporters.values_mut().chain(self.leaving.values_mut()) {
             if !exporter.task.is_finished() {
@@ -768,8 +768,8 @@ impl Runner {
 
 /// Counts what waits for `exporter`, and what it has under way, as lost, and ends it; returns how many points.
 fn abandon(exporter: &RunningExporter) -> u64 {
-    let lost = exporter.outlet.queue.give_up() + exporter.in_flight.swap(0, Ordering::AcqRel);
-    exporter.outlet.telemetry.deliveries().failed(lost);
+    let lost = exporter.handle.queue.give_up() + exporter.in_flight.swap(0, Ordering::AcqRel);
+    exporter.handle.telemetry.deliveries().failed(lost);
     exporter.task.abort();
     lost
 }
@@ -779,12 +779,12 @@ async fn drive_exporter(
     id: &ComponentId,
     mut exporter: Box<dyn Exporter>,
     mut service: ExportService,
-    outlet: &Outlet,
+    handle: &ExporterHandle,
     in_flight: &AtomicU64,
     status: &StatusBoard,
 ) {
-    let tell = |state, error| status.set(ComponentKind::Exporter, id, state, error);
-    while let Some(snapshot) = outlet.queue.pop().await {
+    let set_state = |state, error| status.set(ComponentKind::Exporter, id, state, error);
+    while let Some(snapshot) = handle.queue.pop().await {
         let (points, began) = (snapshot.points() as u64, Instant::now());
         in_flight.store(points, Ordering::Release);
         let called: Result<_, BoxError> = async { service.ready().await?.call(snapshot).await }.await;
@@ -792,11 +792,11 @@ async fn drive_exporter(
             // Given up, and counted, a moment ago.
             return;
         }
-        outlet.telemetry.took(began.elapsed());
+        handle.telemetry.took(began.elapsed());
         match called {
             Ok(exported) => {
-                outlet.telemetry.deliveries().sent(exported.sent);
-                outlet.telemetry.deliveries().failed(exported.failed);
+                handle.telemetry.deliveries().sent(exported.sent);
+                handle.telemetry.deliveries().failed(exported.failed);
                 if exported.failed > 0 {
                     // An exporter that watches its own attempts has given the cause already.
                     if status.is_failing(ComponentKind::Exporter, id) {
@@ -806,16 +806,16 @@ async fn drive_exporter(
                         "{} points were not delivered; the log has the reason",
                         exported.failed
                     );
-                    tell(State::RecoverableError, Some(message));
+                    set_state(State::RecoverableError, Some(message));
                 } else if exported.sent > 0 {
-                    tell(State::Ok, None);
+                    set_state(State::Ok, None);
                 }
             }
             Err(error) => {
-                outlet.telemetry.deliveries().failed(points);
-                let error = chain_of(&*error);
+                handle.telemetry.deliveries().failed(points);
+                let error = error_chain(&*error);
                 tracing::warn!(exporter = %id, points, error, "snapshot not exported");
-                tell(State::RecoverableError, Some(error));
+                set_state(State::RecoverableError, Some(error));
             }
         }
     }
@@ -868,7 +868,7 @@ async fn start_receiver(
         let outcome = outcome.unwrap_or_else(|panic| {
             Err(RunError::Panicked {
                 id: thread_id,
-                message: said(&*panic),
+                message: panic_message(&*panic),
             })
         });
         let _ = ended.send(outcome);
@@ -898,14 +898,14 @@ async fn start_receiver(
 }
 
 /// The text of a panic.
-fn said(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "without a message".to_owned())
 }
 
 /// An error with everything that caused it, on one line.
-fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
+fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -167,7 +167,7 @@ impl FlowKind {
 ///
 /// assert_eq!(PeerClass::K8sPod.as_str(), "k8sPod");
 /// assert!(PeerClass::is_built_in("dns"));
-/// let partners = PeerClass::own("partners").expect("fewer than 65,000 names");
+/// let partners = PeerClass::custom("partners").expect("fewer than 65,000 names");
 /// assert_eq!(partners.as_str(), "partners");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -188,14 +188,14 @@ pub enum PeerClass {
     Unknown,
     Error,
     /// A class of the operator's own.
-    Own(OwnClass),
+    Custom(CustomClassId),
 }
 
 /// A class of the operator's own: the number of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OwnClass(u16);
+pub struct CustomClassId(u16);
 
-impl OwnClass {
+impl CustomClassId {
     /// Maximum number of names.
     const MAX: u16 = 65_000;
 
@@ -205,7 +205,7 @@ impl OwnClass {
 
 /// Names of classes that configs have brought in. Each is kept for good, so that a class is as small as a built-in one; only
 /// a config can add to them.
-static OWN_CLASSES: RwLock<Vec<&'static str>> = RwLock::new(Vec::new());
+static CUSTOM_CLASSES: RwLock<Vec<&'static str>> = RwLock::new(Vec::new());
 
 impl PeerClass {
     /// Every class that is built in.
@@ -225,10 +225,13 @@ impl PeerClass {
 
     /// Every class that there is so far, in the order of their numbers.
     pub fn known() -> Vec<Self> {
-        let custom = OWN_CLASSES.read().unwrap_or_else(PoisonError::into_inner).len();
-        let custom = (0..OwnClass::MAX)
+        let custom = CUSTOM_CLASSES
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len();
+        let custom = (0..CustomClassId::MAX)
             .take(custom)
-            .map(|number| Self::Own(OwnClass(number)));
+            .map(|index| Self::Custom(CustomClassId(index)));
         Self::BUILT_IN.into_iter().chain(custom).collect()
     }
 
@@ -238,19 +241,19 @@ impl PeerClass {
     }
 
     /// The class of the operator's own with this name; `None` if there have been 65,000 others since flowtap started.
-    pub fn own(name: &str) -> Option<Self> {
-        let mut names = OWN_CLASSES.write().unwrap_or_else(PoisonError::into_inner);
-        let number = names.iter().position(|known| *known == name);
-        let class = u16::try_from(number.unwrap_or(names.len())).ok()?;
-        let class = OwnClass((class < OwnClass::MAX).then_some(class)?);
-        if number.is_none() {
+    pub fn custom(name: &str) -> Option<Self> {
+        let mut names = CUSTOM_CLASSES.write().unwrap_or_else(PoisonError::into_inner);
+        let index = names.iter().position(|known| *known == name);
+        let class = u16::try_from(index.unwrap_or(names.len())).ok()?;
+        let class = CustomClassId((class < CustomClassId::MAX).then_some(class)?);
+        if index.is_none() {
             names.push(Box::leak(name.into()));
         }
-        Some(Self::Own(class))
+        Some(Self::Custom(class))
     }
 
     /// Its index, below `u16::MAX`: half as large, for tables of many classes.
-    pub const fn number(self) -> u16 {
+    pub const fn index(self) -> u16 {
         match self {
             Self::K8sPod => 0,
             Self::K8sSvc => 1,
@@ -263,17 +266,17 @@ impl PeerClass {
             Self::AbnormalFlowWhiteList => 8,
             Self::Unknown => 9,
             Self::Error => 10,
-            Self::Own(OwnClass(number)) => number + OwnClass::FIRST,
+            Self::Custom(CustomClassId(index)) => index + CustomClassId::FIRST,
         }
     }
 
     /// The class with this number.
-    pub fn of_number(number: u16) -> Option<Self> {
-        if let Some(built_in) = Self::BUILT_IN.get(usize::from(number)) {
+    pub fn from_index(index: u16) -> Option<Self> {
+        if let Some(built_in) = Self::BUILT_IN.get(usize::from(index)) {
             return Some(*built_in);
         }
-        let own = number - OwnClass::FIRST;
-        (own < OwnClass::MAX).then_some(Self::Own(OwnClass(own)))
+        let own = index - CustomClassId::FIRST;
+        (own < CustomClassId::MAX).then_some(Self::Custom(CustomClassId(own)))
     }
 
     /// The value of the label `type`, spelt as the seed spells it.
@@ -290,10 +293,10 @@ impl PeerClass {
             Self::AbnormalFlowWhiteList => "abnormalFlowWhiteList",
             Self::Unknown => "unknown",
             Self::Error => "error",
-            Self::Own(OwnClass(number)) => {
-                let names = OWN_CLASSES.read().unwrap_or_else(PoisonError::into_inner);
+            Self::Custom(CustomClassId(index)) => {
+                let names = CUSTOM_CLASSES.read().unwrap_or_else(PoisonError::into_inner);
                 // An index is only obtained together with its name.
-                names.get(usize::from(number)).copied().unwrap_or("unknown")
+                names.get(usize::from(index)).copied().unwrap_or("unknown")
             }
         }
     }
@@ -417,14 +420,14 @@ mod tests {
 
     #[test]
     fn a_class_comes_back_from_its_number() {
-        let own = ["partners", "backups", "partners"].map(|name| PeerClass::own(name).unwrap());
+        let own = ["partners", "backups", "partners"].map(|name| PeerClass::custom(name).unwrap());
         assert_eq!(own[0], own[2]);
         assert_ne!(own[0], own[1]);
         assert_eq!(own[1].as_str(), "backups");
         for class in PeerClass::BUILT_IN.into_iter().chain(own) {
-            assert_eq!(PeerClass::of_number(class.number()), Some(class));
+            assert_eq!(PeerClass::from_index(class.index()), Some(class));
         }
-        assert_eq!(PeerClass::of_number(u16::MAX), None);
+        assert_eq!(PeerClass::from_index(u16::MAX), None);
     }
     use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -99,19 +99,19 @@ impl Points {
 
     /// To be called for each point in turn, before its series is looked at: brings those of the next points into the CPU's caches,
     /// all of them at the same time, where one after the other would wait for memory (ADR 16).
-    pub fn prefetch(&self, number: usize) {
+    pub fn prefetch(&self, index: usize) {
         const AHEAD: usize = 32;
-        if !number.is_multiple_of(AHEAD) {
+        if !index.is_multiple_of(AHEAD) {
             return;
         }
         match self {
             Self::Sums(points) => {
-                prefetch_series(points.iter().skip(number).take(AHEAD).map(|point| &point.series))
+                prefetch_series(points.iter().skip(index).take(AHEAD).map(|point| &point.series))
             }
             // A few dozen.
             Self::Values(_) => {}
             Self::Histograms(points) => {
-                prefetch_series(points.iter().skip(number).take(AHEAD).map(|point| &point.series));
+                prefetch_series(points.iter().skip(index).take(AHEAD).map(|point| &point.series));
             }
         }
     }

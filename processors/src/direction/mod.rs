@@ -29,8 +29,8 @@ use std::net::IpAddr;
 
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Events, Factory, FlowBatch, FlowKind, FlowRecord,
-    NodeInfo, PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource, Seen,
-    Stability,
+    NodeInfo, PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource,
+    Stability, Subscription,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -85,7 +85,7 @@ pub struct Direction {
     listeners: Listeners,
     decisions: Recent<(u32, u64), Decision>,
     redirects: Redirects,
-    node: Seen<NodeInfo>,
+    node: Subscription<NodeInfo>,
     /// The node's addresses.
     local: HashSet<IpAddr>,
     evicted: Counter<u64>,
@@ -108,7 +108,7 @@ impl Direction {
             decisions: Recent::new(DECISIONS),
             redirects: Redirects::default(),
             local: addresses(&context.node.load()),
-            node: Seen::new(&context.node),
+            node: Subscription::new(&context.node),
             evicted,
             processor,
         }

@@ -79,7 +79,7 @@ impl fmt::Display for Entry {
 /// A class of the operator's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct OwnClass {
+pub struct CustomClass {
     /// Its name, the value of the label `type`.
     pub name: String,
     /// Its ranges.
@@ -108,7 +108,7 @@ pub struct Config {
     /// `abnormalFlowWhiteList`: beats every list but the black one.
     pub abnormal_white_list: Vec<Entry>,
     /// Custom classes. Of equal prefixes they take precedence.
-    pub classes: Vec<OwnClass>,
+    pub classes: Vec<CustomClass>,
 }
 
 impl Default for Config {
@@ -175,7 +175,7 @@ impl ComponentConfig for Config {
     fn validate(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut names = HashSet::new();
-        for (number, class) in self.classes.iter().enumerate() {
+        for (index, class) in self.classes.iter().enumerate() {
             let name = &class.name;
             let message = if PeerClass::is_built_in(name) {
                 format!("`{name}` is a built-in class; hint: set its ranges in its own list")
@@ -186,7 +186,7 @@ impl ComponentConfig for Config {
             } else {
                 continue;
             };
-            faults.push(Fault::new(&format!("classes.{number}.name"), message));
+            faults.push(Fault::new(&format!("classes.{index}.name"), message));
         }
         faults
     }
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn names_of_own_classes_must_be_new_and_fit_for_a_label() {
-        let class = |name: &str| OwnClass {
+        let class = |name: &str| CustomClass {
             name: name.to_owned(),
             cidrs: Vec::new(),
         };

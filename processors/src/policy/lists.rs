@@ -61,8 +61,8 @@ impl Lists {
     pub fn read(config: &Config) -> Result<Self, ListError> {
         let mut classes = Vec::new();
         for own in &config.classes {
-            let class = PeerClass::own(&own.name).ok_or(ListError::TooManyClasses)?;
-            classes.push((class, Source::OwnClass(class.as_str()), ranges(&own.cidrs)?));
+            let class = PeerClass::custom(&own.name).ok_or(ListError::TooManyClasses)?;
+            classes.push((class, Source::CustomClass(class.as_str()), ranges(&own.cidrs)?));
         }
         let built_in = [
             (PeerClass::K8sPod, "k8s_pod", &config.k8s_pod),

@@ -28,7 +28,7 @@ use flowtap_pipeline::{
     BuildContext, ClusterRanges, ClusterState, FlowBatch, NodeInfo, Processor, Subscription,
 };
 
-pub use self::config::{Config, Entry, FACTORY, OwnClass};
+pub use self::config::{Config, CustomClass, Entry, FACTORY};
 pub use self::lists::{ListError, Lists};
 pub use self::table::{Rule, Source, Tables};
 

@@ -151,7 +151,7 @@ fn resolvers_and_docker_bridges_come_from_the_node() {
 #[test]
 fn a_class_of_the_configs_own_has_its_name_and_beats_an_equal_prefix() {
     let config = Config {
-        classes: vec![OwnClass {
+        classes: vec![CustomClass {
             name: "partners".to_owned(),
             cidrs: list(&["10.0.0.0/8", "203.0.113.0/24"]),
         }],
@@ -159,10 +159,10 @@ fn a_class_of_the_configs_own_has_its_name_and_beats_an_equal_prefix() {
     };
     let policy = tables(&config, &NodeInfo::default());
     assert_eq!(class(&policy, "203.0.113.9").as_str(), "partners");
-    assert_eq!(class(&policy, "10.0.0.1"), PeerClass::own("partners").unwrap());
+    assert_eq!(class(&policy, "10.0.0.1"), PeerClass::custom("partners").unwrap());
     assert_eq!(class(&policy, "172.16.0.1"), PeerClass::InternalHosts);
     let (_, rule) = policy.classify("203.0.113.9".parse().unwrap());
-    assert_eq!(rule.unwrap().source, Source::OwnClass("partners"));
+    assert_eq!(rule.unwrap().source, Source::CustomClass("partners"));
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn naive(config: &Config, addr: IpAddr) -> PeerClass {
         return PeerClass::AbnormalFlowWhiteList;
     }
     let lists = [
-        (PeerClass::own("partners").unwrap(), &config.classes[0].cidrs),
+        (PeerClass::custom("partners").unwrap(), &config.classes[0].cidrs),
         (PeerClass::K8sPod, &config.k8s_pod),
         (PeerClass::K8sSvc, &config.k8s_svc),
         (PeerClass::Dns, &config.dns),
@@ -283,7 +283,7 @@ proptest! {
         let config = Config {
             internal_hosts, localhost, k8s_pod, k8s_svc, dns, docker,
             abnormal_black_list: black, abnormal_white_list: white,
-            classes: vec![OwnClass { name: "partners".to_owned(), cidrs: own }],
+            classes: vec![CustomClass { name: "partners".to_owned(), cidrs: own }],
         };
         let policy = tables(&config, &NodeInfo::default());
         for addr in addrs {

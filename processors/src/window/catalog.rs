@@ -7,7 +7,7 @@ use flowtap_pipeline::{Family, FlowRecord, Naming, Rendered, Series, Timestamp};
 
 use super::config::Config;
 use super::details::Details;
-use super::key::{Facets, Key};
+use super::key::{Key, KeyInputs};
 use super::totals::Cell;
 use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
 use flowtap_pipeline::catalog::{Label, LabelSet};
@@ -67,7 +67,7 @@ impl Catalog {
         self.families[id as usize].family
     }
 
-    /// Whose names metrics and labels have.
+    /// Naming of metrics and labels.
     pub(super) const fn naming(&self) -> Naming {
         self.naming
     }
@@ -91,11 +91,11 @@ impl Catalog {
     }
 
     /// The key of `record`'s series in `family`; `None` if the family is not exposed.
-    pub(super) fn key(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets) -> Option<Key> {
+    pub(super) fn key(&mut self, family: FamilyId, record: &FlowRecord, inputs: KeyInputs) -> Option<Key> {
         let exposed = &self.families[family as usize];
         exposed.enabled.then(|| {
-            let details = self.details.number(exposed.set, record);
-            Key::new(family, exposed.set, record, facets, details)
+            let details = self.details.index(exposed.set, record);
+            Key::new(family, exposed.set, record, inputs, details)
         })
     }
 
@@ -137,7 +137,7 @@ impl Catalog {
 
     /// The key's series has left its store.
     pub(super) fn close(&mut self, key: &Key) {
-        self.details.give_back(key.details());
+        self.details.release(key.details());
     }
 
     /// Frees what no series needs any more.
@@ -166,11 +166,11 @@ mod tests {
             pid: 7,
             ..record("192.0.2.1:443", "198.51.100.7:40000")
         };
-        let facets = Facets {
+        let inputs = KeyInputs {
             direction: Some(Direction::Inbound),
-            ..Facets::default()
+            ..KeyInputs::default()
         };
-        let key = catalog.key(family, &record, facets)?;
+        let key = catalog.key(family, &record, inputs)?;
         Some(catalog.open(&key, Timestamp::from_nanos(1)).joined_labels())
     }
 
@@ -225,11 +225,11 @@ mod tests {
             class: Some(PeerClass::Docker),
             ..record("192.0.2.1:40000", "198.51.100.7:443")
         };
-        let facets = Facets {
+        let inputs = KeyInputs {
             direction: Some(Direction::Inbound),
-            ..Facets::default()
+            ..KeyInputs::default()
         };
-        let key = catalog.key(FamilyId::Egress, &record, facets).unwrap();
+        let key = catalog.key(FamilyId::Egress, &record, inputs).unwrap();
         let series = catalog.open(&key.folded(), Timestamp::from_nanos(1));
         assert_eq!(
             series.joined_labels(),

@@ -117,8 +117,8 @@ impl FamilyConfig {
             });
         }
         let labels = self.labels.iter().flatten().enumerate();
-        for (number, label) in labels {
-            let earlier = self.labels.iter().flatten().take(number);
+        for (index, label) in labels {
+            let earlier = self.labels.iter().flatten().take(index);
             let message = if !definition.possible(naming).any(|possible| possible == *label) {
                 let possible: Vec<_> = definition.possible(naming).map(Label::name).collect();
                 format!("not available for `{name}`; available: {}", possible.join(", "))
@@ -128,7 +128,7 @@ impl FamilyConfig {
                 continue;
             };
             faults.push(Fault {
-                path: path(&["labels", &number.to_string()]),
+                path: path(&["labels", &index.to_string()]),
                 message,
             });
         }

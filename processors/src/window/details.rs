@@ -204,7 +204,7 @@ impl Details {
     /// The row of `record`'s details among `labels`; 0 if none of those is a detail. A row that no series has is freed by
     /// the next [`Details::sweep`].
     #[inline]
-    pub(super) fn number(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
+    pub(super) fn index(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
         let labels = labels.details();
         if labels.is_empty() {
             return 0;
@@ -216,12 +216,12 @@ impl Details {
     #[inline(never)]
     fn find(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
         let hash = Detail::hash(&self.hasher, labels, record);
-        let is_it = |number: &u32| {
-            let row = self.rows[*number as usize].as_ref();
+        let is_it = |index: &u32| {
+            let row = self.rows[*index as usize].as_ref();
             row.is_some_and(|row| row.detail.is_of(labels, record))
         };
         match self.numbers.find(hash, is_it) {
-            Some(number) => *number,
+            Some(index) => *index,
             None => self.insert(hash, Detail::new(labels, record)),
         }
     }
@@ -233,59 +233,59 @@ impl Details {
             hash,
             series: 0,
         });
-        let number = if let Some(number) = self.free.pop() {
-            self.rows[number as usize] = row;
-            number
+        let index = if let Some(index) = self.free.pop() {
+            self.rows[index as usize] = row;
+            index
         } else {
             self.rows.push(row);
             // Memory ends long before 2^32 rows.
             u32::try_from(self.rows.len() - 1).unwrap_or(0)
         };
         let rows = &self.rows;
-        self.numbers.insert_unique(hash, number, |number| {
-            rows[*number as usize].as_ref().map_or(0, |row| row.hash)
+        self.numbers.insert_unique(hash, index, |index| {
+            rows[*index as usize].as_ref().map_or(0, |row| row.hash)
         });
-        number
+        index
     }
 
-    pub(super) fn get(&self, number: u32) -> Option<&Detail> {
-        self.rows.get(number as usize)?.as_ref().map(|row| &row.detail)
+    pub(super) fn get(&self, index: u32) -> Option<&Detail> {
+        self.rows.get(index as usize)?.as_ref().map(|row| &row.detail)
     }
 
-    /// A series has come to have row `number`.
-    pub(super) fn take(&mut self, number: u32) {
-        if let Some(Some(row)) = self.rows.get_mut(number as usize) {
+    /// A series has come to have row `index`.
+    pub(super) fn take(&mut self, index: u32) {
+        if let Some(Some(row)) = self.rows.get_mut(index as usize) {
             row.series += 1;
         }
     }
 
-    /// A series with row `number` has left.
-    pub(super) fn give_back(&mut self, number: u32) {
-        if let Some(Some(row)) = self.rows.get_mut(number as usize) {
+    /// A series with row `index` has left.
+    pub(super) fn release(&mut self, index: u32) {
+        if let Some(Some(row)) = self.rows.get_mut(index as usize) {
             row.series = row.series.saturating_sub(1);
         }
     }
 
     /// Frees the rows that no series has.
     pub(super) fn sweep(&mut self) {
-        for (number, place) in (0..).zip(&mut self.rows) {
+        for (index, place) in (0..).zip(&mut self.rows) {
             let Some(row) = place.take_if(|row| row.series == 0) else {
                 continue;
             };
-            if let Ok(entry) = self.numbers.find_entry(row.hash, |found| *found == number) {
+            if let Ok(entry) = self.numbers.find_entry(row.hash, |found| *found == index) {
                 entry.remove();
             }
-            self.free.push(number);
+            self.free.push(index);
         }
         // Keys hold the numbers of rows, so only those at the end can go.
         let taken = self.rows.iter().rposition(Option::is_some).unwrap_or(0);
         if self.rows.len() > LEAST && taken < self.rows.len() / 4 {
             self.rows.truncate(taken + 1);
             self.rows.shrink_to_fit();
-            self.free.retain(|number| (*number as usize) <= taken);
+            self.free.retain(|index| (*index as usize) <= taken);
             self.free.shrink_to_fit();
             let rows = &self.rows;
-            let hash_of = |number: &u32| rows[*number as usize].as_ref().map_or(0, |row| row.hash);
+            let hash_of = |index: &u32| rows[*index as usize].as_ref().map_or(0, |row| row.hash);
             self.numbers.shrink_to_fit(hash_of);
         }
     }
@@ -321,11 +321,11 @@ mod tests {
     fn details_are_numbered_by_what_is_asked_for_and_freed_when_no_series_has_them() {
         let mut details = Details::default();
         let labels = LabelSet::new(&[Label::Pid, Label::Comm]);
-        let first = details.number(labels, &of(7, 1));
-        assert_eq!(details.number(labels, &of(7, 2)), first, "netns is not asked for");
-        let second = details.number(labels, &of(8, 1));
+        let first = details.index(labels, &of(7, 1));
+        assert_eq!(details.index(labels, &of(7, 2)), first, "netns is not asked for");
+        let second = details.index(labels, &of(8, 1));
         assert_ne!(first, second);
-        assert_eq!(details.number(LabelSet::new(&[Label::Raddr]), &of(7, 1)), 0);
+        assert_eq!(details.index(LabelSet::new(&[Label::Raddr]), &of(7, 1)), 0);
 
         let detail = details.get(first).unwrap();
         assert_eq!(detail.value(Label::Comm), LabelValue::Text("nginx"));
@@ -334,9 +334,9 @@ mod tests {
 
         details.take(first);
         details.sweep();
-        assert_eq!(details.number(labels, &of(7, 1)), first);
-        assert_eq!(details.number(labels, &of(9, 1)), second, "the row is free again");
-        details.give_back(first);
+        assert_eq!(details.index(labels, &of(7, 1)), first);
+        assert_eq!(details.index(labels, &of(9, 1)), second, "the row is free again");
+        details.release(first);
         details.sweep();
         assert!(details.get(first).is_none());
     }
@@ -345,7 +345,7 @@ mod tests {
     fn families_that_differ_only_in_labels_that_are_no_details_share_rows() {
         let mut details = Details::default();
         let number =
-            |details: &mut Details, label| details.number(LabelSet::new(&[label, Label::Netns]), &of(7, 1));
+            |details: &mut Details, label| details.index(LabelSet::new(&[label, Label::Netns]), &of(7, 1));
         let first = number(&mut details, Label::Rport);
         assert_eq!(number(&mut details, Label::Lport), first);
         assert_ne!(number(&mut details, Label::Pid), first);
@@ -355,14 +355,14 @@ mod tests {
     fn names_tell_series_apart_only_where_they_are_asked_for_whoever_holds_them() {
         let mut details = Details::default();
         let workload = LabelSet::new(&[Label::PeerWorkload]);
-        let first = details.number(workload, &named("web-1", "Deployment/web"));
-        assert_eq!(details.number(workload, &named("web-2", "Deployment/web")), first);
-        let other = details.number(workload, &named("db-0", "StatefulSet/db"));
+        let first = details.index(workload, &named("web-1", "Deployment/web"));
+        assert_eq!(details.index(workload, &named("web-2", "Deployment/web")), first);
+        let other = details.index(workload, &named("db-0", "StatefulSet/db"));
         assert_ne!(other, first);
-        let none = details.number(workload, &of(7, 1));
+        let none = details.index(workload, &of(7, 1));
         assert!(![first, other].contains(&none), "no names are no names");
         assert_eq!(
-            details.number(workload, &named("", "")),
+            details.index(workload, &named("", "")),
             none,
             "nor are empty ones"
         );
@@ -372,12 +372,12 @@ mod tests {
         );
 
         let pods = LabelSet::new(&[Label::PeerPod, Label::LocalPod]);
-        let web = details.number(pods, &named("web-1", "Deployment/web"));
+        let web = details.index(pods, &named("web-1", "Deployment/web"));
         assert_eq!(
             details.get(web).unwrap().value(Label::LocalPod),
             LabelValue::Text("")
         );
-        assert_ne!(details.number(pods, &named("web-2", "Deployment/web")), web);
+        assert_ne!(details.index(pods, &named("web-2", "Deployment/web")), web);
     }
 
     #[test]
@@ -389,15 +389,15 @@ mod tests {
                 comm: *comm,
                 ..of(7, 1)
             };
-            details.number(labels, &record)
+            details.index(labels, &record)
         };
         let (first, second) = (
             number(b"\x1b[2J\xff\0\0\0\0\0\0\0\0\0\0\0"),
             number(b"\x1b[2J\xfe\0\0\0\0\0\0\0\0\0\0\0"),
         );
         assert_ne!(first, second);
-        for number in [first, second] {
-            let shown = details.get(number).unwrap().value(Label::Comm);
+        for index in [first, second] {
+            let shown = details.get(index).unwrap().value(Label::Comm);
             assert_eq!(shown, LabelValue::Text("\\x1b[2J\u{fffd}"));
         }
     }

@@ -15,8 +15,8 @@ use opentelemetry::metrics::{Counter, Gauge};
 use super::catalog::Catalog;
 use super::config::Config;
 use super::connections::{Connections, Placed};
-use super::key::{Cause, ConnectionEvent, Direction, Facets, FailureReason, class_of, flow_of};
-use super::store::{Histogram, Keep, Observation, Slot, Store, Sum};
+use super::key::{ConnectionEvent, Direction, EventLabel, FailureReason, KeyInputs, class_of, flow_of};
+use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
 use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
 
@@ -78,7 +78,7 @@ impl Window {
             self.add(
                 FamilyId::Retransmits,
                 record,
-                Facets::default(),
+                KeyInputs::default(),
                 record.retransmits,
             );
         }
@@ -96,11 +96,15 @@ impl Window {
         let Some(key) = self.catalog.key(family, record, towards(Direction::Outbound)) else {
             return;
         };
-        let hash = self.sums.hash(&key) ^ key.turn();
+        let hash = self.sums.hash(&key) ^ key.direction_salt();
         for (direction, bytes) in moved(record) {
             let key = key.towards(direction);
-            self.sums
-                .change((hash ^ key.turn(), key), bytes, self.opened, &mut self.catalog);
+            self.sums.change(
+                (hash ^ key.direction_salt(), key),
+                bytes,
+                self.opened,
+                &mut self.catalog,
+            );
         }
     }
 
@@ -121,11 +125,11 @@ impl Window {
                     self.observe(FamilyId::Rtt, record, towards(direction), rtt);
                 }
             }
-            Naming::Otel => self.observe(FamilyId::Rtt, record, Facets::default(), rtt),
+            Naming::Otel => self.observe(FamilyId::Rtt, record, KeyInputs::default(), rtt),
         }
         if record.min_rtt_us > 0 {
             let min_rtt = self.catalog.duration(FamilyId::MinRtt, record.min_rtt_us);
-            self.observe(FamilyId::MinRtt, record, Facets::default(), min_rtt);
+            self.observe(FamilyId::MinRtt, record, KeyInputs::default(), min_rtt);
         }
     }
 
@@ -151,27 +155,32 @@ impl Window {
             (Events::RESET, ConnectionEvent::Reset),
         ];
         for (_, event) in told.into_iter().filter(|(bit, _)| events.contains(*bit)) {
-            let facets = Facets {
-                cause: Some(Cause::Event(event)),
-                ..Facets::default()
+            let inputs = KeyInputs {
+                cause: Some(EventLabel::Event(event)),
+                ..KeyInputs::default()
             };
-            self.add(FamilyId::Connections, record, facets, 1);
+            self.add(FamilyId::Connections, record, inputs, 1);
         }
         self.fold_open(receiver, record);
         if events.contains(Events::CLOSED) && record.age_us > 0 {
             let seconds = record.age_us as f64 / 1e6;
-            self.observe(FamilyId::ConnectionDuration, record, Facets::default(), seconds);
+            self.observe(
+                FamilyId::ConnectionDuration,
+                record,
+                KeyInputs::default(),
+                seconds,
+            );
         }
         if events.contains(Events::FAILED) {
-            let facets = Facets {
-                cause: Some(Cause::Reason(FailureReason::of(record.failure))),
-                ..Facets::default()
+            let inputs = KeyInputs {
+                cause: Some(EventLabel::Reason(FailureReason::of(record.failure))),
+                ..KeyInputs::default()
             };
-            self.add(FamilyId::ConnectFailures, record, facets, 1);
+            self.add(FamilyId::ConnectFailures, record, inputs, 1);
         }
         if events.contains(Events::OPENED) && record.role == Role::Client && record.handshake_us > 0 {
             let seconds = f64::from(record.handshake_us) / 1e6;
-            self.observe(FamilyId::ConnectDuration, record, Facets::default(), seconds);
+            self.observe(FamilyId::ConnectDuration, record, KeyInputs::default(), seconds);
         }
     }
 
@@ -186,7 +195,7 @@ impl Window {
             // Connections can't be distinguished here, so only their number is known.
             let change = i64::from(began) - i64::from(closed);
             if change != 0 {
-                self.add(FamilyId::ConnectionsActive, record, Facets::default(), change);
+                self.add(FamilyId::ConnectionsActive, record, KeyInputs::default(), change);
             }
             return;
         }
@@ -199,7 +208,7 @@ impl Window {
         }
         let Some(key) = self
             .catalog
-            .key(FamilyId::ConnectionsActive, record, Facets::default())
+            .key(FamilyId::ConnectionsActive, record, KeyInputs::default())
         else {
             return;
         };
@@ -223,7 +232,7 @@ impl Window {
         }
         let key = self
             .catalog
-            .key(FamilyId::ConnectionsActive, record, Facets::default())?;
+            .key(FamilyId::ConnectionsActive, record, KeyInputs::default())?;
         let slot = self.sums.find((self.sums.hash(&key), key))?;
         self.connections.remove_untracked(receiver, slot).then_some(slot)
     }
@@ -281,20 +290,20 @@ impl Window {
                 self.sums.change(hashed, bytes, self.opened, &mut self.catalog);
             }
         }
-        self.sums.settle(self.opened, &mut self.catalog);
+        self.sums.flush(self.opened, &mut self.catalog);
     }
 
-    fn add(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets, difference: i64) {
-        if let Some(key) = self.catalog.key(family, record, facets) {
+    fn add(&mut self, family: FamilyId, record: &FlowRecord, inputs: KeyInputs, difference: i64) {
+        if let Some(key) = self.catalog.key(family, record, inputs) {
             let hashed = (self.sums.hash(&key), key);
             self.sums
                 .change(hashed, difference, self.opened, &mut self.catalog);
         }
     }
 
-    fn observe(&mut self, family: FamilyId, record: &FlowRecord, facets: Facets, value: f64) {
+    fn observe(&mut self, family: FamilyId, record: &FlowRecord, inputs: KeyInputs, value: f64) {
         if let FamilyKind::Histogram(bounds) = self.catalog.family(family).kind
-            && let Some(key) = self.catalog.key(family, record, facets)
+            && let Some(key) = self.catalog.key(family, record, inputs)
         {
             let observation = Observation { value, bounds };
             let hashed = (self.histograms.hash(&key), key);
@@ -357,8 +366,8 @@ impl Aggregator for Window {
     fn fold(&mut self, batch: &FlowBatch) {
         let memory = self.memory.state();
         let full = memory >= MemoryPressure::Soft;
-        self.sums.take_no_more(full);
-        self.histograms.take_no_more(full);
+        self.sums.set_frozen(full);
+        self.histograms.set_frozen(full);
         if batch.census.begins {
             self.begin_census(batch.receiver);
         }
@@ -375,8 +384,8 @@ impl Aggregator for Window {
         for count in &batch.counts {
             self.fold_count(count);
         }
-        self.sums.settle(self.opened, &mut self.catalog);
-        self.histograms.settle(self.opened, &mut self.catalog);
+        self.sums.flush(self.opened, &mut self.catalog);
+        self.histograms.flush(self.opened, &mut self.catalog);
     }
 
     fn wants_census(&self, receiver: u16) -> bool {
@@ -413,7 +422,7 @@ fn empty(family: &'static flowtap_pipeline::Family) -> FamilySnapshot {
     }
 }
 
-fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn(Timestamp) -> bool) -> Keep {
+fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn(Timestamp) -> bool) -> bool {
     let gauge = family.family.kind.can_fall();
     let (total, delta) = if gauge {
         (slot.value.level(), 0)
@@ -424,7 +433,7 @@ fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn
     let stays = gauge && total > 0 || slot.key.family().is_permanent();
     if expired(slot.updated) && !stays {
         family.ended.push(slot.series.clone());
-        return Keep::No;
+        return false;
     }
     if let Points::Sums(points) = &mut family.points {
         let series = slot.series.clone();
@@ -435,17 +444,17 @@ fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn
             updated: slot.updated,
         });
     }
-    Keep::Yes
+    true
 }
 
 fn close_histogram(
     family: &mut FamilySnapshot,
     slot: &mut Slot<Histogram>,
     expired: impl Fn(Timestamp) -> bool,
-) -> Keep {
+) -> bool {
     if expired(slot.updated) {
         family.ended.push(slot.series.clone());
-        return Keep::No;
+        return false;
     }
     if let Points::Histograms(points) = &mut family.points {
         let Histogram { buckets, sum } = slot.value;
@@ -456,7 +465,7 @@ fn close_histogram(
             updated: slot.updated,
         });
     }
-    Keep::Yes
+    true
 }
 
 /// The directions in which bytes moved, and how many. A difference can be negative (see [`FlowRecord`]).
@@ -468,10 +477,10 @@ fn moved(record: &FlowRecord) -> impl Iterator<Item = (Direction, i64)> {
     both.into_iter().filter(|(_, bytes)| *bytes != 0)
 }
 
-fn towards(direction: Direction) -> Facets {
-    Facets {
+fn towards(direction: Direction) -> KeyInputs {
+    KeyInputs {
         direction: Some(direction),
-        ..Facets::default()
+        ..KeyInputs::default()
     }
 }
 

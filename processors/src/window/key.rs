@@ -152,13 +152,13 @@ impl Addr {
 
 /// The counted event, for families with a label for that. No family has more than one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum EventLabel {
     Event(ConnectionEvent),
     Reason(FailureReason),
     EventType(EventType),
 }
 
-impl Cause {
+impl EventLabel {
     const fn label(self) -> Label {
         match self {
             Self::Event(_) => Label::Event,
@@ -178,9 +178,9 @@ impl Cause {
 
 /// Inputs of a key that only some families have a label for, in addition to the record's own.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Facets {
+pub(super) struct KeyInputs {
     pub(super) direction: Option<Direction>,
-    pub(super) cause: Option<Cause>,
+    pub(super) cause: Option<EventLabel>,
 }
 
 /// Role, direction and network type in one byte, two bits each; a field is 0 where the family has no such label.
@@ -255,7 +255,7 @@ pub(super) struct Key {
     class: u16,
     family: FamilyId,
     packed: Packed,
-    cause: Option<Cause>,
+    cause: Option<EventLabel>,
 }
 
 const _: () = assert!(size_of::<Key>() == 32, "a slot is larger than a cache line");
@@ -267,15 +267,15 @@ const OTHER: u32 = u32::MAX;
 const NO_CLASS: u16 = u16::MAX;
 
 impl Hash for Key {
-    /// In four words, instead of field by field, and without the direction, which [`Key::turn`] has.
+    /// In four words, instead of field by field, and without the direction, which [`Key::direction_salt`] has.
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [class, class_high] = self.class.to_ne_bytes();
         let (cause, of) = match self.cause {
             None => (0, 0),
-            Some(Cause::Event(event)) => (1, event as u8),
-            Some(Cause::Reason(reason)) => (2, reason as u8),
-            Some(Cause::EventType(event_type)) => (3, event_type as u8),
+            Some(EventLabel::Event(event)) => (1, event as u8),
+            Some(EventLabel::Reason(reason)) => (2, reason as u8),
+            Some(EventLabel::EventType(event_type)) => (3, event_type as u8),
         };
         let [server_port, server_port_high] = self.server_port.to_ne_bytes();
         let bytes = [
@@ -317,7 +317,7 @@ impl Key {
         family: FamilyId,
         labels: LabelSet,
         record: &FlowRecord,
-        facets: Facets,
+        inputs: KeyInputs,
         details: u32,
     ) -> Self {
         let with = |label, port| if labels.has(label) { port } else { 0 };
@@ -331,26 +331,26 @@ impl Key {
             rport: with(Label::Rport, record.remote.port),
             lport: with(Label::Lport, record.local.port),
             class: if labels.has(Label::Type) {
-                class_of(record).number()
+                class_of(record).index()
             } else {
                 NO_CLASS
             },
             server_port: with(Label::ServerPort, server_port(record)),
             packed: Packed::new(
                 labels.has(Label::Flow).then(|| flow_of(record)),
-                facets.direction.filter(|_| labels.has(Label::Direction)),
+                inputs.direction.filter(|_| labels.has(Label::Direction)),
                 labels
                     .has(Label::NetworkType)
                     .then(|| NetworkType::of(record.remote.addr)),
             ),
-            cause: facets.cause.filter(|cause| labels.has(cause.label())),
+            cause: inputs.cause.filter(|cause| labels.has(cause.label())),
             ..Self::empty(family)
         }
     }
 
     /// The series of a count of all connections.
     pub(super) fn of_total(labels: LabelSet, cell: totals::Cell) -> Self {
-        let class = labels.has(Label::Type).then(|| cell.class.number());
+        let class = labels.has(Label::Type).then(|| cell.class.index());
         Self {
             class: class.unwrap_or(NO_CLASS),
             packed: Packed::new(
@@ -367,7 +367,7 @@ impl Key {
         Self {
             cause: labels
                 .has(Label::EventType)
-                .then_some(Cause::EventType(event_type)),
+                .then_some(EventLabel::EventType(event_type)),
             ..Self::empty(family)
         }
     }
@@ -386,7 +386,7 @@ impl Key {
 
     /// Distinguishes the hashes of two keys that differ only in direction: a record changes both,
     /// and hashes one. The fractions of the square roots of 2 and 3 are as good as any bits.
-    pub(super) const fn turn(&self) -> u64 {
+    pub(super) const fn direction_salt(&self) -> u64 {
         match self.packed.direction() {
             None => 0,
             Some(Direction::Outbound) => 0x6a09_e667_f3bc_c908,
@@ -431,9 +431,11 @@ impl Key {
                     .direction()
                     .map_or("", |direction| direction.named(naming)),
             ),
-            Label::Type => Text(PeerClass::of_number(self.class).map_or("", PeerClass::as_str)),
+            Label::Type => Text(PeerClass::from_index(self.class).map_or("", PeerClass::as_str)),
             Label::Flow => Text(self.packed.flow().map_or("", FlowKind::as_str)),
-            Label::Event | Label::Reason | Label::EventType => Text(self.cause.map_or("", Cause::as_str)),
+            Label::Event | Label::Reason | Label::EventType => {
+                Text(self.cause.map_or("", EventLabel::as_str))
+            }
             Label::NetworkType => Text(self.packed.network_type().map_or("", NetworkType::as_str)),
             _ => details
                 .get(self.details)
@@ -482,7 +484,7 @@ mod tests {
         let labels = LabelSet::new(&[Label::Raddr]);
         let key = |remote: &str| {
             let record = record("192.0.2.1:40000", remote);
-            Key::new(FamilyId::Egress, labels, &record, Facets::default(), 0)
+            Key::new(FamilyId::Egress, labels, &record, KeyInputs::default(), 0)
         };
         assert_eq!(key("198.51.100.7:443"), key("198.51.100.7:80"));
         assert_ne!(key("198.51.100.7:443"), key("198.51.100.8:443"));

@@ -33,7 +33,7 @@ pub(super) trait Value: Default {
     fn apply(&mut self, change: Self::Change);
 
     /// Whether a change takes back what another has added.
-    fn takes_back(change: Self::Change) -> bool;
+    fn is_decrement(change: Self::Change) -> bool;
 }
 
 impl Value for Sum {
@@ -43,7 +43,7 @@ impl Value for Sum {
         self.running = self.running.saturating_add(difference);
     }
 
-    fn takes_back(difference: i64) -> bool {
+    fn is_decrement(difference: i64) -> bool {
         difference < 0
     }
 }
@@ -96,7 +96,7 @@ impl Value for Histogram {
         self.sum += value;
     }
 
-    fn takes_back(_: Observation) -> bool {
+    fn is_decrement(_: Observation) -> bool {
         false
     }
 }
@@ -121,7 +121,7 @@ const _: () = assert!(
 const CHANGED: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 /// Changes that are looked up together.
-const GATHERED: usize = 64;
+const PENDING: usize = 64;
 
 /// Slots that a store keeps whether they are live or not.
 const LEAST: usize = 1024;
@@ -135,7 +135,7 @@ struct Entry {
     /// The high half of its key's hash.
     hash: u32,
     /// Of its slot.
-    number: u32,
+    index: u32,
 }
 
 /// The half of a hash that an [`Entry`] has.
@@ -146,7 +146,7 @@ const fn high(hash: u64) -> u32 {
 /// Live series of one kind of value, of any number of families.
 #[derive(Debug)]
 pub(super) struct Store<V: Value> {
-    gathered: Vec<(u64, Key, V::Change)>,
+    pending: Vec<(u64, Key, V::Change)>,
     /// By the hash of their keys.
     numbers: HashTable<Entry>,
     hasher: RandomState,
@@ -164,7 +164,7 @@ pub(super) struct Store<V: Value> {
 impl<V: Value> Store<V> {
     pub(super) fn new(max_series: usize) -> Self {
         Self {
-            gathered: Vec::with_capacity(GATHERED),
+            pending: Vec::with_capacity(PENDING),
             numbers: HashTable::new(),
             hasher: RandomState::default(),
             slots: Vec::new(),
@@ -183,7 +183,7 @@ impl<V: Value> Store<V> {
     }
 
     /// Changes `key`'s series, or its family's `other` if there is no room for one more, at the
-    /// latest with the next [`Store::settle`]. A new series begins at `start`.
+    /// latest with the next [`Store::flush`]. A new series begins at `start`.
     #[inline]
     pub(super) fn change(
         &mut self,
@@ -192,30 +192,30 @@ impl<V: Value> Store<V> {
         start: Timestamp,
         catalog: &mut Catalog,
     ) {
-        self.gathered.push((hash, key, change));
-        if self.gathered.len() == GATHERED {
-            self.settle(start, catalog);
+        self.pending.push((hash, key, change));
+        if self.pending.len() == PENDING {
+            self.flush(start, catalog);
         }
     }
 
     /// Makes every change that was gathered.
-    pub(super) fn settle(&mut self, start: Timestamp, catalog: &mut Catalog) {
-        let mut numbers = [NO_SLOT; GATHERED];
-        for ((hash, _, _), number) in self.gathered.iter().zip(&mut numbers) {
+    pub(super) fn flush(&mut self, start: Timestamp, catalog: &mut Catalog) {
+        let mut numbers = [NO_SLOT; PENDING];
+        for ((hash, _, _), index) in self.pending.iter().zip(&mut numbers) {
             let entry = self.numbers.find(*hash, |entry| entry.hash == high(*hash));
-            *number = entry.map_or(NO_SLOT, |entry| entry.number);
+            *index = entry.map_or(NO_SLOT, |entry| entry.index);
         }
-        let mut gathered = std::mem::take(&mut self.gathered);
-        for ((hash, key, change), number) in gathered.drain(..).zip(numbers) {
-            let found = self.slots.get_mut(number as usize).and_then(Option::as_mut);
+        let mut pending = std::mem::take(&mut self.pending);
+        for ((hash, key, change), index) in pending.drain(..).zip(numbers) {
+            let found = self.slots.get_mut(index as usize).and_then(Option::as_mut);
             let slot = match found {
                 Some(slot) if slot.key == key => slot,
-                _ => self.slot(hash, key, V::takes_back(change), start, catalog),
+                _ => self.slot(hash, key, V::is_decrement(change), start, catalog),
             };
             slot.updated = CHANGED;
             slot.value.apply(change);
         }
-        self.gathered = gathered;
+        self.pending = pending;
     }
 
     /// The slot of a key that is new, has come twice, or shares half a hash with another. Where there is an `other`, no series begins
@@ -225,19 +225,19 @@ impl<V: Value> Store<V> {
         &mut self,
         hash: u64,
         key: Key,
-        takes_back: bool,
+        is_decrement: bool,
         start: Timestamp,
         catalog: &mut Catalog,
     ) -> &mut Slot<V> {
-        let number = self.number(hash, &key).or_else(|| {
-            let other = takes_back.then(|| key.folded())?;
-            let number = self.number(self.hash(&other), &other)?;
+        let index = self.index(hash, &key).or_else(|| {
+            let other = is_decrement.then(|| key.folded())?;
+            let index = self.index(self.hash(&other), &other)?;
             self.folded[key.family() as usize] += 1;
-            Some(number)
+            Some(index)
         });
-        let number = number.unwrap_or_else(|| self.insert(hash, key, start, catalog));
+        let index = index.unwrap_or_else(|| self.insert(hash, key, start, catalog));
         // The number is of a slot that is taken: slots and numbers come and go together.
-        self.slots[number as usize].get_or_insert_with(|| Slot::new(key, start, catalog))
+        self.slots[index as usize].get_or_insert_with(|| Slot::new(key, start, catalog))
     }
 
     /// Index of the slot of `key`'s series, or of its family's `other` if there is no room for one
@@ -248,31 +248,31 @@ impl<V: Value> Store<V> {
         start: Timestamp,
         catalog: &mut Catalog,
     ) -> u32 {
-        let number = self.number(hash, &key);
-        number.unwrap_or_else(|| self.insert(hash, key, start, catalog))
+        let index = self.index(hash, &key);
+        index.unwrap_or_else(|| self.insert(hash, key, start, catalog))
     }
 
     /// The same of a series that there is already.
     pub(super) fn find(&self, (hash, key): (u64, Key)) -> Option<u32> {
-        self.number(hash, &key).or_else(|| {
+        self.index(hash, &key).or_else(|| {
             let other = key.folded();
-            self.number(self.hash(&other), &other)
+            self.index(self.hash(&other), &other)
         })
     }
 
     /// The value in a slot, which changes in the window that is open.
-    pub(super) fn value_mut(&mut self, number: u32) -> Option<&mut V> {
-        let slot = self.slots.get_mut(number as usize)?.as_mut()?;
+    pub(super) fn value_mut(&mut self, index: u32) -> Option<&mut V> {
+        let slot = self.slots.get_mut(index as usize)?.as_mut()?;
         slot.updated = CHANGED;
         Some(&mut slot.value)
     }
 
-    fn number(&self, hash: u64, key: &Key) -> Option<u32> {
+    fn index(&self, hash: u64, key: &Key) -> Option<u32> {
         let is_it = |entry: &Entry| {
-            let slot = self.slots[entry.number as usize].as_ref();
+            let slot = self.slots[entry.index as usize].as_ref();
             slot.is_some_and(|slot| slot.key == *key)
         };
-        self.numbers.find(hash, is_it).map(|entry| entry.number)
+        self.numbers.find(hash, is_it).map(|entry| entry.index)
     }
 
     fn insert(&mut self, hash: u64, key: Key, start: Timestamp, catalog: &mut Catalog) -> u32 {
@@ -286,15 +286,15 @@ impl<V: Value> Store<V> {
             self.folded[family] += 1;
             let other = key.folded();
             let hash = self.hash(&other);
-            if let Some(number) = self.number(hash, &other) {
-                return number;
+            if let Some(index) = self.index(hash, &other) {
+                return index;
             }
             (hash, other)
         };
         let slot = Some(Slot::new(key, start, catalog));
-        let number = if let Some(number) = self.free.pop() {
-            self.slots[number as usize] = slot;
-            number
+        let index = if let Some(index) = self.free.pop() {
+            self.slots[index as usize] = slot;
+            index
         } else {
             self.slots.push(slot);
             // Memory ends before there are 2^32 slots.
@@ -302,15 +302,15 @@ impl<V: Value> Store<V> {
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
         let hash_of = |entry: &Entry| {
-            let slot = slots[entry.number as usize].as_ref();
+            let slot = slots[entry.index as usize].as_ref();
             slot.map_or(0, |slot| self::hash(hasher, &slot.key))
         };
         let entry = Entry {
             hash: high(hash),
-            number,
+            index,
         };
         self.numbers.insert_unique(hash, entry, hash_of);
-        number
+        index
     }
 
     /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it has changed. A
@@ -319,23 +319,23 @@ impl<V: Value> Store<V> {
         &mut self,
         at: Timestamp,
         catalog: &mut Catalog,
-        mut each: impl FnMut(&mut Slot<V>) -> Keep,
+        mut each: impl FnMut(&mut Slot<V>) -> bool,
     ) {
-        for (number, place) in (0..).zip(&mut self.slots) {
+        for (index, place) in (0..).zip(&mut self.slots) {
             let Some(slot) = place else { continue };
             if slot.updated == CHANGED {
                 slot.updated = at;
             }
-            if each(slot) == Keep::No {
+            if !each(slot) {
                 let hash = hash(&self.hasher, &slot.key);
-                if let Ok(entry) = self.numbers.find_entry(hash, |entry| entry.number == number) {
+                if let Ok(entry) = self.numbers.find_entry(hash, |entry| entry.index == index) {
                     entry.remove();
                 }
                 catalog.close(&slot.key);
                 if !slot.key.is_other() {
                     self.live[slot.key.family() as usize] -= 1;
                 }
-                self.free.push(number);
+                self.free.push(index);
                 *place = None;
             }
         }
@@ -351,11 +351,11 @@ impl<V: Value> Store<V> {
         let mut slots = Vec::with_capacity(live);
         slots.extend(self.slots.drain(..).flatten().map(Some));
         let mut numbers = HashTable::with_capacity(live);
-        for (slot, number) in slots.iter().flatten().zip(0..) {
+        for (slot, index) in slots.iter().flatten().zip(0..) {
             let hash = hash(&self.hasher, &slot.key);
             let entry = Entry {
                 hash: high(hash),
-                number,
+                index,
             };
             // There is room for all of them, so none is hashed again.
             numbers.insert_unique(hash, entry, |_| 0);
@@ -366,7 +366,7 @@ impl<V: Value> Store<V> {
     }
 
     /// Whether new series fold into `other` from now on, whatever room there is.
-    pub(super) const fn take_no_more(&mut self, full: bool) {
+    pub(super) const fn set_frozen(&mut self, full: bool) {
         self.full = full;
     }
 
@@ -383,14 +383,7 @@ impl<V: Value> Store<V> {
 
 #[inline]
 fn hash(hasher: &RandomState, key: &Key) -> u64 {
-    hasher.hash_one(key) ^ key.turn()
-}
-
-/// Whether a series stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    Yes,
-    No,
+    hasher.hash_one(key) ^ key.direction_salt()
 }
 
 impl<V: Value> Slot<V> {
@@ -411,7 +404,7 @@ mod tests {
     #[test]
     fn after_a_mass_expiry_the_memory_of_the_slots_is_freed_and_what_is_left_is_found_again() {
         use super::super::config::Config;
-        use super::super::key::{Direction, Facets};
+        use super::super::key::{Direction, KeyInputs};
         use flowtap_pipeline::catalog::FamilyId;
 
         let mut catalog = Catalog::new(&Config::default());
@@ -421,17 +414,17 @@ mod tests {
             .filter_map(|i| {
                 let record =
                     crate::testing::record("192.0.2.1:80", &format!("10.0.{}.{}:4000", i / 250, i % 250));
-                let facets = Facets {
+                let inputs = KeyInputs {
                     direction: Some(Direction::Outbound),
                     cause: None,
                 };
-                catalog.key(FamilyId::Egress, &record, facets)
+                catalog.key(FamilyId::Egress, &record, inputs)
             })
             .collect();
         assert_eq!(keys.len(), 5_000);
         let mut change = |store: &mut Store<Sum>, key: &Key| {
             store.change((store.hash(key), *key), 1, start, &mut catalog);
-            store.settle(start, &mut catalog);
+            store.flush(start, &mut catalog);
         };
         for key in &keys {
             change(&mut store, key);
@@ -440,7 +433,7 @@ mod tests {
         let mut other = Catalog::new(&Config::default());
         store.sweep(start, &mut other, |_| {
             shown += 1;
-            if shown % 100 == 0 { Keep::Yes } else { Keep::No }
+            shown % 100 == 0
         });
         assert!(store.slots.capacity() < 200, "{}", store.slots.capacity());
         for key in &keys {
@@ -449,7 +442,7 @@ mod tests {
         let mut totals = std::collections::BTreeMap::new();
         store.sweep(start, &mut other, |slot| {
             *totals.entry(slot.value.total().0).or_insert(0) += 1;
-            Keep::Yes
+            true
         });
         let expected = [(1, 4_950), (2, 50)].into();
         assert_eq!(totals, expected, "series of one change, and of two");

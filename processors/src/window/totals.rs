@@ -37,7 +37,7 @@ impl Totals {
     /// Adds the bytes that `record` moved.
     #[inline]
     pub(super) fn add(&mut self, record: &FlowRecord) {
-        let class = usize::from(class_of(record).number());
+        let class = usize::from(class_of(record).index());
         if class >= self.bytes.len() {
             self.bytes.resize(class + 1, [0; PER_CLASS]);
         }
@@ -55,8 +55,8 @@ impl Totals {
         self.bytes
             .resize(self.bytes.len().max(classes.len()), [0; PER_CLASS]);
         let mut taken = Vec::new();
-        for (number, (class, counts)) in classes.iter().zip(&mut self.bytes).enumerate() {
-            let is_new = number >= self.shown;
+        for (index, (class, counts)) in classes.iter().zip(&mut self.bytes).enumerate() {
+            let is_new = index >= self.shown;
             for (cell, count) in cells(*class) {
                 let bytes = std::mem::take(&mut counts[count]);
                 if bytes != 0 || is_new {

@@ -198,7 +198,7 @@ impl EbpfReceiver {
         let sockets = match self.load_sockets() {
             Ok(programs) => return Ok((programs, self.reason().to_owned())),
             // Mode events wants the same capabilities.
-            Err(error @ LoadError::Capability(_)) => return self.make_do(explain(error)),
+            Err(error @ LoadError::Capability(_)) => return self.fall_back_to_sock_diag(explain(error)),
             Err(error) => error,
         };
         tracing::warn!(error = %sockets, "mode sockets does not load; trying mode events");
@@ -209,13 +209,13 @@ impl EbpfReceiver {
             )),
             Err(events) => {
                 tracing::warn!(error = %events, "mode events does not load either");
-                self.make_do(explain(sockets))
+                self.fall_back_to_sock_diag(explain(sockets))
             }
         }
     }
 
     /// Without eBPF, unless that is not wanted.
-    fn make_do(&self, refused: StageError) -> Result<(Programs, String), StageError> {
+    fn fall_back_to_sock_diag(&self, refused: StageError) -> Result<(Programs, String), StageError> {
         if self.context.strict {
             return Err(refused);
         }
@@ -299,17 +299,17 @@ fn log_attachment(attachment: Attachment) {
         kprobes = attachment.kprobes,
         "mode events, in a table of its own"
     );
-    if let (false, Some(level)) = (attachment.kprobes, paranoia()) {
+    if let (false, Some(level)) = (attachment.kprobes, perf_event_paranoid()) {
         tracing::warn!(
             kernel.perf_event_paranoid = level,
-            "no kprobes: at this level a kernel gives them to CAP_SYS_ADMIN only, so accepted connections have no process; \
-             sysctl -w kernel.perf_event_paranoid=2 lets CAP_PERFMON do"
+            "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so accepted connections have no process; \
+             hint: with sysctl -w kernel.perf_event_paranoid=2 CAP_PERFMON is sufficient"
         );
     }
 }
 
 /// `kernel.perf_event_paranoid`, where it is above what the kernel itself knows: Debian's and Ubuntu's kernels have more levels.
-fn paranoia() -> Option<i32> {
+fn perf_event_paranoid() -> Option<i32> {
     let text = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
     text.trim().parse().ok().filter(|level| *level > 2)
 }

@@ -57,7 +57,7 @@ pub(super) struct Flows {
 
 /// The other side of a connection.
 struct Peer {
-    number: u64,
+    index: u64,
     local: IpAddr,
     addr: IpAddr,
     /// Port of the server.
@@ -92,14 +92,14 @@ impl Flows {
         (0..self.open).map(|connection| self.opened(connection, 0))
     }
 
-    /// Records of the interval `number`, from 0 on: bytes that move; then closing connections, each
+    /// Records of the interval `index`, from 0 on: bytes that move; then closing connections, each
     /// followed by the one that opens instead.
-    pub(super) fn interval(&self, number: u64) -> impl Iterator<Item = FlowRecord> {
-        let closed = number * self.churn;
-        let now = number + 1;
+    pub(super) fn interval(&self, index: u64) -> impl Iterator<Item = FlowRecord> {
+        let closed = index * self.churn;
+        let now = index + 1;
         let moved = (0..self.active).map(move |place| {
             // The open connections are numbers in a row, `open` of them, so one has this remainder.
-            let turn = number * self.active + place;
+            let turn = index * self.active + place;
             let ahead = (turn % self.open + self.open - closed % self.open) % self.open;
             self.moved(closed + ahead, now)
         });
@@ -138,7 +138,7 @@ impl Flows {
         let peer = self.peer(connection);
         // Another one for each connection to a peer, as for one that connects anew.
         let ephemeral =
-            EPHEMERAL_PORT + remainder::<u16>(connection / self.peers + peer.number, EPHEMERAL_PORTS);
+            EPHEMERAL_PORT + remainder::<u16>(connection / self.peers + peer.index, EPHEMERAL_PORTS);
         let (local, remote) = if peer.role == Role::Server {
             (peer.port, ephemeral)
         } else {
@@ -168,29 +168,29 @@ impl Flows {
 
     /// The first numbers are those by IPv6; those that are served are spread over all.
     fn peer(&self, connection: u64) -> Peer {
-        let number = (connection % self.peers * self.stride + self.offset) % self.peers;
-        let (local, addr, port) = if number < self.ipv6 {
-            let addr = Ipv6Addr::from_bits(PEERS_IPV6.to_bits() + u128::from(number));
+        let index = (connection % self.peers * self.stride + self.offset) % self.peers;
+        let (local, addr, port) = if index < self.ipv6 {
+            let addr = Ipv6Addr::from_bits(PEERS_IPV6.to_bits() + u128::from(index));
             (LOCAL_IPV6.into(), addr.into(), SERVICE_PORT)
         } else {
-            let number = number - self.ipv6;
-            let addr = PEERS_IPV4.to_bits() + remainder::<u32>(number, self.addresses);
-            let round: u16 = remainder(number / self.addresses, u64::from(u16::MAX));
+            let index = index - self.ipv6;
+            let addr = PEERS_IPV4.to_bits() + remainder::<u32>(index, self.addresses);
+            let round: u16 = remainder(index / self.addresses, u64::from(u16::MAX));
             let addr = Ipv4Addr::from_bits(addr);
             (LOCAL_IPV4.into(), addr.into(), SERVICE_PORT + round)
         };
-        let served_below = |number: u64| number * self.servers / self.peers;
+        let served_below = |index: u64| index * self.servers / self.peers;
         Peer {
-            number,
+            index,
             local,
             addr,
             port,
-            role: if served_below(number + 1) > served_below(number) {
+            role: if served_below(index + 1) > served_below(index) {
                 Role::Server
             } else {
                 Role::Client
             },
-            rtt_us: RTT_US + remainder::<u32>(mix(self.seed ^ mix(number)), RTT_RANGE_US),
+            rtt_us: RTT_US + remainder::<u32>(mix(self.seed ^ mix(index)), RTT_RANGE_US),
         }
     }
 }
@@ -219,14 +219,14 @@ const fn gcd(mut one: u64, mut other: u64) -> u64 {
 }
 
 /// The finalizer of `SplitMix64` (Steele, Lea and Flood, 2014): numbers in a row come out as if by chance.
-const fn mix(number: u64) -> u64 {
-    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
+const fn mix(index: u64) -> u64 {
+    let index = index.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let index = (index ^ (index >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let index = (index ^ (index >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    index ^ (index >> 31)
 }
 
-/// `number` modulo `bound`, which fits into `T`.
-fn remainder<T: TryFrom<u64> + Default>(number: u64, bound: u64) -> T {
-    T::try_from(number % bound).unwrap_or_default()
+/// `index` modulo `bound`, which fits into `T`.
+fn remainder<T: TryFrom<u64> + Default>(index: u64, bound: u64) -> T {
+    T::try_from(index % bound).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use super::closes::{Close, Closes};
 use super::counters::{Before, Counters, Payload};
 use super::dump::{Dump, Dumper, Socket};
 use super::roles::Roles;
-use super::telemetry::{Refused, Telemetry};
+use super::telemetry::{LossReason, Telemetry};
 use crate::coverage::MeteredSink;
 
 /// Records of this many connections go to the pipelines at once.
@@ -76,7 +76,7 @@ impl Capture<'_> {
         self.take_closes(at);
         let replaced = self.table.take_replaced();
         if replaced > 0 {
-            self.telemetry.refused(Refused::CountersCleared, replaced);
+            self.telemetry.refused(LossReason::CountersCleared, replaced);
         }
     }
 
@@ -106,8 +106,9 @@ impl Capture<'_> {
             }
             let lost = taken.overrun + taken.rejected;
             if lost > 0 {
-                self.telemetry.refused(Refused::ReceiveBufferFull, taken.overrun);
-                self.telemetry.refused(Refused::ChannelFull, taken.rejected);
+                self.telemetry
+                    .refused(LossReason::ReceiveBufferFull, taken.overrun);
+                self.telemetry.refused(LossReason::ChannelFull, taken.rejected);
                 self.table.forget(at);
                 tracing::warn!(
                     lost,
@@ -325,7 +326,7 @@ impl Table {
     }
 
     /// A socket has been freed. Returns why its last difference is not measured, if so.
-    pub(super) fn close(&mut self, close: Close, at: Timestamp) -> Option<Refused> {
+    pub(super) fn close(&mut self, close: Close, at: Timestamp) -> Option<LossReason> {
         let cookie = close.socket.cookie;
         let Some(known) = self.sockets.remove(&cookie) else {
             return self.close_unknown(close, at);
@@ -363,11 +364,11 @@ impl Table {
         } else {
             self.push(&known, (before, payload), Events::CLOSED, at);
         }
-        cleared.then_some(Refused::CountersCleared)
+        cleared.then_some(LossReason::CountersCleared)
     }
 
     /// A socket has been freed that was in no dump.
-    fn close_unknown(&mut self, close: Close, at: Timestamp) -> Option<Refused> {
+    fn close_unknown(&mut self, close: Close, at: Timestamp) -> Option<LossReason> {
         let (socket, last_ack) = (close.socket, close.last_ack);
         // Of a connection that was there before flowtap, or of a socket that has had none. The moment is known to a tick only: one
         // that began right after the start may seem older.
@@ -375,13 +376,16 @@ impl Table {
             return None;
         }
         if socket.is_cleared() {
-            return socket.counters.had_an_ack().then_some(Refused::CountersCleared);
+            return socket
+                .counters
+                .had_an_ack()
+                .then_some(LossReason::CountersCleared);
         }
         if !socket.counters.was_established() {
             return None;
         }
         if self.forgotten.is_some_and(|forgotten| last_ack < forgotten) {
-            return Some(Refused::Ambiguous);
+            return Some(LossReason::Ambiguous);
         }
         let guess = self
             .roles

@@ -34,7 +34,7 @@ use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, Receiver, ReceiverConfig,
-    RecordField, Seen, Sink, Sockets, Stability, StageError, Timestamp,
+    RecordField, Sink, Sockets, Stability, StageError, Subscription, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -179,7 +179,7 @@ impl SockDiagReceiver {
         let netns = own_netns();
         let mut capture = Capture {
             telemetry: &self.telemetry,
-            node: Seen::new(&self.context.node),
+            node: Subscription::new(&self.context.node),
             dumper,
             closes,
             table: Table::new(netns, start),

@@ -6,7 +6,7 @@ use opentelemetry::metrics::Counter;
 
 /// Why the last difference of a connection is not measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum LossReason {
     /// The kernel's receive buffer was full.
     ReceiveBufferFull,
     /// Too many waited for the receiver.
@@ -17,7 +17,7 @@ pub(super) enum Refused {
     Ambiguous,
 }
 
-impl Refused {
+impl LossReason {
     const ALL: [Self; 4] = [
         Self::ReceiveBufferFull,
         Self::ChannelFull,
@@ -61,7 +61,7 @@ impl Telemetry {
                 .build(),
             receiver: KeyValue::new("receiver", context.id.to_string()),
         };
-        for refused in Refused::ALL {
+        for refused in LossReason::ALL {
             telemetry.refused(refused, 0);
         }
         telemetry
@@ -70,7 +70,7 @@ impl Telemetry {
         telemetry
     }
 
-    pub(super) fn refused(&self, why: Refused, count: u64) {
+    pub(super) fn refused(&self, why: LossReason, count: u64) {
         self.refused.add(
             count,
             &[self.receiver.clone(), KeyValue::new("reason", why.reason())],

@@ -13,7 +13,7 @@ use super::closes::Close;
 use super::counters::{Before, Counters, Payload};
 use super::dump::{Dump, Socket};
 use super::roles::Roles;
-use super::telemetry::Refused;
+use super::telemetry::LossReason;
 
 /// A client that sent and received so many bytes, all of which were acknowledged.
 fn client(sent: u64, received: u64) -> Counters {
@@ -237,7 +237,7 @@ impl Fed {
         self.seen()
     }
 
-    fn close(&mut self, socket: Socket, last_ack: Instant) -> (Option<Refused>, Vec<FlowRecord>) {
+    fn close(&mut self, socket: Socket, last_ack: Instant) -> (Option<LossReason>, Vec<FlowRecord>) {
         let close = Close {
             socket,
             time_wait: true,
@@ -391,7 +391,7 @@ fn after_closes_were_lost_nothing_is_counted_twice() {
     assert_eq!(fed.seen(), [(0, Events::CLOSED)]);
     // Its close was not lost after all.
     let (refused, records) = fed.close(socket(1, closed(client(10, 0))), fed.start);
-    assert_eq!((refused, records), (Some(Refused::Ambiguous), Vec::new()));
+    assert_eq!((refused, records), (Some(LossReason::Ambiguous), Vec::new()));
     assert_eq!(fed.dump(&[socket(2, client(25, 0))]), [(5, Events::NONE)]);
 }
 
@@ -412,10 +412,10 @@ fn an_aborted_connection_whose_counters_the_kernel_cleared_is_counted_as_not_mea
         )
     };
     let (refused, records) = fed.close(cleared(1), fed.later());
-    assert_eq!(refused, Some(Refused::CountersCleared));
+    assert_eq!(refused, Some(LossReason::CountersCleared));
     assert_eq!((records[0].sent_bytes, records[0].events), (0, Events::CLOSED));
     let short = fed.close(cleared(2), fed.later());
-    assert_eq!(short, (Some(Refused::CountersCleared), Vec::new()));
+    assert_eq!(short, (Some(LossReason::CountersCleared), Vec::new()));
 }
 
 #[test]

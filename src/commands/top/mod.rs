@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::TopArgs;
 use crate::commands::config::load;
-use crate::daemon::graph::{self, Surroundings};
+use crate::daemon::graph::{self, Environment};
 use crate::daemon::runtime;
-use crate::exit::{Code, Failure};
+use crate::exit::{Code, ExitError};
 
 use feed::{FeedError, Source};
 use state::{Event, Next, State};
@@ -41,7 +41,7 @@ const EVENTS: usize = 64;
 
 /// Config overrides for measuring where no daemon answers: every second, with processes, and
 /// without listeners.
-const BY_ITSELF: [&str; 9] = [
+const STANDALONE_OVERRIDES: [&str; 9] = [
     "receivers.ebpf.interval=1s",
     "processors.window.interval=1s",
     "processors.window.rtt_of_near_peers=true",
@@ -57,9 +57,9 @@ const BY_ITSELF: [&str; 9] = [
 ///
 /// # Errors
 /// No terminal; an `--admin` that does not answer; what keeps this machine from being measured.
-pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), Failure> {
+pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), ExitError> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-        return Err(Failure::new(
+        return Err(ExitError::new(
             Code::Usage,
             "top needs a terminal; hint: programs get the same from the daemon's admin listener: curl http://127.0.0.1:13133/flows",
         ));
@@ -72,8 +72,8 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), Failure> {
         (Source::Daemon(address), address.to_string())
     } else {
         let tap = Tap::default();
-        here = Some(Here::start(&runtime, registry, &tap, events.clone())?);
-        (Source::Here(tap), "this machine".to_owned())
+        here = Some(InProcess::start(&runtime, registry, &tap, events.clone())?);
+        (Source::InProcess(tap), "this machine".to_owned())
     };
     stop_on_signal(&runtime, events.clone())?;
     let orders = feed::spawn(source, args.pipeline, sort, events.clone())?;
@@ -85,9 +85,9 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), Failure> {
 }
 
 /// The daemon to ask, if there is one.
-fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>, Failure> {
+fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>, ExitError> {
     let unavailable = |address: SocketAddr, error: &FeedError| {
-        Failure::new(
+        ExitError::new(
             Code::Unavailable,
             format!(
                 "no flows at {address}: {error}\n  hint: start `flowtap run` with service.admin.endpoint={address}, or let top measure by itself: --set service.admin.endpoint=null"
@@ -119,7 +119,7 @@ fn show(
     incoming: &Receiver<Event>,
     events: SyncSender<Event>,
     orders: &SyncSender<Sort>,
-) -> Result<(), Failure> {
+) -> Result<(), ExitError> {
     let _restore = Restore;
     let mut terminal = ratatui::try_init()?;
     read_keys(events)?;
@@ -150,7 +150,7 @@ impl Drop for Restore {
 }
 
 /// Hands on keys. The thread waits for the terminal, and ends with the process.
-fn read_keys(events: SyncSender<Event>) -> Result<(), Failure> {
+fn read_keys(events: SyncSender<Event>) -> Result<(), ExitError> {
     let read = move || {
         loop {
             let event = match event::read() {
@@ -171,7 +171,7 @@ fn read_keys(events: SyncSender<Event>) -> Result<(), Failure> {
 }
 
 /// A signal ends it as `q` does, so that the terminal is given back.
-fn stop_on_signal(runtime: &Runtime, events: SyncSender<Event>) -> Result<(), Failure> {
+fn stop_on_signal(runtime: &Runtime, events: SyncSender<Event>) -> Result<(), ExitError> {
     let _guard = runtime.enter();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -193,26 +193,26 @@ fn stop(events: SyncSender<Event>) {
 }
 
 /// Receivers and pipelines in this process.
-struct Here {
-    running: JoinHandle<Result<(), Failure>>,
+struct InProcess {
+    running: JoinHandle<Result<(), ExitError>>,
     stop: CancellationToken,
 }
 
-impl Here {
+impl InProcess {
     /// Returns when they measure.
     fn start(
         runtime: &Runtime,
         registry: &Registry,
         tap: &Tap,
         events: SyncSender<Event>,
-    ) -> Result<Self, Failure> {
-        let layers = Layers::from_process(Vec::new(), BY_ITSELF.map(str::to_owned).to_vec());
-        let config = flowtap_config::load(&layers, registry).map_err(|errors| Failure::config(&errors))?;
+    ) -> Result<Self, ExitError> {
+        let layers = Layers::from_process(Vec::new(), STANDALONE_OVERRIDES.map(str::to_owned).to_vec());
+        let config = flowtap_config::load(&layers, registry).map_err(|errors| ExitError::config(&errors))?;
         let _guard = runtime.enter();
         let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
-        let around = Surroundings::now();
+        let environment = Environment::now();
         // Strict: netlink knows neither processes nor other namespaces, and there would be no place to say so.
-        let mut graph = graph::build(&config, &telemetry.meter(), &around, true)?;
+        let mut graph = graph::build(&config, &telemetry.meter(), &environment, true)?;
         graph.exporters.clear();
         for pipeline in &mut graph.pipelines {
             pipeline.exporters.clear();
@@ -237,7 +237,7 @@ impl Here {
         if runtime.block_on(starts).is_err() {
             // It ended before it was ready: with the reason.
             here.stop(runtime)?;
-            return Err(Failure::new(
+            return Err(ExitError::new(
                 Code::Software,
                 "the measurement ended before it began",
             ));
@@ -246,10 +246,10 @@ impl Here {
     }
 
     /// Stops them in order.
-    fn stop(self, runtime: &Runtime) -> Result<(), Failure> {
+    fn stop(self, runtime: &Runtime) -> Result<(), ExitError> {
         self.stop.cancel();
         runtime
             .block_on(self.running)
-            .unwrap_or_else(|panic| Err(Failure::new(Code::Software, panic)))
+            .unwrap_or_else(|panic| Err(ExitError::new(Code::Software, panic)))
     }
 }

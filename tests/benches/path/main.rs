@@ -125,19 +125,15 @@ impl Path {
             labels: Some(labels),
             ..FamilyConfig::default()
         };
-        let prefix = |number: u32| {
-            let net = Ipv4Addr::from(0x0b00_0000 + (number << 12));
+        let prefix = |index: u32| {
+            let net = Ipv4Addr::from(0x0b00_0000 + (index << 12));
             format!("{net}/20").parse().unwrap()
         };
         // Neighbours differ, so that none can be merged.
-        let of = |class| {
-            (0..PREFIXES)
-                .filter(move |number| number % 2 == class)
-                .map(prefix)
-        };
+        let of = |class| (0..PREFIXES).filter(move |index| index % 2 == class).map(prefix);
         let policy = policy::Config {
             internal_hosts: of(0).collect(),
-            classes: vec![policy::OwnClass {
+            classes: vec![policy::CustomClass {
                 name: "partners".to_owned(),
                 cidrs: of(1).collect(),
             }],
@@ -165,9 +161,9 @@ impl Path {
 }
 
 /// A record of the connection with this number: bytes both ways, no round-trip time, so that it touches two series.
-fn record(number: usize) -> FlowRecord {
-    let number = u32::try_from(number).unwrap();
-    let remote = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + number));
+fn record(index: usize) -> FlowRecord {
+    let index = u32::try_from(index).unwrap();
+    let remote = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + index));
     let local = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
     FlowRecord {
         netns: 1,
@@ -175,7 +171,7 @@ fn record(number: usize) -> FlowRecord {
         received_bytes: 2_000,
         role: Role::Client,
         role_source: RoleSource::Handshake,
-        pid: number % NAMES,
+        pid: index % NAMES,
         comm: *b"server\0\0\0\0\0\0\0\0\0\0",
         ..FlowRecord::new(Endpoint::new(local, 40_000), Endpoint::new(remote, 443))
     }
@@ -183,10 +179,10 @@ fn record(number: usize) -> FlowRecord {
 
 /// Names that the processor `kubernetes` gives to records.
 fn name(batches: &mut [FlowBatch]) {
-    let names = |number: u32| KubernetesNames {
-        namespace: format!("team-{}", number % 20),
-        pod: format!("server-{number}-7c9f8d5b6c-abcde"),
-        workload: format!("Deployment/server-{number}"),
+    let names = |index: u32| KubernetesNames {
+        namespace: format!("team-{}", index % 20),
+        pod: format!("server-{index}-7c9f8d5b6c-abcde"),
+        workload: format!("Deployment/server-{index}"),
         ..KubernetesNames::default()
     };
     let names: Vec<_> = (0..NAMES).map(names).map(Arc::new).collect();
@@ -203,7 +199,7 @@ fn batches(keys: usize) -> Vec<FlowBatch> {
     order
         .chunks(BATCH)
         .map(|chunk| FlowBatch {
-            records: chunk.iter().map(|&number| record(number)).collect(),
+            records: chunk.iter().map(|&index| record(index)).collect(),
             ..FlowBatch::default()
         })
         .collect()

@@ -102,7 +102,7 @@ const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: 
 
 /// Labels that do not change while a connection lives. Others would let a gauge count up in one
 /// series and down in another.
-const LASTING: &[Label] = &[Label::Laddr, Label::Netns];
+const STABLE_LABELS: &[Label] = &[Label::Laddr, Label::Netns];
 
 impl Definition {
     /// Name, unit and help, shared by all its series.
@@ -387,7 +387,7 @@ pub const FAMILIES: [Definition; 17] = [
             Label::ServerPort,
             Label::NetworkType,
         ],
-        details: LASTING,
+        details: STABLE_LABELS,
         enabled: true,
         only: None,
     },

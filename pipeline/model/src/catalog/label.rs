@@ -220,10 +220,10 @@ impl LabelSet {
     /// The set of `labels`.
     pub const fn new(labels: &[Label]) -> Self {
         let mut bits = 0;
-        let mut number = 0;
-        while number < labels.len() {
-            bits |= 1 << labels[number] as u8;
-            number += 1;
+        let mut index = 0;
+        while index < labels.len() {
+            bits |= 1 << labels[index] as u8;
+            index += 1;
         }
         Self(bits)
     }
