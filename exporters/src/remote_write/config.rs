@@ -472,7 +472,7 @@ mod tests {
         for (endpoint, valid) in [
             ("http://127.0.0.1:9090/api/v1/write", true),
             ("https://metrics.example/api/v1/push?tenant=a", true),
-            ("prometheus:9090", false),
+            ("prometheus:9090", true),
             ("/api/v1/write", false),
             ("ftp://127.0.0.1/", false),
             ("http://user:secret@127.0.0.1/api/v1/write", false),

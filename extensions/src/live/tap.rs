@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(first.pipelines, ["a", "b"]);
         assert_eq!(tap.flows(&request(Some("b"))).unwrap().pipeline, "b");
         let error = tap.flows(&request(Some("c"))).unwrap_err();
-        assert_eq!(error.to_string(), "there is no pipeline `c`; there is a, b");
+        assert_eq!(error.to_string(), "unknown pipeline `c`; available: a, b");
         let mut gone = Snapshot::clone(&snapshot("b", 4));
         (gone.last, gone.window) = (true, Duration::ZERO);
         service.ready().await.unwrap().call(Arc::new(gone)).await.unwrap();

@@ -162,7 +162,7 @@ mod tests {
         drop(writer);
         let text = read.join().unwrap();
         assert!(
-            text.contains(&format!("{dropped} lines of the log were dropped")),
+            text.contains(&format!("{dropped} log lines were dropped")),
             "not counted"
         );
         assert!(text.ends_with("the last line\n"));
