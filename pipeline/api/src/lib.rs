@@ -19,6 +19,7 @@
 //! | [`plain`](mod@plain) | text of others, for logs and terminals |
 //! | [`status`] | [`StatusBoard`]: how each component is |
 //! | [`ticker`] | [`Ticker`]: ticks on multiples of an interval |
+//! | `testing` | a kit for tests of components (feature `testing`) |
 //! | [`telemetry`] | instruments of processors and exporters |
 #![forbid(unsafe_code)]
 
@@ -34,7 +35,12 @@ pub mod sink;
 pub mod stage;
 pub mod status;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod ticker;
+
+/// Crates whose types appear in the signatures of this one, in the versions that match.
+pub use {figment, futures, opentelemetry, schemars, serde, tokio_util, tower};
 
 pub use component::{
     BuildContext, BuildError, ComponentConfig, ExporterConfig, Factory, Fault, ProcessorConfig,
@@ -54,7 +60,7 @@ pub use memory::{Memory, MemoryState};
 pub use queue::{QueueConfig, WhenFull};
 pub use sink::Sink;
 pub use stage::{
-    Aggregator, ExportService, Exported, Exporter, Inheritance, Processor, Receiver, StageError,
+    Aggregator, ExportService, Exported, Exporter, Inheritance, Processor, Receiver, StageError, export_with,
 };
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use ticker::Ticker;
