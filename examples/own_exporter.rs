@@ -13,16 +13,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use flowtap_pipeline::futures::FutureExt;
+use flowtap_pipeline::futures::future::BoxFuture;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, ExportService, Exported, Exporter, ExporterConfig,
-    Factory, FamilyKind, Fault, Points, Snapshot, Stability, StageError,
+    Factory, FamilyKind, Fault, Points, Snapshot, Stability, StageError, export_with,
 };
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tower::util::BoxService;
-use tower::{BoxError, service_fn};
 
 fn main() -> ExitCode {
     flowtap::main(&flowtap::components::registry().exporter(FACTORY))
@@ -85,21 +83,16 @@ impl Exporter for Totals {
             let opened = OpenOptions::new().create(true).append(true).open(&self.path);
             let mut file = opened
                 .map_err(|error| StageError::Other(format!("{}: {error}", self.path.display()).into()))?;
-            let service = service_fn(move |snapshot: Arc<Snapshot>| {
+            Ok(export_with(move |snapshot: Arc<Snapshot>| {
                 let written = file.write_all(line(&snapshot).as_bytes());
                 let exported = Exported {
                     sent: snapshot.points() as u64,
                     failed: 0,
                 };
-                async move { written.map(|()| exported).map_err(BoxError::from) }
-            });
-            Ok(BoxService::new(service))
+                async move { Ok(written.map(|()| exported)?) }
+            }))
         }
         .boxed()
-    }
-
-    fn stop(&mut self) -> BoxFuture<'_, ()> {
-        async {}.boxed()
     }
 }
 
@@ -114,4 +107,31 @@ fn line(snapshot: &Snapshot) -> String {
     }
     line.push('\n');
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flowtap_pipeline::catalog::FamilyId;
+    use flowtap_pipeline::testing::{ExporterTest, counters};
+
+    #[test]
+    fn each_window_appends_the_sums_of_its_counters() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("totals.txt");
+        let mut totals = ExporterTest::start(FACTORY, &format!("path: {}", path.display()));
+        let family = &FamilyId::Egress.definition().family;
+        let snapshot = |seconds, bytes| {
+            let peers = [([("raddr", "192.0.2.7")], bytes), ([("raddr", "192.0.2.8")], 1)];
+            counters(family, seconds, peers)
+        };
+        assert_eq!(totals.export(snapshot(5, 80)).unwrap().sent, 2);
+        totals.export(snapshot(10, 100)).unwrap();
+        totals.stop();
+        let lines = std::fs::read_to_string(path).unwrap();
+        assert_eq!(
+            lines,
+            "5.000000000 network_tcp_flow_egress=81\n10.000000000 network_tcp_flow_egress=101\n"
+        );
+    }
 }

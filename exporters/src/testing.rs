@@ -58,16 +58,9 @@ pub(crate) fn resource() -> Resource {
 /// A context with instruments that nobody reads.
 pub(crate) fn context() -> BuildContext {
     BuildContext {
-        id: "test".parse().unwrap(),
         pipeline: "".into(),
-        meter: opentelemetry::global::meter("test"),
-        several_pipelines: false,
         resource: Arc::new(resource()),
-        node: Published::new(NodeInfo::default()),
-        cluster: Published::new(ClusterState::default()),
-        memory: Arc::default(),
-        status: flowtap_pipeline::StatusBoard::default(),
-        strict: false,
+        ..flowtap_pipeline::testing::context("test")
     }
 }
 

@@ -21,6 +21,7 @@
 //! | [`plain`](mod@plain) | foreign text, made safe for logs and terminals |
 //! | [`status`] | [`StatusBoard`]: health of each component |
 //! | [`ticker`] | [`Ticker`]: ticks on multiples of an interval |
+//! | `testing` | a kit for tests of components (feature `testing`) |
 //! | [`telemetry`] | instruments of processors and exporters |
 #![forbid(unsafe_code)]
 
@@ -38,7 +39,12 @@ pub mod size;
 pub mod stage;
 pub mod status;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod ticker;
+
+/// Crates whose types appear in the signatures of this one, in the versions that match.
+pub use {figment, futures, opentelemetry, schemars, serde, tokio_util, tower};
 
 pub use component::{
     BuildContext, BuildError, ComponentConfig, ExporterConfig, Factory, Fault, ProcessorConfig,
@@ -58,7 +64,7 @@ pub use memory::{MemoryPressure, SharedMemoryPressure};
 pub use queue::{QueueConfig, WhenFull};
 pub use sink::Sink;
 pub use stage::{
-    Aggregator, ExportService, Exported, Exporter, Inheritance, Processor, Receiver, StageError,
+    Aggregator, ExportService, Exported, Exporter, Inheritance, Processor, Receiver, StageError, export_with,
 };
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use ticker::Ticker;

@@ -184,5 +184,16 @@ pub trait Exporter: Send {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>>;
 
     /// Called once the queue has drained and the service is dropped: closes listeners.
-    fn stop(&mut self) -> BoxFuture<'_, ()>;
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Makes the service of an exporter that needs no layers: `export` is called with one snapshot at a time.
+pub fn export_with<F, R>(export: F) -> ExportService
+where
+    F: FnMut(Arc<Snapshot>) -> R + Send + 'static,
+    R: Future<Output = Result<Exported, BoxError>> + Send + 'static,
+{
+    BoxService::new(tower::service_fn(export))
 }

@@ -1,0 +1,135 @@
+//! A custom distribution: flowtap with one more processor, `drop_peers`, which drops records by the peer's class and port.
+//!
+//! In: records with their class. Out: the same without those that match. The rules, in order:
+//!
+//! 1. A record whose class is in `classes` is dropped.
+//! 2. A record whose peer has a port in `ports` is dropped.
+//! 3. Each record that is dropped is counted: `processor_dropped_records`.
+//!
+//! `docs/extending.md` explains it.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use flowtap_pipeline::opentelemetry::KeyValue;
+use flowtap_pipeline::opentelemetry::metrics::Counter;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, FlowBatch, FlowRecord, Processor,
+    ProcessorConfig, ProcessorStage, RecordField, Stability,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+fn main() -> ExitCode {
+    flowtap::main(&flowtap::components::registry().processor(FACTORY))
+}
+
+/// The processor type `drop_peers`.
+const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
+    "drop_peers",
+    "drops records by the peer's class and port",
+    Stability::Alpha,
+);
+
+/// Settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    /// Classes of peers to drop, such as `localhost`.
+    classes: Vec<String>,
+    /// Ports of peers to drop.
+    ports: Vec<u16>,
+}
+
+impl ComponentConfig for Config {
+    fn validate(&self) -> Vec<Fault> {
+        if self.classes.is_empty() && self.ports.is_empty() {
+            return vec![Fault::new("", "drops nothing; hint: set `classes` or `ports`")];
+        }
+        Vec::new()
+    }
+
+    fn contract(&self) -> Contract {
+        if self.classes.is_empty() {
+            return Contract::default();
+        }
+        // Before `policy` no record has a class: `validate` rejects a pipeline in that order.
+        Contract::default().needs_for(RecordField::Class, &["classes"])
+    }
+}
+
+impl ProcessorConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        let dropped = context
+            .meter
+            .u64_counter("processor_dropped_records")
+            .with_description("Records that a processor dropped, as its config says.")
+            .with_unit("{record}")
+            .build();
+        let processor = KeyValue::new("processor", context.id.to_string());
+        // So that the series exists before the first drop.
+        dropped.add(0, std::slice::from_ref(&processor));
+        Ok(ProcessorStage::Transform(Box::new(DropPeers {
+            config: self.clone(),
+            dropped,
+            processor,
+        })))
+    }
+}
+
+/// The processor.
+struct DropPeers {
+    config: Config,
+    dropped: Counter<u64>,
+    processor: KeyValue,
+}
+
+impl DropPeers {
+    fn matches(&self, record: &FlowRecord) -> bool {
+        let class = record.class.map(|class| class.as_str());
+        class.is_some_and(|class| self.config.classes.iter().any(|dropped| dropped == class))
+            || self.config.ports.contains(&record.remote.port)
+    }
+}
+
+impl Processor for DropPeers {
+    fn process(&mut self, batch: &mut FlowBatch) {
+        let before = batch.records.len();
+        // In place: the batch is reused, and nothing on the path of a record allocates.
+        let mut records = std::mem::take(&mut batch.records);
+        records.retain(|record| !self.matches(record));
+        batch.records = records;
+        let dropped = before - batch.records.len();
+        self.dropped
+            .add(dropped as u64, std::slice::from_ref(&self.processor));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flowtap_pipeline::PeerClass;
+    use flowtap_pipeline::testing::{ProcessorTest, config, record};
+
+    #[test]
+    fn records_of_a_dropped_class_or_port_do_not_pass() {
+        let mut drop_peers = ProcessorTest::new(FACTORY, "{classes: [localhost], ports: [22]}");
+        let local = FlowRecord {
+            class: Some(PeerClass::Localhost),
+            ..record("127.0.0.1:40000", "127.0.0.1:443")
+        };
+        let passed = drop_peers.process([
+            local,
+            record("192.0.2.1:40001", "198.51.100.7:22"),
+            record("192.0.2.1:40002", "198.51.100.7:443"),
+        ]);
+        let ports: Vec<_> = passed.iter().map(|record| record.local.port).collect();
+        assert_eq!(ports, [40002]);
+    }
+
+    #[test]
+    fn a_config_that_drops_nothing_is_not_valid() {
+        let error = config(FACTORY, "").expect_err("the config was accepted");
+        assert!(error.contains("hint: set `classes` or `ports`"), "{error}");
+    }
+}
