@@ -51,7 +51,7 @@ use crate::component::{
     BuildContext, ComponentConfig, ExporterConfig, Factory, ProcessorConfig, ProcessorStage,
 };
 use crate::id::ComponentId;
-use crate::live::Live;
+use crate::live::Published;
 use crate::sink::Sink;
 use crate::stage::{Aggregator, ExportService, Exported, Exporter, Processor};
 
@@ -73,8 +73,8 @@ pub fn context(type_name: &str) -> BuildContext {
         meter: opentelemetry::global::meter("test"),
         several_pipelines: false,
         resource: Arc::default(),
-        node: Live::new(flowtap_model::NodeInfo::default()),
-        cluster: Live::new(flowtap_model::ClusterState::default()),
+        node: Published::new(flowtap_model::NodeInfo::default()),
+        cluster: Published::new(flowtap_model::ClusterState::default()),
         memory: Arc::default(),
         status: crate::status::StatusBoard::default(),
         strict: false,
