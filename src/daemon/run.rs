@@ -216,6 +216,8 @@ async fn listen(
     let admin = config.admin.endpoint.zip(admin).map(|(address, routes)| {
         let endpoint = Endpoint {
             section: "service.admin",
+            title: "status page",
+            path: "/",
             address,
             allowed_hosts: &config.admin.allowed_hosts,
         };
@@ -224,6 +226,8 @@ async fn listen(
     let metrics = config.telemetry.metrics.endpoint.map(|address| {
         let endpoint = Endpoint {
             section: "service.telemetry.metrics",
+            title: "own metrics",
+            path: "/metrics",
             address,
             allowed_hosts: &config.telemetry.metrics.allowed_hosts,
         };

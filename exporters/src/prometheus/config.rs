@@ -44,6 +44,8 @@ pub struct Config {
     pub namespace: String,
     /// Labels of every series, such as `cluster: blue`.
     pub labels: BTreeMap<String, String>,
+    /// Whether a scrape has the series `target_info`, whose labels are the attributes of this flowtap and its node.
+    pub target_info: bool,
     /// Whether samples have the time of their window's end; else a scraper takes its own.
     pub timestamps: bool,
     /// Formats that say since when a series counts. A Prometheus started with
@@ -76,6 +78,7 @@ impl Default for Config {
             endpoint: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
             namespace: naming::DEFAULT_NAMESPACE.to_owned(),
             labels: BTreeMap::new(),
+            target_info: true,
             timestamps: false,
             created_timestamps: CreatedTimestamps::default(),
             max_connections: CONNECTIONS,

@@ -3,11 +3,13 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flowtap_pipeline::labels::push_label;
 use flowtap_pipeline::{
-    Family, FamilyKind, HistogramPoint, Naming, Points, Series, Snapshot, SumPoint, Timestamp, ValuePoint,
+    Family, FamilyKind, FamilySnapshot, HistogramPoint, LabelValue, Naming, Points, Resource, Series,
+    Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 
 use super::config::{Config, CreatedTimestamps};
@@ -17,6 +19,41 @@ use crate::naming::{pipeline_label, prometheus_name};
 
 /// A chunk is handed out once it is this long.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+
+/// In place of a pipeline's name, of the snapshot that [`target_info`] returns.
+const TARGET: &str = "target_info";
+
+/// A snapshot of one series, `target_info`, whose labels are the resource's attributes (OpenTelemetry specification, "Prometheus
+/// and `OpenMetrics` Compatibility", "Resource Attributes").
+pub(super) fn target_info(resource: &Resource) -> Arc<Snapshot> {
+    static FAMILY: Family = Family {
+        name: "target.info",
+        naming: Naming::Otel,
+        help: "Attributes of this flowtap and its node.",
+        unit: "",
+        kind: FamilyKind::Gauge,
+    };
+    let start = Timestamp::default();
+    let attributes = resource.attributes();
+    let pairs = attributes.map(|(name, value)| (name, LabelValue::Text(value)));
+    let point = SumPoint {
+        series: Series::new(&FAMILY, pairs, None, start),
+        total: 1,
+        delta: 0,
+        updated: start,
+    };
+    Arc::new(Snapshot {
+        pipeline: TARGET.into(),
+        at: start,
+        window: Duration::ZERO,
+        last: false,
+        families: vec![FamilySnapshot {
+            family: &FAMILY,
+            points: Points::Sums(vec![point]),
+            ended: Vec::new(),
+        }],
+    })
+}
 
 /// Settings of the config that apply to every line.
 #[derive(Clone, Debug)]
@@ -85,7 +122,7 @@ impl Common {
             .families
             .first()
             .map_or(Naming::default(), |first| first.family.naming);
-        let several = style.several_pipelines && !snapshot.is_telemetry();
+        let several = style.several_pipelines && !snapshot.is_telemetry() && &*snapshot.pipeline != TARGET;
         let pipeline = several.then_some((pipeline_label(naming), &*snapshot.pipeline));
         let (mut text, mut pairs) = (String::new(), Vec::new());
         for (name, value) in own.chain(pipeline) {
@@ -95,7 +132,7 @@ impl Common {
             push_label(&mut text, name, value);
             protobuf::push_label(&mut pairs, name, value);
         }
-        let at = style.timestamps.then_some(snapshot.at);
+        let at = (style.timestamps && &*snapshot.pipeline != TARGET).then_some(snapshot.at);
         Self {
             labels: match format {
                 Format::Text | Format::OpenMetrics => text.into_bytes(),

@@ -57,6 +57,8 @@ const INDEX: &str =
 struct Shared {
     style: Style,
     auth: Auth,
+    /// The series `target_info`, if it is exposed.
+    target: Option<Arc<Snapshot>>,
     /// The newest snapshot by pipeline.
     newest: Mutex<BTreeMap<Arc<str>, Arc<Snapshot>>>,
 }
@@ -76,7 +78,8 @@ impl Shared {
 
     fn exposition(&self, format: Format) -> Exposition {
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        Exposition::new(&self.style, format, newest.values().cloned().collect())
+        let snapshots = self.target.iter().chain(newest.values()).cloned();
+        Exposition::new(&self.style, format, snapshots.collect())
     }
 }
 
@@ -105,6 +108,9 @@ impl PrometheusExporter {
         let shared = Shared {
             style: Style::new(config, context.several_pipelines),
             auth: Auth::new(config.basic_auth.as_ref(), config.bearer_token.as_deref()),
+            target: config
+                .target_info
+                .then(|| exposition::target_info(&context.resource)),
             newest: Mutex::default(),
         };
         Ok(Self {
@@ -281,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_scrape_shows_the_newest_snapshot_and_none_before_the_first() {
+    async fn a_scrape_shows_the_newest_snapshot_and_before_the_first_what_the_target_is() {
         let config = Config {
             endpoint: "127.0.0.1:0".parse().unwrap(),
             ..Config::default()
@@ -292,7 +298,8 @@ mod tests {
 
         let empty = get_path(address, "GET /metrics").await;
         assert!(
-            empty.starts_with("HTTP/1.0 200") && empty.ends_with("\r\n\r\n"),
+            empty.starts_with("HTTP/1.0 200")
+                && empty.contains("target_info{host_name=\"node1\",service_instance_id=\""),
             "{empty}"
         );
 
@@ -357,7 +364,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_scraper_gets_the_format_and_the_packing_that_it_asks_for() {
-        let (exporter, _service) = serving(Config::default(), many(20_000)).await;
+        let config = Config {
+            target_info: false,
+            ..Config::default()
+        };
+        let (exporter, _service) = serving(config, many(20_000)).await;
         let mut stream = TcpStream::connect(exporter.address()).await.unwrap();
         let request = "GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n\
                        Accept-Encoding: gzip\r\n\r\n";
@@ -387,7 +398,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_scraper_that_asks_for_protobuf_gets_it() {
-        let (exporter, _service) = serving(Config::default(), many(1)).await;
+        let config = Config {
+            target_info: false,
+            ..Config::default()
+        };
+        let (exporter, _service) = serving(config, many(1)).await;
         let mut stream = TcpStream::connect(exporter.address()).await.unwrap();
         let accept =
             "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";

@@ -17,6 +17,10 @@ pub type Server = JoinHandle<()>;
 pub struct Endpoint<'a> {
     /// Its section in the config, such as `service.admin`.
     pub section: &'a str,
+    /// Title for the log, such as `status page`.
+    pub title: &'a str,
+    /// Path of that page.
+    pub path: &'a str,
     /// Where it listens.
     pub address: SocketAddr,
     /// Names that a request may be for.
@@ -43,5 +47,7 @@ pub async fn serve(
             source,
         })?
         .hosts(AllowedHosts::new(endpoint.allowed_hosts));
+    let address = listener.address();
+    tracing::info!(%address, "{} on http://{address}{}", endpoint.title, endpoint.path);
     Ok(tokio::spawn(listener.serve(routes, stop)))
 }
