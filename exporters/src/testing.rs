@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, ClusterState, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint,
-    LabelValue, Naming, NodeInfo, Points, Published, Resource, Series, Snapshot, SumPoint, Timestamp,
+    BuildContext, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, LabelValue, Naming,
+    Points, Resource, Series, Snapshot, SumPoint, Timestamp,
 };
 
 const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [

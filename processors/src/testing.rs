@@ -1,6 +1,6 @@
 //! Helpers shared by the tests of several processors.
 
-use flowtap_pipeline::{BuildContext, Published, NodeInfo};
+use flowtap_pipeline::{BuildContext, NodeInfo, Published};
 
 pub(crate) use flowtap_pipeline::testing::record;
 
