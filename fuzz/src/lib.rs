@@ -14,71 +14,49 @@
 
 use std::sync::Arc;
 
+use flowtap_engine::Stages;
 use flowtap_exporters::prometheus;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, ClusterState, FlowBatch, NodeInfo, Processor, ProcessorConfig, ProcessorStage,
-    Published, Timestamp,
+    BuildContext, ComponentId, FlowBatch, NodeInfo, ProcessorConfig, Published, Timestamp,
 };
 use flowtap_processors::{direction, policy, window};
 
 /// `direction`, `policy` and `window`, at their defaults, and the text of a scrape.
-pub struct Pipeline {
-    processors: Vec<Box<dyn Processor>>,
-    window: Box<dyn Aggregator>,
-}
+pub struct Pipeline(Stages);
 
 impl Pipeline {
     /// A pipeline on the machine `node`; `None` if it can't be built.
     pub fn new(node: NodeInfo, began: Timestamp) -> Option<Self> {
         let node = Published::new(node);
-        let cluster = Published::new(ClusterState::default());
-        let build = |config: &dyn ProcessorConfig, id: &str| {
-            let context = BuildContext {
-                id: id.parse().ok()?,
-                pipeline: "fuzz".into(),
-                meter: opentelemetry::global::meter("fuzz"),
-                several_pipelines: false,
-                resource: Arc::default(),
-                node: Arc::clone(&node),
-                cluster: Arc::clone(&cluster),
-                memory: Arc::default(),
-                status: flowtap_pipeline::StatusBoard::default(),
-                strict: true,
-            };
-            config.build(&context).ok()
+        let configs: [(ComponentId, &dyn ProcessorConfig); 3] = [
+            ("direction".parse().ok()?, &direction::Config::default()),
+            ("policy".parse().ok()?, &policy::Config::default()),
+            ("window".parse().ok()?, &window::Config::default()),
+        ];
+        let configs = configs.iter().map(|(id, config)| (id, *config));
+        let context = |id: &ComponentId| BuildContext {
+            pipeline: "fuzz".into(),
+            node: Arc::clone(&node),
+            strict: true,
+            ..BuildContext::new(id.clone())
         };
-        let mut processors = Vec::new();
-        for (config, id) in [
-            (&direction::Config::default() as &dyn ProcessorConfig, "direction"),
-            (&policy::Config::default(), "policy"),
-        ] {
-            match build(config, id)? {
-                ProcessorStage::Transform(processor) => processors.push(processor),
-                ProcessorStage::Aggregate(_) => return None,
-            }
-        }
-        let ProcessorStage::Aggregate(mut window) = build(&window::Config::default(), "window")? else {
-            return None;
-        };
-        window.begin(began);
-        Some(Self { processors, window })
+        let mut stages = Stages::build(configs, context).ok()??;
+        stages.begin(began);
+        Some(Self(stages))
     }
 
-    /// A batch on its way.
+    /// Runs a batch through it.
     pub fn take(&mut self, mut batch: FlowBatch) {
-        for processor in &mut self.processors {
-            processor.process(&mut batch);
-        }
-        self.window.fold(&batch);
+        self.0.accept(&mut batch);
     }
 
     /// Nothing before `to` is missing.
     pub fn advance(&mut self, to: Timestamp) {
-        self.window.advance(to);
+        self.0.advance(to);
     }
 
-    /// The end; returns what a scrape shows.
+    /// Ends it; returns the text of a scrape.
     pub fn finish(mut self, at: Timestamp) -> String {
-        prometheus::text("primus_lens", vec![Arc::new(self.window.finish(at))])
+        prometheus::text("primus_lens", vec![Arc::new(self.0.finish(at))])
     }
 }

@@ -1,13 +1,14 @@
 //! The Go exporter's rules, and each place where ours differ, on the whole path from record to series.
 
+use flowtap_engine::Stages;
 use flowtap_pipeline::node::InterfaceAddress;
 use flowtap_pipeline::{
-    Aggregator, FlowBatch, FlowRecord, ListenChange, Listener, NodeInfo, Points, Processor, Role, RoleSource,
-    Timestamp,
+    Aggregator, ComponentId, FlowBatch, FlowRecord, ListenChange, Listener, NodeInfo, Points,
+    ProcessorConfig, Role, RoleSource, Timestamp,
 };
 
-use crate::direction::Direction;
-use crate::policy::{self, Policy};
+use crate::direction;
+use crate::policy;
 use crate::testing::{context, record};
 use crate::window::{self, Window};
 
@@ -39,13 +40,21 @@ fn policy() -> policy::Config {
     }
 }
 
+/// The whole path from record to series.
+fn stages() -> Stages {
+    let configs: [(ComponentId, &dyn ProcessorConfig); 3] = [
+        ("direction".parse().unwrap(), &direction::Config::default()),
+        ("policy".parse().unwrap(), &policy()),
+        ("window".parse().unwrap(), &window::Config::default()),
+    ];
+    let configs = configs.iter().map(|(id, config)| (id, *config));
+    Stages::build(configs, |_| context(node())).unwrap().unwrap()
+}
+
 /// 10 bytes sent and 20 received between two ends, as series: `name{labels} value`, without what is not bytes.
 fn series_of(record: FlowRecord) -> Vec<String> {
-    let context = context(node());
-    let mut direction = Direction::new(&context);
-    let mut policy = Policy::new(&policy(), &context).unwrap();
-    let mut window = Window::new(&window::Config::default(), &context);
-    window.begin(Timestamp::from_nanos(0));
+    let mut stages = stages();
+    stages.begin(Timestamp::from_nanos(0));
     let listener = Listener {
         netns: 1,
         port: LISTENED,
@@ -62,11 +71,9 @@ fn series_of(record: FlowRecord) -> Vec<String> {
         listeners: vec![ListenChange::Opened(listener)],
         ..FlowBatch::default()
     };
-    direction.process(&mut batch);
-    policy.process(&mut batch);
-    window.fold(&batch);
+    stages.accept(&mut batch);
     let mut shown = Vec::new();
-    for family in window.finish(Timestamp::from_nanos(1)).families {
+    for family in stages.finish(Timestamp::from_nanos(1)).families {
         let name = family.family.name.trim_start_matches("network_");
         // The Go exporter has no such family.
         if name == "tcp_bytes" {

@@ -127,12 +127,12 @@ fn series(
     window: &window::Config,
 ) -> Result<Vec<usize>, ExitError> {
     let recording = Recording::open(file)?;
-    let (processors, _) = recording.stages(config, name, pipeline)?;
+    let stages = recording.stages(config, name, pipeline)?;
     // The last one is the window: the config's check has made sure of it.
     let Some(id) = pipeline.processors.last() else {
         return Ok(vec![0; FAMILIES.len()]);
     };
     let window = Window::new(window, &recording.context(id, name));
-    let last: Snapshot = recording.play(processors, Box::new(window))?;
+    let last: Snapshot = recording.play(stages.with_window(Box::new(window)))?;
     Ok(last.families.iter().map(|family| family.points.len()).collect())
 }

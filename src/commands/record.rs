@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flowtap_config::{Config, MetricsConfig};
-use flowtap_engine::runner::{self, PipelineNode, WindowNode};
+use flowtap_engine::runner::{self, PipelineNode};
+use flowtap_engine::stages::{Stages, WindowNode};
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
 use flowtap_pipeline::{Aggregator, FlowBatch, NodeInfo, Snapshot, Timestamp};
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
@@ -34,11 +35,13 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
         graph.pipelines = vec![PipelineNode {
             name: "recording".into(),
             receivers: graph.receivers.iter().map(|node| node.id.clone()).collect(),
-            processors: Vec::new(),
-            window: WindowNode {
-                fingerprint: String::new(),
-                aggregator: Box::new(recorder),
-            },
+            stages: Stages::new(
+                Vec::new(),
+                WindowNode {
+                    fingerprint: String::new(),
+                    aggregator: Box::new(recorder),
+                },
+            ),
             exporters: Vec::new(),
         }];
         let ready = || {

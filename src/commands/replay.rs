@@ -5,14 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flowtap_config::{Config, PipelineConfig};
+use flowtap_engine::Stages;
 use flowtap_exporters::prometheus;
 use flowtap_pipeline::component::downcast;
-use flowtap_pipeline::{
-    Aggregator, BuildContext, ClusterState, ComponentId, NodeInfo, Processor, ProcessorStage, Published,
-    Snapshot,
-};
+use flowtap_pipeline::{BuildContext, ComponentId, NodeInfo, Published, Snapshot};
 use flowtap_receivers::replay::{Frame, Reader, RecordingError};
-use opentelemetry::metrics::Meter;
 
 use crate::exit::{Code, ExitError};
 
@@ -24,8 +21,8 @@ pub(crate) fn replay(config: &Config, file: &Path) -> Result<String, ExitError> 
     let mut snapshots = Vec::new();
     for (name, pipeline) in &config.pipelines {
         let recording = Recording::open(file)?;
-        let (processors, aggregator) = recording.stages(config, name, pipeline)?;
-        snapshots.push(Arc::new(recording.play(processors, aggregator)?));
+        let stages = recording.stages(config, name, pipeline)?;
+        snapshots.push(Arc::new(recording.play(stages)?));
     }
     Ok(prometheus::text(&namespace(config), snapshots))
 }
@@ -39,9 +36,6 @@ fn namespace(config: &Config) -> String {
         |config| config.namespace.clone(),
     )
 }
-
-/// The processors of a pipeline, and its window.
-type Stages = (Vec<Box<dyn Processor>>, Box<dyn Aggregator>);
 
 /// A recording, open at its beginning.
 pub(crate) struct Recording {
@@ -59,17 +53,10 @@ impl Recording {
     /// Build context of the stages: the machine that the recording was made on.
     pub(crate) fn context(&self, id: &ComponentId, pipeline: &str) -> BuildContext {
         BuildContext {
-            id: id.clone(),
             pipeline: pipeline.into(),
-            // Nobody reads what they count of themselves.
-            meter: silent(),
-            several_pipelines: false,
-            resource: Arc::default(),
             node: Published::new(self.node.clone()),
-            cluster: Published::new(ClusterState::default()),
-            memory: Arc::default(),
-            status: flowtap_pipeline::StatusBoard::default(),
             strict: true,
+            ..BuildContext::new(id.clone())
         }
     }
 
@@ -80,50 +67,31 @@ impl Recording {
         name: &str,
         pipeline: &PipelineConfig,
     ) -> Result<Stages, ExitError> {
-        let (mut processors, mut window) = (Vec::new(), None);
-        for id in &pipeline.processors {
-            let Some(processor) = config.processors.get(id) else {
-                continue;
-            };
-            match processor.build(&self.context(id, name))? {
-                ProcessorStage::Transform(processor) => processors.push(processor),
-                ProcessorStage::Aggregate(aggregator) => window = Some(aggregator),
-            }
-        }
+        let configs = pipeline
+            .processors
+            .iter()
+            .filter_map(|id| Some((id, &**config.processors.get(id)?)));
+        let stages = Stages::build(configs, |id| self.context(id, name))?;
         // The config's check has made sure of it.
-        let window = window.ok_or_else(|| ExitError::new(Code::Software, "a pipeline without a window"))?;
-        Ok((processors, window))
+        stages.ok_or_else(|| ExitError::new(Code::Software, "a pipeline without a window"))
     }
 
     /// Plays it to its end; returns the last window.
-    pub(crate) fn play(
-        self,
-        mut processors: Vec<Box<dyn Processor>>,
-        mut aggregator: Box<dyn Aggregator>,
-    ) -> Result<Snapshot, ExitError> {
-        aggregator.begin(self.began);
+    pub(crate) fn play(self, mut stages: Stages) -> Result<Snapshot, ExitError> {
+        stages.begin(self.began);
         for frame in self.reader {
             match frame.map_err(unreadable)? {
                 Frame::Start { .. } => {}
-                Frame::Batch(mut batch) => {
-                    for processor in &mut processors {
-                        processor.process(&mut batch);
-                    }
-                    aggregator.fold(&batch);
-                }
+                Frame::Batch(mut batch) => stages.accept(&mut batch),
                 Frame::Watermark(at) => {
-                    aggregator.advance(at);
+                    stages.advance(at);
                 }
-                Frame::End(at) => return Ok(aggregator.finish(at)),
+                Frame::End(at) => return Ok(stages.finish(at)),
             }
         }
         // A reader ends with the end of the recording, or with an error.
         Err(ExitError::new(Code::Software, "a recording without an end"))
     }
-}
-
-fn silent() -> Meter {
-    opentelemetry::global::meter("flowtap")
 }
 
 fn unreadable(error: RecordingError) -> ExitError {

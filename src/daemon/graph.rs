@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use flowtap_config::Config;
-use flowtap_engine::runner::{ExporterNode, Graph, PipelineNode, ProcessorNode, ReceiverNode, WindowNode};
+use flowtap_engine::runner::{ExporterNode, Graph, PipelineNode, ReceiverNode};
+use flowtap_engine::stages::{Stages, fingerprint};
 use flowtap_extensions::live::tap::{self, Tap};
 use flowtap_extensions::node;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ClusterState, ComponentConfig, ComponentId, NodeInfo, ProcessorStage,
-    Published, QueueConfig, Resource, SharedMemoryPressure, StatusBoard,
+    BuildContext, BuildError, ClusterState, ComponentId, NodeInfo, Published, QueueConfig, Resource,
+    SharedMemoryPressure, StatusBoard,
 };
 use opentelemetry::metrics::Meter;
 
@@ -104,34 +105,18 @@ pub(crate) fn build(
         }
     }
     for (name, pipeline) in &config.pipelines {
-        let (mut processors, mut window) = (Vec::new(), None);
-        // The config's check has made sure of the ids and of the window at the end.
-        for (id, processor) in pipeline
+        let configs = pipeline
             .processors
             .iter()
-            .filter_map(|id| config.processors.get_key_value(id))
-        {
-            let fingerprint = fingerprint(&**processor);
-            match processor.build(&context(id, name))? {
-                ProcessorStage::Transform(processor) => processors.push(ProcessorNode {
-                    id: id.clone(),
-                    fingerprint,
-                    processor,
-                }),
-                ProcessorStage::Aggregate(aggregator) => {
-                    window = Some(WindowNode {
-                        fingerprint,
-                        aggregator,
-                    });
-                }
-            }
-        }
-        let Some(window) = window else { continue };
+            .filter_map(|id| Some((id, &**config.processors.get(id)?)));
+        // The config's check has made sure of the ids and of the window at the end.
+        let Some(stages) = Stages::build(configs, |id| context(id, name))? else {
+            continue;
+        };
         graph.pipelines.push(PipelineNode {
             name: name.as_str().into(),
             receivers: pipeline.receivers.clone(),
-            processors,
-            window,
+            stages,
             exporters: pipeline.exporters.clone(),
         });
     }
@@ -154,16 +139,6 @@ pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
     for pipeline in &mut graph.pipelines {
         pipeline.exporters.push(id.clone());
     }
-}
-
-/// The whole config of a component, as text: it lives on over a reload as long as that is the same.
-fn fingerprint(config: &dyn ComponentConfig) -> String {
-    let text = config
-        .to_value()
-        .ok()
-        .and_then(|value| serde_json::to_string(&value).ok());
-    // Every config was read from such a value, so it can be written as one.
-    text.unwrap_or_default()
 }
 
 #[cfg(test)]

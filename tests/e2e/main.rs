@@ -25,6 +25,7 @@
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
+//! | `structure` | no cycle between crates, nor between the modules of one |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
 //! | `stopping` | the end, and full listeners, whatever peers do |
 //! | `shielded` | events that this machine hides from all eBPF programs |
@@ -74,4 +75,5 @@ mod shielded;
 mod sock_diag;
 mod stopping;
 mod stores;
+mod structure;
 mod traffic;

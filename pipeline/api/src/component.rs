@@ -74,6 +74,25 @@ pub struct BuildContext {
     pub strict: bool,
 }
 
+impl BuildContext {
+    /// A context outside of a daemon, for tools and tests: nothing is known of the machine and of a cluster, memory is ample, and
+    /// the component's counters are not read.
+    pub fn new(id: ComponentId) -> Self {
+        Self {
+            id,
+            pipeline: "".into(),
+            meter: opentelemetry::global::meter("flowtap"),
+            several_pipelines: false,
+            resource: Arc::default(),
+            node: Published::new(NodeInfo::default()),
+            cluster: Published::new(ClusterState::default()),
+            memory: Arc::default(),
+            status: StatusBoard::default(),
+            strict: false,
+        }
+    }
+}
+
 /// Why a component could not be built from a config that is valid.
 #[derive(Debug, thiserror::Error)]
 #[error("{id}: {message}")]

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowtap_pipeline::{Aggregator, Census, ComponentId, FlowBatch, Processor, Snapshot, Timestamp};
+use flowtap_pipeline::{ComponentId, FlowBatch, Snapshot, Timestamp};
 
 use crate::queue::SnapshotQueue;
+use crate::stages::Stages;
 use crate::telemetry::ExporterTelemetry;
 
 /// An exporter's queue with its counters.
@@ -31,29 +32,10 @@ impl ExporterHandle {
     }
 }
 
-/// A processor, and what it was made from.
-pub struct ProcessorNode {
-    /// Its id.
-    pub id: ComponentId,
-    /// Its whole config: another text is another processor.
-    pub fingerprint: String,
-    /// The processor.
-    pub processor: Box<dyn Processor>,
-}
-
-/// A pipeline's window, and what it was made from.
-pub struct WindowNode {
-    /// Its whole config.
-    pub fingerprint: String,
-    /// The window.
-    pub aggregator: Box<dyn Aggregator>,
-}
-
 /// A pipeline's synchronous part: processors, window, and the queues that the window feeds.
 pub struct Chain {
     name: Arc<str>,
-    processors: Vec<ProcessorNode>,
-    window: WindowNode,
+    stages: Stages,
     exporters: Vec<(ComponentId, ExporterHandle)>,
     feeds: BTreeMap<ComponentId, Feed>,
     /// Where the first window began. A watermark before that is of a receiver whose interval is longer, and not of a clock that
@@ -78,7 +60,7 @@ impl std::fmt::Debug for Chain {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Chain")
             .field("name", &self.name)
-            .field("processors", &self.processors.len())
+            .field("stages", &self.stages)
             .field("exporters", &self.exporters)
             .field("feeds", &self.feeds)
             .finish_non_exhaustive()
@@ -96,18 +78,12 @@ pub(crate) fn lock(chain: &SharedChain) -> MutexGuard<'_, Chain> {
 
 impl Chain {
     /// A chain whose first window begins now, and that nothing feeds yet.
-    pub fn new(
-        name: Arc<str>,
-        processors: Vec<ProcessorNode>,
-        mut window: WindowNode,
-        exporters: Vec<(ComponentId, ExporterHandle)>,
-    ) -> Self {
+    pub fn new(name: Arc<str>, mut stages: Stages, exporters: Vec<(ComponentId, ExporterHandle)>) -> Self {
         let began = Timestamp::now();
-        window.aggregator.begin(began);
+        stages.begin(began);
         Self {
             name,
-            processors,
-            window,
+            stages,
             exporters,
             feeds: BTreeMap::new(),
             began,
@@ -150,7 +126,7 @@ impl Chain {
             stays
         });
         for index in leaving {
-            self.forget_connections(index);
+            self.stages.forget_connections(index);
         }
     }
 
@@ -159,38 +135,17 @@ impl Chain {
         if let Some(feed) = self.feeds.get_mut(receiver) {
             feed.watermark = None;
             let index = feed.index;
-            self.forget_connections(index);
+            self.stages.forget_connections(index);
         }
-    }
-
-    fn forget_connections(&mut self, receiver: u16) {
-        self.window.aggregator.fold(&FlowBatch {
-            census: Census::WHOLE,
-            receiver,
-            ..FlowBatch::default()
-        });
     }
 
     /// Takes on what has changed: processors and window whose config is the same live on, with all that they know.
-    pub(crate) fn reconcile(&mut self, processors: Vec<ProcessorNode>, window: WindowNode) {
-        let mut before = std::mem::take(&mut self.processors);
-        for new in processors {
-            let same = |old: &ProcessorNode| old.id == new.id && old.fingerprint == new.fingerprint;
-            let kept = before
-                .iter()
-                .position(same)
-                .map(|place| before.swap_remove(place));
-            self.processors.push(kept.unwrap_or(new));
-        }
-        if window.fingerprint != self.window.fingerprint {
-            // The old aggregator's contents are exported before the new one starts at zero.
-            let now = Timestamp::now();
-            let mut snapshot = self.window.aggregator.finish(now);
+    pub(crate) fn reconcile(&mut self, stages: Stages) {
+        let now = Timestamp::now();
+        if let Some(mut snapshot) = self.stages.reconcile(stages, now) {
             snapshot.last = false;
-            self.emit(snapshot);
-            self.window = window;
-            self.window.aggregator.begin(now);
             self.began = now;
+            self.emit(snapshot);
         }
     }
 
@@ -207,10 +162,7 @@ impl Chain {
     pub(crate) fn accept(&mut self, receiver: &ComponentId, batch: &mut FlowBatch) {
         let feed = self.feeds.get(receiver);
         batch.receiver = feed.map_or(FlowBatch::DETACHED, |feed| feed.index);
-        for node in &mut self.processors {
-            node.processor.process(batch);
-        }
-        self.window.aggregator.fold(batch);
+        self.stages.accept(batch);
     }
 
     pub(crate) fn advance(&mut self, receiver: &ComponentId, to: Timestamp) {
@@ -228,7 +180,7 @@ impl Chain {
             // Only a clock that was set back does that; then windows follow it.
             self.began = slowest;
         }
-        if let Some(snapshot) = self.window.aggregator.advance(slowest.max(self.began)) {
+        if let Some(snapshot) = self.stages.advance(slowest.max(self.began)) {
             self.emit(snapshot);
         }
     }
@@ -241,12 +193,12 @@ impl Chain {
 
     pub(crate) fn wants_census(&self, receiver: &ComponentId) -> bool {
         let feed = self.feeds.get(receiver);
-        feed.is_some_and(|feed| self.window.aggregator.wants_census(feed.index))
+        feed.is_some_and(|feed| self.stages.wants_census(feed.index))
     }
 
     /// Closes the window for good and hands its snapshot to every exporter.
     pub fn finish(&mut self, at: Timestamp) {
-        let snapshot = self.window.aggregator.finish(at);
+        let snapshot = self.stages.finish(at);
         self.emit(snapshot);
     }
 

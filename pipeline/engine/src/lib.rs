@@ -6,7 +6,8 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`chain`] | [`Chain`]: processors, window and the queues of a pipeline |
+//! | [`stages`] | [`Stages`]: the synchronous chain, processors and window |
+//! | [`chain`] | [`Chain`]: the stages of a pipeline, with the receivers before and the queues after them |
 //! | `sink` | a receiver's end of the chains that it feeds |
 //! | [`queue`] | [`SnapshotQueue`]: the bounded queue in front of each exporter |
 //! | [`runner`] | ordered start, the run, ordered stop |
@@ -19,8 +20,10 @@ pub mod pulse;
 pub mod queue;
 pub mod runner;
 mod sink;
+pub mod stages;
 pub mod telemetry;
 
 pub use chain::Chain;
 pub use pulse::Pulse;
 pub use queue::SnapshotQueue;
+pub use stages::Stages;

@@ -34,10 +34,10 @@ use tower::{BoxError, Service, ServiceExt};
 pub use self::own::Collect;
 use self::own::OwnMetrics;
 use crate::chain::{Chain, ExporterHandle, SharedChain, lock};
-pub use crate::chain::{ProcessorNode, WindowNode};
 use crate::pulse::Pulse;
 use crate::queue::SnapshotQueue;
 use crate::sink::{ChainSet, ChainSink};
+use crate::stages::Stages;
 use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry, observe_scans, observe_windows};
 
 /// A receiver to run.
@@ -68,10 +68,8 @@ pub struct PipelineNode {
     pub name: Arc<str>,
     /// Receivers of the graph that feed it.
     pub receivers: Vec<ComponentId>,
-    /// Its processors but the window, in order.
-    pub processors: Vec<ProcessorNode>,
-    /// Its window.
-    pub window: WindowNode,
+    /// Its processors and its window.
+    pub stages: Stages,
     /// Exporters of the graph that it feeds.
     pub exporters: Vec<ComponentId>,
 }
@@ -520,7 +518,7 @@ impl Runner {
                 let receivers = node.receivers.clone();
                 let reconcile = move |chain: &mut Chain| {
                     chain.set_exporters(exporters);
-                    chain.reconcile(node.processors, node.window);
+                    chain.reconcile(node.stages);
                     chain.attach_receivers(&node.receivers);
                 };
                 self.on_chain(&pipeline.chain, reconcile).await;
@@ -528,7 +526,7 @@ impl Runner {
                     pipeline.receivers = receivers;
                 }
             } else {
-                let mut chain = Chain::new(Arc::clone(&node.name), node.processors, node.window, exporters);
+                let mut chain = Chain::new(Arc::clone(&node.name), node.stages, exporters);
                 chain.attach_receivers(&node.receivers);
                 observe_windows(&self.meter, &node.name, &chain.closed_at());
                 let running = RunningPipeline {

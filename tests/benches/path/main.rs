@@ -14,16 +14,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flowtap_engine::Stages;
 use flowtap_exporters::{otlp, prometheus};
-use flowtap_pipeline::catalog::FamilyId;
-use flowtap_pipeline::catalog::Label;
+use flowtap_pipeline::catalog::{FamilyId, Label};
 use flowtap_pipeline::{
-    Aggregator, BuildContext, ClusterState, Endpoint, FlowBatch, FlowRecord, KubernetesNames, NodeInfo,
-    Processor, Published, Role, RoleSource, Snapshot, Timestamp,
+    BuildContext, ComponentId, Endpoint, FlowBatch, FlowRecord, KubernetesNames, ProcessorConfig, Role,
+    RoleSource, Snapshot, Timestamp,
 };
-use flowtap_processors::direction::Direction;
-use flowtap_processors::policy::{self, Policy};
-use flowtap_processors::window::{self, FamilyConfig, Window};
+use flowtap_processors::window::{self, FamilyConfig};
+use flowtap_processors::{direction, policy};
 
 /// Records that are passed on at a time.
 const BATCH: usize = 1_024;
@@ -94,31 +93,20 @@ fn main() {
     tick(100_000);
 }
 
-fn context() -> BuildContext {
+fn context(id: &ComponentId) -> BuildContext {
     BuildContext {
-        id: "bench".parse().unwrap(),
         pipeline: "flows".into(),
-        meter: opentelemetry::global::meter("bench"),
-        several_pipelines: false,
-        resource: Arc::default(),
-        node: Published::new(NodeInfo::default()),
-        cluster: Published::new(ClusterState::default()),
-        memory: Arc::default(),
-        status: flowtap_pipeline::StatusBoard::default(),
         strict: true,
+        ..BuildContext::new(id.clone())
     }
 }
 
-struct Path {
-    direction: Direction,
-    policy: Policy,
-    window: Window,
-}
+/// The synchronous chain that the daemon runs.
+struct Path(Stages);
 
 impl Path {
     /// With `labels` beside the default ones.
     fn new(max_series: usize, labels: &[Label]) -> Self {
-        let context = context();
         let egress = FamilyId::Egress.definition();
         let labels = egress.labels.iter().chain(labels).copied().collect();
         let egress_config = FamilyConfig {
@@ -144,19 +132,23 @@ impl Path {
             families: [(egress.family.name.to_owned(), egress_config)].into(),
             ..window::Config::default()
         };
-        let mut path = Self {
-            direction: Direction::new(&context),
-            policy: Policy::new(&policy, &context).unwrap(),
-            window: Window::new(&window, &context),
-        };
-        path.window.begin(Timestamp::from_nanos(1));
-        path
+        let configs: [(ComponentId, &dyn ProcessorConfig); 3] = [
+            ("direction".parse().unwrap(), &direction::Config::default()),
+            ("policy".parse().unwrap(), &policy),
+            ("window".parse().unwrap(), &window),
+        ];
+        let configs = configs.iter().map(|(id, config)| (id, *config));
+        let mut stages = Stages::build(configs, context).unwrap().unwrap();
+        stages.begin(Timestamp::from_nanos(1));
+        Self(stages)
     }
 
     fn take(&mut self, batch: &mut FlowBatch) {
-        self.direction.process(batch);
-        self.policy.process(batch);
-        self.window.fold(batch);
+        self.0.accept(batch);
+    }
+
+    fn advance(&mut self, to: Timestamp) -> Snapshot {
+        self.0.advance(to).unwrap()
     }
 }
 
@@ -261,7 +253,7 @@ fn memory(series: usize) {
         };
         path.take(&mut batch);
     }
-    let snapshot = Arc::new(path.window.advance(Timestamp::from_nanos(5_000_000_000)).unwrap());
+    let snapshot = Arc::new(path.advance(Timestamp::from_nanos(5_000_000_000)));
     let with_snapshot = resident();
     let mut bytes = 0;
     let began = Instant::now();
@@ -289,10 +281,7 @@ fn tick(flows: usize) {
             path.take(batch);
         }
         let began = Instant::now();
-        let snapshot = path
-            .window
-            .advance(Timestamp::from_nanos(at * 5_000_000_000))
-            .unwrap();
+        let snapshot = path.advance(Timestamp::from_nanos(at * 5_000_000_000));
         (snapshot, began.elapsed())
     };
     let _first = window(1);

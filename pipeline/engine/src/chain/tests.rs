@@ -1,10 +1,11 @@
 //! Tests of a chain whose receivers differ in pace, and come and go.
 
 use arc_swap::ArcSwap;
-use flowtap_pipeline::{Endpoint, Events, FlowRecord, Sink};
+use flowtap_pipeline::{Aggregator, Census, Endpoint, Events, FlowRecord, Sink};
 
 use super::*;
 use crate::sink::{ChainSet, ChainSink};
+use crate::stages::WindowNode;
 use crate::telemetry::ReceiverTelemetry;
 
 /// A call of the aggregator.
@@ -25,11 +26,12 @@ impl Witness {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 
-    fn window(&self, fingerprint: &str) -> WindowNode {
-        WindowNode {
+    fn stages(&self, fingerprint: &str) -> Stages {
+        let window = WindowNode {
             fingerprint: fingerprint.to_owned(),
             aggregator: Box::new(self.clone()),
-        }
+        };
+        Stages::new(Vec::new(), window)
     }
 }
 
@@ -70,7 +72,7 @@ fn id(text: &str) -> ComponentId {
 }
 
 fn chain(witness: &Witness, receivers: &[&str]) -> Chain {
-    let mut chain = Chain::new("flows".into(), Vec::new(), witness.window("a"), Vec::new());
+    let mut chain = Chain::new("flows".into(), witness.stages("a"), Vec::new());
     chain.attach_receivers(&ids(receivers));
     chain
 }
@@ -134,7 +136,7 @@ fn a_window_that_is_new_takes_a_receiver_that_is_behind_for_no_clock_that_was_se
     }
     witness.take();
     std::thread::sleep(Duration::from_millis(1));
-    chain.reconcile(Vec::new(), witness.window("b"));
+    chain.reconcile(witness.stages("b"));
     let began = chain.began;
     assert!(began > start);
     chain.advance(&id("quick"), began.plus(Duration::from_secs(1)));

@@ -10,6 +10,7 @@ use tower::service_fn;
 use tower::util::BoxService;
 
 use super::*;
+use crate::stages::WindowNode;
 
 /// Windows of five seconds in ten minutes.
 const WINDOWS: u64 = 120;
@@ -132,11 +133,13 @@ fn graph(exporters: Vec<ExporterNode>) -> Graph {
         pipelines: vec![PipelineNode {
             name: "flows".into(),
             receivers: vec!["minutes".parse().unwrap()],
-            processors: Vec::new(),
-            window: WindowNode {
-                fingerprint: String::new(),
-                aggregator: Box::new(EachWatermark),
-            },
+            stages: Stages::new(
+                Vec::new(),
+                WindowNode {
+                    fingerprint: String::new(),
+                    aggregator: Box::new(EachWatermark),
+                },
+            ),
             exporters: exporters.iter().map(|exporter| exporter.id.clone()).collect(),
         }],
         exporters,

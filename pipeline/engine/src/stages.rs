@@ -1,0 +1,156 @@
+//! The synchronous chain of a pipeline: its processors in order, then the window.
+//!
+//! Everything that runs records through a pipeline drives this type: the runner through a [`Chain`](crate::chain::Chain),
+//! `flowtap replay`, `flowtap explain`, the fuzz targets, benches and tests. So what they measure and check is what the daemon does.
+//!
+//! In: batches, watermarks. Out: a snapshot when a watermark closes a window.
+
+use flowtap_pipeline::{
+    Aggregator, BuildContext, BuildError, Census, ComponentConfig, ComponentId, FlowBatch, Processor,
+    ProcessorConfig, ProcessorStage, Snapshot, Timestamp,
+};
+
+/// A processor, and the config that it was built from.
+pub struct ProcessorNode {
+    /// Its id.
+    pub id: ComponentId,
+    /// Its whole config, see [`fingerprint`].
+    pub fingerprint: String,
+    /// The processor.
+    pub processor: Box<dyn Processor>,
+}
+
+/// A pipeline's window, and the config that it was built from.
+pub struct WindowNode {
+    /// Its whole config, see [`fingerprint`].
+    pub fingerprint: String,
+    /// The window.
+    pub aggregator: Box<dyn Aggregator>,
+}
+
+/// Processors in order, and the window that ends them.
+pub struct Stages {
+    processors: Vec<ProcessorNode>,
+    window: WindowNode,
+}
+
+impl std::fmt::Debug for Stages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids = self.processors.iter().map(|node| &node.id);
+        f.debug_list().entries(ids).finish()
+    }
+}
+
+impl Stages {
+    /// Stages that were built elsewhere.
+    pub const fn new(processors: Vec<ProcessorNode>, window: WindowNode) -> Self {
+        Self { processors, window }
+    }
+
+    /// Builds the stages of `configs`, in their order, each with what `context` returns for its id. `None` if no stage is an
+    /// aggregator, which a pipeline must end in.
+    ///
+    /// # Errors
+    /// The first processor that can't be built on this machine.
+    pub fn build<'a>(
+        configs: impl IntoIterator<Item = (&'a ComponentId, &'a dyn ProcessorConfig)>,
+        context: impl Fn(&ComponentId) -> BuildContext,
+    ) -> Result<Option<Self>, BuildError> {
+        let (mut processors, mut window) = (Vec::new(), None);
+        for (id, config) in configs {
+            let fingerprint = fingerprint(config);
+            match config.build(&context(id))? {
+                ProcessorStage::Transform(processor) => processors.push(ProcessorNode {
+                    id: id.clone(),
+                    fingerprint,
+                    processor,
+                }),
+                ProcessorStage::Aggregate(aggregator) => {
+                    window = Some(WindowNode {
+                        fingerprint,
+                        aggregator,
+                    });
+                }
+            }
+        }
+        Ok(window.map(|window| Self::new(processors, window)))
+    }
+
+    /// The same processors with another window.
+    #[must_use]
+    pub fn with_window(mut self, window: Box<dyn Aggregator>) -> Self {
+        self.window = WindowNode {
+            fingerprint: String::new(),
+            aggregator: window,
+        };
+        self
+    }
+
+    /// Opens the first window. To be called once, before anything else.
+    pub fn begin(&mut self, at: Timestamp) {
+        self.window.aggregator.begin(at);
+    }
+
+    /// Runs `batch` through the processors, in place, and into the window.
+    pub fn accept(&mut self, batch: &mut FlowBatch) {
+        for node in &mut self.processors {
+            node.processor.process(batch);
+        }
+        self.window.aggregator.fold(batch);
+    }
+
+    /// Whether the window asks for every open connection of the receiver with this index.
+    pub fn wants_census(&self, receiver: u16) -> bool {
+        self.window.aggregator.wants_census(receiver)
+    }
+
+    /// Every record up to `to` has been accepted. Returns the snapshot of the window that this closes, if it closes one.
+    pub fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+        self.window.aggregator.advance(to)
+    }
+
+    /// Closes the current window, however short; nothing follows.
+    pub fn finish(&mut self, at: Timestamp) -> Snapshot {
+        self.window.aggregator.finish(at)
+    }
+
+    /// The connections of the receiver with this index are no longer open, as far as the window is concerned.
+    pub(crate) fn forget_connections(&mut self, receiver: u16) {
+        self.window.aggregator.fold(&FlowBatch {
+            census: Census::WHOLE,
+            receiver,
+            ..FlowBatch::default()
+        });
+    }
+
+    /// Becomes `other`; processors and window whose config is the same live on, with their state. A window that does not is
+    /// finished at `now`, where the new one begins: its contents are returned.
+    pub(crate) fn reconcile(&mut self, other: Self, now: Timestamp) -> Option<Snapshot> {
+        let mut before = std::mem::take(&mut self.processors);
+        for new in other.processors {
+            let same = |old: &ProcessorNode| old.id == new.id && old.fingerprint == new.fingerprint;
+            let kept = before
+                .iter()
+                .position(same)
+                .map(|place| before.swap_remove(place));
+            self.processors.push(kept.unwrap_or(new));
+        }
+        if other.window.fingerprint == self.window.fingerprint {
+            return None;
+        }
+        let snapshot = self.window.aggregator.finish(now);
+        self.window = other.window;
+        self.window.aggregator.begin(now);
+        Some(snapshot)
+    }
+}
+
+/// The whole config of a component, as text: over a reload, a component lives on as long as its text is the same.
+pub fn fingerprint(config: &dyn ComponentConfig) -> String {
+    let text = config
+        .to_value()
+        .ok()
+        .and_then(|value| serde_json::to_string(&value).ok());
+    // Every config was read from such a value, so it can be written as one.
+    text.unwrap_or_default()
+}

@@ -1,0 +1,391 @@
+//! The structure of the code: no cycle between crates, no cycle between the modules of a crate, and every crate below those
+//! that use it.
+//!
+//! Both graphs are computed from the sources: the crates' from `cargo metadata`, the modules' from the paths in each file, as
+//! `syn` parses them. A re-export (`pub use self::child::Item`) is not an edge; a path through one leads to the module that
+//! defines the item. Code under `#[cfg(test)]` does not count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use proc_macro2::{TokenStream, TokenTree};
+use serde_json::Value;
+use syn::visit::{self, Visit};
+
+/// The workspace, bottom first: a crate depends on crates of lower layers alone.
+const LAYERS: [&[&str]; 7] = [
+    &["flowtap-model", "flowtap-ebpf"],
+    &["flowtap-pipeline"],
+    &["flowtap-config", "flowtap-engine", "flowtap-net"],
+    &["flowtap-exporters", "flowtap-processors", "flowtap-receivers"],
+    &["flowtap-extensions"],
+    &["flowtap"],
+    &["flowtap-fuzz"],
+];
+
+/// A graph: who uses whom, and an example of where.
+type Edges = BTreeMap<String, BTreeMap<String, String>>;
+
+/// A crate of the workspace.
+struct Package {
+    name: String,
+    /// Root files of its library and its programs.
+    roots: Vec<PathBuf>,
+    /// Crates of the workspace that it depends on, those of its tests among them.
+    dependencies: BTreeSet<String>,
+}
+
+fn packages() -> Vec<Package> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline", "--locked"])
+        .arg("--manifest-path")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let packages = metadata["packages"].as_array().unwrap();
+    let names: BTreeSet<_> = packages.iter().map(|package| text(&package["name"])).collect();
+    let is_ours = |target: &&Value| {
+        let kinds = target["kind"].as_array().unwrap();
+        kinds.iter().any(|kind| kind == "lib" || kind == "bin")
+    };
+    let package = |package: &Value| Package {
+        name: text(&package["name"]),
+        roots: package["targets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(is_ours)
+            .map(|target| text(&target["src_path"]).into())
+            .collect(),
+        dependencies: package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|dependency| text(&dependency["name"]))
+            .filter(|name| names.contains(name))
+            .collect(),
+    };
+    packages.iter().map(package).collect()
+}
+
+/// One module: what it contains, imports and refers to. Paths are absolute in the crate, without `crate`.
+#[derive(Default)]
+struct Module {
+    children: BTreeSet<String>,
+    /// Imported names, and their paths.
+    imports: BTreeMap<String, Vec<String>>,
+    /// Paths of items that are used.
+    uses: BTreeSet<Vec<String>>,
+}
+
+type Modules = BTreeMap<Vec<String>, Module>;
+
+fn is_test(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        let is_cfg_test = attribute.path().is_ident("cfg")
+            && matches!(attribute.parse_args::<syn::Ident>(), Ok(ident) if ident == "test");
+        is_cfg_test || attribute.path().is_ident("test")
+    })
+}
+
+/// Reads the file of the module at `path`, and those of its children. `folder` has the files of the children.
+fn read(file: &Path, folder: &Path, path: &[String], modules: &mut Modules) {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let parsed = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    collect(&parsed.items, folder, path, modules);
+}
+
+fn collect(items: &[syn::Item], folder: &Path, path: &[String], modules: &mut Modules) {
+    let mut module = Module::default();
+    for item in items {
+        let syn::Item::Mod(child) = item else { continue };
+        if is_test(&child.attrs) {
+            continue;
+        }
+        let name = child.ident.to_string();
+        let child_path = [path, &[name.clone()]].concat();
+        let child_folder = folder.join(&name);
+        match &child.content {
+            Some((_, items)) => collect(items, &child_folder, &child_path, modules),
+            None => {
+                let flat = folder.join(format!("{name}.rs"));
+                let file = if flat.exists() { flat } else { child_folder.join("mod.rs") };
+                read(&file, &child_folder, &child_path, modules);
+            }
+        }
+        module.children.insert(name);
+    }
+    let mut reader = Reader { path, module };
+    for item in items.iter().filter(|item| !matches!(item, syn::Item::Mod(_))) {
+        reader.visit_item(item);
+    }
+    modules.insert(path.to_vec(), reader.module);
+}
+
+/// Notes what the code of one module refers to.
+struct Reader<'a> {
+    path: &'a [String],
+    module: Module,
+}
+
+impl Reader<'_> {
+    /// The path in the crate that `segments` mean in this module, if they mean one.
+    fn absolute(&self, segments: &[String]) -> Option<Vec<String>> {
+        let mut base = self.path.to_vec();
+        let mut rest = segments;
+        match segments.first()?.as_str() {
+            "crate" => {
+                base.clear();
+                rest = &segments[1..];
+            }
+            "self" => rest = &segments[1..],
+            "super" => {
+                while rest.first().is_some_and(|first| first == "super") {
+                    base.pop()?;
+                    rest = &rest[1..];
+                }
+            }
+            name if self.module.children.contains(name) => {}
+            _ => return None,
+        }
+        base.extend_from_slice(rest);
+        Some(base)
+    }
+
+    fn import(&mut self, tree: &syn::UseTree, prefix: &mut Vec<String>, is_public: bool) {
+        match tree {
+            syn::UseTree::Path(path) => {
+                prefix.push(path.ident.to_string());
+                self.import(&path.tree, prefix, is_public);
+                prefix.pop();
+            }
+            syn::UseTree::Group(group) => {
+                for tree in &group.items {
+                    self.import(tree, prefix, is_public);
+                }
+            }
+            syn::UseTree::Glob(_) => self.imported(prefix, None, is_public),
+            syn::UseTree::Name(name) => {
+                let name = name.ident.to_string();
+                let segments = if name == "self" { prefix.clone() } else { [prefix, &[name][..]].concat() };
+                let alias = segments.last().cloned();
+                self.imported(&segments, alias, is_public);
+            }
+            syn::UseTree::Rename(rename) => {
+                let segments = [prefix, &[rename.ident.to_string()][..]].concat();
+                self.imported(&segments, Some(rename.rename.to_string()), is_public);
+            }
+        }
+    }
+
+    fn imported(&mut self, segments: &[String], alias: Option<String>, is_public: bool) {
+        let Some(absolute) = self.absolute(segments) else { return };
+        // A module that shows what its children hold does not use it.
+        let is_facade = is_public && absolute.starts_with(self.path);
+        if !is_facade {
+            self.module.uses.insert(absolute.clone());
+        }
+        if let Some(alias) = alias {
+            self.module.imports.insert(alias, absolute);
+        }
+    }
+
+    /// Paths in the tokens of a macro's call, which no parser knows.
+    fn scan(&mut self, tokens: TokenStream) {
+        let mut segments: Vec<String> = Vec::new();
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Group(group) => {
+                    self.note(&std::mem::take(&mut segments));
+                    self.scan(group.stream());
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+                TokenTree::Ident(ident) => {
+                    if colons != 2 {
+                        self.note(&std::mem::take(&mut segments));
+                    }
+                    colons = 0;
+                    segments.push(ident.to_string());
+                }
+                TokenTree::Punct(_) | TokenTree::Literal(_) => {
+                    self.note(&std::mem::take(&mut segments));
+                    colons = 0;
+                }
+            }
+        }
+        self.note(&segments);
+    }
+
+    fn note(&mut self, segments: &[String]) {
+        if segments.len() > 1
+            && let Some(absolute) = self.absolute(segments)
+        {
+            self.module.uses.insert(absolute);
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Reader<'_> {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        let attributes = match item {
+            syn::Item::Fn(item) => &item.attrs,
+            syn::Item::Impl(item) => &item.attrs,
+            syn::Item::Use(item) => &item.attrs,
+            syn::Item::Const(item) => &item.attrs,
+            _ => return visit::visit_item(self, item),
+        };
+        if !is_test(attributes) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        if !is_test(&item.attrs) {
+            visit::visit_impl_item_fn(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        let is_public = !matches!(item.vis, syn::Visibility::Inherited);
+        self.import(&item.tree, &mut Vec::new(), is_public);
+    }
+
+    // `pub(in path)` and attributes name no item.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
+    fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        self.note(&segments);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        self.scan(call.tokens.clone());
+        visit::visit_macro(self, call);
+    }
+}
+
+/// The module that defines the item at `path`.
+fn defining(modules: &Modules, path: &[String], depth: usize) -> Vec<String> {
+    let mut at = Vec::new();
+    for (index, segment) in path.iter().enumerate() {
+        let Some(module) = modules.get(&at) else { break };
+        if module.children.contains(segment) {
+            at.push(segment.clone());
+        } else if let Some(target) = module.imports.get(segment).filter(|_| depth > 0) {
+            let target = [target.as_slice(), &path[index + 1..]].concat();
+            return defining(modules, &target, depth - 1);
+        } else {
+            break;
+        }
+    }
+    at
+}
+
+fn module_edges(root: &Path) -> Edges {
+    let mut modules = Modules::new();
+    let folder = root.parent().unwrap();
+    read(root, folder, &[], &mut modules);
+    let name = |path: &[String]| if path.is_empty() { "crate".to_owned() } else { path.join("::") };
+    let mut edges = Edges::new();
+    for (path, module) in &modules {
+        let targets = edges.entry(name(path)).or_default();
+        for used in &module.uses {
+            let definer = defining(&modules, used, 8);
+            if definer != *path {
+                targets.entry(name(&definer)).or_insert_with(|| name(used));
+            }
+        }
+    }
+    edges
+}
+
+/// A cycle of `edges`, if there is one, as text.
+fn cycles(edges: &Edges) -> Vec<String> {
+    /// All that can be reached from `from`.
+    fn reach<'a>(edges: &'a Edges, from: &'a str) -> BTreeSet<&'a str> {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+        while let Some(at) = open.pop() {
+            for next in edges.get(at).into_iter().flat_map(BTreeMap::keys) {
+                if seen.insert(next.as_str()) {
+                    open.push(next);
+                }
+            }
+        }
+        seen
+    }
+    let reached: BTreeMap<_, _> = edges.keys().map(|from| (from.as_str(), reach(edges, from))).collect();
+    let mut components = BTreeSet::new();
+    for (from, to) in &reached {
+        let both = |other: &&&str| reached.get(**other).is_some_and(|back| back.contains(from));
+        if to.contains(from) {
+            components.insert(to.iter().filter(both).copied().collect::<Vec<_>>());
+        }
+    }
+    let describe = |component: &Vec<&str>| {
+        let mut text = component.join(", ");
+        for from in component {
+            for (to, example) in edges[*from].iter().filter(|(to, _)| component.contains(&to.as_str())) {
+                text.push_str(&format!("\n    {from} -> {to}: {example}"));
+            }
+        }
+        text
+    };
+    components.iter().map(describe).collect()
+}
+
+#[test]
+fn crates_depend_on_crates_below_them_alone_and_in_no_cycle() {
+    let layer = |name: &str| {
+        let layer = LAYERS.iter().position(|layer| layer.contains(&name));
+        layer.unwrap_or_else(|| panic!("{name} is in no layer: add it to LAYERS"))
+    };
+    let mut edges = Edges::new();
+    for package in packages() {
+        for dependency in &package.dependencies {
+            assert!(
+                layer(dependency) < layer(&package.name),
+                "{} depends on {dependency}, which is not below it",
+                package.name
+            );
+        }
+        let targets = package.dependencies.into_iter().map(|name| (name, String::new()));
+        edges.insert(package.name, targets.collect());
+    }
+    assert_eq!(cycles(&edges), Vec::<String>::new());
+}
+
+#[test]
+fn no_module_uses_a_module_that_uses_it() {
+    let mut found = Vec::new();
+    for package in packages() {
+        for root in &package.roots {
+            let edges = module_edges(root);
+            assert!(!edges.is_empty(), "{}", root.display());
+            let cycles = cycles(&edges);
+            found.extend(cycles.iter().map(|cycle| format!("{}: {cycle}", package.name)));
+        }
+    }
+    assert!(found.is_empty(), "{} cycles:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn a_cycle_is_found_also_through_a_re_export() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    file("lib.rs", "mod a;\nmod b;\npub use a::A;\n#[cfg(test)]\nmod absent;\n");
+    file("a.rs", "pub struct A(Vec<crate::b::B>);\n");
+    file("b.rs", "pub struct B;\nfn f() { println!(\"{:?}\", crate::A::default()); }\n");
+    let edges = module_edges(&folder.path().join("lib.rs"));
+    assert_eq!(cycles(&edges), ["a, b\n    a -> b: b::B\n    b -> a: A"]);
+    file("b.rs", "pub struct B;\n");
+    let edges = module_edges(&folder.path().join("lib.rs"));
+    assert_eq!(cycles(&edges), Vec::<String>::new());
+}
