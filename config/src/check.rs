@@ -216,7 +216,7 @@ impl Checker<'_> {
         self.warnings.push(warning);
     }
 
-    /// What is at `at`, as far as it can be read.
+    /// Reads the value at `at`, as far as it is readable.
     fn read<T>(
         &self,
         at: &[String],

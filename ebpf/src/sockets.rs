@@ -70,7 +70,7 @@ const GRACE: Duration = Duration::from_millis(20);
 /// The interval at which a ring is drained while other programs are being loaded.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What can be chosen.
+/// Options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketsOptions {
     /// Size of the ring for closed connections and for what scans find, and of that of segments: a power of two, at least a

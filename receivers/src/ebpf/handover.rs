@@ -73,7 +73,7 @@ impl<P> Left<P> {
     }
 }
 
-/// What a receiver leaves.
+/// State that a receiver leaves to its replacement.
 #[derive(Debug)]
 pub(super) struct Handover {
     /// Its config.
