@@ -38,7 +38,7 @@ pub(crate) struct Checker<'a> {
     generator: SchemaGenerator,
 }
 
-/// What is known of the value at `at`.
+/// Known places at and below the value at `at`.
 struct Below<'a> {
     merged: &'a Merged,
     at: &'a [String],

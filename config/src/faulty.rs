@@ -7,7 +7,8 @@
 //! 3. Anything else is a mistake. A key that is wrong is taken out; a key that is missing gets a stand-in, so that what
 //!    surrounds it can be read.
 //!
-//! What is read then holds stand-ins and defaults in place of what was wrong. It is for further checks, not for use.
+//! The value then has stand-ins and defaults in place of wrong parts. It is for further checks, not
+//! for use.
 
 use std::collections::{HashMap, HashSet};
 
@@ -36,7 +37,7 @@ const MAX_MISTAKES: usize = 100;
 /// More attempts than this are not made. Each mistake takes a few.
 const MAX_ATTEMPTS: usize = 2000;
 
-/// What is known of a value besides itself. Paths are below it, indices those of the original lists.
+/// Further knowledge of a value. Paths are below it, indices those of the original lists.
 pub(crate) trait Source {
     /// Other ways to read the value at `path`, which now is `value`.
     fn others(&self, _path: &[String], _value: &Value) -> Vec<Value> {
@@ -83,7 +84,7 @@ impl Suggestion {
     }
 }
 
-/// What came of reading.
+/// Result of reading.
 pub(crate) struct Outcome<T> {
     /// `None` if it can't be read even without what is wrong.
     pub(crate) read: Option<T>,
@@ -145,7 +146,8 @@ struct Reading<'s> {
     shape: Option<Shape<'s>>,
     source: &'s dyn Source,
     removed: Removed,
-    /// How many of the other ways to read a value were tried, by its path, and what was wrong with the value itself.
+    /// Number of other ways in which a value was tried, by its path, and the error of the value
+    /// itself.
     tried: HashMap<Vec<String>, (usize, Kind)>,
     /// Where nothing more is reported.
     known: HashSet<Vec<String>>,

@@ -80,7 +80,7 @@ pub(crate) struct Merged {
     pub(crate) substituted: Vec<(String, String)>,
     /// Every file that was read for it.
     pub(crate) files: Vec<PathBuf>,
-    /// What is odd about the layers, but no mistake.
+    /// Suspicious settings of the layers that are not errors.
     pub(crate) warnings: Vec<Diagnostic>,
 }
 

@@ -470,7 +470,7 @@ fn a_config_that_nests_without_end_is_refused_and_no_stack_overflows() {
     assert!(Document::from_toml(&format!("a = {deep}")).is_err());
 }
 
-/// What the exporter `prometheus` came to be, as text.
+/// Resulting config of the exporter `prometheus`, as text.
 fn prometheus(config: &Config) -> String {
     format!("{:?}", config.exporters.values().next().unwrap())
 }

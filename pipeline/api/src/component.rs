@@ -206,7 +206,7 @@ pub struct Factory<C: ?Sized> {
     pub type_name: &'static str,
     /// One line for `flowtap components` and the config reference.
     pub summary: &'static str,
-    /// How much it may still change.
+    /// Stability of its behaviour and keys.
     pub stability: Stability,
     /// Reads a config of this type. `figment`'s error carries the path of the key and what was expected there.
     pub parse: fn(&Value) -> Result<Box<C>, figment::Error>,

@@ -66,7 +66,7 @@ pub struct FamilyConfig {
 }
 
 impl FamilyConfig {
-    /// What is wrong with the bounds of the buckets.
+    /// The reason why the bounds of the buckets are not valid.
     fn buckets_fault(&self, kind: FamilyKind) -> Option<String> {
         let buckets = self.buckets.as_deref()?;
         if !matches!(kind, FamilyKind::Histogram(_)) {
