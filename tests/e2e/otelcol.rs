@@ -304,7 +304,7 @@ fn the_collector_takes_everything_by_every_protocol_and_packing() {
         exporters: &text,
         set: &[
             // Also of loopback; histograms are then among what ends.
-            "processors.window.rtt_of_near_peers=true",
+            "processors.window.rtt_include_local_peers=true",
             "processors.window.metric_expiration=3s",
             &format!("service.telemetry.metrics.exporters=[{names}]"),
             "service.telemetry.metrics.interval=1s",

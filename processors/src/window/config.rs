@@ -33,7 +33,8 @@ pub struct Config {
     pub naming: Naming,
     /// Whether peers on this machine and in its cluster also have round-trip times: `localhost`,
     /// `docker`, `k8sPod`, `k8sSvc`, `dns`.
-    pub rtt_of_near_peers: bool,
+    #[serde(alias = "rtt_of_near_peers")]
+    pub rtt_include_local_peers: bool,
     /// Families whose exposure differs from the default, by their names without the namespace.
     #[schemars(extend("propertyNames" = BTreeMap::from([("enum", all_family_names())])))]
     pub families: BTreeMap<String, FamilyConfig>,
@@ -144,7 +145,7 @@ impl Default for Config {
             max_series: MAX_SERIES,
             metric_expiration: Duration::from_secs(600),
             naming: Naming::default(),
-            rtt_of_near_peers: false,
+            rtt_include_local_peers: false,
             families: BTreeMap::new(),
         }
     }
@@ -157,7 +158,7 @@ impl Config {
             FamilyId::Egress | FamilyId::Ingress => Some(RecordField::Role),
             FamilyId::K8s | FamilyId::Dns => Some(RecordField::Class),
             // Near peers are left out by their class.
-            FamilyId::Rtt | FamilyId::MinRtt if !self.rtt_of_near_peers => Some(RecordField::Class),
+            FamilyId::Rtt | FamilyId::MinRtt if !self.rtt_include_local_peers => Some(RecordField::Class),
             _ => None,
         }
     }
@@ -228,6 +229,12 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_former_name_of_a_key_is_accepted() {
+        let former = figment::value::Value::serialize(BTreeMap::from([("rtt_of_near_peers", true)])).unwrap();
+        assert!(former.deserialize::<Config>().unwrap().rtt_include_local_peers);
+    }
 
     #[test]
     fn families_and_labels_that_do_not_exist_are_told_with_what_does() {
