@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use figment::value::{Dict, Value};
 use flowtap_pipeline::{
-    ComponentConfig, ComponentId, ComponentKind, Factory, Fault, ProcessorConfig, Registry,
+    ComponentConfig, ComponentId, ComponentKind, Factory, ProcessorConfig, Registry, Violation,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -198,7 +198,7 @@ impl Checker<'_> {
         &mut self,
         at: &[String],
         mut outcome: Outcome<T>,
-        faults: impl FnOnce(&T) -> Vec<Fault>,
+        faults: impl FnOnce(&T) -> Vec<Violation>,
     ) -> Option<T> {
         self.report_mistakes(at, std::mem::take(&mut outcome.mistakes));
         for fault in outcome.read.as_ref().map(faults).unwrap_or_default() {
@@ -294,7 +294,7 @@ impl Checker<'_> {
             let schema = (factory.schema)(&mut self.generator).to_value();
             let outcome = self.read(&at, value, &schema, factory.parse);
             if let Some(config) = self.report_outcome(&at, outcome, |config| config.validate()) {
-                for Fault { path, message } in config.warnings() {
+                for Violation { path, message } in config.warnings() {
                     let (message, hint) = split_hint(&message);
                     self.warn(&[&at[..], &path].concat(), message, hint);
                 }

@@ -25,14 +25,14 @@ use crate::status::StatusBoard;
 
 /// Something in a component's config that is wrong although it is of the right type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct Violation {
     /// Where, below the component: `["tls", "ca_file"]`; an index is a decimal number; empty for the whole component.
     pub path: Vec<String>,
     /// Message, with `; hint: ` and what to do behind it.
     pub message: String,
 }
 
-impl Fault {
+impl Violation {
     /// A fault at the dotted path `at`.
     pub fn new(at: &str, message: impl Into<String>) -> Self {
         let path = at
@@ -105,12 +105,12 @@ impl<T: Serialize> ToValue for T {
 /// a type find the configs of that type.
 pub trait ComponentConfig: ToValue + Any + fmt::Debug + Send + Sync {
     /// Returns every fault of values that have the right type, not just the first.
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         Vec::new()
     }
 
     /// Returns what is odd about values that are valid, such as a key without effect.
-    fn warnings(&self) -> Vec<Fault> {
+    fn warnings(&self) -> Vec<Violation> {
         Vec::new()
     }
 

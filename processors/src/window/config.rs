@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, FamilyKind, Fault, HISTOGRAM_BUCKETS,
-    Naming, ProcessorConfig, ProcessorStage, RecordField, Signal, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, FamilyKind, HISTOGRAM_BUCKETS, Naming,
+    ProcessorConfig, ProcessorStage, RecordField, Signal, Stability, Violation,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,13 +81,13 @@ impl FamilyConfig {
         })
     }
 
-    fn validate(&self, name: &str, naming: Naming) -> Vec<Fault> {
+    fn validate(&self, name: &str, naming: Naming) -> Vec<Violation> {
         let path = |more: &[&str]| {
             let path = ["families", name].into_iter().chain(more.iter().copied());
             path.map(str::to_owned).collect()
         };
         let Some(definition) = FAMILIES.iter().find(|definition| definition.family.name == name) else {
-            return vec![Fault {
+            return vec![Violation {
                 path: path(&[]),
                 message: format!(
                     "unknown metric `{name}`; available: {}",
@@ -105,14 +105,14 @@ impl FamilyConfig {
                      `network_tcp_flow_ingress`, `network_k8s_tcp_flow` and `network_flow_dns`"
                 }
             };
-            return vec![Fault {
+            return vec![Violation {
                 path: path(&[]),
                 message: message.to_owned(),
             }];
         }
         let mut faults = Vec::new();
         if let Some(message) = self.buckets_fault(definition.named(naming).kind) {
-            faults.push(Fault {
+            faults.push(Violation {
                 path: path(&["buckets"]),
                 message,
             });
@@ -128,7 +128,7 @@ impl FamilyConfig {
             } else {
                 continue;
             };
-            faults.push(Fault {
+            faults.push(Violation {
                 path: path(&["labels", &index.to_string()]),
                 message,
             });
@@ -195,14 +195,14 @@ impl ComponentConfig for Config {
         contract
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if self.interval < Duration::from_millis(100) {
-            faults.push(Fault::new("interval", "must be at least 100ms"));
+            faults.push(Violation::new("interval", "must be at least 100ms"));
         }
         if self.metric_expiration < self.interval {
             let message = "must be at least `interval`, or series would expire between two changes";
-            faults.push(Fault::new("metric_expiration", message));
+            faults.push(Violation::new("metric_expiration", message));
         }
         faults.extend(
             self.families
