@@ -13,8 +13,8 @@ use serde::Deserialize;
 use crate::aliases::{self, Meant};
 use crate::config::{Config, Origins, PipelineConfig};
 use crate::diagnostic::{Diagnostic, key_of};
-use crate::faulty::{self, Mistake, Outcome, Suggestion, fill_in};
 use crate::layers::{Merged, SECTIONS};
+use crate::lenient::{self, DecodeError, Outcome, Suggestion, fill_in};
 use crate::secret;
 use crate::service::ServiceConfig;
 use crate::shape::Shape;
@@ -24,7 +24,7 @@ use crate::words::split_hint;
 /// A pipeline as it is written.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Written {
+struct RawPipeline {
     receivers: Vec<String>,
     processors: Vec<String>,
     exporters: Vec<String>,
@@ -44,7 +44,7 @@ struct Below<'a> {
     at: &'a [String],
 }
 
-impl faulty::Source for Below<'_> {
+impl lenient::Source for Below<'_> {
     fn others(&self, path: &[String], value: &Value) -> Vec<Value> {
         self.merged.others(&[self.at, path].concat(), value)
     }
@@ -187,8 +187,8 @@ impl Checker<'_> {
         self.diagnostics.push(diagnostic);
     }
 
-    fn report_mistakes(&mut self, above: &[String], mistakes: Vec<Mistake>) {
-        for Mistake { path, message, help } in mistakes {
+    fn report_mistakes(&mut self, above: &[String], mistakes: Vec<DecodeError>) {
+        for DecodeError { path, message, help } in mistakes {
             self.report(&[above, &path].concat(), message, help);
         }
     }
@@ -228,7 +228,7 @@ impl Checker<'_> {
             merged: self.merged,
             at,
         };
-        faulty::read(value, Some(Shape::new(schema)), &source, parse)
+        lenient::read(value, Some(Shape::new(schema)), &source, parse)
     }
 
     /// Sections that begin with `x-` hold what aliases stand for, and nothing else.
@@ -304,7 +304,7 @@ impl Checker<'_> {
         components
     }
 
-    fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<String, Written>) {
+    fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<String, RawPipeline>) {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
@@ -322,8 +322,8 @@ impl Checker<'_> {
                 self.report(&at, "must be a mapping", Some(help));
                 continue;
             }
-            let schema = Written::json_schema(&mut self.generator).to_value();
-            let outcome = self.read(&at, value, &schema, Value::deserialize::<Written>);
+            let schema = RawPipeline::json_schema(&mut self.generator).to_value();
+            let outcome = self.read(&at, value, &schema, Value::deserialize::<RawPipeline>);
             if let Some(written) = self.report_outcome(&at, outcome, |_| Vec::new()) {
                 pipelines.insert(name, written);
             }
@@ -341,7 +341,7 @@ impl Checker<'_> {
     fn pipeline(
         &mut self,
         name: &str,
-        written: &Written,
+        written: &RawPipeline,
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
     ) -> PipelineConfig {
         let of = |kind: ComponentKind| path(&["service", "pipelines", name, kind.section()]);
@@ -421,7 +421,7 @@ impl Checker<'_> {
     fn window(
         &mut self,
         pipeline: &str,
-        written: &Written,
+        written: &RawPipeline,
         ids: &[ComponentId],
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
     ) {
