@@ -17,7 +17,7 @@ use flowtap_pipeline::futures::FutureExt;
 use flowtap_pipeline::futures::future::BoxFuture;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, ExportService, Exported, Exporter, ExporterConfig,
-    Factory, FamilyKind, Fault, Points, Snapshot, Stability, StageError, export_with,
+    Factory, FamilyKind, Points, Snapshot, Stability, StageError, Violation, export_with,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,10 +50,10 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if !self.path.is_absolute() || self.path.file_name().is_none() {
-            faults.push(Fault::new("path", "must be the absolute path of a file"));
+            faults.push(Violation::new("path", "must be the absolute path of a file"));
         }
         faults
     }

@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use flowtap_pipeline::opentelemetry::KeyValue;
 use flowtap_pipeline::opentelemetry::metrics::Counter;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, FlowBatch, FlowRecord, Processor,
-    ProcessorConfig, ProcessorStage, RecordField, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, FlowBatch, FlowRecord, Processor,
+    ProcessorConfig, ProcessorStage, RecordField, Stability, Violation,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,9 +42,12 @@ struct Config {
 }
 
 impl ComponentConfig for Config {
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         if self.classes.is_empty() && self.ports.is_empty() {
-            return vec![Fault::new("", "drops nothing; hint: set `classes` or `ports`")];
+            return vec![Violation::new(
+                "",
+                "drops nothing; hint: set `classes` or `ports`",
+            )];
         }
         Vec::new()
     }

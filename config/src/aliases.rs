@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// What takes the place of a spelling.
+/// Replacement of a spelling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meant {
     /// A key of the same mapping.
@@ -27,7 +27,7 @@ pub struct Alias {
     pub at: &'static str,
     /// The key.
     pub name: &'static str,
-    /// What is meant.
+    /// Its replacement.
     pub meant: Meant,
 }
 
@@ -714,7 +714,7 @@ pub(crate) fn section(name: &str) -> Option<&'static Alias> {
     find(&[], name)
 }
 
-/// What is meant by `word` as the value of the last of `keys`, of which the indices are left out.
+/// The replacement of `word` as the value of the last of `keys`, without the indices.
 pub(crate) fn word(key: &str, word: &str) -> Option<&'static str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
     let mut words = WORDS.iter();

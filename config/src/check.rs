@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use figment::value::{Dict, Value};
 use flowtap_pipeline::{
-    ComponentConfig, ComponentId, ComponentKind, Factory, Fault, ProcessorConfig, Registry,
+    ComponentConfig, ComponentId, ComponentKind, Factory, ProcessorConfig, Registry, Violation,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -13,8 +13,8 @@ use serde::Deserialize;
 use crate::aliases::{self, Meant};
 use crate::config::{Config, Origins, PipelineConfig};
 use crate::diagnostic::{Diagnostic, key_of};
-use crate::faulty::{self, Mistake, Outcome, Suggestion, fill_in};
 use crate::layers::{Merged, SECTIONS};
+use crate::lenient::{self, DecodeError, Outcome, Suggestion, fill_in};
 use crate::secret;
 use crate::service::ServiceConfig;
 use crate::shape::Shape;
@@ -24,7 +24,7 @@ use crate::words::split_hint;
 /// A pipeline as it is written.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Written {
+struct RawPipeline {
     receivers: Vec<String>,
     processors: Vec<String>,
     exporters: Vec<String>,
@@ -38,13 +38,13 @@ pub(crate) struct Checker<'a> {
     generator: SchemaGenerator,
 }
 
-/// What is known of the value at `at`.
+/// Known places at and below the value at `at`.
 struct Below<'a> {
     merged: &'a Merged,
     at: &'a [String],
 }
 
-impl faulty::Source for Below<'_> {
+impl lenient::Source for Below<'_> {
     fn others(&self, path: &[String], value: &Value) -> Vec<Value> {
         self.merged.others(&[self.at, path].concat(), value)
     }
@@ -187,8 +187,8 @@ impl Checker<'_> {
         self.diagnostics.push(diagnostic);
     }
 
-    fn report_mistakes(&mut self, above: &[String], mistakes: Vec<Mistake>) {
-        for Mistake { path, message, help } in mistakes {
+    fn report_mistakes(&mut self, above: &[String], mistakes: Vec<DecodeError>) {
+        for DecodeError { path, message, help } in mistakes {
             self.report(&[above, &path].concat(), message, help);
         }
     }
@@ -198,7 +198,7 @@ impl Checker<'_> {
         &mut self,
         at: &[String],
         mut outcome: Outcome<T>,
-        faults: impl FnOnce(&T) -> Vec<Fault>,
+        faults: impl FnOnce(&T) -> Vec<Violation>,
     ) -> Option<T> {
         self.report_mistakes(at, std::mem::take(&mut outcome.mistakes));
         for fault in outcome.read.as_ref().map(faults).unwrap_or_default() {
@@ -216,7 +216,7 @@ impl Checker<'_> {
         self.warnings.push(warning);
     }
 
-    /// What is at `at`, as far as it can be read.
+    /// Reads the value at `at`, as far as it is readable.
     fn read<T>(
         &self,
         at: &[String],
@@ -228,7 +228,7 @@ impl Checker<'_> {
             merged: self.merged,
             at,
         };
-        faulty::read(value, Some(Shape::new(schema)), &source, parse)
+        lenient::read(value, Some(Shape::new(schema)), &source, parse)
     }
 
     /// Sections that begin with `x-` hold what aliases stand for, and nothing else.
@@ -294,7 +294,7 @@ impl Checker<'_> {
             let schema = (factory.schema)(&mut self.generator).to_value();
             let outcome = self.read(&at, value, &schema, factory.parse);
             if let Some(config) = self.report_outcome(&at, outcome, |config| config.validate()) {
-                for Fault { path, message } in config.warnings() {
+                for Violation { path, message } in config.warnings() {
                     let (message, hint) = split_hint(&message);
                     self.warn(&[&at[..], &path].concat(), message, hint);
                 }
@@ -304,7 +304,7 @@ impl Checker<'_> {
         components
     }
 
-    fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<String, Written>) {
+    fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<String, RawPipeline>) {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
@@ -322,8 +322,8 @@ impl Checker<'_> {
                 self.report(&at, "must be a mapping", Some(help));
                 continue;
             }
-            let schema = Written::json_schema(&mut self.generator).to_value();
-            let outcome = self.read(&at, value, &schema, Value::deserialize::<Written>);
+            let schema = RawPipeline::json_schema(&mut self.generator).to_value();
+            let outcome = self.read(&at, value, &schema, Value::deserialize::<RawPipeline>);
             if let Some(written) = self.report_outcome(&at, outcome, |_| Vec::new()) {
                 pipelines.insert(name, written);
             }
@@ -341,7 +341,7 @@ impl Checker<'_> {
     fn pipeline(
         &mut self,
         name: &str,
-        written: &Written,
+        written: &RawPipeline,
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
     ) -> PipelineConfig {
         let of = |kind: ComponentKind| path(&["service", "pipelines", name, kind.section()]);
@@ -421,7 +421,7 @@ impl Checker<'_> {
     fn window(
         &mut self,
         pipeline: &str,
-        written: &Written,
+        written: &RawPipeline,
         ids: &[ComponentId],
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
     ) {

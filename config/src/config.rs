@@ -150,5 +150,5 @@ fn section<C: ToValue + ?Sized>(
 }
 
 fn dict(value: Value) -> Dict {
-    crate::faulty::into_dict(value).unwrap_or_default()
+    crate::lenient::into_dict(value).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use figment::value::{Dict, Tag, Value};
 
 use crate::diagnostic::{Diagnostic, Origin};
-use crate::faulty::fill_in;
+use crate::lenient::fill_in;
 use crate::secret;
 
 /// Maximum nesting depth of a config: more than any real config needs, and little enough for the

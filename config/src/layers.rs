@@ -10,7 +10,7 @@ use flowtap_pipeline::Registry;
 use crate::defaults;
 use crate::diagnostic::{Diagnostic, Origin};
 use crate::document::{Document, value_and_texts, value_from_yaml};
-use crate::faulty::fill_in;
+use crate::lenient::fill_in;
 use crate::service_links;
 use crate::suggest::closest;
 use crate::{aliases, secret};
@@ -80,7 +80,7 @@ pub(crate) struct Merged {
     pub(crate) substituted: Vec<(String, String)>,
     /// Every file that was read for it.
     pub(crate) files: Vec<PathBuf>,
-    /// What is odd about the layers, but no mistake.
+    /// Suspicious settings of the layers that are not errors.
     pub(crate) warnings: Vec<Diagnostic>,
 }
 
@@ -359,7 +359,7 @@ fn nested(
         .into_iter()
         .rev()
         .fold(value, |value, key| Value::from(Dict::from([(key, value)])));
-    let mut source = Source::new(name, crate::faulty::into_dict(value)?);
+    let mut source = Source::new(name, crate::lenient::into_dict(value)?);
     source.document.texts = texts;
     Some(Source { literal, ..source })
 }

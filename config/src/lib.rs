@@ -20,7 +20,7 @@
 //! | [`layers`] | [`Layers`], and where each value came from |
 //! | [`document`] | a file's values and places: YAML and TOML |
 //! | [`substitute`] | `${env:X}`, `${file:P}` |
-//! | [`faulty`] | reading a struct although parts of it are wrong |
+//! | [`lenient`] | reading a struct although parts of it are wrong |
 //! | `words`, `shape` | messages in plain words; the form of values by their JSON Schema |
 //! | `suggest`, [`aliases`] | the key that was meant: typing mistakes, spellings of other programs |
 //! | [`log_level`] | levels of logs |
@@ -40,8 +40,8 @@ pub mod config;
 pub mod defaults;
 pub mod diagnostic;
 pub mod document;
-pub mod faulty;
 pub mod layers;
+pub mod lenient;
 pub mod log_level;
 pub mod reference;
 pub mod schema;

@@ -66,7 +66,7 @@ fn section<C: ComponentConfig + ?Sized>(
             sentence(factory.summary),
             declared(&default.contract(), factory)
         );
-        // What is wrong with a config in which nothing is set is what has to be set.
+        // The faults of a config without any setting are the keys that must be set.
         let required: Vec<_> = default.validate().into_iter().map(|fault| fault.path).collect();
         table(text, &(factory.schema)(generator).to_value(), &required);
     }

@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn secrets_are_found_however_deep() {
-        let mut values = crate::faulty::into_dict(
+        let mut values = crate::lenient::into_dict(
             crate::document::value_from_yaml(
                 "{a: [{password: hunter2}], basic_auth: {username: u, password: hunter2}, \
                  headers: {x: [hunter2], y: {z: hunter2}}, endpoint: 'http://u:hunter2@h', bearer_token: hunter2}",

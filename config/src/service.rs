@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flowtap_pipeline::schema::{AddressText, DurationText};
-use flowtap_pipeline::{Fault, address};
+use flowtap_pipeline::{Violation, address};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,31 +33,34 @@ pub struct ServiceConfig {
 
 impl ServiceConfig {
     /// Everything that is wrong with values of the right type.
-    pub(crate) fn validate(&self) -> Vec<Fault> {
+    pub(crate) fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         let wrong = self.telemetry.metrics.otlp.url().filter(|url| {
             let host = url.strip_prefix("http://");
             host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':']) || host.contains('@'))
         });
         if wrong.is_some() {
-            faults.push(Fault::new(
+            faults.push(Violation::new(
                 "telemetry.metrics.otlp.endpoint",
                 "is not a valid endpoint: expected http://host:port, such as http://127.0.0.1:4317; hint: for TLS, headers or HTTP \
                  name an `otlp` exporter in `telemetry.metrics.exporters`",
             ));
         }
         if let Err(message) = log_level::check(&self.telemetry.logs.level) {
-            faults.push(Fault::new("telemetry.logs.level", message));
+            faults.push(Violation::new("telemetry.logs.level", message));
         }
         if self.telemetry.resource.contains_key("") {
-            faults.push(Fault::new("telemetry.resource", "an attribute needs a name"));
+            faults.push(Violation::new("telemetry.resource", "an attribute needs a name"));
         }
         if self.telemetry.metrics.interval.is_zero() {
-            faults.push(Fault::new("telemetry.metrics.interval", "must be longer than 0s"));
+            faults.push(Violation::new(
+                "telemetry.metrics.interval",
+                "must be longer than 0s",
+            ));
         }
         if self.telemetry.logs.sampling.tick.is_zero() {
             let key = "telemetry.logs.sampling.tick";
-            faults.push(Fault::new(key, "must be longer than 0s"));
+            faults.push(Violation::new(key, "must be longer than 0s"));
         }
         faults.extend(self.memory_limiter.validate());
         faults
@@ -122,17 +125,17 @@ impl MemoryLimiterConfig {
         }
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if self.check_interval.is_zero() {
-            faults.push(Fault::new(
+            faults.push(Violation::new(
                 "memory_limiter.check_interval",
                 "must be longer than 0s",
             ));
         }
         if self.limit_mib > 0 && self.spike_mib() >= self.limit_mib {
             let message = format!("must be less than `limit_mib`, which is {}", self.limit_mib);
-            faults.push(Fault::new("memory_limiter.spike_limit_mib", message));
+            faults.push(Violation::new("memory_limiter.spike_limit_mib", message));
         }
         faults
     }

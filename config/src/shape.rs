@@ -93,7 +93,7 @@ impl<'s> Shape<'s> {
         self.pattern() == Some(schema::SIZE)
     }
 
-    /// What it must be, where this says more than serde does.
+    /// The expected value, where this is more specific than serde's message.
     pub(crate) fn wanted(self) -> Option<String> {
         let choices = self.choices();
         if !choices.is_empty() {
@@ -150,14 +150,14 @@ impl<'s> Shape<'s> {
         None
     }
 
-    /// How an entry of a list looks, if it is a mapping.
+    /// Form of an entry of a list, if it is a mapping.
     fn entry(self) -> Option<String> {
         let mut nodes = self.alternatives().into_iter();
         let item = nodes.find_map(|Shape(node)| node.get("items").map(Shape))?;
         item.mapping()
     }
 
-    /// How a mapping looks: its keys that must be set, or the first few.
+    /// Form of a mapping: its keys that must be set, or the first few.
     fn mapping(self) -> Option<String> {
         self.alternatives().into_iter().find_map(|Shape(node)| {
             let properties = node.get("properties")?.as_object()?;

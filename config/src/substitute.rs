@@ -21,7 +21,7 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// The reason why a value can't be used, and a hint.
 #[derive(Debug, PartialEq, Eq)]
-struct Failure {
+struct SubstitutionError {
     message: String,
     help: String,
 }
@@ -59,7 +59,7 @@ struct Substitution<'e> {
     texts: HashMap<Vec<String>, String>,
     substituted: Vec<(String, String)>,
     files: Vec<PathBuf>,
-    failures: Vec<(Vec<String>, Failure)>,
+    failures: Vec<(Vec<String>, SubstitutionError)>,
 }
 
 impl Substitution<'_> {
@@ -138,7 +138,11 @@ const fn is_scalar(value: &Value) -> bool {
 
 /// `text` with everything substituted, and whether it was one substitution and nothing else. Files that it names are added to
 /// `files`, whether they can be read or not.
-fn expand(text: &str, env: &[(String, String)], files: &mut Vec<PathBuf>) -> Result<(String, bool), Failure> {
+fn expand(
+    text: &str,
+    env: &[(String, String)],
+    files: &mut Vec<PathBuf>,
+) -> Result<(String, bool), SubstitutionError> {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -147,7 +151,7 @@ fn expand(text: &str, env: &[(String, String)], files: &mut Vec<PathBuf>) -> Res
             out.push('$');
             rest = after;
         } else if let Some(inner) = after.strip_prefix('{') {
-            let (inner, after) = inner.split_once('}').ok_or_else(|| Failure {
+            let (inner, after) = inner.split_once('}').ok_or_else(|| SubstitutionError {
                 message: "a `${` without its `}`".to_owned(),
                 help: "close it; a dollar sign is `$$`".to_owned(),
             })?;
@@ -163,13 +167,17 @@ fn expand(text: &str, env: &[(String, String)], files: &mut Vec<PathBuf>) -> Res
     Ok((out, whole))
 }
 
-fn lookup(inner: &str, env: &[(String, String)], files: &mut Vec<PathBuf>) -> Result<String, Failure> {
+fn lookup(
+    inner: &str,
+    env: &[(String, String)],
+    files: &mut Vec<PathBuf>,
+) -> Result<String, SubstitutionError> {
     if let Some(path) = inner.strip_prefix("file:") {
         files.push(PathBuf::from(path));
         return read(path);
     }
     let Some(reference) = inner.strip_prefix("env:") else {
-        return Err(Failure {
+        return Err(SubstitutionError {
             message: format!("`${{{inner}}}` is no substitution"),
             help: "write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}; a dollar sign is `$$`".to_owned(),
         });
@@ -182,15 +190,18 @@ fn lookup(inner: &str, env: &[(String, String)], files: &mut Vec<PathBuf>) -> Re
         .iter()
         .find(|(known, _)| known == name)
         .map(|(_, value)| value.as_str());
-    found.or(default).map(str::to_owned).ok_or_else(|| Failure {
-        message: format!("the environment variable {name} is not set"),
-        help: "set it, or give a default: ${env:NAME:-default}".to_owned(),
-    })
+    found
+        .or(default)
+        .map(str::to_owned)
+        .ok_or_else(|| SubstitutionError {
+            message: format!("the environment variable {name} is not set"),
+            help: "set it, or give a default: ${env:NAME:-default}".to_owned(),
+        })
 }
 
 /// Reads the file at `path`, without the newline at its end, which editors and `echo` add.
-fn read(path: &str) -> Result<String, Failure> {
-    let failed = |what: String| Failure {
+fn read(path: &str) -> Result<String, SubstitutionError> {
+    let failed = |what: String| SubstitutionError {
         message: format!("the file {path} can't be read: {what}"),
         help: "name a file that flowtap may read; its path is absolute, or from where flowtap is started"
             .to_owned(),
@@ -210,7 +221,7 @@ fn read(path: &str) -> Result<String, Failure> {
 mod tests {
     use super::*;
 
-    fn expanded(text: &str) -> Result<(String, bool), Failure> {
+    fn expanded(text: &str) -> Result<(String, bool), SubstitutionError> {
         expand(
             text,
             &[

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
-    ProcessorConfig, ProcessorStage, Receiver, ReceiverConfig, Registry, Signal, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, ProcessorConfig,
+    ProcessorStage, Receiver, ReceiverConfig, Registry, Signal, Stability, Violation,
 };
 use proptest::prelude::*;
 use schemars::JsonSchema;
@@ -39,9 +39,9 @@ fn nothing(context: &BuildContext) -> BuildError {
 }
 
 impl ComponentConfig for Made {
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         if self.size > 100 {
-            vec![Fault::new("size", "must be at most 100")]
+            vec![Violation::new("size", "must be at most 100")]
         } else {
             Vec::new()
         }
@@ -470,7 +470,7 @@ fn a_config_that_nests_without_end_is_refused_and_no_stack_overflows() {
     assert!(Document::from_toml(&format!("a = {deep}")).is_err());
 }
 
-/// What the exporter `prometheus` came to be, as text.
+/// Resulting config of the exporter `prometheus`, as text.
 fn prometheus(config: &Config) -> String {
     format!("{:?}", config.exporters.values().next().unwrap())
 }

@@ -124,7 +124,7 @@ impl Checker<'_> {
                         listed(&reaching)
                     );
                     self.report(&stage.path(pipeline), message, None);
-                    // What follows would be reported for the same reason.
+                    // Further errors would have the same cause.
                     return;
                 }
                 ComponentKind::Processor => {

@@ -135,7 +135,7 @@ pub(crate) fn text(found: &Actual) -> String {
     }
 }
 
-/// What a value is, as serde would find it.
+/// Kind of a value, as serde reports it.
 pub(crate) fn found(value: &Value) -> Actual {
     match value {
         Value::String(_, text) => Actual::Str(text.clone()),

@@ -61,10 +61,10 @@ struct {
 /* Of these programs. Set by the loader. */
 const volatile __u32 generation = 1;
 
-/* What these programs do at an event. */
+/* Task of these programs at an event. */
 enum duty {
-	DUTY_NONE,	/* they are not all attached yet */
-	DUTY_FOLLOW,	/* what the programs before them have not done */
+	DUTY_NONE,   /* they are not all attached yet */
+	DUTY_FOLLOW, /* the work that the programs before them have left */
 	DUTY_ALL,
 };
 

@@ -2,9 +2,10 @@
 /*
  * Mode `events` on the maps of mode `sockets`: a record for each received data segment.
  *
- * In: segments from tcp_probe. Out: on `segments` a flow_event each. State changes report opened and closed connections
- * (state.h). What a segment's record says and how it is put right is as in segments.h, which is for kernels without
- * these maps. As both modes remember the same of a connection, a reload can change from one to the other.
+ * In: segments from tcp_probe. Out: on `segments` a flow_event each. State changes report opened
+ * and closed connections (state.h). The contents of a segment's record and its correction are as in
+ * segments.h, which is for kernels without these maps. As both modes keep the same state of a
+ * connection, a reload can change from one to the other.
  */
 #ifndef FLOWTAP_PER_SEGMENT_H
 #define FLOWTAP_PER_SEGMENT_H
@@ -19,7 +20,7 @@ static __always_inline __u16 segment_tick(void)
 	return bpf_ktime_get_ns() >> 26;
 }
 
-/* What is known of the connection of a segment. One that is not known was open before and no walk found it: it counts
+/* State of the connection of a segment. An unknown one was open before and no walk found it: it counts
  * from now on. Once there was no room it may as well be one of those: its close counts all of it. */
 static __always_inline struct socket_state *state_of_segment(struct sock *sk, struct tcp_sock *tcp)
 {
@@ -52,8 +53,7 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 	read_totals(&now, sk, tcp);
 	now.received = received_with(&segment, &now, tcp);
 	if (!segment.payload && now.received == state->reported.received &&
-	    (now.sent == state->reported.sent ||
-	     (__u16)(tick - state->segment_tick) < (SENDER_REPORT_NS >> 26)))
+	    (now.sent == state->reported.sent || (__u16)(tick - state->segment_tick) < (SENDER_REPORT_NS >> 26)))
 		return;
 	event = bpf_ringbuf_reserve(&segments, sizeof(*event), 0);
 	if (!event) {

@@ -93,7 +93,7 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
 		return ITER_CONTINUE;
 	}
-	/* What moved is for the next segment to report, which has been ahead of the totals read here if it has just
+	/* The change is left to the next segment, which has been ahead of the totals read here if it has just
 	 * come. */
 	if (!per_segment) {
 		move_totals(&changed, &state->reported, &now);

@@ -11,7 +11,7 @@
  * reported this often. */
 #define SENDER_REPORT_NS 1000000000ULL
 
-/* What a segment carries, and where. */
+/* A segment's sequence range and length. */
 struct segment {
 	__u32 sequence;
 	__u32 payload;
@@ -34,8 +34,9 @@ static __always_inline void read_segment(struct segment *segment, struct sk_buff
 	segment->payload = length > header_bytes ? length - header_bytes : 0;
 }
 
-/* What the socket will have received once it has taken the segment in: a duplicate adds nothing, and what comes ahead
- * of a gap is counted when the gap is closed. Sequence numbers wrap, so they are compared by their differences. */
+/* Bytes that the socket will have received once it has taken the segment in: a duplicate adds
+ * nothing, and data ahead of a gap is counted when the gap is closed. Sequence numbers wrap, so
+ * they are compared by their differences. */
 static __always_inline __u64 received_with(const struct segment *segment, const struct totals *now,
 					   struct tcp_sock *tcp)
 {

@@ -44,8 +44,8 @@ struct socket_state {
 	__u8 role;		/* enum role */
 	__u8 pad;
 	__u16 segment_tick; /* of the last record of a segment: see segment_tick() */
-	__u64 since_ns; /* SYN_SENT, then ESTABLISHED or adoption */
-	__u32 netns;	/* inode number */
+	__u64 since_ns;	    /* SYN_SENT, then ESTABLISHED or adoption */
+	__u32 netns;	    /* inode number */
 	__u32 handshake_us;
 	__u64 cgroup_id;
 	__u32 pid;

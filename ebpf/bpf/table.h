@@ -24,7 +24,7 @@ __u32 table_closers = 0;
 /* The table has been used. */
 __u32 table_used = 0;
 
-/* How many entries it has. */
+/* Number of its entries. */
 __u32 table_entries = 0;
 
 static __always_inline struct socket_state *find_in_table(struct sock *sk)
@@ -43,8 +43,8 @@ static __always_inline struct socket_state *find_state(struct sock *sk)
 	return state ? state : find_in_table(sk);
 }
 
-/* Adds an entry, unless there is one, or the table has as many as it may. Its map may have room for more: a reload can
- * lower the limit and raise it again. */
+/* Adds an entry, unless there is one, or the table has as many as it may. Its map may have room for more: a reload
+ * can lower the limit and raise it again. */
 static __always_inline void add_entry(__u64 *cookie, struct table_entry *initial)
 {
 	__u32 zero = 0;

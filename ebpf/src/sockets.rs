@@ -64,13 +64,13 @@ const FEW_WITHOUT_STORAGE: u32 = 16_384;
 /// periods, which take some hundredths of a second.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
-/// How long a CPU may take that has begun to call the programs at a tracepoint.
+/// Maximum time for a CPU that has begun to call the programs at a tracepoint.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// The interval at which a ring is drained while other programs are being loaded.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What can be chosen.
+/// Options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketsOptions {
     /// Size of the ring for closed connections and for what scans find, and of that of segments: a power of two, at least a
@@ -127,7 +127,7 @@ struct RetiredRings {
     since: Instant,
 }
 
-/// What the programs of one object leave to those of another.
+/// State that the programs of one object leave to those of another.
 struct Known {
     maps: SharedMaps,
     control: Control,
@@ -166,9 +166,10 @@ impl Sockets {
         self.store != Store::Table || max_sockets <= self.table_capacity
     }
 
-    /// Changes the options without a gap. Where that takes other programs and rings, programs with the new options are attached
-    /// beside the old ones, and both know the same of every socket. The new ones are called after them at each event and do
-    /// what is left of it; then the old ones are detached. What is in the old rings is shown first.
+    /// Changes the options without a gap. Where that needs other programs and rings, programs with
+    /// the new options are attached beside the old ones, and both share the state of every socket.
+    /// The new ones are called after them at each event and do the remaining work; then the old
+    /// ones are detached. The contents of the old rings are read first.
     ///
     /// Loading takes longer than a small ring can wait for its reader, so what comes meanwhile is shown.
     ///

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flowtap_pipeline::plain::lines;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, ExportService, Exported, Exporter, ExporterConfig, Factory,
-    FamilyKind, FamilySnapshot, Fault, PairValue, Points, QueueConfig, Series, Snapshot, Stability,
-    StageError, Timestamp,
+    FamilyKind, FamilySnapshot, PairValue, Points, QueueConfig, Series, Snapshot, Stability, StageError,
+    Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -64,7 +64,7 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         naming::validate(&self.namespace).into_iter().collect()
     }
 }

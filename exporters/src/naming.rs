@@ -1,6 +1,6 @@
 //! Full names of families, as OTLP and as Prometheus spell them.
 
-use flowtap_pipeline::{Family, FamilyKind, Fault, Naming};
+use flowtap_pipeline::{Family, FamilyKind, Naming, Violation};
 
 /// The namespace of the Go exporter.
 pub const DEFAULT_NAMESPACE: &str = "primus_lens";
@@ -54,7 +54,7 @@ pub const fn pipeline_label(naming: Naming) -> &'static str {
 
 /// The reason why `namespace` is not a valid prefix of a metric's name (Prometheus data model,
 /// "Metric names").
-pub fn validate(namespace: &str) -> Option<Fault> {
+pub fn validate(namespace: &str) -> Option<Violation> {
     let first = |c: char| c.is_ascii_alphabetic() || c == '_' || c == ':';
     let ok = namespace.is_empty()
         || namespace.starts_with(first) && namespace.chars().all(|c| first(c) || c.is_ascii_digit());
@@ -62,7 +62,7 @@ pub fn validate(namespace: &str) -> Option<Fault> {
         let message = format!(
             "`{namespace}` can't begin a metric's name: letters, digits, `_` and `:`, no digit first"
         );
-        Fault::new("namespace", message)
+        Violation::new("namespace", message)
     })
 }
 

@@ -1,5 +1,5 @@
-//! What runs beside the pipelines: the admin listener, the daemon's own telemetry, watchers of the node and the cluster, the memory
-//! limiter, and notifications to systemd.
+//! Services beside the pipelines: the admin listener, the daemon's own telemetry, watchers of the
+//! node and the cluster, the memory limiter, and notifications to systemd.
 //!
 //! # Layout
 //!

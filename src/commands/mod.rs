@@ -25,7 +25,7 @@ use crate::exit::ExitError;
 /// Does what the arguments say.
 ///
 /// # Errors
-/// What the command failed by.
+/// The error of the command.
 pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitError> {
     match arguments.command {
         None => print(&Cli::command().render_help().to_string()),

@@ -13,7 +13,7 @@ use crate::exit::ExitError;
 /// and path that a component uses.
 ///
 /// # Errors
-/// What can't be built on this machine.
+/// A component that can't be built on this machine.
 pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
     // Some components want a runtime around them, even if nothing runs on it.
     let runtime = daemon::runtime()?;

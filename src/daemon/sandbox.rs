@@ -548,7 +548,7 @@ mod tests {
 
     #[test]
     fn a_value_that_happens_to_name_a_path_opens_nothing() {
-        // The package's folder has an entry `src`, which is no file of any component.
+        // The package's folder has an entry `src`, which is not a file of any component.
         let needs = Needs::of(&config(&[
             "exporters.prometheus.namespace=src",
             "exporters.prometheus.labels.cluster=/root",

@@ -186,7 +186,7 @@ fn the_increase_over_short_lived_peers_that_remote_write_brings_is_what_was_sent
         let daemon = Daemon::launch(Launch {
             list: "exporters: [prometheus, remote_write]",
             exporters: &exporter,
-            set: &["processors.window.rtt_of_near_peers=true"],
+            set: &["processors.window.rtt_include_local_peers=true"],
             ..Launch::default()
         });
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();

@@ -11,7 +11,7 @@ use crate::traffic::{Counted, exchange};
 
 const MIB: u64 = 1 << 20;
 
-/// How long after the end of a burst all must be as before.
+/// Time after the end of a burst within which all must be as before.
 const QUIET: Duration = Duration::from_secs(30);
 
 const CHECK: &str = "service.memory_limiter.check_interval=100ms";
@@ -24,7 +24,7 @@ fn start(set: &[&str]) -> Daemon {
     })
 }
 
-/// Memory that a daemon at rest has. Above its limit it returns what is free to the system with every check.
+/// Memory of an idle daemon. Above its limit it returns what is free to the system with every check.
 fn at_rest() -> u64 {
     let daemon = start(&[
         "service.memory_limiter.limit_mib=2",

@@ -19,7 +19,8 @@ use crate::peers::{ask_until, listens};
 use crate::require;
 use crate::traffic::{Counted, exchange};
 
-/// A Collector with gRPC and HTTP, which may be stopped and started again. What it took stays.
+/// A Collector with gRPC and HTTP, which may be stopped and started again. Its received data is
+/// kept.
 struct Otelcol {
     program: PathBuf,
     child: Option<Child>,
@@ -28,7 +29,8 @@ struct Otelcol {
     http: SocketAddr,
 }
 
-/// How a Collector behaves: keys of its receiver's gRPC server and HTTP server, and of its exporter `lines`.
+/// Behaviour of a Collector: keys of its receiver's gRPC server and HTTP server, and of its
+/// exporter `lines`.
 #[derive(Clone, Copy, Default)]
 struct Behaviour {
     grpc: &'static str,
@@ -100,7 +102,7 @@ impl Otelcol {
         if protocol == "grpc" { self.grpc } else { self.http }
     }
 
-    /// How many requests have reached it, answered or not.
+    /// Number of requests that have reached it, answered or not.
     fn arrived(&self) -> usize {
         let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         log.matches("request arrived").count()
@@ -237,7 +239,7 @@ fn points(request: &Value) -> Vec<Point> {
     found
 }
 
-/// What a store would object to in totals that came one after the other.
+/// Faults that a store would find in consecutive totals.
 fn faults(points: &[Point]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut streams: BTreeMap<_, &Point> = BTreeMap::new();
@@ -301,8 +303,8 @@ fn the_collector_takes_everything_by_every_protocol_and_packing() {
         list: &format!("exporters: [debug, {names}]"),
         exporters: &text,
         set: &[
-            // Of loopback, too; histograms are then among what ends.
-            "processors.window.rtt_of_near_peers=true",
+            // Also of loopback; histograms are then among what ends.
+            "processors.window.rtt_include_local_peers=true",
             "processors.window.metric_expiration=3s",
             &format!("service.telemetry.metrics.exporters=[{names}]"),
             "service.telemetry.metrics.interval=1s",
@@ -342,7 +344,7 @@ fn the_collector_takes_everything_by_every_protocol_and_packing() {
         assert_eq!(faults(&points), Vec::<String>::new(), "{name}");
         check_resource(&points);
         check_histograms(&points, &peer.to_string());
-        // What the daemon says of itself came the same way: of this exporter, what it had sent.
+        // The daemon's own metrics came the same way: the sent points of this exporter.
         let sent: Vec<_> = points
             .iter()
             .filter(|point| point.name == "flowtap.exporter_sent_metric_points")
@@ -407,7 +409,7 @@ struct Case {
     collector: Otelcol,
 }
 
-/// An exporter for each protocol, from memory and from disk below `dir`, with `keys` besides.
+/// An exporter for each protocol, from memory and from disk below `dir`, with `keys` in addition.
 fn cases(dir: &std::path::Path, host: Option<Ipv4Addr>, keys: &str) -> Option<(Vec<Case>, String)> {
     let (mut cases, mut text) = (Vec::new(), String::new());
     for protocol in PROTOCOLS {

@@ -81,7 +81,7 @@ fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_
             &format!("processors.window.naming={naming}"),
             "exporters.prometheus.created_timestamps=all",
             "exporters.prometheus.timestamps=true",
-            "processors.window.rtt_of_near_peers=true",
+            "processors.window.rtt_include_local_peers=true",
             &format!("processors.window.families.{family}.labels=[raddr, rport, direction, type, comm]"),
         ]);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -183,7 +183,7 @@ fn the_metrics_reference_is_what_the_code_says() {
     check("docs/metrics.md", &text);
 }
 
-/// The part of docs/config.md that is no list of keys.
+/// The part of docs/config.md before the lists of keys.
 const CONFIG_HEAD: &str = "# Config
 
 Generated from the code by `make references`: do not edit.

@@ -65,7 +65,7 @@ fn what_is_printed_as_the_config_is_valid_by_the_schema() {
 const GOOD: [&str; 6] = [
     "",
     "receivers:\n  ebpf:\n  sock_diag/second: {interval: 1m 30s}\n",
-    "processors: {window: {max_series: '${env:N}', rtt_of_near_peers: '${env:R:-true}'}}",
+    "processors: {window: {max_series: '${env:N}', rtt_include_local_peers: '${env:R:-true}'}}",
     "exporters: {prometheus: {endpoint: '[::1]:9464', tls: {cert_file: a, key_file: '${file:/k}'}}}",
     "service: {admin: {endpoint: null}, pipelines: {x: {receivers: [ebpf/a], processors: [window], exporters: [otlp]}}}",
     "exporters: {otlp: {protocol: http/json, compression: '${env:C}', sending_queue: {when_full: block}}}",

@@ -174,7 +174,7 @@ fn a_real_prometheus_scrapes_by_protobuf_what_it_scrapes_by_text() {
     };
     let daemon = Daemon::start(&[
         // Also of loopback.
-        "processors.window.rtt_of_near_peers=true",
+        "processors.window.rtt_include_local_peers=true",
         "processors.window.metric_expiration=1h",
     ]);
     let stores = ["PrometheusProto", "PrometheusText0.0.4"].map(|protocol| {
@@ -329,7 +329,7 @@ fn a_real_prometheus_is_written_by_2_0_what_it_is_by_1_0_and_histograms_whole() 
         exporters: &exporters.concat(),
         set: &[
             // Also of loopback.
-            "processors.window.rtt_of_near_peers=true",
+            "processors.window.rtt_include_local_peers=true",
             "processors.window.metric_expiration=3s",
         ],
         ..Launch::default()

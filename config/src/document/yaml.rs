@@ -47,7 +47,7 @@ type Places = BTreeMap<Vec<String>, Place>;
 /// The text of each number and truth value, by its path.
 pub(super) type Texts = BTreeMap<Vec<String>, String>;
 
-/// What an anchor marks. Paths are below it.
+/// Value marked by an anchor. Paths are below it.
 struct Marked {
     value: Value,
     places: Vec<(Vec<String>, Place)>,
@@ -139,7 +139,7 @@ impl<'t> Reader<'t> {
         Ok(value)
     }
 
-    /// What the alias of `anchor` stands for.
+    /// A copy of the value that `anchor` marks.
     fn copy(&mut self, anchor: usize, span: &Span) -> Result<Value, SyntaxError> {
         let Some(marked) = self.anchors.get(&anchor) else {
             return Err(at(span, "the alias stands for a value that it is part of"));
@@ -245,7 +245,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// What `map` has at `path` and below, by the rest of its paths.
+/// Entries of `map` at `path` and below, by the rest of their paths.
 fn below<T: Clone>(map: &BTreeMap<Vec<String>, T>, path: &[String]) -> Vec<(Vec<String>, T)> {
     let from = map
         .range(path.to_vec()..)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use flowtap_pipeline::schema::{DurationText, SizeText};
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
-    QueueConfig, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, QueueConfig,
+    Stability, Violation,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -116,10 +116,10 @@ impl Config {
 }
 
 impl ComponentConfig for Config {
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if let Err(message) = Names::new(&self.path, self.extension()) {
-            faults.push(Fault::new("path", message));
+            faults.push(Violation::new("path", message));
         }
         let unfit = match (self.format, self.compression()) {
             (Format::Json, Compression::Snappy | Compression::Zstd) => {
@@ -130,13 +130,13 @@ impl ComponentConfig for Config {
             }
             _ => None,
         };
-        faults.extend(unfit.map(|message| Fault::new("compression", message)));
+        faults.extend(unfit.map(|message| Violation::new("compression", message)));
         faults.extend(naming::validate(&self.namespace));
         if self.rotation.max_bytes == 0 {
-            faults.push(Fault::new("rotation.max_bytes", "must be more than 0"));
+            faults.push(Violation::new("rotation.max_bytes", "must be more than 0"));
         }
         if self.rotation.max_age.is_zero() {
-            faults.push(Fault::new("rotation.max_age", "must be longer than 0s"));
+            faults.push(Violation::new("rotation.max_age", "must be longer than 0s"));
         }
         faults
     }

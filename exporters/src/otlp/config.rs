@@ -9,8 +9,8 @@ use std::time::Duration;
 use flowtap_pipeline::address;
 use flowtap_pipeline::schema::{DurationText, SizeText};
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
-    QueueConfig, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, QueueConfig,
+    Stability, Violation,
 };
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
@@ -270,7 +270,7 @@ impl Resolved {
 
 impl Config {
     /// With the environment of this process.
-    pub(super) fn resolved(&self) -> Result<Resolved, Fault> {
+    pub(super) fn resolved(&self) -> Result<Resolved, Violation> {
         self.resolve(&of_process, &mut Vec::new())
     }
 
@@ -279,8 +279,8 @@ impl Config {
     fn resolve(
         &self,
         variable: &dyn Fn(&str) -> Option<String>,
-        ignored: &mut Vec<Fault>,
-    ) -> Result<Resolved, Fault> {
+        ignored: &mut Vec<Violation>,
+    ) -> Result<Resolved, Violation> {
         let given = |name: &str| variable(name).filter(|value| !value.is_empty());
         let named = |suffix: &str| {
             let both = ["OTEL_EXPORTER_OTLP_METRICS_", "OTEL_EXPORTER_OTLP_"];
@@ -290,7 +290,7 @@ impl Config {
         };
         let mut ignore = |key: &str, (name, value): (&str, &str), expected: &str, used: &str| {
             let message = format!("{name} is ignored, {used} is used: expected {expected}, found `{value}`");
-            ignored.push(Fault::new(key, message));
+            ignored.push(Violation::new(key, message));
         };
         let protocol = self.protocol.or_else(|| {
             let (name, value) = named("PROTOCOL")?;
@@ -383,7 +383,7 @@ impl Config {
         protocol: Protocol,
         given: &dyn Fn(&str) -> Option<String>,
         has_headers: bool,
-    ) -> Result<Endpoint, Fault> {
+    ) -> Result<Endpoint, Violation> {
         let variable = |name: &'static str| given(name).map(|value| (name, value));
         let own = |key, value: &Option<String>| value.clone().map(|value| (key, value));
         // The first that is set counts; those of metrics are used as they are.
@@ -401,8 +401,8 @@ impl Config {
         let default = || ("endpoint", "127.0.0.1".to_owned());
         let (origin, text) = full.or(base).unwrap_or_else(default);
         let fault = |message: &str| match origin {
-            "endpoint" | "metrics_endpoint" => Fault::new(origin, message),
-            variable => Fault::new("endpoint", format!("{variable}: {message}")),
+            "endpoint" | "metrics_endpoint" => Violation::new(origin, message),
+            variable => Violation::new("endpoint", format!("{variable}: {message}")),
         };
         let url = address::with_scheme(&text, protocol.default_port(), self.tls != ClientTls::default());
         let endpoint = Endpoint::parse(&url).map_err(|error| {
@@ -446,7 +446,7 @@ fn parse_headers(text: &str) -> Option<BTreeMap<String, String>> {
 }
 
 impl ComponentConfig for Config {
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults: Vec<_> = naming::validate(&self.namespace).into_iter().collect();
         let resolved = match self.resolved() {
             Ok(resolved) => resolved,
@@ -466,17 +466,20 @@ impl ComponentConfig for Config {
         };
         if self.metrics_endpoint.is_some() && resolved.protocol == Protocol::Grpc {
             let message = "is only for HTTP; hint: use `endpoint` with `protocol: grpc`";
-            faults.push(Fault::new("metrics_endpoint", message));
+            faults.push(Violation::new("metrics_endpoint", message));
         }
         if let Some(url) = &self.proxy_url
             && Proxy::parse(url).is_none()
         {
             let message =
                 "invalid proxy: expected `http://host:port`, `https://host:port` or `socks5://host:port`";
-            faults.push(Fault::new("proxy_url", message));
+            faults.push(Violation::new("proxy_url", message));
         }
         if resolved.connect_timeout > resolved.timeout {
-            faults.push(Fault::new("connect_timeout", "must not be longer than `timeout`"));
+            faults.push(Violation::new(
+                "connect_timeout",
+                "must not be longer than `timeout`",
+            ));
         }
         for (key, duration) in [
             ("interval", self.interval),
@@ -486,7 +489,7 @@ impl ComponentConfig for Config {
             ("keepalive.timeout", resolved.keepalive.1),
         ] {
             if duration.is_zero() {
-                faults.push(Fault::new(key, "must be longer than 0s"));
+                faults.push(Violation::new(key, "must be longer than 0s"));
             }
         }
         faults.extend(self.retry.validate());
@@ -495,17 +498,17 @@ impl ComponentConfig for Config {
         let together = if self.zero_points { 2 } else { 1 };
         if self.max_points_per_request.get() < together {
             let message = "must be at least 2 with `zero_points`: a series' first point and the 0 before it go together";
-            faults.push(Fault::new("max_points_per_request", message));
+            faults.push(Violation::new("max_points_per_request", message));
         }
         if self.max_request_bytes < 16 << 10 {
-            faults.push(Fault::new("max_request_bytes", "must be at least 16384"));
+            faults.push(Violation::new("max_request_bytes", "must be at least 16384"));
         }
         for (name, value) in &resolved.headers {
             let valid = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes()).is_ok()
                 && HeaderValue::from_str(value).is_ok();
             if !valid {
                 let path = vec!["headers".to_owned(), name.clone()];
-                faults.push(Fault {
+                faults.push(Violation {
                     path,
                     message: "is not a valid header: printable ASCII only".to_owned(),
                 });
@@ -514,19 +517,19 @@ impl ComponentConfig for Config {
         faults
     }
 
-    fn warnings(&self) -> Vec<Fault> {
+    fn warnings(&self) -> Vec<Violation> {
         let mut warnings = Vec::new();
         let Ok(resolved) = self.resolve(&of_process, &mut warnings) else {
             return warnings;
         };
         if self.tls != ClientTls::default() && !resolved.endpoint.is_tls() {
-            warnings.push(Fault::new(
+            warnings.push(Violation::new(
                 "tls",
                 "has no effect with an endpoint `http://`; hint: write `https://`, or remove it",
             ));
         }
         if self.keepalive != KeepaliveConfig::default() && resolved.protocol != Protocol::Grpc {
-            warnings.push(Fault::new(
+            warnings.push(Violation::new(
                 "keepalive",
                 "has an effect with `protocol: grpc` only; hint: remove it",
             ));
@@ -597,15 +600,15 @@ mod tests {
         );
     }
 
-    fn resolved(config: &Config, variables: &[(&str, &str)]) -> Result<Resolved, Fault> {
+    fn resolved(config: &Config, variables: &[(&str, &str)]) -> Result<Resolved, Violation> {
         resolved_with(config, variables, &mut Vec::new())
     }
 
     fn resolved_with(
         config: &Config,
         variables: &[(&str, &str)],
-        ignored: &mut Vec<Fault>,
-    ) -> Result<Resolved, Fault> {
+        ignored: &mut Vec<Violation>,
+    ) -> Result<Resolved, Violation> {
         let variable = |name: &str| {
             let variable = variables.iter().find(|(key, _)| *key == name);
             variable.map(|(_, value)| (*value).to_owned())

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use flowtap_pipeline::schema::{AddressText, DurationText};
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
-    QueueConfig, Stability, WhenFull,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, QueueConfig,
+    Stability, Violation, WhenFull,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -92,10 +92,10 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults: Vec<_> = naming::validate(&self.namespace).into_iter().collect();
         for name in self.labels.keys().filter(|name| !naming::is_label(name)) {
-            faults.push(Fault {
+            faults.push(Violation {
                 path: vec!["labels".to_owned(), name.clone()],
                 message: format!(
                     "`{name}` can't be a label's name: letters, digits and `_`, no digit first, not `__`"
@@ -103,20 +103,20 @@ impl ComponentConfig for Config {
             });
         }
         if self.timeout.is_zero() {
-            faults.push(Fault::new("timeout", "must be longer than 0s"));
+            faults.push(Violation::new("timeout", "must be longer than 0s"));
         }
         if self
             .basic_auth
             .as_ref()
             .is_some_and(|auth| auth.username.contains(':'))
         {
-            faults.push(Fault {
+            faults.push(Violation {
                 path: vec!["basic_auth".to_owned(), "username".to_owned()],
                 message: "can't have a colon: it ends the name (RFC 7617)".to_owned(),
             });
         }
         let empty = |path: &[&str]| {
-            Fault {
+            Violation {
             path: path.iter().map(|&key| key.to_owned()).collect(),
             message: "is empty, so it would protect nothing; hint: check the variable or file that it comes from, or remove the key"
                 .to_owned(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::{Exported, Fault};
+use flowtap_pipeline::{Exported, Violation};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
@@ -55,7 +55,7 @@ impl Default for RetryConfig {
 
 impl RetryConfig {
     /// Violations of its settings.
-    pub(crate) fn validate(&self) -> impl Iterator<Item = Fault> {
+    pub(crate) fn validate(&self) -> impl Iterator<Item = Violation> {
         let positive = [
             ("initial_interval", self.initial_interval),
             ("max_interval", self.max_interval),
@@ -63,7 +63,7 @@ impl RetryConfig {
         positive
             .into_iter()
             .filter(|(_, duration)| duration.is_zero())
-            .map(|(key, _)| Fault {
+            .map(|(key, _)| Violation {
                 path: vec!["retry".to_owned(), key.to_owned()],
                 message: "must be longer than 0s".to_owned(),
             })

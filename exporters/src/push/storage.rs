@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use flowtap_pipeline::schema::SizeText;
-use flowtap_pipeline::{BuildContext, Fault, Timestamp, WhenFull};
+use flowtap_pipeline::{BuildContext, Timestamp, Violation, WhenFull};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
@@ -65,16 +65,16 @@ const fn max_bytes() -> u64 {
 
 impl StorageConfig {
     /// A violation of its settings, if any.
-    pub(crate) fn validate(&self) -> Option<Fault> {
+    pub(crate) fn validate(&self) -> Option<Violation> {
         let path = |key: &str| vec!["storage".to_owned(), key.to_owned()];
         if self.when_full == WhenFull::Block {
-            return Some(Fault {
+            return Some(Violation {
                 path: path("when_full"),
                 message: "a full disk would stop the exporter; expected drop_oldest or drop_newest"
                     .to_owned(),
             });
         }
-        (self.max_bytes < 1 << 20).then(|| Fault {
+        (self.max_bytes < 1 << 20).then(|| Violation {
             path: path("max_bytes"),
             message: "must be at least 1048576, to hold a request".to_owned(),
         })

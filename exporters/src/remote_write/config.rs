@@ -7,8 +7,8 @@ use flowtap_pipeline::address;
 use flowtap_pipeline::resource::SERVICE_NAME;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, Fault,
-    HISTOGRAM_BUCKETS, QueueConfig, Resource, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory,
+    HISTOGRAM_BUCKETS, QueueConfig, Resource, Stability, Violation,
 };
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue};
@@ -156,11 +156,11 @@ impl Config {
         )
     }
 
-    fn endpoint_fault(&self) -> Option<Fault> {
+    fn endpoint_fault(&self) -> Option<Violation> {
         const EXAMPLE: &str = "http://127.0.0.1:9090/api/v1/write";
         if self.endpoint.is_empty() {
             let message = format!("must be set: the URL to write to, such as {EXAMPLE}");
-            return Some(Fault::new("endpoint", message));
+            return Some(Violation::new("endpoint", message));
         }
         let endpoint = self.parsed_endpoint();
         let secret = self.basic_auth.is_some() || self.bearer_token.is_some() || !self.headers.is_empty();
@@ -170,17 +170,17 @@ impl Config {
                 "no scheme, and credentials or `headers` may be secret; hint: write `https://{text}`, or `http://{text}` to send \
                  them unencrypted"
             );
-            return Some(Fault::new("endpoint", message));
+            return Some(Violation::new("endpoint", message));
         }
         let error = endpoint.err()?;
         let hint = match &error {
             EndpointError::UserInfo => "; hint: put them into `basic_auth`",
             EndpointError::Invalid { .. } => "",
         };
-        Some(Fault::new("endpoint", format!("{error}{hint}")))
+        Some(Violation::new("endpoint", format!("{error}{hint}")))
     }
 
-    fn connection_faults(&self) -> impl Iterator<Item = Fault> {
+    fn connection_faults(&self) -> impl Iterator<Item = Violation> {
         let proxy = self
             .proxy_url
             .as_ref()
@@ -188,7 +188,7 @@ impl Config {
             .map(|_| {
                 let message =
                     "invalid proxy: expected `http://host:port`, `https://host:port` or `socks5://host:port`";
-                Fault::new("proxy_url", message)
+                Violation::new("proxy_url", message)
             });
         let connect = self.connect_timeout.and_then(|connect_timeout| {
             let message = if connect_timeout.is_zero() {
@@ -198,7 +198,7 @@ impl Config {
             } else {
                 return None;
             };
-            Some(Fault::new("connect_timeout", message))
+            Some(Violation::new("connect_timeout", message))
         });
         proxy.into_iter().chain(connect)
     }
@@ -219,7 +219,7 @@ impl Config {
         })
     }
 
-    fn header_faults(&self) -> impl Iterator<Item = Fault> {
+    fn header_faults(&self) -> impl Iterator<Item = Violation> {
         self.headers.iter().filter_map(|(name, value)| {
             let message = match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 (Ok(name), _) if is_reserved(&name) => "is a header that the exporter sets itself",
@@ -233,7 +233,7 @@ impl Config {
         })
     }
 
-    fn label_faults(&self) -> impl Iterator<Item = Fault> {
+    fn label_faults(&self) -> impl Iterator<Item = Violation> {
         let maps = [
             ("external_labels", &self.external_labels),
             ("resource_labels", &self.resource_labels),
@@ -253,19 +253,19 @@ impl Config {
 
     /// Violations of the credentials. An empty one is most often that of a variable or file that is
     /// empty.
-    fn auth_faults(&self) -> impl Iterator<Item = Fault> {
+    fn auth_faults(&self) -> impl Iterator<Item = Violation> {
         let colon = self
             .basic_auth
             .as_ref()
             .filter(|auth| auth.username.contains(':'))
             .map(|_| {
-                Fault::new(
+                Violation::new(
                     "basic_auth.username",
                     "can't have a colon: it ends the name (RFC 7617)",
                 )
             });
         let two = (self.basic_auth.is_some() && self.bearer_token.is_some()).then(|| {
-            Fault::new(
+            Violation::new(
                 "bearer_token",
                 "can't be combined with `basic_auth`: set one of them",
             )
@@ -274,17 +274,17 @@ impl Config {
             .bearer_token
             .as_ref()
             .filter(|token| HeaderValue::try_from(*token).is_err())
-            .map(|_| Fault::new("bearer_token", "can't be sent: printable ASCII only"));
+            .map(|_| Violation::new("bearer_token", "can't be sent: printable ASCII only"));
         let no_password = self
             .basic_auth
             .as_ref()
             .filter(|auth| auth.password.is_empty())
-            .map(|_| Fault::new("basic_auth.password", EMPTY));
+            .map(|_| Violation::new("basic_auth.password", EMPTY));
         let no_token = self
             .bearer_token
             .as_ref()
             .filter(|token| token.trim().is_empty())
-            .map(|_| Fault::new("bearer_token", EMPTY));
+            .map(|_| Violation::new("bearer_token", EMPTY));
         [colon, two, token, no_password, no_token].into_iter().flatten()
     }
 }
@@ -304,8 +304,8 @@ fn is_reserved(name: &HeaderName) -> bool {
 }
 
 /// A fault at an entry of a map. The entry's name may hold dots.
-fn below(map: &str, entry: &str, message: impl Into<String>) -> Fault {
-    Fault {
+fn below(map: &str, entry: &str, message: impl Into<String>) -> Violation {
+    Violation {
         path: vec![map.to_owned(), entry.to_owned()],
         message: message.into(),
     }
@@ -321,21 +321,21 @@ impl ComponentConfig for Config {
         }
     }
 
-    fn warnings(&self) -> Vec<Fault> {
+    fn warnings(&self) -> Vec<Violation> {
         let over_tls = self.parsed_endpoint().is_ok_and(|endpoint| endpoint.is_tls());
         let tls = (self.tls != ClientTls::default() && !over_tls).then(|| {
             let message = "has no effect with an endpoint `http://`; hint: write `https://`, or remove it";
-            Fault::new("tls", message)
+            Violation::new("tls", message)
         });
         tls.into_iter().chain(self.path_warning()).collect()
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults: Vec<_> = self.endpoint_fault().into_iter().collect();
         faults.extend(naming::validate(&self.namespace));
         let positive = [("interval", self.interval), ("timeout", self.timeout)];
         for (key, _) in positive.into_iter().filter(|(_, duration)| duration.is_zero()) {
-            faults.push(Fault::new(key, "must be longer than 0s"));
+            faults.push(Violation::new(key, "must be longer than 0s"));
         }
         faults.extend(self.connection_faults());
         faults.extend(self.retry.validate());
@@ -348,22 +348,22 @@ impl ComponentConfig for Config {
             let message = format!(
                 "must be at least {together}: the samples of a histogram, and their zeros, are sent together"
             );
-            faults.push(Fault::new("max_samples_per_send", message));
+            faults.push(Violation::new("max_samples_per_send", message));
         }
         if self.send_native_histograms && self.protobuf_message == ProtobufMessage::V1 {
             let message = "needs `protobuf_message: io.prometheus.write.v2.Request`: the message of 1.0 does not support them";
-            faults.push(Fault::new("send_native_histograms", message));
+            faults.push(Violation::new("send_native_histograms", message));
         }
         faults
     }
 }
 
 impl Config {
-    fn path_warning(&self) -> Option<Fault> {
+    fn path_warning(&self) -> Option<Violation> {
         let endpoint = self.parsed_endpoint().ok()?;
         let bare = endpoint.socket().is_none() && endpoint.uri().path_and_query()?.as_str() == "/";
         bare.then(|| {
-            Fault::new(
+            Violation::new(
                 "endpoint",
                 "has no path, and a Prometheus takes nothing there; hint: append `/api/v1/write`, or the path of another store",
             )

@@ -54,7 +54,7 @@ pub enum TelemetryError {
     Filter {
         /// The key of the config, or the variable, that has it.
         key: &'static str,
-        /// What is wrong, and what is allowed.
+        /// The error, and the allowed values.
         message: String,
     },
     /// Of the library of the logs.

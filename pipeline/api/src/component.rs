@@ -25,14 +25,14 @@ use crate::status::StatusBoard;
 
 /// Something in a component's config that is wrong although it is of the right type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct Violation {
     /// Where, below the component: `["tls", "ca_file"]`; an index is a decimal number; empty for the whole component.
     pub path: Vec<String>,
     /// Message, with `; hint: ` and what to do behind it.
     pub message: String,
 }
 
-impl Fault {
+impl Violation {
     /// A fault at the dotted path `at`.
     pub fn new(at: &str, message: impl Into<String>) -> Self {
         let path = at
@@ -124,12 +124,12 @@ impl<T: Serialize> ToValue for T {
 /// a type find the configs of that type.
 pub trait ComponentConfig: ToValue + Any + fmt::Debug + Send + Sync {
     /// Returns every fault of values that have the right type, not just the first.
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         Vec::new()
     }
 
     /// Returns what is odd about values that are valid, such as a key without effect.
-    fn warnings(&self) -> Vec<Fault> {
+    fn warnings(&self) -> Vec<Violation> {
         Vec::new()
     }
 
@@ -225,7 +225,7 @@ pub struct Factory<C: ?Sized> {
     pub type_name: &'static str,
     /// One line for `flowtap components` and the config reference.
     pub summary: &'static str,
-    /// How much it may still change.
+    /// Stability of its behaviour and keys.
     pub stability: Stability,
     /// Reads a config of this type. `figment`'s error carries the path of the key and what was expected there.
     pub parse: fn(&Value) -> Result<Box<C>, figment::Error>,

@@ -23,7 +23,7 @@ pub use flowtap_model::RecordField;
 
 use crate::id::ComponentKind;
 
-/// How much a component type may still change, as in the OpenTelemetry Collector.
+/// Stability of a component type, as in the OpenTelemetry Collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stability {
     /// Config keys and output can change with any version.

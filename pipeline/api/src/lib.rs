@@ -47,8 +47,8 @@ pub mod ticker;
 pub use {figment, futures, opentelemetry, schemars, serde, tokio_util, tower};
 
 pub use component::{
-    BuildContext, BuildError, ComponentConfig, ExporterConfig, Factory, Fault, ProcessorConfig,
-    ProcessorStage, ReceiverConfig, Registry, ToValue,
+    BuildContext, BuildError, ComponentConfig, ExporterConfig, Factory, ProcessorConfig, ProcessorStage,
+    ReceiverConfig, Registry, ToValue, Violation,
 };
 pub use contract::{Contract, Dependency, RecordField, Signal, Sockets, Stability};
 pub use flowtap_model::{

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What serde's messages expect.
+/// Expectation in serde's messages.
 const EXPECTED: &str = "a size in bytes such as `4194304` or `4MiB`";
 
 /// Reads a size; `None` if it is none, or too large for 64 bits.
@@ -61,7 +61,7 @@ pub fn serialize<T: Serialize, S: Serializer>(size: &T, serializer: S) -> Result
 /// Reads a size.
 ///
 /// # Errors
-/// What is not a size, or does not fit into a `T`.
+/// A value that is not a size, or does not fit into a `T`.
 pub fn deserialize<'de, T: TryFrom<u64>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_any(SizeVisitor(PhantomData))
 }
@@ -112,7 +112,7 @@ pub mod option {
     /// Reads it.
     ///
     /// # Errors
-    /// What is not a size, or does not fit into a `T`.
+    /// A value that is not a size, or does not fit into a `T`.
     pub fn deserialize<'de, T: TryFrom<u64>, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<T>, D::Error> {

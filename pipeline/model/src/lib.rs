@@ -7,9 +7,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`time`] | [`Timestamp`]: nanoseconds since the epoch |
-//! | [`record`] | [`FlowRecord`]: what one socket did since it was last looked at |
+//! | [`record`] | [`FlowRecord`]: the changes of one socket since its last record |
 //! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
-//! | [`batch`] | [`FlowBatch`]: the reused unit that receivers hand on |
+//! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
 //! | [`catalog`] | every family and every label |
 //! | [`series`] | [`Series`]: one label set of a family with its two renderings |

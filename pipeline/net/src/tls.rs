@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use flowtap_pipeline::Fault;
+use flowtap_pipeline::Violation;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
@@ -73,8 +73,8 @@ impl ClientTls {
     }
 
     /// A violation of its settings, if any.
-    pub fn validate(&self) -> Option<Fault> {
-        (self.cert_file.is_some() != self.key_file.is_some()).then(|| Fault {
+    pub fn validate(&self) -> Option<Violation> {
+        (self.cert_file.is_some() != self.key_file.is_some()).then(|| Violation {
             path: vec!["tls".to_owned()],
             message: "`cert_file` and `key_file` belong together: set both or none".to_owned(),
         })

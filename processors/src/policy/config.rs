@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Dependency, Factory, Fault, PeerClass,
-    ProcessorConfig, ProcessorStage, RecordField, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Dependency, Factory, PeerClass, ProcessorConfig,
+    ProcessorStage, RecordField, Stability, Violation,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -172,7 +172,7 @@ impl ComponentConfig for Config {
             .depends_on(Dependency::ClusterRanges)
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         let mut names = HashSet::new();
         for (index, class) in self.classes.iter().enumerate() {
@@ -186,7 +186,7 @@ impl ComponentConfig for Config {
             } else {
                 continue;
             };
-            faults.push(Fault::new(&format!("classes.{index}.name"), message));
+            faults.push(Violation::new(&format!("classes.{index}.name"), message));
         }
         faults
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, FamilyKind, Fault, HISTOGRAM_BUCKETS,
-    Naming, ProcessorConfig, ProcessorStage, RecordField, Signal, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, FamilyKind, HISTOGRAM_BUCKETS, Naming,
+    ProcessorConfig, ProcessorStage, RecordField, Signal, Stability, Violation,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,8 @@ pub struct Config {
     pub naming: Naming,
     /// Whether peers on this machine and in its cluster also have round-trip times: `localhost`,
     /// `docker`, `k8sPod`, `k8sSvc`, `dns`.
-    pub rtt_of_near_peers: bool,
+    #[serde(alias = "rtt_of_near_peers")]
+    pub rtt_include_local_peers: bool,
     /// Families whose exposure differs from the default, by their names without the namespace.
     #[schemars(extend("propertyNames" = BTreeMap::from([("enum", all_family_names())])))]
     pub families: BTreeMap<String, FamilyConfig>,
@@ -66,7 +67,7 @@ pub struct FamilyConfig {
 }
 
 impl FamilyConfig {
-    /// What is wrong with the bounds of the buckets.
+    /// The reason why the bounds of the buckets are not valid.
     fn buckets_fault(&self, kind: FamilyKind) -> Option<String> {
         let buckets = self.buckets.as_deref()?;
         if !matches!(kind, FamilyKind::Histogram(_)) {
@@ -80,13 +81,13 @@ impl FamilyConfig {
         })
     }
 
-    fn validate(&self, name: &str, naming: Naming) -> Vec<Fault> {
+    fn validate(&self, name: &str, naming: Naming) -> Vec<Violation> {
         let path = |more: &[&str]| {
             let path = ["families", name].into_iter().chain(more.iter().copied());
             path.map(str::to_owned).collect()
         };
         let Some(definition) = FAMILIES.iter().find(|definition| definition.family.name == name) else {
-            return vec![Fault {
+            return vec![Violation {
                 path: path(&[]),
                 message: format!(
                     "unknown metric `{name}`; available: {}",
@@ -104,14 +105,14 @@ impl FamilyConfig {
                      `network_tcp_flow_ingress`, `network_k8s_tcp_flow` and `network_flow_dns`"
                 }
             };
-            return vec![Fault {
+            return vec![Violation {
                 path: path(&[]),
                 message: message.to_owned(),
             }];
         }
         let mut faults = Vec::new();
         if let Some(message) = self.buckets_fault(definition.named(naming).kind) {
-            faults.push(Fault {
+            faults.push(Violation {
                 path: path(&["buckets"]),
                 message,
             });
@@ -127,7 +128,7 @@ impl FamilyConfig {
             } else {
                 continue;
             };
-            faults.push(Fault {
+            faults.push(Violation {
                 path: path(&["labels", &index.to_string()]),
                 message,
             });
@@ -144,7 +145,7 @@ impl Default for Config {
             max_series: MAX_SERIES,
             metric_expiration: Duration::from_secs(600),
             naming: Naming::default(),
-            rtt_of_near_peers: false,
+            rtt_include_local_peers: false,
             families: BTreeMap::new(),
         }
     }
@@ -157,7 +158,7 @@ impl Config {
             FamilyId::Egress | FamilyId::Ingress => Some(RecordField::Role),
             FamilyId::K8s | FamilyId::Dns => Some(RecordField::Class),
             // Near peers are left out by their class.
-            FamilyId::Rtt | FamilyId::MinRtt if !self.rtt_of_near_peers => Some(RecordField::Class),
+            FamilyId::Rtt | FamilyId::MinRtt if !self.rtt_include_local_peers => Some(RecordField::Class),
             _ => None,
         }
     }
@@ -194,14 +195,14 @@ impl ComponentConfig for Config {
         contract
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if self.interval < Duration::from_millis(100) {
-            faults.push(Fault::new("interval", "must be at least 100ms"));
+            faults.push(Violation::new("interval", "must be at least 100ms"));
         }
         if self.metric_expiration < self.interval {
             let message = "must be at least `interval`, or series would expire between two changes";
-            faults.push(Fault::new("metric_expiration", message));
+            faults.push(Violation::new("metric_expiration", message));
         }
         faults.extend(
             self.families
@@ -228,6 +229,12 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_former_name_of_a_key_is_accepted() {
+        let former = figment::value::Value::serialize(BTreeMap::from([("rtt_of_near_peers", true)])).unwrap();
+        assert!(former.deserialize::<Config>().unwrap().rtt_include_local_peers);
+    }
 
     #[test]
     fn families_and_labels_that_do_not_exist_are_told_with_what_does() {

@@ -29,7 +29,7 @@ pub struct Window {
     pipeline: Arc<str>,
     interval: Duration,
     expiration: Duration,
-    rtt_of_near_peers: bool,
+    rtt_include_local_peers: bool,
     catalog: Catalog,
     totals: Totals,
     sums: Store<Sum>,
@@ -53,7 +53,7 @@ impl Window {
             pipeline: Arc::clone(&context.pipeline),
             interval: config.interval,
             expiration: config.metric_expiration,
-            rtt_of_near_peers: config.rtt_of_near_peers,
+            rtt_include_local_peers: config.rtt_include_local_peers,
             catalog: Catalog::new(config),
             totals: Totals::default(),
             sums: Store::new(max_series),
@@ -115,7 +115,7 @@ impl Window {
             class_of(record),
             PeerClass::K8sPod | PeerClass::K8sSvc | PeerClass::Dns | PeerClass::Localhost | PeerClass::Docker
         );
-        if near && !self.rtt_of_near_peers || record.rtt_us == 0 || moved(record).next().is_none() {
+        if near && !self.rtt_include_local_peers || record.rtt_us == 0 || moved(record).next().is_none() {
             return;
         }
         let rtt = self.catalog.duration(FamilyId::Rtt, record.rtt_us);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flowtap_pipeline::schema::{DurationText, SizeText};
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, Receiver, ReceiverConfig,
-    RecordField, Sockets, Stability,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Receiver, ReceiverConfig, RecordField,
+    Sockets, Stability, Violation,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -78,10 +78,10 @@ impl ComponentConfig for Config {
             .proc_root(&self.proc_root)
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if self.interval < Duration::from_millis(100) {
-            faults.push(Fault::new("interval", "must be at least 100ms"));
+            faults.push(Violation::new("interval", "must be at least 100ms"));
         }
         if let Some(bytes) = self.ring_buffer_bytes
             && (!bytes.is_power_of_two() || !(1 << 12..=1 << 30).contains(&bytes))
@@ -90,17 +90,17 @@ impl ComponentConfig for Config {
                 "{bytes} is not a power of two from 4096 to 1073741824; hint: the next one is {}",
                 bytes.clamp(1 << 12, 1 << 30).next_power_of_two()
             );
-            faults.push(Fault::new("ring_buffer_bytes", message));
+            faults.push(Violation::new("ring_buffer_bytes", message));
         }
         // tokio's channels count in half of a usize, less some bits.
         if !(1..=1 << 28).contains(&self.channel_capacity) {
-            faults.push(Fault::new("channel_capacity", "must be from 1 to 268435456"));
+            faults.push(Violation::new("channel_capacity", "must be from 1 to 268435456"));
         }
         if self.max_sockets == 0 {
-            faults.push(Fault::new("max_sockets", "must be at least 1"));
+            faults.push(Violation::new("max_sockets", "must be at least 1"));
         }
         if self.scan_listen_interval < Duration::from_secs(1) {
-            faults.push(Fault::new("scan_listen_interval", "must be at least 1s"));
+            faults.push(Violation::new("scan_listen_interval", "must be at least 1s"));
         }
         faults
     }

@@ -7,9 +7,10 @@
 //! 2. Another mode, and another size of the ring, take other programs, which are attached beside the first ones, with the same
 //!    knowledge of every socket, before these are detached.
 //! 3. `max_sockets` changes the limit of the table of connections. The table itself can't be made larger.
-//! 4. What can't be continued with begins anew: a table beyond its size, and mode `events` with a table of its own if its rings or
-//!    its table change. What was open is adopted, and what moves until then is not measured. The comparison with the kernel's
-//!    counters goes on over that gap, and so shows how wide it was.
+//! 4. Changes that can't be continued start from scratch: a table beyond its size, and mode
+//!    `events` with a separate table if its rings or its table change. Open connections are
+//!    adopted, and bytes until then are not measured. The comparison with the kernel's counters
+//!    continues over that gap, and so shows its size.
 
 use std::mem;
 
@@ -30,7 +31,7 @@ use crate::coverage::Coverage;
 #[derive(Debug)]
 pub(super) struct Left<P> {
     pub(super) programs: P,
-    /// What has been found and no pipeline has seen.
+    /// Records that were read, but not passed to a pipeline.
     pub(super) found: FlowBatch,
     pub(super) containers: Containers,
     pub(super) census: CensusPlan,
@@ -73,7 +74,7 @@ impl<P> Left<P> {
     }
 }
 
-/// What a receiver leaves.
+/// State that a receiver leaves to its replacement.
 #[derive(Debug)]
 pub(super) struct Handover {
     /// Its config.

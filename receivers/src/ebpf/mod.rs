@@ -47,7 +47,7 @@ const SOCKETS_RING_BYTES: u32 = 1 << 22;
 /// Each ring of mode `events`, unless the config says otherwise: as the Go exporter's.
 const EVENTS_RING_BYTES: u32 = 1 << 24;
 
-/// What mode `sockets`, or with `per_segment` mode `events`, is loaded with.
+/// Options with which mode `sockets`, or with `per_segment` mode `events`, is loaded.
 fn sockets_options(config: &Config, per_segment: bool) -> SocketsOptions {
     let ring_bytes = if per_segment {
         EVENTS_RING_BYTES

@@ -39,8 +39,8 @@ use std::time::Duration;
 use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, FlowBatch, FlowRecord, Receiver,
-    ReceiverConfig, RecordField, Sink, Stability, StageError, Timestamp,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, FlowBatch, FlowRecord, Receiver,
+    ReceiverConfig, RecordField, Sink, Stability, StageError, Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -123,7 +123,7 @@ impl ComponentConfig for Config {
         Contract::default().fills([RecordField::Process])
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let flows = self.flows;
         let active = self.active_per_interval.unwrap_or(flows);
         let is_share = |share: f64| (0.0..=1.0).contains(&share);
@@ -163,7 +163,9 @@ impl ComponentConfig for Config {
             (is_share(self.server_share), "server_share", share()),
         ];
         let broken = rules.into_iter().filter(|(holds, ..)| !holds);
-        broken.map(|(_, key, message)| Fault::new(key, message)).collect()
+        broken
+            .map(|(_, key, message)| Violation::new(key, message))
+            .collect()
     }
 }
 

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, Receiver, ReceiverConfig,
-    RecordField, Sink, Stability, StageError, Timestamp,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Receiver, ReceiverConfig, RecordField,
+    Sink, Stability, StageError, Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -40,9 +40,12 @@ impl ComponentConfig for Config {
             .reads([&self.file])
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         if self.file.as_os_str().is_empty() {
-            return vec![Fault::new("file", "must name a recording of `flowtap record`")];
+            return vec![Violation::new(
+                "file",
+                "must name a recording of `flowtap record`",
+            )];
         }
         Vec::new()
     }

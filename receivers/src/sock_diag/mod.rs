@@ -33,8 +33,8 @@ use std::time::{Duration, Instant};
 use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, Fault, Receiver, ReceiverConfig,
-    RecordField, Sink, Sockets, Stability, StageError, Subscription, Timestamp,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Receiver, ReceiverConfig, RecordField,
+    Sink, Sockets, Stability, StageError, Subscription, Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -74,10 +74,10 @@ impl ComponentConfig for Config {
             .covers(Sockets::TcpOfNamespace)
     }
 
-    fn validate(&self) -> Vec<Fault> {
+    fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if self.interval < Duration::from_millis(100) {
-            faults.push(Fault::new("interval", "must be at least 100ms"));
+            faults.push(Violation::new("interval", "must be at least 100ms"));
         }
         faults
     }

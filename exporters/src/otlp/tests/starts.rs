@@ -101,7 +101,7 @@ fn a_counter_and_a_histogram_that_are_new_have_a_point_0_a_millisecond_into_thei
     assert_eq!(zero.explicit_bounds, first.explicit_bounds);
     assert_eq!((first.count, first.time_unix_nano), (7, 5 * SECOND));
 
-    // What began before the exporter has points in the store already.
+    // The store already has points of series that began before the exporter.
     let [request] = &*requests(&Config::default(), &[new], Some(Timestamp::from_nanos(1_001))) else {
         panic!("one request")
     };

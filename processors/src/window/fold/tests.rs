@@ -182,7 +182,7 @@ fn pods_services_and_dns_are_summed_and_have_no_round_trip_time() {
 #[test]
 fn near_peers_have_round_trip_times_where_the_config_wants_them_and_otel_has_them_in_seconds() {
     let exposition = Config {
-        rtt_of_near_peers: true,
+        rtt_include_local_peers: true,
         naming: Naming::Otel,
         ..Config::default()
     };

@@ -7,7 +7,8 @@
 //! 3. Anything else is a mistake. A key that is wrong is taken out; a key that is missing gets a stand-in, so that what
 //!    surrounds it can be read.
 //!
-//! What is read then holds stand-ins and defaults in place of what was wrong. It is for further checks, not for use.
+//! The value then has stand-ins and defaults in place of wrong parts. It is for further checks, not
+//! for use.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,7 +22,7 @@ use crate::words::{self, Words};
 
 /// One mistake, below the value that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct DecodeError {
     /// Where; indices are those of the original lists.
     pub path: Vec<String>,
     /// Message, without the place.
@@ -36,7 +37,7 @@ const MAX_MISTAKES: usize = 100;
 /// More attempts than this are not made. Each mistake takes a few.
 const MAX_ATTEMPTS: usize = 2000;
 
-/// What is known of a value besides itself. Paths are below it, indices those of the original lists.
+/// Further knowledge of a value. Paths are below it, indices those of the original lists.
 pub(crate) trait Source {
     /// Other ways to read the value at `path`, which now is `value`.
     fn others(&self, _path: &[String], _value: &Value) -> Vec<Value> {
@@ -83,11 +84,11 @@ impl Suggestion {
     }
 }
 
-/// What came of reading.
+/// Result of reading.
 pub(crate) struct Outcome<T> {
     /// `None` if it can't be read even without what is wrong.
     pub(crate) read: Option<T>,
-    pub(crate) mistakes: Vec<Mistake>,
+    pub(crate) mistakes: Vec<DecodeError>,
     /// Where what was read is not what the user wrote.
     changed: HashSet<Vec<String>>,
 }
@@ -121,7 +122,7 @@ pub(crate) fn read<T>(
     };
     for wrong in misshapen {
         reading.known.insert(wrong.path.clone());
-        reading.mistakes.push(Mistake {
+        reading.mistakes.push(DecodeError {
             path: wrong.path,
             message: wrong.message,
             help: wrong.hint,
@@ -145,7 +146,8 @@ struct Reading<'s> {
     shape: Option<Shape<'s>>,
     source: &'s dyn Source,
     removed: Removed,
-    /// How many of the other ways to read a value were tried, by its path, and what was wrong with the value itself.
+    /// Number of other ways in which a value was tried, by its path, and the error of the value
+    /// itself.
     tried: HashMap<Vec<String>, (usize, Kind)>,
     /// Where nothing more is reported.
     known: HashSet<Vec<String>>,
@@ -153,7 +155,7 @@ struct Reading<'s> {
     misspelt: HashSet<Vec<String>>,
     /// Keys that are missing, and how many stand-ins were tried for each.
     stand_ins: HashMap<Vec<String>, usize>,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<DecodeError>,
 }
 
 /// Tried in this order for a key that is missing: its type is not known.
@@ -214,7 +216,7 @@ impl Reading<'_> {
         removed
     }
 
-    fn mistake(&mut self, kind: &Kind, original: &[String]) -> Mistake {
+    fn mistake(&mut self, kind: &Kind, original: &[String]) -> DecodeError {
         let secret = secret::is_secret(original);
         if let (Kind::UnknownField(name, possible), Some((_, above))) = (kind, original.split_last()) {
             let suggestion = self.source.instead_of(above, name, possible);
@@ -231,7 +233,7 @@ impl Reading<'_> {
             // It is there, if under another name: one mistake, not two.
             let misspelt = suggestion.key.map(|key| [above, &[key]].concat());
             self.misspelt.extend(misspelt);
-            return Mistake {
+            return DecodeError {
                 path: original.to_vec(),
                 message: format!("unknown key `{name}`"),
                 help: Some(hint),
@@ -244,7 +246,7 @@ impl Reading<'_> {
         {
             hint = Some(better);
         }
-        Mistake {
+        DecodeError {
             path: original.to_vec(),
             message,
             help: hint,
@@ -280,7 +282,7 @@ impl Reading<'_> {
         let missing = [original, &[name.to_owned()]].concat();
         if !self.known.contains(&missing) && !self.misspelt.contains(&missing) {
             let shape = self.shape.and_then(|shape| shape.at(&missing));
-            self.mistakes.push(Mistake {
+            self.mistakes.push(DecodeError {
                 path: original.to_vec(),
                 message: format!("`{name}` must be set"),
                 help: shape.and_then(Shape::example),
@@ -458,13 +460,13 @@ mod tests {
         }
     }
 
-    fn read_yaml(text: &str) -> (Option<Sample>, Vec<Mistake>) {
+    fn read_yaml(text: &str) -> (Option<Sample>, Vec<DecodeError>) {
         let value = crate::document::value_from_yaml(text).unwrap();
         let outcome = read(value, None, &Texts, Value::deserialize);
         (outcome.read, outcome.mistakes)
     }
 
-    fn paths(mistakes: &[Mistake]) -> Vec<String> {
+    fn paths(mistakes: &[DecodeError]) -> Vec<String> {
         let mut paths: Vec<_> = mistakes.iter().map(|mistake| mistake.path.join(".")).collect();
         paths.sort();
         paths
