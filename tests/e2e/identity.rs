@@ -1,5 +1,6 @@
 //! Which node series are of, and that increases are what was sent: by stores that nobody here wrote.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, free_address, get};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, free_address, get, read};
 use crate::exposition::Exposition;
 use crate::peers::ask_until;
 use crate::require;
@@ -95,11 +96,22 @@ fn two_nodes(store: &Store, exporter: &str, label: &str) -> Vec<String> {
     // No value fell: two writers of one series make it alternate, which counts as resets.
     let resets = format!("sum(resets(%7B__name__=~{name}%7D%5B1m%5D))");
     assert_eq!(store.value(&resets).as_deref(), Some("0"));
+    // Increases of each series are what it has counted since it began, and what PromQL adds: at most 1.1 intervals between samples.
+    let bytes = "{__name__=~\"primus_lens_network_tcp_(flow_.gress|bytes)\"}";
+    let of_range = |function: &str| format!("{function}({bytes}[10m])");
+    let ratio = format!("{} / (last_over_time({bytes}[10m]) > 0)", of_range("increase"));
+    let bound = format!("(1 + 1.1 / ({} - 1))", of_range("count_over_time"));
+    let [least, most] = [format!("min({ratio})"), format!("max({ratio} / {bound})")]
+        .map(|query| store.number(&query).expect("increases"));
+    assert!(
+        least >= 0.9999 && most <= 1.0001,
+        "{least} to {most} times the bound"
+    );
     instances
 }
 
 #[test]
-fn two_nodes_that_write_to_one_prometheus_are_two_instances_by_their_names() {
+fn two_nodes_that_write_to_one_store_are_two_instances_by_their_names() {
     let Some(_machine) = require::root() else {
         return;
     };
@@ -123,6 +135,15 @@ fn two_nodes_that_write_to_one_prometheus_are_two_instances_by_their_names() {
         let job = "count%20by%20(job)(primus_lens_network_tcp_bytes)";
         assert_eq!(store.labels(job, "job"), ["flowtap"]);
     }
+    let Some(program) = require::peer("victoria-metrics") else {
+        return;
+    };
+    let store = Store::victoria_metrics(&program);
+    let exporter = format!(
+        "remote_write: {{endpoint: \"http://{}/api/v1/write\", interval: 1s}}",
+        store.address()
+    );
+    assert_eq!(two_nodes(&store, &exporter, "instance"), ["node1", "node2"]);
 }
 
 #[test]
@@ -207,6 +228,156 @@ fn the_increase_over_short_lived_peers_that_remote_write_brings_is_what_was_sent
         // Out of order, or twice at one time, would have been refused.
         let failed = "flowtap_exporter_send_failed_metric_points_total";
         assert_eq!(daemon.telemetry().sum(failed, &[("exporter", "remote_write")]), 0);
+    }
+}
+
+#[test]
+fn the_increase_over_short_lived_peers_that_otlp_brings_is_what_was_sent() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(program) = require::peer("victoria-metrics") else {
+        return;
+    };
+    let store = Store::victoria_metrics(&program);
+    let exporter = format!(
+        "  otlp: {{endpoint: \"http://{}/opentelemetry\", protocol: http/protobuf, interval: 200ms, max_points_per_request: 50}}\n",
+        store.address()
+    );
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, otlp]",
+        exporters: &exporter,
+        set: &["processors.window.rtt_of_near_peers=true"],
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = to_peers(&listener, PEERS, BYTES).unwrap() as f64;
+    let series = format!("primus_lens_network_tcp_flow_egress{{rport=\"{port}\",direction=\"outbound\"}}");
+    ask_until("the store has all bytes", || {
+        let total = store.number(&format!("sum(last_over_time({series}[5m]))"))?;
+        (total >= sent).then_some(())
+    });
+    // By the samples that there are and no more, as a Prometheus counts: VictoriaMetrics's own increase() counts a first value, too.
+    let seen = store.number(&format!("sum(increase_prometheus({series}[5m]))"));
+    assert_eq!(seen, Some(sent));
+    let failed = "flowtap_exporter_send_failed_metric_points_total";
+    assert_eq!(daemon.telemetry().sum(failed, &[("exporter", "otlp")]), 0);
+}
+
+/// Bytes that go to each peer where the whole machine is looked at: so many that what others send meanwhile is little.
+const MANY_BYTES: usize = 1_000_000;
+
+/// Queries of bytes per second that go out to servers, over five minutes, as the dashboard of `deploy/grafana` and the rules of
+/// `deploy/prometheus` have them.
+fn shipped_queries() -> [String; 2] {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dashboard = read(&root.join("deploy/grafana/flowtap.json"));
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let mut expressions = Vec::new();
+    collect_expressions(&dashboard, &mut expressions);
+    let of_nodes = expressions
+        .iter()
+        .find(|text| text.contains("sum by (instance, direction)") && text.contains("egress"))
+        .expect("the panel of nodes");
+    let of_dashboard = of_nodes
+        .replace("$__rate_interval", "5m")
+        .replace("$node", ".*")
+        .replace("$type", ".*");
+    assert!(!of_dashboard.contains('$'), "{of_dashboard}");
+    let rules = read(&root.join("deploy/prometheus/flowtap.rules.yaml"));
+    let (_, rule) = rules
+        .split_once("record: instance:flowtap_egress_bytes:rate5m")
+        .unwrap();
+    let (_, rule) = rule.split_once("expr: ").unwrap();
+    [of_dashboard, rule.lines().next().unwrap().to_owned()]
+}
+
+fn collect_expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            found.extend(
+                fields
+                    .get("expr")
+                    .and_then(|text| text.as_str())
+                    .map(str::to_owned),
+            );
+            fields
+                .values()
+                .for_each(|value| collect_expressions(value, found));
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| collect_expressions(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_dashboard_and_rules_show_has_the_bytes_of_short_lived_peers_however_they_come() {
+    // Alone: every connection of this machine is in what these show.
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    let (Some(prometheus), Some(victoria)) = (require::peer("prometheus"), require::peer("victoria-metrics"))
+    else {
+        return;
+    };
+    let written = Store::prometheus(&prometheus, "", &["--web.enable-remote-write-receiver"]);
+    let stores = [
+        (
+            Store::victoria_metrics(&victoria),
+            "remote_write/victoria",
+            "endpoint: \"http://ADDRESS/api/v1/write\"",
+        ),
+        (
+            Store::victoria_metrics(&victoria),
+            "otlp",
+            "endpoint: \"http://ADDRESS/opentelemetry\", protocol: http/protobuf",
+        ),
+        (
+            written,
+            "remote_write/prometheus",
+            "endpoint: \"http://ADDRESS/api/v1/write\"",
+        ),
+    ];
+    let (mut text, mut names) = (String::new(), Vec::new());
+    for (store, name, keys) in &stores {
+        let keys = keys.replace("ADDRESS", &store.address().to_string());
+        let _ = writeln!(text, "  {name}: {{{keys}, interval: 200ms}}");
+        names.push(*name);
+    }
+    let daemon = Daemon::launch(Launch {
+        list: &format!("exporters: [prometheus, {}]", names.join(", ")),
+        exporters: &text,
+        ..Launch::default()
+    });
+    let scraping = Store::scraping(&prometheus, daemon.scrape_address(), "");
+    let total = "sum(primus_lens_network_tcp_bytes{flow=\"egress\",direction=\"outbound\"})";
+    let stores: Vec<_> = stores
+        .into_iter()
+        .map(|(store, name, _)| (store, name))
+        .chain([(scraping, "a scrape")])
+        .collect();
+    let before: Vec<_> = stores
+        .iter()
+        .map(|(store, name)| ask_until(&format!("a total by {name}"), || store.number(total)))
+        .collect();
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let sent = to_peers(&listener, PEERS, MANY_BYTES).unwrap() as f64;
+    for ((store, name), before) in stores.iter().zip(before) {
+        ask_until(&format!("all bytes by {name}"), || {
+            (store.number(total)? >= before + sent).then_some(())
+        });
+        for query in shipped_queries() {
+            // VictoriaMetrics takes a rate over the samples that there are, not over the five minutes.
+            let query = query.replace("rate(", "increase(");
+            let outbound = "label_replace(vector(1), \"direction\", \"outbound\", \"\", \"\")";
+            let query = format!("sum({query} and on (direction) {outbound})");
+            let seen = store.number(&query).unwrap_or(0.0);
+            assert!(
+                (0.99 * sent..2.0 * sent).contains(&seen),
+                "{name}: {seen} of {sent} by {query}"
+            );
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Stores that nobody here wrote: Debian's Prometheus, a newer one, and `VictoriaMetrics`.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -52,7 +53,7 @@ impl Store {
         Self::start(command, dir, address)
     }
 
-    fn victoria_metrics(program: &Path) -> Self {
+    pub(crate) fn victoria_metrics(program: &Path) -> Self {
         Self::victoria_metrics_with(program, &[])
     }
 
@@ -94,6 +95,20 @@ impl Store {
         let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
         let value = answer["data"]["result"][0]["value"][1].as_str()?;
         Some(value.to_owned())
+    }
+
+    /// What the first series of an answer to `query`, which is as PromQL has it, is.
+    pub(crate) fn number(&self, query: &str) -> Option<f64> {
+        let mut encoded = String::new();
+        for byte in query.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => encoded.push(char::from(byte)),
+                _ => {
+                    let _ = write!(encoded, "%{byte:02X}");
+                }
+            }
+        }
+        self.value(&encoded)?.parse().ok()
     }
 
     /// Where it listens.
