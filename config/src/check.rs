@@ -331,7 +331,7 @@ impl Checker<'_> {
         if pipelines.is_empty() && self.diagnostics.is_empty() {
             self.report(
                 &at,
-                "there is no pipeline",
+                "no pipeline is defined",
                 Some("define one, or leave the section out".to_owned()),
             );
         }
@@ -401,7 +401,7 @@ impl Checker<'_> {
                     };
                     self.report(&at, format!("the {kind} `{text}` is not defined"), Some(help));
                 }
-                Ok(id) if ids.contains(&id) => self.report(&at, format!("`{text}` is there twice"), None),
+                Ok(id) if ids.contains(&id) => self.report(&at, format!("duplicate `{text}`"), None),
                 Ok(id) => ids.push(id),
             }
         }
@@ -438,7 +438,7 @@ impl Checker<'_> {
             let help = Some("let its last processor be `window`".to_owned());
             self.report(
                 &at,
-                "exporters get what a window gives out, and this pipeline has none at its end",
+                "exporters need a window, and this pipeline does not end with one",
                 help,
             );
         }
@@ -447,7 +447,7 @@ impl Checker<'_> {
                 let at = [&at[..], &[index.to_string()]].concat();
                 self.report(
                     &at,
-                    format!("nothing can come after `{id}`, which ends the path of records"),
+                    format!("no processor can follow `{id}`, which ends the path of records"),
                     None,
                 );
             }

@@ -88,7 +88,7 @@ impl Document {
                 return Err(failed(
                     Some(place),
                     None,
-                    "is no UTF-8 from here on".to_owned(),
+                    "is not UTF-8 from here on".to_owned(),
                     help,
                 ));
             }
@@ -157,7 +157,7 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("is a directory"));
     }
     if !metadata.is_file() {
-        return Err(io::Error::other("is no regular file"));
+        return Err(io::Error::other("is not a regular file"));
     }
     let mut bytes = Vec::new();
     // Files of /proc have contents but size 0, so the metadata's size is not used.

@@ -75,7 +75,7 @@ impl Suggestion {
     pub(crate) fn of_all(possible: &[&str]) -> Self {
         Self {
             hint: if possible.is_empty() {
-                "nothing can be set here".to_owned()
+                "no keys are available here".to_owned()
             } else {
                 format!("possible here: {}", possible.join(", "))
             },

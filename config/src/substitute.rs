@@ -178,7 +178,7 @@ fn lookup(
     }
     let Some(reference) = inner.strip_prefix("env:") else {
         return Err(SubstitutionError {
-            message: format!("`${{{inner}}}` is no substitution"),
+            message: format!("`${{{inner}}}` is not a valid substitution"),
             help: "write ${env:NAME}, ${env:NAME:-default} or ${file:PATH}; a dollar sign is `$$`".to_owned(),
         });
     };
@@ -207,7 +207,7 @@ fn read(path: &str) -> Result<String, SubstitutionError> {
             .to_owned(),
     };
     let bytes = read_bounded(Path::new(path), MAX_FILE_BYTES).map_err(|error| failed(error.to_string()))?;
-    let mut text = String::from_utf8(bytes).map_err(|_| failed("it is no UTF-8".to_owned()))?;
+    let mut text = String::from_utf8(bytes).map_err(|_| failed("it is not UTF-8".to_owned()))?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -274,7 +274,7 @@ mod tests {
         for (text, why) in [
             (reference.as_str(), "UTF-8"),
             ("${file:/nowhere/secret}", "/nowhere/secret"),
-            ("${file:/dev/zero}", "no regular file"),
+            ("${file:/dev/zero}", "not a regular file"),
             ("${file:/}", "is a directory"),
         ] {
             let message = expanded(text).unwrap_err().message;

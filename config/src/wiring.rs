@@ -187,13 +187,13 @@ impl Checker<'_> {
             let component = path(&[stage.kind.section(), stage.id.as_str()]);
             if let Some(key) = key {
                 let message = format!(
-                    "needs {field}, which nothing in the pipeline `{pipeline}` fills: {}",
+                    "needs {field}, which no component of the pipeline `{pipeline}` fills: {}",
                     field.if_missing()
                 );
                 self.report(&[component, key.clone()].concat(), message, help);
             } else {
                 let message = format!(
-                    "`{}` uses {field}, which nothing in the pipeline `{pipeline}` fills: {}",
+                    "`{}` uses {field}, which no component of the pipeline `{pipeline}` fills: {}",
                     stage.id,
                     field.if_missing()
                 );
@@ -245,7 +245,7 @@ impl Checker<'_> {
                 };
                 self.report(
                     at,
-                    format!("{addr} is taken by {}", key_of(other)),
+                    format!("{addr} is already used by {}", key_of(other)),
                     Some("choose another port".to_owned()),
                 );
             }

@@ -57,7 +57,7 @@ pub(crate) fn of(kind: &Kind, shape: Option<Shape<'_>>, secret: bool) -> Words {
         Kind::InvalidLength(length, _) => {
             Words::new(format!("has {length} entries, which does not fit"), None)
         }
-        Kind::DuplicateField(name) => Words::new(format!("`{name}` is there twice"), None),
+        Kind::DuplicateField(name) => Words::new(format!("duplicate key `{name}`"), None),
         Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => Words::new("is too large a number", None),
         _ => Words::new("can't be read", None),
     }

@@ -247,7 +247,7 @@ fn the_increase_over_short_lived_peers_that_otlp_brings_is_what_was_sent() {
     let daemon = Daemon::launch(Launch {
         list: "exporters: [prometheus, otlp]",
         exporters: &exporter,
-        set: &["processors.window.rtt_of_near_peers=true"],
+        set: &["processors.window.rtt_include_local_peers=true"],
         ..Launch::default()
     });
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
@@ -258,7 +258,7 @@ fn the_increase_over_short_lived_peers_that_otlp_brings_is_what_was_sent() {
         let total = store.number(&format!("sum(last_over_time({series}[5m]))"))?;
         (total >= sent).then_some(())
     });
-    // By the samples that there are and no more, as a Prometheus counts: VictoriaMetrics's own increase() counts a first value, too.
+    // By the samples that there are and no more, as a Prometheus counts: VictoriaMetrics's own increase() also counts a first value.
     let seen = store.number(&format!("sum(increase_prometheus({series}[5m]))"));
     assert_eq!(seen, Some(sent));
     let failed = "flowtap_exporter_send_failed_metric_points_total";

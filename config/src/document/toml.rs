@@ -73,7 +73,7 @@ impl Reader<'_> {
     fn value(&mut self, value: &Spanned<DeValue<'_>>) -> Result<Value, SyntaxError> {
         let beyond = |what: &str| SyntaxError {
             place: Some(place_of(self.text, value.span().start)),
-            message: format!("{what} is beyond what a number can be here"),
+            message: format!("{what} is out of range"),
         };
         if matches!(
             value.get_ref(),

@@ -115,7 +115,7 @@ impl<'t> Reader<'t> {
             Event::Scalar(text, style, anchor, yaml_tag) => {
                 let plain = style == ScalarStyle::Plain && yaml_tag.is_none();
                 let scalar = Scalar::parse_from_cow_and_metadata(text.clone(), style, yaml_tag.as_ref());
-                let scalar = scalar.ok_or_else(|| at(span, "is not what its tag says"))?;
+                let scalar = scalar.ok_or_else(|| at(span, "does not match its tag"))?;
                 let value = from_scalar(scalar);
                 if plain && matches!(value, Value::Bool(..) | Value::Num(..)) {
                     self.texts.insert(self.path.clone(), text.into_owned());
@@ -142,11 +142,11 @@ impl<'t> Reader<'t> {
     /// A copy of the value that `anchor` marks.
     fn copy(&mut self, anchor: usize, span: &Span) -> Result<Value, SyntaxError> {
         let Some(marked) = self.anchors.get(&anchor) else {
-            return Err(at(span, "the alias stands for a value that it is part of"));
+            return Err(at(span, "the alias refers to a value that contains it"));
         };
         self.copied += size(&marked.value);
         if self.copied > MAX_COPIED {
-            let message = format!("aliases stand for more than {MAX_COPIED} values; write them out");
+            let message = format!("aliases expand to more than {MAX_COPIED} values; hint: write them out");
             return Err(at(span, &message));
         }
         if self.path.len() + depth(&marked.value) > MAX_DEPTH {
@@ -186,7 +186,7 @@ impl<'t> Reader<'t> {
                 _ => return Err(at(&span, "a key must be text")),
             };
             if values.contains_key(&key) || key == MERGE && merged.is_some() {
-                return Err(at(&span, &format!("the key `{key}` is there twice")));
+                return Err(at(&span, &format!("duplicate key `{key}`")));
             }
             self.path.push(key.clone());
             self.places.insert(self.path.clone(), place(&span));

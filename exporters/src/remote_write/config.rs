@@ -365,7 +365,7 @@ impl Config {
         bare.then(|| {
             Violation::new(
                 "endpoint",
-                "has no path, and a Prometheus takes nothing there; hint: append `/api/v1/write`, or the path of another store",
+                "has no path, which Prometheus rejects; hint: append `/api/v1/write`, or the path of another store",
             )
         })
     }

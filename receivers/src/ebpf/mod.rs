@@ -159,7 +159,7 @@ impl EbpfReceiver {
             Err(error @ LoadError::Capability(_)) => return Err(error),
             Err(error) => error,
         };
-        tracing::debug!(error = %refused, "mode events has a table of its own: the programs of mode sockets do not load");
+        tracing::debug!(error = %refused, "mode events uses a separate table: the programs of mode sockets do not load");
         let options = EventsOptions {
             ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
             max_sockets: self.config.max_sockets,
@@ -297,7 +297,7 @@ fn log_attachment(attachment: Attachment) {
     tracing::info!(
         tracepoints = attachment.tracepoints,
         kprobes = attachment.kprobes,
-        "mode events, in a table of its own"
+        "mode events, in a separate table"
     );
     if let (false, Some(level)) = (attachment.kprobes, perf_event_paranoid()) {
         tracing::warn!(

@@ -185,8 +185,8 @@ mod tests {
         let answer = format!("HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{body}");
         assert_eq!(flows(answer.as_bytes()), Ok(Flows::default()));
         let refused =
-            flows(b"HTTP/1.0 404 Not Found\r\n\r\nthere is no pipeline `x`; there is flows\n").unwrap_err();
-        assert_eq!(refused, "404: there is no pipeline `x`; there is flows");
+            flows(b"HTTP/1.0 404 Not Found\r\n\r\nunknown pipeline `x`; available: flows\n").unwrap_err();
+        assert_eq!(refused, "404: unknown pipeline `x`; available: flows");
         let hostile = flows(b"HTTP/1.0 500 x\r\n\r\n\x1b]0;PWNED\x07\n").unwrap_err();
         assert_eq!(hostile, "500: \\u{1b}]0;PWNED\\u{7}");
         for strange in [
