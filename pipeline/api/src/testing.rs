@@ -51,7 +51,6 @@ use crate::component::{
     BuildContext, ComponentConfig, ExporterConfig, Factory, ProcessorConfig, ProcessorStage,
 };
 use crate::id::ComponentId;
-use crate::live::Published;
 use crate::sink::Sink;
 use crate::stage::{Aggregator, ExportService, Exported, Exporter, Processor};
 
@@ -68,16 +67,8 @@ fn or_fail<T, E: Display>(result: Result<T, E>, what: &str) -> T {
 pub fn context(type_name: &str) -> BuildContext {
     let id: ComponentId = or_fail(type_name.parse(), "the id of the component");
     BuildContext {
-        id,
         pipeline: "flows".into(),
-        meter: opentelemetry::global::meter("test"),
-        several_pipelines: false,
-        resource: Arc::default(),
-        node: Published::new(flowtap_model::NodeInfo::default()),
-        cluster: Published::new(flowtap_model::ClusterState::default()),
-        memory: Arc::default(),
-        status: crate::status::StatusBoard::default(),
-        strict: false,
+        ..BuildContext::new(id)
     }
 }
 
@@ -288,7 +279,7 @@ pub struct Recorder {
     pub watermarks: Vec<Timestamp>,
     /// Errors of scans that failed.
     pub failures: Vec<String>,
-    /// Result of [`Sink::wants_census`].
+    /// What [`Sink::wants_census`] returns.
     pub wants_census: bool,
 }
 
