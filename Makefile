@@ -7,7 +7,7 @@ STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy build static run test test-deploy test-busy test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-busy test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint references fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ setup: ## Install build dependencies
 setup-test: ## Install test dependencies
 	@deploy/setup build test
 	@tests/peers || echo 'tests that need newer programs of Debian are skipped'
+
+setup-lint: ## Install the linters of scripts
+	@deploy/setup lint
 
 setup-deploy: ## Install dependencies of the tests of deploy/
 	@deploy/setup build deploy
@@ -71,10 +74,12 @@ test-busy: setup-test ## End-to-end tests next to other traffic, another flowtap
 soak: setup-test ## Sustained load for SOAK_SECONDS (600): memory and descriptors stay bounded, no byte is missing; as root
 	FLOWTAP_TEST_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test e2e -- --nocapture under_lasting_load
 
-lint: setup-test $(TOOLS)/cargo-deny ## Formatting, clippy, clang-format, prose, licences and advisories
+lint: setup-test setup-lint $(TOOLS)/cargo-deny ## Formatting, clippy, rustdoc, clang-format, scripts, prose, licences and advisories
 	$(CARGO) fmt --all --check
 	clang-format --dry-run --Werror ebpf/bpf/*.c ebpf/bpf/*.h tests/benches/overhead/*.c
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+	tests/scripts
 	tests/prose --self-test
 	tests/prose
 	tests/deny $(TOOLS)/cargo-deny
