@@ -39,12 +39,22 @@ struct Package {
 fn packages() -> Vec<Package> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version=1", "--no-deps", "--offline", "--locked"])
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--no-deps",
+            "--offline",
+            "--locked",
+        ])
         .arg("--manifest-path")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let packages = metadata["packages"].as_array().unwrap();
@@ -114,7 +124,11 @@ fn collect(items: &[syn::Item], folder: &Path, path: &[String], modules: &mut Mo
             Some((_, items)) => collect(items, &child_folder, &child_path, modules),
             None => {
                 let flat = folder.join(format!("{name}.rs"));
-                let file = if flat.exists() { flat } else { child_folder.join("mod.rs") };
+                let file = if flat.exists() {
+                    flat
+                } else {
+                    child_folder.join("mod.rs")
+                };
                 read(&file, &child_folder, &child_path, modules);
             }
         }
@@ -172,7 +186,11 @@ impl Reader<'_> {
             syn::UseTree::Glob(_) => self.imported(prefix, None, is_public),
             syn::UseTree::Name(name) => {
                 let name = name.ident.to_string();
-                let segments = if name == "self" { prefix.clone() } else { [prefix, &[name][..]].concat() };
+                let segments = if name == "self" {
+                    prefix.clone()
+                } else {
+                    [prefix, &[name][..]].concat()
+                };
                 let alias = segments.last().cloned();
                 self.imported(&segments, alias, is_public);
             }
@@ -184,7 +202,9 @@ impl Reader<'_> {
     }
 
     fn imported(&mut self, segments: &[String], alias: Option<String>, is_public: bool) {
-        let Some(absolute) = self.absolute(segments) else { return };
+        let Some(absolute) = self.absolute(segments) else {
+            return;
+        };
         // A module that shows what its children hold does not use it.
         let is_facade = is_public && absolute.starts_with(self.path);
         if !is_facade {
@@ -261,7 +281,11 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let segments: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let segments: Vec<_> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
         self.note(&segments);
         visit::visit_path(self, path);
     }
@@ -293,7 +317,13 @@ fn module_edges(root: &Path) -> Edges {
     let mut modules = Modules::new();
     let folder = root.parent().unwrap();
     read(root, folder, &[], &mut modules);
-    let name = |path: &[String]| if path.is_empty() { "crate".to_owned() } else { path.join("::") };
+    let name = |path: &[String]| {
+        if path.is_empty() {
+            "crate".to_owned()
+        } else {
+            path.join("::")
+        }
+    };
     let mut edges = Edges::new();
     for (path, module) in &modules {
         let targets = edges.entry(name(path)).or_default();
@@ -321,7 +351,10 @@ fn cycles(edges: &Edges) -> Vec<String> {
         }
         seen
     }
-    let reached: BTreeMap<_, _> = edges.keys().map(|from| (from.as_str(), reach(edges, from))).collect();
+    let reached: BTreeMap<_, _> = edges
+        .keys()
+        .map(|from| (from.as_str(), reach(edges, from)))
+        .collect();
     let mut components = BTreeSet::new();
     for (from, to) in &reached {
         let both = |other: &&&str| reached.get(**other).is_some_and(|back| back.contains(from));
@@ -332,7 +365,10 @@ fn cycles(edges: &Edges) -> Vec<String> {
     let describe = |component: &Vec<&str>| {
         let mut text = component.join(", ");
         for from in component {
-            for (to, example) in edges[*from].iter().filter(|(to, _)| component.contains(&to.as_str())) {
+            for (to, example) in edges[*from]
+                .iter()
+                .filter(|(to, _)| component.contains(&to.as_str()))
+            {
                 text.push_str(&format!("\n    {from} -> {to}: {example}"));
             }
         }
@@ -380,9 +416,15 @@ fn no_module_uses_a_module_that_uses_it() {
 fn a_cycle_is_found_also_through_a_re_export() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    file("lib.rs", "mod a;\nmod b;\npub use a::A;\n#[cfg(test)]\nmod absent;\n");
+    file(
+        "lib.rs",
+        "mod a;\nmod b;\npub use a::A;\n#[cfg(test)]\nmod absent;\n",
+    );
     file("a.rs", "pub struct A(Vec<crate::b::B>);\n");
-    file("b.rs", "pub struct B;\nfn f() { println!(\"{:?}\", crate::A::default()); }\n");
+    file(
+        "b.rs",
+        "pub struct B;\nfn f() { println!(\"{:?}\", crate::A::default()); }\n",
+    );
     let edges = module_edges(&folder.path().join("lib.rs"));
     assert_eq!(cycles(&edges), ["a, b\n    a -> b: b::B\n    b -> a: A"]);
     file("b.rs", "pub struct B;\n");
