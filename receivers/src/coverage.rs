@@ -1,7 +1,8 @@
 //! Coverage: the measured share of the kernel's counts.
 //!
 //! In: records on their way to the pipelines; once per tick the kernel's own counters of one network namespace
-//! (`/proc/<pid>/net/snmp`, RFC 4022). Out: for each counter both running totals since the start, and their ratio:
+//! (`/proc/<pid>/net/snmp`, RFC 4022). Out: for each counter both running totals since the start, and the ratio of
+//! what they grew by in the last minute:
 //!
 //! | `counter` | the kernel's | measured |
 //! |---|---|---|
@@ -15,9 +16,11 @@
 //! Measurements lag behind the kernel's counters by up to an interval, and adopted connections
 //! begin with flowtap.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use flowtap_pipeline::{BuildContext, Events, FlowBatch, FlowRecord, Role, Sink, Timestamp};
 use opentelemetry::KeyValue;
@@ -39,6 +42,13 @@ const EADDRNOTAVAIL: u16 = 99;
 
 type Totals = [i64; COUNTERS.len()];
 
+/// The time that the ratio covers: long enough that the lag of an interval between both sides is of
+/// little weight, short enough that a fault shows, and shows no longer once it is over.
+const RATIO_PERIOD: Duration = Duration::from_secs(60);
+
+/// The least time between two moments that are remembered for the ratio, so that they are few.
+const RATIO_STEP: Duration = Duration::from_secs(5);
+
 /// The comparison.
 #[derive(Debug)]
 pub struct Coverage {
@@ -46,7 +56,38 @@ pub struct Coverage {
     /// Where the kernel's counters are, whose they are, and what they stood at in the beginning.
     kernel: Option<Kernel>,
     reported: [Totals; 2],
+    recent: Recent,
     telemetry: Telemetry,
+}
+
+/// Both running totals at moments of the last [`RATIO_PERIOD`].
+#[derive(Debug, Default)]
+struct Recent(VecDeque<(Instant, [Totals; 2])>);
+
+impl Recent {
+    /// Adds the totals of what was measured and of what the kernel counted. Returns the share that was measured since the last
+    /// moment that is a period ago, or since the first; `None` of a counter that has never moved.
+    fn ratios(&mut self, now: Instant, totals: [Totals; 2]) -> [Option<f64>; COUNTERS.len()] {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        if self.0.back().is_none_or(|(at, _)| since(*at) >= RATIO_STEP) {
+            self.0.push_back((now, totals));
+        }
+        // The first of two may go once the second is old enough.
+        while self.0.get(1).is_some_and(|(at, _)| since(*at) >= RATIO_PERIOD) {
+            self.0.pop_front();
+        }
+        let [measured, kernel] = totals;
+        let [measured_before, kernel_before] = self.0.front().map_or(totals, |(_, totals)| *totals);
+        std::array::from_fn(|counter| {
+            let kernel_moved = kernel[counter] - kernel_before[counter];
+            let measured_moved = measured[counter] - measured_before[counter];
+            match kernel_moved {
+                // Of nothing, nothing is missing.
+                ..=0 => (kernel[counter] > 0).then_some(1.0),
+                moved => Some(measured_moved as f64 / moved as f64),
+            }
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -79,6 +120,8 @@ impl Coverage {
             measured: Totals::default(),
             kernel: kernel.ok(),
             reported: [Totals::default(); 2],
+            // From 0: what happens before the first tick counts.
+            recent: Recent([(Instant::now(), [Totals::default(); 2])].into()),
             telemetry: Telemetry::new(context),
         }
     }
@@ -119,8 +162,9 @@ impl Coverage {
         for (counted, start) in counted.iter_mut().zip(kernel.start) {
             *counted -= start;
         }
+        let ratios = self.recent.ratios(Instant::now(), [self.measured, counted]);
         self.telemetry
-            .record(&self.measured, &counted, &mut self.reported);
+            .record(&self.measured, &counted, &ratios, &mut self.reported);
     }
 }
 
@@ -207,14 +251,20 @@ impl Telemetry {
             ratio: meter
                 .f64_gauge("receiver_coverage_ratio")
                 .with_description(
-                    "Measured over counted by the kernel since the start, by the kernel's counter.",
+                    "Measured over counted by the kernel in the last minute, by the kernel's counter.",
                 )
                 .build(),
             receiver: KeyValue::new("receiver", context.id.to_string()),
         }
     }
 
-    fn record(&self, measured: &Totals, kernel: &Totals, reported: &mut [Totals; 2]) {
+    fn record(
+        &self,
+        measured: &Totals,
+        kernel: &Totals,
+        ratios: &[Option<f64>; COUNTERS.len()],
+        reported: &mut [Totals; 2],
+    ) {
         for (index, name) in COUNTERS.into_iter().enumerate() {
             let labels = [self.receiver.clone(), KeyValue::new("counter", name)];
             let pairs = [(&self.measured, measured), (&self.kernel, kernel)];
@@ -224,9 +274,8 @@ impl Telemetry {
                 reported[index] = reported[index].max(totals[index]);
                 counter.add(more, &labels);
             }
-            if kernel[index] > 0 {
-                self.ratio
-                    .record(measured[index] as f64 / kernel[index] as f64, &labels);
+            if let Some(ratio) = ratios[index] {
+                self.ratio.record(ratio, &labels);
             }
         }
     }
@@ -243,6 +292,35 @@ mod tests {
         assert_eq!(parse(text), Some([5, 7, 3, 99, 100]));
         assert_eq!(parse("Tcp: ActiveOpens\nTcp: 5\n"), None);
         assert_eq!(parse("Udp: InDatagrams\nUdp: 5\n"), None);
+    }
+
+    #[test]
+    fn the_ratio_covers_the_last_minute_and_recovers_after_a_loss() {
+        let start = Instant::now();
+        let mut recent = Recent([(start, [Totals::default(); 2])].into());
+        let mut ratio = |second: u64, measured: i64, kernel: i64| {
+            let totals = [[measured; 5], [kernel; 5]];
+            recent.ratios(start + Duration::from_secs(second), totals)[0]
+        };
+        assert_eq!(ratio(1, 0, 0), None, "nothing has been counted");
+        assert_eq!(ratio(2, 100, 100), Some(1.0));
+        assert_eq!(ratio(10, 100, 200), Some(0.5), "a hundred were missed");
+        assert_eq!(ratio(40, 200, 300), Some(200.0 / 300.0));
+        assert_eq!(
+            ratio(71, 300, 400),
+            Some(1.0),
+            "the loss is more than a minute ago"
+        );
+        assert_eq!(
+            ratio(140, 300, 400),
+            Some(1.0),
+            "nothing happened in the last minute"
+        );
+        let bounded = (0..10_000).map(|tick| start + Duration::from_millis(200_000 + tick * 100));
+        for now in bounded {
+            recent.ratios(now, [[1; 5]; 2]);
+        }
+        assert!(recent.0.len() < 20, "{}", recent.0.len());
     }
 
     #[test]

@@ -26,7 +26,7 @@ const RECEIVER: &str = "ebpf: {interval: 200ms}";
 const PACE: Duration = Duration::from_millis(10);
 
 /// Sets the flag when dropped: the traffic ends also when a round fails.
-struct Stops<'a>(&'a AtomicBool);
+pub(crate) struct Stops<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stops<'_> {
     fn drop(&mut self) {
@@ -40,12 +40,30 @@ fn local() -> (TcpListener, u16) {
     (listener, port)
 }
 
-fn events(seen: &Exposition, event: &str, port: u16) -> [u64; 2] {
+/// How often `event` happened to connections of `port`: clients' ends, servers' ends.
+pub(crate) fn events(seen: &Exposition, event: &str, port: u16) -> [u64; 2] {
     let port = port.to_string();
     [("egress", "rport"), ("ingress", "lport")].map(|(flow, label)| {
         let labels = [("flow", flow), ("event", event), (label, &*port)];
         seen.sum("primus_lens_network_tcp_connections", &labels)
     })
+}
+
+/// Everything that is shown of connections of `port`, for messages.
+fn of_port(seen: &Exposition, port: u16) -> Vec<String> {
+    let port = port.to_string();
+    let families = ["network_tcp_connections", "network_tcp_connections_active"];
+    let shown = families.iter().flat_map(|family| {
+        let name = format!("primus_lens_{family}");
+        let mut samples = Vec::new();
+        for label in ["lport", "rport"] {
+            let labels = [(label, &*port)];
+            let of_port = seen.select(&name, &labels);
+            samples.extend(of_port.map(|sample| format!("{name} {:?} {}", sample.labels, sample.value)));
+        }
+        samples
+    });
+    shown.collect()
 }
 
 /// Reloads `rounds` times, each time what `variant` makes of the config, while connections are held, come and go, and are idle;
@@ -121,7 +139,8 @@ fn nothing_is_missed(mode: &str, rounds: usize, variant: impl Fn(&str, usize) ->
         assert_eq!(
             events(&window.totals, event, idle_port),
             [IDLE as u64; 2],
-            "{event}"
+            "{event}: {:#?}",
+            of_port(&window.totals, idle_port)
         );
     }
     assert_eq!(active(&window.totals, short_port), [0, 0]);
@@ -185,6 +204,23 @@ fn reloads_that_alternate_modes_rings_and_limits_lose_no_byte_and_no_connection(
             4 => with("interval: 200ms, mode: events, max_sockets: 60000, channel_capacity: 300000"),
             5 => with("interval: 200ms, mode: events, max_sockets: 90000"),
             6 => with("interval: 200ms, mode: sockets, ring_buffer_bytes: 1048576"),
+            _ => config.to_owned(),
+        }
+    });
+}
+
+#[test]
+fn series_that_are_the_same_under_another_config_of_the_window_count_on() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    nothing_is_missed("receivers.ebpf.mode=sockets", 20, |config, round| {
+        let with = |keys: &str| config.replace("window: {interval: 200ms}", &format!("window: {{{keys}}}"));
+        match round % 4 {
+            0 => with("interval: 300ms"),
+            1 => with("interval: 200ms, metric_expiration: 601s"),
+            // Labels of another family.
+            2 => with("interval: 200ms, families: {network_tcp_connect_failures: {labels: [reason]}}"),
             _ => config.to_owned(),
         }
     });

@@ -4,16 +4,20 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt::ReuseAddr,
 };
 
-use crate::daemon::{Daemon, LastWindow};
+use crate::daemon::{Daemon, LastWindow, read};
 use crate::exposition::Exposition;
+use crate::handover::{BY_PORT, Stops, events};
 use crate::links::{BYTES, DROPS, run, send};
 use crate::netns;
+use crate::open_connections::active;
 use crate::require;
 use crate::traffic::{Counted, Held, churn, exchange};
 
@@ -115,6 +119,76 @@ fn connections_shorter_than_an_interval_are_counted_to_the_byte() {
             .telemetry()
             .sum("flowtap_receiver_accepted_records_total", &[]);
         assert!(dumped < 3 * MANY as u64, "{dumped} records: dumps have seen them");
+    });
+}
+
+#[test]
+fn reloads_of_another_interval_lose_no_byte_and_no_connection() {
+    const AT_ONCE: usize = 40;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    netns::within_new(|| {
+        let daemon = Daemon::start(&[&BY_PORT[..], &["service.shutdown_timeout=60s"]].concat());
+        let config = read(&daemon.config()).replace("receivers: [ebpf]", "receivers: [sock_diag]");
+        let with = |interval: &str| {
+            let receiver = format!("sock_diag: {{interval: {interval}}}");
+            config.replace("ebpf: {interval: 200ms}", &receiver)
+        };
+        assert!(daemon.reload(&with("100ms")), "{}", daemon.status());
+        let listener = || {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            (listener, port)
+        };
+        let ((held_listener, held_port), (short_listener, short_port)) = (listener(), listener());
+        let mut held = Held::open(&held_listener, 10).unwrap();
+        let stop = AtomicBool::new(false);
+        let (held_bytes, (short_bytes, short_count)) = thread::scope(|scope| {
+            // Also when a round fails: the scope waits for the traffic.
+            let stops = Stops(&stop);
+            let (held, stop) = (&mut held, &stop);
+            let held = scope.spawn(move || {
+                let mut sent = Counted::default();
+                while !stop.load(Ordering::Relaxed) {
+                    sent += held.exchange(500).unwrap();
+                }
+                sent
+            });
+            let short = scope.spawn(|| {
+                let (mut sent, mut count) = (Counted::default(), 0);
+                while !stop.load(Ordering::Relaxed) {
+                    sent += churn(&short_listener, AT_ONCE, 300).unwrap();
+                    count += AT_ONCE as u64;
+                    thread::sleep(Duration::from_millis(20));
+                }
+                (sent, count)
+            });
+            for round in 0..20 {
+                let interval = ["150ms", "100ms"][round % 2];
+                assert!(
+                    daemon.reload(&with(interval)),
+                    "round {round}: {}",
+                    daemon.status()
+                );
+            }
+            drop(stops);
+            (held.join().unwrap(), short.join().unwrap())
+        });
+        let seen = daemon.scrape_until("the end of every connection", |seen| {
+            events(seen, "closed", short_port) == [short_count; 2]
+                && Counted::of_port(seen, held_port) == held_bytes
+        });
+        assert_eq!(events(&seen, "opened", short_port), [short_count; 2]);
+        assert_eq!(Counted::of_port(&seen, short_port), short_bytes);
+        assert_eq!(active(&seen, held_port), [10, 10]);
+        assert_eq!(active(&seen, short_port), [0, 0]);
+        let own = daemon.telemetry();
+        let refused = own.sum(
+            "flowtap_receiver_refused_records_total",
+            &[("receiver", "sock_diag")],
+        );
+        assert_eq!(refused, 0, "{own:#?}");
     });
 }
 

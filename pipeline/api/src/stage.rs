@@ -161,6 +161,16 @@ pub trait Aggregator: Send {
 
     /// Closes the current window, however short, because flowtap stops. The snapshot is marked as the last.
     fn finish(&mut self, at: Timestamp) -> Snapshot;
+
+    /// Returns what an aggregator with another config needs to count on, if there is such a thing. Called after
+    /// [`Aggregator::finish`].
+    fn hand_over(self: Box<Self>) -> Option<Inheritance> {
+        None
+    }
+
+    /// Takes over from the aggregator that this one replaces: series that are the same under both configs count on, with their
+    /// totals and start times. Called before [`Aggregator::begin`].
+    fn take_over(&mut self, _before: Inheritance) {}
 }
 
 /// Result of exporting one snapshot.

@@ -124,7 +124,7 @@ impl Stages {
     }
 
     /// Becomes `other`; processors and window whose config is the same live on, with their state. A window that does not is
-    /// finished at `now`, where the new one begins: its contents are returned.
+    /// finished at `now`, where the new one begins with what that one leaves: its contents are returned.
     pub(crate) fn reconcile(&mut self, other: Self, now: Timestamp) -> Option<Snapshot> {
         let mut before = std::mem::take(&mut self.processors);
         for new in other.processors {
@@ -139,7 +139,10 @@ impl Stages {
             return None;
         }
         let snapshot = self.window.aggregator.finish(now);
-        self.window = other.window;
+        let before = std::mem::replace(&mut self.window, other.window);
+        if let Some(inheritance) = before.aggregator.hand_over() {
+            self.window.aggregator.take_over(inheritance);
+        }
         self.window.aggregator.begin(now);
         Some(snapshot)
     }

@@ -62,6 +62,21 @@ impl Catalog {
         }
     }
 
+    /// Whether series of each family are the same here as in `before`: it is exposed under the same name, with the same labels and
+    /// buckets.
+    pub(super) fn continues(&self, before: &Self) -> [bool; FAMILIES.len()] {
+        std::array::from_fn(|family| {
+            let (before, now) = (&before.families[family], &self.families[family]);
+            before.enabled && now.enabled && before.labels == now.labels && *before.family == *now.family
+        })
+    }
+
+    /// Takes over the rows of details and the shared labels that series of `before` have.
+    pub(super) fn take_over(&mut self, before: Self) {
+        self.details = before.details;
+        self.shared = before.shared;
+    }
+
     /// Name, unit and help, shared by all series of a family.
     pub(super) const fn family(&self, id: FamilyId) -> &'static Family {
         self.families[id as usize].family

@@ -194,6 +194,18 @@ impl Connections {
         });
     }
 
+    /// The slots of series have moved; `moved` has the new index of each, by the old one.
+    pub(super) fn renumber(&mut self, moved: &[u32]) {
+        let place = |slot: u32| moved.get(slot as usize).copied().unwrap_or(slot);
+        for known in self.table.iter_mut() {
+            known.slot = place(known.slot);
+        }
+        for feed in &mut self.feeds {
+            let untracked = std::mem::take(&mut feed.untracked);
+            feed.untracked = untracked.into_iter().map(|(slot, n)| (place(slot), n)).collect();
+        }
+    }
+
     /// Gives back memory that many connections took which have closed.
     pub(super) fn shrink(&mut self) {
         let needed = self.table.len();

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, EventCount, EventHop, Events, FamilyKind, FamilySnapshot, FlowBatch, FlowKind,
-    FlowRecord, HistogramPoint, MemoryPressure, Naming, PeerClass, Points, Role, SharedMemoryPressure,
-    Snapshot, SumPoint, Timestamp,
+    Aggregator, BuildContext, EventCount, EventHop, Events, Family, FamilyKind, FamilySnapshot, FlowBatch,
+    FlowKind, FlowRecord, HistogramPoint, Inheritance, MemoryPressure, Naming, PeerClass, Points, Role,
+    Series, SharedMemoryPressure, Snapshot, SumPoint, Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -32,12 +32,15 @@ pub struct Window {
     rtt_include_local_peers: bool,
     catalog: Catalog,
     totals: Totals,
+    max_series: usize,
     sums: Store<Sum>,
     histograms: Store<Histogram>,
     connections: Connections,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
+    /// Series that a reload has ended, until the next window lists them.
+    ended: Vec<(FamilyId, Series)>,
     /// Where the open window began.
     opened: Timestamp,
     /// Where it ends.
@@ -56,11 +59,13 @@ impl Window {
             rtt_include_local_peers: config.rtt_include_local_peers,
             catalog: Catalog::new(config),
             totals: Totals::default(),
+            max_series,
             sums: Store::new(max_series),
             histograms: Store::new(max_series),
             connections: Connections::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(&context.meter, &context.id, &[MEMORY_LIMIT]),
+            ended: Vec::new(),
             opened: Timestamp::default(),
             closes: Timestamp::default(),
             telemetry: Telemetry::new(context),
@@ -325,14 +330,65 @@ impl Window {
         self.shed.dropped(records.len() as u64, bytes, MEMORY_LIMIT);
     }
 
+    /// Continues with the series of `before` that are the same here; the others end.
+    fn continue_with(&mut self, before: Self) {
+        let Self {
+            mut catalog,
+            totals,
+            mut sums,
+            mut histograms,
+            mut connections,
+            opened,
+            ..
+        } = before;
+        let families: [&Family; FAMILIES.len()] = FamilyId::ALL.map(|id| catalog.family(id));
+        let stays = self.catalog.continues(&catalog);
+        let ended = &mut self.ended;
+        let mut keep = |family: FamilyId, series: &Series| {
+            if stays[family as usize] {
+                return true;
+            }
+            ended.push((family, series.clone()));
+            false
+        };
+        let moved = sums.sweep(opened, &mut catalog, |slot| keep(slot.key.family(), &slot.series));
+        if let Some(moved) = moved {
+            connections.renumber(&moved);
+        }
+        histograms.sweep(opened, &mut catalog, |slot| keep(slot.key.family(), &slot.series));
+        // Of a family that has another name or is not exposed any more nothing can be listed.
+        self.ended.retain(|(family, _)| {
+            let now = self.catalog.family(*family);
+            self.catalog.is_enabled(*family) && families[*family as usize].name == now.name
+        });
+        sums.set_max_series(self.max_series);
+        histograms.set_max_series(self.max_series);
+        if stays[FamilyId::Totals as usize] {
+            self.totals = totals;
+        }
+        // Else the gauge is made anew from a census.
+        if stays[FamilyId::ConnectionsActive as usize] {
+            self.connections = connections;
+        }
+        self.catalog.take_over(catalog);
+        self.sums = sums;
+        self.histograms = histograms;
+    }
+
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
         self.fold_totals();
         let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
+        for (family, series) in self.ended.drain(..) {
+            families[family as usize].ended.push(series);
+        }
         let expiration = self.expiration;
         let expired = |updated: Timestamp| at.since(updated) >= expiration;
-        self.sums.sweep(at, &mut self.catalog, |slot| {
+        let moved = self.sums.sweep(at, &mut self.catalog, |slot| {
             close_sum(&mut families[slot.key.family() as usize], slot, expired)
         });
+        if let Some(moved) = moved {
+            self.connections.renumber(&moved);
+        }
         self.histograms.sweep(at, &mut self.catalog, |slot| {
             close_histogram(&mut families[slot.key.family() as usize], slot, expired)
         });
@@ -408,9 +464,19 @@ impl Aggregator for Window {
         self.telemetry.record_connections(0);
         snapshot
     }
+
+    fn hand_over(self: Box<Self>) -> Option<Inheritance> {
+        Some(self)
+    }
+
+    fn take_over(&mut self, before: Inheritance) {
+        if let Ok(before) = before.downcast::<Self>() {
+            self.continue_with(*before);
+        }
+    }
 }
 
-fn empty(family: &'static flowtap_pipeline::Family) -> FamilySnapshot {
+fn empty(family: &'static Family) -> FamilySnapshot {
     let points = match family.kind {
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Sums(Vec::new()),
         FamilyKind::Histogram(_) => Points::Histograms(Vec::new()),

@@ -198,6 +198,11 @@ impl<V: Value> Store<V> {
         }
     }
 
+    /// Whatever there is stays; `max_series` is for series that are new.
+    pub(super) const fn set_max_series(&mut self, max_series: usize) {
+        self.max_series = max_series;
+    }
+
     /// Makes every change that was gathered.
     pub(super) fn flush(&mut self, start: Timestamp, catalog: &mut Catalog) {
         let mut numbers = [NO_SLOT; PENDING];
@@ -314,13 +319,13 @@ impl<V: Value> Store<V> {
     }
 
     /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it has changed. A
-    /// series leaves if `each` says so.
+    /// series leaves if `each` says so. If that has moved slots, returns the new index of each, by the old one.
     pub(super) fn sweep(
         &mut self,
         at: Timestamp,
         catalog: &mut Catalog,
         mut each: impl FnMut(&mut Slot<V>) -> bool,
-    ) {
+    ) -> Option<Vec<u32>> {
         for (index, place) in (0..).zip(&mut self.slots) {
             let Some(slot) = place else { continue };
             if slot.updated == CHANGED {
@@ -339,15 +344,21 @@ impl<V: Value> Store<V> {
                 *place = None;
             }
         }
-        if self.slots.len() > LEAST && self.free.len() > self.slots.len() / 4 * 3 {
-            self.compact();
-        }
+        (self.slots.len() > LEAST && self.free.len() > self.slots.len() / 4 * 3).then(|| self.compact())
     }
 
     /// Moves the live series together, in their order, and frees the rest: after a mass expiry the slots would keep their memory for
-    /// as long as the window lives.
-    fn compact(&mut self) {
+    /// as long as the window lives. Returns the new index of each slot, by the old one.
+    fn compact(&mut self) -> Vec<u32> {
         let live = self.slots.len() - self.free.len();
+        let mut moved = vec![NO_SLOT; self.slots.len()];
+        let places = moved
+            .iter_mut()
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.is_some());
+        for ((place, _), index) in places.zip(0..) {
+            *place = index;
+        }
         let mut slots = Vec::with_capacity(live);
         slots.extend(self.slots.drain(..).flatten().map(Some));
         let mut numbers = HashTable::with_capacity(live);
@@ -363,6 +374,7 @@ impl<V: Value> Store<V> {
         self.slots = slots;
         self.numbers = numbers;
         self.free = Vec::new();
+        moved
     }
 
     /// Whether new series fold into `other` from now on, whatever room there is.

@@ -43,9 +43,10 @@ pub struct Config {
     pub ring_buffer_bytes: Option<u32>,
     /// Mode `events`: how many events may wait between the rings and the pipelines. At least 1.
     pub channel_capacity: usize,
-    /// Mode `events`, and mode `sockets` on a kernel without a scan over socket storage (`flowtap doctor`): connections that can be
-    /// tracked at a time; those beyond are counted with their bytes when they close. At least 1. In mode `events` each takes about 200
-    /// bytes of kernel memory from the start.
+    /// Connections that can be tracked at a time where they are followed in a table: on a kernel without a scan over socket storage
+    /// (`flowtap doctor`), and in mode `events` on a kernel without mode `sockets`, where each takes about 200 bytes of kernel
+    /// memory from the start. Those beyond are counted with their bytes when they close. At least 1. A reload can lower it, and
+    /// raise it up to the value at the start.
     pub max_sockets: u32,
     /// Interval at which listening ports are read again from `proc_root`, and accepted connections
     /// get their process. At least 1 s.

@@ -101,7 +101,8 @@ impl Handover {
                         && self.config.max_sockets == config.max_sockets
                 }
             },
-            Programs::SockDiag(_) => false,
+            // What `auto` was refused at the start it is refused again.
+            Programs::SockDiag(_) => config.mode == Mode::Auto,
         }
     }
 }
@@ -213,7 +214,12 @@ impl EbpfReceiver {
                 }
                 programs
             }
-            Err(programs) => programs,
+            Err(mut programs) => {
+                if let Programs::SockDiag(receiver) = &mut programs {
+                    receiver.set_config(self.sock_diag_config());
+                }
+                programs
+            }
         };
         if config.proc_root != self.config.proc_root {
             coverage = Coverage::new(&self.context, &self.config.proc_root);

@@ -184,6 +184,12 @@ impl EbpfReceiver {
         }
     }
 
+    const fn sock_diag_config(&self) -> sock_diag::Config {
+        sock_diag::Config {
+            interval: self.config.interval,
+        }
+    }
+
     /// The programs, with the reason for the choice.
     fn load(&self) -> Result<(Programs, String), StageError> {
         let as_told = |programs| (programs, self.reason().to_owned());
@@ -220,10 +226,7 @@ impl EbpfReceiver {
             return Err(refused);
         }
         tracing::warn!("{refused}");
-        let config = sock_diag::Config {
-            interval: self.config.interval,
-        };
-        let mut receiver = SockDiagReceiver::new(config, &self.context);
+        let mut receiver = SockDiagReceiver::new(self.sock_diag_config(), &self.context);
         receiver.open()?;
         Ok((Programs::SockDiag(Box::new(receiver)), one_line(&refused)))
     }

@@ -9,6 +9,7 @@ use flowtap_pipeline::{
 };
 use netlink_packet_sock_diag::constants::TCP_CLOSE;
 
+use super::Opened;
 use super::closes::{Close, Closes};
 use super::counters::{Before, Counters, Payload};
 use super::dump::{Dump, Dumper, Socket};
@@ -42,20 +43,27 @@ impl Capture<'_> {
         self.flush();
     }
 
-    /// Does the last collection. Recent closes are still on their way through the kernel's work
+    /// Does the last collection, and returns what another receiver can continue with. Recent closes are still on their way through the kernel's work
     /// queue.
-    pub(super) async fn finish(&mut self, at: Timestamp) {
+    pub(super) async fn finish(mut self, at: Timestamp) -> Opened {
         self.look(at);
         let patience = Instant::now() + FINISH;
         while self.table.awaits_closes() && Instant::now() < patience {
             tokio::time::sleep(FINISH / 100).await;
             self.take_closes(at);
         }
-        if let Some(closes) = &mut self.closes {
-            closes.finish();
+        if let Some(closes) = &self.closes {
+            closes.flush();
         }
         self.take_closes(at);
         self.output.watermark(at);
+        // Closes are still followed: another receiver may continue.
+        Opened {
+            dumper: self.dumper,
+            closes: self.closes,
+            found: None,
+            table: self.table,
+        }
     }
 
     /// Dumps, passes on what moved and what closed, and then the watermark.
@@ -154,6 +162,7 @@ pub(super) struct Look {
 }
 
 /// Sockets by cookie, and the records that follow from changes to them.
+#[derive(Debug)]
 pub(super) struct Table {
     netns: u32,
     sockets: HashMap<u64, Known>,

@@ -6,11 +6,11 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -64,23 +64,25 @@ pub(super) struct Taken {
     pub(super) rejected: u64,
     /// Why no more will come.
     pub(super) broken: Option<io::Error>,
-    /// When to stop, whether all is taken or not.
-    deadline: Option<Instant>,
+    /// The kernel's buffer was empty after [`Closes::flush`] had asked for that.
+    flushed: bool,
+    /// Nobody takes closes any more.
+    stopped: bool,
 }
 
 /// The subscription.
 #[derive(Debug)]
 pub(super) struct Closes {
     shared: Arc<Shared>,
-    /// Closed, it ends the thread, once that has taken what has come.
-    stop: Option<PipeWriter>,
-    thread: Option<JoinHandle<()>>,
+    /// A byte asks the thread to empty the kernel's buffer; closed, it ends the thread.
+    stop: PipeWriter,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     taken: Mutex<Taken>,
     many: Notify,
+    flushed: Condvar,
 }
 
 impl Closes {
@@ -102,36 +104,37 @@ impl Closes {
         let (stopped, stop) = io::pipe()?;
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("sock-closes".to_owned())
             .spawn(move || {
                 if let Err(error) = follow(&socket, &stopped, lookups, &for_thread) {
                     for_thread.lock(|taken| taken.broken = Some(error));
+                    for_thread.flushed.notify_all();
                 }
             })?;
-        Ok(Self {
-            shared,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Self { shared, stop })
     }
 
-    /// Ends the subscription when all that the kernel has reported is taken, or after a second.
-    pub(super) fn finish(&mut self) {
-        self.shared
-            .lock(|taken| taken.deadline = Some(Instant::now() + FINISH));
-        self.stop = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that receives closes has panicked");
+    /// Waits until everything that the kernel has reported is taken, or for a second.
+    pub(super) fn flush(&self) {
+        let asked = (&self.stop).write_all(&[0]);
+        if let Err(error) = asked {
+            tracing::error!(%error, "the thread that follows closes has ended");
+            return;
         }
+        let taken = self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let flushed = self
+            .shared
+            .flushed
+            .wait_timeout_while(taken, FINISH, |taken| !taken.flushed && taken.broken.is_none());
+        flushed.unwrap_or_else(PoisonError::into_inner).0.flushed = false;
     }
 
     /// Takes the closes that wait.
     pub(super) fn take(&self) -> Taken {
         self.shared.lock(|taken| Taken {
-            deadline: taken.deadline,
+            flushed: taken.flushed,
+            stopped: taken.stopped,
             ..std::mem::take(taken)
         })
     }
@@ -142,26 +145,32 @@ impl Closes {
     }
 }
 
+impl Drop for Closes {
+    fn drop(&mut self) {
+        // The thread looks at its pipe only when the kernel has nothing for it.
+        self.shared.lock(|taken| taken.stopped = true);
+    }
+}
+
 impl Shared {
     fn lock<T>(&self, f: impl FnOnce(&mut Taken) -> T) -> T {
         f(&mut self.taken.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether there is time for more.
+    /// Returns whether somebody takes closes.
     fn put(&self, close: Close) -> bool {
-        let (waiting, time) = self.lock(|taken| {
+        let (waiting, goes_on) = self.lock(|taken| {
             if taken.closes.len() < CAPACITY {
                 taken.closes.push_back(close);
             } else {
                 taken.rejected += 1;
             }
-            let time = taken.deadline.is_none_or(|deadline| Instant::now() < deadline);
-            (taken.closes.len(), time)
+            (taken.closes.len(), !taken.stopped)
         });
         if waiting == WAKE_AT {
             self.many.notify_one();
         }
-        time
+        goes_on
     }
 }
 
@@ -173,7 +182,7 @@ fn follow(
     shared: &Shared,
 ) -> io::Result<()> {
     let inode = fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd())).map_or(0, |fd| fd.ino());
-    let (mut buffer, mut dropped) = (vec![0; MESSAGE_BYTES], 0);
+    let (mut buffer, mut dropped, mut flushing) = (vec![0; MESSAGE_BYTES], 0, false);
     loop {
         match socket.recv(&mut &mut buffer[..], 0) {
             Ok(size) => {
@@ -184,6 +193,10 @@ fn follow(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if std::mem::take(&mut flushing) {
+                    shared.lock(|taken| taken.flushed = true);
+                    shared.flushed.notify_all();
+                }
                 let mut ready =
                     [socket.as_fd(), stopped.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
                 match poll(&mut ready, PollTimeout::NONE) {
@@ -191,7 +204,11 @@ fn follow(
                     Err(error) => return Err(error.into()),
                 }
                 if ready[1].any() == Some(true) {
-                    return Ok(());
+                    if (&*stopped).read(&mut [0])? == 0 {
+                        return Ok(());
+                    }
+                    // What came while it was asked for is taken, too.
+                    flushing = true;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

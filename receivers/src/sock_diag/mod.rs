@@ -10,7 +10,8 @@
 //! 3. The role of a socket is decided once, and kept: by its counters, else by the listeners, else by the ports.
 //! 4. A socket that is in no dump any more, and which the kernel has not freed, is closed but held open by its process. It counts
 //!    as closed after two dumps; should its counters have moved when the kernel frees it, that is one more record.
-//! 5. Where the kernel does not report closes, a socket that is in the dump no more counts as closed. Its last bytes are not
+//! 5. A receiver that replaces another one, with another interval, continues with its table and its subscription to closes.
+//! 6. Where the kernel does not report closes, a socket that is in the dump no more counts as closed. Its last bytes are not
 //!    known, and connections shorter than an interval are not seen.
 //!
 //! Other network namespaces and processes are not seen. That is what `ebpf` is for; this receiver logs it when it starts.
@@ -33,8 +34,8 @@ use std::time::{Duration, Instant};
 use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, Receiver, ReceiverConfig, RecordField,
-    Sink, Sockets, Stability, StageError, Subscription, Timestamp, Violation,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Inheritance, Receiver, ReceiverConfig,
+    RecordField, Sink, Sockets, Stability, StageError, Subscription, Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -106,13 +107,21 @@ pub struct SockDiagReceiver {
     opened: Option<Opened>,
 }
 
-/// The sockets, with what was found at the start.
+/// The sockets, and what is known of connections.
 #[derive(Debug)]
 struct Opened {
     dumper: Dumper,
     closes: Option<Closes>,
-    found: Dump,
-    start: Instant,
+    /// The first dump, until it was compared.
+    found: Option<Dump>,
+    table: Table,
+}
+
+/// What a receiver leaves to the one that replaces it.
+#[derive(Debug)]
+struct Handover {
+    opened: Opened,
+    coverage: Coverage,
 }
 
 impl SockDiagReceiver {
@@ -155,10 +164,15 @@ impl SockDiagReceiver {
         self.opened = Some(Opened {
             dumper,
             closes,
-            found,
-            start: Instant::now(),
+            found: Some(found),
+            table: Table::new(own_netns(), Instant::now()),
         });
         Ok(())
+    }
+
+    /// Changes the config of a receiver that is not running; it continues with what it knows.
+    pub(crate) fn set_config(&mut self, config: Config) {
+        self.config = config;
     }
 
     /// Passes what dumps and closes show to `output` until `stop`.
@@ -171,21 +185,22 @@ impl SockDiagReceiver {
             dumper,
             closes,
             found,
-            start,
+            table,
         }) = self.opened.take()
         else {
             return Err(StageError::Other("run without start".into()));
         };
-        let netns = own_netns();
         let mut capture = Capture {
             telemetry: &self.telemetry,
             node: Subscription::new(&self.context.node),
             dumper,
             closes,
-            table: Table::new(netns, start),
+            table,
             output,
         };
-        capture.adopt(found, Timestamp::now());
+        if let Some(found) = found {
+            capture.adopt(found, Timestamp::now());
+        }
         let mut ticks = Ticker::new(self.config.interval);
         loop {
             let many = async {
@@ -197,7 +212,7 @@ impl SockDiagReceiver {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    capture.finish(Timestamp::now()).await;
+                    self.opened = Some(capture.finish(Timestamp::now()).await);
                     return Ok(());
                 }
                 tick = ticks.tick() => capture.collect(tick),
@@ -209,6 +224,10 @@ impl SockDiagReceiver {
 
 impl Receiver for SockDiagReceiver {
     fn start(&mut self) -> Result<(), StageError> {
+        if self.opened.is_some() {
+            // Taken over.
+            return Ok(());
+        }
         self.coverage = Some(Coverage::new(&self.context, Path::new("/proc")));
         self.open()
     }
@@ -222,10 +241,27 @@ impl Receiver for SockDiagReceiver {
             let Some(mut coverage) = self.coverage.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
-            let coverage = &mut coverage;
-            self.capture(MeteredSink { sink, coverage }, stop).await
+            let output = MeteredSink {
+                sink,
+                coverage: &mut coverage,
+            };
+            self.capture(output, stop).await?;
+            self.coverage = Some(coverage);
+            Ok(())
         }
         .boxed()
+    }
+
+    fn hand_over(&mut self) -> Option<Inheritance> {
+        let (opened, coverage) = (self.opened.take()?, self.coverage.take()?);
+        Some(Box::new(Handover { opened, coverage }))
+    }
+
+    fn take_over(&mut self, inheritance: Inheritance) -> Result<(), Inheritance> {
+        let Handover { opened, coverage } = *inheritance.downcast::<Handover>()?;
+        self.opened = Some(opened);
+        self.coverage = Some(coverage);
+        Ok(())
     }
 }
 

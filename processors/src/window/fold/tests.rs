@@ -956,3 +956,126 @@ proptest! {
         }
     }
 }
+
+/// What a window of `config` shows when it has taken over from `before`, which has been finished.
+fn taken_over(config: &Config, context: &BuildContext, before: Window, now: u64) -> Window {
+    let mut window = Window::new(config, context);
+    window.take_over(Box::new(before).hand_over().unwrap());
+    window.begin(at(now));
+    window
+}
+
+#[test]
+fn series_that_are_the_same_under_another_config_count_on_and_the_others_begin_anew() {
+    let context = context(NodeInfo::default());
+    let mut window = Window::new(&Config::default(), &context);
+    window.begin(at(2));
+    let open = |events, cookie| FlowRecord {
+        events,
+        cookie,
+        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 100, 30)
+    };
+    fold(&mut window, &[open(Events::OPENED, 7), open(Events::OPENED, 8)]);
+    window.finish(at(4));
+
+    let mut config = Config {
+        interval: Duration::from_secs(10),
+        ..Config::default()
+    };
+    let labels = FamilyConfig {
+        labels: Some(vec![Label::Event]),
+        ..FamilyConfig::default()
+    };
+    config
+        .families
+        .insert("network_tcp_connections".to_owned(), labels);
+    let mut window = taken_over(&config, &context, window, 4);
+    fold(&mut window, &[open(Events::CLOSED, 7)]);
+    let snapshot = window.advance(at(10)).unwrap();
+    let shown = shown(&snapshot);
+    let total = |start: &str| {
+        let of = shown.iter().filter(|(name, _)| name.starts_with(start));
+        of.map(|(_, total)| *total).sum::<u64>()
+    };
+    assert_eq!(total("network_tcp_flow_egress{"), 3 * (100 + 30), "{shown:?}");
+    let Points::Sums(totals) = &snapshot.families[FamilyId::Totals as usize].points else {
+        panic!("a counter");
+    };
+    let bytes: u64 = totals.iter().map(|point| point.total).sum();
+    assert_eq!(bytes, 3 * (100 + 30));
+    assert_eq!(total("network_tcp_connections_active{"), 1, "{shown:?}");
+    assert_eq!(
+        total("network_tcp_connections{"),
+        1,
+        "the one that closed: {shown:?}"
+    );
+    let of = |name: &str| -> &FamilySnapshot {
+        let family = snapshot.families.iter().find(|family| family.family.name == name);
+        family.unwrap()
+    };
+    let Points::Sums(egress) = &of("network_tcp_flow_egress").points else {
+        panic!("a counter");
+    };
+    assert!(egress.iter().all(|point| point.series.start() == at(2)));
+    assert!(
+        egress.iter().all(|point| point.total == 3 * point.delta),
+        "{egress:?}"
+    );
+    let connections = of("network_tcp_connections");
+    assert_eq!(connections.ended.len(), 1, "the series of the other labels");
+    let Points::Sums(points) = &connections.points else {
+        panic!("a counter");
+    };
+    assert_eq!(points[0].series.start(), at(4));
+}
+
+#[test]
+fn another_naming_takes_over_no_series() {
+    let context = context(NodeInfo::default());
+    let mut window = Window::new(&Config::default(), &context);
+    window.begin(at(2));
+    fold(
+        &mut window,
+        &[flow(FlowKind::Egress, PeerClass::ExternalHosts, 100, 30)],
+    );
+    window.finish(at(4));
+    let config = Config {
+        naming: Naming::Otel,
+        ..Config::default()
+    };
+    let mut window = taken_over(&config, &context, window, 4);
+    let snapshot = window.advance(at(10)).unwrap();
+    assert_eq!(shown(&snapshot).values().sum::<u64>(), 0);
+    assert!(snapshot.families.iter().all(|family| family.ended.is_empty()));
+    assert!(window.wants_census(0));
+}
+
+#[test]
+fn a_connection_that_outlives_a_mass_expiry_is_taken_from_the_gauge_that_counts_it() {
+    let mut window = window(10_000, 10);
+    let peer = |number: u16| FlowRecord {
+        kind: Some(FlowKind::Egress),
+        class: Some(PeerClass::ExternalHosts),
+        sent_bytes: 100,
+        ..record("192.0.2.1:40000", &format!("198.51.100.7:{number}"))
+    };
+    let with = |events| FlowRecord {
+        events,
+        cookie: 9,
+        ..peer(443)
+    };
+    // The gauge's series comes after all that will expire.
+    fold(&mut window, &(1_000..6_000).map(peer).collect::<Vec<_>>());
+    fold(&mut window, &[with(Events::OPENED)]);
+    window.advance(at(5)).unwrap();
+    fold(&mut window, &[peer(443)]);
+    let gauge = r#"network_tcp_connections_active{flow="egress",type="externalHosts"}"#;
+    let after = shown(&window.advance(at(15)).unwrap());
+    assert!(after.len() < 20, "the others have expired: {}", after.len());
+    assert_eq!(after[gauge], 1);
+    fold(&mut window, &[with(Events::CLOSED)]);
+    let closed = shown(&window.advance(at(20)).unwrap());
+    assert_eq!(closed[gauge], 0);
+    let bytes = r#"network_tcp_flow_egress{raddr="198.51.100.7",rport="443",direction="outbound",type="externalHosts"}"#;
+    assert_eq!(closed[bytes], 300);
+}
