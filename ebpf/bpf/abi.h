@@ -82,6 +82,27 @@ struct listen_event {
 	__u16 pad[3];
 };
 
+enum cgroup_event_type {
+	CGROUP_CREATED = 1,
+	CGROUP_REMOVED = 2,
+};
+
+/* The kernel's tracepoints have no more of a path (TRACE_CGROUP_PATH_LEN). */
+#define CGROUP_PATH_BYTES 1024
+
+/* A cgroup of v2 came or went. A record is as long as its path, with the zero behind it. */
+struct cgroup_event {
+	__u64 id;
+	__u32 type;	  /* enum cgroup_event_type */
+	__u32 path_bytes; /* without the zero; 0 when it goes */
+	char path[CGROUP_PATH_BYTES];
+};
+
+#define CGROUP_EVENT_BYTES __builtin_offsetof(struct cgroup_event, path)
+
+/* What some thousand cgroups say that are created at once. */
+#define CGROUPS_RING_BYTES (1 << 19)
+
 /* Everything that could not be reported, per CPU. Bytes are signed, as the differences that they sum up are. */
 struct losses {
 	__u64 flows;	   /* flow events for which the ring had no room */
@@ -104,5 +125,6 @@ _Static_assert(__builtin_offsetof(struct flow_event, comm) == 120, "flow_event.c
 _Static_assert(__builtin_offsetof(struct flow_event, failure) == 140, "flow_event.failure");
 _Static_assert(sizeof(struct listen_event) == 24, "listen_event");
 _Static_assert(sizeof(struct losses) == 72, "losses");
+_Static_assert(sizeof(struct cgroup_event) == 1040, "cgroup_event");
 
 #endif

@@ -11,6 +11,7 @@
 #define FLOWTAP_ADOPT_H
 
 #include "scan.h"
+#include "owners.h"
 
 /* Before a record is made: the iterator shows the socket again at the next read. seq_write() refuses what would fill
  * the buffer to the last byte (fs/seq_file.c). */
@@ -31,7 +32,7 @@ static __always_inline int show_listener(struct seq_file *seq, struct sock *sk, 
 	if (!has_room(seq, sizeof(event)))
 		return ITER_RETRY;
 	if (task)
-		remember_owner(sk, event.cookie, task, true);
+		remember_holder(sk, event.cookie, task);
 	if (bpf_seq_write(seq, &event, sizeof(event)))
 		COUNT_LOSS(scan_writes, 1);
 	return ITER_CONTINUE;
@@ -43,8 +44,6 @@ static __always_inline int show_mptcp_listener(struct seq_file *seq, struct sock
 {
 	struct sock *first = BPF_CORE_READ((struct mptcp_sock *)sk, first);
 	struct listen_event event = {.type = EVENT_LISTEN, .netns = read_netns(sk)};
-	struct listen_key key = {.netns = event.netns};
-	struct owner fresh = {};
 
 	if (!first || BPF_CORE_READ(first, __sk_common.skc_state) != TCP_LISTEN)
 		return ITER_CONTINUE;
@@ -52,11 +51,8 @@ static __always_inline int show_mptcp_listener(struct seq_file *seq, struct sock
 		return ITER_RETRY;
 	/* The outer socket's cookie: a close of the inner one leaves its port to the next walk. */
 	event.cookie = bpf_get_socket_cookie(sk);
-	event.port = key.port = BPF_CORE_READ(first, __sk_common.skc_num);
-	key.family = BPF_CORE_READ(first, __sk_common.skc_family);
-	fresh.cookie = event.cookie;
-	if (read_owner(&fresh, task) && bpf_map_update_elem(&owners, &key, &fresh, BPF_ANY))
-		COUNT_LOSS(owners, 1);
+	event.port = BPF_CORE_READ(first, __sk_common.skc_num);
+	remember_holder(first, event.cookie, task);
 	if (bpf_seq_write(seq, &event, sizeof(event)))
 		COUNT_LOSS(scan_writes, 1);
 	return ITER_CONTINUE;
@@ -101,7 +97,7 @@ static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct t
 	state = find_state(sk);
 	if (state && !has_mark(state, MARK_CLOSED)) {
 		if (task && is_owner_open(state))
-			set_process(state, task);
+			set_process(state, task, OWNER_SEEN);
 		return ITER_CONTINUE;
 	}
 	if (!first_walk)
@@ -111,7 +107,7 @@ static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct t
 		return ITER_CONTINUE;
 	count_from_now(&fresh.state, sk, tcp, tcp_state);
 	if (task)
-		set_process(&fresh.state, task);
+		set_process(&fresh.state, task, OWNER_SEEN);
 	if (!find_or_make_state(sk, &fresh))
 		count_untracked(true);
 	return ITER_CONTINUE;

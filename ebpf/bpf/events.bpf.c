@@ -10,6 +10,8 @@
  *                            state_missed1 to 3
  *   connect_probe            kprobe/tcp_connect, where there are any    -> process of a connect
  *   close_probe              kprobe/tcp_close, where there are any      -> process of an accepted connection
+ *   accept, accept_probe     fentry, else kprobe/security_sock_graft    -> the same, when it is accepted
+ *   find_listeners           iter/task_file                             -> processes of listening sockets
  *
  * All of them read by bpf_probe_read_kernel(), so that one source serves every kind of attachment.
  */
@@ -97,6 +99,31 @@ SEC("kprobe/tcp_close")
 int BPF_KPROBE(close_probe, struct sock *sk)
 {
 	on_segments_release(sk);
+	return 0;
+}
+
+SEC("fentry/security_sock_graft")
+int BPF_PROG(accept, struct sock *sk, struct socket *parent)
+{
+	on_segments_accepted(sk);
+	return 0;
+}
+
+SEC("kprobe/security_sock_graft")
+int BPF_KPROBE(accept_probe, struct sock *sk)
+{
+	on_segments_accepted(sk);
+	return 0;
+}
+
+SEC("iter/task_file")
+int find_listeners(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+
+	if (task && file)
+		on_segments_file(task, file);
 	return 0;
 }
 

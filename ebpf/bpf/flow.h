@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * A flow_event from a socket, what is remembered of it, and what has changed; its owner; why it ended.
+ * A flow_event from a socket, what is remembered of it, and what has changed; why it ended.
  */
 #ifndef FLOWTAP_FLOW_H
 #define FLOWTAP_FLOW_H
@@ -41,130 +41,6 @@ static __always_inline bool is_tcp(struct sock *sk)
 
 	return FIELD(sk, sk_protocol) == IPPROTO_TCP && FIELD(sk, sk_type) == SOCK_STREAM &&
 	       (family == AF_INET || family == AF_INET6);
-}
-
-/* The process of a task, named by its leader, as threads may have other names. False for a kernel thread, which works
- * on behalf of a process that it does not know. */
-static __always_inline bool read_owner(struct owner *owner, struct task_struct *task)
-{
-	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
-
-	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
-		return false;
-	owner->pid = BPF_CORE_READ(task, tgid);
-	BPF_CORE_READ_STR_INTO(&owner->comm, leader, comm);
-	owner->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-	return true;
-}
-
-/* Gives a connection to the process of `task`. */
-static __always_inline void set_process(struct socket_state *state, struct task_struct *task)
-{
-	struct owner owner = {};
-
-	if (!read_owner(&owner, task))
-		return;
-	state->pid = owner.pid;
-	state->cgroup_id = owner.cgroup_id;
-	__builtin_memcpy(state->comm, owner.comm, sizeof(state->comm));
-	clear_marks(state, MARK_OWNER_INHERITED);
-}
-
-/* For what is done in the process that owns the socket: connect(), shutdown(), close(). */
-static __always_inline void set_current_process(struct socket_state *state)
-{
-	set_process(state, (struct task_struct *)bpf_get_current_task());
-}
-
-/* Whether a better look at the owner is worth it. */
-static __always_inline bool is_owner_open(const struct socket_state *state)
-{
-	return !state->pid || has_mark(state, MARK_OWNER_INHERITED);
-}
-
-/* The local address, as a key has it. A socket of IPv6 that takes IPv4 as well has the mapped form of that. */
-static __always_inline void read_listen_addr(struct listen_key *key, struct sock *sk)
-{
-	key->family = FIELD(sk, __sk_common.skc_family);
-	if (key->family == AF_INET)
-		*(__u32 *)key->addr = FIELD(sk, __sk_common.skc_rcv_saddr);
-	else if (bpf_core_field_exists(sk->__sk_common.skc_v6_rcv_saddr))
-		BPF_CORE_READ_INTO(&key->addr, sk, __sk_common.skc_v6_rcv_saddr);
-}
-
-static __always_inline void read_listen_key(struct listen_key *key, struct sock *sk)
-{
-	__builtin_memset(key, 0, sizeof(*key));
-	read_listen_addr(key, sk);
-	key->netns = read_netns(sk);
-	/* A socket that begins to listen is bound (skc_num) but has no inet_sport yet; one that ceases to, the other
-	 * way round. */
-	key->port = FIELD(sk, __sk_common.skc_num);
-	if (!key->port)
-		key->port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
-}
-
-/* Stores the owner of a listening socket. With `again`, a known owner of the same socket stays: the caller of
- * listen() is better than one of the processes that have the file, unless it was the service manager, which passes
- * sockets on. */
-static __always_inline void remember_owner(struct sock *sk, __u64 cookie, struct task_struct *task, bool again)
-{
-	struct owner fresh = {.cookie = cookie};
-	struct listen_key key;
-	struct owner *known;
-
-	read_listen_key(&key, sk);
-	known = bpf_map_lookup_elem(&owners, &key);
-	if (again && known && known->cookie == cookie && known->pid != 1)
-		return;
-	if (!read_owner(&fresh, task))
-		return;
-	if (bpf_map_update_elem(&owners, &key, &fresh, BPF_ANY))
-		COUNT_LOSS(owners, 1);
-}
-
-/* Whether it was this socket that was remembered. */
-static __always_inline bool forget_owner(struct sock *sk, __u64 cookie)
-{
-	struct listen_key key;
-	struct owner *known;
-
-	read_listen_key(&key, sk);
-	known = bpf_map_lookup_elem(&owners, &key);
-	if (!known || known->cookie != cookie)
-		return false;
-	bpf_map_delete_elem(&owners, &key);
-	return true;
-}
-
-/* Gives an accepted connection to whose socket it was accepted on, until it is seen in a process. Its cgroup is that
- * of the listening socket, which sk_clone_lock() copies. */
-static __always_inline void inherit_owner(struct socket_state *state, struct sock *sk)
-{
-	struct listen_key key = {};
-	struct owner *known;
-
-	key.netns = state->netns;
-	key.port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
-	read_listen_addr(&key, sk);
-	known = bpf_map_lookup_elem(&owners, &key);
-	if (!known) {
-		/* Most listen on any address. */
-		__builtin_memset(&key.addr, 0, sizeof(key.addr));
-		known = bpf_map_lookup_elem(&owners, &key);
-	}
-	if (known) {
-		state->pid = known->pid;
-		state->cgroup_id = known->cgroup_id;
-		__builtin_memcpy(state->comm, known->comm, sizeof(state->comm));
-		set_marks(state, MARK_OWNER_INHERITED);
-	}
-	if (bpf_core_field_exists(sk->sk_cgrp_data.cgroup)) {
-		__u64 cgroup_id = BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
-
-		if (cgroup_id)
-			state->cgroup_id = cgroup_id;
-	}
 }
 
 /* Counts a connection whose bytes BPF may redirect past TCP, once. */
@@ -263,12 +139,13 @@ static __always_inline void begin_failed_connect(struct socket_state *state, str
 /* All but the cookie. */
 static __always_inline void fill_listener(struct listen_event *event, struct sock *sk, __u32 type)
 {
-	struct listen_key key;
-
-	read_listen_key(&key, sk);
 	event->type = type;
-	event->netns = key.netns;
-	event->port = key.port;
+	event->netns = read_netns(sk);
+	/* A socket that begins to listen is bound (skc_num) but has no inet_sport yet; one that ceases to, the other
+	 * way round. */
+	event->port = FIELD(sk, __sk_common.skc_num);
+	if (!event->port)
+		event->port = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
 }
 
 #endif

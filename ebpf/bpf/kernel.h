@@ -63,6 +63,9 @@ enum {
 /* include/linux/sched.h: a kernel thread. Workers of io_uring are threads of their process and lack it. */
 #define PF_KTHREAD 0x00200000
 
+/* include/uapi/linux/magic.h: the file system of sockets. */
+#define SOCKFS_MAGIC 0x534f434b
+
 /* include/net/sock.h, Linux 6.0: sk_user_data points to a struct sk_psock, so BPF may redirect what is sent. */
 #define SK_USER_DATA_PSOCK 4UL
 
@@ -125,8 +128,13 @@ struct kernfs_node {
 	__u64 id;
 } KERNEL_TYPE;
 
+struct cgroup_root {
+	int hierarchy_id;
+} KERNEL_TYPE;
+
 struct cgroup {
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 } KERNEL_TYPE;
 
 /* A union with the cgroup v1 ids before Linux 5.15, without this field. */
@@ -157,6 +165,10 @@ struct minmax {
 	struct minmax_sample s[3];
 } KERNEL_TYPE;
 
+struct list_head {
+	struct list_head *next;
+} KERNEL_TYPE;
+
 struct tcp_sock {
 	__u64 bytes_received;
 	__u64 bytes_acked;
@@ -172,6 +184,7 @@ struct tcp_sock {
 	struct minmax rtt_min;
 	__u32 snd_cwnd;
 	__u32 rcv_nxt;
+	struct list_head tsorted_sent_queue;
 } KERNEL_TYPE;
 
 struct sk_buff {
@@ -195,7 +208,18 @@ struct task_struct {
 	struct css_set *cgroups;
 } KERNEL_TYPE;
 
-struct file;
+struct super_block {
+	unsigned long s_magic;
+} KERNEL_TYPE;
+
+struct inode {
+	struct super_block *i_sb;
+} KERNEL_TYPE;
+
+struct file {
+	struct inode *f_inode;
+	void *private_data;
+} KERNEL_TYPE;
 
 struct socket {
 	struct sock *sk;

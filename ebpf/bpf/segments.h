@@ -15,6 +15,7 @@
 #ifndef FLOWTAP_SEGMENTS_H
 #define FLOWTAP_SEGMENTS_H
 
+#include "owners.h"
 #include "segment.h"
 
 /* A socket's place in the table. */
@@ -160,6 +161,26 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	bpf_ringbuf_submit(event, wakeup_flags(&tcpflow));
 }
 
+/* A process' file that is a listening socket: for those that began to listen before the programs were there. By the
+ * file system that the file is of, as bpf_sock_from_file() is for later kernels; a file that was opened by O_PATH has
+ * no socket. */
+static __always_inline void on_segments_file(struct task_struct *task, struct file *file)
+{
+	struct socket *socket;
+	struct sock *sk;
+
+	if (BPF_CORE_READ(file, f_inode, i_sb, s_magic) != SOCKFS_MAGIC)
+		return;
+	socket = BPF_CORE_READ(file, private_data);
+	sk = socket ? BPF_CORE_READ(socket, sk) : NULL;
+	/* Absent where the kernel was built without MPTCP. */
+	if (sk && bpf_core_field_exists(((struct mptcp_sock *)sk)->first) &&
+	    FIELD(sk, sk_protocol) == IPPROTO_MPTCP)
+		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	if (sk && is_tcp(sk) && FIELD(sk, __sk_common.skc_state) == TCP_LISTEN)
+		remember_holder(sk, cookie_of(sk), task);
+}
+
 static __always_inline void emit_segments_listener(struct sock *sk, __u32 type)
 {
 	struct listen_event *event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
@@ -176,13 +197,13 @@ static __always_inline void emit_segments_listener(struct sock *sk, __u32 type)
 
 static __always_inline void on_segments_listen(struct sock *sk)
 {
-	remember_owner(sk, cookie_of(sk), (struct task_struct *)bpf_get_current_task(), false);
+	remember_owner(sk, cookie_of(sk));
 	emit_segments_listener(sk, EVENT_LISTEN);
 }
 
 static __always_inline void on_segments_unlisten(struct sock *sk)
 {
-	forget_owner(sk, cookie_of(sk));
+	forget_owner(sk);
 	emit_segments_listener(sk, EVENT_UNLISTEN);
 }
 
@@ -195,17 +216,37 @@ static __always_inline void on_segments_connect(struct sock *sk)
 		return;
 	place = track_segments(sk, ROLE_CLIENT, false);
 	if (place)
-		set_current_process(&place->state);
+		set_current_process(&place->state, OWNER_SEEN);
 }
 
-/* shutdown() or close(), in the process that calls it: where accepted connections get theirs. */
+/* A socket that comes into being for a connection: whatever is known of its address was another's. */
+static __always_inline void on_segments_child(struct sock *sk)
+{
+	struct tracked_socket *place = track_segments(sk, ROLE_SERVER, false);
+	const struct owner *known = owner_of_listener(sk);
+
+	if (place && known)
+		copy_owner(&place->state, known, OWNER_LISTENS);
+}
+
+/* accept(), in the process that calls it. */
+static __always_inline void on_segments_accepted(struct sock *sk)
+{
+	__u64 address = address_of(sk);
+	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
+
+	if (place && is_owner_open(&place->state))
+		set_current_process(&place->state, OWNER_ACCEPTED);
+}
+
+/* shutdown() or close(), in the process that calls it, which may be another than the one that accepted it. */
 static __always_inline void on_segments_release(struct sock *sk)
 {
 	__u64 address = address_of(sk);
 	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
 
 	if (place && is_owner_open(&place->state))
-		set_current_process(&place->state);
+		set_current_process(&place->state, OWNER_SEEN);
 }
 
 static __always_inline void on_segments_established(struct sock *sk, int oldstate, bool first)
@@ -229,8 +270,8 @@ static __always_inline void on_segments_established(struct sock *sk, int oldstat
 	state = &place->state;
 	if (oldstate == TCP_SYN_SENT)
 		state->handshake_us = (now - state->since_ns) / 1000;
-	if (state->role == ROLE_SERVER && !state->pid)
-		inherit_owner(state, sk);
+	if (state->role == ROLE_SERVER && state->owner <= OWNER_LISTENS)
+		inherit_cgroup(state, sk);
 	state->since_ns = now;
 	count_from_opening(state, tcp);
 	set_marks(state, MARK_ESTABLISHED);
@@ -260,7 +301,12 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 		/* TCP Fast Open: accepted, and reset before the handshake's end. */
 		place = track_segments(sk, ROLE_SERVER, false);
 		if (place)
-			inherit_owner(&place->state, sk);
+			inherit_cgroup(&place->state, sk);
+	}
+	if (place && place->state.role == ROLE_SERVER && !has_mark(&place->state, MARK_ESTABLISHED) && !now.received) {
+		/* TCP could not make a connection of it. */
+		bpf_map_delete_elem(&tracked, &address);
+		return;
 	}
 	if (!place) {
 		if (has_untracked && now.sent_segments)
@@ -287,14 +333,6 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 	bpf_map_delete_elem(&tracked, &address);
 }
 
-/* A socket that comes into being: whatever is known of its address was another's. */
-static __always_inline void forget(struct sock *sk)
-{
-	__u64 address = address_of(sk);
-
-	bpf_map_delete_elem(&tracked, &address);
-}
-
 static __always_inline void on_segments_state(struct sock *sk, int oldstate, int newstate)
 {
 	if (!is_tcp(sk))
@@ -302,7 +340,7 @@ static __always_inline void on_segments_state(struct sock *sk, int oldstate, int
 	if (newstate == TCP_LISTEN)
 		on_segments_listen(sk);
 	else if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV)
-		forget(sk);
+		on_segments_child(sk);
 	else if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE)
 		on_segments_unlisten(sk);
 	else if (newstate == TCP_SYN_SENT) {
@@ -322,27 +360,25 @@ static __always_inline void on_segments_state(struct sock *sk, int oldstate, int
 static __always_inline void on_segments_state_missed(struct sock *sk, int oldstate, int newstate)
 {
 	struct tracked_socket *place;
-	struct listen_key key;
-	struct owner *known;
 	__u64 address = address_of(sk);
 
 	if (!is_tcp(sk))
 		return;
 	if (newstate == TCP_LISTEN) {
-		read_listen_key(&key, sk);
-		known = bpf_map_lookup_elem(&owners, &key);
-		if (!known || known->cookie != cookie_of(sk))
+		if (!has_owner(address, cookie_of(sk)))
 			on_segments_listen(sk);
 		return;
 	}
 	if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE) {
-		if (forget_owner(sk, cookie_of(sk)))
+		if (forget_owner(sk))
 			emit_segments_listener(sk, EVENT_UNLISTEN);
 		return;
 	}
 	place = bpf_map_lookup_elem(&tracked, &address);
 	if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV) {
-		forget(sk);
+		/* Else it is as the first program made it. */
+		if (!place || place->state.role != ROLE_SERVER || has_mark(&place->state, MARK_ESTABLISHED))
+			on_segments_child(sk);
 	} else if (newstate == TCP_SYN_SENT) {
 		if (!has_kprobes && (!place || has_mark(&place->state, MARK_ESTABLISHED)))
 			on_segments_connect(sk);

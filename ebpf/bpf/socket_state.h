@@ -25,8 +25,15 @@ enum mark {
 	MARK_CLOSED = 1 << 2,	       /* `last` is final; the last record is out, or being made */
 	MARK_ADOPTED = 1 << 3,	       /* was open before the programs were attached */
 	MARK_ROLE_COUNTED = 1 << 4,    /* the role is known from the counters, not from the handshake */
-	MARK_OWNER_INHERITED = 1 << 5, /* the process is that of the listening socket */
-	MARK_REDIRECTED = 1 << 6,      /* was seen in a sockmap */
+	MARK_REDIRECTED = 1 << 5,      /* was seen in a sockmap */
+};
+
+/* How the owner of a connection is known, from the least certain on. */
+enum owner_source {
+	OWNER_UNKNOWN = 0,
+	OWNER_LISTENS = 1, /* has the socket that it was accepted on */
+	OWNER_ACCEPTED = 2,
+	OWNER_SEEN = 3, /* connected, shut down or closed it, or has its file */
 };
 
 /*
@@ -42,7 +49,7 @@ struct socket_state {
 	struct totals reported; /* what the records up to now add up to */
 	__u32 marks;		/* enum mark */
 	__u8 role;		/* enum role */
-	__u8 pad;
+	__u8 owner;	    /* enum owner_source: of pid, comm and cgroup_id */
 	__u16 segment_tick; /* of the last record of a segment: see segment_tick() */
 	__u64 since_ns;	    /* SYN_SENT, then ESTABLISHED or adoption */
 	__u32 netns;	    /* inode number */
@@ -64,17 +71,9 @@ struct {
 	__type(value, struct losses);
 } losses SEC(".maps");
 
-/* An address that is listened on. */
-struct listen_key {
-	__u32 netns;   /* inode number */
-	__u16 port;    /* host byte order */
-	__u16 family;  /* of the socket: what it accepts is of the same */
-	__u8 addr[16]; /* network byte order, IPv4 in the first four bytes; zero for any */
-};
-
 /* Owner of a listening socket. */
 struct owner {
-	__u64 cookie;
+	__u64 cookie; /* of the socket: addresses are used again */
 	__u64 cgroup_id;
 	__u32 pid;
 	char comm[16];
@@ -90,13 +89,13 @@ struct owner {
 #define OWNERS_FLAGS BPF_F_NO_PREALLOC
 #endif
 
-/* Key: an address that is listened on. Value: the process that listens, which is the best that is known of the owner
- * of an accepted connection before that process is seen with it. */
+/* Key: address of a listening socket. Value: the process that listens, which is the best that is known of the owner
+ * of a connection before a process accepts it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, OWNERS);
 	__uint(map_flags, OWNERS_FLAGS);
-	__type(key, struct listen_key);
+	__type(key, __u64);
 	__type(value, struct owner);
 } owners SEC(".maps");
 

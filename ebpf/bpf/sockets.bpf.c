@@ -8,6 +8,7 @@
  *   on_state_nested     the same, after it: changes at which it was not run
  *   on_state_guarded    instead of both, where programs at tracepoints can be preempted; then on_state_missed1 to 3
  *   on_tcp_probe        tp_btf/tcp_probe             -> segments (ring buffer), in mode `events`
+ *   on_accept           fentry/security_sock_graft   -> storage: the process that accepts a connection
  *   scan_sockets        iter/bpf_sk_storage_map      -> lifecycle, by the window's tick
  *   scan_by_cast        the same, quicker where the kernel has bpf_rdonly_cast()
  *   scan_all            the same, for a census: every open connection
@@ -69,6 +70,14 @@ SEC("tp_btf/tcp_probe")
 int BPF_PROG(on_tcp_probe, struct sock *sk, struct sk_buff *skb)
 {
 	on_followed_segment(sk, skb);
+	return 0;
+}
+
+/* accept(), once per connection: sock_graft() calls this hook of security modules whether there is one or not. */
+SEC("fentry/security_sock_graft")
+int BPF_PROG(on_accept, struct sock *sk, struct socket *parent)
+{
+	on_accepted(sk);
 	return 0;
 }
 
@@ -150,7 +159,9 @@ static __always_inline int look_at_file(struct bpf_iter__task_file *ctx, bool fi
 	sk = socket->sk;
 	if (!sk)
 		return ITER_CONTINUE;
-	if (sk->sk_protocol == IPPROTO_MPTCP && sk->__sk_common.skc_state == TCP_LISTEN)
+	/* Absent where the kernel was built without MPTCP. */
+	if (bpf_core_field_exists(((struct mptcp_sock *)sk)->first) && sk->sk_protocol == IPPROTO_MPTCP &&
+	    sk->__sk_common.skc_state == TCP_LISTEN)
 		return show_mptcp_listener(ctx->meta->seq, sk, task);
 	if (!is_tcp(sk))
 		return ITER_CONTINUE;

@@ -9,7 +9,7 @@
 #define FLOWTAP_STATE_H
 
 #include "table.h"
-#include "flow.h"
+#include "owners.h"
 
 static __always_inline void emit_listener(struct sock *sk, __u64 cookie, __u32 type)
 {
@@ -28,13 +28,13 @@ static __always_inline void emit_listener(struct sock *sk, __u64 cookie, __u32 t
 /* listen(): in the process that calls it. */
 static __always_inline void on_listen(struct sock *sk, __u64 cookie)
 {
-	remember_owner(sk, cookie, (struct task_struct *)bpf_get_current_task(), false);
+	remember_owner(sk, cookie);
 	emit_listener(sk, cookie, EVENT_LISTEN);
 }
 
 static __always_inline void on_unlisten(struct sock *sk, __u64 cookie)
 {
-	forget_owner(sk, cookie);
+	forget_owner(sk);
 	emit_listener(sk, cookie, EVENT_UNLISTEN);
 }
 
@@ -74,17 +74,59 @@ static __always_inline void on_connect(struct sock *sk)
 	struct socket_state *state = track(sk, ROLE_CLIENT, bpf_ktime_get_ns());
 
 	if (state)
-		set_current_process(state);
+		set_current_process(state, OWNER_SEEN);
 }
 
-/* shutdown() or close() on a connection that works: in the process that calls it. Connections are accepted in no
- * process, and those that are too short for a look at the files have it from here. */
+/* A connection comes into being, on this CPU; see struct new_child. */
+static __always_inline void on_child(struct sock *sk)
+{
+	const struct owner *known = owner_of_listener(sk);
+	struct new_child *child = this_new_child();
+
+	if (!child)
+		return;
+	child->address = (__u64)sk;
+	if (known)
+		child->owner = *known;
+	else
+		child->owner.pid = 0;
+}
+
+/* Gives an accepted connection to whose socket it was accepted on, until it is seen in a process. */
+static __always_inline void inherit_owner(struct socket_state *state, struct sock *sk)
+{
+	struct new_child *child = this_new_child();
+
+	if (child && child->address == (__u64)sk) {
+		if (child->owner.pid)
+			copy_owner(state, &child->owner, OWNER_LISTENS);
+		child->address = 0;
+	}
+	inherit_cgroup(state, sk);
+}
+
+/* accept(): in the process that calls it. With TCP Fast Open a connection may be accepted before it is established. */
+static __always_inline void on_accepted(struct sock *sk)
+{
+	struct socket_state *state;
+
+	if (duty() == DUTY_NONE || !is_tcp(sk))
+		return;
+	state = tracked(sk);
+	if (!state && FIELD(sk, __sk_common.skc_state) == TCP_SYN_RECV)
+		state = track(sk, ROLE_SERVER, bpf_ktime_get_ns());
+	if (state && is_owner_open(state))
+		set_current_process(state, OWNER_ACCEPTED);
+}
+
+/* shutdown() or close() on a connection that works: in the process that calls it, which may be another than the one
+ * that accepted it. */
 static __always_inline void on_shutdown(struct sock *sk)
 {
 	struct socket_state *state = tracked(sk);
 
 	if (state && is_owner_open(state))
-		set_current_process(state);
+		set_current_process(state, OWNER_SEEN);
 }
 
 /* Reports that a connection has opened. Without room in the ring its next record does. */
@@ -195,20 +237,21 @@ static __always_inline void do_missed(struct sock *sk, int oldstate, int newstat
 	__u64 cookie;
 
 	if (newstate == TCP_LISTEN) {
-		struct listen_key key;
-		struct owner *known;
-
 		cookie = bpf_get_socket_cookie(sk);
-		read_listen_key(&key, sk);
-		known = bpf_map_lookup_elem(&owners, &key);
-		if (!known || known->cookie != cookie)
+		if (!has_owner((__u64)sk, cookie))
 			on_listen(sk, cookie);
 		return;
 	}
 	if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE) {
-		cookie = bpf_get_socket_cookie(sk);
-		if (forget_owner(sk, cookie))
-			emit_listener(sk, cookie, EVENT_UNLISTEN);
+		if (forget_owner(sk))
+			emit_listener(sk, bpf_get_socket_cookie(sk), EVENT_UNLISTEN);
+		return;
+	}
+	if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV) {
+		const struct new_child *child = this_new_child();
+
+		if (child && child->address != (__u64)sk)
+			on_child(sk);
 		return;
 	}
 	state = tracked(sk);
@@ -224,7 +267,7 @@ static __always_inline void do_missed(struct sock *sk, int oldstate, int newstat
 		    (!state || !has_mark(state, MARK_ESTABLISHED)))
 			on_established(sk, oldstate, false);
 		if ((newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK) && state && is_owner_open(state))
-			set_current_process(state);
+			set_current_process(state, OWNER_SEEN);
 	}
 }
 
@@ -248,6 +291,8 @@ static __always_inline void on_state(struct sock *sk, int oldstate, int newstate
 		on_listen(sk, bpf_get_socket_cookie(sk));
 	else if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE)
 		on_unlisten(sk, bpf_get_socket_cookie(sk));
+	else if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV)
+		on_child(sk);
 	else if (newstate == TCP_SYN_SENT)
 		on_connect(sk);
 	else if (newstate == TCP_CLOSE)

@@ -161,7 +161,7 @@ pub(crate) struct SocketState {
     reported: Totals,
     marks: u32,
     role: u8,
-    pad: u8,
+    owner: u8,
     segment_tick: u16,
     since_ns: u64,
     netns: u32,
@@ -253,6 +253,59 @@ const _: () = {
     assert!(size_of::<SocketState>() == 120);
     assert!(size_of::<TrackedSocket>() == 176);
 };
+
+/// `struct cgroup_event` up to its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct CgroupHead {
+    id: u64,
+    /// In C `type`.
+    kind: u32,
+    path_bytes: u32,
+}
+
+/// `enum cgroup_event_type`.
+const CGROUP_CREATED: u32 = 1;
+const CGROUP_REMOVED: u32 = 2;
+
+/// A cgroup of v2 came or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupEvent<'a> {
+    /// It was created.
+    Created {
+        /// Its id.
+        id: u64,
+        /// Its path from the root of the hierarchy, whatever cgroup namespace it was created in. Cut short after 1,023 bytes.
+        path: &'a [u8],
+    },
+    /// Its directory was removed.
+    Removed {
+        /// Its id.
+        id: u64,
+    },
+}
+
+impl<'a> CgroupEvent<'a> {
+    /// Reads one record of the ring `cgroups`.
+    ///
+    /// # Errors
+    /// [`MalformedEvent`] if the type is unknown or the record is cut short.
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, MalformedEvent> {
+        let malformed = |kind| MalformedEvent {
+            len: bytes.len(),
+            kind,
+        };
+        let (head, rest) = take::<CgroupHead>(bytes).ok_or_else(|| malformed(None))?;
+        let path = usize::try_from(head.path_bytes)
+            .ok()
+            .and_then(|len| rest.get(..len));
+        match (head.kind, path) {
+            (CGROUP_CREATED, Some(path)) => Ok(Self::Created { id: head.id, path }),
+            (CGROUP_REMOVED, _) => Ok(Self::Removed { id: head.id }),
+            (kind, _) => Err(malformed(Some(kind))),
+        }
+    }
+}
 
 /// A record of any type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -369,7 +422,7 @@ mod tests {
             ),
             (
                 "socket_state",
-                layout!(SocketState: reported, marks, role, pad, segment_tick, since_ns, netns, handshake_us, cgroup_id, pid, comm,
+                layout!(SocketState: reported, marks, role, owner, segment_tick, since_ns, netns, handshake_us, cgroup_id, pid, comm,
                     scanned, last),
                 size_of::<SocketState>(),
             ),
@@ -413,6 +466,54 @@ mod tests {
             let end = fields.last().map_or(0, |(_, offset, size)| offset + size);
             assert_eq!(end, size, "{name} has padding that no field names");
         }
+    }
+
+    #[test]
+    fn a_cgroups_record_is_read_as_the_objects_btf_has_it() {
+        let Some(types) = types_of(crate::cgroups::OBJECT) else {
+            return;
+        };
+        let of_c = types
+            .iter()
+            .find(|t| t["kind"] == "STRUCT" && t["name"] == "cgroup_event");
+        let members = of_c.unwrap()["members"].as_array().unwrap().clone();
+        let members = members.iter().map(|m| {
+            let offset = m["bits_offset"].as_u64().unwrap() / 8;
+            (m["name"].as_str().unwrap().to_owned(), offset)
+        });
+        let offset = |offset: usize| u64::try_from(offset).unwrap();
+        let expected = [
+            ("id", offset(offset_of!(CgroupHead, id))),
+            ("type", offset(offset_of!(CgroupHead, kind))),
+            ("path_bytes", offset(offset_of!(CgroupHead, path_bytes))),
+            ("path", offset(size_of::<CgroupHead>())),
+        ];
+        assert_eq!(
+            members.collect::<Vec<_>>(),
+            expected.map(|(name, offset)| (name.to_owned(), offset))
+        );
+    }
+
+    #[test]
+    fn a_cgroups_record_has_as_much_path_as_it_says() {
+        let record = |kind, path_bytes| {
+            let head = CgroupHead {
+                id: 7,
+                kind,
+                path_bytes,
+            };
+            [bytemuck::bytes_of(&head), b"/a/b\0"].concat()
+        };
+        let (created, removed) = (record(CGROUP_CREATED, 4), record(CGROUP_REMOVED, 0));
+        let path = b"/a/b";
+        assert_eq!(
+            CgroupEvent::read(&created),
+            Ok(CgroupEvent::Created { id: 7, path })
+        );
+        assert_eq!(CgroupEvent::read(&removed), Ok(CgroupEvent::Removed { id: 7 }));
+        assert!(CgroupEvent::read(&record(CGROUP_CREATED, 6)).is_err());
+        assert!(CgroupEvent::read(&record(3, 0)).is_err());
+        assert!(CgroupEvent::read(&created[..15]).is_err());
     }
 
     #[test]

@@ -6,15 +6,17 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::os::fd::AsFd;
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
-use aya::programs::{BtfTracePoint, KProbe, ProgramError, RawTracePoint};
+use aya::programs::{BtfTracePoint, FEntry, Iter, KProbe, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::abi::{Event, Losses, TrackedSocket};
 use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
+use crate::iter::IterLink;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
@@ -60,6 +62,8 @@ pub struct Attachment {
     pub tracepoints: &'static str,
     /// Whether connects and closes are seen by kprobes.
     pub kprobes: bool,
+    /// How accepts are seen: `fentry` or `kprobe`; `None` if they are not.
+    pub accept: Option<&'static str>,
 }
 
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
@@ -68,6 +72,8 @@ pub struct Events {
     losses: PerCpuArray<MapData, Losses>,
     tracked: HashMap<MapData, u64, TrackedSocket>,
     attachment: Attachment,
+    /// The walk over every process' files, or why there is none.
+    listeners: Result<IterLink, Option<LoadError>>,
     misses: MissCounters,
     /// Keeps the programs attached, and the maps.
     _ebpf: Ebpf,
@@ -130,6 +136,8 @@ impl Events {
             attach_kprobe(&mut ebpf, "connect_probe", "tcp_connect")?;
             attach_kprobe(&mut ebpf, "close_probe", "tcp_close")?;
         }
+        let accept = attach_accept(&mut ebpf, btf, kprobes);
+        let listeners = link_walk(&mut ebpf, btf).map_err(Some);
         // Segments last: a segment of a connection whose opening was not seen makes it an adopted one.
         let guarded = has_preempt && preemption::tracepoints_are_preemptible();
         let state = attach_state_changes(&mut ebpf, btf, guarded)?;
@@ -151,7 +159,12 @@ impl Events {
             losses: PerCpuArray::try_from(losses).map_err(in_map("losses"))?,
             tracked: HashMap::try_from(tracked).map_err(in_map("tracked"))?,
             misses,
-            attachment: Attachment { tracepoints, kprobes },
+            attachment: Attachment {
+                tracepoints,
+                kprobes,
+                accept,
+            },
+            listeners,
             _ebpf: ebpf,
         })
     }
@@ -159,6 +172,21 @@ impl Events {
     /// The hooks in use.
     pub const fn attachment(&self) -> Attachment {
         self.attachment
+    }
+
+    /// Finds the processes of listening sockets that were there before the programs, and of those that the service manager has handed
+    /// on since.
+    ///
+    /// # Errors
+    /// [`LoadError`] with what is missing: once if the kernel refuses the walk.
+    pub fn find_listeners(&mut self) -> Result<(), LoadError> {
+        match &mut self.listeners {
+            Ok(walk) => walk.walk(|| Ok(())).map_err(|source| LoadError::System {
+                what: "find_listeners",
+                source,
+            }),
+            Err(reason) => reason.take().map_or(Ok(()), Err),
+        }
     }
 
     /// Shows what waits of received segments, then of connections: opened, closed and failed ones, changed listeners. A connection
@@ -287,6 +315,35 @@ fn attach_kprobe(ebpf: &mut Ebpf, name: &'static str, function: &str) -> Result<
         program.attach(function, 0).map(drop)
     };
     attach(ebpf).map_err(|source| LoadError::program(name, source))
+}
+
+/// Attaches the program that sees accepts, by a trampoline or a kprobe. Returns which.
+fn attach_accept(ebpf: &mut Ebpf, btf: &Btf, kprobes: bool) -> Option<&'static str> {
+    const HOOK: &str = "security_sock_graft";
+    let traced = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+        let program: &mut FEntry = program_mut(ebpf, "accept")?.try_into()?;
+        program.load(HOOK, btf)?;
+        program.attach().map(drop)
+    };
+    if traced(ebpf).is_ok() {
+        return Some("fentry");
+    }
+    let probed = kprobes && attach_kprobe(ebpf, "accept_probe", HOOK).is_ok();
+    probed.then_some("kprobe")
+}
+
+fn link_walk(ebpf: &mut Ebpf, btf: &Btf) -> Result<IterLink, LoadError> {
+    const NAME: &str = "find_listeners";
+    let load = |ebpf: &mut Ebpf| -> Result<_, ProgramError> {
+        let program: &mut Iter = program_mut(ebpf, NAME)?.try_into()?;
+        program.load("task_file", btf)?;
+        program.fd()?.try_clone().map_err(ProgramError::IOError)
+    };
+    let program = load(ebpf).map_err(|source| LoadError::program(NAME, source))?;
+    IterLink::new(program.as_fd()).map_err(|source| LoadError::System {
+        what: "linking an iterator",
+        source,
+    })
 }
 
 fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, ProgramError> {

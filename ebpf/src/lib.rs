@@ -10,16 +10,19 @@
 //! | `bpf/abi.h` | records passed to user space |
 //! | `bpf/socket_state.h`, `totals.h`, `flow.h` | per-socket state; exact differences; one record |
 //! | `bpf/maps.h`, `table.h` | the maps of mode `sockets`; connections without socket storage |
+//! | `bpf/owners.h` | the process that a connection belongs to |
 //! | `bpf/state.h`, `scan.h`, `adopt.h` | the three concerns, each one inline handler |
 //! | `bpf/guard.h` | programs that can't be preempted |
 //! | `bpf/sockets.bpf.c` | capture mode `sockets`: the programs, thin |
 //! | `bpf/segment.h`, `per_segment.h` | a received segment; capture mode `events` with the maps of mode `sockets` |
 //! | `bpf/segments.h`, `events.bpf.c` | capture mode `events` where the kernel does not take that |
+//! | `bpf/cgroups.bpf.c` | cgroups as they come and go |
 //! | [`abi`] | the Rust mirror of `abi.h` |
 //! | [`sockets`] | [`Sockets`]: loads and attaches capture mode `sockets` |
 //! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
 //! | `table` | the scan of connections without socket storage |
 //! | [`events`] | [`Events`]: loads and attaches capture mode `events` |
+//! | [`cgroups`] | [`Cgroups`]: loads and attaches the programs that see cgroups come and go |
 //! | [`probe`] | which programs load on this machine |
 //! | [`ring`] | [`RingWatch`]: waits for a ring to fill, on tokio |
 //! | `kfunc` | links calls of kernel functions |
@@ -32,6 +35,7 @@
 
 pub mod abi;
 pub mod capability;
+pub mod cgroups;
 mod control;
 pub mod error;
 pub mod events;
@@ -46,7 +50,8 @@ mod sharing;
 pub mod sockets;
 mod table;
 
-pub use abi::{Event, FlowEvent, ListenEvent, Losses};
+pub use abi::{CgroupEvent, Event, FlowEvent, ListenEvent, Losses};
+pub use cgroups::Cgroups;
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};
 pub use heap::trim as trim_heap;

@@ -4,7 +4,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::error::LoadError;
-use crate::{capability, events, kfunc, sockets};
+use crate::{capability, cgroups, events, kfunc, sockets};
 
 /// A program, and whether this machine takes it.
 #[derive(Debug)]
@@ -18,9 +18,10 @@ pub struct Probed {
 }
 
 /// Programs of mode `sockets`: name and attachment.
-const SOCKETS: [(&str, &str); 9] = [
+const SOCKETS: [(&str, &str); 10] = [
     ("on_state_change", "tp_btf/inet_sock_set_state"),
     ("on_state_nested", "tp_btf/inet_sock_set_state"),
+    ("on_accept", "fentry/security_sock_graft"),
     ("scan_sockets", "iter/bpf_sk_storage_map"),
     ("scan_all", "iter/bpf_sk_storage_map"),
     ("scan_table", "raw_tp"),
@@ -31,7 +32,7 @@ const SOCKETS: [(&str, &str); 9] = [
 ];
 
 /// Programs of mode `events`.
-const EVENTS: [(&str, &str); 8] = [
+const EVENTS: [(&str, &str); 11] = [
     ("segment", "tp_btf/tcp_probe"),
     ("segment_raw", "raw_tp/tcp_probe"),
     ("state", "tp_btf/inet_sock_set_state"),
@@ -40,6 +41,15 @@ const EVENTS: [(&str, &str); 8] = [
     ("state_nested_raw", "raw_tp/inet_sock_set_state"),
     ("connect_probe", "kprobe/tcp_connect"),
     ("close_probe", "kprobe/tcp_close"),
+    ("accept", "fentry/security_sock_graft"),
+    ("accept_probe", "kprobe/security_sock_graft"),
+    ("find_listeners", "iter/task_file"),
+];
+
+/// Programs that see cgroups come and go, in either mode.
+const CGROUPS: [(&str, &str); 2] = [
+    ("cgroup_created", "raw_tp/cgroup_mkdir"),
+    ("cgroup_removed", "raw_tp/cgroup_rmdir"),
 ];
 
 /// Tries the programs of mode `sockets`, each by itself.
@@ -56,6 +66,14 @@ pub fn sockets_programs() -> Result<Vec<Probed>, LoadError> {
 /// [`LoadError`] if not even their object can be loaded.
 pub fn events_programs() -> Result<Vec<Probed>, LoadError> {
     probe(events::OBJECT, &EVENTS)
+}
+
+/// Tries the programs that see cgroups come and go, each by itself.
+///
+/// # Errors
+/// [`LoadError`] if not even their object can be loaded.
+pub fn cgroup_programs() -> Result<Vec<Probed>, LoadError> {
+    probe(cgroups::OBJECT, &CGROUPS)
 }
 
 fn probe(object: &[u8], programs: &[(&'static str, &'static str)]) -> Result<Vec<Probed>, LoadError> {
@@ -96,6 +114,12 @@ fn try_program(ebpf: &mut Ebpf, btf: &Btf, name: &str, attaches_to: &str) -> Res
     match ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)? {
         Program::BtfTracePoint(program) => program.load(target, btf),
         Program::RawTracePoint(program) => program.load(),
+        Program::FEntry(program) => {
+            // Whether there is a trampoline shows only when one is attached.
+            program.load(target, btf)?;
+            let link = program.attach()?;
+            program.detach(link)
+        }
         Program::Iter(program) => program.load(target, btf),
         Program::KProbe(program) => {
             // Whether there are kprobes shows only when one is attached.

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use aya::programs::{BtfTracePoint, Iter, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, Iter, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::abi::{Event, Losses};
@@ -55,6 +55,11 @@ const STATE_CHANGE_GUARDED: [&str; 4] = [
 
 /// The program at received segments.
 const SEGMENT: &str = "on_tcp_probe";
+
+/// The program that sees which process accepts a connection, and the function that it is attached to: a hook of security modules,
+/// which has had the same arguments since Linux 2.6 and is called under the new socket's lock.
+const ACCEPT: &str = "on_accept";
+const ACCEPT_TARGET: &str = "security_sock_graft";
 
 /// Places in the table where socket storage is the rule: for those to which a namespace's `net.core.optmem_max` refuses it.
 const FEW_WITHOUT_STORAGE: u32 = 16_384;
@@ -108,6 +113,8 @@ pub struct Sockets {
     scans: Scans,
     store: Store,
     walks: Walks,
+    /// Why accepts are not seen, if they are not.
+    accept: Result<(), LoadError>,
     buffer: Vec<u8>,
     misses: MissCounters,
     /// The state that other programs continue with.
@@ -296,6 +303,7 @@ impl Sockets {
         let walks = Walks::load(&mut ebpf, &btf);
         let guarded = has_preempt && preemption::tracepoints_are_preemptible();
         let names = attach_state_changes(&mut ebpf, &btf, guarded)?;
+        let accept = attach_accept(&mut ebpf, &btf);
         if options.per_segment {
             load_tracepoint(&mut ebpf, &btf, SEGMENT, "tcp_probe")?;
             attach_tracepoint(&mut ebpf, SEGMENT)?;
@@ -316,6 +324,7 @@ impl Sockets {
             scans,
             store,
             walks,
+            accept,
             buffer: vec![0; READ_BYTES],
             misses,
             known: Known {
@@ -334,6 +343,14 @@ impl Sockets {
     /// finds the processes of connections that were accepted meanwhile, and looks only at files if it can.
     pub fn adopt(&mut self, each: impl FnMut(Event)) -> Adoption {
         self.walks.run(&mut self.buffer, each)
+    }
+
+    /// Whether the process that accepts a connection is seen.
+    ///
+    /// # Errors
+    /// [`LoadError`] with what is missing: such a connection has the process that listens until a walk or its close.
+    pub const fn accept(&self) -> &Result<(), LoadError> {
+        &self.accept
     }
 
     /// Where the kernel side keeps what is known of connections.
@@ -581,6 +598,14 @@ fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadErro
     let failed = |source| LoadError::program(name, source);
     let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
     let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+    program.attach().map(drop).map_err(failed)
+}
+
+fn attach_accept(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
+    let failed = |source| LoadError::program(ACCEPT, source);
+    let program = ebpf.program_mut(ACCEPT).ok_or(LoadError::Absent(ACCEPT))?;
+    let program: &mut FEntry = program.try_into().map_err(failed)?;
+    program.load(ACCEPT_TARGET, btf).map_err(failed)?;
     program.attach().map(drop).map_err(failed)
 }
 

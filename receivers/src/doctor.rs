@@ -116,6 +116,7 @@ pub fn examine(proc_root: &Path) -> Report {
     findings.extend(of_events);
     findings.push(pid_namespace(proc_root));
     findings.push(cgroups(proc_root));
+    findings.extend(cgroup_programs());
     findings.push(listening_ports(proc_root));
     let netlink = netlink();
     let mode = if sockets {
@@ -232,6 +233,7 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
                 Verdict::Limited,
                 "connections in namespaces with a small net.core.optmem_max are measured when they close",
             ),
+            "on_accept" => (Verdict::Limited, UNSEEN_ACCEPTS),
             // Then the missing table is the reason why there is no scan at all, and that finding
             // reports it.
             "scan_table" => return None,
@@ -240,10 +242,12 @@ fn mode_sockets() -> (bool, Vec<Finding>) {
                 "some open connections are not adopted",
             ),
         };
-        let remedy = if program.program.starts_with("scan_") && has_table {
-            "a kernel that allows iterators over the elements of maps, or a larger `max_sockets`"
-        } else {
-            "Linux 5.12 or later"
+        let remedy = match program.program {
+            "on_accept" => TRAMPOLINES,
+            scan if scan.starts_with("scan_") && has_table => {
+                "a kernel that allows iterators over the elements of maps, or a larger `max_sockets`"
+            }
+            _ => "Linux 5.12 or later",
         };
         Some(finding(program, verdict, consequence, remedy))
     });
@@ -260,6 +264,11 @@ fn mode_events() -> (bool, Vec<Finding>) {
     let works = either("segment") && either("state") && either("state_nested");
     let findings = probed.iter().map(|program| {
         let (consequence, remedy) = match program.attaches_to.split('/').next() {
+            _ if program.program.starts_with("accept") => (UNSEEN_ACCEPTS, TRAMPOLINES),
+            Some("iter") => (
+                "connections of sockets that listened before the start have no process until one closes them",
+                "Linux 5.8 or later",
+            ),
             Some("kprobe") => (
                 "mode events uses the process of the state change for a connect",
                 "CONFIG_KPROBES=y",
@@ -270,6 +279,30 @@ fn mode_events() -> (bool, Vec<Finding>) {
         finding(program, Verdict::Limited, consequence, remedy)
     });
     (works, findings.collect())
+}
+
+/// What follows if no program sees accepts.
+const UNSEEN_ACCEPTS: &str =
+    "an accepted connection has the process that listens, until a file scan or its close";
+
+/// What programs at functions need.
+const TRAMPOLINES: &str = "a kernel that allows fentry (x86-64: Linux 5.5, arm64: 6.0)";
+
+/// Programs that see cgroups come and go.
+fn cgroup_programs() -> Vec<Finding> {
+    let probed = match probe::cgroup_programs() {
+        Ok(probed) => probed,
+        Err(error) => return vec![object("cgroup programs", &error)],
+    };
+    let findings = probed.iter().map(|program| {
+        finding(
+            program,
+            Verdict::Limited,
+            "cgroups are watched by inotify: a container that lives for some milliseconds may have no container_id",
+            "Linux 5.8 or later",
+        )
+    });
+    findings.collect()
 }
 
 /// Of a program that loads, or why not.
@@ -328,7 +361,7 @@ fn cgroups(proc_root: &Path) -> Finding {
             NEED,
             Verdict::Limited,
             &format!("only a part of the hierarchy, at {}", part.root.display()),
-            "connections of other cgroups have no container_id",
+            "connections of other cgroups that exist already have no container_id",
             "mount the host's /sys/fs/cgroup, read-only, at any place",
         ),
         None => Finding::not_ok(

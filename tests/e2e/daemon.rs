@@ -128,6 +128,7 @@ impl Daemon {
 
     /// The same in other ways; waits until it measures.
     pub(crate) fn launch(launch: Launch<'_>) -> Self {
+        crate::netns::reserve();
         let (scrape, admin, telemetry) = (free_address(), free_address(), free_address());
         let dir = tempfile::tempdir().expect("a folder");
         let config = dir.path().join("flowtap.yaml");

@@ -132,19 +132,26 @@ fn bytes_are_exact_in_modes_with_ebpf_where_this_machine_drops_what_it_sends() {
             let mut ports = Vec::new();
             for (name, begin, dropped, end) in DROPS.into_iter().chain([tc]) {
                 for loopback in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-                    let first = 7_001 + u16::try_from(ports.len()).unwrap() * CONNECTIONS;
                     run(begin);
-                    thread::scope(|scope| {
-                        for port in first..first + CONNECTIONS {
-                            scope.spawn(move || {
-                                let (_, read) = send(SocketAddr::new(loopback, port), BYTES / 10, || {});
-                                assert_eq!(read, BYTES / 10);
-                            });
+                    // On a busy machine twenty connections may be slow enough for a link not to drop.
+                    loop {
+                        let first = 7_001 + u16::try_from(ports.len()).unwrap() * CONNECTIONS;
+                        thread::scope(|scope| {
+                            for port in first..first + CONNECTIONS {
+                                scope.spawn(move || {
+                                    let address = SocketAddr::new(loopback, port);
+                                    let (_, read) = send(address, BYTES / 10, || {});
+                                    assert_eq!(read, BYTES / 10);
+                                });
+                            }
+                        });
+                        ports.push((name, first));
+                        if run(dropped).trim() != "0" {
+                            break;
                         }
-                    });
-                    assert_ne!(run(dropped).trim(), "0", "{name} dropped nothing");
+                        assert!(ports.len() < 100, "{name} dropped nothing");
+                    }
                     run(end);
-                    ports.push((name, first));
                 }
             }
             (netns::label(), ports)

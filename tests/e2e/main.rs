@@ -18,6 +18,7 @@
 //! | `handover` | reloads that change the receiver, under load |
 //! | `open_connections` | the gauge of open connections after losses and reloads |
 //! | `sock_diag` | bytes by sequence on links that drop, short connections, roles without listeners, redirects |
+//! | `processes` | which process an accepted connection belongs to |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
@@ -65,6 +66,7 @@ mod operation;
 mod otelcol;
 mod owners;
 mod peers;
+mod processes;
 mod push;
 mod recordings;
 mod references;

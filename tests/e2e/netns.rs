@@ -1,9 +1,24 @@
 //! A network namespace of the test's own.
+//!
+//! Namespaces are told apart by their inode numbers, and the kernel gives the number of one that has gone to the next one, which may be
+//! another test's with the same ports. So each namespace is kept until this process ends, and those for a daemon's test are there
+//! before that daemon.
 
+use std::fs::File;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// Namespaces that nobody has used yet.
+static SPARE: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// Namespaces that were used, kept for their numbers.
+static USED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// More than one test uses after it has started a daemon.
+const SPARES: usize = 4;
 
 /// For a daemon whose counts of connections are distinguished by namespace: other programs on the
 /// machine also have connections.
@@ -22,12 +37,36 @@ pub(crate) fn label() -> String {
     std::os::unix::fs::MetadataExt::ino(&namespace).to_string()
 }
 
-/// Runs `work` on a thread in a new network namespace whose loopback is up. Threads that `work`
-/// starts are also in it; it ends with the last of them.
+/// A new namespace; `None` without the privilege.
+fn create() -> Option<File> {
+    let creator = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).ok()?;
+        File::open("/proc/thread-self/ns/net").ok()
+    });
+    creator.join().expect("no panic")
+}
+
+/// Creates namespaces for [`within_new`]. Called before a daemon starts, so that it has seen nobody else's of their numbers.
+pub(crate) fn reserve() {
+    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    while spare.len() < SPARES
+        && let Some(namespace) = create()
+    {
+        spare.push(namespace);
+    }
+}
+
+/// Runs `work` on a thread in a network namespace that nobody has used, whose loopback is up. Threads that `work` starts are in
+/// it, too.
 pub(crate) fn within_new<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let namespace = spare.or_else(create).expect("a new network namespace");
     thread::scope(|scope| {
         let inside = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+            setns(&namespace, CloneFlags::CLONE_NEWNET).expect("in the namespace");
+            USED.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(namespace);
             let up = Command::new("ip")
                 .args(["link", "set", "lo", "up"])
                 .status()
@@ -37,4 +76,14 @@ pub(crate) fn within_new<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         });
         inside.join().expect("the work panicked")
     })
+}
+
+#[test]
+fn no_two_namespaces_of_a_run_have_one_number() {
+    let Some(_machine) = crate::require::root() else {
+        return;
+    };
+    let labels: Vec<_> = (0..100).map(|_| within_new(label)).collect();
+    let unique: std::collections::HashSet<_> = labels.iter().collect();
+    assert_eq!(unique.len(), labels.len(), "{labels:?}");
 }

@@ -40,6 +40,20 @@ pub(crate) fn root_alone() -> Option<RwLockWriteGuard<'static, ()>> {
     is_root().then(|| MACHINE.write().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// Whether a program can see which process accepts a connection, by `flowtap doctor`.
+pub(crate) fn accepts() -> bool {
+    let output = crate::daemon::flowtap()
+        .args(["doctor", "--json"])
+        .output()
+        .expect("flowtap");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("findings");
+    let accept = findings
+        .iter()
+        .find(|finding| finding["need"] == "fentry/security_sock_graft");
+    accept.expect("a finding")["verdict"] == "ok"
+}
+
 /// A kernel that takes capture mode `sockets`, by `flowtap doctor`; locked down for integrity, some do not.
 pub(crate) fn mode_sockets() -> bool {
     let output = crate::daemon::flowtap()

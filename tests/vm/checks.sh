@@ -2,7 +2,7 @@
 # What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
-# In: CHECKS in the environment, any of "modes processes links"; default all.
+# In: CHECKS in the environment, any of "modes processes owners links"; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -11,12 +11,14 @@
 . /checks/modes.sh
 # shellcheck source=tests/vm/processes.sh
 . /checks/processes.sh
+# shellcheck source=tests/vm/owners.sh
+. /checks/owners.sh
 # shellcheck source=tests/vm/links.sh
 . /checks/links.sh
 # shellcheck source=tests/vm/resets.sh
 . /checks/resets.sh
 
-wanted() { case " ${CHECKS:-modes processes links} " in *" $1 "*) ;; *) return 1 ;; esac; }
+wanted() { case " ${CHECKS:-modes processes owners links} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # started NAME MODE...: starts flowtap, or says that it does not.
 started() {
@@ -68,6 +70,15 @@ if wanted processes; then
             several_processes "$mode" $first_port
             stop_flowtap "${mode}_processes"
         fi
+        first_port=$((first_port + 100))
+    done
+fi
+if wanted owners; then
+    first_port=9100
+    for mode in $running; do
+        # It knows no processes.
+        [ "$mode" != sock_diag ] || continue
+        timed "${mode}_owners" all_owners "$mode" $first_port
         first_port=$((first_port + 100))
     done
 fi

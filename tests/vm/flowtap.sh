@@ -25,10 +25,11 @@ metrics_url() {
     esac
 }
 
+# With $more_keys of the receiver ebpf, and $more_families of the window, where these are set.
 receiver_config() { # MODE
     case $1 in
     sock_diag) echo "  sock_diag/$1: {interval: 1s}" ;;
-    *) echo "  ebpf/$1: {mode: $1, interval: 1s}" ;;
+    *) echo "  ebpf/$1: {mode: $1, interval: 1s${more_keys:-}}" ;;
     esac
 }
 
@@ -46,6 +47,7 @@ processors:
       network_tcp_retransmits: {labels: [raddr, type, rport, lport]}
       # By address for the same reason: the client's port would make a series of each connection.
       network_tcp_connections: {labels: [flow, event, type, raddr]}
+${more_families:-}
 exporters:
 YAML
     for config_mode in "$@"; do

@@ -4,8 +4,9 @@
 //!
 //! 1. A cgroup's id is the inode number of its directory, so it is resolved by the directories themselves and by no process: a
 //!    process may be gone, be in another cgroup by now, or have the id of one that is gone.
-//! 2. Cgroups are learned as they appear ([`watch`]), so that those of one short command are known when its connections are
-//!    reported. Where that is refused, or a bound was reached, the tree is walked when an unknown id is met.
+//! 2. Cgroups are learned as they are created ([`kernel`]), so that those of one short command are known when its connections are
+//!    reported. Where the kernel refuses the programs for that, directories are watched ([`watch`]). Where that is refused, too, or a
+//!    bound was reached, the tree is walked when an unknown id is met.
 //! 3. A process in the root of the hierarchy is in no container, unless the host has cgroup v1 hierarchies: then its process
 //!    is asked ([`legacy`]).
 //!
@@ -15,9 +16,11 @@
 //! |---|---|
 //! | [`mount`] | where the hierarchy is mounted |
 //! | [`runtime_paths`] | which paths are containers |
-//! | [`tree`], [`watch`], [`table`] | the cgroups there are, by id |
+//! | [`tree`], [`table`] | the cgroups there are, by id |
+//! | [`kernel`], [`watch`] | cgroups as they come and go: by programs, or by inotify |
 //! | [`legacy`] | cgroup v1 |
 
+mod kernel;
 mod legacy;
 pub mod mount;
 pub mod runtime_paths;
@@ -27,12 +30,15 @@ mod tree;
 mod watch;
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flowtap_ebpf::{Cgroups, RingWatch};
 use flowtap_pipeline::{BuildContext, FlowRecord};
 
+use self::kernel::Kernel;
 use self::legacy::Legacy;
 use self::mount::{Hierarchy, ROOT_ID};
 use self::table::Container;
@@ -54,6 +60,7 @@ pub struct Containers {
     tree: Option<Arc<Tree>>,
     last_walk: Option<Instant>,
     legacy: Option<Box<Legacy>>,
+    kernel: Option<Box<Kernel>>,
     /// Last, so that it ends after nothing asks any longer.
     _watch: Option<Box<Watch>>,
 }
@@ -62,38 +69,76 @@ impl Containers {
     /// Learns the cgroups that exist, and follows them from now on. `proc_root` is `/proc`, or where the host's is mounted.
     pub fn new(context: &BuildContext, proc_root: &Path) -> Self {
         let telemetry = Arc::new(Telemetry::new(&context.meter, &context.id));
-        Self::over(Hierarchy::find(proc_root), Legacy::open(proc_root), telemetry)
+        let programs = match Cgroups::load() {
+            Ok(programs) => Some(programs),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "cgroups are watched by inotify: where all processors are busy, a container that lives for some milliseconds may \
+                     have no container_id\n  \
+                     hint: `flowtap doctor` shows what the programs at cgroup_mkdir and cgroup_rmdir need"
+                );
+                None
+            }
+        };
+        Self::over(
+            Hierarchy::find(proc_root),
+            Legacy::open(proc_root),
+            programs,
+            telemetry,
+        )
     }
 
-    fn over(hierarchy: Option<Hierarchy>, legacy: Option<Legacy>, telemetry: Arc<Telemetry>) -> Self {
+    fn over(
+        hierarchy: Option<Hierarchy>,
+        legacy: Option<Legacy>,
+        programs: Option<Cgroups>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
         let tree = hierarchy.map(|hierarchy| {
             if !hierarchy.is_whole() {
                 tracing::warn!(
                     mount = %hierarchy.root.display(),
-                    "only a part of the cgroup hierarchy is visible: connections of other cgroups have no container_id\n  \
+                    "only a part of the cgroup hierarchy is visible: connections of other cgroups that exist already have no \
+                     container_id\n  \
                      hint: mount the host's /sys/fs/cgroup into this container, read-only"
                 );
             }
             Arc::new(Tree::new(hierarchy, Arc::clone(&telemetry)))
         });
-        let watch = tree.as_ref().and_then(|tree| match Watch::start(tree) {
-            Ok(watch) => Some(Box::new(watch)),
-            Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "cgroups can't be watched: connections of short containers have no container_id\n  \
-                     hint: fs.inotify.max_user_instances and fs.inotify.max_user_watches are the limits"
-                );
-                None
-            }
-        });
+        // The programs are attached: what is created during the walk is in their ring, too.
+        let kernel = tree
+            .as_ref()
+            .zip(programs)
+            .map(|(tree, programs)| Box::new(Kernel::start(programs, tree)));
+        let watch = if kernel.is_some() {
+            None
+        } else {
+            tree.as_ref().and_then(start_watch)
+        };
         Self {
             telemetry,
             recent: HashMap::new(),
             tree,
             last_walk: None,
             legacy: legacy.map(Box::new),
+            kernel,
             _watch: watch,
+        }
+    }
+
+    /// Waits for the moment when [`Containers::catch_up`] is due; `None` if it never is. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The error of the system call.
+    pub fn events(&self) -> io::Result<Option<RingWatch>> {
+        self.kernel.as_ref().map(|kernel| kernel.events()).transpose()
+    }
+
+    /// Learns the cgroups that were created since the last time.
+    pub fn catch_up(&mut self) {
+        if let (Some(kernel), Some(tree)) = (&mut self.kernel, &self.tree) {
+            kernel.catch_up(tree);
         }
     }
 
@@ -124,13 +169,14 @@ impl Containers {
 
     #[cold]
     fn resolve(&mut self, id: u64) -> Option<Arc<str>> {
+        self.catch_up();
         let Some(tree) = &self.tree else {
             self.telemetry.unresolved(Unresolved::Gone);
             return None;
         };
         let container = match tree.get(id) {
             Some(container) => Ok(container),
-            // Not seen by the watch: created a moment ago, beyond a bound, or removed at once.
+            // Not seen coming: created before flowtap where it is out of sight, lost by a full ring, or what a watch may miss.
             None if self.last_walk.is_none_or(|last| last.elapsed() >= WALK_INTERVAL) => {
                 let found = tree.walk(id).ok_or(Unresolved::Gone);
                 self.last_walk = Some(Instant::now());
@@ -152,6 +198,31 @@ impl Containers {
                 None
             }
         }
+    }
+}
+
+fn start_watch(tree: &Arc<Tree>) -> Option<Box<Watch>> {
+    match Watch::start(tree) {
+        Ok(watch) => Some(Box::new(watch)),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "cgroups can't be watched: connections of short containers have no container_id\n  \
+                 hint: fs.inotify.max_user_instances and fs.inotify.max_user_watches are the limits"
+            );
+            None
+        }
+    }
+}
+
+/// Waits for `events`, or for ever where there are none.
+///
+/// # Errors
+/// If the runtime is shutting down.
+pub async fn filled(events: Option<&RingWatch>) -> io::Result<()> {
+    match events {
+        Some(events) => events.filled().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,7 +3,7 @@
 //! An id is never given to another cgroup (`kernfs`: 64 bits, from a counter), so an entry stays true. A cgroup that was removed is
 //! kept for as long as room for removed ones lasts: its last connections end after it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Cgroups that exist. A kernel can have 2^32; machines have some thousands.
@@ -19,8 +19,10 @@ pub(super) type Container = Option<Arc<str>>;
 #[derive(Debug, Default)]
 pub(super) struct Table {
     containers: HashMap<u64, Container>,
-    /// The oldest in front.
+    /// The oldest in front, each once.
     removed: VecDeque<u64>,
+    /// The same ids.
+    is_removed: HashSet<u64>,
 }
 
 impl Table {
@@ -30,11 +32,9 @@ impl Table {
 
     /// Adds a cgroup; `false` if there was no room. One that was removed gives its place to one that exists.
     pub(super) fn insert(&mut self, id: u64, container: Container) -> bool {
-        if self.containers.len() >= MAX_CGROUPS && !self.containers.contains_key(&id) {
-            let Some(oldest) = self.removed.pop_front() else {
-                return false;
-            };
-            self.containers.remove(&oldest);
+        let is_full = self.containers.len() >= MAX_CGROUPS && !self.containers.contains_key(&id);
+        if is_full && !self.forget_oldest() {
+            return false;
         }
         self.containers.insert(id, container);
         true
@@ -42,15 +42,32 @@ impl Table {
 
     /// Marks a cgroup as removed; forgets the one that was removed longest ago if there are too many.
     pub(super) fn remove(&mut self, id: u64) {
-        if !self.containers.contains_key(&id) {
+        if !self.containers.contains_key(&id) || !self.is_removed.insert(id) {
             return;
         }
         self.removed.push_back(id);
-        if self.removed.len() > MAX_REMOVED
-            && let Some(oldest) = self.removed.pop_front()
-        {
-            self.containers.remove(&oldest);
+        if self.removed.len() > MAX_REMOVED {
+            self.forget_oldest();
         }
+    }
+
+    /// Marks all as removed but `existing`.
+    pub(super) fn remove_all_but(&mut self, existing: &HashSet<u64>) {
+        let known = self.containers.keys().copied();
+        let gone: Vec<_> = known.filter(|id| !existing.contains(id)).collect();
+        for id in gone {
+            self.remove(id);
+        }
+    }
+
+    /// Forgets the one that was removed longest ago; `false` if there is none.
+    fn forget_oldest(&mut self) -> bool {
+        let Some(oldest) = self.removed.pop_front() else {
+            return false;
+        };
+        self.is_removed.remove(&oldest);
+        self.containers.remove(&oldest);
+        true
     }
 }
 
@@ -85,10 +102,22 @@ mod tests {
         assert!(table.get(9).is_none());
         assert!(table.get(10).is_some());
         table.remove(3);
+        table.remove(10);
         assert_eq!(
             table.removed.len(),
             MAX_REMOVED,
-            "what is not known is not removed"
+            "what is not known is not removed, and what was removed not again"
         );
+    }
+
+    #[test]
+    fn what_a_walk_does_not_find_is_removed_and_still_known() {
+        let mut table = Table::default();
+        assert!((0..10).all(|id| table.insert(id, None)));
+        table.remove(4);
+        table.remove_all_but(&(0..8).collect());
+        let removed: HashSet<_> = table.removed.iter().copied().collect();
+        assert_eq!(removed, [4, 8, 9].into());
+        assert!(table.get(9).is_some());
     }
 }

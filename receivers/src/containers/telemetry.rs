@@ -24,6 +24,8 @@ pub(super) enum Gap {
     QueueOverflow,
     /// It was removed before it could be looked at.
     RemovedBefore,
+    /// The ring of the programs was full; the whole tree was read again.
+    RingFull,
     /// The table of cgroups is full.
     TableFull,
     /// Its directory can't be read or watched.
@@ -61,6 +63,7 @@ impl Telemetry {
             Gap::WatchLimit,
             Gap::QueueOverflow,
             Gap::RemovedBefore,
+            Gap::RingFull,
             Gap::TableFull,
             Gap::Unreadable,
         ] {
@@ -79,6 +82,11 @@ impl Telemetry {
         self.add_gap(reason, 1);
     }
 
+    /// Counts cgroups that were not seen to come or go.
+    pub(super) fn gaps(&self, reason: Gap, count: u64) {
+        self.add_gap(reason, count);
+    }
+
     fn add_unresolved(&self, reason: Unresolved, count: u64) {
         let reason = match reason {
             Unresolved::Gone => "gone",
@@ -94,6 +102,7 @@ impl Telemetry {
             Gap::WatchLimit => "watch_limit",
             Gap::QueueOverflow => "queue_overflow",
             Gap::RemovedBefore => "removed_before",
+            Gap::RingFull => "ring_full",
             Gap::TableFull => "table_full",
             Gap::Unreadable => "unreadable",
         };

@@ -29,7 +29,7 @@ impl Fake {
     }
 
     fn containers(&self) -> Containers {
-        Containers::over(Some(self.hierarchy("")), None, telemetry())
+        Containers::over(Some(self.hierarchy("")), None, None, telemetry())
     }
 
     fn tree(&self) -> Arc<Tree> {
@@ -112,6 +112,42 @@ fn cgroups_created_together_with_their_parents_are_learned() {
     }
 }
 
+/// Inodes that this process watches (`proc_pid_fdinfo(5)`).
+fn watched() -> Vec<u64> {
+    // Descriptors come and go with other tests.
+    let infos = fs::read_dir("/proc/self/fdinfo").unwrap();
+    let texts = infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
+    let inodes = texts.flat_map(|text| {
+        let words = text.split_whitespace();
+        let digits = words.filter_map(|word| word.strip_prefix("ino:"));
+        digits
+            .filter_map(|digits| u64::from_str_radix(digits, 16).ok())
+            .collect::<Vec<_>>()
+    });
+    inodes.collect()
+}
+
+#[test]
+fn watches_come_and_go_with_the_cgroups_and_do_not_pile_up() {
+    let fake = Fake::new();
+    let tree = fake.tree();
+    let _watch = Watch::start(&tree).unwrap();
+    let names: Vec<_> = (0..50).map(|number| number.to_string()).collect();
+    let ids: Vec<_> = names.iter().map(|name| fake.create(name)).collect();
+    let wait_for = |expected| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !ids.iter().all(|id| watched().contains(id) == expected) {
+            assert!(Instant::now() < deadline, "{expected}: {:?}", watched());
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    wait_for(true);
+    for name in &names {
+        fake.remove(name);
+    }
+    wait_for(false);
+}
+
 #[test]
 fn what_the_watch_did_not_see_is_found_by_a_walk() {
     let fake = Fake::new();
@@ -150,19 +186,19 @@ fn a_mount_of_a_part_knows_what_it_is_a_part_of() {
     let fake = Fake::new();
     let inside = fake.create("system.slice/nginx.service");
     let hierarchy = fake.hierarchy(&format!("/docker/{ID}"));
-    let mut containers = Containers::over(Some(hierarchy), None, telemetry());
+    let mut containers = Containers::over(Some(hierarchy), None, None, telemetry());
     assert_eq!(containers.id_of(&of(inside)).as_deref(), Some(ID));
 }
 
 #[test]
 fn without_a_hierarchy_or_with_one_that_is_gone_nothing_is_known() {
-    let mut containers = Containers::over(None, None, telemetry());
+    let mut containers = Containers::over(None, None, None, telemetry());
     assert_eq!(containers.id_of(&of(7)), None);
     let gone = Hierarchy {
         root: PathBuf::from("/nowhere"),
         prefix: String::new(),
         id: ROOT_ID,
     };
-    let mut containers = Containers::over(Some(gone), None, telemetry());
+    let mut containers = Containers::over(Some(gone), None, None, telemetry());
     assert_eq!(containers.id_of(&of(7)), None);
 }

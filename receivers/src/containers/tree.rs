@@ -1,5 +1,6 @@
 //! The tree of cgroups as it is: containers of all that exist, from walks over its directories.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -57,7 +58,8 @@ impl Tree {
         container_of(&path).as_deref().map(Into::into)
     }
 
-    fn insert(&self, id: u64, container: Container) {
+    /// Adds a cgroup.
+    pub(super) fn insert(&self, id: u64, container: Container) {
         if !self.table().insert(id, container) {
             self.telemetry.gap(Gap::TableFull);
         }
@@ -84,14 +86,31 @@ impl Tree {
     /// Learns every cgroup there is now. Returns the container of the cgroup `wanted`, also if the table has no room for it.
     pub(super) fn walk(&self, wanted: u64) -> Option<Container> {
         let mut found = None;
+        self.for_each(|id, path| {
+            if id == wanted {
+                found = Some(self.container(path));
+            }
+        });
+        found
+    }
+
+    /// Learns every cgroup there is now, and marks the others as removed.
+    pub(super) fn renew(&self) {
+        let mut ids = HashSet::new();
+        self.for_each(|id, _| {
+            ids.insert(id);
+        });
+        self.table().remove_all_but(&ids);
+    }
+
+    fn for_each(&self, mut each: impl FnMut(u64, &Path)) {
         let mut waiting = vec![PathBuf::new()];
         while let Some(path) = waiting.pop() {
             // A cgroup that is removed meanwhile is no longer searched.
-            if self.learn(&path).is_ok_and(|id| id == wanted) {
-                found = Some(self.container(&path));
+            if let Ok(id) = self.learn(&path) {
+                each(id, &path);
             }
             waiting.extend(self.children(&path).unwrap_or_default());
         }
-        found
     }
 }

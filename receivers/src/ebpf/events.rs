@@ -27,7 +27,7 @@ use super::handover::Left;
 use super::losses::{ChannelLosses, LossTelemetry};
 use super::sockets::{adopt, broken};
 use crate::census;
-use crate::containers::Containers;
+use crate::containers::{self, Containers};
 use crate::coverage::MeteredSink;
 use crate::listen_scan;
 
@@ -179,6 +179,7 @@ impl Reader {
         stop: CancellationToken,
     ) -> io::Result<Left<EventPrograms>> {
         let [segments, connections]: [RingWatch; 2] = self.left.programs.watch()?;
+        let cgroups = self.left.containers.events()?;
         self.rescan_listeners(&proc_root);
         loop {
             tokio::select! {
@@ -199,6 +200,10 @@ impl Reader {
                 }
                 filled = segments.filled() => { filled?; self.drain()?; }
                 filled = connections.filled() => { filled?; self.drain()?; }
+                filled = containers::filled(cgroups.as_ref()) => {
+                    filled?;
+                    self.left.containers.catch_up();
+                }
                 _ = rescans.tick() => {
                     self.adopt();
                     self.rescan_listeners(&proc_root);
@@ -325,13 +330,14 @@ impl Reader {
         let _ = self.sender.send(Message::Tick(at, Box::new(lost))).await;
     }
 
-    /// Finds the processes of connections that were accepted, and listening sockets of other namespaces.
+    /// Finds the processes of connections that were accepted and of listening sockets, and listening sockets of other namespaces.
     fn adopt(&mut self) {
         let Left {
             programs, containers, ..
         } = &mut self.left;
-        if let EventPrograms::Shared(sockets) = programs {
-            adopt(sockets, &mut self.batch, containers);
+        match programs {
+            EventPrograms::Shared(sockets) => adopt(sockets, &mut self.batch, containers),
+            EventPrograms::Own(events) => find_listeners(events),
         }
     }
 
@@ -340,6 +346,17 @@ impl Reader {
             Ok(change) => self.batch.listeners.push(change),
             Err(error) => tracing::warn!(%error, "listening ports could not be read again"),
         }
+    }
+}
+
+/// Finds the processes of listening sockets that were not seen to begin.
+pub(super) fn find_listeners(programs: &mut flowtap_ebpf::Events) {
+    if let Err(error) = programs.find_listeners() {
+        tracing::warn!(
+            %error,
+            "processes of sockets that listened before flowtap started are not known: connections that they accept have none \
+             until a process accepts or closes them"
+        );
     }
 }
 

@@ -81,6 +81,12 @@ impl Programs {
             },
             Self::SockDiag(_) => return,
         };
+        if let Err(error) = sockets.accept() {
+            tracing::warn!(
+                %error,
+                "accept() is not observed: an accepted connection has the process that listens until a file scan or its close"
+            );
+        }
         match sockets.store() {
             Store::SocketStorage(scan) => {
                 tracing::debug!(mode, scan, "connections are followed in their sockets' storage");
@@ -165,7 +171,9 @@ impl EbpfReceiver {
             max_sockets: self.config.max_sockets,
         };
         let containers = Containers::new(&self.context, &self.config.proc_root);
-        let left = Left::new(EventPrograms::Own(Box::new(Events::load(&options)?)), containers);
+        let mut programs = Events::load(&options)?;
+        events::find_listeners(&mut programs);
+        let left = Left::new(EventPrograms::Own(Box::new(programs)), containers);
         Ok(Programs::Events(Box::new(left)))
     }
 
@@ -300,12 +308,13 @@ fn log_attachment(attachment: Attachment) {
     tracing::info!(
         tracepoints = attachment.tracepoints,
         kprobes = attachment.kprobes,
+        accept = attachment.accept.unwrap_or("not observed"),
         "mode events, in a separate table"
     );
     if let (false, Some(level)) = (attachment.kprobes, perf_event_paranoid()) {
         tracing::warn!(
             kernel.perf_event_paranoid = level,
-            "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so accepted connections have no process; \
+            "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so processes that close accepted connections are not observed; \
              hint: with sysctl -w kernel.perf_event_paranoid=2 CAP_PERFMON is sufficient"
         );
     }

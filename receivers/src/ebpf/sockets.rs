@@ -20,7 +20,7 @@ use super::convert;
 use super::handover::Left;
 use super::losses::{ChannelLosses, LossTelemetry};
 use crate::census::{self, CensusPlan};
-use crate::containers::Containers;
+use crate::containers::{self, Containers};
 use crate::coverage::MeteredSink;
 use crate::listen_scan;
 
@@ -61,6 +61,7 @@ impl<'a> Capture<'a> {
 
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<Left<Sockets>, StageError> {
         let [_, watch] = self.sockets.watch().map_err(broken)?;
+        let cgroups = self.containers.events().map_err(broken)?;
         let mut ticks = Ticker::new(self.config.interval);
         let mut rescans = Ticker::new(self.config.scan_listen_interval);
         self.rescan_listeners();
@@ -88,6 +89,10 @@ impl<'a> Capture<'a> {
                 filled = watch.filled() => {
                     filled.map_err(broken)?;
                     self.drain()?;
+                }
+                filled = containers::filled(cgroups.as_ref()) => {
+                    filled.map_err(broken)?;
+                    self.containers.catch_up();
                 }
                 _ = rescans.tick() => {
                     self.adopt();
