@@ -10,13 +10,15 @@ use std::fmt;
 pub enum Meant {
     /// A key of the same mapping.
     Key(&'static str),
+    /// A key of the same mapping, and how to write it.
+    Written(&'static str, &'static str),
     /// A key elsewhere, from the top; `NAME` stands for any name.
     At(&'static str),
     /// No key; what to do instead.
     Note(&'static str),
 }
 
-use Meant::{At, Key, Note};
+use Meant::{At, Key, Note, Written};
 
 /// A spelling of another program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl fmt::Display for Alias {
         match self.meant {
             Key(key) | At(key) if *of == OTHER => write!(f, "did you mean `{key}`?"),
             Key(key) | At(key) => write!(f, "did you mean `{key}`? {of} `{name}` is `{key}` here"),
-            Note(note) => f.write_str(note),
+            Note(note) | Written(_, note) => f.write_str(note),
         }
     }
 }
@@ -51,8 +53,14 @@ const OTHER: &str = "";
 
 const SKIP_VERIFY: Meant =
     Note("certificates are always verified: name the authority of the peer's certificate in `ca_file`");
-const PASSWORD_FILE: Meant = Note("write `password: ${file:/path}`: any value can come from a file");
-const TOKEN_FILE: Meant = Note("write `bearer_token: ${file:/path}`: any value can come from a file");
+const PASSWORD_FILE: Meant = Written(
+    "password",
+    "write `password: ${file:/path}`: any value can come from a file",
+);
+const TOKEN_FILE: Meant = Written(
+    "bearer_token",
+    "write `bearer_token: ${file:/path}`: any value can come from a file",
+);
 const NO_FILTER: Meant = Note(
     "records can't be filtered; leave a family out with `processors.window.families.NAME.enabled: false`, or sum a label away with its `labels`",
 );
@@ -66,7 +74,7 @@ const NO_BATCH: Meant = Note(
 const MEMORY_LIMITER: Meant = At("service.memory_limiter");
 const RESOURCE: Meant = At("service.telemetry.resource");
 const HTTP: Meant = Note("use `otlp` with `protocol: http/protobuf`");
-const BUCKETS: Meant = Note("the bounds of histograms can't be set");
+const BUCKETS: Meant = At("processors.window.families.NAME.buckets");
 
 const fn alias(of: &'static str, at: &'static str, name: &'static str, meant: Meant) -> Alias {
     Alias { of, at, name, meant }
@@ -295,7 +303,6 @@ pub const ALIASES: &[Alias] = &[
     alias(OTHER, "processors.window", "labels", LABELS),
     alias(OTHER, "processors.window", "drop_labels", LABELS),
     alias(OTHER, "processors.window", "buckets", BUCKETS),
-    alias(OTHER, "processors.window.families.*", "buckets", BUCKETS),
     alias(OTHER, "processors.window.families.*", "exclude", Key("labels")),
     alias(
         COLLECTOR,
@@ -440,6 +447,12 @@ pub const ALIASES: &[Alias] = &[
         Note("the path is /metrics; remove it"),
     ),
     alias(OBI, "exporters.prometheus", "buckets", BUCKETS),
+    alias(
+        PROMETHEUS,
+        "exporters.prometheus",
+        "metric_relabel_configs",
+        LABELS,
+    ),
     alias(VECTOR, "exporters.*", "default_namespace", Key("namespace")),
     alias(OTHER, "exporters.*", "prefix", Key("namespace")),
     alias(OTHER, "exporters.*", "metric_prefix", Key("namespace")),
@@ -617,7 +630,10 @@ pub const ALIASES: &[Alias] = &[
         PROMETHEUS,
         "exporters.*.basic_auth",
         "username_file",
-        Note("write `username: ${file:/path}`: any value can come from a file"),
+        Written(
+            "username",
+            "write `username: ${file:/path}`: any value can come from a file",
+        ),
     ),
     alias(VECTOR, "exporters.*.basic_auth", "user", Key("username")),
     alias(
@@ -692,6 +708,8 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("labels", "src_address", "laddr"),
     ("labels", "src_port", "lport"),
     ("labels", "container", "container_id"),
+    ("labels", "port", "server_port"),
+    ("labels", "service_port", "server_port"),
     ("labels", "k8s_src_namespace", "namespace"),
     ("labels", "k8s_dst_namespace", "peer_namespace"),
 ];

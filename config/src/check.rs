@@ -71,7 +71,7 @@ fn instead_of(at: &[String], key: &str, possible: &[&str]) -> Suggestion {
     }
     if let Some(alias) = aliases::find(&parts, key) {
         let key = match alias.meant {
-            Meant::Key(key) => Some(key.to_owned()),
+            Meant::Key(key) | Meant::Written(key, _) => Some(key.to_owned()),
             Meant::At(_) | Meant::Note(_) => None,
         };
         return Suggestion {
@@ -144,6 +144,8 @@ pub(crate) fn check(
         }
     }
     checker.ports(&config);
+    let warning = checker.collector_ports(&config);
+    checker.warnings.extend(warning);
     config.warnings = checker.warnings;
     Some(config)
 }

@@ -175,6 +175,7 @@ impl Reading<'_> {
     fn ended<T>(self, read: Option<T>) -> Outcome<T> {
         let mut changed = self.known;
         changed.extend(self.stand_ins.into_keys());
+        changed.extend(self.misspelt);
         Outcome {
             read,
             mistakes: self.mistakes,

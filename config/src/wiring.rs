@@ -8,7 +8,10 @@
 //!    with less.
 //! 4. Two receivers of one pipeline that report the same sockets: their bytes would count twice.
 //! 5. Two listeners on one port of one address.
-//! 6. A component that uses the names of a cluster while the watcher of the cluster is disabled: a warning.
+//! 6. A label that an exporter adds to series which have one of that name: Prometheus rejects a scrape with both.
+//! 7. Windows that don't end on measurements: a warning.
+//! 8. A port that a Collector on this machine has by default, if something is pushed to one: a warning.
+//! 9. A component that uses the names of a cluster while the watcher of the cluster is disabled: a warning.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -92,7 +95,10 @@ impl Checker<'_> {
         };
         self.signals(name, &stages);
         self.overlaps(name, &stages);
+        self.labels(config, name, &stages);
         let mut warnings = Vec::new();
+        warnings.extend(self.intervals(&stages));
+        warnings.extend(self.namespaces(config, &stages));
         for position in 0..stages.len() {
             warnings.extend(self.needs(name, &stages, position, registry));
         }
@@ -155,6 +161,116 @@ impl Checker<'_> {
                 self.report(&stage.path(pipeline), message, Some(help));
             }
         }
+    }
+
+    /// No exporter adds a label that the series have.
+    fn labels(&mut self, config: &Config, pipeline: &str, stages: &[Stage<'_>]) {
+        let Some(window) = stages.iter().find(|stage| stage.contract.is_aggregator()) else {
+            return;
+        };
+        for stage in stages {
+            let feeds = |id: &ComponentId| {
+                let pipelines = config.pipelines.values();
+                pipelines
+                    .filter(|pipeline| pipeline.exporters.contains(id))
+                    .count()
+            };
+            for (key, name) in &stage.contract.adds_labels {
+                let owner = if window.contract.series_labels.contains(name) {
+                    format!(
+                        "series of `{}` in the pipeline `{pipeline}` have a label `{name}`",
+                        window.id
+                    )
+                } else if name == "pipeline" && feeds(stage.id) > 1 {
+                    "series of several pipelines have a label `pipeline`".to_owned()
+                } else {
+                    continue;
+                };
+                let at = [path(&[stage.kind.section(), stage.id.as_str()]), key.clone()].concat();
+                self.report(
+                    &at,
+                    format!("{owner}, and Prometheus rejects a scrape with two"),
+                    Some(format!("choose another name, such as `node_{name}`")),
+                );
+            }
+        }
+    }
+
+    /// Windows end on measurements.
+    fn intervals(&self, stages: &[Stage<'_>]) -> Vec<Diagnostic> {
+        let Some(window) = stages.iter().find(|stage| stage.contract.is_aggregator()) else {
+            return Vec::new();
+        };
+        let Some(length) = window.contract.interval else {
+            return Vec::new();
+        };
+        let receivers = stages
+            .iter()
+            .filter(|stage| stage.kind == ComponentKind::Receiver);
+        let uneven = receivers.filter_map(|stage| {
+            let interval = stage.contract.interval.filter(|interval| !interval.is_zero())?;
+            (length.as_nanos() % interval.as_nanos() != 0).then_some((stage, interval))
+        });
+        let warnings = uneven.map(|(stage, interval)| {
+            let at = path(&[window.kind.section(), window.id.as_str(), "interval"]);
+            let message = format!(
+                "windows of {length:?} don't end on measurements of `{}`, which are {interval:?} apart: some windows have more of them than \
+                 others",
+                stage.id
+            );
+            let help = format!("make it a multiple of {interval:?}, or set `{}.{}.interval`", stage.kind.section(), stage.id);
+            self.diagnostic(&at, message, Some(help))
+        });
+        warnings.collect()
+    }
+
+    /// A namespace that the names of the window don't have.
+    fn namespaces(&self, config: &Config, stages: &[Stage<'_>]) -> Vec<Diagnostic> {
+        let mut windows = stages.iter().filter_map(|stage| {
+            let value = config.processors.get(stage.id)?.to_value().ok()?;
+            value.find("naming")?.into_string()
+        });
+        if !windows.any(|naming| naming == "otel") {
+            return Vec::new();
+        }
+        let exporters = stages
+            .iter()
+            .filter(|stage| stage.kind == ComponentKind::Exporter);
+        let set = exporters.map(|stage| path(&[stage.kind.section(), stage.id.as_str(), "namespace"]));
+        let warnings = set.filter(|at| self.merged.user_has(at)).map(|at| {
+            let message = "has no effect with `naming: otel`, whose names begin with `flowtap`";
+            self.diagnostic(
+                &at,
+                message,
+                Some("remove it, or write `naming: primus_lens`".to_owned()),
+            )
+        });
+        warnings.collect()
+    }
+
+    /// A Collector on this machine has the default port of the daemon's own metrics, too.
+    pub(crate) fn collector_ports(&self, config: &Config) -> Option<Diagnostic> {
+        const COLLECTOR: u16 = 8888;
+        let at = path(&["service", "telemetry", "metrics", "endpoint"]);
+        let own = config.service.telemetry.metrics.endpoint?;
+        if own.port() != COLLECTOR || self.merged.user_has(&at) {
+            return None;
+        }
+        let local = ["://127.0.0.1:", "://localhost:", "://[::1]:"];
+        let pushes_here = config.contracts().into_iter().any(|(_, id, contract)| {
+            id.type_name() == "otlp"
+                && contract
+                    .dials
+                    .iter()
+                    .any(|dial| local.iter().any(|local| dial.address.contains(local)))
+        });
+        pushes_here.then(|| {
+            let message = format!(
+                "{own} is also where an OpenTelemetry Collector serves its own metrics; of two on one machine the second does not start"
+            );
+            let help = "choose another port, such as --set service.telemetry.metrics.endpoint=127.0.0.1:8889";
+            self.diagnostic(&at, message, Some(help.to_owned()))
+        })
     }
 
     /// Whether every field that the component at `position` needs is filled before it.

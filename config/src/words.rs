@@ -64,11 +64,21 @@ pub(crate) fn of(kind: &Kind, shape: Option<Shape<'_>>, secret: bool) -> Words {
 }
 
 /// The two parts of a component's message: what is wrong, and what to do.
+///
+/// A list of what is `available` becomes the one that is most like the word in question, if there is one.
 pub(crate) fn split_hint(message: &str) -> (String, Option<String>) {
-    match message.split_once("; hint: ") {
-        Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
-        None => (message.to_owned(), None),
+    if let Some((message, hint)) = message.split_once("; hint: ") {
+        return (message.to_owned(), Some(hint.to_owned()));
     }
+    let Some((message, names)) = message.split_once("; available: ") else {
+        return (message.to_owned(), None);
+    };
+    let word = message.split('`').nth(1).unwrap_or_default();
+    let hint = match suggest::closest(word, names.split(", ")) {
+        Some(like) => format!("did you mean `{like}`?"),
+        None => format!("available: {names}"),
+    };
+    (message.to_owned(), Some(hint))
 }
 
 /// `a`, `b` or `c`.

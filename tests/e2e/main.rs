@@ -10,6 +10,7 @@
 //! | `owners` | containers by their cgroups, names of processes as text |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `connections` | connections of exporters that fail in every way: nothing is given up |
+//! | `config_messages` | configs as users of other programs write them, and what is said of them |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `links` | bytes where this machine drops what its own TCP sends |
 //! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
@@ -42,6 +43,7 @@
 
 mod bad_configs;
 mod command_line;
+mod config_messages;
 mod connections;
 mod daemon;
 mod default_config;

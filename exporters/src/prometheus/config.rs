@@ -102,6 +102,18 @@ impl ComponentConfig for Config {
                 ),
             });
         }
+        // Those of histograms and summaries, whatever the families.
+        for name in ["le", "quantile"]
+            .into_iter()
+            .filter(|name| self.labels.contains_key(*name))
+        {
+            faults.push(Fault {
+                path: vec!["labels".to_owned(), name.to_owned()],
+                message: format!(
+                    "`{name}` is reserved for histograms and summaries; hint: choose another name"
+                ),
+            });
+        }
         if self.timeout.is_zero() {
             faults.push(Violation::new("timeout", "must be longer than 0s"));
         }
@@ -141,9 +153,13 @@ impl ComponentConfig for Config {
     }
 
     fn contract(&self) -> Contract {
-        Contract::default()
+        let contract = Contract::default()
             .listens("endpoint", self.endpoint)
-            .reads(self.tls.iter().flat_map(ServerTls::files))
+            .reads(self.tls.iter().flat_map(ServerTls::files));
+        let names = self.labels.keys();
+        names.fold(contract, |contract, name| {
+            contract.adds_label(&["labels", name], name)
+        })
     }
 }
 

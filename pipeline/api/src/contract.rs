@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use flowtap_model::RecordField;
 
@@ -156,6 +157,13 @@ pub struct Contract {
     pub dials: Vec<Bound<String>>,
     /// State beside the pipelines that it uses.
     pub depends_on: BTreeSet<Dependency>,
+    /// Labels that its series have, by their names in an exposition for Prometheus. Of a processor that gives [`Signal::Metrics`].
+    pub series_labels: BTreeSet<String>,
+    /// Labels that an exporter adds to every series, which must not have a label of that name: the key that asks for each, and its
+    /// name.
+    pub adds_labels: Vec<(Vec<String>, String)>,
+    /// How often it measures, or closes a window, with the key `interval`.
+    pub interval: Option<Duration>,
 }
 
 impl Contract {
@@ -240,6 +248,28 @@ impl Contract {
     pub fn dials(mut self, key: &'static str, address: impl fmt::Display) -> Self {
         let address = address.to_string();
         self.dials.push(Bound { key, address });
+        self
+    }
+
+    /// Declares the labels that its series have.
+    #[must_use]
+    pub fn series_labels(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.series_labels.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Declares that it adds the label `name` to every series, for the key at `path`.
+    #[must_use]
+    pub fn adds_label(mut self, path: &[&str], name: &str) -> Self {
+        let path = path.iter().map(|&key| key.to_owned()).collect();
+        self.adds_labels.push((path, name.to_owned()));
+        self
+    }
+
+    /// Declares how often it measures, or closes a window.
+    #[must_use]
+    pub const fn every(mut self, interval: Duration) -> Self {
+        self.interval = Some(interval);
         self
     }
 

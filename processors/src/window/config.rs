@@ -166,7 +166,7 @@ impl Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        let mut contract = Contract::default().gives([Signal::Metrics]);
+        let mut contract = Contract::default().gives([Signal::Metrics]).every(self.interval);
         for id in FamilyId::ALL {
             let definition = id.definition();
             let name = definition.family.name;
@@ -181,6 +181,13 @@ impl ComponentConfig for Config {
                 contract = contract.needs(field);
             }
             let asked_for = family.and_then(|family| family.labels.as_deref());
+            let labels =
+                asked_for.map_or_else(|| definition.labels_by_default(self.naming), <[Label]>::to_vec);
+            // Prometheus has underscores where OpenTelemetry has dots.
+            let names = labels
+                .iter()
+                .map(|label| label.named(self.naming).replace('.', "_"));
+            contract = contract.series_labels(names);
             for (index, label) in asked_for.unwrap_or_default().iter().enumerate() {
                 if let Some(field) = label.field() {
                     let index = index.to_string();

@@ -77,6 +77,7 @@ impl ComponentConfig for Config {
             .fills([RecordField::Process, RecordField::Container, RecordField::Netns])
             .covers(Sockets::TcpOfNode)
             .proc_root(&self.proc_root)
+            .every(self.interval)
     }
 
     fn validate(&self) -> Vec<Violation> {

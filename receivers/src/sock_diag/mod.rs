@@ -73,6 +73,7 @@ impl ComponentConfig for Config {
         Contract::default()
             .fills([RecordField::Netns])
             .covers(Sockets::TcpOfNamespace)
+            .every(self.interval)
     }
 
     fn validate(&self) -> Vec<Violation> {
