@@ -6,7 +6,7 @@
  *
  * A connection that is accepted begins with the owner of the very socket that it was accepted on, also where several
  * sockets listen on one address (SO_REUSEPORT): the kernel copies a listening socket to make the connection's, and at
- * the change from LISTEN to SYN_RECV the copy still has a pointer into the original (ADR 90).
+ * the change from LISTEN to SYN_RECV the copy still has a pointer into the original (ADR 29).
  */
 #ifndef FLOWTAP_OWNERS_H
 #define FLOWTAP_OWNERS_H
