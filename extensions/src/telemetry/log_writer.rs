@@ -161,10 +161,10 @@ mod tests {
         LogWriter::flush(&writer, Duration::from_secs(30));
         drop(writer);
         let text = read.join().unwrap();
-        assert!(
-            text.contains(&format!("{dropped} log lines were dropped")),
-            "not counted"
-        );
+        // On a busy machine lines may be dropped, and reported, while the first ones are still being written.
+        let reports = text.lines().filter(|line| line.contains("log lines were dropped"));
+        let counts = reports.filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok());
+        assert_eq!(counts.sum::<u64>(), dropped);
         assert!(text.ends_with("the last line\n"));
     }
 }
