@@ -109,20 +109,18 @@ pub struct MemoryLimiterConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub check_interval: Duration,
-    /// The hard limit of memory without pages of files and the kernel's rings, in MiB: above it records are shed, and counted. 0 for none.
-    pub limit_mib: u32,
+    /// The hard limit of memory without pages of files and the kernel's rings, in MiB: above it records are shed, and counted. Null for
+    /// three quarters of the limit that systemd or a container runtime has set, none without one; 0 for none.
+    pub limit_mib: Option<u32>,
     /// Distance of the soft limit below the hard one, above which new series fold into `other`;
     /// null for a fifth of `limit_mib`.
     pub spike_limit_mib: Option<u32>,
 }
 
 impl MemoryLimiterConfig {
-    /// Distance of the soft limit below the hard one, in MiB.
-    pub const fn spike_mib(&self) -> u32 {
-        match self.spike_limit_mib {
-            Some(spike) => spike,
-            None => self.limit_mib / 5,
-        }
+    /// Distance of the soft limit below the hard one, `limit`, in MiB.
+    pub fn spike_mib(&self, limit: u32) -> u32 {
+        self.spike_limit_mib.unwrap_or(limit / 5)
     }
 
     fn validate(&self) -> Vec<Violation> {
@@ -133,8 +131,10 @@ impl MemoryLimiterConfig {
                 "must be longer than 0s",
             ));
         }
-        if self.limit_mib > 0 && self.spike_mib() >= self.limit_mib {
-            let message = format!("must be less than `limit_mib`, which is {}", self.limit_mib);
+        if let Some(limit) = self.limit_mib.filter(|limit| *limit > 0)
+            && self.spike_mib(limit) >= limit
+        {
+            let message = format!("must be less than `limit_mib`, which is {limit}");
             faults.push(Violation::new("memory_limiter.spike_limit_mib", message));
         }
         faults
@@ -145,7 +145,7 @@ impl Default for MemoryLimiterConfig {
     fn default() -> Self {
         Self {
             check_interval: Duration::from_secs(1),
-            limit_mib: 0,
+            limit_mib: None,
             spike_limit_mib: None,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Later sources replace earlier ones:
 //!
-//! 1. Detected attributes: service, host, operating system, and the Kubernetes node where its name
-//!    is known.
+//! 1. Detected attributes: service, host, operating system, the Kubernetes node where its name is
+//!    known, and the cluster's id where the API allows reading it ([`in_cluster`]).
 //! 2. `OTEL_RESOURCE_ATTRIBUTES`, then `OTEL_SERVICE_NAME` (OpenTelemetry specification, "Resource SDK").
 //! 3. `service.telemetry.resource`; null removes an attribute.
 //!
@@ -15,7 +15,7 @@ use std::fs;
 
 use flowtap_config::{KubernetesConfig, ServiceConfig};
 use flowtap_pipeline::Resource;
-use flowtap_pipeline::resource::{SERVICE_INSTANCE_ID, SERVICE_NAME};
+use flowtap_pipeline::resource::{K8S_CLUSTER_UID, SERVICE_INSTANCE_ID, SERVICE_NAME};
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
@@ -53,6 +53,16 @@ pub fn resource(service: &ServiceConfig) -> Resource {
         service_name: variable("OTEL_SERVICE_NAME"),
     };
     describe(&sources, &service.telemetry.resource)
+}
+
+/// Returns the resource of a flowtap in the Kubernetes cluster with the id `uid`. An attribute that the environment or the config
+/// has set, or removed, stays so.
+#[must_use]
+pub fn in_cluster(resource: Resource, service: &ServiceConfig, uid: String) -> Resource {
+    if service.telemetry.resource.contains_key(K8S_CLUSTER_UID) {
+        return resource;
+    }
+    resource.or_with(K8S_CLUSTER_UID, uid)
 }
 
 /// This machine's name.

@@ -11,6 +11,7 @@
 //! memory is returned to the system before a state begins, and with every check until it ends.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flowtap_config::MemoryLimiterConfig;
@@ -18,6 +19,8 @@ use flowtap_pipeline::{MemoryPressure, SharedMemoryPressure};
 use opentelemetry::metrics::{Gauge, Meter};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+
+const MIB: u64 = 1 << 20;
 
 /// Distance below a limit at which its state ends: a twentieth of `limit_mib`.
 const HYSTERESIS: u64 = 20;
@@ -30,15 +33,17 @@ struct Limits {
 }
 
 impl Limits {
-    const fn of(config: &MemoryLimiterConfig) -> Option<Self> {
-        const MIB: u64 = 1 << 20;
-        if config.limit_mib == 0 {
-            return None;
-        }
-        let hard = config.limit_mib as u64 * MIB;
+    /// `allowed`: bytes that the system allows, if it sets a limit.
+    fn of(config: &MemoryLimiterConfig, allowed: Option<u64>) -> Option<Self> {
+        let of_system = |bytes: u64| u32::try_from(bytes / 4 * 3 / MIB).ok();
+        let limit = config.limit_mib.or_else(|| of_system(allowed?));
+        let limit = limit.filter(|limit| *limit > 0)?;
+        // The system's limit may be less than a spike that was configured without a limit.
+        let spike = Some(config.spike_mib(limit)).filter(|spike| *spike < limit);
+        let hard = u64::from(limit) * MIB;
         Some(Self {
             hard,
-            soft: hard - config.spike_mib() as u64 * MIB,
+            soft: hard - u64::from(spike.unwrap_or(limit / 5)) * MIB,
         })
     }
 
@@ -65,7 +70,9 @@ pub fn watch(
     trim: fn(),
     stop: CancellationToken,
 ) {
-    let Some(limits) = Limits::of(config) else { return };
+    let Some(limits) = Limits::of(config, allowed()) else {
+        return;
+    };
     let gauge = meter
         .u64_gauge("memory_limiter_state")
         .with_description("0 with enough memory, 1 above the soft limit, 2 above the hard one.")
@@ -75,6 +82,12 @@ pub fn watch(
         .with_description("Memory that is compared with the limits: the resident set without pages of files and the kernel's rings.")
         .with_unit("By")
         .build();
+    let limit_bytes = meter
+        .u64_gauge("memory_limiter_limit")
+        .with_description("The hard limit of memory: above it records are shed.")
+        .with_unit("By")
+        .build();
+    limit_bytes.record(limits.hard, &[]);
     let (memory, interval) = (Arc::clone(memory), config.check_interval);
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(interval);
@@ -105,16 +118,47 @@ fn look(limits: Limits, used: u64, memory: &SharedMemoryPressure, gauge: &Gauge<
         MemoryPressure::Soft => tracing::warn!(
             used_mib,
             state,
-            "memory is above the soft limit: new series fold into `other`; fewer labels or a larger \
-             service.memory_limiter.limit_mib helps"
+            "memory is above the soft limit: new series fold into `other`; hint: fewer labels, or a larger \
+             service.memory_limiter.limit_mib"
         ),
         MemoryPressure::Hard => tracing::error!(
             used_mib,
             state,
-            "memory is above the hard limit: records are shed, and counted; fewer labels or a larger \
-             service.memory_limiter.limit_mib helps"
+            "memory is above the hard limit: records are shed, and counted; hint: fewer labels, or a larger \
+             service.memory_limiter.limit_mib"
         ),
     }
+}
+
+/// The least memory that the control groups of this process allow, in bytes; `None` where they set no limit.
+fn allowed() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    allowed_in(Path::new("/sys/fs/cgroup"), &groups)
+}
+
+/// The same with `/proc/self/cgroup` as `groups` has it, and control groups mounted at `root`, version 2 or 1.
+fn allowed_in(root: &Path, groups: &str) -> Option<u64> {
+    let read = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let lines = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        Some((fields.next()?, fields.next()?.trim_start_matches('/')))
+    });
+    let limits = lines.filter_map(|(controllers, group)| {
+        let (mount, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        // Each group above counts as well. In a container the path may be the host's, and what is mounted the container's own group.
+        let parents = Path::new(group).ancestors();
+        parents
+            .filter_map(|group| read(mount.join(group).join(file)))
+            .min()
+    });
+    // Version 1 writes a number near 2^63 for no limit.
+    limits.min().filter(|bytes| *bytes < 1 << 60)
 }
 
 /// The resident set, in bytes.
@@ -146,15 +190,16 @@ fn bytes(pages: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const MIB: u64 = 1 << 20;
-
     #[test]
     fn a_state_begins_above_its_limit_and_ends_well_below_it() {
-        let limits = Limits::of(&MemoryLimiterConfig {
-            limit_mib: 100,
-            spike_limit_mib: Some(20),
-            ..MemoryLimiterConfig::default()
-        })
+        let limits = Limits::of(
+            &MemoryLimiterConfig {
+                limit_mib: Some(100),
+                spike_limit_mib: Some(20),
+                ..MemoryLimiterConfig::default()
+            },
+            None,
+        )
         .unwrap();
         let mut state = MemoryPressure::None;
         for (used, expected) in [
@@ -176,12 +221,12 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_watched_and_a_fifth_is_the_spike_by_default() {
-        assert!(Limits::of(&MemoryLimiterConfig::default()).is_none());
+        assert!(Limits::of(&MemoryLimiterConfig::default(), None).is_none());
         let config = MemoryLimiterConfig {
-            limit_mib: 100,
+            limit_mib: Some(100),
             ..MemoryLimiterConfig::default()
         };
-        assert_eq!(Limits::of(&config).unwrap().soft, 80 * MIB);
+        assert_eq!(Limits::of(&config, None).unwrap().soft, 80 * MIB);
     }
 
     #[test]
@@ -189,5 +234,44 @@ mod tests {
         let (own, resident) = (own().unwrap(), resident().unwrap());
         // The program itself is a file of some MiB.
         assert!((1..resident - MIB).contains(&own), "{own} of {resident}");
+    }
+
+    #[test]
+    fn without_a_configured_limit_it_is_three_quarters_of_the_systems() {
+        let config = MemoryLimiterConfig::default();
+        let limits = Limits::of(&config, Some(512 * MIB)).unwrap();
+        assert_eq!((limits.hard, limits.soft), (384 * MIB, 308 * MIB));
+        let off = MemoryLimiterConfig {
+            limit_mib: Some(0),
+            ..config
+        };
+        assert!(Limits::of(&off, Some(512 * MIB)).is_none());
+    }
+
+    #[test]
+    fn the_systems_limit_is_the_least_of_the_groups_above_in_both_versions() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let file = root.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        let allowed = |groups: &str| allowed_in(root.path(), groups);
+        write("system.slice/flowtap.service/memory.max", "max\n");
+        write("system.slice/memory.max", "536870912\n");
+        assert_eq!(allowed("0::/system.slice/flowtap.service\n"), Some(512 * MIB));
+        write("system.slice/flowtap.service/memory.max", "268435456\n");
+        assert_eq!(allowed("0::/system.slice/flowtap.service\n"), Some(256 * MIB));
+        assert_eq!(allowed("0::/\n"), None);
+        write("memory/docker/a/memory.limit_in_bytes", "134217728\n");
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(
+            allowed("4:cpu,memory:/docker/a\n1:name=systemd:/x\n0::/\n"),
+            Some(128 * MIB)
+        );
+        assert_eq!(allowed("4:memory:/\n"), None);
+        // A container's own group is the root of what it has mounted, whatever its path is on the host.
+        write("memory.max", "67108864\n");
+        assert_eq!(allowed("0::/kubepods/pod1\n"), Some(64 * MIB));
     }
 }

@@ -83,7 +83,7 @@ fn addresses() -> Vec<InterfaceAddress> {
     let interfaces = match getifaddrs() {
         Ok(interfaces) => interfaces,
         Err(error) => {
-            tracing::warn!(%error, "the interfaces' addresses can't be read; only loopback counts as local");
+            tracing::warn!(%error, "the interfaces' addresses can't be read; only loopback counts as local; hint: AF_NETLINK must be allowed (RestrictAddressFamilies=, seccomp)");
             return Vec::new();
         }
     };

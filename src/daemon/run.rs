@@ -11,6 +11,7 @@ use flowtap_config::{Config, ServiceConfig};
 use flowtap_engine::runner::{Graph, Runner};
 use flowtap_extensions::admin::status_page::{self, Pipelines};
 use flowtap_extensions::admin::{self, Endpoint, Readiness, ReloadRecorder, Server, net_flow};
+use flowtap_extensions::kubernetes::WatchBoard;
 use flowtap_extensions::live::tap::Tap;
 use flowtap_extensions::telemetry::{self, LogLevel, LogWriter, Telemetry};
 use flowtap_extensions::{identity, kubernetes, memory_limiter, node, systemd};
@@ -96,6 +97,18 @@ async fn supervise(
         instance = resource.instance(),
         "this instance"
     );
+    let stop = stopping.token().clone();
+    let connecting = kubernetes::connect(&config.service.kubernetes);
+    // `None`: a signal came first.
+    let cluster = stop
+        .run_until_cancelled(connecting)
+        .await
+        .unwrap_or(Ok(None))
+        .map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))?;
+    let resource = match cluster.as_ref().and_then(|cluster| cluster.uid.clone()) {
+        Some(uid) => identity::in_cluster(resource, &config.service, uid),
+        None => resource,
+    };
     let telemetry = Telemetry::new(&resource, &config.service.telemetry.metrics)?;
     let meter = telemetry.meter();
     log.count(&meter);
@@ -108,7 +121,6 @@ async fn supervise(
         graph::attach_tap(&mut graph, tap);
     }
     let pipelines = Pipelines::new(&config);
-    let stop = stopping.token().clone();
     logs.report_suppressed(stop.clone());
     memory_limiter::watch(
         &config.service.memory_limiter,
@@ -118,12 +130,17 @@ async fn supervise(
         stop.clone(),
     );
     let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
-    let following = kubernetes::follow(&config, &environment.cluster, &meter, stop.clone());
-    // `None`: a signal came first.
-    let followed = stop.run_until_cancelled(following).await;
-    followed
-        .unwrap_or(Ok(()))
-        .map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))?;
+    let watches = WatchBoard::default();
+    if let Some(cluster) = cluster {
+        kubernetes::follow(
+            &config,
+            cluster,
+            &environment.cluster,
+            watches.clone(),
+            &meter,
+            stop.clone(),
+        );
+    }
     let (readiness, board, reloads) = (
         Readiness::default(),
         environment.status.clone(),
@@ -131,7 +148,7 @@ async fn supervise(
     );
     let servers_stop = CancellationToken::new();
     let routes = tap.as_ref().map(|tap| {
-        admin::routes(readiness.clone(), board.clone(), reloads.clone())
+        admin::routes(readiness.clone(), board.clone(), watches, reloads.clone())
             .merge(net_flow_routes(&config))
             .merge(tap.routes())
             .merge(status_page::routes(pipelines.clone(), telemetry.reader()))

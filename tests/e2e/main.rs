@@ -8,6 +8,7 @@
 //! | `edges` | connections that few programs make: Fast Open, resets, no port, no storage, threads, a full table |
 //! | `depth` | failed connects, resets, retransmits, round-trip times; processes |
 //! | `owners` | containers by their cgroups, names of processes as text |
+//! | `kubernetes` | the cluster's id, and each watch of its API in `/status` |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
 //! | `connections` | connections of exporters that fail in every way: nothing is given up |
 //! | `config_messages` | configs as users of other programs write them, and what is said of them |
@@ -57,6 +58,7 @@ mod generator;
 mod handover;
 mod identity;
 mod kernel_objects;
+mod kubernetes;
 mod labels;
 mod links;
 mod live;

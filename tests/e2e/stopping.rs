@@ -1,7 +1,7 @@
 //! The end of the daemon: within `shutdown_timeout` and a second, whatever its peers do, and with all that was lost counted.
 
 use std::fs;
-use std::io::{PipeReader, Read, Write, pipe};
+use std::io::{BufRead, PipeReader, Read, Write, pipe};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::thread;
@@ -307,6 +307,49 @@ fn a_pipe_that_nobody_reads_blocks_only_what_is_printed_there() {
     let (took, code) = running.stop();
     assert!(took < BOUND, "{took:?}");
     assert_eq!(code, Some(UNDELIVERED), "what was not printed is lost");
+}
+
+#[test]
+fn a_name_server_that_is_silent_does_not_delay_the_end() {
+    if crate::require::root().is_none() || !["unshare", "ip"].into_iter().all(crate::require::program) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let config = "receivers:\n  generator: {flows: 500, interval: 200ms}\n\
+        processors:\n  direction:\n  policy:\n  window: {interval: 200ms}\n\
+        exporters:\n  otlp: {endpoint: \"http://collector.example.com:4318\", protocol: http/protobuf, interval: 200ms}\n\
+        service:\n  shutdown_timeout: 2s\n  kubernetes: {enabled: false}\n  \
+        pipelines: {flows: {receivers: [generator], processors: [direction, policy, window], exporters: [otlp]}}\n";
+    fs::write(dir.path().join("flowtap.yaml"), config).unwrap();
+    // As Kubernetes writes it: each name is tried with each domain.
+    let resolv = "nameserver 192.0.2.1\nnameserver 192.0.2.3\n\
+        search flowtap.svc.cluster.local svc.cluster.local cluster.local example.com\noptions ndots:5\n";
+    fs::write(dir.path().join("resolv.conf"), resolv).unwrap();
+    // What goes to a dummy interface is gone, and nothing says so.
+    let script = "ip link set lo up && ip link add quiet type dummy && ip address add 192.0.2.2/24 dev quiet && ip link set quiet up \
+        && mount --bind \"$1/resolv.conf\" /etc/resolv.conf && exec \"$0\" run --config \"$1/flowtap.yaml\"";
+    let mut child = std::process::Command::new("unshare")
+        .args(["--net", "--mount", "sh", "-c", script])
+        .arg(env!("CARGO_BIN_EXE_flowtap"))
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("measuring version=") {
+        assert!(log.read_line(&mut text).unwrap() > 0, "{text}");
+    }
+    // Windows close, and the first request waits for the name.
+    thread::sleep(TIMEOUT);
+    let began = Instant::now();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let status = child.wait().unwrap();
+    assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
+    log.read_to_string(&mut text).unwrap();
+    assert_eq!(status.code(), Some(UNDELIVERED), "{text}");
+    assert!(lost(&text) > 500, "{text}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Exporter for FileExporter {
                     });
                 }
                 // A disk that is mounted later must not prevent measuring.
-                Err(error) => tracing::warn!(folder, %error, "no files can be written yet"),
+                Err(error) => tracing::warn!(folder, %error, "no files can be written yet; hint: make the folder writable for flowtap, and name it by an absolute path"),
             }
             let writer = Arc::clone(&self.writer);
             Ok(BoxService::new(service_fn(move |snapshot: Arc<Snapshot>| {

@@ -353,7 +353,7 @@ impl Writer {
         self.telemetry.file("finished", 1);
         self.settle();
         if let Err(error) = self.prune(&name) {
-            tracing::warn!(folder = %self.folder().display(), %error, "old files can't be removed");
+            tracing::warn!(folder = %self.folder().display(), %error, "old files can't be removed; hint: they must belong to flowtap's user");
         }
     }
 
@@ -415,7 +415,7 @@ impl Writer {
 
     fn complain(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(folder = %self.folder().display(), %error, "files can't be written; tried again with each window");
+            tracing::warn!(folder = %self.folder().display(), %error, "files can't be written; tried again with each window; hint: free space, or a smaller rotation.max_files");
         }
     }
 }

@@ -169,7 +169,7 @@ impl Storage {
             if context.strict || matches!(*error.source, redb::Error::DatabaseAlreadyOpen) {
                 return Err(error);
             }
-            tracing::error!(exporter = %context.id, %error, "requests can't be kept on disk for now; they are sent from memory");
+            tracing::error!(exporter = %context.id, %error, "requests can't be kept on disk for now; they are sent from memory; hint: free space, and a storage.directory that flowtap's user can write to");
         }
         let (requests, bytes) = storage.waiting();
         if requests > 0 {

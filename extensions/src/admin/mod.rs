@@ -18,6 +18,7 @@ use serde::Serialize;
 
 pub use self::http::{Endpoint, Server, serve};
 pub use self::reloads::{ReloadRecorder, ReloadStatus};
+use crate::kubernetes::{SourceStatus, WatchBoard};
 
 /// Whether the pipelines run. Set when they do, cleared when they stop.
 #[derive(Clone, Debug, Default)]
@@ -44,10 +45,18 @@ struct Status {
     config: ReloadStatus,
     /// By `receivers/<id>` and `exporters/<id>`.
     components: BTreeMap<String, ComponentStatus>,
+    /// Watches of the Kubernetes API by resource; absent where there is no cluster.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    kubernetes: BTreeMap<&'static str, SourceStatus>,
 }
 
 /// `/healthz`: 200 as long as every receiver's thread is alive. `/readyz`: 200 while every receiver scans. Else 503. `/status`: JSON.
-pub fn routes(readiness: Readiness, board: StatusBoard, reloads: ReloadRecorder) -> Router {
+pub fn routes(
+    readiness: Readiness,
+    board: StatusBoard,
+    watches: WatchBoard,
+    reloads: ReloadRecorder,
+) -> Router {
     let started_unix_nano = Timestamp::now().as_nanos();
     let ready = {
         let (readiness, board) = (readiness.clone(), board.clone());
@@ -82,6 +91,7 @@ pub fn routes(readiness: Readiness, board: StatusBoard, reloads: ReloadRecorder)
             started_unix_nano,
             config: reloads.load(),
             components: board.load(),
+            kubernetes: watches.load(),
         })
     };
     Router::new()

@@ -2,9 +2,11 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
 
 /// Why there is a cluster, and no client.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,31 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Option<Client>, ClientE
     };
     let client = Client::try_from(config).map_err(|error| ClientError::Client(error.to_string()))?;
     Ok(Some(client))
+}
+
+/// How long the start may wait for the cluster's id.
+const UID_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The cluster's id: the uid of its namespace kube-system, as `k8s.cluster.uid` is defined. `None` if it can't be read, with a log line.
+pub async fn cluster_uid(client: &Client) -> Option<String> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let error = match tokio::time::timeout(UID_TIMEOUT, namespaces.get_metadata("kube-system")).await {
+        Ok(Ok(namespace)) => return namespace.metadata.uid,
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+            tracing::info!(
+                "k8s.cluster.uid is not known: the Kubernetes API forbids it; hint: a rule with apiGroups: [\"\"], resources: \
+                 [\"namespaces\"], resourceNames: [\"kube-system\"], verbs: [\"get\"], or service.telemetry.resource"
+            );
+            return None;
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {} s", UID_TIMEOUT.as_secs()),
+    };
+    tracing::warn!(
+        error,
+        "k8s.cluster.uid is not known until the next start; hint: service.telemetry.resource sets it"
+    );
+    None
 }
 
 async fn from_file(file: &Path) -> Result<Config, ClientError> {

@@ -57,6 +57,10 @@ impl<F: Projection> ObjectCache<F> {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.current.len()
+    }
+
     fn values(&self) -> impl Iterator<Item = &F> {
         self.current.values()
     }

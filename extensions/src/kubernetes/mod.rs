@@ -2,47 +2,66 @@
 
 mod client;
 mod facts;
+mod status;
 pub mod watch;
 
 use std::sync::Arc;
 
 use flowtap_config::{Config, KubernetesConfig};
 use flowtap_pipeline::{ClusterState, Dependency, Published};
+use kube::Client;
 use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
 
+use self::client::cluster_uid;
 pub use self::client::{ClientError, client};
+pub use self::status::{SourceStatus, WatchBoard};
 pub use self::watch::{WatchConfig, watch};
 use crate::identity;
 
-/// Watches the cluster until `stop`, if there is one and the config wants it.
+/// A cluster whose API has a client.
+#[expect(missing_debug_implementations, reason = "a client has none")]
+pub struct Cluster {
+    client: Client,
+    /// Its id, if it may be read.
+    pub uid: Option<String>,
+}
+
+/// Returns the cluster around flowtap, if there is one and the config wants it.
 ///
 /// # Errors
 /// A kubeconfig or service account that is there and can't be used.
-pub async fn follow(
+pub async fn connect(section: &KubernetesConfig) -> Result<Option<Cluster>, ClientError> {
+    if !section.enabled {
+        return Ok(None);
+    }
+    let Some(client) = client(section.kubeconfig.as_deref()).await? else {
+        return Ok(None);
+    };
+    let uid = cluster_uid(&client).await;
+    Ok(Some(Cluster { client, uid }))
+}
+
+/// Watches the cluster until `stop`; `board` has the state of each watch.
+pub fn follow(
     config: &Config,
-    cluster: &Arc<Published<ClusterState>>,
+    Cluster { client, .. }: Cluster,
+    state: &Arc<Published<ClusterState>>,
+    board: WatchBoard,
     meter: &Meter,
     stop: CancellationToken,
-) -> Result<(), ClientError> {
-    let section = &config.service.kubernetes;
-    if !section.enabled {
-        return Ok(());
-    }
-    if let Some(client) = client(section.kubeconfig.as_deref()).await? {
-        let watched = WatchConfig {
-            names: names_are_wanted(config),
-            node_name: node_name(section),
-        };
-        tracing::info!(
-            names = watched.names,
-            node = watched.node_name,
-            "watching the Kubernetes cluster"
-        );
-        let (cluster, meter) = (Arc::clone(cluster), meter.clone());
-        tokio::spawn(async move { watch(watched, client, cluster, &meter, stop).await });
-    }
-    Ok(())
+) {
+    let watched = WatchConfig {
+        names: names_are_wanted(config),
+        node_name: node_name(&config.service.kubernetes),
+    };
+    tracing::info!(
+        names = watched.names,
+        node = watched.node_name,
+        "watching the Kubernetes cluster"
+    );
+    let (state, meter) = (Arc::clone(state), meter.clone());
+    tokio::spawn(async move { watch(watched, client, state, board, &meter, stop).await });
 }
 
 /// Whether a component uses them.

@@ -175,6 +175,12 @@ async fn answer(
         )
             .into_response();
     }
+    if let Some((list, name)) = path.rsplit_once('/') {
+        let objects = shared.objects.lock().unwrap();
+        if let Some(object) = objects.get(list).and_then(|objects| objects.get(name)) {
+            return ([(header::CONTENT_TYPE, "application/json")], object.to_string()).into_response();
+        }
+    }
     if query.contains_key("watch") {
         return stream(&shared, path);
     }

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use flowtap_pipeline::{ClusterState, KubernetesNames, Published};
+use flowtap_pipeline::{ClusterState, KubernetesNames, Published, State};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -70,6 +70,7 @@ fn owner(kind: &str, name: &str) -> Value {
 /// A watch on the server, and the state that it publishes.
 struct Watched {
     cluster: Arc<Published<ClusterState>>,
+    board: WatchBoard,
     _stop: DropGuard,
 }
 
@@ -82,12 +83,15 @@ impl Watched {
             node_name: Some("worker-1".to_owned()),
         };
         let (client, watched, watching) = (server.client(), Arc::clone(&cluster), stop.clone());
+        let board = WatchBoard::default();
+        let reported = board.clone();
         tokio::spawn(async move {
             let meter = opentelemetry::global::meter("test");
-            watch(config, client, watched, &meter, watching).await;
+            watch(config, client, watched, reported, &meter, watching).await;
         });
         Self {
             cluster,
+            board,
             _stop: stop.drop_guard(),
         }
     }
@@ -254,8 +258,39 @@ async fn what_is_forbidden_leaves_the_rest_at_work_and_is_watched_once_it_is_all
         .until("the service", |state| state.by_address.len() == 1)
         .await;
     assert!(watched.cluster.load().ranges.pods.is_empty());
+    let status = watched.board.load();
+    assert_eq!(status["services"].state, State::Ok);
+    assert_eq!((status["services"].synced, status["services"].objects), (true, 1));
+    assert_eq!(
+        (status["nodes"].state, status["nodes"].synced),
+        (State::RecoverableError, false)
+    );
+    let error = status["nodes"].error.as_deref().unwrap();
+    assert!(error.contains("/api/v1/nodes is refused"), "{error}");
+    assert_eq!(status["servicecidrs"].state, State::Ok, "this API has none");
+    assert!(status.contains_key("services/kube-dns") && status.contains_key("configmaps"));
     server.refuse(NODES, 200);
     watched.until_ranges(&["10.244.1.0/24"], &[], &[]).await;
+    let nodes = &watched.board.load()["nodes"];
+    assert_eq!(
+        (nodes.state, nodes.objects, nodes.error.clone()),
+        (State::Ok, 1, None)
+    );
+}
+
+#[tokio::test]
+async fn the_clusters_id_is_that_of_kube_system_and_none_where_it_is_forbidden() {
+    let server = TestServer::start().await;
+    let uid = "218fc5a9-a5f1-4b54-aa05-46717d0ab26d";
+    server.put(
+        "/api/v1/namespaces",
+        json!({"metadata": {"name": "kube-system", "uid": uid}}),
+    );
+    assert_eq!(cluster_uid(&server.client()).await.as_deref(), Some(uid));
+    for status in [403, 500] {
+        server.refuse("/api/v1/namespaces/kube-system", status);
+        assert_eq!(cluster_uid(&server.client()).await, None);
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowtap_pipeline::plain::plain;
 use flowtap_pipeline::{ClusterState, Published, Timestamp};
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
@@ -27,6 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::facts::ClusterCache;
+use super::status::WatchBoard;
 
 /// Changes that come within this time are published together.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -66,19 +68,31 @@ impl Source {
 }
 
 impl Source {
+    /// The resource with what tells watches of the same one apart: services of kube-system for DNS, and all of them for names.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Dns => "services/kube-dns",
+            other => other.rule().0,
+        }
+    }
+
     fn attribute(self) -> KeyValue {
-        // Services are watched twice: of kube-system for DNS, and all of them for names.
-        let resource = match self {
-            Self::Dns => "services/kube-dns".to_owned(),
-            other => other.to_string(),
-        };
-        KeyValue::new("resource", resource)
+        KeyValue::new("resource", self.name())
     }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.rule().0)
+    }
+}
+
+impl Source {
+    /// Sources of a watch with `config`.
+    fn of(config: &WatchConfig) -> impl Iterator<Item = Self> {
+        let names = config.names.then_some([Self::Services, Self::Pods]);
+        let ranges = [Self::Kubeadm, Self::Nodes, Self::ServiceCidrs, Self::Dns];
+        ranges.into_iter().chain(names.into_iter().flatten())
     }
 }
 
@@ -148,10 +162,14 @@ pub async fn watch(
     config: WatchConfig,
     client: Client,
     cluster: Arc<Published<ClusterState>>,
+    board: WatchBoard,
     meter: &Meter,
     stop: CancellationToken,
 ) {
     let telemetry = Telemetry::new(meter);
+    for source in Source::of(&config) {
+        board.add(source.name());
+    }
     let mut changes = changes(&config, &client);
     let mut cache = ClusterCache::default();
     let mut failing = HashSet::new();
@@ -183,15 +201,51 @@ pub async fn watch(
             change = changes.next() => {
                 let Some(change) = change else { return };
                 let source = change.source();
-                if matches!(change, Change::Failed(..)) {
+                if let Change::Failed(_, error) = &change {
                     telemetry.failed(source);
+                    if status_code(error) == Some(404) {
+                        board.missing(source.name());
+                    } else {
+                        board.failed(source.name(), error_chain(error));
+                    }
                 } else {
                     telemetry.event(source);
                 }
+                let is_listed = is_listed(&change);
                 apply(&mut cache, change, config.node_name.as_deref(), &mut failing);
+                if is_listed {
+                    board.listed(source.name(), count(&cache, source));
+                }
                 due.get_or_insert_with(|| Instant::now() + SETTLE);
             }
         }
+    }
+}
+
+/// Whether a change shows that the API has sent a whole list, or that a watch works.
+const fn is_listed(change: &Change) -> bool {
+    match change {
+        Change::Failed(..) => false,
+        Change::Kubeadm(event) => is_complete(event),
+        Change::Node(event) => is_complete(event),
+        Change::ServiceCidr(event) => is_complete(event),
+        Change::Dns(event) | Change::Service(event) => is_complete(event),
+        Change::Pod(event) => is_complete(event),
+    }
+}
+
+const fn is_complete<K>(event: &Event<K>) -> bool {
+    matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_))
+}
+
+fn count(cache: &ClusterCache, source: Source) -> usize {
+    match source {
+        Source::Kubeadm => cache.kubeadm.len(),
+        Source::Nodes => cache.nodes.len(),
+        Source::ServiceCidrs => cache.service_cidrs.len(),
+        Source::Dns => cache.dns.len(),
+        Source::Services => cache.services.len(),
+        Source::Pods => cache.pods.len(),
     }
 }
 
@@ -304,6 +358,19 @@ fn warn(source: Source, error: &watcher::Error) {
             tracing::warn!(resource, %error, "the Kubernetes API can't be watched; the last known state stays in use")
         }
     }
+}
+
+/// The error and its causes as one line: the server may have sent any text.
+fn error_chain(error: &watcher::Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let mut texts: Vec<String> = Vec::new();
+    for text in causes.map(ToString::to_string) {
+        // Many errors repeat their cause.
+        if !texts.last().is_some_and(|before| before.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    plain(&texts.join(": ")).into_owned()
 }
 
 /// The API server's answer, if it was one.

@@ -13,12 +13,13 @@ use crate::id::ComponentId;
 pub struct ProcessorTelemetry {
     dropped: Counter<u64>,
     dropped_bytes: Counter<u64>,
-    processor: String,
+    processor: KeyValue,
+    pipeline: KeyValue,
 }
 
 impl ProcessorTelemetry {
     /// Instruments of the processor `id`, which drops for these `reasons`: each stands at 0 from the start.
-    pub fn new(meter: &Meter, id: &ComponentId, reasons: &[&'static str]) -> Self {
+    pub fn new(meter: &Meter, id: &ComponentId, pipeline: &str, reasons: &[&'static str]) -> Self {
         let telemetry = Self {
             dropped: meter
                 .u64_counter("processor_dropped_records")
@@ -31,7 +32,8 @@ impl ProcessorTelemetry {
                 .with_description("Payload bytes of the flow records that a processor dropped, by reason.")
                 .with_unit("By")
                 .build(),
-            processor: id.to_string(),
+            processor: KeyValue::new("processor", id.to_string()),
+            pipeline: KeyValue::new("pipeline", pipeline.to_owned()),
         };
         for reason in reasons {
             telemetry.add(0, 0, reason);
@@ -48,7 +50,8 @@ impl ProcessorTelemetry {
 
     fn add(&self, records: u64, bytes: u64, reason: &'static str) {
         let attributes = [
-            KeyValue::new("processor", self.processor.clone()),
+            self.processor.clone(),
+            self.pipeline.clone(),
             KeyValue::new("reason", reason),
         ];
         self.dropped.add(records, &attributes);

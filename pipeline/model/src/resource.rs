@@ -9,6 +9,9 @@ pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.37.0";
 /// Name of the attribute that distinguishes the instances of a service.
 pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
 
+/// Name of the attribute that identifies the Kubernetes cluster.
+pub const K8S_CLUSTER_UID: &str = "k8s.cluster.uid";
+
 /// Name of the attribute with the service's name.
 pub const SERVICE_NAME: &str = "service.name";
 
@@ -36,6 +39,13 @@ impl Resource {
             attributes: attributes.into_iter().collect(),
             node: node.into(),
         }
+    }
+
+    /// The same with one attribute more, unless there is one of that name.
+    #[must_use]
+    pub fn or_with(mut self, name: &str, value: String) -> Self {
+        self.attributes.entry(name.to_owned()).or_insert(value);
+        self
     }
 
     /// The attribute `name`, if there is one.

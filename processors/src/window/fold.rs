@@ -64,7 +64,7 @@ impl Window {
             histograms: Store::new(max_series),
             connections: Connections::default(),
             memory: Arc::clone(&context.memory),
-            shed: ProcessorTelemetry::new(&context.meter, &context.id, &[MEMORY_LIMIT]),
+            shed: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[MEMORY_LIMIT]),
             ended: Vec::new(),
             opened: Timestamp::default(),
             closes: Timestamp::default(),

@@ -141,7 +141,7 @@ impl LossTelemetry {
             records,
             sent,
             received,
-            "events were dropped at a full channel; see `channel_capacity`"
+            "events were dropped at a full channel; hint: a larger `channel_capacity`, or mode `sockets`"
         );
     }
 

@@ -223,7 +223,7 @@ impl Listener {
                 Ok((stream, peer)) => (stream, Peer::from(peer.ip())),
                 Err(error) => {
                     if !std::mem::replace(&mut starved, true) {
-                        tracing::warn!(address = %self.address, %error, "connections can't be accepted; they wait in the backlog");
+                        tracing::warn!(address = %self.address, %error, "connections can't be accepted; they wait in the backlog; hint: if descriptors ran out, raise LimitNOFILE= of the unit or ulimits of the container");
                     }
                     tokio::time::sleep(ACCEPT_BACKOFF).await;
                     continue;
@@ -324,7 +324,9 @@ impl Listener {
             match tls.certificate.refresh() {
                 Ok(true) => tracing::info!("a new certificate is served"),
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the previous certificate stays in use"),
+                Err(error) => {
+                    tracing::warn!(%error, "the previous certificate stays in use; hint: tls.cert_file and tls.key_file must be readable for flowtap and fit together")
+                }
             }
         }
     }
