@@ -1,50 +1,24 @@
 //! A file's values, with the place of every key.
 
+mod syntax;
 mod toml;
 mod yaml;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-use figment::value::{Dict, Tag, Value};
+use figment::value::Value;
 
+use self::syntax::place_of;
+pub use self::syntax::{Document, Place, SyntaxError};
 use crate::diagnostic::{Diagnostic, Origin};
 use crate::lenient::fill_in;
 use crate::secret;
 
-/// Maximum nesting depth of a config: more than any real config needs, and little enough for the
-/// stack.
-const MAX_DEPTH: usize = 32;
-
-/// Line and column, both from 1.
-pub type Place = (usize, usize);
-
-/// Values, and where they stand.
-#[derive(Clone, Debug, Default)]
-pub struct Document {
-    /// The values.
-    pub values: Dict,
-    /// The place of each key (or list entry), by its path.
-    pub places: HashMap<Vec<String>, Place>,
-    /// Numbers and truth values as they are written, by their paths, for where text is wanted.
-    pub texts: HashMap<Vec<String>, String>,
-    /// Contents of the file; empty if there is no file.
-    pub text: String,
-}
-
 /// A larger file can't be a config: lists of ranges have separate files.
 const MAX_BYTES: u64 = 4 << 20;
-
-/// A mistake in a file's syntax.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyntaxError {
-    /// Where.
-    pub place: Option<Place>,
-    /// What.
-    pub message: String,
-}
 
 impl Document {
     /// Reads the file at `path`, by the ending of its name.
@@ -177,16 +151,6 @@ fn line_of(text: &str, place: Place) -> Option<String> {
     shown.then(|| line.to_owned())
 }
 
-/// Line and column of the byte at `offset`.
-fn place_of(text: &str, offset: usize) -> Place {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[line_start..].chars().count() + 1,
-    )
-}
-
 /// Reads one value as YAML has it, for `--set` and the environment: `5s`, `[a, b]`, `true`.
 ///
 /// # Errors
@@ -198,9 +162,4 @@ pub fn value_from_yaml(text: &str) -> Result<Value, SyntaxError> {
 /// The same, with its numbers and truth values as they are written, by their paths.
 pub(crate) fn value_and_texts(text: &str) -> Result<(Value, BTreeMap<Vec<String>, String>), SyntaxError> {
     yaml::parse_value(text)
-}
-
-/// A scalar that nothing is known of yet.
-const fn tag() -> Tag {
-    Tag::Default
 }

@@ -21,7 +21,7 @@
 //! | [`document`] | a file's values and places: YAML and TOML |
 //! | [`substitute`] | `${env:X}`, `${file:P}` |
 //! | [`lenient`] | reading a struct although parts of it are wrong |
-//! | `words`, `shape` | messages in plain words; the form of values by their JSON Schema |
+//! | `words`, `quote`, `shape` | messages in plain words; values as they quote them; the form of values by their JSON Schema |
 //! | `suggest`, [`aliases`] | the key that was meant: typing mistakes, spellings of other programs |
 //! | [`log_level`] | levels of logs |
 //! | `service_links` | variables that Kubernetes sets for a Service called flowtap |
@@ -43,6 +43,7 @@ pub mod document;
 pub mod layers;
 pub mod lenient;
 pub mod log_level;
+mod quote;
 pub mod reference;
 pub mod schema;
 mod secret;

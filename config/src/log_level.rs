@@ -1,7 +1,7 @@
 //! Levels of logs: which words are one, and which was meant by another.
 
+use crate::quote;
 use crate::suggest;
-use crate::words;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -32,7 +32,7 @@ const OTHERS: [(&str, &str); 16] = [
 /// The word, what is allowed, and after `; hint: ` what was meant.
 pub fn check(text: &str) -> Result<(), String> {
     if text.trim().is_empty() {
-        return Err(format!("is empty: expected {}", words::list(&LEVELS)));
+        return Err(format!("is empty: expected {}", quote::list(&LEVELS)));
     }
     for directive in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         let word = directive.rsplit('=').next().unwrap_or(directive).trim();
@@ -51,7 +51,7 @@ pub fn check(text: &str) -> Result<(), String> {
         };
         return Err(format!(
             "`{word}` is not a valid log level: expected {}; hint: {hint}",
-            words::list(&LEVELS)
+            quote::list(&LEVELS)
         ));
     }
     Ok(())

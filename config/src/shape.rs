@@ -7,7 +7,7 @@ use figment::value::{Dict, Empty, Value};
 use flowtap_pipeline::schema;
 use serde_json::Value as Json;
 
-use crate::words;
+use crate::quote;
 
 /// A node of a schema.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,7 @@ impl<'s> Shape<'s> {
     pub(crate) fn wanted(self) -> Option<String> {
         let choices = self.choices();
         if !choices.is_empty() {
-            return Some(format!("one of {}", words::list(&choices)));
+            return Some(format!("one of {}", quote::list(&choices)));
         }
         if self.is_duration() {
             return Some("a duration such as `500ms`, `5s` or `1m30s`".to_owned());
@@ -125,7 +125,7 @@ impl<'s> Shape<'s> {
 
     /// What to write in place of `found`, if that can be said.
     pub(crate) fn hint(self, found: &Actual) -> Option<String> {
-        let text = words::text(found);
+        let text = quote::text(found);
         let is_number = matches!(found, Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_));
         if self.is_duration() && is_number {
             return Some(format!("write the unit: `{text}s` or `{text}ms`"));
@@ -226,7 +226,7 @@ impl<'s> Shape<'s> {
         let others = || ["integer", "number", "boolean"].iter().any(|name| self.is(name));
         let number = match value {
             Value::Num(..) | Value::Bool(..) if !self.choices().is_empty() && !others() => {
-                Some(words::text(&words::found(value)))
+                Some(quote::text(&quote::found(value)))
             }
             _ => None,
         };

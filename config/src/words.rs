@@ -1,8 +1,8 @@
 //! Plain words for what a value must be and for what was found: messages name no type of the code.
 
-use figment::error::{Actual, Kind};
-use figment::value::{Num, Value};
+use figment::error::Kind;
 
+use crate::quote::{actual, list};
 use crate::shape::Shape;
 use crate::suggest;
 
@@ -81,16 +81,6 @@ pub(crate) fn split_hint(message: &str) -> (String, Option<String>) {
     (message.to_owned(), Some(hint))
 }
 
-/// `a`, `b` or `c`.
-pub(crate) fn list(names: &[&str]) -> String {
-    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-    match quoted.split_last() {
-        None => "nothing".to_owned(),
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-    }
-}
-
 /// Words for what serde expected, where the schema says no more.
 fn expectation(expected: &str) -> String {
     let most = |most: u64| format!("a whole number from 0 to {most}");
@@ -112,55 +102,5 @@ fn expectation(expected: &str) -> String {
         text if text.starts_with("enum ") || text.contains("variant") => "a word".to_owned(),
         // Of a component with messages of its own: `expected` is written by its author.
         text => text.to_owned(),
-    }
-}
-
-/// Words for what was found.
-pub(crate) fn actual(found: &Actual) -> String {
-    match found {
-        Actual::Bool(value) => format!("`{value}`"),
-        Actual::Unsigned(number) => format!("number `{number}`"),
-        Actual::Signed(number) => format!("number `{number}`"),
-        Actual::Float(number) => format!("number `{number}`"),
-        Actual::Char(text) => format!("text `{text}`"),
-        Actual::Str(text) if text.is_empty() => "empty text".to_owned(),
-        Actual::Str(text) => format!("text `{text}`"),
-        Actual::Unit | Actual::Option => "no value".to_owned(),
-        Actual::Seq => "a list".to_owned(),
-        Actual::Map => "a mapping".to_owned(),
-        _ => "something else".to_owned(),
-    }
-}
-
-/// The text of a scalar; empty for anything else.
-pub(crate) fn text(found: &Actual) -> String {
-    match found {
-        Actual::Bool(value) => value.to_string(),
-        Actual::Unsigned(number) => number.to_string(),
-        Actual::Signed(number) => number.to_string(),
-        Actual::Float(number) => number.to_string(),
-        Actual::Char(text) => text.to_string(),
-        Actual::Str(text) => text.clone(),
-        _ => String::new(),
-    }
-}
-
-/// Kind of a value, as serde reports it.
-pub(crate) fn found(value: &Value) -> Actual {
-    match value {
-        Value::String(_, text) => Actual::Str(text.clone()),
-        Value::Char(_, text) => Actual::Char(*text),
-        Value::Bool(_, value) => Actual::Bool(*value),
-        Value::Num(_, number) => match number {
-            Num::F32(number) => Actual::Float(f64::from(*number)),
-            Num::F64(number) => Actual::Float(*number),
-            number => number.to_i128().map_or_else(
-                || Actual::Unsigned(number.to_u128().unwrap_or_default()),
-                Actual::Signed,
-            ),
-        },
-        Value::Empty(..) => Actual::Unit,
-        Value::Dict(..) => Actual::Map,
-        Value::Array(..) => Actual::Seq,
     }
 }

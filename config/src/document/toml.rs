@@ -6,7 +6,7 @@ use figment::value::{Dict, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Document, MAX_DEPTH, Place, SyntaxError, place_of, tag};
+use super::syntax::{Document, MAX_DEPTH, Place, SyntaxError, place_of, tag};
 
 pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
     let table = DeTable::parse(text).map_err(|error| SyntaxError {

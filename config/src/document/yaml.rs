@@ -11,7 +11,7 @@ use figment::value::{Dict, Empty, Value};
 use saphyr::Scalar;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::{Document, MAX_DEPTH, Place, SyntaxError, tag};
+use super::syntax::{Document, MAX_DEPTH, Place, SyntaxError, tag};
 
 /// Values that aliases may add: more than any config has.
 const MAX_COPIED: usize = 100_000;

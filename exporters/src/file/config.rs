@@ -3,14 +3,10 @@
 use std::time::Duration;
 
 use flowtap_pipeline::schema::{DurationText, SizeText};
-use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, QueueConfig,
-    Stability, Violation,
-};
+use flowtap_pipeline::{ComponentConfig, Contract, QueueConfig, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::FileExporter;
 use super::names::Names;
 use crate::naming;
 
@@ -146,29 +142,6 @@ impl ComponentConfig for Config {
         Contract::default().writes(folder)
     }
 }
-
-impl ExporterConfig for Config {
-    fn queue(&self) -> QueueConfig {
-        self.sending_queue
-    }
-
-    fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
-        match FileExporter::new(self, context) {
-            Ok(exporter) => Ok(Box::new(exporter)),
-            Err(message) => Err(BuildError {
-                id: context.id.clone(),
-                message: format!("path: {message}"),
-            }),
-        }
-    }
-}
-
-/// The exporter type `file`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
-    "file",
-    "writes the changes of each window to files, as JSON lines or Parquet",
-    Stability::Beta,
-);
 
 #[cfg(test)]
 mod tests {

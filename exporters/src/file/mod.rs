@@ -16,6 +16,7 @@
 //! 6. Rows that can't be written count as failed, are logged once, and each window tries again.
 
 mod config;
+mod factory;
 mod json;
 mod names;
 mod parquet;
@@ -32,7 +33,8 @@ use tokio::task::spawn_blocking;
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
-pub use self::config::{Compression, Config, FACTORY, Format, Rotation};
+pub use self::config::{Compression, Config, Format, Rotation};
+pub use self::factory::FACTORY;
 use self::writer::{Telemetry, Writer};
 
 /// The exporter.

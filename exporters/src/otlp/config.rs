@@ -8,15 +8,11 @@ use std::time::Duration;
 
 use flowtap_pipeline::address;
 use flowtap_pipeline::schema::{DurationText, SizeText};
-use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, QueueConfig,
-    Stability, Violation,
-};
+use flowtap_pipeline::{ComponentConfig, Contract, QueueConfig, Violation};
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OtlpExporter;
 use crate::naming;
 use crate::push::connect::{Dial, Proxy};
 use crate::push::endpoint::{Endpoint, EndpointError};
@@ -548,29 +544,6 @@ impl ComponentConfig for Config {
         }
     }
 }
-
-impl ExporterConfig for Config {
-    fn queue(&self) -> QueueConfig {
-        self.sending_queue
-    }
-
-    fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
-        match OtlpExporter::new(self.clone(), context) {
-            Ok(exporter) => Ok(Box::new(exporter)),
-            Err(error) => Err(BuildError {
-                id: context.id.clone(),
-                message: error.to_string(),
-            }),
-        }
-    }
-}
-
-/// The exporter type `otlp`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
-    "otlp",
-    "pushes to an OpenTelemetry collector over gRPC or HTTP",
-    Stability::Beta,
-);
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use flowtap_pipeline::{
     HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, SeriesId, Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 
-use super::Ended;
+use super::ended::Ended;
 
 /// A difference of a counter.
 #[derive(Clone, Copy, Debug, PartialEq)]

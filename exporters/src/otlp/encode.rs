@@ -16,9 +16,9 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, Key
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 
-use super::Ended;
 use super::config::Config;
 use super::deltas::{Deltas, HistogramPart, SumPart, ValuePart};
+use super::ended::Ended;
 use crate::naming::{full_name, pipeline_attribute};
 use crate::push::Request;
 use crate::push::zero_at;

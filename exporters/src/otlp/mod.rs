@@ -19,6 +19,8 @@ mod client;
 mod config;
 mod deltas;
 mod encode;
+mod ended;
+mod factory;
 mod json;
 mod spool;
 
@@ -28,7 +30,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, ExportService, Exported, Exporter, Resource, Series, Snapshot, StageError, Timestamp,
+    BuildContext, ExportService, Exported, Exporter, Resource, Snapshot, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -39,9 +41,11 @@ use tower::{BoxError, Service, ServiceExt};
 
 use self::client::Client;
 use self::config::Resolved;
-pub use self::config::{Compression, Config, FACTORY, Protocol, RetryConfig, Temporality};
+pub use self::config::{Compression, Config, Protocol, RetryConfig, Temporality};
 use self::deltas::Deltas;
 use self::encode::{Encoder, Part};
+use self::ended::Ended;
+pub use self::factory::FACTORY;
 use crate::push::health::Health;
 use crate::push::storage::Storage;
 use crate::push::{self, Sender};
@@ -137,25 +141,6 @@ impl Exporter for OtlpExporter {
             }
         }
         .boxed()
-    }
-}
-
-/// Series that have ended, by family: from the windows since the last that went on, so no more than there can be series in
-/// that time. Each with the end of its last window.
-#[derive(Debug, Default)]
-struct Ended(Vec<Vec<(Timestamp, Series)>>);
-
-impl Ended {
-    fn add(&mut self, snapshot: &Snapshot) {
-        let families = self.0.len().max(snapshot.families.len());
-        self.0.resize_with(families, Vec::new);
-        for (ended, family) in self.0.iter_mut().zip(&snapshot.families) {
-            ended.extend(family.ended.iter().map(|series| (snapshot.at, series.clone())));
-        }
-    }
-
-    fn of(&self, family: usize) -> &[(Timestamp, Series)] {
-        self.0.get(family).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -6,14 +6,10 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use flowtap_pipeline::schema::{AddressText, DurationText};
-use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, QueueConfig,
-    Stability, Violation, WhenFull,
-};
+use flowtap_pipeline::{ComponentConfig, Contract, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::PrometheusExporter;
 use super::auth::BasicAuth;
 use crate::naming;
 use flowtap_net::tls::ServerTls;
@@ -162,30 +158,3 @@ impl ComponentConfig for Config {
         })
     }
 }
-
-impl ExporterConfig for Config {
-    /// Taking a snapshot is a matter of microseconds, and only the newest counts.
-    fn queue(&self) -> QueueConfig {
-        QueueConfig {
-            size: NonZeroUsize::MIN,
-            when_full: WhenFull::DropOldest,
-            ..QueueConfig::default()
-        }
-    }
-
-    fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
-        PrometheusExporter::new(self, context)
-            .map(|exporter| Box::new(exporter) as Box<dyn Exporter>)
-            .map_err(|error| BuildError {
-                id: context.id.clone(),
-                message: format!("tls: {error}"),
-            })
-    }
-}
-
-/// The exporter type `prometheus`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
-    "prometheus",
-    "serves /metrics to Prometheus, as text or OpenMetrics",
-    Stability::Beta,
-);

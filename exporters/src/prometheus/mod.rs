@@ -14,6 +14,7 @@
 mod auth;
 mod config;
 mod exposition;
+mod factory;
 mod negotiate;
 mod protobuf;
 
@@ -42,9 +43,10 @@ use tower::{BoxError, service_fn};
 
 use self::auth::Auth;
 pub use self::auth::BasicAuth;
-pub use self::config::{Config, CreatedTimestamps, FACTORY};
+pub use self::config::{Config, CreatedTimestamps};
 pub(crate) use self::exposition::canonical;
 use self::exposition::{Exposition, Style};
+pub use self::factory::FACTORY;
 use self::negotiate::Format;
 use flowtap_net::listener::{AllowedHosts, ClosedConnections, Listener};
 use flowtap_net::tls::{self, TlsError};

@@ -17,6 +17,7 @@ pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod health;
 pub mod http;
+mod request;
 pub mod retry;
 pub mod storage;
 
@@ -24,7 +25,6 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use flowtap_pipeline::{Exported, Series, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -33,21 +33,11 @@ use tower::{BoxError, Service, ServiceBuilder};
 
 use self::error::TimedOut;
 use self::health::Health;
+pub(crate) use self::request::Request;
 use self::retry::{Backoff, RetryConfig};
 
 /// `User-Agent` of every request.
 pub(crate) const USER_AGENT: &str = concat!("flowtap/", env!("CARGO_PKG_VERSION"));
-
-/// An encoded request. Cloning it for a retry copies no bytes.
-#[derive(Clone, Debug)]
-pub(crate) struct Request {
-    /// The encoded message.
-    pub(crate) body: Bytes,
-    /// Number of points that it holds.
-    pub(crate) points: u64,
-    /// Whether flowtap is stopping.
-    pub(crate) last: bool,
-}
 
 /// The time of the 0 that goes before the first point, at `at`, of a series: one millisecond into its first window. The window's very
 /// start is the end of the one before, where a series of the same labels may have ended.

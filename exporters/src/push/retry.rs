@@ -14,10 +14,10 @@ use tonic_types::StatusExt;
 use tower::BoxError;
 use tower::retry::Policy;
 
-use super::Request;
 use super::error::{Lost, Refused, TimedOut};
 use super::health::Health;
 use super::http::HttpFailure;
+use super::request::Request;
 
 /// When flowtap stops, the last requests are given up after this: the run has its own deadline.
 const LAST_ELAPSED: Duration = Duration::from_secs(5);

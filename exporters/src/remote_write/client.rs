@@ -7,13 +7,10 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tower::BoxError;
 
-use super::config::{Config, ProtobufMessage};
+use super::config::{Config, ProtobufMessage, VERSION_HEADER};
 use crate::push::connect::Dial;
 use crate::push::http::{HttpFailure, Poster};
 use crate::push::{self, Request};
-
-/// Which version of the protocol the body is in (Prometheus remote write 1.0 and 2.0, "Protocol").
-pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
 
 /// Headers with the written parts of a request (Prometheus remote write 2.0, "Required `Written`
 /// Response Headers"); exemplars have a separate header, and are not sent.

@@ -6,23 +6,21 @@ use std::time::Duration;
 use flowtap_pipeline::address;
 use flowtap_pipeline::resource::SERVICE_NAME;
 use flowtap_pipeline::schema::DurationText;
-use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory,
-    HISTOGRAM_BUCKETS, QueueConfig, Resource, Stability, Violation,
-};
+use flowtap_pipeline::{ComponentConfig, Contract, HISTOGRAM_BUCKETS, QueueConfig, Resource, Violation};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::RemoteWriteExporter;
-use super::client::VERSION_HEADER;
 use crate::naming;
 use crate::prometheus::BasicAuth;
 use crate::push::connect::{Dial, Proxy};
 use crate::push::endpoint::{Endpoint, EndpointError};
 use crate::push::retry::RetryConfig;
 use flowtap_net::tls::ClientTls;
+
+/// Which version of the protocol the body is in (Prometheus remote write 1.0 and 2.0, "Protocol").
+pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
 
 /// Samples of one histogram: its buckets, the one without bound, its sum and its count. They go in one request.
 const HISTOGRAM_SAMPLES: usize = HISTOGRAM_BUCKETS + 3;
@@ -144,7 +142,7 @@ impl Config {
     }
 
     /// The endpoint. A host that is written without a scheme has Prometheus' port and path unless it has its own.
-    fn parsed_endpoint(&self) -> Result<Endpoint, EndpointError> {
+    pub(super) fn parsed_endpoint(&self) -> Result<Endpoint, EndpointError> {
         let url = address::with_scheme(&self.endpoint, 9090, self.tls != ClientTls::default());
         let endpoint = Endpoint::parse(&url)?;
         Ok(
@@ -370,31 +368,6 @@ impl Config {
         })
     }
 }
-
-impl ExporterConfig for Config {
-    fn queue(&self) -> QueueConfig {
-        self.sending_queue
-    }
-
-    fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError> {
-        // Checked before anything starts, not at the first request.
-        let over_tls = self.parsed_endpoint().is_ok_and(|endpoint| endpoint.is_tls());
-        match self.tls.config_for(over_tls) {
-            Ok(_) => Ok(Box::new(RemoteWriteExporter::new(self.clone(), context))),
-            Err(error) => Err(BuildError {
-                id: context.id.clone(),
-                message: format!("tls: {error}"),
-            }),
-        }
-    }
-}
-
-/// The exporter type `remote_write`.
-pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
-    "remote_write",
-    "pushes to Prometheus remote write endpoints",
-    Stability::Beta,
-);
 
 #[cfg(test)]
 mod tests {

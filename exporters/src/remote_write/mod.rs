@@ -22,6 +22,7 @@
 mod client;
 mod config;
 mod encode;
+mod factory;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,8 +38,9 @@ use tower::util::BoxService;
 use tower::{BoxError, Service, ServiceExt};
 
 use self::client::Client;
-pub use self::config::{Config, FACTORY};
+pub use self::config::Config;
 use self::encode::{Encoder, Ended};
+pub use self::factory::FACTORY;
 use crate::push::health::Health;
 use crate::push::{self, Sender};
 

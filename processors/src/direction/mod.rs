@@ -23,14 +23,15 @@
 mod listeners;
 mod recent;
 mod redirects;
+mod socket;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Events, Factory, FlowBatch, FlowKind, FlowRecord,
-    NodeInfo, PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource,
-    Stability, Subscription,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, FlowBatch, FlowKind, FlowRecord, NodeInfo,
+    PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource, Stability,
+    Subscription,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -40,12 +41,10 @@ use serde::{Deserialize, Serialize};
 use self::listeners::Listeners;
 use self::recent::Recent;
 use self::redirects::Redirects;
+use self::socket::{is_last, socket_of};
 
 /// Maximum number of sockets whose decided role is kept.
 const DECISIONS: usize = 1 << 17;
-
-/// TCP's state CLOSE (`include/net/tcp_states.h`).
-const CLOSE: u8 = 7;
 
 /// Nothing can be set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -172,16 +171,6 @@ impl Decision {
     }
 }
 
-/// Identity of a socket; `None` if the receiver does not know its cookie.
-fn socket_of(record: &FlowRecord) -> Option<(u32, u64)> {
-    (record.cookie != 0).then_some((record.netns, record.cookie))
-}
-
-/// Whether the connection of `record` has closed. A receiver may have a difference to report after that.
-const fn is_last(record: &FlowRecord) -> bool {
-    record.events.contains(Events::CLOSED) || record.state == CLOSE
-}
-
 fn addresses(node: &NodeInfo) -> HashSet<IpAddr> {
     node.addresses.iter().map(|local| local.network.addr()).collect()
 }
@@ -232,6 +221,8 @@ impl Direction {
 
 #[cfg(test)]
 mod tests {
+    use flowtap_pipeline::Events;
+
     use super::*;
     use crate::testing::{context, record};
     use flowtap_pipeline::node::InterfaceAddress;

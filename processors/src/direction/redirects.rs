@@ -15,7 +15,7 @@
 use flowtap_pipeline::{Endpoint, Events, FlowRecord, Role};
 
 use super::recent::Recent;
-use super::{is_last, socket_of};
+use super::socket::{is_last, socket_of};
 
 /// Maximum number of accepted connections with a peer on this machine that are kept, and of
 /// redirected ones.

@@ -7,15 +7,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Dependency, Factory, PeerClass, ProcessorConfig,
-    ProcessorStage, RecordField, Stability, Violation,
-};
+use flowtap_pipeline::{ComponentConfig, Contract, Dependency, PeerClass, RecordField, Violation};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::Policy;
 use crate::cidr::{Cidr, InvalidCidr};
 
 /// An entry of a list: a range, or a file of them.
@@ -198,23 +194,6 @@ fn is_class_name(name: &str) -> bool {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
 }
-
-impl ProcessorConfig for Config {
-    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
-        let policy = Policy::new(self, context).map_err(|error| BuildError {
-            id: context.id.clone(),
-            message: error.to_string(),
-        })?;
-        Ok(ProcessorStage::Transform(Box::new(policy)))
-    }
-}
-
-/// The processor type `policy`.
-pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
-    "policy",
-    "classifies the peer by its address: pod, service, dns, internal, external, ...",
-    Stability::Beta,
-);
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use flowtap_pipeline::{PeerClass, Published};
 
 use super::config::{Config, Entry};
-use super::table::Source;
+use super::source::Source;
 use crate::cidr::{Cidr, InvalidCidr};
 
 /// Interval at which files are checked for changes.

@@ -18,8 +18,10 @@
 //! does not occur.
 
 mod config;
+mod factory;
 mod lists;
 mod ranges;
+mod source;
 mod table;
 
 use std::sync::Arc;
@@ -28,9 +30,11 @@ use flowtap_pipeline::{
     BuildContext, ClusterRanges, ClusterState, FlowBatch, NodeInfo, Processor, Subscription,
 };
 
-pub use self::config::{Config, CustomClass, Entry, FACTORY};
+pub use self::config::{Config, CustomClass, Entry};
+pub use self::factory::FACTORY;
 pub use self::lists::{ListError, Lists};
-pub use self::table::{Rule, Source, Tables};
+pub use self::source::Source;
+pub use self::table::{Rule, Tables};
 
 /// The processor.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! Prefix tables, and the rules of the processor on them.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use cidr_utils::cidr::{Ipv4Cidr, Ipv6Cidr};
@@ -11,37 +10,11 @@ use prefix_trie::PrefixMap;
 
 use super::lists::Lists;
 use super::ranges::Ranges;
+use super::source::Source;
 use crate::cidr::Cidr;
 
 /// The port of DNS (RFC 1035, section 4.2).
 const DNS_PORT: u16 = 53;
-
-/// Where a range comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A list of the config, by its key.
-    List(&'static str),
-    /// A class of the config's own, by its name.
-    CustomClass(&'static str),
-    /// The name servers of `resolv.conf`.
-    Resolvers,
-    /// The networks of this machine's Docker bridges.
-    DockerBridges,
-    /// The Kubernetes cluster.
-    Cluster,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::List(key) => write!(f, "the list `{key}`"),
-            Self::CustomClass(name) => write!(f, "the class `{name}` of the config"),
-            Self::Resolvers => f.write_str("resolv.conf"),
-            Self::DockerBridges => f.write_str("this machine's Docker bridges"),
-            Self::Cluster => f.write_str("the Kubernetes cluster"),
-        }
-    }
-}
 
 /// The rule that decided the class of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

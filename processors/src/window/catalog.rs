@@ -7,8 +7,7 @@ use flowtap_pipeline::{Family, FlowRecord, Naming, Rendered, Series, Timestamp};
 
 use super::config::Config;
 use super::details::Details;
-use super::key::{Key, KeyInputs};
-use super::totals::Cell;
+use super::key::{Cell, Key, KeyInputs};
 use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
 use flowtap_pipeline::catalog::{Label, LabelSet};
 

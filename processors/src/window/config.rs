@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, FamilyKind, HISTOGRAM_BUCKETS, Naming,
-    ProcessorConfig, ProcessorStage, RecordField, Signal, Stability, Violation,
+    ComponentConfig, Contract, FamilyKind, HISTOGRAM_BUCKETS, Naming, RecordField, Signal, Violation,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Window;
 use flowtap_pipeline::catalog::{FAMILIES, FamilyId, Label};
 
 /// Settings.
@@ -219,19 +217,6 @@ impl ComponentConfig for Config {
         faults
     }
 }
-
-impl ProcessorConfig for Config {
-    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
-        Ok(ProcessorStage::Aggregate(Box::new(Window::new(self, context))))
-    }
-}
-
-/// The processor type `window`.
-pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
-    "window",
-    "folds records into series and closes windows; the last processor of every pipeline",
-    Stability::Beta,
-);
 
 #[cfg(test)]
 mod tests {

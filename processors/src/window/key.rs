@@ -10,7 +10,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use flowtap_pipeline::{EventType, FlowKind, FlowRecord, LabelValue, Naming, PeerClass};
 
 use super::details::Details;
-use super::totals;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::{Label, LabelSet};
 
@@ -241,6 +240,15 @@ impl Packed {
     }
 }
 
+/// Labels of one of the counts in [`totals`](super::totals).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cell {
+    pub(super) class: PeerClass,
+    pub(super) flow: FlowKind,
+    pub(super) direction: Direction,
+    pub(super) network_type: NetworkType,
+}
+
 /// A series: its family and the values of its labels. Half a cache line, so that a series' slot is a whole one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
@@ -349,7 +357,7 @@ impl Key {
     }
 
     /// The series of a count of all connections.
-    pub(super) fn of_total(labels: LabelSet, cell: totals::Cell) -> Self {
+    pub(super) fn of_total(labels: LabelSet, cell: Cell) -> Self {
         let class = labels.has(Label::Type).then(|| cell.class.index());
         Self {
             class: class.unwrap_or(NO_CLASS),

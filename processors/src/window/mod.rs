@@ -16,11 +16,13 @@ mod catalog;
 mod config;
 mod connections;
 mod details;
+mod factory;
 mod fold;
 mod key;
 mod process_name;
 mod store;
 mod totals;
 
-pub use self::config::{Config, FACTORY, FamilyConfig};
+pub use self::config::{Config, FamilyConfig};
+pub use self::factory::FACTORY;
 pub use self::fold::Window;

@@ -6,7 +6,7 @@
 
 use flowtap_pipeline::{FlowKind, FlowRecord, PeerClass};
 
-use super::key::{Direction, NetworkType, class_of, flow_of};
+use super::key::{Cell, Direction, NetworkType, class_of, flow_of};
 
 const FLOWS: [FlowKind; 2] = [FlowKind::Ingress, FlowKind::Egress];
 const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
@@ -14,15 +14,6 @@ const NETWORK_TYPES: [NetworkType; 2] = [NetworkType::Ipv4, NetworkType::Ipv6];
 
 /// Roles, directions and network types, each with each.
 const PER_CLASS: usize = FLOWS.len() * DIRECTIONS.len() * NETWORK_TYPES.len();
-
-/// Labels of one count.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cell {
-    pub(super) class: PeerClass,
-    pub(super) flow: FlowKind,
-    pub(super) direction: Direction,
-    pub(super) network_type: NetworkType,
-}
 
 /// Counts of the open window.
 #[derive(Debug, Default)]

@@ -4,14 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flowtap_pipeline::schema::{DurationText, SizeText};
-use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, Receiver, ReceiverConfig, RecordField,
-    Sockets, Stability, Violation,
-};
+use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Sockets, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::EbpfReceiver;
 
 /// Capture mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -107,19 +102,6 @@ impl ComponentConfig for Config {
         faults
     }
 }
-
-impl ReceiverConfig for Config {
-    fn build(&self, context: &BuildContext) -> Result<Box<dyn Receiver>, BuildError> {
-        Ok(Box::new(EbpfReceiver::new(self.clone(), context)))
-    }
-}
-
-/// The receiver type `ebpf`.
-pub const FACTORY: Factory<dyn ReceiverConfig> = Factory::of::<Config>(
-    "ebpf",
-    "TCP flows of every network namespace, from the kernel's own totals (eBPF)",
-    Stability::Beta,
-);
 
 #[cfg(test)]
 mod tests {

@@ -10,18 +10,21 @@
 //!    neither does, most often for want of privileges, it falls back to
 //!    [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
 //! 4. The mode and its reason are logged, and exported by the gauge `receiver_mode`.
-//! 5. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`]).
+//! 5. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
 
 mod config;
 mod convert;
 mod event_programs;
 mod events;
 mod explain;
+mod factory;
 mod handover;
 mod losses;
+mod programs;
+mod replace;
 mod sockets;
 
-use flowtap_ebpf::{Attachment, Events, EventsOptions, LoadError, Sockets, SocketsOptions, Store};
+use flowtap_ebpf::{Events, EventsOptions, LoadError, Sockets};
 use flowtap_pipeline::{BuildContext, Inheritance, Receiver, Sink, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -29,84 +32,18 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Gauge;
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{Config, FACTORY, Mode};
+pub use self::config::{Config, Mode};
 pub use self::convert::flow_record;
 use self::event_programs::EventPrograms;
 use self::explain::explain;
 pub(crate) use self::explain::grant_command;
-use self::handover::{Handover, Left};
+pub use self::factory::FACTORY;
+use self::handover::Handover;
 use self::losses::LossTelemetry;
+use self::programs::{EVENTS_RING_BYTES, Left, Programs, sockets_options};
 use crate::containers::Containers;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::sock_diag::{self, SockDiagReceiver};
-
-/// The ring of mode `sockets`, unless the config says otherwise: what some 20,000 connections say when they open or close. With it
-/// none of 30,000 a second was lost (docs/performance.md).
-const SOCKETS_RING_BYTES: u32 = 1 << 22;
-
-/// Each ring of mode `events`, unless the config says otherwise: as the Go exporter's.
-const EVENTS_RING_BYTES: u32 = 1 << 24;
-
-/// Options with which mode `sockets`, or with `per_segment` mode `events`, is loaded.
-fn sockets_options(config: &Config, per_segment: bool) -> SocketsOptions {
-    let ring_bytes = if per_segment {
-        EVENTS_RING_BYTES
-    } else {
-        SOCKETS_RING_BYTES
-    };
-    SocketsOptions {
-        ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(ring_bytes),
-        max_sockets: config.max_sockets,
-        per_segment,
-    }
-}
-
-/// The programs of the mode that was taken.
-#[derive(Debug)]
-enum Programs {
-    Sockets(Box<Left<Sockets>>),
-    Events(Box<Left<EventPrograms>>),
-    /// None: the receiver that needs none, started.
-    SockDiag(Box<SockDiagReceiver>),
-}
-
-impl Programs {
-    /// Logs how the kernel side works.
-    fn log(&self, config: &Config) {
-        let (sockets, mode) = match self {
-            Self::Sockets(left) => (&left.programs, "sockets"),
-            Self::Events(left) => match &left.programs {
-                EventPrograms::Shared(sockets) => (&**sockets, "events"),
-                EventPrograms::Own(events) => return log_attachment(events.attachment()),
-            },
-            Self::SockDiag(_) => return,
-        };
-        if let Err(error) = sockets.accept() {
-            tracing::warn!(
-                %error,
-                "accept() is not observed: an accepted connection has the process that listens until a file scan or its close"
-            );
-        }
-        match sockets.store() {
-            Store::SocketStorage(scan) => {
-                tracing::debug!(mode, scan, "connections are followed in their sockets' storage");
-            }
-            Store::Table => tracing::info!(
-                mode,
-                max_sockets = config.max_sockets,
-                "the kernel refuses iterators over socket storage; connections are followed in a table"
-            ),
-        }
-    }
-
-    const fn mode(&self) -> &'static str {
-        match self {
-            Self::Sockets(_) => "sockets",
-            Self::Events(_) => "events",
-            Self::SockDiag(_) => "sock_diag",
-        }
-    }
-}
 
 /// The receiver.
 #[derive(Debug)]
@@ -301,29 +238,6 @@ impl Receiver for EbpfReceiver {
         self.inherit(*handover)
             .map_err(|programs| Box::new(programs) as Inheritance)
     }
-}
-
-/// Logs how programs of mode `events` with a table of their own are attached.
-fn log_attachment(attachment: Attachment) {
-    tracing::info!(
-        tracepoints = attachment.tracepoints,
-        kprobes = attachment.kprobes,
-        accept = attachment.accept.unwrap_or("not observed"),
-        "mode events, in a separate table"
-    );
-    if let (false, Some(level)) = (attachment.kprobes, perf_event_paranoid()) {
-        tracing::warn!(
-            kernel.perf_event_paranoid = level,
-            "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so processes that close accepted connections are not observed; \
-             hint: with sysctl -w kernel.perf_event_paranoid=2 CAP_PERFMON is sufficient"
-        );
-    }
-}
-
-/// `kernel.perf_event_paranoid`, where it is above what the kernel itself knows: Debian's and Ubuntu's kernels have more levels.
-fn perf_event_paranoid() -> Option<i32> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
-    text.trim().parse().ok().filter(|level| *level > 2)
 }
 
 /// The first line of the verifier's many, or "what is wrong; missing: what" of a [`StageError`].

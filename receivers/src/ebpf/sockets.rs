@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::convert;
-use super::handover::Left;
 use super::losses::{ChannelLosses, LossTelemetry};
+use super::programs::Left;
 use crate::census::{self, CensusPlan};
 use crate::containers::{self, Containers};
 use crate::coverage::MeteredSink;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowtap_pipeline::{Endpoint, Events, FlowRecord, Role, RoleSource};
 
-use super::Config;
+use super::config::Config;
 
 /// This side: addresses for documentation (RFC 5737, RFC 3849).
 const LOCAL_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

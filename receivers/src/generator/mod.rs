@@ -32,142 +32,26 @@
 //! If `peers` is `flows` and K × `active_per_interval` a multiple of it, each peer has moved the same. A peer that moved bytes
 //! is a series of `network_tcp_flow_egress` or `_ingress` for each direction in which there are any.
 
+mod config;
 mod flows;
 
 use std::time::Duration;
 
-use flowtap_pipeline::Ticker;
-use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, FlowBatch, FlowRecord, Receiver,
-    ReceiverConfig, RecordField, Sink, Stability, StageError, Timestamp, Violation,
+    BuildContext, BuildError, Factory, FlowBatch, FlowRecord, Receiver, ReceiverConfig, Sink, Stability,
+    StageError, Ticker, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+pub use self::config::Config;
 use self::flows::Flows;
-
-/// The most peers, and with them the most flows.
-const MAX_PEERS: u32 = 10_000_000;
-
-/// Number of addresses in 198.18.0.0/15.
-const MAX_ADDRESSES: u32 = 1 << 17;
-
-/// Number of ports from 443 on.
-const PORTS: u32 = 65_536 - 443;
 
 /// Maximum number of records in a batch.
 const BATCH_RECORDS: usize = 1024;
-
-/// Settings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Number of connections that are open at a time, each to a separate peer: from 1 to
-    /// 10,000,000.
-    pub flows: u32,
-    /// Number of peers that new connections go to in turn: from `flows` to 10,000,000. Unset: as
-    /// many as `flows`, so that churn makes no new series.
-    pub peers: Option<u32>,
-    /// Interval at which flows move bytes. At least 100 ms.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "DurationText")]
-    pub interval: Duration,
-    /// After how many intervals nothing moves any more; what is open stays open. At least 1. Unset: never.
-    pub max_intervals: Option<u64>,
-    /// Number of flows that move bytes in an interval, all in turn: at most `flows`. Unset: all.
-    pub active_per_interval: Option<u32>,
-    /// Number of connections that close in an interval, and of those that open: at most `flows`.
-    pub churn_per_interval: u32,
-    /// Bytes that an active flow sends in an interval.
-    pub sent_bytes: u32,
-    /// Bytes that an active flow receives in an interval.
-    pub received_bytes: u32,
-    /// Number of addresses that the IPv4 peers share: from 1 to 131,072. Peers of the same address
-    /// differ by the service's port, of which there are 65,093 for each.
-    pub addresses: u32,
-    /// Which share of the peers has an IPv6 address, each its own: from 0 to 1.
-    pub ipv6_share: f64,
-    /// Which share of the peers is served, ingress; the others are egress. From 0 to 1.
-    pub server_share: f64,
-    /// Which peers come first, and their round-trip times. The same seed makes the same records; sums don't depend on it.
-    pub seed: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            flows: 1000,
-            peers: None,
-            interval: Duration::from_secs(1),
-            max_intervals: None,
-            active_per_interval: None,
-            churn_per_interval: 0,
-            sent_bytes: 1000,
-            received_bytes: 10_000,
-            addresses: MAX_ADDRESSES,
-            ipv6_share: 0.0,
-            server_share: 0.5,
-            seed: 0,
-        }
-    }
-}
-
-impl ComponentConfig for Config {
-    fn contract(&self) -> Contract {
-        Contract::default().fills([RecordField::Process])
-    }
-
-    fn validate(&self) -> Vec<Violation> {
-        let flows = self.flows;
-        let active = self.active_per_interval.unwrap_or(flows);
-        let is_share = |share: f64| (0.0..=1.0).contains(&share);
-        let at_most = || format!("must be at most `flows`, {flows}");
-        let share = || "must be from 0 to 1".to_owned();
-        let fewest = self.peers.unwrap_or(flows).div_ceil(PORTS).max(1);
-        let rules = [
-            (
-                (1..=MAX_PEERS).contains(&flows),
-                "flows",
-                format!("must be from 1 to {MAX_PEERS}"),
-            ),
-            (
-                self.peers
-                    .is_none_or(|peers| (flows..=MAX_PEERS).contains(&peers)),
-                "peers",
-                format!("must be from `flows`, {flows}, to {MAX_PEERS}"),
-            ),
-            (
-                self.interval >= Duration::from_millis(100),
-                "interval",
-                "must be at least 100ms".to_owned(),
-            ),
-            (
-                self.max_intervals != Some(0),
-                "max_intervals",
-                "must be at least 1".to_owned(),
-            ),
-            (active <= flows, "active_per_interval", at_most()),
-            (self.churn_per_interval <= flows, "churn_per_interval", at_most()),
-            (
-                (fewest..=MAX_ADDRESSES).contains(&self.addresses),
-                "addresses",
-                format!("must be from {fewest}, required by the number of peers, to {MAX_ADDRESSES}"),
-            ),
-            (is_share(self.ipv6_share), "ipv6_share", share()),
-            (is_share(self.server_share), "server_share", share()),
-        ];
-        let broken = rules.into_iter().filter(|(holds, ..)| !holds);
-        broken
-            .map(|(_, key, message)| Violation::new(key, message))
-            .collect()
-    }
-}
 
 impl ReceiverConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Receiver>, BuildError> {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use flowtap_pipeline::{Endpoint, Events, Role};
+use flowtap_pipeline::{ComponentConfig, Endpoint, Events, Role};
 
+use super::config::MAX_PEERS;
 use super::*;
 
 /// The records of the start and of `intervals` intervals.

@@ -2,6 +2,8 @@
 
 use opentelemetry_proto::tonic::metrics::v1::{HistogramDataPoint, NumberDataPoint};
 
+use flowtap_pipeline::Series;
+
 use super::*;
 use crate::testing::BYTES;
 use flowtap_pipeline::{FamilySnapshot, LabelValue, Points, SumPoint};

@@ -2,7 +2,7 @@
 
 use flowtap_pipeline::{Pair, PairValue, Series};
 
-use super::{BOUND, NAME};
+use super::sample::{BOUND, NAME};
 
 /// Labels of one series but for the metric's name and a bucket's bound. Used for one after the other, so that none allocates.
 #[derive(Debug, Default)]

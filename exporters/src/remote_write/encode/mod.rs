@@ -6,35 +6,26 @@
 //! | module | |
 //! |---|---|
 //! | `labels` | the labels of a series, sorted |
+//! | `sample` | points and the samples that they become |
 //! | `v1` | `prometheus.WriteRequest` |
 //! | `v2` | `io.prometheus.write.v2.Request` |
 
 mod labels;
+mod sample;
 mod v1;
 mod v2;
 
 use std::iter::Peekable;
 
 use bytes::Bytes;
-use flowtap_pipeline::{
-    BuildContext, Family, FamilyKind, FamilySnapshot, HistogramPoint, Points, Series, Snapshot, Timestamp,
-};
+use flowtap_pipeline::{BuildContext, Family, Series, Snapshot, Timestamp};
 use tower::BoxError;
 
 use self::labels::Labels;
+use self::sample::{Metric, Point, Value, points};
 use super::config::{Config, ProtobufMessage};
-use crate::naming::{pipeline_label, prometheus_name};
-use crate::prometheus::canonical;
-use crate::push::{Request, zero_at};
-
-/// The one NaN that says that a series has ended (Prometheus remote write 1.0 and 2.0, "Stale Markers").
-const STALE_MARKER: u64 = 0x7ff0_0000_0000_0002;
-
-/// The label that holds the metric's name.
-const NAME: &str = "__name__";
-
-/// The label that holds a bucket's upper bound.
-const BOUND: &str = "le";
+use crate::naming::pipeline_label;
+use crate::push::Request;
 
 /// A series that ended, and when.
 #[derive(Clone, Debug)]
@@ -118,176 +109,6 @@ impl Encoder {
         let pipeline = pipeline.map(|pipeline| (pipeline_label(family.naming), pipeline));
         let labels = self.labels.iter().map(|(name, value)| (&**name, &**value));
         pipeline.into_iter().chain(labels)
-    }
-}
-
-/// The metadata of a series.
-struct Point<'a> {
-    family: &'static Family,
-    series: &'a Series,
-    at: Timestamp,
-    value: Value<'a>,
-    /// Time of a sample 0 that goes before this one, in milliseconds.
-    zero_at: Option<u64>,
-}
-
-enum Value<'a> {
-    Number(f64),
-    Histogram(&'a HistogramPoint),
-    /// Nothing yet: a histogram's sample 0.
-    Zero,
-    /// There is none any more.
-    Ended,
-}
-
-/// The live points of a family.
-fn points(
-    family: &FamilySnapshot,
-    at: Timestamp,
-    new_since: Option<Timestamp>,
-) -> Box<dyn Iterator<Item = Point<'_>> + Send + '_> {
-    // A gauge's value does not count from 0.
-    let new_since = new_since.filter(|_| !family.family.kind.can_fall());
-    let point = move |series, value| Point {
-        family: family.family,
-        series,
-        at,
-        value,
-        zero_at: new_since
-            .filter(|since| Series::start(series) >= *since)
-            .and_then(|_| zero_at(series, at))
-            .map(milliseconds),
-    };
-    match &family.points {
-        Points::Sums(points) => Box::new(points.iter().enumerate().map(move |(number, sum)| {
-            family.points.prefetch(number);
-            point(&sum.series, Value::Number(sum.total as f64))
-        })),
-        Points::Values(points) => Box::new(
-            points
-                .iter()
-                .map(move |number| point(&number.series, Value::Number(number.value))),
-        ),
-        Points::Histograms(points) => Box::new(points.iter().enumerate().map(move |(number, histogram)| {
-            family.points.prefetch(number);
-            point(&histogram.series, Value::Histogram(histogram))
-        })),
-    }
-}
-
-/// A family by its names in Prometheus.
-struct Metric {
-    family: &'static Family,
-    name: String,
-    /// `le` of each bucket, if it has any.
-    bounds: Vec<String>,
-}
-
-impl Metric {
-    fn new(namespace: &str, family: &'static Family) -> Self {
-        let bounds = match family.kind {
-            // As a Prometheus stores them that scrapes, so that both ways lead to the same series.
-            FamilyKind::Histogram(bounds) => bounds
-                .iter()
-                .map(|bound| canonical(*bound))
-                .chain(["+Inf".to_owned()])
-                .collect(),
-            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Vec::new(),
-        };
-        Self {
-            family,
-            name: prometheus_name(namespace, family),
-            bounds,
-        }
-    }
-
-    /// Number of samples of one of its points with classic histograms.
-    const fn samples(&self) -> usize {
-        if self.bounds.is_empty() {
-            1
-        } else {
-            self.bounds.len() + 2
-        }
-    }
-}
-
-/// A name of a metric's samples.
-#[derive(Clone, Copy, Debug)]
-enum Sampled {
-    Value,
-    /// The bucket with this number.
-    Bucket(usize),
-    Sum,
-    Count,
-}
-
-/// The labels that distinguish a metric's samples, in a message's encoding, once rather than per
-/// series.
-#[derive(Debug)]
-struct Names {
-    /// Of what is one sample.
-    value: Vec<u8>,
-    bucket: Vec<u8>,
-    sum: Vec<u8>,
-    count: Vec<u8>,
-    bounds: Vec<Vec<u8>>,
-}
-
-impl Names {
-    /// Those of a metric whose points are one sample each, or of one whose points are `numbers`; `label` encodes.
-    fn new(metric: &Metric, numbers: bool, mut label: impl FnMut(&str, &str) -> Vec<u8>) -> Self {
-        let mut named = |of_numbers: bool, suffix: &str| {
-            if of_numbers == numbers {
-                label(NAME, &format!("{}{suffix}", metric.name))
-            } else {
-                Vec::new()
-            }
-        };
-        let value = named(false, "");
-        let [bucket, sum, count] = ["_bucket", "_sum", "_count"].map(|suffix| named(true, suffix));
-        let bounds = metric.bounds.iter().filter(|_| numbers);
-        Self {
-            value,
-            bucket,
-            sum,
-            count,
-            bounds: bounds.map(|bound| label(BOUND, bound)).collect(),
-        }
-    }
-
-    /// The name of a sample, and its bound, if it has one.
-    fn of(&self, sampled: Sampled) -> (&[u8], &[u8]) {
-        match sampled {
-            Sampled::Value => (&self.value, &[]),
-            Sampled::Bucket(number) => (&self.bucket, &self.bounds[number]),
-            Sampled::Sum => (&self.sum, &[]),
-            Sampled::Count => (&self.count, &[]),
-        }
-    }
-}
-
-/// The samples of a point as series of numbers, each by its name and the bits of its value.
-fn each_sample(metric: &Metric, value: &Value<'_>, mut each: impl FnMut(Sampled, u64)) {
-    match value {
-        Value::Number(number) => each(Sampled::Value, number.to_bits()),
-        Value::Zero => {}
-        Value::Ended if metric.bounds.is_empty() => each(Sampled::Value, STALE_MARKER),
-        Value::Ended => {
-            for number in 0..metric.bounds.len() {
-                each(Sampled::Bucket(number), STALE_MARKER);
-            }
-            each(Sampled::Sum, STALE_MARKER);
-            each(Sampled::Count, STALE_MARKER);
-        }
-        Value::Histogram(point) => {
-            let mut count = 0;
-            for (number, in_bucket) in point.buckets.iter().take(metric.bounds.len()).enumerate() {
-                count += in_bucket;
-                each(Sampled::Bucket(number), (count as f64).to_bits());
-            }
-            each(Sampled::Sum, point.sum.to_bits());
-            each(Sampled::Count, (count as f64).to_bits());
-        }
     }
 }
 
@@ -397,8 +218,4 @@ impl Iterator for Requests<'_> {
             last: self.last,
         }))
     }
-}
-
-fn milliseconds(at: Timestamp) -> u64 {
-    at.as_nanos() / 1_000_000
 }

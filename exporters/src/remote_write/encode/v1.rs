@@ -4,7 +4,7 @@
 use flowtap_pipeline::labels::push_label_name;
 
 use super::labels::{Encoded, Labels, with_text};
-use super::{Metric, Names, Point, each_sample, milliseconds};
+use super::sample::{Metric, Names, Point, each_sample, milliseconds};
 use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint, varint_len};
 
 /// A message that is being written.

@@ -15,7 +15,7 @@ use hashbrown::HashTable;
 use prost::encoding::encoded_len_varint;
 
 use super::labels::{Encoded, Labels, with_text};
-use super::{Metric, Names, Point, STALE_MARKER, Value, each_sample, milliseconds};
+use super::sample::{Metric, Names, Point, STALE_MARKER, Value, each_sample, milliseconds};
 use crate::wire::{
     FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint, varint_len,
 };

@@ -1,0 +1,23 @@
+//! The processor type `policy`: builds the processor from its config.
+
+use flowtap_pipeline::{BuildContext, BuildError, Factory, ProcessorConfig, ProcessorStage, Stability};
+
+use super::Policy;
+use super::config::Config;
+
+impl ProcessorConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        let policy = Policy::new(self, context).map_err(|error| BuildError {
+            id: context.id.clone(),
+            message: error.to_string(),
+        })?;
+        Ok(ProcessorStage::Transform(Box::new(policy)))
+    }
+}
+
+/// The processor type `policy`.
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
+    "policy",
+    "classifies the peer by its address: pod, service, dns, internal, external, ...",
+    Stability::Beta,
+);

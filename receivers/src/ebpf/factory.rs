@@ -1,0 +1,19 @@
+//! The receiver type `ebpf`: builds the receiver from its config.
+
+use flowtap_pipeline::{BuildContext, BuildError, Factory, Receiver, ReceiverConfig, Stability};
+
+use super::EbpfReceiver;
+use super::config::Config;
+
+impl ReceiverConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Receiver>, BuildError> {
+        Ok(Box::new(EbpfReceiver::new(self.clone(), context)))
+    }
+}
+
+/// The receiver type `ebpf`.
+pub const FACTORY: Factory<dyn ReceiverConfig> = Factory::of::<Config>(
+    "ebpf",
+    "TCP flows of every network namespace, from the kernel's own totals (eBPF)",
+    Stability::Beta,
+);

@@ -1,0 +1,149 @@
+//! The programs of a capture mode, with what goes with them from one receiver to the next.
+
+use flowtap_ebpf::{Attachment, Sockets, SocketsOptions, Store};
+use flowtap_pipeline::FlowBatch;
+
+use super::config::Config;
+use super::event_programs::EventPrograms;
+use super::losses::ChannelLosses;
+use crate::census::CensusPlan;
+use crate::containers::Containers;
+use crate::sock_diag::SockDiagReceiver;
+
+/// The ring of mode `sockets`, unless the config says otherwise: what some 20,000 connections say when they open or close. With it
+/// none of 30,000 a second was lost (docs/performance.md).
+pub(super) const SOCKETS_RING_BYTES: u32 = 1 << 22;
+
+/// Each ring of mode `events`, unless the config says otherwise: as the Go exporter's.
+pub(super) const EVENTS_RING_BYTES: u32 = 1 << 24;
+
+/// Options with which mode `sockets`, or with `per_segment` mode `events`, is loaded.
+pub(super) fn sockets_options(config: &Config, per_segment: bool) -> SocketsOptions {
+    let ring_bytes = if per_segment {
+        EVENTS_RING_BYTES
+    } else {
+        SOCKETS_RING_BYTES
+    };
+    SocketsOptions {
+        ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(ring_bytes),
+        max_sockets: config.max_sockets,
+        per_segment,
+    }
+}
+
+/// The programs of the mode that was taken.
+#[derive(Debug)]
+pub(super) enum Programs {
+    Sockets(Box<Left<Sockets>>),
+    Events(Box<Left<EventPrograms>>),
+    /// None: the receiver that needs none, started.
+    SockDiag(Box<SockDiagReceiver>),
+}
+
+impl Programs {
+    /// Logs how the kernel side works.
+    pub(super) fn log(&self, config: &Config) {
+        let (sockets, mode) = match self {
+            Self::Sockets(left) => (&left.programs, "sockets"),
+            Self::Events(left) => match &left.programs {
+                EventPrograms::Shared(sockets) => (&**sockets, "events"),
+                EventPrograms::Own(events) => return log_attachment(events.attachment()),
+            },
+            Self::SockDiag(_) => return,
+        };
+        if let Err(error) = sockets.accept() {
+            tracing::warn!(
+                %error,
+                "accept() is not observed: an accepted connection has the process that listens until a file scan or its close"
+            );
+        }
+        match sockets.store() {
+            Store::SocketStorage(scan) => {
+                tracing::debug!(mode, scan, "connections are followed in their sockets' storage");
+            }
+            Store::Table => tracing::info!(
+                mode,
+                max_sockets = config.max_sockets,
+                "the kernel refuses iterators over socket storage; connections are followed in a table"
+            ),
+        }
+    }
+
+    pub(super) const fn mode(&self) -> &'static str {
+        match self {
+            Self::Sockets(_) => "sockets",
+            Self::Events(_) => "events",
+            Self::SockDiag(_) => "sock_diag",
+        }
+    }
+}
+
+/// Programs, with what goes with them from one receiver to the next.
+#[derive(Debug)]
+pub(super) struct Left<P> {
+    pub(super) programs: P,
+    /// Records that were read, but not passed to a pipeline.
+    pub(super) found: FlowBatch,
+    pub(super) containers: Containers,
+    pub(super) census: CensusPlan,
+    /// Running totals, as [`LossTelemetry`] knows them.
+    pub(super) lost: ChannelLosses,
+}
+
+impl<P> Left<P> {
+    pub(super) fn new(programs: P, containers: Containers) -> Self {
+        Self {
+            programs,
+            found: FlowBatch::default(),
+            containers,
+            census: CensusPlan::default(),
+            lost: ChannelLosses::default(),
+        }
+    }
+
+    /// The programs, and the rest.
+    pub(super) fn split(self) -> (P, Left<()>) {
+        let rest = Left {
+            programs: (),
+            found: self.found,
+            containers: self.containers,
+            census: self.census,
+            lost: self.lost,
+        };
+        (self.programs, rest)
+    }
+
+    pub(super) fn map<Q>(self, with: impl FnOnce(P) -> Q) -> Left<Q> {
+        let (programs, rest) = self.split();
+        Left {
+            programs: with(programs),
+            found: rest.found,
+            containers: rest.containers,
+            census: rest.census,
+            lost: rest.lost,
+        }
+    }
+}
+
+/// Logs how programs of mode `events` with a table of their own are attached.
+fn log_attachment(attachment: Attachment) {
+    tracing::info!(
+        tracepoints = attachment.tracepoints,
+        kprobes = attachment.kprobes,
+        accept = attachment.accept.unwrap_or("not observed"),
+        "mode events, in a separate table"
+    );
+    if let (false, Some(level)) = (attachment.kprobes, perf_event_paranoid()) {
+        tracing::warn!(
+            kernel.perf_event_paranoid = level,
+            "no kprobes: at this level the kernel requires CAP_SYS_ADMIN for them, so processes that close accepted connections are not observed; \
+             hint: with sysctl -w kernel.perf_event_paranoid=2 CAP_PERFMON is sufficient"
+        );
+    }
+}
+
+/// `kernel.perf_event_paranoid`, where it is above what the kernel itself knows: Debian's and Ubuntu's kernels have more levels.
+fn perf_event_paranoid() -> Option<i32> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
+    text.trim().parse().ok().filter(|level| *level > 2)
+}
