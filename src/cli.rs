@@ -57,6 +57,7 @@ pub(crate) enum Command {
     /// Estimate series cardinality, per metric and label, from live traffic or a recording
     Explain(ExplainArgs),
     /// Show live flows in the terminal: a running daemon's, or this machine's
+    #[cfg(feature = "top")]
     Top(TopArgs),
     /// Show the class of an address, and the rule that matched
     Classify(ClassifyArgs),
@@ -126,6 +127,7 @@ pub(crate) struct ExplainArgs {
 }
 
 /// Options of `top`.
+#[cfg(feature = "top")]
 #[derive(Args, Debug)]
 pub(crate) struct TopArgs {
     /// Where the daemon's config comes from, to find its admin listener

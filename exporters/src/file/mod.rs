@@ -18,6 +18,10 @@
 mod config;
 mod json;
 mod names;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "no_parquet.rs"]
 mod parquet;
 mod row;
 mod writer;
@@ -106,5 +110,5 @@ impl Exporter for FileExporter {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "parquet"))]
 mod tests;
