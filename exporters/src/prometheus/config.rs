@@ -107,7 +107,7 @@ impl ComponentConfig for Config {
             .into_iter()
             .filter(|name| self.labels.contains_key(*name))
         {
-            faults.push(Fault {
+            faults.push(Violation {
                 path: vec!["labels".to_owned(), name.to_owned()],
                 message: format!(
                     "`{name}` is reserved for histograms and summaries; hint: choose another name"
