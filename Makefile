@@ -7,7 +7,7 @@ STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-busy test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint features references fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ fuzz: setup-test ## Fuzz configs, recordings and the kernel side's records, each
 test-busy: setup-test ## End-to-end tests next to other traffic, another flowtap, BPF programs and cgroups that come and go; as root
 	tests/busy $(CARGO) test --locked --test e2e
 
+test-loom: setup ## The queues of exporters under every interleaving of their threads
+	$(CARGO) test --locked -p flowtap-engine --features loom --lib loom_tests
+
 soak: setup-test ## Sustained load for SOAK_SECONDS (600): memory and descriptors stay bounded, no byte is missing; as root
 	FLOWTAP_TEST_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test e2e -- --nocapture under_lasting_load
 
@@ -86,6 +89,10 @@ lint: setup-test setup-lint $(TOOLS)/cargo-deny ## Formatting, clippy, rustdoc, 
 
 references: ## Regenerate pages of docs/, and the schema of the config
 	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e references
+
+features: setup ## Check that the program builds without its optional parts, and with each of them alone
+	$(CARGO) check --locked --no-default-features
+	for feature in kubernetes parquet top; do $(CARGO) check --locked --no-default-features --features $$feature || exit; done
 
 fmt: ## Format everything
 	$(CARGO) fmt --all

@@ -1,13 +1,17 @@
 //! The arguments.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+#[cfg(feature = "top")]
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+#[cfg(feature = "top")]
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+#[cfg(feature = "top")]
 use flowtap_extensions::live::Sort;
 
 /// The command line of `flowtap`.
@@ -57,6 +61,7 @@ pub(crate) enum Command {
     /// Estimate series cardinality, per metric and label, from live traffic or a recording
     Explain(ExplainArgs),
     /// Show live flows in the terminal: a running daemon's, or this machine's
+    #[cfg(feature = "top")]
     Top(TopArgs),
     /// Show the class of an address, and the rule that matched
     Classify(ClassifyArgs),
@@ -126,6 +131,7 @@ pub(crate) struct ExplainArgs {
 }
 
 /// Options of `top`.
+#[cfg(feature = "top")]
 #[derive(Args, Debug)]
 pub(crate) struct TopArgs {
     /// Where the daemon's config comes from, to find its admin listener

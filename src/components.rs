@@ -5,25 +5,29 @@ use std::fmt::Write as _;
 
 use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
-use flowtap_processors::{direction, kubernetes, policy, window};
+#[cfg(feature = "kubernetes")]
+use flowtap_processors::kubernetes;
+use flowtap_processors::{direction, policy, window};
 use flowtap_receivers::{ebpf, generator, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
 pub fn registry() -> Registry {
-    Registry::new()
+    let registry = Registry::new()
         .receiver(ebpf::FACTORY)
         .receiver(generator::FACTORY)
         .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
         .processor(direction::FACTORY)
-        .processor(kubernetes::FACTORY)
         .processor(policy::FACTORY)
         .processor(window::FACTORY)
         .exporter(debug::FACTORY)
         .exporter(file::FACTORY)
         .exporter(otlp::FACTORY)
         .exporter(prometheus::FACTORY)
-        .exporter(remote_write::FACTORY)
+        .exporter(remote_write::FACTORY);
+    #[cfg(feature = "kubernetes")]
+    let registry = registry.processor(kubernetes::FACTORY);
+    registry
 }
 
 /// The list for `flowtap components`: a section per kind, a line per type.
@@ -113,6 +117,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "kubernetes")]
     #[test]
     fn names_that_no_watcher_keeps_are_warned_of() {
         let used = "processors.kubernetes={}";

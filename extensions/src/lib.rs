@@ -17,6 +17,10 @@
 
 pub mod admin;
 pub mod identity;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+#[cfg(not(feature = "kubernetes"))]
+#[path = "no_kubernetes.rs"]
 pub mod kubernetes;
 pub mod live;
 pub mod memory_limiter;

@@ -8,6 +8,7 @@ mod draw;
 mod explain;
 mod record;
 mod replay;
+#[cfg(feature = "top")]
 mod top;
 mod validate;
 
@@ -55,6 +56,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
             &load(&args.config, registry)?,
             &args.addresses,
         )?),
+        #[cfg(feature = "top")]
         Some(Command::Top(args)) => top::top(args, registry),
         Some(Command::Components) => print(&components::describe(registry)),
         Some(Command::Graph(args)) => {

@@ -117,6 +117,10 @@ impl ComponentConfig for Config {
         if let Err(message) = Names::new(&self.path, self.extension()) {
             faults.push(Violation::new("path", message));
         }
+        if self.format == Format::Parquet && cfg!(not(feature = "parquet")) {
+            let message = "this build can't write Parquet; hint: build it with the feature `parquet`";
+            faults.push(Violation::new("format", message));
+        }
         let unfit = match (self.format, self.compression()) {
             (Format::Json, Compression::Snappy | Compression::Zstd) => {
                 Some("invalid compression for JSON; expected `gzip` or `none`")

@@ -19,6 +19,10 @@ mod config;
 mod factory;
 mod json;
 mod names;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(not(feature = "parquet"))]
+#[path = "no_parquet.rs"]
 mod parquet;
 mod row;
 mod writer;
@@ -108,5 +112,5 @@ impl Exporter for FileExporter {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "parquet"))]
 mod tests;

@@ -21,6 +21,10 @@ pub(super) struct Origin {
     pub(super) host: String,
     pub(super) instance: String,
     /// Every attribute of the resource.
+    #[cfg_attr(
+        not(feature = "parquet"),
+        expect(dead_code, reason = "metadata of Parquet; JSON has columns")
+    )]
     pub(super) resource: Vec<(String, String)>,
 }
 

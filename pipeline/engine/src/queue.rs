@@ -1,9 +1,13 @@
 //! The bounded queue of snapshots in front of each exporter: a slow or dead exporter slows nobody else.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+#[cfg(not(all(test, feature = "loom")))]
+use std::sync::{Condvar, Mutex, MutexGuard};
 
 use flowtap_pipeline::{QueueConfig, Snapshot, WhenFull};
+#[cfg(all(test, feature = "loom"))]
+use loom::sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
@@ -38,7 +42,7 @@ impl SnapshotQueue {
     pub fn new(config: QueueConfig) -> Self {
         Self {
             config,
-            state: Mutex::default(),
+            state: Mutex::new(State::default()),
             changed: Notify::new(),
             room: Condvar::new(),
         }
@@ -117,6 +121,8 @@ impl SnapshotQueue {
         let mut state = self.lock();
         state.closed = true;
         state.bytes = 0;
+        // A consumer that waits on an empty queue has to see that it is closed.
+        self.changed.notify_one();
         self.room.notify_all();
         state
             .waiting
@@ -146,7 +152,10 @@ impl SnapshotQueue {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "loom"))]
+mod loom_tests;
+
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use std::num::NonZeroUsize;
 
