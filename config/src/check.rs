@@ -61,8 +61,8 @@ impl lenient::Source for Below<'_> {
     }
 }
 
-/// What to write in place of the unknown `key` in the mapping `at`: the same as in another program, the key that it is a typing
-/// mistake of, or one of all that are possible.
+/// Suggestion for the unknown `key` in the mapping `at`: the counterpart of another program's key,
+/// the key that was probably meant, or all possible keys.
 fn instead_of(at: &[String], key: &str, possible: &[&str]) -> Suggestion {
     let section = at.first().is_some_and(|section| section != "service");
     let mut parts: Vec<&str> = at.iter().map(String::as_str).collect();

@@ -44,7 +44,7 @@ pub(crate) trait Source {
         Vec::new()
     }
 
-    /// What to write in place of the key `key` of the mapping at `path`, which may have the keys `possible`.
+    /// Suggestion for the key `key` of the mapping at `path`, which may have the keys `possible`.
     fn instead_of(&self, _path: &[String], key: &str, possible: &[&'static str]) -> Suggestion {
         suggest::closest(key, possible.iter().copied()).map_or_else(
             || Suggestion::of_all(possible),
@@ -55,13 +55,13 @@ pub(crate) trait Source {
         )
     }
 
-    /// What to write in place of the word `word` at `path`.
+    /// Suggestion for the word `word` at `path`.
     fn instead_of_word(&self, _path: &[String], _word: &str) -> Option<String> {
         None
     }
 }
 
-/// What to write in place of an unknown key.
+/// Suggestion for an unknown key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Suggestion {
     /// For the user.

@@ -155,7 +155,8 @@ impl Default for MemoryLimiterConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KubernetesConfig {
-    /// Whether the cluster is asked, if there is one: by the pod's service account, or by a kubeconfig.
+    /// Whether the cluster's API is used, if there is one: with the pod's service account, or with
+    /// a kubeconfig.
     pub enabled: bool,
     /// A kubeconfig; null for the pod's service account, else `$KUBECONFIG`.
     pub kubeconfig: Option<PathBuf>,
@@ -200,7 +201,7 @@ pub struct MetricsConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// A push that shares nothing with the exporters whose failures it reports.
+    /// A push that is independent of the exporters whose failures it reports.
     pub otlp: PushConfig,
     /// Names that `Host` may have in requests over the loopback interface, beside addresses and `localhost`; `*` for any. Other names
     /// get 421, so that no web page can read this by DNS rebinding.
@@ -251,7 +252,7 @@ pub struct LogsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplingConfig {
-    /// Whether any are left out.
+    /// Whether messages are suppressed.
     pub enabled: bool,
     /// Period over which messages are counted.
     #[serde(with = "humantime_serde")]

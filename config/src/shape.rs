@@ -123,7 +123,7 @@ impl<'s> Shape<'s> {
         Some(text.to_owned())
     }
 
-    /// What to write in place of `found`, if that can be said.
+    /// Suggestion for `found`, if there is one.
     pub(crate) fn hint(self, found: &Actual) -> Option<String> {
         let text = quote::text(found);
         let is_number = matches!(found, Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_));

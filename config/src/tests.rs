@@ -620,7 +620,7 @@ fn aliases_that_multiply_are_refused() {
     let text = format!("x-0: &a0 [x]\n{}", lines.collect::<String>());
     let error = with_files(&[("a.yaml", &text)], &[], &[]).unwrap_err();
     assert!(
-        error.to_string().contains("aliases stand for more than"),
+        error.to_string().contains("aliases expand to more than"),
         "{error}"
     );
 }
@@ -742,7 +742,8 @@ proptest! {
             }
             injected += usize::from(bad);
         }
-        // One section per line, as a path of mappings in flow style, each in a file of its own: layers merge.
+        // One section per line, as a path of mappings in flow style, each in a separate file:
+        // layers merge.
         let files: Vec<_> = sections
             .iter()
             .enumerate()

@@ -100,7 +100,7 @@ fn expectation(expected: &str) -> String {
         text if text.starts_with("a nonzero") => "a whole number, 1 or more".to_owned(),
         text if text.starts_with("struct ") => "a mapping".to_owned(),
         text if text.starts_with("enum ") || text.contains("variant") => "a word".to_owned(),
-        // Of a component with messages of its own: `expected` is written by its author.
+        // From a component with custom messages: `expected` is written by its author.
         text => text.to_owned(),
     }
 }

@@ -35,11 +35,11 @@ pub enum Compression {
     Zstd,
 }
 
-/// When a file is finished, and how many are kept.
+/// Limits of a file, and number of files that are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rotation {
-    /// A file is finished with the window that takes it to this size.
+    /// Size at which a file is finished, at the end of a window.
     #[serde(with = "flowtap_pipeline::size")]
     #[schemars(with = "SizeText")]
     pub max_bytes: u64,
@@ -65,7 +65,8 @@ impl Default for Rotation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`. Has to be given.
+    /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`.
+    /// Required.
     pub path: String,
     /// Format of files.
     pub format: Format,

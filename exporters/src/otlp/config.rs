@@ -189,8 +189,8 @@ pub struct Config {
     /// `cumulative`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temporality: Option<Temporality>,
-    /// Send a point 0 before the first point of a counter or histogram, so that `increase()` in a Prometheus counts what came before
-    /// it. Has no effect with `temporality: delta`.
+    /// Send a point 0 before the first point of a counter or histogram, so that `increase()` in a
+    /// Prometheus counts its first value. Has no effect with `temporality: delta`.
     pub zero_points: bool,
     /// Prefix of every metric's name; may be empty.
     pub namespace: String,

@@ -14,7 +14,7 @@ use super::auth::BasicAuth;
 use crate::naming;
 use flowtap_net::tls::ServerTls;
 
-/// Formats that say since when a series counts.
+/// Formats with the start time of each series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CreatedTimestamps {
@@ -42,12 +42,13 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Whether a scrape has the series `target_info`, whose labels are the attributes of this flowtap and its node.
     pub target_info: bool,
-    /// Whether samples have the time of their window's end; else a scraper takes its own.
+    /// Whether samples have the time of their window's end; otherwise the scraper's time is used.
     pub timestamps: bool,
     /// Formats that say since when a series counts. A Prometheus started with
     /// `--enable-feature=created-timestamp-zero-ingestion` then sees the first bytes of a new series as an increase.
     pub created_timestamps: CreatedTimestamps,
-    /// Connections at a time; the next takes the place of the one that has waited longest for a request, and is counted.
+    /// Maximum number of connections; a further one replaces the one that has waited longest for a
+    /// request, which is counted.
     pub max_connections: NonZeroUsize,
     /// Time for which a request, a TLS handshake or the reading of a response may stall.
     #[serde(with = "humantime_serde")]
@@ -62,7 +63,7 @@ pub struct Config {
     /// A name and password that scrapers must show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<BasicAuth>,
-    /// A token that scrapers may show instead.
+    /// A token that scrapers may send instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<String>,
 }

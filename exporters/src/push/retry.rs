@@ -26,7 +26,7 @@ const LAST_ELAPSED: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
-    /// Whether at all.
+    /// Whether failed requests are retried.
     pub enabled: bool,
     /// The longest wait before the first retry; it doubles from one to the next.
     #[serde(with = "humantime_serde")]
@@ -36,7 +36,7 @@ pub struct RetryConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub max_interval: Duration,
-    /// After how long a request is given up.
+    /// Time after which a request is given up.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub max_elapsed_time: Duration,

@@ -49,12 +49,12 @@ const CACHE_BYTES: usize = 1 << 20;
 pub struct StorageConfig {
     /// A directory for this exporter alone; created if it is missing.
     pub directory: PathBuf,
-    /// Bytes that requests may take up in the file, compressed. The file itself can be some MiB larger, and by half while the oldest
-    /// are dropped.
+    /// Maximum bytes of the compressed requests in the file. The file itself can be some MiB
+    /// larger, and by half while the oldest are dropped.
     #[serde(default = "max_bytes", with = "flowtap_pipeline::size")]
     #[schemars(with = "SizeText")]
     pub max_bytes: u64,
-    /// Which request is dropped when they take up as much.
+    /// Overflow policy.
     #[serde(default)]
     pub when_full: WhenFull,
 }

@@ -62,12 +62,13 @@ pub struct Config {
     /// Labels of every series that name this flowtap and its node, by the resource attribute whose value they have. `node` stands for
     /// a `service.instance.id` that was configured, else `k8s.node.name`, else `host.name`, else `service.instance.id`.
     pub resource_labels: BTreeMap<String, String>,
-    /// Send a sample 0 before the first sample of a counter or histogram, so that `increase()` counts what came before it.
+    /// Send a sample 0 before the first sample of a counter or histogram, so that `increase()`
+    /// counts its first value.
     pub zero_samples: bool,
     /// A name and password to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basic_auth: Option<BasicAuth>,
-    /// A token to show instead.
+    /// A token to send instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<String>,
     /// TLS, where the endpoint is `https`.
@@ -78,7 +79,8 @@ pub struct Config {
     pub sending_queue: QueueConfig,
     /// Samples per request; a snapshot with more is split.
     pub max_samples_per_send: usize,
-    /// Which message is sent. That of remote write 2.0 is smaller by far and says when a series began; not every store takes it.
+    /// Message type. That of remote write 2.0 is much smaller and has the start time of each
+    /// series; not every store supports it.
     pub protobuf_message: ProtobufMessage,
     /// Send each histogram as one native histogram with its own buckets, instead of 19 series.
     /// Requires the message of 2.0, and a store that accepts native histograms: Prometheus before

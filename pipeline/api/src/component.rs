@@ -28,7 +28,7 @@ use crate::status::StatusBoard;
 pub struct Violation {
     /// Where, below the component: `["tls", "ca_file"]`; an index is a decimal number; empty for the whole component.
     pub path: Vec<String>,
-    /// Message, with `; hint: ` and what to do behind it.
+    /// Message, with the fix after `; hint: `.
     pub message: String,
 }
 

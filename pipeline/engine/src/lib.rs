@@ -1,4 +1,5 @@
-//! The engine: the synchronous chain of a pipeline, the queues behind it, and the runner that starts, drives and stops a graph.
+//! The engine: the synchronous chain of a pipeline, the queues that it feeds, and the runner that
+//! starts, drives and stops a graph.
 //!
 //! It knows components by their traits alone.
 //!

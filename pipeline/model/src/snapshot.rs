@@ -28,8 +28,8 @@ pub struct SumPoint {
 pub struct HistogramPoint {
     /// Which series.
     pub series: Series,
-    /// Observations per bucket since `series.start()`, not cumulated over buckets. The bucket behind the last bound has no
-    /// upper bound; those behind it are not used.
+    /// Observations per bucket since `series.start()`, not cumulated over buckets. The bucket after
+    /// the last bound has no upper bound; those after it are not used.
     pub buckets: [u64; HISTOGRAM_BUCKETS + 1],
     /// Sum of all observed values, in the family's unit.
     pub sum: f64,

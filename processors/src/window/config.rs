@@ -23,7 +23,7 @@ pub struct Config {
     pub interval: Duration,
     /// Series that each family may have, the series `other` not counted.
     pub max_series: NonZeroUsize,
-    /// After how long without a change a series leaves. At least `interval`.
+    /// Time without a change after which a series expires. At least `interval`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub metric_expiration: Duration,
@@ -53,10 +53,11 @@ fn all_family_names() -> Vec<&'static str> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FamilyConfig {
-    /// Whether it is exposed at all. By default as the metrics reference says.
+    /// Whether it is exposed. By default as in the metrics reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Its labels; what is left out is summed away. By default those of the metrics reference.
+    /// Its labels; series are summed over omitted labels. By default those of the metrics
+    /// reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<Label>>,
     /// Upper bounds of its buckets, in its unit: up to 16 numbers that rise. Only of a histogram.

@@ -36,7 +36,8 @@ pub struct Config {
     #[serde(with = "flowtap_pipeline::size::option")]
     #[schemars(with = "Option<SizeText>")]
     pub ring_buffer_bytes: Option<u32>,
-    /// Mode `events`: how many events may wait between the rings and the pipelines. At least 1.
+    /// Mode `events`: capacity, in events, of the channel between the rings and the pipelines. At
+    /// least 1.
     pub channel_capacity: usize,
     /// Connections that can be tracked at a time where they are followed in a table: on a kernel without a scan over socket storage
     /// (`flowtap doctor`), and in mode `events` on a kernel without mode `sockets`, where each takes about 200 bytes of kernel
@@ -48,7 +49,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub scan_listen_interval: Duration,
-    /// The proc file system: `/proc`, or where the host's is mounted in a container.
+    /// The proc file system: `/proc`, or the mount of the host's in a container.
     pub proc_root: PathBuf,
 }
 

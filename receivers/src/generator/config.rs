@@ -30,7 +30,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// After how many intervals nothing moves any more; what is open stays open. At least 1. Unset: never.
+    /// Number of intervals after which no more bytes move; open connections stay open. At least 1.
+    /// Unset: no limit.
     pub max_intervals: Option<u64>,
     /// Number of flows that move bytes in an interval, all in turn: at most `flows`. Unset: all.
     pub active_per_interval: Option<u32>,
@@ -43,11 +44,12 @@ pub struct Config {
     /// Number of addresses that the IPv4 peers share: from 1 to 131,072. Peers of the same address
     /// differ by the service's port, of which there are 65,093 for each.
     pub addresses: u32,
-    /// Which share of the peers has an IPv6 address, each its own: from 0 to 1.
+    /// Share of the peers with an IPv6 address, each a different one: from 0 to 1.
     pub ipv6_share: f64,
-    /// Which share of the peers is served, ingress; the others are egress. From 0 to 1.
+    /// Share of the peers with role ingress; the others have egress. From 0 to 1.
     pub server_share: f64,
-    /// Which peers come first, and their round-trip times. The same seed makes the same records; sums don't depend on it.
+    /// Seed for the order of peers and their round-trip times. The same seed produces the same
+    /// records; sums don't depend on it.
     pub seed: u64,
 }
 

@@ -4,7 +4,8 @@
 //!
 //! 1. HTTP/1 only, over TLS if set by the config; a request's head has 16 KiB and a time limit.
 //! 2. A connection more than `max_connections` takes the place of the one that has been idle longest ([`connections`]).
-//! 3. One client address has half of the connections at most; a further one takes the place of one of its own.
+//! 3. One client address has at most half of the connections; a further one replaces another of the
+//!    same address.
 //! 4. A client that does not read is cut off by the kernel (`TCP_USER_TIMEOUT`).
 //! 5. The last descriptors of the process are left to the receivers.
 //! 6. On the loopback interface, `Host` must be an address, `localhost` or a configured name ([`AllowedHosts`]).
