@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::daemon::{Daemon, Launch, PATIENCE};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT};
 
 const UID: &str = "218fc5a9-a5f1-4b54-aa05-46717d0ab26d";
 
@@ -73,7 +73,7 @@ fn answer(mut stream: TcpStream, forbids_nodes: bool) {
 }
 
 fn until(what: &str, daemon: &Daemon, seen: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let status = daemon.status();
         if seen(&status["kubernetes"]) {

@@ -50,7 +50,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Option<Client>, ClientE
 const UID_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The cluster's id: the uid of its namespace kube-system, as `k8s.cluster.uid` is defined. `None` if it can't be read, with a log line.
-pub async fn cluster_uid(client: &Client) -> Option<String> {
+pub(super) async fn cluster_uid(client: &Client) -> Option<String> {
     let namespaces = Api::<Namespace>::all(client.clone());
     let error = match tokio::time::timeout(UID_TIMEOUT, namespaces.get_metadata("kube-system")).await {
         Ok(Ok(namespace)) => return namespace.metadata.uid,

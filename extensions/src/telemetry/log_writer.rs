@@ -162,7 +162,9 @@ mod tests {
         drop(writer);
         let text = read.join().unwrap();
         // On a busy machine lines may be dropped, and reported, while the first ones are still being written.
-        let reports = text.lines().filter(|line| line.contains("log lines were dropped"));
+        let reports = text
+            .lines()
+            .filter(|line| line.contains("log lines were dropped"));
         let counts = reports.filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok());
         assert_eq!(counts.sum::<u64>(), dropped);
         assert!(text.ends_with("the last line\n"));
