@@ -86,9 +86,10 @@ pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors
         }
         _ => {
             for diagnostic in &mut diagnostics {
-                let conceal = |text: &str| substitute::conceal(&merged.substituted, &diagnostic.key, text);
-                diagnostic.message = conceal(&diagnostic.message);
-                diagnostic.help = diagnostic.help.as_deref().map(conceal);
+                let (known, key) = (&merged.substituted, &diagnostic.key);
+                diagnostic.message = substitute::conceal(known, key, &diagnostic.message);
+                let help = diagnostic.help.as_deref();
+                diagnostic.help = help.map(|help| substitute::conceal(known, key, help));
             }
             Err(ConfigErrors::new(diagnostics))
         }

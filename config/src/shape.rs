@@ -171,9 +171,13 @@ impl<'s> Shape<'s> {
                 .iter()
                 .filter(|(name, _)| required.is_empty() || required.iter().any(|key| *key == *name))
                 .take(3)
-                .map(|(name, property)| match Shape(property).is("array") {
-                    true => format!("{name}: [...]"),
-                    false => format!("{name}: ..."),
+                .map(|(name, property)| {
+                    let form = if Shape(property).is("array") {
+                        "[...]"
+                    } else {
+                        "..."
+                    };
+                    format!("{name}: {form}")
                 })
                 .collect();
             if required.is_empty() && properties.len() > keys.len() {

@@ -335,12 +335,11 @@ impl Config {
         });
         let mut headers = BTreeMap::new();
         if let Some((name, value)) = named("HEADERS") {
-            match parse_headers(&value) {
-                Some(parsed) => headers = parsed,
-                None => {
-                    let expected = "`name=value` pairs, separated by commas";
-                    ignore("headers", (&name, "[redacted]"), expected, "no header");
-                }
+            if let Some(parsed) = parse_headers(&value) {
+                headers = parsed;
+            } else {
+                let expected = "`name=value` pairs, separated by commas";
+                ignore("headers", (&name, "[redacted]"), expected, "no header");
             }
         }
         headers.extend(self.headers.clone());
