@@ -28,7 +28,7 @@ enum mark {
 	MARK_REDIRECTED = 1 << 5,      /* was seen in a sockmap */
 };
 
-/* How the owner of a connection is known, from the least certain on. */
+/* The source of a connection's owner, from the least certain on. */
 enum owner_source {
 	OWNER_UNKNOWN = 0,
 	OWNER_LISTENS = 1, /* has the socket that it was accepted on */
