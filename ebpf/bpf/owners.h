@@ -2,7 +2,8 @@
 /*
  * The process that a connection belongs to.
  *
- * In: the task that connects, listens, accepts, shuts down or has the file. Out: pid, name and cgroup in socket_state.
+ * In: the task that connects, listens, accepts, shuts down or has the file. Out: pid, name and cgroup in
+ * socket_state.
  *
  * A connection that is accepted begins with the owner of the very socket that it was accepted on, also where several
  * sockets listen on one address (SO_REUSEPORT): the kernel copies a listening socket to make the connection's, and at
