@@ -248,7 +248,7 @@ impl Checker<'_> {
         warnings.collect()
     }
 
-    /// A Collector on this machine has the default port of the daemon's own metrics, too.
+    /// A Collector on this machine also has the default port of the daemon's own metrics.
     pub(crate) fn collector_ports(&self, config: &Config) -> Option<Diagnostic> {
         const COLLECTOR: u16 = 8888;
         let at = path(&["service", "telemetry", "metrics", "endpoint"]);

@@ -100,7 +100,7 @@ struct cgroup_event {
 
 #define CGROUP_EVENT_BYTES __builtin_offsetof(struct cgroup_event, path)
 
-/* What some thousand cgroups say that are created at once. */
+/* Room for the records of some thousand cgroups that are created at once. */
 #define CGROUPS_RING_BYTES (1 << 19)
 
 /* Everything that could not be reported, per CPU. Bytes are signed, as the differences that they sum up are. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * Cgroups as they come and go, for whoever knows containers by their cgroups' ids.
+ * Cgroups as they come and go, for readers that identify containers by their cgroups' ids.
  *
  *   cgroup_created     raw_tp/cgroup_mkdir   -> cgroups (ring buffer): id and path
  *   cgroup_removed     raw_tp/cgroup_rmdir   -> cgroups: id

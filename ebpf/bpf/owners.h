@@ -2,7 +2,8 @@
 /*
  * The process that a connection belongs to.
  *
- * In: the task that connects, listens, accepts, shuts down or has the file. Out: pid, name and cgroup in socket_state.
+ * In: the task that connects, listens, accepts, shuts down or has the file. Out: pid, name and cgroup in
+ * socket_state.
  *
  * A connection that is accepted begins with the owner of the very socket that it was accepted on, also where several
  * sockets listen on one address (SO_REUSEPORT): the kernel copies a listening socket to make the connection's, and at
@@ -87,8 +88,9 @@ static __always_inline bool forget_owner(struct sock *sk)
 	return bpf_map_delete_elem(&owners, &listener) == 0;
 }
 
-/* Remembers a process that has the listening socket. What is known of the socket stays: who called listen() is better
- * than one of those that have the file, unless that was the service manager, which hands sockets on. */
+/* Stores a process that has the listening socket. A known owner of the socket stays: the caller of listen() is better
+ * than one of those that have the file, unless that was the service manager, which passes sockets
+ * on. */
 static __always_inline void remember_holder(struct sock *sk, __u64 cookie, struct task_struct *task)
 {
 	struct owner fresh = {.cookie = cookie};

@@ -174,8 +174,7 @@ static __always_inline void on_segments_file(struct task_struct *task, struct fi
 	socket = BPF_CORE_READ(file, private_data);
 	sk = socket ? BPF_CORE_READ(socket, sk) : NULL;
 	/* Absent where the kernel was built without MPTCP. */
-	if (sk && bpf_core_field_exists(((struct mptcp_sock *)sk)->first) &&
-	    FIELD(sk, sk_protocol) == IPPROTO_MPTCP)
+	if (sk && bpf_core_field_exists(((struct mptcp_sock *)sk)->first) && FIELD(sk, sk_protocol) == IPPROTO_MPTCP)
 		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
 	if (sk && is_tcp(sk) && FIELD(sk, __sk_common.skc_state) == TCP_LISTEN)
 		remember_holder(sk, cookie_of(sk), task);
@@ -303,7 +302,8 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 		if (place)
 			inherit_cgroup(&place->state, sk);
 	}
-	if (place && place->state.role == ROLE_SERVER && !has_mark(&place->state, MARK_ESTABLISHED) && !now.received) {
+	if (place && place->state.role == ROLE_SERVER && !has_mark(&place->state, MARK_ESTABLISHED) &&
+	    !now.received) {
 		/* TCP could not make a connection of it. */
 		bpf_map_delete_elem(&tracked, &address);
 		return;

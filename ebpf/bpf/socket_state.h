@@ -20,15 +20,15 @@ struct totals {
 
 /* Bits of socket_state.marks. */
 enum mark {
-	MARK_ANNOUNCED = 1 << 0,       /* the first record is out */
-	MARK_ESTABLISHED = 1 << 1,     /* the totals count */
-	MARK_CLOSED = 1 << 2,	       /* `last` is final; the last record is out, or being made */
-	MARK_ADOPTED = 1 << 3,	       /* was open before the programs were attached */
-	MARK_ROLE_COUNTED = 1 << 4,    /* the role is known from the counters, not from the handshake */
-	MARK_REDIRECTED = 1 << 5,      /* was seen in a sockmap */
+	MARK_ANNOUNCED = 1 << 0,    /* the first record is out */
+	MARK_ESTABLISHED = 1 << 1,  /* the totals count */
+	MARK_CLOSED = 1 << 2,	    /* `last` is final; the last record is out, or being made */
+	MARK_ADOPTED = 1 << 3,	    /* was open before the programs were attached */
+	MARK_ROLE_COUNTED = 1 << 4, /* the role is known from the counters, not from the handshake */
+	MARK_REDIRECTED = 1 << 5,   /* was seen in a sockmap */
 };
 
-/* How the owner of a connection is known, from the least certain on. */
+/* The source of a connection's owner, from the least certain on. */
 enum owner_source {
 	OWNER_UNKNOWN = 0,
 	OWNER_LISTENS = 1, /* has the socket that it was accepted on */
@@ -49,10 +49,10 @@ struct socket_state {
 	struct totals reported; /* what the records up to now add up to */
 	__u32 marks;		/* enum mark */
 	__u8 role;		/* enum role */
-	__u8 owner;	    /* enum owner_source: of pid, comm and cgroup_id */
-	__u16 segment_tick; /* of the last record of a segment: see segment_tick() */
-	__u64 since_ns;	    /* SYN_SENT, then ESTABLISHED or adoption */
-	__u32 netns;	    /* inode number */
+	__u8 owner;		/* enum owner_source: of pid, comm and cgroup_id */
+	__u16 segment_tick;	/* of the last record of a segment: see segment_tick() */
+	__u64 since_ns;		/* SYN_SENT, then ESTABLISHED or adoption */
+	__u32 netns;		/* inode number */
 	__u32 handshake_us;
 	__u64 cgroup_id;
 	__u32 pid;

@@ -105,7 +105,8 @@ static __always_inline void inherit_owner(struct socket_state *state, struct soc
 	inherit_cgroup(state, sk);
 }
 
-/* accept(): in the process that calls it. With TCP Fast Open a connection may be accepted before it is established. */
+/* accept(): in the process that calls it. With TCP Fast Open a connection may be accepted before it is established.
+ */
 static __always_inline void on_accepted(struct sock *sk)
 {
 	struct socket_state *state;

@@ -62,7 +62,7 @@ pub struct Attachment {
     pub tracepoints: &'static str,
     /// Whether connects and closes are seen by kprobes.
     pub kprobes: bool,
-    /// How accepts are seen: `fentry` or `kprobe`; `None` if they are not.
+    /// The hook at accepts: `fentry` or `kprobe`; `None` if there is none.
     pub accept: Option<&'static str>,
 }
 

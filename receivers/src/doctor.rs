@@ -281,11 +281,11 @@ fn mode_events() -> (bool, Vec<Finding>) {
     (works, findings.collect())
 }
 
-/// What follows if no program sees accepts.
+/// Consequence if no program sees accepts.
 const UNSEEN_ACCEPTS: &str =
     "an accepted connection has the process that listens, until a file scan or its close";
 
-/// What programs at functions need.
+/// Requirement of programs at functions.
 const TRAMPOLINES: &str = "a kernel that allows fentry (x86-64: Linux 5.5, arm64: 6.0)";
 
 /// Programs that see cgroups come and go.

@@ -40,7 +40,7 @@ fn local() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// How often `event` happened to connections of `port`: clients' ends, servers' ends.
+/// Number of times that `event` happened to connections of `port`: clients' ends, servers' ends.
 pub(crate) fn events(seen: &Exposition, event: &str, port: u16) -> [u64; 2] {
     let port = port.to_string();
     [("egress", "rport"), ("ingress", "lport")].map(|(flow, label)| {

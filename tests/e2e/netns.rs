@@ -1,8 +1,8 @@
 //! A network namespace of the test's own.
 //!
-//! Namespaces are told apart by their inode numbers, and the kernel gives the number of one that has gone to the next one, which may be
-//! another test's with the same ports. So each namespace is kept until this process ends, and those for a daemon's test are there
-//! before that daemon.
+//! Namespaces are distinguished by their inode numbers, and the kernel gives the number of one that
+//! has gone to the next one, which may be another test's with the same ports. So each namespace is
+//! kept until this process ends, and those for a daemon's test exist before that daemon.
 
 use std::fs::File;
 use std::process::Command;
@@ -56,8 +56,8 @@ pub(crate) fn reserve() {
     }
 }
 
-/// Runs `work` on a thread in a network namespace that nobody has used, whose loopback is up. Threads that `work` starts are in
-/// it, too.
+/// Runs `work` on a thread in a network namespace that nobody has used, whose loopback is up.
+/// Threads that `work` starts are also in it.
 pub(crate) fn within_new<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let namespace = spare.or_else(create).expect("a new network namespace");

@@ -134,8 +134,8 @@ fn a_process_in_a_containers_cgroup_shows_the_containers_id() {
     end(client);
 }
 
-/// For each cgroup that it is given, in turn: creates it, with a parent if that is new, too; lets a process in it connect to the port,
-/// send five bytes and end; removes it.
+/// For each cgroup that it is given, in turn: creates it, also its parent if that is new; lets a
+/// process in it connect to the port, send five bytes and end; removes it.
 const SHORT_CONTAINERS: &str = "
 import os, socket, sys
 for path in sys.argv[2:]:

@@ -60,7 +60,7 @@ os.write(go, b'.')
 os.wait()
 ";
 
-/// A process of its own that is told what to do by lines.
+/// A separate process that is controlled by lines.
 struct Server {
     child: Child,
     input: Option<ChildStdin>,

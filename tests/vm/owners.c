@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Processes and containers whose connections can be told apart by the process' name or its cgroup.
+// Processes and containers whose connections can be distinguished by the process' name or its
+// cgroup.
 //
-//   owners listen PORT            listens and accepts nothing, as process `ow-listen`
-//   owners connect PORT           connects and sends 5 bytes, then waits for SIGTERM
-//   owners prefork PORT           `ow-parent` listens, `ow-worker` accepts one connection and reads until it is reset
-//   owners reset PORT             connects, sends 5 bytes, once they are read 7 more, and resets once those are read, too
-//   owners containers PORT COUNT  makes COUNT cgroups of container runtimes, one after the other, each for a process that
+//   owners listen PORT listens and accepts nothing, as process `ow-listen` owners connect PORT
+//   connects and sends 5 bytes, then waits for SIGTERM owners prefork PORT `ow-parent` listens,
+//   `ow-worker` accepts one connection and reads until it is reset owners reset PORT connects,
+//   sends 5 bytes, once they are read 7 more, and resets once those are also read owners containers
+//   PORT COUNT makes COUNT cgroups of container runtimes, one after the other, each for a process
+//   that
 //                                 connects, sends 5 bytes and ends; removes each at once
 //
 // Says `ready` once it listens or has sent, `done` at its end. Exit: 0 done, 1 a call failed, 2 usage.
@@ -74,7 +76,7 @@ static void accept_one(int server)
 	if (connection < 0)
 		die("accept");
 	for (size_t bytes = 5; bytes <= 7; bytes += 2) {
-		// Tells the client that it has read.
+		// Informs the client that it has read.
 		if (recv(connection, buffer, bytes, MSG_WAITALL) != (ssize_t)bytes || write(connection, "!", 1) != 1)
 			die("recv");
 	}

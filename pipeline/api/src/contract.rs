@@ -162,7 +162,7 @@ pub struct Contract {
     /// Labels that an exporter adds to every series, which must not have a label of that name: the key that asks for each, and its
     /// name.
     pub adds_labels: Vec<(Vec<String>, String)>,
-    /// How often it measures, or closes a window, with the key `interval`.
+    /// Interval at which it measures, or closes a window, with the key `interval`.
     pub interval: Option<Duration>,
 }
 

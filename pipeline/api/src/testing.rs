@@ -279,7 +279,7 @@ pub struct Recorder {
     pub watermarks: Vec<Timestamp>,
     /// Errors of scans that failed.
     pub failures: Vec<String>,
-    /// What [`Sink::wants_census`] returns.
+    /// Result of [`Sink::wants_census`].
     pub wants_census: bool,
 }
 

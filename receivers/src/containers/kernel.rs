@@ -1,8 +1,10 @@
 //! Cgroups as they come and go, by programs at the kernel's tracepoints.
 //!
-//! In: records of creations, with the path, and of removals. Out: the table of the tree. A record is in the ring before a process can
-//! be in the cgroup, so whoever meets an unknown id reads the ring first and finds it there, however short the cgroup lived and
-//! however late the look is. Paths begin at the root of the hierarchy, also of cgroups that are outside of what is mounted here.
+//! In: records of creations, with the path, and of removals. Out: the table of the tree. A record
+//! is in the ring before a process can be in the cgroup, so a reader that meets an unknown id reads
+//! the ring first and finds it there, however short the cgroup lived and however late the look is.
+//! Paths begin at the root of the hierarchy, also of cgroups that are outside of what is mounted
+//! here.
 //!
 //! Where the ring had no room, what exists is learned by a walk, at most once per second.
 

@@ -4,9 +4,10 @@
 //!
 //! 1. A cgroup's id is the inode number of its directory, so it is resolved by the directories themselves and by no process: a
 //!    process may be gone, be in another cgroup by now, or have the id of one that is gone.
-//! 2. Cgroups are learned as they are created ([`kernel`]), so that those of one short command are known when its connections are
-//!    reported. Where the kernel refuses the programs for that, directories are watched ([`watch`]). Where that is refused, too, or a
-//!    bound was reached, the tree is walked when an unknown id is met.
+//! 2. Cgroups are learned as they are created ([`kernel`]), so that those of one short command are
+//!    known when its connections are reported. Where the kernel refuses the programs for that,
+//!    directories are watched ([`watch`]). Where that is also refused, or a bound was reached, the
+//!    tree is walked when an unknown id is met.
 //! 3. A process in the root of the hierarchy is in no container, unless the host has cgroup v1 hierarchies: then its process
 //!    is asked ([`legacy`]).
 //!
@@ -106,7 +107,8 @@ impl Containers {
             }
             Arc::new(Tree::new(hierarchy, Arc::clone(&telemetry)))
         });
-        // The programs are attached: what is created during the walk is in their ring, too.
+        // The programs are attached: cgroups that are created during the walk are also in their
+        // ring.
         let kernel = tree
             .as_ref()
             .zip(programs)

@@ -45,7 +45,7 @@ pub struct Config {
     /// raise it up to the value at the start.
     pub max_sockets: u32,
     /// Interval at which listening ports are read again from `proc_root`, and accepted connections
-    /// get the process to which they were handed on. At least 1 s.
+    /// get the process to which they were passed. At least 1 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub scan_listen_interval: Duration,

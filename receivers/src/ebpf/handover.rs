@@ -35,7 +35,7 @@ impl Handover {
                         && self.config.max_sockets == config.max_sockets
                 }
             },
-            // What `auto` was refused at the start it is refused again.
+            // A refusal of `auto` at the start would be repeated.
             Programs::SockDiag(_) => config.mode == Mode::Auto,
         }
     }

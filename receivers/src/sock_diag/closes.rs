@@ -207,7 +207,7 @@ fn follow(
                     if (&*stopped).read(&mut [0])? == 0 {
                         return Ok(());
                     }
-                    // What came while it was asked for is taken, too.
+                    // Messages that came meanwhile are also taken.
                     flushing = true;
                 }
             }

@@ -118,7 +118,7 @@ struct Opened {
     table: Table,
 }
 
-/// What a receiver leaves to the one that replaces it.
+/// State that a receiver leaves to its replacement.
 #[derive(Debug)]
 struct Handover {
     opened: Opened,

@@ -957,7 +957,7 @@ proptest! {
     }
 }
 
-/// What a window of `config` shows when it has taken over from `before`, which has been finished.
+/// The snapshot of a window of `config` that has taken over from `before`, which has been finished.
 fn taken_over(config: &Config, context: &BuildContext, before: Window, now: u64) -> Window {
     let mut window = Window::new(config, context);
     window.take_over(Box::new(before).hand_over().unwrap());
