@@ -155,7 +155,8 @@ impl SnapshotQueue {
 #[cfg(all(test, feature = "loom"))]
 mod loom_tests;
 
-#[cfg(all(test, not(feature = "loom")))]
+#[cfg(test)]
+#[cfg(not(feature = "loom"))]
 mod tests {
     use std::num::NonZeroUsize;
 

@@ -106,7 +106,7 @@ impl Points {
         }
         match self {
             Self::Sums(points) => {
-                prefetch_series(points.iter().skip(index).take(AHEAD).map(|point| &point.series))
+                prefetch_series(points.iter().skip(index).take(AHEAD).map(|point| &point.series));
             }
             // A few dozen.
             Self::Values(_) => {}

@@ -397,7 +397,7 @@ impl Window {
         let folded = [self.sums.take_folded(), self.histograms.take_folded()];
         // A family is in one of the two.
         let live = |family: usize| (self.sums.live()[family] + self.histograms.live()[family]) as u64;
-        self.telemetry.record_series(live, folded);
+        self.telemetry.record_series(live, &folded);
         self.telemetry.record_connections(self.connections.len() as u64);
         let window = at.since(self.opened);
         self.opened = at;
@@ -460,7 +460,7 @@ impl Aggregator for Window {
     fn finish(&mut self, at: Timestamp) -> Snapshot {
         let snapshot = self.close(at.max(self.opened), true);
         // Its replacement has separate series.
-        self.telemetry.record_series(|_| 0, [[0; FAMILIES.len()]; 2]);
+        self.telemetry.record_series(|_| 0, &[[0; FAMILIES.len()]; 2]);
         self.telemetry.record_connections(0);
         snapshot
     }
@@ -610,7 +610,7 @@ impl Telemetry {
     }
 
     /// Records how many series each family has, and counts what went into a series `other`.
-    fn record_series(&mut self, live: impl Fn(usize) -> u64, folded: [[u64; FAMILIES.len()]; 2]) {
+    fn record_series(&mut self, live: impl Fn(usize) -> u64, folded: &[[u64; FAMILIES.len()]; 2]) {
         for (family, definition) in FAMILIES.iter().enumerate() {
             let live = live(family);
             self.recorded[family] |= live > 0;

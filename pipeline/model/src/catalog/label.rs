@@ -234,6 +234,7 @@ impl LabelSet {
     }
 
     /// Those that are of one connection or process.
+    #[must_use]
     pub const fn details(self) -> Self {
         Self(self.0 & Self::DETAILS.0)
     }

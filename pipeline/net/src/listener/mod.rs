@@ -326,7 +326,7 @@ impl Listener {
                 Ok(true) => tracing::info!("a new certificate is served"),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the previous certificate stays in use; hint: tls.cert_file and tls.key_file must be readable for flowtap and fit together")
+                    tracing::warn!(%error, "the previous certificate stays in use; hint: tls.cert_file and tls.key_file must be readable for flowtap and fit together");
                 }
             }
         }
