@@ -9,14 +9,16 @@
 //! Where the ring had no room, what exists is learned by a walk, at most once per second.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flowtap_ebpf::{CgroupEvent, Cgroups, RingWatch};
 
-use super::WALK_INTERVAL;
 use super::runtime_paths::container_of;
 use super::telemetry::Gap;
 use super::tree::Tree;
+
+/// The shortest time between two walks for unknown ids. A walk takes some 10 µs per cgroup.
+pub(super) const WALK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The programs, and what is known of their losses.
 #[derive(Debug)]

@@ -34,12 +34,12 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flowtap_ebpf::{Cgroups, RingWatch};
 use flowtap_pipeline::{BuildContext, FlowRecord};
 
-use self::kernel::Kernel;
+use self::kernel::{Kernel, WALK_INTERVAL};
 use self::legacy::Legacy;
 use self::mount::{Hierarchy, ROOT_ID};
 use self::table::Container;
@@ -49,9 +49,6 @@ use self::watch::Watch;
 
 /// Answers that are kept without a lock; then all are asked for again.
 const MAX_RECENT: usize = 16_384;
-
-/// The shortest time between two walks for unknown ids. A walk takes some 10 µs per cgroup.
-const WALK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Resolves cgroups to containers. Use [`Containers::id_of`] on one thread.
 #[derive(Debug)]

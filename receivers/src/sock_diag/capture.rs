@@ -9,7 +9,6 @@ use flowtap_pipeline::{
 };
 use netlink_packet_sock_diag::constants::TCP_CLOSE;
 
-use super::Opened;
 use super::closes::{Close, Closes};
 use super::counters::{Before, Counters, Payload};
 use super::dump::{Dump, Dumper, Socket};
@@ -25,6 +24,16 @@ const FINISH: Duration = Duration::from_secs(1);
 
 /// Sockets that are closed in the kernel and held open by their processes, at most. Each has a socket in the kernel.
 const MAX_HELD: usize = 1 << 16;
+
+/// The sockets, and what is known of connections.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) dumper: Dumper,
+    pub(super) closes: Option<Closes>,
+    /// The first dump, until it was compared.
+    pub(super) found: Option<Dump>,
+    pub(super) table: Table,
+}
 
 pub(super) struct Capture<'a> {
     pub(super) telemetry: &'a Telemetry,

@@ -43,9 +43,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use self::capture::{Capture, Table};
+use self::capture::{Capture, Opened, Table};
 use self::closes::Closes;
-use self::dump::Dump;
 pub(crate) use self::dump::Dumper;
 use self::telemetry::Telemetry;
 use crate::coverage::{Coverage, MeteredSink};
@@ -106,16 +105,6 @@ pub struct SockDiagReceiver {
     context: BuildContext,
     coverage: Option<Coverage>,
     opened: Option<Opened>,
-}
-
-/// The sockets, and what is known of connections.
-#[derive(Debug)]
-struct Opened {
-    dumper: Dumper,
-    closes: Option<Closes>,
-    /// The first dump, until it was compared.
-    found: Option<Dump>,
-    table: Table,
 }
 
 /// State that a receiver leaves to its replacement.
