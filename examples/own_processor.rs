@@ -89,7 +89,7 @@ struct DropPeers {
 
 impl DropPeers {
     fn matches(&self, record: &FlowRecord) -> bool {
-        let class = record.class.map(|class| class.as_str());
+        let class = record.class.map(flowtap_pipeline::PeerClass::as_str);
         class.is_some_and(|class| self.config.classes.iter().any(|dropped| dropped == class))
             || self.config.ports.contains(&record.remote.port)
     }

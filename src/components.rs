@@ -88,11 +88,7 @@ mod tests {
     #[test]
     fn a_pipeline_without_direction_or_policy_is_warned_of_with_the_consequence() {
         let config = load(&["service.pipelines.flows.processors=[window]"]).unwrap();
-        let warnings: Vec<_> = config
-            .warnings
-            .iter()
-            .map(|warning| warning.to_string())
-            .collect();
+        let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(warnings.len(), 2, "{warnings:#?}");
         for (warning, consequence, remedy) in [
             (

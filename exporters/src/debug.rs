@@ -199,9 +199,8 @@ fn push_metric(
 ) -> std::fmt::Result {
     let family = snapshot.family;
     let (data, point) = match family.kind {
-        FamilyKind::Counter => ("Sum", "NumberDataPoints"),
+        FamilyKind::Counter | FamilyKind::UpDownCounter => ("Sum", "NumberDataPoints"),
         FamilyKind::Gauge => ("Gauge", "NumberDataPoints"),
-        FamilyKind::UpDownCounter => ("Sum", "NumberDataPoints"),
         FamilyKind::Histogram(_) => ("Histogram", "HistogramDataPoints"),
     };
     writeln!(text, "Metric #{index}\nDescriptor:")?;

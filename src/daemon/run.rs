@@ -176,32 +176,9 @@ async fn supervise(
         systemd::ready();
         systemd::keep_alive(board.clone(), servers_stop.clone());
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
-        outcome = loop {
-            let why = tokio::select! {
-                () = stop.cancelled() => break Ok(()),
-                ended = running.runner.ended() => break ended.map_err(ExitError::from),
-                why = reload_trigger.next() => why,
-            };
-            tracing::info!(why, "reloading the config");
-            systemd::reloading();
-            // A signal must not wait for exporters that drain: dropped, the reload leaves the rest to `stop`.
-            let Some(reloaded) = stop.run_until_cancelled(running.reload(load, logs)).await else {
-                break Ok(());
-            };
-            match reloaded {
-                Ok(()) => {
-                    reload_trigger.watch(running.config.files.clone());
-                    reloads.applied();
-                    tracing::info!("the new config is in use");
-                }
-                Err(ReloadError::Kept(why)) => {
-                    reloads.refused(&why.to_string());
-                    tracing::error!("the new config is refused, the old one stays: {why}");
-                }
-                Err(ReloadError::Lost(why)) => break Err(why),
-            }
-            systemd::ready();
-        };
+        outcome = running
+            .follow(&stop, &mut reload_trigger, &reloads, load, logs)
+            .await;
     }
     // Whatever has ended the run, from here on the deadline counts.
     stopping.begin();
@@ -278,6 +255,43 @@ enum ReloadError {
 }
 
 impl Running {
+    /// Reloads the config whenever it is to be, until `stop` or until a component ends the run.
+    async fn follow(
+        &mut self,
+        stop: &CancellationToken,
+        reload_trigger: &mut ReloadTrigger,
+        reloads: &ReloadRecorder,
+        load: Load<'_>,
+        logs: &LogLevel,
+    ) -> Result<(), ExitError> {
+        loop {
+            let why = tokio::select! {
+                () = stop.cancelled() => break Ok(()),
+                ended = self.runner.ended() => break ended.map_err(ExitError::from),
+                why = reload_trigger.next() => why,
+            };
+            tracing::info!(why, "reloading the config");
+            systemd::reloading();
+            // A signal must not wait for exporters that drain: dropped, the reload leaves the rest to `stop`.
+            let Some(reloaded) = stop.run_until_cancelled(self.reload(load, logs)).await else {
+                break Ok(());
+            };
+            match reloaded {
+                Ok(()) => {
+                    reload_trigger.watch(self.config.files.clone());
+                    reloads.applied();
+                    tracing::info!("the new config is in use");
+                }
+                Err(ReloadError::Kept(why)) => {
+                    reloads.refused(&why.to_string());
+                    tracing::error!("the new config is refused, the old one stays: {why}");
+                }
+                Err(ReloadError::Lost(why)) => break Err(why),
+            }
+            systemd::ready();
+        }
+    }
+
     /// Takes on the config as `load` has it now: components whose config is the same live on. One that is wrong changes nothing;
     /// if its components don't start, the one before is restored.
     async fn reload(&mut self, load: Load<'_>, logs: &LogLevel) -> Result<(), ReloadError> {

@@ -28,7 +28,7 @@ fn users() -> Vec<PathBuf> {
     let mut files: Vec<_> = entries
         .filter(|path| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            !name.contains(".fixed.") && !name.ends_with(".txt")
+            !name.contains(".fixed.") && path.extension().is_none_or(|extension| extension != "txt")
         })
         .collect();
     files.sort();
@@ -166,7 +166,7 @@ fn keys(schema: &Value, node: &Value, above: &str, found: &mut BTreeSet<String>)
         } else {
             format!("{above}.{name}")
         };
-        if above != ""
+        if !above.is_empty()
             && key != "service"
             && !key.starts_with("service.pipelines")
             && key.matches('.').count() > 1

@@ -261,7 +261,7 @@ fn the_last_descriptors_are_left_to_the_receivers() {
     // Its connections are accepted by now: those of a listener are accepted in their order.
     daemon.scrape();
     let is_free = |fd: &u32| !fs::exists(format!("/proc/{}/fd/{fd}", daemon.pid())).unwrap();
-    let next = (0..).find(is_free).unwrap();
+    let next = (0..4096).find(is_free).unwrap();
     // The last quarter is the reserve, which begins below the next descriptor.
     limit_descriptors(&daemon, next + next / 3 - 1);
     let mut refused = TcpStream::connect(daemon.admin_address()).unwrap();

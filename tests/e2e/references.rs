@@ -53,12 +53,11 @@ fn describe(text: &mut String, definition: &Definition) {
             buckets(family.kind)
         ),
     };
-    let otel = match definition.only {
-        Some(Naming::PrimusLens) => "not available; see `network_tcp_io`".to_owned(),
-        _ => {
-            let otel = &definition.otel;
-            format!("`{}`, unit `{}`{}", otel.name, otel.unit, buckets(otel.kind))
-        }
+    let otel = if definition.is_of(Naming::Otel) {
+        let otel = &definition.otel;
+        format!("`{}`, unit `{}`{}", otel.name, otel.unit, buckets(otel.kind))
+    } else {
+        "not available; see `network_tcp_io`".to_owned()
     };
     let exposed = if definition.enabled {
         "yes"

@@ -97,7 +97,7 @@ impl Store {
         Some(value.to_owned())
     }
 
-    /// The value of the first series of an answer to the PromQL `query`.
+    /// The value of the first series of an answer to the `PromQL` expression `query`.
     pub(crate) fn number(&self, query: &str) -> Option<f64> {
         let mut encoded = String::new();
         for byte in query.bytes() {

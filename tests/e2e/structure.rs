@@ -6,6 +6,7 @@
 //! defines the item. Code under `#[cfg(test)]` does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -119,19 +120,18 @@ fn collect(items: &[syn::Item], folder: &Path, path: &[String], modules: &mut Mo
             continue;
         }
         let name = child.ident.to_string();
-        let child_path = [path, &[name.clone()]].concat();
+        let child_path = [path, std::slice::from_ref(&name)].concat();
         let child_folder = folder.join(&name);
-        match &child.content {
-            Some((_, items)) => collect(items, &child_folder, &child_path, modules),
-            None => {
-                let flat = folder.join(format!("{name}.rs"));
-                let file = if flat.exists() {
-                    flat
-                } else {
-                    child_folder.join("mod.rs")
-                };
-                read(&file, &child_folder, &child_path, modules);
-            }
+        if let Some((_, items)) = &child.content {
+            collect(items, &child_folder, &child_path, modules);
+        } else {
+            let flat = folder.join(format!("{name}.rs"));
+            let file = if flat.exists() {
+                flat
+            } else {
+                child_folder.join("mod.rs")
+            };
+            read(&file, &child_folder, &child_path, modules);
         }
         module.children.insert(name);
     }
@@ -370,7 +370,8 @@ fn cycles(edges: &Edges) -> Vec<String> {
                 .iter()
                 .filter(|(to, _)| component.contains(&to.as_str()))
             {
-                text.push_str(&format!("\n    {from} -> {to}: {example}"));
+                // Writing to a String does not fail.
+                let _ = write!(text, "\n    {from} -> {to}: {example}");
             }
         }
         text

@@ -112,5 +112,6 @@ impl Exporter for FileExporter {
     }
 }
 
-#[cfg(all(test, feature = "parquet"))]
+#[cfg(test)]
+#[cfg(feature = "parquet")]
 mod tests;

@@ -35,7 +35,6 @@ pub struct Flows {
     /// The other way.
     pub inbound_bytes_per_second: f64,
     /// The first ones by the order that was asked for.
-    #[expect(clippy::struct_field_names, reason = "the requested content of the response")]
     pub flows: Vec<Flow>,
 }
 

@@ -73,6 +73,9 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Instruments of `resource`, read and pushed as `config` has it. A push of the SDK needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// The exporter of the push can't be built.
     pub fn new(
         resource: &flowtap_pipeline::Resource,
         config: &MetricsConfig,

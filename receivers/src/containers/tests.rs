@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use flowtap_pipeline::{ComponentId, Endpoint};
 
