@@ -197,7 +197,7 @@ impl Connections {
     /// The slots of series have moved; `moved` has the new index of each, by the old one.
     pub(super) fn renumber(&mut self, moved: &[u32]) {
         let place = |slot: u32| moved.get(slot as usize).copied().unwrap_or(slot);
-        for known in self.table.iter_mut() {
+        for known in &mut self.table {
             known.slot = place(known.slot);
         }
         for feed in &mut self.feeds {
