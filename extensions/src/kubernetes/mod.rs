@@ -20,7 +20,6 @@ pub use self::watch::{WatchConfig, watch};
 use crate::identity;
 
 /// A cluster whose API has a client.
-#[expect(missing_debug_implementations, reason = "a client has none")]
 pub struct Cluster {
     client: Client,
     /// Its id, if it may be read.
