@@ -325,7 +325,7 @@ fn a_name_server_that_is_silent_does_not_delay_the_end() {
     let resolv = "nameserver 192.0.2.1\nnameserver 192.0.2.3\n\
         search flowtap.svc.cluster.local svc.cluster.local cluster.local example.com\noptions ndots:5\n";
     fs::write(dir.path().join("resolv.conf"), resolv).unwrap();
-    // What goes to a dummy interface is gone, and nothing says so.
+    // Packets to a dummy interface are lost without an error.
     let script = "ip link set lo up && ip link add quiet type dummy && ip address add 192.0.2.2/24 dev quiet && ip link set quiet up \
         && mount --bind \"$1/resolv.conf\" /etc/resolv.conf && exec \"$0\" run --config \"$1/flowtap.yaml\"";
     let mut child = std::process::Command::new("unshare")

@@ -46,7 +46,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Option<Client>, ClientE
     Ok(Some(client))
 }
 
-/// How long the start may wait for the cluster's id.
+/// Maximum time for which the start waits for the cluster's id.
 const UID_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The cluster's id: the uid of its namespace kube-system, as `k8s.cluster.uid` is defined. `None` if it can't be read, with a log line.

@@ -68,7 +68,8 @@ impl Source {
 }
 
 impl Source {
-    /// The resource with what tells watches of the same one apart: services of kube-system for DNS, and all of them for names.
+    /// The resource, distinguished where it has two watches: services of kube-system for DNS, and
+    /// all of them for names.
     const fn name(self) -> &'static str {
         match self {
             Self::Dns => "services/kube-dns",

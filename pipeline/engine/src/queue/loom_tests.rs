@@ -1,4 +1,5 @@
-//! The queue under every interleaving of a producer, a consumer and whoever closes it, up to three preemptions.
+//! The queue under every interleaving of a producer, a consumer and the caller of `close`, up to
+//! three preemptions.
 //!
 //! loom drives the mutex and the condition variable; tokio's `Notify` has loom tests of its own and counts as one step here.
 
