@@ -152,7 +152,8 @@ impl SnapshotQueue {
     }
 }
 
-#[cfg(all(test, feature = "loom"))]
+#[cfg(test)]
+#[cfg(feature = "loom")]
 mod loom_tests;
 
 #[cfg(test)]
