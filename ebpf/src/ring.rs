@@ -133,6 +133,8 @@ fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(Event)) -> io::Result
 pub(crate) struct Rings {
     segments: RingBuf<MapData>,
     connections: RingBuf<MapData>,
+    /// Of `segments`.
+    segment_positions: Positions,
     /// Of `connections`.
     positions: Positions,
 }
@@ -149,14 +151,17 @@ impl Rings {
         };
         let [segments, connections] = names;
         let (segments, connections) = (take(segments)?, take(connections)?);
-        let positions = Positions::new(connections.as_fd()).map_err(|source| LoadError::System {
-            what: "mapping a ring's positions",
-            source,
-        })?;
+        let positions = |ring: &RingBuf<MapData>| {
+            Positions::new(ring.as_fd()).map_err(|source| LoadError::System {
+                what: "mapping a ring's positions",
+                source,
+            })
+        };
         Ok(Self {
+            segment_positions: positions(&segments)?,
+            positions: positions(&connections)?,
             segments,
             connections,
-            positions,
         })
     }
 
@@ -165,7 +170,11 @@ impl Rings {
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         // A close that is there now has its segments in the other ring already; one that comes while that is drained may not.
         let end = self.positions.produced();
-        let segments = drain(&mut self.segments, |event| each(event, Ring::Segments))?;
+        // No further than what is there: programs may write more quickly than this reads.
+        let last = self.segment_positions.produced();
+        let segments = drain_to(&mut self.segments, &self.segment_positions, last, |event| {
+            each(event, Ring::Segments);
+        })?;
         let connections = drain_to(&mut self.connections, &self.positions, end, |event| {
             each(event, Ring::Connections);
         })?;
