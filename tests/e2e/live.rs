@@ -44,11 +44,11 @@ fn traffic(name: &str) -> u16 {
 }
 
 /// Polls until `seen` holds; a change has no event.
-fn until(what: &str, look: impl Fn() -> String, subscription: impl Fn(&str) -> bool) -> String {
+fn until(what: &str, look: impl Fn() -> String, seen: impl Fn(&str) -> bool) -> String {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let looked = look();
-        if subscription(&looked) {
+        if seen(&looked) {
             return looked;
         }
         assert!(Instant::now() < deadline, "never saw {what}; last:\n{looked}");
@@ -62,7 +62,7 @@ fn flows_tells_the_bytes_of_a_connection_both_ends_of_it_and_whose_it_is() {
         return;
     };
     let daemon = Daemon::start(&[WITH_PROCESSES]);
-    let port = traffic("published client").to_string();
+    let port = traffic("live client").to_string();
     let of_port = |text: &str, label: &str| {
         let answer: serde_json::Value = serde_json::from_str(text).unwrap();
         let flows = answer["flows"].as_array().unwrap().clone();
@@ -72,20 +72,20 @@ fn flows_tells_the_bytes_of_a_connection_both_ends_of_it_and_whose_it_is() {
         flow.as_ref()
             .is_some_and(|flow| flow[side]["total"] == SENT as u64)
     };
-    let subscription = until(
+    let seen = until(
         "the connection at both ends",
         || get(daemon.admin_address(), "/flows?limit=10000&sort=total"),
         |text| sent(&of_port(text, "rport"), "outbound") && sent(&of_port(text, "lport"), "inbound"),
     );
     let (egress, ingress) = (
-        of_port(&subscription, "rport").unwrap(),
-        of_port(&subscription, "lport").unwrap(),
+        of_port(&seen, "rport").unwrap(),
+        of_port(&seen, "lport").unwrap(),
     );
     assert_eq!(
         (&egress["role"], &ingress["role"]),
         (&"egress".into(), &"ingress".into())
     );
-    assert_eq!(egress["labels"]["comm"], "published client");
+    assert_eq!(egress["labels"]["comm"], "live client");
     assert_eq!(egress["labels"]["type"], "localhost");
 }
 
@@ -122,7 +122,7 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
     let daemon = Daemon::start(&[WITH_PROCESSES]);
     let port = traffic("<b id=pwn>x</b>");
     let profile = tempfile::tempdir().unwrap();
-    let subscription = until(
+    let seen = until(
         "the traffic on the page",
         || page(daemon.admin_address(), profile.path()),
         |dom| {
@@ -144,9 +144,9 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
         "records</span>",
         "id=\"trouble\" class=\"bad\" role=\"status\"></span>",
     ] {
-        assert!(subscription.contains(part), "no {part} in:\n{subscription}");
+        assert!(seen.contains(part), "no {part} in:\n{seen}");
     }
-    assert!(!subscription.contains("id=\"pwn\""), "{subscription}");
+    assert!(!seen.contains("id=\"pwn\""), "{seen}");
 }
 
 /// A separate terminal with a shell in it. Ended when dropped.
