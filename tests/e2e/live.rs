@@ -77,10 +77,7 @@ fn flows_tells_the_bytes_of_a_connection_both_ends_of_it_and_whose_it_is() {
         || get(daemon.admin_address(), "/flows?limit=10000&sort=total"),
         |text| sent(&of_port(text, "rport"), "outbound") && sent(&of_port(text, "lport"), "inbound"),
     );
-    let (egress, ingress) = (
-        of_port(&seen, "rport").unwrap(),
-        of_port(&seen, "lport").unwrap(),
-    );
+    let (egress, ingress) = (of_port(&seen, "rport").unwrap(), of_port(&seen, "lport").unwrap());
     assert_eq!(
         (&egress["role"], &ingress["role"]),
         (&"egress".into(), &"ingress".into())

@@ -325,8 +325,11 @@ fn a_name_server_that_is_silent_does_not_delay_the_end() {
     let resolv = "nameserver 192.0.2.1\nnameserver 192.0.2.3\n\
         search flowtap.svc.cluster.local svc.cluster.local cluster.local example.com\noptions ndots:5\n";
     fs::write(dir.path().join("resolv.conf"), resolv).unwrap();
-    // Packets to a dummy interface are lost without an error.
-    let script = "ip link set lo up && ip link add quiet type dummy && ip address add 192.0.2.2/24 dev quiet && ip link set quiet up \
+    // The other end of the link drops packets for addresses that it does not have, without an error.
+    let script = "ip link set lo up && ip link add quiet type veth peer name other && ip link set other up \
+        && ip address add 192.0.2.2/24 dev quiet && ip link set quiet up \
+        && ip neighbour add 192.0.2.1 lladdr 02:00:00:00:00:01 dev quiet \
+        && ip neighbour add 192.0.2.3 lladdr 02:00:00:00:00:03 dev quiet \
         && mount --bind \"$1/resolv.conf\" /etc/resolv.conf && exec \"$0\" run --config \"$1/flowtap.yaml\"";
     let mut child = std::process::Command::new("unshare")
         .args(["--net", "--mount", "sh", "-c", script])
