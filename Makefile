@@ -81,7 +81,7 @@ lint: setup-test setup-lint $(TOOLS)/cargo-deny ## Formatting, clippy, rustdoc, 
 	$(CARGO) fmt --all --check
 	clang-format --dry-run --Werror ebpf/bpf/*.c ebpf/bpf/*.h tests/benches/overhead/*.c
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 	tests/scripts
 	tests/prose --self-test
 	tests/prose

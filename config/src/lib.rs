@@ -28,7 +28,7 @@
 //! | [`check`] | from merged values to a [`Config`] |
 //! | [`defaults`] | the lowest layer |
 //! | [`diagnostic`] | [`Diagnostic`], [`ConfigErrors`] |
-//! | [`reference`] | the page of every key, from the schema |
+//! | [`reference`](mod@reference) | the page of every key, from the schema |
 //! | [`schema`] | the JSON Schema of a config, for editors |
 //! | `wiring` | the components of a pipeline, checked against each other |
 //! | `secret` | values that must not be shown |

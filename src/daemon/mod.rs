@@ -4,7 +4,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`run`](self::run) | the command `run`: telemetry, admin listener, signals, the pipelines; a new config in place of the one before |
+//! | [`run`](mod@self::run) | the command `run`: telemetry, admin listener, signals, the pipelines; a new config in place of the one before |
 //! | [`graph`] | from a checked config to the stages, wired |
 //! | `reload` | when the config is to be read again |
 //! | `sandbox` | what the daemon gives up before it starts |

@@ -212,7 +212,7 @@ impl Details {
         self.find(labels, record)
     }
 
-    /// Apart from [`Details::number`], so that a record without details passes by.
+    /// Apart from [`Details::index`], so that a record without details passes by.
     #[inline(never)]
     fn find(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
         let hash = Detail::hash(&self.hasher, labels, record);

@@ -259,7 +259,7 @@ pub(super) struct Key {
     lport: u16,
     /// Port of the side that serves.
     server_port: u16,
-    /// [`PeerClass::number`], or [`NO_CLASS`].
+    /// [`PeerClass::index`], or [`NO_CLASS`].
     class: u16,
     family: FamilyId,
     packed: Packed,

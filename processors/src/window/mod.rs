@@ -2,12 +2,12 @@
 //!
 //! In: records with kind and class, watermarks. Out: a [`flowtap_pipeline::Snapshot`] per window. The rules:
 //!
-//! 1. A record is added to the series of each family that it says something about ([`fold`](self::fold)).
+//! 1. A record is added to the series of each family that it says something about ([`fold`]).
 //! 2. A window closes when a watermark has come to its end, which is a multiple of `interval`.
 //! 3. A family that has `max_series` series folds what is new into one series more, `other`, and counts that.
 //! 4. A series that nothing has changed for `metric_expiration` leaves; it is listed once as ended.
 //! 5. A label that the config leaves out of a family is summed away; a family can be left out as a whole.
-//! 6. The gauge of open connections counts each of them once, in a table ([`connections`](self::connections)), so that it is
+//! 6. The gauge of open connections counts each of them once, in a table ([`connections`]), so that it is
 //!    right again after whatever was lost.
 //! 7. Bytes by role, direction and class have series from the start, which never leave (`totals`).
 //! 8. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.

@@ -8,7 +8,7 @@
 //!    `sockets` and one more where the kernel accepts these ([`event_programs`]).
 //! 3. `mode: auto` uses the first of the two that loads: it tries, it does not compare versions. If
 //!    neither does, most often for want of privileges, it falls back to
-//!    [`sock_diag`](crate::sock_diag), unless flowtap runs strictly.
+//!    [`sock_diag`], unless flowtap runs strictly.
 //! 4. The mode and its reason are logged, and exported by the gauge `receiver_mode`.
 //! 5. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
 

@@ -86,7 +86,7 @@ pub(super) struct Left<P> {
     pub(super) found: FlowBatch,
     pub(super) containers: Containers,
     pub(super) census: CensusPlan,
-    /// Running totals, as [`LossTelemetry`] knows them.
+    /// Running totals, as [`LossTelemetry`](super::losses::LossTelemetry) knows them.
     pub(super) lost: ChannelLosses,
 }
 
