@@ -39,10 +39,12 @@ use seccompiler::{
 use crate::exit::{Code, ExitError};
 
 /// Files and folders that are read whatever the config says: the kernel's, name resolution, the system's authorities, clocks.
-const READ: [&str; 22] = [
+const READ: [&str; 23] = [
     "/proc",
     "/sys",
     "/dev/null",
+    // A static binary waits here for the kernel's random numbers, where it does not find getrandom().
+    "/dev/random",
     "/dev/urandom",
     "/etc/resolv.conf",
     "/etc/hosts",

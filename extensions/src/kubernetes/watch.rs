@@ -251,6 +251,7 @@ fn count(cache: &ClusterCache, source: Source) -> usize {
 }
 
 fn apply(cache: &mut ClusterCache, change: Change, node_name: Option<&str>, failing: &mut HashSet<Source>) {
+    let listed = is_listed(&change);
     let source = match change {
         Change::Failed(source, error) => {
             // Once per failure, not once per attempt.
@@ -284,8 +285,9 @@ fn apply(cache: &mut ClusterCache, change: Change, node_name: Option<&str>, fail
             Source::Pods
         }
     };
-    if failing.remove(&source) {
-        tracing::info!(%source, "watched again");
+    // An attempt begins with an event, too, and may fail after it.
+    if listed && failing.remove(&source) {
+        tracing::info!(resource = %source, "watched again");
     }
 }
 
