@@ -71,6 +71,7 @@ fn snapshot() -> Arc<Snapshot> {
         at: Timestamp::from_nanos(1_700_000_000_000_000_000),
         window: Duration::from_secs(5),
         last: false,
+        replaced: false,
         families: vec![FamilySnapshot {
             family: &FAMILY,
             points: Points::Sums((0..POINTS).map(point).collect()),

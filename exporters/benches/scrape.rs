@@ -75,6 +75,7 @@ fn snapshot() -> Arc<Snapshot> {
         at: Timestamp::from_nanos(1),
         window: Duration::from_secs(5),
         last: false,
+        replaced: false,
         families: vec![family],
     })
 }

@@ -106,6 +106,7 @@ pub(crate) fn snapshot(total: u64) -> Snapshot {
         at: Timestamp::from_nanos(5_000),
         window: Duration::from_secs(5),
         last: false,
+        replaced: false,
         families,
     }
 }

@@ -127,6 +127,7 @@ impl Aggregator for Recorder {
             at,
             window: Duration::ZERO,
             last: true,
+            replaced: false,
             families: Vec::new(),
         }
     }

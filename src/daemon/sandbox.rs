@@ -39,7 +39,7 @@ use seccompiler::{
 use crate::exit::{Code, ExitError};
 
 /// Files and folders that are read whatever the config says: the kernel's, name resolution, the system's authorities, clocks.
-const READ: [&str; 23] = [
+const READ: [&str; 25] = [
     "/proc",
     "/sys",
     "/dev/null",
@@ -61,6 +61,9 @@ const READ: [&str; 23] = [
     "/run/secrets",
     "/var/run/secrets",
     "/usr/share",
+    // Where distributions keep what their files in /etc are links to: SUSE, NixOS.
+    "/var/lib/ca-certificates",
+    "/nix/store",
     // Debian's own authorities are links to here.
     "/usr/local/share/ca-certificates",
     "/usr/lib",
@@ -194,9 +197,10 @@ impl Needs {
         let reads = contracts.iter().flat_map(|contract| &contract.reads);
         let mut paths: Vec<_> = reads.filter_map(absolute).chain(roots.clone()).collect();
         paths.extend(config.service.kubernetes.kubeconfig.clone());
+        paths.extend(of_environment(&["KUBECONFIG"]));
         // Most often beneath /sys, but it may be mounted anywhere: containers are found in it.
         paths.extend(flowtap_receivers::containers::mount::mount_points());
-        paths.extend(certificates_of_environment());
+        paths.extend(of_environment(&CERTIFICATES));
         let proc_roots: Vec<_> = roots
             .into_iter()
             .filter(|path| path != Path::new("/proc") && path.join("1/stat").exists())
@@ -213,10 +217,15 @@ impl Needs {
             .files
             .iter()
             .filter_map(|path| std::path::absolute(path).ok());
+        // A link is followed to where it points, and Landlock asks for the rights of that place.
         let read = paths
             .iter()
             .cloned()
             .chain(files)
+            .flat_map(|path| {
+                let target = path.canonicalize().ok().filter(|target| *target != path);
+                [Some(path), target].into_iter().flatten()
+            })
             .map(|path| match path.parent() {
                 Some(folder) if !path.is_dir() && folder.parent().is_some() => folder.to_owned(),
                 _ => path,
@@ -236,20 +245,22 @@ impl Needs {
 }
 
 /// Certificates and keys that the environment names: OpenSSL's variables for the system's authorities, and those of OTLP exporters.
-fn certificates_of_environment() -> Vec<PathBuf> {
-    const VARIABLES: [&str; 8] = [
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "OTEL_EXPORTER_OTLP_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
-        "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
-    ];
-    let values = VARIABLES.into_iter().filter_map(std::env::var_os);
+const CERTIFICATES: [&str; 8] = [
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
+];
+
+/// Paths that variables of the environment hold.
+fn of_environment(variables: &[&str]) -> Vec<PathBuf> {
+    let values = variables.iter().filter_map(std::env::var_os);
     values
-        // `SSL_CERT_DIR` may be several, separated as in `PATH`.
+        // `SSL_CERT_DIR` and `KUBECONFIG` may be several, separated as in `PATH`.
         .flat_map(|value| std::env::split_paths(&value).collect::<Vec<_>>())
         .filter(|path| !path.as_os_str().is_empty())
         .filter_map(|path| std::path::absolute(path).ok())

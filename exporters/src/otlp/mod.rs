@@ -174,6 +174,7 @@ impl OtlpService {
         let slack = self.interval / 20;
         let last = self.passed.get(&snapshot.pipeline);
         let due = snapshot.last
+            || snapshot.replaced
             || last
                 .is_none_or(|&last| snapshot.at < last || snapshot.at.since(last) + slack >= self.interval);
         if due {

@@ -354,11 +354,13 @@ async fn windows_are_thinned_to_the_interval_and_the_last_one_always_goes_on() {
         .await
         .unwrap();
     let mut sent = Vec::new();
-    for second in [0, 5, 10, 15, 20, 25, 30, 31] {
+    // The window's config is replaced at 27, so some series end there.
+    for second in [0, 5, 10, 15, 20, 27, 30, 42, 43] {
         let at = Timestamp::from_nanos(second * 1_000_000_000);
         let window = Snapshot {
             at,
-            last: second == 31,
+            last: second == 43,
+            replaced: second == 27,
             ..snapshot(second)
         };
         if service
@@ -374,12 +376,12 @@ async fn windows_are_thinned_to_the_interval_and_the_last_one_always_goes_on() {
             sent.push(second);
         }
     }
-    assert_eq!(sent, [0, 15, 30, 31]);
+    assert_eq!(sent, [0, 15, 27, 42, 43]);
     // Each window has an ended series: series that ended in skipped windows are reported with the
     // next one that passed.
     let received = collector.received.lock().unwrap();
     let ended = |request: &ExportMetricsServiceRequest| points(request) - 2;
-    assert_eq!(received.iter().map(ended).collect::<Vec<_>>(), [1, 3, 3, 1]);
+    assert_eq!(received.iter().map(ended).collect::<Vec<_>>(), [1, 3, 2, 2, 1]);
 }
 
 #[test]

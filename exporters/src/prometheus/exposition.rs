@@ -1,6 +1,7 @@
 //! Snapshots as a scraper takes them, chunk by chunk (Prometheus exposition formats, "Text-based format", version 0.0.4, and
 //! "Protobuf format"; `OpenMetrics` 1.0.0).
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +21,29 @@ use crate::naming::{pipeline_label, prometheus_name};
 /// A chunk is handed out once it is this long.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
+/// The label name of an attribute: what a label can't have becomes `_`, several of them one.
+fn label_name(attribute: &str) -> String {
+    let mut name = String::with_capacity(attribute.len() + 4);
+    if attribute.starts_with(|first: char| first.is_ascii_digit()) {
+        name.push_str("key_");
+    }
+    for c in attribute.chars() {
+        if c.is_ascii_alphanumeric() {
+            name.push(c);
+        } else if !name.ends_with('_') {
+            name.push('_');
+        }
+    }
+    name
+}
+
 /// In place of a pipeline's name, of the snapshot that [`target_info`] returns.
 const TARGET: &str = "target_info";
 
 /// A snapshot of one series, `target_info`, whose labels are the resource's attributes (OpenTelemetry specification, "Prometheus
-/// and `OpenMetrics` Compatibility", "Resource Attributes").
-pub(super) fn target_info(resource: &Resource) -> Arc<Snapshot> {
+/// and `OpenMetrics` Compatibility", "Resource Attributes"), but for those that have the name of one of `labels`, which each series
+/// has: a name twice breaks the whole scrape.
+pub(super) fn target_info(resource: &Resource, labels: &BTreeMap<String, String>) -> Arc<Snapshot> {
     static FAMILY: Family = Family {
         name: "target.info",
         naming: Naming::Otel,
@@ -34,8 +52,19 @@ pub(super) fn target_info(resource: &Resource) -> Arc<Snapshot> {
         kind: FamilyKind::Gauge,
     };
     let start = Timestamp::default();
-    let attributes = resource.attributes();
-    let pairs = attributes.map(|(name, value)| (name, LabelValue::Text(value)));
+    // Attributes whose names become the same share the label, as the specification has it.
+    let mut values: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (name, value) in resource.attributes() {
+        values.entry(label_name(name)).or_default().push(value);
+    }
+    let values: Vec<_> = values
+        .into_iter()
+        .filter(|(name, _)| !labels.contains_key(name))
+        .map(|(name, values)| (name, values.join(";")))
+        .collect();
+    let pairs = values
+        .iter()
+        .map(|(name, value)| (name.as_str(), LabelValue::Text(value)));
     let point = SumPoint {
         series: Series::new(&FAMILY, pairs, None, start),
         total: 1,
@@ -47,6 +76,7 @@ pub(super) fn target_info(resource: &Resource) -> Arc<Snapshot> {
         at: start,
         window: Duration::ZERO,
         last: false,
+        replaced: false,
         families: vec![FamilySnapshot {
             family: &FAMILY,
             points: Points::Sums(vec![point]),
@@ -475,6 +505,31 @@ impl Lines<'_> {
 mod tests {
     use super::*;
     use crate::testing::{many, otel_snapshot, snapshot};
+
+    #[test]
+    fn the_target_has_each_label_once_under_a_name_that_a_label_can_have() {
+        let attributes = [
+            ("a.b", "1"),
+            ("a_b", "2"),
+            ("9x", "3"),
+            ("\u{fc}.x", "4"),
+            ("host.name", "node1"),
+            ("zone", "q"),
+        ];
+        let owned = attributes.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let labels = BTreeMap::from([("zone".to_owned(), "z".to_owned())]);
+        let target = target_info(&Resource::new(owned, "node1"), &labels);
+        let config = Config {
+            labels,
+            ..Config::default()
+        };
+        let rendered = written(&config, Format::Text, vec![target]);
+        let line = rendered.lines().find(|line| !line.starts_with('#')).unwrap();
+        assert_eq!(
+            line,
+            r#"target_info{zone="z",_x="4",a_b="1;2",host_name="node1",key_9x="3"} 1"#
+        );
+    }
 
     fn text(snapshots: Vec<Arc<Snapshot>>) -> String {
         written(&Config::default(), Format::Text, snapshots)

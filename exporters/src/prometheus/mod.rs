@@ -112,7 +112,7 @@ impl PrometheusExporter {
             auth: Auth::new(config.basic_auth.as_ref(), config.bearer_token.as_deref()),
             target: config
                 .target_info
-                .then(|| exposition::target_info(&context.resource)),
+                .then(|| exposition::target_info(&context.resource, &config.labels)),
             newest: Mutex::default(),
         };
         Ok(Self {

@@ -241,14 +241,16 @@ impl Config {
         let names = maps
             .into_iter()
             .flat_map(|(key, map)| map.keys().map(move |name| (key, name)));
-        names
-            .filter(|(_, name)| !naming::is_label(name))
-            .map(|(key, name)| {
-                let message = format!(
-                    "`{name}` can't be a label's name: letters, digits and `_`, no digit first, not `__`"
-                );
-                below(key, name, message)
-            })
+        names.filter_map(|(key, name)| {
+            let message = if !naming::is_label(name) {
+                format!("`{name}` can't be a label's name: letters, digits and `_`, no digit first, not `__`")
+            } else if ["le", "quantile"].contains(&name.as_str()) {
+                format!("`{name}` is reserved for histograms and summaries; hint: choose another name")
+            } else {
+                return None;
+            };
+            Some(below(key, name, message))
+        })
     }
 
     /// Violations of the credentials. An empty one is most often that of a variable or file that is

@@ -164,6 +164,7 @@ impl Lane {
     fn is_due(&mut self, snapshot: &Snapshot, interval: Duration) -> bool {
         let slack = interval / 20;
         let due = snapshot.last
+            || snapshot.replaced
             || self
                 .passed
                 .is_none_or(|passed| snapshot.at < passed || snapshot.at.since(passed) + slack >= interval);

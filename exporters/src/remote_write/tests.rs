@@ -442,9 +442,14 @@ async fn windows_are_thinned_to_the_interval_and_what_ended_meanwhile_is_told_on
     ] {
         send(&mut service, one(second * 1000, live, ended)).await;
     }
+    let replaced = Snapshot {
+        replaced: true,
+        ..one(31_000, &a, &[])
+    };
+    send(&mut service, replaced).await;
     let last = Snapshot {
         last: true,
-        ..one(31_000, &a, &[])
+        ..one(32_000, &a, &[])
     };
     send(&mut service, last).await;
     let seen: Vec<_> = server
@@ -461,6 +466,7 @@ async fn windows_are_thinned_to_the_interval_and_what_ended_meanwhile_is_told_on
             (true, false, 15_000),
             (true, false, 30_000),
             (true, false, 31_000),
+            (true, false, 32_000),
         ]
     );
 }

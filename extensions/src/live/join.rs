@@ -292,6 +292,7 @@ mod tests {
                 at: AT,
                 window: Duration::from_secs(2),
                 last: false,
+                replaced: false,
                 families,
             }),
             before: Vec::new(),

@@ -238,6 +238,7 @@ mod tests {
             at: Timestamp::from_nanos(at * 1_000_000_000),
             window: Duration::from_secs(1),
             last: false,
+            replaced: false,
             families: Vec::new(),
         })
     }

@@ -108,6 +108,7 @@ impl OwnMetrics {
             at: reading.at,
             window: reading.at.since(reading.since),
             last: reading.last,
+            replaced: false,
             families: families.collect(),
         }
     }

@@ -147,6 +147,7 @@ where
         at,
         window: Duration::from_secs(5),
         last: false,
+        replaced: false,
         families: vec![FamilySnapshot {
             family,
             points: Points::Sums(points.collect()),

@@ -143,7 +143,7 @@ impl Chain {
     pub(crate) fn reconcile(&mut self, stages: Stages) {
         let now = Timestamp::now();
         if let Some(mut snapshot) = self.stages.reconcile(stages, now) {
-            snapshot.last = false;
+            (snapshot.last, snapshot.replaced) = (false, true);
             self.began = now;
             self.emit(snapshot);
         }
@@ -212,6 +212,7 @@ impl Chain {
             at,
             window: Duration::ZERO,
             last: true,
+            replaced: false,
             families: Vec::new(),
         });
     }

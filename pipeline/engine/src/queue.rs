@@ -171,6 +171,7 @@ mod tests {
             at: Timestamp::from_nanos(at),
             window: Duration::from_secs(5),
             last: false,
+            replaced: false,
             families: Vec::new(),
         })
     }

@@ -139,6 +139,7 @@ pub struct FamilySnapshot {
 ///     at: Timestamp::from_nanos(5_000_000_000),
 ///     window: Duration::from_secs(5),
 ///     last: false,
+///     replaced: false,
 ///     families: Vec::new(),
 /// };
 /// assert_eq!(snapshot.points(), 0);
@@ -154,6 +155,9 @@ pub struct Snapshot {
     pub window: Duration,
     /// Whether it is the last one: flowtap is stopping, and an exporter that thins windows out must pass this one on.
     pub last: bool,
+    /// Whether series in it end because the window or its config is replaced: exporters that do not
+    /// push every window push this one, or the last values of these series would be lost.
+    pub replaced: bool,
     /// The families, in a fixed order. Empty if the pipeline was removed while flowtap keeps
     /// running: its series are withdrawn.
     pub families: Vec<FamilySnapshot>,

@@ -407,6 +407,7 @@ impl Window {
             at,
             window,
             last,
+            replaced: false,
             families,
         }
     }

@@ -62,6 +62,7 @@ impl Aggregator for Witness {
             at,
             window: Duration::ZERO,
             last: true,
+            replaced: false,
             families: Vec::new(),
         }
     }

@@ -33,6 +33,7 @@ fn snapshot(at: u64) -> Arc<Snapshot> {
         at: Timestamp::from_nanos(at),
         window: Duration::from_secs(5),
         last: false,
+        replaced: false,
         families: Vec::new(),
     })
 }

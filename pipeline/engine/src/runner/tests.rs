@@ -48,6 +48,7 @@ fn snapshot(at: Timestamp, last: bool) -> Snapshot {
         at,
         window: Duration::from_secs(5),
         last,
+        replaced: false,
         families: Vec::new(),
     }
 }
