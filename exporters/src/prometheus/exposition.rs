@@ -180,6 +180,8 @@ struct Cursor {
     entry: usize,
     place: usize,
     point: usize,
+    /// Whether the family's head is written: a chunk may be full behind it.
+    headed: bool,
 }
 
 impl Exposition {
@@ -237,7 +239,8 @@ impl Exposition {
             };
             return true;
         };
-        if self.cursor.place == 0 && self.cursor.point == 0 {
+        if !self.cursor.headed {
+            self.cursor.headed = true;
             match self.format {
                 Format::Text | Format::OpenMetrics => push_head(out, self.format, entry),
                 Format::Protobuf => {
@@ -573,6 +576,25 @@ primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1\"} 3
         );
         assert!(rendered.contains("primus_lens_network_bytes{pipeline=\"flows\",raddr=\"192.0.2.7\"} 1\n"));
         assert!(rendered.contains("primus_lens_network_bytes{pipeline=\"other\",raddr=\"192.0.2.7\"} 2\n"));
+    }
+
+    #[test]
+    fn a_head_is_written_once_wherever_a_chunk_ends() {
+        // Of so many lengths of the first family, one fills a chunk with the head of the second.
+        for series in 1200..1900 {
+            for format in [Format::Text, Format::Protobuf] {
+                let style = Style::new(&Config::default(), false);
+                let families = Exposition::new(
+                    &style,
+                    format,
+                    vec![Arc::new(many(series)), Arc::new(snapshot(1))],
+                );
+                let bytes = families.collect::<Vec<_>>().concat();
+                let help = b"Times of a test.";
+                let heads = bytes.windows(help.len()).filter(|bytes| bytes == help);
+                assert_eq!(heads.count(), 1, "{series} series, {format:?}");
+            }
+        }
     }
 
     #[test]

@@ -285,7 +285,7 @@ fn apply(cache: &mut ClusterCache, change: Change, node_name: Option<&str>, fail
             Source::Pods
         }
     };
-    // An attempt begins with an event, too, and may fail after it.
+    // An attempt also begins with an event, and may fail after it.
     if listed && failing.remove(&source) {
         tracing::info!(resource = %source, "watched again");
     }
