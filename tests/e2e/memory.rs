@@ -77,9 +77,11 @@ fn after_a_burst_of_flows_over_the_limit_it_measures_as_before() {
             "processors.window.max_series=200000",
         ],
     );
-    daemon.telemetry_until("what was shed", |own| {
+    // Above the soft limit series fold; on a busy machine that may keep memory below the hard one, above which records are shed.
+    daemon.telemetry_until("what was folded or shed", |own| {
         let reason = [("reason", "memory_limit")];
-        own.sum("flowtap_processor_dropped_records_total", &reason) > 0
+        let shed = own.sum("flowtap_processor_dropped_records_total", &reason);
+        shed + own.sum("flowtap_processor_folded_records_total", &[]) > 0
     });
     daemon.wait_for("all intervals are generated");
     measures_as_before(&daemon);
@@ -102,7 +104,7 @@ fn after_a_burst_of_requests_over_the_limit_it_measures_as_before() {
         return;
     };
     let used = at_rest();
-    let daemon = limited(used, 2, &[]);
+    let daemon = limited(used, 4, &[]);
     let half = [b"GET / HTTP/1.1\r\nX: ", &*b"a".repeat(15_000)].concat();
     let large = b"GET /net-flow/tcp-file HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
     let deadline = Instant::now() + QUIET;

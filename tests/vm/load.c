@@ -157,6 +157,16 @@ static void die(const char *what)
 	result("traffic", "fail", "%s: %s", what, strerror(errno));
 }
 
+// Lets the programs of an object that was loaded do all their work, as the loader does (struct control in ebpf/bpf/maps.h).
+static void let_work(struct bpf_object *object)
+{
+	__u32 zero = 0, control[3] = {1, 1, 1 << 16};
+	int fd = bpf_object__find_map_fd_by_name(object, "control");
+
+	if (fd >= 0 && bpf_map_update_elem(fd, &zero, control, BPF_ANY))
+		result("control", "fail", "can't be set: %s", strerror(errno));
+}
+
 static void bring_up_loopback(void)
 {
 	struct ifreq request = {.ifr_name = "lo"};
@@ -424,6 +434,7 @@ static void measure(const char *mode, const char *path, const char *rings[2])
 		result(name, "fail", "mode %s does not load: %s", mode, strerror(errno));
 		return;
 	}
+	let_work(object);
 	bpf_object__for_each_program(program, object)
 	{
 		if (bpf_program__autoload(program) && strncmp(bpf_program__section_name(program), "iter", 4) &&
