@@ -426,6 +426,8 @@ static void measure(const char *mode, const char *path, const char *rings[2])
 		// (ebpf/src/preemption.rs).
 		bpf_program__set_autoload(program, strncmp(section, "raw_tp", 6) && !strstr(own, "_guarded") &&
 							   !strstr(own, "_missed") &&
+							   // Of mode events: it would report to a ring that nobody reads here.
+							   strcmp(own, "on_tcp_probe") &&
 							   (has_kprobes || strncmp(section, "kprobe", 6)));
 	}
 	if (!sockets)
