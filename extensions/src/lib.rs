@@ -11,6 +11,7 @@
 //! | [`node`] | watches this machine's addresses and resolvers |
 //! | [`identity`] | the resource: the attributes that name this flowtap and its node |
 //! | [`kubernetes`] | watches the cluster's ranges and names |
+//! | [`watches`] | the state of these watches, as `/status` shows it |
 //! | [`memory_limiter`] | watches how much memory the daemon has |
 //! | [`systemd`] | notifications to systemd |
 #![forbid(unsafe_code)]
@@ -27,3 +28,4 @@ pub mod memory_limiter;
 pub mod node;
 pub mod systemd;
 pub mod telemetry;
+pub mod watches;

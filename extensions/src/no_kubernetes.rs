@@ -3,19 +3,21 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use flowtap_config::Config;
+use flowtap_config::{Config, KubernetesConfig};
 use flowtap_pipeline::{ClusterState, Published};
 use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
 
-/// Whether this process runs in a cluster, or has a config of one, and the config does not disable the watcher.
-fn is_wanted(config: &Config) -> bool {
-    let section = &config.service.kubernetes;
-    let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-    section.enabled && (in_cluster || section.kubeconfig.is_some())
+use crate::watches::WatchBoard;
+
+/// A cluster whose API has a client: there is none.
+pub struct Cluster {
+    /// Its id.
+    pub uid: Option<String>,
+    never: Infallible,
 }
 
-/// Watches nothing; warns where there is a cluster to watch.
+/// Connects to nothing; warns where there is a cluster to watch, unless the config disables the watcher.
 ///
 /// # Errors
 /// Never.
@@ -23,17 +25,25 @@ fn is_wanted(config: &Config) -> bool {
     clippy::unused_async,
     reason = "the signature of the watcher that it replaces"
 )]
-pub async fn follow(
-    config: &Config,
-    _: &Arc<Published<ClusterState>>,
-    _: &Meter,
-    _: CancellationToken,
-) -> Result<(), Infallible> {
-    if is_wanted(config) {
+pub async fn connect(section: &KubernetesConfig) -> Result<Option<Cluster>, Infallible> {
+    let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    if section.enabled && (in_cluster || section.kubeconfig.is_some()) {
         tracing::warn!(
             "this build has no Kubernetes watcher, so ranges and names of the cluster are unknown; hint: build it with \
              the feature `kubernetes`, or set service.kubernetes.enabled to false"
         );
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Watches nothing.
+pub fn follow(
+    _: &Config,
+    cluster: Cluster,
+    _: &Arc<Published<ClusterState>>,
+    _: WatchBoard,
+    _: &Meter,
+    _: CancellationToken,
+) {
+    match cluster.never {}
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 pub use self::http::{Endpoint, Server, serve};
 pub use self::reloads::{ReloadRecorder, ReloadStatus};
-use crate::kubernetes::{SourceStatus, WatchBoard};
+use crate::watches::{SourceStatus, WatchBoard};
 
 /// Whether the pipelines run. Set when they do, cleared when they stop.
 #[derive(Clone, Debug, Default)]

@@ -2,7 +2,6 @@
 
 mod client;
 mod facts;
-mod status;
 pub mod watch;
 
 use std::sync::Arc;
@@ -15,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::client::cluster_uid;
 pub use self::client::{ClientError, client};
-pub use self::status::{SourceStatus, WatchBoard};
 pub use self::watch::{WatchConfig, watch};
 use crate::identity;
+use crate::watches::WatchBoard;
 
 /// A cluster whose API has a client.
 pub struct Cluster {

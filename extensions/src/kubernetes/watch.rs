@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::facts::ClusterCache;
-use super::status::WatchBoard;
+use crate::watches::WatchBoard;
 
 /// Changes that come within this time are published together.
 const SETTLE: Duration = Duration::from_millis(500);

@@ -49,6 +49,10 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub struct WatchBoard(Arc<Mutex<BTreeMap<&'static str, Entry>>>);
 
+#[cfg_attr(
+    not(feature = "kubernetes"),
+    expect(dead_code, reason = "only the watcher of a cluster reports states")
+)]
 impl WatchBoard {
     /// Every watched resource and its state.
     pub fn load(&self) -> BTreeMap<&'static str, SourceStatus> {
@@ -70,7 +74,7 @@ impl WatchBoard {
     }
 
     /// `resource` is going to be watched.
-    pub(super) fn add(&self, resource: &'static str) {
+    pub(crate) fn add(&self, resource: &'static str) {
         let status = SourceStatus {
             state: State::Starting,
             synced: false,
@@ -83,7 +87,7 @@ impl WatchBoard {
     }
 
     /// The API has sent a whole list of `resource`, or a change of it; so many `objects` are known.
-    pub(super) fn listed(&self, resource: &str, objects: usize) {
+    pub(crate) fn listed(&self, resource: &str, objects: usize) {
         if let Some(Entry { status, .. }) = self.lock().get_mut(resource) {
             status.synced = true;
             status.objects = objects;
@@ -92,7 +96,7 @@ impl WatchBoard {
     }
 
     /// A request for `resource` has failed.
-    pub(super) fn failed(&self, resource: &str, error: String) {
+    pub(crate) fn failed(&self, resource: &str, error: String) {
         if let Some(Entry { status, failed }) = self.lock().get_mut(resource) {
             status.set(State::RecoverableError, Some(error));
             *failed = Instant::now();
@@ -100,7 +104,7 @@ impl WatchBoard {
     }
 
     /// The API has no such resource, so it has no objects, either.
-    pub(super) fn missing(&self, resource: &str) {
+    pub(crate) fn missing(&self, resource: &str) {
         if let Some(Entry { status, .. }) = self.lock().get_mut(resource) {
             status.set(State::Ok, None);
         }
