@@ -431,8 +431,8 @@ mod tests {
             assert!(needs.contains(&need), "no {need} among {needs:?}");
         }
         for finding in &report.findings {
-            let told = !finding.consequence.is_empty() && !finding.remedy.is_empty();
-            assert_eq!(told, finding.verdict != Verdict::Ok, "{finding:?}");
+            let reported = !finding.consequence.is_empty() && !finding.remedy.is_empty();
+            assert_eq!(reported, finding.verdict != Verdict::Ok, "{finding:?}");
         }
         let pid = report
             .findings

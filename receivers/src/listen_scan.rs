@@ -165,10 +165,10 @@ mod tests {
     #[test]
     fn netlink_and_the_files_tell_the_same_ports() {
         let [v4, v6] = ["127.0.0.1:0", "[::1]:0"].map(|address| TcpListener::bind(address).unwrap());
-        let told = [ports_via_netlink(), read(Path::new("/proc/self"))].map(Result::unwrap);
+        let reported = [ports_via_netlink(), read(Path::new("/proc/self"))].map(Result::unwrap);
         for listener in [v4, v6] {
             let port = listener.local_addr().unwrap().port();
-            assert!(told.iter().all(|ports| ports.contains(&port)), "{told:?}");
+            assert!(reported.iter().all(|ports| ports.contains(&port)), "{reported:?}");
         }
     }
 

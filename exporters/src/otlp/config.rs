@@ -666,7 +666,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/client.key"),
             ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "LowMemory"),
         ];
-        let told = resolved(&Config::default(), &variables).unwrap();
+        let resolved_config = resolved(&Config::default(), &variables).unwrap();
         let text = |value: &str| value.to_owned();
         let expected = Resolved {
             endpoint: Endpoint::parse("https://collector:4318/v1/metrics").unwrap(),
@@ -689,7 +689,7 @@ mod tests {
             },
             temporality: Temporality::Delta,
         };
-        assert_eq!(told, expected);
+        assert_eq!(resolved_config, expected);
 
         let own = Config {
             endpoint: Some(text("http://other:4317")),
@@ -697,29 +697,35 @@ mod tests {
             compression: Some(Compression::None),
             ..Config::default()
         };
-        let told = resolved(&own, &variables).unwrap();
-        assert_eq!(told.endpoint.uri().to_string(), "http://other:4317/");
+        let resolved_config = resolved(&own, &variables).unwrap();
+        assert_eq!(resolved_config.endpoint.uri().to_string(), "http://other:4317/");
         assert_eq!(
-            (told.protocol, told.compression),
+            (resolved_config.protocol, resolved_config.compression),
             (Protocol::Grpc, Compression::None)
         );
         // That of metrics is used as it is.
-        let told = resolved(
+        let resolved_config = resolved(
             &Config::default(),
             &[
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
                 ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://collector/here"),
             ],
         );
-        assert_eq!(told.unwrap().endpoint.to_string(), "http://collector/here");
+        assert_eq!(
+            resolved_config.unwrap().endpoint.to_string(),
+            "http://collector/here"
+        );
         // So is that key, which comes before any variable.
         let full = Config {
             metrics_endpoint: Some(text("http://collector/opentelemetry/push")),
             protocol: Some(Protocol::HttpProtobuf),
             ..Config::default()
         };
-        let told = resolved(&full, &variables).unwrap();
-        assert_eq!(told.endpoint.to_string(), "http://collector/opentelemetry/push");
+        let resolved_config = resolved(&full, &variables).unwrap();
+        assert_eq!(
+            resolved_config.endpoint.to_string(),
+            "http://collector/opentelemetry/push"
+        );
     }
 
     #[test]

@@ -99,9 +99,9 @@ impl Deltas {
     }
 
     /// These points of `snapshot` are delivered.
-    pub(super) fn settle(&mut self, snapshot: &Snapshot, told: &[(usize, Range<usize>)]) {
+    pub(super) fn settle(&mut self, snapshot: &Snapshot, reported: &[(usize, Range<usize>)]) {
         let until = snapshot.at;
-        for (index, range) in told {
+        for (index, range) in reported {
             let family = &snapshot.families[*index];
             match &family.points {
                 Points::Sums(_) | Points::Values(_) if family.family.kind.can_fall() => {}

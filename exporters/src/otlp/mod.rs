@@ -220,13 +220,13 @@ impl Service<Arc<Snapshot>> for OtlpService {
             let mut next = || encoding.next_part(deltas.map(lock).as_deref());
             while let Some(part) = next() {
                 let points = part.request.points;
-                let told = part.points.clone();
+                let reported = part.points.clone();
                 match send(&mut delivery, part).await {
                     Ok(sent) => {
                         exported.sent += sent.sent;
                         exported.failed += sent.failed;
                         if let Some(deltas) = deltas {
-                            lock(deltas).settle(&snapshot, &told);
+                            lock(deltas).settle(&snapshot, &reported);
                         }
                     }
                     // The other parts may fare better.

@@ -488,13 +488,13 @@ async fn series_of_several_pipelines_have_their_names_from_the_first_on_and_own_
         };
         send(&mut service, window).await;
     }
-    let told: Vec<_> = server
+    let reported: Vec<_> = server
         .series()
         .into_iter()
         .map(|(key, ..)| key.split("pipeline=").nth(1).map(|rest| rest[..7].to_owned()))
         .collect();
     assert_eq!(
-        told,
+        reported,
         [Some("\"flows\"".to_owned()), Some("\"other\"".to_owned()), None]
     );
 }

@@ -153,13 +153,13 @@ impl Window {
         if events == Events::NONE {
             return;
         }
-        let told = [
+        let reported = [
             (Events::OPENED, ConnectionEvent::Opened),
             (Events::CLOSED, ConnectionEvent::Closed),
             (Events::FAILED, ConnectionEvent::Failed),
             (Events::RESET, ConnectionEvent::Reset),
         ];
-        for (_, event) in told.into_iter().filter(|(bit, _)| events.contains(*bit)) {
+        for (_, event) in reported.into_iter().filter(|(bit, _)| events.contains(*bit)) {
             let inputs = KeyInputs {
                 cause: Some(EventLabel::Event(event)),
                 ..KeyInputs::default()

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The values of the first counter in each request, with the start and end of each.
-fn told(collector: &Collector) -> Vec<(i64, u64, u64)> {
+fn reported(collector: &Collector) -> Vec<(i64, u64, u64)> {
     let received = collector.received.lock().unwrap();
     received
         .iter()
@@ -80,7 +80,7 @@ async fn differences_add_up_over_requests_that_failed_and_windows_that_were_pass
         .collect();
     assert_eq!(sent, [(1, 0), (0, 0), (1, 0), (0, 0), (0, 1), (0, 0), (1, 0)]);
     assert_eq!(
-        told(&collector),
+        reported(&collector),
         [
             (10, 1_000, 5_000),
             (20, 5_000, 15_000),

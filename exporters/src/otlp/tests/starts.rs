@@ -138,13 +138,13 @@ fn a_series_that_ended_and_began_anew_between_two_requests_is_told_in_the_order_
     let [request] = &*requests(&Config::default(), &windows, Some(at(5))) else {
         panic!("one request")
     };
-    let told: Vec<_> = numbers(request)
+    let reported: Vec<_> = numbers(request)
         .iter()
         .map(|point| (point.time_unix_nano, point.flags))
         .collect();
     // Its end, a 0 in its new start's window, and what it is now.
     assert_eq!(
-        told,
+        reported,
         [(10 * SECOND, 1), (15 * SECOND + 1_000_000, 0), (20 * SECOND, 0)]
     );
 }
@@ -173,7 +173,7 @@ async fn zeros_are_sent_by_default_for_what_began_after_the_exporter_and_not_wit
             service.call(Arc::new(snapshot)).await.unwrap();
         }
         let received = collector.received.lock().unwrap();
-        let told: Vec<_> = received.iter().map(points).collect();
-        assert_eq!(told, [expected, 1], "{zero_points}");
+        let reported: Vec<_> = received.iter().map(points).collect();
+        assert_eq!(reported, [expected, 1], "{zero_points}");
     }
 }

@@ -194,12 +194,12 @@ async fn by_2_0_each_text_stands_once_and_each_series_has_its_type_and_help() {
             )
         })
         .collect();
-    let told = |histogram, kind, help: &str| (histogram, kind, help.to_owned(), String::new());
+    let reported = |histogram, kind, help: &str| (histogram, kind, help.to_owned(), String::new());
     assert_eq!(
         kinds,
         [
-            told(false, 1, "Bytes of a test."),
-            told(true, 3, "Times of a test.")
+            reported(false, 1, "Bytes of a test."),
+            reported(true, 3, "Times of a test.")
         ]
         .into()
     );
