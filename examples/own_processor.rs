@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use flowtap_pipeline::opentelemetry::KeyValue;
 use flowtap_pipeline::opentelemetry::metrics::Counter;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, FlowBatch, FlowRecord, Processor,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Flow, FlowBatch, Processor,
     ProcessorConfig, ProcessorStage, RecordField, Stability, Violation,
 };
 use schemars::JsonSchema;
@@ -88,21 +88,16 @@ struct DropPeers {
 }
 
 impl DropPeers {
-    fn matches(&self, record: &FlowRecord) -> bool {
-        let class = record.class.map(flowtap_pipeline::PeerClass::as_str);
+    fn matches(&self, flow: &Flow) -> bool {
+        let class = flow.class.map(flowtap_pipeline::PeerClass::as_str);
         class.is_some_and(|class| self.config.classes.iter().any(|dropped| dropped == class))
-            || self.config.ports.contains(&record.remote.port)
+            || self.config.ports.contains(&flow.remote.port)
     }
 }
 
 impl Processor for DropPeers {
     fn process(&mut self, batch: &mut FlowBatch) {
-        let before = batch.records.len();
-        // In place: the batch is reused, and nothing on the path of a record allocates.
-        let mut records = std::mem::take(&mut batch.records);
-        records.retain(|record| !self.matches(record));
-        batch.records = records;
-        let dropped = before - batch.records.len();
+        let dropped = batch.retain(|flow| !self.matches(flow));
         self.dropped
             .add(dropped as u64, std::slice::from_ref(&self.processor));
     }
@@ -117,16 +112,16 @@ mod tests {
     #[test]
     fn records_of_a_dropped_class_or_port_do_not_pass() {
         let mut drop_peers = ProcessorTest::new(FACTORY, "{classes: [localhost], ports: [22]}");
-        let local = FlowRecord {
+        let local = record("127.0.0.1:40000", "127.0.0.1:443").with_flow(|flow| Flow {
             class: Some(PeerClass::Localhost),
-            ..record("127.0.0.1:40000", "127.0.0.1:443")
-        };
+            ..flow
+        });
         let passed = drop_peers.process([
             local,
             record("192.0.2.1:40001", "198.51.100.7:22"),
             record("192.0.2.1:40002", "198.51.100.7:443"),
         ]);
-        let ports: Vec<_> = passed.iter().map(|record| record.local.port).collect();
+        let ports: Vec<_> = passed.iter().map(|record| record.flow.local.port).collect();
         assert_eq!(ports, [40002]);
     }
 

@@ -3,8 +3,8 @@
 use flowtap_engine::Stages;
 use flowtap_pipeline::node::InterfaceAddress;
 use flowtap_pipeline::{
-    Aggregator, ComponentId, FlowBatch, FlowRecord, ListenChange, Listener, NodeInfo, Points,
-    ProcessorConfig, Role, RoleSource, Timestamp,
+    Aggregator, ComponentId, Flow, FlowBatch, ListenChange, Listener, NodeInfo, Points, ProcessorConfig,
+    Role, RoleSource, TcpRecord, Timestamp,
 };
 
 use crate::direction;
@@ -52,7 +52,7 @@ fn stages() -> Stages {
 }
 
 /// 10 bytes sent and 20 received between two ends, as series: `name{labels} value`, without what is not bytes.
-fn series_of(record: FlowRecord) -> Vec<String> {
+fn series_of(record: TcpRecord) -> Vec<String> {
     let mut stages = stages();
     stages.begin(Timestamp::from_nanos(0));
     let listener = Listener {
@@ -61,12 +61,11 @@ fn series_of(record: FlowRecord) -> Vec<String> {
         cookie: 1,
     };
     let mut batch = FlowBatch {
-        records: vec![FlowRecord {
-            netns: 1,
+        tcp: vec![TcpRecord {
             sent_bytes: 10,
             received_bytes: 20,
             rtt_us: 250,
-            ..record
+            ..record.with_flow(|flow| Flow { netns: 1, ..flow })
         }],
         listeners: vec![ListenChange::Opened(listener)],
         ..FlowBatch::default()
@@ -213,11 +212,11 @@ fn difference_sent_bytes_are_outbound_and_received_ones_inbound() {
 /// docs/adr/0006: the handshake decides the role, regardless of listeners.
 #[test]
 fn difference_a_client_on_a_port_that_is_listened_on_is_still_a_client() {
-    let client = FlowRecord {
+    let client = record(&format!("{NODE}:{LISTENED}"), "198.51.100.7:443").with_flow(|flow| Flow {
         role: Role::Client,
         role_source: RoleSource::Handshake,
-        ..record(&format!("{NODE}:{LISTENED}"), "198.51.100.7:443")
-    };
+        ..flow
+    });
     assert_eq!(
         series_of(client)[..2],
         egress("198.51.100.7", 443, "externalHosts")
@@ -288,7 +287,7 @@ fn difference_a_flow_without_a_round_trip_time_has_no_histogram() {
     let mut window = Window::new(&window::Config::default(), &context(node()));
     window.begin(Timestamp::from_nanos(0));
     window.fold(&FlowBatch {
-        records: vec![FlowRecord {
+        tcp: vec![TcpRecord {
             sent_bytes: 1,
             ..record(&format!("{NODE}:40000"), "198.51.100.7:443")
         }],

@@ -57,12 +57,12 @@ impl Processor for Kubernetes {
     fn process(&mut self, batch: &mut FlowBatch) {
         self.cluster.refresh();
         let known = self.cluster.last();
-        for record in &mut batch.records {
-            record.peer_names = known.by_address.get(&record.remote.addr).map(Arc::clone);
-            let container = record.container_id.as_deref();
-            record.local_names = container
+        for flow in batch.flows_mut() {
+            flow.peer_names = known.by_address.get(&flow.remote.addr).map(Arc::clone);
+            let container = flow.container_id.as_deref();
+            flow.local_names = container
                 .and_then(|id| known.by_container.get(id))
-                .or_else(|| known.by_address.get(&record.local.addr))
+                .or_else(|| known.by_address.get(&flow.local.addr))
                 .map(Arc::clone);
         }
     }
@@ -70,7 +70,8 @@ impl Processor for Kubernetes {
 
 #[cfg(test)]
 mod tests {
-    use flowtap_pipeline::{FlowRecord, KubernetesNames, NodeInfo};
+    use flowtap_pipeline::Flow;
+    use flowtap_pipeline::{KubernetesNames, NodeInfo};
 
     use super::*;
     use crate::testing::{context, record};
@@ -100,11 +101,11 @@ mod tests {
         state.by_container.insert(CONTAINER.into(), named("contained"));
         context.cluster.store(state);
         let mut batch = FlowBatch {
-            records: vec![
-                FlowRecord {
+            tcp: vec![
+                record("10.244.1.7:40000", "10.244.1.8:80").with_flow(|flow| Flow {
                     container_id: Some(CONTAINER.into()),
-                    ..record("10.244.1.7:40000", "10.244.1.8:80")
-                },
+                    ..flow
+                }),
                 record("10.244.1.9:40000", "198.51.100.1:80"),
             ],
             ..FlowBatch::default()
@@ -112,9 +113,9 @@ mod tests {
         kubernetes.process(&mut batch);
         let pods = |names: &Option<Arc<KubernetesNames>>| names.as_ref().map(|names| names.pod.clone());
         let seen: Vec<_> = batch
-            .records
+            .tcp
             .iter()
-            .map(|record| (pods(&record.local_names), pods(&record.peer_names)))
+            .map(|record| (pods(&record.flow.local_names), pods(&record.flow.peer_names)))
             .collect();
         assert_eq!(
             seen,

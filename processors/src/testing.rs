@@ -2,7 +2,7 @@
 
 use flowtap_pipeline::{BuildContext, NodeInfo, Published};
 
-pub(crate) use flowtap_pipeline::testing::record;
+pub(crate) use flowtap_pipeline::testing::{flow, record};
 
 /// A context on a node like `node`, with instruments that nobody reads.
 pub(crate) fn context(node: NodeInfo) -> BuildContext {

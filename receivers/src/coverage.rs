@@ -22,7 +22,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flowtap_pipeline::{BuildContext, Events, FlowBatch, FlowRecord, Role, Sink, Timestamp};
+use flowtap_pipeline::{BuildContext, Events, FlowBatch, Role, Sink, TcpRecord, Timestamp};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
@@ -127,18 +127,18 @@ impl Coverage {
     }
 
     /// Takes records into account.
-    pub fn observe(&mut self, records: &[FlowRecord]) {
+    pub fn observe(&mut self, records: &[TcpRecord]) {
         let Some(kernel) = &self.kernel else { return };
         for record in records {
             // A receiver that does not know namespaces sees its own only.
-            if record.netns != kernel.netns && record.netns != 0 {
+            if record.flow.netns != kernel.netns && record.flow.netns != 0 {
                 continue;
             }
             let events = record.events;
             let opened = i64::from(events.contains(Events::OPENED));
             // The kernel counts an active open once there is a port to connect from.
             let failed = events.contains(Events::FAILED) && record.failure != EADDRNOTAVAIL;
-            let of_server = i64::from(record.role == Role::Server);
+            let of_server = i64::from(record.flow.role == Role::Server);
             let [active, passive, retransmits, received, sent] = &mut self.measured;
             *active += opened * (1 - of_server) + i64::from(failed);
             *passive += opened * of_server;
@@ -180,7 +180,7 @@ pub(crate) struct MeteredSink<'a> {
 impl MeteredSink<'_> {
     /// Hands a batch to the pipelines, and empties it.
     pub(crate) fn accept(&mut self, batch: &mut FlowBatch) {
-        self.coverage.observe(&batch.records);
+        self.coverage.observe(&batch.tcp);
         self.sink.accept(batch);
     }
 

@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut rest = bytes;
     while let Ok((event, after)) = Event::read(rest) {
         if let Event::Flow(flow) = event {
-            batch.records.push(flow_record(&flow));
+            batch.tcp.push(flow_record(&flow));
         }
         assert!(after.len() < rest.len(), "a record without a length");
         rest = after;

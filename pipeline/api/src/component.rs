@@ -262,7 +262,7 @@ impl<C: ?Sized> Factory<C> {
     ///
     /// impl Processor for Forget {
     ///     fn process(&mut self, batch: &mut FlowBatch) {
-    ///         batch.records.clear();
+    ///         batch.tcp.clear();
     ///     }
     /// }
     ///

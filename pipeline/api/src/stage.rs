@@ -128,7 +128,7 @@ pub trait Receiver: Send {
 ///
 /// impl Processor for DropEmpty {
 ///     fn process(&mut self, batch: &mut FlowBatch) {
-///         batch.records.retain(|record| record.sent_bytes != 0 || record.received_bytes != 0);
+///         batch.tcp.retain(|record| record.sent_bytes != 0 || record.received_bytes != 0);
 ///     }
 /// }
 ///

@@ -21,7 +21,7 @@
 //! # struct Without(u16);
 //! # impl Processor for Without {
 //! #     fn process(&mut self, batch: &mut FlowBatch) {
-//! #         batch.records.retain(|record| record.remote.port != self.0);
+//! #         batch.tcp.retain(|record| record.flow.remote.port != self.0);
 //! #     }
 //! # }
 //! # const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>("without", "drops a port", Stability::Alpha);
@@ -41,8 +41,8 @@ use std::time::Duration;
 
 use figment::value::Value;
 use flowtap_model::{
-    Endpoint, Family, FamilyKind, FamilySnapshot, FlowBatch, FlowRecord, LabelValue, Points, Series,
-    Snapshot, SumPoint, Timestamp,
+    Endpoint, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch, LabelValue, Points, Series, Snapshot,
+    SumPoint, TcpRecord, Timestamp,
 };
 use tokio::runtime::{Builder, Runtime};
 use tower::{Service, ServiceExt};
@@ -91,22 +91,30 @@ pub fn config<C: ComponentConfig + ?Sized>(factory: Factory<C>, yaml: &str) -> R
     Err(lines.join("\n"))
 }
 
-/// Returns an empty record between two ends, written as `192.0.2.1:80` or `[::1]:80`.
+/// Returns a TCP flow between two ends, written as `192.0.2.1:80` or `[::1]:80`.
 ///
 /// # Panics
 /// If one is not an address with a port.
-pub fn record(local: &str, remote: &str) -> FlowRecord {
+pub fn flow(local: &str, remote: &str) -> Flow {
     let end = |text: &str| {
         let address: SocketAddr = or_fail(text.parse(), text);
         Endpoint::new(address.ip(), address.port())
     };
-    FlowRecord::new(end(local), end(remote))
+    Flow::new(end(local), end(remote))
+}
+
+/// Returns an empty record of the TCP flow between two ends, see [`flow`].
+///
+/// # Panics
+/// If one is not an address with a port.
+pub fn record(local: &str, remote: &str) -> TcpRecord {
+    TcpRecord::new(flow(local, remote))
 }
 
 /// Returns a batch of `records`, of the receiver with index 0.
-pub fn batch(records: impl IntoIterator<Item = FlowRecord>) -> FlowBatch {
+pub fn batch(records: impl IntoIterator<Item = TcpRecord>) -> FlowBatch {
     FlowBatch {
-        records: records.into_iter().collect(),
+        tcp: records.into_iter().collect(),
         ..FlowBatch::default()
     }
 }
@@ -181,10 +189,10 @@ impl ProcessorTest {
     }
 
     /// Passes records through it; returns those that are left, as they are after it.
-    pub fn process(&mut self, records: impl IntoIterator<Item = FlowRecord>) -> Vec<FlowRecord> {
+    pub fn process(&mut self, records: impl IntoIterator<Item = TcpRecord>) -> Vec<TcpRecord> {
         let mut batch = batch(records);
         self.0.process(&mut batch);
-        batch.records
+        batch.tcp
     }
 
     /// Passes a whole batch through it, listeners and events included.
@@ -213,7 +221,7 @@ impl AggregatorTest {
     }
 
     /// Folds records into the current window.
-    pub fn fold(&mut self, records: impl IntoIterator<Item = FlowRecord>) {
+    pub fn fold(&mut self, records: impl IntoIterator<Item = TcpRecord>) {
         self.0.fold(&batch(records));
     }
 
@@ -286,8 +294,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// Every record, in the order in which they came.
-    pub fn records(&self) -> impl Iterator<Item = &FlowRecord> {
-        self.batches.iter().flat_map(|batch| &batch.records)
+    pub fn records(&self) -> impl Iterator<Item = &TcpRecord> {
+        self.batches.iter().flat_map(|batch| &batch.tcp)
     }
 }
 

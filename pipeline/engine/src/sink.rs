@@ -51,16 +51,13 @@ impl Sink for ChainSink {
         if batch.is_empty() {
             return;
         }
-        self.telemetry.accepted(batch.records.len());
+        self.telemetry.accepted(batch.records());
         let began = Instant::now();
         self.pulse.enter();
         let chains = self.chains.load();
         if let Some((last, others)) = chains.split_last() {
             for chain in others {
-                self.copy.listeners.clone_from(&batch.listeners);
-                self.copy.records.clone_from(&batch.records);
-                self.copy.counts.clone_from(&batch.counts);
-                self.copy.census = batch.census;
+                self.copy.copy_from(batch);
                 lock(chain).accept(&self.receiver, &mut self.copy);
             }
             lock(last).accept(&self.receiver, batch);

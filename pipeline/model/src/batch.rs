@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::FlowRecord;
+use crate::flow::Flow;
+use crate::tcp::TcpRecord;
 
 /// A listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -80,7 +81,7 @@ pub struct EventCount {
 /// A connection of this receiver that was open before, and of which no record came in between, is open no longer: the
 /// record of its close was lost. A census that fails is not ended; the next one begins anew.
 ///
-/// [`Events::OPEN`]: crate::record::Events::OPEN
+/// [`Events::OPEN`]: crate::tcp::Events::OPEN
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Census {
     /// It begins before the first record of the batch.
@@ -107,11 +108,11 @@ impl Census {
 ///
 /// ```
 /// use std::net::Ipv4Addr;
-/// use flowtap_model::{Endpoint, FlowBatch, FlowRecord};
+/// use flowtap_model::{Endpoint, Flow, FlowBatch, TcpRecord};
 ///
 /// let end = |port| Endpoint::new(Ipv4Addr::LOCALHOST.into(), port);
 /// let mut batch = FlowBatch::default();
-/// batch.records.push(FlowRecord::new(end(50_000), end(443)));
+/// batch.tcp.push(TcpRecord::new(Flow::new(end(50_000), end(443))));
 /// assert!(!batch.is_empty());
 /// // A receiver clears a batch and fills it again, which keeps its memory.
 /// batch.clear();
@@ -119,10 +120,10 @@ impl Census {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowBatch {
-    /// Changes of the listening-port table; they apply before `records`.
+    /// Changes of the listening-port table; they apply before every record.
     pub listeners: Vec<ListenChange>,
-    /// Differences measured on sockets.
-    pub records: Vec<FlowRecord>,
+    /// Differences measured on TCP sockets.
+    pub tcp: Vec<TcpRecord>,
     /// Event counts of the receiver; empty in modes without events.
     pub counts: Vec<EventCount>,
     /// Whether a census begins or ends here.
@@ -139,15 +140,60 @@ impl FlowBatch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty()
-            && self.records.is_empty()
+            && self.tcp.is_empty()
             && self.counts.is_empty()
             && self.census == Census::NONE
+    }
+
+    /// Number of records, of all signals.
+    pub const fn records(&self) -> usize {
+        self.tcp.len()
+    }
+
+    /// The flow of every record, of all signals.
+    pub fn flows_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
+        self.tcp.iter_mut().map(|record| &mut record.flow)
+    }
+
+    /// Drops every record, of any signal, whose flow `keep` rejects. Returns how many.
+    ///
+    /// ```
+    /// use std::net::Ipv4Addr;
+    /// use flowtap_model::{Endpoint, Flow, FlowBatch, TcpRecord};
+    ///
+    /// let end = |port| Endpoint::new(Ipv4Addr::LOCALHOST.into(), port);
+    /// let mut batch = FlowBatch::default();
+    /// for port in [22, 443] {
+    ///     batch.tcp.push(TcpRecord::new(Flow::new(end(50_000), end(port))));
+    /// }
+    /// assert_eq!(batch.retain(|flow| flow.remote.port != 22), 1);
+    /// assert_eq!(batch.records(), 1);
+    /// ```
+    pub fn retain(&mut self, mut keep: impl FnMut(&Flow) -> bool) -> usize {
+        let before = self.records();
+        self.tcp.retain(|record| keep(&record.flow));
+        before - self.records()
+    }
+
+    /// Becomes a copy of `other`, in its own memory. The receiver's index is not copied.
+    pub fn copy_from(&mut self, other: &Self) {
+        let Self {
+            listeners,
+            tcp,
+            counts,
+            census,
+            receiver: _,
+        } = other;
+        self.listeners.clone_from(listeners);
+        self.tcp.clone_from(tcp);
+        self.counts.clone_from(counts);
+        self.census = *census;
     }
 
     /// Empties it and keeps its memory.
     pub fn clear(&mut self) {
         self.listeners.clear();
-        self.records.clear();
+        self.tcp.clear();
         self.counts.clear();
         self.census = Census::NONE;
     }

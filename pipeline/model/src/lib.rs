@@ -7,7 +7,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`time`] | [`Timestamp`]: nanoseconds since the epoch |
-//! | [`record`] | [`FlowRecord`]: the changes of one socket since its last record |
+//! | [`flow`] | [`Flow`]: who talks to whom, embedded in each record |
+//! | [`peer_class`] | [`PeerClass`]: the class of a remote address |
+//! | [`tcp`] | [`TcpRecord`]: the changes of one TCP socket since its last record |
 //! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
@@ -25,22 +27,26 @@ pub mod catalog;
 pub mod cluster;
 pub mod family;
 pub mod field;
+pub mod flow;
 pub mod labels;
 pub mod node;
-pub mod record;
+pub mod peer_class;
 pub mod resource;
 pub mod series;
 pub mod snapshot;
+pub mod tcp;
 pub mod time;
 
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
 pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
+pub use flow::{Endpoint, Flow, FlowKind, Role, RoleSource, Transport};
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use node::NodeInfo;
-pub use record::{Endpoint, Events, FlowKind, FlowRecord, PeerClass, Role, RoleSource};
+pub use peer_class::PeerClass;
 pub use resource::Resource;
 pub use series::{Series, SeriesId};
 pub use snapshot::{FamilySnapshot, HistogramPoint, Points, Snapshot, SumPoint, ValuePoint};
+pub use tcp::{Events, TcpRecord};
 pub use time::Timestamp;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::record::Role;
+use crate::flow::Role;
 
 /// One address of one interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

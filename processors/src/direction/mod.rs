@@ -29,9 +29,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, FlowBatch, FlowKind, FlowRecord, NodeInfo,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, Flow, FlowBatch, FlowKind, NodeInfo,
     PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource, Stability,
-    Subscription,
+    Subscription, TcpRecord,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -118,18 +118,18 @@ impl Direction {
     }
 
     /// The decision about the socket of `record`, with how many others were evicted to keep it.
-    fn decide(&mut self, record: &FlowRecord) -> (Decision, usize) {
-        let source = record.role_source;
-        match record.role {
+    fn decide(&mut self, record: &TcpRecord) -> (Decision, usize) {
+        let source = record.flow.role_source;
+        match record.flow.role {
             Role::Server => return (Decision::new(FlowKind::Ingress, Role::Server, source), 0),
             Role::Client => return (Decision::new(FlowKind::Egress, Role::Client, source), 0),
             Role::Unknown => {}
         }
         let Some(socket) = socket_of(record) else {
-            return (self.by_ports(record), 0);
+            return (self.by_ports(&record.flow), 0);
         };
         let (known, mut evicted) = self.decisions.get(socket);
-        let decision = known.unwrap_or_else(|| self.by_ports(record));
+        let decision = known.unwrap_or_else(|| self.by_ports(&record.flow));
         if is_last(record) {
             self.decisions.remove(&socket);
         } else if known.is_none() {
@@ -139,15 +139,15 @@ impl Direction {
     }
 
     /// Rules 2 to 6.
-    fn by_ports(&self, record: &FlowRecord) -> Decision {
-        let (local, remote) = (record.local, record.remote);
+    fn by_ports(&self, flow: &Flow) -> Decision {
+        let (local, remote) = (flow.local, flow.remote);
         let server = |source| Decision::new(FlowKind::Ingress, Role::Server, source);
         let client = |source| Decision::new(FlowKind::Egress, Role::Client, source);
-        if self.listeners.listens(record.netns, local.port) {
+        if self.listeners.listens(flow.netns, local.port) {
             return server(RoleSource::Listener);
         }
         let remote_is_local = self.is_local(remote.addr);
-        if remote_is_local && self.listeners.listens(record.netns, remote.port) {
+        if remote_is_local && self.listeners.listens(flow.netns, remote.port) {
             return client(RoleSource::Listener);
         }
         match self.node.last().ephemeral_ports.role(local.port, remote.port) {
@@ -183,20 +183,20 @@ impl Processor for Direction {
         for change in &batch.listeners {
             self.listeners.apply(change);
         }
-        let mut evicted = self.redirects.learn(&batch.records);
-        for record in &mut batch.records {
+        let mut evicted = self.redirects.learn(&batch.tcp);
+        for record in &mut batch.tcp {
             let (decision, more) = self.decide(record);
             evicted += more;
-            record.kind = Some(decision.kind);
-            record.role = decision.role;
-            record.role_source = decision.source;
+            record.flow.kind = Some(decision.kind);
+            record.flow.role = decision.role;
+            record.flow.role_source = decision.source;
             if decision.source == RoleSource::Assumed {
-                self.hide_port(record, decision.kind);
+                self.hide_port(&mut record.flow, decision.kind);
             }
             if decision.kind == FlowKind::Egress {
                 let (redirected, more) = self.redirects.holds(record);
                 evicted += more;
-                record.class = redirected.then_some(PeerClass::Localhost);
+                record.flow.class = redirected.then_some(PeerClass::Localhost);
             }
         }
         if evicted > 0 {
@@ -208,10 +208,10 @@ impl Processor for Direction {
 
 impl Direction {
     /// Leaves out the server's port where it says nothing of a service: it would be a label of a series for each connection.
-    fn hide_port(&self, record: &mut FlowRecord, kind: FlowKind) {
+    fn hide_port(&self, flow: &mut Flow, kind: FlowKind) {
         let end = match kind {
-            FlowKind::Ingress => &mut record.local,
-            FlowKind::Egress => &mut record.remote,
+            FlowKind::Ingress => &mut flow.local,
+            FlowKind::Egress => &mut flow.remote,
         };
         if self.node.last().ephemeral_ports.contains(end.port) {
             end.port = 0;
@@ -242,28 +242,28 @@ mod tests {
         }))
     }
 
-    fn decided(direction: &mut Direction, record: FlowRecord) -> Option<(FlowKind, Role, RoleSource)> {
+    fn decided(direction: &mut Direction, record: TcpRecord) -> Option<(FlowKind, Role, RoleSource)> {
         let mut batch = FlowBatch {
-            records: vec![record],
+            tcp: vec![record],
             ..FlowBatch::default()
         };
         direction.process(&mut batch);
-        let record = batch.records.first()?;
-        Some((record.kind?, record.role, record.role_source))
+        let record = batch.tcp.first()?;
+        Some((record.flow.kind?, record.flow.role, record.flow.role_source))
     }
 
-    fn seen(role: Role, local: &str, remote: &str) -> FlowRecord {
+    fn seen(role: Role, local: &str, remote: &str) -> TcpRecord {
         let source = if role == Role::Unknown {
             RoleSource::Assumed
         } else {
             RoleSource::Handshake
         };
-        FlowRecord {
+        record(local, remote).with_flow(|flow| Flow {
             role,
             role_source: source,
             netns: NETNS,
-            ..record(local, remote)
-        }
+            ..flow
+        })
     }
 
     fn listen(netns: u32, port: u16, cookie: u64) -> FlowBatch {
@@ -365,7 +365,7 @@ mod tests {
         let assumed = Some((FlowKind::Egress, Role::Unknown, RoleSource::Assumed));
         let record = seen(Role::Unknown, "192.0.2.1:80", "198.51.100.1:5000");
         assert_eq!(decided(&mut direction, record.clone()), assumed);
-        let unknown_namespace = FlowRecord { netns: 0, ..record };
+        let unknown_namespace = record.with_flow(|flow| Flow { netns: 0, ..flow });
         assert_eq!(
             decided(&mut direction, unknown_namespace).map(|d| d.0),
             Some(FlowKind::Ingress)
@@ -407,11 +407,10 @@ mod tests {
         }
     }
 
-    fn of_socket(cookie: u64, events: Events, record: FlowRecord) -> FlowRecord {
-        FlowRecord {
-            cookie,
+    fn of_socket(cookie: u64, events: Events, record: TcpRecord) -> TcpRecord {
+        TcpRecord {
             events,
-            ..record
+            ..record.with_flow(|flow| Flow { cookie, ..flow })
         }
     }
 
@@ -446,11 +445,11 @@ mod tests {
         let mut direction = direction();
         let record = seen(Role::Unknown, "192.0.2.1:5000", "198.51.100.1:80");
         decided(&mut direction, of_socket(9, Events::ADOPTED, record.clone()));
-        let known = FlowRecord {
+        let known = of_socket(9, Events::NONE, record).with_flow(|flow| Flow {
             role: Role::Server,
             role_source: RoleSource::Counters,
-            ..of_socket(9, Events::NONE, record)
-        };
+            ..flow
+        });
         assert_eq!(
             decided(&mut direction, known),
             Some((FlowKind::Ingress, Role::Server, RoleSource::Counters))
@@ -462,11 +461,11 @@ mod tests {
         let mut direction = direction();
         let remote_port = |direction: &mut Direction, record| {
             let mut batch = FlowBatch {
-                records: vec![record],
+                tcp: vec![record],
                 ..FlowBatch::default()
             };
             direction.process(&mut batch);
-            batch.records[0].remote.port
+            batch.tcp[0].flow.remote.port
         };
         let assumed = seen(Role::Unknown, "192.0.2.1:50000", "198.51.100.1:40000");
         assert_eq!(remote_port(&mut direction, assumed), 0);
@@ -476,13 +475,13 @@ mod tests {
         assert_eq!(remote_port(&mut direction, service), 80);
     }
 
-    fn classes(direction: &mut Direction, records: Vec<FlowRecord>) -> Vec<Option<PeerClass>> {
+    fn classes(direction: &mut Direction, records: Vec<TcpRecord>) -> Vec<Option<PeerClass>> {
         let mut batch = FlowBatch {
-            records,
+            tcp: records,
             ..FlowBatch::default()
         };
         direction.process(&mut batch);
-        batch.records.iter().map(|record| record.class).collect()
+        batch.tcp.iter().map(|record| record.flow.class).collect()
     }
 
     #[test]
@@ -508,7 +507,7 @@ mod tests {
         assert_eq!(classes(&mut direction, all), [localhost, None, None]);
 
         // The proxy closes its end first.
-        let closes = |record: &FlowRecord| FlowRecord {
+        let closes = |record: &TcpRecord| TcpRecord {
             events: Events::CLOSED,
             ..record.clone()
         };
@@ -518,10 +517,7 @@ mod tests {
         }
         assert_eq!(classes(&mut direction, vec![closes(&application)]), [localhost]);
         // A later connection from the same port is another one.
-        let later = FlowRecord {
-            cookie: 4,
-            ..application
-        };
+        let later = application.with_flow(|flow| Flow { cookie: 4, ..flow });
         assert_eq!(classes(&mut direction, vec![later]), [None]);
     }
 
@@ -532,10 +528,10 @@ mod tests {
         let server = seen(Role::Server, "10.0.0.5:80", "10.0.0.5:40000");
         assert_eq!(classes(&mut direction, vec![client, server]), [None, None]);
         let accepted = seen(Role::Server, "127.0.0.1:15001", "10.0.0.5:41000");
-        let elsewhere = FlowRecord {
+        let elsewhere = seen(Role::Client, "10.0.0.5:41000", "198.51.100.7:80").with_flow(|flow| Flow {
             netns: NETNS + 1,
-            ..seen(Role::Client, "10.0.0.5:41000", "198.51.100.7:80")
-        };
+            ..flow
+        });
         assert_eq!(classes(&mut direction, vec![accepted, elsewhere]), [None, None]);
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! Not seen: TPROXY of a machine's own connections, for there the accepted socket has the peer's address as its own.
 
-use flowtap_pipeline::{Endpoint, Events, FlowRecord, Role};
+use flowtap_pipeline::{Endpoint, Events, Role, TcpRecord};
 
 use super::recent::Recent;
 use super::socket::{is_last, socket_of};
@@ -44,15 +44,15 @@ impl Default for Redirects {
 
 impl Redirects {
     /// Takes the accepted connections of a batch into account, before any other record of it. Returns how many were evicted.
-    pub(super) fn learn(&mut self, records: &[FlowRecord]) -> usize {
+    pub(super) fn learn(&mut self, records: &[TcpRecord]) -> usize {
         for closed in std::mem::take(&mut self.closed[0]) {
             self.accepted.remove(&closed);
         }
         self.closed.swap(0, 1);
         let mut evicted = 0;
         for record in records.iter().filter(|record| is_from_here(record)) {
-            let place = (record.netns, record.remote);
-            evicted += self.accepted.insert(place, record.local);
+            let place = (record.flow.netns, record.flow.remote);
+            evicted += self.accepted.insert(place, record.flow.local);
             if record.events.contains(Events::CLOSED) && self.closed[1].len() < CAPACITY {
                 self.closed[1].push(place);
             }
@@ -61,16 +61,16 @@ impl Redirects {
     }
 
     /// Whether the connection of `record`, of a client, is redirected; with how many entries were evicted.
-    pub(super) fn holds(&mut self, record: &FlowRecord) -> (bool, usize) {
+    pub(super) fn holds(&mut self, record: &TcpRecord) -> (bool, usize) {
         if self.accepted.is_empty() && self.redirected.is_empty() {
             return (false, 0);
         }
         let socket = socket_of(record);
         let (known, mut evicted) = socket.map_or((None, 0), |socket| self.redirected.get(socket));
         let redirected = known.is_some() || {
-            let (accepted, more) = self.accepted.get((record.netns, record.local));
+            let (accepted, more) = self.accepted.get((record.flow.netns, record.flow.local));
             evicted += more;
-            accepted.is_some_and(|by| by != record.remote)
+            accepted.is_some_and(|by| by != record.flow.remote)
         };
         match socket {
             Some(socket) if redirected && is_last(record) => self.redirected.remove(&socket),
@@ -84,7 +84,7 @@ impl Redirects {
 /// Whether it is an accepted connection from the same machine that could be redirected, by its
 /// addresses alone: other network namespaces' addresses are not known. REDIRECT makes a connection
 /// go to loopback, and a peer on loopback has class `localhost` anyway.
-fn is_from_here(record: &FlowRecord) -> bool {
-    let (local, remote) = (record.local.addr, record.remote.addr);
-    record.role == Role::Server && !remote.is_loopback() && (local.is_loopback() || local == remote)
+fn is_from_here(record: &TcpRecord) -> bool {
+    let (local, remote) = (record.flow.local.addr, record.flow.remote.addr);
+    record.flow.role == Role::Server && !remote.is_loopback() && (local.is_loopback() || local == remote)
 }

@@ -83,10 +83,10 @@ impl Policy {
 impl Processor for Policy {
     fn process(&mut self, batch: &mut FlowBatch) {
         self.refresh();
-        for record in &mut batch.records {
+        for flow in batch.flows_mut() {
             // `direction` knows a connection that goes to a proxy on this machine, whatever its peer's address says.
-            if record.class.is_none() {
-                record.class = Some(self.tables.class_of(record));
+            if flow.class.is_none() {
+                flow.class = Some(self.tables.class_of(flow));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use cidr_utils::cidr::{Ipv4Cidr, Ipv6Cidr};
 use cidr_utils::combiner::{Ipv4CidrCombiner, Ipv6CidrCombiner};
-use flowtap_pipeline::{ClusterRanges, FlowKind, FlowRecord, NodeInfo, PeerClass};
+use flowtap_pipeline::{ClusterRanges, Flow, FlowKind, NodeInfo, PeerClass};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
@@ -206,13 +206,13 @@ impl Tables {
         self.ranges.class(addr)
     }
 
-    /// The class of a record's peer.
-    pub fn class_of(&self, record: &FlowRecord) -> PeerClass {
-        let server_port = match record.kind {
-            Some(FlowKind::Ingress) => record.local.port,
-            Some(FlowKind::Egress) | None => record.remote.port,
+    /// The class of a flow's peer.
+    pub fn class_of(&self, flow: &Flow) -> PeerClass {
+        let server_port = match flow.kind {
+            Some(FlowKind::Ingress) => flow.local.port,
+            Some(FlowKind::Egress) | None => flow.remote.port,
         };
-        match self.class(record.remote.addr) {
+        match self.class(flow.remote.addr) {
             listed @ (PeerClass::AbnormalFlowBlackList | PeerClass::AbnormalFlowWhiteList) => listed,
             _ if server_port == DNS_PORT => PeerClass::Dns,
             class => class,

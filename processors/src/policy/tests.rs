@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowtap_pipeline::node::InterfaceAddress;
-use flowtap_pipeline::{FlowKind, FlowRecord, PeerClass};
+use flowtap_pipeline::{Flow, FlowKind, PeerClass};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 
@@ -77,11 +77,11 @@ fn the_black_list_beats_all_and_the_white_list_all_others() {
     // The two halves were merged.
     let (_, rule) = policy.classify("10.200.0.1".parse().unwrap());
     assert_eq!(rule.unwrap().range.to_string(), "10.0.0.0/8");
-    let dns = FlowRecord {
+    let dns = record("10.0.0.1:5000", "10.1.2.3:53").with_flow(|flow| Flow {
         kind: Some(FlowKind::Egress),
-        ..record("10.0.0.1:5000", "10.1.2.3:53")
-    };
-    assert_eq!(policy.class_of(&dns), PeerClass::AbnormalFlowBlackList);
+        ..flow
+    });
+    assert_eq!(policy.class_of(&dns.flow), PeerClass::AbnormalFlowBlackList);
 }
 
 #[test]
@@ -109,21 +109,21 @@ fn equal_prefixes_go_by_the_order_of_the_lists() {
 #[test]
 fn port_53_of_the_server_is_dns() {
     let policy = tables(&Config::default(), &NodeInfo::default());
-    let asked = FlowRecord {
+    let asked = record("192.0.2.1:5000", "198.51.100.1:53").with_flow(|flow| Flow {
         kind: Some(FlowKind::Egress),
-        ..record("192.0.2.1:5000", "198.51.100.1:53")
-    };
-    assert_eq!(policy.class_of(&asked), PeerClass::Dns);
-    let answered = FlowRecord {
+        ..flow
+    });
+    assert_eq!(policy.class_of(&asked.flow), PeerClass::Dns);
+    let answered = record("127.0.0.1:53", "127.0.0.1:5000").with_flow(|flow| Flow {
         kind: Some(FlowKind::Ingress),
-        ..record("127.0.0.1:53", "127.0.0.1:5000")
-    };
-    assert_eq!(policy.class_of(&answered), PeerClass::Dns);
-    let client_port = FlowRecord {
+        ..flow
+    });
+    assert_eq!(policy.class_of(&answered.flow), PeerClass::Dns);
+    let client_port = record("192.0.2.1:80", "198.51.100.1:53").with_flow(|flow| Flow {
         kind: Some(FlowKind::Ingress),
-        ..record("192.0.2.1:80", "198.51.100.1:53")
-    };
-    assert_eq!(policy.class_of(&client_port), PeerClass::ExternalHosts);
+        ..flow
+    });
+    assert_eq!(policy.class_of(&client_port.flow), PeerClass::ExternalHosts);
 }
 
 #[test]
@@ -172,14 +172,14 @@ fn classes_follow_the_clusters_ranges_and_this_machines_bridges() {
     let mut classes = || {
         let remotes = ["10.244.1.7:80", "10.96.0.10:80", "10.96.0.11:80", "172.17.0.5:80"];
         let mut batch = FlowBatch {
-            records: remotes.map(|remote| record("192.0.2.1:40000", remote)).into(),
+            tcp: remotes.map(|remote| record("192.0.2.1:40000", remote)).into(),
             ..FlowBatch::default()
         };
         policy.process(&mut batch);
         batch
-            .records
+            .tcp
             .iter()
-            .filter_map(|record| record.class)
+            .filter_map(|record| record.flow.class)
             .collect::<Vec<_>>()
     };
     assert_eq!(classes(), [PeerClass::InternalHosts; 4]);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use flowtap_pipeline::{Family, FlowRecord, Naming, Rendered, Series, Timestamp};
+use flowtap_pipeline::{Family, Flow, Naming, Rendered, Series, Timestamp};
 
 use super::config::Config;
 use super::details::Details;
@@ -104,12 +104,12 @@ impl Catalog {
         self.families[family as usize].own == 0
     }
 
-    /// The key of `record`'s series in `family`; `None` if the family is not exposed.
-    pub(super) fn key(&mut self, family: FamilyId, record: &FlowRecord, inputs: KeyInputs) -> Option<Key> {
+    /// The key of `flow`'s series in `family`; `None` if the family is not exposed.
+    pub(super) fn key(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs) -> Option<Key> {
         let exposed = &self.families[family as usize];
         exposed.enabled.then(|| {
-            let details = self.details.index(exposed.set, record);
-            Key::new(family, exposed.set, record, inputs, details)
+            let details = self.details.index(exposed.set, flow);
+            Key::new(family, exposed.set, flow, inputs, details)
         })
     }
 
@@ -174,17 +174,17 @@ mod tests {
 
     fn labels_of(config: &Config, family: FamilyId) -> Option<String> {
         let mut catalog = Catalog::new(config);
-        let record = FlowRecord {
+        let record = record("192.0.2.1:443", "198.51.100.7:40000").with_flow(|flow| Flow {
             kind: Some(FlowKind::Ingress),
             class: Some(PeerClass::ExternalHosts),
             pid: 7,
-            ..record("192.0.2.1:443", "198.51.100.7:40000")
-        };
+            ..flow
+        });
         let inputs = KeyInputs {
             direction: Some(Direction::Inbound),
             ..KeyInputs::default()
         };
-        let key = catalog.key(family, &record, inputs)?;
+        let key = catalog.key(family, &record.flow, inputs)?;
         Some(catalog.open(&key, Timestamp::from_nanos(1)).joined_labels())
     }
 
@@ -235,15 +235,15 @@ mod tests {
     #[test]
     fn a_folded_series_keeps_the_labels_of_few_values() {
         let mut catalog = Catalog::new(&Config::default());
-        let record = FlowRecord {
+        let record = record("192.0.2.1:40000", "198.51.100.7:443").with_flow(|flow| Flow {
             class: Some(PeerClass::Docker),
-            ..record("192.0.2.1:40000", "198.51.100.7:443")
-        };
+            ..flow
+        });
         let inputs = KeyInputs {
             direction: Some(Direction::Inbound),
             ..KeyInputs::default()
         };
-        let key = catalog.key(FamilyId::Egress, &record, inputs).unwrap();
+        let key = catalog.key(FamilyId::Egress, &record.flow, inputs).unwrap();
         let series = catalog.open(&key.folded(), Timestamp::from_nanos(1));
         assert_eq!(
             series.joined_labels(),

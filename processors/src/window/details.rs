@@ -1,13 +1,13 @@
 //! Labels of one connection or process: the rows that keys have the number of.
 //!
-//! In: a record, and which labels its family has. Out: the number of the row with the same values of those labels. A row that
-//! is there is found without making one: a record's hash and comparison touch what `labels` asks for, and no heap.
+//! In: a flow, and which labels its family has. Out: the number of the row with the same values of those labels. A row that
+//! is there is found without making one: a flow's hash and comparison touch what `labels` asks for, and no heap.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{FlowRecord, KubernetesNames, LabelValue, RoleSource};
+use flowtap_pipeline::{Flow, KubernetesNames, LabelValue, RoleSource};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
@@ -75,70 +75,70 @@ pub(super) struct Detail {
 }
 
 impl Detail {
-    fn new(labels: LabelSet, record: &FlowRecord) -> Self {
+    fn new(labels: LabelSet, flow: &Flow) -> Self {
         Self {
             labels,
-            laddr: record.local.addr,
-            role_source: record.role_source,
-            netns: record.netns,
-            pid: record.pid,
-            comm: record.comm,
+            laddr: flow.local.addr,
+            role_source: flow.role_source,
+            netns: flow.netns,
+            pid: flow.pid,
+            comm: flow.comm,
             process_name: if labels.has(Label::Comm) {
-                process_name(&record.comm).into()
+                process_name(&flow.comm).into()
             } else {
                 Box::default()
             },
-            cgroup_id: record.cgroup_id,
-            container_id: record.container_id.clone(),
-            peer_names: record.peer_names.clone(),
-            local_names: record.local_names.clone(),
+            cgroup_id: flow.cgroup_id,
+            container_id: flow.container_id.clone(),
+            peer_names: flow.peer_names.clone(),
+            local_names: flow.local_names.clone(),
         }
     }
 
-    /// Whether `record` has the same values.
-    fn is_of(&self, labels: LabelSet, record: &FlowRecord) -> bool {
+    /// Whether `flow` has the same values.
+    fn is_of(&self, labels: LabelSet, flow: &Flow) -> bool {
         let same = |label, equal: bool| equal || !labels.has(label);
         self.labels == labels
-            && same(Label::Laddr, self.laddr == record.local.addr)
-            && same(Label::RoleSource, self.role_source == record.role_source)
-            && same(Label::Netns, self.netns == record.netns)
-            && same(Label::Pid, self.pid == record.pid)
-            && same(Label::Comm, self.comm == record.comm)
-            && same(Label::CgroupId, self.cgroup_id == record.cgroup_id)
-            && (!labels.has(Label::ContainerId) || self.container_id == record.container_id)
-            && same_names(labels, &PEER_NAMES, &self.peer_names, &record.peer_names)
-            && same_names(labels, &LOCAL_NAMES, &self.local_names, &record.local_names)
+            && same(Label::Laddr, self.laddr == flow.local.addr)
+            && same(Label::RoleSource, self.role_source == flow.role_source)
+            && same(Label::Netns, self.netns == flow.netns)
+            && same(Label::Pid, self.pid == flow.pid)
+            && same(Label::Comm, self.comm == flow.comm)
+            && same(Label::CgroupId, self.cgroup_id == flow.cgroup_id)
+            && (!labels.has(Label::ContainerId) || self.container_id == flow.container_id)
+            && same_names(labels, &PEER_NAMES, &self.peer_names, &flow.peer_names)
+            && same_names(labels, &LOCAL_NAMES, &self.local_names, &flow.local_names)
     }
 
     /// Of what [`Detail::is_of`] compares.
-    fn hash(hasher: &RandomState, labels: LabelSet, record: &FlowRecord) -> u64 {
+    fn hash(hasher: &RandomState, labels: LabelSet, flow: &Flow) -> u64 {
         let mut state = hasher.build_hasher();
         let with = |label| labels.has(label);
         labels.hash(&mut state);
         if with(Label::Laddr) {
-            record.local.addr.hash(&mut state);
+            flow.local.addr.hash(&mut state);
         }
         if with(Label::RoleSource) {
-            record.role_source.hash(&mut state);
+            flow.role_source.hash(&mut state);
         }
         if with(Label::Netns) {
-            state.write_u32(record.netns);
+            state.write_u32(flow.netns);
         }
         if with(Label::Pid) {
-            state.write_u32(record.pid);
+            state.write_u32(flow.pid);
         }
         if with(Label::Comm) {
-            state.write_u128(u128::from_ne_bytes(record.comm));
+            state.write_u128(u128::from_ne_bytes(flow.comm));
         }
         if with(Label::CgroupId) {
-            state.write_u64(record.cgroup_id);
+            state.write_u64(flow.cgroup_id);
         }
         if with(Label::ContainerId) {
-            record.container_id.hash(&mut state);
+            flow.container_id.hash(&mut state);
         }
         let of_both = [
-            (&PEER_NAMES[..], &record.peer_names),
-            (&LOCAL_NAMES[..], &record.local_names),
+            (&PEER_NAMES[..], &flow.peer_names),
+            (&LOCAL_NAMES[..], &flow.local_names),
         ];
         for (asked, names) in of_both {
             for label in asked.iter().filter(|label| with(**label)) {
@@ -201,28 +201,28 @@ impl Default for Details {
 }
 
 impl Details {
-    /// The row of `record`'s details among `labels`; 0 if none of those is a detail. A row that no series has is freed by
+    /// The row of `flow`'s details among `labels`; 0 if none of those is a detail. A row that no series has is freed by
     /// the next [`Details::sweep`].
     #[inline]
-    pub(super) fn index(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
+    pub(super) fn index(&mut self, labels: LabelSet, flow: &Flow) -> u32 {
         let labels = labels.details();
         if labels.is_empty() {
             return 0;
         }
-        self.find(labels, record)
+        self.find(labels, flow)
     }
 
     /// Apart from [`Details::index`], so that a record without details passes by.
     #[inline(never)]
-    fn find(&mut self, labels: LabelSet, record: &FlowRecord) -> u32 {
-        let hash = Detail::hash(&self.hasher, labels, record);
+    fn find(&mut self, labels: LabelSet, flow: &Flow) -> u32 {
+        let hash = Detail::hash(&self.hasher, labels, flow);
         let is_it = |index: &u32| {
             let row = self.rows[*index as usize].as_ref();
-            row.is_some_and(|row| row.detail.is_of(labels, record))
+            row.is_some_and(|row| row.detail.is_of(labels, flow))
         };
         match self.numbers.find(hash, is_it) {
             Some(index) => *index,
-            None => self.insert(hash, Detail::new(labels, record)),
+            None => self.insert(hash, Detail::new(labels, flow)),
         }
     }
 
@@ -294,24 +294,24 @@ impl Details {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::record;
+    use crate::testing::flow;
 
-    fn of(pid: u32, netns: u32) -> FlowRecord {
-        FlowRecord {
+    fn of(pid: u32, netns: u32) -> Flow {
+        Flow {
             pid,
             netns,
             comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
-            ..record("192.0.2.1:80", "198.51.100.7:4000")
+            ..flow("192.0.2.1:80", "198.51.100.7:4000")
         }
     }
 
-    fn named(pod: &str, workload: &str) -> FlowRecord {
+    fn named(pod: &str, workload: &str) -> Flow {
         let names = KubernetesNames {
             pod: pod.to_owned(),
             workload: workload.to_owned(),
             ..KubernetesNames::default()
         };
-        FlowRecord {
+        Flow {
             peer_names: Some(Arc::new(names)),
             ..of(7, 1)
         }
@@ -385,11 +385,11 @@ mod tests {
         let mut details = Details::default();
         let labels = LabelSet::new(&[Label::Comm]);
         let mut number = |comm: &[u8; 16]| {
-            let record = FlowRecord {
+            let flow = Flow {
                 comm: *comm,
                 ..of(7, 1)
             };
-            details.index(labels, &record)
+            details.index(labels, &flow)
         };
         let (first, second) = (
             number(b"\x1b[2J\xff\0\0\0\0\0\0\0\0\0\0\0"),

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, EventCount, EventHop, Events, Family, FamilyKind, FamilySnapshot, FlowBatch,
-    FlowKind, FlowRecord, HistogramPoint, Inheritance, MemoryPressure, Naming, PeerClass, Points, Role,
-    Series, SharedMemoryPressure, Snapshot, SumPoint, Timestamp,
+    Aggregator, BuildContext, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch,
+    HistogramPoint, Inheritance, MemoryPressure, Points, Series, SharedMemoryPressure, Snapshot, SumPoint,
+    TcpRecord, Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
+mod tcp;
+
+use self::tcp::moved;
 use super::catalog::Catalog;
 use super::config::Config;
-use super::connections::{Connections, Placed};
-use super::key::{ConnectionEvent, Direction, EventLabel, FailureReason, KeyInputs, class_of, flow_of};
+use super::connections::Connections;
+use super::key::{Direction, KeyInputs};
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
 use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
@@ -70,176 +73,6 @@ impl Window {
             closes: Timestamp::default(),
             telemetry: Telemetry::new(context),
         }
-    }
-
-    fn fold_record(&mut self, receiver: u16, record: &FlowRecord) {
-        self.fold_bytes(record);
-        self.fold_rtt(record);
-        if self.catalog.is_enabled(FamilyId::Segments) {
-            self.fold_segments(record);
-        }
-        self.fold_connection(receiver, record);
-        if record.retransmits != 0 {
-            self.add(
-                FamilyId::Retransmits,
-                record,
-                KeyInputs::default(),
-                record.retransmits,
-            );
-        }
-    }
-
-    fn fold_bytes(&mut self, record: &FlowRecord) {
-        self.totals.add(record);
-        let family = match (class_of(record), flow_of(record)) {
-            _ if self.catalog.is_enabled(FamilyId::Io) => FamilyId::Io,
-            (PeerClass::K8sPod | PeerClass::K8sSvc, _) => FamilyId::K8s,
-            (PeerClass::Dns, _) => FamilyId::Dns,
-            (_, FlowKind::Egress) => FamilyId::Egress,
-            (_, FlowKind::Ingress) => FamilyId::Ingress,
-        };
-        let Some(key) = self.catalog.key(family, record, towards(Direction::Outbound)) else {
-            return;
-        };
-        let hash = self.sums.hash(&key) ^ key.direction_salt();
-        for (direction, bytes) in moved(record) {
-            let key = key.towards(direction);
-            self.sums.change(
-                (hash ^ key.direction_salt(), key),
-                bytes,
-                self.opened,
-                &mut self.catalog,
-            );
-        }
-    }
-
-    /// As in the Go exporter, only for peers beyond this machine and cluster unless the config wants all (ADR 4 has the
-    /// direction).
-    fn fold_rtt(&mut self, record: &FlowRecord) {
-        let near = matches!(
-            class_of(record),
-            PeerClass::K8sPod | PeerClass::K8sSvc | PeerClass::Dns | PeerClass::Localhost | PeerClass::Docker
-        );
-        if near && !self.rtt_include_local_peers || record.rtt_us == 0 || moved(record).next().is_none() {
-            return;
-        }
-        let rtt = self.catalog.duration(FamilyId::Rtt, record.rtt_us);
-        match self.catalog.naming() {
-            Naming::PrimusLens => {
-                for (direction, _) in moved(record) {
-                    self.observe(FamilyId::Rtt, record, towards(direction), rtt);
-                }
-            }
-            Naming::Otel => self.observe(FamilyId::Rtt, record, KeyInputs::default(), rtt),
-        }
-        if record.min_rtt_us > 0 {
-            let min_rtt = self.catalog.duration(FamilyId::MinRtt, record.min_rtt_us);
-            self.observe(FamilyId::MinRtt, record, KeyInputs::default(), min_rtt);
-        }
-    }
-
-    fn fold_segments(&mut self, record: &FlowRecord) {
-        let both = [
-            (Direction::Outbound, record.sent_segments),
-            (Direction::Inbound, record.received_segments),
-        ];
-        for (direction, segments) in both.into_iter().filter(|(_, segments)| *segments != 0) {
-            self.add(FamilyId::Segments, record, towards(direction), segments);
-        }
-    }
-
-    fn fold_connection(&mut self, receiver: u16, record: &FlowRecord) {
-        let events = record.events;
-        if events == Events::NONE {
-            return;
-        }
-        let reported = [
-            (Events::OPENED, ConnectionEvent::Opened),
-            (Events::CLOSED, ConnectionEvent::Closed),
-            (Events::FAILED, ConnectionEvent::Failed),
-            (Events::RESET, ConnectionEvent::Reset),
-        ];
-        for (_, event) in reported.into_iter().filter(|(bit, _)| events.contains(*bit)) {
-            let inputs = KeyInputs {
-                cause: Some(EventLabel::Event(event)),
-                ..KeyInputs::default()
-            };
-            self.add(FamilyId::Connections, record, inputs, 1);
-        }
-        self.fold_open(receiver, record);
-        if events.contains(Events::CLOSED) && record.age_us > 0 {
-            let seconds = record.age_us as f64 / 1e6;
-            self.observe(
-                FamilyId::ConnectionDuration,
-                record,
-                KeyInputs::default(),
-                seconds,
-            );
-        }
-        if events.contains(Events::FAILED) {
-            let inputs = KeyInputs {
-                cause: Some(EventLabel::Reason(FailureReason::of(record.failure))),
-                ..KeyInputs::default()
-            };
-            self.add(FamilyId::ConnectFailures, record, inputs, 1);
-        }
-        if events.contains(Events::OPENED) && record.role == Role::Client && record.handshake_us > 0 {
-            let seconds = f64::from(record.handshake_us) / 1e6;
-            self.observe(FamilyId::ConnectDuration, record, KeyInputs::default(), seconds);
-        }
-    }
-
-    /// Whether the connection is open: in the gauge, and in the table that says which series of it counts the connection.
-    fn fold_open(&mut self, receiver: u16, record: &FlowRecord) {
-        let is = |event| record.events.contains(event);
-        let (began, closed) = (is(Events::OPENED) || is(Events::ADOPTED), is(Events::CLOSED));
-        if receiver == FlowBatch::DETACHED || !(began || closed || is(Events::OPEN)) {
-            return;
-        }
-        if record.cookie == 0 {
-            // Connections can't be distinguished here, so only their number is known.
-            let change = i64::from(began) - i64::from(closed);
-            if change != 0 {
-                self.add(FamilyId::ConnectionsActive, record, KeyInputs::default(), change);
-            }
-            return;
-        }
-        if closed {
-            let slot = self.connections.remove(receiver, record.cookie);
-            if let Some(slot) = slot.or_else(|| self.remove_untracked(receiver, record)) {
-                self.release(slot, 1);
-            }
-            return;
-        }
-        let Some(key) = self
-            .catalog
-            .key(FamilyId::ConnectionsActive, record, KeyInputs::default())
-        else {
-            return;
-        };
-        let hashed = (self.sums.hash(&key), key);
-        let slot = self.sums.slot_of(hashed, self.opened, &mut self.catalog);
-        match self.connections.place(receiver, record.cookie, slot) {
-            Placed::Already => return,
-            Placed::Added => {}
-            Placed::Untracked => self.telemetry.untracked(),
-            Placed::MovedFrom(before) => self.release(before, 1),
-        }
-        if let Some(gauge) = self.sums.value_mut(slot) {
-            gauge.hold(1);
-        }
-    }
-
-    /// The slot of `record`'s labels, if it counts a connection that the table had no room for.
-    fn remove_untracked(&mut self, receiver: u16, record: &FlowRecord) -> Option<u32> {
-        if !self.connections.has_untracked(receiver) {
-            return None;
-        }
-        let key = self
-            .catalog
-            .key(FamilyId::ConnectionsActive, record, KeyInputs::default())?;
-        let slot = self.sums.find((self.sums.hash(&key), key))?;
-        self.connections.remove_untracked(receiver, slot).then_some(slot)
     }
 
     fn release(&mut self, slot: u32, count: u64) {
@@ -298,17 +131,17 @@ impl Window {
         self.sums.flush(self.opened, &mut self.catalog);
     }
 
-    fn add(&mut self, family: FamilyId, record: &FlowRecord, inputs: KeyInputs, difference: i64) {
-        if let Some(key) = self.catalog.key(family, record, inputs) {
+    fn add(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs, difference: i64) {
+        if let Some(key) = self.catalog.key(family, flow, inputs) {
             let hashed = (self.sums.hash(&key), key);
             self.sums
                 .change(hashed, difference, self.opened, &mut self.catalog);
         }
     }
 
-    fn observe(&mut self, family: FamilyId, record: &FlowRecord, inputs: KeyInputs, value: f64) {
+    fn observe(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs, value: f64) {
         if let FamilyKind::Histogram(bounds) = self.catalog.family(family).kind
-            && let Some(key) = self.catalog.key(family, record, inputs)
+            && let Some(key) = self.catalog.key(family, flow, inputs)
         {
             let observation = Observation { value, bounds };
             let hashed = (self.histograms.hash(&key), key);
@@ -319,7 +152,7 @@ impl Window {
 
     /// Counts the changes that the records would have made, and drops them. Connection events are
     /// kept: they take no memory, and a gauge that missed an end would stay wrong.
-    fn shed(&mut self, receiver: u16, records: &[FlowRecord]) {
+    fn shed(&mut self, receiver: u16, records: &[TcpRecord]) {
         let mut bytes = 0;
         for record in records {
             self.fold_connection(receiver, record);
@@ -429,10 +262,10 @@ impl Aggregator for Window {
             self.begin_census(batch.receiver);
         }
         if memory == MemoryPressure::Hard {
-            self.shed(batch.receiver, &batch.records);
+            self.shed(batch.receiver, &batch.tcp);
         } else {
-            for record in &batch.records {
-                self.fold_record(batch.receiver, record);
+            for record in &batch.tcp {
+                self.fold_tcp(batch.receiver, record);
             }
         }
         if batch.census.ends {
@@ -533,15 +366,6 @@ fn close_histogram(
         });
     }
     true
-}
-
-/// The directions in which bytes moved, and how many. A difference can be negative (see [`FlowRecord`]).
-fn moved(record: &FlowRecord) -> impl Iterator<Item = (Direction, i64)> {
-    let both = [
-        (Direction::Outbound, record.sent_bytes),
-        (Direction::Inbound, record.received_bytes),
-    ];
-    both.into_iter().filter(|(_, bytes)| *bytes != 0)
 }
 
 fn towards(direction: Direction) -> KeyInputs {

@@ -7,7 +7,7 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
-use flowtap_pipeline::{EventType, FlowKind, FlowRecord, LabelValue, Naming, PeerClass};
+use flowtap_pipeline::{EventType, Flow, FlowKind, LabelValue, Naming, PeerClass};
 
 use super::details::Details;
 use flowtap_pipeline::catalog::FamilyId;
@@ -319,37 +319,37 @@ impl Key {
         }
     }
 
-    /// The series of `family` that `record` goes to, with the labels that the family is exposed with. `details` is its row
+    /// The series of `family` that `flow` goes to, with the labels that the family is exposed with. `details` is its row
     /// there, if it has one.
     pub(super) fn new(
         family: FamilyId,
         labels: LabelSet,
-        record: &FlowRecord,
+        flow: &Flow,
         inputs: KeyInputs,
         details: u32,
     ) -> Self {
         let with = |label, port| if labels.has(label) { port } else { 0 };
         Self {
             raddr: if labels.has(Label::Raddr) {
-                Addr::new(record.remote.addr)
+                Addr::new(flow.remote.addr)
             } else {
                 Addr::NONE
             },
             details,
-            rport: with(Label::Rport, record.remote.port),
-            lport: with(Label::Lport, record.local.port),
+            rport: with(Label::Rport, flow.remote.port),
+            lport: with(Label::Lport, flow.local.port),
             class: if labels.has(Label::Type) {
-                class_of(record).index()
+                class_of(flow).index()
             } else {
                 NO_CLASS
             },
-            server_port: with(Label::ServerPort, server_port(record)),
+            server_port: with(Label::ServerPort, server_port(flow)),
             packed: Packed::new(
-                labels.has(Label::Flow).then(|| flow_of(record)),
+                labels.has(Label::Flow).then(|| kind_of(flow)),
                 inputs.direction.filter(|_| labels.has(Label::Direction)),
                 labels
                     .has(Label::NetworkType)
-                    .then(|| NetworkType::of(record.remote.addr)),
+                    .then(|| NetworkType::of(flow.remote.addr)),
             ),
             cause: inputs.cause.filter(|cause| labels.has(cause.label())),
             ..Self::empty(family)
@@ -453,27 +453,27 @@ impl Key {
 }
 
 /// The class of the peer; before the policy processor has seen the record, unknown.
-pub(super) fn class_of(record: &FlowRecord) -> PeerClass {
-    record.class.unwrap_or(PeerClass::Unknown)
+pub(super) fn class_of(flow: &Flow) -> PeerClass {
+    flow.class.unwrap_or(PeerClass::Unknown)
 }
 
 /// The port of the side that serves.
-pub(super) fn server_port(record: &FlowRecord) -> u16 {
-    match flow_of(record) {
-        FlowKind::Ingress => record.local.port,
-        FlowKind::Egress => record.remote.port,
+pub(super) fn server_port(flow: &Flow) -> u16 {
+    match kind_of(flow) {
+        FlowKind::Ingress => flow.local.port,
+        FlowKind::Egress => flow.remote.port,
     }
 }
 
 /// The kind of flow; before the direction processor has seen the record, egress.
-pub(super) fn flow_of(record: &FlowRecord) -> FlowKind {
-    record.kind.unwrap_or(FlowKind::Egress)
+pub(super) fn kind_of(flow: &Flow) -> FlowKind {
+    flow.kind.unwrap_or(FlowKind::Egress)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::record;
+    use crate::testing::flow;
 
     #[test]
     fn addresses_of_both_families_come_back_as_they_went_in() {
@@ -491,8 +491,8 @@ mod tests {
     fn a_label_that_is_left_out_tells_no_series_apart() {
         let labels = LabelSet::new(&[Label::Raddr]);
         let key = |remote: &str| {
-            let record = record("192.0.2.1:40000", remote);
-            Key::new(FamilyId::Egress, labels, &record, KeyInputs::default(), 0)
+            let flow = flow("192.0.2.1:40000", remote);
+            Key::new(FamilyId::Egress, labels, &flow, KeyInputs::default(), 0)
         };
         assert_eq!(key("198.51.100.7:443"), key("198.51.100.7:80"));
         assert_ne!(key("198.51.100.7:443"), key("198.51.100.8:443"));

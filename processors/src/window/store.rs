@@ -430,7 +430,7 @@ mod tests {
                     direction: Some(Direction::Outbound),
                     cause: None,
                 };
-                catalog.key(FamilyId::Egress, &record, inputs)
+                catalog.key(FamilyId::Egress, &record.flow, inputs)
             })
             .collect();
         assert_eq!(keys.len(), 5_000);

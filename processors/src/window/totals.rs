@@ -4,9 +4,9 @@
 //! come and go these are most of all. Here no series begins late. Bytes are added up in a table of counts and reach the series when the
 //! window closes, so a record costs two additions and no look-up.
 
-use flowtap_pipeline::{FlowKind, FlowRecord, PeerClass};
+use flowtap_pipeline::{FlowKind, PeerClass, TcpRecord};
 
-use super::key::{Cell, Direction, NetworkType, class_of, flow_of};
+use super::key::{Cell, Direction, NetworkType, class_of, kind_of};
 
 const FLOWS: [FlowKind; 2] = [FlowKind::Ingress, FlowKind::Egress];
 const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
@@ -27,12 +27,12 @@ pub(super) struct Totals {
 impl Totals {
     /// Adds the bytes that `record` moved.
     #[inline]
-    pub(super) fn add(&mut self, record: &FlowRecord) {
-        let class = usize::from(class_of(record).index());
+    pub(super) fn add(&mut self, record: &TcpRecord) {
+        let class = usize::from(class_of(&record.flow).index());
         if class >= self.bytes.len() {
             self.bytes.resize(class + 1, [0; PER_CLASS]);
         }
-        let (flow, network_type) = (flow_of(record), NetworkType::of(record.remote.addr));
+        let (flow, network_type) = (kind_of(&record.flow), NetworkType::of(record.flow.remote.addr));
         let moved = [record.sent_bytes, record.received_bytes];
         for (direction, bytes) in DIRECTIONS.into_iter().zip(moved) {
             let count = &mut self.bytes[class][place(flow, direction, network_type)];

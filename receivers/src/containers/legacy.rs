@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flowtap_pipeline::FlowRecord;
+use flowtap_pipeline::Flow;
 
 use super::runtime_paths::container_of;
 use super::table::Container;
@@ -61,8 +61,8 @@ impl Legacy {
         })
     }
 
-    /// Returns the container of the record's process.
-    pub(super) fn id_of(&mut self, record: &FlowRecord) -> Result<Option<Arc<str>>, Unresolved> {
+    /// Returns the container of the flow's process, whose socket has existed for `open_for` at least.
+    pub(super) fn id_of(&mut self, flow: &Flow, open_for: Duration) -> Result<Option<Arc<str>>, Unresolved> {
         let mut age = self.read_at.elapsed();
         if age > FRESH {
             self.processes.clear();
@@ -70,16 +70,16 @@ impl Legacy {
             self.read_at = Instant::now();
             age = Duration::ZERO;
         }
-        if self.processes.len() >= MAX_PROCESSES && !self.processes.contains_key(&record.pid) {
+        if self.processes.len() >= MAX_PROCESSES && !self.processes.contains_key(&flow.pid) {
             return Err(Unresolved::Limited);
         }
         let proc_root = &self.proc_root;
         let process = self
             .processes
-            .entry(record.pid)
-            .or_insert_with(|| read(proc_root, record.pid));
+            .entry(flow.pid)
+            .or_insert_with(|| read(proc_root, flow.pid));
         let process = process.as_ref().ok_or(Unresolved::NoProcess)?;
-        let opened = (self.uptime + age).saturating_sub(Duration::from_micros(record.age_us));
+        let opened = (self.uptime + age).saturating_sub(open_for);
         if process.started > opened + TICK {
             return Err(Unresolved::NoProcess);
         }
@@ -145,12 +145,11 @@ mod tests {
         fs::write(folder.join("cgroup"), cgroup).unwrap();
     }
 
-    fn of(pid: u32, age: Duration) -> FlowRecord {
+    fn of(pid: u32) -> Flow {
         let end = Endpoint::new([127, 0, 0, 1].into(), 1);
-        FlowRecord {
+        Flow {
             pid,
-            age_us: u64::try_from(age.as_micros()).unwrap(),
-            ..FlowRecord::new(end, end)
+            ..Flow::new(end, end)
         }
     }
 
@@ -168,7 +167,7 @@ mod tests {
         let host = host("8:pids:/\n0::/\n");
         process(host.path(), 7, 900, &format!("8:pids:/docker/{ID}\n0::/\n"));
         let mut legacy = Legacy::open(host.path()).unwrap();
-        let container = |legacy: &mut Legacy, pid, age| legacy.id_of(&of(pid, Duration::from_secs(age)));
+        let container = |legacy: &mut Legacy, pid, age| legacy.id_of(&of(pid), Duration::from_secs(age));
         assert_eq!(container(&mut legacy, 7, 99), Ok(Some(ID.into())));
         assert_eq!(container(&mut legacy, 7, 101), Err(Unresolved::NoProcess));
         assert_eq!(container(&mut legacy, 8, 0), Err(Unresolved::NoProcess));
@@ -180,9 +179,9 @@ mod tests {
         let mut legacy = Legacy::open(host.path()).unwrap();
         let many = u32::try_from(MAX_PROCESSES).unwrap();
         for pid in 10..10 + many {
-            assert_eq!(legacy.id_of(&of(pid, FRESH)), Err(Unresolved::NoProcess));
+            assert_eq!(legacy.id_of(&of(pid), FRESH), Err(Unresolved::NoProcess));
         }
-        assert_eq!(legacy.id_of(&of(5, FRESH)), Err(Unresolved::Limited));
+        assert_eq!(legacy.id_of(&of(5), FRESH), Err(Unresolved::Limited));
     }
 
     #[test]

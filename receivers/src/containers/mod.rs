@@ -34,10 +34,10 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flowtap_ebpf::{Cgroups, RingWatch};
-use flowtap_pipeline::{BuildContext, FlowRecord};
+use flowtap_pipeline::{BuildContext, Flow};
 
 use self::kernel::{Kernel, WALK_INTERVAL};
 use self::legacy::Legacy;
@@ -141,12 +141,12 @@ impl Containers {
         }
     }
 
-    /// Returns the id of the container that the record's socket belongs to; `None` if it belongs to none, or if that can't be
-    /// known, which is counted.
-    pub fn id_of(&mut self, record: &FlowRecord) -> Option<Arc<str>> {
-        match record.cgroup_id {
+    /// Returns the id of the container that the flow's socket belongs to; `None` if it belongs to none, or if that can't be
+    /// known, which is counted. The socket has existed for `age` at least.
+    pub fn id_of(&mut self, flow: &Flow, age: Duration) -> Option<Arc<str>> {
+        match flow.cgroup_id {
             0 => None,
-            ROOT_ID => self.ask_process(record),
+            ROOT_ID => self.ask_process(flow, age),
             id => {
                 if let Some(container) = self.recent.get(&id) {
                     return container.clone();
@@ -156,10 +156,10 @@ impl Containers {
         }
     }
 
-    fn ask_process(&mut self, record: &FlowRecord) -> Option<Arc<str>> {
+    fn ask_process(&mut self, flow: &Flow, age: Duration) -> Option<Arc<str>> {
         // No process: a kernel's own socket, or one whose process is not known yet.
-        let legacy = self.legacy.as_mut().filter(|_| record.pid != 0)?;
-        let container = legacy.id_of(record);
+        let legacy = self.legacy.as_mut().filter(|_| flow.pid != 0)?;
+        let container = legacy.id_of(flow, age);
         container.unwrap_or_else(|reason| {
             self.telemetry.unresolved(reason);
             None

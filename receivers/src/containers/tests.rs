@@ -54,12 +54,12 @@ fn telemetry() -> Arc<Telemetry> {
     Arc::new(Telemetry::new(&opentelemetry::global::meter("test"), &id))
 }
 
-fn of(cgroup_id: u64) -> FlowRecord {
+fn of(cgroup_id: u64) -> Flow {
     let end = Endpoint::new([127, 0, 0, 1].into(), 1);
-    FlowRecord {
+    Flow {
         cgroup_id,
         pid: 1,
-        ..FlowRecord::new(end, end)
+        ..Flow::new(end, end)
     }
 }
 
@@ -83,11 +83,14 @@ fn cgroups_that_exist_are_known_from_the_start_by_their_ids_alone() {
     let service = fake.create("system.slice/ssh.service");
     let mut containers = fake.containers();
     for _ in 0..2 {
-        assert_eq!(containers.id_of(&of(container)).as_deref(), Some(ID));
-        assert_eq!(containers.id_of(&of(inside)).as_deref(), Some(ID));
-        assert_eq!(containers.id_of(&of(service)), None);
-        assert_eq!(containers.id_of(&of(0)), None);
-        assert_eq!(containers.id_of(&of(ROOT_ID)), None);
+        assert_eq!(
+            containers.id_of(&of(container), Duration::ZERO).as_deref(),
+            Some(ID)
+        );
+        assert_eq!(containers.id_of(&of(inside), Duration::ZERO).as_deref(), Some(ID));
+        assert_eq!(containers.id_of(&of(service), Duration::ZERO), None);
+        assert_eq!(containers.id_of(&of(0), Duration::ZERO), None);
+        assert_eq!(containers.id_of(&of(ROOT_ID), Duration::ZERO), None);
     }
 }
 
@@ -99,7 +102,7 @@ fn a_cgroup_that_is_gone_when_its_record_comes_still_has_its_container() {
     let tree = Arc::clone(containers.tree.as_ref().unwrap());
     assert_eq!(learned(&tree, id).as_deref(), Some(ID));
     fake.remove(&format!("docker-{ID}.scope"));
-    assert_eq!(containers.id_of(&of(id)).as_deref(), Some(ID));
+    assert_eq!(containers.id_of(&of(id), Duration::ZERO).as_deref(), Some(ID));
 }
 
 #[test]
@@ -157,11 +160,11 @@ fn what_the_watch_did_not_see_is_found_by_a_walk() {
         ..fake.containers()
     };
     let id = fake.create(&format!("a/docker-{ID}.scope"));
-    assert_eq!(containers.id_of(&of(id)).as_deref(), Some(ID));
+    assert_eq!(containers.id_of(&of(id), Duration::ZERO).as_deref(), Some(ID));
     // One that is nowhere is not remembered, and walks are apart.
-    assert_eq!(containers.id_of(&of(u64::MAX)), None);
+    assert_eq!(containers.id_of(&of(u64::MAX), Duration::ZERO), None);
     let walked = containers.last_walk;
-    assert_eq!(containers.id_of(&of(u64::MAX)), None);
+    assert_eq!(containers.id_of(&of(u64::MAX), Duration::ZERO), None);
     assert_eq!(containers.last_walk, walked);
 }
 
@@ -188,18 +191,18 @@ fn a_mount_of_a_part_knows_what_it_is_a_part_of() {
     let inside = fake.create("system.slice/nginx.service");
     let hierarchy = fake.hierarchy(&format!("/docker/{ID}"));
     let mut containers = Containers::over(Some(hierarchy), None, None, telemetry());
-    assert_eq!(containers.id_of(&of(inside)).as_deref(), Some(ID));
+    assert_eq!(containers.id_of(&of(inside), Duration::ZERO).as_deref(), Some(ID));
 }
 
 #[test]
 fn without_a_hierarchy_or_with_one_that_is_gone_nothing_is_known() {
     let mut containers = Containers::over(None, None, None, telemetry());
-    assert_eq!(containers.id_of(&of(7)), None);
+    assert_eq!(containers.id_of(&of(7), Duration::ZERO), None);
     let gone = Hierarchy {
         root: PathBuf::from("/nowhere"),
         prefix: String::new(),
         id: ROOT_ID,
     };
     let mut containers = Containers::over(Some(gone), None, None, telemetry());
-    assert_eq!(containers.id_of(&of(7)), None);
+    assert_eq!(containers.id_of(&of(7), Duration::ZERO), None);
 }

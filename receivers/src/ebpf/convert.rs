@@ -1,10 +1,13 @@
 //! From the kernel side's records to flowtap's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use flowtap_ebpf::abi::AF_INET;
 use flowtap_ebpf::{Event, FlowEvent, ListenEvent};
-use flowtap_pipeline::{Endpoint, Events, FlowBatch, FlowRecord, ListenChange, Listener, Role, RoleSource};
+use flowtap_pipeline::{
+    Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, Role, RoleSource, TcpRecord,
+};
 
 use crate::containers::Containers;
 
@@ -13,8 +16,8 @@ pub(super) fn push(batch: &mut FlowBatch, containers: &mut Containers, event: Ev
     match event {
         Event::Flow(flow) => {
             let mut record = flow_record(&flow);
-            record.container_id = containers.id_of(&record);
-            batch.records.push(record);
+            record.flow.container_id = containers.id_of(&record.flow, Duration::from_micros(record.age_us));
+            batch.tcp.push(record);
         }
         Event::Listen(event) => batch.listeners.push(ListenChange::Opened(listener(event))),
         Event::Unlisten(event) => batch.listeners.push(ListenChange::Closed(listener(event))),
@@ -30,23 +33,20 @@ const fn listener(event: ListenEvent) -> Listener {
 }
 
 /// Converts a kernel-side record; the container is left empty.
-pub fn flow_record(flow: &FlowEvent) -> FlowRecord {
+pub fn flow_record(flow: &FlowEvent) -> TcpRecord {
     let tuple = &flow.tuple;
     let role = match flow.role {
         1 => Role::Client,
         2 => Role::Server,
         _ => Role::Unknown,
     };
-    FlowRecord {
-        netns: flow.netns,
-        cookie: flow.cookie,
+    TcpRecord {
         sent_bytes: flow.sent,
         received_bytes: flow.received,
         sent_segments: i64::from(flow.sent_segments),
         received_segments: i64::from(flow.received_segments),
         retransmits: i64::from(flow.retransmits),
-        rtt_us: flow.rtt_us,
-        // The kernel's minimum filter begins at its greatest value (tcp_init_sock: `~0U`).
+        rtt_us: flow.rtt_us, // The kernel's minimum filter begins at its greatest value (tcp_init_sock: `~0U`).
         min_rtt_us: if flow.min_rtt_us == u32::MAX {
             0
         } else {
@@ -58,19 +58,23 @@ pub fn flow_record(flow: &FlowEvent) -> FlowRecord {
         failure: u16::try_from(flow.failure).unwrap_or(0),
         handshake_us: flow.handshake_us,
         age_us: flow.age_us,
-        role,
-        role_source: match (role, flow.role_source) {
-            (Role::Unknown, _) => RoleSource::Assumed,
-            (_, 1) => RoleSource::Counters,
-            _ => RoleSource::Handshake,
-        },
-        pid: flow.pid,
-        comm: flow.comm,
-        cgroup_id: flow.cgroup_id,
-        ..FlowRecord::new(
-            Endpoint::new(address(tuple.family, tuple.local_addr), tuple.local_port),
-            Endpoint::new(address(tuple.family, tuple.remote_addr), tuple.remote_port),
-        )
+        ..TcpRecord::new(Flow {
+            netns: flow.netns,
+            cookie: flow.cookie,
+            role,
+            role_source: match (role, flow.role_source) {
+                (Role::Unknown, _) => RoleSource::Assumed,
+                (_, 1) => RoleSource::Counters,
+                _ => RoleSource::Handshake,
+            },
+            pid: flow.pid,
+            comm: flow.comm,
+            cgroup_id: flow.cgroup_id,
+            ..Flow::new(
+                Endpoint::new(address(tuple.family, tuple.local_addr), tuple.local_port),
+                Endpoint::new(address(tuple.family, tuple.remote_addr), tuple.remote_port),
+            )
+        })
     }
 }
 

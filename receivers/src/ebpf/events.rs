@@ -102,7 +102,7 @@ async fn consume(
     while let Some(message) = receiver.recv().await {
         match message {
             Message::Batch(mut batch) => {
-                queued.fetch_sub(batch.records.len(), Ordering::AcqRel);
+                queued.fetch_sub(batch.tcp.len(), Ordering::AcqRel);
                 output.accept(&mut batch);
             }
             Message::Tick(at, lost) => {
@@ -306,7 +306,7 @@ impl Reader {
         lane.send();
         if !self.batch.is_empty() {
             let batch = std::mem::take(&mut self.batch);
-            self.queued.fetch_add(batch.records.len(), Ordering::AcqRel);
+            self.queued.fetch_add(batch.tcp.len(), Ordering::AcqRel);
             // An error means that the consumer has panicked, which ends the run by itself.
             let _ = self.sender.send(Message::Batch(batch)).await;
         }
@@ -400,12 +400,12 @@ impl Lane<'_> {
     }
 
     fn has_room(&self) -> bool {
-        self.queued.load(Ordering::Acquire) + self.batch.records.len() < self.capacity
+        self.queued.load(Ordering::Acquire) + self.batch.tcp.len() < self.capacity
     }
 
     fn push(&mut self, event: Event) {
         convert::push(self.batch, self.containers, event);
-        if self.batch.records.len() >= BATCH_EVENTS {
+        if self.batch.tcp.len() >= BATCH_EVENTS {
             self.send();
         }
     }
@@ -416,7 +416,7 @@ impl Lane<'_> {
             return;
         }
         let batch = std::mem::take(self.batch);
-        let records = batch.records.len();
+        let records = batch.tcp.len();
         self.queued.fetch_add(records, Ordering::AcqRel);
         // A batch that finds no room (of listeners alone: records are bounded above) or no consumer waits here.
         if let Err(TrySendError::Full(Message::Batch(batch)) | TrySendError::Closed(Message::Batch(batch))) =

@@ -211,7 +211,7 @@ pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &m
 /// Adds `event` to the batch, and hands the batch on when it is full.
 fn take(batch: &mut FlowBatch, containers: &mut Containers, output: &mut MeteredSink<'_>, event: Event) {
     convert::push(batch, containers, event);
-    if batch.records.len() >= BATCH_RECORDS {
+    if batch.tcp.len() >= BATCH_RECORDS {
         output.accept(batch);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flowtap_pipeline::{Endpoint, Events, FlowRecord, Role, RoleSource};
+use flowtap_pipeline::{Endpoint, Events, Flow, Role, RoleSource, TcpRecord};
 
 use super::config::Config;
 
@@ -88,13 +88,13 @@ impl Flows {
     }
 
     /// Records of the start: every connection opens.
-    pub(super) fn opening(&self) -> impl Iterator<Item = FlowRecord> {
+    pub(super) fn opening(&self) -> impl Iterator<Item = TcpRecord> {
         (0..self.open).map(|connection| self.opened(connection, 0))
     }
 
     /// Records of the interval `index`, from 0 on: bytes that move; then closing connections, each
     /// followed by the one that opens instead.
-    pub(super) fn interval(&self, index: u64) -> impl Iterator<Item = FlowRecord> {
+    pub(super) fn interval(&self, index: u64) -> impl Iterator<Item = TcpRecord> {
         let closed = index * self.churn;
         let now = index + 1;
         let moved = (0..self.active).map(move |place| {
@@ -108,15 +108,15 @@ impl Flows {
         moved.chain(churned)
     }
 
-    fn opened(&self, connection: u64, now: u64) -> FlowRecord {
-        FlowRecord {
+    fn opened(&self, connection: u64, now: u64) -> TcpRecord {
+        TcpRecord {
             events: Events::OPENED,
             ..self.record(connection, now)
         }
     }
 
-    fn moved(&self, connection: u64, now: u64) -> FlowRecord {
-        FlowRecord {
+    fn moved(&self, connection: u64, now: u64) -> TcpRecord {
+        TcpRecord {
             sent_bytes: self.sent_bytes.into(),
             received_bytes: self.received_bytes.into(),
             sent_segments: self.sent_bytes.div_ceil(SEGMENT_BYTES).into(),
@@ -125,8 +125,8 @@ impl Flows {
         }
     }
 
-    fn closed(&self, connection: u64, now: u64) -> FlowRecord {
-        FlowRecord {
+    fn closed(&self, connection: u64, now: u64) -> TcpRecord {
+        TcpRecord {
             events: Events::CLOSED,
             state: CLOSE,
             ..self.record(connection, now)
@@ -134,7 +134,7 @@ impl Flows {
     }
 
     /// The connection as it is when `now` intervals are over.
-    fn record(&self, connection: u64, now: u64) -> FlowRecord {
+    fn record(&self, connection: u64, now: u64) -> TcpRecord {
         let peer = self.peer(connection);
         // Another one for each connection to a peer, as for one that connects anew.
         let ephemeral =
@@ -145,18 +145,20 @@ impl Flows {
             (ephemeral, peer.port)
         };
         let age = now.saturating_sub(self.opened_after(connection));
-        FlowRecord {
-            cookie: connection + 1,
+        TcpRecord {
             rtt_us: peer.rtt_us,
             min_rtt_us: peer.rtt_us,
             cwnd: 10,
             state: ESTABLISHED,
             handshake_us: if peer.role == Role::Client { peer.rtt_us } else { 0 },
             age_us: age.saturating_mul(self.interval_us),
-            role: peer.role,
-            role_source: RoleSource::Handshake,
-            comm: *b"generator\0\0\0\0\0\0\0",
-            ..FlowRecord::new(Endpoint::new(peer.local, local), Endpoint::new(peer.addr, remote))
+            ..TcpRecord::new(Flow {
+                cookie: connection + 1,
+                role: peer.role,
+                role_source: RoleSource::Handshake,
+                comm: *b"generator\0\0\0\0\0\0\0",
+                ..Flow::new(Endpoint::new(peer.local, local), Endpoint::new(peer.addr, remote))
+            })
         }
     }
 

@@ -38,8 +38,8 @@ mod flows;
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, Factory, FlowBatch, FlowRecord, Receiver, ReceiverConfig, Sink, Stability,
-    StageError, Ticker, Timestamp,
+    BuildContext, BuildError, Factory, FlowBatch, Receiver, ReceiverConfig, Sink, Stability, StageError,
+    TcpRecord, Ticker, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -164,14 +164,14 @@ fn intervals_between(before: Timestamp, at: Timestamp, interval: Duration) -> u6
 /// Passes `records` to `accept`, which empties the batch, in batches of limited size. Returns
 /// whether all were passed on before `stop`.
 async fn hand_on(
-    mut records: impl Iterator<Item = FlowRecord>,
+    mut records: impl Iterator<Item = TcpRecord>,
     batch: &mut FlowBatch,
     stop: &CancellationToken,
     mut accept: impl FnMut(&mut FlowBatch),
 ) -> bool {
     loop {
-        batch.records.extend(records.by_ref().take(BATCH_RECORDS));
-        if batch.records.is_empty() {
+        batch.tcp.extend(records.by_ref().take(BATCH_RECORDS));
+        if batch.tcp.is_empty() {
             return true;
         }
         accept(batch);

@@ -9,7 +9,7 @@ use super::config::MAX_PEERS;
 use super::*;
 
 /// The records of the start and of `intervals` intervals.
-fn generated(config: &Config, intervals: u64) -> Vec<FlowRecord> {
+fn generated(config: &Config, intervals: u64) -> Vec<TcpRecord> {
     assert_eq!(config.validate(), []);
     let flows = Flows::new(config);
     let opening = flows.opening();
@@ -18,28 +18,28 @@ fn generated(config: &Config, intervals: u64) -> Vec<FlowRecord> {
         .collect()
 }
 
-fn sums(records: &[FlowRecord]) -> (i64, i64) {
+fn sums(records: &[TcpRecord]) -> (i64, i64) {
     records.iter().fold((0, 0), |(sent, received), record| {
         (sent + record.sent_bytes, received + record.received_bytes)
     })
 }
 
-fn count(records: &[FlowRecord], event: Events) -> usize {
+fn count(records: &[TcpRecord], event: Events) -> usize {
     let with = records.iter().filter(|record| record.events.contains(event));
     with.count()
 }
 
 /// The peer of a record: its address and the service's port.
-fn peer(record: &FlowRecord) -> (IpAddr, u16) {
-    let end = match record.role {
-        Role::Server => record.local,
-        Role::Client | Role::Unknown => record.remote,
+fn peer(record: &TcpRecord) -> (IpAddr, u16) {
+    let end = match record.flow.role {
+        Role::Server => record.flow.local,
+        Role::Client | Role::Unknown => record.flow.remote,
     };
-    (record.remote.addr, end.port)
+    (record.flow.remote.addr, end.port)
 }
 
 /// Number of intervals in which each peer moved bytes.
-fn moved(records: &[FlowRecord]) -> BTreeMap<(IpAddr, u16), u64> {
+fn moved(records: &[TcpRecord]) -> BTreeMap<(IpAddr, u16), u64> {
     let mut peers = BTreeMap::new();
     for record in records.iter().filter(|record| record.sent_bytes > 0) {
         *peers.entry(peer(record)).or_default() += 1;
@@ -123,7 +123,7 @@ fn every_flow_has_a_peer_of_its_own_with_the_shares_that_are_set() {
     assert!(peers.keys().all(in_range));
     assert_eq!(peers.keys().filter(|(addr, _)| addr.is_ipv6()).count(), 75_002);
     let opened = &records[..300_007];
-    let served = opened.iter().filter(|record| record.role == Role::Server);
+    let served = opened.iter().filter(|record| record.flow.role == Role::Server);
     assert_eq!(served.count(), 120_003);
 }
 
@@ -176,7 +176,7 @@ fn under_churn_each_close_ends_a_connection_that_was_opened_and_as_many_stay_ope
     assert_eq!(count(&records, Events::CLOSED), 9 * 20);
     let mut open: HashSet<(u64, Endpoint, Endpoint)> = HashSet::new();
     for record in &records {
-        let connection = (record.cookie, record.local, record.remote);
+        let connection = (record.flow.cookie, record.flow.local, record.flow.remote);
         if record.events.contains(Events::OPENED) {
             assert!(open.insert(connection), "opened twice: {record:?}");
             assert_eq!(record.age_us, 0);
@@ -217,7 +217,7 @@ async fn batches_are_bounded_and_hold_every_record() {
         &mut batch,
         &CancellationToken::new(),
         |batch| {
-            sizes.push(batch.records.len());
+            sizes.push(batch.tcp.len());
             batch.clear();
         },
     )

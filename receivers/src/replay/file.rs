@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 const MAGIC: [u8; 8] = *b"flowtap\n";
 
 /// The version that is written, and the only one that is read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// No frame is longer: a batch holds some thousand records of some hundred bytes.
 const MAX_FRAME_BYTES: u32 = 64 * 1024 * 1024;
@@ -265,25 +265,27 @@ fn io_error(path: &Path, source: io::Error) -> RecordingError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flowtap_pipeline::{Endpoint, Events, FlowRecord, ListenChange, Role, RoleSource};
+    use flowtap_pipeline::{Endpoint, Events, Flow, ListenChange, Role, RoleSource, TcpRecord};
     use std::fs;
 
     fn frames() -> Vec<Frame> {
         let end = |text: &str, port| Endpoint::new(text.parse().unwrap(), port);
-        let record = FlowRecord {
+        let record = TcpRecord {
             sent_bytes: -7,
             events: Events::OPENED | Events::CLOSED,
-            role: Role::Client,
-            comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
-            container_id: Some("0123".into()),
-            ..FlowRecord::new(end("192.0.2.1", 40_000), end("2001:db8::1", 443))
+            ..TcpRecord::new(Flow {
+                role: Role::Client,
+                comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+                container_id: Some("0123".into()),
+                ..Flow::new(end("192.0.2.1", 40_000), end("2001:db8::1", 443))
+            })
         };
         let batch = FlowBatch {
             listeners: vec![ListenChange::Rescanned {
                 netns: 7,
                 ports: vec![80, 443],
             }],
-            records: vec![record],
+            tcp: vec![record],
             ..FlowBatch::default()
         };
         vec![

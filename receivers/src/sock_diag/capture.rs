@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use flowtap_pipeline::node::EphemeralPorts;
 use flowtap_pipeline::{
-    Census, Events, FlowBatch, FlowRecord, ListenChange, NodeInfo, Role, RoleSource, Subscription, Timestamp,
+    Census, Events, Flow, FlowBatch, ListenChange, NodeInfo, Role, RoleSource, Subscription, TcpRecord,
+    Timestamp,
 };
 use netlink_packet_sock_diag::constants::TCP_CLOSE;
 
@@ -117,7 +118,7 @@ impl Capture<'_> {
                 if let Some(refused) = self.table.close(close, at) {
                     self.telemetry.refused(refused, 1);
                 }
-                if self.table.batch.records.len() >= BATCH {
+                if self.table.batch.tcp.len() >= BATCH {
                     self.output.accept(&mut self.table.batch);
                 }
             }
@@ -458,9 +459,7 @@ impl Table {
             ..
         } = known;
         let (now, (before, payload_before)) = (&socket.counters, before);
-        let record = FlowRecord {
-            netns: self.netns,
-            cookie: socket.cookie,
+        let record = TcpRecord {
             sent_bytes: signed_difference(payload.sent, payload_before.sent),
             received_bytes: signed_difference(payload.received, payload_before.received),
             sent_segments: difference(now.segments_sent, before.segments_sent),
@@ -476,11 +475,15 @@ impl Table {
             },
             events,
             age_us: u64::try_from(at.since(*since).as_micros()).unwrap_or(u64::MAX),
-            role: *role,
-            role_source: *source,
-            ..FlowRecord::new(socket.local, socket.remote)
+            ..TcpRecord::new(Flow {
+                netns: self.netns,
+                cookie: socket.cookie,
+                role: *role,
+                role_source: *source,
+                ..Flow::new(socket.local, socket.remote)
+            })
         };
-        self.batch.records.push(record);
+        self.batch.tcp.push(record);
     }
 }
 

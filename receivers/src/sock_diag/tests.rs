@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flowtap_pipeline::node::EphemeralPorts;
-use flowtap_pipeline::{Census, Endpoint, Events, FlowRecord, Role, RoleSource, Timestamp};
+use flowtap_pipeline::{Census, Endpoint, Events, Role, RoleSource, TcpRecord, Timestamp};
 use netlink_packet_sock_diag::constants::{
     TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
 };
@@ -237,18 +237,18 @@ impl Fed {
         self.seen()
     }
 
-    fn close(&mut self, socket: Socket, last_ack: Instant) -> (Option<LossReason>, Vec<FlowRecord>) {
+    fn close(&mut self, socket: Socket, last_ack: Instant) -> (Option<LossReason>, Vec<TcpRecord>) {
         let close = Close {
             socket,
             time_wait: true,
             last_ack,
         };
         let refused = self.table.close(close, at(self.second));
-        (refused, std::mem::take(&mut self.table.batch.records))
+        (refused, std::mem::take(&mut self.table.batch.tcp))
     }
 
     fn seen(&mut self) -> Vec<(i64, Events)> {
-        let records = std::mem::take(&mut self.table.batch.records);
+        let records = std::mem::take(&mut self.table.batch.tcp);
         records
             .iter()
             .map(|record| (record.sent_bytes, record.events))
@@ -282,7 +282,7 @@ fn a_connection_shorter_than_an_interval_is_one_record() {
         (300, Events::OPENED | Events::CLOSED)
     );
     assert_eq!(
-        (record.role, record.role_source),
+        (record.flow.role, record.flow.role_source),
         (Role::Server, RoleSource::Counters)
     );
 }

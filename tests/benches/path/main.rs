@@ -18,8 +18,8 @@ use flowtap_engine::Stages;
 use flowtap_exporters::{otlp, prometheus};
 use flowtap_pipeline::catalog::{FamilyId, Label};
 use flowtap_pipeline::{
-    BuildContext, ComponentId, Endpoint, FlowBatch, FlowRecord, KubernetesNames, ProcessorConfig, Role,
-    RoleSource, Snapshot, Timestamp,
+    BuildContext, ComponentId, Endpoint, Flow, FlowBatch, KubernetesNames, ProcessorConfig, Role, RoleSource,
+    Snapshot, TcpRecord, Timestamp,
 };
 use flowtap_processors::window::{self, FamilyConfig};
 use flowtap_processors::{direction, policy};
@@ -153,19 +153,21 @@ impl Path {
 }
 
 /// A record of the connection with this number: bytes both ways, no round-trip time, so that it touches two series.
-fn record(index: usize) -> FlowRecord {
+fn record(index: usize) -> TcpRecord {
     let index = u32::try_from(index).unwrap();
     let remote = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + index));
     let local = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
-    FlowRecord {
-        netns: 1,
+    TcpRecord {
         sent_bytes: 1_000,
         received_bytes: 2_000,
-        role: Role::Client,
-        role_source: RoleSource::Handshake,
-        pid: index % NAMES,
-        comm: *b"server\0\0\0\0\0\0\0\0\0\0",
-        ..FlowRecord::new(Endpoint::new(local, 40_000), Endpoint::new(remote, 443))
+        ..TcpRecord::new(Flow {
+            netns: 1,
+            role: Role::Client,
+            role_source: RoleSource::Handshake,
+            pid: index % NAMES,
+            comm: *b"server\0\0\0\0\0\0\0\0\0\0",
+            ..Flow::new(Endpoint::new(local, 40_000), Endpoint::new(remote, 443))
+        })
     }
 }
 
@@ -178,9 +180,9 @@ fn name(batches: &mut [FlowBatch]) {
         ..KubernetesNames::default()
     };
     let names: Vec<_> = (0..NAMES).map(names).map(Arc::new).collect();
-    for record in batches.iter_mut().flat_map(|batch| &mut batch.records) {
-        record.peer_names = Some(Arc::clone(&names[record.pid as usize]));
-        record.local_names = Some(Arc::clone(&names[0]));
+    for record in batches.iter_mut().flat_map(|batch| &mut batch.tcp) {
+        record.flow.peer_names = Some(Arc::clone(&names[record.flow.pid as usize]));
+        record.flow.local_names = Some(Arc::clone(&names[0]));
     }
 }
 
@@ -191,7 +193,7 @@ fn batches(keys: usize) -> Vec<FlowBatch> {
     order
         .chunks(BATCH)
         .map(|chunk| FlowBatch {
-            records: chunk.iter().map(|&index| record(index)).collect(),
+            tcp: chunk.iter().map(|&index| record(index)).collect(),
             ..FlowBatch::default()
         })
         .collect()
@@ -248,7 +250,7 @@ fn memory(series: usize) {
     let before = resident();
     for first in (0..keys).step_by(BATCH) {
         let mut batch = FlowBatch {
-            records: (first..keys.min(first + BATCH)).map(record).collect(),
+            tcp: (first..keys.min(first + BATCH)).map(record).collect(),
             ..FlowBatch::default()
         };
         path.take(&mut batch);

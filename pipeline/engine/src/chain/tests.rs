@@ -1,7 +1,7 @@
 //! Tests of a chain whose receivers differ in pace, and come and go.
 
 use arc_swap::ArcSwap;
-use flowtap_pipeline::{Aggregator, Census, Endpoint, Events, FlowRecord, Sink};
+use flowtap_pipeline::{Aggregator, Census, Endpoint, Events, Flow, Sink, TcpRecord};
 
 use super::*;
 use crate::sink::{ChainSet, ChainSink};
@@ -39,10 +39,10 @@ impl Aggregator for Witness {
     fn begin(&mut self, _: Timestamp) {}
 
     fn fold(&mut self, batch: &FlowBatch) {
-        let shown = if batch.records.is_empty() && batch.census == Census::WHOLE {
+        let shown = if batch.tcp.is_empty() && batch.census == Census::WHOLE {
             Shown::Forgotten(batch.receiver)
         } else {
-            Shown::Records(batch.receiver, batch.records.len())
+            Shown::Records(batch.receiver, batch.tcp.len())
         };
         self.0.lock().unwrap().push(shown);
     }
@@ -84,12 +84,12 @@ fn ids(receivers: &[&str]) -> Vec<ComponentId> {
 
 fn record() -> FlowBatch {
     let end = Endpoint::new([192, 0, 2, 1].into(), 80);
-    let record = FlowRecord {
+    let record = TcpRecord {
         events: Events::OPENED,
-        ..FlowRecord::new(end, end)
+        ..TcpRecord::new(Flow::new(end, end))
     };
     FlowBatch {
-        records: vec![record],
+        tcp: vec![record],
         ..FlowBatch::default()
     }
 }

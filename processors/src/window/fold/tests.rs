@@ -8,7 +8,7 @@ use crate::testing::{context, record};
 use crate::window::config::FamilyConfig;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::Label;
-use flowtap_pipeline::{Census, Endpoint, Naming, NodeInfo};
+use flowtap_pipeline::{Census, Endpoint, Events, Flow, FlowKind, Naming, NodeInfo, PeerClass, Role};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -32,20 +32,22 @@ fn window_of(exposition: Config, max_series: usize, expiration: u64) -> Window {
     window
 }
 
-fn flow(kind: FlowKind, class: PeerClass, sent: i64, received: i64) -> FlowRecord {
-    FlowRecord {
-        kind: Some(kind),
-        class: Some(class),
+fn flow(kind: FlowKind, class: PeerClass, sent: i64, received: i64) -> TcpRecord {
+    TcpRecord {
         sent_bytes: sent,
         received_bytes: received,
         rtt_us: 250,
-        ..record("192.0.2.1:40000", "198.51.100.7:443")
+        ..record("192.0.2.1:40000", "198.51.100.7:443").with_flow(|flow| Flow {
+            kind: Some(kind),
+            class: Some(class),
+            ..flow
+        })
     }
 }
 
-fn fold(window: &mut Window, records: &[FlowRecord]) {
+fn fold(window: &mut Window, records: &[TcpRecord]) {
     window.fold(&FlowBatch {
-        records: records.to_vec(),
+        tcp: records.to_vec(),
         ..FlowBatch::default()
     });
 }
@@ -88,11 +90,13 @@ fn with_little_memory_new_series_fold_and_with_none_records_are_shed_until_there
     let context = context(NodeInfo::default());
     let mut window = Window::new(&Config::default(), &context);
     window.begin(at(2));
-    let peer = |last: u8| FlowRecord {
-        kind: Some(FlowKind::Egress),
-        class: Some(PeerClass::ExternalHosts),
+    let peer = |last: u8| TcpRecord {
         sent_bytes: 100,
-        ..record("192.0.2.1:40000", &format!("198.51.100.{last}:443"))
+        ..record("192.0.2.1:40000", &format!("198.51.100.{last}:443")).with_flow(|flow| Flow {
+            kind: Some(FlowKind::Egress),
+            class: Some(PeerClass::ExternalHosts),
+            ..flow
+        })
     };
     let series = |last: u8| {
         format!(
@@ -105,7 +109,7 @@ fn with_little_memory_new_series_fold_and_with_none_records_are_shed_until_there
     context.memory.set(MemoryPressure::Soft);
     fold(&mut window, &[peer(1), peer(2)]);
     context.memory.set(MemoryPressure::Hard);
-    let opened = FlowRecord {
+    let opened = TcpRecord {
         events: Events::OPENED,
         ..peer(1)
     };
@@ -220,7 +224,7 @@ fn a_connection_that_opened_when_memory_was_short_is_not_open_for_ever() {
     let context = context(NodeInfo::default());
     let mut window = Window::new(&active_window_config(), &context);
     window.begin(at(2));
-    let with = |events| FlowRecord {
+    let with = |events| TcpRecord {
         events,
         ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 0, 0)
     };
@@ -241,12 +245,14 @@ fn a_connection_that_opened_when_memory_was_short_is_not_open_for_ever() {
 #[test]
 fn connections_are_counted_by_event_and_those_that_are_open_are_known() {
     let mut window = window(10, 600);
-    let with = |events, failure| FlowRecord {
+    let with = |events, failure| TcpRecord {
         events,
         failure,
-        role: Role::Client,
         handshake_us: 300,
-        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 0, 0)
+        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 0, 0).with_flow(|flow| Flow {
+            role: Role::Client,
+            ..flow
+        })
     };
     let opened = with(Events::OPENED, 0);
     fold(
@@ -326,7 +332,7 @@ fn with_families(families: &[(FamilyId, FamilyConfig)]) -> Config {
 fn segments_and_retransmits_have_the_same_labels_so_that_a_ratio_can_be_computed() {
     let config = with_families(&[(FamilyId::Segments, FamilyConfig::default())]);
     let mut window = window_of(config, 10, 600);
-    let record = FlowRecord {
+    let record = TcpRecord {
         sent_segments: 40,
         received_segments: 20,
         retransmits: 2,
@@ -353,7 +359,7 @@ fn a_histogram_has_the_buckets_of_the_config() {
     };
     let config = with_families(&[(FamilyId::Rtt, own), (FamilyId::MinRtt, FamilyConfig::default())]);
     let mut window = window_of(config, 10, 600);
-    let far = |rtt_us| FlowRecord {
+    let far = |rtt_us| TcpRecord {
         rtt_us,
         min_rtt_us: 60_100,
         ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 1, 0)
@@ -375,7 +381,7 @@ fn a_histogram_has_the_buckets_of_the_config() {
 #[test]
 fn the_life_of_a_connection_is_observed_at_its_end() {
     let mut window = window(10, 600);
-    let with = |events, age_us| FlowRecord {
+    let with = |events, age_us| TcpRecord {
         events,
         age_us,
         ..flow(FlowKind::Ingress, PeerClass::Docker, 0, 0)
@@ -467,10 +473,10 @@ fn totals_have_all_their_series_from_the_start_and_these_never_leave_or_fold() {
         fold(
             &mut window,
             &[
-                FlowRecord {
+                peer.clone().with_flow(|flow| Flow {
                     remote: other,
-                    ..peer.clone()
-                },
+                    ..flow
+                }),
                 peer,
             ],
         );
@@ -490,7 +496,7 @@ fn totals_have_all_their_series_from_the_start_and_these_never_leave_or_fold() {
 #[test]
 fn an_open_connection_is_shown_however_long_nothing_happens() {
     let mut window = window(10, 10);
-    let opened = FlowRecord {
+    let opened = TcpRecord {
         events: Events::OPENED,
         ..flow(FlowKind::Egress, PeerClass::Dns, 0, 0)
     };
@@ -514,15 +520,13 @@ fn ten_thousand_peers_against_a_budget_of_one_thousand_are_1001_series_with_true
         let remote = Endpoint::new(std::net::IpAddr::V4((0x0a00_0000 + number).into()), 443);
         fold(
             &mut window,
-            &[FlowRecord {
-                remote,
-                ..flow(
-                    FlowKind::Egress,
-                    PeerClass::InternalHosts,
-                    i64::from(number) + 1,
-                    0,
-                )
-            }],
+            &[flow(
+                FlowKind::Egress,
+                PeerClass::InternalHosts,
+                i64::from(number) + 1,
+                0,
+            )
+            .with_flow(|flow| Flow { remote, ..flow })],
         );
     }
     assert_eq!(window.sums.take_folded()[FamilyId::Egress as usize], 9_000);
@@ -551,7 +555,7 @@ const BYTE_FAMILIES: [FamilyId; 5] = [
     FamilyId::Dns,
 ];
 
-fn any_record() -> impl Strategy<Value = FlowRecord> {
+fn any_record() -> impl Strategy<Value = TcpRecord> {
     let class = prop_oneof![
         Just(PeerClass::K8sPod),
         Just(PeerClass::Dns),
@@ -563,12 +567,12 @@ fn any_record() -> impl Strategy<Value = FlowRecord> {
         |(kind, class, host, port, sent, received)| {
             let remote = Endpoint::new([192, 0, 2, host].into(), port);
             let local = Endpoint::new([192, 0, 2, 200].into(), port);
-            FlowRecord {
+            flow(kind, class, sent, received).with_flow(|flow| Flow {
                 local,
                 remote,
                 pid: u32::from(port),
-                ..flow(kind, class, sent, received)
-            }
+                ..flow
+            })
         },
     )
 }
@@ -640,25 +644,27 @@ proptest! {
 }
 
 /// A record of the connection `cookie` to the peer `198.51.100.<peer>`.
-fn about(cookie: u64, peer: u8, kind: FlowKind, events: Events) -> FlowRecord {
-    FlowRecord {
-        cookie,
-        kind: Some(kind),
-        class: Some(PeerClass::ExternalHosts),
+fn about(cookie: u64, peer: u8, kind: FlowKind, events: Events) -> TcpRecord {
+    TcpRecord {
         events,
-        ..record("192.0.2.1:40000", &format!("198.51.100.{peer}:443"))
+        ..record("192.0.2.1:40000", &format!("198.51.100.{peer}:443")).with_flow(|flow| Flow {
+            cookie,
+            kind: Some(kind),
+            class: Some(PeerClass::ExternalHosts),
+            ..flow
+        })
     }
 }
 
-fn opened(cookie: u64, peer: u8) -> FlowRecord {
+fn opened(cookie: u64, peer: u8) -> TcpRecord {
     about(cookie, peer, FlowKind::Egress, Events::OPENED)
 }
 
-fn of_receiver(receiver: u16, census: Census, records: &[FlowRecord]) -> FlowBatch {
+fn of_receiver(receiver: u16, census: Census, records: &[TcpRecord]) -> FlowBatch {
     FlowBatch {
         receiver,
         census,
-        records: records.to_vec(),
+        tcp: records.to_vec(),
         ..FlowBatch::default()
     }
 }
@@ -970,10 +976,9 @@ fn series_that_are_the_same_under_another_config_count_on_and_the_others_begin_a
     let context = context(NodeInfo::default());
     let mut window = Window::new(&Config::default(), &context);
     window.begin(at(2));
-    let open = |events, cookie| FlowRecord {
+    let open = |events, cookie| TcpRecord {
         events,
-        cookie,
-        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 100, 30)
+        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 100, 30).with_flow(|flow| Flow { cookie, ..flow })
     };
     fold(&mut window, &[open(Events::OPENED, 7), open(Events::OPENED, 8)]);
     window.finish(at(4));
@@ -1053,16 +1058,17 @@ fn another_naming_takes_over_no_series() {
 #[test]
 fn a_connection_that_outlives_a_mass_expiry_is_taken_from_the_gauge_that_counts_it() {
     let mut window = window(10_000, 10);
-    let peer = |number: u16| FlowRecord {
-        kind: Some(FlowKind::Egress),
-        class: Some(PeerClass::ExternalHosts),
+    let peer = |number: u16| TcpRecord {
         sent_bytes: 100,
-        ..record("192.0.2.1:40000", &format!("198.51.100.7:{number}"))
+        ..record("192.0.2.1:40000", &format!("198.51.100.7:{number}")).with_flow(|flow| Flow {
+            kind: Some(FlowKind::Egress),
+            class: Some(PeerClass::ExternalHosts),
+            ..flow
+        })
     };
-    let with = |events| FlowRecord {
+    let with = |events| TcpRecord {
         events,
-        cookie: 9,
-        ..peer(443)
+        ..peer(443).with_flow(|flow| Flow { cookie: 9, ..flow })
     };
     // The gauge's series comes after all that will expire.
     fold(&mut window, &(1_000..6_000).map(peer).collect::<Vec<_>>());

@@ -1,0 +1,225 @@
+//! The flow: who talks to whom, and what is known of both ends. Every signal's record embeds one.
+//!
+//! Receivers fill everything above the line "filled by processors"; addresses arrive canonical (an IPv4-mapped IPv6
+//! address is already IPv4).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::KubernetesNames;
+use crate::peer_class::PeerClass;
+
+/// One end of a connection.
+///
+/// ```
+/// use std::net::IpAddr;
+/// use flowtap_model::Endpoint;
+///
+/// let mapped: IpAddr = "::ffff:192.0.2.7".parse()?;
+/// assert_eq!(Endpoint::new(mapped, 443).to_string(), "192.0.2.7:443");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The address, canonical: never IPv4-mapped IPv6.
+    pub addr: IpAddr,
+    /// The port, in host byte order.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// An end at `addr` (folded to IPv4 if it is IPv4-mapped) and `port`.
+    pub fn new(addr: IpAddr, port: u16) -> Self {
+        Self {
+            addr: addr.to_canonical(),
+            port,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::net::SocketAddr::new(self.addr, self.port).fmt(f)
+    }
+}
+
+/// The transport protocol. A recording holds a variant by its position: append new ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Transport {
+    /// TCP, and MPTCP by its subflows.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// UDP-Lite (RFC 3828).
+    UdpLite,
+}
+
+impl Transport {
+    /// The value of the attribute `network.transport`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::UdpLite => "udplite",
+        }
+    }
+}
+
+/// Which side of the handshake this socket was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// Not seen, and not yet decided.
+    #[default]
+    Unknown,
+    /// It called `connect`.
+    Client,
+    /// It was accepted.
+    Server,
+}
+
+/// The evidence for a role. A recording holds a variant by its position: append new ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RoleSource {
+    /// The handshake was seen.
+    Handshake,
+    /// The listening-port table of the socket's network namespace.
+    Listener,
+    /// Nothing: it was assumed.
+    #[default]
+    Assumed,
+    /// The socket's counters: the SYN of the end that connected counts as an acknowledged byte.
+    Counters,
+    /// The two port numbers: one is ephemeral, the other is not.
+    Ports,
+}
+
+impl RoleSource {
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Listener => "listener",
+            Self::Assumed => "assumed",
+            Self::Counters => "counters",
+            Self::Ports => "ports",
+        }
+    }
+}
+
+/// Whether this side serves the flow or is its client. Not to be mixed up with the direction of bytes: a socket of
+/// either kind both sends (`outbound`) and receives (`inbound`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FlowKind {
+    /// This side serves.
+    Ingress,
+    /// This side is the client.
+    Egress,
+}
+
+impl FlowKind {
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// Who talks to whom: one socket of this machine, its peer, its owner, and what processors know of them.
+///
+/// ```
+/// use std::net::Ipv4Addr;
+/// use flowtap_model::{Endpoint, Flow, Transport};
+///
+/// let local = Endpoint::new(Ipv4Addr::new(192, 0, 2, 1).into(), 50_000);
+/// let remote = Endpoint::new(Ipv4Addr::new(192, 0, 2, 7).into(), 443);
+/// let flow = Flow { pid: 7, ..Flow::new(local, remote) };
+/// assert_eq!(flow.transport, Transport::Tcp);
+/// assert_eq!(flow.class, None);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// This machine's end.
+    pub local: Endpoint,
+    /// The peer's end.
+    pub remote: Endpoint,
+    /// The transport protocol.
+    pub transport: Transport,
+    /// Inode number of the socket's network namespace; 0 if unknown.
+    pub netns: u32,
+    /// The kernel's socket cookie: unique for the machine's uptime; 0 if unknown.
+    pub cookie: u64,
+    /// Which side this is.
+    pub role: Role,
+    /// The rule that decided `role`.
+    pub role_source: RoleSource,
+    /// Process id (thread group) in the initial pid namespace; 0 if unknown.
+    pub pid: u32,
+    /// Name of the process, NUL-padded.
+    pub comm: [u8; 16],
+    /// cgroup v2 id of the process; 0 if unknown.
+    pub cgroup_id: u64,
+    /// Id of the process's container, if it is in one that is known.
+    pub container_id: Option<Arc<str>>,
+
+    // ---- filled by processors, and no part of a recording ----
+    /// Ingress or egress; `None` before the direction processor.
+    #[serde(skip)]
+    pub kind: Option<FlowKind>,
+    /// Class of the remote address; `None` before the policy processor, unless another one knows better.
+    #[serde(skip)]
+    pub class: Option<PeerClass>,
+    /// Names of the peer in the cluster; `None` before the kubernetes processor, or if it has none.
+    #[serde(skip)]
+    pub peer_names: Option<Arc<KubernetesNames>>,
+    /// Names of this side.
+    #[serde(skip)]
+    pub local_names: Option<Arc<KubernetesNames>>,
+}
+
+impl Flow {
+    /// A TCP flow between two ends of which nothing else is known.
+    pub const fn new(local: Endpoint, remote: Endpoint) -> Self {
+        Self {
+            local,
+            remote,
+            transport: Transport::Tcp,
+            netns: 0,
+            cookie: 0,
+            role: Role::Unknown,
+            role_source: RoleSource::Assumed,
+            pid: 0,
+            comm: [0; 16],
+            cgroup_id: 0,
+            container_id: None,
+            kind: None,
+            class: None,
+            peer_names: None,
+            local_names: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_folded_to_ipv4() {
+        let mapped = Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped();
+        let end = Endpoint::new(IpAddr::V6(mapped), 443);
+        assert_eq!(end.addr, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
+        assert_eq!(end.to_string(), "192.0.2.7:443");
+        assert_eq!(
+            Endpoint::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 53).to_string(),
+            "[::1]:53"
+        );
+    }
+}

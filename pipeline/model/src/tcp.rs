@@ -1,0 +1,158 @@
+//! The record of a TCP socket: what it did since it was last looked at.
+//!
+//! Byte and segment counts are signed differences: a socket that is read by the window's scan while it closes can first be
+//! shown too high and then be put right by a negative difference, and only the sum counts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::Flow;
+
+/// Events of the connection since the last record, as a set of bits.
+///
+/// ```
+/// use flowtap_model::Events;
+///
+/// let events = Events::CLOSED | Events::RESET;
+/// assert!(events.contains(Events::CLOSED));
+/// assert!(!events.contains(Events::OPENED));
+/// assert_eq!(Events::from_bits(events.bits()), events);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events(u8);
+
+impl Events {
+    /// Nothing but traffic.
+    pub const NONE: Self = Self(0);
+    /// Established; the first record of this connection.
+    pub const OPENED: Self = Self(1);
+    /// Closed; the last record of this connection.
+    pub const CLOSED: Self = Self(1 << 1);
+    /// A connect that was never established; `failure` holds the errno.
+    pub const FAILED: Self = Self(1 << 2);
+    /// Ended by a reset, from either side. Comes with `CLOSED`.
+    pub const RESET: Self = Self(1 << 3);
+    /// Was open before flowtap was: counted from then on, and its opening was not seen.
+    pub const ADOPTED: Self = Self(1 << 4);
+    /// Is open: reported again by a [census](crate::batch::Census), whether it moved bytes or not.
+    pub const OPEN: Self = Self(1 << 5);
+
+    /// The set with exactly these bits; unknown bits are dropped.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & 0b11_1111)
+    }
+
+    /// The bits, as `from_bits` takes them.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether every event of `other` is in this set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for Events {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The changes of one TCP socket since its last record.
+///
+/// ```
+/// use std::net::Ipv4Addr;
+/// use flowtap_model::{Endpoint, Events, Flow, TcpRecord};
+///
+/// let local = Endpoint::new(Ipv4Addr::new(192, 0, 2, 1).into(), 50_000);
+/// let remote = Endpoint::new(Ipv4Addr::new(192, 0, 2, 7).into(), 443);
+/// let mut record = TcpRecord::new(Flow::new(local, remote));
+/// record.sent_bytes = 81;
+/// record.events = Events::OPENED;
+/// assert_eq!(record.received_bytes, 0);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TcpRecord {
+    /// The socket, its peer and its owner.
+    pub flow: Flow,
+    /// Payload bytes sent; each counts once, however often it was transmitted.
+    pub sent_bytes: i64,
+    /// Payload bytes received in order, the FIN not counted.
+    pub received_bytes: i64,
+    /// Segments sent, retransmissions and pure acknowledgements included.
+    pub sent_segments: i64,
+    /// Segments received.
+    pub received_segments: i64,
+    /// Segments retransmitted.
+    pub retransmits: i64,
+    /// The kernel's smoothed round-trip time, in µs; 0 before the first sample.
+    pub rtt_us: u32,
+    /// The smallest round-trip time seen, in µs; 0 before the first sample.
+    pub min_rtt_us: u32,
+    /// Congestion window, in segments.
+    pub cwnd: u32,
+    /// TCP state, the kernel's number (`include/net/tcp_states.h`).
+    pub state: u8,
+    /// Events of the connection since the last record.
+    pub events: Events,
+    /// Why a connect failed or a connection broke, as an errno; 0 for none.
+    pub failure: u16,
+    /// From SYN to ESTABLISHED, in µs, for connections that this machine opened; 0 if not seen.
+    pub handshake_us: u32,
+    /// From ESTABLISHED (or adoption) to this record, in µs.
+    pub age_us: u64,
+}
+
+impl TcpRecord {
+    /// An empty record of `flow`: no traffic, no events.
+    pub const fn new(flow: Flow) -> Self {
+        Self {
+            flow,
+            sent_bytes: 0,
+            received_bytes: 0,
+            sent_segments: 0,
+            received_segments: 0,
+            retransmits: 0,
+            rtt_us: 0,
+            min_rtt_us: 0,
+            cwnd: 0,
+            state: 0,
+            events: Events::NONE,
+            failure: 0,
+            handshake_us: 0,
+            age_us: 0,
+        }
+    }
+
+    /// The same record with another flow, made from its own.
+    ///
+    /// ```
+    /// use std::net::Ipv4Addr;
+    /// use flowtap_model::{Endpoint, Flow, TcpRecord};
+    ///
+    /// let end = Endpoint::new(Ipv4Addr::LOCALHOST.into(), 80);
+    /// let record = TcpRecord::new(Flow::new(end, end)).with_flow(|flow| Flow { pid: 7, ..flow });
+    /// assert_eq!(record.flow.pid, 7);
+    /// ```
+    #[must_use]
+    pub fn with_flow(self, change: impl FnOnce(Flow) -> Flow) -> Self {
+        Self {
+            flow: change(self.flow),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_keep_only_the_bits_they_know() {
+        let events = Events::from_bits(0xff);
+        assert!(events.contains(Events::CLOSED | Events::RESET));
+        assert_eq!(events.bits(), 0b11_1111);
+        assert!(!Events::CLOSED.contains(Events::CLOSED | Events::RESET));
+    }
+}

@@ -1,0 +1,204 @@
+//! How the window folds the records of TCP sockets.
+
+use flowtap_pipeline::catalog::FamilyId;
+use flowtap_pipeline::{Events, FlowBatch, FlowKind, Naming, PeerClass, Role, TcpRecord};
+
+use super::super::connections::Placed;
+use super::super::key::{
+    ConnectionEvent, Direction, EventLabel, FailureReason, KeyInputs, class_of, kind_of,
+};
+use super::{Window, towards};
+
+impl Window {
+    pub(super) fn fold_tcp(&mut self, receiver: u16, record: &TcpRecord) {
+        self.fold_bytes(record);
+        self.fold_rtt(record);
+        if self.catalog.is_enabled(FamilyId::Segments) {
+            self.fold_segments(record);
+        }
+        self.fold_connection(receiver, record);
+        if record.retransmits != 0 {
+            self.add(
+                FamilyId::Retransmits,
+                &record.flow,
+                KeyInputs::default(),
+                record.retransmits,
+            );
+        }
+    }
+
+    fn fold_bytes(&mut self, record: &TcpRecord) {
+        self.totals.add(record);
+        let family = match (class_of(&record.flow), kind_of(&record.flow)) {
+            _ if self.catalog.is_enabled(FamilyId::Io) => FamilyId::Io,
+            (PeerClass::K8sPod | PeerClass::K8sSvc, _) => FamilyId::K8s,
+            (PeerClass::Dns, _) => FamilyId::Dns,
+            (_, FlowKind::Egress) => FamilyId::Egress,
+            (_, FlowKind::Ingress) => FamilyId::Ingress,
+        };
+        let Some(key) = self
+            .catalog
+            .key(family, &record.flow, towards(Direction::Outbound))
+        else {
+            return;
+        };
+        let hash = self.sums.hash(&key) ^ key.direction_salt();
+        for (direction, bytes) in moved(record) {
+            let key = key.towards(direction);
+            self.sums.change(
+                (hash ^ key.direction_salt(), key),
+                bytes,
+                self.opened,
+                &mut self.catalog,
+            );
+        }
+    }
+
+    /// As in the Go exporter, only for peers beyond this machine and cluster unless the config wants all (ADR 4 has the
+    /// direction).
+    fn fold_rtt(&mut self, record: &TcpRecord) {
+        let near = matches!(
+            class_of(&record.flow),
+            PeerClass::K8sPod | PeerClass::K8sSvc | PeerClass::Dns | PeerClass::Localhost | PeerClass::Docker
+        );
+        if near && !self.rtt_include_local_peers || record.rtt_us == 0 || moved(record).next().is_none() {
+            return;
+        }
+        let rtt = self.catalog.duration(FamilyId::Rtt, record.rtt_us);
+        match self.catalog.naming() {
+            Naming::PrimusLens => {
+                for (direction, _) in moved(record) {
+                    self.observe(FamilyId::Rtt, &record.flow, towards(direction), rtt);
+                }
+            }
+            Naming::Otel => self.observe(FamilyId::Rtt, &record.flow, KeyInputs::default(), rtt),
+        }
+        if record.min_rtt_us > 0 {
+            let min_rtt = self.catalog.duration(FamilyId::MinRtt, record.min_rtt_us);
+            self.observe(FamilyId::MinRtt, &record.flow, KeyInputs::default(), min_rtt);
+        }
+    }
+
+    fn fold_segments(&mut self, record: &TcpRecord) {
+        let both = [
+            (Direction::Outbound, record.sent_segments),
+            (Direction::Inbound, record.received_segments),
+        ];
+        for (direction, segments) in both.into_iter().filter(|(_, segments)| *segments != 0) {
+            self.add(FamilyId::Segments, &record.flow, towards(direction), segments);
+        }
+    }
+
+    pub(super) fn fold_connection(&mut self, receiver: u16, record: &TcpRecord) {
+        let events = record.events;
+        if events == Events::NONE {
+            return;
+        }
+        let reported = [
+            (Events::OPENED, ConnectionEvent::Opened),
+            (Events::CLOSED, ConnectionEvent::Closed),
+            (Events::FAILED, ConnectionEvent::Failed),
+            (Events::RESET, ConnectionEvent::Reset),
+        ];
+        for (_, event) in reported.into_iter().filter(|(bit, _)| events.contains(*bit)) {
+            let inputs = KeyInputs {
+                cause: Some(EventLabel::Event(event)),
+                ..KeyInputs::default()
+            };
+            self.add(FamilyId::Connections, &record.flow, inputs, 1);
+        }
+        self.fold_open(receiver, record);
+        if events.contains(Events::CLOSED) && record.age_us > 0 {
+            let seconds = record.age_us as f64 / 1e6;
+            self.observe(
+                FamilyId::ConnectionDuration,
+                &record.flow,
+                KeyInputs::default(),
+                seconds,
+            );
+        }
+        if events.contains(Events::FAILED) {
+            let inputs = KeyInputs {
+                cause: Some(EventLabel::Reason(FailureReason::of(record.failure))),
+                ..KeyInputs::default()
+            };
+            self.add(FamilyId::ConnectFailures, &record.flow, inputs, 1);
+        }
+        if events.contains(Events::OPENED) && record.flow.role == Role::Client && record.handshake_us > 0 {
+            let seconds = f64::from(record.handshake_us) / 1e6;
+            self.observe(
+                FamilyId::ConnectDuration,
+                &record.flow,
+                KeyInputs::default(),
+                seconds,
+            );
+        }
+    }
+
+    /// Whether the connection is open: in the gauge, and in the table that says which series of it counts the connection.
+    fn fold_open(&mut self, receiver: u16, record: &TcpRecord) {
+        let is = |event| record.events.contains(event);
+        let (began, closed) = (is(Events::OPENED) || is(Events::ADOPTED), is(Events::CLOSED));
+        if receiver == FlowBatch::DETACHED || !(began || closed || is(Events::OPEN)) {
+            return;
+        }
+        if record.flow.cookie == 0 {
+            // Connections can't be distinguished here, so only their number is known.
+            let change = i64::from(began) - i64::from(closed);
+            if change != 0 {
+                self.add(
+                    FamilyId::ConnectionsActive,
+                    &record.flow,
+                    KeyInputs::default(),
+                    change,
+                );
+            }
+            return;
+        }
+        if closed {
+            let slot = self.connections.remove(receiver, record.flow.cookie);
+            if let Some(slot) = slot.or_else(|| self.remove_untracked(receiver, record)) {
+                self.release(slot, 1);
+            }
+            return;
+        }
+        let Some(key) = self
+            .catalog
+            .key(FamilyId::ConnectionsActive, &record.flow, KeyInputs::default())
+        else {
+            return;
+        };
+        let hashed = (self.sums.hash(&key), key);
+        let slot = self.sums.slot_of(hashed, self.opened, &mut self.catalog);
+        match self.connections.place(receiver, record.flow.cookie, slot) {
+            Placed::Already => return,
+            Placed::Added => {}
+            Placed::Untracked => self.telemetry.untracked(),
+            Placed::MovedFrom(before) => self.release(before, 1),
+        }
+        if let Some(gauge) = self.sums.value_mut(slot) {
+            gauge.hold(1);
+        }
+    }
+
+    /// The slot of `record`'s labels, if it counts a connection that the table had no room for.
+    fn remove_untracked(&mut self, receiver: u16, record: &TcpRecord) -> Option<u32> {
+        if !self.connections.has_untracked(receiver) {
+            return None;
+        }
+        let key = self
+            .catalog
+            .key(FamilyId::ConnectionsActive, &record.flow, KeyInputs::default())?;
+        let slot = self.sums.find((self.sums.hash(&key), key))?;
+        self.connections.remove_untracked(receiver, slot).then_some(slot)
+    }
+}
+
+/// The directions in which bytes moved, and how many. A difference can be negative (see [`TcpRecord`]).
+pub(super) fn moved(record: &TcpRecord) -> impl Iterator<Item = (Direction, i64)> {
+    let both = [
+        (Direction::Outbound, record.sent_bytes),
+        (Direction::Inbound, record.received_bytes),
+    ];
+    both.into_iter().filter(|(_, bytes)| *bytes != 0)
+}
