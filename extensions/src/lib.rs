@@ -13,6 +13,8 @@
 //! | [`kubernetes`] | watches the cluster's ranges and names |
 //! | [`watches`] | the state of these watches, as `/status` shows it |
 //! | [`memory_limiter`] | watches how much memory the daemon has |
+//! | [`short`] | numbers for people |
+//! | [`verdict`] | what limits the traffic of a peer, a process or a service |
 //! | [`systemd`] | notifications to systemd |
 #![forbid(unsafe_code)]
 
@@ -26,6 +28,8 @@ pub mod kubernetes;
 pub mod live;
 pub mod memory_limiter;
 pub mod node;
+pub mod short;
 pub mod systemd;
 pub mod telemetry;
+pub mod verdict;
 pub mod watches;

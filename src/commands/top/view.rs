@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table};
 
 use flowtap_extensions::live::{Bytes, Flow, Sort};
+use flowtap_extensions::short::{short_bytes, short_count, short_time};
 
 use super::state::{Mode, State};
 
@@ -275,36 +276,6 @@ fn short_class(class: &str) -> &str {
 
 fn per_second(bytes: Option<Bytes>) -> String {
     bytes.map_or_else(String::new, |bytes| short_bytes(bytes.per_second))
-}
-
-/// Three digits and a unit, in at most seven characters: `1.23 kB`.
-fn short_bytes(bytes: f64) -> String {
-    scaled(bytes, &[" B", " kB", " MB", " GB", " TB", " PB"])
-}
-
-/// `850us`, `1.23ms`, `12.3s`.
-fn short_time(microseconds: f64) -> String {
-    scaled(microseconds, &["us", "ms", "s"])
-}
-
-fn short_count(count: u64) -> String {
-    scaled(count as f64, &["", "k", "M", "G", "T", "P"])
-}
-
-fn scaled(mut value: f64, units: &[&str]) -> String {
-    let mut unit = 0;
-    // A value that would be rounded to 1000 is one of the next unit.
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let digits = match value {
-        _ if unit == 0 => 0,
-        value if value < 9.995 => 2,
-        value if value < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$}{}", units[unit])
 }
 
 #[cfg(test)]

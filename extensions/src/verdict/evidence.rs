@@ -1,0 +1,114 @@
+//! What a verdict rests on.
+
+use serde::{Deserialize, Serialize};
+
+/// Seconds of connections, by what sending waited for. They add up to the time that connections were open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// The network: data was in flight or waited for the congestion window, and there was more to send.
+    pub network: f64,
+    /// The peer's answer: everything was sent, and not yet acknowledged.
+    pub answer: f64,
+    /// The receiver: its window was full.
+    pub receiver: f64,
+    /// This side's send buffer was too small.
+    pub buffer: f64,
+    /// The application: it had nothing to send.
+    pub application: f64,
+}
+
+impl Shares {
+    /// All the time that connections were open, in seconds.
+    pub fn total(&self) -> f64 {
+        self.network + self.answer + self.receiver + self.buffer + self.application
+    }
+
+    /// Adds the time of other connections.
+    pub fn add(&mut self, other: &Self) {
+        self.network += other.network;
+        self.answer += other.answer;
+        self.receiver += other.receiver;
+        self.buffer += other.buffer;
+        self.application += other.application;
+    }
+}
+
+/// Connects that failed, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connects {
+    /// The peer answered with a reset.
+    pub refused: u64,
+    /// Timed out, or given up by the application after the SYN was sent again.
+    pub no_answer: u64,
+    /// A router or this machine's own routes said that there is no way.
+    pub unreachable: u64,
+    /// No local port was left to connect from.
+    pub no_local_port: u64,
+    /// Any other reason; not those that the application gave up at once.
+    pub other: u64,
+}
+
+impl Connects {
+    /// All that failed.
+    pub const fn total(&self) -> u64 {
+        self.refused + self.no_answer + self.unreachable + self.no_local_port + self.other
+    }
+}
+
+/// What listening sockets had to refuse, or kept waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Listening {
+    /// Connections that wait to be accepted.
+    pub backlog: u64,
+    /// Maximum number that may wait.
+    pub limit: u64,
+    /// Connections that were dropped in the period.
+    pub drops: u64,
+    /// Age of the oldest connection that waits, in seconds.
+    pub oldest_wait: f64,
+}
+
+/// Measurements of a peer, a process or a service over a period. Numbers are increases in that period, unless they say otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The time that connections were open, by what sending waited for.
+    pub shares: Shares,
+    /// Seconds spent waiting for a retransmission time-out. Linux 6.7 and later.
+    pub rto: f64,
+    /// Payload bytes sent.
+    pub sent_bytes: u64,
+    /// Payload bytes received.
+    pub received_bytes: u64,
+    /// Segments sent, retransmissions included.
+    pub sent_segments: u64,
+    /// Segments sent again.
+    pub retransmits: u64,
+    /// SYN and SYN-ACK segments sent again.
+    pub syn_retransmits: u64,
+    /// The smallest round-trip time, in µs; 0 if unknown.
+    pub min_rtt_us: u32,
+    /// Bytes that wait in this side's send queue, at the end.
+    pub unsent: u64,
+    /// Bytes that this side's process has not read, at the end.
+    pub unread: u64,
+    /// Connections opened.
+    pub opened: u64,
+    /// Connects that failed.
+    pub failed: Connects,
+    /// Connections that this side reset.
+    pub reset_by_local: u64,
+    /// Connections that the peer reset.
+    pub reset_by_peer: u64,
+    /// The listening sockets, if this side serves.
+    pub listening: Listening,
+}
+
+impl Evidence {
+    /// Retransmitted segments of all segments sent, from 0 to 1.
+    pub fn retransmit_ratio(&self) -> f64 {
+        if self.sent_segments == 0 {
+            return 0.0;
+        }
+        self.retransmits as f64 / self.sent_segments as f64
+    }
+}
