@@ -7,14 +7,13 @@ use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     Aggregator, BuildContext, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch,
     HistogramPoint, Inheritance, MemoryPressure, Points, Series, SharedMemoryPressure, Snapshot, SumPoint,
-    TcpRecord, Timestamp,
+    Timestamp,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
 mod tcp;
 
-use self::tcp::moved;
 use super::catalog::Catalog;
 use super::config::Config;
 use super::connections::Connections;
@@ -150,19 +149,6 @@ impl Window {
         }
     }
 
-    /// Counts the changes that the records would have made, and drops them. Connection events are
-    /// kept: they take no memory, and a gauge that missed an end would stay wrong.
-    fn shed(&mut self, receiver: u16, records: &[TcpRecord]) {
-        let mut bytes = 0;
-        for record in records {
-            self.fold_connection(receiver, record);
-            bytes += moved(record)
-                .map(|(_, bytes)| bytes.max(0).unsigned_abs())
-                .sum::<u64>();
-        }
-        self.shed.dropped(records.len() as u64, bytes, MEMORY_LIMIT);
-    }
-
     /// Continues with the series of `before` that are the same here; the others end.
     fn continue_with(&mut self, before: Self) {
         let Self {
@@ -262,7 +248,7 @@ impl Aggregator for Window {
             self.begin_census(batch.receiver);
         }
         if memory == MemoryPressure::Hard {
-            self.shed(batch.receiver, &batch.tcp);
+            self.shed_tcp(batch.receiver, &batch.tcp);
         } else {
             for record in &batch.tcp {
                 self.fold_tcp(batch.receiver, record);

@@ -7,7 +7,7 @@ use super::super::connections::Placed;
 use super::super::key::{
     ConnectionEvent, Direction, EventLabel, FailureReason, KeyInputs, class_of, kind_of,
 };
-use super::{Window, towards};
+use super::{MEMORY_LIMIT, Window, towards};
 
 impl Window {
     pub(super) fn fold_tcp(&mut self, receiver: u16, record: &TcpRecord) {
@@ -89,7 +89,7 @@ impl Window {
         }
     }
 
-    pub(super) fn fold_connection(&mut self, receiver: u16, record: &TcpRecord) {
+    fn fold_connection(&mut self, receiver: u16, record: &TcpRecord) {
         let events = record.events;
         if events == Events::NONE {
             return;
@@ -192,10 +192,23 @@ impl Window {
         let slot = self.sums.find((self.sums.hash(&key), key))?;
         self.connections.remove_untracked(receiver, slot).then_some(slot)
     }
+
+    /// Counts the changes that the records would have made, and drops them. Connection events are
+    /// kept: they take no memory, and a gauge that missed an end would stay wrong.
+    pub(super) fn shed_tcp(&mut self, receiver: u16, records: &[TcpRecord]) {
+        let mut bytes = 0;
+        for record in records {
+            self.fold_connection(receiver, record);
+            bytes += moved(record)
+                .map(|(_, bytes)| bytes.max(0).unsigned_abs())
+                .sum::<u64>();
+        }
+        self.shed.dropped(records.len() as u64, bytes, MEMORY_LIMIT);
+    }
 }
 
 /// The directions in which bytes moved, and how many. A difference can be negative (see [`TcpRecord`]).
-pub(super) fn moved(record: &TcpRecord) -> impl Iterator<Item = (Direction, i64)> {
+fn moved(record: &TcpRecord) -> impl Iterator<Item = (Direction, i64)> {
     let both = [
         (Direction::Outbound, record.sent_bytes),
         (Direction::Inbound, record.received_bytes),
