@@ -8,7 +8,9 @@ use crate::testing::{context, record};
 use crate::window::config::FamilyConfig;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::Label;
-use flowtap_pipeline::{Census, Endpoint, Events, Flow, FlowKind, Naming, NodeInfo, PeerClass, Role};
+use flowtap_pipeline::{
+    Census, Endpoint, Events, Flow, FlowKind, Naming, NodeInfo, PeerClass, Role, TcpRecord,
+};
 
 const SECOND: u64 = 1_000_000_000;
 
