@@ -139,6 +139,10 @@ pub trait Receiver: Send {
 pub trait Processor: Send {
     /// Fills, changes or removes records. Never blocks.
     fn process(&mut self, batch: &mut FlowBatch);
+
+    /// Declares that every record up to `to` has been processed: the only clock of a processor, so that a recording replays alike.
+    /// May put records of its own into `batch`, which is empty; they take the rest of the chain. Never blocks.
+    fn advance(&mut self, _to: Timestamp, _batch: &mut FlowBatch) {}
 }
 
 /// The end of the synchronous path: folds records into series and gives them out as snapshots.

@@ -32,6 +32,8 @@ pub struct WindowNode {
 pub struct Stages {
     processors: Vec<ProcessorNode>,
     window: WindowNode,
+    /// For records that processors add.
+    added: FlowBatch,
 }
 
 impl std::fmt::Debug for Stages {
@@ -43,8 +45,12 @@ impl std::fmt::Debug for Stages {
 
 impl Stages {
     /// Stages that were built elsewhere.
-    pub const fn new(processors: Vec<ProcessorNode>, window: WindowNode) -> Self {
-        Self { processors, window }
+    pub fn new(processors: Vec<ProcessorNode>, window: WindowNode) -> Self {
+        Self {
+            processors,
+            window,
+            added: FlowBatch::default(),
+        }
     }
 
     /// Builds the stages of `configs`, in their order, each with what `context` returns for its id. `None` if no stage is an
@@ -106,11 +112,29 @@ impl Stages {
 
     /// Every record up to `to` has been accepted. Returns the snapshot of the window that this closes, if it closes one.
     pub fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+        self.advance_processors(to);
         self.window.aggregator.advance(to)
+    }
+
+    /// Lets each processor know the time. What one adds goes through those after it and into the window.
+    fn advance_processors(&mut self, to: Timestamp) {
+        self.added.receiver = FlowBatch::DETACHED;
+        for place in 0..self.processors.len() {
+            self.processors[place].processor.advance(to, &mut self.added);
+            if self.added.is_empty() {
+                continue;
+            }
+            for node in &mut self.processors[place + 1..] {
+                node.processor.process(&mut self.added);
+            }
+            self.window.aggregator.fold(&self.added);
+            self.added.clear();
+        }
     }
 
     /// Closes the current window, however short; nothing follows.
     pub fn finish(&mut self, at: Timestamp) -> Snapshot {
+        self.advance_processors(at);
         self.window.aggregator.finish(at)
     }
 

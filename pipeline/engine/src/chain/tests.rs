@@ -1,11 +1,11 @@
 //! Tests of a chain whose receivers differ in pace, and come and go.
 
 use arc_swap::ArcSwap;
-use flowtap_pipeline::{Aggregator, Census, Endpoint, Events, Flow, Sink, TcpRecord};
+use flowtap_pipeline::{Aggregator, Census, Endpoint, Events, Flow, Processor, Sink, TcpRecord};
 
 use super::*;
 use crate::sink::{ChainSet, ChainSink};
-use crate::stages::WindowNode;
+use crate::stages::{ProcessorNode, WindowNode};
 use crate::telemetry::ReceiverTelemetry;
 
 /// A call of the aggregator.
@@ -197,4 +197,54 @@ fn a_receiver_is_asked_for_a_census_by_the_pipelines_that_it_feeds_alone() {
     assert!(!sink("first").wants_census());
     assert!(sink("second").wants_census());
     assert!(!sink("third").wants_census());
+}
+
+/// Adds a record whenever it learns the time; drops a record of a remote port.
+struct Adds(Option<u16>);
+
+impl Processor for Adds {
+    fn process(&mut self, batch: &mut FlowBatch) {
+        if let Some(port) = self.0 {
+            batch.retain(|flow| flow.remote.port != port);
+        }
+    }
+
+    fn advance(&mut self, _: Timestamp, batch: &mut FlowBatch) {
+        if self.0.is_none() {
+            batch.tcp.append(&mut record().tcp);
+        }
+    }
+}
+
+#[test]
+fn what_a_processor_adds_goes_through_those_after_it_into_the_window_that_closes() {
+    let processors = |drops: &[Option<u16>]| {
+        let nodes = drops.iter().enumerate().map(|(place, drop)| ProcessorNode {
+            id: id(&format!("adds/{place}")),
+            fingerprint: String::new(),
+            processor: Box::new(Adds(*drop)) as Box<dyn Processor>,
+        });
+        nodes.collect::<Vec<_>>()
+    };
+    let at = Timestamp::from_nanos(7);
+    for (drops, added) in [
+        (&[Some(80), None][..], 1),
+        (&[None, Some(80)], 0),
+        (&[None, None], 2),
+    ] {
+        let witness = Witness::default();
+        let window = WindowNode {
+            fingerprint: String::new(),
+            aggregator: Box::new(witness.clone()),
+        };
+        let mut stages = Stages::new(processors(drops), window);
+        stages.advance(at);
+        let mut calls = witness.take();
+        assert_eq!(calls.pop(), Some(Shown::To(at)), "the window closes last");
+        let records = calls.into_iter().map(|call| match call {
+            Shown::Records(FlowBatch::DETACHED, records) => records,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(records.sum::<usize>(), added, "{drops:?}");
+    }
 }
