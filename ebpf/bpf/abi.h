@@ -31,6 +31,21 @@ enum flow_events {
 	FLOW_OPEN = 1 << 5, /* a census: the connection is open */
 };
 
+/* Bits of flow_event.limits. */
+enum limits {
+	LIMIT_CHRONO = 3 << 0,	     /* enum tcp_chrono: what the sender waits for */
+	LIMIT_APPLICATION = 1 << 2,  /* the last rate sample is of an application that had no more to send */
+	LIMIT_WINDOW = 1 << 3,	     /* the congestion window is full */
+	LIMIT_CA_STATE_SHIFT = 4,    /* enum tcp_ca_state, three bits */
+};
+
+/* Which side reset a connection. */
+enum reset_by {
+	RESET_BY_NONE = 0,
+	RESET_BY_LOCAL = 1,
+	RESET_BY_REMOTE = 2,
+};
+
 /* The source of a role. */
 enum role_source {
 	ROLE_FROM_HANDSHAKE = 0,
@@ -71,6 +86,22 @@ struct flow_event {
 	__u8 events;	  /* enum flow_events */
 	__u8 role_source; /* enum role_source, if there is a role */
 	__u32 failure;	  /* errno, for FLOW_FAILED and FLOW_RESET */
+	/* Where the time went, in jiffies. They sum up to the time since ESTABLISHED or adoption. */
+	__s32 elapsed;
+	__s32 busy;	      /* data was in flight or waited for the network */
+	__s32 rwnd_limited;   /* the peer's window was full */
+	__s32 sndbuf_limited; /* the send buffer was full */
+	__s32 rto_ms;	      /* spent in retransmission time-outs */
+	__s32 out_of_order;   /* segments received */
+	__s32 lost;	      /* segments sent that TCP took for lost */
+	__s32 ecn_ce;	      /* segments sent that were acknowledged with a congestion mark */
+	__u32 unsent;	      /* bytes at this moment */
+	__u32 unacked;
+	__u32 unread;
+	__u8 limits;	      /* enum limits */
+	__u8 syn_retransmits; /* of the SYN, or of the SYN-ACK; in the record with FLOW_OPENED or FLOW_FAILED */
+	__u8 reset_by;	      /* enum reset_by, for FLOW_RESET */
+	__u8 pad;
 };
 
 /* A socket began or ceased to listen. */
@@ -117,12 +148,13 @@ struct losses {
 };
 
 _Static_assert(sizeof(struct tuple) == 40, "tuple");
-_Static_assert(sizeof(struct flow_event) == 144, "flow_event");
+_Static_assert(sizeof(struct flow_event) == 192, "flow_event");
 _Static_assert(__builtin_offsetof(struct flow_event, tuple) == 16, "flow_event.tuple");
 _Static_assert(__builtin_offsetof(struct flow_event, sent) == 56, "flow_event.sent");
 _Static_assert(__builtin_offsetof(struct flow_event, age_us) == 104, "flow_event.age_us");
 _Static_assert(__builtin_offsetof(struct flow_event, comm) == 120, "flow_event.comm");
 _Static_assert(__builtin_offsetof(struct flow_event, failure) == 140, "flow_event.failure");
+_Static_assert(__builtin_offsetof(struct flow_event, limits) == 188, "flow_event.limits");
 _Static_assert(sizeof(struct listen_event) == 24, "listen_event");
 _Static_assert(sizeof(struct losses) == 72, "losses");
 _Static_assert(sizeof(struct cgroup_event) == 1040, "cgroup_event");

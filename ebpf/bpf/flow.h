@@ -52,15 +52,66 @@ static __always_inline void look_for_redirect(struct socket_state *state, struct
 	COUNT_LOSS(redirected, 1);
 }
 
+/* Bytes between two sequence numbers, which are read without the socket's lock. */
+static __always_inline __u32 bytes_between(__u32 from, __u32 to)
+{
+	__s32 bytes = to - from;
+
+	return bytes > 0 ? bytes : 0;
+}
+
+/* Bytes that the process has not read, without the FIN. */
+static __always_inline __u32 read_unread(struct tcp_sock *tcp)
+{
+	struct sock *sk = (struct sock *)tcp;
+	__u32 bytes = bytes_between(FIELD(tcp, copied_seq), FIELD(tcp, rcv_nxt));
+
+	return bytes && FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_MASK ? bytes - 1 : bytes;
+}
+
+static __always_inline __u8 read_limits(struct tcp_sock *tcp)
+{
+	struct inet_connection_sock *connection = (struct inet_connection_sock *)tcp;
+	__u8 limits = chrono_type(tcp) & LIMIT_CHRONO;
+
+	if (BPF_CORE_READ_BITFIELD_PROBED(tcp, rate_app_limited))
+		limits |= LIMIT_APPLICATION;
+	if (BPF_CORE_READ_BITFIELD_PROBED(tcp, is_cwnd_limited))
+		limits |= LIMIT_WINDOW;
+	return limits | (BPF_CORE_READ_BITFIELD_PROBED(connection, icsk_ca_state) & 7) << LIMIT_CA_STATE_SHIFT;
+}
+
+/* What is queued and what sending waits for, at this moment. A closed socket has nothing queued. */
+static __always_inline void fill_queues(struct flow_event *event, struct socket_state *state, struct tcp_sock *tcp,
+					__u8 tcp_state)
+{
+	__u32 next = FIELD(tcp, snd_nxt);
+
+	event->limits = read_limits(tcp);
+	if (tcp_state == TCP_CLOSE) {
+		event->unsent = event->unacked = event->unread = 0;
+		return;
+	}
+	event->unsent = bytes_between(next, FIELD(tcp, write_seq));
+	event->unacked = bytes_between(FIELD(tcp, snd_una), next);
+	event->unread = read_unread(tcp);
+	if (event->unread && !has_mark(state, MARK_UNREAD))
+		set_marks(state, MARK_UNREAD);
+	else if (!event->unread && has_mark(state, MARK_UNREAD))
+		clear_marks(state, MARK_UNREAD);
+}
+
 /* Fills all of `event` but the addresses; `events` are added to what the first record of a socket always says. */
 static __always_inline void fill_flow(struct flow_event *event, struct socket_state *state, struct tcp_sock *tcp,
 				      __u64 cookie, const struct delta *changed, __u8 tcp_state, __u8 events)
 {
 	bool established = has_mark(state, MARK_ESTABLISHED);
 
+	event->syn_retransmits = 0;
 	if (established && !(set_marks(state, MARK_ANNOUNCED) & MARK_ANNOUNCED)) {
 		events |= has_mark(state, MARK_ADOPTED) ? FLOW_ADOPTED : FLOW_OPENED;
 		look_for_redirect(state, (struct sock *)tcp);
+		event->syn_retransmits = state->syn_retransmits;
 	}
 	event->type = EVENT_FLOW;
 	event->netns = state->netns;
@@ -83,6 +134,17 @@ static __always_inline void fill_flow(struct flow_event *event, struct socket_st
 	event->events = events;
 	event->role_source = has_mark(state, MARK_ROLE_COUNTED) ? ROLE_FROM_COUNTERS : ROLE_FROM_HANDSHAKE;
 	event->failure = 0;
+	event->elapsed = changed->elapsed;
+	event->busy = changed->busy;
+	event->rwnd_limited = changed->rwnd_limited;
+	event->sndbuf_limited = changed->sndbuf_limited;
+	event->rto_ms = changed->rto_ms;
+	event->out_of_order = changed->out_of_order;
+	event->lost = changed->lost;
+	event->ecn_ce = changed->ecn_ce;
+	fill_queues(event, state, tcp, tcp_state);
+	event->reset_by = RESET_BY_NONE;
+	event->pad = 0;
 }
 
 /*
@@ -125,10 +187,53 @@ static __always_inline __u8 closing_events(struct socket_state *state, struct so
 	return was_reset(sk, oldstate, error) ? events | FLOW_RESET : events;
 }
 
+/*
+ * The side that reset a connection. tcp_reset() sets the error before the socket closes; a close that resets by itself
+ * (data that nobody read, SO_LINGER, connect(AF_UNSPEC)) sets it later or not at all, and tcp_abort() has another one.
+ */
+static __always_inline __u8 reset_by(__u8 events, int error)
+{
+	if (!(events & FLOW_RESET))
+		return RESET_BY_NONE;
+	return error == ECONNRESET || error == EPIPE ? RESET_BY_REMOTE : RESET_BY_LOCAL;
+}
+
+/* Segments that were sent again until the handshake ended, or was given up. */
+static __always_inline __u8 read_syn_retransmits(struct tcp_sock *tcp)
+{
+	__u32 count = FIELD(tcp, total_retrans);
+
+	return count < 255 ? count : 255;
+}
+
+/* What is remembered of the handshake when it ends, and the clocks begin. */
+static __always_inline void end_handshake(struct socket_state *state, struct tcp_sock *tcp)
+{
+	struct totals now;
+
+	count_from_opening(state, tcp);
+	read_details(&now, tcp);
+	begin_times(&state->reported, &now);
+	if (!has_mark(state, MARK_ADOPTED))
+		state->syn_retransmits = read_syn_retransmits(tcp);
+}
+
+/* The rest of a record at the close. */
+static __always_inline void fill_close(struct flow_event *event, struct tcp_sock *tcp, int error)
+{
+	event->failure = error;
+	event->reset_by = reset_by(event->events, error);
+	if (event->events & FLOW_FAILED)
+		event->syn_retransmits = read_syn_retransmits(tcp);
+}
+
 /* Totals of a connect that failed before its SYN was made hold what the socket did before, if anything. */
 static __always_inline void begin_failed_connect(struct socket_state *state, struct totals *now, struct tcp_sock *tcp)
 {
-	if (has_mark(state, MARK_ESTABLISHED) || state->role != ROLE_CLIENT)
+	if (has_mark(state, MARK_ESTABLISHED))
+		return;
+	begin_times(&state->reported, now);
+	if (state->role != ROLE_CLIENT)
 		return;
 	if (now->sent_segments)
 		count_from_opening(state, tcp);

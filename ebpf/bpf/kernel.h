@@ -60,6 +60,13 @@ enum {
 #define SOCK_DEAD_MASK (1UL << 0)
 #define SOCK_DONE_MASK (1UL << 1)
 
+/* include/linux/tcp.h, enum tcp_chrono: what a socket with data to send waits for. */
+enum {
+	TCP_CHRONO_BUSY = 1,
+	TCP_CHRONO_RWND_LIMITED = 2,
+	TCP_CHRONO_SNDBUF_LIMITED = 3,
+};
+
 /* include/linux/sched.h: a kernel thread. Workers of io_uring are threads of their process and lack it. */
 #define PF_KTHREAD 0x00200000
 
@@ -169,6 +176,12 @@ struct list_head {
 	struct list_head *next;
 } KERNEL_TYPE;
 
+/* Bit-fields here or plain bytes there: up to Linux 6.12 all are, later some. Read by
+ * BPF_CORE_READ_BITFIELD_PROBED(), which copes with both; a plain load of them is refused where they are. */
+struct inet_connection_sock {
+	__u8 icsk_ca_state : 5;
+} KERNEL_TYPE;
+
 struct tcp_sock {
 	__u64 bytes_received;
 	__u64 bytes_acked;
@@ -184,6 +197,17 @@ struct tcp_sock {
 	struct minmax rtt_min;
 	__u32 snd_cwnd;
 	__u32 rcv_nxt;
+	__u32 copied_seq;
+	__u32 chrono_start;
+	__u32 chrono_stat[3];
+	__u8 chrono_type : 2;
+	__u8 rate_app_limited : 1;
+	__u8 is_cwnd_limited : 1;
+	__u32 rcv_ooopack;
+	__u32 lost;
+	__u32 delivered_ce;
+	__u32 rto_stamp;
+	__u32 total_rto_time; /* Linux 6.7 */
 	struct list_head tsorted_sent_queue;
 } KERNEL_TYPE;
 

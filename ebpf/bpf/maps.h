@@ -16,6 +16,18 @@ struct {
 	__type(value, struct socket_state);
 } sockets SEC(".maps");
 
+/* Cookie of the socket that the scan is at, or was last: see totals.h. */
+__u64 scanned_socket = 0;
+
+/* Key: cookie of a socket that closed while the scan was at it. Value: its totals, for that scan; what it does not
+ * take out makes room for others. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u64);
+	__type(value, struct totals);
+} final_totals SEC(".maps");
+
 /* A place in `table`. */
 struct table_entry {
 	struct socket_state state;

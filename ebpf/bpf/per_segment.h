@@ -40,7 +40,7 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 	struct delta changed = {};
 	struct flow_event *event;
 	struct segment segment;
-	struct totals now;
+	struct totals now = {};
 	__u16 tick;
 
 	if (!tcp || !is_tcp(sk) || duty() == DUTY_NONE)
@@ -53,7 +53,8 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 	read_totals(&now, sk, tcp);
 	now.received = received_with(&segment, &now, tcp);
 	if (!segment.payload && now.received == state->reported.received &&
-	    (now.sent == state->reported.sent || (__u16)(tick - state->segment_tick) < (SENDER_REPORT_NS >> 26)))
+	    ((now.sent == state->reported.sent && !chrono_type(tcp)) ||
+	     (__u16)(tick - state->segment_tick) < (SENDER_REPORT_NS >> 26)))
 		return;
 	event = bpf_ringbuf_reserve(&segments, sizeof(*event), 0);
 	if (!event) {
@@ -62,6 +63,7 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 		return;
 	}
 	read_tuple(&event->tuple, sk);
+	read_details(&now, tcp);
 	move_totals(&changed, &state->reported, &now);
 	state->segment_tick = tick;
 	fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, sk->__sk_common.skc_state, 0);

@@ -65,9 +65,41 @@ static __always_inline bool is_idle(struct sock *sk, const struct socket_state *
 {
 	struct tcp_sock *tcp = as_tcp_sock(sk);
 
-	return has_mark(state, MARK_ANNOUNCED) && read_sequence(tcp) == state->reported.sent &&
-	       read_received(sk, tcp) == state->reported.received &&
-	       tcp->total_retrans == state->reported.retransmits;
+	return has_mark(state, MARK_ANNOUNCED) && !has_mark(state, MARK_UNREAD) &&
+	       read_sequence(tcp) == state->reported.sent && read_received(sk, tcp) == state->reported.received &&
+	       tcp->total_retrans == state->reported.retransmits && !chrono_type(tcp);
+}
+
+/* Whether there is something to report of a socket. No byte moves while the peer does not read or does not answer, and
+ * none while this end reads what has come. */
+static __always_inline bool is_changed(struct socket_state *state, const struct totals *now, struct tcp_sock *tcp)
+{
+	return !has_mark(state, MARK_ANNOUNCED) || has_moved(now, &state->reported) || has_mark(state, MARK_UNREAD) ||
+	       chrono_type(tcp);
+}
+
+/* Announces the scan to the close of a socket; false if the close has begun, which reports everything then. */
+static __always_inline bool announce_scan(struct socket_state *state, __u64 cookie)
+{
+	__sync_lock_test_and_set(&scanned_socket, cookie);
+	return !has_mark(state, MARK_CLOSING);
+}
+
+/* Moves what was reported to the totals that the close has left, once it has begun to report them itself. */
+static __always_inline void follow_close(struct delta *sum, struct socket_state *state, __u64 *cookie)
+{
+	struct totals *final;
+
+	if (!has_mark(state, MARK_CLOSED))
+		return;
+	final = bpf_map_lookup_elem(&final_totals, cookie);
+	if (!final) {
+		/* The map refused them. */
+		count_lost_flow(0, 0);
+		return;
+	}
+	move_totals(sum, &state->reported, final);
+	bpf_map_delete_elem(&final_totals, cookie);
 }
 
 /* `tcp` is the same socket as `sk`. */
@@ -81,27 +113,26 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	if (!has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
 		return ITER_CONTINUE;
 	read_totals(&now, sk, tcp);
-	if (!census && has_mark(state, MARK_ANNOUNCED) && !has_moved(&now, &state->reported))
+	if (!census && !is_changed(state, &now, tcp))
 		return ITER_CONTINUE;
 	event = reserve_scanned();
 	if (!event)
 		return ITER_RETRY;
 	read_tuple(&event->tuple, sk);
+	read_details(&now, tcp);
 	/* The close has reported everything, or is about to; and it may have taken the addresses. Or the socket of a
 	 * table's entry is another one by now, and its close was missed. */
-	if (has_mark(state, MARK_CLOSED) || (__u64)sk->__sk_common.skc_cookie.counter != cookie) {
+	if (!announce_scan(state, cookie) || (__u64)sk->__sk_common.skc_cookie.counter != cookie) {
 		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
 		return ITER_CONTINUE;
 	}
-	/* The change is left to the next segment, which has been ahead of the totals read here if it has just
-	 * come. */
-	if (!per_segment) {
+	/* In mode `events` bytes are left to the next segment, which has been ahead of the totals read here if it has
+	 * just come. */
+	if (per_segment)
+		move_details(&changed, &state->reported, &now);
+	else
 		move_totals(&changed, &state->reported, &now);
-		if (has_mark(state, MARK_CLOSED)) {
-			now = state->last;
-			move_totals(&changed, &state->reported, &now);
-		}
-	}
+	follow_close(&changed, state, &cookie);
 	if (census)
 		look_for_redirect(state, sk);
 	fill_flow(event, state, tcp, cookie, &changed, sk->__sk_common.skc_state,
@@ -116,7 +147,7 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 
 /* State of the table's scan, kept between entries. */
 struct table_scan {
-	__u32 scan; /* number of the scan, that no entry has before */
+	__u16 scan; /* number of the scan, that no entry has before */
 	__u32 entries;
 	bool census;
 	bool again; /* ended before the last entry */

@@ -94,6 +94,7 @@ static __always_inline struct tracked_socket *track_segments(struct sock *sk, __
 	state->since_ns = bpf_ktime_get_ns();
 	if (adopted) {
 		read_totals(&state->reported, sk, tcp);
+		read_details(&state->reported, tcp);
 		state->role = role_by_counters(sk, tcp);
 		state->marks = MARK_ADOPTED | MARK_ESTABLISHED;
 		if (state->role != ROLE_UNKNOWN)
@@ -107,14 +108,31 @@ static __always_inline struct tracked_socket *track_segments(struct sock *sk, __
  * precisely. */
 static __always_inline void take_delta(struct delta *changed, struct totals *reported, const struct totals *now)
 {
+	__u64 received = reported->received;
+
 	changed->sent = now->sent - reported->sent;
 	changed->sent_segments = (__s32)(now->sent_segments - reported->sent_segments);
 	changed->received_segments = (__s32)(now->received_segments - reported->received_segments);
 	changed->retransmits = (__s32)(now->retransmits - reported->retransmits);
-	reported->sent = now->sent;
-	reported->sent_segments = now->sent_segments;
-	reported->received_segments = now->received_segments;
-	reported->retransmits = now->retransmits;
+	changed->out_of_order = (__s32)(now->out_of_order - reported->out_of_order);
+	changed->lost = (__s32)(now->lost - reported->lost);
+	changed->ecn_ce = (__s32)(now->ecn_ce - reported->ecn_ce);
+	changed->elapsed = (__s32)(now->clock - reported->clock);
+	changed->busy = (__s32)(now->busy - reported->busy);
+	changed->rwnd_limited = (__s32)(now->rwnd_limited - reported->rwnd_limited);
+	changed->sndbuf_limited = (__s32)(now->sndbuf_limited - reported->sndbuf_limited);
+	changed->rto_ms = (__s32)(now->rto_ms - reported->rto_ms);
+	*reported = *now;
+	reported->received = received;
+}
+
+/* Whether a socket is to be reported for which no payload came in: one that only sends, or that can't send, at most
+ * once per second. */
+static __always_inline bool is_sender_due(const struct tracked_socket *place, const struct totals *now,
+					  struct tcp_sock *tcp, __u64 time)
+{
+	return time - place->reported_ns >= SENDER_REPORT_NS &&
+	       (now->sent != place->state.reported.sent || chrono_type(tcp));
 }
 
 static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
@@ -126,7 +144,8 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	struct socket_state *state;
 	struct flow_event *event;
 	struct segment segment;
-	struct totals now;
+	struct totals now = {};
+	__s64 received;
 	__u64 time;
 
 	if (!is_tcp(sk))
@@ -142,9 +161,8 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	state = &place->state;
 	time = bpf_ktime_get_ns();
 	read_totals(&now, sk, tcp);
-	changed.received = (__s64)(received_with(&segment, &now, tcp) - state->reported.received);
-	if (!segment.payload && !changed.received &&
-	    (now.sent == state->reported.sent || time - place->reported_ns < SENDER_REPORT_NS))
+	received = (__s64)(received_with(&segment, &now, tcp) - state->reported.received);
+	if (!segment.payload && !received && !is_sender_due(place, &now, tcp, time))
 		return;
 	event = bpf_ringbuf_reserve(&tcpflow, sizeof(*event), 0);
 	if (!event) {
@@ -153,8 +171,10 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 		COUNT_LOSS(segments, 1);
 		return;
 	}
+	read_details(&now, tcp);
 	take_delta(&changed, &state->reported, &now);
-	state->reported.received += changed.received;
+	changed.received = received;
+	state->reported.received += received;
 	place->reported_ns = time;
 	event->tuple = place->tuple;
 	fill_flow(event, state, tcp, place->cookie, &changed, FIELD(sk, __sk_common.skc_state), 0);
@@ -272,7 +292,7 @@ static __always_inline void on_segments_established(struct sock *sk, int oldstat
 	if (state->role == ROLE_SERVER && state->owner <= OWNER_LISTENS)
 		inherit_cgroup(state, sk);
 	state->since_ns = now;
-	count_from_opening(state, tcp);
+	end_handshake(state, tcp);
 	set_marks(state, MARK_ESTABLISHED);
 	read_tuple(&place->tuple, sk);
 	event = bpf_ringbuf_reserve(&tcpconn, sizeof(*event), 0);
@@ -293,7 +313,7 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 	struct socket_state *state;
 	struct delta changed = {};
 	struct flow_event *event;
-	struct totals now;
+	struct totals now = {};
 
 	read_totals(&now, sk, tcp);
 	if (!place && oldstate == TCP_SYN_RECV && now.received) {
@@ -314,6 +334,7 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 		return;
 	}
 	state = &place->state;
+	read_details(&now, tcp);
 	begin_failed_connect(state, &now, tcp);
 	take_delta(&changed, &state->reported, &now);
 	changed.received = (__s64)(now.received - state->reported.received);
@@ -327,7 +348,7 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 		error = connect_error(sk, tcp, &event->tuple);
 		fill_flow(event, state, tcp, place->cookie, &changed, TCP_CLOSE,
 			  closing_events(state, sk, oldstate, error));
-		event->failure = error;
+		fill_close(event, tcp, error);
 		bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
 	}
 	bpf_map_delete_elem(&tracked, &address);

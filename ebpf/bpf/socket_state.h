@@ -15,6 +15,15 @@ struct totals {
 	__u32 sent_segments;
 	__u32 received_segments;
 	__u32 retransmits;
+	/* From here on: read_details(). */
+	__u32 out_of_order;
+	__u32 lost;
+	__u32 ecn_ce;
+	__u32 clock; /* jiffies, as the three below it */
+	__u32 busy;
+	__u32 rwnd_limited;
+	__u32 sndbuf_limited;
+	__u32 rto_ms;
 	__u32 pad;
 };
 
@@ -22,10 +31,12 @@ struct totals {
 enum mark {
 	MARK_ANNOUNCED = 1 << 0,    /* the first record is out */
 	MARK_ESTABLISHED = 1 << 1,  /* the totals count */
-	MARK_CLOSED = 1 << 2,	    /* `last` is final; the last record is out, or being made */
+	MARK_CLOSED = 1 << 2,	    /* the last record is out, or being made */
 	MARK_ADOPTED = 1 << 3,	    /* was open before the programs were attached */
 	MARK_ROLE_COUNTED = 1 << 4, /* the role is known from the counters, not from the handshake */
 	MARK_REDIRECTED = 1 << 5,   /* was seen in a sockmap */
+	MARK_CLOSING = 1 << 6,	    /* the close has begun: see totals.h */
+	MARK_UNREAD = 1 << 7,	    /* the last record has unread bytes: nothing else moves when they are read */
 };
 
 /* The source of a connection's owner, from the least certain on. */
@@ -46,19 +57,20 @@ enum owner_source {
  * is closed, and at the close too.
  */
 struct socket_state {
-	struct totals reported; /* what the records up to now add up to */
 	__u32 marks;		/* enum mark */
 	__u8 role;		/* enum role */
 	__u8 owner;		/* enum owner_source: of pid, comm and cgroup_id */
 	__u16 segment_tick;	/* of the last record of a segment: see segment_tick() */
+	struct totals reported; /* what the records up to now add up to */
 	__u64 since_ns;		/* SYN_SENT, then ESTABLISHED or adoption */
-	__u32 netns;		/* inode number */
-	__u32 handshake_us;
 	__u64 cgroup_id;
+	__u32 netns; /* inode number */
+	__u32 handshake_us;
 	__u32 pid;
 	char comm[16];
-	__u32 scanned;	    /* the scan that looked at it last; in a table only */
-	struct totals last; /* at the close; valid once MARK_CLOSED is set */
+	__u16 scanned;	      /* the scan that looked at it last; in a table only */
+	__u8 syn_retransmits; /* of the handshake, 255 at most */
+	__u8 pad;
 };
 
 _Static_assert(sizeof(struct socket_state) == 120, "one step of the slab allocator");

@@ -161,7 +161,7 @@ static __always_inline void on_established(struct sock *sk, int oldstate, bool f
 	if (state->role == ROLE_SERVER && !state->pid)
 		inherit_owner(state, sk);
 	state->since_ns = now;
-	count_from_opening(state, tcp);
+	end_handshake(state, tcp);
 	/* Last: a scan on another CPU counts from here. */
 	set_marks(state, MARK_ESTABLISHED);
 	if (per_segment)
@@ -186,7 +186,8 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	struct delta changed = {};
 	struct flow_event *event;
-	struct totals now;
+	struct totals now = {};
+	__u64 cookie;
 
 	if (!tcp)
 		return;
@@ -201,9 +202,13 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 			on_untracked_close(sk, tcp);
 		return;
 	}
+	cookie = bpf_get_socket_cookie(sk);
 	read_totals(&now, sk, tcp);
+	read_details(&now, tcp);
 	begin_failed_connect(state, &now, tcp);
-	state->last = now;
+	set_marks(state, MARK_CLOSING);
+	if (*(volatile __u64 *)&scanned_socket == cookie)
+		bpf_map_update_elem(&final_totals, &cookie, &now, BPF_ANY);
 	set_marks(state, MARK_CLOSED);
 	move_totals(&changed, &state->reported, &now);
 
@@ -215,9 +220,8 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 
 		read_tuple(&event->tuple, sk);
 		error = connect_error(sk, tcp, &event->tuple);
-		fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, TCP_CLOSE,
-			  closing_events(state, sk, oldstate, error));
-		event->failure = error;
+		fill_flow(event, state, tcp, cookie, &changed, TCP_CLOSE, closing_events(state, sk, oldstate, error));
+		fill_close(event, tcp, error);
 		bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 	}
 	forget_entry(sk);

@@ -15,11 +15,15 @@
  * The window's scan and a close may look at the same socket at the same moment, on two CPUs. Each moves what was
  * reported with an atomic exchange and reports the signed difference to what it found there: whatever the order, the
  * sum of what was reported is the value that was stored last. The close must then have the last word, or a scan that
- * read an older total could store it after the close and nobody would put it right. So the close stores its totals in
- * `last` and sets MARK_CLOSED before it exchanges, and a scan that finds the mark after its own exchange exchanges
- * once more, for `last`. It does not read the socket again: tcp_disconnect() zeroes the totals of a closed one.
- * (Exchanges and fetching operations order memory fully: Documentation/bpf/standardization/instruction-set.rst,
- * "Atomic operations".)
+ * read an older total could store it after the close and nobody would put it right. So the close leaves its totals to
+ * the scan (`final_totals`) and sets MARK_CLOSED before it exchanges, and a scan that finds the mark after its own
+ * exchange exchanges once more, for those. It does not read the socket again: tcp_disconnect() zeroes the totals of a
+ * closed one. (Exchanges and fetching operations order memory fully:
+ * Documentation/bpf/standardization/instruction-set.rst, "Atomic operations".)
+ *
+ * There is one scan at a time, at one socket at a time. So final totals need no place in every socket's state: the
+ * scan announces its socket, then looks for MARK_CLOSING; the close sets MARK_CLOSING, then looks which socket the
+ * scan is at. Either the scan sees that the close has begun, and leaves the socket to it, or the close sees the scan.
  */
 #ifndef FLOWTAP_TOTALS_H
 #define FLOWTAP_TOTALS_H
@@ -33,6 +37,14 @@ struct delta {
 	__s32 sent_segments;
 	__s32 received_segments;
 	__s32 retransmits;
+	__s32 out_of_order;
+	__s32 lost;
+	__s32 ecn_ce;
+	__s32 elapsed;
+	__s32 busy;
+	__s32 rwnd_limited;
+	__s32 sndbuf_limited;
+	__s32 rto_ms;
 };
 
 /* Sequence numbers transmitted, including SYN and FIN if they were sent. The acknowledged number is
@@ -60,6 +72,70 @@ static __always_inline __u64 read_received(struct sock *sk, struct tcp_sock *tcp
 	return FIELD(tcp, bytes_received) - !!(FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_MASK);
 }
 
+/* What a socket with data to send waits for: enum tcp_chrono; 0 if it has none. It stands on a cache line that
+ * read_sequence() looks at. */
+static __always_inline __u8 chrono_type(struct tcp_sock *tcp)
+{
+	return BPF_CORE_READ_BITFIELD_PROBED(tcp, chrono_type);
+}
+
+/*
+ * TCP's chronograph (include/linux/tcp.h, enum tcp_chrono), with the episode that is under way. TCP adds an episode
+ * to its sum when it ends; if that happens while the parts are read, they are read again.
+ */
+static __always_inline void read_chronograph(struct totals *now, struct tcp_sock *tcp)
+{
+	__u8 type = chrono_type(tcp);
+	__u32 running = 0;
+
+	for (int reads = 0; reads < 3; reads++) {
+		__u32 start = FIELD(tcp, chrono_start);
+		__u8 before = type;
+
+		barrier();
+		now->busy = FIELD(tcp, chrono_stat[0]);
+		now->rwnd_limited = FIELD(tcp, chrono_stat[1]);
+		now->sndbuf_limited = FIELD(tcp, chrono_stat[2]);
+		now->clock = bpf_jiffies64();
+		barrier();
+		running = now->clock - start;
+		type = chrono_type(tcp);
+		if (type == before && start == FIELD(tcp, chrono_start))
+			break;
+	}
+	if (type == TCP_CHRONO_BUSY)
+		now->busy += running;
+	else if (type == TCP_CHRONO_RWND_LIMITED)
+		now->rwnd_limited += running;
+	else if (type == TCP_CHRONO_SNDBUF_LIMITED)
+		now->sndbuf_limited += running;
+}
+
+/* Time spent in retransmission time-outs, with the one that is under way: in milliseconds, from Linux 6.7 on. */
+static __always_inline __u32 read_rto_ms(struct tcp_sock *tcp)
+{
+	__u32 stamp, total;
+
+	if (!bpf_core_field_exists(tcp->total_rto_time))
+		return 0;
+	stamp = FIELD(tcp, rto_stamp);
+	barrier();
+	total = FIELD(tcp, total_rto_time);
+	return stamp ? total + (__u32)(bpf_ktime_get_ns() / 1000000) - stamp : total;
+}
+
+/* The totals that do not make a socket a changed one. */
+static __always_inline void read_details(struct totals *now, struct tcp_sock *tcp)
+{
+	read_chronograph(now, tcp);
+	now->rto_ms = read_rto_ms(tcp);
+	now->out_of_order = FIELD(tcp, rcv_ooopack);
+	now->lost = FIELD(tcp, lost);
+	now->ecn_ce = FIELD(tcp, delivered_ce);
+	now->pad = 0;
+}
+
+/* The totals that make a socket a changed one. */
 static __always_inline void read_totals(struct totals *now, struct sock *sk, struct tcp_sock *tcp)
 {
 	now->sent = read_sequence(tcp) - is_fin_sent(sk, tcp);
@@ -67,7 +143,6 @@ static __always_inline void read_totals(struct totals *now, struct sock *sk, str
 	now->sent_segments = FIELD(tcp, segs_out);
 	now->received_segments = FIELD(tcp, segs_in);
 	now->retransmits = FIELD(tcp, total_retrans);
-	now->pad = 0;
 }
 
 static __always_inline bool has_moved(const struct totals *now, const struct totals *reported)
@@ -108,18 +183,42 @@ static __always_inline __u8 role_by_counters(struct sock *sk, struct tcp_sock *t
 	return ROLE_UNKNOWN;
 }
 
-/* Moves what was reported to `now` and adds what that changed to `sum`. */
+/* The clocks count from the moment at which a connection is established. */
+static __always_inline void begin_times(struct totals *reported, const struct totals *now)
+{
+	reported->clock = now->clock;
+	reported->busy = now->busy;
+	reported->rwnd_limited = now->rwnd_limited;
+	reported->sndbuf_limited = now->sndbuf_limited;
+	reported->rto_ms = now->rto_ms;
+}
+
+/* Moves one total of 32 bits and adds what that changed. */
+#define MOVE(sum_, total_)                                                                                           \
+	((sum_) += (__s32)(now->total_ - __sync_lock_test_and_set(&reported->total_, now->total_)))
+
+/* Moves what was reported of the details to `now` and adds what that changed to `sum`. */
+static __always_inline void move_details(struct delta *sum, struct totals *reported, const struct totals *now)
+{
+	MOVE(sum->out_of_order, out_of_order);
+	MOVE(sum->lost, lost);
+	MOVE(sum->ecn_ce, ecn_ce);
+	MOVE(sum->elapsed, clock);
+	MOVE(sum->busy, busy);
+	MOVE(sum->rwnd_limited, rwnd_limited);
+	MOVE(sum->sndbuf_limited, sndbuf_limited);
+	MOVE(sum->rto_ms, rto_ms);
+}
+
+/* The same of everything. */
 static __always_inline void move_totals(struct delta *sum, struct totals *reported, const struct totals *now)
 {
 	sum->sent += (__s64)(now->sent - __sync_lock_test_and_set(&reported->sent, now->sent));
 	sum->received += (__s64)(now->received - __sync_lock_test_and_set(&reported->received, now->received));
-	sum->sent_segments +=
-		(__s32)(now->sent_segments - __sync_lock_test_and_set(&reported->sent_segments, now->sent_segments));
-	sum->received_segments +=
-		(__s32)(now->received_segments -
-			__sync_lock_test_and_set(&reported->received_segments, now->received_segments));
-	sum->retransmits +=
-		(__s32)(now->retransmits - __sync_lock_test_and_set(&reported->retransmits, now->retransmits));
+	MOVE(sum->sent_segments, sent_segments);
+	MOVE(sum->received_segments, received_segments);
+	MOVE(sum->retransmits, retransmits);
+	move_details(sum, reported, now);
 }
 
 #endif

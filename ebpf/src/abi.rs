@@ -83,6 +83,55 @@ pub struct FlowEvent {
     pub role_source: u8,
     /// errno; 0 for none.
     pub failure: u32,
+    /// Jiffies since the last report, of which are below:
+    pub elapsed: i32,
+    /// Data was in flight or waited for the network.
+    pub busy: i32,
+    /// The peer's window was full.
+    pub rwnd_limited: i32,
+    /// The send buffer was full.
+    pub sndbuf_limited: i32,
+    /// Milliseconds spent in retransmission time-outs; 0 before Linux 6.7.
+    pub rto_ms: i32,
+    /// Segments received.
+    pub out_of_order: i32,
+    /// Segments sent that TCP took for lost.
+    pub lost: i32,
+    /// Segments sent that were acknowledged with a congestion mark.
+    pub ecn_ce: i32,
+    /// Bytes written and not sent, at the moment of the report.
+    pub unsent: u32,
+    /// Bytes sent and not acknowledged.
+    pub unacked: u32,
+    /// Bytes received that the process has not read.
+    pub unread: u32,
+    /// `enum limits`.
+    pub limits: u8,
+    /// Of the handshake; in the record of an opened connection or a failed connect.
+    pub syn_retransmits: u8,
+    /// `enum reset_by`: 0 none, 1 local, 2 remote.
+    pub reset_by: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// `enum limits`: bits of [`FlowEvent::limits`].
+const LIMIT_APPLICATION: u8 = 1 << 2;
+const LIMIT_CA_STATE_SHIFT: u8 = 4;
+
+/// `TCP_CA_CWR` of `enum tcp_ca_state` (`include/uapi/linux/tcp.h`): from here on TCP reacts to loss or congestion.
+const TCP_CA_CWR: u8 = 2;
+
+impl FlowEvent {
+    /// Whether the last rate sample is of an application that had no more to send.
+    pub const fn is_application_limited(&self) -> bool {
+        self.limits & LIMIT_APPLICATION != 0
+    }
+
+    /// Whether TCP reacts to loss or congestion.
+    pub const fn is_recovering(&self) -> bool {
+        self.limits >> LIMIT_CA_STATE_SHIFT >= TCP_CA_CWR
+    }
 }
 
 /// `struct listen_event`: a socket began or ceased to listen.
@@ -151,6 +200,14 @@ pub(crate) struct Totals {
     sent_segments: u32,
     received_segments: u32,
     retransmits: u32,
+    out_of_order: u32,
+    lost: u32,
+    ecn_ce: u32,
+    clock: u32,
+    busy: u32,
+    rwnd_limited: u32,
+    sndbuf_limited: u32,
+    rto_ms: u32,
     pad: u32,
 }
 
@@ -158,19 +215,20 @@ pub(crate) struct Totals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct SocketState {
-    reported: Totals,
     marks: u32,
     role: u8,
     owner: u8,
     segment_tick: u16,
+    reported: Totals,
     since_ns: u64,
+    cgroup_id: u64,
     netns: u32,
     handshake_us: u32,
-    cgroup_id: u64,
     pid: u32,
     comm: [u8; 16],
-    scanned: u32,
-    last: Totals,
+    scanned: u16,
+    syn_retransmits: u8,
+    pad: u8,
 }
 
 /// `struct tracked_socket`: a place in the table of mode `events`.
@@ -241,12 +299,13 @@ unsafe impl aya::Pod for Control {}
 
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<FlowEvent>() == 144);
+    assert!(size_of::<FlowEvent>() == 192);
     assert!(offset_of!(FlowEvent, tuple) == 16);
     assert!(offset_of!(FlowEvent, sent) == 56);
     assert!(offset_of!(FlowEvent, age_us) == 104);
     assert!(offset_of!(FlowEvent, comm) == 120);
     assert!(offset_of!(FlowEvent, failure) == 140);
+    assert!(offset_of!(FlowEvent, limits) == 188);
     assert!(size_of::<ListenEvent>() == 24);
     assert!(size_of::<Losses>() == 72);
     assert!(size_of::<Control>() == 12);
@@ -407,7 +466,8 @@ mod tests {
                 "flow_event",
                 layout!(FlowEvent: kind as "type", netns, cookie, tuple, sent, received, sent_segments,
                     received_segments, retransmits, rtt_us, min_rtt_us, cwnd, handshake_us, pid, age_us, cgroup_id,
-                    comm, role, state, events, role_source, failure),
+                    comm, role, state, events, role_source, failure, elapsed, busy, rwnd_limited, sndbuf_limited, rto_ms,
+                    out_of_order, lost, ecn_ce, unsent, unacked, unread, limits, syn_retransmits, reset_by, pad),
                 size_of::<FlowEvent>(),
             ),
             (
@@ -417,13 +477,14 @@ mod tests {
             ),
             (
                 "totals",
-                layout!(Totals: sent, received, sent_segments, received_segments, retransmits, pad),
+                layout!(Totals: sent, received, sent_segments, received_segments, retransmits, out_of_order, lost, ecn_ce,
+                    clock, busy, rwnd_limited, sndbuf_limited, rto_ms, pad),
                 size_of::<Totals>(),
             ),
             (
                 "socket_state",
-                layout!(SocketState: reported, marks, role, owner, segment_tick, since_ns, netns, handshake_us, cgroup_id, pid, comm,
-                    scanned, last),
+                layout!(SocketState: marks, role, owner, segment_tick, reported, since_ns, cgroup_id, netns, handshake_us, pid, comm,
+                    scanned, syn_retransmits, pad),
                 size_of::<SocketState>(),
             ),
             (
@@ -525,9 +586,9 @@ mod tests {
         let bytes = bytemuck::bytes_of(&flow);
         assert_eq!(Event::read(bytes), Ok((Event::Flow(flow), &[][..])));
         assert_eq!(
-            Event::read(&bytes[..143]),
+            Event::read(&bytes[..191]),
             Err(MalformedEvent {
-                len: 143,
+                len: 191,
                 kind: Some(EVENT_FLOW)
             })
         );

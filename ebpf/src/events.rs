@@ -17,6 +17,7 @@ use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
+use crate::jiffies;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
@@ -96,6 +97,7 @@ impl Events {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
         heap::cap_malloc_thresholds();
+        jiffies::prepare();
         let btf = Btf::from_sys_fs()?;
         // Whether kprobes are available must be known before the state program is loaded, and only
         // attaching shows it: so once with them, and once more without if they are refused.

@@ -29,6 +29,7 @@
 //! | `preemption` | whether programs at tracepoints can be preempted |
 //! | [`misses`] | runs that the kernel skipped |
 //! | `sharing`, `control` | maps that the programs of two objects share; which of the two are at work |
+//! | `jiffies` | the unit of the kernel's clocks of a socket |
 //! | `heap` | returns the memory used by loading |
 //! | [`capability`] | capabilities of the process |
 //! | [`error`] | [`LoadError`]: the missing requirement, with the verifier's log |
@@ -41,6 +42,7 @@ pub mod error;
 pub mod events;
 mod heap;
 pub mod iter;
+mod jiffies;
 mod kfunc;
 pub mod misses;
 mod preemption;
@@ -55,6 +57,7 @@ pub use cgroups::Cgroups;
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};
 pub use heap::trim as trim_heap;
+pub use jiffies::microseconds_of_jiffies;
 pub use misses::ProgramMisses;
 pub use ring::{Ring, RingWatch};
 pub use sockets::{Adoption, Sockets, SocketsOptions, Store};

@@ -46,9 +46,11 @@ impl SharedMaps {
 
 fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
-        Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::SkStorage(map) => {
-            Some(map.fd().as_fd())
-        }
+        Map::Array(map)
+        | Map::HashMap(map)
+        | Map::LruHashMap(map)
+        | Map::PerCpuArray(map)
+        | Map::SkStorage(map) => Some(map.fd().as_fd()),
         // The objects have no others but rings.
         _ => None,
     }

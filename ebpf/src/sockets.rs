@@ -22,6 +22,7 @@ use crate::control::{Control, FIRST_GENERATION};
 use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
+use crate::jiffies;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
@@ -158,6 +159,7 @@ impl Sockets {
     /// refused: [`Sockets::adopt`] reports it.
     pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
         heap::cap_malloc_thresholds();
+        jiffies::prepare();
         let loaded = Self::attach(*options, None);
         heap::trim();
         loaded

@@ -27,7 +27,7 @@ const ATTEMPTS: usize = 100_000;
 #[derive(Debug)]
 pub(crate) struct TableScan {
     /// The number of the last scan: an entry remembers the last one that looked at it.
-    scan: u32,
+    scan: u16,
 }
 
 impl TableScan {

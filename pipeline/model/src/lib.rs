@@ -10,6 +10,7 @@
 //! | [`flow`] | [`Flow`]: who talks to whom, embedded in each record |
 //! | [`peer_class`] | [`PeerClass`]: the class of a remote address |
 //! | [`tcp`] | [`TcpRecord`]: the changes of one TCP socket since its last record |
+//! | [`limits`] | [`SendTime`], [`Queues`]: what a TCP sender waits for, and the bytes that wait |
 //! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
@@ -29,6 +30,7 @@ pub mod family;
 pub mod field;
 pub mod flow;
 pub mod labels;
+pub mod limits;
 pub mod node;
 pub mod peer_class;
 pub mod resource;
@@ -43,6 +45,7 @@ pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
 pub use flow::{Endpoint, Flow, FlowKind, Role, RoleSource, Transport};
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
+pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
 pub use node::NodeInfo;
 pub use peer_class::PeerClass;
 pub use resource::Resource;

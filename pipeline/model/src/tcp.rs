@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Flow;
+use crate::limits::{Queues, ResetBy, SendTime};
 
 /// Events of the connection since the last record, as a set of bits.
 ///
@@ -102,6 +103,24 @@ pub struct TcpRecord {
     pub handshake_us: u32,
     /// From ESTABLISHED (or adoption) to this record, in µs.
     pub age_us: u64,
+    /// What the time since the last record went to.
+    pub time: SendTime,
+    /// Part of it that was spent in retransmission time-outs, in µs. From Linux 6.7 on.
+    pub rto_us: i64,
+    /// Bytes that are queued.
+    pub queues: Queues,
+    /// Segments received ahead of a gap.
+    pub out_of_order: i64,
+    /// Segments sent that TCP took for lost.
+    pub lost: i64,
+    /// Segments sent that were acknowledged with a congestion mark (ECN).
+    pub ecn_ce: i64,
+    /// Retransmissions of the SYN, or of the SYN-ACK, in the record of an opened connection or a failed connect.
+    pub syn_retransmits: u8,
+    /// Whether the last round-trip sample may contain the peer's think time: this side had no more to send.
+    pub is_application_limited: bool,
+    /// The side that reset the connection, with [`Events::RESET`].
+    pub reset_by: ResetBy,
 }
 
 impl TcpRecord {
@@ -122,6 +141,15 @@ impl TcpRecord {
             failure: 0,
             handshake_us: 0,
             age_us: 0,
+            time: SendTime::ZERO,
+            rto_us: 0,
+            queues: Queues::EMPTY,
+            out_of_order: 0,
+            lost: 0,
+            ecn_ce: 0,
+            syn_retransmits: 0,
+            is_application_limited: false,
+            reset_by: ResetBy::Unknown,
         }
     }
 

@@ -7,17 +7,19 @@ use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     Aggregator, BuildContext, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch,
     HistogramPoint, Inheritance, MemoryPressure, Points, Series, SharedMemoryPressure, Snapshot, SumPoint,
-    Timestamp,
+    Timestamp, ValuePoint,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
+mod limits;
 mod tcp;
 
 use super::catalog::Catalog;
 use super::config::Config;
 use super::connections::Connections;
 use super::key::{Direction, KeyInputs};
+use super::queues::Queues;
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
 use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
@@ -38,6 +40,7 @@ pub struct Window {
     sums: Store<Sum>,
     histograms: Store<Histogram>,
     connections: Connections,
+    queues: Queues,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
@@ -65,6 +68,7 @@ impl Window {
             sums: Store::new(max_series),
             histograms: Store::new(max_series),
             connections: Connections::default(),
+            queues: Queues::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[MEMORY_LIMIT]),
             ended: Vec::new(),
@@ -157,6 +161,7 @@ impl Window {
             mut sums,
             mut histograms,
             mut connections,
+            queues,
             opened,
             ..
         } = before;
@@ -189,14 +194,18 @@ impl Window {
         if stays[FamilyId::ConnectionsActive as usize] {
             self.connections = connections;
         }
+        if stays[FamilyId::QueuedBytes as usize] {
+            self.queues = queues;
+        }
         self.catalog.take_over(catalog);
         self.sums = sums;
         self.histograms = histograms;
     }
 
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
+        self.fold_levels(at);
         self.fold_totals();
-        let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
+        let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(id, self.catalog.family(id))).into();
         for (family, series) in self.ended.drain(..) {
             families[family as usize].ended.push(series);
         }
@@ -296,8 +305,9 @@ impl Aggregator for Window {
     }
 }
 
-fn empty(family: &'static Family) -> FamilySnapshot {
+fn empty(id: FamilyId, family: &'static Family) -> FamilySnapshot {
     let points = match family.kind {
+        _ if id.is_in_microseconds() => Points::Values(Vec::new()),
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Sums(Vec::new()),
         FamilyKind::Histogram(_) => Points::Histograms(Vec::new()),
     };
@@ -321,14 +331,21 @@ fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn
         family.ended.push(slot.series.clone());
         return false;
     }
-    if let Points::Sums(points) = &mut family.points {
-        let series = slot.series.clone();
-        points.push(SumPoint {
+    let series = slot.series.clone();
+    match &mut family.points {
+        Points::Sums(points) => points.push(SumPoint {
             series,
             total,
             delta,
             updated: slot.updated,
-        });
+        }),
+        // Of microseconds.
+        Points::Values(points) => points.push(ValuePoint {
+            series,
+            value: total as f64 / 1e6,
+            updated: slot.updated,
+        }),
+        Points::Histograms(_) => {}
     }
     true
 }
@@ -370,6 +387,7 @@ struct Telemetry {
     folded: Counter<u64>,
     connections: Gauge<u64>,
     untracked: Counter<u64>,
+    unqueued: Counter<u64>,
     pipeline: KeyValue,
 }
 
@@ -405,11 +423,20 @@ impl Telemetry {
                 )
                 .with_unit("{connection}")
                 .build(),
+            unqueued: context
+                .meter
+                .u64_counter("processor_unqueued_records")
+                .with_description(
+                    "Records of connections with queued bytes beyond those that a window can follow one by one; the gauge of \
+                     queued bytes lacks theirs.",
+                )
+                .with_unit("{record}")
+                .build(),
             pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
         };
-        telemetry
-            .untracked
-            .add(0, std::slice::from_ref(&telemetry.pipeline));
+        for counter in [&telemetry.untracked, &telemetry.unqueued] {
+            counter.add(0, std::slice::from_ref(&telemetry.pipeline));
+        }
         for family in &FAMILIES {
             telemetry.folded.add(0, &telemetry.labels(family));
         }
@@ -442,6 +469,10 @@ impl Telemetry {
 
     fn untracked(&self) {
         self.untracked.add(1, std::slice::from_ref(&self.pipeline));
+    }
+
+    fn unqueued(&self) {
+        self.unqueued.add(1, std::slice::from_ref(&self.pipeline));
     }
 }
 

@@ -7,7 +7,7 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
-use flowtap_pipeline::{EventType, Flow, FlowKind, LabelValue, Naming, PeerClass};
+use flowtap_pipeline::{EventType, Flow, FlowKind, LabelValue, Limit, Naming, PeerClass, Queue, ResetBy};
 
 use super::details::Details;
 use flowtap_pipeline::catalog::FamilyId;
@@ -37,16 +37,41 @@ pub(super) enum ConnectionEvent {
     Opened,
     Closed,
     Failed,
-    Reset,
+    Reset(ResetBy),
 }
 
 impl ConnectionEvent {
+    /// Its bits in a hash.
+    const fn bits(self) -> u8 {
+        match self {
+            Self::Opened => 0,
+            Self::Closed => 1,
+            Self::Failed => 2,
+            Self::Reset(by) => 3 + by as u8,
+        }
+    }
+
+    /// The same, of a family that has no label for the side that reset the connection.
+    const fn without_side(self) -> Self {
+        match self {
+            Self::Reset(_) => Self::Reset(ResetBy::Unknown),
+            event => event,
+        }
+    }
+
+    const fn reset_by(self) -> ResetBy {
+        match self {
+            Self::Reset(by) => by,
+            _ => ResetBy::Unknown,
+        }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Opened => "opened",
             Self::Closed => "closed",
             Self::Failed => "failed",
-            Self::Reset => "reset",
+            Self::Reset(_) => "reset",
         }
     }
 }
@@ -62,18 +87,21 @@ pub(super) enum FailureReason {
     NoLocalPort,
     /// Closed by the application before it was established.
     Aborted,
+    /// The same, after the SYN was sent again: nobody had answered.
+    NoAnswer,
     Other,
 }
 
 impl FailureReason {
     /// From the errno (`include/uapi/asm-generic/errno.h`).
-    pub(super) const fn of(errno: u16) -> Self {
+    pub(super) const fn of(errno: u16, syn_retransmits: u8) -> Self {
         match errno {
             111 => Self::Refused,
             110 => Self::TimedOut,
             100 | 101 | 112 | 113 => Self::Unreachable,
             104 => Self::Reset,
             99 => Self::NoLocalPort,
+            0 if syn_retransmits > 0 => Self::NoAnswer,
             0 => Self::Aborted,
             _ => Self::Other,
         }
@@ -87,6 +115,7 @@ impl FailureReason {
             Self::Reset => "reset",
             Self::NoLocalPort => "no_local_port",
             Self::Aborted => "aborted",
+            Self::NoAnswer => "no_answer",
             Self::Other => "other",
         }
     }
@@ -155,14 +184,34 @@ pub(super) enum EventLabel {
     Event(ConnectionEvent),
     Reason(FailureReason),
     EventType(EventType),
+    Limit(Limit),
+    Queue(Queue),
 }
 
 impl EventLabel {
+    /// The part of it that a family with these labels distinguishes.
+    fn within(self, labels: LabelSet) -> Option<Self> {
+        match self {
+            _ if !labels.has(self.label()) => None,
+            Self::Event(event) if !labels.has(Label::ResetBy) => Some(Self::Event(event.without_side())),
+            cause => Some(cause),
+        }
+    }
+
+    const fn reset_by(self) -> &'static str {
+        match self {
+            Self::Event(event) => event.reset_by().as_str(),
+            _ => "",
+        }
+    }
+
     const fn label(self) -> Label {
         match self {
             Self::Event(_) => Label::Event,
             Self::Reason(_) => Label::Reason,
             Self::EventType(_) => Label::EventType,
+            Self::Limit(_) => Label::Limit,
+            Self::Queue(_) => Label::Queue,
         }
     }
 
@@ -171,6 +220,8 @@ impl EventLabel {
             Self::Event(event) => event.as_str(),
             Self::Reason(reason) => reason.as_str(),
             Self::EventType(event_type) => event_type.as_str(),
+            Self::Limit(limit) => limit.as_str(),
+            Self::Queue(queue) => queue.as_str(),
         }
     }
 }
@@ -281,9 +332,11 @@ impl Hash for Key {
         let [class, class_high] = self.class.to_ne_bytes();
         let (cause, of) = match self.cause {
             None => (0, 0),
-            Some(EventLabel::Event(event)) => (1, event as u8),
+            Some(EventLabel::Event(event)) => (1, event.bits()),
             Some(EventLabel::Reason(reason)) => (2, reason as u8),
             Some(EventLabel::EventType(event_type)) => (3, event_type as u8),
+            Some(EventLabel::Limit(limit)) => (4, limit as u8),
+            Some(EventLabel::Queue(queue)) => (5, queue as u8),
         };
         let [server_port, server_port_high] = self.server_port.to_ne_bytes();
         let bytes = [
@@ -351,7 +404,7 @@ impl Key {
                     .has(Label::NetworkType)
                     .then(|| NetworkType::of(flow.remote.addr)),
             ),
-            cause: inputs.cause.filter(|cause| labels.has(cause.label())),
+            cause: inputs.cause.and_then(|cause| cause.within(labels)),
             ..Self::empty(family)
         }
     }
@@ -441,9 +494,10 @@ impl Key {
             ),
             Label::Type => Text(PeerClass::from_index(self.class).map_or("", PeerClass::as_str)),
             Label::Flow => Text(self.packed.flow().map_or("", FlowKind::as_str)),
-            Label::Event | Label::Reason | Label::EventType => {
+            Label::Event | Label::Reason | Label::EventType | Label::Limit | Label::Queue => {
                 Text(self.cause.map_or("", EventLabel::as_str))
             }
+            Label::ResetBy => Text(self.cause.map_or("", EventLabel::reset_by)),
             Label::NetworkType => Text(self.packed.network_type().map_or("", NetworkType::as_str)),
             _ => details
                 .get(self.details)

@@ -20,6 +20,7 @@ mod factory;
 mod fold;
 mod key;
 mod process_name;
+mod queues;
 mod store;
 mod totals;
 

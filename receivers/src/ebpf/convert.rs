@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use flowtap_ebpf::abi::AF_INET;
-use flowtap_ebpf::{Event, FlowEvent, ListenEvent};
+use flowtap_ebpf::{Event, FlowEvent, ListenEvent, microseconds_of_jiffies};
 use flowtap_pipeline::{
-    Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, Role, RoleSource, TcpRecord,
+    Chronograph, Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, Queues, ResetBy, Role,
+    RoleSource, SendTime, SenderState, TcpRecord,
 };
 
 use crate::containers::Containers;
@@ -58,6 +59,23 @@ pub fn flow_record(flow: &FlowEvent) -> TcpRecord {
         failure: u16::try_from(flow.failure).unwrap_or(0),
         handshake_us: flow.handshake_us,
         age_us: flow.age_us,
+        time: send_time(flow),
+        rto_us: i64::from(flow.rto_ms) * 1000,
+        queues: Queues {
+            unsent: flow.unsent,
+            unacked: flow.unacked,
+            unread: flow.unread,
+        },
+        out_of_order: i64::from(flow.out_of_order),
+        lost: i64::from(flow.lost),
+        ecn_ce: i64::from(flow.ecn_ce),
+        syn_retransmits: flow.syn_retransmits,
+        is_application_limited: flow.is_application_limited(),
+        reset_by: match flow.reset_by {
+            1 => ResetBy::Local,
+            2 => ResetBy::Remote,
+            _ => ResetBy::Unknown,
+        },
         ..TcpRecord::new(Flow {
             netns: flow.netns,
             cookie: flow.cookie,
@@ -76,6 +94,21 @@ pub fn flow_record(flow: &FlowEvent) -> TcpRecord {
             )
         })
     }
+}
+
+/// What the time since the last record went to.
+fn send_time(flow: &FlowEvent) -> SendTime {
+    let clocks = Chronograph {
+        elapsed_us: microseconds_of_jiffies(flow.elapsed),
+        busy_us: microseconds_of_jiffies(flow.busy),
+        rwnd_limited_us: microseconds_of_jiffies(flow.rwnd_limited),
+        sndbuf_limited_us: microseconds_of_jiffies(flow.sndbuf_limited),
+    };
+    clocks.send_time(SenderState {
+        unsent: flow.unsent,
+        is_recovering: flow.is_recovering(),
+        is_application_limited: flow.is_application_limited(),
+    })
 }
 
 fn address(family: u16, bytes: [u8; 16]) -> IpAddr {

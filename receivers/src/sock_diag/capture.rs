@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use flowtap_pipeline::node::EphemeralPorts;
 use flowtap_pipeline::{
-    Census, Events, Flow, FlowBatch, ListenChange, NodeInfo, Role, RoleSource, Subscription, TcpRecord,
-    Timestamp,
+    Census, Events, Flow, FlowBatch, ListenChange, NodeInfo, Queues, Role, RoleSource, Subscription,
+    TcpRecord, Timestamp,
 };
 use netlink_packet_sock_diag::constants::TCP_CLOSE;
 
 use super::closes::{Close, Closes};
-use super::counters::{Before, Counters, Payload};
+use super::counters::{Before, Clocks, Counters, Payload};
 use super::dump::{Dump, Dumper, Socket};
 use super::roles::Roles;
 use super::telemetry::{LossReason, Telemetry};
@@ -199,6 +199,8 @@ struct Known {
     role: Role,
     source: RoleSource,
     presence: Presence,
+    /// As reported, and when that was.
+    clocks: (Clocks, Timestamp),
 }
 
 /// Where a socket of the table is.
@@ -267,9 +269,9 @@ impl Table {
             let cookie = socket.cookie;
             let known = match gone.remove(&cookie) {
                 Some(earlier) if earlier.continues_as(&socket) => self.moved(&earlier, socket, census, at),
-                earlier => {
+                mut earlier => {
                     // The same socket with another connection, whose predecessor ended unseen.
-                    if let Some(earlier) = &earlier
+                    if let Some(earlier) = &mut earlier
                         && earlier.presence != Presence::Held
                     {
                         self.push_close(earlier, at);
@@ -283,11 +285,12 @@ impl Table {
         self.held = 0;
         for (cookie, mut known) in gone {
             if !awaits_closes || known.presence == Presence::Missing {
-                self.push_close(&known, at);
+                self.push_close(&mut known, at);
             }
             if awaits_closes {
                 if census && known.presence == Presence::Dumped {
-                    self.push(&known, (known.socket.counters, known.payload), Events::OPEN, at);
+                    let before = (known.socket.counters, known.payload);
+                    self.push(&mut known, before, Events::OPEN, at);
                 }
                 known.presence = match known.presence {
                     Presence::Dumped => Presence::Missing,
@@ -306,19 +309,22 @@ impl Table {
 
     fn appeared(&mut self, socket: Socket, first: bool, roles: &Roles, at: Timestamp) -> Known {
         let (role, source) = roles.of(&socket);
-        let known = Known {
+        let mut known = Known {
             payload: socket.counters.payload(role),
             socket,
             since: at,
             role,
             source,
             presence: Presence::Dumped,
+            clocks: (Clocks::default(), at),
         };
         if first {
             let counters = known.socket.counters;
-            self.push(&known, (counters, known.payload), Events::ADOPTED, at);
+            let payload = known.payload;
+            known.clocks.0 = counters.clocks();
+            self.push(&mut known, (counters, payload), Events::ADOPTED, at);
         } else {
-            self.push(&known, Default::default(), Events::OPENED, at);
+            self.push(&mut known, Default::default(), Events::OPENED, at);
         }
         known
     }
@@ -329,7 +335,7 @@ impl Table {
             // Some bytes in flight may have been counted when that was visible.
             payload.sent = payload.sent.max(earlier.payload.sent);
         }
-        let known = Known {
+        let mut known = Known {
             socket,
             payload,
             presence: Presence::Dumped,
@@ -337,9 +343,14 @@ impl Table {
         };
         let before = earlier.socket.counters;
         let events = if census { Events::OPEN } else { Events::NONE };
-        let moved = payload != earlier.payload || known.socket.counters.segments() != before.segments();
+        let now = known.socket.counters;
+        // No byte moves while the peer does not read or answer, and none while this end reads what has come.
+        let moved = payload != earlier.payload
+            || now.segments() != before.segments()
+            || now.clocks() != before.clocks()
+            || now.queues() != before.queues();
         if moved || census {
-            self.push(&known, (before, earlier.payload), events, at);
+            self.push(&mut known, (before, earlier.payload), events, at);
         }
         known
     }
@@ -347,7 +358,7 @@ impl Table {
     /// A socket has been freed. Returns why its last difference is not measured, if so.
     pub(super) fn close(&mut self, close: Close, at: Timestamp) -> Option<LossReason> {
         let cookie = close.socket.cookie;
-        let Some(known) = self.sockets.remove(&cookie) else {
+        let Some(mut known) = self.sockets.remove(&cookie) else {
             return self.close_unknown(close, at);
         };
         let cleared = close.socket.is_cleared();
@@ -355,13 +366,13 @@ impl Table {
             if known.presence == Presence::Held {
                 self.held -= 1;
             } else {
-                self.push_close(&known, at);
+                self.push_close(&mut known, at);
                 self.replaced += 1;
             }
             return self.close_unknown(close, at);
         }
         let (before, payload) = (known.socket.counters, known.payload);
-        let known = if cleared {
+        let mut known = if cleared {
             known
         } else {
             let (role, counters) = (known.role, close.socket.counters);
@@ -378,10 +389,10 @@ impl Table {
         if known.presence == Presence::Held {
             self.held -= 1;
             if known.payload != payload || known.socket.counters.segments() != before.segments() {
-                self.push(&known, (before, payload), Events::NONE, at);
+                self.push(&mut known, (before, payload), Events::NONE, at);
             }
         } else {
-            self.push(&known, (before, payload), Events::CLOSED, at);
+            self.push(&mut known, (before, payload), Events::CLOSED, at);
         }
         cleared.then_some(LossReason::CountersCleared)
     }
@@ -414,15 +425,21 @@ impl Table {
             });
         let (payload, shown) = socket.counters.at_close(guess.0, None, close.time_wait);
         let (role, source) = shown.map_or(guess, |role| (role, RoleSource::Counters));
-        let known = Known {
+        let mut known = Known {
             socket,
             payload,
             since: at,
             role,
             source,
             presence: Presence::Dumped,
+            clocks: (Clocks::default(), at),
         };
-        self.push(&known, Default::default(), Events::OPENED | Events::CLOSED, at);
+        self.push(
+            &mut known,
+            Default::default(),
+            Events::OPENED | Events::CLOSED,
+            at,
+        );
         None
     }
 
@@ -439,26 +456,31 @@ impl Table {
             }
             Presence::Held => false,
         });
-        for known in missing {
-            self.push_close(&known, at);
+        for mut known in missing {
+            self.push_close(&mut known, at);
         }
     }
 
-    fn push_close(&mut self, known: &Known, at: Timestamp) {
+    fn push_close(&mut self, known: &mut Known, at: Timestamp) {
         let counters = known.socket.counters;
         self.push(known, (counters, known.payload), Events::CLOSED, at);
     }
 
-    fn push(&mut self, known: &Known, before: (Counters, Payload), events: Events, at: Timestamp) {
+    fn push(&mut self, known: &mut Known, before: (Counters, Payload), events: Events, at: Timestamp) {
         let Known {
             socket,
             payload,
             since,
             role,
             source,
+            clocks,
             ..
         } = known;
         let (now, (before, payload_before)) = (&socket.counters, before);
+        let (clocks_before, reported) = *clocks;
+        *clocks = (now.clocks(), at);
+        let elapsed_us = i64::try_from(at.since(reported).as_micros()).unwrap_or(i64::MAX);
+        let closes = events.contains(Events::CLOSED);
         let record = TcpRecord {
             sent_bytes: signed_difference(payload.sent, payload_before.sent),
             received_bytes: signed_difference(payload.received, payload_before.received),
@@ -468,11 +490,15 @@ impl Table {
             rtt_us: now.rtt_us,
             min_rtt_us: now.min_rtt_us,
             cwnd: now.cwnd,
-            state: if events.contains(Events::CLOSED) {
-                TCP_CLOSE
-            } else {
-                now.state
-            },
+            time: now
+                .clocks_since(&clocks_before, elapsed_us)
+                .send_time(now.sender_state()),
+            rto_us: difference(now.rto_ms, clocks_before.rto_ms) * 1000,
+            queues: if closes { Queues::EMPTY } else { now.queues() },
+            out_of_order: difference(now.out_of_order, before.out_of_order),
+            ecn_ce: difference(now.ecn_ce, before.ecn_ce),
+            is_application_limited: now.is_application_limited,
+            state: if closes { TCP_CLOSE } else { now.state },
             events,
             age_us: u64::try_from(at.since(*since).as_micros()).unwrap_or(u64::MAX),
             ..TcpRecord::new(Flow {

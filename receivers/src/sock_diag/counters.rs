@@ -14,7 +14,7 @@
 //! the SYN of an accepted connection was acknowledged before its socket existed. As long as nothing was dropped locally, the
 //! payload is also `tcpi_bytes_sent - tcpi_bytes_retrans`, and the difference of the two shows which end this is.
 
-use flowtap_pipeline::Role;
+use flowtap_pipeline::{Chronograph, Queues, Role, SenderState};
 use netlink_packet_sock_diag::constants::{
     TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK,
 };
@@ -52,6 +52,40 @@ pub(super) struct Counters {
     pub(super) rtt_us: u32,
     pub(super) min_rtt_us: u32,
     pub(super) cwnd: u32,
+    /// Microseconds in which something was in flight or waited to be sent; the next two are part of it.
+    pub(super) busy_us: u64,
+    /// Microseconds in which the peer's window was full.
+    pub(super) rwnd_limited_us: u64,
+    /// Microseconds in which the send buffer was full.
+    pub(super) sndbuf_limited_us: u64,
+    /// Milliseconds in retransmission time-outs; 0 before Linux 6.7.
+    pub(super) rto_ms: u32,
+    /// Segments received ahead of a gap; 0 before Linux 5.4.
+    pub(super) out_of_order: u32,
+    /// Segments acknowledged with a congestion mark.
+    pub(super) ecn_ce: u32,
+    /// TCP reacts to loss or congestion.
+    pub(super) is_recovering: bool,
+    /// The last rate sample is of an application that had no more to send.
+    pub(super) is_application_limited: bool,
+}
+
+/// `TCP_CA_CWR` of `enum tcp_ca_state`: from here on TCP reacts to loss or congestion.
+const TCP_CA_CWR: u8 = 2;
+
+/// The clocks of a socket, as they were reported last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Clocks {
+    busy_us: u64,
+    rwnd_limited_us: u64,
+    sndbuf_limited_us: u64,
+    pub(super) rto_ms: u32,
+}
+
+/// A field that `struct tcp_info` has had for a shorter time than the others; 0 where it has not.
+fn newer_field(info: &[u8], offset: usize) -> u32 {
+    let field = info.get(offset..).and_then(<[u8]>::first_chunk).copied();
+    field.map_or(0, u32::from_ne_bytes)
 }
 
 /// Payload bytes of a socket since it exists.
@@ -72,7 +106,7 @@ impl Counters {
     /// Reads `struct tcp_info` (`include/uapi/linux/tcp.h`), which only ever grows at its end, and both queues; `None` for
     /// a kernel before Linux 4.19, which brought `tcpi_bytes_retrans`.
     pub(super) fn read(info: &[u8], unread: u32, queued: u32) -> Option<Self> {
-        let info = TcpInfo(info.first_chunk()?);
+        let (all, info) = (info, TcpInfo(info.first_chunk()?));
         Some(Self {
             state: info.0[0],
             acked: info.u64_at(120),
@@ -94,7 +128,58 @@ impl Counters {
             // The kernel's minimum filter begins at its greatest value.
             min_rtt_us: Some(info.u32_at(148)).filter(|&rtt| rtt != u32::MAX).unwrap_or(0),
             cwnd: info.u32_at(80),
+            busy_us: info.u64_at(168),
+            rwnd_limited_us: info.u64_at(176),
+            sndbuf_limited_us: info.u64_at(184),
+            rto_ms: newer_field(all, 244),
+            out_of_order: newer_field(all, 224),
+            ecn_ce: info.u32_at(196),
+            is_recovering: info.0[1] >= TCP_CA_CWR,
+            is_application_limited: info.0[7] & 1 != 0,
         })
+    }
+
+    /// The kernel's clocks and what has gone by, since `before`, which was read `elapsed_us` ago. What went by before a first look is
+    /// not known: at least what the clocks show.
+    pub(super) fn clocks_since(&self, before: &Clocks, elapsed_us: i64) -> Chronograph {
+        let since = |now: u64, before: u64| now.cast_signed().wrapping_sub(before.cast_signed());
+        let busy_us = since(self.busy_us, before.busy_us);
+        let rwnd_limited_us = since(self.rwnd_limited_us, before.rwnd_limited_us);
+        let sndbuf_limited_us = since(self.sndbuf_limited_us, before.sndbuf_limited_us);
+        Chronograph {
+            elapsed_us: elapsed_us.max(busy_us),
+            busy_us: busy_us - rwnd_limited_us - sndbuf_limited_us,
+            rwnd_limited_us,
+            sndbuf_limited_us,
+        }
+    }
+
+    /// The clocks as they stand.
+    pub(super) const fn clocks(&self) -> Clocks {
+        Clocks {
+            busy_us: self.busy_us,
+            rwnd_limited_us: self.rwnd_limited_us,
+            sndbuf_limited_us: self.sndbuf_limited_us,
+            rto_ms: self.rto_ms,
+        }
+    }
+
+    /// What decides which limit the busy time went to.
+    pub(super) const fn sender_state(&self) -> SenderState {
+        SenderState {
+            unsent: self.unsent,
+            is_recovering: self.is_recovering,
+            is_application_limited: self.is_application_limited,
+        }
+    }
+
+    /// Bytes that are queued.
+    pub(super) const fn queues(&self) -> Queues {
+        Queues {
+            unsent: self.unsent,
+            unacked: self.queued.saturating_sub(self.unsent),
+            unread: self.unread,
+        }
     }
 
     /// Segments sent, received and retransmitted.

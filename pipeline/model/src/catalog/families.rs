@@ -68,6 +68,13 @@ pub enum FamilyId {
     Retransmits,
     EventReceived,
     EventDropped,
+    SendTime,
+    RtoTime,
+    SynRetransmits,
+    QueuedBytes,
+    OutOfOrder,
+    Lost,
+    EcnCe,
 }
 
 /// A family, and the labels that it has and can have.
@@ -103,6 +110,16 @@ const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: 
 /// Labels that do not change while a connection lives. Others would let a gauge count up in one
 /// series and down in another.
 const STABLE_LABELS: &[Label] = &[Label::Laddr, Label::Netns];
+
+/// Further labels of what limits connections. By default their series are as few as the classes of peers: an address is a choice.
+const LIMITS_MORE: &[Label] = &[
+    Label::Raddr,
+    Label::Rport,
+    Label::Lport,
+    Label::ServerPort,
+    Label::Flow,
+    Label::NetworkType,
+];
 
 impl Definition {
     /// Name, unit and help, shared by all its series.
@@ -141,7 +158,7 @@ impl Definition {
 }
 
 /// Every family that a window can fill.
-pub const FAMILIES: [Definition; 17] = [
+pub const FAMILIES: [Definition; 24] = [
     Definition {
         family: Family {
             naming: Naming::PrimusLens,
@@ -355,6 +372,7 @@ pub const FAMILIES: [Definition; 17] = [
         ),
         labels: &[Label::Flow, Label::Event, Label::Type],
         more: &[
+            Label::ResetBy,
             Label::Raddr,
             Label::Rport,
             Label::Lport,
@@ -549,6 +567,146 @@ pub const FAMILIES: [Definition; 17] = [
         enabled: true,
         only: None,
     },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_send_time",
+            help: "Life of TCP connections in seconds, by what their sender waited for; the sum is the time that they were open.",
+            unit: "s",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.send.time",
+            "Life of TCP connections in seconds, by what their sender waited for; the sum is the time that they were open.",
+            "s",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Limit, Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_rto_time",
+            help: "Time in seconds that TCP connections spent in retransmission time-outs.",
+            unit: "s",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.rto.time",
+            "Time in seconds that TCP connections spent in retransmission time-outs.",
+            "s",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_syn_retransmits",
+            help: "Retransmissions of SYN and SYN-ACK segments.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.syn.retransmits",
+            "Retransmissions of SYN and SYN-ACK segments.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_queued_bytes",
+            help: "Bytes in the queues of open TCP connections, as they were looked at last.",
+            unit: "By",
+            kind: FamilyKind::Gauge,
+        },
+        otel: otel(
+            "flowtap.tcp.queued",
+            "Bytes in the queues of open TCP connections, as they were looked at last.",
+            "By",
+            FamilyKind::UpDownCounter,
+        ),
+        labels: &[Label::Queue, Label::Type],
+        more: LIMITS_MORE,
+        details: &[],
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_out_of_order",
+            help: "TCP segments received ahead of a gap.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.out_of_order",
+            "TCP segments received ahead of a gap.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_lost",
+            help: "TCP segments sent that TCP took for lost.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.lost",
+            "TCP segments sent that TCP took for lost.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_ecn_ce",
+            help: "TCP segments sent that were acknowledged with a congestion mark.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.ecn.ce",
+            "TCP segments sent that were acknowledged with a congestion mark.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
 ];
 
 impl FamilyId {
@@ -571,11 +729,23 @@ impl FamilyId {
         Self::Retransmits,
         Self::EventReceived,
         Self::EventDropped,
+        Self::SendTime,
+        Self::RtoTime,
+        Self::SynRetransmits,
+        Self::QueuedBytes,
+        Self::OutOfOrder,
+        Self::Lost,
+        Self::EcnCe,
     ];
 
     /// Whether all its series exist from the start and never leave. They are few, and count against no budget.
     pub const fn is_permanent(self) -> bool {
         matches!(self, Self::Totals)
+    }
+
+    /// Whether its series count microseconds, and show seconds.
+    pub const fn is_in_microseconds(self) -> bool {
+        matches!(self, Self::SendTime | Self::RtoTime)
     }
 
     /// The family.
@@ -596,11 +766,16 @@ mod tests {
             "network_tcp_flow_egress"
         );
         assert_eq!(FamilyId::Rtt.definition().family.name, "network_tcp_flow_rtt");
-        assert_eq!(FamilyId::EventDropped as usize + 1, FAMILIES.len());
         assert_eq!(
             FamilyId::EventDropped.definition().family.name,
             "bpf_event_chan_drop"
         );
+        assert_eq!(
+            FamilyId::SendTime.definition().family.name,
+            "network_tcp_send_time"
+        );
+        assert_eq!(FamilyId::EcnCe as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::EcnCe.definition().family.name, "network_tcp_ecn_ce");
     }
 
     #[test]

@@ -66,6 +66,12 @@ pub enum Label {
     LocalWorkload,
     /// `ipv4` or `ipv6`.
     NetworkType,
+    /// What a sender waits for: `network`, `answer`, `receiver`, `buffer` or `application`.
+    Limit,
+    /// `unsent`, `unacked` or `unread`.
+    Queue,
+    /// The side that reset a connection: `local` or `remote`.
+    ResetBy,
 }
 
 impl Label {
@@ -118,6 +124,9 @@ impl Label {
             Self::LocalPod => "k8s.pod.name",
             Self::LocalWorkload => "flowtap.k8s.workload.name",
             Self::NetworkType => "network.type",
+            Self::Limit => "flowtap.tcp.limit",
+            Self::Queue => "flowtap.tcp.queue",
+            Self::ResetBy => "flowtap.reset.by",
         }
     }
 
@@ -145,7 +154,10 @@ impl Label {
             | Self::Reason
             | Self::EventType
             | Self::Laddr
-            | Self::NetworkType => None,
+            | Self::NetworkType
+            | Self::Limit
+            | Self::Queue
+            | Self::ResetBy => None,
         }
     }
 
@@ -160,6 +172,9 @@ impl Label {
                 | Self::Event
                 | Self::Reason
                 | Self::NetworkType
+                | Self::Limit
+                | Self::Queue
+                | Self::ResetBy
         )
     }
 
@@ -199,6 +214,9 @@ impl Label {
             Self::LocalPod => "local_pod",
             Self::LocalWorkload => "local_workload",
             Self::NetworkType => "network_type",
+            Self::Limit => "limit",
+            Self::Queue => "queue",
+            Self::ResetBy => "reset_by",
         }
     }
 }
@@ -211,7 +229,7 @@ impl fmt::Display for Label {
 
 /// A set of labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct LabelSet(u32);
+pub struct LabelSet(u64);
 
 impl LabelSet {
     /// Of one connection or process.

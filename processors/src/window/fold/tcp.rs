@@ -17,6 +17,7 @@ impl Window {
             self.fold_segments(record);
         }
         self.fold_connection(receiver, record);
+        self.fold_limits(receiver, record);
         if record.retransmits != 0 {
             self.add(
                 FamilyId::Retransmits,
@@ -71,6 +72,8 @@ impl Window {
                     self.observe(FamilyId::Rtt, &record.flow, towards(direction), rtt);
                 }
             }
+            // Below 40 ms the acknowledgement of the last byte waits for the peer's answer: not what is called a round trip.
+            Naming::Otel if record.is_application_limited => {}
             Naming::Otel => self.observe(FamilyId::Rtt, &record.flow, KeyInputs::default(), rtt),
         }
         if record.min_rtt_us > 0 {
@@ -98,7 +101,7 @@ impl Window {
             (Events::OPENED, ConnectionEvent::Opened),
             (Events::CLOSED, ConnectionEvent::Closed),
             (Events::FAILED, ConnectionEvent::Failed),
-            (Events::RESET, ConnectionEvent::Reset),
+            (Events::RESET, ConnectionEvent::Reset(record.reset_by)),
         ];
         for (_, event) in reported.into_iter().filter(|(bit, _)| events.contains(*bit)) {
             let inputs = KeyInputs {
@@ -119,7 +122,10 @@ impl Window {
         }
         if events.contains(Events::FAILED) {
             let inputs = KeyInputs {
-                cause: Some(EventLabel::Reason(FailureReason::of(record.failure))),
+                cause: Some(EventLabel::Reason(FailureReason::of(
+                    record.failure,
+                    record.syn_retransmits,
+                ))),
                 ..KeyInputs::default()
             };
             self.add(FamilyId::ConnectFailures, &record.flow, inputs, 1);

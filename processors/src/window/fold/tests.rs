@@ -9,7 +9,8 @@ use crate::window::config::FamilyConfig;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::{
-    Census, Endpoint, Events, Flow, FlowKind, Naming, NodeInfo, PeerClass, Role, TcpRecord,
+    Census, Endpoint, Events, Flow, FlowKind, Naming, NodeInfo, PeerClass, Queues, ResetBy, Role, SendTime,
+    TcpRecord,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -65,7 +66,7 @@ fn of_peers(snapshot: &Snapshot) -> impl Iterator<Item = &FamilySnapshot> {
         .map(|(_, family)| family)
 }
 
-/// Every series of a snapshot: `name{labels}` and total, or count of a histogram.
+/// Every series of a snapshot: `name{labels}` and total, microseconds of a time, or count of a histogram.
 fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
     let mut shown = HashMap::new();
     for family in of_peers(snapshot) {
@@ -74,7 +75,14 @@ fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
             Points::Sums(points) => {
                 shown.extend(points.iter().map(|p| (name(&p.series.joined_labels()), p.total)));
             }
-            Points::Values(points) => panic!("{points:?}"),
+            Points::Values(points) => {
+                let microseconds = |value: f64| (value * 1e6).round() as u64;
+                shown.extend(
+                    points
+                        .iter()
+                        .map(|p| (name(&p.series.joined_labels()), microseconds(p.value))),
+                );
+            }
             Points::Histograms(points) => {
                 shown.extend(
                     points
@@ -1086,4 +1094,171 @@ fn a_connection_that_outlives_a_mass_expiry_is_taken_from_the_gauge_that_counts_
     assert_eq!(closed[gauge], 0);
     let bytes = r#"network_tcp_flow_egress{raddr="198.51.100.7",rport="443",direction="outbound",type="externalHosts"}"#;
     assert_eq!(closed[bytes], 300);
+}
+
+/// A record of a connection in class external.
+fn limited(cookie: u64) -> TcpRecord {
+    record("192.0.2.1:40000", "198.51.100.7:443").with_flow(|flow| Flow {
+        cookie,
+        class: Some(PeerClass::ExternalHosts),
+        ..flow
+    })
+}
+
+#[test]
+fn the_time_of_connections_adds_up_by_what_it_went_to() {
+    let mut window = window(100, 60);
+    let with = |time| TcpRecord { time, ..limited(7) };
+    let first = SendTime {
+        network_us: 2_000_000,
+        application_us: 500_000,
+        ..SendTime::ZERO
+    };
+    // A look at the middle of an episode that has been counted may be taken back.
+    let second = SendTime {
+        network_us: -1,
+        receiver_us: 1_000_000,
+        ..SendTime::ZERO
+    };
+    fold(&mut window, &[with(first), with(second)]);
+    let snapshot = window.advance(at(5)).unwrap();
+    let shown = shown(&snapshot);
+    let of = |limit| {
+        shown.get(&format!(
+            r#"network_tcp_send_time{{limit="{limit}",type="externalHosts"}}"#
+        ))
+    };
+    assert_eq!(of("network"), Some(&1_999_999));
+    assert_eq!(of("receiver"), Some(&1_000_000));
+    assert_eq!(of("application"), Some(&500_000));
+    assert_eq!(of("answer"), None, "no time, no series");
+    let family = &snapshot.families[FamilyId::SendTime as usize];
+    let Points::Values(points) = &family.points else {
+        panic!("seconds are no whole numbers")
+    };
+    let seconds: f64 = points.iter().map(|point| point.value).sum();
+    assert!((seconds - 3.499_999).abs() < 1e-9, "{seconds}");
+}
+
+#[test]
+fn queued_bytes_are_what_each_connection_had_when_it_was_looked_at_last() {
+    let mut window = window(100, 20);
+    let queued = |cookie, unsent, unread, events| TcpRecord {
+        queues: Queues {
+            unsent,
+            unacked: 0,
+            unread,
+        },
+        events,
+        ..limited(cookie)
+    };
+    let of = |snapshot: &Snapshot, queue| {
+        let name = format!(r#"network_tcp_queued_bytes{{queue="{queue}",type="externalHosts"}}"#);
+        shown(snapshot).get(&name).copied()
+    };
+    let records = [
+        queued(1, 1_000, 0, Events::NONE),
+        queued(2, 100, 5, Events::NONE),
+        queued(1, 300, 0, Events::NONE),
+    ];
+    fold(&mut window, &records);
+    let snapshot = window.advance(at(5)).unwrap();
+    assert_eq!(of(&snapshot, "unsent"), Some(400), "the last look counts");
+    assert_eq!(of(&snapshot, "unread"), Some(5));
+    assert_eq!(of(&snapshot, "unacked"), None);
+    // One is empty now, of the other nothing new is known.
+    fold(&mut window, &[queued(1, 0, 0, Events::NONE)]);
+    let snapshot = window.advance(at(10)).unwrap();
+    assert_eq!(of(&snapshot, "unsent"), Some(100));
+    // A closed one has nothing queued.
+    fold(
+        &mut window,
+        &[queued(2, 9, 9, Events::CLOSED), queued(3, 8, 0, Events::NONE)],
+    );
+    let snapshot = window.advance(at(15)).unwrap();
+    assert_eq!(of(&snapshot, "unsent"), Some(8));
+    assert_eq!(of(&snapshot, "unread"), Some(0));
+    // The record of the close of the third was lost.
+    let snapshot = window.advance(at(40)).unwrap();
+    assert_eq!(of(&snapshot, "unsent"), Some(0));
+}
+
+#[test]
+fn a_connect_that_was_given_up_without_an_answer_says_so() {
+    let mut window = window(100, 60);
+    let failed = |syn_retransmits| TcpRecord {
+        events: Events::FAILED,
+        syn_retransmits,
+        ..limited(0)
+    };
+    fold(&mut window, &[failed(0), failed(2), failed(1)]);
+    let shown = shown(&window.advance(at(5)).unwrap());
+    let of = |reason| {
+        let name = format!(r#"network_tcp_connect_failures{{reason="{reason}",type="externalHosts"}}"#);
+        shown.get(&name).copied()
+    };
+    assert_eq!((of("no_answer"), of("aborted")), (Some(2), Some(1)));
+    assert_eq!(
+        shown.get(r#"network_tcp_syn_retransmits{type="externalHosts"}"#),
+        Some(&3)
+    );
+}
+
+#[test]
+fn a_reset_says_by_which_side_only_where_that_is_a_label() {
+    let reset = |reset_by| TcpRecord {
+        events: Events::CLOSED | Events::RESET,
+        reset_by,
+        ..limited(0)
+    };
+    let records = [
+        reset(ResetBy::Local),
+        reset(ResetBy::Remote),
+        reset(ResetBy::Remote),
+    ];
+    let count = |labels: Option<Vec<Label>>, series: &str| {
+        let mut config = Config::default();
+        let own = FamilyConfig {
+            labels,
+            ..FamilyConfig::default()
+        };
+        config.families.insert("network_tcp_connections".to_owned(), own);
+        let mut window = window_of(config, 100, 60);
+        fold(&mut window, &records);
+        let shown = shown(&window.advance(at(5)).unwrap());
+        shown
+            .get(&format!("network_tcp_connections{{{series}}}"))
+            .copied()
+    };
+    let by_side = Some(vec![Label::Event, Label::ResetBy]);
+    assert_eq!(
+        count(by_side.clone(), r#"event="reset",reset_by="local""#),
+        Some(1)
+    );
+    assert_eq!(count(by_side, r#"event="reset",reset_by="remote""#), Some(2));
+    assert_eq!(count(Some(vec![Label::Event]), r#"event="reset""#), Some(3));
+}
+
+#[test]
+fn by_opentelemetrys_naming_samples_that_hold_the_peers_think_time_are_no_round_trips() {
+    let count = |naming| {
+        let config = Config {
+            naming,
+            ..Config::default()
+        };
+        let mut window = window_of(config, 100, 60);
+        let with = |is_application_limited| TcpRecord {
+            rtt_us: 250,
+            sent_bytes: 1,
+            is_application_limited,
+            ..limited(0)
+        };
+        fold(&mut window, &[with(true), with(false), with(false)]);
+        let snapshot = window.advance(at(5)).unwrap();
+        let Points::Histograms(points) = &snapshot.families[FamilyId::Rtt as usize].points else {
+            panic!("no histogram")
+        };
+        points.iter().map(HistogramPoint::count).sum::<u64>()
+    };
+    assert_eq!((count(Naming::PrimusLens), count(Naming::Otel)), (3, 2));
 }
