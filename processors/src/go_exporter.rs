@@ -79,7 +79,7 @@ fn series_of(record: TcpRecord) -> Vec<String> {
             continue;
         }
         match family.points {
-            Points::Values(points) => panic!("{points:?}"),
+            Points::Values(points) => assert!(points.is_empty(), "{points:?}"),
             Points::Sums(points) => {
                 for point in points.iter().filter(|point| point.total > 0) {
                     shown.push(format!(

@@ -52,12 +52,12 @@ pub use component::{
 };
 pub use contract::{Contract, Dependency, RecordField, Signal, Sockets, Stability};
 pub use flowtap_model::{
-    Census, ClusterRanges, ClusterState, Endpoint, EventCount, EventHop, EventType, Events, Family,
-    FamilyKind, FamilySnapshot, Flow, FlowBatch, FlowKind, HISTOGRAM_BUCKETS, HistogramPoint,
-    KubernetesNames, LabelValue, ListenChange, Listener, Naming, NodeInfo, Pair, PairValue, PeerClass,
-    Points, Rendered, Resource, Role, RoleSource, Series, SeriesId, Snapshot, SumPoint, TcpRecord, Timestamp,
-    ValuePoint, batch, catalog, cluster, family, flow, labels, node, peer_class, resource, series, snapshot,
-    tcp, time,
+    Census, ClusterRanges, ClusterState, DROP_KINDS, DropKind, DropReason, DropRecord, Endpoint, EventCount,
+    EventHop, EventType, Events, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch, FlowKind,
+    HISTOGRAM_BUCKETS, HistogramPoint, KubernetesNames, LabelValue, ListenChange, Listener, ListeningRecord,
+    Naming, NodeInfo, Pair, PairValue, PeerClass, Points, Rendered, Resource, Role, RoleSource, Series,
+    SeriesId, Snapshot, SumPoint, TcpRecord, Timestamp, Transport, ValuePoint, batch, catalog, cluster,
+    family, flow, labels, node, peer_class, resource, series, snapshot, tcp, time,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};

@@ -5,19 +5,22 @@ use std::time::Duration;
 
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch,
-    HistogramPoint, Inheritance, MemoryPressure, Points, Series, SharedMemoryPressure, Snapshot, SumPoint,
-    Timestamp,
+    Aggregator, BuildContext, Census, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow,
+    FlowBatch, HistogramPoint, Inheritance, MemoryPressure, Points, Series, SharedMemoryPressure, Snapshot,
+    SumPoint, Timestamp, ValuePoint,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
+mod drops;
+mod listening;
 mod tcp;
 
 use super::catalog::Catalog;
 use super::config::Config;
 use super::connections::Connections;
 use super::key::{Direction, KeyInputs};
+use super::listening::Listening;
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
 use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
@@ -38,6 +41,7 @@ pub struct Window {
     sums: Store<Sum>,
     histograms: Store<Histogram>,
     connections: Connections,
+    listening: Listening,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
@@ -65,6 +69,7 @@ impl Window {
             sums: Store::new(max_series),
             histograms: Store::new(max_series),
             connections: Connections::default(),
+            listening: Listening::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[MEMORY_LIMIT]),
             ended: Vec::new(),
@@ -157,6 +162,7 @@ impl Window {
             mut sums,
             mut histograms,
             mut connections,
+            listening,
             opened,
             ..
         } = before;
@@ -185,6 +191,7 @@ impl Window {
         if stays[FamilyId::Totals as usize] {
             self.totals = totals;
         }
+        self.listening = listening.of_series(|family| stays[family as usize]);
         // Else the gauge is made anew from a census.
         if stays[FamilyId::ConnectionsActive as usize] {
             self.connections = connections;
@@ -196,6 +203,7 @@ impl Window {
 
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
         self.fold_totals();
+        self.show_listening();
         let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
         for (family, series) in self.ended.drain(..) {
             families[family as usize].ended.push(series);
@@ -247,6 +255,9 @@ impl Aggregator for Window {
         if batch.census.begins {
             self.begin_census(batch.receiver);
         }
+        if batch.census == Census::WHOLE && batch.records() == 0 {
+            self.listening.end_receiver(batch.receiver);
+        }
         if memory == MemoryPressure::Hard {
             self.shed_tcp(batch.receiver, &batch.tcp);
         } else {
@@ -259,6 +270,10 @@ impl Aggregator for Window {
         }
         for count in &batch.counts {
             self.fold_count(count);
+        }
+        self.fold_listening(batch.receiver, &batch.listening);
+        for record in &batch.drops {
+            self.fold_drop(record);
         }
         self.sums.flush(self.opened, &mut self.catalog);
         self.histograms.flush(self.opened, &mut self.catalog);
@@ -296,8 +311,17 @@ impl Aggregator for Window {
     }
 }
 
+/// In a second: sums of times are kept in whole numbers of these.
+const MICROSECONDS: f64 = 1e6;
+
+/// Whether a counter or a gauge is of seconds.
+fn is_time(family: &Family) -> bool {
+    family.unit == "s" && !matches!(family.kind, FamilyKind::Histogram(_))
+}
+
 fn empty(family: &'static Family) -> FamilySnapshot {
     let points = match family.kind {
+        _ if is_time(family) => Points::Values(Vec::new()),
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Sums(Vec::new()),
         FamilyKind::Histogram(_) => Points::Histograms(Vec::new()),
     };
@@ -321,14 +345,20 @@ fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn
         family.ended.push(slot.series.clone());
         return false;
     }
-    if let Points::Sums(points) = &mut family.points {
-        let series = slot.series.clone();
-        points.push(SumPoint {
+    let (series, updated) = (slot.series.clone(), slot.updated);
+    match &mut family.points {
+        Points::Sums(points) => points.push(SumPoint {
             series,
             total,
             delta,
-            updated: slot.updated,
-        });
+            updated,
+        }),
+        Points::Values(points) => points.push(ValuePoint {
+            series,
+            value: total as f64 / MICROSECONDS,
+            updated,
+        }),
+        Points::Histograms(_) => {}
     }
     true
 }

@@ -7,7 +7,7 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
-use flowtap_pipeline::{EventType, Flow, FlowKind, LabelValue, Naming, PeerClass};
+use flowtap_pipeline::{DropKind, DropReason, EventType, Flow, FlowKind, LabelValue, Naming, PeerClass};
 
 use super::details::Details;
 use flowtap_pipeline::catalog::FamilyId;
@@ -126,6 +126,16 @@ impl Addr {
     /// Where a family has no label for the peer.
     const NONE: Self = Self { high: 0, low: 0 };
 
+    /// Of what has no flow: the label is `other`, or empty. Both are multicast addresses that the registry has reserved.
+    const OTHER: Self = Self {
+        high: u64::MAX,
+        low: 0,
+    };
+    const EMPTY: Self = Self {
+        high: u64::MAX,
+        low: 1,
+    };
+
     fn new(addr: IpAddr) -> Self {
         let addr = match addr {
             IpAddr::V4(addr) => addr.to_ipv6_mapped(),
@@ -143,6 +153,14 @@ impl Addr {
         }
     }
 
+    fn is_other(self) -> bool {
+        self == Self::OTHER
+    }
+
+    fn is_empty(self) -> bool {
+        self == Self::EMPTY
+    }
+
     fn get(self) -> IpAddr {
         let bits = u128::from(self.high) << 64 | u128::from(self.low);
         IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical()
@@ -155,22 +173,35 @@ pub(super) enum EventLabel {
     Event(ConnectionEvent),
     Reason(FailureReason),
     EventType(EventType),
+    Drop(DropReason),
+    /// Where the kind is a label, and the reason is not.
+    DropKind(DropKind),
 }
 
 impl EventLabel {
-    const fn label(self) -> Label {
-        match self {
-            Self::Event(_) => Label::Event,
-            Self::Reason(_) => Label::Reason,
-            Self::EventType(_) => Label::EventType,
-        }
+    /// What of it is in `labels`.
+    fn within(self, labels: LabelSet) -> Option<Self> {
+        let (label, otherwise) = match self {
+            Self::Event(_) => (Label::Event, None),
+            Self::Reason(_) => (Label::Reason, None),
+            Self::EventType(_) => (Label::EventType, None),
+            Self::Drop(reason) => {
+                let kind = labels.has(Label::Kind).then(|| Self::DropKind(reason.kind()));
+                (Label::Reason, kind)
+            }
+            Self::DropKind(_) => (Label::Kind, None),
+        };
+        if labels.has(label) { Some(self) } else { otherwise }
     }
 
-    const fn as_str(self) -> &'static str {
+    fn value(self, label: Label) -> &'static str {
         match self {
             Self::Event(event) => event.as_str(),
             Self::Reason(reason) => reason.as_str(),
             Self::EventType(event_type) => event_type.as_str(),
+            Self::Drop(reason) if label == Label::Kind => reason.kind().as_str(),
+            Self::Drop(reason) => reason.as_str(),
+            Self::DropKind(kind) => kind.as_str(),
         }
     }
 }
@@ -271,8 +302,11 @@ const _: () = assert!(size_of::<Key>() == 32, "a slot is larger than a cache lin
 /// No row: memory ends long before there are as many.
 const OTHER: u32 = u32::MAX;
 
-/// Where a family has no label for the class. No class has this number.
+/// Where a family has no label for the class, or nothing is known of it. No class has this number.
 const NO_CLASS: u16 = u16::MAX;
+
+/// Of what found no room among flows. No class has this number.
+const OTHER_CLASS: u16 = u16::MAX - 1;
 
 impl Hash for Key {
     /// In four words, instead of field by field, and without the direction, which [`Key::direction_salt`] has.
@@ -284,6 +318,8 @@ impl Hash for Key {
             Some(EventLabel::Event(event)) => (1, event as u8),
             Some(EventLabel::Reason(reason)) => (2, reason as u8),
             Some(EventLabel::EventType(event_type)) => (3, event_type as u8),
+            Some(EventLabel::Drop(reason)) => (4, reason.index()),
+            Some(EventLabel::DropKind(kind)) => (5, kind as u8),
         };
         let [server_port, server_port_high] = self.server_port.to_ne_bytes();
         let bytes = [
@@ -351,7 +387,34 @@ impl Key {
                     .has(Label::NetworkType)
                     .then(|| NetworkType::of(flow.remote.addr)),
             ),
-            cause: inputs.cause.filter(|cause| labels.has(cause.label())),
+            cause: inputs.cause.and_then(|cause| cause.within(labels)),
+            ..Self::empty(family)
+        }
+    }
+
+    /// The series of what has no flow. With `is_unattributed` its peer is `other`, as of what finds no room among flows; else it is
+    /// empty.
+    pub(super) fn without_flow(
+        family: FamilyId,
+        labels: LabelSet,
+        inputs: KeyInputs,
+        details: u32,
+        is_unattributed: bool,
+    ) -> Self {
+        let (raddr, class) = if is_unattributed {
+            (Addr::OTHER, OTHER_CLASS)
+        } else {
+            (Addr::EMPTY, NO_CLASS)
+        };
+        Self {
+            raddr: if labels.has(Label::Raddr) {
+                raddr
+            } else {
+                Addr::NONE
+            },
+            details,
+            class: if labels.has(Label::Type) { class } else { NO_CLASS },
+            cause: inputs.cause.and_then(|cause| cause.within(labels)),
             ..Self::empty(family)
         }
     }
@@ -430,6 +493,8 @@ impl Key {
             return Text("other");
         }
         match label {
+            Label::Raddr if self.raddr.is_other() => Text("other"),
+            Label::Raddr if self.raddr.is_empty() => Text(""),
             Label::Raddr => Addr(self.raddr.get()),
             Label::Rport => Port(self.rport),
             Label::Lport => Port(self.lport),
@@ -439,10 +504,11 @@ impl Key {
                     .direction()
                     .map_or("", |direction| direction.named(naming)),
             ),
+            Label::Type if self.class == OTHER_CLASS => Text("other"),
             Label::Type => Text(PeerClass::from_index(self.class).map_or("", PeerClass::as_str)),
             Label::Flow => Text(self.packed.flow().map_or("", FlowKind::as_str)),
-            Label::Event | Label::Reason | Label::EventType => {
-                Text(self.cause.map_or("", EventLabel::as_str))
+            Label::Event | Label::Reason | Label::EventType | Label::Kind => {
+                Text(self.cause.map_or("", |cause| cause.value(label)))
             }
             Label::NetworkType => Text(self.packed.network_type().map_or("", NetworkType::as_str)),
             _ => details

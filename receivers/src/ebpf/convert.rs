@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use flowtap_ebpf::abi::AF_INET;
-use flowtap_ebpf::{Event, FlowEvent, ListenEvent};
+use flowtap_ebpf::{Event, FlowEvent, ListenEvent, ListenerEvent};
 use flowtap_pipeline::{
-    Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, Role, RoleSource, TcpRecord,
+    Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, ListeningRecord, Role, RoleSource, TcpRecord,
 };
 
 use crate::containers::Containers;
@@ -20,7 +20,10 @@ pub(super) fn push(batch: &mut FlowBatch, containers: &mut Containers, event: Ev
             batch.tcp.push(record);
         }
         Event::Listen(event) => batch.listeners.push(ListenChange::Opened(listener(event))),
-        Event::Unlisten(event) => batch.listeners.push(ListenChange::Closed(listener(event))),
+        Event::Unlisten(event) => {
+            batch.listeners.push(ListenChange::Closed(listener(event)));
+            batch.listening.push(closed_listener(event));
+        }
     }
 }
 
@@ -30,6 +33,37 @@ const fn listener(event: ListenEvent) -> Listener {
         port: event.port,
         cookie: event.cookie,
     }
+}
+
+/// A socket that listens no more. Its drops are the running total, as those of [`listening_record`].
+fn closed_listener(event: ListenEvent) -> ListeningRecord {
+    let any = Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), event.port);
+    let mut record = ListeningRecord::new(any);
+    record.flow.netns = event.netns;
+    record.flow.cookie = event.cookie;
+    record.drops = u64::from(event.drops);
+    record.closed = true;
+    record
+}
+
+/// Converts what a scan found of a listening socket; the container is left empty, and drops are the running total.
+pub(super) fn listening_record(found: &ListenerEvent) -> ListeningRecord {
+    let local = Endpoint::new(address(found.family, found.local_addr), found.port);
+    let mut record = ListeningRecord::new(local);
+    record.flow = Flow {
+        netns: found.netns,
+        cookie: found.cookie,
+        pid: found.pid,
+        comm: found.comm,
+        cgroup_id: found.cgroup_id,
+        role: Role::Server,
+        ..record.flow
+    };
+    record.backlog = found.backlog;
+    record.limit = found.limit;
+    record.drops = u64::from(found.drops);
+    record.wait_us = Some(found.wait_us);
+    record
 }
 
 /// Converts a kernel-side record; the container is left empty.
@@ -78,7 +112,7 @@ pub fn flow_record(flow: &FlowEvent) -> TcpRecord {
     }
 }
 
-fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
+pub(super) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
     if family == AF_INET {
         let [a, b, c, d, ..] = bytes;
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))

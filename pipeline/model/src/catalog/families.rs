@@ -68,6 +68,11 @@ pub enum FamilyId {
     Retransmits,
     EventReceived,
     EventDropped,
+    ListenBacklog,
+    ListenLimit,
+    ListenDrops,
+    AcceptWait,
+    Drops,
 }
 
 /// A family, and the labels that it has and can have.
@@ -103,6 +108,33 @@ const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: 
 /// Labels that do not change while a connection lives. Others would let a gauge count up in one
 /// series and down in another.
 const STABLE_LABELS: &[Label] = &[Label::Laddr, Label::Netns];
+
+/// Labels of a listening socket: of itself and of its process.
+const LISTENER_LABELS: &[Label] = &[
+    Label::Laddr,
+    Label::Netns,
+    Label::Pid,
+    Label::Comm,
+    Label::CgroupId,
+    Label::ContainerId,
+    Label::LocalNamespace,
+    Label::LocalPod,
+    Label::LocalWorkload,
+];
+
+/// Labels of a dropped packet, which has no process.
+const DROP_LABELS: &[Label] = &[
+    Label::Laddr,
+    Label::Netns,
+    Label::PeerNamespace,
+    Label::PeerPod,
+    Label::PeerWorkload,
+    Label::PeerService,
+    Label::PeerNode,
+    Label::LocalNamespace,
+    Label::LocalPod,
+    Label::LocalWorkload,
+];
 
 impl Definition {
     /// Name, unit and help, shared by all its series.
@@ -141,7 +173,7 @@ impl Definition {
 }
 
 /// Every family that a window can fill.
-pub const FAMILIES: [Definition; 17] = [
+pub const FAMILIES: [Definition; 22] = [
     Definition {
         family: Family {
             naming: Naming::PrimusLens,
@@ -549,6 +581,106 @@ pub const FAMILIES: [Definition; 17] = [
         enabled: true,
         only: None,
     },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_listen_backlog",
+            help: "Connections that wait to be accepted, by listening port.",
+            unit: "{connection}",
+            kind: FamilyKind::Gauge,
+        },
+        otel: otel(
+            "flowtap.tcp.listen.backlog",
+            "Connections that wait to be accepted, by listening port.",
+            "{connection}",
+            FamilyKind::UpDownCounter,
+        ),
+        labels: &[Label::Lport],
+        more: &[Label::NetworkType],
+        details: LISTENER_LABELS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_listen_backlog_limit",
+            help: "Connections that may wait to be accepted, by listening port; further ones are dropped.",
+            unit: "{connection}",
+            kind: FamilyKind::Gauge,
+        },
+        otel: otel(
+            "flowtap.tcp.listen.backlog.limit",
+            "Connections that may wait to be accepted, by listening port; further ones are dropped.",
+            "{connection}",
+            FamilyKind::UpDownCounter,
+        ),
+        labels: &[Label::Lport],
+        more: &[Label::NetworkType],
+        details: LISTENER_LABELS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_listen_drops",
+            help: "Connections that listening sockets dropped, most often because their queue was full, by listening port.",
+            unit: "{connection}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.listen.drops",
+            "Connections that listening sockets dropped, most often because their queue was full, by listening port.",
+            "{connection}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Lport],
+        more: &[Label::NetworkType],
+        details: LISTENER_LABELS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_accept_wait",
+            help: "Time in seconds for which the first connection of a queue has waited to be accepted, by listening port.",
+            unit: "s",
+            kind: FamilyKind::Gauge,
+        },
+        otel: otel(
+            "flowtap.tcp.accept.wait",
+            "Time for which the first connection of a queue has waited to be accepted, by listening port.",
+            "s",
+            FamilyKind::Gauge,
+        ),
+        labels: &[Label::Lport],
+        more: &[Label::NetworkType],
+        details: LISTENER_LABELS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_drops",
+            help: "Packets that the kernel dropped, by its reason; of kinds tcp, end and other no data is lost.",
+            unit: "{packet}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.network.drops",
+            "Packets that the kernel dropped, by its reason; of kinds tcp, end and other no data is lost.",
+            "{packet}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Reason, Label::Type, Label::Kind],
+        more: &[Label::Raddr, Label::Rport, Label::Lport, Label::NetworkType],
+        details: DROP_LABELS,
+        enabled: true,
+        only: None,
+    },
 ];
 
 impl FamilyId {
@@ -571,6 +703,11 @@ impl FamilyId {
         Self::Retransmits,
         Self::EventReceived,
         Self::EventDropped,
+        Self::ListenBacklog,
+        Self::ListenLimit,
+        Self::ListenDrops,
+        Self::AcceptWait,
+        Self::Drops,
     ];
 
     /// Whether all its series exist from the start and never leave. They are few, and count against no budget.
@@ -596,7 +733,8 @@ mod tests {
             "network_tcp_flow_egress"
         );
         assert_eq!(FamilyId::Rtt.definition().family.name, "network_tcp_flow_rtt");
-        assert_eq!(FamilyId::EventDropped as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::Drops as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::Drops.definition().family.name, "network_drops");
         assert_eq!(
             FamilyId::EventDropped.definition().family.name,
             "bpf_event_chan_drop"

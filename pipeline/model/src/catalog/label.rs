@@ -30,7 +30,7 @@ pub enum Label {
     Flow,
     /// `opened`, `closed`, `failed` or `reset`.
     Event,
-    /// Why a connect failed.
+    /// Why a connect failed, or a packet was dropped.
     Reason,
     /// `tcpflow` or `tcpconn`.
     EventType,
@@ -66,6 +66,8 @@ pub enum Label {
     LocalWorkload,
     /// `ipv4` or `ipv6`.
     NetworkType,
+    /// Kind of a drop: `policy`, `full`, `nobody`, `broken`, `tcp`, `end` or `other`.
+    Kind,
 }
 
 impl Label {
@@ -118,6 +120,7 @@ impl Label {
             Self::LocalPod => "k8s.pod.name",
             Self::LocalWorkload => "flowtap.k8s.workload.name",
             Self::NetworkType => "network.type",
+            Self::Kind => "flowtap.drop.kind",
         }
     }
 
@@ -145,7 +148,8 @@ impl Label {
             | Self::Reason
             | Self::EventType
             | Self::Laddr
-            | Self::NetworkType => None,
+            | Self::NetworkType
+            | Self::Kind => None,
         }
     }
 
@@ -160,6 +164,7 @@ impl Label {
                 | Self::Event
                 | Self::Reason
                 | Self::NetworkType
+                | Self::Kind
         )
     }
 
@@ -199,6 +204,7 @@ impl Label {
             Self::LocalPod => "local_pod",
             Self::LocalWorkload => "local_workload",
             Self::NetworkType => "network_type",
+            Self::Kind => "kind",
         }
     }
 }

@@ -74,7 +74,7 @@ fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
             Points::Sums(points) => {
                 shown.extend(points.iter().map(|p| (name(&p.series.joined_labels()), p.total)));
             }
-            Points::Values(points) => panic!("{points:?}"),
+            Points::Values(points) => assert!(points.is_empty(), "{points:?}"),
             Points::Histograms(points) => {
                 shown.extend(
                     points
