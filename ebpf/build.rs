@@ -52,7 +52,13 @@ fn compile_all() -> Result<(), BuildError> {
             return Err(BuildError::NoHeader { header });
         }
     }
-    for program in ["sockets.bpf.c", "events.bpf.c", "cgroups.bpf.c"] {
+    for program in [
+        "sockets.bpf.c",
+        "events.bpf.c",
+        "cgroups.bpf.c",
+        "drops.bpf.c",
+        "listeners.bpf.c",
+    ] {
         compile(&clang, &arch, &includes, program, &out)?;
     }
     Ok(())

@@ -110,7 +110,25 @@ struct listen_event {
 	__u32 netns;
 	__u64 cookie;
 	__u16 port; /* host byte order; 0 if it was not bound yet */
-	__u16 pad[3];
+	__u16 pad;
+	__u32 drops; /* connections that it has dropped */
+};
+
+/* A listening socket as a scan of listeners finds it. */
+struct listener_event {
+	__u64 cookie;
+	__u64 cgroup_id; /* of the process */
+	__u32 netns;	 /* inode number */
+	__u32 pid;	 /* thread group, initial pid namespace */
+	char comm[16];
+	__u32 backlog; /* connections that wait for accept() */
+	__u32 limit;   /* listen()'s argument, at most net.core.somaxconn; the queue is full above it */
+	__u32 drops;   /* sk_drops: running total of connections that were dropped */
+	__u32 wait_us; /* of the connection that has waited longest; 0 if none waits */
+	__u8 local_addr[16];
+	__u16 port; /* host byte order */
+	__u16 family;
+	__u32 pad;
 };
 
 enum cgroup_event_type {
@@ -156,6 +174,7 @@ _Static_assert(__builtin_offsetof(struct flow_event, comm) == 120, "flow_event.c
 _Static_assert(__builtin_offsetof(struct flow_event, failure) == 140, "flow_event.failure");
 _Static_assert(__builtin_offsetof(struct flow_event, limits) == 188, "flow_event.limits");
 _Static_assert(sizeof(struct listen_event) == 24, "listen_event");
+_Static_assert(sizeof(struct listener_event) == 80, "listener_event");
 _Static_assert(sizeof(struct losses) == 72, "losses");
 _Static_assert(sizeof(struct cgroup_event) == 1040, "cgroup_event");
 

@@ -246,6 +246,7 @@ static __always_inline void fill_listener(struct listen_event *event, struct soc
 {
 	event->type = type;
 	event->netns = read_netns(sk);
+	event->drops = FIELD(sk, sk_drops.counter);
 	/* A socket that begins to listen is bound (skc_num) but has no inet_sport yet; one that ceases to, the other
 	 * way round. */
 	event->port = FIELD(sk, __sk_common.skc_num);

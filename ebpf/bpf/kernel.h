@@ -154,6 +154,9 @@ struct sock {
 	__u16 sk_type;
 	__u16 sk_protocol;
 	int sk_err;
+	atomic_t sk_drops;
+	__u32 sk_ack_backlog;
+	__u32 sk_max_ack_backlog;
 	void *sk_user_data;
 	struct sock_cgroup_data sk_cgrp_data;
 } KERNEL_TYPE;
@@ -161,6 +164,26 @@ struct sock {
 struct inet_sock {
 	struct sock sk;
 	__be16 inet_sport;
+} KERNEL_TYPE;
+
+struct request_sock {
+	struct request_sock *dl_next;
+	struct sock *sk;
+} KERNEL_TYPE;
+
+struct tcp_request_sock {
+	__u64 snt_synack; /* when the first SYN-ACK was sent, in µs of the monotonic clock; 0 with SYN cookies */
+} KERNEL_TYPE;
+
+struct request_sock_queue {
+	struct request_sock *rskq_accept_head;
+} KERNEL_TYPE;
+
+/* Bit-fields here or plain bytes there: up to Linux 6.12 all are, later some. Read by
+ * BPF_CORE_READ_BITFIELD_PROBED(), which copes with both; a plain load of them is refused where they are. */
+struct inet_connection_sock {
+	struct request_sock_queue icsk_accept_queue;
+	__u8 icsk_ca_state : 5;
 } KERNEL_TYPE;
 
 struct minmax_sample {
@@ -176,13 +199,8 @@ struct list_head {
 	struct list_head *next;
 } KERNEL_TYPE;
 
-/* Bit-fields here or plain bytes there: up to Linux 6.12 all are, later some. Read by
- * BPF_CORE_READ_BITFIELD_PROBED(), which copes with both; a plain load of them is refused where they are. */
-struct inet_connection_sock {
-	__u8 icsk_ca_state : 5;
-} KERNEL_TYPE;
-
 struct tcp_sock {
+	__u64 tcp_mstamp;
 	__u64 bytes_received;
 	__u64 bytes_acked;
 	__u64 bytes_sent;
@@ -211,8 +229,23 @@ struct tcp_sock {
 	struct list_head tsorted_sent_queue;
 } KERNEL_TYPE;
 
+struct net_device {
+	possible_net_t nd_net;
+} KERNEL_TYPE;
+
+struct dst_entry {
+	struct net_device *dev;
+} KERNEL_TYPE;
+
 struct sk_buff {
+	struct net_device *dev; /* shares its place with dev_scratch once a UDP socket has taken the packet */
+	struct sock *sk;
+	unsigned long _skb_refdst; /* the lowest bit is a flag */
 	unsigned int len;
+	int skb_iif;
+	__u16 network_header; /* from `head` on; all bits are set if there is none */
+	__u32 tail;	      /* likewise; where the kernel keeps a pointer instead, programs are refused */
+	unsigned char *head;
 	unsigned char *data;
 } KERNEL_TYPE;
 

@@ -7,6 +7,7 @@
 
 #include "kernel.h"
 #include "abi.h"
+#include "owner_map.h"
 
 /* A socket's totals at one moment: of a connection from its first byte on, not since it was last reported. */
 struct totals {
@@ -82,34 +83,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct losses);
 } losses SEC(".maps");
-
-/* Owner of a listening socket. */
-struct owner {
-	__u64 cookie; /* of the socket: addresses are used again */
-	__u64 cgroup_id;
-	__u32 pid;
-	char comm[16];
-	__u32 pad;
-};
-
-/* Before Linux 6.1 the kernel warns of programs at raw tracepoints and kprobes whose maps allocate at run time. */
-#ifdef FLOWTAP_UNTYPED_ARGUMENTS
-#define OWNERS 4096
-#define OWNERS_FLAGS 0
-#else
-#define OWNERS 16384
-#define OWNERS_FLAGS BPF_F_NO_PREALLOC
-#endif
-
-/* Key: address of a listening socket. Value: the process that listens, which is the best that is known of the owner
- * of a connection before a process accepts it. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, OWNERS);
-	__uint(map_flags, OWNERS_FLAGS);
-	__type(key, __u64);
-	__type(value, struct owner);
-} owners SEC(".maps");
 
 /* Reader is woken once this many bytes wait in a ring, and again at each quarter of that; until then it comes by
  * itself. Set by the loader to a quarter of the ring, which is a power of two. */

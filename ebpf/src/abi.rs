@@ -147,8 +147,105 @@ pub struct ListenEvent {
     /// Host byte order; 0 if it was not bound yet.
     pub port: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: u16,
+    /// Connections that it has dropped.
+    pub drops: u32,
 }
+
+/// `struct listener_event`: a listening socket as a scan of listeners finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ListenerEvent {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// cgroup v2 id of the process; 0 if unknown.
+    pub cgroup_id: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Thread group of the process that listens; 0 if unknown.
+    pub pid: u32,
+    /// Name of the process, NUL-padded.
+    pub comm: [u8; 16],
+    /// Connections that wait to be accepted.
+    pub backlog: u32,
+    /// Connections that may wait; the queue is full above it.
+    pub limit: u32,
+    /// Running total of connections that were dropped.
+    pub drops: u32,
+    /// Microseconds for which the first of the queue has waited; 0 if none waits.
+    pub wait_us: u32,
+    /// Address that it is bound to, in network byte order.
+    pub local_addr: [u8; 16],
+    /// Host byte order.
+    pub port: u16,
+    /// [`AF_INET`] or [`AF_INET6`].
+    pub family: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// `struct drop_reason`: why a packet was dropped, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct DropReason {
+    /// `enum skb_drop_reason` of the running kernel; a subsystem's number is in the upper half.
+    pub reason: u32,
+    /// Inode number of the network namespace; 0 if unknown.
+    pub netns: u32,
+}
+
+/// `struct drop_flow`: the packet's two ends, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct DropFlow {
+    /// Why and where.
+    pub reason: DropReason,
+    /// Network byte order.
+    pub local_addr: [u8; 16],
+    /// Network byte order.
+    pub remote_addr: [u8; 16],
+    /// Host byte order; 0 where the protocol has none.
+    pub local_port: u16,
+    /// Host byte order.
+    pub remote_port: u16,
+    /// [`AF_INET`] or [`AF_INET6`].
+    pub family: u16,
+    /// `IPPROTO_*`.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// `struct drop_count`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DropCount {
+    /// Packets, as the kernel has them: one of several segments counts once.
+    pub packets: u64,
+    /// Their bytes, from the header of the layer that dropped them.
+    pub bytes: u64,
+}
+
+/// `struct drops_state`: what user space changes while the programs are at work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct DropsState {
+    /// The set of maps in use: 0 or 1.
+    pub(crate) active: u32,
+    /// Whether packets are counted by flow.
+    pub(crate) with_flows: u32,
+    /// Whether a flow has found no place in the set.
+    pub(crate) refused: u32,
+}
+
+// SAFETY: plain old data of fixed layout (`Pod`), read from and written to maps byte by byte.
+unsafe impl aya::Pod for DropReason {}
+// SAFETY: as above.
+unsafe impl aya::Pod for DropFlow {}
+// SAFETY: as above.
+unsafe impl aya::Pod for DropCount {}
+// SAFETY: as above.
+unsafe impl aya::Pod for DropsState {}
 
 /// `struct losses`: everything that could not be reported. Bytes are signed, as the differences that they sum up are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -307,6 +404,11 @@ const _: () = {
     assert!(offset_of!(FlowEvent, failure) == 140);
     assert!(offset_of!(FlowEvent, limits) == 188);
     assert!(size_of::<ListenEvent>() == 24);
+    assert!(size_of::<ListenerEvent>() == 80);
+    assert!(size_of::<DropReason>() == 8);
+    assert!(size_of::<DropFlow>() == 48);
+    assert!(size_of::<DropCount>() == 16);
+    assert!(size_of::<DropsState>() == 12);
     assert!(size_of::<Losses>() == 72);
     assert!(size_of::<Control>() == 12);
     assert!(size_of::<SocketState>() == 120);
@@ -455,7 +557,13 @@ mod tests {
         let Some(mut types) = types_of(crate::events::OBJECT) else {
             return;
         };
-        types.extend(types_of(crate::sockets::OBJECT).unwrap_or_default());
+        for object in [
+            crate::sockets::OBJECT,
+            crate::drops::OBJECT,
+            crate::listeners::OBJECT,
+        ] {
+            types.extend(types_of(object).unwrap_or_default());
+        }
         let expected = [
             (
                 "tuple",
@@ -472,8 +580,34 @@ mod tests {
             ),
             (
                 "listen_event",
-                layout!(ListenEvent: kind as "type", netns, cookie, port, pad),
+                layout!(ListenEvent: kind as "type", netns, cookie, port, pad, drops),
                 size_of::<ListenEvent>(),
+            ),
+            (
+                "listener_event",
+                layout!(ListenerEvent: cookie, cgroup_id, netns, pid, comm, backlog, limit, drops, wait_us, local_addr,
+                    port, family, pad),
+                size_of::<ListenerEvent>(),
+            ),
+            (
+                "drop_reason",
+                layout!(DropReason: reason, netns),
+                size_of::<DropReason>(),
+            ),
+            (
+                "drop_flow",
+                layout!(DropFlow: reason, local_addr, remote_addr, local_port, remote_port, family, protocol, pad),
+                size_of::<DropFlow>(),
+            ),
+            (
+                "drop_count",
+                layout!(DropCount: packets, bytes),
+                size_of::<DropCount>(),
+            ),
+            (
+                "drops_state",
+                layout!(DropsState: active, with_flows, refused),
+                size_of::<DropsState>(),
             ),
             (
                 "totals",

@@ -70,6 +70,19 @@ pub enum LoadError {
     /// The running kernel lacks a function that the program calls.
     #[error("the running kernel lacks {0}()")]
     MissingFunction(&'static str),
+    /// The kernel's type information can't be read.
+    #[error("the kernel's types (/sys/kernel/btf/vmlinux) can't be read")]
+    NoTypes,
+    /// A tracepoint of the running kernel lacks an argument.
+    #[error("the tracepoint {tracepoint} has no {argument} before {since}")]
+    MissingArgument {
+        /// The tracepoint.
+        tracepoint: &'static str,
+        /// The argument.
+        argument: &'static str,
+        /// The release that brought it.
+        since: &'static str,
+    },
     /// The object lacks a program or a map: it was not built from this source.
     #[error("the BPF object has no {0}")]
     Absent(&'static str),

@@ -17,12 +17,17 @@
 //! | `bpf/segment.h`, `per_segment.h` | a received segment; capture mode `events` with the maps of mode `sockets` |
 //! | `bpf/segments.h`, `events.bpf.c` | capture mode `events` where the kernel does not take that |
 //! | `bpf/cgroups.bpf.c` | cgroups as they come and go |
+//! | `bpf/drops.bpf.c`, `drops.h` | dropped packets by reason, namespace and flow |
+//! | `bpf/listeners.bpf.c`, `owner_map.h` | queues and drops of listening sockets, and the map that they are in |
 //! | [`abi`] | the Rust mirror of `abi.h` |
 //! | [`sockets`] | [`Sockets`]: loads and attaches capture mode `sockets` |
 //! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
 //! | `table` | the scan of connections without socket storage |
 //! | [`events`] | [`Events`]: loads and attaches capture mode `events` |
 //! | [`cgroups`] | [`Cgroups`]: loads and attaches the programs that see cgroups come and go |
+//! | [`drops`] | [`Drops`]: loads and attaches the program that counts dropped packets |
+//! | [`listeners`] | [`Listeners`]: the scan of listening sockets |
+//! | `kernel_types` | enumerations and tracepoints in the running kernel's BTF |
 //! | [`probe`] | which programs load on this machine |
 //! | [`ring`] | [`RingWatch`]: waits for a ring to fill, on tokio |
 //! | `kfunc` | links calls of kernel functions |
@@ -38,12 +43,15 @@ pub mod abi;
 pub mod capability;
 pub mod cgroups;
 mod control;
+pub mod drops;
 pub mod error;
 pub mod events;
 mod heap;
 pub mod iter;
 mod jiffies;
+mod kernel_types;
 mod kfunc;
+pub mod listeners;
 pub mod misses;
 mod preemption;
 pub mod probe;
@@ -52,12 +60,14 @@ mod sharing;
 pub mod sockets;
 mod table;
 
-pub use abi::{CgroupEvent, Event, FlowEvent, ListenEvent, Losses};
+pub use abi::{CgroupEvent, Event, FlowEvent, ListenEvent, ListenerEvent, Losses};
 pub use cgroups::Cgroups;
+pub use drops::{Dropped, Drops};
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};
 pub use heap::trim as trim_heap;
 pub use jiffies::microseconds_of_jiffies;
+pub use listeners::Listeners;
 pub use misses::ProgramMisses;
 pub use ring::{Ring, RingWatch};
 pub use sockets::{Adoption, Sockets, SocketsOptions, Store};

@@ -4,7 +4,8 @@ use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::error::LoadError;
-use crate::{capability, cgroups, events, kfunc, sockets};
+use crate::kernel_types::KernelTypes;
+use crate::{capability, cgroups, drops, events, kfunc, listeners, sockets};
 
 /// A program, and whether this machine takes it.
 #[derive(Debug)]
@@ -74,6 +75,25 @@ pub fn events_programs() -> Result<Vec<Probed>, LoadError> {
 /// [`LoadError`] if not even their object can be loaded.
 pub fn cgroup_programs() -> Result<Vec<Probed>, LoadError> {
     probe(cgroups::OBJECT, &CGROUPS)
+}
+
+/// Tries the program that counts dropped packets: the one for the arguments that this kernel's tracepoint has.
+///
+/// # Errors
+/// [`LoadError`] if the kernel has no such arguments, or not even the object can be loaded.
+pub fn drops_program() -> Result<Vec<Probed>, LoadError> {
+    let types = KernelTypes::load().ok_or(LoadError::NoTypes)?;
+    let program = drops::program_for(&types)?;
+    drop(types);
+    probe(drops::OBJECT, &[(program, "tp_btf/kfree_skb")])
+}
+
+/// Tries the program that scans listening sockets.
+///
+/// # Errors
+/// [`LoadError`] if not even its object can be loaded.
+pub fn listeners_program() -> Result<Vec<Probed>, LoadError> {
+    probe(listeners::OBJECT, &[(listeners::SCAN, "raw_tp")])
 }
 
 fn probe(object: &[u8], programs: &[(&'static str, &'static str)]) -> Result<Vec<Probed>, LoadError> {

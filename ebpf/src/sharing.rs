@@ -42,6 +42,18 @@ impl SharedMaps {
         }
         Ok(())
     }
+
+    /// The same with one map.
+    ///
+    /// # Errors
+    /// The error of the system call; [`io::ErrorKind::NotFound`] if either side has no such map.
+    pub(crate) fn put_one_into(&self, name: &str, ebpf: &Ebpf) -> io::Result<()> {
+        let shared = self.0.iter().find(|(shared, _)| shared == name);
+        match (shared, ebpf.map(name).and_then(descriptor)) {
+            (Some((_, shared)), Some(own)) => replace(own, shared.as_fd()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
 }
 
 fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {

@@ -24,6 +24,7 @@ use crate::heap;
 use crate::iter::IterLink;
 use crate::jiffies;
 use crate::kfunc::{self, Linked};
+use crate::listeners::Listeners;
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
 use crate::ring::{Ring, RingWatch, Rings, least_ring_bytes};
@@ -353,6 +354,14 @@ impl Sockets {
     /// [`LoadError`] with what is missing: such a connection has the process that listens until a walk or its close.
     pub const fn accept(&self) -> &Result<(), LoadError> {
         &self.accept
+    }
+
+    /// The scan of listening sockets, which goes on working after [`Sockets::reload`].
+    ///
+    /// # Errors
+    /// [`LoadError`] with what is missing: Linux 5.13 brought the walk over a map.
+    pub fn listeners(&self) -> Result<Listeners, LoadError> {
+        Listeners::load(&self.known.maps)
     }
 
     /// Where the kernel side keeps what is known of connections.

@@ -26,6 +26,7 @@ use flowtap_pipeline::{BuildContext, Events, FlowBatch, Role, Sink, TcpRecord, T
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
+use crate::extras::Extras;
 use crate::listen_scan::{namespace, process_dir};
 
 /// Names of the counters, in the order of [`Totals`].
@@ -171,6 +172,8 @@ impl Coverage {
 /// A sink with the comparison in front of it.
 #[derive(Debug)]
 pub(crate) struct MeteredSink<'a> {
+    /// What comes with the flows.
+    pub(crate) extras: &'a mut Extras,
     /// Where the pipelines are.
     pub(crate) sink: &'a mut dyn Sink,
     /// Sees all that goes there.
@@ -180,6 +183,7 @@ pub(crate) struct MeteredSink<'a> {
 impl MeteredSink<'_> {
     /// Hands a batch to the pipelines, and empties it.
     pub(crate) fn accept(&mut self, batch: &mut FlowBatch) {
+        self.extras.listeners.settle(&mut batch.listening);
         self.coverage.observe(&batch.tcp);
         self.sink.accept(batch);
     }
@@ -197,6 +201,11 @@ impl MeteredSink<'_> {
     /// Declares that no record before `at` is missing.
     pub(crate) fn watermark(&mut self, at: Timestamp) {
         self.coverage.tick();
+        let mut batch = FlowBatch::default();
+        self.extras.collect(&mut batch);
+        if !batch.is_empty() {
+            self.sink.accept(&mut batch);
+        }
         self.sink.watermark(at);
     }
 }

@@ -8,7 +8,7 @@ use flowtap_ebpf::{LoadError, capability};
 use serde::Serialize;
 
 use crate::containers::mount::Hierarchy;
-use crate::ebpf::grant_command;
+use crate::ebpf::{drops, grant_command};
 use crate::{listen_scan, sock_diag};
 
 /// Degree to which a requirement is met.
@@ -117,6 +117,8 @@ pub fn examine(proc_root: &Path) -> Report {
     findings.push(pid_namespace(proc_root));
     findings.push(cgroups(proc_root));
     findings.extend(cgroup_programs());
+    findings.extend(dropped_packets());
+    findings.extend(listening_queues());
     findings.push(listening_ports(proc_root));
     let netlink = netlink();
     let mode = if sockets {
@@ -301,6 +303,53 @@ fn cgroup_programs() -> Vec<Finding> {
             "cgroups are watched by inotify: a container that lives for some milliseconds may have no container_id",
             "Linux 5.8 or later",
         )
+    });
+    findings.collect()
+}
+
+/// The program that counts dropped packets.
+fn dropped_packets() -> Vec<Finding> {
+    const CONSEQUENCE: &str = "dropped packets are not counted";
+    match probe::drops_program() {
+        Ok(probed) => probed
+            .iter()
+            .map(|program| {
+                finding(
+                    program,
+                    Verdict::Limited,
+                    CONSEQUENCE,
+                    "Linux 5.17 or later; the receiver logs the verifier's message",
+                )
+            })
+            .collect(),
+        Err(error @ LoadError::Capability(_)) => vec![object("dropped packets", &error)],
+        Err(error) => vec![Finding::not_ok(
+            "dropped packets",
+            Verdict::Limited,
+            &first_line(&error),
+            CONSEQUENCE,
+            drops::remedy(&error),
+        )],
+    }
+}
+
+/// The program that scans listening sockets.
+fn listening_queues() -> Vec<Finding> {
+    let probed = match probe::listeners_program() {
+        Ok(probed) => probed,
+        Err(error) => return vec![object("listening queues", &error)],
+    };
+    let findings = probed.iter().map(|program| {
+        let found = finding(
+            program,
+            Verdict::Limited,
+            "queues and drops of listening sockets are not measured",
+            "Linux 5.13 or later",
+        );
+        Finding {
+            need: "listening queues",
+            ..found
+        }
     });
     findings.collect()
 }

@@ -11,6 +11,8 @@
 //! | [`doctor`] | | requirements on this machine |
 //! | [`containers`] | | containers of processes, from a proc file system |
 //! | [`coverage`] | | measured over counted by the kernel |
+//! | `extras` | | dropped packets, and what listening sockets add up to, beside the flows of a receiver |
+//! | `listeners` | | from running totals of listening sockets to differences |
 //! | `census` | | when every open connection is reported once more |
 //! | [`listen_scan`] | | listening ports of a network namespace, for any receiver |
 #![forbid(unsafe_code)]
@@ -20,7 +22,9 @@ pub mod containers;
 pub mod coverage;
 pub mod doctor;
 pub mod ebpf;
+mod extras;
 pub mod generator;
 pub mod listen_scan;
+mod listeners;
 pub mod replay;
 pub mod sock_diag;

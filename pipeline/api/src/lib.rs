@@ -52,12 +52,13 @@ pub use component::{
 };
 pub use contract::{Contract, Dependency, RecordField, Signal, Sockets, Stability};
 pub use flowtap_model::{
-    Census, Chronograph, ClusterRanges, ClusterState, Endpoint, EventCount, EventHop, EventType, Events,
-    Family, FamilyKind, FamilySnapshot, Flow, FlowBatch, FlowKind, HISTOGRAM_BUCKETS, HistogramPoint,
-    KubernetesNames, LabelValue, Limit, ListenChange, Listener, Naming, NodeInfo, Pair, PairValue, PeerClass,
-    Points, Queue, Queues, Rendered, ResetBy, Resource, Role, RoleSource, SendTime, SenderState, Series,
-    SeriesId, Snapshot, SumPoint, TcpRecord, Timestamp, ValuePoint, batch, catalog, cluster, family, flow,
-    labels, limits, node, peer_class, resource, series, snapshot, tcp, time,
+    Census, Chronograph, ClusterRanges, ClusterState, DROP_KINDS, DropKind, DropReason, DropRecord, Endpoint,
+    EventCount, EventHop, EventType, Events, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch, FlowKind,
+    HISTOGRAM_BUCKETS, HistogramPoint, KubernetesNames, LabelValue, Limit, ListenChange, Listener,
+    ListeningRecord, Naming, NodeInfo, Pair, PairValue, PeerClass, Points, Queue, Queues, Rendered, ResetBy,
+    Resource, Role, RoleSource, SendTime, SenderState, Series, SeriesId, Snapshot, SumPoint, TcpRecord,
+    Timestamp, Transport, ValuePoint, batch, catalog, cluster, family, flow, labels, limits, node,
+    peer_class, resource, series, snapshot, tcp, time,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};

@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::drops::DropRecord;
 use crate::flow::Flow;
+use crate::listening::ListeningRecord;
 use crate::tcp::TcpRecord;
 
 /// A listening socket.
@@ -128,6 +130,10 @@ pub struct FlowBatch {
     pub counts: Vec<EventCount>,
     /// Whether a census begins or ends here.
     pub census: Census,
+    /// Listening sockets.
+    pub listening: Vec<ListeningRecord>,
+    /// Dropped packets.
+    pub drops: Vec<DropRecord>,
     /// Index of the receiver among those of the pipeline; the sink fills it in. Cookies are unique per receiver only.
     #[serde(skip)]
     pub receiver: u16,
@@ -143,19 +149,24 @@ impl FlowBatch {
             && self.tcp.is_empty()
             && self.counts.is_empty()
             && self.census == Census::NONE
+            && self.listening.is_empty()
+            && self.drops.is_empty()
     }
 
     /// Number of records, of all signals.
     pub const fn records(&self) -> usize {
-        self.tcp.len()
+        self.tcp.len() + self.listening.len() + self.drops.len()
     }
 
-    /// The flow of every record, of all signals.
+    /// The flow of every record that has one, of all signals.
     pub fn flows_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
-        self.tcp.iter_mut().map(|record| &mut record.flow)
+        let tcp = self.tcp.iter_mut().map(|record| &mut record.flow);
+        let listening = self.listening.iter_mut().map(|record| &mut record.flow);
+        let drops = self.drops.iter_mut().filter_map(|record| record.flow.as_mut());
+        tcp.chain(listening).chain(drops)
     }
 
-    /// Drops every record, of any signal, whose flow `keep` rejects. Returns how many.
+    /// Drops every record, of any signal, whose flow `keep` rejects. Returns how many. A record without a flow stays.
     ///
     /// ```
     /// use std::net::Ipv4Addr;
@@ -172,6 +183,9 @@ impl FlowBatch {
     pub fn retain(&mut self, mut keep: impl FnMut(&Flow) -> bool) -> usize {
         let before = self.records();
         self.tcp.retain(|record| keep(&record.flow));
+        self.listening.retain(|record| keep(&record.flow));
+        self.drops
+            .retain(|record| record.flow.as_ref().is_none_or(&mut keep));
         before - self.records()
     }
 
@@ -182,12 +196,16 @@ impl FlowBatch {
             tcp,
             counts,
             census,
+            listening,
+            drops,
             receiver: _,
         } = other;
         self.listeners.clone_from(listeners);
         self.tcp.clone_from(tcp);
         self.counts.clone_from(counts);
         self.census = *census;
+        self.listening.clone_from(listening);
+        self.drops.clone_from(drops);
     }
 
     /// Empties it and keeps its memory.
@@ -196,5 +214,7 @@ impl FlowBatch {
         self.tcp.clear();
         self.counts.clear();
         self.census = Census::NONE;
+        self.listening.clear();
+        self.drops.clear();
     }
 }

@@ -56,6 +56,8 @@ pub enum Transport {
     Udp,
     /// UDP-Lite (RFC 3828).
     UdpLite,
+    /// Another protocol, or none that is known: of dropped packets.
+    Other,
 }
 
 impl Transport {
@@ -65,6 +67,7 @@ impl Transport {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::UdpLite => "udplite",
+            Self::Other => "other",
         }
     }
 }

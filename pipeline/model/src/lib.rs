@@ -11,6 +11,8 @@
 //! | [`peer_class`] | [`PeerClass`]: the class of a remote address |
 //! | [`tcp`] | [`TcpRecord`]: the changes of one TCP socket since its last record |
 //! | [`limits`] | [`SendTime`], [`Queues`]: what a TCP sender waits for, and the bytes that wait |
+//! | [`listening`] | [`ListeningRecord`]: queue and drops of a listening socket |
+//! | [`drops`] | [`DropRecord`]: packets that the kernel dropped, and why |
 //! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
@@ -26,11 +28,13 @@
 pub mod batch;
 pub mod catalog;
 pub mod cluster;
+pub mod drops;
 pub mod family;
 pub mod field;
 pub mod flow;
 pub mod labels;
 pub mod limits;
+pub mod listening;
 pub mod node;
 pub mod peer_class;
 pub mod resource;
@@ -41,11 +45,13 @@ pub mod time;
 
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
+pub use drops::{DROP_KINDS, DropKind, DropReason, DropRecord};
 pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
 pub use flow::{Endpoint, Flow, FlowKind, Role, RoleSource, Transport};
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
+pub use listening::ListeningRecord;
 pub use node::NodeInfo;
 pub use peer_class::PeerClass;
 pub use resource::Resource;

@@ -49,7 +49,7 @@ impl HistogramPoint {
     }
 }
 
-/// A counter's or a gauge's series whose value is not a whole number, such as seconds. Only the daemon's own metrics have any.
+/// A counter's or a gauge's series whose value is not a whole number, such as seconds.
 #[derive(Clone, Debug)]
 pub struct ValuePoint {
     /// Which series.

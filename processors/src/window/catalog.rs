@@ -1,9 +1,10 @@
 //! The exposed families with their labels.
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{Family, Flow, Naming, Rendered, Series, Timestamp};
+use flowtap_pipeline::{Endpoint, Family, Flow, Naming, Rendered, Series, Timestamp};
 
 use super::config::Config;
 use super::details::Details;
@@ -110,6 +111,26 @@ impl Catalog {
         exposed.enabled.then(|| {
             let details = self.details.index(exposed.set, flow);
             Key::new(family, exposed.set, flow, inputs, details)
+        })
+    }
+
+    /// The key of a series of what has no flow, but a namespace: see [`Key::without_flow`].
+    pub(super) fn key_without_flow(
+        &mut self,
+        family: FamilyId,
+        netns: u32,
+        inputs: KeyInputs,
+        is_unattributed: bool,
+    ) -> Option<Key> {
+        let exposed = &self.families[family as usize];
+        exposed.enabled.then(|| {
+            let nobody = Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+            let flow = Flow {
+                netns,
+                ..Flow::new(nobody, nobody)
+            };
+            let details = self.details.index(exposed.set, &flow);
+            Key::without_flow(family, exposed.set, inputs, details, is_unattributed)
         })
     }
 

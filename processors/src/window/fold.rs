@@ -5,20 +5,23 @@ use std::time::Duration;
 
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
-    Aggregator, BuildContext, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch,
-    HistogramPoint, Inheritance, MemoryPressure, Points, Series, SharedMemoryPressure, Snapshot, SumPoint,
-    Timestamp, ValuePoint,
+    Aggregator, BuildContext, Census, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow,
+    FlowBatch, HistogramPoint, Inheritance, MemoryPressure, Points, Series, SharedMemoryPressure, Snapshot,
+    SumPoint, Timestamp, ValuePoint,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
+mod drops;
 mod limits;
+mod listening;
 mod tcp;
 
 use super::catalog::Catalog;
 use super::config::Config;
 use super::connections::Connections;
 use super::key::{Direction, KeyInputs};
+use super::listening::Listening;
 use super::queues::Queues;
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
@@ -41,6 +44,7 @@ pub struct Window {
     histograms: Store<Histogram>,
     connections: Connections,
     queues: Queues,
+    listening: Listening,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
@@ -69,6 +73,7 @@ impl Window {
             histograms: Store::new(max_series),
             connections: Connections::default(),
             queues: Queues::default(),
+            listening: Listening::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[MEMORY_LIMIT]),
             ended: Vec::new(),
@@ -162,6 +167,7 @@ impl Window {
             mut histograms,
             mut connections,
             queues,
+            listening,
             opened,
             ..
         } = before;
@@ -190,6 +196,7 @@ impl Window {
         if stays[FamilyId::Totals as usize] {
             self.totals = totals;
         }
+        self.listening = listening.of_series(|family| stays[family as usize]);
         // Else the gauge is made anew from a census.
         if stays[FamilyId::ConnectionsActive as usize] {
             self.connections = connections;
@@ -205,7 +212,8 @@ impl Window {
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
         self.fold_levels(at);
         self.fold_totals();
-        let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(id, self.catalog.family(id))).into();
+        self.show_listening();
+        let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
         for (family, series) in self.ended.drain(..) {
             families[family as usize].ended.push(series);
         }
@@ -256,6 +264,9 @@ impl Aggregator for Window {
         if batch.census.begins {
             self.begin_census(batch.receiver);
         }
+        if batch.census == Census::WHOLE && batch.records() == 0 {
+            self.listening.end_receiver(batch.receiver);
+        }
         if memory == MemoryPressure::Hard {
             self.shed_tcp(batch.receiver, &batch.tcp);
         } else {
@@ -268,6 +279,10 @@ impl Aggregator for Window {
         }
         for count in &batch.counts {
             self.fold_count(count);
+        }
+        self.fold_listening(batch.receiver, &batch.listening);
+        for record in &batch.drops {
+            self.fold_drop(record);
         }
         self.sums.flush(self.opened, &mut self.catalog);
         self.histograms.flush(self.opened, &mut self.catalog);
@@ -305,9 +320,17 @@ impl Aggregator for Window {
     }
 }
 
-fn empty(id: FamilyId, family: &'static Family) -> FamilySnapshot {
+/// In a second: sums of times are kept in whole numbers of these.
+const MICROSECONDS: f64 = 1e6;
+
+/// Whether a counter or a gauge is of seconds.
+fn is_time(family: &Family) -> bool {
+    family.unit == "s" && !matches!(family.kind, FamilyKind::Histogram(_))
+}
+
+fn empty(family: &'static Family) -> FamilySnapshot {
     let points = match family.kind {
-        _ if id.is_in_microseconds() => Points::Values(Vec::new()),
+        _ if is_time(family) => Points::Values(Vec::new()),
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Sums(Vec::new()),
         FamilyKind::Histogram(_) => Points::Histograms(Vec::new()),
     };
@@ -331,19 +354,18 @@ fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn
         family.ended.push(slot.series.clone());
         return false;
     }
-    let series = slot.series.clone();
+    let (series, updated) = (slot.series.clone(), slot.updated);
     match &mut family.points {
         Points::Sums(points) => points.push(SumPoint {
             series,
             total,
             delta,
-            updated: slot.updated,
+            updated,
         }),
-        // Of microseconds.
         Points::Values(points) => points.push(ValuePoint {
             series,
-            value: total as f64 / 1e6,
-            updated: slot.updated,
+            value: total as f64 / MICROSECONDS,
+            updated,
         }),
         Points::Histograms(_) => {}
     }

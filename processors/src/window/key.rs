@@ -7,7 +7,9 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
-use flowtap_pipeline::{EventType, Flow, FlowKind, LabelValue, Limit, Naming, PeerClass, Queue, ResetBy};
+use flowtap_pipeline::{
+    DropKind, DropReason, EventType, Flow, FlowKind, LabelValue, Limit, Naming, PeerClass, Queue, ResetBy,
+};
 
 use super::details::Details;
 use flowtap_pipeline::catalog::FamilyId;
@@ -155,6 +157,16 @@ impl Addr {
     /// Where a family has no label for the peer.
     const NONE: Self = Self { high: 0, low: 0 };
 
+    /// Of what has no flow: the label is `other`, or empty. Both are multicast addresses that the registry has reserved.
+    const OTHER: Self = Self {
+        high: u64::MAX,
+        low: 0,
+    };
+    const EMPTY: Self = Self {
+        high: u64::MAX,
+        low: 1,
+    };
+
     fn new(addr: IpAddr) -> Self {
         let addr = match addr {
             IpAddr::V4(addr) => addr.to_ipv6_mapped(),
@@ -172,6 +184,14 @@ impl Addr {
         }
     }
 
+    fn is_other(self) -> bool {
+        self == Self::OTHER
+    }
+
+    fn is_empty(self) -> bool {
+        self == Self::EMPTY
+    }
+
     fn get(self) -> IpAddr {
         let bits = u128::from(self.high) << 64 | u128::from(self.low);
         IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical()
@@ -186,12 +206,18 @@ pub(super) enum EventLabel {
     EventType(EventType),
     Limit(Limit),
     Queue(Queue),
+    Drop(DropReason),
+    /// Where the kind is a label, and the reason is not.
+    DropKind(DropKind),
 }
 
 impl EventLabel {
     /// The part of it that a family with these labels distinguishes.
     fn within(self, labels: LabelSet) -> Option<Self> {
         match self {
+            Self::Drop(reason) if !labels.has(Label::Reason) => {
+                labels.has(Label::Kind).then(|| Self::DropKind(reason.kind()))
+            }
             _ if !labels.has(self.label()) => None,
             Self::Event(event) if !labels.has(Label::ResetBy) => Some(Self::Event(event.without_side())),
             cause => Some(cause),
@@ -208,20 +234,24 @@ impl EventLabel {
     const fn label(self) -> Label {
         match self {
             Self::Event(_) => Label::Event,
-            Self::Reason(_) => Label::Reason,
+            Self::Reason(_) | Self::Drop(_) => Label::Reason,
             Self::EventType(_) => Label::EventType,
             Self::Limit(_) => Label::Limit,
             Self::Queue(_) => Label::Queue,
+            Self::DropKind(_) => Label::Kind,
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    fn value(self, label: Label) -> &'static str {
         match self {
             Self::Event(event) => event.as_str(),
             Self::Reason(reason) => reason.as_str(),
             Self::EventType(event_type) => event_type.as_str(),
             Self::Limit(limit) => limit.as_str(),
             Self::Queue(queue) => queue.as_str(),
+            Self::Drop(reason) if label == Label::Kind => reason.kind().as_str(),
+            Self::Drop(reason) => reason.as_str(),
+            Self::DropKind(kind) => kind.as_str(),
         }
     }
 }
@@ -322,8 +352,11 @@ const _: () = assert!(size_of::<Key>() == 32, "a slot is larger than a cache lin
 /// No row: memory ends long before there are as many.
 const OTHER: u32 = u32::MAX;
 
-/// Where a family has no label for the class. No class has this number.
+/// Where a family has no label for the class, or nothing is known of it. No class has this number.
 const NO_CLASS: u16 = u16::MAX;
+
+/// Of what found no room among flows. No class has this number.
+const OTHER_CLASS: u16 = u16::MAX - 1;
 
 impl Hash for Key {
     /// In four words, instead of field by field, and without the direction, which [`Key::direction_salt`] has.
@@ -337,6 +370,8 @@ impl Hash for Key {
             Some(EventLabel::EventType(event_type)) => (3, event_type as u8),
             Some(EventLabel::Limit(limit)) => (4, limit as u8),
             Some(EventLabel::Queue(queue)) => (5, queue as u8),
+            Some(EventLabel::Drop(reason)) => (6, reason.index()),
+            Some(EventLabel::DropKind(kind)) => (7, kind as u8),
         };
         let [server_port, server_port_high] = self.server_port.to_ne_bytes();
         let bytes = [
@@ -404,6 +439,33 @@ impl Key {
                     .has(Label::NetworkType)
                     .then(|| NetworkType::of(flow.remote.addr)),
             ),
+            cause: inputs.cause.and_then(|cause| cause.within(labels)),
+            ..Self::empty(family)
+        }
+    }
+
+    /// The series of what has no flow. With `is_unattributed` its peer is `other`, as of what finds no room among flows; else it is
+    /// empty.
+    pub(super) fn without_flow(
+        family: FamilyId,
+        labels: LabelSet,
+        inputs: KeyInputs,
+        details: u32,
+        is_unattributed: bool,
+    ) -> Self {
+        let (raddr, class) = if is_unattributed {
+            (Addr::OTHER, OTHER_CLASS)
+        } else {
+            (Addr::EMPTY, NO_CLASS)
+        };
+        Self {
+            raddr: if labels.has(Label::Raddr) {
+                raddr
+            } else {
+                Addr::NONE
+            },
+            details,
+            class: if labels.has(Label::Type) { class } else { NO_CLASS },
             cause: inputs.cause.and_then(|cause| cause.within(labels)),
             ..Self::empty(family)
         }
@@ -483,6 +545,8 @@ impl Key {
             return Text("other");
         }
         match label {
+            Label::Raddr if self.raddr.is_other() => Text("other"),
+            Label::Raddr if self.raddr.is_empty() => Text(""),
             Label::Raddr => Addr(self.raddr.get()),
             Label::Rport => Port(self.rport),
             Label::Lport => Port(self.lport),
@@ -492,10 +556,11 @@ impl Key {
                     .direction()
                     .map_or("", |direction| direction.named(naming)),
             ),
+            Label::Type if self.class == OTHER_CLASS => Text("other"),
             Label::Type => Text(PeerClass::from_index(self.class).map_or("", PeerClass::as_str)),
             Label::Flow => Text(self.packed.flow().map_or("", FlowKind::as_str)),
-            Label::Event | Label::Reason | Label::EventType | Label::Limit | Label::Queue => {
-                Text(self.cause.map_or("", EventLabel::as_str))
+            Label::Event | Label::Reason | Label::EventType | Label::Limit | Label::Queue | Label::Kind => {
+                Text(self.cause.map_or("", |cause| cause.value(label)))
             }
             Label::ResetBy => Text(self.cause.map_or("", EventLabel::reset_by)),
             Label::NetworkType => Text(self.packed.network_type().map_or("", NetworkType::as_str)),

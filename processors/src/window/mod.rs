@@ -19,6 +19,7 @@ mod details;
 mod factory;
 mod fold;
 mod key;
+mod listening;
 mod process_name;
 mod queues;
 mod store;

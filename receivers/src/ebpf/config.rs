@@ -21,6 +21,19 @@ pub enum Mode {
     Events,
 }
 
+/// Packets that are counted when the kernel drops them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DropsMode {
+    /// None.
+    Off,
+    /// All, by reason and network namespace.
+    #[default]
+    Reasons,
+    /// All, by flow as well, for up to 4,096 flows per interval. Costs about 0.3 µs per dropped packet.
+    Flows,
+}
+
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -44,6 +57,8 @@ pub struct Config {
     /// memory from the start. Those beyond are counted with their bytes when they close. At least 1. A reload can lower it, and
     /// raise it up to the value at the start.
     pub max_sockets: u32,
+    /// How packets that the kernel drops are counted. Linux 5.17 and later; on older kernels a warning says that they are not.
+    pub drops: DropsMode,
     /// Interval at which listening ports are read again from `proc_root`, and accepted connections
     /// get the process to which they were passed. At least 1 s.
     #[serde(with = "humantime_serde")]
@@ -61,6 +76,7 @@ impl Default for Config {
             ring_buffer_bytes: None,
             channel_capacity: 409_600,
             max_sockets: 1 << 16,
+            drops: DropsMode::default(),
             scan_listen_interval: Duration::from_secs(30),
             proc_root: PathBuf::from("/proc"),
         }

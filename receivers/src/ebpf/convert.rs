@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use flowtap_ebpf::abi::AF_INET;
-use flowtap_ebpf::{Event, FlowEvent, ListenEvent, microseconds_of_jiffies};
+use flowtap_ebpf::{Event, FlowEvent, ListenEvent, ListenerEvent, microseconds_of_jiffies};
 use flowtap_pipeline::{
-    Chronograph, Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, Queues, ResetBy, Role,
-    RoleSource, SendTime, SenderState, TcpRecord,
+    Chronograph, Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, ListeningRecord, Queues, ResetBy,
+    Role, RoleSource, SendTime, SenderState, TcpRecord,
 };
 
 use crate::containers::Containers;
@@ -21,7 +21,10 @@ pub(super) fn push(batch: &mut FlowBatch, containers: &mut Containers, event: Ev
             batch.tcp.push(record);
         }
         Event::Listen(event) => batch.listeners.push(ListenChange::Opened(listener(event))),
-        Event::Unlisten(event) => batch.listeners.push(ListenChange::Closed(listener(event))),
+        Event::Unlisten(event) => {
+            batch.listeners.push(ListenChange::Closed(listener(event)));
+            batch.listening.push(closed_listener(event));
+        }
     }
 }
 
@@ -31,6 +34,37 @@ const fn listener(event: ListenEvent) -> Listener {
         port: event.port,
         cookie: event.cookie,
     }
+}
+
+/// A socket that listens no more. Its drops are the running total, as those of [`listening_record`].
+fn closed_listener(event: ListenEvent) -> ListeningRecord {
+    let any = Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), event.port);
+    let mut record = ListeningRecord::new(any);
+    record.flow.netns = event.netns;
+    record.flow.cookie = event.cookie;
+    record.drops = u64::from(event.drops);
+    record.closed = true;
+    record
+}
+
+/// Converts what a scan found of a listening socket; the container is left empty, and drops are the running total.
+pub(super) fn listening_record(found: &ListenerEvent) -> ListeningRecord {
+    let local = Endpoint::new(address(found.family, found.local_addr), found.port);
+    let mut record = ListeningRecord::new(local);
+    record.flow = Flow {
+        netns: found.netns,
+        cookie: found.cookie,
+        pid: found.pid,
+        comm: found.comm,
+        cgroup_id: found.cgroup_id,
+        role: Role::Server,
+        ..record.flow
+    };
+    record.backlog = found.backlog;
+    record.limit = found.limit;
+    record.drops = u64::from(found.drops);
+    record.wait_us = Some(found.wait_us);
+    record
 }
 
 /// Converts a kernel-side record; the container is left empty.
@@ -111,7 +145,7 @@ fn send_time(flow: &FlowEvent) -> SendTime {
     })
 }
 
-fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
+pub(super) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
     if family == AF_INET {
         let [a, b, c, d, ..] = bytes;
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))

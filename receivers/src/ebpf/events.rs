@@ -24,7 +24,7 @@ use super::config::Config;
 use super::convert;
 use super::event_programs::{EventPrograms, Origin};
 use super::losses::{ChannelLosses, LossTelemetry};
-use super::programs::Left;
+use super::programs::{Left, scan_listeners};
 use super::sockets::{adopt, broken};
 use crate::census;
 use crate::containers::{self, Containers};
@@ -231,6 +231,7 @@ impl Reader {
                     lost,
                     found: _,
                     census: _,
+                    listeners: _,
                 },
             sender,
             queued,
@@ -313,6 +314,9 @@ impl Reader {
     }
 
     async fn tick(&mut self, at: Timestamp) {
+        let left = &mut self.left;
+        scan_listeners(&mut left.listeners, &mut self.batch, &mut left.containers);
+        self.lane().1.send();
         let kernel = self.left.programs.losses();
         if let Err(error) = &kernel {
             tracing::warn!(%error, "the kernel side's counters can't be read");

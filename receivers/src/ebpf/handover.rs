@@ -7,6 +7,7 @@ use super::event_programs::EventPrograms;
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs};
 use crate::coverage::Coverage;
+use crate::extras::Extras;
 
 /// State that a receiver leaves to its replacement.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub(super) struct Handover {
     pub(super) config: Config,
     pub(super) programs: Programs,
     pub(super) coverage: Coverage,
+    pub(super) extras: Extras,
     /// Why this mode was taken.
     pub(super) reason: String,
     /// With what it has counted of the programs' totals.

@@ -10,10 +10,12 @@
 //!    neither does, most often for want of privileges, it falls back to
 //!    [`sock_diag`], unless flowtap runs strictly.
 //! 4. The mode and its reason are logged, and exported by the gauge `receiver_mode`.
-//! 5. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
+//! 5. With each interval come the queues of listening sockets, and packets that the kernel dropped ([`drops`]).
+//! 6. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
 
 mod config;
 mod convert;
+pub(crate) mod drops;
 mod event_programs;
 mod events;
 mod explain;
@@ -32,17 +34,19 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Gauge;
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{Config, Mode};
+pub use self::config::{Config, DropsMode, Mode};
 pub use self::convert::flow_record;
+use self::drops::DropCapture;
 use self::event_programs::EventPrograms;
 use self::explain::explain;
 pub(crate) use self::explain::grant_command;
 pub use self::factory::FACTORY;
 use self::handover::Handover;
 use self::losses::LossTelemetry;
-use self::programs::{EVENTS_RING_BYTES, Left, Programs, sockets_options};
+use self::programs::{EVENTS_RING_BYTES, Left, Programs, scan_listeners, sockets_options};
 use crate::containers::Containers;
 use crate::coverage::{Coverage, MeteredSink};
+use crate::extras::Extras;
 use crate::sock_diag::{self, SockDiagReceiver};
 
 /// The receiver.
@@ -54,6 +58,7 @@ pub struct EbpfReceiver {
     context: BuildContext,
     /// With the comparison with the kernel's own counters, which begins when they attach, and the reason for the mode.
     programs: Option<(Programs, Coverage, String)>,
+    extras: Extras,
     /// Of the receiver that this one replaces.
     inherited: Option<Handover>,
     /// The comparison, which continues although the programs can't.
@@ -74,8 +79,20 @@ impl EbpfReceiver {
             mode,
             context: context.clone(),
             programs: None,
+            extras: Extras::default(),
             inherited: None,
             coverage: None,
+        }
+    }
+
+    /// As the config has it; without capabilities nothing is tried, as the warning of the mode has said so.
+    fn start_drops(&mut self) {
+        let mode = self.config.drops;
+        match &mut self.extras.drops {
+            _ if mode == DropsMode::Off => self.extras.drops = None,
+            Some(drops) => drops.set_mode(mode),
+            None if flowtap_ebpf::capability::check().is_err() => {}
+            None => self.extras.drops = DropCapture::load(mode),
         }
     }
 
@@ -110,14 +127,22 @@ impl EbpfReceiver {
         let containers = Containers::new(&self.context, &self.config.proc_root);
         let mut programs = Events::load(&options)?;
         events::find_listeners(&mut programs);
-        let left = Left::new(EventPrograms::Own(Box::new(programs)), containers);
+        tracing::warn!("queues of listening sockets are not measured in mode events with a separate table");
+        let left = Left::new(EventPrograms::Own(Box::new(programs)), None, containers);
         Ok(Programs::Events(Box::new(left)))
     }
 
     /// Adopts what is open, before flowtap is called ready: it is counted from then on.
     fn adopt(&self, sockets: Sockets) -> Left<Sockets> {
-        let mut left = Left::new(sockets, Containers::new(&self.context, &self.config.proc_root));
+        let listeners = sockets.listeners();
+        if let Err(error) = &listeners {
+            tracing::warn!(%error, "queues of listening sockets are not measured; hint: run Linux 5.13 or later");
+        }
+        let containers = Containers::new(&self.context, &self.config.proc_root);
+        let mut left = Left::new(sockets, listeners.ok(), containers);
         sockets::adopt(&mut left.programs, &mut left.found, &mut left.containers);
+        // What these have dropped before is not counted.
+        scan_listeners(&mut left.listeners, &mut left.found, &mut left.containers);
         left
     }
 
@@ -187,6 +212,7 @@ impl Receiver for EbpfReceiver {
             let (programs, reason) = self.load()?;
             (programs, coverage, reason)
         };
+        self.start_drops();
         let (receiver, mode) = (self.context.id.to_string(), programs.mode());
         tracing::info!(receiver, mode, reason, "capturing");
         programs.log(&self.config);
@@ -201,12 +227,13 @@ impl Receiver for EbpfReceiver {
         stop: CancellationToken,
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
-            let (config, losses) = (&self.config, &mut self.losses);
+            let (config, losses, extras) = (&self.config, &mut self.losses, &mut self.extras);
             let Some((programs, mut coverage, reason)) = self.programs.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
             let output = MeteredSink {
                 sink,
+                extras,
                 coverage: &mut coverage,
             };
             let left = match programs {

@@ -1,9 +1,12 @@
 //! The programs of a capture mode, with what goes with them from one receiver to the next.
 
-use flowtap_ebpf::{Attachment, Sockets, SocketsOptions, Store};
+use std::time::Duration;
+
+use flowtap_ebpf::{Attachment, Listeners, Sockets, SocketsOptions, Store};
 use flowtap_pipeline::FlowBatch;
 
 use super::config::Config;
+use super::convert;
 use super::event_programs::EventPrograms;
 use super::losses::ChannelLosses;
 use crate::census::CensusPlan;
@@ -86,17 +89,20 @@ pub(super) struct Left<P> {
     pub(super) found: FlowBatch,
     pub(super) containers: Containers,
     pub(super) census: CensusPlan,
+    /// The scan of listening sockets; `None` where the kernel has none.
+    pub(super) listeners: Option<Listeners>,
     /// Running totals, as [`LossTelemetry`](super::losses::LossTelemetry) knows them.
     pub(super) lost: ChannelLosses,
 }
 
 impl<P> Left<P> {
-    pub(super) fn new(programs: P, containers: Containers) -> Self {
+    pub(super) fn new(programs: P, listeners: Option<Listeners>, containers: Containers) -> Self {
         Self {
             programs,
             found: FlowBatch::default(),
             containers,
             census: CensusPlan::default(),
+            listeners,
             lost: ChannelLosses::default(),
         }
     }
@@ -108,6 +114,7 @@ impl<P> Left<P> {
             found: self.found,
             containers: self.containers,
             census: self.census,
+            listeners: self.listeners,
             lost: self.lost,
         };
         (self.programs, rest)
@@ -120,8 +127,26 @@ impl<P> Left<P> {
             found: rest.found,
             containers: rest.containers,
             census: rest.census,
+            listeners: rest.listeners,
             lost: rest.lost,
         }
+    }
+}
+
+/// Adds what a scan of listening sockets finds to `batch`.
+pub(super) fn scan_listeners(
+    listeners: &mut Option<Listeners>,
+    batch: &mut FlowBatch,
+    containers: &mut Containers,
+) {
+    let Some(scan) = listeners else { return };
+    let scanned = scan.scan(|found| {
+        let mut record = convert::listening_record(&found);
+        record.flow.container_id = containers.id_of(&record.flow, Duration::ZERO);
+        batch.listening.push(record);
+    });
+    if let Err(error) = scanned {
+        tracing::warn!(%error, "the queues of listening sockets can't be read; the next scan makes up for it");
     }
 }
 

@@ -36,6 +36,7 @@ impl EbpfReceiver {
             config: self.config.clone(),
             programs,
             coverage,
+            extras: mem::take(&mut self.extras),
             reason,
             losses: mem::replace(&mut self.losses, LossTelemetry::new(&self.context)),
         })
@@ -56,9 +57,11 @@ impl EbpfReceiver {
             config,
             programs,
             coverage,
+            extras,
             reason,
             ..
         } = handover;
+        self.extras = extras;
         self.record_mode(0, programs.mode(), reason);
         self.coverage = (config.proc_root == self.config.proc_root).then_some(coverage);
         Err(programs)
@@ -73,6 +76,7 @@ impl EbpfReceiver {
             config,
             programs,
             mut coverage,
+            extras,
             mut reason,
             losses,
         } = inherited;
@@ -94,6 +98,7 @@ impl EbpfReceiver {
                         config,
                         programs: in_mode(left),
                         coverage,
+                        extras,
                         reason,
                         losses,
                     });
@@ -128,6 +133,7 @@ impl EbpfReceiver {
             }
         }
         self.losses = losses;
+        self.extras = extras;
         Ok((programs, coverage, reason))
     }
 }

@@ -10,7 +10,7 @@
 
 use std::io;
 
-use flowtap_ebpf::{Event, Sockets};
+use flowtap_ebpf::{Event, Listeners, Sockets};
 use flowtap_pipeline::Ticker;
 use flowtap_pipeline::{FlowBatch, StageError, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::convert;
 use super::losses::{ChannelLosses, LossTelemetry};
-use super::programs::Left;
+use super::programs::{Left, scan_listeners};
 use crate::census::{self, CensusPlan};
 use crate::containers::{self, Containers};
 use crate::coverage::MeteredSink;
@@ -36,6 +36,7 @@ pub(super) struct Capture<'a> {
     batch: FlowBatch,
     containers: Containers,
     census: CensusPlan,
+    listeners: Option<Listeners>,
     /// Not counted on in this mode.
     lost: ChannelLosses,
 }
@@ -55,6 +56,7 @@ impl<'a> Capture<'a> {
             batch: left.found,
             containers: left.containers,
             census: left.census,
+            listeners: left.listeners,
             lost: left.lost,
         }
     }
@@ -78,6 +80,7 @@ impl<'a> Capture<'a> {
                         found: self.batch,
                         containers: self.containers,
                         census: self.census,
+                        listeners: self.listeners,
                         lost: self.lost,
                     });
                 }
@@ -148,6 +151,7 @@ impl<'a> Capture<'a> {
                 tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
             }
         }
+        scan_listeners(&mut self.listeners, &mut self.batch, &mut self.containers);
         self.hand_on();
         match self.sockets.losses() {
             Ok(losses) => self.losses.update(&losses),

@@ -304,6 +304,10 @@ impl Table {
             netns: self.netns,
             ports: roles.listening.iter().copied().collect(),
         });
+        for mut record in found.listeners {
+            record.flow.netns = self.netns;
+            self.batch.listening.push(record);
+        }
         self.roles = Some(roles);
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use flowtap_pipeline::Endpoint;
+use flowtap_pipeline::{Endpoint, ListeningRecord, Role};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN};
@@ -24,6 +24,8 @@ pub(super) struct Dump {
     pub(super) sockets: Vec<Socket>,
     /// Ports that are listened on.
     pub(super) listening: Vec<u16>,
+    /// Their sockets, with running totals of drops.
+    pub(super) listeners: Vec<ListeningRecord>,
 }
 
 /// One connection, as the kernel describes it.
@@ -127,10 +129,16 @@ impl Dumper {
     }
 
     fn request(&self, family: u8, socket_id: SocketId, states: &StateFlags, flags: u16) -> io::Result<()> {
+        // The memory information of a socket has its drops; of connections it is of no use.
+        let extensions = if *states == StateFlags::LISTEN {
+            ExtensionFlags::SKMEMINFO
+        } else {
+            ExtensionFlags::INFO
+        };
         let request = InetRequest {
             family,
             protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::INFO,
+            extensions,
             states: states.clone(),
             socket_id,
         };
@@ -157,6 +165,7 @@ impl Dumper {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                     if response.header.state == TCP_LISTEN {
                         found.listening.push(response.header.socket_id.source_port);
+                        found.listeners.push(listener(&response));
                     } else {
                         found.sockets.extend(socket(&response));
                     }
@@ -168,6 +177,27 @@ impl Dumper {
         }
         Ok(false)
     }
+}
+
+/// The listening socket that a message describes. Of its queues one is the backlog, the other its limit (`tcp_diag_get_info()`);
+/// for how long a connection has waited is not among them.
+fn listener(response: &InetResponse) -> ListeningRecord {
+    let header = &response.header;
+    let id = &header.socket_id;
+    let mut record = ListeningRecord::new(Endpoint::new(id.source_address, id.source_port));
+    record.flow.cookie = u64::from_ne_bytes(id.cookie);
+    record.flow.role = Role::Server;
+    record.backlog = header.recv_queue;
+    record.limit = header.send_queue;
+    record.drops = response
+        .nlas
+        .iter()
+        .find_map(|nla| match nla {
+            Nla::MemInfo(memory) => Some(u64::from(memory.drops)),
+            _ => None,
+        })
+        .unwrap_or(0);
+    record
 }
 
 /// The connection that a message describes; `None` without the counters of Linux 4.19.

@@ -48,6 +48,7 @@ use self::closes::Closes;
 pub(crate) use self::dump::Dumper;
 use self::telemetry::Telemetry;
 use crate::coverage::{Coverage, MeteredSink};
+use crate::extras::Extras;
 
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -104,6 +105,7 @@ pub struct SockDiagReceiver {
     telemetry: Telemetry,
     context: BuildContext,
     coverage: Option<Coverage>,
+    extras: Extras,
     opened: Option<Opened>,
 }
 
@@ -112,6 +114,7 @@ pub struct SockDiagReceiver {
 struct Handover {
     opened: Opened,
     coverage: Coverage,
+    extras: Extras,
 }
 
 impl SockDiagReceiver {
@@ -122,6 +125,7 @@ impl SockDiagReceiver {
             telemetry: Telemetry::new(context),
             context: context.clone(),
             coverage: None,
+            extras: Extras::default(),
             opened: None,
         }
     }
@@ -231,12 +235,15 @@ impl Receiver for SockDiagReceiver {
             let Some(mut coverage) = self.coverage.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
+            let mut extras = std::mem::take(&mut self.extras);
             let output = MeteredSink {
                 sink,
+                extras: &mut extras,
                 coverage: &mut coverage,
             };
             self.capture(output, stop).await?;
             self.coverage = Some(coverage);
+            self.extras = extras;
             Ok(())
         }
         .boxed()
@@ -244,11 +251,21 @@ impl Receiver for SockDiagReceiver {
 
     fn hand_over(&mut self) -> Option<Inheritance> {
         let (opened, coverage) = (self.opened.take()?, self.coverage.take()?);
-        Some(Box::new(Handover { opened, coverage }))
+        let extras = std::mem::take(&mut self.extras);
+        Some(Box::new(Handover {
+            opened,
+            coverage,
+            extras,
+        }))
     }
 
     fn take_over(&mut self, inheritance: Inheritance) -> Result<(), Inheritance> {
-        let Handover { opened, coverage } = *inheritance.downcast::<Handover>()?;
+        let Handover {
+            opened,
+            coverage,
+            extras,
+        } = *inheritance.downcast::<Handover>()?;
+        self.extras = extras;
         self.opened = Some(opened);
         self.coverage = Some(coverage);
         Ok(())

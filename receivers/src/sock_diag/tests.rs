@@ -426,7 +426,7 @@ fn ports_decide_where_the_counters_do_not_and_nobody_listens() {
     };
     let found = Dump {
         sockets: vec![socket(1, ambiguous)],
-        listening: Vec::new(),
+        ..Dump::default()
     };
     let ephemeral = EphemeralPorts::default();
     assert_eq!(

@@ -1,56 +1,34 @@
 //! The metric families, in the order in which they are exposed.
 
+mod bounds;
+mod drops;
+mod limits;
+mod listening;
+mod tcp;
+
 use super::label::Label;
-use crate::family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
+use crate::family::{Family, FamilyKind, Naming};
 
-/// Upper bounds of the round-trip time, in µs: those of the Go exporter.
-const RTT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
-    50.0, 100.0, 200.0, 300.0, 500.0, 700.0, 1000.0, 1300.0, 1600.0, 2000.0, 2500.0, 3000.0, 4000.0, 5000.0,
-    7000.0, 10000.0,
-];
+macro_rules! family_ids {
+    ($($id:ident,)*) => {
+        /// Number of a family in [`FAMILIES`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        #[expect(missing_docs, reason = "each has its help in FAMILIES")]
+        pub enum FamilyId {
+            $($id,)*
+        }
 
-/// Upper bounds of a round-trip time in µs, from a rack to a retransmitted SYN.
-const WIDE_RTT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
-    50.0,
-    100.0,
-    250.0,
-    500.0,
-    1_000.0,
-    2_500.0,
-    5_000.0,
-    10_000.0,
-    25_000.0,
-    50_000.0,
-    100_000.0,
-    250_000.0,
-    500_000.0,
-    1_000_000.0,
-    2_500_000.0,
-    10_000_000.0,
-];
+        impl FamilyId {
+            /// Every family, in the order of [`FAMILIES`].
+            pub const ALL: [Self; FAMILIES.len()] = [$(Self::$id,)*];
+        }
+    };
+}
 
-/// [`WIDE_RTT_BOUNDS`] in seconds, the unit of durations in OpenTelemetry.
-const WIDE_RTT_BOUNDS_SECONDS: [f64; HISTOGRAM_BUCKETS] = [
-    0.000_05, 0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    10.0,
-];
-
-/// Upper bounds of the time that a connect takes, in seconds: from one in a rack to one that was retried.
-const CONNECT_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
-    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
-
-/// Upper bounds of the life of a connection, in seconds: from one request to a day.
-const LIFE_BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
-    0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 21_600.0,
-    86_400.0,
-];
-
-/// Number of a family in [`FAMILIES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "each has its help in FAMILIES")]
-pub enum FamilyId {
+// In the order of GROUPS.
+family_ids! {
+    // tcp
     Totals,
     Io,
     Egress,
@@ -68,6 +46,7 @@ pub enum FamilyId {
     Retransmits,
     EventReceived,
     EventDropped,
+    // limits
     SendTime,
     RtoTime,
     SynRetransmits,
@@ -75,6 +54,13 @@ pub enum FamilyId {
     OutOfOrder,
     Lost,
     EcnCe,
+    // listening
+    ListenBacklog,
+    ListenLimit,
+    ListenDrops,
+    AcceptWait,
+    // drops
+    Drops,
 }
 
 /// A family, and the labels that it has and can have.
@@ -110,16 +96,6 @@ const fn otel(name: &'static str, help: &'static str, unit: &'static str, kind: 
 /// Labels that do not change while a connection lives. Others would let a gauge count up in one
 /// series and down in another.
 const STABLE_LABELS: &[Label] = &[Label::Laddr, Label::Netns];
-
-/// Further labels of what limits connections. By default their series are as few as the classes of peers: an address is a choice.
-const LIMITS_MORE: &[Label] = &[
-    Label::Raddr,
-    Label::Rport,
-    Label::Lport,
-    Label::ServerPort,
-    Label::Flow,
-    Label::NetworkType,
-];
 
 impl Definition {
     /// Name, unit and help, shared by all its series.
@@ -158,594 +134,41 @@ impl Definition {
 }
 
 /// Every family that a window can fill.
-pub const FAMILIES: [Definition; 24] = [
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_bytes",
-            help: "Payload bytes of all TCP connections. Its series exist from the start, so an increase is whole.",
-            unit: "By",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.node.tcp.io",
-            "Payload bytes of all TCP connections. Its series exist from the start, so an increase is whole.",
-            "By",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Flow, Label::Direction, Label::Type],
-        more: &[Label::NetworkType],
-        details: &[],
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_io",
-            help: "Payload bytes of TCP connections, by peer.",
-            unit: "By",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.io",
-            "Payload bytes of TCP connections, by peer.",
-            "By",
-            FamilyKind::Counter,
-        ),
-        labels: &[
-            Label::Raddr,
-            Label::ServerPort,
-            Label::Direction,
-            Label::Flow,
-            Label::Type,
-        ],
-        more: &[Label::Rport, Label::Lport, Label::NetworkType],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: Some(Naming::Otel),
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_flow_egress",
-            help: "Payload bytes of TCP connections that this machine opened, by peer.",
-            unit: "By",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.egress.io",
-            "Payload bytes of TCP connections that this machine opened, by peer.",
-            "By",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Raddr, Label::Rport, Label::Direction, Label::Type],
-        more: &[Label::Lport, Label::ServerPort, Label::NetworkType],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: Some(Naming::PrimusLens),
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_flow_ingress",
-            help: "Payload bytes of TCP connections that this machine accepted, by peer.",
-            unit: "By",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.ingress.io",
-            "Payload bytes of TCP connections that this machine accepted, by peer.",
-            "By",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Lport, Label::Raddr, Label::Direction, Label::Type],
-        more: &[Label::Rport, Label::ServerPort, Label::NetworkType],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: Some(Naming::PrimusLens),
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_k8s_tcp_flow",
-            help: "Payload bytes to and from pods and services of the cluster.",
-            unit: "By",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.k8s.io",
-            "Payload bytes to and from pods and services of the cluster.",
-            "By",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Type],
-        more: &[
-            Label::Raddr,
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::Direction,
-            Label::Flow,
-            Label::NetworkType,
-        ],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: Some(Naming::PrimusLens),
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_flow_dns",
-            help: "Payload bytes to and from name servers, over TCP.",
-            unit: "By",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.dns.io",
-            "Payload bytes to and from name servers, over TCP.",
-            "By",
-            FamilyKind::Counter,
-        ),
-        labels: &[],
-        more: &[
-            Label::Raddr,
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::Direction,
-            Label::Flow,
-            Label::Type,
-            Label::NetworkType,
-        ],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: Some(Naming::PrimusLens),
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_flow_rtt",
-            help: "Smoothed round-trip time in microseconds of connections that moved bytes, once per interval.",
-            unit: "us",
-            kind: FamilyKind::Histogram(&RTT_BOUNDS),
-        },
-        otel: otel(
-            "flowtap.tcp.rtt",
-            "Smoothed round-trip time of connections that moved bytes, once per interval.",
-            "s",
-            FamilyKind::Histogram(&WIDE_RTT_BOUNDS_SECONDS),
-        ),
-        labels: &[Label::Raddr, Label::Direction],
-        more: &[
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::Type,
-            Label::Flow,
-            Label::NetworkType,
-        ],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_flow_min_rtt",
-            help: "Smallest round-trip time in microseconds that the kernel measured lately, of connections that moved bytes, once per interval.",
-            unit: "us",
-            kind: FamilyKind::Histogram(&WIDE_RTT_BOUNDS),
-        },
-        otel: otel(
-            "flowtap.tcp.min_rtt",
-            "Smallest round-trip time that the kernel measured lately, of connections that moved bytes, once per interval.",
-            "s",
-            FamilyKind::Histogram(&WIDE_RTT_BOUNDS_SECONDS),
-        ),
-        labels: &[Label::Raddr],
-        more: &[
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::Type,
-            Label::Flow,
-            Label::NetworkType,
-        ],
-        details: &Label::DETAILS,
-        enabled: false,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_connections",
-            help: "TCP connections that were opened, closed, reset, or failed to open.",
-            unit: "{connection}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.connection.events",
-            "TCP connections that were opened, closed, reset, or failed to open.",
-            "{connection}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Flow, Label::Event, Label::Type],
-        more: &[
-            Label::ResetBy,
-            Label::Raddr,
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::NetworkType,
-        ],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_connections_active",
-            help: "TCP connections that are open.",
-            unit: "{connection}",
-            kind: FamilyKind::Gauge,
-        },
-        otel: otel(
-            "flowtap.tcp.connection.active",
-            "TCP connections that are open.",
-            "{connection}",
-            FamilyKind::UpDownCounter,
-        ),
-        labels: &[Label::Flow, Label::Type],
-        more: &[
-            Label::Raddr,
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::NetworkType,
-        ],
-        details: STABLE_LABELS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_connect_failures",
-            help: "Connects that failed, by reason.",
-            unit: "{connection}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.connect.failures",
-            "Connects that failed, by reason.",
-            "{connection}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Reason, Label::Type],
-        more: &[Label::Raddr, Label::Rport, Label::NetworkType],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_connect_duration",
-            help: "Time in seconds from the SYN to the established connection, for connections that this machine opened.",
-            unit: "s",
-            kind: FamilyKind::Histogram(&CONNECT_BOUNDS),
-        },
-        otel: otel(
-            "flowtap.tcp.connect.duration",
-            "Time in seconds from the SYN to the established connection, for connections that this machine opened.",
-            "s",
-            FamilyKind::Histogram(&CONNECT_BOUNDS),
-        ),
-        labels: &[Label::Raddr, Label::Type],
-        more: &[Label::Rport, Label::NetworkType],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_connection_duration",
-            help: "Time in seconds from the established connection, or its adoption by flowtap, to its end.",
-            unit: "s",
-            kind: FamilyKind::Histogram(&LIFE_BOUNDS),
-        },
-        otel: otel(
-            "flowtap.tcp.connection.duration",
-            "Time from the established connection, or its adoption by flowtap, to its end.",
-            "s",
-            FamilyKind::Histogram(&LIFE_BOUNDS),
-        ),
-        labels: &[Label::Flow, Label::Type],
-        more: &[
-            Label::Raddr,
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::NetworkType,
-        ],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_segments",
-            help: "TCP segments, by peer: retransmissions and acknowledgements without payload included.",
-            unit: "{segment}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.segments",
-            "TCP segments, by peer: retransmissions and acknowledgements without payload included.",
-            "{segment}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Raddr, Label::Direction, Label::Type],
-        more: &[
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::Flow,
-            Label::NetworkType,
-        ],
-        details: &Label::DETAILS,
-        enabled: false,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_retransmits",
-            help: "Retransmitted TCP segments, by peer.",
-            unit: "{segment}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.retransmits",
-            "Retransmitted TCP segments, by peer.",
-            "{segment}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Raddr, Label::Type],
-        more: &[
-            Label::Rport,
-            Label::Lport,
-            Label::ServerPort,
-            Label::Flow,
-            Label::NetworkType,
-        ],
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "bpf_event_recv",
-            help: "Events read from the kernel's ring buffers, in the capture mode that has a record per event.",
-            unit: "{event}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.bpf.events.received",
-            "Events read from the kernel's ring buffers, in the capture mode that has a record per event.",
-            "{event}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::EventType],
-        more: &[],
-        details: &[],
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "bpf_event_chan_drop",
-            help: "Events dropped because the channel after the ring buffers was full.",
-            unit: "{event}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.bpf.events.dropped",
-            "Events dropped because the channel after the ring buffers was full.",
-            "{event}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::EventType],
-        more: &[],
-        details: &[],
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_send_time",
-            help: "Life of TCP connections in seconds, by what their sender waited for; the sum is the time that they were open.",
-            unit: "s",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.send.time",
-            "Life of TCP connections in seconds, by what their sender waited for; the sum is the time that they were open.",
-            "s",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Limit, Label::Type],
-        more: LIMITS_MORE,
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_rto_time",
-            help: "Time in seconds that TCP connections spent in retransmission time-outs.",
-            unit: "s",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.rto.time",
-            "Time in seconds that TCP connections spent in retransmission time-outs.",
-            "s",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Type],
-        more: LIMITS_MORE,
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_syn_retransmits",
-            help: "Retransmissions of SYN and SYN-ACK segments.",
-            unit: "{segment}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.syn.retransmits",
-            "Retransmissions of SYN and SYN-ACK segments.",
-            "{segment}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Type],
-        more: LIMITS_MORE,
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_queued_bytes",
-            help: "Bytes in the queues of open TCP connections, as they were looked at last.",
-            unit: "By",
-            kind: FamilyKind::Gauge,
-        },
-        otel: otel(
-            "flowtap.tcp.queued",
-            "Bytes in the queues of open TCP connections, as they were looked at last.",
-            "By",
-            FamilyKind::UpDownCounter,
-        ),
-        labels: &[Label::Queue, Label::Type],
-        more: LIMITS_MORE,
-        details: &[],
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_out_of_order",
-            help: "TCP segments received ahead of a gap.",
-            unit: "{segment}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.out_of_order",
-            "TCP segments received ahead of a gap.",
-            "{segment}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Type],
-        more: LIMITS_MORE,
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_lost",
-            help: "TCP segments sent that TCP took for lost.",
-            unit: "{segment}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.lost",
-            "TCP segments sent that TCP took for lost.",
-            "{segment}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Type],
-        more: LIMITS_MORE,
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
-    Definition {
-        family: Family {
-            naming: Naming::PrimusLens,
-            name: "network_tcp_ecn_ce",
-            help: "TCP segments sent that were acknowledged with a congestion mark.",
-            unit: "{segment}",
-            kind: FamilyKind::Counter,
-        },
-        otel: otel(
-            "flowtap.tcp.ecn.ce",
-            "TCP segments sent that were acknowledged with a congestion mark.",
-            "{segment}",
-            FamilyKind::Counter,
-        ),
-        labels: &[Label::Type],
-        more: LIMITS_MORE,
-        details: &Label::DETAILS,
-        enabled: true,
-        only: None,
-    },
+pub const FAMILIES: [Definition; COUNT] = {
+    let mut all = [tcp::FAMILIES[0]; COUNT];
+    let (mut group, mut next) = (0, 0);
+    while group < GROUPS.len() {
+        let mut place = 0;
+        while place < GROUPS[group].len() {
+            all[next] = GROUPS[group][place];
+            (place, next) = (place + 1, next + 1);
+        }
+        group += 1;
+    }
+    all
+};
+
+/// A signal's families each, in the order of [`FamilyId`].
+const GROUPS: &[&[Definition]] = &[
+    tcp::FAMILIES,
+    limits::FAMILIES,
+    listening::FAMILIES,
+    drops::FAMILIES,
 ];
 
-impl FamilyId {
-    /// Every family, in the order of [`FAMILIES`].
-    pub const ALL: [Self; FAMILIES.len()] = [
-        Self::Totals,
-        Self::Io,
-        Self::Egress,
-        Self::Ingress,
-        Self::K8s,
-        Self::Dns,
-        Self::Rtt,
-        Self::MinRtt,
-        Self::Connections,
-        Self::ConnectionsActive,
-        Self::ConnectFailures,
-        Self::ConnectDuration,
-        Self::ConnectionDuration,
-        Self::Segments,
-        Self::Retransmits,
-        Self::EventReceived,
-        Self::EventDropped,
-        Self::SendTime,
-        Self::RtoTime,
-        Self::SynRetransmits,
-        Self::QueuedBytes,
-        Self::OutOfOrder,
-        Self::Lost,
-        Self::EcnCe,
-    ];
+const COUNT: usize = {
+    let (mut group, mut count) = (0, 0);
+    while group < GROUPS.len() {
+        count += GROUPS[group].len();
+        group += 1;
+    }
+    count
+};
 
+impl FamilyId {
     /// Whether all its series exist from the start and never leave. They are few, and count against no budget.
     pub const fn is_permanent(self) -> bool {
         matches!(self, Self::Totals)
-    }
-
-    /// Whether its series count microseconds, and show seconds.
-    pub const fn is_in_microseconds(self) -> bool {
-        matches!(self, Self::SendTime | Self::RtoTime)
     }
 
     /// The family.
@@ -756,7 +179,9 @@ impl FamilyId {
 
 #[cfg(test)]
 mod tests {
+    use super::bounds::{WIDE_RTT_BOUNDS, WIDE_RTT_BOUNDS_SECONDS};
     use super::*;
+    use crate::family::HISTOGRAM_BUCKETS;
 
     #[test]
     fn ids_and_families_stand_in_the_same_order() {
@@ -774,7 +199,8 @@ mod tests {
             FamilyId::SendTime.definition().family.name,
             "network_tcp_send_time"
         );
-        assert_eq!(FamilyId::EcnCe as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::Drops as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::Drops.definition().family.name, "network_drops");
         assert_eq!(FamilyId::EcnCe.definition().family.name, "network_tcp_ecn_ce");
     }
 

@@ -30,7 +30,7 @@ pub enum Label {
     Flow,
     /// `opened`, `closed`, `failed` or `reset`.
     Event,
-    /// Why a connect failed.
+    /// Why a connect failed, or a packet was dropped.
     Reason,
     /// `tcpflow` or `tcpconn`.
     EventType,
@@ -72,6 +72,8 @@ pub enum Label {
     Queue,
     /// The side that reset a connection: `local` or `remote`.
     ResetBy,
+    /// Kind of a drop: `policy`, `full`, `nobody`, `broken`, `tcp`, `end` or `other`.
+    Kind,
 }
 
 impl Label {
@@ -127,6 +129,7 @@ impl Label {
             Self::Limit => "flowtap.tcp.limit",
             Self::Queue => "flowtap.tcp.queue",
             Self::ResetBy => "flowtap.reset.by",
+            Self::Kind => "flowtap.drop.kind",
         }
     }
 
@@ -157,7 +160,8 @@ impl Label {
             | Self::NetworkType
             | Self::Limit
             | Self::Queue
-            | Self::ResetBy => None,
+            | Self::ResetBy
+            | Self::Kind => None,
         }
     }
 
@@ -175,6 +179,7 @@ impl Label {
                 | Self::Limit
                 | Self::Queue
                 | Self::ResetBy
+                | Self::Kind
         )
     }
 
@@ -217,6 +222,7 @@ impl Label {
             Self::Limit => "limit",
             Self::Queue => "queue",
             Self::ResetBy => "reset_by",
+            Self::Kind => "kind",
         }
     }
 }

@@ -1,0 +1,159 @@
+//! Families of what limits TCP connections.
+
+use super::super::label::Label;
+use super::{Definition, otel};
+use crate::family::{Family, FamilyKind, Naming};
+
+/// Further labels of what limits connections. By default their series are as few as the classes of peers: an address is a choice.
+const LIMITS_MORE: &[Label] = &[
+    Label::Raddr,
+    Label::Rport,
+    Label::Lport,
+    Label::ServerPort,
+    Label::Flow,
+    Label::NetworkType,
+];
+
+/// In the order in which they are exposed.
+pub(super) const FAMILIES: &[Definition] = &[
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_send_time",
+            help: "Life of TCP connections in seconds, by what their sender waited for; the sum is the time that they were open.",
+            unit: "s",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.send.time",
+            "Life of TCP connections in seconds, by what their sender waited for; the sum is the time that they were open.",
+            "s",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Limit, Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_rto_time",
+            help: "Time in seconds that TCP connections spent in retransmission time-outs.",
+            unit: "s",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.rto.time",
+            "Time in seconds that TCP connections spent in retransmission time-outs.",
+            "s",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_syn_retransmits",
+            help: "Retransmissions of SYN and SYN-ACK segments.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.syn.retransmits",
+            "Retransmissions of SYN and SYN-ACK segments.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_queued_bytes",
+            help: "Bytes in the queues of open TCP connections, as they were looked at last.",
+            unit: "By",
+            kind: FamilyKind::Gauge,
+        },
+        otel: otel(
+            "flowtap.tcp.queued",
+            "Bytes in the queues of open TCP connections, as they were looked at last.",
+            "By",
+            FamilyKind::UpDownCounter,
+        ),
+        labels: &[Label::Queue, Label::Type],
+        more: LIMITS_MORE,
+        details: &[],
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_out_of_order",
+            help: "TCP segments received ahead of a gap.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.out_of_order",
+            "TCP segments received ahead of a gap.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_lost",
+            help: "TCP segments sent that TCP took for lost.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.lost",
+            "TCP segments sent that TCP took for lost.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_ecn_ce",
+            help: "TCP segments sent that were acknowledged with a congestion mark.",
+            unit: "{segment}",
+            kind: FamilyKind::Counter,
+        },
+        otel: otel(
+            "flowtap.tcp.ecn.ce",
+            "TCP segments sent that were acknowledged with a congestion mark.",
+            "{segment}",
+            FamilyKind::Counter,
+        ),
+        labels: &[Label::Type],
+        more: LIMITS_MORE,
+        details: &Label::DETAILS,
+        enabled: true,
+        only: None,
+    },
+];

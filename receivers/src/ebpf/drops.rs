@@ -1,0 +1,129 @@
+//! Dropped packets, from the counts of the kernel side to records.
+//!
+//! In: counts by reason and namespace, or by flow. Out: a record for each that grew. The rules:
+//!
+//! 1. `drops: reasons` has records without a flow. `drops: flows` has records with one, and one without it for packets whose flow
+//!    found no room or is not IP.
+//! 2. A kernel that does not say why it drops (before Linux 5.17), or refuses the program, has no drops: a warning gives the reason,
+//!    and everything else works.
+
+use std::collections::HashMap;
+
+use flowtap_ebpf::abi::{DropCount, DropFlow};
+use flowtap_ebpf::{Dropped, Drops, LoadError};
+use flowtap_pipeline::{DropReason, DropRecord, Endpoint, Flow, Transport};
+
+use super::config::DropsMode;
+use super::convert::address;
+
+/// `IPPROTO_*` of protocols that have a name of their own.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const UDP_LITE: u8 = 136;
+
+/// The program at work.
+#[derive(Debug)]
+pub(crate) struct DropCapture {
+    programs: Drops,
+    /// Reasons by the running kernel's numbers.
+    reasons: HashMap<u32, DropReason>,
+}
+
+impl DropCapture {
+    /// Loads the program; `None` where that is not wanted, or, with a warning, where it is not possible.
+    pub(super) fn load(mode: DropsMode) -> Option<Self> {
+        if mode == DropsMode::Off {
+            return None;
+        }
+        match Drops::load(mode == DropsMode::Flows) {
+            Ok(programs) => {
+                tracing::debug!(flows = programs.with_flows(), "dropped packets are counted");
+                Some(Self {
+                    programs,
+                    reasons: HashMap::new(),
+                })
+            }
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "dropped packets are not counted, and the family network_drops stays empty; hint: {}, or set drops: off",
+                    remedy(&error)
+                );
+                None
+            }
+        }
+    }
+
+    /// Changes to another mode, in which packets are counted.
+    pub(super) fn set_mode(&mut self, mode: DropsMode) {
+        if let Err(error) = self.programs.set_with_flows(mode == DropsMode::Flows) {
+            tracing::warn!(%error, "`drops` stays as it was");
+        }
+    }
+
+    /// Adds a record for each count that has grown.
+    pub(crate) fn collect(&mut self, records: &mut Vec<DropRecord>) {
+        let mut found = Vec::new();
+        if let Err(error) = self.programs.read(|dropped, count| found.push((dropped, count))) {
+            tracing::warn!(%error, "counts of dropped packets can't all be read; the next look makes up for it");
+        }
+        let with_flows = self.programs.with_flows();
+        for (dropped, count) in found {
+            records.push(self.record(dropped, count, with_flows));
+        }
+    }
+
+    fn record(&mut self, dropped: Dropped, count: DropCount, with_flows: bool) -> DropRecord {
+        let mut record = match dropped {
+            Dropped::Flow(flow) => DropRecord {
+                flow: Some(flow_of(&flow)),
+                ..DropRecord::new(self.reason(flow.reason.reason), flow.reason.netns)
+            },
+            Dropped::Reason(reason) => DropRecord {
+                is_unattributed: with_flows,
+                ..DropRecord::new(self.reason(reason.reason), reason.netns)
+            },
+            Dropped::Unknown => DropRecord {
+                is_unattributed: with_flows,
+                ..DropRecord::new(DropReason::OTHER, 0)
+            },
+        };
+        record.packets = count.packets;
+        record.bytes = count.bytes;
+        record
+    }
+
+    fn reason(&mut self, number: u32) -> DropReason {
+        let programs = &self.programs;
+        *self
+            .reasons
+            .entry(number)
+            .or_insert_with(|| DropReason::new(&programs.name(number)))
+    }
+}
+
+/// What makes the program load.
+pub(crate) const fn remedy(error: &LoadError) -> &'static str {
+    match error {
+        LoadError::MissingArgument { .. } => "run Linux 5.17 or later",
+        LoadError::Capability(_) => "grant CAP_BPF and CAP_PERFMON",
+        LoadError::NoTypes | LoadError::Btf(_) => "run a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        _ => "see `flowtap doctor`",
+    }
+}
+
+fn flow_of(flow: &DropFlow) -> Flow {
+    Flow {
+        netns: flow.reason.netns,
+        transport: match flow.protocol {
+            TCP => Transport::Tcp,
+            UDP => Transport::Udp,
+            UDP_LITE => Transport::UdpLite,
+            _ => Transport::Other,
+        },
+        ..Flow::new(
+            Endpoint::new(address(flow.family, flow.local_addr), flow.local_port),
+            Endpoint::new(address(flow.family, flow.remote_addr), flow.remote_port),
+        )
+    }
+}
