@@ -167,7 +167,7 @@ impl Counters {
     /// What decides which limit the busy time went to.
     pub(super) const fn sender_state(&self) -> SenderState {
         SenderState {
-            unsent: self.unsent,
+            has_unsent: self.unsent > 0,
             is_recovering: self.is_recovering,
             is_application_limited: self.is_application_limited,
         }
