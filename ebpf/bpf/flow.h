@@ -69,7 +69,7 @@ static __always_inline __u32 read_unread(struct tcp_sock *tcp)
 	return bytes && FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_MASK ? bytes - 1 : bytes;
 }
 
-static __always_inline __u8 read_limits(struct tcp_sock *tcp)
+static __always_inline __u8 read_limits(struct tcp_sock *tcp, __u32 unsent)
 {
 	struct inet_connection_sock *connection = (struct inet_connection_sock *)tcp;
 	__u8 limits = chrono_type(tcp) & LIMIT_CHRONO;
@@ -78,6 +78,8 @@ static __always_inline __u8 read_limits(struct tcp_sock *tcp)
 		limits |= LIMIT_APPLICATION;
 	if (BPF_CORE_READ_BITFIELD_PROBED(tcp, is_cwnd_limited))
 		limits |= LIMIT_WINDOW;
+	if (unsent)
+		limits |= LIMIT_UNSENT;
 	return limits | (BPF_CORE_READ_BITFIELD_PROBED(connection, icsk_ca_state) & 7) << LIMIT_CA_STATE_SHIFT;
 }
 
@@ -86,13 +88,14 @@ static __always_inline void fill_queues(struct flow_event *event, struct socket_
 					__u8 tcp_state)
 {
 	__u32 next = FIELD(tcp, snd_nxt);
+	__u32 unsent = bytes_between(next, FIELD(tcp, write_seq));
 
-	event->limits = read_limits(tcp);
+	event->limits = read_limits(tcp, unsent);
 	if (tcp_state == TCP_CLOSE) {
 		event->unsent = event->unacked = event->unread = 0;
 		return;
 	}
-	event->unsent = bytes_between(next, FIELD(tcp, write_seq));
+	event->unsent = unsent;
 	event->unacked = bytes_between(FIELD(tcp, snd_una), next);
 	event->unread = read_unread(tcp);
 	if (event->unread && !has_mark(state, MARK_UNREAD))

@@ -118,6 +118,7 @@ pub struct FlowEvent {
 /// `enum limits`: bits of [`FlowEvent::limits`].
 const LIMIT_APPLICATION: u8 = 1 << 2;
 const LIMIT_CA_STATE_SHIFT: u8 = 4;
+const LIMIT_UNSENT: u8 = 1 << 7;
 
 /// `TCP_CA_CWR` of `enum tcp_ca_state` (`include/uapi/linux/tcp.h`): from here on TCP reacts to loss or congestion.
 const TCP_CA_CWR: u8 = 2;
@@ -130,7 +131,12 @@ impl FlowEvent {
 
     /// Whether TCP reacts to loss or congestion.
     pub const fn is_recovering(&self) -> bool {
-        self.limits >> LIMIT_CA_STATE_SHIFT >= TCP_CA_CWR
+        self.limits >> LIMIT_CA_STATE_SHIFT & 7 >= TCP_CA_CWR
+    }
+
+    /// Whether bytes wait to be sent, or did when the socket closed.
+    pub const fn has_unsent(&self) -> bool {
+        self.limits & LIMIT_UNSENT != 0
     }
 }
 

@@ -60,6 +60,7 @@ mod identity;
 mod kernel_objects;
 mod kubernetes;
 mod labels;
+mod limits;
 mod links;
 mod live;
 mod memory;

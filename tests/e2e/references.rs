@@ -93,7 +93,7 @@ fn the_metrics_reference_is_what_the_code_says() {
          `processors.window.families.<name>` configures one metric: `labels` (traffic is summed over a label that is left out),\n\
          `enabled`, and for a histogram `buckets`, up to 16 upper bounds in its unit. A config uses the names and labels of\n\
          `primus_lens` with either naming. Above `max_series`, new label combinations are counted in a series whose unbounded\n\
-         labels are `other`; role, direction, class, event, reason and network type keep their values.\n\n\
+         labels are `other`; role, direction, class, event, reason, network type, limit and queue keep their values.\n\n\
          | label | by `naming: otel` | value |\n|---|---|---|\n",
     );
     for (label, value) in [
@@ -116,7 +116,7 @@ fn the_metrics_reference_is_what_the_code_says() {
         ("event", "`opened`, `closed`, `failed`, `reset`"),
         (
             "reason",
-            "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `aborted` (by the application), `other`",
+            "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the SYN was sent again), `aborted` (given up at once), `other`",
         ),
         (
             "role_source",
@@ -155,6 +155,18 @@ fn the_metrics_reference_is_what_the_code_says() {
         ("local_workload", "what owns this side's pod"),
         ("server_port", "port of the side that serves, whichever that is"),
         ("network_type", "`ipv4` or `ipv6`"),
+        (
+            "limit",
+            "what the sender waited for: `network`, `answer`, `receiver`, `buffer`, `application` ([concepts](concepts.md#what-limits-a-connection))",
+        ),
+        (
+            "queue",
+            "`unsent` and `unacked` of this side's sending, `unread` of its receiving",
+        ),
+        (
+            "reset_by",
+            "the side that reset the connection: `local` or `remote`; empty for other events, and where it is not seen",
+        ),
     ] {
         // The types of peers and of events share a name.
         let known = FAMILIES

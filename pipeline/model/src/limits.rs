@@ -95,8 +95,8 @@ impl SendTime {
 /// The state of a sender at a look, which decides what its busy time went to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SenderState {
-    /// Bytes that wait to be sent.
-    pub unsent: u32,
+    /// Bytes wait to be sent.
+    pub has_unsent: bool,
     /// TCP reacts to loss or congestion.
     pub is_recovering: bool,
     /// The last rate sample is of an application that had no more to send.
@@ -106,7 +106,7 @@ pub struct SenderState {
 impl SenderState {
     /// What the busy time went to: data in flight with nothing behind it waits for the answer that brings its acknowledgement.
     pub const fn busy_limit(self) -> Limit {
-        if self.unsent > 0 || self.is_recovering || !self.is_application_limited {
+        if self.has_unsent || self.is_recovering || !self.is_application_limited {
             Limit::Network
         } else {
             Limit::Answer
@@ -248,7 +248,10 @@ mod tests {
         };
         assert_eq!(rests.busy_limit(), Limit::Answer);
         let cases = [
-            SenderState { unsent: 1, ..rests },
+            SenderState {
+                has_unsent: true,
+                ..rests
+            },
             SenderState {
                 is_recovering: true,
                 ..rests

@@ -139,7 +139,7 @@ fn send_time(flow: &FlowEvent) -> SendTime {
         sndbuf_limited_us: microseconds_of_jiffies(flow.sndbuf_limited),
     };
     clocks.send_time(SenderState {
-        unsent: flow.unsent,
+        has_unsent: flow.has_unsent(),
         is_recovering: flow.is_recovering(),
         is_application_limited: flow.is_application_limited(),
     })

@@ -199,8 +199,8 @@ struct Known {
     role: Role,
     source: RoleSource,
     presence: Presence,
-    /// As reported, and when that was.
-    clocks: (Clocks, Timestamp),
+    /// As reported, and when that was; `None` before the first report, as a connection began at an unknown time.
+    clocks: (Clocks, Option<Timestamp>),
 }
 
 /// Where a socket of the table is.
@@ -320,12 +320,12 @@ impl Table {
             role,
             source,
             presence: Presence::Dumped,
-            clocks: (Clocks::default(), at),
+            clocks: (Clocks::default(), None),
         };
         if first {
             let counters = known.socket.counters;
             let payload = known.payload;
-            known.clocks.0 = counters.clocks();
+            known.clocks = (counters.clocks(), Some(at));
             self.push(&mut known, (counters, payload), Events::ADOPTED, at);
         } else {
             self.push(&mut known, Default::default(), Events::OPENED, at);
@@ -436,7 +436,7 @@ impl Table {
             role,
             source,
             presence: Presence::Dumped,
-            clocks: (Clocks::default(), at),
+            clocks: (Clocks::default(), None),
         };
         self.push(
             &mut known,
@@ -482,8 +482,9 @@ impl Table {
         } = known;
         let (now, (before, payload_before)) = (&socket.counters, before);
         let (clocks_before, reported) = *clocks;
-        *clocks = (now.clocks(), at);
-        let elapsed_us = i64::try_from(at.since(reported).as_micros()).unwrap_or(i64::MAX);
+        *clocks = (now.clocks(), Some(at));
+        let elapsed_us =
+            reported.map(|reported| i64::try_from(at.since(reported).as_micros()).unwrap_or(i64::MAX));
         let closes = events.contains(Events::CLOSED);
         let record = TcpRecord {
             sent_bytes: signed_difference(payload.sent, payload_before.sent),

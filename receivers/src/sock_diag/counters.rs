@@ -141,13 +141,13 @@ impl Counters {
 
     /// The kernel's clocks and what has gone by, since `before`, which was read `elapsed_us` ago. What went by before a first look is
     /// not known: at least what the clocks show.
-    pub(super) fn clocks_since(&self, before: &Clocks, elapsed_us: i64) -> Chronograph {
+    pub(super) fn clocks_since(&self, before: &Clocks, elapsed_us: Option<i64>) -> Chronograph {
         let since = |now: u64, before: u64| now.cast_signed().wrapping_sub(before.cast_signed());
         let busy_us = since(self.busy_us, before.busy_us);
         let rwnd_limited_us = since(self.rwnd_limited_us, before.rwnd_limited_us);
         let sndbuf_limited_us = since(self.sndbuf_limited_us, before.sndbuf_limited_us);
         Chronograph {
-            elapsed_us: elapsed_us.max(busy_us),
+            elapsed_us: elapsed_us.unwrap_or(busy_us),
             busy_us: busy_us - rwnd_limited_us - sndbuf_limited_us,
             rwnd_limited_us,
             sndbuf_limited_us,
@@ -167,7 +167,7 @@ impl Counters {
     /// What decides which limit the busy time went to.
     pub(super) const fn sender_state(&self) -> SenderState {
         SenderState {
-            unsent: self.unsent,
+            has_unsent: self.unsent > 0,
             is_recovering: self.is_recovering,
             is_application_limited: self.is_application_limited,
         }

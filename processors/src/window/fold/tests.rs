@@ -76,6 +76,11 @@ fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
                 shown.extend(points.iter().map(|p| (name(&p.series.joined_labels()), p.total)));
             }
             Points::Values(points) => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "times are positive, and of seconds here"
+                )]
                 let microseconds = |value: f64| (value * 1e6).round() as u64;
                 shown.extend(
                     points

@@ -154,13 +154,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_flow_rtt",
-            help: "Smoothed round-trip time in microseconds of connections that moved bytes, once per interval.",
+            help: "Smoothed round-trip time in microseconds of connections that moved bytes, once per interval. Of requests that are answered within 40 ms it includes the time that the answer takes: see network_tcp_flow_min_rtt.",
             unit: "us",
             kind: FamilyKind::Histogram(&RTT_BOUNDS),
         },
         otel: otel(
             "flowtap.tcp.rtt",
-            "Smoothed round-trip time of connections that moved bytes, once per interval.",
+            "Smoothed round-trip time of connections that moved bytes, once per interval, where the sender had more to send.",
             "s",
             FamilyKind::Histogram(&WIDE_RTT_BOUNDS_SECONDS),
         ),

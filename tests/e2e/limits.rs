@@ -1,0 +1,419 @@
+//! What limits a connection: experiments whose construction says what the time goes to, against `ss` as a second oracle.
+//!
+//! All of them run in one namespace, each on its port, with the daemon in it: mode by mode.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
+
+use crate::daemon::Daemon;
+use crate::exposition::Exposition;
+use crate::netns;
+use crate::require;
+
+/// Life of each connection.
+const LIFE: Duration = Duration::from_secs(5);
+
+const FAMILIES: [&str; 4] = [
+    "processors.window.families.network_tcp_send_time.labels=[limit, flow, server_port, netns]",
+    "processors.window.families.network_tcp_rto_time.labels=[flow, server_port, netns]",
+    "processors.window.families.network_tcp_connection_duration.labels=[flow, server_port, netns]",
+    "processors.window.families.network_tcp_connections.labels=[event, reset_by, flow, server_port, netns]",
+];
+
+/// What the end that accepts does.
+#[derive(Clone, Copy, Debug)]
+enum Server {
+    Reads,
+    /// 1 MB/s.
+    ReadsSlowly,
+    NeverReads,
+    /// Answers each request after so long.
+    AnswersAfter(Duration),
+}
+
+/// What the end that connects does.
+#[derive(Clone, Copy, Debug)]
+enum Client {
+    WritesAllTheTime,
+    /// 1,000 bytes each 100 ms.
+    WritesNowAndThen,
+    /// A request after each answer.
+    Asks,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Experiment {
+    name: &'static str,
+    port: u16,
+    server: Server,
+    client: Client,
+    /// What nearly all of the time goes to, of that in which the application had something to send.
+    limit: &'static str,
+    /// The application's own part: it waits for a CPU after each answer, on a busy machine for long.
+    application: f64,
+}
+
+/// The port of which the queueing discipline lets 20 Mbit/s pass.
+const SLOW_LINK: u16 = 7_101;
+/// The port to which nothing but small packets get.
+const BLACK_HOLE: u16 = 7_102;
+const SLOW_READER: u16 = 7_103;
+const THINKING_SERVER: u16 = 7_105;
+
+const EXPERIMENTS: [Experiment; 6] = [
+    Experiment {
+        name: "a slow link",
+        port: SLOW_LINK,
+        server: Server::Reads,
+        client: Client::WritesAllTheTime,
+        limit: "network",
+        application: 0.0,
+    },
+    Experiment {
+        name: "a black hole",
+        port: BLACK_HOLE,
+        server: Server::Reads,
+        client: Client::WritesAllTheTime,
+        limit: "network",
+        application: 0.0,
+    },
+    Experiment {
+        name: "a slow reader",
+        port: SLOW_READER,
+        server: Server::ReadsSlowly,
+        client: Client::WritesAllTheTime,
+        limit: "receiver",
+        application: 0.0,
+    },
+    Experiment {
+        name: "a peer that never reads",
+        port: 7_104,
+        server: Server::NeverReads,
+        client: Client::WritesAllTheTime,
+        limit: "receiver",
+        application: 0.0,
+    },
+    Experiment {
+        name: "a server that thinks",
+        port: THINKING_SERVER,
+        server: Server::AnswersAfter(Duration::from_millis(20)),
+        client: Client::Asks,
+        limit: "answer",
+        application: 0.6,
+    },
+    Experiment {
+        name: "an application that has little to send",
+        port: 7_106,
+        server: Server::Reads,
+        client: Client::WritesNowAndThen,
+        limit: "application",
+        application: 1.0,
+    },
+];
+
+fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-ec", command]).output().expect("sh");
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn serve(listener: &TcpListener, server: Server) {
+    let (mut stream, _) = listener.accept().expect("a client");
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let read = match server {
+            Server::Reads => stream.read(&mut buffer),
+            Server::ReadsSlowly => {
+                thread::sleep(Duration::from_millis(20));
+                stream.read(&mut buffer[..20_000])
+            }
+            Server::NeverReads => {
+                thread::sleep(LIFE + Duration::from_secs(1));
+                return;
+            }
+            Server::AnswersAfter(thought) => {
+                let read = stream.read(&mut buffer);
+                if matches!(read, Ok(1..)) {
+                    thread::sleep(thought);
+                    // The client may have gone.
+                    if stream.write_all(&[7; 1_000]).is_err() {
+                        return;
+                    }
+                }
+                read
+            }
+        };
+        if !matches!(read, Ok(1..)) {
+            return;
+        }
+    }
+}
+
+/// Seconds of the clocks that `ss` shows of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Oracle {
+    busy: f64,
+    receiver: f64,
+    buffer: f64,
+    age: f64,
+}
+
+impl Oracle {
+    /// Of the connection to `port`, which began at `since`.
+    fn read(port: u16, since: Instant) -> Self {
+        let shown = sh(&format!("ss -tinOH state established dport = :{port}"));
+        let field = |name: &str| {
+            let (_, rest) = shown.split_once(&format!(" {name}:"))?;
+            let (milliseconds, _) = rest.split_once("ms")?;
+            milliseconds.parse::<f64>().ok()
+        };
+        let seconds = |name| field(name).unwrap_or(0.0) / 1e3;
+        let (receiver, buffer) = (seconds("rwnd_limited"), seconds("sndbuf_limited"));
+        Self {
+            busy: seconds("busy") - receiver - buffer,
+            receiver,
+            buffer,
+            age: since.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// One connection; returns what `ss` shows at its end, which is a reset.
+fn connect(experiment: &Experiment) -> Oracle {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, experiment.port)).expect("a connection");
+    let since = Instant::now();
+    setsockopt(&stream, sockopt::TcpCongestion, &"cubic".into()).expect("a congestion control");
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("an option");
+    stream
+        .set_write_timeout(Some(Duration::from_millis(50)))
+        .expect("a timeout");
+    stream
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("a timeout");
+    let bytes = vec![1; 1 << 16];
+    while since.elapsed() < LIFE {
+        match experiment.client {
+            Client::WritesAllTheTime => match stream.write(&bytes) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{}: {error}", experiment.name),
+            },
+            Client::WritesNowAndThen => {
+                stream.write_all(&bytes[..1_000]).expect("room");
+                thread::sleep(Duration::from_millis(100));
+            }
+            Client::Asks => {
+                stream.write_all(&bytes[..200]).expect("room");
+                stream.read_exact(&mut [0; 1_000]).expect("an answer");
+            }
+        }
+    }
+    Oracle::read(experiment.port, since)
+}
+
+/// Runs these experiments at once; returns what `ss` has shown, by port.
+fn run_together(experiments: &[Experiment]) -> Vec<(u16, Oracle)> {
+    thread::scope(|scope| {
+        let clients: Vec<_> = experiments
+            .iter()
+            .map(|experiment| {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, experiment.port));
+                let listener = TcpListener::bind(address).expect("a port");
+                scope.spawn(move || serve(&listener, experiment.server));
+                (experiment.port, scope.spawn(move || connect(experiment)))
+            })
+            .collect();
+        clients
+            .into_iter()
+            .map(|(port, client)| (port, client.join().expect("no panic")))
+            .collect()
+    })
+}
+
+/// Runs every experiment: that of the slow link, which is the whole loopback device, and then the others.
+fn run_experiments() -> BTreeMap<u16, Oracle> {
+    let [slow_link, others @ ..] = &EXPERIMENTS;
+    sh("ip link set lo mtu 1500
+        tc qdisc add dev lo root tbf rate 20mbit burst 32k limit 200k");
+    let mut oracles = run_together(std::slice::from_ref(slow_link));
+    sh(&format!(
+        "tc qdisc del dev lo root
+         nft add table inet t
+         nft 'add chain inet t in {{ type filter hook input priority 0; }}'
+         nft add rule inet t in tcp dport {BLACK_HOLE} meta length gt 100 drop"
+    ));
+    oracles.extend(run_together(others));
+    oracles.into_iter().collect()
+}
+
+const LIMITS: [&str; 5] = ["network", "answer", "receiver", "buffer", "application"];
+
+/// What the daemon says of the experiments' connections.
+#[derive(Debug)]
+struct Seen {
+    exposition: Exposition,
+    netns: String,
+}
+
+impl Seen {
+    /// The sum of a metric over connections to `port`, as the end `flow` has them.
+    fn sum(&self, name: &str, port: u16, flow: &str, more: &[(&str, &str)]) -> f64 {
+        let port = port.to_string();
+        let of = [("flow", flow), ("server_port", &*port), ("netns", &*self.netns)];
+        let labels = [&of, more].concat();
+        let name = format!("primus_lens_network_tcp_{name}");
+        let samples = self.exposition.select(&name, &labels);
+        samples.map(|sample| sample.value).sum::<f64>() + 0.0
+    }
+
+    /// Seconds that went to `limit`, seen from the end that connected.
+    fn seconds(&self, port: u16, limit: &str) -> f64 {
+        self.sum("send_time", port, "egress", &[("limit", limit)])
+    }
+
+    /// The life of the connection; 0 before it has ended.
+    fn life(&self, port: u16) -> f64 {
+        self.sum("connection_duration_sum", port, "egress", &[])
+    }
+
+    /// Resets that the end `flow` has seen.
+    fn resets(&self, port: u16, flow: &str, by: &str) -> f64 {
+        self.sum("connections", port, flow, &[("event", "reset"), ("reset_by", by)])
+    }
+}
+
+/// What `ss` and the daemon say of the experiments, once all of them have ended.
+fn measure(set: &[&str]) -> (BTreeMap<u16, Oracle>, Seen) {
+    let settings: Vec<&str> = FAMILIES.iter().chain(set).copied().collect();
+    netns::within_new(|| {
+        let daemon = Daemon::start(&settings);
+        let oracles = run_experiments();
+        let seen = |exposition: &Exposition| Seen {
+            exposition: exposition.clone(),
+            netns: netns::label(),
+        };
+        let exposition = daemon.scrape_until("the ends of all connections", |exposition| {
+            let seen = seen(exposition);
+            EXPERIMENTS
+                .iter()
+                .all(|experiment| seen.life(experiment.port) > 0.0)
+        });
+        (oracles, seen(&exposition))
+    })
+}
+
+/// The shares are those of the experiments within `tolerance`, and add up to the lives of the connections within `of_sum`.
+fn time_goes_where_the_experiment_makes_it_go(set: &[&str], tolerance: f64, of_sum: f64) -> Seen {
+    let (oracles, seen) = measure(set);
+    for experiment in EXPERIMENTS {
+        let (port, oracle) = (experiment.port, oracles[&experiment.port]);
+        let times = LIMITS.map(|limit| (limit, seen.seconds(port, limit)));
+        let total: f64 = times.iter().map(|(_, seconds)| seconds).sum();
+        let life = seen.life(port);
+        let shown = format!(
+            "{set:?}, {}: {times:?} in {life} s, together {total}; {oracle:?}",
+            experiment.name
+        );
+        eprintln!("{shown}");
+        assert!((total / life - 1.0).abs() <= of_sum, "{shown}");
+        let share = |name: &str| seen.seconds(port, name) / total;
+        assert!(
+            share("application") <= experiment.application + tolerance,
+            "{shown}"
+        );
+        let of_rest = match experiment.limit {
+            "application" => share("application"),
+            limit => share(limit) / (1.0 - share("application")),
+        };
+        assert!(of_rest >= 1.0 - tolerance, "{shown}");
+        let pairs = [
+            (share("network") + share("answer"), oracle.busy),
+            (share("receiver"), oracle.receiver),
+            (share("buffer"), oracle.buffer),
+        ];
+        for (ours, theirs) in pairs {
+            assert!((ours - theirs / oracle.age).abs() <= tolerance, "{shown}");
+        }
+    }
+    seen
+}
+
+/// Version of the running kernel.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok());
+    (
+        numbers.next().expect("a version"),
+        numbers.next().expect("a minor version"),
+    )
+}
+
+/// Where the kernel counts it: from Linux 6.7 on.
+fn black_hole_is_time_outs(seen: &Seen) {
+    if kernel() >= (6, 7) {
+        let rto = |port| seen.sum("rto_time", port, "egress", &[]);
+        assert!(
+            rto(BLACK_HOLE) >= 0.85 * LIFE.as_secs_f64(),
+            "{} s",
+            rto(BLACK_HOLE)
+        );
+        assert!(rto(THINKING_SERVER) < 0.1, "of a peer that answers");
+    }
+}
+
+fn have_tools() -> bool {
+    ["nft", "tc", "ss"].into_iter().all(require::program)
+}
+
+#[test]
+fn the_time_of_a_connection_goes_to_what_its_experiment_makes_it_wait_for() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !have_tools() {
+        return;
+    }
+    for mode in ["sockets", "events"] {
+        let mode = format!("receivers.ebpf.mode={mode}");
+        let seen = time_goes_where_the_experiment_makes_it_go(&[&mode], 0.05, 0.005);
+        black_hole_is_time_outs(&seen);
+        // The client resets each: its end says that it did, and the other one that the peer did.
+        for port in [SLOW_LINK, SLOW_READER, THINKING_SERVER] {
+            let ends = [("egress", "local"), ("ingress", "remote")];
+            let resets = ends.map(|(flow, by)| seen.resets(port, flow, by));
+            assert_eq!(resets, [1.0, 1.0], "{mode}, port {port}");
+        }
+    }
+}
+
+#[test]
+fn sock_diag_sees_the_same_within_its_interval() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !have_tools() {
+        return;
+    }
+    let set = [
+        "service.pipelines.flows.receivers=[sock_diag]",
+        "receivers.sock_diag.interval=200ms",
+    ];
+    // It learns of a connection's beginning and end at looks, up to an interval later.
+    let seen = time_goes_where_the_experiment_makes_it_go(&set, 0.1, 0.1);
+    black_hole_is_time_outs(&seen);
+}
