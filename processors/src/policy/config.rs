@@ -167,6 +167,7 @@ impl ComponentConfig for Config {
             // Port 53 on the server's side is DNS.
             .needs(RecordField::Role)
             .fills([RecordField::Class])
+            .classes(self.classes.iter().map(|class| &class.name))
             .reads(self.files())
             .depends_on(Dependency::ClusterRanges)
     }
