@@ -9,19 +9,21 @@
 //! 4. Two receivers of one pipeline that report the same sockets: their bytes would count twice.
 //! 5. Two listeners on one port of one address.
 //! 6. A label that an exporter adds to series which have one of that name: Prometheus rejects a scrape with both.
-//! 7. Windows that don't end on measurements: a warning.
-//! 8. A port that a Collector on this machine has by default, if something is pushed to one: a warning.
-//! 9. A component that uses the names of a cluster while the watcher of the cluster is disabled: a warning.
+//! 7. A class that a key names and that no component of the pipeline gives.
+//! 8. Windows that don't end on measurements: a warning.
+//! 9. A port that a Collector on this machine has by default, if something is pushed to one: a warning.
+//! 10. A component that uses the names of a cluster while the watcher of the cluster is disabled: a warning.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use flowtap_pipeline::contract::{Need, Signal};
-use flowtap_pipeline::{ComponentId, ComponentKind, Contract, Dependency, RecordField, Registry};
+use flowtap_pipeline::{ComponentId, ComponentKind, Contract, Dependency, PeerClass, RecordField, Registry};
 
 use crate::check::{Checker, path};
 use crate::config::{Config, PipelineConfig};
 use crate::diagnostic::{Diagnostic, key_of};
+use crate::suggest;
 
 /// A component of a pipeline, with its position in the list of its kind.
 struct Stage<'a> {
@@ -96,6 +98,7 @@ impl Checker<'_> {
         self.signals(name, &stages);
         self.overlaps(name, &stages);
         self.labels(config, name, &stages);
+        self.classes(name, &stages);
         let mut warnings = Vec::new();
         warnings.extend(self.intervals(&stages));
         warnings.extend(self.namespaces(config, &stages));
@@ -192,6 +195,34 @@ impl Checker<'_> {
                     format!("{owner}, and Prometheus rejects a scrape with two"),
                     Some(format!("choose another name, such as `node_{name}`")),
                 );
+            }
+        }
+    }
+
+    /// Each class that a key names is one that a peer can have.
+    fn classes(&mut self, pipeline: &str, stages: &[Stage<'_>]) {
+        let custom: BTreeSet<&str> = stages
+            .iter()
+            .flat_map(|stage| &stage.contract.classes)
+            .map(String::as_str)
+            .collect();
+        for stage in stages {
+            for (key, name) in &stage.contract.named_classes {
+                if PeerClass::is_built_in(name) || custom.contains(&**name) {
+                    continue;
+                }
+                let built_in = PeerClass::BUILT_IN.map(PeerClass::as_str);
+                let available = built_in.into_iter().chain(custom.iter().copied());
+                let message = format!(
+                    "unknown class `{name}` in the pipeline `{pipeline}`; available: {}",
+                    available.clone().collect::<Vec<_>>().join(", ")
+                );
+                let help = suggest::closest(name, available).map_or_else(
+                    || "define it in `processors.policy.classes`".to_owned(),
+                    |like| format!("did you mean `{like}`?"),
+                );
+                let at = [path(&[stage.kind.section(), stage.id.as_str()]), key.clone()].concat();
+                self.report(&at, message, Some(help));
             }
         }
     }

@@ -1,17 +1,33 @@
 //! Address ranges as configs write them: `10.0.0.0/8`, or a single address.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use cidr_utils::cidr::{IpCidr, errors::NetworkParseError};
 use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// An address range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr(pub IpNet);
+
+impl JsonSchema for Cidr {
+    fn schema_name() -> Cow<'static, str> {
+        "Cidr".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": r"^\s*[0-9a-fA-F:.]+(/[0-9]{1,3})?\s*$",
+            "examples": ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"],
+        })
+    }
+}
 
 /// A text that is not an address range.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

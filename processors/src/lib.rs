@@ -8,14 +8,17 @@
 //! | [`direction`] | `direction` | ingress or egress |
 //! | [`policy`] | `policy` | the class of the remote address |
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster |
+//! | [`filter`] | `filter` | drops records by what is known of their flow |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |
 #![forbid(unsafe_code)]
 
 pub mod cidr;
 pub mod direction;
+pub mod filter;
 pub mod kubernetes;
 pub mod policy;
+mod range_set;
 pub mod window;
 
 #[cfg(test)]

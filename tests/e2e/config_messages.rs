@@ -77,7 +77,7 @@ fn a_config_of_a_user_is_valid_at_once_or_after_one_round() {
     }
 }
 
-/// The part of `schema` at `path`; `NAME` is any name.
+/// The part of `schema` at `path`; `NAME` is any name, and any entry of a list.
 fn at<'s>(schema: &'s Value, node: &'s Value, path: &[&str]) -> Option<&'s Value> {
     let node = match node.get("$ref").and_then(Value::as_str) {
         Some(reference) => &schema["$defs"][reference.rsplit('/').next()?],
@@ -87,9 +87,10 @@ fn at<'s>(schema: &'s Value, node: &'s Value, path: &[&str]) -> Option<&'s Value
         return Some(node);
     };
     let here = [node.get("properties").and_then(|properties| properties.get(name))];
-    let any = node
-        .get("additionalProperties")
-        .filter(|any| any.is_object() && *name == "NAME");
+    let any = ["additionalProperties", "items"]
+        .into_iter()
+        .filter_map(|key| node.get(key));
+    let any = any.filter(|any| any.is_object() && *name == "NAME");
     let choices = node.get("anyOf").and_then(Value::as_array).into_iter().flatten();
     here.into_iter()
         .flatten()

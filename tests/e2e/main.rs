@@ -25,6 +25,7 @@
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
+//! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
@@ -53,6 +54,7 @@ mod edges;
 mod exact_bytes;
 mod exposition;
 mod faults;
+mod filter;
 mod generated;
 mod generator;
 mod handover;

@@ -162,6 +162,10 @@ pub struct Contract {
     /// Labels that an exporter adds to every series, which must not have a label of that name: the key that asks for each, and its
     /// name.
     pub adds_labels: Vec<(Vec<String>, String)>,
+    /// Custom classes that it gives to peers, in addition to the built-in ones.
+    pub classes: BTreeSet<String>,
+    /// Classes that its config names: the key, and the name.
+    pub named_classes: Vec<(Vec<String>, String)>,
     /// Interval at which it measures, or closes a window, with the key `interval`.
     pub interval: Option<Duration>,
 }
@@ -263,6 +267,21 @@ impl Contract {
     pub fn adds_label(mut self, path: &[&str], name: &str) -> Self {
         let path = path.iter().map(|&key| key.to_owned()).collect();
         self.adds_labels.push((path, name.to_owned()));
+        self
+    }
+
+    /// Declares the custom classes that it gives to peers.
+    #[must_use]
+    pub fn classes(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.classes.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Declares that the key at `path` names a class, which has to be built in or given by a component of the pipeline.
+    #[must_use]
+    pub fn names_class(mut self, name: &str, path: &[&str]) -> Self {
+        let path = path.iter().map(|&key| key.to_owned()).collect();
+        self.named_classes.push((path, name.to_owned()));
         self
     }
 

@@ -143,6 +143,12 @@ pub trait Processor: Send {
     /// Declares that every record up to `to` has been processed: the only clock of a processor, so that a recording replays alike.
     /// May put records of its own into `batch`, which is empty; they take the rest of the chain. Never blocks.
     fn advance(&mut self, _to: Timestamp, _batch: &mut FlowBatch) {}
+
+    /// Whether this receiver (its [index](FlowBatch::receiver)) should report every open connection once more: see
+    /// [`Census`](flowtap_model::Census).
+    fn wants_census(&self, _receiver: u16) -> bool {
+        false
+    }
 }
 
 /// The end of the synchronous path: folds records into series and gives them out as snapshots.
@@ -158,6 +164,10 @@ pub trait Aggregator: Send {
     fn wants_census(&self, _receiver: u16) -> bool {
         false
     }
+
+    /// Wants a census of every receiver, as other records reach it from now on: a processor before it was added, removed or
+    /// replaced.
+    fn request_census(&mut self) {}
 
     /// Declares that every record up to `to` has been folded in. Returns the snapshot of the window
     /// that this closes, if any.

@@ -225,6 +225,11 @@ impl AggregatorTest {
         self.0.fold(&batch(records));
     }
 
+    /// Folds a whole batch into the current window, with its receiver, its census and its events.
+    pub fn fold_batch(&mut self, batch: &FlowBatch) {
+        self.0.fold(batch);
+    }
+
     /// Moves the watermark to `seconds` after the epoch; returns the snapshot of the window that this closes, if any.
     pub fn advance(&mut self, seconds: u64) -> Option<Snapshot> {
         self.0.advance(Timestamp::from_nanos(seconds * 1_000_000_000))

@@ -105,9 +105,11 @@ impl Stages {
         self.window.aggregator.fold(batch);
     }
 
-    /// Whether the window asks for every open connection of the receiver with this index.
+    /// Whether a processor or the window asks for every open connection of the receiver with this index.
     pub fn wants_census(&self, receiver: u16) -> bool {
+        let mut processors = self.processors.iter();
         self.window.aggregator.wants_census(receiver)
+            || processors.any(|node| node.processor.wants_census(receiver))
     }
 
     /// Every record up to `to` has been accepted. Returns the snapshot of the window that this closes, if it closes one.
@@ -151,6 +153,11 @@ impl Stages {
     /// finished at `now`, where the new one begins with what that one leaves: its contents are returned.
     pub(crate) fn reconcile(&mut self, other: Self, now: Timestamp) -> Option<Snapshot> {
         let mut before = std::mem::take(&mut self.processors);
+        let identity = |node: &ProcessorNode| (node.id.clone(), node.fingerprint.clone());
+        let other_records = !before
+            .iter()
+            .map(identity)
+            .eq(other.processors.iter().map(identity));
         for new in other.processors {
             let same = |old: &ProcessorNode| old.id == new.id && old.fingerprint == new.fingerprint;
             let kept = before
@@ -160,12 +167,18 @@ impl Stages {
             self.processors.push(kept.unwrap_or(new));
         }
         if other.window.fingerprint == self.window.fingerprint {
+            if other_records {
+                self.window.aggregator.request_census();
+            }
             return None;
         }
         let snapshot = self.window.aggregator.finish(now);
         let before = std::mem::replace(&mut self.window, other.window);
         if let Some(inheritance) = before.aggregator.hand_over() {
             self.window.aggregator.take_over(inheritance);
+        }
+        if other_records {
+            self.window.aggregator.request_census();
         }
         self.window.aggregator.begin(now);
         Some(snapshot)

@@ -27,6 +27,9 @@ pub struct NodeInfo {
     /// The ports that the kernel gives to clients. No part of the format of recordings that this is in.
     #[serde(skip)]
     pub ephemeral_ports: EphemeralPorts,
+    /// Id of this process in the initial pid namespace, as flows have it; 0 if unknown. No part of that format either.
+    #[serde(skip)]
+    pub own_pid: u32,
 }
 
 /// The ports that the kernel gives to a socket that connects without having been bound to one

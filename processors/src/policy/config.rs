@@ -86,7 +86,8 @@ pub struct CustomClass {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `internalHosts`. RFC 1918, and IPv6's unique local and link-local ranges.
+    /// `internalHosts`. Private addresses (RFC 1918), the shared ones of carriers and overlays (RFC 6598), link-local ones (RFC
+    /// 3927), and IPv6's unique local and link-local ranges.
     pub internal_hosts: Vec<Entry>,
     /// `localhost`.
     pub localhost: Vec<Entry>,
@@ -118,6 +119,8 @@ impl Default for Config {
         Self {
             internal_hosts: vec![
                 v4(10, 0, 8),
+                v4(100, 64, 10),
+                v4(169, 254, 16),
                 v4(172, 16, 12),
                 v4(192, 168, 16),
                 v6(0xfc00, 7),
@@ -164,6 +167,7 @@ impl ComponentConfig for Config {
             // Port 53 on the server's side is DNS.
             .needs(RecordField::Role)
             .fills([RecordField::Class])
+            .classes(self.classes.iter().map(|class| &class.name))
             .reads(self.files())
             .depends_on(Dependency::ClusterRanges)
     }

@@ -165,6 +165,13 @@ impl Connections {
         !feed.complete || (1..=room).contains(&untracked)
     }
 
+    /// Wants a census of every receiver: connections may count from now on that did not, or the other way round.
+    pub(super) fn request_census(&mut self) {
+        for feed in &mut self.feeds {
+            feed.complete = false;
+        }
+    }
+
     /// A census begins; `each` is shown the slots of what is not in the table, with how many they count no longer: the census
     /// will report these anew.
     pub(super) fn begin_census(&mut self, receiver: u16, mut each: impl FnMut(u32, u64)) {

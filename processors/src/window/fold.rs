@@ -292,6 +292,10 @@ impl Aggregator for Window {
         self.catalog.is_enabled(FamilyId::ConnectionsActive) && self.connections.wants_census(receiver)
     }
 
+    fn request_census(&mut self) {
+        self.connections.request_census();
+    }
+
     fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
         if to < self.opened {
             // The clock was set back: a window that waits for the old time would wait as long as it was set back by.

@@ -248,3 +248,71 @@ fn what_a_processor_adds_goes_through_those_after_it_into_the_window_that_closes
         assert_eq!(records.sum::<usize>(), added, "{drops:?}");
     }
 }
+
+/// A processor that asks for a census of the receiver with index 3.
+struct Curious;
+
+impl Processor for Curious {
+    fn process(&mut self, _: &mut FlowBatch) {}
+
+    fn wants_census(&self, receiver: u16) -> bool {
+        receiver == 3
+    }
+}
+
+/// An aggregator that counts how often it is made to ask for a census.
+#[derive(Default)]
+struct Recounts(Arc<Mutex<usize>>);
+
+impl Aggregator for Recounts {
+    fn begin(&mut self, _: Timestamp) {}
+    fn fold(&mut self, _: &FlowBatch) {}
+    fn request_census(&mut self) {
+        *self.0.lock().unwrap() += 1;
+    }
+    fn advance(&mut self, _: Timestamp) -> Option<Snapshot> {
+        None
+    }
+    fn finish(&mut self, at: Timestamp) -> Snapshot {
+        Witness::default().finish(at)
+    }
+}
+
+#[test]
+fn a_window_recounts_what_is_open_when_the_processors_before_it_change() {
+    let requests = Arc::default();
+    let stages = |processors: &[&str], window: &str| {
+        let node = |config: &&str| ProcessorNode {
+            id: "filter".parse().unwrap(),
+            fingerprint: (*config).to_owned(),
+            processor: Box::new(Curious),
+        };
+        let window = WindowNode {
+            fingerprint: window.to_owned(),
+            aggregator: Box::new(Recounts(Arc::clone(&requests))),
+        };
+        Stages::new(processors.iter().map(node).collect(), window)
+    };
+    let mut running = stages(&["port 22"], "5s");
+    assert!(
+        running.wants_census(3) && !running.wants_census(0),
+        "a processor asks"
+    );
+    let mut reload = |processors: &[&str], window: &str| {
+        running.reconcile(stages(processors, window), Timestamp::default());
+        std::mem::take(&mut *requests.lock().unwrap())
+    };
+    assert_eq!(reload(&["port 22"], "5s"), 0, "nothing has changed");
+    assert_eq!(reload(&["port 23"], "5s"), 1, "another config");
+    assert_eq!(reload(&[], "5s"), 1, "removed");
+    assert_eq!(
+        reload(&[], "10s"),
+        0,
+        "another window starts with a census of its own accord"
+    );
+    assert_eq!(
+        reload(&["port 22"], "5s"),
+        1,
+        "the window may have taken over connections"
+    );
+}

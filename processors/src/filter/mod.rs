@@ -1,0 +1,187 @@
+//! The processor `filter`: drops the records that nobody wants, before they cost a series.
+//!
+//! In: records of any signal. Out: the same without some. The rules:
+//!
+//! 1. With `include`, a record that none of its matchers matches is dropped.
+//! 2. A record that a matcher of `exclude` matches is dropped.
+//! 3. With `self: exclude`, a record of a socket of this process is dropped.
+//! 4. Conditions that can change while a connection is open apply to the connection as a whole ([`decisions`]): all its records are
+//!    kept or none, so that a gauge of open connections stays right. Only a census can change that.
+//! 5. What is dropped is counted with reason `filter`, records and bytes: in = out + dropped.
+
+mod compiled;
+mod config;
+mod decisions;
+mod ports;
+
+use flowtap_pipeline::telemetry::ProcessorTelemetry;
+use flowtap_pipeline::{
+    BuildContext, BuildError, Factory, Flow, FlowBatch, NodeInfo, Processor, ProcessorConfig, ProcessorStage,
+    Stability, Subscription, TcpRecord,
+};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Counter;
+
+pub use self::config::{Config, End, Matcher, OwnTraffic, Side, TransportName};
+pub use self::ports::{InvalidPorts, PortRange};
+
+use self::compiled::Matchers;
+use self::decisions::{ConnectionId, Decisions};
+
+/// Why records are left out.
+const FILTER: &str = "filter";
+
+/// The processor type `filter`.
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
+    "filter",
+    "keeps or drops records by address, port, class, role, process, ...",
+    Stability::Beta,
+);
+
+impl ProcessorConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        if self.own == OwnTraffic::Exclude && context.node.load().own_pid == 0 {
+            let message = "self: the id of this process in the initial pid namespace is unknown, so its connections can't be \
+                           recognized\n  hint: run it in the host's pid namespace (`hostPID: true`, `--pid=host`)";
+            if context.strict {
+                return Err(BuildError {
+                    id: context.id.clone(),
+                    message: message.to_owned(),
+                });
+            }
+            tracing::warn!(processor = %context.id, "{message}");
+        }
+        Ok(ProcessorStage::Transform(Box::new(Filter::new(self, context))))
+    }
+}
+
+/// The processor.
+#[derive(Debug)]
+pub struct Filter {
+    rules: Rules,
+    /// `None` if every condition is about what never changes: each record is judged by itself then.
+    decisions: Option<Decisions>,
+    node: Subscription<NodeInfo>,
+    dropped: ProcessorTelemetry,
+    untracked: Counter<u64>,
+    labels: [KeyValue; 2],
+}
+
+/// Conditions on a record.
+#[derive(Debug)]
+struct Rules {
+    include: Matchers,
+    exclude: Matchers,
+    exclude_own: bool,
+    /// Id of this process; 0 if it is unknown, as is that of the process of some flows.
+    own_pid: u32,
+}
+
+impl Rules {
+    fn keeps(&self, flow: &Flow) -> bool {
+        (self.include.is_empty() || self.include.any(flow)) && !self.exclude.any(flow) && !self.is_own(flow)
+    }
+
+    const fn is_own(&self, flow: &Flow) -> bool {
+        self.exclude_own && flow.pid != 0 && flow.pid == self.own_pid
+    }
+}
+
+impl Filter {
+    /// With what is known now.
+    pub fn new(config: &Config, context: &BuildContext) -> Self {
+        let node = Subscription::new(&context.node);
+        let exclude_own = config.own == OwnTraffic::Exclude;
+        let mut matchers = config.include.iter().chain(&config.exclude);
+        let can_change = exclude_own || matchers.any(Matcher::can_change);
+        let labels = [
+            KeyValue::new("processor", context.id.to_string()),
+            KeyValue::new("pipeline", context.pipeline.to_string()),
+        ];
+        let untracked = context
+            .meter
+            .u64_counter("processor_filter_untracked_records")
+            .with_description(
+                "Records of connections beyond those that a filter can follow, each judged by itself.",
+            )
+            .with_unit("{record}")
+            .build();
+        untracked.add(0, &labels);
+        Self {
+            rules: Rules {
+                include: Matchers::new(&config.include),
+                exclude: Matchers::new(&config.exclude),
+                exclude_own,
+                own_pid: node.last().own_pid,
+            },
+            decisions: can_change.then(Decisions::default),
+            node,
+            dropped: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[FILTER]),
+            untracked,
+            labels,
+        }
+    }
+
+    /// Drops TCP records; returns their payload bytes.
+    fn filter_tcp(&mut self, receiver: u16, records: &mut Vec<TcpRecord>) -> u64 {
+        let Self { rules, decisions, .. } = self;
+        let mut bytes = 0;
+        let mut decisions = decisions.as_mut().filter(|_| receiver != FlowBatch::DETACHED);
+        records.retain(|record| {
+            let wanted = rules.keeps(&record.flow);
+            let cookie = record.flow.cookie;
+            let keep = match &mut decisions {
+                // Connections without a cookie can't be told apart.
+                Some(decisions) if cookie != 0 => {
+                    decisions.decide(ConnectionId { receiver, cookie }, record.events, wanted)
+                }
+                _ => wanted,
+            };
+            if !keep {
+                bytes += [record.sent_bytes, record.received_bytes]
+                    .map(|bytes| bytes.max(0).unsigned_abs())
+                    .iter()
+                    .sum::<u64>();
+            }
+            keep
+        });
+        bytes
+    }
+}
+
+impl Processor for Filter {
+    fn process(&mut self, batch: &mut FlowBatch) {
+        if self.node.refresh() {
+            self.rules.own_pid = self.node.last().own_pid;
+        }
+        let before = batch.records();
+        if let Some(decisions) = self.decisions.as_mut().filter(|_| batch.census.begins) {
+            decisions.begin_census(batch.receiver);
+        }
+        // Apart from other signals, which have no life that a gauge follows.
+        let mut tcp = std::mem::take(&mut batch.tcp);
+        let bytes = self.filter_tcp(batch.receiver, &mut tcp);
+        let rules = &self.rules;
+        batch.retain(|flow| rules.keeps(flow));
+        batch.tcp = tcp;
+        let dropped = before - batch.records();
+        self.dropped.dropped(dropped as u64, bytes, FILTER);
+        if let Some(decisions) = &mut self.decisions {
+            if batch.census.ends {
+                decisions.end_census(batch.receiver);
+            }
+            let untracked = decisions.take_untracked();
+            if untracked > 0 {
+                self.untracked.add(untracked, &self.labels);
+            }
+        }
+    }
+
+    fn wants_census(&self, receiver: u16) -> bool {
+        let decisions = self.decisions.as_ref();
+        decisions.is_some_and(|decisions| decisions.wants_census(receiver))
+    }
+}
+
+#[cfg(test)]
+mod tests;
