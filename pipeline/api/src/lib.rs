@@ -57,7 +57,7 @@ pub use flowtap_model::{
     HISTOGRAM_BUCKETS, HistogramPoint, KubernetesNames, LabelValue, Limit, ListenChange, Listener,
     ListeningRecord, Naming, NodeInfo, Pair, PairValue, PeerClass, Points, Queue, Queues, Rendered, ResetBy,
     Resource, Role, RoleSource, SendTime, SenderState, Series, SeriesId, Snapshot, SumPoint, TcpRecord,
-    Timestamp, Transport, ValuePoint, batch, catalog, cluster, family, flow, labels, limits, node,
+    Timestamp, Transport, ValuePoint, batch, catalog, cluster, dns, family, flow, labels, limits, node,
     peer_class, resource, series, snapshot, tcp, time,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};

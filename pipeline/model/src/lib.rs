@@ -15,6 +15,7 @@
 //! | [`drops`] | [`DropRecord`]: packets that the kernel dropped, and why |
 //! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
+//! | [`dns`] | types and outcomes of DNS transactions |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
 //! | [`catalog`] | every family and every label |
 //! | [`series`] | [`Series`]: one label set of a family with its two renderings |
@@ -28,6 +29,7 @@
 pub mod batch;
 pub mod catalog;
 pub mod cluster;
+pub mod dns;
 pub mod drops;
 pub mod family;
 pub mod field;
