@@ -1,6 +1,85 @@
 //! DNS transactions: a query with its answer, or without one.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+
+use crate::flow::Flow;
+use crate::time::Timestamp;
+
+/// One transaction of DNS over UDP, when it has ended.
+///
+/// ```
+/// use std::net::Ipv4Addr;
+/// use flowtap_model::dns::{DnsOutcome, DnsRecord, DnsType};
+/// use flowtap_model::{Endpoint, Flow};
+///
+/// let resolver = Endpoint::new(Ipv4Addr::new(192, 0, 2, 53).into(), 53);
+/// let client = Endpoint::new(Ipv4Addr::new(192, 0, 2, 1).into(), 40_000);
+/// let record = DnsRecord {
+///     latency_us: 345,
+///     ..DnsRecord::new(Flow::new(client, resolver), 28, DnsOutcome::Answered(0))
+/// };
+/// assert_eq!(DnsType::of(record.qtype).as_str(), "AAAA");
+/// assert_eq!(record.outcome.rcode().as_str(), "NOERROR");
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DnsRecord {
+    /// The socket that asked, or that answered: its role says which.
+    pub flow: Flow,
+    /// Type of the question, as IANA numbers it.
+    pub qtype: u16,
+    /// How it ended.
+    pub outcome: DnsOutcome,
+    /// From the first query to the answer, in µs; 0 without an answer.
+    pub latency_us: u32,
+    /// Times that the query was sent again.
+    pub retries: u32,
+    /// Whether the answer had the TC bit.
+    pub truncated: bool,
+    /// Length of the query, in bytes.
+    pub query_bytes: u32,
+    /// Length of the answer, in bytes.
+    pub answer_bytes: u32,
+    /// Queries before this one that a search list made, and that were answered with NXDOMAIN.
+    pub search_misses: u32,
+    /// When it ended.
+    pub at: Timestamp,
+    /// The name as a label: one of a bounded number, as the receiver's config wants it. `None` if it wants none.
+    pub qname: Option<Arc<str>>,
+    /// The name with the addresses of the answer, for a client's transaction. `None` if no name is wanted.
+    pub answer: Option<DnsAnswer>,
+}
+
+/// A name with its addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsAnswer {
+    /// The name that was asked for, whatever aliases it has.
+    pub name: Arc<str>,
+    /// Addresses with their times to live, in seconds.
+    pub addresses: Vec<(IpAddr, u32)>,
+}
+
+impl DnsRecord {
+    /// A transaction of which nothing else is known.
+    pub const fn new(flow: Flow, qtype: u16, outcome: DnsOutcome) -> Self {
+        Self {
+            flow,
+            qtype,
+            outcome,
+            latency_us: 0,
+            retries: 0,
+            truncated: false,
+            query_bytes: 0,
+            answer_bytes: 0,
+            search_misses: 0,
+            at: Timestamp::from_nanos(0),
+            qname: None,
+            answer: None,
+        }
+    }
+}
 
 /// Type of a question, as a label: the types that resolvers ask for, and one value for all others, so that a client that asks for
 /// every number makes no series for each.
@@ -178,19 +257,6 @@ impl DnsRcode {
             Self::Multicast => "multicast",
         }
     }
-
-    /// The outcome by OpenTelemetry's convention for `error.type` of a lookup, the names of `getaddrinfo` errors; `None` for a
-    /// lookup that did not fail.
-    pub const fn error_type(self) -> Option<&'static str> {
-        match self {
-            Self::NoError | Self::Multicast => None,
-            Self::NxDomain => Some("host_not_found"),
-            Self::ServFail | Self::Timeout => Some("try_again"),
-            Self::FormErr | Self::NotImp | Self::Refused | Self::NotAuth | Self::BadVers | Self::Other => {
-                Some("no_recovery")
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -214,6 +280,5 @@ mod tests {
         assert_eq!(DnsOutcome::Answered(2).rcode().as_str(), "SERVFAIL");
         assert_eq!(DnsOutcome::Answered(4095).rcode().as_str(), "other");
         assert_eq!(DnsOutcome::TimedOut.rcode().as_str(), "timeout");
-        assert_eq!(DnsOutcome::TimedOut.rcode().error_type(), Some("try_again"));
     }
 }

@@ -199,6 +199,13 @@ impl Processor for Direction {
                 record.flow.class = redirected.then_some(PeerClass::Localhost);
             }
         }
+        for record in &mut batch.dns {
+            // A message shows who asked.
+            record.flow.kind = Some(match record.flow.role {
+                Role::Server => FlowKind::Ingress,
+                Role::Client | Role::Unknown => FlowKind::Egress,
+            });
+        }
         if evicted > 0 {
             self.evicted
                 .add(evicted as u64, std::slice::from_ref(&self.processor));

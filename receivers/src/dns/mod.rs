@@ -11,6 +11,7 @@
 //! | `transactions` | the bounded table of queries that wait |
 //! | `search` | queries that a search list wastes |
 //! | `policy` | which names leave the receiver |
+//! | `observer` | all of it in order, into records, with counters |
 //!
 //! Messages over TCP are not read: the connections and bytes of name servers are in the metrics of TCP, and an answer that sent a
 //! client there counts as truncated.
@@ -18,6 +19,7 @@
 mod config;
 pub mod message;
 mod name;
+mod observer;
 mod packet;
 mod policy;
 mod search;
@@ -25,6 +27,7 @@ mod transactions;
 
 pub use self::config::{Config, MAX_PORTS};
 pub use self::name::DomainName;
+pub use self::observer::Observer;
 pub use self::packet::{Owner, Packet};
 pub use self::policy::{NamePolicy, Named, Names};
 pub use self::transactions::{Rejected, Transaction, Transactions};

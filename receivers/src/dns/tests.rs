@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use flowtap_pipeline::dns::DnsOutcome;
-use flowtap_pipeline::{Endpoint, Role};
+use flowtap_pipeline::{BuildContext, DnsRecord, Endpoint, FlowBatch, Role, RoleSource, Timestamp};
 
 use super::message::tests::Made;
-use super::{Owner, Packet, Rejected, Transaction, Transactions};
+use super::{Config, Names, Observer, Owner, Packet, Rejected, Transaction, Transactions};
 
 const A: u16 = 1;
 const AAAA: u16 = 28;
@@ -373,4 +373,91 @@ fn a_hook_that_knows_no_process_takes_that_of_the_other_message() {
     let served = table.pass(2, server, true, answer()).unwrap();
     let asked = table.pass(3, unknown(client), false, answer()).unwrap();
     assert_eq!((served.owner.pid, asked.owner.pid), (1, 42));
+}
+
+/// The records of one lookup of `www.example.co.uk` and one of a name with control characters.
+fn observed(config: &Config) -> Vec<DnsRecord> {
+    let mut observer = Observer::new(config, &BuildContext::new("ebpf".parse().unwrap()));
+    let socket = Socket::client();
+    let mut pass = |at, is_sent, message: Made| {
+        let payload = message.bytes();
+        observer.take(&Packet {
+            at,
+            is_sent,
+            local: socket.local,
+            remote: socket.remote,
+            owner: socket.owner,
+            length: payload.len().try_into().unwrap(),
+            payload: &payload,
+        });
+    };
+    for (id, name) in [(1, "www.example.co.uk"), (2, "a\r\nb.example")] {
+        pass(1_000_000, true, Made::query(id, name, A));
+        let answer = Made::answer(id, name, A, 0).with(1, 60, &[203, 0, 113, 9]);
+        pass(1_345_678, false, answer);
+    }
+    let mut batch = FlowBatch::default();
+    observer.flush(2_000_000, Timestamp::from_nanos(50_000_000), &mut batch);
+    batch.dns
+}
+
+#[test]
+fn a_record_has_the_socket_the_time_and_the_outcome_and_no_name_unless_the_config_wants_one() {
+    let records = observed(&Config::default());
+    assert_eq!(records.len(), 2);
+    let record = &records[0];
+    assert_eq!(record.latency_us, 345);
+    assert_eq!(record.at, Timestamp::from_nanos(49_345_678));
+    assert_eq!(record.flow.local, Socket::client().local);
+    assert_eq!((record.flow.netns, record.flow.pid), (7, 42));
+    assert_eq!(
+        (record.flow.role, record.flow.role_source),
+        (Role::Client, RoleSource::Message)
+    );
+    for record in &records {
+        assert_eq!((&record.qname, &record.answer), (&None, &None));
+        let recorded = postcard::to_stdvec(record).unwrap();
+        assert!(!recorded.windows(7).any(|bytes| bytes == b"example"));
+    }
+}
+
+#[test]
+fn names_are_in_records_as_far_as_the_config_wants_and_never_hostile_ones() {
+    for (names, expected) in [
+        (Names::RegisteredDomain, "example.co.uk"),
+        (Names::Full, "www.example.co.uk"),
+    ] {
+        let records = observed(&Config {
+            names,
+            ..Config::default()
+        });
+        assert_eq!(records[0].qname.as_deref(), Some(expected));
+        let answer = records[0].answer.as_ref().unwrap();
+        assert_eq!(&*answer.name, expected);
+        assert_eq!(answer.addresses, [("203.0.113.9".parse().unwrap(), 60)]);
+        assert_eq!(records[1].qname.as_deref(), Some("invalid"));
+        assert_eq!(records[1].answer, None);
+    }
+}
+
+#[test]
+fn a_query_without_an_answer_is_a_record_when_it_has_timed_out() {
+    let mut observer = Observer::new(&Config::default(), &BuildContext::new("ebpf".parse().unwrap()));
+    let payload = Made::query(1, "host.example", A).bytes();
+    let socket = Socket::client();
+    observer.take(&Packet {
+        at: 0,
+        is_sent: true,
+        local: socket.local,
+        remote: socket.remote,
+        owner: socket.owner,
+        length: payload.len().try_into().unwrap(),
+        payload: &payload,
+    });
+    let mut batch = FlowBatch::default();
+    observer.flush(4_999_999_999, Timestamp::from_nanos(0), &mut batch);
+    assert!(batch.is_empty());
+    observer.flush(5_000_000_000, Timestamp::from_nanos(0), &mut batch);
+    assert_eq!(batch.dns.len(), 1);
+    assert_eq!(batch.dns[0].outcome, DnsOutcome::TimedOut);
 }
