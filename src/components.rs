@@ -7,7 +7,7 @@ use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 #[cfg(feature = "kubernetes")]
 use flowtap_processors::kubernetes;
-use flowtap_processors::{direction, policy, window};
+use flowtap_processors::{direction, names, policy, window};
 use flowtap_receivers::{ebpf, generator, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
@@ -18,6 +18,7 @@ pub fn registry() -> Registry {
         .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
         .processor(direction::FACTORY)
+        .processor(names::FACTORY)
         .processor(policy::FACTORY)
         .processor(window::FACTORY)
         .exporter(debug::FACTORY)

@@ -8,6 +8,7 @@
 //! | [`direction`] | `direction` | ingress or egress |
 //! | [`policy`] | `policy` | the class of the remote address |
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster |
+//! | [`names`] | `names` | names of peers, from DNS answers and `/etc/hosts` |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |
 #![forbid(unsafe_code)]
@@ -15,7 +16,9 @@
 pub mod cidr;
 pub mod direction;
 pub mod kubernetes;
+pub mod names;
 pub mod policy;
+mod recent;
 pub mod window;
 
 #[cfg(test)]

@@ -21,7 +21,6 @@
 //! The direction of bytes is not decided here: sent is outbound and received is inbound, always.
 
 mod listeners;
-mod recent;
 mod redirects;
 mod socket;
 
@@ -39,9 +38,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::listeners::Listeners;
-use self::recent::Recent;
 use self::redirects::Redirects;
 use self::socket::{is_last, socket_of};
+use crate::recent::Recent;
 
 /// Maximum number of sockets whose decided role is kept.
 const DECISIONS: usize = 1 << 17;
