@@ -65,7 +65,7 @@ bench: setup-bench ## Every benchmark, and one report: target/bench.txt; as root
 bench-overhead: setup-bench ## Cost of flowtap, compared with flowtap off and mode events; as root, on a quiet machine
 	$(CARGO) bench --locked --bench overhead -- load scan
 
-fuzz: setup-test ## Fuzz configs, recordings and the kernel side's records, each for FUZZ_SECONDS (30)
+fuzz: setup-test ## Fuzz configs, recordings, DNS messages and the kernel side's records, each for FUZZ_SECONDS (30)
 	fuzz/run
 
 test-busy: setup-test ## End-to-end tests next to other traffic, another flowtap, BPF programs and cgroups that come and go; as root

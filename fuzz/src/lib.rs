@@ -5,6 +5,7 @@
 //! | target | input |
 //! |---|---|
 //! | `fuzz-config` | texts of configs, as YAML, as TOML and as `--set` |
+//! | `fuzz-dns` | DNS messages, sent and received, some cut off |
 //! | `fuzz-kernel` | contents of a ring buffer or an iterator of the kernel side |
 //! | `fuzz-records` | recordings |
 //!

@@ -9,6 +9,7 @@
 //! | [`policy`] | `policy` | the class of the remote address |
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster |
 //! | [`filter`] | `filter` | drops records by what is known of their flow |
+//! | [`names`] | `names` | names of peers, from DNS answers and `/etc/hosts` |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |
 #![forbid(unsafe_code)]
@@ -17,8 +18,10 @@ pub mod cidr;
 pub mod direction;
 pub mod filter;
 pub mod kubernetes;
+pub mod names;
 pub mod policy;
 mod range_set;
+mod recent;
 pub mod window;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! | [`sock_diag`] | `sock_diag` | the kernel's own TCP totals, over netlink; no privileges, one network namespace |
 //! | [`replay`] | `replay` | a recording, and the format of recordings |
 //! | [`generator`] | `generator` | nothing: it makes up flows, for load tests |
+//! | [`dns`] | | DNS transactions, from messages |
 //! | [`doctor`] | | requirements on this machine |
 //! | [`containers`] | | containers of processes, from a proc file system |
 //! | [`coverage`] | | measured over counted by the kernel |
@@ -20,6 +21,7 @@
 mod census;
 pub mod containers;
 pub mod coverage;
+pub mod dns;
 pub mod doctor;
 pub mod ebpf;
 mod extras;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dns::DnsRecord;
 use crate::drops::DropRecord;
 use crate::flow::Flow;
 use crate::listening::ListeningRecord;
@@ -134,6 +135,8 @@ pub struct FlowBatch {
     pub listening: Vec<ListeningRecord>,
     /// Dropped packets.
     pub drops: Vec<DropRecord>,
+    /// DNS transactions that ended.
+    pub dns: Vec<DnsRecord>,
     /// Index of the receiver among those of the pipeline; the sink fills it in. Cookies are unique per receiver only.
     #[serde(skip)]
     pub receiver: u16,
@@ -148,6 +151,7 @@ impl FlowBatch {
         self.listeners.is_empty()
             && self.tcp.is_empty()
             && self.counts.is_empty()
+            && self.dns.is_empty()
             && self.census == Census::NONE
             && self.listening.is_empty()
             && self.drops.is_empty()
@@ -155,7 +159,7 @@ impl FlowBatch {
 
     /// Number of records, of all signals.
     pub const fn records(&self) -> usize {
-        self.tcp.len() + self.listening.len() + self.drops.len()
+        self.tcp.len() + self.listening.len() + self.drops.len() + self.dns.len()
     }
 
     /// The flow of every record that has one, of all signals.
@@ -163,7 +167,8 @@ impl FlowBatch {
         let tcp = self.tcp.iter_mut().map(|record| &mut record.flow);
         let listening = self.listening.iter_mut().map(|record| &mut record.flow);
         let drops = self.drops.iter_mut().filter_map(|record| record.flow.as_mut());
-        tcp.chain(listening).chain(drops)
+        let dns = self.dns.iter_mut().map(|record| &mut record.flow);
+        tcp.chain(listening).chain(drops).chain(dns)
     }
 
     /// Drops every record, of any signal, whose flow `keep` rejects. Returns how many. A record without a flow stays.
@@ -183,6 +188,7 @@ impl FlowBatch {
     pub fn retain(&mut self, mut keep: impl FnMut(&Flow) -> bool) -> usize {
         let before = self.records();
         self.tcp.retain(|record| keep(&record.flow));
+        self.dns.retain(|record| keep(&record.flow));
         self.listening.retain(|record| keep(&record.flow));
         self.drops
             .retain(|record| record.flow.as_ref().is_none_or(&mut keep));
@@ -198,6 +204,7 @@ impl FlowBatch {
             census,
             listening,
             drops,
+            dns,
             receiver: _,
         } = other;
         self.listeners.clone_from(listeners);
@@ -206,6 +213,7 @@ impl FlowBatch {
         self.census = *census;
         self.listening.clone_from(listening);
         self.drops.clone_from(drops);
+        self.dns.clone_from(dns);
     }
 
     /// Empties it and keeps its memory.
@@ -213,6 +221,7 @@ impl FlowBatch {
         self.listeners.clear();
         self.tcp.clear();
         self.counts.clear();
+        self.dns.clear();
         self.census = Census::NONE;
         self.listening.clear();
         self.drops.clear();

@@ -18,6 +18,10 @@ pub enum RecordField {
     Container,
     /// `netns`.
     Netns,
+    /// `qname` and `answer` of a DNS transaction.
+    DnsName,
+    /// `peer_name`.
+    PeerName,
 }
 
 impl RecordField {
@@ -30,6 +34,8 @@ impl RecordField {
             Self::Process => "processes stay empty",
             Self::Container => "container ids stay empty",
             Self::Netns => "network namespaces stay empty",
+            Self::DnsName => "DNS names stay empty",
+            Self::PeerName => "names of peers stay empty",
         }
     }
 }
@@ -43,6 +49,8 @@ impl fmt::Display for RecordField {
             Self::Process => "the process",
             Self::Container => "the container id",
             Self::Netns => "the network namespace",
+            Self::DnsName => "the DNS name",
+            Self::PeerName => "the peer's name",
         })
     }
 }

@@ -98,6 +98,8 @@ pub enum RoleSource {
     Counters,
     /// The two port numbers: one is ephemeral, the other is not.
     Ports,
+    /// The message itself: a query or an answer.
+    Message,
 }
 
 impl RoleSource {
@@ -109,6 +111,7 @@ impl RoleSource {
             Self::Assumed => "assumed",
             Self::Counters => "counters",
             Self::Ports => "ports",
+            Self::Message => "message",
         }
     }
 }
@@ -131,6 +134,34 @@ impl FlowKind {
             Self::Egress => "egress",
         }
     }
+}
+
+/// Where the name of an address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NameSource {
+    /// An answer of a name server that a process of the same network namespace got.
+    Dns,
+    /// The file `/etc/hosts` of the node.
+    Hosts,
+}
+
+impl NameSource {
+    /// The label value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Hosts => "hosts",
+        }
+    }
+}
+
+/// Name of a peer's address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PeerName {
+    /// The name, in lower case.
+    pub name: Arc<str>,
+    /// Its source.
+    pub source: NameSource,
 }
 
 /// Who talks to whom: one socket of this machine, its peer, its owner, and what processors know of them.
@@ -183,6 +214,9 @@ pub struct Flow {
     /// Names of this side.
     #[serde(skip)]
     pub local_names: Option<Arc<KubernetesNames>>,
+    /// Name of the peer's address, with its source; `None` before the names processor, or if it knows none.
+    #[serde(skip)]
+    pub peer_name: Option<PeerName>,
 }
 
 impl Flow {
@@ -204,6 +238,7 @@ impl Flow {
             class: None,
             peer_names: None,
             local_names: None,
+            peer_name: None,
         }
     }
 }

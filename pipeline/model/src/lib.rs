@@ -15,6 +15,7 @@
 //! | [`drops`] | [`DropRecord`]: packets that the kernel dropped, and why |
 //! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
+//! | [`dns`] | [`DnsRecord`]: a query with its answer, or without one |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
 //! | [`catalog`] | every family and every label |
 //! | [`series`] | [`Series`]: one label set of a family with its two renderings |
@@ -28,6 +29,7 @@
 pub mod batch;
 pub mod catalog;
 pub mod cluster;
+pub mod dns;
 pub mod drops;
 pub mod family;
 pub mod field;
@@ -45,10 +47,11 @@ pub mod time;
 
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
+pub use dns::{DnsAnswer, DnsOutcome, DnsRcode, DnsRecord, DnsType};
 pub use drops::{DROP_KINDS, DropKind, DropReason, DropRecord};
 pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
-pub use flow::{Endpoint, Flow, FlowKind, Role, RoleSource, Transport};
+pub use flow::{Endpoint, Flow, FlowKind, NameSource, PeerName, Role, RoleSource, Transport};
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
 pub use listening::ListeningRecord;

@@ -21,7 +21,6 @@
 //! The direction of bytes is not decided here: sent is outbound and received is inbound, always.
 
 mod listeners;
-mod recent;
 mod redirects;
 mod socket;
 
@@ -39,9 +38,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::listeners::Listeners;
-use self::recent::Recent;
 use self::redirects::Redirects;
 use self::socket::{is_last, socket_of};
+use crate::recent::Recent;
 
 /// Maximum number of sockets whose decided role is kept.
 const DECISIONS: usize = 1 << 17;
@@ -198,6 +197,13 @@ impl Processor for Direction {
                 evicted += more;
                 record.flow.class = redirected.then_some(PeerClass::Localhost);
             }
+        }
+        for record in &mut batch.dns {
+            // A message shows who asked.
+            record.flow.kind = Some(match record.flow.role {
+                Role::Server => FlowKind::Ingress,
+                Role::Client | Role::Unknown => FlowKind::Egress,
+            });
         }
         if evicted > 0 {
             self.evicted

@@ -14,8 +14,8 @@
 
 use flowtap_pipeline::{Endpoint, Events, Role, TcpRecord};
 
-use super::recent::Recent;
 use super::socket::{is_last, socket_of};
+use crate::recent::Recent;
 
 /// Maximum number of accepted connections with a peer on this machine that are kept, and of
 /// redirected ones.

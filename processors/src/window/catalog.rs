@@ -106,10 +106,10 @@ impl Catalog {
     }
 
     /// The key of `flow`'s series in `family`; `None` if the family is not exposed.
-    pub(super) fn key(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs) -> Option<Key> {
+    pub(super) fn key(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs<'_>) -> Option<Key> {
         let exposed = &self.families[family as usize];
         exposed.enabled.then(|| {
-            let details = self.details.index(exposed.set, flow);
+            let details = self.details.index(exposed.set, flow, inputs.qname);
             Key::new(family, exposed.set, flow, inputs, details)
         })
     }
@@ -129,7 +129,7 @@ impl Catalog {
                 netns,
                 ..Flow::new(nobody, nobody)
             };
-            let details = self.details.index(exposed.set, &flow);
+            let details = self.details.index(exposed.set, &flow, None);
             Key::without_flow(family, exposed.set, inputs, details, is_unattributed)
         })
     }

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{Flow, KubernetesNames, LabelValue, RoleSource};
+use flowtap_pipeline::{Flow, KubernetesNames, LabelValue, PeerName, RoleSource};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
@@ -72,10 +72,12 @@ pub(super) struct Detail {
     container_id: Option<Arc<str>>,
     peer_names: Names,
     local_names: Names,
+    peer_name: Option<PeerName>,
+    qname: Option<Arc<str>>,
 }
 
 impl Detail {
-    fn new(labels: LabelSet, flow: &Flow) -> Self {
+    fn new(labels: LabelSet, flow: &Flow, qname: Option<&Arc<str>>) -> Self {
         Self {
             labels,
             laddr: flow.local.addr,
@@ -92,11 +94,13 @@ impl Detail {
             container_id: flow.container_id.clone(),
             peer_names: flow.peer_names.clone(),
             local_names: flow.local_names.clone(),
+            peer_name: flow.peer_name.clone(),
+            qname: qname.cloned(),
         }
     }
 
     /// Whether `flow` has the same values.
-    fn is_of(&self, labels: LabelSet, flow: &Flow) -> bool {
+    fn is_of(&self, labels: LabelSet, flow: &Flow, qname: Option<&Arc<str>>) -> bool {
         let same = |label, equal: bool| equal || !labels.has(label);
         self.labels == labels
             && same(Label::Laddr, self.laddr == flow.local.addr)
@@ -108,10 +112,13 @@ impl Detail {
             && (!labels.has(Label::ContainerId) || self.container_id == flow.container_id)
             && same_names(labels, &PEER_NAMES, &self.peer_names, &flow.peer_names)
             && same_names(labels, &LOCAL_NAMES, &self.local_names, &flow.local_names)
+            && (!(labels.has(Label::PeerName) || labels.has(Label::PeerNameSource))
+                || self.peer_name == flow.peer_name)
+            && (!labels.has(Label::Qname) || self.qname.as_ref() == qname)
     }
 
     /// Of what [`Detail::is_of`] compares.
-    fn hash(hasher: &RandomState, labels: LabelSet, flow: &Flow) -> u64 {
+    fn hash(hasher: &RandomState, labels: LabelSet, flow: &Flow, qname: Option<&Arc<str>>) -> u64 {
         let mut state = hasher.build_hasher();
         let with = |label| labels.has(label);
         labels.hash(&mut state);
@@ -145,6 +152,12 @@ impl Detail {
                 name(*label, names).hash(&mut state);
             }
         }
+        if with(Label::PeerName) || with(Label::PeerNameSource) {
+            flow.peer_name.hash(&mut state);
+        }
+        if with(Label::Qname) {
+            qname.hash(&mut state);
+        }
         state.finish()
     }
 
@@ -159,6 +172,9 @@ impl Detail {
             Label::Pid => number(u64::from(self.pid)),
             Label::CgroupId => number(self.cgroup_id),
             Label::Comm => Text(&self.process_name),
+            Label::Qname => Text(self.qname.as_deref().unwrap_or("")),
+            Label::PeerName => Text(self.peer_name.as_ref().map_or("", |peer| &peer.name)),
+            Label::PeerNameSource => Text(self.peer_name.as_ref().map_or("", |peer| peer.source.as_str())),
             Label::ContainerId => Text(self.container_id.as_deref().unwrap_or("")),
             _ if LOCAL_NAMES.contains(&label) => Text(name(label, &self.local_names)),
             _ => Text(name(label, &self.peer_names)),
@@ -204,25 +220,25 @@ impl Details {
     /// The row of `flow`'s details among `labels`; 0 if none of those is a detail. A row that no series has is freed by
     /// the next [`Details::sweep`].
     #[inline]
-    pub(super) fn index(&mut self, labels: LabelSet, flow: &Flow) -> u32 {
+    pub(super) fn index(&mut self, labels: LabelSet, flow: &Flow, qname: Option<&Arc<str>>) -> u32 {
         let labels = labels.details();
         if labels.is_empty() {
             return 0;
         }
-        self.find(labels, flow)
+        self.find(labels, flow, qname)
     }
 
     /// Apart from [`Details::index`], so that a record without details passes by.
     #[inline(never)]
-    fn find(&mut self, labels: LabelSet, flow: &Flow) -> u32 {
-        let hash = Detail::hash(&self.hasher, labels, flow);
+    fn find(&mut self, labels: LabelSet, flow: &Flow, qname: Option<&Arc<str>>) -> u32 {
+        let hash = Detail::hash(&self.hasher, labels, flow, qname);
         let is_it = |index: &u32| {
             let row = self.rows[*index as usize].as_ref();
-            row.is_some_and(|row| row.detail.is_of(labels, flow))
+            row.is_some_and(|row| row.detail.is_of(labels, flow, qname))
         };
         match self.numbers.find(hash, is_it) {
             Some(index) => *index,
-            None => self.insert(hash, Detail::new(labels, flow)),
+            None => self.insert(hash, Detail::new(labels, flow, qname)),
         }
     }
 
@@ -321,11 +337,15 @@ mod tests {
     fn details_are_numbered_by_what_is_asked_for_and_freed_when_no_series_has_them() {
         let mut details = Details::default();
         let labels = LabelSet::new(&[Label::Pid, Label::Comm]);
-        let first = details.index(labels, &of(7, 1));
-        assert_eq!(details.index(labels, &of(7, 2)), first, "netns is not asked for");
-        let second = details.index(labels, &of(8, 1));
+        let first = details.index(labels, &of(7, 1), None);
+        assert_eq!(
+            details.index(labels, &of(7, 2), None),
+            first,
+            "netns is not asked for"
+        );
+        let second = details.index(labels, &of(8, 1), None);
         assert_ne!(first, second);
-        assert_eq!(details.index(LabelSet::new(&[Label::Raddr]), &of(7, 1)), 0);
+        assert_eq!(details.index(LabelSet::new(&[Label::Raddr]), &of(7, 1), None), 0);
 
         let detail = details.get(first).unwrap();
         assert_eq!(detail.value(Label::Comm), LabelValue::Text("nginx"));
@@ -334,8 +354,12 @@ mod tests {
 
         details.take(first);
         details.sweep();
-        assert_eq!(details.index(labels, &of(7, 1)), first);
-        assert_eq!(details.index(labels, &of(9, 1)), second, "the row is free again");
+        assert_eq!(details.index(labels, &of(7, 1), None), first);
+        assert_eq!(
+            details.index(labels, &of(9, 1), None),
+            second,
+            "the row is free again"
+        );
         details.release(first);
         details.sweep();
         assert!(details.get(first).is_none());
@@ -344,8 +368,9 @@ mod tests {
     #[test]
     fn families_that_differ_only_in_labels_that_are_no_details_share_rows() {
         let mut details = Details::default();
-        let number =
-            |details: &mut Details, label| details.index(LabelSet::new(&[label, Label::Netns]), &of(7, 1));
+        let number = |details: &mut Details, label| {
+            details.index(LabelSet::new(&[label, Label::Netns]), &of(7, 1), None)
+        };
         let first = number(&mut details, Label::Rport);
         assert_eq!(number(&mut details, Label::Lport), first);
         assert_ne!(number(&mut details, Label::Pid), first);
@@ -355,14 +380,17 @@ mod tests {
     fn names_tell_series_apart_only_where_they_are_asked_for_whoever_holds_them() {
         let mut details = Details::default();
         let workload = LabelSet::new(&[Label::PeerWorkload]);
-        let first = details.index(workload, &named("web-1", "Deployment/web"));
-        assert_eq!(details.index(workload, &named("web-2", "Deployment/web")), first);
-        let other = details.index(workload, &named("db-0", "StatefulSet/db"));
+        let first = details.index(workload, &named("web-1", "Deployment/web"), None);
+        assert_eq!(
+            details.index(workload, &named("web-2", "Deployment/web"), None),
+            first
+        );
+        let other = details.index(workload, &named("db-0", "StatefulSet/db"), None);
         assert_ne!(other, first);
-        let none = details.index(workload, &of(7, 1));
+        let none = details.index(workload, &of(7, 1), None);
         assert!(![first, other].contains(&none), "no names are no names");
         assert_eq!(
-            details.index(workload, &named("", "")),
+            details.index(workload, &named("", ""), None),
             none,
             "nor are empty ones"
         );
@@ -372,12 +400,12 @@ mod tests {
         );
 
         let pods = LabelSet::new(&[Label::PeerPod, Label::LocalPod]);
-        let web = details.index(pods, &named("web-1", "Deployment/web"));
+        let web = details.index(pods, &named("web-1", "Deployment/web"), None);
         assert_eq!(
             details.get(web).unwrap().value(Label::LocalPod),
             LabelValue::Text("")
         );
-        assert_ne!(details.index(pods, &named("web-2", "Deployment/web")), web);
+        assert_ne!(details.index(pods, &named("web-2", "Deployment/web"), None), web);
     }
 
     #[test]
@@ -389,7 +417,7 @@ mod tests {
                 comm: *comm,
                 ..of(7, 1)
             };
-            details.index(labels, &flow)
+            details.index(labels, &flow, None)
         };
         let (first, second) = (
             number(b"\x1b[2J\xff\0\0\0\0\0\0\0\0\0\0\0"),

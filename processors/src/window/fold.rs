@@ -12,6 +12,7 @@ use flowtap_pipeline::{
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
+mod dns;
 mod drops;
 mod limits;
 mod listening;
@@ -139,7 +140,7 @@ impl Window {
         self.sums.flush(self.opened, &mut self.catalog);
     }
 
-    fn add(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs, difference: i64) {
+    fn add(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs<'_>, difference: i64) {
         if let Some(key) = self.catalog.key(family, flow, inputs) {
             let hashed = (self.sums.hash(&key), key);
             self.sums
@@ -147,7 +148,7 @@ impl Window {
         }
     }
 
-    fn observe(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs, value: f64) {
+    fn observe(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs<'_>, value: f64) {
         if let FamilyKind::Histogram(bounds) = self.catalog.family(family).kind
             && let Some(key) = self.catalog.key(family, flow, inputs)
         {
@@ -269,7 +270,11 @@ impl Aggregator for Window {
         }
         if memory == MemoryPressure::Hard {
             self.shed_tcp(batch.receiver, &batch.tcp);
+            self.shed_dns(&batch.dns);
         } else {
+            for record in &batch.dns {
+                self.fold_dns(record);
+            }
             for record in &batch.tcp {
                 self.fold_tcp(batch.receiver, record);
             }
@@ -397,7 +402,7 @@ fn close_histogram(
     true
 }
 
-fn towards(direction: Direction) -> KeyInputs {
+fn towards(direction: Direction) -> KeyInputs<'static> {
     KeyInputs {
         direction: Some(direction),
         ..KeyInputs::default()

@@ -6,9 +6,11 @@
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use flowtap_pipeline::{
-    DropKind, DropReason, EventType, Flow, FlowKind, LabelValue, Limit, Naming, PeerClass, Queue, ResetBy,
+    DnsRcode, DnsType, DropKind, DropReason, EventType, Flow, FlowKind, LabelValue, Limit, Naming, PeerClass,
+    Queue, ResetBy,
 };
 
 use super::details::Details;
@@ -92,6 +94,10 @@ pub(super) enum FailureReason {
     /// The same, after the SYN was sent again: nobody had answered.
     NoAnswer,
     Other,
+    // Of DNS lookups: OpenTelemetry's values of `error.type`.
+    HostNotFound,
+    TryAgain,
+    NoRecovery,
 }
 
 impl FailureReason {
@@ -119,6 +125,9 @@ impl FailureReason {
             Self::Aborted => "aborted",
             Self::NoAnswer => "no_answer",
             Self::Other => "other",
+            Self::HostNotFound => "host_not_found",
+            Self::TryAgain => "try_again",
+            Self::NoRecovery => "no_recovery",
         }
     }
 }
@@ -198,6 +207,37 @@ impl Addr {
     }
 }
 
+/// Type and outcome of a DNS transaction in one byte, four bits each; a field is 0 where the family has no such label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DnsLabels(u8);
+
+const _: () = assert!(DnsType::ALL.len() < 16 && DnsRcode::ALL.len() < 16);
+
+impl DnsLabels {
+    pub(super) const fn new(qtype: DnsType, rcode: DnsRcode) -> Self {
+        Self((qtype as u8 + 1) << 4 | (rcode as u8 + 1))
+    }
+
+    /// Those that are in `labels`.
+    const fn within(self, labels: LabelSet) -> Self {
+        let qtype = if labels.has(Label::Qtype) { 0xf0 } else { 0 };
+        let rcode = if labels.has(Label::Rcode) { 0x0f } else { 0 };
+        Self(self.0 & (qtype | rcode))
+    }
+
+    fn qtype(self) -> &'static str {
+        let index = usize::from(self.0 >> 4).checked_sub(1);
+        let qtype = index.and_then(|index| DnsType::ALL.get(index));
+        qtype.map_or("", |qtype| qtype.as_str())
+    }
+
+    fn rcode(self) -> &'static str {
+        let index = usize::from(self.0 & 0x0f).checked_sub(1);
+        let rcode = index.and_then(|index| DnsRcode::ALL.get(index));
+        rcode.map_or("", |rcode| rcode.as_str())
+    }
+}
+
 /// The counted event, for families with a label for that. No family has more than one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventLabel {
@@ -209,18 +249,26 @@ pub(super) enum EventLabel {
     Drop(DropReason),
     /// Where the kind is a label, and the reason is not.
     DropKind(DropKind),
+    Dns(DnsLabels),
 }
 
 impl EventLabel {
     /// The part of it that a family with these labels distinguishes.
     fn within(self, labels: LabelSet) -> Option<Self> {
+        let has = |label| labels.has(label).then_some(self);
         match self {
             Self::Drop(reason) if !labels.has(Label::Reason) => {
                 labels.has(Label::Kind).then(|| Self::DropKind(reason.kind()))
             }
-            _ if !labels.has(self.label()) => None,
+            Self::Drop(_) | Self::DropKind(_) => Some(self),
+            Self::Event(_) if !labels.has(Label::Event) => None,
             Self::Event(event) if !labels.has(Label::ResetBy) => Some(Self::Event(event.without_side())),
-            cause => Some(cause),
+            Self::Event(_) => Some(self),
+            Self::Reason(_) => has(Label::Reason),
+            Self::EventType(_) => has(Label::EventType),
+            Self::Limit(_) => has(Label::Limit),
+            Self::Queue(_) => has(Label::Queue),
+            Self::Dns(dns) => Some(Self::Dns(dns.within(labels))),
         }
     }
 
@@ -231,36 +279,31 @@ impl EventLabel {
         }
     }
 
-    const fn label(self) -> Label {
-        match self {
-            Self::Event(_) => Label::Event,
-            Self::Reason(_) | Self::Drop(_) => Label::Reason,
-            Self::EventType(_) => Label::EventType,
-            Self::Limit(_) => Label::Limit,
-            Self::Queue(_) => Label::Queue,
-            Self::DropKind(_) => Label::Kind,
-        }
-    }
-
+    /// The value of `label`; empty if it is another one's.
     fn value(self, label: Label) -> &'static str {
-        match self {
-            Self::Event(event) => event.as_str(),
-            Self::Reason(reason) => reason.as_str(),
-            Self::EventType(event_type) => event_type.as_str(),
-            Self::Limit(limit) => limit.as_str(),
-            Self::Queue(queue) => queue.as_str(),
-            Self::Drop(reason) if label == Label::Kind => reason.kind().as_str(),
-            Self::Drop(reason) => reason.as_str(),
-            Self::DropKind(kind) => kind.as_str(),
+        match (self, label) {
+            (Self::Event(event), Label::Event) => event.as_str(),
+            (Self::Reason(reason), Label::Reason) => reason.as_str(),
+            (Self::EventType(event_type), Label::EventType) => event_type.as_str(),
+            (Self::Limit(limit), Label::Limit) => limit.as_str(),
+            (Self::Queue(queue), Label::Queue) => queue.as_str(),
+            (Self::Dns(dns), Label::Qtype) => dns.qtype(),
+            (Self::Dns(dns), Label::Rcode) => dns.rcode(),
+            (Self::Drop(reason), Label::Reason) => reason.as_str(),
+            (Self::Drop(reason), Label::Kind) => reason.kind().as_str(),
+            (Self::DropKind(kind), Label::Kind) => kind.as_str(),
+            _ => "",
         }
     }
 }
 
 /// Inputs of a key that only some families have a label for, in addition to the record's own.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct KeyInputs {
+pub(super) struct KeyInputs<'a> {
     pub(super) direction: Option<Direction>,
     pub(super) cause: Option<EventLabel>,
+    /// The name of a DNS question.
+    pub(super) qname: Option<&'a Arc<str>>,
 }
 
 /// Role, direction and network type in one byte, two bits each; a field is 0 where the family has no such label.
@@ -372,6 +415,7 @@ impl Hash for Key {
             Some(EventLabel::Queue(queue)) => (5, queue as u8),
             Some(EventLabel::Drop(reason)) => (6, reason.index()),
             Some(EventLabel::DropKind(kind)) => (7, kind as u8),
+            Some(EventLabel::Dns(dns)) => (8, dns.0),
         };
         let [server_port, server_port_high] = self.server_port.to_ne_bytes();
         let bytes = [
@@ -413,7 +457,7 @@ impl Key {
         family: FamilyId,
         labels: LabelSet,
         flow: &Flow,
-        inputs: KeyInputs,
+        inputs: KeyInputs<'_>,
         details: u32,
     ) -> Self {
         let with = |label, port| if labels.has(label) { port } else { 0 };
@@ -559,9 +603,14 @@ impl Key {
             Label::Type if self.class == OTHER_CLASS => Text("other"),
             Label::Type => Text(PeerClass::from_index(self.class).map_or("", PeerClass::as_str)),
             Label::Flow => Text(self.packed.flow().map_or("", FlowKind::as_str)),
-            Label::Event | Label::Reason | Label::EventType | Label::Limit | Label::Queue | Label::Kind => {
-                Text(self.cause.map_or("", |cause| cause.value(label)))
-            }
+            Label::Event
+            | Label::Reason
+            | Label::EventType
+            | Label::Limit
+            | Label::Queue
+            | Label::Kind
+            | Label::Qtype
+            | Label::Rcode => Text(self.cause.map_or("", |cause| cause.value(label))),
             Label::ResetBy => Text(self.cause.map_or("", EventLabel::reset_by)),
             Label::NetworkType => Text(self.packed.network_type().map_or("", NetworkType::as_str)),
             _ => details

@@ -389,7 +389,7 @@ impl<V: Value> Store<V> {
 
     /// Records that went into a series `other`, by family, since the last call.
     pub(super) fn take_folded(&mut self) -> [u64; FAMILIES.len()] {
-        std::mem::take(&mut self.folded)
+        std::mem::replace(&mut self.folded, [0; FAMILIES.len()])
     }
 }
 
@@ -428,7 +428,7 @@ mod tests {
                     crate::testing::record("192.0.2.1:80", &format!("10.0.{}.{}:4000", i / 250, i % 250));
                 let inputs = KeyInputs {
                     direction: Some(Direction::Outbound),
-                    cause: None,
+                    ..KeyInputs::default()
                 };
                 catalog.key(FamilyId::Egress, &record.flow, inputs)
             })

@@ -302,8 +302,8 @@ mod tests {
     /// A recording of an older flowtap must not be misread: new variants are appended.
     #[test]
     fn the_evidence_for_a_role_keeps_its_number_in_a_recording() {
-        use RoleSource::{Assumed, Counters, Handshake, Listener, Ports};
-        for (number, source) in (0..).zip([Handshake, Listener, Assumed, Counters, Ports]) {
+        use RoleSource::{Assumed, Counters, Handshake, Listener, Message, Ports};
+        for (number, source) in (0..).zip([Handshake, Listener, Assumed, Counters, Ports, Message]) {
             assert_eq!(postcard::to_stdvec(&source).unwrap(), [number], "{source:?}");
         }
     }

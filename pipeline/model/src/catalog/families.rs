@@ -1,6 +1,7 @@
 //! The metric families, in the order in which they are exposed.
 
 mod bounds;
+mod dns;
 mod drops;
 mod limits;
 mod listening;
@@ -61,6 +62,13 @@ family_ids! {
     AcceptWait,
     // drops
     Drops,
+    // dns
+    DnsQueries,
+    DnsDuration,
+    DnsRetries,
+    DnsTruncated,
+    DnsSearchMisses,
+    DnsLookupDuration,
 }
 
 /// A family, and the labels that it has and can have.
@@ -154,6 +162,7 @@ const GROUPS: &[&[Definition]] = &[
     limits::FAMILIES,
     listening::FAMILIES,
     drops::FAMILIES,
+    dns::FAMILIES,
 ];
 
 const COUNT: usize = {
@@ -199,7 +208,11 @@ mod tests {
             FamilyId::SendTime.definition().family.name,
             "network_tcp_send_time"
         );
-        assert_eq!(FamilyId::Drops as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::DnsLookupDuration as usize + 1, FAMILIES.len());
+        assert_eq!(
+            FamilyId::DnsQueries.definition().family.name,
+            "network_dns_queries"
+        );
         assert_eq!(FamilyId::Drops.definition().family.name, "network_drops");
         assert_eq!(FamilyId::EcnCe.definition().family.name, "network_tcp_ecn_ce");
     }

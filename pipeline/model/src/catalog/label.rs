@@ -74,11 +74,21 @@ pub enum Label {
     ResetBy,
     /// Kind of a drop: `policy`, `full`, `nobody`, `broken`, `tcp`, `end` or `other`.
     Kind,
+    /// Type of a DNS question: `A`, `AAAA`, `SRV`, ...
+    Qtype,
+    /// Response code of a DNS answer: `NOERROR`, `NXDOMAIN`, ..., or `timeout` without one.
+    Rcode,
+    /// The name of a DNS question, as `receivers.ebpf.dns.names` wants it.
+    Qname,
+    /// Name of the peer's address.
+    PeerName,
+    /// The source of that name: `dns` or `hosts`.
+    PeerNameSource,
 }
 
 impl Label {
     /// Labels beyond those of the default profile: of one connection or process rather than of a peer.
-    pub const DETAILS: [Self; 15] = [
+    pub const DETAILS: [Self; 17] = [
         Self::Laddr,
         Self::RoleSource,
         Self::Netns,
@@ -94,6 +104,8 @@ impl Label {
         Self::LocalNamespace,
         Self::LocalPod,
         Self::LocalWorkload,
+        Self::PeerName,
+        Self::PeerNameSource,
     ];
 
     /// The label's name by OpenTelemetry's semantic conventions (registry, "Network", "Kubernetes", "Process", "Container",
@@ -130,6 +142,11 @@ impl Label {
             Self::Queue => "flowtap.tcp.queue",
             Self::ResetBy => "flowtap.reset.by",
             Self::Kind => "flowtap.drop.kind",
+            Self::Qtype => "flowtap.dns.question.type",
+            Self::Rcode => "flowtap.dns.response_code",
+            Self::Qname => "dns.question.name",
+            Self::PeerName => "flowtap.peer.name",
+            Self::PeerNameSource => "flowtap.peer.name.source",
         }
     }
 
@@ -149,6 +166,8 @@ impl Label {
             | Self::LocalNamespace
             | Self::LocalPod
             | Self::LocalWorkload => Some(RecordField::ClusterNames),
+            Self::Qname => Some(RecordField::DnsName),
+            Self::PeerName | Self::PeerNameSource => Some(RecordField::PeerName),
             Self::Raddr
             | Self::Rport
             | Self::Lport
@@ -161,7 +180,9 @@ impl Label {
             | Self::Limit
             | Self::Queue
             | Self::ResetBy
-            | Self::Kind => None,
+            | Self::Kind
+            | Self::Qtype
+            | Self::Rcode => None,
         }
     }
 
@@ -180,6 +201,8 @@ impl Label {
                 | Self::Queue
                 | Self::ResetBy
                 | Self::Kind
+                | Self::Qtype
+                | Self::Rcode
         )
     }
 
@@ -223,6 +246,11 @@ impl Label {
             Self::Queue => "queue",
             Self::ResetBy => "reset_by",
             Self::Kind => "kind",
+            Self::Qtype => "qtype",
+            Self::Rcode => "rcode",
+            Self::Qname => "qname",
+            Self::PeerName => "peer_name",
+            Self::PeerNameSource => "peer_name_source",
         }
     }
 }
@@ -238,8 +266,8 @@ impl fmt::Display for Label {
 pub struct LabelSet(u64);
 
 impl LabelSet {
-    /// Of one connection or process.
-    const DETAILS: Self = Self::new(&Label::DETAILS);
+    /// Of one connection, process or name.
+    const DETAILS: Self = Self(Self::new(&Label::DETAILS).0 | Self::new(&[Label::Qname]).0);
 
     /// The set of `labels`.
     pub const fn new(labels: &[Label]) -> Self {
@@ -257,7 +285,7 @@ impl LabelSet {
         self.0 & 1 << label as u8 != 0
     }
 
-    /// Those that are of one connection or process.
+    /// Those that are of one connection, process or name.
     #[must_use]
     pub const fn details(self) -> Self {
         Self(self.0 & Self::DETAILS.0)

@@ -1267,3 +1267,5 @@ fn by_opentelemetrys_naming_samples_that_hold_the_peers_think_time_are_no_round_
     };
     assert_eq!((count(Naming::PrimusLens), count(Naming::Otel)), (3, 2));
 }
+
+mod dns;

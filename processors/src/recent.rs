@@ -7,14 +7,14 @@ use std::hash::Hash;
 /// capacity, it becomes the old one, and what was left in that is evicted. So an entry that nobody removes does not stay for
 /// ever, and one that is used does.
 #[derive(Debug)]
-pub(super) struct Recent<K, V> {
+pub(crate) struct Recent<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     half: usize,
 }
 
-impl<K: Eq + Hash + Copy, V: Copy> Recent<K, V> {
-    pub(super) fn new(capacity: usize) -> Self {
+impl<K: Eq + Hash + Copy, V: Clone> Recent<K, V> {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             young: HashMap::new(),
             old: HashMap::new(),
@@ -23,19 +23,19 @@ impl<K: Eq + Hash + Copy, V: Copy> Recent<K, V> {
     }
 
     /// The value of `key`, with how many entries were evicted to keep it.
-    pub(super) fn get(&mut self, key: K) -> (Option<V>, usize) {
+    pub(crate) fn get(&mut self, key: K) -> (Option<V>, usize) {
         if let Some(value) = self.young.get(&key) {
-            return (Some(*value), 0);
+            return (Some(value.clone()), 0);
         }
         // Most often there is no old one.
         match self.old.remove(&key) {
-            Some(value) => (Some(value), self.insert(key, value)),
+            Some(value) => (Some(value.clone()), self.insert(key, value)),
             None => (None, 0),
         }
     }
 
     /// Sets the value of `key`; returns how many entries were evicted.
-    pub(super) fn insert(&mut self, key: K, value: V) -> usize {
+    pub(crate) fn insert(&mut self, key: K, value: V) -> usize {
         let mut evicted = 0;
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
             let old = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
@@ -45,13 +45,18 @@ impl<K: Eq + Hash + Copy, V: Copy> Recent<K, V> {
         evicted
     }
 
-    pub(super) fn remove(&mut self, key: &K) {
+    pub(crate) fn remove(&mut self, key: &K) {
         if self.young.remove(key).is_none() {
             self.old.remove(key);
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
         self.young.is_empty() && self.old.is_empty()
     }
 }
