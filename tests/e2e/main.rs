@@ -7,6 +7,8 @@
 //! | `exact_bytes` | sums equal the application's own count, IPv4, IPv6, another network namespace, adopted |
 //! | `edges` | connections that few programs make: Fast Open, resets, no port, no storage, threads, a full table |
 //! | `depth` | failed connects, resets, retransmits, round-trip times; processes |
+//! | `drops` | dropped packets by reason and flow, against nft, tc and `/proc/net/snmp` |
+//! | `listening` | queues and drops of listening sockets, against `ListenDrops` and `ss` |
 //! | `owners` | containers by their cgroups, names of processes as text |
 //! | `kubernetes` | the cluster's id, and each watch of its API in `/status` |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
@@ -49,6 +51,7 @@ mod connections;
 mod daemon;
 mod default_config;
 mod depth;
+mod drops;
 mod edges;
 mod exact_bytes;
 mod exposition;
@@ -61,6 +64,7 @@ mod kernel_objects;
 mod kubernetes;
 mod labels;
 mod links;
+mod listening;
 mod live;
 mod memory;
 mod modes;
