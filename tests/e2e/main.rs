@@ -7,6 +7,8 @@
 //! | `exact_bytes` | sums equal the application's own count, IPv4, IPv6, another network namespace, adopted |
 //! | `edges` | connections that few programs make: Fast Open, resets, no port, no storage, threads, a full table |
 //! | `depth` | failed connects, resets, retransmits, round-trip times; processes |
+//! | `drops` | dropped packets by reason and flow, against nft, tc and `/proc/net/snmp` |
+//! | `listening` | queues and drops of listening sockets, against `ListenDrops` and `ss` |
 //! | `owners` | containers by their cgroups, names of processes as text |
 //! | `kubernetes` | the cluster's id, and each watch of its API in `/status` |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
@@ -50,6 +52,7 @@ mod connections;
 mod daemon;
 mod default_config;
 mod depth;
+mod drops;
 mod edges;
 mod exact_bytes;
 mod exposition;
@@ -64,6 +67,7 @@ mod kubernetes;
 mod labels;
 mod limits;
 mod links;
+mod listening;
 mod live;
 mod memory;
 mod modes;

@@ -508,4 +508,6 @@ impl Telemetry {
 }
 
 #[cfg(test)]
+mod drops_tests;
+#[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@
 //!    right again after whatever was lost.
 //! 7. Bytes by role, direction and class have series from the start, which never leave (`totals`).
 //! 8. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
+//! 9. The queues of listening sockets are what they were at the last look before the window closed ([`listening`]).
+//! 10. Dropped packets without a flow have an empty class where flows are not counted, else the class `other`.
 
 mod catalog;
 mod config;

@@ -15,15 +15,15 @@ use flowtap_pipeline::{
 
 const SECOND: u64 = 1_000_000_000;
 
-fn at(seconds: u64) -> Timestamp {
+pub(super) fn at(seconds: u64) -> Timestamp {
     Timestamp::from_nanos(seconds * SECOND)
 }
 
-fn window(max_series: usize, expiration: u64) -> Window {
+pub(super) fn window(max_series: usize, expiration: u64) -> Window {
     window_of(Config::default(), max_series, expiration)
 }
 
-fn window_of(exposition: Config, max_series: usize, expiration: u64) -> Window {
+pub(super) fn window_of(exposition: Config, max_series: usize, expiration: u64) -> Window {
     let config = Config {
         interval: Duration::from_secs(5),
         max_series: NonZeroUsize::new(max_series).unwrap(),
@@ -67,7 +67,7 @@ fn of_peers(snapshot: &Snapshot) -> impl Iterator<Item = &FamilySnapshot> {
 }
 
 /// Every series of a snapshot: `name{labels}` and total, microseconds of a time, or count of a histogram.
-fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
+pub(super) fn shown(snapshot: &Snapshot) -> HashMap<String, u64> {
     let mut shown = HashMap::new();
     for family in of_peers(snapshot) {
         let name = |labels: &str| format!("{}{{{labels}}}", family.family.name);
