@@ -59,7 +59,7 @@ pub struct Drops {
     names: BTreeMap<u32, String>,
     subsystems: BTreeMap<u32, String>,
     /// Keeps the program attached, and the maps.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 impl std::fmt::Debug for Drops {
@@ -183,18 +183,18 @@ impl Drops {
             missed: 0,
             names: types.enumeration("skb_drop_reason"),
             subsystems: types.enumeration("skb_drop_reason_subsys"),
-            _ebpf: ebpf,
+            ebpf,
         };
         drops.publish()?;
         let failed = |source| LoadError::program(program_name, source);
-        let program = drops._ebpf.program_mut(program_name);
+        let program = drops.ebpf.program_mut(program_name);
         let program: &mut BtfTracePoint = program
             .ok_or(LoadError::Absent(program_name))?
             .try_into()
             .map_err(failed)?;
         program.load(TRACEPOINT, &btf).map_err(failed)?;
         program.attach().map_err(failed)?;
-        drops.misses = MissCounters::new(&drops._ebpf, [program_name]);
+        drops.misses = MissCounters::new(&drops.ebpf, [program_name]);
         Ok(drops)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -37,7 +37,7 @@ pub(super) fn follow(path: &Path) -> Arc<Published<Hosts>> {
 }
 
 /// Looks at the file until nobody follows it any more.
-fn watch(path: &PathBuf, mut before: Option<Stamp>, live: &Weak<Published<Hosts>>) {
+fn watch(path: &Path, mut before: Option<Stamp>, live: &Weak<Published<Hosts>>) {
     loop {
         thread::sleep(LOOK_INTERVAL);
         let Some(live) = live.upgrade() else { return };

@@ -260,10 +260,9 @@ impl EventLabel {
             Self::Drop(reason) if !labels.has(Label::Reason) => {
                 labels.has(Label::Kind).then(|| Self::DropKind(reason.kind()))
             }
-            Self::Drop(_) | Self::DropKind(_) => Some(self),
             Self::Event(_) if !labels.has(Label::Event) => None,
             Self::Event(event) if !labels.has(Label::ResetBy) => Some(Self::Event(event.without_side())),
-            Self::Event(_) => Some(self),
+            Self::Event(_) | Self::Drop(_) | Self::DropKind(_) => Some(self),
             Self::Reason(_) => has(Label::Reason),
             Self::EventType(_) => has(Label::EventType),
             Self::Limit(_) => has(Label::Limit),
