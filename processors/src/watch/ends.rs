@@ -1,5 +1,6 @@
 //! The two ends of a contact: whose traffic it is, and with whom.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,8 +9,60 @@ use flowtap_pipeline::{Flow, FlowKind, KubernetesNames, plain};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+/// What [`subject_of`] and [`Object::of`] say of names that come again and again, without making text anew.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// Held, so that no other names come to have the same address.
+    subjects: HashMap<Owner, (Held, u32)>,
+    objects: HashMap<usize, (Arc<KubernetesNames>, Object)>,
+}
+
+/// The process's name, and the addresses of the container's id and of the names.
+type Owner = ([u8; 16], usize, usize);
+
+type Held = (Option<Arc<str>>, Option<Arc<KubernetesNames>>);
+
+fn address<T: ?Sized>(of: Option<&Arc<T>>) -> usize {
+    of.map_or(0, |of| Arc::as_ptr(of).cast::<()>().addr())
+}
+
+impl Names {
+    /// The number of the subject of `flow`; `number` gives it for a name that is not known.
+    pub(super) fn subject(&mut self, flow: &Flow, number: impl FnOnce(String) -> Option<u32>) -> Option<u32> {
+        let owner = (
+            flow.comm,
+            address(flow.container_id.as_ref()),
+            address(flow.local_names.as_ref()),
+        );
+        if let Some((_, known)) = self.subjects.get(&owner) {
+            return Some(*known);
+        }
+        let number = number(subject_of(flow))?;
+        let held = (flow.container_id.clone(), flow.local_names.clone());
+        self.subjects.insert(owner, (held, number));
+        Some(number)
+    }
+
+    /// As [`Object::of`].
+    pub(super) fn object(&mut self, flow: &Flow, ipv4_prefix: u8, ipv6_prefix: u8) -> Object {
+        let Some(names) = &flow.peer_names else {
+            return Object::of(flow, ipv4_prefix, ipv6_prefix);
+        };
+        let known = self.objects.entry(address(Some(names)));
+        let (_, object) =
+            known.or_insert_with(|| (Arc::clone(names), Object::of(flow, ipv4_prefix, ipv6_prefix)));
+        object.clone()
+    }
+
+    /// Forgets all, so that what has gone is not held for ever.
+    pub(super) fn clear(&mut self) {
+        self.subjects.clear();
+        self.objects.clear();
+    }
+}
+
 /// The best name of whose traffic a flow is: its workload, its container, its process.
-pub(super) fn subject_of(flow: &Flow) -> String {
+fn subject_of(flow: &Flow) -> String {
     if let Some(name) = flow.local_names.as_deref().and_then(workload) {
         return name;
     }
@@ -56,7 +109,7 @@ pub(super) enum Object {
 
 impl Object {
     /// The other end of `flow`; addresses that have no name count by ranges of these prefix lengths.
-    pub(super) fn of(flow: &Flow, ipv4_prefix: u8, ipv6_prefix: u8) -> Self {
+    fn of(flow: &Flow, ipv4_prefix: u8, ipv6_prefix: u8) -> Self {
         if let Some(name) = flow.peer_names.as_deref().and_then(workload) {
             return Self::Named(name.into());
         }

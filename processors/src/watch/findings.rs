@@ -259,9 +259,18 @@ impl Outbox {
         });
     }
 
-    /// Moves what waits into `batch`.
-    pub(super) fn take(&mut self, batch: &mut FlowBatch) {
-        for finding in self.waiting.drain(..) {
+    /// Moves what waits into `batch`. What was found before the first watermark is of `now`.
+    pub(super) fn take(&mut self, batch: &mut FlowBatch, now: Timestamp) {
+        const UNKNOWN: Timestamp = Timestamp::from_nanos(0);
+        if self.waiting.iter().any(|finding| finding.at == UNKNOWN) {
+            for said in self.said.values_mut().filter(|said| **said == UNKNOWN) {
+                *said = now;
+            }
+        }
+        for mut finding in self.waiting.drain(..) {
+            if finding.at == UNKNOWN {
+                finding.at = now;
+            }
             self.newest.push(finding.clone());
             batch.findings.push(finding);
         }

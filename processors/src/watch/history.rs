@@ -1,5 +1,7 @@
 //! What is usual: short histories, and comparisons with them.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 /// Values that a history keeps.
@@ -14,10 +16,8 @@ const LEAST_DEVIATION: f64 = 0.2;
 /// The newest amounts, as logarithms: a surge is a multiple, not a difference.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct History {
-    /// 256 steps to a doubling.
-    steps: Vec<u16>,
-    /// The oldest.
-    next: u8,
+    /// Doublings.
+    doublings: VecDeque<f32>,
 }
 
 /// A value beyond the usual.
@@ -30,10 +30,10 @@ pub(super) struct Surge {
 impl History {
     /// Compares `amount` with the history; `None` if that is too short.
     pub(super) fn compare(&self, amount: u64) -> Option<Surge> {
-        if self.steps.len() < ENOUGH {
+        if self.doublings.len() < ENOUGH {
             return None;
         }
-        let mut values: Vec<f64> = self.steps.iter().map(|steps| f64::from(*steps) / 256.0).collect();
+        let mut values: Vec<f64> = self.doublings.iter().map(|value| f64::from(*value)).collect();
         let median = median(&mut values);
         let mut deviations: Vec<f64> = values.iter().map(|value| (value - median).abs()).collect();
         // For values of a normal distribution 1.4826 times the median deviation is the standard deviation.
@@ -46,13 +46,10 @@ impl History {
 
     /// Adds an amount; the oldest makes room.
     pub(super) fn push(&mut self, amount: u64) {
-        let steps = (log2(amount) * 256.0).round() as u16;
-        if self.steps.len() < LENGTH {
-            self.steps.push(steps);
-            return;
+        if self.doublings.len() == LENGTH {
+            self.doublings.pop_front();
         }
-        self.steps[usize::from(self.next) % LENGTH] = steps;
-        self.next = (self.next + 1) % LENGTH as u8;
+        self.doublings.push_back((amount.max(1) as f32).log2());
     }
 }
 
@@ -187,8 +184,8 @@ mod tests {
         for _ in 0..LENGTH {
             history.push(1_000_000);
         }
-        assert!(history.compare(1_000_000).unwrap().score.abs() < 1e-6);
-        assert_eq!(history.steps.len(), LENGTH);
+        assert!(history.compare(1_000_000).unwrap().score.abs() < 0.05);
+        assert_eq!(history.doublings.len(), LENGTH);
     }
 
     #[test]

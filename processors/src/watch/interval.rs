@@ -67,6 +67,7 @@ impl Watch {
     /// Compares the interval with what was usual, then makes it a part of that.
     pub(super) fn close_interval(&mut self) {
         let learning = self.is_learning();
+        self.names.clear();
         for key in std::mem::take(&mut self.active) {
             self.close_contact(&key, learning);
         }

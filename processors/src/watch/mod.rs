@@ -33,10 +33,10 @@ use flowtap_pipeline::{
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Gauge;
 
-use self::ends::{ContactKey, Object, server_port, subject_of};
+use self::ends::{ContactKey, Names, server_port};
 use self::findings::{Draft, Outbox};
 use self::interval::Tried;
-use self::memory::{Contact, Memory};
+use self::memory::Memory;
 use self::state::Saver;
 
 /// Subjects that are remembered.
@@ -57,6 +57,7 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
 pub struct Watch {
     config: Config,
     memory: Memory,
+    names: Names,
     /// Contacts that did something in the open interval.
     active: Vec<ContactKey>,
     /// What subjects tried in the open interval.
@@ -92,6 +93,7 @@ impl Watch {
         Ok(Self {
             config: config.clone(),
             memory,
+            names: Names::default(),
             active: Vec::new(),
             tried: HashMap::new(),
             sent: HashMap::new(),
@@ -132,7 +134,9 @@ impl Watch {
         if !tries && bytes == 0 {
             return;
         }
-        let Some(subject) = self.memory.number(subject_of(flow), MAX_SUBJECTS) else {
+        let memory = &mut self.memory;
+        let subject = self.names.subject(flow, |name| memory.number(name, MAX_SUBJECTS));
+        let Some(subject) = subject else {
             self.telemetry.untracked.dropped(1, bytes, FULL);
             return;
         };
@@ -140,7 +144,7 @@ impl Watch {
         if let Some(subject) = self.memory.subject_mut(subject) {
             subject.last = now;
         }
-        let object = Object::of(
+        let object = self.names.object(
             flow,
             self.config.first_contact.ipv4_prefix,
             self.config.first_contact.ipv6_prefix,
@@ -174,11 +178,7 @@ impl Watch {
                 self.outbox.put(&key, draft, self.now);
             }
         }
-        let contact = self
-            .memory
-            .contacts
-            .entry(key.clone())
-            .or_insert_with(Contact::default);
+        let contact = self.memory.contacts.entry(key.clone()).or_default();
         contact.last = now;
         if contact.newest.is_none() {
             contact.newest = Some(Box::new(flow.clone()));
@@ -267,7 +267,7 @@ impl Processor for Watch {
             self.closes = to.plus(self.config.interval);
             self.save();
         }
-        self.outbox.take(batch);
+        self.outbox.take(batch, to);
     }
 }
 

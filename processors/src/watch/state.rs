@@ -108,7 +108,7 @@ impl Saver {
         match encode(memory).map(|content| contents.try_send(content)) {
             Ok(Ok(()) | Err(TrySendError::Full(_))) => {}
             Ok(Err(TrySendError::Disconnected(_))) => {
-                failed(&self.file, &io::Error::other("its thread has ended"))
+                failed(&self.file, &io::Error::other("its thread has ended"));
             }
             Err(error) => failed(&self.file, &error),
         }
@@ -154,10 +154,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("watch.state");
         assert!(read(&file).unwrap().is_none());
-        let mut memory = Memory {
-            since: 7,
-            ..Memory::default()
-        };
+        let mut memory = Memory::default();
+        memory.since = 7;
         assert_eq!(memory.number("shop/Deployment/web".to_owned(), 10), Some(0));
         let mut saver = Saver::start(file.clone()).unwrap();
         saver.save(&memory);
