@@ -55,7 +55,6 @@ pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
 pub use finding::{FindingKind, FindingRecord};
 pub use flow::{Endpoint, Flow, FlowKind, NameSource, PeerName, Role, RoleSource, Transport};
-pub use flow::{Endpoint, Flow, FlowKind, Role, RoleSource, Transport};
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
 pub use listening::ListeningRecord;
