@@ -1,18 +1,16 @@
 //! The arguments.
 
-use std::net::IpAddr;
-#[cfg(feature = "top")]
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-#[cfg(feature = "top")]
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 #[cfg(feature = "top")]
 use flowtap_extensions::live::Sort;
+use flowtap_pipeline::FindingKind;
 
 /// The command line of `flowtap`.
 #[derive(Debug, Parser)]
@@ -63,6 +61,8 @@ pub(crate) enum Command {
     /// Show live flows in the terminal: a running daemon's, or this machine's
     #[cfg(feature = "top")]
     Top(TopArgs),
+    /// Show what a running daemon has found: what has changed, and why it was reported
+    Findings(FindingsArgs),
     /// Show the class of an address, and the rule that matched
     Classify(ClassifyArgs),
     /// List the component types of this build
@@ -147,6 +147,26 @@ pub(crate) struct TopArgs {
     /// The order to begin with
     #[arg(long, value_name = "COLUMN", default_value = "rate", value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::name)))]
     pub(crate) sort: String,
+}
+
+/// Options of `findings`.
+#[derive(Args, Debug)]
+pub(crate) struct FindingsArgs {
+    /// Where the daemon's config comes from, to find its admin listener
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// The daemon's admin listener, such as 127.0.0.1:13133; without, that of the config
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Findings at most, the newest first
+    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// Only those of this kind
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(FindingKind::ALL.map(FindingKind::as_str)))]
+    pub(crate) kind: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Options of `classify`.

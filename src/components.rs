@@ -7,7 +7,7 @@ use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 #[cfg(feature = "kubernetes")]
 use flowtap_processors::kubernetes;
-use flowtap_processors::{direction, filter, names, policy, window};
+use flowtap_processors::{direction, filter, names, policy, watch, window};
 use flowtap_receivers::{ebpf, generator, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
@@ -21,6 +21,7 @@ pub fn registry() -> Registry {
         .processor(filter::FACTORY)
         .processor(names::FACTORY)
         .processor(policy::FACTORY)
+        .processor(watch::FACTORY)
         .processor(window::FACTORY)
         .exporter(debug::FACTORY)
         .exporter(file::FACTORY)

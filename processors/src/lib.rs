@@ -10,6 +10,7 @@
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster |
 //! | [`filter`] | `filter` | drops records by what is known of their flow |
 //! | [`names`] | `names` | names of peers, from DNS answers and `/etc/hosts` |
+//! | [`watch`] | `watch` | findings: what has changed |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod names;
 pub mod policy;
 mod range_set;
 mod recent;
+pub mod watch;
 pub mod window;
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! The commands: a module each, and what they have in common: the config that they read, the text that they print.
 
+mod ask;
 mod classify;
 mod complete;
 mod config;
 mod doctor;
 mod draw;
 mod explain;
+mod findings;
 mod record;
 mod replay;
 #[cfg(feature = "top")]
@@ -58,6 +60,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         )?),
         #[cfg(feature = "top")]
         Some(Command::Top(args)) => top::top(args, registry),
+        Some(Command::Findings(args)) => print(&findings::findings(&args, registry)?),
         Some(Command::Components) => print(&components::describe(registry)),
         Some(Command::Graph(args)) => {
             let config = load(&args.config, registry)?;

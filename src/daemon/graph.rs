@@ -8,8 +8,8 @@ use flowtap_engine::stages::{Stages, fingerprint};
 use flowtap_extensions::live::tap::{self, Tap};
 use flowtap_extensions::node;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ClusterState, ComponentId, NodeInfo, Published, QueueConfig, Resource,
-    SharedMemoryPressure, StatusBoard,
+    BuildContext, BuildError, ClusterState, ComponentId, Findings, NodeInfo, Published, QueueConfig,
+    Resource, SharedMemoryPressure, StatusBoard,
 };
 use opentelemetry::metrics::Meter;
 
@@ -20,6 +20,7 @@ pub(crate) struct Environment {
     pub(crate) cluster: Arc<Published<ClusterState>>,
     pub(crate) memory: Arc<SharedMemoryPressure>,
     pub(crate) resource: Arc<Resource>,
+    pub(crate) findings: Arc<Findings>,
     pub(crate) status: StatusBoard,
 }
 
@@ -31,6 +32,7 @@ impl Environment {
             cluster: Published::new(ClusterState::default()),
             memory: Arc::default(),
             resource: Arc::default(),
+            findings: Arc::default(),
             status: StatusBoard::default(),
         }
     }
@@ -70,6 +72,7 @@ pub(crate) fn build(
         node: Arc::clone(&environment.node),
         cluster: Arc::clone(&environment.cluster),
         memory: Arc::clone(&environment.memory),
+        findings: Arc::clone(&environment.findings),
         status: environment.status.clone(),
         strict,
     };

@@ -150,6 +150,7 @@ async fn supervise(
     let routes = tap.as_ref().map(|tap| {
         admin::routes(readiness.clone(), board.clone(), watches, reloads.clone())
             .merge(net_flow_routes(&config))
+            .merge(admin::findings::routes(Arc::clone(&environment.findings)))
             .merge(tap.routes())
             .merge(status_page::routes(pipelines.clone(), telemetry.reader()))
     });

@@ -1,5 +1,6 @@
 //! The admin listener: is the daemon alive, does it measure, and how is each of its components?
 
+pub mod findings;
 mod http;
 pub mod net_flow;
 mod reloads;

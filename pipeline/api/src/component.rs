@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::contract::{Contract, Stability};
+use crate::findings::Findings;
 use crate::id::ComponentId;
 use crate::live::Published;
 use crate::memory::SharedMemoryPressure;
@@ -67,6 +68,8 @@ pub struct BuildContext {
     pub cluster: Arc<Published<ClusterState>>,
     /// Memory pressure.
     pub memory: Arc<SharedMemoryPressure>,
+    /// The newest findings.
+    pub findings: Arc<Findings>,
     /// States of components; for one with background work, such as an exporter with a queue on
     /// disk, to report its state.
     pub status: StatusBoard,
@@ -87,6 +90,7 @@ impl BuildContext {
             node: Published::new(NodeInfo::default()),
             cluster: Published::new(ClusterState::default()),
             memory: Arc::default(),
+            findings: Arc::default(),
             status: StatusBoard::default(),
             strict: false,
         }

@@ -28,6 +28,7 @@
 pub mod address;
 pub mod component;
 pub mod contract;
+pub mod findings;
 pub mod id;
 pub mod live;
 pub mod memory;
@@ -51,15 +52,16 @@ pub use component::{
     ReceiverConfig, Registry, ToValue, Violation,
 };
 pub use contract::{Contract, Dependency, RecordField, Signal, Sockets, Stability};
+pub use findings::Findings;
 pub use flowtap_model::{
     Census, Chronograph, ClusterRanges, ClusterState, DROP_KINDS, DnsAnswer, DnsOutcome, DnsRcode, DnsRecord,
     DnsType, DropKind, DropReason, DropRecord, Endpoint, EventCount, EventHop, EventType, Events, Family,
-    FamilyKind, FamilySnapshot, Flow, FlowBatch, FlowKind, HISTOGRAM_BUCKETS, HistogramPoint,
-    KubernetesNames, LabelValue, Limit, ListenChange, Listener, ListeningRecord, NameSource, Naming,
-    NodeInfo, Pair, PairValue, PeerClass, PeerName, Points, Queue, Queues, Rendered, ResetBy, Resource, Role,
-    RoleSource, SendTime, SenderState, Series, SeriesId, Snapshot, SumPoint, TcpRecord, Timestamp, Transport,
-    ValuePoint, batch, catalog, cluster, dns, family, flow, labels, limits, node, peer_class, resource,
-    series, snapshot, tcp, time,
+    FamilyKind, FamilySnapshot, FindingKind, FindingRecord, Flow, FlowBatch, FlowKind, HISTOGRAM_BUCKETS,
+    HistogramPoint, KubernetesNames, LabelValue, Limit, ListenChange, Listener, ListeningRecord, NameSource,
+    Naming, NodeInfo, Pair, PairValue, PeerClass, PeerName, Points, Queue, Queues, Rendered, ResetBy,
+    Resource, Role, RoleSource, SendTime, SenderState, Series, SeriesId, Snapshot, SumPoint, TcpRecord,
+    Timestamp, Transport, ValuePoint, batch, catalog, cluster, dns, family, finding, flow, labels, limits,
+    node, peer_class, resource, series, snapshot, tcp, time,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};

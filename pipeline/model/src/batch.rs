@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dns::DnsRecord;
 use crate::drops::DropRecord;
+use crate::finding::FindingRecord;
 use crate::flow::Flow;
 use crate::listening::ListeningRecord;
 use crate::tcp::TcpRecord;
@@ -127,6 +128,9 @@ pub struct FlowBatch {
     pub listeners: Vec<ListenChange>,
     /// Differences measured on TCP sockets.
     pub tcp: Vec<TcpRecord>,
+    /// Findings. Processors make them, so a recording has none.
+    #[serde(skip)]
+    pub findings: Vec<FindingRecord>,
     /// Event counts of the receiver; empty in modes without events.
     pub counts: Vec<EventCount>,
     /// Whether a census begins or ends here.
@@ -150,6 +154,7 @@ impl FlowBatch {
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty()
             && self.tcp.is_empty()
+            && self.findings.is_empty()
             && self.counts.is_empty()
             && self.dns.is_empty()
             && self.census == Census::NONE
@@ -159,16 +164,17 @@ impl FlowBatch {
 
     /// Number of records, of all signals.
     pub const fn records(&self) -> usize {
-        self.tcp.len() + self.listening.len() + self.drops.len() + self.dns.len()
+        self.tcp.len() + self.findings.len() + self.listening.len() + self.drops.len() + self.dns.len()
     }
 
     /// The flow of every record that has one, of all signals.
     pub fn flows_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
         let tcp = self.tcp.iter_mut().map(|record| &mut record.flow);
+        let findings = self.findings.iter_mut().map(|finding| &mut finding.flow);
         let listening = self.listening.iter_mut().map(|record| &mut record.flow);
         let drops = self.drops.iter_mut().filter_map(|record| record.flow.as_mut());
         let dns = self.dns.iter_mut().map(|record| &mut record.flow);
-        tcp.chain(listening).chain(drops).chain(dns)
+        tcp.chain(listening).chain(drops).chain(dns).chain(findings)
     }
 
     /// Drops every record, of any signal, whose flow `keep` rejects. Returns how many. A record without a flow stays.
@@ -192,6 +198,7 @@ impl FlowBatch {
         self.listening.retain(|record| keep(&record.flow));
         self.drops
             .retain(|record| record.flow.as_ref().is_none_or(&mut keep));
+        self.findings.retain(|finding| keep(&finding.flow));
         before - self.records()
     }
 
@@ -200,6 +207,7 @@ impl FlowBatch {
         let Self {
             listeners,
             tcp,
+            findings,
             counts,
             census,
             listening,
@@ -209,6 +217,7 @@ impl FlowBatch {
         } = other;
         self.listeners.clone_from(listeners);
         self.tcp.clone_from(tcp);
+        self.findings.clone_from(findings);
         self.counts.clone_from(counts);
         self.census = *census;
         self.listening.clone_from(listening);
@@ -220,6 +229,7 @@ impl FlowBatch {
     pub fn clear(&mut self) {
         self.listeners.clear();
         self.tcp.clear();
+        self.findings.clear();
         self.counts.clear();
         self.dns.clear();
         self.census = Census::NONE;

@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`time`] | [`Timestamp`]: nanoseconds since the epoch |
+//! | [`finding`] | [`FindingRecord`]: what has changed |
 //! | [`flow`] | [`Flow`]: who talks to whom, embedded in each record |
 //! | [`peer_class`] | [`PeerClass`]: the class of a remote address |
 //! | [`tcp`] | [`TcpRecord`]: the changes of one TCP socket since its last record |
@@ -33,6 +34,7 @@ pub mod dns;
 pub mod drops;
 pub mod family;
 pub mod field;
+pub mod finding;
 pub mod flow;
 pub mod labels;
 pub mod limits;
@@ -51,6 +53,7 @@ pub use dns::{DnsAnswer, DnsOutcome, DnsRcode, DnsRecord, DnsType};
 pub use drops::{DROP_KINDS, DropKind, DropReason, DropRecord};
 pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
+pub use finding::{FindingKind, FindingRecord};
 pub use flow::{Endpoint, Flow, FlowKind, NameSource, PeerName, Role, RoleSource, Transport};
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};

@@ -14,6 +14,7 @@ use opentelemetry::metrics::{Counter, Gauge};
 
 mod dns;
 mod drops;
+mod findings;
 mod limits;
 mod listening;
 mod tcp;
@@ -284,6 +285,9 @@ impl Aggregator for Window {
         }
         for count in &batch.counts {
             self.fold_count(count);
+        }
+        for finding in &batch.findings {
+            self.fold_finding(finding);
         }
         self.fold_listening(batch.receiver, &batch.listening);
         for record in &batch.drops {

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use flowtap_pipeline::{
-    DnsRcode, DnsType, DropKind, DropReason, EventType, Flow, FlowKind, LabelValue, Limit, Naming, PeerClass,
-    Queue, ResetBy,
+    DnsRcode, DnsType, DropKind, DropReason, EventType, FindingKind, Flow, FlowKind, LabelValue, Limit,
+    Naming, PeerClass, Queue, ResetBy,
 };
 
 use super::details::Details;
@@ -246,6 +246,7 @@ pub(super) enum EventLabel {
     EventType(EventType),
     Limit(Limit),
     Queue(Queue),
+    Finding(FindingKind),
     Drop(DropReason),
     /// Where the kind is a label, and the reason is not.
     DropKind(DropKind),
@@ -268,6 +269,7 @@ impl EventLabel {
             Self::Limit(_) => has(Label::Limit),
             Self::Queue(_) => has(Label::Queue),
             Self::Dns(dns) => Some(Self::Dns(dns.within(labels))),
+            Self::Finding(_) => has(Label::Finding),
         }
     }
 
@@ -288,6 +290,7 @@ impl EventLabel {
             (Self::Queue(queue), Label::Queue) => queue.as_str(),
             (Self::Dns(dns), Label::Qtype) => dns.qtype(),
             (Self::Dns(dns), Label::Rcode) => dns.rcode(),
+            (Self::Finding(kind), Label::Finding) => kind.as_str(),
             (Self::Drop(reason), Label::Reason) => reason.as_str(),
             (Self::Drop(reason), Label::Kind) => reason.kind().as_str(),
             (Self::DropKind(kind), Label::Kind) => kind.as_str(),
@@ -415,6 +418,7 @@ impl Hash for Key {
             Some(EventLabel::Drop(reason)) => (6, reason.index()),
             Some(EventLabel::DropKind(kind)) => (7, kind as u8),
             Some(EventLabel::Dns(dns)) => (8, dns.0),
+            Some(EventLabel::Finding(kind)) => (9, kind as u8),
         };
         let [server_port, server_port_high] = self.server_port.to_ne_bytes();
         let bytes = [
@@ -609,7 +613,8 @@ impl Key {
             | Label::Queue
             | Label::Kind
             | Label::Qtype
-            | Label::Rcode => Text(self.cause.map_or("", |cause| cause.value(label))),
+            | Label::Rcode
+            | Label::Finding => Text(self.cause.map_or("", |cause| cause.value(label))),
             Label::ResetBy => Text(self.cause.map_or("", EventLabel::reset_by)),
             Label::NetworkType => Text(self.packed.network_type().map_or("", NetworkType::as_str)),
             _ => details

@@ -33,7 +33,8 @@ use crate::daemon::graph::{self, Environment};
 use crate::daemon::runtime;
 use crate::exit::{Code, ExitError};
 
-use feed::{FeedError, Source};
+use crate::commands::ask::AskError;
+use feed::Source;
 use state::{Event, Next, State};
 
 /// Events that may wait to be shown. A feed that is faster waits.
@@ -86,7 +87,7 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), ExitError> {
 
 /// The daemon to ask, if there is one.
 fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>, ExitError> {
-    let unavailable = |address: SocketAddr, error: &FeedError| {
+    let unavailable = |address: SocketAddr, error: &AskError| {
         ExitError::new(
             Code::Unavailable,
             format!(
@@ -104,7 +105,7 @@ fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>
     };
     match feed::ask(address, args.pipeline.as_deref(), Sort::default()) {
         Ok(_) => Ok(Some(address)),
-        Err(FeedError::Connection(error))
+        Err(AskError::Connection(error))
             if given.is_none() && error.kind() == ErrorKind::ConnectionRefused =>
         {
             Ok(None)

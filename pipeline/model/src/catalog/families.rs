@@ -3,6 +3,7 @@
 mod bounds;
 mod dns;
 mod drops;
+mod findings;
 mod limits;
 mod listening;
 mod tcp;
@@ -69,6 +70,8 @@ family_ids! {
     DnsTruncated,
     DnsSearchMisses,
     DnsLookupDuration,
+    // findings
+    Findings,
 }
 
 /// A family, and the labels that it has and can have.
@@ -163,6 +166,7 @@ const GROUPS: &[&[Definition]] = &[
     listening::FAMILIES,
     drops::FAMILIES,
     dns::FAMILIES,
+    findings::FAMILIES,
 ];
 
 const COUNT: usize = {
@@ -208,7 +212,8 @@ mod tests {
             FamilyId::SendTime.definition().family.name,
             "network_tcp_send_time"
         );
-        assert_eq!(FamilyId::DnsLookupDuration as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::Findings as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::Findings.definition().family.name, "network_findings");
         assert_eq!(
             FamilyId::DnsQueries.definition().family.name,
             "network_dns_queries"

@@ -72,6 +72,8 @@ pub enum Label {
     Queue,
     /// The side that reset a connection: `local` or `remote`.
     ResetBy,
+    /// Kind of a finding: `first_contact`, `fan_out`, `failure_surge`, `volume_surge`, `beacon`, `black_list` or `not_on_white_list`.
+    Finding,
     /// Kind of a drop: `policy`, `full`, `nobody`, `broken`, `tcp`, `end` or `other`.
     Kind,
     /// Type of a DNS question: `A`, `AAAA`, `SRV`, ...
@@ -141,6 +143,7 @@ impl Label {
             Self::Limit => "flowtap.tcp.limit",
             Self::Queue => "flowtap.tcp.queue",
             Self::ResetBy => "flowtap.reset.by",
+            Self::Finding => "flowtap.finding.kind",
             Self::Kind => "flowtap.drop.kind",
             Self::Qtype => "flowtap.dns.question.type",
             Self::Rcode => "flowtap.dns.response_code",
@@ -180,6 +183,7 @@ impl Label {
             | Self::Limit
             | Self::Queue
             | Self::ResetBy
+            | Self::Finding
             | Self::Kind
             | Self::Qtype
             | Self::Rcode => None,
@@ -200,6 +204,7 @@ impl Label {
                 | Self::Limit
                 | Self::Queue
                 | Self::ResetBy
+                | Self::Finding
                 | Self::Kind
                 | Self::Qtype
                 | Self::Rcode
@@ -245,6 +250,7 @@ impl Label {
             Self::Limit => "limit",
             Self::Queue => "queue",
             Self::ResetBy => "reset_by",
+            Self::Finding => "finding",
             Self::Kind => "kind",
             Self::Qtype => "qtype",
             Self::Rcode => "rcode",

@@ -1,0 +1,135 @@
+//! `/findings`: the newest findings of the processors `watch`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::Json;
+use axum::Router;
+use axum::extract::Query;
+use axum::routing::get;
+use flowtap_pipeline::{FindingRecord, Findings};
+use serde::{Deserialize, Serialize};
+
+/// The response to `GET /findings`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Number of findings since the daemon started. `findings` has at most the newest 1,000.
+    pub total: u64,
+    /// The newest first.
+    pub findings: Vec<Finding>,
+}
+
+/// A finding.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// When it was made (RFC 3339).
+    pub at: String,
+    /// What kind.
+    pub kind: String,
+    /// Whose traffic it is.
+    pub subject: String,
+    /// The other end; empty if there are many.
+    pub object: String,
+    /// A sentence.
+    pub text: String,
+    /// The numbers that it rests on.
+    pub numbers: BTreeMap<String, f64>,
+    /// Address of the peer of its newest flow.
+    pub raddr: String,
+    /// Port of the side that serves, if it is known.
+    pub server_port: Option<u16>,
+    /// Class of the peer.
+    #[serde(rename = "type")]
+    pub class: Option<String>,
+}
+
+impl From<&FindingRecord> for Finding {
+    fn from(record: &FindingRecord) -> Self {
+        let at = UNIX_EPOCH + Duration::from_nanos(record.at.as_nanos());
+        let flow = &record.flow;
+        let port = match flow.kind {
+            Some(flowtap_pipeline::FlowKind::Ingress) => flow.local.port,
+            _ => flow.remote.port,
+        };
+        Self {
+            at: humantime::format_rfc3339_seconds(at).to_string(),
+            kind: record.kind.to_string(),
+            subject: record.subject.to_string(),
+            object: record.object.to_string(),
+            text: record.text.to_string(),
+            numbers: record
+                .numbers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), *value))
+                .collect(),
+            raddr: flow.remote.addr.to_string(),
+            server_port: (port != 0).then_some(port),
+            class: flow.class.map(|class| class.as_str().to_owned()),
+        }
+    }
+}
+
+/// The query of a request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    /// Findings at most.
+    #[serde(default = "default_limit")]
+    limit: usize,
+}
+
+const fn default_limit() -> usize {
+    100
+}
+
+/// `GET /findings?limit=100`.
+pub fn routes(findings: Arc<Findings>) -> Router {
+    let answer = move |Query(request): Query<Request>| async move {
+        Json(Answer {
+            total: findings.total(),
+            findings: findings
+                .newest(request.limit)
+                .iter()
+                .map(|record| Finding::from(&**record))
+                .collect(),
+        })
+    };
+    Router::new().route("/findings", get(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_pipeline::testing::flow;
+    use flowtap_pipeline::{FindingKind, PeerClass, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn a_finding_is_shown_with_its_time_its_numbers_and_its_peer() {
+        let mut flow = flow("10.0.0.1:40000", "45.33.32.156:443");
+        flow.class = Some(PeerClass::ExternalHosts);
+        let record = FindingRecord {
+            flow,
+            kind: FindingKind::Beacon,
+            at: Timestamp::from_nanos(1_750_000_000_000_000_000),
+            subject: "shop".into(),
+            object: "45.33.32.0/24".into(),
+            text: "shop is in touch".into(),
+            numbers: vec![("period_seconds", 60.0)],
+        };
+        let json = serde_json::to_value(Finding::from(&record)).unwrap();
+        let expected = serde_json::json!({
+            "at": "2025-06-15T15:06:40Z",
+            "kind": "beacon",
+            "subject": "shop",
+            "object": "45.33.32.0/24",
+            "text": "shop is in touch",
+            "numbers": {"period_seconds": 60.0},
+            "raddr": "45.33.32.156",
+            "server_port": 443,
+            "type": "externalHosts",
+        });
+        assert_eq!(json, expected);
+    }
+}

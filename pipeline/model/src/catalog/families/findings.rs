@@ -1,0 +1,27 @@
+//! Families of findings.
+
+use super::super::label::Label;
+use super::{Definition, otel};
+use crate::family::{Family, FamilyKind, Naming};
+
+/// In the order in which they are exposed.
+pub(super) const FAMILIES: &[Definition] = &[Definition {
+    family: Family {
+        naming: Naming::PrimusLens,
+        name: "network_findings",
+        help: "Findings of the processor `watch`, by kind.",
+        unit: "{finding}",
+        kind: FamilyKind::Counter,
+    },
+    otel: otel(
+        "flowtap.findings",
+        "Findings of the processor `watch`, by kind.",
+        "{finding}",
+        FamilyKind::Counter,
+    ),
+    labels: &[Label::Finding, Label::Type],
+    more: &[Label::Raddr, Label::ServerPort, Label::Flow, Label::NetworkType],
+    details: &Label::DETAILS,
+    enabled: true,
+    only: None,
+}];

@@ -1,0 +1,286 @@
+//! Config of the processor `watch`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flowtap_pipeline::schema::DurationText;
+use flowtap_pipeline::{
+    BuildContext, BuildError, ComponentConfig, Contract, ProcessorConfig, ProcessorStage, RecordField,
+    Violation,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Watch;
+
+/// Settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How long it only learns: nothing is reported before. Counted over restarts if there is a `state_file`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub learn: Duration,
+    /// Length of the periods that are compared. At least 1s.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub interval: Duration,
+    /// How long a finding of the same kind about the same ends is not repeated.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub repeat: Duration,
+    /// How long a contact is remembered that is not seen. At least `learn`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub forget: Duration,
+    /// Maximum number of contacts that are remembered: a subject, the other end, a port. Some 300 bytes each. Those beyond are
+    /// counted, and nothing is found about them.
+    pub max_contacts: NonZeroUsize,
+    /// File in which what was learned survives a restart. null: it is learned anew.
+    pub state_file: Option<PathBuf>,
+    /// Destinations that a workload has not talked to before.
+    pub first_contact: FirstContact,
+    /// Workloads that try many destinations or ports.
+    pub fan_out: FanOut,
+    /// Destinations to which connects begin to fail.
+    pub failure_surge: FailureSurge,
+    /// Traffic far beyond the usual.
+    pub volume_surge: VolumeSurge,
+    /// Small traffic at regular intervals.
+    pub beacon: Beacon,
+    /// Peers on the black list, and peers that are not on the white one.
+    pub lists: Lists,
+}
+
+/// Destinations that a workload has not talked to before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FirstContact {
+    /// Whether they are reported.
+    pub enabled: bool,
+    /// Prefix length by which IPv4 addresses without a name count as one destination.
+    pub ipv4_prefix: u8,
+    /// The same of IPv6.
+    pub ipv6_prefix: u8,
+}
+
+/// Workloads that try many destinations or ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FanOut {
+    /// Whether they are reported.
+    pub enabled: bool,
+    /// Addresses in one interval from which on it may be a scan. More than four times the usual number is needed as well.
+    pub destinations: NonZeroUsize,
+    /// The same of ports of one address.
+    pub ports: NonZeroUsize,
+}
+
+/// Destinations to which connects begin to fail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FailureSurge {
+    /// Whether they are reported.
+    pub enabled: bool,
+    /// Failed connects in one interval, at least.
+    pub failures: NonZeroUsize,
+    /// Part of all connects that failed, at least; a fifth of that is the most that is usual.
+    pub ratio: f64,
+}
+
+/// Traffic far beyond the usual.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VolumeSurge {
+    /// Whether it is reported.
+    pub enabled: bool,
+    /// Bytes in one interval, at least.
+    #[serde(with = "flowtap_pipeline::size")]
+    #[schemars(with = "flowtap_pipeline::schema::SizeText")]
+    pub bytes: u64,
+    /// Robust z-score of the logarithm, at least: how many deviations (1.4826 times the median absolute one) above the median.
+    pub score: f64,
+}
+
+/// Small traffic at regular intervals.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Beacon {
+    /// Whether it is reported.
+    pub enabled: bool,
+    /// Coefficient of variation of the pauses, at most.
+    pub variation: f64,
+    /// Bytes each time, at most.
+    #[serde(with = "flowtap_pipeline::size")]
+    #[schemars(with = "flowtap_pipeline::schema::SizeText")]
+    pub bytes: u64,
+}
+
+/// Peers on the black list, and peers that are not on the white one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lists {
+    /// Whether traffic with peers on the black list is reported. Also while it learns.
+    pub black_list: bool,
+    /// Whether traffic to external peers that are not on the white list is reported. Also while it learns.
+    pub not_on_white_list: bool,
+}
+
+const fn count(count: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(count) {
+        Some(count) => count,
+        None => NonZeroUsize::MIN,
+    }
+}
+
+const DAY: u64 = 24 * 60 * 60;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            learn: Duration::from_secs(DAY),
+            interval: Duration::from_secs(60),
+            repeat: Duration::from_secs(3600),
+            forget: Duration::from_secs(14 * DAY),
+            max_contacts: count(50_000),
+            state_file: None,
+            first_contact: FirstContact::default(),
+            fan_out: FanOut::default(),
+            failure_surge: FailureSurge::default(),
+            volume_surge: VolumeSurge::default(),
+            beacon: Beacon::default(),
+            lists: Lists::default(),
+        }
+    }
+}
+
+impl Default for FirstContact {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ipv4_prefix: 24,
+            ipv6_prefix: 48,
+        }
+    }
+}
+
+impl Default for FanOut {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            destinations: count(50),
+            ports: count(20),
+        }
+    }
+}
+
+impl Default for FailureSurge {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            failures: count(20),
+            ratio: 0.5,
+        }
+    }
+}
+
+impl Default for VolumeSurge {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            bytes: 10 << 20,
+            score: 6.0,
+        }
+    }
+}
+
+impl Default for Beacon {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            variation: 0.1,
+            bytes: 64 << 10,
+        }
+    }
+}
+
+impl Default for Lists {
+    fn default() -> Self {
+        Self {
+            black_list: true,
+            not_on_white_list: false,
+        }
+    }
+}
+
+impl ComponentConfig for Config {
+    fn validate(&self) -> Vec<Violation> {
+        let mut faults = Vec::new();
+        if self.interval < Duration::from_secs(1) {
+            faults.push(Violation::new("interval", "must be at least 1s"));
+        }
+        if self.forget < self.learn {
+            faults.push(Violation::new(
+                "forget",
+                "must be at least `learn`, or contacts would be forgotten while it learns",
+            ));
+        }
+        if self.first_contact.ipv4_prefix > 32 {
+            faults.push(Violation::new("first_contact.ipv4_prefix", "must be at most 32"));
+        }
+        if self.first_contact.ipv6_prefix > 128 {
+            faults.push(Violation::new("first_contact.ipv6_prefix", "must be at most 128"));
+        }
+        if !(self.failure_surge.ratio > 0.0 && self.failure_surge.ratio <= 1.0) {
+            faults.push(Violation::new(
+                "failure_surge.ratio",
+                "must be above 0 and at most 1",
+            ));
+        }
+        if !(self.volume_surge.score > 0.0 && self.volume_surge.score.is_finite()) {
+            faults.push(Violation::new("volume_surge.score", "must be above 0"));
+        }
+        if !(self.beacon.variation > 0.0 && self.beacon.variation <= 1.0) {
+            faults.push(Violation::new(
+                "beacon.variation",
+                "must be above 0 and at most 1",
+            ));
+        }
+        if self
+            .state_file
+            .as_deref()
+            .is_some_and(|file| file.file_name().is_none())
+        {
+            faults.push(Violation::new(
+                "state_file",
+                "must be the path of a file; hint: /var/lib/flowtap/watch.state",
+            ));
+        }
+        faults
+    }
+
+    fn warnings(&self) -> Vec<Violation> {
+        let forgets = self.state_file.is_none() && self.learn >= Duration::from_secs(3600);
+        let message = "what is learned is lost when flowtap restarts; hint: set a file, such as /var/lib/flowtap/watch.state";
+        Vec::from_iter(forgets.then(|| Violation::new("state_file", message)))
+    }
+
+    fn contract(&self) -> Contract {
+        let contract = Contract::default()
+            .needs(RecordField::Role)
+            .needs(RecordField::Class)
+            .needs(RecordField::Process);
+        let folder = self.state_file.as_deref().and_then(std::path::Path::parent);
+        match folder {
+            Some(folder) => contract.reads([folder]).writes([folder]),
+            None => contract,
+        }
+    }
+}
+
+impl ProcessorConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        Ok(ProcessorStage::Transform(Box::new(Watch::new(self, context)?)))
+    }
+}

@@ -1,0 +1,278 @@
+//! Findings in words, and the outbox that keeps them from being repeated.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Flow, FlowBatch, TcpRecord, Timestamp};
+
+use super::ends::ContactKey;
+use super::history::{Regular, Surge};
+
+/// Findings whose repetition is watched for. With more, the oldest may be repeated.
+const MAX_SAID: usize = 16_384;
+
+/// A finding without its time.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) kind: FindingKind,
+    flow: Flow,
+    subject: Arc<str>,
+    object: Arc<str>,
+    text: String,
+    numbers: Vec<(&'static str, f64)>,
+}
+
+fn port(key: &ContactKey) -> String {
+    if key.port == 0 {
+        String::new()
+    } else {
+        format!(", port {}", key.port)
+    }
+}
+
+impl Draft {
+    fn of_contact(
+        kind: FindingKind,
+        subject: &str,
+        key: &ContactKey,
+        flow: &Flow,
+        text: String,
+        numbers: Vec<(&'static str, f64)>,
+    ) -> Self {
+        Self {
+            kind,
+            flow: flow.clone(),
+            subject: subject.into(),
+            object: key.object.to_string().into(),
+            text,
+            numbers,
+        }
+    }
+
+    pub(super) fn first_contact(subject: &str, key: &ContactKey, record: &TcpRecord) -> Self {
+        let text = format!(
+            "{subject} talks to {}{} for the first time (address {})",
+            key.object,
+            port(key),
+            record.flow.remote.addr
+        );
+        Self::of_contact(
+            FindingKind::FirstContact,
+            subject,
+            key,
+            &record.flow,
+            text,
+            Vec::new(),
+        )
+    }
+
+    pub(super) fn on_list(kind: FindingKind, subject: &str, key: &ContactKey, record: &TcpRecord) -> Self {
+        let which = if kind == FindingKind::BlackList {
+            "which is on the black list"
+        } else {
+            "which is not on the white list"
+        };
+        let text = format!(
+            "{subject} has a connection with {}{}, {which}",
+            record.flow.remote.addr,
+            port(key)
+        );
+        Self::of_contact(kind, subject, key, &record.flow, text, Vec::new())
+    }
+
+    pub(super) fn fan_out(subject: &str, flow: &Flow, destinations: usize, usual: f64, seconds: f64) -> Self {
+        Self {
+            kind: FindingKind::FanOut,
+            flow: flow.clone(),
+            subject: subject.into(),
+            object: "".into(),
+            text: format!("{subject} tried {destinations} addresses in {seconds:.0} s; {usual:.0} are usual"),
+            numbers: vec![
+                ("destinations", destinations as f64),
+                ("usual", usual),
+                ("seconds", seconds),
+            ],
+        }
+    }
+
+    pub(super) fn port_scan(subject: &str, flow: &Flow, addr: IpAddr, ports: usize, seconds: f64) -> Self {
+        Self {
+            kind: FindingKind::FanOut,
+            flow: flow.clone(),
+            subject: subject.into(),
+            object: addr.to_string().into(),
+            text: format!("{subject} tried {ports} ports of {addr} in {seconds:.0} s"),
+            numbers: vec![("ports", ports as f64), ("seconds", seconds)],
+        }
+    }
+
+    pub(super) fn failure_surge(
+        subject: &str,
+        key: &ContactKey,
+        flow: &Flow,
+        failed: u32,
+        tried: u32,
+        usual: f64,
+    ) -> Self {
+        let ratio = f64::from(failed) / f64::from(tried.max(1));
+        let text = format!(
+            "{failed} of {tried} connects of {subject} to {}{} failed; {:.0} % are usual",
+            key.object,
+            port(key),
+            usual * 100.0
+        );
+        let numbers = vec![
+            ("failed", f64::from(failed)),
+            ("tried", f64::from(tried)),
+            ("ratio", ratio),
+            ("usual_ratio", usual),
+        ];
+        Self::of_contact(FindingKind::FailureSurge, subject, key, flow, text, numbers)
+    }
+
+    pub(super) fn volume_surge(
+        subject: &str,
+        key: &ContactKey,
+        flow: &Flow,
+        bytes: u64,
+        surge: Surge,
+    ) -> Self {
+        let text = format!(
+            "{subject} moved {bytes} bytes with {}{}; {:.0} are usual",
+            key.object,
+            port(key),
+            surge.median
+        );
+        Self::of_contact(
+            FindingKind::VolumeSurge,
+            subject,
+            key,
+            flow,
+            text,
+            volume(bytes, surge),
+        )
+    }
+
+    pub(super) fn sent_surge(subject: &str, flow: &Flow, bytes: u64, surge: Surge) -> Self {
+        Self {
+            kind: FindingKind::VolumeSurge,
+            flow: flow.clone(),
+            subject: subject.into(),
+            object: "".into(),
+            text: format!(
+                "{subject} sent {bytes} bytes to external peers, the newest of them {}; {:.0} are usual",
+                flow.remote.addr, surge.median
+            ),
+            numbers: volume(bytes, surge),
+        }
+    }
+
+    pub(super) fn beacon(subject: &str, key: &ContactKey, flow: &Flow, regular: Regular) -> Self {
+        let text = format!(
+            "{subject} is in touch with {}{} every {:.0} s (varying by {:.0} %), {} times, with at most {} bytes",
+            key.object,
+            port(key),
+            regular.period,
+            regular.variation * 100.0,
+            regular.times,
+            regular.bytes
+        );
+        let numbers = vec![
+            ("period_seconds", regular.period),
+            ("variation", regular.variation),
+            ("times", regular.times as f64),
+            ("bytes", regular.bytes as f64),
+        ];
+        Self::of_contact(FindingKind::Beacon, subject, key, flow, text, numbers)
+    }
+}
+
+fn volume(bytes: u64, surge: Surge) -> Vec<(&'static str, f64)> {
+    vec![
+        ("bytes", bytes as f64),
+        ("usual_bytes", surge.median),
+        ("score", surge.score),
+    ]
+}
+
+/// Findings that wait for the next watermark.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    waiting: Vec<FindingRecord>,
+    /// When a finding was last made, by its kind and ends.
+    said: HashMap<(FindingKind, Option<ContactKey>, Arc<str>), Timestamp>,
+    repeat: Duration,
+    newest: Arc<Findings>,
+}
+
+impl Outbox {
+    pub(super) fn new(newest: Arc<Findings>, repeat: Duration) -> Self {
+        Self {
+            waiting: Vec::new(),
+            said: HashMap::new(),
+            repeat,
+            newest,
+        }
+    }
+
+    /// A finding about a contact.
+    pub(super) fn put(&mut self, key: &ContactKey, draft: Draft, now: Timestamp) {
+        self.put_once(Some(key.clone()), draft, now);
+    }
+
+    /// A finding about a subject, and what its draft has as the other end.
+    pub(super) fn put_of_subject(&mut self, draft: Draft, now: Timestamp) {
+        self.put_once(None, draft, now);
+    }
+
+    fn put_once(&mut self, key: Option<ContactKey>, draft: Draft, now: Timestamp) {
+        let ends = match &key {
+            Some(_) => Arc::from(""),
+            None => format!("{} {}", draft.subject, draft.object).into(),
+        };
+        let id = (draft.kind, key, ends);
+        if self
+            .said
+            .get(&id)
+            .is_some_and(|said| now.since(*said) < self.repeat)
+        {
+            return;
+        }
+        if self.said.len() >= MAX_SAID {
+            let repeat = self.repeat;
+            self.said.retain(|_, said| now.since(*said) < repeat);
+            if self.said.len() >= MAX_SAID {
+                self.said.clear();
+            }
+        }
+        self.said.insert(id, now);
+        self.waiting.push(FindingRecord {
+            flow: draft.flow,
+            kind: draft.kind,
+            at: now,
+            subject: draft.subject,
+            object: draft.object,
+            text: draft.text.into(),
+            numbers: draft.numbers,
+        });
+    }
+
+    /// Moves what waits into `batch`. What was found before the first watermark is of `now`.
+    pub(super) fn take(&mut self, batch: &mut FlowBatch, now: Timestamp) {
+        const UNKNOWN: Timestamp = Timestamp::from_nanos(0);
+        if self.waiting.iter().any(|finding| finding.at == UNKNOWN) {
+            for said in self.said.values_mut().filter(|said| **said == UNKNOWN) {
+                *said = now;
+            }
+        }
+        for mut finding in self.waiting.drain(..) {
+            if finding.at == UNKNOWN {
+                finding.at = now;
+            }
+            self.newest.push(finding.clone());
+            batch.findings.push(finding);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What is usual: short histories, and comparisons with them.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+/// Values that a history keeps.
+const LENGTH: usize = 32;
+
+/// Values that it needs before it says what is usual.
+const ENOUGH: usize = 8;
+
+/// Deviation below which no history is taken to be: a fifth more or less is always usual.
+const LEAST_DEVIATION: f64 = 0.2;
+
+/// The newest amounts, as logarithms: a surge is a multiple, not a difference.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct History {
+    /// Doublings.
+    doublings: VecDeque<f32>,
+}
+
+/// A value beyond the usual.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Surge {
+    pub(super) score: f64,
+    pub(super) median: f64,
+}
+
+impl History {
+    /// Compares `amount` with the history; `None` if that is too short.
+    pub(super) fn compare(&self, amount: u64) -> Option<Surge> {
+        if self.doublings.len() < ENOUGH {
+            return None;
+        }
+        let mut values: Vec<f64> = self.doublings.iter().map(|value| f64::from(*value)).collect();
+        let median = median(&mut values);
+        let mut deviations: Vec<f64> = values.iter().map(|value| (value - median).abs()).collect();
+        // For values of a normal distribution 1.4826 times the median deviation is the standard deviation.
+        let deviation = (1.4826 * self::median(&mut deviations)).max(LEAST_DEVIATION);
+        Some(Surge {
+            score: (log2(amount) - median) / deviation,
+            median: median.exp2(),
+        })
+    }
+
+    /// Adds an amount; the oldest makes room.
+    pub(super) fn push(&mut self, amount: u64) {
+        if self.doublings.len() == LENGTH {
+            self.doublings.pop_front();
+        }
+        self.doublings.push_back((amount.max(1) as f32).log2());
+    }
+}
+
+fn log2(amount: u64) -> f64 {
+    (amount.max(1) as f64).log2()
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        length if length % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    }
+}
+
+/// Weight of a new value in a running mean.
+const WEIGHT: f64 = 0.05;
+
+/// A running mean of what has been seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Mean {
+    value: f64,
+    seen: u8,
+}
+
+impl Mean {
+    /// The mean; `None` before there are enough values.
+    pub(super) fn get(&self) -> Option<f64> {
+        (usize::from(self.seen) >= ENOUGH).then_some(self.value)
+    }
+
+    pub(super) fn push(&mut self, value: f64) {
+        self.seen = self.seen.saturating_add(1);
+        let weight = WEIGHT.max(1.0 / f64::from(self.seen));
+        self.value += weight * (value - self.value);
+    }
+}
+
+/// Pauses between activities that are kept.
+const PAUSES: usize = 16;
+
+/// Pauses that are needed to call them regular.
+const REGULAR: usize = 10;
+
+/// Quiet time in seconds that separates two activities.
+const QUIET: u32 = 20;
+
+/// When a contact was active.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Rhythm {
+    /// Seconds from the beginning of one activity to that of the next, the oldest first.
+    pauses: Vec<u32>,
+    began: u32,
+    last: u32,
+    /// Bytes of the activity that goes on, and the most of those in `pauses`.
+    bytes: u64,
+    most_bytes: u64,
+}
+
+/// Activities at regular intervals.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Regular {
+    pub(super) period: f64,
+    pub(super) variation: f64,
+    pub(super) bytes: u64,
+    pub(super) times: usize,
+}
+
+impl Rhythm {
+    /// Something moved at `now`, in seconds.
+    pub(super) fn push(&mut self, now: u32, bytes: u64) {
+        if self.began == 0 {
+            (self.began, self.last) = (now, now);
+        } else if now.saturating_sub(self.last) >= QUIET {
+            if self.pauses.len() == PAUSES {
+                self.pauses.remove(0);
+            }
+            self.pauses.push(now.saturating_sub(self.began));
+            self.most_bytes = self.most_bytes.max(self.bytes);
+            (self.began, self.bytes) = (now, 0);
+        }
+        self.last = now;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Whether the activities are regular: small, and with pauses that vary by `variation` at most.
+    pub(super) fn regular(&self, variation: f64, bytes: u64) -> Option<Regular> {
+        if self.pauses.len() < REGULAR || self.most_bytes > bytes {
+            return None;
+        }
+        let count = self.pauses.len() as f64;
+        let mean = self.pauses.iter().map(|pause| f64::from(*pause)).sum::<f64>() / count;
+        let squares = self.pauses.iter().map(|pause| (f64::from(*pause) - mean).powi(2));
+        let seen = (squares.sum::<f64>() / count).sqrt() / mean;
+        (seen <= variation).then_some(Regular {
+            period: mean,
+            variation: seen,
+            bytes: self.most_bytes,
+            times: self.pauses.len() + 1,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_surge_is_measured_in_deviations_of_the_logarithm() {
+        let mut history = History::default();
+        for amount in [900, 1_000, 1_100, 1_000, 950, 1_050, 1_000] {
+            history.push(amount);
+            assert_eq!(history.compare(1_000_000), None, "too short");
+        }
+        history.push(1_000);
+        let usual = history.compare(1_100).unwrap();
+        assert!(usual.score < 1.0, "{usual:?}");
+        let surge = history.compare(1_000_000).unwrap();
+        assert!((surge.median - 1_000.0).abs() < 10.0, "{surge:?}");
+        // Ten doublings, of at least a fifth each.
+        assert!(surge.score > 40.0, "{surge:?}");
+    }
+
+    #[test]
+    fn a_history_forgets_what_is_oldest() {
+        let mut history = History::default();
+        for _ in 0..LENGTH {
+            history.push(10);
+        }
+        for _ in 0..LENGTH {
+            history.push(1_000_000);
+        }
+        assert!(history.compare(1_000_000).unwrap().score.abs() < 0.05);
+        assert_eq!(history.doublings.len(), LENGTH);
+    }
+
+    #[test]
+    fn a_mean_is_known_after_enough_values_and_follows_the_newer_ones() {
+        let mut mean = Mean::default();
+        for _ in 0..ENOUGH {
+            assert_eq!(mean.get(), None);
+            mean.push(1.0);
+        }
+        assert_eq!(mean.get(), Some(1.0));
+        for _ in 0..200 {
+            mean.push(3.0);
+        }
+        assert!((mean.get().unwrap() - 3.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn regular_pauses_are_found_and_irregular_or_large_ones_are_not() {
+        let rhythm = |pauses: &[u32], bytes| {
+            let mut rhythm = Rhythm::default();
+            let mut now = 1_000;
+            for pause in pauses {
+                // Two looks at one activity.
+                rhythm.push(now, bytes);
+                rhythm.push(now + 5, 0);
+                now += pause;
+            }
+            rhythm
+        };
+        let steady = [60, 61, 59, 60, 60, 62, 58, 60, 60, 60, 61, 60];
+        let regular = rhythm(&steady, 200).regular(0.1, 1_000).unwrap();
+        assert!(
+            (regular.period - 60.0).abs() < 1.0 && regular.bytes == 200,
+            "{regular:?}"
+        );
+        assert_eq!(rhythm(&steady, 200_000).regular(0.1, 1_000), None, "large");
+        let people = [30, 200, 45, 600, 31, 90, 25, 400, 33, 150, 70, 500];
+        assert_eq!(rhythm(&people, 200).regular(0.1, 1_000), None);
+        assert_eq!(rhythm(&steady[..8], 200).regular(0.1, 1_000), None, "too few");
+    }
+}

@@ -1,0 +1,206 @@
+//! What is judged at the end of an interval.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use flowtap_pipeline::Flow;
+
+use super::Watch;
+use super::ends::{ContactKey, Object};
+use super::findings::Draft;
+use super::is_external;
+use super::memory::Activity;
+
+/// Addresses and ports of a subject that are counted in an interval; further ones add nothing to what is known.
+const MAX_TRIED: usize = 8192;
+
+/// Multiple of the usual number of destinations from which on it may be a scan.
+const FAN_OUT_MULTIPLE: f64 = 4.0;
+
+/// The least multiple of the usual bytes that is a surge.
+const VOLUME_MULTIPLE: f64 = 4.0;
+
+/// Part of the ratio that is asked for which is the most that may be usual.
+const USUAL_FAILURES: f64 = 0.2;
+
+/// What a subject tried to reach in the open interval.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    ends: HashSet<(IpAddr, u16)>,
+    newest: Option<Flow>,
+}
+
+impl Tried {
+    pub(super) fn push(&mut self, flow: &Flow) {
+        let end = (flow.remote.addr, flow.remote.port);
+        if self.ends.len() < MAX_TRIED && self.ends.insert(end) {
+            self.newest = Some(flow.clone());
+        }
+    }
+
+    fn ports_by_address(&self) -> HashMap<IpAddr, usize> {
+        let mut ports = HashMap::new();
+        for (addr, _) in &self.ends {
+            *ports.entry(*addr).or_default() += 1;
+        }
+        ports
+    }
+}
+
+/// What a subject sent to external peers in the open interval.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    bytes: u64,
+    newest: Option<Flow>,
+}
+
+impl Sent {
+    pub(super) fn push(&mut self, flow: &Flow, bytes: u64) {
+        self.bytes += bytes;
+        if self.newest.is_none() {
+            self.newest = Some(flow.clone());
+        }
+    }
+}
+
+impl Watch {
+    /// Compares the interval with what was usual, then makes it a part of that.
+    pub(super) fn close_interval(&mut self) {
+        let learning = self.is_learning();
+        self.names.clear();
+        for key in std::mem::take(&mut self.active) {
+            self.close_contact(&key, learning);
+        }
+        for (subject, tried) in std::mem::take(&mut self.tried) {
+            self.close_tried(subject, &tried, learning);
+        }
+        for (subject, sent) in std::mem::take(&mut self.sent) {
+            self.close_sent(subject, &sent, learning);
+        }
+        let limit = self
+            .seconds()
+            .saturating_sub(u32::try_from(self.config.forget.as_secs()).unwrap_or(u32::MAX));
+        self.memory.forget(limit);
+        self.telemetry.contacts.record(
+            self.memory.contacts.len() as u64,
+            std::slice::from_ref(&self.telemetry.processor),
+        );
+    }
+
+    fn close_contact(&mut self, key: &ContactKey, learning: bool) {
+        let Some(contact) = self.memory.contacts.get_mut(key) else {
+            return;
+        };
+        let Activity {
+            bytes,
+            opened,
+            failed,
+        } = std::mem::take(&mut contact.now);
+        let flow = contact.newest.take();
+        let mut drafts = Vec::new();
+        let tried = opened + failed;
+        let usual = contact.failures.get();
+        let surge = contact.volume.compare(bytes);
+        let regular = contact
+            .rhythm
+            .regular(self.config.beacon.variation, self.config.beacon.bytes);
+        let was_regular = contact.is_regular;
+        if tried > 0 {
+            contact.failures.push(f64::from(failed) / f64::from(tried));
+        }
+        if bytes > 0 {
+            contact.volume.push(bytes);
+        }
+        if learning && regular.is_some() {
+            contact.is_regular = true;
+        }
+        let Some(flow) = flow.filter(|_| !learning) else {
+            return;
+        };
+        let subject = self.memory.name(key.subject);
+        let failure = &self.config.failure_surge;
+        let ratio = f64::from(failed) / f64::from(tried.max(1));
+        if let Some(usual) = usual.filter(|usual| *usual <= failure.ratio * USUAL_FAILURES)
+            && failure.enabled
+            && failed as usize >= failure.failures.get()
+            && ratio >= failure.ratio
+        {
+            drafts.push(Draft::failure_surge(subject, key, &flow, failed, tried, usual));
+        }
+        let volume = &self.config.volume_surge;
+        if let Some(surge) = surge
+            && volume.enabled
+            && bytes >= volume.bytes
+            && surge.score >= volume.score
+            && bytes as f64 >= surge.median * VOLUME_MULTIPLE
+        {
+            drafts.push(Draft::volume_surge(subject, key, &flow, bytes, surge));
+        }
+        if let Some(regular) = regular
+            && self.config.beacon.enabled
+            && !was_regular
+            && !key.serves
+            && matches!(key.object, Object::Range(_))
+            && is_external(flow.class)
+        {
+            drafts.push(Draft::beacon(subject, key, &flow, regular));
+        }
+        for draft in drafts {
+            self.outbox.put(key, draft, self.now);
+        }
+    }
+
+    fn close_tried(&mut self, number: u32, tried: &Tried, learning: bool) {
+        let ports = tried.ports_by_address();
+        let destinations = ports.len();
+        let Some(subject) = self.memory.subject_mut(number) else {
+            return;
+        };
+        let usual = subject.destinations.get();
+        subject.destinations.push(destinations as f64);
+        let Some(flow) = tried
+            .newest
+            .as_ref()
+            .filter(|_| !learning && self.config.fan_out.enabled)
+        else {
+            return;
+        };
+        let seconds = self.config.interval.as_secs_f64();
+        let name = self.memory.name(number);
+        let usual = usual.unwrap_or(0.0);
+        let mut drafts = Vec::new();
+        if destinations >= self.config.fan_out.destinations.get()
+            && destinations as f64 >= usual * FAN_OUT_MULTIPLE
+        {
+            drafts.push(Draft::fan_out(name, flow, destinations, usual, seconds));
+        }
+        let most = ports.into_iter().max_by_key(|(_, ports)| *ports);
+        if let Some((addr, ports)) = most.filter(|(_, ports)| *ports >= self.config.fan_out.ports.get()) {
+            drafts.push(Draft::port_scan(name, flow, addr, ports, seconds));
+        }
+        for draft in drafts {
+            self.outbox.put_of_subject(draft, self.now);
+        }
+    }
+
+    fn close_sent(&mut self, number: u32, sent: &Sent, learning: bool) {
+        let Some(subject) = self.memory.subject_mut(number) else {
+            return;
+        };
+        let surge = subject.sent.compare(sent.bytes);
+        if sent.bytes > 0 {
+            subject.sent.push(sent.bytes);
+        }
+        let volume = &self.config.volume_surge;
+        if let (Some(flow), Some(surge)) = (&sent.newest, surge)
+            && !learning
+            && volume.enabled
+            && sent.bytes >= volume.bytes
+            && surge.score >= volume.score
+            && sent.bytes as f64 >= surge.median * VOLUME_MULTIPLE
+        {
+            let draft = Draft::sent_surge(self.memory.name(number), flow, sent.bytes, surge);
+            self.outbox.put_of_subject(draft, self.now);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The state file: what was learned, over restarts.
+//!
+//! Eight bytes `fltwatch`, the format's version (32 bits, little-endian), a CRC-32 of the rest, and the [`Memory`] in postcard's
+//! wire format. It is written beside itself and renamed, on a thread of its own, so that a crash leaves the file before.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use super::memory::Memory;
+
+const MAGIC: &[u8; 8] = b"fltwatch";
+const VERSION: u32 = 1;
+
+/// A larger file is not one of ours: contacts are bounded.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Why a state file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StateError {
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It is not what was written.
+    #[error("the file is not a state file of `watch`, or is damaged: {0}")]
+    Content(&'static str),
+}
+
+/// Reads what was learned; `None` if there is no file.
+pub(super) fn read(file: &Path) -> Result<Option<Memory>, StateError> {
+    let content = match fs::metadata(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+        Ok(found) if found.len() > MAX_BYTES => return Err(StateError::Content("it is too large")),
+        Ok(_) => fs::read(file)?,
+    };
+    let rest = content
+        .strip_prefix(MAGIC)
+        .ok_or(StateError::Content("its beginning is another"))?;
+    let (version, rest) = rest
+        .split_first_chunk()
+        .ok_or(StateError::Content("it is cut off"))?;
+    if u32::from_le_bytes(*version) != VERSION {
+        return Err(StateError::Content("another version of flowtap wrote it"));
+    }
+    let (sum, rest) = rest
+        .split_first_chunk()
+        .ok_or(StateError::Content("it is cut off"))?;
+    if u32::from_le_bytes(*sum) != crc32fast::hash(rest) {
+        return Err(StateError::Content("its checksum is wrong"));
+    }
+    let mut memory: Memory =
+        postcard::from_bytes(rest).map_err(|_| StateError::Content("it can't be decoded"))?;
+    memory.index();
+    Ok(Some(memory))
+}
+
+fn encode(memory: &Memory) -> io::Result<Vec<u8>> {
+    let rest = postcard::to_stdvec(memory).map_err(io::Error::other)?;
+    Ok([
+        MAGIC,
+        &VERSION.to_le_bytes()[..],
+        &crc32fast::hash(&rest).to_le_bytes(),
+        &rest,
+    ]
+    .concat())
+}
+
+fn write(file: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = file.with_extension("new");
+    let mut new = File::create(&beside)?;
+    new.write_all(content)?;
+    new.sync_all()?;
+    fs::rename(&beside, file)
+}
+
+/// Writes on a thread of its own.
+#[derive(Debug)]
+pub(super) struct Saver {
+    file: PathBuf,
+    contents: Option<SyncSender<Vec<u8>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Saver {
+    /// # Errors
+    /// The system gave no thread.
+    pub(super) fn start(file: PathBuf) -> io::Result<Self> {
+        let (contents, incoming) = sync_channel(1);
+        let target = file.clone();
+        let thread = thread::Builder::new()
+            .name("watch-state".to_owned())
+            .spawn(move || save(&target, &incoming))?;
+        Ok(Self {
+            file,
+            contents: Some(contents),
+            thread: Some(thread),
+        })
+    }
+
+    /// Has `memory` written soon. If the one before is still being written, the next call does.
+    pub(super) fn save(&self, memory: &Memory) {
+        let Some(contents) = &self.contents else {
+            return;
+        };
+        match encode(memory).map(|content| contents.try_send(content)) {
+            Ok(Ok(()) | Err(TrySendError::Full(_))) => {}
+            Ok(Err(TrySendError::Disconnected(_))) => {
+                failed(&self.file, &io::Error::other("its thread has ended"));
+            }
+            Err(error) => failed(&self.file, &error),
+        }
+    }
+
+    /// Writes `memory`, and waits until that is done.
+    pub(super) fn finish(&mut self, memory: &Memory) {
+        self.contents = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was reported by the hook.
+            let _ = thread.join();
+        }
+        if let Err(error) = encode(memory).and_then(|content| write(&self.file, &content)) {
+            failed(&self.file, &error);
+        }
+    }
+}
+
+fn save(file: &Path, incoming: &Receiver<Vec<u8>>) {
+    while let Ok(content) = incoming.recv() {
+        if let Err(error) = write(file, &content) {
+            failed(file, &error);
+        }
+    }
+}
+
+fn failed(file: &Path, error: &io::Error) {
+    tracing::warn!(
+        file = %file.display(),
+        %error,
+        "what the processor `watch` has learned can't be saved; after a restart it would learn anew\n  \
+         hint: its folder must be writable, and have room"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::memory::Subject;
+
+    #[test]
+    fn what_was_saved_is_read_again_and_what_is_damaged_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("watch.state");
+        assert!(read(&file).unwrap().is_none());
+        let mut memory = Memory::default();
+        memory.since = 7;
+        assert_eq!(memory.number("shop/Deployment/web".to_owned(), 10), Some(0));
+        let mut saver = Saver::start(file.clone()).unwrap();
+        saver.save(&memory);
+        saver.finish(&memory);
+        let mut found = read(&file).unwrap().unwrap();
+        assert_eq!(found, memory);
+        assert_eq!(found.number("shop/Deployment/web".to_owned(), 10), Some(0));
+        assert!(matches!(&found.subjects[0], Some(Subject { name, .. }) if name == "shop/Deployment/web"));
+
+        let whole = fs::read(&file).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&file, &whole[..length]).unwrap();
+            assert!(read(&file).is_err(), "cut off at {length}");
+        }
+        for place in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 0x55;
+            fs::write(&file, &damaged).unwrap();
+            assert!(read(&file).is_err(), "damaged at {place}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Questions to a daemon, at its admin listener.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use flowtap_pipeline::plain;
+use serde::de::DeserializeOwned;
+
+/// Maximum time for a response.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A longer response is not from flowtap.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum AskError {
+    /// Nobody was reached.
+    Connection(io::Error),
+    /// The server that answered is not flowtap.
+    Answer(String),
+}
+
+impl std::fmt::Display for AskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connection(error) => write!(f, "{error}"),
+            Self::Answer(text) => f.write_str(text),
+        }
+    }
+}
+
+/// `GET path` over HTTP/1.0, whose answer ends with the connection.
+///
+/// # Errors
+/// [`AskError`] with whose fault it is.
+pub(crate) fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Result<T, AskError> {
+    let answer = fetch(address, path).map_err(AskError::Connection)?;
+    content(&answer).map_err(AskError::Answer)
+}
+
+fn fetch(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\nConnection: close\r\n\r\n"
+    )?;
+    let (mut answer, until) = (Vec::new(), Instant::now() + TIMEOUT);
+    let mut chunk = vec![0; 64 << 10];
+    // The timeout of the socket is for each read; a peer that sends a byte now and then would never reach it.
+    while (answer.len() as u64) < MAX_ANSWER {
+        match stream.read(&mut chunk)? {
+            0 => return Ok(answer),
+            read => answer.extend_from_slice(&chunk[..read]),
+        }
+        if Instant::now() > until {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no complete response within {} s", TIMEOUT.as_secs()),
+            ));
+        }
+    }
+    Err(io::Error::other("the response is too long"))
+}
+
+/// What is in a response, or what came instead.
+fn content<T: DeserializeOwned>(answer: &[u8]) -> Result<T, String> {
+    const END_OF_HEAD: &[u8] = b"\r\n\r\n";
+    let strange = || "the endpoint is not a flowtap admin listener".to_owned();
+    let end = answer
+        .windows(END_OF_HEAD.len())
+        .position(|bytes| bytes == END_OF_HEAD)
+        .ok_or_else(strange)?;
+    let (head, body) = (&answer[..end], &answer[end + END_OF_HEAD.len()..]);
+    let head = String::from_utf8_lossy(head);
+    let status = head.split_whitespace().nth(1).ok_or_else(strange)?;
+    match status {
+        "200" => serde_json::from_slice(body).map_err(|error| format!("{}: {error}", strange())),
+        "404" if body.is_empty() => Err("this daemon is of a version without it".to_owned()),
+        // Any program may listen on the port: its text must not control the terminal.
+        _ => {
+            let text = String::from_utf8_lossy(body);
+            let line = text.lines().next().unwrap_or_default();
+            Err(plain::plain(&format!("{status}: {line}")).into_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_extensions::live::Flows;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_what_was_asked_for_or_a_sentence() {
+        let body = serde_json::to_string(&Flows::default()).unwrap();
+        let answer = format!("HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{body}");
+        assert_eq!(content::<Flows>(answer.as_bytes()), Ok(Flows::default()));
+        let refused =
+            content::<Flows>(b"HTTP/1.0 404 Not Found\r\n\r\nunknown pipeline `x`; available: flows\n")
+                .unwrap_err();
+        assert_eq!(refused, "404: unknown pipeline `x`; available: flows");
+        let hostile = content::<Flows>(b"HTTP/1.0 500 x\r\n\r\n\x1b]0;PWNED\x07\n").unwrap_err();
+        assert_eq!(hostile, "500: \\u{1b}]0;PWNED\\u{7}");
+        for strange in [
+            &b""[..],
+            b"220 smtp ready\r\n",
+            b"\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\n<html>",
+        ] {
+            assert!(
+                content::<Flows>(strange)
+                    .unwrap_err()
+                    .contains("not a flowtap admin listener"),
+                "{strange:?}"
+            );
+        }
+        assert!(
+            content::<Flows>(b"HTTP/1.0 404 Not Found\r\n\r\n")
+                .unwrap_err()
+                .contains("version")
+        );
+    }
+}
