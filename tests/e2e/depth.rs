@@ -111,6 +111,59 @@ fn failed_connects_show(mode: &str) -> bool {
     true
 }
 
+/// Begins to connect to `address` and returns before it ends.
+fn begin_to_connect(address: SocketAddr) -> socket2::Socket {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_nonblocking(true).expect("an option");
+    let pending = socket.connect(&address.into()).expect_err("no answer yet");
+    assert_eq!(
+        pending.raw_os_error(),
+        Some(nix::errno::Errno::EINPROGRESS as i32)
+    );
+    socket
+}
+
+#[test]
+fn a_connect_that_is_given_up_has_had_no_answer_once_its_syn_was_sent_again() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("nft") {
+        return;
+    }
+    for mode in MODES {
+        let daemon = Daemon::start(&[
+            mode,
+            "processors.window.families.network_tcp_connect_failures.labels=[reason, netns]",
+            "processors.window.families.network_tcp_syn_retransmits.labels=[flow, netns]",
+        ]);
+        let netns = netns::within_new(|| {
+            sh("nft add table inet t
+                nft 'add chain inet t in { type filter hook input priority 0; }'
+                nft add rule inet t in tcp dport 7001 drop");
+            let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 7001));
+            let patient = begin_to_connect(at);
+            drop(begin_to_connect(at));
+            // The second SYN follows the first by a second.
+            let deadline = std::time::Instant::now() + crate::daemon::WAIT_TIMEOUT;
+            while !sh("ss -tinH state syn-sent").contains("retrans:1/1") {
+                assert!(std::time::Instant::now() < deadline, "the SYN was not sent again");
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            drop(patient);
+            netns::label()
+        });
+        daemon.scrape_until("both failures", |scrape| {
+            failures(scrape, "no_answer", &netns) == 1 && failures(scrape, "aborted", &netns) == 1
+        });
+        let labels = [("flow", "egress"), ("netns", &*netns)];
+        let sent_again = daemon
+            .scrape()
+            .sum("primus_lens_network_tcp_syn_retransmits", &labels);
+        assert_eq!(sent_again, 1, "{mode}");
+    }
+}
+
 #[test]
 fn connections_that_end_by_a_reset_are_counted_at_both_ends() {
     let Some(_machine) = require::root_alone() else {

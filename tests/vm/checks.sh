@@ -2,7 +2,7 @@
 # What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
-# In: CHECKS in the environment, any of "modes processes owners links"; default all.
+# In: CHECKS in the environment, any of "modes processes owners links limits"; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -17,8 +17,10 @@
 . /checks/links.sh
 # shellcheck source=tests/vm/resets.sh
 . /checks/resets.sh
+# shellcheck source=tests/vm/limits.sh
+. /checks/limits.sh
 
-wanted() { case " ${CHECKS:-modes processes owners links} " in *" $1 "*) ;; *) return 1 ;; esac; }
+wanted() { case " ${CHECKS:-modes processes owners links limits} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # started NAME MODE...: starts flowtap, or says that it does not.
 started() {
@@ -90,4 +92,13 @@ if wanted links; then
         left_out links
         stop_flowtap links
     fi
+fi
+if wanted limits; then
+    more_families=$limits_families
+    # shellcheck disable=SC2086 # a list of modes
+    if started limits $running; then
+        timed limits all_limits 9500
+        stop_flowtap limits
+    fi
+    more_families=''
 fi
