@@ -210,6 +210,23 @@ fn reloads_that_alternate_modes_rings_and_limits_lose_no_byte_and_no_connection(
 }
 
 #[test]
+fn a_table_that_grows_with_each_reload_loses_no_byte_and_no_connection() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    // Connections of each size of the table stay open until the end, so that none of the tables empties.
+    nothing_is_missed("receivers.ebpf.max_sockets=5000", 100, |config, round| {
+        let with = |keys: &str| config.replace(RECEIVER, &format!("ebpf: {{{keys}}}"));
+        // Up to three million, beyond which a machine's memory for nothing but empty tables is better used.
+        let entries = 5000 * 19_usize.pow(u32::try_from(round % 3).unwrap()) + round * 12_000;
+        match round % 4 {
+            3 => with(&format!("interval: 200ms, mode: events, max_sockets: {entries}")),
+            _ => with(&format!("interval: 200ms, max_sockets: {entries}")),
+        }
+    });
+}
+
+#[test]
 fn series_that_are_the_same_under_another_config_of_the_window_count_on() {
     let Some(_machine) = require::root_alone() else {
         return;

@@ -26,7 +26,7 @@ mod programs;
 mod replace;
 mod sockets;
 
-use flowtap_ebpf::{Events, EventsOptions, LoadError, Sockets};
+use flowtap_ebpf::{Events, LoadError, Sockets};
 use flowtap_pipeline::{BuildContext, Inheritance, Receiver, Sink, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -43,7 +43,7 @@ pub(crate) use self::explain::grant_command;
 pub use self::factory::FACTORY;
 use self::handover::Handover;
 use self::losses::LossTelemetry;
-use self::programs::{EVENTS_RING_BYTES, Left, Programs, scan_listeners, sockets_options};
+use self::programs::{Left, Programs, events_options, scan_listeners, sockets_options};
 use crate::containers::Containers;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::extras::Extras;
@@ -120,12 +120,8 @@ impl EbpfReceiver {
             Err(error) => error,
         };
         tracing::debug!(error = %refused, "mode events uses a separate table: the programs of mode sockets do not load");
-        let options = EventsOptions {
-            ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
-            max_sockets: self.config.max_sockets,
-        };
         let containers = Containers::new(&self.context, &self.config.proc_root);
-        let mut programs = Events::load(&options)?;
+        let mut programs = Events::load(&events_options(&self.config))?;
         events::find_listeners(&mut programs);
         tracing::warn!("queues of listening sockets are not measured in mode events with a separate table");
         let left = Left::new(EventPrograms::Own(Box::new(programs)), None, containers);
@@ -261,9 +257,8 @@ impl Receiver for EbpfReceiver {
     }
 
     fn take_over(&mut self, inheritance: Inheritance) -> Result<(), Inheritance> {
-        let handover = inheritance.downcast::<Handover>()?;
-        self.inherit(*handover)
-            .map_err(|programs| Box::new(programs) as Inheritance)
+        self.inherited = Some(*inheritance.downcast::<Handover>()?);
+        Ok(())
     }
 }
 
