@@ -2,7 +2,7 @@
 # What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
-# In: CHECKS in the environment, any of "modes processes owners links"; default all.
+# In: CHECKS in the environment, any of "modes processes owners links reloads"; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -15,10 +15,12 @@
 . /checks/owners.sh
 # shellcheck source=tests/vm/links.sh
 . /checks/links.sh
+# shellcheck source=tests/vm/reloads.sh
+. /checks/reloads.sh
 # shellcheck source=tests/vm/resets.sh
 . /checks/resets.sh
 
-wanted() { case " ${CHECKS:-modes processes owners links} " in *" $1 "*) ;; *) return 1 ;; esac; }
+wanted() { case " ${CHECKS:-modes processes owners links reloads} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # started NAME MODE...: starts flowtap, or says that it does not.
 started() {
@@ -90,4 +92,12 @@ if wanted links; then
         left_out links
         stop_flowtap links
     fi
+fi
+if wanted reloads; then
+    first_port=9500
+    for mode in $running; do
+        [ "$mode" != sock_diag ] || continue
+        timed "${mode}_reloads" all_reloads "$mode" $first_port
+        first_port=$((first_port + 100))
+    done
 fi
