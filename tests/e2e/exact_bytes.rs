@@ -1,7 +1,7 @@
 //! The sums of client and server, both directions, equal what the applications counted, to the byte.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::process::Command;
 
 use crate::daemon::Daemon;
@@ -103,6 +103,30 @@ fn connections_that_were_open_before_are_counted_from_the_start_on_in_every_name
     for (seen, sent) in ports_and_counts {
         assert_eq!(seen, sent);
     }
+}
+
+#[test]
+fn connections_of_another_namespace_that_no_process_has_accepted_are_counted_as_not_adopted() {
+    const WAITING: usize = 7;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::mode_sockets() {
+        return;
+    }
+    netns::within_new(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..WAITING).map(|_| TcpStream::connect(address).unwrap()).collect();
+        // Other namespaces of the machine may have such connections as well.
+        let daemon = by_netns(&[]);
+        let name = "flowtap_receiver_unadopted_connections_total";
+        daemon.telemetry_until("connections that were not adopted", |seen| {
+            seen.sum(name, &[]) >= WAITING as u64
+        });
+        daemon.wait_for("connections of other network namespaces were open before flowtap");
+        drop(clients);
+    });
 }
 
 /// One socket: a connect that is refused, then connections of so many bytes, each ended by a connect to nowhere (connect(2):

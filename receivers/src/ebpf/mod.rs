@@ -25,6 +25,7 @@ mod losses;
 mod programs;
 mod replace;
 mod sockets;
+mod unadopted;
 
 use flowtap_ebpf::{Events, LoadError, Sockets};
 use flowtap_pipeline::{BuildContext, Inheritance, Receiver, Sink, StageError};
@@ -139,6 +140,8 @@ impl EbpfReceiver {
         sockets::adopt(&mut left.programs, &mut left.found, &mut left.containers);
         // What these have dropped before is not counted.
         scan_listeners(&mut left.listeners, &mut left.found, &mut left.containers);
+        self.losses
+            .count_unadopted(unadopted::count(&self.config.proc_root));
         left
     }
 
