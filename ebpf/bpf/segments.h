@@ -359,7 +359,7 @@ static __always_inline void on_segments_established(struct sock *sk, int oldstat
 	if (!place && oldstate == TCP_SYN_SENT)
 		place = track_segments(sk, ROLE_CLIENT, false);
 	if (!place) {
-		count_untracked(first);
+		count_untracked_opening(cookie_of(sk), first);
 		return;
 	}
 	state = &place->state;
@@ -391,6 +391,8 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 	struct flow_event *event;
 	struct totals now = {};
 
+	/* For the programs after this one: the place is given back below. */
+	note_done(cookie_of(sk), TCP_CLOSE);
 	read_totals(&now, sk, tcp);
 	if (!place && oldstate == TCP_SYN_RECV && now.received) {
 		/* TCP Fast Open: accepted, and reset before the handshake's end. */
@@ -455,8 +457,8 @@ static __always_inline void do_segments_missed(struct sock *sk, int oldstate, in
 		if (!has_kprobes && is_connect_missed(place))
 			on_segments_connect(sk);
 	} else if (newstate == TCP_CLOSE) {
-		/* Nothing is there any more if it has been seen. */
-		if (place)
+		/* Nothing is there any more if it has been seen; or there never was a place. */
+		if (place || (has_untracked && !was_done(cookie_of(sk), TCP_CLOSE)))
 			on_segments_close(sk, oldstate);
 	} else {
 		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&

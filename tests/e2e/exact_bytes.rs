@@ -114,19 +114,24 @@ fn connections_of_another_namespace_that_no_process_has_accepted_are_counted_as_
     if !require::mode_sockets() {
         return;
     }
-    netns::within_new(|| {
+    // In another namespace than the daemon, in whose own they would be adopted.
+    let clients = netns::within_new(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let clients: Vec<_> = (0..WAITING).map(|_| TcpStream::connect(address).unwrap()).collect();
-        // Other namespaces of the machine may have such connections as well.
-        let daemon = by_netns(&[]);
-        let name = "flowtap_receiver_unadopted_connections_total";
-        daemon.telemetry_until("connections that were not adopted", |seen| {
-            seen.sum(name, &[]) >= WAITING as u64
-        });
-        daemon.wait_for("connections of other network namespaces were open before flowtap");
-        drop(clients);
+        let clients: Vec<_> = (0..WAITING)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        // Looked for by process: one has to be in the namespace.
+        let sleeper = Command::new("sleep").arg("600").spawn().unwrap();
+        (listener, clients, Peer(sleeper))
     });
+    let daemon = by_netns(&[]);
+    // Other namespaces of the machine may have such connections as well.
+    daemon.telemetry_until("connections that were not adopted", |seen| {
+        seen.sum("flowtap_receiver_unadopted_connections_total", &[]) >= WAITING as u64
+    });
+    daemon.wait_for("connections of other network namespaces were open before flowtap");
+    drop(clients);
 }
 
 /// One socket: a connect that is refused, then connections of so many bytes, each ended by a connect to nowhere (connect(2):
