@@ -197,9 +197,7 @@ impl Events {
         let known = before.map(|(known, _)| known);
         let generation = Known::next_generation(known);
         let tables = match known {
-            Some(known) => known
-                .tables
-                .next(&TABLES, &known.maps, options.max_sockets)?,
+            Some(known) => known.tables.next(&TABLES, &known.maps, options.max_sockets)?,
             None => Tables::first(options.max_sockets),
         };
         let Linked {

@@ -56,7 +56,8 @@ impl RetiredRings {
         for (rings, _) in &mut self.0 {
             rings.drain_all(&mut each)?;
         }
-        self.0.retain(|(_, since)| now.duration_since(*since) < RETIREMENT);
+        self.0
+            .retain(|(_, since)| now.duration_since(*since) < RETIREMENT);
         Ok(())
     }
 }

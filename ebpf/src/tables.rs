@@ -60,7 +60,12 @@ impl Tables {
     ///
     /// # Errors
     /// The error of the kernel; or that there are too many tables, which takes a limit beyond [`MAX_SOCKETS`].
-    pub(crate) fn next(&self, names: &TableNames, maps: &SharedMaps, entries: u32) -> Result<Self, LoadError> {
+    pub(crate) fn next(
+        &self,
+        names: &TableNames,
+        maps: &SharedMaps,
+        entries: u32,
+    ) -> Result<Self, LoadError> {
         let system = |source| LoadError::System {
             what: "looking for entries of older tables",
             source,
@@ -98,11 +103,15 @@ impl Tables {
     }
 }
 
-/// Size of a table that is added because one of `capacity` has no room for `entries`. The more older tables have entries, the
-/// larger: so that their number has a bound.
+/// Times that a table that is added is at least as large as the one before, by the number of older tables that have entries: so
+/// that their number has a bound. No more than that, as a scan looks at every place of a table.
+const STEPS: [u32; MAX_OLDER] = [1, 1, 2, 4, 8, 8];
+
+/// Size of a table that is added because one of `capacity` has no room for `entries`.
 fn added_capacity(capacity: u32, entries: u32, older: usize) -> u32 {
-    let stepped = if older < 2 { 0 } else { capacity.saturating_mul(4) };
-    stepped.min(MAX_SOCKETS).max(entries).max(LEAST_ADDED)
+    let step = STEPS.get(older).copied().unwrap_or(8);
+    let stepped = capacity.saturating_mul(step).min(MAX_SOCKETS);
+    stepped.max(entries).max(LEAST_ADDED)
 }
 
 #[cfg(test)]
@@ -117,7 +126,10 @@ mod tests {
             while capacity < MAX_SOCKETS {
                 capacity = added_capacity(capacity, capacity + 1, older);
                 older += 1;
-                assert!(older <= MAX_OLDER, "from {start}: {capacity} with {older} older tables");
+                assert!(
+                    older <= MAX_OLDER,
+                    "from {start}: {capacity} with {older} older tables"
+                );
             }
         }
     }

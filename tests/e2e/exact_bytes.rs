@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::daemon::Daemon;
 use crate::netns;
+use crate::peers::Peer;
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
 
@@ -130,7 +131,8 @@ fn connections_of_another_namespace_that_no_process_has_accepted_are_counted_as_
     daemon.telemetry_until("connections that were not adopted", |seen| {
         seen.sum("flowtap_receiver_unadopted_connections_total", &[]) >= WAITING as u64
     });
-    daemon.wait_for("connections of other network namespaces were open before flowtap");
+    let text = "connections of other network namespaces were open before flowtap";
+    assert!(daemon.said().contains(text), "{}", daemon.said());
     drop(clients);
 }
 

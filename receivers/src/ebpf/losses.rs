@@ -115,7 +115,7 @@ impl LossTelemetry {
             scan_writes = new.scan_writes,
             redirected = new.redirected,
             owners = new.owners,
-            "the kernel side could not report everything: a larger `ring_buffer_bytes` or a shorter `interval` helps where \
+            "the kernel side could not report everything; hint: a larger `ring_buffer_bytes` or a shorter `interval` helps where \
              connections are lost, a larger `max_sockets` or `net.core.optmem_max` where they are untracked"
         );
     }

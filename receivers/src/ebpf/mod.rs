@@ -176,14 +176,16 @@ impl EbpfReceiver {
             Err(error @ LoadError::Capability(_)) => return self.fall_back_to_sock_diag(explain(error)),
             Err(error) => error,
         };
-        tracing::warn!(error = %sockets, "mode sockets does not load; trying mode events");
+        tracing::warn!(error = %sockets, "mode sockets does not load; trying mode events; \
+                hint: set `mode: events`, or use a newer kernel");
         match self.load_events() {
             Ok(programs) => Ok((
                 programs,
                 format!("mode sockets does not load: {}", one_line(&sockets)),
             )),
             Err(events) => {
-                tracing::warn!(error = %events, "mode events does not load either");
+                tracing::warn!(error = %events, "mode events does not load either; \
+                hint: `flowtap doctor` shows what is missing");
                 self.fall_back_to_sock_diag(explain(sockets))
             }
         }
@@ -194,7 +196,10 @@ impl EbpfReceiver {
         if self.context.strict {
             return Err(refused);
         }
-        tracing::warn!("{refused}");
+        tracing::warn!(
+            hint = "grant what is missing; --strict fails instead of falling back",
+            "{refused}"
+        );
         let mut receiver = SockDiagReceiver::new(self.sock_diag_config(), &self.context);
         receiver.open()?;
         Ok((Programs::SockDiag(Box::new(receiver)), one_line(&refused)))

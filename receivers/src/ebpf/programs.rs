@@ -65,7 +65,8 @@ impl Programs {
         if let Err(error) = sockets.accept() {
             tracing::warn!(
                 %error,
-                "accept() is not observed: an accepted connection has the process that listens until a file scan or its close"
+                "accept() is not observed: an accepted connection has the process that listens until a file scan or its close; \
+                hint: a kernel with fentry (`flowtap doctor`), or a shorter `scan_listen_interval`"
             );
         }
         match sockets.store() {

@@ -165,7 +165,8 @@ impl EbpfReceiver {
         tracing::warn!(
             receiver = %self.context.id,
             mode,
-            "this change of the config restarts the measurement: bytes and connections until then are not counted; receiver_coverage_kernel and _measured show the loss"
+            "this change of the config restarts the measurement: bytes and connections until then are not counted; receiver_coverage_kernel and _measured show the loss; \
+                hint: change these keys when few connections are open"
         );
     }
 }

@@ -92,7 +92,8 @@ fn without_file(net: &Path) -> io::Result<u64> {
 mod tests {
     use super::*;
 
-    const HEADER: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+    const HEADER: &str =
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
 
     #[test]
     fn open_connections_without_a_file_are_counted_in_each_other_namespace_once() {
