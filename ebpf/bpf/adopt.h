@@ -110,7 +110,7 @@ static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct t
 	if (task)
 		set_process(&fresh.state, task, OWNER_SEEN);
 	if (!find_or_make_state(sk, &fresh))
-		count_untracked(true);
+		count_untracked();
 	return ITER_CONTINUE;
 }
 

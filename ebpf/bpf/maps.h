@@ -6,6 +6,7 @@
 #ifndef FLOWTAP_MAPS_H
 #define FLOWTAP_MAPS_H
 
+#include "control.h"
 #include "socket_state.h"
 
 /* Key: the socket. Value: what was last reported of it. */
@@ -37,13 +38,21 @@ struct table_entry {
 /* Key: the socket's cookie. Value: what is known of a connection whose socket has no storage: of all where the kernel
  * has no scan over storage, else of those that were refused storage by a small net.core.optmem_max
  * (sk_storage_charge()). The size is set by the loader. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64);
-	__type(value, struct table_entry);
-} table SEC(".maps");
+#define TABLE(name, entries)                                                                                         \
+	struct {                                                                                                     \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                                     \
+		__uint(max_entries, entries);                                                                        \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                                \
+		__type(key, __u64);                                                                                  \
+		__type(value, struct table_entry);                                                                   \
+	} name SEC(".maps")
+
+TABLE(table, 16384);
+
+/* Older tables, the newest first: see control.h. */
+#define DECLARE(n) TABLE(table_older##n, 1);
+EACH_OLDER_TABLE(DECLARE)
+#undef DECLARE
 
 /* The connection that came into being last on a CPU, and who has the socket that it is accepted on. It is established
  * in the same softirq, before any other; but for TCP Fast Open, where the process that accepts it is known first. Not
@@ -76,47 +85,6 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 24);
 } lifecycle SEC(".maps");
-
-/* Which programs are at work, and what user space changes while they are. */
-struct control {
-	__u32 generation;  /* of the newest programs that are at work */
-	__u32 sole;	   /* the same, once those before have been detached */
-	__u32 table_limit; /* entries that the table of connections may have */
-};
-
-/* Key: 0. Value: set by the loader. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct control);
-} control SEC(".maps");
-
-/* Of these programs. Set by the loader. */
-const volatile __u32 generation = 1;
-
-/* Task of these programs at an event. */
-enum duty {
-	DUTY_NONE,   /* they are not all attached yet */
-	DUTY_FOLLOW, /* the work that the programs before them have left */
-	DUTY_ALL,
-};
-
-/*
- * A reload attaches other programs beside those that are at work, with the same maps, before it detaches these. A CPU
- * that has begun to call the programs at a tracepoint does not see that others have been attached or detached. So
- * the old programs do their work for as long as they are called; the new ones are called after them, and do what is
- * left until no CPU can be calling the old ones any more.
- */
-static __always_inline enum duty duty(void)
-{
-	__u32 zero = 0;
-	volatile struct control *now = bpf_map_lookup_elem(&control, &zero);
-
-	if (!now || now->generation < generation)
-		return DUTY_NONE;
-	return now->sole < generation ? DUTY_FOLLOW : DUTY_ALL;
-}
 
 /* flow_event of received segments, in mode `events`. The size is set by the loader. */
 struct {

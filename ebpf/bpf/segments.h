@@ -15,6 +15,7 @@
 #ifndef FLOWTAP_SEGMENTS_H
 #define FLOWTAP_SEGMENTS_H
 
+#include "control.h"
 #include "owners.h"
 #include "segment.h"
 
@@ -27,12 +28,23 @@ struct tracked_socket {
 };
 
 /* Key: address of the struct sock. Value: what was last reported of it. The size is set by the loader. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1 << 16);
-	__type(key, __u64);
-	__type(value, struct tracked_socket);
-} tracked SEC(".maps");
+#define TRACKED(name, entries)                                                                                       \
+	struct {                                                                                                     \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                                     \
+		__uint(max_entries, entries);                                                                        \
+		__type(key, __u64);                                                                                  \
+		__type(value, struct tracked_socket);                                                                \
+	} name SEC(".maps")
+
+TRACKED(tracked, 1 << 16);
+
+/* Older tables, the newest first: see control.h. */
+#define DECLARE(n) TRACKED(tracked_older##n, 1);
+EACH_OLDER_TABLE(DECLARE)
+#undef DECLARE
+
+/* Number of entries of all tables. */
+__u32 tracked_entries = 0;
 
 /* flow_event of received segments. The size is set by the loader. */
 struct {
@@ -72,6 +84,57 @@ static __always_inline __u64 cookie_of(struct sock *sk)
 	return value ^ cookie_key;
 }
 
+static __always_inline struct tracked_socket *find_tracked(__u64 *address)
+{
+	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, address);
+
+#define LOOK_UP(n)                                                                                                   \
+	if (!place && older_tables >= n)                                                                             \
+		place = bpf_map_lookup_elem(&tracked_older##n, address);
+	EACH_OLDER_TABLE(LOOK_UP)
+#undef LOOK_UP
+	return place;
+}
+
+static __always_inline void remove_tracked(__u64 *address)
+{
+	long absent = bpf_map_delete_elem(&tracked, address);
+
+#define REMOVE(n)                                                                                                    \
+	if (absent && older_tables >= n)                                                                             \
+		absent = bpf_map_delete_elem(&tracked_older##n, address);
+	EACH_OLDER_TABLE(REMOVE)
+#undef REMOVE
+	if (!absent)
+		__sync_fetch_and_add(&tracked_entries, -1);
+}
+
+/* An empty place for the socket at `address`; NULL if there is none. Whatever is known of the address was of another
+ * socket, or of another connection of this one. */
+static __always_inline struct tracked_socket *make_tracked(__u64 *address)
+{
+	struct tracked_socket *place = find_tracked(address);
+	__u32 zero = 0;
+	struct control *now;
+	long refused;
+
+	if (place) {
+		__builtin_memset(place, 0, sizeof(*place));
+		return place;
+	}
+	now = bpf_map_lookup_elem(&control, &zero);
+	if (!now || *(volatile __u32 *)&tracked_entries >= now->table_limit)
+		return NULL;
+	if (adds_to_older_table(now))
+		refused = bpf_map_update_elem(&tracked_older1, address, (const void *)&empty_tracked, BPF_NOEXIST);
+	else
+		refused = bpf_map_update_elem(&tracked, address, (const void *)&empty_tracked, BPF_NOEXIST);
+	if (refused)
+		return NULL;
+	__sync_fetch_and_add(&tracked_entries, 1);
+	return find_tracked(address);
+}
+
 /* A place for a socket that is not tracked yet; NULL if there is none, which the caller counts once a connection.
  * `adopted`: it was open before, and counts from now on. */
 static __always_inline struct tracked_socket *track_segments(struct sock *sk, __u8 role, bool adopted)
@@ -81,8 +144,7 @@ static __always_inline struct tracked_socket *track_segments(struct sock *sk, __
 	struct tracked_socket *place;
 	struct socket_state *state;
 
-	bpf_map_update_elem(&tracked, &address, (const void *)&empty_tracked, BPF_ANY);
-	place = bpf_map_lookup_elem(&tracked, &address);
+	place = make_tracked(&address);
 	if (!place) {
 		has_untracked = true;
 		return NULL;
@@ -146,12 +208,16 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	struct segment segment;
 	struct totals now = {};
 	__s64 received;
+	enum duty duty_ = duty();
 	__u64 time;
 
-	if (!is_tcp(sk))
+	if (duty_ == DUTY_NONE || !is_tcp(sk))
 		return;
 	read_segment(&segment, skb);
-	place = bpf_map_lookup_elem(&tracked, &address);
+	/* The programs before these have reported it, if they were run for it. */
+	if (duty_ == DUTY_FOLLOW)
+		segment.payload = 0;
+	place = find_tracked(&address);
 	/* Once the table was full, this may as well be a connection that found no place when it opened: its close
 	 * counts all of it. */
 	if (!place && !has_untracked)
@@ -226,12 +292,22 @@ static __always_inline void on_segments_unlisten(struct sock *sk)
 	emit_segments_listener(sk, EVENT_UNLISTEN);
 }
 
+/* Whether no program has seen this connect(): one that is established is of the connection before. */
+static __always_inline bool is_connect_missed(const struct tracked_socket *place)
+{
+	return !place || has_mark(&place->state, MARK_ESTABLISHED);
+}
+
 /* connect(), by kprobe or by the change to SYN_SENT: in the process that calls it. */
 static __always_inline void on_segments_connect(struct sock *sk)
 {
+	__u64 address = address_of(sk);
+	enum duty duty_ = duty();
 	struct tracked_socket *place;
 
-	if (!is_tcp(sk))
+	if (duty_ == DUTY_NONE || !is_tcp(sk))
+		return;
+	if (duty_ == DUTY_FOLLOW && !is_connect_missed(find_tracked(&address)))
 		return;
 	place = track_segments(sk, ROLE_CLIENT, false);
 	if (place)
@@ -252,7 +328,7 @@ static __always_inline void on_segments_child(struct sock *sk)
 static __always_inline void on_segments_accepted(struct sock *sk)
 {
 	__u64 address = address_of(sk);
-	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
+	struct tracked_socket *place = find_tracked(&address);
 
 	if (place && is_owner_open(&place->state))
 		set_current_process(&place->state, OWNER_ACCEPTED);
@@ -262,7 +338,7 @@ static __always_inline void on_segments_accepted(struct sock *sk)
 static __always_inline void on_segments_release(struct sock *sk)
 {
 	__u64 address = address_of(sk);
-	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
+	struct tracked_socket *place = find_tracked(&address);
 
 	if (place && is_owner_open(&place->state))
 		set_current_process(&place->state, OWNER_SEEN);
@@ -271,7 +347,7 @@ static __always_inline void on_segments_release(struct sock *sk)
 static __always_inline void on_segments_established(struct sock *sk, int oldstate, bool first)
 {
 	__u64 address = address_of(sk);
-	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
+	struct tracked_socket *place = find_tracked(&address);
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	struct socket_state *state;
 	struct delta none = {};
@@ -283,7 +359,7 @@ static __always_inline void on_segments_established(struct sock *sk, int oldstat
 	if (!place && oldstate == TCP_SYN_SENT)
 		place = track_segments(sk, ROLE_CLIENT, false);
 	if (!place) {
-		count_untracked(first);
+		count_untracked_opening(cookie_of(sk), first);
 		return;
 	}
 	state = &place->state;
@@ -308,13 +384,15 @@ static __always_inline void on_segments_established(struct sock *sk, int oldstat
 static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 {
 	__u64 address = address_of(sk);
-	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, &address);
+	struct tracked_socket *place = find_tracked(&address);
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
 	struct socket_state *state;
 	struct delta changed = {};
 	struct flow_event *event;
 	struct totals now = {};
 
+	/* For the programs after this one: the place is given back below. */
+	note_done(cookie_of(sk), TCP_CLOSE);
 	read_totals(&now, sk, tcp);
 	if (!place && oldstate == TCP_SYN_RECV && now.received) {
 		/* TCP Fast Open: accepted, and reset before the handshake's end. */
@@ -325,7 +403,7 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 	if (place && place->state.role == ROLE_SERVER && !has_mark(&place->state, MARK_ESTABLISHED) &&
 	    !now.received) {
 		/* TCP could not make a connection of it. */
-		bpf_map_delete_elem(&tracked, &address);
+		remove_tracked(&address);
 		return;
 	}
 	if (!place) {
@@ -351,13 +429,62 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 		fill_close(event, tcp, error);
 		bpf_ringbuf_submit(event, wakeup_flags(&tcpconn));
 	}
-	bpf_map_delete_elem(&tracked, &address);
+	remove_tracked(&address);
+}
+
+/* For what on_segments_state() was not run for: see do_missed() in state.h. */
+static __always_inline void do_segments_missed(struct sock *sk, int oldstate, int newstate)
+{
+	struct tracked_socket *place;
+	__u64 address = address_of(sk);
+
+	if (newstate == TCP_LISTEN) {
+		if (!has_owner(address, cookie_of(sk)))
+			on_segments_listen(sk);
+		return;
+	}
+	if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE) {
+		if (forget_owner(sk))
+			emit_segments_listener(sk, EVENT_UNLISTEN);
+		return;
+	}
+	place = find_tracked(&address);
+	if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV) {
+		/* Else it is as the first program made it. */
+		if (!place || place->state.role != ROLE_SERVER || has_mark(&place->state, MARK_ESTABLISHED))
+			on_segments_child(sk);
+	} else if (newstate == TCP_SYN_SENT) {
+		if (!has_kprobes && is_connect_missed(place))
+			on_segments_connect(sk);
+	} else if (newstate == TCP_CLOSE) {
+		/* Nothing is there any more if it has been seen; or there never was a place. */
+		if (place || (has_untracked && !was_done(cookie_of(sk), TCP_CLOSE)))
+			on_segments_close(sk, oldstate);
+	} else {
+		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&
+		    (!place || !has_mark(&place->state, MARK_ESTABLISHED)))
+			on_segments_established(sk, oldstate, false);
+		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
+			on_segments_release(sk);
+	}
+}
+
+static __always_inline void on_segments_state_missed(struct sock *sk, int oldstate, int newstate)
+{
+	if (duty() != DUTY_NONE && is_tcp(sk))
+		do_segments_missed(sk, oldstate, newstate);
 }
 
 static __always_inline void on_segments_state(struct sock *sk, int oldstate, int newstate)
 {
-	if (!is_tcp(sk))
+	enum duty duty_ = duty();
+
+	if (duty_ == DUTY_NONE || !is_tcp(sk))
 		return;
+	if (duty_ == DUTY_FOLLOW) {
+		do_segments_missed(sk, oldstate, newstate);
+		return;
+	}
 	if (newstate == TCP_LISTEN)
 		on_segments_listen(sk);
 	else if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV)
@@ -372,45 +499,6 @@ static __always_inline void on_segments_state(struct sock *sk, int oldstate, int
 	else {
 		if (newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV)
 			on_segments_established(sk, oldstate, true);
-		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
-			on_segments_release(sk);
-	}
-}
-
-/* For what on_segments_state() was not run for: see on_state_missed() in state.h. */
-static __always_inline void on_segments_state_missed(struct sock *sk, int oldstate, int newstate)
-{
-	struct tracked_socket *place;
-	__u64 address = address_of(sk);
-
-	if (!is_tcp(sk))
-		return;
-	if (newstate == TCP_LISTEN) {
-		if (!has_owner(address, cookie_of(sk)))
-			on_segments_listen(sk);
-		return;
-	}
-	if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE) {
-		if (forget_owner(sk))
-			emit_segments_listener(sk, EVENT_UNLISTEN);
-		return;
-	}
-	place = bpf_map_lookup_elem(&tracked, &address);
-	if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV) {
-		/* Else it is as the first program made it. */
-		if (!place || place->state.role != ROLE_SERVER || has_mark(&place->state, MARK_ESTABLISHED))
-			on_segments_child(sk);
-	} else if (newstate == TCP_SYN_SENT) {
-		if (!has_kprobes && (!place || has_mark(&place->state, MARK_ESTABLISHED)))
-			on_segments_connect(sk);
-	} else if (newstate == TCP_CLOSE) {
-		/* Nothing is there any more if it has been seen. */
-		if (place)
-			on_segments_close(sk, oldstate);
-	} else {
-		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&
-		    (!place || !has_mark(&place->state, MARK_ESTABLISHED)))
-			on_segments_established(sk, oldstate, false);
 		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
 			on_segments_release(sk);
 	}

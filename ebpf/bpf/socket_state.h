@@ -115,13 +115,60 @@ static __always_inline void count_lost_flow(__s64 sent, __s64 received)
 	count_lost_bytes(sent, received);
 }
 
-/* Counts a connection that can't be followed: by the first program that sees it opened, as those after it see the
- * same change. */
-static __always_inline void count_untracked(bool first)
+/* Counts a connection that can't be followed. */
+static __always_inline void count_untracked(void)
 {
 	has_untracked = true;
-	if (first)
-		COUNT_LOSS(untracked, 1);
+	COUNT_LOSS(untracked, 1);
+}
+
+/*
+ * A change of a connection that leaves no state, because there is no place for it or its place is given back: the
+ * programs that follow the first at the same change would do it again. So it is noted which change was done last, on
+ * this CPU, as they are called one after the other. An interrupt between them may bring a change of another socket:
+ * places by cookie.
+ */
+struct done_change {
+	__u64 cookie;
+	__u64 state; /* the new one */
+};
+
+#define DONE_CHANGES 16
+
+/* Key: by cookie. Value: the last change. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, DONE_CHANGES);
+	__type(key, __u32);
+	__type(value, struct done_change);
+} done_changes SEC(".maps");
+
+static __always_inline void note_done(__u64 cookie, __u64 state)
+{
+	__u32 place = (cookie ^ cookie >> 8) % DONE_CHANGES;
+	struct done_change *last = bpf_map_lookup_elem(&done_changes, &place);
+
+	if (last) {
+		last->cookie = cookie;
+		last->state = state;
+	}
+}
+
+static __always_inline bool was_done(__u64 cookie, __u64 state)
+{
+	__u32 place = (cookie ^ cookie >> 8) % DONE_CHANGES;
+	struct done_change *last = bpf_map_lookup_elem(&done_changes, &place);
+
+	return last && last->cookie == cookie && last->state == state;
+}
+
+/* Counts a connection without a place, unless a program before this one has at the same change. */
+static __always_inline void count_untracked_opening(__u64 cookie, bool first)
+{
+	if (!first && was_done(cookie, TCP_ESTABLISHED))
+		return;
+	note_done(cookie, TCP_ESTABLISHED);
+	count_untracked();
 }
 
 static __always_inline bool has_mark(const struct socket_state *state, __u32 mark)

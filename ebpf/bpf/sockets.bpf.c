@@ -127,13 +127,20 @@ int begin_table_scan(struct bpf_raw_tracepoint_args *ctx)
 	return *(volatile __u32 *)&table_closers != 0;
 }
 
-/* Arguments: the number of the scan, whether it is a census. 1: there is more. */
+/* Arguments: the number of the scan, whether it is a census, which table. 1: there is more. */
 SEC("raw_tp")
 int scan_table(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct table_scan scan = {.scan = ctx->args[0], .census = ctx->args[1]};
+	__u64 older = ctx->args[2];
 
-	bpf_for_each_map_elem(&table, scan_entry, &scan, 0);
+	if (!older)
+		bpf_for_each_map_elem(&table, scan_entry, &scan, 0);
+#define SCAN(n)                                                                                                      \
+	if (older_tables >= n && older == n)                                                                         \
+		bpf_for_each_map_elem(&table_older##n, scan_entry, &scan, 0);
+	EACH_OLDER_TABLE(SCAN)
+#undef SCAN
 	return scan.again;
 }
 

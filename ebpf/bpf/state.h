@@ -153,7 +153,7 @@ static __always_inline void on_established(struct sock *sk, int oldstate, bool f
 	if (!state)
 		state = track(sk, oldstate == TCP_SYN_SENT ? ROLE_CLIENT : ROLE_SERVER, now);
 	if (!state || !tcp) {
-		count_untracked(first);
+		count_untracked_opening(bpf_get_socket_cookie(sk), first);
 		return;
 	}
 	if (oldstate == TCP_SYN_SENT && !has_mark(state, MARK_ESTABLISHED))
@@ -173,9 +173,17 @@ static __always_inline void on_untracked_close(struct sock *sk, struct tcp_sock 
 {
 	struct totals now;
 
+	note_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
 	read_totals(&now, sk, tcp);
 	if (now.sent_segments)
 		count_lost_bytes(now.sent - (role_by_counters(sk, tcp) == ROLE_CLIENT), now.received);
+}
+
+/* Whether the close of a connection without a place has not been seen by a program before this one. Where the place
+ * was in a table it is given back by then. */
+static __always_inline bool is_untracked_close_missed(struct sock *sk)
+{
+	return has_untracked && !find_state(sk) && !was_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
 }
 
 /* Storage is left to the kernel, which frees it with the socket: bpf_sk_storage_delete() costs three times as much,
@@ -224,6 +232,7 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 		fill_close(event, tcp, error);
 		bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 	}
+	note_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
 	forget_entry(sk);
 }
 
@@ -265,7 +274,7 @@ static __always_inline void do_missed(struct sock *sk, int oldstate, int newstat
 		if (!state || has_mark(state, MARK_ESTABLISHED))
 			on_connect(sk);
 	} else if (newstate == TCP_CLOSE) {
-		if (state)
+		if (state || is_untracked_close_missed(sk))
 			on_close(sk, oldstate);
 	} else {
 		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&

@@ -24,13 +24,25 @@ __u32 table_closers = 0;
 /* The table has been used. */
 __u32 table_used = 0;
 
-/* Number of its entries. */
+/* Number of its entries, with those of older tables. */
 __u32 table_entries = 0;
+
+static __always_inline struct table_entry *lookup_entry(__u64 *cookie)
+{
+	struct table_entry *entry = bpf_map_lookup_elem(&table, cookie);
+
+#define LOOK_UP(n)                                                                                                   \
+	if (!entry && older_tables >= n)                                                                             \
+		entry = bpf_map_lookup_elem(&table_older##n, cookie);
+	EACH_OLDER_TABLE(LOOK_UP)
+#undef LOOK_UP
+	return entry;
+}
 
 static __always_inline struct socket_state *find_in_table(struct sock *sk)
 {
 	__u64 cookie = bpf_get_socket_cookie(sk);
-	struct table_entry *entry = bpf_map_lookup_elem(&table, &cookie);
+	struct table_entry *entry = lookup_entry(&cookie);
 
 	return entry ? &entry->state : NULL;
 }
@@ -49,16 +61,29 @@ static __always_inline void add_entry(__u64 *cookie, struct table_entry *initial
 {
 	__u32 zero = 0;
 	struct control *now = bpf_map_lookup_elem(&control, &zero);
+	long refused;
 
 	table_used = 1;
-	if (now && *(volatile __u32 *)&table_entries < now->table_limit &&
-	    !bpf_map_update_elem(&table, cookie, initial, BPF_NOEXIST))
+	if (!now || *(volatile __u32 *)&table_entries >= now->table_limit || lookup_entry(cookie))
+		return;
+	if (adds_to_older_table(now))
+		refused = bpf_map_update_elem(&table_older1, cookie, initial, BPF_NOEXIST);
+	else
+		refused = bpf_map_update_elem(&table, cookie, initial, BPF_NOEXIST);
+	if (!refused)
 		__sync_fetch_and_add(&table_entries, 1);
 }
 
 static __always_inline void remove_entry(__u64 *cookie)
 {
-	if (!bpf_map_delete_elem(&table, cookie))
+	long absent = bpf_map_delete_elem(&table, cookie);
+
+#define REMOVE(n)                                                                                                    \
+	if (absent && older_tables >= n)                                                                             \
+		absent = bpf_map_delete_elem(&table_older##n, cookie);
+	EACH_OLDER_TABLE(REMOVE)
+#undef REMOVE
+	if (!absent)
 		__sync_fetch_and_add(&table_entries, -1);
 }
 
@@ -76,7 +101,7 @@ static __always_inline struct socket_state *find_or_make_state(struct sock *sk, 
 		return state;
 	cookie = bpf_get_socket_cookie(sk);
 	add_entry(&cookie, initial);
-	entry = bpf_map_lookup_elem(&table, &cookie);
+	entry = lookup_entry(&cookie);
 	return entry ? &entry->state : NULL;
 }
 

@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::mem;
 use std::os::fd::AsFd;
 
 use aya::maps::{HashMap, MapData, PerCpuArray};
@@ -14,6 +15,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::abi::{Event, Losses, TrackedSocket};
 use crate::capability;
+use crate::control::Control;
 use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
@@ -21,7 +23,10 @@ use crate::jiffies;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
+use crate::replace::{Known, RetiredRings, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings};
+use crate::sharing::SharedMaps;
+use crate::tables::{TableNames, Tables};
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));
@@ -47,8 +52,24 @@ const SEGMENT: [&str; 2] = ["segment", "segment_raw"];
 /// Programs at connects and closes, for the process. A connect that the first misses is a client without a process.
 const PROBES: [&str; 2] = ["connect_probe", "close_probe"];
 
+/// The tables of connections.
+const TABLES: TableNames = TableNames {
+    newest: "tracked",
+    older: [
+        "tracked_older1",
+        "tracked_older2",
+        "tracked_older3",
+        "tracked_older4",
+        "tracked_older5",
+        "tracked_older6",
+    ],
+};
+
+/// The rings: of segments, of connections.
+const RINGS: [&str; 2] = ["tcpflow", "tcpconn"];
+
 /// Options.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventsOptions {
     /// Size of each of the two rings: a power of two, at least a page.
     pub ring_buffer_bytes: u32,
@@ -71,13 +92,20 @@ pub struct Attachment {
 pub struct Events {
     rings: Rings,
     losses: PerCpuArray<MapData, Losses>,
-    tracked: HashMap<MapData, u64, TrackedSocket>,
+    /// The newest table, then the older ones.
+    tracked: Vec<HashMap<MapData, u64, TrackedSocket>>,
     attachment: Attachment,
     /// The walk over every process' files, or why there is none.
     listeners: Result<IterLink, Option<LoadError>>,
     misses: MissCounters,
+    /// The state that other programs continue with.
+    known: Known,
+    /// Mixed into cookies.
+    cookie_key: u64,
+    options: EventsOptions,
+    retired: RetiredRings,
     /// Keeps the programs attached, and the maps.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 impl std::fmt::Debug for Events {
@@ -101,7 +129,7 @@ impl Events {
         let btf = Btf::from_sys_fs()?;
         // Whether kprobes are available must be known before the state program is loaded, and only
         // attaching shows it: so once with them, and once more without if they are refused.
-        let loaded = Self::attach(*options, &btf, true).or_else(|error| match error {
+        let loaded = Self::attach(*options, &btf, true, None).or_else(|error| match error {
             LoadError::Program {
                 program: "connect_probe" | "close_probe",
                 ..
@@ -110,7 +138,7 @@ impl Events {
                 program: "connect_probe" | "close_probe",
                 ..
             }
-            | LoadError::Refused { .. } => Self::attach(*options, &btf, false),
+            | LoadError::Refused { .. } => Self::attach(*options, &btf, false, None),
             error => Err(error),
         });
         drop(btf);
@@ -118,22 +146,89 @@ impl Events {
         loaded
     }
 
-    fn attach(options: EventsOptions, btf: &Btf, kprobes: bool) -> Result<Self, LoadError> {
+    /// Changes the options without a gap: as [`Sockets::reload`](crate::Sockets::reload).
+    ///
+    /// # Errors
+    /// [`LoadError`]; then everything is as before.
+    pub fn reload(
+        &mut self,
+        options: &EventsOptions,
+        mut each: impl FnMut(Event, Ring),
+    ) -> Result<(), LoadError> {
+        let has_room = options.max_sockets <= self.known.tables.capacity();
+        if options.ring_buffer_bytes == self.options.ring_buffer_bytes && has_room {
+            let (generation, limit) = (self.known.generation, options.max_sockets);
+            self.known.control.set_sole(generation, limit)?;
+            self.options = *options;
+            return Ok(());
+        }
+        heap::cap_malloc_thresholds();
+        let btf = Btf::from_sys_fs()?;
+        let (kprobes, before) = (self.attachment.kprobes, (&self.known, self.cookie_key));
+        let loaded = load_meanwhile(&mut self.rings, &mut each, || {
+            Self::attach(*options, &btf, kprobes, Some(before))
+        });
+        drop(btf);
+        heap::trim();
+        let Self {
+            rings,
+            retired,
+            ebpf: old_programs,
+            ..
+        } = mem::replace(self, loaded?);
+        self.retired = retired;
+        self.retired.push(rings);
+        drop(old_programs);
+        await_detached();
+        let (generation, limit) = (self.known.generation, options.max_sockets);
+        self.known.control.set_sole(generation, limit)
+    }
+
+    /// `before`: the state of the programs that these replace, and what these mix into cookies.
+    fn attach(
+        options: EventsOptions,
+        btf: &Btf,
+        kprobes: bool,
+        before: Option<(&Known, u64)>,
+    ) -> Result<Self, LoadError> {
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
-        let (has_kprobes, cookie_key) = (u8::from(kprobes), RandomState::new().hash_one(0));
+        let has_kprobes = u8::from(kprobes);
+        let cookie_key = before.map_or_else(|| RandomState::new().hash_one(0), |(_, key)| key);
+        let known = before.map(|(known, _)| known);
+        let generation = Known::next_generation(known);
+        let tables = match known {
+            Some(known) => known.tables.next(&TABLES, &known.maps, options.max_sockets)?,
+            None => Tables::first(options.max_sockets),
+        };
         let Linked {
             object, has_preempt, ..
         } = kfunc::link(OBJECT, btf);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(btf))
-            .map_max_entries("tcpflow", options.ring_buffer_bytes)
-            .map_max_entries("tcpconn", options.ring_buffer_bytes)
-            .map_max_entries("tracked", options.max_sockets)
+            .map_max_entries(RINGS[0], options.ring_buffer_bytes)
+            .map_max_entries(RINGS[1], options.ring_buffer_bytes)
+            .map_max_entries(TABLES.newest, tables.capacity())
             .override_global("wakeup_bytes", &wakeup_bytes, true)
             .override_global("has_kprobes", &has_kprobes, true)
             .override_global("cookie_key", &cookie_key, true)
+            .override_global("generation", &generation, true)
+            .override_global("older_tables", &tables.older(), true)
+            .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
             .load(object.bytes())
             .map_err(LoadError::Object)?;
+        let not_shared = |source| LoadError::System {
+            what: "sharing maps",
+            source,
+        };
+        if let Some(known) = known {
+            let put = known.maps.put_into(&ebpf, &TABLES, &tables.shared(&TABLES));
+            put.map_err(not_shared)?;
+        }
+        let maps = SharedMaps::of(&ebpf, &RINGS).map_err(not_shared)?;
+        let mut control = Control::take(&mut ebpf)?;
+        if known.is_none() {
+            control.set_sole(generation, options.max_sockets)?;
+        }
         if kprobes {
             attach_kprobe(&mut ebpf, "connect_probe", "tcp_connect")?;
             attach_kprobe(&mut ebpf, "close_probe", "tcp_close")?;
@@ -152,14 +247,24 @@ impl Events {
 
         let names = STATE_NAMES.into_iter().chain(SEGMENT).chain(PROBES);
         let misses = MissCounters::new(&ebpf, names);
-        let rings = Rings::take(&mut ebpf, ["tcpflow", "tcpconn"])?;
+        let rings = Rings::take(&mut ebpf, RINGS)?;
         let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
-        let (losses, tracked) = (take("losses")?, take("tracked")?);
         let in_map = |map| move |source| LoadError::Map { map, source };
+        let losses = PerCpuArray::try_from(take("losses")?).map_err(in_map("losses"))?;
+        let older = TABLES.older.into_iter().take(tables.older() as usize);
+        let tracked = std::iter::once(TABLES.newest).chain(older).map(|name| {
+            let table = HashMap::try_from(take(name)?);
+            table.map_err(in_map(name))
+        });
+        let tracked = tracked.collect::<Result<_, LoadError>>()?;
+        // Last: what the programs before these do not see from here on, these do.
+        if known.is_some() {
+            control.set_following(generation, options.max_sockets)?;
+        }
         Ok(Self {
             rings,
-            losses: PerCpuArray::try_from(losses).map_err(in_map("losses"))?,
-            tracked: HashMap::try_from(tracked).map_err(in_map("tracked"))?,
+            losses,
+            tracked,
             misses,
             attachment: Attachment {
                 tracepoints,
@@ -167,7 +272,16 @@ impl Events {
                 accept,
             },
             listeners,
-            _ebpf: ebpf,
+            known: Known {
+                maps,
+                control,
+                generation,
+                tables,
+            },
+            cookie_key,
+            options,
+            retired: RetiredRings::default(),
+            ebpf,
         })
     }
 
@@ -196,7 +310,8 @@ impl Events {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
+    pub fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
+        self.retired.drain(&mut each)?;
         self.rings.drain(each)
     }
 
@@ -246,14 +361,16 @@ impl Events {
     /// The error of the system call; then some connections were not reported.
     pub fn open_connections(&self, mut each: impl FnMut(Event)) -> io::Result<u64> {
         let mut records = 0;
-        for address in self.tracked.keys() {
-            let address = address.map_err(io::Error::other)?;
-            // One that closes meanwhile is not there any more.
-            if let Ok(socket) = self.tracked.get(&address, 0)
-                && let Some(record) = socket.census_record()
-            {
-                each(Event::Flow(record));
-                records += 1;
+        for table in &self.tracked {
+            for address in table.keys() {
+                let address = address.map_err(io::Error::other)?;
+                // One that closes meanwhile is not there any more.
+                if let Ok(socket) = table.get(&address, 0)
+                    && let Some(record) = socket.census_record()
+                {
+                    each(Event::Flow(record));
+                    records += 1;
+                }
             }
         }
         Ok(records)

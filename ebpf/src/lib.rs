@@ -12,6 +12,7 @@
 //! | `bpf/maps.h`, `table.h` | the maps of mode `sockets`; connections without socket storage |
 //! | `bpf/owners.h` | the process that a connection belongs to |
 //! | `bpf/state.h`, `scan.h`, `adopt.h` | the three concerns, each one inline handler |
+//! | `bpf/control.h` | programs that replace others, and tables that grow |
 //! | `bpf/guard.h` | programs that can't be preempted |
 //! | `bpf/sockets.bpf.c` | capture mode `sockets`: the programs, thin |
 //! | `bpf/segment.h`, `per_segment.h` | a received segment; capture mode `events` with the maps of mode `sockets` |
@@ -33,7 +34,8 @@
 //! | `kfunc` | links calls of kernel functions |
 //! | `preemption` | whether programs at tracepoints can be preempted |
 //! | [`misses`] | runs that the kernel skipped |
-//! | `sharing`, `control` | maps that the programs of two objects share; which of the two are at work |
+//! | `sharing`, `control`, `replace` | maps that the programs of two objects share; which of the two are at work; how one replaces the other |
+//! | `tables` | tables of connections that grow |
 //! | `jiffies` | the unit of the kernel's clocks of a socket |
 //! | `heap` | returns the memory used by loading |
 //! | [`capability`] | capabilities of the process |
@@ -55,10 +57,12 @@ pub mod listeners;
 pub mod misses;
 mod preemption;
 pub mod probe;
+mod replace;
 pub mod ring;
 mod sharing;
 pub mod sockets;
 mod table;
+mod tables;
 
 pub use abi::{CgroupEvent, Event, FlowEvent, ListenEvent, ListenerEvent, Losses};
 pub use cgroups::Cgroups;
@@ -71,3 +75,4 @@ pub use listeners::Listeners;
 pub use misses::ProgramMisses;
 pub use ring::{Ring, RingWatch};
 pub use sockets::{Adoption, Sockets, SocketsOptions, Store};
+pub use tables::MAX_SOCKETS;

@@ -10,6 +10,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use aya::Ebpf;
 use aya::maps::Map;
 
+use crate::tables::TableNames;
+
+/// `enum bpf_cmd`: include/uapi/linux/bpf.h.
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+
+/// `bpf_attr` of that command.
+#[repr(C)]
+struct NextKey {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    next_key: u64,
+}
+
 /// Maps by name.
 #[derive(Debug)]
 pub(crate) struct SharedMaps(Vec<(String, OwnedFd)>);
@@ -29,15 +43,23 @@ impl SharedMaps {
         maps.filter_map(duplicate).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Makes the programs of `ebpf` use these maps in place of its own of the same names. Before
-    /// any of them is loaded.
+    /// Makes the programs of `ebpf` use these maps in place of its own of the same names, but for `tables`: pairs of a
+    /// table's name in `ebpf` and here. Before any of the programs is loaded.
     ///
     /// # Errors
     /// The error of the system call.
-    pub(crate) fn put_into(&self, ebpf: &Ebpf) -> io::Result<()> {
-        for (name, shared) in &self.0 {
-            if let Some(own) = ebpf.map(name).and_then(descriptor) {
-                replace(own, shared.as_fd())?;
+    pub(crate) fn put_into(
+        &self,
+        ebpf: &Ebpf,
+        names: &TableNames,
+        tables: &[(&'static str, &'static str)],
+    ) -> io::Result<()> {
+        let is_table = |name: &str| name == names.newest || names.older.contains(&name);
+        let others = self.0.iter().map(|(name, _)| &**name);
+        let others = others.filter(|name| !is_table(name)).map(|name| (name, name));
+        for (name, shared) in others.chain(tables.iter().copied()) {
+            if let (Some(own), Some(shared)) = (ebpf.map(name).and_then(descriptor), self.get(shared)) {
+                replace(own, shared)?;
             }
         }
         Ok(())
@@ -53,6 +75,46 @@ impl SharedMaps {
             (Some((_, shared)), Some(own)) => replace(own, shared.as_fd()),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    /// Whether a map with keys of 8 bytes has no entry.
+    ///
+    /// # Errors
+    /// The error of the system call.
+    pub(crate) fn is_empty(&self, name: &str) -> io::Result<bool> {
+        let Some(map) = self.get(name) else {
+            return Ok(true);
+        };
+        let mut next = 0_u64;
+        let attributes = NextKey {
+            map_fd: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
+            pad: 0,
+            key: 0,
+            next_key: (&raw mut next) as u64,
+        };
+        // SAFETY: the kernel reads the attributes and writes a key of 8 bytes to `next`, both of which live until it returns.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_GET_NEXT_KEY,
+                &raw const attributes,
+                size_of::<NextKey>(),
+            )
+        };
+        if result >= 0 {
+            return Ok(false);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() == Some(libc::ENOENT) {
+            Ok(true)
+        } else {
+            Err(error)
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        let mut maps = self.0.iter();
+        maps.find(|(of, _)| of == name).map(|(_, fd)| fd.as_fd())
     }
 }
 

@@ -9,8 +9,6 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{BtfTracePoint, FEntry, Iter, ProgramError};
@@ -18,7 +16,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::abi::{Event, Losses};
 use crate::capability;
-use crate::control::{Control, FIRST_GENERATION};
+use crate::control::Control;
 use crate::error::LoadError;
 use crate::heap;
 use crate::iter::IterLink;
@@ -27,9 +25,11 @@ use crate::kfunc::{self, Linked};
 use crate::listeners::Listeners;
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::preemption;
+use crate::replace::{Known, RetiredRings, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings, least_ring_bytes};
 use crate::sharing::SharedMaps;
 use crate::table::TableScan;
+use crate::tables::{TableNames, Tables};
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.bpf.o"));
@@ -66,16 +66,18 @@ const ACCEPT_TARGET: &str = "security_sock_graft";
 /// Places in the table where socket storage is the rule: for those to which a namespace's `net.core.optmem_max` refuses it.
 const FEW_WITHOUT_STORAGE: u32 = 16_384;
 
-/// Time for which a ring is drained after its programs were detached: one of them may still be
-/// running on another CPU, with its record not reserved yet. The kernel waits for such by grace
-/// periods, which take some hundredths of a second.
-const RETIREMENT: Duration = Duration::from_secs(1);
-
-/// Maximum time for a CPU that has begun to call the programs at a tracepoint.
-const GRACE: Duration = Duration::from_millis(20);
-
-/// The interval at which a ring is drained while other programs are being loaded.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(5);
+/// The tables of connections.
+const TABLES: TableNames = TableNames {
+    newest: "table",
+    older: [
+        "table_older1",
+        "table_older2",
+        "table_older3",
+        "table_older4",
+        "table_older5",
+        "table_older6",
+    ],
+};
 
 /// Options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,26 +124,9 @@ pub struct Sockets {
     /// The state that other programs continue with.
     known: Known,
     options: SocketsOptions,
-    /// Entries that the map of the table has room for.
-    table_capacity: u32,
-    /// Rings before these, the oldest first.
-    retired: Vec<RetiredRings>,
+    retired: RetiredRings,
     /// Keeps the programs attached, and the maps.
     ebpf: Ebpf,
-}
-
-/// Rings whose programs were detached.
-struct RetiredRings {
-    rings: Rings,
-    since: Instant,
-}
-
-/// State that the programs of one object leave to those of another.
-struct Known {
-    maps: SharedMaps,
-    control: Control,
-    /// Of the programs that are at work.
-    generation: u32,
 }
 
 impl std::fmt::Debug for Sockets {
@@ -171,17 +156,12 @@ impl Sockets {
         self.options.per_segment
     }
 
-    /// Whether [`Sockets::reload`] has room for so many connections: a table can't be made larger.
-    pub fn has_room_for(&self, max_sockets: u32) -> bool {
-        self.store != Store::Table || max_sockets <= self.table_capacity
-    }
-
     /// Changes the options without a gap. Where that needs other programs and rings, programs with
     /// the new options are attached beside the old ones, and both share the state of every socket.
     /// The new ones are called after them at each event and do the remaining work; then the old
     /// ones are detached. The contents of the old rings are read first.
     ///
-    /// Loading takes longer than a small ring can wait for its reader, so what comes meanwhile is shown.
+    /// `max_sockets` beyond the size of a table adds a larger one, in which the connections that open from then on are.
     ///
     /// # Errors
     /// [`LoadError`]; then everything is as before, or [as asked for](Sockets::is_per_segment).
@@ -194,33 +174,22 @@ impl Sockets {
             max_sockets: self.options.max_sockets,
             ..*options
         } == self.options;
-        if programs_stay {
-            let limit = table_limit(self.store, options);
+        let limit = table_limit(self.store, options);
+        if programs_stay && limit <= self.known.tables.capacity() {
             self.known.control.set_sole(self.known.generation, limit)?;
             self.options = *options;
             return Ok(());
         }
         heap::cap_malloc_thresholds();
-        let (options, known, rings) = (*options, &self.known, &mut self.rings);
-        let loaded = thread::scope(|scope| {
-            let loading = scope.spawn(|| Self::attach(options, Some(known)));
-            while !loading.is_finished() {
-                // Bytes that are no record are an error of the next scan.
-                if rings.drain(&mut each).is_err() {
-                    break;
-                }
-                thread::sleep(DRAIN_INTERVAL);
-            }
-            loading
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let (options, known) = (*options, &self.known);
+        let loaded = load_meanwhile(&mut self.rings, &mut each, || Self::attach(options, Some(known)));
         heap::trim();
         let mut new = loaded?;
         new.walks.adopted = self.walks.adopted;
-        new.table_capacity = self.table_capacity;
         // Entries of the table remember the number of the scan that looked at them last.
-        mem::swap(&mut new.scans.table, &mut self.scans.table);
+        if let (Some(scan), Some(before)) = (&mut new.scans.table, &self.scans.table) {
+            scan.continue_after(before);
+        }
         let Self {
             rings,
             retired,
@@ -228,14 +197,9 @@ impl Sockets {
             ..
         } = mem::replace(self, new);
         self.retired = retired;
-        self.retired.push(RetiredRings {
-            rings,
-            since: Instant::now(),
-        });
+        self.retired.push(rings);
         drop(old_programs);
-        // A CPU that has begun to call the old programs goes on.
-        thread::sleep(GRACE);
-        let limit = table_limit(self.store, &options);
+        await_detached();
         self.known.control.set_sole(self.known.generation, limit)
     }
 
@@ -250,7 +214,7 @@ impl Sockets {
         } else {
             least_ring_bytes()
         };
-        let generation = known.map_or(FIRST_GENERATION, |known| known.generation.wrapping_add(1));
+        let generation = Known::next_generation(known);
         let Linked {
             object,
             has_cast,
@@ -260,37 +224,47 @@ impl Sockets {
             what: "sharing maps",
             source,
         };
-        let load = |has_storage: bool, table_entries: u32| -> Result<Ebpf, LoadError> {
+        let load = |has_storage: bool, entries: u32| -> Result<(Ebpf, Tables), LoadError> {
+            let tables = match known {
+                Some(known) => known.tables.next(&TABLES, &known.maps, entries)?,
+                None => Tables::first(entries),
+            };
             let ebpf = EbpfLoader::new()
                 .btf(Some(&btf))
                 .map_max_entries("lifecycle", options.ring_buffer_bytes)
                 .map_max_entries("segments", segment_bytes)
-                .map_max_entries("table", table_entries)
+                .map_max_entries(TABLES.newest, tables.capacity())
                 .override_global("generation", &generation, true)
                 .override_global("per_segment", &u8::from(options.per_segment), true)
                 .override_global("wakeup_bytes", &wakeup_bytes, true)
                 .override_global("scan_bytes", &scan_bytes, true)
                 .override_global("has_storage", &u8::from(has_storage), true)
+                .override_global("older_tables", &tables.older(), true)
+                .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
                 .load(object.bytes())
                 .map_err(LoadError::Object)?;
             if let Some(known) = known {
-                known.maps.put_into(&ebpf).map_err(not_shared)?;
+                let shared = tables.shared(&TABLES);
+                let put = known.maps.put_into(&ebpf, &TABLES, &shared);
+                put.map_err(not_shared)?;
             }
-            Ok(ebpf)
+            Ok((ebpf, tables))
         };
         // Whether there is a scan over storage shows only when it is loaded, and the other programs must know.
-        let mut ebpf = load(true, FEW_WITHOUT_STORAGE)?;
+        let (mut ebpf, mut tables) = load(true, FEW_WITHOUT_STORAGE)?;
         let (scans, store) = match StorageScans::load(&mut ebpf, &btf, has_cast) {
             Ok((storage, program)) => {
-                let table = has_cast.then(|| TableScan::load(&mut ebpf).ok()).flatten();
+                let table = has_cast
+                    .then(|| TableScan::load(&mut ebpf, tables.older()).ok())
+                    .flatten();
                 let storage = Some(storage);
                 (Scans { storage, table }, Store::SocketStorage(program))
             }
             Err(refused) if has_cast => {
                 drop(ebpf);
-                ebpf = load(false, options.max_sockets)?;
+                (ebpf, tables) = load(false, options.max_sockets)?;
                 // If the table can't be scanned either, the first reason is the one to report.
-                let table = Some(TableScan::load(&mut ebpf).map_err(|_| refused)?);
+                let table = Some(TableScan::load(&mut ebpf, tables.older()).map_err(|_| refused)?);
                 let scans = Scans { storage: None, table };
                 (scans, Store::Table)
             }
@@ -334,10 +308,10 @@ impl Sockets {
                 maps,
                 control,
                 generation,
+                tables,
             },
             options,
-            table_capacity: options.max_sockets,
-            retired: Vec::new(),
+            retired: RetiredRings::default(),
             ebpf,
         })
     }
@@ -392,19 +366,8 @@ impl Sockets {
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
     pub fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        self.drain_retired(&mut each)?;
+        self.retired.drain(&mut each)?;
         self.rings.drain(each)
-    }
-
-    /// Shows what is left in the rings before these.
-    fn drain_retired(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<()> {
-        let now = Instant::now();
-        for RetiredRings { rings, .. } in &mut self.retired {
-            rings.drain_all(&mut each)?;
-        }
-        self.retired
-            .retain(|retired| now.duration_since(retired.since) < RETIREMENT);
-        Ok(())
     }
 
     /// Watches for the moment when a quarter of a ring is full, that of segments and that of connections: drain them then, and
@@ -439,7 +402,7 @@ impl Sockets {
 
     /// Runs the scans to their end: shows what they find, and what else waits in the rings, in order.
     fn walk(&mut self, census: bool, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        self.drain_retired(&mut each)?;
+        self.retired.drain(&mut each)?;
         let Self {
             scans, rings, ebpf, ..
         } = self;

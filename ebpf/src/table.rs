@@ -28,21 +28,28 @@ const ATTEMPTS: usize = 100_000;
 pub(crate) struct TableScan {
     /// The number of the last scan: an entry remembers the last one that looked at it.
     scan: u16,
+    /// Older tables in use.
+    older: u32,
 }
 
 impl TableScan {
-    /// Loads the programs.
+    /// Loads the programs, for a table and `older` ones.
     ///
     /// # Errors
     /// [`LoadError`]: before Linux 6.2 the kernel lacks `bpf_rdonly_cast()`.
-    pub(crate) fn load(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+    pub(crate) fn load(ebpf: &mut Ebpf, older: u32) -> Result<Self, LoadError> {
         for name in [BEGIN, SCAN, END] {
             let failed = |source| LoadError::program(name, source);
             let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
             let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
             program.load().map_err(failed)?;
         }
-        Ok(Self { scan: 0 })
+        Ok(Self { scan: 0, older })
+    }
+
+    /// Continues the numbers of `before`, whose entries this scan looks at.
+    pub(crate) const fn continue_after(&mut self, before: &Self) {
+        self.scan = before.scan;
     }
 
     /// Walks over the table; calls `make_room` when the ring has no more room for the scan, and between runs.
@@ -63,7 +70,7 @@ impl TableScan {
             Err(_) => Ok(()),
         };
         // In any case, or closes would leave their entries for good.
-        let ended = run(ebpf, END, [0; 2]);
+        let ended = run(ebpf, END, [0; 3]);
         begun?;
         walked?;
         ended.map(drop)
@@ -77,8 +84,10 @@ impl TableScan {
     ) -> io::Result<()> {
         // Entries begin with 0, which no scan is.
         self.scan = self.scan.checked_add(1).unwrap_or(1);
-        while run(ebpf, SCAN, [u64::from(self.scan), u64::from(census)])? != 0 {
-            make_room()?;
+        for table in 0..=self.older {
+            while run(ebpf, SCAN, [self.scan.into(), census.into(), table.into()])? != 0 {
+                make_room()?;
+            }
         }
         Ok(())
     }
@@ -87,7 +96,7 @@ impl TableScan {
 /// Whether there is anything to scan; from then on no entry is taken out.
 fn begin(ebpf: &Ebpf) -> io::Result<bool> {
     for _ in 0..ATTEMPTS {
-        match run(ebpf, BEGIN, [0; 2])? {
+        match run(ebpf, BEGIN, [0; 3])? {
             EMPTY => return Ok(false),
             A_CLOSE_IS_UNDER_WAY => thread::yield_now(),
             _ => return Ok(true),
@@ -96,12 +105,12 @@ fn begin(ebpf: &Ebpf) -> io::Result<bool> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-fn run(ebpf: &Ebpf, name: &'static str, arguments: [u64; 2]) -> io::Result<u32> {
+fn run(ebpf: &Ebpf, name: &'static str, arguments: [u64; 3]) -> io::Result<u32> {
     let Some(Program::RawTracePoint(program)) = ebpf.program(name) else {
         return Err(io::Error::other(format!("the BPF object has no {name}")));
     };
     let mut options = RawTracePointRunOptions::new();
-    options.args[..2].copy_from_slice(&arguments);
+    options.args[..3].copy_from_slice(&arguments);
     let ran = program.test_run(options).map_err(|error| match error {
         ProgramError::SyscallError(error) => error.io_error,
         error => io::Error::other(error),

@@ -90,7 +90,8 @@ fn describe(sources: &Sources, configured: &BTreeMap<String, Option<String>>) ->
         } else {
             // As the specification has it.
             tracing::warn!(
-                "OTEL_RESOURCE_ATTRIBUTES is ignored: it must be `name=value` pairs, comma-separated and percent-encoded"
+                "OTEL_RESOURCE_ATTRIBUTES is ignored: it must be `name=value` pairs, comma-separated and percent-encoded; \
+                hint: correct or unset the variable"
             );
         }
     }

@@ -49,7 +49,8 @@ pub fn watch(node: &Arc<Published<NodeInfo>>) {
             .spawn(move || follow(&socket, &node))
     });
     if let Err(error) = watching {
-        tracing::warn!(%error, "changes of this machine's addresses will not be noticed");
+        tracing::warn!(%error, "changes of this machine's addresses will not be noticed; \
+                hint: restart flowtap after addresses have changed");
     }
 }
 
@@ -85,7 +86,8 @@ fn follow(socket: &OwnedFd, node: &Weak<Published<NodeInfo>>) {
             }
             Err(Errno::EINTR) => {}
             Err(error) => {
-                tracing::warn!(%error, "changes of this machine's addresses will no longer be noticed");
+                tracing::warn!(%error, "changes of this machine's addresses will no longer be noticed; \
+                hint: restart flowtap after addresses have changed");
                 return;
             }
         }
@@ -131,7 +133,8 @@ fn ephemeral_ports() -> EphemeralPorts {
     tracing::warn!(
         first,
         last,
-        "{RANGE} can't be read; assuming the kernel's default"
+        "{RANGE} can't be read; assuming the kernel's default; \
+                hint: mount /proc with /proc/sys"
     );
     EphemeralPorts::default()
 }
@@ -149,7 +152,8 @@ fn resolvers() -> Vec<IpAddr> {
     match fs::read_to_string("/etc/resolv.conf") {
         Ok(text) => name_servers(&text),
         Err(error) => {
-            tracing::warn!(%error, "/etc/resolv.conf can't be read; only port 53 counts as DNS");
+            tracing::warn!(%error, "/etc/resolv.conf can't be read; only port 53 counts as DNS; \
+                hint: make the file readable for flowtap's user, if name servers use another port");
             Vec::new()
         }
     }

@@ -115,7 +115,8 @@ impl Coverage {
     pub fn new(context: &BuildContext, proc_root: &Path) -> Self {
         let kernel = Kernel::open(proc_root);
         if let Err(error) = &kernel {
-            tracing::warn!(%error, "the kernel's own counters can't be read; coverage is not exported");
+            tracing::warn!(%error, "the kernel's own counters can't be read; coverage is not exported; \
+                hint: check receivers.ebpf.proc_root");
         }
         Self {
             measured: Totals::default(),
@@ -155,7 +156,8 @@ impl Coverage {
         let now = match read(&kernel.snmp) {
             Ok(now) => now,
             Err(error) => {
-                tracing::warn!(%error, "the kernel's own counters can't be read");
+                tracing::warn!(%error, "the kernel's own counters can't be read; \
+                hint: check receivers.ebpf.proc_root");
                 return;
             }
         };

@@ -285,7 +285,10 @@ impl Running {
                 }
                 Err(ReloadError::Kept(why)) => {
                     reloads.refused(&why.to_string());
-                    tracing::error!("the new config is refused, the old one stays: {why}");
+                    tracing::error!(
+                        "the new config is refused, the old one stays: {why}; \
+                hint: check it with `flowtap validate --config FILE`"
+                    );
                 }
                 Err(ReloadError::Lost(why)) => break Err(why),
             }
@@ -301,7 +304,8 @@ impl Running {
         logs.set(&config.service.telemetry.logs)
             .map_err(|error| ReloadError::Kept(error.into()))?;
         if let Err(error) = self.runner.apply(graph).await {
-            tracing::warn!(%error, "rolling back to the previous config");
+            tracing::warn!(%error, "rolling back to the previous config; \
+                hint: fix the component that the error names, then reload");
             let level = &self.config.service.telemetry.logs;
             logs.set(level).map_err(|error| ReloadError::Lost(error.into()))?;
             let before = self.build(&self.config).map_err(ReloadError::Lost)?;
@@ -322,7 +326,8 @@ impl Running {
         if service != self.config.service {
             tracing::warn!(
                 "listeners, telemetry.resource, telemetry.metrics.interval, its first exporters, the format and sampling of logs, memory_limiter, Kubernetes \
-                 and shutdown_timeout change only at the next start"
+                 and shutdown_timeout change only at the next start; \
+                hint: restart flowtap for these"
             );
         }
         self.pipelines.set(&config);

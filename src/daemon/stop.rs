@@ -103,7 +103,11 @@ fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
         }
     };
     let signal = second.as_str();
-    tracing::error!(signal, "ended by a second signal: pending snapshots are lost");
+    tracing::error!(
+        signal,
+        "ended by a second signal: pending snapshots are lost; \
+                hint: one signal is enough; raise service.shutdown_timeout if the end takes long"
+    );
     exit(log);
 }
 
@@ -112,7 +116,8 @@ fn enforce(begun: &Receiver<()>, timeout: Duration, log: &LogWriter) {
         thread::sleep(timeout + GRACE);
         tracing::error!(
             ?timeout,
-            "service.shutdown_timeout has passed and a part still hangs: pending snapshots are lost"
+            "service.shutdown_timeout has passed and a part still hangs: pending snapshots are lost; \
+                hint: raise service.shutdown_timeout, or look at the component that is named before"
         );
         exit(log);
     }

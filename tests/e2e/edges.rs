@@ -1,13 +1,17 @@
 //! Connections that few programs make: each in a separate network namespace, in both modes with
 //! eBPF, by a Python program whose own count is the oracle.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, read};
 use crate::exposition::Exposition;
+use crate::handover::Stops;
 use crate::netns;
 use crate::require;
-use crate::traffic::Counted;
+use crate::traffic::{Counted, Held, exchange};
 
 const MODES: [&str; 2] = ["sockets", "events"];
 const EVENTS: &str = "primus_lens_network_tcp_connections";
@@ -241,4 +245,64 @@ for c, s in held: c.close(); s.close()
     let reason = [("reason", "no_kernel_memory")];
     let untracked = telemetry.sum("flowtap_receiver_refused_records_total", &reason);
     assert!(untracked >= 128 - 20, "{untracked} connections without a place");
+}
+
+#[test]
+fn with_a_full_table_every_end_is_shown_or_counted_as_refused_over_thirteen_changes_of_the_mode() {
+    const SWITCHES: usize = 13;
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !require::mode_sockets() {
+        return;
+    }
+    let limit = ["receivers.ebpf.max_sockets=20", netns::BY_NETNS];
+    let daemon = Daemon::start(&[&limit[..], &netns::FLOWS_BY_NETNS].concat());
+    let config = read(&daemon.config());
+    let stop = AtomicBool::new(false);
+    let (netns, connections, sent) = thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            netns::within_new(|| {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 7011)).unwrap();
+                // They take every place.
+                let mut held = Held::open(&listener, 30).unwrap();
+                let (mut sent, mut count) = (held.exchange(100).unwrap(), 30);
+                while !stop.load(Ordering::Relaxed) {
+                    sent += exchange(&listener, 20, count).unwrap();
+                    count += 20;
+                }
+                drop(held);
+                (netns::label(), count, sent)
+            })
+        });
+        let stops = Stops(&stop);
+        for round in 0..SWITCHES {
+            let mode = ["events", "sockets"][round % 2];
+            assert!(daemon.reload(&config.replace("ebpf: {", &format!("ebpf: {{mode: {mode}, "))));
+        }
+        drop(stops);
+        traffic.join().unwrap()
+    });
+    let refused = |seen: &Exposition| {
+        let reason = [("reason", "no_kernel_memory")];
+        let bytes = ["outbound", "inbound"].map(|direction| {
+            let labels = [("direction", direction)];
+            seen.sum("flowtap_receiver_refused_bytes_total", &labels)
+        });
+        (seen.sum("flowtap_receiver_refused_records_total", &reason), bytes)
+    };
+    // Other programs' connections find no place either.
+    daemon.telemetry_until("every end, shown or counted as refused", |seen| {
+        let shown = daemon.scrape();
+        let opened = shown.sum(
+            "primus_lens_network_tcp_connections",
+            &[("event", "opened"), ("netns", &netns)],
+        );
+        let bytes = Counted::of_port_in(&shown, 7011, &netns);
+        let (ends, [outbound, inbound]) = refused(seen);
+        opened + ends >= 2 * connections
+            && bytes.client_sent + bytes.server_sent + outbound >= sent.client_sent + sent.server_sent
+            && bytes.client_received + bytes.server_received + inbound
+                >= sent.client_received + sent.server_received
+    });
 }

@@ -1,11 +1,12 @@
 //! The sums of client and server, both directions, equal what the applications counted, to the byte.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::process::Command;
 
 use crate::daemon::Daemon;
 use crate::netns;
+use crate::peers::Peer;
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
 
@@ -103,6 +104,36 @@ fn connections_that_were_open_before_are_counted_from_the_start_on_in_every_name
     for (seen, sent) in ports_and_counts {
         assert_eq!(seen, sent);
     }
+}
+
+#[test]
+fn connections_of_another_namespace_that_no_process_has_accepted_are_counted_as_not_adopted() {
+    const WAITING: usize = 7;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::mode_sockets() {
+        return;
+    }
+    // In another namespace than the daemon, in whose own they would be adopted.
+    let clients = netns::within_new(|| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..WAITING)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        // Looked for by process: one has to be in the namespace.
+        let sleeper = Command::new("sleep").arg("600").spawn().unwrap();
+        (listener, clients, Peer(sleeper))
+    });
+    let daemon = by_netns(&[]);
+    // Other namespaces of the machine may have such connections as well.
+    daemon.telemetry_until("connections that were not adopted", |seen| {
+        seen.sum("flowtap_receiver_unadopted_connections_total", &[]) >= WAITING as u64
+    });
+    let text = "connections of other network namespaces were open before flowtap";
+    assert!(daemon.said().contains(text), "{}", daemon.said());
+    drop(clients);
 }
 
 /// One socket: a connect that is refused, then connections of so many bytes, each ended by a connect to nowhere (connect(2):

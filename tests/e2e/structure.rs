@@ -433,3 +433,60 @@ fn a_cycle_is_found_also_through_a_re_export() {
     let edges = module_edges(&folder.path().join("lib.rs"));
     assert_eq!(cycles(&edges), Vec::<String>::new());
 }
+
+/// The text of each call of `warn!` and `error!`, also within other macros, but for modules `tests`.
+fn messages(tokens: TokenStream, found: &mut Vec<String>) {
+    let tokens: Vec<_> = tokens.into_iter().collect();
+    let is_named = |at: usize, names: &[&str]| {
+        let token = tokens.get(at);
+        matches!(token, Some(TokenTree::Ident(name)) if names.iter().any(|wanted| name == wanted))
+    };
+    for (place, token) in tokens.iter().enumerate() {
+        let TokenTree::Group(group) = token else {
+            continue;
+        };
+        let is_call = place >= 2
+            && matches!(&tokens[place - 1], TokenTree::Punct(mark) if mark.as_char() == '!')
+            && is_named(place - 2, &["warn", "error"]);
+        let is_tests = place >= 2 && is_named(place - 2, &["mod"]) && is_named(place - 1, &["tests"]);
+        if is_call {
+            found.push(group.stream().to_string());
+        } else if !is_tests {
+            messages(group.stream(), found);
+        }
+    }
+}
+
+fn sources(folder: &Path, each: &mut impl FnMut(&Path)) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, each);
+        } else if path.extension().is_some_and(|extension| extension == "rs")
+            && path.file_name().is_some_and(|name| name != "tests.rs")
+        {
+            each(&path);
+        }
+    }
+}
+
+#[test]
+fn every_warning_and_every_error_in_the_log_has_a_hint() {
+    let (mut without, mut count) = (Vec::new(), 0);
+    let folders = packages().into_iter().flat_map(|package| package.roots);
+    let folders: BTreeSet<_> = folders
+        .filter_map(|root| root.parent().map(Path::to_owned))
+        .collect();
+    for folder in folders {
+        sources(&folder, &mut |file| {
+            let text = std::fs::read_to_string(file).unwrap();
+            let mut found = Vec::new();
+            messages(text.parse().unwrap(), &mut found);
+            count += found.len();
+            let no_hint = found.iter().filter(|message| !message.contains("hint"));
+            without.extend(no_hint.map(|message| format!("{}: {message}", file.display())));
+        });
+    }
+    assert!(count > 80, "{count} messages: the scan does not find them");
+    assert!(without.is_empty(), "without a hint:\n{}", without.join("\n"));
+}

@@ -2,7 +2,7 @@
 # What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
-# In: CHECKS in the environment, any of "modes processes owners links limits"; default all.
+# In: CHECKS in the environment, any of "modes processes owners links limits reloads"; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -15,12 +15,14 @@
 . /checks/owners.sh
 # shellcheck source=tests/vm/links.sh
 . /checks/links.sh
+# shellcheck source=tests/vm/reloads.sh
+. /checks/reloads.sh
 # shellcheck source=tests/vm/resets.sh
 . /checks/resets.sh
 # shellcheck source=tests/vm/limits.sh
 . /checks/limits.sh
 
-wanted() { case " ${CHECKS:-modes processes owners links limits} " in *" $1 "*) ;; *) return 1 ;; esac; }
+wanted() { case " ${CHECKS:-modes processes owners links limits reloads} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # started NAME MODE...: starts flowtap, or says that it does not.
 started() {
@@ -101,4 +103,12 @@ if wanted limits; then
         stop_flowtap limits
     fi
     more_families=''
+fi
+if wanted reloads; then
+    first_port=9700
+    for mode in $running; do
+        [ "$mode" != sock_diag ] || continue
+        timed "${mode}_reloads" all_reloads "$mode" $first_port
+        first_port=$((first_port + 100))
+    done
 fi

@@ -105,7 +105,8 @@ impl Exporter for FileExporter {
                     self.deliveries.sent(sent);
                     self.deliveries.failed(failed);
                 }
-                Err(error) => tracing::error!(%error, "the last file was not finished"),
+                Err(error) => tracing::error!(%error, "the last file was not finished; \
+                hint: make room, or the right to write; the next start keeps what can be read"),
             }
         }
         .boxed()

@@ -144,7 +144,8 @@ impl Writer {
         for name in left {
             let path = self.names.partial(&name);
             if let Err(error) = self.take_up(name) {
-                tracing::warn!(path = %path.display(), %error, "files left by a crash can't be recovered");
+                tracing::warn!(path = %path.display(), %error, "files left by a crash can't be recovered; \
+                hint: move them away, or make them readable and writable");
             }
         }
         // Old files are removed with the first one that is finished: until a window has come it is not known what is old.
@@ -163,7 +164,8 @@ impl Writer {
             (Format::Parquet, _) => {
                 fs::remove_file(&path)?;
                 self.telemetry.file("discarded", 1);
-                tracing::warn!(path = %path.display(), "a Parquet file that was not finished is removed: it can't be read");
+                tracing::warn!(path = %path.display(), "a Parquet file that was not finished is removed: it can't be read; \
+                hint: lower `rotation.max_age` to lose less at a crash");
                 return Ok(());
             }
             (Format::Json, Compression::Gzip) => fs::metadata(&path)?.len(),
@@ -179,7 +181,8 @@ impl Writer {
         let recovered = self.names.finished(&name);
         fs::rename(&path, &recovered)?;
         self.telemetry.file("recovered", 1);
-        tracing::warn!(path = %recovered.display(), "a file that was not finished is kept");
+        tracing::warn!(path = %recovered.display(), "a file that was not finished is kept; \
+                hint: read it as any other; it has no last rows");
         Ok(())
     }
 
@@ -362,7 +365,8 @@ impl Writer {
         if let Some(open) = self.open.take_if(|open| !open.path.exists()) {
             exported.failed += open.pending;
             self.telemetry.lost(open.rows - open.pending);
-            tracing::warn!(path = %open.path.display(), rows = open.rows, "a file was removed while it was being written");
+            tracing::warn!(path = %open.path.display(), rows = open.rows, "a file was removed while it was being written; \
+                hint: remove only files that are finished");
         }
     }
 

@@ -161,7 +161,8 @@ impl HttpClient {
         };
         // The status has said that all is well.
         let response = response.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the collector's response can't be decoded; its status is success");
+            tracing::warn!(%error, "the collector's response can't be decoded; its status is success; \
+                hint: check that the endpoint is one of OTLP");
             ExportMetricsServiceResponse::default()
         });
         Ok(accepted(&response, request.points))
@@ -218,7 +219,8 @@ fn accepted(response: &ExportMetricsServiceResponse, points: u64) -> Exported {
         tracing::warn!(
             failed,
             message = push::error::peer_text(&partial.error_message),
-            "the collector rejected some points"
+            "the collector rejected some points; \
+                hint: look for the reason in the collector's log"
         );
     }
     Exported {

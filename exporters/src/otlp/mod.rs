@@ -266,7 +266,8 @@ async fn send(delivery: &mut Delivery, part: Part) -> Result<Exported, BoxError>
                 Ok(failed) => return Ok(Exported { sent: 0, failed }),
                 // A full or broken disk costs the protection from a restart, not the data.
                 Err(error) => {
-                    tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory");
+                    tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
+                hint: make room, or the right to write, in `storage.directory`");
                 }
             }
             sender

@@ -43,7 +43,8 @@ pub(super) async fn drain(
                 if refusals == MAX_REFUSALS {
                     tracing::warn!(
                         requests = storage.waiting().0,
-                        "the collector permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second"
+                        "the collector permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second; \
+                hint: look for the reason in the collector's log"
                     );
                 }
             }
@@ -55,7 +56,8 @@ pub(super) async fn drain(
             outcome = round => outcome,
         };
         if let Err(error) = outcome {
-            tracing::warn!(%error, requests = storage.waiting().0, "requests wait on disk");
+            tracing::warn!(%error, requests = storage.waiting().0, "requests wait on disk; \
+                hint: restore the collector; nothing is lost up to `storage.max_bytes`");
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(RETRY_PAUSE) => {}
@@ -73,7 +75,8 @@ pub(super) async fn drain(
         };
         if let Err(error) = outcome {
             let (requests, bytes) = storage.waiting();
-            tracing::warn!(%error, requests, bytes, "requests stay on disk for the next start");
+            tracing::warn!(%error, requests, bytes, "requests stay on disk for the next start; \
+                hint: start flowtap again with the same `storage`");
             return;
         }
     }

@@ -152,7 +152,8 @@ impl Proxy {
         if proxy.is_none() {
             tracing::warn!(
                 proxy = %found.uri(),
-                "ignoring the proxy of the environment: expected http, https, socks5 or socks5h"
+                "ignoring the proxy of the environment: expected http, https, socks5 or socks5h; \
+                hint: correct the variable, or name the host in no_proxy"
             );
         }
         proxy

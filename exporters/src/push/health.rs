@@ -74,7 +74,8 @@ impl Health {
         self.0.deliveries.retried();
         let Inner { id, endpoint, .. } = &*self.0;
         if first && self.is_news(&error.to_string()) {
-            tracing::warn!(exporter = %id, endpoint, %error, points, ?wait, "delivery failed and is retried");
+            tracing::warn!(exporter = %id, endpoint, %error, points, ?wait, "delivery failed and is retried; \
+                hint: fix the cause that the error names; nothing is lost within `retry.max_elapsed_time`");
         } else {
             tracing::debug!(exporter = %id, endpoint, %error, points, ?wait, "delivery failed and is retried");
         }
@@ -83,7 +84,8 @@ impl Health {
     /// A request of `points` is given up.
     pub(crate) fn gave_up(&self, error: &BoxError, points: u64) {
         let Inner { id, endpoint, .. } = &*self.0;
-        tracing::warn!(exporter = %id, endpoint, %error, points, "points were not delivered");
+        tracing::warn!(exporter = %id, endpoint, %error, points, "points were not delivered; \
+                hint: fix the cause that the error names; `storage` keeps requests for longer");
     }
 
     /// Whether `error` has not been a warning for a while.

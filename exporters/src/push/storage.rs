@@ -277,7 +277,8 @@ impl Storage {
                     request,
                 }));
             }
-            tracing::error!(file = %self.path.display(), number, "a request on disk is damaged and is skipped");
+            tracing::error!(file = %self.path.display(), number, "a request on disk is damaged and is skipped; \
+                hint: check the disk");
             self.telemetry
                 .corrupt
                 .add(1, std::slice::from_ref(&self.telemetry.exporter));
@@ -393,7 +394,8 @@ impl Storage {
                 aside = %aside.display(),
                 error = %why,
                 requests = state.items,
-                "the file of requests is damaged; it is set aside, and a new one is created"
+                "the file of requests is damaged; it is set aside, and a new one is created; \
+                hint: check the disk; the file that was set aside can be deleted"
             );
             fs::rename(&self.path, aside)?;
             break;

@@ -71,7 +71,8 @@ impl Client {
         if failure.temporary || !self.native_histograms || sent == 0 {
             return None;
         }
-        tracing::warn!(sent, failed = points - sent, %error, "points were refused");
+        tracing::warn!(sent, failed = points - sent, %error, "points were refused; \
+                hint: look for the reason in the store's log");
         Some(Exported {
             sent,
             failed: points - sent,

@@ -358,7 +358,8 @@ fn warn(source: Source, error: &watcher::Error) {
         // An API server before 1.33 has none of these.
         Some(404) => tracing::debug!(resource, "this cluster's API has no {resource}"),
         _ => {
-            tracing::warn!(resource, %error, "the Kubernetes API can't be watched; the last known state stays in use");
+            tracing::warn!(resource, %error, "the Kubernetes API can't be watched; the last known state stays in use; \
+                hint: check the service account's role (deploy/) and the way to the API server");
         }
     }
 }

@@ -82,7 +82,8 @@ impl Throttle {
                         from = of.target(),
                         file,
                         line,
-                        "a message was suppressed by rate limiting"
+                        "a message was suppressed by rate limiting; \
+                hint: the first messages of the same place show what it is about"
                     );
                 }
                 if ends {

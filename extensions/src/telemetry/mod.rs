@@ -135,7 +135,8 @@ impl Telemetry {
     /// Pushes what the SDK has not pushed yet, and waits for the collector.
     pub fn shutdown(&self) {
         if let Err(error) = self.provider.shutdown() {
-            tracing::warn!(%error, "the daemon's own metrics were not all pushed");
+            tracing::warn!(%error, "the daemon's own metrics were not all pushed; \
+                hint: see the exporter's own messages for the cause");
         }
     }
 

@@ -97,7 +97,8 @@ impl OwnMetrics {
     pub fn read(&mut self, reading: Reading) -> Snapshot {
         let mut metrics = ResourceMetrics::default();
         if let Err(error) = self.reader.collect(&mut metrics) {
-            tracing::warn!(%error, "the daemon's own metrics can't be read");
+            tracing::warn!(%error, "the daemon's own metrics can't be read; \
+                hint: report this with the log at level debug");
         }
         for metric in metrics.scope_metrics().flat_map(ScopeMetrics::metrics) {
             self.take(metric, reading);
@@ -116,7 +117,11 @@ impl OwnMetrics {
     fn take(&mut self, metric: &Metric, reading: Reading) {
         let Some((kind, points)) = points_of(metric) else {
             if !self.rejected.iter().any(|name| name == metric.name()) {
-                tracing::warn!(metric = metric.name(), "this metric can't be pushed");
+                tracing::warn!(
+                    metric = metric.name(),
+                    "this metric can't be pushed; \
+                hint: scrape it from service.telemetry.metrics.endpoint"
+                );
                 self.rejected.push(metric.name().to_owned());
             }
             return;

@@ -355,7 +355,8 @@ impl Runner {
                 let deadline = self.deadline;
                 tracing::warn!(
                     ?deadline,
-                    "a pipeline waits for an exporter with `when_full: block`, which drops its oldest snapshot for the new config"
+                    "a pipeline waits for an exporter with `when_full: block`, which drops its oldest snapshot for the new config; \
+                hint: use `when_full: drop_oldest`, or a faster destination"
                 );
                 self.relieve();
                 task.await
@@ -441,7 +442,8 @@ impl Runner {
                             %exporter,
                             points,
                             ?deadline,
-                            "an exporter that is being removed did not deliver everything in time"
+                            "an exporter that is being removed did not deliver everything in time; \
+                        hint: raise service.shutdown_timeout"
                         );
                     }
                 }
@@ -758,7 +760,8 @@ impl Runner {
         tracing::warn!(
             points,
             ?deadline,
-            "not everything was exported by the deadline; the rest is lost"
+            "not everything was exported by the deadline; the rest is lost; \
+                hint: raise service.shutdown_timeout, or use `storage`"
         );
         RunError::Deadline { deadline, points }
     }
@@ -812,7 +815,8 @@ async fn drive_exporter(
             Err(error) => {
                 handle.telemetry.deliveries().failed(points);
                 let error = error_chain(&*error);
-                tracing::warn!(exporter = %id, points, error, "snapshot not exported");
+                tracing::warn!(exporter = %id, points, error, "snapshot not exported; \
+                hint: fix the cause that the error names");
                 set_state(State::RecoverableError, Some(error));
             }
         }

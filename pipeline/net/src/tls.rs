@@ -124,7 +124,12 @@ impl ClientTls {
             }
             // One that is damaged does not matter as long as the peer's is among the others.
             if ignored > 0 || !errors.is_empty() {
-                tracing::warn!(ignored, ?errors, "some of the system's authorities can't be used");
+                tracing::warn!(
+                    ignored,
+                    ?errors,
+                    "some of the system's authorities can't be used; \
+                hint: name the authority in `tls.ca_file`, if a connection fails"
+                );
             }
         }
         let ca = self

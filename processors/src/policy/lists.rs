@@ -128,7 +128,8 @@ pub(super) fn follow(config: &Config) -> Result<Arc<Published<Lists>>, ListError
             .name("policy-lists".to_owned())
             .spawn(move || watch(&config, stamps, &followers));
         if let Err(error) = watching {
-            tracing::warn!(%error, "changes of the policy's files will not be noticed");
+            tracing::warn!(%error, "changes of the policy's files will not be noticed; \
+                hint: reload with SIGHUP after they have changed");
         }
     }
     Ok(live)
@@ -149,7 +150,8 @@ fn watch(config: &Config, mut before: Vec<Stamp>, live: &Weak<Published<Lists>>)
                 tracing::info!("the policy's lists were reloaded");
                 live.store(lists);
             }
-            Err(error) => tracing::warn!(%error, "the policy's lists are unchanged"),
+            Err(error) => tracing::warn!(%error, "the policy's lists are unchanged; \
+                hint: fix the file that the error names"),
         }
     }
 }

@@ -308,7 +308,8 @@ impl Aggregator for Window {
     fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
         if to < self.opened {
             // The clock was set back: a window that waits for the old time would wait as long as it was set back by.
-            tracing::warn!(now = %to, before = %self.opened, "the clock was set back; windows follow it");
+            tracing::warn!(now = %to, before = %self.opened, "the clock was set back; windows follow it; \
+                hint: let the time service slew the clock");
             return Some(self.close(to, false));
         }
         (to >= self.closes).then(|| self.close(to, false))

@@ -59,7 +59,8 @@ impl Kernel {
         if let Err(error) = drained
             && !std::mem::replace(&mut self.is_broken, true)
         {
-            tracing::error!(%error, "records of cgroups can't be read: those created from now on are found by walks");
+            tracing::error!(%error, "records of cgroups can't be read: those created from now on are found by walks; \
+                hint: restart flowtap; report this if it comes again");
         }
         self.make_up(tree);
     }

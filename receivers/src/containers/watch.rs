@@ -106,7 +106,8 @@ impl Follower {
                 Ok(events) => self.take(&events),
                 Err(Errno::EINTR) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cgroups are no longer watched: connections of short processes may have no container_id");
+                    tracing::warn!(%error, "cgroups are no longer watched: connections of short processes may have no container_id; \
+                hint: raise fs.inotify.max_user_watches, then restart flowtap");
                     return;
                 }
             }

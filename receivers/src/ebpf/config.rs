@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flowtap_ebpf::MAX_SOCKETS;
 use flowtap_pipeline::schema::{DurationText, SizeText};
 use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Sockets, Violation};
 use schemars::JsonSchema;
@@ -54,8 +55,8 @@ pub struct Config {
     pub channel_capacity: usize,
     /// Connections that can be tracked at a time where they are followed in a table: on a kernel without a scan over socket storage
     /// (`flowtap doctor`), and in mode `events` on a kernel without mode `sockets`, where each takes about 200 bytes of kernel
-    /// memory from the start. Those beyond are counted with their bytes when they close. At least 1. A reload can lower it, and
-    /// raise it up to the value at the start.
+    /// memory from the start. Those beyond are counted with their bytes when they close. From 1 to 16777216. A reload can lower
+    /// and raise it.
     pub max_sockets: u32,
     /// How packets that the kernel drops are counted. Linux 5.17 and later; on older kernels a warning says that they are not.
     pub drops: DropsMode,
@@ -110,8 +111,9 @@ impl ComponentConfig for Config {
         if !(1..=1 << 28).contains(&self.channel_capacity) {
             faults.push(Violation::new("channel_capacity", "must be from 1 to 268435456"));
         }
-        if self.max_sockets == 0 {
-            faults.push(Violation::new("max_sockets", "must be at least 1"));
+        if !(1..=MAX_SOCKETS).contains(&self.max_sockets) {
+            let message = format!("{} is not from 1 to {MAX_SOCKETS}", self.max_sockets);
+            faults.push(Violation::new("max_sockets", message));
         }
         if self.scan_listen_interval < Duration::from_secs(1) {
             faults.push(Violation::new("scan_listen_interval", "must be at least 1s"));

@@ -290,7 +290,8 @@ impl Reader {
             return shown;
         }
         if let Err(error) = &shown {
-            tracing::warn!(%error, "the open connections can't all be read; the next census makes up for it");
+            tracing::warn!(%error, "the open connections can't all be read; the next census makes up for it; \
+                hint: report this if it comes again");
         }
         if has_room && shown.is_ok() {
             census::end(lane.batch);
@@ -319,11 +320,13 @@ impl Reader {
         self.lane().1.send();
         let kernel = self.left.programs.losses();
         if let Err(error) = &kernel {
-            tracing::warn!(%error, "the kernel side's counters can't be read");
+            tracing::warn!(%error, "the kernel side's counters can't be read; \
+                hint: restart flowtap if it comes again");
         }
         let misses = self.left.programs.program_misses();
         if let Err(error) = &misses {
-            tracing::warn!(%error, "the programs' counters can't be read");
+            tracing::warn!(%error, "the programs' counters can't be read; \
+                hint: restart flowtap if it comes again");
         }
         let lost = Lost {
             kernel: kernel.ok(),
@@ -348,7 +351,8 @@ impl Reader {
     fn rescan_listeners(&mut self, proc_root: &std::path::Path) {
         match listen_scan::scan(proc_root) {
             Ok(change) => self.batch.listeners.push(change),
-            Err(error) => tracing::warn!(%error, "listening ports could not be read again"),
+            Err(error) => tracing::warn!(%error, "listening ports could not be read again; \
+                hint: check receivers.ebpf.proc_root"),
         }
     }
 }
@@ -359,7 +363,8 @@ pub(super) fn find_listeners(programs: &mut flowtap_ebpf::Events) {
         tracing::warn!(
             %error,
             "processes of sockets that listened before flowtap started are not known: connections that they accept have none \
-             until a process accepts or closes them"
+             until a process accepts or closes them; \
+                hint: start flowtap before the servers, or use a kernel with iterators over files (5.8)"
         );
     }
 }

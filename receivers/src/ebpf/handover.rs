@@ -1,8 +1,8 @@
-//! State that a receiver leaves to the one that replaces it, and which configs can continue with it.
+//! State that a receiver leaves to the one that replaces it.
 
 use flowtap_ebpf::Sockets;
 
-use super::config::{Config, Mode};
+use super::config::Config;
 use super::event_programs::EventPrograms;
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs};
@@ -21,26 +21,6 @@ pub(super) struct Handover {
     pub(super) reason: String,
     /// With what it has counted of the programs' totals.
     pub(super) losses: LossTelemetry,
-}
-
-impl Handover {
-    /// Whether a receiver of `config` can continue with the programs.
-    pub(super) fn suits(&self, config: &Config) -> bool {
-        match &self.programs {
-            Programs::Sockets(left) => left.programs.has_room_for(config.max_sockets),
-            Programs::Events(left) => match &left.programs {
-                EventPrograms::Shared(sockets) => sockets.has_room_for(config.max_sockets),
-                EventPrograms::Own(_) => {
-                    // `auto` that has come to this mode comes to it again.
-                    (self.config.mode == config.mode || config.mode == Mode::Events)
-                        && self.config.ring_buffer_bytes == config.ring_buffer_bytes
-                        && self.config.max_sockets == config.max_sockets
-                }
-            },
-            // A refusal of `auto` at the start would be repeated.
-            Programs::SockDiag(_) => config.mode == Mode::Auto,
-        }
-    }
 }
 
 /// Programs whose state any mode can continue with; else `programs`.

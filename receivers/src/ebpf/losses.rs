@@ -1,11 +1,14 @@
 //! Counters of what the kernel side could not report.
 
 use std::collections::HashMap;
+use std::io;
 
 use flowtap_ebpf::{Losses, ProgramMisses};
 use flowtap_pipeline::BuildContext;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
+
+use super::unadopted::Unadopted;
 
 /// Running totals of what was dropped at the channel of mode `events`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,7 @@ pub(super) struct LossTelemetry {
     records: Counter<u64>,
     bytes: Counter<u64>,
     redirected: Counter<u64>,
+    unadopted: Counter<u64>,
     misses: Counter<u64>,
     scan_failures: Counter<u64>,
     receiver: KeyValue,
@@ -62,6 +66,13 @@ impl LossTelemetry {
                 )
                 .with_unit("{connection}")
                 .build(),
+            unadopted: meter
+                .u64_counter("receiver_unadopted_connections")
+                .with_description(
+                    "Connections of other network namespaces that were open before flowtap and that no process has a file of.",
+                )
+                .with_unit("{connection}")
+                .build(),
             misses: meter
                 .u64_counter("receiver_program_misses")
                 .with_description(
@@ -80,6 +91,7 @@ impl LossTelemetry {
             reported_channel: ChannelLosses::default(),
         };
         telemetry.add(&Losses::default());
+        telemetry.add_unadopted(0);
         telemetry
             .scan_failures
             .add(0, std::slice::from_ref(&telemetry.receiver));
@@ -103,7 +115,7 @@ impl LossTelemetry {
             scan_writes = new.scan_writes,
             redirected = new.redirected,
             owners = new.owners,
-            "the kernel side could not report everything: a larger `ring_buffer_bytes` or a shorter `interval` helps where \
+            "the kernel side could not report everything; hint: a larger `ring_buffer_bytes` or a shorter `interval` helps where \
              connections are lost, a larger `max_sockets` or `net.core.optmem_max` where they are untracked"
         );
     }
@@ -143,6 +155,35 @@ impl LossTelemetry {
             received,
             "events were dropped at a full channel; hint: a larger `channel_capacity`, or mode `sockets`"
         );
+    }
+
+    /// Counts connections that can't be adopted, and logs them.
+    pub(super) fn count_unadopted(&self, found: io::Result<Unadopted>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "open connections that can't be adopted could not be counted; hint: check `proc_root`"
+                );
+                return;
+            }
+        };
+        self.add_unadopted(found.connections);
+        if found.connections > 0 || found.not_examined > 0 {
+            tracing::warn!(
+                connections = found.connections,
+                namespaces = found.namespaces,
+                namespaces_not_examined = found.not_examined,
+                "connections of other network namespaces were open before flowtap, and no process has accepted them yet or has \
+                 them any more: they are not measured; hint: start flowtap before what it is to measure"
+            );
+        }
+    }
+
+    fn add_unadopted(&self, connections: u64) {
+        self.unadopted
+            .add(connections, std::slice::from_ref(&self.receiver));
     }
 
     /// Counts a scan that was cut short.

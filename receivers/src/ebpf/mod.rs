@@ -25,8 +25,9 @@ mod losses;
 mod programs;
 mod replace;
 mod sockets;
+mod unadopted;
 
-use flowtap_ebpf::{Events, EventsOptions, LoadError, Sockets};
+use flowtap_ebpf::{Events, LoadError, Sockets};
 use flowtap_pipeline::{BuildContext, Inheritance, Receiver, Sink, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -43,7 +44,7 @@ pub(crate) use self::explain::grant_command;
 pub use self::factory::FACTORY;
 use self::handover::Handover;
 use self::losses::LossTelemetry;
-use self::programs::{EVENTS_RING_BYTES, Left, Programs, scan_listeners, sockets_options};
+use self::programs::{Left, Programs, events_options, scan_listeners, sockets_options};
 use crate::containers::Containers;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::extras::Extras;
@@ -120,12 +121,8 @@ impl EbpfReceiver {
             Err(error) => error,
         };
         tracing::debug!(error = %refused, "mode events uses a separate table: the programs of mode sockets do not load");
-        let options = EventsOptions {
-            ring_buffer_bytes: self.config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
-            max_sockets: self.config.max_sockets,
-        };
         let containers = Containers::new(&self.context, &self.config.proc_root);
-        let mut programs = Events::load(&options)?;
+        let mut programs = Events::load(&events_options(&self.config))?;
         events::find_listeners(&mut programs);
         tracing::warn!("queues of listening sockets are not measured in mode events with a separate table");
         let left = Left::new(EventPrograms::Own(Box::new(programs)), None, containers);
@@ -143,6 +140,8 @@ impl EbpfReceiver {
         sockets::adopt(&mut left.programs, &mut left.found, &mut left.containers);
         // What these have dropped before is not counted.
         scan_listeners(&mut left.listeners, &mut left.found, &mut left.containers);
+        self.losses
+            .count_unadopted(unadopted::count(&self.config.proc_root));
         left
     }
 
@@ -177,14 +176,16 @@ impl EbpfReceiver {
             Err(error @ LoadError::Capability(_)) => return self.fall_back_to_sock_diag(explain(error)),
             Err(error) => error,
         };
-        tracing::warn!(error = %sockets, "mode sockets does not load; trying mode events");
+        tracing::warn!(error = %sockets, "mode sockets does not load; trying mode events; \
+                hint: set `mode: events`, or use a newer kernel");
         match self.load_events() {
             Ok(programs) => Ok((
                 programs,
                 format!("mode sockets does not load: {}", one_line(&sockets)),
             )),
             Err(events) => {
-                tracing::warn!(error = %events, "mode events does not load either");
+                tracing::warn!(error = %events, "mode events does not load either; \
+                hint: `flowtap doctor` shows what is missing");
                 self.fall_back_to_sock_diag(explain(sockets))
             }
         }
@@ -195,7 +196,10 @@ impl EbpfReceiver {
         if self.context.strict {
             return Err(refused);
         }
-        tracing::warn!("{refused}");
+        tracing::warn!(
+            hint = "grant what is missing; --strict fails instead of falling back",
+            "{refused}"
+        );
         let mut receiver = SockDiagReceiver::new(self.sock_diag_config(), &self.context);
         receiver.open()?;
         Ok((Programs::SockDiag(Box::new(receiver)), one_line(&refused)))
@@ -261,9 +265,8 @@ impl Receiver for EbpfReceiver {
     }
 
     fn take_over(&mut self, inheritance: Inheritance) -> Result<(), Inheritance> {
-        let handover = inheritance.downcast::<Handover>()?;
-        self.inherit(*handover)
-            .map_err(|programs| Box::new(programs) as Inheritance)
+        self.inherited = Some(*inheritance.downcast::<Handover>()?);
+        Ok(())
     }
 }
 

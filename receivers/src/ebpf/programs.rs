@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowtap_ebpf::{Attachment, Listeners, Sockets, SocketsOptions, Store};
+use flowtap_ebpf::{Attachment, EventsOptions, Listeners, Sockets, SocketsOptions, Store};
 use flowtap_pipeline::FlowBatch;
 
 use super::config::Config;
@@ -15,10 +15,10 @@ use crate::sock_diag::SockDiagReceiver;
 
 /// The ring of mode `sockets`, unless the config says otherwise: what some 20,000 connections say when they open or close. With it
 /// none of 30,000 a second was lost (docs/performance.md).
-pub(super) const SOCKETS_RING_BYTES: u32 = 1 << 22;
+const SOCKETS_RING_BYTES: u32 = 1 << 22;
 
 /// Each ring of mode `events`, unless the config says otherwise: as the Go exporter's.
-pub(super) const EVENTS_RING_BYTES: u32 = 1 << 24;
+const EVENTS_RING_BYTES: u32 = 1 << 24;
 
 /// Options with which mode `sockets`, or with `per_segment` mode `events`, is loaded.
 pub(super) fn sockets_options(config: &Config, per_segment: bool) -> SocketsOptions {
@@ -31,6 +31,14 @@ pub(super) fn sockets_options(config: &Config, per_segment: bool) -> SocketsOpti
         ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(ring_bytes),
         max_sockets: config.max_sockets,
         per_segment,
+    }
+}
+
+/// Options with which mode `events` is loaded where it has a table of its own.
+pub(super) fn events_options(config: &Config) -> EventsOptions {
+    EventsOptions {
+        ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
+        max_sockets: config.max_sockets,
     }
 }
 
@@ -57,7 +65,8 @@ impl Programs {
         if let Err(error) = sockets.accept() {
             tracing::warn!(
                 %error,
-                "accept() is not observed: an accepted connection has the process that listens until a file scan or its close"
+                "accept() is not observed: an accepted connection has the process that listens until a file scan or its close; \
+                hint: a kernel with fentry (`flowtap doctor`), or a shorter `scan_listen_interval`"
             );
         }
         match sockets.store() {

@@ -4,23 +4,25 @@
 //!
 //! 1. Keys of user space (`interval`, `scan_listen_interval`, `proc_root`, `channel_capacity`) change around the programs, which
 //!    stay attached; what they write meanwhile waits in the ring.
-//! 2. Another mode, and another size of the ring, take other programs, which are attached beside the first ones, with the same
-//!    knowledge of every socket, before these are detached.
-//! 3. `max_sockets` changes the limit of the table of connections. The table itself can't be made larger.
-//! 4. Changes that can't be continued start from scratch: a table beyond its size, and mode
-//!    `events` with a separate table if its rings or its table change. Open connections are
-//!    adopted, and bytes until then are not measured. The comparison with the kernel's counters
-//!    continues over that gap, and so shows its size.
+//! 2. Another mode, another size of a ring, and a table that must grow take other programs, which are attached beside the first
+//!    ones, with the same knowledge of every socket, before these are detached.
+//! 3. `max_sockets` changes the limit of the table of connections. Beyond the table's size another table is added.
+//! 4. Where the new config can't be started, the receiver before gets everything back and continues.
+//! 5. The one change that starts from scratch is from a kind of programs to another that share no maps, which no kernel needs: mode
+//!    `sockets` in place of mode `events` with a separate table. Open connections are adopted, and bytes until then are not
+//!    measured. The comparison with the kernel's counters continues over that gap, and so shows its size.
 
 use std::mem;
 
+use flowtap_ebpf::Sockets;
 use flowtap_pipeline::StageError;
 
 use super::config::Mode;
+use super::event_programs::EventPrograms;
 use super::explain::explain;
 use super::handover::{Handover, in_mode, shared};
 use super::losses::LossTelemetry;
-use super::programs::{Left, Programs, sockets_options};
+use super::programs::{Left, Programs, events_options, sockets_options};
 use super::{EbpfReceiver, convert};
 use crate::containers::Containers;
 use crate::coverage::Coverage;
@@ -42,32 +44,7 @@ impl EbpfReceiver {
         })
     }
 
-    /// Takes `handover`, or returns its programs if there is no way to continue with them.
-    pub(super) fn inherit(&mut self, handover: Handover) -> Result<(), Programs> {
-        if handover.suits(&self.config) {
-            self.inherited = Some(handover);
-            return Ok(());
-        }
-        tracing::warn!(
-            receiver = %self.context.id,
-            mode = handover.programs.mode(),
-            "this change of the config restarts the measurement: bytes and connections until then are not counted; receiver_coverage_kernel and _measured show the loss"
-        );
-        let Handover {
-            config,
-            programs,
-            coverage,
-            extras,
-            reason,
-            ..
-        } = handover;
-        self.extras = extras;
-        self.record_mode(0, programs.mode(), reason);
-        self.coverage = (config.proc_root == self.config.proc_root).then_some(coverage);
-        Err(programs)
-    }
-
-    /// Continues with what was inherited.
+    /// Continues with what was inherited. What could not continue is inherited again: the receiver before can have it back.
     pub(super) fn continue_with(
         &mut self,
         inherited: Handover,
@@ -80,49 +57,27 @@ impl EbpfReceiver {
             mut reason,
             losses,
         } = inherited;
-        let mut programs = match shared(programs) {
-            Ok(mut left) => {
-                let was_per_segment = left.programs.is_per_segment();
-                let per_segment = self.config.mode == Mode::Events;
-                let Left {
-                    programs: sockets,
-                    found,
-                    containers,
-                    ..
-                } = &mut left;
-                let options = sockets_options(&self.config, per_segment);
-                let reloaded = sockets.reload(&options, |event, _| convert::push(found, containers, event));
-                if let Err(error) = reloaded {
-                    // The receiver before can have it back.
-                    self.inherited = Some(Handover {
-                        config,
-                        programs: in_mode(left),
-                        coverage,
-                        extras,
-                        reason,
-                        losses,
-                    });
-                    return Err(explain(error));
-                }
-                if per_segment && !was_per_segment {
-                    // Connections that have opened since the last scan have not been reported, and no scan will.
-                    left.census.failed();
-                }
-                let programs = in_mode(left);
-                if per_segment != was_per_segment {
-                    let before = if was_per_segment { "events" } else { "sockets" };
-                    self.record_mode(0, before, mem::take(&mut reason));
-                    self.reason().clone_into(&mut reason);
-                }
-                programs
-            }
-            Err(mut programs) => {
-                if let Programs::SockDiag(receiver) = &mut programs {
-                    receiver.set_config(self.sock_diag_config());
-                }
-                programs
-            }
+        let mode_before = programs.mode();
+        let (mut programs, failed) = match shared(programs) {
+            Ok(left) => self.reload_shared(left),
+            Err(Programs::Events(left)) => self.reload_own(*left),
+            Err(other) => self.continue_without_programs(other),
         };
+        if let Some(error) = failed {
+            self.inherited = Some(Handover {
+                config,
+                programs,
+                coverage,
+                extras,
+                reason,
+                losses,
+            });
+            return Err(error);
+        }
+        if programs.mode() != mode_before {
+            self.record_mode(0, mode_before, mem::take(&mut reason));
+            self.reason().clone_into(&mut reason);
+        }
         if config.proc_root != self.config.proc_root {
             coverage = Coverage::new(&self.context, &self.config.proc_root);
             let fresh = Containers::new(&self.context, &self.config.proc_root);
@@ -135,5 +90,83 @@ impl EbpfReceiver {
         self.losses = losses;
         self.extras = extras;
         Ok((programs, coverage, reason))
+    }
+
+    /// Programs on the maps of both modes, in the mode of this config.
+    fn reload_shared(&self, mut left: Left<Sockets>) -> (Programs, Option<StageError>) {
+        let was_per_segment = left.programs.is_per_segment();
+        let per_segment = self.config.mode == Mode::Events;
+        let Left {
+            programs: sockets,
+            found,
+            containers,
+            ..
+        } = &mut left;
+        let options = sockets_options(&self.config, per_segment);
+        let reloaded = sockets.reload(&options, |event, _| convert::push(found, containers, event));
+        if let Err(error) = reloaded {
+            return (in_mode(left), Some(explain(error)));
+        }
+        if per_segment && !was_per_segment {
+            // Connections that have opened since the last scan have not been reported, and no scan will.
+            left.census.failed();
+        }
+        (in_mode(left), None)
+    }
+
+    /// Programs of mode `events` with a table of their own. On their kernel `auto` comes to them again.
+    fn reload_own(&self, mut left: Left<EventPrograms>) -> (Programs, Option<StageError>) {
+        if self.config.mode == Mode::Sockets {
+            return match self.load_sockets() {
+                Err(error) => (Programs::Events(Box::new(left)), Some(explain(error))),
+                Ok(programs) => {
+                    self.log_restart("events");
+                    (programs, None)
+                }
+            };
+        }
+        let Left {
+            programs,
+            found,
+            containers,
+            ..
+        } = &mut left;
+        let reloaded = match programs {
+            EventPrograms::Own(events) => events.reload(&events_options(&self.config), |event, _| {
+                convert::push(found, containers, event);
+            }),
+            EventPrograms::Shared(_) => Ok(()),
+        };
+        (Programs::Events(Box::new(left)), reloaded.err().map(explain))
+    }
+
+    /// The receiver `sock_diag`, to which `auto` has fallen back: a refusal at the start would be repeated.
+    fn continue_without_programs(&self, mut programs: Programs) -> (Programs, Option<StageError>) {
+        let loaded = match self.config.mode {
+            Mode::Auto => {
+                if let Programs::SockDiag(receiver) = &mut programs {
+                    receiver.set_config(self.sock_diag_config());
+                }
+                return (programs, None);
+            }
+            Mode::Sockets => self.load_sockets(),
+            Mode::Events => self.load_events(),
+        };
+        match loaded {
+            Err(error) => (programs, Some(explain(error))),
+            Ok(loaded) => {
+                self.log_restart(programs.mode());
+                (loaded, None)
+            }
+        }
+    }
+
+    fn log_restart(&self, mode: &'static str) {
+        tracing::warn!(
+            receiver = %self.context.id,
+            mode,
+            "this change of the config restarts the measurement: bytes and connections until then are not counted; receiver_coverage_kernel and _measured show the loss; \
+                hint: change these keys when few connections are open"
+        );
     }
 }

@@ -148,18 +148,21 @@ impl<'a> Capture<'a> {
                     self.census.failed();
                 }
                 self.output.scan_failed(&error);
-                tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it");
+                tracing::warn!(%error, "the scan of the sockets was cut short; the next one makes up for it; \
+                hint: report this if it comes again");
             }
         }
         scan_listeners(&mut self.listeners, &mut self.batch, &mut self.containers);
         self.hand_on();
         match self.sockets.losses() {
             Ok(losses) => self.losses.update(&losses),
-            Err(error) => tracing::warn!(%error, "the kernel side's counters can't be read"),
+            Err(error) => tracing::warn!(%error, "the kernel side's counters can't be read; \
+                hint: restart flowtap if it comes again"),
         }
         match self.sockets.program_misses() {
             Ok(misses) => self.losses.update_misses(&misses),
-            Err(error) => tracing::warn!(%error, "the programs' counters can't be read"),
+            Err(error) => tracing::warn!(%error, "the programs' counters can't be read; \
+                hint: restart flowtap if it comes again"),
         }
         Ok(())
     }
@@ -187,7 +190,8 @@ impl<'a> Capture<'a> {
     fn rescan_listeners(&mut self) {
         match listen_scan::scan(&self.config.proc_root) {
             Ok(change) => self.batch.listeners.push(change),
-            Err(error) => tracing::warn!(%error, "listening ports could not be read again"),
+            Err(error) => tracing::warn!(%error, "listening ports could not be read again; \
+                hint: check receivers.ebpf.proc_root"),
         }
         self.hand_on();
     }
@@ -204,11 +208,13 @@ pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &m
         tracing::warn!(
             %error,
             "open connections of other network namespaces are not counted, and accepted connections \
-             have no process"
+             have no process; \
+                hint: run flowtap in the host's pid namespace"
         );
     }
     if let Some(Err(error)) = adoption.sockets {
-        tracing::warn!(%error, "open connections without a process are not counted");
+        tracing::warn!(%error, "open connections without a process are not counted; \
+                hint: restart flowtap with a kernel that has iterators over TCP sockets (5.8)");
     }
 }
 

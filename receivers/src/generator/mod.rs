@@ -101,7 +101,8 @@ impl Generator {
             self.missed.add(missed, std::slice::from_ref(&self.receiver));
             tracing::warn!(
                 missed,
-                "the pipelines take longer than an interval; the rate is lower than configured"
+                "the pipelines take longer than an interval; the rate is lower than configured; \
+                hint: lower `flows`, or raise `interval`"
             );
         }
     }
@@ -112,7 +113,8 @@ impl Receiver for Generator {
         tracing::warn!(
             receiver = %self.receiver.value,
             flows = self.config.flows,
-            "generating synthetic flows, which are not traffic of this machine"
+            "generating synthetic flows, which are not traffic of this machine; \
+                hint: use the receiver `ebpf` to measure"
         );
         Ok(())
     }

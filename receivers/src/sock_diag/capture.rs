@@ -88,7 +88,8 @@ impl Capture<'_> {
             Err(error) => {
                 self.telemetry.dump_failed();
                 self.output.scan_failed(&error);
-                tracing::warn!(%error, "a dump of the sockets was cut short; the next one makes up for it");
+                tracing::warn!(%error, "a dump of the sockets was cut short; the next one makes up for it; \
+                hint: raise net.core.rmem_max if it comes again");
             }
         }
         self.take_closes(at);
@@ -139,7 +140,8 @@ impl Capture<'_> {
             if let Some(error) = taken.broken {
                 tracing::error!(
                     %error,
-                    "closed connections are no longer reported; those shorter than an interval are not counted from now on"
+                    "closed connections are no longer reported; those shorter than an interval are not counted from now on; \
+                hint: restart flowtap"
                 );
                 self.table.forget(at);
                 self.closes = None;

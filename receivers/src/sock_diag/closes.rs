@@ -119,7 +119,8 @@ impl Closes {
     pub(super) fn flush(&self) {
         let asked = (&self.stop).write_all(&[0]);
         if let Err(error) = asked {
-            tracing::error!(%error, "the thread that follows closes has ended");
+            tracing::error!(%error, "the thread that follows closes has ended; \
+                hint: restart flowtap");
             return;
         }
         let taken = self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner);

@@ -143,14 +143,16 @@ impl SockDiagReceiver {
         let receiver = &self.context.id;
         let closes = match closes {
             Ok(closes) => {
-                tracing::warn!(%receiver, "measuring by sock_diag: other network namespaces and processes are not seen");
+                tracing::warn!(%receiver, "measuring by sock_diag: other network namespaces and processes are not seen; \
+                hint: `flowtap doctor` shows what the receiver `ebpf` needs");
                 Some(closes)
             }
             Err(error) => {
                 tracing::warn!(
                     %receiver, %error,
                     "measuring by sock_diag, and the kernel does not report closed sockets: connections shorter than an interval \
-                     and the last bytes of longer ones are not counted; other network namespaces and processes are not seen"
+                     and the last bytes of longer ones are not counted; other network namespaces and processes are not seen; \
+                hint: `flowtap doctor` shows what the receiver `ebpf` needs"
                 );
                 None
             }

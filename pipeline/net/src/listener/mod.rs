@@ -375,7 +375,8 @@ impl Episode {
                 %address,
                 reason,
                 "a listener is at its limit of connections: those without a request are closed; \
-                 flowtap_listener_closed_connections_total counts them"
+                 flowtap_listener_closed_connections_total counts them; \
+                hint: raise its `max_connections`, or find the client that leaves connections idle"
             );
         }
         self.connections += 1;
