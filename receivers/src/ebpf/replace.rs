@@ -21,6 +21,7 @@ use super::explain::explain;
 use super::handover::{Handover, in_mode, shared};
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs, sockets_options};
+use super::udp::UdpCapture;
 use super::{EbpfReceiver, convert};
 use crate::containers::Containers;
 use crate::coverage::Coverage;
@@ -35,6 +36,7 @@ impl EbpfReceiver {
         Some(Handover {
             config: self.config.clone(),
             programs,
+            udp: self.udp.take(),
             coverage,
             extras: mem::take(&mut self.extras),
             reason,
@@ -56,12 +58,14 @@ impl EbpfReceiver {
         let Handover {
             config,
             programs,
+            udp,
             coverage,
             extras,
             reason,
             ..
         } = handover;
         self.extras = extras;
+        self.keep_udp(udp);
         self.record_mode(0, programs.mode(), reason);
         self.coverage = (config.proc_root == self.config.proc_root).then_some(coverage);
         Err(programs)
@@ -75,6 +79,7 @@ impl EbpfReceiver {
         let Handover {
             config,
             programs,
+            udp,
             mut coverage,
             extras,
             mut reason,
@@ -97,6 +102,7 @@ impl EbpfReceiver {
                     self.inherited = Some(Handover {
                         config,
                         programs: in_mode(left),
+                        udp,
                         coverage,
                         extras,
                         reason,
@@ -134,6 +140,22 @@ impl EbpfReceiver {
         }
         self.losses = losses;
         self.extras = extras;
+        self.keep_udp(udp);
         Ok((programs, coverage, reason))
+    }
+
+    /// Continues with UDP's programs if the config asks for the same; else those of this config are attached anew, and datagrams
+    /// until then are not measured.
+    fn keep_udp(&mut self, udp: Option<Box<UdpCapture>>) {
+        let Some(mut udp) = udp else { return };
+        if udp.suits(&self.config) {
+            self.udp = Some(udp);
+        } else {
+            udp.end();
+            tracing::warn!(
+                receiver = %self.context.id,
+                "this change of `udp` or `dns` restarts its measurement: datagrams until then are not counted"
+            );
+        }
     }
 }

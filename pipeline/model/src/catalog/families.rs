@@ -6,6 +6,7 @@ mod drops;
 mod limits;
 mod listening;
 mod tcp;
+mod udp;
 
 use super::label::Label;
 use crate::family::{Family, FamilyKind, Naming};
@@ -69,6 +70,15 @@ family_ids! {
     DnsTruncated,
     DnsSearchMisses,
     DnsLookupDuration,
+    // udp
+    UdpIo,
+    UdpEgress,
+    UdpIngress,
+    UdpK8s,
+    UdpDatagrams,
+    UdpDrops,
+    UdpErrors,
+    IcmpMessages,
 }
 
 /// A family, and the labels that it has and can have.
@@ -163,6 +173,7 @@ const GROUPS: &[&[Definition]] = &[
     listening::FAMILIES,
     drops::FAMILIES,
     dns::FAMILIES,
+    udp::FAMILIES,
 ];
 
 const COUNT: usize = {
