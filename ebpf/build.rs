@@ -58,6 +58,7 @@ fn compile_all() -> Result<(), BuildError> {
         "cgroups.bpf.c",
         "drops.bpf.c",
         "listeners.bpf.c",
+        "udp.bpf.c",
     ] {
         compile(&clang, &arch, &includes, program, &out)?;
     }

@@ -643,6 +643,60 @@ mod tests {
                 size_of::<Losses>(),
             ),
         ];
+        compare(&types, expected);
+    }
+
+    #[test]
+    fn every_field_of_udp_stands_where_the_objects_btf_has_it() {
+        use crate::udp::abi::{UdpFlow, UdpKey, UdpSeen, UdpTotals};
+        let Some(types) = types_of(crate::udp::OBJECT) else {
+            return;
+        };
+        let expected = [
+            (
+                "udp_key",
+                layout!(UdpKey: socket, remote_addr, local_port, remote_port, family, protocol, pad),
+                size_of::<UdpKey>(),
+            ),
+            (
+                "udp_totals",
+                layout!(UdpTotals: sent, received, sent_datagrams, received_datagrams, dropped, errors),
+                size_of::<UdpTotals>(),
+            ),
+            (
+                "udp_flow",
+                layout!(UdpFlow: totals, key, cookie, since_ns, last_ns, cgroup_id, netns, pid, marks, error, has_more, pad,
+                    local_addr, comm),
+                size_of::<UdpFlow>(),
+            ),
+            (
+                "udp_seen",
+                layout!(UdpSeen: seen, overflow, closed_lost, dns_lost, dns_unread, unparsed),
+                size_of::<UdpSeen>(),
+            ),
+        ];
+        compare(&types, expected);
+    }
+
+    #[test]
+    fn a_dns_record_is_read_as_the_objects_btf_has_it() {
+        use crate::udp::abi::DnsHead;
+        let Some(types) = types_of(crate::udp::OBJECT) else {
+            return;
+        };
+        let mut fields = layout!(DnsHead: time_ns, socket, cgroup_id, netns, pid, local_addr, remote_addr, local_port, remote_port,
+            family, direction, flags, payload_bytes, captured_bytes, comm);
+        fields.push(("payload".to_owned(), size_of::<DnsHead>(), 512));
+        compare(&types, [("dns_event", fields, size_of::<DnsHead>() + 512)]);
+    }
+
+    /// Name, offset and size of each field.
+    type Fields = Vec<(String, usize, usize)>;
+
+    fn compare(
+        types: &[serde_json::Value],
+        expected: impl IntoIterator<Item = (&'static str, Fields, usize)>,
+    ) {
         for (name, fields, size) in expected {
             let found = types.iter().find(|t| t["kind"] == "STRUCT" && t["name"] == name);
             let found = found.unwrap_or_else(|| panic!("no struct {name} in the object's BTF"));

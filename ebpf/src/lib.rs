@@ -20,6 +20,9 @@
 //! | `bpf/cgroups.bpf.c` | cgroups as they come and go |
 //! | `bpf/drops.bpf.c`, `drops.h` | dropped packets by reason, namespace and flow |
 //! | `bpf/listeners.bpf.c`, `owner_map.h` | queues and drops of listening sockets, and the map that they are in |
+//! | `bpf/udp_abi.h`, `udp_kernel.h`, `udp_maps.h` | UDP: records, kernel types, maps |
+//! | `bpf/udp_count.h`, `udp_buffer.h`, `udp_cgroup.h` | a datagram counted; datagrams in buffers and in packets |
+//! | `bpf/udp.bpf.c` | UDP: the programs, thin |
 //! | [`abi`] | the Rust mirror of `abi.h` |
 //! | [`sockets`] | [`Sockets`]: loads and attaches capture mode `sockets` |
 //! | [`iter`] | BPF iterators: links by `bpf(2)`, and reading records |
@@ -29,6 +32,7 @@
 //! | [`drops`] | [`Drops`]: loads and attaches the program that counts dropped packets |
 //! | [`listeners`] | [`Listeners`]: the scan of listening sockets |
 //! | `kernel_types` | enumerations and tracepoints in the running kernel's BTF |
+//! | [`udp`] | [`Udp`]: loads and attaches the UDP programs by the best step that works |
 //! | [`probe`] | which programs load on this machine |
 //! | [`ring`] | [`RingWatch`]: waits for a ring to fill, on tokio |
 //! | `kfunc` | links calls of kernel functions |
@@ -63,6 +67,7 @@ mod sharing;
 pub mod sockets;
 mod table;
 mod tables;
+pub mod udp;
 
 pub use abi::{CgroupEvent, Event, FlowEvent, ListenEvent, ListenerEvent, Losses};
 pub use cgroups::Cgroups;
@@ -76,3 +81,4 @@ pub use misses::ProgramMisses;
 pub use ring::{Ring, RingWatch};
 pub use sockets::{Adoption, Sockets, SocketsOptions, Store};
 pub use tables::MAX_SOCKETS;
+pub use udp::{Hooks, Step, Udp, UdpChange, UdpDelta, UdpLoadError, UdpOptions};

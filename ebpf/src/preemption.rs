@@ -24,6 +24,38 @@ fn may_preempt(release: &str) -> bool {
     }
 }
 
+/// Whether the running kernel may preempt a thread inside a program of a trampoline. Programs of kprobes run with preemption
+/// disabled.
+pub(crate) fn threads_are_preemptible() -> bool {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    may_preempt_threads(
+        &read("/proc/sys/kernel/version"),
+        &read("/sys/kernel/debug/sched/preempt"),
+        &read("/proc/cmdline"),
+    )
+}
+
+/// `version` is that of uname(2), which names the model; `models` lists those that can be switched to, the present one in
+/// parentheses.
+fn may_preempt_threads(version: &str, models: &str, cmdline: &str) -> bool {
+    let mut words = version.split_whitespace();
+    let Some(model) = words.find(|word| word.starts_with("PREEMPT")) else {
+        return false;
+    };
+    if model != "PREEMPT_DYNAMIC" {
+        return true;
+    }
+    let now = models
+        .split_once('(')
+        .and_then(|(_, rest)| rest.split(')').next());
+    let asked = cmdline
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("preempt="))
+        .next_back();
+    // Unknown counts as preemptible: the other steps are exact on either.
+    !matches!(now.or(asked), Some("none" | "voluntary"))
+}
+
 /// `utsname.release`.
 fn release() -> Option<String> {
     let mut name = MaybeUninit::<libc::utsname>::uninit();
@@ -41,6 +73,38 @@ fn release() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_are_preempted_unless_the_kernel_says_that_they_are_not() {
+        for (version, models, cmdline, expected) in [
+            ("#1 SMP Debian 5.10.209-2", "", "", false),
+            (
+                "#1 SMP PREEMPT_DYNAMIC Debian 6.1",
+                "none (voluntary) full",
+                "",
+                false,
+            ),
+            (
+                "#1 SMP PREEMPT_DYNAMIC Debian 6.1",
+                "none voluntary (full)",
+                "",
+                true,
+            ),
+            (
+                "#1 SMP PREEMPT_DYNAMIC Debian 6.1",
+                "",
+                "quiet preempt=none",
+                false,
+            ),
+            ("#1 SMP PREEMPT_DYNAMIC Debian 6.1", "", "quiet", true),
+            ("#1 SMP PREEMPT_DYNAMIC @0", "(full) lazy", "preempt=none", true),
+            ("#1 SMP PREEMPT_RT Debian 6.1", "", "", true),
+            ("#1 SMP PREEMPT Debian 6.1", "", "", true),
+        ] {
+            let found = may_preempt_threads(version, models, cmdline);
+            assert_eq!(found, expected, "{version} {models} {cmdline}");
+        }
+    }
 
     #[test]
     fn kernels_after_6_18_may_preempt_programs() {

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use flowtap_ebpf::probe::{self, Probed};
-use flowtap_ebpf::{LoadError, capability};
+use flowtap_ebpf::{Hooks, LoadError, Udp, UdpLoadError, UdpOptions, capability};
 use serde::Serialize;
 
 use crate::containers::mount::Hierarchy;
@@ -119,6 +120,7 @@ pub fn examine(proc_root: &Path) -> Report {
     findings.extend(cgroup_programs());
     findings.extend(dropped_packets());
     findings.extend(listening_queues());
+    findings.push(udp());
     findings.push(listening_ports(proc_root));
     let netlink = netlink();
     let mode = if sockets {
@@ -352,6 +354,41 @@ fn listening_queues() -> Vec<Finding> {
         }
     });
     findings.collect()
+}
+
+/// The programs of UDP, attached and tested, and detached again.
+fn udp() -> Finding {
+    const NEED: &str = "UDP";
+    let options = UdpOptions {
+        hooks: Hooks::Functions,
+        max_flows: 64,
+        idle: Duration::from_secs(1),
+        dns_ports: Vec::new(),
+        dns_ring_bytes: 1 << 16,
+    };
+    match Udp::load(&options) {
+        Ok(udp) => {
+            let absent: Vec<_> = udp.absent().iter().map(|refusal| refusal.what).collect();
+            let but = if absent.is_empty() {
+                String::new()
+            } else {
+                format!("; not counted: {}", absent.join(", "))
+            };
+            Finding::ok(
+                NEED,
+                format!("by {}, which passes its self-test{but}", udp.step().as_str()),
+            )
+        }
+        Err(UdpLoadError::Unable(error)) => object(NEED, &error),
+        Err(error) => Finding::not_ok(
+            NEED,
+            Verdict::Limited,
+            &error,
+            "UDP is not measured with `udp.hooks: auto`",
+            "use a kernel with fentry, fprobe or kprobes (for kprobes on Debian and Ubuntu: sysctl -w kernel.perf_event_paranoid=2), or \
+             set `udp.hooks: cgroup` (CAP_NET_ADMIN) or `tracepoints` (Linux 6.3)",
+        ),
+    }
 }
 
 /// Of a program that loads, or why not.

@@ -5,7 +5,8 @@
 //!
 //! 1. The limit of locked memory is raised, which kernels before 5.11 ask for and which takes a capability that goes next.
 //! 2. Capabilities: `CAP_BPF` and `CAP_PERFMON` stay; `CAP_NET_BIND_SERVICE` if a listener's port
-//!    is below 1024. The namespace of process 1 in a proc file system other than `/proc`, for which
+//!    is below 1024; `CAP_NET_ADMIN` if the config asks for programs of the root cgroup
+//!    (`udp.hooks: cgroup`). The namespace of process 1 in a proc file system other than `/proc`, for which
 //!    `CAP_SYS_PTRACE` is needed, is looked up before. Everything else is also removed from the
 //!    bounding set.
 //! 3. `no_new_privs`: no program that is started could have more.
@@ -189,6 +190,9 @@ impl Needs {
             .any(|address| address.port() < 1024)
         {
             capabilities.insert(Capability::CAP_NET_BIND_SERVICE);
+        }
+        if contracts.iter().any(|contract| contract.net_admin) {
+            capabilities.insert(Capability::CAP_NET_ADMIN);
         }
         // A path may count from the folder that flowtap starts in.
         let absolute = |path: &PathBuf| std::path::absolute(path).ok();

@@ -28,6 +28,7 @@
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
+//! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
@@ -90,3 +91,4 @@ mod stopping;
 mod stores;
 mod structure;
 mod traffic;
+mod udp;

@@ -3,8 +3,9 @@
 // Prints the runs that the kernel left out of each loaded BPF program (`recursion_misses`), read from the kernel
 // itself: in the emulated machine every BPF program is flowtap's.
 //
-// In:  nothing; needs CAP_SYS_ADMIN. Linux 5.12 and later; before, the kernel has no such count.
-// Out: a line `NAME MISSES` per program that has been left out at least once, and a last one `total MISSES`.
+// In:  nothing, or --runs; needs CAP_SYS_ADMIN. Linux 5.12 and later; before, the kernel has no such count.
+// Out: a line `NAME MISSES` per program that has been left out at least once, and a last one `total MISSES`. With --runs a
+//      line `NAME RUNS` per program, counted while kernel.bpf_stats_enabled is 1.
 // Exit: 0, 1 when a program can't be read.
 
 #include <errno.h>
@@ -33,8 +34,9 @@ static int next_program(uint32_t *id)
 	return (int)bpf(BPF_PROG_GET_FD_BY_ID, &open);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	int runs = argc > 1 && !strcmp(argv[1], "--runs");
 	unsigned long long total = 0;
 	uint32_t id = 0;
 	int fd;
@@ -51,7 +53,9 @@ int main(void)
 		if (bpf(BPF_OBJ_GET_INFO_BY_FD, &get) < 0)
 			break;
 		close(fd);
-		if (info.recursion_misses)
+		if (runs)
+			printf("%s %llu\n", info.name, (unsigned long long)info.run_cnt);
+		else if (info.recursion_misses)
 			printf("%s %llu\n", info.name, (unsigned long long)info.recursion_misses);
 		total += info.recursion_misses;
 	}
@@ -59,6 +63,7 @@ int main(void)
 		fprintf(stderr, "misses: bpf(): %s\n", strerror(errno));
 		return 1;
 	}
-	printf("total %llu\n", total);
+	if (!runs)
+		printf("total %llu\n", total);
 	return 0;
 }

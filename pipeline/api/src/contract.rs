@@ -166,6 +166,8 @@ pub struct Contract {
     pub classes: BTreeSet<String>,
     /// Classes that its config names: the key, and the name.
     pub named_classes: Vec<(Vec<String>, String)>,
+    /// Whether it attaches programs to the network, for which `CAP_NET_ADMIN` is needed.
+    pub net_admin: bool,
     /// Interval at which it measures, or closes a window, with the key `interval`.
     pub interval: Option<Duration>,
 }
@@ -289,6 +291,13 @@ impl Contract {
     #[must_use]
     pub const fn every(mut self, interval: Duration) -> Self {
         self.interval = Some(interval);
+        self
+    }
+
+    /// Declares that it attaches programs to the network, for which `CAP_NET_ADMIN` is needed: the sandbox leaves it.
+    #[must_use]
+    pub const fn net_admin(mut self) -> Self {
+        self.net_admin = true;
         self
     }
 

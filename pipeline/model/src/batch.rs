@@ -11,6 +11,7 @@ use crate::finding::FindingRecord;
 use crate::flow::Flow;
 use crate::listening::ListeningRecord;
 use crate::tcp::TcpRecord;
+use crate::udp::{IcmpCount, UdpRecord};
 
 /// A listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,6 +145,10 @@ pub struct FlowBatch {
     /// Index of the receiver among those of the pipeline; the sink fills it in. Cookies are unique per receiver only.
     #[serde(skip)]
     pub receiver: u16,
+    /// Differences measured on UDP sockets, by peer.
+    pub udp: Vec<UdpRecord>,
+    /// Counts of ICMP messages.
+    pub icmp: Vec<IcmpCount>,
 }
 
 impl FlowBatch {
@@ -155,6 +160,8 @@ impl FlowBatch {
         self.listeners.is_empty()
             && self.tcp.is_empty()
             && self.findings.is_empty()
+            && self.udp.is_empty()
+            && self.icmp.is_empty()
             && self.counts.is_empty()
             && self.dns.is_empty()
             && self.census == Census::NONE
@@ -164,7 +171,12 @@ impl FlowBatch {
 
     /// Number of records, of all signals.
     pub const fn records(&self) -> usize {
-        self.tcp.len() + self.findings.len() + self.listening.len() + self.drops.len() + self.dns.len()
+        self.tcp.len()
+            + self.findings.len()
+            + self.listening.len()
+            + self.drops.len()
+            + self.dns.len()
+            + self.udp.len()
     }
 
     /// The flow of every record that has one, of all signals.
@@ -174,7 +186,12 @@ impl FlowBatch {
         let listening = self.listening.iter_mut().map(|record| &mut record.flow);
         let drops = self.drops.iter_mut().filter_map(|record| record.flow.as_mut());
         let dns = self.dns.iter_mut().map(|record| &mut record.flow);
-        tcp.chain(listening).chain(drops).chain(dns).chain(findings)
+        let udp = self.udp.iter_mut().map(|record| &mut record.flow);
+        tcp.chain(listening)
+            .chain(drops)
+            .chain(dns)
+            .chain(udp)
+            .chain(findings)
     }
 
     /// Drops every record, of any signal, whose flow `keep` rejects. Returns how many. A record without a flow stays.
@@ -199,6 +216,7 @@ impl FlowBatch {
         self.drops
             .retain(|record| record.flow.as_ref().is_none_or(&mut keep));
         self.findings.retain(|finding| keep(&finding.flow));
+        self.udp.retain(|record| keep(&record.flow));
         before - self.records()
     }
 
@@ -214,10 +232,14 @@ impl FlowBatch {
             drops,
             dns,
             receiver: _,
+            udp,
+            icmp,
         } = other;
         self.listeners.clone_from(listeners);
         self.tcp.clone_from(tcp);
         self.findings.clone_from(findings);
+        self.udp.clone_from(udp);
+        self.icmp.clone_from(icmp);
         self.counts.clone_from(counts);
         self.census = *census;
         self.listening.clone_from(listening);
@@ -230,6 +252,8 @@ impl FlowBatch {
         self.listeners.clear();
         self.tcp.clear();
         self.findings.clear();
+        self.udp.clear();
+        self.icmp.clear();
         self.counts.clear();
         self.dns.clear();
         self.census = Census::NONE;

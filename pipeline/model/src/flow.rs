@@ -100,6 +100,10 @@ pub enum RoleSource {
     Ports,
     /// The message itself: a query or an answer.
     Message,
+    /// Of UDP: the direction of the first datagram.
+    FirstDatagram,
+    /// Of UDP: the first datagram came in, but the application did not choose the port that it came to.
+    Bound,
 }
 
 impl RoleSource {
@@ -112,6 +116,8 @@ impl RoleSource {
             Self::Counters => "counters",
             Self::Ports => "ports",
             Self::Message => "message",
+            Self::FirstDatagram => "first_datagram",
+            Self::Bound => "bound",
         }
     }
 }

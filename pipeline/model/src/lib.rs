@@ -14,6 +14,7 @@
 //! | [`limits`] | [`SendTime`], [`Queues`]: what a TCP sender waits for, and the bytes that wait |
 //! | [`listening`] | [`ListeningRecord`]: queue and drops of a listening socket |
 //! | [`drops`] | [`DropRecord`]: packets that the kernel dropped, and why |
+//! | [`udp`] | [`UdpRecord`]: the changes of one UDP socket and peer; [`IcmpCount`] |
 //! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
 //! | [`dns`] | [`DnsRecord`]: a query with its answer, or without one |
@@ -46,6 +47,7 @@ pub mod series;
 pub mod snapshot;
 pub mod tcp;
 pub mod time;
+pub mod udp;
 
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
@@ -65,3 +67,4 @@ pub use series::{Series, SeriesId};
 pub use snapshot::{FamilySnapshot, HistogramPoint, Points, Snapshot, SumPoint, ValuePoint};
 pub use tcp::{Events, TcpRecord};
 pub use time::Timestamp;
+pub use udp::{IcmpCount, UdpApp, UdpRecord};

@@ -16,6 +16,9 @@
 //! Decisions of rules 2 to 6 are made once for a socket and kept until it closes: when a server
 //! stops listening, the connections that it accepted stay ingress.
 //!
+//! Of UDP the receiver decides, by the first datagram and by who chose the port; where that is not known, rules 4 and 6 do. There
+//! is no table of UDP's ports.
+//!
 //! A connection that is redirected to a proxy on this machine is of class `localhost` ([`redirects`]).
 //!
 //! The direction of bytes is not decided here: sent is outbound and received is inbound, always.
@@ -205,6 +208,9 @@ impl Processor for Direction {
                 Role::Client | Role::Unknown => FlowKind::Egress,
             });
         }
+        for record in &mut batch.udp {
+            self.process_udp(&mut record.flow);
+        }
         if evicted > 0 {
             self.evicted
                 .add(evicted as u64, std::slice::from_ref(&self.processor));
@@ -213,6 +219,25 @@ impl Processor for Direction {
 }
 
 impl Direction {
+    fn process_udp(&self, flow: &mut Flow) {
+        let (local, remote) = (flow.local.port, flow.remote.port);
+        let (role, source) = match flow.role {
+            Role::Unknown => match self.node.last().ephemeral_ports.role(local, remote) {
+                Role::Unknown => (Role::Unknown, RoleSource::Assumed),
+                role => (role, RoleSource::Ports),
+            },
+            role => (role, flow.role_source),
+        };
+        let kind = match role {
+            Role::Server => FlowKind::Ingress,
+            Role::Client | Role::Unknown => FlowKind::Egress,
+        };
+        (flow.kind, flow.role, flow.role_source) = (Some(kind), role, source);
+        if source == RoleSource::Assumed {
+            self.hide_port(flow, kind);
+        }
+    }
+
     /// Leaves out the server's port where it says nothing of a service: it would be a label of a series for each connection.
     fn hide_port(&self, flow: &mut Flow, kind: FlowKind) {
         let end = match kind {

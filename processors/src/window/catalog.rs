@@ -134,6 +134,12 @@ impl Catalog {
         })
     }
 
+    /// The labels of a family; `None` if the family is not exposed.
+    pub(super) fn labels_of(&self, family: FamilyId) -> Option<LabelSet> {
+        let exposed = &self.families[family as usize];
+        exposed.enabled.then_some(exposed.set)
+    }
+
     /// The key of the series of a count of all connections; `None` if the family is not exposed.
     pub(super) fn key_of_total(&self, cell: Cell) -> Option<Key> {
         let exposed = &self.families[FamilyId::Totals as usize];

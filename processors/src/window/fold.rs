@@ -18,6 +18,7 @@ mod findings;
 mod limits;
 mod listening;
 mod tcp;
+mod udp;
 
 use super::catalog::Catalog;
 use super::config::Config;
@@ -272,12 +273,16 @@ impl Aggregator for Window {
         if memory == MemoryPressure::Hard {
             self.shed_tcp(batch.receiver, &batch.tcp);
             self.shed_dns(&batch.dns);
+            self.shed_udp(&batch.udp);
         } else {
             for record in &batch.dns {
                 self.fold_dns(record);
             }
             for record in &batch.tcp {
                 self.fold_tcp(batch.receiver, record);
+            }
+            for record in &batch.udp {
+                self.fold_udp(record);
             }
         }
         if batch.census.ends {
@@ -292,6 +297,9 @@ impl Aggregator for Window {
         self.fold_listening(batch.receiver, &batch.listening);
         for record in &batch.drops {
             self.fold_drop(record);
+        }
+        for count in &batch.icmp {
+            self.fold_icmp(count);
         }
         self.sums.flush(self.opened, &mut self.catalog);
         self.histograms.flush(self.opened, &mut self.catalog);

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{
     DnsRcode, DnsType, DropKind, DropReason, EventType, FindingKind, Flow, FlowKind, LabelValue, Limit,
-    Naming, PeerClass, Queue, ResetBy,
+    Naming, PeerClass, Queue, ResetBy, UdpApp,
 };
 
 use super::details::Details;
+use super::icmp::IcmpType;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::{Label, LabelSet};
 
@@ -93,6 +94,8 @@ pub(super) enum FailureReason {
     Aborted,
     /// The same, after the SYN was sent again: nobody had answered.
     NoAnswer,
+    /// A datagram was larger than the path takes.
+    MessageTooBig,
     Other,
     // Of DNS lookups: OpenTelemetry's values of `error.type`.
     HostNotFound,
@@ -110,6 +113,7 @@ impl FailureReason {
             104 => Self::Reset,
             99 => Self::NoLocalPort,
             0 if syn_retransmits > 0 => Self::NoAnswer,
+            90 => Self::MessageTooBig,
             0 => Self::Aborted,
             _ => Self::Other,
         }
@@ -124,6 +128,7 @@ impl FailureReason {
             Self::NoLocalPort => "no_local_port",
             Self::Aborted => "aborted",
             Self::NoAnswer => "no_answer",
+            Self::MessageTooBig => "message_too_big",
             Self::Other => "other",
             Self::HostNotFound => "host_not_found",
             Self::TryAgain => "try_again",
@@ -251,6 +256,7 @@ pub(super) enum EventLabel {
     /// Where the kind is a label, and the reason is not.
     DropKind(DropKind),
     Dns(DnsLabels),
+    Icmp(IcmpType),
 }
 
 impl EventLabel {
@@ -268,6 +274,7 @@ impl EventLabel {
             Self::EventType(_) => has(Label::EventType),
             Self::Limit(_) => has(Label::Limit),
             Self::Queue(_) => has(Label::Queue),
+            Self::Icmp(_) => has(Label::IcmpType),
             Self::Dns(dns) => Some(Self::Dns(dns.within(labels))),
             Self::Finding(_) => has(Label::Finding),
         }
@@ -294,6 +301,7 @@ impl EventLabel {
             (Self::Drop(reason), Label::Reason) => reason.as_str(),
             (Self::Drop(reason), Label::Kind) => reason.kind().as_str(),
             (Self::DropKind(kind), Label::Kind) => kind.as_str(),
+            (Self::Icmp(message), Label::IcmpType) => message.as_str(),
             _ => "",
         }
     }
@@ -306,9 +314,10 @@ pub(super) struct KeyInputs<'a> {
     pub(super) cause: Option<EventLabel>,
     /// The name of a DNS question.
     pub(super) qname: Option<&'a Arc<str>>,
+    pub(super) app: UdpApp,
 }
 
-/// Role, direction and network type in one byte, two bits each; a field is 0 where the family has no such label.
+/// Role, direction, network type and application protocol in one byte, two bits each; a field is 0 where the family has no such label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Packed(u8);
 
@@ -316,6 +325,7 @@ impl Packed {
     const FLOW_SHIFT: u8 = 0;
     const DIRECTION_SHIFT: u8 = 2;
     const NETWORK_TYPE_SHIFT: u8 = 4;
+    const APP_SHIFT: u8 = 6;
     const FIELD: u8 = 0b11;
 
     fn new(flow: Option<FlowKind>, direction: Option<Direction>, network_type: Option<NetworkType>) -> Self {
@@ -354,6 +364,17 @@ impl Packed {
             0 => None,
             field if field == NetworkType::Ipv4 as u8 + 1 => Some(NetworkType::Ipv4),
             _ => Some(NetworkType::Ipv6),
+        }
+    }
+
+    const fn with_app(self, app: UdpApp) -> Self {
+        Self(self.0 & !(Self::FIELD << Self::APP_SHIFT) | (app as u8) << Self::APP_SHIFT)
+    }
+
+    const fn app(self) -> UdpApp {
+        match self.field(Self::APP_SHIFT) {
+            field if field == UdpApp::Quic as u8 => UdpApp::Quic,
+            _ => UdpApp::Unknown,
         }
     }
 
@@ -419,6 +440,7 @@ impl Hash for Key {
             Some(EventLabel::DropKind(kind)) => (7, kind as u8),
             Some(EventLabel::Dns(dns)) => (8, dns.0),
             Some(EventLabel::Finding(kind)) => (9, kind as u8),
+            Some(EventLabel::Icmp(message)) => (10, message as u8),
         };
         let [server_port, server_port_high] = self.server_port.to_ne_bytes();
         let bytes = [
@@ -485,7 +507,12 @@ impl Key {
                 labels
                     .has(Label::NetworkType)
                     .then(|| NetworkType::of(flow.remote.addr)),
-            ),
+            )
+            .with_app(if labels.has(Label::App) {
+                inputs.app
+            } else {
+                UdpApp::Unknown
+            }),
             cause: inputs.cause.and_then(|cause| cause.within(labels)),
             ..Self::empty(family)
         }
@@ -539,6 +566,24 @@ impl Key {
                 .has(Label::EventType)
                 .then_some(EventLabel::EventType(event_type)),
             ..Self::empty(family)
+        }
+    }
+
+    /// The series of a count of ICMP messages.
+    pub(super) fn of_icmp(
+        labels: LabelSet,
+        message: IcmpType,
+        direction: Direction,
+        network_type: NetworkType,
+    ) -> Self {
+        Self {
+            packed: Packed::new(
+                None,
+                labels.has(Label::Direction).then_some(direction),
+                labels.has(Label::NetworkType).then_some(network_type),
+            ),
+            cause: labels.has(Label::IcmpType).then_some(EventLabel::Icmp(message)),
+            ..Self::empty(FamilyId::IcmpMessages)
         }
     }
 
@@ -606,6 +651,7 @@ impl Key {
             Label::Type if self.class == OTHER_CLASS => Text("other"),
             Label::Type => Text(PeerClass::from_index(self.class).map_or("", PeerClass::as_str)),
             Label::Flow => Text(self.packed.flow().map_or("", FlowKind::as_str)),
+            Label::App => Text(self.packed.app().as_str()),
             Label::Event
             | Label::Reason
             | Label::EventType
@@ -614,7 +660,8 @@ impl Key {
             | Label::Kind
             | Label::Qtype
             | Label::Rcode
-            | Label::Finding => Text(self.cause.map_or("", |cause| cause.value(label))),
+            | Label::Finding
+            | Label::IcmpType => Text(self.cause.map_or("", |cause| cause.value(label))),
             Label::ResetBy => Text(self.cause.map_or("", EventLabel::reset_by)),
             Label::NetworkType => Text(self.packed.network_type().map_or("", NetworkType::as_str)),
             _ => details

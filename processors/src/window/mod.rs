@@ -20,6 +20,7 @@ mod connections;
 mod details;
 mod factory;
 mod fold;
+mod icmp;
 mod key;
 mod listening;
 mod process_name;

@@ -9,6 +9,8 @@ use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Sockets, Violatio
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::udp::{IcmpConfig, UdpConfig, UdpHooks};
+
 /// Capture mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +69,12 @@ pub struct Config {
     pub scan_listen_interval: Duration,
     /// The proc file system: `/proc`, or the mount of the host's in a container.
     pub proc_root: PathBuf,
+    /// UDP, beside TCP, in any mode.
+    pub udp: UdpConfig,
+    /// DNS transactions, where UDP is measured.
+    pub dns: crate::dns::Config,
+    /// ICMP messages, as the kernel counts them.
+    pub icmp: IcmpConfig,
 }
 
 impl Default for Config {
@@ -80,17 +88,25 @@ impl Default for Config {
             drops: DropsMode::default(),
             scan_listen_interval: Duration::from_secs(30),
             proc_root: PathBuf::from("/proc"),
+            udp: UdpConfig::default(),
+            dns: crate::dns::Config::default(),
+            icmp: IcmpConfig::default(),
         }
     }
 }
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        Contract::default()
+        let contract = Contract::default()
             .fills([RecordField::Process, RecordField::Container, RecordField::Netns])
             .covers(Sockets::TcpOfNode)
             .proc_root(&self.proc_root)
-            .every(self.interval)
+            .every(self.interval);
+        if self.udp.enabled && self.udp.hooks == UdpHooks::Cgroup {
+            contract.net_admin()
+        } else {
+            contract
+        }
     }
 
     fn validate(&self) -> Vec<Violation> {
@@ -118,6 +134,8 @@ impl ComponentConfig for Config {
         if self.scan_listen_interval < Duration::from_secs(1) {
             faults.push(Violation::new("scan_listen_interval", "must be at least 1s"));
         }
+        faults.extend(self.udp.validate());
+        faults.extend(self.dns.validate());
         faults
     }
 }

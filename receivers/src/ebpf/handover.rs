@@ -6,6 +6,7 @@ use super::config::Config;
 use super::event_programs::EventPrograms;
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs};
+use super::udp::UdpCapture;
 use crate::coverage::Coverage;
 use crate::extras::Extras;
 
@@ -15,6 +16,8 @@ pub(super) struct Handover {
     /// Its config.
     pub(super) config: Config,
     pub(super) programs: Programs,
+    /// UDP's programs, where they are at work.
+    pub(super) udp: Option<Box<UdpCapture>>,
     pub(super) coverage: Coverage,
     pub(super) extras: Extras,
     /// Why this mode was taken.

@@ -11,7 +11,8 @@
 //!    [`sock_diag`], unless flowtap runs strictly.
 //! 4. The mode and its reason are logged, and exported by the gauge `receiver_mode`.
 //! 5. With each interval come the queues of listening sockets, and packets that the kernel dropped ([`drops`]).
-//! 6. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
+//! 6. UDP is measured beside either mode ([`udp`]).
+//! 7. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
 
 mod config;
 mod convert;
@@ -25,6 +26,7 @@ mod losses;
 mod programs;
 mod replace;
 mod sockets;
+mod udp;
 mod unadopted;
 
 use flowtap_ebpf::{Events, LoadError, Sockets};
@@ -45,6 +47,8 @@ pub use self::factory::FACTORY;
 use self::handover::Handover;
 use self::losses::LossTelemetry;
 use self::programs::{Left, Programs, events_options, scan_listeners, sockets_options};
+pub use self::udp::{IcmpConfig, UdpConfig, UdpHooks};
+use self::udp::{Shared, UdpCapture, UdpSink};
 use crate::containers::Containers;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::extras::Extras;
@@ -60,6 +64,8 @@ pub struct EbpfReceiver {
     /// With the comparison with the kernel's own counters, which begins when they attach, and the reason for the mode.
     programs: Option<(Programs, Coverage, String)>,
     extras: Extras,
+    /// UDP's programs, where they are at work.
+    udp: Option<Box<UdpCapture>>,
     /// Of the receiver that this one replaces.
     inherited: Option<Handover>,
     /// The comparison, which continues although the programs can't.
@@ -81,6 +87,7 @@ impl EbpfReceiver {
             context: context.clone(),
             programs: None,
             extras: Extras::default(),
+            udp: None,
             inherited: None,
             coverage: None,
         }
@@ -222,6 +229,9 @@ impl Receiver for EbpfReceiver {
         programs.log(&self.config);
         self.record_mode(1, mode, reason.clone());
         self.programs = Some((programs, coverage, reason));
+        if self.udp.is_none() {
+            self.udp = UdpCapture::load(&self.config, &self.context)?;
+        }
         Ok(())
     }
 
@@ -235,25 +245,34 @@ impl Receiver for EbpfReceiver {
             let Some((programs, mut coverage, reason)) = self.programs.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
-            let output = MeteredSink {
+            let shared = Shared::new(self.udp.take(), &config.icmp, &config.proc_root);
+            let mut with_udp = UdpSink {
                 sink,
-                extras,
-                coverage: &mut coverage,
+                shared: &shared,
             };
-            let left = match programs {
-                Programs::Sockets(left) => {
-                    let capture = sockets::Capture::new(config, losses, *left, output);
-                    Programs::Sockets(Box::new(capture.run(stop).await?))
-                }
-                Programs::Events(left) => {
-                    let left = events::run(config, losses, *left, output, stop).await?;
-                    Programs::Events(Box::new(left))
-                }
-                Programs::SockDiag(mut receiver) => {
-                    receiver.capture(output, stop).await?;
-                    Programs::SockDiag(receiver)
-                }
+            let of_mode = async {
+                let output = MeteredSink {
+                    sink: &mut with_udp,
+                    extras,
+                    coverage: &mut coverage,
+                };
+                Ok::<_, StageError>(match programs {
+                    Programs::Sockets(left) => {
+                        let capture = sockets::Capture::new(config, losses, *left, output);
+                        Programs::Sockets(Box::new(capture.run(stop).await?))
+                    }
+                    Programs::Events(left) => {
+                        let left = events::run(config, losses, *left, output, stop).await?;
+                        Programs::Events(Box::new(left))
+                    }
+                    Programs::SockDiag(receiver) => Programs::SockDiag(dump(receiver, output, stop).await?),
+                })
             };
+            let left = tokio::select! {
+                left = of_mode => left?,
+                broken = shared.run() => return broken,
+            };
+            self.udp = shared.into_capture();
             self.programs = Some((left, coverage, reason));
             Ok(())
         }
@@ -268,6 +287,21 @@ impl Receiver for EbpfReceiver {
         self.inherited = Some(*inheritance.downcast::<Handover>()?);
         Ok(())
     }
+}
+
+/// Runs the receiver that needs no eBPF; returns it for the next one.
+async fn dump(
+    mut receiver: Box<SockDiagReceiver>,
+    output: MeteredSink<'_>,
+    stop: CancellationToken,
+) -> Result<Box<SockDiagReceiver>, StageError> {
+    let output = MeteredSink {
+        sink: &mut *output.sink,
+        extras: &mut *output.extras,
+        coverage: &mut *output.coverage,
+    };
+    receiver.capture(output, stop).await?;
+    Ok(receiver)
 }
 
 /// The first line of the verifier's many, or "what is wrong; missing: what" of a [`StageError`].

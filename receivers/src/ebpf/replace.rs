@@ -23,6 +23,7 @@ use super::explain::explain;
 use super::handover::{Handover, in_mode, shared};
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs, events_options, sockets_options};
+use super::udp::UdpCapture;
 use super::{EbpfReceiver, convert};
 use crate::containers::Containers;
 use crate::coverage::Coverage;
@@ -37,6 +38,7 @@ impl EbpfReceiver {
         Some(Handover {
             config: self.config.clone(),
             programs,
+            udp: self.udp.take(),
             coverage,
             extras: mem::take(&mut self.extras),
             reason,
@@ -52,6 +54,7 @@ impl EbpfReceiver {
         let Handover {
             config,
             programs,
+            udp,
             mut coverage,
             extras,
             mut reason,
@@ -67,6 +70,7 @@ impl EbpfReceiver {
             self.inherited = Some(Handover {
                 config,
                 programs,
+                udp,
                 coverage,
                 extras,
                 reason,
@@ -89,7 +93,24 @@ impl EbpfReceiver {
         }
         self.losses = losses;
         self.extras = extras;
+        self.keep_udp(udp);
         Ok((programs, coverage, reason))
+    }
+
+    /// Continues with UDP's programs if the config asks for the same; else those of this config are attached anew, and datagrams
+    /// until then are not measured.
+    fn keep_udp(&mut self, udp: Option<Box<UdpCapture>>) {
+        let Some(mut udp) = udp else { return };
+        if udp.suits(&self.config) {
+            self.udp = Some(udp);
+        } else {
+            udp.end();
+            tracing::warn!(
+                receiver = %self.context.id,
+                "this change of `udp` or `dns` restarts its measurement: datagrams until then are not counted\n  \
+                 hint: flowtap_receiver_coverage_kernel and _measured show what was missed"
+            );
+        }
     }
 
     /// Programs on the maps of both modes, in the mode of this config.

@@ -40,7 +40,7 @@ pub(crate) struct Program {
 }
 
 /// flowtap's programs by name, and that of the usual design. Only one agent runs at a time.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 23] = [
     "on_state_change",
     "on_state_nested",
     "scan_sockets",
@@ -56,6 +56,14 @@ const NAMES: [&str; 15] = [
     "connect_probe",
     "close_probe",
     "count_packet",
+    "sent4",
+    "sent4_probe",
+    "taken",
+    "taken_probe",
+    "cgroup_sent",
+    "cgroup_received",
+    "length_sent",
+    "length_received",
 ];
 
 pub(crate) fn programs() -> BTreeMap<String, Program> {

@@ -9,6 +9,7 @@
 //! | `drain` | mode `events`: throughput of one core from the ring, and whether drops are counted exactly |
 //! | `startup` | to the first attached program, to the first scrape |
 //! | `tick` | a window's end with 100,000 synthetic flows and every exporter |
+//! | `udp` | a datagram by each way to count it, and a TCP exchange beside it |
 //! | `memory` | of the process and of the kernel, idle and with many flows |
 //!
 //! Kernel time is what the kernel itself counts per program (`kernel.bpf_stats_enabled`, `bpftool prog`), segments are the
@@ -37,6 +38,7 @@ mod pmacct;
 mod scan;
 mod startup;
 mod tick;
+mod udp;
 
 use std::time::Duration;
 
@@ -68,7 +70,7 @@ impl Sums {
 }
 
 /// Parts in the order in which they run.
-const PARTS: [(&str, fn()); 8] = [
+const PARTS: [(&str, fn()); 9] = [
     ("load", load),
     ("scan", scan::run),
     ("against", against::run),
@@ -76,6 +78,7 @@ const PARTS: [(&str, fn()); 8] = [
     ("drain", drain::run),
     ("startup", startup::run),
     ("tick", tick::run),
+    ("udp", udp::run),
     ("memory", memory::run),
 ];
 

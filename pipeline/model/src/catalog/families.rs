@@ -7,6 +7,7 @@ mod findings;
 mod limits;
 mod listening;
 mod tcp;
+mod udp;
 
 use super::label::Label;
 use crate::family::{Family, FamilyKind, Naming};
@@ -72,6 +73,15 @@ family_ids! {
     DnsLookupDuration,
     // findings
     Findings,
+    // udp
+    UdpIo,
+    UdpEgress,
+    UdpIngress,
+    UdpK8s,
+    UdpDatagrams,
+    UdpDrops,
+    UdpErrors,
+    IcmpMessages,
 }
 
 /// A family, and the labels that it has and can have.
@@ -167,6 +177,7 @@ const GROUPS: &[&[Definition]] = &[
     drops::FAMILIES,
     dns::FAMILIES,
     findings::FAMILIES,
+    udp::FAMILIES,
 ];
 
 const COUNT: usize = {
@@ -198,28 +209,24 @@ mod tests {
 
     #[test]
     fn ids_and_families_stand_in_the_same_order() {
-        assert_eq!(FamilyId::Totals.definition().family.name, "network_tcp_bytes");
-        assert_eq!(
-            FamilyId::Egress.definition().family.name,
-            "network_tcp_flow_egress"
-        );
-        assert_eq!(FamilyId::Rtt.definition().family.name, "network_tcp_flow_rtt");
-        assert_eq!(
-            FamilyId::EventDropped.definition().family.name,
-            "bpf_event_chan_drop"
-        );
-        assert_eq!(
-            FamilyId::SendTime.definition().family.name,
-            "network_tcp_send_time"
-        );
-        assert_eq!(FamilyId::Findings as usize + 1, FAMILIES.len());
-        assert_eq!(FamilyId::Findings.definition().family.name, "network_findings");
-        assert_eq!(
-            FamilyId::DnsQueries.definition().family.name,
-            "network_dns_queries"
-        );
-        assert_eq!(FamilyId::Drops.definition().family.name, "network_drops");
-        assert_eq!(FamilyId::EcnCe.definition().family.name, "network_tcp_ecn_ce");
+        // The first of each group, and the very last.
+        let some = [
+            (FamilyId::Totals, "network_tcp_bytes"),
+            (FamilyId::Egress, "network_tcp_flow_egress"),
+            (FamilyId::Rtt, "network_tcp_flow_rtt"),
+            (FamilyId::EventDropped, "bpf_event_chan_drop"),
+            (FamilyId::SendTime, "network_tcp_send_time"),
+            (FamilyId::ListenBacklog, "network_tcp_listen_backlog"),
+            (FamilyId::Drops, "network_drops"),
+            (FamilyId::DnsQueries, "network_dns_queries"),
+            (FamilyId::Findings, "network_findings"),
+            (FamilyId::UdpIo, "network_udp_io"),
+            (FamilyId::IcmpMessages, "network_icmp_messages"),
+        ];
+        for (id, name) in some {
+            assert_eq!(id.definition().family.name, name);
+        }
+        assert_eq!(FamilyId::IcmpMessages as usize + 1, FAMILIES.len());
     }
 
     #[test]

@@ -36,7 +36,8 @@ pub enum Label {
     EventType,
     /// This side's address.
     Laddr,
-    /// The rule that decided the role: `handshake`, `counters`, `listener`, `ports` or `assumed`.
+    /// The rule that decided the role: `handshake`, `counters`, `listener`, `ports` or `assumed`; of UDP also
+    /// `first_datagram` or `bound`.
     RoleSource,
     /// Inode number of the network namespace.
     Netns,
@@ -86,6 +87,10 @@ pub enum Label {
     PeerName,
     /// The source of that name: `dns` or `hosts`.
     PeerNameSource,
+    /// Application protocol of a UDP flow: `quic`, or empty.
+    App,
+    /// Type of an ICMP message, by its name: `destination_unreachable`.
+    IcmpType,
 }
 
 impl Label {
@@ -150,6 +155,8 @@ impl Label {
             Self::Qname => "dns.question.name",
             Self::PeerName => "flowtap.peer.name",
             Self::PeerNameSource => "flowtap.peer.name.source",
+            Self::App => "network.protocol.name",
+            Self::IcmpType => "flowtap.icmp.type",
         }
     }
 
@@ -186,7 +193,9 @@ impl Label {
             | Self::Finding
             | Self::Kind
             | Self::Qtype
-            | Self::Rcode => None,
+            | Self::Rcode
+            | Self::App
+            | Self::IcmpType => None,
         }
     }
 
@@ -208,6 +217,8 @@ impl Label {
                 | Self::Kind
                 | Self::Qtype
                 | Self::Rcode
+                | Self::App
+                | Self::IcmpType
         )
     }
 
@@ -257,6 +268,8 @@ impl Label {
             Self::Qname => "qname",
             Self::PeerName => "peer_name",
             Self::PeerNameSource => "peer_name_source",
+            Self::App => "app",
+            Self::IcmpType => "icmp_type",
         }
     }
 }
@@ -280,7 +293,7 @@ impl LabelSet {
         let mut bits = 0;
         let mut index = 0;
         while index < labels.len() {
-            bits |= 1 << labels[index] as u8;
+            bits |= 1_u64 << labels[index] as u8;
             index += 1;
         }
         Self(bits)
@@ -288,7 +301,7 @@ impl LabelSet {
 
     /// Whether `label` is in it.
     pub const fn has(self, label: Label) -> bool {
-        self.0 & 1 << label as u8 != 0
+        self.0 & 1_u64 << label as u8 != 0
     }
 
     /// Those that are of one connection, process or name.

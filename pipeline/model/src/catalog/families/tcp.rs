@@ -125,13 +125,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_flow_dns",
-            help: "Payload bytes to and from name servers, over TCP.",
+            help: "Payload bytes to and from name servers, over TCP and UDP.",
             unit: "By",
             kind: FamilyKind::Counter,
         },
         otel: otel(
-            "flowtap.tcp.dns.io",
-            "Payload bytes to and from name servers, over TCP.",
+            "flowtap.dns.io",
+            "Payload bytes to and from name servers, over TCP and UDP.",
             "By",
             FamilyKind::Counter,
         ),

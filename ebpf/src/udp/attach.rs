@@ -1,0 +1,348 @@
+//! The steps: ways to attach the programs, tried in order until one passes the self-test.
+//!
+//! A step is all or nothing; each attempt begins with an object of its own, as Linux 5.10 attaches no program a second
+//! time after it was detached.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::programs::cgroup_skb::CgroupSkbAttachType;
+use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSock, FEntry, KProbe, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use super::abi::{UdpSeen, UdpTotals};
+use super::kprobe_multi::Probes;
+use super::map::Map;
+use super::table::Table;
+use super::{CLOSED_RING_BYTES, OBJECT, Udp, UdpOptions, absent, self_test};
+use crate::capability;
+use crate::error::LoadError;
+use crate::misses::MissCounters;
+use crate::preemption;
+
+/// The hooks that the config asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hooks {
+    /// Functions of UDP, by the best step that works.
+    #[default]
+    Functions,
+    /// Programs of the root cgroup.
+    Cgroup,
+    /// The tracepoints at `sendmsg` and `recvmsg`.
+    Tracepoints,
+}
+
+/// A way to attach the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// By trampolines.
+    Fentry,
+    /// By fprobe.
+    KprobeMulti,
+    /// By kprobes through perf.
+    Kprobe,
+    /// By programs of the root cgroup.
+    Cgroup,
+    /// By the tracepoints `sock_send_length` and `sock_recv_length`.
+    Tracepoints,
+}
+
+impl Step {
+    /// The name, as a label has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::KprobeMulti => "kprobe_multi",
+            Self::Kprobe => "kprobe",
+            Self::Cgroup => "cgroup",
+            Self::Tracepoints => "tracepoints",
+        }
+    }
+
+    /// Whether payload can be read, so that there is DNS.
+    pub const fn has_payload(self) -> bool {
+        !matches!(self, Self::Tracepoints)
+    }
+
+    /// Whether keys are cookies of sockets.
+    const fn by_cookie(self) -> bool {
+        matches!(self, Self::Cgroup | Self::Tracepoints)
+    }
+}
+
+/// A step or a program that does not work here, and why.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Name of the step or of the program.
+    pub what: &'static str,
+    /// What is missing.
+    pub error: LoadError,
+}
+
+/// No step works.
+#[derive(Debug, thiserror::Error)]
+pub enum UdpLoadError {
+    /// The process lacks capabilities, or the kernel its BTF: no step was tried.
+    #[error(transparent)]
+    Unable(#[from] LoadError),
+    /// Each step with its reason.
+    #[error("{}", .0.iter().map(|refusal| format!("{}: {}", refusal.what, first_line(&refusal.error))).collect::<Vec<_>>().join("; "))]
+    Steps(Vec<Refusal>),
+}
+
+/// The reason without the verifier's log.
+fn first_line(error: &LoadError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Programs at functions, each with the function. Those of IPv6 are absent from a kernel without it.
+const FUNCTIONS: [(&str, &str, &str); 5] = [
+    ("sent4", "sent4_probe", "ip_send_skb"),
+    ("sent6", "sent6_probe", "ip6_send_skb"),
+    ("taken", "taken_probe", "skb_consume_udp"),
+    ("gone4", "gone4_probe", "udp_destroy_sock"),
+    ("gone6", "gone6_probe", "udpv6_destroy_sock"),
+];
+
+/// A link always lets other programs of the cgroup be, and takes no flag for it.
+const LINK: CgroupAttachMode = CgroupAttachMode::Single;
+
+/// The program of the step `cgroup` that sees sockets close.
+const CLOSED: &str = "cgroup_closed";
+
+/// Programs of the step `cgroup`.
+const CGROUP: [(&str, CgroupSkbAttachType); 2] = [
+    ("cgroup_sent", CgroupSkbAttachType::Egress),
+    ("cgroup_received", CgroupSkbAttachType::Ingress),
+];
+
+/// Programs of the step `tracepoints`, each with its tracepoint.
+const LENGTHS: [(&str, &str); 2] = [
+    ("length_sent", "sock_send_length"),
+    ("length_received", "sock_recv_length"),
+];
+
+/// Tries the steps that the options allow, in order.
+pub(super) fn best(options: &UdpOptions) -> Result<Udp, UdpLoadError> {
+    capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
+    capability::raise_memlock();
+    let btf = Btf::from_sys_fs().map_err(LoadError::from)?;
+    let mut refused = Vec::new();
+    for &step in steps(options.hooks) {
+        match attach(options, step, &btf) {
+            Ok(mut udp) => {
+                udp.refused = refused;
+                return Ok(udp);
+            }
+            Err(error) => refused.push(Refusal {
+                what: step.as_str(),
+                error,
+            }),
+        }
+    }
+    Err(UdpLoadError::Steps(refused))
+}
+
+/// Trampolines cost least, but a thread that is preempted inside one makes its CPU pass over the program for others.
+fn steps(hooks: Hooks) -> &'static [Step] {
+    match hooks {
+        Hooks::Functions if preemption::threads_are_preemptible() => {
+            &[Step::KprobeMulti, Step::Kprobe, Step::Fentry]
+        }
+        Hooks::Functions => &[Step::Fentry, Step::KprobeMulti, Step::Kprobe],
+        Hooks::Cgroup => &[Step::Cgroup],
+        Hooks::Tracepoints => &[Step::Tracepoints],
+    }
+}
+
+fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Udp, LoadError> {
+    let mut ports = [0_u16; 8];
+    if step.has_payload() {
+        for (to, from) in ports.iter_mut().zip(&options.dns_ports) {
+            *to = *from;
+        }
+    }
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(btf))
+        .map_max_entries("udp_sockets", options.max_flows)
+        .map_max_entries("udp_flows", options.max_flows)
+        .map_max_entries("udp_closed", CLOSED_RING_BYTES)
+        .map_max_entries("dns", options.dns_ring_bytes)
+        .override_global("closed_wakeup_bytes", &u64::from(CLOSED_RING_BYTES / 4), true)
+        .override_global("dns_wakeup_bytes", &u64::from(options.dns_ring_bytes / 4), true)
+        .override_global("dns_ports", &ports, true)
+        .override_global("by_cookie", &u8::from(step.by_cookie()), true)
+        .load(OBJECT)
+        .map_err(LoadError::Object)?;
+    let mut links = Vec::new();
+    match step {
+        Step::Fentry => attach_trampolines(&mut ebpf, btf)?,
+        Step::KprobeMulti => links = attach_fprobes(&ebpf, btf)?,
+        Step::Kprobe => attach_kprobes(&mut ebpf)?,
+        Step::Cgroup => attach_to_cgroup(&mut ebpf)?,
+        Step::Tracepoints => {
+            for (program, tracepoint) in LENGTHS {
+                attach_tracepoint(&mut ebpf, btf, program, tracepoint)?;
+            }
+        }
+    }
+    let absent_programs = attach_events(&mut ebpf, btf, step);
+    let mut sockets = Map::of(&ebpf, "udp_sockets")?;
+    let flows = Map::of(&ebpf, "udp_flows")?;
+    let tested = self_test::run(&mut sockets).map_err(|source| LoadError::System {
+        what: "the self-test",
+        source,
+    })?;
+    let names = [
+        "sent4",
+        "sent6",
+        "taken",
+        "gone4",
+        "gone6",
+        "dropped",
+        "uncount_dropped",
+        "failed",
+    ];
+    let misses = MissCounters::new(&ebpf, names);
+    let seen = ebpf.take_map("udp_seen").ok_or_else(|| absent("udp_seen"))?;
+    Ok(Udp {
+        step,
+        refused: Vec::new(),
+        absent: absent_programs,
+        idle: options.idle,
+        sockets,
+        flows,
+        table: Table::default(),
+        seen: PerCpuArray::<MapData, UdpSeen>::try_from(seen).map_err(|source| LoadError::Map {
+            map: "udp_seen",
+            source,
+        })?,
+        tested,
+        unplaced: UdpTotals::default(),
+        closed: take_ring(&mut ebpf, "udp_closed")?,
+        dns: take_ring(&mut ebpf, "dns")?,
+        misses,
+        _links: links,
+        _ebpf: ebpf,
+    })
+}
+
+fn take_ring(ebpf: &mut Ebpf, map: &'static str) -> Result<RingBuf<MapData>, LoadError> {
+    let ring = ebpf.take_map(map).ok_or_else(|| absent(map))?;
+    RingBuf::try_from(ring).map_err(|source| LoadError::Map { map, source })
+}
+
+/// Functions that this kernel should have.
+fn functions() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let has_ipv6 = Path::new("/proc/self/net/if_inet6").exists();
+    FUNCTIONS
+        .into_iter()
+        .filter(move |(program, ..)| has_ipv6 || !program.ends_with('6'))
+}
+
+fn attach_trampolines(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
+    for (name, _, function) in functions() {
+        let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+            let program: &mut FEntry = program_mut(ebpf, name)?.try_into()?;
+            program.load(function, btf)?;
+            program.attach().map(drop)
+        };
+        attach(ebpf).map_err(|source| LoadError::program(name, source))?;
+    }
+    Ok(())
+}
+
+fn attach_fprobes(ebpf: &Ebpf, btf: &Btf) -> Result<Vec<OwnedFd>, LoadError> {
+    let probes = Probes::link(OBJECT, ebpf, btf)?;
+    let mut links = Vec::new();
+    for (_, name, function) in functions() {
+        links.extend(probes.attach(name, function)?);
+    }
+    Ok(links)
+}
+
+fn attach_kprobes(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for (_, name, function) in functions() {
+        let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+            let program: &mut KProbe = program_mut(ebpf, name)?.try_into()?;
+            program.load()?;
+            program.attach(function, 0).map(drop)
+        };
+        attach(ebpf).map_err(|source| LoadError::program(name, source))?;
+    }
+    Ok(())
+}
+
+fn attach_to_cgroup(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let root = root_cgroup().map_err(|source| LoadError::System {
+        what: "opening the root of the cgroups of version 2",
+        source,
+    })?;
+    for (name, direction) in CGROUP {
+        let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+            let program: &mut CgroupSkb = program_mut(ebpf, name)?.try_into()?;
+            program.load()?;
+            program.attach(&root, direction, LINK).map(drop)
+        };
+        attach(ebpf).map_err(|source| LoadError::program(name, source))?;
+    }
+    let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+        let program: &mut CgroupSock = program_mut(ebpf, CLOSED)?.try_into()?;
+        program.load()?;
+        program.attach(&root, LINK).map(drop)
+    };
+    attach(ebpf).map_err(|source| LoadError::program(CLOSED, source))
+}
+
+/// The first mount of the cgroups of version 2.
+fn root_cgroup() -> io::Result<File> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let mount = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (target, kind) = (fields.nth(1)?, fields.next()?);
+        (kind == "cgroup2").then(|| target.to_owned())
+    });
+    let mount = mount.ok_or_else(|| io::Error::other("no file system of the type cgroup2 is mounted"))?;
+    File::open(mount)
+}
+
+/// Attaches the programs at drops and errors. Returns those that are not there.
+fn attach_events(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Vec<Refusal> {
+    const DROPS: &str = "udp_fail_queue_rcv_skb";
+    let mut refused = Vec::new();
+    let mut attach = |what, tracepoint| {
+        let attached = attach_tracepoint(ebpf, btf, what, tracepoint);
+        let is_there = attached.is_ok();
+        refused.extend(attached.err().map(|error| Refusal { what, error }));
+        is_there
+    };
+    // This step counts at the queue: what the queue then has no room for must be taken out again, which takes the
+    // tracepoint's third argument: 6.1 lacks it, 6.12 has it.
+    if step != Step::Cgroup || !attach("uncount_dropped", DROPS) {
+        attach("dropped", DROPS);
+    }
+    attach("failed", "inet_sk_error_report");
+    refused
+}
+
+fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    name: &'static str,
+    tracepoint: &str,
+) -> Result<(), LoadError> {
+    let attach = |ebpf: &mut Ebpf| -> Result<(), ProgramError> {
+        let program: &mut BtfTracePoint = program_mut(ebpf, name)?.try_into()?;
+        program.load(tracepoint, btf)?;
+        program.attach().map(drop)
+    };
+    attach(ebpf).map_err(|source| LoadError::program(name, source))
+}
+
+fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program, ProgramError> {
+    // A name that is not there counts as a program that is not loaded: the names are those of our own object.
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
+}

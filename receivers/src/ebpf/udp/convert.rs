@@ -1,0 +1,138 @@
+//! From the kernel side's flows of UDP to flowtap's records.
+
+use std::net::Ipv4Addr;
+
+use flowtap_ebpf::UdpChange;
+use flowtap_ebpf::udp::abi::{UdpFlow, UdpTotals};
+use flowtap_pipeline::{Endpoint, Flow, Role, RoleSource, Transport, UdpApp, UdpRecord};
+
+use crate::ebpf::convert::address;
+
+/// `IPPROTO_UDPLITE`.
+const UDP_LITE: u8 = 136;
+
+/// Converts a change; the container is left empty.
+pub(super) fn record(change: &UdpChange) -> UdpRecord {
+    let UdpChange { flow, delta, .. } = change;
+    UdpRecord {
+        sent_bytes: delta.sent,
+        received_bytes: delta.received,
+        sent_datagrams: delta.sent_datagrams,
+        received_datagrams: delta.received_datagrams,
+        drops: delta.dropped,
+        errors: delta.errors,
+        error: u16::try_from(flow.error).unwrap_or(0),
+        app: if flow.marks & UdpFlow::QUIC == 0 {
+            UdpApp::Unknown
+        } else {
+            UdpApp::Quic
+        },
+        opened: change.opened,
+        closed: change.closed,
+        ..UdpRecord::new(who(flow))
+    }
+}
+
+fn who(flow: &UdpFlow) -> Flow {
+    let key = &flow.key;
+    let (role, role_source) = role(flow);
+    Flow {
+        transport: if key.protocol == UDP_LITE {
+            Transport::UdpLite
+        } else {
+            Transport::Udp
+        },
+        netns: flow.netns,
+        cookie: flow.cookie,
+        role,
+        role_source,
+        pid: flow.pid,
+        comm: flow.comm,
+        cgroup_id: flow.cgroup_id,
+        ..Flow::new(
+            Endpoint::new(address(key.family, flow.local_addr), key.local_port),
+            Endpoint::new(address(key.family, key.remote_addr), key.remote_port),
+        )
+    }
+}
+
+/// Who sends first is the client. A socket whose port the kernel chose is one as well: of a flow that was there before flowtap the
+/// first datagram to be seen may be an answer.
+const fn role(flow: &UdpFlow) -> (Role, RoleSource) {
+    if flow.key.remote_port == 0 {
+        (Role::Unknown, RoleSource::Assumed)
+    } else if flow.marks & UdpFlow::FIRST_SENT != 0 {
+        (Role::Client, RoleSource::FirstDatagram)
+    } else if flow.marks & UdpFlow::FIRST_RECEIVED == 0 {
+        (Role::Unknown, RoleSource::Assumed)
+    } else if flow.marks & UdpFlow::BOUND == 0 {
+        (Role::Client, RoleSource::Bound)
+    } else {
+        (Role::Server, RoleSource::FirstDatagram)
+    }
+}
+
+/// What had no place in the kernel's tables, in one record.
+pub(super) fn unplaced(totals: &UdpTotals) -> UdpRecord {
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let none = Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    let flow = Flow {
+        transport: Transport::Udp,
+        ..Flow::new(none, none)
+    };
+    UdpRecord {
+        sent_bytes: count(totals.sent),
+        received_bytes: count(totals.received),
+        sent_datagrams: count(totals.sent_datagrams),
+        received_datagrams: count(totals.received_datagrams),
+        drops: count(totals.dropped),
+        errors: count(totals.errors),
+        unplaced: true,
+        ..UdpRecord::new(flow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_ebpf::UdpDelta;
+    use flowtap_ebpf::udp::abi::UdpKey;
+
+    use super::*;
+
+    fn role_of(marks: u32, remote_port: u16) -> (Role, RoleSource) {
+        let flow = UdpFlow {
+            key: UdpKey {
+                family: 2,
+                protocol: 17,
+                remote_port,
+                ..UdpKey::default()
+            },
+            marks,
+            ..UdpFlow::default()
+        };
+        let change = UdpChange {
+            flow,
+            delta: UdpDelta::default(),
+            opened: true,
+            closed: false,
+        };
+        let flow = record(&change).flow;
+        (flow.role, flow.role_source)
+    }
+
+    #[test]
+    fn the_first_datagram_and_the_choice_of_the_port_decide_the_role() {
+        use RoleSource::{Assumed, Bound, FirstDatagram};
+        let (sent, received, bound) = (UdpFlow::FIRST_SENT, UdpFlow::FIRST_RECEIVED, UdpFlow::BOUND);
+        for (marks, port, expected) in [
+            (sent, 53, (Role::Client, FirstDatagram)),
+            (sent | bound, 123, (Role::Client, FirstDatagram)),
+            (received | bound, 40_000, (Role::Server, FirstDatagram)),
+            (received, 53, (Role::Client, Bound)),
+            (0, 53, (Role::Unknown, Assumed)),
+            (received | bound, 0, (Role::Unknown, Assumed)),
+        ] {
+            assert_eq!(role_of(marks, port), expected, "marks {marks:b}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! UDP in the receiver `ebpf`, whatever its mode for TCP.
+//!
+//! In: the kernel's totals by socket and peer; DNS datagrams; the kernel's counters of ICMP. Out: records of UDP, and counts of
+//! ICMP, before each watermark of the mode. The rules:
+//!
+//! 1. The programs are attached by the best step that works; which one it is is logged and exported. With `hooks: auto` UDP is not
+//!    measured where none works.
+//! 2. Before a watermark the totals are read, so no datagram before it is missing ([`UdpSink`]).
+//! 3. Between watermarks rings are drained when a quarter of one is full ([`Shared::run`]).
+//! 4. What has no place in the kernel's tables is one record without peer, for the series `other`.
+
+mod config;
+mod convert;
+mod coverage;
+mod dns;
+mod icmp;
+mod telemetry;
+
+use std::fmt::Display;
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flowtap_ebpf::udp::abi::UdpTotals;
+use flowtap_ebpf::udp::monotonic_ns;
+use flowtap_ebpf::{LoadError, Udp, UdpChange, UdpLoadError, UdpOptions};
+use flowtap_pipeline::{BuildContext, FlowBatch, Sink, StageError, Timestamp};
+
+pub use self::config::{IcmpConfig, UdpConfig, UdpHooks};
+use self::coverage::UdpCoverage;
+use self::dns::Dns;
+use self::icmp::IcmpCounters;
+use self::telemetry::Telemetry;
+use super::config::Config;
+use super::explain::explain;
+use crate::containers::Containers;
+
+/// Records after which a batch is passed on, so that it stays in the cache.
+const BATCH_RECORDS: usize = 1024;
+
+/// Size of the ring of DNS datagrams: some 5,000 queries, each with its response.
+const DNS_RING_BYTES: u32 = 1 << 21;
+
+/// The programs at work, and what goes with them from one receiver to the next.
+#[derive(Debug)]
+pub(super) struct UdpCapture {
+    config: UdpConfig,
+    programs: Udp,
+    containers: Containers,
+    telemetry: Telemetry,
+    coverage: UdpCoverage,
+    dns_config: crate::dns::Config,
+    dns: Option<Dns>,
+    unplaced: UdpTotals,
+    batch: FlowBatch,
+}
+
+impl UdpCapture {
+    /// Loads and attaches; `None` if the config does not ask for it, or not by any means and nothing works.
+    ///
+    /// # Errors
+    /// What is missing for the hooks that the config asks for.
+    pub(super) fn load(config: &Config, context: &BuildContext) -> Result<Option<Box<Self>>, StageError> {
+        let udp = &config.udp;
+        if !udp.enabled {
+            return Ok(None);
+        }
+        let options = UdpOptions {
+            hooks: udp.hooks.kernel(),
+            max_flows: udp.max_flows,
+            idle: udp.idle,
+            dns_ports: config.dns.kernel_ports().to_vec(),
+            dns_ring_bytes: DNS_RING_BYTES,
+        };
+        let programs = match Udp::load(&options) {
+            Ok(programs) => programs,
+            // The warning of the mode for TCP has said so.
+            Err(UdpLoadError::Unable(LoadError::Capability(_))) if udp.hooks == UdpHooks::Auto => {
+                return Ok(None);
+            }
+            Err(error) if udp.hooks == UdpHooks::Auto => {
+                tracing::warn!(
+                    receiver = %context.id,
+                    %error,
+                    "UDP is not measured\n  \
+                     hint: `flowtap doctor` shows what is missing; `udp.hooks: cgroup` or `tracepoints` needs less of the kernel, and \
+                     `udp.enabled: false` ends this message"
+                );
+                return Ok(None);
+            }
+            Err(UdpLoadError::Unable(error)) => return Err(explain(error)),
+            Err(error) => {
+                return Err(StageError::Unsupported {
+                    what: format!("the hooks of `udp` do not load: {error}"),
+                    remedy: "use `udp.hooks: auto`, which runs without UDP where nothing loads".to_owned(),
+                });
+            }
+        };
+        let telemetry = Telemetry::new(context);
+        telemetry.begin(programs.step());
+        let step = programs.step().as_str();
+        for refusal in programs.refused() {
+            tracing::debug!(step = refusal.what, error = %refusal.error, "a step for UDP does not work here");
+        }
+        for refusal in programs.absent() {
+            tracing::info!(
+                program = refusal.what,
+                error = refusal.error.to_string().lines().next(),
+                "drops or errors of UDP are not counted here"
+            );
+        }
+        if !programs.step().has_payload() && !config.dns.kernel_ports().is_empty() {
+            tracing::info!(
+                step,
+                "DNS transactions are not measured: this step sees no payload"
+            );
+        }
+        tracing::info!(receiver = %context.id, step, max_flows = udp.max_flows, "measuring UDP");
+        Ok(Some(Box::new(Self {
+            config: udp.clone(),
+            programs,
+            containers: Containers::new(context, &config.proc_root),
+            telemetry,
+            coverage: UdpCoverage::new(context, &config.proc_root),
+            dns: Dns::new(&config.dns, context),
+            dns_config: config.dns.clone(),
+            unplaced: UdpTotals::default(),
+            batch: FlowBatch::default(),
+        })))
+    }
+
+    /// Whether a receiver of `config` can continue with it.
+    pub(super) fn suits(&self, config: &Config) -> bool {
+        self.config == config.udp && self.dns_config == config.dns
+    }
+
+    /// Shows that the programs are about to be detached.
+    pub(super) fn end(&mut self) {
+        if let Some(dns) = &mut self.dns {
+            dns.abandon();
+        }
+        self.telemetry.end(self.programs.step());
+    }
+
+    /// Everything that has moved up to now.
+    fn collect(&mut self, sink: &mut dyn Sink) -> io::Result<()> {
+        self.drain_dns()?;
+        let now_ns = monotonic_ns();
+        let Self {
+            programs,
+            containers,
+            coverage,
+            batch,
+            ..
+        } = self;
+        programs.scan(now_ns, |change| {
+            push(batch, containers, coverage, now_ns, change);
+            hand_on(batch, sink, BATCH_RECORDS);
+        })?;
+        let unplaced = *self.programs.unplaced();
+        let new = unplaced.less(&self.unplaced);
+        if new != UdpTotals::default() {
+            self.unplaced = unplaced;
+            self.telemetry.add_unplaced(&new);
+            self.batch.udp.push(convert::unplaced(&new));
+        }
+        if let Some(dns) = &mut self.dns {
+            dns.flush(now_ns, &mut self.batch);
+        }
+        hand_on(&mut self.batch, sink, 1);
+        let seen = self.programs.seen()?;
+        let misses = self.programs.program_misses()?;
+        self.telemetry.update(&seen, &misses);
+        self.coverage.tick(&unplaced);
+        Ok(())
+    }
+
+    fn drain_closed(&mut self) -> io::Result<()> {
+        let now_ns = monotonic_ns();
+        let Self {
+            programs,
+            containers,
+            coverage,
+            batch,
+            ..
+        } = self;
+        programs.drain_closed(|change| push(batch, containers, coverage, now_ns, change))
+    }
+
+    fn drain_dns(&mut self) -> io::Result<()> {
+        if let Some(dns) = &mut self.dns {
+            self.programs.drain_dns(|datagram| dns.take(datagram))?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds a change to the batch.
+fn push(
+    batch: &mut FlowBatch,
+    containers: &mut Containers,
+    coverage: &mut UdpCoverage,
+    now_ns: u64,
+    change: &UdpChange,
+) {
+    let mut record = convert::record(change);
+    let age = Duration::from_nanos(now_ns.saturating_sub(change.flow.since_ns));
+    record.flow.container_id = containers.id_of(&record.flow, age);
+    coverage.observe(&record);
+    batch.udp.push(record);
+}
+
+/// Passes a batch on that has so many records.
+fn hand_on(batch: &mut FlowBatch, sink: &mut dyn Sink, records: usize) {
+    if batch.records() >= records {
+        sink.accept(batch);
+    }
+}
+
+/// The capture, which the sink and the watch of the rings share, and the counters of ICMP.
+#[derive(Debug)]
+pub(super) struct Shared {
+    capture: Mutex<Option<Box<UdpCapture>>>,
+    icmp: Mutex<Option<IcmpCounters>>,
+}
+
+impl Shared {
+    pub(super) fn new(capture: Option<Box<UdpCapture>>, config: &IcmpConfig, proc_root: &Path) -> Self {
+        Self {
+            capture: Mutex::new(capture),
+            icmp: Mutex::new(config.enabled.then(|| IcmpCounters::open(proc_root)).flatten()),
+        }
+    }
+
+    /// The capture, for the receiver that continues.
+    pub(super) fn into_capture(self) -> Option<Box<UdpCapture>> {
+        self.capture.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn capture(&self) -> MutexGuard<'_, Option<Box<UdpCapture>>> {
+        // A panic in between leaves a batch that is whole.
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drains a ring whenever a quarter of it is full. Without a capture it waits for ever.
+    ///
+    /// # Errors
+    /// If a ring can't be watched or read.
+    pub(super) async fn run(&self) -> Result<(), StageError> {
+        let watch = self.capture().as_ref().map(|capture| capture.programs.watch());
+        let Some(watch) = watch else {
+            return std::future::pending().await;
+        };
+        let [closed, dns] = watch.map_err(broken)?;
+        loop {
+            tokio::select! {
+                filled = closed.filled() => {
+                    filled.map_err(broken)?;
+                    self.capture().as_mut().map_or(Ok(()), |capture| capture.drain_closed()).map_err(broken)?;
+                }
+                filled = dns.filled() => {
+                    filled.map_err(broken)?;
+                    self.capture().as_mut().map_or(Ok(()), |capture| capture.drain_dns()).map_err(broken)?;
+                }
+            }
+        }
+    }
+}
+
+fn broken(error: io::Error) -> StageError {
+    StageError::Other(error.into())
+}
+
+/// The sink of a mode, with UDP in front of each watermark.
+#[derive(Debug)]
+pub(super) struct UdpSink<'a> {
+    pub(super) sink: &'a mut dyn Sink,
+    pub(super) shared: &'a Shared,
+}
+
+impl Sink for UdpSink<'_> {
+    fn accept(&mut self, batch: &mut FlowBatch) {
+        self.sink.accept(batch);
+    }
+
+    fn wants_census(&self) -> bool {
+        self.sink.wants_census()
+    }
+
+    fn watermark(&mut self, to: Timestamp) {
+        if let Some(capture) = self.shared.capture().as_mut()
+            && let Err(error) = capture.collect(self.sink)
+        {
+            // The next scan shows what this one did not.
+            self.sink.scan_failed(&error);
+            tracing::warn!(%error, "the scan of UDP's flows was cut short; the next one makes up for it");
+        }
+        let mut icmp = self.shared.icmp.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counters) = icmp.as_mut() {
+            let mut batch = FlowBatch::default();
+            counters.read(&mut batch.icmp);
+            if !batch.is_empty() {
+                self.sink.accept(&mut batch);
+            }
+        }
+        self.sink.watermark(to);
+    }
+
+    fn scan_failed(&mut self, error: &dyn Display) {
+        self.sink.scan_failed(error);
+    }
+}

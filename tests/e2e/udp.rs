@@ -1,0 +1,249 @@
+//! UDP: sums by peer equal the application's own count, by the hooks that this machine has.
+//!
+//! `tests/vm/udp.sh` has the many ways to send and receive, and every step on every kernel.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT};
+use crate::exposition::Exposition;
+use crate::{netns, require};
+
+/// Programs of the root cgroup: they load wherever flowtap runs as root, and show peers.
+const BY_CGROUP: &str = "receivers.ebpf.udp.hooks=cgroup";
+
+/// Labels by which a test finds its own series, whatever else this machine sends.
+const LABELS: [&str; 3] = [
+    "processors.window.families.network_udp_flow_egress.labels=[raddr, rport, direction, type, netns, comm]",
+    "processors.window.families.network_udp_flow_ingress.labels=[lport, raddr, direction, type, netns]",
+    "processors.window.families.network_udp_drops.labels=[lport, netns]",
+];
+
+const EGRESS: &str = "primus_lens_network_udp_flow_egress";
+const INGRESS: &str = "primus_lens_network_udp_flow_ingress";
+const DROPS: &str = "primus_lens_network_udp_drops";
+
+fn daemon(set: &[&str]) -> Daemon {
+    let mut all = LABELS.to_vec();
+    all.extend(set);
+    Daemon::start(&all)
+}
+
+/// What a server and its clients count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counted {
+    requests: u64,
+    answers: u64,
+}
+
+/// Clients on sockets of their own, each with some requests that are answered.
+fn exchange(server: &UdpSocket, clients: usize) -> Counted {
+    let at = server.local_addr().unwrap();
+    let mut counted = Counted::default();
+    for number in 0..clients {
+        let client = UdpSocket::bind((unspecified(at.ip()), 0)).unwrap();
+        client.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
+        for round in 0..3 {
+            let request = vec![1; 100 + number + round];
+            counted.requests += client.send_to(&request, at).unwrap() as u64;
+            let mut buffer = [0; 2048];
+            let (bytes, from) = server.recv_from(&mut buffer).unwrap();
+            assert_eq!(bytes, request.len());
+            counted.answers += server.send_to(&buffer[..bytes / 2], from).unwrap() as u64;
+            assert_eq!(client.recv(&mut buffer).unwrap(), bytes / 2);
+        }
+    }
+    counted
+}
+
+const fn unspecified(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// Bytes of a server's port in a namespace: sent and received by clients, then by the server.
+fn of_port(seen: &Exposition, port: u16, netns: &str) -> [Counted; 2] {
+    let port = port.to_string();
+    let bytes = |name, label, direction| {
+        seen.sum(
+            name,
+            &[(label, port.as_str()), ("direction", direction), ("netns", netns)],
+        )
+    };
+    [
+        Counted {
+            requests: bytes(EGRESS, "rport", "outbound"),
+            answers: bytes(EGRESS, "rport", "inbound"),
+        },
+        Counted {
+            requests: bytes(INGRESS, "lport", "inbound"),
+            answers: bytes(INGRESS, "lport", "outbound"),
+        },
+    ]
+}
+
+#[test]
+fn requests_and_answers_are_counted_to_the_byte_at_both_ends_in_every_namespace() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = daemon(&[BY_CGROUP]);
+    let mut expected = Vec::new();
+    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let server = UdpSocket::bind((address, 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+        expected.push((port, netns::label(), exchange(&server, 200)));
+    }
+    let elsewhere = netns::within_new(|| {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+        (port, netns::label(), exchange(&server, 200))
+    });
+    expected.push(elsewhere);
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    for (port, netns, counted) in expected {
+        assert_eq!(of_port(&window.totals, port, &netns), [counted; 2], "port {port}");
+    }
+}
+
+#[test]
+fn a_full_table_leaves_the_sum_of_series_and_other_whole() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = daemon(&[BY_CGROUP, "receivers.ebpf.udp.max_flows=64"]);
+    // Each client stays open, so 64 of them have a place, and 64 peers of the server.
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let at = server.local_addr().unwrap();
+    let clients: Vec<_> = (0..300)
+        .map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+        .collect();
+    let mut bytes = 0;
+    for client in &clients {
+        bytes += client.send_to(&[1; 500], at).unwrap() as u64;
+        server.recv(&mut [0; 500]).unwrap();
+    }
+    let telemetry = daemon.telemetry_until("datagrams without a place", |seen| {
+        seen.sum(
+            "flowtap_receiver_udp_unplaced_total",
+            &[("direction", "outbound")],
+        ) > 0
+    });
+    let unplaced = telemetry.sum(
+        "flowtap_receiver_udp_unplaced_total",
+        &[("direction", "outbound")],
+    );
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    let port = at.port().to_string();
+    let placed = window
+        .totals
+        .sum(EGRESS, &[("rport", &port), ("direction", "outbound")]);
+    let other = window
+        .totals
+        .sum(EGRESS, &[("rport", "other"), ("direction", "outbound")]);
+    assert!(placed < bytes, "{placed} of {bytes} have a place");
+    // Others on this machine that found no place are in it as well.
+    assert!(
+        placed + other >= bytes,
+        "{placed} with a place, {other} without one, {bytes} were sent"
+    );
+    assert!(
+        unplaced * 500 >= bytes - placed,
+        "{unplaced} datagrams without a place"
+    );
+}
+
+#[test]
+fn datagrams_that_a_socket_has_no_room_for_are_dropped_and_not_received() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = daemon(&[BY_CGROUP]);
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    nix::sys::socket::setsockopt(&server, nix::sys::socket::sockopt::RcvBuf, &4096).unwrap();
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for _ in 0..200 {
+        client.send_to(&[1; 500], server.local_addr().unwrap()).unwrap();
+    }
+    server.set_nonblocking(true).unwrap();
+    let mut received = 0;
+    while server.recv(&mut [0; 500]).is_ok() {
+        received += 1;
+    }
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    let netns = netns::label();
+    let own = |name, direction: &[(&str, &str)]| {
+        let port = port.to_string();
+        let mut labels = vec![("lport", port.as_str()), ("netns", netns.as_str())];
+        labels.extend(direction);
+        window.totals.sum(name, &labels)
+    };
+    assert!((1..200).contains(&received), "{received}");
+    assert_eq!(own(DROPS, &[]), 200 - received);
+    assert_eq!(own(INGRESS, &[("direction", "inbound")]), 500 * received);
+}
+
+#[test]
+fn by_default_the_start_says_whether_udp_is_measured() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&[]);
+    daemon.scrape_until("a window", |_| true);
+    let said = daemon.said();
+    let measured = said.contains("measuring UDP");
+    assert!(measured || said.contains("UDP is not measured"), "{said}");
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_reload_keeps_the_programs_of_udp_and_misses_nothing() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = daemon(&[BY_CGROUP]);
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let mut sum = Counted::default();
+    let text = std::fs::read_to_string(daemon.config()).unwrap();
+    for interval in ["250ms", "300ms", "350ms"] {
+        let counted = exchange(&server, 50);
+        sum.requests += counted.requests;
+        sum.answers += counted.answers;
+        let changed = text.replace(
+            "ebpf: {interval: 200ms}",
+            &format!("ebpf: {{interval: {interval}}}"),
+        );
+        assert!(daemon.reload(&changed), "{}", daemon.said());
+    }
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert_eq!(of_port(&window.totals, port, &netns::label()), [sum; 2]);
+}
+
+#[test]
+fn without_udp_there_is_no_program_of_it() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::launch(Launch {
+        set: &["receivers.ebpf.udp.enabled=false"],
+        ..Launch::default()
+    });
+    let objects = crate::kernel_objects::of(daemon.pid());
+    let names = crate::kernel_objects::names(&objects.programs);
+    assert!(
+        !names
+            .iter()
+            .any(|name| ["sent4", "taken", "cgroup_sent"].contains(&name.as_str())),
+        "{names:?}"
+    );
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
+}
