@@ -53,6 +53,7 @@ mod connections;
 mod daemon;
 mod default_config;
 mod depth;
+mod dns;
 mod drops;
 mod edges;
 mod exact_bytes;
