@@ -8,6 +8,7 @@
 //! | `edges` | connections that few programs make: Fast Open, resets, no port, no storage, threads, a full table |
 //! | `depth` | failed connects, resets, retransmits, round-trip times; processes |
 //! | `drops` | dropped packets by reason and flow, against nft, tc and `/proc/net/snmp` |
+//! | `dns` | DNS transactions, against the log of dnsmasq and the count of name servers of the tests; names of peers |
 //! | `listening` | queues and drops of listening sockets, against `ListenDrops` and `ss` |
 //! | `owners` | containers by their cgroups, names of processes as text |
 //! | `kubernetes` | the cluster's id, and each watch of its API in `/status` |
@@ -53,6 +54,8 @@ mod connections;
 mod daemon;
 mod default_config;
 mod depth;
+mod dns;
+mod dns_server;
 mod drops;
 mod edges;
 mod exact_bytes;

@@ -201,6 +201,7 @@ impl Flow {
     pub fn peer(&self) -> &str {
         let names = [
             "raddr",
+            "peer_name",
             "peer_pod",
             "peer_service",
             "peer_workload",

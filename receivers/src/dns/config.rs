@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowtap_pipeline::Violation;
-use flowtap_pipeline::schema::DurationText;
+use flowtap_pipeline::schema::{DurationText, SizeText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,11 @@ pub struct Config {
     pub timeout: Duration,
     /// Queries that can wait for an answer at a time: from 1 to 1,048,576. Those beyond are counted as lost.
     pub max_pending: usize,
+    /// Size of the ring buffer of messages, some 200 bytes each: a power of two from 4096 to 2^30. Messages that do not fit are counted
+    /// as lost.
+    #[serde(with = "flowtap_pipeline::size")]
+    #[schemars(with = "SizeText")]
+    pub ring_buffer_bytes: u32,
     /// Names in records: in the label `qname`, in recordings and for the processor `names`.
     pub names: Names,
     /// Names that can be values of the label `qname`: from 1 to 100,000. Further ones are `other`.
@@ -39,6 +44,7 @@ impl Default for Config {
             ports: vec![53],
             timeout: Duration::from_secs(5),
             max_pending: 8192,
+            ring_buffer_bytes: 1 << 21,
             names: Names::None,
             max_names: 200,
         }
@@ -73,6 +79,12 @@ impl Config {
                 "must be from 1 to 1048576",
             ),
             (
+                self.ring_buffer_bytes.is_power_of_two()
+                    && (1 << 12..=1 << 30).contains(&self.ring_buffer_bytes),
+                "ring_buffer_bytes",
+                "must be a power of two from 4096 to 1073741824",
+            ),
+            (
                 (1..=100_000).contains(&self.max_names),
                 "max_names",
                 "must be from 1 to 100000",
@@ -99,6 +111,7 @@ mod tests {
             ports: vec![53, 53],
             timeout: Duration::ZERO,
             max_pending: 0,
+            ring_buffer_bytes: 5000,
             max_names: 0,
             ..Config::default()
         };
@@ -109,7 +122,13 @@ mod tests {
             .collect();
         assert_eq!(
             keys,
-            ["dns.ports", "dns.timeout", "dns.max_pending", "dns.max_names"]
+            [
+                "dns.ports",
+                "dns.timeout",
+                "dns.max_pending",
+                "dns.ring_buffer_bytes",
+                "dns.max_names"
+            ]
         );
     }
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::dns::DnsOutcome;
 use flowtap_pipeline::{BuildContext, DnsRecord, Endpoint, FlowBatch, Role, RoleSource, Timestamp};
+use proptest::prelude::*;
 
 use super::message::tests::Made;
 use super::{Config, Names, Observer, Owner, Packet, Rejected, Transaction, Transactions};
@@ -460,4 +461,64 @@ fn a_query_without_an_answer_is_a_record_when_it_has_timed_out() {
     observer.flush(5_000_000_000, Timestamp::from_nanos(0), &mut batch);
     assert_eq!(batch.dns.len(), 1);
     assert_eq!(batch.dns[0].outcome, DnsOutcome::TimedOut);
+}
+
+/// A message with some of its bytes replaced, and cut off somewhere.
+fn any_message() -> impl Strategy<Value = (bool, Vec<u8>, u32)> {
+    let valid = (0..3_u16, any::<bool>(), 0..4_u8).prop_map(|(id, is_answer, rcode)| {
+        if is_answer {
+            Made::answer(id, "www.example.com", A, rcode).with(1, 60, &[192, 0, 2, 7])
+        } else {
+            Made::query(id, "www.example.com", A)
+        }
+    });
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    (any::<bool>(), valid.prop_map(Made::bytes), changes, 0..80_usize).prop_map(
+        |(is_sent, mut bytes, changes, cut)| {
+            for (index, byte) in changes {
+                *index.get_mut(&mut bytes) = byte;
+            }
+            let length = u32::try_from(bytes.len()).unwrap();
+            // Half of them are whole.
+            if cut < 40 {
+                bytes.truncate(cut);
+            }
+            (is_sent, bytes, length)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn every_message_is_an_outcome_a_retry_or_counted(messages in prop::collection::vec(any_message(), 0..40)) {
+        let mut transactions = Transactions::new(4, Duration::from_secs(5), true);
+        let socket = Socket::client();
+        let (mut ended, mut retries) = (Vec::new(), 0);
+        for (at, (is_sent, payload, length)) in (0..).zip(&messages) {
+            ended.extend(transactions.take(&Packet {
+                at: at * 500 * MS,
+                is_sent: *is_sent,
+                local: socket.local,
+                remote: socket.remote,
+                owner: socket.owner,
+                length: *length,
+                payload,
+            }));
+            transactions.expire(at * 500 * MS, |transaction| ended.push(transaction));
+            prop_assert!(transactions.waiting() <= 4);
+        }
+        transactions.expire(u64::MAX, |transaction| ended.push(transaction));
+        for transaction in &ended {
+            retries += u64::from(transaction.retries);
+        }
+        let of = |outcome| ended.iter().filter(|ended| ended.outcome == outcome).count() as u64;
+        let answered = ended.len() as u64 - of(DnsOutcome::TimedOut);
+        let rejected = transactions.rejected();
+        let dropped = rejected.malformed + rejected.cut + rejected.other_opcode + rejected.pending_full + rejected.unmatched;
+        // A query and its answer are two messages of one transaction.
+        prop_assert_eq!(
+            messages.len() as u64,
+            2 * answered + of(DnsOutcome::TimedOut) + retries + dropped
+        );
+    }
 }

@@ -13,6 +13,9 @@ pub(super) const MAX_PEERS: u32 = 10_000_000;
 /// Number of addresses in 198.18.0.0/15.
 pub(super) const MAX_ADDRESSES: u32 = 1 << 17;
 
+/// Most names that DNS queries can ask for.
+const MAX_NAMES: u32 = 1_000_000;
+
 /// Number of ports from 443 on.
 pub(super) const PORTS: u32 = 65_536 - 443;
 
@@ -48,6 +51,10 @@ pub struct Config {
     pub ipv6_share: f64,
     /// Share of the peers with role ingress; the others have egress. From 0 to 1.
     pub server_share: f64,
+    /// DNS transactions of an interval: of types A and AAAA in turn, every 20th with NXDOMAIN and every 100th without an answer.
+    pub dns_queries_per_interval: u32,
+    /// Names that these ask for in turn, `host0.example.com` and so on: at most 1,000,000. 0: the records have no names.
+    pub dns_names: u32,
     /// Seed for the order of peers and their round-trip times. The same seed produces the same
     /// records; sums don't depend on it.
     pub seed: u64,
@@ -67,6 +74,8 @@ impl Default for Config {
             addresses: MAX_ADDRESSES,
             ipv6_share: 0.0,
             server_share: 0.5,
+            dns_queries_per_interval: 0,
+            dns_names: 0,
             seed: 0,
         }
     }
@@ -74,7 +83,12 @@ impl Default for Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        Contract::default().fills([RecordField::Process])
+        let contract = Contract::default().fills([RecordField::Process]);
+        if self.dns_names > 0 {
+            contract.fills([RecordField::DnsName])
+        } else {
+            contract
+        }
     }
 
     fn validate(&self) -> Vec<Violation> {
@@ -112,6 +126,11 @@ impl ComponentConfig for Config {
                 (fewest..=MAX_ADDRESSES).contains(&self.addresses),
                 "addresses",
                 format!("must be from {fewest}, required by the number of peers, to {MAX_ADDRESSES}"),
+            ),
+            (
+                self.dns_names <= MAX_NAMES,
+                "dns_names",
+                format!("must be at most {MAX_NAMES}"),
             ),
             (is_share(self.ipv6_share), "ipv6_share", share()),
             (is_share(self.server_share), "server_share", share()),

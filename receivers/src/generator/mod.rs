@@ -6,9 +6,10 @@
 //! 1. At the start `flows` connections open.
 //! 2. In each interval the next `active_per_interval` of them, all in turn, move `sent_bytes` and `received_bytes` each.
 //! 3. Then the `churn_per_interval` oldest close, and as many open.
-//! 4. Connection n, counted from 0 on, is to peer n modulo `peers`. So with as many peers as flows a new connection is to the
+//! 4. Then `dns_queries_per_interval` DNS transactions end, of 192.0.2.1 with the name server 192.0.2.53.
+//! 5. Connection n, counted from 0 on, is to peer n modulo `peers`. So with as many peers as flows a new connection is to the
 //!    peer of the one that has closed; with more, it is to the next peer, until all have had their turn.
-//! 5. An interval that is over before its turn comes is left out and counted: `receiver_missed_intervals`.
+//! 6. An interval that is over before its turn comes is left out and counted: `receiver_missed_intervals`.
 //!
 //! A peer is an address and a service's port, no two alike: the first `addresses` of 198.18.0.0/15 (RFC 2544) with port 443, then
 //! the same with 444 and so on; `2001:2::/48` (RFC 5180) with port 443. The port is the peer's own where this side is the client, and
@@ -18,12 +19,13 @@
 //!
 //! | quantity | formula |
 //! |---|---|
-//! | records | `flows` + K × (`active_per_interval` + 2 × `churn_per_interval`) |
+//! | records of TCP | `flows` + K × (`active_per_interval` + 2 × `churn_per_interval`) |
 //! | bytes sent | K × `active_per_interval` × `sent_bytes` |
 //! | bytes received | K × `active_per_interval` × `received_bytes` |
 //! | connections opened | `flows` + K × `churn_per_interval` |
 //! | connections closed | K × `churn_per_interval` |
 //! | connections open | `flows` |
+//! | DNS transactions | K × `dns_queries_per_interval`; of N one in 100, rounded down, without an answer, and one in 20 less these with NXDOMAIN |
 //! | peers by IPv6 | `peers` × `ipv6_share`, rounded |
 //! | peers that this side serves | `peers` × `server_share`, rounded |
 //! | peers that moved bytes, if `peers` is `flows` | `flows`, at most K × `active_per_interval` |
@@ -33,13 +35,14 @@
 //! is a series of `network_tcp_flow_egress` or `_ingress` for each direction in which there are any.
 
 mod config;
+mod dns;
 mod flows;
 
 use std::time::Duration;
 
 use flowtap_pipeline::{
     BuildContext, BuildError, Factory, FlowBatch, Receiver, ReceiverConfig, Sink, Stability, StageError,
-    TcpRecord, Ticker, Timestamp,
+    Ticker, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -48,6 +51,7 @@ use opentelemetry::metrics::Counter;
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::Config;
+use self::dns::Queries;
 use self::flows::Flows;
 
 /// Maximum number of records in a batch.
@@ -71,6 +75,7 @@ pub const FACTORY: Factory<dyn ReceiverConfig> = Factory::of::<Config>(
 pub struct Generator {
     config: Config,
     flows: Flows,
+    queries: Queries,
     missed: Counter<u64>,
     receiver: KeyValue,
 }
@@ -88,6 +93,7 @@ impl Generator {
         missed.add(0, std::slice::from_ref(&receiver));
         Self {
             flows: Flows::new(&config),
+            queries: Queries::new(&config),
             config,
             missed,
             receiver,
@@ -126,7 +132,8 @@ impl Receiver for Generator {
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
             let mut batch = FlowBatch::default();
-            if !hand_on(self.flows.opening(), &mut batch, &stop, |batch| sink.accept(batch)).await {
+            let put = |batch: &mut FlowBatch, record| batch.tcp.push(record);
+            if !hand_on(self.flows.opening(), put, &mut batch, &stop, |batch| sink.accept(batch)).await {
                 return Ok(());
             }
             let intervals = self.config.max_intervals.unwrap_or(u64::MAX);
@@ -141,7 +148,12 @@ impl Receiver for Generator {
                 if done < intervals {
                     self.count_missed(before.replace(at).unwrap_or(at), at);
                     let records = self.flows.interval(done);
-                    if !hand_on(records, &mut batch, &stop, |batch| sink.accept(batch)).await {
+                    if !hand_on(records, put, &mut batch, &stop, |batch| sink.accept(batch)).await {
+                        return Ok(());
+                    }
+                    let queries = self.queries.interval(done, at);
+                    let put = |batch: &mut FlowBatch, record| batch.dns.push(record);
+                    if !hand_on(queries, put, &mut batch, &stop, |batch| sink.accept(batch)).await {
                         return Ok(());
                     }
                     done += 1;
@@ -163,17 +175,20 @@ fn intervals_between(before: Timestamp, at: Timestamp, interval: Duration) -> u6
     u64::try_from(passed.saturating_sub(1)).unwrap_or(u64::MAX)
 }
 
-/// Passes `records` to `accept`, which empties the batch, in batches of limited size. Returns
+/// Passes `records`, which `put` puts into a batch, to `accept`, which empties the batch, in batches of limited size. Returns
 /// whether all were passed on before `stop`.
-async fn hand_on(
-    mut records: impl Iterator<Item = TcpRecord>,
+async fn hand_on<T>(
+    mut records: impl Iterator<Item = T>,
+    put: impl Fn(&mut FlowBatch, T),
     batch: &mut FlowBatch,
     stop: &CancellationToken,
     mut accept: impl FnMut(&mut FlowBatch),
 ) -> bool {
     loop {
-        batch.tcp.extend(records.by_ref().take(BATCH_RECORDS));
-        if batch.tcp.is_empty() {
+        for record in records.by_ref().take(BATCH_RECORDS) {
+            put(batch, record);
+        }
+        if batch.is_empty() {
             return true;
         }
         accept(batch);

@@ -7,6 +7,7 @@ use flowtap_pipeline::{ComponentConfig, Endpoint, Events, Role};
 
 use super::config::MAX_PEERS;
 use super::*;
+use flowtap_pipeline::{DnsOutcome, TcpRecord};
 
 /// The records of the start and of `intervals` intervals.
 fn generated(config: &Config, intervals: u64) -> Vec<TcpRecord> {
@@ -214,6 +215,7 @@ async fn batches_are_bounded_and_hold_every_record() {
     let (mut batch, mut sizes) = (FlowBatch::default(), Vec::new());
     let all = hand_on(
         Flows::new(&config).opening(),
+        |batch, record| batch.tcp.push(record),
         &mut batch,
         &CancellationToken::new(),
         |batch| {
@@ -233,7 +235,8 @@ async fn a_stop_in_the_middle_of_ten_million_records_is_heard_after_the_batch() 
         ..Config::default()
     };
     let (stop, mut batch, mut batches) = (CancellationToken::new(), FlowBatch::default(), 0);
-    let all = hand_on(Flows::new(&config).interval(0), &mut batch, &stop, |batch| {
+    let put = |batch: &mut FlowBatch, record| batch.tcp.push(record);
+    let all = hand_on(Flows::new(&config).interval(0), put, &mut batch, &stop, |batch| {
         batches += 1;
         if batches == 3 {
             stop.cancel();
@@ -254,4 +257,30 @@ fn intervals_that_no_tick_came_for_are_counted_and_a_clock_that_is_set_back_miss
         [missed(5, 5), missed(5, 6), missed(5, 9), missed(5, 2)],
         [0, 0, 3, 0]
     );
+}
+
+#[test]
+fn dns_transactions_are_as_many_of_each_outcome_as_the_table_says() {
+    let config = Config {
+        dns_queries_per_interval: 250,
+        dns_names: 30,
+        ..Config::default()
+    };
+    let queries = Queries::new(&config);
+    let records: Vec<_> = (0..4)
+        .flat_map(|index| queries.interval(index, Timestamp::from_nanos(index)))
+        .collect();
+    let with = |outcome| records.iter().filter(|record| record.outcome == outcome).count();
+    assert_eq!(records.len(), 1000);
+    assert_eq!(with(DnsOutcome::TimedOut), 10);
+    assert_eq!(with(DnsOutcome::Answered(3)), 40);
+    assert_eq!(with(DnsOutcome::Answered(0)), 950);
+    let names: HashSet<_> = records.iter().filter_map(|record| record.qname.clone()).collect();
+    assert_eq!(names.len(), 30);
+    let nameless = Queries::new(&Config {
+        dns_names: 0,
+        ..config
+    });
+    let mut nameless = nameless.interval(0, Timestamp::from_nanos(0));
+    assert!(nameless.all(|record| record.qname.is_none() && record.answer.is_none()));
 }

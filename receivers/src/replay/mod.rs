@@ -36,7 +36,12 @@ pub struct Config {
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         Contract::default()
-            .fills([RecordField::Process, RecordField::Container, RecordField::Netns])
+            .fills([
+                RecordField::Process,
+                RecordField::Container,
+                RecordField::Netns,
+                RecordField::DnsName,
+            ])
             .reads([&self.file])
     }
 
