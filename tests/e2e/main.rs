@@ -29,6 +29,7 @@
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
+//! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `structure` | no cycle between crates, nor between the modules of one |
@@ -72,6 +73,7 @@ mod live;
 mod memory;
 mod modes;
 mod netns;
+mod network_policies;
 mod open_connections;
 mod operation;
 mod otelcol;
