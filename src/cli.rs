@@ -1,5 +1,7 @@
 //! The arguments.
 
+pub(crate) mod policy;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,6 +67,9 @@ pub(crate) enum Command {
     Findings(FindingsArgs),
     /// Show the class of an address, and the rule that matched
     Classify(ClassifyArgs),
+    /// Judge observed flows by Kubernetes NetworkPolicies, or suggest some
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// List the component types of this build
     Components,
     /// Draw the pipelines, for Mermaid or Graphviz
@@ -175,6 +180,9 @@ pub(crate) struct ClassifyArgs {
     /// Where the lists come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Another config, whose classes are shown beside; exit code 1 if any differs
+    #[arg(long, value_name = "CONFIG")]
+    pub(crate) diff: Option<PathBuf>,
     /// The addresses
     #[arg(value_name = "ADDRESS", required = true)]
     pub(crate) addresses: Vec<IpAddr>,

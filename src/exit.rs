@@ -9,10 +9,14 @@ use flowtap_engine::runner::RunError;
 use flowtap_extensions::telemetry::TelemetryError;
 use flowtap_pipeline::{BuildError, StageError};
 
-/// An exit code of `sysexits.h`.
+/// An exit code: of `sysexits.h`, or of a check such as `policy check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Code {
+    /// A check has found something, as `diff` has differences.
+    Found = 1,
+    /// The arguments of such a check are wrong.
+    CheckUsage = 2,
     /// `EX_USAGE`: the arguments are wrong.
     Usage = 64,
     /// `EX_DATAERR`: a file that was given is not what it should be.

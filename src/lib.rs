@@ -39,7 +39,7 @@ pub fn main(registry: &Registry) -> ExitCode {
             // reported.
             let _ = error.print();
             return if error.use_stderr() {
-                exit::Code::Usage.into()
+                usage().into()
             } else {
                 ExitCode::SUCCESS
             };
@@ -51,6 +51,18 @@ pub fn main(registry: &Registry) -> ExitCode {
             report(format!("flowtap: {failure}\n"));
             failure.code.into()
         }
+    }
+}
+
+/// The code for wrong arguments: checks have that of `diff`, whose 1 means a difference.
+fn usage() -> exit::Code {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|command| command == "policy")
+    {
+        exit::Code::CheckUsage
+    } else {
+        exit::Code::Usage
     }
 }
 

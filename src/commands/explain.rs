@@ -126,7 +126,7 @@ fn series(
     file: &Path,
     window: &window::Config,
 ) -> Result<Vec<usize>, ExitError> {
-    let recording = Recording::open(file)?;
+    let mut recording = Recording::open(file)?;
     let stages = recording.stages(config, name, pipeline)?;
     // The last one is the window: the config's check has made sure of it.
     let Some(id) = pipeline.processors.last() else {

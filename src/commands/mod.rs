@@ -8,6 +8,7 @@ mod doctor;
 mod draw;
 mod explain;
 mod findings;
+mod policy;
 mod record;
 mod replay;
 #[cfg(feature = "top")]
@@ -20,7 +21,7 @@ use clap::CommandFactory;
 use flowtap_pipeline::{Registry, plain};
 
 use self::config::load;
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, ConfigArgs};
 use crate::components;
 use crate::daemon;
 use crate::exit::ExitError;
@@ -54,10 +55,20 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
                 None => explain::explain_live(&config, args.duration)?,
             })
         }
-        Some(Command::Classify(args)) => print(&classify::classify(
-            &load(&args.config, registry)?,
-            &args.addresses,
-        )?),
+        Some(Command::Classify(args)) => {
+            let config = load(&args.config, registry)?;
+            let Some(candidate) = args.diff else {
+                return print(&classify::classify(&config, &args.addresses)?);
+            };
+            let candidate = ConfigArgs {
+                config: vec![candidate],
+                set: Vec::new(),
+            };
+            let (text, found) = classify::diff(&config, &load(&candidate, registry)?, &args.addresses)?;
+            print(&text)?;
+            found
+        }
+        Some(Command::Policy(command)) => policy::policy(&command, registry),
         #[cfg(feature = "top")]
         Some(Command::Top(args)) => top::top(args, registry),
         Some(Command::Findings(args)) => print(&findings::findings(&args, registry)?),

@@ -7,14 +7,22 @@ use std::time::Duration;
 use flowtap_config::{Config, MetricsConfig};
 use flowtap_engine::runner::{self, PipelineNode};
 use flowtap_engine::stages::{Stages, WindowNode};
+use flowtap_extensions::kubernetes;
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
-use flowtap_pipeline::{Aggregator, FlowBatch, NodeInfo, Snapshot, Timestamp};
+use flowtap_network_policy::manifest;
+use flowtap_pipeline::{Aggregator, ClusterObjects, FlowBatch, NodeInfo, Snapshot, Timestamp};
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon;
 use crate::daemon::graph::{self, Environment};
 use crate::exit::{Code, ExitError};
+
+/// Objects of each kind in a frame.
+const OBJECTS_PER_FRAME: usize = 2_000;
+
+/// Interval at which the objects are listed again.
+const RELIST_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Records into `file` until `duration` is over, or SIGTERM or SIGINT comes.
 ///
@@ -28,7 +36,17 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
         let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
         let environment = Environment::now();
         let stop = daemon::stop_on_signal()?;
-        let (recorder, failed) = Recorder::create(file, &environment.node.load(), stop.clone())?;
+        let (mut recorder, failed) = Recorder::create(file, &environment.node.load(), stop.clone())?;
+        let connecting = kubernetes::connect(&config.service.kubernetes);
+        let cluster = stop.run_until_cancelled(connecting).await.unwrap_or(Ok(None));
+        let cluster =
+            cluster.map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))?;
+        if let Some(cluster) = cluster {
+            let listed = stop.run_until_cancelled(kubernetes::list_objects(&cluster)).await;
+            let objects = manifest::objects_of(&listed.unwrap_or_default());
+            recorder.write_cluster(objects.clone());
+            tokio::spawn(follow(cluster, objects, Arc::clone(&recorder.changed)));
+        }
         let mut graph = graph::build(config, &telemetry.meter(), &environment, true)?;
         // Every receiver of a pipeline, with the file as the only output.
         graph.exporters.clear();
@@ -63,6 +81,26 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
     recorded
 }
 
+/// Lists the objects of the cluster again and again, and adds to `changed` those that differ from the last time. Ends with the
+/// runtime.
+async fn follow(
+    cluster: kubernetes::Cluster,
+    mut before: ClusterObjects,
+    changed: Arc<Mutex<ClusterObjects>>,
+) {
+    loop {
+        tokio::time::sleep(RELIST_INTERVAL).await;
+        let now = manifest::objects_of(&kubernetes::list_objects(&cluster).await);
+        let differ = now.without(&before);
+        changed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .merge(differ.clone());
+        // A pod that is gone stays known: its flows are in the recording.
+        before.merge(differ);
+    }
+}
+
 /// The end of the path, from the runner's view.
 #[derive(Debug)]
 struct Recorder {
@@ -70,6 +108,8 @@ struct Recorder {
     /// The first error; reported when all has stopped.
     failed: Arc<Mutex<Option<RecordingError>>>,
     stop: CancellationToken,
+    /// Objects of the cluster that have changed since the last watermark.
+    changed: Arc<Mutex<ClusterObjects>>,
 }
 
 type Failed = Arc<Mutex<Option<RecordingError>>>;
@@ -88,8 +128,32 @@ impl Recorder {
             writer,
             failed: Arc::clone(&failed),
             stop,
+            changed: Arc::default(),
         };
         Ok((recorder, failed))
+    }
+
+    /// Writes the objects of a cluster, a frame per some thousand: a frame has a maximum size.
+    fn write_cluster(&mut self, objects: ClusterObjects) {
+        tracing::info!(
+            pods = objects.pods.len(),
+            namespaces = objects.namespaces.len(),
+            services = objects.services.len(),
+            nodes = objects.nodes.len(),
+            "recording objects of the cluster"
+        );
+        for objects in objects.chunks(OBJECTS_PER_FRAME) {
+            let outcome = self.writer.write(&Frame::Cluster(objects));
+            self.check(outcome);
+        }
+    }
+
+    /// Writes objects that have changed.
+    fn write_changes(&mut self) {
+        let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
+        if !changed.is_empty() {
+            self.write_cluster(changed);
+        }
     }
 
     /// An error ends the recording; what was written up to then stays.
@@ -111,12 +175,14 @@ impl Aggregator for Recorder {
     }
 
     fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+        self.write_changes();
         let outcome = self.writer.write(&Frame::Watermark(to));
         self.check(outcome);
         None
     }
 
     fn finish(&mut self, at: Timestamp) -> Snapshot {
+        self.write_changes();
         let outcome = self
             .writer
             .write(&Frame::End(at))

@@ -8,7 +8,9 @@ use flowtap_config::{Config, PipelineConfig};
 use flowtap_engine::Stages;
 use flowtap_exporters::prometheus;
 use flowtap_pipeline::component::downcast;
-use flowtap_pipeline::{BuildContext, ComponentId, NodeInfo, Published, Snapshot};
+use flowtap_pipeline::{
+    BuildContext, ClusterObjects, ClusterState, ComponentId, NodeInfo, Published, Snapshot,
+};
 use flowtap_receivers::replay::{Frame, Reader, RecordingError};
 
 use crate::exit::{Code, ExitError};
@@ -20,7 +22,7 @@ use crate::exit::{Code, ExitError};
 pub(crate) fn replay(config: &Config, file: &Path) -> Result<String, ExitError> {
     let mut snapshots = Vec::new();
     for (name, pipeline) in &config.pipelines {
-        let recording = Recording::open(file)?;
+        let mut recording = Recording::open(file)?;
         let stages = recording.stages(config, name, pipeline)?;
         snapshots.push(Arc::new(recording.play(stages)?));
     }
@@ -42,12 +44,31 @@ pub(crate) struct Recording {
     reader: Reader,
     began: flowtap_pipeline::Timestamp,
     node: NodeInfo,
+    /// Objects of its cluster that have been read so far, and what processors know of them.
+    objects: ClusterObjects,
+    cluster: Arc<Published<ClusterState>>,
 }
 
 impl Recording {
     pub(crate) fn open(file: &Path) -> Result<Self, ExitError> {
         let (reader, began, node) = Reader::open(file).map_err(unreadable)?;
-        Ok(Self { reader, began, node })
+        Ok(Self {
+            reader,
+            began,
+            node,
+            objects: ClusterObjects::default(),
+            cluster: Published::new(ClusterState::default()),
+        })
+    }
+
+    /// The machine that it was made on.
+    pub(crate) const fn node(&self) -> &NodeInfo {
+        &self.node
+    }
+
+    /// Objects of the cluster that it was made in, once it has been played.
+    pub(crate) fn into_objects(self) -> ClusterObjects {
+        self.objects
     }
 
     /// Build context of the stages: the machine that the recording was made on.
@@ -55,6 +76,7 @@ impl Recording {
         BuildContext {
             pipeline: pipeline.into(),
             node: Published::new(self.node.clone()),
+            cluster: Arc::clone(&self.cluster),
             strict: true,
             ..BuildContext::new(id.clone())
         }
@@ -77,9 +99,9 @@ impl Recording {
     }
 
     /// Plays it to its end; returns the last window.
-    pub(crate) fn play(self, mut stages: Stages) -> Result<Snapshot, ExitError> {
+    pub(crate) fn play(&mut self, mut stages: Stages) -> Result<Snapshot, ExitError> {
         stages.begin(self.began);
-        for frame in self.reader {
+        for frame in &mut self.reader {
             match frame.map_err(unreadable)? {
                 Frame::Start { .. } => {}
                 Frame::Batch(mut batch) => stages.accept(&mut batch),
@@ -87,6 +109,10 @@ impl Recording {
                     stages.advance(at);
                 }
                 Frame::End(at) => return Ok(stages.finish(at)),
+                Frame::Cluster(objects) => {
+                    self.objects.merge(objects);
+                    self.cluster.store(self.objects.state());
+                }
             }
         }
         // A reader ends with the end of the recording, or with an error.

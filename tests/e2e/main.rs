@@ -31,6 +31,7 @@
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
+//! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `structure` | no cycle between crates, nor between the modules of one |
@@ -76,6 +77,7 @@ mod live;
 mod memory;
 mod modes;
 mod netns;
+mod network_policies;
 mod open_connections;
 mod operation;
 mod otelcol;

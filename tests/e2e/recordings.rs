@@ -160,6 +160,31 @@ fn classify_tells_the_class_and_the_rule_that_won() {
             "198.51.100.1  externalHosts  in no range  (policy)",
         ]
     );
+    // Beside those of another config.
+    let candidate = dir.path().join("candidate.yaml");
+    std::fs::write(
+        &candidate,
+        "processors:\n  policy:\n    k8s_svc: [10.96.0.0/12]\n",
+    )
+    .unwrap();
+    let diff = |addresses: &[&str]| {
+        let mut command = flowtap();
+        command.arg("classify").arg("--config").arg(&config);
+        command
+            .arg("--diff")
+            .arg(&candidate)
+            .args(addresses)
+            .output()
+            .unwrap()
+    };
+    let different = diff(&["10.96.0.11", "203.0.113.9"]);
+    assert_eq!(different.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&different.stdout),
+        "10.96.0.11  same  k8sSvc: 10.96.0.0/12 of the list `k8s_svc`  ->  k8sSvc: 10.96.0.0/12 of the list `k8s_svc`  (policy)\n\
+         203.0.113.9  DIFFERENT  partners: 203.0.113.0/24 of the class `partners` of the config  ->  externalHosts: in no range  (policy)\n"
+    );
+    assert_eq!(diff(&["10.96.0.11"]).status.code(), Some(0));
     std::fs::write(&list, "203.0.113.0/24\nnonsense\n").unwrap();
     let output = flowtap()
         .arg("validate")

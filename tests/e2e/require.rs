@@ -97,6 +97,20 @@ pub(crate) fn python() -> Option<std::path::PathBuf> {
     .then_some(python)
 }
 
+/// PyPI's `kubernetes-validate`, which has the schema of the Kubernetes API.
+pub(crate) fn kubernetes_validate() -> Option<std::path::PathBuf> {
+    let target = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    let mut programs = ["venv", "venv-deploy"]
+        .map(|venv| target.join(venv).join("bin/kubernetes-validate"))
+        .into_iter();
+    let found = programs.find(|program| program.exists());
+    need(
+        found.is_some(),
+        "this test needs PyPI's kubernetes-validate in target/venv (make setup-test)",
+    );
+    found
+}
+
 /// The OTLP collector of the tests' Python environment.
 pub(crate) fn collector() -> Option<std::path::PathBuf> {
     let venv = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");

@@ -17,7 +17,7 @@ use syn::visit::{self, Visit};
 /// The workspace, bottom first: a crate depends on crates of lower layers alone.
 const LAYERS: [&[&str]; 7] = [
     &["flowtap-model", "flowtap-ebpf"],
-    &["flowtap-pipeline"],
+    &["flowtap-network-policy", "flowtap-pipeline"],
     &["flowtap-config", "flowtap-engine", "flowtap-net"],
     &["flowtap-exporters", "flowtap-processors", "flowtap-receivers"],
     &["flowtap-extensions"],

@@ -2,6 +2,7 @@
 
 mod client;
 mod facts;
+mod listing;
 pub mod watch;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::client::cluster_uid;
 pub use self::client::{ClientError, client};
+pub use self::listing::list_objects;
 pub use self::watch::{WatchConfig, watch};
 use crate::identity;
 use crate::watches::WatchBoard;

@@ -303,3 +303,37 @@ async fn outside_of_a_cluster_there_is_no_client_and_a_broken_kubeconfig_is_name
         assert!(client(None).await.unwrap().is_none());
     }
 }
+
+#[tokio::test]
+async fn objects_are_listed_with_their_kinds_and_labels_and_without_those_that_are_forbidden() {
+    let server = TestServer::start().await;
+    let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d59d67564", "uid": "u", "controller": true});
+    server.put(PODS, pod("web-5d59d67564-abcde", &owner, "10.244.1.7", false));
+    server.put(NODES, node("worker-1", "10.244.1.0/24", "192.0.2.1"));
+    server.put(
+        "/api/v1/namespaces",
+        json!({"metadata": {"name": "shop", "labels": {"team": "a"}}}),
+    );
+    server.refuse(SERVICES, 403);
+    let cluster = Cluster {
+        client: server.client(),
+        uid: None,
+    };
+    let objects = list_objects(&cluster).await;
+    let seen: Vec<_> = objects
+        .iter()
+        .map(|object| (&object["kind"], &object["metadata"]["name"]))
+        .collect();
+    let expected = [
+        ("Pod", "web-5d59d67564-abcde"),
+        ("Namespace", "shop"),
+        ("Node", "worker-1"),
+    ]
+    .map(|(kind, name)| (json!(kind), json!(name)));
+    assert_eq!(seen, expected.each_ref().map(|(kind, name)| (kind, name)));
+    assert_eq!(
+        objects[0]["metadata"]["labels"]["pod-template-hash"],
+        "5d59d67564"
+    );
+    assert_eq!(objects[1]["metadata"]["labels"]["team"], "a");
+}

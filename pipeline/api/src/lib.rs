@@ -53,6 +53,7 @@ pub use component::{
 };
 pub use contract::{Contract, Dependency, RecordField, Signal, Sockets, Stability};
 pub use findings::Findings;
+pub use flowtap_model::cluster_objects::{self, ClusterObjects};
 pub use flowtap_model::{
     Census, Chronograph, ClusterRanges, ClusterState, DROP_KINDS, DnsAnswer, DnsOutcome, DnsRcode, DnsRecord,
     DnsType, DropKind, DropReason, DropRecord, Endpoint, EventCount, EventHop, EventType, Events, Family,

@@ -194,6 +194,12 @@ impl FlowBatch {
             .chain(findings)
     }
 
+    /// The flow of every record of traffic between two ends: not of a listener, and not of packets that were dropped.
+    pub fn traffic(&self) -> impl Iterator<Item = &Flow> {
+        let tcp = self.tcp.iter().map(|record| &record.flow);
+        tcp.chain(self.dns.iter().map(|record| &record.flow))
+    }
+
     /// Drops every record, of any signal, whose flow `keep` rejects. Returns how many. A record without a flow stays.
     ///
     /// ```

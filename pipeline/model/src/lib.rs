@@ -24,6 +24,7 @@
 //! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
+//! | [`cluster_objects`] | [`ClusterObjects`]: pods, namespaces, services and nodes with their labels |
 //! | [`node`] | [`NodeInfo`]: this machine's addresses and resolvers |
 //! | [`resource`] | [`Resource`]: the attributes that name this flowtap and its node |
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@
 pub mod batch;
 pub mod catalog;
 pub mod cluster;
+pub mod cluster_objects;
 pub mod dns;
 pub mod drops;
 pub mod family;
@@ -51,6 +53,7 @@ pub mod udp;
 
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
+pub use cluster_objects::ClusterObjects;
 pub use dns::{DnsAnswer, DnsOutcome, DnsRcode, DnsRecord, DnsType};
 pub use drops::{DROP_KINDS, DropKind, DropReason, DropRecord};
 pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use flowtap_pipeline::{FlowBatch, NodeInfo, Timestamp};
+use flowtap_pipeline::{ClusterObjects, FlowBatch, NodeInfo, Timestamp};
 use serde::{Deserialize, Serialize};
 
 const MAGIC: [u8; 8] = *b"flowtap\n";
@@ -35,6 +35,8 @@ pub enum Frame {
     Watermark(Timestamp),
     /// When it ended.
     End(Timestamp),
+    /// Objects of the cluster that it is made in; later ones replace earlier ones of the same name.
+    Cluster(ClusterObjects),
 }
 
 /// Why a recording can't be written or read.
@@ -243,7 +245,7 @@ impl<R: Read> Iterator for Reader<R> {
         let frame = self.read();
         self.ended = !matches!(
             &frame,
-            Ok(Frame::Start { .. } | Frame::Batch(_) | Frame::Watermark(_))
+            Ok(Frame::Start { .. } | Frame::Batch(_) | Frame::Watermark(_) | Frame::Cluster(_))
         );
         Some(frame)
     }
@@ -265,6 +267,7 @@ fn io_error(path: &Path, source: io::Error) -> RecordingError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flowtap_pipeline::cluster_objects::NamespaceObject;
     use flowtap_pipeline::{Endpoint, Events, Flow, ListenChange, Role, RoleSource, TcpRecord};
     use std::fs;
 
@@ -288,11 +291,19 @@ mod tests {
             tcp: vec![record],
             ..FlowBatch::default()
         };
+        let cluster = ClusterObjects {
+            namespaces: vec![NamespaceObject {
+                name: "shop".to_owned(),
+                labels: [("team".to_owned(), "web".to_owned())].into(),
+            }],
+            ..ClusterObjects::default()
+        };
         vec![
             Frame::Start {
                 at: Timestamp::from_nanos(5),
                 node: NodeInfo::default(),
             },
+            Frame::Cluster(cluster),
             Frame::Batch(batch),
             Frame::Watermark(Timestamp::from_nanos(6)),
             Frame::End(Timestamp::from_nanos(7)),

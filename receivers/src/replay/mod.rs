@@ -102,7 +102,8 @@ impl Receiver for Replay {
                     return Ok(());
                 }
                 match frame.map_err(broken)? {
-                    Frame::Start { .. } => {}
+                    // Names of the cluster reach processors from its watcher alone.
+                    Frame::Start { .. } | Frame::Cluster(_) => {}
                     Frame::Batch(mut batch) => sink.accept(&mut batch),
                     Frame::Watermark(at) | Frame::End(at) => {
                         end = now.plus(at.since(began));

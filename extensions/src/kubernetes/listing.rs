@@ -1,0 +1,58 @@
+//! The objects that network policies depend on, listed once: for recordings, not for the daemon, which has no use for labels.
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use kube::Api;
+use kube::api::ListParams;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Cluster;
+
+/// Objects per answer of the API.
+const PAGE: u32 = 500;
+
+/// Lists pods, namespaces, services and nodes, each with its kind. A resource that can't be listed is logged, with the rule that
+/// allows it, and left out.
+pub async fn list_objects(cluster: &Cluster) -> Vec<Value> {
+    let mut objects = Vec::new();
+    let client = || cluster.client.clone();
+    list(Api::<Pod>::all(client()), "pods", &mut objects).await;
+    list(Api::<Namespace>::all(client()), "namespaces", &mut objects).await;
+    list(Api::<Service>::all(client()), "services", &mut objects).await;
+    list(Api::<Node>::all(client()), "nodes", &mut objects).await;
+    objects
+}
+
+async fn list<K>(api: Api<K>, resource: &str, objects: &mut Vec<Value>)
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug + Serialize,
+{
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let answer = match api.list(&page).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let hint = match &error {
+                    kube::Error::Api(status) if status.code == 403 => format!(
+                        "; hint: a rule with apiGroups: [\"\"], resources: [\"{resource}\"], verbs: [\"list\"]"
+                    ),
+                    _ => String::new(),
+                };
+                tracing::warn!(resource, %error, "the Kubernetes API can't list {resource}: they are left out{hint}");
+                return;
+            }
+        };
+        // An object of the API is a mapping with text keys, which always has a form in JSON.
+        objects.extend(
+            answer
+                .items
+                .iter()
+                .filter_map(|object| serde_json::to_value(object).ok()),
+        );
+        match answer.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return,
+        }
+    }
+}

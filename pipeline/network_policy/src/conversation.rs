@@ -1,0 +1,201 @@
+//! Observed flows joined with the cluster: which pods, nodes and other addresses talk to each other.
+//!
+//! The rules:
+//!
+//! 1. This machine's end is the pod of its container; else the pod that has its address; else the node.
+//! 2. The other end is the pod, the node, or the service that has its address; else it is outside the cluster. An address in
+//!    the pods' range that no known pod has is of a pod that is unknown.
+//! 3. A service's address stands for each pod behind the service, at that pod's port: policies apply after the translation.
+//! 4. A pod on its node's network is its node.
+//! 5. Loopback is not judged: it stays in one pod.
+//! 6. Without pods, this machine's end is assumed to be selected by every policy, and the other may be any pod.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use flowtap_model::Transport;
+use flowtap_model::cluster_objects::PortProtocol;
+
+use crate::cluster::{Cluster, PodId};
+use crate::observed::{Observed, ObservedFlow, Tally};
+
+/// The kind of an end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Party {
+    /// A pod with an address of its own.
+    Pod(PodId),
+    /// A node, or a pod on its network.
+    Node(String),
+    /// A pod that is not known.
+    UnknownPod,
+    /// Neither.
+    Outside,
+    /// Without a cluster: the end that policies are applied to.
+    Assumed,
+    /// Without a cluster: anything.
+    Anything,
+}
+
+/// An end of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct End {
+    /// Its kind.
+    pub party: Party,
+    /// Its address. That of a pod is one of its own.
+    pub address: IpAddr,
+}
+
+/// The subject of a verdict: two ends, and the server's port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Conversation {
+    /// The end that connects.
+    pub client: End,
+    /// The end that is connected to.
+    pub server: End,
+    /// The server's port.
+    pub port: u16,
+    /// The protocol; `None` for one that policies do not know.
+    pub protocol: Option<PortProtocol>,
+}
+
+/// Conversations, and what was left out.
+#[derive(Debug, Default)]
+pub struct Conversations {
+    /// Each conversation, and how much of it was seen.
+    pub seen: BTreeMap<Conversation, Tally>,
+    /// Pods that were seen from inside: of the others only a part of the traffic is known.
+    pub local_pods: std::collections::BTreeSet<PodId>,
+    /// Flows over loopback.
+    pub loopback: u64,
+    /// Flows of which only failed connects were seen.
+    pub attempts: u64,
+    /// Flows to services whose pods are unknown, judged by the service's address.
+    pub unresolved_services: u64,
+}
+
+impl Conversations {
+    /// Adds what was observed on a machine with the addresses `machine`. Without `attempts`, flows that never connected are
+    /// counted and left out.
+    pub fn add(&mut self, observed: &Observed, cluster: &Cluster, machine: &[IpAddr], attempts: bool) {
+        // Both ends of a conversation within this machine are seen: joined here, and added to other machines' below.
+        let mut seen = BTreeMap::<Conversation, (Tally, Tally)>::new();
+        for (flow, tally) in observed.iter() {
+            if flow.local.is_loopback() || flow.remote.is_loopback() {
+                self.loopback += 1;
+            } else if tally.is_attempt() && !attempts {
+                self.attempts += 1;
+            } else {
+                let local = local_end(flow, cluster);
+                if let Party::Pod(id) = local.party {
+                    self.local_pods.insert(id);
+                }
+                for conversation in self.conversations(flow, &local, cluster, machine) {
+                    let (client, server) = seen.entry(conversation).or_default();
+                    let side = if flow.serves { server } else { client };
+                    side.add(tally);
+                }
+            }
+        }
+        for (conversation, (client, server)) in seen {
+            self.seen
+                .entry(conversation)
+                .or_default()
+                .add(&client.join(server));
+        }
+    }
+
+    fn conversations(
+        &mut self,
+        flow: &ObservedFlow,
+        local: &End,
+        cluster: &Cluster,
+        machine: &[IpAddr],
+    ) -> Vec<Conversation> {
+        let protocol = match flow.transport {
+            Transport::Tcp => Some(PortProtocol::Tcp),
+            Transport::Udp => Some(PortProtocol::Udp),
+            Transport::UdpLite | Transport::Other => None,
+        };
+        let conversation = |remote: End, port| {
+            let (client, server) = if flow.serves {
+                (remote, local.clone())
+            } else {
+                (local.clone(), remote)
+            };
+            Conversation {
+                client,
+                server,
+                port,
+                protocol,
+            }
+        };
+        let remote = flow.remote;
+        let service = cluster.service_at(remote).filter(|_| !flow.serves);
+        if let Some(service) = service {
+            let backends = protocol.map(|protocol| cluster.backends(service, flow.port, protocol));
+            let backends = backends.unwrap_or_default();
+            let ends = backends.into_iter().filter_map(|(id, port)| {
+                let pod = cluster.pod(id);
+                let same_family = |addr: &&IpAddr| addr.is_ipv4() == remote.is_ipv4();
+                let address = *pod.addresses.iter().find(same_family)?;
+                let party = if pod.host_network {
+                    Party::Node(pod.node.clone())
+                } else {
+                    Party::Pod(id)
+                };
+                Some(conversation(End { party, address }, port))
+            });
+            let found: Vec<_> = ends.collect();
+            if !found.is_empty() {
+                return found;
+            }
+            self.unresolved_services += 1;
+        }
+        let party = if !cluster.has_pods() {
+            Party::Anything
+        } else if let Some(id) = cluster.pod_at(remote) {
+            Party::Pod(id)
+        } else if machine.contains(&remote) {
+            // An address of the machine that no object names is its node's: a bridge, a gateway of pods.
+            match (&local.party, cluster.node_at(remote)) {
+                (Party::Pod(id), _) => Party::Node(cluster.pod(*id).node.clone()),
+                (_, Some(name)) => Party::Node(name.to_owned()),
+                _ => Party::Node(String::new()),
+            }
+        } else if let Some(name) = cluster.node_at(remote) {
+            Party::Node(name.to_owned())
+        } else if cluster.is_pod_range(remote) {
+            Party::UnknownPod
+        } else {
+            Party::Outside
+        };
+        vec![conversation(
+            End {
+                party,
+                address: remote,
+            },
+            flow.port,
+        )]
+    }
+}
+
+fn local_end(flow: &ObservedFlow, cluster: &Cluster) -> End {
+    let address = flow.local;
+    if !cluster.has_pods() {
+        return End {
+            party: Party::Assumed,
+            address,
+        };
+    }
+    let contained = flow
+        .container
+        .as_deref()
+        .and_then(|id| cluster.pod_of_container(id));
+    let party = match contained.or_else(|| cluster.pod_at(address)) {
+        Some(id) if cluster.pod(id).host_network => Party::Node(cluster.pod(id).node.clone()),
+        Some(id) => Party::Pod(id),
+        None if cluster.is_pod_range(address) && cluster.node_at(address).is_none() => Party::UnknownPod,
+        None => Party::Node(cluster.node_at(address).unwrap_or_default().to_owned()),
+    };
+    End { party, address }
+}

@@ -1,0 +1,134 @@
+//! API objects in YAML or JSON: several documents in a file, lists within them.
+//!
+//! Policies are checked as strictly as the API server does: an unknown key is an error, because a policy with a misspelt one
+//! would allow or deny something else. Of other objects only the keys that matter are read.
+
+mod decode;
+mod objects;
+mod policies;
+
+use std::fmt;
+
+use serde_json::Value;
+
+pub use self::objects::{objects, objects_of};
+pub use self::policies::policies;
+
+/// A mistake in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The file and the document in it.
+    pub place: String,
+    /// The key within the document; empty for all of it.
+    pub key: String,
+    /// The mistake.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.place)?;
+        if !self.key.is_empty() {
+            write!(f, ", {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Every mistake in a file, a line each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", lines(.0))]
+pub struct ManifestError(pub Vec<Violation>);
+
+fn lines(violations: &[Violation]) -> String {
+    let lines: Vec<_> = violations.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+/// An object, and where it is from.
+#[derive(Clone, Debug)]
+struct Document {
+    /// `web.yaml, document 2` or `web.yaml, document 1, items[4]`.
+    place: String,
+    value: Value,
+}
+
+impl Document {
+    /// Its place, with the object's kind and name as far as it has them.
+    fn named_place(&self) -> String {
+        let text = |pointer| self.value.pointer(pointer).and_then(Value::as_str);
+        let kind = text("/kind").unwrap_or_default();
+        let Some(name) = text("/metadata/name") else {
+            return self.place.clone();
+        };
+        match text("/metadata/namespace") {
+            Some(namespace) => format!("{} ({kind} {namespace}/{name})", self.place),
+            None => format!("{} ({kind} {name})", self.place),
+        }
+    }
+
+    fn kind(&self) -> (&str, &str) {
+        let text = |key| self.value.get(key).and_then(Value::as_str).unwrap_or_default();
+        (text("apiVersion"), text("kind"))
+    }
+}
+
+/// An object as a YAML document.
+///
+/// # Errors
+/// A value that YAML has no form for; those of this crate's types have one.
+pub fn to_yaml(value: &Value) -> Result<String, serde_saphyr::SerializeError> {
+    serde_saphyr::to_string(value)
+}
+
+/// The objects of a file, those of lists included. Documents count from 1; empty ones do not count.
+fn documents(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
+    let options = serde_saphyr::options! {
+        // A cluster's pods are much; the size of a file is limited by the caller.
+        budget: serde_saphyr::budget! {
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_documents: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+    };
+    let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        ManifestError(vec![Violation {
+            place: file.to_owned(),
+            key: String::new(),
+            message: error.to_string(),
+        }])
+    })?;
+    let mut documents = Vec::new();
+    for (number, mut value) in (1..).zip(values) {
+        let place = format!("{file}, document {number}");
+        let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+        let items = match value.get_mut("items") {
+            Some(Value::Array(items)) if is_list => std::mem::take(items),
+            _ => {
+                documents.push(Document { place, value });
+                continue;
+            }
+        };
+        // Items of a typed list need not repeat their kind.
+        let of = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let (version, kind) = (of("apiVersion"), of("kind"));
+        let item_kind = kind.strip_suffix("List").unwrap_or_default();
+        for (index, mut item) in items.into_iter().enumerate() {
+            if let Value::Object(item) = &mut item
+                && !item_kind.is_empty()
+            {
+                item.entry("kind").or_insert_with(|| item_kind.into());
+                item.entry("apiVersion").or_insert_with(|| version.clone().into());
+            }
+            documents.push(Document {
+                place: format!("{place}, items[{index}]"),
+                value: item,
+            });
+        }
+    }
+    Ok(documents)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Pods, namespaces, services and nodes, as `kubectl get -o yaml` prints them or the API lists them.
+
+use std::net::IpAddr;
+
+use flowtap_model::cluster_objects::{
+    ClusterObjects, NamedPort, NamespaceObject, NodeObject, ObjectLabels, PodObject, PortProtocol,
+    ServiceObject, ServicePort, TargetPort,
+};
+use serde_json::Value;
+
+use super::{ManifestError, Violation, documents};
+
+/// Reads the objects of a file.
+///
+/// # Errors
+/// A document that is not YAML or JSON, or an object of a kind that has no part in it.
+pub fn objects(file: &str, text: &str) -> Result<ClusterObjects, ManifestError> {
+    let mut objects = ClusterObjects::default();
+    let mut violations = Vec::new();
+    let documents = documents(file, text)?;
+    for document in &documents {
+        if document
+            .value
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .is_none()
+        {
+            violations.push(Violation {
+                place: document.named_place(),
+                key: "metadata.name".to_owned(),
+                message: "missing; expected an object as `kubectl get -o yaml` prints it".to_owned(),
+            });
+        } else if !add(&mut objects, &document.value) {
+            let (_, kind) = document.kind();
+            violations.push(Violation {
+                place: document.named_place(),
+                key: "kind".to_owned(),
+                message: format!("`{kind}`; expected Pod, Namespace, Service or Node"),
+            });
+        }
+    }
+    if violations.is_empty() {
+        Ok(objects)
+    } else {
+        Err(ManifestError(violations))
+    }
+}
+
+/// The objects among `values`, each with its `kind`; others are left out.
+pub fn objects_of<'a>(values: impl IntoIterator<Item = &'a Value>) -> ClusterObjects {
+    let mut objects = ClusterObjects::default();
+    for value in values {
+        add(&mut objects, value);
+    }
+    objects
+}
+
+/// Whether the object is of a known kind.
+fn add(objects: &mut ClusterObjects, value: &Value) -> bool {
+    match text(value, "/kind").as_str() {
+        "Pod" => objects.pods.push(pod(value)),
+        "Namespace" => objects.namespaces.push(NamespaceObject {
+            name: text(value, "/metadata/name"),
+            labels: labels(value, "/metadata/labels"),
+        }),
+        "Service" => objects.services.push(service(value)),
+        "Node" => objects.nodes.push(node(value)),
+        _ => return false,
+    }
+    true
+}
+
+fn pod(value: &Value) -> PodObject {
+    let status = |key: &str| list(value, &format!("/status/{key}"));
+    let addresses = status("podIPs")
+        .iter()
+        .map(|it| text(it, "/ip"))
+        .chain([text(value, "/status/podIP")]);
+    let hosts = status("hostIPs")
+        .iter()
+        .map(|it| text(it, "/ip"))
+        .chain([text(value, "/status/hostIP")]);
+    let statuses = [
+        "containerStatuses",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
+    ];
+    let ids = statuses
+        .iter()
+        .flat_map(|key| status(key))
+        .map(|it| text(it, "/containerID"));
+    let containers = ["containers", "initContainers"];
+    let containers = containers
+        .iter()
+        .flat_map(|key| list(value, &format!("/spec/{key}")));
+    PodObject {
+        namespace: namespace(value),
+        name: text(value, "/metadata/name"),
+        workload: workload(value),
+        labels: labels(value, "/metadata/labels"),
+        addresses: distinct(addresses),
+        host_network: value
+            .pointer("/spec/hostNetwork")
+            .and_then(Value::as_bool)
+            .unwrap_or(false),
+        ended: matches!(&*text(value, "/status/phase"), "Succeeded" | "Failed"),
+        node: text(value, "/spec/nodeName"),
+        node_addresses: distinct(hosts),
+        containers: ids
+            .filter_map(|id| Some(id.split_once("://")?.1.to_owned()))
+            .collect(),
+        ports: containers
+            .flat_map(|it| list(it, "/ports"))
+            .filter_map(named_port)
+            .collect(),
+    }
+}
+
+fn named_port(value: &Value) -> Option<NamedPort> {
+    let name = value.get("name")?.as_str()?.to_owned();
+    Some(NamedPort {
+        name,
+        port: port(value.get("containerPort")?)?,
+        protocol: protocol(value),
+    })
+}
+
+/// The controller of a pod; for a pod of a Deployment that, by the name of its `ReplicaSet` without the template's hash.
+fn workload(value: &Value) -> String {
+    let owners = list(value, "/metadata/ownerReferences");
+    let is_controller = |owner: &&Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
+    let Some(owner) = owners.iter().find(is_controller) else {
+        return String::new();
+    };
+    let (kind, name) = (text(owner, "/kind"), text(owner, "/name"));
+    let hash = text(value, "/metadata/labels/pod-template-hash");
+    let deployment = (kind == "ReplicaSet" && !hash.is_empty())
+        .then(|| name.strip_suffix(&*hash)?.strip_suffix('-'))
+        .flatten();
+    match deployment {
+        Some(deployment) => format!("Deployment/{deployment}"),
+        None => format!("{kind}/{name}"),
+    }
+}
+
+fn service(value: &Value) -> ServiceObject {
+    let spec = |key: &str| list(value, &format!("/spec/{key}")).iter();
+    let plain = |it: &Value| it.as_str().unwrap_or_default().to_owned();
+    let balancers = list(value, "/status/loadBalancer/ingress")
+        .iter()
+        .map(|it| text(it, "/ip"));
+    let addresses = spec("clusterIPs")
+        .map(plain)
+        .chain([text(value, "/spec/clusterIP")]);
+    let addresses = addresses.chain(spec("externalIPs").map(plain)).chain(balancers);
+    ServiceObject {
+        namespace: namespace(value),
+        name: text(value, "/metadata/name"),
+        // A headless service has `None` here, which is not an address.
+        addresses: distinct(addresses),
+        selector: labels(value, "/spec/selector"),
+        ports: list(value, "/spec/ports")
+            .iter()
+            .filter_map(service_port)
+            .collect(),
+    }
+}
+
+fn service_port(value: &Value) -> Option<ServicePort> {
+    let number = port(value.get("port")?)?;
+    let target = match value.get("targetPort") {
+        Some(Value::String(name)) => TargetPort::Name(name.clone()),
+        Some(target) => TargetPort::Number(port(target).unwrap_or(number)),
+        None => TargetPort::Number(number),
+    };
+    Some(ServicePort {
+        port: number,
+        protocol: protocol(value),
+        target,
+    })
+}
+
+fn node(value: &Value) -> NodeObject {
+    let addresses = list(value, "/status/addresses").iter();
+    let ranges = list(value, "/spec/podCIDRs")
+        .iter()
+        .filter_map(|range| range.as_str()?.parse().ok());
+    NodeObject {
+        name: text(value, "/metadata/name"),
+        addresses: distinct(addresses.map(|it| text(it, "/address"))),
+        pod_ranges: ranges.collect(),
+    }
+}
+
+fn namespace(value: &Value) -> String {
+    let namespace = text(value, "/metadata/namespace");
+    if namespace.is_empty() {
+        "default".to_owned()
+    } else {
+        namespace
+    }
+}
+
+fn protocol(value: &Value) -> PortProtocol {
+    let name = value.get("protocol").and_then(Value::as_str);
+    let known = PortProtocol::ALL.into_iter().find(|it| Some(it.as_str()) == name);
+    known.unwrap_or_default()
+}
+
+fn port(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|port| u16::try_from(port).ok())
+}
+
+fn text(value: &Value, pointer: &str) -> String {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+fn labels(value: &Value, pointer: &str) -> ObjectLabels {
+    let members = value.pointer(pointer).and_then(Value::as_object);
+    let pairs = members.into_iter().flatten();
+    pairs
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+/// The addresses among `texts`, in their order, each once.
+fn distinct(texts: impl Iterator<Item = String>) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for address in texts.filter_map(|text| text.parse::<IpAddr>().ok()) {
+        let address = address.to_canonical();
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}

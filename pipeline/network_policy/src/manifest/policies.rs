@@ -1,0 +1,360 @@
+//! `NetworkPolicies`, checked as the API server checks them (`ValidateNetworkPolicy` and its defaults).
+
+use std::collections::HashMap;
+
+use flowtap_model::cluster_objects::PortProtocol;
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::decode::{Field, Report};
+use super::{Document, ManifestError, Violation, documents};
+use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
+use crate::selector::{Expression, Operator, Selector};
+
+/// Reads the policies of a file. One without a namespace is in `namespace`.
+///
+/// # Errors
+/// Every mistake in the file; an object of another kind is one.
+pub fn policies(file: &str, text: &str, namespace: &str) -> Result<Vec<NetworkPolicy>, ManifestError> {
+    let mut policies = Vec::new();
+    let mut violations = Vec::new();
+    let mut places: HashMap<(String, String), String> = HashMap::new();
+    for document in documents(file, text)? {
+        let mut report = Report::new(document.named_place());
+        let policy = policy(&document, namespace, &mut report);
+        if let Some(policy) = policy {
+            let key = (policy.namespace.clone(), policy.name.clone());
+            if let Some(first) = places.get(&key) {
+                report.add(
+                    "metadata.name",
+                    format!("duplicate policy {policy}; the first is {first}"),
+                );
+            }
+            places.insert(key, document.place);
+            policies.push(policy);
+        }
+        violations.append(&mut report.violations);
+    }
+    if policies.is_empty() && violations.is_empty() {
+        violations.push(Violation {
+            place: file.to_owned(),
+            key: String::new(),
+            message: "no NetworkPolicy in this file".to_owned(),
+        });
+    }
+    if violations.is_empty() {
+        Ok(policies)
+    } else {
+        Err(ManifestError(violations))
+    }
+}
+
+fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<NetworkPolicy> {
+    let root = Field::root(&document.value);
+    if document.kind() != ("networking.k8s.io/v1", "NetworkPolicy") {
+        let (version, kind) = document.kind();
+        report.add(
+            "kind",
+            format!("`{kind}` of `{version}`; expected `NetworkPolicy` of `networking.k8s.io/v1`"),
+        );
+        return None;
+    }
+    // `status` was removed from the API, and old clusters still export it.
+    root.check_keys(&["apiVersion", "kind", "metadata", "spec", "status"], report);
+    let metadata = root.get("metadata");
+    let name = metadata.as_ref().and_then(|metadata| metadata.get("name"));
+    let name = if let Some(name) = name {
+        name.text(report)?
+    } else {
+        report.add("metadata.name", "missing");
+        return None;
+    };
+    let own = metadata.and_then(|metadata| metadata.get("namespace"));
+    let namespace = own.map_or(Some(namespace), |own| own.text(report))?;
+    let mut policy = NetworkPolicy {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        ..NetworkPolicy::default()
+    };
+    // Without a spec it selects every pod of the namespace, and isolates them.
+    let nothing = Value::Object(serde_json::Map::new());
+    let spec = root.get("spec").unwrap_or(Field {
+        key: "spec".to_owned(),
+        value: &nothing,
+    });
+    if spec.check_keys(&["podSelector", "ingress", "egress", "policyTypes"], report) {
+        if let Some(pods) = spec.get("podSelector") {
+            policy.pods = selector(&pods, report);
+        }
+        let ingress = rules(&spec, Direction::Ingress, report);
+        let egress = rules(&spec, Direction::Egress, report);
+        let (isolates_ingress, isolates_egress) = types(&spec, !egress.is_empty(), report);
+        // The API accepts rules of a direction that `policyTypes` leaves out, without effect.
+        policy.ingress = isolates_ingress.then_some(ingress);
+        policy.egress = isolates_egress.then_some(egress);
+    }
+    Some(policy)
+}
+
+/// Whether the policy isolates ingress, and egress.
+fn types(spec: &Field<'_>, has_egress: bool, report: &mut Report) -> (bool, bool) {
+    let list = spec
+        .get("policyTypes")
+        .map(|list| list.list(report))
+        .unwrap_or_default();
+    if list.is_empty() {
+        return (true, has_egress);
+    }
+    let (mut ingress, mut egress) = (false, false);
+    for entry in list {
+        match entry.value.as_str() {
+            Some("Ingress") => ingress = true,
+            Some("Egress") => egress = true,
+            _ => report.add(
+                &entry.key,
+                format!("expected `Ingress` or `Egress`, found {}", entry.found()),
+            ),
+        }
+    }
+    (ingress, egress)
+}
+
+fn rules(spec: &Field<'_>, direction: Direction, report: &mut Report) -> Vec<Rule> {
+    let Some(list) = spec.get(direction.as_str()) else {
+        return Vec::new();
+    };
+    let rules = list.list(report);
+    rules.iter().map(|field| rule(field, direction, report)).collect()
+}
+
+fn rule(field: &Field<'_>, direction: Direction, report: &mut Report) -> Rule {
+    let mut rule = Rule::default();
+    if !field.check_keys(&[direction.peers_key(), "ports"], report) {
+        return rule;
+    }
+    if let Some(peers) = field.get(direction.peers_key()) {
+        rule.peers = peers
+            .list(report)
+            .iter()
+            .filter_map(|it| peer(it, report))
+            .collect();
+    }
+    if let Some(ports) = field.get("ports") {
+        rule.ports = ports
+            .list(report)
+            .iter()
+            .filter_map(|it| port(it, report))
+            .collect();
+    }
+    rule
+}
+
+fn peer(field: &Field<'_>, report: &mut Report) -> Option<Peer> {
+    if !field.check_keys(&["ipBlock", "namespaceSelector", "podSelector"], report) {
+        return None;
+    }
+    let namespaces = field.get("namespaceSelector");
+    let pods = field.get("podSelector");
+    if let Some(cidr) = field.get("ipBlock") {
+        if namespaces.is_some() || pods.is_some() {
+            report.add(&field.key, "`ipBlock` excludes `podSelector` and `namespaceSelector`; hint: make it another list element");
+        }
+        return block(&cidr, report);
+    }
+    if namespaces.is_none() && pods.is_none() {
+        report.add(
+            &field.key,
+            "empty; expected `podSelector`, `namespaceSelector` or `ipBlock`",
+        );
+        return None;
+    }
+    Some(Peer::Pods {
+        namespaces: namespaces.map(|it| selector(&it, report)),
+        pods: pods.map(|it| selector(&it, report)),
+    })
+}
+
+fn block(field: &Field<'_>, report: &mut Report) -> Option<Peer> {
+    if !field.check_keys(&["cidr", "except"], report) {
+        return None;
+    }
+    let Some(text) = field.get("cidr") else {
+        report.add(&format!("{}.cidr", field.key), "missing");
+        return None;
+    };
+    let cidr = range(&text, report)?;
+    let list = field
+        .get("except")
+        .map(|list| list.list(report))
+        .unwrap_or_default();
+    let mut except = Vec::new();
+    for entry in list {
+        let Some(net) = range(&entry, report) else {
+            continue;
+        };
+        if !cidr.contains(&net) || net == cidr {
+            report.add(&entry.key, format!("{net} is not a part of {cidr}"));
+        }
+        except.push(net);
+    }
+    Some(Peer::Block { cidr, except })
+}
+
+fn range(field: &Field<'_>, report: &mut Report) -> Option<IpNet> {
+    let text = field.text(report)?;
+    let range = text.parse::<IpNet>();
+    if range.is_err() {
+        report.add(
+            &field.key,
+            format!("invalid range \"{text}\": expected an address and a prefix length, such as 10.0.0.0/24"),
+        );
+    }
+    range.ok().map(|net| net.trunc())
+}
+
+fn port(field: &Field<'_>, report: &mut Report) -> Option<Port> {
+    if !field.check_keys(&["protocol", "port", "endPort"], report) {
+        return None;
+    }
+    let protocol = match field.get("protocol") {
+        None => PortProtocol::Tcp,
+        Some(name) => {
+            let known = PortProtocol::ALL
+                .into_iter()
+                .find(|it| Some(it.as_str()) == name.value.as_str());
+            if known.is_none() {
+                report.add(
+                    &name.key,
+                    format!("expected `TCP`, `UDP` or `SCTP`, found {}", name.found()),
+                );
+            }
+            known?
+        }
+    };
+    let end = field.get("endPort");
+    let Some(start) = field.get("port") else {
+        if let Some(end) = end {
+            report.add(&end.key, "needs `port`");
+        }
+        return Some(Port {
+            protocol,
+            port: PortMatch::Any,
+        });
+    };
+    let port = match start.value {
+        Value::String(name) if is_port_name(name) => {
+            if let Some(end) = end {
+                report.add(&end.key, "needs a number in `port`, not a name");
+            }
+            PortMatch::Name(name.clone())
+        }
+        Value::String(name) => {
+            report.add(
+                &start.key,
+                format!("invalid name of a port \"{name}\": expected up to 15 of a-z, 0-9 and `-`, a letter among them; hint: a number is not quoted"),
+            );
+            return None;
+        }
+        _ => {
+            let first = number(&start, report)?;
+            let last = end.map_or(Some(first), |end| {
+                let last = number(&end, report)?;
+                if last < first {
+                    report.add(&end.key, format!("{last} is below `port`, which is {first}"));
+                }
+                Some(last)
+            })?;
+            PortMatch::Range(first, last)
+        }
+    };
+    Some(Port { protocol, port })
+}
+
+fn number(field: &Field<'_>, report: &mut Report) -> Option<u16> {
+    let number = field.value.as_u64().and_then(|number| u16::try_from(number).ok());
+    let number = number.filter(|number| *number > 0);
+    if number.is_none() {
+        report.add(
+            &field.key,
+            format!("expected a port from 1 to 65535, found {}", field.found()),
+        );
+    }
+    number
+}
+
+/// `IANA_SVC_NAME` of RFC 6335, section 5.1, in lower case.
+fn is_port_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name.bytes().any(|b| b.is_ascii_lowercase())
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && !name.contains("--")
+}
+
+fn selector(field: &Field<'_>, report: &mut Report) -> Selector {
+    let mut selector = Selector::default();
+    if !field.check_keys(&["matchLabels", "matchExpressions"], report) {
+        return selector;
+    }
+    if let Some(labels) = field.get("matchLabels") {
+        selector.labels = labels.text_map(report).into_iter().collect();
+    }
+    if let Some(expressions) = field.get("matchExpressions") {
+        let list = expressions.list(report);
+        selector.expressions = list.iter().filter_map(|it| expression(it, report)).collect();
+    }
+    selector
+}
+
+fn expression(field: &Field<'_>, report: &mut Report) -> Option<Expression> {
+    if !field.check_keys(&["key", "operator", "values"], report) {
+        return None;
+    }
+    let mut required = |name: &str| {
+        let member = field.get(name);
+        if member.is_none() {
+            report.add(&format!("{}.{name}", field.key), "missing");
+        }
+        member
+    };
+    let (key, operator) = (required("key")?, required("operator")?);
+    let key = key.text(report)?.to_owned();
+    let values_key = format!("{}.values", field.key);
+    let list = field
+        .get("values")
+        .map(|list| list.list(report))
+        .unwrap_or_default();
+    let values: Vec<_> = list
+        .iter()
+        .filter_map(|it| it.text(report))
+        .map(str::to_owned)
+        .collect();
+    let is_empty = values.is_empty();
+    let operator = match operator.value.as_str() {
+        Some("In") => Operator::In(values),
+        Some("NotIn") => Operator::NotIn(values),
+        Some("Exists") => Operator::Exists,
+        Some("DoesNotExist") => Operator::DoesNotExist,
+        _ => {
+            let found = operator.found();
+            report.add(
+                &operator.key,
+                format!("expected `In`, `NotIn`, `Exists` or `DoesNotExist`, found {found}"),
+            );
+            return None;
+        }
+    };
+    match operator {
+        Operator::In(_) | Operator::NotIn(_) if is_empty => {
+            report.add(&values_key, "`In` and `NotIn` need at least one value");
+        }
+        Operator::Exists | Operator::DoesNotExist if !is_empty => {
+            report.add(&values_key, "`Exists` and `DoesNotExist` have no values");
+        }
+        _ => {}
+    }
+    Some(Expression { key, operator })
+}

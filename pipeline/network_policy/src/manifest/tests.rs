@@ -1,0 +1,268 @@
+use flowtap_model::cluster_objects::PortProtocol;
+
+use super::*;
+use crate::policy::{PortMatch, Rule};
+
+fn errors(text: &str) -> Vec<String> {
+    let error = policies("web.yaml", text, "default").unwrap_err();
+    error.0.iter().map(ToString::to_string).collect()
+}
+
+fn with_spec(spec: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn every_mistake_is_reported_with_file_document_and_key() {
+    let place = "web.yaml, document 1 (NetworkPolicy shop/p)";
+    for (spec, expected) in [
+        (
+            "{podSelecter: {}}",
+            "spec.podSelecter: unknown key; expected one of podSelector, ingress, egress, policyTypes",
+        ),
+        ("[]", "spec: expected a mapping, found a list"),
+        (
+            "{podSelector: {}, ingress: {}}",
+            "spec.ingress: expected a list, found a mapping",
+        ),
+        (
+            "{podSelector: {}, ingress: [{to: []}]}",
+            "spec.ingress[0].to: unknown key; expected one of from, ports",
+        ),
+        (
+            "{podSelector: {}, ingress: [{from: [{}]}]}",
+            "spec.ingress[0].from[0]: empty; expected `podSelector`, `namespaceSelector` or `ipBlock`",
+        ),
+        (
+            "{podSelector: {matchLabels: {v: 1}}}",
+            "spec.podSelector.matchLabels.v: expected a string, found the number 1; hint: quote it",
+        ),
+        (
+            "{podSelector: {app: web}}",
+            "spec.podSelector.app: unknown key; expected one of matchLabels, matchExpressions",
+        ),
+        (
+            "{podSelector: {}, policyTypes: [ingress]}",
+            "spec.policyTypes[0]: expected `Ingress` or `Egress`, found \"ingress\"",
+        ),
+        (
+            "{podSelector: {}, ingress: [{ports: [{port: 0}]}]}",
+            "spec.ingress[0].ports[0].port: expected a port from 1 to 65535, found the number 0",
+        ),
+        (
+            "{podSelector: {}, ingress: [{ports: [{port: '80'}]}]}",
+            "spec.ingress[0].ports[0].port: invalid name of a port \"80\": expected up to 15 of a-z, 0-9 and `-`, a letter among them; hint: a number is not quoted",
+        ),
+        (
+            "{podSelector: {}, ingress: [{ports: [{port: 90, endPort: 80}]}]}",
+            "spec.ingress[0].ports[0].endPort: 80 is below `port`, which is 90",
+        ),
+        (
+            "{podSelector: {}, ingress: [{ports: [{endPort: 80}]}]}",
+            "spec.ingress[0].ports[0].endPort: needs `port`",
+        ),
+        (
+            "{podSelector: {}, ingress: [{ports: [{port: web, endPort: 80}]}]}",
+            "spec.ingress[0].ports[0].endPort: needs a number in `port`, not a name",
+        ),
+        (
+            "{podSelector: {}, ingress: [{ports: [{protocol: tcp}]}]}",
+            "spec.ingress[0].ports[0].protocol: expected `TCP`, `UDP` or `SCTP`, found \"tcp\"",
+        ),
+        (
+            "{podSelector: {}, egress: [{to: [{ipBlock: {}}]}]}",
+            "spec.egress[0].to[0].ipBlock.cidr: missing",
+        ),
+        (
+            "{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.1}}]}]}",
+            "spec.egress[0].to[0].ipBlock.cidr: invalid range \"10.0.0.1\": expected an address and a prefix length, such as 10.0.0.0/24",
+        ),
+        (
+            "{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [10.0.1.0/24]}}]}]}",
+            "spec.egress[0].to[0].ipBlock.except[0]: 10.0.1.0/24 is not a part of 10.0.0.0/24",
+        ),
+        (
+            "{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24, except: [10.0.0.0/24]}}]}]}",
+            "spec.egress[0].to[0].ipBlock.except[0]: 10.0.0.0/24 is not a part of 10.0.0.0/24",
+        ),
+        (
+            "{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/24}, podSelector: {}}]}]}",
+            "spec.egress[0].to[0]: `ipBlock` excludes `podSelector` and `namespaceSelector`; hint: make it another list element",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: in, values: [b]}]}}",
+            "spec.podSelector.matchExpressions[0].operator: expected `In`, `NotIn`, `Exists` or `DoesNotExist`, found \"in\"",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: In}]}}",
+            "spec.podSelector.matchExpressions[0].values: `In` and `NotIn` need at least one value",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}",
+            "spec.podSelector.matchExpressions[0].values: `Exists` and `DoesNotExist` have no values",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{operator: Exists}]}}",
+            "spec.podSelector.matchExpressions[0].key: missing",
+        ),
+    ] {
+        assert_eq!(
+            errors(&with_spec(spec)),
+            [format!("{place}, {expected}")],
+            "{spec}"
+        );
+    }
+}
+
+#[test]
+fn all_mistakes_of_a_file_come_at_once() {
+    let text = format!(
+        "{}---\nkind: Service\napiVersion: v1\nmetadata: {{name: web}}\n---\n{}",
+        with_spec("{ingress: [{ports: [{port: 0}, {port: 70000}]}]}"),
+        with_spec("{}")
+    );
+    assert_eq!(
+        errors(&text),
+        [
+            "web.yaml, document 1 (NetworkPolicy shop/p), spec.ingress[0].ports[0].port: expected a port from 1 to 65535, found the number 0",
+            "web.yaml, document 1 (NetworkPolicy shop/p), spec.ingress[0].ports[1].port: expected a port from 1 to 65535, found the number 70000",
+            "web.yaml, document 2 (Service web), kind: `Service` of `v1`; expected `NetworkPolicy` of `networking.k8s.io/v1`",
+            "web.yaml, document 3 (NetworkPolicy shop/p), metadata.name: duplicate policy shop/p; the first is web.yaml, document 1",
+        ]
+    );
+    assert_eq!(
+        errors("{}"),
+        ["web.yaml, document 1, kind: `` of ``; expected `NetworkPolicy` of `networking.k8s.io/v1`"]
+    );
+    assert_eq!(errors(""), ["web.yaml: no NetworkPolicy in this file"]);
+    assert!(
+        errors("a: [")[0].starts_with("web.yaml: "),
+        "{:?}",
+        errors("a: [")
+    );
+}
+
+#[test]
+fn lists_documents_and_json_are_read_alike() {
+    let list = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicyList\nitems:\n- metadata: {name: a}\n  spec: {podSelector: {}}\n- metadata: {name: b, namespace: shop}\n  spec: {}\n";
+    let json = r#"{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"c","labels":{"x":"y"},"managedFields":[{}]},"spec":{"podSelector":{},"ingress":[{"ports":[{"port":1,"endPort":2}]}]},"status":{}}]}"#;
+    let names = |text| -> Vec<String> {
+        policies("web.yaml", text, "default")
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    assert_eq!(names(list), ["default/a", "shop/b"]);
+    assert_eq!(names(json), ["default/c"]);
+    let policy = policies("web.yaml", json, "default").unwrap().remove(0);
+    let ports = vec![crate::policy::Port {
+        protocol: PortProtocol::default(),
+        port: PortMatch::Range(1, 2),
+    }];
+    assert_eq!(
+        policy.ingress,
+        Some(vec![Rule {
+            peers: Vec::new(),
+            ports
+        }])
+    );
+}
+
+#[test]
+fn a_policy_is_written_as_it_is_read() {
+    let text = with_spec(
+        "{podSelector: {matchLabels: {a: b}, matchExpressions: [{key: c, operator: NotIn, values: [d]}, {key: e, operator: Exists}]}, policyTypes: [Ingress, Egress], ingress: [{}, {from: [{namespaceSelector: {}}, {podSelector: {}}], ports: [{port: web}, {protocol: UDP}]}], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}], ports: [{port: 1, endPort: 9, protocol: SCTP}]}]}",
+    );
+    let before = policies("web.yaml", &text, "default").unwrap();
+    let written = to_yaml(&before[0].to_value()).unwrap();
+    assert_eq!(
+        policies("web.yaml", &written, "default").unwrap(),
+        before,
+        "{written}"
+    );
+}
+
+#[test]
+fn objects_are_read_as_kubectl_prints_them() {
+    let text = r"
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    name: web-6d4cf56db6-x2k4p
+    namespace: shop
+    labels: {app: web, pod-template-hash: 6d4cf56db6}
+    ownerReferences: [{kind: ReplicaSet, name: web-6d4cf56db6, controller: true}]
+  spec:
+    nodeName: n1
+    containers: [{name: web, ports: [{name: http, containerPort: 8080, protocol: TCP}, {containerPort: 9}]}]
+  status:
+    phase: Running
+    podIP: 10.244.1.7
+    podIPs: [{ip: 10.244.1.7}, {ip: 'fd00::7'}]
+    hostIP: 192.0.2.1
+    containerStatuses: [{containerID: 'containerd://0a1b'}]
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: done, ownerReferences: [{kind: Job, name: nightly, controller: true}]}
+  spec: {hostNetwork: true}
+  status: {phase: Succeeded}
+- apiVersion: v1
+  kind: Namespace
+  metadata: {name: shop, labels: {team: a}}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: web, namespace: shop}
+  spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], selector: {app: web}, ports: [{port: 80, targetPort: http}, {port: 81}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: headless}
+  spec: {clusterIP: None}
+- apiVersion: v1
+  kind: Node
+  metadata: {name: n1}
+  spec: {podCIDRs: [10.244.1.0/24]}
+  status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, address: n1}]}
+";
+    let objects = objects("all.yaml", text).unwrap();
+    let web = &objects.pods[0];
+    assert_eq!(
+        (&*web.workload, web.addresses.len(), &*web.containers[0]),
+        ("Deployment/web", 2, "0a1b")
+    );
+    assert_eq!(
+        (web.ports.len(), web.ports[0].port, &*web.ports[0].name),
+        (1, 8080, "http")
+    );
+    assert_eq!((&*web.node, web.node_addresses.len()), ("n1", 1));
+    let done = &objects.pods[1];
+    assert_eq!(
+        (&*done.namespace, &*done.workload, done.ended, done.host_network),
+        ("default", "Job/nightly", true, true)
+    );
+    assert_eq!(objects.namespaces[0].labels["team"], "a");
+    assert_eq!(objects.services[0].addresses.len(), 1);
+    assert!(objects.services[1].addresses.is_empty());
+    assert_eq!(
+        (
+            objects.nodes[0].addresses.len(),
+            objects.nodes[0].pod_ranges.len()
+        ),
+        (1, 1)
+    );
+}
+
+#[test]
+fn an_object_of_another_kind_is_an_error_that_names_it() {
+    let error = objects("pods.yaml", "kind: Secret\napiVersion: v1\nmetadata: {name: s}\n").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "pods.yaml, document 1 (Secret s), kind: `Secret`; expected Pod, Namespace, Service or Node"
+    );
+    assert!(objects("pods.yaml", "just text").is_err());
+}

@@ -1,0 +1,132 @@
+//! The flows of batches, folded by who talks to whom and bounded.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flowtap_model::{Events, Flow, FlowBatch, FlowKind, Transport};
+
+/// A flow, as this machine saw it: the client's port does not matter to a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ObservedFlow {
+    /// This machine's address.
+    pub local: IpAddr,
+    /// The container of this end's process.
+    pub container: Option<Arc<str>>,
+    /// The peer's address.
+    pub remote: IpAddr,
+    /// The server's port.
+    pub port: u16,
+    /// Whether this end is the server.
+    pub serves: bool,
+    /// The transport protocol.
+    pub transport: Transport,
+}
+
+impl ObservedFlow {
+    fn of(flow: &Flow) -> Self {
+        let serves = flow.kind == Some(FlowKind::Ingress);
+        Self {
+            local: flow.local.addr,
+            container: flow.container_id.clone(),
+            remote: flow.remote.addr,
+            port: if serves { flow.local.port } else { flow.remote.port },
+            serves,
+            transport: flow.transport,
+        }
+    }
+}
+
+/// The amount of a flow that was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records, of any signal.
+    pub records: u64,
+    /// Connections that were opened, or open when the observation began.
+    pub connections: u64,
+    /// Connects that failed.
+    pub failed: u64,
+    /// Payload bytes, both ways.
+    pub bytes: i64,
+}
+
+impl Tally {
+    /// Whether nothing but failed connects was seen.
+    pub const fn is_attempt(&self) -> bool {
+        self.failed > 0 && self.failed >= self.records
+    }
+
+    /// Adds what another machine or time saw of it.
+    pub const fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.connections += other.connections;
+        self.failed += other.failed;
+        self.bytes += other.bytes;
+    }
+
+    /// Joins the views of the two ends, which count the same connections.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        Self {
+            records: self.records.max(other.records),
+            connections: self.connections.max(other.connections),
+            failed: self.failed.max(other.failed),
+            bytes: self.bytes.max(other.bytes),
+        }
+    }
+}
+
+/// The flows.
+#[derive(Debug)]
+pub struct Observed {
+    flows: HashMap<ObservedFlow, Tally>,
+    max: usize,
+    /// Records of flows for which there was no room.
+    pub left_out: u64,
+    /// Whether a record of UDP was seen: without one, names were looked up unseen.
+    pub has_udp: bool,
+}
+
+impl Observed {
+    /// A table of up to `max` flows.
+    pub fn new(max: usize) -> Self {
+        Self {
+            flows: HashMap::new(),
+            max,
+            left_out: 0,
+            has_udp: false,
+        }
+    }
+
+    /// Adds the records of a batch, after the processor `direction`.
+    pub fn fold(&mut self, batch: &FlowBatch) {
+        for flow in batch.traffic() {
+            self.has_udp |= flow.transport == Transport::Udp;
+            if let Some(tally) = self.entry(flow) {
+                tally.records += 1;
+            }
+        }
+        for record in &batch.tcp {
+            if let Some(tally) = self.flows.get_mut(&ObservedFlow::of(&record.flow)) {
+                let seen = |event| u64::from(record.events.contains(event));
+                tally.connections += seen(Events::OPENED) + seen(Events::ADOPTED);
+                tally.failed += seen(Events::FAILED);
+                tally.bytes += record.sent_bytes + record.received_bytes;
+            }
+        }
+    }
+
+    fn entry(&mut self, flow: &Flow) -> Option<&mut Tally> {
+        let key = ObservedFlow::of(flow);
+        if self.flows.len() >= self.max && !self.flows.contains_key(&key) {
+            self.left_out += 1;
+            return None;
+        }
+        Some(self.flows.entry(key).or_default())
+    }
+
+    /// Every flow.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObservedFlow, &Tally)> {
+        self.flows.iter()
+    }
+}

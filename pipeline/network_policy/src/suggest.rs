@@ -1,0 +1,396 @@
+//! The least policies that allow what was observed.
+//!
+//! The rules:
+//!
+//! 1. A policy for each workload of which a pod was seen from inside. It selects by the labels that all its pods share, as few
+//!    of them as distinguish it from other pods of its namespace.
+//! 2. A policy allows everything observed of every pod that it selects, those of other workloads with the same labels too: so
+//!    no pod is isolated by a policy that does not know its traffic.
+//! 3. A peer that is a pod is allowed by its workload's labels and its namespace's name; any other by its address, or the
+//!    whole prefix or named range that this is in.
+//! 4. A pod and itself, and a pod and its own node, need no rule.
+//! 5. Without UDP in the observation a policy allows DNS, which nothing works without.
+//! 6. Without pods, one policy selects every pod of a namespace, with addresses alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use flowtap_model::cluster_objects::{ObjectLabels, PodObject, PortProtocol};
+use ipnet::IpNet;
+
+use crate::cluster::{Cluster, NAMESPACE_NAME, PodId};
+use crate::conversation::{Conversation, Conversations, End, Party};
+use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
+use crate::selector::Selector;
+
+/// Labels that differ between pods of a workload, or change with each of its revisions.
+const VOLATILE: [&str; 12] = [
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-completion-index",
+    "batch.kubernetes.io/job-name",
+    "controller-revision-hash",
+    "controller-uid",
+    "helm.sh/chart",
+    "app.kubernetes.io/version",
+    "job-name",
+    "pod-template-generation",
+    "pod-template-hash",
+    "statefulset.kubernetes.io/pod-name",
+];
+
+/// Labels that name a workload by convention: tried first.
+const NAMING: [&str; 6] = [
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/component",
+    "k8s-app",
+    "app",
+    "name",
+];
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct SuggestOptions {
+    /// Prefix length that IPv4 addresses outside the cluster are widened to.
+    pub prefix_v4: u8,
+    /// The same for IPv6.
+    pub prefix_v6: u8,
+    /// Named ranges: an address in one is allowed by the whole range.
+    pub ranges: Vec<(IpNet, String)>,
+    /// Whether to allow DNS.
+    pub dns: bool,
+    /// The namespace of the policy that is made without pods.
+    pub namespace: String,
+}
+
+impl Default for SuggestOptions {
+    fn default() -> Self {
+        Self {
+            prefix_v4: 32,
+            prefix_v6: 128,
+            ranges: Vec::new(),
+            dns: true,
+            namespace: "default".to_owned(),
+        }
+    }
+}
+
+/// A policy, and what to know before it is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suggestion {
+    /// The policy.
+    pub policy: NetworkPolicy,
+    /// Notes.
+    pub notes: Vec<String>,
+}
+
+/// The policies, by namespace and name, and workloads that none can be made for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Suggestions {
+    /// The policies.
+    pub policies: Vec<Suggestion>,
+    /// Workloads without a policy, with the reason.
+    pub without: Vec<String>,
+}
+
+/// Makes policies for what was observed.
+pub fn suggest(seen: &Conversations, cluster: &Cluster, options: &SuggestOptions) -> Suggestions {
+    let maker = Maker {
+        seen,
+        cluster,
+        options,
+    };
+    if !cluster.has_pods() {
+        return maker.by_address();
+    }
+    maker.by_workload()
+}
+
+struct Maker<'a> {
+    seen: &'a Conversations,
+    cluster: &'a Cluster,
+    options: &'a SuggestOptions,
+}
+
+impl Maker<'_> {
+    fn by_address(&self) -> Suggestions {
+        let assumed = |end: &End| end.party == Party::Assumed;
+        let mut notes =
+            vec!["without pods: selects every pod of the namespace, and allows addresses alone".to_owned()];
+        let policy = self.policy(
+            "flowtap-observed",
+            &self.options.namespace,
+            Selector::default(),
+            &assumed,
+            &mut notes,
+        );
+        Suggestions {
+            policies: vec![Suggestion { policy, notes }],
+            without: Vec::new(),
+        }
+    }
+
+    fn by_workload(&self) -> Suggestions {
+        let mut suggestions = Suggestions::default();
+        let local = self.seen.local_pods.iter().map(|id| self.cluster.pod(*id));
+        let workloads: BTreeSet<_> = local.map(workload_of).collect();
+        let mut made = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        for (namespace, workload) in workloads {
+            let selector = self.selector(&namespace, &workload);
+            if selector.labels.is_empty() {
+                let reason = "its pods share no label that a policy could select them by";
+                suggestions
+                    .without
+                    .push(format!("{namespace}/{workload}: {reason}"));
+                continue;
+            }
+            if !made.insert((namespace.clone(), selector.clone())) {
+                continue;
+            }
+            let mut notes = Vec::new();
+            let others = self.other_workloads(&namespace, &workload, &selector);
+            if !others.is_empty() {
+                notes.push(format!("its labels also select {}", others.join(", ")));
+            }
+            let name = unique_name(&namespace, &workload, &mut names);
+            let selected: BTreeSet<PodId> = self.selected(&namespace, &selector).collect();
+            let is_own = |end: &End| matches!(end.party, Party::Pod(id) if selected.contains(&id));
+            let policy = self.policy(&name, &namespace, selector, &is_own, &mut notes);
+            suggestions.policies.push(Suggestion { policy, notes });
+        }
+        suggestions
+    }
+
+    fn policy(
+        &self,
+        name: &str,
+        namespace: &str,
+        pods: Selector,
+        is_own: &dyn Fn(&End) -> bool,
+        notes: &mut Vec<String>,
+    ) -> NetworkPolicy {
+        let mut egress = self.rules(Direction::Egress, namespace, is_own, notes);
+        if self.options.dns {
+            egress.push(dns_rule());
+            notes.push("no UDP was observed: DNS to kube-dns is allowed unseen".to_owned());
+        }
+        NetworkPolicy {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            pods,
+            ingress: Some(self.rules(Direction::Ingress, namespace, is_own, notes)),
+            egress: Some(egress),
+        }
+    }
+
+    /// A rule per set of ports, with every peer that was seen on just these.
+    fn rules(
+        &self,
+        direction: Direction,
+        namespace: &str,
+        is_own: &dyn Fn(&End) -> bool,
+        notes: &mut Vec<String>,
+    ) -> Vec<Rule> {
+        let mut ports_of = BTreeMap::<Peer, BTreeSet<Option<Port>>>::new();
+        for conversation in self.seen.seen.keys() {
+            let Conversation { client, server, .. } = conversation;
+            let (own, other) = match direction {
+                Direction::Ingress => (server, client),
+                Direction::Egress => (client, server),
+            };
+            if !is_own(own)
+                || own.party == other.party && matches!(own.party, Party::Pod(_))
+                || self.is_own_node(own, other)
+            {
+                continue;
+            }
+            let port = conversation.protocol.map(|protocol| Port {
+                protocol,
+                port: PortMatch::Range(conversation.port, conversation.port),
+            });
+            let peer = self.peer(namespace, other, notes);
+            ports_of.entry(peer).or_default().insert(port);
+        }
+        let mut rules = BTreeMap::<Vec<Port>, Vec<Peer>>::new();
+        for (peer, ports) in ports_of {
+            // A protocol that policies do not know is allowed by a rule without ports alone.
+            let ports = ports.into_iter().collect::<Option<Vec<_>>>().unwrap_or_default();
+            rules.entry(ports).or_default().push(peer);
+        }
+        rules
+            .into_iter()
+            .map(|(ports, peers)| Rule { peers, ports })
+            .collect()
+    }
+
+    fn is_own_node(&self, own: &End, other: &End) -> bool {
+        match (&own.party, &other.party) {
+            (Party::Pod(id), Party::Node(name)) => !name.is_empty() && *name == self.cluster.pod(*id).node,
+            _ => false,
+        }
+    }
+
+    fn peer(&self, namespace: &str, other: &End, notes: &mut Vec<String>) -> Peer {
+        let Party::Pod(id) = other.party else {
+            return self.block(other.address, notes);
+        };
+        let pod = self.cluster.pod(id);
+        let (own, workload) = workload_of(pod);
+        let selector = self.selector(&own, &workload);
+        if selector.labels.is_empty() {
+            note(
+                notes,
+                format!("{own}/{workload} has no labels: the whole namespace {own} is allowed in its place"),
+            );
+        }
+        let name = [(NAMESPACE_NAME.to_owned(), own.clone())].into();
+        let labels = self.cluster.namespace(&own);
+        let is_labelled = labels.and_then(|labels| labels.get(NAMESPACE_NAME)) == Some(&own);
+        if own != namespace && !is_labelled {
+            // Somebody has changed the label that the API server sets.
+            return self.block(other.address, notes);
+        }
+        Peer::Pods {
+            namespaces: (own != namespace).then(|| Selector::of_labels(name)),
+            pods: Some(selector),
+        }
+    }
+
+    fn block(&self, address: IpAddr, notes: &mut Vec<String>) -> Peer {
+        let mut holding = self
+            .options
+            .ranges
+            .iter()
+            .filter(|(range, _)| range.contains(&address));
+        if let Some((range, name)) = holding.next() {
+            note(notes, format!("{range} is {name}"));
+            return Peer::Block {
+                cidr: range.trunc(),
+                except: Vec::new(),
+            };
+        }
+        let length = match address {
+            IpAddr::V4(_) => self.options.prefix_v4,
+            IpAddr::V6(_) => self.options.prefix_v6,
+        };
+        let cidr = IpNet::new(address, length)
+            .unwrap_or_else(|_| IpNet::from(address))
+            .trunc();
+        Peer::Block {
+            cidr,
+            except: Vec::new(),
+        }
+    }
+
+    /// As few of the labels that all pods of a workload share as select no other pod of its namespace; if some are selected
+    /// anyway, all that make a difference.
+    fn selector(&self, namespace: &str, workload: &str) -> Selector {
+        let own = |pod: &PodObject| workload_of(pod) == (namespace.to_owned(), workload.to_owned());
+        let there: Vec<_> = self
+            .cluster
+            .pods()
+            .map(|(_, pod)| pod)
+            .filter(|pod| pod.namespace == namespace)
+            .collect();
+        let mut members = there.iter().filter(|pod| own(pod));
+        let Some(first) = members.next() else {
+            return Selector::default();
+        };
+        let mut shared = first.labels.clone();
+        for pod in members {
+            shared.retain(|key, value| pod.labels.get(key) == Some(value));
+        }
+        shared.retain(|key, _| !VOLATILE.contains(&key.as_str()));
+        let others = |labels: &ObjectLabels| {
+            let selector = Selector::of_labels(labels.clone());
+            there
+                .iter()
+                .filter(|pod| !own(pod) && selector.matches(&pod.labels))
+                .count()
+        };
+        let naming = NAMING.iter().filter_map(|key| shared.get_key_value(*key));
+        let rest = shared.iter().filter(|(key, _)| !NAMING.contains(&key.as_str()));
+        let (mut chosen, mut left) = (ObjectLabels::new(), usize::MAX);
+        for (key, value) in naming.chain(rest) {
+            if left == 0 {
+                break;
+            }
+            chosen.insert(key.clone(), value.clone());
+            let now = others(&chosen);
+            if now == left && chosen.len() > 1 {
+                // It distinguishes nothing.
+                chosen.remove(key);
+            }
+            left = now;
+        }
+        Selector::of_labels(chosen)
+    }
+
+    fn selected(&self, namespace: &str, selector: &Selector) -> impl Iterator<Item = PodId> {
+        let pods = self.cluster.pods();
+        let selected =
+            pods.filter(move |(_, pod)| pod.namespace == namespace && selector.matches(&pod.labels));
+        selected.map(|(id, _)| id)
+    }
+
+    fn other_workloads(&self, namespace: &str, workload: &str, selector: &Selector) -> Vec<String> {
+        let pods = self
+            .selected(namespace, selector)
+            .map(|id| workload_of(self.cluster.pod(id)).1);
+        let others: BTreeSet<_> = pods.filter(|other| other != workload).collect();
+        others.into_iter().collect()
+    }
+}
+
+/// Namespace and owner of a pod; one without an owner is its own workload.
+pub fn workload_of(pod: &PodObject) -> (String, String) {
+    let workload = if pod.workload.is_empty() {
+        format!("Pod/{}", pod.name)
+    } else {
+        pod.workload.clone()
+    };
+    (pod.namespace.clone(), workload)
+}
+
+fn dns_rule() -> Rule {
+    let labels =
+        |key: &str, value: &str| Some(Selector::of_labels([(key.to_owned(), value.to_owned())].into()));
+    let port = |protocol| Port {
+        protocol,
+        port: PortMatch::Range(53, 53),
+    };
+    Rule {
+        peers: vec![Peer::Pods {
+            namespaces: labels(NAMESPACE_NAME, "kube-system"),
+            pods: labels("k8s-app", "kube-dns"),
+        }],
+        ports: vec![port(PortProtocol::Udp), port(PortProtocol::Tcp)],
+    }
+}
+
+fn note(notes: &mut Vec<String>, text: String) {
+    if !notes.contains(&text) {
+        notes.push(text);
+    }
+}
+
+/// A name for the policy of a workload: `flowtap-web`, as a DNS-1123 subdomain, with a number where that is taken.
+fn unique_name(namespace: &str, workload: &str, taken: &mut BTreeSet<(String, String)>) -> String {
+    let name = workload.split_once('/').map_or(workload, |(_, name)| name);
+    let mut name: String = name.to_ascii_lowercase();
+    name.truncate(240);
+    let base = format!(
+        "flowtap-{}",
+        name.trim_matches(|c: char| !c.is_ascii_alphanumeric())
+    );
+    let numbered = (2..).map(|number| format!("{base}-{number}"));
+    let mut names = std::iter::once(base.clone()).chain(numbered);
+    names
+        .find(|name| taken.insert((namespace.to_owned(), name.clone())))
+        .unwrap_or(base)
+}
+
+#[cfg(test)]
+mod tests;

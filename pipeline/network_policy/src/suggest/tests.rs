@@ -1,0 +1,376 @@
+use flowtap_model::{Endpoint, Events, Flow, FlowBatch, FlowKind, TcpRecord, Transport};
+use proptest::prelude::*;
+
+use super::*;
+use crate::manifest::{policies, to_yaml};
+use crate::observed::Observed;
+use crate::testing::{cluster, objects};
+use crate::verdict::{Judge, Outcome};
+
+fn record(local: &str, remote: &str, port: u16, serves: bool) -> TcpRecord {
+    let end = |text: &str, port| Endpoint::new(text.parse().unwrap(), port);
+    let (lport, rport) = if serves { (port, 50_000) } else { (50_000, port) };
+    let kind = if serves {
+        FlowKind::Ingress
+    } else {
+        FlowKind::Egress
+    };
+    let mut record = TcpRecord::new(Flow {
+        kind: Some(kind),
+        ..Flow::new(end(local, lport), end(remote, rport))
+    });
+    record.events = Events::OPENED;
+    record
+}
+
+fn observed(records: Vec<TcpRecord>) -> Observed {
+    let mut observed = Observed::new(1_000);
+    observed.fold(&FlowBatch {
+        tcp: records,
+        ..FlowBatch::default()
+    });
+    observed
+}
+
+fn conversations(records: Vec<TcpRecord>, cluster: &Cluster) -> Conversations {
+    let mut conversations = Conversations::default();
+    conversations.add(&observed(records), cluster, &[], false);
+    conversations
+}
+
+/// The suggested policies, in YAML and read again, as the operator would apply them.
+fn applied(suggestions: &Suggestions) -> Vec<NetworkPolicy> {
+    let documents: Vec<_> = suggestions
+        .policies
+        .iter()
+        .map(|suggestion| format!("---\n{}", to_yaml(&suggestion.policy.to_value()).unwrap()))
+        .collect();
+    let policies = policies("suggested.yaml", &documents.concat(), "default");
+    policies.unwrap_or_else(|error| panic!("{error}\n{}", documents.concat()))
+}
+
+fn without_dns() -> SuggestOptions {
+    SuggestOptions {
+        dns: false,
+        ..SuggestOptions::default()
+    }
+}
+
+#[test]
+fn a_policy_per_workload_with_a_rule_per_set_of_ports() {
+    let cluster = cluster();
+    let seen = conversations(
+        vec![
+            // x/a serves x/b and y/b on 80, the latter on 81 also; and calls an address outside.
+            record("10.1.0.1", "10.1.0.2", 80, true),
+            record("10.1.0.1", "10.2.0.2", 80, true),
+            record("10.1.0.1", "10.2.0.2", 81, true),
+            record("10.1.0.1", "198.51.100.7", 443, false),
+            // Its own node, and itself: always allowed.
+            record("10.1.0.1", "192.0.2.1", 10_250, false),
+            record("10.1.0.1", "10.1.0.1", 80, false),
+        ],
+        &cluster,
+    );
+    let suggestions = suggest(&seen, &cluster, &without_dns());
+    let yaml = to_yaml(&suggestions.policies[0].policy.to_value()).unwrap();
+    assert_eq!(suggestions.policies.len(), 1, "{suggestions:?}");
+    let expected = policies(
+        "expected.yaml",
+        "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: flowtap-a, namespace: x}
+spec:
+  podSelector: {matchLabels: {pod: a}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {pod: b}}}]
+    ports: [{protocol: TCP, port: 80}]
+  - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: 'y'}}, podSelector: {matchLabels: {pod: b}}}]
+    ports: [{protocol: TCP, port: 80}, {protocol: TCP, port: 81}]
+  egress:
+  - to: [{ipBlock: {cidr: 198.51.100.7/32}}]
+    ports: [{protocol: TCP, port: 443}]
+",
+        "default",
+    )
+    .unwrap();
+    assert_eq!(applied(&suggestions), expected, "{yaml}");
+}
+
+#[test]
+fn a_workload_that_only_calls_is_closed_to_others_and_dns_is_allowed_unless_it_was_seen() {
+    let cluster = cluster();
+    let seen = conversations(vec![record("10.1.0.1", "10.1.0.2", 80, false)], &cluster);
+    let suggestions = suggest(&seen, &cluster, &SuggestOptions::default());
+    let policy = &suggestions.policies[0].policy;
+    assert_eq!(policy.ingress, Some(Vec::new()));
+    assert_eq!(policy.egress.as_ref().unwrap().len(), 2);
+    assert_eq!(
+        suggestions.policies[0].notes,
+        ["no UDP was observed: DNS to kube-dns is allowed unseen"]
+    );
+}
+
+#[test]
+fn addresses_outside_are_widened_to_a_prefix_or_a_named_range() {
+    let cluster = cluster();
+    let records = ["198.51.100.7", "198.51.100.9", "203.0.113.4", "203.0.113.5"];
+    let records = records.map(|remote| record("10.1.0.1", remote, 443, false));
+    let seen = conversations(records.into(), &cluster);
+    let options = SuggestOptions {
+        prefix_v4: 24,
+        ranges: vec![("203.0.112.0/22".parse().unwrap(), "the class partners".to_owned())],
+        ..without_dns()
+    };
+    let suggestions = suggest(&seen, &cluster, &options);
+    let egress = suggestions.policies[0].policy.egress.as_ref().unwrap();
+    let block = |cidr: &str| Peer::Block {
+        cidr: cidr.parse().unwrap(),
+        except: Vec::new(),
+    };
+    assert_eq!(
+        egress[0].peers,
+        [block("198.51.100.0/24"), block("203.0.112.0/22")]
+    );
+    assert_eq!(
+        suggestions.policies[0].notes,
+        ["203.0.112.0/22 is the class partners"]
+    );
+}
+
+#[test]
+fn pods_that_share_labels_are_not_isolated_without_their_own_traffic() {
+    let mut objects = objects();
+    // y/b gets the labels of y/a: a policy for one selects the other.
+    objects.pods[4].labels = objects.pods[3].labels.clone();
+    let cluster = Cluster::new(objects, &[]);
+    let seen = conversations(
+        vec![
+            record("10.2.0.1", "10.1.0.1", 80, true),
+            record("10.2.0.2", "10.3.0.1", 81, true),
+        ],
+        &cluster,
+    );
+    let suggestions = suggest(&seen, &cluster, &without_dns());
+    assert_eq!(suggestions.policies.len(), 1, "one selector, one policy");
+    assert_eq!(
+        suggestions.policies[0].notes,
+        ["its labels also select Deployment/b"]
+    );
+    assert_eq!(suggestions.policies[0].policy.ingress.as_ref().unwrap().len(), 2);
+}
+
+#[test]
+fn a_workload_without_labels_has_no_policy_and_is_named() {
+    let mut objects = objects();
+    objects.pods[0].labels.clear();
+    let cluster = Cluster::new(objects, &[]);
+    let seen = conversations(vec![record("10.1.0.1", "10.1.0.2", 80, true)], &cluster);
+    let suggestions = suggest(&seen, &cluster, &without_dns());
+    assert!(suggestions.policies.is_empty());
+    assert_eq!(
+        suggestions.without,
+        ["x/Deployment/a: its pods share no label that a policy could select them by"]
+    );
+}
+
+#[test]
+fn labels_that_change_with_a_revision_select_nothing() {
+    let mut objects = objects();
+    let labels = [
+        ("pod-template-hash", "1"),
+        ("app", "web"),
+        ("tier", "front"),
+        ("version", "2"),
+    ];
+    objects.pods[0].labels = labels
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+    let cluster = Cluster::new(objects, &[]);
+    let seen = conversations(vec![record("10.1.0.1", "10.1.0.2", 80, true)], &cluster);
+    let suggestions = suggest(&seen, &cluster, &without_dns());
+    let labels = &suggestions.policies[0].policy.pods.labels;
+    assert_eq!(
+        labels.iter().collect::<Vec<_>>(),
+        [(&"app".to_owned(), &"web".to_owned())]
+    );
+}
+
+#[test]
+fn without_pods_addresses_alone_are_allowed() {
+    let cluster = Cluster::default();
+    let seen = conversations(
+        vec![
+            record("10.1.0.1", "198.51.100.7", 443, false),
+            record("10.1.0.1", "198.51.100.8", 80, true),
+        ],
+        &cluster,
+    );
+    let suggestions = suggest(&seen, &cluster, &without_dns());
+    let policies = applied(&suggestions);
+    let judge = Judge::new(&policies, &cluster);
+    for conversation in seen.seen.keys() {
+        assert_eq!(
+            judge.judge(conversation).outcome(),
+            Outcome::Allowed,
+            "{conversation:?}"
+        );
+    }
+    let other = conversations(vec![record("10.1.0.1", "198.51.100.9", 443, false)], &cluster);
+    let conversation = other.seen.keys().next().unwrap();
+    assert_eq!(judge.judge(conversation).outcome(), Outcome::Denied);
+}
+
+/// An address of any kind: pods, nodes, addresses in a pods' range without a pod, others, IPv6.
+fn address() -> impl Strategy<Value = String> {
+    prop_oneof![
+        8 => (1..=3_u8, 1..=3_u8).prop_map(|(third, last)| format!("10.{third}.0.{last}")),
+        1 => (1..=3_u8).prop_map(|last| format!("192.0.2.{last}")),
+        1 => (1..=3_u8, 90..=99_u8).prop_map(|(third, last)| format!("10.{third}.0.{last}")),
+        2 => (0..=255_u8).prop_map(|last| format!("198.51.100.{last}")),
+        1 => (0..=9_u8).prop_map(|last| format!("2001:db8::{last}")),
+    ]
+}
+
+fn label() -> impl Strategy<Value = (String, String)> {
+    (
+        prop::sample::select(vec!["app", "tier", "pod-template-hash", "k8s-app"]),
+        "[a-b]",
+    )
+        .prop_map(|(key, value)| (key.to_owned(), value))
+}
+
+proptest! {
+    /// Whatever the labels, owners and flows: what was suggested for an observation denies nothing of it.
+    #[test]
+    fn suggested_policies_deny_nothing_that_was_observed(
+        flows in prop::collection::vec((address(), address(), 1..4_u16, any::<bool>(), 0..3_u8), 1..60),
+        labels in prop::collection::vec(prop::collection::vec(label(), 0..3), 9),
+        owners in prop::collection::vec("[a-c]", 9),
+        prefix in 8..=32_u8,
+        with_pods in any::<bool>(),
+        dns in any::<bool>(),
+    ) {
+        let mut objects = objects();
+        for ((pod, labels), owner) in objects.pods.iter_mut().zip(labels).zip(owners) {
+            pod.labels = labels.into_iter().collect();
+            pod.workload = format!("Deployment/{owner}");
+        }
+        if !with_pods {
+            objects.pods.clear();
+        }
+        let cluster = Cluster::new(objects, &[]);
+        let records = flows.iter().map(|(local, remote, port, serves, transport)| {
+            record(local, remote, *port, *serves).with_flow(|flow| Flow {
+                transport: [Transport::Tcp, Transport::Udp, Transport::UdpLite][usize::from(*transport)],
+                ..flow
+            })
+        });
+        let seen = conversations(records.collect(), &cluster);
+        let options = SuggestOptions { prefix_v4: prefix, dns, ..SuggestOptions::default() };
+        let suggestions = suggest(&seen, &cluster, &options);
+        if suggestions.policies.is_empty() {
+            return Ok(());
+        }
+        let policies = applied(&suggestions);
+        let judge = Judge::new(&policies, &cluster);
+        for conversation in seen.seen.keys() {
+            let verdict = judge.judge(conversation);
+            prop_assert_ne!(verdict.outcome(), Outcome::Denied, "{:?}\n{:?}\n{:#?}", conversation, verdict, policies);
+        }
+    }
+}
+
+#[test]
+fn a_service_is_judged_by_the_pods_behind_it_at_their_own_port() {
+    use flowtap_model::cluster_objects::{ServiceObject, ServicePort, TargetPort};
+    let mut objects = objects();
+    let port = |port, name: &str| ServicePort {
+        port,
+        protocol: PortProtocol::Tcp,
+        target: TargetPort::Name(name.to_owned()),
+    };
+    objects.services.push(ServiceObject {
+        namespace: "y".to_owned(),
+        name: "s".to_owned(),
+        addresses: vec![[10, 96, 0, 1].into()],
+        selector: [("pod".to_owned(), "b".to_owned())].into(),
+        ports: vec![port(8080, "serve-80-tcp")],
+    });
+    let cluster = Cluster::new(objects, &[]);
+    let seen = conversations(vec![record("10.1.0.1", "10.96.0.1", 8080, false)], &cluster);
+    let conversation = seen.seen.keys().next().unwrap();
+    let Party::Pod(id) = conversation.server.party else {
+        panic!("{conversation:?}");
+    };
+    assert_eq!(
+        (
+            &*cluster.pod(id).namespace,
+            &*cluster.pod(id).name,
+            conversation.port
+        ),
+        ("y", "b", 80)
+    );
+    // A port that the service does not have leads nowhere: judged by its address, and counted.
+    let seen = conversations(vec![record("10.1.0.1", "10.96.0.1", 9999, false)], &cluster);
+    assert_eq!(
+        (
+            seen.seen.keys().next().unwrap().server.party.clone(),
+            seen.unresolved_services
+        ),
+        (Party::Outside, 1)
+    );
+}
+
+#[test]
+fn both_ends_on_one_machine_are_one_conversation_and_attempts_are_none() {
+    let cluster = cluster();
+    let mut failed = record("10.1.0.1", "10.3.0.1", 80, false);
+    failed.events = Events::FAILED;
+    let records = vec![
+        record("10.1.0.1", "10.1.0.2", 80, false),
+        record("10.1.0.2", "10.1.0.1", 80, true),
+        record("127.0.0.1", "127.0.0.1", 80, true),
+        failed,
+    ];
+    let seen = conversations(records.clone(), &cluster);
+    let tally: Vec<_> = seen.seen.values().map(|tally| tally.connections).collect();
+    assert_eq!((tally, seen.loopback, seen.attempts), (vec![1], 1, 1));
+    let mut with_attempts = Conversations::default();
+    with_attempts.add(&observed(records), &cluster, &[], true);
+    assert_eq!(with_attempts.seen.len(), 2);
+}
+
+#[test]
+fn an_address_of_the_machine_is_its_own_node_for_pods_there() {
+    let objects = objects();
+    let bridge = "10.1.0.254".parse().unwrap();
+    let machine = ["192.0.2.1".parse().unwrap(), bridge];
+    let cluster = Cluster::new(objects, &machine);
+    let mut seen = Conversations::default();
+    seen.add(
+        &observed(vec![record("10.1.0.1", "10.1.0.254", 80, true)]),
+        &cluster,
+        &machine,
+        false,
+    );
+    let client = &seen.seen.keys().next().unwrap().client.party;
+    assert_eq!(*client, Party::Node("n-x".to_owned()));
+    assert_eq!(cluster.node_at(bridge), Some("n-x"));
+}
+
+#[test]
+fn flows_beyond_the_bound_are_counted() {
+    let mut observed = Observed::new(1);
+    let records = vec![
+        record("10.1.0.1", "10.1.0.2", 80, false),
+        record("10.1.0.1", "10.1.0.3", 80, false),
+        record("10.1.0.1", "10.1.0.2", 80, false),
+    ];
+    observed.fold(&FlowBatch {
+        tcp: records,
+        ..FlowBatch::default()
+    });
+    assert_eq!((observed.iter().count(), observed.left_out), (1, 1));
+}

@@ -1,0 +1,100 @@
+//! The arguments of `flowtap policy`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::ConfigArgs;
+
+/// Subcommand of `policy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Show which observed flows NetworkPolicies deny, and the rule that decides; exit code 1 if any
+    Check(CheckArgs),
+    /// Print the least NetworkPolicies that allow the observed flows
+    Suggest(SuggestArgs),
+    /// Show the observed flows whose verdict differs between two sets of NetworkPolicies; exit code 1 if any
+    Diff(DiffArgs),
+}
+
+/// Options of `policy check`.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// NetworkPolicies in YAML or JSON; may be given again
+    #[arg(short, long, value_name = "FILE", required = true)]
+    pub(crate) file: Vec<PathBuf>,
+    /// Also show the flows that are allowed
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// For programs to read
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The flows.
+    #[command(flatten)]
+    pub(crate) observed: ObservedArgs,
+}
+
+/// Options of `policy suggest`.
+#[derive(Args, Debug)]
+pub(crate) struct SuggestArgs {
+    /// Do not allow DNS where the observation has no UDP
+    #[arg(long)]
+    pub(crate) no_dns: bool,
+    /// Widen IPv4 addresses outside the cluster to this prefix length
+    #[arg(long, value_name = "LENGTH", default_value_t = 32, value_parser = clap::value_parser!(u8).range(0..=32))]
+    pub(crate) prefix_v4: u8,
+    /// The same for IPv6
+    #[arg(long, value_name = "LENGTH", default_value_t = 128, value_parser = clap::value_parser!(u8).range(0..=128))]
+    pub(crate) prefix_v6: u8,
+    /// As a List in JSON, without notes
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The flows.
+    #[command(flatten)]
+    pub(crate) observed: ObservedArgs,
+}
+
+/// Options of `policy diff`.
+#[derive(Args, Debug)]
+pub(crate) struct DiffArgs {
+    /// NetworkPolicies in YAML or JSON
+    #[arg(value_name = "A")]
+    pub(crate) before: PathBuf,
+    /// NetworkPolicies to compare with
+    #[arg(value_name = "B")]
+    pub(crate) after: PathBuf,
+    /// For programs to read
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The flows.
+    #[command(flatten)]
+    pub(crate) observed: ObservedArgs,
+}
+
+/// The flows to judge, and the cluster around them.
+#[derive(Args, Debug)]
+pub(crate) struct ObservedArgs {
+    /// Where the receivers and processors come from.
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Pods, namespaces, services and nodes, as `kubectl get pods,namespaces,services,nodes -A -o yaml` prints them; may be given
+    /// again. Without it, those of the recording
+    #[arg(long, value_name = "FILE", visible_aliases = ["pods", "namespaces", "services", "nodes"])]
+    pub(crate) cluster: Vec<PathBuf>,
+    /// Namespace of policies that name none
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Also judge connects that only failed
+    #[arg(long)]
+    pub(crate) attempts: bool,
+    /// Maximum number of different flows
+    #[arg(long, value_name = "COUNT", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_flows: u32,
+    /// Duration of the measurement, if no recording is given
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1m")]
+    pub(crate) duration: Duration,
+    /// Files written by `flowtap record`, of one machine or of several; without one, what passes on this machine now
+    #[arg(value_name = "RECORDING", conflicts_with = "duration")]
+    pub(crate) recordings: Vec<PathBuf>,
+}

@@ -1,0 +1,60 @@
+//! `flowtap policy check`: the observed flows that policies deny, and the rule that decides.
+
+use flowtap_config::Config;
+use flowtap_network_policy::verdict::{Judge, Outcome};
+use serde_json::json;
+
+use super::observe::observe;
+use super::policies;
+use super::report::{Rows, counted, remark_lines, remarks};
+use crate::cli::policy::CheckArgs;
+use crate::exit::{Code, ExitError};
+
+/// The report, and the error for flows that are denied or were not judged.
+///
+/// # Errors
+/// A file or recording that can't be read.
+pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result<(), ExitError>), ExitError> {
+    let mut all = Vec::new();
+    for file in &args.file {
+        all.extend(policies(file, &args.observed.namespace)?);
+    }
+    let observation = observe(&args.observed, config)?;
+    let judge = Judge::new(&all, &observation.cluster);
+    let mut rows = Rows::default();
+    for (conversation, tally) in &observation.conversations.seen {
+        let verdict = judge.judge(conversation);
+        rows.add(conversation, tally, vec![verdict], &observation.cluster);
+    }
+    let [denied, undecided, allowed] =
+        [Outcome::Denied, Outcome::Undecided, Outcome::Allowed].map(|outcome| rows.count(outcome));
+    let text = if args.json {
+        let report = json!({
+            "denied": denied,
+            "undecided": undecided,
+            "allowed": allowed,
+            "records_left_out": observation.left_out,
+            "notes": remarks(&observation),
+            "flows": rows.json(&[""]),
+        });
+        format!("{report:#}\n")
+    } else {
+        format!(
+            "{}{}{} denied, {undecided} undecided, {allowed} allowed\n",
+            rows.text(&[""], args.all),
+            remark_lines(&observation),
+            counted(denied, "flow"),
+        )
+    };
+    let found = if denied > 0 {
+        Err(format!("{} denied", counted(denied, "flow")))
+    } else if observation.left_out > 0 {
+        Err("some flows were not judged; hint: a larger --max-flows".to_owned())
+    } else {
+        Ok(())
+    };
+    Ok((
+        text,
+        found.map_err(|message| ExitError::new(Code::Found, message)),
+    ))
+}

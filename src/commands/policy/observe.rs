@@ -1,0 +1,134 @@
+//! Observed conversations: of recordings, or of this machine for a while.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use flowtap_config::{Config, PipelineConfig};
+use flowtap_network_policy::cluster::Cluster;
+use flowtap_network_policy::conversation::Conversations;
+use flowtap_network_policy::observed::Observed;
+use flowtap_pipeline::{Aggregator, ClusterObjects, FlowBatch, Snapshot, Timestamp};
+
+use super::objects;
+use crate::cli::policy::ObservedArgs;
+use crate::commands::record;
+use crate::commands::replay::Recording;
+use crate::exit::{Code, ExitError};
+
+/// Observed conversations, and the cluster around them.
+pub(super) struct Observation {
+    pub(super) conversations: Conversations,
+    pub(super) cluster: Cluster,
+    /// Records of flows beyond `--max-flows`.
+    pub(super) left_out: u64,
+    /// Whether UDP was seen.
+    pub(super) has_udp: bool,
+}
+
+/// Observes.
+///
+/// # Errors
+/// A recording or file that can't be read; what keeps a receiver from working.
+pub(super) fn observe(args: &ObservedArgs, config: &Config) -> Result<Observation, ExitError> {
+    let mut given = ClusterObjects::default();
+    for file in &args.cluster {
+        given.merge(objects(file)?);
+    }
+    let mut views = Vec::new();
+    if args.recordings.is_empty() {
+        let folder = tempfile::tempdir().map_err(|error| ExitError::new(Code::Create, error))?;
+        let file = folder.path().join("policy");
+        record::record(config, &file, Some(args.duration))?;
+        views.push(View::of(&file, args, config)?);
+    } else {
+        for file in &args.recordings {
+            views.push(View::of(file, args, config)?);
+        }
+    }
+    let mut all = ClusterObjects::default();
+    let mut machines = Vec::new();
+    for view in &mut views {
+        all.merge(std::mem::take(&mut view.objects));
+        machines.extend(&view.machine);
+    }
+    all.merge(given);
+    // One machine's addresses that are not named by any object are of its node alone.
+    let here = if views.len() == 1 { &*machines } else { &[] };
+    let cluster = Cluster::new(all, here);
+    let mut conversations = Conversations::default();
+    let (mut left_out, mut has_udp) = (0, false);
+    for view in &views {
+        conversations.add(&view.observed, &cluster, &view.machine, args.attempts);
+        left_out += view.observed.left_out;
+        has_udp |= view.observed.has_udp;
+    }
+    Ok(Observation {
+        conversations,
+        cluster,
+        left_out,
+        has_udp,
+    })
+}
+
+/// One recording.
+struct View {
+    observed: Observed,
+    objects: ClusterObjects,
+    machine: Vec<std::net::IpAddr>,
+}
+
+impl View {
+    fn of(file: &Path, args: &ObservedArgs, config: &Config) -> Result<Self, ExitError> {
+        let (name, pipeline) = first_pipeline(config)?;
+        let mut recording = Recording::open(file)?;
+        let observed = Arc::new(Mutex::new(Observed::new(args.max_flows as usize)));
+        let observer = Observer(Arc::clone(&observed));
+        let stages = recording
+            .stages(config, name, pipeline)?
+            .with_window(Box::new(observer));
+        recording.play(stages)?;
+        let mut observed = observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let addresses = recording.node().addresses.iter();
+        Ok(Self {
+            machine: addresses
+                .map(|address| address.network.addr().to_canonical())
+                .collect(),
+            observed: std::mem::replace(&mut observed, Observed::new(0)),
+            objects: recording.into_objects(),
+        })
+    }
+}
+
+fn first_pipeline(config: &Config) -> Result<(&str, &PipelineConfig), ExitError> {
+    let first = config.pipelines.iter().next();
+    let first = first.ok_or_else(|| ExitError::new(Code::Config, "the config has no pipeline"))?;
+    Ok((first.0, first.1))
+}
+
+/// The end of the path: keeps flows in place of series.
+#[derive(Debug)]
+struct Observer(Arc<Mutex<Observed>>);
+
+impl Aggregator for Observer {
+    fn begin(&mut self, _: Timestamp) {}
+
+    fn fold(&mut self, batch: &FlowBatch) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fold(batch);
+    }
+
+    fn advance(&mut self, _: Timestamp) -> Option<Snapshot> {
+        None
+    }
+
+    fn finish(&mut self, at: Timestamp) -> Snapshot {
+        Snapshot {
+            pipeline: "".into(),
+            at,
+            window: Duration::ZERO,
+            last: true,
+            replaced: false,
+            families: Vec::new(),
+        }
+    }
+}

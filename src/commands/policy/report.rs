@@ -1,0 +1,291 @@
+//! Conversations as rows of a report: those of the same workloads with the same verdicts are one row.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use flowtap_network_policy::cluster::Cluster;
+use flowtap_network_policy::conversation::{Conversation, End, Party};
+use flowtap_network_policy::observed::Tally;
+use flowtap_network_policy::suggest::workload_of;
+use flowtap_network_policy::verdict::{Decision, Outcome, Verdict};
+use serde_json::{Value, json};
+
+use super::observe::Observation;
+
+/// An end, as it is shown: a workload, a node or an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Workload { namespace: String, workload: String },
+    Node { name: String },
+    UnknownPod { address: IpAddr },
+    Address { address: IpAddr },
+}
+
+impl Side {
+    fn of(end: &End, cluster: &Cluster) -> Self {
+        let address = end.address;
+        match &end.party {
+            Party::Pod(id) => {
+                let (namespace, workload) = workload_of(cluster.pod(*id));
+                Self::Workload { namespace, workload }
+            }
+            Party::Node(name) if !name.is_empty() => Self::Node { name: name.clone() },
+            Party::UnknownPod => Self::UnknownPod { address },
+            Party::Node(_) | Party::Outside | Party::Assumed | Party::Anything => Self::Address { address },
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Workload { namespace, workload } => format!("{namespace}/{workload}"),
+            Self::Node { name } => format!("node {name}"),
+            Self::UnknownPod { address } => format!("unknown pod {address}"),
+            Self::Address { address } => address.to_string(),
+        }
+    }
+
+    fn json(&self, pods: &BTreeSet<String>) -> Value {
+        match self {
+            Self::Workload { namespace, workload } => {
+                json!({"kind": "workload", "namespace": namespace, "workload": workload, "pods": pods})
+            }
+            Self::Node { name } => json!({"kind": "node", "node": name}),
+            Self::UnknownPod { address } => json!({"kind": "unknown_pod", "address": address}),
+            Self::Address { address } => json!({"kind": "address", "address": address}),
+        }
+    }
+}
+
+/// The identity of a row, in the order in which rows are shown.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// The worst first.
+    outcome: std::cmp::Reverse<Outcome>,
+    client: Side,
+    server: Side,
+    port: u16,
+    protocol: &'static str,
+    /// Texts of the decisions, of each set of policies.
+    decisions: Vec<(String, String)>,
+}
+
+/// Conversations with the same key.
+#[derive(Debug, Default)]
+struct Row {
+    verdicts: Vec<Verdict>,
+    client_pods: BTreeSet<String>,
+    server_pods: BTreeSet<String>,
+    tally: Tally,
+}
+
+/// Rows in the order in which they are shown.
+#[derive(Debug, Default)]
+pub(super) struct Rows(BTreeMap<Key, Row>);
+
+impl Rows {
+    /// Adds a conversation with the verdict of each set of policies.
+    pub(super) fn add(
+        &mut self,
+        conversation: &Conversation,
+        tally: &Tally,
+        verdicts: Vec<Verdict>,
+        cluster: &Cluster,
+    ) {
+        let outcomes = verdicts.iter().map(Verdict::outcome);
+        let text = |verdict: &Verdict| (verdict.egress.to_string(), verdict.ingress.to_string());
+        let key = Key {
+            outcome: std::cmp::Reverse(outcomes.max().unwrap_or(Outcome::Allowed)),
+            client: Side::of(&conversation.client, cluster),
+            server: Side::of(&conversation.server, cluster),
+            port: conversation.port,
+            protocol: conversation
+                .protocol
+                .map_or("other", |protocol| protocol.as_str()),
+            decisions: verdicts.iter().map(text).collect(),
+        };
+        let row = self.0.entry(key).or_default();
+        row.verdicts = verdicts;
+        row.tally.add(tally);
+        let pod = |end: &End| match end.party {
+            Party::Pod(id) => Some(cluster.pod(id).name.clone()),
+            _ => None,
+        };
+        row.client_pods.extend(pod(&conversation.client));
+        row.server_pods.extend(pod(&conversation.server));
+    }
+
+    /// Number of rows.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Number of rows with this outcome.
+    pub(super) fn count(&self, outcome: Outcome) -> usize {
+        self.0.keys().filter(|key| key.outcome.0 == outcome).count()
+    }
+
+    /// A block of lines per row, with the decisions that led to its outcome. `labels` name the sets of policies.
+    pub(super) fn text(&self, labels: &[&str], all: bool) -> String {
+        let mut text = String::new();
+        for (key, row) in &self.0 {
+            if key.outcome.0 == Outcome::Allowed && !all {
+                continue;
+            }
+            let outcomes: Vec<_> = row
+                .verdicts
+                .iter()
+                .map(|verdict| shown(verdict.outcome()))
+                .collect();
+            // Writing to a String does not fail.
+            let _ = writeln!(
+                text,
+                "{:<10} {} -> {} {} {}: {}",
+                outcomes.join(" -> "),
+                key.client.text(),
+                key.server.text(),
+                key.protocol,
+                key.port,
+                seen(&row.tally)
+            );
+            for (verdict, label) in row.verdicts.iter().zip(labels) {
+                for (direction, decision) in [("egress", &verdict.egress), ("ingress", &verdict.ingress)] {
+                    if decision.outcome() == verdict.outcome() {
+                        let _ = writeln!(text, "  {label}{direction}: {decision}");
+                    }
+                }
+            }
+        }
+        text
+    }
+
+    /// A list with an object per row. `labels` are the keys of each set's verdict; a single empty one puts it into the row.
+    pub(super) fn json(&self, labels: &[&str]) -> Vec<Value> {
+        let rows = self.0.iter().map(|(key, row)| {
+            let mut object = json!({
+                "client": key.client.json(&row.client_pods),
+                "server": key.server.json(&row.server_pods),
+                "port": key.port,
+                "protocol": key.protocol,
+                "connections": row.tally.connections,
+                "failed_connects": row.tally.failed,
+                "bytes": row.tally.bytes,
+            });
+            for (verdict, label) in row.verdicts.iter().zip(labels) {
+                if label.is_empty() {
+                    object["verdict"] = verdict.outcome().as_str().into();
+                    object["egress"] = decision(&verdict.egress);
+                    object["ingress"] = decision(&verdict.ingress);
+                } else {
+                    object[*label] = json!({
+                        "verdict": verdict.outcome().as_str(),
+                        "egress": decision(&verdict.egress),
+                        "ingress": decision(&verdict.ingress),
+                    });
+                }
+            }
+            object
+        });
+        rows.collect()
+    }
+}
+
+fn shown(outcome: Outcome) -> &'static str {
+    match outcome {
+        // It is what one looks for.
+        Outcome::Denied => "DENIED",
+        other => other.as_str(),
+    }
+}
+
+fn seen(tally: &Tally) -> String {
+    let mut parts = vec![
+        counted(tally.connections, "connection"),
+        format!("{} bytes", tally.bytes),
+    ];
+    if tally.failed > 0 {
+        parts.push(counted(tally.failed, "failed connect"));
+    }
+    parts.join(", ")
+}
+
+/// `1 flow`, `2 flows`.
+pub(super) fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+fn decision(decision: &Decision) -> Value {
+    let mut object = json!({"decision": decision.name(), "reason": decision.to_string()});
+    let (policies, rule) = match decision {
+        Decision::Exempt(_) | Decision::NotIsolated => (None, None),
+        Decision::Allowed(rule) => (Some(std::slice::from_ref(&rule.policy)), Some(rule)),
+        Decision::Undecided { policies, rule } => (Some(policies.as_slice()), rule.as_ref()),
+        Decision::Denied { policies, near } => {
+            (Some(policies.as_slice()), near.as_ref().map(|(rule, _)| rule))
+        }
+    };
+    if let Some(policies) = policies {
+        object["policies"] = json!(policies);
+    }
+    if let Some(rule) = rule {
+        let key = if matches!(decision, Decision::Denied { .. }) {
+            "nearest_rule"
+        } else {
+            "rule"
+        };
+        object[key] = json!({
+            "policy": rule.policy,
+            "direction": rule.direction.as_str(),
+            "index": rule.rule,
+            "peer": rule.peer,
+            "port": rule.port,
+        });
+    }
+    object
+}
+
+/// A line for everything that was not judged, or not as usual.
+pub(super) fn remarks(observation: &Observation) -> Vec<String> {
+    let conversations = &observation.conversations;
+    let mut remarks = Vec::new();
+    if !observation.cluster.has_pods() {
+        remarks.push(
+            "no pods are known: each policy is assumed to select this machine's end of every flow, and only `ipBlock` \
+             can match the other; hint: --cluster, or a recording made in the cluster"
+                .to_owned(),
+        );
+    }
+    if observation.left_out > 0 {
+        let count = counted(observation.left_out, "record");
+        remarks.push(format!("not judged: {count} of flows beyond --max-flows"));
+    }
+    if conversations.attempts > 0 {
+        let count = counted(conversations.attempts, "flow");
+        remarks.push(format!(
+            "not judged: {count} that never connected; hint: --attempts"
+        ));
+    }
+    if conversations.loopback > 0 {
+        let count = counted(conversations.loopback, "flow");
+        remarks.push(format!(
+            "not judged: {count} over loopback, which policies do not see"
+        ));
+    }
+    if conversations.unresolved_services > 0 {
+        let count = counted(conversations.unresolved_services, "flow");
+        remarks.push(format!(
+            "{count} to services whose pods are unknown, judged by the service's address"
+        ));
+    }
+    remarks
+}
+
+/// Remarks as lines of a report.
+pub(super) fn remark_lines(observation: &Observation) -> String {
+    remarks(observation)
+        .into_iter()
+        .map(|remark| format!("note: {remark}\n"))
+        .collect()
+}
