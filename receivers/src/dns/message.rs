@@ -146,6 +146,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A message in wire format, written by hand: the parser under test must not make its own input.
+    #[derive(Debug)]
     pub(crate) struct Made {
         bytes: Vec<u8>,
     }
