@@ -63,6 +63,8 @@ pub(crate) enum Command {
     /// Show live flows in the terminal: a running daemon's, or this machine's
     #[cfg(feature = "top")]
     Top(TopArgs),
+    /// Say whether the network, the receiver or the application limits a peer, a process or a service, and why
+    Diagnose(DiagnoseArgs),
     /// Show what a running daemon has found: what has changed, and why it was reported
     Findings(FindingsArgs),
     /// Show the class of an address, and the rule that matched
@@ -152,6 +154,30 @@ pub(crate) struct TopArgs {
     /// The order to begin with
     #[arg(long, value_name = "COLUMN", default_value = "rate", value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::name)))]
     pub(crate) sort: String,
+}
+
+/// Options of `diagnose`.
+#[derive(Args, Debug)]
+pub(crate) struct DiagnoseArgs {
+    /// The receivers, and the processors that name the ends
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// An address, a range, ADDRESS:PORT, HOST:PORT, a process id, or the name of a process, pod, workload, service, namespace or node;
+    /// without, all TCP connections
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: Option<String>,
+    /// Duration of the measurement
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
+    pub(crate) duration: Duration,
+    /// Peers that are listed
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    pub(crate) limit: usize,
+    /// Diagnose a recording of `flowtap record` instead
+    #[arg(long, value_name = "FILE", conflicts_with = "duration")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Options of `findings`.

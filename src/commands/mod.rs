@@ -4,6 +4,7 @@ mod ask;
 mod classify;
 mod complete;
 mod config;
+mod diagnose;
 mod doctor;
 mod draw;
 mod explain;
@@ -71,6 +72,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         Some(Command::Policy(command)) => policy::policy(&command, registry),
         #[cfg(feature = "top")]
         Some(Command::Top(args)) => top::top(args, registry),
+        Some(Command::Diagnose(args)) => print(&diagnose::diagnose(&args, registry)?),
         Some(Command::Findings(args)) => print(&findings::findings(&args, registry)?),
         Some(Command::Components) => print(&components::describe(registry)),
         Some(Command::Graph(args)) => {

@@ -3,16 +3,18 @@
 //! All of them run in one namespace, each on its port, with the daemon in it: mode by mode.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 use socket2::SockRef;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, flowtap};
 use crate::exposition::Exposition;
 use crate::netns;
 use crate::require;
@@ -416,4 +418,91 @@ fn sock_diag_sees_the_same_within_its_interval() {
     // It learns of a connection's beginning and end at looks, up to an interval later.
     let seen = time_goes_where_the_experiment_makes_it_go(&set, 0.1, 0.1);
     black_hole_is_time_outs(&seen);
+}
+
+/// What `flowtap diagnose` says of this process's connections while `run` is at work: cause by port and end.
+fn diagnosed(run: impl FnOnce()) -> BTreeMap<(u64, String), String> {
+    let mut diagnose = flowtap();
+    diagnose.args([
+        "diagnose",
+        &std::process::id().to_string(),
+        "--json",
+        "--limit",
+        "1000",
+        "--for",
+        "10m",
+    ]);
+    let mut child = diagnose
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("flowtap");
+    let mut log = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let is_ready = |line: std::io::Result<String>| line.expect("text").contains("measuring");
+    assert!(log.any(is_ready), "it never measured");
+    run();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("a process");
+    let output = child.wait_with_output().expect("an end");
+    assert!(output.status.success(), "{}", output.status);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let peers = answer["peers"].as_array().expect("peers").iter();
+    let text = |peer: &serde_json::Value, key: &str| peer[key].as_str().expect("text").to_owned();
+    peers
+        .map(|peer| {
+            eprintln!("{peer}");
+            let port = peer["server_port"].as_u64().expect("a port");
+            ((port, text(peer, "flow")), text(peer, "cause"))
+        })
+        .collect()
+}
+
+#[test]
+fn diagnose_names_the_cause_of_each_experiment() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !have_tools() {
+        return;
+    }
+    let causes = netns::within_new(|| diagnosed(|| drop(run_experiments())));
+    let black_hole = if kernel() >= (6, 7) { "black_hole" } else { "loss" };
+    for experiment in EXPERIMENTS {
+        let expected = match experiment.port {
+            // The queue on the way is short: what does not fit is lost.
+            SLOW_LINK => &["network", "loss"][..],
+            BLACK_HOLE => &[black_hole],
+            _ => &[experiment.limit],
+        };
+        let cause = &causes[&(experiment.port.into(), "egress".to_owned())];
+        assert!(expected.contains(&cause.as_str()), "{}: {cause}", experiment.name);
+    }
+}
+
+#[test]
+fn diagnose_names_a_peer_that_refuses_and_one_that_does_not_answer() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !have_tools() {
+        return;
+    }
+    const REFUSES: u16 = 7_110;
+    const SILENT: u16 = 7_111;
+    let causes = netns::within_new(|| {
+        sh(&format!(
+            "nft add table inet t
+             nft 'add chain inet t in {{ type filter hook input priority 0; }}'
+             nft add rule inet t in tcp dport {SILENT} drop"
+        ));
+        diagnosed(|| {
+            let to = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            // The first SYN is sent again after a second.
+            let given_up = TcpStream::connect_timeout(&to(SILENT), Duration::from_millis(1_500));
+            assert_eq!(given_up.unwrap_err().kind(), ErrorKind::TimedOut);
+            let refused = TcpStream::connect(to(REFUSES));
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        })
+    });
+    let cause = |port: u16| causes[&(port.into(), "egress".to_owned())].as_str();
+    assert_eq!((cause(REFUSES), cause(SILENT)), ("refused", "no_answer"));
 }

@@ -14,9 +14,7 @@
 //! 5. The process on this side does not read what has arrived.
 //! 6. The application: it had nothing to send.
 //!
-//! Shares are of the sender: what this machine sent, or would have sent. [`docs/diagnose.md`] explains each cause.
-//!
-//! [`docs/diagnose.md`]: https://github.com/flowtap/flowtap/blob/main/docs/diagnose.md
+//! Shares are of the sender: what this machine sent, or would have sent. `docs/diagnose.md` explains each cause.
 
 mod evidence;
 mod judge;

@@ -102,7 +102,7 @@ impl UdpRecord {
 pub struct IcmpCount {
     /// Inode number of the namespace.
     pub netns: u32,
-    /// ICMPv6, not ICMP.
+    /// `ICMPv6`, not `ICMP`.
     pub is_v6: bool,
     /// Sent, not received.
     pub is_sent: bool,

@@ -1,0 +1,218 @@
+//! `flowtap diagnose`: is it the network, the receiver or the application?
+//!
+//! In: the receivers of a config, for a while, or a recording. Out: a sentence and its evidence, for a peer, a process, a service, or
+//! for all, and a line for each of the peers that had connections for the longest time.
+
+mod gather;
+mod target;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use flowtap_config::{Config, MetricsConfig};
+use flowtap_engine::runner;
+use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
+use flowtap_extensions::verdict::{Evidence, Verdict, judge};
+use flowtap_pipeline::Registry;
+use serde::Serialize;
+
+use self::gather::{Gather, Gathered, Peer};
+use self::target::Target;
+use super::config::load;
+use super::replay::Recording;
+use crate::cli::DiagnoseArgs;
+use crate::daemon;
+use crate::daemon::graph::{self, Environment};
+use crate::exit::{Code, ExitError};
+
+/// Config overrides for measuring: looks that are closer together tell network and answer apart better.
+const OVERRIDES: [&str; 3] = [
+    "receivers.ebpf.interval=1s",
+    "service.admin.endpoint=null",
+    "service.telemetry.metrics.endpoint=null",
+];
+
+/// The answer as text, or as JSON.
+///
+/// # Errors
+/// What keeps this machine from being measured; a recording that can't be read.
+pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<String, ExitError> {
+    let mut sources = args.config.clone();
+    sources.set.extend(OVERRIDES.map(str::to_owned));
+    let config = &load(&sources, registry)?;
+    let target = Arc::new(args.target.as_deref().map_or(Target::All, Target::parse));
+    let gathered = match &args.file {
+        Some(file) => gather_recording(config, &target, file)?,
+        None => gather_live(config, &target, args.duration)?,
+    };
+    let answer = Answer::new(&target, &gathered, args.limit);
+    if args.json {
+        let text =
+            serde_json::to_string_pretty(&answer).map_err(|error| ExitError::new(Code::Software, error))?;
+        return Ok(text + "\n");
+    }
+    Ok(answer.text())
+}
+
+/// The first pipeline's name and config: its processors name the ends.
+fn pipeline(config: &Config) -> Result<(&String, &flowtap_config::PipelineConfig), ExitError> {
+    let first = config.pipelines.iter().next();
+    first.ok_or_else(|| {
+        ExitError::new(
+            Code::Config,
+            "the config has no pipeline\n  hint: add one under service.pipelines",
+        )
+    })
+}
+
+fn gather_recording(config: &Config, target: &Arc<Target>, file: &Path) -> Result<Gathered, ExitError> {
+    let (name, pipeline) = pipeline(config)?;
+    let mut recording = Recording::open(file)?;
+    let (gather, gathered) = Gather::new(Arc::clone(target));
+    let stages = recording.stages(config, name, pipeline)?;
+    recording.play(stages.with_window(Box::new(gather)))?;
+    Ok(taken(&gathered))
+}
+
+fn gather_live(config: &Config, target: &Arc<Target>, duration: Duration) -> Result<Gathered, ExitError> {
+    let (name, _) = pipeline(config)?;
+    let log = LogWriter::stderr()?;
+    telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
+    let (gather, gathered) = Gather::new(Arc::clone(target));
+    let measured = daemon::runtime()?.block_on(async {
+        let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
+        let environment = Environment::now();
+        let stop = daemon::stop_on_signal()?;
+        let mut graph = graph::build(config, &telemetry.meter(), &environment, false)?;
+        graph.exporters.clear();
+        graph.pipelines.retain(|node| *node.name == **name);
+        let mut gather = Some(gather);
+        for node in std::mem::take(&mut graph.pipelines) {
+            let Some(gather) = gather.take() else { break };
+            graph.pipelines.push(runner::PipelineNode {
+                stages: node.stages.with_window(Box::new(gather)),
+                exporters: Vec::new(),
+                ..node
+            });
+        }
+        let ready = || {
+            tracing::info!(
+                seconds = duration.as_secs(),
+                "measuring; an interrupt ends it early"
+            );
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(duration).await;
+                stop.cancel();
+            });
+        };
+        let deadline = config.service.shutdown_timeout;
+        runner::run(graph, &telemetry.meter(), stop.clone(), deadline, ready).await?;
+        Ok::<_, ExitError>(())
+    });
+    log.flush(Duration::from_secs(1));
+    measured?;
+    Ok(taken(&gathered))
+}
+
+fn taken(gathered: &Mutex<Gathered>) -> Gathered {
+    std::mem::take(&mut *gathered.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+struct Answer {
+    target: String,
+    #[serde(flatten)]
+    verdict: Verdict,
+    /// The numbers that it rests on.
+    measured: Evidence,
+    /// Packets that the kernel dropped on this machine meanwhile, and that were lost, by reason.
+    drops: std::collections::BTreeMap<&'static str, u64>,
+    /// The peers that had connections for the longest time.
+    peers: Vec<PeerAnswer>,
+    /// Records of peers beyond those that are told apart.
+    records_of_further_peers: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct PeerAnswer {
+    raddr: String,
+    server_port: u16,
+    flow: &'static str,
+    #[serde(flatten)]
+    verdict: Verdict,
+    measured: Evidence,
+}
+
+impl Answer {
+    fn new(target: &Target, gathered: &Gathered, limit: usize) -> Self {
+        let mut peers: Vec<(&Peer, &Evidence)> = gathered.peers.iter().collect();
+        let weight = |evidence: &Evidence| {
+            let limited = evidence.shares.total() - evidence.shares.application;
+            (limited + evidence.failed.total() as f64, evidence.shares.total())
+        };
+        peers.sort_by(|(a_peer, a), (b_peer, b)| {
+            let (a, b) = (weight(a), weight(b));
+            (b.0.total_cmp(&a.0))
+                .then(b.1.total_cmp(&a.1))
+                .then(a_peer.cmp(b_peer))
+        });
+        let peers = peers.into_iter().take(limit).map(|(peer, evidence)| PeerAnswer {
+            raddr: peer.addr.to_string(),
+            server_port: peer.port,
+            flow: if peer.serves { "ingress" } else { "egress" },
+            verdict: judge(evidence),
+            measured: *evidence,
+        });
+        Self {
+            target: target.to_string(),
+            verdict: judge(&gathered.sum),
+            measured: gathered.sum,
+            drops: gathered.drops.clone(),
+            peers: peers.collect(),
+            records_of_further_peers: gathered.further,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{}\n\n  {}: {}\n\n",
+            self.target,
+            self.verdict.cause.name(),
+            self.verdict.sentence
+        );
+        // Writing to a String does not fail.
+        for line in &self.verdict.evidence {
+            let _ = writeln!(text, "  {line}");
+        }
+        for (reason, packets) in &self.drops {
+            let _ = writeln!(
+                text,
+                "  {packets} packets dropped on this machine meanwhile: {reason}"
+            );
+        }
+        if self.peers.len() > 1 {
+            text.push_str("\nby peer:\n");
+            for peer in &self.peers {
+                let address = format!("{} port {}", peer.raddr, peer.server_port);
+                let cause = peer.verdict.cause.name();
+                let _ = writeln!(
+                    text,
+                    "  {address:<28} {:<8} {cause:<14} {}",
+                    peer.flow, peer.verdict.sentence
+                );
+            }
+        }
+        if self.records_of_further_peers > 0 {
+            let _ = writeln!(
+                text,
+                "  and {} records of further peers",
+                self.records_of_further_peers
+            );
+        }
+        text
+    }
+}

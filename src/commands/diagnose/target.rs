@@ -1,0 +1,210 @@
+//! Whose traffic is diagnosed.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
+use flowtap_pipeline::{Flow, FlowKind, KubernetesNames};
+use ipnet::IpNet;
+
+/// What `flowtap diagnose` is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Everything.
+    All,
+    /// A peer: its addresses, and a port of the side that serves.
+    Peer(Vec<IpNet>, Option<u16>),
+    /// A process of this machine.
+    Process(u32),
+    /// A process by its name; or a pod, workload, service, namespace or node of the cluster.
+    Name(String),
+}
+
+impl Target {
+    /// Reads `text`: an address, a range, `ADDRESS:PORT`, a process id, a name that resolves to addresses (`HOST` or
+    /// `HOST:PORT`), or any other name.
+    pub(super) fn parse(text: &str) -> Self {
+        let resolve = |host: &str| -> Vec<IpNet> {
+            // A name that does not resolve is one of a process or of the cluster.
+            let found = (host, 0).to_socket_addrs().into_iter().flatten();
+            found
+                .map(|address| IpNet::from(address.ip().to_canonical()))
+                .collect()
+        };
+        if let Ok(pid) = text.parse() {
+            return Self::Process(pid);
+        }
+        if let Ok(addr) = text
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+        {
+            return Self::Peer(vec![IpNet::from(addr.to_canonical())], None);
+        }
+        if let Ok(range) = text.parse() {
+            return Self::Peer(vec![range], None);
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Self::Peer(
+                vec![IpNet::from(address.ip().to_canonical())],
+                Some(address.port()),
+            );
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().ok()),
+            None => (text, None),
+        };
+        // Names of processes and of the cluster have no dots, but of hosts nearly all have, or a port.
+        if port.is_some() || host.contains('.') || host == "localhost" {
+            let found = resolve(host);
+            if !found.is_empty() {
+                return Self::Peer(found, port);
+            }
+        }
+        Self::Name(text.to_owned())
+    }
+
+    /// Whether `flow` belongs to it.
+    pub(super) fn matches(&self, flow: &Flow) -> bool {
+        match self {
+            Self::All => true,
+            Self::Peer(ranges, port) => {
+                port.is_none_or(|port| port == server_port(flow))
+                    && ranges.iter().any(|range| range.contains(&flow.remote.addr))
+            }
+            Self::Process(pid) => flow.pid == *pid,
+            Self::Name(name) => {
+                process(flow) == name.as_bytes()
+                    || is_named(flow.local_names.as_deref(), name)
+                    || is_named(flow.peer_names.as_deref(), name)
+                    || flow.peer_name.as_ref().is_some_and(|known| *known.name == **name)
+            }
+        }
+    }
+
+    /// Whether the listening socket of `flow` belongs to it; that has no peer.
+    pub(super) fn matches_listener(&self, flow: &Flow) -> bool {
+        match self {
+            Self::All => true,
+            Self::Peer(..) => false,
+            Self::Process(_) | Self::Name(_) => self.matches(flow),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all TCP connections of this machine"),
+            Self::Peer(ranges, port) => {
+                let shown = ranges.iter().map(|range| {
+                    if range.prefix_len() == range.max_prefix_len() {
+                        range.addr().to_string()
+                    } else {
+                        range.to_string()
+                    }
+                });
+                write!(f, "peer {}", shown.collect::<Vec<_>>().join(", "))?;
+                port.map_or(Ok(()), |port| write!(f, ", port {port}"))
+            }
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The name of the process, without its padding.
+pub(super) fn process(flow: &Flow) -> &[u8] {
+    let end = flow
+        .comm
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(flow.comm.len());
+    &flow.comm[..end]
+}
+
+/// `name` is one of `names`, alone or as `namespace/name`; of a workload `Deployment/web` and `web`.
+fn is_named(names: Option<&KubernetesNames>, name: &str) -> bool {
+    let Some(names) = names else { return false };
+    let name = match name.split_once('/') {
+        Some((namespace, rest)) if namespace == names.namespace => rest,
+        _ => name,
+    };
+    let short = names.workload.rsplit('/').next().unwrap_or_default();
+    let all = [
+        &*names.pod,
+        &names.workload,
+        short,
+        &names.service,
+        &names.node,
+        &names.namespace,
+    ];
+    !name.is_empty() && all.contains(&name)
+}
+
+/// The port of the side that serves.
+pub(super) fn server_port(flow: &Flow) -> u16 {
+    match flow.kind {
+        Some(FlowKind::Ingress) => flow.local.port,
+        _ => flow.remote.port,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flowtap_pipeline::Endpoint;
+
+    use super::*;
+
+    fn flow() -> Flow {
+        let end = |addr: [u8; 4], port| Endpoint::new(addr.into(), port);
+        let mut comm = [0; 16];
+        comm[..5].copy_from_slice(b"nginx");
+        Flow {
+            pid: 7,
+            comm,
+            kind: Some(FlowKind::Egress),
+            peer_names: Some(Arc::new(KubernetesNames {
+                namespace: "shop".to_owned(),
+                workload: "Deployment/db".to_owned(),
+                service: "db".to_owned(),
+                ..KubernetesNames::default()
+            })),
+            ..Flow::new(end([10, 0, 0, 1], 40_000), end([192, 0, 2, 7], 5432))
+        }
+    }
+
+    #[test]
+    fn what_is_asked_about_is_known_by_its_form() {
+        let matches = |text| Target::parse(text).matches(&flow());
+        for text in [
+            "192.0.2.7",
+            "192.0.2.0/24",
+            "192.0.2.7:5432",
+            "[::ffff:192.0.2.7]:5432",
+            "7",
+            "nginx",
+            "db",
+            "shop/db",
+            "Deployment/db",
+            "shop/Deployment/db",
+            "shop",
+        ] {
+            assert!(matches(text), "{text}");
+        }
+        for text in [
+            "192.0.2.8",
+            "192.0.2.7:443",
+            "10.0.0.0/8",
+            "8",
+            "ngin",
+            "other/db",
+            "shop/",
+            "/",
+        ] {
+            assert!(!matches(text), "{text}");
+        }
+        assert!(matches!(Target::parse("localhost"), Target::Peer(addresses, None) if !addresses.is_empty()));
+    }
+}
