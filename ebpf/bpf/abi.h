@@ -35,7 +35,6 @@ enum flow_events {
 enum limits {
 	LIMIT_CHRONO = 3 << 0,	     /* enum tcp_chrono: what the sender waits for */
 	LIMIT_APPLICATION = 1 << 2,  /* the last rate sample is of an application that had no more to send */
-	LIMIT_WINDOW = 1 << 3,	     /* the congestion window is full */
 	LIMIT_CA_STATE_SHIFT = 4,    /* enum tcp_ca_state, three bits */
 	LIMIT_UNSENT = 1 << 7,	     /* bytes wait to be sent; also of a socket that has just closed */
 };

@@ -63,7 +63,7 @@ static __always_inline void count_from_now(struct socket_state *fresh, struct so
 					   __u8 tcp_state)
 {
 	read_totals(&fresh->reported, sk, tcp);
-	read_details(&fresh->reported, tcp);
+	read_details(&fresh->reported, tcp, chrono_type(tcp));
 	fresh->netns = read_netns(sk);
 	fresh->since_ns = bpf_ktime_get_ns();
 	if (tcp_state == TCP_SYN_SENT) {

@@ -69,15 +69,13 @@ static __always_inline __u32 read_unread(struct tcp_sock *tcp)
 	return bytes && FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_MASK ? bytes - 1 : bytes;
 }
 
-static __always_inline __u8 read_limits(struct tcp_sock *tcp, __u32 unsent)
+static __always_inline __u8 read_limits(struct tcp_sock *tcp, __u32 chrono, __u32 unsent)
 {
 	struct inet_connection_sock *connection = (struct inet_connection_sock *)tcp;
-	__u8 limits = chrono_type(tcp) & LIMIT_CHRONO;
+	__u8 limits = chrono & LIMIT_CHRONO;
 
 	if (BPF_CORE_READ_BITFIELD_PROBED(tcp, rate_app_limited))
 		limits |= LIMIT_APPLICATION;
-	if (BPF_CORE_READ_BITFIELD_PROBED(tcp, is_cwnd_limited))
-		limits |= LIMIT_WINDOW;
 	if (unsent)
 		limits |= LIMIT_UNSENT;
 	return limits | (BPF_CORE_READ_BITFIELD_PROBED(connection, icsk_ca_state) & 7) << LIMIT_CA_STATE_SHIFT;
@@ -85,12 +83,12 @@ static __always_inline __u8 read_limits(struct tcp_sock *tcp, __u32 unsent)
 
 /* What is queued and what sending waits for, at this moment. A closed socket has nothing queued. */
 static __always_inline void fill_queues(struct flow_event *event, struct socket_state *state, struct tcp_sock *tcp,
-					__u8 tcp_state)
+					__u32 chrono, __u8 tcp_state)
 {
 	__u32 next = FIELD(tcp, snd_nxt);
 	__u32 unsent = bytes_between(next, FIELD(tcp, write_seq));
 
-	event->limits = read_limits(tcp, unsent);
+	event->limits = read_limits(tcp, chrono, unsent);
 	if (tcp_state == TCP_CLOSE) {
 		event->unsent = event->unacked = event->unread = 0;
 		return;
@@ -145,7 +143,7 @@ static __always_inline void fill_flow(struct flow_event *event, struct socket_st
 	event->out_of_order = changed->out_of_order;
 	event->lost = changed->lost;
 	event->ecn_ce = changed->ecn_ce;
-	fill_queues(event, state, tcp, tcp_state);
+	fill_queues(event, state, tcp, changed->chrono, tcp_state);
 	event->reset_by = RESET_BY_NONE;
 	event->pad = 0;
 }
@@ -215,7 +213,7 @@ static __always_inline void end_handshake(struct socket_state *state, struct tcp
 	struct totals now;
 
 	count_from_opening(state, tcp);
-	read_details(&now, tcp);
+	read_details(&now, tcp, chrono_type(tcp));
 	begin_times(&state->reported, &now);
 	if (!has_mark(state, MARK_ADOPTED))
 		state->syn_retransmits = read_syn_retransmits(tcp);

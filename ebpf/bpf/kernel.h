@@ -220,7 +220,6 @@ struct tcp_sock {
 	__u32 chrono_stat[3];
 	__u8 chrono_type : 2;
 	__u8 rate_app_limited : 1;
-	__u8 is_cwnd_limited : 1;
 	__u32 rcv_ooopack;
 	__u32 lost;
 	__u32 delivered_ce;

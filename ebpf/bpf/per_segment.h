@@ -63,7 +63,7 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 		return;
 	}
 	read_tuple(&event->tuple, sk);
-	read_details(&now, tcp);
+	read_details(&now, tcp, chrono_type(tcp));
 	move_totals(&changed, &state->reported, &now);
 	state->segment_tick = tick;
 	fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &changed, sk->__sk_common.skc_state, 0);

@@ -72,10 +72,10 @@ static __always_inline bool is_idle(struct sock *sk, const struct socket_state *
 
 /* Whether there is something to report of a socket. No byte moves while the peer does not read or does not answer, and
  * none while this end reads what has come. */
-static __always_inline bool is_changed(struct socket_state *state, const struct totals *now, struct tcp_sock *tcp)
+static __always_inline bool is_changed(struct socket_state *state, const struct totals *now, __u8 chrono)
 {
 	return !has_mark(state, MARK_ANNOUNCED) || has_moved(now, &state->reported) || has_mark(state, MARK_UNREAD) ||
-	       chrono_type(tcp);
+	       chrono;
 }
 
 /* Announces the scan to the close of a socket; false if the close has begun, which reports everything then. */
@@ -109,17 +109,19 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	struct delta changed = {};
 	struct flow_event *event;
 	struct totals now;
+	__u8 chrono;
 
 	if (!has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
 		return ITER_CONTINUE;
 	read_totals(&now, sk, tcp);
-	if (!census && !is_changed(state, &now, tcp))
+	chrono = chrono_type(tcp);
+	if (!census && !is_changed(state, &now, chrono))
 		return ITER_CONTINUE;
 	event = reserve_scanned();
 	if (!event)
 		return ITER_RETRY;
 	read_tuple(&event->tuple, sk);
-	read_details(&now, tcp);
+	read_details(&now, tcp, chrono);
 	/* The close has reported everything, or is about to; and it may have taken the addresses. Or the socket of a
 	 * table's entry is another one by now, and its close was missed. */
 	if (!announce_scan(state, cookie) || (__u64)sk->__sk_common.skc_cookie.counter != cookie) {

@@ -156,7 +156,7 @@ static __always_inline struct tracked_socket *track_segments(struct sock *sk, __
 	state->since_ns = bpf_ktime_get_ns();
 	if (adopted) {
 		read_totals(&state->reported, sk, tcp);
-		read_details(&state->reported, tcp);
+		read_details(&state->reported, tcp, chrono_type(tcp));
 		state->role = role_by_counters(sk, tcp);
 		state->marks = MARK_ADOPTED | MARK_ESTABLISHED;
 		if (state->role != ROLE_UNKNOWN)
@@ -184,6 +184,7 @@ static __always_inline void take_delta(struct delta *changed, struct totals *rep
 	changed->rwnd_limited = (__s32)(now->rwnd_limited - reported->rwnd_limited);
 	changed->sndbuf_limited = (__s32)(now->sndbuf_limited - reported->sndbuf_limited);
 	changed->rto_ms = (__s32)(now->rto_ms - reported->rto_ms);
+	changed->chrono = now->chrono;
 	*reported = *now;
 	reported->received = received;
 }
@@ -237,7 +238,7 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 		COUNT_LOSS(segments, 1);
 		return;
 	}
-	read_details(&now, tcp);
+	read_details(&now, tcp, chrono_type(tcp));
 	take_delta(&changed, &state->reported, &now);
 	changed.received = received;
 	state->reported.received += received;
@@ -412,7 +413,7 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 		return;
 	}
 	state = &place->state;
-	read_details(&now, tcp);
+	read_details(&now, tcp, chrono_type(tcp));
 	begin_failed_connect(state, &now, tcp);
 	take_delta(&changed, &state->reported, &now);
 	changed.received = (__s64)(now.received - state->reported.received);

@@ -25,7 +25,7 @@ struct totals {
 	__u32 rwnd_limited;
 	__u32 sndbuf_limited;
 	__u32 rto_ms;
-	__u32 pad;
+	__u32 chrono; /* enum tcp_chrono: of this moment, and no total */
 };
 
 /* Bits of socket_state.marks. */

@@ -212,7 +212,7 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 	}
 	cookie = bpf_get_socket_cookie(sk);
 	read_totals(&now, sk, tcp);
-	read_details(&now, tcp);
+	read_details(&now, tcp, chrono_type(tcp));
 	begin_failed_connect(state, &now, tcp);
 	set_marks(state, MARK_CLOSING);
 	if (*(volatile __u64 *)&scanned_socket == cookie)

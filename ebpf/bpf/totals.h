@@ -45,6 +45,7 @@ struct delta {
 	__s32 rwnd_limited;
 	__s32 sndbuf_limited;
 	__s32 rto_ms;
+	__u32 chrono; /* enum tcp_chrono: of this moment */
 };
 
 /* Sequence numbers transmitted, including SYN and FIN if they were sent. The acknowledged number is
@@ -83,14 +84,12 @@ static __always_inline __u8 chrono_type(struct tcp_sock *tcp)
  * TCP's chronograph (include/linux/tcp.h, enum tcp_chrono), with the episode that is under way. TCP adds an episode
  * to its sum when it ends; if that happens while the parts are read, they are read again.
  */
-static __always_inline void read_chronograph(struct totals *now, struct tcp_sock *tcp)
+static __always_inline void read_chronograph(struct totals *now, struct tcp_sock *tcp, __u8 type)
 {
-	__u8 type = chrono_type(tcp);
 	__u32 running = 0;
 
 	for (int reads = 0; reads < 3; reads++) {
 		__u32 start = FIELD(tcp, chrono_start);
-		__u8 before = type;
 
 		barrier();
 		now->busy = FIELD(tcp, chrono_stat[0]);
@@ -99,9 +98,9 @@ static __always_inline void read_chronograph(struct totals *now, struct tcp_sock
 		now->clock = bpf_jiffies64();
 		barrier();
 		running = now->clock - start;
-		type = chrono_type(tcp);
-		if (type == before && start == FIELD(tcp, chrono_start))
+		if (start == FIELD(tcp, chrono_start))
 			break;
+		type = chrono_type(tcp);
 	}
 	if (type == TCP_CHRONO_BUSY)
 		now->busy += running;
@@ -109,6 +108,7 @@ static __always_inline void read_chronograph(struct totals *now, struct tcp_sock
 		now->rwnd_limited += running;
 	else if (type == TCP_CHRONO_SNDBUF_LIMITED)
 		now->sndbuf_limited += running;
+	now->chrono = type;
 }
 
 /* Time spent in retransmission time-outs, with the one that is under way: in milliseconds, from Linux 6.7 on. */
@@ -124,15 +124,14 @@ static __always_inline __u32 read_rto_ms(struct tcp_sock *tcp)
 	return stamp ? total + (__u32)(bpf_ktime_get_ns() / 1000000) - stamp : total;
 }
 
-/* The totals that do not make a socket a changed one. */
-static __always_inline void read_details(struct totals *now, struct tcp_sock *tcp)
+/* The totals that do not make a socket a changed one; `type` is chrono_type(). */
+static __always_inline void read_details(struct totals *now, struct tcp_sock *tcp, __u8 type)
 {
-	read_chronograph(now, tcp);
+	read_chronograph(now, tcp, type);
 	now->rto_ms = read_rto_ms(tcp);
 	now->out_of_order = FIELD(tcp, rcv_ooopack);
 	now->lost = FIELD(tcp, lost);
 	now->ecn_ce = FIELD(tcp, delivered_ce);
-	now->pad = 0;
 }
 
 /* The totals that make a socket a changed one. */
@@ -197,17 +196,26 @@ static __always_inline void begin_times(struct totals *reported, const struct to
 #define MOVE(sum_, total_)                                                                                           \
 	((sum_) += (__s32)(now->total_ - __sync_lock_test_and_set(&reported->total_, now->total_)))
 
+/* The same of one that changes seldom: an exchange costs more than a look. What another CPU stores between the two is
+ * the close's, and stays. */
+#define MOVE_SELDOM(sum_, total_)                                                                                    \
+	do {                                                                                                         \
+		if (now->total_ != *(volatile __u32 *)&reported->total_)                                             \
+			MOVE(sum_, total_);                                                                          \
+	} while (0)
+
 /* Moves what was reported of the details to `now` and adds what that changed to `sum`. */
 static __always_inline void move_details(struct delta *sum, struct totals *reported, const struct totals *now)
 {
-	MOVE(sum->out_of_order, out_of_order);
-	MOVE(sum->lost, lost);
-	MOVE(sum->ecn_ce, ecn_ce);
+	MOVE_SELDOM(sum->out_of_order, out_of_order);
+	MOVE_SELDOM(sum->lost, lost);
+	MOVE_SELDOM(sum->ecn_ce, ecn_ce);
 	MOVE(sum->elapsed, clock);
 	MOVE(sum->busy, busy);
-	MOVE(sum->rwnd_limited, rwnd_limited);
-	MOVE(sum->sndbuf_limited, sndbuf_limited);
-	MOVE(sum->rto_ms, rto_ms);
+	MOVE_SELDOM(sum->rwnd_limited, rwnd_limited);
+	MOVE_SELDOM(sum->sndbuf_limited, sndbuf_limited);
+	MOVE_SELDOM(sum->rto_ms, rto_ms);
+	sum->chrono = now->chrono;
 }
 
 /* The same of everything. */

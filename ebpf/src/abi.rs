@@ -311,7 +311,7 @@ pub(crate) struct Totals {
     rwnd_limited: u32,
     sndbuf_limited: u32,
     rto_ms: u32,
-    pad: u32,
+    chrono: u32,
 }
 
 /// `struct socket_state`: what the kernel side remembers of a socket.
@@ -618,7 +618,7 @@ mod tests {
             (
                 "totals",
                 layout!(Totals: sent, received, sent_segments, received_segments, retransmits, out_of_order, lost, ecn_ce,
-                    clock, busy, rwnd_limited, sndbuf_limited, rto_ms, pad),
+                    clock, busy, rwnd_limited, sndbuf_limited, rto_ms, chrono),
                 size_of::<Totals>(),
             ),
             (

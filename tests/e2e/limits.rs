@@ -1,6 +1,7 @@
 //! What limits a connection: experiments whose construction says what the time goes to, against `ss` as a second oracle.
 //!
-//! All of them run in one namespace, each on its port, with the daemon in it: mode by mode.
+//! All of them run in one namespace, each on its port, with the daemon in it: mode by mode. No other test runs meanwhile: what waits for
+//! a CPU waits for none of the limits.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -384,7 +385,7 @@ fn have_tools() -> bool {
 
 #[test]
 fn the_time_of_a_connection_goes_to_what_its_experiment_makes_it_wait_for() {
-    let Some(_machine) = require::root() else {
+    let Some(_machine) = require::root_alone() else {
         return;
     };
     if !have_tools() {
@@ -405,7 +406,7 @@ fn the_time_of_a_connection_goes_to_what_its_experiment_makes_it_wait_for() {
 
 #[test]
 fn sock_diag_sees_the_same_within_its_interval() {
-    let Some(_machine) = require::root() else {
+    let Some(_machine) = require::root_alone() else {
         return;
     };
     if !have_tools() {

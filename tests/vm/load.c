@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,6 +35,10 @@ typedef uint8_t __u8;
 enum { CONNECTIONS = 50, REQUEST = 1000, ANSWER = 3000 };
 // Concurrent processes of traffic, each with a separate port.
 enum { PROCESSES = 10, FIRST_PORT = 8400, CONNECTIONS_EACH = 400 };
+// Of the connection whose peer never reads.
+enum { STUCK_PORT = 8500, STUCK_SECONDS = 4 };
+// Of struct tcp_info (include/uapi/linux/tcp.h).
+enum { RWND_LIMITED = 176, INFO_BYTES = 256 };
 
 static bool failed, has_kprobes;
 static int ends[2 * CONNECTIONS];
@@ -229,6 +234,9 @@ struct sums {
 		int64_t sent[3], received[3];
 		int opened[3], closed[3];
 	} ports[PROCESSES];
+	// Jiffies of the connection to STUCK_PORT, at the end that connected.
+	int64_t stuck_elapsed, stuck_rwnd_limited;
+	bool stuck_closed;
 };
 
 static void add_to_port(struct sums *sums, const struct flow_event *event)
@@ -254,6 +262,11 @@ static int add(void *context, void *record, size_t size)
 		sums->received[event->role % 3] += event->received;
 		sums->closed += event->events & FLOW_CLOSED && event->pid == (uint32_t)getpid();
 		add_to_port(sums, event);
+		if (event->role == ROLE_CLIENT && event->tuple.remote_port == STUCK_PORT) {
+			sums->stuck_elapsed += event->elapsed;
+			sums->stuck_rwnd_limited += event->rwnd_limited;
+			sums->stuck_closed = event->events & FLOW_CLOSED;
+		}
 	}
 	return 0;
 }
@@ -403,6 +416,69 @@ static void processes(const char *mode, struct ring_buffer *ring, const struct s
 	       bytes, missing, closed, 2 * PROCESSES * CONNECTIONS_EACH, wrong, PROCESSES);
 }
 
+static int64_t milliseconds_of(int64_t jiffies)
+{
+	struct timespec jiffy;
+
+	clock_getres(CLOCK_MONOTONIC_COARSE, &jiffy);
+	return jiffies * jiffy.tv_nsec / 1000000;
+}
+
+// A peer that never reads: the time in which its window is full is TCP_INFO's. In mode sockets a scan reports it although no
+// byte moves.
+static void stuck(const char *mode, struct bpf_object *object, struct ring_buffer *ring, const struct sums *sums)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET,
+				      .sin_addr = {htonl(INADDR_LOOPBACK)},
+				      .sin_port = htons(STUCK_PORT)};
+	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
+	struct linger at_once = {.l_onoff = 1};
+	unsigned char info[INFO_BYTES] = {0};
+	socklen_t length = sizeof(info);
+	int64_t ours, difference;
+	uint64_t theirs;
+	char name[64];
+	time_t last;
+
+	snprintf(name, sizeof(name), "%s_stuck", mode);
+	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 8))
+		die("listen");
+	connect(client, (struct sockaddr *)&address, sizeof(address));
+	last = time(NULL) + STUCK_SECONDS;
+	while (time(NULL) <= last) {
+		static const char bytes[65536];
+
+		if (write(client, bytes, sizeof(bytes)) < 0)
+			usleep(20000);
+	}
+	if (strcmp(mode, "sockets") == 0) {
+		scan(object, ring);
+		int64_t before = sums->stuck_rwnd_limited;
+		usleep(500000);
+		scan(object, ring);
+		result("sockets_stuck_scan", sums->stuck_rwnd_limited > before ? "pass" : "fail",
+		       "%lld ms of a full window between two scans, no byte moved",
+		       (long long)milliseconds_of(sums->stuck_rwnd_limited - before));
+	}
+	if (getsockopt(client, IPPROTO_TCP, TCP_INFO, info, &length))
+		die("TCP_INFO");
+	setsockopt(client, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	close(client);
+	for (int i = 0; i < 100 && !sums->stuck_closed; i++) {
+		ring_buffer__consume(ring);
+		usleep(100000);
+	}
+	close(listener);
+	memcpy(&theirs, info + RWND_LIMITED, sizeof(theirs));
+	theirs /= 1000;
+	ours = milliseconds_of(sums->stuck_rwnd_limited);
+	difference = ours - (int64_t)theirs;
+	result(name, ours > 1000 && difference * difference <= 100 * 100 ? "pass" : "fail",
+	       "a full window for %lld of %lld ms, TCP_INFO %lld", (long long)ours,
+	       (long long)milliseconds_of(sums->stuck_elapsed), (long long)theirs);
+}
+
 // The programs of a mode against the application's count: what is open (by `scan`, in mode sockets), then all closed.
 static void measure(const char *mode, const char *path, const char *rings[2])
 {
@@ -466,6 +542,7 @@ static void measure(const char *mode, const char *path, const char *rings[2])
 	snprintf(name, sizeof(name), "%s_bytes", mode);
 	expect(name, &sums);
 	processes(mode, ring, &sums);
+	stuck(mode, object, ring, &sums);
 	ring_buffer__free(ring);
 	bpf_object__close(object);
 }

@@ -7,6 +7,7 @@ use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, SeriesId,
 
 use super::latest::{Before, Latest};
 use super::{Flow, Retransmits};
+use crate::verdict::Shares;
 
 /// Families of payload bytes by peer.
 const BYTES: [FamilyId; 5] = [
@@ -24,22 +25,32 @@ pub(super) fn flows(latest: &Latest) -> Vec<Flow> {
     let names = Names::new();
     let mut flows = Vec::new();
     let mut times = Vec::new();
+    let mut least_times = Vec::new();
     let mut repeats = Vec::new();
+    let mut shares = Vec::new();
     for family in &latest.snapshot.families {
         match id_of(family.family) {
             Some(id) if BYTES.contains(&id) => {
                 flows.extend(rows(id, family, &latest.snapshot, &names));
             }
             Some(FamilyId::Rtt) => times = round_trips(family, latest, &names),
+            Some(FamilyId::MinRtt) => least_times = round_trips(family, latest, &names),
             Some(FamilyId::Retransmits) => repeats = retransmits(family, &names),
+            Some(FamilyId::SendTime) => shares = send_times(family, latest, &names),
             _ => {}
         }
+    }
+    if !least_times.is_empty() {
+        times = least_times;
     }
     attach(&mut flows, &times, |flow, mean: Mean| {
         flow.rtt_microseconds = (mean.count > 0).then(|| mean.sum / mean.count as f64);
     });
     attach(&mut flows, &repeats, |flow, seen: Retransmits| {
         flow.retransmits = Some(seen);
+    });
+    attach(&mut flows, &shares, |flow, seconds: Shares| {
+        flow.send_time = Some(seconds);
     });
     flows
 }
@@ -50,9 +61,12 @@ fn id_of(family: &Family) -> Option<FamilyId> {
         .find(|id| id.definition().named(family.naming).name == family.name)
 }
 
-/// Whether it is the family of round-trip times.
-pub(super) fn is_round_trips(family: &Family) -> bool {
-    id_of(family) == Some(FamilyId::Rtt)
+/// Whether a flow shows what a series of the family has grown by in the last window.
+pub(super) fn is_compared(family: &Family) -> bool {
+    matches!(
+        id_of(family),
+        Some(FamilyId::Rtt | FamilyId::MinRtt | FamilyId::SendTime)
+    )
 }
 
 /// The flows of one family: series that differ in their direction only, together.
@@ -119,17 +133,53 @@ impl Tally for Retransmits {
     }
 }
 
+impl Tally for Shares {
+    fn add(&mut self, other: Self) {
+        Shares::add(self, &other);
+    }
+}
+
+fn by_series(latest: &Latest) -> HashMap<SeriesId, &Before> {
+    latest
+        .before
+        .iter()
+        .map(|before| (before.series.id(), before))
+        .collect()
+}
+
+/// The increase in the last window of each series of send times, in seconds.
+fn send_times(family: &FamilySnapshot, latest: &Latest, names: &Names) -> Vec<(Labels, Shares)> {
+    let Points::Values(points) = &family.points else {
+        return Vec::new();
+    };
+    let before = by_series(latest);
+    let fresh = points.iter().filter(|point| point.updated == latest.snapshot.at);
+    let increase = |point: &flowtap_pipeline::ValuePoint| {
+        let before = before.get(&point.series.id()).map_or(0.0, |before| before.sum);
+        let mut labels = names.labels(family.family, &point.series);
+        let mut shares = Shares::default();
+        let share = match labels.remove("limit").as_deref() {
+            Some("network") => &mut shares.network,
+            Some("answer") => &mut shares.answer,
+            Some("receiver") => &mut shares.receiver,
+            Some("buffer") => &mut shares.buffer,
+            Some("application") => &mut shares.application,
+            // The window sums the limits away.
+            _ => return None,
+        };
+        *share = (point.value - before).max(0.0);
+        Some((labels, shares))
+    };
+    fresh.filter_map(increase).collect()
+}
+
 /// The increase in the last window of each series of round-trip times, in microseconds.
 fn round_trips(family: &FamilySnapshot, latest: &Latest, names: &Names) -> Vec<(Labels, Mean)> {
     let Points::Histograms(points) = &family.points else {
         return Vec::new();
     };
     let scale = if family.family.unit == "s" { 1e6 } else { 1.0 };
-    let before: HashMap<SeriesId, &Before> = latest
-        .before
-        .iter()
-        .map(|before| (before.series.id(), before))
-        .collect();
+    let before = by_series(latest);
     let fresh = points.iter().filter(|point| point.updated == latest.snapshot.at);
     let mean = |point: &flowtap_pipeline::HistogramPoint| {
         let (count, sum) = before
@@ -238,7 +288,7 @@ mod tests {
 
     use super::*;
     use crate::live::Bytes;
-    use flowtap_pipeline::{HISTOGRAM_BUCKETS, HistogramPoint, LabelValue, SumPoint, Timestamp};
+    use flowtap_pipeline::{HISTOGRAM_BUCKETS, HistogramPoint, LabelValue, SumPoint, Timestamp, ValuePoint};
     use std::time::Duration;
 
     const AT: Timestamp = Timestamp::from_nanos(10_000_000_000);
@@ -358,6 +408,50 @@ mod tests {
         };
         assert_eq!(flow.retransmits, Some(seen));
         assert_eq!((flows[1].rtt_microseconds, flows[1].retransmits), (None, None));
+    }
+
+    #[test]
+    fn a_flow_shows_what_its_senders_waited_for_in_the_last_window() {
+        let peer = ("raddr", "192.0.2.7");
+        let point = |limit, value| ValuePoint {
+            series: series(FamilyId::SendTime, Naming::PrimusLens, &[peer, ("limit", limit)]),
+            value,
+            updated: AT,
+        };
+        let points = vec![point("network", 3.5), point("answer", 1.0)];
+        let before = Before {
+            series: points[0].series.clone(),
+            count: 0,
+            sum: 3.0,
+        };
+        let mut latest = latest(vec![
+            sums(FamilyId::Egress, Naming::PrimusLens, &[(&[peer], 1, 1)]),
+            FamilySnapshot {
+                family: FamilyId::SendTime.definition().named(Naming::PrimusLens),
+                points: Points::Values(points),
+                ended: Vec::new(),
+            },
+        ]);
+        latest.before = vec![before];
+        let expected = Shares {
+            network: 0.5,
+            answer: 1.0,
+            ..Shares::default()
+        };
+        assert_eq!(flows(&latest)[0].send_time, Some(expected));
+    }
+
+    #[test]
+    fn the_smallest_times_are_preferred_to_the_smoothed_ones() {
+        let peer = ("raddr", "192.0.2.7");
+        let mut least = times(Naming::PrimusLens, &[(&[peer], 1, 15.0)]);
+        least.family = FamilyId::MinRtt.definition().named(Naming::PrimusLens);
+        let latest = latest(vec![
+            sums(FamilyId::Egress, Naming::PrimusLens, &[(&[peer], 1, 1)]),
+            times(Naming::PrimusLens, &[(&[peer], 1, 20_000.0)]),
+            least,
+        ]);
+        assert_eq!(flows(&latest)[0].rtt_microseconds, Some(15.0));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{Series, Snapshot};
 
-/// Totals of a series of round-trip times one window before.
+/// Totals of a series one window before: of a histogram, or of a counter that is not in whole numbers, which has no count.
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) series: Series,

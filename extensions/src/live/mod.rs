@@ -5,7 +5,7 @@
 //!
 //! 1. Series of the byte families that differ in their direction only are one flow, with what went out and what came in.
 //! 2. Labels have the config's names, whichever naming the window has.
-//! 3. Round-trip times and retransmits have fewer labels than bytes; a flow shows those of all series that agree with it in
+//! 3. Round-trip times, retransmits and send times have fewer labels than bytes; a flow shows those of all series that agree with it in
 //!    the labels that both have, one of which must be the peer's address.
 
 mod join;
@@ -16,6 +16,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::verdict::Shares;
 
 /// The answer to `GET /flows`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,12 +58,16 @@ pub struct Flow {
     /// Both, where the window sums the direction away.
     #[serde(default)]
     pub undirected: Option<Bytes>,
-    /// Mean round-trip time of the peer in the last window.
+    /// Mean round-trip time of the peer in the last window: of the smallest times, where the window has them, which contain no time
+    /// of the peer's answers; else of the smoothed ones.
     #[serde(default)]
     pub rtt_microseconds: Option<f64>,
     /// Segments that were sent to the peer again.
     #[serde(default)]
     pub retransmits: Option<Retransmits>,
+    /// Seconds of its connections in the last window, by what their senders waited for.
+    #[serde(default)]
+    pub send_time: Option<Shares>,
 }
 
 /// Bytes that moved.

@@ -134,23 +134,29 @@ impl Tap {
     }
 }
 
-/// Totals of the series of round-trip times.
+/// Totals of the series that are compared with the next window.
 fn totals(snapshot: &Snapshot) -> Vec<Before> {
-    let times = snapshot
+    let compared = snapshot
         .families
         .iter()
-        .filter_map(|family| match &family.points {
-            Points::Histograms(points) if join::is_round_trips(family.family) => Some(points),
-            _ => None,
-        });
-    times
-        .flatten()
-        .map(|point| Before {
-            series: point.series.clone(),
-            count: point.count(),
-            sum: point.sum,
-        })
-        .collect()
+        .filter(|family| join::is_compared(family.family));
+    let mut totals = Vec::new();
+    for family in compared {
+        match &family.points {
+            Points::Histograms(points) => totals.extend(points.iter().map(|point| Before {
+                series: point.series.clone(),
+                count: point.count(),
+                sum: point.sum,
+            })),
+            Points::Values(points) => totals.extend(points.iter().map(|point| Before {
+                series: point.series.clone(),
+                count: 0,
+                sum: point.value,
+            })),
+            Points::Sums(_) => {}
+        }
+    }
+    totals
 }
 
 impl Exporter for Tap {
