@@ -167,8 +167,16 @@ fn drops_are_those_that_nft_tc_and_the_kernel_count() {
         ] {
             assert_drops(&daemon, netns, &[("reason", reason), ("kind", kind)], count);
             // With flows each has a peer, of class `localhost` on loopback.
-            let class = if mode == "flows" { "localhost" } else { "" };
-            assert_drops(&daemon, netns, &[("reason", reason), ("type", class)], count);
+            let classified = drops(
+                &daemon.scrape(),
+                netns,
+                &[("reason", reason), ("type", "localhost")],
+            );
+            assert_eq!(
+                classified,
+                if mode == "flows" { count } else { 0 },
+                "{mode}: {reason}"
+            );
         }
         assert!(expected.queue > 0, "{expected:?}");
         let scrape = daemon.scrape_until("drops of the queue", |seen| {
