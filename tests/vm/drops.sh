@@ -32,19 +32,19 @@ counted() {
 }
 
 drops_by_reason() {
-    nobody_before=$(sum_of network_drops reason=NO_SOCKET)
+    nobody_before=$(sum_of drops reason=NO_SOCKET)
     ports_before=$(snmp NoPorts snmp)
     drops datagrams 7701 1000
     nobody=$(($(snmp NoPorts snmp) - ports_before))
     same drops_nobody_by_the_kernel 1000 $nobody
-    counted drops_nobody $((nobody_before + nobody)) network_drops reason=NO_SOCKET kind=nobody
+    counted drops_nobody $((nobody_before + nobody)) drops reason=NO_SOCKET kind=nobody
 
     nft 'table inet d { chain i { type filter hook input priority 0; udp dport 7702 counter drop; }; }'
     drops datagrams 7702 500
     by_nft=$(nft list table inet d | sed -n 's/.*counter packets \([0-9]*\).*/\1/p')
     nft delete table inet d
     same drops_policy_by_nft 500 "$by_nft"
-    counted drops_policy "$by_nft" network_drops reason=NETFILTER_DROP kind=policy
+    counted drops_policy "$by_nft" drops reason=NETFILTER_DROP kind=policy
 }
 
 queue_of_listener() {
@@ -54,15 +54,15 @@ queue_of_listener() {
     holder=$!
     exec 7>/tmp/listen.end
     until_true 30 grep -qs state=holding /tmp/listen.out
-    until_true 30 reaches 4 network_tcp_listen_backlog lport=7703
-    same listen_backlog 4 "$(sum_of network_tcp_listen_backlog lport=7703)"
-    same listen_limit 3 "$(sum_of network_tcp_listen_backlog_limit lport=7703)"
-    until_true 30 reaches 2 network_tcp_accept_wait lport=7703
-    at_least accept_wait_seconds 2 "$(sum_of network_tcp_accept_wait lport=7703)"
+    until_true 30 reaches 4 tcp_listen_backlog lport=7703
+    same listen_backlog 4 "$(sum_of tcp_listen_backlog lport=7703)"
+    same listen_limit 3 "$(sum_of tcp_listen_backlog_limit lport=7703)"
+    until_true 30 reaches 2 tcp_accept_wait lport=7703
+    at_least accept_wait_seconds 2 "$(sum_of tcp_accept_wait lport=7703)"
     echo end >&7
     exec 7>&-
     wait $holder
-    counted listen_drops $(($(snmp ListenDrops netstat) - overflows_before)) network_tcp_listen_drops lport=7703
+    counted listen_drops $(($(snmp ListenDrops netstat) - overflows_before)) tcp_listen_drops lport=7703
     rm /tmp/listen.end
 }
 
@@ -72,7 +72,7 @@ all_drops() {
         drops_by_reason
     else
         same drops_say_what_is_missing 1 "$(grep -c 'dropped packets are not counted.*before Linux 5.17' /tmp/flowtap.log)"
-        same drops_are_absent '' "$(metric_sum "$(metrics_url auto)" ${prefix}_network_drops)"
+        same drops_are_absent '' "$(metric_sum "$(metrics_url auto)" ${prefix}_drops)"
     fi
     if has_sockets_mode; then
         queue_of_listener
