@@ -33,8 +33,8 @@ static __always_inline void add_shared(struct drop_count *count, __u32 bytes)
 	__sync_fetch_and_add(&count->bytes, bytes);
 }
 
-/* The namespace of the packet's socket, else of its device. Once a UDP socket has looked at a packet its `dev` is other
- * data: a load through it gives 0 then, and the route still has a device. */
+/* The namespace of the packet's socket, else of its device. Once a UDP socket has looked at a packet its `dev` is
+ * other data: a load through it gives 0 then, and the route still has a device. */
 static __always_inline __u32 read_netns(struct sk_buff *skb, struct sock *sk)
 {
 	struct net_device *dev = skb->dev;
@@ -119,8 +119,8 @@ static __always_inline bool count_flow(struct drops_state *state, const struct d
 
 	if (*(volatile __u32 *)&state->refused || !read_flow(&flow, skb, received))
 		return false;
-	/* The verifier makes a call through a pointer, which costs as much as the look-up, of one whose map it does not
-	 * know: so the compiler must not make one call of both. */
+	/* The verifier makes a call through a pointer, which costs as much as the look-up, of one whose map it does
+	 * not know: so the compiler must not make one call of both. */
 	if (state->active) {
 		count = find_or_add(&flows_1, &flow);
 		asm volatile("");

@@ -20,7 +20,7 @@ struct drop_reason {
 	__u32 netns;  /* inode number; 0 if unknown */
 };
 
-/* Whose packet it was, too. IPv4 addresses stand in the first four bytes; the rest is zero. */
+/* With the two ends of the packet. IPv4 addresses stand in the first four bytes; the rest is zero. */
 struct drop_flow {
 	struct drop_reason reason;
 	__u8 local_addr[16];  /* network byte order */
@@ -37,7 +37,7 @@ struct drop_count {
 	__u64 bytes; /* from the header of the layer that dropped it */
 };
 
-/* What user space changes while the programs are at work. */
+/* State that user space changes while the programs are at work. */
 struct drops_state {
 	__u32 active;	  /* the set of maps in use: 0 or 1 */
 	__u32 with_flows; /* whether packets are counted by flow */

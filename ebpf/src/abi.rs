@@ -200,7 +200,7 @@ pub struct DropReason {
     pub netns: u32,
 }
 
-/// `struct drop_flow`: the packet's two ends, too.
+/// `struct drop_flow`: the same with the packet's two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct DropFlow {

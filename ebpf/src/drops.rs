@@ -34,7 +34,7 @@ pub(crate) const TRACEPOINT: &str = "kfree_skb";
 const REASONS: usize = 1024;
 const FLOWS: usize = 4096;
 
-/// What a program reports.
+/// Packets of one count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
     /// Packets of one flow.

@@ -99,7 +99,7 @@ fn assert_drops(daemon: &Daemon, netns: &str, labels: &[(&str, &str)], expected:
     assert_eq!(drops(&scrape, netns, labels), expected, "{labels:?}: {scrape:?}");
 }
 
-/// What the counters of a namespace say after each kind of drop.
+/// The counters of a namespace after each kind of drop.
 #[derive(Debug)]
 struct Expected {
     netns: String,
@@ -140,7 +140,7 @@ fn drop_in_each_way() -> Expected {
             netns: netns::label(),
             netfilter,
             nobody,
-            // What passes the queue finds no room in the socket.
+            // Datagrams that pass the queue find no room in the socket.
             full: full.max(counters.get("Udp:", "RcvbufErrors")),
             queue,
         }

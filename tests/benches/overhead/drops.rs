@@ -54,7 +54,7 @@ fn flood(flows: u32) {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
     for index in 0..FLOOD {
         let [.., high, low] = (index % flows + 1).to_be_bytes();
-        // What is refused was dropped before, too.
+        // An error means that an earlier datagram was dropped.
         let _ = socket.send_to(&[0; 100], (Ipv4Addr::new(127, 1, high, low), PORT));
     }
 }
