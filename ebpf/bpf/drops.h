@@ -20,7 +20,7 @@ struct drop_reason {
 	__u32 netns;  /* inode number; 0 if unknown */
 };
 
-/* Whose packet it was, too. IPv4 addresses stand in the first four bytes; the rest is zero. */
+/* With the two ends of the packet. IPv4 addresses stand in the first four bytes; the rest is zero. */
 struct drop_flow {
 	struct drop_reason reason;
 	__u8 local_addr[16];  /* network byte order */
@@ -37,7 +37,7 @@ struct drop_count {
 	__u64 bytes; /* from the header of the layer that dropped it */
 };
 
-/* What user space changes while the programs are at work. */
+/* State that user space changes while the programs are at work. */
 struct drops_state {
 	__u32 active;	  /* the set of maps in use: 0 or 1 */
 	__u32 with_flows; /* whether packets are counted by flow */
@@ -51,7 +51,28 @@ struct {
 	__type(value, struct drops_state);
 } drops_state SEC(".maps");
 
-/* Key: drop_reason. Value: drop_count of each CPU, of packets that are in no map of flows. */
+/* A reason of this CPU, which has the place until the set is emptied. A place without packets is free. */
+struct drop_slot {
+	struct drop_count count;
+	struct drop_reason reason;
+};
+
+#define DROP_SLOTS 64
+
+struct drop_slots {
+	struct drop_slot slots[DROP_SLOTS];
+};
+
+/* Key: the set. Value: drop_slots of each CPU. Most drops of a machine are of a few reasons, and these are found here
+ * without a look-up in a hash table, which would be most of what counting one costs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct drop_slots);
+} slots SEC(".maps");
+
+/* Key: drop_reason. Value: drop_count of each CPU, of packets whose slot is another reason's. */
 struct reasons_map {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, DROP_REASONS);
@@ -85,6 +106,7 @@ struct {
 _Static_assert(sizeof(struct drop_reason) == 8, "drop_reason");
 _Static_assert(sizeof(struct drop_flow) == 48, "drop_flow");
 _Static_assert(sizeof(struct drop_count) == 16, "drop_count");
+_Static_assert(sizeof(struct drop_slot) == 24, "drop_slot");
 _Static_assert(sizeof(struct drops_state) == 12, "drops_state");
 
 #endif

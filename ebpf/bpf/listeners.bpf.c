@@ -4,8 +4,8 @@
  *
  *   scan_listeners     test run   -> found (ring buffer): a listener_event for each socket in `owners`
  *
- * `owners` is the map of the programs that see sockets begin and cease to listen; the loader puts it here. The sockets
- * are read by address, and one that has been freed has another cookie, or does not listen.
+ * `owners` is the map of the programs that see sockets begin and cease to listen; the loader puts it here. The
+ * sockets are read by address, and one that has been freed has another cookie, or does not listen.
  *
  * Linux 5.13 and later (bpf_for_each_map_elem()).
  */
@@ -30,8 +30,8 @@ struct listener_scan {
 
 /*
  * Microseconds for which the first connection in the queue has been there, which is in the order of arrival. It was
- * established a round trip after its SYN-ACK. With SYN cookies that moment is not known, and since the last segment it
- * has waited at least.
+ * established a round trip after its SYN-ACK. With SYN cookies that moment is not known, and since the last segment
+ * it has waited at least.
  */
 static __always_inline __u32 read_wait(struct sock *sk)
 {

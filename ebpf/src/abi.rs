@@ -200,7 +200,7 @@ pub struct DropReason {
     pub netns: u32,
 }
 
-/// `struct drop_flow`: the packet's two ends, too.
+/// `struct drop_flow`: the same with the packet's two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct DropFlow {
@@ -232,6 +232,22 @@ pub struct DropCount {
     pub bytes: u64,
 }
 
+/// `struct drop_slot`: the counts of one reason on one CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct DropSlot {
+    /// Without packets the place is free.
+    pub(crate) count: DropCount,
+    pub(crate) reason: DropReason,
+}
+
+/// `struct drop_slots`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct DropSlots {
+    pub(crate) slots: [DropSlot; 64],
+}
+
 /// `struct drops_state`: what user space changes while the programs are at work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -250,6 +266,8 @@ unsafe impl aya::Pod for DropReason {}
 unsafe impl aya::Pod for DropFlow {}
 // SAFETY: as above.
 unsafe impl aya::Pod for DropCount {}
+// SAFETY: as above.
+unsafe impl aya::Pod for DropSlots {}
 // SAFETY: as above.
 unsafe impl aya::Pod for DropsState {}
 
@@ -414,6 +432,8 @@ const _: () = {
     assert!(size_of::<DropReason>() == 8);
     assert!(size_of::<DropFlow>() == 48);
     assert!(size_of::<DropCount>() == 16);
+    assert!(size_of::<DropSlot>() == 24);
+    assert!(size_of::<DropSlots>() == 64 * 24);
     assert!(size_of::<DropsState>() == 12);
     assert!(size_of::<Losses>() == 72);
     assert!(size_of::<Control>() == 12);
@@ -610,6 +630,12 @@ mod tests {
                 layout!(DropCount: packets, bytes),
                 size_of::<DropCount>(),
             ),
+            (
+                "drop_slot",
+                layout!(DropSlot: count, reason),
+                size_of::<DropSlot>(),
+            ),
+            ("drop_slots", layout!(DropSlots: slots), size_of::<DropSlots>()),
             (
                 "drops_state",
                 layout!(DropsState: active, with_flows, refused),

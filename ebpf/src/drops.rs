@@ -15,8 +15,9 @@ use std::hash::Hash;
 use aya::maps::{Array, HashMap as FlowMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use aya::programs::BtfTracePoint;
 use aya::{Btf, Ebpf, EbpfLoader};
+use bytemuck::Zeroable;
 
-use crate::abi::{DropCount, DropFlow, DropReason, DropsState};
+use crate::abi::{DropCount, DropFlow, DropReason, DropSlots, DropsState};
 use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
@@ -33,7 +34,7 @@ pub(crate) const TRACEPOINT: &str = "kfree_skb";
 const REASONS: usize = 1024;
 const FLOWS: usize = 4096;
 
-/// What a program reports.
+/// Packets of one count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
     /// Packets of one flow.
@@ -47,6 +48,7 @@ pub enum Dropped {
 /// The program, loaded and attached. Dropping it takes it out of the kernel.
 pub struct Drops {
     sets: [Set; 2],
+    slots: PerCpuArray<MapData, DropSlots>,
     unplaced: Known<(), PerCpuArray<MapData, DropCount>>,
     state: Array<MapData, DropsState>,
     /// The set in use.
@@ -100,11 +102,26 @@ struct Set {
 }
 
 impl Set {
-    fn read(&mut self, each: &mut impl FnMut(Dropped, DropCount)) -> Result<(), MapError> {
+    /// `slots` are those of this set.
+    fn read(
+        &mut self,
+        slots: &PerCpuValues<DropSlots>,
+        each: &mut impl FnMut(Dropped, DropCount),
+    ) -> Result<(), MapError> {
         let Known { map, totals } = &mut self.reasons;
+        let mut now = HashMap::<DropReason, DropCount>::new();
+        for slot in slots.iter().flat_map(|of_cpu| &of_cpu.slots) {
+            // No packet is dropped for reason 0: the slot is being taken.
+            if slot.count.packets > 0 && slot.reason.reason != 0 {
+                add(now.entry(slot.reason).or_default(), slot.count);
+            }
+        }
         for entry in map.iter() {
             let (reason, per_cpu) = entry?;
-            let growth = Known::<_, ()>::growth(totals, reason, sum(&per_cpu));
+            add(now.entry(reason).or_default(), sum(&per_cpu));
+        }
+        for (reason, total) in now {
+            let growth = Known::<_, ()>::growth(totals, reason, total);
             show(each, Dropped::Reason(reason), growth);
         }
         let Known { map, totals } = &mut self.flows;
@@ -164,7 +181,7 @@ impl Drops {
             (take("reasons_0")?, take("flows_0")?),
             (take("reasons_1")?, take("flows_1")?),
         ];
-        let (unplaced, state) = (take("unplaced")?, take("drops_state")?);
+        let [slots, unplaced, state] = [take("slots")?, take("unplaced")?, take("drops_state")?];
         let in_map = |map| move |source| LoadError::Map { map, source };
         let [first, second] = maps.map(|(reasons, flows)| {
             Ok::<_, LoadError>(Set {
@@ -174,6 +191,7 @@ impl Drops {
         });
         let mut drops = Self {
             sets: [first?, second?],
+            slots: PerCpuArray::try_from(slots).map_err(in_map("slots"))?,
             unplaced: Known::new(PerCpuArray::try_from(unplaced).map_err(in_map("unplaced"))?),
             state: Array::try_from(state).map_err(in_map("drops_state"))?,
             active: 0,
@@ -221,8 +239,9 @@ impl Drops {
             map: "dropped packets",
             source,
         };
-        for set in &mut self.sets {
-            set.read(&mut each).map_err(in_map)?;
+        for (index, set) in (0..).zip(&mut self.sets) {
+            let slots = self.slots.get(&index, 0).map_err(in_map)?;
+            set.read(&slots, &mut each).map_err(in_map)?;
         }
         let per_cpu = self.unplaced.map.get(&0, 0).map_err(in_map)?;
         let growth = Known::<_, ()>::growth(&mut self.unplaced.totals, (), sum(&per_cpu));
@@ -246,7 +265,13 @@ impl Drops {
     /// Empties the set that is not in use once nobody can be counting in it; uses it if the other one is filling up.
     fn switch(&mut self, in_map: impl Fn(MapError) -> LoadError + Copy) -> Result<(), LoadError> {
         if std::mem::take(&mut self.retiring) {
-            self.sets[1 - self.active].clear().map_err(in_map)?;
+            let unused = 1 - self.active;
+            self.sets[unused].clear().map_err(in_map)?;
+            let index = u32::from(unused != 0);
+            let cpus = self.slots.get(&index, 0).map_err(in_map)?.len();
+            let free = PerCpuValues::try_from(vec![DropSlots::zeroed(); cpus]);
+            let free = free.map_err(|error| in_map(MapError::IoError(error)))?;
+            self.slots.set(index, free, 0).map_err(in_map)?;
         }
         let state = self.state.get(&0, 0).map_err(in_map)?;
         if state.refused != 0 || self.sets[self.active].is_half_full() {
@@ -306,11 +331,17 @@ fn reason_name(names: &BTreeMap<u32, String>, subsystems: &BTreeMap<u32, String>
     }
 }
 
+fn add(sum: &mut DropCount, count: DropCount) {
+    sum.packets += count.packets;
+    sum.bytes += count.bytes;
+}
+
 fn sum(per_cpu: &PerCpuValues<DropCount>) -> DropCount {
-    per_cpu.iter().fold(DropCount::default(), |sum, cpu| DropCount {
-        packets: sum.packets + cpu.packets,
-        bytes: sum.bytes + cpu.bytes,
-    })
+    let mut total = DropCount::default();
+    for count in per_cpu.iter() {
+        add(&mut total, *count);
+    }
+    total
 }
 
 fn show(each: &mut impl FnMut(Dropped, DropCount), dropped: Dropped, growth: DropCount) {

@@ -1,4 +1,4 @@
-//! What a receiver reports beside the flows of its sockets: dropped packets, and the differences of listening sockets.
+//! Dropped packets and listening sockets, which a receiver reports beside the flows of its sockets.
 //!
 //! Both are collected on the receiver's own thread right before a watermark, so they are in the window that it closes.
 

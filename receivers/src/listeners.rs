@@ -3,7 +3,7 @@
 //! In: records whose `drops` are what the kernel has counted since the socket began to listen. Out: the same with what came since the
 //! record before. The rules:
 //!
-//! 1. A socket that listened before the first look counts from there; one that appears later counts from its beginning.
+//! 1. A socket that is adopted counts from there; one that appears later counts from its beginning.
 //! 2. The kernel keeps the total of a socket that listens no more, and may listen again: the last ones are remembered.
 //! 3. A socket of which three looks have shown nothing has closed, and the record of that was lost.
 
@@ -22,7 +22,7 @@ const LOOKS: u32 = 3;
 pub(crate) struct ListenerTotals {
     known: HashMap<u64, Known>,
     closed: VecDeque<(u64, u64)>,
-    /// Looks up to now; 0 during the first.
+    /// Looks up to now.
     looks: u32,
 }
 
@@ -43,7 +43,7 @@ impl ListenerTotals {
                 let closed = self.closed.iter().find(|(closed, _)| *closed == cookie);
                 closed.map(|(_, total)| *total)
             });
-            let adopted = if self.looks == 0 { total } else { 0 };
+            let adopted = if record.adopted { total } else { 0 };
             record.drops = total.saturating_sub(before.unwrap_or(adopted));
             if record.closed {
                 self.close(cookie, total, record);
@@ -108,6 +108,13 @@ mod tests {
         record
     }
 
+    fn adopt(totals: &mut ListenerTotals, cookie: u64, total: u64) -> u64 {
+        let mut records = [record(cookie, total, false)];
+        records[0].adopted = true;
+        totals.settle(&mut records);
+        records[0].drops
+    }
+
     fn settled(totals: &mut ListenerTotals, cookie: u64, total: u64, closed: bool) -> u64 {
         let mut records = [record(cookie, total, closed)];
         totals.settle(&mut records);
@@ -117,8 +124,7 @@ mod tests {
     #[test]
     fn an_adopted_socket_counts_from_now_on_and_a_new_one_from_its_beginning() {
         let mut totals = ListenerTotals::default();
-        assert_eq!(settled(&mut totals, 1, 100, false), 0, "before flowtap");
-        totals.end_look(&mut Vec::new());
+        assert_eq!(adopt(&mut totals, 1, 100), 0, "before flowtap");
         assert_eq!(settled(&mut totals, 1, 107, false), 7);
         assert_eq!(settled(&mut totals, 2, 5, false), 5, "new");
         assert_eq!(settled(&mut totals, 1, 108, true), 1, "until it closes");
@@ -128,7 +134,6 @@ mod tests {
     #[test]
     fn a_socket_that_listens_again_does_not_count_its_past_again() {
         let mut totals = ListenerTotals::default();
-        totals.end_look(&mut Vec::new());
         assert_eq!(settled(&mut totals, 1, 30, false), 30);
         assert_eq!(settled(&mut totals, 1, 31, true), 1);
         assert_eq!(settled(&mut totals, 1, 33, false), 2);

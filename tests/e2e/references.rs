@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use flowtap_pipeline::catalog::{Definition, FAMILIES, Label};
-use flowtap_pipeline::{FamilyKind, Naming};
+use flowtap_pipeline::{DROP_KINDS, DropKind, FamilyKind, Naming};
 
 use crate::daemon::{Daemon, flowtap, read};
 use crate::require;
@@ -93,7 +93,7 @@ fn the_metrics_reference_is_what_the_code_says() {
          `processors.window.families.<name>` configures one metric: `labels` (traffic is summed over a label that is left out),\n\
          `enabled`, and for a histogram `buckets`, up to 16 upper bounds in its unit. A config uses the names and labels of\n\
          `primus_lens` with either naming. Above `max_series`, new label combinations are counted in a series whose unbounded\n\
-         labels are `other`; role, direction, class, event, reason, network type, limit and queue keep their values.\n\n\
+         labels are `other`; role, direction, class, event, reason, network type, limit, queue and kind keep their values.\n\n\
          | label | by `naming: otel` | value |\n|---|---|---|\n",
     );
     for (label, value) in [
@@ -116,7 +116,7 @@ fn the_metrics_reference_is_what_the_code_says() {
         ("event", "`opened`, `closed`, `failed`, `reset`"),
         (
             "reason",
-            "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the SYN was sent again), `aborted` (given up at once), `other`",
+            "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the SYN was sent again), `aborted` (given up at once), `other`; of a dropped packet the kernel's reason ([drops.md](drops.md))",
         ),
         (
             "role_source",
@@ -167,6 +167,10 @@ fn the_metrics_reference_is_what_the_code_says() {
             "reset_by",
             "the side that reset the connection: `local` or `remote`; empty for other events, and where it is not seen",
         ),
+        (
+            "kind",
+            "of a dropped packet: `policy`, `full`, `nobody`, `broken` (loss), `tcp`, `end` (no loss), `other` ([drops.md](drops.md))",
+        ),
     ] {
         // The types of peers and of events share a name.
         let known = FAMILIES
@@ -192,6 +196,20 @@ fn the_metrics_reference_is_what_the_code_says() {
     text.truncate(text.trim_end().len());
     text.push('\n');
     check("docs/metrics.md", &text);
+}
+
+#[test]
+fn the_page_of_drops_has_every_reason_with_its_kind() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/drops.md")).unwrap();
+    for kind in DropKind::ALL {
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{}` |", kind.as_str())));
+        let shown: Vec<_> = row.unwrap().split('`').skip(3).step_by(2).collect();
+        let patterns = DROP_KINDS.iter().filter(|(_, of)| *of == kind);
+        let expected: Vec<_> = patterns.map(|(pattern, _)| *pattern).collect();
+        assert_eq!(shown, expected, "{}", kind.as_str());
+    }
 }
 
 /// The part of docs/config.md before the lists of keys.

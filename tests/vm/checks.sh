@@ -2,7 +2,7 @@
 # What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
-# In: CHECKS in the environment, any of "modes processes owners links limits reloads"; default all.
+# In: CHECKS in the environment, any of "modes processes owners links limits reloads drops"; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -19,10 +19,12 @@
 . /checks/reloads.sh
 # shellcheck source=tests/vm/resets.sh
 . /checks/resets.sh
+# shellcheck source=tests/vm/drops.sh
+. /checks/drops.sh
 # shellcheck source=tests/vm/limits.sh
 . /checks/limits.sh
 
-wanted() { case " ${CHECKS:-modes processes owners links limits reloads} " in *" $1 "*) ;; *) return 1 ;; esac; }
+wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # started NAME MODE...: starts flowtap, or says that it does not.
 started() {
@@ -111,4 +113,8 @@ if wanted reloads; then
         timed "${mode}_reloads" all_reloads "$mode" $first_port
         first_port=$((first_port + 100))
     done
+fi
+if wanted drops && started drops auto; then
+    timed drops all_drops
+    stop_flowtap drops
 fi

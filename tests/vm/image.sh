@@ -63,7 +63,7 @@ pack_image() {
     for tool in ip tc ss nft; do
         copy_program "$(command -v $tool)" "usr/local/bin/$tool"
     done
-    for tool in traffic resets misses owners limits; do
+    for tool in traffic resets misses owners limits drops; do
         copy_program "$cache/$tool" "usr/local/bin/$tool"
     done
     [[ -z $binary ]] || copy_program "$binary" usr/local/bin/flowtap

@@ -53,7 +53,7 @@ impl DropReason {
         self.known().map_or("other", |(name, _)| name)
     }
 
-    /// What kind of event the drop is.
+    /// The kind of event that the drop is.
     pub fn kind(self) -> DropKind {
         self.known().map_or(DropKind::Other, |(_, kind)| kind)
     }
@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for DropReason {
     }
 }
 
-/// What kind of event a drop is. Only the first four are loss.
+/// The kind of event that a drop is. Only the first four are loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DropKind {
     /// A rule says so: netfilter, traffic control, XDP, a socket's filter, a security module.
@@ -98,9 +98,9 @@ pub enum DropKind {
     Nobody,
     /// The packet is malformed, or a checksum is wrong.
     Broken,
-    /// TCP's own housekeeping: duplicates, old segments, window probes. What it needs again is retransmitted.
+    /// TCP's own housekeeping: duplicates, old segments, window probes. Data that is needed is retransmitted.
     Tcp,
-    /// What was left in a queue when a socket closed.
+    /// Packets left in a queue when a socket closed.
     End,
     /// Anything else, and reasons whose name the kernel does not have.
     Other,

@@ -31,6 +31,8 @@ pub struct ListeningRecord {
     pub wait_us: Option<u32>,
     /// It listens no more; its queue is empty.
     pub closed: bool,
+    /// It listened before the receiver looked for the first time, so what it has dropped until then is not counted.
+    pub adopted: bool,
 }
 
 impl ListeningRecord {
@@ -53,6 +55,7 @@ impl ListeningRecord {
             drops: 0,
             wait_us: None,
             closed: false,
+            adopted: false,
         }
     }
 }

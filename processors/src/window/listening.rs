@@ -21,7 +21,7 @@ const SOCKETS: usize = 1 << 15;
 pub(super) struct Listening {
     /// By receiver and cookie.
     sockets: HashMap<(u16, u64), ListeningRecord>,
-    /// What the series stand at, of those that are not 0.
+    /// Values of the series.
     shown: HashMap<Key, i64>,
 }
 
@@ -81,7 +81,7 @@ impl Listening {
         let before = std::mem::replace(&mut self.shown, levels);
         let gone = before.keys().filter(|key| !self.shown.contains_key(*key));
         let gone = gone.map(|key| (*key, 0));
-        // Those that stay as they are, too: their series would expire.
+        // Also those that stay as they are: their series would expire.
         let now = self.shown.iter().map(|(key, level)| (*key, *level));
         let changes = now.chain(gone);
         changes

@@ -102,7 +102,7 @@ impl DropCapture {
     }
 }
 
-/// What makes the program load.
+/// Returns the hint for an operator whose kernel does not take the program.
 pub(crate) const fn remedy(error: &LoadError) -> &'static str {
     match error {
         LoadError::MissingArgument { .. } => "run Linux 5.17 or later",

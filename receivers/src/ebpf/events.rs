@@ -316,7 +316,7 @@ impl Reader {
 
     async fn tick(&mut self, at: Timestamp) {
         let left = &mut self.left;
-        scan_listeners(&mut left.listeners, &mut self.batch, &mut left.containers);
+        scan_listeners(false, &mut left.listeners, &mut self.batch, &mut left.containers);
         self.lane().1.send();
         let kernel = self.left.programs.losses();
         if let Err(error) = &kernel {

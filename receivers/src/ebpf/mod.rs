@@ -146,7 +146,7 @@ impl EbpfReceiver {
         let mut left = Left::new(sockets, listeners.ok(), containers);
         sockets::adopt(&mut left.programs, &mut left.found, &mut left.containers);
         // What these have dropped before is not counted.
-        scan_listeners(&mut left.listeners, &mut left.found, &mut left.containers);
+        scan_listeners(true, &mut left.listeners, &mut left.found, &mut left.containers);
         self.losses
             .count_unadopted(unadopted::count(&self.config.proc_root));
         left

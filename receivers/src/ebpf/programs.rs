@@ -142,8 +142,9 @@ impl<P> Left<P> {
     }
 }
 
-/// Adds what a scan of listening sockets finds to `batch`.
+/// Adds what a scan of listening sockets finds to `batch`; `adopts` at the first one.
 pub(super) fn scan_listeners(
+    adopts: bool,
     listeners: &mut Option<Listeners>,
     batch: &mut FlowBatch,
     containers: &mut Containers,
@@ -151,6 +152,7 @@ pub(super) fn scan_listeners(
     let Some(scan) = listeners else { return };
     let scanned = scan.scan(|found| {
         let mut record = convert::listening_record(&found);
+        record.adopted = adopts;
         record.flow.container_id = containers.id_of(&record.flow, Duration::ZERO);
         batch.listening.push(record);
     });

@@ -152,7 +152,7 @@ impl<'a> Capture<'a> {
                 hint: report this if it comes again");
             }
         }
-        scan_listeners(&mut self.listeners, &mut self.batch, &mut self.containers);
+        scan_listeners(false, &mut self.listeners, &mut self.batch, &mut self.containers);
         self.hand_on();
         match self.sockets.losses() {
             Ok(losses) => self.losses.update(&losses),

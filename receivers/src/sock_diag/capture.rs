@@ -308,6 +308,7 @@ impl Table {
         });
         for mut record in found.listeners {
             record.flow.netns = self.netns;
+            record.adopted = first;
             self.batch.listening.push(record);
         }
         self.roles = Some(roles);

@@ -40,7 +40,7 @@ pub(crate) struct Program {
 }
 
 /// flowtap's programs by name, and that of the usual design. Only one agent runs at a time.
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 26] = [
     "on_state_change",
     "on_state_nested",
     "scan_sockets",
@@ -56,6 +56,9 @@ const NAMES: [&str; 23] = [
     "connect_probe",
     "close_probe",
     "count_packet",
+    "on_drop",
+    "on_drop_at_socket",
+    "on_nothing",
     "sent4",
     "sent4_probe",
     "taken",

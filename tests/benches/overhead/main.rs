@@ -7,6 +7,7 @@
 //! | `against` | one load with others of its kind: a program on every packet, pmacctd |
 //! | `churn` | as many short connections as the machine makes: is any lost? |
 //! | `drain` | mode `events`: throughput of one core from the ring, and whether drops are counted exactly |
+//! | `drops` | a dropped packet, counted by reason and by flow |
 //! | `startup` | to the first attached program, to the first scrape |
 //! | `tick` | a window's end with 100,000 synthetic flows and every exporter |
 //! | `udp` | a datagram by each way to count it, and a TCP exchange beside it |
@@ -30,6 +31,7 @@ mod agent;
 mod capture;
 mod churn;
 mod drain;
+mod drops;
 mod exchange;
 mod kernel;
 mod load;
@@ -76,6 +78,7 @@ const PARTS: [(&str, fn()); 9] = [
     ("against", against::run),
     ("churn", churn::run),
     ("drain", drain::run),
+    ("drops", drops::run),
     ("startup", startup::run),
     ("tick", tick::run),
     ("udp", udp::run),

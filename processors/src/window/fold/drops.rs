@@ -1,4 +1,4 @@
-//! How the window folds dropped packets.
+//! Folds dropped packets into series.
 
 use flowtap_pipeline::DropRecord;
 use flowtap_pipeline::catalog::FamilyId;

@@ -1,4 +1,4 @@
-//! How the window folds listening sockets.
+//! Folds listening sockets into series.
 
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{FlowBatch, ListeningRecord};
