@@ -38,6 +38,7 @@ enum udp_marks {
 	UDP_FIRST_RECEIVED = 1 << 1, /* the opposite; neither: only drops or errors */
 	UDP_BOUND = 1 << 2,	     /* the application chose the local port */
 	UDP_QUIC = 1 << 3,	     /* the first datagram began with a long header of QUIC */
+	UDP_CONNECTED = 1 << 4,	     /* the application had called connect() when the flow began */
 };
 
 /* All that is known of a flow. Totals only grow. A remote port 0 is none: the socket is not connected, and the hook or

@@ -62,6 +62,8 @@ static __always_inline void begin_flow(struct udp_flow *flow, const struct datag
 		flow->cgroup_id = cgroup_of_socket(sk);
 		if (BPF_CORE_READ_BITFIELD_PROBED((struct sock___udp *)sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
 			flow->marks |= UDP_BOUND;
+		if (BPF_CORE_READ(sk, __sk_common.skc_dport))
+			flow->marks |= UDP_CONNECTED;
 	}
 	if (datagram->in_process)
 		read_task(&flow->pid, &flow->cgroup_id, flow->comm);

@@ -85,6 +85,8 @@ impl UdpFlow {
     pub const BOUND: u32 = 1 << 2;
     /// `UDP_QUIC`: the first datagram began with a long header of QUIC.
     pub const QUIC: u32 = 1 << 3;
+    /// `UDP_CONNECTED`: the application had called `connect()` when the flow began.
+    pub const CONNECTED: u32 = 1 << 4;
 }
 
 /// `struct udp_seen`: what the programs have seen, per CPU.

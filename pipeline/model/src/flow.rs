@@ -102,7 +102,7 @@ pub enum RoleSource {
     Message,
     /// Of UDP: the direction of the first datagram.
     FirstDatagram,
-    /// Of UDP: the first datagram came in, but the application did not choose the port that it came to.
+    /// Of UDP: the first datagram came in, but to a connected socket whose port the kernel chose.
     Bound,
 }
 

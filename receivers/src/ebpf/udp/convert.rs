@@ -56,16 +56,17 @@ fn who(flow: &UdpFlow) -> Flow {
     }
 }
 
-/// Who sends first is the client. A socket whose port the kernel chose is one as well: of a flow that was there before flowtap the
-/// first datagram to be seen may be an answer.
-const fn role(flow: &UdpFlow) -> (Role, RoleSource) {
+/// Who sends first is the client. So is a connected socket whose port the kernel chose: of a flow that was there before flowtap
+/// the first datagram to be seen may be an answer.
+fn role(flow: &UdpFlow) -> (Role, RoleSource) {
+    let has = |mark| flow.marks & mark != 0;
     if flow.key.remote_port == 0 {
         (Role::Unknown, RoleSource::Assumed)
-    } else if flow.marks & UdpFlow::FIRST_SENT != 0 {
+    } else if has(UdpFlow::FIRST_SENT) {
         (Role::Client, RoleSource::FirstDatagram)
-    } else if flow.marks & UdpFlow::FIRST_RECEIVED == 0 {
+    } else if !has(UdpFlow::FIRST_RECEIVED) {
         (Role::Unknown, RoleSource::Assumed)
-    } else if flow.marks & UdpFlow::BOUND == 0 {
+    } else if has(UdpFlow::CONNECTED) && !has(UdpFlow::BOUND) {
         (Role::Client, RoleSource::Bound)
     } else {
         (Role::Server, RoleSource::FirstDatagram)
@@ -123,12 +124,19 @@ mod tests {
     #[test]
     fn the_first_datagram_and_the_choice_of_the_port_decide_the_role() {
         use RoleSource::{Assumed, Bound, FirstDatagram};
-        let (sent, received, bound) = (UdpFlow::FIRST_SENT, UdpFlow::FIRST_RECEIVED, UdpFlow::BOUND);
+        let (sent, received) = (UdpFlow::FIRST_SENT, UdpFlow::FIRST_RECEIVED);
+        let (bound, connected) = (UdpFlow::BOUND, UdpFlow::CONNECTED);
         for (marks, port, expected) in [
             (sent, 53, (Role::Client, FirstDatagram)),
             (sent | bound, 123, (Role::Client, FirstDatagram)),
             (received | bound, 40_000, (Role::Server, FirstDatagram)),
-            (received, 53, (Role::Client, Bound)),
+            (
+                received | bound | connected,
+                40_000,
+                (Role::Server, FirstDatagram),
+            ),
+            (received, 40_000, (Role::Server, FirstDatagram)),
+            (received | connected, 53, (Role::Client, Bound)),
             (0, 53, (Role::Unknown, Assumed)),
             (received | bound, 0, (Role::Unknown, Assumed)),
         ] {

@@ -14,6 +14,7 @@ mod convert;
 mod coverage;
 mod dns;
 mod icmp;
+mod roles;
 mod telemetry;
 
 use std::fmt::Display;
@@ -31,6 +32,7 @@ pub use self::config::{IcmpConfig, UdpConfig, UdpHooks};
 use self::coverage::UdpCoverage;
 use self::dns::Dns;
 use self::icmp::IcmpCounters;
+use self::roles::Roles;
 use self::telemetry::Telemetry;
 use super::config::Config;
 use super::explain::explain;
@@ -52,6 +54,7 @@ pub(super) struct UdpCapture {
     coverage: UdpCoverage,
     dns_config: crate::dns::Config,
     dns: Option<Dns>,
+    roles: Roles,
     unplaced: UdpTotals,
     batch: FlowBatch,
 }
@@ -125,6 +128,7 @@ impl UdpCapture {
             coverage: UdpCoverage::new(context, &config.proc_root),
             dns: Dns::new(&config.dns, context),
             dns_config: config.dns.clone(),
+            roles: Roles::default(),
             unplaced: UdpTotals::default(),
             batch: FlowBatch::default(),
         })))
@@ -151,11 +155,12 @@ impl UdpCapture {
             programs,
             containers,
             coverage,
+            roles,
             batch,
             ..
         } = self;
         programs.scan(now_ns, |change| {
-            push(batch, containers, coverage, now_ns, change);
+            push(batch, containers, coverage, roles, now_ns, change);
             hand_on(batch, sink, BATCH_RECORDS);
         })?;
         let unplaced = *self.programs.unplaced();
@@ -182,10 +187,11 @@ impl UdpCapture {
             programs,
             containers,
             coverage,
+            roles,
             batch,
             ..
         } = self;
-        programs.drain_closed(|change| push(batch, containers, coverage, now_ns, change))
+        programs.drain_closed(|change| push(batch, containers, coverage, roles, now_ns, change))
     }
 
     fn drain_dns(&mut self) -> io::Result<()> {
@@ -201,10 +207,12 @@ fn push(
     batch: &mut FlowBatch,
     containers: &mut Containers,
     coverage: &mut UdpCoverage,
+    roles: &mut Roles,
     now_ns: u64,
     change: &UdpChange,
 ) {
     let mut record = convert::record(change);
+    roles.apply(change, &mut record);
     let age = Duration::from_nanos(now_ns.saturating_sub(change.flow.since_ns));
     record.flow.container_id = containers.id_of(&record.flow, age);
     coverage.observe(&record);
