@@ -116,6 +116,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn dns_names_that_the_receiver_does_not_give_are_an_error_with_the_setting_or_a_warning() {
+        let label = "processors.window.families.network_dns_queries.labels=[qname]";
+        let errors = load(&[label]).unwrap_err().to_string();
+        assert!(
+            errors.contains("families.network_dns_queries.labels[0]"),
+            "{errors}"
+        );
+        assert!(errors.contains("set `receivers.ebpf.dns.names`"), "{errors}");
+        let full = "receivers.ebpf.dns.names=full";
+        assert_eq!(load(&[label, full]).unwrap().warnings, []);
+        let names = [
+            "processors.names={}",
+            "service.pipelines.flows.processors=[direction, policy, names, window]",
+        ];
+        let warnings = load(&names).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].to_string().contains("set `receivers.ebpf.dns.names`"));
+        assert_eq!(load(&[&names[..], &[full]].concat()).unwrap().warnings, []);
+    }
+
     #[cfg(feature = "kubernetes")]
     #[test]
     fn names_that_no_watcher_keeps_are_warned_of() {

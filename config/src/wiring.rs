@@ -402,6 +402,9 @@ impl Checker<'_> {
 
 /// The component types of this build that fill a field, as advice.
 fn remedy(field: RecordField, stage: &Stage<'_>, registry: &Registry) -> Option<String> {
+    if let Some(setting) = field.setting() {
+        return Some(format!("set `{setting}`"));
+    }
     let fills = |contract: Contract| contract.fills.contains(&field);
     let processors = registry.processors().values();
     let processors = processors.filter(|factory| fills(factory.default().contract()));

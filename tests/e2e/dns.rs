@@ -1,7 +1,8 @@
 //! DNS transactions through the whole daemon.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -71,7 +72,7 @@ fn names_are_labels_and_name_the_peers_of_connections_where_the_config_asks_for_
     assert!(nameless.all(|sample| !sample.labels.contains_key("peer_name")));
 }
 
-// What follows measures real messages, by programs of the root cgroup: they load wherever flowtap runs as root.
+// The tests from here on measure real messages, by programs of the root cgroup: they load wherever flowtap runs as root.
 
 const QUERIES: &str = "primus_lens_network_dns_queries";
 
@@ -240,12 +241,10 @@ fn failures_delay_loss_and_truncation_are_seen_as_they_happened() {
     });
     assert_eq!(received, 10 + 10 + 3 + 10 + 2);
     let of_netns = [("netns", netns.as_str())];
-    daemon.scrape_until("the time-out", |seen| {
+    // The last to end: every other transaction is in the same window or an earlier one.
+    let seen = daemon.scrape_until("the time-outs", |seen| {
         seen.sum(QUERIES, &[("rcode", "timeout"), ("netns", &netns)]) == 2
     });
-    let (status, window) = daemon.stop();
-    assert!(status.success(), "{status}");
-    let seen = &window.totals;
     for flow in ["egress", "ingress"] {
         let labels = [("flow", flow), ("netns", netns.as_str())];
         let of = |rcode| {
@@ -284,6 +283,8 @@ fn failures_delay_loss_and_truncation_are_seen_as_they_happened() {
         assert_eq!(count("+Inf"), 31, "{flow}");
     }
     assert_eq!(seen.sum("primus_lens_network_dns_search_misses", &of_netns), 0);
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
 }
 
 #[test]
@@ -335,4 +336,51 @@ fn messages_that_a_small_ring_has_no_room_for_are_counted_to_the_last_one() {
     let messages = 4 * u64::from(COUNT);
     assert_eq!(2 * answered + timed_out + rejected + lost, messages);
     assert!(lost > messages / 2, "{lost} lost of {messages}");
+}
+
+#[test]
+fn a_connection_of_a_few_milliseconds_has_the_name_whose_answer_opened_it() {
+    const BYTES: usize = 12_345;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let named = [
+        "receivers.ebpf.dns.names=full",
+        "processors.names.sources=[dns]",
+        "service.pipelines.flows.processors=[direction, policy, names, window]",
+        "processors.window.families.network_tcp_flow_egress.labels=[raddr, direction, peer_name, peer_name_source, netns]",
+    ];
+    let daemon = Daemon::start(&[&REAL[..], &named].concat());
+    let netns = netns::within_new(|| {
+        let server = Dnsmasq::start(&["--local=/test/", "--host-record=db.test,127.0.0.9"]);
+        for address in ["127.0.0.9", "127.0.0.10"] {
+            let listener = TcpListener::bind((address, 0)).unwrap();
+            if address == "127.0.0.9" {
+                assert!(dig(&["@127.0.0.1", "db.test", "A"]).contains(address));
+            }
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.write_all(&[7; BYTES]).unwrap();
+            drop(client);
+            let mut received = Vec::new();
+            listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+            assert_eq!(received.len(), BYTES);
+        }
+        server.stop();
+        netns::label()
+    });
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    let of = |labels: &[(&str, &str)]| {
+        let labels = [&[("direction", "outbound"), ("netns", netns.as_str())], labels].concat();
+        window.totals.sum("primus_lens_network_tcp_flow_egress", &labels)
+    };
+    let name = [
+        ("peer_name", "db.test"),
+        ("peer_name_source", "dns"),
+        ("raddr", "127.0.0.9"),
+    ];
+    assert_eq!(of(&name), BYTES as u64);
+    assert_eq!(of(&[("raddr", "127.0.0.9")]), BYTES as u64, "all of it is named");
+    assert_eq!(of(&[("raddr", "127.0.0.10")]), BYTES as u64);
+    assert_eq!(of(&[("peer_name", "db.test")]), BYTES as u64, "nothing else is");
 }

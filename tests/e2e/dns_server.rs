@@ -96,7 +96,7 @@ impl Drop for Dnsmasq {
     }
 }
 
-/// What a [`Responder`] does with a query.
+/// Reaction of a [`Responder`] to queries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Behaviour {
     /// Response code.

@@ -30,11 +30,11 @@ pub struct DnsRecord {
     pub flow: Flow,
     /// Type of the question, as IANA numbers it.
     pub qtype: u16,
-    /// How it ended.
+    /// Its end.
     pub outcome: DnsOutcome,
     /// From the first query to the answer, in µs; 0 without an answer.
     pub latency_us: u32,
-    /// Times that the query was sent again.
+    /// Retries of the query.
     pub retries: u32,
     /// Whether the answer had the TC bit.
     pub truncated: bool,
@@ -167,7 +167,7 @@ impl DnsType {
     }
 }
 
-/// How a transaction ended.
+/// End of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DnsOutcome {
     /// With an answer of this response code.

@@ -25,6 +25,14 @@ pub enum RecordField {
 }
 
 impl RecordField {
+    /// The setting that makes a receiver fill the field, if it is one that is off by default.
+    pub const fn setting(self) -> Option<&'static str> {
+        match self {
+            Self::DnsName => Some("receivers.ebpf.dns.names"),
+            _ => None,
+        }
+    }
+
     /// The consequence for a pipeline in which nothing fills the field.
     pub const fn if_missing(self) -> &'static str {
         match self {

@@ -50,19 +50,26 @@ impl Observer {
     /// to be taken before; `wall` is the time of day at `now`.
     pub fn flush(&mut self, now: u64, wall: Timestamp, batch: &mut FlowBatch) {
         let Self {
-            transactions,
+            transactions, ended, ..
+        } = self;
+        transactions.expire(now, |transaction| ended.push(transaction));
+        self.take_ended(now, wall, batch);
+        self.telemetry.update(&self.transactions, &self.policy);
+    }
+
+    /// Appends the transactions that have ended to `batch`, and leaves those that wait, however long.
+    pub fn take_ended(&mut self, now: u64, wall: Timestamp, batch: &mut FlowBatch) {
+        let Self {
             policy,
             with_answers,
             ended,
-            telemetry,
+            ..
         } = self;
-        transactions.expire(now, |transaction| ended.push(transaction));
         batch.dns.extend(ended.drain(..).map(|transaction| {
             let age = now.saturating_sub(transaction.at);
             let at = Timestamp::from_nanos(wall.as_nanos().saturating_sub(age));
             record(transaction, policy, *with_answers, at)
         }));
-        telemetry.update(transactions, policy);
     }
 
     /// Counts the queries that still wait as unfinished: no more messages come.

@@ -21,7 +21,7 @@ pub struct Packet<'a> {
     pub payload: &'a [u8],
 }
 
-/// A socket and its owner. What is not known is 0.
+/// A socket and its owner. Unknown values are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// Inode number of the socket's network namespace.

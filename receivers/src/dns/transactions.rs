@@ -10,7 +10,7 @@
 //!    nothing.
 //! 4. A query to a multicast address is answered by many, or by none: it is a transaction at once, without a time.
 //! 5. Both sides of an exchange on this machine are transactions: the client's, and the server's, whose time is the server's own.
-//! 6. At most `max_pending` queries wait. What belongs to no transaction is counted with its reason ([`Rejected`]).
+//! 6. At most `max_pending` queries wait. Messages of no transaction are counted with the reason ([`Rejected`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -43,7 +43,7 @@ pub struct Transaction {
     pub name: DomainName,
     /// The type asked for, as IANA numbers it.
     pub qtype: u16,
-    /// How it ended.
+    /// Its end.
     pub outcome: DnsOutcome,
     /// From the first query to the answer, in nanoseconds; 0 without an answer.
     pub latency: u64,

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::udp::{IcmpConfig, UdpConfig, UdpHooks};
+use crate::dns::Names;
 
 /// Capture mode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -97,11 +98,14 @@ impl Default for Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        let contract = Contract::default()
+        let mut contract = Contract::default()
             .fills([RecordField::Process, RecordField::Container, RecordField::Netns])
             .covers(Sockets::TcpOfNode)
             .proc_root(&self.proc_root)
             .every(self.interval);
+        if self.udp.enabled && self.dns.enabled && self.dns.names != Names::None {
+            contract = contract.fills([RecordField::DnsName]);
+        }
         if self.udp.enabled && self.udp.hooks == UdpHooks::Cgroup {
             contract.net_admin()
         } else {

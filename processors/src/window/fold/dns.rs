@@ -1,4 +1,4 @@
-//! How the window folds DNS transactions.
+//! Folding of DNS transactions.
 
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::dns::DnsOutcome;

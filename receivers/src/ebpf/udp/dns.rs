@@ -1,10 +1,12 @@
 //! DNS datagrams of the kernel side, for the observer of transactions.
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use flowtap_ebpf::udp::abi::{DnsDatagram, DnsHead};
-use flowtap_pipeline::{BuildContext, Endpoint, FlowBatch, Timestamp};
+use flowtap_pipeline::{BuildContext, DnsRecord, Endpoint, FlowBatch, Timestamp};
 
+use crate::containers::Containers;
 use crate::dns::{Config, Observer, Owner, Packet};
 use crate::ebpf::convert::address;
 
@@ -46,13 +48,29 @@ impl Dns {
         });
     }
 
-    /// Adds transactions that have ended to `batch`. `now_ns` is of the clock of datagrams.
-    pub(super) fn flush(&mut self, now_ns: u64, batch: &mut FlowBatch) {
+    /// Adds transactions that were answered to `batch`. `now_ns` is of the clock of datagrams.
+    pub(super) fn answered(&mut self, now_ns: u64, containers: &mut Containers, batch: &mut FlowBatch) {
+        let known = batch.dns.len();
+        self.observer.take_ended(now_ns, Timestamp::now(), batch);
+        name_containers(containers, &mut batch.dns[known..]);
+    }
+
+    /// The same, and those whose time is out: every datagram up to `now_ns` has been taken.
+    pub(super) fn flush(&mut self, now_ns: u64, containers: &mut Containers, batch: &mut FlowBatch) {
+        let known = batch.dns.len();
         self.observer.flush(now_ns, Timestamp::now(), batch);
+        name_containers(containers, &mut batch.dns[known..]);
     }
 
     /// No more datagrams come.
     pub(super) fn abandon(&mut self) {
         self.observer.abandon();
+    }
+}
+
+fn name_containers(containers: &mut Containers, records: &mut [DnsRecord]) {
+    for record in records {
+        let age = Duration::from_micros(record.latency_us.into());
+        record.flow.container_id = containers.id_of(&record.flow, age);
     }
 }

@@ -41,9 +41,6 @@ use crate::containers::Containers;
 /// Records after which a batch is passed on, so that it stays in the cache.
 const BATCH_RECORDS: usize = 1024;
 
-/// Size of the ring of DNS datagrams: some 5,000 queries, each with its response.
-const DNS_RING_BYTES: u32 = 1 << 21;
-
 /// The programs at work, and what goes with them from one receiver to the next.
 #[derive(Debug)]
 pub(super) struct UdpCapture {
@@ -74,7 +71,7 @@ impl UdpCapture {
             max_flows: udp.max_flows,
             idle: udp.idle,
             dns_ports: config.dns.kernel_ports().to_vec(),
-            dns_ring_bytes: DNS_RING_BYTES,
+            dns_ring_bytes: config.dns.ring_buffer_bytes,
         };
         let programs = match Udp::load(&options) {
             Ok(programs) => programs,
@@ -149,8 +146,9 @@ impl UdpCapture {
 
     /// Everything that has moved up to now.
     fn collect(&mut self, sink: &mut dyn Sink) -> io::Result<()> {
-        self.drain_dns()?;
+        // Before the ring is read: an answer that comes while it is read is not missing from what is there by then.
         let now_ns = monotonic_ns();
+        self.drain_dns()?;
         let Self {
             programs,
             containers,
@@ -171,7 +169,7 @@ impl UdpCapture {
             self.batch.udp.push(convert::unplaced(&new));
         }
         if let Some(dns) = &mut self.dns {
-            dns.flush(now_ns, &mut self.batch);
+            dns.flush(now_ns, &mut self.containers, &mut self.batch);
         }
         hand_on(&mut self.batch, sink, 1);
         let seen = self.programs.seen()?;
@@ -192,6 +190,15 @@ impl UdpCapture {
             ..
         } = self;
         programs.drain_closed(|change| push(batch, containers, coverage, roles, now_ns, change))
+    }
+
+    /// Adds transactions that were answered by now to `batch`.
+    fn take_answers(&mut self, batch: &mut FlowBatch) -> io::Result<()> {
+        self.drain_dns()?;
+        if let Some(dns) = &mut self.dns {
+            dns.answered(monotonic_ns(), &mut self.containers, batch);
+        }
+        Ok(())
     }
 
     fn drain_dns(&mut self) -> io::Result<()> {
@@ -289,6 +296,13 @@ pub(super) struct UdpSink<'a> {
 
 impl Sink for UdpSink<'_> {
     fn accept(&mut self, batch: &mut FlowBatch) {
+        // The answer that a connection was opened by is in its batch or an earlier one, so that the connection can be named by it.
+        if !batch.is_empty()
+            && let Some(capture) = self.shared.capture().as_mut()
+            && let Err(error) = capture.take_answers(batch)
+        {
+            tracing::warn!(%error, "the ring of DNS datagrams can't be read");
+        }
         self.sink.accept(batch);
     }
 

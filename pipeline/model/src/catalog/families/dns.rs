@@ -86,13 +86,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_dns_retries",
-            help: "DNS queries that were sent again from the same socket, because no answer had come.",
+            help: "Retries of DNS queries from the same socket, because no answer had come.",
             unit: "{query}",
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.dns.retries",
-            "DNS queries that were sent again from the same socket, because no answer had come.",
+            "Retries of DNS queries from the same socket, because no answer had come.",
             "{query}",
             FamilyKind::Counter,
         ),
