@@ -17,7 +17,7 @@ use flowtap_model::Transport;
 use flowtap_model::cluster_objects::PortProtocol;
 
 use crate::cluster::{Cluster, PodId};
-use crate::observed::{Observed, ObservedFlow, Tally};
+use crate::observed::{Observed, ObservedFlow, Sides};
 
 /// The kind of an end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,7 +62,7 @@ pub struct Conversation {
 #[derive(Debug, Default)]
 pub struct Conversations {
     /// Each conversation, and how much of it was seen.
-    pub seen: BTreeMap<Conversation, Tally>,
+    pub seen: BTreeMap<Conversation, Sides>,
     /// Pods that were seen from inside: of the others only a part of the traffic is known.
     pub local_pods: std::collections::BTreeSet<PodId>,
     /// Flows over loopback.
@@ -77,8 +77,6 @@ impl Conversations {
     /// Adds what was observed on a machine with the addresses `machine`. Without `attempts`, flows that never connected are
     /// counted and left out.
     pub fn add(&mut self, observed: &Observed, cluster: &Cluster, machine: &[IpAddr], attempts: bool) {
-        // Both ends of a conversation within this machine are seen: joined here, and added to other machines' below.
-        let mut seen = BTreeMap::<Conversation, (Tally, Tally)>::new();
         for (flow, tally) in observed.iter() {
             if flow.local.is_loopback() || flow.remote.is_loopback() {
                 self.loopback += 1;
@@ -89,18 +87,18 @@ impl Conversations {
                 if let Party::Pod(id) = local.party {
                     self.local_pods.insert(id);
                 }
+                // Which of a service's pods had how many connections is not known: the sum over them is right.
+                let mut tally = *tally;
                 for conversation in self.conversations(flow, &local, cluster, machine) {
-                    let (client, server) = seen.entry(conversation).or_default();
-                    let side = if flow.serves { server } else { client };
-                    side.add(tally);
+                    let sides = self.seen.entry(conversation).or_default();
+                    let side = if flow.serves {
+                        &mut sides.server
+                    } else {
+                        &mut sides.client
+                    };
+                    side.add(&std::mem::take(&mut tally));
                 }
             }
-        }
-        for (conversation, (client, server)) in seen {
-            self.seen
-                .entry(conversation)
-                .or_default()
-                .add(&client.join(server));
         }
     }
 

@@ -63,15 +63,31 @@ impl Tally {
         self.failed += other.failed;
         self.bytes += other.bytes;
     }
+}
 
-    /// Joins the views of the two ends, which count the same connections.
-    #[must_use]
-    pub fn join(self, other: Self) -> Self {
-        Self {
-            records: self.records.max(other.records),
-            connections: self.connections.max(other.connections),
-            failed: self.failed.max(other.failed),
-            bytes: self.bytes.max(other.bytes),
+/// A conversation as its two ends saw it, which count the same connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sides {
+    /// Seen by the client.
+    pub client: Tally,
+    /// Seen by the server.
+    pub server: Tally,
+}
+
+impl Sides {
+    /// Adds other conversations, or the same at another time.
+    pub const fn add(&mut self, other: &Self) {
+        self.client.add(&other.client);
+        self.server.add(&other.server);
+    }
+
+    /// The view of the end that saw more.
+    pub fn tally(&self) -> Tally {
+        Tally {
+            records: self.client.records.max(self.server.records),
+            connections: self.client.connections.max(self.server.connections),
+            failed: self.client.failed.max(self.server.failed),
+            bytes: self.client.bytes.max(self.server.bytes),
         }
     }
 }

@@ -22,9 +22,9 @@ pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result
     let observation = observe(&args.observed, config)?;
     let judge = Judge::new(&all, &observation.cluster);
     let mut rows = Rows::default();
-    for (conversation, tally) in &observation.conversations.seen {
+    for (conversation, sides) in &observation.conversations.seen {
         let verdict = judge.judge(conversation);
-        rows.add(conversation, tally, vec![verdict], &observation.cluster);
+        rows.add(conversation, sides, vec![verdict], &observation.cluster);
     }
     let [denied, undecided, allowed] =
         [Outcome::Denied, Outcome::Undecided, Outcome::Allowed].map(|outcome| rows.count(outcome));

@@ -21,12 +21,12 @@ pub(super) fn diff(args: &DiffArgs, config: &Config) -> Result<(String, Result<(
     let judges = [&before, &after].map(|policies| Judge::new(policies, &observation.cluster));
     let mut rows = Rows::default();
     let mut same = 0_usize;
-    for (conversation, tally) in &observation.conversations.seen {
+    for (conversation, sides) in &observation.conversations.seen {
         let verdicts = judges.each_ref().map(|judge| judge.judge(conversation));
         if verdicts[0].outcome() == verdicts[1].outcome() {
             same += 1;
         } else {
-            rows.add(conversation, tally, verdicts.into(), &observation.cluster);
+            rows.add(conversation, sides, verdicts.into(), &observation.cluster);
         }
     }
     let text = if args.json {

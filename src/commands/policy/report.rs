@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use flowtap_network_policy::cluster::Cluster;
 use flowtap_network_policy::conversation::{Conversation, End, Party};
-use flowtap_network_policy::observed::Tally;
+use flowtap_network_policy::observed::{Sides, Tally};
 use flowtap_network_policy::suggest::workload_of;
 use flowtap_network_policy::verdict::{Decision, Outcome, Verdict};
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ struct Row {
     verdicts: Vec<Verdict>,
     client_pods: BTreeSet<String>,
     server_pods: BTreeSet<String>,
-    tally: Tally,
+    sides: Sides,
 }
 
 /// Rows in the order in which they are shown.
@@ -88,7 +88,7 @@ impl Rows {
     pub(super) fn add(
         &mut self,
         conversation: &Conversation,
-        tally: &Tally,
+        sides: &Sides,
         verdicts: Vec<Verdict>,
         cluster: &Cluster,
     ) {
@@ -106,7 +106,7 @@ impl Rows {
         };
         let row = self.0.entry(key).or_default();
         row.verdicts = verdicts;
-        row.tally.add(tally);
+        row.sides.add(sides);
         let pod = |end: &End| match end.party {
             Party::Pod(id) => Some(cluster.pod(id).name.clone()),
             _ => None,
@@ -146,7 +146,7 @@ impl Rows {
                 key.server.text(),
                 key.protocol,
                 key.port,
-                seen(&row.tally)
+                seen(&row.sides.tally())
             );
             for (verdict, label) in row.verdicts.iter().zip(labels) {
                 for (direction, decision) in [("egress", &verdict.egress), ("ingress", &verdict.ingress)] {
@@ -162,14 +162,15 @@ impl Rows {
     /// A list with an object per row. `labels` are the keys of each set's verdict; a single empty one puts it into the row.
     pub(super) fn json(&self, labels: &[&str]) -> Vec<Value> {
         let rows = self.0.iter().map(|(key, row)| {
+            let tally = row.sides.tally();
             let mut object = json!({
                 "client": key.client.json(&row.client_pods),
                 "server": key.server.json(&row.server_pods),
                 "port": key.port,
                 "protocol": key.protocol,
-                "connections": row.tally.connections,
-                "failed_connects": row.tally.failed,
-                "bytes": row.tally.bytes,
+                "connections": tally.connections,
+                "failed_connects": tally.failed,
+                "bytes": tally.bytes,
             });
             for (verdict, label) in row.verdicts.iter().zip(labels) {
                 if label.is_empty() {

@@ -335,7 +335,11 @@ fn both_ends_on_one_machine_are_one_conversation_and_attempts_are_none() {
         failed,
     ];
     let seen = conversations(records.clone(), &cluster);
-    let tally: Vec<_> = seen.seen.values().map(|tally| tally.connections).collect();
+    let tally: Vec<_> = seen
+        .seen
+        .values()
+        .map(|sides| sides.tally().connections)
+        .collect();
     assert_eq!((tally, seen.loopback, seen.attempts), (vec![1], 1, 1));
     let mut with_attempts = Conversations::default();
     with_attempts.add(&observed(records), &cluster, &[], true);
