@@ -7,7 +7,7 @@ use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 #[cfg(feature = "kubernetes")]
 use flowtap_processors::kubernetes;
-use flowtap_processors::{direction, filter, names, policy, watch, window};
+use flowtap_processors::{attributes, direction, filter, geoip, names, policy, watch, window};
 use flowtap_receivers::{ebpf, generator, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
@@ -17,9 +17,11 @@ pub fn registry() -> Registry {
         .receiver(generator::FACTORY)
         .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
+        .processor(attributes::FACTORY)
         .processor(direction::FACTORY)
         .processor(filter::FACTORY)
         .processor(names::FACTORY)
+        .processor(geoip::FACTORY)
         .processor(policy::FACTORY)
         .processor(watch::FACTORY)
         .processor(window::FACTORY)

@@ -9,14 +9,17 @@
 //! 4. Two receivers of one pipeline that report the same sockets: their bytes would count twice.
 //! 5. Two listeners on one port of one address.
 //! 6. A label that an exporter adds to series which have one of that name: Prometheus rejects a scrape with both.
-//! 7. A class that a key names and that no component of the pipeline gives.
-//! 8. Windows that don't end on measurements: a warning.
-//! 9. A port that a Collector on this machine has by default, if something is pushed to one: a warning.
-//! 10. A component that uses the names of a cluster while the watcher of the cluster is disabled: a warning.
+//! 7. A label that a processor adds or renames to one of the series, for the same reason.
+//! 8. A component that looks addresses up after one that shortens them.
+//! 9. A class that a key names and that no component of the pipeline gives.
+//! 10. Windows that don't end on measurements: a warning.
+//! 11. A port that a Collector on this machine has by default, if something is pushed to one: a warning.
+//! 12. A component that uses the names of a cluster while the watcher of the cluster is disabled: a warning.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::contract::{Need, Signal};
 use flowtap_pipeline::{ComponentId, ComponentKind, Contract, Dependency, PeerClass, RecordField, Registry};
 
@@ -99,6 +102,7 @@ impl Checker<'_> {
         self.overlaps(name, &stages);
         self.labels(config, name, &stages);
         self.classes(name, &stages);
+        self.addresses(name, &stages);
         let mut warnings = Vec::new();
         warnings.extend(self.intervals(&stages));
         warnings.extend(self.namespaces(config, &stages));
@@ -171,6 +175,7 @@ impl Checker<'_> {
         let Some(window) = stages.iter().find(|stage| stage.contract.is_aggregator()) else {
             return;
         };
+        let labels = self.series_labels(window, stages);
         for stage in stages {
             let feeds = |id: &ComponentId| {
                 let pipelines = config.pipelines.values();
@@ -179,7 +184,7 @@ impl Checker<'_> {
                     .count()
             };
             for (key, name) in &stage.contract.adds_labels {
-                let owner = if window.contract.series_labels.contains(name) {
+                let owner = if labels.contains(name) {
                     format!(
                         "series of `{}` in the pipeline `{pipeline}` have a label `{name}`",
                         window.id
@@ -195,6 +200,61 @@ impl Checker<'_> {
                     format!("{owner}, and Prometheus rejects a scrape with two"),
                     Some(format!("choose another name, such as `node_{name}`")),
                 );
+            }
+        }
+    }
+
+    /// The labels of the series of `window` after the changes of the components before it, which must not make two of one name.
+    fn series_labels(&mut self, window: &Stage<'_>, stages: &[Stage<'_>]) -> BTreeSet<String> {
+        let mut labels = window.contract.series_labels.clone();
+        let exposed = |name: &str| name.replace('.', "_");
+        for stage in stages {
+            let changes = &stage.contract.label_changes;
+            let names = |label: Label| [label.name().to_owned(), exposed(label.otel_name())];
+            for label in &changes.drop {
+                labels.retain(|name| !names(*label).contains(name));
+            }
+            for (label, _) in &changes.rename {
+                labels.retain(|name| !names(*label).contains(name));
+            }
+            let renamed = changes.rename.iter();
+            let renamed = renamed.map(|(label, name)| ("rename", label.name().to_owned(), name));
+            let added = changes.add.iter();
+            let added = added.map(|(name, _)| ("add", name.clone(), name));
+            for (section, key, name) in renamed.chain(added) {
+                if labels.insert(exposed(name)) {
+                    continue;
+                }
+                let at = path(&[stage.kind.section(), stage.id.as_str(), section, &key]);
+                let message = format!(
+                    "series of `{}` have a label `{name}` already, and Prometheus rejects a scrape with two",
+                    window.id
+                );
+                let help = format!("choose another name, such as `my_{name}`");
+                self.report(&at, message, Some(help));
+            }
+        }
+        labels
+    }
+
+    /// No component looks an address up that one before it has shortened.
+    fn addresses(&mut self, pipeline: &str, stages: &[Stage<'_>]) {
+        for (position, stage) in stages.iter().enumerate() {
+            let Some(key) = &stage.contract.truncates_addresses else {
+                continue;
+            };
+            for later in stages[position + 1..]
+                .iter()
+                .filter(|later| later.contract.reads_addresses)
+            {
+                let message = format!(
+                    "`{}` looks addresses up that `{}` has shortened (`{}`)",
+                    later.id,
+                    stage.id,
+                    key.join(".")
+                );
+                let help = format!("put `{}` before `{}`", later.id, stage.id);
+                self.report(&later.path(pipeline), message, Some(help));
             }
         }
     }

@@ -28,6 +28,7 @@ impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         Contract::default()
             .fills([RecordField::ClusterNames])
+            .reads_addresses()
             .depends_on(Dependency::ClusterNames)
     }
 }

@@ -8,20 +8,26 @@
 //! | [`direction`] | `direction` | ingress or egress |
 //! | [`policy`] | `policy` | the class of the remote address |
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster |
+//! | [`attributes`] | `attributes` | labels of the pipeline, shorter addresses, names of networks |
 //! | [`filter`] | `filter` | drops records by what is known of their flow |
 //! | [`names`] | `names` | names of peers, from DNS answers and `/etc/hosts` |
 //! | [`watch`] | `watch` | findings: what has changed |
+//! | [`geoip`] | `geoip` | operator and country of the peer's address |
 //! | [`cidr`] | | address ranges as configs write them |
 //! | [`window`] | `window` | folds records into series, and closes windows |
 #![forbid(unsafe_code)]
 
+pub mod attributes;
 pub mod cidr;
 pub mod direction;
 pub mod filter;
+mod follow;
+pub mod geoip;
 pub mod kubernetes;
 pub mod names;
 pub mod policy;
 mod range_set;
+mod ranges;
 mod recent;
 pub mod watch;
 pub mod window;

@@ -71,6 +71,7 @@ pub(crate) fn build(
         meter: meter.clone(),
         node: Arc::clone(&environment.node),
         cluster: Arc::clone(&environment.cluster),
+        label_changes: Arc::default(),
         memory: Arc::clone(&environment.memory),
         findings: Arc::clone(&environment.findings),
         status: environment.status.clone(),

@@ -153,6 +153,16 @@ fn the_metrics_reference_is_what_the_code_says() {
         ("local_namespace", "this side's Kubernetes namespace"),
         ("local_pod", "this side's pod"),
         ("local_workload", "what owns this side's pod"),
+        (
+            "peer_network",
+            "name of the network that the peer is in, from the processor `attributes`; empty if it is in none",
+        ),
+        (
+            "peer_asn",
+            "number of the peer's autonomous system, from the processor `geoip`; empty if not known",
+        ),
+        ("peer_as_org", "organisation that operates it"),
+        ("peer_country", "country of the peer's address, as a code: `DE`"),
         ("server_port", "port of the side that serves, whichever that is"),
         ("network_type", "`ipv4` or `ipv6`"),
         (

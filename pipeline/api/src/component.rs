@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use figment::value::Value;
-use flowtap_model::{ClusterState, NodeInfo, Resource};
+use flowtap_model::{ClusterState, LabelChanges, NodeInfo, Resource};
 use opentelemetry::metrics::Meter;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
@@ -66,6 +66,8 @@ pub struct BuildContext {
     pub node: Arc<Published<NodeInfo>>,
     /// The Kubernetes cluster around it.
     pub cluster: Arc<Published<ClusterState>>,
+    /// Changes to the labels of all series of the pipeline, for its aggregator.
+    pub label_changes: Arc<LabelChanges>,
     /// Memory pressure.
     pub memory: Arc<SharedMemoryPressure>,
     /// The newest findings.
@@ -89,6 +91,7 @@ impl BuildContext {
             resource: Arc::default(),
             node: Published::new(NodeInfo::default()),
             cluster: Published::new(ClusterState::default()),
+            label_changes: Arc::default(),
             memory: Arc::default(),
             findings: Arc::default(),
             status: StatusBoard::default(),

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flowtap_model::LabelChanges;
 pub use flowtap_model::RecordField;
 
 use crate::id::ComponentKind;
@@ -168,6 +169,12 @@ pub struct Contract {
     pub named_classes: Vec<(Vec<String>, String)>,
     /// Whether it attaches programs to the network, for which `CAP_NET_ADMIN` is needed.
     pub net_admin: bool,
+    /// Changes that it makes to the labels of all series of its pipeline.
+    pub label_changes: LabelChanges,
+    /// Whether it reads the peer's address.
+    pub reads_addresses: bool,
+    /// The key that makes it shorten addresses, for the components after it.
+    pub truncates_addresses: Option<Vec<String>>,
     /// Interval at which it measures, or closes a window, with the key `interval`.
     pub interval: Option<Duration>,
 }
@@ -284,6 +291,27 @@ impl Contract {
     pub fn names_class(mut self, name: &str, path: &[&str]) -> Self {
         let path = path.iter().map(|&key| key.to_owned()).collect();
         self.named_classes.push((path, name.to_owned()));
+        self
+    }
+
+    /// Declares changes to the labels of all series of its pipeline.
+    #[must_use]
+    pub fn changes_labels(mut self, changes: LabelChanges) -> Self {
+        self.label_changes.merge(changes);
+        self
+    }
+
+    /// Declares that it reads the peer's address, so that it has to come before a component that shortens addresses.
+    #[must_use]
+    pub const fn reads_addresses(mut self) -> Self {
+        self.reads_addresses = true;
+        self
+    }
+
+    /// Declares that it shortens addresses, for the key at `path`.
+    #[must_use]
+    pub fn truncates_addresses(mut self, path: &[&str]) -> Self {
+        self.truncates_addresses = Some(path.iter().map(|&key| key.to_owned()).collect());
         self
     }
 

@@ -58,11 +58,12 @@ pub use flowtap_model::{
     Census, Chronograph, ClusterRanges, ClusterState, DROP_KINDS, DnsAnswer, DnsOutcome, DnsRcode, DnsRecord,
     DnsType, DropKind, DropReason, DropRecord, Endpoint, EventCount, EventHop, EventType, Events, Family,
     FamilyKind, FamilySnapshot, FindingKind, FindingRecord, Flow, FlowBatch, FlowKind, HISTOGRAM_BUCKETS,
-    HistogramPoint, IcmpCount, KubernetesNames, LabelValue, Limit, ListenChange, Listener, ListeningRecord,
-    NameSource, Naming, NodeInfo, Pair, PairValue, PeerClass, PeerName, Points, Queue, Queues, Rendered,
-    ResetBy, Resource, Role, RoleSource, SendTime, SenderState, Series, SeriesId, Snapshot, SumPoint,
-    TcpRecord, Timestamp, Transport, UdpApp, UdpRecord, ValuePoint, batch, catalog, cluster, dns, family,
-    finding, flow, labels, limits, node, peer_class, resource, series, snapshot, tcp, time, udp,
+    HistogramPoint, IcmpCount, KubernetesNames, LabelChanges, LabelValue, Limit, ListenChange, Listener,
+    ListeningRecord, NameSource, Naming, NodeInfo, Pair, PairValue, PeerClass, PeerName, Place, Points,
+    Queue, Queues, Rendered, ResetBy, Resource, Role, RoleSource, SendTime, SenderState, Series, SeriesId,
+    Snapshot, SumPoint, TcpRecord, Timestamp, Transport, UdpApp, UdpRecord, ValuePoint, batch, catalog,
+    cluster, dns, family, finding, flow, labels, limits, node, peer_class, resource, series, snapshot, tcp,
+    time, udp,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};

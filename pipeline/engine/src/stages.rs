@@ -5,9 +5,11 @@
 //!
 //! In: batches, watermarks. Out: a snapshot when a watermark closes a window.
 
+use std::sync::Arc;
+
 use flowtap_pipeline::{
-    Aggregator, BuildContext, BuildError, Census, ComponentConfig, ComponentId, FlowBatch, Processor,
-    ProcessorConfig, ProcessorStage, Snapshot, Timestamp,
+    Aggregator, BuildContext, BuildError, Census, ComponentConfig, ComponentId, FlowBatch, LabelChanges,
+    Processor, ProcessorConfig, ProcessorStage, Snapshot, Timestamp,
 };
 
 /// A processor, and the config that it was built from.
@@ -62,16 +64,30 @@ impl Stages {
         configs: impl IntoIterator<Item = (&'a ComponentId, &'a dyn ProcessorConfig)>,
         context: impl Fn(&ComponentId) -> BuildContext,
     ) -> Result<Option<Self>, BuildError> {
+        let configs: Vec<_> = configs.into_iter().collect();
+        let mut changes = LabelChanges::default();
+        for (_, config) in &configs {
+            changes.merge(config.contract().label_changes);
+        }
+        let changes = Arc::new(changes);
         let (mut processors, mut window) = (Vec::new(), None);
         for (id, config) in configs {
-            let fingerprint = fingerprint(config);
-            match config.build(&context(id))? {
+            let mut fingerprint = fingerprint(config);
+            let context = BuildContext {
+                label_changes: Arc::clone(&changes),
+                ..context(id)
+            };
+            match config.build(&context)? {
                 ProcessorStage::Transform(processor) => processors.push(ProcessorNode {
                     id: id.clone(),
                     fingerprint,
                     processor,
                 }),
                 ProcessorStage::Aggregate(aggregator) => {
+                    if !changes.is_empty() {
+                        // With other changes its series are others.
+                        fingerprint = format!("{fingerprint} {changes:?}");
+                    }
                     window = Some(WindowNode {
                         fingerprint,
                         aggregator,

@@ -22,6 +22,10 @@ pub enum RecordField {
     DnsName,
     /// `peer_name`.
     PeerName,
+    /// `peer_network`.
+    PeerNetwork,
+    /// `peer_place`.
+    PeerPlace,
 }
 
 impl RecordField {
@@ -44,6 +48,8 @@ impl RecordField {
             Self::Netns => "network namespaces stay empty",
             Self::DnsName => "DNS names stay empty",
             Self::PeerName => "names of peers stay empty",
+            Self::PeerNetwork => "networks of peers stay empty",
+            Self::PeerPlace => "operators and countries of peers stay empty",
         }
     }
 }
@@ -59,6 +65,8 @@ impl fmt::Display for RecordField {
             Self::Netns => "the network namespace",
             Self::DnsName => "the DNS name",
             Self::PeerName => "the peer's name",
+            Self::PeerNetwork => "the peer's network",
+            Self::PeerPlace => "the peer's place",
         })
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::KubernetesNames;
 use crate::peer_class::PeerClass;
+use crate::place::Place;
 
 /// One end of a connection.
 ///
@@ -223,6 +224,12 @@ pub struct Flow {
     /// Name of the peer's address, with its source; `None` before the names processor, or if it knows none.
     #[serde(skip)]
     pub peer_name: Option<PeerName>,
+    /// Name of the network that the peer is in; `None` before the attributes processor, or if it has none.
+    #[serde(skip)]
+    pub peer_network: Option<Arc<str>>,
+    /// Operator and country of the peer's address; `None` before the geoip processor, or if its databases don't have it.
+    #[serde(skip)]
+    pub peer_place: Option<Arc<Place>>,
 }
 
 impl Flow {
@@ -245,6 +252,8 @@ impl Flow {
             peer_names: None,
             local_names: None,
             peer_name: None,
+            peer_network: None,
+            peer_place: None,
         }
     }
 }

@@ -22,6 +22,8 @@
 //! | [`catalog`] | every family and every label |
 //! | [`series`] | [`Series`]: one label set of a family with its two renderings |
 //! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
+//! | [`label_changes`] | [`LabelChanges`]: what a pipeline changes about the labels of all its series |
+//! | [`place`] | [`Place`]: network operator and country of an address |
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`cluster_objects`] | [`ClusterObjects`]: pods, namespaces, services and nodes with their labels |
@@ -39,11 +41,13 @@ pub mod family;
 pub mod field;
 pub mod finding;
 pub mod flow;
+pub mod label_changes;
 pub mod labels;
 pub mod limits;
 pub mod listening;
 pub mod node;
 pub mod peer_class;
+pub mod place;
 pub mod resource;
 pub mod series;
 pub mod snapshot;
@@ -60,11 +64,13 @@ pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
 pub use finding::{FindingKind, FindingRecord};
 pub use flow::{Endpoint, Flow, FlowKind, NameSource, PeerName, Role, RoleSource, Transport};
+pub use label_changes::LabelChanges;
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
 pub use listening::ListeningRecord;
 pub use node::NodeInfo;
 pub use peer_class::PeerClass;
+pub use place::Place;
 pub use resource::Resource;
 pub use series::{Series, SeriesId};
 pub use snapshot::{FamilySnapshot, HistogramPoint, Points, Snapshot, SumPoint, ValuePoint};

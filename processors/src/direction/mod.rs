@@ -55,7 +55,7 @@ pub struct Config {}
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        Contract::default().fills([RecordField::Role])
+        Contract::default().fills([RecordField::Role]).reads_addresses()
     }
 }
 

@@ -322,6 +322,9 @@ impl ComponentConfig for Config {
         for (list, index, matcher) in self.matchers() {
             let index = index.to_string();
             for (key, _) in matcher.keys() {
+                if key == "ends" || key.ends_with("address") {
+                    contract = contract.reads_addresses();
+                }
                 if let Some(field) = field(key) {
                     contract = contract.needs_for(field, &[list, &index, key]);
                 }

@@ -64,7 +64,9 @@ impl Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        let mut contract = Contract::default().fills([RecordField::PeerName]);
+        let mut contract = Contract::default()
+            .fills([RecordField::PeerName])
+            .reads_addresses();
         if self.has(Source::Dns) {
             contract = contract.needs(RecordField::DnsName);
         }

@@ -166,6 +166,7 @@ impl ComponentConfig for Config {
         Contract::default()
             // Port 53 on the server's side is DNS.
             .needs(RecordField::Role)
+            .reads_addresses()
             .fills([RecordField::Class])
             .classes(self.classes.iter().map(|class| &class.name))
             .reads(self.files())

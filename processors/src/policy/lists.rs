@@ -3,18 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use flowtap_pipeline::{PeerClass, Published};
 
 use super::config::{Config, Entry};
 use super::source::Source;
 use crate::cidr::{Cidr, InvalidCidr};
-
-/// Interval at which files are checked for changes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a list can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -120,57 +115,16 @@ fn read_file(path: &Path, ranges: &mut Vec<Cidr>) -> Result<(), ListError> {
 /// # Errors
 /// [`ListError`] for what can't be read now.
 pub(super) fn follow(config: &Config) -> Result<Arc<Published<Lists>>, ListError> {
-    let stamps = stamps(config);
-    let live = Published::new(Lists::read(config)?);
-    if !stamps.is_empty() {
-        let (config, followers) = (config.clone(), Arc::downgrade(&live));
-        let watching = thread::Builder::new()
-            .name("policy-lists".to_owned())
-            .spawn(move || watch(&config, stamps, &followers));
-        if let Err(error) = watching {
-            tracing::warn!(%error, "changes of the policy's files will not be noticed; \
-                hint: reload with SIGHUP after they have changed");
-        }
-    }
-    Ok(live)
-}
-
-/// Looks at the files until nobody follows the lists any more.
-fn watch(config: &Config, mut before: Vec<Stamp>, live: &Weak<Published<Lists>>) {
-    loop {
-        thread::sleep(LOOK_INTERVAL);
-        let Some(live) = live.upgrade() else { return };
-        let now = stamps(config);
-        if now == before {
-            continue;
-        }
-        before = now;
-        match Lists::read(config) {
-            Ok(lists) => {
-                tracing::info!("the policy's lists were reloaded");
-                live.store(lists);
-            }
-            Err(error) => tracing::warn!(%error, "the policy's lists are unchanged; \
-                hint: fix the file that the error names"),
-        }
-    }
-}
-
-/// Identity of a file's version; `None` if the file does not exist.
-type Stamp = Option<(SystemTime, u64)>;
-
-fn stamps(config: &Config) -> Vec<Stamp> {
-    let stamp = |path: &Path| {
-        let file = fs::metadata(path).ok()?;
-        Some((file.modified().ok()?, file.len()))
-    };
-    config.files().into_iter().map(stamp).collect()
+    let paths = config.files().into_iter().map(Path::to_owned).collect();
+    let config = config.clone();
+    crate::follow::follow(paths, "the policy's lists", move || Lists::read(&config))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     fn config_with(path: &Path) -> Config {
         Config {

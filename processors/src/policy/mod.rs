@@ -20,7 +20,6 @@
 mod config;
 mod factory;
 mod lists;
-mod ranges;
 mod source;
 mod table;
 

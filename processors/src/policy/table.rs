@@ -9,9 +9,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::lists::Lists;
-use super::ranges::Ranges;
 use super::source::Source;
 use crate::cidr::Cidr;
+use crate::ranges::Ranges;
 
 /// The port of DNS (RFC 1035, section 4.2).
 const DNS_PORT: u16 = 53;
@@ -183,7 +183,7 @@ impl Prefixes {
 #[derive(Debug)]
 pub struct Tables {
     prefixes: Prefixes,
-    ranges: Ranges,
+    ranges: Ranges<PeerClass>,
 }
 
 impl Tables {
@@ -203,7 +203,7 @@ impl Tables {
 
     /// The class of a canonical address, as [`Tables::classify`] says.
     pub fn class(&self, addr: IpAddr) -> PeerClass {
-        self.ranges.class(addr)
+        self.ranges.value(addr)
     }
 
     /// The class of a flow's peer.

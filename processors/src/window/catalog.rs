@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{Endpoint, Family, Flow, Naming, Rendered, Series, Timestamp};
+use flowtap_pipeline::{
+    Endpoint, Family, Flow, LabelChanges, LabelValue, Naming, Rendered, Series, Timestamp,
+};
 
 use super::config::Config;
 use super::details::Details;
@@ -28,19 +30,19 @@ struct Exposed {
 pub(super) struct Catalog {
     families: [Exposed; FAMILIES.len()],
     naming: Naming,
+    changes: Arc<LabelChanges>,
     details: Details,
     /// Labels that series share.
     shared: HashSet<Arc<Rendered>>,
 }
 
 impl Catalog {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, changes: &Arc<LabelChanges>) -> Self {
         let exposed = |id: FamilyId| {
             let definition = &FAMILIES[id as usize];
             let own = config.families.get(definition.family.name);
-            let labels = own
-                .and_then(|own| own.labels.clone())
-                .unwrap_or_else(|| definition.labels_by_default(config.naming));
+            let mut labels = config.labels_of(id);
+            labels.retain(|label| !changes.drop.contains(label));
             let last_of_its_own = labels.iter().rposition(|label| !label.has_few_values());
             Exposed {
                 family: match own.and_then(|own| own.buckets.as_deref()) {
@@ -57,6 +59,7 @@ impl Catalog {
         Self {
             families: FamilyId::ALL.map(exposed),
             naming: config.naming,
+            changes: Arc::clone(changes),
             details: Details::default(),
             shared: HashSet::new(),
         }
@@ -65,9 +68,14 @@ impl Catalog {
     /// Whether series of each family are the same here as in `before`: it is exposed under the same name, with the same labels and
     /// buckets.
     pub(super) fn continues(&self, before: &Self) -> [bool; FAMILIES.len()] {
+        let same_names = before.changes == self.changes;
         std::array::from_fn(|family| {
             let (before, now) = (&before.families[family], &self.families[family]);
-            before.enabled && now.enabled && before.labels == now.labels && *before.family == *now.family
+            before.enabled
+                && now.enabled
+                && before.labels == now.labels
+                && *before.family == *now.family
+                && same_names
         })
     }
 
@@ -161,11 +169,23 @@ impl Catalog {
     /// The series of a key that is new in a store, rendered: done once in its life.
     pub(super) fn open(&mut self, key: &Key, start: Timestamp) -> Series {
         self.details.take(key.details());
+        self.render(key, start)
+    }
+
+    /// The series of a key that has its row already.
+    pub(super) fn render(&mut self, key: &Key, start: Timestamp) -> Series {
         let (family, naming) = (self.family(key.family()), self.naming);
         let exposed = &self.families[key.family() as usize];
         let (own, shared) = exposed.labels.split_at(exposed.own);
-        let value = |label: &Label| (label.named(naming), key.value(*label, naming, &self.details));
-        let rendered = Rendered::new(family, shared.iter().map(value));
+        let value = |label: &Label| {
+            (
+                self.changes.name(*label, naming),
+                key.value(*label, naming, &self.details),
+            )
+        };
+        let constants = self.changes.add.iter();
+        let constants = constants.map(|(name, value)| (&**name, LabelValue::Text(value)));
+        let rendered = Rendered::new(family, shared.iter().map(value).chain(constants));
         let shared = if let Some(known) = self.shared.get(&rendered) {
             Arc::clone(known)
         } else {
@@ -200,7 +220,7 @@ mod tests {
     use flowtap_pipeline::{FlowKind, PeerClass};
 
     fn labels_of(config: &Config, family: FamilyId) -> Option<String> {
-        let mut catalog = Catalog::new(config);
+        let mut catalog = Catalog::new(config, &Arc::default());
         let record = record("192.0.2.1:443", "198.51.100.7:40000").with_flow(|flow| Flow {
             kind: Some(FlowKind::Ingress),
             class: Some(PeerClass::ExternalHosts),
@@ -261,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_folded_series_keeps_the_labels_of_few_values() {
-        let mut catalog = Catalog::new(&Config::default());
+        let mut catalog = Catalog::new(&Config::default(), &Arc::default());
         let record = record("192.0.2.1:40000", "198.51.100.7:443").with_flow(|flow| Flow {
             class: Some(PeerClass::Docker),
             ..flow

@@ -33,6 +33,10 @@ pub struct Config {
     /// `docker`, `k8sPod`, `k8sSvc`, `dns`.
     #[serde(alias = "rtt_of_near_peers")]
     pub rtt_include_local_peers: bool,
+    /// Labels of the peer, the process and the connection for every family that can have them, in place of its default ones. Labels
+    /// of what is counted, such as `direction` and `event`, stay. A list of the family's own goes before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<Label>>,
     /// Families whose exposure differs from the default, by their names without the namespace.
     #[schemars(extend("propertyNames" = BTreeMap::from([("enum", all_family_names())])))]
     pub families: BTreeMap<String, FamilyConfig>,
@@ -42,6 +46,14 @@ pub struct Config {
 fn family_names(naming: Naming) -> Vec<&'static str> {
     let families = FAMILIES.iter().filter(|definition| definition.is_of(naming));
     families.map(|definition| definition.family.name).collect()
+}
+
+/// A naming, as a config has it.
+const fn naming_of(naming: Naming) -> &'static str {
+    match naming {
+        Naming::PrimusLens => "primus_lens",
+        Naming::Otel => "otel",
+    }
 }
 
 /// Names of all families, as a config has them.
@@ -63,6 +75,38 @@ pub struct FamilyConfig {
     /// Upper bounds of its buckets, in its unit: up to 16 numbers that rise. Only of a histogram.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buckets: Option<Vec<f64>>,
+    /// Series that it may have, the series `other` not counted. By default `max_series` of the window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_series: Option<NonZeroUsize>,
+    /// Time without a change after which a series expires. By default `metric_expiration` of the window.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationText>")]
+    pub metric_expiration: Option<Duration>,
+    /// Exposes the series that rank first; changes of the others go to `other`. Only of a counter or histogram.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top: Option<Top>,
+}
+
+/// The series that a family exposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Top {
+    /// How many.
+    pub n: NonZeroUsize,
+    /// Their order.
+    #[serde(default)]
+    pub by: TopBy,
+}
+
+/// Order of series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TopBy {
+    /// By their increase lately: the last window counts in full, each one before it half as much as the next.
+    #[default]
+    Rate,
+    /// By their increase since they are known.
+    Total,
 }
 
 impl FamilyConfig {
@@ -110,6 +154,13 @@ impl FamilyConfig {
             }];
         }
         let mut faults = Vec::new();
+        if self.top.is_some() && definition.named(naming).kind.can_fall() {
+            faults.push(Violation {
+                path: path(&["top"]),
+                message: "only a counter or a histogram can have it: what is open has to be in the series that counts it"
+                    .to_owned(),
+            });
+        }
         if let Some(message) = self.buckets_fault(definition.named(naming).kind) {
             faults.push(Violation {
                 path: path(&["buckets"]),
@@ -145,12 +196,67 @@ impl Default for Config {
             metric_expiration: Duration::from_secs(600),
             naming: Naming::default(),
             rtt_include_local_peers: false,
+            labels: None,
             families: BTreeMap::new(),
         }
     }
 }
 
 impl Config {
+    fn of_each<T>(&self, value: impl Fn(Option<&FamilyConfig>) -> T) -> [T; FAMILIES.len()] {
+        FamilyId::ALL.map(|id| value(self.families.get(id.definition().family.name)))
+    }
+
+    /// Maximum number of series of each family.
+    pub(super) fn max_series_of_each(&self) -> [usize; FAMILIES.len()] {
+        let own = |family: &FamilyConfig| family.max_series;
+        self.of_each(|family| family.and_then(own).unwrap_or(self.max_series).get())
+    }
+
+    /// Time without a change after which series of each family expire.
+    pub(super) fn expiration_of_each(&self) -> [Duration; FAMILIES.len()] {
+        let own = |family: &FamilyConfig| family.metric_expiration;
+        self.of_each(|family| family.and_then(own).unwrap_or(self.metric_expiration))
+    }
+
+    /// The series that each family exposes; `None`: all.
+    pub(super) fn top_of_each(&self) -> [Option<Top>; FAMILIES.len()] {
+        self.of_each(|family| family.and_then(|family| family.top))
+    }
+
+    /// The labels of a family.
+    pub(super) fn labels_of(&self, id: FamilyId) -> Vec<Label> {
+        let definition = id.definition();
+        let family = self.families.get(definition.family.name);
+        if let Some(own) = family.and_then(|family| family.labels.as_ref()) {
+            return own.clone();
+        }
+        let default = definition.labels_by_default(self.naming);
+        // Families without labels of one connection are not about peers: totals, events.
+        let Some(list) = self.labels.as_deref().filter(|_| !definition.details.is_empty()) else {
+            return default;
+        };
+        let is_possible = |label: &Label| {
+            definition
+                .possible(self.naming)
+                .any(|possible| possible == *label)
+        };
+        let mut labels: Vec<Label> = list.iter().copied().filter(is_possible).collect();
+        let counted = default.into_iter().filter(|label| label.is_of_what_is_counted());
+        for label in counted {
+            if !labels.contains(&label) {
+                labels.push(label);
+            }
+        }
+        if self.naming == Naming::Otel
+            && labels.contains(&Label::Raddr)
+            && !labels.contains(&Label::NetworkType)
+        {
+            labels.push(Label::NetworkType);
+        }
+        labels
+    }
+
     /// The fields of a record that decide whether it enters a family, whatever the labels.
     fn always_needed(&self, id: FamilyId) -> Option<RecordField> {
         match id {
@@ -180,8 +286,7 @@ impl ComponentConfig for Config {
                 contract = contract.needs(field);
             }
             let asked_for = family.and_then(|family| family.labels.as_deref());
-            let labels =
-                asked_for.map_or_else(|| definition.labels_by_default(self.naming), <[Label]>::to_vec);
+            let labels = self.labels_of(id);
             // Prometheus has underscores where OpenTelemetry has dots.
             let names = labels
                 .iter()
@@ -193,9 +298,14 @@ impl ComponentConfig for Config {
                     contract = contract.needs_for(field, &["families", name, "labels", &index]);
                 }
             }
-            if asked_for.is_none() {
+            if asked_for.is_none() && (self.labels.is_none() || definition.details.is_empty()) {
                 let fields = definition.labels.iter().filter_map(|label| label.field());
                 contract = fields.fold(contract, Contract::needs);
+            }
+        }
+        for (index, label) in self.labels.iter().flatten().enumerate() {
+            if let Some(field) = label.field() {
+                contract = contract.needs_for(field, &["labels", &index.to_string()]);
             }
         }
         contract
@@ -209,6 +319,46 @@ impl ComponentConfig for Config {
         if self.metric_expiration < self.interval {
             let message = "must be at least `interval`, or series would expire between two changes";
             faults.push(Violation::new("metric_expiration", message));
+        }
+        for (name, family) in &self.families {
+            let mut fault = |key: &str, message: String| {
+                let path = ["families", name, key].map(str::to_owned).into();
+                faults.push(Violation { path, message });
+            };
+            if family.metric_expiration.is_some_and(|time| time < self.interval) {
+                let message = "must be at least `interval`, or series would expire between two changes";
+                fault("metric_expiration", message.to_owned());
+            }
+            let max = family.max_series.unwrap_or(self.max_series);
+            if let Some(top) = family.top.filter(|top| top.n > max) {
+                let message = format!(
+                    "{} series are more than `max_series`, which is {max}; hint: raise `max_series`, from which they are chosen",
+                    top.n
+                );
+                fault("top", message);
+            }
+        }
+        let labels = self.labels.as_deref().unwrap_or_default();
+        for (index, label) in labels.iter().enumerate() {
+            let mut peers = FAMILIES
+                .iter()
+                .filter(|definition| definition.is_of(self.naming) && !definition.details.is_empty());
+            let is_possible = peers.any(|definition| {
+                definition
+                    .possible(self.naming)
+                    .any(|possible| possible == *label)
+            });
+            let message = if !is_possible {
+                format!(
+                    "no metric of `naming: {}` can have `{label}`; hint: remove it",
+                    naming_of(self.naming)
+                )
+            } else if labels[..index].contains(label) {
+                "is a duplicate".to_owned()
+            } else {
+                continue;
+            };
+            faults.push(Violation::new(&format!("labels.{index}"), message));
         }
         faults.extend(
             self.families

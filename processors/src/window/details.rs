@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{Flow, KubernetesNames, LabelValue, PeerName, RoleSource};
+use flowtap_pipeline::{Flow, KubernetesNames, LabelValue, PeerName, Place, RoleSource};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
@@ -74,6 +74,30 @@ pub(super) struct Detail {
     local_names: Names,
     peer_name: Option<PeerName>,
     qname: Option<Arc<str>>,
+    peer_network: Option<Arc<str>>,
+    peer_place: Option<Arc<Place>>,
+}
+
+/// Labels of the place of the peer.
+const PLACE: [Label; 3] = [Label::PeerAsn, Label::PeerAsOrg, Label::PeerCountry];
+
+/// Whether the labels of [`PLACE`] that are in `labels` are the same.
+fn same_place(labels: LabelSet, ours: Option<&Arc<Place>>, theirs: Option<&Arc<Place>>) -> bool {
+    // Most often the cache gave out the same place, or there is none.
+    if ours.map(Arc::as_ptr) == theirs.map(Arc::as_ptr) {
+        return true;
+    }
+    let mut asked = PLACE.iter().filter(|label| labels.has(**label));
+    asked.all(|label| place_label(*label, ours) == place_label(*label, theirs))
+}
+
+/// The label of a place; `Number(0)` and empty text stand for what is not known.
+fn place_label(label: Label, place: Option<&Arc<Place>>) -> LabelValue<'_> {
+    match label {
+        Label::PeerAsn => LabelValue::Number(place.map_or(0, |place| u64::from(place.asn))),
+        Label::PeerAsOrg => LabelValue::Text(place.map_or("", |place| &place.as_org)),
+        _ => LabelValue::Text(place.map_or("", |place| &place.country)),
+    }
 }
 
 impl Detail {
@@ -96,6 +120,8 @@ impl Detail {
             local_names: flow.local_names.clone(),
             peer_name: flow.peer_name.clone(),
             qname: qname.cloned(),
+            peer_network: flow.peer_network.clone(),
+            peer_place: flow.peer_place.clone(),
         }
     }
 
@@ -115,6 +141,8 @@ impl Detail {
             && (!(labels.has(Label::PeerName) || labels.has(Label::PeerNameSource))
                 || self.peer_name == flow.peer_name)
             && (!labels.has(Label::Qname) || self.qname.as_ref() == qname)
+            && (!labels.has(Label::PeerNetwork) || self.peer_network == flow.peer_network)
+            && same_place(labels, self.peer_place.as_ref(), flow.peer_place.as_ref())
     }
 
     /// Of what [`Detail::is_of`] compares.
@@ -158,6 +186,17 @@ impl Detail {
         if with(Label::Qname) {
             qname.hash(&mut state);
         }
+        if with(Label::PeerNetwork) {
+            flow.peer_network.hash(&mut state);
+        }
+        let place = flow.peer_place.as_ref();
+        for label in PLACE.into_iter().filter(|label| with(*label)) {
+            match place_label(label, place) {
+                LabelValue::Number(number) => number.hash(&mut state),
+                LabelValue::Text(text) => text.hash(&mut state),
+                LabelValue::Addr(_) | LabelValue::Port(_) => {}
+            }
+        }
         state.finish()
     }
 
@@ -173,6 +212,9 @@ impl Detail {
             Label::CgroupId => number(self.cgroup_id),
             Label::Comm => Text(&self.process_name),
             Label::Qname => Text(self.qname.as_deref().unwrap_or("")),
+            Label::PeerNetwork => Text(self.peer_network.as_deref().unwrap_or("")),
+            Label::PeerAsn => number(self.peer_place.as_ref().map_or(0, |place| u64::from(place.asn))),
+            Label::PeerAsOrg | Label::PeerCountry => place_label(label, self.peer_place.as_ref()),
             Label::PeerName => Text(self.peer_name.as_ref().map_or("", |peer| &peer.name)),
             Label::PeerNameSource => Text(self.peer_name.as_ref().map_or("", |peer| peer.source.as_str())),
             Label::ContainerId => Text(self.container_id.as_deref().unwrap_or("")),

@@ -21,7 +21,7 @@ mod tcp;
 mod udp;
 
 use super::catalog::Catalog;
-use super::config::Config;
+use super::config::{Config, Top};
 use super::connections::Connections;
 use super::key::{Direction, KeyInputs};
 use super::listening::Listening;
@@ -38,11 +38,12 @@ const MEMORY_LIMIT: &str = "memory_limit";
 pub struct Window {
     pipeline: Arc<str>,
     interval: Duration,
-    expiration: Duration,
+    expiration: [Duration; FAMILIES.len()],
     rtt_include_local_peers: bool,
     catalog: Catalog,
     totals: Totals,
-    max_series: usize,
+    max_series: [usize; FAMILIES.len()],
+    tops: [Option<Top>; FAMILIES.len()],
     sums: Store<Sum>,
     histograms: Store<Histogram>,
     connections: Connections,
@@ -63,17 +64,18 @@ pub struct Window {
 impl Window {
     /// A window without series. It opens with [`Aggregator::begin`].
     pub fn new(config: &Config, context: &BuildContext) -> Self {
-        let max_series = config.max_series.get();
+        let (max_series, tops) = (config.max_series_of_each(), config.top_of_each());
         Self {
             pipeline: Arc::clone(&context.pipeline),
             interval: config.interval,
-            expiration: config.metric_expiration,
+            expiration: config.expiration_of_each(),
             rtt_include_local_peers: config.rtt_include_local_peers,
-            catalog: Catalog::new(config),
+            catalog: Catalog::new(config, &context.label_changes),
             totals: Totals::default(),
             max_series,
-            sums: Store::new(max_series),
-            histograms: Store::new(max_series),
+            tops,
+            sums: Store::new(max_series, tops),
+            histograms: Store::new(max_series, tops),
             connections: Connections::default(),
             queues: Queues::default(),
             listening: Listening::default(),
@@ -177,25 +179,32 @@ impl Window {
         let families: [&Family; FAMILIES.len()] = FamilyId::ALL.map(|id| catalog.family(id));
         let stays = self.catalog.continues(&catalog);
         let ended = &mut self.ended;
-        let mut keep = |family: FamilyId, series: &Series| {
+        let mut keep = |family: FamilyId, series: &Series, is_exposed: bool| {
             if stays[family as usize] {
                 return true;
+            }
+            if !is_exposed {
+                return false;
             }
             ended.push((family, series.clone()));
             false
         };
-        let moved = sums.sweep(opened, &mut catalog, |slot| keep(slot.key.family(), &slot.series));
+        let moved = sums.sweep(opened, &mut catalog, |slot, is_exposed| {
+            keep(slot.key.family(), &slot.series, is_exposed)
+        });
         if let Some(moved) = moved {
             connections.renumber(&moved);
         }
-        histograms.sweep(opened, &mut catalog, |slot| keep(slot.key.family(), &slot.series));
+        histograms.sweep(opened, &mut catalog, |slot, is_exposed| {
+            keep(slot.key.family(), &slot.series, is_exposed)
+        });
         // Of a family that has another name or is not exposed any more nothing can be listed.
         self.ended.retain(|(family, _)| {
             let now = self.catalog.family(*family);
             self.catalog.is_enabled(*family) && families[*family as usize].name == now.name
         });
-        sums.set_max_series(self.max_series);
-        histograms.set_max_series(self.max_series);
+        sums.set_budgets(self.max_series, self.tops);
+        histograms.set_budgets(self.max_series, self.tops);
         if stays[FamilyId::Totals as usize] {
             self.totals = totals;
         }
@@ -220,16 +229,33 @@ impl Window {
         for (family, series) in self.ended.drain(..) {
             families[family as usize].ended.push(series);
         }
+        let outranked = [
+            self.sums.rank(self.opened, &mut self.catalog),
+            self.histograms.rank(self.opened, &mut self.catalog),
+        ];
+        for (family, series) in outranked.into_iter().flatten() {
+            families[family as usize].ended.push(series);
+        }
         let expiration = self.expiration;
-        let expired = |updated: Timestamp| at.since(updated) >= expiration;
-        let moved = self.sums.sweep(at, &mut self.catalog, |slot| {
-            close_sum(&mut families[slot.key.family() as usize], slot, expired)
+        let expired = |family: FamilyId, updated: Timestamp| at.since(updated) >= expiration[family as usize];
+        let moved = self.sums.sweep(at, &mut self.catalog, |slot, is_exposed| {
+            let family = slot.key.family();
+            let expired = |updated| expired(family, updated);
+            if !is_exposed {
+                return !expired(slot.updated);
+            }
+            close_sum(&mut families[family as usize], slot, expired)
         });
         if let Some(moved) = moved {
             self.connections.renumber(&moved);
         }
-        self.histograms.sweep(at, &mut self.catalog, |slot| {
-            close_histogram(&mut families[slot.key.family() as usize], slot, expired)
+        self.histograms.sweep(at, &mut self.catalog, |slot, is_exposed| {
+            let family = slot.key.family();
+            let expired = |updated| expired(family, updated);
+            if !is_exposed {
+                return !expired(slot.updated);
+            }
+            close_histogram(&mut families[family as usize], slot, expired)
         });
         self.catalog.sweep();
         self.connections.shrink();
@@ -237,6 +263,8 @@ impl Window {
         // A family is in one of the two.
         let live = |family: usize| (self.sums.live()[family] + self.histograms.live()[family]) as u64;
         self.telemetry.record_series(live, &folded);
+        let outranked = [self.sums.take_outranked(), self.histograms.take_outranked()];
+        self.telemetry.record_outranked(&outranked);
         self.telemetry.record_connections(self.connections.len() as u64);
         let window = at.since(self.opened);
         self.opened = at;
@@ -429,6 +457,7 @@ struct Telemetry {
     /// Families that `live` was recorded for, which must also be reported when they fall to 0.
     recorded: [bool; FAMILIES.len()],
     folded: Counter<u64>,
+    outranked: Counter<u64>,
     connections: Gauge<u64>,
     untracked: Counter<u64>,
     unqueued: Counter<u64>,
@@ -452,6 +481,14 @@ impl Telemetry {
                     "Changes folded into a series `other` because their family is at `max_series`.",
                 )
                 .with_unit("{record}")
+                .build(),
+            outranked: context
+                .meter
+                .u64_counter("processor_outranked_series")
+                .with_description(
+                    "Series whose changes of a window went to `other`, as others rank above them (`top`); each counts once per window.",
+                )
+                .with_unit("{series}")
                 .build(),
             connections: context
                 .meter
@@ -483,6 +520,7 @@ impl Telemetry {
         }
         for family in &FAMILIES {
             telemetry.folded.add(0, &telemetry.labels(family));
+            telemetry.outranked.add(0, &telemetry.labels(family));
         }
         telemetry
     }
@@ -502,6 +540,16 @@ impl Telemetry {
             let folded = folded.iter().map(|by_family| by_family[family]).sum();
             if folded > 0 {
                 self.folded.add(folded, &self.labels(definition));
+            }
+        }
+    }
+
+    /// Counts series whose changes went to a series `other` by their rank.
+    fn record_outranked(&self, outranked: &[[u64; FAMILIES.len()]; 2]) {
+        for (family, definition) in FAMILIES.iter().enumerate() {
+            let outranked = outranked.iter().map(|by_family| by_family[family]).sum();
+            if outranked > 0 {
+                self.outranked.add(outranked, &self.labels(definition));
             }
         }
     }

@@ -6,6 +6,8 @@
 //! share but by chance; then the slot shows whether it is that key's, and takes the change. The table has nothing but those bits
 //! and numbers, and a slot of a counter is one cache line.
 
+use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 
 use flowtap_pipeline::{HISTOGRAM_BUCKETS, Series, Timestamp};
@@ -13,8 +15,9 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::catalog::Catalog;
+use super::config::{Top, TopBy};
 use super::key::Key;
-use flowtap_pipeline::catalog::FAMILIES;
+use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
 
 /// A counter or a gauge.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,7 +29,7 @@ pub(super) struct Sum {
 }
 
 /// Value of a series.
-pub(super) trait Value: Default {
+pub(super) trait Value: Copy + Default {
     /// Change of the value by a record.
     type Change: Copy + std::fmt::Debug;
 
@@ -34,6 +37,18 @@ pub(super) trait Value: Default {
 
     /// Whether a change takes back what another has added.
     fn is_decrement(change: Self::Change) -> bool;
+
+    /// Number of what it counts, for its rank among others.
+    fn count(&self) -> u64;
+
+    /// Takes out what has come to it since it was exposed as `last`, and resets it to nothing.
+    fn take_since(&mut self, last: &Self) -> Self;
+
+    /// Whether there is nothing in it.
+    fn is_nothing(&self) -> bool;
+
+    /// Adds what was taken out of another.
+    fn merge(&mut self, taken: &Self);
 }
 
 impl Value for Sum {
@@ -45,6 +60,25 @@ impl Value for Sum {
 
     fn is_decrement(difference: i64) -> bool {
         difference < 0
+    }
+
+    fn count(&self) -> u64 {
+        self.running.max(0).unsigned_abs()
+    }
+
+    /// `shown` is what was exposed: a total that was held back counts as well, so that sums stay exact.
+    fn take_since(&mut self, _: &Self) -> Self {
+        let Self { running, shown } = std::mem::take(self);
+        let running = running.saturating_sub_unsigned(shown);
+        Self { running, shown: 0 }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.running == 0
+    }
+
+    fn merge(&mut self, taken: &Self) {
+        self.apply(taken.running);
     }
 }
 
@@ -99,7 +133,43 @@ impl Value for Histogram {
     fn is_decrement(_: Observation) -> bool {
         false
     }
+
+    fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    fn take_since(&mut self, last: &Self) -> Self {
+        let mut taken = std::mem::take(self);
+        for (bucket, last) in taken.buckets.iter_mut().zip(last.buckets) {
+            *bucket -= last;
+        }
+        taken.sum -= last.sum;
+        taken
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.count() == 0
+    }
+
+    fn merge(&mut self, taken: &Self) {
+        for (bucket, taken) in self.buckets.iter_mut().zip(taken.buckets) {
+            *bucket += taken;
+        }
+        self.sum += taken.sum;
+    }
 }
+
+/// Rank of a series in a family that exposes some.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rank<V> {
+    score: f64,
+    /// The value when the last window closed, if it is exposed; else nothing.
+    last: V,
+    is_exposed: bool,
+}
+
+/// A series that is exposed stays so until another has this much more: two that are alike don't take turns.
+const LEAD: f64 = 1.25;
 
 /// A live series.
 #[derive(Debug)]
@@ -154,7 +224,12 @@ pub(super) struct Store<V: Value> {
     free: Vec<u32>,
     /// Live series by family, `other` not counted.
     live: [usize; FAMILIES.len()],
-    max_series: usize,
+    max_series: [usize; FAMILIES.len()],
+    tops: [Option<Top>; FAMILIES.len()],
+    /// By index of the slot: series of families that have a `top`. Others are exposed.
+    ranks: HashMap<u32, Rank<V>, RandomState>,
+    /// Windows in which changes of a series went to `other` as others rank above it, by family, since they were last taken.
+    outranked: [u64; FAMILIES.len()],
     /// Whether memory is short: as if every family had as many series as it may.
     full: bool,
     /// Records that went into a series `other`, by family, since they were last taken.
@@ -162,7 +237,7 @@ pub(super) struct Store<V: Value> {
 }
 
 impl<V: Value> Store<V> {
-    pub(super) fn new(max_series: usize) -> Self {
+    pub(super) fn new(max_series: [usize; FAMILIES.len()], tops: [Option<Top>; FAMILIES.len()]) -> Self {
         Self {
             pending: Vec::with_capacity(PENDING),
             numbers: HashTable::new(),
@@ -171,6 +246,9 @@ impl<V: Value> Store<V> {
             free: Vec::new(),
             live: [0; FAMILIES.len()],
             max_series,
+            tops,
+            ranks: HashMap::default(),
+            outranked: [0; FAMILIES.len()],
             full: false,
             folded: [0; FAMILIES.len()],
         }
@@ -198,9 +276,14 @@ impl<V: Value> Store<V> {
         }
     }
 
-    /// Whatever there is stays; `max_series` is for series that are new.
-    pub(super) const fn set_max_series(&mut self, max_series: usize) {
+    /// Whatever there is stays; `max_series` is for series that are new, `tops` from the end of the window on.
+    pub(super) const fn set_budgets(
+        &mut self,
+        max_series: [usize; FAMILIES.len()],
+        tops: [Option<Top>; FAMILIES.len()],
+    ) {
         self.max_series = max_series;
+        self.tops = tops;
     }
 
     /// Makes every change that was gathered.
@@ -284,7 +367,9 @@ impl<V: Value> Store<V> {
         let family = key.family() as usize;
         let (hash, key) = if key.is_other() {
             (hash, key)
-        } else if self.live[family] < self.max_series && !self.full || catalog.has_few_series(key.family()) {
+        } else if self.live[family] < self.max_series[family] && !self.full
+            || catalog.has_few_series(key.family())
+        {
             self.live[family] += 1;
             (hash, key)
         } else {
@@ -305,6 +390,9 @@ impl<V: Value> Store<V> {
             // Memory ends before there are 2^32 slots.
             u32::try_from(self.slots.len() - 1).unwrap_or(NO_SLOT - 1)
         };
+        if self.tops[family].is_some() && !key.is_other() {
+            self.ranks.insert(index, Rank::default());
+        }
         let (slots, hasher) = (&self.slots, &self.hasher);
         let hash_of = |entry: &Entry| {
             let slot = slots[entry.index as usize].as_ref();
@@ -318,20 +406,120 @@ impl<V: Value> Store<V> {
         index
     }
 
-    /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it has changed. A
-    /// series leaves if `each` says so. If that has moved slots, returns the new index of each, by the old one.
+    /// Decides which series of families with a `top` are exposed in the window that closes, which began at `start`; what the others
+    /// have counted in it goes to `other`. Returns the series that are exposed no longer.
+    ///
+    /// A series that becomes exposed begins at 0 with this window: what it counted before is in `other`. One that ceases to be ends,
+    /// with what was exposed of it. So each change is counted in one series, and no counter jumps.
+    pub(super) fn rank(&mut self, start: Timestamp, catalog: &mut Catalog) -> Vec<(FamilyId, Series)> {
+        let mut ended = Vec::new();
+        if self.tops.iter().all(Option::is_none) && self.ranks.is_empty() {
+            return ended;
+        }
+        let candidates = self.score(catalog);
+        let mut taken: Vec<(Key, V)> = Vec::new();
+        for (family, mut candidates) in candidates {
+            let n = self.tops[family as usize].map_or(usize::MAX, |top| top.n.get());
+            if n < candidates.len() {
+                // The highest score first; of equal ones that of the older slot.
+                candidates.select_nth_unstable_by(n, |(a, first), (b, second)| {
+                    b.total_cmp(a).then_with(|| first.cmp(second))
+                });
+            }
+            for (place, (_, index)) in candidates.into_iter().enumerate() {
+                let Some(slot) = self.slots[index as usize].as_mut() else {
+                    continue;
+                };
+                let rank = self.ranks.entry(index).or_default();
+                let was_exposed = std::mem::replace(&mut rank.is_exposed, place < n);
+                match (was_exposed, rank.is_exposed) {
+                    (true, true) => {}
+                    (false, true) => slot.series = catalog.render(&slot.key, start),
+                    (exposed, false) => {
+                        if exposed {
+                            ended.push((family, slot.series.clone()));
+                        }
+                        let change = slot.value.take_since(&rank.last);
+                        if !change.is_nothing() {
+                            self.outranked[family as usize] += 1;
+                            taken.push((slot.key.folded(), change));
+                        }
+                    }
+                }
+                rank.last = slot.value;
+            }
+        }
+        for (other, change) in taken {
+            let hashed = (self.hash(&other), other);
+            let index = self.slot_of(hashed, start, catalog);
+            if let Some(value) = self.value_mut(index) {
+                value.merge(&change);
+            }
+        }
+        let tops = &self.tops;
+        let slots = &self.slots;
+        self.ranks.retain(|index, _| {
+            let slot = slots[*index as usize].as_ref();
+            slot.is_some_and(|slot| tops[slot.key.family() as usize].is_some())
+        });
+        ended
+    }
+
+    /// The scores of the series of each family that has a `top`, or had one, with the indices of their slots.
+    fn score(&mut self, catalog: &Catalog) -> BTreeMap<FamilyId, Vec<(f64, u32)>> {
+        let mut candidates: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (index, slot) in (0..).zip(&self.slots) {
+            let Some(slot) = slot else { continue };
+            let family = slot.key.family();
+            if slot.key.is_other() || catalog.has_few_series(family) {
+                continue;
+            }
+            let rank = match (self.tops[family as usize], self.ranks.entry(index)) {
+                (None, MapEntry::Vacant(_)) => continue,
+                (_, MapEntry::Occupied(rank)) => rank.into_mut(),
+                // It was there, and exposed, before the family had a `top`.
+                (Some(_), MapEntry::Vacant(place)) => place.insert(Rank {
+                    last: slot.value,
+                    is_exposed: true,
+                    ..Rank::default()
+                }),
+            };
+            let increase = slot.value.count().saturating_sub(rank.last.count()) as f64;
+            rank.score = match self.tops[family as usize].map(|top| top.by) {
+                Some(TopBy::Rate) => rank.score / 2.0 + increase,
+                Some(TopBy::Total) | None => rank.score + increase,
+            };
+            let lead = if rank.is_exposed { LEAD } else { 1.0 };
+            candidates
+                .entry(family)
+                .or_default()
+                .push((rank.score * lead, index));
+        }
+        candidates
+    }
+
+    /// Windows in which changes of a series went to `other` as others rank above it, by family, since the last call.
+    pub(super) const fn take_outranked(&mut self) -> [u64; FAMILIES.len()] {
+        std::mem::replace(&mut self.outranked, [0; FAMILIES.len()])
+    }
+
+    /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it has changed, and whether it is
+    /// exposed. A series leaves if `each` says so. If that has moved slots, returns the new index of each, by the old one.
     pub(super) fn sweep(
         &mut self,
         at: Timestamp,
         catalog: &mut Catalog,
-        mut each: impl FnMut(&mut Slot<V>) -> bool,
+        mut each: impl FnMut(&mut Slot<V>, bool) -> bool,
     ) -> Option<Vec<u32>> {
         for (index, place) in (0..).zip(&mut self.slots) {
             let Some(slot) = place else { continue };
             if slot.updated == CHANGED {
                 slot.updated = at;
             }
-            if !each(slot) {
+            let is_exposed =
+                self.ranks.is_empty() || self.ranks.get(&index).is_none_or(|rank| rank.is_exposed);
+            if !each(slot, is_exposed) {
+                self.ranks.remove(&index);
                 let hash = hash(&self.hasher, &slot.key);
                 if let Ok(entry) = self.numbers.find_entry(hash, |entry| entry.index == index) {
                     entry.remove();
@@ -371,6 +559,8 @@ impl<V: Value> Store<V> {
             // There is room for all of them, so none is hashed again.
             numbers.insert_unique(hash, entry, |_| 0);
         }
+        let ranks = std::mem::take(&mut self.ranks).into_iter();
+        self.ranks = ranks.map(|(index, rank)| (moved[index as usize], rank)).collect();
         self.slots = slots;
         self.numbers = numbers;
         self.free = Vec::new();
@@ -417,10 +607,9 @@ mod tests {
     fn after_a_mass_expiry_the_memory_of_the_slots_is_freed_and_what_is_left_is_found_again() {
         use super::super::config::Config;
         use super::super::key::{Direction, KeyInputs};
-        use flowtap_pipeline::catalog::FamilyId;
 
-        let mut catalog = Catalog::new(&Config::default());
-        let mut store = Store::<Sum>::new(usize::MAX);
+        let mut catalog = Catalog::new(&Config::default(), &std::sync::Arc::default());
+        let mut store = Store::<Sum>::new([usize::MAX; FAMILIES.len()], [None; FAMILIES.len()]);
         let start = Timestamp::from_nanos(1);
         let keys: Vec<_> = (0..5_000_u32)
             .filter_map(|i| {
@@ -442,8 +631,8 @@ mod tests {
             change(&mut store, key);
         }
         let mut shown = 0;
-        let mut other = Catalog::new(&Config::default());
-        store.sweep(start, &mut other, |_| {
+        let mut other = Catalog::new(&Config::default(), &std::sync::Arc::default());
+        store.sweep(start, &mut other, |_, _| {
             shown += 1;
             shown % 100 == 0
         });
@@ -451,8 +640,8 @@ mod tests {
         for key in &keys {
             change(&mut store, key);
         }
-        let mut totals = std::collections::BTreeMap::new();
-        store.sweep(start, &mut other, |slot| {
+        let mut totals = BTreeMap::new();
+        store.sweep(start, &mut other, |slot, _| {
             *totals.entry(slot.value.total().0).or_insert(0) += 1;
             true
         });

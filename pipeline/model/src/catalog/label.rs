@@ -91,11 +91,19 @@ pub enum Label {
     App,
     /// Type of an ICMP message, by its name: `destination_unreachable`.
     IcmpType,
+    /// Name of the network that the peer is in, as `processors.attributes.networks` has it.
+    PeerNetwork,
+    /// Number of the peer's autonomous system.
+    PeerAsn,
+    /// Organisation that operates it.
+    PeerAsOrg,
+    /// Country of the peer's address: `DE`.
+    PeerCountry,
 }
 
 impl Label {
     /// Labels beyond those of the default profile: of one connection or process rather than of a peer.
-    pub const DETAILS: [Self; 17] = [
+    pub const DETAILS: [Self; 21] = [
         Self::Laddr,
         Self::RoleSource,
         Self::Netns,
@@ -113,6 +121,10 @@ impl Label {
         Self::LocalWorkload,
         Self::PeerName,
         Self::PeerNameSource,
+        Self::PeerNetwork,
+        Self::PeerAsn,
+        Self::PeerAsOrg,
+        Self::PeerCountry,
     ];
 
     /// The label's name by OpenTelemetry's semantic conventions (registry, "Network", "Kubernetes", "Process", "Container",
@@ -157,6 +169,10 @@ impl Label {
             Self::PeerNameSource => "flowtap.peer.name.source",
             Self::App => "network.protocol.name",
             Self::IcmpType => "flowtap.icmp.type",
+            Self::PeerNetwork => "flowtap.peer.network.name",
+            Self::PeerAsn => "flowtap.peer.as.number",
+            Self::PeerAsOrg => "flowtap.peer.as.organization.name",
+            Self::PeerCountry => "flowtap.peer.geo.country.iso_code",
         }
     }
 
@@ -178,6 +194,8 @@ impl Label {
             | Self::LocalWorkload => Some(RecordField::ClusterNames),
             Self::Qname => Some(RecordField::DnsName),
             Self::PeerName | Self::PeerNameSource => Some(RecordField::PeerName),
+            Self::PeerNetwork => Some(RecordField::PeerNetwork),
+            Self::PeerAsn | Self::PeerAsOrg | Self::PeerCountry => Some(RecordField::PeerPlace),
             Self::Raddr
             | Self::Rport
             | Self::Lport
@@ -220,6 +238,11 @@ impl Label {
                 | Self::App
                 | Self::IcmpType
         )
+    }
+
+    /// Whether it says what is counted, rather than of whom.
+    pub const fn is_of_what_is_counted(self) -> bool {
+        self.has_few_values() && !matches!(self, Self::Type | Self::Flow | Self::NetworkType)
     }
 
     /// The label's name by `naming`.
@@ -270,6 +293,10 @@ impl Label {
             Self::PeerNameSource => "peer_name_source",
             Self::App => "app",
             Self::IcmpType => "icmp_type",
+            Self::PeerNetwork => "peer_network",
+            Self::PeerAsn => "peer_asn",
+            Self::PeerAsOrg => "peer_as_org",
+            Self::PeerCountry => "peer_country",
         }
     }
 }

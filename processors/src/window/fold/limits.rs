@@ -64,7 +64,10 @@ impl Window {
 
     /// Moves the gauge of queued bytes to what the connections have queued.
     pub(super) fn fold_levels(&mut self, at: Timestamp) {
-        for (key, change) in self.queues.changes(at, self.expiration) {
+        for (key, change) in self
+            .queues
+            .changes(at, self.expiration[FamilyId::QueuedBytes as usize])
+        {
             let hashed = (self.sums.hash(&key), key);
             self.sums.change(hashed, change, self.opened, &mut self.catalog);
         }

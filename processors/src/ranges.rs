@@ -1,13 +1,12 @@
-//! The class of every address, as neighbouring ranges: what a record is looked up in.
+//! A value for every address, such as its class, as neighbouring ranges: what a record is looked up in.
 //!
 //! A prefix table takes a dependent load and an unpredictable branch per level, and a class needs
-//! three of them. The class of an address changes at the bounds of prefixes only, so the tables are
+//! three of them. The value of an address changes at the bounds of prefixes only, so the tables are
 //! queried there once, and a record takes a binary search among the bounds that have the same first
 //! bits as its address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flowtap_pipeline::PeerClass;
 use ipnet::IpNet;
 
 /// Number of leading bits of an address that are used as an index.
@@ -33,52 +32,52 @@ impl Number for u128 {
 
 /// The addresses of one family.
 #[derive(Debug)]
-struct Family<N> {
+struct Family<N, T> {
     /// The first address of each range, ascending from the first of all.
     starts: Vec<N>,
-    classes: Vec<PeerClass>,
+    values: Vec<T>,
     /// By an address's first bits, where the ranges begin that start with these; one more, for where the last end.
     index: Vec<u32>,
 }
 
-impl<N: Number> Family<N> {
-    /// From the addresses at which a class may begin, with their classes.
-    fn new(mut bounds: Vec<(N, PeerClass)>) -> Self {
+impl<N: Number, T: Copy + PartialEq> Family<N, T> {
+    /// From the addresses at which a value may begin, with their values.
+    fn new(mut bounds: Vec<(N, T)>) -> Self {
         bounds.sort_unstable_by_key(|(start, _)| *start);
         bounds.dedup_by_key(|(start, _)| *start);
-        // Neighbours of one class are one range.
-        bounds.dedup_by_key(|(_, class)| *class);
-        let (starts, classes): (Vec<N>, Vec<_>) = bounds.into_iter().unzip();
+        // Neighbours of one value are one range.
+        bounds.dedup_by(|(_, next), (_, before)| next == before);
+        let (starts, values): (Vec<N>, Vec<_>) = bounds.into_iter().unzip();
         let before = |bits| starts.partition_point(|start| start.index() < bits);
         // Each range has taken more memory in the tables: there are not 2^32.
         let index = (0..=1 << INDEX_BITS).map(|bits| u32::try_from(before(bits)).unwrap_or(u32::MAX));
         Self {
             index: index.collect(),
             starts,
-            classes,
+            values,
         }
     }
 
-    fn class(&self, addr: N) -> PeerClass {
+    fn value(&self, addr: N) -> T {
         let bits = addr.index();
         let (from, to) = (self.index[bits] as usize, self.index[bits + 1] as usize);
         let begun = from + self.starts[from..to].partition_point(|start| *start <= addr);
         // The first range starts with the first address, so at least one has begun.
-        self.classes[begun - 1]
+        self.values[begun - 1]
     }
 }
 
 /// The addresses of both.
 #[derive(Debug)]
-pub(super) struct Ranges {
-    v4: Family<u32>,
-    v6: Family<u128>,
+pub(crate) struct Ranges<T> {
+    v4: Family<u32, T>,
+    v6: Family<u128, T>,
 }
 
-impl Ranges {
-    /// `class_of` may depend only on which of `prefixes` contain an address, and on whether it is
+impl<T: Copy + PartialEq> Ranges<T> {
+    /// `value_of` may depend only on which of `prefixes` contain an address, and on whether it is
     /// the unspecified one.
-    pub(super) fn new(prefixes: impl Iterator<Item = IpNet>, class_of: impl Fn(IpAddr) -> PeerClass) -> Self {
+    pub(crate) fn new(prefixes: impl Iterator<Item = IpNet>, value_of: impl Fn(IpAddr) -> T) -> Self {
         let (mut v4, mut v6) = (vec![0, 1], vec![0, 1]);
         for prefix in prefixes {
             match prefix {
@@ -92,19 +91,19 @@ impl Ranges {
                 }
             }
         }
-        let v4_class = |bits| (bits, class_of(Ipv4Addr::from_bits(bits).into()));
-        let v6_class = |bits| (bits, class_of(Ipv6Addr::from_bits(bits).into()));
+        let v4_value = |bits| (bits, value_of(Ipv4Addr::from_bits(bits).into()));
+        let v6_value = |bits| (bits, value_of(Ipv6Addr::from_bits(bits).into()));
         Self {
-            v4: Family::new(v4.into_iter().map(v4_class).collect()),
-            v6: Family::new(v6.into_iter().map(v6_class).collect()),
+            v4: Family::new(v4.into_iter().map(v4_value).collect()),
+            v6: Family::new(v6.into_iter().map(v6_value).collect()),
         }
     }
 
-    /// The class of a canonical address.
-    pub(super) fn class(&self, addr: IpAddr) -> PeerClass {
+    /// The value of a canonical address.
+    pub(crate) fn value(&self, addr: IpAddr) -> T {
         match addr {
-            IpAddr::V4(addr) => self.v4.class(addr.to_bits()),
-            IpAddr::V6(addr) => self.v6.class(addr.to_bits()),
+            IpAddr::V4(addr) => self.v4.value(addr.to_bits()),
+            IpAddr::V6(addr) => self.v6.value(addr.to_bits()),
         }
     }
 }
