@@ -7,7 +7,7 @@ use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 #[cfg(feature = "kubernetes")]
 use flowtap_processors::kubernetes;
-use flowtap_processors::{direction, filter, names, policy, watch, window};
+use flowtap_processors::{connections, direction, filter, names, policy, watch, window};
 use flowtap_receivers::{ebpf, generator, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
@@ -17,6 +17,7 @@ pub fn registry() -> Registry {
         .receiver(generator::FACTORY)
         .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
+        .processor(connections::FACTORY)
         .processor(direction::FACTORY)
         .processor(filter::FACTORY)
         .processor(names::FACTORY)
@@ -79,7 +80,8 @@ mod tests {
         for name in types {
             let line = lines.iter().find(|line| line.first() == Some(name));
             let line = line.unwrap_or_else(|| panic!("no {name} in:\n{text}"));
-            assert_eq!(line[1], "beta", "{line:?}");
+            let stability = if *name == "connections" { "alpha" } else { "beta" };
+            assert_eq!(line[1], stability, "{line:?}");
         }
     }
 
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_pipeline_without_direction_or_policy_is_warned_of_with_the_consequence() {
-        let config = load(&["service.pipelines.flows.processors=[window]"]).unwrap();
+        let config = load(&["service.pipelines.metrics.processors=[window]"]).unwrap();
         let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(warnings.len(), 2, "{warnings:#?}");
         for (warning, consequence, remedy) in [
@@ -106,7 +108,7 @@ mod tests {
             ),
         ] {
             assert!(
-                warning.contains("service.pipelines.flows.processors[0]"),
+                warning.contains("service.pipelines.metrics.processors[0]"),
                 "{warning}"
             );
             assert!(
@@ -120,7 +122,7 @@ mod tests {
     #[test]
     fn names_that_no_watcher_keeps_are_warned_of() {
         let used = "processors.kubernetes={}";
-        let names = "service.pipelines.flows.processors=[direction, policy, kubernetes, window]";
+        let names = "service.pipelines.metrics.processors=[direction, policy, kubernetes, window]";
         assert_eq!(load(&[used, names]).unwrap().warnings, []);
         let config = load(&[used, names, "service.kubernetes.enabled=false"]).unwrap();
         assert_eq!(config.warnings.len(), 1);

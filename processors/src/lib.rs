@@ -5,6 +5,7 @@
 //!
 //! | module | component type | task |
 //! |---|---|---|
+//! | [`connections`] | `connections` | gives a log record per connection |
 //! | [`direction`] | `direction` | ingress or egress |
 //! | [`policy`] | `policy` | the class of the remote address |
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cidr;
+pub mod connections;
 pub mod direction;
 pub mod filter;
 pub mod kubernetes;

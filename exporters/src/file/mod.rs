@@ -30,11 +30,12 @@ mod writer;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
-use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError};
+use flowtap_pipeline::{
+    BuildContext, ExportService, Exported, Exporter, PipelineKind, Snapshot, StageError, metrics_only,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::spawn_blocking;
-use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
 pub use self::config::{Compression, Config, Format, Rotation};
@@ -91,7 +92,7 @@ impl Exporter for FileExporter {
                 Err(error) => tracing::warn!(folder, %error, "no files can be written yet; hint: make the folder writable for flowtap, and name it by an absolute path"),
             }
             let writer = Arc::clone(&self.writer);
-            Ok(BoxService::new(service_fn(move |snapshot: Arc<Snapshot>| {
+            Ok(metrics_only(service_fn(move |snapshot: Arc<Snapshot>| {
                 Self::blocking(Arc::clone(&writer), move |writer| writer.write(&snapshot))
             })))
         }
@@ -102,8 +103,8 @@ impl Exporter for FileExporter {
         async move {
             match Self::blocking(Arc::clone(&self.writer), Writer::finish).await {
                 Ok(Exported { sent, failed }) => {
-                    self.deliveries.sent(sent);
-                    self.deliveries.failed(failed);
+                    self.deliveries.sent(PipelineKind::Metrics, sent);
+                    self.deliveries.failed(PipelineKind::Metrics, failed);
                 }
                 Err(error) => tracing::error!(%error, "the last file was not finished; \
                 hint: make room, or the right to write; the next start keeps what can be read"),

@@ -150,7 +150,7 @@ fn each_changed_series_is_a_line_that_is_read_back_whole() {
             "window_start": "1970-01-01T00:00:00.000000Z", "window_end": "1970-01-01T00:00:00.000005Z",
             "host": "node1", "instance": resource().instance(), "version": env!("CARGO_PKG_VERSION"),
             "schema_version": 1, "naming": "primus_lens",
-            "pipeline": "flows", "unit": "By", "type": "counter",
+            "pipeline": "metrics", "unit": "By", "type": "counter",
         });
         row.as_object_mut()
             .unwrap()
@@ -623,7 +623,13 @@ async fn the_last_file_is_finished_when_flowtap_stops() {
     let mut exporter = FileExporter::new(&config(dir.path(), Format::Parquet), &context()).unwrap();
     let mut service = exporter.start().await.unwrap();
     let window = Arc::new(window(5, 3));
-    let exported = service.ready().await.unwrap().call(window).await.unwrap();
+    let exported = service
+        .ready()
+        .await
+        .unwrap()
+        .call(flowtap_pipeline::Output::Metrics(window))
+        .await
+        .unwrap();
     assert_eq!(exported, wrote(3));
     drop(service);
     exporter.stop().await;

@@ -109,7 +109,7 @@ impl GrpcClient {
             .unary(message, PathAndQuery::from_static(METHOD), ExportCodec)
             .await
             .map_err(from_status)?;
-        Ok(accepted(&answer.into_inner(), request.points))
+        Ok(accepted(&answer.into_inner(), request.items))
     }
 }
 
@@ -165,7 +165,7 @@ impl HttpClient {
                 hint: check that the endpoint is one of OTLP");
             ExportMetricsServiceResponse::default()
         });
-        Ok(accepted(&response, request.points))
+        Ok(accepted(&response, request.items))
     }
 }
 

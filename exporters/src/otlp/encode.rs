@@ -8,8 +8,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use flowtap_pipeline::resource::SCHEMA_URL;
 use flowtap_pipeline::{
-    Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Naming, Points, Series, Snapshot,
-    SumPoint, Timestamp, ValuePoint,
+    Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Naming, PipelineKind, Points,
+    Series, Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
@@ -196,7 +196,8 @@ impl Encoder {
         Part {
             request: Request {
                 body: Bytes::from(body),
-                points: plan.points,
+                kind: PipelineKind::Metrics,
+                items: plan.points,
                 last: points.snapshot.last,
             },
             points: plan

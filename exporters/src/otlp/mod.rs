@@ -30,25 +30,25 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, ExportService, Exported, Exporter, Resource, Snapshot, StageError, Timestamp,
+    BuildContext, ExportService, Exported, Exporter, PipelineKind, Resource, Snapshot, StageError, Timestamp,
+    metrics_only,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tower::util::BoxService;
 use tower::{BoxError, Service, ServiceExt};
 
 use self::client::Client;
 use self::config::Resolved;
 pub use self::config::{Compression, Config, Protocol, RetryConfig, Temporality};
 use self::deltas::Deltas;
-use self::encode::{Encoder, Part};
+use self::encode::Encoder;
 use self::ended::Ended;
 pub use self::factory::FACTORY;
 use crate::push::health::Health;
 use crate::push::storage::Storage;
-use crate::push::{self, Sender};
+use crate::push::{self, Request, Sender};
 
 /// The exporter.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl Exporter for OtlpExporter {
                 proxy = proxy.map(tracing::field::display),
                 "pushing over OTLP"
             );
-            Ok(BoxService::new(service))
+            Ok(metrics_only(service))
         }
         .boxed()
     }
@@ -219,9 +219,9 @@ impl Service<Arc<Snapshot>> for OtlpService {
             let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), new_since);
             let mut next = || encoding.next_part(deltas.map(lock).as_deref());
             while let Some(part) = next() {
-                let points = part.request.points;
+                let points = part.request.items;
                 let reported = part.points.clone();
-                match send(&mut delivery, part).await {
+                match send(&mut delivery, &health, part.request).await {
                     Ok(sent) => {
                         exported.sent += sent.sent;
                         exported.failed += sent.failed;
@@ -232,7 +232,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
                     // The other parts may fare better.
                     Err(error) => {
                         exported.failed += points;
-                        health.gave_up(&error, points);
+                        health.gave_up(&error, PipelineKind::Metrics, points);
                     }
                 }
             }
@@ -255,15 +255,21 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     parts.map(|part| part.request.body).collect()
 }
 
-/// Stored points count as neither sent nor failed yet, except those that were dropped for want of room.
-async fn send(delivery: &mut Delivery, part: Part) -> Result<Exported, BoxError> {
+/// Stored items count as neither sent nor failed yet. Those that were dropped for want of room are counted here.
+async fn send(delivery: &mut Delivery, health: &Health, request: Request) -> Result<Exported, BoxError> {
     let sender = match delivery {
         Delivery::Direct(sender) => sender,
         Delivery::Spooled(storage, sender) => {
-            let (storage, request) = (Arc::clone(storage), part.request.clone());
+            let (storage, request) = (Arc::clone(storage), request.clone());
             // It waits for the disk.
             match tokio::task::spawn_blocking(move || storage.push(&request)).await? {
-                Ok(failed) => return Ok(Exported { sent: 0, failed }),
+                Ok(dropped) => {
+                    // The call that they are counted with is of another kind, perhaps.
+                    for (kind, items) in dropped {
+                        health.deliveries().failed(kind, items);
+                    }
+                    return Ok(Exported::default());
+                }
                 // A full or broken disk costs the protection from a restart, not the data.
                 Err(error) => {
                     tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
@@ -273,7 +279,7 @@ async fn send(delivery: &mut Delivery, part: Part) -> Result<Exported, BoxError>
             sender
         }
     };
-    sender.ready().await?.call(part.request).await
+    sender.ready().await?.call(request).await
 }
 
 fn lock(deltas: &Mutex<Deltas>) -> std::sync::MutexGuard<'_, Deltas> {

@@ -326,7 +326,7 @@ mod tests {
     fn what_is_pushed_has_the_names_and_values_that_metrics_has() {
         let telemetry = Telemetry::new(&Resource::default(), &pushed()).unwrap();
         let id = "otlp".parse().unwrap();
-        DeliveryTelemetry::new(&telemetry.meter(), &id).failed(7);
+        DeliveryTelemetry::new(&telemetry.meter(), &id).failed(flowtap_pipeline::PipelineKind::Metrics, 7);
         ReceiverTelemetry::new(&telemetry.meter(), &id).took(Duration::from_millis(3));
         let pushed = values(&telemetry.own_metrics().unwrap().read(reading(1, 2)));
         let mut scraped = telemetry.reader().names();
@@ -354,7 +354,7 @@ mod tests {
         let first = failed("otlp");
         let before = sums(&own.read(reading(10, 20)));
         failed("remote_write");
-        first.failed(3);
+        first.failed(flowtap_pipeline::PipelineKind::Metrics, 3);
         let after = sums(&own.read(reading(20, 30)));
         let same = after
             .iter()

@@ -22,6 +22,8 @@
 //! | [`catalog`] | every family and every label |
 //! | [`series`] | [`Series`]: one label set of a family with its two renderings |
 //! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
+//! | [`log`] | [`LogBatch`]: log records of events |
+//! | [`output`] | [`Output`]: a snapshot or a batch of log records; [`PipelineId`] |
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`cluster_objects`] | [`ClusterObjects`]: pods, namespaces, services and nodes with their labels |
@@ -42,7 +44,9 @@ pub mod flow;
 pub mod labels;
 pub mod limits;
 pub mod listening;
+pub mod log;
 pub mod node;
+pub mod output;
 pub mod peer_class;
 pub mod resource;
 pub mod series;
@@ -63,7 +67,9 @@ pub use flow::{Endpoint, Flow, FlowKind, NameSource, PeerName, Role, RoleSource,
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
 pub use listening::ListeningRecord;
+pub use log::{ConnectionLog, Counts, LogBatch, LogBody, LogField, LogRecord, LogValue, Outcome};
 pub use node::NodeInfo;
+pub use output::{Output, PipelineId, PipelineKind};
 pub use peer_class::PeerClass;
 pub use resource::Resource;
 pub use series::{Series, SeriesId};

@@ -135,7 +135,7 @@ pub struct FamilySnapshot {
 /// use flowtap_model::{Snapshot, Timestamp};
 ///
 /// let snapshot = Snapshot {
-///     pipeline: "flows".into(),
+///     pipeline: "metrics".into(),
 ///     at: Timestamp::from_nanos(5_000_000_000),
 ///     window: Duration::from_secs(5),
 ///     last: false,

@@ -31,3 +31,4 @@ mod totals;
 pub use self::config::{Config, FamilyConfig};
 pub use self::factory::FACTORY;
 pub use self::fold::Window;
+pub(crate) use self::key::failure_reason;
