@@ -142,7 +142,9 @@ impl Checker<'_> {
                     return;
                 }
                 ComponentKind::Processor => {
-                    let passes = reaching.difference(&takes).copied();
+                    // Records end with the aggregator, whatever they are.
+                    let is_end = stage.contract.is_aggregator();
+                    let passes = reaching.difference(&takes).filter(|_| !is_end).copied();
                     reaching = passes.chain(stage.contract.signals_out(stage.kind)).collect();
                 }
                 ComponentKind::Exporter => {}

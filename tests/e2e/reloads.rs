@@ -137,7 +137,7 @@ fn pipelines_and_exporters_come_and_go_and_a_port_that_is_taken_leaves_the_old_o
 
     // A second pipeline, whose window begins now.
     let second = format!(
-        "{config}    second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [prometheus]\n"
+        "{config}    metrics/second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [prometheus]\n"
     );
     assert!(daemon.reload(&second), "{}", daemon.status());
     let of = |pipeline: &'static str| move |text: &str| text.contains(&format!("pipeline=\"{pipeline}\""));

@@ -245,7 +245,7 @@ impl InFlight {
         *self.lock() = Some((output.kind(), output.items()));
     }
 
-    /// Takes them: whoever gets them counts them.
+    /// Takes them: the caller counts them.
     fn take(&self) -> Option<(PipelineKind, u64)> {
         self.lock().take()
     }

@@ -100,12 +100,9 @@ impl Connections {
             self.ended.push((connection, Outcome::Detached));
             return;
         }
-        match self
-            .tracker
-            .update(key, receiver, record, pressure == MemoryPressure::None)
-        {
-            Ok(()) => {}
-            Err(reason) => self.telemetry.lost(record, reason),
+        let may_grow = pressure == MemoryPressure::None;
+        if let Err(reason) = self.tracker.update(key, receiver, record, may_grow) {
+            self.telemetry.lost(record, reason);
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) struct Connection {
     adopted: bool,
     error: Option<&'static str>,
     sequence: u32,
-    /// What the records before have reported.
+    /// Sum of the differences in the records before.
     reported: Counts,
     total: Counts,
     /// Age when it was reported last, in µs.
