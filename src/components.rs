@@ -7,7 +7,7 @@ use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 #[cfg(feature = "kubernetes")]
 use flowtap_processors::kubernetes;
-use flowtap_processors::{attributes, direction, filter, geoip, names, policy, watch, window};
+use flowtap_processors::{attributes, connections, direction, filter, geoip, names, policy, watch, window};
 use flowtap_receivers::{ebpf, generator, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
@@ -18,6 +18,7 @@ pub fn registry() -> Registry {
         .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
         .processor(attributes::FACTORY)
+        .processor(connections::FACTORY)
         .processor(direction::FACTORY)
         .processor(filter::FACTORY)
         .processor(names::FACTORY)
@@ -81,7 +82,8 @@ mod tests {
         for name in types {
             let line = lines.iter().find(|line| line.first() == Some(name));
             let line = line.unwrap_or_else(|| panic!("no {name} in:\n{text}"));
-            assert_eq!(line[1], "beta", "{line:?}");
+            let stability = if *name == "connections" { "alpha" } else { "beta" };
+            assert_eq!(line[1], stability, "{line:?}");
         }
     }
 
@@ -92,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_pipeline_without_direction_or_policy_is_warned_of_with_the_consequence() {
-        let config = load(&["service.pipelines.flows.processors=[window]"]).unwrap();
+        let config = load(&["service.pipelines.metrics.processors=[window]"]).unwrap();
         let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
         assert_eq!(warnings.len(), 2, "{warnings:#?}");
         for (warning, consequence, remedy) in [
@@ -108,7 +110,7 @@ mod tests {
             ),
         ] {
             assert!(
-                warning.contains("service.pipelines.flows.processors[0]"),
+                warning.contains("service.pipelines.metrics.processors[0]"),
                 "{warning}"
             );
             assert!(
@@ -131,7 +133,7 @@ mod tests {
         assert_eq!(load(&[label, full]).unwrap().warnings, []);
         let names = [
             "processors.names={}",
-            "service.pipelines.flows.processors=[direction, policy, names, window]",
+            "service.pipelines.metrics.processors=[direction, policy, names, window]",
         ];
         let warnings = load(&names).unwrap().warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn names_that_no_watcher_keeps_are_warned_of() {
         let used = "processors.kubernetes={}";
-        let names = "service.pipelines.flows.processors=[direction, policy, kubernetes, window]";
+        let names = "service.pipelines.metrics.processors=[direction, policy, kubernetes, window]";
         assert_eq!(load(&[used, names]).unwrap().warnings, []);
         let config = load(&[used, names, "service.kubernetes.enabled=false"]).unwrap();
         assert_eq!(config.warnings.len(), 1);

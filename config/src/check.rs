@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use figment::value::{Dict, Value};
 use flowtap_pipeline::{
-    ComponentConfig, ComponentId, ComponentKind, Factory, ProcessorConfig, Registry, Violation,
+    ComponentConfig, ComponentId, ComponentKind, Contract, ExporterConfig, Factory, PipelineId, PipelineKind,
+    ProcessorConfig, Registry, Signal, Violation,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -109,12 +110,13 @@ pub(crate) fn check(
     let (service, written) = checker.service();
     let pipelines: BTreeMap<_, _> = written
         .iter()
-        .map(|(name, written)| (name.clone(), checker.pipeline(name, written, &processors)))
+        .map(|(id, written)| (id.clone(), checker.pipeline(id, written, &processors, registry)))
         .collect();
 
     if let Some(service) = &service {
         let at = path(&["service", "telemetry", "metrics", "exporters"]);
-        checker.references(&at, ComponentKind::Exporter, &service.telemetry.metrics.exporters);
+        let ids = checker.references(&at, ComponentKind::Exporter, &service.telemetry.metrics.exporters);
+        checker.take_metrics(&at, &ids, &exporters);
     }
 
     let mut config = Config {
@@ -129,15 +131,15 @@ pub(crate) fn check(
     };
     checker.unused(&mut config);
     // Of others some components are missing from the config, so what they fill is not known.
-    let is_complete = |(name, pipeline): &(&String, &PipelineConfig)| {
+    let is_complete = |(name, pipeline): &(&PipelineId, &PipelineConfig)| {
         written.get(*name).is_some_and(|written| {
             pipeline.receivers.len() == written.receivers.len()
                 && pipeline.processors.len() == written.processors.len()
                 && pipeline.exporters.len() == written.exporters.len()
         })
     };
-    for (name, pipeline) in config.pipelines.iter().filter(is_complete) {
-        for warning in checker.wiring(&config, name, pipeline, registry) {
+    for (id, pipeline) in config.pipelines.iter().filter(is_complete) {
+        for warning in checker.wiring(&config, id.as_str(), pipeline, registry) {
             if !checker.warnings.contains(&warning) {
                 checker.warnings.push(warning);
             }
@@ -161,6 +163,40 @@ fn shortened(message: String) -> String {
         }
         _ => message,
     }
+}
+
+/// The id that a pipeline could have instead of one that is not valid.
+fn pipeline_id_hint(name: &str) -> String {
+    let [metrics, logs] = PipelineKind::ALL.map(|kind| renamed(name, kind));
+    if metrics.parse::<PipelineId>().is_err() {
+        return "a name has no slash and no space".to_owned();
+    }
+    format!("rename it to `{metrics}`, or to `{logs}` if it is for log records")
+}
+
+/// The id of kind `kind` that is most like `id`.
+fn renamed(id: &str, kind: PipelineKind) -> String {
+    let (before, name) = id.split_once('/').unwrap_or(("", id));
+    let is_kind = |text: &str| PipelineKind::ALL.iter().any(|kind| kind.as_str() == text);
+    if is_kind(before) {
+        format!("{kind}/{name}")
+    } else if is_kind(id) {
+        kind.to_string()
+    } else {
+        format!("{kind}/{id}")
+    }
+}
+
+/// The processors of this build that can end a pipeline of kind `kind`, for messages.
+fn aggregators(kind: PipelineKind, registry: &Registry) -> String {
+    let ends = |contract: Contract| contract.pipeline_kind() == Some(kind);
+    let factories = registry.processors().values();
+    let names = factories.filter(|factory| ends(factory.default().contract()));
+    let names: Vec<_> = names.map(|factory| format!("`{}`", factory.type_name)).collect();
+    if names.is_empty() {
+        return format!("one that gives {kind}");
+    }
+    names.join(" or ")
 }
 
 pub(crate) fn path(parts: &[&str]) -> Vec<String> {
@@ -306,7 +342,7 @@ impl Checker<'_> {
         components
     }
 
-    fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<String, RawPipeline>) {
+    fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<PipelineId, RawPipeline>) {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
@@ -326,8 +362,15 @@ impl Checker<'_> {
             }
             let schema = RawPipeline::json_schema(&mut self.generator).to_value();
             let outcome = self.read(&at, value, &schema, Value::deserialize::<RawPipeline>);
-            if let Some(written) = self.report_outcome(&at, outcome, |_| Vec::new()) {
-                pipelines.insert(name, written);
+            let written = self.report_outcome(&at, outcome, |_| Vec::new());
+            match name.parse::<PipelineId>() {
+                Ok(id) => {
+                    written.map(|written| pipelines.insert(id, written));
+                }
+                Err(error) => {
+                    let help = pipeline_id_hint(&name);
+                    self.report(&at, error.to_string(), Some(help));
+                }
             }
         }
         if pipelines.is_empty() && self.diagnostics.is_empty() {
@@ -342,10 +385,12 @@ impl Checker<'_> {
 
     fn pipeline(
         &mut self,
-        name: &str,
+        id: &PipelineId,
         written: &RawPipeline,
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
+        registry: &Registry,
     ) -> PipelineConfig {
+        let name = id.as_str();
         let of = |kind: ComponentKind| path(&["service", "pipelines", name, kind.section()]);
         let config = PipelineConfig {
             receivers: self.references(
@@ -380,7 +425,7 @@ impl Checker<'_> {
                 self.report(&at, format!("a pipeline needs at least one {kind}"), None);
             }
         }
-        self.window(name, written, &config.processors, processors);
+        self.aggregator(id, written, &config.processors, processors, registry);
         config
     }
 
@@ -410,6 +455,32 @@ impl Checker<'_> {
         ids
     }
 
+    /// The daemon's own metrics go to exporters that take metrics.
+    fn take_metrics(
+        &mut self,
+        above: &[String],
+        ids: &[ComponentId],
+        exporters: &BTreeMap<ComponentId, Box<dyn ExporterConfig>>,
+    ) {
+        for (index, id) in ids.iter().enumerate() {
+            let takes = |config: &Box<dyn ExporterConfig>| {
+                let contract = config.contract();
+                contract
+                    .signals_in(ComponentKind::Exporter)
+                    .contains(&Signal::Metrics)
+            };
+            if exporters.get(id).is_some_and(|config| !takes(config)) {
+                let at = [above, &[index.to_string()]].concat();
+                let help = "leave it out, or name an exporter that takes metrics";
+                self.report(
+                    &at,
+                    format!("`{id}` does not take metrics"),
+                    Some(help.to_owned()),
+                );
+            }
+        }
+    }
+
     /// The keys that a section defines, valid or not, so that a component with a mistake is
     /// reported once.
     fn section_keys(&self, kind: ComponentKind) -> BTreeSet<String> {
@@ -419,30 +490,50 @@ impl Checker<'_> {
             .unwrap_or_default()
     }
 
-    /// A pipeline ends in a window, and has no other.
-    fn window(
+    /// A pipeline ends in an aggregator of its kind, and has no other.
+    fn aggregator(
         &mut self,
-        pipeline: &str,
+        pipeline: &PipelineId,
         written: &RawPipeline,
         ids: &[ComponentId],
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
+        registry: &Registry,
     ) {
         if ids.len() != written.processors.len() || ids.iter().any(|id| !processors.contains_key(id)) {
             return;
         }
-        let aggregates = |id: &ComponentId| {
+        let gives = |id: &ComponentId| {
             processors
                 .get(id)
-                .is_some_and(|config| config.contract().is_aggregator())
+                .and_then(|config| config.contract().pipeline_kind())
         };
-        let at = path(&["service", "pipelines", pipeline, "processors"]);
-        if !ids.last().is_some_and(aggregates) {
-            let help = Some("let its last processor be `window`".to_owned());
-            self.report(
-                &at,
-                "exporters need a window, and this pipeline does not end with one",
-                help,
-            );
+        let aggregates = |id: &ComponentId| gives(id).is_some();
+        let at = path(&["service", "pipelines", pipeline.as_str(), "processors"]);
+        let kind = pipeline.kind();
+        let help = format!("let its last processor be {}", aggregators(kind, registry));
+        match ids.last().and_then(|id| Some((id, gives(id)?))) {
+            Some((_, given)) if given == kind => {}
+            Some((id, given)) => {
+                let at = [&at[..], &[(ids.len() - 1).to_string()]].concat();
+                let message = format!("`{id}` gives {given}, and the pipeline `{pipeline}` is for {kind}");
+                let renamed = renamed(pipeline.as_str(), given);
+                self.report(
+                    &at,
+                    message,
+                    Some(format!("{help}, or rename the pipeline to `{renamed}`")),
+                );
+            }
+            None => {
+                let message = match kind {
+                    PipelineKind::Metrics => {
+                        "exporters need a window, and this pipeline does not end with one"
+                    }
+                    PipelineKind::Logs => {
+                        "exporters need log records, and this pipeline does not end with a processor that gives them"
+                    }
+                };
+                self.report(&at, message, Some(help));
+            }
         }
         for (index, id) in ids.iter().enumerate().take(ids.len().saturating_sub(1)) {
             if aggregates(id) {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use figment::value::{Dict, Value};
 use flowtap_pipeline::{
-    BuildError, ComponentId, ComponentKind, Contract, ExporterConfig, ProcessorConfig, ReceiverConfig,
-    ToValue,
+    BuildError, ComponentId, ComponentKind, Contract, ExporterConfig, PipelineId, ProcessorConfig,
+    ReceiverConfig, ToValue,
 };
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, key_of};
@@ -22,7 +22,7 @@ pub struct PipelineConfig {
     pub receivers: Vec<ComponentId>,
     /// Processors, in order: at least one, and the last one aggregates.
     pub processors: Vec<ComponentId>,
-    /// Where its snapshots go: at least one.
+    /// Where its snapshots or log records go: at least one.
     pub exporters: Vec<ComponentId>,
 }
 
@@ -35,8 +35,8 @@ pub struct Config {
     pub processors: BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
     /// Exporters by id.
     pub exporters: BTreeMap<ComponentId, Box<dyn ExporterConfig>>,
-    /// Pipelines by name; whatever they name is defined.
-    pub pipelines: BTreeMap<String, PipelineConfig>,
+    /// Pipelines by id; whatever they name is defined.
+    pub pipelines: BTreeMap<PipelineId, PipelineConfig>,
     /// The daemon itself.
     pub service: ServiceConfig,
     /// Suspicious settings that are not errors.
@@ -105,7 +105,7 @@ impl Config {
         let pipelines = self
             .pipelines
             .iter()
-            .map(|(name, pipeline)| (name.clone(), pipeline.to_value()));
+            .map(|(id, pipeline)| (id.to_string(), pipeline.to_value()));
         service.insert("pipelines".to_owned(), Value::from(pipelines.collect::<Dict>()));
         let sections = [
             ("receivers", section(&self.receivers, ToValue::to_value)),

@@ -3,8 +3,8 @@
 use figment::value::{Dict, Value};
 use flowtap_pipeline::Registry;
 
-/// The name of the default pipeline.
-pub const PIPELINE: &str = "flows";
+/// The id of the default pipeline.
+pub const PIPELINE: &str = "metrics";
 
 /// Variables that make the `otlp` exporter join the default pipeline.
 const OTLP_ENDPOINTS: [&str; 2] = [
@@ -12,7 +12,7 @@ const OTLP_ENDPOINTS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 ];
 
-/// The default pipeline as values: components without settings, and `service.pipelines.flows`.
+/// The default pipeline as values: components without settings, and `service.pipelines.metrics`.
 ///
 /// An exporter `otlp` is in it if the environment says where to push.
 pub fn values(registry: &Registry, env: &[(String, String)]) -> Dict {

@@ -16,6 +16,9 @@ use crate::service::ServiceConfig;
 /// Pattern of a substitution, allowed in place of any scalar.
 const SUBSTITUTION: &str = r"\$\{(env|file):[^}]+\}";
 
+/// Pattern of a pipeline's id.
+const PIPELINE_ID: &str = r"^(metrics|logs)(/[^/\s]+)?$";
+
 /// The part of an id that follows the component's type.
 const NAME: &str = r"/[^/\s]+";
 
@@ -124,8 +127,8 @@ fn references(kind: ComponentKind, components: &[Component]) -> Value {
     json!({
         "description": match kind {
             ComponentKind::Receiver => "Its sources of records.",
-            ComponentKind::Processor => "Processing of its records, in this order; the last one is a window.",
-            ComponentKind::Exporter => "Destinations of its snapshots.",
+            ComponentKind::Processor => "Processing of its records, in this order; the last one aggregates them.",
+            ComponentKind::Exporter => "Destinations of its series or log records.",
         },
         "type": "array",
         "minItems": 1,
@@ -141,8 +144,9 @@ fn references(kind: ComponentKind, components: &[Component]) -> Value {
 fn service(pipeline: &Map<String, Value>, generator: &mut SchemaGenerator) -> Value {
     let mut service = settle(ServiceConfig::json_schema(generator));
     let pipelines = json!({
-        "description": "Pipelines by name. If none is defined, the default pipeline `flows` is used.",
+        "description": "Pipelines by id: `metrics` or `metrics/name` for series, `logs` or `logs/name` for log records. If none is defined, the default pipeline `metrics` is used.",
         "type": "object",
+        "propertyNames": { "pattern": PIPELINE_ID },
         "additionalProperties": {
             "type": "object",
             "additionalProperties": false,

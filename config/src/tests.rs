@@ -142,7 +142,14 @@ fn without_any_layer_the_default_pipeline_stands() {
     assert_eq!(ids(&config.receivers), ["ebpf"]);
     assert_eq!(ids(&config.processors), ["direction", "policy", "window"]);
     assert_eq!(ids(&config.exporters), ["prometheus"]);
-    assert_eq!(config.pipelines.keys().collect::<Vec<_>>(), ["flows"]);
+    assert_eq!(
+        config
+            .pipelines
+            .keys()
+            .map(flowtap_pipeline::PipelineId::as_str)
+            .collect::<Vec<_>>(),
+        ["metrics"]
+    );
     assert_eq!(
         config.service.admin.endpoint,
         Some("127.0.0.1:13133".parse().unwrap())
@@ -176,9 +183,16 @@ fn later_layers_win_key_by_key_and_lists_replace_lists() {
 
 #[test]
 fn a_user_who_defines_pipelines_gets_only_those() {
-    let text = "exporters: {otlp: {}}\nservice: {pipelines: {mine: {receivers: [ebpf], processors: [window], exporters: [otlp]}}}";
+    let text = "exporters: {otlp: {}}\nservice: {pipelines: {metrics/mine: {receivers: [ebpf], processors: [window], exporters: [otlp]}}}";
     let config = with_files(&[("a.yaml", text)], &[], &[]).unwrap();
-    assert_eq!(config.pipelines.keys().collect::<Vec<_>>(), ["mine"]);
+    assert_eq!(
+        config
+            .pipelines
+            .keys()
+            .map(flowtap_pipeline::PipelineId::as_str)
+            .collect::<Vec<_>>(),
+        ["metrics/mine"]
+    );
     assert_eq!(
         (ids(&config.processors), ids(&config.exporters)),
         (vec!["window".to_owned()], vec!["otlp".to_owned()])
@@ -225,11 +239,11 @@ servise: {}
 service:
   admin: {endpoint: localhost}
   pipelines:
-    flows:
+    metrics:
       receivers: [ebpf, ebpf]
       exporters: [prometheus, otlpp]
       colour: red
-    empty: {processors: [window, policy]}
+    metrics/empty: {processors: [window, policy]}
 ";
     let expected = [
         "2 receivers.ebfp",
@@ -242,13 +256,13 @@ service:
         "10 exporters.prometheus.size",
         "11 servise",
         "13 service.admin.endpoint",
-        "16 service.pipelines.flows.receivers[1]",
-        "17 service.pipelines.flows.exporters[1]",
-        "18 service.pipelines.flows.colour",
-        "19 service.pipelines.empty.exporters",
-        "19 service.pipelines.empty.processors",
-        "19 service.pipelines.empty.processors[0]",
-        "19 service.pipelines.empty.receivers",
+        "16 service.pipelines.metrics.receivers[1]",
+        "17 service.pipelines.metrics.exporters[1]",
+        "18 service.pipelines.metrics.colour",
+        "19 service.pipelines.metrics/empty.exporters",
+        "19 service.pipelines.metrics/empty.processors",
+        "19 service.pipelines.metrics/empty.processors[0]",
+        "19 service.pipelines.metrics/empty.receivers",
     ];
     let mut found = mistakes(with_files(&[("a.yaml", text)], &[], &[]));
     let mut expected = expected.map(str::to_owned).to_vec();
@@ -569,7 +583,7 @@ fn sections_and_keys_without_a_value_have_their_defaults() {
         "service:\n  pipelines:\n",
         "service:\n  telemetry:\n    logs:\n  shutdown_timeout:\n",
         "exporters:\n  prometheus:\n    size:\n    names:\n    headers:\n    password:\n",
-        "service: {pipelines: {flows: }}",
+        "service: {pipelines: {metrics: }}",
     ] {
         let config = with_files(&[("a.yaml", text)], &[], &[]);
         assert_eq!(config.unwrap().to_yaml(), built_in, "{text}");
@@ -585,7 +599,7 @@ x-common: &common
 exporters:
   prometheus: {<<: *common, size: 8, names: &names [192.0.2.1]}
   otlp: {<<: [{password: p}, *common], names: *names}
-service: {pipelines: {flows: {receivers: [ebpf], processors: [window], exporters: [otlp, prometheus]}}}
+service: {pipelines: {metrics: {receivers: [ebpf], processors: [window], exporters: [otlp, prometheus]}}}
 ";
     let config = with_files(&[("a.yaml", text)], &[], &[]).unwrap();
     let shown: Vec<_> = config
@@ -666,7 +680,7 @@ fn spellings_of_other_programs_come_with_the_one_here() {
             "The Collector's `retry_on_failure` is `retry` here",
         ),
         (
-            "service: {pipelines: {flows: {receivers: [ebpf], processors: [memory_limiter, window], exporters: [prometheus]}}}",
+            "service: {pipelines: {metrics: {receivers: [ebpf], processors: [memory_limiter, window], exporters: [prometheus]}}}",
             "`memory_limiter` is `service.memory_limiter` here",
         ),
     ] {

@@ -21,7 +21,9 @@ use std::net::SocketAddr;
 
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::contract::{Need, Signal};
-use flowtap_pipeline::{ComponentId, ComponentKind, Contract, Dependency, PeerClass, RecordField, Registry};
+use flowtap_pipeline::{
+    ComponentId, ComponentKind, Contract, Dependency, PeerClass, PipelineKind, RecordField, Registry,
+};
 
 use crate::check::{Checker, path};
 use crate::config::{Config, PipelineConfig};
@@ -98,7 +100,7 @@ impl Checker<'_> {
         let Some(stages) = stages(config, pipeline) else {
             return Vec::new();
         };
-        self.signals(name, &stages);
+        self.signals(name, &stages, registry);
         self.overlaps(name, &stages);
         self.labels(config, name, &stages);
         self.classes(name, &stages);
@@ -114,14 +116,14 @@ impl Checker<'_> {
     }
 
     /// Each processor and exporter takes something that reaches it.
-    fn signals(&mut self, pipeline: &str, stages: &[Stage<'_>]) {
+    fn signals(&mut self, pipeline: &str, stages: &[Stage<'_>], registry: &Registry) {
         let mut processors = stages
             .iter()
             .filter(|stage| stage.kind == ComponentKind::Processor);
         let last = processors.clone().count().checked_sub(1);
         let ends = processors.position(|stage| stage.contract.is_aggregator());
         if ends.is_none() || ends != last {
-            // Reported as a pipeline without a window at its end.
+            // Reported as a pipeline without an aggregator at its end.
             return;
         }
         let mut reaching = BTreeSet::new();
@@ -136,12 +138,17 @@ impl Checker<'_> {
                         listed(&takes),
                         listed(&reaching)
                     );
-                    self.report(&stage.path(pipeline), message, None);
+                    let help = (stage.kind == ComponentKind::Exporter)
+                        .then(|| exporters_of(&reaching, registry))
+                        .flatten();
+                    self.report(&stage.path(pipeline), message, help);
                     // Further errors would have the same cause.
                     return;
                 }
                 ComponentKind::Processor => {
-                    let passes = reaching.difference(&takes).copied();
+                    // Records end with the aggregator, whatever they are.
+                    let is_end = stage.contract.is_aggregator();
+                    let passes = reaching.difference(&takes).filter(|_| !is_end).copied();
                     reaching = passes.chain(stage.contract.signals_out(stage.kind)).collect();
                 }
                 ComponentKind::Exporter => {}
@@ -178,9 +185,11 @@ impl Checker<'_> {
         let labels = self.series_labels(window, stages);
         for stage in stages {
             let feeds = |id: &ComponentId| {
-                let pipelines = config.pipelines.values();
-                pipelines
-                    .filter(|pipeline| pipeline.exporters.contains(id))
+                // Only series have labels.
+                let pipelines = config.pipelines.iter();
+                let with_series = pipelines.filter(|(id, _)| id.kind() == PipelineKind::Metrics);
+                with_series
+                    .filter(|(_, pipeline)| pipeline.exporters.contains(id))
                     .count()
             };
             for (key, name) in &stage.contract.adds_labels {
@@ -477,6 +486,15 @@ fn remedy(field: RecordField, stage: &Stage<'_>, registry: &Registry) -> Option<
     let receivers = receivers.filter(|factory| fills(factory.default().contract()));
     let receivers = quoted(receivers.map(|factory| factory.type_name));
     (!receivers.is_empty()).then(|| format!("it is filled by {receivers}"))
+}
+
+/// The exporter types of this build that take one of `signals`, as advice.
+fn exporters_of(signals: &BTreeSet<Signal>, registry: &Registry) -> Option<String> {
+    let exporters = registry.exporters().values();
+    let takes = |contract: Contract| !contract.signals_in(ComponentKind::Exporter).is_disjoint(signals);
+    let exporters = exporters.filter(|factory| takes(factory.default().contract()));
+    let names = quoted(exporters.map(|factory| factory.type_name));
+    (!names.is_empty()).then(|| format!("exporters that take {}: {names}", listed(signals)))
 }
 
 /// Port 0 is any free port; an unspecified address is all of them.

@@ -67,7 +67,7 @@ fn snapshot() -> Arc<Snapshot> {
         }
     };
     Arc::new(Snapshot {
-        pipeline: "flows".into(),
+        pipeline: "metrics".into(),
         at: Timestamp::from_nanos(1_700_000_000_000_000_000),
         window: Duration::from_secs(5),
         last: false,

@@ -71,7 +71,7 @@ fn snapshot() -> Arc<Snapshot> {
         ended: Vec::new(),
     };
     Arc::new(Snapshot {
-        pipeline: "flows".into(),
+        pipeline: "metrics".into(),
         at: Timestamp::from_nanos(1),
         window: Duration::from_secs(5),
         last: false,

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowtap_pipeline::log::{ConnectionLog, Counts, Outcome};
 use flowtap_pipeline::{
-    BuildContext, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, LabelValue, Naming,
-    Points, Resource, Series, Snapshot, SumPoint, Timestamp,
+    BuildContext, Endpoint, Family, FamilyKind, FamilySnapshot, Flow, FlowKind, HISTOGRAM_BUCKETS,
+    HistogramPoint, LabelValue, LogBatch, LogBody, LogRecord, Naming, Points, Resource, Series, Snapshot,
+    SumPoint, Timestamp,
 };
 
 const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
@@ -75,7 +77,7 @@ fn sum(raddr: &str, total: u64) -> SumPoint {
     }
 }
 
-/// A snapshot of the pipeline `flows` at 5 µs after the epoch: one counter at `total`, one histogram with a hostile label
+/// A snapshot of the pipeline `metrics` at 5 µs after the epoch: one counter at `total`, one histogram with a hostile label
 /// value, one counter that has ended.
 pub(crate) fn snapshot(total: u64) -> Snapshot {
     let mut buckets = [0; HISTOGRAM_BUCKETS + 1];
@@ -102,7 +104,7 @@ pub(crate) fn snapshot(total: u64) -> Snapshot {
         },
     ];
     Snapshot {
-        pipeline: "flows".into(),
+        pipeline: "metrics".into(),
         at: Timestamp::from_nanos(5_000),
         window: Duration::from_secs(5),
         last: false,
@@ -137,5 +139,64 @@ pub(crate) fn many(series: u64) -> Snapshot {
     Snapshot {
         families,
         ..snapshot(0)
+    }
+}
+
+/// A batch of the pipeline `logs` at 5 s after the epoch: a connection that closed, and a connect that failed.
+pub(crate) fn logs() -> LogBatch {
+    let end = |last: u8, port| Endpoint::new([192, 0, 2, last].into(), port);
+    let mut flow = Flow::new(end(1, 50_000), end(7, 443));
+    flow.cookie = 4711;
+    flow.pid = 99;
+    flow.comm[..6].copy_from_slice(b"my app");
+    flow.kind = Some(FlowKind::Egress);
+    let counts = Counts {
+        sent_bytes: 81,
+        received_bytes: 3_000,
+        sent_segments: 5,
+        received_segments: 6,
+        retransmits: 1,
+    };
+    let closed = ConnectionLog {
+        outcome: Outcome::Closed,
+        error: None,
+        sequence: 0,
+        adopted: false,
+        duration: Duration::from_millis(2500),
+        interval: Duration::from_millis(2500),
+        delta: counts,
+        total: counts,
+        rtt: Duration::from_micros(350),
+        min_rtt: Duration::from_micros(300),
+        handshake: Duration::from_micros(400),
+        probability: 1.0,
+    };
+    let failed = ConnectionLog {
+        outcome: Outcome::Failed,
+        error: Some("refused"),
+        duration: Duration::ZERO,
+        interval: Duration::ZERO,
+        delta: Counts::default(),
+        total: Counts::default(),
+        rtt: Duration::ZERO,
+        min_rtt: Duration::ZERO,
+        handshake: Duration::ZERO,
+        ..closed.clone()
+    };
+    let at = Timestamp::from_nanos(5_000_000_000);
+    let record = |cookie, log| LogRecord {
+        at,
+        flow: Flow {
+            cookie,
+            ..flow.clone()
+        },
+        body: LogBody::Connection(log),
+    };
+    LogBatch {
+        pipeline: "logs".into(),
+        at,
+        last: false,
+        records: vec![record(4711, closed), record(4712, failed)],
+        cut_short: 0,
     }
 }

@@ -58,6 +58,7 @@ impl Pipeline {
 
     /// Ends it; returns the text of a scrape.
     pub fn finish(mut self, at: Timestamp) -> String {
-        prometheus::text("primus_lens", vec![Arc::new(self.0.finish(at))])
+        let last = self.0.finish(at).into_snapshot();
+        prometheus::text("primus_lens", last.into_iter().collect())
     }
 }

@@ -72,7 +72,13 @@ fn series_of(record: TcpRecord) -> Vec<String> {
     };
     stages.accept(&mut batch);
     let mut shown = Vec::new();
-    for family in stages.finish(Timestamp::from_nanos(1)).families {
+    for family in stages
+        .finish(Timestamp::from_nanos(1))
+        .into_snapshot()
+        .unwrap()
+        .families
+        .clone()
+    {
         let name = family.family.name.trim_start_matches("network_");
         // The Go exporter has no such family.
         if name == "tcp_bytes" {

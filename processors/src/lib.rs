@@ -5,6 +5,7 @@
 //!
 //! | module | component type | task |
 //! |---|---|---|
+//! | [`connections`] | `connections` | gives a log record per connection |
 //! | [`direction`] | `direction` | ingress or egress |
 //! | [`policy`] | `policy` | the class of the remote address |
 //! | [`kubernetes`] | `kubernetes` | names of both ends in the cluster |
@@ -19,6 +20,7 @@
 
 pub mod attributes;
 pub mod cidr;
+pub mod connections;
 pub mod direction;
 pub mod filter;
 mod follow;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use flowtap_config::PipelineConfig;
-use flowtap_pipeline::ComponentId;
+use flowtap_pipeline::{ComponentId, PipelineId};
 
 use crate::cli::GraphFormat;
 
@@ -24,7 +24,7 @@ struct Drawing {
 }
 
 /// `pipelines` in the language of `format`.
-pub(crate) fn draw(pipelines: &BTreeMap<String, PipelineConfig>, format: GraphFormat) -> String {
+pub(crate) fn draw(pipelines: &BTreeMap<PipelineId, PipelineConfig>, format: GraphFormat) -> String {
     let drawing = lay_out(pipelines);
     match format {
         GraphFormat::Mermaid => mermaid(&drawing),
@@ -32,7 +32,7 @@ pub(crate) fn draw(pipelines: &BTreeMap<String, PipelineConfig>, format: GraphFo
     }
 }
 
-fn lay_out(pipelines: &BTreeMap<String, PipelineConfig>) -> Drawing {
+fn lay_out(pipelines: &BTreeMap<PipelineId, PipelineConfig>) -> Drawing {
     let used = |list: fn(&PipelineConfig) -> &Vec<ComponentId>| {
         pipelines.values().flat_map(list).collect::<BTreeSet<_>>()
     };
@@ -65,7 +65,7 @@ fn lay_out(pipelines: &BTreeMap<String, PipelineConfig>) -> Drawing {
             .iter()
             .filter_map(|id| Some((processors.last()?.0.clone(), exporters.get(id)?.clone())));
         drawing.edges.extend(into.chain(path).chain(out));
-        drawing.pipelines.push((name.clone(), processors));
+        drawing.pipelines.push((name.to_string(), processors));
     }
     let nodes = |named: BTreeMap<ComponentId, String>| {
         let nodes = named.into_iter().map(|(id, name)| (name, id.to_string()));
@@ -147,7 +147,7 @@ fn dot(drawing: &Drawing) -> String {
 mod tests {
     use super::*;
 
-    fn pipelines() -> BTreeMap<String, PipelineConfig> {
+    fn pipelines() -> BTreeMap<PipelineId, PipelineConfig> {
         let ids = |ids: &[&str]| ids.iter().map(|id| id.parse().unwrap()).collect();
         let pipeline = |exporters| PipelineConfig {
             receivers: ids(&["ebpf"]),
@@ -155,8 +155,11 @@ mod tests {
             exporters: ids(exporters),
         };
         BTreeMap::from([
-            ("flows".to_owned(), pipeline(&["prometheus", "otlp/\"b\\"])),
-            ("a \"b\" #c".to_owned(), pipeline(&["otlp/\"b\\"])),
+            (
+                "metrics".parse().unwrap(),
+                pipeline(&["prometheus", "otlp/\"b\\"]),
+            ),
+            ("metrics/\"b\"#c".parse().unwrap(), pipeline(&["otlp/\"b\\"])),
         ])
     }
 

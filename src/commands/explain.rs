@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use flowtap_config::{Config, PipelineConfig};
-use flowtap_pipeline::Snapshot;
 use flowtap_pipeline::catalog::{Definition, FAMILIES, Label};
 use flowtap_pipeline::component::downcast;
+use flowtap_pipeline::{PipelineId, PipelineKind};
 use flowtap_processors::window::{self, Window};
 
 use super::record;
@@ -21,7 +21,8 @@ use crate::exit::{Code, ExitError};
 /// As [`super::replay::replay`].
 pub(crate) fn explain(config: &Config, file: &Path) -> Result<String, ExitError> {
     let mut text = String::new();
-    for (name, pipeline) in &config.pipelines {
+    let with_series = |(id, _): &(&PipelineId, _)| id.kind() == PipelineKind::Metrics;
+    for (name, pipeline) in config.pipelines.iter().filter(with_series) {
         // Writing to a String does not fail.
         let _ = writeln!(text, "pipeline {name}");
         explain_pipeline(&mut text, config, name, pipeline, file)?;
@@ -43,7 +44,7 @@ pub(crate) fn explain_live(config: &Config, duration: Duration) -> Result<String
 fn explain_pipeline(
     text: &mut String,
     config: &Config,
-    name: &str,
+    name: &PipelineId,
     pipeline: &PipelineConfig,
     file: &Path,
 ) -> Result<(), ExitError> {
@@ -121,7 +122,7 @@ fn without(window: &window::Config, labels: &[Vec<Label>], place: Option<usize>)
 /// Series per family at the end of the recording.
 fn series(
     config: &Config,
-    name: &str,
+    name: &PipelineId,
     pipeline: &PipelineConfig,
     file: &Path,
     window: &window::Config,
@@ -132,7 +133,10 @@ fn series(
     let Some(id) = pipeline.processors.last() else {
         return Ok(vec![0; FAMILIES.len()]);
     };
-    let window = Window::new(window, &recording.context(id, name));
-    let last: Snapshot = recording.play(stages.with_window(Box::new(window)))?;
-    Ok(last.families.iter().map(|family| family.points.len()).collect())
+    let window = Window::new(window, &recording.context(id, name.as_str()));
+    let last = recording
+        .play(stages.with_window(Box::new(window)))?
+        .into_snapshot();
+    let families = last.iter().flat_map(|snapshot| &snapshot.families);
+    Ok(families.map(|family| family.points.len()).collect())
 }

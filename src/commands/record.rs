@@ -10,7 +10,9 @@ use flowtap_engine::stages::{Stages, WindowNode};
 use flowtap_extensions::kubernetes;
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
 use flowtap_network_policy::manifest;
-use flowtap_pipeline::{Aggregator, ClusterObjects, FlowBatch, NodeInfo, Snapshot, Timestamp};
+use flowtap_pipeline::{
+    Aggregator, ClusterObjects, FlowBatch, NodeInfo, Output, PipelineKind, Snapshot, Timestamp,
+};
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +54,7 @@ pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -
         graph.exporters.clear();
         graph.pipelines = vec![PipelineNode {
             name: "recording".into(),
+            kind: PipelineKind::Metrics,
             receivers: graph.receivers.iter().map(|node| node.id.clone()).collect(),
             stages: Stages::new(
                 Vec::new(),
@@ -174,27 +177,20 @@ impl Aggregator for Recorder {
         self.check(outcome);
     }
 
-    fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+    fn advance(&mut self, to: Timestamp) -> Option<Output> {
         self.write_changes();
         let outcome = self.writer.write(&Frame::Watermark(to));
         self.check(outcome);
         None
     }
 
-    fn finish(&mut self, at: Timestamp) -> Snapshot {
+    fn finish(&mut self, at: Timestamp) -> Output {
         self.write_changes();
         let outcome = self
             .writer
             .write(&Frame::End(at))
             .and_then(|()| self.writer.flush());
         self.check(outcome);
-        Snapshot {
-            pipeline: "".into(),
-            at,
-            window: Duration::ZERO,
-            last: true,
-            replaced: false,
-            families: Vec::new(),
-        }
+        Output::from(Snapshot::of_nothing(at))
     }
 }

@@ -9,7 +9,7 @@ use flowtap_engine::Stages;
 use flowtap_exporters::prometheus;
 use flowtap_pipeline::component::downcast;
 use flowtap_pipeline::{
-    BuildContext, ClusterObjects, ClusterState, ComponentId, NodeInfo, Published, Snapshot,
+    BuildContext, ClusterObjects, ClusterState, ComponentId, NodeInfo, Output, PipelineId, Published,
 };
 use flowtap_receivers::replay::{Frame, Reader, RecordingError};
 
@@ -21,10 +21,11 @@ use crate::exit::{Code, ExitError};
 /// A recording that can't be read to its end; a component that can't be built.
 pub(crate) fn replay(config: &Config, file: &Path) -> Result<String, ExitError> {
     let mut snapshots = Vec::new();
-    for (name, pipeline) in &config.pipelines {
+    for (id, pipeline) in &config.pipelines {
         let mut recording = Recording::open(file)?;
-        let stages = recording.stages(config, name, pipeline)?;
-        snapshots.push(Arc::new(recording.play(stages)?));
+        let stages = recording.stages(config, id, pipeline)?;
+        // Log records have no place in an exposition.
+        snapshots.extend(recording.play(stages)?.into_snapshot());
     }
     Ok(prometheus::text(&namespace(config), snapshots))
 }
@@ -82,24 +83,24 @@ impl Recording {
         }
     }
 
-    /// The processors of a pipeline, and its window.
+    /// The processors of a pipeline, and its aggregator.
     pub(crate) fn stages(
         &self,
         config: &Config,
-        name: &str,
+        pipeline_id: &PipelineId,
         pipeline: &PipelineConfig,
     ) -> Result<Stages, ExitError> {
         let configs = pipeline
             .processors
             .iter()
             .filter_map(|id| Some((id, &**config.processors.get(id)?)));
-        let stages = Stages::build(configs, |id| self.context(id, name))?;
+        let stages = Stages::build(configs, |id| self.context(id, pipeline_id.as_str()))?;
         // The config's check has made sure of it.
         stages.ok_or_else(|| ExitError::new(Code::Software, "a pipeline without a window"))
     }
 
-    /// Plays it to its end; returns the last window.
-    pub(crate) fn play(&mut self, mut stages: Stages) -> Result<Snapshot, ExitError> {
+    /// Plays it to its end; returns the last output.
+    pub(crate) fn play(&mut self, mut stages: Stages) -> Result<Output, ExitError> {
         stages.begin(self.began);
         for frame in &mut self.reader {
             match frame.map_err(unreadable)? {

@@ -8,8 +8,8 @@ use flowtap_engine::stages::{Stages, fingerprint};
 use flowtap_extensions::live::tap::{self, Tap};
 use flowtap_extensions::node;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ClusterState, ComponentId, Findings, NodeInfo, Published, QueueConfig,
-    Resource, SharedMemoryPressure, StatusBoard,
+    BuildContext, BuildError, ClusterState, ComponentId, Findings, NodeInfo, PipelineKind, Published,
+    QueueConfig, Resource, SharedMemoryPressure, StatusBoard,
 };
 use opentelemetry::metrics::Meter;
 
@@ -57,15 +57,19 @@ pub(crate) fn build(
     environment: &Environment,
     strict: bool,
 ) -> Result<Graph, BuildError> {
-    let feeds = |id: &ComponentId| {
-        let pipelines = config.pipelines.values();
-        pipelines
-            .filter(|pipeline| pipeline.exporters.contains(id))
-            .count()
+    let feeding = |id: &ComponentId| {
+        let pipelines = config.pipelines.iter();
+        let feeding = pipelines.filter(|(_, pipeline)| pipeline.exporters.contains(id));
+        feeding.map(|(pipeline, _)| pipeline.kind()).collect::<Vec<_>>()
+    };
+    // Only series can be mistaken for those of another pipeline.
+    let with_series = |id: &ComponentId| {
+        let kinds = feeding(id).into_iter();
+        kinds.filter(|kind| *kind == PipelineKind::Metrics).count()
     };
     let context = |id: &ComponentId, pipeline: &str| BuildContext {
         id: id.clone(),
-        several_pipelines: feeds(id) > 1,
+        several_pipelines: with_series(id) > 1,
         resource: Arc::clone(&environment.resource),
         pipeline: pipeline.into(),
         meter: meter.clone(),
@@ -94,17 +98,21 @@ pub(crate) fn build(
     let wanted = &config.service.telemetry.metrics.exporters;
     let takes_own_metrics = |id: &ComponentId| wanted.iter().any(|wanted| wanted == id.as_str());
     for (id, exporter) in &config.exporters {
-        let pipelines = feeds(id);
+        let mut kinds = feeding(id);
         if takes_own_metrics(id) {
             graph.telemetry.push(id.clone());
+            kinds.push(PipelineKind::Metrics);
         }
-        if pipelines > 0 || takes_own_metrics(id) {
+        kinds.sort_unstable();
+        kinds.dedup();
+        if !kinds.is_empty() {
             graph.exporters.push(ExporterNode {
                 id: id.clone(),
                 // With a second pipeline its series have a label more: it begins anew.
-                fingerprint: format!("{} {}", fingerprint(&**exporter), pipelines > 1),
+                fingerprint: format!("{} {}", fingerprint(&**exporter), with_series(id) > 1),
                 exporter: exporter.build(&context(id, ""))?,
                 queue: exporter.queue(),
+                kinds,
             });
         }
     }
@@ -113,12 +121,13 @@ pub(crate) fn build(
             .processors
             .iter()
             .filter_map(|id| Some((id, &**config.processors.get(id)?)));
-        // The config's check has made sure of the ids and of the window at the end.
-        let Some(stages) = Stages::build(configs, |id| context(id, name))? else {
+        // The config's check has made sure of the ids and of the aggregator at the end.
+        let Some(stages) = Stages::build(configs, |id| context(id, name.as_str()))? else {
             continue;
         };
         graph.pipelines.push(PipelineNode {
             name: name.as_str().into(),
+            kind: name.kind(),
             receivers: pipeline.receivers.clone(),
             stages,
             exporters: pipeline.exporters.clone(),
@@ -127,7 +136,7 @@ pub(crate) fn build(
     Ok(graph)
 }
 
-/// Makes every pipeline of `graph` feed `tap`.
+/// Makes every pipeline of `graph` that gives series feed `tap`.
 pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
     // A test makes sure that it is an id.
     let Ok(id) = tap::ID.parse::<ComponentId>() else {
@@ -139,8 +148,10 @@ pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
         fingerprint: String::new(),
         exporter: Box::new(tap.clone()),
         queue: QueueConfig::default(),
+        kinds: vec![PipelineKind::Metrics],
     });
-    for pipeline in &mut graph.pipelines {
+    let with_series = |pipeline: &&mut PipelineNode| pipeline.kind == PipelineKind::Metrics;
+    for pipeline in graph.pipelines.iter_mut().filter(with_series) {
         pipeline.exporters.push(id.clone());
     }
 }

@@ -589,8 +589,8 @@ mod tests {
             "exporters.otlp={tls: {ca_file: /etc/four/ca.pem}, storage: {directory: /var/queue}}",
             "exporters.remote_write={endpoint: 'https://store', tls: {ca_file: /etc/five/ca.pem}}",
             "exporters.file.path=/var/flows",
-            "service.pipelines.flows.receivers=[ebpf, replay]",
-            "service.pipelines.flows.exporters=[prometheus, otlp, remote_write, file]",
+            "service.pipelines.metrics.receivers=[ebpf, replay]",
+            "service.pipelines.metrics.exporters=[prometheus, otlp, remote_write, file]",
         ]);
         let needs = Needs::of(&config);
         for path in [

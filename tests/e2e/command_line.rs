@@ -66,7 +66,7 @@ exporters:
     endpoint: localhost
 service:
   pipelines:
-    flows:
+    metrics:
       receivers: [ebpf]
       processors: [policy, window]
       exporters: [prometheus, missing]
@@ -81,7 +81,7 @@ internal_hosts = [\"10.0.0.0/8\", \"300.1.2.3/8\"]
 max_series = \"many\"
 [exporters.prometheus]
 endpoint = \"localhost\"
-[service.pipelines.flows]
+[service.pipelines.metrics]
 receivers = [\"ebpf\"]
 processors = [\"policy\", \"window\"]
 exporters = [\"prometheus\", \"missing\"]
@@ -114,7 +114,7 @@ fn five_faults_in_a_yaml_file_are_told_in_one_run_each_with_key_and_line() {
         ("processors.policy.internal_hosts[1]", 6),
         ("processors.window.max_series", 8),
         ("exporters.prometheus.endpoint", 11),
-        ("service.pipelines.flows.exporters[1]", 17),
+        ("service.pipelines.metrics.exporters[1]", 17),
     ];
     lists_all_faults(".yaml", FAULTY_YAML, expected);
 }
@@ -126,7 +126,7 @@ fn five_faults_in_a_toml_file_are_told_in_one_run_each_with_key_and_line() {
         ("processors.policy.internal_hosts[1]", 4),
         ("processors.window.max_series", 6),
         ("exporters.prometheus.endpoint", 8),
-        ("service.pipelines.flows.exporters[1]", 12),
+        ("service.pipelines.metrics.exporters[1]", 12),
     ];
     lists_all_faults(".toml", FAULTY_TOML, expected);
 }

@@ -283,7 +283,7 @@ fn launch(exporters: &str, cases: &[Case]) -> Daemon {
         list: &list,
         exporters,
         set: &[
-            "service.pipelines.flows.receivers=[generator]",
+            "service.pipelines.metrics.receivers=[generator]",
             "receivers.generator.interval=100ms",
             "receivers.generator.flows=4",
         ],

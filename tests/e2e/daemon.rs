@@ -139,7 +139,7 @@ impl Daemon {
              exporters:\n  prometheus: {{endpoint: \"{scrape}\"}}\n  debug: {{verbosity: normal, sampling: 100000}}\n\
              {exporters}\
              service:\n  admin: {{endpoint: \"{admin}\"}}\n  telemetry: {{metrics: {{endpoint: \"{telemetry}\"}}}}\n  \
-             pipelines:\n    flows:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      \
+             pipelines:\n    metrics:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      \
              {list}\n"
         );
         fs::write(&config, text).expect("a config");

@@ -69,7 +69,7 @@ fn a_printed_config_shows_no_secret_wherever_it_stands() {
         "exporters:\n  prometheus:\n    basic_auth: {{username: scraper, password: '${{file:{}}}'}}\n    \
          bearer_token: hunter2\n  otlp:\n    proxy_url: http://me:hunter2@127.0.0.1:3128\n    endpoint: https://collector:4318/?token=hunter2\n    \
          headers: {{authorization: Bearer hunter2}}\nservice:\n  pipelines:\n    \
-         flows: {{receivers: [ebpf], processors: [window], exporters: [prometheus, otlp]}}\n",
+         metrics: {{receivers: [ebpf], processors: [window], exporters: [prometheus, otlp]}}\n",
         password.display()
     );
     std::fs::write(&config, text).unwrap();

@@ -14,7 +14,7 @@ use crate::{netns, require};
 
 /// 400 transactions of the generator, whose arithmetic is the oracle.
 const GENERATED: &[&str] = &[
-    "service.pipelines.flows.receivers=[generator]",
+    "service.pipelines.metrics.receivers=[generator]",
     "receivers.generator.interval=100ms",
     "receivers.generator.flows=30",
     "receivers.generator.server_share=0",
@@ -53,7 +53,7 @@ fn names_are_labels_and_name_the_peers_of_connections_where_the_config_asks_for_
     let daemon = start(&[
         "receivers.generator.dns_names=10",
         "processors.names.sources=[dns]",
-        "service.pipelines.flows.processors=[direction, policy, names, window]",
+        "service.pipelines.metrics.processors=[direction, policy, names, window]",
         "processors.window.families.network_dns_queries.labels=[qname, rcode]",
         "processors.window.families.network_tcp_flow_egress.labels=[raddr, direction, peer_name, peer_name_source]",
     ]);
@@ -347,7 +347,7 @@ fn a_connection_of_a_few_milliseconds_has_the_name_whose_answer_opened_it() {
     let named = [
         "receivers.ebpf.dns.names=full",
         "processors.names.sources=[dns]",
-        "service.pipelines.flows.processors=[direction, policy, names, window]",
+        "service.pipelines.metrics.processors=[direction, policy, names, window]",
         "processors.window.families.network_tcp_flow_egress.labels=[raddr, direction, peer_name, peer_name_source, netns]",
     ];
     let daemon = Daemon::start(&[&REAL[..], &named].concat());

@@ -9,7 +9,7 @@ use crate::open_connections::{active, open_by_ss};
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
 
-const PROCESSORS: &str = "service.pipelines.flows.processors=[direction, policy, filter, window]";
+const PROCESSORS: &str = "service.pipelines.metrics.processors=[direction, policy, filter, window]";
 const REASON: [(&str, &str); 1] = [("reason", "filter")];
 
 fn listen() -> (TcpListener, u16) {
@@ -25,7 +25,7 @@ fn records_in_are_records_out_and_dropped_ones() {
     let daemon = Daemon::launch(Launch {
         set: &[
             PROCESSORS,
-            "service.pipelines.flows.receivers=[generator]",
+            "service.pipelines.metrics.receivers=[generator]",
             "receivers.generator={flows: 600, interval: 100ms, max_intervals: 3, server_share: 0.4, sent_bytes: 700, received_bytes: 1100}",
             "processors.filter={exclude: [{role: [server]}]}",
         ],

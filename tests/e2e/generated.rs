@@ -27,7 +27,7 @@ const TWO_PIPELINES: &str = "\
 exporters: {otlp/backup: {}}
 service:
   pipelines:
-    flows: {receivers: [ebpf], processors: [direction, window], exporters: [prometheus]}
+    metrics: {receivers: [ebpf], processors: [direction, window], exporters: [prometheus]}
     \"second \\\"one\\\"\": {receivers: [ebpf], processors: [window], exporters: [prometheus, otlp/backup]}
 ";
 
@@ -48,7 +48,7 @@ fn the_graph_for_mermaid_has_every_component_and_an_arrow_for_each_step() {
     let drawn = drawn("mermaid");
     assert!(drawn.starts_with("flowchart LR\n"), "{drawn}");
     for part in [
-        "[\"flows\"]",
+        "[\"metrics\"]",
         "[\"second #34;one#34;\"]",
         "([\"ebpf\"])",
         "([\"otlp/backup\"])",

@@ -4,7 +4,7 @@
 use crate::daemon::{Daemon, Launch};
 use crate::exposition::Exposition;
 
-const PIPELINE: &str = "service.pipelines.flows.receivers=[generator]";
+const PIPELINE: &str = "service.pipelines.metrics.receivers=[generator]";
 const INTERVAL: &str = "receivers.generator.interval=100ms";
 
 const FLOWS: u64 = 600;

@@ -163,7 +163,7 @@ fn a_hundred_reloads_of_every_kind_under_load_lose_no_byte_and_no_connection() {
                 .replace("  policy:\n", "  policy: {internal_hosts: [10.7.0.0/16]}\n"),
             5 => with("interval: 200ms, channel_capacity: 1000"),
             6 => format!(
-                "{config}    second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [debug]\n"
+                "{config}    metrics/second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [debug]\n"
             ),
             _ => config.to_owned(),
         }

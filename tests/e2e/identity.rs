@@ -34,7 +34,7 @@ impl Node {
              processors: {{window: {{interval: 1s}}}}\n\
              exporters:\n  {exporter}\n\
              service:\n  admin: {{endpoint: null}}\n  kubernetes: {{enabled: false}}\n  \
-             telemetry: {{metrics: {{endpoint: \"{telemetry}\"}}}}\n  pipelines: {{flows: {{receivers: [generator], \
+             telemetry: {{metrics: {{endpoint: \"{telemetry}\"}}}}\n  pipelines: {{metrics: {{receivers: [generator], \
              processors: [direction, policy, window], exporters: [{id}]}}}}\n"
         );
         fs::write(&config, text).unwrap();

@@ -100,7 +100,7 @@ fn status_has_each_watch_of_the_kubernetes_api_and_the_resource_the_clusters_id(
         let kubeconfig = format!("service.kubernetes.kubeconfig={}", kubeconfig.display());
         let set = [
             "receivers.generator={flows: 5}",
-            "service.pipelines.flows.receivers=[generator]",
+            "service.pipelines.metrics.receivers=[generator]",
             &kubeconfig,
         ];
         let set = [&set, more].concat();

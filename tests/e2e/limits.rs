@@ -413,7 +413,7 @@ fn sock_diag_sees_the_same_within_its_interval() {
         return;
     }
     let set = [
-        "service.pipelines.flows.receivers=[sock_diag]",
+        "service.pipelines.metrics.receivers=[sock_diag]",
         "receivers.sock_diag.interval=200ms",
     ];
     // It learns of a connection's beginning and end at looks, up to an interval later.

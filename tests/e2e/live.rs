@@ -132,7 +132,7 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
     for part in [
         "&lt;b id=pwn&gt;x&lt;/b&gt;",
         "class=\"state good\">measuring<",
-        "data-pipeline=\"flows\"",
+        "data-pipeline=\"metrics\"",
         "data-kind=\"receiver\" data-component=\"ebpf\"",
         "data-kind=\"processor\" data-component=\"window\"",
         "data-kind=\"exporter\" data-component=\"prometheus\"",

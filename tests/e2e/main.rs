@@ -63,6 +63,7 @@ mod exact_bytes;
 mod exposition;
 mod faults;
 mod filter;
+mod flow_logs;
 mod generated;
 mod generator;
 mod handover;

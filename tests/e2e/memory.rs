@@ -73,7 +73,7 @@ fn after_a_burst_of_flows_over_the_limit_it_measures_as_before() {
         24,
         &[
             "receivers.generator={flows: 60000, interval: 500ms, max_intervals: 10}",
-            "service.pipelines.flows.receivers=[ebpf, generator]",
+            "service.pipelines.metrics.receivers=[ebpf, generator]",
             "processors.window.max_series=200000",
         ],
     );

@@ -326,7 +326,7 @@ fn replay_has_the_names_of_the_cluster_that_was_recorded() {
     let recording = recording(dir.path(), "a.flowtap", records(), Some(cluster()));
     let set = [
         "processors.kubernetes={}",
-        "service.pipelines.flows.processors=[direction, policy, kubernetes, window]",
+        "service.pipelines.metrics.processors=[direction, policy, kubernetes, window]",
         "processors.window.families.network_tcp_flow_egress.labels=[peer_workload, direction]",
     ];
     let set = set.iter().flat_map(|set| ["--set", set]);

@@ -91,7 +91,7 @@ fn a_window_that_changes_knows_what_is_open(mode: &str) {
     assert_eq!(open_by_ss(port), 18);
     // A pipeline that is added also gets them.
     let second = format!(
-        "{other_window}    second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [prometheus]\n"
+        "{other_window}    metrics/second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [prometheus]\n"
     );
     assert!(daemon.reload(&second));
     daemon.scrape_until("both pipelines", |seen| active(seen, port) == [36, 36]);

@@ -63,7 +63,7 @@ impl Otelcol {
         let text = format!(
             "receivers: {{otlp: {{protocols: {{grpc: {{endpoint: \"{grpc}\", {}}}, http: {{endpoint: \"{http}\", {}}}}}}}}}\n\
              exporters: {{lines: {{path: \"{}\", {}}}}}\n\
-             service: {{pipelines: {{metrics: {{receivers: [otlp], exporters: [lines]}}}}}}\n",
+             service: {{pipelines: {{metrics: {{receivers: [otlp], exporters: [lines]}}, logs: {{receivers: [otlp], exporters: [lines]}}}}}}\n",
             behaviour.grpc,
             behaviour.http,
             path.display(),
@@ -239,6 +239,21 @@ fn points(request: &Value) -> Vec<Point> {
     found
 }
 
+/// The log records of a request, each with its attributes.
+fn log_records(request: &Value) -> Vec<(Value, BTreeMap<String, String>)> {
+    let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let scopes = list(request, "resourceLogs")
+        .into_iter()
+        .flat_map(|resource| list(&resource, "scopeLogs"));
+    let records = scopes.flat_map(|scope| list(&scope, "logRecords"));
+    records
+        .map(|record| {
+            let attributes = attributes(&record["attributes"]);
+            (record, attributes)
+        })
+        .collect()
+}
+
 /// Faults that a store would find in consecutive totals.
 fn faults(points: &[Point]) -> Vec<String> {
     let mut faults = Vec::new();
@@ -276,6 +291,94 @@ fn failed(seen: &Exposition, exporter: &str) -> u64 {
 }
 
 const PROTOCOLS: [&str; 3] = ["grpc", "http/protobuf", "http/json"];
+
+#[test]
+fn the_collector_takes_flow_logs_by_every_protocol_and_they_are_what_the_applications_counted() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let (mut text, mut collectors) = (String::new(), Vec::new());
+    for protocol in PROTOCOLS {
+        let Some(collector) = Otelcol::started() else {
+            return;
+        };
+        let name = format!("otlp/{}", protocol.replace('/', "-"));
+        let address = collector.address(protocol);
+        let _ = writeln!(
+            text,
+            "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, max_points_per_request: 50}}"
+        );
+        collectors.push((name, collector));
+    }
+    let names: Vec<_> = collectors.iter().map(|(name, _)| name.as_str()).collect();
+    let names = names.join(", ");
+    let daemon = Daemon::launch(Launch {
+        exporters: &text,
+        set: &[
+            "processors.connections={interval: 200ms}",
+            &format!(
+                "service.pipelines.logs={{receivers: [ebpf], processors: [direction, policy, connections], exporters: [{names}]}}"
+            ),
+        ],
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 100, 29).unwrap();
+    let refused = free_address().port();
+    assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, refused)).is_err());
+    for (name, collector) in &collectors {
+        let of_port = |port: u16| {
+            let requests = collector.requests();
+            let records = requests.iter().flat_map(log_records);
+            let is_of = |attributes: &BTreeMap<String, String>| {
+                attributes
+                    .get("destination.port")
+                    .is_some_and(|found| *found == port.to_string())
+            };
+            records
+                .filter(|(_, attributes)| is_of(attributes))
+                .collect::<Vec<_>>()
+        };
+        ask_until(&format!("{name} has the end of each"), || {
+            let is_end =
+                |attributes: &BTreeMap<String, String>| attributes["flowtap.connection.outcome"] == "closed";
+            let ends = of_port(port);
+            let ends = ends.iter().filter(|(_, attributes)| is_end(attributes));
+            (ends.count() >= 200 && !of_port(refused).is_empty()).then_some(())
+        });
+        let records = of_port(port);
+        let sum = |role: &str, name: &str| {
+            let of_role = records
+                .iter()
+                .filter(|(_, attributes)| attributes["flowtap.role"] == role);
+            of_role
+                .map(|(_, attributes)| attributes[name].parse::<u64>().unwrap())
+                .sum::<u64>()
+        };
+        let counted = Counted {
+            client_sent: sum("client", "flowtap.source.bytes"),
+            client_received: sum("client", "flowtap.destination.bytes"),
+            server_sent: sum("server", "flowtap.destination.bytes"),
+            server_received: sum("server", "flowtap.source.bytes"),
+        };
+        assert_eq!(counted, sent, "{name}");
+        let (record, attributes) = &records[0];
+        assert_eq!(record["eventName"], "flowtap.tcp.connection", "{name}: {record}");
+        assert_eq!(record["severityText"], "INFO", "{name}: {record}");
+        assert_eq!(attributes["source.address"], "127.0.0.1", "{name}: {record}");
+        assert_eq!(attributes["network.transport"], "tcp", "{name}: {record}");
+        let (record, attributes) = &of_port(refused)[0];
+        assert_eq!(record["severityNumber"], 13, "{name}: {record}");
+        assert_eq!(attributes["error.type"], "refused", "{name}: {record}");
+        let telemetry = daemon.telemetry();
+        let exporter = [("exporter", name.as_str())];
+        assert_eq!(
+            telemetry.sum("flowtap_exporter_send_failed_log_records_total", &exporter),
+            0
+        );
+    }
+}
 
 #[test]
 fn the_collector_takes_everything_by_every_protocol_and_packing() {

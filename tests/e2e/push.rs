@@ -17,7 +17,7 @@ use crate::require;
 
 /// Synthetic flows: what is exported does not matter here.
 const GENERATOR: [&str; 3] = [
-    "service.pipelines.flows.receivers=[generator]",
+    "service.pipelines.metrics.receivers=[generator]",
     "receivers.generator.interval=100ms",
     "receivers.generator.flows=4",
 ];
@@ -401,7 +401,7 @@ fn authorities_of_ssl_cert_file_are_used_in_the_sandbox_and_none_at_all_is_an_er
         .env("SSL_CERT_FILE", dir.path().join("nothing.crt"))
         .env_remove("SSL_CERT_DIR")
         .args(["run", "--set", "exporters.otlp.endpoint=https://localhost:1"])
-        .args(["--set", "service.pipelines.flows.exporters=[otlp]"])
+        .args(["--set", "service.pipelines.metrics.exporters=[otlp]"])
         .args(["--set", GENERATOR[0], "--set", GENERATOR[2]])
         .output()
         .unwrap();

@@ -74,7 +74,7 @@ fn a_recording_replays_to_the_same_metrics_to_the_byte_and_holds_what_the_applic
 
     // As a receiver of the daemon, without privileges of any kind.
     let set = format!("receivers.replay.file={}", file.display());
-    let daemon = Daemon::start(&[&set, "service.pipelines.flows.receivers=[replay]"]);
+    let daemon = Daemon::start(&[&set, "service.pipelines.metrics.receivers=[replay]"]);
     daemon.scrape_until("the recorded totals", |scrape| {
         Counted::of_port(scrape, port) == sent
     });

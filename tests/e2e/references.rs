@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use flowtap_pipeline::catalog::{Definition, FAMILIES, Label};
-use flowtap_pipeline::{DROP_KINDS, DropKind, FamilyKind, Naming};
+use flowtap_pipeline::{DROP_KINDS, DropKind, FamilyKind, LogField, Naming};
 
 use crate::daemon::{Daemon, flowtap, read};
 use crate::require;
@@ -220,6 +220,22 @@ fn the_page_of_drops_has_every_reason_with_its_kind() {
         let expected: Vec<_> = patterns.map(|(pattern, _)| *pattern).collect();
         assert_eq!(shown, expected, "{}", kind.as_str());
     }
+}
+
+#[test]
+fn the_fields_of_flow_logs_are_on_their_page() {
+    const NAME: &str = "docs/flow-logs.md";
+    const BEGIN: &str = "<!-- fields, written by `make references` -->\n";
+    const END: &str = "<!-- end of fields -->\n";
+    let page = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(NAME));
+    let (before, rest) = page.split_once(BEGIN).expect("the fields begin");
+    let (_, after) = rest.split_once(END).expect("the fields end");
+    let mut table = String::from("| attribute | column | type | meaning |\n|---|---|---|---|\n");
+    for field in LogField::ALL {
+        let (name, column, kind) = (field.name(), field.column(), field.value_type().as_str());
+        writeln!(table, "| `{name}` | `{column}` | {kind} | {} |", field.help()).unwrap();
+    }
+    check(NAME, &format!("{before}{BEGIN}{table}{END}{after}"));
 }
 
 /// The part of docs/config.md before the lists of keys.

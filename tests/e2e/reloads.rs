@@ -137,14 +137,14 @@ fn pipelines_and_exporters_come_and_go_and_a_port_that_is_taken_leaves_the_old_o
 
     // A second pipeline, whose window begins now.
     let second = format!(
-        "{config}    second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [prometheus]\n"
+        "{config}    metrics/second:\n      receivers: [ebpf]\n      processors: [direction, policy, window]\n      exporters: [prometheus]\n"
     );
     assert!(daemon.reload(&second), "{}", daemon.status());
     let of = |pipeline: &'static str| move |text: &str| text.contains(&format!("pipeline=\"{pipeline}\""));
     let scraped = || crate::daemon::get(daemon.scrape_address(), "/metrics");
     Held::open(&listener, 2).unwrap().exchange(100).unwrap();
     daemon.scrape_until("both pipelines", |_| {
-        of("second")(&scraped()) && of("flows")(&scraped())
+        of("metrics/second")(&scraped()) && of("metrics")(&scraped())
     });
     // The first one's series live on.
     let kept = daemon.scrape();
@@ -163,7 +163,7 @@ fn pipelines_and_exporters_come_and_go_and_a_port_that_is_taken_leaves_the_old_o
     assert!(said.contains(&taken.local_addr().unwrap().to_string()), "{said}");
     assert_eq!(status["components"]["exporters/prometheus"]["state"], "ok");
     daemon.scrape_until("both pipelines again", |_| {
-        of("second")(&scraped()) && of("flows")(&scraped())
+        of("metrics/second")(&scraped()) && of("metrics")(&scraped())
     });
 
     // And without the second one nothing of it is shown any longer.

@@ -67,7 +67,7 @@ const GOOD: [&str; 6] = [
     "receivers:\n  ebpf:\n  sock_diag/second: {interval: 1m 30s}\n",
     "processors: {window: {max_series: '${env:N}', rtt_include_local_peers: '${env:R:-true}'}}",
     "exporters: {prometheus: {endpoint: '[::1]:9464', tls: {cert_file: a, key_file: '${file:/k}'}}}",
-    "service: {admin: {endpoint: null}, pipelines: {x: {receivers: [ebpf/a], processors: [window], exporters: [otlp]}}}",
+    "service: {admin: {endpoint: null}, pipelines: {metrics/x: {receivers: [ebpf/a], processors: [window], exporters: [otlp]}}}",
     "exporters: {otlp: {protocol: http/json, compression: '${env:C}', sending_queue: {when_full: block}}}",
 ];
 
@@ -86,7 +86,7 @@ const BAD: [&str; 16] = [
     "processors: {policy: {internal_hosts: [ten]}}",
     "exporters: {prometheus: {endpoint: localhost}}",
     "exporters: {prometheus: {basic_auth: {username: a}}}",
-    "service: {pipelines: {flows: {receivers: [ebfp]}}}",
+    "service: {pipelines: {metrics: {receivers: [ebfp]}}}",
     "service: {telemetry: {logs: {format: xml}}}",
 ];
 

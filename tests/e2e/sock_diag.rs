@@ -21,7 +21,7 @@ use crate::open_connections::active;
 use crate::require;
 use crate::traffic::{Counted, Held, churn, exchange};
 
-const PIPELINE: &str = "service.pipelines.flows.receivers=[sock_diag]";
+const PIPELINE: &str = "service.pipelines.metrics.receivers=[sock_diag]";
 const CONNECTIONS: &str =
     "processors.window.families.network_tcp_connections.labels=[flow, event, type, lport, rport]";
 const LABELS: &str = "[raddr, rport, lport, direction, type, role_source]";

@@ -131,7 +131,7 @@ fn write_config(
          exporters:\n{exporters}\
          service:\n  shutdown_timeout: 2s\n  admin: {{endpoint: \"{admin}\"}}\n  \
          telemetry: {{metrics: {{endpoint: \"{telemetry}\"}}, logs: {{level: \"info\"}}}}\n  \
-         pipelines: {{flows: {{receivers: [generator], processors: [direction, policy, window], exporters: [{list}]}}}}\n"
+         pipelines: {{metrics: {{receivers: [generator], processors: [direction, policy, window], exporters: [{list}]}}}}\n"
     );
     fs::write(dir.join("flowtap.yaml"), text).unwrap();
 }
@@ -319,7 +319,7 @@ fn a_name_server_that_is_silent_does_not_delay_the_end() {
         processors:\n  direction:\n  policy:\n  window: {interval: 200ms}\n\
         exporters:\n  otlp: {endpoint: \"http://collector.example.com:4318\", protocol: http/protobuf, interval: 200ms}\n\
         service:\n  shutdown_timeout: 2s\n  kubernetes: {enabled: false}\n  \
-        pipelines: {flows: {receivers: [generator], processors: [direction, policy, window], exporters: [otlp]}}\n";
+        pipelines: {metrics: {receivers: [generator], processors: [direction, policy, window], exporters: [otlp]}}\n";
     fs::write(dir.path().join("flowtap.yaml"), config).unwrap();
     // As Kubernetes writes it: each name is tried with each domain.
     let resolv = "nameserver 192.0.2.1\nnameserver 192.0.2.3\n\

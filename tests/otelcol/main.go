@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/otelcol"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
@@ -62,6 +63,16 @@ func (*lines) Capabilities() consumer.Capabilities {
 
 func (l *lines) ConsumeMetrics(_ context.Context, metrics pmetric.Metrics) error {
 	l.logger.Info("request arrived", zap.Int("points", metrics.DataPointCount()))
+	return l.take(func() ([]byte, error) { return (&pmetric.JSONMarshaler{}).MarshalMetrics(metrics) })
+}
+
+func (l *lines) ConsumeLogs(_ context.Context, logs plog.Logs) error {
+	l.logger.Info("request arrived", zap.Int("records", logs.LogRecordCount()))
+	return l.take(func() ([]byte, error) { return (&plog.JSONMarshaler{}).MarshalLogs(logs) })
+}
+
+// take writes a request, unless it is one to refuse.
+func (l *lines) take(marshal func() ([]byte, error)) error {
 	time.Sleep(l.config.Delay)
 	switch refused := l.refused.Add(1); {
 	case refused <= l.config.Unavailable:
@@ -69,7 +80,7 @@ func (l *lines) ConsumeMetrics(_ context.Context, metrics pmetric.Metrics) error
 	case refused <= l.config.Unavailable+l.config.Invalid:
 		return consumererror.NewPermanent(fmt.Errorf("request %d is one to refuse for good", refused))
 	}
-	text, err := (&pmetric.JSONMarshaler{}).MarshalMetrics(metrics)
+	text, err := marshal()
 	if err != nil {
 		return consumererror.NewPermanent(err)
 	}
@@ -87,8 +98,12 @@ func factories() (found otelcol.Factories, err error) {
 	create := func(_ context.Context, set exporter.Settings, config component.Config) (exporter.Metrics, error) {
 		return &lines{config: config.(*Config), logger: set.Logger}, nil
 	}
+	createLogs := func(_ context.Context, set exporter.Settings, config component.Config) (exporter.Logs, error) {
+		return &lines{config: config.(*Config), logger: set.Logger}, nil
+	}
 	linesFactory := exporter.NewFactory(component.MustNewType("lines"), func() component.Config { return &Config{} },
-		exporter.WithMetrics(create, component.StabilityLevelDevelopment))
+		exporter.WithMetrics(create, component.StabilityLevelDevelopment),
+		exporter.WithLogs(createLogs, component.StabilityLevelDevelopment))
 	if found.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](linesFactory); err != nil {
 		return found, err
 	}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowtap_pipeline::schema::{DurationText, SizeText};
-use flowtap_pipeline::{ComponentConfig, Contract, QueueConfig, Violation};
+use flowtap_pipeline::{ComponentConfig, Contract, QueueConfig, Signal, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -65,8 +65,8 @@ impl Default for Rotation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`.
-    /// Required.
+    /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`. Files of log records have `logs-` before
+    /// the time. Required.
     pub path: String,
     /// Format of files.
     pub format: Format,
@@ -144,7 +144,9 @@ impl ComponentConfig for Config {
 
     fn contract(&self) -> Contract {
         let folder = Names::new(&self.path, "").map(|names| names.folder);
-        Contract::default().writes(folder)
+        Contract::default()
+            .takes([Signal::Metrics, Signal::Logs])
+            .writes(folder)
     }
 }
 

@@ -5,8 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use flate2::write::GzEncoder;
-use flowtap_pipeline::{Pair, PairValue, Snapshot};
+use flowtap_pipeline::{LogBatch, Pair, PairValue, Snapshot};
 
+use super::content::Content;
+use super::log_row;
 use super::row::{Origin, Table, Value, signed, sorted_labels};
 
 /// Lines are written once they are this long, together.
@@ -26,18 +28,34 @@ impl JsonFile {
         Self { file, gzip, bytes: 0 }
     }
 
-    /// Appends the rows of `snapshot`: all of them, or none.
+    /// Appends the rows of `content`: all of them, or none.
     ///
     /// # Errors
     /// The system's error. The file is unchanged.
-    pub(super) fn write(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
+    pub(super) fn write(&mut self, origin: &Origin, content: Content<'_>) -> io::Result<()> {
         let before = self.bytes;
-        self.append(origin, snapshot).inspect_err(|_| {
+        let appended = match content {
+            Content::Metrics(snapshot) => self.append(origin, snapshot),
+            Content::Logs(batch) => self.append_logs(origin, batch),
+        };
+        appended.inspect_err(|_| {
             // If not even this can be done, a torn line stays: readers of JSON lines skip it, or say so.
             if self.file.set_len(before).is_ok() {
                 self.bytes = before;
             }
         })
+    }
+
+    fn append_logs(&mut self, origin: &Origin, batch: &LogBatch) -> io::Result<()> {
+        let mut lines = Vec::new();
+        for record in &batch.records {
+            log_row::push_line(&mut lines, origin, batch, record)?;
+            if lines.len() >= CHUNK_BYTES {
+                self.put(&lines)?;
+                lines.clear();
+            }
+        }
+        self.put(&lines)
     }
 
     fn append(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {

@@ -1,10 +1,10 @@
 //! The exporter `file`: writes the changes of each window to files, as a history for `DuckDB`,
 //! `ClickHouse`, Spark.
 //!
-//! In: snapshots. Out: JSON lines or Parquet. The rules, in order:
+//! In: snapshots, batches of log records. Out: JSON lines or Parquet. The rules, in order:
 //!
 //! 1. A row for each series that the window changed: the window, the series, its total and what the window added. Labels
-//!    are one column, by their own names.
+//!    are one column, by their own names. Of log records a row each, with a column per field; these have files of their own.
 //! 2. A window's rows are in one file. A file is finished with the window that takes it to `rotation.max_bytes` or to
 //!    `rotation.max_age`, by the time of windows; or when flowtap stops.
 //! 3. A file that is being written ends in `.partial`. It has its own name once it is whole and on the disk, so a
@@ -16,8 +16,12 @@
 //! 6. Rows that can't be written count as failed, are logged once, and each window tries again.
 
 mod config;
+mod content;
 mod factory;
 mod json;
+#[cfg(feature = "parquet")]
+mod log_columns;
+mod log_row;
 mod names;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -30,7 +34,7 @@ mod writer;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
-use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError};
+use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Output, PipelineKind, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::spawn_blocking;
@@ -38,13 +42,15 @@ use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
 pub use self::config::{Compression, Config, Format, Rotation};
+use self::content::Content;
 pub use self::factory::FACTORY;
 use self::writer::{Telemetry, Writer};
 
 /// The exporter.
 #[derive(Debug)]
 pub struct FileExporter {
-    writer: Arc<Mutex<Writer>>,
+    metrics: Arc<Mutex<Writer>>,
+    logs: Arc<Mutex<Writer>>,
     /// For what the last file makes of rows that were not counted yet.
     deliveries: DeliveryTelemetry,
     strict: bool,
@@ -56,9 +62,14 @@ impl FileExporter {
     /// # Errors
     /// The reason why the config's `path` is not valid.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, String> {
-        let writer = Writer::new(config, &context.resource, Telemetry::new(context))?;
+        let telemetry = Telemetry::new(context);
+        let writer = |kind| {
+            let writer = Writer::new(config, &context.resource, telemetry.clone(), kind);
+            writer.map(|writer| Arc::new(Mutex::new(writer)))
+        };
         Ok(Self {
-            writer: Arc::new(Mutex::new(writer)),
+            metrics: writer(PipelineKind::Metrics)?,
+            logs: writer(PipelineKind::Logs)?,
             deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             strict: context.strict,
         })
@@ -78,7 +89,9 @@ impl Exporter for FileExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         async move {
             let prepare = |writer: &mut Writer| (writer.prepare(), writer.folder().display().to_string());
-            let (prepared, folder) = Self::blocking(Arc::clone(&self.writer), prepare).await?;
+            let (prepared, folder) = Self::blocking(Arc::clone(&self.metrics), prepare).await?;
+            // In the same folder: one message is enough if it can't be used.
+            Self::blocking(Arc::clone(&self.logs), prepare).await?.0.ok();
             match prepared {
                 Ok(()) => tracing::info!(folder, "writing files"),
                 Err(error) if self.strict => {
@@ -90,9 +103,16 @@ impl Exporter for FileExporter {
                 // A disk that is mounted later must not prevent measuring.
                 Err(error) => tracing::warn!(folder, %error, "no files can be written yet; hint: make the folder writable for flowtap, and name it by an absolute path"),
             }
-            let writer = Arc::clone(&self.writer);
-            Ok(BoxService::new(service_fn(move |snapshot: Arc<Snapshot>| {
-                Self::blocking(Arc::clone(&writer), move |writer| writer.write(&snapshot))
+            let (metrics, logs) = (Arc::clone(&self.metrics), Arc::clone(&self.logs));
+            Ok(BoxService::new(service_fn(move |output: Output| {
+                let writer = match output.kind() {
+                    PipelineKind::Metrics => &metrics,
+                    PipelineKind::Logs => &logs,
+                };
+                Self::blocking(Arc::clone(writer), move |writer| match &output {
+                    Output::Metrics(snapshot) => writer.write(Content::Metrics(snapshot)),
+                    Output::Logs(batch) => writer.write(Content::Logs(batch)),
+                })
             })))
         }
         .boxed()
@@ -100,13 +120,18 @@ impl Exporter for FileExporter {
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         async move {
-            match Self::blocking(Arc::clone(&self.writer), Writer::finish).await {
-                Ok(Exported { sent, failed }) => {
-                    self.deliveries.sent(sent);
-                    self.deliveries.failed(failed);
-                }
-                Err(error) => tracing::error!(%error, "the last file was not finished; \
+            for (kind, writer) in [
+                (PipelineKind::Metrics, &self.metrics),
+                (PipelineKind::Logs, &self.logs),
+            ] {
+                match Self::blocking(Arc::clone(writer), Writer::finish).await {
+                    Ok(Exported { sent, failed }) => {
+                        self.deliveries.sent(kind, sent);
+                        self.deliveries.failed(kind, failed);
+                    }
+                    Err(error) => tracing::error!(%error, "the last file was not finished; \
                 hint: make room, or the right to write; the next start keeps what can be read"),
+                }
             }
         }
         .boxed()

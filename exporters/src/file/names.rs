@@ -116,6 +116,12 @@ impl Names {
         }
     }
 
+    /// The same for files of log records, which are told apart from those of series by `logs-` before the time.
+    pub(super) fn of_logs(mut self) -> Self {
+        self.prefix.push_str("logs-");
+        self
+    }
+
     /// Where a finished file of this name is.
     pub(super) fn finished(&self, name: &Name) -> PathBuf {
         self.folder.join(self.text(name))

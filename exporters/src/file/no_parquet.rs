@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 
-use flowtap_pipeline::Snapshot;
+use flowtap_pipeline::PipelineKind;
 
 use super::config::Compression;
+use super::content::Content;
 use super::row::Origin;
 
 /// A file that can't exist: the config rejects the format.
@@ -14,11 +15,11 @@ use super::row::Origin;
 pub(super) struct ParquetFile(Infallible);
 
 impl ParquetFile {
-    pub(super) fn new(_: File, _: Compression, _: &Origin) -> io::Result<Self> {
+    pub(super) fn new(_: File, _: Compression, _: &Origin, _: PipelineKind) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(super) fn write(&mut self, _: &Origin, _: &Snapshot) -> io::Result<()> {
+    pub(super) fn write(&mut self, _: &Origin, _: Content<'_>) -> io::Result<()> {
         match self.0 {}
     }
 

@@ -10,7 +10,8 @@ use arrow_array::builder::{
 };
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
-use flowtap_pipeline::{Pair, Snapshot, Timestamp};
+use flowtap_pipeline::log::LOG_SCHEMA_VERSION;
+use flowtap_pipeline::{LogBatch, Pair, PipelineKind, Snapshot, Timestamp};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::ZstdLevel;
 use parquet::errors::ParquetError;
@@ -18,6 +19,8 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::config::Compression;
+use super::content::Content;
+use super::log_columns;
 use super::row::{Origin, SCHEMA_VERSION, Table, Value, signed, sorted_labels};
 
 /// Rows that are passed to the writer together.
@@ -27,7 +30,7 @@ const BATCH_ROWS: usize = 8192;
 const ROW_GROUP_BYTES: usize = 16 << 20;
 
 /// In UTC. Nanoseconds are not for every reader.
-fn time_type() -> DataType {
+pub(super) fn time_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
@@ -73,7 +76,16 @@ impl ParquetFile {
     ///
     /// # Errors
     /// The system's error.
-    pub(super) fn new(file: File, compression: Compression, origin: &Origin) -> io::Result<Self> {
+    pub(super) fn new(
+        file: File,
+        compression: Compression,
+        origin: &Origin,
+        kind: PipelineKind,
+    ) -> io::Result<Self> {
+        let (schema, version) = match kind {
+            PipelineKind::Metrics => (&SCHEMA, SCHEMA_VERSION),
+            PipelineKind::Logs => (&log_columns::SCHEMA, LOG_SCHEMA_VERSION),
+        };
         let compression = match compression {
             Compression::Snappy => parquet::basic::Compression::SNAPPY,
             Compression::Zstd => parquet::basic::Compression::ZSTD(ZstdLevel::default()),
@@ -84,17 +96,36 @@ impl ParquetFile {
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             // In the form that parquet-java parses: otherwise it does not trust the statistics.
             .set_created_by(concat!("flowtap version ", env!("CARGO_PKG_VERSION")).to_owned())
-            .set_key_value_metadata(Some(metadata(origin)))
+            .set_key_value_metadata(Some(metadata(origin, version)))
             .build();
-        let writer = ArrowWriter::try_new(file, Arc::clone(&SCHEMA), Some(properties)).map_err(of_parquet)?;
+        let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties)).map_err(of_parquet)?;
         Ok(Self { writer })
     }
 
-    /// Appends the rows of `snapshot`.
+    /// Appends the rows of `content`, which is of the file's kind.
     ///
     /// # Errors
     /// The system's error. The file is then unusable.
-    pub(super) fn write(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
+    pub(super) fn write(&mut self, origin: &Origin, content: Content<'_>) -> io::Result<()> {
+        match content {
+            Content::Metrics(snapshot) => self.write_snapshot(origin, snapshot),
+            Content::Logs(batch) => self.write_logs(origin, batch),
+        }
+    }
+
+    fn write_logs(&mut self, origin: &Origin, batch: &LogBatch) -> io::Result<()> {
+        let mut columns = log_columns::Columns::new();
+        for (index, record) in batch.records.iter().enumerate() {
+            columns.push(origin, batch, record);
+            if columns.rows == BATCH_ROWS || index + 1 == batch.records.len() {
+                let rows = columns.finish().map_err(of_arrow)?;
+                self.writer.write(&rows).map_err(of_parquet)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_snapshot(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
         let (mut columns, mut labels) = (Columns::new(), Vec::new());
         for table in Table::all(origin, snapshot) {
             for row in table.rows() {
@@ -128,8 +159,8 @@ impl ParquetFile {
 }
 
 /// The resource, and the version of the columns.
-fn metadata(origin: &Origin) -> Vec<KeyValue> {
-    let schema = KeyValue::new("flowtap.schema_version".to_owned(), SCHEMA_VERSION.to_string());
+fn metadata(origin: &Origin, version: u8) -> Vec<KeyValue> {
+    let schema = KeyValue::new("flowtap.schema_version".to_owned(), version.to_string());
     let resource = origin.resource.iter();
     resource
         .map(|(name, value)| KeyValue::new(name.clone(), value.clone()))
@@ -273,6 +304,6 @@ impl Columns {
 }
 
 /// No timestamp is so late that it would not fit.
-fn micros(at: Timestamp) -> i64 {
+pub(super) fn micros(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanos() / 1000).unwrap_or(i64::MAX)
 }

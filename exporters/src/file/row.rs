@@ -150,7 +150,7 @@ pub(super) fn sorted_labels<'a>(series: &'a Series, labels: &mut Vec<Pair<'a>>) 
     clippy::trivially_copy_pass_by_ref,
     reason = "serde hands fields on by reference"
 )]
-fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     let time = UNIX_EPOCH + Duration::from_nanos(at.as_nanos());
     serializer.collect_str(&humantime::format_rfc3339_micros(time))
 }

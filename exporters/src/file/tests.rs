@@ -11,7 +11,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use flowtap_pipeline::{
-    Exported, Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, SumPoint, Timestamp,
+    Exported, Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, Snapshot, SumPoint,
+    Timestamp,
 };
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
@@ -29,7 +30,13 @@ fn config(dir: &Path, format: Format) -> Config {
 }
 
 fn writer(config: &Config) -> Writer {
-    let mut writer = Writer::new(config, &resource(), Telemetry::new(&context())).unwrap();
+    let mut writer = Writer::new(
+        config,
+        &resource(),
+        Telemetry::new(&context()),
+        PipelineKind::Metrics,
+    )
+    .unwrap();
     writer.prepare().unwrap();
     writer
 }
@@ -139,7 +146,7 @@ fn various() -> Snapshot {
 fn each_changed_series_is_a_line_that_is_read_back_whole() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(&config(dir.path(), Format::Json));
-    assert_eq!(writer.write(&various()), wrote(4));
+    assert_eq!(writer.write(Content::Metrics(&various())), wrote(4));
     assert_eq!(names(dir.path()), ["flowtap-19700101T000000Z.jsonl.partial"]);
     // Lines can be read before their file is finished.
     assert_eq!(read_lines(&only_file(dir.path())).len(), 4);
@@ -150,7 +157,7 @@ fn each_changed_series_is_a_line_that_is_read_back_whole() {
             "window_start": "1970-01-01T00:00:00.000000Z", "window_end": "1970-01-01T00:00:00.000005Z",
             "host": "node1", "instance": resource().instance(), "version": env!("CARGO_PKG_VERSION"),
             "schema_version": 1, "naming": "primus_lens",
-            "pipeline": "flows", "unit": "By", "type": "counter",
+            "pipeline": "metrics", "unit": "By", "type": "counter",
         });
         row.as_object_mut()
             .unwrap()
@@ -189,7 +196,7 @@ fn the_same_in_parquet_with_labels_as_a_map_whatever_packs_it() {
             compression: Some(compression),
             ..config(dir.path(), Format::Parquet)
         });
-        assert_eq!(writer.write(&various()), wrote(4));
+        assert_eq!(writer.write(Content::Metrics(&various())), wrote(4));
         writer.finish();
         assert_eq!(names(dir.path()), ["flowtap-19700101T000000Z.parquet"]);
         let batches = batches(&only_file(dir.path()));
@@ -261,7 +268,10 @@ fn packed_lines_are_read_back_window_by_window() {
     });
     for second in [5, 10] {
         // More than one chunk of lines.
-        assert_eq!(writer.write(&window(second, 10_000)), wrote(10_000));
+        assert_eq!(
+            writer.write(Content::Metrics(&window(second, 10_000))),
+            wrote(10_000)
+        );
     }
     // Also before the file is finished.
     for name in [
@@ -289,7 +299,10 @@ fn a_file_is_finished_with_the_window_that_fills_it() {
             ..config(dir.path(), format)
         });
         for second in 1..=20 {
-            assert_eq!(writer.write(&window(5 * second, 100)), wrote(100));
+            assert_eq!(
+                writer.write(Content::Metrics(&window(5 * second, 100))),
+                wrote(100)
+            );
         }
         writer.finish();
         let names = names(dir.path());
@@ -329,7 +342,7 @@ fn a_file_spans_max_age_by_the_time_of_windows() {
         (8, 1),
         (13, 1),
     ] {
-        assert_eq!(writer.write(&window(second, rows)), wrote(rows));
+        assert_eq!(writer.write(Content::Metrics(&window(second, rows))), wrote(rows));
     }
     writer.finish();
     assert_eq!(
@@ -369,7 +382,7 @@ fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
     // Each window fills a file; the first two begin in the same second.
     let mut writer = writer(&limited(0));
     for second in [5, 5, 10, 15] {
-        assert_eq!(writer.write(&window(second, 1)), wrote(1));
+        assert_eq!(writer.write(Content::Metrics(&window(second, 1))), wrote(1));
     }
     assert_eq!(names(dir.path()).len(), 3 + 5);
     drop(writer);
@@ -389,7 +402,7 @@ fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
         3 + 5,
         "until a window comes nothing is known to be old"
     );
-    assert_eq!(writer.write(&window(20, 1)), wrote(1));
+    assert_eq!(writer.write(Content::Metrics(&window(20, 1))), wrote(1));
     assert_eq!(
         names(dir.path()),
         kept([
@@ -416,7 +429,7 @@ fn files_of_a_clock_that_was_ahead_cost_no_file_of_now() {
         ..config(dir.path(), Format::Json)
     });
     for second in [5, 10, 15, 20, 25] {
-        assert_eq!(writer.write(&window(second, 1)), wrote(1));
+        assert_eq!(writer.write(Content::Metrics(&window(second, 1))), wrote(1));
         let newest = names(dir.path()).into_iter().rfind(|name| !future.contains(name));
         let expected = format!("flowtap-20260102T0300{:02}Z.jsonl", second - 5);
         assert_eq!(newest, Some(expected), "the file just finished");
@@ -433,7 +446,7 @@ fn files_are_for_their_owner_only() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("new/folder");
     let mut writer = writer(&config(&folder, Format::Json));
-    assert_eq!(writer.write(&window(5, 1)), wrote(1));
+    assert_eq!(writer.write(Content::Metrics(&window(5, 1))), wrote(1));
     writer.finish();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);
@@ -503,9 +516,9 @@ fn two_exporters_on_one_path_write_to_files_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), Format::Parquet);
     let mut one = writer(&config);
-    assert_eq!(one.write(&window(5, 1)), wrote(1));
+    assert_eq!(one.write(Content::Metrics(&window(5, 1))), wrote(1));
     let mut other = writer(&config);
-    assert_eq!(other.write(&window(5, 2)), wrote(2));
+    assert_eq!(other.write(Content::Metrics(&window(5, 2))), wrote(2));
     one.finish();
     other.finish();
     let names = names(dir.path());
@@ -526,11 +539,16 @@ fn what_cannot_be_written_is_counted_and_writing_goes_on_when_it_can() {
         let folder = dir.path().join("folder");
         // A file stands where the folder should be: not even root can write into it.
         fs::write(&folder, "").unwrap();
-        let mut writer =
-            Writer::new(&config(&folder, format), &resource(), Telemetry::new(&context())).unwrap();
+        let mut writer = Writer::new(
+            &config(&folder, format),
+            &resource(),
+            Telemetry::new(&context()),
+            PipelineKind::Metrics,
+        )
+        .unwrap();
         assert!(writer.prepare().is_err());
-        assert_eq!(writer.write(&window(5, 7)), failed(7));
-        assert_eq!(writer.write(&window(10, 0)), wrote(0));
+        assert_eq!(writer.write(Content::Metrics(&window(5, 7))), failed(7));
+        assert_eq!(writer.write(Content::Metrics(&window(10, 0))), wrote(0));
         assert!(writer.failing());
         fs::remove_file(&folder).unwrap();
         // After a failure, Parquet is counted once its file is on the disk.
@@ -538,10 +556,10 @@ fn what_cannot_be_written_is_counted_and_writing_goes_on_when_it_can() {
             Format::Json => (wrote(7), wrote(7)),
             Format::Parquet => (wrote(0), failed(7)),
         };
-        assert_eq!(writer.write(&window(15, 7)), taken);
+        assert_eq!(writer.write(Content::Metrics(&window(15, 7))), taken);
         // Somebody clears the folder away.
         fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(writer.write(&window(20, 7)), cleared);
+        assert_eq!(writer.write(Content::Metrics(&window(20, 7))), cleared);
         let last = writer.finish();
         assert_eq!(last, wrote(if format == Format::Json { 0 } else { 7 }));
         assert!(
@@ -584,10 +602,13 @@ fn a_full_disk_costs_windows_and_no_line_that_was_written() {
     };
     let dir = disk.0.path();
     let mut writer = writer(&config(dir, Format::Json));
-    assert_eq!(writer.write(&window(5, 100)), wrote(100));
-    assert_eq!(writer.write(&window(10, 10_000)), failed(10_000));
+    assert_eq!(writer.write(Content::Metrics(&window(5, 100))), wrote(100));
+    assert_eq!(
+        writer.write(Content::Metrics(&window(10, 10_000))),
+        failed(10_000)
+    );
     assert_eq!(read_lines(&only_file(dir)).len(), 100);
-    assert_eq!(writer.write(&window(15, 10)), wrote(10));
+    assert_eq!(writer.write(Content::Metrics(&window(15, 10))), wrote(10));
     writer.finish();
     assert_eq!(read_lines(&only_file(dir)).len(), 110);
 }
@@ -608,11 +629,11 @@ fn a_full_disk_leaves_no_parquet_that_cannot_be_read() {
         ..config(dir, Format::Parquet)
     });
     // Accepted, and then there is no room for it.
-    assert_eq!(writer.write(&window(5, 20_000)), failed(20_000));
+    assert_eq!(writer.write(Content::Metrics(&window(5, 20_000))), failed(20_000));
     assert!(writer.failing());
     assert_eq!(names(dir), ["ballast"]);
     fs::remove_file(&ballast).unwrap();
-    assert_eq!(writer.write(&window(10, 100)), wrote(100));
+    assert_eq!(writer.write(Content::Metrics(&window(10, 100))), wrote(100));
     assert!(!writer.failing());
     assert_eq!(parquet_rows(&only_file(dir)), 100);
 }
@@ -623,7 +644,13 @@ async fn the_last_file_is_finished_when_flowtap_stops() {
     let mut exporter = FileExporter::new(&config(dir.path(), Format::Parquet), &context()).unwrap();
     let mut service = exporter.start().await.unwrap();
     let window = Arc::new(window(5, 3));
-    let exported = service.ready().await.unwrap().call(window).await.unwrap();
+    let exported = service
+        .ready()
+        .await
+        .unwrap()
+        .call(Output::Metrics(window))
+        .await
+        .unwrap();
     assert_eq!(exported, wrote(3));
     drop(service);
     exporter.stop().await;
@@ -655,4 +682,82 @@ async fn a_folder_that_cannot_be_had_is_an_error_only_for_the_strict() {
         error.to_string().contains(file.path().to_str().unwrap()),
         "{error}"
     );
+}
+
+/// Files of log records and of series, by an exporter that gets both.
+async fn both(dir: &Path, format: Format) -> (PathBuf, PathBuf) {
+    let mut exporter = FileExporter::new(&config(dir, format), &context()).unwrap();
+    let mut service = exporter.start().await.unwrap();
+    for (output, rows) in [
+        (Output::from(crate::testing::logs()), 2),
+        (Output::from(window(5, 3)), 3),
+    ] {
+        let exported = service.ready().await.unwrap().call(output).await.unwrap();
+        assert_eq!(exported, wrote(rows));
+    }
+    drop(service);
+    exporter.stop().await;
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    assert_eq!(files.len(), 2, "{files:?}");
+    assert!(
+        name(&files[1]).starts_with("flowtap-logs-19700101T000005Z."),
+        "{files:?}"
+    );
+    (files.swap_remove(1), files.swap_remove(0))
+}
+
+#[tokio::test]
+async fn log_records_are_lines_in_files_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (logs, series) = both(dir.path(), Format::Json).await;
+    let logs = fs::read_to_string(logs).unwrap();
+    let rows: Vec<Value> = logs
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(fs::read_to_string(series).unwrap().lines().count(), 3);
+    let closed = json!({
+        "timestamp": "1970-01-01T00:00:05.000000Z",
+        "interval_start": "1970-01-01T00:00:02.500000Z",
+        "connection_start": "1970-01-01T00:00:02.500000Z",
+        "host": "node1", "instance": "11111111-2222-5333-8444-555555555555",
+        "version": env!("CARGO_PKG_VERSION"), "schema_version": 1,
+        "pipeline": "logs", "event": "flowtap.tcp.connection", "severity": "INFO",
+        "source_address": "192.0.2.1", "source_port": 50_000,
+        "destination_address": "192.0.2.7", "destination_port": 443,
+        "network_transport": "tcp", "network_type": "ipv4", "role": "client", "role_source": "assumed",
+        "outcome": "closed", "connection_id": 4711, "sequence": 0, "adopted": false,
+        "duration": 2.5, "interval": 2.5,
+        "source_bytes": 81, "destination_bytes": 3000, "source_packets": 5, "destination_packets": 6,
+        "retransmits": 1, "source_bytes_total": 81, "destination_bytes_total": 3000, "retransmits_total": 1,
+        "rtt": 0.000_35, "min_rtt": 0.000_3, "handshake": 0.000_4,
+        "pid": 99, "comm": "my app", "sampling_probability": 1.0,
+    });
+    assert_eq!(rows[0], closed);
+    assert_eq!(
+        (&rows[1]["severity"], &rows[1]["error"]),
+        (&"WARN".into(), &"refused".into())
+    );
+}
+
+#[tokio::test]
+async fn log_records_in_parquet_have_a_column_per_field() {
+    let dir = tempfile::tempdir().unwrap();
+    let (logs, series) = both(dir.path(), Format::Parquet).await;
+    assert_eq!(parquet_rows(&series), 3);
+    let batch = &batches(&logs)[0];
+    assert_eq!(batch.num_rows(), 2);
+    let bytes = batch.column_by_name("destination_bytes").unwrap();
+    assert_eq!(bytes.as_primitive::<Int64Type>().values(), &[3_000, 0]);
+    let error = batch.column_by_name("error").unwrap();
+    assert!(error.is_null(0));
+    assert_eq!(error.as_string::<i32>().value(1), "refused");
+    for field in flowtap_pipeline::LogField::ALL {
+        assert!(batch.column_by_name(field.column()).is_some(), "{field:?}");
+    }
 }

@@ -5,17 +5,18 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use flowtap_pipeline::{BuildContext, Exported, Resource, Snapshot, Timestamp};
+use flowtap_pipeline::{BuildContext, Exported, PipelineKind, Resource, Timestamp};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 
 use super::config::{Compression, Config, Format, Rotation};
+use super::content::Content;
 use super::json::{self, JsonFile};
 use super::names::{Name, Names};
 use super::parquet::ParquetFile;
-use super::row::{Origin, rows, start};
+use super::row::Origin;
 
 /// Names that are tried for a file before it is given up.
 const MAX_NAMES: usize = 10_000;
@@ -92,9 +93,10 @@ impl Open {
     }
 }
 
-/// Writes snapshots to files, one after the other.
+/// Writes series or log records to files, one after the other.
 #[derive(Debug)]
 pub(super) struct Writer {
+    kind: PipelineKind,
     names: Names,
     format: Format,
     compression: Compression,
@@ -111,9 +113,19 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(config: &Config, resource: &Resource, telemetry: Telemetry) -> Result<Self, String> {
+    pub(super) fn new(
+        config: &Config,
+        resource: &Resource,
+        telemetry: Telemetry,
+        kind: PipelineKind,
+    ) -> Result<Self, String> {
+        let names = Names::new(&config.path, config.extension())?;
         Ok(Self {
-            names: Names::new(&config.path, config.extension())?,
+            kind,
+            names: match kind {
+                PipelineKind::Metrics => names,
+                PipelineKind::Logs => names.of_logs(),
+            },
             format: config.format,
             compression: config.compression(),
             origin: Origin::new(&config.namespace, resource),
@@ -186,12 +198,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the rows of `snapshot`.
-    pub(super) fn write(&mut self, snapshot: &Snapshot) -> Exported {
-        let rows = rows(snapshot);
-        self.now = snapshot.at;
+    /// Writes the rows of `content`.
+    pub(super) fn write(&mut self, content: Content<'_>) -> Exported {
+        let rows = content.rows();
+        self.now = content.at();
         let mut exported = Exported::default();
-        match self.try_write(snapshot, rows, &mut exported) {
+        match self.try_write(content, rows, &mut exported) {
             Ok(()) if self.failing && self.open.is_some() => {
                 // Parquet in memory, after a file that could not be finished: not delivered until this one is.
                 if let Some(open) = &mut self.open {
@@ -209,10 +221,10 @@ impl Writer {
         exported
     }
 
-    /// Adds to `exported` what became of earlier rows, and of those of `snapshot` if their file could not be finished.
-    fn try_write(&mut self, snapshot: &Snapshot, rows: u64, exported: &mut Exported) -> io::Result<()> {
+    /// Adds to `exported` what became of earlier rows, and of those of `content` if their file could not be finished.
+    fn try_write(&mut self, content: Content<'_>, rows: u64, exported: &mut Exported) -> io::Result<()> {
         self.forget_removed(exported);
-        let begun = start(snapshot);
+        let begun = content.start();
         if self.is_aged(begun) {
             self.finish_file(0, exported);
         }
@@ -222,8 +234,8 @@ impl Writer {
                 None => self.create(begun)?,
             };
             let written = match &mut open.output {
-                Output::Json(file) => file.write(&self.origin, snapshot),
-                Output::Parquet(file) => file.write(&self.origin, snapshot),
+                Output::Json(file) => file.write(&self.origin, content),
+                Output::Parquet(file) => file.write(&self.origin, content),
             };
             match (written, self.format) {
                 (Ok(()), format) => {
@@ -247,7 +259,7 @@ impl Writer {
             }
         }
         let is_full = |open: &Open| open.bytes() >= self.rotation.max_bytes;
-        if self.open.as_ref().is_some_and(is_full) || self.is_aged(snapshot.at) {
+        if self.open.as_ref().is_some_and(is_full) || self.is_aged(content.at()) {
             self.finish_file(rows, exported);
         }
         Ok(())
@@ -292,9 +304,12 @@ impl Writer {
             let lock = lock(file.try_clone()?)?.ok_or(io::ErrorKind::WouldBlock)?;
             let output = match self.format {
                 Format::Json => Output::Json(JsonFile::new(file, self.compression == Compression::Gzip)),
-                Format::Parquet => {
-                    Output::Parquet(Box::new(ParquetFile::new(file, self.compression, &self.origin)?))
-                }
+                Format::Parquet => Output::Parquet(Box::new(ParquetFile::new(
+                    file,
+                    self.compression,
+                    &self.origin,
+                    self.kind,
+                )?)),
             };
             Ok((output, lock))
         };

@@ -1,14 +1,15 @@
-//! One request to the collector's metrics service, over gRPC or HTTP.
+//! One request to the collector's metrics or logs service, over gRPC or HTTP.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use flate2::write::GzEncoder;
-use flowtap_pipeline::Exported;
+use flowtap_pipeline::{Exported, PipelineKind};
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
@@ -26,8 +27,13 @@ use crate::push::error::from_status;
 use crate::push::http::Poster;
 use crate::push::{self, Request};
 
-/// `opentelemetry/proto/collector/metrics/v1/metrics_service.proto`
-const METHOD: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+/// The service of a kind (`opentelemetry/proto/collector/metrics/v1/metrics_service.proto`, and that of logs).
+const fn method(kind: PipelineKind) -> &'static str {
+    match kind {
+        PipelineKind::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        PipelineKind::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    }
+}
 
 /// zstd's own default: what it is fast at.
 const ZSTD_LEVEL: i32 = 3;
@@ -63,7 +69,10 @@ impl push::Client for Client {
     fn reconnect(&self) {
         match self {
             Self::Grpc(client) => client.channel.reconnect(),
-            Self::Http(client) => client.poster.reconnect(),
+            Self::Http(client) => {
+                client.metrics.reconnect();
+                client.logs.reconnect();
+            }
         }
     }
 }
@@ -106,17 +115,22 @@ impl GrpcClient {
         // `grpc-timeout`: the server need not go on with what nobody waits for.
         message.set_timeout(self.timeout);
         let answer = grpc
-            .unary(message, PathAndQuery::from_static(METHOD), ExportCodec)
+            .unary(
+                message,
+                PathAndQuery::from_static(method(request.kind)),
+                ExportCodec,
+            )
             .await
             .map_err(from_status)?;
-        Ok(accepted(&answer.into_inner(), request.points))
+        Ok(accepted(&answer.into_inner(), request.kind, request.items))
     }
 }
 
 /// Over HTTP, as protobuf or JSON.
 #[derive(Clone, Debug)]
 pub(super) struct HttpClient {
-    poster: Poster,
+    metrics: Poster,
+    logs: Poster,
     json: bool,
     compression: Compression,
 }
@@ -132,7 +146,8 @@ impl HttpClient {
         let mut headers = headers(config)?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         Ok(Self {
-            poster: Poster::new(config.dial(), headers, is_temporary)?,
+            metrics: Poster::new(config.dial(), headers.clone(), is_temporary)?,
+            logs: Poster::new(config.dial_logs(), headers, is_temporary)?,
             json,
             compression: config.compression,
         })
@@ -141,7 +156,10 @@ impl HttpClient {
     async fn export(&self, request: Request) -> Result<Exported, BoxError> {
         let body = if self.json {
             // Rare, and slow: decoded and encoded again, so that there is one encoder only.
-            json::encode(&ExportMetricsServiceRequest::decode(request.body)?)?
+            match request.kind {
+                PipelineKind::Metrics => json::encode(&ExportMetricsServiceRequest::decode(request.body)?)?,
+                PipelineKind::Logs => json::encode(&ExportLogsServiceRequest::decode(request.body)?)?,
+            }
         } else {
             request.body
         };
@@ -153,7 +171,11 @@ impl HttpClient {
                 Some("zstd"),
             ),
         };
-        let answer = self.poster.post(body, encoding).await?.into_body();
+        let poster = match request.kind {
+            PipelineKind::Metrics => &self.metrics,
+            PipelineKind::Logs => &self.logs,
+        };
+        let answer = poster.post(body, encoding).await?.into_body();
         let response = if self.json {
             json::decode_response(&answer).map_err(BoxError::from)
         } else {
@@ -165,7 +187,7 @@ impl HttpClient {
                 hint: check that the endpoint is one of OTLP");
             ExportMetricsServiceResponse::default()
         });
-        Ok(accepted(&response, request.points))
+        Ok(accepted(&response, request.kind, request.items))
     }
 }
 
@@ -204,27 +226,29 @@ fn headers(config: &Resolved) -> Result<HeaderMap, BoxError> {
     Ok(headers)
 }
 
-/// The points of `points` that a collector accepted.
-fn accepted(response: &ExportMetricsServiceResponse, points: u64) -> Exported {
+/// The part of `items` that a collector accepted. The response of the logs service has the same fields by another name, so both are
+/// read as that of the metrics service.
+fn accepted(response: &ExportMetricsServiceResponse, kind: PipelineKind, items: u64) -> Exported {
     let Some(partial) = &response.partial_success else {
         return Exported {
-            sent: points,
+            sent: items,
             failed: 0,
         };
     };
     let failed = u64::try_from(partial.rejected_data_points)
         .unwrap_or(0)
-        .min(points);
+        .min(items);
     if failed > 0 || !partial.error_message.is_empty() {
         tracing::warn!(
             failed,
             message = push::error::peer_text(&partial.error_message),
-            "the collector rejected some points; \
-                hint: look for the reason in the collector's log"
+            "the collector rejected some {}; \
+                hint: look for the reason in the collector's log",
+            kind.items()
         );
     }
     Exported {
-        sent: points - failed,
+        sent: items - failed,
         failed,
     }
 }

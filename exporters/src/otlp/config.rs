@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::address;
 use flowtap_pipeline::schema::{DurationText, SizeText};
-use flowtap_pipeline::{ComponentConfig, Contract, QueueConfig, Violation};
+use flowtap_pipeline::{ComponentConfig, Contract, QueueConfig, Signal, Violation};
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,9 @@ use flowtap_net::tls::ClientTls;
 
 /// Where the metrics of a collector's base address are (OTLP specification, "OTLP/HTTP Request").
 const METRICS_PATH: &str = "/v1/metrics";
+
+/// The same of log records.
+const LOGS_PATH: &str = "/v1/logs";
 
 /// Transport of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -142,12 +145,16 @@ impl Default for KeepaliveConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The collector: `http://host:port`, `https://host:port` or `unix:///path/of/socket`. `host:port` is `http`, or `https` with port
-    /// 443 or a key in `tls`; a host alone has the protocol's port. Over HTTP, `/v1/metrics` is appended to its path unless it ends so. Unset: `OTEL_EXPORTER_OTLP_ENDPOINT`, or the protocol's port on this machine.
+    /// 443 or a key in `tls`; a host alone has the protocol's port. Over HTTP, `/v1/metrics` is appended to its path unless it ends so, and `/v1/logs` for log records. Unset: `OTEL_EXPORTER_OTLP_ENDPOINT`, or the protocol's port on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// The full URL of the metrics over HTTP, used as it is, in place of `endpoint`. Unset: `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_endpoint: Option<String>,
+    /// The full URL of log records over HTTP, used as it is. Unset: `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`, or `/v1/logs` in place of the
+    /// `/v1/metrics` of metrics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logs_endpoint: Option<String>,
     /// Transport of requests. Unset: `OTEL_EXPORTER_OTLP_PROTOCOL`, or `grpc`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
@@ -180,7 +187,7 @@ pub struct Config {
     pub tls: ClientTls,
     /// Retries of failed requests.
     pub retry: RetryConfig,
-    /// Queue of snapshots while a request is under way.
+    /// Queue of snapshots and batches of log records while a request is under way.
     pub sending_queue: QueueConfig,
     /// Requests wait on disk, and survive flowtap. Unset: in memory only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -194,7 +201,7 @@ pub struct Config {
     pub zero_points: bool,
     /// Prefix of every metric's name; may be empty.
     pub namespace: String,
-    /// Points per request; a snapshot with more is split.
+    /// Points or log records per request; a snapshot or batch with more is split.
     pub max_points_per_request: NonZeroUsize,
     /// Maximum bytes of a request before compression; collectors reject more than 4 MiB over gRPC
     /// unless configured otherwise.
@@ -209,6 +216,7 @@ impl Default for Config {
         Self {
             endpoint: None,
             metrics_endpoint: None,
+            logs_endpoint: None,
             protocol: None,
             interval: Duration::from_secs(15),
             headers: BTreeMap::new(),
@@ -233,8 +241,10 @@ impl Default for Config {
 /// The config with what the environment says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
-    /// With the path, over HTTP.
+    /// With the path of metrics, over HTTP.
     pub(super) endpoint: Endpoint,
+    /// Of log records.
+    pub(super) logs_endpoint: Endpoint,
     pub(super) protocol: Protocol,
     pub(super) headers: BTreeMap<String, String>,
     pub(super) compression: Compression,
@@ -248,6 +258,14 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
+    /// The same for log records, whose path over HTTP is another.
+    pub(super) fn dial_logs(&self) -> Dial {
+        Dial {
+            endpoint: self.logs_endpoint.clone(),
+            ..self.dial()
+        }
+    }
+
     /// Connection settings. Uses a proxy of the environment if the config has none.
     pub(super) fn dial(&self) -> Dial {
         Dial {
@@ -352,9 +370,11 @@ impl Config {
         };
         let protocol = protocol.unwrap_or_default();
         let endpoint = self.endpoint_of(protocol, &given, !headers.is_empty())?;
+        let logs_endpoint = self.logs_endpoint_of(protocol, &endpoint, &given)?;
         let timeout = timeout.unwrap_or(Duration::from_secs(10));
         Ok(Resolved {
             endpoint,
+            logs_endpoint,
             protocol,
             headers,
             compression: compression.unwrap_or_default(),
@@ -370,6 +390,30 @@ impl Config {
             tls,
             temporality: temporality.unwrap_or_default(),
         })
+    }
+
+    /// The endpoint of log records, if that of metrics is `metrics`.
+    fn logs_endpoint_of(
+        &self,
+        protocol: Protocol,
+        metrics: &Endpoint,
+        given: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Endpoint, Violation> {
+        if protocol == Protocol::Grpc {
+            return Ok(metrics.clone());
+        }
+        let variable = || given("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT");
+        // The environment is for what the config leaves open.
+        let is_open = self.endpoint.is_none() && self.metrics_endpoint.is_none();
+        let full = self.logs_endpoint.clone();
+        match full.or_else(|| variable().filter(|_| is_open)) {
+            Some(url) => {
+                let url =
+                    address::with_scheme(&url, protocol.default_port(), self.tls != ClientTls::default());
+                Endpoint::parse(&url).map_err(|error| Violation::new("logs_endpoint", error.to_string()))
+            }
+            None => Ok(metrics.beside(METRICS_PATH, LOGS_PATH)),
+        }
     }
 
     /// The endpoint, or the fault of the key or the variable that it comes from.
@@ -451,6 +495,7 @@ impl ComponentConfig for Config {
                 let rest = Self {
                     endpoint: Some("http://127.0.0.1".to_owned()),
                     metrics_endpoint: None,
+                    logs_endpoint: None,
                     ..self.clone()
                 };
                 let Ok(resolved) = rest.resolved() else {
@@ -462,6 +507,10 @@ impl ComponentConfig for Config {
         if self.metrics_endpoint.is_some() && resolved.protocol == Protocol::Grpc {
             let message = "is only for HTTP; hint: use `endpoint` with `protocol: grpc`";
             faults.push(Violation::new("metrics_endpoint", message));
+        }
+        if self.logs_endpoint.is_some() && resolved.protocol == Protocol::Grpc {
+            let message = "is only for HTTP; hint: use `endpoint` with `protocol: grpc`";
+            faults.push(Violation::new("logs_endpoint", message));
         }
         if let Some(url) = &self.proxy_url
             && Proxy::parse(url).is_none()
@@ -533,7 +582,9 @@ impl ComponentConfig for Config {
     }
 
     fn contract(&self) -> Contract {
-        let contract = Contract::default().writes(self.storage.iter().map(|storage| &storage.directory));
+        let contract = Contract::default()
+            .takes([Signal::Metrics, Signal::Logs])
+            .writes(self.storage.iter().map(|storage| &storage.directory));
         match self.resolved() {
             Ok(resolved) => contract
                 .dials("endpoint", &resolved.endpoint)
@@ -670,6 +721,7 @@ mod tests {
         let text = |value: &str| value.to_owned();
         let expected = Resolved {
             endpoint: Endpoint::parse("https://collector:4318/v1/metrics").unwrap(),
+            logs_endpoint: Endpoint::parse("https://collector:4318/v1/logs").unwrap(),
             protocol: Protocol::HttpJson,
             headers: [
                 (text("x-key"), text("a b")),
@@ -690,6 +742,14 @@ mod tests {
             temporality: Temporality::Delta,
         };
         assert_eq!(resolved_config, expected);
+        let logs = Config {
+            protocol: Some(Protocol::HttpProtobuf),
+            metrics_endpoint: Some("http://collector/m".to_owned()),
+            logs_endpoint: Some("http://collector/l".to_owned()),
+            ..Config::default()
+        };
+        let logs = resolved(&logs, &variables).unwrap().logs_endpoint;
+        assert_eq!(logs, Endpoint::parse("http://collector/l").unwrap());
 
         let own = Config {
             endpoint: Some(text("http://other:4317")),

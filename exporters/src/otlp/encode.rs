@@ -8,8 +8,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use flowtap_pipeline::resource::SCHEMA_URL;
 use flowtap_pipeline::{
-    Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Naming, Points, Series, Snapshot,
-    SumPoint, Timestamp, ValuePoint,
+    Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Naming, PipelineKind, Points,
+    Series, Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
@@ -65,26 +65,14 @@ impl Encoder {
         resource: &flowtap_pipeline::Resource,
         several_pipelines: bool,
     ) -> Self {
-        let resource = Resource {
-            attributes: resource
-                .attributes()
-                .map(|(key, value)| text(key, value))
-                .collect(),
-            ..Resource::default()
-        };
-        let scope = InstrumentationScope {
-            name: "flowtap".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..InstrumentationScope::default()
-        };
         Self {
             namespace: config.namespace.clone(),
             max_points: config.max_points_per_request.get() as u64,
             max_bytes: config.max_request_bytes,
             several_pipelines,
-            resource: field(1, &resource.encode_to_vec()),
+            resource: encoded_resource(resource),
             schema_url: field(3, SCHEMA_URL.as_bytes()),
-            scope: field(1, &scope.encode_to_vec()),
+            scope: encoded_scope(),
         }
     }
 
@@ -196,7 +184,8 @@ impl Encoder {
         Part {
             request: Request {
                 body: Bytes::from(body),
-                points: plan.points,
+                kind: PipelineKind::Metrics,
+                items: plan.points,
                 last: points.snapshot.last,
             },
             points: plan
@@ -576,10 +565,32 @@ impl<'a> Head<'a> {
     }
 }
 
-fn field(number: u32, content: &[u8]) -> Vec<u8> {
+pub(super) fn field(number: u32, content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(content.len() + 16);
     push_bytes(&mut out, number, content);
     out
+}
+
+/// `ResourceMetrics.resource`, and `ResourceLogs.resource`, which have the same field number; with key and length.
+pub(super) fn encoded_resource(resource: &flowtap_pipeline::Resource) -> Vec<u8> {
+    let resource = Resource {
+        attributes: resource
+            .attributes()
+            .map(|(key, value)| text(key, value))
+            .collect(),
+        ..Resource::default()
+    };
+    field(1, &resource.encode_to_vec())
+}
+
+/// `ScopeMetrics.scope`, and `ScopeLogs.scope`, like the resource.
+pub(super) fn encoded_scope() -> Vec<u8> {
+    let scope = InstrumentationScope {
+        name: "flowtap".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    };
+    field(1, &scope.encode_to_vec())
 }
 
 fn text(key: &str, value: &str) -> KeyValue {

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+    ExportMetricsPartialSuccess, ExportMetricsServiceResponse,
 };
+use serde::Serialize;
 use serde_json::Value;
 
 /// Encodes a request. A field that is not set is left out: the crate writes `null` for it (`min` and `max` of every histogram), which
 /// protobuf's JSON allows a reader to take and the Collector's reader does not.
-pub(super) fn encode(request: &ExportMetricsServiceRequest) -> Result<Bytes, serde_json::Error> {
+pub(super) fn encode(request: &impl Serialize) -> Result<Bytes, serde_json::Error> {
     let mut value = serde_json::to_value(request)?;
     remove_nulls(&mut value);
     serde_json::to_vec(&value).map(Bytes::from)
@@ -33,7 +34,12 @@ pub(super) fn decode_response(answer: &[u8]) -> Result<ExportMetricsServiceRespo
         serde_json::from_slice(answer)?
     };
     let partial = &answer["partialSuccess"];
-    let rejected = &partial["rejectedDataPoints"];
+    // By kind.
+    let rejected = [&partial["rejectedDataPoints"], &partial["rejectedLogRecords"]];
+    let rejected = rejected
+        .into_iter()
+        .find(|field| !field.is_null())
+        .unwrap_or(&Value::Null);
     let rejected = rejected.as_i64().or_else(|| rejected.as_str()?.parse().ok());
     let message = partial["errorMessage"].as_str().unwrap_or_default();
     Ok(ExportMetricsServiceResponse {

@@ -1,8 +1,8 @@
-//! The exporter `otlp`: pushes snapshots to an OpenTelemetry collector, by gRPC or HTTP.
+//! The exporter `otlp`: pushes snapshots and log records to an OpenTelemetry collector, by gRPC or HTTP.
 //!
-//! In: snapshots. Out: `ExportMetricsServiceRequest`s. The layers, outermost first:
+//! In: snapshots, batches of log records. Out: `ExportMetricsServiceRequest`s, `ExportLogsServiceRequest`s. The layers, outermost first:
 //!
-//! 1. Thin: of the incoming windows, one per `interval` passes, and the last one always; series
+//! 1. Thin, of snapshots only: of the incoming windows, one per `interval` passes, and the last one always; series
 //!    that ended in the others are reported with it.
 //! 2. Encode: once per snapshot, from attribute bytes that were encoded once per series; split at
 //!    `max_points_per_request` and `max_request_bytes`, each part when the one before it has been delivered, or given up. As
@@ -12,7 +12,7 @@
 //!    until it is delivered or permanently rejected.
 //! 4. Retry: what the OTLP specification calls retryable, with exponential backoff and jitter; a server's `RetryInfo` or
 //!    `Retry-After` has its way. An attempt that takes longer than `timeout` counts as failed.
-//! 5. Points that the collector rejects in a partial success are logged, and counted as failed;
+//! 5. Points and log records that the collector rejects in a partial success are logged, and counted as failed;
 //!    they are not retried.
 
 mod client;
@@ -22,6 +22,7 @@ mod encode;
 mod ended;
 mod factory;
 mod json;
+mod logs;
 mod spool;
 
 use std::collections::HashMap;
@@ -30,7 +31,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, ExportService, Exported, Exporter, Resource, Snapshot, StageError, Timestamp,
+    BuildContext, ExportService, Exported, Exporter, LogBatch, Output, PipelineKind, Resource, Snapshot,
+    StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -43,12 +45,13 @@ use self::client::Client;
 use self::config::Resolved;
 pub use self::config::{Compression, Config, Protocol, RetryConfig, Temporality};
 use self::deltas::Deltas;
-use self::encode::{Encoder, Part};
+use self::encode::Encoder;
 use self::ended::Ended;
 pub use self::factory::FACTORY;
+use self::logs::LogEncoder;
 use crate::push::health::Health;
 use crate::push::storage::Storage;
-use crate::push::{self, Sender};
+use crate::push::{self, Request, Sender};
 
 /// The exporter.
 #[derive(Debug)]
@@ -108,6 +111,11 @@ impl OtlpExporter {
                 &self.context.resource,
                 self.context.several_pipelines,
             )),
+            log_encoder: Arc::new(LogEncoder::new(
+                self.config.max_points_per_request.get() as u64,
+                self.config.max_request_bytes,
+                &self.context.resource,
+            )),
             deltas: delta.then(Arc::default),
             delivery,
             health,
@@ -162,6 +170,7 @@ struct OtlpService {
     /// By pipeline: what has ended in windows that did not go on.
     ended: HashMap<Arc<str>, Ended>,
     encoder: Arc<Encoder>,
+    log_encoder: Arc<LogEncoder>,
     deltas: Option<Arc<Mutex<Deltas>>>,
     delivery: Delivery,
     health: Health,
@@ -184,7 +193,7 @@ impl OtlpService {
     }
 }
 
-impl Service<Arc<Snapshot>> for OtlpService {
+impl Service<Output> for OtlpService {
     type Response = Exported;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Exported, BoxError>>;
@@ -194,7 +203,41 @@ impl Service<Arc<Snapshot>> for OtlpService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, snapshot: Arc<Snapshot>) -> Self::Future {
+    fn call(&mut self, output: Output) -> Self::Future {
+        match output {
+            Output::Metrics(snapshot) => self.push_snapshot(snapshot),
+            Output::Logs(batch) => self.push_logs(batch),
+        }
+    }
+}
+
+impl OtlpService {
+    /// Every batch goes on: there is no later one that would repeat it.
+    fn push_logs(&self, batch: Arc<LogBatch>) -> BoxFuture<'static, Result<Exported, BoxError>> {
+        let (encoder, mut delivery) = (Arc::clone(&self.log_encoder), self.delivery.clone());
+        let health = self.health.clone();
+        async move {
+            let (mut exported, mut next) = (Exported::default(), 0);
+            while let Some(request) = encoder.next_part(&batch, &mut next) {
+                let items = request.items;
+                match send(&mut delivery, &health, request).await {
+                    Ok(part) => {
+                        exported.sent += part.sent;
+                        exported.failed += part.failed;
+                    }
+                    // The other parts may fare better.
+                    Err(error) => {
+                        exported.failed += items;
+                        health.gave_up(&error, PipelineKind::Logs, items);
+                    }
+                }
+            }
+            Ok(exported)
+        }
+        .boxed()
+    }
+
+    fn push_snapshot(&mut self, snapshot: Arc<Snapshot>) -> BoxFuture<'static, Result<Exported, BoxError>> {
         let passed = self.passed.get(&snapshot.pipeline).copied();
         // Whatever began since the last snapshot that went on, delivered or not: a 0 that came after a later point would be out of order.
         let new_since = self
@@ -219,9 +262,9 @@ impl Service<Arc<Snapshot>> for OtlpService {
             let mut encoding = encoder.encode(&snapshot, &ended, deltas.is_some(), new_since);
             let mut next = || encoding.next_part(deltas.map(lock).as_deref());
             while let Some(part) = next() {
-                let points = part.request.points;
+                let points = part.request.items;
                 let reported = part.points.clone();
-                match send(&mut delivery, part).await {
+                match send(&mut delivery, &health, part.request).await {
                     Ok(sent) => {
                         exported.sent += sent.sent;
                         exported.failed += sent.failed;
@@ -232,7 +275,7 @@ impl Service<Arc<Snapshot>> for OtlpService {
                     // The other parts may fare better.
                     Err(error) => {
                         exported.failed += points;
-                        health.gave_up(&error, points);
+                        health.gave_up(&error, PipelineKind::Metrics, points);
                     }
                 }
             }
@@ -255,15 +298,21 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     parts.map(|part| part.request.body).collect()
 }
 
-/// Stored points count as neither sent nor failed yet, except those that were dropped for want of room.
-async fn send(delivery: &mut Delivery, part: Part) -> Result<Exported, BoxError> {
+/// Stored items count as neither sent nor failed yet. Those that were dropped for want of room are counted here.
+async fn send(delivery: &mut Delivery, health: &Health, request: Request) -> Result<Exported, BoxError> {
     let sender = match delivery {
         Delivery::Direct(sender) => sender,
         Delivery::Spooled(storage, sender) => {
-            let (storage, request) = (Arc::clone(storage), part.request.clone());
+            let (storage, request) = (Arc::clone(storage), request.clone());
             // It waits for the disk.
             match tokio::task::spawn_blocking(move || storage.push(&request)).await? {
-                Ok(failed) => return Ok(Exported { sent: 0, failed }),
+                Ok(dropped) => {
+                    // The call that they are counted with is of another kind, perhaps.
+                    for (kind, items) in dropped {
+                        health.deliveries().failed(kind, items);
+                    }
+                    return Ok(Exported::default());
+                }
                 // A full or broken disk costs the protection from a restart, not the data.
                 Err(error) => {
                     tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
@@ -273,7 +322,7 @@ async fn send(delivery: &mut Delivery, part: Part) -> Result<Exported, BoxError>
             sender
         }
     };
-    sender.ready().await?.call(part.request).await
+    sender.ready().await?.call(request).await
 }
 
 fn lock(deltas: &Mutex<Deltas>) -> std::sync::MutexGuard<'_, Deltas> {

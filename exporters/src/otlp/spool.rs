@@ -94,7 +94,7 @@ async fn deliver(
     health: &Health,
     stored: Stored,
 ) -> Result<bool, BoxError> {
-    let Request { points, .. } = stored.request;
+    let Request { kind, items, .. } = stored.request;
     let outcome = match sender.ready().await {
         Ok(sender) => sender.call(stored.request.clone()).await,
         Err(error) => Err(error),
@@ -104,17 +104,17 @@ async fn deliver(
         Ok(exported) => exported,
         Err(error) if is_temporary(&error) => return Err(error),
         Err(error) => {
-            health.gave_up(&error, points);
+            health.gave_up(&error, kind, items);
             taken = false;
             Exported {
                 sent: 0,
-                failed: points,
+                failed: items,
             }
         }
     };
     // That is so, whatever comes of taking it away.
-    health.deliveries().sent(sent);
-    health.deliveries().failed(failed);
+    health.deliveries().sent(kind, sent);
+    health.deliveries().failed(kind, failed);
     let storage = Arc::clone(storage);
     tokio::task::spawn_blocking(move || -> Result<(), StorageError> { storage.remove(&stored) }).await??;
     Ok(taken)

@@ -87,12 +87,12 @@ pub(super) async fn export(config: Config, snapshot: Snapshot) -> Exported {
         .ready()
         .await
         .unwrap()
-        .call(Arc::new(snapshot))
+        .call(Output::from(snapshot))
         .await
         .unwrap()
 }
 
-fn encode(config: &Config, snapshot: &Snapshot) -> Vec<Part> {
+fn encode(config: &Config, snapshot: &Snapshot) -> Vec<encode::Part> {
     let mut ended = Ended::default();
     ended.add(snapshot);
     let encoder = Encoder::new(config, &resource(), false);
@@ -120,7 +120,7 @@ fn the_bytes_are_those_of_the_message_that_they_stand_for() {
     let parts = encode(&Config::default(), &snapshot(42));
     let requests: Vec<_> = parts.into_iter().map(|part| part.request).collect();
     assert_eq!(requests.len(), 1);
-    assert_eq!(requests[0].points, 3);
+    assert_eq!(requests[0].items, 3);
     let request = ExportMetricsServiceRequest::decode(requests[0].body.clone()).unwrap();
     let resource = request.resource_metrics[0].resource.as_ref().unwrap();
     assert!(
@@ -367,7 +367,7 @@ async fn windows_are_thinned_to_the_interval_and_the_last_one_always_goes_on() {
             .ready()
             .await
             .unwrap()
-            .call(Arc::new(window))
+            .call(Output::from(window))
             .await
             .unwrap()
             .sent
@@ -396,7 +396,7 @@ fn a_request_is_split_by_bytes_and_every_point_is_in_one() {
     for part in &parts {
         assert!(part.request.body.len() <= 32 << 10, "{}", part.request.body.len());
         let request = ExportMetricsServiceRequest::decode(part.request.body.clone()).unwrap();
-        assert_eq!(points(&request) as u64, part.request.points);
+        assert_eq!(points(&request) as u64, part.request.items);
         seen += points(&request);
     }
     assert_eq!(seen, 5000);
@@ -433,7 +433,7 @@ async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
             .ready()
             .await
             .unwrap()
-            .call(Arc::new(window))
+            .call(Output::from(window))
             .await
             .unwrap();
         assert_eq!(exported, Exported::default(), "on disk, and no more is known");
@@ -482,7 +482,7 @@ async fn a_queue_that_is_refused_as_a_whole_is_not_gone_in_a_second() {
             ..snapshot(total)
         };
         let service = service.ready().await.unwrap();
-        service.call(Arc::new(window)).await.unwrap();
+        service.call(Output::from(window)).await.unwrap();
     }
     while collector.received.lock().unwrap().len() < REQUESTS {
         tokio::task::yield_now().await;

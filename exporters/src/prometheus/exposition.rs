@@ -574,7 +574,7 @@ primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1\"} 3
                 .count(),
             1
         );
-        assert!(rendered.contains("primus_lens_network_bytes{pipeline=\"flows\",raddr=\"192.0.2.7\"} 1\n"));
+        assert!(rendered.contains("primus_lens_network_bytes{pipeline=\"metrics\",raddr=\"192.0.2.7\"} 1\n"));
         assert!(rendered.contains("primus_lens_network_bytes{pipeline=\"other\",raddr=\"192.0.2.7\"} 2\n"));
     }
 

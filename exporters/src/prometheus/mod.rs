@@ -32,13 +32,12 @@ use axum::routing::get;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError};
+use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError, metrics_only};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
 use self::auth::Auth;
@@ -169,7 +168,7 @@ impl Exporter for PrometheusExporter {
                 let exported = shared.take(snapshot);
                 async move { Ok::<_, BoxError>(exported) }
             });
-            Ok(BoxService::new(service))
+            Ok(metrics_only(service))
         }
         .boxed()
     }
@@ -310,7 +309,7 @@ mod tests {
                 .ready()
                 .await
                 .unwrap()
-                .call(Arc::new(snapshot(total)))
+                .call(flowtap_pipeline::Output::from(snapshot(total)))
                 .await
                 .unwrap();
             assert_eq!(exported, Exported { sent: 2, failed: 0 });
@@ -350,7 +349,7 @@ mod tests {
             .ready()
             .await
             .unwrap()
-            .call(Arc::new(snapshot))
+            .call(flowtap_pipeline::Output::from(snapshot))
             .await
             .unwrap();
         (exporter, service)

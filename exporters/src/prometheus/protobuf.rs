@@ -333,7 +333,7 @@ mod tests {
             let [flows, other] = &*family.metric else {
                 panic!("{family:?}")
             };
-            for (metric, pipeline) in [(flows, "flows"), (other, "other")] {
+            for (metric, pipeline) in [(flows, "metrics"), (other, "other")] {
                 assert_eq!(
                     labels_of(metric)[..2],
                     [("cluster", "b\"lue"), ("pipeline", pipeline)]

@@ -84,6 +84,23 @@ impl Endpoint {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
+    /// The same with the path `to` in place of `from` at the end of its path, if it ends so.
+    pub(crate) fn beside(&self, from: &str, to: &str) -> Self {
+        let path = self.uri.path();
+        let Some(base) = path.strip_suffix(from) else {
+            return self.clone();
+        };
+        let query = self.uri.query().map(|query| format!("?{query}"));
+        let whole = format!("{base}{to}{}", query.unwrap_or_default());
+        let mut parts = self.uri.clone().into_parts();
+        // A path with another constant end is a path.
+        parts.path_and_query = PathAndQuery::try_from(whole).ok().or(parts.path_and_query);
+        Self {
+            uri: Uri::from_parts(parts).unwrap_or_default(),
+            socket: self.socket.clone(),
+        }
+    }
+
     /// The same with `path` after its own path, unless that ends so already.
     pub(crate) fn below(self, path: &str) -> Self {
         if self.uri.path().ends_with(path) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
-use flowtap_pipeline::{BuildContext, ComponentId, ComponentKind, State, StatusBoard};
+use flowtap_pipeline::{BuildContext, ComponentId, ComponentKind, PipelineKind, State, StatusBoard};
 use tokio::time::Instant;
 use tower::BoxError;
 
@@ -69,23 +69,23 @@ impl Health {
         );
     }
 
-    /// A failed request of `points` is retried after `wait`; `first` says whether this was its first attempt.
-    pub(crate) fn retrying(&self, error: &BoxError, points: u64, wait: Duration, first: bool) {
+    /// A failed request of `items` is retried after `wait`; `first` says whether this was its first attempt.
+    pub(crate) fn retrying(&self, error: &BoxError, items: u64, wait: Duration, first: bool) {
         self.0.deliveries.retried();
         let Inner { id, endpoint, .. } = &*self.0;
         if first && self.is_news(&error.to_string()) {
-            tracing::warn!(exporter = %id, endpoint, %error, points, ?wait, "delivery failed and is retried; \
+            tracing::warn!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried; \
                 hint: fix the cause that the error names; nothing is lost within `retry.max_elapsed_time`");
         } else {
-            tracing::debug!(exporter = %id, endpoint, %error, points, ?wait, "delivery failed and is retried");
+            tracing::debug!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried");
         }
     }
 
-    /// A request of `points` is given up.
-    pub(crate) fn gave_up(&self, error: &BoxError, points: u64) {
+    /// A request of `items` is given up.
+    pub(crate) fn gave_up(&self, error: &BoxError, kind: PipelineKind, items: u64) {
         let Inner { id, endpoint, .. } = &*self.0;
-        tracing::warn!(exporter = %id, endpoint, %error, points, "points were not delivered; \
-                hint: fix the cause that the error names; `storage` keeps requests for longer");
+        tracing::warn!(exporter = %id, endpoint, %error, items, "{} were not delivered; \
+                hint: fix the cause that the error names; `storage` keeps requests for longer", kind.items());
     }
 
     /// Whether `error` has not been a warning for a while.

@@ -127,7 +127,7 @@ impl Policy<Request, Exported, BoxError> for Backoff {
         let error = result.as_ref().err()?;
         let first = self.failing_since.is_none();
         let wait = self.wait(error, request.last)?;
-        self.health.retrying(error, request.points, wait, first);
+        self.health.retrying(error, request.items, wait, first);
         Some(tokio::time::sleep(wait).boxed())
     }
 

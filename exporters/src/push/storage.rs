@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use flowtap_pipeline::schema::SizeText;
-use flowtap_pipeline::{BuildContext, Timestamp, Violation, WhenFull};
+use flowtap_pipeline::{BuildContext, PipelineKind, Timestamp, Violation, WhenFull};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
@@ -23,7 +23,8 @@ use tokio::sync::Notify;
 
 use super::Request;
 
-/// Requests by number, in the order in which they came: checksum (4 bytes), points (7 bytes), encoding of the body (1 byte), body.
+/// Requests by number, in the order in which they came: checksum (4 bytes), number of items (7 bytes), encoding of the body and kind of
+/// the items (1 byte), body.
 const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
 
 const HEAD_BYTES: usize = 12;
@@ -31,6 +32,9 @@ const HEAD_BYTES: usize = 12;
 /// Encodings of a body. The first is that of requests of earlier versions, whose points had eight bytes.
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
+
+/// Added to the encoding: the items are log records, not points.
+const LOGS: u8 = 0x80;
 
 /// zstd's default level.
 const ZSTD_LEVEL: i32 = 3;
@@ -209,29 +213,30 @@ impl Storage {
         );
     }
 
-    /// Appends `request`; it is on disk when this returns. Returns the points that were dropped for
-    /// it, or with it.
+    /// Appends `request`; it is on disk when this returns. Returns the items that were dropped for
+    /// it, or with it, by kind.
     ///
     /// # Errors
     /// [`StorageError`]: it is not on disk.
-    pub(crate) fn push(&self, request: &Request) -> Result<u64, StorageError> {
+    pub(crate) fn push(&self, request: &Request) -> Result<Vec<(PipelineKind, u64)>, StorageError> {
         let value = encode(request);
         let size = footprint(value.len());
         let mut state = self.lock();
         // Before the limit is looked at: it may be the first time that the file can be read.
         self.with(&mut state, |_| Ok(()))?;
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         while state.items > 0 && state.bytes + size > self.config.max_bytes {
             if self.config.when_full == WhenFull::DropNewest {
                 self.count_dropped();
-                return Ok(dropped + request.points);
+                dropped.push((request.kind, request.items));
+                return Ok(dropped);
             }
             let Some((number, oldest)) = self.with(&mut state, oldest)? else {
                 break;
             };
             self.remove_number(&mut state, number, oldest.len())?;
             self.count_dropped();
-            dropped += points_of(&oldest);
+            dropped.push(items_of(&oldest));
         }
         let number = state.next;
         self.with(&mut state, |database| {
@@ -480,9 +485,13 @@ fn encode(request: &Request) -> Vec<u8> {
     };
     let mut value = Vec::with_capacity(HEAD_BYTES + body.len());
     value.extend_from_slice(&[0; 4]);
-    let [points @ .., _] = request.points.to_le_bytes();
-    value.extend_from_slice(&points);
-    value.push(encoding);
+    let [items @ .., _] = request.items.to_le_bytes();
+    value.extend_from_slice(&items);
+    let kind = match request.kind {
+        PipelineKind::Metrics => 0,
+        PipelineKind::Logs => LOGS,
+    };
+    value.push(encoding | kind);
     value.extend_from_slice(body);
     let checksum = crc32fast::hash(&value[4..]);
     value[..4].copy_from_slice(&checksum.to_le_bytes());
@@ -495,8 +504,8 @@ fn decode(value: Vec<u8>) -> Option<Request> {
     if value.len() < HEAD_BYTES || checksum != crc32fast::hash(&value[4..]) {
         return None;
     }
-    let points = points_of(&value);
-    let body = match value[HEAD_BYTES - 1] {
+    let (kind, items) = items_of(&value);
+    let body = match value[HEAD_BYTES - 1] & !LOGS {
         PLAIN => Bytes::from(value).slice(HEAD_BYTES..),
         // Its length is trusted: the checksum says that it is what was written.
         ZSTD => Bytes::from(zstd::stream::decode_all(&value[HEAD_BYTES..]).ok()?),
@@ -504,19 +513,25 @@ fn decode(value: Vec<u8>) -> Option<Request> {
     };
     Some(Request {
         body,
-        points,
+        kind,
+        items,
         last: false,
     })
 }
 
-fn points_of(value: &[u8]) -> u64 {
+fn items_of(value: &[u8]) -> (PipelineKind, u64) {
     let Some(&bytes) = value.get(4..).and_then(<[u8]>::first_chunk::<8>) else {
-        return 0;
+        return (PipelineKind::Metrics, 0);
     };
-    let [points @ .., _] = bytes;
+    let [items @ .., encoding] = bytes;
+    let kind = if encoding & LOGS == 0 {
+        PipelineKind::Metrics
+    } else {
+        PipelineKind::Logs
+    };
     let mut whole = [0; 8];
-    whole[..7].copy_from_slice(&points);
-    u64::from_le_bytes(whole)
+    whole[..7].copy_from_slice(&items);
+    (kind, u64::from_le_bytes(whole))
 }
 
 #[cfg(test)]
@@ -527,7 +542,8 @@ mod tests {
     fn request(text: &str) -> Request {
         Request {
             body: Bytes::from(text.to_owned()),
-            points: text.len() as u64,
+            kind: PipelineKind::Logs,
+            items: text.len() as u64,
             last: false,
         }
     }
@@ -554,13 +570,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let storage = Storage::open(&config(folder.path()), &context()).unwrap();
         for text in ["one", "two", "three"] {
-            assert_eq!(storage.push(&request(text)).unwrap(), 0);
+            assert_eq!(storage.push(&request(text)).unwrap(), []);
         }
         storage.remove(&storage.first().unwrap().unwrap()).unwrap();
         drop(storage);
         let storage = Storage::open(&config(folder.path()), &context()).unwrap();
         assert_eq!(storage.waiting(), (2, 2 * PAGE_BYTES));
-        assert_eq!(storage.first().unwrap().unwrap().request.points, 3);
+        assert_eq!(storage.first().unwrap().unwrap().request.items, 3);
         storage.push(&request("four")).unwrap();
         assert_eq!(bodies(&storage), ["two", "three", "four"]);
         assert_eq!(storage.waiting(), (0, 0));
@@ -578,10 +594,10 @@ mod tests {
         for text in ["aaaa", "bbbb"] {
             storage.push(&request(text)).unwrap();
         }
-        assert_eq!(storage.push(&request("cccc")).unwrap(), 4);
+        assert_eq!(storage.push(&request("cccc")).unwrap(), [(PipelineKind::Logs, 4)]);
         drop(storage);
         let storage = Storage::open(&small(WhenFull::DropNewest), &context()).unwrap();
-        assert_eq!(storage.push(&request("dddd")).unwrap(), 4);
+        assert_eq!(storage.push(&request("dddd")).unwrap(), [(PipelineKind::Logs, 4)]);
         assert_eq!(bodies(&storage), ["bbbb", "cccc"]);
     }
 
@@ -632,7 +648,7 @@ mod tests {
         storage.push(&request(&text)).unwrap();
         assert_eq!(storage.waiting(), (1, PAGE_BYTES), "a megabyte before");
         let stored = storage.first().unwrap().unwrap();
-        assert_eq!(stored.request.points, text.len() as u64);
+        assert_eq!(stored.request.items, text.len() as u64);
         storage.remove(&stored).unwrap();
         assert_eq!(storage.waiting(), (0, 0));
         assert_eq!(stored.request.body, text);
@@ -644,7 +660,7 @@ mod tests {
         let checksum = crc32fast::hash(&value[4..]);
         value[..4].copy_from_slice(&checksum.to_le_bytes());
         let request = decode(value).unwrap();
-        assert_eq!((request.points, &*request.body), (3, &b"two"[..]));
+        assert_eq!((request.items, &*request.body), (3, &b"two"[..]));
     }
 
     #[test]
@@ -663,10 +679,11 @@ mod tests {
         for _ in 0..40 {
             let request = Request {
                 body: noise.clone().into(),
-                points: 1,
+                kind: PipelineKind::Metrics,
+                items: 1,
                 last: false,
             };
-            dropped += storage.push(&request).unwrap();
+            dropped += storage.push(&request).unwrap().len() as u64;
         }
         let (requests, bytes) = storage.waiting();
         assert_eq!((requests + dropped, bytes), (40, requests << 21));
@@ -698,7 +715,7 @@ mod tests {
         for (index, content) in damaged.iter().enumerate() {
             fs::write(&file, content).unwrap();
             let storage = Storage::open(&config(folder.path()), &context()).unwrap();
-            assert_eq!(storage.push(&request("two")).unwrap(), 0, "{index}");
+            assert_eq!(storage.push(&request("two")).unwrap(), [], "{index}");
             assert_eq!(bodies(&storage), ["two"], "{index}");
             let aside = fs::read_dir(folder.path()).unwrap().filter(|entry| {
                 let name = entry.as_ref().unwrap().file_name();

@@ -49,7 +49,7 @@ impl Client {
     async fn write(&self, request: Request) -> Result<Exported, BoxError> {
         let answer = self.poster.post(request.body, Some("snappy")).await;
         let all = Exported {
-            sent: request.points,
+            sent: request.items,
             failed: 0,
         };
         if self.message == ProtobufMessage::V1 {
@@ -58,7 +58,7 @@ impl Client {
         match answer {
             Ok(answer) if written(answer.headers()).is_some() => Ok(all),
             Ok(_) => Err(Box::new(NotUnderstood)),
-            Err(error) => self.taken_in_part(request.points, &error).ok_or(error),
+            Err(error) => self.taken_in_part(request.items, &error).ok_or(error),
         }
     }
 

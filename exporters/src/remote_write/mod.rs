@@ -29,12 +29,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Snapshot, StageError, Timestamp};
+use flowtap_pipeline::{
+    BuildContext, ExportService, Exported, Exporter, PipelineKind, Snapshot, StageError, Timestamp,
+    metrics_only,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
-use tower::util::BoxService;
 use tower::{BoxError, Service, ServiceExt};
 
 use self::client::Client;
@@ -96,7 +98,7 @@ impl Exporter for RemoteWriteExporter {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         async move {
             let service = self.service()?;
-            Ok(BoxService::new(service))
+            Ok(metrics_only(service))
         }
         .boxed()
     }
@@ -213,7 +215,7 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
             let mut exported = Exported::default();
             for request in encoder.encode(&snapshot, &ended, new_since) {
                 let request = request?;
-                let points = request.points;
+                let items = request.items;
                 match sender.ready().await?.call(request).await {
                     Ok(part) => {
                         exported.sent += part.sent;
@@ -221,8 +223,8 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
                     }
                     // The other parts may fare better.
                     Err(error) => {
-                        exported.failed += points;
-                        health.gave_up(&error, points);
+                        exported.failed += items;
+                        health.gave_up(&error, PipelineKind::Metrics, items);
                     }
                 }
             }

@@ -166,7 +166,7 @@ async fn send(service: &mut ExportService, snapshot: Snapshot) -> Exported {
         .ready()
         .await
         .unwrap()
-        .call(Arc::new(snapshot))
+        .call(flowtap_pipeline::Output::from(snapshot))
         .await
         .unwrap()
 }

@@ -59,7 +59,7 @@ impl Pipelines {
 fn pipelines(config: &Config) -> Vec<Pipeline> {
     let ids = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect();
     let pipelines = config.pipelines.iter().map(|(name, pipeline)| Pipeline {
-        name: name.clone(),
+        name: name.to_string(),
         receivers: ids(&pipeline.receivers),
         processors: ids(&pipeline.processors),
         exporters: ids(&pipeline.exporters),

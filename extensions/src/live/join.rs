@@ -338,7 +338,7 @@ mod tests {
     fn latest(families: Vec<FamilySnapshot>) -> Latest {
         Latest {
             snapshot: Arc::new(Snapshot {
-                pipeline: "flows".into(),
+                pipeline: "metrics".into(),
                 at: AT,
                 window: Duration::from_secs(2),
                 last: false,

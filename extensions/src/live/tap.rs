@@ -12,13 +12,12 @@ use axum::extract::{Query, rejection::QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_pipeline::{ExportService, Exported, Exporter, Points, Snapshot, StageError};
+use flowtap_pipeline::{ExportService, Exported, Exporter, Points, Snapshot, StageError, metrics_only};
 use futures::future::{BoxFuture, ready};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tower::service_fn;
-use tower::util::BoxService;
 
 use super::latest::{Before, Latest};
 use super::{Flow, Flows, Sort, join, per_second};
@@ -167,7 +166,7 @@ impl Exporter for Tap {
             tap.take(snapshot);
             ready(Ok(Exported { sent, failed: 0 }))
         });
-        Box::pin(ready(Ok(BoxService::new(service))))
+        Box::pin(ready(Ok(metrics_only(service))))
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
@@ -263,7 +262,13 @@ mod tests {
         assert_eq!(tap.flows(&request(Some("a"))), Ok(Flows::default()));
         let mut service = tap.start().await.unwrap();
         for snapshot in [snapshot("b", 1), snapshot("a", 2), snapshot("a", 3)] {
-            service.ready().await.unwrap().call(snapshot).await.unwrap();
+            service
+                .ready()
+                .await
+                .unwrap()
+                .call(flowtap_pipeline::Output::Metrics(snapshot))
+                .await
+                .unwrap();
         }
         let first = tap.flows(&request(None)).unwrap();
         assert_eq!(
@@ -276,7 +281,13 @@ mod tests {
         assert_eq!(error.to_string(), "unknown pipeline `c`; available: a, b");
         let mut gone = Snapshot::clone(&snapshot("b", 4));
         (gone.last, gone.window) = (true, Duration::ZERO);
-        service.ready().await.unwrap().call(Arc::new(gone)).await.unwrap();
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(flowtap_pipeline::Output::from(gone))
+            .await
+            .unwrap();
         assert_eq!(tap.flows(&request(None)).unwrap().pipelines, ["a"]);
     }
 

@@ -326,7 +326,7 @@ mod tests {
     fn what_is_pushed_has_the_names_and_values_that_metrics_has() {
         let telemetry = Telemetry::new(&Resource::default(), &pushed()).unwrap();
         let id = "otlp".parse().unwrap();
-        DeliveryTelemetry::new(&telemetry.meter(), &id).failed(7);
+        DeliveryTelemetry::new(&telemetry.meter(), &id).failed(flowtap_pipeline::PipelineKind::Metrics, 7);
         ReceiverTelemetry::new(&telemetry.meter(), &id).took(Duration::from_millis(3));
         let pushed = values(&telemetry.own_metrics().unwrap().read(reading(1, 2)));
         let mut scraped = telemetry.reader().names();
@@ -342,7 +342,11 @@ mod tests {
     fn a_series_lives_on_from_reading_to_reading_and_begins_where_it_was_not_yet_there() {
         let telemetry = Telemetry::new(&Resource::default(), &pushed()).unwrap();
         let mut own = telemetry.own_metrics().unwrap();
-        let failed = |id: &str| DeliveryTelemetry::new(&telemetry.meter(), &id.parse().unwrap());
+        let failed = |id: &str| {
+            let exporter = DeliveryTelemetry::new(&telemetry.meter(), &id.parse().unwrap());
+            exporter.failed(flowtap_pipeline::PipelineKind::Metrics, 0);
+            exporter
+        };
         let sums = |snapshot: &Snapshot| {
             let name = "flowtap.exporter_send_failed_metric_points";
             let family = snapshot.families.iter().find(|family| family.family.name == name);
@@ -354,7 +358,7 @@ mod tests {
         let first = failed("otlp");
         let before = sums(&own.read(reading(10, 20)));
         failed("remote_write");
-        first.failed(3);
+        first.failed(flowtap_pipeline::PipelineKind::Metrics, 3);
         let after = sums(&own.read(reading(20, 30)));
         let same = after
             .iter()

@@ -20,8 +20,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flowtap_model::LabelChanges;
 pub use flowtap_model::RecordField;
+use flowtap_model::{LabelChanges, PipelineKind};
 
 use crate::id::ComponentKind;
 
@@ -54,6 +54,18 @@ pub enum Signal {
     Tcp,
     /// Series, in snapshots.
     Metrics,
+    /// Log records, in batches.
+    Logs,
+}
+
+impl Signal {
+    /// The signal that pipelines of a kind give to their exporters.
+    pub const fn of_pipeline(kind: PipelineKind) -> Self {
+        match kind {
+            PipelineKind::Metrics => Self::Metrics,
+            PipelineKind::Logs => Self::Logs,
+        }
+    }
 }
 
 impl fmt::Display for Signal {
@@ -61,6 +73,7 @@ impl fmt::Display for Signal {
         f.pad(match self {
             Self::Tcp => "tcp",
             Self::Metrics => "metrics",
+            Self::Logs => "logs",
         })
     }
 }
@@ -189,7 +202,7 @@ impl Contract {
     }
 
     /// Declares that it gives these signals, in place of those of its kind: [`Signal::Tcp`] for a receiver, those that it takes for a
-    /// processor, none for an exporter. A processor that gives [`Signal::Metrics`] ends the path of records.
+    /// processor, none for an exporter. A processor that gives [`Signal::Metrics`] or [`Signal::Logs`] ends the path of records.
     #[must_use]
     pub fn gives(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
         self.gives.extend(signals);
@@ -360,9 +373,16 @@ impl Contract {
         }
     }
 
-    /// Whether a processor of this contract ends the path of records: it turns them into series.
+    /// Whether a processor of this contract ends the path of records: it turns them into series or log records.
     pub fn is_aggregator(&self) -> bool {
-        self.gives.contains(&Signal::Metrics)
+        self.pipeline_kind().is_some()
+    }
+
+    /// The kind of pipelines that a processor of this contract can end, if it is an aggregator.
+    pub fn pipeline_kind(&self) -> Option<PipelineKind> {
+        PipelineKind::ALL
+            .into_iter()
+            .find(|kind| self.gives.contains(&Signal::of_pipeline(*kind)))
     }
 }
 

@@ -59,11 +59,11 @@ pub use flowtap_model::{
     DnsType, DropKind, DropReason, DropRecord, Endpoint, EventCount, EventHop, EventType, Events, Family,
     FamilyKind, FamilySnapshot, FindingKind, FindingRecord, Flow, FlowBatch, FlowKind, HISTOGRAM_BUCKETS,
     HistogramPoint, IcmpCount, KubernetesNames, LabelChanges, LabelValue, Limit, ListenChange, Listener,
-    ListeningRecord, NameSource, Naming, NodeInfo, Pair, PairValue, PeerClass, PeerName, Place, Points,
-    Queue, Queues, Rendered, ResetBy, Resource, Role, RoleSource, SendTime, SenderState, Series, SeriesId,
-    Snapshot, SumPoint, TcpRecord, Timestamp, Transport, UdpApp, UdpRecord, ValuePoint, batch, catalog,
-    cluster, dns, family, finding, flow, labels, limits, node, peer_class, resource, series, snapshot, tcp,
-    time, udp,
+    ListeningRecord, LogBatch, LogBody, LogField, LogRecord, LogValue, NameSource, Naming, NodeInfo, Output,
+    Pair, PairValue, PeerClass, PeerName, PipelineId, PipelineKind, Place, Points, Queue, Queues, Rendered,
+    ResetBy, Resource, Role, RoleSource, SendTime, SenderState, Series, SeriesId, Snapshot, SumPoint,
+    TcpRecord, Timestamp, Transport, UdpApp, UdpRecord, ValuePoint, batch, catalog, cluster, dns, family,
+    finding, flow, labels, limits, log, node, output, peer_class, resource, series, snapshot, tcp, time, udp,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};
@@ -72,6 +72,7 @@ pub use queue::{QueueConfig, WhenFull};
 pub use sink::Sink;
 pub use stage::{
     Aggregator, ExportService, Exported, Exporter, Inheritance, Processor, Receiver, StageError, export_with,
+    metrics_only,
 };
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use ticker::Ticker;

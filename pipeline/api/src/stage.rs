@@ -1,4 +1,4 @@
-//! The stage traits: what a receiver, a processor, the window and an exporter are to the runner.
+//! The stage traits: what a receiver, a processor, an aggregator and an exporter are to the runner.
 //!
 //! Up to the window everything is a plain synchronous call on the receiver's own thread. After it,
 //! exporters are [`tower`] services, each fed by its own bounded queue.
@@ -7,12 +7,13 @@ use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use flowtap_model::{FlowBatch, Snapshot, Timestamp};
+use flowtap_model::{FlowBatch, Output, Snapshot, Timestamp};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
-use tower::BoxError;
 use tower::util::BoxService;
+use tower::{BoxError, Service};
 
 use crate::sink::Sink;
 
@@ -151,7 +152,8 @@ pub trait Processor: Send {
     }
 }
 
-/// The end of the synchronous path: folds records into series and gives them out as snapshots.
+/// The end of the synchronous path: folds records into series, which it gives out as snapshots, or into log records, which it gives
+/// out in batches. Its contract says which ([`Signal`](crate::Signal)), and the pipeline's id has to agree.
 pub trait Aggregator: Send {
     /// Opens the first window. Called once, before anything else.
     fn begin(&mut self, at: Timestamp);
@@ -169,12 +171,12 @@ pub trait Aggregator: Send {
     /// replaced.
     fn request_census(&mut self) {}
 
-    /// Declares that every record up to `to` has been folded in. Returns the snapshot of the window
+    /// Declares that every record up to `to` has been folded in. Returns the output of the window
     /// that this closes, if any.
-    fn advance(&mut self, to: Timestamp) -> Option<Snapshot>;
+    fn advance(&mut self, to: Timestamp) -> Option<Output>;
 
-    /// Closes the current window, however short, because flowtap stops. The snapshot is marked as the last.
-    fn finish(&mut self, at: Timestamp) -> Snapshot;
+    /// Closes the current window, however short, because flowtap stops. The output is marked as the last.
+    fn finish(&mut self, at: Timestamp) -> Output;
 
     /// Returns what an aggregator with another config needs to count on, if there is such a thing. Called after
     /// [`Aggregator::finish`].
@@ -187,19 +189,19 @@ pub trait Aggregator: Send {
     fn take_over(&mut self, _before: Inheritance) {}
 }
 
-/// Result of exporting one snapshot.
+/// Result of exporting one output: of a snapshot in points, of a batch of log records in records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
-    /// Points that were delivered, or are there to be scraped.
+    /// Items that were delivered, or are there to be scraped.
     pub sent: u64,
-    /// Points that the peer refused for good.
+    /// Items that the peer refused for good.
     pub failed: u64,
 }
 
-/// An exporter at work: takes snapshots one by one, under whatever tower layers its config asks for.
-pub type ExportService = BoxService<Arc<Snapshot>, Exported, BoxError>;
+/// An exporter at work: takes outputs of pipelines one by one, under whatever tower layers its config asks for.
+pub type ExportService = BoxService<Output, Exported, BoxError>;
 
-/// A consumer of snapshots.
+/// A consumer of the outputs of pipelines: of those whose signals its contract names.
 pub trait Exporter: Send {
     /// Binds listeners and makes the service. Peers that are merely away are no error: the service retries.
     ///
@@ -213,11 +215,49 @@ pub trait Exporter: Send {
     }
 }
 
-/// Makes the service of an exporter that needs no layers: `export` is called with one snapshot at a time.
+/// Makes the service of an exporter of metrics that needs no layers: `export` is called with one snapshot at a time.
 pub fn export_with<F, R>(export: F) -> ExportService
 where
     F: FnMut(Arc<Snapshot>) -> R + Send + 'static,
     R: Future<Output = Result<Exported, BoxError>> + Send + 'static,
 {
-    BoxService::new(tower::service_fn(export))
+    metrics_only(tower::service_fn(export))
+}
+
+/// Makes the service of an exporter of metrics from one that takes snapshots.
+///
+/// `validate` keeps log records away from it; if any come, they count as failed.
+pub fn metrics_only<S>(service: S) -> ExportService
+where
+    S: Service<Arc<Snapshot>, Response = Exported, Error = BoxError> + Send + 'static,
+    S::Future: Send,
+{
+    BoxService::new(MetricsOnly(service))
+}
+
+/// See [`metrics_only`].
+struct MetricsOnly<S>(S);
+
+impl<S> Service<Output> for MetricsOnly<S>
+where
+    S: Service<Arc<Snapshot>, Response = Exported, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = Exported;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Exported, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, output: Output) -> Self::Future {
+        match output {
+            Output::Metrics(snapshot) => Box::pin(self.0.call(snapshot)),
+            Output::Logs(batch) => Box::pin(std::future::ready(Ok(Exported {
+                sent: 0,
+                failed: batch.records.len() as u64,
+            }))),
+        }
+    }
 }

@@ -1,8 +1,9 @@
-//! Instruments for components: records that a processor drops, points that an exporter delivers. By the Collector's names.
+//! Instruments for components: records that a processor drops, points and log records that an exporter delivers. By the Collector's
+//! names.
 //!
 //! Names here have no prefix: the reader of the metrics adds `flowtap_`, and `flowtap.` where they are pushed.
 
-use flowtap_model::Timestamp;
+use flowtap_model::{PipelineKind, Timestamp};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter};
 
@@ -59,28 +60,45 @@ impl ProcessorTelemetry {
     }
 }
 
-/// Counters of the points in an exporter's requests.
+/// Counters of the points and log records in an exporter's requests.
 #[derive(Clone, Debug)]
 pub struct DeliveryTelemetry {
-    sent: Counter<u64>,
-    failed: Counter<u64>,
+    sent_points: Counter<u64>,
+    failed_points: Counter<u64>,
+    sent_records: Counter<u64>,
+    failed_records: Counter<u64>,
     retried: Counter<u64>,
     attributes: [KeyValue; 1],
 }
 
 impl DeliveryTelemetry {
-    /// Instruments of the exporter `id`.
+    /// Instruments of the exporter `id`. Counters of items have a series from their first [`DeliveryTelemetry::sent`] on, which
+    /// the engine calls with 0 for each kind of pipeline that feeds the exporter.
     pub fn new(meter: &Meter, id: &ComponentId) -> Self {
         let telemetry = Self {
-            sent: points(
+            sent_points: items(
                 meter,
                 "exporter_sent_metric_points",
                 "Points that an exporter delivered.",
+                "{datapoint}",
             ),
-            failed: points(
+            failed_points: items(
                 meter,
                 "exporter_send_failed_metric_points",
                 "Points that an exporter could not deliver.",
+                "{datapoint}",
+            ),
+            sent_records: items(
+                meter,
+                "exporter_sent_log_records",
+                "Log records that an exporter delivered.",
+                "{record}",
+            ),
+            failed_records: items(
+                meter,
+                "exporter_send_failed_log_records",
+                "Log records that an exporter could not deliver.",
+                "{record}",
             ),
             retried: meter
                 .u64_counter("exporter_retried_requests")
@@ -90,20 +108,26 @@ impl DeliveryTelemetry {
             attributes: [KeyValue::new("exporter", id.to_string())],
         };
         // From the start, so that an alert on a rise sees the first one.
-        telemetry.sent(0);
-        telemetry.failed(0);
         telemetry.retried.add(0, &telemetry.attributes);
         telemetry
     }
 
-    /// Counts `points` delivered.
-    pub fn sent(&self, points: u64) {
-        self.sent.add(points, &self.attributes);
+    /// Counts `items` delivered.
+    pub fn sent(&self, kind: PipelineKind, items: u64) {
+        let counter = match kind {
+            PipelineKind::Metrics => &self.sent_points,
+            PipelineKind::Logs => &self.sent_records,
+        };
+        counter.add(items, &self.attributes);
     }
 
-    /// Counts `points` that could not be delivered.
-    pub fn failed(&self, points: u64) {
-        self.failed.add(points, &self.attributes);
+    /// Counts `items` that could not be delivered.
+    pub fn failed(&self, kind: PipelineKind, items: u64) {
+        let counter = match kind {
+            PipelineKind::Metrics => &self.failed_points,
+            PipelineKind::Logs => &self.failed_records,
+        };
+        counter.add(items, &self.attributes);
     }
 
     /// Counts an attempt beyond the first.
@@ -112,11 +136,11 @@ impl DeliveryTelemetry {
     }
 }
 
-fn points(meter: &Meter, name: &'static str, description: &'static str) -> Counter<u64> {
+fn items(meter: &Meter, name: &'static str, description: &'static str, unit: &'static str) -> Counter<u64> {
     meter
         .u64_counter(name)
         .with_description(description)
-        .with_unit("{datapoint}")
+        .with_unit(unit)
         .build()
 }
 

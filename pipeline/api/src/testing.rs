@@ -41,8 +41,8 @@ use std::time::Duration;
 
 use figment::value::Value;
 use flowtap_model::{
-    Endpoint, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch, LabelValue, Points, Series, Snapshot,
-    SumPoint, TcpRecord, Timestamp,
+    Endpoint, Family, FamilyKind, FamilySnapshot, Flow, FlowBatch, LabelValue, LogBatch, Output, Points,
+    Series, Snapshot, SumPoint, TcpRecord, Timestamp,
 };
 use tokio::runtime::{Builder, Runtime};
 use tower::{Service, ServiceExt};
@@ -59,7 +59,7 @@ fn or_fail<T, E: Display>(result: Result<T, E>, what: &str) -> T {
     result.unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
-/// Returns a context for a component of type `type_name` in the pipeline `flows`, on a machine and in a cluster of which nothing is
+/// Returns a context for a component of type `type_name` in the pipeline `metrics`, on a machine and in a cluster of which nothing is
 /// known. Its instruments are read by nobody.
 ///
 /// # Panics
@@ -67,7 +67,7 @@ fn or_fail<T, E: Display>(result: Result<T, E>, what: &str) -> T {
 pub fn context(type_name: &str) -> BuildContext {
     let id: ComponentId = or_fail(type_name.parse(), "the id of the component");
     BuildContext {
-        pipeline: "flows".into(),
+        pipeline: "metrics".into(),
         ..BuildContext::new(id)
     }
 }
@@ -119,7 +119,7 @@ pub fn batch(records: impl IntoIterator<Item = TcpRecord>) -> FlowBatch {
     }
 }
 
-/// A snapshot of the pipeline `flows` with one counter: a series for each set of labels, with its total, all of which the
+/// A snapshot of the pipeline `metrics` with one counter: a series for each set of labels, with its total, all of which the
 /// window of 5 s added. The window ends `seconds` after the epoch.
 ///
 /// # Panics
@@ -151,7 +151,7 @@ where
         }
     });
     Snapshot {
-        pipeline: "flows".into(),
+        pipeline: "metrics".into(),
         at,
         window: Duration::from_secs(5),
         last: false,
@@ -232,6 +232,17 @@ impl AggregatorTest {
 
     /// Moves the watermark to `seconds` after the epoch; returns the snapshot of the window that this closes, if any.
     pub fn advance(&mut self, seconds: u64) -> Option<Snapshot> {
+        let snapshot = self.output(seconds)?.into_snapshot();
+        snapshot.map(Arc::unwrap_or_clone)
+    }
+
+    /// The same of an aggregator of log records; returns the batch of the window that this closes, if any.
+    pub fn advance_logs(&mut self, seconds: u64) -> Option<LogBatch> {
+        let batch = self.output(seconds)?.into_logs();
+        batch.map(Arc::unwrap_or_clone)
+    }
+
+    fn output(&mut self, seconds: u64) -> Option<Output> {
         self.0.advance(Timestamp::from_nanos(seconds * 1_000_000_000))
     }
 }
@@ -269,10 +280,22 @@ impl ExporterTest {
     /// # Errors
     /// The exporter's, as a text: flowtap logs and counts it, and the next snapshot comes.
     pub fn export(&mut self, snapshot: Snapshot) -> Result<Exported, String> {
+        self.export_output(Output::from(snapshot))
+    }
+
+    /// Exports a batch of log records, and waits for the outcome.
+    ///
+    /// # Errors
+    /// As [`ExporterTest::export`].
+    pub fn export_logs(&mut self, batch: LogBatch) -> Result<Exported, String> {
+        self.export_output(Output::from(batch))
+    }
+
+    fn export_output(&mut self, output: Output) -> Result<Exported, String> {
         let service = &mut self.service;
         self.runtime.block_on(async move {
             let ready = service.ready().await.map_err(|error| error.to_string())?;
-            let exported = ready.call(Arc::new(snapshot)).await;
+            let exported = ready.call(output).await;
             exported.map_err(|error| error.to_string())
         })
     }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flowtap_pipeline::{ComponentId, FlowBatch, Snapshot, Timestamp};
+use flowtap_pipeline::{ComponentId, FlowBatch, Output, PipelineKind, Snapshot, Timestamp};
 
-use crate::queue::SnapshotQueue;
+use crate::queue::OutputQueue;
 use crate::stages::Stages;
 use crate::telemetry::ExporterTelemetry;
 
@@ -19,15 +19,15 @@ use crate::telemetry::ExporterTelemetry;
 #[derive(Clone, Debug)]
 pub struct ExporterHandle {
     /// The queue.
-    pub queue: Arc<SnapshotQueue>,
+    pub queue: Arc<OutputQueue>,
     /// The exporter's counters.
     pub telemetry: ExporterTelemetry,
 }
 
 impl ExporterHandle {
-    pub(crate) fn push(&self, snapshot: Arc<Snapshot>) {
-        for gave_way in self.queue.push(snapshot) {
-            self.telemetry.enqueue_failed(gave_way.points() as u64);
+    pub(crate) fn push(&self, output: Output) {
+        for dropped in self.queue.push(output) {
+            self.telemetry.enqueue_failed(dropped.kind(), dropped.items());
         }
     }
 }
@@ -142,10 +142,9 @@ impl Chain {
     /// Takes on what has changed: processors and window whose config is the same live on, with all that they know.
     pub(crate) fn reconcile(&mut self, stages: Stages) {
         let now = Timestamp::now();
-        if let Some(mut snapshot) = self.stages.reconcile(stages, now) {
-            (snapshot.last, snapshot.replaced) = (false, true);
+        if let Some(output) = self.stages.reconcile(stages, now) {
             self.began = now;
-            self.emit(snapshot);
+            self.emit(output.replaced());
         }
     }
 
@@ -180,8 +179,8 @@ impl Chain {
             // Only a clock that was set back does that; then windows follow it.
             self.began = slowest;
         }
-        if let Some(snapshot) = self.stages.advance(slowest.max(self.began)) {
-            self.emit(snapshot);
+        if let Some(output) = self.stages.advance(slowest.max(self.began)) {
+            self.emit(output);
         }
     }
 
@@ -196,32 +195,39 @@ impl Chain {
         feed.is_some_and(|feed| self.stages.wants_census(feed.index))
     }
 
-    /// Closes the window for good and hands its snapshot to every exporter.
+    /// Closes the window for good and passes its output to every exporter.
     pub fn finish(&mut self, at: Timestamp) {
-        let snapshot = self.stages.finish(at);
-        self.emit(snapshot);
+        let output = self.stages.finish(at);
+        self.emit(output);
     }
 
     /// The same for a pipeline that is removed while flowtap keeps running: its last snapshot is
-    /// followed by one without families, which withdraws its series.
+    /// followed by one without families, which withdraws its series. Log records are not state, so nothing follows them.
     pub(crate) fn retire(&mut self) {
         let at = Timestamp::now();
-        self.finish(at);
-        self.emit(Snapshot {
-            pipeline: Arc::clone(&self.name),
-            at,
-            window: Duration::ZERO,
-            last: true,
-            replaced: false,
-            families: Vec::new(),
-        });
+        let output = self.stages.finish(at);
+        let has_series = output.kind() == PipelineKind::Metrics;
+        self.emit(output);
+        if has_series {
+            self.emit(Output::from(Snapshot {
+                pipeline: Arc::clone(&self.name),
+                at,
+                window: Duration::ZERO,
+                last: true,
+                replaced: false,
+                families: Vec::new(),
+            }));
+        }
     }
 
-    fn emit(&self, snapshot: Snapshot) {
-        self.closed_at.store(snapshot.at.as_nanos(), Ordering::Relaxed);
-        let snapshot = Arc::new(snapshot);
+    fn emit(&self, output: Output) {
+        self.closed_at.store(output.at().as_nanos(), Ordering::Relaxed);
+        // A snapshot without points still says that there are none; log records say nothing if there are none.
+        if output.kind() == PipelineKind::Logs && output.items() == 0 {
+            return;
+        }
         for (_, handle) in &self.exporters {
-            handle.push(Arc::clone(&snapshot));
+            handle.push(output.clone());
         }
     }
 }

@@ -7,10 +7,10 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`stages`] | [`Stages`]: the synchronous chain, processors and window |
+//! | [`stages`] | [`Stages`]: the synchronous chain, processors and aggregator |
 //! | [`chain`] | [`Chain`]: the stages of a pipeline, with the receivers before and the queues after them |
 //! | `sink` | a receiver's end of the chains that it feeds |
-//! | [`queue`] | [`SnapshotQueue`]: the bounded queue in front of each exporter |
+//! | [`queue`] | [`OutputQueue`]: the bounded queue in front of each exporter |
 //! | [`runner`] | ordered start, the run, ordered stop |
 //! | [`pulse`] | whether a receiver scans, by the clock |
 //! | [`telemetry`] | the engine's instruments, by the Collector's names |
@@ -26,5 +26,5 @@ pub mod telemetry;
 
 pub use chain::Chain;
 pub use pulse::Pulse;
-pub use queue::SnapshotQueue;
+pub use queue::OutputQueue;
 pub use stages::Stages;

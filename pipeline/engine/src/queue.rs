@@ -1,18 +1,19 @@
-//! The bounded queue of snapshots in front of each exporter: a slow or dead exporter slows nobody else.
+//! The bounded queue of outputs (snapshots, batches of log records) in front of each exporter: a slow or dead exporter slows nobody
+//! else.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 #[cfg(not(all(test, feature = "loom")))]
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-use flowtap_pipeline::{QueueConfig, Snapshot, WhenFull};
+use flowtap_pipeline::{Output, QueueConfig, WhenFull};
 #[cfg(all(test, feature = "loom"))]
 use loom::sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Arc<Snapshot>>,
+    waiting: VecDeque<Output>,
     bytes: usize,
     closed: bool,
     /// Whether nothing waits for room, whatever the config says.
@@ -20,16 +21,16 @@ struct State {
 }
 
 impl State {
-    fn pop(&mut self) -> Option<Arc<Snapshot>> {
-        let snapshot = self.waiting.pop_front()?;
-        self.bytes -= snapshot.bytes();
-        Some(snapshot)
+    fn pop(&mut self) -> Option<Output> {
+        let output = self.waiting.pop_front()?;
+        self.bytes -= output.bytes();
+        Some(output)
     }
 }
 
 /// A bounded queue with one producer side and one consumer.
 #[derive(Debug)]
-pub struct SnapshotQueue {
+pub struct OutputQueue {
     config: QueueConfig,
     state: Mutex<State>,
     changed: Notify,
@@ -37,7 +38,7 @@ pub struct SnapshotQueue {
     room: Condvar,
 }
 
-impl SnapshotQueue {
+impl OutputQueue {
     /// An empty queue.
     pub fn new(config: QueueConfig) -> Self {
         Self {
@@ -48,16 +49,16 @@ impl SnapshotQueue {
         }
     }
 
-    /// Appends `snapshot`. Returns the snapshots that were dropped for it; after `close`, that is
-    /// `snapshot` itself. Waits for room if set by the config.
-    #[must_use = "dropped snapshots must be counted"]
-    pub fn push(&self, snapshot: Arc<Snapshot>) -> Vec<Arc<Snapshot>> {
-        let bytes = snapshot.bytes();
+    /// Appends `output`. Returns the outputs that were dropped for it; after `close`, that is
+    /// `output` itself. Waits for room if set by the config.
+    #[must_use = "dropped outputs must be counted"]
+    pub fn push(&self, output: Output) -> Vec<Output> {
+        let bytes = output.bytes();
         let mut state = self.lock();
         let mut dropped = Vec::new();
         while !state.closed && self.is_full(&state, bytes) {
             match self.config.when_full {
-                WhenFull::DropNewest => return vec![snapshot],
+                WhenFull::DropNewest => return vec![output],
                 WhenFull::DropOldest => dropped.extend(state.pop()),
                 WhenFull::Block if state.relieved => dropped.extend(state.pop()),
                 WhenFull::Block => {
@@ -66,11 +67,11 @@ impl SnapshotQueue {
             }
         }
         if state.closed {
-            dropped.push(snapshot);
+            dropped.push(output);
             return dropped;
         }
         state.bytes += bytes;
-        state.waiting.push_back(snapshot);
+        state.waiting.push_back(output);
         drop(state);
         self.changed.notify_one();
         dropped
@@ -83,14 +84,14 @@ impl SnapshotQueue {
                 || state.bytes.saturating_add(bytes) > self.config.max_bytes)
     }
 
-    /// The next snapshot; `None` once the queue is closed and drained. For one consumer. Cancel-safe.
-    pub async fn pop(&self) -> Option<Arc<Snapshot>> {
+    /// The next output; `None` once the queue is closed and drained. For one consumer. Cancel-safe.
+    pub async fn pop(&self) -> Option<Output> {
         loop {
             {
                 let mut state = self.lock();
-                if let Some(snapshot) = state.pop() {
+                if let Some(output) = state.pop() {
                     self.room.notify_one();
-                    return Some(snapshot);
+                    return Some(output);
                 }
                 if state.closed {
                     return None;
@@ -116,22 +117,18 @@ impl SnapshotQueue {
         self.room.notify_all();
     }
 
-    /// Closes the queue and empties it. Returns how many points were in it.
-    pub fn give_up(&self) -> u64 {
+    /// Closes the queue and empties it. Returns what was in it.
+    pub fn give_up(&self) -> Vec<Output> {
         let mut state = self.lock();
         state.closed = true;
         state.bytes = 0;
         // A consumer that waits on an empty queue has to see that it is closed.
         self.changed.notify_one();
         self.room.notify_all();
-        state
-            .waiting
-            .drain(..)
-            .map(|snapshot| snapshot.points() as u64)
-            .sum()
+        state.waiting.drain(..).collect()
     }
 
-    /// Number of snapshots in the queue.
+    /// Number of outputs in the queue.
     pub fn len(&self) -> usize {
         self.lock().waiting.len()
     }
@@ -141,7 +138,7 @@ impl SnapshotQueue {
         self.len() == 0
     }
 
-    /// Maximum number of snapshots in the queue.
+    /// Maximum number of outputs in the queue.
     pub fn capacity(&self) -> usize {
         self.config.size.get()
     }
@@ -160,14 +157,15 @@ mod loom_tests;
 #[cfg(not(feature = "loom"))]
 mod tests {
     use std::num::NonZeroUsize;
+    use std::sync::Arc;
 
     use super::*;
-    use flowtap_pipeline::{Family, FamilyKind, FamilySnapshot, Naming, Points, Timestamp};
+    use flowtap_pipeline::{Family, FamilyKind, FamilySnapshot, Naming, Points, Snapshot, Timestamp};
     use std::time::Duration;
 
-    fn snapshot(at: u64) -> Arc<Snapshot> {
-        Arc::new(Snapshot {
-            pipeline: "flows".into(),
+    fn snapshot(at: u64) -> Output {
+        Output::from(Snapshot {
+            pipeline: "metrics".into(),
             at: Timestamp::from_nanos(at),
             window: Duration::from_secs(5),
             last: false,
@@ -176,16 +174,16 @@ mod tests {
         })
     }
 
-    fn queue(size: usize, when_full: WhenFull) -> SnapshotQueue {
-        SnapshotQueue::new(QueueConfig {
+    fn queue(size: usize, when_full: WhenFull) -> OutputQueue {
+        OutputQueue::new(QueueConfig {
             size: NonZeroUsize::new(size).unwrap(),
             when_full,
             ..QueueConfig::default()
         })
     }
 
-    fn at(snapshots: impl IntoIterator<Item = Arc<Snapshot>>) -> Option<u64> {
-        snapshots.into_iter().next().map(|s| s.at.as_nanos())
+    fn at(snapshots: impl IntoIterator<Item = Output>) -> Option<u64> {
+        snapshots.into_iter().next().map(|output| output.at().as_nanos())
     }
 
     #[tokio::test]
@@ -229,19 +227,20 @@ mod tests {
                 points: Points::Sums(Vec::with_capacity(100)),
                 ended: Vec::new(),
             };
-            Arc::new(Snapshot {
+            let whole = snapshot(at).into_snapshot().unwrap();
+            Output::from(Snapshot {
                 families: vec![family],
-                ..Snapshot::clone(&snapshot(at))
+                ..Snapshot::clone(&whole)
             })
         };
-        let queue = SnapshotQueue::new(QueueConfig {
+        let queue = OutputQueue::new(QueueConfig {
             max_bytes: 5_000,
             ..QueueConfig::default()
         });
         assert!(large(1).bytes() > 2_500, "{}", large(1).bytes());
         assert_eq!(at(queue.push(large(1))), None);
         assert_eq!(at(queue.push(large(2))), Some(1));
-        let tiny = SnapshotQueue::new(QueueConfig {
+        let tiny = OutputQueue::new(QueueConfig {
             max_bytes: 1,
             ..QueueConfig::default()
         });

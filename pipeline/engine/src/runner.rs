@@ -13,15 +13,14 @@ mod own;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use flowtap_pipeline::{
-    ComponentId, ComponentKind, ExportService, Exporter, Inheritance, QueueConfig, Receiver, StageError,
-    State, StatusBoard, Timestamp,
+    ComponentId, ComponentKind, ExportService, Exporter, Inheritance, Output, PipelineKind, QueueConfig,
+    Receiver, StageError, State, StatusBoard, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all, select_all};
@@ -35,7 +34,7 @@ pub use self::own::Collect;
 use self::own::OwnMetrics;
 use crate::chain::{Chain, ExporterHandle, SharedChain, lock};
 use crate::pulse::Pulse;
-use crate::queue::SnapshotQueue;
+use crate::queue::OutputQueue;
 use crate::sink::{ChainSet, ChainSink};
 use crate::stages::Stages;
 use crate::telemetry::{ExporterTelemetry, ReceiverTelemetry, observe_scans, observe_windows};
@@ -60,15 +59,19 @@ pub struct ExporterNode {
     pub exporter: Box<dyn Exporter>,
     /// The queue in front of it.
     pub queue: QueueConfig,
+    /// Kinds of the pipelines that feed it.
+    pub kinds: Vec<PipelineKind>,
 }
 
 /// A pipeline to run.
 pub struct PipelineNode {
-    /// Its name.
+    /// Its id.
     pub name: Arc<str>,
+    /// The kind of its output.
+    pub kind: PipelineKind,
     /// Receivers of the graph that feed it.
     pub receivers: Vec<ComponentId>,
-    /// Its processors and its window.
+    /// Its processors and its aggregator.
     pub stages: Stages,
     /// Exporters of the graph that it feeds.
     pub exporters: Vec<ComponentId>,
@@ -156,12 +159,12 @@ pub enum RunError {
         waited: Duration,
     },
     /// Some exporter had not drained its queue when the deadline came.
-    #[error("stopped by the deadline of {deadline:?} with {points} points not yet exported")]
+    #[error("stopped by the deadline of {deadline:?} with {items} points and log records not yet exported")]
     Deadline {
         /// The deadline.
         deadline: Duration,
-        /// Points that were given up.
-        points: u64,
+        /// Points and log records that were given up.
+        items: u64,
     },
 }
 
@@ -233,13 +236,33 @@ impl std::fmt::Debug for Runner {
     }
 }
 
+/// Kind and number of the items that an exporter has taken from its queue and is not done with.
+#[derive(Debug, Default)]
+struct InFlight(Mutex<Option<(PipelineKind, u64)>>);
+
+impl InFlight {
+    fn set(&self, output: &Output) {
+        *self.lock() = Some((output.kind(), output.items()));
+    }
+
+    /// Takes them: the caller counts them.
+    fn take(&self) -> Option<(PipelineKind, u64)> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(PipelineKind, u64)>> {
+        // Every statement under the lock leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A running exporter: a task fed by its queue.
 #[derive(Debug)]
 struct RunningExporter {
     fingerprint: String,
     handle: ExporterHandle,
-    /// Points of the snapshot that it has taken from its queue, until it is done with it.
-    in_flight: Arc<AtomicU64>,
+    /// The output that it has taken from its queue, until it is done with it.
+    in_flight: Arc<InFlight>,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -437,10 +460,10 @@ impl Runner {
                 // They leave all the same: what they could not deliver is counted, and flowtap runs on.
                 for (exporter, running) in &leaving {
                     if !running.task.is_finished() {
-                        let (points, deadline) = (abandon(running), self.deadline);
+                        let (items, deadline) = (abandon(running), self.deadline);
                         tracing::warn!(
                             %exporter,
-                            points,
+                            items,
                             ?deadline,
                             "an exporter that is being removed did not deliver everything in time; \
                         hint: raise service.shutdown_timeout"
@@ -458,6 +481,7 @@ impl Runner {
             fingerprint,
             mut exporter,
             queue,
+            kinds,
         } = node;
         self.status
             .set(ComponentKind::Exporter, &id, State::Starting, None);
@@ -466,10 +490,10 @@ impl Runner {
             Err(source) => return Err(self.failed(ComponentKind::Exporter, RunError::Start { id, source })),
         };
         self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
-        let queue = Arc::new(SnapshotQueue::new(queue));
-        let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue);
+        let queue = Arc::new(OutputQueue::new(queue));
+        let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds);
         let handle = ExporterHandle { queue, telemetry };
-        let in_flight = Arc::new(AtomicU64::new(0));
+        let in_flight = Arc::<InFlight>::default();
         let (task_id, task_handle, status) = (id.clone(), handle.clone(), self.status.clone());
         let task_in_flight = Arc::clone(&in_flight);
         let task = tokio::spawn(async move {
@@ -754,58 +778,64 @@ impl Runner {
     /// Counts what was not delivered as lost and ends the tasks.
     fn give_up(&self) -> RunError {
         let exporters = self.exporters.values().chain(self.leaving.values());
-        let points = exporters.map(abandon).sum();
+        let items = exporters.map(abandon).sum();
         let deadline = self.deadline;
         // Logged here, because the caller may be ended before the error is shown.
         tracing::warn!(
-            points,
+            items,
             ?deadline,
             "not everything was exported by the deadline; the rest is lost; \
                 hint: raise service.shutdown_timeout, or use `storage`"
         );
-        RunError::Deadline { deadline, points }
+        RunError::Deadline { deadline, items }
     }
 }
 
-/// Counts what waits for `exporter`, and what it has under way, as lost, and ends it; returns how many points.
+/// Counts what waits for `exporter`, and what it has under way, as lost, and ends it; returns the number of points and log records.
 fn abandon(exporter: &RunningExporter) -> u64 {
-    let lost = exporter.handle.queue.give_up() + exporter.in_flight.swap(0, Ordering::AcqRel);
-    exporter.handle.telemetry.deliveries().failed(lost);
+    let waiting = exporter.handle.queue.give_up();
+    let waiting = waiting.iter().map(|output| (output.kind(), output.items()));
+    let mut lost = 0;
+    for (kind, items) in waiting.chain(exporter.in_flight.take()) {
+        exporter.handle.telemetry.deliveries().failed(kind, items);
+        lost += items;
+    }
     exporter.task.abort();
     lost
 }
 
-/// Takes snapshots from the queue to the service until the queue is closed and drained.
+/// Takes outputs from the queue to the service until the queue is closed and drained.
 async fn drive_exporter(
     id: &ComponentId,
     mut exporter: Box<dyn Exporter>,
     mut service: ExportService,
     handle: &ExporterHandle,
-    in_flight: &AtomicU64,
+    in_flight: &InFlight,
     status: &StatusBoard,
 ) {
     let set_state = |state, error| status.set(ComponentKind::Exporter, id, state, error);
-    while let Some(snapshot) = handle.queue.pop().await {
-        let (points, began) = (snapshot.points() as u64, Instant::now());
-        in_flight.store(points, Ordering::Release);
-        let called: Result<_, BoxError> = async { service.ready().await?.call(snapshot).await }.await;
-        if in_flight.swap(0, Ordering::AcqRel) != points {
+    while let Some(output) = handle.queue.pop().await {
+        let began = Instant::now();
+        in_flight.set(&output);
+        let called: Result<_, BoxError> = async { service.ready().await?.call(output).await }.await;
+        let Some((kind, items)) = in_flight.take() else {
             // Given up, and counted, a moment ago.
             return;
-        }
+        };
         handle.telemetry.took(began.elapsed());
         match called {
             Ok(exported) => {
-                handle.telemetry.deliveries().sent(exported.sent);
-                handle.telemetry.deliveries().failed(exported.failed);
+                handle.telemetry.deliveries().sent(kind, exported.sent);
+                handle.telemetry.deliveries().failed(kind, exported.failed);
                 if exported.failed > 0 {
                     // An exporter that watches its own attempts has given the cause already.
                     if status.is_failing(ComponentKind::Exporter, id) {
                         continue;
                     }
                     let message = format!(
-                        "{} points were not delivered; the log has the reason",
-                        exported.failed
+                        "{} {} were not delivered; the log has the reason",
+                        exported.failed,
+                        kind.items()
                     );
                     set_state(State::RecoverableError, Some(message));
                 } else if exported.sent > 0 {
@@ -813,10 +843,10 @@ async fn drive_exporter(
                 }
             }
             Err(error) => {
-                handle.telemetry.deliveries().failed(points);
+                handle.telemetry.deliveries().failed(kind, items);
                 let error = error_chain(&*error);
-                tracing::warn!(exporter = %id, points, error, "snapshot not exported; \
-                hint: fix the cause that the error names");
+                tracing::warn!(exporter = %id, items, error, "{} not exported; \
+                hint: fix the cause that the error names", kind.items());
                 set_state(State::RecoverableError, Some(error));
             }
         }

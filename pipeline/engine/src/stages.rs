@@ -1,15 +1,15 @@
-//! The synchronous chain of a pipeline: its processors in order, then the window.
+//! The synchronous chain of a pipeline: its processors in order, then the aggregator, which is a window or gives log records.
 //!
 //! Everything that runs records through a pipeline drives this type: the runner through a [`Chain`](crate::chain::Chain),
 //! `flowtap replay`, `flowtap explain`, the fuzz targets, benches and tests. So what they measure and check is what the daemon does.
 //!
-//! In: batches, watermarks. Out: a snapshot when a watermark closes a window.
+//! In: batches, watermarks. Out: a snapshot, or a batch of log records, when a watermark closes a window.
 
 use std::sync::Arc;
 
 use flowtap_pipeline::{
     Aggregator, BuildContext, BuildError, Census, ComponentConfig, ComponentId, FlowBatch, LabelChanges,
-    Processor, ProcessorConfig, ProcessorStage, Snapshot, Timestamp,
+    Output, Processor, ProcessorConfig, ProcessorStage, Timestamp,
 };
 
 /// A processor, and the config that it was built from.
@@ -22,11 +22,11 @@ pub struct ProcessorNode {
     pub processor: Box<dyn Processor>,
 }
 
-/// A pipeline's window, and the config that it was built from.
+/// A pipeline's aggregator, and the config that it was built from.
 pub struct WindowNode {
     /// Its whole config, see [`fingerprint`].
     pub fingerprint: String,
-    /// The window.
+    /// The aggregator.
     pub aggregator: Box<dyn Aggregator>,
 }
 
@@ -128,8 +128,8 @@ impl Stages {
             || processors.any(|node| node.processor.wants_census(receiver))
     }
 
-    /// Every record up to `to` has been accepted. Returns the snapshot of the window that this closes, if it closes one.
-    pub fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+    /// Every record up to `to` has been accepted. Returns the output of the window that this closes, if it closes one.
+    pub fn advance(&mut self, to: Timestamp) -> Option<Output> {
         self.advance_processors(to);
         self.window.aggregator.advance(to)
     }
@@ -151,7 +151,7 @@ impl Stages {
     }
 
     /// Closes the current window, however short; nothing follows.
-    pub fn finish(&mut self, at: Timestamp) -> Snapshot {
+    pub fn finish(&mut self, at: Timestamp) -> Output {
         self.advance_processors(at);
         self.window.aggregator.finish(at)
     }
@@ -167,7 +167,7 @@ impl Stages {
 
     /// Becomes `other`; processors and window whose config is the same live on, with their state. A window that does not is
     /// finished at `now`, where the new one begins with what that one leaves: its contents are returned.
-    pub(crate) fn reconcile(&mut self, other: Self, now: Timestamp) -> Option<Snapshot> {
+    pub(crate) fn reconcile(&mut self, other: Self, now: Timestamp) -> Option<Output> {
         let mut before = std::mem::take(&mut self.processors);
         let identity = |node: &ProcessorNode| (node.id.clone(), node.fingerprint.clone());
         let other_records = !before
@@ -188,7 +188,7 @@ impl Stages {
             }
             return None;
         }
-        let snapshot = self.window.aggregator.finish(now);
+        let output = self.window.aggregator.finish(now);
         let before = std::mem::replace(&mut self.window, other.window);
         if let Some(inheritance) = before.aggregator.hand_over() {
             self.window.aggregator.take_over(inheritance);
@@ -197,7 +197,7 @@ impl Stages {
             self.window.aggregator.request_census();
         }
         self.window.aggregator.begin(now);
-        Some(snapshot)
+        Some(output)
     }
 }
 

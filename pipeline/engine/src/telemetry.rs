@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
-use flowtap_pipeline::{ComponentId, HISTOGRAM_BUCKETS, Timestamp};
+use flowtap_pipeline::{ComponentId, HISTOGRAM_BUCKETS, PipelineKind, Timestamp};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use crate::pulse::Pulse;
-use crate::queue::SnapshotQueue;
+use crate::queue::OutputQueue;
 
 /// Upper bounds of how long a batch takes, in seconds: from one that is empty to one that takes an interval.
 /// As many as a [`HistogramPoint`](flowtap_pipeline::HistogramPoint) has, so that exporters can push them.
@@ -100,23 +100,24 @@ impl ReceiverTelemetry {
     }
 }
 
-/// Counters of the points passed to an exporter.
+/// Counters of the points and log records passed to an exporter.
 #[derive(Clone, Debug)]
 pub struct ExporterTelemetry {
     deliveries: DeliveryTelemetry,
-    enqueue_failed: Counter<u64>,
+    enqueue_failed_points: Counter<u64>,
+    enqueue_failed_records: Counter<u64>,
     batch: Histogram<f64>,
     attributes: [KeyValue; 1],
 }
 
 impl ExporterTelemetry {
-    /// Instruments of the exporter `id` that is fed by `queue`.
-    pub fn new(meter: &Meter, id: &ComponentId, queue: &Arc<SnapshotQueue>) -> Self {
+    /// Instruments of the exporter `id` that is fed by `queue` with outputs of `kinds`, whose counters stand at 0 from the start.
+    pub fn new(meter: &Meter, id: &ComponentId, queue: &Arc<OutputQueue>, kinds: &[PipelineKind]) -> Self {
         let attributes = [KeyValue::new("exporter", id.to_string())];
         let (observed, labels) = (Arc::downgrade(queue), attributes.clone());
         meter
             .u64_observable_gauge("exporter_queue_size")
-            .with_description("Snapshots that wait for an exporter.")
+            .with_description("Snapshots and batches of log records that wait for an exporter.")
             .with_unit("{batch}")
             .with_callback(move |observer| {
                 if let Some(queue) = observed.upgrade() {
@@ -127,7 +128,7 @@ impl ExporterTelemetry {
         let (observed, labels) = (Arc::downgrade(queue), attributes.clone());
         meter
             .u64_observable_gauge("exporter_queue_capacity")
-            .with_description("Snapshots that may wait for an exporter.")
+            .with_description("Snapshots and batches of log records that may wait for an exporter.")
             .with_unit("{batch}")
             .with_callback(move |observer| {
                 if let Some(queue) = observed.upgrade() {
@@ -137,19 +138,28 @@ impl ExporterTelemetry {
             .build();
         let telemetry = Self {
             deliveries: DeliveryTelemetry::new(meter, id),
-            enqueue_failed: meter
+            enqueue_failed_points: meter
                 .u64_counter("exporter_enqueue_failed_metric_points")
                 .with_description("Points of snapshots that were dropped from an exporter's full queue.")
                 .with_unit("{datapoint}")
                 .build(),
+            enqueue_failed_records: meter
+                .u64_counter("exporter_enqueue_failed_log_records")
+                .with_description("Log records that were dropped from an exporter's full queue.")
+                .with_unit("{record}")
+                .build(),
             batch: batch_duration(
                 meter,
                 "exporter_batch_duration",
-                "Duration of a snapshot in an exporter, until its delivery or failure.",
+                "Duration of a snapshot or batch of log records in an exporter, until its delivery or failure.",
             ),
             attributes,
         };
-        telemetry.enqueue_failed(0);
+        for kind in kinds {
+            telemetry.deliveries.sent(*kind, 0);
+            telemetry.deliveries.failed(*kind, 0);
+            telemetry.enqueue_failed(*kind, 0);
+        }
         telemetry
     }
 
@@ -158,13 +168,17 @@ impl ExporterTelemetry {
         &self.deliveries
     }
 
-    /// The exporter is done with a snapshot.
+    /// The exporter is done with an output.
     pub fn took(&self, time: Duration) {
         self.batch.record(time.as_secs_f64(), &self.attributes);
     }
 
-    /// Counts `points` that were dropped from the queue.
-    pub fn enqueue_failed(&self, points: u64) {
-        self.enqueue_failed.add(points, &self.attributes);
+    /// Counts `items` of an output that was dropped from the queue.
+    pub fn enqueue_failed(&self, kind: PipelineKind, items: u64) {
+        let counter = match kind {
+            PipelineKind::Metrics => &self.enqueue_failed_points,
+            PipelineKind::Logs => &self.enqueue_failed_records,
+        };
+        counter.add(items, &self.attributes);
     }
 }

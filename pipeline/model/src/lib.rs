@@ -24,6 +24,8 @@
 //! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
 //! | [`label_changes`] | [`LabelChanges`]: what a pipeline changes about the labels of all its series |
 //! | [`place`] | [`Place`]: network operator and country of an address |
+//! | [`log`] | [`LogBatch`]: log records of events |
+//! | [`output`] | [`Output`]: a snapshot or a batch of log records; [`PipelineId`] |
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
 //! | [`cluster_objects`] | [`ClusterObjects`]: pods, namespaces, services and nodes with their labels |
@@ -45,7 +47,9 @@ pub mod label_changes;
 pub mod labels;
 pub mod limits;
 pub mod listening;
+pub mod log;
 pub mod node;
+pub mod output;
 pub mod peer_class;
 pub mod place;
 pub mod resource;
@@ -68,7 +72,9 @@ pub use label_changes::LabelChanges;
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
 pub use listening::ListeningRecord;
+pub use log::{ConnectionLog, Counts, LogBatch, LogBody, LogField, LogRecord, LogValue, Outcome};
 pub use node::NodeInfo;
+pub use output::{Output, PipelineId, PipelineKind};
 pub use peer_class::PeerClass;
 pub use place::Place;
 pub use resource::Resource;

@@ -135,7 +135,7 @@ pub struct FamilySnapshot {
 /// use flowtap_model::{Snapshot, Timestamp};
 ///
 /// let snapshot = Snapshot {
-///     pipeline: "flows".into(),
+///     pipeline: "metrics".into(),
 ///     at: Timestamp::from_nanos(5_000_000_000),
 ///     window: Duration::from_secs(5),
 ///     last: false,
@@ -164,6 +164,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The last snapshot of what gives no series, such as a recorder at the end of a path.
+    pub fn of_nothing(at: Timestamp) -> Self {
+        Self {
+            pipeline: "".into(),
+            at,
+            window: Duration::ZERO,
+            last: true,
+            replaced: false,
+            families: Vec::new(),
+        }
+    }
+
     /// Bytes of memory that it takes, but for the series, which it shares.
     pub fn bytes(&self) -> usize {
         let of = |family: &FamilySnapshot| {

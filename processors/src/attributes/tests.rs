@@ -1,7 +1,7 @@
 use flowtap_engine::Stages;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::testing::{ProcessorTest, config, record};
-use flowtap_pipeline::{FlowKind, Points, Snapshot, TcpRecord, Timestamp};
+use flowtap_pipeline::{FlowKind, Output, Points, Snapshot, TcpRecord, Timestamp};
 
 use super::*;
 
@@ -96,7 +96,10 @@ fn snapshot(attributes: &str, window: &str) -> Snapshot {
         record
     });
     stages.accept(&mut flowtap_pipeline::testing::batch(records));
-    stages.advance(Timestamp::from_nanos(5_000_000_000)).unwrap()
+    let Some(Output::Metrics(snapshot)) = stages.advance(Timestamp::from_nanos(5_000_000_000)) else {
+        panic!("a window");
+    };
+    Snapshot::clone(&snapshot)
 }
 
 /// Series of bytes that this machine sent as a client, and their totals.

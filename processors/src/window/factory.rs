@@ -14,6 +14,6 @@ impl ProcessorConfig for Config {
 /// The processor type `window`.
 pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
     "window",
-    "folds records into series and closes windows; the last processor of every pipeline",
+    "folds records into series and closes windows; the last processor of a `metrics` pipeline",
     Stability::Beta,
 );

@@ -6,8 +6,8 @@ use std::time::Duration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     Aggregator, BuildContext, Census, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow,
-    FlowBatch, HistogramPoint, Inheritance, MemoryPressure, Points, Series, SharedMemoryPressure, Snapshot,
-    SumPoint, Timestamp, ValuePoint,
+    FlowBatch, HistogramPoint, Inheritance, MemoryPressure, Output, Points, Series, SharedMemoryPressure,
+    Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -341,22 +341,12 @@ impl Aggregator for Window {
         self.connections.request_census();
     }
 
-    fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
-        if to < self.opened {
-            // The clock was set back: a window that waits for the old time would wait as long as it was set back by.
-            tracing::warn!(now = %to, before = %self.opened, "the clock was set back; windows follow it; \
-                hint: let the time service slew the clock");
-            return Some(self.close(to, false));
-        }
-        (to >= self.closes).then(|| self.close(to, false))
+    fn advance(&mut self, to: Timestamp) -> Option<Output> {
+        Self::advance(self, to).map(Output::from)
     }
 
-    fn finish(&mut self, at: Timestamp) -> Snapshot {
-        let snapshot = self.close(at.max(self.opened), true);
-        // Its replacement has separate series.
-        self.telemetry.record_series(|_| 0, &[[0; FAMILIES.len()]; 2]);
-        self.telemetry.record_connections(0);
-        snapshot
+    fn finish(&mut self, at: Timestamp) -> Output {
+        Self::finish(self, at).into()
     }
 
     fn hand_over(self: Box<Self>) -> Option<Inheritance> {
@@ -367,6 +357,28 @@ impl Aggregator for Window {
         if let Ok(before) = before.downcast::<Self>() {
             self.continue_with(*before);
         }
+    }
+}
+
+impl Window {
+    /// Closes the window if `to` has reached its end.
+    pub fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+        if to < self.opened {
+            // The clock was set back: a window that waits for the old time would wait as long as it was set back by.
+            tracing::warn!(now = %to, before = %self.opened, "the clock was set back; windows follow it; \
+                hint: let the time service slew the clock");
+            return Some(self.close(to, false));
+        }
+        (to >= self.closes).then(|| self.close(to, false))
+    }
+
+    /// Closes the window, however short; nothing follows.
+    pub fn finish(&mut self, at: Timestamp) -> Snapshot {
+        let snapshot = self.close(at.max(self.opened), true);
+        // Its replacement has separate series.
+        self.telemetry.record_series(|_| 0, &[[0; FAMILIES.len()]; 2]);
+        self.telemetry.record_connections(0);
+        snapshot
     }
 }
 
@@ -493,7 +505,7 @@ impl Telemetry {
             connections: context
                 .meter
                 .u64_gauge("processor_tracked_connections")
-                .with_description("Open connections that a window follows one by one.")
+                .with_description("Open connections that an aggregator follows one by one.")
                 .with_unit("{connection}")
                 .build(),
             untracked: context

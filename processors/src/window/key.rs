@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{
     DnsRcode, DnsType, DropKind, DropReason, EventType, FindingKind, Flow, FlowKind, LabelValue, Limit,
-    Naming, PeerClass, Queue, ResetBy, UdpApp,
+    Naming, PeerClass, Queue, ResetBy, TcpRecord, UdpApp,
 };
 
 use super::details::Details;
@@ -135,6 +135,11 @@ impl FailureReason {
             Self::NoRecovery => "no_recovery",
         }
     }
+}
+
+/// Why the connect of `record` failed, or its connection broke, in one word.
+pub(crate) const fn failure_reason(record: &TcpRecord) -> &'static str {
+    FailureReason::of(record.failure, record.syn_retransmits).as_str()
 }
 
 /// Which protocol an address is of.

@@ -32,6 +32,7 @@ mod totals;
 pub use self::config::{Config, FamilyConfig, Top, TopBy};
 pub use self::factory::FACTORY;
 pub use self::fold::Window;
+pub(crate) use self::key::failure_reason;
 
 #[cfg(test)]
 mod top_tests;

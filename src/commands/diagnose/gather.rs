@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use flowtap_extensions::verdict::{Evidence, Listening};
 use flowtap_pipeline::{
-    Aggregator, DropKind, Events, FlowBatch, FlowKind, ListeningRecord, Queues, ResetBy, Snapshot, TcpRecord,
-    Timestamp,
+    Aggregator, DropKind, Events, FlowBatch, FlowKind, ListeningRecord, Output, Queues, ResetBy, Snapshot,
+    TcpRecord, Timestamp,
 };
 
 use super::target::{Target, server_port};
@@ -198,21 +197,14 @@ impl Aggregator for Gather {
         }
     }
 
-    fn advance(&mut self, _: Timestamp) -> Option<Snapshot> {
+    fn advance(&mut self, _: Timestamp) -> Option<Output> {
         None
     }
 
-    fn finish(&mut self, at: Timestamp) -> Snapshot {
+    fn finish(&mut self, at: Timestamp) -> Output {
         let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
         gathered.finish(&self.target);
-        Snapshot {
-            pipeline: "".into(),
-            at,
-            window: Duration::ZERO,
-            last: true,
-            replaced: false,
-            families: Vec::new(),
-        }
+        Output::from(Snapshot::of_nothing(at))
     }
 }
 

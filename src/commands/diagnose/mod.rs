@@ -15,7 +15,7 @@ use flowtap_config::{Config, MetricsConfig};
 use flowtap_engine::runner;
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
 use flowtap_extensions::verdict::{Evidence, Verdict, judge};
-use flowtap_pipeline::Registry;
+use flowtap_pipeline::{PipelineId, Registry};
 use serde::Serialize;
 
 use self::gather::{Gather, Gathered, Peer};
@@ -57,7 +57,7 @@ pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<Strin
 }
 
 /// The first pipeline's name and config: its processors name the ends.
-fn pipeline(config: &Config) -> Result<(&String, &flowtap_config::PipelineConfig), ExitError> {
+fn pipeline(config: &Config) -> Result<(&PipelineId, &flowtap_config::PipelineConfig), ExitError> {
     let first = config.pipelines.iter().next();
     first.ok_or_else(|| {
         ExitError::new(
@@ -87,7 +87,7 @@ fn gather_live(config: &Config, target: &Arc<Target>, duration: Duration) -> Res
         let stop = daemon::stop_on_signal()?;
         let mut graph = graph::build(config, &telemetry.meter(), &environment, false)?;
         graph.exporters.clear();
-        graph.pipelines.retain(|node| *node.name == **name);
+        graph.pipelines.retain(|node| *node.name == *name.to_string());
         let mut gather = Some(gather);
         for node in std::mem::take(&mut graph.pipelines) {
             let Some(gather) = gather.take() else { break };

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use flowtap_config::{Config, PipelineConfig};
 use flowtap_network_policy::cluster::Cluster;
 use flowtap_network_policy::conversation::Conversations;
 use flowtap_network_policy::observed::Observed;
-use flowtap_pipeline::{Aggregator, ClusterObjects, FlowBatch, Snapshot, Timestamp};
+use flowtap_pipeline::{Aggregator, ClusterObjects, FlowBatch, Output, PipelineId, Snapshot, Timestamp};
 
 use super::objects;
 use crate::cli::policy::ObservedArgs;
@@ -100,7 +99,7 @@ impl View {
     }
 }
 
-fn first_pipeline(config: &Config) -> Result<(&str, &PipelineConfig), ExitError> {
+fn first_pipeline(config: &Config) -> Result<(&PipelineId, &PipelineConfig), ExitError> {
     let first = config.pipelines.iter().next();
     let first = first.ok_or_else(|| ExitError::new(Code::Config, "the config has no pipeline"))?;
     Ok((first.0, first.1))
@@ -117,18 +116,11 @@ impl Aggregator for Observer {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).fold(batch);
     }
 
-    fn advance(&mut self, _: Timestamp) -> Option<Snapshot> {
+    fn advance(&mut self, _: Timestamp) -> Option<Output> {
         None
     }
 
-    fn finish(&mut self, at: Timestamp) -> Snapshot {
-        Snapshot {
-            pipeline: "".into(),
-            at,
-            window: Duration::ZERO,
-            last: true,
-            replaced: false,
-            families: Vec::new(),
-        }
+    fn finish(&mut self, at: Timestamp) -> Output {
+        Output::from(Snapshot::of_nothing(at))
     }
 }

@@ -72,7 +72,7 @@ impl Sums {
 }
 
 /// Parts in the order in which they run.
-const PARTS: [(&str, fn()); 9] = [
+const PARTS: [(&str, fn()); 10] = [
     ("load", load),
     ("scan", scan::run),
     ("against", against::run),

@@ -44,7 +44,7 @@ pub(crate) fn run() {
 fn synthetic(flows: usize) {
     let telemetry = agent::free_address();
     let agent = Agent::start(&[
-        "service.pipelines.flows.receivers=[generator]",
+        "service.pipelines.metrics.receivers=[generator]",
         &format!("receivers.generator.flows={flows}"),
         "receivers.generator.interval=5s",
         "processors.window.max_series=2000000",

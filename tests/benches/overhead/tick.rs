@@ -132,8 +132,8 @@ fn measure(contender: &Contender, addresses: u32, none: Option<f64>) -> f64 {
     let (scrape, telemetry, taker) = (agent::free_address(), agent::free_address(), Taker::start());
     let folder = tempfile::tempdir().expect("a folder");
     let mut settings = vec![
-        "service.pipelines.flows.receivers=[generator]".to_owned(),
-        format!("service.pipelines.flows.exporters=[{exporters}]"),
+        "service.pipelines.metrics.receivers=[generator]".to_owned(),
+        format!("service.pipelines.metrics.exporters=[{exporters}]"),
         format!("receivers.generator.flows={FLOWS}"),
         format!("receivers.generator.addresses={addresses}"),
         format!("receivers.generator.interval={WINDOW:?}"),

@@ -18,8 +18,8 @@ use flowtap_engine::Stages;
 use flowtap_exporters::{otlp, prometheus};
 use flowtap_pipeline::catalog::{FamilyId, Label};
 use flowtap_pipeline::{
-    BuildContext, ComponentId, Endpoint, Flow, FlowBatch, KubernetesNames, ProcessorConfig, Role, RoleSource,
-    Snapshot, TcpRecord, Timestamp,
+    BuildContext, ComponentId, Endpoint, Flow, FlowBatch, KubernetesNames, Output, ProcessorConfig, Role,
+    RoleSource, Snapshot, TcpRecord, Timestamp,
 };
 use flowtap_processors::window::{self, FamilyConfig};
 use flowtap_processors::{direction, policy};
@@ -95,7 +95,7 @@ fn main() {
 
 fn context(id: &ComponentId) -> BuildContext {
     BuildContext {
-        pipeline: "flows".into(),
+        pipeline: "metrics".into(),
         strict: true,
         ..BuildContext::new(id.clone())
     }
@@ -148,7 +148,8 @@ impl Path {
     }
 
     fn advance(&mut self, to: Timestamp) -> Snapshot {
-        self.0.advance(to).unwrap()
+        let output = self.0.advance(to).and_then(Output::into_snapshot);
+        Arc::unwrap_or_clone(output.expect("a window that has closed"))
     }
 }
 

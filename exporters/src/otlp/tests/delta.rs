@@ -69,7 +69,7 @@ async fn differences_add_up_over_requests_that_failed_and_windows_that_were_pass
                 .ready()
                 .await
                 .unwrap()
-                .call(Arc::new(window))
+                .call(Output::from(window))
                 .await
                 .unwrap(),
         );
@@ -119,7 +119,7 @@ async fn what_has_not_changed_is_not_told_and_a_histogram_tells_what_was_added()
             .ready()
             .await
             .unwrap()
-            .call(Arc::new(window))
+            .call(Output::from(window))
             .await
             .unwrap();
     }

@@ -170,7 +170,7 @@ async fn zeros_are_sent_by_default_for_what_began_after_the_exporter_and_not_wit
             window(start, later(40), Some(8)),
         ] {
             let service = service.ready().await.unwrap();
-            service.call(Arc::new(snapshot)).await.unwrap();
+            service.call(Output::from(snapshot)).await.unwrap();
         }
         let received = collector.received.lock().unwrap();
         let reported: Vec<_> = received.iter().map(points).collect();

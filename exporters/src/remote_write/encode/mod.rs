@@ -18,7 +18,7 @@ mod v2;
 use std::iter::Peekable;
 
 use bytes::Bytes;
-use flowtap_pipeline::{BuildContext, Family, Series, Snapshot, Timestamp};
+use flowtap_pipeline::{BuildContext, Family, PipelineKind, Series, Snapshot, Timestamp};
 use tower::BoxError;
 
 use self::labels::Labels;
@@ -214,7 +214,8 @@ impl Iterator for Requests<'_> {
         }
         Some(self.compress().map(|body| Request {
             body,
-            points,
+            kind: PipelineKind::Metrics,
+            items: points,
             last: self.last,
         }))
     }

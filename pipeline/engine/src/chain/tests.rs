@@ -51,20 +51,20 @@ impl Aggregator for Witness {
         receiver == 1
     }
 
-    fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
+    fn advance(&mut self, to: Timestamp) -> Option<Output> {
         self.0.lock().unwrap().push(Shown::To(to));
         None
     }
 
-    fn finish(&mut self, at: Timestamp) -> Snapshot {
-        Snapshot {
-            pipeline: "flows".into(),
+    fn finish(&mut self, at: Timestamp) -> Output {
+        Output::from(Snapshot {
+            pipeline: "metrics".into(),
             at,
             window: Duration::ZERO,
             last: true,
             replaced: false,
             families: Vec::new(),
-        }
+        })
     }
 }
 
@@ -73,7 +73,7 @@ fn id(text: &str) -> ComponentId {
 }
 
 fn chain(witness: &Witness, receivers: &[&str]) -> Chain {
-    let mut chain = Chain::new("flows".into(), witness.stages("a"), Vec::new());
+    let mut chain = Chain::new("metrics".into(), witness.stages("a"), Vec::new());
     chain.attach_receivers(&ids(receivers));
     chain
 }
@@ -270,10 +270,10 @@ impl Aggregator for Recounts {
     fn request_census(&mut self) {
         *self.0.lock().unwrap() += 1;
     }
-    fn advance(&mut self, _: Timestamp) -> Option<Snapshot> {
+    fn advance(&mut self, _: Timestamp) -> Option<Output> {
         None
     }
-    fn finish(&mut self, at: Timestamp) -> Snapshot {
+    fn finish(&mut self, at: Timestamp) -> Output {
         Witness::default().finish(at)
     }
 }

@@ -4,9 +4,10 @@
 //! loom drives the mutex and the condition variable; tokio's `Notify` has loom tests of its own and counts as one step here.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
-use flowtap_pipeline::Timestamp;
+use flowtap_pipeline::{Snapshot, Timestamp};
 use loom::future::block_on;
 use loom::model::Builder;
 use loom::thread;
@@ -19,17 +20,17 @@ fn check(test: impl Fn() + Sync + Send + 'static) {
     builder.check(test);
 }
 
-fn queue(when_full: WhenFull) -> Arc<SnapshotQueue> {
-    Arc::new(SnapshotQueue::new(QueueConfig {
+fn queue(when_full: WhenFull) -> Arc<OutputQueue> {
+    Arc::new(OutputQueue::new(QueueConfig {
         size: NonZeroUsize::MIN,
         when_full,
         ..QueueConfig::default()
     }))
 }
 
-fn snapshot(at: u64) -> Arc<Snapshot> {
-    Arc::new(Snapshot {
-        pipeline: "flows".into(),
+fn snapshot(at: u64) -> Output {
+    Output::from(Snapshot {
+        pipeline: "metrics".into(),
         at: Timestamp::from_nanos(at),
         window: Duration::from_secs(5),
         last: false,
@@ -39,24 +40,24 @@ fn snapshot(at: u64) -> Arc<Snapshot> {
 }
 
 /// Takes everything until the queue is closed and drained.
-fn drain(queue: &SnapshotQueue) -> Vec<u64> {
+fn drain(queue: &OutputQueue) -> Vec<u64> {
     block_on(async {
         let mut taken = Vec::new();
         while let Some(snapshot) = queue.pop().await {
-            taken.push(snapshot.at.as_nanos());
+            taken.push(snapshot.at().as_nanos());
         }
         taken
     })
 }
 
 /// Runs a producer of two snapshots against a consumer; returns what was delivered and dropped.
-fn produce_and_drain(queue: &Arc<SnapshotQueue>) -> (Vec<u64>, Vec<u64>) {
+fn produce_and_drain(queue: &Arc<OutputQueue>) -> (Vec<u64>, Vec<u64>) {
     let producer = thread::spawn({
         let queue = Arc::clone(queue);
         move || {
             let mut dropped = Vec::new();
             for at in 1..=2 {
-                dropped.extend(queue.push(snapshot(at)).iter().map(|it| it.at.as_nanos()));
+                dropped.extend(queue.push(snapshot(at)).iter().map(|it| it.at().as_nanos()));
             }
             queue.close();
             dropped

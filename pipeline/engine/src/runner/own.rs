@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use flowtap_pipeline::telemetry::Reading;
-use flowtap_pipeline::{Snapshot, Timestamp};
+use flowtap_pipeline::{Output, Snapshot, Timestamp};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval_at};
 
@@ -98,9 +98,9 @@ async fn push(source: &Arc<Mutex<Source>>, exporters: &Arc<ArcSwap<Vec<ExporterH
             last,
         };
         source.since = at;
-        let snapshot = Arc::new((source.collect)(reading));
+        let output = Output::from((source.collect)(reading));
         for handle in exporters.load().iter() {
-            handle.push(Arc::clone(&snapshot));
+            handle.push(output.clone());
         }
     };
     // A panic has been reported by the hook; the next push tries again.

@@ -4,10 +4,9 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flowtap_pipeline::telemetry::Reading;
-use flowtap_pipeline::{Aggregator, Exported, FlowBatch, Sink, Snapshot, WhenFull};
+use flowtap_pipeline::{Aggregator, Exported, FlowBatch, Output, Sink, Snapshot, WhenFull, metrics_only};
 use futures::future::BoxFuture;
 use tower::service_fn;
-use tower::util::BoxService;
 
 use super::*;
 use crate::stages::WindowNode;
@@ -44,7 +43,7 @@ struct EachWatermark;
 
 fn snapshot(at: Timestamp, last: bool) -> Snapshot {
     Snapshot {
-        pipeline: "flows".into(),
+        pipeline: "metrics".into(),
         at,
         window: Duration::from_secs(5),
         last,
@@ -56,11 +55,11 @@ fn snapshot(at: Timestamp, last: bool) -> Snapshot {
 impl Aggregator for EachWatermark {
     fn begin(&mut self, _: Timestamp) {}
     fn fold(&mut self, _: &FlowBatch) {}
-    fn advance(&mut self, to: Timestamp) -> Option<Snapshot> {
-        Some(snapshot(to, false))
+    fn advance(&mut self, to: Timestamp) -> Option<Output> {
+        Some(snapshot(to, false).into())
     }
-    fn finish(&mut self, at: Timestamp) -> Snapshot {
-        snapshot(at, true)
+    fn finish(&mut self, at: Timestamp) -> Output {
+        snapshot(at, true).into()
     }
 }
 
@@ -102,7 +101,7 @@ impl Exporter for Peer {
                 }
             }
         });
-        async move { Ok(BoxService::new(service)) }.boxed()
+        async move { Ok(metrics_only(service)) }.boxed()
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
@@ -120,6 +119,7 @@ fn exporter(id: &str, peer: Peer, when_full: WhenFull) -> ExporterNode {
             when_full,
             ..QueueConfig::default()
         },
+        kinds: vec![PipelineKind::Metrics],
     }
 }
 
@@ -132,7 +132,8 @@ fn graph(exporters: Vec<ExporterNode>) -> Graph {
             receiver: Box::new(TenMinutes),
         }],
         pipelines: vec![PipelineNode {
-            name: "flows".into(),
+            name: "metrics".into(),
+            kind: PipelineKind::Metrics,
             receivers: vec!["minutes".parse().unwrap()],
             stages: Stages::new(
                 Vec::new(),
@@ -334,7 +335,7 @@ async fn own_metrics_go_to_the_exporters_that_want_them_and_a_last_time_after_th
     let seen = wanting.lock().unwrap();
     // A reading that was under way when the run ended may stand between the last window and the last reading.
     let window = seen.iter().rfind(|(pipeline, _)| !pipeline.is_empty());
-    assert_eq!(window, Some(&("flows".into(), true)));
+    assert_eq!(window, Some(&("metrics".into(), true)));
     assert_eq!(seen.last(), Some(&("".into(), true)));
     assert_eq!(own(&other), 0);
 }

@@ -60,8 +60,8 @@ fn flows() -> Flows {
     let mut third = flow("egress", &[("type", "k8sSvc")], 0.0, 0.0);
     third.labels = BTreeMap::from([("peer_service".to_owned(), "shop/web".to_owned())]);
     Flows {
-        pipeline: "flows".to_owned(),
-        pipelines: vec!["flows".to_owned()],
+        pipeline: "metrics".to_owned(),
+        pipelines: vec!["metrics".to_owned()],
         at: 10.0,
         window_seconds: 5.0,
         total: 3,

@@ -1,13 +1,16 @@
 //! The exporter `debug`: says on standard output what a window held, in the shapes of the OpenTelemetry Collector's.
 //!
-//! In: snapshots. Out, by `verbosity`:
+//! In: snapshots, batches of log records ([`logs`]). Out, by `verbosity`:
 //!
 //! - `basic`: a line per window.
 //! - `normal`: and a line per series as in a scrape, with what the window added: `primus_lens_network_flow_dns 300 # +20`.
 //! - `detailed`: and a block of lines per metric and series, with everything that an OTLP request would say of them.
 //!
-//! At most `sampling` series of each family are printed; how many were left out is said. A window is one write, so that lines of
+//! Of log records `normal` prints a line each, and `detailed` a block of lines. At most `sampling` series of each family, and
+//! records of each batch, are printed; how many were left out is said. A window is one write, so that lines of
 //! several exporters do not mix.
+
+mod logs;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -15,9 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flowtap_pipeline::plain::lines;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, ExportService, Exported, Exporter, ExporterConfig, Factory,
-    FamilyKind, FamilySnapshot, PairValue, Points, QueueConfig, Series, Snapshot, Stability, StageError,
-    Timestamp, Violation,
+    BuildContext, BuildError, ComponentConfig, Contract, ExportService, Exported, Exporter, ExporterConfig,
+    Factory, FamilyKind, FamilySnapshot, Output, PairValue, Points, QueueConfig, Series, Signal, Snapshot,
+    Stability, StageError, Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -35,9 +38,9 @@ pub enum Verbosity {
     /// A line per window.
     #[default]
     Basic,
-    /// A line per series as well.
+    /// A line per series, or log record, as well.
     Normal,
-    /// Everything of each series.
+    /// Everything of each series or log record.
     Detailed,
 }
 
@@ -47,7 +50,7 @@ pub enum Verbosity {
 pub struct Config {
     /// Level of detail.
     pub verbosity: Verbosity,
-    /// Series of each family that are printed per window.
+    /// Series of each family that are printed per window; log records of each batch.
     pub sampling: usize,
     /// Prefix of every metric's name; may be empty.
     pub namespace: String,
@@ -64,6 +67,10 @@ impl Default for Config {
 }
 
 impl ComponentConfig for Config {
+    fn contract(&self) -> Contract {
+        Contract::default().takes([Signal::Metrics, Signal::Logs])
+    }
+
     fn validate(&self) -> Vec<Violation> {
         naming::validate(&self.namespace).into_iter().collect()
     }
@@ -80,8 +87,11 @@ impl ExporterConfig for Config {
 }
 
 /// The exporter type `debug`.
-pub const FACTORY: Factory<dyn ExporterConfig> =
-    Factory::of::<Config>("debug", "prints each window to standard output", Stability::Beta);
+pub const FACTORY: Factory<dyn ExporterConfig> = Factory::of::<Config>(
+    "debug",
+    "prints series and log records to standard output",
+    Stability::Beta,
+);
 
 /// The exporter, onto any writer.
 #[derive(Debug)]
@@ -103,16 +113,19 @@ impl<W> DebugExporter<W> {
 impl<W: Write + Send + 'static> Exporter for DebugExporter<W> {
     fn start(&mut self) -> BoxFuture<'_, Result<ExportService, StageError>> {
         let (config, out) = (self.config.clone(), Arc::clone(&self.out));
-        let service = service_fn(move |snapshot: Arc<Snapshot>| {
+        let service = service_fn(move |output: Output| {
             let (config, out) = (config.clone(), Arc::clone(&out));
             async move {
                 let exported = Exported {
-                    sent: snapshot.points() as u64,
+                    sent: output.items(),
                     failed: 0,
                 };
                 // Off the async workers: a pipe that nobody reads blocks the write for ever.
                 let writing = tokio::task::spawn_blocking(move || {
-                    let described = describe(&config, &snapshot);
+                    let described = match &output {
+                        Output::Metrics(snapshot) => describe(&config, snapshot),
+                        Output::Logs(batch) => logs::describe(&config, batch),
+                    };
                     let text = lines(&described);
                     let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
                     out.write_all(text.as_bytes()).and_then(|()| out.flush())
@@ -283,7 +296,7 @@ mod tests {
         let text = describe(&Config::default(), &snapshot(3));
         assert_eq!(
             text,
-            "# window pipeline=flows end=0.000005000 seconds=5.000 series=2 ended=1\n"
+            "# window pipeline=metrics end=0.000005000 seconds=5.000 series=2 ended=1\n"
         );
     }
 
@@ -359,7 +372,7 @@ mod tests {
                 .ready()
                 .await
                 .unwrap()
-                .call(Arc::new(snapshot(1)))
+                .call(Output::from(snapshot(1)))
                 .await
                 .is_err()
         );

@@ -1,0 +1,129 @@
+//! Config of the aggregator `connections`.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use flowtap_pipeline::schema::DurationText;
+use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Signal, Violation};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Connections that are kept whatever `ratio` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Always {
+    /// Those that were never established, or ended by an error.
+    Failed,
+    /// Those that one end reset.
+    Reset,
+    /// Those with a segment that this machine retransmitted.
+    Retransmitting,
+}
+
+/// Which connections have records.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sample {
+    /// Part of the connections that have records, from 0 to 1. Decided by the socket's cookie: all records of a connection, or none.
+    pub ratio: f64,
+    /// Connections that have records in any case: `failed`, `reset`, `retransmitting`.
+    pub always: BTreeSet<Always>,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self {
+            ratio: 1.0,
+            always: BTreeSet::from([Always::Failed, Always::Reset, Always::Retransmitting]),
+        }
+    }
+}
+
+/// Settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Interval at which records are passed to exporters. At least 100 ms.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub interval: Duration,
+    /// Interval of the records of a connection that stays open and moves bytes. At least `interval`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub active_timeout: Duration,
+    /// Open connections that are followed, about half a KiB each. One beyond has a record at its end only.
+    pub max_connections: NonZeroUsize,
+    /// Records per `interval`. Connections that end beyond it are counted, and have no record.
+    pub max_records: NonZeroUsize,
+    /// Which connections have records.
+    pub sample: Sample,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+        const RECORDS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+        Self {
+            interval: Duration::from_secs(5),
+            active_timeout: Duration::from_secs(60),
+            max_connections: CONNECTIONS,
+            max_records: RECORDS,
+            sample: Sample::default(),
+        }
+    }
+}
+
+impl ComponentConfig for Config {
+    fn contract(&self) -> Contract {
+        Contract::default()
+            .gives([Signal::Logs])
+            .every(self.interval)
+            .needs(RecordField::Role)
+    }
+
+    fn validate(&self) -> Vec<Violation> {
+        let mut faults = Vec::new();
+        if self.interval < Duration::from_millis(100) {
+            faults.push(Violation::new("interval", "must be at least 100ms"));
+        }
+        if self.active_timeout < self.interval {
+            faults.push(Violation::new("active_timeout", "must be at least `interval`"));
+        }
+        if !(0.0..=1.0).contains(&self.sample.ratio) {
+            let message = format!("expected a number from 0 to 1, found {}", self.sample.ratio);
+            faults.push(Violation::new("sample.ratio", message));
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_reported_with_its_key() {
+        let config = Config {
+            interval: Duration::ZERO,
+            active_timeout: Duration::ZERO,
+            sample: Sample {
+                ratio: f64::NAN,
+                ..Sample::default()
+            },
+            ..Config::default()
+        };
+        let keys: Vec<_> = config
+            .validate()
+            .iter()
+            .map(|fault| fault.path.join("."))
+            .collect();
+        assert_eq!(keys, ["interval", "sample.ratio"]);
+        let config = Config {
+            active_timeout: Duration::from_secs(1),
+            ..Config::default()
+        };
+        assert_eq!(config.validate()[0].path, ["active_timeout"]);
+        assert_eq!(Config::default().validate(), []);
+    }
+}

@@ -1,0 +1,278 @@
+//! The aggregator `connections`: one flow log record per TCP connection, for pipelines `logs`.
+//!
+//! In: records of sockets, watermarks. Out: batches of log records. The rules, in order:
+//!
+//! 1. A connection has a record at its end, and one per `active_timeout` before that, if it moved anything in that time.
+//! 2. Each record has the difference since the record before; the sum of a connection's differences is its total. Differences are
+//!    never negative but for the last one, if the socket was read too high a moment before its close.
+//! 3. No clock is read: records end at the watermark that follows them, so their times are exact to the interval of the receiver.
+//!    Durations of connections that ended are the kernel's, and exact.
+//! 4. The table of open connections has a bound. A connection beyond it has a record at its end, without what was counted as
+//!    dropped before. The next census brings it in, if there is room again.
+//! 5. Sampling decides by the socket's cookie, so all records of a connection are kept or left out, unless it becomes one of those
+//!    that are always kept: then its next record has everything since its beginning.
+//! 6. When flowtap stops, or the receiver is removed, every open connection has a last record, with the outcome `detached`.
+//! 7. Everything that has no record is counted by its reason, with its bytes.
+
+mod config;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+mod tracker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtap_pipeline::log::{LogBody, Outcome};
+use flowtap_pipeline::{
+    Aggregator, BuildContext, BuildError, Census, Events, Factory, FlowBatch, Inheritance, LogBatch,
+    LogRecord, MemoryPressure, Output, ProcessorConfig, ProcessorStage, SharedMemoryPressure, Stability,
+    TcpRecord, Timestamp,
+};
+
+pub use self::config::{Always, Config, Sample};
+use self::telemetry::{LossReason, Telemetry};
+use self::tracker::{Closing, Connection, Key, Tracker};
+
+/// The processor type `connections`.
+pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
+    "connections",
+    "gives a flow log record per connection; the last processor of a `logs` pipeline",
+    Stability::Alpha,
+);
+
+impl ProcessorConfig for Config {
+    fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
+        Ok(ProcessorStage::Aggregate(Box::new(Connections::new(
+            self, context,
+        ))))
+    }
+}
+
+/// The aggregator.
+#[derive(Debug)]
+pub struct Connections {
+    pipeline: Arc<str>,
+    config: Config,
+    tracker: Tracker,
+    /// Connections that have ended since the last watermark.
+    ended: Vec<(Connection, Outcome)>,
+    /// Records until the next batch.
+    records: Vec<LogRecord>,
+    /// The newest watermark.
+    seen: Timestamp,
+    /// When the next batch is due.
+    closes: Timestamp,
+    memory: Arc<SharedMemoryPressure>,
+    telemetry: Telemetry,
+}
+
+impl Connections {
+    /// An aggregator that follows no connection yet.
+    pub fn new(config: &Config, context: &BuildContext) -> Self {
+        Self {
+            pipeline: Arc::clone(&context.pipeline),
+            tracker: Tracker::new(config.max_connections.get()),
+            config: config.clone(),
+            ended: Vec::new(),
+            records: Vec::new(),
+            seen: Timestamp::default(),
+            closes: Timestamp::default(),
+            memory: Arc::clone(&context.memory),
+            telemetry: Telemetry::new(context),
+        }
+    }
+
+    fn fold_tcp(&mut self, receiver: u16, pressure: MemoryPressure, record: &TcpRecord) {
+        let key = Key::of(receiver, &record.flow);
+        if let Some(outcome) = outcome_of(record.events) {
+            let connection = self.tracker.close(key, receiver, record);
+            self.ended.push((connection, outcome));
+            return;
+        }
+        if pressure == MemoryPressure::Hard {
+            self.telemetry.lost(record, LossReason::MemoryLimit);
+            return;
+        }
+        if receiver == FlowBatch::DETACHED {
+            // No census will ever find out that it has ended.
+            let connection = Connection::first(receiver, record);
+            self.ended.push((connection, Outcome::Detached));
+            return;
+        }
+        let may_grow = pressure == MemoryPressure::None;
+        if let Err(reason) = self.tracker.update(key, receiver, record, may_grow) {
+            self.telemetry.lost(record, reason);
+        }
+    }
+
+    /// The tracker has let go of `closing`.
+    fn end_all(&mut self, closing: Vec<Connection>, outcome: Outcome) {
+        let closing = closing.into_iter().map(|connection| (connection, outcome));
+        self.ended.extend(closing);
+    }
+
+    /// Gives records to what has ended, and to what is due, at the watermark `to`.
+    fn settle(&mut self, to: Timestamp) {
+        for (mut connection, outcome) in std::mem::take(&mut self.ended) {
+            connection.begin(to);
+            self.record(connection, outcome, to);
+        }
+        let timeout = self.config.active_timeout;
+        // Taken out of itself, so that the records can be made while it is walked.
+        let mut tracker = std::mem::replace(&mut self.tracker, Tracker::new(0));
+        for connection in tracker.connections_mut() {
+            connection.begin(to);
+            let due = to.since(connection.reported_at()) >= timeout && connection.has_moved();
+            // One that is not recorded keeps what it has for its next record.
+            if due && self.has_room() && connection.chance(&self.config.sample).is_some() {
+                self.push(connection, Outcome::Active, to);
+            }
+        }
+        self.tracker = tracker;
+        self.seen = to;
+    }
+
+    fn has_room(&self) -> bool {
+        self.records.len() < self.config.max_records.get()
+    }
+
+    /// Makes the last record of a connection, or counts why there is none.
+    fn record(&mut self, mut connection: Connection, outcome: Outcome, to: Timestamp) {
+        connection.outcome = outcome;
+        if connection.chance(&self.config.sample).is_none() {
+            self.telemetry.left_out(&connection, LossReason::Sample);
+        } else if self.has_room() || outcome == Outcome::Detached {
+            self.push(&mut connection, outcome, to);
+        } else {
+            self.telemetry.left_out(&connection, LossReason::MaxRecords);
+        }
+    }
+
+    fn push(&mut self, connection: &mut Connection, outcome: Outcome, to: Timestamp) {
+        let probability = connection.chance(&self.config.sample).unwrap_or(1.0);
+        let log = connection.report(outcome, probability, to);
+        self.records.push(LogRecord {
+            at: to,
+            flow: connection.flow.clone(),
+            body: LogBody::Connection(log),
+        });
+    }
+
+    fn batch(&mut self, at: Timestamp, cut_short: Option<usize>) -> Output {
+        self.tracker.shrink();
+        self.telemetry.tracked(self.tracker.len());
+        self.closes = at.next_multiple(self.config.interval);
+        LogBatch {
+            pipeline: Arc::clone(&self.pipeline),
+            at,
+            last: cut_short.is_some(),
+            records: std::mem::take(&mut self.records),
+            cut_short: cut_short.unwrap_or(0),
+        }
+        .into()
+    }
+}
+
+/// The outcome of a connection whose last record has these events; `None` if it is open.
+fn outcome_of(events: Events) -> Option<Outcome> {
+    if events.contains(Events::FAILED) {
+        Some(Outcome::Failed)
+    } else if events.contains(Events::RESET) {
+        Some(Outcome::Reset)
+    } else if events.contains(Events::CLOSED) {
+        Some(Outcome::Closed)
+    } else {
+        None
+    }
+}
+
+impl Aggregator for Connections {
+    fn begin(&mut self, at: Timestamp) {
+        self.seen = at;
+        self.closes = at.next_multiple(self.config.interval);
+    }
+
+    fn fold(&mut self, batch: &FlowBatch) {
+        let pressure = self.memory.state();
+        if batch.census == Census::WHOLE && batch.records() == 0 {
+            // The engine's way to say that the receiver is gone.
+            let closing = self.tracker.forget(batch.receiver);
+            self.end_all(closing, Outcome::Detached);
+            return;
+        }
+        if batch.census.begins {
+            self.tracker.begin_census(batch.receiver);
+        }
+        for record in &batch.tcp {
+            self.fold_tcp(batch.receiver, pressure, record);
+        }
+        if batch.census.ends {
+            let closing = self.tracker.end_census(batch.receiver);
+            self.end_all(closing, Outcome::Lost);
+        }
+    }
+
+    fn wants_census(&self, receiver: u16) -> bool {
+        self.tracker.wants_census(receiver)
+    }
+
+    fn request_census(&mut self) {
+        self.tracker.request_census();
+    }
+
+    fn advance(&mut self, to: Timestamp) -> Option<Output> {
+        let set_back = to < self.seen;
+        if set_back {
+            tracing::warn!(now = %to, before = %self.seen, "the clock was set back; flow logs follow it; \
+                hint: let the time service slew the clock");
+            self.tracker.restart_clock(to);
+        }
+        self.settle(to);
+        (set_back || to >= self.closes).then(|| self.batch(to, None))
+    }
+
+    fn finish(&mut self, at: Timestamp) -> Output {
+        let at = at.max(self.seen);
+        self.settle(at);
+        let whole = self.records.len();
+        let mut tracker = std::mem::replace(&mut self.tracker, Tracker::new(0));
+        for connection in tracker.connections_mut() {
+            if connection.chance(&self.config.sample).is_some() {
+                self.push(connection, Outcome::Detached, at);
+            } else {
+                self.telemetry.left_out(connection, LossReason::Sample);
+                connection.skip(at);
+            }
+        }
+        self.tracker = tracker;
+        let cut_short = self.records.len() - whole;
+        let output = self.batch(at, Some(cut_short));
+        // Its replacement has its own.
+        self.telemetry.tracked(0);
+        output
+    }
+
+    fn hand_over(self: Box<Self>) -> Option<Inheritance> {
+        Some(self)
+    }
+
+    fn take_over(&mut self, before: Inheritance) {
+        if let Ok(before) = before.downcast::<Self>() {
+            let Self { tracker, seen, .. } = *before;
+            self.seen = seen;
+            let closing: Closing = self.tracker.continue_with(tracker);
+            self.end_all(closing, Outcome::Detached);
+        }
+    }
+}
+
+const _: () = assert!(
+    size_of::<Connection>() <= 480,
+    "an entry takes more memory than is documented"
+);
+
+/// Time as records have it.
+const fn micros(micros: u64) -> Duration {
+    Duration::from_micros(micros)
+}

@@ -1,0 +1,74 @@
+//! Counters of what has no log record.
+
+use flowtap_pipeline::telemetry::ProcessorTelemetry;
+use flowtap_pipeline::{BuildContext, TcpRecord};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Gauge;
+
+use super::tracker::Connection;
+
+/// Why something has no log record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LossReason {
+    /// Memory is short.
+    MemoryLimit,
+    /// The table of open connections is full.
+    MaxConnections,
+    /// The batch is full.
+    MaxRecords,
+    /// Left out by sampling, as configured.
+    Sample,
+}
+
+impl LossReason {
+    const ALL: [&'static str; 4] = ["memory_limit", "max_connections", "max_records", "sample"];
+
+    const fn as_str(self) -> &'static str {
+        Self::ALL[self as usize]
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Telemetry {
+    dropped: ProcessorTelemetry,
+    tracked: Gauge<u64>,
+    pipeline: KeyValue,
+}
+
+impl Telemetry {
+    pub(super) fn new(context: &BuildContext) -> Self {
+        Self {
+            dropped: ProcessorTelemetry::new(
+                &context.meter,
+                &context.id,
+                &context.pipeline,
+                &LossReason::ALL,
+            ),
+            tracked: context
+                .meter
+                .u64_gauge("processor_tracked_connections")
+                .with_description("Open connections that an aggregator follows one by one.")
+                .with_unit("{connection}")
+                .build(),
+            pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
+        }
+    }
+
+    /// What `record` reports will be in no log record.
+    pub(super) fn lost(&self, record: &TcpRecord, reason: LossReason) {
+        let bytes = [record.sent_bytes, record.received_bytes];
+        let bytes = bytes.into_iter().map(|bytes| bytes.max(0).unsigned_abs()).sum();
+        self.dropped.dropped(1, bytes, reason.as_str());
+    }
+
+    /// What `connection` has not reported will be in no log record.
+    pub(super) fn left_out(&self, connection: &Connection, reason: LossReason) {
+        self.dropped
+            .dropped(1, connection.unreported().payload(), reason.as_str());
+    }
+
+    pub(super) fn tracked(&self, connections: usize) {
+        self.tracked
+            .record(connections as u64, std::slice::from_ref(&self.pipeline));
+    }
+}

@@ -1,0 +1,335 @@
+//! Tests of the aggregator, with an oracle that adds up what was folded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use flowtap_pipeline::log::{ConnectionLog, Counts};
+use flowtap_pipeline::testing::{batch, context, record};
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_nanos(seconds * SECOND)
+}
+
+fn config(yaml: &str) -> Config {
+    let config = flowtap_pipeline::testing::config(FACTORY, yaml).unwrap();
+    flowtap_pipeline::component::downcast::<Config>(&*config)
+        .unwrap()
+        .clone()
+}
+
+fn aggregator(yaml: &str) -> Connections {
+    let mut aggregator = Connections::new(&config(yaml), &context("connections"));
+    aggregator.begin(at(100));
+    aggregator
+}
+
+/// A record of the connection with this cookie.
+fn of(cookie: u64, events: Events, sent: i64, age_seconds: u64) -> TcpRecord {
+    let mut record = record("192.0.2.1:50000", "192.0.2.7:443");
+    record.flow.cookie = cookie;
+    record.events = events;
+    record.sent_bytes = sent;
+    record.sent_segments = i64::from(sent != 0);
+    record.age_us = age_seconds * 1_000_000;
+    record
+}
+
+fn logs(output: Option<Output>) -> Vec<LogRecord> {
+    let batch = output.and_then(Output::into_logs);
+    batch.map_or_else(Vec::new, |batch| Arc::unwrap_or_clone(batch).records)
+}
+
+fn connection(record: &LogRecord) -> &ConnectionLog {
+    record.connection().unwrap()
+}
+
+#[test]
+fn a_connection_has_one_record_at_its_end_with_everything_that_it_moved() {
+    let mut aggregator = aggregator("");
+    aggregator.fold(&batch([of(1, Events::OPENED, 10, 0)]));
+    assert_eq!(logs(aggregator.advance(at(105))), []);
+    aggregator.fold(&batch([of(1, Events::NONE, 20, 4)]));
+    aggregator.fold(&batch([of(1, Events::CLOSED, 1, 7)]));
+    let records = logs(aggregator.advance(at(110)));
+    assert_eq!(records.len(), 1, "{records:#?}");
+    let log = connection(&records[0]);
+    assert_eq!(
+        (log.outcome, log.sequence, log.adopted),
+        (Outcome::Closed, 0, false)
+    );
+    assert_eq!((log.delta.sent_bytes, log.delta.sent_segments), (31, 3));
+    assert_eq!(log.delta, log.total);
+    assert_eq!(
+        (log.duration, log.interval),
+        (Duration::from_secs(7), Duration::from_secs(7))
+    );
+    assert_eq!(records[0].at, at(110));
+    assert_eq!(logs(aggregator.advance(at(115))), []);
+}
+
+#[test]
+fn a_long_connection_has_a_record_per_active_timeout_if_it_moves() {
+    let mut aggregator = aggregator("{active_timeout: 10s}");
+    aggregator.fold(&batch([of(1, Events::OPENED, 10, 0)]));
+    let mut reported = Vec::new();
+    for second in (105..=160).step_by(5) {
+        // It rests from second 125 on.
+        if second < 125 {
+            aggregator.fold(&batch([of(1, Events::NONE, 1, second - 100)]));
+        }
+        for record in logs(aggregator.advance(at(second))) {
+            let log = connection(&record);
+            reported.push((
+                second,
+                log.sequence,
+                log.outcome,
+                log.delta.sent_bytes,
+                log.total.sent_bytes,
+            ));
+        }
+    }
+    aggregator.fold(&batch([of(1, Events::CLOSED | Events::RESET, 2, 61)]));
+    for record in logs(aggregator.advance(at(165))) {
+        let log = connection(&record);
+        reported.push((
+            165,
+            log.sequence,
+            log.outcome,
+            log.delta.sent_bytes,
+            log.total.sent_bytes,
+        ));
+    }
+    // Its beginning is the watermark that follows its first record, which was 5 s old in the second of them.
+    assert_eq!(
+        reported,
+        [
+            (110, 0, Outcome::Active, 12, 12),
+            (120, 1, Outcome::Active, 2, 14),
+            (165, 2, Outcome::Reset, 2, 16),
+        ]
+    );
+}
+
+#[test]
+fn a_failed_connect_has_a_record_with_its_reason() {
+    let mut aggregator = aggregator("");
+    let mut failed = of(1, Events::FAILED, 0, 0);
+    failed.failure = 111;
+    aggregator.fold(&batch([failed]));
+    let records = logs(aggregator.advance(at(105)));
+    let log = connection(&records[0]);
+    assert_eq!((log.outcome, log.error), (Outcome::Failed, Some("refused")));
+    assert_eq!(records[0].severity().as_str(), "WARN");
+}
+
+#[test]
+fn a_connection_beyond_the_bound_has_a_record_at_its_end_without_what_was_dropped() {
+    let mut aggregator = aggregator("{max_connections: 1}");
+    aggregator.fold(&batch([
+        of(1, Events::OPENED, 10, 0),
+        of(2, Events::OPENED, 20, 0),
+    ]));
+    aggregator.fold(&batch([of(2, Events::CLOSED, 5, 1)]));
+    let records = logs(aggregator.advance(at(105)));
+    assert_eq!(records.len(), 1);
+    let log = connection(&records[0]);
+    assert_eq!((log.adopted, log.total.sent_bytes), (true, 5));
+    assert_eq!(aggregator.tracker.len(), 1);
+    assert!(aggregator.wants_census(0), "no census has been made");
+}
+
+#[test]
+fn a_correction_at_the_end_makes_the_last_difference_negative_so_that_the_sum_is_the_total() {
+    let mut aggregator = aggregator("{active_timeout: 5s}");
+    aggregator.fold(&batch([of(1, Events::OPENED, 100, 5)]));
+    let first = logs(aggregator.advance(at(105)));
+    assert_eq!(connection(&first[0]).delta.sent_bytes, 100);
+    aggregator.fold(&batch([of(1, Events::CLOSED, -3, 6)]));
+    let last = logs(aggregator.advance(at(110)));
+    let log = connection(&last[0]);
+    assert_eq!((log.delta.sent_bytes, log.total.sent_bytes), (-3, 97));
+}
+
+#[test]
+fn a_census_ends_what_it_does_not_find_and_a_receiver_that_is_gone_all() {
+    let mut aggregator = aggregator("");
+    aggregator.fold(&batch([of(1, Events::OPENED, 1, 0), of(2, Events::OPENED, 2, 0)]));
+    assert!(aggregator.wants_census(0));
+    let mut census = batch([of(2, Events::OPEN, 0, 1)]);
+    census.census = Census::WHOLE;
+    aggregator.fold(&census);
+    assert!(!aggregator.wants_census(0));
+    let records = logs(aggregator.advance(at(105)));
+    assert_eq!(records.len(), 1);
+    assert_eq!(
+        (records[0].flow.cookie, connection(&records[0]).outcome),
+        (1, Outcome::Lost)
+    );
+    aggregator.fold(&FlowBatch {
+        census: Census::WHOLE,
+        ..FlowBatch::default()
+    });
+    let records = logs(aggregator.advance(at(110)));
+    assert_eq!(
+        (records[0].flow.cookie, connection(&records[0]).outcome),
+        (2, Outcome::Detached)
+    );
+    assert!(
+        aggregator.wants_census(0),
+        "its successor reports its connections anew"
+    );
+}
+
+#[test]
+fn a_reload_continues_sequences_and_differences() {
+    let mut first = aggregator("");
+    first.fold(&batch([of(1, Events::OPENED, 10, 3)]));
+    first.advance(at(105));
+    let finished = logs(Some(first.finish(at(107)).replaced()));
+    let log = connection(&finished[0]);
+    assert_eq!(
+        (log.outcome, log.sequence, log.delta.sent_bytes),
+        (Outcome::Active, 0, 10)
+    );
+    let mut second = Connections::new(&config("{active_timeout: 10s}"), &context("connections"));
+    second.take_over((Box::new(first) as Box<dyn Aggregator>).hand_over().unwrap());
+    second.begin(at(107));
+    second.fold(&batch([of(1, Events::CLOSED, 7, 9)]));
+    let records = logs(second.advance(at(110)));
+    let log = connection(&records[0]);
+    assert_eq!(
+        (log.outcome, log.sequence, log.adopted),
+        (Outcome::Closed, 1, false)
+    );
+    assert_eq!((log.delta.sent_bytes, log.total.sent_bytes), (7, 17));
+    assert_eq!(log.interval, Duration::from_secs(3));
+}
+
+#[test]
+fn a_stop_ends_every_open_connection() {
+    let mut aggregator = aggregator("");
+    aggregator.fold(&batch([of(1, Events::ADOPTED, 10, 0)]));
+    let output = aggregator.finish(at(103));
+    assert!(output.is_last());
+    let records = logs(Some(output));
+    let log = connection(&records[0]);
+    assert_eq!(
+        (log.outcome, log.adopted, log.delta.sent_bytes),
+        (Outcome::Detached, true, 10)
+    );
+}
+
+#[test]
+fn sampling_keeps_its_part_and_all_that_failed_were_reset_or_retransmitted() {
+    let mut aggregator = aggregator("{sample: {ratio: 0.25}, max_records: 100000}");
+    for cookie in 1..=20_000 {
+        let mut record = of(cookie, Events::OPENED | Events::CLOSED, 10, 1);
+        match cookie % 10 {
+            0 => record.retransmits = 1,
+            1 => record.events = Events::CLOSED | Events::RESET,
+            2 => record.events = Events::FAILED,
+            _ => {}
+        }
+        aggregator.fold(&batch([record]));
+    }
+    let records = logs(aggregator.advance(at(105)));
+    let (always, sampled): (Vec<_>, Vec<_>) = records
+        .iter()
+        .partition(|record| connection(record).probability >= 1.0);
+    assert_eq!(always.len(), 6_000);
+    assert!(
+        (3_300..3_700).contains(&sampled.len()),
+        "{} of 14,000",
+        sampled.len()
+    );
+    assert!(always.iter().all(|record| record.flow.cookie % 10 < 3));
+}
+
+#[test]
+fn a_connection_that_begins_to_retransmit_is_reported_from_its_beginning() {
+    let mut aggregator = aggregator("{sample: {ratio: 0}, active_timeout: 5s}");
+    aggregator.fold(&batch([of(1, Events::OPENED, 10, 5)]));
+    assert_eq!(logs(aggregator.advance(at(105))), []);
+    let mut record = of(1, Events::NONE, 20, 8);
+    record.retransmits = 2;
+    aggregator.fold(&batch([record]));
+    let records = logs(aggregator.advance(at(110)));
+    let log = connection(&records[0]);
+    assert_eq!(
+        (log.sequence, log.delta.sent_bytes, log.delta.retransmits),
+        (0, 30, 2)
+    );
+}
+
+#[test]
+fn records_beyond_the_batch_are_not_made_and_open_connections_wait_for_the_next() {
+    let mut aggregator = aggregator("{max_records: 2, active_timeout: 5s}");
+    aggregator.fold(&batch([of(9, Events::OPENED, 1, 5)]));
+    let closed = |cookie| of(cookie, Events::OPENED | Events::CLOSED, 1, 1);
+    aggregator.fold(&batch([closed(1), closed(2), closed(3)]));
+    assert_eq!(logs(aggregator.advance(at(105))).len(), 2);
+    let records = logs(aggregator.advance(at(110)));
+    assert_eq!((records.len(), records[0].flow.cookie), (1, 9));
+}
+
+#[test]
+fn a_clock_that_was_set_back_stops_no_records() {
+    let mut aggregator = aggregator("{active_timeout: 5s}");
+    aggregator.fold(&batch([of(1, Events::OPENED, 1, 0)]));
+    aggregator.advance(at(105));
+    aggregator.advance(at(50));
+    aggregator.fold(&batch([of(1, Events::NONE, 4, 0)]));
+    let records = logs(aggregator.advance(at(56)));
+    assert_eq!(connection(&records[0]).delta.sent_bytes, 5);
+}
+
+/// A step of the test below: which connection, how much, and whether it closes; or a watermark.
+fn steps() -> impl Strategy<Value = Vec<Option<(u64, i64, bool)>>> {
+    let record = (1_u64..12, 0_i64..1000, prop::bool::weighted(0.2)).prop_map(Some);
+    prop::collection::vec(prop_oneof![4 => record, 1 => Just(None)], 1..200)
+}
+
+proptest! {
+    #[test]
+    fn the_records_of_all_connections_add_up_to_what_was_folded(steps in steps()) {
+        let mut aggregator = aggregator("{active_timeout: 5s}");
+        let mut second = 100;
+        let mut folded: HashMap<u64, Counts> = HashMap::new();
+        let mut seen: HashMap<u64, (Counts, Option<u32>)> = HashMap::new();
+        let mut take = |records: Vec<LogRecord>| {
+            for record in records {
+                let log = connection(&record);
+                let (sum, sequence) = seen.entry(record.flow.cookie).or_default();
+                *sum = sum.plus(log.delta);
+                // A cookie may be used again: then its sequence begins anew.
+                let expected = sequence.map_or(0, |sequence| sequence + 1);
+                assert_eq!(log.sequence, expected);
+                *sequence = (!log.outcome.is_final()).then_some(log.sequence);
+            }
+        };
+        for step in steps {
+            if let Some((cookie, bytes, closes)) = step {
+                let events = if closes { Events::CLOSED } else { Events::NONE };
+                let record = of(cookie, events, bytes, 1);
+                let sum = folded.entry(cookie).or_default();
+                *sum = sum.plus(Counts {
+                    sent_bytes: record.sent_bytes,
+                    sent_segments: record.sent_segments,
+                    ..Counts::default()
+                });
+                aggregator.fold(&batch([record]));
+            } else {
+                second += 5;
+                take(logs(aggregator.advance(at(second))));
+            }
+        }
+        take(logs(Some(aggregator.finish(at(second + 1)))));
+        let seen: HashMap<_, _> = seen.into_iter().map(|(cookie, (sum, _))| (cookie, sum)).collect();
+        prop_assert_eq!(seen, folded);
+    }
+}
