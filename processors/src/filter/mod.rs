@@ -41,15 +41,15 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
         if self.own == OwnTraffic::Exclude && context.node.load().own_pid == 0 {
-            let message = "self: the id of this process in the initial pid namespace is unknown, so its connections can't be \
+            let reason_and_hint = "self: the id of this process in the initial pid namespace is unknown, so its connections can't be \
                            recognized\n  hint: run it in the host's pid namespace (`hostPID: true`, `--pid=host`)";
             if context.strict {
                 return Err(BuildError {
                     id: context.id.clone(),
-                    message: message.to_owned(),
+                    message: reason_and_hint.to_owned(),
                 });
             }
-            tracing::warn!(processor = %context.id, "{message}");
+            tracing::warn!(processor = %context.id, "{reason_and_hint}");
         }
         Ok(ProcessorStage::Transform(Box::new(Filter::new(self, context))))
     }

@@ -62,12 +62,12 @@ impl Catalog {
         }
     }
 
-    /// Whether series of each family are the same here as in `before`: it is exposed under the same name, with the same labels and
-    /// buckets.
+    /// Whether series of each family are the same here as in `before`: it is exposed under the same name, with the same labels, in
+    /// whatever order, and buckets.
     pub(super) fn continues(&self, before: &Self) -> [bool; FAMILIES.len()] {
         std::array::from_fn(|family| {
             let (before, now) = (&before.families[family], &self.families[family]);
-            before.enabled && now.enabled && before.labels == now.labels && *before.family == *now.family
+            before.enabled && now.enabled && before.set == now.set && *before.family == *now.family
         })
     }
 

@@ -51,6 +51,8 @@ pub struct Window {
     shed: ProcessorTelemetry,
     /// Series that a reload has ended, until the next window lists them.
     ended: Vec<(FamilyId, Series)>,
+    /// Families that a reload has disabled or renamed, with the series that end with them, until the next window lists them.
+    gone: Vec<FamilySnapshot>,
     /// Where the open window began.
     opened: Timestamp,
     /// Where it ends.
@@ -78,6 +80,7 @@ impl Window {
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[MEMORY_LIMIT]),
             ended: Vec::new(),
+            gone: Vec::new(),
             opened: Timestamp::default(),
             closes: Timestamp::default(),
             telemetry: Telemetry::new(context),
@@ -187,11 +190,21 @@ impl Window {
             connections.renumber(&moved);
         }
         histograms.sweep(opened, &mut catalog, |slot| keep(slot.key.family(), &slot.series));
-        // Of a family that has another name or is not exposed any more nothing can be listed.
-        self.ended.retain(|(family, _)| {
-            let now = self.catalog.family(*family);
-            self.catalog.is_enabled(*family) && families[*family as usize].name == now.name
+        // Of a family that has another name or is not exposed any more the series end under the name that they had.
+        let is_exposed = |family: FamilyId| {
+            let now = self.catalog.family(family);
+            self.catalog.is_enabled(family) && families[family as usize].name == now.name
+        };
+        let mut gone = FamilyId::ALL.map(|id| empty(families[id as usize]));
+        self.ended.retain(|(family, series)| {
+            let stays = is_exposed(*family);
+            if !stays {
+                gone[*family as usize].ended.push(series.clone());
+            }
+            stays
         });
+        let gone = gone.into_iter().filter(|family| !family.ended.is_empty());
+        self.gone.extend(gone);
         sums.set_max_series(self.max_series);
         histograms.set_max_series(self.max_series);
         if stays[FamilyId::Totals as usize] {
@@ -218,6 +231,7 @@ impl Window {
         for (family, series) in self.ended.drain(..) {
             families[family as usize].ended.push(series);
         }
+        families.append(&mut self.gone);
         let expiration = self.expiration;
         let expired = |updated: Timestamp| at.since(updated) >= expiration;
         let moved = self.sums.sweep(at, &mut self.catalog, |slot| {
