@@ -19,7 +19,7 @@ pub(crate) fn actual(found: &Actual) -> String {
         Actual::Bool(value) => format!("`{value}`"),
         Actual::Unsigned(number) => format!("number `{number}`"),
         Actual::Signed(number) => format!("number `{number}`"),
-        Actual::Float(number) => format!("number `{number}`"),
+        Actual::Float(number) => format!("floating-point number `{number}`"),
         Actual::Char(text) => format!("text `{text}`"),
         Actual::Str(text) if text.is_empty() => "empty text".to_owned(),
         Actual::Str(text) => format!("text `{text}`"),

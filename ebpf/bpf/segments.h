@@ -84,7 +84,7 @@ static __always_inline __u64 cookie_of(struct sock *sk)
 	return value ^ cookie_key;
 }
 
-static __always_inline struct tracked_socket *find_tracked(__u64 *address)
+static __noinline struct tracked_socket *find_tracked(__u64 *address)
 {
 	struct tracked_socket *place = bpf_map_lookup_elem(&tracked, address);
 
@@ -96,7 +96,7 @@ static __always_inline struct tracked_socket *find_tracked(__u64 *address)
 	return place;
 }
 
-static __always_inline void remove_tracked(__u64 *address)
+static __noinline void remove_tracked(__u64 *address)
 {
 	long absent = bpf_map_delete_elem(&tracked, address);
 

@@ -1,4 +1,4 @@
-//! Which programs are at work, of several that are attached with the same maps (`struct control` in `bpf/maps.h`).
+//! Which programs are at work, of several that are attached with the same maps (`struct control` in `bpf/control.h`).
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData};

@@ -153,7 +153,7 @@ fn resolvers() -> Vec<IpAddr> {
         Ok(text) => name_servers(&text),
         Err(error) => {
             tracing::warn!(%error, "/etc/resolv.conf can't be read; only port 53 counts as DNS; \
-                hint: make the file readable for flowtap's user, if name servers use another port");
+                hint: make the file readable; in the sandbox a file that was replaced by rename needs a restart of flowtap");
             Vec::new()
         }
     }

@@ -200,8 +200,11 @@ impl Needs {
         let roots: Vec<_> = roots.filter_map(absolute).collect();
         let reads = contracts.iter().flat_map(|contract| &contract.reads);
         let mut paths: Vec<_> = reads.filter_map(absolute).chain(roots.clone()).collect();
-        paths.extend(config.service.kubernetes.kubeconfig.clone());
-        paths.extend(of_environment(&["KUBECONFIG"]));
+        let kubeconfig = config.service.kubernetes.kubeconfig.iter().cloned();
+        for file in kubeconfig.chain(of_environment(&["KUBECONFIG"])) {
+            paths.extend(flowtap_extensions::kubernetes::files_of(&file));
+            paths.push(file);
+        }
         // Most often beneath /sys, but it may be mounted anywhere: containers are found in it.
         paths.extend(flowtap_receivers::containers::mount::mount_points());
         paths.extend(of_environment(&CERTIFICATES));

@@ -162,7 +162,7 @@ static void die(const char *what)
 	result("traffic", "fail", "%s: %s", what, strerror(errno));
 }
 
-// Lets the programs of an object that was loaded do all their work, as the loader does (struct control in ebpf/bpf/maps.h).
+// Lets the programs of an object that was loaded do all their work, as the loader does (struct control in ebpf/bpf/control.h).
 static void let_work(struct bpf_object *object)
 {
 	__u32 zero = 0, control[3] = {1, 1, 1 << 16};

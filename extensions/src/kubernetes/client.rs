@@ -71,6 +71,22 @@ pub(super) async fn cluster_uid(client: &Client) -> Option<String> {
     None
 }
 
+/// Files that a kubeconfig names: the authority, the client's certificate and key, tokens. None if it can't be read, which
+/// [`client`] reports.
+pub fn files_of(kubeconfig: &Path) -> Vec<PathBuf> {
+    let Ok(kubeconfig) = Kubeconfig::read_from(kubeconfig) else {
+        return Vec::new();
+    };
+    let clusters = kubeconfig.clusters.into_iter().filter_map(|named| named.cluster);
+    let authorities = clusters.filter_map(|cluster| cluster.certificate_authority);
+    let users = kubeconfig
+        .auth_infos
+        .into_iter()
+        .filter_map(|named| named.auth_info);
+    let of_users = users.flat_map(|user| [user.client_certificate, user.client_key, user.token_file]);
+    authorities.chain(of_users.flatten()).map(PathBuf::from).collect()
+}
+
 async fn from_file(file: &Path) -> Result<Config, ClientError> {
     let broken = |error: &dyn std::fmt::Display| ClientError::Kubeconfig {
         file: file.to_owned(),

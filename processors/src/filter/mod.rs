@@ -44,8 +44,8 @@ impl ProcessorConfig for Config {
             // Also of a recording, which may be of another process: so it is no error.
             tracing::warn!(
                 processor = %context.id,
-                "self: the id of this process in the initial pid namespace is unknown, so its connections are not recognized; hint: \
-                 run it in the host's pid namespace (`hostPID: true`, `--pid=host`)"
+                "self: the id of this process in the initial pid namespace is unknown, so its connections are not recognized\n  \
+                 hint: run it in the host's pid namespace (`hostPID: true`, `--pid=host`)"
             );
         }
         Ok(ProcessorStage::Transform(Box::new(Filter::new(self, context))))

@@ -31,7 +31,7 @@ pub(super) fn follow(path: &Path) -> Arc<Published<Hosts>> {
         .name("hosts-file".to_owned())
         .spawn(move || watch(&path, stamp, &followers));
     if let Err(error) = watching {
-        tracing::warn!(%error, "changes of the hosts file will not be noticed");
+        tracing::warn!(%error, "changes of the hosts file will not be noticed; hint: restart flowtap after they are made");
     }
     live
 }
@@ -60,7 +60,8 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 fn read(path: &Path) -> Hosts {
     let text = fs::read(path).unwrap_or_else(|error| {
-        tracing::warn!(file = %path.display(), %error, "the hosts file can't be read, so it names no address");
+        tracing::warn!(file = %path.display(), %error, "the hosts file can't be read, so it names no address; \
+                     hint: check `hosts_file`; in the sandbox a file that was replaced by rename needs a restart of flowtap");
         Vec::new()
     });
     // Bytes that are not UTF-8 make a name that is not valid, and leave the other lines.
@@ -69,7 +70,7 @@ fn read(path: &Path) -> Hosts {
         tracing::warn!(
             file = %path.display(),
             lines = ignored,
-            "lines of the hosts file are ignored: they have no address, no valid name, or there are more than 65536"
+            "lines of the hosts file are ignored: they have no address, no valid name, or there are more than 65536; hint: see hosts(5)"
         );
     }
     hosts

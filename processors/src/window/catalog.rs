@@ -65,15 +65,15 @@ impl Catalog {
         }
     }
 
-    /// Whether series of each family are the same here as in `before`: it is exposed under the same name, with the same labels and
-    /// buckets.
+    /// Whether series of each family are the same here as in `before`: it is exposed under the same name, with the same labels, in
+    /// whatever order, and buckets.
     pub(super) fn continues(&self, before: &Self) -> [bool; FAMILIES.len()] {
         let same_names = before.changes == self.changes;
         std::array::from_fn(|family| {
             let (before, now) = (&before.families[family], &self.families[family]);
             before.enabled
                 && now.enabled
-                && before.labels == now.labels
+                && before.set == now.set
                 && *before.family == *now.family
                 && same_names
         })

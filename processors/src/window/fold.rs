@@ -54,6 +54,8 @@ pub struct Window {
     shed: ProcessorTelemetry,
     /// Series that a reload has ended, until the next window lists them.
     ended: Vec<(FamilyId, Series)>,
+    /// Families that a reload has disabled or renamed, with the series that end with them, until the next window lists them.
+    gone: Vec<FamilySnapshot>,
     /// Where the open window began.
     opened: Timestamp,
     /// Where it ends.
@@ -82,6 +84,7 @@ impl Window {
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[MEMORY_LIMIT]),
             ended: Vec::new(),
+            gone: Vec::new(),
             opened: Timestamp::default(),
             closes: Timestamp::default(),
             telemetry: Telemetry::new(context),
@@ -198,11 +201,21 @@ impl Window {
         histograms.sweep(opened, &mut catalog, |slot, is_exposed| {
             keep(slot.key.family(), &slot.series, is_exposed)
         });
-        // Of a family that has another name or is not exposed any more nothing can be listed.
-        self.ended.retain(|(family, _)| {
-            let now = self.catalog.family(*family);
-            self.catalog.is_enabled(*family) && families[*family as usize].name == now.name
+        // Of a family that has another name or is not exposed any more the series end under the name that they had.
+        let is_exposed = |family: FamilyId| {
+            let now = self.catalog.family(family);
+            self.catalog.is_enabled(family) && families[family as usize].name == now.name
+        };
+        let mut gone = FamilyId::ALL.map(|id| empty(families[id as usize]));
+        self.ended.retain(|(family, series)| {
+            let stays = is_exposed(*family);
+            if !stays {
+                gone[*family as usize].ended.push(series.clone());
+            }
+            stays
         });
+        let gone = gone.into_iter().filter(|family| !family.ended.is_empty());
+        self.gone.extend(gone);
         sums.set_budgets(self.max_series, self.tops);
         histograms.set_budgets(self.max_series, self.tops);
         if stays[FamilyId::Totals as usize] {
@@ -236,6 +249,7 @@ impl Window {
         for (family, series) in outranked.into_iter().flatten() {
             families[family as usize].ended.push(series);
         }
+        families.append(&mut self.gone);
         let expiration = self.expiration;
         let expired = |family: FamilyId, updated: Timestamp| at.since(updated) >= expiration[family as usize];
         let moved = self.sums.sweep(at, &mut self.catalog, |slot, is_exposed| {

@@ -57,7 +57,7 @@ impl DropCapture {
     /// Changes to another mode, in which packets are counted.
     pub(super) fn set_mode(&mut self, mode: DropsMode) {
         if let Err(error) = self.programs.set_with_flows(mode == DropsMode::Flows) {
-            tracing::warn!(%error, "`drops` stays as it was");
+            tracing::warn!(%error, "`drops` stays as it was; hint: fix what the error names, then reload");
         }
     }
 
@@ -65,7 +65,8 @@ impl DropCapture {
     pub(crate) fn collect(&mut self, records: &mut Vec<DropRecord>) {
         let mut found = Vec::new();
         if let Err(error) = self.programs.read(|dropped, count| found.push((dropped, count))) {
-            tracing::warn!(%error, "counts of dropped packets can't all be read; the next look makes up for it");
+            tracing::warn!(%error, "counts of dropped packets can't all be read; the next look makes up for it; \
+                 hint: report this if it comes again");
         }
         let with_flows = self.programs.with_flows();
         for (dropped, count) in found {

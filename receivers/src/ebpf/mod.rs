@@ -131,7 +131,9 @@ impl EbpfReceiver {
         let containers = Containers::new(&self.context, &self.config.proc_root);
         let mut programs = Events::load(&events_options(&self.config))?;
         events::find_listeners(&mut programs);
-        tracing::warn!("queues of listening sockets are not measured in mode events with a separate table");
+        tracing::warn!(
+            "queues of listening sockets are not measured in mode events with a separate table; hint: run Linux 5.13 or later"
+        );
         let left = Left::new(EventPrograms::Own(Box::new(programs)), None, containers);
         Ok(Programs::Events(Box::new(left)))
     }

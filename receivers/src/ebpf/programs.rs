@@ -157,7 +157,8 @@ pub(super) fn scan_listeners(
         batch.listening.push(record);
     });
     if let Err(error) = scanned {
-        tracing::warn!(%error, "the queues of listening sockets can't be read; the next scan makes up for it");
+        tracing::warn!(%error, "the queues of listening sockets can't be read; the next scan makes up for it; \
+                 hint: report this if it comes again");
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const OWN: &str = "/proc/self/net/tcp";
 
 /// The time that looking may take: the kernel walks its table of all connections for each namespace.
-const BUDGET: Duration = Duration::from_millis(500);
+const BUDGET: Duration = Duration::from_secs(3);
 
 /// States of `net/tcp` that are not of an open connection: `SYN_RECV` (a request), `TIME_WAIT`, `CLOSE`, `LISTEN`.
 const NOT_OPEN: [&str; 4] = ["03", "06", "07", "0A"];

@@ -108,6 +108,15 @@ impl Flows {
         moved.chain(churned)
     }
 
+    /// Records of a census after `intervals`: every connection that is open.
+    pub(super) fn census(&self, intervals: u64) -> impl Iterator<Item = TcpRecord> {
+        let closed = intervals * self.churn;
+        (closed..closed + self.open).map(move |connection| TcpRecord {
+            events: Events::OPEN,
+            ..self.record(connection, intervals)
+        })
+    }
+
     fn opened(&self, connection: u64, now: u64) -> TcpRecord {
         TcpRecord {
             events: Events::OPENED,

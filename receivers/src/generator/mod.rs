@@ -53,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::config::Config;
 use self::dns::Queries;
 use self::flows::Flows;
+use crate::census;
 
 /// Maximum number of records in a batch.
 const BATCH_RECORDS: usize = 1024;
@@ -160,6 +161,14 @@ impl Receiver for Generator {
                     if done == intervals {
                         tracing::info!(receiver = %self.receiver.value, intervals, "all intervals are generated");
                     }
+                }
+                if sink.wants_census() {
+                    census::begin(&mut batch);
+                    if !hand_on(self.flows.census(done), put, &mut batch, &stop, |batch| sink.accept(batch)).await {
+                        return Ok(());
+                    }
+                    census::end(&mut batch);
+                    sink.accept(&mut batch);
                 }
                 // Without new records time also advances, so that windows close and series expire.
                 sink.watermark(at);

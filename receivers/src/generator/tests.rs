@@ -49,6 +49,30 @@ fn moved(records: &[TcpRecord]) -> BTreeMap<(IpAddr, u16), u64> {
 }
 
 #[test]
+fn a_census_has_the_connections_that_are_open_and_moves_nothing() {
+    let config = Config {
+        flows: 50,
+        churn_per_interval: 7,
+        ..Config::default()
+    };
+    let intervals = 9;
+    let records = generated(&config, intervals);
+    let mut open = HashSet::new();
+    for record in &records {
+        if record.events.contains(Events::OPENED) {
+            open.insert(record.flow.cookie);
+        }
+        if record.events.contains(Events::CLOSED) {
+            open.remove(&record.flow.cookie);
+        }
+    }
+    let census: Vec<_> = Flows::new(&config).census(intervals).collect();
+    let found: HashSet<_> = census.iter().map(|record| record.flow.cookie).collect();
+    assert_eq!((census.len(), found), (50, open));
+    assert_eq!((sums(&census), count(&census, Events::OPEN)), ((0, 0), 50));
+}
+
+#[test]
 fn the_defaults_are_valid() {
     assert_eq!(Config::default().validate(), []);
 }

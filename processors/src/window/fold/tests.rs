@@ -1066,8 +1066,80 @@ fn another_naming_takes_over_no_series() {
     let mut window = taken_over(&config, &context, window, 4);
     let snapshot = window.advance(at(10)).unwrap();
     assert_eq!(shown(&snapshot).values().sum::<u64>(), 0);
-    assert!(snapshot.families.iter().all(|family| family.ended.is_empty()));
+    // They end under the names that they had.
+    let ended = |name: &str| {
+        let of_name = snapshot
+            .families
+            .iter()
+            .filter(|family| family.family.name == name);
+        of_name.map(|family| family.ended.len()).sum::<usize>()
+    };
+    assert_eq!(ended("network_tcp_flow_egress"), 2);
+    assert_eq!(ended("network.tcp.io"), 0);
     assert!(window.wants_census(0));
+    // Once.
+    let next = window.advance(at(20)).unwrap();
+    assert!(next.families.iter().all(|family| family.ended.is_empty()));
+}
+
+#[test]
+fn series_of_a_family_that_a_reload_disables_are_listed_as_ended() {
+    let context = context(NodeInfo::default());
+    let mut window = Window::new(&Config::default(), &context);
+    window.begin(at(2));
+    fold(
+        &mut window,
+        &[flow(FlowKind::Egress, PeerClass::ExternalHosts, 100, 30)],
+    );
+    window.finish(at(4));
+    let mut config = Config::default();
+    let disabled = FamilyConfig {
+        enabled: Some(false),
+        ..FamilyConfig::default()
+    };
+    config
+        .families
+        .insert("network_tcp_flow_egress".to_owned(), disabled);
+    let mut window = taken_over(&config, &context, window, 4);
+    let snapshot = window.advance(at(10)).unwrap();
+    let egress = snapshot
+        .families
+        .iter()
+        .filter(|family| family.family.name == "network_tcp_flow_egress");
+    assert_eq!(egress.map(|family| family.ended.len()).sum::<usize>(), 2);
+}
+
+#[test]
+fn labels_in_another_order_are_the_same_series_and_count_on() {
+    let context = context(NodeInfo::default());
+    let with_labels = |labels: [Label; 2]| {
+        let mut config = Config::default();
+        let labels = FamilyConfig {
+            labels: Some(labels.to_vec()),
+            ..FamilyConfig::default()
+        };
+        config
+            .families
+            .insert("network_tcp_flow_egress".to_owned(), labels);
+        config
+    };
+    let mut window = Window::new(&with_labels([Label::Raddr, Label::Direction]), &context);
+    window.begin(at(2));
+    let moved = flow(FlowKind::Egress, PeerClass::ExternalHosts, 100, 30);
+    fold(&mut window, std::slice::from_ref(&moved));
+    window.finish(at(4));
+    let config = with_labels([Label::Direction, Label::Raddr]);
+    let mut window = taken_over(&config, &context, window, 4);
+    fold(&mut window, &[moved]);
+    let snapshot = window.advance(at(10)).unwrap();
+    let egress = &snapshot.families[FamilyId::Egress as usize];
+    assert_eq!(egress.ended.len(), 0);
+    let Points::Sums(points) = &egress.points else {
+        panic!("a counter");
+    };
+    let totals: Vec<_> = points.iter().map(|point| point.total).collect();
+    assert_eq!(totals.iter().sum::<u64>(), 2 * (100 + 30), "{totals:?}");
+    assert_eq!(totals.len(), 2);
 }
 
 #[test]
