@@ -463,13 +463,13 @@ impl Checker<'_> {
         exporters: &BTreeMap<ComponentId, Box<dyn ExporterConfig>>,
     ) {
         for (index, id) in ids.iter().enumerate() {
-            let takes = |config: &Box<dyn ExporterConfig>| {
+            let takes = |config: &dyn ExporterConfig| {
                 let contract = config.contract();
                 contract
                     .signals_in(ComponentKind::Exporter)
                     .contains(&Signal::Metrics)
             };
-            if exporters.get(id).is_some_and(|config| !takes(config)) {
+            if exporters.get(id).is_some_and(|config| !takes(&**config)) {
                 let at = [above, &[index.to_string()]].concat();
                 let help = "leave it out, or name an exporter that takes metrics";
                 self.report(

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * UDP and UDP-Lite, counted per socket and peer where a datagram leaves the socket and where the application takes it.
+ * UDP and UDP-Lite, counted per socket and peer where a datagram leaves the socket and where the application takes
+ * it.
  *
  *   sent4, sent6     ip_send_skb(), ip6_send_skb()            every datagram that a UDP socket sends
  *   taken            skb_consume_udp()                        every datagram that an application takes or peeks at
@@ -49,7 +50,7 @@ static __always_inline int count_taken(struct sock *sk, struct sk_buff *buffer, 
 	return 0;
 }
 
-/* Removes the socket's flow, and only then reports it: whoever reads the report finds no other totals of the flow. */
+/* Removes the socket's flow, and only then reports it: the reader of the report finds no other totals of the flow. */
 static __always_inline int report_gone(__u64 socket)
 {
 	struct udp_flow *flow = bpf_map_lookup_elem(&udp_sockets, &socket), *report;
@@ -132,7 +133,8 @@ int BPF_KPROBE(gone6_probe, struct sock *sk)
 	return report_gone((__u64)sk);
 }
 
-/* The kernel's number of the socket in the hooks of functions; in those that have a cookie, that. Set by the loader. */
+/* The kernel's number of the socket in the hooks of functions; in those that have a cookie, that. Set by the loader.
+ */
 const volatile bool by_cookie = false;
 
 static __always_inline __u64 socket_id(struct sock *sk)
@@ -242,7 +244,7 @@ int cgroup_closed(struct bpf_sock *sk)
 	return 1;
 }
 
-/* What was queued in step cgroup and then dropped has been counted as received. */
+/* A datagram that was queued in step cgroup and then dropped has been counted as received. */
 SEC("tp_btf/udp_fail_queue_rcv_skb")
 int BPF_PROG(uncount_dropped, int rc, struct sock *sk, struct sk_buff *buffer)
 {

@@ -41,8 +41,8 @@ enum udp_marks {
 	UDP_CONNECTED = 1 << 4,	     /* the application had called connect() when the flow began */
 };
 
-/* All that is known of a flow. Totals only grow. A remote port 0 is none: the socket is not connected, and the hook or
- * the event does not show who sent. */
+/* All that is known of a flow. Totals only grow. A remote port 0 is none: the socket is not connected, and the hook
+ * or the event does not show who sent. */
 struct udp_flow {
 	struct udp_totals totals;
 	struct udp_key key;
@@ -50,18 +50,18 @@ struct udp_flow {
 	__u64 since_ns; /* CLOCK_MONOTONIC; with the key it identifies the flow */
 	__u64 last_ns;	/* of the last datagram; in udp_closed, of the close */
 	__u64 cgroup_id;
-	__u32 netns; /* inode number */
-	__u32 pid;   /* thread group; 0 if unknown */
-	__u32 marks; /* enum udp_marks */
-	__u32 error; /* errno of the last error */
+	__u32 netns;	/* inode number */
+	__u32 pid;	/* thread group; 0 if unknown */
+	__u32 marks;	/* enum udp_marks */
+	__u32 error;	/* errno of the last error */
 	__u32 has_more; /* of a socket's first flow: it has others, in udp_flows */
 	__u32 pad;
 	__u8 local_addr[16];
 	char comm[16];
 };
 
-/* What a program has seen, whether or not it has a place, per CPU. The sum less what user space was given is what got
- * lost, whatever the reason. */
+/* Totals of a CPU's programs, of flows with and without a place. The sum less the totals that user space was given
+ * got lost, whatever the reason. */
 struct udp_seen {
 	struct udp_totals seen;
 	struct udp_totals overflow; /* of flows for which there was no place */
@@ -100,8 +100,8 @@ struct dns_event {
 	__u16 local_port;
 	__u16 remote_port;
 	__u16 family;
-	__u8 direction;	    /* enum dns_direction */
-	__u8 flags;	    /* enum dns_flags */
+	__u8 direction;	     /* enum dns_direction */
+	__u8 flags;	     /* enum dns_flags */
 	__u32 payload_bytes; /* of the datagram */
 	__u32 captured_bytes;
 	char comm[16];

@@ -102,8 +102,8 @@ static __always_inline void copy_payload(struct dns_event *event, const unsigned
 	}
 }
 
-static __always_inline void hand_on_buffer(const struct datagram *datagram, struct sk_buff___udp *skb, struct sock *sk,
-					   __u32 payload)
+static __always_inline void hand_on_buffer(const struct datagram *datagram, struct sk_buff___udp *skb,
+					   struct sock *sk, __u32 payload)
 {
 	const unsigned char *start = BPF_CORE_READ(skb, head) + payload;
 	__u32 bytes = linear_bytes(skb, payload);

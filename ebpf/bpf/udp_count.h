@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * One datagram, or several in one buffer, counted in its flow; the flow made if it is new; payload of DNS handed on.
+ * One datagram, or several in one buffer, counted in its flow; the flow made if it is new; payload of DNS forwarded.
  *
  * In: struct datagram, from whichever hook. The order is: what the CPU has seen, then the flow. So what was seen less
  * what user space was given is never less than what got lost.
@@ -10,7 +10,7 @@
 
 #include "udp_maps.h"
 
-/* What a hook knows. */
+/* A hook's view of a datagram. */
 struct datagram {
 	struct udp_key key;
 	__u8 local_addr[16];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * What the UDP programs read of the kernel's types, beyond kernel.h. A type with three underscores in its name stands
+ * The kernel's types that the UDP programs read, beyond kernel.h. A type with three underscores in its name stands
  * for the kernel's type of the name before them (CO-RE calls it a flavour).
  */
 #ifndef FLOWTAP_UDP_KERNEL_H

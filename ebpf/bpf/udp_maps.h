@@ -3,9 +3,9 @@
  * The maps of the UDP programs.
  *
  * A socket's first peer has a place under the socket alone, so that a client's socket, which has one peer, costs one
- * look-up with a short key and is reported and removed as a whole when it closes. Further peers are in udp_flows. Both
- * are allocated beforehand: programs at kprobes must not allocate before Linux 6.1. Neither is an LRU: what has no place
- * is counted as such, and an LRU would drop what it has counted without a trace.
+ * look-up with a short key and is reported and removed as a whole when it closes. Further peers are in udp_flows.
+ * Both are allocated beforehand: programs at kprobes must not allocate before Linux 6.1. Neither is an LRU: what has
+ * no place is counted as such, and an LRU would drop what it has counted without a trace.
  */
 #ifndef FLOWTAP_UDP_MAPS_H
 #define FLOWTAP_UDP_MAPS_H
@@ -53,7 +53,7 @@ struct {
 const volatile __u64 closed_wakeup_bytes = 1 << 18;
 const volatile __u64 dns_wakeup_bytes = 1 << 18;
 
-/* Ports whose datagrams are handed on; the rest is 0. Set by the loader. */
+/* Ports whose datagrams are forwarded; the rest is 0. Set by the loader. */
 const volatile __u16 dns_ports[DNS_PORTS] = {};
 
 static __always_inline struct udp_seen *this_seen(void)
@@ -64,11 +64,11 @@ static __always_inline struct udp_seen *this_seen(void)
 }
 
 /* Threads share a CPU's counters where programs can be preempted. */
-#define COUNT_SEEN(field, count)                                                                                       \
-	do {                                                                                                           \
-		struct udp_seen *seen_ = this_seen();                                                                  \
-		if (seen_)                                                                                             \
-			__sync_fetch_and_add(&seen_->field, count);                                                    \
+#define COUNT_SEEN(field, count)                                                                                     \
+	do {                                                                                                         \
+		struct udp_seen *seen_ = this_seen();                                                                \
+		if (seen_)                                                                                           \
+			__sync_fetch_and_add(&seen_->field, count);                                                  \
 	} while (0)
 
 #endif

@@ -21,7 +21,7 @@ struct NextKey {
     map_fd: u32,
     pad: u32,
     key: u64,
-    next_key: u64,
+    next: u64,
 }
 
 /// Maps by name.
@@ -90,7 +90,7 @@ impl SharedMaps {
             map_fd: u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?,
             pad: 0,
             key: 0,
-            next_key: (&raw mut next) as u64,
+            next: (&raw mut next) as u64,
         };
         // SAFETY: the kernel reads the attributes and writes a key of 8 bytes to `next`, both of which live until it returns.
         let result = unsafe {

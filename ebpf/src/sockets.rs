@@ -137,6 +137,23 @@ impl std::fmt::Debug for Sockets {
     }
 }
 
+/// The ring of segments is there in either mode, as small as it can be where nothing comes into it.
+fn segment_ring_bytes(options: &SocketsOptions) -> u32 {
+    if options.per_segment {
+        options.ring_buffer_bytes
+    } else {
+        least_ring_bytes()
+    }
+}
+
+fn take_losses(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, Losses>, LoadError> {
+    let losses = ebpf.take_map("losses").ok_or(LoadError::Absent("map losses"))?;
+    PerCpuArray::try_from(losses).map_err(|source| LoadError::Map {
+        map: "losses",
+        source,
+    })
+}
+
 impl Sockets {
     /// Loads the programs and attaches to state changes: from here on every connection that opens is counted.
     ///
@@ -209,11 +226,6 @@ impl Sockets {
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
         let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
-        let segment_bytes = if options.per_segment {
-            options.ring_buffer_bytes
-        } else {
-            least_ring_bytes()
-        };
         let generation = Known::next_generation(known);
         let Linked {
             object,
@@ -232,7 +244,7 @@ impl Sockets {
             let ebpf = EbpfLoader::new()
                 .btf(Some(&btf))
                 .map_max_entries("lifecycle", options.ring_buffer_bytes)
-                .map_max_entries("segments", segment_bytes)
+                .map_max_entries("segments", segment_ring_bytes(&options))
                 .map_max_entries(TABLES.newest, tables.capacity())
                 .override_global("generation", &generation, true)
                 .override_global("per_segment", &u8::from(options.per_segment), true)
@@ -287,17 +299,14 @@ impl Sockets {
         }
         let misses = MissCounters::new(&ebpf, names.iter().copied().chain([SEGMENT]));
         let rings = Rings::take(&mut ebpf, ["segments", "lifecycle"])?;
-        let losses = ebpf.take_map("losses").ok_or(LoadError::Absent("map losses"))?;
+        let losses = take_losses(&mut ebpf)?;
         // Last: what the programs before these do not see from here on, these do.
         if known.is_some() {
             control.set_following(generation, table_limit)?;
         }
         Ok(Self {
             rings,
-            losses: PerCpuArray::try_from(losses).map_err(|source| LoadError::Map {
-                map: "losses",
-                source,
-            })?,
+            losses,
             scans,
             store,
             walks,

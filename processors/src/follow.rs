@@ -63,7 +63,7 @@ fn watch<T, E: Display>(
                 live.store(read);
             }
             Err(error) => {
-                tracing::warn!(%error, "{what} are unchanged; hint: fix the file that the error names")
+                tracing::warn!(%error, "{what} are unchanged; hint: fix the file that the error names");
             }
         }
     }

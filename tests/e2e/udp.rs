@@ -28,7 +28,7 @@ fn daemon(set: &[&str]) -> Daemon {
     Daemon::start(&all)
 }
 
-/// What a server and its clients count.
+/// Bytes as a server and its clients count them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     requests: u64,

@@ -43,7 +43,7 @@
 
 #define MAX_ROWS 16384
 
-/* What one socket exchanged with one peer. */
+/* Exchanged by one socket and one peer. */
 struct row {
 	char name[80]; /* protocol, local port, peer */
 	long long sent, sent_datagrams, received, received_datagrams;
@@ -56,7 +56,7 @@ static FILE *to_counter, *from_counter;
 /* Hooks that count a send call by its length, without peers. */
 static bool lengths_only;
 static bool cgroup_hooks;
-/* What the queue had no room for counts as received, and as dropped. */
+/* Datagrams that the queue had no room for count as received, and as dropped. */
 static bool drops_are_received;
 
 static void die(const char *what)
@@ -479,7 +479,7 @@ static const char *truncated(void)
 			return "no peek";
 		if (recv(server, payload, 100, 0) != 100)
 			return "not cut";
-		/* What left the socket's queue is the whole datagram. */
+		/* The whole datagram left the socket's queue. */
 		tally(server, &from, 0, 0, lengths_only ? 100 : 900, 1);
 		send_to(client, &at, 901, false);
 		if (recv(server, payload, 100, MSG_TRUNC) != 901)

@@ -34,8 +34,16 @@ runs_of() { misses --runs | awk '/^(sent4|sent6|taken|gone4|gone6)/ { sum += $2;
 # untouched_tcp: no program of UDP runs for TCP. With a control: datagrams do run them.
 untouched_tcp() {
     echo 1 >/proc/sys/kernel/bpf_stats_enabled
-    sleep 300 | /checks/udp_flows functions >/tmp/untouched.out 2>&1 &
-    until_true 30 grep -qs '^step' /tmp/untouched.out || fail tcp_untouched "$(cat /tmp/untouched.out)"
+    # It ends with its input.
+    mkfifo /tmp/hold
+    /checks/udp_flows functions </tmp/hold >/tmp/untouched.out 2>&1 &
+    untouched=$!
+    exec 9>/tmp/hold
+    if ! until_true 120 grep -qs '^step' /tmp/untouched.out; then
+        fail tcp_untouched "$(cat /tmp/untouched.out)"
+        kill $untouched
+        return
+    fi
     before=$(runs_of)
     traffic --connections 200 --port 7800 >/tmp/traffic.out 2>&1 || fail tcp_untouched_traffic "$(tail -n 2 /tmp/traffic.out)"
     same tcp_untouched "5 ${before#* }" "$(runs_of)"
@@ -43,8 +51,8 @@ untouched_tcp() {
     timeout 5 nslookup -type=a example.invalid 127.0.0.1 >/tmp/lookup.out 2>&1
     after=$(runs_of)
     at_least tcp_untouched_control $((${before#* } + 1)) "${after#* }"
-    pkill -x sleep
-    wait
+    exec 9>&-
+    wait $untouched
     echo 0 >/proc/sys/kernel/bpf_stats_enabled
 }
 

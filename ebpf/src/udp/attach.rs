@@ -78,7 +78,7 @@ impl Step {
 pub struct Refusal {
     /// Name of the step or of the program.
     pub what: &'static str,
-    /// What is missing.
+    /// The missing requirement.
     pub error: LoadError,
 }
 

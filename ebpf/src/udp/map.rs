@@ -122,7 +122,7 @@ impl<K: Pod> Map<K> {
                 taken => return taken,
             }
         }
-        // What a program adds between the two counts as not placed (`Udp::unplaced`).
+        // Totals that a program adds between the two count as not placed (`Udp::unplaced`).
         let value = self.command(BPF_MAP_LOOKUP_ELEM, key)?;
         if value.is_some() {
             self.command(BPF_MAP_DELETE_ELEM, key)?;

@@ -8,7 +8,7 @@
 //! 2. Totals of flows only grow, in the kernel's tables; user space subtracts what it has given out ([`table`]).
 //! 3. A socket's first flow is reported by the program that sees the close. The others, and flows that are idle, are read
 //!    and removed here.
-//! 4. The programs count all that they see before anything else. What was seen and was not given out is
+//! 4. The programs count all that they see before anything else. The difference to the totals that were given out is
 //!    [lost](Udp::unplaced), whatever the reason.
 
 pub mod abi;
@@ -46,7 +46,7 @@ pub struct UdpOptions {
     pub max_flows: u32,
     /// A flow without a datagram for so long is removed.
     pub idle: Duration,
-    /// Ports whose datagrams are handed on, 8 at most.
+    /// Ports whose datagrams are forwarded, 8 at most.
     pub dns_ports: Vec<u16>,
     /// Size of the ring of these: a power of two, at least a page.
     pub dns_ring_bytes: u32,
@@ -65,7 +65,7 @@ pub struct Udp {
     flows: Map<UdpKey>,
     table: Table,
     seen: PerCpuArray<MapData, UdpSeen>,
-    /// What the self-test has sent and received.
+    /// Totals of the self-test.
     tested: UdpTotals,
     unplaced: UdpTotals,
     closed: RingBuf<MapData>,
@@ -179,13 +179,13 @@ impl Udp {
         Ok(datagrams)
     }
 
-    /// What was seen and has not been given out with a flow, as of the last scan: there was no place for it in a table or in
-    /// the ring. Never falls.
+    /// Totals that were seen and have not been given out with a flow, as of the last scan: there was no place in a table or
+    /// in the ring. Never fall.
     pub const fn unplaced(&self) -> &UdpTotals {
         &self.unplaced
     }
 
-    /// What the programs have seen, over all CPUs.
+    /// Totals of all programs, over all CPUs.
     ///
     /// # Errors
     /// If the map can't be read.

@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Sends the datagrams. Returns what they add to the totals.
 ///
 /// # Errors
-/// What was not counted.
+/// The difference.
 pub(super) fn run(sockets: &mut Map<u64>) -> io::Result<UdpTotals> {
     let mut sum = UdpTotals::default();
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {

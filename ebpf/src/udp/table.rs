@@ -1,4 +1,4 @@
-//! What has been given out of each flow's totals.
+//! Totals of each flow that have been given out.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use super::abi::{UdpFlow, UdpKey, UdpTotals};
 /// removed around it.
 const SCANS: u32 = 3;
 
-/// What a flow did since it was last shown. Signed: what a hook has counted at the queue is taken back if the queue had no
+/// Changes of a flow since it was last shown. Signed: what a hook has counted at the queue is taken back if the queue had no
 /// room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UdpDelta {
@@ -45,7 +45,7 @@ impl UdpDelta {
 pub struct UdpChange {
     /// All that is known of it, with its totals.
     pub flow: UdpFlow,
-    /// What was added to them.
+    /// The increase of them.
     pub delta: UdpDelta,
     /// It is shown for the first time.
     pub opened: bool,

@@ -62,7 +62,7 @@ impl Column {
         match (self, value) {
             (Self::Text(column), Some(LogValue::Text(text))) => column.append_value(text),
             (Self::Text(column), Some(LogValue::Address(address))) => {
-                column.append_value(address.to_string())
+                column.append_value(address.to_string());
             }
             (Self::Text(column), _) => column.append_null(),
             (Self::Integer(column), Some(LogValue::Integer(number))) => column.append_value(number),

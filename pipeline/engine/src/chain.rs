@@ -144,7 +144,7 @@ impl Chain {
         let now = Timestamp::now();
         if let Some(output) = self.stages.reconcile(stages, now) {
             self.began = now;
-            self.emit(output.replaced());
+            self.emit(&output.replaced());
         }
     }
 
@@ -180,7 +180,7 @@ impl Chain {
             self.began = slowest;
         }
         if let Some(output) = self.stages.advance(slowest.max(self.began)) {
-            self.emit(output);
+            self.emit(&output);
         }
     }
 
@@ -198,7 +198,7 @@ impl Chain {
     /// Closes the window for good and passes its output to every exporter.
     pub fn finish(&mut self, at: Timestamp) {
         let output = self.stages.finish(at);
-        self.emit(output);
+        self.emit(&output);
     }
 
     /// The same for a pipeline that is removed while flowtap keeps running: its last snapshot is
@@ -207,9 +207,9 @@ impl Chain {
         let at = Timestamp::now();
         let output = self.stages.finish(at);
         let has_series = output.kind() == PipelineKind::Metrics;
-        self.emit(output);
+        self.emit(&output);
         if has_series {
-            self.emit(Output::from(Snapshot {
+            self.emit(&Output::from(Snapshot {
                 pipeline: Arc::clone(&self.name),
                 at,
                 window: Duration::ZERO,
@@ -220,7 +220,7 @@ impl Chain {
         }
     }
 
-    fn emit(&self, output: Output) {
+    fn emit(&self, output: &Output) {
         self.closed_at.store(output.at().as_nanos(), Ordering::Relaxed);
         // A snapshot without points still says that there are none; log records say nothing if there are none.
         if output.kind() == PipelineKind::Logs && output.items() == 0 {

@@ -404,7 +404,7 @@ macro_rules! fields {
             }
 
             /// Its value in `record`; `None` if the record has none.
-            pub fn value<'a>(self, record: &'a LogRecord) -> Option<LogValue<'a>> {
+            pub fn value(self, record: &LogRecord) -> Option<LogValue<'_>> {
                 match self { $(Self::$variant => { let $log = record; $value })* }
             }
         }

@@ -76,8 +76,8 @@ impl Window {
             totals: Totals::default(),
             max_series,
             tops,
-            sums: Store::new(max_series, tops),
-            histograms: Store::new(max_series, tops),
+            sums: Store::new(&max_series, &tops),
+            histograms: Store::new(&max_series, &tops),
             connections: Connections::default(),
             queues: Queues::default(),
             listening: Listening::default(),
@@ -216,8 +216,8 @@ impl Window {
         });
         let gone = gone.into_iter().filter(|family| !family.ended.is_empty());
         self.gone.extend(gone);
-        sums.set_budgets(self.max_series, self.tops);
-        histograms.set_budgets(self.max_series, self.tops);
+        sums.set_budgets(&self.max_series, &self.tops);
+        histograms.set_budgets(&self.max_series, &self.tops);
         if stays[FamilyId::Totals as usize] {
             self.totals = totals;
         }

@@ -237,7 +237,7 @@ pub(super) struct Store<V: Value> {
 }
 
 impl<V: Value> Store<V> {
-    pub(super) fn new(max_series: [usize; FAMILIES.len()], tops: [Option<Top>; FAMILIES.len()]) -> Self {
+    pub(super) fn new(max_series: &[usize; FAMILIES.len()], tops: &[Option<Top>; FAMILIES.len()]) -> Self {
         Self {
             pending: Vec::with_capacity(PENDING),
             numbers: HashTable::new(),
@@ -245,8 +245,8 @@ impl<V: Value> Store<V> {
             slots: Vec::new(),
             free: Vec::new(),
             live: [0; FAMILIES.len()],
-            max_series,
-            tops,
+            max_series: *max_series,
+            tops: *tops,
             ranks: HashMap::default(),
             outranked: [0; FAMILIES.len()],
             full: false,
@@ -279,11 +279,11 @@ impl<V: Value> Store<V> {
     /// Whatever there is stays; `max_series` is for series that are new, `tops` from the end of the window on.
     pub(super) const fn set_budgets(
         &mut self,
-        max_series: [usize; FAMILIES.len()],
-        tops: [Option<Top>; FAMILIES.len()],
+        max_series: &[usize; FAMILIES.len()],
+        tops: &[Option<Top>; FAMILIES.len()],
     ) {
-        self.max_series = max_series;
-        self.tops = tops;
+        self.max_series = *max_series;
+        self.tops = *tops;
     }
 
     /// Makes every change that was gathered.

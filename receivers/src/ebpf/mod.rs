@@ -232,7 +232,12 @@ impl Receiver for EbpfReceiver {
         self.record_mode(1, mode, reason.clone());
         self.programs = Some((programs, coverage, reason));
         if self.udp.is_none() {
-            self.udp = UdpCapture::load(&self.config, &self.context)?;
+            self.udp = UdpCapture::load(
+                &self.config.udp,
+                &self.config.dns,
+                &self.config.proc_root,
+                &self.context,
+            )?;
         }
         Ok(())
     }

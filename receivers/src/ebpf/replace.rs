@@ -101,7 +101,7 @@ impl EbpfReceiver {
     /// until then are not measured.
     fn keep_udp(&mut self, udp: Option<Box<UdpCapture>>) {
         let Some(mut udp) = udp else { return };
-        if udp.suits(&self.config) {
+        if udp.suits(&self.config.udp, &self.config.dns) {
             self.udp = Some(udp);
         } else {
             udp.end();

@@ -1,4 +1,4 @@
-//! How the window folds the records of UDP sockets, and counts of ICMP messages.
+//! Folds the records of UDP sockets, and counts of ICMP messages.
 
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{FlowKind, IcmpCount, PeerClass, UdpRecord};
@@ -54,7 +54,7 @@ impl Window {
         let Some(key) = self.catalog.key(family, &record.flow, inputs) else {
             return;
         };
-        // What had no place in the kernel's tables is where a full family of series would have put it.
+        // A flow without a place in the kernel's tables is where a full family of series would have put it.
         let key = if record.unplaced && !self.catalog.has_few_series(family) {
             key.folded()
         } else {

@@ -64,7 +64,7 @@ impl Default for UdpConfig {
 }
 
 impl UdpConfig {
-    /// What is out of bounds, by keys below `udp`.
+    /// The violations, with paths below the key `udp`.
     pub(in crate::ebpf) fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if !(64..=1 << 22).contains(&self.max_flows) {

@@ -56,7 +56,7 @@ fn who(flow: &UdpFlow) -> Flow {
     }
 }
 
-/// Who sends first is the client. So is a connected socket whose port the kernel chose: of a flow that was there before flowtap
+/// The side that sends first is the client. So is a connected socket whose port the kernel chose: of a flow that was there before flowtap
 /// the first datagram to be seen may be an answer.
 fn role(flow: &UdpFlow) -> (Role, RoleSource) {
     let has = |mark| flow.marks & mark != 0;
@@ -73,7 +73,7 @@ fn role(flow: &UdpFlow) -> (Role, RoleSource) {
     }
 }
 
-/// What had no place in the kernel's tables, in one record.
+/// Totals of flows that had no place in the kernel's tables, in one record.
 pub(super) fn unplaced(totals: &UdpTotals) -> UdpRecord {
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let none = Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), 0);

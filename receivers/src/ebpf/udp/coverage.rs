@@ -5,8 +5,8 @@
 //! | `udp_received` | `InDatagrams` of UDP and UDP-Lite, IPv4 and IPv6 | datagrams that an application took |
 //! | `udp_sent` | `OutDatagrams` of the same | datagrams sent |
 //!
-//! The kernel counts a buffer of segmentation offload once, so with it more is measured than the kernel counts. What had
-//! no place in a table counts as measured, whatever its namespace.
+//! The kernel counts a buffer of segmentation offload once, so with it more is measured than the kernel counts. Datagrams
+//! without a place in a table count as measured, whatever their namespace.
 
 use std::fs;
 use std::io;

@@ -7,7 +7,7 @@
 //!    measured where none works.
 //! 2. Before a watermark the totals are read, so no datagram before it is missing ([`UdpSink`]).
 //! 3. Between watermarks rings are drained when a quarter of one is full ([`Shared::run`]).
-//! 4. What has no place in the kernel's tables is one record without peer, for the series `other`.
+//! 4. Flows without a place in the kernel's tables are one record without peer, for the series `other`.
 
 mod config;
 mod convert;
@@ -34,7 +34,6 @@ use self::dns::Dns;
 use self::icmp::IcmpCounters;
 use self::roles::Roles;
 use self::telemetry::Telemetry;
-use super::config::Config;
 use super::explain::explain;
 use crate::containers::Containers;
 
@@ -60,9 +59,13 @@ impl UdpCapture {
     /// Loads and attaches; `None` if the config does not ask for it, or not by any means and nothing works.
     ///
     /// # Errors
-    /// What is missing for the hooks that the config asks for.
-    pub(super) fn load(config: &Config, context: &BuildContext) -> Result<Option<Box<Self>>, StageError> {
-        let udp = &config.udp;
+    /// The missing requirement of the hooks that the config asks for.
+    pub(super) fn load(
+        udp: &UdpConfig,
+        dns: &crate::dns::Config,
+        proc_root: &Path,
+        context: &BuildContext,
+    ) -> Result<Option<Box<Self>>, StageError> {
         if !udp.enabled {
             return Ok(None);
         }
@@ -70,8 +73,8 @@ impl UdpCapture {
             hooks: udp.hooks.kernel(),
             max_flows: udp.max_flows,
             idle: udp.idle,
-            dns_ports: config.dns.kernel_ports().to_vec(),
-            dns_ring_bytes: config.dns.ring_buffer_bytes,
+            dns_ports: dns.kernel_ports().to_vec(),
+            dns_ring_bytes: dns.ring_buffer_bytes,
         };
         let programs = match Udp::load(&options) {
             Ok(programs) => programs,
@@ -110,7 +113,7 @@ impl UdpCapture {
                 "drops or errors of UDP are not counted here"
             );
         }
-        if !programs.step().has_payload() && !config.dns.kernel_ports().is_empty() {
+        if !programs.step().has_payload() && !dns.kernel_ports().is_empty() {
             tracing::info!(
                 step,
                 "DNS transactions are not measured: this step sees no payload"
@@ -120,20 +123,20 @@ impl UdpCapture {
         Ok(Some(Box::new(Self {
             config: udp.clone(),
             programs,
-            containers: Containers::new(context, &config.proc_root),
+            containers: Containers::new(context, proc_root),
             telemetry,
-            coverage: UdpCoverage::new(context, &config.proc_root),
-            dns: Dns::new(&config.dns, context),
-            dns_config: config.dns.clone(),
+            coverage: UdpCoverage::new(context, proc_root),
+            dns: Dns::new(dns, context),
+            dns_config: dns.clone(),
             roles: Roles::default(),
             unplaced: UdpTotals::default(),
             batch: FlowBatch::default(),
         })))
     }
 
-    /// Whether a receiver of `config` can continue with it.
-    pub(super) fn suits(&self, config: &Config) -> bool {
-        self.config == config.udp && self.dns_config == config.dns
+    /// Whether a receiver with these settings can continue with it.
+    pub(super) fn suits(&self, udp: &UdpConfig, dns: &crate::dns::Config) -> bool {
+        self.config == *udp && self.dns_config == *dns
     }
 
     /// Shows that the programs are about to be detached.
