@@ -83,6 +83,18 @@ pub(crate) fn runtime() -> Result<Runtime, ExitError> {
     Ok(runtime)
 }
 
+/// Connects to the cluster around this machine; `None` if there is none, or if a signal came first.
+async fn connect(
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<Option<kubernetes::Cluster>, ExitError> {
+    let connecting = kubernetes::connect(&config.service.kubernetes);
+    let connected = stop.run_until_cancelled(connecting).await;
+    connected
+        .unwrap_or(Ok(None))
+        .map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))
+}
+
 async fn supervise(
     config: Config,
     resource: Resource,
@@ -98,13 +110,7 @@ async fn supervise(
         "this instance"
     );
     let stop = stopping.token().clone();
-    let connecting = kubernetes::connect(&config.service.kubernetes);
-    // `None`: a signal came first.
-    let cluster = stop
-        .run_until_cancelled(connecting)
-        .await
-        .unwrap_or(Ok(None))
-        .map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))?;
+    let cluster = connect(&config, &stop).await?;
     let resource = match cluster.as_ref().and_then(|cluster| cluster.uid.clone()) {
         Some(uid) => identity::in_cluster(resource, &config.service, uid),
         None => resource,

@@ -609,7 +609,7 @@ mod tests {
         use super::super::key::{Direction, KeyInputs};
 
         let mut catalog = Catalog::new(&Config::default(), &std::sync::Arc::default());
-        let mut store = Store::<Sum>::new([usize::MAX; FAMILIES.len()], [None; FAMILIES.len()]);
+        let mut store = Store::<Sum>::new(&[usize::MAX; FAMILIES.len()], &[None; FAMILIES.len()]);
         let start = Timestamp::from_nanos(1);
         let keys: Vec<_> = (0..5_000_u32)
             .filter_map(|i| {

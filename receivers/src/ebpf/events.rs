@@ -35,6 +35,10 @@ use crate::listen_scan;
 const BATCH_EVENTS: usize = 1024;
 
 /// A message in the channel.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most messages are batches, and a box for each would be an allocation more"
+)]
 enum Message {
     Batch(FlowBatch),
     /// Everything up to then has gone before; with all that was lost up to now.

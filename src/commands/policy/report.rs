@@ -285,8 +285,10 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
 
 /// Remarks as lines of a report.
 pub(super) fn remark_lines(observation: &Observation) -> String {
-    remarks(observation)
-        .into_iter()
-        .map(|remark| format!("note: {remark}\n"))
-        .collect()
+    let mut lines = String::new();
+    for remark in remarks(observation) {
+        // Writing to a String does not fail.
+        let _ = writeln!(lines, "note: {remark}");
+    }
+    lines
 }

@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(
             shown(Naming::PrimusLens, &batch([quic, dns])),
             [
-                r#"network_flow_dns{} 500"#,
+                "network_flow_dns{} 500",
                 r#"network_udp_datagrams{flow="egress",direction="inbound",type="dns"} 2"#,
                 r#"network_udp_datagrams{flow="egress",direction="outbound",type="dns"} 3"#,
                 r#"network_udp_datagrams{flow="egress",direction="outbound",type="externalHosts"} 3"#,
