@@ -40,11 +40,12 @@ pub(crate) struct Program {
 }
 
 /// flowtap's programs by name, and that of the usual design. Only one agent runs at a time.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "on_state_change",
     "on_state_nested",
     "scan_sockets",
     "scan_by_cast",
+    "scan_table",
     "adopt_files",
     "adopt_sockets",
     "segment",
