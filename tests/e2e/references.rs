@@ -181,6 +181,28 @@ fn the_metrics_reference_is_what_the_code_says() {
             "kind",
             "of a dropped packet: `policy`, `full`, `nobody`, `broken` (loss), `tcp`, `end` (no loss), `other` ([drops.md](drops.md))",
         ),
+        ("app", "application protocol of a UDP flow: `quic`, or empty"),
+        (
+            "icmp_type",
+            "type of an ICMP message, such as `destination_unreachable`",
+        ),
+        (
+            "qtype",
+            "type of a DNS question, such as `AAAA`; `other` for types that resolvers do not ask for",
+        ),
+        (
+            "rcode",
+            "response code of a DNS answer, such as `NXDOMAIN`; `timeout` without an answer, `multicast`, `other`",
+        ),
+        (
+            "qname",
+            "name of a DNS question, as `receivers.ebpf.dns.names` wants it ([dns.md](dns.md#names))",
+        ),
+        (
+            "peer_name",
+            "name of the peer's address, from the processor `names`; empty if not known",
+        ),
+        ("peer_name_source", "source of `peer_name`: `dns` or `hosts`"),
     ] {
         // The types of peers and of events share a name.
         let known = FAMILIES
