@@ -197,7 +197,10 @@ impl FlowBatch {
     /// The flow of every record of traffic between two ends: not of a listener, and not of packets that were dropped.
     pub fn traffic(&self) -> impl Iterator<Item = &Flow> {
         let tcp = self.tcp.iter().map(|record| &record.flow);
-        tcp.chain(self.dns.iter().map(|record| &record.flow))
+        let dns = self.dns.iter().map(|record| &record.flow);
+        // Without a peer's port it is of a socket, not of two ends.
+        let udp = self.udp.iter().map(|record| &record.flow);
+        tcp.chain(dns).chain(udp.filter(|flow| flow.remote.port != 0))
     }
 
     /// Drops every record, of any signal, whose flow `keep` rejects. Returns how many. A record without a flow stays.

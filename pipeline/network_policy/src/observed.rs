@@ -97,7 +97,7 @@ impl Sides {
 pub struct Observed {
     flows: HashMap<ObservedFlow, Tally>,
     max: usize,
-    /// Records of flows for which there was no room.
+    /// Records of flows for which there was no room, here or in the receiver's tables.
     pub left_out: u64,
     /// Whether a record of UDP was seen: without one, names were looked up unseen.
     pub has_udp: bool,
@@ -120,6 +120,15 @@ impl Observed {
             self.has_udp |= flow.transport == Transport::Udp;
             if let Some(tally) = self.entry(flow) {
                 tally.records += 1;
+            }
+        }
+        for record in &batch.udp {
+            if record.flow.remote.port == 0 {
+                // Bytes of ends that are not known.
+                self.left_out += u64::from(record.sent_bytes + record.received_bytes != 0);
+            } else if let Some(tally) = self.flows.get_mut(&ObservedFlow::of(&record.flow)) {
+                tally.connections += u64::from(record.opened);
+                tally.bytes += record.sent_bytes + record.received_bytes;
             }
         }
         for record in &batch.tcp {

@@ -260,7 +260,9 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
     }
     if observation.left_out > 0 {
         let count = counted(observation.left_out, "record");
-        remarks.push(format!("not judged: {count} of flows beyond --max-flows"));
+        remarks.push(format!(
+            "not judged: {count} of flows beyond --max-flows, or of UDP whose peer is unknown"
+        ));
     }
     if conversations.attempts > 0 {
         let count = counted(conversations.attempts, "flow");
