@@ -65,7 +65,7 @@ mod tests {
         let mut get = |bits: u32| {
             cache.get(Ipv4Addr::from_bits(bits).into(), |_| {
                 looked_up += 1;
-                (bits % 2 == 0).then(|| {
+                bits.is_multiple_of(2).then(|| {
                     Arc::new(Place {
                         asn: bits,
                         ..Place::default()
@@ -74,7 +74,10 @@ mod tests {
             })
         };
         for bits in 0..1_000 {
-            assert_eq!(get(bits).map(|place| place.asn), (bits % 2 == 0).then_some(bits));
+            assert_eq!(
+                get(bits).map(|place| place.asn),
+                bits.is_multiple_of(2).then_some(bits)
+            );
             assert_eq!(get(7), None);
             assert_eq!(get(8).unwrap().asn, 8);
         }

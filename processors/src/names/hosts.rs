@@ -114,7 +114,7 @@ mod tests {
         let of = |addr: &str| {
             hosts
                 .get(&addr.parse::<IpAddr>().unwrap())
-                .map(|name| name.to_string())
+                .map(ToString::to_string)
         };
         assert_eq!(of("127.0.0.1").as_deref(), Some("localhost"));
         assert_eq!(of("192.0.2.7").as_deref(), Some("db.example"));

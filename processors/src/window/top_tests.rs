@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::testing::{AggregatorTest, config, record};
-use flowtap_pipeline::{FlowKind, PeerClass, Points, Snapshot, TcpRecord};
+use flowtap_pipeline::{FlowKind, PeerClass, Points, Series, Snapshot, TcpRecord};
 
 use super::FACTORY;
 
@@ -184,7 +184,7 @@ fn series_beyond_the_top_expire_without_a_trace_and_budgets_are_per_family() {
     top.fold([sent(2, 20)]);
     let snapshot = top.advance(25).unwrap();
     let ended = snapshot.families[FamilyId::Egress as usize].ended.iter();
-    let ended: Vec<_> = ended.map(|series| series.joined_labels()).collect();
+    let ended: Vec<_> = ended.map(Series::joined_labels).collect();
     assert_eq!(
         ended,
         [r#"raddr="other""#],

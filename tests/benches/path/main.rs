@@ -149,7 +149,10 @@ impl Path {
 
     fn advance(&mut self, to: Timestamp) -> Snapshot {
         let output = self.0.advance(to).and_then(Output::into_snapshot);
-        Arc::unwrap_or_clone(output.expect("a window that has closed"))
+        let Some(snapshot) = output else {
+            panic!("a window that has not closed");
+        };
+        Arc::unwrap_or_clone(snapshot)
     }
 }
 
