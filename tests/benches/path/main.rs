@@ -147,6 +147,7 @@ impl Path {
         self.0.accept(batch);
     }
 
+    #[expect(clippy::panic, reason = "without a window there is nothing to measure")]
     fn advance(&mut self, to: Timestamp) -> Snapshot {
         let output = self.0.advance(to).and_then(Output::into_snapshot);
         let Some(snapshot) = output else {
