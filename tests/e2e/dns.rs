@@ -183,6 +183,17 @@ fn counts_equal_the_query_log_of_a_name_server_by_type_and_outcome_at_both_ends(
     assert!(!window.log.contains("www.test"), "{}", window.log);
 }
 
+/// Sends a query once more for as long as no answer comes, from the same socket, as resolvers do.
+fn ask(server: &str, id: u16, tries: u32) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    (0..tries).any(|_| {
+        socket.send(&query(id)).unwrap();
+        socket.recv(&mut [0; 512]).is_ok()
+    })
+}
+
 #[test]
 fn failures_delay_loss_and_truncation_are_seen_as_they_happened() {
     let Some(_machine) = require::root() else {
@@ -195,16 +206,6 @@ fn failures_delay_loss_and_truncation_are_seen_as_they_happened() {
         delay: Duration::ZERO,
         ignored: 0,
     };
-    /// Sends a query once more for as long as no answer comes, from the same socket, as resolvers do.
-    fn ask(server: &str, id: u16, tries: u32) -> bool {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(server).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        (0..tries).any(|_| {
-            socket.send(&query(id)).unwrap();
-            socket.recv(&mut [0; 512]).is_ok()
-        })
-    }
     let (netns, received) = netns::within_new(|| {
         let fails = Responder::start("127.0.0.2:53", Behaviour { rcode: 2, ..plain });
         let slow = Responder::start(
@@ -289,10 +290,10 @@ fn failures_delay_loss_and_truncation_are_seen_as_they_happened() {
 
 #[test]
 fn messages_that_a_small_ring_has_no_room_for_are_counted_to_the_last_one() {
+    const COUNT: u16 = 10_000;
     let Some(_machine) = require::root_alone() else {
         return;
     };
-    const COUNT: u16 = 10_000;
     let daemon = Daemon::start(&[&REAL[..], &["receivers.ebpf.dns.ring_buffer_bytes=65536"]].concat());
     // The daemon reads nothing meanwhile.
     let netns = daemon.while_paused(|| {

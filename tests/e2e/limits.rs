@@ -398,8 +398,8 @@ fn the_time_of_a_connection_goes_to_what_its_experiment_makes_it_wait_for() {
         // The client resets each: its end says that it did, and the other one that the peer did.
         for port in [SLOW_LINK, SLOW_READER, THINKING_SERVER] {
             let ends = [("egress", "local"), ("ingress", "remote")];
-            let resets = ends.map(|(flow, by)| seen.resets(port, flow, by));
-            assert_eq!(resets, [1.0, 1.0], "{mode}, port {port}");
+            let resets = ends.map(|(flow, by)| format!("{:.0}", seen.resets(port, flow, by)));
+            assert_eq!(resets, ["1", "1"], "{mode}, port {port}");
         }
     }
 }
@@ -479,6 +479,11 @@ fn diagnose_names_the_cause_of_each_experiment() {
     }
 }
 
+/// A port that nobody listens on.
+const REFUSES: u16 = 7_110;
+/// A port to which nothing gets.
+const SILENT: u16 = 7_111;
+
 #[test]
 fn diagnose_names_a_peer_that_refuses_and_one_that_does_not_answer() {
     let Some(_machine) = require::root() else {
@@ -487,8 +492,6 @@ fn diagnose_names_a_peer_that_refuses_and_one_that_does_not_answer() {
     if !have_tools() {
         return;
     }
-    const REFUSES: u16 = 7_110;
-    const SILENT: u16 = 7_111;
     let causes = netns::within_new(|| {
         sh(&format!(
             "nft add table inet t

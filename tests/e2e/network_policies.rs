@@ -91,15 +91,14 @@ fn recording(dir: &Path, name: &str, records: Vec<TcpRecord>, cluster: Option<Cl
         tcp: records,
         ..FlowBatch::default()
     });
-    for frame in [
+    let frames = [
         Some(start),
         cluster.map(Frame::Cluster),
         Some(batch),
         Some(Frame::End(at(9))),
-    ] {
-        if let Some(frame) = frame {
-            writer.write(&frame).unwrap();
-        }
+    ];
+    for frame in frames.into_iter().flatten() {
+        writer.write(&frame).unwrap();
     }
     writer.flush().unwrap();
     path

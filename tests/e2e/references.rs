@@ -81,6 +81,120 @@ fn describe(text: &mut String, definition: &Definition) {
     .unwrap();
 }
 
+/// Labels with their values, in the order of the page.
+const LABELS: &[(&str, &str)] = &[
+    ("raddr", "the peer's address"),
+    ("rport", "the peer's port"),
+    ("laddr", "this side's address"),
+    ("lport", "this side's port"),
+    (
+        "direction",
+        "`outbound` for what this side sent, `inbound` for what it received; by `naming: otel` `transmit` and `receive`",
+    ),
+    (
+        "type",
+        "class of the peer's address, from the processor `policy`; of events: `tcpflow`, `tcpconn`",
+    ),
+    (
+        "flow",
+        "`ingress` if this side serves, `egress` if it is the client",
+    ),
+    ("event", "`opened`, `closed`, `failed`, `reset`"),
+    (
+        "reason",
+        "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the SYN was sent again), `aborted` (given up at once), `other`; of a dropped packet the kernel's reason ([drops.md](drops.md))",
+    ),
+    (
+        "role_source",
+        "what `flow` rests on: `handshake`, `counters`, `listener`, `ports`, `assumed`",
+    ),
+    ("netns", "inode number of the network namespace"),
+    (
+        "pid",
+        "process id in the initial pid namespace; empty if not known",
+    ),
+    (
+        "comm",
+        "name of the process, which it chooses itself; control characters as `\\xNN`, what is not UTF-8 as U+FFFD; empty if not known",
+    ),
+    (
+        "cgroup_id",
+        "cgroup v2 id of the process: the inode number of the cgroup's directory; empty if not known",
+    ),
+    (
+        "container_id",
+        "id of its container, or its name (LXC, systemd-nspawn), from the path of the cgroup; empty if not in one",
+    ),
+    (
+        "peer_namespace",
+        "the peer's Kubernetes namespace, from the processor `kubernetes`; empty if not known",
+    ),
+    ("peer_pod", "the peer's pod"),
+    (
+        "peer_workload",
+        "what owns the peer's pod, such as `Deployment/web`",
+    ),
+    ("peer_service", "the peer, as a service"),
+    ("peer_node", "the peer's node"),
+    ("local_namespace", "this side's Kubernetes namespace"),
+    ("local_pod", "this side's pod"),
+    ("local_workload", "what owns this side's pod"),
+    (
+        "peer_network",
+        "name of the network that the peer is in, from the processor `attributes`; empty if it is in none",
+    ),
+    (
+        "peer_asn",
+        "number of the peer's autonomous system, from the processor `geoip`; empty if not known",
+    ),
+    ("peer_as_org", "organisation that operates it"),
+    ("peer_country", "country of the peer's address, as a code: `DE`"),
+    ("server_port", "port of the side that serves, whichever that is"),
+    ("network_type", "`ipv4` or `ipv6`"),
+    (
+        "limit",
+        "what the sender waited for: `network`, `answer`, `receiver`, `buffer`, `application` ([concepts](concepts.md#what-limits-a-connection))",
+    ),
+    (
+        "queue",
+        "`unsent` and `unacked` of this side's sending, `unread` of its receiving",
+    ),
+    (
+        "reset_by",
+        "the side that reset the connection: `local` or `remote`; empty for other events, and where it is not seen",
+    ),
+    (
+        "kind",
+        "of a dropped packet: `policy`, `full`, `nobody`, `broken` (loss), `tcp`, `end` (no loss), `other` ([drops.md](drops.md))",
+    ),
+    ("app", "application protocol of a UDP flow: `quic`, or empty"),
+    (
+        "icmp_type",
+        "type of an ICMP message, such as `destination_unreachable`",
+    ),
+    (
+        "qtype",
+        "type of a DNS question, such as `AAAA`; `other` for types that resolvers do not ask for",
+    ),
+    (
+        "rcode",
+        "response code of a DNS answer, such as `NXDOMAIN`; `timeout` without an answer, `multicast`, `other`",
+    ),
+    (
+        "qname",
+        "name of a DNS question, as `receivers.ebpf.dns.names` wants it ([dns.md](dns.md#names))",
+    ),
+    (
+        "peer_name",
+        "name of the peer's address, from the processor `names`; empty if not known",
+    ),
+    ("peer_name_source", "source of `peer_name`: `dns` or `hosts`"),
+    (
+        "finding",
+        "kind of a finding of the processor `watch` ([findings.md](findings.md))",
+    ),
+];
+
 #[test]
 fn the_metrics_reference_is_what_the_code_says() {
     let mut text = String::from(
@@ -96,120 +210,13 @@ fn the_metrics_reference_is_what_the_code_says() {
          labels are `other`; role, direction, class, event, reason, network type, limit, queue and kind keep their values.\n\n\
          | label | by `naming: otel` | value |\n|---|---|---|\n",
     );
-    for (label, value) in [
-        ("raddr", "the peer's address"),
-        ("rport", "the peer's port"),
-        ("laddr", "this side's address"),
-        ("lport", "this side's port"),
-        (
-            "direction",
-            "`outbound` for what this side sent, `inbound` for what it received; by `naming: otel` `transmit` and `receive`",
-        ),
-        (
-            "type",
-            "class of the peer's address, from the processor `policy`; of events: `tcpflow`, `tcpconn`",
-        ),
-        (
-            "flow",
-            "`ingress` if this side serves, `egress` if it is the client",
-        ),
-        ("event", "`opened`, `closed`, `failed`, `reset`"),
-        (
-            "reason",
-            "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the SYN was sent again), `aborted` (given up at once), `other`; of a dropped packet the kernel's reason ([drops.md](drops.md))",
-        ),
-        (
-            "role_source",
-            "what `flow` rests on: `handshake`, `counters`, `listener`, `ports`, `assumed`",
-        ),
-        ("netns", "inode number of the network namespace"),
-        (
-            "pid",
-            "process id in the initial pid namespace; empty if not known",
-        ),
-        (
-            "comm",
-            "name of the process, which it chooses itself; control characters as `\\xNN`, what is not UTF-8 as U+FFFD; empty if not known",
-        ),
-        (
-            "cgroup_id",
-            "cgroup v2 id of the process: the inode number of the cgroup's directory; empty if not known",
-        ),
-        (
-            "container_id",
-            "id of its container, or its name (LXC, systemd-nspawn), from the path of the cgroup; empty if not in one",
-        ),
-        (
-            "peer_namespace",
-            "the peer's Kubernetes namespace, from the processor `kubernetes`; empty if not known",
-        ),
-        ("peer_pod", "the peer's pod"),
-        (
-            "peer_workload",
-            "what owns the peer's pod, such as `Deployment/web`",
-        ),
-        ("peer_service", "the peer, as a service"),
-        ("peer_node", "the peer's node"),
-        ("local_namespace", "this side's Kubernetes namespace"),
-        ("local_pod", "this side's pod"),
-        ("local_workload", "what owns this side's pod"),
-        (
-            "peer_network",
-            "name of the network that the peer is in, from the processor `attributes`; empty if it is in none",
-        ),
-        (
-            "peer_asn",
-            "number of the peer's autonomous system, from the processor `geoip`; empty if not known",
-        ),
-        ("peer_as_org", "organisation that operates it"),
-        ("peer_country", "country of the peer's address, as a code: `DE`"),
-        ("server_port", "port of the side that serves, whichever that is"),
-        ("network_type", "`ipv4` or `ipv6`"),
-        (
-            "limit",
-            "what the sender waited for: `network`, `answer`, `receiver`, `buffer`, `application` ([concepts](concepts.md#what-limits-a-connection))",
-        ),
-        (
-            "queue",
-            "`unsent` and `unacked` of this side's sending, `unread` of its receiving",
-        ),
-        (
-            "reset_by",
-            "the side that reset the connection: `local` or `remote`; empty for other events, and where it is not seen",
-        ),
-        (
-            "kind",
-            "of a dropped packet: `policy`, `full`, `nobody`, `broken` (loss), `tcp`, `end` (no loss), `other` ([drops.md](drops.md))",
-        ),
-        ("app", "application protocol of a UDP flow: `quic`, or empty"),
-        (
-            "icmp_type",
-            "type of an ICMP message, such as `destination_unreachable`",
-        ),
-        (
-            "qtype",
-            "type of a DNS question, such as `AAAA`; `other` for types that resolvers do not ask for",
-        ),
-        (
-            "rcode",
-            "response code of a DNS answer, such as `NXDOMAIN`; `timeout` without an answer, `multicast`, `other`",
-        ),
-        (
-            "qname",
-            "name of a DNS question, as `receivers.ebpf.dns.names` wants it ([dns.md](dns.md#names))",
-        ),
-        (
-            "peer_name",
-            "name of the peer's address, from the processor `names`; empty if not known",
-        ),
-        ("peer_name_source", "source of `peer_name`: `dns` or `hosts`"),
-    ] {
+    for (label, value) in LABELS {
         // The types of peers and of events share a name.
         let known = FAMILIES
             .iter()
             .flat_map(|definition| definition.possible(Naming::PrimusLens));
         let otel = known
-            .filter(|known| known.name() == label)
+            .filter(|known| known.name() == *label)
             .min()
             .unwrap()
             .otel_name();

@@ -160,7 +160,7 @@ fn per_pair(mut pair: impl FnMut()) -> f64 {
     for _ in 0..PAIRS {
         pair();
     }
-    (now() - start).as_secs_f64() * 1e9 / f64::from(PAIRS)
+    now().saturating_sub(start).as_secs_f64() * 1e9 / f64::from(PAIRS)
 }
 
 fn median(values: &mut [f64]) -> f64 {
