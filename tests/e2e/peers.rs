@@ -133,6 +133,47 @@ fn a_strict_openmetrics_parser_takes_every_family_by_either_naming_with_hostile_
     }
 }
 
+/// Exit code and output of `promtool check metrics`.
+fn check_metrics(scrape: &str) -> (Option<i32>, String) {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(scrape.as_bytes())
+        .unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), said.into_owned())
+}
+
+#[test]
+fn promtool_has_nothing_to_say_of_names_by_opentelemetry() {
+    if !require::program("promtool") {
+        return;
+    }
+    let daemon = Daemon::launch(Launch {
+        set: &[
+            "processors.window.naming=otel",
+            "service.pipelines.flows.receivers=[generator]",
+            "receivers.generator={flows: 50, interval: 100ms, max_intervals: 3, churn_per_interval: 5}",
+        ],
+        unprivileged: nix::unistd::geteuid().is_root(),
+        ..Launch::default()
+    });
+    daemon.scrape_until("traffic", |scrape| {
+        scrape.sum("flowtap_tcp_io_bytes_total", &[]) > 0
+    });
+    let scrape = get(daemon.scrape_address(), "/metrics");
+    assert_eq!(check_metrics(&scrape), (Some(0), String::new()));
+}
+
 #[test]
 fn promtool_has_nothing_to_say_of_syntax_or_help() {
     let Some(_machine) = require::root() else {
@@ -149,23 +190,9 @@ fn promtool_has_nothing_to_say_of_syntax_or_help() {
         scrape.sum("primus_lens_network_tcp_flow_egress", &[("rport", &port)]) > 0
     });
     let scrape = get(daemon.scrape_address(), "/metrics");
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    promtool
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(scrape.as_bytes())
-        .unwrap();
-    let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let (code, said) = check_metrics(&scrape);
     // 3 is "parsed, but the linter has advice": the seed's names have no `_total`, and they are kept.
-    assert!(matches!(output.status.code(), Some(0 | 3)), "{said}");
+    assert!(matches!(code, Some(0 | 3)), "{said}");
     for line in said.lines().filter(|line| !line.is_empty()) {
         assert!(
             line.contains("counter metrics should have \"_total\" suffix"),
