@@ -7,21 +7,68 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use aya::programs::cgroup_skb::CgroupSkbAttachType;
 use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSock, FEntry, KProbe, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
 
-use super::abi::{UdpSeen, UdpTotals};
+use super::abi::{UdpKey, UdpTotals};
 use super::kprobe_multi::Probes;
 use super::map::Map;
-use super::table::Table;
-use super::{CLOSED_RING_BYTES, OBJECT, Udp, UdpOptions, absent, self_test};
+use super::self_test;
 use crate::capability;
 use crate::error::LoadError;
-use crate::misses::MissCounters;
 use crate::preemption;
+
+/// The compiled programs.
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/udp.bpf.o"));
+
+/// Options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpOptions {
+    /// The hooks to use.
+    pub hooks: Hooks,
+    /// Places in each of the two tables of flows: sockets with their first peer, and further peers.
+    pub max_flows: u32,
+    /// A flow without a datagram for so long is removed.
+    pub idle: Duration,
+    /// Ports whose datagrams are forwarded, 8 at most.
+    pub dns_ports: Vec<u16>,
+    /// Size of the ring of these: a power of two, at least a page.
+    pub dns_ring_bytes: u32,
+}
+
+/// Size of the ring of closed sockets: 5,000 of them.
+const CLOSED_RING_BYTES: u32 = 1 << 20;
+
+/// Programs that are loaded and attached, and have passed the self-test.
+pub(super) struct Attached {
+    pub(super) step: Step,
+    /// Steps that were tried before.
+    pub(super) refused: Vec<Refusal>,
+    /// Programs that the step works without.
+    pub(super) absent: Vec<Refusal>,
+    pub(super) sockets: Map<u64>,
+    pub(super) flows: Map<UdpKey>,
+    /// Totals of the self-test.
+    pub(super) tested: UdpTotals,
+    pub(super) links: Vec<OwnedFd>,
+    pub(super) ebpf: Ebpf,
+}
+
+/// Programs that the kernel may skip on a CPU that is already running them.
+pub(super) const MISSABLE: [&str; 8] = [
+    "sent4",
+    "sent6",
+    "taken",
+    "gone4",
+    "gone6",
+    "dropped",
+    "uncount_dropped",
+    "failed",
+];
 
 /// The hooks that the config asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,17 +173,14 @@ const LENGTHS: [(&str, &str); 2] = [
 ];
 
 /// Tries the steps that the options allow, in order.
-pub(super) fn best(options: &UdpOptions) -> Result<Udp, UdpLoadError> {
+pub(super) fn best(options: &UdpOptions) -> Result<Attached, UdpLoadError> {
     capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
     capability::raise_memlock();
     let btf = Btf::from_sys_fs().map_err(LoadError::from)?;
     let mut refused = Vec::new();
     for &step in steps(options.hooks) {
         match attach(options, step, &btf) {
-            Ok(mut udp) => {
-                udp.refused = refused;
-                return Ok(udp);
-            }
+            Ok(attached) => return Ok(Attached { refused, ..attached }),
             Err(error) => refused.push(Refusal {
                 what: step.as_str(),
                 error,
@@ -158,7 +202,7 @@ fn steps(hooks: Hooks) -> &'static [Step] {
     }
 }
 
-fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Udp, LoadError> {
+fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Attached, LoadError> {
     let mut ports = [0_u16; 8];
     if step.has_payload() {
         for (to, from) in ports.iter_mut().zip(&options.dns_ports) {
@@ -196,41 +240,24 @@ fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Udp, LoadError>
         what: "the self-test",
         source,
     })?;
-    let names = [
-        "sent4",
-        "sent6",
-        "taken",
-        "gone4",
-        "gone6",
-        "dropped",
-        "uncount_dropped",
-        "failed",
-    ];
-    let misses = MissCounters::new(&ebpf, names);
-    let seen = ebpf.take_map("udp_seen").ok_or_else(|| absent("udp_seen"))?;
-    Ok(Udp {
+    Ok(Attached {
         step,
         refused: Vec::new(),
         absent: absent_programs,
-        idle: options.idle,
         sockets,
         flows,
-        table: Table::default(),
-        seen: PerCpuArray::<MapData, UdpSeen>::try_from(seen).map_err(|source| LoadError::Map {
-            map: "udp_seen",
-            source,
-        })?,
         tested,
-        unplaced: UdpTotals::default(),
-        closed: take_ring(&mut ebpf, "udp_closed")?,
-        dns: take_ring(&mut ebpf, "dns")?,
-        misses,
-        _links: links,
-        _ebpf: ebpf,
+        links,
+        ebpf,
     })
 }
 
-fn take_ring(ebpf: &mut Ebpf, map: &'static str) -> Result<RingBuf<MapData>, LoadError> {
+/// A map that is not there: the object was not built from this source.
+pub(super) const fn absent(map: &'static str) -> LoadError {
+    LoadError::Absent(map)
+}
+
+pub(super) fn take_ring(ebpf: &mut Ebpf, map: &'static str) -> Result<RingBuf<MapData>, LoadError> {
     let ring = ebpf.take_map(map).ok_or_else(|| absent(map))?;
     RingBuf::try_from(ring).map_err(|source| LoadError::Map { map, source })
 }

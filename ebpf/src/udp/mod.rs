@@ -25,7 +25,10 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 
-pub use self::attach::{Hooks, Refusal, Step, UdpLoadError};
+#[cfg(test)]
+pub(crate) use self::attach::OBJECT;
+use self::attach::{Attached, absent};
+pub use self::attach::{Hooks, Refusal, Step, UdpLoadError, UdpOptions};
 use self::map::Map;
 use self::table::Table;
 pub use self::table::{UdpChange, UdpDelta};
@@ -33,27 +36,6 @@ use crate::error::LoadError;
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::ring::RingWatch;
 use abi::{DnsDatagram, UdpFlow, UdpKey, UdpSeen, UdpTotals};
-
-/// The compiled programs.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/udp.bpf.o"));
-
-/// Options.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UdpOptions {
-    /// The hooks to use.
-    pub hooks: Hooks,
-    /// Places in each of the two tables of flows: sockets with their first peer, and further peers.
-    pub max_flows: u32,
-    /// A flow without a datagram for so long is removed.
-    pub idle: Duration,
-    /// Ports whose datagrams are forwarded, 8 at most.
-    pub dns_ports: Vec<u16>,
-    /// Size of the ring of these: a power of two, at least a page.
-    pub dns_ring_bytes: u32,
-}
-
-/// Size of the ring of closed sockets: 5,000 of them.
-const CLOSED_RING_BYTES: u32 = 1 << 20;
 
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Udp {
@@ -91,9 +73,45 @@ impl Udp {
     /// [`UdpLoadError`] with the reason of each step that was tried.
     pub fn load(options: &UdpOptions) -> Result<Self, UdpLoadError> {
         crate::heap::cap_malloc_thresholds();
-        let loaded = attach::best(options);
+        let loaded = attach::best(options)
+            .and_then(|attached| Self::over(attached, options).map_err(UdpLoadError::Unable));
         crate::heap::trim();
         loaded
+    }
+
+    fn over(attached: Attached, options: &UdpOptions) -> Result<Self, LoadError> {
+        let Attached {
+            step,
+            refused,
+            absent: absent_programs,
+            sockets,
+            flows,
+            tested,
+            links,
+            mut ebpf,
+        } = attached;
+        let misses = MissCounters::new(&ebpf, attach::MISSABLE);
+        let seen = ebpf.take_map("udp_seen").ok_or_else(|| absent("udp_seen"))?;
+        Ok(Self {
+            step,
+            refused,
+            absent: absent_programs,
+            idle: options.idle,
+            sockets,
+            flows,
+            table: Table::default(),
+            seen: PerCpuArray::try_from(seen).map_err(|source| LoadError::Map {
+                map: "udp_seen",
+                source,
+            })?,
+            tested,
+            unplaced: UdpTotals::default(),
+            closed: attach::take_ring(&mut ebpf, "udp_closed")?,
+            dns: attach::take_ring(&mut ebpf, "dns")?,
+            misses,
+            _links: links,
+            _ebpf: ebpf,
+        })
     }
 
     /// The hooks in use.
@@ -230,9 +248,4 @@ fn each_moved(change: Option<UdpChange>, each: &mut impl FnMut(&UdpChange)) {
     if let Some(change) = change {
         each(&change);
     }
-}
-
-/// A map of `ebpf` that is not there: it was not built from this source.
-fn absent(map: &'static str) -> LoadError {
-    LoadError::Absent(map)
 }

@@ -59,7 +59,8 @@ impl UdpCoverage {
     pub(super) fn new(context: &BuildContext, proc_root: &Path) -> Self {
         let kernel = Kernel::open(proc_root);
         if let Err(error) = &kernel {
-            tracing::warn!(%error, "the kernel's own counters of UDP can't be read; its coverage is not exported");
+            tracing::warn!(%error, "the kernel's own counters of UDP can't be read; its coverage is not exported\n  \
+                 hint: mount the host's /proc, and set `proc_root` to it");
         }
         let meter = &context.meter;
         Self {

@@ -37,7 +37,8 @@ impl IcmpCounters {
         match counters.look() {
             Ok(now) => counters.known = now,
             Err(error) => {
-                tracing::warn!(%error, "ICMP messages are not counted: the kernel's counters can't be read");
+                tracing::warn!(%error, "ICMP messages are not counted: the kernel's counters can't be read\n  \
+                     hint: mount the host's /proc, and set `proc_root` to it");
                 return None;
             }
         }
@@ -50,7 +51,8 @@ impl IcmpCounters {
             Ok(now) => now,
             Err(error) => {
                 if !std::mem::replace(&mut self.failed, true) {
-                    tracing::warn!(%error, "ICMP messages are not counted: the kernel's counters can't be read");
+                    tracing::warn!(%error, "ICMP messages are not counted: the kernel's counters can't be read\n  \
+                     hint: mount the host's /proc, and set `proc_root` to it");
                 }
                 return;
             }

@@ -319,7 +319,8 @@ impl Sink for UdpSink<'_> {
         {
             // The next scan shows what this one did not.
             self.sink.scan_failed(&error);
-            tracing::warn!(%error, "the scan of UDP's flows was cut short; the next one makes up for it");
+            tracing::warn!(%error, "the scan of UDP's flows was cut short; the next one makes up for it\n  \
+                 hint: if it goes on, report it with this message");
         }
         let mut icmp = self.shared.icmp.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counters) = icmp.as_mut() {
