@@ -8,7 +8,7 @@
 //! 3. `${env:X}`, `${env:X:-default}` and `${file:P}` are substituted in the merged values ([`substitute`]).
 //! 4. Components are read by their factories, pipelines are wired and checked ([`check`]).
 //!
-//! The lowest layer is built in ([`defaults`]): it has the pipeline `flows` unless the user defines
+//! The lowest layer is built in ([`defaults`]): it has the pipeline `metrics` unless the user defines
 //! pipelines, and its components that no pipeline uses are removed.
 //!
 //! # Layout

@@ -28,7 +28,7 @@ exporters: {otlp/backup: {}}
 service:
   pipelines:
     metrics: {receivers: [ebpf], processors: [direction, window], exporters: [prometheus]}
-    \"second \\\"one\\\"\": {receivers: [ebpf], processors: [window], exporters: [prometheus, otlp/backup]}
+    'metrics/\"one\"': {receivers: [ebpf], processors: [window], exporters: [prometheus, otlp/backup]}
 ";
 
 fn drawn(format: &str) -> String {
@@ -49,7 +49,7 @@ fn the_graph_for_mermaid_has_every_component_and_an_arrow_for_each_step() {
     assert!(drawn.starts_with("flowchart LR\n"), "{drawn}");
     for part in [
         "[\"metrics\"]",
-        "[\"second #34;one#34;\"]",
+        "[\"metrics/#34;one#34;\"]",
         "([\"ebpf\"])",
         "([\"otlp/backup\"])",
         "[\"direction\"]",

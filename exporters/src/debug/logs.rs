@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use flowtap_pipeline::{LogBatch, LogRecord, LogValue};
 
-use super::{Config, Verbosity};
+use super::config::{Config, Verbosity};
 
 /// `batch` in the detail that `config` asks for.
 pub(super) fn describe(config: &Config, batch: &LogBatch) -> String {

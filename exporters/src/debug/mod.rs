@@ -10,6 +10,7 @@
 //! records of each batch, are printed; how many were left out is said. A window is one write, so that lines of
 //! several exporters do not mix.
 
+mod config;
 mod logs;
 
 use std::fmt::Write as _;
@@ -18,63 +19,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flowtap_pipeline::plain::lines;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, ExportService, Exported, Exporter, ExporterConfig,
-    Factory, FamilyKind, FamilySnapshot, Output, PairValue, Points, QueueConfig, Series, Signal, Snapshot,
-    Stability, StageError, Timestamp, Violation,
+    BuildContext, BuildError, ExportService, Exported, Exporter, ExporterConfig, Factory, FamilyKind,
+    FamilySnapshot, Output, PairValue, Points, QueueConfig, Series, Snapshot, Stability, StageError,
+    Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tower::util::BoxService;
 use tower::{BoxError, service_fn};
 
-use crate::naming::{self, full_name, prometheus_name};
-
-/// Level of detail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Verbosity {
-    /// A line per window.
-    #[default]
-    Basic,
-    /// A line per series, or log record, as well.
-    Normal,
-    /// Everything of each series or log record.
-    Detailed,
-}
-
-/// Settings.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Level of detail.
-    pub verbosity: Verbosity,
-    /// Series of each family that are printed per window; log records of each batch.
-    pub sampling: usize,
-    /// Prefix of every metric's name; may be empty.
-    pub namespace: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            verbosity: Verbosity::default(),
-            sampling: 20,
-            namespace: naming::DEFAULT_NAMESPACE.to_owned(),
-        }
-    }
-}
-
-impl ComponentConfig for Config {
-    fn contract(&self) -> Contract {
-        Contract::default().takes([Signal::Metrics, Signal::Logs])
-    }
-
-    fn validate(&self) -> Vec<Violation> {
-        naming::validate(&self.namespace).into_iter().collect()
-    }
-}
+pub use self::config::{Config, Verbosity};
+use crate::naming::{full_name, prometheus_name};
 
 impl ExporterConfig for Config {
     fn queue(&self) -> QueueConfig {

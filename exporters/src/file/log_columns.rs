@@ -11,8 +11,8 @@ use flowtap_pipeline::log::LogFieldType;
 use flowtap_pipeline::{LogBatch, LogField, LogRecord, LogValue};
 
 use super::log_row::Head;
-use super::parquet::{micros, time_type};
 use super::row::Origin;
+use super::times::{micros, time_type};
 
 const TIMES: [&str; 3] = ["timestamp", "interval_start", "connection_start"];
 const TEXTS: [&str; 6] = ["host", "instance", "version", "pipeline", "event", "severity"];

@@ -29,6 +29,8 @@ mod parquet;
 #[path = "no_parquet.rs"]
 mod parquet;
 mod row;
+#[cfg(feature = "parquet")]
+mod times;
 mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError};

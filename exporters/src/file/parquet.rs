@@ -9,9 +9,9 @@ use arrow_array::builder::{
     TimestampMicrosecondBuilder,
 };
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
 use flowtap_pipeline::log::LOG_SCHEMA_VERSION;
-use flowtap_pipeline::{LogBatch, Pair, PipelineKind, Snapshot, Timestamp};
+use flowtap_pipeline::{LogBatch, Pair, PipelineKind, Snapshot};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::ZstdLevel;
 use parquet::errors::ParquetError;
@@ -22,17 +22,13 @@ use super::config::Compression;
 use super::content::Content;
 use super::log_columns;
 use super::row::{Origin, SCHEMA_VERSION, Table, Value, signed, sorted_labels};
+use super::times::{micros, time_type};
 
 /// Rows that are passed to the writer together.
 const BATCH_ROWS: usize = 8192;
 
 /// A row group is held in memory until it is this long.
 const ROW_GROUP_BYTES: usize = 16 << 20;
-
-/// In UTC. Nanoseconds are not for every reader.
-pub(super) fn time_type() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
-}
 
 static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     let list = |item| DataType::List(Arc::new(Field::new("element", item, true)));
@@ -301,9 +297,4 @@ impl Columns {
         columns.push(Arc::new(self.buckets.finish()));
         RecordBatch::try_new(Arc::clone(&SCHEMA), columns)
     }
-}
-
-/// No timestamp is so late that it would not fit.
-pub(super) fn micros(at: Timestamp) -> i64 {
-    i64::try_from(at.as_nanos() / 1000).unwrap_or(i64::MAX)
 }

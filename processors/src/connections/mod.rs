@@ -15,13 +15,13 @@
 //! 7. Everything that has no record is counted by its reason, with its bytes.
 
 mod config;
+mod loss;
 mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tracker;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use flowtap_pipeline::log::{LogBody, Outcome};
 use flowtap_pipeline::{
@@ -31,7 +31,8 @@ use flowtap_pipeline::{
 };
 
 pub use self::config::{Always, Config, Sample};
-use self::telemetry::{LossReason, Telemetry};
+use self::loss::LossReason;
+use self::telemetry::Telemetry;
 use self::tracker::{Closing, Connection, Key, Tracker};
 
 /// The processor type `connections`.
@@ -271,8 +272,3 @@ const _: () = assert!(
     size_of::<Connection>() <= 480,
     "an entry takes more memory than is documented"
 );
-
-/// Time as records have it.
-const fn micros(micros: u64) -> Duration {
-    Duration::from_micros(micros)
-}

@@ -5,28 +5,8 @@ use flowtap_pipeline::{BuildContext, TcpRecord};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Gauge;
 
+use super::loss::LossReason;
 use super::tracker::Connection;
-
-/// Why something has no log record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LossReason {
-    /// Memory is short.
-    MemoryLimit,
-    /// The table of open connections is full.
-    MaxConnections,
-    /// The batch is full.
-    MaxRecords,
-    /// Left out by sampling, as configured.
-    Sample,
-}
-
-impl LossReason {
-    const ALL: [&'static str; 4] = ["memory_limit", "max_connections", "max_records", "sample"];
-
-    const fn as_str(self) -> &'static str {
-        Self::ALL[self as usize]
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Telemetry {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flowtap_pipeline::log::{ConnectionLog, Counts};
 use flowtap_pipeline::testing::{batch, context, record};

@@ -2,6 +2,8 @@
 //!
 //! A connection is found by its receiver and its socket's cookie, or by its ends where the kernel has no cookies.
 
+use std::time::Duration;
+
 use flowtap_pipeline::log::{ConnectionLog, Counts, Outcome};
 use flowtap_pipeline::{Endpoint, Events, Flow, TcpRecord, Timestamp};
 use foldhash::fast::RandomState;
@@ -9,8 +11,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::config::{Always, Sample};
-use super::micros;
-use super::telemetry::LossReason;
+use super::loss::LossReason;
 use crate::window::failure_reason;
 
 /// A table that has a quarter of its room in use gives half of it back, unless it is as small as that.
@@ -224,6 +225,11 @@ impl Connection {
         self.reported = self.total;
         self.reported_at = at;
     }
+}
+
+/// Time as records have it.
+const fn micros(micros: u64) -> Duration {
+    Duration::from_micros(micros)
 }
 
 /// The counts that can be reported now: a correction waits for the increase that it corrects.
