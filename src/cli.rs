@@ -26,11 +26,9 @@ Without a config:
   sudo flowtap run                               measure this machine, serve the metrics
   curl http://127.0.0.1:9464/metrics             ... and see them
   flowtap top                                    ... or watch the flows in the terminal
-  sudo flowtap doctor                            check the requirements on this machine
 
 With a config (YAML or TOML):
   flowtap print-config > flowtap.yaml            the defaults, to start from
-  flowtap validate --config flowtap.yaml         every mistake at once, each with its line
   sudo flowtap run --config flowtap.yaml --set exporters.prometheus.endpoint=0.0.0.0:9464
 
 Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
@@ -63,7 +61,7 @@ pub(crate) enum Command {
     /// Show live flows in the terminal: a running daemon's, or this machine's
     #[cfg(feature = "top")]
     Top(TopArgs),
-    /// Say whether the network, the receiver or the application limits a peer, a process or a service, and why
+    /// Say what limits a peer, a process or a service: network, receiver or application
     Diagnose(DiagnoseArgs),
     /// Show what a running daemon has found: what has changed, and why it was reported
     Findings(FindingsArgs),

@@ -187,10 +187,10 @@ mod tests {
             [
                 "ebpf -> direction",
                 "direction -> window",
+                "window -> prometheus",
                 "window -> otlp/\"b\\",
                 "ebpf -> direction",
                 "direction -> window",
-                "window -> prometheus",
                 "window -> otlp/\"b\\",
             ]
         );
@@ -201,9 +201,9 @@ mod tests {
     fn names_cant_break_out_of_their_labels() {
         let drawn = draw(&pipelines(), GraphFormat::Mermaid);
         assert!(drawn.starts_with("flowchart LR\n"), "{drawn}");
-        assert!(drawn.contains("[\"a #34;b#34; #35;c\"]"), "{drawn}");
+        assert!(drawn.contains("[\"metrics/#34;b#34;#35;c\"]"), "{drawn}");
         let drawn = draw(&pipelines(), GraphFormat::Dot);
-        assert!(drawn.contains(r#"label="a \"b\" #c";"#), "{drawn}");
+        assert!(drawn.contains(r#"label="metrics/\"b\"#c";"#), "{drawn}");
         assert!(
             drawn.contains(r#"[label="otlp/\"b\\", style=rounded];"#),
             "{drawn}"

@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(
             text(&answer),
             "2025-06-15T15:06:40Z  volume_surge       shop sent 500000000 bytes to external peers\n\
-             \u{20}                                         bytes=500000000 score=12.35\n"
+             \u{20}                                        bytes=500000000 score=12.35\n"
         );
         assert!(text(&Answer::default()).starts_with("no findings;"));
     }

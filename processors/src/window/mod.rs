@@ -5,7 +5,7 @@
 //! 1. A record is added to the series of each family that it says something about ([`fold`]).
 //! 2. A window closes when a watermark has come to its end, which is a multiple of `interval`.
 //! 3. A family that has `max_series` series folds what is new into one series more, `other`, and counts that.
-//!    A family with `top` exposes the series that rank first; changes of the others go to `other` with each window (ADR 93).
+//!    A family with `top` exposes the series that rank first; changes of the others go to `other` with each window (ADR 39).
 //! 4. A series that nothing has changed for `metric_expiration` leaves; it is listed once as ended.
 //! 5. A label that the config leaves out of a family is summed away; a family can be left out as a whole.
 //! 6. The gauge of open connections counts each of them once, in a table ([`connections`]), so that it is
