@@ -2,7 +2,7 @@
 # Reloads under load that replace the programs: other sizes of rings, and tables that grow. No byte may be missed, no
 # connection counted twice. Source it after flowtap.sh.
 
-readonly reload_rounds=12
+readonly reload_rounds=6
 
 reloads_applied() { metric_sum "$own_url" flowtap_config_reloads_total outcome=applied; }
 
