@@ -352,7 +352,7 @@ kind: NetworkPolicy
 metadata: {name: p}
 spec:
   podSelector: {}
-  ingress: [{from: [{ipBlock: {cidr: 10.99.28.0/24, except: [10.99.28.1/32]}}]}]
+  ingress: [{from: [{ipBlock: {cidr: 10.99.28.0/24, except: [10.99.28.2/32]}}]}]
 ";
     let policies = file(dir.path(), "p.yaml", policies);
     netns::reserve();
@@ -382,7 +382,7 @@ spec:
     thread::spawn(move || lines.for_each(drop));
     let port = netns::within_new(|| {
         // Addresses of one namespace reach each other over its loopback interface, and are not loopback addresses.
-        for address in ["10.99.28.1/24", "10.99.28.2/24"] {
+        for address in ["10.99.28.1/24", "10.99.28.2/24", "10.99.28.3/24"] {
             let added = Command::new("ip")
                 .args(["addr", "add", address, "dev", "lo"])
                 .status()
@@ -391,7 +391,7 @@ spec:
         }
         let listener = TcpListener::bind((Ipv4Addr::new(10, 99, 28, 1), 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        for last in [1_u8, 2] {
+        for last in [2_u8, 3] {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
             let from = std::net::SocketAddr::from((Ipv4Addr::new(10, 99, 28, last), 0));
             socket.bind(&from.into()).unwrap();
@@ -434,8 +434,8 @@ spec:
     assert_eq!(
         seen,
         [
-            (json!("10.99.28.1"), json!("denied"), json!(8)),
-            (json!("10.99.28.2"), json!("allowed"), json!(8)),
+            (json!("10.99.28.2"), json!("denied"), json!(8)),
+            (json!("10.99.28.3"), json!("allowed"), json!(8)),
         ]
     );
 }

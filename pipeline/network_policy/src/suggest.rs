@@ -200,10 +200,7 @@ impl Maker<'_> {
                 Direction::Ingress => (server, client),
                 Direction::Egress => (client, server),
             };
-            if !is_own(own)
-                || own.party == other.party && matches!(own.party, Party::Pod(_))
-                || self.is_own_node(own, other)
-            {
+            if !is_own(own) || own.address == other.address || self.is_own_node(own, other) {
                 continue;
             }
             let port = conversation.protocol.map(|protocol| Port {

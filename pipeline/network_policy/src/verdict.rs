@@ -251,6 +251,10 @@ impl<'a> Judge<'a> {
                     Decision::Undecided { policies, rule: None }
                 };
             }
+            // An address is of one pod.
+            Party::Assumed if other.address == own.address => {
+                return Decision::Exempt(Exemption::SamePod);
+            }
             Party::Assumed => self.isolating(direction).collect(),
         };
         if selected.is_empty() {

@@ -204,6 +204,8 @@ fn without_pods_addresses_alone_are_allowed() {
         vec![
             record("10.1.0.1", "198.51.100.7", 443, false),
             record("10.1.0.1", "198.51.100.8", 80, true),
+            // Itself, which needs no rule.
+            record("10.1.0.1", "10.1.0.1", 81, true),
         ],
         &cluster,
     );
