@@ -1,6 +1,9 @@
 //! The arguments.
 
 pub(crate) mod policy;
+pub(crate) mod sources;
+
+use self::sources::ConfigArgs;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -258,17 +261,6 @@ pub(crate) struct DoctorArgs {
     /// The proc file system, or where the host's is mounted
     #[arg(long, value_name = "PATH", default_value = "/proc")]
     pub(crate) proc_root: PathBuf,
-}
-
-/// Where the config comes from. Later layers win: defaults, files, environment, `--set`.
-#[derive(Args, Clone, Debug, Default)]
-pub(crate) struct ConfigArgs {
-    /// A config file, .yaml or .toml; may be given again, later files win
-    #[arg(short, long, value_name = "FILE", env = "FLOWTAP_CONFIG")]
-    pub(crate) config: Vec<PathBuf>,
-    /// One key, such as receivers.ebpf.interval=1s; may be given again
-    #[arg(short, long, value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
 }
 
 #[cfg(test)]

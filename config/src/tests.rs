@@ -550,7 +550,10 @@ fn values_of_the_environment_and_of_set_are_what_their_key_wants() {
         assert!(shown.contains(expected), "{key}={text}: {shown}");
     }
     let found = with_files(&[], &[("FLOWTAP_EXPORTERS__PROMETHEUS__SIZE", "1e3")], &[]).unwrap_err();
-    assert!(found.to_string().contains("found number `1000`"), "{found}");
+    assert!(
+        found.to_string().contains("found floating-point number `1000`"),
+        "{found}"
+    );
     // A substitution on the command line is one: a secret is not for `ps`.
     let config = with_files(&[], &[("N", "a$$b")], &["exporters.prometheus.password=${env:N}"]).unwrap();
     assert!(

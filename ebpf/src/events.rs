@@ -26,7 +26,8 @@ use crate::preemption;
 use crate::replace::{Known, RetiredRings, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings};
 use crate::sharing::SharedMaps;
-use crate::tables::{TableNames, Tables};
+use crate::table_names::TableNames;
+use crate::tables::Tables;
 
 /// The compiled programs.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));

@@ -39,6 +39,7 @@
 //! | `preemption` | whether programs at tracepoints can be preempted |
 //! | [`misses`] | runs that the kernel skipped |
 //! | `sharing`, `control`, `replace` | maps that the programs of two objects share; which of the two are at work; how one replaces the other |
+//! | `table_names` | names of the maps that are tables of connections |
 //! | `tables` | tables of connections that grow |
 //! | `jiffies` | the unit of the kernel's clocks of a socket |
 //! | `heap` | returns the memory used by loading |
@@ -66,6 +67,7 @@ pub mod ring;
 mod sharing;
 pub mod sockets;
 mod table;
+mod table_names;
 mod tables;
 pub mod udp;
 

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use aya::Ebpf;
 use aya::maps::Map;
 
-use crate::tables::TableNames;
+use crate::table_names::TableNames;
 
 /// `enum bpf_cmd`: include/uapi/linux/bpf.h.
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;

@@ -2,22 +2,13 @@
 
 use crate::error::LoadError;
 use crate::sharing::SharedMaps;
-
-/// Older tables that the programs can search (`EACH_OLDER_TABLE`).
-const MAX_OLDER: usize = 6;
+use crate::table_names::{MAX_OLDER, TableNames};
 
 /// The limit that a config may set. With it [`MAX_OLDER`] tables are enough for any number of reloads.
 pub const MAX_SOCKETS: u32 = 1 << 24;
 
 /// Least size of a table that is added.
 const LEAST_ADDED: u32 = 1 << 16;
-
-/// Names of the maps of one object that are tables of connections.
-#[derive(Debug)]
-pub(crate) struct TableNames {
-    pub(crate) newest: &'static str,
-    pub(crate) older: [&'static str; MAX_OLDER],
-}
 
 /// Tables that the programs of an object use.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::ConfigArgs;
+use super::sources::ConfigArgs;
 
 /// Subcommand of `policy`.
 #[derive(Debug, Subcommand)]

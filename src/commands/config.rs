@@ -6,7 +6,7 @@ use flowtap_config::{Config, Layers};
 use flowtap_extensions::telemetry;
 use flowtap_pipeline::Registry;
 
-use crate::cli::ConfigArgs;
+use crate::cli::sources::ConfigArgs;
 use crate::exit::ExitError;
 
 /// Reads the config, and prints its warnings.

@@ -203,7 +203,7 @@ mod tests {
         assert!(drawn.starts_with("flowchart LR\n"), "{drawn}");
         assert!(drawn.contains("[\"metrics/#34;b#34;#35;c\"]"), "{drawn}");
         let drawn = draw(&pipelines(), GraphFormat::Dot);
-        assert!(drawn.contains(r#"label="metrics/\"b\"#c";"#), "{drawn}");
+        assert!(drawn.contains(r##"label="metrics/\"b\"#c";"##), "{drawn}");
         assert!(
             drawn.contains(r#"[label="otlp/\"b\\", style=rounded];"#),
             "{drawn}"

@@ -9,6 +9,7 @@ mod doctor;
 mod draw;
 mod explain;
 mod findings;
+mod output;
 mod policy;
 mod record;
 mod replay;
@@ -16,13 +17,13 @@ mod replay;
 mod top;
 mod validate;
 
-use std::io::{self, IsTerminal, Write};
-
 use clap::CommandFactory;
-use flowtap_pipeline::{Registry, plain};
+use flowtap_pipeline::Registry;
 
 use self::config::load;
-use crate::cli::{Cli, Command, ConfigArgs};
+use self::output::print;
+use crate::cli::sources::ConfigArgs;
+use crate::cli::{Cli, Command};
 use crate::components;
 use crate::daemon;
 use crate::exit::ExitError;
@@ -82,23 +83,5 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         Some(Command::Schema) => print(&flowtap_config::schema::text(registry)),
         Some(Command::Completions(args)) => print(&complete::completions(args.shell)),
         Some(Command::Man(args)) => complete::man_pages(&args.directory),
-    }
-}
-
-/// To standard output, as a whole; on a terminal without foreign control characters. A reader that
-/// has gone away (`| head`) is not an error.
-fn print(text: &str) -> Result<(), ExitError> {
-    let shown = if io::stdout().is_terminal() {
-        plain::lines(text)
-    } else {
-        text.into()
-    };
-    let text = &*shown;
-    match io::stdout()
-        .write_all(text.as_bytes())
-        .and_then(|()| io::stdout().flush())
-    {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
     }
 }

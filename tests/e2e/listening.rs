@@ -198,7 +198,7 @@ fn sock_diag_sees_the_queues_of_its_namespace_as_ss_does() {
         return;
     }
     netns::within_new(|| {
-        let list = "exporters: [prometheus, debug]\n    own:\n      receivers: [sock_diag]\n      processors: [direction/d, policy/d, window/d]\n      exporters: [prometheus/d]";
+        let list = "exporters: [prometheus, debug]\n    metrics/own:\n      receivers: [sock_diag]\n      processors: [direction/d, policy/d, window/d]\n      exporters: [prometheus/d]";
         let scrape = crate::daemon::free_address();
         let exporters = format!("  prometheus/d: {{endpoint: \"{scrape}\"}}\n");
         let set = [

@@ -159,7 +159,7 @@ fn answers(address: SocketAddr, path: &str) -> String {
 
 /// Points that the log calls lost at the deadline.
 fn lost(log: &str) -> u64 {
-    let (_, after) = log.split_once("the rest is lost points=").expect(log);
+    let (_, after) = log.split_once("items=").expect(log);
     let number = after.split_whitespace().next();
     number.and_then(|number| number.parse().ok()).expect("a number")
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{Flow, FlowKind, KubernetesNames, plain};
+use flowtap_pipeline::{Flow, FlowKind, KubernetesNames, PeerClass, plain};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -151,4 +151,12 @@ pub(super) fn server_port(flow: &Flow) -> u16 {
         Some(FlowKind::Ingress) => flow.local.port,
         _ => flow.remote.port,
     }
+}
+
+/// Whether a peer is of this class, that of peers beyond this network.
+pub(super) const fn is_external(class: Option<PeerClass>) -> bool {
+    matches!(
+        class,
+        None | Some(PeerClass::ExternalHosts | PeerClass::AbnormalFlowBlackList)
+    )
 }

@@ -1,18 +1,10 @@
 //! What is judged at the end of an interval.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
-
-use flowtap_pipeline::Flow;
-
 use super::Watch;
-use super::ends::{ContactKey, Object};
+use super::attempts::{Sent, Tried};
+use super::ends::{ContactKey, Object, is_external};
 use super::findings::Draft;
-use super::is_external;
 use super::memory::Activity;
-
-/// Addresses and ports of a subject that are counted in an interval; further ones add nothing to what is known.
-const MAX_TRIED: usize = 8192;
 
 /// Multiple of the usual number of destinations from which on it may be a scan.
 const FAN_OUT_MULTIPLE: f64 = 4.0;
@@ -22,46 +14,6 @@ const VOLUME_MULTIPLE: f64 = 4.0;
 
 /// Part of the ratio that is asked for which is the most that may be usual.
 const USUAL_FAILURES: f64 = 0.2;
-
-/// What a subject tried to reach in the open interval.
-#[derive(Debug, Default)]
-pub(super) struct Tried {
-    ends: HashSet<(IpAddr, u16)>,
-    newest: Option<Flow>,
-}
-
-impl Tried {
-    pub(super) fn push(&mut self, flow: &Flow) {
-        let end = (flow.remote.addr, flow.remote.port);
-        if self.ends.len() < MAX_TRIED && self.ends.insert(end) {
-            self.newest = Some(flow.clone());
-        }
-    }
-
-    fn ports_by_address(&self) -> HashMap<IpAddr, usize> {
-        let mut ports = HashMap::new();
-        for (addr, _) in &self.ends {
-            *ports.entry(*addr).or_default() += 1;
-        }
-        ports
-    }
-}
-
-/// What a subject sent to external peers in the open interval.
-#[derive(Debug, Default)]
-pub(super) struct Sent {
-    bytes: u64,
-    newest: Option<Flow>,
-}
-
-impl Sent {
-    pub(super) fn push(&mut self, flow: &Flow, bytes: u64) {
-        self.bytes += bytes;
-        if self.newest.is_none() {
-            self.newest = Some(flow.clone());
-        }
-    }
-}
 
 impl Watch {
     /// Compares the interval with what was usual, then makes it a part of that.

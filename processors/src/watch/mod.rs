@@ -12,6 +12,7 @@
 //!
 //! Its clock is the watermarks, so a recording gives the same findings. `docs/findings.md` explains each kind.
 
+mod attempts;
 mod config;
 mod ends;
 mod findings;
@@ -33,9 +34,10 @@ use flowtap_pipeline::{
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Gauge;
 
-use self::ends::{ContactKey, Names, server_port};
+use self::attempts::{Sent, Tried};
+use self::ends::{ContactKey, Names, is_external, server_port};
 use self::findings::{Draft, Outbox};
-use self::interval::Tried;
+
 use self::memory::Memory;
 use self::state::Saver;
 
@@ -63,7 +65,7 @@ pub struct Watch {
     /// What subjects tried in the open interval.
     tried: HashMap<u32, Tried>,
     /// Bytes that subjects sent to external peers in the open interval, with the newest flow.
-    sent: HashMap<u32, interval::Sent>,
+    sent: HashMap<u32, Sent>,
     outbox: Outbox,
     now: Timestamp,
     /// End of the open interval.
@@ -210,14 +212,6 @@ impl Watch {
             saver.save(&self.memory);
         }
     }
-}
-
-/// Whether a peer is of this class, that of peers beyond this network.
-const fn is_external(class: Option<PeerClass>) -> bool {
-    matches!(
-        class,
-        None | Some(PeerClass::ExternalHosts | PeerClass::AbnormalFlowBlackList)
-    )
 }
 
 fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Saver>), BuildError> {

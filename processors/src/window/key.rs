@@ -4,7 +4,7 @@
 //! are summed over omitted labels. Labels of one connection or process are rare, so they are in a
 //! separate table ([`Details`]) and a key has the index of their row.
 
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -674,6 +674,16 @@ impl Key {
                 .map_or(Text(""), |detail| detail.value(label)),
         }
     }
+}
+
+/// Puts changes of series in an order that depends on the series alone, so that a replay makes new series in the same order.
+pub(super) fn sort_changes(changes: &mut [(Key, i64)]) {
+    changes.sort_by_cached_key(|(key, _)| {
+        // Of fixed seed, unlike that of a `HashMap`.
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        hasher.finish()
+    });
 }
 
 /// The class of the peer; before the policy processor has seen the record, unknown.

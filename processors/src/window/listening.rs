@@ -11,7 +11,7 @@ use flowtap_pipeline::ListeningRecord;
 use flowtap_pipeline::catalog::FamilyId;
 
 use super::catalog::Catalog;
-use super::key::{Key, KeyInputs};
+use super::key::{Key, KeyInputs, sort_changes};
 
 /// Listening sockets that are followed at most; the queues of further ones are not shown, their drops are.
 const SOCKETS: usize = 1 << 15;
@@ -84,8 +84,10 @@ impl Listening {
         // Also those that stay as they are: their series would expire.
         let now = self.shown.iter().map(|(key, level)| (*key, *level));
         let changes = now.chain(gone);
-        changes
+        let mut changes: Vec<_> = changes
             .map(|(key, level)| (key, level - before.get(&key).copied().unwrap_or(0)))
-            .collect()
+            .collect();
+        sort_changes(&mut changes);
+        changes
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use flowtap_pipeline::{Queue, Queues as Bytes, Timestamp};
 use foldhash::fast::RandomState;
 
-use super::key::Key;
+use super::key::{Key, sort_changes};
 
 /// Connections with queued bytes that are followed.
 const MAX_CONNECTIONS: usize = 1 << 16;
@@ -94,6 +94,7 @@ impl Queues {
         if self.connections.capacity() > 4 * self.connections.len().max(1024) {
             self.connections.shrink_to(2 * self.connections.len());
         }
+        sort_changes(&mut changes);
         changes
     }
 }

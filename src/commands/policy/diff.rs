@@ -4,8 +4,8 @@ use flowtap_config::Config;
 use flowtap_network_policy::verdict::Judge;
 use serde_json::json;
 
+use super::inputs::policies;
 use super::observe::observe;
-use super::policies;
 use super::report::{Rows, counted, remark_lines, remarks};
 use crate::cli::policy::DiffArgs;
 use crate::exit::{Code, ExitError};

@@ -9,7 +9,7 @@ use flowtap_network_policy::conversation::Conversations;
 use flowtap_network_policy::observed::Observed;
 use flowtap_pipeline::{Aggregator, ClusterObjects, FlowBatch, Output, PipelineId, Snapshot, Timestamp};
 
-use super::objects;
+use super::inputs::objects;
 use crate::cli::policy::ObservedArgs;
 use crate::commands::record;
 use crate::commands::replay::Recording;

@@ -3,8 +3,10 @@
 //! The window, the live view, `flowtap explain` and the generated references all read it; nothing else states a family's name,
 //! unit or labels.
 
+mod definition;
 mod families;
 mod label;
 
-pub use self::families::{Definition, FAMILIES, FamilyId};
+pub use self::definition::Definition;
+pub use self::families::{FAMILIES, FamilyId};
 pub use self::label::{Label, LabelSet};

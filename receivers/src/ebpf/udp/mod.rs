@@ -304,7 +304,7 @@ impl Sink for UdpSink<'_> {
             && let Some(capture) = self.shared.capture().as_mut()
             && let Err(error) = capture.take_answers(batch)
         {
-            tracing::warn!(%error, "the ring of DNS datagrams can't be read");
+            tracing::warn!(%error, "the ring of DNS datagrams can't be read\n  hint: restart flowtap; if it comes back, report it with this line");
         }
         self.sink.accept(batch);
     }

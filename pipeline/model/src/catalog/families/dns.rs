@@ -1,8 +1,8 @@
 //! Families of DNS transactions.
 
+use super::super::definition::{Definition, otel};
 use super::super::label::Label;
 use super::bounds::CONNECT_BOUNDS;
-use super::{Definition, otel};
 use crate::family::{Family, FamilyKind, Naming};
 
 /// Upper bounds of OpenTelemetry's `dns.lookup.duration`, in seconds.

@@ -1,7 +1,7 @@
 //! Families of dropped packets.
 
+use super::super::definition::{Definition, otel};
 use super::super::label::Label;
-use super::{Definition, otel};
 use crate::family::{Family, FamilyKind, Naming};
 
 /// Labels of a dropped packet, which has no process.

@@ -1,7 +1,7 @@
 //! Families of findings.
 
+use super::super::definition::{Definition, otel};
 use super::super::label::Label;
-use super::{Definition, otel};
 use crate::family::{Family, FamilyKind, Naming};
 
 /// In the order in which they are exposed.

@@ -1,7 +1,7 @@
 //! Families of what limits TCP connections.
 
+use super::super::definition::{Definition, otel};
 use super::super::label::Label;
-use super::{Definition, otel};
 use crate::family::{Family, FamilyKind, Naming};
 
 /// Further labels of what limits connections. By default their series are as few as the classes of peers: an address is a choice.

@@ -1,7 +1,7 @@
 //! Families of listening sockets.
 
+use super::super::definition::{Definition, otel};
 use super::super::label::Label;
-use super::{Definition, otel};
 use crate::family::{Family, FamilyKind, Naming};
 
 /// Labels of a listening socket: of itself and of its process.

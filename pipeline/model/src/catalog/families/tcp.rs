@@ -1,8 +1,8 @@
 //! Families of TCP connections: bytes, round-trip times, openings and ends.
 
+use super::super::definition::{Definition, STABLE_LABELS, otel};
 use super::super::label::Label;
 use super::bounds::{CONNECT_BOUNDS, LIFE_BOUNDS, RTT_BOUNDS, WIDE_RTT_BOUNDS, WIDE_RTT_BOUNDS_SECONDS};
-use super::{Definition, STABLE_LABELS, otel};
 use crate::family::{Family, FamilyKind, Naming};
 
 /// In the order in which they are exposed.

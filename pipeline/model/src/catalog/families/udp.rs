@@ -1,7 +1,7 @@
 //! Families of UDP and ICMP.
 
+use super::super::definition::{Definition, otel};
 use super::super::label::Label;
-use super::{Definition, otel};
 use crate::family::{Family, FamilyKind, Naming};
 
 /// In the order in which they are exposed.
