@@ -57,7 +57,7 @@ YAML
     printf 'service:\n  admin: {endpoint: "127.0.0.1:13133"}\n  pipelines:\n'
     for config_mode in "$@"; do
         receiver=$(receiver_config "$config_mode" | cut -d: -f1 | tr -d ' ')
-        echo "    $config_mode: {receivers: [$receiver], processors: [direction, policy, window], exporters: [prometheus/$config_mode]}"
+        echo "    metrics/$config_mode: {receivers: [$receiver], processors: [direction, policy, window], exporters: [prometheus/$config_mode]}"
     done
 }
 
