@@ -1,4 +1,4 @@
-//! What is judged at the end of an interval.
+//! State of the open interval, which is judged at its end.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ const VOLUME_MULTIPLE: f64 = 4.0;
 /// Part of the ratio that is asked for which is the most that may be usual.
 const USUAL_FAILURES: f64 = 0.2;
 
-/// What a subject tried to reach in the open interval.
+/// Ends that a subject tried to reach in the open interval.
 #[derive(Debug, Default)]
 pub(super) struct Tried {
     ends: HashSet<(IpAddr, u16)>,
@@ -47,7 +47,7 @@ impl Tried {
     }
 }
 
-/// What a subject sent to external peers in the open interval.
+/// Bytes that a subject sent to external peers in the open interval.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     bytes: u64,
