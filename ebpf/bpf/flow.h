@@ -189,8 +189,9 @@ static __always_inline __u8 closing_events(struct socket_state *state, struct so
 }
 
 /*
- * The side that reset a connection. tcp_reset() sets the error before the socket closes; a close that resets by itself
- * (data that nobody read, SO_LINGER, connect(AF_UNSPEC)) sets it later or not at all, and tcp_abort() has another one.
+ * The side that reset a connection. tcp_reset() sets the error before the socket closes; a close that resets by
+ * itself (data that nobody read, SO_LINGER, connect(AF_UNSPEC)) sets it later or not at all, and tcp_abort() has
+ * another one.
  */
 static __always_inline __u8 reset_by(__u8 events, int error)
 {
