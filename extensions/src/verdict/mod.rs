@@ -1,7 +1,7 @@
 //! The verdict: is it the network, the receiver or the application?
 //!
 //! In: [`Evidence`], what was measured of a peer, a process or a service over a period. Out: a [`Verdict`]: a cause, a sentence
-//! and the numbers that it rests on. `flowtap diagnose`, `flowtap top`, the status page and `/flows` all call [`judge`].
+//! and the numbers that it rests on. `flowtap diagnose`, `flowtap top`, the status page and `/flows` all call [`judge()`].
 //!
 //! The rules, in order; the first that holds decides:
 //!
