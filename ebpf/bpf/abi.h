@@ -33,10 +33,10 @@ enum flow_events {
 
 /* Bits of flow_event.limits. */
 enum limits {
-	LIMIT_CHRONO = 3 << 0,	     /* enum tcp_chrono: what the sender waits for */
-	LIMIT_APPLICATION = 1 << 2,  /* the last rate sample is of an application that had no more to send */
-	LIMIT_CA_STATE_SHIFT = 4,    /* enum tcp_ca_state, three bits */
-	LIMIT_UNSENT = 1 << 7,	     /* bytes wait to be sent; also of a socket that has just closed */
+	LIMIT_CHRONO = 3 << 0,	    /* enum tcp_chrono: what the sender waits for */
+	LIMIT_APPLICATION = 1 << 2, /* the last rate sample is of an application that had no more to send */
+	LIMIT_CA_STATE_SHIFT = 4,   /* enum tcp_ca_state, three bits */
+	LIMIT_UNSENT = 1 << 7,	    /* bytes wait to be sent; also of a socket that has just closed */
 };
 
 /* Which side reset a connection. */

@@ -81,7 +81,7 @@ static __always_inline __u8 read_limits(struct tcp_sock *tcp, __u32 chrono, __u3
 	return limits | (BPF_CORE_READ_BITFIELD_PROBED(connection, icsk_ca_state) & 7) << LIMIT_CA_STATE_SHIFT;
 }
 
-/* What is queued and what sending waits for, at this moment. A closed socket has nothing queued. */
+/* Fills in the current queue sizes and the reason that sending waits. A closed socket has nothing queued. */
 static __always_inline void fill_queues(struct flow_event *event, struct socket_state *state, struct tcp_sock *tcp,
 					__u32 chrono, __u8 tcp_state)
 {
@@ -189,8 +189,9 @@ static __always_inline __u8 closing_events(struct socket_state *state, struct so
 }
 
 /*
- * The side that reset a connection. tcp_reset() sets the error before the socket closes; a close that resets by itself
- * (data that nobody read, SO_LINGER, connect(AF_UNSPEC)) sets it later or not at all, and tcp_abort() has another one.
+ * The side that reset a connection. tcp_reset() sets the error before the socket closes; a close that resets by
+ * itself (data that nobody read, SO_LINGER, connect(AF_UNSPEC)) sets it later or not at all, and tcp_abort() has
+ * another one.
  */
 static __always_inline __u8 reset_by(__u8 events, int error)
 {
@@ -199,7 +200,7 @@ static __always_inline __u8 reset_by(__u8 events, int error)
 	return error == ECONNRESET || error == EPIPE ? RESET_BY_REMOTE : RESET_BY_LOCAL;
 }
 
-/* Segments that were sent again until the handshake ended, or was given up. */
+/* Segments that were retransmitted until the handshake ended, or was given up. */
 static __always_inline __u8 read_syn_retransmits(struct tcp_sock *tcp)
 {
 	__u32 count = FIELD(tcp, total_retrans);
@@ -207,7 +208,7 @@ static __always_inline __u8 read_syn_retransmits(struct tcp_sock *tcp)
 	return count < 255 ? count : 255;
 }
 
-/* What is remembered of the handshake when it ends, and the clocks begin. */
+/* Records the handshake when it ends, and starts the clocks. */
 static __always_inline void end_handshake(struct socket_state *state, struct tcp_sock *tcp)
 {
 	struct totals now;

@@ -70,8 +70,8 @@ static __always_inline bool is_idle(struct sock *sk, const struct socket_state *
 	       tcp->total_retrans == state->reported.retransmits && !chrono_type(tcp);
 }
 
-/* Whether there is something to report of a socket. No byte moves while the peer does not read or does not answer, and
- * none while this end reads what has come. */
+/* Whether there is something to report of a socket. No byte moves while the peer does not read or does not answer,
+ * and none while this end reads what has come. */
 static __always_inline bool is_changed(struct socket_state *state, const struct totals *now, __u8 chrono)
 {
 	return !has_mark(state, MARK_ANNOUNCED) || has_moved(now, &state->reported) || has_mark(state, MARK_UNREAD) ||

@@ -73,8 +73,8 @@ static __always_inline __u64 read_received(struct sock *sk, struct tcp_sock *tcp
 	return FIELD(tcp, bytes_received) - !!(FIELD(sk, __sk_common.skc_flags) & SOCK_DONE_MASK);
 }
 
-/* What a socket with data to send waits for: enum tcp_chrono; 0 if it has none. It stands on a cache line that
- * read_sequence() looks at. */
+/* Returns the reason that a socket with data to send waits: enum tcp_chrono; 0 if it has no data. It stands on a
+ * cache line that read_sequence() looks at. */
 static __always_inline __u8 chrono_type(struct tcp_sock *tcp)
 {
 	return BPF_CORE_READ_BITFIELD_PROBED(tcp, chrono_type);
@@ -193,11 +193,10 @@ static __always_inline void begin_times(struct totals *reported, const struct to
 }
 
 /* Moves one total of 32 bits and adds what that changed. */
-#define MOVE(sum_, total_)                                                                                           \
-	((sum_) += (__s32)(now->total_ - __sync_lock_test_and_set(&reported->total_, now->total_)))
+#define MOVE(sum_, total_) ((sum_) += (__s32)(now->total_ - __sync_lock_test_and_set(&reported->total_, now->total_)))
 
-/* The same of one that changes seldom: an exchange costs more than a look. What another CPU stores between the two is
- * the close's, and stays. */
+/* The same of one that changes seldom: an exchange costs more than a look. A value that another CPU stores
+ * between the two is the close's, and stays. */
 #define MOVE_SELDOM(sum_, total_)                                                                                    \
 	do {                                                                                                         \
 		if (now->total_ != *(volatile __u32 *)&reported->total_)                                             \

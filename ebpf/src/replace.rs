@@ -1,4 +1,4 @@
-//! What the programs of one object leave to those of another that replaces them without a gap.
+//! State that the programs of one object leave to those of another that replaces them without a gap.
 
 use std::io;
 use std::thread;

@@ -1,4 +1,4 @@
-//! What is read from files, read again when one of them changes.
+//! Values read from files, which are reloaded when one of them changes.
 
 use std::fmt::Display;
 use std::fs;

@@ -174,7 +174,7 @@ impl Coverage {
 /// A sink with the comparison in front of it.
 #[derive(Debug)]
 pub(crate) struct MeteredSink<'a> {
-    /// What comes with the flows.
+    /// Records that come with the flows.
     pub(crate) extras: &'a mut Extras,
     /// Where the pipelines are.
     pub(crate) sink: &'a mut dyn Sink,

@@ -66,7 +66,7 @@ fn fetch(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     Err(io::Error::other("the response is too long"))
 }
 
-/// What is in a response, or what came instead.
+/// Returns the decoded body of a response, or an error with what came instead.
 fn content<T: DeserializeOwned>(answer: &[u8]) -> Result<T, String> {
     const END_OF_HEAD: &[u8] = b"\r\n\r\n";
     let strange = || "the endpoint is not a flowtap admin listener".to_owned();

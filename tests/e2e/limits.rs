@@ -1,4 +1,4 @@
-//! What limits a connection: experiments whose construction says what the time goes to, against `ss` as a second oracle.
+//! Limits of a connection: experiments whose construction says what the time goes to, against `ss` as a second oracle.
 //!
 //! All of them run in one namespace, each on its port, with the daemon in it: mode by mode. No other test runs meanwhile: what waits for
 //! a CPU waits for none of the limits.
@@ -30,7 +30,7 @@ const FAMILIES: [&str; 4] = [
     "processors.window.families.network_tcp_connections.labels=[event, reset_by, flow, server_port, netns]",
 ];
 
-/// What the end that accepts does.
+/// Behaviour of the end that accepts.
 #[derive(Clone, Copy, Debug)]
 enum Server {
     Reads,
@@ -41,7 +41,7 @@ enum Server {
     AnswersAfter(Duration),
 }
 
-/// What the end that connects does.
+/// Behaviour of the end that connects.
 #[derive(Clone, Copy, Debug)]
 enum Client {
     WritesAllTheTime,
@@ -57,7 +57,7 @@ struct Experiment {
     port: u16,
     server: Server,
     client: Client,
-    /// What nearly all of the time goes to, of that in which the application had something to send.
+    /// Limit that nearly all of the time counts for, of that in which the application had something to send.
     limit: &'static str,
     /// The application's own part: it waits for a CPU after each answer, on a busy machine for long.
     application: f64,
@@ -264,7 +264,7 @@ fn run_experiments() -> BTreeMap<u16, Oracle> {
 
 const LIMITS: [&str; 5] = ["network", "answer", "receiver", "buffer", "application"];
 
-/// What the daemon says of the experiments' connections.
+/// The daemon's measurements of the experiments' connections.
 #[derive(Debug)]
 struct Seen {
     exposition: Exposition,
@@ -500,7 +500,7 @@ fn diagnose_names_a_peer_that_refuses_and_one_that_does_not_answer() {
         ));
         diagnosed(|| {
             let to = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            // The first SYN is sent again after a second.
+            // The first SYN is retransmitted after a second.
             let given_up = TcpStream::connect_timeout(&to(SILENT), Duration::from_millis(1_500));
             assert_eq!(given_up.unwrap_err().kind(), ErrorKind::TimedOut);
             let refused = TcpStream::connect(to(REFUSES));

@@ -300,9 +300,13 @@ fn a_cluster_from_files_names_pods_and_without_one_addresses_decide_and_it_is_sa
         "{report}"
     );
 
-    // By address: the selectors of peers can't be decided.
-    let report = text(&policy(&["check", "--file", db, recording]), 0);
+    // By address: the selectors of peers can't be decided, but no rule allows the other port.
+    let report = text(&policy(&["check", "--file", db, recording]), 1);
     assert!(report.contains("note: no pods are known"), "{report}");
+    assert!(
+        report.contains("undecided  10.244.1.7 -> 10.244.1.8 TCP 5432"),
+        "{report}"
+    );
     let block = DB.replace(
         "podSelector: {matchLabels: {app: web}}",
         "ipBlock: {cidr: 10.244.1.7/32}",

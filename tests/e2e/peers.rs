@@ -161,7 +161,7 @@ fn promtool_has_nothing_to_say_of_names_by_opentelemetry() {
     let daemon = Daemon::launch(Launch {
         set: &[
             "processors.window.naming=otel",
-            "service.pipelines.flows.receivers=[generator]",
+            "service.pipelines.metrics.receivers=[generator]",
             "receivers.generator={flows: 50, interval: 100ms, max_intervals: 3, churn_per_interval: 5}",
         ],
         unprivileged: nix::unistd::geteuid().is_root(),

@@ -102,7 +102,7 @@ const LABELS: &[(&str, &str)] = &[
     ("event", "`opened`, `closed`, `failed`, `reset`"),
     (
         "reason",
-        "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the SYN was sent again), `aborted` (given up at once), `other`; of a dropped packet the kernel's reason ([drops.md](drops.md))",
+        "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the SYN was retransmitted), `aborted` (given up at once), `other`; of a dropped packet the kernel's reason ([drops.md](drops.md))",
     ),
     (
         "role_source",

@@ -1,4 +1,4 @@
-//! Rows of log records: common columns, then one for each field of the catalogue ([`LogField`]).
+//! Rows of log records: common columns, then one for each field of the catalogue ([`LogField`](flowtap_pipeline::LogField)).
 
 use std::io;
 

@@ -116,7 +116,7 @@ impl Names {
         }
     }
 
-    /// The same for files of log records, which are told apart from those of series by `logs-` before the time.
+    /// The same for files of log records, which are distinguished from those of series by `logs-` before the time.
     pub(super) fn of_logs(mut self) -> Self {
         self.prefix.push_str("logs-");
         self

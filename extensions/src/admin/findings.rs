@@ -25,7 +25,7 @@ pub struct Answer {
 pub struct Finding {
     /// When it was made (RFC 3339).
     pub at: String,
-    /// What kind.
+    /// Kind of the finding.
     pub kind: String,
     /// Whose traffic it is.
     pub subject: String,

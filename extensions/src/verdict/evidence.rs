@@ -1,4 +1,4 @@
-//! What a verdict rests on.
+//! The measurements that a verdict rests on.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ impl Shares {
 pub struct Connects {
     /// The peer answered with a reset.
     pub refused: u64,
-    /// Timed out, or given up by the application after the SYN was sent again.
+    /// Timed out, or given up by the application after the SYN was retransmitted.
     pub no_answer: u64,
     /// A router or this machine's own routes said that there is no way.
     pub unreachable: u64,
@@ -55,7 +55,7 @@ impl Connects {
     }
 }
 
-/// What listening sockets had to refuse, or kept waiting.
+/// Connections that listening sockets had to refuse, or kept waiting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Listening {
     /// Connections that wait to be accepted.
@@ -81,9 +81,9 @@ pub struct Evidence {
     pub received_bytes: u64,
     /// Segments sent, retransmissions included.
     pub sent_segments: u64,
-    /// Segments sent again.
+    /// Segments retransmitted.
     pub retransmits: u64,
-    /// SYN and SYN-ACK segments sent again.
+    /// SYN and SYN-ACK segments retransmitted.
     pub syn_retransmits: u64,
     /// The smallest round-trip time, in µs; 0 if unknown.
     pub min_rtt_us: u32,

@@ -17,7 +17,7 @@ const SILENT: f64 = 0.5;
 /// Unread bytes from which on a process does not keep up.
 const UNREAD: u64 = 64 * 1024;
 
-/// What limits the traffic.
+/// The cause that limits the traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -80,7 +80,7 @@ impl Cause {
 /// The answer, and what it rests on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// What limits the traffic.
+    /// The cause that limits the traffic.
     pub cause: Cause,
     /// The same as a sentence.
     pub sentence: String,
@@ -206,7 +206,7 @@ fn limiting(evidence: &Evidence, total: f64) -> Option<(Cause, String)> {
         Cause::Network if evidence.retransmit_ratio() >= LOSSY => (
             Cause::Loss,
             format!(
-                "the network loses segments: {} had to be sent again, and sending waited for the network {share} of the time",
+                "the network loses segments: {} had to be retransmitted, and sending waited for the network {share} of the time",
                 percent(evidence.retransmit_ratio())
             ),
         ),
@@ -248,7 +248,7 @@ fn findings(evidence: &Evidence) -> Vec<String> {
     }
     if evidence.sent_segments > 0 {
         lines.push(format!(
-            "{} of {} segments sent again ({})",
+            "{} of {} segments retransmitted ({})",
             evidence.retransmits,
             evidence.sent_segments,
             percent(evidence.retransmit_ratio())
@@ -285,7 +285,7 @@ fn findings(evidence: &Evidence) -> Vec<String> {
     }
     if evidence.syn_retransmits > 0 {
         lines.push(format!(
-            "{} sent again",
+            "{} retransmitted",
             counted(evidence.syn_retransmits, "SYN was", "SYNs were")
         ));
     }
@@ -510,7 +510,7 @@ mod tests {
             verdict.evidence,
             [
                 "of 10.0 s of connections: network 11 %, answer 0 %, receiver 89 %, buffer 0 %, application 0 %",
-                "120 of 10000 segments sent again (1 %)",
+                "120 of 10000 segments retransmitted (1 %)",
                 "smallest round-trip time 0.25 ms",
                 "12.0 MB sent, 0 B received",
                 "1 connection opened, 0 failed",

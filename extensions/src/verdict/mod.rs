@@ -1,7 +1,7 @@
 //! The verdict: is it the network, the receiver or the application?
 //!
 //! In: [`Evidence`], what was measured of a peer, a process or a service over a period. Out: a [`Verdict`]: a cause, a sentence
-//! and the numbers that it rests on. `flowtap diagnose`, `flowtap top`, the status page and `/flows` all call [`judge`].
+//! and the numbers that it rests on. `flowtap diagnose`, `flowtap top`, the status page and `/flows` all call [`judge()`].
 //!
 //! The rules, in order; the first that holds decides:
 //!
@@ -10,7 +10,7 @@
 //! 3. No connection was open.
 //! 4. The largest share of the time, not counting the time in which the application had nothing to send, if that share is at
 //!    least [`NOTICEABLE`] of all the time: the network, the peer's answer, the receiver's window, this side's send buffer.
-//!    The network's share is put down to loss if segments had to be sent again, else to the path's capacity.
+//!    The network's share is put down to loss if segments had to be retransmitted, else to the path's capacity.
 //! 5. The process on this side does not read what has arrived.
 //! 6. The application: it had nothing to send.
 //!

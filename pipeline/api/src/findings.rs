@@ -1,4 +1,4 @@
-//! The newest findings, for whoever asks: the admin API, the status page, `flowtap findings`.
+//! The newest findings, served to clients: the admin API, the status page, `flowtap findings`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -134,7 +134,7 @@ impl Stages {
         self.window.aggregator.advance(to)
     }
 
-    /// Lets each processor know the time. What one adds goes through those after it and into the window.
+    /// Lets each processor know the time. Records that one adds go through those after it and into the window.
     fn advance_processors(&mut self, to: Timestamp) {
         self.added.receiver = FlowBatch::DETACHED;
         for place in 0..self.processors.len() {

@@ -65,7 +65,7 @@ impl fmt::Display for FindingKind {
 pub struct FindingRecord {
     /// A flow that belongs to it: the newest.
     pub flow: Flow,
-    /// What kind.
+    /// Kind of the finding.
     pub kind: FindingKind,
     /// When it was made.
     pub at: Timestamp,

@@ -171,7 +171,7 @@ pub struct PeerName {
     pub source: NameSource,
 }
 
-/// Who talks to whom: one socket of this machine, its peer, its owner, and what processors know of them.
+/// The two ends of some traffic: one socket of this machine, its peer, its owner, and what processors know of them.
 ///
 /// ```
 /// use std::net::Ipv4Addr;

@@ -1,8 +1,8 @@
-//! What a TCP sender waits for: the time that went to each, and the bytes that wait.
+//! Limits of a TCP sender: the time that it waited for each, and the bytes that are queued.
 
 use serde::{Deserialize, Serialize};
 
-/// What the time of a connection goes to, from its sender's side.
+/// Reason that a connection waits, from its sender's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
     /// The network: data waits to be sent or acknowledged, or was lost.
@@ -104,7 +104,7 @@ pub struct SenderState {
 }
 
 impl SenderState {
-    /// What the busy time went to: data in flight with nothing behind it waits for the answer that brings its acknowledgement.
+    /// Returns the limit that the busy time counts for: data in flight with nothing after it waits for the answer that brings its acknowledgement.
     pub const fn busy_limit(self) -> Limit {
         if self.has_unsent || self.is_recovering || !self.is_application_limited {
             Limit::Network

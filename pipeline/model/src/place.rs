@@ -1,6 +1,6 @@
 //! Where an address is, as geographical databases know it.
 
-/// Network operator and country of an address. What is not known is 0 or empty.
+/// Network operator and country of an address. Unknown fields are 0 or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Number of the autonomous system (RFC 6793).

@@ -103,7 +103,7 @@ pub struct TcpRecord {
     pub handshake_us: u32,
     /// From ESTABLISHED (or adoption) to this record, in µs.
     pub age_us: u64,
-    /// What the time since the last record went to.
+    /// Time since the last record, by limit.
     pub time: SendTime,
     /// Part of it that was spent in retransmission time-outs, in µs. From Linux 6.7 on.
     pub rto_us: i64,

@@ -5,8 +5,8 @@
 //! 1. `add`, `rename` and `drop` are the same for all series of the pipeline: the window applies them when it renders a series, and
 //!    a record costs nothing ([`LabelChanges`](flowtap_pipeline::LabelChanges)).
 //! 2. The peer's network is the smallest of `networks` that its whole address is in.
-//! 3. Then addresses are shortened: bits beyond the prefix become 0. What follows sees the shortened address, so components that
-//!    look addresses up come before.
+//! 3. Then addresses are shortened: bits beyond the prefix become 0. Later components see the shortened address, so those
+//!    that look addresses up come before.
 
 mod config;
 

@@ -16,8 +16,8 @@
 //! Decisions of rules 2 to 6 are made once for a socket and kept until it closes: when a server
 //! stops listening, the connections that it accepted stay ingress.
 //!
-//! Of UDP the receiver decides, by the first datagram and by who chose the port; where that is not known, rules 4 and 6 do. There
-//! is no table of UDP's ports.
+//! Of UDP the receiver decides, by the first datagram and by who chose the port; where that is not known, rules 4 and 6 do. UDP
+//! has no table of ports.
 //!
 //! A connection that is redirected to a proxy on this machine is of class `localhost` ([`redirects`]).
 //!

@@ -7,7 +7,7 @@
 //! 3. With `self: exclude`, a record of a socket of this process is dropped.
 //! 4. Conditions that can change while a connection is open apply to the connection as a whole ([`decisions`]): all its records are
 //!    kept or none, so that a gauge of open connections stays right. Only a census can change that.
-//! 5. What is dropped is counted with reason `filter`, records and bytes: in = out + dropped.
+//! 5. Dropped records are counted with reason `filter`, records and bytes: in = out + dropped.
 
 mod compiled;
 mod config;
@@ -41,7 +41,7 @@ pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
         if self.own == OwnTraffic::Exclude && context.node.load().own_pid == 0 {
-            // Also of a recording, which may be of another process: so it is no error.
+            // Also of a recording, which may be of another process: hence a warning and not an error.
             tracing::warn!(
                 processor = %context.id,
                 "self: the id of this process in the initial pid namespace is unknown, so its connections are not recognized\n  \
@@ -128,7 +128,7 @@ impl Filter {
             let wanted = rules.keeps(&record.flow);
             let cookie = record.flow.cookie;
             let keep = match &mut decisions {
-                // Connections without a cookie can't be told apart.
+                // Connections without a cookie can't be distinguished.
                 Some(decisions) if cookie != 0 => {
                     decisions.decide(ConnectionId { receiver, cookie }, record.events, wanted)
                 }

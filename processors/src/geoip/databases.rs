@@ -17,7 +17,7 @@ use serde::Deserialize;
 pub struct DatabaseError {
     /// Which file.
     file: PathBuf,
-    /// What is wrong with it.
+    /// The reason that it can't be used.
     reason: String,
 }
 
@@ -119,7 +119,7 @@ impl Databases {
     pub(super) fn place(&self, addr: IpAddr) -> Result<Option<Place>, MaxMindDbError> {
         let mut place = Place::default();
         for database in &self.0 {
-            // A database for IPv4 alone has no record of an IPv6 address, which is no error of it.
+            // A database for IPv4 alone has no record of an IPv6 address, which is expected.
             if addr.is_ipv6() && database.metadata().ip_version == 4 {
                 continue;
             }

@@ -18,7 +18,7 @@ use super::Watch;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// How long it only learns: nothing is reported before. Counted over restarts if there is a `state_file`.
+    /// Learning period, in which nothing is reported. Counted over restarts if there is a `state_file`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub learn: Duration,
@@ -26,11 +26,11 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// How long a finding of the same kind about the same ends is not repeated.
+    /// Minimum time between findings of the same kind about the same ends.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub repeat: Duration,
-    /// How long a contact is remembered that is not seen. At least `learn`.
+    /// Time after which a contact that is no longer seen is forgotten. At least `learn`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub forget: Duration,

@@ -259,7 +259,7 @@ impl Outbox {
         });
     }
 
-    /// Moves what waits into `batch`. What was found before the first watermark is of `now`.
+    /// Moves pending findings into `batch`. Those from before the first watermark are of `now`.
     pub(super) fn take(&mut self, batch: &mut FlowBatch, now: Timestamp) {
         const UNKNOWN: Timestamp = Timestamp::from_nanos(0);
         if self.waiting.iter().any(|finding| finding.at == UNKNOWN) {

@@ -1,4 +1,4 @@
-//! What is usual: short histories, and comparisons with them.
+//! Usual values: short histories, and comparisons with them.
 
 use std::collections::VecDeque;
 

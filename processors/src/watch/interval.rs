@@ -1,4 +1,4 @@
-//! What is judged at the end of an interval.
+//! State of the open interval, which is judged at its end.
 
 use super::Watch;
 use super::attempts::{Sent, Tried};

@@ -1,4 +1,4 @@
-//! What is known of subjects and contacts: the part that survives a restart.
+//! Knowledge of subjects and contacts: the part that survives a restart.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ends::ContactKey;
 use super::history::{History, Mean, Rhythm};
 
-/// What is known of a contact.
+/// A contact, as remembered.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Contact {
     /// Seconds since the epoch when it was seen last.
@@ -28,7 +28,7 @@ pub(super) struct Contact {
     pub(super) newest: Option<Box<Flow>>,
 }
 
-/// What a contact did in the open interval.
+/// Activity of a contact in the open interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Activity {
     pub(super) bytes: u64,
@@ -36,7 +36,7 @@ pub(super) struct Activity {
     pub(super) failed: u32,
 }
 
-/// What is known of a subject, beyond its contacts.
+/// A subject, as remembered, without its contacts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Subject {
     pub(super) name: String,

@@ -1,6 +1,6 @@
 //! The processor `watch`: what has changed, as findings that say why.
 //!
-//! In: records with role, class and owner. Out: the same, and findings in the batch. What it remembers is bounded: a subject (a
+//! In: records with role, class and owner. Out: the same, and findings in the batch. Its memory is bounded: a subject (a
 //! workload, a container, a process), the other end (a workload, or a range of addresses), the port that is served. The rules:
 //!
 //! 1. For `learn` nothing is found, but what the lists say.
@@ -62,7 +62,7 @@ pub struct Watch {
     names: Names,
     /// Contacts that did something in the open interval.
     active: Vec<ContactKey>,
-    /// What subjects tried in the open interval.
+    /// Ends that subjects tried to reach in the open interval.
     tried: HashMap<u32, Tried>,
     /// Bytes that subjects sent to external peers in the open interval, with the newest flow.
     sent: HashMap<u32, Sent>,

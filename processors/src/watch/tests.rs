@@ -2,7 +2,7 @@
 //!
 //! The day is made up: services that are used by day and night, nightly backups, jobs, a monitor that reports every minute, people
 //! at work. Into it come a scan of a network and one of ports, an exfiltration to a new and to a known peer, a beacon, and a
-//! dependency that fails, each at a known time. What is found outside of them is false.
+//! dependency that fails, each at a known time. Findings outside of them are false.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -162,7 +162,7 @@ fn a_quiet_day_after_a_day_of_learning_has_at_most_one_finding_of_a_kind() {
     }
 }
 
-/// What is put into the day: the kind that it should be found as, and a part of the text.
+/// Attacks that are put into the day: the kind of the expected finding, and a part of its text.
 const ATTACKS: [(FindingKind, &str); 7] = [
     (FindingKind::FanOut, "malware tried 60 addresses"),
     (FindingKind::FanOut, "malware tried 30 ports of 10.1.0.99"),
@@ -237,7 +237,7 @@ fn attacks_and_failures_in_a_labelled_day_are_found_and_little_else_is() {
         let texts: Vec<_> = scene.findings.iter().map(|finding| &finding.text).collect();
         assert!(found, "{attack:?} is not among {texts:#?}");
     }
-    // What belongs to an attack under another name: the first contacts of what the program reached.
+    // Findings that belong to an attack under another name: the first contacts of what the program reached.
     let belongs = |finding: &FindingRecord| {
         finding.text.contains("malware") || ATTACKS.into_iter().any(|attack| is_of(finding, attack))
     };

@@ -91,7 +91,7 @@ pub struct FamilyConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Top {
-    /// How many.
+    /// Number of series to keep.
     pub n: NonZeroUsize,
     /// Their order.
     #[serde(default)]

@@ -92,7 +92,7 @@ pub(super) enum FailureReason {
     NoLocalPort,
     /// Closed by the application before it was established.
     Aborted,
-    /// The same, after the SYN was sent again: nobody had answered.
+    /// The same, after the SYN was retransmitted: nobody had answered.
     NoAnswer,
     /// A datagram was larger than the path takes.
     MessageTooBig,

@@ -39,7 +39,7 @@ struct Queued {
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     connections: HashMap<Connection, Queued, RandomState>,
-    /// What series stand at.
+    /// Current values of the series.
     levels: HashMap<Key, i64, RandomState>,
 }
 
@@ -66,7 +66,7 @@ impl Queues {
         }
     }
 
-    /// How much series change, if they do. Connections that were `seen` longer ago than `expiration` are forgotten.
+    /// Returns the changes of the series that have changed. Connections that were `seen` longer ago than `expiration` are forgotten.
     pub(super) fn changes(&mut self, now: Timestamp, expiration: Duration) -> Vec<(Key, i64)> {
         if self.connections.is_empty() && self.levels.is_empty() {
             return Vec::new();

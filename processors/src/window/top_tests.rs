@@ -58,7 +58,7 @@ fn the_largest_are_exposed_and_the_rest_is_in_other() {
         shown(&snapshot),
         of(&[("2", 500, 500), ("3", 300, 300), ("other", 110, 110)])
     );
-    // 4 takes the place of 3, whose series ends. What it had before stays in `other`.
+    // 4 takes the place of 3, whose series ends. Its earlier value stays in `other`.
     window.fold([sent(2, 400), sent(3, 1), sent(4, 1_000)]);
     let snapshot = window.advance(10).unwrap();
     assert_eq!(

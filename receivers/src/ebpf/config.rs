@@ -61,7 +61,7 @@ pub struct Config {
     /// memory from the start. Those beyond are counted with their bytes when they close. From 1 to 16777216. A reload can lower
     /// and raise it.
     pub max_sockets: u32,
-    /// How packets that the kernel drops are counted. Linux 5.17 and later; on older kernels a warning says that they are not.
+    /// Counting of packets that the kernel drops. Linux 5.17 and later; on older kernels a warning says that they are not.
     pub drops: DropsMode,
     /// Interval at which listening ports are read again from `proc_root`, and accepted connections
     /// get the process to which they were passed. At least 1 s.

@@ -130,7 +130,7 @@ pub fn flow_record(flow: &FlowEvent) -> TcpRecord {
     }
 }
 
-/// What the time since the last record went to.
+/// Returns the time since the last record, by limit.
 fn send_time(flow: &FlowEvent) -> SendTime {
     let clocks = Chronograph {
         elapsed_us: microseconds_of_jiffies(flow.elapsed),

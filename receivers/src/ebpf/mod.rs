@@ -147,7 +147,7 @@ impl EbpfReceiver {
         let containers = Containers::new(&self.context, &self.config.proc_root);
         let mut left = Left::new(sockets, listeners.ok(), containers);
         sockets::adopt(&mut left.programs, &mut left.found, &mut left.containers);
-        // What these have dropped before is not counted.
+        // Their earlier drops are not counted.
         scan_listeners(true, &mut left.listeners, &mut left.found, &mut left.containers);
         self.losses
             .count_unadopted(unadopted::count(&self.config.proc_root));

@@ -46,7 +46,8 @@ impl EbpfReceiver {
         })
     }
 
-    /// Continues with what was inherited. What could not continue is inherited again: the receiver before can have it back.
+    /// Continues with the inherited programs. If that fails, they are left to be inherited again, so that the
+    /// previous receiver can take them back.
     pub(super) fn continue_with(
         &mut self,
         inherited: Handover,

@@ -139,8 +139,8 @@ impl Counters {
         })
     }
 
-    /// The kernel's clocks and what has gone by, since `before`, which was read `elapsed_us` ago. What went by before a first look is
-    /// not known: at least what the clocks show.
+    /// Returns the kernel's clocks and the time since `before`, which was read `elapsed_us` ago. The time before a first read is
+    /// not known: it is at least what the clocks show.
     pub(super) fn clocks_since(&self, before: &Clocks, elapsed_us: Option<i64>) -> Chronograph {
         let since = |now: u64, before: u64| now.cast_signed().wrapping_sub(before.cast_signed());
         let busy_us = since(self.busy_us, before.busy_us);
@@ -164,7 +164,7 @@ impl Counters {
         }
     }
 
-    /// What decides which limit the busy time went to.
+    /// Returns the state that decides which limit the busy time counts for.
     pub(super) const fn sender_state(&self) -> SenderState {
         SenderState {
             has_unsent: self.unsent > 0,

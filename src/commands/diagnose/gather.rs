@@ -12,7 +12,7 @@ use flowtap_pipeline::{
 
 use super::target::{Target, server_port};
 
-/// Peers that are told apart; what belongs to further ones is in the sum only.
+/// Maximum number of peers that are listed; records of further ones count in the sum only.
 const MAX_PEERS: usize = 4096;
 
 /// Connections whose queues are known at a time.
@@ -28,7 +28,7 @@ pub(super) struct Peer {
     pub(super) serves: bool,
 }
 
-/// What has been gathered.
+/// The evidence gathered so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gathered {
     /// Of all that belongs to the target.
@@ -36,7 +36,7 @@ pub(super) struct Gathered {
     pub(super) peers: HashMap<Peer, Evidence>,
     /// Packets that this machine dropped and that are lost, by the kernel's reason.
     pub(super) drops: BTreeMap<&'static str, u64>,
-    /// Peers that were not told apart.
+    /// Records of peers beyond [`MAX_PEERS`].
     pub(super) further: u64,
     queues: HashMap<u64, (Peer, Queues)>,
     listeners: HashMap<u64, (u16, Listening)>,

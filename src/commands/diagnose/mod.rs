@@ -27,7 +27,7 @@ use crate::daemon;
 use crate::daemon::graph::{self, Environment};
 use crate::exit::{Code, ExitError};
 
-/// Config overrides for measuring: looks that are closer together tell network and answer apart better.
+/// Config overrides for measuring: shorter intervals distinguish network and answer better.
 const OVERRIDES: [&str; 3] = [
     "receivers.ebpf.interval=1s",
     "service.admin.endpoint=null",
@@ -37,7 +37,7 @@ const OVERRIDES: [&str; 3] = [
 /// The answer as text, or as JSON.
 ///
 /// # Errors
-/// What keeps this machine from being measured; a recording that can't be read.
+/// Returns the reason that this machine can't be measured, or that a recording can't be read.
 pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<String, ExitError> {
     let mut sources = args.config.clone();
     sources.set.extend(OVERRIDES.map(str::to_owned));
@@ -133,7 +133,7 @@ struct Answer {
     drops: std::collections::BTreeMap<&'static str, u64>,
     /// The peers that had connections for the longest time.
     peers: Vec<PeerAnswer>,
-    /// Records of peers beyond those that are told apart.
+    /// Records of peers beyond those that are listed.
     records_of_further_peers: u64,
 }
 

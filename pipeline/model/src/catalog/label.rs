@@ -67,7 +67,7 @@ pub enum Label {
     LocalWorkload,
     /// `ipv4` or `ipv6`.
     NetworkType,
-    /// What a sender waits for: `network`, `answer`, `receiver`, `buffer` or `application`.
+    /// Reason that a sender waits: `network`, `answer`, `receiver`, `buffer` or `application`.
     Limit,
     /// `unsent`, `unacked` or `unread`.
     Queue,

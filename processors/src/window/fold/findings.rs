@@ -1,4 +1,4 @@
-//! How the window folds findings.
+//! Folding of findings into the window.
 
 use flowtap_pipeline::FindingRecord;
 use flowtap_pipeline::catalog::FamilyId;

@@ -1,4 +1,4 @@
-//! How the window folds what limits a connection: its sender's time, its losses, its queues.
+//! Folding of the limits of a connection into the window: its sender's time, its losses, its queues.
 
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{Events, Limit, Queue, TcpRecord, Timestamp};

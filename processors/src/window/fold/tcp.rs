@@ -1,4 +1,4 @@
-//! How the window folds the records of TCP sockets.
+//! Folding of the records of TCP sockets into the window.
 
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{Events, FlowBatch, FlowKind, Naming, PeerClass, Role, TcpRecord};
