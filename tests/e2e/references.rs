@@ -57,7 +57,9 @@ fn describe(text: &mut String, definition: &Definition) {
         let otel = &definition.otel;
         format!("`{}`, unit `{}`{}", otel.name, otel.unit, buckets(otel.kind))
     } else {
-        "not available; see `network_tcp_io`".to_owned()
+        let udp = definition.family.name.contains("_udp_");
+        let merged = if udp { "network_udp_io" } else { "network_tcp_io" };
+        format!("not available; see `{merged}`")
     };
     let exposed = if definition.enabled {
         "yes"

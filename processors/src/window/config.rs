@@ -140,6 +140,13 @@ impl FamilyConfig {
         };
         if !definition.is_of(naming) {
             let message = match naming {
+                Naming::Otel if name.contains("_udp_") => {
+                    "`naming: otel` has no metric of this name: `network_udp_io` has the bytes of all peers"
+                }
+                Naming::PrimusLens if name == "network_udp_io" => {
+                    "only `naming: otel` has this metric; the bytes are in `network_udp_flow_egress`, \
+                     `network_udp_flow_ingress`, `network_k8s_udp_flow` and `network_flow_dns`"
+                }
                 Naming::Otel => {
                     "`naming: otel` has no metric of this name: `network_tcp_io` has the bytes of all peers"
                 }
