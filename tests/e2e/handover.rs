@@ -215,10 +215,10 @@ fn a_table_that_grows_with_each_reload_loses_no_byte_and_no_connection() {
         return;
     };
     // Connections that are held from before the first reload on keep the oldest table in use.
-    nothing_is_missed(&[], 100, |config, round| {
+    nothing_is_missed(&[], 20, |config, round| {
         let with = |keys: &str| config.replace(RECEIVER, &format!("ebpf: {{{keys}}}"));
-        // Each tenth reload adds a table, and those between have smaller limits.
-        let entries = [200_000, 30_000][round % 2] + (round / 10) * 30_000;
+        // Each fourth reload adds a table, and those between have smaller limits.
+        let entries = [70_000, 30_000][round % 2] + (round / 4) * 10_000;
         match round % 4 {
             3 => with(&format!("interval: 200ms, mode: events, max_sockets: {entries}")),
             _ => with(&format!("interval: 200ms, max_sockets: {entries}")),
