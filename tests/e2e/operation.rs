@@ -164,9 +164,10 @@ fn above_its_memory_limits_it_folds_and_sheds_and_counts_both() {
     let reason = [("reason", "memory_limit")];
     let bytes = sent.client_sent + sent.client_received + sent.server_sent + sent.server_received;
     daemon.telemetry_until("what was shed", |seen| {
+        // Other traffic of this machine is among it.
         seen.sum("flowtap_processor_dropped_bytes_total", &reason) >= bytes
+            && seen.sum("flowtap_processor_dropped_records_total", &reason) >= 50
     });
-    assert!(told(&daemon, "flowtap_processor_dropped_records_total", &reason) >= 50);
     let scrape = daemon.scrape();
     assert_eq!(Counted::of_port(&scrape, port), Counted::default());
     let said = daemon.said();
@@ -308,7 +309,7 @@ fn a_second_without_the_processor_loses_nothing() {
     sent += daemon.while_paused(|| {
         let sent = exchange(&listener, 1000, 46).unwrap();
         // As long as the fault is, whatever the traffic took.
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        thread::sleep(Duration::from_secs(1));
         sent
     });
     daemon.scrape_until("all of the traffic", |scrape| {

@@ -180,7 +180,18 @@ fn reloads_of_another_interval_lose_no_byte_and_no_connection() {
                 && Counted::of_port(seen, held_port) == held_bytes
         });
         assert_eq!(events(&seen, "opened", short_port), [short_count; 2]);
-        assert_eq!(Counted::of_port(&seen, short_port), short_bytes);
+        // A FIN that a dump finds and the report of the close does not is a byte more, one per end at most.
+        let shown = Counted::of_port(&seen, short_port);
+        assert_eq!(
+            (shown.client_sent, shown.server_sent),
+            (short_bytes.client_sent, short_bytes.server_sent)
+        );
+        let more = (shown.client_received + shown.server_received)
+            .checked_sub(short_bytes.client_received + short_bytes.server_received);
+        assert!(
+            more.is_some_and(|more| more <= 2 * short_count),
+            "{shown:?}, {short_bytes:?}"
+        );
         assert_eq!(active(&seen, held_port), [10, 10]);
         assert_eq!(active(&seen, short_port), [0, 0]);
         let own = daemon.telemetry();

@@ -193,16 +193,17 @@ fn limiting(evidence: &Evidence, total: f64) -> Option<(Cause, String)> {
     if share < NOTICEABLE {
         return None;
     }
+    // Of a peer that never opens its window further, the kernel takes the time for the receiver's.
+    if evidence.rto >= SILENT * (network + answer + receiver + buffer) {
+        let sentence = format!(
+            "nothing gets through to the peer: {} of {} were spent in retransmission time-outs",
+            seconds(evidence.rto),
+            seconds(total)
+        );
+        return Some((Cause::BlackHole, sentence));
+    }
     let share = percent(share);
     let (cause, sentence) = match largest.1 {
-        Cause::Network if evidence.rto >= SILENT * network => (
-            Cause::BlackHole,
-            format!(
-                "nothing gets through to the peer: {} of {} were spent in retransmission time-outs",
-                seconds(evidence.rto),
-                seconds(total)
-            ),
-        ),
         Cause::Network if evidence.retransmit_ratio() >= LOSSY => (
             Cause::Loss,
             format!(
@@ -380,6 +381,10 @@ mod tests {
             sent_segments: 20,
             ..shares(1.0, 0.0, 0.0, 0.0)
         };
+        let behind_a_window = Evidence {
+            rto: 9.7,
+            ..shares(0.0, 0.0, 1.0, 0.0)
+        };
         let unread = Evidence {
             unread: 4_000_000,
             ..shares(0.0, 0.0, 0.0, 0.0)
@@ -399,6 +404,11 @@ mod tests {
             ("one segment of a hundred is dropped", lossy(100), Cause::Loss),
             ("a segment is dropped now and then", lossy(10), Cause::Network),
             ("a black hole", black_hole, Cause::BlackHole),
+            (
+                "the same, behind a small window",
+                behind_a_window,
+                Cause::BlackHole,
+            ),
             (
                 "a reader that takes 1 MB/s",
                 shares(0.11, 0.0, 0.89, 0.0),
