@@ -54,7 +54,8 @@ YAML
         endpoint=$(metrics_url "$config_mode") endpoint=${endpoint#http://} endpoint=${endpoint%/metrics}
         echo "  prometheus/$config_mode: {endpoint: \"$endpoint\"}"
     done
-    printf 'service:\n  admin: {endpoint: "127.0.0.1:13133"}\n  pipelines:\n'
+    # Detaching a program waits for the kernel, which takes its time in an emulated machine.
+    printf 'service:\n  shutdown_timeout: 60s\n  admin: {endpoint: "127.0.0.1:13133"}\n  pipelines:\n'
     for config_mode in "$@"; do
         receiver=$(receiver_config "$config_mode" | cut -d: -f1 | tr -d ' ')
         echo "    metrics/$config_mode: {receivers: [$receiver], processors: [direction, policy, window], exporters: [prometheus/$config_mode]}"
@@ -79,7 +80,7 @@ start_flowtap() { # MODE...
 
 stop_flowtap() { # NAME
     kill -TERM "$flowtap"
-    if until_true 30 not_running; then
+    if until_true 90 not_running; then
         wait "$flowtap"
         same "$1_stops" 0 $?
     else
