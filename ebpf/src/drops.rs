@@ -86,7 +86,7 @@ impl<K: Hash + Eq, M> Known<K, M> {
         }
     }
 
-    /// What `total` adds to what is known of `key`.
+    /// Returns the increase of `key` from its last total to `total`.
     fn growth(totals: &mut HashMap<K, DropCount>, key: K, total: DropCount) -> DropCount {
         let before = totals.insert(key, total).unwrap_or_default();
         DropCount {

@@ -12,7 +12,7 @@ use flowtap_pipeline::Published;
 /// Interval at which files are checked for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What `read` returns, now and whenever one of `paths` has changed. A file that has become wrong leaves what was read before, with a
+/// The value that `read` returns, now and whenever one of `paths` has changed. A file that has become wrong leaves what was read before, with a
 /// warning; `what` says in the log what it is.
 ///
 /// # Errors

@@ -298,7 +298,7 @@ impl Seen {
     }
 }
 
-/// What `ss` and the daemon say of the experiments, once all of them have ended.
+/// The experiments as `ss` and as the daemon show them, once all of them have ended.
 fn measure(set: &[&str]) -> (BTreeMap<u16, Oracle>, Seen) {
     let settings: Vec<&str> = FAMILIES.iter().chain(set).copied().collect();
     netns::within_new(|| {
@@ -421,7 +421,7 @@ fn sock_diag_sees_the_same_within_its_interval() {
     black_hole_is_time_outs(&seen);
 }
 
-/// What `flowtap diagnose` says of this process's connections while `run` is at work: cause by port and end.
+/// The causes that `flowtap diagnose` names for this process's connections while `run` is at work, by port and end.
 fn diagnosed(run: impl FnOnce()) -> BTreeMap<(u64, String), String> {
     let mut diagnose = flowtap();
     diagnose.args([

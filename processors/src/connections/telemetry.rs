@@ -34,14 +34,14 @@ impl Telemetry {
         }
     }
 
-    /// What `record` reports will be in no log record.
+    /// Counts the changes in `record`, which no log record will have.
     pub(super) fn lost(&self, record: &TcpRecord, reason: LossReason) {
         let bytes = [record.sent_bytes, record.received_bytes];
         let bytes = bytes.into_iter().map(|bytes| bytes.max(0).unsigned_abs()).sum();
         self.dropped.dropped(1, bytes, reason.as_str());
     }
 
-    /// What `connection` has not reported will be in no log record.
+    /// Counts the changes that `connection` has not reported, and that no log record will have.
     pub(super) fn left_out(&self, connection: &Connection, reason: LossReason) {
         self.dropped
             .dropped(1, connection.unreported().payload(), reason.as_str());

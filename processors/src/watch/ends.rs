@@ -9,7 +9,7 @@ use flowtap_pipeline::{Flow, FlowKind, KubernetesNames, PeerClass, plain};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// What [`subject_of`] and [`Object::of`] say of names that come again and again, without making text anew.
+/// A cache of [`subject_of`] and [`Object::of`] for names that recur, so that no text is made for each record.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// Held, so that no other names come to have the same address.

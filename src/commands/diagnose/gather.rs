@@ -38,6 +38,8 @@ pub(super) struct Gathered {
     pub(super) drops: BTreeMap<&'static str, u64>,
     /// Records of peers beyond [`MAX_PEERS`].
     pub(super) further: u64,
+    /// Records of connections whose queues are not known, as there were too many.
+    pub(super) unqueued: u64,
     queues: HashMap<u64, (Peer, Queues)>,
     listeners: HashMap<u64, (u16, Listening)>,
 }
@@ -60,6 +62,8 @@ impl Gathered {
             self.queues.remove(&cookie);
         } else if self.queues.len() < MAX_CONNECTIONS || self.queues.contains_key(&cookie) {
             self.queues.insert(cookie, (peer, record.queues));
+        } else {
+            self.unqueued += 1;
         }
     }
 

@@ -135,6 +135,8 @@ struct Answer {
     peers: Vec<PeerAnswer>,
     /// Records of peers beyond those that are listed.
     records_of_further_peers: u64,
+    /// Records of connections whose queues are not in the sums.
+    records_without_queues: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -174,6 +176,7 @@ impl Answer {
             drops: gathered.drops.clone(),
             peers: peers.collect(),
             records_of_further_peers: gathered.further,
+            records_without_queues: gathered.unqueued,
         }
     }
 
@@ -211,6 +214,13 @@ impl Answer {
                 text,
                 "  and {} records of further peers",
                 self.records_of_further_peers
+            );
+        }
+        if self.records_without_queues > 0 {
+            let _ = writeln!(
+                text,
+                "  queues of further connections are not in the sums: {} records",
+                self.records_without_queues
             );
         }
         text

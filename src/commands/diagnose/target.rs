@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use flowtap_pipeline::{Flow, FlowKind, KubernetesNames};
 use ipnet::IpNet;
 
-/// What `flowtap diagnose` is asked about.
+/// The subject of a diagnosis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// Everything.
