@@ -92,6 +92,7 @@ mod reloads;
 mod require;
 mod schema;
 mod shielded;
+mod shipped_configs;
 mod sock_diag;
 mod stopping;
 mod stores;
