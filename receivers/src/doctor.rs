@@ -386,7 +386,7 @@ fn udp() -> Finding {
             &error,
             "UDP is not measured with `udp.hooks: auto`",
             "use a kernel with fentry, fprobe or kprobes (for kprobes on Debian and Ubuntu: sysctl -w kernel.perf_event_paranoid=2), or \
-             set `udp.hooks: cgroup` (CAP_NET_ADMIN) or `tracepoints` (Linux 6.3)",
+             set `udp.hooks: cgroup` (CAP_NET_ADMIN, a mounted cgroup2) or `tracepoints` (Linux 6.3; no DNS)",
         ),
     }
 }

@@ -85,7 +85,8 @@ impl Tap {
             };
         };
         let mut flows = join::flows(&latest);
-        let sum = |side: fn(&Flow) -> f64| flows.iter().map(side).sum();
+        // From 0: the sum of nothing is -0.
+        let sum = |side: fn(&Flow) -> f64| flows.iter().map(side).fold(0.0, |sum, rate| sum + rate);
         let answer = Flows {
             pipeline: latest.snapshot.pipeline.to_string(),
             pipelines,

@@ -8,6 +8,9 @@ use crate::short::short_bytes;
 /// The least share of the time that makes something a cause.
 pub const NOTICEABLE: f64 = 0.05;
 
+/// Seconds of connections below which their clocks, which count in some milliseconds, say nothing.
+const BRIEF: f64 = 0.1;
+
 /// The least ratio of retransmitted segments that is called loss.
 const LOSSY: f64 = 0.002;
 
@@ -114,8 +117,16 @@ fn cause_of(evidence: &Evidence) -> (Cause, String) {
         return (Cause::AcceptQueue, sentence);
     }
     let total = evidence.shares.total();
-    if total <= 0.0 {
-        return (Cause::Idle, "no connection was open in this period".to_owned());
+    if total < BRIEF {
+        let sentence = if evidence.opened == 0 && total <= 0.0 {
+            "no connection was open in this period".to_owned()
+        } else {
+            format!(
+                "connections were open for {:.0} ms in all, too short to say what limits them",
+                total * 1e3
+            )
+        };
+        return (Cause::Idle, sentence);
     }
     limiting(evidence, total)
         .or_else(|| {
@@ -385,6 +396,15 @@ mod tests {
             rto: 9.7,
             ..shares(0.0, 0.0, 1.0, 0.0)
         };
+        let brief = Evidence {
+            shares: Shares {
+                network: 0.004,
+                application: 0.004,
+                ..Shares::default()
+            },
+            opened: 1,
+            ..Evidence::default()
+        };
         let unread = Evidence {
             unread: 4_000_000,
             ..shares(0.0, 0.0, 0.0, 0.0)
@@ -441,6 +461,7 @@ mod tests {
                 Cause::Application,
             ),
             ("a process that does not read", unread, Cause::Reader),
+            ("one request within a tick", brief, Cause::Idle),
             ("nothing", Evidence::default(), Cause::Idle),
         ];
         for (experiment, evidence, cause) in cases {

@@ -251,7 +251,7 @@ mod tests {
             of("192.0.2.7:443", 5_000_000, 7),
             of("192.0.2.8:443", 9_000_000, 3),
         ];
-        let found = gathered(Target::parse("192.0.2.7"), records, Vec::new());
+        let found = gathered(Target::parse("192.0.2.7").unwrap(), records, Vec::new());
         assert!((found.sum.shares.receiver - 9.0).abs() < 1e-9, "{found:?}");
         assert_eq!((found.sum.sent_bytes, found.sum.unread), (200, 7));
         assert_eq!(found.peers.len(), 1);
@@ -292,7 +292,7 @@ mod tests {
             ..flow
         });
         let listening = vec![listener(80, 40), listener(80, 5), listener(81, 7)];
-        let found = gathered(Target::parse("192.0.2.7"), vec![served], listening);
+        let found = gathered(Target::parse("192.0.2.7").unwrap(), vec![served], listening);
         assert_eq!((found.sum.listening.drops, found.sum.listening.limit), (45, 4));
         assert_eq!(judge(&found.sum).cause, Cause::AcceptQueue);
     }

@@ -41,8 +41,24 @@ const OVERRIDES: [&str; 3] = [
 pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<String, ExitError> {
     let mut sources = args.config.clone();
     sources.set.extend(OVERRIDES.map(str::to_owned));
-    let config = &load(&sources, registry)?;
-    let target = Arc::new(args.target.as_deref().map_or(Target::All, Target::parse));
+    let mut config = load(&sources, registry)?;
+    // These drop records, or change the addresses that the target is compared with.
+    const LEFT_OUT: [&str; 3] = ["attributes", "filter", "watch"];
+    for pipeline in config.pipelines.values_mut() {
+        pipeline
+            .processors
+            .retain(|id| !LEFT_OUT.contains(&id.type_name()));
+    }
+    let config = &config;
+    let target = args.target.as_deref().map_or(Ok(Target::All), Target::parse);
+    let target = Arc::new(target.map_err(|message| ExitError::new(Code::Usage, message))?);
+    if let (Target::Process(pid), None) = (&*target, &args.file)
+        && !Path::new("/proc").join(pid.to_string()).exists()
+    {
+        let message =
+            format!("there is no process {pid}; hint: process ids are those of the initial pid namespace");
+        return Err(ExitError::new(Code::Usage, message));
+    }
     let gathered = match &args.file {
         Some(file) => gather_recording(config, &target, file)?,
         None => gather_live(config, &target, args.duration)?,

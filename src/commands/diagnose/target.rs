@@ -22,7 +22,10 @@ pub(super) enum Target {
 impl Target {
     /// Reads `text`: an address, a range, `ADDRESS:PORT`, a process id, a name that resolves to addresses (`HOST` or
     /// `HOST:PORT`), or any other name.
-    pub(super) fn parse(text: &str) -> Self {
+    ///
+    /// # Errors
+    /// A sentence about a range that is none, a port that is none, or a host with a port that does not resolve.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let resolve = |host: &str| -> Vec<IpNet> {
             // A name that does not resolve is one of a process or of the cluster.
             let found = (host, 0).to_socket_addrs().into_iter().flatten();
@@ -31,36 +34,50 @@ impl Target {
                 .collect()
         };
         if let Ok(pid) = text.parse() {
-            return Self::Process(pid);
+            return Ok(Self::Process(pid));
         }
         if let Ok(addr) = text
             .trim_start_matches('[')
             .trim_end_matches(']')
             .parse::<IpAddr>()
         {
-            return Self::Peer(vec![IpNet::from(addr.to_canonical())], None);
+            return Ok(Self::Peer(vec![IpNet::from(addr.to_canonical())], None));
         }
         if let Ok(range) = text.parse() {
-            return Self::Peer(vec![range], None);
+            return Ok(Self::Peer(vec![range], None));
+        }
+        let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+        if text.split_once('/').is_some_and(|(addr, _)| is_address(addr)) {
+            return Err(format!(
+                "`{text}` is not a range; hint: 192.0.2.0/24, with a prefix of at most 32, of IPv6 128"
+            ));
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
-            return Self::Peer(
+            return Ok(Self::Peer(
                 vec![IpNet::from(address.ip().to_canonical())],
                 Some(address.port()),
-            );
+            ));
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().ok()),
+            Some((host, port)) => {
+                let port = port.parse::<u16>();
+                let port =
+                    port.map_err(|_| format!("`{text}` has no valid port; hint: a number from 0 to 65535"))?;
+                (host, Some(port))
+            }
             None => (text, None),
         };
         // Names of processes and of the cluster have no dots, but of hosts nearly all have, or a port.
         if port.is_some() || host.contains('.') || host == "localhost" {
             let found = resolve(host);
             if !found.is_empty() {
-                return Self::Peer(found, port);
+                return Ok(Self::Peer(found, port));
+            }
+            if port.is_some() {
+                return Err(format!("`{host}` does not resolve; hint: use the peer's address"));
             }
         }
-        Self::Name(text.to_owned())
+        Ok(Self::Name(text.to_owned()))
     }
 
     /// Whether `flow` belongs to it.
@@ -177,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_about_is_known_by_its_form() {
-        let matches = |text| Target::parse(text).matches(&flow());
+        let matches = |text| Target::parse(text).unwrap().matches(&flow());
         for text in [
             "192.0.2.7",
             "192.0.2.0/24",
@@ -205,6 +222,16 @@ mod tests {
         ] {
             assert!(!matches(text), "{text}");
         }
-        assert!(matches!(Target::parse("localhost"), Target::Peer(addresses, None) if !addresses.is_empty()));
+        assert!(
+            matches!(Target::parse("localhost"), Ok(Target::Peer(addresses, None)) if !addresses.is_empty())
+        );
+    }
+
+    #[test]
+    fn a_range_or_a_port_that_is_none_is_an_error() {
+        for text in ["192.0.2.7/99", "192.0.2.7:99999", "host.invalid:443"] {
+            let error = Target::parse(text).unwrap_err();
+            assert!(error.contains("hint:"), "{error}");
+        }
     }
 }
