@@ -272,6 +272,24 @@ impl Daemon {
         until(what, || self.scrape(), seen)
     }
 
+    /// Scrapes, window after window, until `missing` names nothing; panics with what it names when patience is at its
+    /// end, and with what the daemon counts of itself.
+    pub(crate) fn scrape_until_none(&self, what: &str, missing: impl Fn(&Exposition) -> Vec<String>) {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        loop {
+            let missing = missing(&self.scrape());
+            if missing.is_empty() {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "never saw {what}; missing: {missing:#?}; the daemon's own metrics:\n{}",
+                get(self.telemetry, "/metrics")
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// The same with what the daemon says of itself.
     pub(crate) fn telemetry_until(&self, what: &str, seen: impl Fn(&Exposition) -> bool) -> Exposition {
         until(what, || self.telemetry(), seen)

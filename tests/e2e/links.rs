@@ -168,8 +168,12 @@ fn bytes_are_exact_in_modes_with_ebpf_where_this_machine_drops_what_it_sends() {
         };
         // Bytes that a client sent may be reported at its close, and a FIN is dropped like any
         // other segment.
-        daemon.scrape_until("as many bytes as were sent", |seen| {
-            all().all(|(_, port)| Counted::of_port_in(seen, port, &netns).client_sent >= expected.client_sent)
+        daemon.scrape_until_none("as many bytes as were sent", |seen| {
+            all()
+                .map(|(name, port)| (name, port, Counted::of_port_in(seen, port, &netns)))
+                .filter(|(_, _, seen)| seen.client_sent < expected.client_sent)
+                .map(|(name, port, seen)| format!("{mode}, {name}, port {port}: {seen:?}"))
+                .collect()
         });
         let (status, window) = daemon.stop();
         assert!(status.success(), "{status}");

@@ -122,7 +122,7 @@ fn cause_of(evidence: &Evidence) -> (Cause, String) {
             "no connection was open in this period".to_owned()
         } else {
             format!(
-                "connections were open for {:.0} ms in all, too short to say what limits them",
+                "connections were open for only {:.0} ms in all; measure longer",
                 total * 1e3
             )
         };

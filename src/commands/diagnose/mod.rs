@@ -27,6 +27,9 @@ use crate::daemon;
 use crate::daemon::graph::{self, Environment};
 use crate::exit::{Code, ExitError};
 
+/// Processors that drop records, or change the addresses that the target is compared with.
+const LEFT_OUT: [&str; 3] = ["attributes", "filter", "watch"];
+
 /// Config overrides for measuring: shorter intervals distinguish network and answer better.
 const OVERRIDES: [&str; 3] = [
     "receivers.ebpf.interval=1s",
@@ -42,8 +45,6 @@ pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<Strin
     let mut sources = args.config.clone();
     sources.set.extend(OVERRIDES.map(str::to_owned));
     let mut config = load(&sources, registry)?;
-    // These drop records, or change the addresses that the target is compared with.
-    const LEFT_OUT: [&str; 3] = ["attributes", "filter", "watch"];
     for pipeline in config.pipelines.values_mut() {
         pipeline
             .processors
