@@ -7,7 +7,7 @@ STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint features references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint features references fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ fuzz: setup-test ## Fuzz configs, recordings, DNS messages and the kernel side's
 
 test-busy: setup-test ## End-to-end tests next to other traffic, another flowtap, BPF programs and cgroups that come and go; as root
 	tests/busy $(CARGO) test --locked --test e2e
+
+test-roles: build ## Roles of connections over a mixed load with restarts, for ten minutes, against what the applications know; as root
+	tests/roles --binary target/release/flowtap
 
 test-loom: setup ## The queues of exporters under every interleaving of their threads
 	$(CARGO) test --locked -p flowtap-engine --features loom --lib loom_tests
