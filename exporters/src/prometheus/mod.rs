@@ -13,10 +13,13 @@
 
 mod auth;
 mod config;
+mod entry;
 mod exposition;
 mod factory;
 mod negotiate;
 mod protobuf;
+mod target_info;
+mod text;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -43,10 +46,10 @@ use tower::{BoxError, service_fn};
 use self::auth::Auth;
 pub use self::auth::BasicAuth;
 pub use self::config::{Config, CreatedTimestamps};
-pub(crate) use self::exposition::canonical;
 use self::exposition::{Exposition, Style};
 pub use self::factory::FACTORY;
 use self::negotiate::Format;
+pub(crate) use self::text::canonical;
 use flowtap_net::listener::{AllowedHosts, ClosedConnections, Listener};
 use flowtap_net::tls::{self, TlsError};
 
@@ -111,7 +114,7 @@ impl PrometheusExporter {
             auth: Auth::new(config.basic_auth.as_ref(), config.bearer_token.as_deref()),
             target: config
                 .target_info
-                .then(|| exposition::target_info(&context.resource, &config.labels)),
+                .then(|| target_info::target_info(&context.resource, &config.labels)),
             newest: Mutex::default(),
         };
         Ok(Self {

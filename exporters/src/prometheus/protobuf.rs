@@ -186,7 +186,8 @@ fn time_len(at: Timestamp) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::config::Config;
-    use super::super::exposition::{CHUNK_BYTES, Exposition, Style};
+    use super::super::entry::CHUNK_BYTES;
+    use super::super::exposition::{Exposition, Style};
     use super::super::negotiate::Format;
     use super::*;
     use crate::testing::{many, snapshot};

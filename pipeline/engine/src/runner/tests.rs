@@ -4,12 +4,15 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flowtap_pipeline::telemetry::Reading;
-use flowtap_pipeline::{Aggregator, Exported, FlowBatch, Output, Sink, Snapshot, WhenFull, metrics_only};
+use flowtap_pipeline::{
+    Aggregator, ExportService, Exported, Exporter, FlowBatch, Output, PipelineKind, QueueConfig, Receiver,
+    Sink, Snapshot, StageError, Timestamp, WhenFull, metrics_only,
+};
 use futures::future::BoxFuture;
 use tower::service_fn;
 
 use super::*;
-use crate::stages::WindowNode;
+use crate::stages::{Stages, WindowNode};
 
 /// Windows of five seconds in ten minutes.
 const WINDOWS: u64 = 120;

@@ -1,0 +1,18 @@
+//! A family of a scrape, and how much of a scrape is written at once.
+
+use flowtap_pipeline::Family;
+
+/// A chunk is handed out once it is this long.
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+
+/// A family, and where its points are.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) family: &'static Family,
+    /// Name of its samples.
+    pub(super) name: String,
+    /// `le="..."} ` of each bucket, if it has any.
+    pub(super) bounds: Vec<String>,
+    /// Number of a snapshot, and of the family in it.
+    pub(super) places: Vec<(usize, usize)>,
+}

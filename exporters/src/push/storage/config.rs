@@ -1,0 +1,46 @@
+//! Config of requests on disk.
+
+use std::path::PathBuf;
+
+use flowtap_pipeline::schema::SizeText;
+use flowtap_pipeline::{Violation, WhenFull};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where requests wait, and how many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StorageConfig {
+    /// A directory for this exporter alone; created if it is missing.
+    pub directory: PathBuf,
+    /// Maximum bytes of the compressed requests in the file. The file itself can be some MiB
+    /// larger, and by half while the oldest are dropped.
+    #[serde(default = "max_bytes", with = "flowtap_pipeline::size")]
+    #[schemars(with = "SizeText")]
+    pub max_bytes: u64,
+    /// Overflow policy.
+    #[serde(default)]
+    pub when_full: WhenFull,
+}
+
+pub(super) const fn max_bytes() -> u64 {
+    256 << 20
+}
+
+impl StorageConfig {
+    /// A violation of its settings, if any.
+    pub(crate) fn validate(&self) -> Option<Violation> {
+        let path = |key: &str| vec!["storage".to_owned(), key.to_owned()];
+        if self.when_full == WhenFull::Block {
+            return Some(Violation {
+                path: path("when_full"),
+                message: "a full disk would stop the exporter; expected drop_oldest or drop_newest"
+                    .to_owned(),
+            });
+        }
+        (self.max_bytes < 1 << 20).then(|| Violation {
+            path: path("max_bytes"),
+            message: "must be at least 1048576, to hold a request".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! The file of requests: one table of redb.
+
+use std::io;
+use std::path::Path;
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+
+/// Requests by number, in the order in which they came: see [`encode`](super::value::encode).
+pub(super) const REQUESTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("requests");
+
+/// redb stores a value in separate pages, a power of two of these bytes, with some of them for
+/// itself.
+pub(super) const PAGE_BYTES: u64 = 4096;
+const PAGE_OVERHEAD: u64 = 64;
+
+/// Memory for the file's cache.
+const CACHE_BYTES: usize = 1 << 20;
+
+pub(super) fn open(path: &Path) -> Result<Database, DatabaseError> {
+    Database::builder().set_cache_size(CACHE_BYTES).create(path)
+}
+
+/// Whether an error is about the content of the file, not about the disk or another process.
+pub(super) fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::RepairAborted
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. } => true,
+        redb::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+        ),
+        _ => false,
+    }
+}
+
+pub(super) fn oldest(database: &Database) -> Result<Option<(u64, Vec<u8>)>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let table = transaction.open_table(REQUESTS)?;
+    let first = table.first()?;
+    Ok(first.map(|(number, value)| (number.value(), value.value().to_vec())))
+}
+
+/// The next number, how many requests there are, and the bytes that they take up.
+pub(super) fn count(database: &Database) -> Result<(u64, u64, u64), redb::Error> {
+    // Created if it is missing, so that reading it never fails for want of it.
+    let transaction = database.begin_write()?;
+    transaction.open_table(REQUESTS)?;
+    transaction.commit()?;
+    let (mut next, mut items, mut bytes) = (0, 0, 0);
+    for entry in database.begin_read()?.open_table(REQUESTS)?.iter()? {
+        let (number, value) = entry?;
+        next = number.value() + 1;
+        items += 1;
+        bytes += footprint(value.value().len());
+    }
+    Ok((next, items, bytes))
+}
+
+/// Bytes that a value uses in the file.
+pub(super) const fn footprint(value_len: usize) -> u64 {
+    let bytes = value_len as u64 + PAGE_OVERHEAD;
+    if bytes < PAGE_BYTES {
+        PAGE_BYTES
+    } else {
+        bytes.next_power_of_two()
+    }
+}

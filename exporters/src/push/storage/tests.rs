@@ -1,0 +1,224 @@
+//! Tests of requests on disk, with real files.
+
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::config::max_bytes;
+use super::table::PAGE_BYTES;
+use super::*;
+use crate::testing::context;
+
+fn request(text: &str) -> Request {
+    Request {
+        body: Bytes::from(text.to_owned()),
+        kind: PipelineKind::Logs,
+        items: text.len() as u64,
+        last: false,
+    }
+}
+
+fn config(directory: &Path) -> StorageConfig {
+    StorageConfig {
+        directory: directory.to_owned(),
+        max_bytes: max_bytes(),
+        when_full: WhenFull::DropOldest,
+    }
+}
+
+fn bodies(storage: &Storage) -> Vec<String> {
+    let mut bodies = Vec::new();
+    while let Some(stored) = storage.first().unwrap() {
+        bodies.push(String::from_utf8(stored.request.body.to_vec()).unwrap());
+        storage.remove(&stored).unwrap();
+    }
+    bodies
+}
+
+#[test]
+fn requests_come_back_in_their_order_after_a_restart_with_their_points() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    for text in ["one", "two", "three"] {
+        assert_eq!(storage.push(&request(text)).unwrap(), []);
+    }
+    storage.remove(&storage.first().unwrap().unwrap()).unwrap();
+    drop(storage);
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    assert_eq!(storage.waiting(), (2, 2 * PAGE_BYTES));
+    assert_eq!(storage.first().unwrap().unwrap().request.items, 3);
+    storage.push(&request("four")).unwrap();
+    assert_eq!(bodies(&storage), ["two", "three", "four"]);
+    assert_eq!(storage.waiting(), (0, 0));
+}
+
+#[test]
+fn at_its_limit_the_oldest_or_the_newest_is_dropped_and_its_points_are_returned() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = |when_full| StorageConfig {
+        max_bytes: 2 * PAGE_BYTES,
+        when_full,
+        ..config(folder.path())
+    };
+    let storage = Storage::open(&small(WhenFull::DropOldest), &context()).unwrap();
+    for text in ["aaaa", "bbbb"] {
+        storage.push(&request(text)).unwrap();
+    }
+    assert_eq!(storage.push(&request("cccc")).unwrap(), [(PipelineKind::Logs, 4)]);
+    drop(storage);
+    let storage = Storage::open(&small(WhenFull::DropNewest), &context()).unwrap();
+    assert_eq!(storage.push(&request("dddd")).unwrap(), [(PipelineKind::Logs, 4)]);
+    assert_eq!(bodies(&storage), ["bbbb", "cccc"]);
+}
+
+#[test]
+fn a_damaged_request_is_skipped_and_the_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    for text in ["one", "two", "three"] {
+        storage.push(&request(text)).unwrap();
+    }
+    let state = storage.lock();
+    let transaction = state.database.as_ref().unwrap().begin_write().unwrap();
+    transaction
+        .open_table(REQUESTS)
+        .unwrap()
+        .insert(1, &b"\x01\x02\x03\x04\x03\0\0\0\0\0\0\0two"[..])
+        .unwrap();
+    transaction.commit().unwrap();
+    drop(state);
+    assert_eq!(bodies(&storage), ["one", "three"]);
+}
+
+#[test]
+fn after_a_failure_the_file_is_opened_again_and_what_was_delivered_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    for text in ["one", "two"] {
+        storage.push(&request(text)).unwrap();
+    }
+    let first = storage.first().unwrap().unwrap();
+    // As if it had been delivered, and taking it away had failed.
+    let mut state = storage.lock();
+    state.delivered = Some(first.number);
+    let failed = storage.with(&mut state, |_| -> Result<(), redb::Error> {
+        Err(redb::Error::Io(io::ErrorKind::StorageFull.into()))
+    });
+    assert!(failed.unwrap_err().to_string().contains("requests.redb"));
+    assert!(state.database.is_none());
+    drop(state);
+    assert_eq!(bodies(&storage), ["two"]);
+}
+
+#[test]
+fn a_request_takes_as_much_room_as_it_does_compressed_and_comes_back_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+    let text = "the same again and again ".repeat(40_000);
+    storage.push(&request(&text)).unwrap();
+    assert_eq!(storage.waiting(), (1, PAGE_BYTES), "a megabyte before");
+    let stored = storage.first().unwrap().unwrap();
+    assert_eq!(stored.request.items, text.len() as u64);
+    storage.remove(&stored).unwrap();
+    assert_eq!(storage.waiting(), (0, 0));
+    assert_eq!(stored.request.body, text);
+}
+
+#[test]
+fn a_request_of_an_earlier_version_is_delivered() {
+    let mut value = [&[0; 4][..], &3_u64.to_le_bytes(), b"two"].concat();
+    let checksum = crc32fast::hash(&value[4..]);
+    value[..4].copy_from_slice(&checksum.to_le_bytes());
+    let request = decode(value).unwrap();
+    assert_eq!((request.items, &*request.body), (3, &b"two"[..]));
+}
+
+#[test]
+fn the_limit_is_that_of_the_file_within_what_the_documentation_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let limit = 16 << 20;
+    let bounded = StorageConfig {
+        max_bytes: limit,
+        ..config(folder.path())
+    };
+    let storage = Storage::open(&bounded, &context()).unwrap();
+    // Noise, which does not compress, of the length that uses most space: just above a power of
+    // two.
+    let noise: Vec<u8> = (0..(1 << 20) + 100).map(|_| fastrand::u8(..)).collect();
+    let mut dropped = 0;
+    for _ in 0..40 {
+        let request = Request {
+            body: noise.clone().into(),
+            kind: PipelineKind::Metrics,
+            items: 1,
+            last: false,
+        };
+        dropped += storage.push(&request).unwrap().len() as u64;
+    }
+    let (requests, bytes) = storage.waiting();
+    assert_eq!((requests + dropped, bytes), (40, requests << 21));
+    assert_eq!(requests, 8);
+    let file = fs::metadata(folder.path().join("requests.redb")).unwrap();
+    let allocated = std::os::unix::fs::MetadataExt::blocks(&file) * 512;
+    assert!(allocated <= limit * 3 / 2 + (8 << 20), "{allocated}");
+}
+
+#[test]
+fn every_damaged_file_is_set_aside_under_a_name_of_its_own_and_measuring_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("requests.redb");
+    let whole = {
+        let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+        storage.push(&request("one")).unwrap();
+        drop(storage);
+        fs::read(&file).unwrap()
+    };
+    let truncated = whole[..whole.len() / 3].to_vec();
+    let torn = [&whole[..1024], &vec![0xa5; whole.len() - 1024]].concat();
+    let damaged = [
+        b"this is something else".to_vec(),
+        vec![0; 10_000],
+        (0..100_000).map(|_| fastrand::u8(..)).collect(),
+        truncated,
+        torn,
+    ];
+    for (index, content) in damaged.iter().enumerate() {
+        fs::write(&file, content).unwrap();
+        let storage = Storage::open(&config(folder.path()), &context()).unwrap();
+        assert_eq!(storage.push(&request("two")).unwrap(), [], "{index}");
+        assert_eq!(bodies(&storage), ["two"], "{index}");
+        let aside = fs::read_dir(folder.path()).unwrap().filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with("requests.corrupt-")
+        });
+        assert_eq!(aside.count(), index + 1);
+    }
+}
+
+#[test]
+fn a_directory_that_comes_late_is_used_from_then_on_and_strict_runs_refuse_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("mount");
+    // A file in its place: no right of root gets over that.
+    fs::write(&directory, "").unwrap();
+    let strict = BuildContext {
+        strict: true,
+        ..context()
+    };
+    let refused = Storage::open(&config(&directory), &strict).err().unwrap();
+    assert!(refused.to_string().contains("mount"), "{refused}");
+    let storage = Storage::open(&config(&directory), &context()).unwrap();
+    assert!(storage.push(&request("one")).is_err());
+    fs::remove_file(&directory).unwrap();
+    storage.push(&request("two")).unwrap();
+    assert_eq!(bodies(&storage), ["two"]);
+}
+
+#[test]
+fn a_file_belongs_to_one_exporter() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Storage::open(&config(folder.path()), &context()).unwrap();
+    let second = Storage::open(&config(folder.path()), &context());
+    assert!(second.err().unwrap().to_string().contains("requests.redb"));
+}

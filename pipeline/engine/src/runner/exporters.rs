@@ -1,0 +1,204 @@
+//! Exporters of a runner: each has a task that takes outputs from its queue.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use flowtap_pipeline::{ComponentId, ComponentKind, ExportService, Exporter, State, StatusBoard};
+use futures::FutureExt;
+use futures::future::join_all;
+use tower::{BoxError, Service, ServiceExt};
+
+use super::Runner;
+use super::error::{RunError, error_chain, panic_message};
+use super::graph::ExporterNode;
+use super::running::{InFlight, RunningExporter};
+use crate::chain::ExporterHandle;
+use crate::queue::OutputQueue;
+use crate::telemetry::ExporterTelemetry;
+
+impl Runner {
+    pub(super) async fn apply_exporters(&mut self, nodes: Vec<ExporterNode>) -> Result<(), RunError> {
+        let same = |running: Option<&RunningExporter>, node: &ExporterNode| {
+            running
+                .is_some_and(|running| running.fingerprint == node.fingerprint && !running.task.is_finished())
+        };
+        let (kept, new): (Vec<_>, Vec<_>) = nodes
+            .into_iter()
+            .partition(|node| same(self.exporters.get(&node.id), node));
+        let leaving: Vec<_> = self
+            .exporters
+            .keys()
+            .filter(|id| !kept.iter().any(|node| node.id == **id))
+            .cloned()
+            .collect();
+        for id in &leaving {
+            if let Some(exporter) = self.exporters.get(id) {
+                self.status
+                    .set(ComponentKind::Exporter, id, State::Stopping, None);
+                // Its queue must not block any longer.
+                exporter.handle.queue.relieve(true);
+            }
+        }
+        for pipeline in self.pipelines.values() {
+            let leaving = leaving.clone();
+            self.on_chain(&pipeline.chain, move |chain| {
+                for id in &leaving {
+                    chain.detach_exporter(id);
+                }
+            })
+            .await;
+        }
+        for id in leaving {
+            if let Some(exporter) = self.exporters.remove(&id) {
+                exporter.handle.queue.close();
+                self.leaving.insert(id, exporter);
+            }
+        }
+        // Before new ones start: one of them may be about to listen on the same port.
+        self.drain_leaving().await?;
+        for node in new {
+            self.start_exporter(node).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets exporters that are being removed finish what waits for them, all within one deadline.
+    async fn drain_leaving(&mut self) -> Result<(), RunError> {
+        let tasks = self.leaving.values_mut().map(|exporter| &mut exporter.task);
+        let drained = tokio::time::timeout(self.deadline, join_all(tasks)).await;
+        let leaving = std::mem::take(&mut self.leaving);
+        for id in leaving.keys() {
+            self.status.remove(ComponentKind::Exporter, id);
+        }
+        match drained {
+            Ok(ends) => ends.into_iter().try_for_each(|joined| joined.unwrap_or(Ok(()))),
+            Err(_elapsed) => {
+                // They leave all the same: what they could not deliver is counted, and flowtap runs on.
+                for (exporter, running) in &leaving {
+                    if !running.task.is_finished() {
+                        let (items, deadline) = (abandon(running), self.deadline);
+                        tracing::warn!(
+                            %exporter,
+                            items,
+                            ?deadline,
+                            "an exporter that is being removed did not deliver everything in time; \
+                        hint: raise service.shutdown_timeout"
+                        );
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn start_exporter(&mut self, node: ExporterNode) -> Result<(), RunError> {
+        let ExporterNode {
+            id,
+            fingerprint,
+            mut exporter,
+            queue,
+            kinds,
+        } = node;
+        self.status
+            .set(ComponentKind::Exporter, &id, State::Starting, None);
+        let service = match exporter.start().await {
+            Ok(service) => service,
+            Err(source) => return Err(self.failed(ComponentKind::Exporter, RunError::Start { id, source })),
+        };
+        self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
+        let queue = Arc::new(OutputQueue::new(queue));
+        let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds);
+        let handle = ExporterHandle { queue, telemetry };
+        let in_flight = Arc::<InFlight>::default();
+        let (task_id, task_handle, status) = (id.clone(), handle.clone(), self.status.clone());
+        let task_in_flight = Arc::clone(&in_flight);
+        let task = tokio::spawn(async move {
+            let work = drive_exporter(
+                &task_id,
+                exporter,
+                service,
+                &task_handle,
+                &task_in_flight,
+                &status,
+            );
+            let outcome = AssertUnwindSafe(work).catch_unwind().await;
+            outcome.map_err(|panic| RunError::Panicked {
+                id: task_id,
+                message: panic_message(&*panic),
+            })
+        });
+        let running = RunningExporter {
+            fingerprint,
+            handle,
+            in_flight,
+            task,
+        };
+        self.exporters.insert(id, running);
+        Ok(())
+    }
+}
+
+/// Counts what waits for `exporter`, and what it has under way, as lost, and ends it; returns the number of points and log records.
+pub(super) fn abandon(exporter: &RunningExporter) -> u64 {
+    let waiting = exporter.handle.queue.give_up();
+    let waiting = waiting.iter().map(|output| (output.kind(), output.items()));
+    let mut lost = 0;
+    for (kind, items) in waiting.chain(exporter.in_flight.take()) {
+        exporter.handle.telemetry.deliveries().failed(kind, items);
+        lost += items;
+    }
+    exporter.task.abort();
+    lost
+}
+
+/// Takes outputs from the queue to the service until the queue is closed and drained.
+async fn drive_exporter(
+    id: &ComponentId,
+    mut exporter: Box<dyn Exporter>,
+    mut service: ExportService,
+    handle: &ExporterHandle,
+    in_flight: &InFlight,
+    status: &StatusBoard,
+) {
+    let set_state = |state, error| status.set(ComponentKind::Exporter, id, state, error);
+    while let Some(output) = handle.queue.pop().await {
+        let began = Instant::now();
+        in_flight.set(&output);
+        let called: Result<_, BoxError> = async { service.ready().await?.call(output).await }.await;
+        let Some((kind, items)) = in_flight.take() else {
+            // Given up, and counted, a moment ago.
+            return;
+        };
+        handle.telemetry.took(began.elapsed());
+        match called {
+            Ok(exported) => {
+                handle.telemetry.deliveries().sent(kind, exported.sent);
+                handle.telemetry.deliveries().failed(kind, exported.failed);
+                if exported.failed > 0 {
+                    // An exporter that watches its own attempts has given the cause already.
+                    if status.is_failing(ComponentKind::Exporter, id) {
+                        continue;
+                    }
+                    let message = format!(
+                        "{} {} were not delivered; the log has the reason",
+                        exported.failed,
+                        kind.items()
+                    );
+                    set_state(State::RecoverableError, Some(message));
+                } else if exported.sent > 0 {
+                    set_state(State::Ok, None);
+                }
+            }
+            Err(error) => {
+                handle.telemetry.deliveries().failed(kind, items);
+                let error = error_chain(&*error);
+                tracing::warn!(exporter = %id, items, error, "{} not exported; \
+                hint: fix the cause that the error names", kind.items());
+                set_state(State::RecoverableError, Some(error));
+            }
+        }
+    }
+    drop(service);
+    exporter.stop().await;
+}

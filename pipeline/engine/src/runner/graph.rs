@@ -1,0 +1,83 @@
+//! What a runner runs: components with their ids and configs, and how they are wired.
+
+use std::sync::Arc;
+
+use flowtap_pipeline::{ComponentId, Exporter, PipelineKind, QueueConfig, Receiver};
+
+use crate::stages::Stages;
+
+/// A receiver to run.
+pub struct ReceiverNode {
+    /// Its id.
+    pub id: ComponentId,
+    /// Its whole config: another text is another receiver.
+    pub fingerprint: String,
+    /// The receiver.
+    pub receiver: Box<dyn Receiver>,
+}
+
+/// An exporter to run.
+pub struct ExporterNode {
+    /// Its id.
+    pub id: ComponentId,
+    /// Its whole config.
+    pub fingerprint: String,
+    /// The exporter.
+    pub exporter: Box<dyn Exporter>,
+    /// The queue in front of it.
+    pub queue: QueueConfig,
+    /// Kinds of the pipelines that feed it.
+    pub kinds: Vec<PipelineKind>,
+}
+
+/// A pipeline to run.
+pub struct PipelineNode {
+    /// Its id.
+    pub name: Arc<str>,
+    /// The kind of its output.
+    pub kind: PipelineKind,
+    /// Receivers of the graph that feed it.
+    pub receivers: Vec<ComponentId>,
+    /// Its processors and its aggregator.
+    pub stages: Stages,
+    /// Exporters of the graph that it feeds.
+    pub exporters: Vec<ComponentId>,
+}
+
+/// Everything to run, wired.
+#[derive(Debug, Default)]
+pub struct Graph {
+    /// The receivers.
+    pub receivers: Vec<ReceiverNode>,
+    /// The exporters.
+    pub exporters: Vec<ExporterNode>,
+    /// The pipelines between them.
+    pub pipelines: Vec<PipelineNode>,
+    /// Exporters of the graph that take the daemon's own metrics.
+    pub telemetry: Vec<ComponentId>,
+}
+
+impl std::fmt::Debug for ReceiverNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ReceiverNode").field(&self.id).finish()
+    }
+}
+
+impl std::fmt::Debug for ExporterNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ExporterNode")
+            .field(&self.id)
+            .field(&self.queue)
+            .finish()
+    }
+}
+
+impl std::fmt::Debug for PipelineNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PipelineNode")
+            .field("name", &self.name)
+            .field("receivers", &self.receivers)
+            .field("exporters", &self.exporters)
+            .finish_non_exhaustive()
+    }
+}

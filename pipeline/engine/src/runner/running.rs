@@ -1,0 +1,72 @@
+//! Components while they run.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flowtap_pipeline::{ComponentId, Inheritance, Output, PipelineKind};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::error::RunError;
+use crate::chain::{ExporterHandle, SharedChain};
+use crate::sink::ChainSet;
+
+/// Kind and number of the items that an exporter has taken from its queue and is not done with.
+#[derive(Debug, Default)]
+pub(super) struct InFlight(Mutex<Option<(PipelineKind, u64)>>);
+
+impl InFlight {
+    pub(super) fn set(&self, output: &Output) {
+        *self.lock() = Some((output.kind(), output.items()));
+    }
+
+    /// Takes them: the caller counts them.
+    pub(super) fn take(&self) -> Option<(PipelineKind, u64)> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(PipelineKind, u64)>> {
+        // Every statement under the lock leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running exporter: a task fed by its queue.
+#[derive(Debug)]
+pub(super) struct RunningExporter {
+    pub(super) fingerprint: String,
+    pub(super) handle: ExporterHandle,
+    /// The output that it has taken from its queue, until it is done with it.
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) task: JoinHandle<Result<(), RunError>>,
+}
+
+/// A running pipeline.
+#[derive(Debug)]
+pub(super) struct RunningPipeline {
+    pub(super) chain: SharedChain,
+    pub(super) receivers: Vec<ComponentId>,
+}
+
+/// A running receiver, on its own thread.
+#[derive(Debug)]
+pub(super) struct RunningReceiver {
+    pub(super) fingerprint: String,
+    pub(super) chains: ChainSet,
+    pub(super) stop: CancellationToken,
+    pub(super) ends: oneshot::Receiver<ReceiverEnd>,
+}
+
+/// The result of a receiver's thread, with the state that it leaves to its replacement.
+pub(super) type ReceiverEnd = Result<Option<Inheritance>, RunError>;
+
+impl RunningReceiver {
+    /// Waits for its end.
+    pub(super) async fn end(&mut self, id: &ComponentId) -> ReceiverEnd {
+        let dropped = || RunError::Panicked {
+            id: id.clone(),
+            message: "without a message".to_owned(),
+        };
+        (&mut self.ends).await.unwrap_or_else(|_| Err(dropped()))
+    }
+}
