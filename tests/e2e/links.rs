@@ -100,7 +100,9 @@ fn dropping_program(dir: &std::path::Path) -> Option<String> {
 #[test]
 fn bytes_are_exact_in_modes_with_ebpf_where_this_machine_drops_what_it_sends() {
     const CONNECTIONS: u16 = 20;
-    let Some(_machine) = require::root() else {
+    // Alone: it has failed beside other tests some times in a hundred, for a reason that is not known yet. `make test-busy`
+    // has it beside other traffic.
+    let Some(_machine) = require::root_alone() else {
         return;
     };
     if !require::program("nft") || !require::program("tc") {
