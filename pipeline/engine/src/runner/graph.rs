@@ -1,4 +1,4 @@
-//! What a runner runs: components with their ids and configs, and how they are wired.
+//! The graph of components that a runner is built from, and the one that is running.
 
 use std::sync::Arc;
 
