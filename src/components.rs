@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
+use flowtap_extensions::health_check;
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 #[cfg(feature = "kubernetes")]
 use flowtap_processors::kubernetes;
@@ -30,7 +31,8 @@ pub fn registry() -> Registry {
         .exporter(file::FACTORY)
         .exporter(otlp::FACTORY)
         .exporter(prometheus::FACTORY)
-        .exporter(remote_write::FACTORY);
+        .exporter(remote_write::FACTORY)
+        .extension(health_check::FACTORY);
     #[cfg(feature = "kubernetes")]
     let registry = registry.processor(kubernetes::FACTORY);
     registry
@@ -42,6 +44,7 @@ pub fn describe(registry: &Registry) -> String {
     section(&mut text, ComponentKind::Receiver, registry.receivers());
     section(&mut text, ComponentKind::Processor, registry.processors());
     section(&mut text, ComponentKind::Exporter, registry.exporters());
+    section(&mut text, ComponentKind::Extension, registry.extensions());
     text
 }
 
@@ -78,11 +81,12 @@ mod tests {
             .receivers()
             .keys()
             .chain(registry.processors().keys())
-            .chain(registry.exporters().keys());
+            .chain(registry.exporters().keys())
+            .chain(registry.extensions().keys());
         for name in types {
             let line = lines.iter().find(|line| line.first() == Some(name));
             let line = line.unwrap_or_else(|| panic!("no {name} in:\n{text}"));
-            let is_young = ["connections", "watch"].contains(name);
+            let is_young = ["connections", "health_check", "watch"].contains(name);
             let stability = if is_young { "alpha" } else { "beta" };
             assert_eq!(line[1], stability, "{line:?}");
         }

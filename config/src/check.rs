@@ -107,6 +107,7 @@ pub(crate) fn check(
     let receivers = checker.components(ComponentKind::Receiver, registry.receivers());
     let processors = checker.components(ComponentKind::Processor, registry.processors());
     let exporters = checker.components(ComponentKind::Exporter, registry.exporters());
+    let extensions = checker.components(ComponentKind::Extension, registry.extensions());
     let (service, written) = checker.service();
     let pipelines: BTreeMap<_, _> = written
         .iter()
@@ -119,10 +120,16 @@ pub(crate) fn check(
         checker.take_metrics(&at, &ids, &exporters);
     }
 
+    let at = path(&["service", "extensions"]);
+    let listed = service.as_ref().map(|service| &*service.extensions);
+    let extension_order = checker.references(&at, ComponentKind::Extension, listed.unwrap_or_default());
+
     let mut config = Config {
         receivers,
         processors,
         exporters,
+        extensions,
+        extension_order,
         pipelines,
         service: service?,
         warnings: Vec::new(),
@@ -547,7 +554,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Takes out components that no pipeline uses; those that the user named are warned of.
+    /// Takes out components that no pipeline uses, and extensions that the service does not list; those that the user named are
+    /// warned of.
     fn unused(&mut self, config: &mut Config) {
         let used = |list: fn(&PipelineConfig) -> &Vec<ComponentId>| {
             config
@@ -568,7 +576,14 @@ impl Checker<'_> {
         let mut keep = |kind: ComponentKind, id: &ComponentId, used: &BTreeSet<ComponentId>| {
             let at = path(&[kind.section(), id.as_str()]);
             if !used.contains(id) && self.merged.user_has(&at) {
-                warnings.push(self.diagnostic(&at, format!("no pipeline uses this {kind}"), None));
+                let (message, help) = match kind {
+                    ComponentKind::Extension => (
+                        "this extension does not run".to_owned(),
+                        Some(format!("list it: `service.extensions: [{id}]`")),
+                    ),
+                    _ => (format!("no pipeline uses this {kind}"), None),
+                };
+                warnings.push(self.diagnostic(&at, message, help));
             }
             used.contains(id)
         };
@@ -581,6 +596,10 @@ impl Checker<'_> {
         config
             .exporters
             .retain(|id, _| keep(ComponentKind::Exporter, id, &exporters));
+        let extensions = config.extension_order.iter().cloned().collect();
+        config
+            .extensions
+            .retain(|id, _| keep(ComponentKind::Extension, id, &extensions));
         self.warnings.extend(warnings);
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use figment::value::{Dict, Value};
 use flowtap_pipeline::{
-    BuildError, ComponentId, ComponentKind, Contract, ExporterConfig, PipelineId, ProcessorConfig,
-    ReceiverConfig, ToValue,
+    BuildError, ComponentId, ComponentKind, Contract, ExporterConfig, ExtensionConfig, PipelineId,
+    ProcessorConfig, ReceiverConfig, ToValue,
 };
 
 use crate::diagnostic::{ConfigErrors, Diagnostic, key_of};
@@ -35,6 +35,10 @@ pub struct Config {
     pub processors: BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
     /// Exporters by id.
     pub exporters: BTreeMap<ComponentId, Box<dyn ExporterConfig>>,
+    /// Extensions by id.
+    pub extensions: BTreeMap<ComponentId, Box<dyn ExtensionConfig>>,
+    /// The order in which extensions start; whatever it names is defined.
+    pub extension_order: Vec<ComponentId>,
     /// Pipelines by id; whatever they name is defined.
     pub pipelines: BTreeMap<PipelineId, PipelineConfig>,
     /// The daemon itself.
@@ -59,15 +63,17 @@ impl fmt::Debug for Origins {
 }
 
 impl Config {
-    /// The contract of every component that a pipeline uses.
+    /// The contract of every component that a pipeline uses, and of every extension that runs.
     pub fn contracts(&self) -> Vec<(ComponentKind, &ComponentId, Contract)> {
         let receivers = self.receivers.iter().map(|(id, config)| (id, config.contract()));
         let processors = self.processors.iter().map(|(id, config)| (id, config.contract()));
         let exporters = self.exporters.iter().map(|(id, config)| (id, config.contract()));
+        let extensions = self.extensions.iter().map(|(id, config)| (id, config.contract()));
         let kinds = [
             (ComponentKind::Receiver, receivers.collect::<Vec<_>>()),
             (ComponentKind::Processor, processors.collect()),
             (ComponentKind::Exporter, exporters.collect()),
+            (ComponentKind::Extension, extensions.collect()),
         ];
         let of_kind = |(kind, list): (_, Vec<_>)| list.into_iter().map(move |(id, of)| (kind, id, of));
         kinds.into_iter().flat_map(of_kind).collect()
@@ -81,8 +87,10 @@ impl Config {
             ComponentKind::Receiver
         } else if self.processors.contains_key(id) {
             ComponentKind::Processor
-        } else {
+        } else if self.exporters.contains_key(id) {
             ComponentKind::Exporter
+        } else {
+            ComponentKind::Extension
         };
         self.error_at(&[section.section(), id.as_str()], &error.message)
     }
@@ -111,6 +119,7 @@ impl Config {
             ("receivers", section(&self.receivers, ToValue::to_value)),
             ("processors", section(&self.processors, ToValue::to_value)),
             ("exporters", section(&self.exporters, ToValue::to_value)),
+            ("extensions", section(&self.extensions, ToValue::to_value)),
             ("service", service),
         ];
         let mut text = String::new();

@@ -23,7 +23,7 @@ const OTHER_VARIABLES: [&str; 2] = ["FLOWTAP_CONFIG", "FLOWTAP_LOG"];
 const TEST_PREFIX: &str = "FLOWTAP_TEST_";
 
 /// The top-level sections.
-pub(crate) const SECTIONS: [&str; 4] = ["receivers", "processors", "exporters", "service"];
+pub(crate) const SECTIONS: [&str; 5] = ["receivers", "processors", "exporters", "extensions", "service"];
 
 /// Everything that a config is made of but the defaults, lowest first.
 #[derive(Clone, Debug, Default)]

@@ -36,6 +36,12 @@ pub fn page(registry: &Registry, head: &str) -> String {
         registry.exporters(),
         &mut generator,
     );
+    section(
+        &mut text,
+        ComponentKind::Extension,
+        registry.extensions(),
+        &mut generator,
+    );
     text.push_str("\n## Service\n");
     table(
         &mut text,

@@ -59,7 +59,18 @@ pub fn schema(registry: &Registry) -> Value {
         components(registry.exporters(), &mut generator),
         "Destinations of snapshots.",
     );
-    properties.insert("service".to_owned(), service(&pipeline, &mut generator));
+    let extensions = components(registry.extensions(), &mut generator);
+    properties.insert(
+        ComponentKind::Extension.section().to_owned(),
+        section(
+            ComponentKind::Extension,
+            &extensions,
+            "What runs beside the pipelines, if `service.extensions` lists it.",
+            &mut definitions,
+        ),
+    );
+    let listed = references(ComponentKind::Extension, &extensions);
+    properties.insert("service".to_owned(), service(&pipeline, listed, &mut generator));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "flowtap",
@@ -120,7 +131,7 @@ fn section(
     })
 }
 
-/// A pipeline's list of components.
+/// A list of components: of a pipeline, or of the service.
 fn references(kind: ComponentKind, components: &[Component]) -> Value {
     let types: Vec<_> = components.iter().map(|component| component.type_name).collect();
     let named = format!("^({}){NAME}$", types.join("|"));
@@ -129,9 +140,10 @@ fn references(kind: ComponentKind, components: &[Component]) -> Value {
             ComponentKind::Receiver => "Its sources of records.",
             ComponentKind::Processor => "Processing of its records, in this order; the last one aggregates them.",
             ComponentKind::Exporter => "Destinations of its series or log records.",
+            ComponentKind::Extension => "Extensions that run, in the order in which they start.",
         },
         "type": "array",
-        "minItems": 1,
+        "minItems": usize::from(kind != ComponentKind::Extension),
         "uniqueItems": true,
         "items": { "type": "string", "anyOf": [
             { "enum": types },
@@ -141,7 +153,7 @@ fn references(kind: ComponentKind, components: &[Component]) -> Value {
     })
 }
 
-fn service(pipeline: &Map<String, Value>, generator: &mut SchemaGenerator) -> Value {
+fn service(pipeline: &Map<String, Value>, extensions: Value, generator: &mut SchemaGenerator) -> Value {
     let mut service = settle(ServiceConfig::json_schema(generator));
     let pipelines = json!({
         "description": "Pipelines by id: `metrics` or `metrics/name` for series, `logs` or `logs/name` for log records. If none is defined, the default pipeline `metrics` is used.",
@@ -155,6 +167,7 @@ fn service(pipeline: &Map<String, Value>, generator: &mut SchemaGenerator) -> Va
     });
     if let Some(Value::Object(properties)) = service.get_mut("properties") {
         properties.insert("pipelines".to_owned(), pipelines);
+        properties.insert("extensions".to_owned(), extensions);
     }
     service
 }

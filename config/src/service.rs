@@ -17,6 +17,8 @@ use crate::log_level;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceConfig {
+    /// Extensions that run, in the order in which they start: ids, each defined in `extensions`.
+    pub extensions: Vec<String>,
     /// The admin listener.
     pub admin: AdminConfig,
     /// The daemon's own metrics and logs.
@@ -70,6 +72,7 @@ impl ServiceConfig {
 impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
+            extensions: Vec::new(),
             admin: AdminConfig::default(),
             telemetry: TelemetryConfig::default(),
             memory_limiter: MemoryLimiterConfig::default(),

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_of_a_service_are_told_from_keys() {
+    fn variables_of_a_service_are_distinguished_from_keys() {
         for (name, value) in [
             ("FLOWTAP_SERVICE_HOST", "10.96.0.5"),
             ("FLOWTAP_SERVICE_HOST", "fd00::5"),

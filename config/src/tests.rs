@@ -223,7 +223,7 @@ fn otlp_joins_the_default_pipeline_where_the_environment_says_where_to_push() {
 }
 
 #[test]
-fn every_mistake_is_told_at_once_with_its_line() {
+fn every_mistake_is_reported_at_once_with_its_line() {
     let text = "\
 receivers:
   ebfp: {}
@@ -332,7 +332,7 @@ fn a_substituted_password_of_digits_stays_text_and_a_number_becomes_one() {
 }
 
 #[test]
-fn syntax_errors_double_keys_and_second_documents_are_told_with_their_place() {
+fn syntax_errors_double_keys_and_second_documents_are_reported_with_their_place() {
     for (name, text, place) in [
         ("a.yaml", "a: [1\nb: 2", (2, 2)),
         ("a.yaml", "service: {}\nservice: {}", (2, 1)),
@@ -368,7 +368,7 @@ fn a_file_that_is_not_there_or_of_no_known_kind_is_named() {
 }
 
 #[test]
-fn variables_that_name_no_key_are_told_rather_than_ignored() {
+fn variables_that_name_no_key_are_reported_rather_than_ignored() {
     let env = [
         ("FLOWTAP_EXPORTER__PROMETHEUS__SIZE", "1"),
         ("FLOWTAP_SIZE", "1"),
@@ -385,7 +385,7 @@ fn variables_that_name_no_key_are_told_rather_than_ignored() {
 }
 
 #[test]
-fn substitution_reads_the_environment_and_an_unset_variable_is_told_with_its_line() {
+fn substitution_reads_the_environment_and_an_unset_variable_is_reported_with_its_line() {
     let text = "exporters:\n  prometheus:\n    size: ${env:N}\n    password: x-${env:P:-y}\n";
     let config = with_files(&[("a.yaml", text)], &[("N", "7")], &[]).unwrap();
     let shown = format!("{:?}", config.exporters);

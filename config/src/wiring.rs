@@ -63,6 +63,7 @@ fn stages<'a>(config: &Config, pipeline: &'a PipelineConfig) -> Option<Vec<Stage
                 ComponentKind::Receiver => config.receivers.get(id).map(|config| config.contract()),
                 ComponentKind::Processor => config.processors.get(id).map(|config| config.contract()),
                 ComponentKind::Exporter => config.exporters.get(id).map(|config| config.contract()),
+                ComponentKind::Extension => config.extensions.get(id).map(|config| config.contract()),
             };
             contract.map(|contract| Stage {
                 kind,
@@ -151,7 +152,7 @@ impl Checker<'_> {
                     let passes = reaching.difference(&takes).filter(|_| !is_end).copied();
                     reaching = passes.chain(stage.contract.signals_out(stage.kind)).collect();
                 }
-                ComponentKind::Exporter => {}
+                ComponentKind::Exporter | ComponentKind::Extension => {}
             }
         }
     }

@@ -6,6 +6,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`admin`] | the admin listener: health, the status page, the API |
+//! | [`health_check`] | the extension `health_check`: a listener for probes alone |
 //! | [`live`] | the live view's data, from the newest snapshots: `/flows` |
 //! | [`telemetry`] | logs, and the daemon's own metrics |
 //! | [`node`] | watches this machine's addresses and resolvers |
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod health_check;
 pub mod identity;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use flowtap_config::MemoryLimiterConfig;
 use flowtap_pipeline::{MemoryPressure, SharedMemoryPressure};
 use opentelemetry::metrics::{Gauge, Meter};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -62,17 +63,15 @@ impl Limits {
     }
 }
 
-/// Watches until `stop`, if the config has a limit. `trim` returns free memory to the system.
+/// Watches until `stop`, if the config has a limit, and returns the task that does. `trim` returns free memory to the system.
 pub fn watch(
     config: &MemoryLimiterConfig,
     memory: &Arc<SharedMemoryPressure>,
     meter: &Meter,
     trim: fn(),
     stop: CancellationToken,
-) {
-    let Some(limits) = Limits::of(config, allowed()) else {
-        return;
-    };
+) -> Option<JoinHandle<()>> {
+    let limits = Limits::of(config, allowed())?;
     let gauge = meter
         .u64_gauge("memory_limiter_state")
         .with_description("0 with enough memory, 1 above the soft limit, 2 above the hard one.")
@@ -89,7 +88,7 @@ pub fn watch(
         .build();
     limit_bytes.record(limits.hard, &[]);
     let (memory, interval) = (Arc::clone(memory), config.check_interval);
-    tokio::spawn(async move {
+    Some(tokio::spawn(async move {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -102,7 +101,7 @@ pub fn watch(
             used_bytes.record(used, &[]);
             look(limits, used, &memory, &gauge);
         }
-    });
+    }))
 }
 
 fn look(limits: Limits, used: u64, memory: &SharedMemoryPressure, gauge: &Gauge<u64>) {

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn netlink_and_the_files_tell_the_same_ports() {
+    fn netlink_and_the_files_have_the_same_ports() {
         let [v4, v6] = ["127.0.0.1:0", "[::1]:0"].map(|address| TcpListener::bind(address).unwrap());
         let reported = [ports_via_netlink(), read(Path::new("/proc/self"))].map(Result::unwrap);
         for listener in [v4, v6] {

@@ -44,6 +44,24 @@ impl Environment {
             ..Self::now()
         }
     }
+
+    /// The context in which the component `id` is built. `strict`: it fails instead of degrading.
+    pub(crate) fn context(&self, id: &ComponentId, meter: &Meter, strict: bool) -> BuildContext {
+        BuildContext {
+            id: id.clone(),
+            pipeline: "".into(),
+            meter: meter.clone(),
+            several_pipelines: false,
+            resource: Arc::clone(&self.resource),
+            node: Arc::clone(&self.node),
+            cluster: Arc::clone(&self.cluster),
+            label_changes: Arc::default(),
+            memory: Arc::clone(&self.memory),
+            findings: Arc::clone(&self.findings),
+            status: self.status.clone(),
+            strict,
+        }
+    }
 }
 
 /// Builds every component that a pipeline uses: receivers and exporters once, processors once per
@@ -68,18 +86,9 @@ pub(crate) fn build(
         kinds.filter(|kind| *kind == PipelineKind::Metrics).count()
     };
     let context = |id: &ComponentId, pipeline: &str| BuildContext {
-        id: id.clone(),
         several_pipelines: with_series(id) > 1,
-        resource: Arc::clone(&environment.resource),
         pipeline: pipeline.into(),
-        meter: meter.clone(),
-        node: Arc::clone(&environment.node),
-        cluster: Arc::clone(&environment.cluster),
-        label_changes: Arc::default(),
-        memory: Arc::clone(&environment.memory),
-        findings: Arc::clone(&environment.findings),
-        status: environment.status.clone(),
-        strict,
+        ..environment.context(id, meter, strict)
     };
     let mut graph = Graph::default();
     for (id, receiver) in &config.receivers {

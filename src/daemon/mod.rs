@@ -4,7 +4,9 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`run`](mod@self::run) | the command `run`: telemetry, admin listener, signals, the pipelines; a new config in place of the one before |
+//! | [`run`](mod@self::run) | the command `run`: signals, services, pipelines, and the stop of all of them |
+//! | `running` | the running graph and services; a new config in place of the one before |
+//! | `services` | what runs beside the pipelines, as a list with start, reload and stop |
 //! | [`graph`] | from a checked config to the stages, wired |
 //! | `reload` | when the config is to be read again |
 //! | `sandbox` | what the daemon gives up before it starts |
@@ -15,7 +17,9 @@ mod descriptors;
 pub(crate) mod graph;
 mod reload;
 mod run;
+mod running;
 mod sandbox;
+mod services;
 mod stop;
 
 pub(crate) use self::run::{private_files, run, runtime, stop_on_signal};

@@ -1,5 +1,4 @@
-//! The command `run`: logs, the daemon's own metrics, the admin listener, signals, and the pipelines between them; and how a
-//! new config takes the place of the one before.
+//! The command `run`: signals, the services beside the pipelines, the pipelines, and the stop of all of them.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,26 +6,30 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use flowtap_config::{Config, ServiceConfig};
-use flowtap_engine::runner::{Graph, Runner};
+use flowtap_config::Config;
+use flowtap_engine::runner::Runner;
 use flowtap_extensions::admin::status_page::{self, Pipelines};
-use flowtap_extensions::admin::{self, Endpoint, Readiness, ReloadRecorder, Server, net_flow};
+use flowtap_extensions::admin::{self, ReloadRecorder, net_flow};
 use flowtap_extensions::live::tap::Tap;
 use flowtap_extensions::telemetry::{self, LogLevel, LogWriter, Telemetry};
 use flowtap_extensions::watches::WatchBoard;
-use flowtap_extensions::{identity, kubernetes, memory_limiter, node, systemd};
+use flowtap_extensions::{identity, kubernetes, systemd};
 use flowtap_pipeline::{ListenChange, Resource};
 use flowtap_receivers::listen_scan;
 use nix::sys::stat::{Mode, umask};
-use opentelemetry::metrics::Meter;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::descriptors;
-use super::graph::{self, Environment};
+use super::graph::Environment;
 use super::reload::{Load, ReloadTrigger};
+use super::running::{Parts, Running};
 use super::sandbox;
+use super::services::{
+    ClusterWatch, Extensions, Listener, Logs, MemoryLimiter, NodeWatch, OwnMetrics, Place, Service, Services,
+    Watchdog,
+};
 use super::stop::{Signals, Stop};
 use crate::exit::{Code, ExitError};
 
@@ -59,7 +62,7 @@ pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool)
     descriptors::report(descriptors);
     let stop = Stop::watch(signals, config.service.shutdown_timeout, &log)?;
     let runtime = runtime()?;
-    let outcome = runtime.block_on(supervise(config, resource, load, &logs, &log, stop, strict));
+    let outcome = runtime.block_on(supervise(config, resource, load, logs, &log, stop, strict));
     // Without waiting for what blocks, such as a name server that is silent.
     runtime.shutdown_background();
     log.flush(LAST_LINES);
@@ -99,7 +102,7 @@ async fn supervise(
     config: Config,
     resource: Resource,
     load: Load<'_>,
-    logs: &LogLevel,
+    logs: LogLevel,
     log: &LogWriter,
     stopping: Stop,
     strict: bool,
@@ -115,240 +118,114 @@ async fn supervise(
         Some(uid) => identity::in_cluster(resource, &config.service, uid),
         None => resource,
     };
-    let telemetry = Telemetry::new(&resource, &config.service.telemetry.metrics)?;
+    let telemetry = Arc::new(Telemetry::new(&resource, &config.service.telemetry.metrics)?);
     let meter = telemetry.meter();
     log.count(&meter);
     let environment = Environment::named(resource);
-    node::watch(&environment.node);
-    let tap = config.service.admin.endpoint.map(|_| Tap::default());
-    let mut graph = graph::build(&config, &meter, &environment, strict)
-        .map_err(|error| ExitError::config(&config.build_error(&error)))?;
-    if let Some(tap) = &tap {
-        graph::attach_tap(&mut graph, tap);
-    }
-    let pipelines = Pipelines::new(&config);
-    logs.report_suppressed(stop.clone());
-    memory_limiter::watch(
-        &config.service.memory_limiter,
-        &environment.memory,
-        &meter,
-        flowtap_ebpf::trim_heap,
-        stop.clone(),
-    );
-    let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
-    let watches = WatchBoard::default();
-    if let Some(cluster) = cluster {
-        kubernetes::follow(
-            &config,
-            cluster,
-            &environment.cluster,
-            watches.clone(),
-            &meter,
-            stop.clone(),
-        );
-    }
-    let (readiness, board, reloads) = (
-        Readiness::default(),
-        environment.status.clone(),
-        ReloadRecorder::new(&meter),
-    );
-    let servers_stop = CancellationToken::new();
-    let routes = tap.as_ref().map(|tap| {
-        admin::routes(readiness.clone(), board.clone(), watches, reloads.clone())
-            .merge(net_flow_routes(&config))
-            .merge(admin::findings::routes(Arc::clone(&environment.findings)))
-            .merge(tap.routes())
-            .merge(status_page::routes(pipelines.clone(), telemetry.reader()))
-    });
-    let servers = listen(&config.service, routes, telemetry.routes(), &meter, &servers_stop).await?;
-
-    let mut running = Running {
-        runner: Runner::new(&meter, config.service.shutdown_timeout, board.clone()),
-        config,
+    let parts = Parts {
+        tap: config.service.admin.endpoint.map(|_| Tap::default()),
+        pipelines: Pipelines::new(&config),
+        reloads: ReloadRecorder::new(&meter),
         environment,
         meter,
         strict,
-        tap,
-        pipelines,
     };
+    let graph = parts.build(&config)?;
+    let mut services = services(&config, &parts, logs, cluster, &telemetry);
+    let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
+    let board = parts.environment.status.clone();
+    let started = services.start(&config).await;
+    let mut runner = Runner::new(&parts.meter, config.service.shutdown_timeout, board.clone());
     if let Some(mut own) = telemetry.own_metrics() {
-        let interval = running.config.service.telemetry.metrics.interval;
+        let interval = config.service.telemetry.metrics.interval;
         let collect = Box::new(move |reading| own.read(reading));
-        running.runner.push_own_metrics(interval, collect);
+        runner.push_own_metrics(interval, collect);
     }
-    let started = stop.run_until_cancelled(running.runner.apply(graph)).await;
-    let mut outcome = started.unwrap_or(Ok(())).map_err(ExitError::from);
+    let mut running = Running {
+        runner,
+        services,
+        config,
+        parts,
+    };
+    let mut outcome = match started {
+        Ok(()) => {
+            let applied = stop.run_until_cancelled(running.runner.apply(graph)).await;
+            applied.unwrap_or(Ok(())).map_err(ExitError::from)
+        }
+        Err(error) => Err(error),
+    };
     if outcome.is_ok() && !stop.is_cancelled() {
-        readiness.set(true);
+        board.set_running(true);
         systemd::ready();
-        systemd::keep_alive(board.clone(), servers_stop.clone());
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
-        outcome = running
-            .follow(&stop, &mut reload_trigger, &reloads, load, logs)
-            .await;
+        outcome = running.follow(&stop, &mut reload_trigger, load).await;
     }
     // Whatever has ended the run, from here on the deadline counts.
     stopping.begin();
     let last_push_until = Instant::now() + running.config.service.shutdown_timeout + LAST_PUSH;
     systemd::stopping();
     let outcome = outcome.and(running.runner.stop().await.map_err(ExitError::from));
-    readiness.set(false);
-
-    // Last, so that a final look at the daemon's own metrics sees how the pipelines ended.
-    servers_stop.cancel();
-    for server in servers {
-        // A task that panicked has said so itself.
-        let _ = server.await;
-    }
-    // It may wait for a collector that is away, which must not cost the report of how the pipelines ended.
-    let last_push = tokio::task::spawn_blocking(move || telemetry.shutdown());
-    let _ = tokio::time::timeout_at(last_push_until.into(), last_push).await;
+    board.set_running(false);
+    // After the pipelines, so that a final look at the daemon's own metrics sees how they ended.
+    running.services.stop(last_push_until).await;
     outcome
 }
 
-/// Serves `admin` and the daemon's own metrics where set by the config, until `stop`.
-async fn listen(
-    config: &ServiceConfig,
-    admin: Option<Router>,
-    metrics: Router,
-    meter: &Meter,
-    stop: &CancellationToken,
-) -> Result<Vec<Server>, ExitError> {
-    let admin = config.admin.endpoint.zip(admin).map(|(address, routes)| {
-        let endpoint = Endpoint {
-            section: "service.admin",
-            title: "status page",
-            path: "/",
-            address,
-            allowed_hosts: &config.admin.allowed_hosts,
-        };
-        (endpoint, routes)
-    });
-    let metrics = config.telemetry.metrics.endpoint.map(|address| {
-        let endpoint = Endpoint {
+/// Everything that runs beside the pipelines, in the order in which it starts.
+fn services(
+    config: &Config,
+    parts: &Parts,
+    logs: LogLevel,
+    cluster: Option<kubernetes::Cluster>,
+    telemetry: &Arc<Telemetry>,
+) -> Services {
+    let Parts {
+        environment, meter, ..
+    } = parts;
+    let watches = WatchBoard::default();
+    let mut list: Vec<Box<dyn Service>> = vec![
+        Box::new(OwnMetrics(Arc::clone(telemetry))),
+        Box::new(Logs::new(logs)),
+        Box::new(NodeWatch(Arc::clone(&environment.node))),
+        Box::new(MemoryLimiter::new(&environment.memory, meter)),
+        Box::new(ClusterWatch::new(cluster, &environment.cluster, &watches, meter)),
+        Box::new(Listener {
             section: "service.telemetry.metrics",
             title: "own metrics",
             path: "/metrics",
-            address,
-            allowed_hosts: &config.telemetry.metrics.allowed_hosts,
-        };
-        (endpoint, metrics)
-    });
-    let mut servers = Vec::new();
-    for (endpoint, routes) in admin.into_iter().chain(metrics) {
-        servers.push(admin::serve(endpoint, routes, meter, stop.clone()).await?);
+            place: |service| {
+                let section = &service.telemetry.metrics;
+                let (address, hosts) = (section.endpoint?, section.allowed_hosts.clone());
+                Some(Place { address, hosts })
+            },
+            routes: telemetry.routes(),
+            meter: meter.clone(),
+            running: None,
+        }),
+    ];
+    // Without it nothing keeps what the page shows.
+    if let Some(tap) = &parts.tap {
+        let routes = admin::routes(environment.status.clone(), watches, parts.reloads.clone())
+            .merge(net_flow_routes(config))
+            .merge(admin::findings::routes(Arc::clone(&environment.findings)))
+            .merge(tap.routes())
+            .merge(status_page::routes(parts.pipelines.clone(), telemetry.reader()));
+        list.push(Box::new(Listener {
+            section: "service.admin",
+            title: "status page",
+            path: "/",
+            place: |service| {
+                let (address, hosts) = (service.admin.endpoint?, service.admin.allowed_hosts.clone());
+                Some(Place { address, hosts })
+            },
+            routes,
+            meter: meter.clone(),
+            running: None,
+        }));
     }
-    Ok(servers)
-}
-
-/// The running graph, and the config that it was built from.
-struct Running {
-    runner: Runner,
-    config: Config,
-    environment: Environment,
-    meter: Meter,
-    strict: bool,
-    /// Where the live view looks, if anybody can ask for it.
-    tap: Option<Tap>,
-    pipelines: Pipelines,
-}
-
-/// Why a new config is not at work.
-enum ReloadError {
-    /// The old one is.
-    Kept(ExitError),
-    /// Neither is: the old one could not be had back.
-    Lost(ExitError),
-}
-
-impl Running {
-    /// Reloads the config whenever it is to be, until `stop` or until a component ends the run.
-    async fn follow(
-        &mut self,
-        stop: &CancellationToken,
-        reload_trigger: &mut ReloadTrigger,
-        reloads: &ReloadRecorder,
-        load: Load<'_>,
-        logs: &LogLevel,
-    ) -> Result<(), ExitError> {
-        loop {
-            let why = tokio::select! {
-                () = stop.cancelled() => break Ok(()),
-                ended = self.runner.ended() => break ended.map_err(ExitError::from),
-                why = reload_trigger.next() => why,
-            };
-            tracing::info!(why, "reloading the config");
-            systemd::reloading();
-            // A signal must not wait for exporters that drain: dropped, the reload leaves the rest to `stop`.
-            let Some(reloaded) = stop.run_until_cancelled(self.reload(load, logs)).await else {
-                break Ok(());
-            };
-            match reloaded {
-                Ok(()) => {
-                    reload_trigger.watch(self.config.files.clone());
-                    reloads.applied();
-                    tracing::info!("the new config is in use");
-                }
-                Err(ReloadError::Kept(why)) => {
-                    reloads.refused(&why.to_string());
-                    tracing::error!(
-                        "the new config is refused, the old one stays: {why}; \
-                hint: check it with `flowtap validate --config FILE`"
-                    );
-                }
-                Err(ReloadError::Lost(why)) => break Err(why),
-            }
-            systemd::ready();
-        }
-    }
-
-    /// Takes on the config as `load` has it now: components whose config is the same live on. One that is wrong changes nothing;
-    /// if its components don't start, the one before is restored.
-    async fn reload(&mut self, load: Load<'_>, logs: &LogLevel) -> Result<(), ReloadError> {
-        let config = load().map_err(ReloadError::Kept)?;
-        let graph = self.build(&config).map_err(ReloadError::Kept)?;
-        logs.set(&config.service.telemetry.logs)
-            .map_err(|error| ReloadError::Kept(error.into()))?;
-        if let Err(error) = self.runner.apply(graph).await {
-            tracing::warn!(%error, "rolling back to the previous config; \
-                hint: fix the component that the error names, then reload");
-            let level = &self.config.service.telemetry.logs;
-            logs.set(level).map_err(|error| ReloadError::Lost(error.into()))?;
-            let before = self.build(&self.config).map_err(ReloadError::Lost)?;
-            // The previous graph can run again, unless the machine has changed meanwhile.
-            self.runner
-                .apply(before)
-                .await
-                .map_err(|error| ReloadError::Lost(error.into()))?;
-            return Err(ReloadError::Kept(error.into()));
-        }
-        let mut service = config.service.clone();
-        let level = &self.config.service.telemetry.logs.level;
-        service.telemetry.logs.level.clone_from(level);
-        let exporters = &self.config.service.telemetry.metrics.exporters;
-        if !exporters.is_empty() {
-            service.telemetry.metrics.exporters.clone_from(exporters);
-        }
-        if service != self.config.service {
-            tracing::warn!(
-                "listeners, telemetry.resource, telemetry.metrics.interval, its first exporters, the format and sampling of logs, memory_limiter, Kubernetes \
-                 and shutdown_timeout change only at the next start; \
-                hint: restart flowtap for these"
-            );
-        }
-        self.pipelines.set(&config);
-        self.config = config;
-        Ok(())
-    }
-
-    fn build(&self, config: &Config) -> Result<Graph, ExitError> {
-        let mut graph = graph::build(config, &self.meter, &self.environment, self.strict)
-            .map_err(|error| ExitError::config(&config.build_error(&error)))?;
-        if let Some(tap) = &self.tap {
-            graph::attach_tap(&mut graph, tap);
-        }
-        Ok(graph)
-    }
+    list.push(Box::new(Extensions::new(environment, meter, parts.strict)));
+    list.push(Box::new(Watchdog::new(&environment.status)));
+    Services::new(list)
 }
 
 /// A token that the first SIGTERM or SIGINT cancels, for commands that end soon after.

@@ -32,7 +32,7 @@ fn a_wrong_argument_is_a_usage_error() {
 }
 
 #[test]
-fn the_version_and_the_components_are_told() {
+fn the_version_and_the_components_are_printed() {
     assert_eq!(
         text(&run(&["--version"]).stdout),
         concat!("flowtap ", env!("CARGO_PKG_VERSION"), "\n")
@@ -108,7 +108,7 @@ fn lists_all_faults(suffix: &str, config: &str, expected: [(&str, usize); 5]) {
 }
 
 #[test]
-fn five_faults_in_a_yaml_file_are_told_in_one_run_each_with_key_and_line() {
+fn five_faults_in_a_yaml_file_are_reported_in_one_run_each_with_key_and_line() {
     let expected = [
         ("receivers.ebpf.intervall", 3),
         ("processors.policy.internal_hosts[1]", 6),
@@ -120,7 +120,7 @@ fn five_faults_in_a_yaml_file_are_told_in_one_run_each_with_key_and_line() {
 }
 
 #[test]
-fn five_faults_in_a_toml_file_are_told_in_one_run_each_with_key_and_line() {
+fn five_faults_in_a_toml_file_are_reported_in_one_run_each_with_key_and_line() {
     let expected = [
         ("receivers.ebpf.intervall", 2),
         ("processors.policy.internal_hosts[1]", 4),
@@ -132,7 +132,7 @@ fn five_faults_in_a_toml_file_are_told_in_one_run_each_with_key_and_line() {
 }
 
 #[test]
-fn strictly_without_privileges_the_missing_capability_and_the_command_that_grants_it_are_told() {
+fn strictly_without_privileges_the_missing_capability_and_the_command_that_grants_it_are_reported() {
     let Some(_machine) = require::root() else {
         return;
     };

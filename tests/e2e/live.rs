@@ -57,7 +57,7 @@ fn until(what: &str, look: impl Fn() -> String, seen: impl Fn(&str) -> bool) -> 
 }
 
 #[test]
-fn flows_tells_the_bytes_of_a_connection_both_ends_of_it_and_whose_it_is() {
+fn flows_has_the_bytes_of_a_connection_both_ends_and_the_owner() {
     let Some(_machine) = require::root() else {
         return;
     };

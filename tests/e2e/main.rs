@@ -28,6 +28,7 @@
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
+//! | `extensions` | extensions, and the daemon's own listeners, over reloads |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
@@ -61,6 +62,7 @@ mod drops;
 mod edges;
 mod exact_bytes;
 mod exposition;
+mod extensions;
 mod faults;
 mod filter;
 mod flow_logs;

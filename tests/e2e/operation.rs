@@ -43,7 +43,7 @@ fn every_thread_has_the_two_capabilities_and_no_more_and_still_counts_to_the_byt
 }
 
 #[test]
-fn systemd_is_told_when_it_measures_that_it_is_alive_and_when_it_stops() {
+fn systemd_is_notified_of_the_start_of_life_and_of_the_stop() {
     let Some(_machine) = require::root() else {
         return;
     };
@@ -90,7 +90,7 @@ fn systemd_is_told_when_it_measures_that_it_is_alive_and_when_it_stops() {
 }
 
 #[test]
-fn status_tells_of_an_exporter_whose_peer_is_away_while_the_others_are_well() {
+fn status_reports_an_exporter_whose_peer_is_away_while_the_others_are_well() {
     let Some(_machine) = require::root() else {
         return;
     };
@@ -175,7 +175,7 @@ fn above_its_memory_limits_it_folds_and_sheds_and_counts_both() {
 }
 
 #[test]
-fn of_itself_it_tells_processor_time_memory_and_open_files() {
+fn its_own_processor_time_memory_and_open_files_are_exported() {
     let Some(_machine) = require::root() else {
         return;
     };

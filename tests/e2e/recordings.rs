@@ -129,7 +129,7 @@ fn explain_says_what_live_traffic_would_make() {
 }
 
 #[test]
-fn classify_tells_the_class_and_the_rule_that_won() {
+fn classify_prints_the_class_and_the_rule_that_matched() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("partners.txt");
     std::fs::write(&list, "203.0.113.0/24\n").unwrap();

@@ -192,7 +192,7 @@ fn a_config_that_is_refused_leaves_the_level_of_logs_as_it_was() {
 }
 
 #[test]
-fn a_changed_file_is_read_without_a_signal_and_a_bad_one_is_told_by_status() {
+fn a_changed_file_is_read_without_a_signal_and_status_reports_a_bad_one() {
     let Some(_machine) = require::root() else {
         return;
     };

@@ -71,7 +71,7 @@ fn is_of_process_1(line: &str) -> bool {
 }
 
 #[test]
-fn a_line_of_a_thread_of_process_1_is_told_from_others() {
+fn a_line_of_a_thread_of_process_1_is_distinguished_from_others() {
     let line = |task: &str| {
         format!("          {task}     [001] ..s1. 41790.243663: inet_sock_set_state: dport=7002")
     };

@@ -19,14 +19,6 @@ pub(super) const TABLE: &[Alias] = &[
     alias(
         COLLECTOR,
         "",
-        "extensions",
-        Note(
-            "not supported: `health_check` is `service.admin`, `memory_limiter` is `service.memory_limiter`, `file_storage` is `exporters.otlp.storage`",
-        ),
-    ),
-    alias(
-        COLLECTOR,
-        "",
         "connectors",
         Note("not supported: a pipeline ends in its exporters"),
     ),
@@ -61,14 +53,6 @@ pub(super) const TABLE: &[Alias] = &[
     alias(OTHER, "", "logging", At("service.telemetry.logs")),
     alias(OTHER, "", "log", At("service.telemetry.logs")),
     // The service.
-    alias(
-        COLLECTOR,
-        "service",
-        "extensions",
-        Note(
-            "not supported: `health_check` is `service.admin`, `memory_limiter` is `service.memory_limiter`, `file_storage` is `exporters.otlp.storage`",
-        ),
-    ),
     alias(COLLECTOR, "service", "logs", At("service.telemetry.logs")),
     alias(COLLECTOR, "service", "metrics", At("service.telemetry.metrics")),
     alias(
@@ -140,6 +124,22 @@ pub(super) const TABLE: &[Alias] = &[
     alias(VECTOR, "service.pipelines.*", "sources", Key("receivers")),
     alias(VECTOR, "service.pipelines.*", "sinks", Key("exporters")),
     // Component types.
+    alias(COLLECTOR, "extensions", "memory_limiter", MEMORY_LIMITER),
+    alias(
+        COLLECTOR,
+        "extensions",
+        "file_storage",
+        At("exporters.otlp.storage"),
+    ),
+    alias(COLLECTOR, "extensions", "zpages", At("service.admin")),
+    alias(
+        COLLECTOR,
+        "extensions",
+        "pprof",
+        Note("not supported: `perf record -p` profiles flowtap; remove it"),
+    ),
+    alias(COLLECTOR, "extensions", "k8s_observer", At("service.kubernetes")),
+    alias(COLLECTOR, "extensions", "healthcheckv2", Key("health_check")),
     alias(OTHER, "receivers", "sockdiag", Key("sock_diag")),
     alias(OTHER, "receivers", "netlink", Key("sock_diag")),
     alias(OTHER, "receivers", "bpf", Key("ebpf")),

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_at_once_with_its_key() {
+    fn every_fault_is_reported_at_once_with_its_key() {
         let config = Config {
             namespace: "9".to_owned(),
             compression: Some(Compression::Zstd),

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn in_protobuf_beginnings_are_told_by_default_and_labels_and_times_if_the_config_says_so() {
+    fn in_protobuf_starts_are_written_by_default_and_labels_and_times_if_configured() {
         let config = Config {
             labels: [("cluster".to_owned(), "b\"lue".to_owned())].into(),
             timestamps: true,

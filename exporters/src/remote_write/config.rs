@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_at_once_with_its_key() {
+    fn every_fault_is_reported_at_once_with_its_key() {
         let map = |pairs: &[(&str, &str)]| {
             let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
             pairs.iter().map(owned).collect()

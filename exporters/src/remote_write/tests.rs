@@ -259,7 +259,7 @@ async fn a_snapshot_arrives_whole_with_the_names_of_a_scrape_and_the_headers_of_
 }
 
 #[tokio::test]
-async fn labels_are_sorted_without_empty_ones_and_external_labels_give_way() {
+async fn labels_are_sorted_without_empty_ones_and_replace_external_labels() {
     let server = Server::default();
     let config = Config {
         external_labels: map([
@@ -426,7 +426,7 @@ async fn garbage_silence_and_absence_are_failures_that_are_tried_again() {
 }
 
 #[tokio::test]
-async fn windows_are_thinned_to_the_interval_and_what_ended_meanwhile_is_told_once() {
+async fn windows_are_thinned_to_the_interval_and_what_ended_meanwhile_is_sent_once() {
     let server = Server::default();
     let mut service = service(config(server.start().await)).await;
     let (a, b) = ([("raddr", "a")], [("raddr", "b")]);
@@ -695,7 +695,7 @@ async fn a_peer_is_reached_over_tls_only_with_an_authority_and_a_password_goes_a
 }
 
 #[test]
-fn stale_markers_beyond_the_bound_give_way_and_are_counted() {
+fn stale_markers_beyond_the_bound_are_dropped_and_counted() {
     let mut lane = Lane::default();
     let mut window = one(1, &[], &[("raddr", "a")]);
     let series = window.families[0].ended[0].clone();

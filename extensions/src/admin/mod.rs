@@ -7,8 +7,6 @@ mod reloads;
 pub mod status_page;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Json;
 use axum::Router;
@@ -20,22 +18,6 @@ use serde::Serialize;
 pub use self::http::{Endpoint, Server, serve};
 pub use self::reloads::{ReloadRecorder, ReloadStatus};
 use crate::watches::{SourceStatus, WatchBoard};
-
-/// Whether the pipelines run. Set when they do, cleared when they stop.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    /// Sets whether they run.
-    pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Release);
-    }
-
-    /// Whether they run.
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 /// Response of `/status`.
 #[derive(Clone, Debug, Serialize)]
@@ -52,17 +34,12 @@ struct Status {
 }
 
 /// `/healthz`: 200 as long as every receiver's thread is alive. `/readyz`: 200 while every receiver scans. Else 503. `/status`: JSON.
-pub fn routes(
-    readiness: Readiness,
-    board: StatusBoard,
-    watches: WatchBoard,
-    reloads: ReloadRecorder,
-) -> Router {
+pub fn routes(board: StatusBoard, watches: WatchBoard, reloads: ReloadRecorder) -> Router {
     let started_unix_nano = Timestamp::now().as_nanos();
     let ready = {
-        let (readiness, board) = (readiness.clone(), board.clone());
+        let board = board.clone();
         move || async move {
-            if readiness.get() && board.is_measuring() {
+            if board.is_ready() {
                 (StatusCode::OK, "ready\n")
             } else {
                 (
@@ -88,7 +65,7 @@ pub fn routes(
     let status = move || async move {
         Json(Status {
             version: env!("CARGO_PKG_VERSION"),
-            ready: readiness.get() && board.is_measuring(),
+            ready: board.is_ready(),
             started_unix_nano,
             config: reloads.load(),
             components: board.load(),

@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn the_role_tells_times_apart_where_those_have_it() {
+    fn times_are_separate_by_role_where_they_have_one() {
         let peer = ("raddr", "192.0.2.7");
         let latest = latest(vec![
             sums(FamilyId::Egress, Naming::PrimusLens, &[(&[peer], 1, 1)]),

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_newest_snapshot_of_each_pipeline_is_told_and_the_first_pipelines_by_default() {
+    async fn the_newest_snapshot_of_each_pipeline_is_served_and_the_first_pipelines_by_default() {
         let mut tap = Tap::default();
         assert_eq!(tap.flows(&request(Some("a"))), Ok(Flows::default()));
         let mut service = tap.start().await.unwrap();

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::contract::{Contract, Stability};
+use crate::extension::Extension;
 use crate::findings::Findings;
 use crate::id::ComponentId;
 use crate::live::Published;
@@ -200,7 +201,17 @@ pub trait ExporterConfig: ComponentConfig {
     fn build(&self, context: &BuildContext) -> Result<Box<dyn Exporter>, BuildError>;
 }
 
-/// A config that can be boxed as one of the kind `C`: `dyn ReceiverConfig`, `dyn ProcessorConfig` or `dyn ExporterConfig`.
+/// An extension's config.
+pub trait ExtensionConfig: ComponentConfig {
+    /// Makes the extension. Binds and opens nothing yet.
+    ///
+    /// # Errors
+    /// [`BuildError`] if this machine can't have it.
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Extension>, BuildError>;
+}
+
+/// A config that can be boxed as one of the kind `C`: `dyn ReceiverConfig`, `dyn ProcessorConfig`, `dyn ExporterConfig` or
+/// `dyn ExtensionConfig`.
 ///
 /// Implemented for every config of a kind; see [`Factory::of`].
 pub trait BoxAs<C: ?Sized> {
@@ -222,6 +233,12 @@ impl<T: ProcessorConfig> BoxAs<dyn ProcessorConfig> for T {
 
 impl<T: ExporterConfig> BoxAs<dyn ExporterConfig> for T {
     fn boxed(self) -> Box<dyn ExporterConfig> {
+        Box::new(self)
+    }
+}
+
+impl<T: ExtensionConfig> BoxAs<dyn ExtensionConfig> for T {
+    fn boxed(self) -> Box<dyn ExtensionConfig> {
         Box::new(self)
     }
 }
@@ -323,6 +340,7 @@ pub struct Registry {
     receivers: Factories<dyn ReceiverConfig>,
     processors: Factories<dyn ProcessorConfig>,
     exporters: Factories<dyn ExporterConfig>,
+    extensions: Factories<dyn ExtensionConfig>,
 }
 
 impl Registry {
@@ -352,6 +370,13 @@ impl Registry {
         self
     }
 
+    /// Adds an extension type. It replaces a type of the same name.
+    #[must_use]
+    pub fn extension(mut self, factory: Factory<dyn ExtensionConfig>) -> Self {
+        self.extensions.insert(factory.type_name, factory);
+        self
+    }
+
     /// The receiver types.
     pub const fn receivers(&self) -> &Factories<dyn ReceiverConfig> {
         &self.receivers
@@ -365,5 +390,10 @@ impl Registry {
     /// The exporter types.
     pub const fn exporters(&self) -> &Factories<dyn ExporterConfig> {
         &self.exporters
+    }
+
+    /// The extension types.
+    pub const fn extensions(&self) -> &Factories<dyn ExtensionConfig> {
+        &self.extensions
     }
 }

@@ -355,7 +355,7 @@ impl Contract {
             return self.takes.clone();
         }
         match kind {
-            ComponentKind::Receiver => BTreeSet::new(),
+            ComponentKind::Receiver | ComponentKind::Extension => BTreeSet::new(),
             ComponentKind::Processor => BTreeSet::from([Signal::Tcp]),
             ComponentKind::Exporter => BTreeSet::from([Signal::Metrics]),
         }
@@ -369,7 +369,7 @@ impl Contract {
         match kind {
             ComponentKind::Receiver => BTreeSet::from([Signal::Tcp]),
             ComponentKind::Processor => self.signals_in(kind),
-            ComponentKind::Exporter => BTreeSet::new(),
+            ComponentKind::Exporter | ComponentKind::Extension => BTreeSet::new(),
         }
     }
 

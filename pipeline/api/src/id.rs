@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The three kinds of components.
+/// The kinds of components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ComponentKind {
     /// Where records come from.
@@ -12,6 +12,8 @@ pub enum ComponentKind {
     Processor,
     /// Where snapshots go.
     Exporter,
+    /// What runs beside the pipelines.
+    Extension,
 }
 
 impl ComponentKind {
@@ -21,6 +23,7 @@ impl ComponentKind {
             Self::Receiver => "receivers",
             Self::Processor => "processors",
             Self::Exporter => "exporters",
+            Self::Extension => "extensions",
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | [`id`] | [`ComponentId`], [`ComponentKind`] |
 //! | [`component`] | the config traits, [`BuildContext`], [`Factory`] and [`Registry`] |
 //! | [`contract`] | [`Contract`]: what a component declares of itself |
+//! | [`extension`] | [`Extension`]: what runs beside the pipelines |
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
 //! | [`sink`] | [`Sink`]: the pipelines as a receiver sees them |
 //! | [`address`], [`size`] | addresses and sizes as configs write them |
@@ -28,6 +29,7 @@
 pub mod address;
 pub mod component;
 pub mod contract;
+pub mod extension;
 pub mod findings;
 pub mod id;
 pub mod live;
@@ -48,10 +50,11 @@ pub mod ticker;
 pub use {figment, futures, opentelemetry, schemars, serde, tokio_util, tower};
 
 pub use component::{
-    BuildContext, BuildError, ComponentConfig, ExporterConfig, Factory, ProcessorConfig, ProcessorStage,
-    ReceiverConfig, Registry, ToValue, Violation,
+    BuildContext, BuildError, ComponentConfig, ExporterConfig, ExtensionConfig, Factory, ProcessorConfig,
+    ProcessorStage, ReceiverConfig, Registry, ToValue, Violation,
 };
 pub use contract::{Contract, Dependency, RecordField, Signal, Sockets, Stability};
+pub use extension::Extension;
 pub use findings::Findings;
 pub use flowtap_model::cluster_objects::{self, ClusterObjects};
 pub use flowtap_model::{

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,7 @@ type Board = BTreeMap<(ComponentKind, ComponentId), ComponentStatus>;
 pub struct StatusBoard {
     board: Arc<Mutex<Board>>,
     probes: Arc<Mutex<BTreeMap<ComponentId, Arc<dyn Probe>>>>,
+    running: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for StatusBoard {
@@ -152,6 +154,16 @@ impl StatusBoard {
     /// Judges the receiver `id` by `probe` from now on.
     pub fn watch(&self, id: &ComponentId, probe: Arc<dyn Probe>) {
         lock(&self.probes).insert(id.clone(), probe);
+    }
+
+    /// Sets whether the pipelines run, from the moment when every exporter has started and every receiver is attached.
+    pub fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::Release);
+    }
+
+    /// Whether the pipelines run and every receiver scans.
+    pub fn is_ready(&self) -> bool {
+        self.running.load(Ordering::Acquire) && self.is_measuring()
     }
 
     /// Whether every receiver scans.

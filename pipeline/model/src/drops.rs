@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_that_lose_data_are_told_from_housekeeping() {
+    fn drops_that_lose_data_are_distinguished_from_housekeeping() {
         for (name, kind) in [
             ("NETFILTER_DROP", DropKind::Policy),
             ("TC_INGRESS", DropKind::Policy),

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn families_and_labels_that_do_not_exist_are_told_with_what_does() {
+    fn families_and_labels_that_do_not_exist_are_reported_with_what_does() {
         let family = |labels: &[Label]| FamilyConfig {
             labels: Some(labels.to_vec()),
             ..FamilyConfig::default()

@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_series_apart_only_where_they_are_asked_for_whoever_holds_them() {
+    fn names_distinguish_series_only_where_they_are_configured() {
         let mut details = Details::default();
         let workload = LabelSet::new(&[Label::PeerWorkload]);
         let first = details.index(workload, &named("web-1", "Deployment/web"), None);
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_processes_are_told_apart_by_their_bytes_and_shown_without_control_characters() {
+    fn names_of_processes_are_distinguished_by_their_bytes_and_shown_without_control_characters() {
         let mut details = Details::default();
         let labels = LabelSet::new(&[Label::Comm]);
         let mut number = |comm: &[u8; 16]| {

@@ -722,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_is_left_out_tells_no_series_apart() {
+    fn a_label_that_is_left_out_distinguishes_no_series() {
         let labels = LabelSet::new(&[Label::Raddr]);
         let key = |remote: &str| {
             let flow = flow("192.0.2.1:40000", remote);

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bound_that_is_broken_is_told_at_once() {
+    fn every_bound_that_is_broken_is_reported_at_once() {
         let config = Config {
             interval: Duration::from_millis(1),
             ring_buffer_bytes: Some(5000),

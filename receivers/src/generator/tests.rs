@@ -78,7 +78,7 @@ fn the_defaults_are_valid() {
 }
 
 #[test]
-fn every_bound_that_is_broken_is_told_at_once_with_its_key() {
+fn every_bound_that_is_broken_is_reported_at_once_with_its_key() {
     let config = Config {
         flows: MAX_PEERS + 1,
         peers: Some(5),

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_and_another_file_are_told_apart() {
+    fn another_version_and_another_file_are_distinguished() {
         let (_dir, path) = recorded();
         let mut other = fs::read(&path).unwrap();
         other[8] = 9;

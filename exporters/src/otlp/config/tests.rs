@@ -4,7 +4,7 @@ use super::*;
 use crate::push::endpoint::Endpoint;
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn every_fault_is_reported_at_once() {
     let config = Config {
         endpoint: Some("ftp://collector".to_owned()),
         timeout: Some(Duration::ZERO),

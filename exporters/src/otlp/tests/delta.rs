@@ -92,7 +92,7 @@ async fn differences_add_up_over_requests_that_failed_and_windows_that_were_pass
 }
 
 #[tokio::test]
-async fn what_has_not_changed_is_not_told_and_a_histogram_tells_what_was_added() {
+async fn what_has_not_changed_is_not_sent_and_a_histogram_has_what_was_added() {
     let collector = Collector::default();
     let endpoint = serve(&collector).await;
     let config = Config {

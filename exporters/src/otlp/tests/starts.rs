@@ -133,7 +133,7 @@ fn a_request_has_no_more_points_than_it_may_with_the_zeros_among_them() {
 }
 
 #[test]
-fn a_series_that_ended_and_began_anew_between_two_requests_is_told_in_the_order_of_time() {
+fn a_series_that_ended_and_began_anew_between_two_requests_is_sent_in_the_order_of_time() {
     let windows = [window(at(0), at(10), None), window(at(15), at(20), Some(7))];
     let [request] = &*requests(&Config::default(), &windows, Some(at(5))) else {
         panic!("one request")

@@ -62,7 +62,7 @@ primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1\"} 3
 }
 
 #[test]
-fn series_of_two_pipelines_are_told_apart_under_one_head() {
+fn series_of_two_pipelines_are_distinguished_under_one_head() {
     let other = Snapshot {
         pipeline: "other".into(),
         ..snapshot(2)
@@ -125,7 +125,7 @@ fn a_long_scrape_comes_in_chunks_and_every_series_once() {
 }
 
 #[test]
-fn openmetrics_keeps_names_tells_no_counter_without_total_and_ends() {
+fn openmetrics_keeps_names_has_no_counter_without_total_and_ends() {
     let rendered = written(
         &Config::default(),
         Format::OpenMetrics,
@@ -148,7 +148,7 @@ primus_lens_network_rtt_bucket{raddr=\"a\\\"b\\\\c\\nd\",le=\"1.0\"} 3
 }
 
 #[test]
-fn openmetrics_tells_units_and_creation_where_names_allow_it() {
+fn openmetrics_has_units_and_creation_where_names_allow_it() {
     let config = Config {
         created_timestamps: CreatedTimestamps::All,
         ..Config::default()

@@ -206,7 +206,7 @@ async fn by_2_0_each_text_stands_once_and_each_series_has_its_type_and_help() {
 }
 
 #[tokio::test]
-async fn by_2_0_it_is_told_when_a_series_began() {
+async fn version_2_0_has_the_start_of_a_series() {
     let (server, config) = start(true).await;
     let began = Timestamp::from_nanos(1_700_000_000_000_000_000);
     let mut window = one(1_700_000_060_000, &[("raddr", "a")], &[]);

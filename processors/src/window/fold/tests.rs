@@ -806,7 +806,7 @@ fn a_window_that_is_new_has_every_connection_after_a_census_and_none_below_zero(
 }
 
 #[test]
-fn two_receivers_with_the_same_cookies_are_told_apart_and_one_that_leaves_takes_its_own_along() {
+fn two_receivers_with_the_same_cookies_are_distinguished_and_one_that_leaves_takes_its_own_along() {
     let mut window = active_window();
     for receiver in [0, 1] {
         window.fold(&of_receiver(

@@ -163,7 +163,7 @@ fn a_terminal_too_small_for_anything_is_drawn_all_the_same() {
 }
 
 #[test]
-fn keys_change_the_order_and_the_feed_is_told() {
+fn keys_change_the_order_and_the_feed_is_notified() {
     let mut state = state();
     let peers = |state: &State| {
         let rows = state.rows();
@@ -214,7 +214,7 @@ fn a_paused_view_stands_still_and_goes_on() {
 }
 
 #[test]
-fn trouble_is_told_above_the_last_rows_until_it_is_over() {
+fn trouble_is_shown_above_the_last_rows_until_it_is_over() {
     let mut state = state();
     state.apply(Event::FeedFailed("Connection refused (os error 111)".to_owned()));
     let troubled = screen(&mut state, 80, 24);
