@@ -155,7 +155,10 @@ const LABELS: &[(&str, &str)] = &[
         "backend",
         "the address that the peer really has: the pod behind a service address, or the client behind a masquerade; empty if none is known ([translation.md](translation.md))",
     ),
-    ("backend_port", "the port of the pod behind a service address; empty for clients"),
+    (
+        "backend_port",
+        "the port of the pod behind a service address; empty for clients",
+    ),
     (
         "hop",
         "part of a connection in the way through a proxy: `to_proxy`, `from_application`, `at_proxy`, `loopback`; empty for any other ([translation.md](translation.md#hops))",

@@ -354,7 +354,12 @@ async fn a_service_has_the_workload_of_its_pods_if_all_have_one_and_nodes_have_z
     for (name, owner, address, labels) in [
         ("db-0", &one, "10.244.1.1", json!({"app": "db", "index": "0"})),
         ("db-1", &one, "10.244.1.2", json!({"app": "db", "index": "1"})),
-        ("agent-1", &other, "10.244.1.3", json!({"app": "agent", "index": "0"})),
+        (
+            "agent-1",
+            &other,
+            "10.244.1.3",
+            json!({"app": "agent", "index": "0"}),
+        ),
     ] {
         server.put(PODS, labelled(name, owner, address, labels));
     }
