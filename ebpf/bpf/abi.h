@@ -13,6 +13,7 @@ enum event_type {
 	EVENT_FLOW = 1,
 	EVENT_LISTEN = 2,
 	EVENT_UNLISTEN = 3,
+	EVENT_TRANSLATION = 4,
 };
 
 enum role {
@@ -37,6 +38,13 @@ enum limits {
 	LIMIT_APPLICATION = 1 << 2, /* the last rate sample is of an application that had no more to send */
 	LIMIT_CA_STATE_SHIFT = 4,   /* enum tcp_ca_state, three bits */
 	LIMIT_UNSENT = 1 << 7,	    /* bytes wait to be sent; also of a socket that has just closed */
+};
+
+/* Bits of flow_event.route. */
+enum route {
+	ROUTE_TRANSLATED = 1 << 0, /* a translation_event has the addresses on the wire */
+	ROUTE_KNOWN = 1 << 1,	   /* the interface on which its packets arrive has been looked at */
+	ROUTE_LOOPBACK = 1 << 2,   /* and is the namespace's loopback */
 };
 
 /* Which side reset a connection. */
@@ -101,7 +109,16 @@ struct flow_event {
 	__u8 limits;	      /* enum limits */
 	__u8 syn_retransmits; /* of the SYN, or of the SYN-ACK; in the record with FLOW_OPENED or FLOW_FAILED */
 	__u8 reset_by;	      /* enum reset_by, for FLOW_RESET */
-	__u8 pad;
+	__u8 route;	      /* enum route */
+};
+
+/* The addresses that the packets of a connection have on the wire, if they are not those of its socket. Once per
+ * connection, before the first record that has ROUTE_TRANSLATED. */
+struct translation_event {
+	__u32 type; /* EVENT_TRANSLATION */
+	__u32 pad;
+	__u64 cookie;
+	struct tuple sent; /* local: the source of its packets; remote: their destination */
 };
 
 /* A socket began or ceased to listen. */
@@ -173,6 +190,7 @@ _Static_assert(__builtin_offsetof(struct flow_event, age_us) == 104, "flow_event
 _Static_assert(__builtin_offsetof(struct flow_event, comm) == 120, "flow_event.comm");
 _Static_assert(__builtin_offsetof(struct flow_event, failure) == 140, "flow_event.failure");
 _Static_assert(__builtin_offsetof(struct flow_event, limits) == 188, "flow_event.limits");
+_Static_assert(sizeof(struct translation_event) == 56, "translation_event");
 _Static_assert(sizeof(struct listen_event) == 24, "listen_event");
 _Static_assert(sizeof(struct listener_event) == 80, "listener_event");
 _Static_assert(sizeof(struct losses) == 72, "losses");

@@ -102,6 +102,41 @@ static __always_inline void fill_queues(struct flow_event *event, struct socket_
 		clear_marks(state, MARK_UNREAD);
 }
 
+/* Index of the interface on which the last packet arrived whose route the socket has kept; 0 if it has none. */
+static __always_inline int read_input(struct sock *sk)
+{
+	struct inet_sock___before_5_16 *before = (void *)sk;
+
+	if (bpf_core_field_exists(sk->sk_rx_dst_ifindex))
+		return FIELD(sk, sk_rx_dst_ifindex);
+	if (bpf_core_field_exists(before->rx_dst_ifindex))
+		return BPF_CORE_READ(before, rx_dst_ifindex);
+	return 0;
+}
+
+/* The known part of the way that a connection's packets take. They arrive on one interface as long as it lives, so
+ * that is looked at once: a client's when the SYN-ACK has come, which is after its change to ESTABLISHED. */
+static __always_inline __u8 read_route(struct socket_state *state, struct sock *sk)
+{
+	__u8 route = 0;
+
+	if (!has_mark(state, MARK_INPUT_KNOWN)) {
+		int input = read_input(sk);
+
+		if (input == LOOPBACK_IFINDEX)
+			set_marks(state, MARK_INPUT_KNOWN | MARK_LOOPBACK);
+		else if (input > 0)
+			set_marks(state, MARK_INPUT_KNOWN);
+	}
+	if (has_mark(state, MARK_TRANSLATED))
+		route |= ROUTE_TRANSLATED;
+	if (has_mark(state, MARK_INPUT_KNOWN))
+		route |= ROUTE_KNOWN;
+	if (has_mark(state, MARK_LOOPBACK))
+		route |= ROUTE_LOOPBACK;
+	return route;
+}
+
 /* Fills all of `event` but the addresses; `events` are added to what the first record of a socket always says. */
 static __always_inline void fill_flow(struct flow_event *event, struct socket_state *state, struct tcp_sock *tcp,
 				      __u64 cookie, const struct delta *changed, __u8 tcp_state, __u8 events)
@@ -145,7 +180,7 @@ static __always_inline void fill_flow(struct flow_event *event, struct socket_st
 	event->ecn_ce = changed->ecn_ce;
 	fill_queues(event, state, tcp, changed->chrono, tcp_state);
 	event->reset_by = RESET_BY_NONE;
-	event->pad = 0;
+	event->route = read_route(state, (struct sock *)tcp);
 }
 
 /*

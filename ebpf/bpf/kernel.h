@@ -76,6 +76,9 @@ enum {
 /* include/net/sock.h, Linux 6.0: sk_user_data points to a struct sk_psock, so BPF may redirect what is sent. */
 #define SK_USER_DATA_PSOCK 4UL
 
+/* include/net/flow.h: the index of the loopback interface of every namespace. */
+#define LOOPBACK_IFINDEX 1
+
 #define KERNEL_TYPE __attribute__((preserve_access_index))
 
 /* A field of a kernel object: by a plain load where the verifier knows the argument's type (tp_btf, iter), by a
@@ -157,6 +160,7 @@ struct sock {
 	atomic_t sk_drops;
 	__u32 sk_ack_backlog;
 	__u32 sk_max_ack_backlog;
+	int sk_rx_dst_ifindex; /* Linux 5.16; before, in struct inet_sock */
 	void *sk_user_data;
 	struct sock_cgroup_data sk_cgrp_data;
 } KERNEL_TYPE;
@@ -164,6 +168,11 @@ struct sock {
 struct inet_sock {
 	struct sock sk;
 	__be16 inet_sport;
+} KERNEL_TYPE;
+
+/* Up to Linux 5.15. */
+struct inet_sock___before_5_16 {
+	int rx_dst_ifindex;
 } KERNEL_TYPE;
 
 struct request_sock {
@@ -199,7 +208,11 @@ struct list_head {
 	struct list_head *next;
 } KERNEL_TYPE;
 
+struct sk_buff;
+
 struct tcp_sock {
+	__u16 tcp_header_len; /* of a data segment */
+	struct sk_buff *highest_sack;
 	__u64 tcp_mstamp;
 	__u64 bytes_received;
 	__u64 bytes_acked;
@@ -237,6 +250,7 @@ struct dst_entry {
 } KERNEL_TYPE;
 
 struct sk_buff {
+	char cb[48];		/* struct tcp_skb_cb: the sequence number comes first */
 	struct net_device *dev; /* shares its place with dev_scratch once a UDP socket has taken the packet */
 	struct sock *sk;
 	unsigned long _skb_refdst; /* the lowest bit is a flag */

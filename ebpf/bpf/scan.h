@@ -17,6 +17,7 @@
 
 #include "table.h"
 #include "flow.h"
+#include "translation.h"
 
 /* Return values of an iterator's program. */
 enum {
@@ -24,11 +25,16 @@ enum {
 	ITER_RETRY = 1,
 };
 
-/* A place in the ring; NULL if the scan has filled its share, and the rest is for connections that close meanwhile.
- */
+/* Whether the scan has not filled its share of the ring; the rest is for connections that close meanwhile. */
+static __always_inline bool has_room_for_scan(void)
+{
+	return bpf_ringbuf_query(&lifecycle, BPF_RB_AVAIL_DATA) < scan_bytes;
+}
+
+/* A place in the ring; NULL if there is none for the scan. */
 static __always_inline struct flow_event *reserve_scanned(void)
 {
-	if (bpf_ringbuf_query(&lifecycle, BPF_RB_AVAIL_DATA) >= scan_bytes)
+	if (!has_room_for_scan())
 		return NULL;
 	return bpf_ringbuf_reserve(&lifecycle, sizeof(struct flow_event), 0);
 }
@@ -117,6 +123,9 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	chrono = chrono_type(tcp);
 	if (!census && !is_changed(state, &now, chrono))
 		return ITER_CONTINUE;
+	/* In mode `events` a segment does, under the socket's lock. */
+	if (!per_segment && has_room_for_scan())
+		REPORT_TRANSLATION(lifecycle, sk, tcp, state, cookie);
 	event = reserve_scanned();
 	if (!event)
 		return ITER_RETRY;

@@ -18,6 +18,7 @@
 #include "control.h"
 #include "owners.h"
 #include "segment.h"
+#include "translation.h"
 
 /* A socket's place in the table. */
 struct tracked_socket {
@@ -226,6 +227,7 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	if (!place)
 		return;
 	state = &place->state;
+	REPORT_TRANSLATION(tcpflow, sk, tcp, state, place->cookie);
 	time = bpf_ktime_get_ns();
 	read_totals(&now, sk, tcp);
 	received = (__s64)(received_with(&segment, &now, tcp) - state->reported.received);

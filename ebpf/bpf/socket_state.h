@@ -38,6 +38,12 @@ enum mark {
 	MARK_REDIRECTED = 1 << 5,   /* was seen in a sockmap */
 	MARK_CLOSING = 1 << 6,	    /* the close has begun: see totals.h */
 	MARK_UNREAD = 1 << 7,	    /* the last record has unread bytes: nothing else moves when they are read */
+	/* Of the path of its packets: see translation.h and flow.h. */
+	MARK_SENT_AS_SOCKET = 1 << 8, /* headers of what it sent have been found with its own addresses, once */
+	MARK_SENT_READ = 1 << 9,      /* headers need no further look */
+	MARK_TRANSLATED = 1 << 10,    /* they have other addresses, which are reported */
+	MARK_INPUT_KNOWN = 1 << 11,   /* the interface on which its packets arrive has been looked at */
+	MARK_LOOPBACK = 1 << 12,      /* and is the loopback */
 };
 
 /* The source of a connection's owner, from the least certain on. */

@@ -23,6 +23,7 @@ pub const AF_INET6: u16 = 10;
 const EVENT_FLOW: u32 = 1;
 const EVENT_LISTEN: u32 = 2;
 const EVENT_UNLISTEN: u32 = 3;
+const EVENT_TRANSLATION: u32 = 4;
 
 /// `struct tuple`: two ends. IPv4 addresses stand in the first four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -118,8 +119,8 @@ pub struct FlowEvent {
     pub syn_retransmits: u8,
     /// `enum reset_by`: 0 none, 1 local, 2 remote.
     pub reset_by: u8,
-    /// Zero.
-    pub pad: u8,
+    /// `enum route`.
+    pub route: u8,
 }
 
 /// `enum limits`: bits of [`FlowEvent::limits`].
@@ -130,7 +131,25 @@ const LIMIT_UNSENT: u8 = 1 << 7;
 /// `TCP_CA_CWR` of `enum tcp_ca_state` (`include/uapi/linux/tcp.h`): from here on TCP reacts to loss or congestion.
 const TCP_CA_CWR: u8 = 2;
 
+/// `enum route`: bits of [`FlowEvent::route`].
+const ROUTE_TRANSLATED: u8 = 1;
+const ROUTE_KNOWN: u8 = 1 << 1;
+const ROUTE_LOOPBACK: u8 = 1 << 2;
+
 impl FlowEvent {
+    /// Whether a [`TranslationEvent`] of the same cookie has the addresses on the wire.
+    pub const fn is_translated(&self) -> bool {
+        self.route & ROUTE_TRANSLATED != 0
+    }
+
+    /// Whether its packets arrive on the loopback interface; `None` if that is not known yet.
+    pub const fn arrives_on_loopback(&self) -> Option<bool> {
+        if self.route & ROUTE_KNOWN == 0 {
+            return None;
+        }
+        Some(self.route & ROUTE_LOOPBACK != 0)
+    }
+
     /// Whether the last rate sample is of an application that had no more to send.
     pub const fn is_application_limited(&self) -> bool {
         self.limits & LIMIT_APPLICATION != 0
@@ -145,6 +164,20 @@ impl FlowEvent {
     pub const fn has_unsent(&self) -> bool {
         self.limits & LIMIT_UNSENT != 0
     }
+}
+
+/// `struct translation_event`: the addresses that the packets of a connection have on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct TranslationEvent {
+    /// `EVENT_TRANSLATION`. In C `type`.
+    pub kind: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Source and destination of what it sends, as local and remote end.
+    pub sent: Tuple,
 }
 
 /// `struct listen_event`: a socket began or ceased to listen.
@@ -353,6 +386,7 @@ const _: () = {
     assert!(offset_of!(FlowEvent, comm) == 120);
     assert!(offset_of!(FlowEvent, failure) == 140);
     assert!(offset_of!(FlowEvent, limits) == 188);
+    assert!(size_of::<TranslationEvent>() == 56);
     assert!(size_of::<ListenEvent>() == 24);
     assert!(size_of::<ListenerEvent>() == 80);
     assert!(size_of::<Losses>() == 72);
@@ -370,6 +404,8 @@ pub enum Event {
     Listen(ListenEvent),
     /// A socket listens no more.
     Unlisten(ListenEvent),
+    /// The addresses that a connection's packets have; before its first record that [has them](FlowEvent::is_translated).
+    Translation(TranslationEvent),
 }
 
 /// Bytes that are no record: the programs and this file disagree.
@@ -393,6 +429,7 @@ impl Event {
             Some(EVENT_FLOW) => take(bytes).map(|(event, rest)| (Self::Flow(event), rest)),
             Some(EVENT_LISTEN) => take(bytes).map(|(event, rest)| (Self::Listen(event), rest)),
             Some(EVENT_UNLISTEN) => take(bytes).map(|(event, rest)| (Self::Unlisten(event), rest)),
+            Some(EVENT_TRANSLATION) => take(bytes).map(|(event, rest)| (Self::Translation(event), rest)),
             _ => None,
         };
         event.ok_or(MalformedEvent {

@@ -76,6 +76,8 @@ pub struct EventsOptions {
     pub ring_buffer_bytes: u32,
     /// Connections that can be followed at a time; those beyond are counted and not measured.
     pub max_sockets: u32,
+    /// Whether the addresses that packets have on the wire are read from the headers of what connections have in flight.
+    pub translation: bool,
 }
 
 /// The hooks in use.
@@ -157,7 +159,11 @@ impl Events {
         mut each: impl FnMut(Event, Ring),
     ) -> Result<(), LoadError> {
         let has_room = options.max_sockets <= self.known.tables.capacity();
-        if options.ring_buffer_bytes == self.options.ring_buffer_bytes && has_room {
+        let programs_stay = EventsOptions {
+            max_sockets: self.options.max_sockets,
+            ..*options
+        } == self.options;
+        if programs_stay && has_room {
             let (generation, limit) = (self.known.generation, options.max_sockets);
             self.known.control.set_sole(generation, limit)?;
             self.options = *options;
@@ -209,6 +215,7 @@ impl Events {
             .map_max_entries(RINGS[0], options.ring_buffer_bytes)
             .map_max_entries(RINGS[1], options.ring_buffer_bytes)
             .map_max_entries(TABLES.newest, tables.capacity())
+            .override_global("reads_translation", &u8::from(options.translation), true)
             .override_global("wakeup_bytes", &wakeup_bytes, true)
             .override_global("has_kprobes", &has_kprobes, true)
             .override_global("cookie_key", &cookie_key, true)

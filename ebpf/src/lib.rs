@@ -9,6 +9,7 @@
 //! | `bpf/kernel.h` | the kernel's types, cut down to the fields that are read |
 //! | `bpf/abi.h` | records passed to user space |
 //! | `bpf/socket_state.h`, `totals.h`, `flow.h` | per-socket state; exact differences; one record |
+//! | `bpf/translation.h` | the addresses of a connection on the wire |
 //! | `bpf/maps.h`, `table.h` | the maps of mode `sockets`; connections without socket storage |
 //! | `bpf/owners.h` | the process that a connection belongs to |
 //! | `bpf/state.h`, `scan.h`, `adopt.h` | the three concerns, each one inline handler |
@@ -71,7 +72,7 @@ mod table_names;
 mod tables;
 pub mod udp;
 
-pub use abi::{CgroupEvent, Event, FlowEvent, ListenEvent, ListenerEvent, Losses};
+pub use abi::{CgroupEvent, Event, FlowEvent, ListenEvent, ListenerEvent, Losses, TranslationEvent};
 pub use cgroups::Cgroups;
 pub use drops::{Dropped, Drops};
 pub use error::LoadError;

@@ -91,6 +91,8 @@ pub struct SocketsOptions {
     pub max_sockets: u32,
     /// Whether each received segment makes a record, and each connection that opens: mode `events`.
     pub per_segment: bool,
+    /// Whether the addresses that packets have on the wire are read from the headers of what connections have in flight.
+    pub translation: bool,
 }
 
 /// Where the kernel side keeps what is known of connections.
@@ -249,6 +251,7 @@ impl Sockets {
                 .map_max_entries(TABLES.newest, tables.capacity())
                 .override_global("generation", &generation, true)
                 .override_global("per_segment", &u8::from(options.per_segment), true)
+                .override_global("reads_translation", &u8::from(options.translation), true)
                 .override_global("wakeup_bytes", &wakeup_bytes, true)
                 .override_global("scan_bytes", &scan_bytes, true)
                 .override_global("has_storage", &u8::from(has_storage), true)

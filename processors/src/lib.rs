@@ -25,6 +25,7 @@ pub mod direction;
 pub mod filter;
 mod follow;
 pub mod geoip;
+pub mod hops;
 pub mod kubernetes;
 pub mod names;
 pub mod policy;

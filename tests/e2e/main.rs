@@ -30,6 +30,7 @@
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `extensions` | extensions, and the daemon's own listeners, over reloads |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
+//! | `translation` | the pod behind a service address and the client behind a masquerade, against conntrack and the applications; hops of a sidecar |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
@@ -100,4 +101,5 @@ mod stopping;
 mod stores;
 mod structure;
 mod traffic;
+mod translation;
 mod udp;

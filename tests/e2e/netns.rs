@@ -78,6 +78,55 @@ pub(crate) fn within_new<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// A namespace with a name of its own in the test, and the test's work in it.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// A new one, whose loopback is up.
+    pub(crate) fn new() -> Self {
+        let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let file = spare.or_else(create).expect("a new network namespace");
+        let kept = file.try_clone().expect("a descriptor");
+        USED.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+        let namespace = Self { file };
+        namespace.sh("ip link set lo up");
+        namespace
+    }
+
+    /// Its name for `ip link set netns`.
+    pub(crate) fn path(&self) -> String {
+        format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            std::os::fd::AsRawFd::as_raw_fd(&self.file)
+        )
+    }
+
+    /// Runs `work` on a thread in it.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).expect("in the namespace");
+                work()
+            });
+            inside.join().expect("the work panicked")
+        })
+    }
+
+    /// Runs a command in it; returns its output.
+    pub(crate) fn sh(&self, command: &str) -> String {
+        self.run(|| crate::links::run(command))
+    }
+
+    /// The label `netns` of its sockets.
+    pub(crate) fn label(&self) -> String {
+        self.run(label)
+    }
+}
+
 #[test]
 fn no_two_namespaces_of_a_run_have_one_number() {
     let Some(_machine) = crate::require::root() else {

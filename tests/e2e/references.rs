@@ -151,6 +151,23 @@ const LABELS: &[(&str, &str)] = &[
     ),
     ("peer_as_org", "organisation that operates it"),
     ("peer_country", "country of the peer's address, as a code: `DE`"),
+    (
+        "backend",
+        "the address that the peer really has: the pod behind a service address, or the client behind a masquerade; empty if none is known ([translation.md](translation.md))",
+    ),
+    (
+        "backend_port",
+        "the port of the pod behind a service address; empty for clients",
+    ),
+    (
+        "hop",
+        "part of a connection in the way through a proxy: `to_proxy`, `from_application`, `at_proxy`, `loopback`; empty for any other ([translation.md](translation.md#hops))",
+    ),
+    (
+        "local_zone",
+        "topology zone of this side's node, from the processor `kubernetes`; empty if not known",
+    ),
+    ("peer_zone", "topology zone of the peer's node"),
     ("server_port", "port of the side that serves, whichever that is"),
     ("network_type", "`ipv4` or `ipv6`"),
     (

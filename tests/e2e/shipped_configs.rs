@@ -53,6 +53,7 @@ fn cluster() -> ClusterState {
             (ip("10.96.0.10"), names("coredns", "kube-dns")),
         ]),
         by_container: HashMap::from([(CONTAINER.into(), names("web", ""))]),
+        zones: HashMap::new(),
     }
 }
 

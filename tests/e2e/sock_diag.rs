@@ -300,7 +300,7 @@ fn an_adopted_connection_has_its_true_role_without_a_listener_and_keeps_it() {
 }
 
 /// A proxy's connection to the peer: from a port that the redirect exempts.
-fn from_port(port: u16, to: SocketAddr) -> TcpStream {
+pub(crate) fn from_port(port: u16, to: SocketAddr) -> TcpStream {
     let SocketAddr::V4(to) = to else { panic!("{to}") };
     let stream = socket(
         AddressFamily::Inet,

@@ -2,7 +2,7 @@
 # What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
-# In: CHECKS in the environment, any of "modes processes owners links limits reloads drops"; default all.
+# In: CHECKS in the environment, any of "modes processes owners links limits reloads drops translation"; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -23,8 +23,10 @@
 . /checks/drops.sh
 # shellcheck source=tests/vm/limits.sh
 . /checks/limits.sh
+# shellcheck source=tests/vm/translation.sh
+. /checks/translation.sh
 
-wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops} " in *" $1 "*) ;; *) return 1 ;; esac; }
+wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops translation} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # started NAME MODE...: starts flowtap, or says that it does not.
 started() {
@@ -117,4 +119,15 @@ fi
 if wanted drops && started drops auto; then
     timed drops all_drops
     stop_flowtap drops
+fi
+if wanted translation; then
+    more_families=$translation_families
+    with_ebpf=${running% sock_diag}
+    # shellcheck disable=SC2086 # a list of modes
+    if started translation $with_ebpf; then
+        # shellcheck disable=SC2086
+        timed translation all_translations $with_ebpf
+        stop_flowtap translation
+    fi
+    more_families=''
 fi

@@ -61,8 +61,13 @@ fn every_field_stands_where_the_objects_btf_has_it() {
             layout!(FlowEvent: kind as "type", netns, cookie, tuple, sent, received, sent_segments,
                 received_segments, retransmits, rtt_us, min_rtt_us, cwnd, handshake_us, pid, age_us, cgroup_id,
                 comm, role, state, events, role_source, failure, elapsed, busy, rwnd_limited, sndbuf_limited, rto_ms,
-                out_of_order, lost, ecn_ce, unsent, unacked, unread, limits, syn_retransmits, reset_by, pad),
+                out_of_order, lost, ecn_ce, unsent, unacked, unread, limits, syn_retransmits, reset_by, route),
             size_of::<FlowEvent>(),
+        ),
+        (
+            "translation_event",
+            layout!(TranslationEvent: kind as "type", pad, cookie, sent),
+            size_of::<TranslationEvent>(),
         ),
         (
             "listen_event",

@@ -1,6 +1,6 @@
 //! The parts of API objects that are kept: the few fields needed for ranges and names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -66,10 +66,17 @@ impl<F: Projection> ObjectCache<F> {
     }
 }
 
-/// Of a node: the ranges of its pods, and its own addresses.
+/// Labels of a node's topology zone; the second is that of Kubernetes before 1.17.
+const ZONE_LABELS: [&str; 2] = [
+    "topology.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/zone",
+];
+
+/// Of a node: the ranges of its pods, its own addresses, and its zone.
 #[derive(Debug)]
 pub(super) struct NodeFacts {
     name: String,
+    zone: Option<Arc<str>>,
     pods: Vec<IpNet>,
     addresses: Vec<IpAddr>,
 }
@@ -85,8 +92,13 @@ impl Projection for NodeFacts {
         let addresses = status
             .and_then(|status| status.addresses.as_deref())
             .unwrap_or_default();
+        let labels = node.labels();
+        let zone = ZONE_LABELS.iter().find_map(|label| labels.get(*label));
         Self {
             name: node.name_any(),
+            zone: zone
+                .filter(|zone| !zone.is_empty())
+                .map(|zone| zone.as_str().into()),
             pods: nets(ranges.iter().chain(&range).map(String::as_str)),
             addresses: addresses
                 .iter()
@@ -97,12 +109,23 @@ impl Projection for NodeFacts {
     }
 }
 
-/// Of a pod: its names, its own addresses, and its containers if it is on this node.
+/// Of a pod: its names, its own addresses, its labels, and its containers if it is on this node.
 #[derive(Debug)]
 pub(super) struct PodFacts {
     names: Arc<KubernetesNames>,
     addresses: Vec<IpAddr>,
+    /// For the selectors of services; none of a pod that has ended.
+    labels: Labels,
     containers: Vec<Box<str>>,
+}
+
+/// Labels of a pod, or those that a service selects by.
+type Labels = Box<[(Box<str>, Box<str>)]>;
+
+fn labels_of(map: &BTreeMap<String, String>) -> Labels {
+    map.iter()
+        .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+        .collect()
 }
 
 impl Projection for PodFacts {
@@ -118,6 +141,8 @@ impl Projection for PodFacts {
             .and_then(|status| status.pod_ips.as_deref())
             .unwrap_or_default();
         let is_here = node_name.is_some_and(|here| here == node);
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let has_ended = matches!(phase, Some("Succeeded" | "Failed"));
         let names = KubernetesNames {
             namespace: pod.namespace().unwrap_or_default(),
             pod: pod.name_any(),
@@ -132,6 +157,11 @@ impl Projection for PodFacts {
                 .filter(|_| !on_host)
                 .filter_map(|address| ip(&address.ip))
                 .collect(),
+            labels: if has_ended {
+                Labels::default()
+            } else {
+                labels_of(pod.labels())
+            },
             containers: if is_here { containers(pod) } else { Vec::new() },
         }
     }
@@ -169,10 +199,12 @@ fn containers(pod: &Pod) -> Vec<Box<str>> {
     ids.map(|(_, id)| id.into()).collect()
 }
 
-/// Of a service: its names and addresses.
+/// Of a service: its names and addresses, and the labels of its pods.
 #[derive(Debug)]
 pub(super) struct ServiceFacts {
     names: Arc<KubernetesNames>,
+    /// Empty where its endpoints are not chosen by labels.
+    selector: Labels,
     addresses: Vec<IpAddr>,
 }
 
@@ -182,6 +214,7 @@ impl Projection for ServiceFacts {
     fn of(service: &Service, _: Option<&str>) -> Self {
         let spec = service.spec.as_ref();
         let addresses = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
+        let selector = spec.and_then(|spec| spec.selector.as_ref());
         let address = spec.and_then(|spec| spec.cluster_ip.clone());
         // A headless service has `None` here, which is not an address.
         let addresses = addresses.iter().chain(&address).filter_map(|address| ip(address));
@@ -192,8 +225,39 @@ impl Projection for ServiceFacts {
         };
         Self {
             names: Arc::new(names),
+            selector: selector.map(labels_of).unwrap_or_default(),
             addresses: addresses.collect(),
         }
+    }
+}
+
+impl ServiceFacts {
+    /// The service's names, with the owner of its pods if all that it selects have the same one.
+    fn with_workload(&self, pods: &HashMap<&str, Vec<&PodFacts>>) -> Arc<KubernetesNames> {
+        let unchanged = || Arc::clone(&self.names);
+        if self.selector.is_empty() || self.addresses.is_empty() {
+            return unchanged();
+        }
+        let Some(pods) = pods.get(&*self.names.namespace) else {
+            return unchanged();
+        };
+        let mut selected = pods.iter().filter(|pod| pod.is_selected_by(&self.selector));
+        let Some(first) = selected.next().map(|pod| &pod.names.workload) else {
+            return unchanged();
+        };
+        if first.is_empty() || selected.any(|pod| pod.names.workload != *first) {
+            return unchanged();
+        }
+        Arc::new(KubernetesNames {
+            workload: first.clone(),
+            ..(*self.names).clone()
+        })
+    }
+}
+
+impl PodFacts {
+    fn is_selected_by(&self, selector: &Labels) -> bool {
+        selector.iter().all(|label| self.labels.contains(label))
     }
 }
 
@@ -292,7 +356,15 @@ impl ClusterCache {
             },
             by_address: self.by_address(),
             by_container: self.by_container(),
+            zones: self.zones(),
         }
+    }
+
+    fn zones(&self) -> HashMap<Box<str>, Arc<str>> {
+        let nodes = self.nodes.values();
+        nodes
+            .filter_map(|node| Some((node.name.as_str().into(), Arc::clone(node.zone.as_ref()?))))
+            .collect()
     }
 
     fn by_address(&self) -> HashMap<IpAddr, Arc<KubernetesNames>> {
@@ -304,18 +376,28 @@ impl ClusterCache {
             });
             names.extend(node.addresses.iter().map(|addr| (*addr, Arc::clone(&of_node))));
         }
+        let pods = self.pods_by_namespace();
         for service in self.services.values() {
+            let of_service = service.with_workload(&pods);
             names.extend(
                 service
                     .addresses
                     .iter()
-                    .map(|addr| (*addr, Arc::clone(&service.names))),
+                    .map(|addr| (*addr, Arc::clone(&of_service))),
             );
         }
         for pod in self.pods.values() {
             names.extend(pod.addresses.iter().map(|addr| (*addr, Arc::clone(&pod.names))));
         }
         names
+    }
+
+    fn pods_by_namespace(&self) -> HashMap<&str, Vec<&PodFacts>> {
+        let mut pods = HashMap::<_, Vec<_>>::new();
+        for pod in self.pods.values() {
+            pods.entry(&*pod.names.namespace).or_default().push(pod);
+        }
+        pods
     }
 
     fn by_container(&self) -> HashMap<Box<str>, Arc<KubernetesNames>> {

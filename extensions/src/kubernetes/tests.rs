@@ -337,3 +337,61 @@ async fn objects_are_listed_with_their_kinds_and_labels_and_without_those_that_a
     );
     assert_eq!(objects[1]["metadata"]["labels"]["team"], "a");
 }
+
+#[tokio::test]
+async fn a_service_has_the_workload_of_its_pods_if_all_have_one_and_nodes_have_zones() {
+    let server = TestServer::start().await;
+    let mut web = node("worker-1", "10.244.1.0/24", "192.0.2.11");
+    web["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "a"});
+    server.put(NODES, web);
+    server.put(NODES, node("worker-2", "10.244.2.0/24", "192.0.2.12"));
+    let labelled = |name: &str, owner: &Value, address: &str, labels: Value| {
+        let mut pod = pod(name, owner, address, false);
+        pod["metadata"]["labels"] = labels;
+        pod
+    };
+    let (one, other) = (owner("StatefulSet", "db"), owner("DaemonSet", "agent"));
+    for (name, owner, address, labels) in [
+        ("db-0", &one, "10.244.1.1", json!({"app": "db", "index": "0"})),
+        ("db-1", &one, "10.244.1.2", json!({"app": "db", "index": "1"})),
+        (
+            "agent-1",
+            &other,
+            "10.244.1.3",
+            json!({"app": "agent", "index": "0"}),
+        ),
+    ] {
+        server.put(PODS, labelled(name, owner, address, labels));
+    }
+    // Its pod has ended.
+    let mut ended = labelled("agent-0", &other, "10.244.1.4", json!({"app": "db"}));
+    ended["status"]["phase"] = json!("Succeeded");
+    server.put(PODS, ended);
+    for (name, address, selector) in [
+        ("db", "10.96.0.1", json!({"app": "db"})),
+        ("mixed", "10.96.0.2", json!({"index": "0"})),
+        ("nobody", "10.96.0.3", json!({"app": "none"})),
+        ("external", "10.96.0.4", Value::Null),
+    ] {
+        let mut service = service("shop", name, address);
+        service["spec"]["selector"] = selector;
+        server.put(SERVICES, service);
+    }
+    let watched = Watched::start(&server, true);
+    watched
+        .until("all objects", |state| {
+            state.by_address.len() == 10 && state.zones.len() == 1
+        })
+        .await;
+    let state = watched.cluster.load();
+    let workload = |address: &str| {
+        let names = &state.by_address[&address.parse::<std::net::IpAddr>().unwrap()];
+        (names.service.clone(), names.workload.clone())
+    };
+    let service = |name: &str, workload: &str| (name.to_owned(), workload.to_owned());
+    assert_eq!(workload("10.96.0.1"), service("db", "StatefulSet/db"));
+    assert_eq!(workload("10.96.0.2"), service("mixed", ""));
+    assert_eq!(workload("10.96.0.3"), service("nobody", ""));
+    assert_eq!(workload("10.96.0.4"), service("external", ""));
+    assert_eq!(state.zones["worker-1"].as_ref(), "a");
+}

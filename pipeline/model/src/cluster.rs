@@ -52,4 +52,6 @@ pub struct ClusterState {
     pub by_address: HashMap<IpAddr, Arc<KubernetesNames>>,
     /// Names by container id, of this node's pods.
     pub by_container: HashMap<Box<str>, Arc<KubernetesNames>>,
+    /// Topology zones by the name of their node.
+    pub zones: HashMap<Box<str>, Arc<str>>,
 }

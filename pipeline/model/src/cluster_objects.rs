@@ -254,6 +254,8 @@ impl ClusterObjects {
             ranges: Arc::new(ranges),
             by_address,
             by_container,
+            // A recording has no labels of nodes.
+            zones: HashMap::new(),
         }
     }
 }

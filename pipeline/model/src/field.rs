@@ -26,6 +26,8 @@ pub enum RecordField {
     PeerNetwork,
     /// `peer_place`.
     PeerPlace,
+    /// `translation`.
+    Translation,
 }
 
 impl RecordField {
@@ -50,6 +52,7 @@ impl RecordField {
             Self::PeerName => "names of peers stay empty",
             Self::PeerNetwork => "networks of peers stay empty",
             Self::PeerPlace => "operators and countries of peers stay empty",
+            Self::Translation => "backends of services and clients behind a masquerade stay empty",
         }
     }
 }
@@ -67,6 +70,7 @@ impl fmt::Display for RecordField {
             Self::PeerName => "the peer's name",
             Self::PeerNetwork => "the peer's network",
             Self::PeerPlace => "the peer's place",
+            Self::Translation => "the addresses on the wire",
         })
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::KubernetesNames;
 use crate::peer_class::PeerClass;
 use crate::place::Place;
+use crate::translation::{Arrival, Translation};
 
 /// One end of a connection.
 ///
@@ -207,6 +208,10 @@ pub struct Flow {
     pub cgroup_id: u64,
     /// Id of the process's container, if it is in one that is known.
     pub container_id: Option<Arc<str>>,
+    /// The ends on the wire, if they are known to be other ones; `None` is no proof that they are not.
+    pub translation: Option<Arc<Translation>>,
+    /// The interface on which its packets arrive.
+    pub arrival: Arrival,
 
     // ---- filled by processors, and no part of a recording ----
     /// Ingress or egress; `None` before the direction processor.
@@ -227,6 +232,12 @@ pub struct Flow {
     /// Name of the network that the peer is in; `None` before the attributes processor, or if it has none.
     #[serde(skip)]
     pub peer_network: Option<Arc<str>>,
+    /// Topology zone of this side's node; `None` before the kubernetes processor, or if it is not known.
+    #[serde(skip)]
+    pub local_zone: Option<Arc<str>>,
+    /// Topology zone of the peer's node.
+    #[serde(skip)]
+    pub peer_zone: Option<Arc<str>>,
     /// Operator and country of the peer's address; `None` before the geoip processor, or if its databases don't have it.
     #[serde(skip)]
     pub peer_place: Option<Arc<Place>>,
@@ -247,12 +258,16 @@ impl Flow {
             comm: [0; 16],
             cgroup_id: 0,
             container_id: None,
+            translation: None,
+            arrival: Arrival::Unknown,
             kind: None,
             class: None,
             peer_names: None,
             local_names: None,
             peer_name: None,
             peer_network: None,
+            local_zone: None,
+            peer_zone: None,
             peer_place: None,
         }
     }

@@ -57,6 +57,7 @@ pub mod series;
 pub mod snapshot;
 pub mod tcp;
 pub mod time;
+pub mod translation;
 pub mod udp;
 
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
@@ -82,4 +83,5 @@ pub use series::{Series, SeriesId};
 pub use snapshot::{FamilySnapshot, HistogramPoint, Points, Snapshot, SumPoint, ValuePoint};
 pub use tcp::{Events, TcpRecord};
 pub use time::Timestamp;
+pub use translation::{Arrival, Hop, Translation};
 pub use udp::{IcmpCount, UdpApp, UdpRecord};

@@ -494,6 +494,20 @@ fields! {
         |record| names(record.flow.peer_names.as_deref(), |names| &names.service);
     PeerNode "flowtap.peer.k8s.node.name" "peer_node" Text "Node of the peer.",
         |record| names(record.flow.peer_names.as_deref(), |names| &names.node);
+    Backend "flowtap.peer.translated.address" "backend" Text "Address that the peer really has, where it is known to be another one than the socket's: the pod behind a service address, the client behind a masquerade.",
+        |record| Some(LogValue::Address(record.flow.backend()?.addr));
+    BackendPort "flowtap.peer.translated.port" "backend_port" Integer "Port of that end.",
+        |record| Some(integer(record.flow.backend()?.port));
+    Frontend "flowtap.local.translated.address" "frontend" Text "Address by which the peer knows this machine's end, where it is known to be another one: the service address that a client connected to, the address that a masquerade gave to this client.",
+        |record| Some(LogValue::Address(record.flow.frontend()?.addr));
+    FrontendPort "flowtap.local.translated.port" "frontend_port" Integer "Port of that end.",
+        |record| Some(integer(record.flow.frontend()?.port));
+    Hop "flowtap.hop" "hop" Text "Part of the connection in the way through a proxy: `to_proxy`, `from_application`, `at_proxy` or `loopback`.",
+        |record| text(record.flow.hop()?.as_str());
+    LocalZone "cloud.availability_zone" "local_zone" Text "Topology zone of this machine's end.",
+        |record| text(record.flow.local_zone.as_deref()?);
+    PeerZone "flowtap.peer.cloud.availability_zone" "peer_zone" Text "Topology zone of the peer.",
+        |record| text(record.flow.peer_zone.as_deref()?);
     SamplingProbability "flowtap.sampling.probability" "sampling_probability" Number "Probability with which the connection had a record: divide by it to estimate sums. Below 1 only with sampling.",
         |record| Some(LogValue::Number(record.connection()?.probability));
 }

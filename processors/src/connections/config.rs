@@ -9,6 +9,8 @@ use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Signal, Violation
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::hops::Hops;
+
 /// Connections that are kept whatever `ratio` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +60,9 @@ pub struct Config {
     pub max_records: NonZeroUsize,
     /// Which connections have records.
     pub sample: Sample,
+    /// Whether connections have records that do not leave their network namespace: those to a sidecar, and of a sidecar to its
+    /// application.
+    pub hops: Hops,
 }
 
 impl Default for Config {
@@ -70,6 +75,7 @@ impl Default for Config {
             max_connections: CONNECTIONS,
             max_records: RECORDS,
             sample: Sample::default(),
+            hops: Hops::default(),
         }
     }
 }

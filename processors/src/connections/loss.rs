@@ -1,5 +1,7 @@
 //! Reasons for which something has no log record.
 
+use crate::hops::LOCAL_HOP;
+
 /// Why something has no log record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LossReason {
@@ -11,11 +13,19 @@ pub(super) enum LossReason {
     MaxRecords,
     /// Left out by sampling, as configured.
     Sample,
+    /// Another connection has its bytes, as `hops` has it.
+    LocalHop,
 }
 
 impl LossReason {
     /// The reason's label value, in the order of the variants.
-    pub(super) const ALL: [&'static str; 4] = ["memory_limit", "max_connections", "max_records", "sample"];
+    pub(super) const ALL: [&'static str; 5] = [
+        "memory_limit",
+        "max_connections",
+        "max_records",
+        "sample",
+        LOCAL_HOP,
+    ];
 
     pub(super) const fn as_str(self) -> &'static str {
         Self::ALL[self as usize]

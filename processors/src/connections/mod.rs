@@ -86,6 +86,12 @@ impl Connections {
 
     fn fold_tcp(&mut self, receiver: u16, pressure: MemoryPressure, record: &TcpRecord) {
         let key = Key::of(receiver, &record.flow);
+        if self.config.hops.drops(record) {
+            // In mode `events` a client's hop is not known when it opens.
+            self.tracker.remove(&key);
+            self.telemetry.lost(record, LossReason::LocalHop);
+            return;
+        }
         if let Some(outcome) = outcome_of(record.events) {
             let connection = self.tracker.close(key, receiver, record);
             self.ended.push((connection, outcome));

@@ -127,6 +127,7 @@ impl Connection {
             (self.flow.pid, self.flow.comm) = (pid, comm);
             (self.flow.cgroup_id, self.flow.container_id) = (cgroup_id, container_id);
         }
+        self.flow.translation = self.flow.translation.take().or(before.translation);
         self.flow.local_names = self.flow.local_names.take().or(before.local_names);
         self.flow.peer_names = self.flow.peer_names.take().or(before.peer_names);
     }
@@ -324,6 +325,11 @@ impl Tracker {
                 })
             }
         }
+    }
+
+    /// Takes a connection out that turns out not to count.
+    pub(super) fn remove(&mut self, key: &Key) {
+        self.table.remove(key);
     }
 
     /// Takes a connection out with its last record.

@@ -31,9 +31,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, Flow, FlowBatch, FlowKind, NodeInfo,
-    PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource, Stability,
-    Subscription, TcpRecord,
+    Arrival, BuildContext, BuildError, ComponentConfig, Contract, Factory, Flow, FlowBatch, FlowKind,
+    NodeInfo, PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource,
+    Stability, Subscription, TcpRecord,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -199,6 +199,9 @@ impl Processor for Direction {
                 let (redirected, more) = self.redirects.holds(record);
                 evicted += more;
                 record.flow.class = redirected.then_some(PeerClass::Localhost);
+                if redirected && record.flow.arrival == Arrival::Unknown {
+                    record.flow.arrival = Arrival::Loopback;
+                }
             }
         }
         for record in &mut batch.dns {

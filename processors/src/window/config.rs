@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use flowtap_pipeline::catalog::{FAMILIES, FamilyId, Label};
 
+use crate::hops::Hops;
+
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +35,8 @@ pub struct Config {
     /// `docker`, `k8sPod`, `k8sSvc`, `dns`.
     #[serde(alias = "rtt_of_near_peers")]
     pub rtt_include_local_peers: bool,
+    /// Whether connections count that do not leave their network namespace: those to a sidecar, and of a sidecar to its application.
+    pub hops: Hops,
     /// Labels of the peer, the process and the connection for every family that can have them, in place of its default ones. Labels
     /// of what is counted, such as `direction` and `event`, stay. A list of the family's own goes before.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -203,6 +207,7 @@ impl Default for Config {
             metric_expiration: Duration::from_secs(600),
             naming: Naming::default(),
             rtt_include_local_peers: false,
+            hops: Hops::default(),
             labels: None,
             families: BTreeMap::new(),
         }

@@ -7,7 +7,9 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{Flow, KubernetesNames, LabelValue, PeerName, Place, RoleSource};
+use flowtap_pipeline::{
+    Endpoint, Flow, FlowKind, Hop, KubernetesNames, LabelValue, PeerName, Place, RoleSource,
+};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
@@ -76,6 +78,15 @@ pub(super) struct Detail {
     qname: Option<Arc<str>>,
     peer_network: Option<Arc<str>>,
     peer_place: Option<Arc<Place>>,
+    backend: Option<Endpoint>,
+    hop: Option<Hop>,
+    zones: [Option<Arc<str>>; 2],
+}
+
+/// The port behind a service address. A client behind a masquerade has a port of its own per connection, which is of no use.
+fn backend_port(flow: &Flow) -> Option<u16> {
+    let backend = flow.backend()?;
+    (flow.kind != Some(FlowKind::Ingress)).then_some(backend.port)
 }
 
 /// Labels of the place of the peer.
@@ -122,6 +133,12 @@ impl Detail {
             qname: qname.cloned(),
             peer_network: flow.peer_network.clone(),
             peer_place: flow.peer_place.clone(),
+            backend: flow.backend().map(|backend| Endpoint {
+                port: backend_port(flow).unwrap_or(0),
+                ..backend
+            }),
+            hop: flow.hop(),
+            zones: [flow.local_zone.clone(), flow.peer_zone.clone()],
         }
     }
 
@@ -142,6 +159,13 @@ impl Detail {
                 || self.peer_name == flow.peer_name)
             && (!labels.has(Label::Qname) || self.qname.as_ref() == qname)
             && (!labels.has(Label::PeerNetwork) || self.peer_network == flow.peer_network)
+            && (!labels.has(Label::Backend)
+                || self.backend.map(|end| end.addr) == flow.backend().map(|end| end.addr))
+            && (!labels.has(Label::BackendPort)
+                || self.backend.map_or(0, |end| end.port) == backend_port(flow).unwrap_or(0))
+            && (!labels.has(Label::Hop) || self.hop == flow.hop())
+            && (!labels.has(Label::LocalZone) || self.zones[0] == flow.local_zone)
+            && (!labels.has(Label::PeerZone) || self.zones[1] == flow.peer_zone)
             && same_place(labels, self.peer_place.as_ref(), flow.peer_place.as_ref())
     }
 
@@ -189,6 +213,23 @@ impl Detail {
         if with(Label::PeerNetwork) {
             flow.peer_network.hash(&mut state);
         }
+        if with(Label::Backend) {
+            flow.backend().map(|end| end.addr).hash(&mut state);
+        }
+        if with(Label::BackendPort) {
+            backend_port(flow).hash(&mut state);
+        }
+        if with(Label::Hop) {
+            flow.hop().hash(&mut state);
+        }
+        for (label, zone) in [
+            (Label::LocalZone, &flow.local_zone),
+            (Label::PeerZone, &flow.peer_zone),
+        ] {
+            if with(label) {
+                zone.hash(&mut state);
+            }
+        }
         let place = flow.peer_place.as_ref();
         for label in PLACE.into_iter().filter(|label| with(*label)) {
             match place_label(label, place) {
@@ -214,6 +255,11 @@ impl Detail {
             Label::Qname => Text(self.qname.as_deref().unwrap_or("")),
             Label::PeerNetwork => Text(self.peer_network.as_deref().unwrap_or("")),
             Label::PeerAsn => number(self.peer_place.as_ref().map_or(0, |place| u64::from(place.asn))),
+            Label::Backend => self.backend.map_or(Text(""), |end| Addr(end.addr)),
+            Label::BackendPort => number(self.backend.map_or(0, |end| u64::from(end.port))),
+            Label::Hop => Text(self.hop.map_or("", Hop::as_str)),
+            Label::LocalZone => Text(self.zones[0].as_deref().unwrap_or("")),
+            Label::PeerZone => Text(self.zones[1].as_deref().unwrap_or("")),
             Label::PeerAsOrg | Label::PeerCountry => place_label(label, self.peer_place.as_ref()),
             Label::PeerName => Text(self.peer_name.as_ref().map_or("", |peer| &peer.name)),
             Label::PeerNameSource => Text(self.peer_name.as_ref().map_or("", |peer| peer.source.as_str())),

@@ -28,6 +28,7 @@ use super::listening::Listening;
 use super::queues::Queues;
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
+use crate::hops::{Hops, LOCAL_HOP};
 use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
 
 /// Why records are left out: memory is above its hard limit.
@@ -40,6 +41,7 @@ pub struct Window {
     interval: Duration,
     expiration: [Duration; FAMILIES.len()],
     rtt_include_local_peers: bool,
+    hops: Hops,
     catalog: Catalog,
     totals: Totals,
     max_series: [usize; FAMILIES.len()],
@@ -72,6 +74,7 @@ impl Window {
             interval: config.interval,
             expiration: config.expiration_of_each(),
             rtt_include_local_peers: config.rtt_include_local_peers,
+            hops: config.hops,
             catalog: Catalog::new(config, &context.label_changes),
             totals: Totals::default(),
             max_series,
@@ -82,7 +85,12 @@ impl Window {
             queues: Queues::default(),
             listening: Listening::default(),
             memory: Arc::clone(&context.memory),
-            shed: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[MEMORY_LIMIT]),
+            shed: ProcessorTelemetry::new(
+                &context.meter,
+                &context.id,
+                &context.pipeline,
+                &[MEMORY_LIMIT, LOCAL_HOP],
+            ),
             ended: Vec::new(),
             gone: Vec::new(),
             opened: Timestamp::default(),
@@ -321,7 +329,11 @@ impl Aggregator for Window {
                 self.fold_dns(record);
             }
             for record in &batch.tcp {
-                self.fold_tcp(batch.receiver, record);
+                if self.hops.drops(record) {
+                    self.drop_local(batch.receiver, record);
+                } else {
+                    self.fold_tcp(batch.receiver, record);
+                }
             }
             for record in &batch.udp {
                 self.fold_udp(record);

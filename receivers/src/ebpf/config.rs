@@ -38,6 +38,18 @@ pub enum DropsMode {
     Flows,
 }
 
+/// Reading of the addresses that packets have on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TranslationMode {
+    /// Not read.
+    Off,
+    /// From the headers of what a connection has in flight: in mode `sockets` when a scan finds something in flight, in mode
+    /// `events` with the first segment that finds it.
+    #[default]
+    Scan,
+}
+
 /// Settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -63,6 +75,8 @@ pub struct Config {
     pub max_sockets: u32,
     /// Counting of packets that the kernel drops. Linux 5.17 and later; on older kernels a warning says that they are not.
     pub drops: DropsMode,
+    /// The pod behind a service address, and the client behind a masquerade: whether they are read from the headers of packets.
+    pub translation: TranslationMode,
     /// Interval at which listening ports are read again from `proc_root`, and accepted connections
     /// get the process to which they were passed. At least 1 s.
     #[serde(with = "humantime_serde")]
@@ -87,6 +101,7 @@ impl Default for Config {
             channel_capacity: 409_600,
             max_sockets: 1 << 16,
             drops: DropsMode::default(),
+            translation: TranslationMode::default(),
             scan_listen_interval: Duration::from_secs(30),
             proc_root: PathBuf::from("/proc"),
             udp: UdpConfig::default(),
@@ -103,6 +118,9 @@ impl ComponentConfig for Config {
             .covers(Sockets::TcpOfNode)
             .proc_root(&self.proc_root)
             .every(self.interval);
+        if self.translation == TranslationMode::Scan {
+            contract = contract.fills([RecordField::Translation]);
+        }
         if self.udp.enabled && self.dns.enabled && self.dns.names != Names::None {
             contract = contract.fills([RecordField::DnsName]);
         }

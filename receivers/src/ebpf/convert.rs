@@ -6,20 +6,24 @@ use std::time::Duration;
 use flowtap_ebpf::abi::AF_INET;
 use flowtap_ebpf::{Event, FlowEvent, ListenEvent, ListenerEvent, microseconds_of_jiffies};
 use flowtap_pipeline::{
-    Chronograph, Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, ListeningRecord, Queues, ResetBy,
-    Role, RoleSource, SendTime, SenderState, TcpRecord,
+    Arrival, Chronograph, Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, ListeningRecord, Queues,
+    ResetBy, Role, RoleSource, SendTime, SenderState, TcpRecord,
 };
 
-use crate::containers::Containers;
+use super::known::Known;
 
 /// Appends `event` to `batch`.
-pub(super) fn push(batch: &mut FlowBatch, containers: &mut Containers, event: Event) {
+pub(super) fn push(batch: &mut FlowBatch, known: &mut Known, event: Event) {
     match event {
         Event::Flow(flow) => {
             let mut record = flow_record(&flow);
-            record.flow.container_id = containers.id_of(&record.flow, Duration::from_micros(record.age_us));
+            record.flow.translation = known.translations.of(&flow);
+            record.flow.container_id = known
+                .containers
+                .id_of(&record.flow, Duration::from_micros(record.age_us));
             batch.tcp.push(record);
         }
+        Event::Translation(event) => known.translations.insert(&event),
         Event::Listen(event) => batch.listeners.push(ListenChange::Opened(listener(event))),
         Event::Unlisten(event) => {
             batch.listeners.push(ListenChange::Closed(listener(event)));
@@ -67,7 +71,7 @@ pub(super) fn listening_record(found: &ListenerEvent) -> ListeningRecord {
     record
 }
 
-/// Converts a kernel-side record; the container is left empty.
+/// Converts a kernel-side record; the container and the addresses on the wire are left empty.
 pub fn flow_record(flow: &FlowEvent) -> TcpRecord {
     let tuple = &flow.tuple;
     let role = match flow.role {
@@ -122,6 +126,11 @@ pub fn flow_record(flow: &FlowEvent) -> TcpRecord {
             pid: flow.pid,
             comm: flow.comm,
             cgroup_id: flow.cgroup_id,
+            arrival: match flow.arrives_on_loopback() {
+                None => Arrival::Unknown,
+                Some(true) => Arrival::Loopback,
+                Some(false) => Arrival::Device,
+            },
             ..Flow::new(
                 Endpoint::new(address(tuple.family, tuple.local_addr), tuple.local_port),
                 Endpoint::new(address(tuple.family, tuple.remote_addr), tuple.remote_port),

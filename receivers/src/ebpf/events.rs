@@ -23,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 use super::config::Config;
 use super::convert;
 use super::event_programs::{EventPrograms, Origin};
+use super::known::Known;
 use super::losses::{ChannelLosses, LossTelemetry};
 use super::programs::{Left, scan_listeners};
 use super::sockets::{adopt, broken};
 use crate::census;
-use crate::containers::{self, Containers};
+use crate::containers;
 use crate::coverage::MeteredSink;
 use crate::listen_scan;
 
@@ -50,6 +51,8 @@ struct Lost {
     kernel: Option<Losses>,
     misses: Vec<ProgramMisses>,
     channel: ChannelLosses,
+    /// Connections whose addresses on the wire found no room.
+    translations: u64,
 }
 
 /// Runs until `stop` is cancelled; then passes on the remaining events of the rings.
@@ -115,6 +118,7 @@ async fn consume(
                 }
                 losses.update_misses(&lost.misses);
                 losses.update_channel(&lost.channel);
+                losses.update_translations(lost.translations);
                 output.watermark(at);
                 // By the reader's next tick. Asked here: it must not wait for a pipeline.
                 census_wanted.store(output.wants_census(), Ordering::Release);
@@ -183,7 +187,7 @@ impl Reader {
         stop: CancellationToken,
     ) -> io::Result<Left<EventPrograms>> {
         let [segments, connections]: [RingWatch; 2] = self.left.programs.watch()?;
-        let cgroups = self.left.containers.events()?;
+        let cgroups = self.left.known.containers.events()?;
         self.rescan_listeners(&proc_root);
         loop {
             tokio::select! {
@@ -206,7 +210,7 @@ impl Reader {
                 filled = connections.filled() => { filled?; self.drain()?; }
                 filled = containers::filled(cgroups.as_ref()) => {
                     filled?;
-                    self.left.containers.catch_up();
+                    self.left.known.containers.catch_up();
                 }
                 _ = rescans.tick() => {
                     self.adopt();
@@ -231,7 +235,7 @@ impl Reader {
             left:
                 Left {
                     programs,
-                    containers,
+                    known,
                     lost,
                     found: _,
                     census: _,
@@ -250,7 +254,7 @@ impl Reader {
             queued,
             capacity: *capacity,
             batch,
-            containers,
+            known,
             counts,
             lost,
             dropped_changes,
@@ -283,6 +287,7 @@ impl Reader {
         }
         census::begin(&mut self.batch);
         let (programs, mut lane) = self.lane();
+        lane.known.translations.begin_census();
         let mut has_room = true;
         let shown = programs.census(|event, origin| match origin {
             Origin::Event(ring) => has_room &= lane.take(event, event_type(ring)),
@@ -299,6 +304,7 @@ impl Reader {
         }
         if has_room && shown.is_ok() {
             census::end(lane.batch);
+            lane.known.translations.end_census();
             lane.send();
         } else {
             self.left.census.failed();
@@ -320,7 +326,12 @@ impl Reader {
 
     async fn tick(&mut self, at: Timestamp) {
         let left = &mut self.left;
-        scan_listeners(false, &mut left.listeners, &mut self.batch, &mut left.containers);
+        scan_listeners(
+            false,
+            &mut left.listeners,
+            &mut self.batch,
+            &mut left.known.containers,
+        );
         self.lane().1.send();
         let kernel = self.left.programs.losses();
         if let Err(error) = &kernel {
@@ -336,6 +347,7 @@ impl Reader {
             kernel: kernel.ok(),
             misses: misses.unwrap_or_default(),
             channel: self.left.lost,
+            translations: self.left.known.translations.refused(),
         };
         // Waits for room. An error means that the consumer has panicked, which ends the run by itself.
         let _ = self.sender.send(Message::Tick(at, Box::new(lost))).await;
@@ -343,11 +355,9 @@ impl Reader {
 
     /// Finds the processes of connections that were accepted and of listening sockets, and listening sockets of other namespaces.
     fn adopt(&mut self) {
-        let Left {
-            programs, containers, ..
-        } = &mut self.left;
+        let Left { programs, known, .. } = &mut self.left;
         match programs {
-            EventPrograms::Shared(sockets) => adopt(sockets, &mut self.batch, containers),
+            EventPrograms::Shared(sockets) => adopt(sockets, &mut self.batch, known),
             EventPrograms::Own(events) => find_listeners(events),
         }
     }
@@ -379,7 +389,7 @@ struct Lane<'a> {
     queued: &'a AtomicUsize,
     capacity: usize,
     batch: &'a mut FlowBatch,
-    containers: &'a mut Containers,
+    known: &'a mut Known,
     counts: &'a mut Counts,
     lost: &'a mut ChannelLosses,
     dropped_changes: &'a mut u64,
@@ -417,7 +427,7 @@ impl Lane<'_> {
     }
 
     fn push(&mut self, event: Event) {
-        convert::push(self.batch, self.containers, event);
+        convert::push(self.batch, self.known, event);
         if self.batch.tcp.len() >= BATCH_EVENTS {
             self.send();
         }

@@ -10,6 +10,9 @@ use opentelemetry::metrics::Counter;
 
 use super::unadopted::Unadopted;
 
+/// Reason of connections whose addresses on the wire found no room in the receiver's table.
+const TRANSLATIONS_FULL: &str = "translations_full";
+
 /// Running totals of what was dropped at the channel of mode `events`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ChannelLosses {
@@ -40,6 +43,7 @@ pub(super) struct LossTelemetry {
     reported: Losses,
     reported_misses: HashMap<&'static str, u64>,
     reported_channel: ChannelLosses,
+    reported_translations: u64,
 }
 
 impl LossTelemetry {
@@ -89,6 +93,7 @@ impl LossTelemetry {
             reported: Losses::default(),
             reported_misses: HashMap::new(),
             reported_channel: ChannelLosses::default(),
+            reported_translations: 0,
         };
         telemetry.add(&Losses::default());
         telemetry.add_unadopted(0);
@@ -157,6 +162,15 @@ impl LossTelemetry {
         );
     }
 
+    /// Counts connections whose addresses on the wire found no room since the last call; `refused` is the running total.
+    pub(super) fn update_translations(&mut self, refused: u64) {
+        let new = refused.saturating_sub(self.reported_translations);
+        if new > 0 {
+            self.reported_translations = refused;
+            self.add_records(TRANSLATIONS_FULL, new);
+        }
+    }
+
     /// Counts connections that can't be adopted, and logs them.
     pub(super) fn count_unadopted(&self, found: io::Result<Unadopted>) {
         let found = match found {
@@ -200,6 +214,7 @@ impl LossTelemetry {
             ("segment_put_off", new.segments),
             ("owner_table_full", new.owners),
             ("channel_full", 0),
+            (TRANSLATIONS_FULL, 0),
         ];
         for (reason, count) in records {
             self.add_records(reason, count);

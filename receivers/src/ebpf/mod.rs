@@ -22,10 +22,12 @@ mod events;
 mod explain;
 mod factory;
 mod handover;
+mod known;
 mod losses;
 mod programs;
 mod replace;
 mod sockets;
+mod translations;
 mod udp;
 mod unadopted;
 
@@ -37,7 +39,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::Gauge;
 use tokio_util::sync::CancellationToken;
 
-pub use self::config::{Config, DropsMode, Mode};
+pub use self::config::{Config, DropsMode, Mode, TranslationMode};
 pub use self::convert::flow_record;
 use self::drops::DropCapture;
 use self::event_programs::EventPrograms;
@@ -45,6 +47,7 @@ use self::explain::explain;
 pub(crate) use self::explain::grant_command;
 pub use self::factory::FACTORY;
 use self::handover::Handover;
+use self::known::Known;
 use self::losses::LossTelemetry;
 use self::programs::{Left, Programs, events_options, scan_listeners, sockets_options};
 pub use self::udp::{IcmpConfig, UdpConfig, UdpHooks};
@@ -128,13 +131,13 @@ impl EbpfReceiver {
             Err(error) => error,
         };
         tracing::debug!(error = %refused, "mode events uses a separate table: the programs of mode sockets do not load");
-        let containers = Containers::new(&self.context, &self.config.proc_root);
+        let known = Known::new(Containers::new(&self.context, &self.config.proc_root));
         let mut programs = Events::load(&events_options(&self.config))?;
         events::find_listeners(&mut programs);
         tracing::warn!(
             "queues of listening sockets are not measured in mode events with a separate table; hint: run Linux 5.13 or later"
         );
-        let left = Left::new(EventPrograms::Own(Box::new(programs)), None, containers);
+        let left = Left::new(EventPrograms::Own(Box::new(programs)), None, known);
         Ok(Programs::Events(Box::new(left)))
     }
 
@@ -144,11 +147,16 @@ impl EbpfReceiver {
         if let Err(error) = &listeners {
             tracing::warn!(%error, "queues of listening sockets are not measured; hint: run Linux 5.13 or later");
         }
-        let containers = Containers::new(&self.context, &self.config.proc_root);
-        let mut left = Left::new(sockets, listeners.ok(), containers);
-        sockets::adopt(&mut left.programs, &mut left.found, &mut left.containers);
+        let known = Known::new(Containers::new(&self.context, &self.config.proc_root));
+        let mut left = Left::new(sockets, listeners.ok(), known);
+        sockets::adopt(&mut left.programs, &mut left.found, &mut left.known);
         // Their earlier drops are not counted.
-        scan_listeners(true, &mut left.listeners, &mut left.found, &mut left.containers);
+        scan_listeners(
+            true,
+            &mut left.listeners,
+            &mut left.found,
+            &mut left.known.containers,
+        );
         self.losses
             .count_unadopted(unadopted::count(&self.config.proc_root));
         left

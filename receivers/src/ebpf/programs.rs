@@ -5,9 +5,10 @@ use std::time::Duration;
 use flowtap_ebpf::{Attachment, EventsOptions, Listeners, Sockets, SocketsOptions, Store};
 use flowtap_pipeline::FlowBatch;
 
-use super::config::Config;
+use super::config::{Config, TranslationMode};
 use super::convert;
 use super::event_programs::EventPrograms;
+use super::known::Known;
 use super::losses::ChannelLosses;
 use crate::census::CensusPlan;
 use crate::containers::Containers;
@@ -31,6 +32,7 @@ pub(super) fn sockets_options(config: &Config, per_segment: bool) -> SocketsOpti
         ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(ring_bytes),
         max_sockets: config.max_sockets,
         per_segment,
+        translation: config.translation == TranslationMode::Scan,
     }
 }
 
@@ -39,6 +41,7 @@ pub(super) fn events_options(config: &Config) -> EventsOptions {
     EventsOptions {
         ring_buffer_bytes: config.ring_buffer_bytes.unwrap_or(EVENTS_RING_BYTES),
         max_sockets: config.max_sockets,
+        translation: config.translation == TranslationMode::Scan,
     }
 }
 
@@ -96,7 +99,7 @@ pub(super) struct Left<P> {
     pub(super) programs: P,
     /// Records that were read, but not passed to a pipeline.
     pub(super) found: FlowBatch,
-    pub(super) containers: Containers,
+    pub(super) known: Known,
     pub(super) census: CensusPlan,
     /// The scan of listening sockets; `None` where the kernel has none.
     pub(super) listeners: Option<Listeners>,
@@ -105,11 +108,11 @@ pub(super) struct Left<P> {
 }
 
 impl<P> Left<P> {
-    pub(super) fn new(programs: P, listeners: Option<Listeners>, containers: Containers) -> Self {
+    pub(super) fn new(programs: P, listeners: Option<Listeners>, known: Known) -> Self {
         Self {
             programs,
             found: FlowBatch::default(),
-            containers,
+            known,
             census: CensusPlan::default(),
             listeners,
             lost: ChannelLosses::default(),
@@ -121,7 +124,7 @@ impl<P> Left<P> {
         let rest = Left {
             programs: (),
             found: self.found,
-            containers: self.containers,
+            known: self.known,
             census: self.census,
             listeners: self.listeners,
             lost: self.lost,
@@ -134,7 +137,7 @@ impl<P> Left<P> {
         Left {
             programs: with(programs),
             found: rest.found,
-            containers: rest.containers,
+            known: rest.known,
             census: rest.census,
             listeners: rest.listeners,
             lost: rest.lost,

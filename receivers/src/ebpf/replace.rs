@@ -87,8 +87,8 @@ impl EbpfReceiver {
             coverage = Coverage::new(&self.context, &self.config.proc_root);
             let fresh = Containers::new(&self.context, &self.config.proc_root);
             match &mut programs {
-                Programs::Sockets(left) => left.containers = fresh,
-                Programs::Events(left) => left.containers = fresh,
+                Programs::Sockets(left) => left.known.containers = fresh,
+                Programs::Events(left) => left.known.containers = fresh,
                 Programs::SockDiag(_) => {}
             }
         }
@@ -121,11 +121,11 @@ impl EbpfReceiver {
         let Left {
             programs: sockets,
             found,
-            containers,
+            known,
             ..
         } = &mut left;
         let options = sockets_options(&self.config, per_segment);
-        let reloaded = sockets.reload(&options, |event, _| convert::push(found, containers, event));
+        let reloaded = sockets.reload(&options, |event, _| convert::push(found, known, event));
         if let Err(error) = reloaded {
             return (in_mode(left), Some(explain(error)));
         }
@@ -150,12 +150,12 @@ impl EbpfReceiver {
         let Left {
             programs,
             found,
-            containers,
+            known,
             ..
         } = &mut left;
         let reloaded = match programs {
             EventPrograms::Own(events) => events.reload(&events_options(&self.config), |event, _| {
-                convert::push(found, containers, event);
+                convert::push(found, known, event);
             }),
             EventPrograms::Shared(_) => Ok(()),
         };

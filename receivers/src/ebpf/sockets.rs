@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::convert;
+use super::known::Known;
 use super::losses::{ChannelLosses, LossTelemetry};
 use super::programs::{Left, scan_listeners};
 use crate::census::{self, CensusPlan};
-use crate::containers::{self, Containers};
+use crate::containers;
 use crate::coverage::MeteredSink;
 use crate::listen_scan;
 
@@ -34,7 +35,7 @@ pub(super) struct Capture<'a> {
     output: MeteredSink<'a>,
     sockets: Sockets,
     batch: FlowBatch,
-    containers: Containers,
+    known: Known,
     census: CensusPlan,
     listeners: Option<Listeners>,
     /// Not counted on in this mode.
@@ -54,7 +55,7 @@ impl<'a> Capture<'a> {
             output,
             sockets: left.programs,
             batch: left.found,
-            containers: left.containers,
+            known: left.known,
             census: left.census,
             listeners: left.listeners,
             lost: left.lost,
@@ -63,7 +64,7 @@ impl<'a> Capture<'a> {
 
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<Left<Sockets>, StageError> {
         let [_, watch] = self.sockets.watch().map_err(broken)?;
-        let cgroups = self.containers.events().map_err(broken)?;
+        let cgroups = self.known.containers.events().map_err(broken)?;
         let mut ticks = Ticker::new(self.config.interval);
         let mut rescans = Ticker::new(self.config.scan_listen_interval);
         self.rescan_listeners();
@@ -78,7 +79,7 @@ impl<'a> Capture<'a> {
                     return Ok(Left {
                         programs: self.sockets,
                         found: self.batch,
-                        containers: self.containers,
+                        known: self.known,
                         census: self.census,
                         listeners: self.listeners,
                         lost: self.lost,
@@ -95,7 +96,7 @@ impl<'a> Capture<'a> {
                 }
                 filled = containers::filled(cgroups.as_ref()) => {
                     filled.map_err(broken)?;
-                    self.containers.catch_up();
+                    self.known.containers.catch_up();
                 }
                 _ = rescans.tick() => {
                     self.adopt();
@@ -125,20 +126,24 @@ impl<'a> Capture<'a> {
             sockets,
             output,
             batch,
-            containers,
+            known,
             ..
         } = self;
         if census {
             census::begin(batch);
+            known.translations.begin_census();
         }
-        let each = |event, _| take(batch, containers, output, event);
+        let each = |event, _| take(batch, known, output, event);
         let scanned = if census {
             sockets.scan_census(each)
         } else {
             sockets.scan(each)
         };
         match scanned {
-            Ok(_) if census => census::end(&mut self.batch),
+            Ok(_) if census => {
+                census::end(&mut self.batch);
+                self.known.translations.end_census();
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(broken(error)),
             // Totals that a failed scan has not shown are shown by the next one.
@@ -152,13 +157,19 @@ impl<'a> Capture<'a> {
                 hint: report this if it comes again");
             }
         }
-        scan_listeners(false, &mut self.listeners, &mut self.batch, &mut self.containers);
+        scan_listeners(
+            false,
+            &mut self.listeners,
+            &mut self.batch,
+            &mut self.known.containers,
+        );
         self.hand_on();
         match self.sockets.losses() {
             Ok(losses) => self.losses.update(&losses),
             Err(error) => tracing::warn!(%error, "the kernel side's counters can't be read; \
                 hint: restart flowtap if it comes again"),
         }
+        self.losses.update_translations(self.known.translations.refused());
         match self.sockets.program_misses() {
             Ok(misses) => self.losses.update_misses(&misses),
             Err(error) => tracing::warn!(%error, "the programs' counters can't be read; \
@@ -172,18 +183,18 @@ impl<'a> Capture<'a> {
             sockets,
             output,
             batch,
-            containers,
+            known,
             ..
         } = self;
         sockets
-            .drain(|event, _| take(batch, containers, output, event))
+            .drain(|event, _| take(batch, known, output, event))
             .map_err(broken)?;
         self.hand_on();
         Ok(())
     }
 
     fn adopt(&mut self) {
-        adopt(&mut self.sockets, &mut self.batch, &mut self.containers);
+        adopt(&mut self.sockets, &mut self.batch, &mut self.known);
         self.hand_on();
     }
 
@@ -202,8 +213,8 @@ impl<'a> Capture<'a> {
 }
 
 /// Takes up what is open already, and adds the listeners that are found to `batch`.
-pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &mut Containers) {
-    let adoption = sockets.adopt(|event| convert::push(batch, containers, event));
+pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, known: &mut Known) {
+    let adoption = sockets.adopt(|event| convert::push(batch, known, event));
     if let Some(Err(error)) = adoption.files {
         tracing::warn!(
             %error,
@@ -219,8 +230,8 @@ pub(super) fn adopt(sockets: &mut Sockets, batch: &mut FlowBatch, containers: &m
 }
 
 /// Adds `event` to the batch, and hands the batch on when it is full.
-fn take(batch: &mut FlowBatch, containers: &mut Containers, output: &mut MeteredSink<'_>, event: Event) {
-    convert::push(batch, containers, event);
+fn take(batch: &mut FlowBatch, known: &mut Known, output: &mut MeteredSink<'_>, event: Event) {
+    convert::push(batch, known, event);
     if batch.tcp.len() >= BATCH_RECORDS {
         output.accept(batch);
     }

@@ -31,6 +31,7 @@ fn fill(bytes: u32, requests: usize) {
     let mut events = Events::load(&EventsOptions {
         ring_buffer_bytes: bytes,
         max_sockets: 1 << 12,
+        translation: true,
     })
     .expect("mode events");
     let exchange = Exchange {

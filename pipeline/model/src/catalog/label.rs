@@ -99,11 +99,21 @@ pub enum Label {
     PeerAsOrg,
     /// Country of the peer's address: `DE`.
     PeerCountry,
+    /// The address that the peer really has: the pod behind a service address, or the client behind a masquerade.
+    Backend,
+    /// The port of the pod behind a service address.
+    BackendPort,
+    /// Part of a connection in the way through a proxy: `to_proxy`, `from_application`, `at_proxy` or `loopback`.
+    Hop,
+    /// Topology zone of this side's node.
+    LocalZone,
+    /// Topology zone of the peer's node.
+    PeerZone,
 }
 
 impl Label {
     /// Labels beyond those of the default profile: of one connection or process rather than of a peer.
-    pub const DETAILS: [Self; 21] = [
+    pub const DETAILS: [Self; 26] = [
         Self::Laddr,
         Self::RoleSource,
         Self::Netns,
@@ -125,6 +135,11 @@ impl Label {
         Self::PeerAsn,
         Self::PeerAsOrg,
         Self::PeerCountry,
+        Self::Backend,
+        Self::BackendPort,
+        Self::Hop,
+        Self::LocalZone,
+        Self::PeerZone,
     ];
 
     /// The label's name by OpenTelemetry's semantic conventions (registry, "Network", "Kubernetes", "Process", "Container",
@@ -173,6 +188,11 @@ impl Label {
             Self::PeerAsn => "flowtap.peer.as.number",
             Self::PeerAsOrg => "flowtap.peer.as.organization.name",
             Self::PeerCountry => "flowtap.peer.geo.country.iso_code",
+            Self::Backend => "flowtap.peer.translated.address",
+            Self::BackendPort => "flowtap.peer.translated.port",
+            Self::Hop => "flowtap.hop",
+            Self::LocalZone => "cloud.availability_zone",
+            Self::PeerZone => "flowtap.peer.cloud.availability_zone",
         }
     }
 
@@ -191,7 +211,10 @@ impl Label {
             | Self::PeerNode
             | Self::LocalNamespace
             | Self::LocalPod
-            | Self::LocalWorkload => Some(RecordField::ClusterNames),
+            | Self::LocalWorkload
+            | Self::LocalZone
+            | Self::PeerZone => Some(RecordField::ClusterNames),
+            Self::Backend | Self::BackendPort => Some(RecordField::Translation),
             Self::Qname => Some(RecordField::DnsName),
             Self::PeerName | Self::PeerNameSource => Some(RecordField::PeerName),
             Self::PeerNetwork => Some(RecordField::PeerNetwork),
@@ -213,7 +236,8 @@ impl Label {
             | Self::Qtype
             | Self::Rcode
             | Self::App
-            | Self::IcmpType => None,
+            | Self::IcmpType
+            | Self::Hop => None,
         }
     }
 
@@ -297,6 +321,11 @@ impl Label {
             Self::PeerAsn => "peer_asn",
             Self::PeerAsOrg => "peer_as_org",
             Self::PeerCountry => "peer_country",
+            Self::Backend => "backend",
+            Self::BackendPort => "backend_port",
+            Self::Hop => "hop",
+            Self::LocalZone => "local_zone",
+            Self::PeerZone => "peer_zone",
         }
     }
 }

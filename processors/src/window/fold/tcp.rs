@@ -8,6 +8,7 @@ use super::super::key::{
     ConnectionEvent, Direction, EventLabel, FailureReason, KeyInputs, class_of, kind_of,
 };
 use super::{MEMORY_LIMIT, Window, towards};
+use crate::hops::{LOCAL_HOP, payload};
 
 impl Window {
     pub(super) fn fold_tcp(&mut self, receiver: u16, record: &TcpRecord) {
@@ -26,6 +27,15 @@ impl Window {
                 record.retransmits,
             );
         }
+    }
+
+    /// Leaves out a record of a connection whose bytes another one has. In mode `events` a client's hop is not known when it opens,
+    /// so it may be in the gauge of open connections.
+    pub(super) fn drop_local(&mut self, receiver: u16, record: &TcpRecord) {
+        if let Some(slot) = self.connections.remove(receiver, record.flow.cookie) {
+            self.release(slot, 1);
+        }
+        self.shed.dropped(1, payload(record), LOCAL_HOP);
     }
 
     fn fold_bytes(&mut self, record: &TcpRecord) {
@@ -204,7 +214,9 @@ impl Window {
     pub(super) fn shed_tcp(&mut self, receiver: u16, records: &[TcpRecord]) {
         let mut bytes = 0;
         for record in records {
-            self.fold_connection(receiver, record);
+            if !self.hops.drops(record) {
+                self.fold_connection(receiver, record);
+            }
             bytes += moved(record)
                 .map(|(_, bytes)| bytes.max(0).unsigned_abs())
                 .sum::<u64>();

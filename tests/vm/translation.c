@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * Connections through a translation, whose ends tell each other their own addresses: the oracle.
+ *
+ *   translation serve PORT...               answers each message after a pause, on any address of both families
+ *   translation ask ADDRESS PORT COUNT      COUNT connections, until a line on stdin
+ *
+ * Both print a line for each connection, `end PORT PEER PEER_PORT REAL REAL_PORT`: their own port, the peer as their
+ * socket has it, and the peer's own address and port. The pauses are shorter than the peer's delayed acknowledgement,
+ * so that what was sent waits for it.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PAUSE_US 15000
+#define MESSAGE 64
+
+static void die(const char *what)
+{
+	fprintf(stderr, "translation: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+/* Address and port, in words. IPv4 as such on sockets of IPv6. */
+static void name(char *text, const struct sockaddr_storage *end)
+{
+	char address[INET6_ADDRSTRLEN];
+	const struct sockaddr_in *in4 = (const void *)end;
+	const struct sockaddr_in6 *in6 = (const void *)end;
+
+	if (end->ss_family == AF_INET)
+		inet_ntop(AF_INET, &in4->sin_addr, address, sizeof(address));
+	else if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr))
+		inet_ntop(AF_INET, in6->sin6_addr.s6_addr + 12, address, sizeof(address));
+	else
+		inet_ntop(AF_INET6, &in6->sin6_addr, address, sizeof(address));
+	snprintf(text, MESSAGE, "%s %u", address, ntohs(end->ss_family == AF_INET ? in4->sin_port : in6->sin6_port));
+}
+
+static void own_end(char *text, int stream)
+{
+	struct sockaddr_storage end;
+	socklen_t length = sizeof(end);
+
+	if (getsockname(stream, (struct sockaddr *)&end, &length))
+		die("getsockname");
+	name(text, &end);
+}
+
+/* One line: the own port, the peer as the socket has it, and as it says that it is. */
+static void print_end(int stream, const char *real)
+{
+	struct sockaddr_storage end;
+	socklen_t length = sizeof(end);
+	char own[MESSAGE], peer[MESSAGE];
+
+	if (getpeername(stream, (struct sockaddr *)&end, &length))
+		die("getpeername");
+	own_end(own, stream);
+	name(peer, &end);
+	printf("end %s %s %s\n", strchr(own, ' ') + 1, peer, real);
+	fflush(stdout);
+}
+
+/* Receives a message; false at the end. */
+static int take(int stream, char *message)
+{
+	return recv(stream, message, MESSAGE, MSG_WAITALL) == MESSAGE;
+}
+
+static void serve_one(int stream)
+{
+	char own[MESSAGE] = {}, message[MESSAGE];
+	int first = 1;
+
+	own_end(own, stream);
+	while (take(stream, message)) {
+		if (first)
+			print_end(stream, message);
+		first = 0;
+		usleep(PAUSE_US);
+		if (send(stream, own, MESSAGE, MSG_NOSIGNAL) != MESSAGE)
+			break;
+	}
+	exit(0);
+}
+
+static void serve(int count, char **ports)
+{
+	struct pollfd listeners[8];
+
+	for (int i = 0; i < count && i < 8; i++) {
+		struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_port = htons(atoi(ports[i]))};
+		int one = 1, server = socket(AF_INET6, SOCK_STREAM, 0);
+
+		setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+		if (server < 0 || bind(server, (struct sockaddr *)&any, sizeof(any)) || listen(server, 128))
+			die("listen");
+		listeners[i] = (struct pollfd){.fd = server, .events = POLLIN};
+	}
+	puts("state=serving");
+	fflush(stdout);
+	while (poll(listeners, count, -1) > 0) {
+		for (int i = 0; i < count; i++) {
+			int stream;
+
+			if (!(listeners[i].revents & POLLIN))
+				continue;
+			stream = accept(listeners[i].fd, NULL, NULL);
+			if (stream >= 0 && !fork())
+				serve_one(stream);
+			close(stream);
+		}
+	}
+}
+
+static void ask(const char *address, const char *port, int count)
+{
+	struct sockaddr_in in4 = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
+	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons(atoi(port))};
+	int is4 = inet_pton(AF_INET, address, &in4.sin_addr) == 1;
+	char message[MESSAGE], line[8];
+
+	if (!is4 && inet_pton(AF_INET6, address, &in6.sin6_addr) != 1)
+		die(address);
+	for (int i = 0; i < count; i++) {
+		char own[MESSAGE] = {};
+		int stream = socket(is4 ? AF_INET : AF_INET6, SOCK_STREAM, 0), first = 1;
+
+		if (connect(stream, is4 ? (void *)&in4 : (void *)&in6, is4 ? sizeof(in4) : sizeof(in6)))
+			die("connect");
+		own_end(own, stream);
+		if (fork()) {
+			close(stream);
+			continue;
+		}
+		/* Until the one that started it ends. */
+		while (getppid() != 1) {
+			if (send(stream, own, MESSAGE, MSG_NOSIGNAL) != MESSAGE || !take(stream, message))
+				break;
+			if (first)
+				print_end(stream, message);
+			first = 0;
+			usleep(PAUSE_US);
+		}
+		exit(0);
+	}
+	if (!fgets(line, sizeof(line), stdin))
+		return;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 2 && !strcmp(argv[1], "serve"))
+		serve(argc - 2, argv + 2);
+	else if (argc == 5 && !strcmp(argv[1], "ask"))
+		ask(argv[2], argv[3], atoi(argv[4]));
+	else
+		fprintf(stderr, "usage: translation serve PORT... | translation ask ADDRESS PORT COUNT\n");
+	return 0;
+}

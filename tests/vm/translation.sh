@@ -1,0 +1,106 @@
+# shellcheck shell=sh
+# Ends of connections behind DNAT and a masquerade, against what the applications say of themselves. Source it after flowtap.sh.
+#
+#   client 10.77.11.2 --- node: DNAT of 10.96.0.10:80, 10.96.0.11:80 (masqueraded) and [fd96::10]:80 --- server 10.77.12.2
+
+# Series of a connection each.
+translation_labels='labels: [raddr, rport, lport, direction, backend, backend_port]'
+translation_families="      network_tcp_flow_egress: {$translation_labels}
+      network_tcp_flow_ingress: {$translation_labels}"
+translation_connections=20
+
+make_translation() {
+    for end in client node server; do ip netns add $end && ip -n $end link set lo up; done
+    for end in client/11 server/12; do
+        subnet=${end#*/} end=${end%/*}
+        ip link add eth0 netns $end type veth peer name $end netns node
+        ip -n node addr add 10.77.$subnet.1/24 dev $end
+        ip -n node -6 addr add fd77:$subnet::1/64 dev $end nodad
+        ip -n node link set $end up
+        ip -n $end addr add 10.77.$subnet.2/24 dev eth0
+        ip -n $end -6 addr add fd77:$subnet::2/64 dev eth0 nodad
+        ip -n $end link set eth0 up
+        ip -n $end route add default via 10.77.$subnet.1
+        ip -n $end -6 route add default via fd77:$subnet::1
+    done
+    ip netns exec node sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
+    ip netns exec node /usr/local/bin/nft -f - <<'NFT'
+table inet kp {
+    chain pre {
+        type nat hook prerouting priority -100
+        ip daddr 10.96.0.10 tcp dport 80 numgen random mod 2 0 dnat ip to 10.77.12.2:27060
+        ip daddr 10.96.0.10 tcp dport 80 dnat ip to 10.77.12.2:27061
+        ip daddr 10.96.0.11 tcp dport 80 dnat ip to 10.77.12.2:27060
+        ip6 daddr fd96::10 tcp dport 80 dnat ip6 to [fd77:12::2]:27061
+    }
+    chain post {
+        type nat hook postrouting priority 100
+        ct original ip daddr 10.96.0.11 masquerade random
+    }
+}
+NFT
+}
+
+# compare_ends MODE FAMILY ENDS: `RIGHT WRONG` of the connections in ENDS: those with a series of the real end, and series of them
+# with another one. Of clients behind a masquerade there is no port.
+compare_ends() {
+    { cat "$3" && fetch "$(metrics_url "$1")"; } | awk -v family="${prefix}_$2" -v server="$([ "$2" = tcp_flow_ingress ] && echo 1)" '
+        function label(name) {
+            if (!match($0, "[{,]" name "=\"[^\"]*\"")) return ""
+            return substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 4)
+        }
+        $1 == "end" { real[$2, $3, $4] = $5 " " (server ? "" : $6); next }
+        index($0, family "{") == 1 || index($0, family "_total{") == 1 {
+            id = label("lport") SUBSEP label("raddr") SUBSEP label("rport")
+            if (!(id in real) || label("backend") == "") next
+            if (label("backend") " " label("backend_port") == real[id]) right[id] = 1
+            else wrong++
+        }
+        END { for (id in right) count++; printf "%d %d\n", count, wrong }'
+}
+
+ends_are_known() { # MODE FAMILY ENDS
+    [ "$(compare_ends "$@")" = "$translation_connections 0" ]
+}
+
+all_printed() { [ "$(grep -c '^end ' "$1")" -ge "$translation_connections" ]; }
+
+# translated NAME ADDRESS MASQUERADED MODE...
+translated() {
+    translated_name=$1 masqueraded=$3
+    : >/tmp/translation.served
+    ip netns exec server /usr/local/bin/translation serve 27060 27061 >/tmp/translation.served 2>&1 &
+    translated_server=$!
+    until_true 30 grep -qs state=serving /tmp/translation.served
+    mkfifo /tmp/translation.end
+    ip netns exec client /usr/local/bin/translation ask "$2" 80 "$translation_connections" \
+        </tmp/translation.end >/tmp/translation.asked 2>&1 &
+    translated_client=$!
+    exec 7>/tmp/translation.end
+    shift 3
+    until_true 60 all_printed /tmp/translation.asked || fail "${translated_name}_connects" "$(tail -n 3 /tmp/translation.asked)"
+    until_true 60 all_printed /tmp/translation.served
+    for translated_mode in "$@"; do
+        until_true 60 ends_are_known "$translated_mode" tcp_flow_egress /tmp/translation.asked
+        same "${translated_mode}_${translated_name}_backends" "$translation_connections 0" \
+            "$(compare_ends "$translated_mode" tcp_flow_egress /tmp/translation.asked)"
+        if [ "$masqueraded" = yes ]; then
+            until_true 60 ends_are_known "$translated_mode" tcp_flow_ingress /tmp/translation.served
+            same "${translated_mode}_${translated_name}_clients" "$translation_connections 0" \
+                "$(compare_ends "$translated_mode" tcp_flow_ingress /tmp/translation.served)"
+        fi
+    done
+    echo end >&7
+    exec 7>&-
+    wait $translated_client
+    kill $translated_server
+    rm /tmp/translation.end
+}
+
+# all_translations MODE...: for a flowtap that runs in these modes.
+all_translations() {
+    make_translation
+    translated dnat 10.96.0.10 no "$@"
+    translated masquerade 10.96.0.11 yes "$@"
+    translated ipv6 fd96::10 no "$@"
+}
