@@ -145,7 +145,7 @@ pub(crate) fn build(
     Ok(graph)
 }
 
-/// Makes every pipeline of `graph` that gives series feed `tap`.
+/// Makes every pipeline of `graph` that gives series feed `tap`, which also observes its records.
 pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
     // A test makes sure that it is an id.
     let Ok(id) = tap::ID.parse::<ComponentId>() else {
@@ -160,9 +160,13 @@ pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
         kinds: vec![PipelineKind::Metrics],
     });
     let with_series = |pipeline: &&mut PipelineNode| pipeline.kind == PipelineKind::Metrics;
+    let mut names = Vec::new();
     for pipeline in graph.pipelines.iter_mut().filter(with_series) {
         pipeline.exporters.push(id.clone());
+        pipeline.stages.observe(tap.observer(&pipeline.name));
+        names.push(Arc::clone(&pipeline.name));
     }
+    tap.retain(&names);
 }
 
 #[cfg(test)]

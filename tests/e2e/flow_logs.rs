@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, Launch, read};
+use crate::daemon::{Daemon, Launch, get, read};
 use crate::peers::ask_until;
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
@@ -203,4 +203,82 @@ fn a_connect_that_nobody_accepts_is_a_record_with_its_reason() {
         (&"WARN".into(), &"client".into())
     );
     assert_eq!(failed["pid"], std::process::id());
+}
+
+#[test]
+fn a_finding_is_a_record_and_is_listed_once_whichever_pipelines_make_it() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("watch.state");
+    let logs = dir.path().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let exporters = format!("  file: {{path: \"{}\"}}\n", logs.display());
+    let watch = format!(
+        "processors.watch={{learn: 0s, interval: 1s, state_file: \"{}\"}}",
+        state.display()
+    );
+    let daemon = Daemon::launch(Launch {
+        exporters: &exporters,
+        set: &[
+            &watch,
+            // Findings alone.
+            "processors.connections={interval: 200ms, sample: {ratio: 0, always: []}}",
+            "service.pipelines.metrics.processors=[direction, policy, watch, window]",
+            "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, watch, connections], exporters: [file]}",
+        ],
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Before the first watermark it would learn the contact.
+    ask_until("the first window", || {
+        let answer: Value = serde_json::from_str(&get(daemon.admin_address(), "/flows")).unwrap();
+        answer["window_seconds"].as_f64().filter(|length| *length > 0.0)
+    });
+    let found = ask_until("the record of a first contact", || {
+        drop(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap());
+        let records = records(&logs);
+        let mut found = records
+            .into_iter()
+            .filter(|record| record["destination_port"] == port && record["role"] == "client");
+        found.next()
+    });
+    assert_eq!(
+        (&found["event"], &found["severity"], &found["finding"]),
+        (&"flowtap.finding".into(), &"INFO".into(), &"first_contact".into())
+    );
+    let subject = found["finding_subject"].as_str().unwrap();
+    let text = found["finding_text"].as_str().unwrap();
+    assert!(
+        text.starts_with(subject) && text.contains("for the first time"),
+        "{found}"
+    );
+    assert!(
+        records(&logs)
+            .iter()
+            .all(|record| record["event"] == "flowtap.finding")
+    );
+    // Both pipelines have found it.
+    let of_port = |answer: &Value| {
+        let listed = answer["findings"].as_array().unwrap().clone();
+        listed
+            .into_iter()
+            .filter(|finding| finding["server_port"] == port)
+            .count()
+    };
+    ask_until("the finding in the API", || {
+        let answer: Value =
+            serde_json::from_str(&get(daemon.admin_address(), "/findings?limit=1000")).unwrap();
+        (of_port(&answer) > 0).then_some(())
+    });
+    let series = daemon.scrape_until("the finding in the metrics", |seen| {
+        let labels = [("finding", "first_contact")];
+        seen.select("primus_lens_network_findings", &labels)
+            .any(|sample| sample.value >= 1.0)
+    });
+    drop(series);
+    let answer: Value = serde_json::from_str(&get(daemon.admin_address(), "/findings?limit=1000")).unwrap();
+    assert_eq!(of_port(&answer), 1, "{answer}");
 }

@@ -1,7 +1,7 @@
 //! The live view: `/flows`, the status page as a browser shows it, `top` as a terminal does.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -86,6 +86,95 @@ fn flows_has_the_bytes_of_a_connection_both_ends_and_the_owner() {
     assert_eq!(egress["labels"]["type"], "localhost");
 }
 
+/// A connection to this process, which never reads: its client writes until the receive window is full, and waits.
+struct SlowReader {
+    port: u16,
+    _ends: [TcpStream; 2],
+}
+
+impl SlowReader {
+    fn begin() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let full = loop {
+            match client.write(&[1; 1 << 16]) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        Self {
+            port: address.port(),
+            _ends: [client, server],
+        }
+    }
+}
+
+/// A connect to an address where nobody listens.
+fn fail_to_connect(address: SocketAddr) {
+    let error = TcpStream::connect(address).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn the_newest_records_say_why_a_peer_is_slow_and_which_refuse() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&[]);
+    let slow = SlowReader::begin();
+    let json = |path: &str| -> serde_json::Value {
+        serde_json::from_str(&get(daemon.admin_address(), path)).unwrap()
+    };
+    // Measuring begins with a request.
+    assert_eq!(json("/verdicts")["seconds"], 0.0);
+    let nobody = free_address();
+    let refuses = nobody.port();
+    let of_port = |answer: &serde_json::Value, port: u16| {
+        let peers = answer["peers"].as_array().unwrap().clone();
+        peers
+            .into_iter()
+            .find(|peer| peer["server_port"] == port && peer["flow"] == "egress")
+            .unwrap_or_default()
+    };
+    let seen = until(
+        "both causes",
+        || {
+            fail_to_connect(nobody);
+            get(daemon.admin_address(), "/verdicts?limit=10000")
+        },
+        |text| {
+            let answer = serde_json::from_str(text).unwrap();
+            of_port(&answer, slow.port)["cause"] == "receiver"
+                && of_port(&answer, refuses)["cause"] == "refused"
+        },
+    );
+    let answer: serde_json::Value = serde_json::from_str(&seen).unwrap();
+    let verdict = of_port(&answer, slow.port);
+    assert_eq!(verdict["raddr"], "127.0.0.1");
+    let sentence = verdict["sentence"].as_str().unwrap();
+    assert!(sentence.contains("its receive window was full"), "{verdict}");
+    assert!(
+        verdict["evidence"][0].as_str().unwrap().contains("receiver"),
+        "{verdict}"
+    );
+    assert!(answer["seconds"].as_f64().unwrap() > 0.0);
+    // A row each of `/flows`, also of the peer that moved no byte.
+    let flows = json("/flows?limit=10000&sort=cause");
+    let row = |port: u16| {
+        let mut rows = flows["flows"].as_array().unwrap().iter();
+        rows.find(|flow| flow["labels"]["rport"] == port.to_string())
+            .unwrap_or_else(|| panic!("no row of {port}: {flows}"))
+    };
+    assert_eq!(row(slow.port)["recent"]["cause"], "receiver");
+    assert_eq!(row(slow.port)["recent"]["sentence"], verdict["sentence"]);
+    assert_eq!(row(refuses)["recent"]["cause"], "refused");
+    assert!(row(refuses)["recent"]["failed"].as_u64() >= Some(1));
+}
+
 /// The page as a browser has it once its script has run for some seconds of the browser's own clock.
 fn page(address: SocketAddr, profile: &Path) -> String {
     let output = Command::new("chromium")
@@ -118,15 +207,16 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
     }
     let daemon = Daemon::start(&[WITH_PROCESSES]);
     let port = traffic("<b id=pwn>x</b>");
+    let slow = SlowReader::begin();
+    get(daemon.admin_address(), "/verdicts");
     let profile = tempfile::tempdir().unwrap();
     let seen = until(
         "the traffic on the page",
         || page(daemon.admin_address(), profile.path()),
         |dom| {
             let rows = dom.split("<tr>").filter(|row| row.contains(&format!(">{port}<")));
-            rows.filter(|row| row.contains("title=\"7654321 bytes\">7.65 MB<"))
-                .count()
-                == 2
+            let moved = rows.filter(|row| row.contains("title=\"7654321 bytes\">7.65 MB<"));
+            moved.count() == 2 && dom.contains(&format!("data-key=\"127.0.0.1 {} egress\"", slow.port))
         },
     );
     for part in [
@@ -138,6 +228,10 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
         "data-kind=\"exporter\" data-component=\"prometheus\"",
         "<meter ",
         "data-health=\"exporter prometheus\"",
+        "<span class=\"cause warn\">receiver</span>",
+        "its receive window was full",
+        "<summary>Evidence</summary><ul><li>of ",
+        "None. The processor watch makes findings",
         "records</span>",
         "id=\"trouble\" class=\"bad\" role=\"status\"></span>",
     ] {
@@ -258,6 +352,7 @@ fn top_shows_a_daemons_flows_takes_keys_and_gives_the_terminal_back() {
     }
     let daemon = Daemon::start(&[WITH_PROCESSES]);
     let port = traffic("\u{1b}[31mred\u{7}").to_string();
+    let slow = SlowReader::begin();
     let terminal = Terminal::open(120, 30);
     terminal.top(&format!("--admin {}", daemon.admin_address()));
     terminal.shows("q quit");
@@ -281,10 +376,21 @@ fn top_shows_a_daemons_flows_takes_keys_and_gives_the_terminal_back() {
         "{screen}"
     );
 
+    // The first row is marked: by cause, the worst. Below the table is why.
+    terminal.press("S");
+    terminal.shows("by cause");
+    terminal.press("/");
+    for _ in 0..port.len() {
+        terminal.tmux(&["send-keys", "BSpace"]);
+    }
+    terminal.press(&slow.port.to_string());
+    terminal.tmux(&["send-keys", "Enter"]);
+    terminal.shows("its receive window was full");
+
     terminal.press("p");
     terminal.shows("PAUSED");
     terminal.press("h");
-    terminal.shows("round-trip time in the last window");
+    terminal.shows("what limits the traffic");
     terminal.press("x");
     terminal.press("s");
     terminal.shows("by ");

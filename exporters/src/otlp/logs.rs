@@ -77,13 +77,17 @@ impl LogEncoder {
     }
 }
 
-/// `LogRecord { time_unix_nano, severity_number, severity_text, attributes, observed_time_unix_nano, event_name }`
+/// `LogRecord { time_unix_nano, severity_number, severity_text, body, attributes, observed_time_unix_nano, event_name }`
 fn push_record(out: &mut Vec<u8>, log: &LogRecord, observed: Timestamp) {
     let severity = log.severity();
     push_fixed64(out, 1, log.at.as_nanos());
     push_varint(out, 2, severity as u64);
     push_bytes(out, 3, severity.as_str().as_bytes());
     let mut value = Vec::new();
+    if let Some(message) = log.message() {
+        push_bytes(&mut value, 1, message.as_bytes());
+        push_bytes(out, 5, &value);
+    }
     log.visit(|attribute, of| {
         value.clear();
         push_value(&mut value, &of);
@@ -163,6 +167,42 @@ mod tests {
             .find(|attribute| attribute.key == "error.type");
         let reason = reason.unwrap().value.as_ref().unwrap().value.clone();
         assert_eq!(reason, Some(Value::StringValue("refused".to_owned())));
+    }
+
+    #[test]
+    fn a_finding_has_its_sentence_as_the_body() {
+        let mut batch = logs();
+        let flow = batch.records[0].flow.clone();
+        batch.records = vec![LogRecord::from(&flowtap_pipeline::FindingRecord {
+            flow,
+            kind: flowtap_pipeline::FindingKind::Beacon,
+            at: Timestamp::from_nanos(7),
+            subject: "curl".into(),
+            object: "192.0.2.0/24".into(),
+            text: "curl is in touch with 192.0.2.0/24".into(),
+            numbers: vec![("period_seconds", 60.0)],
+        })];
+        let encoder = LogEncoder::new(100, 1 << 20, &resource());
+        let part = encoder.next_part(&batch, &mut 0).unwrap();
+        let request = ExportLogsServiceRequest::decode(part.body).unwrap();
+        let record = &request.resource_logs[0].scope_logs[0].log_records[0];
+        assert_eq!(
+            (&*record.event_name, record.severity_number),
+            ("flowtap.finding", 13)
+        );
+        let text = |value: &Option<opentelemetry_proto::tonic::common::v1::AnyValue>| match value
+            .as_ref()
+            .and_then(|value| value.value.clone())
+        {
+            Some(Value::StringValue(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text(&record.body), "curl is in touch with 192.0.2.0/24");
+        let kind = record
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key == "flowtap.finding.kind");
+        assert_eq!(text(&kind.unwrap().value), "beacon");
     }
 
     #[test]

@@ -7,9 +7,13 @@
 //! 2. Labels have the config's names, whichever naming the window has.
 //! 3. Round-trip times, retransmits and send times have fewer labels than bytes; a flow shows those of all series that agree with it in
 //!    the labels that both have, one of which must be the peer's address.
+//! 4. The newest records of a peer, port and role take precedence: the verdict, the smallest round-trip time, retransmissions and
+//!    failed connects. They are counted while there is a client.
 
+mod causes;
 mod join;
 mod latest;
+mod recent;
 pub mod tap;
 
 use std::cmp::Ordering;
@@ -17,7 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::verdict::Shares;
+use crate::verdict::{Cause, Evidence, PeerVerdict, Shares, Verdict};
 
 /// The answer to `GET /flows`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -68,6 +72,61 @@ pub struct Flow {
     /// Seconds of its connections in the last window, by what their senders waited for.
     #[serde(default)]
     pub send_time: Option<Shares>,
+    /// What the newest records say of its peer.
+    #[serde(default)]
+    pub recent: Option<OfRecords>,
+}
+
+/// The newest records of a peer, port and role.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OfRecords {
+    /// What limits the traffic.
+    pub cause: Cause,
+    /// The same as a sentence.
+    pub sentence: String,
+    /// Segments retransmitted.
+    pub retransmits: u64,
+    /// Connects that failed.
+    pub failed: u64,
+}
+
+impl OfRecords {
+    fn new(evidence: &Evidence, verdict: Verdict) -> Self {
+        Self {
+            cause: verdict.cause,
+            sentence: verdict.sentence,
+            retransmits: evidence.retransmits,
+            failed: evidence.failed.total(),
+        }
+    }
+}
+
+/// The answer to `GET /verdicts`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verdicts {
+    /// The pipeline whose records it rests on; empty if there is none.
+    pub pipeline: String,
+    /// Every pipeline that can be asked for.
+    pub pipelines: Vec<String>,
+    /// The end of the period, in seconds since 1970.
+    pub at: f64,
+    /// Length of the period; 0 if nothing has been measured yet: measuring begins with a request.
+    pub seconds: f64,
+    /// The verdict on everything.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// The numbers that it rests on.
+    pub measured: Evidence,
+    /// Packets that the kernel dropped on this machine, and that were lost, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Number of all peers; `peers` has at most the requested number.
+    pub total: usize,
+    /// Those first that were limited for the longest time, or to which connects failed.
+    pub peers: Vec<PeerVerdict>,
+    /// Records of peers beyond those that are counted by peer.
+    pub records_of_further_peers: u64,
+    /// Records of connections whose queues are not in the sums.
+    pub records_without_queues: u64,
 }
 
 /// Bytes that moved.
@@ -115,11 +174,13 @@ pub enum Sort {
     Class,
     /// The process.
     Process,
+    /// What limits the traffic: what is worst first.
+    Cause,
 }
 
 impl Sort {
     /// Every order, as [`Sort::name`] spells them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Rate,
         Self::Outbound,
         Self::Inbound,
@@ -131,6 +192,7 @@ impl Sort {
         Self::Role,
         Self::Class,
         Self::Process,
+        Self::Cause,
     ];
 
     /// Its spelling in `?sort=`.
@@ -147,6 +209,7 @@ impl Sort {
             Self::Role => "role",
             Self::Class => "class",
             Self::Process => "process",
+            Self::Cause => "cause",
         }
     }
 
@@ -167,7 +230,13 @@ impl Sort {
             // Those without one come last.
             Self::Rtt => descending(|flow| flow.rtt_microseconds.unwrap_or(-1.0)),
             Self::Retransmits => {
-                let key = |flow: &Flow| flow.retransmits.map(|seen| (seen.last_window, seen.total));
+                let key = |flow: &Flow| {
+                    let recent = flow.recent.as_ref().map(|recent| recent.retransmits);
+                    (
+                        recent,
+                        flow.retransmits.map(|seen| (seen.last_window, seen.total)),
+                    )
+                };
                 key(b).cmp(&key(a))
             }
             Self::Peer => a.peer().cmp(b.peer()),
@@ -175,6 +244,10 @@ impl Sort {
             Self::Role => a.role.cmp(&b.role),
             Self::Class => a.class().cmp(b.class()),
             Self::Process => a.process().cmp(&b.process()),
+            Self::Cause => {
+                let key = |flow: &Flow| flow.cause().map_or(0, Cause::severity);
+                key(b).cmp(&key(a))
+            }
         };
         first
             .then_with(|| b.total().cmp(&a.total()))
@@ -240,6 +313,11 @@ impl Flow {
             "" if self.metric == "network_flow_dns" => "dns",
             class => class,
         }
+    }
+
+    /// What limits its traffic, if that is known.
+    pub fn cause(&self) -> Option<Cause> {
+        self.recent.as_ref().map(|recent| recent.cause)
     }
 
     /// The process: its name, and its id after a slash; unknown parts are left out.

@@ -1,8 +1,8 @@
-//! The tap: keeps the newest snapshot of every pipeline, for queries.
+//! The tap: keeps the newest snapshot of every pipeline, for queries, and its newest records while somebody asks.
 //!
-//! It is an exporter like others, with its own queue, so it adds no cost to the path of a record;
-//! the snapshot is the one that all exporters share. Only for round-trip times, whose points hold
-//! totals, it keeps the values of the window before.
+//! It is an exporter like others, with its own queue; the snapshot is the one that all exporters
+//! share. Only for round-trip times, whose points hold totals, it keeps the values of the window
+//! before. Its [`Observer`]s see the records, which cost a look at a flag per batch unless there is a client.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,15 +12,19 @@ use axum::extract::{Query, rejection::QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_pipeline::{ExportService, Exported, Exporter, Points, Snapshot, StageError, metrics_only};
+use flowtap_pipeline::{
+    ExportService, Exported, Exporter, Observer, Points, Snapshot, StageError, metrics_only,
+};
 use futures::future::{BoxFuture, ready};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tower::service_fn;
 
 use super::latest::{Before, Latest};
-use super::{Flow, Flows, Sort, join, per_second};
+use super::recent::Recent;
+use super::{Flow, Flows, Sort, Verdicts, causes, join, per_second};
+use crate::verdict::{judge, verdicts};
 
 /// Its id among the exporters. No type is called so, so no config can have it.
 pub const ID: &str = "live";
@@ -32,9 +36,12 @@ const MAX_LIMIT: usize = 10_000;
 /// Answers that are made at a time: a window of many series takes memory and time to sort.
 const MAX_CONCURRENT: usize = 2;
 
-/// The newest snapshots, by pipeline.
+/// The newest snapshots and records, by pipeline. Cloning it shares it.
 #[derive(Clone, Debug, Default)]
-pub struct Tap(Arc<Mutex<BTreeMap<Arc<str>, Arc<Latest>>>>);
+pub struct Tap {
+    snapshots: Arc<Mutex<BTreeMap<Arc<str>, Arc<Latest>>>>,
+    records: Arc<Mutex<BTreeMap<Arc<str>, Arc<Recent>>>>,
+}
 
 /// A query for flows.
 #[derive(Clone, Debug)]
@@ -77,14 +84,17 @@ impl Tap {
         let Some(latest) = latest else {
             return match &request.pipeline {
                 // Before the first window, no pipeline is known.
-                Some(name) if !pipelines.is_empty() => Err(QueryError(format!(
-                    "unknown pipeline `{name}`; available: {}",
-                    pipelines.join(", ")
-                ))),
+                Some(name) if !pipelines.is_empty() => Err(unknown(name, &pipelines)),
                 _ => Ok(Flows::default()),
             };
         };
         let mut flows = join::flows(&latest);
+        let measured = self
+            .recent(&latest.snapshot.pipeline)
+            .and_then(|recent| recent.ask());
+        if let Some(measured) = &measured {
+            causes::attach(&mut flows, &measured.sums);
+        }
         // From 0: the sum of nothing is -0.
         let sum = |side: fn(&Flow) -> f64| flows.iter().map(side).fold(0.0, |sum, rate| sum + rate);
         let answer = Flows {
@@ -102,14 +112,101 @@ impl Tap {
         Ok(Flows { flows, ..answer })
     }
 
-    /// `GET /flows?limit=&sort=&pipeline=`.
-    pub fn routes(&self) -> Router {
-        let tap = self.clone();
-        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
-        let answer = move |query: Result<Query<Parameters>, QueryRejection>| {
-            answer(tap.clone(), Arc::clone(&permits), query)
+    /// The verdicts on the peers of the newest records.
+    ///
+    /// # Errors
+    /// [`QueryError`] if the pipeline does not exist.
+    pub fn verdicts(&self, pipeline: Option<&str>, limit: usize) -> Result<Verdicts, QueryError> {
+        let (name, recent, pipelines) = {
+            let all = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = match pipeline {
+                Some(name) => all.get_key_value(name),
+                None => all.iter().next(),
+            };
+            let found = found.map(|(name, recent)| (name.to_string(), Arc::clone(recent)));
+            let pipelines: Vec<_> = all.keys().map(ToString::to_string).collect();
+            match (found, pipeline) {
+                (Some((name, recent)), _) => (name, recent, pipelines),
+                (None, Some(name)) => return Err(unknown(name, &pipelines)),
+                (None, None) => return Ok(Verdicts::default()),
+            }
         };
-        Router::new().route("/flows", get(answer))
+        let Some(measured) = recent.ask() else {
+            return Ok(Verdicts {
+                pipeline: name,
+                pipelines,
+                ..Verdicts::default()
+            });
+        };
+        let sums = measured.sums;
+        Ok(Verdicts {
+            pipeline: name,
+            pipelines,
+            at: measured.at.as_secs_f64(),
+            seconds: measured.length.as_secs_f64(),
+            verdict: judge(&sums.all),
+            measured: sums.all,
+            drops: sums
+                .drops
+                .iter()
+                .map(|(reason, packets)| ((*reason).to_owned(), *packets))
+                .collect(),
+            total: sums.peers.len(),
+            peers: verdicts(&sums, limit),
+            records_of_further_peers: sums.further,
+            records_without_queues: sums.unqueued,
+        })
+    }
+
+    /// The observer of the records of `pipeline`, which lives on over reloads.
+    pub fn observer(&self, pipeline: &Arc<str>) -> Arc<dyn Observer> {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::<Recent>::clone(records.entry(Arc::clone(pipeline)).or_default())
+    }
+
+    /// Forgets the records of pipelines that are not among `pipelines`.
+    pub fn retain(&self, pipelines: &[Arc<str>]) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.retain(|name, _| pipelines.contains(name));
+    }
+
+    fn recent(&self, pipeline: &str) -> Option<Arc<Recent>> {
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.get(pipeline).cloned()
+    }
+
+    /// `GET /flows?limit=&sort=&pipeline=` and `GET /verdicts?limit=&pipeline=`.
+    pub fn routes(&self) -> Router {
+        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
+        let flows = {
+            let (tap, permits) = (self.clone(), Arc::clone(&permits));
+            move |query: Result<Query<Parameters>, QueryRejection>| {
+                let request = query.map_err(|error| QueryError(error.body_text()));
+                let request = request.and_then(|Query(parameters)| parameters.request());
+                let tap = tap.clone();
+                answer(request, Arc::clone(&permits), move |request: Request| {
+                    tap.flows(&request)
+                })
+            }
+        };
+        let verdicts = {
+            let tap = self.clone();
+            move |query: Result<Query<VerdictParameters>, QueryRejection>| {
+                let request = query.map_err(|error| QueryError(error.body_text()));
+                let tap = tap.clone();
+                answer(
+                    request.map(|Query(parameters)| parameters),
+                    Arc::clone(&permits),
+                    move |request: VerdictParameters| {
+                        let limit = request.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+                        tap.verdicts(request.pipeline.as_deref(), limit)
+                    },
+                )
+            }
+        };
+        Router::new()
+            .route("/flows", get(flows))
+            .route("/verdicts", get(verdicts))
     }
 
     fn take(&self, snapshot: Arc<Snapshot>) {
@@ -130,7 +227,7 @@ impl Tap {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Latest>>> {
         // The map is whole after every statement above, so a panic elsewhere can't have torn it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,22 +298,34 @@ impl Parameters {
     }
 }
 
-async fn answer(
-    tap: Tap,
+/// The query of `/verdicts`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerdictParameters {
+    limit: Option<usize>,
+    pipeline: Option<String>,
+}
+
+fn unknown(pipeline: &str, pipelines: &[String]) -> QueryError {
+    QueryError(format!(
+        "unknown pipeline `{pipeline}`; available: {}",
+        pipelines.join(", ")
+    ))
+}
+
+/// Answers `request` with what `work` returns, as JSON, one of few at a time.
+async fn answer<R: Send + 'static, A: Serialize + 'static>(
+    request: Result<R, QueryError>,
     permits: Arc<Semaphore>,
-    query: Result<Query<Parameters>, QueryRejection>,
+    work: impl FnOnce(R) -> Result<A, QueryError> + Send + 'static,
 ) -> Response {
-    let refused = |text: String| (StatusCode::BAD_REQUEST, format!("{text}\n")).into_response();
-    let request = match query {
-        Ok(Query(parameters)) => match parameters.request() {
-            Ok(request) => request,
-            Err(error) => return refused(error.to_string()),
-        },
-        Err(error) => return refused(error.body_text()),
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };
     // The semaphore is never closed.
     let _permit = permits.acquire().await;
-    let work = move || tap.flows(&request).map(|flows| serde_json::to_vec(&flows));
+    let work = move || work(request).map(|answer| serde_json::to_vec(&answer));
     match spawn_blocking(work).await {
         Ok(Ok(Ok(body))) => {
             let head = [

@@ -78,6 +78,19 @@ impl Cause {
             Self::Application => "application",
         }
     }
+
+    /// How much of a fault it is, for an order: connections that can't be opened before slow ones, and those before idle ones.
+    pub const fn severity(self) -> u8 {
+        match self {
+            Self::Idle => 0,
+            Self::Application => 1,
+            Self::Answer | Self::Reader | Self::Buffer => 2,
+            Self::Receiver | Self::Network => 3,
+            Self::Loss => 4,
+            Self::BlackHole | Self::AcceptQueue => 5,
+            Self::Refused | Self::NoAnswer | Self::Unreachable | Self::NoLocalPort | Self::ConnectFailed => 6,
+        }
+    }
 }
 
 /// The answer, and what it rests on.

@@ -18,6 +18,10 @@
 
 mod evidence;
 mod judge;
+mod report;
+mod tally;
 
 pub use evidence::{Connects, Evidence, Listening, Shares};
 pub use judge::{Cause, NOTICEABLE, Verdict, judge};
+pub use report::{PeerVerdict, verdicts};
+pub use tally::{MAX_PEERS, OfPeer, Peer, Sums, Tally, server_port};

@@ -38,9 +38,17 @@ struct Kept {
 }
 
 impl Findings {
-    /// Adds one.
+    /// Adds one, unless it is known: pipelines with the same processor make the same findings at the same watermark.
     pub fn push(&self, finding: FindingRecord) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of_watermark = kept
+            .records
+            .iter()
+            .rev()
+            .take_while(|known| known.at == finding.at);
+        if of_watermark.any(|known| **known == finding) {
+            return;
+        }
         if kept.records.len() == KEPT {
             kept.records.pop_front();
         }

@@ -189,6 +189,16 @@ pub trait Aggregator: Send {
     fn take_over(&mut self, _before: Inheritance) {}
 }
 
+/// Looks at the records that reach an aggregator, as they reach it. It is called on the receiver's thread, so it must be quick, and
+/// must not wait.
+pub trait Observer: Send + Sync {
+    /// Looks at a batch, after every processor.
+    fn observe(&self, batch: &FlowBatch);
+
+    /// Every record up to `to` has been observed.
+    fn advance(&self, to: Timestamp);
+}
+
 /// Result of exporting one output: of a snapshot in points, of a batch of log records in records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exported {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{
     Aggregator, BuildContext, BuildError, Census, ComponentConfig, ComponentId, FlowBatch, LabelChanges,
-    Output, Processor, ProcessorConfig, ProcessorStage, Timestamp,
+    Observer, Output, Processor, ProcessorConfig, ProcessorStage, Timestamp,
 };
 
 /// A processor, and the config that it was built from.
@@ -36,6 +36,8 @@ pub struct Stages {
     window: WindowNode,
     /// For records that processors add.
     added: FlowBatch,
+    /// Looks at what reaches the window.
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl std::fmt::Debug for Stages {
@@ -52,7 +54,13 @@ impl Stages {
             processors,
             window,
             added: FlowBatch::default(),
+            observer: None,
         }
+    }
+
+    /// Lets `observer` look at the records that reach the window.
+    pub fn observe(&mut self, observer: Arc<dyn Observer>) {
+        self.observer = Some(observer);
     }
 
     /// Builds the stages of `configs`, in their order, each with what `context` returns for its id. `None` if no stage is an
@@ -118,6 +126,9 @@ impl Stages {
         for node in &mut self.processors {
             node.processor.process(batch);
         }
+        if let Some(observer) = &self.observer {
+            observer.observe(batch);
+        }
         self.window.aggregator.fold(batch);
     }
 
@@ -131,6 +142,9 @@ impl Stages {
     /// Every record up to `to` has been accepted. Returns the output of the window that this closes, if it closes one.
     pub fn advance(&mut self, to: Timestamp) -> Option<Output> {
         self.advance_processors(to);
+        if let Some(observer) = &self.observer {
+            observer.advance(to);
+        }
         self.window.aggregator.advance(to)
     }
 
@@ -168,6 +182,7 @@ impl Stages {
     /// Becomes `other`; processors and window whose config is the same live on, with their state. A window that does not is
     /// finished at `now`, where the new one begins with what that one leaves: its contents are returned.
     pub(crate) fn reconcile(&mut self, other: Self, now: Timestamp) -> Option<Output> {
+        self.observer = other.observer;
         let mut before = std::mem::take(&mut self.processors);
         let identity = |node: &ProcessorNode| (node.id.clone(), node.fingerprint.clone());
         let other_records = !before

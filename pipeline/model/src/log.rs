@@ -3,8 +3,8 @@
 //! In: the events of an aggregator. Out, to exporters: the fields of each record by the catalogue [`LogField`], which every format
 //! (attributes, columns, lines) is written from.
 //!
-//! Only TCP connections are events so far ([`ConnectionLog`]). DNS transactions, drops and UDP flows become records by a variant
-//! of [`LogBody`] each, with its name in [`LogRecord::event_name`], and rows in [`LogField`]; exporters need no change then.
+//! TCP connections ([`ConnectionLog`]) and findings ([`FindingLog`]) are events so far. DNS transactions, drops and UDP flows become
+//! records by a variant of [`LogBody`] each, with its name in [`LogRecord::event_name`], and rows in [`LogField`]; exporters need no change then.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::KubernetesNames;
+use crate::finding::{FindingKind, FindingRecord};
 use crate::flow::{Endpoint, Flow, FlowKind, Role};
 use crate::time::Timestamp;
 
@@ -50,8 +51,9 @@ impl LogBatch {
             .len()
             .saturating_sub(std::mem::take(&mut self.cut_short));
         for record in &mut self.records[first..] {
-            let LogBody::Connection(log) = &mut record.body;
-            log.outcome = Outcome::Active;
+            if let LogBody::Connection(log) = &mut record.body {
+                log.outcome = Outcome::Active;
+            }
         }
     }
 
@@ -78,6 +80,23 @@ pub struct LogRecord {
 pub enum LogBody {
     /// A TCP connection, or a part of one.
     Connection(ConnectionLog),
+    /// A finding of the processor `watch`.
+    Finding(Box<FindingLog>),
+}
+
+/// A finding. Its record's flow is the newest that belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FindingLog {
+    /// Kind of the finding.
+    pub kind: FindingKind,
+    /// Whose traffic it is: a workload, a container or a process.
+    pub subject: Arc<str>,
+    /// The other end: a workload, a name, an address range; empty if there are many.
+    pub object: Arc<str>,
+    /// A sentence.
+    pub text: Arc<str>,
+    /// The numbers that it rests on, as `name=value` pairs.
+    pub numbers: String,
 }
 
 /// Severity of a record, by OpenTelemetry's numbers ("Logs Data Model", "Field: `SeverityNumber`").
@@ -104,6 +123,7 @@ impl LogRecord {
     pub const fn event_name(&self) -> &'static str {
         match self.body {
             LogBody::Connection(_) => "flowtap.tcp.connection",
+            LogBody::Finding(_) => "flowtap.finding",
         }
     }
 
@@ -112,7 +132,15 @@ impl LogRecord {
         match &self.body {
             LogBody::Connection(log) if log.outcome.is_failure() => Severity::Warn,
             LogBody::Connection(_) => Severity::Info,
+            // A new destination is worth reading; the other kinds are worth a look at once.
+            LogBody::Finding(log) if matches!(log.kind, FindingKind::FirstContact) => Severity::Info,
+            LogBody::Finding(_) => Severity::Warn,
         }
+    }
+
+    /// The event as a sentence, if it has one.
+    pub fn message(&self) -> Option<&str> {
+        Some(&*self.finding()?.text)
     }
 
     /// Whether this machine's end opened the connection, as far as is known.
@@ -141,6 +169,15 @@ impl LogRecord {
     pub const fn connection(&self) -> Option<&ConnectionLog> {
         match &self.body {
             LogBody::Connection(log) => Some(log),
+            LogBody::Finding(_) => None,
+        }
+    }
+
+    /// The finding that the record is about, if it is about one.
+    pub fn finding(&self) -> Option<&FindingLog> {
+        match &self.body {
+            LogBody::Finding(log) => Some(log),
+            LogBody::Connection(_) => None,
         }
     }
 
@@ -167,6 +204,26 @@ impl LogRecord {
             if let Some(value) = field.value(self) {
                 each(*field, value);
             }
+        }
+    }
+}
+
+impl From<&FindingRecord> for LogRecord {
+    fn from(finding: &FindingRecord) -> Self {
+        let numbers = finding
+            .numbers
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        Self {
+            at: finding.at,
+            flow: finding.flow.clone(),
+            body: LogBody::Finding(Box::new(FindingLog {
+                kind: finding.kind,
+                subject: Arc::clone(&finding.subject),
+                object: Arc::clone(&finding.object),
+                text: Arc::clone(&finding.text),
+                numbers: numbers.collect::<Vec<_>>().join(" "),
+            })),
         }
     }
 }
@@ -510,6 +567,16 @@ fields! {
         |record| text(record.flow.peer_zone.as_deref()?);
     SamplingProbability "flowtap.sampling.probability" "sampling_probability" Number "Probability with which the connection had a record: divide by it to estimate sums. Below 1 only with sampling.",
         |record| Some(LogValue::Number(record.connection()?.probability));
+    FindingKind "flowtap.finding.kind" "finding" Text "Kind of the finding.",
+        |record| text(record.finding()?.kind.as_str());
+    FindingSubject "flowtap.finding.subject" "finding_subject" Text "Whose traffic the finding is about: a workload, a container or a process.",
+        |record| text(&record.finding()?.subject);
+    FindingObject "flowtap.finding.object" "finding_object" Text "The other end: a workload, a name, an address range; absent if there are many.",
+        |record| text(&record.finding()?.object);
+    FindingText "flowtap.finding.text" "finding_text" Text "The finding as a sentence.",
+        |record| text(&record.finding()?.text);
+    FindingNumbers "flowtap.finding.numbers" "finding_numbers" Text "The numbers that it rests on, as `name=value` pairs.",
+        |record| text(&record.finding()?.numbers);
 }
 
 /// The name of a process, up to its first NUL.
@@ -590,6 +657,52 @@ mod tests {
             };
             assert_eq!(found, field.value_type(), "{field:?}");
         });
+    }
+
+    #[test]
+    fn a_finding_has_its_flow_a_severity_by_its_kind_and_nothing_of_a_connection() {
+        let finding = |kind| {
+            LogRecord::from(&FindingRecord {
+                flow: record(FlowKind::Egress).flow,
+                kind,
+                at: Timestamp::from_nanos(1),
+                subject: "curl".into(),
+                object: "".into(),
+                text: "curl tried 120 addresses in 60 s; 3 are usual".into(),
+                numbers: vec![("destinations", 120.0), ("usual", 3.0)],
+            })
+        };
+        let log = finding(FindingKind::FanOut);
+        assert_eq!(
+            (log.event_name(), log.severity()),
+            ("flowtap.finding", Severity::Warn)
+        );
+        assert_eq!(
+            log.message(),
+            Some("curl tried 120 addresses in 60 s; 3 are usual")
+        );
+        let mut seen = Vec::new();
+        log.visit(|field, value| seen.push((field.column(), value.to_string())));
+        for pair in [
+            ("destination_address", "192.0.2.7"),
+            ("finding", "fan_out"),
+            ("finding_numbers", "destinations=120 usual=3"),
+        ] {
+            assert!(
+                seen.contains(&(pair.0, pair.1.to_owned())),
+                "{pair:?} of {seen:?}"
+            );
+        }
+        for column in [
+            "outcome",
+            "source_bytes",
+            "finding_object",
+            "sampling_probability",
+        ] {
+            assert!(seen.iter().all(|(name, _)| *name != column), "{column}");
+        }
+        assert_eq!(finding(FindingKind::FirstContact).severity(), Severity::Info);
+        assert_eq!(log.clone(), log);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //!    that are always kept: then its next record has everything since its beginning.
 //! 6. When flowtap stops, or the receiver is removed, every open connection has a last record, with the outcome `detached`.
 //! 7. Everything that has no record is counted by its reason, with its bytes.
+//! 8. A finding, which the processor `watch` adds before it, is a record, whatever is sampled.
 
 mod config;
 mod loss;
@@ -213,6 +214,13 @@ impl Aggregator for Connections {
         }
         for record in &batch.tcp {
             self.fold_tcp(batch.receiver, pressure, record);
+        }
+        for finding in &batch.findings {
+            if self.has_room() {
+                self.records.push(LogRecord::from(finding));
+            } else {
+                self.telemetry.finding_left_out(LossReason::MaxRecords);
+            }
         }
         if batch.census.ends {
             let closing = self.tracker.end_census(batch.receiver);

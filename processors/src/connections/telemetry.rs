@@ -47,6 +47,11 @@ impl Telemetry {
             .dropped(1, connection.unreported().payload(), reason.as_str());
     }
 
+    /// Counts a finding that no log record will have.
+    pub(super) fn finding_left_out(&self, reason: LossReason) {
+        self.dropped.dropped(1, 0, reason.as_str());
+    }
+
     pub(super) fn tracked(&self, connections: usize) {
         self.tracked
             .record(connections as u64, std::slice::from_ref(&self.pipeline));

@@ -74,6 +74,42 @@ fn a_connection_has_one_record_at_its_end_with_everything_that_it_moved() {
 }
 
 #[test]
+fn a_finding_is_a_record_also_without_records_of_connections() {
+    use flowtap_pipeline::{FindingKind, FindingRecord};
+
+    let mut aggregator = aggregator("{sample: {ratio: 0, always: []}, max_records: 2}");
+    let finding = FindingRecord {
+        flow: of(1, Events::NONE, 0, 0).flow,
+        kind: FindingKind::Beacon,
+        at: at(103),
+        subject: "curl".into(),
+        object: "192.0.2.0/24".into(),
+        text: "curl is in touch with 192.0.2.0/24".into(),
+        numbers: vec![("period_seconds", 60.0)],
+    };
+    aggregator.fold(&batch([of(1, Events::CLOSED, 10, 1)]));
+    aggregator.fold(&FlowBatch {
+        findings: vec![finding.clone(), finding.clone(), finding.clone()],
+        receiver: FlowBatch::DETACHED,
+        ..FlowBatch::default()
+    });
+    let records = logs(aggregator.advance(at(105)));
+    // As many as the bound allows, and no connection.
+    assert_eq!(records, [LogRecord::from(&finding), LogRecord::from(&finding)]);
+    assert_eq!(
+        (records[0].at, records[0].event_name()),
+        (at(103), "flowtap.finding")
+    );
+    // One that comes with the end of the pipeline is not cut short.
+    aggregator.fold(&FlowBatch {
+        findings: vec![finding.clone()],
+        ..FlowBatch::default()
+    });
+    let last = aggregator.finish(at(106)).replaced();
+    assert_eq!(logs(Some(last)), [LogRecord::from(&finding)]);
+}
+
+#[test]
 fn a_long_connection_has_a_record_per_active_timeout_if_it_moves() {
     let mut aggregator = aggregator("{active_timeout: 10s}");
     aggregator.fold(&batch([of(1, Events::OPENED, 10, 0)]));

@@ -238,7 +238,7 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Sa
             Memory::default()
         }
     };
-    let saver = Saver::start(file.clone()).map_err(|error| failed(&error))?;
+    let saver = Saver::start(file.clone(), Arc::clone(&context.pipeline)).map_err(|error| failed(&error))?;
     Ok((memory, Some(saver)))
 }
 

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -68,8 +69,9 @@ fn encode(memory: &Memory) -> io::Result<Vec<u8>> {
     .concat())
 }
 
-fn write(file: &Path, content: &[u8]) -> io::Result<()> {
-    let beside = file.with_extension("new");
+/// `pipeline`: processors of two pipelines may have the same file; the last to write it wins, whole.
+fn write(file: &Path, pipeline: &str, content: &[u8]) -> io::Result<()> {
+    let beside = file.with_extension(format!("{}.new", pipeline.replace('/', "-")));
     let mut new = File::create(&beside)?;
     new.write_all(content)?;
     new.sync_all()?;
@@ -80,6 +82,7 @@ fn write(file: &Path, content: &[u8]) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Saver {
     file: PathBuf,
+    pipeline: Arc<str>,
     contents: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -87,14 +90,15 @@ pub(super) struct Saver {
 impl Saver {
     /// # Errors
     /// The system gave no thread.
-    pub(super) fn start(file: PathBuf) -> io::Result<Self> {
+    pub(super) fn start(file: PathBuf, pipeline: Arc<str>) -> io::Result<Self> {
         let (contents, incoming) = sync_channel(1);
-        let target = file.clone();
+        let (target, name) = (file.clone(), Arc::clone(&pipeline));
         let thread = thread::Builder::new()
             .name("watch-state".to_owned())
-            .spawn(move || save(&target, &incoming))?;
+            .spawn(move || save(&target, &name, &incoming))?;
         Ok(Self {
             file,
+            pipeline,
             contents: Some(contents),
             thread: Some(thread),
         })
@@ -121,15 +125,15 @@ impl Saver {
             // A panic in it was reported by the hook.
             let _ = thread.join();
         }
-        if let Err(error) = encode(memory).and_then(|content| write(&self.file, &content)) {
+        if let Err(error) = encode(memory).and_then(|content| write(&self.file, &self.pipeline, &content)) {
             failed(&self.file, &error);
         }
     }
 }
 
-fn save(file: &Path, incoming: &Receiver<Vec<u8>>) {
+fn save(file: &Path, pipeline: &str, incoming: &Receiver<Vec<u8>>) {
     while let Ok(content) = incoming.recv() {
-        if let Err(error) = write(file, &content) {
+        if let Err(error) = write(file, pipeline, &content) {
             failed(file, &error);
         }
     }
@@ -157,7 +161,7 @@ mod tests {
         let mut memory = Memory::default();
         memory.since = 7;
         assert_eq!(memory.number("shop/Deployment/web".to_owned(), 10), Some(0));
-        let mut saver = Saver::start(file.clone()).unwrap();
+        let mut saver = Saver::start(file.clone(), "metrics/a".into()).unwrap();
         saver.save(&memory);
         saver.finish(&memory);
         let mut found = read(&file).unwrap().unwrap();

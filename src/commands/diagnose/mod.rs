@@ -14,11 +14,11 @@ use std::time::Duration;
 use flowtap_config::{Config, MetricsConfig};
 use flowtap_engine::runner;
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
-use flowtap_extensions::verdict::{Evidence, Verdict, judge};
+use flowtap_extensions::verdict::{Evidence, PeerVerdict, Sums, Verdict, judge, verdicts};
 use flowtap_pipeline::{PipelineId, Registry};
 use serde::Serialize;
 
-use self::gather::{Gather, Gathered, Peer};
+use self::gather::Gather;
 use self::target::Target;
 use super::config::load;
 use super::replay::Recording;
@@ -84,7 +84,7 @@ fn pipeline(config: &Config) -> Result<(&PipelineId, &flowtap_config::PipelineCo
     })
 }
 
-fn gather_recording(config: &Config, target: &Arc<Target>, file: &Path) -> Result<Gathered, ExitError> {
+fn gather_recording(config: &Config, target: &Arc<Target>, file: &Path) -> Result<Sums, ExitError> {
     let (name, pipeline) = pipeline(config)?;
     let mut recording = Recording::open(file)?;
     let (gather, gathered) = Gather::new(Arc::clone(target));
@@ -93,7 +93,7 @@ fn gather_recording(config: &Config, target: &Arc<Target>, file: &Path) -> Resul
     Ok(taken(&gathered))
 }
 
-fn gather_live(config: &Config, target: &Arc<Target>, duration: Duration) -> Result<Gathered, ExitError> {
+fn gather_live(config: &Config, target: &Arc<Target>, duration: Duration) -> Result<Sums, ExitError> {
     let (name, _) = pipeline(config)?;
     let log = LogWriter::stderr()?;
     telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
@@ -134,7 +134,7 @@ fn gather_live(config: &Config, target: &Arc<Target>, duration: Duration) -> Res
     Ok(taken(&gathered))
 }
 
-fn taken(gathered: &Mutex<Gathered>) -> Gathered {
+fn taken(gathered: &Mutex<Sums>) -> Sums {
     std::mem::take(&mut *gathered.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -149,49 +149,21 @@ struct Answer {
     /// Packets that the kernel dropped on this machine meanwhile, and that were lost, by reason.
     drops: std::collections::BTreeMap<&'static str, u64>,
     /// The peers that had connections for the longest time.
-    peers: Vec<PeerAnswer>,
+    peers: Vec<PeerVerdict>,
     /// Records of peers beyond those that are listed.
     records_of_further_peers: u64,
     /// Records of connections whose queues are not in the sums.
     records_without_queues: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct PeerAnswer {
-    raddr: String,
-    server_port: u16,
-    flow: &'static str,
-    #[serde(flatten)]
-    verdict: Verdict,
-    measured: Evidence,
-}
-
 impl Answer {
-    fn new(target: &Target, gathered: &Gathered, limit: usize) -> Self {
-        let mut peers: Vec<(&Peer, &Evidence)> = gathered.peers.iter().collect();
-        let weight = |evidence: &Evidence| {
-            let limited = evidence.shares.total() - evidence.shares.application;
-            (limited + evidence.failed.total() as f64, evidence.shares.total())
-        };
-        peers.sort_by(|(a_peer, a), (b_peer, b)| {
-            let (a, b) = (weight(a), weight(b));
-            (b.0.total_cmp(&a.0))
-                .then(b.1.total_cmp(&a.1))
-                .then(a_peer.cmp(b_peer))
-        });
-        let peers = peers.into_iter().take(limit).map(|(peer, evidence)| PeerAnswer {
-            raddr: peer.addr.to_string(),
-            server_port: peer.port,
-            flow: if peer.serves { "ingress" } else { "egress" },
-            verdict: judge(evidence),
-            measured: *evidence,
-        });
+    fn new(target: &Target, gathered: &Sums, limit: usize) -> Self {
         Self {
             target: target.to_string(),
-            verdict: judge(&gathered.sum),
-            measured: gathered.sum,
+            verdict: judge(&gathered.all),
+            measured: gathered.all,
             drops: gathered.drops.clone(),
-            peers: peers.collect(),
+            peers: verdicts(gathered, limit),
             records_of_further_peers: gathered.further,
             records_without_queues: gathered.unqueued,
         }

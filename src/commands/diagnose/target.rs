@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-use flowtap_pipeline::{Flow, FlowKind, KubernetesNames};
+use flowtap_extensions::verdict::server_port;
+use flowtap_pipeline::{Flow, KubernetesNames};
 use ipnet::IpNet;
 
 /// The subject of a diagnosis.
@@ -158,19 +159,11 @@ fn is_named(names: Option<&KubernetesNames>, name: &str) -> bool {
     !name.is_empty() && all.contains(&name)
 }
 
-/// The port of the side that serves.
-pub(super) fn server_port(flow: &Flow) -> u16 {
-    match flow.kind {
-        Some(FlowKind::Ingress) => flow.local.port,
-        _ => flow.remote.port,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use flowtap_pipeline::Endpoint;
+    use flowtap_pipeline::{Endpoint, FlowKind};
 
     use super::*;
 

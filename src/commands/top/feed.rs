@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use flowtap_extensions::admin::findings::Answer as Findings;
 use flowtap_extensions::live::tap::{Request, Tap};
 use flowtap_extensions::live::{Flows, Sort};
 
@@ -18,6 +19,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Flows that are asked for: more than a terminal shows, so that a filter finds what is not at the top.
 const LIMIT: usize = 1000;
+
+/// Findings that are asked for: as many as a high terminal shows.
+const FINDINGS: usize = 60;
 
 /// Where to ask.
 #[derive(Debug)]
@@ -68,6 +72,16 @@ fn feed(
             .is_err()
         {
             return;
+        }
+        if let Source::Daemon(address) = source {
+            // A daemon that has none, or an older one, is no reason to show nothing.
+            let findings = get::<Findings>(*address, &format!("/findings?limit={FINDINGS}"));
+            if events
+                .send(Event::Findings(findings.unwrap_or_default()))
+                .is_err()
+            {
+                return;
+            }
         }
         match orders.recv_timeout(INTERVAL) {
             Ok(order) => sort = order,

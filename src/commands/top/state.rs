@@ -2,7 +2,9 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use flowtap_extensions::admin::findings::Answer as Findings;
 use flowtap_extensions::live::{Flow, Flows, Sort};
+use flowtap_extensions::verdict::Cause;
 
 /// The longest filter that can be typed.
 const MAX_FILTER: usize = 60;
@@ -16,6 +18,8 @@ pub(super) enum Event {
     Flows(Flows),
     /// There are none, for this reason.
     FeedFailed(String),
+    /// The newest findings.
+    Findings(Findings),
     /// The terminal has another size.
     Redraw,
     /// A signal came, or the terminal has gone.
@@ -43,6 +47,8 @@ pub(super) enum Mode {
     Filter,
     /// Any closes the help.
     Help,
+    /// Any closes the findings.
+    Findings,
 }
 
 /// The view.
@@ -60,6 +66,10 @@ pub(super) struct State {
     pub(super) paused: bool,
     /// Why there are no newer ones.
     pub(super) feed_error: Option<String>,
+    /// The newest findings; the default if the daemon has none.
+    pub(super) findings: Findings,
+    /// The marked row.
+    pub(super) selected: usize,
     /// Rows that are scrolled past.
     pub(super) first: usize,
     /// Rows that fit: as the last drawing found.
@@ -78,6 +88,8 @@ impl State {
             mode: Mode::default(),
             paused: false,
             feed_error: None,
+            findings: Findings::default(),
+            selected: 0,
             first: 0,
             height: 1,
         }
@@ -94,6 +106,7 @@ impl State {
                 }
             }
             Event::FeedFailed(text) => self.feed_error = Some(text),
+            Event::Findings(findings) => self.findings = findings,
             Event::Redraw => {}
             Event::Stop => return Next::Quit,
         }
@@ -114,7 +127,7 @@ impl State {
                 self.type_filter(key.code);
                 Next::Draw
             }
-            Mode::Help => {
+            Mode::Help | Mode::Findings => {
                 self.mode = Mode::Browse;
                 Next::Draw
             }
@@ -130,15 +143,28 @@ impl State {
             KeyCode::Char('/' | 'f') => self.mode = Mode::Filter,
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
             KeyCode::Char('h' | '?') => self.mode = Mode::Help,
-            KeyCode::Down | KeyCode::Char('j') => self.first += 1,
-            KeyCode::Up | KeyCode::Char('k') => self.first = self.first.saturating_sub(1),
-            KeyCode::PageDown => self.first += self.height,
-            KeyCode::PageUp => self.first = self.first.saturating_sub(self.height),
-            KeyCode::Home | KeyCode::Char('g') => self.first = 0,
+            KeyCode::Char('w') => self.mode = Mode::Findings,
+            KeyCode::Down | KeyCode::Char('j') => self.selected += 1,
+            KeyCode::Up | KeyCode::Char('k') => self.selected = self.selected.saturating_sub(1),
+            KeyCode::PageDown => self.selected += self.height,
+            KeyCode::PageUp => self.selected = self.selected.saturating_sub(self.height),
+            KeyCode::Home | KeyCode::Char('g') => self.selected = 0,
             _ => {}
         }
-        self.first = self.first.min(self.rows().len().saturating_sub(self.height));
+        self.keep_in_view(self.rows().len());
         Next::Draw
+    }
+
+    /// Moves the mark onto one of `rows` rows, and scrolls to it.
+    pub(super) fn keep_in_view(&mut self, rows: usize) {
+        self.selected = self.selected.min(rows.saturating_sub(1));
+        let last = self.first + self.height.max(1) - 1;
+        if self.selected < self.first {
+            self.first = self.selected;
+        } else if self.selected > last {
+            self.first += self.selected - last;
+        }
+        self.first = self.first.min(rows.saturating_sub(self.height));
     }
 
     /// The order so many places on.
@@ -146,7 +172,7 @@ impl State {
         let place = Sort::ALL.iter().position(|sort| *sort == self.sort).unwrap_or(0);
         self.sort = Sort::ALL[(place + places) % Sort::ALL.len()];
         self.reversed = false;
-        self.first = 0;
+        (self.selected, self.first) = (0, 0);
         Next::Ask(self.sort)
     }
 
@@ -165,7 +191,7 @@ impl State {
             }
             _ => {}
         }
-        self.first = 0;
+        (self.selected, self.first) = (0, 0);
     }
 
     /// The flows that the filter lets through, in order.
@@ -192,5 +218,6 @@ fn has(flow: &Flow, wanted: &str) -> bool {
         || within(flow.role.as_deref().unwrap_or_default())
         || within(flow.class())
         || within(&flow.process())
+        || within(flow.cause().map_or("", Cause::name))
         || flow.labels.values().any(|value| within(value))
 }

@@ -1,4 +1,5 @@
-//! Draws the state: a head, a table, a line of keys. At 80 columns everything has its place; wider terminals show longer names.
+//! Draws the state: a head, a table, a line of keys. At 80 columns everything that matters has its place; wider terminals show
+//! more columns and longer names.
 
 use std::fmt::Write as _;
 
@@ -6,10 +7,11 @@ use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table};
+use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, Wrap};
 
 use flowtap_extensions::live::{Bytes, Flow, Sort};
 use flowtap_extensions::short::{short_bytes, short_count, short_time};
+use flowtap_extensions::verdict::Cause;
 
 use super::state::{Mode, State};
 
@@ -17,8 +19,11 @@ const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
 const LOUD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 
-/// From this width on there is room for totals.
+/// From this width on there is room for failed connects and whole names of causes.
 const WIDE: u16 = 100;
+
+/// From this width on there is also room for classes and totals.
+const WIDER: u16 = 120;
 
 /// Stands for what was cut off. One that every terminal has.
 const CUT: char = '~';
@@ -43,19 +48,26 @@ fn columns(state: &State, width: u16) -> Vec<Column> {
         number,
         text,
     };
+    let (is_wide, is_wider) = (width >= WIDE, width >= WIDER);
     let mut columns = vec![
         column("PEER", Sort::Peer, 0, false, |flow| flow.peer().to_owned()),
         column("PORT", Sort::Port, 5, true, |flow| flow.port().to_owned()),
         column("ROLE", Sort::Role, 7, false, |flow| {
             flow.role.clone().unwrap_or_default()
         }),
-        column("CLASS", Sort::Class, 9, false, |flow| {
-            short_class(flow.class()).to_owned()
-        }),
     ];
+    if is_wider {
+        columns.push(column("CLASS", Sort::Class, 9, false, |flow| {
+            short_class(flow.class()).to_owned()
+        }));
+    }
     // A daemon's config need not have processes among its labels.
     if state.flows.flows.iter().any(|flow| !flow.process().is_empty()) {
-        let room = if width < WIDE { 10 } else { 22 };
+        let room = if is_wider {
+            (12 + (width - WIDER) / 2).min(22)
+        } else {
+            10
+        };
         columns.push(column("PROCESS", Sort::Process, room, false, Flow::process));
     }
     columns.extend([
@@ -68,7 +80,7 @@ fn columns(state: &State, width: u16) -> Vec<Column> {
             }
         }),
     ]);
-    if width >= WIDE {
+    if is_wider {
         columns.push(column("TOTAL", Sort::Total, 7, true, |flow| {
             short_bytes(flow.total() as f64)
         }));
@@ -78,29 +90,98 @@ fn columns(state: &State, width: u16) -> Vec<Column> {
             flow.rtt_microseconds.map_or_else(String::new, short_time)
         }),
         column("RETR", Sort::Retransmits, 5, true, |flow| {
-            flow.retransmits
-                .map_or_else(String::new, |seen| short_count(seen.total))
+            let recent = flow.recent.as_ref().map(|recent| recent.retransmits);
+            let seen = recent.or(flow.retransmits.map(|seen| seen.total));
+            seen.map_or_else(String::new, short_count)
         }),
     ]);
+    if is_wide {
+        columns.push(column("FAIL", Sort::Cause, 4, true, |flow| {
+            let failed = flow.recent.as_ref().map(|recent| recent.failed);
+            failed
+                .filter(|count| *count > 0)
+                .map_or_else(String::new, short_count)
+        }));
+    }
+    columns.push(if is_wide {
+        column("WHY", Sort::Cause, 14, false, |flow| {
+            shown_cause(flow).map_or("", Cause::name).to_owned()
+        })
+    } else {
+        column("WHY", Sort::Cause, 10, false, |flow| {
+            shown_cause(flow).map_or("", short_cause).to_owned()
+        })
+    });
     columns
 }
 
 /// Draws all of it, and notes how many rows fit.
 pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
-    let [head, about, table, keys] = Layout::vertical([
+    // A low terminal has rows instead.
+    let room = if frame.area().height >= 12 { 2 } else { 0 };
+    let [head, about, table, detail, keys] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Min(2),
+        Constraint::Length(room),
         Constraint::Length(1),
     ])
     .areas(frame.area());
     state.height = usize::from(table.height.saturating_sub(1)).max(1);
+    state.keep_in_view(state.rows().len());
     frame.render_widget(head_line(state), head);
     draw_table(state, frame, table, about);
+    frame.render_widget(Paragraph::new(sentence(state)).wrap(Wrap { trim: true }), detail);
     frame.render_widget(key_line(state), keys);
-    if state.mode == Mode::Help {
-        draw_help(frame);
+    match state.mode {
+        Mode::Help => draw_over(
+            frame,
+            " help: any key closes it ",
+            60,
+            HELP.map(Line::from).into(),
+        ),
+        Mode::Findings => draw_over(
+            frame,
+            " findings: any key closes them ",
+            u16::MAX,
+            findings(state),
+        ),
+        Mode::Browse | Mode::Filter => {}
     }
+}
+
+/// Why the marked row is slow, in words.
+fn sentence(state: &State) -> Line<'static> {
+    let rows = state.rows();
+    let Some(flow) = rows.get(state.selected) else {
+        return Line::default();
+    };
+    let Some(recent) = &flow.recent else {
+        return Line::styled(format!("{}: no verdict yet", plain(flow.peer())), FAINT);
+    };
+    let peer = match flow.port() {
+        "" => format!("{}: ", plain(flow.peer())),
+        port => format!("{} {}: ", plain(flow.peer()), plain(port)),
+    };
+    let text = format!("{}: {}", recent.cause.name(), plain(&recent.sentence));
+    Line::from(vec![Span::styled(peer, BOLD), Span::raw(text)])
+}
+
+/// The newest findings, a line each.
+fn findings(state: &State) -> Vec<Line<'static>> {
+    if state.findings.findings.is_empty() {
+        return vec![Line::from(
+            "none; they need the processor `watch` in a pipeline (docs/findings.md)",
+        )];
+    }
+    let lines = state.findings.findings.iter().map(|finding| {
+        Line::from(vec![
+            Span::styled(format!("{} ", plain(&finding.at)), FAINT),
+            Span::styled(format!("{} ", plain(&finding.kind)), BOLD),
+            Span::raw(plain(&finding.text)),
+        ])
+    });
+    lines.collect()
 }
 
 fn head_line(state: &State) -> Line<'_> {
@@ -123,6 +204,12 @@ fn head_line(state: &State) -> Line<'_> {
             short_bytes(flows.outbound_bytes_per_second),
             short_bytes(flows.inbound_bytes_per_second)
         )));
+    }
+    if state.findings.total > 0 {
+        spans.push(Span::styled(
+            format!("  {} (w)", counted(state.findings.total)),
+            BOLD,
+        ));
     }
     if state.paused {
         spans.push(Span::styled("  PAUSED", BOLD));
@@ -171,14 +258,20 @@ fn draw_table(state: &State, frame: &mut Frame<'_>, area: Rect, about: Rect) {
         };
         cell(column, column.title.to_owned()).style(style)
     });
-    let rows = shown.iter().map(|flow| {
+    let marked = state.selected.saturating_sub(state.first);
+    let rows = shown.iter().enumerate().map(|(place, flow)| {
         let cells = columns.iter().map(|column| {
             cell(
                 column,
                 fitted(&plain(&(column.text)(flow)), column.width, column.sort),
             )
         });
-        Row::new(cells)
+        let style = if place == marked {
+            Style::new().add_modifier(Modifier::REVERSED)
+        } else {
+            Style::new()
+        };
+        Row::new(cells).style(style)
     });
     let widths = columns.iter().map(|column| Constraint::Length(column.width));
     let table = Table::new(rows, widths)
@@ -204,30 +297,36 @@ fn key_line(state: &State) -> Line<'_> {
             Span::styled(" ", Style::new().add_modifier(Modifier::REVERSED)),
             Span::styled("  Enter keeps it, Esc clears it", FAINT),
         ]),
-        _ => Line::styled("s sort  r reverse  / filter  p pause  h help  q quit", FAINT),
+        _ => Line::styled(
+            "s sort  r reverse  / filter  w findings  p pause  h help  q quit",
+            FAINT,
+        ),
     }
 }
 
-const HELP: [&str; 14] = [
+const HELP: [&str; 18] = [
     "s, right    sort by the next column",
     "S, left     sort by the one before",
     "r           reverse the order",
     "/           filter: any text of a row",
     "p, space    pause, resume",
-    "up, down    scroll; page up, page down, home",
+    "w           findings: what has changed",
+    "up, down    mark another row; page up, page down, home",
     "q, Esc      quit",
     "",
     "egress      this machine opened the connections",
     "ingress     this machine accepted them",
     "PORT        of the server",
     "OUT, IN     sent and received by this machine",
-    "RTT, RETR   round-trip time in the last window, and",
-    "            retransmitted segments, of that peer",
+    "RTT, RETR   smallest round-trip time, and segments",
+    "            retransmitted in the last 15 to 30 s",
+    "FAIL        connects that failed in that time",
+    "WHY         what limits the traffic; in words below",
+    "            the table for the marked row",
 ];
 
-fn draw_help(frame: &mut Frame<'_>) {
-    let lines: Vec<_> = HELP.iter().map(|line| Line::from(*line)).collect();
-    let (width, height) = (60, u16::try_from(HELP.len()).unwrap_or(0) + 2);
+fn draw_over(frame: &mut Frame<'_>, title: &'static str, width: u16, lines: Vec<Line<'_>>) {
+    let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2);
     let area = frame.area();
     let (width, height) = (width.min(area.width), height.min(area.height));
     let place = Rect::new(
@@ -237,8 +336,29 @@ fn draw_help(frame: &mut Frame<'_>) {
         height,
     );
     frame.render_widget(Clear, place);
-    let text = Paragraph::new(lines).block(Block::bordered().title(" help: any key closes it "));
+    let text = Paragraph::new(lines).block(Block::bordered().title(title));
     frame.render_widget(text, place);
+}
+
+fn counted(findings: u64) -> String {
+    format!("{findings} finding{}", if findings == 1 { "" } else { "s" })
+}
+
+/// The cause of a row, but for idle ones: an empty cell is easier to pass over.
+fn shown_cause(flow: &Flow) -> Option<Cause> {
+    flow.cause().filter(|cause| *cause != Cause::Idle)
+}
+
+/// The name of a cause in ten columns.
+const fn short_cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Unreachable => "no_route",
+        Cause::NoLocalPort => "no_port",
+        Cause::ConnectFailed => "failed",
+        Cause::AcceptQueue => "accept_q",
+        Cause::Application => "app",
+        other => other.name(),
+    }
 }
 
 /// Text that moves no cursor and turns no line round: names of processes are whatever those chose.

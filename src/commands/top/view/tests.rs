@@ -6,7 +6,8 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::*;
 use crate::commands::top::state::{Event, Next};
-use flowtap_extensions::live::{Flows, Retransmits};
+use flowtap_extensions::admin::findings::{Answer, Finding};
+use flowtap_extensions::live::{Flows, OfRecords, Retransmits};
 
 fn flow(role: &str, labels: &[(&str, &str)], out: f64, back: f64) -> Flow {
     let bytes = |per_second: f64| {
@@ -46,6 +47,13 @@ fn flows() -> Flows {
         total: 23,
         last_window: 1,
     });
+    first.recent = Some(OfRecords {
+        cause: Cause::Receiver,
+        sentence: "the peer does not read fast enough: its receive window was full 89 % of the time"
+            .to_owned(),
+        retransmits: 4,
+        failed: 0,
+    });
     let second = flow(
         "ingress",
         &[
@@ -58,6 +66,11 @@ fn flows() -> Flows {
         1.0,
     );
     let mut third = flow("egress", &[("type", "k8sSvc")], 0.0, 0.0);
+    third.recent = Some(OfRecords {
+        cause: Cause::NoLocalPort,
+        failed: 7,
+        ..OfRecords::default()
+    });
     third.labels = BTreeMap::from([("peer_service".to_owned(), "shop/web".to_owned())]);
     Flows {
         pipeline: "metrics".to_owned(),
@@ -100,7 +113,7 @@ fn screen(state: &mut State, width: u16, height: u16) -> Vec<String> {
 }
 
 #[test]
-fn at_eighty_columns_a_row_has_peer_port_role_class_process_rates_time_and_retransmits() {
+fn at_eighty_columns_a_row_has_peer_port_role_process_rates_time_retransmits_and_cause() {
     let screen = screen(&mut state(), 80, 24);
     assert_eq!(
         screen[0],
@@ -110,13 +123,20 @@ fn at_eighty_columns_a_row_has_peer_port_role_class_process_rates_time_and_retra
     assert_eq!(
         screen[2..6],
         [
-            "PEER              PORT ROLE    CLASS     PROCESS      OUT/s    IN/s    RTT  RETR",
-            "10.77.0.2         8000 egress  internal  curl/4711     81 B 1.23 MB 12.3ms    23",
-            "2001:db8~:beef:1   443 ingress external  nginx      1.00 MB     1 B",
-            "shop/web               egress                           0 B     0 B",
+            "PEER             PORT ROLE    PROCESS      OUT/s    IN/s    RTT  RETR WHY",
+            "10.77.0.2        8000 egress  curl/4711     81 B 1.23 MB 12.3ms     4 receiver",
+            "2001:db~:beef:1   443 ingress nginx      1.00 MB     1 B",
+            "shop/web              egress                 0 B     0 B            0 no_port",
         ]
     );
-    assert_eq!(screen[23], "s sort  r reverse  / filter  p pause  h help  q quit");
+    assert_eq!(
+        screen[21..],
+        [
+            "10.77.0.2 8000: receiver: the peer does not read fast enough: its receive window",
+            "was full 89 % of the time",
+            "s sort  r reverse  / filter  w findings  p pause  h help  q quit",
+        ]
+    );
     assert!(
         screen.iter().all(|line| line.chars().count() <= 80),
         "{screen:#?}"
@@ -146,6 +166,10 @@ fn a_wide_terminal_has_totals_and_whole_names() {
     assert!(screen[2].contains("TOTAL"), "{screen:#?}");
     assert!(screen[3].contains("10.0 MB"), "{screen:#?}");
     assert!(
+        screen[2].contains("CLASS") && screen[5].ends_with("   7 no_local_port"),
+        "{screen:#?}"
+    );
+    assert!(
         screen[4].starts_with("2001:db8:1234:5678::beef:1 "),
         "{screen:#?}"
     );
@@ -155,7 +179,7 @@ fn a_wide_terminal_has_totals_and_whole_names() {
 fn a_terminal_too_small_for_anything_is_drawn_all_the_same() {
     let mut state = state();
     for (width, height) in [(1, 1), (20, 3), (79, 4), (80, 1), (300, 2)] {
-        for mode in [Mode::Browse, Mode::Filter, Mode::Help] {
+        for mode in [Mode::Browse, Mode::Filter, Mode::Help, Mode::Findings] {
             state.mode = mode;
             screen(&mut state, width, height);
         }
@@ -172,7 +196,12 @@ fn keys_change_the_order_and_the_feed_is_notified() {
     assert_eq!(press(&mut state, KeyCode::Char('s')), Next::Ask(Sort::Outbound));
     assert_eq!(peers(&state)[0], "2001:db8:1234:5678::beef:1");
     assert_eq!(press(&mut state, KeyCode::Char('S')), Next::Ask(Sort::Rate));
-    assert_eq!(press(&mut state, KeyCode::Left), Next::Ask(Sort::Process));
+    assert_eq!(press(&mut state, KeyCode::Left), Next::Ask(Sort::Cause));
+    assert_eq!(
+        peers(&state)[0],
+        "shop/web",
+        "a connect that fails is worse than a slow reader"
+    );
     assert_eq!(press(&mut state, KeyCode::Right), Next::Ask(Sort::Rate));
     assert_eq!(press(&mut state, KeyCode::Char('r')), Next::Draw);
     assert_eq!(peers(&state)[0], "shop/web");
@@ -199,6 +228,50 @@ fn a_filter_keeps_rows_with_its_text_in_any_column_and_escape_clears_it() {
     assert_eq!(screen(&mut state, 80, 24)[1], "0-0 of 0  by rate  filter: NGINXq");
     press(&mut state, KeyCode::Esc);
     assert_eq!(state.rows().len(), 3);
+}
+
+#[test]
+fn the_sentence_is_of_the_marked_row() {
+    let mut state = state();
+    press(&mut state, KeyCode::Down);
+    let lines = screen(&mut state, 80, 24);
+    assert_eq!(lines[21], "2001:db8:1234:5678::beef:1: no verdict yet");
+    press(&mut state, KeyCode::Down);
+    let lines = screen(&mut state, 80, 24);
+    assert!(lines[21].starts_with("shop/web: no_local_port:"), "{lines:#?}");
+    // A low terminal has none.
+    assert!(!screen(&mut state, 80, 11).join("").contains("no_local_port:"));
+}
+
+#[test]
+fn findings_are_counted_in_the_head_and_listed_by_a_key() {
+    let mut state = state();
+    press(&mut state, KeyCode::Char('w'));
+    assert!(
+        screen(&mut state, 80, 24)
+            .join("")
+            .contains("the processor `watch`")
+    );
+    press(&mut state, KeyCode::Char('x'));
+    state.apply(Event::Findings(Answer {
+        total: 2,
+        findings: vec![Finding {
+            at: "2026-11-29T05:00:00Z".to_owned(),
+            kind: "beacon".to_owned(),
+            text: "curl\u{1b}[2J is in touch".to_owned(),
+            ..Finding::default()
+        }],
+    }));
+    let lines = screen(&mut state, 100, 24);
+    assert!(lines[0].ends_with("  2 findings (w)"), "{lines:#?}");
+    press(&mut state, KeyCode::Char('w'));
+    let lines = screen(&mut state, 80, 24).join("\n");
+    assert!(
+        lines.contains("2026-11-29T05:00:00Z beacon curl?[2J is in touch"),
+        "{lines}"
+    );
+    assert_eq!(press(&mut state, KeyCode::Char('q')), Next::Draw);
+    assert_eq!(state.mode, Mode::Browse);
 }
 
 #[test]
@@ -234,8 +307,9 @@ fn it_scrolls_no_further_than_there_are_rows() {
     }
     let scrolled = screen(&mut state, 80, 6);
     assert_eq!(scrolled[1], "2-3 of 3  by rate");
+    assert_eq!(state.selected, 2);
     press(&mut state, KeyCode::PageUp);
-    assert_eq!(state.first, 0);
+    assert_eq!((state.selected, state.first), (0, 0));
 }
 
 #[test]
@@ -245,7 +319,7 @@ fn names_that_would_move_the_cursor_are_shown_as_text() {
     flows.flows[0].labels.insert("comm".to_owned(), comm.to_owned());
     let mut state = state();
     state.apply(Event::Flows(flows));
-    let screen = screen(&mut state, 120, 24);
+    let screen = screen(&mut state, 124, 24);
     assert!(screen[3].contains("?[2J???x/4711"), "{screen:#?}");
 }
 

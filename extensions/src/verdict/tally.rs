@@ -1,0 +1,459 @@
+//! Evidence from records, by peer: what `flowtap diagnose` gathers for as long as it measures, and the live view for a short period.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use flowtap_pipeline::{
+    DropKind, DropRecord, Events, Flow, FlowKind, ListeningRecord, PeerClass, Queues, ResetBy, TcpRecord,
+};
+
+use super::evidence::{Evidence, Listening};
+
+/// Maximum number of peers that are listed; records of further ones count in the sum only.
+pub const MAX_PEERS: usize = 4096;
+
+/// Connections whose queues are known at a time.
+const MAX_CONNECTIONS: usize = 100_000;
+
+/// Listening sockets that are known at a time; drops of further ones count in the sum only.
+const MAX_LISTENERS: usize = 4096;
+
+/// A socket: the index of its receiver, and its cookie.
+type Socket = (u16, u64);
+
+/// A peer, in one role.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Peer {
+    /// Its address.
+    pub addr: IpAddr,
+    /// Port of the side that serves.
+    pub port: u16,
+    /// Whether this machine serves.
+    pub serves: bool,
+}
+
+impl Peer {
+    /// The peer of `flow`.
+    pub fn of(flow: &Flow) -> Self {
+        Self {
+            addr: flow.remote.addr,
+            port: server_port(flow),
+            serves: flow.kind == Some(FlowKind::Ingress),
+        }
+    }
+
+    /// `ingress` if this machine serves, else `egress`.
+    pub const fn role(&self) -> &'static str {
+        if self.serves { "ingress" } else { "egress" }
+    }
+}
+
+/// The port of the side that serves.
+pub const fn server_port(flow: &Flow) -> u16 {
+    match flow.kind {
+        Some(FlowKind::Ingress) => flow.local.port,
+        _ => flow.remote.port,
+    }
+}
+
+/// Evidence of a peer, with its class and the process of the newest record.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OfPeer {
+    /// The measurements.
+    pub evidence: Evidence,
+    /// Class of the peer.
+    pub class: Option<PeerClass>,
+    /// Name of the process of this machine, padded with zeros.
+    pub comm: [u8; 16],
+}
+
+/// Sums over a period.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    /// Over everything.
+    pub all: Evidence,
+    /// By peer, at most [`MAX_PEERS`].
+    pub peers: HashMap<Peer, OfPeer>,
+    /// Packets that this machine dropped and that are lost, by the kernel's reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Records of peers beyond [`MAX_PEERS`].
+    pub further: u64,
+    /// Records of connections whose queues are not known, as there were too many.
+    pub unqueued: u64,
+    /// By socket: the port, and what was dropped.
+    listeners: HashMap<Socket, (u16, Listening)>,
+}
+
+/// Evidence gathered so far, and the queues of open connections.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    sums: Sums,
+    queues: HashMap<Socket, (Peer, Queues)>,
+}
+
+impl Tally {
+    /// Adds `record`, of the receiver with this index.
+    pub fn add_tcp(&mut self, receiver: u16, record: &TcpRecord) {
+        self.add_tcp_of(receiver, record, i64::MAX);
+    }
+
+    /// The same, of a period that is at most `longest` µs long. A connection that did nothing has no record, so its next one may
+    /// have waited for the application for hours.
+    pub fn add_tcp_of(&mut self, receiver: u16, record: &TcpRecord, longest: i64) {
+        let peer = Peer::of(&record.flow);
+        let sums = &mut self.sums;
+        sums.all.add(record, longest);
+        if sums.peers.len() < MAX_PEERS || sums.peers.contains_key(&peer) {
+            let of_peer = sums.peers.entry(peer.clone()).or_default();
+            of_peer.evidence.add(record, longest);
+            of_peer.class = record.flow.class.or(of_peer.class);
+            if record.flow.comm[0] != 0 {
+                of_peer.comm = record.flow.comm;
+            }
+        } else {
+            sums.further += 1;
+        }
+        let socket = (receiver, record.flow.cookie);
+        if record.events.contains(Events::CLOSED) {
+            self.queues.remove(&socket);
+        } else if record.queues == Queues::EMPTY {
+            // Most connections have nothing queued: they take no place.
+            self.queues.remove(&socket);
+        } else if self.queues.len() < MAX_CONNECTIONS || self.queues.contains_key(&socket) {
+            self.queues.insert(socket, (peer, record.queues));
+        } else {
+            sums.unqueued += 1;
+        }
+    }
+
+    /// Adds what a listening socket dropped; its queue is as `record` has it.
+    pub fn add_listening(&mut self, receiver: u16, record: &ListeningRecord) {
+        let listeners = &mut self.sums.listeners;
+        let socket = (receiver, record.flow.cookie);
+        if listeners.len() >= MAX_LISTENERS && !listeners.contains_key(&socket) {
+            self.sums.all.listening.drops += record.drops;
+            return;
+        }
+        let (port, known) = listeners.entry(socket).or_default();
+        *port = record.flow.local.port;
+        *known = Listening {
+            backlog: u64::from(record.backlog),
+            limit: u64::from(record.limit),
+            drops: known.drops + record.drops,
+            oldest_wait: f64::from(record.wait_us.unwrap_or(0)) / 1e6,
+        };
+        if record.closed && known.drops == 0 {
+            listeners.remove(&socket);
+        }
+    }
+
+    /// Adds packets that were dropped, if that was a loss.
+    pub fn add_drop(&mut self, record: &DropRecord) {
+        let is_loss = matches!(
+            record.reason.kind(),
+            DropKind::Policy | DropKind::Full | DropKind::Nobody | DropKind::Broken
+        );
+        if is_loss {
+            *self.sums.drops.entry(record.reason.as_str()).or_default() += record.packets;
+        }
+    }
+
+    /// Takes the sums out. What is queued stays known, as do listening sockets that are at work.
+    pub fn take(&mut self) -> Sums {
+        let sums = std::mem::take(&mut self.sums);
+        let at_work = sums.listeners.iter().filter(|(_, (_, known))| known.limit > 0);
+        self.sums.listeners = at_work
+            .map(|(socket, (port, known))| (*socket, (*port, Listening { drops: 0, ..*known })))
+            .collect();
+        sums
+    }
+
+    /// The sums since `before`, with what is queued now. `counts` says which listening sockets, by port, count in the sum of all.
+    pub fn sums(&self, before: Option<&Sums>, counts: impl Fn(u16, &Sums) -> bool) -> Sums {
+        let mut sums = self.sums.clone();
+        if let Some(before) = before {
+            sums.merge(before);
+        }
+        for (peer, queues) in self.queues.values() {
+            let add = |evidence: &mut Evidence| {
+                evidence.unsent += u64::from(queues.unsent);
+                evidence.unread += u64::from(queues.unread);
+            };
+            add(&mut sums.all);
+            if let Some(of_peer) = sums.peers.get_mut(peer) {
+                add(&mut of_peer.evidence);
+            }
+        }
+        let mut by_port: HashMap<u16, Listening> = HashMap::new();
+        for (port, listening) in std::mem::take(&mut sums.listeners).into_values() {
+            if counts(port, &sums) {
+                sums.all.listening.add(&listening);
+            }
+            by_port.entry(port).or_default().add(&listening);
+        }
+        for (peer, of_peer) in sums.peers.iter_mut().filter(|(peer, _)| peer.serves) {
+            if let Some(listening) = by_port.get(&peer.port) {
+                of_peer.evidence.listening.add(listening);
+            }
+        }
+        sums
+    }
+}
+
+impl Sums {
+    /// Adds what was gathered before.
+    fn merge(&mut self, before: &Self) {
+        self.all.merge(&before.all);
+        for (peer, theirs) in &before.peers {
+            if self.peers.len() < MAX_PEERS || self.peers.contains_key(peer) {
+                let ours = self.peers.entry(peer.clone()).or_insert(OfPeer {
+                    evidence: Evidence::default(),
+                    ..*theirs
+                });
+                ours.evidence.merge(&theirs.evidence);
+            } else {
+                self.further += 1;
+            }
+        }
+        for (reason, packets) in &before.drops {
+            *self.drops.entry(reason).or_default() += packets;
+        }
+        self.further += before.further;
+        self.unqueued += before.unqueued;
+        for (socket, (port, theirs)) in &before.listeners {
+            let (_, ours) = self
+                .listeners
+                .entry(*socket)
+                .or_insert((*port, Listening { drops: 0, ..*theirs }));
+            ours.drops += theirs.drops;
+        }
+    }
+}
+
+impl Listening {
+    fn add(&mut self, other: &Self) {
+        self.backlog += other.backlog;
+        self.limit += other.limit;
+        self.drops += other.drops;
+        self.oldest_wait = self.oldest_wait.max(other.oldest_wait);
+    }
+}
+
+fn seconds(microseconds: i64) -> f64 {
+    microseconds as f64 / 1e6
+}
+
+impl Evidence {
+    /// Adds the measurements of `record`. Differences can be negative, and only their sum counts.
+    fn add(&mut self, record: &TcpRecord, longest: i64) {
+        let count = |sum: &mut u64, difference: i64| *sum = sum.saturating_add_signed(difference);
+        let shares = &mut self.shares;
+        shares.network += seconds(record.time.network_us);
+        shares.answer += seconds(record.time.answer_us);
+        shares.receiver += seconds(record.time.receiver_us);
+        shares.buffer += seconds(record.time.buffer_us);
+        let limited = record.time.total_us().saturating_sub(record.time.application_us);
+        let idle = longest.saturating_sub(limited).max(0);
+        shares.application += seconds(record.time.application_us.min(idle));
+        self.rto += seconds(record.rto_us);
+        count(&mut self.sent_bytes, record.sent_bytes);
+        count(&mut self.received_bytes, record.received_bytes);
+        count(&mut self.sent_segments, record.sent_segments);
+        count(&mut self.retransmits, record.retransmits);
+        self.syn_retransmits += u64::from(record.syn_retransmits);
+        self.take_min_rtt(record.min_rtt_us);
+        if record.events.contains(Events::OPENED) {
+            self.opened += 1;
+        }
+        if record.events.contains(Events::FAILED) {
+            self.add_failure(record);
+        }
+        match record.reset_by {
+            ResetBy::Local => self.reset_by_local += 1,
+            ResetBy::Remote => self.reset_by_peer += 1,
+            ResetBy::Unknown => {}
+        }
+    }
+
+    fn take_min_rtt(&mut self, min_rtt_us: u32) {
+        if min_rtt_us > 0 && (self.min_rtt_us == 0 || min_rtt_us < self.min_rtt_us) {
+            self.min_rtt_us = min_rtt_us;
+        }
+    }
+
+    /// By the errno (`include/uapi/asm-generic/errno.h`).
+    fn add_failure(&mut self, record: &TcpRecord) {
+        let failed = &mut self.failed;
+        match record.failure {
+            111 => failed.refused += 1,
+            110 => failed.no_answer += 1,
+            100 | 101 | 112 | 113 => failed.unreachable += 1,
+            99 => failed.no_local_port += 1,
+            0 if record.syn_retransmits > 0 => failed.no_answer += 1,
+            // Given up by the application at once.
+            0 => {}
+            _ => failed.other += 1,
+        }
+    }
+
+    /// Adds what was measured before. Queues are not increases, and stay as they are.
+    pub(crate) fn merge(&mut self, before: &Self) {
+        self.shares.add(&before.shares);
+        self.rto += before.rto;
+        self.sent_bytes += before.sent_bytes;
+        self.received_bytes += before.received_bytes;
+        self.sent_segments += before.sent_segments;
+        self.retransmits += before.retransmits;
+        self.syn_retransmits += before.syn_retransmits;
+        self.take_min_rtt(before.min_rtt_us);
+        self.opened += before.opened;
+        let (failed, theirs) = (&mut self.failed, &before.failed);
+        failed.refused += theirs.refused;
+        failed.no_answer += theirs.no_answer;
+        failed.unreachable += theirs.unreachable;
+        failed.no_local_port += theirs.no_local_port;
+        failed.other += theirs.other;
+        self.reset_by_local += before.reset_by_local;
+        self.reset_by_peer += before.reset_by_peer;
+        self.listening.drops += before.listening.drops;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_pipeline::testing::{flow, record};
+    use flowtap_pipeline::{Endpoint, SendTime};
+
+    use super::super::{Cause, judge};
+    use super::*;
+
+    fn slow(cookie: u64, remote: &str, unread: u32) -> TcpRecord {
+        TcpRecord {
+            time: SendTime {
+                receiver_us: 4_000_000,
+                application_us: 1_000_000,
+                ..SendTime::default()
+            },
+            sent_bytes: 100,
+            queues: Queues {
+                unread,
+                ..Queues::EMPTY
+            },
+            ..record("10.0.0.1:40000", remote).with_flow(|flow| Flow { cookie, ..flow })
+        }
+    }
+
+    fn only(sums: &Sums) -> Evidence {
+        assert_eq!(sums.peers.len(), 1, "{sums:?}");
+        sums.peers.values().next().unwrap().evidence
+    }
+
+    #[test]
+    fn sums_grow_over_periods_and_queues_are_those_of_now() {
+        let mut tally = Tally::default();
+        tally.add_tcp(0, &slow(9, "192.0.2.7:443", 500));
+        let before = tally.take();
+        tally.add_tcp(0, &slow(9, "192.0.2.7:443", 7));
+        // The same cookie at another receiver is another connection.
+        tally.add_tcp(1, &slow(9, "192.0.2.7:443", 3));
+        let of_now = only(&tally.sums(None, |_, _| true));
+        assert_eq!((of_now.sent_bytes, of_now.unread), (200, 10));
+        let sums = tally.sums(Some(&before), |_, _| true);
+        let evidence = only(&sums);
+        assert_eq!((evidence.sent_bytes, evidence.unread), (300, 10));
+        assert_eq!(evidence, sums.all);
+        assert_eq!(judge(&evidence).cause, Cause::Receiver);
+    }
+
+    #[test]
+    fn a_connection_that_closed_has_no_queue() {
+        let mut tally = Tally::default();
+        tally.add_tcp(0, &slow(9, "192.0.2.7:443", 500));
+        tally.add_tcp(
+            0,
+            &TcpRecord {
+                events: Events::CLOSED,
+                ..slow(9, "192.0.2.7:443", 500)
+            },
+        );
+        assert_eq!(only(&tally.sums(None, |_, _| true)).unread, 0);
+    }
+
+    #[test]
+    fn clients_of_a_port_have_what_its_listening_socket_dropped_once_per_period() {
+        let listener = |drops, closed| {
+            let local = Endpoint::new([10, 0, 0, 1].into(), 80);
+            ListeningRecord {
+                drops,
+                backlog: if closed { 0 } else { 5 },
+                limit: if closed { 0 } else { 4 },
+                closed,
+                ..ListeningRecord::new(local)
+            }
+        };
+        let served = || {
+            record("10.0.0.1:80", "192.0.2.7:40000").with_flow(|flow| Flow {
+                kind: Some(FlowKind::Ingress),
+                ..flow
+            })
+        };
+        let mut tally = Tally::default();
+        tally.add_tcp(0, &served());
+        tally.add_listening(0, &listener(40, false));
+        let before = tally.take();
+        tally.add_listening(0, &listener(5, false));
+        let evidence = only(&tally.sums(Some(&before), |_, _| true));
+        assert_eq!((evidence.listening.drops, evidence.listening.limit), (45, 4));
+        assert_eq!(judge(&evidence).cause, Cause::AcceptQueue);
+        // The next period begins without drops, but with the queue.
+        tally.take();
+        let sums = tally.sums(None, |_, _| true);
+        assert_eq!((sums.all.listening.drops, sums.all.listening.backlog), (0, 5));
+        // One that has gone has no queue.
+        tally.add_listening(0, &listener(0, true));
+        assert_eq!(tally.sums(None, |_, _| true).all.listening, Listening::default());
+    }
+
+    #[test]
+    fn time_before_the_period_does_not_count() {
+        let mut tally = Tally::default();
+        let mut record = slow(9, "192.0.2.7:443", 0);
+        record.time.application_us = 3_600_000_000;
+        tally.add_tcp_of(0, &record, 10_000_000);
+        let evidence = only(&tally.sums(None, |_, _| true));
+        assert!((evidence.shares.total() - 10.0).abs() < 1e-9, "{evidence:?}");
+        assert_eq!(judge(&evidence).cause, Cause::Receiver);
+    }
+
+    #[test]
+    fn peers_beyond_the_bound_are_counted_and_in_the_sum() {
+        let mut tally = Tally::default();
+        let end = |n: u32| Endpoint::new(std::net::Ipv4Addr::from(n).into(), 443);
+        for n in 0..5_000_u32 {
+            let mut record = TcpRecord::new(Flow::new(end(1), end(0x0a00_0000 + n)));
+            record.sent_bytes = 1;
+            tally.add_tcp(0, &record);
+        }
+        let before = tally.take();
+        let sums = tally.sums(Some(&before), |_, _| true);
+        assert_eq!((sums.peers.len(), sums.further), (MAX_PEERS, 904));
+        assert_eq!(sums.all.sent_bytes, 5_000);
+    }
+
+    #[test]
+    fn connects_fail_for_the_reason_that_an_operator_looks_for() {
+        let failed = |failure, syn_retransmits| TcpRecord {
+            events: Events::FAILED,
+            failure,
+            syn_retransmits,
+            ..TcpRecord::new(flow("10.0.0.1:40000", "192.0.2.7:443"))
+        };
+        let mut tally = Tally::default();
+        for record in [failed(111, 0), failed(0, 2), failed(110, 6), failed(0, 0)] {
+            tally.add_tcp(0, &record);
+        }
+        let sums = tally.sums(None, |_, _| true);
+        assert_eq!((sums.all.failed.refused, sums.all.failed.no_answer), (1, 2));
+        assert_eq!(judge(&sums.all).cause, Cause::NoAnswer);
+    }
+}
