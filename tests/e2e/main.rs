@@ -26,10 +26,12 @@
 //! | `processes` | which process an accepted connection belongs to |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
+//! | `icmp` | errors of UDP sockets, against those that the sockets return; messages by type |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
+//! | `udp_programs` | iperf3 and HTTP/3 by aioquic, against their own counts |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
@@ -67,6 +69,7 @@ mod flow_logs;
 mod generated;
 mod generator;
 mod handover;
+mod icmp;
 mod identity;
 mod kernel_objects;
 mod kubernetes;
@@ -99,3 +102,4 @@ mod stores;
 mod structure;
 mod traffic;
 mod udp;
+mod udp_programs;
