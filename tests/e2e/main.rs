@@ -13,6 +13,7 @@
 //! | `owners` | containers by their cgroups, names of processes as text |
 //! | `kubernetes` | the cluster's id, and each watch of its API in `/status` |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
+//! | `connecting` | connects that wait for an answer, against `ss` |
 //! | `connections` | connections of exporters that fail in every way: nothing is given up |
 //! | `config_messages` | configs as users of other programs write them, and what is said of them |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
@@ -53,6 +54,7 @@
 mod bad_configs;
 mod command_line;
 mod config_messages;
+mod connecting;
 mod connections;
 mod daemon;
 mod default_config;

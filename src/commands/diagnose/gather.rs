@@ -18,6 +18,9 @@ const MAX_PEERS: usize = 4096;
 /// Connections whose queues are known at a time.
 const MAX_CONNECTIONS: usize = 100_000;
 
+/// The kernel's number of the state CLOSE (`include/net/tcp_states.h`).
+const TCP_CLOSE: u8 = 7;
+
 /// A peer, in one role.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Peer {
@@ -41,6 +44,8 @@ pub(super) struct Gathered {
     /// Records of connections whose queues are not known, as there were too many.
     pub(super) unqueued: u64,
     queues: HashMap<u64, (Peer, Queues)>,
+    /// Retransmitted SYNs of each connect that waits for an answer.
+    connecting: HashMap<u64, (Peer, u8)>,
     listeners: HashMap<u64, (u16, Listening)>,
 }
 
@@ -51,17 +56,35 @@ impl Gathered {
             port: server_port(&record.flow),
             serves: record.flow.kind == Some(FlowKind::Ingress),
         };
+        let cookie = record.flow.cookie;
+        if record.is_connecting() {
+            self.take_connecting(peer, record);
+            return;
+        }
+        if record.events != Events::NONE {
+            self.connecting.remove(&cookie);
+        }
         add(&mut self.sum, record);
         if self.peers.len() < MAX_PEERS || self.peers.contains_key(&peer) {
             add(self.peers.entry(peer.clone()).or_default(), record);
         } else {
             self.further += 1;
         }
-        let cookie = record.flow.cookie;
         if record.events.contains(Events::CLOSED) {
             self.queues.remove(&cookie);
         } else if self.queues.len() < MAX_CONNECTIONS || self.queues.contains_key(&cookie) {
             self.queues.insert(cookie, (peer, record.queues));
+        } else {
+            self.unqueued += 1;
+        }
+    }
+
+    fn take_connecting(&mut self, peer: Peer, record: &TcpRecord) {
+        let cookie = record.flow.cookie;
+        if record.state == TCP_CLOSE {
+            self.connecting.remove(&cookie);
+        } else if self.connecting.len() < MAX_CONNECTIONS || self.connecting.contains_key(&cookie) {
+            self.connecting.insert(cookie, (peer, record.syn_retransmits));
         } else {
             self.unqueued += 1;
         }
@@ -79,8 +102,24 @@ impl Gathered {
         };
     }
 
-    /// Ends it: what is queued and what listens now counts.
+    /// Ends it: what is queued, waits and listens now counts.
     fn finish(&mut self, target: &Target) {
+        for (peer, syn_retransmits) in std::mem::take(&mut self.connecting).into_values() {
+            // One that was sent a moment ago may still be answered.
+            if syn_retransmits == 0 {
+                continue;
+            }
+            let add = |evidence: &mut Evidence| {
+                evidence.waiting += 1;
+                evidence.syn_retransmits += u64::from(syn_retransmits);
+            };
+            add(&mut self.sum);
+            if self.peers.len() < MAX_PEERS || self.peers.contains_key(&peer) {
+                add(self.peers.entry(peer).or_default());
+            } else {
+                self.further += 1;
+            }
+        }
         for (peer, queues) in std::mem::take(&mut self.queues).into_values() {
             let add = |evidence: &mut Evidence| {
                 evidence.unsent += u64::from(queues.unsent);
@@ -270,6 +309,41 @@ mod tests {
         let found = gathered(Target::All, records, Vec::new());
         assert_eq!((found.sum.failed.refused, found.sum.failed.no_answer), (1, 2));
         assert_eq!(judge(&found.sum).cause, Cause::NoAnswer);
+    }
+
+    #[test]
+    fn connects_that_wait_for_an_answer_to_a_second_syn_count_until_they_end() {
+        let waits = |cookie, syn_retransmits| {
+            TcpRecord {
+                events: Events::CONNECTING,
+                state: 2,
+                syn_retransmits,
+                ..record("10.0.0.1:40000", "192.0.2.7:443")
+            }
+            .with_flow(|flow| Flow { cookie, ..flow })
+        };
+        let ended = |cookie, events, state| TcpRecord {
+            events,
+            state,
+            syn_retransmits: 0,
+            ..waits(cookie, 0)
+        };
+        let records = vec![
+            waits(1, 1),
+            waits(2, 1),
+            waits(3, 1),
+            waits(4, 0),
+            waits(1, 3),
+            ended(2, Events::OPENED, 1),
+            ended(3, Events::CONNECTING, 7),
+        ];
+        let found = gathered(Target::All, records, Vec::new());
+        assert_eq!((found.sum.waiting, found.sum.syn_retransmits), (1, 3));
+        assert_eq!(found.sum.failed.total(), 0);
+        let of_peer: Vec<_> = found.peers.values().map(|evidence| evidence.waiting).collect();
+        assert_eq!(of_peer, [1]);
+        let silent = gathered(Target::All, vec![waits(1, 2)], Vec::new());
+        assert_eq!(judge(&silent.sum).cause, Cause::NoAnswer);
     }
 
     #[test]
