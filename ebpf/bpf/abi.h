@@ -29,7 +29,8 @@ enum flow_events {
 	FLOW_FAILED = 1 << 2,
 	FLOW_RESET = 1 << 3,
 	FLOW_ADOPTED = 1 << 4,
-	FLOW_OPEN = 1 << 5, /* a census: the connection is open */
+	FLOW_OPEN = 1 << 5,	  /* a census: the connection is open */
+	FLOW_CONNECTING = 1 << 6, /* a connect that waits for an answer; no byte has moved */
 };
 
 /* Bits of flow_event.limits. */
@@ -86,7 +87,7 @@ struct flow_event {
 	__u32 cwnd;	    /* segments */
 	__u32 handshake_us; /* SYN to ESTABLISHED; 0 if not seen */
 	__u32 pid;	    /* thread group, initial pid namespace; 0 if unknown */
-	__u64 age_us;	    /* since ESTABLISHED or adoption */
+	__u64 age_us;	    /* since ESTABLISHED or adoption; of FLOW_CONNECTING since the SYN */
 	__u64 cgroup_id;
 	char comm[16];
 	__u8 role;	  /* enum role */
@@ -107,7 +108,8 @@ struct flow_event {
 	__u32 unacked;
 	__u32 unread;
 	__u8 limits;	      /* enum limits */
-	__u8 syn_retransmits; /* of the SYN, or of the SYN-ACK; in the record with FLOW_OPENED or FLOW_FAILED */
+	__u8 syn_retransmits; /* of the SYN, or of the SYN-ACK; in the record with FLOW_OPENED or FLOW_FAILED, and
+			       * until now in those with FLOW_CONNECTING */
 	__u8 reset_by;	      /* enum reset_by, for FLOW_RESET */
 	__u8 route;	      /* enum route */
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * The window's scan: one flow_event for each socket whose totals moved since it was last looked at; in a census, one
- * for each open socket.
+ * The window's scan: one flow_event for each socket whose totals moved since it was last looked at, and for each
+ * connect that waits for an answer; in a census, one for each open socket.
  *
  * In: every socket that has storage, in every network namespace. Out: on `lifecycle` a flow_event
  * each. Without room there the program requests, before it moves any total, the same socket again:
@@ -108,6 +108,25 @@ static __always_inline void follow_close(struct delta *sum, struct socket_state 
 	bpf_map_delete_elem(&final_totals, cookie);
 }
 
+/* Whether a connect waits for an answer: nothing of it has been reported, and its totals do not count yet. */
+static __always_inline bool is_connecting(struct sock *sk, const struct socket_state *state)
+{
+	return state->role == ROLE_CLIENT && !has_mark(state, MARK_ESTABLISHED) &&
+	       sk->__sk_common.skc_state == TCP_SYN_SENT;
+}
+
+/* Completes the record of a connect that waits, unless it was answered meanwhile. */
+static __always_inline void fill_connecting(struct flow_event *event, const struct socket_state *state,
+					    struct tcp_sock *tcp)
+{
+	if (event->events & FLOW_OPENED) {
+		event->events &= ~FLOW_CONNECTING;
+		return;
+	}
+	event->syn_retransmits = read_syn_retransmits(tcp);
+	event->age_us = (bpf_ktime_get_ns() - state->since_ns) / 1000;
+}
+
 /* `tcp` is the same socket as `sk`. */
 static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 cookie, struct socket_state *state,
 				   bool census)
@@ -115,9 +134,12 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	struct delta changed = {};
 	struct flow_event *event;
 	struct totals now;
+	bool connecting;
+	__u8 events = 0;
 	__u8 chrono;
 
-	if (!has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
+	connecting = is_connecting(sk, state);
+	if (!(connecting || has_mark(state, MARK_ESTABLISHED)) || has_mark(state, MARK_CLOSED))
 		return ITER_CONTINUE;
 	read_totals(&now, sk, tcp);
 	chrono = chrono_type(tcp);
@@ -139,15 +161,21 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	}
 	/* In mode `events` bytes are left to the next segment, which has been ahead of the totals read here if it has
 	 * just come. */
-	if (per_segment)
+	if (connecting)
+		events = FLOW_CONNECTING;
+	else if (per_segment)
 		move_details(&changed, &state->reported, &now);
 	else
 		move_totals(&changed, &state->reported, &now);
 	follow_close(&changed, state, &cookie);
-	if (census)
+	if (census && !connecting) {
 		look_for_redirect(state, sk);
-	fill_flow(event, state, tcp, cookie, &changed, sk->__sk_common.skc_state,
-		  census && !has_mark(state, MARK_CLOSED) ? FLOW_OPEN : 0);
+		if (!has_mark(state, MARK_CLOSED))
+			events = FLOW_OPEN;
+	}
+	fill_flow(event, state, tcp, cookie, &changed, sk->__sk_common.skc_state, events);
+	if (connecting)
+		fill_connecting(event, state, tcp);
 	/* The reader is waiting for the scan's end, and needs no waking. */
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	return ITER_CONTINUE;

@@ -5,9 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, Launch};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT};
 use crate::dns_server::{Behaviour, Dnsmasq, Responder};
 use crate::exposition::{Exposition, Sample};
 use crate::{netns, require};
@@ -286,6 +286,113 @@ fn failures_delay_loss_and_truncation_are_seen_as_they_happened() {
     assert_eq!(seen.sum("primus_lens_network_dns_search_misses", &of_netns), 0);
     let (status, _) = daemon.stop();
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_transaction_takes_as_long_as_its_server_says_and_no_longer_than_its_client_waits() {
+    const COUNT: u16 = 50;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&REAL);
+    let (netns, server, client) = netns::within_new(|| {
+        let slow = Responder::start(
+            "127.0.0.1:53",
+            Behaviour {
+                rcode: 0,
+                truncated: false,
+                delay: Duration::from_millis(5),
+                ignored: 0,
+            },
+        );
+        let began = Instant::now();
+        for id in 0..COUNT {
+            assert!(ask_patiently("127.0.0.1:53", id));
+        }
+        let client = began.elapsed();
+        (netns::label(), slow.busy(), client)
+    });
+    let count = |seen: &Exposition, flow| {
+        let labels = [("flow", flow), ("netns", netns.as_str())];
+        seen.sum("primus_lens_network_dns_duration_count", &labels)
+    };
+    let all = u64::from(COUNT);
+    let seen = daemon.scrape_until("all transactions", |seen| {
+        count(seen, "egress") == all && count(seen, "ingress") == all
+    });
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
+    // Microseconds are rounded down.
+    let bounds = server.as_secs_f64() - f64::from(COUNT) * 1e-6..=client.as_secs_f64();
+    for flow in ["egress", "ingress"] {
+        let labels = [("flow", flow), ("netns", netns.as_str())];
+        let mut sums = seen.select("primus_lens_network_dns_duration_sum", &labels);
+        let sum: f64 = sums.next().expect("a histogram").value;
+        assert!(bounds.contains(&sum), "{flow}: {sum} s, not {bounds:?}");
+    }
+}
+
+/// Asks once, and waits for the answer.
+fn ask_patiently(server: &str, id: u16) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
+    socket.send(&query(id)).unwrap();
+    socket.recv(&mut [0; 512]).is_ok()
+}
+
+/// Asks at most so many times a second, and less often if the machine is slower.
+fn ask_at_rate(server: &UdpSocket, client: &UdpSocket, count: u16, rate: u32) {
+    let (began, mut buffer) = (Instant::now(), [0; 512]);
+    for id in 0..count {
+        let due = began + Duration::from_secs(1) * u32::from(id) / rate;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        client.send(&query(id)).unwrap();
+        let (length, from) = server.recv_from(&mut buffer).unwrap();
+        buffer[2] |= 0x80;
+        server.send_to(&buffer[..length], from).unwrap();
+        client.recv(&mut buffer).unwrap();
+    }
+}
+
+#[test]
+fn ten_thousand_queries_a_second_with_a_ring_of_64_kib_are_in_the_outcomes_or_counted_as_lost() {
+    const COUNT: u16 = 30_000;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = server.local_addr().unwrap();
+    // A port that nobody else on this machine asks.
+    let ports = format!("receivers.ebpf.dns.ports=[{}]", at.port());
+    let small = ["receivers.ebpf.dns.ring_buffer_bytes=65536", ports.as_str()];
+    let daemon = Daemon::start(&[&REAL[..], &small].concat());
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(at).unwrap();
+    ask_at_rate(&server, &client, COUNT, 10_000);
+    let lost = |own: &Exposition| {
+        own.sum(
+            "flowtap_receiver_refused_records_total",
+            &[("reason", "dns_ring_full")],
+        )
+    };
+    // Each message passes two sockets; a transaction that was answered is two messages.
+    let messages = 4 * u64::from(COUNT);
+    let outcomes = |seen: &Exposition| {
+        let timed_out = seen.sum(QUERIES, &[("rcode", "timeout")]);
+        2 * (seen.sum(QUERIES, &[]) - timed_out) + timed_out
+    };
+    // Windows close after the counts of losses, so those are complete once the outcomes are.
+    let accounted =
+        |own: &Exposition| lost(own) + own.sum("flowtap_receiver_dns_rejected_messages_total", &[]);
+    let all = |seen: &Exposition| outcomes(seen) + accounted(&daemon.telemetry()) >= messages;
+    let seen = daemon.scrape_until("each message in an outcome or a loss", all);
+    let own = daemon.telemetry();
+    eprintln!("{} of {messages} messages lost", lost(&own));
+    assert_eq!(outcomes(&seen) + accounted(&own), messages);
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert_eq!(outcomes(&window.totals) + accounted(&own), messages);
 }
 
 #[test]

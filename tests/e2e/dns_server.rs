@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// dnsmasq at port 53 of the loopback addresses of this thread's network namespace. Its log of queries is the oracle.
 pub(crate) struct Dnsmasq {
@@ -114,6 +114,8 @@ pub(crate) struct Responder {
     stop: Arc<AtomicBool>,
     /// Queries received.
     seen: Arc<AtomicU64>,
+    /// Nanoseconds from each query to its answer.
+    busy: Arc<AtomicU64>,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -126,26 +128,37 @@ impl Responder {
             .expect("a timeout");
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&seen));
+        let busy = Arc::new(AtomicU64::new(0));
+        let took = Arc::clone(&busy);
         let worker = thread::spawn(move || {
             let mut buffer = [0; 1500];
             while !stopped.load(Ordering::Relaxed) {
                 let Ok((length, client)) = socket.recv_from(&mut buffer) else {
                     continue;
                 };
+                let received = Instant::now();
                 if count.fetch_add(1, Ordering::Relaxed) < behaviour.ignored {
                     continue;
                 }
                 thread::sleep(behaviour.delay);
                 buffer[2] |= 0x80 | if behaviour.truncated { 0x02 } else { 0 };
                 buffer[3] = 0x80 | behaviour.rcode;
+                let nanos = u64::try_from(received.elapsed().as_nanos()).expect("a short time");
+                took.fetch_add(nanos, Ordering::Relaxed);
                 let _ = socket.send_to(&buffer[..length], client);
             }
         });
         Self {
             stop,
             seen,
+            busy,
             worker: Some(worker),
         }
+    }
+
+    /// Time from each query to its answer, up to now, as the server measured it.
+    pub(crate) fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy.load(Ordering::Relaxed))
     }
 
     /// Ends it; returns the number of queries that it received.

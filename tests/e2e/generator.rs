@@ -113,3 +113,62 @@ fn a_stop_in_the_middle_of_ten_million_records_ends_it_in_order() {
     let opened = connections(&window.totals, "opened");
     assert!((1..10_000_000).contains(&opened), "{opened}");
 }
+
+#[test]
+fn datagrams_and_dropped_packets_are_in_the_families_of_udp_icmp_and_drops() {
+    let daemon = start(&[
+        "receivers.generator.flows=10",
+        "receivers.generator.max_intervals=3",
+        "receivers.generator.server_share=0.4",
+        "receivers.generator.udp_flows=500",
+        "receivers.generator.udp_churn_per_interval=20",
+        "receivers.generator.udp_datagrams=4",
+        "receivers.generator.udp_datagram_bytes=1100",
+        "receivers.generator.dropped_packets_per_interval=50",
+    ]);
+    let (egress, ingress) = (
+        "primus_lens_network_udp_flow_egress",
+        "primus_lens_network_udp_flow_ingress",
+    );
+    let is_complete = |seen: &Exposition| {
+        [(egress, 300), (ingress, 200)].iter().all(|(family, flows)| {
+            ["outbound", "inbound"].iter().all(|direction| {
+                seen.sum(family, &[("direction", direction)]) == INTERVALS * flows * 4 * 1100
+            })
+        }) && seen.sum("primus_lens_network_drops", &[]) == INTERVALS * 50
+    };
+    let seen = daemon.scrape_until("the sums of all intervals", is_complete);
+    let datagrams = seen.sum("primus_lens_network_udp_datagrams", &[("direction", "outbound")]);
+    assert_eq!(datagrams, INTERVALS * 500 * 4);
+    // Every other flow is QUIC.
+    let quic = [egress, ingress].map(|family| seen.sum(family, &[("app", "quic")]));
+    assert_eq!(quic.iter().sum::<u64>(), INTERVALS * 500 * 4 * 1100);
+    for (family, labels) in [
+        ("primus_lens_network_udp_drops", None),
+        ("primus_lens_network_udp_errors", Some(("reason", "refused"))),
+        (
+            "primus_lens_network_icmp_messages",
+            Some(("direction", "inbound")),
+        ),
+    ] {
+        let labels: Vec<_> = labels.into_iter().collect();
+        assert_eq!(seen.sum(family, &labels), INTERVALS * 5, "{family}");
+    }
+    for reason in [
+        "NETFILTER_DROP",
+        "SOCKET_RCVBUFF",
+        "NO_SOCKET",
+        "IP_CSUM",
+        "TCP_OLD_DATA",
+    ] {
+        let packets = seen.sum("primus_lens_network_drops", &[("reason", reason)]);
+        assert_eq!(packets, INTERVALS * 10, "{reason}");
+    }
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    assert!(
+        is_complete(&window.totals),
+        "more than was to come: {}",
+        window.log
+    );
+}

@@ -15,6 +15,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use socket2::SockRef;
 
+use crate::connecting;
 use crate::daemon::{Daemon, flowtap};
 use crate::exposition::Exposition;
 use crate::netns;
@@ -483,6 +484,8 @@ fn diagnose_names_the_cause_of_each_experiment() {
 const REFUSES: u16 = 7_110;
 /// A port to which nothing gets.
 const SILENT: u16 = 7_111;
+/// The same, of a connect that is not given up.
+const WAITS: u16 = 7_112;
 
 #[test]
 fn diagnose_names_a_peer_that_refuses_and_one_that_does_not_answer() {
@@ -496,17 +499,26 @@ fn diagnose_names_a_peer_that_refuses_and_one_that_does_not_answer() {
         sh(&format!(
             "nft add table inet t
              nft 'add chain inet t in {{ type filter hook input priority 0; }}'
-             nft add rule inet t in tcp dport {SILENT} drop"
+             nft add rule inet t in tcp dport '{{ {SILENT}, {WAITS} }}' drop"
         ));
-        diagnosed(|| {
+        let mut still_waits = None;
+        let causes = diagnosed(|| {
             let to = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             // The first SYN is retransmitted after a second.
             let given_up = TcpStream::connect_timeout(&to(SILENT), Duration::from_millis(1_500));
             assert_eq!(given_up.unwrap_err().kind(), ErrorKind::TimedOut);
             let refused = TcpStream::connect(to(REFUSES));
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
-        })
+            let waits = connecting::begin(WAITS);
+            while connecting::waiting(WAITS) != (1, 1) {
+                thread::yield_now();
+            }
+            still_waits = Some(waits);
+        });
+        drop(still_waits);
+        causes
     });
     let cause = |port: u16| causes[&(port.into(), "egress".to_owned())].as_str();
     assert_eq!((cause(REFUSES), cause(SILENT)), ("refused", "no_answer"));
+    assert_eq!(cause(WAITS), "no_answer");
 }

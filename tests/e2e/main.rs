@@ -13,6 +13,7 @@
 //! | `owners` | containers by their cgroups, names of processes as text |
 //! | `kubernetes` | the cluster's id, and each watch of its API in `/status` |
 //! | `labels` | egress and ingress, port labels, direction, `/metrics` with no config |
+//! | `connecting` | connects that wait for an answer, against `ss` |
 //! | `connections` | connections of exporters that fail in every way: nothing is given up |
 //! | `config_messages` | configs as users of other programs write them, and what is said of them |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
@@ -26,12 +27,14 @@
 //! | `processes` | which process an accepted connection belongs to |
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
+//! | `icmp` | errors of UDP sockets, against those that the sockets return; messages by type |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `extensions` | extensions, and the daemon's own listeners, over reloads |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `translation` | the pod behind a service address and the client behind a masquerade, against conntrack and the applications; hops of a sidecar |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
+//! | `udp_programs` | iperf3 and HTTP/3 by aioquic, against their own counts |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
@@ -53,6 +56,7 @@
 mod bad_configs;
 mod command_line;
 mod config_messages;
+mod connecting;
 mod connections;
 mod daemon;
 mod default_config;
@@ -70,6 +74,7 @@ mod flow_logs;
 mod generated;
 mod generator;
 mod handover;
+mod icmp;
 mod identity;
 mod kernel_objects;
 mod kubernetes;
@@ -103,3 +108,4 @@ mod structure;
 mod traffic;
 mod translation;
 mod udp;
+mod udp_programs;

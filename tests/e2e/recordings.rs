@@ -1,6 +1,6 @@
 //! `record`, `replay`, `explain` and `classify`, and the debug endpoints of the Go exporter.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -17,8 +17,15 @@ struct Recorder(Child);
 
 impl Recorder {
     fn start(file: &Path) -> Self {
+        Self::with(file, &[])
+    }
+
+    /// With further settings, as `key=value`.
+    fn with(file: &Path, set: &[&str]) -> Self {
+        let set = set.iter().flat_map(|set| ["--set", *set]);
         let mut child = flowtap()
             .args(["record", "--set", "receivers.ebpf.interval=200ms"])
+            .args(set)
             .arg(file)
             .stderr(Stdio::piped())
             .spawn()
@@ -99,6 +106,71 @@ fn a_recording_replays_to_the_same_metrics_to_the_byte_and_holds_what_the_applic
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(65), "{said}");
     assert!(said.contains("at byte ") && said.contains("cut off"), "{said}");
+}
+
+/// Asks a name server of this test for `label.site.example`; both ends are on this machine.
+fn look_up(server: &UdpSocket, label: &str) {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(server.local_addr().unwrap()).unwrap();
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in [label, "site", "example"] {
+        query.push(label.len().try_into().unwrap());
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    client.send(&query).unwrap();
+    let mut buffer = [0; 512];
+    let (length, from) = server.recv_from(&mut buffer).unwrap();
+    // The question is answered with one address.
+    let mut answer = buffer[..length].to_vec();
+    answer[2] |= 0x80;
+    answer[7] = 1;
+    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]);
+    server.send_to(&answer, from).unwrap();
+    client.recv(&mut buffer).unwrap();
+}
+
+#[test]
+fn a_recording_has_transactions_of_dns_and_their_names_only_where_the_config_asks_for_names() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = format!(
+        "receivers.ebpf.dns.ports=[{}]",
+        server.local_addr().unwrap().port()
+    );
+    for (names, found) in [
+        ("none", [false, false]),
+        ("registered_domain", [false, true]),
+        ("full", [true, true]),
+    ] {
+        let file = dir.path().join(names);
+        let set = format!("receivers.ebpf.dns.names={names}");
+        let recorder = Recorder::with(&file, &["receivers.ebpf.udp.hooks=cgroup", &port, &set]);
+        for _ in 0..20 {
+            look_up(&server, "confidential");
+        }
+        recorder.stop();
+        let bytes = std::fs::read(&file).unwrap();
+        let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        assert_eq!(["confidential", "site.example"].map(has), found, "names: {names}");
+        // With their names or without, the transactions are there, at both ends.
+        let replayed = Exposition::parse(&output(flowtap().arg("replay").arg(&file)));
+        assert_eq!(
+            replayed.sum("primus_lens_network_dns_queries", &[]),
+            40,
+            "{names}"
+        );
+        let explained = output(flowtap().arg("explain").arg(&file));
+        for family in ["network_dns_queries ", "network_udp_datagrams "] {
+            assert!(
+                explained.lines().any(|line| line.starts_with(family)),
+                "{explained}"
+            );
+        }
+    }
 }
 
 #[test]

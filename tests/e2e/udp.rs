@@ -189,6 +189,39 @@ fn datagrams_that_a_socket_has_no_room_for_are_dropped_and_not_received() {
 }
 
 #[test]
+fn coverage_is_whole_by_the_kernels_own_counters() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    // In a namespace of its own, so that nothing else is in the kernel's counters.
+    netns::within_new(|| {
+        let daemon = daemon(&[BY_CGROUP]);
+        for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            exchange(&UdpSocket::bind((address, 0)).unwrap(), 50);
+        }
+        // Three requests and three answers for each client.
+        let datagrams = 2 * 2 * 3 * 50;
+        let of = |own: &Exposition, side: &str, counter| {
+            own.sum(
+                &format!("flowtap_receiver_coverage_{side}_total"),
+                &[("counter", counter)],
+            )
+        };
+        let own = daemon.telemetry_until("every datagram", |own| {
+            ["udp_sent", "udp_received"]
+                .iter()
+                .all(|counter| of(own, "measured", counter) >= datagrams)
+        });
+        for counter in ["udp_sent", "udp_received"] {
+            let both = ["measured", "kernel"].map(|side| of(&own, side, counter));
+            assert_eq!(both, [datagrams; 2], "{counter}");
+        }
+        let (status, _) = daemon.stop();
+        assert!(status.success(), "{status}");
+    });
+}
+
+#[test]
 fn by_default_the_start_says_whether_udp_is_measured() {
     let Some(_machine) = require::root() else {
         return;

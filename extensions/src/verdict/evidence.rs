@@ -95,6 +95,9 @@ pub struct Evidence {
     pub opened: u64,
     /// Connects that failed.
     pub failed: Connects,
+    /// Connects that wait for an answer, and whose SYN was retransmitted, at the end.
+    #[serde(default)]
+    pub waiting: u64,
     /// Connections that this side reset.
     pub reset_by_local: u64,
     /// Connections that the peer reset.

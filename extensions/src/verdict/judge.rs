@@ -116,7 +116,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
 
 fn cause_of(evidence: &Evidence) -> (Cause, String) {
     let failed = evidence.failed;
-    if failed.total() > evidence.opened {
+    if failed.total() + evidence.waiting > evidence.opened {
         return connects(evidence);
     }
     let listening = evidence.listening;
@@ -162,9 +162,13 @@ fn cause_of(evidence: &Evidence) -> (Cause, String) {
 
 fn connects(evidence: &Evidence) -> (Cause, String) {
     let failed = evidence.failed;
-    let all = failed.total() + evidence.opened;
+    let all = failed.total() + evidence.waiting + evidence.opened;
     let reasons = [
-        (failed.no_answer, Cause::NoAnswer, "the peer does not answer"),
+        (
+            failed.no_answer + evidence.waiting,
+            Cause::NoAnswer,
+            "the peer does not answer",
+        ),
         (
             failed.refused,
             Cause::Refused,
@@ -306,6 +310,12 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             "{} opened, {} failed",
             counted(evidence.opened, "connection", "connections"),
             evidence.failed.total()
+        ));
+    }
+    if evidence.waiting > 0 {
+        lines.push(format!(
+            "{} for an answer",
+            counted(evidence.waiting, "connect still waits", "connects still wait")
         ));
     }
     if evidence.syn_retransmits > 0 {

@@ -15,6 +15,9 @@ pub const MAX_PEERS: usize = 4096;
 /// Connections whose queues are known at a time.
 const MAX_CONNECTIONS: usize = 100_000;
 
+/// The kernel's number of the state CLOSE (`include/net/tcp_states.h`).
+const TCP_CLOSE: u8 = 7;
+
 /// Listening sockets that are known at a time; drops of further ones count in the sum only.
 const MAX_LISTENERS: usize = 4096;
 
@@ -67,6 +70,25 @@ pub struct OfPeer {
     pub comm: [u8; 16],
 }
 
+impl OfPeer {
+    /// Remembers the class, and the process if the record has it.
+    fn describe(&mut self, flow: &Flow) {
+        self.class = flow.class.or(self.class);
+        if flow.comm[0] != 0 {
+            self.comm = flow.comm;
+        }
+    }
+}
+
+/// A connect that waits for an answer.
+#[derive(Clone, Debug)]
+struct Connecting {
+    peer: Peer,
+    syn_retransmits: u8,
+    class: Option<PeerClass>,
+    comm: [u8; 16],
+}
+
 /// Sums over a period.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
@@ -89,6 +111,7 @@ pub struct Sums {
 pub struct Tally {
     sums: Sums,
     queues: HashMap<Socket, (Peer, Queues)>,
+    connecting: HashMap<Socket, Connecting>,
 }
 
 impl Tally {
@@ -101,19 +124,23 @@ impl Tally {
     /// have waited for the application for hours.
     pub fn add_tcp_of(&mut self, receiver: u16, record: &TcpRecord, longest: i64) {
         let peer = Peer::of(&record.flow);
+        let socket = (receiver, record.flow.cookie);
+        if record.is_connecting() {
+            self.add_connecting(socket, peer, record);
+            return;
+        }
+        if record.events != Events::NONE {
+            self.connecting.remove(&socket);
+        }
         let sums = &mut self.sums;
         sums.all.add(record, longest);
         if sums.peers.len() < MAX_PEERS || sums.peers.contains_key(&peer) {
             let of_peer = sums.peers.entry(peer.clone()).or_default();
             of_peer.evidence.add(record, longest);
-            of_peer.class = record.flow.class.or(of_peer.class);
-            if record.flow.comm[0] != 0 {
-                of_peer.comm = record.flow.comm;
-            }
+            of_peer.describe(&record.flow);
         } else {
             sums.further += 1;
         }
-        let socket = (receiver, record.flow.cookie);
         if record.events.contains(Events::CLOSED) {
             self.queues.remove(&socket);
         } else if record.queues == Queues::EMPTY {
@@ -123,6 +150,22 @@ impl Tally {
             self.queues.insert(socket, (peer, record.queues));
         } else {
             sums.unqueued += 1;
+        }
+    }
+
+    fn add_connecting(&mut self, socket: Socket, peer: Peer, record: &TcpRecord) {
+        if record.state == TCP_CLOSE {
+            self.connecting.remove(&socket);
+        } else if self.connecting.len() < MAX_CONNECTIONS || self.connecting.contains_key(&socket) {
+            let connecting = Connecting {
+                peer,
+                syn_retransmits: record.syn_retransmits,
+                class: record.flow.class,
+                comm: record.flow.comm,
+            };
+            self.connecting.insert(socket, connecting);
+        } else {
+            self.sums.unqueued += 1;
         }
     }
 
@@ -184,6 +227,11 @@ impl Tally {
                 add(&mut of_peer.evidence);
             }
         }
+        // One that was sent a moment ago may still be answered.
+        let waiting = self.connecting.values();
+        for connecting in waiting.filter(|connecting| connecting.syn_retransmits > 0) {
+            sums.add_waiting(connecting);
+        }
         let mut by_port: HashMap<u16, Listening> = HashMap::new();
         for (port, listening) in std::mem::take(&mut sums.listeners).into_values() {
             if counts(port, &sums) {
@@ -201,6 +249,24 @@ impl Tally {
 }
 
 impl Sums {
+    fn add_waiting(&mut self, connecting: &Connecting) {
+        let add = |evidence: &mut Evidence| {
+            evidence.waiting += 1;
+            evidence.syn_retransmits += u64::from(connecting.syn_retransmits);
+        };
+        add(&mut self.all);
+        if self.peers.len() < MAX_PEERS || self.peers.contains_key(&connecting.peer) {
+            let of_peer = self.peers.entry(connecting.peer.clone()).or_insert(OfPeer {
+                evidence: Evidence::default(),
+                class: connecting.class,
+                comm: connecting.comm,
+            });
+            add(&mut of_peer.evidence);
+        } else {
+            self.further += 1;
+        }
+    }
+
     /// Adds what was gathered before.
     fn merge(&mut self, before: &Self) {
         self.all.merge(&before.all);
@@ -363,6 +429,44 @@ mod tests {
         assert_eq!((evidence.sent_bytes, evidence.unread), (300, 10));
         assert_eq!(evidence, sums.all);
         assert_eq!(judge(&evidence).cause, Cause::Receiver);
+    }
+
+    #[test]
+    fn connects_that_wait_for_an_answer_to_a_second_syn_count_until_they_end() {
+        let waits = |cookie, syn_retransmits| {
+            TcpRecord {
+                events: Events::CONNECTING,
+                state: 2,
+                syn_retransmits,
+                ..record("10.0.0.1:40000", "192.0.2.7:443")
+            }
+            .with_flow(|flow| Flow { cookie, ..flow })
+        };
+        let ended = |cookie, events, state| TcpRecord {
+            events,
+            state,
+            syn_retransmits: 0,
+            ..waits(cookie, 0)
+        };
+        let mut tally = Tally::default();
+        for record in [
+            waits(1, 1),
+            waits(2, 1),
+            waits(3, 1),
+            waits(4, 0),
+            waits(1, 3),
+            ended(2, Events::OPENED, 1),
+            ended(3, Events::CONNECTING, 7),
+        ] {
+            tally.add_tcp(0, &record);
+        }
+        let sums = tally.sums(None, |_, _| true);
+        assert_eq!((sums.all.waiting, sums.all.syn_retransmits), (1, 3));
+        assert_eq!(sums.all.failed.total(), 0);
+        assert_eq!(only(&sums).waiting, 1);
+        let mut silent = Tally::default();
+        silent.add_tcp(0, &waits(1, 2));
+        assert_eq!(judge(&silent.sums(None, |_, _| true).all).cause, Cause::NoAnswer);
     }
 
     #[test]

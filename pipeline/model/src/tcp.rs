@@ -36,10 +36,13 @@ impl Events {
     pub const ADOPTED: Self = Self(1 << 4);
     /// Is open: reported again by a [census](crate::batch::Census), whether it moved bytes or not.
     pub const OPEN: Self = Self(1 << 5);
+    /// Alone: a connect that waits for an answer. Nothing has moved, `age_us` is the time since the SYN, `syn_retransmits` counts
+    /// up to now, and a `state` of CLOSE says that it waits no more, however it ended.
+    pub const CONNECTING: Self = Self(1 << 6);
 
     /// The set with exactly these bits; unknown bits are dropped.
     pub const fn from_bits(bits: u8) -> Self {
-        Self(bits & 0b11_1111)
+        Self(bits & 0b111_1111)
     }
 
     /// The bits, as `from_bits` takes them.
@@ -115,7 +118,8 @@ pub struct TcpRecord {
     pub lost: i64,
     /// Segments sent that were acknowledged with a congestion mark (ECN).
     pub ecn_ce: i64,
-    /// Retransmissions of the SYN, or of the SYN-ACK, in the record of an opened connection or a failed connect.
+    /// Retransmissions of the SYN, or of the SYN-ACK, in the record of an opened connection or a failed connect. Up to now in that
+    /// of a connect that waits, which no counter takes.
     pub syn_retransmits: u8,
     /// Whether the last round-trip sample may contain the peer's think time: this side had no more to send.
     pub is_application_limited: bool,
@@ -153,6 +157,11 @@ impl TcpRecord {
         }
     }
 
+    /// Whether it is of a connect that waits for an answer, or that did until now.
+    pub const fn is_connecting(&self) -> bool {
+        self.events.bits() == Events::CONNECTING.bits()
+    }
+
     /// The same record with another flow, made from its own.
     ///
     /// ```
@@ -180,7 +189,7 @@ mod tests {
     fn events_keep_only_the_bits_they_know() {
         let events = Events::from_bits(0xff);
         assert!(events.contains(Events::CLOSED | Events::RESET));
-        assert_eq!(events.bits(), 0b11_1111);
+        assert_eq!(events.bits(), 0b111_1111);
         assert!(!Events::CLOSED.contains(Events::CLOSED | Events::RESET));
     }
 }

@@ -212,7 +212,8 @@ impl Aggregator for Connections {
         if batch.census.begins {
             self.tracker.begin_census(batch.receiver);
         }
-        for record in &batch.tcp {
+        // A connect that waits is no connection yet; its end is recorded.
+        for record in batch.tcp.iter().filter(|record| !record.is_connecting()) {
             self.fold_tcp(batch.receiver, pressure, record);
         }
         for finding in &batch.findings {

@@ -111,6 +111,10 @@ impl Decisions {
             }
             return known.keep;
         }
+        if events == Events::CONNECTING {
+            // Not a connection yet: its opening decides, or its failure.
+            return wanted;
+        }
         let feed = feed(&mut self.feeds, receiver);
         let is_full = self.table.len() >= self.max;
         let hasher = &self.hasher;
@@ -233,6 +237,14 @@ mod tests {
             decisions.decide(other, Events::OPENED, true),
             "another receiver's"
         );
+    }
+
+    #[test]
+    fn a_connect_that_waits_is_decided_by_its_record_and_leaves_no_entry() {
+        let mut decisions = Decisions::default();
+        assert!(decisions.decide(id(7), Events::CONNECTING, true));
+        assert!(!decisions.decide(id(7), Events::CONNECTING, false));
+        assert!(decisions.table.is_empty());
     }
 
     #[test]

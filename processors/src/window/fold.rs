@@ -24,8 +24,8 @@ use super::catalog::Catalog;
 use super::config::{Config, Top};
 use super::connections::Connections;
 use super::key::{Direction, KeyInputs};
+use super::levels::Levels;
 use super::listening::Listening;
-use super::queues::Queues;
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
 use crate::hops::{Hops, LOCAL_HOP};
@@ -49,7 +49,10 @@ pub struct Window {
     sums: Store<Sum>,
     histograms: Store<Histogram>,
     connections: Connections,
-    queues: Queues,
+    /// Bytes in each of `Queue::ALL`.
+    queues: Levels<3>,
+    /// Connects that wait, and their retransmitted SYNs.
+    connecting: Levels<2>,
     listening: Listening,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
@@ -82,7 +85,8 @@ impl Window {
             sums: Store::new(&max_series, &tops),
             histograms: Store::new(&max_series, &tops),
             connections: Connections::default(),
-            queues: Queues::default(),
+            queues: Levels::default(),
+            connecting: Levels::default(),
             listening: Listening::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(
@@ -183,6 +187,7 @@ impl Window {
             mut histograms,
             mut connections,
             queues,
+            connecting,
             listening,
             opened,
             ..
@@ -236,6 +241,9 @@ impl Window {
         }
         if stays[FamilyId::QueuedBytes as usize] {
             self.queues = queues;
+        }
+        if stays[FamilyId::Connecting as usize] && stays[FamilyId::ConnectingRetransmits as usize] {
+            self.connecting = connecting;
         }
         self.catalog.take_over(catalog);
         self.sums = sums;
@@ -499,6 +507,7 @@ struct Telemetry {
     connections: Gauge<u64>,
     untracked: Counter<u64>,
     unqueued: Counter<u64>,
+    uncounted_connects: Counter<u64>,
     pipeline: KeyValue,
 }
 
@@ -551,9 +560,22 @@ impl Telemetry {
                 )
                 .with_unit("{record}")
                 .build(),
+            uncounted_connects: context
+                .meter
+                .u64_counter("processor_uncounted_connecting_records")
+                .with_description(
+                    "Records of connects that wait for an answer beyond those that a window can follow one by one; the gauges of \
+                     these lack theirs.",
+                )
+                .with_unit("{record}")
+                .build(),
             pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
         };
-        for counter in [&telemetry.untracked, &telemetry.unqueued] {
+        for counter in [
+            &telemetry.untracked,
+            &telemetry.unqueued,
+            &telemetry.uncounted_connects,
+        ] {
             counter.add(0, std::slice::from_ref(&telemetry.pipeline));
         }
         for family in &FAMILIES {
@@ -603,6 +625,11 @@ impl Telemetry {
 
     fn unqueued(&self) {
         self.unqueued.add(1, std::slice::from_ref(&self.pipeline));
+    }
+
+    fn uncounted_connect(&self) {
+        self.uncounted_connects
+            .add(1, std::slice::from_ref(&self.pipeline));
     }
 }
 

@@ -23,9 +23,9 @@ mod factory;
 mod fold;
 mod icmp;
 mod key;
+mod levels;
 mod listening;
 mod process_name;
-mod queues;
 mod store;
 mod totals;
 

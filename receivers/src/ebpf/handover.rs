@@ -6,7 +6,7 @@ use super::config::Config;
 use super::event_programs::EventPrograms;
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs};
-use super::udp::UdpCapture;
+use super::udp::{IcmpCounters, UdpCapture};
 use crate::coverage::Coverage;
 use crate::extras::Extras;
 
@@ -18,6 +18,7 @@ pub(super) struct Handover {
     pub(super) programs: Programs,
     /// UDP's programs, where they are at work.
     pub(super) udp: Option<Box<UdpCapture>>,
+    pub(super) icmp: Option<IcmpCounters>,
     pub(super) coverage: Coverage,
     pub(super) extras: Extras,
     /// Why this mode was taken.

@@ -51,7 +51,7 @@ use self::known::Known;
 use self::losses::LossTelemetry;
 use self::programs::{Left, Programs, events_options, scan_listeners, sockets_options};
 pub use self::udp::{IcmpConfig, UdpConfig, UdpHooks};
-use self::udp::{Shared, UdpCapture, UdpSink};
+use self::udp::{IcmpCounters, Shared, UdpCapture, UdpSink};
 use crate::containers::Containers;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::extras::Extras;
@@ -69,6 +69,8 @@ pub struct EbpfReceiver {
     extras: Extras,
     /// UDP's programs, where they are at work.
     udp: Option<Box<UdpCapture>>,
+    /// The kernel's counters of ICMP, from the start on.
+    icmp: Option<IcmpCounters>,
     /// Of the receiver that this one replaces.
     inherited: Option<Handover>,
     /// The comparison, which continues although the programs can't.
@@ -91,6 +93,7 @@ impl EbpfReceiver {
             programs: None,
             extras: Extras::default(),
             udp: None,
+            icmp: None,
             inherited: None,
             coverage: None,
         }
@@ -104,6 +107,15 @@ impl EbpfReceiver {
             Some(drops) => drops.set_mode(mode),
             None if flowtap_ebpf::capability::check().is_err() => {}
             None => self.extras.drops = DropCapture::load(mode),
+        }
+    }
+
+    /// From now on, or from where the receiver before this one has counted to.
+    fn start_icmp(&mut self) {
+        let root = &self.config.proc_root;
+        let known = self.icmp.take().filter(|counters| counters.suits(root));
+        if self.config.icmp.enabled {
+            self.icmp = known.or_else(|| IcmpCounters::open(root));
         }
     }
 
@@ -234,6 +246,7 @@ impl Receiver for EbpfReceiver {
             (programs, coverage, reason)
         };
         self.start_drops();
+        self.start_icmp();
         let (receiver, mode) = (self.context.id.to_string(), programs.mode());
         tracing::info!(receiver, mode, reason, "capturing");
         programs.log(&self.config);
@@ -260,7 +273,7 @@ impl Receiver for EbpfReceiver {
             let Some((programs, mut coverage, reason)) = self.programs.take() else {
                 return Err(StageError::Other("run without start".into()));
             };
-            let shared = Shared::new(self.udp.take(), &config.icmp, &config.proc_root);
+            let shared = Shared::new(self.udp.take(), self.icmp.take());
             let mut with_udp = UdpSink {
                 sink,
                 shared: &shared,
@@ -287,7 +300,7 @@ impl Receiver for EbpfReceiver {
                 left = of_mode => left?,
                 broken = shared.run() => return broken,
             };
-            self.udp = shared.into_capture();
+            (self.udp, self.icmp) = shared.into_parts();
             self.programs = Some((left, coverage, reason));
             Ok(())
         }

@@ -39,6 +39,7 @@ impl EbpfReceiver {
             config: self.config.clone(),
             programs,
             udp: self.udp.take(),
+            icmp: self.icmp.take(),
             coverage,
             extras: mem::take(&mut self.extras),
             reason,
@@ -56,6 +57,7 @@ impl EbpfReceiver {
             config,
             programs,
             udp,
+            icmp,
             mut coverage,
             extras,
             mut reason,
@@ -72,6 +74,7 @@ impl EbpfReceiver {
                 config,
                 programs,
                 udp,
+                icmp,
                 coverage,
                 extras,
                 reason,
@@ -94,6 +97,7 @@ impl EbpfReceiver {
         }
         self.losses = losses;
         self.extras = extras;
+        self.icmp = icmp;
         self.keep_udp(udp);
         Ok((programs, coverage, reason))
     }

@@ -16,6 +16,9 @@ pub(super) const MAX_ADDRESSES: u32 = 1 << 17;
 /// Most names that DNS queries can ask for.
 const MAX_NAMES: u32 = 1_000_000;
 
+/// Most payload bytes of a UDP datagram over IPv4 (RFC 768).
+const MAX_DATAGRAM_BYTES: u32 = 65_507;
+
 /// Number of ports from 443 on.
 pub(super) const PORTS: u32 = 65_536 - 443;
 
@@ -55,6 +58,18 @@ pub struct Config {
     pub dns_queries_per_interval: u32,
     /// Names that these ask for in turn, `host0.example.com` and so on: at most 1,000,000. 0: the records have no names.
     pub dns_names: u32,
+    /// Number of UDP flows that are open at a time, each of a separate socket to a separate peer: at most 10,000,000. All of
+    /// them move datagrams in each interval.
+    pub udp_flows: u32,
+    /// Number of UDP flows that end in an interval, and of those that begin: at most `udp_flows`. They begin with the peers of
+    /// those that ended.
+    pub udp_churn_per_interval: u32,
+    /// Datagrams that a UDP flow sends in an interval, and as many that it receives.
+    pub udp_datagrams: u32,
+    /// Payload bytes of each datagram: at most 65,507.
+    pub udp_datagram_bytes: u32,
+    /// Dropped packets of an interval, by five reasons in turn.
+    pub dropped_packets_per_interval: u32,
     /// Seed for the order of peers and their round-trip times. The same seed produces the same
     /// records; sums don't depend on it.
     pub seed: u64,
@@ -76,6 +91,11 @@ impl Default for Config {
             server_share: 0.5,
             dns_queries_per_interval: 0,
             dns_names: 0,
+            udp_flows: 0,
+            udp_churn_per_interval: 0,
+            udp_datagrams: 10,
+            udp_datagram_bytes: 1200,
+            dropped_packets_per_interval: 0,
             seed: 0,
         }
     }
@@ -97,7 +117,8 @@ impl ComponentConfig for Config {
         let is_share = |share: f64| (0.0..=1.0).contains(&share);
         let at_most = || format!("must be at most `flows`, {flows}");
         let share = || "must be from 0 to 1".to_owned();
-        let fewest = self.peers.unwrap_or(flows).div_ceil(PORTS).max(1);
+        let most_peers = self.peers.unwrap_or(flows).max(self.udp_flows);
+        let fewest = most_peers.div_ceil(PORTS).max(1);
         let rules = [
             (
                 (1..=MAX_PEERS).contains(&flows),
@@ -131,6 +152,21 @@ impl ComponentConfig for Config {
                 self.dns_names <= MAX_NAMES,
                 "dns_names",
                 format!("must be at most {MAX_NAMES}"),
+            ),
+            (
+                self.udp_flows <= MAX_PEERS,
+                "udp_flows",
+                format!("must be at most {MAX_PEERS}"),
+            ),
+            (
+                self.udp_churn_per_interval <= self.udp_flows,
+                "udp_churn_per_interval",
+                format!("must be at most `udp_flows`, {}", self.udp_flows),
+            ),
+            (
+                self.udp_datagram_bytes <= MAX_DATAGRAM_BYTES,
+                "udp_datagram_bytes",
+                format!("must be at most {MAX_DATAGRAM_BYTES}"),
             ),
             (is_share(self.ipv6_share), "ipv6_share", share()),
             (is_share(self.server_share), "server_share", share()),

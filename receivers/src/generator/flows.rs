@@ -117,6 +117,30 @@ impl Flows {
         })
     }
 
+    /// The ends, role and process of a connection.
+    pub(super) fn flow(&self, connection: u64) -> Flow {
+        let peer = self.peer(connection);
+        self.flow_to(&peer, connection)
+    }
+
+    fn flow_to(&self, peer: &Peer, connection: u64) -> Flow {
+        // Another one for each connection to a peer, as for one that connects anew.
+        let ephemeral =
+            EPHEMERAL_PORT + remainder::<u16>(connection / self.peers + peer.index, EPHEMERAL_PORTS);
+        let (local, remote) = if peer.role == Role::Server {
+            (peer.port, ephemeral)
+        } else {
+            (ephemeral, peer.port)
+        };
+        Flow {
+            cookie: connection + 1,
+            role: peer.role,
+            role_source: RoleSource::Handshake,
+            comm: *b"generator\0\0\0\0\0\0\0",
+            ..Flow::new(Endpoint::new(peer.local, local), Endpoint::new(peer.addr, remote))
+        }
+    }
+
     fn opened(&self, connection: u64, now: u64) -> TcpRecord {
         TcpRecord {
             events: Events::OPENED,
@@ -145,14 +169,6 @@ impl Flows {
     /// The connection as it is when `now` intervals are over.
     fn record(&self, connection: u64, now: u64) -> TcpRecord {
         let peer = self.peer(connection);
-        // Another one for each connection to a peer, as for one that connects anew.
-        let ephemeral =
-            EPHEMERAL_PORT + remainder::<u16>(connection / self.peers + peer.index, EPHEMERAL_PORTS);
-        let (local, remote) = if peer.role == Role::Server {
-            (peer.port, ephemeral)
-        } else {
-            (ephemeral, peer.port)
-        };
         let age = now.saturating_sub(self.opened_after(connection));
         TcpRecord {
             rtt_us: peer.rtt_us,
@@ -161,13 +177,7 @@ impl Flows {
             state: ESTABLISHED,
             handshake_us: if peer.role == Role::Client { peer.rtt_us } else { 0 },
             age_us: age.saturating_mul(self.interval_us),
-            ..TcpRecord::new(Flow {
-                cookie: connection + 1,
-                role: peer.role,
-                role_source: RoleSource::Handshake,
-                comm: *b"generator\0\0\0\0\0\0\0",
-                ..Flow::new(Endpoint::new(peer.local, local), Endpoint::new(peer.addr, remote))
-            })
+            ..TcpRecord::new(self.flow_to(&peer, connection))
         }
     }
 

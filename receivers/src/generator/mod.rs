@@ -7,9 +7,12 @@
 //! 2. In each interval the next `active_per_interval` of them, all in turn, move `sent_bytes` and `received_bytes` each.
 //! 3. Then the `churn_per_interval` oldest close, and as many open.
 //! 4. Then `dns_queries_per_interval` DNS transactions end, of 192.0.2.1 with the name server 192.0.2.53.
-//! 5. Connection n, counted from 0 on, is to peer n modulo `peers`. So with as many peers as flows a new connection is to the
+//! 5. Then each of `udp_flows` UDP flows sends and receives `udp_datagrams` of `udp_datagram_bytes`, every 100th has a drop and an
+//!    ICMP error, and the `udp_churn_per_interval` oldest close; as many begin in the next interval. Every other flow is QUIC.
+//! 6. Then `dropped_packets_per_interval` packets are dropped, by five reasons in turn.
+//! 7. Connection n, counted from 0 on, is to peer n modulo `peers`. So with as many peers as flows a new connection is to the
 //!    peer of the one that has closed; with more, it is to the next peer, until all have had their turn.
-//! 6. An interval that is over before its turn comes is left out and counted: `receiver_missed_intervals`.
+//! 8. An interval that is over before its turn comes is left out and counted: `receiver_missed_intervals`.
 //!
 //! A peer is an address and a service's port, no two alike: the first `addresses` of 198.18.0.0/15 (RFC 2544) with port 443, then
 //! the same with 444 and so on; `2001:2::/48` (RFC 5180) with port 443. The port is the peer's own where this side is the client, and
@@ -26,6 +29,13 @@
 //! | connections closed | K × `churn_per_interval` |
 //! | connections open | `flows` |
 //! | DNS transactions | K × `dns_queries_per_interval`; of N one in 100, rounded down, without an answer, and one in 20 less these with NXDOMAIN |
+//! | records of UDP | K × `udp_flows` |
+//! | datagrams sent, and received | K × `udp_flows` × `udp_datagrams` |
+//! | bytes in datagrams sent, and received | K × `udp_flows` × `udp_datagrams` × `udp_datagram_bytes` |
+//! | drops of UDP sockets, ICMP errors of UDP, ICMP messages received | K × `udp_flows` / 100, rounded down before K |
+//! | UDP flows opened | `udp_flows` + (K - 1) × `udp_churn_per_interval` |
+//! | UDP flows closed | K × `udp_churn_per_interval` |
+//! | dropped packets | K × `dropped_packets_per_interval`; of five one for each reason, from `NETFILTER_DROP` on |
 //! | peers by IPv6 | `peers` × `ipv6_share`, rounded |
 //! | peers that this side serves | `peers` × `server_share`, rounded |
 //! | peers that moved bytes, if `peers` is `flows` | `flows`, at most K × `active_per_interval` |
@@ -36,13 +46,15 @@
 
 mod config;
 mod dns;
+mod drops;
 mod flows;
+mod udp;
 
 use std::time::Duration;
 
 use flowtap_pipeline::{
     BuildContext, BuildError, Factory, FlowBatch, Receiver, ReceiverConfig, Sink, Stability, StageError,
-    Ticker, Timestamp,
+    TcpRecord, Ticker, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -52,7 +64,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::Config;
 use self::dns::Queries;
+use self::drops::Drops;
 use self::flows::Flows;
+use self::udp::Datagrams;
 use crate::census;
 
 /// Maximum number of records in a batch.
@@ -77,6 +91,8 @@ pub struct Generator {
     config: Config,
     flows: Flows,
     queries: Queries,
+    datagrams: Datagrams,
+    drops: Drops,
     missed: Counter<u64>,
     receiver: KeyValue,
 }
@@ -95,10 +111,41 @@ impl Generator {
         Self {
             flows: Flows::new(&config),
             queries: Queries::new(&config),
+            datagrams: Datagrams::new(&config),
+            drops: Drops::new(&config),
             config,
             missed,
             receiver,
         }
+    }
+
+    /// Passes on the records of the interval `index`, which ended `at`. Returns whether all were passed on before `stop`.
+    async fn interval(
+        &self,
+        index: u64,
+        at: Timestamp,
+        batch: &mut FlowBatch,
+        stop: &CancellationToken,
+        sink: &mut dyn Sink,
+    ) -> bool {
+        let mut accept = |batch: &mut FlowBatch| sink.accept(batch);
+        let put_dns = |batch: &mut FlowBatch, record| batch.dns.push(record);
+        let put_udp = |batch: &mut FlowBatch, record| batch.udp.push(record);
+        let put_icmp = |batch: &mut FlowBatch, count| batch.icmp.push(count);
+        let put_drop = |batch: &mut FlowBatch, record| batch.drops.push(record);
+        let messages = self.datagrams.messages().into_iter();
+        hand_on(self.flows.interval(index), put_tcp, batch, stop, &mut accept).await
+            && hand_on(
+                self.queries.interval(index, at),
+                put_dns,
+                batch,
+                stop,
+                &mut accept,
+            )
+            .await
+            && hand_on(self.datagrams.interval(index), put_udp, batch, stop, &mut accept).await
+            && hand_on(messages, put_icmp, batch, stop, &mut accept).await
+            && hand_on(self.drops.interval(index), put_drop, batch, stop, &mut accept).await
     }
 
     /// Counts the intervals between two ticks.
@@ -113,6 +160,10 @@ impl Generator {
             );
         }
     }
+}
+
+fn put_tcp(batch: &mut FlowBatch, record: TcpRecord) {
+    batch.tcp.push(record);
 }
 
 impl Receiver for Generator {
@@ -133,8 +184,7 @@ impl Receiver for Generator {
     ) -> BoxFuture<'a, Result<(), StageError>> {
         async move {
             let mut batch = FlowBatch::default();
-            let put = |batch: &mut FlowBatch, record| batch.tcp.push(record);
-            if !hand_on(self.flows.opening(), put, &mut batch, &stop, |batch| sink.accept(batch)).await {
+            if !hand_on(self.flows.opening(), put_tcp, &mut batch, &stop, |batch| sink.accept(batch)).await {
                 return Ok(());
             }
             let intervals = self.config.max_intervals.unwrap_or(u64::MAX);
@@ -148,13 +198,7 @@ impl Receiver for Generator {
                 };
                 if done < intervals {
                     self.count_missed(before.replace(at).unwrap_or(at), at);
-                    let records = self.flows.interval(done);
-                    if !hand_on(records, put, &mut batch, &stop, |batch| sink.accept(batch)).await {
-                        return Ok(());
-                    }
-                    let queries = self.queries.interval(done, at);
-                    let put = |batch: &mut FlowBatch, record| batch.dns.push(record);
-                    if !hand_on(queries, put, &mut batch, &stop, |batch| sink.accept(batch)).await {
+                    if !self.interval(done, at, &mut batch, &stop, sink).await {
                         return Ok(());
                     }
                     done += 1;
@@ -164,7 +208,7 @@ impl Receiver for Generator {
                 }
                 if sink.wants_census() {
                     census::begin(&mut batch);
-                    if !hand_on(self.flows.census(done), put, &mut batch, &stop, |batch| sink.accept(batch)).await {
+                    if !hand_on(self.flows.census(done), put_tcp, &mut batch, &stop, |batch| sink.accept(batch)).await {
                         return Ok(());
                     }
                     census::end(&mut batch);

@@ -7,7 +7,7 @@ use flowtap_pipeline::{ComponentConfig, Endpoint, Events, Role};
 
 use super::config::MAX_PEERS;
 use super::*;
-use flowtap_pipeline::{DnsOutcome, TcpRecord};
+use flowtap_pipeline::{DnsOutcome, DropKind, UdpRecord};
 
 /// The records of the start and of `intervals` intervals.
 fn generated(config: &Config, intervals: u64) -> Vec<TcpRecord> {
@@ -87,6 +87,9 @@ fn every_bound_that_is_broken_is_reported_at_once_with_its_key() {
         active_per_interval: Some(MAX_PEERS + 2),
         churn_per_interval: MAX_PEERS + 2,
         addresses: 0,
+        udp_flows: MAX_PEERS + 1,
+        udp_churn_per_interval: MAX_PEERS + 2,
+        udp_datagram_bytes: 65_508,
         ipv6_share: -0.1,
         server_share: f64::NAN,
         ..Config::default()
@@ -101,6 +104,9 @@ fn every_bound_that_is_broken_is_reported_at_once_with_its_key() {
         "active_per_interval",
         "churn_per_interval",
         "addresses",
+        "udp_flows",
+        "udp_churn_per_interval",
+        "udp_datagram_bytes",
         "ipv6_share",
         "server_share",
     ];
@@ -307,4 +313,74 @@ fn dns_transactions_are_as_many_of_each_outcome_as_the_table_says() {
     });
     let mut nameless = nameless.interval(0, Timestamp::from_nanos(0));
     assert!(nameless.all(|record| record.qname.is_none() && record.answer.is_none()));
+}
+
+#[test]
+fn udp_flows_move_close_and_fail_as_the_table_says() {
+    let config = Config {
+        udp_flows: 250,
+        udp_churn_per_interval: 30,
+        udp_datagrams: 3,
+        udp_datagram_bytes: 1200,
+        ipv6_share: 0.2,
+        ..Config::default()
+    };
+    assert_eq!(config.validate(), []);
+    let datagrams = Datagrams::new(&config);
+    let records: Vec<_> = (0..4).flat_map(|index| datagrams.interval(index)).collect();
+    assert_eq!(records.len(), 4 * 250);
+    let sum = |of: fn(&UdpRecord) -> i64| records.iter().map(of).sum::<i64>();
+    assert_eq!(sum(|record| record.sent_datagrams), 4 * 250 * 3);
+    assert_eq!(sum(|record| record.received_datagrams), 4 * 250 * 3);
+    assert_eq!(sum(|record| record.sent_bytes), 4 * 250 * 3 * 1200);
+    assert_eq!(sum(|record| record.received_bytes), 4 * 250 * 3 * 1200);
+    assert_eq!(
+        (sum(|record| record.drops), sum(|record| record.errors)),
+        (4 * 2, 4 * 2)
+    );
+    assert_eq!(datagrams.messages().map(|message| message.count), Some(2));
+    let mut open = HashSet::new();
+    for record in &records {
+        if record.opened {
+            assert!(open.insert(record.flow.cookie), "opened twice: {record:?}");
+        }
+        assert!(open.contains(&record.flow.cookie), "not open: {record:?}");
+        if record.closed {
+            open.remove(&record.flow.cookie);
+        }
+    }
+    let opened = records.iter().filter(|record| record.opened).count();
+    let closed = records.iter().filter(|record| record.closed).count();
+    assert_eq!((opened, closed), (250 + 3 * 30, 4 * 30));
+    let peers: HashSet<_> = records
+        .iter()
+        .map(|record| (record.flow.remote.addr, record.flow.role == Role::Server))
+        .collect();
+    assert_eq!(
+        peers.len(),
+        250,
+        "as many peers as flows: new ones are to the peers of the closed ones"
+    );
+    // None unless it is asked for.
+    assert_eq!(Datagrams::new(&Config::default()).interval(0).count(), 0);
+    assert_eq!(Datagrams::new(&Config::default()).messages(), None);
+}
+
+#[test]
+fn dropped_packets_have_each_reason_equally_often_and_a_kind_each() {
+    let config = Config {
+        dropped_packets_per_interval: 7,
+        ..Config::default()
+    };
+    let drops = Drops::new(&config);
+    let records: Vec<_> = (0..5).flat_map(|index| drops.interval(index)).collect();
+    let mut packets = BTreeMap::new();
+    for record in &records {
+        *packets.entry(record.reason.as_str()).or_insert(0) += record.packets;
+    }
+    assert_eq!(packets.len(), 5);
+    assert!(packets.values().all(|count| *count == 7), "{packets:?}");
+    let kinds: HashSet<_> = records.iter().map(|record| record.reason.kind()).collect();
+    assert_eq!(kinds.len(), 5, "{kinds:?}");
+    assert!(!kinds.contains(&DropKind::Other));
 }

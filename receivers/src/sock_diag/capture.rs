@@ -11,6 +11,7 @@ use flowtap_pipeline::{
 use netlink_packet_sock_diag::constants::TCP_CLOSE;
 
 use super::closes::{Close, Closes};
+use super::connecting::Connecting;
 use super::counters::{Before, Clocks, Counters, Payload};
 use super::dump::{Dump, Dumper, Socket};
 use super::roles::Roles;
@@ -178,6 +179,7 @@ pub(super) struct Look {
 pub(super) struct Table {
     netns: u32,
     sockets: HashMap<u64, Known>,
+    connecting: Connecting,
     /// Of the last dump; `None` before the first.
     roles: Option<Roles>,
     /// A connection whose last acknowledgment was before this is older than flowtap.
@@ -234,6 +236,7 @@ impl Table {
         Self {
             netns,
             sockets: HashMap::new(),
+            connecting: Connecting::default(),
             roles: None,
             start,
             forgotten: None,
@@ -266,6 +269,8 @@ impl Table {
             self.batch.census = Census::WHOLE;
         }
         let first = self.roles.is_none();
+        self.connecting
+            .compare(self.netns, found.connecting, at, &mut self.batch.tcp);
         let mut gone = std::mem::replace(&mut self.sockets, HashMap::with_capacity(found.sockets.len()));
         for socket in found.sockets {
             let cookie = socket.cookie;

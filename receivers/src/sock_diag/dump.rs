@@ -5,7 +5,7 @@ use std::io;
 use flowtap_pipeline::{Endpoint, ListeningRecord, Role};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_SENT};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, Timer,
@@ -22,6 +22,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dump {
     pub(super) sockets: Vec<Socket>,
+    /// Those that wait for the answer to their SYN.
+    pub(super) connecting: Vec<Socket>,
     /// Ports that are listened on.
     pub(super) listening: Vec<u16>,
     /// Their sockets, with running totals of drops.
@@ -62,10 +64,10 @@ impl Dumper {
         })
     }
 
-    /// Every connection of this network namespace that has totals and every listener, IPv4 and IPv6.
+    /// Every connection of this network namespace that has totals, every connect that waits and every listener, IPv4 and IPv6.
     pub(super) fn dump(&mut self) -> io::Result<Dump> {
         let mut found = Dump::default();
-        // Time-wait sockets have no totals left, and those in a handshake none yet.
+        // Time-wait sockets have no totals left, and those in a server's handshake none yet.
         let connections = StateFlags::all().difference(
             StateFlags::TIME_WAIT
                 | StateFlags::CLOSE
@@ -73,9 +75,9 @@ impl Dumper {
                 | StateFlags::SYN_RECV
                 | StateFlags::LISTEN,
         );
-        // Listeners last: the listener of an accepted connection that was found existed before, and
-        // a dump is not atomic.
-        for states in [connections, StateFlags::LISTEN] {
+        // Connects first, as they become connections. Listeners last: the listener of an accepted connection that was found
+        // existed before, and a dump is not atomic.
+        for states in [StateFlags::SYN_SENT, connections, StateFlags::LISTEN] {
             self.dump_family(AF_INET, SocketId::new_v4(), &states, &mut found)?;
             self.dump_family(AF_INET6, SocketId::new_v6(), &states, &mut found)?;
         }
@@ -166,6 +168,8 @@ impl Dumper {
                     if response.header.state == TCP_LISTEN {
                         found.listening.push(response.header.socket_id.source_port);
                         found.listeners.push(listener(&response));
+                    } else if response.header.state == TCP_SYN_SENT {
+                        found.connecting.extend(socket(&response));
                     } else {
                         found.sockets.extend(socket(&response));
                     }

@@ -18,6 +18,7 @@
 
 mod capture;
 mod closes;
+mod connecting;
 mod counters;
 mod dump;
 mod roles;

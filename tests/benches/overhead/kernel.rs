@@ -40,7 +40,7 @@ pub(crate) struct Program {
 }
 
 /// flowtap's programs by name, and that of the usual design. Only one agent runs at a time.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 29] = [
     "on_state_change",
     "on_state_nested",
     "scan_sockets",
@@ -57,6 +57,8 @@ const NAMES: [&str; 27] = [
     "connect_probe",
     "close_probe",
     "count_packet",
+    "count_datagram",
+    "count_transaction",
     "on_drop",
     "on_drop_at_socket",
     "on_nothing",

@@ -1,120 +1,254 @@
-//! Cost of a datagram: one sent and taken over loopback, 64 bytes, with each way to count it and with the usual design, a program
-//! on every packet. And of a TCP exchange of the same size, which functions of UDP must not touch.
+//! Cost of a datagram, of a DNS transaction, and of TCP beside them, with each way to count UDP and with the usual design, programs on
+//! every packet of the device (`datagrams.bpf.c`). All of it over loopback:
 //!
-//! CPU time of the thread that does both ends, per pair of a send and a receive. Ways take turns in short slices, so that drifts of the
-//! machine hit all alike; each result is the median.
+//! - a datagram of 64 bytes, sent and taken; a query of 33 bytes with its answer; a TCP exchange of 64 bytes each way: CPU time of the
+//!   thread that does both ends, less that with nothing attached;
+//! - TCP throughput of one connection, and the kernel's time in it, as ratios to the run with nothing attached that is next to it.
+//!
+//! Ways take turns in short slices, so that drifts of the machine hit all alike; each result is the median.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use aya::programs::{SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader};
 use flowtap_ebpf::{Hooks, Udp, UdpOptions};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::capture::Object;
 use crate::kernel::{self, Stats};
 
 const SLICES: usize = 40;
 const PAIRS: u32 = 5_000;
 
-/// A way to count; what it returns counts until it is dropped.
-struct Way {
-    name: &'static str,
-    attach: fn(&Object) -> Option<Box<dyn std::any::Any>>,
+/// Of a slice: their messages, four each, fit into the ring.
+const TRANSACTIONS: u32 = 500;
+
+/// Bytes of a run of one TCP connection, and how many runs there are.
+const BULK: usize = 256 << 20;
+const RUNS: usize = 21;
+
+/// A way to count.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Nothing,
+    Udp(&'static str, Hooks),
+    /// A program of `datagrams.bpf.c`.
+    Packets(&'static str, &'static str),
 }
 
-const WAYS: [Way; 5] = [
-    Way {
-        name: "off",
-        attach: |_| Some(Box::new(())),
-    },
-    Way {
-        name: "functions",
-        attach: |_| load(Hooks::Functions),
-    },
-    Way {
-        name: "cgroup",
-        attach: |_| load(Hooks::Cgroup),
-    },
-    Way {
-        name: "tracepoints",
-        attach: |_| load(Hooks::Tracepoints),
-    },
-    Way {
-        name: "packets (tc)",
-        attach: |object| Some(Box::new(object.start())),
-    },
+const WAYS: [Way; 6] = [
+    Way::Nothing,
+    Way::Udp("functions", Hooks::Functions),
+    Way::Udp("cgroup", Hooks::Cgroup),
+    Way::Udp("tracepoints", Hooks::Tracepoints),
+    Way::Packets("packets (tc), flows", "count_datagram"),
+    Way::Packets("packets (tc), flows and DNS", "count_transaction"),
 ];
 
-fn load(hooks: Hooks) -> Option<Box<dyn std::any::Any>> {
-    let options = UdpOptions {
-        hooks,
-        max_flows: 16_384,
-        idle: Duration::from_secs(15),
-        dns_ports: vec![53],
-        dns_ring_bytes: 1 << 21,
-    };
-    Udp::load(&options)
-        .ok()
-        .map(|udp| Box::new(udp) as Box<dyn std::any::Any>)
+/// What counts, until it is dropped.
+#[derive(Debug)]
+enum Attached {
+    Nothing,
+    Udp(Box<Udp>),
+    Packets(#[expect(dead_code, reason = "kept for its programs")] Ebpf),
+}
+
+impl Way {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "off",
+            Self::Udp(name, _) | Self::Packets(name, _) => name,
+        }
+    }
+
+    /// `None` where it does not load.
+    fn attach(self, object: &Object, dns_port: u16) -> Option<Attached> {
+        match self {
+            Self::Nothing => Some(Attached::Nothing),
+            Self::Udp(_, hooks) => {
+                let options = UdpOptions {
+                    hooks,
+                    max_flows: 16_384,
+                    idle: Duration::from_secs(15),
+                    dns_ports: vec![dns_port],
+                    dns_ring_bytes: 1 << 21,
+                };
+                Udp::load(&options).ok().map(|udp| Attached::Udp(Box::new(udp)))
+            }
+            Self::Packets(_, program) => Some(Attached::Packets(object.attach(program, dns_port))),
+        }
+    }
+}
+
+impl Attached {
+    /// Empties the rings, as flowtap does.
+    fn drain(&mut self) {
+        if let Self::Udp(udp) = self {
+            udp.drain_dns(|_| {}).expect("a ring");
+            udp.drain_closed(|_| {}).expect("a ring");
+        }
+    }
+}
+
+/// The compiled programs of the usual design, gone with their folder.
+#[derive(Debug)]
+struct Object(tempfile::TempDir);
+
+impl Object {
+    fn compile() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/benches/overhead/datagrams.bpf.c");
+        let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
+        let status = Command::new(clang)
+            .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"])
+            .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+            .arg("-c")
+            .arg(source)
+            .arg("-o")
+            .arg(folder.path().join("datagrams.bpf.o"))
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "clang");
+        Self(folder)
+    }
+
+    fn attach(&self, name: &str, dns_port: u16) -> Ebpf {
+        let mut ebpf = EbpfLoader::new()
+            .override_global("dns_port", &dns_port, true)
+            .load_file(self.0.path().join("datagrams.bpf.o"))
+            .expect("programs that load");
+        if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(6, 6, 0)) {
+            // Without TCX. There may be one already.
+            let _ = aya::programs::tc::qdisc_add_clsact("lo");
+        }
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .expect("a program");
+        program.load().expect("loaded");
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            program.attach("lo", side).expect("attached");
+        }
+        ebpf
+    }
+}
+
+/// Sockets that the measurements go through.
+#[derive(Debug)]
+struct Ends {
+    datagrams: [UdpSocket; 2],
+    /// The side that asks, and the name server.
+    dns: [UdpSocket; 2],
+    exchange: [TcpStream; 2],
+}
+
+/// Nanoseconds of each slice.
+#[derive(Debug, Default)]
+struct Times {
+    datagram: Vec<f64>,
+    transaction: Vec<f64>,
+    exchange: Vec<f64>,
 }
 
 pub(crate) fn run() {
-    println!(
-        "cost of a datagram of 64 bytes, sent and taken over loopback, and of a TCP exchange of 64 bytes"
-    );
     let object = Object::compile();
-    let datagrams = datagrams();
-    let mut exchange = exchange();
-    let mut times = vec![(Vec::new(), Vec::new()); WAYS.len()];
-    let mut absent = [false; WAYS.len()];
-    let programs = programs_of(&object, &datagrams);
+    let mut ends = Ends {
+        datagrams: pair(),
+        dns: pair(),
+        exchange: exchange(),
+    };
+    let dns_port = ends.dns[1].local_addr().expect("bound").port();
+    println!("cost of a datagram, of a DNS transaction, and of a TCP exchange, over loopback");
+    let mut times: Vec<Option<Times>> = WAYS.iter().map(|_| Some(Times::default())).collect();
     Stats::without(|| {
         for _ in 0..SLICES {
-            for (way, ((udp, tcp), absent)) in WAYS.iter().zip(times.iter_mut().zip(&mut absent)) {
-                let Some(attached) = (way.attach)(&object) else {
-                    *absent = true;
+            for (way, known) in WAYS.iter().zip(&mut times) {
+                let Some(times) = known else { continue };
+                let Some(mut attached) = way.attach(&object, dns_port) else {
+                    *known = None;
                     continue;
                 };
-                udp.push(per_pair(|| pass(&datagrams)));
-                tcp.push(per_pair(|| ask(&mut exchange)));
-                drop(attached);
+                slice(&mut ends, times);
+                attached.drain();
             }
         }
     });
-    let (off_udp, off_tcp) = (median(&mut times[0].0), median(&mut times[0].1));
-    println!("  off: {off_udp:.0} ns a datagram, {off_tcp:.0} ns an exchange");
-    for (way, ((udp, tcp), absent)) in WAYS.iter().zip(times.iter_mut().zip(absent)).skip(1) {
-        if absent {
-            println!("  {}: does not load here", way.name);
+    report(&mut times);
+    for line in programs_of(&object, &mut ends, dns_port) {
+        println!("{line}");
+    }
+    throughput(&object, dns_port);
+}
+
+fn slice(ends: &mut Ends, times: &mut Times) {
+    let Ends {
+        datagrams,
+        dns,
+        exchange,
+    } = ends;
+    // The ring is empty yet: a transaction that has no room in it costs less.
+    times.transaction.push(each(TRANSACTIONS, |id| ask(dns, id)));
+    times.datagram.push(each(PAIRS, |_| pass(datagrams)));
+    times.exchange.push(each(PAIRS, |_| echo(exchange)));
+}
+
+fn report(times: &mut [Option<Times>]) {
+    let mut off = [0.0; 3];
+    for (way, times) in WAYS.iter().zip(times) {
+        let Some(times) = times else {
+            println!("  {}: does not load here", way.name());
+            continue;
+        };
+        let now =
+            [&mut times.datagram, &mut times.transaction, &mut times.exchange].map(|slices| median(slices));
+        if matches!(way, Way::Nothing) {
+            off = now;
+            let [datagram, transaction, exchange] = now;
+            println!(
+                "  off: {datagram:.0} ns a datagram, {transaction:.0} ns a transaction, {exchange:.0} ns an exchange"
+            );
             continue;
         }
+        let [datagram, transaction, exchange] = [0, 1, 2].map(|index| now[index] - off[index]);
         println!(
-            "  {}: {:+.0} ns a datagram, {:+.0} ns an exchange",
-            way.name,
-            median(udp) - off_udp,
-            median(tcp) - off_tcp
+            "  {}: {datagram:+.0} ns a datagram, {transaction:+.0} ns a transaction, {exchange:+.0} ns an exchange",
+            way.name()
         );
-    }
-    for line in programs {
-        println!("{line}");
     }
 }
 
 /// Run time of each way's programs by the kernel's count; an empty program shows some 50 ns of it.
-fn programs_of(object: &Object, sockets: &[UdpSocket; 2]) -> Vec<String> {
+fn programs_of(object: &Object, ends: &mut Ends, dns_port: u16) -> Vec<String> {
     let mut lines = Vec::new();
     for way in &WAYS[1..] {
-        let Some(attached) = (way.attach)(object) else {
+        let Some(attached) = way.attach(object, dns_port) else {
             continue;
         };
-        for _ in 0..PAIRS {
-            pass(sockets);
-        }
-        for (name, program) in kernel::programs() {
-            if program.runs >= u64::from(PAIRS) {
-                let each = program.run_time_ns as f64 / program.runs as f64;
-                lines.push(format!("  {}: {name} {each:.0} ns a run", way.name));
+        for (what, count, work) in [
+            (
+                "datagrams",
+                PAIRS,
+                (|ends, _| pass(&ends.datagrams)) as fn(&mut Ends, u32),
+            ),
+            ("queries and answers", TRANSACTIONS, |ends, id| ask(&ends.dns, id)),
+        ] {
+            let before = kernel::programs();
+            for id in 0..count {
+                work(ends, id);
+            }
+            for (name, program) in kernel::programs() {
+                let earlier = before.get(&name).copied().unwrap_or_default();
+                let runs = program.runs - earlier.runs;
+                if runs >= u64::from(count) {
+                    let each = (program.run_time_ns - earlier.run_time_ns) as f64 / runs as f64;
+                    lines.push(format!("  {}, {what}: {name} {each:.0} ns a run", way.name()));
+                }
             }
         }
         drop(attached);
@@ -122,7 +256,66 @@ fn programs_of(object: &Object, sockets: &[UdpSocket; 2]) -> Vec<String> {
     lines
 }
 
-fn datagrams() -> [UdpSocket; 2] {
+/// Throughput and kernel time of one TCP connection: each run beside one with nothing attached, in turn before and after it.
+fn throughput(object: &Object, dns_port: u16) {
+    println!(
+        "TCP throughput of one connection, {} MiB, and the kernel's time in it, as ratios to off: median (quartiles) of {RUNS} pairs",
+        BULK >> 20
+    );
+    Stats::without(|| {
+        let _ = bulk();
+        for way in &WAYS[1..] {
+            let mut ratios = [Vec::new(), Vec::new()];
+            for run in 0..RUNS {
+                let before = (run % 2 == 0).then(bulk);
+                let Some(mut attached) = way.attach(object, dns_port) else {
+                    break;
+                };
+                let with = bulk();
+                attached.drain();
+                drop(attached);
+                let off = before.unwrap_or_else(bulk);
+                // Throughput is the inverse of the time.
+                ratios[0].push(off.0 / with.0);
+                ratios[1].push(with.1 / off.1);
+            }
+            if ratios[0].is_empty() {
+                println!("  {}: does not load here", way.name());
+                continue;
+            }
+            let [throughput, kernel] = ratios.map(|mut ratios| {
+                let middle = median(&mut ratios);
+                let [low, high] = [ratios.len() / 4, ratios.len() * 3 / 4].map(|index| ratios[index]);
+                format!("{middle:.3} ({low:.3} to {high:.3})")
+            });
+            println!("  {}: throughput {throughput}, kernel time {kernel}", way.name());
+        }
+    });
+}
+
+/// Sends `BULK` bytes through a connection; returns the seconds that it took, and those of the kernel, on all CPUs.
+fn bulk() -> (f64, f64) {
+    let [mut client, mut server] = exchange();
+    let in_kernel = || {
+        let usage = getrusage(UsageWho::RUSAGE_SELF).expect("usage");
+        usage.system_time().num_microseconds() as f64 / 1e6
+    };
+    let (began, before) = (Instant::now(), in_kernel());
+    let reader = thread::spawn(move || {
+        let (mut buffer, mut read) = (vec![0; 1 << 18], 0);
+        while read < BULK {
+            read += server.read(&mut buffer).expect("received");
+        }
+    });
+    let block = vec![1; 1 << 18];
+    for _ in 0..BULK >> 18 {
+        client.write_all(&block).expect("sent");
+    }
+    reader.join().expect("all of it");
+    (began.elapsed().as_secs_f64(), in_kernel() - before)
+}
+
+fn pair() -> [UdpSocket; 2] {
     let [one, two] = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket"));
     one.connect(two.local_addr().expect("bound")).expect("connected");
     two.connect(one.local_addr().expect("bound")).expect("connected");
@@ -144,23 +337,36 @@ fn pass([from, to]: &[UdpSocket; 2]) {
     assert_eq!(to.recv(&mut [0; 128]).expect("received"), 64);
 }
 
-fn ask([client, server]: &mut [TcpStream; 2]) {
+/// A query for `www.example.com`, type A, and an answer without records.
+fn ask([client, server]: &[UdpSocket; 2], id: u32) {
+    let mut message = [0; 33];
+    let [.., high, low] = id.to_be_bytes();
+    message[..12].copy_from_slice(&[high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    message[12..].copy_from_slice(b"\x03www\x07example\x03com\0\0\x01\0\x01");
+    client.send(&message).expect("sent");
+    assert_eq!(server.recv(&mut message).expect("received"), 33);
+    message[2] |= 0x80;
+    server.send(&message).expect("sent");
+    assert_eq!(client.recv(&mut message).expect("received"), 33);
+}
+
+fn echo([client, server]: &mut [TcpStream; 2]) {
     let mut bytes = [1; 64];
     client.write_all(&bytes).expect("sent");
     server.read_exact(&mut bytes).expect("received");
 }
 
-/// Nanoseconds of this thread.
-fn per_pair(mut pair: impl FnMut()) -> f64 {
+/// Nanoseconds of this thread for each of `count`, which are numbered.
+fn each(count: u32, mut work: impl FnMut(u32)) -> f64 {
     let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock"));
-    for _ in 0..PAIRS / 10 {
-        pair();
+    for index in 0..count / 10 {
+        work(60_000 + index % 5_000);
     }
     let start = now();
-    for _ in 0..PAIRS {
-        pair();
+    for index in 0..count {
+        work(index);
     }
-    now().saturating_sub(start).as_secs_f64() * 1e9 / f64::from(PAIRS)
+    now().saturating_sub(start).as_secs_f64() * 1e9 / f64::from(count)
 }
 
 fn median(values: &mut [f64]) -> f64 {

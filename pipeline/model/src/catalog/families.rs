@@ -56,6 +56,8 @@ family_ids! {
     OutOfOrder,
     Lost,
     EcnCe,
+    Connecting,
+    ConnectingRetransmits,
     // listening
     ListenBacklog,
     ListenLimit,

@@ -4,8 +4,11 @@ use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{Events, Limit, Queue, TcpRecord, Timestamp};
 
 use super::super::key::{EventLabel, KeyInputs};
-use super::super::queues::Noted;
+use super::super::levels::Noted;
 use super::Window;
+
+/// The kernel's number of the state CLOSE (`include/net/tcp_states.h`).
+const TCP_CLOSE: u8 = 7;
 
 impl Window {
     pub(super) fn fold_limits(&mut self, receiver: u16, record: &TcpRecord) {
@@ -53,21 +56,55 @@ impl Window {
         let [Some(unsent), Some(unacked), Some(unread)] = keys else {
             return;
         };
-        if self
-            .queues
-            .note(connection, [unsent, unacked, unread], record.queues, self.opened)
-            == Noted::Full
+        if self.queues.note(
+            connection,
+            [unsent, unacked, unread],
+            Queue::ALL.map(|queue| record.queues.of(queue)),
+            self.opened,
+        ) == Noted::Full
         {
             self.telemetry.unqueued();
         }
     }
 
-    /// Moves the gauge of queued bytes to what the connections have queued.
+    /// A connect waits for an answer, or no longer does. It is in no counter: its end is.
+    pub(super) fn fold_connecting(&mut self, receiver: u16, record: &TcpRecord) {
+        let connection = (receiver, record.flow.cookie);
+        if record.state == TCP_CLOSE {
+            self.connecting.forget(connection);
+            return;
+        }
+        let families = [FamilyId::Connecting, FamilyId::ConnectingRetransmits];
+        let values = [1, u32::from(record.syn_retransmits)];
+        // A family that is not enabled has no key; the other's then stands for both, with a value of 0.
+        let keys = families.map(|family| self.catalog.key(family, &record.flow, KeyInputs::default()));
+        let (keys, values) = match keys {
+            [Some(connects), Some(retransmits)] => ([connects, retransmits], values),
+            [Some(connects), None] => ([connects, connects], [values[0], 0]),
+            [None, Some(retransmits)] => ([retransmits, retransmits], [0, values[1]]),
+            [None, None] => return,
+        };
+        if self.connecting.note(connection, keys, values, self.opened) == Noted::Full {
+            self.telemetry.uncounted_connect();
+        }
+    }
+
+    /// The connect of a connection has ended, if it was seen waiting.
+    pub(super) fn end_connecting(&mut self, receiver: u16, record: &TcpRecord) {
+        if record.events != Events::NONE {
+            self.connecting.forget((receiver, record.flow.cookie));
+        }
+    }
+
+    /// Moves the gauges to what the connections have queued, and to the connects that wait.
     pub(super) fn fold_levels(&mut self, at: Timestamp) {
-        for (key, change) in self
+        let queues = self
             .queues
-            .changes(at, self.expiration[FamilyId::QueuedBytes as usize])
-        {
+            .changes(at, self.expiration[FamilyId::QueuedBytes as usize]);
+        let connecting = self
+            .connecting
+            .changes(at, self.expiration[FamilyId::Connecting as usize]);
+        for (key, change) in queues.into_iter().chain(connecting) {
             let hashed = (self.sums.hash(&key), key);
             self.sums.change(hashed, change, self.opened, &mut self.catalog);
         }

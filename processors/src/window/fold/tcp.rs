@@ -12,6 +12,11 @@ use crate::hops::{LOCAL_HOP, payload};
 
 impl Window {
     pub(super) fn fold_tcp(&mut self, receiver: u16, record: &TcpRecord) {
+        if record.is_connecting() {
+            self.fold_connecting(receiver, record);
+            return;
+        }
+        self.end_connecting(receiver, record);
         self.fold_bytes(record);
         self.fold_rtt(record);
         if self.catalog.is_enabled(FamilyId::Segments) {

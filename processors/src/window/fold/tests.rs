@@ -1261,6 +1261,42 @@ fn queued_bytes_are_what_each_connection_had_when_it_was_looked_at_last() {
 }
 
 #[test]
+fn connects_that_wait_are_in_gauges_until_they_end_and_in_no_counter() {
+    let mut window = window(100, 20);
+    let record = |cookie, events, state, syn_retransmits| TcpRecord {
+        events,
+        state,
+        syn_retransmits,
+        ..limited(cookie)
+    };
+    let waits = |cookie, syn_retransmits| record(cookie, Events::CONNECTING, 2, syn_retransmits);
+    let of = |snapshot: &Snapshot, name| {
+        let name = format!(r#"network_tcp_{name}{{type="externalHosts"}}"#);
+        shown(snapshot).get(&name).copied()
+    };
+    fold(&mut window, &[waits(1, 0), waits(2, 1), waits(3, 0), waits(4, 2)]);
+    fold(&mut window, &[waits(1, 1), waits(2, 2)]);
+    let snapshot = window.advance(at(5)).unwrap();
+    assert_eq!(of(&snapshot, "connecting"), Some(4));
+    assert_eq!(of(&snapshot, "connecting_retransmits"), Some(1 + 2 + 2));
+    assert_eq!(of(&snapshot, "syn_retransmits"), None);
+    // One is answered, one fails, one is no longer found; of the last nothing new is known.
+    let ends = [
+        record(1, Events::OPENED, 1, 1),
+        record(2, Events::FAILED, 7, 3),
+        record(3, Events::CONNECTING, 7, 0),
+    ];
+    fold(&mut window, &ends);
+    let snapshot = window.advance(at(10)).unwrap();
+    assert_eq!(of(&snapshot, "connecting"), Some(1));
+    assert_eq!(of(&snapshot, "connecting_retransmits"), Some(2));
+    assert_eq!(of(&snapshot, "syn_retransmits"), Some(1 + 3));
+    // The record of its end was lost.
+    let snapshot = window.advance(at(35)).unwrap();
+    assert_eq!(of(&snapshot, "connecting"), Some(0));
+}
+
+#[test]
 fn a_connect_that_was_given_up_without_an_answer_says_so() {
     let mut window = window(100, 60);
     let failed = |syn_retransmits| TcpRecord {

@@ -14,7 +14,7 @@ type Kind = (bool, bool, u8);
 
 /// The counters, as they stood when they were read last.
 #[derive(Debug)]
-pub(super) struct IcmpCounters {
+pub(in super::super) struct IcmpCounters {
     files: [PathBuf; 2],
     netns: u32,
     known: HashMap<Kind, u64>,
@@ -23,7 +23,7 @@ pub(super) struct IcmpCounters {
 
 impl IcmpCounters {
     /// Of the namespace whose listening ports are read. `None` if they can't be read, which is logged.
-    pub(super) fn open(proc_root: &Path) -> Option<Self> {
+    pub(in super::super) fn open(proc_root: &Path) -> Option<Self> {
         let process = process_dir(proc_root);
         let mut counters = Self {
             files: ["net/snmp", "net/snmp6"].map(|file| process.join(file)),
@@ -43,6 +43,11 @@ impl IcmpCounters {
             }
         }
         Some(counters)
+    }
+
+    /// Whether a receiver with this `proc_root` can continue with it.
+    pub(in super::super) fn suits(&self, proc_root: &Path) -> bool {
+        self.files[0].parent() == Some(process_dir(proc_root).join("net").as_path())
     }
 
     /// Adds what was counted since the last call.

@@ -31,7 +31,7 @@ use flowtap_pipeline::{BuildContext, FlowBatch, Sink, StageError, Timestamp};
 pub use self::config::{IcmpConfig, UdpConfig, UdpHooks};
 use self::coverage::UdpCoverage;
 use self::dns::Dns;
-use self::icmp::IcmpCounters;
+pub(super) use self::icmp::IcmpCounters;
 use self::roles::Roles;
 use self::telemetry::Telemetry;
 use super::explain::explain;
@@ -244,16 +244,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(capture: Option<Box<UdpCapture>>, config: &IcmpConfig, proc_root: &Path) -> Self {
+    pub(super) const fn new(capture: Option<Box<UdpCapture>>, icmp: Option<IcmpCounters>) -> Self {
         Self {
             capture: Mutex::new(capture),
-            icmp: Mutex::new(config.enabled.then(|| IcmpCounters::open(proc_root)).flatten()),
+            icmp: Mutex::new(icmp),
         }
     }
 
-    /// The capture, for the receiver that continues.
-    pub(super) fn into_capture(self) -> Option<Box<UdpCapture>> {
-        self.capture.into_inner().unwrap_or_else(PoisonError::into_inner)
+    /// Both, for the receiver that continues.
+    pub(super) fn into_parts(self) -> (Option<Box<UdpCapture>>, Option<IcmpCounters>) {
+        (
+            self.capture.into_inner().unwrap_or_else(PoisonError::into_inner),
+            self.icmp.into_inner().unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     fn capture(&self) -> MutexGuard<'_, Option<Box<UdpCapture>>> {

@@ -1,24 +1,24 @@
-//! Bytes in the queues of open connections: what the gauge stands at.
+//! Levels of connections that gauges add up, such as bytes in their queues: what the gauges stand at.
 //!
-//! In: the queues of each connection as its last record had them. Out: how much each series of the gauge changes when a window
-//! closes. A connection whose queues are empty is not here, so these are few. One of which no record has come for as long as series
-//! live is forgotten: the record of its close was lost.
+//! In: the levels of each connection as its last record had them. Out: how much each series of the gauges changes when a window
+//! closes. A connection whose levels are all zero need not be here, so these are few. One of which no record has come for as long as
+//! series live is forgotten: the record of its end was lost.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use flowtap_pipeline::{Queue, Queues as Bytes, Timestamp};
+use flowtap_pipeline::Timestamp;
 use foldhash::fast::RandomState;
 
 use super::key::{Key, sort_changes};
 
-/// Connections with queued bytes that are followed.
+/// Connections that are followed.
 const MAX_CONNECTIONS: usize = 1 << 16;
 
 /// Index of a receiver, and the cookie of one of its sockets.
 type Connection = (u16, u64);
 
-/// Whether a connection's queues are in the gauge.
+/// Whether a connection's levels are in the gauges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Noted {
     Yes,
@@ -27,39 +27,39 @@ pub(super) enum Noted {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Queued {
-    /// Series of each of [`Queue::ALL`].
-    keys: [Key; Queue::ALL.len()],
-    bytes: Bytes,
+struct Level<const N: usize> {
+    /// The series of each.
+    keys: [Key; N],
+    values: [u32; N],
     /// Beginning of the window that has the last record.
     seen: Timestamp,
 }
 
-/// Connections with bytes in their queues.
+/// Connections, each with `N` levels.
 #[derive(Debug, Default)]
-pub(super) struct Queues {
-    connections: HashMap<Connection, Queued, RandomState>,
+pub(super) struct Levels<const N: usize> {
+    connections: HashMap<Connection, Level<N>, RandomState>,
     /// Current values of the series.
     levels: HashMap<Key, i64, RandomState>,
 }
 
-impl Queues {
-    /// The queues of a connection are these.
+impl<const N: usize> Levels<N> {
+    /// The levels of a connection are these.
     pub(super) fn note(
         &mut self,
         connection: Connection,
-        keys: [Key; Queue::ALL.len()],
-        bytes: Bytes,
+        keys: [Key; N],
+        values: [u32; N],
         seen: Timestamp,
     ) -> Noted {
         if self.connections.len() >= MAX_CONNECTIONS && !self.connections.contains_key(&connection) {
             return Noted::Full;
         }
-        self.connections.insert(connection, Queued { keys, bytes, seen });
+        self.connections.insert(connection, Level { keys, values, seen });
         Noted::Yes
     }
 
-    /// The queues of a connection are empty, or it has closed.
+    /// The levels of a connection are zero, or it has ended.
     pub(super) fn forget(&mut self, connection: Connection) {
         if !self.connections.is_empty() {
             self.connections.remove(&connection);
@@ -72,13 +72,12 @@ impl Queues {
             return Vec::new();
         }
         self.connections
-            .retain(|_, queued| now.since(queued.seen) < expiration);
+            .retain(|_, level| now.since(level.seen) < expiration);
         let mut levels: HashMap<Key, i64, RandomState> = HashMap::default();
-        for queued in self.connections.values() {
-            for (queue, key) in Queue::ALL.into_iter().zip(queued.keys) {
-                let bytes = i64::from(queued.bytes.of(queue));
-                if bytes > 0 {
-                    *levels.entry(key).or_default() += bytes;
+        for level in self.connections.values() {
+            for (key, value) in level.keys.into_iter().zip(level.values) {
+                if value > 0 {
+                    *levels.entry(key).or_default() += i64::from(value);
                 }
             }
         }
