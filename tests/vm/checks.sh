@@ -104,6 +104,7 @@ if wanted limits; then
     # shellcheck disable=SC2086 # a list of modes
     if started limits $running; then
         timed limits all_limits 9500
+        timed connecting all_connecting 9510
         stop_flowtap limits
     fi
     more_families=''

@@ -9,7 +9,9 @@ limits_seconds=8
 limits_families='
       network_tcp_send_time: {labels: [limit, flow, server_port]}
       network_tcp_rto_time: {labels: [flow, server_port]}
-      network_tcp_connection_duration: {labels: [flow, server_port]}'
+      network_tcp_connection_duration: {labels: [flow, server_port]}
+      network_tcp_connecting: {labels: [server_port]}
+      network_tcp_connecting_retransmits: {labels: [server_port]}'
 
 # milliseconds MODE METRIC PORT [LABEL=VALUE]: of the end that connected.
 milliseconds() {
@@ -83,4 +85,49 @@ all_limits() {
         compare_limits "$mode" black_hole $(($1 + 1)) network "$(cat /tmp/limits.hole)"
         compare_limits "$mode" thinking_server $(($1 + 2)) answer "$(cat /tmp/limits.answers)"
     done
+}
+
+# waiting MODE PORT: the number of connects that wait for an answer; then that of their retransmitted SYNs.
+waiting() {
+    for metric in tcp_connecting tcp_connecting_retransmits; do
+        value=$(metric_sum "$(metrics_url "$1")" "${prefix}_$metric" "server_port=$2")
+        echo "${value:-0}"
+    done | tr '\n' ' '
+}
+
+has_waiting() { # MODE PORT CONNECTS
+    # shellcheck disable=SC2046 # two numbers
+    set -- "$3" $(waiting "$1" "$2")
+    [ "$2" -eq "$1" ] && [ "$3" -ge "$1" ]
+}
+
+is_waiting_no_more() { [ "$(waiting "$1" "$2")" = '0 0 ' ]; }
+
+# all_connecting PORT: connects to a port that does not answer, while they wait and once they are given up. In mode `events` a connect is
+# reported when it ends.
+all_connecting() {
+    nft add table inet silent && nft add chain inet silent in '{ type filter hook input priority 0; }' &&
+        nft add rule inet silent in tcp dport "$1" drop ||
+        fail connecting "nft refused it"
+    connects=
+    for _ in 1 2 3; do
+        wget -q -O - "http://127.0.0.1:$1/" >/dev/null 2>&1 &
+        connects="$connects $!"
+    done
+    for mode in $running; do
+        [ "$mode" != events ] || continue
+        until_true 60 has_waiting "$mode" "$1" 3
+        # shellcheck disable=SC2046 # two numbers
+        set -- "$1" $(waiting "$mode" "$1")
+        same "connecting_${mode}" 3 "$2"
+        at_least "connecting_${mode}_retransmits" 3 "$3"
+    done
+    # shellcheck disable=SC2086 # a list of processes
+    kill $connects
+    for mode in $running; do
+        [ "$mode" != events ] || continue
+        until_true 60 is_waiting_no_more "$mode" "$1"
+        same "connecting_${mode}_ended" "0 0 " "$(waiting "$mode" "$1")"
+    done
+    nft flush ruleset
 }

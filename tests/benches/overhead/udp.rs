@@ -52,7 +52,7 @@ const WAYS: [Way; 6] = [
     Way::Packets("packets (tc), flows and DNS", "count_transaction"),
 ];
 
-/// What counts, until it is dropped.
+/// Programs that count, until they are dropped.
 #[derive(Debug)]
 enum Attached {
     Nothing,
