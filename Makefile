@@ -3,11 +3,12 @@
 CARGO ?= cargo
 TOOLS := target/tools/bin
 CARGO_DENY_VERSION := 0.20.2
+CARGO_NEXTEST_VERSION := 0.9.143
 STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead fuzz soak lint features references fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +64,10 @@ test-kernels-all: setup-kernels static ## The same, with each preemption model o
 
 bench: setup-bench ## Every benchmark, and one report: target/bench.txt; as root, on a quiet machine, about half an hour
 	CARGO="$(CARGO)" tests/benches/run
+	tests/benches/history add
+
+bench-compare: ## Compare the last two runs of `make bench`, or BEFORE=COMMIT AFTER=COMMIT
+	tests/benches/history compare $(BEFORE) $(AFTER)
 
 bench-overhead: setup-bench ## Cost of flowtap, compared with flowtap off and mode events; as root, on a quiet machine
 	$(CARGO) bench --locked --bench overhead -- load scan
@@ -89,11 +94,22 @@ lint: setup-test setup-lint $(TOOLS)/cargo-deny ## Formatting, clippy, rustdoc, 
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 	tests/scripts
 	tests/prose --self-test
+	tests/benches/history --self-test
 	tests/prose
 	tests/deny $(TOOLS)/cargo-deny
 
-references: ## Regenerate pages of docs/, and the schema of the config
-	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e references
+references: ## Regenerate pages of docs/, the schema of the config, and the lists of public items
+	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e -- references:: public_api::
+
+generate: references setup-deploy ## Regenerate every generated file: also rules, dashboards and manifests of deploy/
+	deploy/prometheus/generate
+	deploy/kubernetes/generate
+
+nextest: setup-test $(TOOLS)/cargo-nextest ## Unit tests with cargo-nextest, each in a process of its own
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CARGO) nextest run --workspace --locked
+
+check-features: setup ## Check that the program builds without its optional parts
+	$(CARGO) check --locked --no-default-features
 
 features: setup ## Check that the program builds without its optional parts, and with each of them alone
 	$(CARGO) check --locked --no-default-features
@@ -105,6 +121,9 @@ fmt: ## Format everything
 
 $(TOOLS)/cargo-deny:
 	$(CARGO) install --locked --root target/tools cargo-deny@$(CARGO_DENY_VERSION)
+
+$(TOOLS)/cargo-nextest:
+	$(CARGO) install --locked --root target/tools cargo-nextest@$(CARGO_NEXTEST_VERSION)
 
 clean: ## Remove everything that was built
 	$(CARGO) clean

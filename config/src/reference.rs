@@ -3,10 +3,10 @@
 //! In: the same schema that editors get, whose descriptions are the doc comments of the config structs and whose defaults are
 //! those of `Default`; the default config of each type, for its contract and for the keys that have to be given. Out: a page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use flowtap_pipeline::{ComponentConfig, ComponentKind, Contract, Factory, Registry};
+use flowtap_pipeline::{ComponentConfig, ComponentKind, Contract, Factory, Registry, Signal};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
@@ -91,6 +91,9 @@ fn declared<C: ?Sized>(contract: &Contract, factory: &Factory<C>) -> String {
         "Reports",
         contract.covers.iter().map(ToString::to_string).collect(),
     );
+    let signals = |of: &BTreeSet<Signal>| of.iter().map(ToString::to_string).collect();
+    add("Takes", signals(&contract.takes));
+    add("Gives", signals(&contract.gives));
     add(
         "Needs",
         contract.needs.iter().map(|need| need.field.to_string()).collect(),

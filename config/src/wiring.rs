@@ -148,9 +148,10 @@ impl Checker<'_> {
                 }
                 ComponentKind::Processor => {
                     // Records end with the aggregator, whatever they are.
-                    let is_end = stage.contract.is_aggregator();
-                    let passes = reaching.difference(&takes).filter(|_| !is_end).copied();
-                    reaching = passes.chain(stage.contract.signals_out(stage.kind)).collect();
+                    if stage.contract.is_aggregator() {
+                        reaching.clear();
+                    }
+                    reaching.extend(stage.contract.signals_out(stage.kind));
                 }
                 ComponentKind::Exporter | ComponentKind::Extension => {}
             }

@@ -39,6 +39,7 @@
 //! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
+//! | `public_api` | the public items of the crates that components are built from, against `tests/api` |
 //! | `structure` | no cycle between crates, nor between the modules of one |
 //! | `default_config` | `config/default.yaml` and the examples against the built-in defaults |
 //! | `stopping` | the end, and full listeners, whatever peers do |
@@ -93,6 +94,7 @@ mod otelcol;
 mod owners;
 mod peers;
 mod processes;
+mod public_api;
 mod push;
 mod recordings;
 mod references;

@@ -1,5 +1,5 @@
-//! The structure of the code: no cycle between crates, no cycle between the modules of a crate, and every crate below those
-//! that use it.
+//! The structure of the code: no cycle between crates, no cycle between the modules of a crate, every crate below those that use
+//! it, and no dependency that needs a newer Rust.
 //!
 //! Both graphs are computed from the sources: the crates' from `cargo metadata`, the modules' from the paths in each file, as
 //! `syn` parses them. A re-export (`pub use self::child::Item`) is not an edge; a path through one leads to the module that
@@ -432,6 +432,45 @@ fn a_cycle_is_found_also_through_a_re_export() {
     file("b.rs", "pub struct B;\n");
     let edges = module_edges(&folder.path().join("lib.rs"));
     assert_eq!(cycles(&edges), Vec::<String>::new());
+}
+
+/// `1.90` or `1.90.0` as numbers.
+fn version(text: &str) -> Vec<u32> {
+    text.split('.').map(|part| part.parse().unwrap()).collect()
+}
+
+#[test]
+fn no_dependency_needs_a_newer_rust_than_flowtap_says() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        .arg("--filter-platform=x86_64-unknown-linux-gnu")
+        .arg("--manifest-path")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let own = packages
+        .iter()
+        .find(|package| package["name"] == "flowtap")
+        .unwrap();
+    let own = own["rust_version"].as_str().unwrap();
+    let newer: Vec<_> = packages
+        .iter()
+        .filter_map(|package| Some((package, package["rust_version"].as_str()?)))
+        .filter(|(_, needs)| version(needs)[..2] > version(own)[..2])
+        .map(|(package, needs)| format!("{} needs {needs}", package["id"]))
+        .collect();
+    assert!(
+        packages.len() > 100 && newer.is_empty(),
+        "flowtap says {own}: {newer:#?}"
+    );
 }
 
 /// The text of each call of `warn!` and `error!`, also within other macros, but for modules `tests`.

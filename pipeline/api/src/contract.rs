@@ -50,8 +50,18 @@ impl fmt::Display for Stability {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Signal {
-    /// Records of TCP flows, in batches.
+    /// Differences of TCP sockets (`TcpRecord`).
     Tcp,
+    /// Differences of UDP sockets, by peer (`UdpRecord`), and counts of ICMP messages.
+    Udp,
+    /// DNS transactions (`DnsRecord`).
+    Dns,
+    /// Dropped packets (`DropRecord`).
+    Drops,
+    /// Queues of listening sockets (`ListeningRecord`).
+    Listening,
+    /// Findings of processors (`FindingRecord`).
+    Findings,
     /// Series, in snapshots.
     Metrics,
     /// Log records, in batches.
@@ -59,6 +69,16 @@ pub enum Signal {
 }
 
 impl Signal {
+    /// The kinds of records, which processors see in batches.
+    pub const RECORDS: [Self; 6] = [
+        Self::Tcp,
+        Self::Udp,
+        Self::Dns,
+        Self::Drops,
+        Self::Listening,
+        Self::Findings,
+    ];
+
     /// The signal that pipelines of a kind give to their exporters.
     pub const fn of_pipeline(kind: PipelineKind) -> Self {
         match kind {
@@ -72,6 +92,11 @@ impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Dns => "dns",
+            Self::Drops => "drops",
+            Self::Listening => "listening",
+            Self::Findings => "findings",
             Self::Metrics => "metrics",
             Self::Logs => "logs",
         })
@@ -193,16 +218,17 @@ pub struct Contract {
 }
 
 impl Contract {
-    /// Declares that it takes these signals, in place of those of its kind: none for a receiver, [`Signal::Tcp`] for a processor,
-    /// [`Signal::Metrics`] for an exporter.
+    /// Declares that it takes these signals, in place of those of its kind: none for a receiver, [`Signal::RECORDS`] for a
+    /// processor, [`Signal::Metrics`] for an exporter.
     #[must_use]
     pub fn takes(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
         self.takes.extend(signals);
         self
     }
 
-    /// Declares that it gives these signals, in place of those of its kind: [`Signal::Tcp`] for a receiver, those that it takes for a
-    /// processor, none for an exporter. A processor that gives [`Signal::Metrics`] or [`Signal::Logs`] ends the path of records.
+    /// Declares that it gives these signals, in place of those of its kind: [`Signal::Tcp`] for a receiver, none for a processor or
+    /// an exporter. A processor passes on the records that reach it, and gives these in addition; one that gives [`Signal::Metrics`] or
+    /// [`Signal::Logs`] ends the path of records.
     #[must_use]
     pub fn gives(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
         self.gives.extend(signals);
@@ -356,7 +382,7 @@ impl Contract {
         }
         match kind {
             ComponentKind::Receiver | ComponentKind::Extension => BTreeSet::new(),
-            ComponentKind::Processor => BTreeSet::from([Signal::Tcp]),
+            ComponentKind::Processor => BTreeSet::from(Signal::RECORDS),
             ComponentKind::Exporter => BTreeSet::from([Signal::Metrics]),
         }
     }
@@ -368,8 +394,7 @@ impl Contract {
         }
         match kind {
             ComponentKind::Receiver => BTreeSet::from([Signal::Tcp]),
-            ComponentKind::Processor => self.signals_in(kind),
-            ComponentKind::Exporter | ComponentKind::Extension => BTreeSet::new(),
+            ComponentKind::Processor | ComponentKind::Exporter | ComponentKind::Extension => BTreeSet::new(),
         }
     }
 
@@ -396,13 +421,14 @@ mod tests {
         let metrics = BTreeSet::from([Signal::Metrics]);
         let tcp = BTreeSet::from([Signal::Tcp]);
         assert_eq!(plain.signals_out(ComponentKind::Receiver), tcp);
-        assert_eq!(plain.signals_in(ComponentKind::Processor), tcp);
-        assert_eq!(plain.signals_out(ComponentKind::Processor), tcp);
+        let records = BTreeSet::from(Signal::RECORDS);
+        assert_eq!(plain.signals_in(ComponentKind::Processor), records);
+        assert!(plain.signals_out(ComponentKind::Processor).is_empty());
         assert_eq!(plain.signals_in(ComponentKind::Exporter), metrics);
         assert!(plain.signals_in(ComponentKind::Receiver).is_empty());
         assert!(plain.signals_out(ComponentKind::Exporter).is_empty());
         let window = Contract::default().gives([Signal::Metrics]);
-        assert_eq!(window.signals_in(ComponentKind::Processor), tcp);
+        assert_eq!(window.signals_in(ComponentKind::Processor), records);
         assert_eq!(window.signals_out(ComponentKind::Processor), metrics);
         assert!(window.is_aggregator() && !plain.is_aggregator());
     }

@@ -83,6 +83,7 @@ impl Default for Config {
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         Contract::default()
+            .takes([Signal::Tcp])
             .gives([Signal::Logs])
             .every(self.interval)
             .needs(RecordField::Role)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, ProcessorConfig, ProcessorStage, RecordField,
-    Violation,
+    Signal, Violation,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -268,6 +268,7 @@ impl ComponentConfig for Config {
 
     fn contract(&self) -> Contract {
         let contract = Contract::default()
+            .gives([Signal::Findings])
             .needs(RecordField::Role)
             .needs(RecordField::Class)
             .needs(RecordField::Process);

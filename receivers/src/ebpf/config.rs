@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flowtap_ebpf::MAX_SOCKETS;
 use flowtap_pipeline::schema::{DurationText, SizeText};
-use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Sockets, Violation};
+use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Signal, Sockets, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +113,16 @@ impl Default for Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
+        let udp = [Signal::Udp].into_iter().filter(|_| self.udp.enabled);
+        let dns = [Signal::Dns]
+            .into_iter()
+            .filter(|_| self.udp.enabled && self.dns.enabled);
+        let drops = [Signal::Drops]
+            .into_iter()
+            .filter(|_| self.drops != DropsMode::Off);
         let mut contract = Contract::default()
+            .gives([Signal::Tcp, Signal::Listening])
+            .gives(udp.chain(dns).chain(drops))
             .fills([RecordField::Process, RecordField::Container, RecordField::Netns])
             .covers(Sockets::TcpOfNode)
             .proc_root(&self.proc_root)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Factory, Receiver, ReceiverConfig, RecordField,
-    Sink, Stability, StageError, Timestamp, Violation,
+    Signal, Sink, Stability, StageError, Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -35,7 +35,13 @@ pub struct Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
+        // What the recording has.
         Contract::default()
+            .gives(
+                Signal::RECORDS
+                    .into_iter()
+                    .filter(|signal| *signal != Signal::Findings),
+            )
             .fills([
                 RecordField::Process,
                 RecordField::Container,

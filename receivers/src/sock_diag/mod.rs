@@ -36,7 +36,7 @@ use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Factory, Inheritance, Receiver, ReceiverConfig,
-    RecordField, Sink, Sockets, Stability, StageError, Subscription, Timestamp, Violation,
+    RecordField, Signal, Sink, Sockets, Stability, StageError, Subscription, Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -72,6 +72,7 @@ impl Default for Config {
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         Contract::default()
+            .gives([Signal::Tcp, Signal::Listening])
             .fills([RecordField::Netns])
             .covers(Sockets::TcpOfNamespace)
             .every(self.interval)
