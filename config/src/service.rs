@@ -113,7 +113,8 @@ pub struct MemoryLimiterConfig {
     #[schemars(with = "DurationText")]
     pub check_interval: Duration,
     /// The hard limit of memory without pages of files and the kernel's rings, in MiB: above it records are shed, and counted. Null for
-    /// three quarters of the limit that systemd or a container runtime has set, none without one; 0 for none.
+    /// three quarters of the limit that systemd or a container runtime has set, none without one; 0 for none. More than that limit, or
+    /// than the machine's memory, is an error.
     pub limit_mib: Option<u32>,
     /// Distance of the soft limit below the hard one, above which new series fold into `other`;
     /// null for a fifth of `limit_mib`.

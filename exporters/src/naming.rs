@@ -66,6 +66,13 @@ pub fn validate(namespace: &str) -> Option<Violation> {
     })
 }
 
+/// The unit that a Prometheus name ends with, as `OpenMetrics` wants it, before `_total` if it has that.
+pub(crate) fn unit_of(name: &str) -> Option<&'static str> {
+    let name = name.strip_suffix("_total").unwrap_or(name);
+    let ends_with = |unit: &&str| name.strip_suffix(*unit).is_some_and(|rest| rest.ends_with('_'));
+    ["bytes", "seconds"].into_iter().find(ends_with)
+}
+
 /// Whether `name` can be a label's name (Prometheus data model, "Metric labels"). Those with two underscores in front are
 /// Prometheus's own.
 pub fn is_label(name: &str) -> bool {

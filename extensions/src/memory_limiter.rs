@@ -63,6 +63,77 @@ impl Limits {
     }
 }
 
+/// A limit that memory never reaches: the system ends the process before.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{limit_mib} MiB are more than {} has, which is {allowed_mib} MiB: this limit is never reached", .origin.name())]
+pub struct LimitTooLarge {
+    limit_mib: u64,
+    allowed_mib: u64,
+    origin: MemorySource,
+}
+
+/// Where the memory of a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MemorySource {
+    ControlGroup,
+    Machine,
+}
+
+impl LimitTooLarge {
+    /// The remedy.
+    pub fn hint(&self) -> String {
+        let most = self.allowed_mib / 4 * 3;
+        format!(
+            "{most} or less: a quarter is for pages of files and for memory that the kernel charges; `null` sets that by the control \
+             group's limit"
+        )
+    }
+}
+
+impl MemorySource {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ControlGroup => "the control group of this process",
+            Self::Machine => "this machine",
+        }
+    }
+}
+
+/// Checks that memory can reach `limit_mib` on this machine.
+///
+/// # Errors
+/// [`LimitTooLarge`] if the control group or the machine has less.
+pub fn check(config: &MemoryLimiterConfig) -> Result<(), LimitTooLarge> {
+    let group = allowed().map(|bytes| (bytes, MemorySource::ControlGroup));
+    let machine = fs::read_to_string("/proc/meminfo").ok();
+    let machine = machine.and_then(|text| total_memory(&text));
+    check_against(config, group, machine.map(|bytes| (bytes, MemorySource::Machine)))
+}
+
+fn check_against(
+    config: &MemoryLimiterConfig,
+    group: Option<(u64, MemorySource)>,
+    machine: Option<(u64, MemorySource)>,
+) -> Result<(), LimitTooLarge> {
+    let limit_mib = config.limit_mib.map_or(0, u64::from);
+    let least = group.into_iter().chain(machine).min_by_key(|(bytes, _)| *bytes);
+    match least {
+        Some((bytes, origin)) if limit_mib > bytes / MIB => Err(LimitTooLarge {
+            limit_mib,
+            allowed_mib: bytes / MIB,
+            origin,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// `MemTotal` of `/proc/meminfo`, in bytes.
+fn total_memory(meminfo: &str) -> Option<u64> {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// Watches until `stop`, if the config has a limit, and returns the task that does. `trim` returns free memory to the system.
 pub fn watch(
     config: &MemoryLimiterConfig,
@@ -226,6 +297,38 @@ mod tests {
             ..MemoryLimiterConfig::default()
         };
         assert_eq!(Limits::of(&config, None).unwrap().soft, 80 * MIB);
+    }
+
+    #[test]
+    fn a_limit_that_the_system_does_not_allow_is_an_error_that_names_what_it_allows() {
+        let limited = |limit_mib| MemoryLimiterConfig {
+            limit_mib,
+            ..MemoryLimiterConfig::default()
+        };
+        let machine = total_memory("MemTotal:       24646716 kB\nMemFree:         1 kB\n");
+        assert_eq!(machine, Some(24_646_716 << 10));
+        let machine = machine.map(|bytes| (bytes, MemorySource::Machine));
+        let group = Some((512 * MIB, MemorySource::ControlGroup));
+        for (limit, group, fits) in [
+            (None, group, true),
+            (Some(0), group, true),
+            (Some(512), group, true),
+            (Some(513), group, false),
+            (Some(513), None, true),
+            (Some(24_069), None, true),
+            (Some(24_070), None, false),
+        ] {
+            let checked = check_against(&limited(limit), group, machine);
+            assert_eq!(checked.is_ok(), fits, "{limit:?}: {checked:?}");
+        }
+        let error = check_against(&limited(Some(1_000_000)), group, machine).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "1000000 MiB are more than the control group of this process has, which is 512 MiB: this limit is never reached"
+        );
+        assert!(error.hint().starts_with("384 or less: "), "{}", error.hint());
+        // Without memory of any size known nothing can be said.
+        assert_eq!(check_against(&limited(Some(1)), None, None), Ok(()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
     // Some components want a runtime around them, even if nothing runs on it.
     let runtime = daemon::runtime()?;
     let _guard = runtime.enter();
+    graph::check_memory(config)?;
     let telemetry = Telemetry::new(&Resource::default(), &MetricsConfig::default())?;
     graph::build(config, &telemetry.meter(), &graph::Environment::now(), false)
         .map_err(|error| ExitError::config(&config.build_error(&error)))?;

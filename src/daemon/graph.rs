@@ -6,12 +6,14 @@ use flowtap_config::Config;
 use flowtap_engine::runner::{ExporterNode, Graph, PipelineNode, ReceiverNode};
 use flowtap_engine::stages::{Stages, fingerprint};
 use flowtap_extensions::live::tap::{self, Tap};
-use flowtap_extensions::node;
+use flowtap_extensions::{memory_limiter, node};
 use flowtap_pipeline::{
     BuildContext, BuildError, ClusterState, ComponentId, Findings, NodeInfo, PipelineKind, Published,
     QueueConfig, Resource, SharedMemoryPressure, StatusBoard,
 };
 use opentelemetry::metrics::Meter;
+
+use crate::exit::ExitError;
 
 /// Host and cluster state shared with components; updated by watchers.
 #[derive(Clone, Debug)]
@@ -62,6 +64,21 @@ impl Environment {
             strict,
         }
     }
+}
+
+/// Checks the limits of the daemon's memory against this machine.
+///
+/// # Errors
+/// A limit that memory can't reach here.
+pub(crate) fn check_memory(config: &Config) -> Result<(), ExitError> {
+    memory_limiter::check(&config.service.memory_limiter).map_err(|error| {
+        let path = ["service", "memory_limiter", "limit_mib"];
+        let mut errors = config.error_at(&path, &error.to_string());
+        for diagnostic in &mut errors.0 {
+            diagnostic.help = Some(error.hint());
+        }
+        ExitError::config(&errors)
+    })
 }
 
 /// Builds every component that a pipeline uses: receivers and exporters once, processors once per

@@ -27,8 +27,8 @@ use super::reload::{Load, ReloadTrigger};
 use super::running::{Parts, Running};
 use super::sandbox;
 use super::services::{
-    ClusterWatch, Extensions, Listener, Logs, MemoryLimiter, NodeWatch, OwnMetrics, Place, Service, Services,
-    Watchdog,
+    ClusterWatch, Extensions, Listener, Logs, MemoryLimiter, NameFiles, NodeWatch, OwnMetrics, Place,
+    Service, Services, Watchdog,
 };
 use super::stop::{Signals, Stop};
 use crate::exit::{Code, ExitError};
@@ -187,6 +187,7 @@ fn services(
         Box::new(OwnMetrics(Arc::clone(telemetry))),
         Box::new(Logs::new(logs)),
         Box::new(NodeWatch(Arc::clone(&environment.node))),
+        Box::new(NameFiles::default()),
         Box::new(MemoryLimiter::new(&environment.memory, meter)),
         Box::new(ClusterWatch::new(cluster, &environment.cluster, &watches, meter)),
         Box::new(Listener {

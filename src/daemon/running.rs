@@ -31,6 +31,7 @@ impl Parts {
     /// # Errors
     /// A component that can't be built on this machine.
     pub(super) fn build(&self, config: &Config) -> Result<Graph, ExitError> {
+        graph::check_memory(config)?;
         let mut graph = graph::build(config, &self.meter, &self.environment, self.strict)
             .map_err(|error| ExitError::config(&config.build_error(&error)))?;
         if let Some(tap) = &self.tap {

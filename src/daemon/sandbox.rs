@@ -237,7 +237,12 @@ impl Needs {
                 Some(folder) if !path.is_dir() && folder.parent().is_some() => folder.to_owned(),
                 _ => path,
             });
-        let read = read.collect();
+        let mut read: Vec<_> = read.collect();
+        // A file that is renamed over /etc/hosts or /etc/resolv.conf is another file. Of a user who is not root the rights of files
+        // keep the secrets in there; root owns them.
+        if !nix::unistd::geteuid().is_root() {
+            read.push(PathBuf::from("/etc"));
+        }
         Self {
             capabilities,
             read,
@@ -616,6 +621,36 @@ mod tests {
             written,
             [PathBuf::from("/var/flows"), PathBuf::from("/var/queue")]
         );
+    }
+
+    /// Paths in it count from its folder. Certificates are renewed by a rename, so it is the folder of each that stays open.
+    #[cfg(feature = "kubernetes")]
+    #[test]
+    fn files_that_a_kubeconfig_names_stay_readable() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["ca/ca.pem", "client/tls.crt", "key/tls.key", "token/token"]
+            .map(|path| folder.path().join(path));
+        for path in &paths {
+            fs::create_dir(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        let kubeconfig = folder.path().join("kube/config");
+        fs::create_dir(kubeconfig.parent().unwrap()).unwrap();
+        let text = "
+            apiVersion: v1
+            kind: Config
+            current-context: one
+            contexts: [{name: one, context: {cluster: one, user: one}}]
+            clusters: [{name: one, cluster: {server: 'https://127.0.0.1:1', certificate-authority: ../ca/ca.pem}}]
+            users: [{name: one, user: {client-certificate: ../client/tls.crt, client-key: ../key/tls.key, tokenFile: ../token/token}}]";
+        fs::write(&kubeconfig, text).unwrap();
+        let config = config(&[&format!("service.kubernetes.kubeconfig={}", kubeconfig.display())]);
+        within(&config, || {
+            for path in &paths {
+                assert!(fs::read_to_string(path).is_ok(), "{}", path.display());
+                assert!(fs::read_dir(path.parent().unwrap()).is_ok(), "{}", path.display());
+            }
+        });
     }
 
     #[test]

@@ -196,6 +196,21 @@ fn an_address_that_is_taken_is_named() {
 }
 
 #[test]
+fn a_memory_limit_beyond_the_machines_memory_is_an_error_in_its_line() {
+    let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    file.write_all(b"service:\n  memory_limiter:\n    limit_mib: 999999999\n")
+        .unwrap();
+    let path = file.path().to_str().unwrap();
+    for command in ["validate", "run"] {
+        let output = run(&[command, "--config", path]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        let place = format!("{path}:3:5: service.memory_limiter.limit_mib: 999999999 MiB are more than ");
+        assert!(said.contains(&place) && said.contains("hint: "), "{said}");
+    }
+}
+
+#[test]
 fn a_kubeconfig_that_cant_be_used_is_named_and_ends_the_start() {
     let output = flowtap()
         .args([

@@ -36,11 +36,19 @@ pub(crate) enum Fault {
     ResetStream(u32),
     /// Says nothing.
     Stall,
+    /// Answers what is of no protocol.
+    Garbage,
     /// Answers with a status of HTTP.
     Status(u16),
     /// Answers with a status of gRPC.
     GrpcStatus(u8),
 }
+
+/// The ways of OTLP.
+const PROTOCOLS: [&str; 3] = ["grpc", "http/protobuf", "http/json"];
+
+/// Neither HTTP/1.1 nor a frame of HTTP/2.
+const GARBAGE: &[u8] = &[b'?'; 400];
 
 /// Codes of HTTP/2 with which a stream is reset (RFC 9113, section 7), but for `INADEQUATE_SECURITY`, which no retry gets over.
 const STREAM_CODES: [u32; 13] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13];
@@ -118,6 +126,7 @@ impl Peer {
                 match self.fault {
                     Fault::ResetAfterRequest => return reset(&stream),
                     Fault::Stall => thread::sleep(Duration::from_secs(60)),
+                    Fault::Garbage => return stream.write_all(GARBAGE),
                     Fault::Status(status) => {
                         write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n")?;
                         continue;
@@ -164,6 +173,7 @@ impl Peer {
                         continue;
                     }
                     Fault::Stall => thread::sleep(Duration::from_secs(60)),
+                    Fault::Garbage => return stream.write_all(GARBAGE),
                     Fault::Status(status) => {
                         let mut headers = vec![0x08, 3];
                         headers.extend_from_slice(status.to_string().as_bytes());
@@ -329,6 +339,7 @@ fn what_a_broken_connection_interrupts_is_delivered_over_grpc() {
         Fault::CloseAfterRequest,
         Fault::GoAway,
         Fault::Stall,
+        Fault::Garbage,
         Fault::Status(429),
         Fault::Status(502),
         Fault::Status(503),
@@ -352,6 +363,7 @@ fn what_a_broken_connection_interrupts_is_delivered_over_http() {
         Fault::ResetAfterRequest,
         Fault::CloseAfterRequest,
         Fault::Stall,
+        Fault::Garbage,
         Fault::Status(408),
         Fault::Status(429),
         Fault::Status(502),
@@ -402,7 +414,7 @@ fn a_host_that_drops_every_packet_is_waited_for() {
         black_hole();
         let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
         let mut all = Vec::new();
-        for protocol in ["grpc", "http/protobuf", "http/json"] {
+        for protocol in PROTOCOLS {
             // The peer's behaviour does not matter: it has no faults left once it can be reached.
             all.extend(cases(
                 protocol,
@@ -445,7 +457,7 @@ fn a_name_whose_first_address_is_dead_is_delivered_to_by_every_exporter() {
         run(&format!("mount --bind {} /etc/hosts", hosts.display()));
         drop_packets(dir.path(), "ip daddr 10.99.0.3 drop");
         let mut all = Vec::new();
-        for protocol in ["grpc", "http/protobuf"] {
+        for protocol in PROTOCOLS {
             all.extend(cases(
                 protocol,
                 &[Fault::Close],
@@ -481,14 +493,16 @@ fn a_connection_that_died_silently_is_replaced_after_the_first_timeout() {
     };
     within_new(|| {
         let (dir, mut text) = (tempfile::tempdir().unwrap(), String::new());
-        let mut all = cases("grpc", &[Fault::Close], "127.0.0.1", dir.path(), &mut text);
-        all.extend(cases(
-            "http/protobuf",
-            &[Fault::Close],
-            "127.0.0.1",
-            dir.path(),
-            &mut text,
-        ));
+        let mut all = Vec::new();
+        for protocol in PROTOCOLS {
+            all.extend(cases(
+                protocol,
+                &[Fault::Close],
+                "127.0.0.1",
+                dir.path(),
+                &mut text,
+            ));
+        }
         for case in &mut all {
             case.peer.left.store(0, Ordering::SeqCst);
             case.faults = 0;

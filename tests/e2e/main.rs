@@ -29,6 +29,7 @@
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
 //! | `icmp` | errors of UDP sockets, against those that the sockets return; messages by type |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
+//! | `name_files` | files of name resolution that are replaced while the daemon is in its sandbox |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `extensions` | extensions, and the daemon's own listeners, over reloads |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
@@ -86,6 +87,7 @@ mod listening;
 mod live;
 mod memory;
 mod modes;
+mod name_files;
 mod netns;
 mod network_policies;
 mod open_connections;

@@ -504,7 +504,7 @@ fn check_histograms(points: &[Point], peer: &str) {
     for point in first.values() {
         assert_eq!(
             (point.count(), point.at),
-            (0, point.start + 1_000_000),
+            (0, point.start + 2_000_000),
             "{point:?}"
         );
     }

@@ -311,6 +311,59 @@ fn a_real_prometheus_forgets_a_series_that_ended_by_its_stale_marker() {
     prometheus.shows(port, Counted::default());
 }
 
+/// `_sum`, `_count` and one bucket have the same labels before and after: their ends, zeros and first samples come in one window.
+#[test]
+fn a_real_prometheus_takes_histograms_that_a_reload_gives_other_buckets() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    let stores = ["1s", "200ms"].map(|interval| (Store::receiving(), interval));
+    let mut exporters = String::new();
+    for (store, interval) in &stores {
+        let endpoint = format!("http://{}/api/v1/write", store.address);
+        let _ = writeln!(
+            exporters,
+            "  remote_write/{interval}: {{endpoint: \"{endpoint}\", interval: {interval}}}"
+        );
+    }
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, remote_write/1s, remote_write/200ms]",
+        exporters: &exporters,
+        set: &[
+            "service.pipelines.metrics.receivers=[generator]",
+            "receivers.generator={interval: 100ms, flows: 4}",
+        ],
+        ..Launch::default()
+    });
+    let bounds = |count: f64| {
+        let query = "count(count by (le) (primus_lens_network_tcp_flow_rtt_bucket))";
+        for (store, interval) in &stores {
+            ask_until(&format!("{count} buckets, every {interval}"), || {
+                (store.number(query) == Some(count)).then_some(())
+            });
+        }
+    };
+    bounds(17.0);
+    let text = fs::read_to_string(daemon.config()).unwrap();
+    let families = "families: {network_tcp_flow_rtt: {buckets: [50, 60000]}}";
+    let text = text.replace(
+        "window: {interval: 200ms}",
+        &format!("window: {{interval: 200ms, {families}}}"),
+    );
+    assert!(text.contains(families));
+    assert!(daemon.reload(&text));
+    // Those that it had before have ended.
+    bounds(3.0);
+    let own = daemon.telemetry();
+    for metric in ["send_failed", "enqueue_failed"] {
+        let lost = own.sum(&format!("flowtap_exporter_{metric}_metric_points_total"), &[]);
+        assert_eq!(lost, 0, "{metric}");
+    }
+}
+
 #[test]
 fn a_real_prometheus_is_written_by_2_0_what_it_is_by_1_0_and_histograms_whole() {
     let Some(_machine) = require::root() else {

@@ -144,7 +144,7 @@ impl Deltas {
 
     /// Forgets series that have ended.
     pub(super) fn forget(&mut self, ended: &Ended) {
-        for (_, series) in ended.0.iter().flatten() {
+        for (_, series) in ended.families().flat_map(|(_, ended)| ended) {
             self.sums.remove(&series.id());
             self.values.remove(&series.id());
             self.histograms.remove(&series.id());

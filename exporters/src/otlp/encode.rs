@@ -36,7 +36,8 @@ const NO_RECORDED_VALUE: u64 = 1;
 /// The counts of a histogram's buckets.
 const BUCKET_BYTES: usize = 8;
 
-/// A request, and the points of the snapshot that it contains: family, and positions in it.
+/// A request, and the points of the snapshot that it contains: block, and positions in it. Of differences a block is the family with
+/// the same index.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) request: Request,
@@ -86,15 +87,20 @@ impl Encoder {
         deltas: bool,
         new_since: Option<Timestamp>,
     ) -> Encoding<'a> {
-        let heads = snapshot.families.iter();
         let pipeline = (self.several_pipelines && !snapshot.is_telemetry()).then_some(&*snapshot.pipeline);
+        let blocks = if deltas {
+            Block::of_deltas(snapshot)
+        } else {
+            Block::of_totals(snapshot, ended)
+        };
         Encoding {
-            heads: heads
-                .map(|family| Head::new(self, family.family, deltas, pipeline))
+            heads: blocks
+                .iter()
+                .map(|block| Head::new(self, block.family, deltas, pipeline))
                 .collect(),
+            blocks,
             encoder: self,
             snapshot,
-            ended,
             new_since: new_since.filter(|_| !deltas),
             cursor: Cursor::default(),
         }
@@ -103,18 +109,16 @@ impl Encoder {
     /// Which points go into the next request, with every length: so each byte is written once, to where it stays.
     fn plan(&self, points: &PointWriter<'_>, heads: &[Head<'_>], cursor: &mut Cursor) -> Plan {
         let mut plan = Plan::default();
-        while let Some(family) = points.snapshot.families.get(cursor.family) {
+        while let Some(block) = points.blocks.get(cursor.family) {
             let (index, head) = (cursor.family, &heads[cursor.family]);
             let mut metric = PlannedMetric::new(index, cursor.point);
-            for i in cursor.point..points.count(index, family) {
-                family
-                    .points
-                    .prefetch(i.saturating_sub(points.ended(index).len()));
-                let Some(len) = points.len(head, index, i) else {
+            for i in cursor.point..block.count() {
+                block.points.prefetch(i.saturating_sub(block.ended.len()));
+                let Some(len) = points.len(head, block, i) else {
                     metric.range.end = i + 1;
                     continue;
                 };
-                let (written, data_len) = match points.zero_at(head, index, i) {
+                let (written, data_len) = match points.zero_at(head, block, i) {
                     Some(_) => (2, 2 * len_delimited(len)),
                     None => (1, len_delimited(len)),
                 };
@@ -170,7 +174,7 @@ impl Encoder {
             body.extend_from_slice(&head.bytes);
             begin(&mut body, head.data_field, metric.data_len + head.behind.len());
             for i in metric.range.clone() {
-                points.push(&mut body, head, metric.family, i);
+                points.push(&mut body, head, &points.blocks[metric.family], i);
             }
             body.extend_from_slice(&head.behind);
         }
@@ -202,10 +206,61 @@ impl Encoder {
 pub(super) struct Encoding<'a> {
     encoder: &'a Encoder,
     snapshot: &'a Snapshot,
-    ended: &'a Ended,
+    blocks: Vec<Block<'a>>,
     new_since: Option<Timestamp>,
     heads: Vec<Head<'a>>,
     cursor: Cursor,
+}
+
+/// The points of one `Metric`: the series of a family that have ended, then its live points. A series of the same labels may have
+/// begun since one ended, and points of one stream have to come in the order of their times.
+struct Block<'a> {
+    family: &'static Family,
+    points: &'a Points,
+    ended: &'a [(Timestamp, Series)],
+}
+
+/// The live points of a family that has none.
+static NO_POINTS: Points = Points::Sums(Vec::new());
+
+impl<'a> Block<'a> {
+    /// Of a snapshot's families, each in its place; differences have no ends.
+    fn of_deltas(snapshot: &'a Snapshot) -> Vec<Self> {
+        let families = snapshot.families.iter();
+        families.map(|family| Self::new(family, &[])).collect()
+    }
+
+    /// Families that have ended series only come first: one of them may be as a live one was before a reload.
+    fn of_totals(snapshot: &'a Snapshot, ended: &'a Ended) -> Vec<Self> {
+        let live = || {
+            snapshot
+                .families
+                .iter()
+                .filter(|family| !family.points.is_empty())
+        };
+        let is_live = |gone: &'static Family| live().any(|family| family.family == gone);
+        let gone = ended.families().filter(|(family, _)| !is_live(family));
+        let gone = gone.map(|(family, ended)| Self {
+            family,
+            points: &NO_POINTS,
+            ended,
+        });
+        gone.chain(live().map(|family| Self::new(family, ended.of(family.family))))
+            .collect()
+    }
+
+    const fn new(family: &'a FamilySnapshot, ended: &'a [(Timestamp, Series)]) -> Self {
+        Self {
+            family: family.family,
+            points: &family.points,
+            ended,
+        }
+    }
+
+    /// Maximum number of points.
+    fn count(&self) -> usize {
+        self.ended.len() + self.points.len()
+    }
 }
 
 /// Where the next request begins.
@@ -220,7 +275,7 @@ impl Encoding<'_> {
     pub(super) fn next_part(&mut self, deltas: Option<&Deltas>) -> Option<Part> {
         let points = PointWriter {
             snapshot: self.snapshot,
-            ended: self.ended,
+            blocks: &self.blocks,
             deltas,
             new_since: self.new_since,
         };
@@ -279,30 +334,15 @@ impl PlannedMetric {
     }
 }
 
-/// Writes points of a snapshot: those that have ended first, then live ones. A series of the same labels may have begun since, and
-/// points of one stream have to come in the order of their times.
+/// Writes points of a snapshot.
 struct PointWriter<'a> {
     snapshot: &'a Snapshot,
-    ended: &'a Ended,
+    blocks: &'a [Block<'a>],
     deltas: Option<&'a Deltas>,
     new_since: Option<Timestamp>,
 }
 
-impl<'a> PointWriter<'a> {
-    /// Series of a family that have ended; none with differences.
-    fn ended(&self, family: usize) -> &'a [(Timestamp, Series)] {
-        if self.deltas.is_some() {
-            &[]
-        } else {
-            self.ended.of(family)
-        }
-    }
-
-    /// Maximum number of points of a family.
-    fn count(&self, index: usize, family: &FamilySnapshot) -> usize {
-        self.ended(index).len() + family.points.len()
-    }
-
+impl PointWriter<'_> {
     fn sum_part(&self, head: &Head<'_>, point: &SumPoint) -> Option<SumPart> {
         match self.deltas.filter(|_| !head.family.kind.can_fall()) {
             Some(deltas) => deltas.of_sum(point),
@@ -335,10 +375,10 @@ impl<'a> PointWriter<'a> {
     }
 
     /// The time of the point 0 that goes before this one, if one does. A gauge does not count from 0.
-    fn zero_at(&self, head: &Head<'_>, family: usize, i: usize) -> Option<Timestamp> {
+    fn zero_at(&self, head: &Head<'_>, block: &Block<'_>, i: usize) -> Option<Timestamp> {
         let new_since = self.new_since.filter(|_| !head.family.kind.can_fall())?;
-        let i = i.checked_sub(self.ended(family).len())?;
-        let series = match &self.snapshot.families[family].points {
+        let i = i.checked_sub(block.ended.len())?;
+        let series = match block.points {
             Points::Sums(points) => &points[i].series,
             Points::Values(points) => &points[i].series,
             Points::Histograms(points) => &points[i].series,
@@ -348,12 +388,11 @@ impl<'a> PointWriter<'a> {
 
     /// Length of the output of [`Self::push`], without key and length; `None` if the point is not
     /// sent. A point 0 before it is as long.
-    fn len(&self, head: &Head<'_>, family: usize, i: usize) -> Option<usize> {
-        let (points, ended) = (&self.snapshot.families[family].points, self.ended(family));
-        let Some(i) = i.checked_sub(ended.len()) else {
-            return Some(ended_len(head, points, &ended[i].1));
+    fn len(&self, head: &Head<'_>, block: &Block<'_>, i: usize) -> Option<usize> {
+        let Some(i) = i.checked_sub(block.ended.len()) else {
+            return Some(ended_len(head, &block.ended[i].1));
         };
-        match points {
+        match block.points {
             Points::Sums(points) => {
                 self.sum_part(head, &points[i])?;
                 Some(number_len(head, &points[i].series))
@@ -370,14 +409,13 @@ impl<'a> PointWriter<'a> {
     }
 
     /// Appends a point, unless it is not sent, and the 0 before it where there is one.
-    fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, family: usize, i: usize) {
-        let (at, zero_at) = (self.snapshot.at, self.zero_at(head, family, i));
-        let (points, ended) = (&self.snapshot.families[family].points, self.ended(family));
-        let Some(i) = i.checked_sub(ended.len()) else {
-            push_ended(out, head, points, &ended[i]);
+    fn push(&self, out: &mut Vec<u8>, head: &Head<'_>, block: &Block<'_>, i: usize) {
+        let (at, zero_at) = (self.snapshot.at, self.zero_at(head, block, i));
+        let Some(i) = i.checked_sub(block.ended.len()) else {
+            push_ended(out, head, &block.ended[i]);
             return;
         };
-        match points {
+        match block.points {
             Points::Sums(points) => {
                 let point = &points[i];
                 if let Some(part) = self.sum_part(head, point) {
@@ -445,13 +483,13 @@ fn push_histogram(out: &mut Vec<u8>, head: &Head<'_>, series: &Series, at: Times
 
 /// A point of a series that has ended: flags 8 of a `NumberDataPoint`, 10 of a `HistogramDataPoint`. A histogram has a sum, buckets
 /// and their bounds as well, all of them 0: a Prometheus ends only the series `_sum` and `_bucket` that the point still has.
-fn push_ended(out: &mut Vec<u8>, head: &Head<'_>, points: &Points, (at, series): &(Timestamp, Series)) {
-    begin(out, 1, ended_len(head, points, series));
+fn push_ended(out: &mut Vec<u8>, head: &Head<'_>, (at, series): &(Timestamp, Series)) {
+    begin(out, 1, ended_len(head, series));
     push_fixed64(out, 2, series.start().as_nanos());
     push_fixed64(out, 3, at.as_nanos());
-    let flags = match points {
-        Points::Sums(_) | Points::Values(_) => 8,
-        Points::Histograms(_) => {
+    let flags = match head.family.kind {
+        FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => 8,
+        FamilyKind::Histogram(_) => {
             push_fixed64(out, 5, 0.0_f64.to_bits());
             push_bytes(
                 out,
@@ -489,10 +527,10 @@ fn histogram_len(head: &Head<'_>, series: &Series) -> usize {
 }
 
 /// Two times, and flags, which take a byte after their key; of a histogram, what [`push_ended`] adds.
-fn ended_len(head: &Head<'_>, points: &Points, series: &Series) -> usize {
-    let histogram = match points {
-        Points::Sums(_) | Points::Values(_) => 0,
-        Points::Histograms(_) => {
+fn ended_len(head: &Head<'_>, series: &Series) -> usize {
+    let histogram = match head.family.kind {
+        FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => 0,
+        FamilyKind::Histogram(_) => {
             FIXED64_BYTES + len_delimited(head.buckets * BUCKET_BYTES) + head.bounds.len()
         }
     };

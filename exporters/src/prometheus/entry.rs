@@ -11,8 +11,18 @@ pub(super) struct Entry {
     pub(super) family: &'static Family,
     /// Name of its samples.
     pub(super) name: String,
+    pub(super) places: Vec<Place>,
+}
+
+/// Where points of a metric are.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Index of the snapshot.
+    pub(super) snapshot: usize,
+    /// Index of the family in it.
+    pub(super) index: usize,
+    /// The family there: in another pipeline one of the same name may have other buckets.
+    pub(super) family: &'static Family,
     /// `le="..."} ` of each bucket, if it has any.
     pub(super) bounds: Vec<String>,
-    /// Number of a snapshot, and of the family in it.
-    pub(super) places: Vec<(usize, usize)>,
 }

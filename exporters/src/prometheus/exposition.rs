@@ -8,7 +8,7 @@ use flowtap_pipeline::labels::push_label;
 use flowtap_pipeline::{Naming, Points, Snapshot, Timestamp};
 
 use super::config::{Config, CreatedTimestamps};
-use super::entry::{CHUNK_BYTES, Entry};
+use super::entry::{CHUNK_BYTES, Entry, Place};
 use super::negotiate::Format;
 use super::protobuf::{self, Metric, Value};
 use super::target_info::TARGET;
@@ -112,16 +112,21 @@ impl Exposition {
                 if family.points.is_empty() {
                     continue;
                 }
+                let place = Place {
+                    snapshot: i,
+                    index,
+                    family: family.family,
+                    bounds: bounds(format, family.family),
+                };
                 match entries
                     .iter_mut()
                     .find(|known| known.family.name == family.family.name)
                 {
-                    Some(known) => known.places.push((i, index)),
+                    Some(known) => known.places.push(place),
                     None => entries.push(Entry {
                         family: family.family,
                         name: prometheus_name(&style.namespace, family.family),
-                        bounds: bounds(format, family.family),
-                        places: vec![(i, index)],
+                        places: vec![place],
                     }),
                 }
             }
@@ -150,7 +155,7 @@ impl Exposition {
             self.ended = true;
             return false;
         };
-        let Some(&(i, index)) = entry.places.get(self.cursor.place) else {
+        let Some(place) = entry.places.get(self.cursor.place) else {
             self.cursor = Cursor {
                 entry: self.cursor.entry + 1,
                 ..Cursor::default()
@@ -166,14 +171,13 @@ impl Exposition {
                 }
             }
         }
-        let points = &self.snapshots[i].families[index].points;
-        let common = &self.common[i];
+        let points = &self.snapshots[place.snapshot].families[place.index].points;
         let first = self.cursor.point;
         self.cursor.point += match self.format {
-            Format::Text | Format::OpenMetrics => self.lines(entry, common).push(out, points, first),
+            Format::Text | Format::OpenMetrics => self.lines(entry, place).push(out, points, first),
             Format::Protobuf => {
                 let mut pushed = 0;
-                for metric in self.metrics(entry, common, points, first) {
+                for metric in self.metrics(place, first) {
                     if out.len() >= CHUNK_BYTES {
                         break;
                     }
@@ -193,9 +197,11 @@ impl Exposition {
         true
     }
 
-    fn lines<'a>(&self, entry: &'a Entry, common: &'a Common) -> Lines<'a> {
+    fn lines<'a>(&'a self, entry: &'a Entry, place: &'a Place) -> Lines<'a> {
+        let common = &self.common[place.snapshot];
         Lines {
             entry,
+            bounds: &place.bounds,
             common: &common.labels,
             behind: &common.behind,
             // Of a type that has them: a counter by its full name, a histogram.
@@ -204,13 +210,9 @@ impl Exposition {
     }
 
     /// The points of a family in a snapshot, from `first` on.
-    fn metrics<'a>(
-        &'a self,
-        entry: &'a Entry,
-        common: &'a Common,
-        points: &'a Points,
-        first: usize,
-    ) -> impl Iterator<Item = Metric<'a>> {
+    fn metrics<'a>(&'a self, place: &'a Place, first: usize) -> impl Iterator<Item = Metric<'a>> {
+        let points = &self.snapshots[place.snapshot].families[place.index].points;
+        let common = &self.common[place.snapshot];
         (first..points.len()).map(move |i| {
             points.prefetch(i);
             let (series, value) = match points {
@@ -219,7 +221,7 @@ impl Exposition {
                 Points::Histograms(points) => (&points[i].series, Value::Histogram(&points[i])),
             };
             Metric {
-                family: entry.family,
+                family: place.family,
                 common: &common.labels,
                 series,
                 value,
@@ -231,12 +233,9 @@ impl Exposition {
 
     /// Bytes of the metrics of a family.
     fn metrics_len(&self, entry: &Entry) -> usize {
-        let places = entry.places.iter().map(|&(i, index)| {
-            let points = &self.snapshots[i].families[index].points;
-            let metrics = self.metrics(entry, &self.common[i], points, 0);
-            metrics.map(|metric| metric.len()).sum::<usize>()
-        });
-        places.sum()
+        let places = entry.places.iter();
+        let metrics = places.flat_map(|place| self.metrics(place, 0));
+        metrics.map(|metric| metric.len()).sum()
     }
 }
 

@@ -6,6 +6,7 @@ use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Series, SumPo
 
 use super::entry::{CHUNK_BYTES, Entry};
 use super::negotiate::Format;
+use crate::naming::unit_of;
 
 /// In milliseconds, or in seconds.
 pub(super) fn time(format: Format, at: Timestamp) -> String {
@@ -62,9 +63,7 @@ pub(super) fn push_head(out: &mut Vec<u8>, format: Format, entry: &Entry) {
         help = help.replace('"', "\\\"");
         // There a family's name lacks the suffix of its samples.
         name = name.strip_suffix("_total").unwrap_or(name);
-        unit = ["bytes", "seconds"]
-            .into_iter()
-            .find(|unit| name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')));
+        unit = unit_of(name);
     }
     // Writing to memory does not fail.
     let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
@@ -96,6 +95,7 @@ fn push_name(out: &mut Vec<u8>, name: &str, suffix: &str, labels: [&[u8]; 3]) {
 /// Parts shared by the lines of a family in one snapshot.
 pub(super) struct Lines<'a> {
     pub(super) entry: &'a Entry,
+    pub(super) bounds: &'a [String],
     pub(super) common: &'a [u8],
     pub(super) behind: &'a str,
     pub(super) created: bool,
@@ -145,7 +145,7 @@ impl Lines<'_> {
         let begins = out.len();
         push_open(out, name, "_bucket", [self.common, own, shared]);
         let same = begins..out.len();
-        for (i, (in_bucket, bound)) in point.buckets.iter().zip(&self.entry.bounds).enumerate() {
+        for (i, (in_bucket, bound)) in point.buckets.iter().zip(self.bounds).enumerate() {
             if i > 0 {
                 out.extend_from_within(same.clone());
             }

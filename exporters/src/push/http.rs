@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, HeaderMap, PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use tower::BoxError;
@@ -30,6 +30,32 @@ pub(crate) struct HttpFailure {
     pub(crate) headers: HeaderMap,
     /// The beginning of what it said, if that is text.
     said: String,
+}
+
+/// A success with a page for browsers: what answers is a login page or a proxy's page, not the peer, which never got the request.
+#[derive(Debug, thiserror::Error)]
+#[error("HTTP status {status} with a page ({content_type}) instead of the peer's answer{}{said}", if said.is_empty() { "" } else { ": " })]
+pub(crate) struct Page {
+    status: StatusCode,
+    content_type: &'static str,
+    said: String,
+}
+
+impl Page {
+    /// The page that `answer` is, if it is one.
+    fn of(answer: &Response<Bytes>) -> Option<Self> {
+        let given = answer.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+        let media_type = given.split(';').next().unwrap_or_default().trim();
+        let mut pages = ["text/html", "application/xhtml+xml"].into_iter();
+        let content_type = pages.find(|page| page.eq_ignore_ascii_case(media_type))?;
+        let body = answer.body();
+        // An empty one says nothing, whatever it is called.
+        (!body.is_empty()).then(|| Self {
+            status: answer.status(),
+            content_type,
+            said: peer_text(&String::from_utf8_lossy(&body[..body.len().min(MAX_SAID_BYTES)])),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +104,7 @@ impl Poster {
     /// Posts `body` and returns the answer, if that is a success.
     ///
     /// # Errors
-    /// [`HttpFailure`] or [`Lost`].
+    /// [`HttpFailure`], [`Page`] or [`Lost`].
     pub(crate) async fn post(
         &self,
         body: Bytes,
@@ -98,7 +124,11 @@ impl Poster {
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         if head.status.is_success() {
             let body = body.map_err(|error| Lost::new(&*error))?;
-            return Ok(Response::from_parts(head, body.to_bytes()));
+            let answer = Response::from_parts(head, body.to_bytes());
+            return match Page::of(&answer) {
+                Some(page) => Err(Box::new(page)),
+                None => Ok(answer),
+            };
         }
         // The status is what counts; the text is for the log.
         let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();

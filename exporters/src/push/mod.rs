@@ -25,7 +25,7 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use flowtap_pipeline::{Exported, Series, Timestamp};
+use flowtap_pipeline::{Exported, Series, Snapshot, Timestamp};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tower::util::BoxCloneSyncService;
@@ -39,13 +39,25 @@ use self::retry::{Backoff, RetryConfig};
 /// `User-Agent` of every request.
 pub(crate) const USER_AGENT: &str = concat!("flowtap/", env!("CARGO_PKG_VERSION"));
 
-/// The time of the 0 that goes before the first point, at `at`, of a series: one millisecond into its first window. The window's very
-/// start is the end of the one before, where a series of the same labels may have ended.
-pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Option<Timestamp> {
-    let zero = series.start().plus(Duration::from_millis(1));
-    let milliseconds = |time: Timestamp| time.as_nanos() / 1_000_000;
+/// The time at which a series ended that `snapshot` lists as ended: one millisecond into the window. Its last point is at the window's
+/// start at the latest, and a series of the same labels, as after a reload with other buckets, begins in this window at the earliest.
+pub(crate) fn ended_at(snapshot: &Snapshot) -> Timestamp {
+    let opened = snapshot.at.as_nanos().saturating_sub(nanos(snapshot.window));
+    let ended = Timestamp::from_nanos(opened).plus(Duration::from_millis(1));
     // A window that was cut short by a set clock can be of no length.
+    ended.min(snapshot.at)
+}
+
+/// The time of the 0 that goes before the first point, at `at`, of a series: two milliseconds into its first window, after the end of
+/// what ended in the same window.
+pub(crate) fn zero_at(series: &Series, at: Timestamp) -> Option<Timestamp> {
+    let zero = series.start().plus(Duration::from_millis(2));
+    let milliseconds = |time: Timestamp| time.as_nanos() / 1_000_000;
     (milliseconds(zero) < milliseconds(at)).then_some(zero)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Sends requests over one connection.

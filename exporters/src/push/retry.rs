@@ -16,7 +16,7 @@ use tower::retry::Policy;
 
 use super::error::{Lost, Refused, TimedOut};
 use super::health::Health;
-use super::http::HttpFailure;
+use super::http::{HttpFailure, Page};
 use super::request::Request;
 
 /// When flowtap stops, the last requests are given up after this: the run has its own deadline.
@@ -150,7 +150,7 @@ pub(crate) fn is_temporary(error: &BoxError) -> bool {
 }
 
 fn verdict(error: &BoxError) -> Verdict {
-    if error.is::<TimedOut>() {
+    if error.is::<TimedOut>() || error.is::<Page>() {
         return Verdict::Retry;
     }
     if let Some(lost) = error.downcast_ref::<Lost>() {

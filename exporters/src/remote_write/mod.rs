@@ -6,8 +6,8 @@
 //! 1. Of the incoming windows, one per `interval` passes, and the last one always. Series that
 //!    ended in the skipped ones are kept until then.
 //! 2. Each live series has one sample, at the end of the window; a histogram has `_bucket`, `_sum` and `_count`, or is one native
-//!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, at the end of the
-//!    window in which it did.
+//!    histogram with its own buckets. Names are those of `/metrics`. A series that ended has a stale marker, once, just after the
+//!    start of the window in which it did: after its last sample, and before those of a series of the same labels that a reload begins.
 //! 3. A counter or histogram that is sent for the first time has a sample 0 before, just after it began: a store takes an increase
 //!    from what it has seen, and would miss all that came before the first sample. It is not sent for series that began before this
 //!    exporter, whose samples a store may have.
@@ -150,9 +150,10 @@ impl Lane {
     fn note(&mut self, snapshot: &Snapshot) -> usize {
         let ended: usize = snapshot.families.iter().map(|family| family.ended.len()).sum();
         let room = MAX_ENDED.saturating_sub(self.ended.len());
+        let at = push::ended_at(snapshot);
         let series = snapshot.families.iter().flat_map(|family| {
             family.ended.iter().map(|series| Ended {
-                at: snapshot.at,
+                at,
                 family: family.family,
                 series: series.clone(),
             })

@@ -234,9 +234,15 @@ async fn a_snapshot_arrives_whole_with_the_names_of_a_scrape_and_the_headers_of_
     let series = server.series();
     // The stale marker, the counter, and 17 buckets, sum and count of the histogram.
     assert_eq!(series.len(), 1 + 1 + 17 + 2);
+    let (markers, live): (Vec<_>, Vec<_>) = series.iter().partition(|(_, bits, _)| *bits == STALE);
     assert!(
-        series.iter().all(|(_, _, at)| *at == 1_700_000_000_123),
+        live.iter().all(|(_, _, at)| *at == 1_700_000_000_123),
         "{series:?}"
+    );
+    // Just after the start of the window, which is 5 s long.
+    assert_eq!(
+        markers.iter().map(|(_, _, at)| *at).collect::<Vec<_>>(),
+        [1_699_999_995_124]
     );
     let value = |key: &str| {
         let found: Vec<_> = series.iter().filter(|(known, ..)| known == key).collect();
@@ -461,8 +467,8 @@ async fn windows_are_thinned_to_the_interval_and_what_ended_meanwhile_is_sent_on
         seen,
         [
             (true, false, 0),
-            (true, true, 5_000),
-            (false, true, 15_000),
+            (true, true, 1),
+            (false, true, 10_001),
             (true, false, 15_000),
             (true, false, 30_000),
             (true, false, 31_000),
@@ -577,7 +583,7 @@ async fn a_series_that_begins_has_a_sample_0_once_and_one_that_is_older_than_the
     let first = point(at(0).as_nanos(), 100);
     send(&mut service, window(5, &first, &[])).await;
     send(&mut service, window(10, &first, &[])).await;
-    // It ends, and begins again in the very next window: its marker stands where that begins.
+    // It ends, and begins again in the very next window.
     let again = point(at(15).as_nanos(), 7);
     let mut last = window(20, &again, &[]);
     let ended = Snapshot {
@@ -593,11 +599,11 @@ async fn a_series_that_begins_has_a_sample_0_once_and_one_that_is_older_than_the
     send(&mut service, last).await;
     let seen = samples(&server, name);
     let expected = [
-        (0.0, milliseconds(0, 1)),
+        (0.0, milliseconds(0, 2)),
         (100.0, milliseconds(5, 0)),
         (100.0, milliseconds(10, 0)),
-        (f64::from_bits(STALE), milliseconds(15, 0)),
-        (0.0, milliseconds(15, 1)),
+        (f64::from_bits(STALE), milliseconds(10, 1)),
+        (0.0, milliseconds(15, 2)),
         (7.0, milliseconds(20, 0)),
     ];
     let bits = |samples: &[(f64, i64)]| {
@@ -608,6 +614,29 @@ async fn a_series_that_begins_has_a_sample_0_once_and_one_that_is_older_than_the
     };
     assert_eq!(bits(&seen), bits(&expected));
     assert!(seen.windows(2).all(|pair| pair[0].1 < pair[1].1), "{seen:?}");
+
+    // A reload ends it, and one of the same labels begins in that window.
+    let server = Server::default();
+    let mut service = self::service(Config {
+        interval: Duration::from_secs(5),
+        ..config(server.start().await)
+    })
+    .await;
+    send(&mut service, window(5, &first, &[])).await;
+    let again = point(at(5).as_nanos(), 7);
+    send(
+        &mut service,
+        window(10, &again, std::slice::from_ref(&first.series)),
+    )
+    .await;
+    let expected = [
+        (0.0, milliseconds(0, 2)),
+        (100.0, milliseconds(5, 0)),
+        (f64::from_bits(STALE), milliseconds(5, 1)),
+        (0.0, milliseconds(5, 2)),
+        (7.0, milliseconds(10, 0)),
+    ];
+    assert_eq!(bits(&samples(&server, name)), bits(&expected));
 
     // As after a reload: the exporter is new, the series is not, and a store may have its samples.
     let server = Server::default();

@@ -84,7 +84,6 @@ impl Telemetry {
         let registry = Registry::new();
         let bridge = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
-            .with_namespace("flowtap")
             .scope_info_enabled(false)
             .build()
             .map_err(|error| failed(&error))?;
@@ -104,7 +103,11 @@ impl Telemetry {
             provider = provider.with_reader(push.build());
         }
         let provider = provider
-            .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(SERIES).build().ok())
+            // The names are the same in a scrape, in a push of the SDK and in those of exporters.
+            .with_view(|instrument: &Instrument| {
+                let stream = Stream::builder().with_name(format!("flowtap.{}", instrument.name()));
+                stream.with_cardinality_limit(SERIES).build().ok()
+            })
             .with_resource(sdk_resource(resource))
             .build();
         let telemetry = Self {

@@ -126,7 +126,7 @@ impl OwnMetrics {
             }
             return;
         };
-        let name = format!("flowtap.{}", metric.name());
+        let name = metric.name().to_owned();
         let place = self.known.iter().position(|known| known.family.name == name);
         let place = place.unwrap_or_else(|| {
             self.known.push(Known::new(name, metric, kind));

@@ -35,7 +35,7 @@ pub enum State {
 pub struct ComponentStatus {
     /// Current state.
     pub state: State,
-    /// Since when, in nanoseconds since the epoch.
+    /// Since when it is in this state, in nanoseconds since the epoch; another error of the same state changes nothing.
     pub since_unix_nano: u64,
     /// The last error; kept until the state changes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,6 +69,14 @@ impl Health {
                 waited.as_secs()
             )),
             Self::Stalled(waited) => Some(format!("no scan has ended for {} s", waited.as_secs())),
+        }
+    }
+
+    /// Time for which it has been so; nothing if that is not known.
+    const fn lasts(&self) -> Duration {
+        match self {
+            Self::Ok | Self::Failing(_) => Duration::ZERO,
+            Self::Blocked(waited) | Self::Stalled(waited) => *waited,
         }
     }
 }
@@ -113,14 +121,31 @@ impl fmt::Debug for StatusBoard {
 impl StatusBoard {
     /// A component has come to be in `state`. Nothing changes if it was already, with the same error.
     pub fn set(&self, kind: ComponentKind, id: &ComponentId, state: State, error: Option<String>) {
+        self.set_lasting(kind, id, state, error, Duration::ZERO);
+    }
+
+    /// The same of a state that has lasted for some time.
+    fn set_lasting(
+        &self,
+        kind: ComponentKind,
+        id: &ComponentId,
+        state: State,
+        error: Option<String>,
+        lasts: Duration,
+    ) {
         let mut board = lock(&self.board);
         let known = board.get(&(kind, id.clone()));
-        if known.is_some_and(|known| known.state == state && known.error == error) {
-            return;
-        }
+        let since = known.filter(|known| known.state == state);
+        let since_unix_nano = since.map_or_else(
+            || {
+                let lasts = u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX);
+                Timestamp::now().as_nanos().saturating_sub(lasts)
+            },
+            |known| known.since_unix_nano,
+        );
         let status = ComponentStatus {
             state,
-            since_unix_nano: Timestamp::now().as_nanos(),
+            since_unix_nano,
             error,
         };
         board.insert((kind, id.clone()), status);
@@ -193,11 +218,13 @@ impl StatusBoard {
                 match health.problem() {
                     None => self.set(ComponentKind::Receiver, &id, State::Ok, None),
                     Some(problem) => {
-                        self.set(
+                        // A receiver is judged when somebody asks, which may be long after it has begun.
+                        self.set_lasting(
                             ComponentKind::Receiver,
                             &id,
                             State::RecoverableError,
                             Some(problem),
+                            health.lasts(),
                         );
                     }
                 }
@@ -215,6 +242,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    struct Waits(Instant);
+
+    impl Probe for Waits {
+        fn health(&self, now: Instant) -> Health {
+            Health::Blocked(now.duration_since(self.0) + Duration::from_secs(7))
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_waits_does_so_since_it_began_and_not_since_somebody_asked() {
+        let board = StatusBoard::default();
+        let id: ComponentId = "ebpf".parse().unwrap();
+        board.set(ComponentKind::Receiver, &id, State::Ok, None);
+        board.watch(&id, Arc::new(Waits(Instant::now())));
+        let before = Timestamp::now().as_nanos();
+        let first = board.load()["receivers/ebpf"].clone();
+        assert_eq!(first.state, State::RecoverableError);
+        assert!(first.since_unix_nano <= before - 6_000_000_000, "{first:?}");
+        std::thread::sleep(Duration::from_millis(20));
+        let second = board.load()["receivers/ebpf"].clone();
+        assert_eq!(second.since_unix_nano, first.since_unix_nano);
+    }
+
     #[test]
     fn a_state_has_its_error_and_its_time_until_it_is_another() {
         let board = StatusBoard::default();
@@ -226,6 +276,11 @@ mod tests {
         let failing = set(State::RecoverableError, Some("refused"));
         assert_eq!(failing.error.as_deref(), Some("refused"));
         assert_eq!(set(State::RecoverableError, Some("refused")), failing);
+        let other = set(State::RecoverableError, Some("reset"));
+        assert_eq!(
+            (other.since_unix_nano, other.error.as_deref()),
+            (failing.since_unix_nano, Some("reset"))
+        );
         assert_eq!(set(State::Ok, None).error, None);
         board.remove(ComponentKind::Exporter, &id);
         assert!(board.load().is_empty());

@@ -59,7 +59,8 @@ pub struct Window {
     shed: ProcessorTelemetry,
     /// Series that a reload has ended, until the next window lists them.
     ended: Vec<(FamilyId, Series)>,
-    /// Families that a reload has disabled or renamed, with the series that end with them, until the next window lists them.
+    /// Families that a reload has disabled, renamed or given other buckets, with the series that end with them, until the next window
+    /// lists them.
     gone: Vec<FamilySnapshot>,
     /// Where the open window began.
     opened: Timestamp,
@@ -214,10 +215,11 @@ impl Window {
         histograms.sweep(opened, &mut catalog, |slot, is_exposed| {
             keep(slot.key.family(), &slot.series, is_exposed)
         });
-        // Of a family that has another name or is not exposed any more the series end under the name that they had.
+        // Of a family that has another name or other buckets, or is not exposed any more, the series end under the name and with the
+        // buckets that they had.
         let is_exposed = |family: FamilyId| {
             let now = self.catalog.family(family);
-            self.catalog.is_enabled(family) && families[family as usize].name == now.name
+            self.catalog.is_enabled(family) && *families[family as usize] == *now
         };
         let mut gone = FamilyId::ALL.map(|id| empty(families[id as usize]));
         self.ended.retain(|(family, series)| {

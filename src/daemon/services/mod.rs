@@ -8,9 +8,11 @@
 //! | `watchers` | logs, the watchers of the node and the cluster, the memory limiter, systemd's watchdog, the push of own metrics |
 //! | `listener` | the admin listener, and that of the daemon's own metrics |
 //! | `extensions` | the extensions of the config |
+//! | `name_files` | the watcher of files of name resolution that the sandbox closes |
 
 mod extensions;
 mod listener;
+mod name_files;
 mod watchers;
 
 use std::time::Instant;
@@ -20,6 +22,7 @@ use flowtap_pipeline::futures::future::LocalBoxFuture;
 
 pub(super) use self::extensions::Extensions;
 pub(super) use self::listener::{Listener, Place};
+pub(super) use self::name_files::NameFiles;
 pub(super) use self::watchers::{ClusterWatch, Logs, MemoryLimiter, NodeWatch, OwnMetrics, Watchdog};
 use crate::exit::ExitError;
 

@@ -237,6 +237,16 @@ async fn a_success_that_can_not_be_read_is_a_success_and_a_partial_one_is_counte
     let config = by_http(&endpoint, Protocol::HttpProtobuf, Compression::None);
     assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
 
+    // Of a page for browsers that is not so: what sent it is no collector. The one after it is.
+    let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 18\r\nconnection: close\r\n\r\n\
+                <html>login</html>";
+    for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
+        let (endpoint, received) = server(vec![page, page, OK]).await;
+        let config = by_http(&endpoint, protocol, Compression::None);
+        assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
+        assert_eq!(received.lock().unwrap().len(), 3);
+    }
+
     let partial = "HTTP/1.1 200 OK\r\ncontent-length: 70\r\nconnection: close\r\n\r\n\
                    {\"partialSuccess\":{\"rejectedDataPoints\":\"2\",\"errorMessage\":\"too old\"}}";
     let (endpoint, received) = server(vec![partial]).await;

@@ -71,7 +71,7 @@ fn window(start: Timestamp, end: Timestamp, total: Option<u64>) -> Snapshot {
 }
 
 #[test]
-fn a_counter_and_a_histogram_that_are_new_have_a_point_0_a_millisecond_into_their_first_window() {
+fn a_counter_and_a_histogram_that_are_new_have_a_point_0_just_after_the_start_of_their_first_window() {
     let mut new = snapshot(42);
     new.at = at(5);
     let [request] = &*requests(&Config::default(), &[new.clone()], Some(Timestamp::from_nanos(0))) else {
@@ -83,7 +83,7 @@ fn a_counter_and_a_histogram_that_are_new_have_a_point_0_a_millisecond_into_thei
     assert_eq!(ended.flags, 1);
     assert_eq!(
         (zero.start_time_unix_nano, zero.time_unix_nano),
-        (1_000, 1_001_000)
+        (1_000, 2_001_000)
     );
     assert_eq!(
         (first.start_time_unix_nano, first.time_unix_nano),
@@ -97,7 +97,7 @@ fn a_counter_and_a_histogram_that_are_new_have_a_point_0_a_millisecond_into_thei
     };
     assert_eq!(
         (zero.count, zero.sum, zero.time_unix_nano),
-        (0, Some(0.0), 1_001_000)
+        (0, Some(0.0), 2_001_000)
     );
     assert_eq!(zero.bucket_counts, vec![0; first.bucket_counts.len()]);
     assert_eq!(zero.explicit_bounds, first.explicit_bounds);
@@ -142,11 +142,63 @@ fn a_series_that_ended_and_began_anew_between_two_requests_is_sent_in_the_order_
         .iter()
         .map(|point| (point.time_unix_nano, point.flags))
         .collect();
-    // Its end, a 0 in its new start's window, and what it is now.
-    assert_eq!(
-        reported,
-        [(10 * SECOND, 1), (15 * SECOND + 1_000_000, 0), (20 * SECOND, 0)]
-    );
+    // Its end, in the window from 5 s on, a 0 in its new start's window, and what it is now.
+    let expected = [
+        (5 * SECOND + 1_000_000, 1),
+        (15 * SECOND + 2_000_000, 0),
+        (20 * SECOND, 0),
+    ];
+    assert_eq!(reported, expected);
+}
+
+#[test]
+fn a_histogram_that_a_reload_gives_other_buckets_ends_with_the_old_ones_before_it_begins_with_the_new() {
+    let old = snapshot(0).families.remove(1);
+    let buckets = [0.5, 7.0];
+    let other = old.family.with_bounds(&buckets);
+    let Points::Histograms(points) = &old.points else {
+        panic!("a histogram")
+    };
+    let mut point = points[0].clone();
+    let ended = point.series.clone();
+    point.series = Series::new(other, [("raddr", LabelValue::Text("a\"b\\c\nd"))], None, at(5));
+    // The ended series are in the first window after the reload, which is not sent; the snapshot that is sent has the new family alone.
+    let at_reload = Snapshot {
+        at: at(10),
+        families: vec![FamilySnapshot {
+            family: old.family,
+            points: Points::Histograms(Vec::new()),
+            ended: vec![ended],
+        }],
+        ..snapshot(0)
+    };
+    let live = |at| Snapshot {
+        at,
+        families: vec![FamilySnapshot {
+            family: other,
+            points: Points::Histograms(vec![point.clone()]),
+            ended: Vec::new(),
+        }],
+        ..snapshot(0)
+    };
+    let [mut both, next] = [live(at(10)), live(at(15))];
+    both.families.extend(at_reload.families.clone());
+    for (windows, newest) in [(vec![both], 10), (vec![at_reload, next], 15)] {
+        let [request] = &*requests(&Config::default(), &windows, Some(at(1))) else {
+            panic!("one request")
+        };
+        let points = histograms(request);
+        let times: Vec<_> = points
+            .iter()
+            .map(|point| (point.time_unix_nano, point.flags, point.explicit_bounds.len()))
+            .collect();
+        let expected = [
+            (5 * SECOND + 1_000_000, 1, 16),
+            (5 * SECOND + 2_000_000, 0, 2),
+            (newest * SECOND, 0, 2),
+        ];
+        assert_eq!(times, expected);
+    }
 }
 
 #[tokio::test]

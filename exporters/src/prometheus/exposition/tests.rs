@@ -45,6 +45,24 @@ fn written(config: &Config, format: Format, snapshots: Vec<Arc<Snapshot>>) -> St
 }
 
 #[test]
+fn a_histogram_has_the_buckets_of_its_pipeline_where_two_pipelines_have_different_ones() {
+    let mut other = snapshot(42);
+    other.pipeline = "metrics/b".into();
+    other.families[1].family = other.families[1].family.with_bounds(&[2.0, 10.0]);
+    let rendered = text(vec![Arc::new(snapshot(42)), Arc::new(other)]);
+    let of_pipeline = |pipeline: &str| {
+        let label = format!("rtt_bucket{{pipeline=\"{pipeline}\"");
+        let lines = rendered.lines().filter(|line| line.contains(&label));
+        let buckets = lines.filter_map(|line| Some(line.rsplit_once(",le=")?.1.to_owned()));
+        buckets.collect::<Vec<_>>()
+    };
+    assert_eq!(of_pipeline("metrics").len(), 17);
+    let expected = ["\"2\"} 1", "\"10\"} 3", "\"+Inf\"} 6"];
+    assert_eq!(of_pipeline("metrics/b"), expected);
+    assert_eq!(rendered.matches("# TYPE primus_lens_network_rtt ").count(), 1);
+}
+
+#[test]
 fn a_snapshot_is_rendered_line_by_line_with_cumulated_buckets() {
     let rendered = text(vec![Arc::new(snapshot(42))]);
     let expected = "\

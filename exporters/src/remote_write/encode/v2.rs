@@ -16,6 +16,7 @@ use prost::encoding::encoded_len_varint;
 
 use super::labels::{Encoded, Labels, with_text};
 use super::sample::{Metric, Names, Point, STALE_MARKER, Value, each_sample, milliseconds};
+use crate::naming::unit_of;
 use crate::wire::{
     FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint, varint_len,
 };
@@ -46,7 +47,7 @@ pub(super) struct Request {
 #[derive(Debug)]
 struct References {
     names: Names,
-    /// `TimeSeries.metadata` 5 (`Metadata`: type 1, `help_ref` 3).
+    /// `TimeSeries.metadata` 5 (`Metadata`: type 1, `help_ref` 3, `unit_ref` 4).
     metadata: Vec<u8>,
 }
 
@@ -71,6 +72,9 @@ impl References {
             3,
             symbols.number(metric.family.help.as_bytes()).into(),
         );
+        if let Some(unit) = unit_of(&metric.name) {
+            push_varint(&mut content, 4, symbols.number(unit.as_bytes()).into());
+        }
         let mut metadata = Vec::new();
         push_bytes(&mut metadata, 5, &content);
         Self { names, metadata }

@@ -194,12 +194,13 @@ async fn by_2_0_each_text_stands_once_and_each_series_has_its_type_and_help() {
             )
         })
         .collect();
-    let reported = |histogram, kind, help: &str| (histogram, kind, help.to_owned(), String::new());
+    let reported =
+        |histogram, kind, help: &str, unit: &str| (histogram, kind, help.to_owned(), unit.to_owned());
     assert_eq!(
         kinds,
         [
-            reported(false, 1, "Bytes of a test."),
-            reported(true, 3, "Times of a test.")
+            reported(false, 1, "Bytes of a test.", "bytes"),
+            reported(true, 3, "Times of a test.", "")
         ]
         .into()
     );
@@ -280,8 +281,8 @@ async fn native_histograms_are_one_sample_each_where_requests_are_split() {
     let mut keys = BTreeSet::new();
     for request in &requests[1..] {
         keys.extend(request.timeseries.iter().map(|series| request.key(series)));
-        // The empty one, a name and a value of the metric, its help, a label's name, and a value per series.
-        assert_eq!(request.symbols.len(), 5 + request.timeseries.len());
+        // The empty one, a name and a value of the metric, its help and unit, a label's name, and a value per series.
+        assert_eq!(request.symbols.len(), 6 + request.timeseries.len());
     }
     assert_eq!(keys.len(), 30);
 }

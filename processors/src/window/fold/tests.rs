@@ -9,8 +9,8 @@ use crate::window::config::FamilyConfig;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::{
-    Census, Endpoint, Events, Flow, FlowKind, Naming, NodeInfo, PeerClass, Queues, ResetBy, Role, SendTime,
-    TcpRecord,
+    Census, Endpoint, Events, Flow, FlowKind, HISTOGRAM_BUCKETS, Naming, NodeInfo, PeerClass, Queues,
+    ResetBy, Role, SendTime, TcpRecord,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -1107,6 +1107,39 @@ fn series_of_a_family_that_a_reload_disables_are_listed_as_ended() {
         .iter()
         .filter(|family| family.family.name == "network_tcp_flow_egress");
     assert_eq!(egress.map(|family| family.ended.len()).sum::<usize>(), 2);
+}
+
+#[test]
+fn series_of_a_family_that_a_reload_gives_other_buckets_end_with_the_buckets_that_they_had() {
+    let context = context(NodeInfo::default());
+    let mut window = Window::new(&Config::default(), &context);
+    window.begin(at(2));
+    let moved = flow(FlowKind::Egress, PeerClass::ExternalHosts, 100, 30);
+    fold(&mut window, std::slice::from_ref(&moved));
+    window.finish(at(4));
+    let mut config = Config::default();
+    let few = FamilyConfig {
+        buckets: Some(vec![1_000.0, 60_000.0]),
+        ..FamilyConfig::default()
+    };
+    config.families.insert("network_tcp_flow_rtt".to_owned(), few);
+    let mut window = taken_over(&config, &context, window, 4);
+    fold(&mut window, &[moved]);
+    let snapshot = window.advance(at(10)).unwrap();
+    let of_rtt = snapshot
+        .families
+        .iter()
+        .filter(|family| family.family.name == "network_tcp_flow_rtt");
+    let counts: Vec<_> = of_rtt
+        .map(|family| {
+            let FamilyKind::Histogram(bounds) = family.family.kind else {
+                panic!("a histogram")
+            };
+            (bounds.len(), family.points.len(), family.ended.len())
+        })
+        .collect();
+    // Series of two directions.
+    assert_eq!(counts, [(2, 2, 0), (HISTOGRAM_BUCKETS, 0, 2)]);
 }
 
 #[test]
