@@ -80,6 +80,7 @@ mod listening;
 mod live;
 mod memory;
 mod modes;
+mod native_histograms;
 mod netns;
 mod network_policies;
 mod open_connections;

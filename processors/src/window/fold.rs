@@ -26,6 +26,7 @@ use super::connections::Connections;
 use super::key::{Direction, KeyInputs};
 use super::listening::Listening;
 use super::queues::Queues;
+use super::sizes::Sizes;
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
 use crate::hops::{Hops, LOCAL_HOP};
@@ -50,6 +51,7 @@ pub struct Window {
     histograms: Store<Histogram>,
     connections: Connections,
     queues: Queues,
+    sizes: Sizes,
     listening: Listening,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
@@ -83,6 +85,7 @@ impl Window {
             histograms: Store::new(&max_series, &tops),
             connections: Connections::default(),
             queues: Queues::default(),
+            sizes: Sizes::default(),
             listening: Listening::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(
@@ -123,6 +126,11 @@ impl Window {
                 gauge.release(1);
             }
         });
+        if self.catalog.is_enabled(FamilyId::ConnectionsActive) {
+            let connections = &self.connections;
+            self.sizes
+                .retain_open(receiver, |cookie| connections.may_be_open(receiver, cookie));
+        }
         if lost > 0 {
             tracing::debug!(
                 connections = lost,
@@ -164,9 +172,12 @@ impl Window {
     }
 
     fn observe(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs<'_>, value: f64) {
-        if let FamilyKind::Histogram(bounds) = self.catalog.family(family).kind
-            && let Some(key) = self.catalog.key(family, flow, inputs)
-        {
+        let bounds = match self.catalog.family(family).kind {
+            FamilyKind::Histogram(bounds) => Some(bounds),
+            FamilyKind::ExponentialHistogram => None,
+            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => return,
+        };
+        if let Some(key) = self.catalog.key(family, flow, inputs) {
             let observation = Observation { value, bounds };
             let hashed = (self.histograms.hash(&key), key);
             self.histograms
@@ -183,6 +194,7 @@ impl Window {
             mut histograms,
             mut connections,
             queues,
+            sizes,
             listening,
             opened,
             ..
@@ -236,6 +248,9 @@ impl Window {
         }
         if stays[FamilyId::QueuedBytes as usize] {
             self.queues = queues;
+        }
+        if stays[FamilyId::ConnectionSize as usize] {
+            self.sizes = sizes;
         }
         self.catalog.take_over(catalog);
         self.sums = sums;
@@ -413,14 +428,14 @@ const MICROSECONDS: f64 = 1e6;
 
 /// Whether a counter or a gauge is of seconds.
 fn is_time(family: &Family) -> bool {
-    family.unit == "s" && !matches!(family.kind, FamilyKind::Histogram(_))
+    family.unit == "s" && !family.kind.is_histogram()
 }
 
 fn empty(family: &'static Family) -> FamilySnapshot {
     let points = match family.kind {
         _ if is_time(family) => Points::Values(Vec::new()),
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Sums(Vec::new()),
-        FamilyKind::Histogram(_) => Points::Histograms(Vec::new()),
+        FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => Points::Histograms(Vec::new()),
     };
     FamilySnapshot {
         family,
@@ -470,7 +485,7 @@ fn close_histogram(
         return false;
     }
     if let Points::Histograms(points) = &mut family.points {
-        let Histogram { buckets, sum } = slot.value;
+        let Histogram { buckets, sum } = slot.value.clone();
         points.push(HistogramPoint {
             series: slot.series.clone(),
             buckets,
@@ -499,6 +514,7 @@ struct Telemetry {
     connections: Gauge<u64>,
     untracked: Counter<u64>,
     unqueued: Counter<u64>,
+    unsized_connections: Counter<u64>,
     pipeline: KeyValue,
 }
 
@@ -551,9 +567,23 @@ impl Telemetry {
                 )
                 .with_unit("{record}")
                 .build(),
+            unsized_connections: context
+                .meter
+                .u64_counter("processor_unsized_connections")
+                .with_description(
+                    "Connections that closed and are not in the histogram of connection sizes, because not all of their bytes were \
+                     followed.",
+                )
+                .with_unit("{connection}")
+                .build(),
             pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
         };
-        for counter in [&telemetry.untracked, &telemetry.unqueued] {
+        let counters = [
+            &telemetry.untracked,
+            &telemetry.unqueued,
+            &telemetry.unsized_connections,
+        ];
+        for counter in counters {
             counter.add(0, std::slice::from_ref(&telemetry.pipeline));
         }
         for family in &FAMILIES {
@@ -599,6 +629,11 @@ impl Telemetry {
 
     fn untracked(&self) {
         self.untracked.add(1, std::slice::from_ref(&self.pipeline));
+    }
+
+    fn unsized_connection(&self) {
+        self.unsized_connections
+            .add(1, std::slice::from_ref(&self.pipeline));
     }
 
     fn unqueued(&self) {
