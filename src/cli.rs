@@ -1,5 +1,6 @@
 //! The arguments.
 
+pub(crate) mod manual;
 pub(crate) mod policy;
 pub(crate) mod sources;
 
@@ -36,7 +37,7 @@ With a config (YAML or TOML):
 
 Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
 Without privileges it falls back to sock_diag, with a warning; --strict fails instead.
-The daemon's own metrics are on 127.0.0.1:8888/metrics, its status page on 127.0.0.1:13133."
+Own metrics: 127.0.0.1:8888/metrics. Status page: 127.0.0.1:13133. Variables: flowtap run --help"
 )]
 pub(crate) struct Cli {
     /// Subcommand; prints help if omitted.
@@ -48,6 +49,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Measure and export until SIGTERM or SIGINT
+    #[command(after_long_help = manual::help())]
     Run(RunArgs),
     /// Check the config and build everything short of starting it
     Validate(ConfigArgs),
@@ -119,6 +121,12 @@ pub(crate) struct ReplayArgs {
     /// Where the pipelines come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Print the findings of the processors `watch` instead, in the order in which they were made
+    #[arg(long)]
+    pub(crate) findings: bool,
+    /// Print the findings as JSON
+    #[arg(long, requires = "findings")]
+    pub(crate) json: bool,
     /// A file written by `flowtap record`
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
@@ -190,7 +198,7 @@ pub(crate) struct FindingsArgs {
     /// The daemon's admin listener, such as 127.0.0.1:13133; without, that of the config
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin: Option<SocketAddr>,
-    /// Findings at most, the newest first
+    /// Findings at most, the newest first; a daemon keeps 1,000
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     pub(crate) limit: usize,
     /// Only those of this kind

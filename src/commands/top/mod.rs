@@ -42,10 +42,11 @@ const EVENTS: usize = 64;
 
 /// Config overrides for measuring where no daemon answers: every second, with processes, and
 /// without listeners.
-const STANDALONE_OVERRIDES: [&str; 9] = [
+const STANDALONE_OVERRIDES: [&str; 10] = [
     "receivers.ebpf.interval=1s",
     "processors.window.interval=1s",
     "processors.window.rtt_include_local_peers=true",
+    "processors.window.families.network_tcp_flow_min_rtt.labels=[raddr, rport, lport, flow]",
     "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, comm, pid]",
     "processors.window.families.network_tcp_flow_ingress.labels=[raddr, lport, direction, type, comm, pid]",
     "processors.window.families.network_flow_dns.labels=[raddr, rport, lport, direction, flow, type, comm, pid]",
@@ -87,13 +88,19 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), ExitError> {
 
 /// The daemon to ask, if there is one.
 fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>, ExitError> {
-    let unavailable = |address: SocketAddr, error: &AskError| {
-        ExitError::new(
+    let unavailable = |address: SocketAddr, error: &AskError| match error {
+        AskError::Refused(_) => ExitError::new(
+            Code::Usage,
+            format!(
+                "no flows at {address}: {error}\n  hint: choose an available pipeline with --pipeline, or leave --pipeline out"
+            ),
+        ),
+        _ => ExitError::new(
             Code::Unavailable,
             format!(
                 "no flows at {address}: {error}\n  hint: start `flowtap run` with service.admin.endpoint={address}, or let top measure by itself: --set service.admin.endpoint=null"
             ),
-        )
+        ),
     };
     let given = args.admin;
     let address = match given {
@@ -219,6 +226,7 @@ impl InProcess {
             pipeline.exporters.clear();
         }
         graph::attach_tap(&mut graph, tap);
+        tap.set_pipelines(graph::tapped_pipelines(&config));
         let stop = CancellationToken::new();
         let (ready, starts) = oneshot::channel();
         let running = runtime.spawn({

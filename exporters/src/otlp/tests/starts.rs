@@ -6,7 +6,7 @@ use flowtap_pipeline::Series;
 
 use super::*;
 use crate::testing::BYTES;
-use flowtap_pipeline::{FamilySnapshot, LabelValue, Points, SumPoint};
+use flowtap_pipeline::{FamilyKind, FamilySnapshot, LabelValue, Points, SumPoint};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -155,7 +155,7 @@ fn a_series_that_ended_and_began_anew_between_two_requests_is_sent_in_the_order_
 fn a_histogram_that_a_reload_gives_other_buckets_ends_with_the_old_ones_before_it_begins_with_the_new() {
     let old = snapshot(0).families.remove(1);
     let buckets = [0.5, 7.0];
-    let other = old.family.with_bounds(&buckets);
+    let other = old.family.with_kind(FamilyKind::histogram(&buckets));
     let Points::Histograms(points) = &old.points else {
         panic!("a histogram")
     };

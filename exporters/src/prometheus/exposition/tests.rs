@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flowtap_pipeline::{Resource, Timestamp};
+use flowtap_pipeline::{FamilyKind, Resource, Timestamp};
 
 use super::super::target_info::target_info;
 use super::super::text::canonical;
@@ -48,7 +48,7 @@ fn written(config: &Config, format: Format, snapshots: Vec<Arc<Snapshot>>) -> St
 fn a_histogram_has_the_buckets_of_its_pipeline_where_two_pipelines_have_different_ones() {
     let mut other = snapshot(42);
     other.pipeline = "metrics/b".into();
-    other.families[1].family = other.families[1].family.with_bounds(&[2.0, 10.0]);
+    other.families[1].family = other.families[1].family.with_kind(FamilyKind::histogram(&[2.0, 10.0]));
     let rendered = text(vec![Arc::new(snapshot(42)), Arc::new(other)]);
     let of_pipeline = |pipeline: &str| {
         let label = format!("rtt_bucket{{pipeline=\"{pipeline}\"");
@@ -60,6 +60,19 @@ fn a_histogram_has_the_buckets_of_its_pipeline_where_two_pipelines_have_differen
     let expected = ["\"2\"} 1", "\"10\"} 3", "\"+Inf\"} 6"];
     assert_eq!(of_pipeline("metrics/b"), expected);
     assert_eq!(rendered.matches("# TYPE primus_lens_network_rtt ").count(), 1);
+}
+
+#[test]
+fn in_text_exponential_buckets_are_their_sum_and_their_count() {
+    let snapshot = crate::testing::exponential(&[0.5, 1.0, 1.0]);
+    let rendered = text(vec![Arc::new(snapshot)]);
+    let expected = "\
+# TYPE primus_lens_network_exponential histogram
+primus_lens_network_exponential_bucket{raddr=\"192.0.2.7\",le=\"+Inf\"} 3
+primus_lens_network_exponential_sum{raddr=\"192.0.2.7\"} 2.5
+primus_lens_network_exponential_count{raddr=\"192.0.2.7\"} 3
+";
+    assert!(rendered.ends_with(expected), "{rendered}");
 }
 
 #[test]
