@@ -1,4 +1,4 @@
-//! The exporter `file`: writes the changes of each window to files, as a history for `DuckDB`,
+//! The exporter `file`: writes the changes of each window to files, as a history for `flowtap history`, `DuckDB`,
 //! `ClickHouse`, Spark.
 //!
 //! In: snapshots, batches of log records. Out: JSON lines or Parquet. The rules, in order:
@@ -27,6 +27,7 @@ mod convert;
 #[path = "no_convert.rs"]
 mod convert;
 mod factory;
+pub mod history;
 #[cfg(feature = "parquet")]
 mod journal;
 mod json;
