@@ -1,9 +1,11 @@
 //! The arguments.
 
+pub(crate) mod history;
 pub(crate) mod manual;
 pub(crate) mod policy;
 pub(crate) mod sources;
 
+use self::history::HistoryArgs;
 use self::sources::ConfigArgs;
 
 use std::net::{IpAddr, SocketAddr};
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Diagnose(DiagnoseArgs),
     /// Show what a running daemon has found: what has changed, and why it was reported
     Findings(FindingsArgs),
+    /// Show what the exporter `file` wrote on this node: top talkers, a peer's past, failures
+    History(HistoryArgs),
     /// Show the class of an address, and the rule that matched
     Classify(ClassifyArgs),
     /// Judge observed flows by Kubernetes NetworkPolicies, or suggest some

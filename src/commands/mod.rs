@@ -9,6 +9,7 @@ mod doctor;
 mod draw;
 mod explain;
 mod findings;
+mod history;
 mod output;
 mod policy;
 mod record;
@@ -82,6 +83,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         Some(Command::Top(args)) => top::top(args, registry),
         Some(Command::Diagnose(args)) => print(&diagnose::diagnose(&args, registry)?),
         Some(Command::Findings(args)) => print(&findings::findings(&args, registry)?),
+        Some(Command::History(args)) => print(&history::history(&args, registry)?),
         Some(Command::Components) => print(&components::describe(registry)),
         Some(Command::Graph(args)) => {
             let config = load(&args.config, registry)?;

@@ -76,6 +76,7 @@ mod flow_logs;
 mod generated;
 mod generator;
 mod handover;
+mod history;
 mod icmp;
 mod identity;
 mod kernel_objects;

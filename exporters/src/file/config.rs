@@ -1,13 +1,14 @@
 //! Config of the exporter `file`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use flowtap_pipeline::schema::{DurationText, SizeText};
-use flowtap_pipeline::{ComponentConfig, Contract, QueueConfig, Signal, Violation};
+use flowtap_pipeline::{ComponentConfig, Contract, PipelineKind, QueueConfig, Signal, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::names::Names;
+use super::names::{self, Names};
 use crate::naming;
 
 /// Format of files.
@@ -49,6 +50,14 @@ pub struct Rotation {
     pub max_age: Duration,
     /// Finished files that are kept: the oldest are removed. 0 keeps all.
     pub max_files: usize,
+    /// Bytes of finished files that are kept: the oldest are removed. 0 keeps all.
+    #[serde(with = "flowtap_pipeline::size")]
+    #[schemars(with = "SizeText")]
+    pub max_total_bytes: u64,
+    /// A finished file is removed once all of its rows are older. `0s` keeps all.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub max_retention: Duration,
 }
 
 impl Default for Rotation {
@@ -57,6 +66,8 @@ impl Default for Rotation {
             max_bytes: 100 * 1024 * 1024,
             max_age: Duration::from_secs(3600),
             max_files: 24,
+            max_total_bytes: 0,
+            max_retention: Duration::ZERO,
         }
     }
 }
@@ -65,8 +76,8 @@ impl Default for Rotation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`. Files of log records have `logs-` before
-    /// the time. Required.
+    /// A folder, or the pattern of files' names in it: `/var/lib/flowtap/flows-{time}.parquet`. Folders may be partitions:
+    /// `/var/lib/flowtap/date={date}/hour={hour}`. `{host}` is the node's name, `{kind}` is `metrics` or `logs`. Required.
     pub path: String,
     /// Format of files.
     pub format: Format,
@@ -76,6 +87,10 @@ pub struct Config {
     pub namespace: String,
     /// When a file is finished, and how many are kept.
     pub rotation: Rotation,
+    /// Rows are synced to the disk after this time at most: a power failure loses no more. `0s`: with each window.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub sync_interval: Duration,
     /// Queue of windows while one is written.
     pub sending_queue: QueueConfig,
 }
@@ -88,6 +103,7 @@ impl Default for Config {
             compression: None,
             namespace: naming::DEFAULT_NAMESPACE.to_owned(),
             rotation: Rotation::default(),
+            sync_interval: Duration::from_secs(30),
             sending_queue: QueueConfig::default(),
         }
     }
@@ -112,10 +128,25 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The names of the files of `kind` that `host` writes.
+    ///
+    /// # Errors
+    /// The reason why `path` is not valid.
+    pub(super) fn names(&self, kind: PipelineKind, host: &str) -> Result<Names, String> {
+        Names::new(&self.path, self.extension(), kind, host)
+    }
+
+    /// The folder that has all files in it, whatever they are named.
+    pub fn root(&self) -> PathBuf {
+        names::root(&self.path)
+    }
+}
+
 impl ComponentConfig for Config {
     fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
-        if let Err(message) = Names::new(&self.path, self.extension()) {
+        if let Err(message) = self.names(PipelineKind::Metrics, "") {
             faults.push(Violation::new("path", message));
         }
         if self.format == Format::Parquet && cfg!(not(feature = "parquet")) {
@@ -143,7 +174,8 @@ impl ComponentConfig for Config {
     }
 
     fn contract(&self) -> Contract {
-        let folder = Names::new(&self.path, "").map(|names| names.folder);
+        // The name of the node may be one of the folders, so what is in this one is not known yet.
+        let folder = self.names(PipelineKind::Metrics, "").map(|_| self.root());
         Contract::default()
             .takes([Signal::Metrics, Signal::Logs])
             .writes(folder)
@@ -167,7 +199,7 @@ mod tests {
             rotation: Rotation {
                 max_bytes: 0,
                 max_age: Duration::ZERO,
-                max_files: 0,
+                ..Rotation::default()
             },
             ..Config::default()
         };

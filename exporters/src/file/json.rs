@@ -1,11 +1,12 @@
 //! JSON lines: an object per row.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
-use flowtap_pipeline::{Buckets, LogBatch, Pair, PairValue, Snapshot};
+use flowtap_pipeline::{Buckets, LogBatch, LogRecord, Pair, PairValue, Snapshot};
 
 use super::content::Content;
 use super::log_row;
@@ -32,11 +33,11 @@ impl JsonFile {
     ///
     /// # Errors
     /// The system's error. The file is unchanged.
-    pub(super) fn write(&mut self, origin: &Origin, content: Content<'_>) -> io::Result<()> {
+    pub(super) fn write(&mut self, origin: &Origin, content: &Content<'_>) -> io::Result<()> {
         let before = self.bytes;
         let appended = match content {
             Content::Metrics(snapshot) => self.append(origin, snapshot),
-            Content::Logs(batch) => self.append_logs(origin, batch),
+            Content::Logs { batch, records } => self.append_logs(origin, batch, records),
         };
         appended.inspect_err(|_| {
             // If not even this can be done, a torn line stays: readers of JSON lines skip it, or say so.
@@ -46,9 +47,9 @@ impl JsonFile {
         })
     }
 
-    fn append_logs(&mut self, origin: &Origin, batch: &LogBatch) -> io::Result<()> {
+    fn append_logs(&mut self, origin: &Origin, batch: &LogBatch, records: &[&LogRecord]) -> io::Result<()> {
         let mut lines = Vec::new();
-        for record in &batch.records {
+        for record in records {
             log_row::push_line(&mut lines, origin, batch, record)?;
             if lines.len() >= CHUNK_BYTES {
                 self.put(&lines)?;
@@ -96,7 +97,7 @@ impl JsonFile {
     }
 
     /// Puts everything on the disk.
-    pub(super) fn finish(self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
 }
@@ -225,6 +226,26 @@ pub(super) fn mend(path: &Path) -> io::Result<u64> {
         end = begin;
     }
     if end < length {
+        file.set_len(end)?;
+        file.sync_all()?;
+    }
+    Ok(end)
+}
+
+/// The same of lines with gzip: cuts off a last member that is not whole.
+pub(super) fn mend_packed(path: &Path) -> io::Result<u64> {
+    let mut reader = BufReader::new(OpenOptions::new().read(true).write(true).open(path)?);
+    let mut end = 0;
+    while !reader.fill_buf()?.is_empty() {
+        let mut member = GzDecoder::new(&mut reader);
+        // It ends with a checksum of what was written.
+        if io::copy(&mut member, &mut io::sink()).is_err() {
+            break;
+        }
+        end = reader.stream_position()?;
+    }
+    let file = reader.into_inner();
+    if end < file.metadata()?.len() {
         file.set_len(end)?;
         file.sync_all()?;
     }

@@ -1,23 +1,35 @@
-//! The exporter `file`: writes the changes of each window to files, as a history for `DuckDB`,
+//! The exporter `file`: writes the changes of each window to files, as a history for `flowtap history`, `DuckDB`,
 //! `ClickHouse`, Spark.
 //!
 //! In: snapshots, batches of log records. Out: JSON lines or Parquet. The rules, in order:
 //!
 //! 1. A row for each series that the window changed: the window, the series, its total and what the window added. Labels
 //!    are one column, by their own names. Of log records a row each, with a column per field; these have files of their own.
-//! 2. A window's rows are in one file. A file is finished with the window that takes it to `rotation.max_bytes` or to
-//!    `rotation.max_age`, by the time of windows; or when flowtap stops.
+//! 2. A window's rows are in one file, and a file's rows are in one partition. A file is finished with the window that takes it
+//!    to `rotation.max_bytes` or to `rotation.max_age`, by the time of windows; before the first row of the next partition; or
+//!    when flowtap stops.
 //! 3. A file that is being written ends in `.partial`. It has its own name once it is whole and on the disk, so a
 //!    reader never sees half of one.
-//! 4. After a crash, lines are kept up to the last complete one, as `.recovered`; Parquet without
-//!    its footer can't be read and is removed. Both are counted.
-//! 5. Of finished files the newest `rotation.max_files` are kept, the one just finished always; those of a time still to come are
-//!    not counted. No file is touched whose name does not fit the pattern.
-//! 6. Rows that can't be written count as failed, are logged once, and each window tries again.
+//! 4. A row that was written is in the file at once, in Parquet's case in its journal (`journal`), from which the file is made
+//!    when it is finished (`convert`). A crash loses the rows that had not been written; a power failure what was not synced
+//!    either (`sync_interval`).
+//! 5. Files that a crash left, or that could not be finished, are finished at the next start, or a minute later, as
+//!    `.recovered` (`recovery`). Each is counted.
+//! 6. Of finished files the newest are kept, by `rotation.max_files`, `max_total_bytes` and `max_retention`, the one just finished
+//!    always; those of a time still to come are not counted (`retention`). No file is touched whose name does not fit the pattern.
+//! 7. Rows that can't be written count as failed, are logged once, and each window tries again.
 
 mod config;
 mod content;
+#[cfg(feature = "parquet")]
+mod convert;
+#[cfg(not(feature = "parquet"))]
+#[path = "no_convert.rs"]
+mod convert;
 mod factory;
+pub mod history;
+#[cfg(feature = "parquet")]
+mod journal;
 mod json;
 #[cfg(feature = "parquet")]
 mod log_columns;
@@ -28,15 +40,17 @@ mod parquet;
 #[cfg(not(feature = "parquet"))]
 #[path = "no_parquet.rs"]
 mod parquet;
+mod recovery;
+mod retention;
 mod row;
+mod telemetry;
 #[cfg(feature = "parquet")]
 mod times;
 mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flowtap_pipeline::telemetry::DeliveryTelemetry;
-use flowtap_pipeline::{BuildContext, ExportService, Exported, Exporter, Output, PipelineKind, StageError};
+use flowtap_pipeline::{BuildContext, ExportService, Exporter, Output, PipelineKind, StageError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::spawn_blocking;
@@ -46,15 +60,14 @@ use tower::{BoxError, service_fn};
 pub use self::config::{Compression, Config, Format, Rotation};
 use self::content::Content;
 pub use self::factory::FACTORY;
-use self::writer::{Telemetry, Writer};
+use self::telemetry::Telemetry;
+use self::writer::Writer;
 
 /// The exporter.
 #[derive(Debug)]
 pub struct FileExporter {
     metrics: Arc<Mutex<Writer>>,
     logs: Arc<Mutex<Writer>>,
-    /// For what the last file makes of rows that were not counted yet.
-    deliveries: DeliveryTelemetry,
     strict: bool,
 }
 
@@ -72,7 +85,6 @@ impl FileExporter {
         Ok(Self {
             metrics: writer(PipelineKind::Metrics)?,
             logs: writer(PipelineKind::Logs)?,
-            deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
             strict: context.strict,
         })
     }
@@ -113,7 +125,7 @@ impl Exporter for FileExporter {
                 };
                 Self::blocking(Arc::clone(writer), move |writer| match &output {
                     Output::Metrics(snapshot) => writer.write(Content::Metrics(snapshot)),
-                    Output::Logs(batch) => writer.write(Content::Logs(batch)),
+                    Output::Logs(batch) => writer.write(Content::logs(batch)),
                 })
             })))
         }
@@ -122,17 +134,9 @@ impl Exporter for FileExporter {
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         async move {
-            for (kind, writer) in [
-                (PipelineKind::Metrics, &self.metrics),
-                (PipelineKind::Logs, &self.logs),
-            ] {
-                match Self::blocking(Arc::clone(writer), Writer::finish).await {
-                    Ok(Exported { sent, failed }) => {
-                        self.deliveries.sent(kind, sent);
-                        self.deliveries.failed(kind, failed);
-                    }
-                    Err(error) => tracing::error!(%error, "the last file was not finished; \
-                hint: make room, or the right to write; the next start keeps what can be read"),
+            for writer in [&self.metrics, &self.logs] {
+                if let Err(error) = Self::blocking(Arc::clone(writer), Writer::finish).await {
+                    tracing::error!(%error, "the last file was not finished; hint: the next start does that");
                 }
             }
         }

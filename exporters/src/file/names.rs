@@ -1,25 +1,111 @@
 //! Names of files: where they are, which are ours, and which is the older.
+//!
+//! A template has placeholders: `{date}` and `{hour}` (UTC) for folders, as Hive partitions have them; `{time}` for the file's name;
+//! `{host}` and `{kind}` for either. The first two and `{time}` are when a file's first rows are from, so a file's folder follows
+//! from its name.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 use std::{fs, io};
 
-use flowtap_pipeline::Timestamp;
+use flowtap_pipeline::{PipelineKind, Timestamp};
 
 /// Stands for the time in a pattern.
 const TIME: &str = "{time}";
 
+/// Placeholders that have the same value in all names of a writer.
+const KIND: &str = "{kind}";
+const HOST: &str = "{host}";
+
 /// Extension of a file that is being written.
 const PARTIAL: &str = ".partial";
+
+/// Extension of a Parquet file while a journal is converted to it.
+const CONVERTING: &str = ".converting";
 
 /// Marks the name of a file that a crash left, before its extension.
 const RECOVERED: &str = ".recovered";
 
-/// The pattern of the names: a folder, and the text before and after the time.
+/// A part of a folder's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    /// `2026-01-02`
+    Date,
+    /// `03`
+    Hour,
+}
+
+/// The name of a folder, by time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Folder(Vec<Part>);
+
+impl Folder {
+    fn parse(mut text: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        while let Some(begin) = text.find('{') {
+            let (before, rest) = text.split_at(begin);
+            let end = rest.find('}').map_or(rest.len(), |end| end + 1);
+            parts.push(Part::Text(before.to_owned()));
+            parts.push(match &rest[..end] {
+                "{date}" => Part::Date,
+                "{hour}" => Part::Hour,
+                other => return Err(unknown(other)),
+            });
+            text = &rest[end..];
+        }
+        parts.push(Part::Text(text.to_owned()));
+        parts.retain(|part| *part != Part::Text(String::new()));
+        Ok(Self(parts))
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.0.iter().all(|part| matches!(part, Part::Text(_)))
+    }
+
+    fn at(&self, name: &Name) -> String {
+        let mut text = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(part) => text.push_str(part),
+                Part::Date => text.push_str(&name.date()),
+                Part::Hour => text.push_str(name.hour()),
+            }
+        }
+        text
+    }
+
+    /// Whether a folder of this name can be one of ours.
+    fn matches(&self, mut text: &str) -> bool {
+        let digits = |text: &str, length: usize| {
+            text.get(..length)
+                .is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'))
+        };
+        for part in &self.0 {
+            let length = match part {
+                Part::Text(part) if text.starts_with(&**part) => part.len(),
+                Part::Date if digits(text, 10) => 10,
+                Part::Hour if digits(text, 2) => 2,
+                Part::Text(_) | Part::Date | Part::Hour => return false,
+            };
+            text = &text[length..];
+        }
+        text.is_empty()
+    }
+}
+
+fn unknown(placeholder: &str) -> String {
+    format!(
+        "unknown placeholder `{placeholder}`; folders take {{date}}, {{hour}}, {HOST} and {KIND}, the file name {TIME}, {HOST} and {KIND}"
+    )
+}
+
+/// The pattern of the names: a folder that is always the same, folders in it by time, and the text before and after the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
-    pub(super) folder: PathBuf,
+    pub(super) root: PathBuf,
+    folders: Vec<Folder>,
     prefix: String,
     suffix: String,
 }
@@ -67,6 +153,30 @@ impl Name {
             ..self
         }
     }
+
+    /// `2026-01-02`
+    fn date(&self) -> String {
+        let part = |range| self.time.get(range).unwrap_or_default();
+        format!("{}-{}-{}", part(0..4), part(4..6), part(6..8))
+    }
+
+    /// `03`
+    fn hour(&self) -> &str {
+        self.time.get(9..11).unwrap_or_default()
+    }
+}
+
+/// The part of `path` before its first placeholder: the folder that has all files of every node in it.
+pub(super) fn root(path: &str) -> PathBuf {
+    let path = Path::new(path);
+    let fixed = path
+        .components()
+        .take_while(|component| !component.as_os_str().to_string_lossy().contains('{'));
+    let root: PathBuf = fixed.collect();
+    if root.as_os_str().is_empty() {
+        return PathBuf::from(".");
+    }
+    root
 }
 
 impl Names {
@@ -74,7 +184,7 @@ impl Names {
     ///
     /// # Errors
     /// The reason why it is not valid.
-    pub(super) fn new(path: &str, extension: &str) -> Result<Self, String> {
+    pub(super) fn new(path: &str, extension: &str, kind: PipelineKind, host: &str) -> Result<Self, String> {
         if path.is_empty() {
             return Err(format!(
                 "must be set: a folder, or a pattern such as /var/lib/flowtap/flows-{TIME}{extension}"
@@ -83,53 +193,104 @@ impl Names {
         if path.contains('\0') {
             return Err("a path can't hold a zero byte".to_owned());
         }
-        if !path.contains(TIME) {
+        let given = Path::new(path);
+        let text = |name: Option<&OsStr>| name.and_then(OsStr::to_str).unwrap_or_default().to_owned();
+        let (folder, file) = if path.contains(TIME) {
+            let folder = match given.parent() {
+                Some(folder) if folder != Path::new("") => folder,
+                _ => Path::new("."),
+            };
+            let mut file = text(given.file_name());
+            if !path.contains(KIND) && kind == PipelineKind::Logs {
+                // Files of series and of log records never share a name.
+                file = file.replacen(TIME, &format!("logs-{TIME}"), 1);
+            }
+            (folder, file)
+        } else {
             let known = [".json", ".jsonl", ".ndjson", ".gz", ".parquet"];
             if known.iter().any(|ending| path.ends_with(ending)) {
                 return Err(format!(
                     "`{path}` would be a folder; hint: put {TIME} into the file name, as several files are written"
                 ));
             }
-            return Ok(Self {
-                folder: PathBuf::from(path),
-                prefix: "flowtap-".to_owned(),
-                suffix: extension.to_owned(),
-            });
-        }
-        let path = Path::new(path);
-        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
+            (given, format!("flowtap-{KIND}-{HOST}-{TIME}{extension}"))
         };
-        let parts: Vec<_> = name.split(TIME).collect();
-        match parts[..] {
-            [prefix, suffix] if !folder.to_string_lossy().contains(TIME) => Ok(Self {
-                folder: folder.to_owned(),
-                prefix: prefix.to_owned(),
-                suffix: suffix.to_owned(),
-            }),
-            _ => Err(format!(
-                "`{}`: {TIME} must occur once, in the file name",
-                path.display()
-            )),
+        let kind = match kind {
+            PipelineKind::Metrics => "metrics",
+            PipelineKind::Logs => "logs",
+        };
+        let host = file_safe(host);
+        let fill = |text: &str| text.replace(KIND, kind).replace(HOST, &host);
+        let file = fill(&file);
+        let parts: Vec<_> = file.split(TIME).collect();
+        let [prefix, suffix] = parts[..] else {
+            return Err(format!("`{path}`: {TIME} must occur once, in the file name"));
+        };
+        if let Some(begin) = file.find('{').filter(|begin| !file[*begin..].starts_with(TIME)) {
+            let end = file[begin..].find('}').map_or(file.len(), |end| begin + end + 1);
+            return Err(unknown(&file[begin..end]));
         }
+        let (mut root, mut folders) = (PathBuf::new(), Vec::new());
+        for component in folder.components() {
+            let Component::Normal(name) = component else {
+                root.push(component);
+                continue;
+            };
+            // A name that is not UTF-8 has no placeholder; a path from a config always is.
+            let name = fill(&name.to_string_lossy());
+            if name.contains(TIME) {
+                return Err(format!("`{path}`: {TIME} must occur once, in the file name"));
+            }
+            let folder = Folder::parse(&name)?;
+            if folders.is_empty() && folder.is_fixed() {
+                root.push(name);
+            } else {
+                folders.push(folder);
+            }
+        }
+        Ok(Self {
+            root,
+            folders,
+            prefix: prefix.to_owned(),
+            suffix: suffix.to_owned(),
+        })
     }
 
-    /// The same for files of log records, which are distinguished from those of series by `logs-` before the time.
-    pub(super) fn of_logs(mut self) -> Self {
-        self.prefix.push_str("logs-");
-        self
+    /// The folder of a file.
+    pub(super) fn folder(&self, name: &Name) -> PathBuf {
+        let folders = self.folders.iter().map(|folder| folder.at(name));
+        self.root.join(folders.collect::<PathBuf>())
+    }
+
+    /// The partition that a row of `moment` belongs to. A file has rows of one.
+    pub(super) fn partition(&self, moment: Timestamp) -> String {
+        let name = Name::starting(moment);
+        let mut partition = String::new();
+        for folder in &self.folders {
+            partition.push_str(&folder.at(&name));
+            partition.push('/');
+        }
+        partition
+    }
+
+    /// Whether folders depend on the time.
+    pub(super) fn is_partitioned(&self) -> bool {
+        !self.folders.is_empty()
     }
 
     /// Where a finished file of this name is.
     pub(super) fn finished(&self, name: &Name) -> PathBuf {
-        self.folder.join(self.text(name))
+        self.folder(name).join(self.text(name))
     }
 
     /// Where it is while it is being written.
     pub(super) fn partial(&self, name: &Name) -> PathBuf {
-        self.folder.join(self.text(name) + PARTIAL)
+        self.folder(name).join(self.text(name) + PARTIAL)
+    }
+
+    /// Where a Parquet file is until it is whole.
+    pub(super) fn converting(&self, name: &Name) -> PathBuf {
+        self.folder(name).join(self.text(name) + CONVERTING)
     }
 
     fn text(&self, name: &Name) -> String {
@@ -164,18 +325,38 @@ impl Names {
         (is_time && self.text(&name) == text).then_some(name)
     }
 
-    /// The files in the folder that match the pattern: (finished, being written or left by a
-    /// crash), the oldest first.
+    /// The files that match the pattern: (finished, being written or left by a crash), the oldest first.
+    ///
+    /// # Errors
+    /// The root can't be read.
     pub(super) fn list(&self) -> io::Result<(Vec<Name>, Vec<Name>)> {
         let (mut finished, mut partial) = (Vec::new(), Vec::new());
-        for entry in fs::read_dir(&self.folder)? {
-            let text = entry?.file_name();
-            let Some(text) = text.to_str() else {
-                continue;
+        let mut folders = vec![(self.root.clone(), 0)];
+        while let Some((folder, depth)) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                // It was empty, and was removed.
+                Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
             };
-            match text.strip_suffix(PARTIAL) {
-                Some(text) => partial.extend(self.parse(text)),
-                None => finished.extend(self.parse(text)),
+            for entry in entries {
+                let entry = entry?;
+                let text = entry.file_name();
+                let Some(text) = text.to_str() else {
+                    continue;
+                };
+                if let Some(level) = self.folders.get(depth) {
+                    if level.matches(text) && entry.file_type()?.is_dir() {
+                        folders.push((entry.path(), depth + 1));
+                    }
+                    continue;
+                }
+                // In the folder of another time it was put by hand.
+                let ours = |text: &str| self.parse(text).filter(|name| self.folder(name) == folder);
+                match text.strip_suffix(PARTIAL) {
+                    Some(text) => partial.extend(ours(text)),
+                    None => finished.extend(ours(text)),
+                }
             }
         }
         finished.sort();
@@ -184,37 +365,104 @@ impl Names {
     }
 }
 
+/// A host's name as a part of a file name: no separators, no placeholders.
+fn file_safe(host: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name: String = host.chars().map(|c| if safe(c) { c } else { '_' }).collect();
+    if name.is_empty() { "_".to_owned() } else { name }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const AT: Timestamp = Timestamp::from_nanos(1_767_323_045_999_000_000);
 
+    fn names(path: &str) -> Names {
+        Names::new(path, ".parquet", PipelineKind::Metrics, "node1").unwrap()
+    }
+
     #[test]
     fn a_path_is_a_folder_or_a_pattern_with_one_time_in_the_files_name() {
-        let folder = Names::new("/var/lib/flowtap", ".jsonl").unwrap();
         let name = Name::starting(AT);
         assert_eq!(
-            folder.partial(&name),
-            Path::new("/var/lib/flowtap/flowtap-20260102T030405Z.jsonl.partial")
+            names("/var/lib/flowtap").partial(&name),
+            Path::new("/var/lib/flowtap/flowtap-metrics-node1-20260102T030405Z.parquet.partial")
         );
-        let pattern = Names::new("flows_{time}.pq", ".parquet").unwrap();
-        assert_eq!(pattern.finished(&name), Path::new("./flows_20260102T030405Z.pq"));
+        assert_eq!(
+            names("flows_{time}.pq").finished(&name),
+            Path::new("./flows_20260102T030405Z.pq")
+        );
         for bad in [
             "",
             "/x/flows.jsonl",
             "/x/{time}/flows",
             "/x/{time}/{time}.parquet",
             "/x/{time}-{time}",
+            "/x/{day}",
+            "/x/{date",
+            "/x/{date}-{time}.parquet",
             "a\0b",
         ] {
-            assert!(Names::new(bad, ".jsonl").is_err(), "{bad:?}");
+            let result = Names::new(bad, ".jsonl", PipelineKind::Metrics, "node1");
+            // A date in the file's name would repeat the time.
+            assert!(result.is_err(), "{bad:?}");
         }
     }
 
     #[test]
+    fn placeholders_give_partitions_and_the_identity_of_the_node() {
+        let name = Name::starting(AT);
+        assert_eq!(
+            names("/x/date={date}/hour={hour}").finished(&name),
+            Path::new("/x/date=2026-01-02/hour=03/flowtap-metrics-node1-20260102T030405Z.parquet")
+        );
+        let logs = |path| Names::new(path, ".parquet", PipelineKind::Logs, "a/b {c}").unwrap();
+        assert_eq!(
+            logs("/x/{kind}/{date}T{hour}/{host}/f-{time}.parquet").finished(&name),
+            Path::new("/x/logs/2026-01-02T03/a_b__c_/f-20260102T030405Z.parquet")
+        );
+        assert_eq!(
+            logs("/x/f-{time}.parquet").finished(&name),
+            Path::new("/x/f-logs-20260102T030405Z.parquet")
+        );
+        let hourly = names("/x/date={date}/hour={hour}");
+        let same = AT.plus(Duration::from_secs(60));
+        let other = AT.plus(Duration::from_secs(3600));
+        assert_eq!(hourly.partition(AT), hourly.partition(same));
+        assert_ne!(hourly.partition(AT), hourly.partition(other));
+        assert!(!names("/x").is_partitioned());
+    }
+
+    #[test]
+    fn files_are_found_in_their_own_partition_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = names(&format!("{}/date={{date}}/hour={{hour}}", dir.path().display()));
+        let put = |path: PathBuf| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        let first = Name::starting(AT);
+        let later = Name::starting(AT.plus(Duration::from_secs(86_400)));
+        put(names.finished(&later));
+        put(names.finished(&first));
+        put(names.partial(&later.clone().next()));
+        // In the folder of another day, of another node, in no partition.
+        put(names.folder(&first).join(names.text(&later)));
+        put(names
+            .folder(&first)
+            .join("flowtap-metrics-node2-20260102T030405Z.parquet"));
+        put(dir.path().join("date=x/hour=03").join(names.text(&first)));
+        put(dir.path().join(names.text(&first)));
+        assert_eq!(
+            names.list().unwrap(),
+            (vec![first, later.clone()], vec![later.next()])
+        );
+    }
+
+    #[test]
     fn names_are_read_back_and_nothing_else_is_taken_for_one() {
-        let names = Names::new("/x/a-{time}.jsonl", "").unwrap();
+        let names = Names::new("/x/a-{time}.jsonl", "", PipelineKind::Metrics, "node1").unwrap();
         let first = Name::starting(AT);
         let later = Name::starting(AT.plus(Duration::from_secs(1)));
         let in_order = [

@@ -6,7 +6,6 @@ use std::io;
 
 use flowtap_pipeline::PipelineKind;
 
-use super::config::Compression;
 use super::content::Content;
 use super::row::Origin;
 
@@ -15,19 +14,19 @@ use super::row::Origin;
 pub(super) struct ParquetFile(Infallible);
 
 impl ParquetFile {
-    pub(super) fn new(_: File, _: Compression, _: &Origin, _: PipelineKind) -> io::Result<Self> {
+    pub(super) fn new(_: File, _: &Origin, _: PipelineKind) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(super) fn write(&mut self, _: &Origin, _: Content<'_>) -> io::Result<()> {
+    pub(super) fn write(&mut self, _: &Origin, _: &Content<'_>) -> io::Result<()> {
         match self.0 {}
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(super) const fn bytes(&self) -> u64 {
         match self.0 {}
     }
 
-    pub(super) fn finish(self) -> io::Result<()> {
+    pub(super) const fn sync(&self) -> io::Result<()> {
         match self.0 {}
     }
 }

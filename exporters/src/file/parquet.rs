@@ -1,7 +1,9 @@
 //! Parquet: a column per field of a row; labels are a map, so that a label more changes no schema.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 use arrow_array::builder::{
@@ -11,24 +13,16 @@ use arrow_array::builder::{
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use flowtap_pipeline::log::LOG_SCHEMA_VERSION;
-use flowtap_pipeline::{Buckets, LogBatch, Pair, PipelineKind, Snapshot};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::ZstdLevel;
-use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use flowtap_pipeline::{Buckets, Pair, PipelineKind, Snapshot};
 
-use super::config::Compression;
 use super::content::Content;
+use super::journal::Journal;
 use super::log_columns;
-use super::row::{Origin, SCHEMA_VERSION, Table, Value, signed, sorted_labels};
+use super::row::{Origin, Row, SCHEMA_VERSION, Table, Value, signed, sorted_labels};
 use super::times::{micros, time_type};
 
 /// Rows that are passed to the writer together.
 const BATCH_ROWS: usize = 8192;
-
-/// A row group is held in memory until it is this long.
-const ROW_GROUP_BYTES: usize = 16 << 20;
 
 static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     let list = |item| DataType::List(Arc::new(Field::new("element", item, true)));
@@ -61,122 +55,99 @@ static SCHEMA: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     Arc::new(Schema::new(fields))
 });
 
-/// A file of rows. It can be read once it is finished.
+/// A file of rows that is being written: a journal, which becomes Parquet when it is finished.
 #[derive(Debug)]
 pub(super) struct ParquetFile {
-    writer: ArrowWriter<File>,
+    journal: Journal,
 }
 
 impl ParquetFile {
-    /// Onto an empty `file`.
+    /// Onto an empty `file` that is open for appending.
     ///
     /// # Errors
-    /// The system's error.
-    pub(super) fn new(
-        file: File,
-        compression: Compression,
-        origin: &Origin,
-        kind: PipelineKind,
-    ) -> io::Result<Self> {
+    /// The schema can't be encoded.
+    pub(super) fn new(file: File, origin: &Origin, kind: PipelineKind) -> io::Result<Self> {
         let (schema, version) = match kind {
             PipelineKind::Metrics => (&SCHEMA, SCHEMA_VERSION),
             PipelineKind::Logs => (&log_columns::SCHEMA, LOG_SCHEMA_VERSION),
         };
-        let compression = match compression {
-            Compression::Snappy => parquet::basic::Compression::SNAPPY,
-            Compression::Zstd => parquet::basic::Compression::ZSTD(ZstdLevel::default()),
-            Compression::None | Compression::Gzip => parquet::basic::Compression::UNCOMPRESSED,
-        };
-        let properties = WriterProperties::builder()
-            .set_compression(compression)
-            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-            // In the form that parquet-java parses: otherwise it does not trust the statistics.
-            .set_created_by(concat!("flowtap version ", env!("CARGO_PKG_VERSION")).to_owned())
-            .set_key_value_metadata(Some(metadata(origin, version)))
-            .build();
-        let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties)).map_err(of_parquet)?;
-        Ok(Self { writer })
+        let schema = Schema::new_with_metadata(schema.fields().clone(), metadata(origin, version));
+        Ok(Self {
+            journal: Journal::new(file, &Arc::new(schema))?,
+        })
     }
 
-    /// Appends the rows of `content`, which is of the file's kind.
+    /// Appends the rows of `content`, which is of the file's kind: all of them, or none.
     ///
     /// # Errors
-    /// The system's error. The file is then unusable.
-    pub(super) fn write(&mut self, origin: &Origin, content: Content<'_>) -> io::Result<()> {
+    /// The system's error. The file is unchanged.
+    pub(super) fn write(&mut self, origin: &Origin, content: &Content<'_>) -> io::Result<()> {
         match content {
-            Content::Metrics(snapshot) => self.write_snapshot(origin, snapshot),
-            Content::Logs(batch) => self.write_logs(origin, batch),
-        }
-    }
-
-    fn write_logs(&mut self, origin: &Origin, batch: &LogBatch) -> io::Result<()> {
-        let mut columns = log_columns::Columns::new();
-        for (index, record) in batch.records.iter().enumerate() {
-            columns.push(origin, batch, record);
-            if columns.rows == BATCH_ROWS || index + 1 == batch.records.len() {
-                let rows = columns.finish().map_err(of_arrow)?;
-                self.writer.write(&rows).map_err(of_parquet)?;
+            Content::Metrics(snapshot) => self.journal.write(SeriesBatches::new(origin, snapshot)),
+            Content::Logs { batch, records } => {
+                let mut columns = log_columns::Columns::new();
+                self.journal.write(records.chunks(BATCH_ROWS).map(|records| {
+                    for record in records {
+                        columns.push(origin, batch, record);
+                    }
+                    columns.finish()
+                }))
             }
         }
-        Ok(())
     }
 
-    fn write_snapshot(&mut self, origin: &Origin, snapshot: &Snapshot) -> io::Result<()> {
-        let (mut columns, mut labels) = (Columns::new(), Vec::new());
-        for table in Table::all(origin, snapshot) {
-            for row in table.rows() {
-                sorted_labels(row.series, &mut labels);
-                columns.push(&table, &labels, row.value).map_err(of_arrow)?;
-                if columns.rows == BATCH_ROWS {
-                    self.put(&mut columns)?;
-                }
+    /// Its length. The finished file is smaller.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.journal.bytes()
+    }
+
+    /// Puts everything on the disk.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.journal.sync()
+    }
+}
+
+/// The rows of a snapshot, some thousand at a time.
+struct SeriesBatches<'a> {
+    rows: Box<dyn Iterator<Item = (Rc<Table<'a>>, Row<'a>)> + 'a>,
+    columns: Columns,
+}
+
+impl<'a> SeriesBatches<'a> {
+    fn new(origin: &'a Origin, snapshot: &'a Snapshot) -> Self {
+        let rows = Table::all(origin, snapshot).flat_map(|table| {
+            let table = Rc::new(table);
+            table.rows().map(move |row| (Rc::clone(&table), row))
+        });
+        Self {
+            rows: Box::new(rows),
+            columns: Columns::new(),
+        }
+    }
+}
+
+impl Iterator for SeriesBatches<'_> {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut labels = Vec::new();
+        for (table, row) in self.rows.by_ref().take(BATCH_ROWS) {
+            sorted_labels(row.series, &mut labels);
+            if let Err(error) = self.columns.push(&table, &labels, row.value) {
+                return Some(Err(error));
             }
         }
-        self.put(&mut columns)
-    }
-
-    fn put(&mut self, columns: &mut Columns) -> io::Result<()> {
-        if columns.rows == 0 {
-            return Ok(());
-        }
-        let batch = columns.finish().map_err(of_arrow)?;
-        self.writer.write(&batch).map_err(of_parquet)
-    }
-
-    /// Its length, including the data that is held in memory.
-    pub(super) fn bytes(&self) -> u64 {
-        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
-    }
-
-    /// Writes the footer, and puts everything on the disk.
-    pub(super) fn finish(self) -> io::Result<()> {
-        self.writer.into_inner().map_err(of_parquet)?.sync_all()
+        (self.columns.rows > 0).then(|| self.columns.finish())
     }
 }
 
 /// The resource, and the version of the columns.
-fn metadata(origin: &Origin, version: u8) -> Vec<KeyValue> {
-    let schema = KeyValue::new("flowtap.schema_version".to_owned(), version.to_string());
-    let resource = origin.resource.iter();
-    resource
-        .map(|(name, value)| KeyValue::new(name.clone(), value.clone()))
-        .chain([schema])
-        .collect()
-}
-
-/// The system's own error, if that is what it was.
-fn of_parquet(error: ParquetError) -> io::Error {
-    match error {
-        ParquetError::External(source) => match source.downcast::<io::Error>() {
-            Ok(error) => *error,
-            Err(source) => io::Error::other(source),
-        },
-        error => io::Error::other(error),
-    }
-}
-
-fn of_arrow(error: ArrowError) -> io::Error {
-    io::Error::other(error)
+fn metadata(origin: &Origin, version: u8) -> HashMap<String, String> {
+    let schema = ("flowtap.schema_version".to_owned(), version.to_string());
+    origin.resource.iter().cloned().chain([schema]).collect()
 }
 
 /// Columns that are being filled.

@@ -179,11 +179,17 @@ fn each_changed_series_is_a_line_that_is_read_back_whole() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(&config(dir.path(), Format::Json));
     assert_eq!(writer.write(Content::Metrics(&various())), wrote(4));
-    assert_eq!(names(dir.path()), ["flowtap-19700101T000000Z.jsonl.partial"]);
+    assert_eq!(
+        names(dir.path()),
+        ["flowtap-metrics-node1-19700101T000000Z.jsonl.partial"]
+    );
     // Lines can be read before their file is finished.
     assert_eq!(read_lines(&only_file(dir.path())).len(), 4);
     writer.finish();
-    assert_eq!(names(dir.path()), ["flowtap-19700101T000000Z.jsonl"]);
+    assert_eq!(
+        names(dir.path()),
+        ["flowtap-metrics-node1-19700101T000000Z.jsonl"]
+    );
     let row = |more: Value| {
         let mut row = json!({
             "window_start": "1970-01-01T00:00:00.000000Z", "window_end": "1970-01-01T00:00:00.000005Z",
@@ -230,7 +236,10 @@ fn the_same_in_parquet_with_labels_as_a_map_whatever_packs_it() {
         });
         assert_eq!(writer.write(Content::Metrics(&various())), wrote(4));
         writer.finish();
-        assert_eq!(names(dir.path()), ["flowtap-19700101T000000Z.parquet"]);
+        assert_eq!(
+            names(dir.path()),
+            ["flowtap-metrics-node1-19700101T000000Z.parquet"]
+        );
         let batches = batches(&only_file(dir.path()));
         let [batch] = &batches[..] else {
             panic!("one batch, not {}", batches.len());
@@ -307,8 +316,8 @@ fn packed_lines_are_read_back_window_by_window() {
     }
     // Also before the file is finished.
     for name in [
-        "flowtap-20260102T030000Z.jsonl.gz.partial",
-        "flowtap-20260102T030000Z.jsonl.gz",
+        "flowtap-metrics-node1-20260102T030000Z.jsonl.gz.partial",
+        "flowtap-metrics-node1-20260102T030000Z.jsonl.gz",
     ] {
         let mut text = String::new();
         flate2::read::MultiGzDecoder::new(File::open(dir.path().join(name)).unwrap())
@@ -380,15 +389,15 @@ fn a_file_spans_max_age_by_the_time_of_windows() {
     assert_eq!(
         names(dir.path()),
         [
-            "flowtap-20260102T025958Z.jsonl",
-            "flowtap-20260102T030000Z.jsonl",
-            "flowtap-20260102T030008Z.jsonl",
-            "flowtap-20260102T030010Z.jsonl",
-            "flowtap-20260102T030035Z.jsonl",
-            "flowtap-20260102T030055Z.jsonl",
+            "flowtap-metrics-node1-20260102T025958Z.jsonl",
+            "flowtap-metrics-node1-20260102T030000Z.jsonl",
+            "flowtap-metrics-node1-20260102T030008Z.jsonl",
+            "flowtap-metrics-node1-20260102T030010Z.jsonl",
+            "flowtap-metrics-node1-20260102T030035Z.jsonl",
+            "flowtap-metrics-node1-20260102T030055Z.jsonl",
         ]
     );
-    let spanned = read_lines(&dir.path().join("flowtap-20260102T030000Z.jsonl"));
+    let spanned = read_lines(&dir.path().join("flowtap-metrics-node1-20260102T030000Z.jsonl"));
     assert_eq!(spanned.len(), 2);
 }
 
@@ -397,12 +406,16 @@ fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     for other in [
         "notes.jsonl",
-        "flowtap-old.jsonl",
-        "flowtap-19990101T000000Z.jsonl.bak",
+        "flowtap-metrics-node1-old.jsonl",
+        "flowtap-metrics-node1-19990101T000000Z.jsonl.bak",
     ] {
         fs::write(dir.path().join(other), "mine").unwrap();
     }
-    fs::write(dir.path().join("flowtap-19990101T000000Z.jsonl"), "{}\n").unwrap();
+    fs::write(
+        dir.path().join("flowtap-metrics-node1-19990101T000000Z.jsonl"),
+        "{}\n",
+    )
+    .unwrap();
     let limited = |max_files| Config {
         rotation: Rotation {
             max_bytes: 1,
@@ -420,8 +433,8 @@ fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
     drop(writer);
     let mut writer = self::writer(&limited(3));
     let others = [
-        "flowtap-19990101T000000Z.jsonl.bak",
-        "flowtap-old.jsonl",
+        "flowtap-metrics-node1-19990101T000000Z.jsonl.bak",
+        "flowtap-metrics-node1-old.jsonl",
         "notes.jsonl",
     ];
     let kept = |newest: [&str; 3]| {
@@ -438,9 +451,9 @@ fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
     assert_eq!(
         names(dir.path()),
         kept([
-            "flowtap-20260102T030005Z.jsonl",
-            "flowtap-20260102T030010Z.jsonl",
-            "flowtap-20260102T030015Z.jsonl"
+            "flowtap-metrics-node1-20260102T030005Z.jsonl",
+            "flowtap-metrics-node1-20260102T030010Z.jsonl",
+            "flowtap-metrics-node1-20260102T030015Z.jsonl"
         ])
     );
 }
@@ -448,7 +461,7 @@ fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
 #[test]
 fn files_of_a_clock_that_was_ahead_cost_no_file_of_now() {
     let dir = tempfile::tempdir().unwrap();
-    let future = [1, 2, 3].map(|second| format!("flowtap-20990101T00000{second}Z.jsonl"));
+    let future = [1, 2, 3].map(|second| format!("flowtap-metrics-node1-20990101T00000{second}Z.jsonl"));
     for name in &future {
         fs::write(dir.path().join(name), "{}\n").unwrap();
     }
@@ -463,7 +476,7 @@ fn files_of_a_clock_that_was_ahead_cost_no_file_of_now() {
     for second in [5, 10, 15, 20, 25] {
         assert_eq!(writer.write(Content::Metrics(&window(second, 1))), wrote(1));
         let newest = names(dir.path()).into_iter().rfind(|name| !future.contains(name));
-        let expected = format!("flowtap-20260102T0300{:02}Z.jsonl", second - 5);
+        let expected = format!("flowtap-metrics-node1-20260102T0300{:02}Z.jsonl", second - 5);
         assert_eq!(newest, Some(expected), "the file just finished");
     }
     let names = names(dir.path());
@@ -490,57 +503,255 @@ fn lines_that_a_crash_left_behind_are_kept_up_to_the_last_that_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name);
     let long = format!("{{\"a\":1}}\n{{\"b\":\"{}", "x".repeat(200_000));
-    fs::write(file("flowtap-20260102T030000Z.jsonl.partial"), long).unwrap();
-    fs::write(file("flowtap-20260102T030001Z.jsonl.partial"), "{\"torn\":").unwrap();
-    fs::write(file("flowtap-20260102T030002Z.jsonl.partial"), "{\"a\":2}\n").unwrap();
-    fs::write(file("flowtap-20260102T030002Z.recovered.jsonl"), "{\"a\":3}\n").unwrap();
+    fs::write(file("flowtap-metrics-node1-20260102T030000Z.jsonl.partial"), long).unwrap();
+    fs::write(
+        file("flowtap-metrics-node1-20260102T030001Z.jsonl.partial"),
+        "{\"torn\":",
+    )
+    .unwrap();
+    fs::write(
+        file("flowtap-metrics-node1-20260102T030002Z.jsonl.partial"),
+        "{\"a\":2}\n",
+    )
+    .unwrap();
+    fs::write(
+        file("flowtap-metrics-node1-20260102T030002Z.recovered.jsonl"),
+        "{\"a\":3}\n",
+    )
+    .unwrap();
     fs::write(file("other.partial"), "x").unwrap();
     // This one is being written by somebody else.
-    let busy = file("flowtap-20260102T030003Z.jsonl.partial");
+    let busy = file("flowtap-metrics-node1-20260102T030003Z.jsonl.partial");
     fs::write(&busy, "{\"a\":4}\n{").unwrap();
     let _lock = Flock::lock(File::open(&busy).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
     writer(&config(dir.path(), Format::Json));
     assert_eq!(
         names(dir.path()),
         [
-            "flowtap-20260102T030000Z.recovered.jsonl",
-            "flowtap-20260102T030002Z-1.recovered.jsonl",
-            "flowtap-20260102T030002Z.recovered.jsonl",
-            "flowtap-20260102T030003Z.jsonl.partial",
+            "flowtap-metrics-node1-20260102T030000Z.recovered.jsonl",
+            "flowtap-metrics-node1-20260102T030002Z-1.recovered.jsonl",
+            "flowtap-metrics-node1-20260102T030002Z.recovered.jsonl",
+            "flowtap-metrics-node1-20260102T030003Z.jsonl.partial",
             "other.partial",
         ]
     );
     assert_eq!(
-        read_lines(&file("flowtap-20260102T030000Z.recovered.jsonl")),
+        read_lines(&file("flowtap-metrics-node1-20260102T030000Z.recovered.jsonl")),
         [json!({"a": 1})]
     );
     assert_eq!(
-        read_lines(&file("flowtap-20260102T030002Z-1.recovered.jsonl")),
+        read_lines(&file("flowtap-metrics-node1-20260102T030002Z-1.recovered.jsonl")),
         [json!({"a": 2})]
     );
 }
 
-#[test]
-fn parquet_that_a_crash_left_behind_is_removed_and_packed_lines_are_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(
-        dir.path().join("flowtap-20260102T030000Z.parquet.partial"),
-        "PAR1",
-    )
-    .unwrap();
-    writer(&config(dir.path(), Format::Parquet));
-    assert!(names(dir.path()).is_empty());
+/// A journal of two windows, as a crash leaves it.
+fn left_journal(dir: &Path) -> PathBuf {
+    let mut left = writer(&config(dir, Format::Parquet));
+    for second in [5, 10] {
+        assert_eq!(left.write(Content::Metrics(&window(second, 100))), wrote(100));
+    }
+    drop(left);
+    let path = only_file(dir);
+    assert!(path.to_str().unwrap().ends_with(".parquet.partial"), "{path:?}");
+    path
+}
 
+#[test]
+fn parquet_that_a_crash_left_behind_has_every_row_that_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = left_journal(dir.path());
+    let whole = fs::read(&journal).unwrap();
+    // A conversion that was cut short is of no use.
+    let converting = journal.with_extension("converting");
+    fs::write(&converting, "PAR1").unwrap();
+    writer(&config(dir.path(), Format::Parquet));
+    let recovered = ["flowtap-metrics-node1-20260102T030000Z.recovered.parquet"];
+    assert_eq!(names(dir.path()), recovered);
+    assert_eq!(parquet_rows(&only_file(dir.path())), 200);
+
+    // The journal is removed after its file is there: a crash in between doubles no row.
+    fs::write(&journal, &whole).unwrap();
+    writer(&config(dir.path(), Format::Parquet));
+    assert_eq!(names(dir.path()), recovered);
+
+    // A torn write is lost, and those before it are not.
+    fs::remove_file(dir.path().join(recovered[0])).unwrap();
+    fs::write(&journal, &whole[..whole.len() - 100]).unwrap();
+    writer(&config(dir.path(), Format::Parquet));
+    assert_eq!(parquet_rows(&only_file(dir.path())), 100);
+
+    // Nothing but a torn write.
+    let empty = tempfile::tempdir().unwrap();
     fs::write(
-        dir.path().join("flowtap-20260102T030000Z.jsonl.gz.partial"),
-        [0x1f, 0x8b],
+        empty
+            .path()
+            .join("flowtap-metrics-node1-20260102T030000Z.parquet.partial"),
+        &whole[..50],
     )
     .unwrap();
-    writer(&Config {
+    writer(&config(empty.path(), Format::Parquet));
+    assert!(names(empty.path()).is_empty());
+}
+
+#[test]
+fn packed_lines_that_a_crash_left_behind_are_kept_up_to_the_last_whole_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
         compression: Some(Compression::Gzip),
         ..config(dir.path(), Format::Json)
-    });
-    assert_eq!(names(dir.path()), ["flowtap-20260102T030000Z.recovered.jsonl.gz"]);
+    };
+    let mut left = writer(&config);
+    for second in [5, 10, 15] {
+        assert_eq!(left.write(Content::Metrics(&window(second, 10))), wrote(10));
+    }
+    drop(left);
+    let partial = only_file(dir.path());
+    let whole = fs::read(&partial).unwrap();
+    fs::remove_file(&partial).unwrap();
+    for (torn, rows) in [(0, 30), (1, 20), (20, 20)] {
+        fs::write(&partial, &whole[..whole.len() - torn]).unwrap();
+        writer(&config);
+        assert_eq!(
+            names(dir.path()),
+            ["flowtap-metrics-node1-20260102T030000Z.recovered.jsonl.gz"]
+        );
+        let mut text = String::new();
+        let recovered = only_file(dir.path());
+        let mut decoder = flate2::read::MultiGzDecoder::new(File::open(&recovered).unwrap());
+        decoder.read_to_string(&mut text).unwrap();
+        assert_eq!(lines(&text).len(), rows, "{torn} bytes are missing");
+        fs::remove_file(recovered).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_finished_keeps_its_rows_and_is_finished_later() {
+    let Some(disk) = Tiny::mount() else {
+        return;
+    };
+    let dir = disk.0.path();
+    let mut writer = writer(&config(dir, Format::Parquet));
+    assert_eq!(writer.write(Content::Metrics(&window(5, 100))), wrote(100));
+    let ballast = dir.join("ballast");
+    // As much as there is room for.
+    assert!(fs::write(&ballast, vec![0; 100_000]).is_err());
+    // No room for the Parquet file beside its journal.
+    writer.finish();
+    assert_eq!(
+        names(dir),
+        [
+            "ballast",
+            "flowtap-metrics-node1-20260102T030000Z.parquet.partial"
+        ]
+    );
+    fs::remove_file(&ballast).unwrap();
+    // Not at once: a disk that is full is not asked with each window.
+    assert_eq!(writer.write(Content::Metrics(&window(10, 0))), wrote(0));
+    assert_eq!(names(dir).len(), 1);
+    assert_eq!(writer.write(Content::Metrics(&window(70, 0))), wrote(0));
+    assert_eq!(
+        names(dir),
+        ["flowtap-metrics-node1-20260102T030000Z.recovered.parquet"]
+    );
+    assert_eq!(parquet_rows(&only_file(dir)), 100);
+}
+
+#[test]
+fn partitions_have_the_rows_of_their_hour() {
+    for format in [Format::Json, Format::Parquet] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = format!("{}/date={{date}}/hour={{hour}}", dir.path().display());
+        let mut writer = writer(&Config {
+            path,
+            format,
+            ..Config::default()
+        });
+        // The second window begins in the first hour.
+        for second in [5, 3602, 3607] {
+            assert_eq!(writer.write(Content::Metrics(&window(second, 10))), wrote(10));
+        }
+        writer.finish();
+        let rows = |hour: &str| {
+            let path = only_file(&dir.path().join("date=2026-01-02").join(hour));
+            match format {
+                Format::Json => read_lines(&path).len(),
+                Format::Parquet => parquet_rows(&path),
+            }
+        };
+        assert_eq!((rows("hour=03"), rows("hour=04")), (20, 10), "{format:?}");
+    }
+}
+
+#[test]
+fn records_of_one_batch_are_in_the_partition_of_their_own_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        path: format!("{}/{{kind}}/hour={{hour}}", dir.path().display()),
+        ..Config::default()
+    };
+    let telemetry = Telemetry::new(&context());
+    let mut writer = Writer::new(&config, &resource(), telemetry, PipelineKind::Logs).unwrap();
+    let mut batch = crate::testing::logs();
+    let at = |second: u64| Timestamp::from_nanos((NOON + second) * 1_000_000_000);
+    batch.at = at(3601);
+    // Not in the order of time: the later one is first.
+    batch.records[0].at = at(3600);
+    batch.records[1].at = at(3599);
+    assert_eq!(writer.write(Content::logs(&batch)), wrote(2));
+    writer.finish();
+    for (hour, time) in [
+        ("03", "2026-01-02T03:59:59.000000Z"),
+        ("04", "2026-01-02T04:00:00.000000Z"),
+    ] {
+        let rows = read_lines(&only_file(&dir.path().join(format!("logs/hour={hour}"))));
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0]["timestamp"], time);
+    }
+}
+
+#[test]
+fn old_files_are_removed_by_size_and_age_with_their_empty_partitions() {
+    let dir = tempfile::tempdir().unwrap();
+    let limited = |max_total_bytes, max_retention| Config {
+        path: format!("{}/hour={{hour}}", dir.path().display()),
+        rotation: Rotation {
+            max_files: 0,
+            max_total_bytes,
+            max_retention,
+            ..Rotation::default()
+        },
+        ..Config::default()
+    };
+    let writer_of = writer;
+    let hours = || names(dir.path()).join(" ");
+    let mut writer = writer_of(&limited(0, Duration::from_secs(2 * 3600)));
+    for hour in 0..3 {
+        assert_eq!(
+            writer.write(Content::Metrics(&window(hour * 3600 + 5, 10))),
+            wrote(10)
+        );
+    }
+    writer.finish();
+    assert_eq!(hours(), "hour=03 hour=04 hour=05");
+    // Also where nothing is written: the first file's last row can be of 04:00.
+    assert_eq!(
+        writer.write(Content::Metrics(&window(3 * 3600 - 60, 0))),
+        wrote(0)
+    );
+    assert_eq!(writer.write(Content::Metrics(&window(3 * 3600 + 1, 0))), wrote(0));
+    assert_eq!(hours(), "hour=04 hour=05");
+    drop(writer);
+    let size = fs::metadata(only_file(&dir.path().join("hour=05")))
+        .unwrap()
+        .len();
+    let mut writer = writer_of(&limited(2 * size, Duration::ZERO));
+    assert_eq!(
+        writer.write(Content::Metrics(&window(4 * 3600 + 5, 10))),
+        wrote(10)
+    );
+    writer.finish();
+    assert_eq!(hours(), "hour=05 hour=07");
 }
 
 #[test]
@@ -557,8 +768,8 @@ fn two_exporters_on_one_path_write_to_files_of_their_own() {
     assert_eq!(
         names,
         [
-            "flowtap-20260102T030000Z-1.parquet",
-            "flowtap-20260102T030000Z.parquet"
+            "flowtap-metrics-node1-20260102T030000Z-1.parquet",
+            "flowtap-metrics-node1-20260102T030000Z.parquet"
         ]
     );
     assert_eq!(parquet_rows(&dir.path().join(&names[0])), 2);
@@ -583,22 +794,17 @@ fn what_cannot_be_written_is_counted_and_writing_goes_on_when_it_can() {
         assert_eq!(writer.write(Content::Metrics(&window(10, 0))), wrote(0));
         assert!(writer.failing());
         fs::remove_file(&folder).unwrap();
-        // After a failure, Parquet is counted once its file is on the disk.
-        let (taken, cleared) = match format {
-            Format::Json => (wrote(7), wrote(7)),
-            Format::Parquet => (wrote(0), failed(7)),
-        };
-        assert_eq!(writer.write(Content::Metrics(&window(15, 7))), taken);
+        assert_eq!(writer.write(Content::Metrics(&window(15, 7))), wrote(7));
+        assert!(!writer.failing());
         // Somebody clears the folder away.
         fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(writer.write(Content::Metrics(&window(20, 7))), cleared);
-        let last = writer.finish();
-        assert_eq!(last, wrote(if format == Format::Json { 0 } else { 7 }));
+        assert_eq!(writer.write(Content::Metrics(&window(20, 7))), wrote(7));
+        writer.finish();
         assert!(
             only_file(&folder)
                 .to_str()
                 .unwrap()
-                .contains("flowtap-20260102T030015Z")
+                .contains("flowtap-metrics-node1-20260102T030015Z")
         );
     }
 }
@@ -660,7 +866,7 @@ fn a_full_disk_leaves_no_parquet_that_cannot_be_read() {
         },
         ..config(dir, Format::Parquet)
     });
-    // Accepted, and then there is no room for it.
+    // There is no room for its journal.
     assert_eq!(writer.write(Content::Metrics(&window(5, 20_000))), failed(20_000));
     assert!(writer.failing());
     assert_eq!(names(dir), ["ballast"]);
@@ -737,10 +943,10 @@ async fn both(dir: &Path, format: Format) -> (PathBuf, PathBuf) {
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     assert_eq!(files.len(), 2, "{files:?}");
     assert!(
-        name(&files[1]).starts_with("flowtap-logs-19700101T000005Z."),
+        name(&files[0]).starts_with("flowtap-logs-node1-19700101T000005Z."),
         "{files:?}"
     );
-    (files.swap_remove(1), files.swap_remove(0))
+    (files.swap_remove(0), files.swap_remove(0))
 }
 
 #[tokio::test]

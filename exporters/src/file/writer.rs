@@ -4,69 +4,55 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use flowtap_pipeline::{BuildContext, Exported, PipelineKind, Resource, Timestamp};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use opentelemetry::KeyValue;
-use opentelemetry::metrics::Counter;
+use flowtap_pipeline::{Exported, PipelineKind, Resource, Timestamp};
+use nix::fcntl::Flock;
 
 use super::config::{Compression, Config, Format, Rotation};
 use super::content::Content;
-use super::json::{self, JsonFile};
+use super::convert::convert;
+use super::json::JsonFile;
 use super::names::{Name, Names};
 use super::parquet::ParquetFile;
+use super::recovery::{Recovery, lock, publish, remove};
+use super::retention::Retention;
 use super::row::Origin;
+use super::telemetry::{FileEvent, Telemetry};
 
 /// Names that are tried for a file before it is given up.
 const MAX_NAMES: usize = 10_000;
 
-/// Counters of files and rows.
-#[derive(Clone, Debug)]
-pub(super) struct Telemetry {
-    files: Counter<u64>,
-    lost: Counter<u64>,
-    exporter: KeyValue,
-}
-
-impl Telemetry {
-    pub(super) fn new(context: &BuildContext) -> Self {
-        let telemetry = Self {
-            files: context
-                .meter
-                .u64_counter("exporter_files")
-                .with_description("Files of an exporter, by event.")
-                .with_unit("{file}")
-                .build(),
-            lost: context
-                .meter
-                .u64_counter("exporter_lost_rows")
-                .with_description("Rows counted as written whose file could not be finished.")
-                .with_unit("{row}")
-                .build(),
-            exporter: KeyValue::new("exporter", context.id.to_string()),
-        };
-        for event in ["finished", "removed", "recovered", "discarded"] {
-            telemetry.file(event, 0);
-        }
-        telemetry.lost(0);
-        telemetry
-    }
-
-    fn file(&self, event: &'static str, files: u64) {
-        self.files
-            .add(files, &[self.exporter.clone(), KeyValue::new("event", event)]);
-    }
-
-    fn lost(&self, rows: u64) {
-        self.lost.add(rows, std::slice::from_ref(&self.exporter));
-    }
-}
+/// Files that could not be finished are tried again after this time.
+const RETRY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 enum Output {
     Json(JsonFile),
-    Parquet(Box<ParquetFile>),
+    Parquet(ParquetFile),
+}
+
+impl Output {
+    fn write(&mut self, origin: &Origin, content: &Content<'_>) -> io::Result<()> {
+        match self {
+            Self::Json(file) => file.write(origin, content),
+            Self::Parquet(file) => file.write(origin, content),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match self {
+            Self::Json(file) => file.sync(),
+            Self::Parquet(file) => file.sync(),
+        }
+    }
+
+    const fn bytes(&self) -> u64 {
+        match self {
+            Self::Json(file) => file.bytes(),
+            Self::Parquet(file) => file.bytes(),
+        }
+    }
 }
 
 /// A file that is being written.
@@ -74,23 +60,15 @@ enum Output {
 struct Open {
     name: Name,
     path: PathBuf,
+    partition: String,
     /// When its first window began.
     begun: Timestamp,
+    /// The end of the window with which it was last put on the disk.
+    synced: Timestamp,
     rows: u64,
-    /// Rows among these that are not counted as sent yet: files could not be finished of late.
-    pending: u64,
     output: Output,
     /// Shows another exporter on the same path that this file is in use.
     _lock: Flock<File>,
-}
-
-impl Open {
-    fn bytes(&self) -> u64 {
-        match &self.output {
-            Output::Json(file) => file.bytes(),
-            Output::Parquet(file) => file.bytes(),
-        }
-    }
 }
 
 /// Writes series or log records to files, one after the other.
@@ -102,14 +80,16 @@ pub(super) struct Writer {
     compression: Compression,
     origin: Origin,
     rotation: Rotation,
+    sync_interval: Duration,
     telemetry: Telemetry,
     open: Option<Open>,
     /// Whether the last write failed: a failure that lasts is logged once.
     failing: bool,
     /// The end of the newest window: what this exporter takes for now.
     now: Timestamp,
-    /// Finished files that begin later than that, as last reported.
-    future_files: usize,
+    /// When files were last left unfinished, if there are any.
+    unfinished: Option<Timestamp>,
+    retention: Retention,
 }
 
 impl Writer {
@@ -119,28 +99,26 @@ impl Writer {
         telemetry: Telemetry,
         kind: PipelineKind,
     ) -> Result<Self, String> {
-        let names = Names::new(&config.path, config.extension())?;
         Ok(Self {
             kind,
-            names: match kind {
-                PipelineKind::Metrics => names,
-                PipelineKind::Logs => names.of_logs(),
-            },
+            names: config.names(kind, resource.node())?,
             format: config.format,
             compression: config.compression(),
             origin: Origin::new(&config.namespace, resource),
             rotation: config.rotation,
+            sync_interval: config.sync_interval,
             telemetry,
             open: None,
             failing: false,
             now: Timestamp::default(),
-            future_files: 0,
+            unfinished: None,
+            retention: Retention::default(),
         })
     }
 
-    /// The folder of the files.
+    /// The folder that all files are in.
     pub(super) fn folder(&self) -> &Path {
-        &self.names.folder
+        &self.names.root
     }
 
     /// Whether the last attempt failed.
@@ -149,120 +127,103 @@ impl Writer {
         self.failing
     }
 
-    /// Creates the folder, and recovers files that a crash has left there.
+    /// Creates the folder, and finishes files that a crash has left there.
     pub(super) fn prepare(&mut self) -> io::Result<()> {
-        create_folder(&self.names.folder)?;
-        let (_, left) = self.names.list()?;
-        for name in left {
-            let path = self.names.partial(&name);
-            if let Err(error) = self.take_up(name) {
-                tracing::warn!(path = %path.display(), %error, "files left by a crash can't be recovered; \
-                hint: move them away, or make them readable and writable");
-            }
-        }
+        create_folder(&self.names.root)?;
         // Old files are removed with the first one that is finished: until a window has come it is not known what is old.
-        Ok(())
+        self.recover()
     }
 
-    /// One file that was being written: lines are good up to the last that is whole, Parquet has no footer and can't be read.
-    fn take_up(&self, name: Name) -> io::Result<()> {
-        let path = self.names.partial(&name);
-        let file = OpenOptions::new().write(true).open(&path)?;
-        let Some(_lock) = lock(file)? else {
-            tracing::warn!(path = %path.display(), "another flowtap writes this file; hint: give each exporter a different path");
-            return Ok(());
+    fn recover(&mut self) -> io::Result<()> {
+        let recovery = Recovery {
+            names: &self.names,
+            format: self.format,
+            compression: self.compression,
+            telemetry: &self.telemetry,
         };
-        let length = match (self.format, self.compression) {
-            (Format::Parquet, _) => {
-                fs::remove_file(&path)?;
-                self.telemetry.file("discarded", 1);
-                tracing::warn!(path = %path.display(), "a Parquet file that was not finished is removed: it can't be read; \
-                hint: lower `rotation.max_age` to lose less at a crash");
-                return Ok(());
-            }
-            (Format::Json, Compression::Gzip) => fs::metadata(&path)?.len(),
-            (Format::Json, _) => json::mend(&path)?,
-        };
-        if length == 0 {
-            return fs::remove_file(&path);
-        }
-        let mut name = name.recovered();
-        while self.names.finished(&name).exists() {
-            name = name.next();
-        }
-        let recovered = self.names.finished(&name);
-        fs::rename(&path, &recovered)?;
-        self.telemetry.file("recovered", 1);
-        tracing::warn!(path = %recovered.display(), "a file that was not finished is kept; \
-                hint: read it as any other; it has no last rows");
+        let left = recovery.run(self.open.as_ref().map(|open| &open.name))?;
+        self.unfinished = (left > 0).then_some(self.now);
         Ok(())
     }
 
     /// Writes the rows of `content`.
     pub(super) fn write(&mut self, content: Content<'_>) -> Exported {
-        let rows = content.rows();
         self.now = content.at();
         let mut exported = Exported::default();
-        match self.try_write(content, rows, &mut exported) {
-            Ok(()) if self.failing && self.open.is_some() => {
-                // Parquet in memory, after a file that could not be finished: not delivered until this one is.
-                if let Some(open) = &mut self.open {
-                    open.pending += rows;
+        for part in content.by_partition(&self.names) {
+            let rows = part.rows();
+            match self.write_part(&part, rows) {
+                Ok(()) => exported.sent += rows,
+                Err(error) => {
+                    self.complain(&error);
+                    exported.failed += rows;
                 }
             }
-            // Unless they were in a file that could not be finished.
-            Ok(()) if !self.failing => exported.sent += rows,
-            Ok(()) => {}
-            Err(error) => {
-                self.complain(&error);
-                exported.failed += rows;
-            }
         }
+        self.maintain();
         exported
     }
 
-    /// Adds to `exported` what became of earlier rows, and of those of `content` if their file could not be finished.
-    fn try_write(&mut self, content: Content<'_>, rows: u64, exported: &mut Exported) -> io::Result<()> {
-        self.forget_removed(exported);
-        let begun = content.start();
-        if self.is_aged(begun) {
-            self.finish_file(0, exported);
+    fn write_part(&mut self, part: &Content<'_>, rows: u64) -> io::Result<()> {
+        self.forget_removed();
+        let partition = self.names.partition(part.first());
+        let elsewhere = |open: &Open| rows > 0 && open.partition != partition;
+        if self.is_aged(part.start()) || self.open.as_ref().is_some_and(elsewhere) {
+            self.finish();
         }
         if rows > 0 {
             let mut open = match self.open.take() {
                 Some(open) => open,
-                None => self.create(begun)?,
+                None => self.create(part, partition)?,
             };
-            let written = match &mut open.output {
-                Output::Json(file) => file.write(&self.origin, content),
-                Output::Parquet(file) => file.write(&self.origin, content),
-            };
-            match (written, self.format) {
-                (Ok(()), format) => {
-                    open.rows += rows;
-                    self.open = Some(open);
-                    // Parquet may be held in memory still: it proves itself when its file is finished.
-                    if format == Format::Json {
-                        self.settle();
+            match open.output.write(&self.origin, part) {
+                Ok(()) => open.rows += rows,
+                Err(error) => {
+                    // The rows before are as they were.
+                    if open.rows == 0 {
+                        remove(&open.path);
+                    } else {
+                        self.open = Some(open);
                     }
-                }
-                // The lines before are as they were.
-                (Err(error), Format::Json) => {
-                    self.open = Some(open);
-                    return Err(error);
-                }
-                (Err(error), Format::Parquet) => {
-                    exported.failed += open.pending;
-                    self.discard(&open);
                     return Err(error);
                 }
             }
+            self.open = Some(open);
+            self.settle();
         }
-        let is_full = |open: &Open| open.bytes() >= self.rotation.max_bytes;
-        if self.open.as_ref().is_some_and(is_full) || self.is_aged(content.at()) {
-            self.finish_file(rows, exported);
+        let is_full = |open: &Open| open.output.bytes() >= self.rotation.max_bytes;
+        if self.open.as_ref().is_some_and(is_full) || self.is_aged(part.at()) {
+            self.finish();
         }
         Ok(())
+    }
+
+    /// Syncs, tries again what could not be finished, and removes what is too old.
+    fn maintain(&mut self) {
+        let now = self.now;
+        if let Some(open) = &mut self.open
+            && (now < open.synced || now.since(open.synced) >= self.sync_interval)
+        {
+            open.synced = now;
+            if let Err(error) = open.output.sync() {
+                self.complain(&error);
+            }
+        }
+        if self
+            .unfinished
+            .is_some_and(|since| now < since || now.since(since) >= RETRY)
+        {
+            match self.recover() {
+                Ok(()) if self.unfinished.is_none() => {
+                    tracing::info!(folder = %self.folder().display(), "files that could not be finished are finished now");
+                }
+                Ok(()) => {}
+                Err(_) => self.unfinished = Some(now),
+            }
+        }
+        if self.retention.is_due(now, &self.rotation) {
+            self.prune(None);
+        }
     }
 
     /// Whether the open file spans its time at `moment`, or is of a time that is still to come: the clock was set back.
@@ -272,13 +233,15 @@ impl Writer {
             .is_some_and(|open| moment < open.begun || moment.since(open.begun) >= self.rotation.max_age)
     }
 
-    fn create(&self, begun: Timestamp) -> io::Result<Open> {
-        create_folder(&self.names.folder)?;
-        let mut name = Name::starting(begun);
+    fn create(&self, part: &Content<'_>, partition: String) -> io::Result<Open> {
+        let mut name = Name::starting(part.first());
+        create_folder(&self.names.folder(&name))?;
         for _ in 0..MAX_NAMES {
             let path = self.names.partial(&name);
-            // A finished file must not be written over, nor one that is being written.
-            if !self.names.finished(&name).exists() {
+            // A finished file must not be written over, nor one that is being written; and a journal beside its own finished file
+            // has been converted (`recovery`).
+            let taken = [&name, &name.clone().recovered()].map(|name| self.names.finished(name).exists());
+            if taken == [false; 2] {
                 // Peers and traffic are private.
                 let private = OpenOptions::new()
                     .append(true)
@@ -286,7 +249,19 @@ impl Writer {
                     .mode(0o600)
                     .open(&path);
                 match private {
-                    Ok(file) => return self.begin(name, path, begun, file),
+                    Ok(file) => {
+                        let (output, lock) = self.begin(file).inspect_err(|_| remove(&path))?;
+                        return Ok(Open {
+                            name,
+                            path,
+                            partition,
+                            begun: part.start(),
+                            synced: part.start(),
+                            rows: 0,
+                            output,
+                            _lock: lock,
+                        });
+                    }
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     Err(error) => return Err(error),
                 }
@@ -299,131 +274,69 @@ impl Writer {
         ))
     }
 
-    fn begin(&self, name: Name, path: PathBuf, begun: Timestamp, file: File) -> io::Result<Open> {
-        let begin = || {
-            let lock = lock(file.try_clone()?)?.ok_or(io::ErrorKind::WouldBlock)?;
-            let output = match self.format {
-                Format::Json => Output::Json(JsonFile::new(file, self.compression == Compression::Gzip)),
-                Format::Parquet => Output::Parquet(Box::new(ParquetFile::new(
-                    file,
-                    self.compression,
-                    &self.origin,
-                    self.kind,
-                )?)),
-            };
-            Ok((output, lock))
+    fn begin(&self, file: File) -> io::Result<(Output, Flock<File>)> {
+        let lock = lock(file.try_clone()?)?.ok_or(io::ErrorKind::WouldBlock)?;
+        let output = match self.format {
+            Format::Json => Output::Json(JsonFile::new(file, self.compression == Compression::Gzip)),
+            Format::Parquet => Output::Parquet(ParquetFile::new(file, &self.origin, self.kind)?),
         };
-        let begun_file: io::Result<_> = begin();
-        let (output, lock) = begun_file.inspect_err(|_| remove(&path))?;
-        Ok(Open {
-            name,
-            path,
-            begun,
-            rows: 0,
-            pending: 0,
-            output,
-            _lock: lock,
-        })
+        Ok((output, lock))
     }
 
-    /// Finishes the open file, if there is one. Returns what became of rows that were not counted yet.
-    pub(super) fn finish(&mut self) -> Exported {
-        let mut exported = Exported::default();
-        self.finish_file(0, &mut exported);
-        exported
-    }
-
-    /// The same; `current` of its rows are of the snapshot that is being written, and not counted yet either.
-    fn finish_file(&mut self, current: u64, exported: &mut Exported) {
+    /// Finishes the open file, if there is one. If that fails, its rows stay where they are, and it is tried again.
+    pub(super) fn finish(&mut self) {
         let Some(open) = self.open.take() else {
             return;
         };
-        let Open {
-            name,
-            path,
-            rows,
-            pending,
-            output,
-            _lock,
-            ..
-        } = open;
-        let synced = match output {
-            Output::Json(file) => file.finish(),
-            Output::Parquet(file) => file.finish(),
-        };
-        let finished = synced.and_then(|()| {
-            fs::rename(&path, self.names.finished(&name))?;
-            // The name is on the disk once the folder is.
-            File::open(&self.names.folder)?.sync_all()
-        });
-        if let Err(error) = finished {
-            let uncounted = pending + current;
-            exported.failed += uncounted;
-            self.telemetry.lost(rows.saturating_sub(uncounted));
-            if self.format == Format::Parquet {
-                remove(&path);
-                self.telemetry.file("discarded", 1);
+        if let Err(error) = self.publish(&open) {
+            if self.unfinished.replace(self.now).is_none() {
+                tracing::warn!(path = %open.path.display(), %error, "a file can't be finished; its rows are kept, and it is tried again in a minute; \
+                hint: free space, or a smaller rotation.max_bytes");
             }
-            self.complain(&error);
             return;
         }
-        exported.sent += pending;
-        self.telemetry.file("finished", 1);
-        self.settle();
-        if let Err(error) = self.prune(&name) {
-            tracing::warn!(folder = %self.folder().display(), %error, "old files can't be removed; hint: they must belong to flowtap's user");
+        self.telemetry.file(FileEvent::Finished);
+        self.prune(Some(&open.name));
+    }
+
+    fn publish(&self, open: &Open) -> io::Result<()> {
+        let target = self.names.finished(&open.name);
+        match &open.output {
+            Output::Json(file) => {
+                file.sync()?;
+                publish(&self.names, &open.path, &target)
+            }
+            Output::Parquet(_) => {
+                let temporary = self.names.converting(&open.name);
+                let converted = convert(&open.path, &temporary, self.compression)
+                    .and_then(|converted| publish(&self.names, &temporary, &target).map(|()| converted))
+                    .inspect_err(|_| remove(&temporary))?;
+                if converted.rows < open.rows {
+                    self.telemetry.lost(open.rows - converted.rows);
+                    tracing::warn!(path = %target.display(), rows = open.rows - converted.rows, "rows that were written can't be read again; \
+                hint: check the disk");
+                }
+                fs::remove_file(&open.path)
+            }
         }
     }
 
     /// A file that somebody has removed takes no more rows: nobody would ever read them.
-    fn forget_removed(&mut self, exported: &mut Exported) {
+    fn forget_removed(&mut self) {
         if let Some(open) = self.open.take_if(|open| !open.path.exists()) {
-            exported.failed += open.pending;
-            self.telemetry.lost(open.rows - open.pending);
+            self.telemetry.lost(open.rows);
             tracing::warn!(path = %open.path.display(), rows = open.rows, "a file was removed while it was being written; \
                 hint: remove only files that are finished");
         }
     }
 
-    /// Gives up a file that can't be finished.
-    fn discard(&self, open: &Open) {
-        remove(&open.path);
-        self.telemetry.lost(open.rows - open.pending);
-        self.telemetry.file("discarded", 1);
-    }
-
-    /// Removes the oldest files beyond `max_files`, of which `newest` is one. Files of a time that is still to come are neither
-    /// counted nor removed: the clock was ahead when they were written, and by name each of them is newer than `newest`.
-    fn prune(&mut self, newest: &Name) -> io::Result<()> {
-        if self.rotation.max_files == 0 {
-            return Ok(());
+    fn prune(&mut self, newest: Option<&Name>) {
+        let pruned = self
+            .retention
+            .apply(&self.names, &self.rotation, newest, self.now, &self.telemetry);
+        if let Err(error) = pruned {
+            tracing::warn!(folder = %self.folder().display(), %error, "old files can't be removed; hint: they must belong to flowtap's user");
         }
-        let (finished, _) = self.names.list()?;
-        let (future, past): (Vec<_>, Vec<_>) = finished
-            .into_iter()
-            .filter(|name| name != newest)
-            .partition(|name| name.is_after(self.now));
-        self.report_future(&future);
-        let surplus = (past.len() + 1).saturating_sub(self.rotation.max_files);
-        for name in &past[..surplus.min(past.len())] {
-            fs::remove_file(self.names.finished(name))?;
-            self.telemetry.file("removed", 1);
-        }
-        Ok(())
-    }
-
-    fn report_future(&mut self, future: &[Name]) {
-        if future.len() > self.future_files
-            && let Some(first) = future.first()
-        {
-            tracing::warn!(
-                files = future.len(),
-                first = %self.names.finished(first).display(),
-                now = %self.now,
-                "files dated in the future are neither counted nor removed by rotation; hint: the clock was ahead once, remove them by hand"
-            );
-        }
-        self.future_files = future.len();
     }
 
     fn settle(&mut self) {
@@ -442,19 +355,4 @@ impl Writer {
 /// Creates the folder, for its owner only.
 fn create_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// The lock on `file`; `None` if somebody else has it.
-fn lock(file: File) -> io::Result<Option<Flock<File>>> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(errno.into()),
-    }
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
-        tracing::debug!(path = %path.display(), %error, "a file can't be removed");
-    }
 }

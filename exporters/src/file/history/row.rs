@@ -1,0 +1,92 @@
+//! A row, whatever file it is from.
+
+use flowtap_pipeline::LogField;
+
+/// A record of a connection. Fields that were not asked for, and those without a value, are empty or zero.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Row<'a> {
+    /// End of the time that the record covers, in microseconds since 1970.
+    pub at: i64,
+    /// The node's name.
+    pub host: &'a str,
+    /// The end on this node.
+    pub local_address: &'a str,
+    /// The same.
+    pub local_port: i64,
+    /// The other end.
+    pub peer_address: &'a str,
+    /// The same.
+    pub peer_port: i64,
+    /// Whether the end on this node opened the connection.
+    pub is_client: bool,
+    /// State at the end of the record.
+    pub outcome: &'a str,
+    /// Why the connect failed.
+    pub error: &'a str,
+    /// Payload bytes that this node sent.
+    pub sent: i64,
+    /// Payload bytes that this node received.
+    pub received: i64,
+    /// Segments that this node retransmitted.
+    pub retransmits: i64,
+    /// Seconds since the connection was established; 0 if unknown.
+    pub duration: f64,
+    /// Smallest round-trip time in seconds; 0 if unknown.
+    pub min_rtt: f64,
+    /// The process's name.
+    pub comm: &'a str,
+    /// The namespace of this end's pod.
+    pub local_namespace: &'a str,
+    /// The owner of this end's pod.
+    pub local_workload: &'a str,
+    /// The peer's class.
+    pub peer_class: &'a str,
+    /// The peer's name.
+    pub peer_name: &'a str,
+    /// The owner of the peer's pod.
+    pub peer_workload: &'a str,
+}
+
+impl Row<'_> {
+    /// Turns a row that was filled as if this node's end were the source.
+    pub(super) fn orient(&mut self) {
+        if !self.is_client {
+            std::mem::swap(&mut self.local_address, &mut self.peer_address);
+            std::mem::swap(&mut self.local_port, &mut self.peer_port);
+            std::mem::swap(&mut self.sent, &mut self.received);
+        }
+    }
+
+    /// The port of the end that accepted the connection.
+    pub const fn server_port(&self) -> i64 {
+        if self.is_client {
+            self.peer_port
+        } else {
+            self.local_port
+        }
+    }
+
+    /// Whether the connection was never established, or has an error.
+    pub fn has_failed(&self) -> bool {
+        self.outcome == "failed" || !self.error.is_empty()
+    }
+
+    /// Whether it is the last record of its connection.
+    pub fn is_last(&self) -> bool {
+        !matches!(self.outcome, "" | "active")
+    }
+}
+
+/// Fields that every query reads.
+pub const ALWAYS: [LogField; 10] = [
+    LogField::SourceAddress,
+    LogField::DestinationAddress,
+    LogField::Role,
+    LogField::Outcome,
+    LogField::Error,
+    LogField::SourceBytes,
+    LogField::DestinationBytes,
+    LogField::Retransmits,
+    LogField::SourcePort,
+    LogField::DestinationPort,
+];

@@ -1,0 +1,165 @@
+//! Parquet: row groups that can't match are not read, nor columns that nobody needs.
+
+use std::fs::File;
+use std::io;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{BooleanArray, RecordBatch};
+use flowtap_pipeline::LogField;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowPredicate, ArrowPredicateFn, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowFilter,
+};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
+use parquet::file::statistics::Statistics as ColumnStatistics;
+
+use super::columns::{Columns, TIME};
+use super::query::{Query, is_in_time, matches, micros};
+use super::row::{ALWAYS, Row};
+use super::statistics::{Kind, Statistics};
+
+type Builder = ParquetRecordBatchReaderBuilder<File>;
+
+/// Rows that are decoded together.
+const BATCH_ROWS: usize = 8192;
+
+/// Calls `each` with the rows that match.
+pub(super) fn scan(
+    file: File,
+    query: &Query,
+    fields: &[LogField],
+    statistics: &mut Statistics,
+    each: &mut impl FnMut(&Row<'_>),
+) -> io::Result<Kind> {
+    let mut options = ArrowReaderOptions::new();
+    if query.from.is_some() || query.to.is_some() || query.peer.is_some() {
+        // Where the pages are, to pass over those without a row that matches.
+        options = options.with_offset_index_policy(PageIndexPolicy::Optional);
+    }
+    let builder = Builder::try_new_with_options(file, options).map_err(io::Error::other)?;
+    if builder.schema().column_with_name(TIME).is_none() {
+        return Ok(Kind::Other);
+    }
+    let metadata = builder.metadata();
+    let mut groups = Vec::new();
+    for (index, group) in metadata.row_groups().iter().enumerate() {
+        let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+        statistics.records += rows;
+        if can_match(&builder, index, group, query).map_err(io::Error::other)? {
+            statistics.read += rows;
+            groups.push(index);
+        }
+    }
+    if groups.is_empty() {
+        return Ok(Kind::Logs);
+    }
+    let wanted = ALWAYS.iter().chain(fields).map(|field| field.column());
+    let mask = columns(&builder, wanted.chain([TIME, "host"]));
+    let filter = predicates(&builder, query);
+    let reader = builder
+        .with_row_groups(groups)
+        .with_projection(mask)
+        .with_row_filter(filter)
+        .with_batch_size(BATCH_ROWS)
+        .build()
+        .map_err(io::Error::other)?;
+    for batch in reader {
+        let batch = batch.map_err(io::Error::other)?;
+        let columns = Columns::of(&batch);
+        for row in (0..batch.num_rows()).map(|index| columns.row(index)) {
+            if matches(query, &row) {
+                statistics.matching += 1;
+                each(&row);
+            }
+        }
+    }
+    Ok(Kind::Logs)
+}
+
+fn columns<'a>(builder: &Builder, names: impl IntoIterator<Item = &'a str>) -> ProjectionMask {
+    ProjectionMask::columns(builder.parquet_schema(), names)
+}
+
+/// Whether a row group can have a row that matches, by its statistics and Bloom filters.
+fn can_match(
+    builder: &Builder,
+    index: usize,
+    group: &RowGroupMetaData,
+    query: &Query,
+) -> Result<bool, ParquetError> {
+    let column = |name: &str| {
+        group
+            .columns()
+            .iter()
+            .position(|column| column.column_path().string() == name)
+    };
+    let times = column(TIME).and_then(|time| group.column(time).statistics());
+    if let Some(ColumnStatistics::Int64(times)) = times
+        && let (Some(first), Some(last)) = (times.min_opt(), times.max_opt())
+        && (query.from.is_some_and(|from| *last < micros(from))
+            || query.to.is_some_and(|to| *first >= micros(to)))
+    {
+        return Ok(false);
+    }
+    let Some(address) = query.peer.and_then(|peer| peer.single()) else {
+        return Ok(true);
+    };
+    let address = address.to_string();
+    for field in [LogField::SourceAddress, LogField::DestinationAddress] {
+        let Some(column) = column(field.column()) else {
+            continue;
+        };
+        match builder.get_row_group_column_bloom_filter(index, column)? {
+            Some(filter) if !filter.check(&*address) => {}
+            _ => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+/// Conditions on few columns, which are read before the others.
+fn predicates(builder: &Builder, query: &Query) -> RowFilter {
+    let mut predicates: Vec<Box<dyn ArrowPredicate>> = Vec::new();
+    let query = *query;
+    if query.from.is_some() || query.to.is_some() {
+        let in_time = move |batch: RecordBatch| {
+            let times = batch.column(0).as_primitive::<TimestampMicrosecondType>();
+            Ok(BooleanArray::from_unary(times, |at| is_in_time(&query, at)))
+        };
+        predicates.push(Box::new(ArrowPredicateFn::new(columns(builder, [TIME]), in_time)));
+    }
+    if let Some(peer) = query.peer {
+        let ends = [
+            LogField::SourceAddress,
+            LogField::DestinationAddress,
+            LogField::Role,
+        ];
+        let single = peer.single().map(|address| address.to_string());
+        let of_peer = move |batch: RecordBatch| {
+            let columns = Columns::of(&batch);
+            let rows = (0..batch.num_rows()).map(|index| columns.row(index).peer_address);
+            let contains = |address: &str| match &single {
+                Some(single) => single == address,
+                None => peer.contains_text(address),
+            };
+            Ok(rows.map(|address| Some(contains(address))).collect())
+        };
+        let mask = columns(builder, ends.map(LogField::column));
+        predicates.push(Box::new(ArrowPredicateFn::new(mask, of_peer)));
+    }
+    if query.failed {
+        let failed = |batch: RecordBatch| {
+            let columns = Columns::of(&batch);
+            let rows = (0..batch.num_rows()).map(|index| Some(columns.row(index).has_failed()));
+            Ok(rows.collect())
+        };
+        let mask = columns(
+            builder,
+            [LogField::Outcome, LogField::Error].map(LogField::column),
+        );
+        predicates.push(Box::new(ArrowPredicateFn::new(mask, failed)));
+    }
+    RowFilter::new(predicates)
+}

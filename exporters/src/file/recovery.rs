@@ -1,0 +1,139 @@
+//! Files that a crash left, or that could not be finished.
+//!
+//! In: the `.partial` files of a folder. Out: finished files with every row that was written whole, marked `.recovered`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::config::{Compression, Format};
+use super::convert::convert;
+use super::json;
+use super::names::{Name, Names};
+use super::telemetry::{FileEvent, Telemetry};
+
+/// Finishes files that are nobody's.
+#[derive(Debug)]
+pub(super) struct Recovery<'a> {
+    pub(super) names: &'a Names,
+    pub(super) format: Format,
+    pub(super) compression: Compression,
+    pub(super) telemetry: &'a Telemetry,
+}
+
+impl Recovery<'_> {
+    /// Finishes the files that were left, but `open`, which is still being written. Returns how many could not be finished.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub(super) fn run(&self, open: Option<&Name>) -> io::Result<usize> {
+        let (_, left) = self.names.list()?;
+        let mut unfinished = 0;
+        for name in left.into_iter().filter(|name| Some(name) != open) {
+            let path = self.names.partial(&name);
+            if let Err(error) = self.take_up(name) {
+                unfinished += 1;
+                tracing::warn!(path = %path.display(), %error, "a file that was left can't be recovered; tried again in a minute; \
+                hint: free space, and make it readable and writable");
+            }
+        }
+        Ok(unfinished)
+    }
+
+    fn take_up(&self, name: Name) -> io::Result<()> {
+        let path = self.names.partial(&name);
+        let file = OpenOptions::new().write(true).open(&path)?;
+        let Some(_lock) = lock(file)? else {
+            tracing::warn!(path = %path.display(), "another flowtap writes this file; hint: give each exporter a different path");
+            return Ok(());
+        };
+        match self.format {
+            Format::Parquet => self.take_up_journal(&path, name),
+            Format::Json => self.take_up_lines(&path, name),
+        }
+    }
+
+    fn take_up_journal(&self, path: &Path, name: Name) -> io::Result<()> {
+        let recovered = name.clone().recovered();
+        for done in [&name, &recovered] {
+            // The crash was between the two: the rows must not be there twice.
+            if self.names.finished(done).exists() {
+                return fs::remove_file(path);
+            }
+        }
+        let length = fs::metadata(path)?.len();
+        let temporary = self.names.converting(&name);
+        let converted = convert(path, &temporary, self.compression).inspect_err(|_| remove(&temporary))?;
+        if converted.rows == 0 {
+            remove(&temporary);
+            fs::remove_file(path)?;
+            if length > 0 {
+                self.telemetry.file(FileEvent::Discarded);
+                tracing::warn!(path = %path.display(), bytes = length, "a file that was left had no row that can be read, and is removed; \
+                hint: check the disk, or lower sync_interval");
+            }
+            return Ok(());
+        }
+        let target = self.names.finished(&recovered);
+        publish(self.names, &temporary, &target)?;
+        fs::remove_file(path)?;
+        self.telemetry.file(FileEvent::Recovered);
+        tracing::warn!(path = %target.display(), rows = converted.rows, torn = converted.torn, "a file that was not finished is finished now; \
+                hint: read it as any other");
+        Ok(())
+    }
+
+    /// Lines are good up to the last that is whole.
+    fn take_up_lines(&self, path: &Path, name: Name) -> io::Result<()> {
+        let length = match self.compression {
+            Compression::Gzip => json::mend_packed(path)?,
+            _ => json::mend(path)?,
+        };
+        if length == 0 {
+            return fs::remove_file(path);
+        }
+        let mut name = name.recovered();
+        while self.names.finished(&name).exists() {
+            name = name.next();
+        }
+        let recovered = self.names.finished(&name);
+        publish(self.names, path, &recovered)?;
+        self.telemetry.file(FileEvent::Recovered);
+        tracing::warn!(path = %recovered.display(), "a file that was not finished is kept; \
+                hint: read it as any other; it has no last rows");
+        Ok(())
+    }
+}
+
+/// Gives a file that is on the disk its name.
+pub(super) fn publish(names: &Names, from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    // The name is on the disk once the folder is, and a folder once the one above it is.
+    for folder in to.ancestors().skip(1) {
+        File::open(folder)?.sync_all()?;
+        if folder == names.root {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The lock on `file`; `None` if somebody else has it.
+pub(super) fn lock(file: File) -> io::Result<Option<Flock<File>>> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+pub(super) fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::debug!(path = %path.display(), %error, "a file can't be removed");
+    }
+}

@@ -1,0 +1,281 @@
+//! Sums of records by peer, process, workload or port.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use flowtap_exporters::file::history::Row;
+use flowtap_pipeline::LogField;
+use serde::Serialize;
+
+use super::time::as_time;
+use crate::cli::history::{By, SortBy};
+
+/// Groups that are summed at a time: some 30 MiB.
+const MAX_GROUPS: usize = 100_000;
+
+/// Sums over records.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Sums {
+    /// Payload bytes that this node sent.
+    pub(super) sent: i64,
+    /// Payload bytes that this node received.
+    pub(super) received: i64,
+    pub(super) records: u64,
+    /// Connections that ended.
+    pub(super) ended: u64,
+    /// Those of them that failed.
+    pub(super) failed: u64,
+    pub(super) retransmits: i64,
+    /// Smallest round-trip time in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) min_rtt: Option<f64>,
+    /// The end of the first record.
+    #[serde(serialize_with = "as_time")]
+    pub(super) first: i64,
+    /// The end of the last record.
+    #[serde(serialize_with = "as_time")]
+    pub(super) last: i64,
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, row: &Row<'_>) {
+        // Differences are never so large, except in a file that somebody made.
+        self.sent = self.sent.saturating_add(row.sent);
+        self.received = self.received.saturating_add(row.received);
+        self.retransmits = self.retransmits.saturating_add(row.retransmits);
+        self.first = if self.records == 0 {
+            row.at
+        } else {
+            self.first.min(row.at)
+        };
+        self.last = self.last.max(row.at);
+        self.records += 1;
+        self.ended += u64::from(row.is_last());
+        self.failed += u64::from(row.has_failed());
+        if row.min_rtt > 0.0 {
+            self.min_rtt = Some(self.min_rtt.map_or(row.min_rtt, |rtt| rtt.min(row.min_rtt)));
+        }
+    }
+
+    /// The number that lines are sorted by.
+    fn rank(&self, sort: SortBy) -> i64 {
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        match sort {
+            SortBy::Bytes => self.sent.saturating_add(self.received),
+            SortBy::Sent => self.sent,
+            SortBy::Received => self.received,
+            SortBy::Retransmits => self.retransmits,
+            SortBy::Failed => count(self.failed),
+            SortBy::Records => count(self.records),
+            SortBy::Time => self.last,
+        }
+    }
+}
+
+/// A group, and its sums.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    /// The peer, process, workload or port.
+    pub(super) group: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) class: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) name: Box<str>,
+    #[serde(flatten)]
+    pub(super) sums: Sums,
+}
+
+/// Fields that a grouping needs, beside those that every query reads.
+pub(super) const fn fields(by: By) -> &'static [LogField] {
+    match by {
+        By::Peer => &[
+            LogField::MinRtt,
+            LogField::PeerClass,
+            LogField::PeerName,
+            LogField::PeerWorkload,
+        ],
+        By::Process => &[LogField::MinRtt, LogField::Comm],
+        By::Workload => &[
+            LogField::MinRtt,
+            LogField::LocalNamespace,
+            LogField::LocalWorkload,
+        ],
+        By::Port | By::Record => &[LogField::MinRtt],
+    }
+}
+
+/// The groups of one part, which is decided by the hash of their key.
+pub(super) struct Groups {
+    by: By,
+    part: u64,
+    parts: u64,
+    lines: HashMap<Box<str>, Line>,
+    is_full: bool,
+    key: String,
+}
+
+impl Groups {
+    pub(super) fn new(by: By, part: u64, parts: u64) -> Self {
+        Self {
+            by,
+            part,
+            parts,
+            lines: HashMap::new(),
+            is_full: false,
+            key: String::new(),
+        }
+    }
+
+    /// Whether there are more groups than there is room for: the sums are of no use then.
+    pub(super) const fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.lines.len() as u64
+    }
+
+    pub(super) fn add(&mut self, row: &Row<'_>) {
+        self.key.clear();
+        match self.by {
+            By::Peer | By::Record => self.key.push_str(row.peer_address),
+            By::Process => self.key.push_str(row.comm),
+            By::Workload if row.local_workload.is_empty() => {}
+            By::Workload => self.key.extend([row.local_namespace, "/", row.local_workload]),
+            By::Port => self.key.push_str(&row.server_port().to_string()),
+        }
+        if self.is_full || (self.parts > 1 && hash(&self.key) % self.parts != self.part) {
+            return;
+        }
+        if let Some(line) = self.lines.get_mut(&*self.key) {
+            line.sums.add(row);
+            // Names can come later than the first record.
+            if line.name.is_empty() && self.by == By::Peer {
+                line.name = name(row).into();
+            }
+            return;
+        }
+        if self.lines.len() == MAX_GROUPS {
+            self.is_full = true;
+            // They are of no use, and the scan goes on.
+            self.lines = HashMap::new();
+            return;
+        }
+        let (class, name) = if self.by == By::Peer {
+            (row.peer_class, name(row))
+        } else {
+            ("", "")
+        };
+        let mut line = Line {
+            group: self.key.as_str().into(),
+            class: class.into(),
+            name: name.into(),
+            sums: Sums::default(),
+        };
+        line.sums.add(row);
+        self.lines.insert(line.group.clone(), line);
+    }
+
+    /// The first lines.
+    pub(super) fn finish(self, by: SortBy, limit: usize) -> Vec<Line> {
+        let mut lines: Vec<_> = self.lines.into_values().collect();
+        sort(&mut lines, by, limit);
+        lines
+    }
+}
+
+fn name<'a>(row: &Row<'a>) -> &'a str {
+    if row.peer_name.is_empty() {
+        row.peer_workload
+    } else {
+        row.peer_name
+    }
+}
+
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Sorts lines, the largest first, and keeps the first of them. Lines of the same rank are in the order of their groups.
+pub(super) fn sort(lines: &mut Vec<Line>, by: SortBy, limit: usize) {
+    lines.sort_unstable_by(|one, other| {
+        let rank = other.sums.rank(by).cmp(&one.sums.rank(by));
+        rank.then_with(|| one.group.cmp(&other.group))
+    });
+    lines.truncate(limit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(peer: &str, sent: i64) -> Row<'_> {
+        Row {
+            peer_address: peer,
+            sent,
+            received: 1,
+            at: sent,
+            outcome: "closed",
+            is_client: true,
+            peer_port: 443,
+            ..Row::default()
+        }
+    }
+
+    #[test]
+    fn groups_in_parts_add_up_to_the_groups_at_once() {
+        let peers: Vec<_> = (0..500)
+            .map(|peer| format!("10.0.{}.{}", peer / 250, peer % 250))
+            .collect();
+        let all = |parts| {
+            let (mut lines, mut count) = (Vec::new(), 0);
+            for part in 0..parts {
+                let mut groups = Groups::new(By::Peer, part, parts);
+                for (peer, sent) in peers.iter().zip(0..).chain(peers.iter().zip(5000..)) {
+                    groups.add(&row(peer, sent));
+                }
+                count += groups.len();
+                lines.extend(groups.finish(SortBy::Bytes, 10));
+            }
+            sort(&mut lines, SortBy::Bytes, 10);
+            (count, serde_json::to_string(&lines).unwrap())
+        };
+        assert_eq!(all(1).0, 500);
+        assert_eq!(all(1), all(7));
+    }
+
+    #[test]
+    fn more_groups_than_there_is_room_for_are_noticed() {
+        let mut groups = Groups::new(By::Port, 0, 1);
+        for port in 0..=i64::try_from(MAX_GROUPS).unwrap() {
+            assert!(!groups.is_full());
+            groups.add(&Row {
+                local_port: port,
+                ..Row::default()
+            });
+        }
+        assert!(groups.is_full());
+    }
+
+    #[test]
+    fn sums_have_the_smallest_rtt_the_first_and_the_last_time() {
+        let mut sums = Sums::default();
+        for (at, min_rtt) in [(5_000_000, 0.0), (3_000_000, 0.2), (9_000_000, 0.1)] {
+            sums.add(&Row {
+                at,
+                min_rtt,
+                outcome: "failed",
+                ..Row::default()
+            });
+        }
+        assert_eq!(
+            serde_json::to_value(&sums).unwrap(),
+            serde_json::json!({
+                "sent": 0, "received": 0, "records": 3, "ended": 3, "failed": 3, "retransmits": 0, "min_rtt": 0.1,
+                "first": "1970-01-01T00:00:03Z", "last": "1970-01-01T00:00:09Z",
+            })
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! `flowtap history`: what the exporter `file` wrote on this node: top talkers, a peer's past, failures between two times.
+//!
+//! In: the files of folders, and the conditions of the arguments. Out: lines, the largest first, as text or JSON. Sums are exact with
+//! bounded memory: where there are more groups than it has room for, the files are read several times, each time for a part of the
+//! groups.
+
+mod answer;
+mod groups;
+mod records;
+mod text;
+mod time;
+
+use std::io;
+use std::path::PathBuf;
+
+use flowtap_exporters::file;
+use flowtap_exporters::file::history::{Query, Row, Statistics, find, scan};
+use flowtap_pipeline::component::downcast;
+use flowtap_pipeline::{LogField, Registry};
+
+use self::answer::{Answer, Lines, Unreadable};
+use self::groups::{Groups, Sums};
+use self::records::Records;
+use super::config::load;
+use crate::cli::history::{By, HistoryArgs};
+use crate::exit::{Code, ExitError};
+
+/// The text, or JSON.
+///
+/// # Errors
+/// No folder is known, or it has no flow logs that can be read.
+pub(crate) fn history(args: &HistoryArgs, registry: &Registry) -> Result<String, ExitError> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from >= to
+    {
+        return Err(ExitError::new(
+            Code::Usage,
+            format!(
+                "--from ({}) is not before --to ({})",
+                time::time_of(from),
+                time::time_of(to)
+            ),
+        ));
+    }
+    let folders = folders(args, registry)?;
+    let mut files = Vec::new();
+    for folder in &folders {
+        let found = find(folder).map_err(|error| {
+            let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+                "read it as root, or as flowtap's user"
+            } else {
+                "name the folder of the exporter `file`: --path DIRECTORY"
+            };
+            ExitError::new(
+                Code::NoInput,
+                format!("can't read {}: {error}\n  hint: {hint}", folder.display()),
+            )
+        })?;
+        files.extend(found);
+    }
+    let default = if args.peer.is_some() || args.failed {
+        By::Record
+    } else {
+        By::Peer
+    };
+    let answer = answer(args, args.by.unwrap_or(default), &files);
+    if answer.files == 0 {
+        return Err(no_logs(&folders, &answer));
+    }
+    if args.json {
+        let json =
+            serde_json::to_string_pretty(&answer).map_err(|error| ExitError::new(Code::Software, error))?;
+        return Ok(json + "\n");
+    }
+    Ok(text::text(&answer))
+}
+
+/// The folders of the arguments, or of the config.
+fn folders(args: &HistoryArgs, registry: &Registry) -> Result<Vec<PathBuf>, ExitError> {
+    if !args.path.is_empty() {
+        return Ok(args.path.clone());
+    }
+    let config = load(&args.config, registry)?;
+    let exporters = config.exporters.values();
+    let mut folders: Vec<_> = exporters
+        .filter_map(|config| Some(downcast::<file::Config>(&**config)?.root()))
+        .collect();
+    folders.sort();
+    folders.dedup();
+    if folders.is_empty() {
+        return Err(ExitError::new(
+            Code::Usage,
+            "the config has no exporter `file`, which writes a history\n  hint: name the folder of its files: --path DIRECTORY",
+        ));
+    }
+    Ok(folders)
+}
+
+fn no_logs(folders: &[PathBuf], answer: &Answer) -> ExitError {
+    let folders: Vec<_> = folders
+        .iter()
+        .map(|folder| folder.display().to_string())
+        .collect();
+    let folders = folders.join(", ");
+    if let Some(Unreadable { path, error }) = answer.unreadable.first() {
+        let files = answer.unreadable_files;
+        return ExitError::new(
+            Code::Data,
+            format!(
+                "none of the files in {folders} can be read ({files}): {}: {error}",
+                path.display()
+            ),
+        );
+    }
+    ExitError::new(
+        Code::NoInput,
+        format!(
+            "no flow logs in {folders}\n  hint: they come from a pipeline `logs` with the exporter `file`; series that a pipeline `metrics` \
+             wrote are for SQL (docs/history.md)"
+        ),
+    )
+}
+
+fn answer(args: &HistoryArgs, by: By, files: &[PathBuf]) -> Answer {
+    let query = Query {
+        from: args.from,
+        to: args.to,
+        peer: args.peer,
+        failed: args.failed,
+    };
+    let mut total = Sums::default();
+    let (statistics, groups, lines) = if by == By::Record {
+        let mut records = Records::new(args.sort, args.limit);
+        let statistics = scan(files, &query, &records::FIELDS, |row| {
+            total.add(row);
+            records.add(row);
+        });
+        let matching = statistics.matching;
+        (statistics, matching, Lines::Records(records.finish()))
+    } else {
+        let (statistics, sums, groups, lines) = summed(args, by, files, &query);
+        total = sums;
+        (statistics, groups, Lines::Groups(lines))
+    };
+    let unreadable = statistics.unreadable.into_iter();
+    Answer {
+        files: statistics.files,
+        records: statistics.records,
+        matching: statistics.matching,
+        unreadable: unreadable
+            .map(|(path, error)| Unreadable { path, error })
+            .collect(),
+        unreadable_files: statistics.unreadable_files,
+        total,
+        groups,
+        lines,
+    }
+}
+
+/// Reads the files as often as there are parts of the groups.
+fn summed(
+    args: &HistoryArgs,
+    by: By,
+    files: &[PathBuf],
+    query: &Query,
+) -> (Statistics, Sums, u64, Vec<groups::Line>) {
+    let fields: &[LogField] = groups::fields(by);
+    let mut parts = 1;
+    'parts: loop {
+        let (mut lines, mut count) = (Vec::new(), 0);
+        let (mut statistics, mut total) = (Statistics::default(), Sums::default());
+        for part in 0..parts {
+            let mut groups = Groups::new(by, part, parts);
+            total = Sums::default();
+            statistics = scan(files, query, fields, |row: &Row<'_>| {
+                total.add(row);
+                groups.add(row);
+            });
+            if groups.is_full() {
+                parts *= 2;
+                continue 'parts;
+            }
+            count += groups.len();
+            lines.extend(groups.finish(args.sort, args.limit));
+        }
+        groups::sort(&mut lines, args.sort, args.limit);
+        return (statistics, total, count, lines);
+    }
+}

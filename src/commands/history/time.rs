@@ -1,0 +1,26 @@
+//! Times in answers, in UTC.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use flowtap_pipeline::Timestamp;
+use serde::Serializer;
+
+/// Microseconds since 1970, as a time in UTC.
+pub(super) fn time(micros: i64) -> String {
+    let at = UNIX_EPOCH + Duration::from_micros(micros.max(0).unsigned_abs());
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// The same of a moment.
+pub(super) fn time_of(at: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(at.as_nanos())).to_string()
+}
+
+/// Microseconds since 1970, as text.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
+pub(super) fn as_time<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&time(*at))
+}

@@ -1,0 +1,369 @@
+//! History: what the exporter `file` wrote is whole after a `kill -9`, is read by others, and `flowtap history` answers as `DuckDB` does.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::daemon::{Daemon, Launch, flowtap, free_address};
+use crate::peers::ask_until;
+use crate::require;
+use crate::traffic::{Counted, churn, exchange};
+
+const PROCESSORS: &str = "processors.connections={interval: 200ms, active_timeout: 1s}";
+const PIPELINE: &str = "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, connections], \
+                        exporters: [file]}";
+/// Synthetic connections, of which some close in each interval.
+const GENERATED: [&str; 5] = [
+    "service.pipelines.logs={receivers: [generator], processors: [direction, policy, connections], exporters: [file]}",
+    "service.pipelines.metrics.receivers=[generator]",
+    "receivers.generator={interval: 100ms, flows: 300, churn_per_interval: 50}",
+    "processors.connections={interval: 200ms, active_timeout: 1s}",
+    "processors.window.interval=200ms",
+];
+
+fn exporter(folder: &Path, format: &str, further: &str) -> String {
+    format!(
+        "  file: {{path: \"{}/date={{date}}/hour={{hour}}\", format: {format}, rotation: {{max_age: 2s, max_files: 0{further}}}}}\n",
+        folder.display()
+    )
+}
+
+/// `flowtap history` on `folder`, as JSON; `None` before there is a record.
+fn history(folder: &Path, arguments: &[&str]) -> Option<Value> {
+    let output = flowtap()
+        .args(["history", "--json", "--limit", "100000", "--path"])
+        .arg(folder)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    if complaints.contains("no flow logs in") {
+        return None;
+    }
+    assert!(output.status.success(), "{arguments:?}: {complaints}");
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// The line of a group, once there is one.
+fn line<'a>(answer: &'a Value, group: &str) -> Option<&'a Value> {
+    let lines = answer["lines"].as_array().unwrap();
+    lines.iter().find(|line| line["group"] == group)
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {key} in {value}"))
+}
+
+/// Runs a program of Python with `arguments`; its output, as JSON.
+fn python(python: &Path, program: &str, arguments: &[&str]) -> Value {
+    let output = Command::new(python)
+        .args(["-c", program])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaints}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Reads every file with pyarrow. Argument: the folder, a port. Result: files, rows, rows that differ, other files, and the bytes of
+/// connections to the port by role.
+const READ_ALL: &str = "
+import json, pathlib, sys
+import pyarrow.parquet as parquet
+folder, port = sys.argv[1], int(sys.argv[2])
+files = sorted(path for path in pathlib.Path(folder).rglob('*') if path.is_file())
+rows, seen, sums = 0, set(), {}
+for path in files:
+    if path.suffix != '.parquet':
+        continue
+    # Of this file alone: the partition is no column then.
+    table = parquet.ParquetFile(path).read()
+    rows += table.num_rows
+    for row in table.to_pylist():
+        seen.add((row['connection_id'], row['sequence'], row['timestamp'], row['outcome']))
+        if row['destination_port'] == port:
+            of = sums.setdefault(row['role'], [0, 0, 0])
+            of[0] += row['source_bytes']
+            of[1] += row['destination_bytes']
+            of[2] += row['outcome'] == 'closed'
+print(json.dumps({
+    'files': sum(path.suffix == '.parquet' for path in files), 'rows': rows, 'distinct': len(seen),
+    'others': [str(path) for path in files if path.suffix != '.parquet'], 'sums': sums,
+}))
+";
+
+#[test]
+fn no_row_that_was_written_is_lost_at_20_random_moments_of_a_kill() {
+    const KILLS: usize = 20;
+    const CONNECTIONS: usize = 40;
+    let (Some(_machine), Some(interpreter)) = (require::root(), require::python()) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let exporters = exporter(dir.path(), "parquet", "");
+    let launch = || {
+        Daemon::launch(Launch {
+            exporters: &exporters,
+            set: &[PROCESSORS, PIPELINE],
+            ..Launch::default()
+        })
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let load = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (done, mut sent, mut counted) = (AtomicBool::new(false), 0, Counted::default());
+    thread::scope(|scope| {
+        // So that a kill meets a file that is being written, finished or renamed.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                churn(&load, 40, 20).unwrap();
+                // As fast as it goes it would be the files of 20 daemons that take the time.
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        for kill in 0..KILLS {
+            let daemon = launch();
+            counted += exchange(&listener, CONNECTIONS, kill as u64).unwrap();
+            // Both ends of each, in files of earlier daemons, finished ones, and the one that is being written.
+            let expected = (kill + 1) * 2 * CONNECTIONS;
+            ask_until("the records of the application's connections", || {
+                let answer = history(dir.path(), &["--by", "port"])?;
+                let of_port = line(&answer, &port.to_string())?;
+                (number(of_port, "ended") == expected as u64).then_some(())
+            });
+            let moment = Duration::from_micros(fastrand::u64(..500_000));
+            thread::sleep(moment);
+            let telemetry = daemon.telemetry();
+            sent += telemetry.sum("flowtap_exporter_sent_log_records_total", &[("exporter", "file")]);
+            daemon.kill();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let (status, log) = launch().stop_quietly();
+    assert!(status.success(), "{log}");
+    let found = python(
+        &interpreter,
+        READ_ALL,
+        &[&dir.path().display().to_string(), &port.to_string()],
+    );
+    assert_eq!(found["others"], json!([]), "every file is finished");
+    assert!(
+        number(&found, "rows") >= sent,
+        "{sent} rows were counted as written: {found}"
+    );
+    assert_eq!(found["rows"], found["distinct"], "no row is there twice");
+    let sums = |role: &str, index: usize| found["sums"][role][index].as_u64().unwrap();
+    let in_files = Counted {
+        client_sent: sums("client", 0),
+        client_received: sums("client", 1),
+        server_sent: sums("server", 1),
+        server_received: sums("server", 0),
+    };
+    assert_eq!(in_files, counted, "{found}");
+    assert_eq!(sums("client", 2), (KILLS * CONNECTIONS) as u64);
+}
+
+/// Answers as `flowtap history` does. Arguments: a table function with the files, what to group by, a condition.
+const ORACLE: &str = "
+import json, sys
+import duckdb
+files, group, condition = sys.argv[1:]
+rows = duckdb.sql(f'''
+    with rows as (
+        select *, role = 'client' as is_client,
+            if(is_client, destination_address, source_address) as peer,
+            if(is_client, source_bytes, destination_bytes) as sent,
+            if(is_client, destination_bytes, source_bytes) as received
+        from {files}
+    )
+    select coalesce(({group})::varchar, '') as name, sum(sent)::bigint as sent, sum(received)::bigint as received, count(*),
+        count(*) filter (outcome <> 'active'), count(*) filter (outcome = 'failed' or error is not null),
+        sum(retransmits)::bigint
+    from rows where {condition} group by name order by sum(rows.sent + rows.received) desc, name
+''').fetchall()
+print(json.dumps(rows))
+";
+
+#[test]
+fn history_answers_as_duckdb_does_on_the_same_files() {
+    let (Some(_machine), Some(interpreter)) = (require::root(), require::python()) else {
+        return;
+    };
+    for format in ["parquet", "json"] {
+        let dir = tempfile::tempdir().unwrap();
+        let exporters = exporter(dir.path(), format, "");
+        let daemon = Daemon::launch(Launch {
+            exporters: &exporters,
+            set: &[PROCESSORS, PIPELINE],
+            ..Launch::default()
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        exchange(&listener, 60, 1).unwrap();
+        assert!(TcpStream::connect(free_address()).is_err());
+        let ended = |least: u64| {
+            ask_until("the records", || {
+                let answer = history(dir.path(), &["--by", "port"])?;
+                (number(line(&answer, &port)?, "ended") >= least).then_some(answer)
+            })
+        };
+        let first = ended(120);
+        let middle = first["total"]["last"].as_str().unwrap().to_owned();
+        exchange(&listener, 40, 2).unwrap();
+        ended(200);
+        let (status, log) = daemon.stop_quietly();
+        assert!(status.success(), "{log}");
+
+        let files = if format == "parquet" {
+            format!("read_parquet('{}/*/*/*.parquet')", dir.path().display())
+        } else {
+            format!(
+                "read_json('{}/*/*/*.jsonl', columns={{timestamp: 'TIMESTAMPTZ', role: 'VARCHAR', source_address: 'VARCHAR', \
+                 destination_address: 'VARCHAR', source_port: 'BIGINT', destination_port: 'BIGINT', source_bytes: 'BIGINT', \
+                 destination_bytes: 'BIGINT', outcome: 'VARCHAR', error: 'VARCHAR', retransmits: 'BIGINT', comm: 'VARCHAR'}})",
+                dir.path().display()
+            )
+        };
+        let before = format!("timestamp < '{middle}'");
+        let after = format!("timestamp >= '{middle}'");
+        for (arguments, group, condition) in [
+            (&["--by", "peer"][..], "peer", "true"),
+            (&["--by", "port", "--to", &middle], "destination_port", &before),
+            (&["--by", "process", "--from", &middle], "comm", &after),
+            (
+                &["--by", "port", "--failed"],
+                "destination_port",
+                "outcome = 'failed' or error is not null",
+            ),
+            (
+                &["--by", "process", "--peer", "127.0.0.1"],
+                "comm",
+                "peer = '127.0.0.1'",
+            ),
+            (
+                &["--by", "peer", "--peer", "127.0.0.0/8"],
+                "peer",
+                "peer like '127.%'",
+            ),
+        ] {
+            let answer = history(dir.path(), arguments).unwrap();
+            let ours: Vec<Value> = answer["lines"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|line| {
+                    json!([
+                        line["group"],
+                        line["sent"],
+                        line["received"],
+                        line["records"],
+                        line["ended"],
+                        line["failed"],
+                        line["retransmits"]
+                    ])
+                })
+                .collect();
+            let theirs = python(&interpreter, ORACLE, &[&files, group, condition]);
+            assert!(!ours.is_empty(), "{format} {arguments:?}");
+            assert_eq!(Value::from(ours), theirs, "{format} {arguments:?}");
+            assert_eq!(answer["unreadable_files"], 0);
+        }
+    }
+}
+
+/// Reads the partitions of two nodes with pyarrow, polars, `DuckDB` and `ClickHouse`. Argument: the folder. Result: of each, rows by
+/// host, and whether the partition is that of the time.
+const READERS: &str = "
+import json, sys
+import chdb, duckdb, polars
+import pyarrow.dataset as dataset
+folder = sys.argv[1]
+glob = folder + '/kind=logs/*/*/*.parquet'
+def by_host(pairs):
+    return dict(sorted(pairs))
+table = dataset.dataset(folder + '/kind=logs', partitioning='hive').to_table(columns=['host', 'date', 'hour', 'timestamp'])
+assert str(table.schema.field('timestamp').type) == 'timestamp[us, tz=UTC]', table.schema
+for row in table.to_pylist():
+    assert str(row['date']) == row['timestamp'].strftime('%Y-%m-%d') and int(row['hour']) == row['timestamp'].hour, row
+counts = table.group_by('host').aggregate([('date', 'count')]).to_pylist()
+found = {'pyarrow': by_host((row['host'], row['date_count']) for row in counts)}
+lazy = polars.scan_parquet(glob, hive_partitioning=True)
+found['polars'] = by_host(lazy.group_by('host').len().collect().iter_rows())
+found['duckdb'] = by_host(duckdb.sql(f'select host, count(*) from read_parquet($${glob}$$, hive_partitioning = true) group by 1').fetchall())
+rows = chdb.query(f'''select host, count() as rows from file('{glob}') group by host''', 'JSONEachRow').bytes().decode()
+rows = [json.loads(line) for line in rows.splitlines()]
+found['clickhouse'] = by_host((row['host'], int(row['rows'])) for row in rows)
+print(json.dumps(found))
+";
+
+#[test]
+fn partitions_of_two_nodes_in_one_folder_are_read_and_distinguished_by_others() {
+    let Some(interpreter) = require::python() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let exporters = format!(
+        "  file: {{path: \"{}/kind={{kind}}/date={{date}}/hour={{hour}}\", format: parquet, rotation: {{max_age: 1s, max_files: 2}}}}\n",
+        dir.path().display()
+    );
+    let finished = [("exporter", "file"), ("event", "finished")];
+    let mut rows = Vec::new();
+    for node in ["node-a", "node-b"] {
+        let daemon = Daemon::launch(Launch {
+            exporters: &exporters,
+            list: "exporters: [prometheus, debug, file]",
+            set: &GENERATED,
+            environment: &[("NODE_NAME", node)],
+            ..Launch::default()
+        });
+        daemon.telemetry_until("finished files", |seen| {
+            seen.sum("flowtap_exporter_files_total", &finished) >= 8
+        });
+        let (status, log) = daemon.stop_quietly();
+        assert!(status.success(), "{log}");
+        let answer = history(dir.path(), &[]).unwrap();
+        rows.push(number(&answer["total"], "records") - rows.iter().sum::<u64>());
+        assert_eq!(answer["unreadable_files"], 0);
+    }
+    let found = python(&interpreter, READERS, &[&dir.path().display().to_string()]);
+    let expected = json!({"node-a": rows[0], "node-b": rows[1]});
+    for reader in ["pyarrow", "polars", "duckdb", "clickhouse"] {
+        assert_eq!(found[reader], expected, "{reader}: {found}");
+    }
+}
+
+#[test]
+fn history_reports_what_is_missing_and_how_to_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().display().to_string();
+    let missing = format!("{folder}/missing");
+    for (arguments, code, expected) in [
+        (&["--path", &missing][..], 66, "--path DIRECTORY"),
+        (
+            &["--path", &folder],
+            66,
+            "a pipeline `logs` with the exporter `file`",
+        ),
+        (&[], 64, "the config has no exporter `file`"),
+        (&["--from", "25:00"], 64, "expected a time of day (10:00, UTC)"),
+        (&["--peer", "example"], 64, "expected an address"),
+        (
+            &["--path", &folder, "--from", "2026-01-02", "--to", "2026-01-01"],
+            64,
+            "is not before --to",
+        ),
+    ] {
+        let output = flowtap().arg("history").args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    }
+}
