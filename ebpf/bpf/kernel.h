@@ -152,8 +152,13 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 } KERNEL_TYPE;
 
+struct sk_buff_head {
+	__u32 qlen;
+} KERNEL_TYPE;
+
 struct sock {
 	struct sock_common __sk_common;
+	struct sk_buff_head sk_error_queue;
 	__u16 sk_type;
 	__u16 sk_protocol;
 	int sk_err;

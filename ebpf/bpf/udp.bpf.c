@@ -200,6 +200,22 @@ int BPF_PROG(dropped, int rc, struct sock *sk)
 	return count_drop(sk);
 }
 
+/*
+ * A socket is notified of more than ICMP errors. One that asks for messages (IP_RECVERR) is notified twice of each
+ * error: when the message is queued (sock_queue_err_skb()), and once the error is set (__udp4_lib_err()). It is also
+ * notified when it takes a message out and another is left (sock_dequeue_err_skb()), and of what is queued without an
+ * error, such as time stamps of transmission. So an error counts if it is set, and the queue is empty or as long as
+ * at the last notification.
+ */
+static __always_inline bool is_new_error(struct udp_flow *flow, struct sock *sk)
+{
+	__u32 queued = sk->sk_error_queue.qlen;
+	bool changed = queued && queued != flow->error_queue;
+
+	flow->error_queue = queued;
+	return sk->sk_err && !changed;
+}
+
 SEC("tp_btf/inet_sk_error_report")
 int BPF_PROG(failed, struct sock *sk)
 {
@@ -209,12 +225,17 @@ int BPF_PROG(failed, struct sock *sk)
 	if (!is_udp(sk))
 		return 0;
 	read_socket(&datagram, sk);
-	COUNT_SEEN(seen.errors, 1);
 	flow = flow_of(&datagram, sk);
 	if (!flow) {
-		COUNT_SEEN(overflow.errors, 1);
+		if (sk->sk_err) {
+			COUNT_SEEN(seen.errors, 1);
+			COUNT_SEEN(overflow.errors, 1);
+		}
 		return 0;
 	}
+	if (!is_new_error(flow, sk))
+		return 0;
+	COUNT_SEEN(seen.errors, 1);
 	flow->error = sk->sk_err;
 	__sync_fetch_and_add(&flow->totals.errors, 1);
 	return 0;

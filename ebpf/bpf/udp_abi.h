@@ -50,12 +50,12 @@ struct udp_flow {
 	__u64 since_ns; /* CLOCK_MONOTONIC; with the key it identifies the flow */
 	__u64 last_ns;	/* of the last datagram; in udp_closed, of the close */
 	__u64 cgroup_id;
-	__u32 netns;	/* inode number */
-	__u32 pid;	/* thread group; 0 if unknown */
-	__u32 marks;	/* enum udp_marks */
-	__u32 error;	/* errno of the last error */
-	__u32 has_more; /* of a socket's first flow: it has others, in udp_flows */
-	__u32 pad;
+	__u32 netns;	   /* inode number */
+	__u32 pid;	   /* thread group; 0 if unknown */
+	__u32 marks;	   /* enum udp_marks */
+	__u32 error;	   /* errno of the last error */
+	__u32 has_more;	   /* of a socket's first flow: it has others, in udp_flows */
+	__u32 error_queue; /* length of the socket's error queue at its last report */
 	__u8 local_addr[16];
 	char comm[16];
 };

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, TimestampingFlag, recvmsg, setsockopt, sockopt};
 
 use crate::daemon::{Daemon, WAIT_TIMEOUT};
 use crate::{links, netns, require};
@@ -140,6 +140,57 @@ fn errors_that_sockets_return_are_counted_by_peer_and_reason() {
         window.totals.sum(ERRORS, &[("netns", &netns)]),
         u64::from(5 * ROUNDS)
     );
+}
+
+#[test]
+fn errors_count_once_however_many_are_queued_and_time_stamps_are_none() {
+    const COUNT: u16 = 5;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&[
+        "receivers.ebpf.udp.hooks=cgroup",
+        "processors.window.families.network_udp_errors.labels=[raddr, reason, netns]",
+    ]);
+    let netns = netns::within_new(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect("127.0.0.1:9").unwrap();
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
+        setsockopt(
+            &socket,
+            sockopt::Timestamping,
+            &TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE,
+        )
+        .unwrap();
+        for _ in 0..COUNT {
+            // On loopback the message is there when the call returns; it is left in the queue, with the time stamp, and only the
+            // error is taken.
+            socket.send(b"x").unwrap();
+            assert_eq!(
+                socket.take_error().unwrap().unwrap().kind(),
+                ErrorKind::ConnectionRefused
+            );
+        }
+        // Each message that is taken out is a notification of those that are left.
+        let (mut errors, mut buffer) = (0, [0; 64]);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let mut take = || {
+            let mut vectors = [std::io::IoSliceMut::new(&mut buffer)];
+            recvmsg::<SockaddrStorage>(fd, &mut vectors, None, flags).is_ok()
+        };
+        while take() {
+            errors += 1;
+        }
+        assert!(errors > COUNT, "{errors} messages, of time stamps as well");
+        netns::label()
+    });
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}");
+    let counted = window
+        .totals
+        .sum(ERRORS, &[("reason", "refused"), ("netns", &netns)]);
+    assert_eq!(counted, u64::from(COUNT));
 }
 
 /// Messages of type 3, sent and received, by the kernel's counters of this namespace.

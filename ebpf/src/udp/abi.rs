@@ -68,8 +68,8 @@ pub struct UdpFlow {
     pub error: u32,
     /// Of a socket's first flow: not 0 if the socket has others.
     pub has_more: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Length of the socket's error queue when it was reported last.
+    pub error_queue: u32,
     /// Network byte order.
     pub local_addr: [u8; 16],
     /// Name of the process, NUL-padded.
