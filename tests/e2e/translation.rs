@@ -71,7 +71,7 @@ impl Net {
     /// The rules of kube-proxy: a service address for any of the backends, and one that the node masquerades.
     fn translate(&self) {
         let [first, second, third] = BACKENDS;
-        let mut rules = String::new();
+        let mut rules = Vec::new();
         for (address, to, family) in [
             ("ip daddr 10.96.0.10", "10.77.12.2", "ip"),
             ("ip daddr 10.96.0.11", "10.77.12.2", "ip"),
@@ -82,9 +82,12 @@ impl Net {
                 ("numgen random mod 2 0", second),
                 ("", third),
             ] {
-                rules += &format!("{address} tcp dport 80 {chance} dnat {family} to {to}:{port}\n");
+                rules.push(format!(
+                    "{address} tcp dport 80 {chance} dnat {family} to {to}:{port}"
+                ));
             }
         }
+        let rules = rules.join("\n");
         self.node.sh(&format!(
             "nft -f - <<'E'
             table inet kp {{

@@ -140,9 +140,9 @@ mod tests {
             })
         });
         Flow {
-            arrival,
             role,
             translation,
+            arrival,
             ..Flow::new(end(local), end(remote))
         }
     }
