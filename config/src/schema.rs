@@ -65,7 +65,7 @@ pub fn schema(registry: &Registry) -> Value {
         section(
             ComponentKind::Extension,
             &extensions,
-            "What runs beside the pipelines, if `service.extensions` lists it.",
+            "Components beside the pipelines. Each runs if `service.extensions` lists it.",
             &mut definitions,
         ),
     );

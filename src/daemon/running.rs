@@ -14,7 +14,7 @@ use super::reload::{Load, ReloadTrigger};
 use super::services::{ReloadError, Services};
 use crate::exit::ExitError;
 
-/// What the graph of every config is built with, and the services show.
+/// Parts with which the graph of every config is built, and which the services show.
 pub(super) struct Parts {
     pub(super) environment: Environment,
     pub(super) meter: Meter,

@@ -1,4 +1,4 @@
-//! The public items of the crates that components are built from, as files that a review sees: `tests/api/*.rs`.
+//! The public items of the crates that components are built from, as files that a review sees: `tests/api/*.txt`.
 //!
 //! In: the sources, as `syn` parses them. Out: each module's public items without bodies, private fields and docs, sorted, so that
 //! an item that moves within its module changes nothing. Every `pub` item can be reached from outside: the lint `unreachable_pub`
@@ -272,7 +272,7 @@ fn the_public_items_are_those_of_the_reviewed_files() {
     let mut changed = Vec::new();
     for (name, folder) in CRATES {
         let text = surface(&root.join(folder), name);
-        let file = root.join("tests/api").join(format!("{name}.rs"));
+        let file = root.join("tests/api").join(format!("{name}.txt"));
         if std::env::var_os("FLOWTAP_UPDATE_REFERENCES").is_some() {
             std::fs::write(&file, &text).unwrap();
         }

@@ -500,8 +500,19 @@ async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
     let collector = Collector::default();
     let endpoint = serve(&collector).await;
     *collector.answers.lock().unwrap() = vec![Err(Status::unavailable("later"))];
-    let mut exporter = OtlpExporter::new(stored(&endpoint), &context()).unwrap();
-    let _service = exporter.start().await.unwrap();
+    // A blocking call of the first run may hold the file for a moment after its task was aborted.
+    let started = async {
+        loop {
+            let mut exporter = OtlpExporter::new(stored(&endpoint), &context()).unwrap();
+            match exporter.start().await {
+                Ok(service) => break (exporter, service),
+                Err(error) => assert!(error.to_string().contains("already open"), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let deadline = Duration::from_secs(30);
+    let (mut exporter, _service) = tokio::time::timeout(deadline, started).await.unwrap();
     // Requests that could not be sent at once are sent before the exporter ends.
     exporter.stop().await;
     let received = collector.received.lock().unwrap();

@@ -12,7 +12,7 @@ pub enum ComponentKind {
     Processor,
     /// Where snapshots go.
     Exporter,
-    /// What runs beside the pipelines.
+    /// A component beside the pipelines.
     Extension,
 }
 

@@ -9,6 +9,9 @@
 //! | [`time`] | [`Timestamp`]: nanoseconds since the epoch |
 //! | [`finding`] | [`FindingRecord`]: what has changed |
 //! | [`flow`] | [`Flow`]: who talks to whom, embedded in each record |
+//! | [`endpoint`] | [`Endpoint`]: an address and a port |
+//! | [`translation`] | [`Translation`]: the ends of a connection on the wire |
+//! | [`hop`] | [`Hop`]: a connection's part in the way through a proxy |
 //! | [`peer_class`] | [`PeerClass`]: the class of a remote address |
 //! | [`tcp`] | [`TcpRecord`]: the changes of one TCP socket since its last record |
 //! | [`limits`] | [`SendTime`], [`Queues`]: what a TCP sender waits for, and the bytes that wait |
@@ -40,11 +43,13 @@ pub mod cluster;
 pub mod cluster_objects;
 pub mod dns;
 pub mod drops;
+pub mod endpoint;
 pub mod family;
 pub mod field;
 pub mod finding;
 pub mod flow;
 pub mod histogram;
+pub mod hop;
 pub mod label_changes;
 pub mod labels;
 pub mod limits;
@@ -67,11 +72,13 @@ pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
 pub use cluster_objects::ClusterObjects;
 pub use dns::{DnsAnswer, DnsOutcome, DnsRcode, DnsRecord, DnsType};
 pub use drops::{DROP_KINDS, DropKind, DropReason, DropRecord};
+pub use endpoint::Endpoint;
 pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
 pub use finding::{FindingKind, FindingRecord};
-pub use flow::{Endpoint, Flow, FlowKind, NameSource, PeerName, Role, RoleSource, Transport};
+pub use flow::{Flow, FlowKind, NameSource, PeerName, Role, RoleSource, Transport};
 pub use histogram::{Buckets, Exponential, MAX_EXPONENTIAL_BUCKETS, ZERO_THRESHOLD};
+pub use hop::Hop;
 pub use label_changes::LabelChanges;
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
@@ -86,5 +93,5 @@ pub use series::{Series, SeriesId};
 pub use snapshot::{FamilySnapshot, HistogramPoint, Points, Snapshot, SumPoint, ValuePoint};
 pub use tcp::{Events, TcpRecord};
 pub use time::Timestamp;
-pub use translation::{Arrival, Hop, Translation};
+pub use translation::{Arrival, Translation};
 pub use udp::{IcmpCount, UdpApp, UdpRecord};

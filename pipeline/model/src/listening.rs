@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{Endpoint, Flow};
+use crate::endpoint::Endpoint;
+use crate::flow::Flow;
 
 /// A listening socket at one moment, and what it has dropped since its last record.
 ///

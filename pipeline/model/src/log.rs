@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::KubernetesNames;
+use crate::endpoint::Endpoint;
 use crate::finding::{FindingKind, FindingRecord};
-use crate::flow::{Endpoint, Flow, FlowKind, Role};
+use crate::flow::{Flow, FlowKind, Role};
 use crate::time::Timestamp;
 
 /// Version of the fields of log records. A field that is added does not change it; one that is removed or means something else does.

@@ -83,7 +83,7 @@ impl Default for Config {
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         Contract::default()
-            .takes([Signal::Tcp])
+            .takes([Signal::Tcp, Signal::Findings])
             .gives([Signal::Logs])
             .every(self.interval)
             .needs(RecordField::Role)

@@ -1,15 +1,15 @@
 //! From the kernel side's records to flowtap's.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use flowtap_ebpf::abi::AF_INET;
 use flowtap_ebpf::{Event, FlowEvent, ListenEvent, ListenerEvent, microseconds_of_jiffies};
 use flowtap_pipeline::{
     Arrival, Chronograph, Endpoint, Events, Flow, FlowBatch, ListenChange, Listener, ListeningRecord, Queues,
     ResetBy, Role, RoleSource, SendTime, SenderState, TcpRecord,
 };
 
+use super::address::address;
 use super::known::Known;
 
 /// Appends `event` to `batch`.
@@ -152,28 +152,4 @@ fn send_time(flow: &FlowEvent) -> SendTime {
         is_recovering: flow.is_recovering(),
         is_application_limited: flow.is_application_limited(),
     })
-}
-
-pub(super) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
-    if family == AF_INET {
-        let [a, b, c, d, ..] = bytes;
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(bytes))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_both_families_are_read_and_mapped_ones_folded() {
-        let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&[192, 0, 2, 7]);
-        assert_eq!(address(AF_INET, bytes), "192.0.2.7".parse::<IpAddr>().unwrap());
-        let mapped: Ipv6Addr = "::ffff:192.0.2.7".parse().unwrap();
-        let end = Endpoint::new(address(10, mapped.octets()), 80);
-        assert_eq!(end.to_string(), "192.0.2.7:80");
-    }
 }

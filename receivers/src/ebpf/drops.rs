@@ -13,8 +13,8 @@ use flowtap_ebpf::abi::{DropCount, DropFlow};
 use flowtap_ebpf::{Dropped, Drops, LoadError};
 use flowtap_pipeline::{DropReason, DropRecord, Endpoint, Flow, Transport};
 
+use super::address::address;
 use super::config::DropsMode;
-use super::convert::address;
 
 /// `IPPROTO_*` of protocols that have a name of their own.
 const TCP: u8 = 6;

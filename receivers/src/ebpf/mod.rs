@@ -14,6 +14,7 @@
 //! 6. UDP is measured beside either mode ([`udp`]).
 //! 7. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
 
+mod address;
 mod config;
 mod convert;
 pub(crate) mod drops;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use flowtap_ebpf::{FlowEvent, TranslationEvent};
 use flowtap_pipeline::{Endpoint, Events, Translation};
 
-use super::convert::address;
+use super::address::address;
 
 /// Connections whose addresses on the wire are known at a time; some 150 bytes each.
 const CAPACITY: usize = 1 << 17;

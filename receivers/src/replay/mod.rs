@@ -35,7 +35,7 @@ pub struct Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        // What the recording has.
+        // A recording has all but those of processors.
         Contract::default()
             .gives(
                 Signal::RECORDS

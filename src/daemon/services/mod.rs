@@ -53,7 +53,7 @@ pub(super) enum ReloadError {
 #[derive(Default)]
 pub(super) struct Services {
     list: Vec<Box<dyn Service>>,
-    /// How many of them have started.
+    /// Number of those that have started.
     started: usize,
 }
 

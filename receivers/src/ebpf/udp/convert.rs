@@ -6,7 +6,7 @@ use flowtap_ebpf::UdpChange;
 use flowtap_ebpf::udp::abi::{UdpFlow, UdpTotals};
 use flowtap_pipeline::{Endpoint, Flow, Role, RoleSource, Transport, UdpApp, UdpRecord};
 
-use crate::ebpf::convert::address;
+use crate::ebpf::address::address;
 
 /// `IPPROTO_UDPLITE`.
 const UDP_LITE: u8 = 136;

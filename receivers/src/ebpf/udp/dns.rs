@@ -8,7 +8,7 @@ use flowtap_pipeline::{BuildContext, DnsRecord, Endpoint, FlowBatch, Timestamp};
 
 use crate::containers::Containers;
 use crate::dns::{Config, Observer, Owner, Packet};
-use crate::ebpf::convert::address;
+use crate::ebpf::address::address;
 
 /// The observer, with what hides the kernel's addresses.
 #[derive(Debug)]
