@@ -119,6 +119,12 @@ pub(crate) struct ReplayArgs {
     /// Where the pipelines come from.
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Print the findings of the processors `watch` instead, in the order in which they were made
+    #[arg(long)]
+    pub(crate) findings: bool,
+    /// Print the findings as JSON
+    #[arg(long, requires = "findings")]
+    pub(crate) json: bool,
     /// A file written by `flowtap record`
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
@@ -190,7 +196,7 @@ pub(crate) struct FindingsArgs {
     /// The daemon's admin listener, such as 127.0.0.1:13133; without, that of the config
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin: Option<SocketAddr>,
-    /// Findings at most, the newest first
+    /// Findings at most, the newest first; a daemon keeps 1,000
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     pub(crate) limit: usize,
     /// Only those of this kind

@@ -22,7 +22,8 @@ use std::net::SocketAddr;
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::contract::{Need, Signal};
 use flowtap_pipeline::{
-    ComponentId, ComponentKind, Contract, Dependency, PeerClass, PipelineKind, RecordField, Registry,
+    ComponentId, ComponentKind, Contract, Dependency, PeerClass, PipelineId, PipelineKind, RecordField,
+    Registry,
 };
 
 use crate::check::{Checker, path};
@@ -79,6 +80,12 @@ fn stages<'a>(config: &Config, pipeline: &'a PipelineConfig) -> Option<Vec<Stage
         .collect()
 }
 
+/// The last processor.
+fn processors_end<'a, 'b>(stages: &'b [Stage<'a>]) -> Option<&'b Stage<'a>> {
+    let mut stages = stages.iter().rev();
+    stages.find(|stage| stage.kind == ComponentKind::Processor)
+}
+
 fn quoted(ids: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     let quoted: Vec<_> = ids.into_iter().map(|id| format!("`{id}`")).collect();
     quoted.join(", ")
@@ -125,6 +132,11 @@ impl Checker<'_> {
         let ends = processors.position(|stage| stage.contract.is_aggregator());
         if ends.is_none() || ends != last {
             // Reported as a pipeline without an aggregator at its end.
+            return;
+        }
+        let given = processors_end(stages).and_then(|stage| stage.contract.pipeline_kind());
+        if pipeline.parse::<PipelineId>().map(|id| id.kind()).ok() != given {
+            // Reported as an aggregator that is not of the pipeline's kind. What its exporters take fits the kind, not the aggregator.
             return;
         }
         let mut reaching = BTreeSet::new();

@@ -30,6 +30,7 @@ pub mod kubernetes;
 pub mod live;
 pub mod memory_limiter;
 pub mod node;
+mod query;
 pub mod short;
 pub mod systemd;
 pub mod telemetry;

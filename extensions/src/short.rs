@@ -15,6 +15,11 @@ pub fn short_count(count: u64) -> String {
     scaled(count as f64, &["", "k", "M", "G", "T", "P"])
 }
 
+/// A count with its noun: `1 packet`, `2 packets`.
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 fn scaled(mut value: f64, units: &[&str]) -> String {
     let mut unit = 0;
     // A value that would be rounded to 1000 is one of the next unit.

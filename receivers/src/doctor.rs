@@ -8,8 +8,8 @@ use flowtap_ebpf::probe::{self, Probed};
 use flowtap_ebpf::{Hooks, LoadError, Udp, UdpLoadError, UdpOptions, capability};
 use serde::Serialize;
 
-use crate::containers::mount::Hierarchy;
-use crate::ebpf::{drops, grant_command};
+use crate::containers::mount::{self, Hierarchy};
+use crate::ebpf::{drops, grant_command, udp};
 use crate::{listen_scan, sock_diag};
 
 /// Degree to which a requirement is met.
@@ -385,8 +385,11 @@ fn udp() -> Finding {
             Verdict::Limited,
             &error,
             "UDP is not measured with `udp.hooks: auto`",
-            "use a kernel with fentry, fprobe or kprobes (for kprobes on Debian and Ubuntu: sysctl -w kernel.perf_event_paranoid=2), or \
-             set `udp.hooks: cgroup` (CAP_NET_ADMIN, a mounted cgroup2) or `tracepoints` (Linux 6.3; no DNS)",
+            format!(
+                "use a kernel with fentry, fprobe or kprobes (for kprobes on Debian and Ubuntu: sysctl -w kernel.perf_event_paranoid=2); \
+                 {}",
+                udp::hooks_hint(!mount::mount_points().is_empty())
+            ),
         ),
     }
 }
@@ -481,7 +484,10 @@ fn netlink() -> Finding {
     match sock_diag::count_sockets() {
         Ok(count) => Finding::ok(
             "netlink sock_diag",
-            format!("{count} connections in this namespace"),
+            match count {
+                1 => "1 connection in this namespace".to_owned(),
+                count => format!("{count} connections in this namespace"),
+            },
         ),
         Err(error) => Finding::not_ok(
             "netlink sock_diag",

@@ -18,6 +18,8 @@ const MAX_ANSWER: u64 = 64 << 20;
 pub(crate) enum AskError {
     /// Nobody was reached.
     Connection(io::Error),
+    /// The daemon does not have what was asked for.
+    Refused(String),
     /// The server that answered is not flowtap.
     Answer(String),
 }
@@ -26,7 +28,7 @@ impl std::fmt::Display for AskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Connection(error) => write!(f, "{error}"),
-            Self::Answer(text) => f.write_str(text),
+            Self::Refused(text) | Self::Answer(text) => f.write_str(text),
         }
     }
 }
@@ -37,7 +39,7 @@ impl std::fmt::Display for AskError {
 /// [`AskError`] with whose fault it is.
 pub(crate) fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Result<T, AskError> {
     let answer = fetch(address, path).map_err(AskError::Connection)?;
-    content(&answer).map_err(AskError::Answer)
+    content(&answer)
 }
 
 fn fetch(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
@@ -67,9 +69,10 @@ fn fetch(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
 }
 
 /// Returns the decoded body of a response, or an error with what came instead.
-fn content<T: DeserializeOwned>(answer: &[u8]) -> Result<T, String> {
+fn content<T: DeserializeOwned>(answer: &[u8]) -> Result<T, AskError> {
     const END_OF_HEAD: &[u8] = b"\r\n\r\n";
-    let strange = || "the endpoint is not a flowtap admin listener".to_owned();
+    const STRANGE: &str = "the endpoint is not a flowtap admin listener";
+    let strange = || AskError::Answer(STRANGE.to_owned());
     let end = answer
         .windows(END_OF_HEAD.len())
         .position(|bytes| bytes == END_OF_HEAD)
@@ -78,13 +81,21 @@ fn content<T: DeserializeOwned>(answer: &[u8]) -> Result<T, String> {
     let head = String::from_utf8_lossy(head);
     let status = head.split_whitespace().nth(1).ok_or_else(strange)?;
     match status {
-        "200" => serde_json::from_slice(body).map_err(|error| format!("{}: {error}", strange())),
-        "404" if body.is_empty() => Err("this daemon is of a version without it".to_owned()),
-        // Any program may listen on the port: its text must not control the terminal.
+        "200" => {
+            serde_json::from_slice(body).map_err(|error| AskError::Answer(format!("{STRANGE}: {error}")))
+        }
+        "404" if body.is_empty() => Err(AskError::Answer(
+            "this daemon is of a version without it".to_owned(),
+        )),
         _ => {
             let text = String::from_utf8_lossy(body);
             let line = text.lines().next().unwrap_or_default();
-            Err(plain::plain(&format!("{status}: {line}")).into_owned())
+            // Any program may listen on the port: its text must not control the terminal.
+            let shown = |text: &str| plain::plain(text).into_owned();
+            Err(match status {
+                "400" | "404" => AskError::Refused(shown(line)),
+                _ => AskError::Answer(shown(&format!("{status}: {line}"))),
+            })
         }
     }
 }
@@ -99,13 +110,14 @@ mod tests {
     fn an_answer_is_what_was_asked_for_or_a_sentence() {
         let body = serde_json::to_string(&Flows::default()).unwrap();
         let answer = format!("HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{body}");
-        assert_eq!(content::<Flows>(answer.as_bytes()), Ok(Flows::default()));
+        assert_eq!(content::<Flows>(answer.as_bytes()).unwrap(), Flows::default());
         let refused =
-            content::<Flows>(b"HTTP/1.0 404 Not Found\r\n\r\nunknown pipeline `x`; available: flows\n")
+            content::<Flows>(b"HTTP/1.0 404 Not Found\r\n\r\nunknown pipeline `x`; available: metrics\n")
                 .unwrap_err();
-        assert_eq!(refused, "404: unknown pipeline `x`; available: flows");
+        assert!(matches!(&refused, AskError::Refused(_)), "{refused:?}");
+        assert_eq!(refused.to_string(), "unknown pipeline `x`; available: metrics");
         let hostile = content::<Flows>(b"HTTP/1.0 500 x\r\n\r\n\x1b]0;PWNED\x07\n").unwrap_err();
-        assert_eq!(hostile, "500: \\u{1b}]0;PWNED\\u{7}");
+        assert_eq!(hostile.to_string(), "500: \\u{1b}]0;PWNED\\u{7}");
         for strange in [
             &b""[..],
             b"220 smtp ready\r\n",
@@ -115,6 +127,7 @@ mod tests {
             assert!(
                 content::<Flows>(strange)
                     .unwrap_err()
+                    .to_string()
                     .contains("not a flowtap admin listener"),
                 "{strange:?}"
             );
@@ -122,6 +135,7 @@ mod tests {
         assert!(
             content::<Flows>(b"HTTP/1.0 404 Not Found\r\n\r\n")
                 .unwrap_err()
+                .to_string()
                 .contains("version")
         );
     }

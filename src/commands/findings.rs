@@ -1,17 +1,20 @@
-//! `flowtap findings`: what a daemon has found, and the numbers that led to it.
+//! `flowtap findings` and `flowtap replay --findings`: what a daemon or a recording has found, and the numbers that led to it.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 
+use flowtap_config::Config;
 use flowtap_extensions::admin::findings::{Answer, Finding};
 use flowtap_pipeline::Registry;
 
 use super::ask;
 use super::config::load;
+use super::replay::Recording;
 use crate::cli::FindingsArgs;
 use crate::exit::{Code, ExitError};
 
-/// Findings that a daemon keeps: a kind is chosen among all of them.
+/// Findings that a daemon keeps.
 const ALL: usize = 1000;
 
 /// The text, or JSON.
@@ -29,30 +32,77 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
             "the config has no admin listener to ask\n  hint: set service.admin.endpoint, or name a daemon's: --admin 127.0.0.1:13133",
         )
     })?;
-    let mut answer: Answer = ask::get(address, &format!("/findings?limit={ALL}")).map_err(|error| {
+    let kind = args.kind.as_ref().map(|kind| format!("&kind={kind}"));
+    let path = format!("/findings?limit={ALL}{}", kind.unwrap_or_default());
+    let mut answer: Answer = ask::get(address, &path).map_err(|error| {
         ExitError::new(
             Code::Unavailable,
             format!("no findings at {address}: {error}\n  hint: start `flowtap run` with service.admin.endpoint={address}"),
         )
     })?;
-    if let Some(kind) = &args.kind {
-        answer.findings.retain(|finding| finding.kind == *kind);
-    }
+    let kept = answer.findings.len();
     answer.findings.truncate(args.limit);
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&answer).map_err(|error| ExitError::new(Code::Software, error))?;
-        return Ok(text + "\n");
+        return json(&answer);
     }
-    Ok(text(&answer))
+    Ok(text(&answer.findings) + &left_out(answer.findings.len(), kept, answer.total, args.kind.is_some()))
 }
 
-fn text(answer: &Answer) -> String {
-    if answer.findings.is_empty() {
+/// The findings of a recording, the oldest first: each pipeline's in turn.
+///
+/// # Errors
+/// A recording that can't be read to its end; a component that can't be built.
+pub(crate) fn of_recording(config: &Config, file: &Path, as_json: bool) -> Result<String, ExitError> {
+    let mut found = Vec::new();
+    for (id, pipeline) in &config.pipelines {
+        let mut recording = Recording::open(file)?;
+        let stages = recording.stages(config, id, pipeline)?;
+        recording.play_and(stages, |findings| {
+            found.extend(findings.take().iter().map(|record| Finding::from(&**record)));
+        })?;
+    }
+    if as_json {
+        return json(&Answer {
+            total: found.len() as u64,
+            findings: found,
+        });
+    }
+    Ok(text(&found))
+}
+
+fn json(answer: &Answer) -> Result<String, ExitError> {
+    let text = serde_json::to_string_pretty(answer).map_err(|error| ExitError::new(Code::Software, error))?;
+    Ok(text + "\n")
+}
+
+/// A line about findings that are not shown, if there are any. `kept` are those that the daemon still has, `total` those that it
+/// made, of every kind.
+fn left_out(shown: usize, kept: usize, total: u64, is_of_a_kind: bool) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    if shown < kept {
+        let _ = writeln!(
+            text,
+            "({shown} of {kept}, the newest first; --limit {kept} shows all)"
+        );
+    }
+    let evicted = total.saturating_sub(ALL as u64);
+    if evicted > 0 {
+        let of = if is_of_a_kind { " of all kinds" } else { "" };
+        let _ = writeln!(
+            text,
+            "(the daemon keeps the newest {ALL}: {evicted} older{of} are not kept)"
+        );
+    }
+    text
+}
+
+fn text(findings: &[Finding]) -> String {
+    if findings.is_empty() {
         return "no findings; they need a pipeline with the processor `watch`, and come after its time of learning\n".to_owned();
     }
     let mut text = String::new();
-    for finding in &answer.findings {
+    for finding in findings {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{}  {:<17}  {}", finding.at, finding.kind, finding.text);
         if !finding.numbers.is_empty() {
@@ -79,21 +129,32 @@ mod tests {
 
     #[test]
     fn each_finding_is_a_sentence_with_its_numbers_below() {
-        let answer = Answer {
-            total: 1,
-            findings: vec![Finding {
-                at: "2025-06-15T15:06:40Z".to_owned(),
-                kind: "volume_surge".to_owned(),
-                text: "shop sent 500000000 bytes to external peers".to_owned(),
-                numbers: [("bytes".to_owned(), 5e8), ("score".to_owned(), 12.345)].into(),
-                ..Finding::default()
-            }],
-        };
+        let found = [Finding {
+            at: "2025-06-15T15:06:40Z".to_owned(),
+            kind: "volume_surge".to_owned(),
+            text: "shop sent 500000000 bytes to external peers".to_owned(),
+            numbers: [("bytes".to_owned(), 5e8), ("score".to_owned(), 12.345)].into(),
+            ..Finding::default()
+        }];
         assert_eq!(
-            text(&answer),
+            text(&found),
             "2025-06-15T15:06:40Z  volume_surge       shop sent 500000000 bytes to external peers\n\
              \u{20}                                        bytes=500000000 score=12.35\n"
         );
-        assert!(text(&Answer::default()).starts_with("no findings;"));
+        assert!(text(&[]).starts_with("no findings;"));
+    }
+
+    #[test]
+    fn findings_that_are_not_shown_are_counted() {
+        assert_eq!(left_out(3, 3, 3, false), "");
+        assert_eq!(
+            left_out(50, 70, 70, false),
+            "(50 of 70, the newest first; --limit 70 shows all)\n"
+        );
+        assert_eq!(
+            left_out(1000, 1000, 1007, false),
+            "(the daemon keeps the newest 1000: 7 older are not kept)\n"
+        );
+        assert!(left_out(2, 2, 1007, true).contains("7 older of all kinds"));
     }
 }

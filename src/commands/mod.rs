@@ -49,7 +49,14 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         Some(Command::Record(args)) => {
             record::record(&load(&args.config, registry)?, &args.file, args.duration)
         }
-        Some(Command::Replay(args)) => print(&replay::replay(&load(&args.config, registry)?, &args.file)?),
+        Some(Command::Replay(args)) => {
+            let config = load(&args.config, registry)?;
+            print(&if args.findings {
+                findings::of_recording(&config, &args.file, args.json)?
+            } else {
+                replay::replay(&config, &args.file)?
+            })
+        }
         Some(Command::Explain(args)) => {
             let config = load(&args.config, registry)?;
             print(&match args.file {

@@ -9,7 +9,8 @@ use flowtap_engine::Stages;
 use flowtap_exporters::prometheus;
 use flowtap_pipeline::component::downcast;
 use flowtap_pipeline::{
-    BuildContext, ClusterObjects, ClusterState, ComponentId, NodeInfo, Output, PipelineId, Published,
+    BuildContext, ClusterObjects, ClusterState, ComponentId, Findings, NodeInfo, Output, PipelineId,
+    Published,
 };
 use flowtap_receivers::replay::{Frame, Reader, RecordingError};
 
@@ -48,6 +49,7 @@ pub(crate) struct Recording {
     /// Objects of its cluster that have been read so far, and what processors know of them.
     objects: ClusterObjects,
     cluster: Arc<Published<ClusterState>>,
+    findings: Arc<Findings>,
 }
 
 impl Recording {
@@ -59,6 +61,7 @@ impl Recording {
             node,
             objects: ClusterObjects::default(),
             cluster: Published::new(ClusterState::default()),
+            findings: Arc::default(),
         })
     }
 
@@ -78,6 +81,7 @@ impl Recording {
             pipeline: pipeline.into(),
             node: Published::new(self.node.clone()),
             cluster: Arc::clone(&self.cluster),
+            findings: Arc::clone(&self.findings),
             strict: true,
             ..BuildContext::new(id.clone())
         }
@@ -100,16 +104,30 @@ impl Recording {
     }
 
     /// Plays it to its end; returns the last output.
-    pub(crate) fn play(&mut self, mut stages: Stages) -> Result<Output, ExitError> {
+    pub(crate) fn play(&mut self, stages: Stages) -> Result<Output, ExitError> {
+        self.play_and(stages, |_| {})
+    }
+
+    /// The same; after each frame `found` may take the findings that it led to.
+    pub(crate) fn play_and(
+        &mut self,
+        mut stages: Stages,
+        mut found: impl FnMut(&Findings),
+    ) -> Result<Output, ExitError> {
         stages.begin(self.began);
         for frame in &mut self.reader {
+            found(&self.findings);
             match frame.map_err(unreadable)? {
                 Frame::Start { .. } => {}
                 Frame::Batch(mut batch) => stages.accept(&mut batch),
                 Frame::Watermark(at) => {
                     stages.advance(at);
                 }
-                Frame::End(at) => return Ok(stages.finish(at)),
+                Frame::End(at) => {
+                    let output = stages.finish(at);
+                    found(&self.findings);
+                    return Ok(output);
+                }
                 Frame::Cluster(objects) => {
                     self.objects.merge(objects);
                     self.cluster.store(self.objects.state());

@@ -186,6 +186,21 @@ pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
     tap.retain(&names);
 }
 
+/// The pipelines of `config`, as the live view needs to know them.
+pub(crate) fn tapped_pipelines(config: &Config) -> Vec<tap::Pipeline> {
+    let described = config.pipelines.iter().map(|(id, pipeline)| {
+        let processors = pipeline.processors.iter();
+        let processors = processors.filter_map(|id| config.processors.get(id));
+        let renamed = processors.flat_map(|config| config.contract().label_changes.rename);
+        tap::Pipeline {
+            name: id.as_str().into(),
+            kind: id.kind(),
+            renamed: renamed.map(|(label, name)| (name, label)).collect(),
+        }
+    });
+    described.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -131,6 +131,7 @@ async fn supervise(
         strict,
     };
     let graph = parts.build(&config)?;
+    parts.show(&config);
     let mut services = services(&config, &parts, logs, cluster, &telemetry);
     let mut reload_trigger = ReloadTrigger::new(config.files.clone())?;
     let board = parts.environment.status.clone();

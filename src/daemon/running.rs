@@ -39,6 +39,14 @@ impl Parts {
         }
         Ok(graph)
     }
+
+    /// Shows the pipelines of `config`, which is at work, on the page and in the live view.
+    pub(super) fn show(&self, config: &Config) {
+        self.pipelines.set(config);
+        if let Some(tap) = &self.tap {
+            tap.set_pipelines(graph::tapped_pipelines(config));
+        }
+    }
 }
 
 /// The running graph and services, and the config that they were built from.
@@ -116,7 +124,7 @@ impl Running {
                 hint: restart flowtap for these"
             );
         }
-        self.parts.pipelines.set(&config);
+        self.parts.show(&config);
         self.config = config;
         Ok(())
     }

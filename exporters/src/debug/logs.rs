@@ -31,7 +31,8 @@ pub(super) fn describe(config: &Config, batch: &LogBatch) -> String {
     }
     let left_out = batch.records.len().saturating_sub(config.sampling);
     if left_out > 0 {
-        let _ = writeln!(text, "# {left_out} records more");
+        let unit = if left_out == 1 { "record" } else { "records" };
+        let _ = writeln!(text, "# {left_out} {unit} more");
     }
     text
 }

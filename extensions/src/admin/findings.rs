@@ -6,10 +6,17 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
 use axum::Router;
-use axum::extract::Query;
+use axum::extract::RawQuery;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_pipeline::{FindingRecord, Findings};
+use flowtap_pipeline::{FindingKind, FindingRecord, Findings};
 use serde::{Deserialize, Serialize};
+
+use crate::query::Parameters;
+
+/// Findings in an answer unless the request says otherwise.
+const DEFAULT_LIMIT: usize = 100;
 
 /// The response to `GET /findings`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -70,32 +77,45 @@ impl From<&FindingRecord> for Finding {
     }
 }
 
-/// The query of a request.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Request {
-    /// Findings at most.
-    #[serde(default = "default_limit")]
-    limit: usize,
-}
-
-const fn default_limit() -> usize {
-    100
-}
-
-/// `GET /findings?limit=100`.
+/// `GET /findings?limit=100&kind=beacon`.
 pub fn routes(findings: Arc<Findings>) -> Router {
-    let answer = move |Query(request): Query<Request>| async move {
-        Json(Answer {
-            total: findings.total(),
-            findings: findings
-                .newest(request.limit)
-                .iter()
-                .map(|record| Finding::from(&**record))
-                .collect(),
-        })
-    };
+    let answer = move |RawQuery(query): RawQuery| async move { answer(&findings, query.as_deref()) };
     Router::new().route("/findings", get(answer))
+}
+
+fn answer(findings: &Findings, query: Option<&str>) -> Response {
+    let (limit, kind) = match request(query) {
+        Ok(request) => request,
+        Err(fault) => return (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
+    };
+    let newest = findings.newest(usize::MAX);
+    let chosen = newest
+        .iter()
+        .filter(|record| kind.is_none_or(|kind| record.kind == kind))
+        .take(limit);
+    Json(Answer {
+        total: findings.total(),
+        findings: chosen.map(|record| Finding::from(&**record)).collect(),
+    })
+    .into_response()
+}
+
+/// The limit and the kind that a query asks for.
+fn request(query: Option<&str>) -> Result<(usize, Option<FindingKind>), String> {
+    let mut parameters = Parameters::of(query)?;
+    let limit = parameters.number("limit")?.unwrap_or(DEFAULT_LIMIT);
+    let kind = match parameters.take("kind") {
+        None => None,
+        Some(name) => {
+            let found = FindingKind::ALL.into_iter().find(|kind| kind.as_str() == name);
+            Some(found.ok_or_else(|| {
+                let names = FindingKind::ALL.map(FindingKind::as_str).join(", ");
+                format!("kind: unknown kind of finding `{name}`; available: {names}")
+            })?)
+        }
+    };
+    parameters.finish(&["limit", "kind"])?;
+    Ok((limit, kind))
 }
 
 #[cfg(test)]
@@ -104,6 +124,25 @@ mod tests {
     use flowtap_pipeline::{FindingKind, PeerClass, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn a_query_is_read_or_refused_with_what_is_possible() {
+        assert_eq!(request(None), Ok((DEFAULT_LIMIT, None)));
+        assert_eq!(
+            request(Some("limit=5&kind=beacon")),
+            Ok((5, Some(FindingKind::Beacon)))
+        );
+        let unknown = request(Some("kind=x")).unwrap_err();
+        assert!(
+            unknown.starts_with("kind: unknown kind of finding `x`; available: "),
+            "{unknown}"
+        );
+        assert!(unknown.contains("first_contact"), "{unknown}");
+        assert_eq!(
+            request(Some("sort=x")).unwrap_err(),
+            "unknown parameter `sort`; available: limit, kind"
+        );
+    }
 
     #[test]
     fn a_finding_is_shown_with_its_time_its_numbers_and_its_peer() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
+use flowtap_pipeline::catalog::{FAMILIES, FamilyId, Label};
 use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, SeriesId, Snapshot};
 
 use super::latest::{Before, Latest};
@@ -20,9 +20,9 @@ const BYTES: [FamilyId; 5] = [
 
 type Labels = BTreeMap<String, String>;
 
-/// Every flow of the newest window, in no order.
-pub(super) fn flows(latest: &Latest) -> Vec<Flow> {
-    let names = Names::new();
+/// Every flow of the newest window, in no order. `renamed`: labels that the config gives other names, by these.
+pub(super) fn flows(latest: &Latest, renamed: &[(String, Label)]) -> Vec<Flow> {
+    let names = Names::new(renamed);
     let mut flows = Vec::new();
     let mut times = Vec::new();
     let mut least_times = Vec::new();
@@ -258,27 +258,46 @@ fn attach<T: Tally>(flows: &mut [Flow], observed: &[(Labels, T)], set: impl Fn(&
     }
 }
 
-/// Labels' names in the config, by OpenTelemetry's.
-struct Names(HashMap<&'static str, &'static str>);
+/// Labels' names in the config.
+struct Names {
+    /// By OpenTelemetry's names.
+    otel: HashMap<&'static str, &'static str>,
+    /// By the names that a pipeline gives them, in either naming.
+    renamed: HashMap<String, &'static str>,
+}
 
 impl Names {
-    fn new() -> Self {
+    fn new(renamed: &[(String, Label)]) -> Self {
         // By the Go exporter's naming a family can have each label that it can have by any.
         let possible = FAMILIES
             .iter()
             .flat_map(|definition| definition.possible(Naming::PrimusLens));
-        Self(possible.map(|label| (label.otel_name(), label.name())).collect())
+        let renamed = renamed.iter();
+        Self {
+            otel: possible.map(|label| (label.otel_name(), label.name())).collect(),
+            renamed: renamed
+                .map(|(name, label)| (name.clone(), label.name()))
+                .collect(),
+        }
     }
 
     fn labels(&self, family: &Family, series: &Series) -> Labels {
-        let name = |name| match family.naming {
-            Naming::PrimusLens => name,
-            Naming::Otel => self.0.get(name).copied().unwrap_or(name),
-        };
-        series
-            .pairs()
-            .map(|pair| (name(pair.name()).to_owned(), pair.value.text().into_owned()))
+        let pairs = series.pairs();
+        pairs
+            .map(|pair| {
+                let name = self.in_config(pair.name(), family.naming);
+                (name.to_owned(), pair.value.text().into_owned())
+            })
             .collect()
+    }
+
+    fn in_config<'a>(&'a self, name: &'a str, naming: Naming) -> &'a str {
+        let renamed = self.renamed.get(name);
+        let otel = || match naming {
+            Naming::PrimusLens => None,
+            Naming::Otel => self.otel.get(name),
+        };
+        renamed.or_else(otel).copied().unwrap_or(name)
     }
 }
 
@@ -389,7 +408,7 @@ mod tests {
             count: 1,
             sum: 100.0,
         }];
-        let flows = flows(&latest);
+        let flows = flows(&latest, &[]);
         assert_eq!(flows.len(), 2);
         let flow = &flows[0];
         assert_eq!((flow.peer(), flow.port()), ("192.0.2.7", "443"));
@@ -438,7 +457,7 @@ mod tests {
             answer: 1.0,
             ..Shares::default()
         };
-        assert_eq!(flows(&latest)[0].send_time, Some(expected));
+        assert_eq!(flows(&latest, &[])[0].send_time, Some(expected));
     }
 
     #[test]
@@ -451,7 +470,7 @@ mod tests {
             times(Naming::PrimusLens, &[(&[peer], 1, 20_000.0)]),
             least,
         ]);
-        assert_eq!(flows(&latest)[0].rtt_microseconds, Some(15.0));
+        assert_eq!(flows(&latest, &[])[0].rtt_microseconds, Some(15.0));
     }
 
     #[test]
@@ -468,7 +487,10 @@ mod tests {
                 ],
             ),
         ]);
-        let times: Vec<_> = flows(&latest).iter().map(|flow| flow.rtt_microseconds).collect();
+        let times: Vec<_> = flows(&latest, &[])
+            .iter()
+            .map(|flow| flow.rtt_microseconds)
+            .collect();
         assert_eq!(times, [Some(10.0), Some(20.0)]);
     }
 
@@ -496,7 +518,7 @@ mod tests {
                 &[(&[("network.peer.address", "192.0.2.7")], 1, 0.000_25)],
             ),
         ]);
-        let flows = flows(&latest);
+        let flows = flows(&latest, &[]);
         let flow = &flows[0];
         assert_eq!(
             (
@@ -513,12 +535,31 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_a_pipeline_renames_join_by_their_names_in_the_config() {
+        for naming in [Naming::PrimusLens, Naming::Otel] {
+            let peer = ("who", "192.0.2.7");
+            let id = match naming {
+                Naming::PrimusLens => FamilyId::Egress,
+                Naming::Otel => FamilyId::Io,
+            };
+            let latest = latest(vec![
+                sums(id, naming, &[(&[peer], 10, 10)]),
+                times(naming, &[(&[peer], 2, 300.0)]),
+            ]);
+            let renamed = [("who".to_owned(), Label::Raddr)];
+            let flows = flows(&latest, &renamed);
+            assert_eq!(flows[0].peer(), "192.0.2.7");
+            assert!(flows[0].rtt_microseconds.is_some(), "{naming:?}");
+        }
+    }
+
+    #[test]
     fn a_window_without_the_peers_address_shows_no_time_that_may_be_anothers() {
         let latest = latest(vec![
             sums(FamilyId::Dns, Naming::PrimusLens, &[(&[], 3, 3)]),
             times(Naming::PrimusLens, &[(&[("raddr", "192.0.2.7")], 1, 10.0)]),
         ]);
-        let flows = flows(&latest);
+        let flows = flows(&latest, &[]);
         assert_eq!((flows[0].peer(), flows[0].class()), ("(all)", "dns"));
         assert_eq!(flows[0].undirected.map(|bytes| bytes.total), Some(3));
         assert_eq!(flows[0].rtt_microseconds, None);

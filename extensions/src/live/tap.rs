@@ -4,19 +4,20 @@
 //! share. Only for round-trip times, whose points hold totals, it keeps the values of the window
 //! before. Its [`Observer`]s see the records, which cost a look at a flag per batch unless there is a client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
-use axum::extract::{Query, rejection::QueryRejection};
+use axum::extract::RawQuery;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::{
-    ExportService, Exported, Exporter, Observer, Points, Snapshot, StageError, metrics_only,
+    ExportService, Exported, Exporter, Observer, PipelineKind, Points, Snapshot, StageError, metrics_only,
 };
 use futures::future::{BoxFuture, ready};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tower::service_fn;
@@ -24,6 +25,7 @@ use tower::service_fn;
 use super::latest::{Before, Latest};
 use super::recent::Recent;
 use super::{Flow, Flows, Sort, Verdicts, causes, join, per_second};
+use crate::query::Parameters;
 use crate::verdict::{judge, verdicts};
 
 /// Its id among the exporters. No type is called so, so no config can have it.
@@ -39,8 +41,26 @@ const MAX_CONCURRENT: usize = 2;
 /// The newest snapshots and records, by pipeline. Cloning it shares it.
 #[derive(Clone, Debug, Default)]
 pub struct Tap {
-    snapshots: Arc<Mutex<BTreeMap<Arc<str>, Arc<Latest>>>>,
+    snapshots: Arc<Mutex<Tapped>>,
     records: Arc<Mutex<BTreeMap<Arc<str>, Arc<Recent>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Tapped {
+    /// Every pipeline of the config.
+    pipelines: Vec<Pipeline>,
+    latest: BTreeMap<Arc<str>, Arc<Latest>>,
+}
+
+/// A pipeline of the config, as far as the live view needs to know it.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// Its id.
+    pub name: Arc<str>,
+    /// Its kind: only those of series have flows.
+    pub kind: PipelineKind,
+    /// Labels of its series that have another name, by that name.
+    pub renamed: Vec<(String, Label)>,
 }
 
 /// A query for flows.
@@ -65,30 +85,38 @@ impl std::fmt::Display for QueryError {
 }
 
 impl Tap {
-    /// The flows of the newest window.
+    /// Sets the pipelines of the config, at the start and with each reload.
+    pub fn set_pipelines(&self, pipelines: Vec<Pipeline>) {
+        self.lock().pipelines = pipelines;
+    }
+
+    /// The flows of the newest window; none as long as no window has closed.
     ///
     /// # Errors
-    /// [`QueryError`] if the pipeline does not exist.
+    /// [`QueryError`] if the pipeline does not exist, or has no flows.
     pub fn flows(&self, request: &Request) -> Result<Flows, QueryError> {
-        let (latest, pipelines) = {
-            let all = self.lock();
-            let latest = match &request.pipeline {
-                Some(name) => all.get(name.as_str()),
-                None => all.values().next(),
+        let (latest, pipelines, renamed) = {
+            let tapped = self.lock();
+            let pipelines = tapped.with_flows();
+            let name = request.pipeline.as_deref();
+            if let Some(name) = name {
+                tapped.check(name, &pipelines)?;
+            }
+            let Some(name) = name.or(pipelines.first().map(String::as_str)) else {
+                return Ok(Flows::default());
             };
-            (
-                latest.cloned(),
-                all.keys().map(ToString::to_string).collect::<Vec<_>>(),
-            )
-        };
-        let Some(latest) = latest else {
-            return match &request.pipeline {
-                // Before the first window, no pipeline is known.
-                Some(name) if !pipelines.is_empty() => Err(unknown(name, &pipelines)),
-                _ => Ok(Flows::default()),
+            let Some(latest) = tapped.latest.get(name) else {
+                return Ok(Flows {
+                    pipelines,
+                    ..Flows::default()
+                });
             };
+            let latest = Arc::clone(latest);
+            let known = tapped.pipelines.iter().find(|known| *known.name == *name);
+            let renamed = known.map_or_else(Vec::new, |known| known.renamed.clone());
+            (latest, pipelines, renamed)
         };
-        let mut flows = join::flows(&latest);
+        let mut flows = join::flows(&latest, &renamed);
         let measured = self
             .recent(&latest.snapshot.pipeline)
             .and_then(|recent| recent.ask());
@@ -127,7 +155,10 @@ impl Tap {
             let pipelines: Vec<_> = all.keys().map(ToString::to_string).collect();
             match (found, pipeline) {
                 (Some((name, recent)), _) => (name, recent, pipelines),
-                (None, Some(name)) => return Err(unknown(name, &pipelines)),
+                (None, Some(name)) => {
+                    self.lock().check(name, &pipelines)?;
+                    return Ok(Verdicts::default());
+                }
                 (None, None) => return Ok(Verdicts::default()),
             }
         };
@@ -180,10 +211,9 @@ impl Tap {
         let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
         let flows = {
             let (tap, permits) = (self.clone(), Arc::clone(&permits));
-            move |query: Result<Query<Parameters>, QueryRejection>| {
-                let request = query.map_err(|error| QueryError(error.body_text()));
-                let request = request.and_then(|Query(parameters)| parameters.request());
+            move |RawQuery(query): RawQuery| {
                 let tap = tap.clone();
+                let request = request(query.as_deref());
                 answer(request, Arc::clone(&permits), move |request: Request| {
                     tap.flows(&request)
                 })
@@ -191,17 +221,12 @@ impl Tap {
         };
         let verdicts = {
             let tap = self.clone();
-            move |query: Result<Query<VerdictParameters>, QueryRejection>| {
-                let request = query.map_err(|error| QueryError(error.body_text()));
+            move |RawQuery(query): RawQuery| {
                 let tap = tap.clone();
-                answer(
-                    request.map(|Query(parameters)| parameters),
-                    Arc::clone(&permits),
-                    move |request: VerdictParameters| {
-                        let limit = request.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-                        tap.verdicts(request.pipeline.as_deref(), limit)
-                    },
-                )
+                let request = verdict_request(query.as_deref());
+                answer(request, Arc::clone(&permits), move |(pipeline, limit)| {
+                    tap.verdicts(pipeline.as_deref(), limit)
+                })
             }
         };
         Router::new()
@@ -210,7 +235,7 @@ impl Tap {
     }
 
     fn take(&self, snapshot: Arc<Snapshot>) {
-        let mut all = self.lock();
+        let all = &mut self.lock().latest;
         let before = all
             .remove(&snapshot.pipeline)
             .map(|latest| totals(&latest.snapshot))
@@ -225,9 +250,40 @@ impl Tap {
         );
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Latest>>> {
-        // The map is whole after every statement above, so a panic elsewhere can't have torn it.
+    fn lock(&self) -> MutexGuard<'_, Tapped> {
+        // Both are whole after every statement above, so a panic elsewhere can't have torn them.
         self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tapped {
+    /// Pipelines with flows: those of the config, and those that a reload has removed as long as they have a window.
+    fn with_flows(&self) -> Vec<String> {
+        let configured = self.pipelines.iter();
+        let configured = configured.filter(|pipeline| pipeline.kind == PipelineKind::Metrics);
+        let names: BTreeSet<_> = configured
+            .map(|pipeline| pipeline.name.to_string())
+            .chain(self.latest.keys().map(ToString::to_string))
+            .collect();
+        names.into_iter().collect()
+    }
+
+    /// Whether `name` is one of `available`, those with flows.
+    fn check(&self, name: &str, available: &[String]) -> Result<(), QueryError> {
+        if available.iter().any(|known| known == name) {
+            return Ok(());
+        }
+        let is_configured = self.pipelines.iter().any(|pipeline| *pipeline.name == *name);
+        let fault = if is_configured {
+            format!("pipeline `{name}` gives log records and has no flows")
+        } else {
+            format!("unknown pipeline `{name}`")
+        };
+        let available = match available {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        };
+        Err(QueryError(format!("{fault}; available: {available}")))
     }
 }
 
@@ -272,45 +328,38 @@ impl Exporter for Tap {
     }
 }
 
-/// The query of `/flows`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Parameters {
-    limit: Option<usize>,
-    sort: Option<String>,
-    pipeline: Option<String>,
+/// Reads the query of `/flows`.
+fn request(query: Option<&str>) -> Result<Request, QueryError> {
+    let mut parameters = Parameters::of(query).map_err(QueryError)?;
+    let sort = match parameters.take("sort") {
+        None => Sort::default(),
+        Some(name) => Sort::from_name(&name).ok_or_else(|| {
+            let names = Sort::ALL.map(Sort::name).join(", ");
+            QueryError(format!("sort: unknown column `{name}`; available: {names}"))
+        })?,
+    };
+    let request = Request {
+        pipeline: parameters.take("pipeline"),
+        sort,
+        limit: limit(&mut parameters)?,
+    };
+    parameters
+        .finish(&["limit", "sort", "pipeline"])
+        .map_err(QueryError)?;
+    Ok(request)
 }
 
-impl Parameters {
-    fn request(self) -> Result<Request, QueryError> {
-        let sort = match self.sort {
-            None => Sort::default(),
-            Some(name) => Sort::from_name(&name).ok_or_else(|| {
-                let names = Sort::ALL.map(Sort::name).join(", ");
-                QueryError(format!("sort: unknown column `{name}`; available: {names}"))
-            })?,
-        };
-        Ok(Request {
-            pipeline: self.pipeline,
-            sort,
-            limit: self.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT),
-        })
-    }
+/// Reads the query of `/verdicts`: the pipeline and the limit.
+fn verdict_request(query: Option<&str>) -> Result<(Option<String>, usize), QueryError> {
+    let mut parameters = Parameters::of(query).map_err(QueryError)?;
+    let request = (parameters.take("pipeline"), limit(&mut parameters)?);
+    parameters.finish(&["limit", "pipeline"]).map_err(QueryError)?;
+    Ok(request)
 }
 
-/// The query of `/verdicts`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct VerdictParameters {
-    limit: Option<usize>,
-    pipeline: Option<String>,
-}
-
-fn unknown(pipeline: &str, pipelines: &[String]) -> QueryError {
-    QueryError(format!(
-        "unknown pipeline `{pipeline}`; available: {}",
-        pipelines.join(", ")
-    ))
+fn limit(parameters: &mut Parameters) -> Result<usize, QueryError> {
+    let limit = parameters.number("limit").map_err(QueryError)?;
+    Ok(limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT))
 }
 
 /// Answers `request` with what `work` returns, as JSON, one of few at a time.
@@ -369,7 +418,22 @@ mod tests {
     #[tokio::test]
     async fn the_newest_snapshot_of_each_pipeline_is_served_and_the_first_pipelines_by_default() {
         let mut tap = Tap::default();
-        assert_eq!(tap.flows(&request(Some("a"))), Ok(Flows::default()));
+        let pipeline = |name: &str, kind| Pipeline {
+            name: name.into(),
+            kind,
+            renamed: Vec::new(),
+        };
+        tap.set_pipelines(vec![
+            pipeline("logs", PipelineKind::Logs),
+            pipeline("a", PipelineKind::Metrics),
+        ]);
+        // Before the first window.
+        assert_eq!(tap.flows(&request(Some("a"))).unwrap().pipelines, ["a"]);
+        assert_eq!(
+            tap.flows(&request(Some("logs"))).unwrap_err().to_string(),
+            "pipeline `logs` gives log records and has no flows; available: a"
+        );
+        tap.set_pipelines(vec![pipeline("a", PipelineKind::Metrics)]);
         let mut service = tap.start().await.unwrap();
         for snapshot in [snapshot("b", 1), snapshot("a", 2), snapshot("a", 3)] {
             service
@@ -402,17 +466,28 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_there_is_not_is_refused_with_those_that_there_are() {
-        let parameters = |sort: &str| Parameters {
-            limit: Some(usize::MAX),
-            sort: Some(sort.to_owned()),
-            pipeline: None,
-        };
-        let refused = parameters("colour").request().unwrap_err().to_string();
+    fn a_query_is_read_or_refused_with_what_is_possible() {
+        let query = super::request(Some("sort=rtt&limit=99999999&pipeline=metrics%2Fa")).unwrap();
+        assert_eq!((query.sort, query.limit), (Sort::Rtt, MAX_LIMIT));
+        assert_eq!(query.pipeline.as_deref(), Some("metrics/a"));
+        let refused = |query: &str| super::request(Some(query)).unwrap_err().to_string();
+        let colour = refused("sort=colour");
         assert!(
-            refused.contains("`colour`") && refused.contains("retransmits"),
-            "{refused}"
+            colour.contains("`colour`") && colour.contains("retransmits"),
+            "{colour}"
         );
-        assert_eq!(parameters("rtt").request().unwrap().limit, MAX_LIMIT);
+        assert_eq!(
+            refused("limit=abc"),
+            "limit: expected a whole number, found `abc`"
+        );
+        assert_eq!(
+            refused("colour=red"),
+            "unknown parameter `colour`; available: limit, sort, pipeline"
+        );
+        assert_eq!(verdict_request(Some("limit=3")).unwrap(), (None, 3));
+        assert_eq!(
+            verdict_request(Some("sort=rtt")).unwrap_err().to_string(),
+            "unknown parameter `sort`; available: limit, pipeline"
+        );
     }
 }

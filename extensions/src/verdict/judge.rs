@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{Evidence, Shares};
-use crate::short::short_bytes;
+use crate::short::{counted, short_bytes};
 
 /// The least share of the time that makes something a cause.
 pub const NOTICEABLE: f64 = 0.05;
@@ -357,10 +357,6 @@ fn shares_line(shares: &Shares, total: f64) -> String {
         .map(|(name, time)| format!("{name} {}", percent(time / total)))
         .collect();
     format!("of {} of connections: {}", seconds(total), parts.join(", "))
-}
-
-fn counted(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn percent(share: f64) -> String {

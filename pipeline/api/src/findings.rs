@@ -26,6 +26,8 @@ const KEPT: usize = 1000;
 ///     numbers: Vec::new(),
 /// });
 /// assert_eq!(findings.newest(10).len(), 1);
+/// assert_eq!(findings.take().len(), 1);
+/// assert_eq!(findings.newest(10).len(), 0);
 /// assert_eq!(findings.total(), 1);
 /// ```
 #[derive(Debug, Default)]
@@ -60,6 +62,12 @@ impl Findings {
     pub fn newest(&self, limit: usize) -> Vec<Arc<FindingRecord>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.records.iter().rev().take(limit).map(Arc::clone).collect()
+    }
+
+    /// Takes out all that are kept, the oldest first.
+    pub fn take(&self) -> Vec<Arc<FindingRecord>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.records.drain(..).collect()
     }
 
     /// Number of findings since the start.

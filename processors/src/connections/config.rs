@@ -95,7 +95,12 @@ impl ComponentConfig for Config {
             faults.push(Violation::new("interval", "must be at least 100ms"));
         }
         if self.active_timeout < self.interval {
-            faults.push(Violation::new("active_timeout", "must be at least `interval`"));
+            let (timeout, interval) = (self.active_timeout, self.interval);
+            let message = format!(
+                "`active_timeout` is {timeout:?}, shorter than `interval`, which is {interval:?}; \
+                 hint: raise `active_timeout` to {interval:?} or more, or lower `interval`"
+            );
+            faults.push(Violation::new("active_timeout", message));
         }
         if !(0.0..=1.0).contains(&self.sample.ratio) {
             let message = format!("expected a number from 0 to 1, found {}", self.sample.ratio);
@@ -130,7 +135,13 @@ mod tests {
             active_timeout: Duration::from_secs(1),
             ..Config::default()
         };
-        assert_eq!(config.validate()[0].path, ["active_timeout"]);
+        let fault = &config.validate()[0];
+        assert_eq!(fault.path, ["active_timeout"]);
+        assert_eq!(
+            fault.message,
+            "`active_timeout` is 1s, shorter than `interval`, which is 5s; \
+             hint: raise `active_timeout` to 5s or more, or lower `interval`"
+        );
         assert_eq!(Config::default().validate(), []);
     }
 }

@@ -28,7 +28,7 @@ mod programs;
 mod replace;
 mod sockets;
 mod translations;
-mod udp;
+pub(crate) mod udp;
 mod unadopted;
 
 use flowtap_ebpf::{Events, LoadError, Sockets};

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use flowtap_config::{Config, MetricsConfig};
 use flowtap_engine::runner;
+use flowtap_extensions::short::counted;
 use flowtap_extensions::telemetry::{self, LogWriter, Telemetry};
 use flowtap_extensions::verdict::{Evidence, PeerVerdict, Sums, Verdict, judge, verdicts};
 use flowtap_pipeline::{PipelineId, Registry};
@@ -181,10 +182,8 @@ impl Answer {
             let _ = writeln!(text, "  {line}");
         }
         for (reason, packets) in &self.drops {
-            let _ = writeln!(
-                text,
-                "  {packets} packets dropped on this machine meanwhile: {reason}"
-            );
+            let packets = counted(*packets, "packet", "packets");
+            let _ = writeln!(text, "  {packets} dropped on this machine meanwhile: {reason}");
         }
         if self.peers.len() > 1 {
             text.push_str("\nby peer:\n");
@@ -199,17 +198,14 @@ impl Answer {
             }
         }
         if self.records_of_further_peers > 0 {
-            let _ = writeln!(
-                text,
-                "  and {} records of further peers",
-                self.records_of_further_peers
-            );
+            let records = counted(self.records_of_further_peers, "record", "records");
+            let _ = writeln!(text, "  and {records} of further peers");
         }
         if self.records_without_queues > 0 {
             let _ = writeln!(
                 text,
-                "  queues of further connections are not in the sums: {} records",
-                self.records_without_queues
+                "  queues of further connections are not in the sums: {}",
+                counted(self.records_without_queues, "record", "records")
             );
         }
         text

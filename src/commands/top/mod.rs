@@ -87,13 +87,19 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), ExitError> {
 
 /// The daemon to ask, if there is one.
 fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>, ExitError> {
-    let unavailable = |address: SocketAddr, error: &AskError| {
-        ExitError::new(
+    let unavailable = |address: SocketAddr, error: &AskError| match error {
+        AskError::Refused(_) => ExitError::new(
+            Code::Usage,
+            format!(
+                "no flows at {address}: {error}\n  hint: choose an available pipeline with --pipeline, or leave --pipeline out"
+            ),
+        ),
+        _ => ExitError::new(
             Code::Unavailable,
             format!(
                 "no flows at {address}: {error}\n  hint: start `flowtap run` with service.admin.endpoint={address}, or let top measure by itself: --set service.admin.endpoint=null"
             ),
-        )
+        ),
     };
     let given = args.admin;
     let address = match given {
@@ -219,6 +225,7 @@ impl InProcess {
             pipeline.exporters.clear();
         }
         graph::attach_tap(&mut graph, tap);
+        tap.set_pipelines(graph::tapped_pipelines(&config));
         let stop = CancellationToken::new();
         let (ready, starts) = oneshot::channel();
         let running = runtime.spawn({

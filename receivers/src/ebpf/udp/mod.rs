@@ -35,7 +35,7 @@ pub(super) use self::icmp::IcmpCounters;
 use self::roles::Roles;
 use self::telemetry::Telemetry;
 use super::explain::explain;
-use crate::containers::Containers;
+use crate::containers::{Containers, mount};
 
 /// Records after which a batch is passed on, so that it stays in the cache.
 const BATCH_RECORDS: usize = 1024;
@@ -83,12 +83,12 @@ impl UdpCapture {
                 return Ok(None);
             }
             Err(error) if udp.hooks == UdpHooks::Auto => {
+                let hooks = hooks_hint(!mount::mount_points().is_empty());
                 tracing::warn!(
                     receiver = %context.id,
                     %error,
                     "UDP is not measured\n  \
-                     hint: `flowtap doctor` shows what is missing; `udp.hooks: cgroup` or `tracepoints` needs less of the kernel, and \
-                     `udp.enabled: false` ends this message"
+                     hint: `flowtap doctor` shows what is missing; {hooks}, and `udp.enabled: false` ends this message"
                 );
                 return Ok(None);
             }
@@ -338,5 +338,26 @@ impl Sink for UdpSink<'_> {
 
     fn scan_failed(&mut self, error: &dyn Display) {
         self.sink.scan_failed(error);
+    }
+}
+
+/// Hint at the hooks that need less of the kernel than those of `udp.hooks: auto`, as far as this machine can have them.
+pub(crate) const fn hooks_hint(has_cgroup2: bool) -> &'static str {
+    if has_cgroup2 {
+        "`udp.hooks: cgroup` (CAP_NET_ADMIN) or `udp.hooks: tracepoints` (Linux 6.3 or later; no DNS) needs less of the kernel"
+    } else {
+        "`udp.hooks: tracepoints` (Linux 6.3 or later; no DNS) needs less of the kernel, and so does `udp.hooks: cgroup` where a \
+         cgroup2 file system is mounted, which is not the case here"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hooks_at_cgroups_are_suggested_where_there_are_cgroups() {
+        assert!(!hooks_hint(true).contains("not the case"));
+        assert!(hooks_hint(false).starts_with("`udp.hooks: tracepoints`"));
     }
 }
