@@ -11,12 +11,14 @@
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
 //! | [`push`] | | code shared by exporters that push |
+//! | `native` | | exponential buckets as native histograms |
 //! | `wire` | | fields of Protocol Buffers |
 #![forbid(unsafe_code)]
 
 pub mod debug;
 pub mod file;
 pub mod naming;
+mod native;
 pub mod otlp;
 pub mod prometheus;
 pub mod push;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::log::{ConnectionLog, Counts, Outcome};
 use flowtap_pipeline::{
-    BuildContext, Endpoint, Family, FamilyKind, FamilySnapshot, Flow, FlowKind, HISTOGRAM_BUCKETS,
+    Buckets, BuildContext, Endpoint, Family, FamilyKind, FamilySnapshot, Flow, FlowKind, HISTOGRAM_BUCKETS,
     HistogramPoint, LabelValue, LogBatch, LogBody, LogRecord, Naming, Points, Resource, Series, Snapshot,
     SumPoint, Timestamp,
 };
@@ -37,6 +37,35 @@ const TIMES: Family = Family {
     unit: "us",
     kind: FamilyKind::Histogram(&BOUNDS),
 };
+
+const EXPONENTIAL: Family = Family {
+    name: "network_exponential",
+    kind: FamilyKind::ExponentialHistogram,
+    ..TIMES
+};
+
+/// The same as [`snapshot`] with nothing but an exponential histogram of `values`.
+pub(crate) fn exponential(values: &[f64]) -> Snapshot {
+    let mut buckets = Buckets::default();
+    for value in values {
+        buckets.record(*value, None);
+    }
+    let pairs = [("raddr", LabelValue::Text("192.0.2.7"))];
+    let point = HistogramPoint {
+        series: Series::new(&EXPONENTIAL, pairs, None, Timestamp::from_nanos(1_000)),
+        buckets,
+        sum: values.iter().sum(),
+        updated: Timestamp::from_nanos(5_000),
+    };
+    Snapshot {
+        families: vec![FamilySnapshot {
+            family: &EXPONENTIAL,
+            points: Points::Histograms(vec![point]),
+            ended: Vec::new(),
+        }],
+        ..snapshot(0)
+    }
+}
 
 /// A self-signed certificate for `name`, as `<base>.crt` and `<base>.key`.
 pub(crate) fn certificate(base: &std::path::Path, name: &str) {
@@ -87,7 +116,7 @@ pub(crate) fn snapshot(total: u64) -> Snapshot {
     let series = Series::new(&TIMES, pairs, None, Timestamp::from_nanos(1_000));
     let times = HistogramPoint {
         series,
-        buckets,
+        buckets: buckets.into(),
         sum: 12.5,
         updated: Timestamp::from_nanos(5_000),
     };

@@ -81,6 +81,24 @@ pub(crate) const fn varint_len(value: u64) -> usize {
     1 + encoded_len_varint(value)
 }
 
+/// A signed number, as fields of the types `sint32` and `sint64` have it.
+pub(crate) const fn zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)).cast_unsigned()
+}
+
+/// A packed field of varints.
+pub(crate) fn push_packed_varints(out: &mut Vec<u8>, number: u32, values: impl Iterator<Item = u64> + Clone) {
+    begin(out, number, packed_len(values.clone()));
+    for value in values {
+        push_packed(out, value);
+    }
+}
+
+/// Bytes of the content of such a field.
+pub(crate) fn packed_len(values: impl Iterator<Item = u64>) -> usize {
+    values.map(encoded_len_varint).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,6 +88,7 @@ mod live;
 mod memory;
 mod modes;
 mod name_files;
+mod native_histograms;
 mod netns;
 mod network_policies;
 mod open_connections;

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::daemon::{Daemon, Launch, free_address, read};
 use crate::exposition::{Exposition, Sample};
+use crate::native_histograms;
 use crate::netns::within_new;
 use crate::peers::{ask_until, listens};
 use crate::require;
@@ -166,7 +167,7 @@ fn exposition(values: BTreeMap<(String, Attributes), f64>) -> Exposition {
 struct Point {
     resource: Attributes,
     name: String,
-    /// `sum`, `gauge` or `histogram`.
+    /// `sum`, `gauge`, `histogram` or `exponentialHistogram`.
     kind: &'static str,
     attributes: Attributes,
     start: u64,
@@ -220,7 +221,7 @@ fn points(request: &Value) -> Vec<Point> {
         let of_resource = attributes(&resource["resource"]["attributes"]);
         for scope in list(&resource, "scopeMetrics") {
             for metric in list(&scope, "metrics") {
-                let kinds = ["sum", "gauge", "histogram"];
+                let kinds = ["sum", "gauge", "histogram", "exponentialHistogram"];
                 let kind = kinds.into_iter().find(|kind| metric.get(kind).is_some()).unwrap();
                 for body in list(&metric[kind], "dataPoints") {
                     found.push(Point {
@@ -469,6 +470,97 @@ fn the_collector_takes_everything_by_every_protocol_and_packing() {
             points.len()
         );
     }
+}
+
+#[test]
+fn the_collector_takes_exponential_histograms_whose_buckets_hold_what_applications_sent() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let (mut text, mut collectors) = (String::new(), Vec::new());
+    for protocol in PROTOCOLS {
+        for temporality in ["cumulative", "delta"] {
+            let Some(collector) = Otelcol::started() else {
+                return;
+            };
+            let name = format!("otlp/{}-{temporality}", protocol.replace('/', "-"));
+            let address = collector.address(protocol);
+            let _ = writeln!(
+                text,
+                "  {name}: {{endpoint: \"http://{address}\", protocol: {protocol}, interval: 200ms, temporality: {temporality}}}"
+            );
+            collectors.push((name, temporality == "delta", collector));
+        }
+    }
+    let names: Vec<_> = collectors.iter().map(|(name, ..)| name.as_str()).collect();
+    let daemon = Daemon::launch(Launch {
+        list: &format!("exporters: [debug, {}]", names.join(", ")),
+        exporters: &text,
+        set: &[native_histograms::FAMILY],
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    native_histograms::send(&listener).unwrap();
+    let sizes = native_histograms::SIZES;
+    for (name, is_delta, collector) in &collectors {
+        let sent = || {
+            let points = collector.points();
+            points
+                .into_iter()
+                .filter(|point| point.name == "primus_lens_network_tcp_connection_bytes")
+                .filter(|point| {
+                    point.attributes["server_port"] == port && point.attributes["flow"] == "egress"
+                })
+                .filter(|point| point.attributes["direction"] == "outbound" && point.count() > 0)
+                .collect::<Vec<_>>()
+        };
+        let points = ask_until(&format!("{name} has every connection"), || {
+            let points = sent();
+            let mut counts = points.iter().map(Point::count);
+            let count = if *is_delta {
+                counts.sum()
+            } else {
+                counts.next_back()?
+            };
+            (count == sizes.len() as u64).then_some(points)
+        });
+        let taken = if *is_delta {
+            &points[..]
+        } else {
+            &points[points.len() - 1..]
+        };
+        let mut sum = 0.0;
+        let mut seen = [0; 2];
+        for point in taken {
+            assert_eq!(point.kind, "exponentialHistogram");
+            sum += point.body["sum"].as_f64().unwrap();
+            let scale = point.body["scale"].as_i64().unwrap_or_default() as f64;
+            let positive = &point.body["positive"];
+            let offset = positive["offset"].as_i64().unwrap_or_default();
+            let counts: Vec<_> = positive["bucketCounts"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(whole)
+                .collect();
+            assert_eq!(counts.iter().sum::<u64>(), point.count(), "{point:?}");
+            for (index, count) in (offset..).zip(counts) {
+                // OpenTelemetry, "ExponentialHistogram": (base^index, base^(index+1)], base = 2^(2^-scale).
+                let bound = |index: i64| (index as f64 * (-scale).exp2()).exp2();
+                let within = |size: f64| bound(index) < size && size <= bound(index + 1);
+                for (size, seen) in [1_000.0, 500_000.0].into_iter().zip(&mut seen) {
+                    *seen += if within(size) { count } else { 0 };
+                }
+            }
+        }
+        let of = |size| sizes.iter().filter(|sent| **sent == size).count() as u64;
+        assert_eq!(seen, [of(1_000), of(500_000)], "{name}");
+        let total = sizes.iter().sum::<usize>() as f64;
+        assert!((sum - total).abs() < 0.5, "{name}: {sum}");
+    }
+    let (status, end) = daemon.stop();
+    assert!(status.success(), "{status} {}", end.log);
 }
 
 /// Everything is of one resource, that of this node.

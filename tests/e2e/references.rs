@@ -35,7 +35,7 @@ fn describe(text: &mut String, definition: &Definition) {
     let kind = match family.kind {
         FamilyKind::Counter => "counter",
         FamilyKind::Gauge | FamilyKind::UpDownCounter => "gauge",
-        FamilyKind::Histogram(_) => "histogram",
+        FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => "histogram",
     };
     let buckets = |kind: FamilyKind| match kind {
         FamilyKind::Histogram(bounds) => {

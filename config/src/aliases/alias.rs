@@ -63,6 +63,7 @@ pub(super) const INTERFACES: Meant = Note(
     "flowtap counts in sockets, which belong to no interface; drop records by address, port or network namespace with the processor `filter`",
 );
 pub(super) const NO_SAMPLING: Meant = Note("nothing is sampled: totals are exact; remove it");
+pub(super) const EXPONENTIAL: Meant = Written("buckets", "write `buckets: exponential`");
 pub(super) const LABELS: Meant = At("processors.window.families.NAME.labels");
 pub(super) const WIRED: Meant = Note(
     "name the components of a pipeline in `service.pipelines.NAME.receivers`, `.processors` and `.exporters`",

@@ -2,7 +2,8 @@
 
 use super::alias::Meant::{At, Key, Note, Written};
 use super::alias::{
-    Alias, BUCKETS, COLLECTOR, EXCLUDE, INTERFACES, NO_SAMPLING, OBI, OTHER, PROMETHEUS, VECTOR, alias,
+    Alias, BUCKETS, COLLECTOR, EXCLUDE, EXPONENTIAL, INTERFACES, NO_SAMPLING, OBI, OTHER, PROMETHEUS, VECTOR,
+    alias,
 };
 
 /// The aliases.
@@ -32,6 +33,36 @@ pub(super) const TABLE: &[Alias] = &[
         At("processors.attributes.drop"),
     ),
     alias(OTHER, "processors.window", "buckets", BUCKETS),
+    alias(
+        COLLECTOR,
+        "processors.window.families.*",
+        "exponential",
+        EXPONENTIAL,
+    ),
+    alias(
+        COLLECTOR,
+        "processors.window.families.*",
+        "histogram",
+        Key("buckets"),
+    ),
+    alias(
+        COLLECTOR,
+        "processors.window.families.*",
+        "explicit_bounds",
+        Key("buckets"),
+    ),
+    alias(
+        PROMETHEUS,
+        "processors.window.families.*",
+        "native_histogram",
+        EXPONENTIAL,
+    ),
+    alias(
+        PROMETHEUS,
+        "processors.window.families.*",
+        "native_histograms",
+        EXPONENTIAL,
+    ),
     alias(OTHER, "processors.window.families.*", "exclude", Key("labels")),
     alias(
         COLLECTOR,

@@ -109,7 +109,7 @@ mod tests {
             "EventName: flowtap.tcp.connection\n",
             "     -> flowtap.source.bytes: Int(81)\n",
             "     -> flowtap.connection.duration: Double(2.5)\n",
-            "# 1 records more\n",
+            "# 1 record more\n",
         ] {
             assert!(detailed.contains(part), "no {part} in {detailed}");
         }

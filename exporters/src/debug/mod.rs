@@ -19,9 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flowtap_pipeline::plain::lines;
 use flowtap_pipeline::{
-    BuildContext, BuildError, ExportService, Exported, Exporter, ExporterConfig, Factory, FamilyKind,
-    FamilySnapshot, Output, PairValue, Points, QueueConfig, Series, Snapshot, Stability, StageError,
-    Timestamp,
+    Buckets, BuildContext, BuildError, Exponential, ExportService, Exported, Exporter, ExporterConfig,
+    Factory, FamilyKind, FamilySnapshot, Output, PairValue, Points, QueueConfig, Series, Snapshot, Stability,
+    StageError, Timestamp, ZERO_THRESHOLD,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -170,6 +170,7 @@ fn push_metric(
         FamilyKind::Counter | FamilyKind::UpDownCounter => ("Sum", "NumberDataPoints"),
         FamilyKind::Gauge => ("Gauge", "NumberDataPoints"),
         FamilyKind::Histogram(_) => ("Histogram", "HistogramDataPoints"),
+        FamilyKind::ExponentialHistogram => ("ExponentialHistogram", "ExponentialHistogramDataPoints"),
     };
     writeln!(text, "Metric #{index}\nDescriptor:")?;
     writeln!(text, "     -> Name: {}", full_name(&config.namespace, family))?;
@@ -206,6 +207,9 @@ fn push_metric(
                 writeln!(text, "{point} #{index}")?;
                 push_series(text, &histogram.series, histogram.updated)?;
                 writeln!(text, "Count: {}\nSum: {}", histogram.count(), histogram.sum)?;
+                if let Buckets::Exponential(buckets) = &histogram.buckets {
+                    push_exponential(text, buckets)?;
+                }
                 let FamilyKind::Histogram(bounds) = family.kind else {
                     continue;
                 };
@@ -216,6 +220,25 @@ fn push_metric(
                     writeln!(text, "Buckets #{index}, Count: {count}")?;
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// The buckets that are not empty, each with its bounds.
+fn push_exponential(text: &mut String, buckets: &Exponential) -> std::fmt::Result {
+    writeln!(text, "Scale: {}", buckets.scale())?;
+    if buckets.zero_count() > 0 {
+        writeln!(
+            text,
+            "Bucket [0, {ZERO_THRESHOLD:e}], Count: {}",
+            buckets.zero_count()
+        )?;
+    }
+    for (index, count) in (buckets.offset()..).zip(buckets.counts()) {
+        if *count > 0 {
+            let (lower, upper) = buckets.bounds(index);
+            writeln!(text, "Bucket ({lower:.6}, {upper:.6}], Count: {count}")?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use flate2::write::GzEncoder;
-use flowtap_pipeline::{LogBatch, Pair, PairValue, Snapshot};
+use flowtap_pipeline::{Buckets, LogBatch, Pair, PairValue, Snapshot};
 
 use super::content::Content;
 use super::log_row;
@@ -122,7 +122,7 @@ impl Line {
             upper: table.bounds().unwrap_or_default(),
             bounds: match table.bounds() {
                 Some(bounds) => serde_json::to_vec(bounds)?,
-                None => Vec::new(),
+                None => b"[]".to_vec(),
             },
         })
     }
@@ -158,9 +158,21 @@ impl Line {
                 out.extend_from_slice(br#","sum":"#);
                 serde_json::to_writer(&mut *out, &point.sum)?;
                 out.extend_from_slice(br#","bounds":"#);
-                out.extend_from_slice(&self.bounds);
+                let exponential;
+                let counts = match &point.buckets {
+                    Buckets::Explicit(_) => {
+                        out.extend_from_slice(&self.bounds);
+                        point.counts(self.upper)
+                    }
+                    Buckets::Exponential(buckets) => {
+                        let (bounds, counts) = buckets.to_explicit();
+                        serde_json::to_writer(&mut *out, &bounds)?;
+                        exponential = counts;
+                        &*exponential
+                    }
+                };
                 let mut before: &[u8] = br#","buckets":["#;
-                for count in point.counts(self.upper) {
+                for count in counts {
                     push_number(out, before, signed(*count));
                     before = b",";
                 }

@@ -11,7 +11,7 @@ use arrow_array::builder::{
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use flowtap_pipeline::log::LOG_SCHEMA_VERSION;
-use flowtap_pipeline::{LogBatch, Pair, PipelineKind, Snapshot};
+use flowtap_pipeline::{Buckets, LogBatch, Pair, PipelineKind, Snapshot};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::ZstdLevel;
 use parquet::errors::ParquetError;
@@ -262,12 +262,18 @@ impl Columns {
         for (column, number) in self.numbers.iter_mut().zip(doubles) {
             column.append_option(number);
         }
+        let layout = histogram.map(|point| match &point.buckets {
+            Buckets::Explicit(_) => {
+                let bounds = table.bounds().unwrap_or_default();
+                (bounds.to_vec(), point.counts(bounds).to_vec())
+            }
+            Buckets::Exponential(buckets) => buckets.to_explicit(),
+        });
+        let (bounds, buckets) = layout.unzip();
         self.bounds
-            .append_option(table.bounds().map(|bounds| bounds.iter().copied().map(Some)));
-        self.buckets.append_option(histogram.map(|point| {
-            let counts = point.counts(table.bounds().unwrap_or_default());
-            counts.iter().map(|count| Some(signed(*count)))
-        }));
+            .append_option(bounds.map(|bounds| bounds.into_iter().map(Some)));
+        self.buckets
+            .append_option(buckets.map(|counts| counts.into_iter().map(|count| Some(signed(count)))));
         self.rows += 1;
         Ok(())
     }

@@ -78,7 +78,7 @@ pub(super) enum Value<'a> {
     /// `value`, of a counter or a gauge that is not in whole numbers.
     Number(&'a ValuePoint),
     /// `count` of values observed since the series began; their `sum`; upper `bounds` of all buckets but the last, which has none;
-    /// `buckets`, how many of the values are in each, not cumulated.
+    /// `buckets`, how many of the values are in each, not cumulated. With exponential buckets each row has its own bounds.
     Histogram(&'a HistogramPoint),
 }
 
@@ -110,7 +110,7 @@ impl<'a> Table<'a> {
                 kind: match family.family.kind {
                     FamilyKind::Counter => "counter",
                     FamilyKind::Gauge | FamilyKind::UpDownCounter => "gauge",
-                    FamilyKind::Histogram(_) => "histogram",
+                    FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => "histogram",
                 },
                 unit: family.family.unit,
             },
@@ -119,11 +119,14 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// Of a histogram.
+    /// Of a histogram whose rows all have the same.
     pub(super) const fn bounds(&self) -> Option<&'static [f64]> {
         match self.family.family.kind {
             FamilyKind::Histogram(bounds) => Some(bounds),
-            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => None,
+            FamilyKind::Counter
+            | FamilyKind::Gauge
+            | FamilyKind::UpDownCounter
+            | FamilyKind::ExponentialHistogram => None,
         }
     }
 
@@ -179,7 +182,9 @@ fn changed(at: Timestamp, family: &FamilySnapshot) -> Box<dyn Iterator<Item = (u
             Box::new(changed.map(move |(i, point)| {
                 let value = match kind {
                     FamilyKind::Gauge | FamilyKind::UpDownCounter => Value::Gauge(point),
-                    FamilyKind::Counter | FamilyKind::Histogram(_) => Value::Counter(point),
+                    FamilyKind::Counter | FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => {
+                        Value::Counter(point)
+                    }
                 };
                 (i, row(&point.series, value))
             }))

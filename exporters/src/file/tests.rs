@@ -143,6 +143,38 @@ fn various() -> Snapshot {
 }
 
 #[test]
+fn exponential_buckets_are_written_with_bounds_of_their_own() {
+    let snapshot = crate::testing::exponential(&[0.0, 0.5, 1.0, 1.0]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut json = writer(&config(dir.path(), Format::Json));
+    assert_eq!(json.write(Content::Metrics(&snapshot)), wrote(1));
+    json.finish();
+    let line = read_lines(&only_file(dir.path())).remove(0);
+    let numbers = |key: &str| -> Vec<f64> {
+        let list = line[key].as_array().unwrap().iter();
+        list.map(|number| number.as_f64().unwrap()).collect()
+    };
+    let (bounds, buckets) = (numbers("bounds"), numbers("buckets"));
+    assert_eq!(line["type"], "histogram");
+    assert_eq!(buckets.len(), bounds.len() + 1);
+    assert!((buckets.iter().sum::<f64>() - 4.0).abs() < 1e-9);
+    let one = bounds
+        .iter()
+        .position(|bound| (bound - 1.0).abs() < 1e-9)
+        .unwrap();
+    assert!(buckets[0] > 0.5 && buckets[one] > 1.5, "{buckets:?}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut parquet = writer(&config(dir.path(), Format::Parquet));
+    assert_eq!(parquet.write(Content::Metrics(&snapshot)), wrote(1));
+    parquet.finish();
+    let batch = batches(&only_file(dir.path())).remove(0);
+    let column = |name: &str| batch.column_by_name(name).unwrap().as_list::<i32>().value(0);
+    assert_eq!(column("buckets").len(), column("bounds").len() + 1);
+    assert_eq!(column("bounds").len(), bounds.len());
+}
+
+#[test]
 fn each_changed_series_is_a_line_that_is_read_back_whole() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = writer(&config(dir.path(), Format::Json));

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use flowtap_pipeline::{
-    HISTOGRAM_BUCKETS, HistogramPoint, Points, Series, SeriesId, Snapshot, SumPoint, Timestamp, ValuePoint,
+    Buckets, HistogramPoint, Points, Series, SeriesId, Snapshot, SumPoint, Timestamp, ValuePoint,
 };
 
 use super::ended::Ended;
@@ -27,10 +27,10 @@ pub(super) struct ValuePart {
 }
 
 /// A difference of a histogram.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct HistogramPart {
     pub(super) start: Timestamp,
-    pub(super) buckets: [u64; HISTOGRAM_BUCKETS + 1],
+    pub(super) buckets: Buckets,
     pub(super) sum: f64,
 }
 
@@ -50,9 +50,9 @@ struct Delivered<T> {
     total: T,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct HistogramTotals {
-    buckets: [u64; HISTOGRAM_BUCKETS + 1],
+    buckets: Buckets,
     sum: f64,
 }
 
@@ -82,16 +82,13 @@ impl Deltas {
         let Some(delivered) = self.histograms.get(&point.series.id()) else {
             return (point.count() > 0).then_some(HistogramPart {
                 start: point.series.start(),
-                buckets: point.buckets,
+                buckets: point.buckets.clone(),
                 sum: point.sum,
             });
         };
-        let mut buckets = point.buckets;
-        for (bucket, before) in buckets.iter_mut().zip(delivered.total.buckets) {
-            *bucket -= before;
-        }
+        let buckets = point.buckets.since(&delivered.total.buckets);
         let sum = point.sum - delivered.total.sum;
-        buckets.iter().any(|&count| count > 0).then_some(HistogramPart {
+        (buckets.count() > 0).then_some(HistogramPart {
             start: delivered.until,
             buckets,
             sum,
@@ -131,7 +128,7 @@ impl Deltas {
                             _series: point.series.clone(),
                             until,
                             total: HistogramTotals {
-                                buckets: point.buckets,
+                                buckets: point.buckets.clone(),
                                 sum: point.sum,
                             },
                         };

@@ -8,8 +8,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use flowtap_pipeline::resource::SCHEMA_URL;
 use flowtap_pipeline::{
-    Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Naming, PipelineKind, Points,
-    Series, Snapshot, SumPoint, Timestamp, ValuePoint,
+    Buckets, Exponential, Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, Naming,
+    PipelineKind, Points, Series, Snapshot, SumPoint, Timestamp, ValuePoint, ZERO_THRESHOLD,
 };
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
@@ -22,7 +22,10 @@ use super::ended::Ended;
 use crate::naming::{full_name, pipeline_attribute};
 use crate::push::Request;
 use crate::push::zero_at;
-use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint};
+use crate::wire::{
+    FIXED64_BYTES, begin, len_delimited, packed_len, push_bytes, push_fixed64, push_packed_varints,
+    push_varint, varint_len, zigzag,
+};
 
 /// `AGGREGATION_TEMPORALITY_DELTA`
 const DELTA: u64 = 1;
@@ -119,7 +122,10 @@ impl Encoder {
                     continue;
                 };
                 let (written, data_len) = match points.zero_at(head, block, i) {
-                    Some(_) => (2, 2 * len_delimited(len)),
+                    Some(_) => (
+                        2,
+                        len_delimited(len) + len_delimited(zero_len(head, block, i, len)),
+                    ),
                     None => (1, len_delimited(len)),
                 };
                 let full = plan.points + metric.points + written > self.max_points
@@ -368,7 +374,7 @@ impl PointWriter<'_> {
             Some(deltas) => deltas.of_histogram(point),
             None => Some(HistogramPart {
                 start: point.series.start(),
-                buckets: point.buckets,
+                buckets: point.buckets.clone(),
                 sum: point.sum,
             }),
         }
@@ -386,8 +392,7 @@ impl PointWriter<'_> {
         zero_at(series, self.snapshot.at).filter(|_| series.start() >= new_since)
     }
 
-    /// Length of the output of [`Self::push`], without key and length; `None` if the point is not
-    /// sent. A point 0 before it is as long.
+    /// Length of the output of [`Self::push`] for a point itself, without key and length; `None` if the point is not sent.
     fn len(&self, head: &Head<'_>, block: &Block<'_>, i: usize) -> Option<usize> {
         let Some(i) = i.checked_sub(block.ended.len()) else {
             return Some(ended_len(head, &block.ended[i].1));
@@ -402,8 +407,13 @@ impl PointWriter<'_> {
                 Some(number_len(head, &points[i].series))
             }
             Points::Histograms(points) => {
-                self.histogram_part(&points[i])?;
-                Some(histogram_len(head, &points[i].series))
+                let part = self.histogram_part(&points[i])?;
+                let series = &points[i].series;
+                Some(if head.is_exponential {
+                    exponential_len(head, series, part.buckets.exponential())
+                } else {
+                    histogram_len(head, series)
+                })
             }
         }
     }
@@ -439,11 +449,15 @@ impl PointWriter<'_> {
                 if let Some(part) = self.histogram_part(point) {
                     let zero = HistogramPart {
                         start: part.start,
-                        buckets: [0; HISTOGRAM_BUCKETS + 1],
+                        buckets: Buckets::default(),
                         sum: 0.0,
                     };
                     for (at, part) in zero_at.map(|at| (at, &zero)).into_iter().chain([(at, &part)]) {
-                        push_histogram(out, head, &point.series, at, part);
+                        if head.is_exponential {
+                            push_exponential(out, head, &point.series, at, part);
+                        } else {
+                            push_histogram(out, head, &point.series, at, part);
+                        }
                     }
                 }
             }
@@ -471,17 +485,66 @@ fn push_histogram(out: &mut Vec<u8>, head: &Head<'_>, series: &Series, at: Times
     begin(out, 1, histogram_len(head, series));
     push_fixed64(out, 2, part.start.as_nanos());
     push_fixed64(out, 3, at.as_nanos());
-    push_fixed64(out, 4, part.buckets.iter().sum());
+    push_fixed64(out, 4, part.buckets.count());
     push_fixed64(out, 5, part.sum.to_bits());
     begin(out, 6, head.buckets * BUCKET_BYTES);
-    for count in part.buckets.iter().take(head.buckets) {
+    for count in part.buckets.explicit().iter().take(head.buckets) {
         out.extend_from_slice(&count.to_le_bytes());
     }
     out.extend_from_slice(&head.bounds);
     push_attributes(out, head, series);
 }
 
-/// A point of a series that has ended: flags 8 of a `NumberDataPoint`, 10 of a `HistogramDataPoint`. A histogram has a sum, buckets
+/// `ExponentialHistogramDataPoint`: attributes 1, start 2, time 3, count 4, sum 5, scale 6, `zero_count` 7, positive 8 (`Buckets`:
+/// offset 1, `bucket_counts` 2), `zero_threshold` 14.
+fn push_exponential(
+    out: &mut Vec<u8>,
+    head: &Head<'_>,
+    series: &Series,
+    at: Timestamp,
+    part: &HistogramPart,
+) {
+    let buckets = part.buckets.exponential();
+    begin(out, 1, exponential_len(head, series, buckets));
+    push_fixed64(out, 2, part.start.as_nanos());
+    push_fixed64(out, 3, at.as_nanos());
+    push_fixed64(out, 4, buckets.count());
+    push_fixed64(out, 5, part.sum.to_bits());
+    push_varint(out, 6, zigzag(buckets.scale().into()));
+    push_fixed64(out, 7, buckets.zero_count());
+    if !buckets.counts().is_empty() {
+        begin(out, 8, positive_len(buckets));
+        push_varint(out, 1, zigzag(buckets.offset().into()));
+        push_packed_varints(out, 2, buckets.counts().iter().copied());
+    }
+    push_fixed64(out, 14, ZERO_THRESHOLD.to_bits());
+    push_attributes(out, head, series);
+}
+
+/// Length of a point 0 before a point of `len` bytes, without key and length: the same, but for exponential buckets.
+fn zero_len(head: &Head<'_>, block: &Block<'_>, i: usize, len: usize) -> usize {
+    match (block.points, i.checked_sub(block.ended.len())) {
+        (Points::Histograms(points), Some(i)) if head.is_exponential => {
+            exponential_len(head, &points[i].series, &Exponential::new())
+        }
+        _ => len,
+    }
+}
+
+fn positive_len(buckets: &Exponential) -> usize {
+    varint_len(zigzag(buckets.offset().into())) + len_delimited(packed_len(buckets.counts().iter().copied()))
+}
+
+fn exponential_len(head: &Head<'_>, series: &Series, buckets: &Exponential) -> usize {
+    let positive = if buckets.counts().is_empty() {
+        0
+    } else {
+        len_delimited(positive_len(buckets))
+    };
+    6 * FIXED64_BYTES + varint_len(zigzag(buckets.scale().into())) + positive + attributes_len(head, series)
+}
+
+/// A point of a series that has ended: flags 8 of a `NumberDataPoint`, 10 of both data points of histograms. A histogram has a sum, buckets
 /// and their bounds as well, all of them 0: a Prometheus ends only the series `_sum` and `_bucket` that the point still has.
 fn push_ended(out: &mut Vec<u8>, head: &Head<'_>, (at, series): &(Timestamp, Series)) {
     begin(out, 1, ended_len(head, series));
@@ -497,6 +560,10 @@ fn push_ended(out: &mut Vec<u8>, head: &Head<'_>, (at, series): &(Timestamp, Ser
                 &[0; BUCKET_BYTES * (HISTOGRAM_BUCKETS + 1)][..head.buckets * BUCKET_BYTES],
             );
             out.extend_from_slice(&head.bounds);
+            10
+        }
+        FamilyKind::ExponentialHistogram => {
+            push_fixed64(out, 5, 0.0_f64.to_bits());
             10
         }
     };
@@ -530,6 +597,7 @@ fn histogram_len(head: &Head<'_>, series: &Series) -> usize {
 fn ended_len(head: &Head<'_>, series: &Series) -> usize {
     let histogram = match head.family.kind {
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => 0,
+        FamilyKind::ExponentialHistogram => FIXED64_BYTES,
         FamilyKind::Histogram(_) => {
             FIXED64_BYTES + len_delimited(head.buckets * BUCKET_BYTES) + head.bounds.len()
         }
@@ -542,15 +610,18 @@ struct Head<'a> {
     family: &'a Family,
     /// `Metric`: name 1, description 2, unit 3.
     bytes: Vec<u8>,
-    /// `Metric`: gauge 5, sum 7, histogram 9.
+    /// `Metric`: gauge 5, sum 7, histogram 9, `exponential_histogram` 10.
     data_field: u32,
+    /// Whether it is the last of these.
+    is_exponential: bool,
     /// Sum and Histogram: `aggregation_temporality` 2; Sum: `is_monotonic` 3.
     behind: Vec<u8>,
     /// Buckets of a histogram, the one without bound included.
     buckets: usize,
     /// `explicit_bounds`, encoded.
     bounds: Vec<u8>,
-    /// The attribute with the pipeline's name, if points have one: field 7 of a `NumberDataPoint`, 9 of a `HistogramDataPoint`.
+    /// The attribute with the pipeline's name, if points have one: field 7 of a `NumberDataPoint`, 9 of a `HistogramDataPoint`, 1 of an
+    /// `ExponentialHistogramDataPoint`.
     pipeline: Vec<u8>,
 }
 
@@ -585,8 +656,16 @@ impl<'a> Head<'a> {
                 buckets = upper.len() + 1;
                 9
             }
+            FamilyKind::ExponentialHistogram => {
+                push_varint(&mut behind, 2, temporality);
+                10
+            }
         };
-        let attributes_field = if data_field == 9 { 9 } else { 7 };
+        let attributes_field = match data_field {
+            9 => 9,
+            10 => 1,
+            _ => 7,
+        };
         let pipeline = pipeline.map(|name| {
             let attribute = text(pipeline_attribute(family.naming), name);
             field(attributes_field, &attribute.encode_to_vec())
@@ -595,6 +674,7 @@ impl<'a> Head<'a> {
             family,
             bytes,
             data_field,
+            is_exponential: data_field == 10,
             behind,
             buckets,
             bounds,

@@ -224,6 +224,59 @@ fn a_request_names_its_node_and_each_point_its_pipeline_where_there_are_several(
 }
 
 #[test]
+fn exponential_buckets_are_those_of_opentelemetry_also_as_differences_and_after_a_zero() {
+    let mut snapshot = crate::testing::exponential(&[0.0, 0.5, 1.0, 1.0]);
+    // Long enough after the series began for a zero between.
+    snapshot.at = Timestamp::from_nanos(5_000_000_000);
+    let encoder = Encoder::new(&Config::default(), &resource(), true);
+    let ended = Ended::default();
+    for (deltas, zeros) in [(false, false), (true, false), (false, true)] {
+        let known = Deltas::default();
+        let since = zeros.then(|| Timestamp::from_nanos(1));
+        let mut encoding = encoder.encode(&snapshot, &ended, deltas, since);
+        let body = encoding.next_part(deltas.then_some(&known)).unwrap().request.body;
+        let request = ExportMetricsServiceRequest::decode(body.clone()).unwrap();
+        let Some(metric::Data::ExponentialHistogram(data)) = &metrics(&request)[0].data else {
+            panic!("{request:?}")
+        };
+        assert_eq!(data.aggregation_temporality, if deltas { 1 } else { 2 });
+        let point = data.data_points.last().unwrap();
+        assert_eq!((point.count, point.sum, point.zero_count), (4, Some(2.5), 1));
+        assert_eq!(point.scale, 5);
+        let positive = point.positive.as_ref().unwrap();
+        // The index of an OpenTelemetry bucket is that of its lower bound: 1 is in the one below 2^0.
+        assert_eq!(positive.offset, -33);
+        assert_eq!(positive.bucket_counts.len(), 33);
+        assert_eq!((positive.bucket_counts[0], positive.bucket_counts[32]), (1, 2));
+        let keys: Vec<_> = point.attributes.iter().map(|attribute| &*attribute.key).collect();
+        assert_eq!(keys, ["raddr", "pipeline"]);
+        assert_eq!(data.data_points.len(), if zeros { 2 } else { 1 });
+        if zeros {
+            let zero = &data.data_points[0];
+            assert_eq!((zero.count, zero.sum, &zero.positive), (0, Some(0.0), &None));
+        }
+    }
+}
+
+#[test]
+fn an_exponential_histogram_ends_without_buckets() {
+    let mut snapshot = crate::testing::exponential(&[1.0]);
+    let flowtap_pipeline::Points::Histograms(points) = &mut snapshot.families[0].points else {
+        panic!("a histogram")
+    };
+    let series = points.remove(0).series;
+    snapshot.families[0].ended = vec![series];
+    let parts = encode(&Config::default(), &snapshot);
+    let request = ExportMetricsServiceRequest::decode(parts[0].request.body.clone()).unwrap();
+    let Some(metric::Data::ExponentialHistogram(data)) = &metrics(&request)[0].data else {
+        panic!("a histogram")
+    };
+    let point = &data.data_points[0];
+    assert_eq!((point.flags, point.count, point.sum), (1, 0, Some(0.0)));
+    assert_eq!(point.attributes.len(), 1);
+}
+
+#[test]
 fn a_histogram_that_ends_ends_with_its_sum_and_every_bucket() {
     let mut snapshot = snapshot(1);
     let flowtap_pipeline::Points::Histograms(points) = &snapshot.families[1].points else {

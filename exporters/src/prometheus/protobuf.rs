@@ -9,6 +9,7 @@ use flowtap_pipeline::labels::push_label_name;
 use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Pair, PairValue, Series, Timestamp};
 use prost::encoding::encoded_len_varint;
 
+use crate::native;
 use crate::wire::{
     FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint, varint_len,
 };
@@ -59,6 +60,9 @@ impl Metric<'_> {
                 for (count, bound) in self.buckets() {
                     push_bucket(out, count, bound);
                 }
+                if self.family.kind == FamilyKind::ExponentialHistogram {
+                    native::push(out, native::SCRAPE, point.buckets.exponential());
+                }
             }
         }
         if let Some((field, start)) = self.start() {
@@ -79,7 +83,7 @@ impl Metric<'_> {
         match self.family.kind {
             FamilyKind::Gauge | FamilyKind::UpDownCounter => 2,
             FamilyKind::Counter => 3,
-            FamilyKind::Histogram(_) => 7,
+            FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => 7,
         }
     }
 
@@ -89,7 +93,11 @@ impl Metric<'_> {
             Value::Histogram(point) => {
                 let counts = self.buckets().map(|(count, _)| encoded_len_varint(count));
                 let buckets = self.buckets().count() * BUCKET_FIXED_BYTES + counts.sum::<usize>();
-                varint_len(point.count()) + FIXED64_BYTES + buckets
+                let native = match self.family.kind {
+                    FamilyKind::ExponentialHistogram => native::len(point.buckets.exponential()),
+                    _ => 0,
+                };
+                varint_len(point.count()) + FIXED64_BYTES + buckets + native
             }
         };
         value
@@ -104,6 +112,7 @@ impl Metric<'_> {
             (Value::Histogram(point), FamilyKind::Histogram(bounds)) => (point.counts(bounds), bounds),
             _ => (&[], &[]),
         };
+        // Native histograms have none.
         let bounds = bounds.iter().copied().chain([f64::INFINITY]);
         let cumulated = counts.iter().scan(0, |sum, count| {
             *sum += count;
@@ -116,7 +125,7 @@ impl Metric<'_> {
     fn start(&self) -> Option<(u32, Timestamp)> {
         let field = match self.family.kind {
             FamilyKind::Counter => 3,
-            FamilyKind::Histogram(_) => 15,
+            FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => 15,
             FamilyKind::Gauge | FamilyKind::UpDownCounter => return None,
         };
         self.created.then_some((field, self.series.start()))
@@ -128,7 +137,7 @@ pub(super) fn push_head(out: &mut Vec<u8>, name: &str, family: &Family, metrics_
     let kind = match family.kind {
         FamilyKind::Counter => 0,
         FamilyKind::Gauge | FamilyKind::UpDownCounter => 1,
-        FamilyKind::Histogram(_) => 4,
+        FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => 4,
     };
     let head_len = len_delimited(name.len()) + len_delimited(family.help.len()) + varint_len(kind);
     push_packed(out, (head_len + metrics_len) as u64);
@@ -244,8 +253,25 @@ mod tests {
             pub(super) sum: Option<f64>,
             #[prost(message, repeated, tag = "3")]
             pub(super) bucket: Vec<Bucket>,
+            #[prost(sint32, optional, tag = "5")]
+            pub(super) schema: Option<i32>,
+            #[prost(double, optional, tag = "6")]
+            pub(super) zero_threshold: Option<f64>,
+            #[prost(uint64, optional, tag = "7")]
+            pub(super) zero_count: Option<u64>,
+            #[prost(message, repeated, tag = "12")]
+            pub(super) positive_span: Vec<Span>,
+            #[prost(sint64, repeated, tag = "13")]
+            pub(super) positive_delta: Vec<i64>,
             #[prost(message, optional, tag = "15")]
             pub(super) created: Option<Time>,
+        }
+        #[derive(Clone, PartialEq, prost::Message)]
+        pub(super) struct Span {
+            #[prost(sint32, optional, tag = "1")]
+            pub(super) offset: Option<i32>,
+            #[prost(uint32, optional, tag = "2")]
+            pub(super) length: Option<u32>,
         }
         #[derive(Clone, PartialEq, prost::Message)]
         pub(super) struct Bucket {
@@ -313,6 +339,21 @@ mod tests {
             .collect();
         assert_eq!(buckets[..2], [(0.5, 1), (1.0, 3)]);
         assert_eq!(buckets.last(), Some(&(f64::INFINITY, 7)));
+    }
+
+    #[test]
+    fn in_protobuf_exponential_buckets_are_a_native_histogram() {
+        let snapshot = crate::testing::exponential(&[0.0, 0.5, 1.0, 1.0]);
+        let families = families(&Config::default(), vec![Arc::new(snapshot)]);
+        assert_eq!(families[0].kind, Some(4));
+        let histogram = families[0].metric[0].histogram.as_ref().unwrap();
+        assert_eq!((histogram.count, histogram.sum), (Some(4), Some(2.5)));
+        assert_eq!((histogram.schema, histogram.zero_count), (Some(5), Some(1)));
+        assert!(histogram.bucket.is_empty() && histogram.zero_threshold.is_some());
+        assert_eq!(histogram.positive_span[0].offset, Some(-32));
+        assert_eq!(histogram.positive_delta.len(), 33);
+        assert_eq!(histogram.positive_delta[32], 2);
+        assert!(histogram.created.is_some());
     }
 
     #[test]

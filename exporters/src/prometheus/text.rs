@@ -2,7 +2,9 @@
 
 use std::io::Write as _;
 
-use flowtap_pipeline::{Family, FamilyKind, HistogramPoint, Points, Series, SumPoint, Timestamp, ValuePoint};
+use flowtap_pipeline::{
+    Buckets, Family, FamilyKind, HistogramPoint, Points, Series, SumPoint, Timestamp, ValuePoint,
+};
 
 use super::entry::{CHUNK_BYTES, Entry};
 use super::negotiate::Format;
@@ -31,8 +33,11 @@ pub(crate) fn canonical(bound: f64) -> String {
 }
 
 pub(super) fn bounds(format: Format, family: &Family) -> Vec<String> {
-    let FamilyKind::Histogram(bounds) = family.kind else {
-        return Vec::new();
+    let bounds: &[f64] = match family.kind {
+        FamilyKind::Histogram(bounds) => bounds,
+        // In text there is only the number of all values: exponential buckets are for protobuf.
+        FamilyKind::ExponentialHistogram => &[],
+        FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => return Vec::new(),
     };
     let bound = |bound: &f64| match format {
         Format::Text | Format::Protobuf => format!("le=\"{bound}\"}} "),
@@ -50,7 +55,7 @@ pub(super) fn type_of(format: Format, entry: &Entry) -> &'static str {
         FamilyKind::Counter if format == Format::OpenMetrics && !entry.name.ends_with("_total") => "unknown",
         FamilyKind::Counter => "counter",
         FamilyKind::Gauge | FamilyKind::UpDownCounter => "gauge",
-        FamilyKind::Histogram(_) => "histogram",
+        FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => "histogram",
     }
 }
 
@@ -145,7 +150,12 @@ impl Lines<'_> {
         let begins = out.len();
         push_open(out, name, "_bucket", [self.common, own, shared]);
         let same = begins..out.len();
-        for (i, (in_bucket, bound)) in point.buckets.iter().zip(self.bounds).enumerate() {
+        let all = [point.count()];
+        let counts = match &point.buckets {
+            Buckets::Explicit(counts) => &counts[..],
+            Buckets::Exponential(_) => &all,
+        };
+        for (i, (in_bucket, bound)) in counts.iter().zip(self.bounds).enumerate() {
             if i > 0 {
                 out.extend_from_within(same.clone());
             }

@@ -40,7 +40,8 @@ pub(super) fn flows(latest: &Latest, renamed: &[(String, Label)]) -> Vec<Flow> {
             _ => {}
         }
     }
-    if !least_times.is_empty() {
+    // By default they have no address, and the smoothed ones do.
+    if least_times.iter().any(|(labels, _)| labels.contains_key("raddr")) {
         times = least_times;
     }
     attach(&mut flows, &times, |flow, mean: Mean| {
@@ -342,7 +343,7 @@ mod tests {
             buckets[3] = *count;
             HistogramPoint {
                 series: series(FamilyId::Rtt, naming, labels),
-                buckets,
+                buckets: buckets.into(),
                 sum: *sum,
                 updated: AT,
             }

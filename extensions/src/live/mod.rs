@@ -62,8 +62,8 @@ pub struct Flow {
     /// Both, where the window sums the direction away.
     #[serde(default)]
     pub undirected: Option<Bytes>,
-    /// Mean round-trip time of the peer in the last window: of the smallest times, where the window has them, which contain no time
-    /// of the peer's answers; else of the smoothed ones.
+    /// Mean round-trip time of the peer in the last window: of the smallest times, where the window has them by address, which contain
+    /// no time of the peer's answers; else of the smoothed ones.
     #[serde(default)]
     pub rtt_microseconds: Option<f64>,
     /// Segments that were sent to the peer again.

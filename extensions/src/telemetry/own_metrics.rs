@@ -206,7 +206,7 @@ impl Known {
                 }),
                 Value::Histogram(buckets, sum) => histograms.push(HistogramPoint {
                     series,
-                    buckets,
+                    buckets: buckets.into(),
                     sum,
                     updated,
                 }),
@@ -214,11 +214,9 @@ impl Known {
         }
         // A metric has values of one kind.
         let points = match self.family.kind {
-            FamilyKind::Histogram(_) => Points::Histograms(histograms),
-            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter if values.is_empty() => {
-                Points::Sums(sums)
-            }
-            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Values(values),
+            kind if kind.is_histogram() => Points::Histograms(histograms),
+            _ if values.is_empty() => Points::Sums(sums),
+            _ => Points::Values(values),
         };
         FamilySnapshot {
             family: self.family,

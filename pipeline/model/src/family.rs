@@ -20,12 +20,20 @@ pub enum FamilyKind {
     /// Observations in buckets with these upper bounds, at most [`HISTOGRAM_BUCKETS`]; one more bucket, without bound,
     /// follows.
     Histogram(&'static [f64]),
+    /// Observations in buckets whose bounds are powers of a base: an exponential histogram of OpenTelemetry, a native one of
+    /// Prometheus.
+    ExponentialHistogram,
 }
 
 impl FamilyKind {
     /// Whether its values can fall, so that a rate of it has no meaning.
     pub const fn can_fall(self) -> bool {
         matches!(self, Self::Gauge | Self::UpDownCounter)
+    }
+
+    /// Whether it is a histogram, with whatever buckets.
+    pub const fn is_histogram(self) -> bool {
+        matches!(self, Self::Histogram(_) | Self::ExponentialHistogram)
     }
 
     /// Histograms with these upper bounds, which have to rise, and of which there are [`HISTOGRAM_BUCKETS`] at most.
@@ -83,13 +91,15 @@ pub struct Family {
 }
 
 impl Family {
-    /// The same family with other upper bounds. As bounds do, it lives until the process ends.
+    /// The same family with other upper bounds.
     pub fn with_bounds(&self, bounds: &[f64]) -> &'static Self {
+        self.with_kind(FamilyKind::histogram(bounds))
+    }
+
+    /// The same family with other buckets. As bounds do, it lives until the process ends.
+    pub fn with_kind(&self, kind: FamilyKind) -> &'static Self {
         static KNOWN: Mutex<Vec<&'static Family>> = Mutex::new(Vec::new());
-        let new = Self {
-            kind: FamilyKind::histogram(bounds),
-            ..*self
-        };
+        let new = Self { kind, ..*self };
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.iter().copied().find(|found| **found == new);
         found.unwrap_or_else(|| {

@@ -105,6 +105,7 @@ pub(crate) fn encode_labels<'a>(
     let field = match family.kind {
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => 7,
         FamilyKind::Histogram(_) => 9,
+        FamilyKind::ExponentialHistogram => 1,
     };
     let otel = family.naming == Naming::Otel;
     let mut labels = String::new();

@@ -19,6 +19,7 @@
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
 //! | [`dns`] | [`DnsRecord`]: a query with its answer, or without one |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
+//! | [`histogram`] | [`Buckets`], [`Exponential`]: the observations of a histogram |
 //! | [`catalog`] | every family and every label |
 //! | [`series`] | [`Series`]: one label set of a family with its two renderings |
 //! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
@@ -43,6 +44,7 @@ pub mod family;
 pub mod field;
 pub mod finding;
 pub mod flow;
+pub mod histogram;
 pub mod label_changes;
 pub mod labels;
 pub mod limits;
@@ -69,6 +71,7 @@ pub use family::{Family, FamilyKind, HISTOGRAM_BUCKETS, Naming};
 pub use field::RecordField;
 pub use finding::{FindingKind, FindingRecord};
 pub use flow::{Endpoint, Flow, FlowKind, NameSource, PeerName, Role, RoleSource, Transport};
+pub use histogram::{Buckets, Exponential, MAX_EXPONENTIAL_BUCKETS, ZERO_THRESHOLD};
 pub use label_changes::LabelChanges;
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};

@@ -117,7 +117,7 @@ impl Series {
 
     /// The labels as OTLP `KeyValue` messages, each after its key and length, ready to be copied
     /// into a data point of the family's kind (`opentelemetry/proto/metrics/v1/metrics.proto`:
-    /// field 7 of a `NumberDataPoint`, 9 of a `HistogramDataPoint`), one piece after the other.
+    /// field 7 of a `NumberDataPoint`, 9 of a `HistogramDataPoint`, 1 of an `ExponentialHistogramDataPoint`), one piece after the other.
     pub fn attributes(&self) -> [&[u8]; 2] {
         let head = self.head();
         let shared = head.shared.as_deref();

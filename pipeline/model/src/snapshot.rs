@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::family::{Family, HISTOGRAM_BUCKETS};
+use crate::histogram::Buckets;
 use crate::series::{Series, prefetch_series};
 use crate::time::Timestamp;
 
@@ -28,9 +29,8 @@ pub struct SumPoint {
 pub struct HistogramPoint {
     /// Which series.
     pub series: Series,
-    /// Observations per bucket since `series.start()`, not cumulated over buckets. The bucket after
-    /// the last bound has no upper bound; those after it are not used.
-    pub buckets: [u64; HISTOGRAM_BUCKETS + 1],
+    /// Observations per bucket since `series.start()`.
+    pub buckets: Buckets,
     /// Sum of all observed values, in the family's unit.
     pub sum: f64,
     /// The end of the window that last changed it.
@@ -40,12 +40,12 @@ pub struct HistogramPoint {
 impl HistogramPoint {
     /// The buckets of a histogram with these upper bounds.
     pub fn counts(&self, bounds: &[f64]) -> &[u64] {
-        &self.buckets[..=bounds.len().min(HISTOGRAM_BUCKETS)]
+        &self.buckets.explicit()[..=bounds.len().min(HISTOGRAM_BUCKETS)]
     }
 
     /// Number of observed values.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+        self.buckets.count()
     }
 }
 
@@ -182,7 +182,13 @@ impl Snapshot {
             let points = match &family.points {
                 Points::Sums(points) => points.capacity() * size_of::<SumPoint>(),
                 Points::Values(points) => points.capacity() * size_of::<ValuePoint>(),
-                Points::Histograms(points) => points.capacity() * size_of::<HistogramPoint>(),
+                Points::Histograms(points) => {
+                    let heap = points.iter().map(|point| match &point.buckets {
+                        Buckets::Explicit(_) => 0,
+                        Buckets::Exponential(exponential) => exponential.heap_bytes(),
+                    });
+                    points.capacity() * size_of::<HistogramPoint>() + heap.sum::<usize>()
+                }
             };
             points + family.ended.capacity() * size_of::<Series>() + size_of::<FamilySnapshot>()
         };

@@ -45,8 +45,8 @@ impl Catalog {
             labels.retain(|label| !changes.drop.contains(label));
             let last_of_its_own = labels.iter().rposition(|label| !label.has_few_values());
             Exposed {
-                family: match own.and_then(|own| own.buckets.as_deref()) {
-                    Some(bounds) => definition.named(config.naming).with_bounds(bounds),
+                family: match own.and_then(|own| own.buckets.as_ref()) {
+                    Some(buckets) => definition.named(config.naming).with_kind(buckets.kind()),
                     None => definition.named(config.naming),
                 },
                 own: last_of_its_own.map_or(0, |last| last + 1),

@@ -11,6 +11,7 @@ use flowtap_pipeline::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::buckets::FamilyBuckets;
 use flowtap_pipeline::catalog::{FAMILIES, FamilyId, Label};
 
 use crate::hops::Hops;
@@ -76,9 +77,10 @@ pub struct FamilyConfig {
     /// reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<Label>>,
-    /// Upper bounds of its buckets, in its unit: up to 16 numbers that rise. Only of a histogram.
+    /// Its buckets. Upper bounds in its unit: a list of up to 16 numbers that rise. Or `exponential`: an exponential histogram of
+    /// OpenTelemetry, which is a native histogram of Prometheus. Only of a histogram.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub buckets: Option<Vec<f64>>,
+    pub buckets: Option<FamilyBuckets>,
     /// Series that it may have, the series `other` not counted. By default `max_series` of the window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_series: Option<NonZeroUsize>,
@@ -116,15 +118,20 @@ pub enum TopBy {
 impl FamilyConfig {
     /// The reason why the bounds of the buckets are not valid.
     fn buckets_fault(&self, kind: FamilyKind) -> Option<String> {
-        let buckets = self.buckets.as_deref()?;
-        if !matches!(kind, FamilyKind::Histogram(_)) {
+        let buckets = self.buckets.as_ref()?;
+        if !kind.is_histogram() {
             return Some("only a histogram has buckets".to_owned());
         }
+        let FamilyBuckets::Bounds(buckets) = buckets else {
+            return None;
+        };
         let rises = buckets.windows(2).all(|pair| pair[0] < pair[1]);
         let fits = (1..=HISTOGRAM_BUCKETS).contains(&buckets.len());
         let ok = rises && fits && buckets.iter().all(|bound| bound.is_finite());
         (!ok).then(|| {
-            format!("must be 1 to {HISTOGRAM_BUCKETS} finite numbers, each larger than the one before")
+            format!(
+                "must be 1 to {HISTOGRAM_BUCKETS} finite numbers, each larger than the one before, or `exponential`"
+            )
         })
     }
 
@@ -430,7 +437,7 @@ mod tests {
     fn buckets_rise_are_finite_and_few_and_only_histograms_have_any() {
         let fault = |name: &str, buckets: &[f64]| {
             let own = FamilyConfig {
-                buckets: Some(buckets.to_vec()),
+                buckets: Some(FamilyBuckets::Bounds(buckets.to_vec())),
                 ..FamilyConfig::default()
             };
             let config = Config {

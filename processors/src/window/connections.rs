@@ -127,6 +127,13 @@ impl Connections {
         }
     }
 
+    /// Whether a connection is in the table, or might be among those of its receiver that did not fit.
+    pub(super) fn may_be_open(&self, receiver: u16, cookie: u64) -> bool {
+        let hash = self.hasher.hash_one((receiver, cookie));
+        let is_it = |known: &Connection| known.cookie == cookie && known.receiver == receiver;
+        self.has_untracked(receiver) || self.table.find(hash, is_it).is_some()
+    }
+
     /// A connection has closed; returns the slot that counted it.
     pub(super) fn remove(&mut self, receiver: u16, cookie: u64) -> Option<u32> {
         let hash = self.hasher.hash_one((receiver, cookie));

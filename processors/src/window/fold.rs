@@ -26,6 +26,7 @@ use super::connections::Connections;
 use super::key::{Direction, KeyInputs};
 use super::levels::Levels;
 use super::listening::Listening;
+use super::sizes::Sizes;
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
 use crate::hops::{Hops, LOCAL_HOP};
@@ -53,6 +54,7 @@ pub struct Window {
     queues: Levels<3>,
     /// Connects that wait, and their retransmitted SYNs.
     connecting: Levels<2>,
+    sizes: Sizes,
     listening: Listening,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
@@ -88,6 +90,7 @@ impl Window {
             connections: Connections::default(),
             queues: Levels::default(),
             connecting: Levels::default(),
+            sizes: Sizes::default(),
             listening: Listening::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(
@@ -128,6 +131,11 @@ impl Window {
                 gauge.release(1);
             }
         });
+        if self.catalog.is_enabled(FamilyId::ConnectionsActive) {
+            let connections = &self.connections;
+            self.sizes
+                .retain_open(receiver, |cookie| connections.may_be_open(receiver, cookie));
+        }
         if lost > 0 {
             tracing::debug!(
                 connections = lost,
@@ -169,9 +177,12 @@ impl Window {
     }
 
     fn observe(&mut self, family: FamilyId, flow: &Flow, inputs: KeyInputs<'_>, value: f64) {
-        if let FamilyKind::Histogram(bounds) = self.catalog.family(family).kind
-            && let Some(key) = self.catalog.key(family, flow, inputs)
-        {
+        let bounds = match self.catalog.family(family).kind {
+            FamilyKind::Histogram(bounds) => Some(bounds),
+            FamilyKind::ExponentialHistogram => None,
+            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => return,
+        };
+        if let Some(key) = self.catalog.key(family, flow, inputs) {
             let observation = Observation { value, bounds };
             let hashed = (self.histograms.hash(&key), key);
             self.histograms
@@ -189,6 +200,7 @@ impl Window {
             mut connections,
             queues,
             connecting,
+            sizes,
             listening,
             opened,
             ..
@@ -246,6 +258,9 @@ impl Window {
         }
         if stays[FamilyId::Connecting as usize] && stays[FamilyId::ConnectingRetransmits as usize] {
             self.connecting = connecting;
+        }
+        if stays[FamilyId::ConnectionSize as usize] {
+            self.sizes = sizes;
         }
         self.catalog.take_over(catalog);
         self.sums = sums;
@@ -423,14 +438,14 @@ const MICROSECONDS: f64 = 1e6;
 
 /// Whether a counter or a gauge is of seconds.
 fn is_time(family: &Family) -> bool {
-    family.unit == "s" && !matches!(family.kind, FamilyKind::Histogram(_))
+    family.unit == "s" && !family.kind.is_histogram()
 }
 
 fn empty(family: &'static Family) -> FamilySnapshot {
     let points = match family.kind {
         _ if is_time(family) => Points::Values(Vec::new()),
         FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Points::Sums(Vec::new()),
-        FamilyKind::Histogram(_) => Points::Histograms(Vec::new()),
+        FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => Points::Histograms(Vec::new()),
     };
     FamilySnapshot {
         family,
@@ -480,7 +495,7 @@ fn close_histogram(
         return false;
     }
     if let Points::Histograms(points) = &mut family.points {
-        let Histogram { buckets, sum } = slot.value;
+        let Histogram { buckets, sum } = slot.value.clone();
         points.push(HistogramPoint {
             series: slot.series.clone(),
             buckets,
@@ -510,6 +525,7 @@ struct Telemetry {
     untracked: Counter<u64>,
     unqueued: Counter<u64>,
     uncounted_connects: Counter<u64>,
+    unsized_connections: Counter<u64>,
     pipeline: KeyValue,
 }
 
@@ -571,12 +587,22 @@ impl Telemetry {
                 )
                 .with_unit("{record}")
                 .build(),
+            unsized_connections: context
+                .meter
+                .u64_counter("processor_unsized_connections")
+                .with_description(
+                    "Connections that closed and are not in the histogram of connection sizes, because not all of their bytes were \
+                     followed.",
+                )
+                .with_unit("{connection}")
+                .build(),
             pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
         };
         for counter in [
             &telemetry.untracked,
             &telemetry.unqueued,
             &telemetry.uncounted_connects,
+            &telemetry.unsized_connections,
         ] {
             counter.add(0, std::slice::from_ref(&telemetry.pipeline));
         }
@@ -623,6 +649,11 @@ impl Telemetry {
 
     fn untracked(&self) {
         self.untracked.add(1, std::slice::from_ref(&self.pipeline));
+    }
+
+    fn unsized_connection(&self) {
+        self.unsized_connections
+            .add(1, std::slice::from_ref(&self.pipeline));
     }
 
     fn unqueued(&self) {

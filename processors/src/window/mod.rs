@@ -15,6 +15,7 @@
 //! 9. The queues of listening sockets are what they were at the last look before the window closed ([`listening`]).
 //! 10. Dropped packets without a flow have an empty class where flows are not counted, else the class `other`.
 
+mod buckets;
 mod catalog;
 mod config;
 mod connections;
@@ -26,9 +27,11 @@ mod key;
 mod levels;
 mod listening;
 mod process_name;
+mod sizes;
 mod store;
 mod totals;
 
+pub use self::buckets::FamilyBuckets;
 pub use self::config::{Config, FamilyConfig, Top, TopBy};
 pub use self::factory::FACTORY;
 pub use self::fold::Window;

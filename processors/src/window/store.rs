@@ -10,7 +10,7 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 
-use flowtap_pipeline::{HISTOGRAM_BUCKETS, Series, Timestamp};
+use flowtap_pipeline::{Buckets, Series, Timestamp};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
@@ -29,7 +29,7 @@ pub(super) struct Sum {
 }
 
 /// Value of a series.
-pub(super) trait Value: Copy + Default {
+pub(super) trait Value: Clone + Default {
     /// Change of the value by a record.
     type Change: Copy + std::fmt::Debug;
 
@@ -109,24 +109,24 @@ impl Sum {
 }
 
 /// A histogram.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Histogram {
-    pub(super) buckets: [u64; HISTOGRAM_BUCKETS + 1],
+    pub(super) buckets: Buckets,
     pub(super) sum: f64,
 }
 
-/// A value, and the upper bounds of the family's buckets, each in its bucket.
+/// A value, and the upper bounds of the family's buckets, each in its bucket; `None` if the buckets are exponential.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observation {
     pub(super) value: f64,
-    pub(super) bounds: &'static [f64],
+    pub(super) bounds: Option<&'static [f64]>,
 }
 
 impl Value for Histogram {
     type Change = Observation;
 
     fn apply(&mut self, Observation { value, bounds }: Observation) {
-        self.buckets[bounds.partition_point(|bound| *bound < value)] += 1;
+        self.buckets.record(value, bounds);
         self.sum += value;
     }
 
@@ -135,16 +135,15 @@ impl Value for Histogram {
     }
 
     fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+        self.buckets.count()
     }
 
     fn take_since(&mut self, last: &Self) -> Self {
-        let mut taken = std::mem::take(self);
-        for (bucket, last) in taken.buckets.iter_mut().zip(last.buckets) {
-            *bucket -= last;
+        let taken = std::mem::take(self);
+        Self {
+            buckets: taken.buckets.since(&last.buckets),
+            sum: taken.sum - last.sum,
         }
-        taken.sum -= last.sum;
-        taken
     }
 
     fn is_nothing(&self) -> bool {
@@ -152,9 +151,7 @@ impl Value for Histogram {
     }
 
     fn merge(&mut self, taken: &Self) {
-        for (bucket, taken) in self.buckets.iter_mut().zip(taken.buckets) {
-            *bucket += taken;
-        }
+        self.buckets.merge(&taken.buckets);
         self.sum += taken.sum;
     }
 }
@@ -446,7 +443,7 @@ impl<V: Value> Store<V> {
                         }
                     }
                 }
-                rank.last = slot.value;
+                rank.last = slot.value.clone();
             }
         }
         for (other, change) in taken {
@@ -479,7 +476,7 @@ impl<V: Value> Store<V> {
                 (_, MapEntry::Occupied(rank)) => rank.into_mut(),
                 // It was there, and exposed, before the family had a `top`.
                 (Some(_), MapEntry::Vacant(place)) => place.insert(Rank {
-                    last: slot.value,
+                    last: slot.value.clone(),
                     is_exposed: true,
                     ..Rank::default()
                 }),
@@ -662,19 +659,15 @@ mod tests {
 
     #[test]
     fn an_observation_on_a_bound_is_in_that_bounds_bucket() {
-        const BOUNDS: [f64; HISTOGRAM_BUCKETS] = {
-            let mut bounds = [f64::INFINITY; HISTOGRAM_BUCKETS];
-            (bounds[0], bounds[1]) = (50.0, 100.0);
-            bounds
-        };
+        const BOUNDS: [f64; 2] = [50.0, 100.0];
         let mut histogram = Histogram::default();
         for value in [1.0, 50.0, 50.5, 100.0, 101.0] {
             histogram.apply(Observation {
                 value,
-                bounds: &BOUNDS,
+                bounds: Some(&BOUNDS),
             });
         }
-        assert_eq!(histogram.buckets[..3], [2, 2, 1]);
+        assert_eq!(histogram.buckets.explicit()[..3], [2, 2, 1]);
         assert!((histogram.sum - 302.5).abs() < f64::EPSILON);
     }
 }

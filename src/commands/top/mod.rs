@@ -42,10 +42,11 @@ const EVENTS: usize = 64;
 
 /// Config overrides for measuring where no daemon answers: every second, with processes, and
 /// without listeners.
-const STANDALONE_OVERRIDES: [&str; 9] = [
+const STANDALONE_OVERRIDES: [&str; 10] = [
     "receivers.ebpf.interval=1s",
     "processors.window.interval=1s",
     "processors.window.rtt_include_local_peers=true",
+    "processors.window.families.network_tcp_flow_min_rtt.labels=[raddr, rport, lport, flow]",
     "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, comm, pid]",
     "processors.window.families.network_tcp_flow_ingress.labels=[raddr, lport, direction, type, comm, pid]",
     "processors.window.families.network_flow_dns.labels=[raddr, rport, lport, direction, flow, type, comm, pid]",

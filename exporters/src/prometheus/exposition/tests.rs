@@ -63,6 +63,19 @@ fn a_histogram_has_the_buckets_of_its_pipeline_where_two_pipelines_have_differen
 }
 
 #[test]
+fn in_text_exponential_buckets_are_their_sum_and_their_count() {
+    let snapshot = crate::testing::exponential(&[0.5, 1.0, 1.0]);
+    let rendered = text(vec![Arc::new(snapshot)]);
+    let expected = "\
+# TYPE primus_lens_network_exponential histogram
+primus_lens_network_exponential_bucket{raddr=\"192.0.2.7\",le=\"+Inf\"} 3
+primus_lens_network_exponential_sum{raddr=\"192.0.2.7\"} 2.5
+primus_lens_network_exponential_count{raddr=\"192.0.2.7\"} 3
+";
+    assert!(rendered.ends_with(expected), "{rendered}");
+}
+
+#[test]
 fn a_snapshot_is_rendered_line_by_line_with_cumulated_buckets() {
     let rendered = text(vec![Arc::new(snapshot(42))]);
     let expected = "\

@@ -6,11 +6,13 @@
 //! | module | |
 //! |---|---|
 //! | `labels` | the labels of a series, sorted |
+//! | `native` | a histogram as one sample |
 //! | `sample` | points and the samples that they become |
 //! | `v1` | `prometheus.WriteRequest` |
 //! | `v2` | `io.prometheus.write.v2.Request` |
 
 mod labels;
+mod native;
 mod sample;
 mod v1;
 mod v2;

@@ -86,13 +86,21 @@ impl Metric {
                 .map(|bound| canonical(*bound))
                 .chain(["+Inf".to_owned()])
                 .collect(),
-            FamilyKind::Counter | FamilyKind::Gauge | FamilyKind::UpDownCounter => Vec::new(),
+            FamilyKind::Counter
+            | FamilyKind::Gauge
+            | FamilyKind::UpDownCounter
+            | FamilyKind::ExponentialHistogram => Vec::new(),
         };
         Self {
             family,
             name: prometheus_name(namespace, family),
             bounds,
         }
+    }
+
+    /// Whether its histograms are native whatever the config: they have no classic form.
+    pub(super) fn is_exponential(&self) -> bool {
+        self.family.kind == FamilyKind::ExponentialHistogram
     }
 
     /// Number of samples of one of its points with classic histograms.
@@ -175,7 +183,8 @@ pub(super) fn each_sample(metric: &Metric, value: &Value<'_>, mut each: impl FnM
         }
         Value::Histogram(point) => {
             let mut count = 0;
-            for (number, in_bucket) in point.buckets.iter().take(metric.bounds.len()).enumerate() {
+            let counts = point.buckets.explicit().iter();
+            for (number, in_bucket) in counts.take(metric.bounds.len()).enumerate() {
                 count += in_bucket;
                 each(Sampled::Bucket(number), (count as f64).to_bits());
             }

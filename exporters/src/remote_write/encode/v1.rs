@@ -4,7 +4,8 @@
 use flowtap_pipeline::labels::push_label_name;
 
 use super::labels::{Encoded, Labels, with_text};
-use super::sample::{Metric, Names, Point, each_sample, milliseconds};
+use super::native::{Layout, push_histogram};
+use super::sample::{Metric, Names, Point, Sampled, Value, each_sample, milliseconds};
 use crate::wire::{FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_varint, varint_len};
 
 /// A message that is being written.
@@ -41,6 +42,10 @@ impl WriteRequest {
             with_text(label.value, |value| push_label(out, label.name, value));
         });
         let at = milliseconds(point.at);
+        if metric.is_exponential() {
+            self.push_exponential(number, point, at);
+            return;
+        }
         let mut prefixed = None;
         each_sample(metric, &point.value, |sampled, value| {
             let (name, bound) = names.of(sampled);
@@ -59,6 +64,32 @@ impl WriteRequest {
                 (value, at),
             );
         });
+    }
+}
+
+impl WriteRequest {
+    /// `TimeSeries.histograms` 4, which a Prometheus takes although the specification of 1.0 has them not.
+    fn push_exponential(&mut self, number: usize, point: &Point<'_>, at: u64) {
+        let (name, _) = self.names[number].of(Sampled::Value);
+        let labels = [
+            &*self.own.before_name,
+            name,
+            &self.own.before_bound,
+            &self.own.behind,
+        ];
+        self.prefix.clear();
+        let zero = point.zero_at.map(|at| (&Value::Zero, at));
+        let mut histogram = Vec::new();
+        for (value, at) in zero.into_iter().chain([(&point.value, at)]) {
+            push_histogram(&mut histogram, value, Layout::Exponential, at, None);
+            push_bytes(&mut self.prefix, 4, &histogram);
+        }
+        let labels_len: usize = labels.iter().map(|part| part.len()).sum();
+        begin(&mut self.bytes, 1, labels_len + self.prefix.len());
+        for part in labels {
+            self.bytes.extend_from_slice(part);
+        }
+        self.bytes.extend_from_slice(&self.prefix);
     }
 }
 

@@ -8,21 +8,18 @@
 use std::hash::BuildHasher;
 use std::ops::Range;
 
+use flowtap_pipeline::FamilyKind;
 use flowtap_pipeline::labels::push_label_name;
-use flowtap_pipeline::{FamilyKind, HistogramPoint};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use prost::encoding::encoded_len_varint;
 
 use super::labels::{Encoded, Labels, with_text};
-use super::sample::{Metric, Names, Point, STALE_MARKER, Value, each_sample, milliseconds};
+use super::native::{Layout, push_histogram};
+use super::sample::{Metric, Names, Point, Value, each_sample, milliseconds};
 use crate::naming::unit_of;
 use crate::wire::{
     FIXED64_BYTES, begin, len_delimited, push_bytes, push_fixed64, push_packed, push_varint, varint_len,
 };
-
-/// The schema of a histogram with custom bounds, as a `sint32`.
-const CUSTOM_BUCKETS: u64 = zigzag(-53);
 
 /// A message that is being written.
 #[derive(Debug)]
@@ -64,7 +61,7 @@ impl References {
         let kind = match metric.family.kind {
             FamilyKind::Counter => 1,
             FamilyKind::Gauge | FamilyKind::UpDownCounter => 2,
-            FamilyKind::Histogram(_) => 3,
+            FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => 3,
         };
         push_varint(&mut content, 1, kind);
         push_varint(
@@ -125,7 +122,9 @@ impl Request {
         let at = milliseconds(point.at);
         let start = match metric.family.kind {
             FamilyKind::Gauge | FamilyKind::UpDownCounter => None,
-            FamilyKind::Counter | FamilyKind::Histogram(_) => Some(milliseconds(point.series.start())),
+            FamilyKind::Counter | FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => {
+                Some(milliseconds(point.series.start()))
+            }
         };
         let Encoded {
             before_name,
@@ -133,13 +132,18 @@ impl Request {
             behind,
         } = &self.own;
         let (out, refs, samples) = (&mut self.series, &mut self.refs, &mut self.samples);
-        if native && !metric.bounds.is_empty() {
+        if metric.is_exponential() || native && !metric.bounds.is_empty() {
             join(refs, [before_name, &names.value, before_bound, &[], behind]);
             samples.clear();
-            let (bounds, content) = (&self.bounds[number], &mut self.sample);
+            let layout = if metric.is_exponential() {
+                Layout::Exponential
+            } else {
+                Layout::Custom(&self.bounds[number])
+            };
+            let content = &mut self.sample;
             let zero = point.zero_at.map(|at| (&Value::Zero, at));
             for (value, at) in zero.into_iter().chain([(&point.value, at)]) {
-                push_histogram(content, value, bounds, at, start);
+                push_histogram(content, value, layout, at, start);
                 push_bytes(samples, 3, content);
             }
             push_series(out, refs, samples, metadata);
@@ -180,59 +184,6 @@ fn push_series(out: &mut Vec<u8>, refs: &[u8], samples: &[u8], metadata: &[u8]) 
     out.extend_from_slice(metadata);
 }
 
-/// A `Histogram` in place of what is in `out`: `count_int` 1, sum 3, schema 4, `positive_spans` 11 (`BucketSpan`: length 2),
-/// `positive_deltas` 12, timestamp 15, `custom_values` 16, `start_timestamp` 17.
-fn push_histogram(out: &mut Vec<u8>, value: &Value<'_>, bounds: &[u8], at: u64, start: Option<u64>) {
-    out.clear();
-    match value {
-        Value::Histogram(point) => {
-            push_varint(out, 1, point.count());
-            push_fixed64(out, 3, point.sum.to_bits());
-            push_varint(out, 4, CUSTOM_BUCKETS);
-            push_buckets(out, point);
-            push_varint(out, 15, at);
-            out.extend_from_slice(bounds);
-        }
-        Value::Zero => {
-            push_varint(out, 1, 0);
-            push_fixed64(out, 3, 0);
-            push_varint(out, 4, CUSTOM_BUCKETS);
-            push_varint(out, 15, at);
-            out.extend_from_slice(bounds);
-        }
-        // Its sum marks its end.
-        Value::Number(_) | Value::Ended => {
-            push_varint(out, 1, 0);
-            push_fixed64(out, 3, STALE_MARKER);
-            push_varint(out, 15, at);
-        }
-    }
-    if let Some(start) = start {
-        push_varint(out, 17, start);
-    }
-}
-
-/// One span of all buckets up to the last that is not empty, and the difference of each to the one before.
-fn push_buckets(out: &mut Vec<u8>, point: &HistogramPoint) {
-    let empty = point.buckets.iter().rev().take_while(|count| **count == 0);
-    let buckets = &point.buckets[..point.buckets.len() - empty.count()];
-    if buckets.is_empty() {
-        return;
-    }
-    // Fewer than 128, so its length takes a byte.
-    begin(out, 11, 2);
-    push_varint(out, 2, buckets.len() as u64);
-    let deltas = buckets.iter().scan(0, |before, count| {
-        let delta = count.wrapping_sub(*before).cast_signed();
-        *before = *count;
-        Some(zigzag(delta))
-    });
-    begin(out, 12, deltas.clone().map(encoded_len_varint).sum());
-    for delta in deltas {
-        push_packed(out, delta);
-    }
-}
-
 /// `Histogram.custom_values` 16: the upper bounds of all buckets but the last.
 fn custom_values(metric: &Metric) -> Vec<u8> {
     let mut out = Vec::new();
@@ -241,11 +192,6 @@ fn custom_values(metric: &Metric) -> Vec<u8> {
         push_bytes(&mut out, 16, &packed);
     }
     out
-}
-
-/// Protocol Buffers, "Encoding", "Signed Integers".
-const fn zigzag(number: i64) -> u64 {
-    ((number << 1) ^ (number >> 63)).cast_unsigned()
 }
 
 /// The texts of a request, each once; the first is the empty one.

@@ -42,6 +42,10 @@ struct Histogram {
     sum: f64,
     #[prost(sint32, tag = "4")]
     schema: i32,
+    #[prost(double, tag = "5")]
+    zero_threshold: f64,
+    #[prost(uint64, tag = "6")]
+    zero_count: u64,
     #[prost(message, repeated, tag = "11")]
     positive_spans: Vec<Span>,
     #[prost(sint64, repeated, tag = "12")]
@@ -318,4 +322,62 @@ async fn what_a_server_wrote_of_a_request_that_it_refused_is_delivered() {
     let (server, numbers) = start(false).await;
     server.answer(&[(400, None)]);
     assert_eq!(export(numbers, window()).await, Exported { sent: 0, failed: 5 });
+}
+
+#[tokio::test]
+async fn exponential_histograms_are_native_in_either_version() {
+    let expected_counts = |histogram: &Histogram| {
+        assert_eq!(
+            (histogram.count_int, histogram.sum, histogram.schema),
+            (Some(4), 2.5, 5)
+        );
+        assert_eq!(
+            (histogram.zero_count, histogram.zero_threshold.log2()),
+            (1, -128.0)
+        );
+        let span = &histogram.positive_spans[0];
+        assert_eq!((span.offset, span.length), (-32, 33));
+        assert_eq!(histogram.positive_deltas[32], 2);
+        assert_eq!(histogram.custom_values, [0.0; 0]);
+    };
+    let snapshot = || crate::testing::exponential(&[0.0, 0.5, 1.0, 1.0]);
+    let (server, two) = start(false).await;
+    export(two, snapshot()).await;
+    let request = server.requests_v2().remove(0);
+    let series = &request.timeseries[0];
+    assert!(
+        request.key(series).contains("network_exponential"),
+        "{}",
+        request.key(series)
+    );
+    assert_eq!(series.samples.len(), 0);
+    expected_counts(&series.histograms[0]);
+
+    let server = Server::default();
+    export(config(server.start().await), snapshot()).await;
+    let body = server.bodies.lock().unwrap().remove(0);
+    let request = RequestV1::decode(&*body).unwrap();
+    let series = &request.timeseries[0];
+    assert!(
+        series
+            .labels
+            .iter()
+            .any(|label| label.value.ends_with("network_exponential"))
+    );
+    expected_counts(&series.histograms[0]);
+}
+
+/// `prometheus.WriteRequest` with the histograms of its series.
+#[derive(Clone, PartialEq, Message)]
+struct RequestV1 {
+    #[prost(message, repeated, tag = "1")]
+    timeseries: Vec<SeriesV1>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SeriesV1 {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label>,
+    #[prost(message, repeated, tag = "4")]
+    histograms: Vec<Histogram>,
 }

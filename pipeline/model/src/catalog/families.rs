@@ -44,6 +44,7 @@ family_ids! {
     ConnectFailures,
     ConnectDuration,
     ConnectionDuration,
+    ConnectionSize,
     Segments,
     Retransmits,
     EventReceived,
@@ -190,7 +191,7 @@ mod tests {
         for definition in &FAMILIES {
             // OpenTelemetry's conventions call a number of open connections an up-down counter, not a gauge.
             let kind = |naming| match definition.named(naming).kind {
-                FamilyKind::Histogram(_) => "histogram",
+                kind if kind.is_histogram() => "histogram",
                 kind if kind.can_fall() => "gauge",
                 _ => "counter",
             };

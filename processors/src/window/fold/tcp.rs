@@ -23,6 +23,9 @@ impl Window {
             self.fold_segments(record);
         }
         self.fold_connection(receiver, record);
+        if self.catalog.is_enabled(FamilyId::ConnectionSize) {
+            self.fold_size(receiver, record);
+        }
         self.fold_limits(receiver, record);
         if record.retransmits != 0 {
             self.add(
@@ -40,6 +43,7 @@ impl Window {
         if let Some(slot) = self.connections.remove(receiver, record.flow.cookie) {
             self.release(slot, 1);
         }
+        self.sizes.remove(receiver, record.flow.cookie);
         self.shed.dropped(1, payload(record), LOCAL_HOP);
     }
 
@@ -156,6 +160,35 @@ impl Window {
         }
     }
 
+    /// The bytes of a connection, once it closes.
+    fn fold_size(&mut self, receiver: u16, record: &TcpRecord) {
+        let is = |event| record.events.contains(event);
+        let moved = [record.sent_bytes, record.received_bytes];
+        let cookie = record.flow.cookie;
+        // Without a cookie, or from a receiver that has been replaced, records can't be joined.
+        let is_followed = receiver != FlowBatch::DETACHED && cookie != 0;
+        if !is(Events::CLOSED) {
+            if is_followed && moved != [0, 0] {
+                self.sizes.add(receiver, cookie, moved);
+            }
+            return;
+        }
+        let is_whole = is(Events::OPENED);
+        let size = if is_followed {
+            self.sizes.close(receiver, cookie, moved, is_whole)
+        } else {
+            is_whole.then_some(moved)
+        };
+        let Some(size) = size else {
+            self.telemetry.unsized_connection();
+            return;
+        };
+        for (direction, bytes) in [Direction::Outbound, Direction::Inbound].into_iter().zip(size) {
+            let bytes = bytes.max(0) as f64;
+            self.observe(FamilyId::ConnectionSize, &record.flow, towards(direction), bytes);
+        }
+    }
+
     /// Whether the connection is open: in the gauge, and in the table that says which series of it counts the connection.
     fn fold_open(&mut self, receiver: u16, record: &TcpRecord) {
         let is = |event| record.events.contains(event);
@@ -218,9 +251,16 @@ impl Window {
     /// kept: they take no memory, and a gauge that missed an end would stay wrong.
     pub(super) fn shed_tcp(&mut self, receiver: u16, records: &[TcpRecord]) {
         let mut bytes = 0;
+        let is_sized = self.catalog.is_enabled(FamilyId::ConnectionSize);
         for record in records {
             if !self.hops.drops(record) {
                 self.fold_connection(receiver, record);
+                if is_sized {
+                    self.sizes.forget(receiver, record.flow.cookie);
+                    if record.events.contains(Events::CLOSED) {
+                        self.telemetry.unsized_connection();
+                    }
+                }
             }
             bytes += moved(record)
                 .map(|(_, bytes)| bytes.max(0).unsigned_abs())

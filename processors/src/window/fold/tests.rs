@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{context, record};
+use crate::window::FamilyBuckets;
 use crate::window::config::FamilyConfig;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::Label;
@@ -231,7 +232,7 @@ fn near_peers_have_round_trip_times_where_the_config_wants_them_and_otel_has_the
         points[0].sum
     );
     // 250 µs are above the bound of 100 µs and at most 250 µs. A connection that moved bytes both ways counts once.
-    assert_eq!(points[0].buckets[2], 5);
+    assert_eq!(points[0].buckets.explicit()[2], 5);
 }
 
 #[test]
@@ -369,7 +370,7 @@ fn segments_and_retransmits_have_the_same_labels_so_that_a_ratio_can_be_computed
 #[test]
 fn a_histogram_has_the_buckets_of_the_config() {
     let own = FamilyConfig {
-        buckets: Some(vec![1_000.0, 60_000.0, 70_000.0]),
+        buckets: Some(FamilyBuckets::Bounds(vec![1_000.0, 60_000.0, 70_000.0])),
         ..FamilyConfig::default()
     };
     let config = with_families(&[(FamilyId::Rtt, own), (FamilyId::MinRtt, FamilyConfig::default())]);
@@ -390,7 +391,86 @@ fn a_histogram_has_the_buckets_of_the_config() {
     assert_eq!(point.counts(bounds), [0, 0, 2, 1]);
     // By default the smallest round-trip time has bounds up to 10 s.
     let smallest = &histograms(&snapshot, FamilyId::MinRtt)[0];
-    assert_eq!((smallest.buckets[10], smallest.count()), (3, 3), "{smallest:?}");
+    assert_eq!(
+        (smallest.buckets.explicit()[10], smallest.count()),
+        (3, 3),
+        "{smallest:?}"
+    );
+}
+
+#[test]
+fn exponential_buckets_follow_the_values_and_a_snapshot_keeps_what_it_showed() {
+    let own = FamilyConfig {
+        buckets: Some(FamilyBuckets::Exponential),
+        ..FamilyConfig::default()
+    };
+    let mut window = window_of(with_families(&[(FamilyId::Rtt, own)]), 10, 600);
+    let far = |rtt_us| TcpRecord {
+        rtt_us,
+        ..flow(FlowKind::Egress, PeerClass::ExternalHosts, 1, 0)
+    };
+    fold(&mut window, &[far(60_500), far(60_900), far(90_000)]);
+    let first = window.advance(at(5)).unwrap();
+    assert_eq!(
+        first.families[FamilyId::Rtt as usize].family.kind,
+        FamilyKind::ExponentialHistogram
+    );
+    fold(&mut window, &[far(50)]);
+    let second = window.advance(at(10)).unwrap();
+    let [first, second] = [first, second].map(|snapshot| histograms(&snapshot, FamilyId::Rtt).remove(0));
+    assert_eq!((first.count(), second.count()), (3, 4));
+    assert!((first.sum - 211_400.0).abs() < 1e-6, "{}", first.sum);
+    let buckets = first.buckets.exponential();
+    let holds = |value: f64| {
+        let mut bounds = (buckets.offset()..)
+            .zip(buckets.counts())
+            .map(|(index, count)| (buckets.bounds(index), *count));
+        bounds.find(|((lower, upper), _)| *lower < value && value <= *upper)
+    };
+    let ((lower, upper), count) = holds(60_700.0).unwrap();
+    assert!(
+        (1..=2).contains(&count) && upper / lower < 1.03,
+        "{lower} {upper} {count}"
+    );
+    assert_eq!(holds(90_000.0).unwrap().1, 1);
+    assert_eq!(second.buckets.since(&first.buckets).count(), 1);
+}
+
+#[test]
+fn a_connections_size_is_what_its_records_add_up_to_in_each_direction() {
+    let mut window = window_of(
+        with_families(&[(FamilyId::ConnectionSize, FamilyConfig::default())]),
+        10,
+        600,
+    );
+    let with = |cookie, events, sent, received| {
+        let record = TcpRecord {
+            events,
+            ..flow(FlowKind::Egress, PeerClass::ExternalHosts, sent, received)
+        };
+        record.with_flow(|flow| Flow { cookie, ..flow })
+    };
+    fold(
+        &mut window,
+        &[
+            with(1, Events::OPENED, 100, 0),
+            with(2, Events::OPENED | Events::CLOSED, 7, 70),
+            with(1, Events::NONE, 50, 2_000),
+            with(3, Events::OPENED, 1_000, 1_000),
+            with(1, Events::CLOSED, -1, 3),
+        ],
+    );
+    let points = histograms(&window.advance(at(5)).unwrap(), FamilyId::ConnectionSize);
+    let mut shown: Vec<_> = points
+        .iter()
+        .map(|point| (point.series.joined_labels(), point.count(), point.sum))
+        .collect();
+    shown.sort_by(|a, b| a.0.cmp(&b.0));
+    let labels = |direction| format!(r#"flow="egress",direction="{direction}",type="externalHosts""#);
+    assert_eq!(
+        shown,
+        [(labels("inbound"), 2, 2_073.0), (labels("outbound"), 2, 156.0)]
+    );
 }
 
 #[test]

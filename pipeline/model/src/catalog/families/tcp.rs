@@ -2,7 +2,9 @@
 
 use super::super::definition::{Definition, STABLE_LABELS, otel};
 use super::super::label::Label;
-use super::bounds::{CONNECT_BOUNDS, LIFE_BOUNDS, RTT_BOUNDS, WIDE_RTT_BOUNDS, WIDE_RTT_BOUNDS_SECONDS};
+use super::bounds::{
+    CONNECT_BOUNDS, LIFE_BOUNDS, RTT_BOUNDS, SIZE_BOUNDS, WIDE_RTT_BOUNDS, WIDE_RTT_BOUNDS_SECONDS,
+};
 use crate::family::{Family, FamilyKind, Naming};
 
 /// In the order in which they are exposed.
@@ -191,17 +193,17 @@ pub(super) const FAMILIES: &[Definition] = &[
             "s",
             FamilyKind::Histogram(&WIDE_RTT_BOUNDS_SECONDS),
         ),
-        labels: &[Label::Raddr],
+        labels: &[Label::Type],
         more: &[
+            Label::Raddr,
             Label::Rport,
             Label::Lport,
             Label::ServerPort,
-            Label::Type,
             Label::Flow,
             Label::NetworkType,
         ],
         details: &Label::DETAILS,
-        enabled: false,
+        enabled: true,
         only: None,
     },
     Definition {
@@ -321,6 +323,32 @@ pub(super) const FAMILIES: &[Definition] = &[
         ],
         details: &Label::DETAILS,
         enabled: true,
+        only: None,
+    },
+    Definition {
+        family: Family {
+            naming: Naming::PrimusLens,
+            name: "network_tcp_connection_bytes",
+            help: "Payload bytes of a closed connection in each direction, from its beginning or since flowtap follows it.",
+            unit: "By",
+            kind: FamilyKind::Histogram(&SIZE_BOUNDS),
+        },
+        otel: otel(
+            "flowtap.tcp.connection.io",
+            "Payload bytes of a closed connection in each direction, from its beginning or since flowtap follows it.",
+            "By",
+            FamilyKind::Histogram(&SIZE_BOUNDS),
+        ),
+        labels: &[Label::Flow, Label::Direction, Label::Type],
+        more: &[
+            Label::Raddr,
+            Label::Rport,
+            Label::Lport,
+            Label::ServerPort,
+            Label::NetworkType,
+        ],
+        details: &Label::DETAILS,
+        enabled: false,
         only: None,
     },
     Definition {

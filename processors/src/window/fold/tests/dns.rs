@@ -40,7 +40,7 @@ fn totals(snapshot: &Snapshot, name: &str) -> BTreeMap<String, u64> {
             .collect(),
         Some(Points::Histograms(points)) => points
             .iter()
-            .map(|point| (point.series.joined_labels(), point.buckets.iter().sum()))
+            .map(|point| (point.series.joined_labels(), point.count()))
             .collect(),
         Some(Points::Values(_)) | None => BTreeMap::new(),
     }
