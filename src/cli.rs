@@ -1,5 +1,6 @@
 //! The arguments.
 
+pub(crate) mod manual;
 pub(crate) mod policy;
 pub(crate) mod sources;
 
@@ -36,7 +37,7 @@ With a config (YAML or TOML):
 
 Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
 Without privileges it falls back to sock_diag, with a warning; --strict fails instead.
-The daemon's own metrics are on 127.0.0.1:8888/metrics, its status page on 127.0.0.1:13133."
+Own metrics: 127.0.0.1:8888/metrics. Status page: 127.0.0.1:13133. Variables: flowtap run --help"
 )]
 pub(crate) struct Cli {
     /// Subcommand; prints help if omitted.
@@ -48,6 +49,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Measure and export until SIGTERM or SIGINT
+    #[command(after_long_help = manual::help())]
     Run(RunArgs),
     /// Check the config and build everything short of starting it
     Validate(ConfigArgs),

@@ -1,6 +1,9 @@
 //! Arguments, configs that are wrong, privileges that are missing: what is said, and the exit code.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::Output;
 
 use crate::daemon::{flowtap, flowtap_of_nobody};
@@ -187,7 +190,7 @@ fn an_address_that_is_taken_is_named() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(75), "{said}");
     assert!(said.contains("service.admin.endpoint: "), "{said}");
-    let unit = std::fs::read_to_string("deploy/systemd/flowtap.service").unwrap();
+    let unit = fs::read_to_string("deploy/systemd/flowtap.service").unwrap();
     let prevented = unit
         .lines()
         .find_map(|line| line.strip_prefix("RestartPreventExitStatus="))
@@ -295,3 +298,80 @@ const ANY_PORTS: [&str; 6] = [
     "--set",
     "service.telemetry.metrics.endpoint=127.0.0.1:0",
 ];
+
+/// Names of environment variables in string literals of the sources: those that flowtap reads, and parts of names.
+fn variables_in_the_sources() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders: Vec<_> = [
+        "src",
+        "config/src",
+        "exporters/src",
+        "extensions/src",
+        "receivers/src",
+    ]
+    .map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))
+    .into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.ends_with("service_links.rs") {
+                // Names that are passed over: Kubernetes makes them up for a service that is called flowtap.
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                // What a test sets is not read.
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                let words = code.split('"').filter(|word| !word.is_empty());
+                let is_name = |word: &&str| {
+                    let prefixes = [
+                        "OTEL_",
+                        "FLOWTAP_",
+                        "SSL_CERT_",
+                        "KUBE",
+                        "NODE_NAME",
+                        "NOTIFY_",
+                        "NO_COLOR",
+                    ];
+                    word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+                        && prefixes.iter().any(|prefix| word.starts_with(prefix))
+                        && !word.ends_with('_')
+                        // An example of a key.
+                        && !word.contains("__")
+                };
+                found.extend(words.filter(is_name).map(str::to_owned));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn help_and_man_pages_name_every_variable_that_flowtap_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = flowtap().arg("man").arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let page = fs::read_to_string(dir.path().join("flowtap-run.1")).unwrap();
+    let help = flowtap().args(["run", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let variables = variables_in_the_sources();
+    assert!(variables.len() > 12, "{variables:?}");
+    for variable in variables {
+        // One for metrics alone is named by the one for all signals.
+        let general = variable.replace("OTLP_METRICS_", "OTLP_");
+        for (name, text) in [("help", &help), ("man page", &page)] {
+            assert!(
+                text.contains(&variable) || text.contains(&general),
+                "{variable} is not in the {name}"
+            );
+        }
+    }
+    for section in ["ENVIRONMENT", "EXIT STATUS", "FILES", "SIGNALS"] {
+        assert!(
+            page.contains(&format!(".SH {section}")) && help.contains(section),
+            "{section}"
+        );
+    }
+    let overview = fs::read_to_string(dir.path().join("flowtap.1")).unwrap();
+    assert!(overview.contains(".SH ENVIRONMENT"));
+}
