@@ -8,9 +8,12 @@ use flowtap_config::{Config, Layers};
 use flowtap_engine::Stages;
 use flowtap_pipeline::testing::record;
 use flowtap_pipeline::{
-    BuildContext, ClusterRanges, ClusterState, Events, FlowBatch, KubernetesNames, Output, PipelineId,
-    Points, Published, Queues, ResetBy, Role, SendTime, Series, TcpRecord, Timestamp,
+    BuildContext, ClusterRanges, ClusterState, DnsOutcome, DnsRecord, DropReason, DropRecord, Endpoint,
+    Events, Flow, FlowBatch, KubernetesNames, ListeningRecord, Output, PipelineId, Points, Published, Queues,
+    ResetBy, Role, SendTime, Series, Snapshot, TcpRecord, Timestamp, Transport, UdpRecord,
 };
+
+use crate::exposition::{Exposition, Sample};
 
 const CONTAINER: &str = "4f0d1cbe2a8b93d7e65f4f0d1cbe2a8b93d7e65f4f0d1cbe2a8b93d7e65f0a1b";
 
@@ -114,8 +117,8 @@ fn load(path: &Path) -> Config {
         .unwrap_or_else(|errors| panic!("{}: {errors}", path.display()))
 }
 
-/// Labels without a value in any series, by family.
-fn empty_labels(config: &Config, pipeline: &PipelineId) -> Vec<String> {
+/// The snapshot that a pipeline makes of `batch`; `None` if it makes log records.
+fn snapshot(config: &Config, pipeline: &PipelineId, mut batch: FlowBatch) -> Option<Arc<Snapshot>> {
     let processors = &config.pipelines[pipeline].processors;
     let configs = processors.iter().map(|id| (id, &*config.processors[id]));
     let context = |id: &_| BuildContext {
@@ -125,13 +128,19 @@ fn empty_labels(config: &Config, pipeline: &PipelineId) -> Vec<String> {
     };
     let mut stages = Stages::build(configs, context).unwrap().unwrap();
     stages.begin(Timestamp::from_nanos(1));
-    stages.accept(&mut FlowBatch {
+    stages.accept(&mut batch);
+    let output = stages.advance(Timestamp::from_nanos(3_600_000_000_000));
+    output.and_then(Output::into_snapshot)
+}
+
+/// Labels without a value in any series, by family.
+fn empty_labels(config: &Config, pipeline: &PipelineId) -> Vec<String> {
+    let tcp = FlowBatch {
         tcp: records(),
         ..FlowBatch::default()
-    });
-    let output = stages.advance(Timestamp::from_nanos(3_600_000_000_000));
+    };
     // A pipeline of log records has no labels.
-    let Some(snapshot) = output.and_then(Output::into_snapshot) else {
+    let Some(snapshot) = snapshot(config, pipeline, tcp) else {
         return Vec::new();
     };
     let mut empty = Vec::new();
@@ -176,4 +185,225 @@ fn every_label_that_a_shipped_config_asks_for_has_a_value() {
             );
         }
     }
+}
+
+/// The snapshot that a pipeline makes of a record of everything, in the text format.
+fn exposed(config: &Config, pipeline: &PipelineId) -> Exposition {
+    let snapshot = snapshot(config, pipeline, everything()).expect("a pipeline of metrics");
+    Exposition::parse(&flowtap_exporters::prometheus::text(
+        "primus_lens",
+        vec![snapshot],
+    ))
+}
+
+/// A record of each signal and outcome.
+fn everything() -> FlowBatch {
+    let endpoint = |text: &str| {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        Endpoint::new(address.ip(), address.port())
+    };
+    let flow = |remote: &str| {
+        let mut flow = Flow::new(endpoint("10.244.0.5:40000"), endpoint(remote));
+        flow.role = Role::Client;
+        flow
+    };
+    let query = |outcome| DnsRecord {
+        latency_us: 900,
+        retries: 1,
+        truncated: true,
+        search_misses: 1,
+        ..DnsRecord::new(flow("10.96.0.10:53"), 1, outcome)
+    };
+    let mut names = flow("10.96.0.10:53");
+    names.transport = Transport::Udp;
+    let listening = ListeningRecord {
+        backlog: 3,
+        limit: 4,
+        drops: 5,
+        wait_us: Some(900),
+        ..ListeningRecord::new(endpoint("0.0.0.0:443"))
+    };
+    let drops = ["NETFILTER_DROP", "NO_SOCKET", "SOCKET_RCVBUFF"].map(|reason| DropRecord {
+        packets: 1,
+        bytes: 60,
+        ..DropRecord::new(DropReason::new(reason), 4_026_531_840)
+    });
+    FlowBatch {
+        tcp: records(),
+        dns: vec![query(DnsOutcome::Answered(0)), query(DnsOutcome::TimedOut)],
+        listening: vec![listening],
+        drops: drops.into(),
+        udp: vec![UdpRecord {
+            sent_bytes: 40,
+            received_bytes: 80,
+            sent_datagrams: 1,
+            received_datagrams: 1,
+            opened: true,
+            ..UdpRecord::new(names)
+        }],
+        ..FlowBatch::default()
+    }
+}
+
+/// The config in the manifest that `kubectl apply` takes, which is rendered from the chart's defaults.
+fn of_the_manifest(dir: &Path) -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/flowtap.yaml");
+    let text = std::fs::read_to_string(manifest).unwrap();
+    let (_, block) = text.split_once("  flowtap.yaml: |\n").expect("the config's key");
+    let lines = block
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with("    "));
+    let config: Vec<_> = lines
+        .map(|line| line.strip_prefix("    ").unwrap_or(line))
+        .collect();
+    let path = dir.join("flowtap.yaml");
+    std::fs::write(&path, config.join("\n")).unwrap();
+    path
+}
+
+#[test]
+fn the_kubernetes_configs_show_workload_to_workload_in_both_directions_with_round_trip_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/kubernetes.yaml");
+    for path in [example, of_the_manifest(dir.path())] {
+        let config = load(&path);
+        let pipeline = config.pipelines.keys().next().unwrap();
+        let seen = exposed(&config, pipeline);
+        let ends = [
+            ("local_workload", "Deployment/web"),
+            ("peer_workload", "Deployment/cart"),
+        ];
+        let has = |metric: &str, more: &[(&str, &str)]| {
+            let labels = [&ends[..], more].concat();
+            let found = seen.select(metric, &labels).any(|sample| sample.value > 0.0);
+            assert!(found, "{}: {metric} {more:?}", path.display());
+        };
+        for flow in ["egress", "ingress"] {
+            for direction in ["inbound", "outbound"] {
+                let labels = [("flow", flow), ("direction", direction)];
+                has("primus_lens_network_k8s_tcp_flow", &labels);
+            }
+        }
+        has("primus_lens_network_tcp_flow_min_rtt_count", &[]);
+    }
+}
+
+/// The name of a metric, and matchers: label, operator, value.
+type Selector = (String, Vec<(String, String, String)>);
+
+/// The selectors of metrics of flows in a query.
+fn selectors(query: &str) -> Vec<Selector> {
+    let mut found = Vec::new();
+    for (begin, _) in query.match_indices("primus_lens_") {
+        let rest = &query[begin..];
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let (name, rest) = rest.split_at(end.unwrap_or(rest.len()));
+        let inside = rest.strip_prefix('{').and_then(|rest| rest.split_once("\"}"));
+        let matchers = inside.map_or_else(Vec::new, |(inside, _)| {
+            let matchers = inside.split("\", ").flat_map(|part| part.split("\","));
+            matchers
+                .map(|matcher| {
+                    let (left, value) = matcher.split_once('"').expect("a matcher");
+                    let label = left.trim_end_matches(['=', '~', '!']);
+                    (
+                        label.trim().to_owned(),
+                        left[label.len()..].to_owned(),
+                        value.to_owned(),
+                    )
+                })
+                .collect()
+        });
+        found.push((name.to_owned(), matchers));
+    }
+    found
+}
+
+#[test]
+fn no_panel_of_the_dashboard_is_empty_with_traffic_of_every_class() {
+    let config = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default.yaml"));
+    let seen = exposed(&config, config.pipelines.keys().next().unwrap());
+    let dashboard = include_str!("../../deploy/grafana/flowtap.json");
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let mut queries = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let query = target["expr"].as_str().unwrap();
+            let mut selectors = selectors(query).into_iter();
+            // Of `a or b` the one that is there fills the panel.
+            let alternatives = query.contains(" or ");
+            let fills = |(name, matchers): Selector| {
+                let matches = |sample: &Sample| {
+                    matchers.iter().all(|(label, operator, value)| {
+                        let has = sample.labels.get(label).map_or("", String::as_str);
+                        let is = value.split('|').any(|one| match one.split_once(".*") {
+                            Some((begins, "")) => has.starts_with(begins),
+                            _ => has == one,
+                        });
+                        // Of a Prometheus, and variables of the dashboard.
+                        label == "instance" || value.contains('$') || is != operator.starts_with('!')
+                    })
+                };
+                seen.0.iter().any(|sample| sample.name == name && matches(sample))
+            };
+            if selectors.len() == 0 {
+                continue;
+            }
+            queries += 1;
+            let filled = if alternatives {
+                selectors.any(fills)
+            } else {
+                selectors.all(fills)
+            };
+            assert!(filled, "{}: {query}", panel["title"]);
+        }
+    }
+    assert!(queries > 20, "{queries} queries");
+}
+
+#[test]
+fn every_query_of_the_documentation_finds_series() {
+    let page = include_str!("../../docs/queries.md");
+    let (_, rest) = page.split_once("```yaml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("flowtap.yaml");
+    std::fs::write(&path, text).unwrap();
+    let default = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default.yaml"));
+    let [by_default, with_more] =
+        [default, load(&path)].map(|config| exposed(&config, config.pipelines.keys().next().unwrap()));
+    let mut queries = 0;
+    for (table, seen) in page.split("## With more labels").zip([by_default, with_more]) {
+        for row in table
+            .lines()
+            .filter(|line| line.starts_with("| ") && line.contains('`'))
+        {
+            queries += 1;
+            for (name, matchers) in selectors(&row.replace("\\|", "|")) {
+                let matches = |sample: &Sample| {
+                    matchers.iter().all(|(label, _, value)| {
+                        let has = sample.labels.get(label).map_or("", String::as_str);
+                        value.split('|').any(|one| has == one)
+                    })
+                };
+                let found = seen.0.iter().any(|sample| sample.name == name && matches(sample));
+                assert!(found, "{row}");
+            }
+            let labels = row.split_once("by (").and_then(|(_, rest)| rest.split_once(')'));
+            for label in labels
+                .map_or("", |(labels, _)| labels)
+                .split(", ")
+                .filter(|label| !label.is_empty())
+            {
+                let name = selectors(row).first().map(|(name, _)| name.clone());
+                let Some(name) = name else { continue };
+                let filled =
+                    |sample: &Sample| sample.labels.get(label).is_some_and(|value| !value.is_empty());
+                // Of the target, not of flowtap.
+                let found =
+                    label == "instance" || seen.0.iter().any(|sample| sample.name == name && filled(sample));
+                assert!(found, "nothing has a {label}: {row}");
+            }
+        }
+    }
+    assert_eq!(queries, 22);
 }
