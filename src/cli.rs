@@ -37,7 +37,7 @@ With a config (YAML or TOML):
 
 Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
 Without privileges it falls back to sock_diag, with a warning; --strict fails instead.
-Own metrics: 127.0.0.1:8888/metrics. Status page: 127.0.0.1:13133. Variables: flowtap run --help"
+Own metrics: 127.0.0.1:9465/metrics. Status page: 127.0.0.1:13134. Variables: flowtap run --help"
 )]
 pub(crate) struct Cli {
     /// Subcommand; prints help if omitted.
@@ -153,7 +153,7 @@ pub(crate) struct TopArgs {
     /// Where the daemon's config comes from, to find its admin listener
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// A daemon's admin listener, such as 127.0.0.1:13133; without, that of the config, and if nobody answers there, top measures
+    /// A daemon's admin listener, such as 127.0.0.1:13134; without, that of the config, and if nobody answers there, top measures
     /// by itself
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin: Option<SocketAddr>,
@@ -195,7 +195,7 @@ pub(crate) struct FindingsArgs {
     /// Where the daemon's config comes from, to find its admin listener
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// The daemon's admin listener, such as 127.0.0.1:13133; without, that of the config
+    /// The daemon's admin listener, such as 127.0.0.1:13134; without, that of the config
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin: Option<SocketAddr>,
     /// Findings at most, the newest first; a daemon keeps 1,000

@@ -98,7 +98,7 @@ pub struct AdminConfig {
 impl Default for AdminConfig {
     fn default() -> Self {
         Self {
-            endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 13133))),
+            endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 13134))),
             allowed_hosts: Vec::new(),
         }
     }
@@ -215,7 +215,7 @@ pub struct MetricsConfig {
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
-            endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8888))),
+            endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9465))),
             exporters: Vec::new(),
             interval: Duration::from_secs(15),
             otlp: PushConfig::default(),

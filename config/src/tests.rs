@@ -152,7 +152,7 @@ fn without_any_layer_the_default_pipeline_stands() {
     );
     assert_eq!(
         config.service.admin.endpoint,
-        Some("127.0.0.1:13133".parse().unwrap())
+        Some("127.0.0.1:13134".parse().unwrap())
     );
     assert_eq!(config.warnings, []);
 }
@@ -406,7 +406,7 @@ fn two_listeners_on_one_port_are_found() {
         with_files(&[], &[], &[&format!("exporters.prometheus.endpoint={endpoint}")])
             .map_err(|errors| errors.to_string())
     };
-    for taken in ["127.0.0.1:13133", "0.0.0.0:8888"] {
+    for taken in ["127.0.0.1:13134", "0.0.0.0:9465"] {
         assert!(
             found(taken)
                 .unwrap_err()
@@ -414,7 +414,7 @@ fn two_listeners_on_one_port_are_found() {
             "{taken}"
         );
     }
-    for free in ["127.0.0.1:9464", "127.0.0.2:13133"] {
+    for free in ["127.0.0.1:9464", "127.0.0.2:13134"] {
         assert!(found(free).is_ok(), "{free}");
     }
 }

@@ -362,14 +362,23 @@ impl Checker<'_> {
         warnings.collect()
     }
 
-    /// A Collector on this machine also has the default port of the daemon's own metrics.
+    /// A listener on a port that a Collector on this machine has by default, if something is pushed to one.
     pub(crate) fn collector_ports(&self, config: &Config) -> Option<Diagnostic> {
-        const COLLECTOR: u16 = 8888;
-        let at = path(&["service", "telemetry", "metrics", "endpoint"]);
-        let own = config.service.telemetry.metrics.endpoint?;
-        if own.port() != COLLECTOR || self.merged.user_has(&at) {
-            return None;
-        }
+        /// Its own metrics, its health check, and its receivers for OTLP.
+        const COLLECTOR: [u16; 4] = [8888, 13133, 4317, 4318];
+        let service = &config.service;
+        let own = [
+            (
+                path(&["service", "telemetry", "metrics", "endpoint"]),
+                service.telemetry.metrics.endpoint,
+            ),
+            (path(&["service", "admin", "endpoint"]), service.admin.endpoint),
+        ];
+        let taken = own
+            .into_iter()
+            .filter_map(|(at, address)| Some((at, address?)))
+            .find(|(_, address)| COLLECTOR.contains(&address.port()));
+        let (at, address) = taken?;
         let local = ["://127.0.0.1:", "://localhost:", "://[::1]:"];
         let pushes_here = config.contracts().into_iter().any(|(_, id, contract)| {
             id.type_name() == "otlp"
@@ -380,9 +389,9 @@ impl Checker<'_> {
         });
         pushes_here.then(|| {
             let message = format!(
-                "{own} is also where an OpenTelemetry Collector serves its own metrics; of two on one machine the second does not start"
+                "{address} is also where an OpenTelemetry Collector listens by default; of two on one machine the second does not start"
             );
-            let help = "choose another port, such as --set service.telemetry.metrics.endpoint=127.0.0.1:8889";
+            let help = "leave the key out: by default flowtap has other ports than a Collector";
             self.diagnostic(&at, message, Some(help.to_owned()))
         })
     }

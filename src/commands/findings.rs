@@ -29,7 +29,7 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
     let address: SocketAddr = address.ok_or_else(|| {
         ExitError::new(
             Code::Usage,
-            "the config has no admin listener to ask\n  hint: set service.admin.endpoint, or name a daemon's: --admin 127.0.0.1:13133",
+            "the config has no admin listener to ask\n  hint: set service.admin.endpoint, or name a daemon's: --admin 127.0.0.1:13134",
         )
     })?;
     let kind = args.kind.as_ref().map(|kind| format!("&kind={kind}"));

@@ -184,7 +184,7 @@ fn an_address_that_is_taken_is_named() {
     let output = flowtap()
         .arg("run")
         .args(ANY_PORTS)
-        .args(["--set", "service.admin.endpoint=192.0.2.77:13133"])
+        .args(["--set", "service.admin.endpoint=192.0.2.77:13134"])
         .output()
         .unwrap();
     let said = text(&output.stderr);
@@ -374,4 +374,32 @@ fn help_and_man_pages_name_every_variable_that_flowtap_reads() {
     }
     let overview = fs::read_to_string(dir.path().join("flowtap.1")).unwrap();
     assert!(overview.contains(".SH ENVIRONMENT"));
+}
+
+#[test]
+fn by_default_no_port_is_a_collectors_and_one_that_is_set_to_be_is_warned_of() {
+    let validate = |set: &[&str]| {
+        let mut command = flowtap();
+        command.arg("validate");
+        for set in set {
+            command.args(["--set", set]);
+        }
+        let output = command
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stderr)
+    };
+    assert_eq!(validate(&[]), "");
+    for key in [
+        "service.admin.endpoint=127.0.0.1:13133",
+        "service.telemetry.metrics.endpoint=127.0.0.1:8888",
+    ] {
+        let warned = validate(&[key]);
+        assert!(
+            warned.contains("where an OpenTelemetry Collector listens by default"),
+            "{key}: {warned}"
+        );
+    }
 }

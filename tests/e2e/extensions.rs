@@ -77,8 +77,8 @@ fn extensions_are_checked_as_other_components_are() {
             "did you mean `health_check`?",
         ),
         (
-            "extensions: {health_check: {endpoint: \"127.0.0.1:13133\"}}\nservice: {extensions: [health_check]}\n",
-            "127.0.0.1:13133 is already used by service.admin.endpoint",
+            "extensions: {health_check: {endpoint: \"127.0.0.1:13134\"}}\nservice: {extensions: [health_check]}\n",
+            "127.0.0.1:13134 is already used by service.admin.endpoint",
         ),
         (
             "extensions: {file_storage: {}}\n",

@@ -5,8 +5,8 @@
 # One flowtap may run several receivers at once, each with a pipeline and an endpoint of its own, so that the same
 # traffic is compared with each of them.
 
-own_url=http://127.0.0.1:8888/metrics
-ready_url=http://127.0.0.1:13133/readyz
+own_url=http://127.0.0.1:9465/metrics
+ready_url=http://127.0.0.1:13134/readyz
 prefix=primus_lens_network
 
 # Socket storage in tracing programs, and the 64-bit exchange, came with 5.12.
@@ -55,7 +55,7 @@ YAML
         echo "  prometheus/$config_mode: {endpoint: \"$endpoint\"}"
     done
     # Detaching a program waits for the kernel, which takes its time in an emulated machine.
-    printf 'service:\n  shutdown_timeout: 60s\n  admin: {endpoint: "127.0.0.1:13133"}\n  pipelines:\n'
+    printf 'service:\n  shutdown_timeout: 60s\n  admin: {endpoint: "127.0.0.1:13134"}\n  pipelines:\n'
     for config_mode in "$@"; do
         receiver=$(receiver_config "$config_mode" | cut -d: -f1 | tr -d ' ')
         echo "    metrics/$config_mode: {receivers: [$receiver], processors: [direction, policy, window], exporters: [prometheus/$config_mode]}"

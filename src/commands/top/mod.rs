@@ -63,7 +63,7 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), ExitError> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return Err(ExitError::new(
             Code::Usage,
-            "top needs a terminal; hint: programs get the same from the daemon's admin listener: curl http://127.0.0.1:13133/flows",
+            "top needs a terminal; hint: programs get the same from the daemon's admin listener: curl http://127.0.0.1:13134/flows",
         ));
     }
     let sort = Sort::from_name(&args.sort).unwrap_or_default();

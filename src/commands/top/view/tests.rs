@@ -85,7 +85,7 @@ fn flows() -> Flows {
 }
 
 fn state() -> State {
-    let mut state = State::new("127.0.0.1:13133".to_owned(), Sort::Rate);
+    let mut state = State::new("127.0.0.1:13134".to_owned(), Sort::Rate);
     assert_eq!(state.apply(Event::Flows(flows())), Next::Draw);
     state
 }
@@ -117,7 +117,7 @@ fn at_eighty_columns_a_row_has_peer_port_role_process_rates_time_retransmits_and
     let screen = screen(&mut state(), 80, 24);
     assert_eq!(
         screen[0],
-        "flowtap top  127.0.0.1:13133  last 5.0s  out 1.00 MB/s  in 1.23 MB/s"
+        "flowtap top  127.0.0.1:13134  last 5.0s  out 1.00 MB/s  in 1.23 MB/s"
     );
     assert_eq!(screen[1], "1-3 of 3  by rate");
     assert_eq!(
