@@ -146,7 +146,7 @@ fn above_its_memory_limits_it_folds_and_sheds_and_counts_both() {
     };
 
     // Soft: whatever it has is above 1 MiB.
-    let daemon = limited("100000", "99999", 1);
+    let daemon = limited("1000", "999", 1);
     let sent = exchange(&listener, 50, 41).unwrap();
     let scrape = daemon.scrape_until("the traffic in `other`", |scrape| {
         scrape.sum(
