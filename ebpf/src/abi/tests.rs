@@ -156,7 +156,7 @@ fn every_field_of_udp_stands_where_the_objects_btf_has_it() {
         ),
         (
             "udp_flow",
-            layout!(UdpFlow: totals, key, cookie, since_ns, last_ns, cgroup_id, netns, pid, marks, error, has_more, pad,
+            layout!(UdpFlow: totals, key, cookie, since_ns, last_ns, cgroup_id, netns, pid, marks, error, has_more, error_queue,
                 local_addr, comm),
             size_of::<UdpFlow>(),
         ),

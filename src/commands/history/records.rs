@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_first_by_the_order_are_kept_of_any_number() {
-        for (sort, first) in [(SortBy::Bytes, 4999), (SortBy::Time, 0)] {
+        for (sort, first) in [(SortBy::Bytes, 4999_i64), (SortBy::Time, 0)] {
             let mut records = Records::new(sort, 3);
             for index in 0..5000 {
                 records.add(&Row {
