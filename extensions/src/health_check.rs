@@ -51,8 +51,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            // Beside the port of the admin listener.
-            endpoint: SocketAddr::from((Ipv4Addr::LOCALHOST, 13134)),
+            // The Collector's port.
+            endpoint: SocketAddr::from((Ipv4Addr::LOCALHOST, 13133)),
             path: "/".to_owned(),
             allowed_hosts: Vec::new(),
         }
