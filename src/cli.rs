@@ -39,7 +39,7 @@ With a config (YAML or TOML):
 
 Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
 Without privileges it falls back to sock_diag, with a warning; --strict fails instead.
-Own metrics: 127.0.0.1:9465/metrics. Status page: 127.0.0.1:13134. Variables: flowtap run --help"
+Own metrics: 127.0.0.1:9460/metrics. Status page: 127.0.0.1:13134. Variables: flowtap run --help"
 )]
 pub(crate) struct Cli {
     /// Subcommand; prints help if omitted.

@@ -215,7 +215,7 @@ pub struct MetricsConfig {
 impl Default for MetricsConfig {
     fn default() -> Self {
         Self {
-            endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9465))),
+            endpoint: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9460))),
             exporters: Vec::new(),
             interval: Duration::from_secs(15),
             otlp: PushConfig::default(),

@@ -406,7 +406,7 @@ fn two_listeners_on_one_port_are_found() {
         with_files(&[], &[], &[&format!("exporters.prometheus.endpoint={endpoint}")])
             .map_err(|errors| errors.to_string())
     };
-    for taken in ["127.0.0.1:13134", "0.0.0.0:9465"] {
+    for taken in ["127.0.0.1:13134", "0.0.0.0:9460"] {
         assert!(
             found(taken)
                 .unwrap_err()

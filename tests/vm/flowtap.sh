@@ -5,7 +5,7 @@
 # One flowtap may run several receivers at once, each with a pipeline and an endpoint of its own, so that the same
 # traffic is compared with each of them.
 
-own_url=http://127.0.0.1:9465/metrics
+own_url=http://127.0.0.1:9460/metrics
 ready_url=http://127.0.0.1:13134/readyz
 prefix=primus_lens_network
 
