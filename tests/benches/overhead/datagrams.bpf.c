@@ -5,7 +5,7 @@
  * the time of each query until its answer comes.
  *
  *   count_datagram      tc ingress and egress   -> datagram_flows
- *   count_transaction   the same                -> datagram_flows, queries, transactions
+ *   follow_dns          the same                -> datagram_flows, queries, transactions
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
@@ -171,7 +171,7 @@ int count_datagram(struct __sk_buff *skb)
 }
 
 SEC("classifier")
-int count_transaction(struct __sk_buff *skb)
+int follow_dns(struct __sk_buff *skb)
 {
 	return on_packet(skb, true);
 }

@@ -58,7 +58,7 @@ const NAMES: [&str; 29] = [
     "close_probe",
     "count_packet",
     "count_datagram",
-    "count_transaction",
+    "follow_dns",
     "on_drop",
     "on_drop_at_socket",
     "on_nothing",

@@ -49,7 +49,7 @@ const WAYS: [Way; 6] = [
     Way::Udp("cgroup", Hooks::Cgroup),
     Way::Udp("tracepoints", Hooks::Tracepoints),
     Way::Packets("packets (tc), flows", "count_datagram"),
-    Way::Packets("packets (tc), flows and DNS", "count_transaction"),
+    Way::Packets("packets (tc), flows and DNS", "follow_dns"),
 ];
 
 /// Programs that count, until they are dropped.
