@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use flowtap_exporters::{debug, file, otlp, prometheus, remote_write};
+use flowtap_exporters::{debug, file, ipfix, otlp, prometheus, remote_write};
 use flowtap_extensions::health_check;
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
 #[cfg(feature = "kubernetes")]
@@ -29,6 +29,7 @@ pub fn registry() -> Registry {
         .processor(window::FACTORY)
         .exporter(debug::FACTORY)
         .exporter(file::FACTORY)
+        .exporter(ipfix::FACTORY)
         .exporter(otlp::FACTORY)
         .exporter(prometheus::FACTORY)
         .exporter(remote_write::FACTORY)
@@ -86,7 +87,7 @@ mod tests {
         for name in types {
             let line = lines.iter().find(|line| line.first() == Some(name));
             let line = line.unwrap_or_else(|| panic!("no {name} in:\n{text}"));
-            let is_young = ["connections", "health_check", "watch"].contains(name);
+            let is_young = ["connections", "health_check", "ipfix", "watch"].contains(name);
             let stability = if is_young { "alpha" } else { "beta" };
             assert_eq!(line[1], stability, "{line:?}");
         }

@@ -7,6 +7,7 @@
 //! | [`prometheus`] | `prometheus` | scrapers of `/metrics` |
 //! | [`otlp`] | `otlp` | an OpenTelemetry collector, over gRPC or HTTP |
 //! | [`remote_write`] | `remote_write` | Prometheus remote write endpoints |
+//! | [`ipfix`] | `ipfix` | IPFIX collectors, over UDP, TCP or TLS |
 //! | [`file`](mod@file) | `file` | files of JSON lines or Parquet |
 //! | [`debug`] | `debug` | standard output |
 //! | [`naming`] | | a family's full name |
@@ -17,6 +18,7 @@
 
 pub mod debug;
 pub mod file;
+pub mod ipfix;
 pub mod naming;
 mod native;
 pub mod otlp;

@@ -28,6 +28,7 @@
 //! | `peers` | a real Prometheus, promtool, a real OTLP collector, `DuckDB` |
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
 //! | `icmp` | errors of UDP sockets, against those that the sockets return; messages by type |
+//! | `ipfix` | flows over IPFIX, in nfcapd, nfacctd and libfixbuf: lost templates, restarts, TLS |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `name_files` | files of name resolution that are replaced while the daemon is in its sandbox |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
@@ -79,6 +80,7 @@ mod handover;
 mod history;
 mod icmp;
 mod identity;
+mod ipfix;
 mod kernel_objects;
 mod kubernetes;
 mod labels;

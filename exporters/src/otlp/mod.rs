@@ -23,7 +23,6 @@ mod ended;
 mod factory;
 mod json;
 mod logs;
-mod spool;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,10 +35,8 @@ use flowtap_pipeline::{
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tower::util::BoxService;
-use tower::{BoxError, Service, ServiceExt};
+use tower::{BoxError, Service};
 
 use self::client::Client;
 use self::config::Resolved;
@@ -49,9 +46,9 @@ use self::encode::Encoder;
 use self::ended::Ended;
 pub use self::factory::FACTORY;
 use self::logs::LogEncoder;
+use crate::push;
+use crate::push::delivery::{Delivery, Spool};
 use crate::push::health::Health;
-use crate::push::storage::Storage;
-use crate::push::{self, Request, Sender};
 
 /// The exporter.
 #[derive(Debug)]
@@ -59,8 +56,7 @@ pub struct OtlpExporter {
     config: Config,
     resolved: Resolved,
     context: BuildContext,
-    spool: Option<JoinHandle<()>>,
-    stop: CancellationToken,
+    spool: Spool,
 }
 
 impl OtlpExporter {
@@ -76,8 +72,7 @@ impl OtlpExporter {
             config,
             resolved,
             context: context.clone(),
-            spool: None,
-            stop: CancellationToken::new(),
+            spool: Spool::default(),
         })
     }
 
@@ -85,21 +80,9 @@ impl OtlpExporter {
         let client = Client::new(&self.resolved).map_err(StageError::Other)?;
         let health = Health::new(&self.context, self.resolved.endpoint.to_string());
         let sender = push::sender(client, &self.config.retry, self.resolved.timeout, health.clone());
-        let delivery = match &self.config.storage {
-            None => Delivery::Direct(sender),
-            Some(storage) => {
-                let storage =
-                    Storage::open(storage, &self.context).map_err(|error| StageError::Other(error.into()))?;
-                let spool = spool::drain(
-                    Arc::clone(&storage),
-                    sender.clone(),
-                    health.clone(),
-                    self.stop.clone(),
-                );
-                self.spool = Some(tokio::spawn(spool));
-                Delivery::Spooled(storage, sender)
-            }
-        };
+        let storage = self.config.storage.as_ref();
+        let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
+            .map_err(|error| StageError::Other(error.into()))?;
         let delta = self.resolved.temporality == Temporality::Delta;
         Ok(OtlpService {
             interval: self.config.interval,
@@ -141,23 +124,8 @@ impl Exporter for OtlpExporter {
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
-        async move {
-            self.stop.cancel();
-            if let Some(spool) = self.spool.take() {
-                // One that panicked has said so itself.
-                let _ = spool.await;
-            }
-        }
-        .boxed()
+        self.spool.stop().boxed()
     }
-}
-
-/// Where requests go.
-#[derive(Clone)]
-enum Delivery {
-    Direct(Sender),
-    /// To disk, or directly what can't be written there.
-    Spooled(Arc<Storage>, Sender),
 }
 
 /// Thins, encodes, and sends or stores part by part.
@@ -220,7 +188,7 @@ impl OtlpService {
             let (mut exported, mut next) = (Exported::default(), 0);
             while let Some(request) = encoder.next_part(&batch, &mut next) {
                 let items = request.items;
-                match send(&mut delivery, &health, request).await {
+                match delivery.send(&health, request).await {
                     Ok(part) => {
                         exported.sent += part.sent;
                         exported.failed += part.failed;
@@ -264,7 +232,7 @@ impl OtlpService {
             while let Some(part) = next() {
                 let points = part.request.items;
                 let reported = part.points.clone();
-                match send(&mut delivery, &health, part.request).await {
+                match delivery.send(&health, part.request).await {
                     Ok(sent) => {
                         exported.sent += sent.sent;
                         exported.failed += sent.failed;
@@ -296,33 +264,6 @@ pub fn encoded(config: &Config, snapshot: &Snapshot) -> Vec<bytes::Bytes> {
     let mut encoding = encoder.encode(snapshot, &ended, false, None);
     let parts = std::iter::from_fn(|| encoding.next_part(None));
     parts.map(|part| part.request.body).collect()
-}
-
-/// Stored items count as neither sent nor failed yet. Those that were dropped for want of room are counted here.
-async fn send(delivery: &mut Delivery, health: &Health, request: Request) -> Result<Exported, BoxError> {
-    let sender = match delivery {
-        Delivery::Direct(sender) => sender,
-        Delivery::Spooled(storage, sender) => {
-            let (storage, request) = (Arc::clone(storage), request.clone());
-            // It waits for the disk.
-            match tokio::task::spawn_blocking(move || storage.push(&request)).await? {
-                Ok(dropped) => {
-                    // The call that they are counted with is of another kind, perhaps.
-                    for (kind, items) in dropped {
-                        health.deliveries().failed(kind, items);
-                    }
-                    return Ok(Exported::default());
-                }
-                // A full or broken disk costs the protection from a restart, not the data.
-                Err(error) => {
-                    tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
-                hint: make room, or the right to write, in `storage.directory`");
-                }
-            }
-            sender
-        }
-    };
-    sender.ready().await?.call(request).await
 }
 
 fn lock(deltas: &Mutex<Deltas>) -> std::sync::MutexGuard<'_, Deltas> {

@@ -21,6 +21,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+use tower::ServiceExt;
 
 type Answer = Result<ExportMetricsServiceResponse, Status>;
 
@@ -492,7 +493,7 @@ async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
             .unwrap();
         assert_eq!(exported, Exported::default(), "on disk, and no more is known");
     }
-    let spool = exporter.spool.take().unwrap();
+    let spool = exporter.spool.task.take().unwrap();
     spool.abort();
     let _ = spool.await;
     drop((service, exporter));

@@ -9,16 +9,20 @@
 //! | [`error`] | failures in words, and whether a server or the network caused them |
 //! | [`retry`] | which failures are retried, and when |
 //! | [`health`] | reports deliveries in `/status` and the log |
+//! | [`delivery`] | the way of a request: directly, or through a file |
+//! | [`spool`] | the task that sends what is on disk |
 //! | [`storage`] | requests on disk, until they are delivered |
 
 pub(crate) mod channel;
 pub(crate) mod connect;
+pub(crate) mod delivery;
 pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod health;
 pub mod http;
 mod request;
 pub mod retry;
+mod spool;
 pub mod storage;
 
 use std::future::Future;

@@ -17,6 +17,7 @@ use crate::prometheus::BasicAuth;
 use crate::push::connect::{Dial, Proxy};
 use crate::push::endpoint::{Endpoint, EndpointError};
 use crate::push::retry::RetryConfig;
+use crate::push::storage::StorageConfig;
 use flowtap_net::tls::ClientTls;
 
 /// Which version of the protocol the body is in (Prometheus remote write 1.0 and 2.0, "Protocol").
@@ -77,6 +78,9 @@ pub struct Config {
     pub retry: RetryConfig,
     /// Queue of snapshots while a request is under way.
     pub sending_queue: QueueConfig,
+    /// Keeps requests on disk until they are delivered. Unset: in memory only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageConfig>,
     /// Samples per request; a snapshot with more is split.
     pub max_samples_per_send: usize,
     /// Message type. That of remote write 2.0 is much smaller and has the start time of each
@@ -120,6 +124,7 @@ impl Default for Config {
             tls: ClientTls::default(),
             retry: RetryConfig::default(),
             sending_queue: QueueConfig::default(),
+            storage: None,
             max_samples_per_send: 2000,
             protobuf_message: ProtobufMessage::default(),
             send_native_histograms: false,
@@ -315,7 +320,9 @@ fn below(map: &str, entry: &str, message: impl Into<String>) -> Violation {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
-        let contract = Contract::default().reads(self.tls.files());
+        let contract = Contract::default()
+            .reads(self.tls.files())
+            .writes(self.storage.iter().map(|storage| &storage.directory));
         match self.parsed_endpoint() {
             Ok(endpoint) => contract.dials("endpoint", endpoint),
             // `validate` reports it, and nothing is started.
@@ -341,6 +348,7 @@ impl ComponentConfig for Config {
         }
         faults.extend(self.connection_faults());
         faults.extend(self.retry.validate());
+        faults.extend(self.storage.iter().filter_map(StorageConfig::validate));
         faults.extend(self.header_faults());
         faults.extend(self.label_faults());
         faults.extend(self.auth_faults());

@@ -14,7 +14,9 @@
 //! 4. Labels are sorted, and none is empty. `job` and `instance` name this flowtap and its node. Where the config feeds the exporter
 //!    from several pipelines, each series has the pipeline's name as a label, or two of them could be the same.
 //! 5. A request has `max_samples_per_send` samples at most, and is made when the one before it has been delivered, or given up.
-//! 6. Lost connections, 5xx and 429 are retried, with exponential backoff and jitter, or after a
+//! 6. With `storage` a request is written to disk first, and sent from there by a separate task, oldest first: it stays until it is
+//!    delivered or permanently rejected.
+//! 7. Lost connections, 5xx and 429 are retried, with exponential backoff and jitter, or after a
 //!    server's longer `Retry-After`. An attempt that takes longer than `timeout` counts as failed.
 //!    Any other unsuccessful response is final. A server of 2.0 reports the written samples: those
 //!    of a rejected request count as sent; a success without such a report is an error.
@@ -37,14 +39,15 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
-use tower::{BoxError, Service, ServiceExt};
+use tower::{BoxError, Service};
 
 use self::client::Client;
 pub use self::config::Config;
 use self::encode::{Encoder, Ended};
 pub use self::factory::FACTORY;
+use crate::push;
+use crate::push::delivery::{Delivery, Spool};
 use crate::push::health::Health;
-use crate::push::{self, Sender};
 
 /// Series that ended and whose stale markers wait for the next request, per pipeline; those beyond go without, and are
 /// counted. Prometheus forgets them by itself, after five minutes.
@@ -56,6 +59,7 @@ pub struct RemoteWriteExporter {
     config: Config,
     context: BuildContext,
     forgotten: Forgotten,
+    spool: Spool,
 }
 
 impl RemoteWriteExporter {
@@ -65,10 +69,11 @@ impl RemoteWriteExporter {
             config,
             context: context.clone(),
             forgotten: Forgotten::new(context),
+            spool: Spool::default(),
         }
     }
 
-    fn service(&self) -> Result<RemoteWriteService, StageError> {
+    fn service(&mut self) -> Result<RemoteWriteService, StageError> {
         let dial = self
             .config
             .dial()
@@ -82,12 +87,15 @@ impl RemoteWriteExporter {
         let health = Health::new(&self.context, dial.endpoint.to_string());
         let client = Client::new(&self.config, dial).map_err(StageError::Other)?;
         let sender = push::sender(client, &self.config.retry, self.config.timeout, health.clone());
+        let storage = self.config.storage.as_ref();
+        let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
+            .map_err(|error| StageError::Other(error.into()))?;
         Ok(RemoteWriteService {
             interval: self.config.interval,
             lanes: HashMap::new(),
             began: self.config.zero_samples.then(Timestamp::now),
             encoder: Arc::new(Encoder::new(&self.config, &self.context)),
-            sender,
+            delivery,
             health,
             forgotten: self.forgotten.clone(),
         })
@@ -104,7 +112,7 @@ impl Exporter for RemoteWriteExporter {
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
-        async {}.boxed()
+        self.spool.stop().boxed()
     }
 }
 
@@ -185,7 +193,7 @@ struct RemoteWriteService {
     began: Option<Timestamp>,
     lanes: HashMap<Arc<str>, Lane>,
     encoder: Arc<Encoder>,
-    sender: Sender,
+    delivery: Delivery,
     health: Health,
     forgotten: Forgotten,
 }
@@ -210,14 +218,14 @@ impl Service<Arc<Snapshot>> for RemoteWriteService {
             return futures::future::ready(Ok(Exported::default())).boxed();
         }
         let ended = std::mem::take(&mut lane.ended);
-        let (encoder, mut sender) = (Arc::clone(&self.encoder), self.sender.clone());
+        let (encoder, mut delivery) = (Arc::clone(&self.encoder), self.delivery.clone());
         let health = self.health.clone();
         async move {
             let mut exported = Exported::default();
             for request in encoder.encode(&snapshot, &ended, new_since) {
                 let request = request?;
                 let items = request.items;
-                match sender.ready().await?.call(request).await {
+                match delivery.send(&health, request).await {
                     Ok(part) => {
                         exported.sent += part.sent;
                         exported.failed += part.failed;

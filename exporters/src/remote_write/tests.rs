@@ -14,6 +14,7 @@ use flowtap_pipeline::{FamilyKind, FamilySnapshot, LabelValue, Points, Series, S
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tower::ServiceExt;
 
 use crate::push::retry::RetryConfig;
 
@@ -732,4 +733,44 @@ fn stale_markers_beyond_the_bound_are_dropped_and_counted() {
     assert_eq!(window.families[0].family.kind, FamilyKind::Counter);
     assert_eq!([lane.note(&window), lane.note(&window)], [0, 20_000]);
     assert_eq!(lane.ended.len(), MAX_ENDED);
+}
+
+/// A store that is away, and then there, with a place on disk between.
+#[tokio::test]
+async fn what_is_stored_is_delivered_by_the_next_run_oldest_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = away.local_addr().unwrap();
+    drop(away);
+    let stored = |endpoint: String| Config {
+        storage: Some(push::storage::StorageConfig {
+            directory: folder.path().to_owned(),
+            max_bytes: 1 << 20,
+            when_full: flowtap_pipeline::WhenFull::DropOldest,
+        }),
+        interval: Duration::from_nanos(1),
+        zero_samples: false,
+        ..config(endpoint)
+    };
+    // As much as a `kill -9` leaves: the exporter is not stopped, its task not awaited.
+    let mut exporter = RemoteWriteExporter::new(stored(format!("http://{address}/write")), &context());
+    let mut service = exporter.start().await.unwrap();
+    for second in [1, 2, 3] {
+        let exported = send(&mut service, one(second * 1_000, &[("a", "b")], &[])).await;
+        assert_eq!(exported, Exported::default(), "on disk, and no more is known");
+    }
+    let spool = exporter.spool.task.take().unwrap();
+    spool.abort();
+    let _ = spool.await;
+    drop((service, exporter));
+
+    let server = Server::default();
+    server.answer(&[(503, None)]);
+    let mut exporter = RemoteWriteExporter::new(stored(server.start().await), &context());
+    let _service = exporter.start().await.unwrap();
+    // Requests that could not be sent at once are sent before the exporter ends.
+    exporter.stop().await;
+    let mut times: Vec<_> = server.series().iter().map(|(_, _, at)| *at).collect();
+    times.dedup();
+    assert_eq!(times, [1_000, 2_000, 3_000]);
 }

@@ -7,10 +7,10 @@ use flowtap_pipeline::Exported;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
-use crate::push::health::Health;
-use crate::push::retry::is_temporary;
-use crate::push::storage::{Storage, StorageError, Stored};
-use crate::push::{Request, Sender};
+use super::health::Health;
+use super::retry::is_temporary;
+use super::storage::{Storage, StorageError, Stored};
+use super::{Request, Sender};
 
 /// Pause after a failure that retries did not overcome, before the next round.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -43,8 +43,8 @@ pub(super) async fn drain(
                 if refusals == MAX_REFUSALS {
                     tracing::warn!(
                         requests = storage.waiting().0,
-                        "the collector permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second; \
-                hint: look for the reason in the collector's log"
+                        "the peer permanently rejected {MAX_REFUSALS} requests in a row; requests on disk are sent at one per second; \
+                hint: look for the reason in the peer's log"
                     );
                 }
             }
@@ -57,7 +57,7 @@ pub(super) async fn drain(
         };
         if let Err(error) = outcome {
             tracing::warn!(%error, requests = storage.waiting().0, "requests wait on disk; \
-                hint: restore the collector; nothing is lost up to `storage.max_bytes`");
+                hint: restore the peer; nothing is lost up to `storage.max_bytes`");
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(RETRY_PAUSE) => {}

@@ -1,0 +1,92 @@
+//! The way of requests: to the peer directly, or to disk, from where a task sends them.
+
+use std::sync::Arc;
+
+use flowtap_pipeline::{BuildContext, Exported};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::{BoxError, Service, ServiceExt};
+
+use super::health::Health;
+use super::storage::{Storage, StorageConfig, StorageError};
+use super::{Request, Sender, spool};
+
+/// Where requests go.
+#[derive(Clone)]
+pub(crate) enum Delivery {
+    Direct(Sender),
+    /// To disk, or directly what can't be written there.
+    Spooled(Arc<Storage>, Sender),
+}
+
+/// The task that sends what is on disk, if anything is kept there.
+#[derive(Debug, Default)]
+pub(crate) struct Spool {
+    pub(crate) task: Option<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Spool {
+    /// Stops it, after it has sent what it can without waiting for a peer that fails.
+    pub(crate) async fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            // One that panicked has said so itself.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Delivery {
+    /// The way by `sender`; through a file if the config has `storage`. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StorageError`] if the file can't be used, see [`Storage::open`].
+    pub(crate) fn open(
+        sender: Sender,
+        storage: Option<&StorageConfig>,
+        health: &Health,
+        context: &BuildContext,
+        spool: &mut Spool,
+    ) -> Result<Self, StorageError> {
+        let Some(storage) = storage else {
+            return Ok(Self::Direct(sender));
+        };
+        let storage = Storage::open(storage, context)?;
+        let drain = spool::drain(
+            Arc::clone(&storage),
+            sender.clone(),
+            health.clone(),
+            spool.stop.clone(),
+        );
+        spool.task = Some(tokio::spawn(drain));
+        Ok(Self::Spooled(storage, sender))
+    }
+
+    /// Stored items count as neither sent nor failed yet. Those that were dropped for want of room are counted here.
+    pub(crate) async fn send(&mut self, health: &Health, request: Request) -> Result<Exported, BoxError> {
+        let sender = match self {
+            Self::Direct(sender) => sender,
+            Self::Spooled(storage, sender) => {
+                let (storage, request) = (Arc::clone(storage), request.clone());
+                // It waits for the disk.
+                match tokio::task::spawn_blocking(move || storage.push(&request)).await? {
+                    Ok(dropped) => {
+                        // The call that they are counted with is of another kind, perhaps.
+                        for (kind, items) in dropped {
+                            health.deliveries().failed(kind, items);
+                        }
+                        return Ok(Exported::default());
+                    }
+                    // A full or broken disk costs the protection from a restart, not the data.
+                    Err(error) => {
+                        tracing::warn!(%error, "a request can't be kept on disk; it is sent from memory; \
+                hint: make room, or the right to write, in `storage.directory`");
+                    }
+                }
+                sender
+            }
+        };
+        sender.ready().await?.call(request).await
+    }
+}
