@@ -232,6 +232,7 @@ impl Detail {
             if with(label) {
                 zone.hash(&mut state);
             }
+        }
         if with(Label::PolicyRule) {
             flow.policy_rule.hash(&mut state);
         }
