@@ -48,7 +48,9 @@ fn written(config: &Config, format: Format, snapshots: Vec<Arc<Snapshot>>) -> St
 fn a_histogram_has_the_buckets_of_its_pipeline_where_two_pipelines_have_different_ones() {
     let mut other = snapshot(42);
     other.pipeline = "metrics/b".into();
-    other.families[1].family = other.families[1].family.with_kind(FamilyKind::histogram(&[2.0, 10.0]));
+    other.families[1].family = other.families[1]
+        .family
+        .with_kind(FamilyKind::histogram(&[2.0, 10.0]));
     let rendered = text(vec![Arc::new(snapshot(42)), Arc::new(other)]);
     let of_pipeline = |pipeline: &str| {
         let label = format!("rtt_bucket{{pipeline=\"{pipeline}\"");
