@@ -129,7 +129,7 @@ fn snapshot(config: &Config, pipeline: &PipelineId, mut batch: FlowBatch) -> Opt
     let mut stages = Stages::build(configs, context).unwrap().unwrap();
     stages.begin(Timestamp::from_nanos(1));
     stages.accept(&mut batch);
-    let output = stages.advance(Timestamp::from_nanos(3_600_000_000_000));
+    let output = stages.advance(Timestamp::from_nanos(60_000_000_000));
     output.and_then(Output::into_snapshot)
 }
 
@@ -228,8 +228,14 @@ fn everything() -> FlowBatch {
         bytes: 60,
         ..DropRecord::new(DropReason::new(reason), 4_026_531_840)
     });
+    // TCP_SYN_SENT
+    let waiting = TcpRecord {
+        state: 2,
+        syn_retransmits: 1,
+        ..TcpRecord::new(flow("203.0.113.7:443"))
+    };
     FlowBatch {
-        tcp: records(),
+        tcp: records().into_iter().chain([waiting]).collect(),
         dns: vec![query(DnsOutcome::Answered(0)), query(DnsOutcome::TimedOut)],
         listening: vec![listening],
         drops: drops.into(),

@@ -124,7 +124,7 @@ impl Encoder {
                 let (written, data_len) = match points.zero_at(head, block, i) {
                     Some(_) => (
                         2,
-                        len_delimited(len) + len_delimited(points.zero_len(head, block, i, len)),
+                        len_delimited(len) + len_delimited(PointWriter::zero_len(head, block, i, len)),
                     ),
                     None => (1, len_delimited(len)),
                 };
@@ -393,7 +393,7 @@ impl PointWriter<'_> {
     }
 
     /// Length of a point 0 before a point of `len` bytes, without key and length: the same, but for exponential buckets.
-    fn zero_len(&self, head: &Head<'_>, block: &Block<'_>, i: usize, len: usize) -> usize {
+    fn zero_len(head: &Head<'_>, block: &Block<'_>, i: usize, len: usize) -> usize {
         let live = i.checked_sub(block.ended.len());
         match (block.points, live) {
             (Points::Histograms(points), Some(i)) if head.is_exponential => {
