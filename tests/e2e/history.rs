@@ -100,6 +100,15 @@ print(json.dumps({
 }))
 ";
 
+/// Ends a load.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn no_row_that_was_written_is_lost_at_20_random_moments_of_a_kill() {
     const KILLS: usize = 20;
@@ -129,6 +138,8 @@ fn no_row_that_was_written_is_lost_at_20_random_moments_of_a_kill() {
                 thread::sleep(Duration::from_millis(100));
             }
         });
+        // Also where an assertion fails, or the scope would wait for ever.
+        let _stop = StopOnDrop(&done);
         for kill in 0..KILLS {
             let daemon = launch();
             counted += exchange(&listener, CONNECTIONS, kill as u64).unwrap();
@@ -145,7 +156,6 @@ fn no_row_that_was_written_is_lost_at_20_random_moments_of_a_kill() {
             sent += telemetry.sum("flowtap_exporter_sent_log_records_total", &[("exporter", "file")]);
             daemon.kill();
         }
-        done.store(true, Ordering::Relaxed);
     });
     let (status, log) = launch().stop_quietly();
     assert!(status.success(), "{log}");

@@ -69,7 +69,9 @@ pub(super) fn is_in_time(query: &Query, at: i64) -> bool {
 
 /// Whether a whole row is asked for.
 pub(super) fn matches(query: &Query, row: &Row<'_>) -> bool {
+    // A finding has no outcome: it is not a connection.
     is_in_time(query, row.at)
+        && !row.outcome.is_empty()
         && query.peer.is_none_or(|peer| peer.contains_text(row.peer_address))
         && (!query.failed || row.has_failed())
 }

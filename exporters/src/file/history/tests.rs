@@ -1,8 +1,8 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
-use flowtap_pipeline::log::Outcome;
-use flowtap_pipeline::{FlowKind, LogBatch, LogBody, PipelineKind, Timestamp};
+use flowtap_pipeline::log::{FindingLog, Outcome};
+use flowtap_pipeline::{FindingKind, FlowKind, LogBatch, LogBody, PipelineKind, Timestamp};
 
 use super::*;
 use crate::file::content::Content as Output;
@@ -214,4 +214,33 @@ fn a_network_has_its_addresses_and_no_others() {
     );
     assert_eq!(network("192.0.2.1", 31).single(), None);
     assert_eq!(Network::new("192.0.2.1".parse().unwrap(), 33), None);
+}
+
+#[test]
+fn findings_are_not_connections() {
+    for (format, compression) in FORMATS {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            path: dir.path().display().to_string(),
+            format,
+            compression: Some(compression),
+            ..Config::default()
+        };
+        let telemetry = Telemetry::new(&context());
+        let mut writer = Writer::new(&config, &resource(), telemetry, PipelineKind::Logs).unwrap();
+        let mut batch = batch(0, 10);
+        batch.records[3].body = LogBody::Finding(Box::new(FindingLog {
+            kind: FindingKind::ALL[0],
+            subject: "web".into(),
+            object: "".into(),
+            text: "a test".into(),
+            numbers: String::new(),
+        }));
+        assert_eq!(writer.write(Output::logs(&batch)).sent, 10);
+        writer.finish();
+        let statistics = scan(&find(dir.path()).unwrap(), &Query::default(), &[], |row| {
+            assert!(row.is_last(), "{row:?}");
+        });
+        assert_eq!((statistics.records, statistics.matching), (10, 9), "{format:?}");
+    }
 }
