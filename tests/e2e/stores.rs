@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, free_address, get};
+use crate::exposition::Exposition;
 use crate::peers::{Peer, ask_until};
 use crate::require;
 use crate::traffic::{Counted, exchange};
@@ -282,6 +283,55 @@ fn a_real_prometheus_is_written_the_totals_that_the_applications_counted_with_th
     let (status, _) = daemon.stop();
     assert!(status.success(), "{status}");
     prometheus.shows(port, sent);
+}
+
+#[test]
+fn what_remote_write_keeps_on_disk_survives_a_kill_9_and_reaches_a_real_prometheus_in_the_next_run() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("prometheus") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let exporter = |address| {
+        format!(
+            "  remote_write: {{endpoint: \"http://{address}/api/v1/write\", interval: 200ms, storage: {{directory: {}}}}}\n",
+            dir.path().display()
+        )
+    };
+    let launch = |exporters: &str| {
+        Daemon::launch(Launch {
+            list: "exporters: [prometheus, debug, remote_write]",
+            exporters,
+            ..Launch::default()
+        })
+    };
+    // Nobody listens there.
+    let daemon = launch(&exporter(free_address()));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sent = exchange(&listener, 300, 14).unwrap();
+    daemon.scrape_until("what the applications counted", |scrape| {
+        Counted::of_port(scrape, port) == sent
+    });
+    let stored = |own: &Exposition| {
+        own.sum(
+            "flowtap_exporter_storage_requests",
+            &[("exporter", "remote_write")],
+        )
+    };
+    // The window that was scraped is on disk when two more are.
+    let before = stored(&daemon.telemetry());
+    daemon.telemetry_until("requests on disk", |own| stored(own) >= before + 2);
+    daemon.kill();
+
+    let prometheus = Store::receiving();
+    let daemon = launch(&exporter(prometheus.address));
+    prometheus.shows(port, sent);
+    daemon.telemetry_until("nothing on disk", |own| stored(own) <= 1);
+    let failed = "flowtap_exporter_send_failed_metric_points_total";
+    assert_eq!(daemon.telemetry().sum(failed, &[("exporter", "remote_write")]), 0);
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Address {
         if text.is_empty() {
             return Err(InvalidAddress::Empty);
         }
-        // What follows may hold a password.
+        // The rest may hold a password.
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(InvalidAddress::Url(format!("{scheme}://…")));
         }

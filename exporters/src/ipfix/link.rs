@@ -121,7 +121,7 @@ impl Target {
         Ok(Link::Stream(Box::new(TokioIo::new(stream))))
     }
 
-    /// Whether the name of the collector no longer has the address `peer`. A name server that is away is no reason to stop sending.
+    /// Whether the name of the collector no longer has the address `peer`. While no name server answers it keeps its address.
     pub(super) async fn has_left(&self, peer: SocketAddr) -> bool {
         let peers = timeout(self.connect_timeout, self.resolve()).await;
         matches!(peers, Ok(Ok(peers)) if !peers.contains(&peer))

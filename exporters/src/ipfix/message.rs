@@ -153,6 +153,8 @@ pub(super) fn finish(message: &mut [u8], seconds: u32, sequence: u32, domain: u3
 mod tests {
     use super::*;
     use crate::testing::logs;
+    use flowtap_pipeline::log::FindingLog;
+    use flowtap_pipeline::{FindingKind, LogBody};
 
     fn batch(records: usize) -> LogBatch {
         let logs = logs();
@@ -213,6 +215,32 @@ mod tests {
             message[..HEADER],
             [0, 10, 0, 20, 0x67, 0x89, 0xab, 0xcd, 0, 0, 0, 7, 0, 0, 0, 42]
         );
+    }
+
+    #[test]
+    fn a_finding_is_of_no_flow_and_is_counted_as_left_out() {
+        let mut batch = batch(3);
+        batch.records[1].body = LogBody::Finding(Box::new(FindingLog {
+            kind: FindingKind::FirstContact,
+            subject: "web".into(),
+            object: "192.0.2.7".into(),
+            text: "web talks to 192.0.2.7".into(),
+            numbers: String::new(),
+        }));
+        let encoder = Encoder {
+            max_bytes: 1232,
+            biflow: true,
+        };
+        let part = encoder.next_part(&batch, &mut 0).unwrap();
+        assert_eq!(
+            (part.request.map(|request| request.items), part.unsupported),
+            (Some(2), 1)
+        );
+        batch.records = vec![batch.records[1].clone()];
+        let mut next = 0;
+        let part = encoder.next_part(&batch, &mut next).unwrap();
+        assert!(part.request.is_none() && part.unsupported == 1);
+        assert!(encoder.next_part(&batch, &mut next).is_none());
     }
 
     #[test]

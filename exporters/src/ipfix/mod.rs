@@ -9,9 +9,9 @@
 //! 3. A session starts with the templates, and numbers its records from 0. Over UDP the templates are repeated each
 //!    `template_refresh`, before the message that is due then.
 //! 4. Over UDP a session waits a moment after its templates: a host on which nothing listens answers, and flows are kept until
-//!    something does. A later refusal ends the session: what was sent since the last message is lost, which is counted.
+//!    something does. A later refusal ends the session: datagrams before it are lost, which is counted.
 //! 5. Over TCP and TLS each message is preceded by a look whether the collector has closed the connection.
-//! 6. A failed message is sent again as `retry` has it, in a new session. An attempt that takes longer than `timeout` has failed.
+//! 6. A failed message is retried as `retry` has it, in a new session. An attempt that takes longer than `timeout` has failed.
 
 mod address;
 mod config;
