@@ -74,3 +74,26 @@ fn a_scrape_before_the_first_traffic_is_valid_and_the_daemons_own_metrics_begin_
     );
     assert_eq!(own.sum(refused, &[]), 0);
 }
+
+#[test]
+fn a_series_has_the_rule_that_decided_its_class_if_it_is_asked_for() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&[
+        "processors.policy.rules=true",
+        "processors.policy.classes=[{name: here, cidrs: [127.0.0.0/30]}]",
+        "processors.window.families.network_tcp_flow_egress.labels=[raddr, rport, direction, type, policy_rule]",
+    ]);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    Held::open(&listener, 1).unwrap().exchange(10).unwrap();
+    let labels = [
+        ("rport", &*port),
+        ("type", "here"),
+        ("policy_rule", "here 127.0.0.0/30"),
+    ];
+    daemon.scrape_until("the series with its rule", |scrape| {
+        scrape.sum(EGRESS, &labels) == 20
+    });
+}

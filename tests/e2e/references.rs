@@ -212,6 +212,10 @@ const LABELS: &[(&str, &str)] = &[
         "finding",
         "kind of a finding of the processor `watch` ([findings.md](findings.md))",
     ),
+    (
+        "policy_rule",
+        "list and range that decided the class: `internal_hosts 10.0.0.0/8`; empty if none did. With `processors.policy.rules`",
+    ),
 ];
 
 #[test]

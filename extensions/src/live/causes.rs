@@ -1,6 +1,6 @@
 //! Gives flows the verdicts on their peers, from the newest records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::{Flow, OfRecords};
@@ -16,7 +16,7 @@ pub(super) fn attach(flows: &mut Vec<Flow>, sums: &Sums) {
     for (peer, of_peer) in &sums.peers {
         by_addr.entry(peer.addr).or_default().push((peer, of_peer));
     }
-    let mut shown: HashMap<&Peer, ()> = HashMap::new();
+    let mut shown: HashSet<&Peer> = HashSet::new();
     for flow in flows.iter_mut() {
         let known = flow.label("raddr").parse().ok();
         let Some(peers) = known.and_then(|addr: IpAddr| by_addr.get(&addr)) else {
@@ -30,7 +30,7 @@ pub(super) fn attach(flows: &mut Vec<Flow>, sums: &Sums) {
         for (_, other) in &matching[1..] {
             evidence.merge(&other.evidence);
         }
-        shown.extend(matching.iter().map(|(peer, _)| (*peer, ())));
+        shown.extend(matching.iter().map(|(peer, _)| *peer));
         flow.recent = Some(OfRecords::new(&evidence, judge(&evidence)));
         if evidence.min_rtt_us > 0 {
             flow.rtt_microseconds = Some(f64::from(evidence.min_rtt_us));
@@ -39,7 +39,7 @@ pub(super) fn attach(flows: &mut Vec<Flow>, sums: &Sums) {
     let mut failed: Vec<_> = sums
         .peers
         .iter()
-        .filter(|(peer, of_peer)| of_peer.evidence.failed.total() > 0 && !shown.contains_key(peer))
+        .filter(|(peer, of_peer)| of_peer.evidence.failed.total() > 0 && !shown.contains(peer))
         .collect();
     failed.sort_by_key(|(peer, of_peer)| (std::cmp::Reverse(of_peer.evidence.failed.total()), *peer));
     let added = failed.into_iter().take(MAX_FAILED);

@@ -28,13 +28,16 @@ pub enum RecordField {
     PeerPlace,
     /// `translation`.
     Translation,
+    /// `policy_rule`.
+    PolicyRule,
 }
 
 impl RecordField {
-    /// The setting that makes a receiver fill the field, if it is one that is off by default.
+    /// The setting that makes a component fill the field, if it is one that is off by default.
     pub const fn setting(self) -> Option<&'static str> {
         match self {
             Self::DnsName => Some("receivers.ebpf.dns.names"),
+            Self::PolicyRule => Some("processors.policy.rules"),
             _ => None,
         }
     }
@@ -52,6 +55,7 @@ impl RecordField {
             Self::PeerName => "names of peers stay empty",
             Self::PeerNetwork => "networks of peers stay empty",
             Self::PeerPlace => "operators and countries of peers stay empty",
+            Self::PolicyRule => "rules of classes stay empty",
             Self::Translation => "backends of services and clients behind a masquerade stay empty",
         }
     }
@@ -71,6 +75,7 @@ impl fmt::Display for RecordField {
             Self::PeerNetwork => "the peer's network",
             Self::PeerPlace => "the peer's place",
             Self::Translation => "the addresses on the wire",
+            Self::PolicyRule => "the rule of the class",
         })
     }
 }

@@ -206,6 +206,9 @@ pub struct Flow {
     /// Operator and country of the peer's address; `None` before the geoip processor, or if its databases don't have it.
     #[serde(skip)]
     pub peer_place: Option<Arc<Place>>,
+    /// The rule that decided the class: a list and its range; `None` unless the policy processor fills it, and where no rule did.
+    #[serde(skip)]
+    pub policy_rule: Option<Arc<str>>,
 }
 
 impl Flow {
@@ -234,6 +237,7 @@ impl Flow {
             local_zone: None,
             peer_zone: None,
             peer_place: None,
+            policy_rule: None,
         }
     }
 }

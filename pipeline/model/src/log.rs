@@ -568,6 +568,8 @@ fields! {
         |record| text(record.flow.peer_zone.as_deref()?);
     SamplingProbability "flowtap.sampling.probability" "sampling_probability" Number "Probability with which the connection had a record: divide by it to estimate sums. Below 1 only with sampling.",
         |record| Some(LogValue::Number(record.connection()?.probability));
+    PolicyRule "flowtap.policy.rule" "policy_rule" Text "The rule that decided the peer's class, with `processors.policy.rules`.",
+        |record| text(record.flow.policy_rule.as_deref()?);
     FindingKind "flowtap.finding.kind" "finding" Text "Kind of the finding.",
         |record| text(record.finding()?.kind.as_str());
     FindingSubject "flowtap.finding.subject" "finding_subject" Text "Whose traffic the finding is about: a workload, a container or a process.",

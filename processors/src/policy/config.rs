@@ -106,6 +106,8 @@ pub struct Config {
     pub abnormal_white_list: Vec<Entry>,
     /// Custom classes. Of equal prefixes they take precedence.
     pub classes: Vec<CustomClass>,
+    /// Whether records also get the rule that decided their class, for the label `policy_rule` and flow logs.
+    pub rules: bool,
 }
 
 impl Default for Config {
@@ -134,6 +136,7 @@ impl Default for Config {
             abnormal_black_list: Vec::new(),
             abnormal_white_list: Vec::new(),
             classes: Vec::new(),
+            rules: false,
         }
     }
 }
@@ -163,11 +166,12 @@ impl Config {
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
+        let rules = self.rules.then_some(RecordField::PolicyRule);
         Contract::default()
             // Port 53 on the server's side is DNS.
             .needs(RecordField::Role)
             .reads_addresses()
-            .fills([RecordField::Class])
+            .fills([RecordField::Class].into_iter().chain(rules))
             .classes(self.classes.iter().map(|class| &class.name))
             .reads(self.files())
             .depends_on(Dependency::ClusterRanges)

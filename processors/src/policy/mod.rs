@@ -1,6 +1,6 @@
 //! The processor `policy`: what kind of peer is the remote address?
 //!
-//! In: records. Out: the same with `class`. The rules, in order:
+//! In: records. Out: the same with `class`, and with `policy_rule` if the config asks for it. The rules, in order:
 //!
 //! 1. An address in `abnormal_black_list` is `abnormalFlowBlackList`.
 //! 2. One in `abnormal_white_list` is `abnormalFlowWhiteList`.
@@ -44,6 +44,8 @@ pub struct Policy {
     /// Ranges that the tables were built from.
     ranges: Arc<ClusterRanges>,
     tables: Tables,
+    /// Whether records get the rule.
+    rules: bool,
 }
 
 impl Policy {
@@ -59,7 +61,8 @@ impl Policy {
         );
         let ranges = Arc::clone(&cluster.last().ranges);
         Ok(Self {
-            tables: Tables::new(lists.last(), node.last(), &ranges),
+            tables: tables(config.rules, &lists, &node, &ranges),
+            rules: config.rules,
             lists,
             node,
             cluster,
@@ -74,9 +77,19 @@ impl Policy {
         changed |= self.cluster.refresh() && self.cluster.last().ranges != self.ranges;
         if changed {
             self.ranges = Arc::clone(&self.cluster.last().ranges);
-            self.tables = Tables::new(self.lists.last(), self.node.last(), &self.ranges);
+            self.tables = tables(self.rules, &self.lists, &self.node, &self.ranges);
         }
     }
+}
+
+fn tables(
+    rules: bool,
+    lists: &Subscription<Lists>,
+    node: &Subscription<NodeInfo>,
+    ranges: &ClusterRanges,
+) -> Tables {
+    let tables = Tables::new(lists.last(), node.last(), ranges);
+    if rules { tables.with_rules() } else { tables }
 }
 
 impl Processor for Policy {
@@ -85,7 +98,11 @@ impl Processor for Policy {
         for flow in batch.flows_mut() {
             // `direction` knows a connection that goes to a proxy on this machine, whatever its peer's address says.
             if flow.class.is_none() {
-                flow.class = Some(self.tables.class_of(flow));
+                let class = self.tables.class_of(flow);
+                flow.class = Some(class);
+                if self.rules {
+                    flow.policy_rule = self.tables.rule_of(flow, class).cloned();
+                }
             }
         }
     }

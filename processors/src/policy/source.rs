@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Where a range comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// A list of the config, by its key.
     List(&'static str),
@@ -15,6 +15,19 @@ pub enum Source {
     DockerBridges,
     /// The Kubernetes cluster.
     Cluster,
+}
+
+impl Source {
+    /// Its name in the label `policy_rule`.
+    pub const fn short(self) -> &'static str {
+        match self {
+            Self::List(key) => key,
+            Self::CustomClass(name) => name,
+            Self::Resolvers => "resolv.conf",
+            Self::DockerBridges => "docker_bridges",
+            Self::Cluster => "cluster",
+        }
+    }
 }
 
 impl fmt::Display for Source {

@@ -1,6 +1,9 @@
 //! Prefix tables, and the rules of the processor on them.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cidr_utils::cidr::{Ipv4Cidr, Ipv6Cidr};
 use cidr_utils::combiner::{Ipv4CidrCombiner, Ipv6CidrCombiner};
@@ -17,7 +20,7 @@ use crate::ranges::Ranges;
 const DNS_PORT: u16 = 53;
 
 /// The rule that decided the class of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// The most specific range that holds the address.
     pub range: IpNet,
@@ -184,6 +187,36 @@ impl Prefixes {
 pub struct Tables {
     prefixes: Prefixes,
     ranges: Ranges<PeerClass>,
+    rules: Option<Rules>,
+}
+
+/// The rule of each address, as text.
+#[derive(Debug)]
+struct Rules {
+    /// Places in `texts`.
+    ranges: Ranges<Option<u32>>,
+    texts: Vec<Arc<str>>,
+    dns_port: Arc<str>,
+}
+
+impl Rules {
+    fn new(prefixes: &Prefixes) -> Self {
+        let known = RefCell::new((HashMap::<Rule, u32>::new(), Vec::<Arc<str>>::new()));
+        let place_of = |rule: Rule| {
+            let (places, texts) = &mut *known.borrow_mut();
+            *places.entry(rule).or_insert_with(|| {
+                texts.push(format!("{} {}", rule.source.short(), rule.range).into());
+                // Each has taken more memory than one of 2^32 could.
+                u32::try_from(texts.len() - 1).unwrap_or(u32::MAX)
+            })
+        };
+        let ranges = Ranges::new(prefixes.all(), |addr| prefixes.classify(addr).1.map(place_of));
+        Self {
+            ranges,
+            texts: known.into_inner().1,
+            dns_port: "port 53".into(),
+        }
+    }
 }
 
 impl Tables {
@@ -193,7 +226,28 @@ impl Tables {
         Self {
             ranges: Ranges::new(prefixes.all(), |addr| prefixes.classify(addr).0),
             prefixes,
+            rules: None,
         }
+    }
+
+    /// The same, which also know the rule of a flow.
+    #[must_use]
+    pub fn with_rules(self) -> Self {
+        Self {
+            rules: Some(Rules::new(&self.prefixes)),
+            ..self
+        }
+    }
+
+    /// The rule that decided `class`, which is [`Tables::class_of`] `flow`: a list and its range. `None` if the tables don't know
+    /// rules, or no rule decided.
+    pub fn rule_of(&self, flow: &Flow, class: PeerClass) -> Option<&Arc<str>> {
+        let rules = self.rules.as_ref()?;
+        let addr = flow.remote.addr;
+        if class == PeerClass::Dns && self.class(addr) != class {
+            return Some(&rules.dns_port);
+        }
+        rules.texts.get(rules.ranges.value(addr)? as usize)
     }
 
     /// The class of `addr` alone, with the rule that decided; none did for what is external or unspecified.

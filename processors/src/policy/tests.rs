@@ -72,6 +72,59 @@ fn a_name_server_inside_the_service_range_is_dns() {
 }
 
 #[test]
+fn records_get_the_rule_that_classify_names_if_the_config_asks_for_it() {
+    let config = Config {
+        k8s_svc: list(&["10.96.0.0/12"]),
+        abnormal_black_list: list(&["192.0.2.0/24"]),
+        classes: vec![CustomClass {
+            name: "partners".to_owned(),
+            cidrs: list(&["198.51.100.0/24"]),
+        }],
+        rules: true,
+        ..Config::default()
+    };
+    let mut policy = Policy::new(&config, &context(NodeInfo::default())).unwrap();
+    let cases = [
+        ("10.1.2.3:443", "internal_hosts 10.0.0.0/8"),
+        ("10.96.0.1:443", "k8s_svc 10.96.0.0/12"),
+        ("192.0.2.7:53", "abnormal_black_list 192.0.2.0/24"),
+        ("198.51.100.1:80", "partners 198.51.100.0/24"),
+        ("10.1.2.3:53", "port 53"),
+        ("203.0.113.1:443", ""),
+    ];
+    let mut batch = FlowBatch::default();
+    batch.tcp = cases.map(|(remote, _)| record("10.0.0.1:40000", remote)).into();
+    policy.process(&mut batch);
+    for (record, (remote, expected)) in batch.tcp.iter().zip(cases) {
+        assert_eq!(
+            record.flow.policy_rule.as_deref().unwrap_or(""),
+            expected,
+            "{remote}"
+        );
+        // The same as `flowtap classify` says, but for the port.
+        if let (Some(rule), false) = (
+            policy.tables.classify(record.flow.remote.addr).1,
+            expected == "port 53",
+        ) {
+            assert_eq!(format!("{} {}", rule.source.short(), rule.range), expected);
+        }
+    }
+    let mut without = Policy::new(
+        &Config {
+            rules: false,
+            ..config
+        },
+        &context(NodeInfo::default()),
+    )
+    .unwrap();
+    for record in &mut batch.tcp {
+        (record.flow.class, record.flow.policy_rule) = (None, None);
+    }
+    without.process(&mut batch);
+    assert!(batch.tcp.iter().all(|record| record.flow.policy_rule.is_none()));
+}
+
+#[test]
 fn the_black_list_beats_all_and_the_white_list_all_others() {
     let config = Config {
         abnormal_black_list: list(&["10.0.0.0/9", "10.128.0.0/9"]),
@@ -291,6 +344,7 @@ proptest! {
             internal_hosts, localhost, k8s_pod, k8s_svc, dns, docker,
             abnormal_black_list: black, abnormal_white_list: white,
             classes: vec![CustomClass { name: "partners".to_owned(), cidrs: own }],
+            rules: false,
         };
         let policy = tables(&config, &NodeInfo::default());
         for addr in addrs {

@@ -34,8 +34,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub forget: Duration,
-    /// Maximum number of contacts that are remembered: a subject, the other end, a port. Some 300 bytes each. Those beyond are
-    /// counted, and nothing is found about them.
+    /// Maximum number of contacts that are remembered: a subject, the other end, a port. At most 1,000 bytes each. Those
+    /// beyond are counted, and nothing is found about them.
     pub max_contacts: NonZeroUsize,
     /// File in which what was learned survives a restart. null: it is learned anew.
     pub state_file: Option<PathBuf>,

@@ -13,6 +13,9 @@ use super::history::{Regular, Surge};
 /// Findings whose repetition is watched for. With more, the oldest may be repeated.
 const MAX_SAID: usize = 16_384;
 
+/// Findings that are made between two watermarks. A flood of them says no more than its beginning.
+pub(super) const MAX_WAITING: usize = 1000;
+
 /// A finding without its time.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -201,6 +204,8 @@ fn volume(bytes: u64, surge: Surge) -> Vec<(&'static str, f64)> {
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: Vec<FindingRecord>,
+    /// Findings beyond [`MAX_WAITING`] since they were counted.
+    pub(super) left_out: u64,
     /// When a finding was last made, by its kind and ends.
     said: HashMap<(FindingKind, Option<ContactKey>, Arc<str>), Timestamp>,
     repeat: Duration,
@@ -211,6 +216,7 @@ impl Outbox {
     pub(super) fn new(newest: Arc<Findings>, repeat: Duration) -> Self {
         Self {
             waiting: Vec::new(),
+            left_out: 0,
             said: HashMap::new(),
             repeat,
             newest,
@@ -238,6 +244,10 @@ impl Outbox {
             .get(&id)
             .is_some_and(|said| now.since(*said) < self.repeat)
         {
+            return;
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            self.left_out += 1;
             return;
         }
         if self.said.len() >= MAX_SAID {

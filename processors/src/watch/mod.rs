@@ -85,6 +85,9 @@ struct Telemetry {
 /// Why a record is not watched.
 const FULL: &str = "watch_full";
 
+/// Why a finding is not reported.
+const FINDINGS_FULL: &str = "findings_full";
+
 impl Watch {
     /// A watch that knows what the state file holds.
     ///
@@ -111,7 +114,12 @@ impl Watch {
                     .with_description("Contacts that the processor `watch` remembers.")
                     .with_unit("{contact}")
                     .build(),
-                untracked: ProcessorTelemetry::new(&context.meter, &context.id, &context.pipeline, &[FULL]),
+                untracked: ProcessorTelemetry::new(
+                    &context.meter,
+                    &context.id,
+                    &context.pipeline,
+                    &[FULL, FINDINGS_FULL],
+                ),
                 processor: KeyValue::new("processor", context.id.to_string()),
             },
         })
@@ -262,6 +270,10 @@ impl Processor for Watch {
             self.save();
         }
         self.outbox.take(batch, to);
+        let left_out = std::mem::take(&mut self.outbox.left_out);
+        if left_out > 0 {
+            self.telemetry.untracked.dropped(left_out, 0, FINDINGS_FULL);
+        }
     }
 }
 

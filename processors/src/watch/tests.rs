@@ -317,6 +317,27 @@ fn a_flood_of_contacts_is_bounded_and_counted() {
 }
 
 #[test]
+fn a_flood_of_findings_is_bounded_and_counted() {
+    let mut config = quick();
+    config.fan_out.enabled = false;
+    let mut scene = Scene::new(&config);
+    scene.tick();
+    while scene.watch.is_learning() {
+        scene.tick();
+    }
+    for high in 0..30 {
+        for low in 0..50 {
+            scene.talk("shop", ([45, high, low, 1], 80), Events::OPENED, 10, 10);
+        }
+    }
+    scene.watch.process(&mut scene.batch);
+    assert_eq!(scene.watch.outbox.left_out, 500);
+    scene.batch.clear();
+    scene.tick();
+    assert_eq!((scene.findings.len(), scene.watch.outbox.left_out), (1_000, 0));
+}
+
+#[test]
 fn what_was_learned_survives_a_restart_and_what_can_not_be_read_is_an_error_only_for_the_strict() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("watch.state");

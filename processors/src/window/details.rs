@@ -81,6 +81,7 @@ pub(super) struct Detail {
     backend: Option<Endpoint>,
     hop: Option<Hop>,
     zones: [Option<Arc<str>>; 2],
+    policy_rule: Option<Arc<str>>,
 }
 
 /// The port behind a service address. A client behind a masquerade has a port of its own per connection, which is of no use.
@@ -139,6 +140,7 @@ impl Detail {
             }),
             hop: flow.hop(),
             zones: [flow.local_zone.clone(), flow.peer_zone.clone()],
+            policy_rule: flow.policy_rule.clone(),
         }
     }
 
@@ -166,6 +168,7 @@ impl Detail {
             && (!labels.has(Label::Hop) || self.hop == flow.hop())
             && (!labels.has(Label::LocalZone) || self.zones[0] == flow.local_zone)
             && (!labels.has(Label::PeerZone) || self.zones[1] == flow.peer_zone)
+            && (!labels.has(Label::PolicyRule) || self.policy_rule == flow.policy_rule)
             && same_place(labels, self.peer_place.as_ref(), flow.peer_place.as_ref())
     }
 
@@ -230,6 +233,9 @@ impl Detail {
                 zone.hash(&mut state);
             }
         }
+        if with(Label::PolicyRule) {
+            flow.policy_rule.hash(&mut state);
+        }
         let place = flow.peer_place.as_ref();
         for label in PLACE.into_iter().filter(|label| with(*label)) {
             match place_label(label, place) {
@@ -254,6 +260,7 @@ impl Detail {
             Label::Comm => Text(&self.process_name),
             Label::Qname => Text(self.qname.as_deref().unwrap_or("")),
             Label::PeerNetwork => Text(self.peer_network.as_deref().unwrap_or("")),
+            Label::PolicyRule => Text(self.policy_rule.as_deref().unwrap_or("")),
             Label::PeerAsn => number(self.peer_place.as_ref().map_or(0, |place| u64::from(place.asn))),
             Label::Backend => self.backend.map_or(Text(""), |end| Addr(end.addr)),
             Label::BackendPort => number(self.backend.map_or(0, |end| u64::from(end.port))),

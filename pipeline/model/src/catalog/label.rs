@@ -109,11 +109,13 @@ pub enum Label {
     LocalZone,
     /// Topology zone of the peer's node.
     PeerZone,
+    /// The rule of the processor `policy` that decided the class: a list and its range, `internal_hosts 10.0.0.0/8`; empty if none did.
+    PolicyRule,
 }
 
 impl Label {
     /// Labels beyond those of the default profile: of one connection or process rather than of a peer.
-    pub const DETAILS: [Self; 26] = [
+    pub const DETAILS: [Self; 27] = [
         Self::Laddr,
         Self::RoleSource,
         Self::Netns,
@@ -140,6 +142,7 @@ impl Label {
         Self::Hop,
         Self::LocalZone,
         Self::PeerZone,
+        Self::PolicyRule,
     ];
 
     /// The label's name by OpenTelemetry's semantic conventions (registry, "Network", "Kubernetes", "Process", "Container",
@@ -193,6 +196,7 @@ impl Label {
             Self::Hop => "flowtap.hop",
             Self::LocalZone => "cloud.availability_zone",
             Self::PeerZone => "flowtap.peer.cloud.availability_zone",
+            Self::PolicyRule => "flowtap.policy.rule",
         }
     }
 
@@ -219,6 +223,7 @@ impl Label {
             Self::PeerName | Self::PeerNameSource => Some(RecordField::PeerName),
             Self::PeerNetwork => Some(RecordField::PeerNetwork),
             Self::PeerAsn | Self::PeerAsOrg | Self::PeerCountry => Some(RecordField::PeerPlace),
+            Self::PolicyRule => Some(RecordField::PolicyRule),
             Self::Raddr
             | Self::Rport
             | Self::Lport
@@ -326,6 +331,7 @@ impl Label {
             Self::Hop => "hop",
             Self::LocalZone => "local_zone",
             Self::PeerZone => "peer_zone",
+            Self::PolicyRule => "policy_rule",
         }
     }
 }

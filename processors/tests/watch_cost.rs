@@ -1,0 +1,144 @@
+//! The cost of the processor `watch` with 100,000 peers: memory, CPU time, and a flood of further peers.
+//!
+//! One test, so that the memory of the process is the processor's. The bounds are those of `docs/findings.md`; those of CPU time are ten
+//! times as much without optimisation, as the machine may be busy. For the numbers of that page:
+//! `WATCH_COST_INTERVALS=34 cargo test -p flowtap-processors --test watch_cost -- --nocapture`.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+
+use flowtap_pipeline::testing::{config, context};
+use flowtap_pipeline::{
+    Endpoint, Events, Flow, FlowBatch, FlowKind, PeerClass, Processor, ProcessorStage, TcpRecord, Timestamp,
+};
+use flowtap_processors::watch::FACTORY;
+
+const PEERS: u32 = 100_000;
+
+/// Bytes of a contact that has been active in few intervals, and in so many that its history is full.
+const BYTES_PER_CONTACT: usize = 1_000;
+
+/// CPU time of a record, and of a contact at the end of an interval, in ns.
+const NS_PER_RECORD: u64 = 3_000;
+const NS_PER_CONTACT: u64 = 8_000;
+
+/// Factor for a build without optimisation, which may share its caches with other tests.
+const SLACK: u64 = if cfg!(debug_assertions) { 10 } else { 1 };
+
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// Nanoseconds that this thread has had a CPU.
+fn cpu() -> u64 {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// A record of the peer with this number, each in a /24 of its own.
+fn record(peer: u32, events: Events) -> TcpRecord {
+    let local = Endpoint::new(Ipv4Addr::new(10, 0, 0, 1).into(), 40_000);
+    let addr = IpAddr::from(Ipv4Addr::from(0x2000_0001 + peer * 256));
+    let mut comm = [0; 16];
+    comm[..7].copy_from_slice(b"crawler");
+    let mut record = TcpRecord::new(Flow {
+        comm,
+        kind: Some(FlowKind::Egress),
+        class: Some(PeerClass::ExternalHosts),
+        ..Flow::new(local, Endpoint::new(addr, 443))
+    });
+    record.events = events;
+    record.sent_bytes = 1_000 + i64::from(peer % 100);
+    record
+}
+
+struct Measured {
+    watch: Box<dyn Processor>,
+    minutes: u64,
+    findings: usize,
+}
+
+impl Measured {
+    /// Passes a record each of `peers`, in batches; returns the CPU time of a record.
+    fn pass(&mut self, peers: std::ops::Range<u32>) -> u64 {
+        let (mut spent, count) = (0, u64::from(peers.end - peers.start));
+        let mut batch = FlowBatch::default();
+        let mut next = peers.start;
+        while next < peers.end {
+            let end = (next + 1_000).min(peers.end);
+            batch
+                .tcp
+                .extend((next..end).map(|peer| record(peer, Events::OPENED)));
+            let before = cpu();
+            self.watch.process(&mut batch);
+            spent += cpu() - before;
+            batch.clear();
+            next = end;
+        }
+        spent / count
+    }
+
+    /// Ends the interval; returns the CPU time that it took.
+    fn end_interval(&mut self) -> u64 {
+        self.minutes += 1;
+        let mut batch = FlowBatch::default();
+        let before = cpu();
+        self.watch.advance(
+            Timestamp::from_nanos((1_750_000_000 + 60 * self.minutes) * 1_000_000_000),
+            &mut batch,
+        );
+        self.findings += batch.findings.len();
+        cpu() - before
+    }
+}
+
+#[test]
+fn a_hundred_thousand_peers_take_no_more_than_the_docs_say_and_further_ones_nothing() {
+    let config = config(FACTORY, "{learn: 0s, max_contacts: 100000}").unwrap();
+    let ProcessorStage::Transform(watch) = config.build(&context("watch")).unwrap() else {
+        panic!("an aggregator");
+    };
+    let mut measured = Measured {
+        watch,
+        minutes: 0,
+        findings: 0,
+    };
+    measured.end_interval();
+    let before = resident();
+    // With optimisation until every history is full.
+    let intervals = match std::env::var("WATCH_COST_INTERVALS") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) if cfg!(debug_assertions) => 2,
+        Err(_) => 34,
+    };
+    let (mut of_record, mut of_contact) = (0, 0);
+    for interval in 1..=intervals {
+        of_record = measured.pass(0..PEERS);
+        of_contact = measured.end_interval() / u64::from(PEERS);
+        if interval == 1 {
+            // A scan as such, and no more first contacts than the bound of findings.
+            assert!((1..=1_001).contains(&measured.findings), "{}", measured.findings);
+        }
+    }
+    let memory = (resident() - before) / PEERS as usize;
+    println!(
+        "{memory} bytes per contact, {of_record} ns per record, {of_contact} ns per contact and interval"
+    );
+    assert!(memory <= BYTES_PER_CONTACT, "{memory} bytes per contact");
+    assert!(of_record <= SLACK * NS_PER_RECORD, "{of_record} ns per record");
+    assert!(
+        of_contact <= SLACK * NS_PER_CONTACT,
+        "{of_contact} ns per contact"
+    );
+
+    // Twice as many again find no room: nothing is remembered of them.
+    let before = resident();
+    let of_record = measured.pass(PEERS..3 * PEERS);
+    measured.end_interval();
+    let grown = resident().saturating_sub(before);
+    println!("a flood of 200,000 further peers: {grown} bytes, {of_record} ns per record");
+    assert!(grown <= 16 << 20, "{grown} bytes");
+    assert!(of_record <= SLACK * NS_PER_RECORD, "{of_record} ns per record");
+}
