@@ -78,14 +78,14 @@ translated() {
     translated_client=$!
     exec 7>/tmp/translation.end
     shift 3
-    until_true 60 all_printed /tmp/translation.asked || fail "${translated_name}_connects" "$(tail -n 3 /tmp/translation.asked)"
-    until_true 60 all_printed /tmp/translation.served
+    until_true 120 all_printed /tmp/translation.asked || fail "${translated_name}_connects" "$(tail -n 3 /tmp/translation.asked)"
+    until_true 120 all_printed /tmp/translation.served
     for translated_mode in "$@"; do
-        until_true 60 ends_are_known "$translated_mode" tcp_flow_egress /tmp/translation.asked
+        until_true 240 ends_are_known "$translated_mode" tcp_flow_egress /tmp/translation.asked
         same "${translated_mode}_${translated_name}_backends" "$translation_connections 0" \
             "$(compare_ends "$translated_mode" tcp_flow_egress /tmp/translation.asked)"
         if [ "$masqueraded" = yes ]; then
-            until_true 60 ends_are_known "$translated_mode" tcp_flow_ingress /tmp/translation.served
+            until_true 240 ends_are_known "$translated_mode" tcp_flow_ingress /tmp/translation.served
             same "${translated_mode}_${translated_name}_clients" "$translation_connections 0" \
                 "$(compare_ends "$translated_mode" tcp_flow_ingress /tmp/translation.served)"
         fi
