@@ -30,15 +30,13 @@ use flowtap_pipeline::FindingKind;
     after_help = "\
 Without a config:
   sudo flowtap run                               measure this machine, serve the metrics
-  curl http://127.0.0.1:9464/metrics             ... and see them
-  flowtap top                                    ... or watch the flows in the terminal
+  curl http://127.0.0.1:9464/metrics             ... and see them; or watch them: flowtap top
 
 With a config (YAML or TOML):
   flowtap print-config > flowtap.yaml            the defaults, to start from
   sudo flowtap run --config flowtap.yaml --set exporters.prometheus.endpoint=0.0.0.0:9464
 
-Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap)
-Without privileges it falls back to sock_diag, with a warning; --strict fails instead.
+Without root: sudo setcap cap_bpf,cap_perfmon+ep $(command -v flowtap); else it uses sock_diag
 Own metrics: 127.0.0.1:9460/metrics. Status page: 127.0.0.1:13134. Variables: flowtap run --help"
 )]
 pub(crate) struct Cli {

@@ -1,4 +1,4 @@
-//! What help and man pages say of the environment, exit codes, files and signals.
+//! Sections of help and man pages on the environment, exit codes, files and signals.
 
 use std::fmt::Write as _;
 

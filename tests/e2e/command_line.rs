@@ -320,7 +320,7 @@ fn variables_in_the_sources() -> BTreeSet<String> {
                 // Names that are passed over, which Kubernetes makes up for a service called flowtap; names that tests set.
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                // What a test sets is not read.
+                // Variables that a test sets are not read.
                 let code = text.split("#[cfg(test)]").next().unwrap();
                 let words = code.split('"').filter(|word| !word.is_empty());
                 let is_name = |word: &&str| {

@@ -231,6 +231,7 @@ fn everything() -> FlowBatch {
     // TCP_SYN_SENT
     let waiting = TcpRecord {
         state: 2,
+        events: Events::CONNECTING,
         syn_retransmits: 1,
         ..TcpRecord::new(flow("203.0.113.7:443"))
     };

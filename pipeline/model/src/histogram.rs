@@ -216,7 +216,7 @@ impl Exponential {
         (bounds, counts)
     }
 
-    /// Adds a value. What is not a number counts as zero.
+    /// Adds a value; NaN counts as zero.
     pub fn record(&mut self, value: f64) {
         if value.is_nan() || value <= ZERO_THRESHOLD {
             self.zero_count += 1;
