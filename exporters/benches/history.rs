@@ -23,7 +23,7 @@ const BEGIN: u64 = 1_767_312_000;
 const DAY: u64 = 86_400;
 /// Seconds that a batch covers.
 const INTERVAL: u64 = 5;
-const PEERS: u64 = 100_000;
+const PEERS: u32 = 100_000;
 const PROCESSES: [&str; 8] = [
     "nginx",
     "postgres",
@@ -37,12 +37,12 @@ const PROCESSES: [&str; 8] = [
 
 /// The connection of this number.
 fn record(index: u64, at: Timestamp, random: &mut fastrand::Rng) -> LogRecord {
-    // Some peers have most of the connections: the square of a number below 1.
-    let share = random.f64();
-    let peer = (share * share * PEERS as f64) as u32;
+    // Some peers have most of the connections.
+    let most = random.u32(..PEERS);
+    let peer = random.u32(..=most);
     let remote = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + peer);
     let port = random.u16(32_768..61_000);
-    let is_client = peer % 2 == 0;
+    let is_client = peer.is_multiple_of(2);
     let (local_port, remote_port) = if is_client { (port, 443) } else { (8443, port) };
     let mut flow = Flow::new(
         Endpoint::new(Ipv4Addr::new(192, 168, 0, 1).into(), local_port),
@@ -57,14 +57,14 @@ fn record(index: u64, at: Timestamp, random: &mut fastrand::Rng) -> LogRecord {
     let process = (peer % 8) as usize;
     flow.pid = 1000 + peer % 8;
     flow.comm[..PROCESSES[process].len()].copy_from_slice(PROCESSES[process].as_bytes());
-    let failed = index % 50 == 0;
+    let failed = index.is_multiple_of(50);
     let mut bytes = |most: i64| if failed { 0 } else { random.i64(100..most) };
     let counts = Counts {
         sent_bytes: bytes(100_000),
         received_bytes: bytes(1_000_000),
         sent_segments: bytes(800),
         received_segments: bytes(900),
-        retransmits: i64::from(index % 31 == 0),
+        retransmits: i64::from(index.is_multiple_of(31)),
     };
     let duration = Duration::from_micros(random.u64(1000..5_000_000));
     LogRecord {

@@ -216,7 +216,13 @@ mod tests {
             let (numbers, torn) = read(&cut).unwrap_or_default();
             // A frame whose last bytes are missing may be whole in all but its checksum.
             assert!(numbers.len() >= rows, "{length}: {} rows", numbers.len());
-            assert!(numbers.iter().copied().eq(0..numbers.len() as i64), "{length}");
+            assert!(
+                numbers
+                    .iter()
+                    .copied()
+                    .eq(0..i64::try_from(numbers.len()).unwrap()),
+                "{length}"
+            );
             let at_end = length as u64 == ends[2] || ends[..2].contains(&(length as u64));
             assert!(
                 torn || numbers.is_empty() || at_end || numbers.len() > rows,

@@ -51,21 +51,21 @@ impl Recovery<'_> {
             return Ok(());
         };
         match self.format {
-            Format::Parquet => self.take_up_journal(&path, name),
+            Format::Parquet => self.take_up_journal(&path, &name),
             Format::Json => self.take_up_lines(&path, name),
         }
     }
 
-    fn take_up_journal(&self, path: &Path, name: Name) -> io::Result<()> {
+    fn take_up_journal(&self, path: &Path, name: &Name) -> io::Result<()> {
         let recovered = name.clone().recovered();
-        for done in [&name, &recovered] {
+        for done in [name, &recovered] {
             // The crash was between the two: the rows must not be there twice.
             if self.names.finished(done).exists() {
                 return fs::remove_file(path);
             }
         }
         let length = fs::metadata(path)?.len();
-        let temporary = self.names.converting(&name);
+        let temporary = self.names.converting(name);
         let converted = convert(path, &temporary, self.compression).inspect_err(|_| remove(&temporary))?;
         if converted.rows == 0 {
             remove(&temporary);

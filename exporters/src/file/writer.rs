@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 enum Output {
     Json(JsonFile),
-    Parquet(ParquetFile),
+    Parquet(Box<ParquetFile>),
 }
 
 impl Output {
@@ -278,7 +278,7 @@ impl Writer {
         let lock = lock(file.try_clone()?)?.ok_or(io::ErrorKind::WouldBlock)?;
         let output = match self.format {
             Format::Json => Output::Json(JsonFile::new(file, self.compression == Compression::Gzip)),
-            Format::Parquet => Output::Parquet(ParquetFile::new(file, &self.origin, self.kind)?),
+            Format::Parquet => Output::Parquet(Box::new(ParquetFile::new(file, &self.origin, self.kind)?)),
         };
         Ok((output, lock))
     }
