@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::time::as_time;
 use crate::cli::history::{By, SortBy};
 
-/// Groups that are summed at a time: some 30 MiB.
-const MAX_GROUPS: usize = 100_000;
+/// Groups that are summed at a time: some 15 MiB.
+const MAX_GROUPS: usize = 50_000;
 
 /// Sums over records.
 #[derive(Clone, Debug, Default, Serialize)]
