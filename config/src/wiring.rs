@@ -136,7 +136,7 @@ impl Checker<'_> {
         }
         let given = processors_end(stages).and_then(|stage| stage.contract.pipeline_kind());
         if pipeline.parse::<PipelineId>().map(|id| id.kind()).ok() != given {
-            // Reported as an aggregator that is not of the pipeline's kind. What its exporters take fits the kind, not the aggregator.
+            // Reported as an aggregator that is not of the pipeline's kind. Its exporters fit the kind, not the aggregator.
             return;
         }
         let mut reaching = BTreeSet::new();

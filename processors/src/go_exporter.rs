@@ -236,7 +236,7 @@ fn difference_a_port_that_another_namespace_listens_on_does_not_count() {
     assert_eq!(elsewhere[..2], egress("198.51.100.7", 443, "externalHosts"));
 }
 
-/// docs/adr/0091: where nobody listens, the ports decide before it is assumed.
+/// ADR 24: where nobody listens, the ports decide before it is assumed.
 #[test]
 fn difference_a_server_whose_listener_is_gone_is_still_a_server() {
     let drains = series_of(record(&format!("{NODE}:{}", LISTENED + 1), "198.51.100.7:40000"));
@@ -246,7 +246,7 @@ fn difference_a_server_whose_listener_is_gone_is_still_a_server() {
     );
 }
 
-/// docs/adr/0091: both ends of a connection on this node are counted.
+/// ADR 24: both ends of a connection on this node are counted.
 #[test]
 fn difference_local_to_local_without_a_listener_is_counted() {
     let [lower, higher] = ["8081", "8082"].map(|port| format!("{NODE}:{port}"));

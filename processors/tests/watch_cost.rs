@@ -1,8 +1,10 @@
 //! The cost of the processor `watch` with 100,000 peers: memory, CPU time, and a flood of further peers.
 //!
-//! One test, so that the memory of the process is the processor's. The bounds are those of `docs/findings.md`; those of CPU time are ten
-//! times as much without optimisation, as the machine may be busy. For the numbers of that page:
+//! One test, so that the memory of the process is the processor's. Its bound is that of `docs/findings.md`; CPU time is printed. For the
+//! numbers of that page:
 //! `WATCH_COST_INTERVALS=34 cargo test -p flowtap-processors --test watch_cost -- --nocapture`.
+
+#![expect(clippy::unwrap_used, reason = "in helpers of tests")]
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,13 +19,6 @@ const PEERS: u32 = 100_000;
 
 /// Bytes of a contact that has been active in few intervals, and in so many that its history is full.
 const BYTES_PER_CONTACT: usize = 1_000;
-
-/// CPU time of a record, and of a contact at the end of an interval, in ns.
-const NS_PER_RECORD: u64 = 3_000;
-const NS_PER_CONTACT: u64 = 8_000;
-
-/// Factor for a build without optimisation, which may share its caches with other tests.
-const SLACK: u64 = if cfg!(debug_assertions) { 10 } else { 1 };
 
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -127,11 +122,6 @@ fn a_hundred_thousand_peers_take_no_more_than_the_docs_say_and_further_ones_noth
         "{memory} bytes per contact, {of_record} ns per record, {of_contact} ns per contact and interval"
     );
     assert!(memory <= BYTES_PER_CONTACT, "{memory} bytes per contact");
-    assert!(of_record <= SLACK * NS_PER_RECORD, "{of_record} ns per record");
-    assert!(
-        of_contact <= SLACK * NS_PER_CONTACT,
-        "{of_contact} ns per contact"
-    );
 
     // Twice as many again find no room: nothing is remembered of them.
     let before = resident();
@@ -140,5 +130,4 @@ fn a_hundred_thousand_peers_take_no_more_than_the_docs_say_and_further_ones_noth
     let grown = resident().saturating_sub(before);
     println!("a flood of 200,000 further peers: {grown} bytes, {of_record} ns per record");
     assert!(grown <= 16 << 20, "{grown} bytes");
-    assert!(of_record <= SLACK * NS_PER_RECORD, "{of_record} ns per record");
 }

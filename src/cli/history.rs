@@ -100,6 +100,9 @@ fn moment_at(text: &str, now: SystemTime) -> Result<Timestamp, String> {
     })
 }
 
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
 /// `10:00` or `10:00:30`: today, or yesterday if that is still to come.
 fn clock(text: &str, now: SystemTime) -> Option<SystemTime> {
     let mut parts = text.split(':').map(|part| {
@@ -110,7 +113,6 @@ fn clock(text: &str, now: SystemTime) -> Option<SystemTime> {
     if parts.next().is_some() || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
-    const DAY: u64 = 86_400;
     let today = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs() / DAY * DAY;
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(today + (hour * 60 + minute) * 60 + second);
     if at > now {

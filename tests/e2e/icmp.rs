@@ -63,7 +63,7 @@ impl Drop for Router {
 }
 
 /// Sends datagrams on a connected socket until it has an error, and returns that. A router reports a route's error to a host
-/// once per second (net.ipv4.route.error_cost), and is silent about those in between.
+/// once per second (`net.ipv4.route.error_cost`), and is silent about those in between.
 fn provoke(peer: SocketAddr, bytes: usize, receives_errors: bool) -> i32 {
     let local = if peer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(local).unwrap();

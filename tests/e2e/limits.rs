@@ -338,6 +338,11 @@ fn connect(experiment: &Experiment, congestion_control: &str) -> Oracle {
                     thread::sleep(Duration::from_secs_f64(second).saturating_sub(since.elapsed()));
                     continue;
                 }
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "at least 1, and bounded by the buffer"
+                )]
                 let length = (left as usize).min(bytes.len());
                 match stream.write(&bytes[..length]) {
                     Ok(count) => written += count as f64,

@@ -99,9 +99,10 @@ impl SlowReader {
         let mut client = TcpStream::connect(address).unwrap();
         let (server, _) = listener.accept().unwrap();
         client.set_nonblocking(true).unwrap();
+        let bytes = vec![1; 1 << 16];
         let full = loop {
-            match client.write(&[1; 1 << 16]) {
-                Ok(_) => {}
+            match client.write(&bytes) {
+                Ok(_written) => {}
                 Err(error) => break error,
             }
         };
@@ -166,7 +167,8 @@ fn the_newest_records_say_why_a_peer_is_slow_and_which_refuse() {
     let flows = json("/flows?limit=10000&sort=cause");
     let row = |port: u16| {
         let mut rows = flows["flows"].as_array().unwrap().iter();
-        rows.find(|flow| flow["labels"]["rport"] == port.to_string())
+        let port = port.to_string();
+        rows.find(|flow| flow["labels"]["rport"] == port.as_str())
             .unwrap_or_else(|| panic!("no row of {port}: {flows}"))
     };
     assert_eq!(row(slow.port)["recent"]["cause"], "receiver");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
- * Connections through a translation, whose ends tell each other their own addresses: the oracle.
+ * Connections through a translation, whose ends send each other their own addresses: the oracle.
  *
  *   translation serve PORT...               answers each message after a pause, on any address of both families
  *   translation ask ADDRESS PORT COUNT      COUNT connections, until a line on stdin

@@ -72,7 +72,7 @@ pub struct Flow {
     /// Seconds of its connections in the last window, by what their senders waited for.
     #[serde(default)]
     pub send_time: Option<Shares>,
-    /// What the newest records say of its peer.
+    /// Verdict on its peer, from the newest records.
     #[serde(default)]
     pub recent: Option<OfRecords>,
 }
@@ -80,7 +80,7 @@ pub struct Flow {
 /// The newest records of a peer, port and role.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OfRecords {
-    /// What limits the traffic.
+    /// The limit of the traffic.
     pub cause: Cause,
     /// The same as a sentence.
     pub sentence: String,
@@ -174,7 +174,7 @@ pub enum Sort {
     Class,
     /// The process.
     Process,
-    /// What limits the traffic: what is worst first.
+    /// Limits of the traffic, the worst first.
     Cause,
 }
 
@@ -315,7 +315,7 @@ impl Flow {
         }
     }
 
-    /// What limits its traffic, if that is known.
+    /// The limit of its traffic, if that is known.
     pub fn cause(&self) -> Option<Cause> {
         self.recent.as_ref().map(|recent| recent.cause)
     }

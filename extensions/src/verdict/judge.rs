@@ -79,7 +79,7 @@ impl Cause {
         }
     }
 
-    /// How much of a fault it is, for an order: connections that can't be opened before slow ones, and those before idle ones.
+    /// Rank by severity: connections that can't be opened before slow ones, and those before idle ones.
     pub const fn severity(self) -> u8 {
         match self {
             Self::Idle => 0,

@@ -201,7 +201,7 @@ impl Tally {
         }
     }
 
-    /// Takes the sums out. What is queued stays known, as do listening sockets that are at work.
+    /// Takes the sums out. Queues stay known, as do listening sockets that are at work.
     pub fn take(&mut self) -> Sums {
         let sums = std::mem::take(&mut self.sums);
         let at_work = sums.listeners.iter().filter(|(_, (_, known))| known.limit > 0);

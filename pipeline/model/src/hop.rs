@@ -1,4 +1,4 @@
-//! What the ends of a connection on the wire say about its flow: the end that stands behind the peer's address, and the part of a
+//! Facts about a flow from the ends of its connection on the wire: the end that stands behind the peer's address, and the part of a
 //! connection in the way through a proxy.
 
 use std::net::IpAddr;

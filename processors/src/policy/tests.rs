@@ -92,8 +92,10 @@ fn records_get_the_rule_that_classify_names_if_the_config_asks_for_it() {
         ("10.1.2.3:53", "port 53"),
         ("203.0.113.1:443", ""),
     ];
-    let mut batch = FlowBatch::default();
-    batch.tcp = cases.map(|(remote, _)| record("10.0.0.1:40000", remote)).into();
+    let mut batch = FlowBatch {
+        tcp: cases.map(|(remote, _)| record("10.0.0.1:40000", remote)).into(),
+        ..FlowBatch::default()
+    };
     policy.process(&mut batch);
     for (record, (remote, expected)) in batch.tcp.iter().zip(cases) {
         assert_eq!(

@@ -164,26 +164,39 @@ fn summed(
     files: &[PathBuf],
     query: &Query,
 ) -> (Statistics, Sums, u64, Vec<groups::Line>) {
-    let fields: &[LogField] = groups::fields(by);
     let mut parts = 1;
-    'parts: loop {
-        let (mut lines, mut count) = (Vec::new(), 0);
-        let (mut statistics, mut total) = (Statistics::default(), Sums::default());
-        for part in 0..parts {
-            let mut groups = Groups::new(by, part, parts);
-            total = Sums::default();
-            statistics = scan(files, query, fields, |row: &Row<'_>| {
-                total.add(row);
-                groups.add(row);
-            });
-            if groups.is_full() {
-                parts *= 2;
-                continue 'parts;
-            }
-            count += groups.len();
-            lines.extend(groups.finish(args.sort, args.limit));
+    loop {
+        if let Some(found) = summed_in(parts, args, by, files, query) {
+            return found;
         }
-        groups::sort(&mut lines, args.sort, args.limit);
-        return (statistics, total, count, lines);
+        parts *= 2;
     }
+}
+
+/// The same in so many parts; `None` if one has too many groups.
+fn summed_in(
+    parts: u64,
+    args: &HistoryArgs,
+    by: By,
+    files: &[PathBuf],
+    query: &Query,
+) -> Option<(Statistics, Sums, u64, Vec<groups::Line>)> {
+    let fields: &[LogField] = groups::fields(by);
+    let (mut lines, mut count) = (Vec::new(), 0);
+    let (mut statistics, mut total) = (Statistics::default(), Sums::default());
+    for part in 0..parts {
+        let mut groups = Groups::new(by, part, parts);
+        total = Sums::default();
+        statistics = scan(files, query, fields, |row: &Row<'_>| {
+            total.add(row);
+            groups.add(row);
+        });
+        if groups.is_full() {
+            return None;
+        }
+        count += groups.len();
+        lines.extend(groups.finish(args.sort, args.limit));
+    }
+    groups::sort(&mut lines, args.sort, args.limit);
+    Some((statistics, total, count, lines))
 }

@@ -89,7 +89,7 @@ impl Record {
 pub(super) struct Records {
     sort: SortBy,
     limit: usize,
-    records: Vec<Record>,
+    kept: Vec<Record>,
     /// The rank of the last one that counts, once there are enough.
     least: Option<(i64, i64)>,
 }
@@ -99,7 +99,7 @@ impl Records {
         Self {
             sort,
             limit,
-            records: Vec::new(),
+            kept: Vec::new(),
             least: None,
         }
     }
@@ -112,8 +112,8 @@ impl Records {
         if self.least.is_some_and(|least| rank <= least) {
             return;
         }
-        self.records.push(Record::new(row));
-        if self.records.len() >= self.limit.saturating_add(SLACK) {
+        self.kept.push(Record::new(row));
+        if self.kept.len() >= self.limit.saturating_add(SLACK) {
             self.shrink();
         }
     }
@@ -126,19 +126,19 @@ impl Records {
                 record.time,
             )
         };
-        self.records.sort_by_key(|record| std::cmp::Reverse(rank(record)));
-        self.records.truncate(self.limit);
+        self.kept.sort_by_key(|record| std::cmp::Reverse(rank(record)));
+        self.kept.truncate(self.limit);
         self.least = self
-            .records
+            .kept
             .last()
-            .filter(|_| self.records.len() == self.limit)
+            .filter(|_| self.kept.len() == self.limit)
             .map(rank);
     }
 
     /// The records, the first by the order first.
     pub(super) fn finish(mut self) -> Vec<Record> {
         self.shrink();
-        self.records
+        self.kept
     }
 }
 

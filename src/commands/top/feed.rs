@@ -74,7 +74,7 @@ fn feed(
             return;
         }
         if let Source::Daemon(address) = source {
-            // A daemon that has none, or an older one, is no reason to show nothing.
+            // A daemon without verdicts, or an older one, still has flows to show.
             let findings = get::<Findings>(*address, &format!("/findings?limit={FINDINGS}"));
             if events
                 .send(Event::Findings(findings.unwrap_or_default()))
