@@ -130,5 +130,6 @@ int find_listeners(struct bpf_iter__task_file *ctx)
 /* Clang writes BTF only of what is used by name; the test of the ABI compares these with the Rust side. */
 const struct flow_event *const volatile flow_event_btf = NULL;
 const struct listen_event *const volatile listen_event_btf = NULL;
+const struct translation_event *const volatile translation_event_btf = NULL;
 
 char bpf_license[] SEC("license") = "Dual BSD/GPL";

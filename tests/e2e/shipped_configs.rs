@@ -9,8 +9,8 @@ use flowtap_engine::Stages;
 use flowtap_pipeline::testing::record;
 use flowtap_pipeline::{
     BuildContext, ClusterRanges, ClusterState, DnsOutcome, DnsRecord, DropReason, DropRecord, Endpoint,
-    Events, Flow, FlowBatch, KubernetesNames, ListeningRecord, Output, PipelineId, Points, Published, Queues,
-    ResetBy, Role, SendTime, Series, Snapshot, TcpRecord, Timestamp, Transport, UdpRecord,
+    Events, Flow, FlowBatch, IcmpCount, KubernetesNames, ListeningRecord, Output, PipelineId, Points,
+    Published, Queues, ResetBy, Role, SendTime, Series, Snapshot, TcpRecord, Timestamp, Transport, UdpRecord,
 };
 
 use crate::exposition::{Exposition, Sample};
@@ -228,6 +228,27 @@ fn everything() -> FlowBatch {
         bytes: 60,
         ..DropRecord::new(DropReason::new(reason), 4_026_531_840)
     });
+    let datagrams = |role| UdpRecord {
+        sent_bytes: 40,
+        received_bytes: 80,
+        sent_datagrams: 1,
+        received_datagrams: 1,
+        drops: 1,
+        errors: 1,
+        error: 111, // ECONNREFUSED
+        ..UdpRecord::new(Flow {
+            role,
+            transport: Transport::Udp,
+            ..flow("203.0.113.9:443")
+        })
+    };
+    let unreachable = IcmpCount {
+        netns: 4_026_531_840,
+        is_v6: false,
+        is_sent: false,
+        message_type: 3,
+        count: 1,
+    };
     // TCP_SYN_SENT
     let waiting = TcpRecord {
         state: 2,
@@ -240,14 +261,19 @@ fn everything() -> FlowBatch {
         dns: vec![query(DnsOutcome::Answered(0)), query(DnsOutcome::TimedOut)],
         listening: vec![listening],
         drops: drops.into(),
-        udp: vec![UdpRecord {
-            sent_bytes: 40,
-            received_bytes: 80,
-            sent_datagrams: 1,
-            received_datagrams: 1,
-            opened: true,
-            ..UdpRecord::new(names)
-        }],
+        udp: vec![
+            UdpRecord {
+                sent_bytes: 40,
+                received_bytes: 80,
+                sent_datagrams: 1,
+                received_datagrams: 1,
+                opened: true,
+                ..UdpRecord::new(names)
+            },
+            datagrams(Role::Client),
+            datagrams(Role::Server),
+        ],
+        icmp: vec![unreachable],
         ..FlowBatch::default()
     }
 }

@@ -92,7 +92,8 @@ impl Net {
             "nft -f - <<'E'
             table inet kp {{
               chain pre {{ type nat hook prerouting priority -100;
-              {rules} }}
+              {rules}
+              }}
               chain post {{ type nat hook postrouting priority 100; ct original ip daddr 10.96.0.11 masquerade random; }}
             }}
 E"
