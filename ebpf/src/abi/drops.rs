@@ -28,7 +28,7 @@ pub struct DropFlow {
     pub local_port: u16,
     /// Host byte order.
     pub remote_port: u16,
-    /// [`AF_INET`] or [`AF_INET6`].
+    /// [`AF_INET`](super::AF_INET) or [`AF_INET6`](super::AF_INET6).
     pub family: u16,
     /// `IPPROTO_*`.
     pub protocol: u8,
