@@ -52,7 +52,7 @@ test-docs: setup-test setup-deploy static ## Run the commands and check the conf
 	tests/docs/newcomer
 
 test-kernels: setup-kernels static ## Run the static binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
-	tests/vm/run --binary $(STATIC_BINARY)
+	tests/vm/run --binary $(STATIC_BINARY) --checks "modes processes owners links limits reloads drops"
 	tests/vm/run --binary $(STATIC_BINARY) --kernels newest:full --checks processes
 	CARGO="$(CARGO)" tests/vm/udp --kernels "5.10 6.12 newest"
 	tests/vm/arm64
