@@ -78,7 +78,7 @@ fn the_daemons_own_listeners_move_with_a_reload() {
     assert!(is_closed(before));
 }
 
-/// What `flowtap validate` makes of a config file with this text.
+/// The result of `flowtap validate` for a config file with this text.
 fn validate(text: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("flowtap.yaml");

@@ -270,7 +270,7 @@ fn serve(listener: &TcpListener, server: Server) {
     }
 }
 
-/// What `ss` shows of a connection: seconds of its clocks, and segments.
+/// A connection as `ss` shows it: seconds of its clocks, and segments.
 #[derive(Clone, Copy, Debug, Default)]
 struct Oracle {
     busy: f64,
