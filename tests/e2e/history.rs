@@ -227,7 +227,7 @@ fn history_answers_as_duckdb_does_on_the_same_files() {
         };
         ended(120);
         exchange(&listener, 40, 2).unwrap();
-        // All of the first exchange may have one time, but the last records are later.
+        // All of the first exchange may have one time, but the last records are later, be it within the same second.
         let middle = ended(200)["total"]["last"].as_str().unwrap().to_owned();
         let (status, log) = daemon.stop_quietly();
         assert!(status.success(), "{log}");

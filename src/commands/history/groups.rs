@@ -274,7 +274,7 @@ mod tests {
             serde_json::to_value(&sums).unwrap(),
             serde_json::json!({
                 "sent": 0, "received": 0, "records": 3, "ended": 3, "failed": 3, "retransmits": 0, "min_rtt": 0.1,
-                "first": "1970-01-01T00:00:03Z", "last": "1970-01-01T00:00:09Z",
+                "first": "1970-01-01T00:00:03.000000Z", "last": "1970-01-01T00:00:09.000000Z",
             })
         );
     }

@@ -16,11 +16,12 @@ pub(super) fn time_of(at: Timestamp) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(at.as_nanos())).to_string()
 }
 
-/// Microseconds since 1970, as text.
+/// Microseconds since 1970, as text that `--from` and `--to` read back without loss.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "serde passes fields by reference"
 )]
 pub(super) fn as_time<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&time(*at))
+    let at = UNIX_EPOCH + Duration::from_micros(at.max(&0).unsigned_abs());
+    serializer.collect_str(&humantime::format_rfc3339_micros(at))
 }
