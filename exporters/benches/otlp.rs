@@ -17,6 +17,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flowtap_exporters::otlp;
 use flowtap_pipeline::{
     Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, Snapshot, SumPoint, Timestamp,
+    Unit,
 };
 use opentelemetry::KeyValue as Attribute;
 use opentelemetry::metrics::MeterProvider;
@@ -37,7 +38,7 @@ const FAMILY: Family = Family {
     name: "network_tcp_flow_egress",
     naming: Naming::PrimusLens,
     help: "Payload bytes of TCP connections that this machine opened, by peer.",
-    unit: "By",
+    unit: Unit::Bytes,
     kind: FamilyKind::Counter,
 };
 
@@ -101,7 +102,7 @@ fn messages(series: &[([(&'static str, String); 6], i64)]) -> Vec<u8> {
     let metric = Metric {
         name: FAMILY.name.to_owned(),
         description: FAMILY.help.to_owned(),
-        unit: FAMILY.unit.to_owned(),
+        unit: FAMILY.unit.as_str().to_owned(),
         data: Some(metric::Data::Sum(Sum {
             data_points: points.collect(),
             aggregation_temporality: 2,
@@ -159,7 +160,7 @@ fn sdk(series: &[([(&'static str, String); 6], i64)]) -> (SdkMeterProvider, Arc<
         .meter("bench")
         .u64_counter(FAMILY.name)
         .with_description(FAMILY.help)
-        .with_unit(FAMILY.unit)
+        .with_unit(FAMILY.unit.as_str())
         .build();
     for (attributes, total) in series {
         let attributes = attributes

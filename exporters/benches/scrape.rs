@@ -17,7 +17,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flowtap_exporters::prometheus::{chunks, text};
 use flowtap_pipeline::{
     Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Rendered, Series, Snapshot, SumPoint,
-    Timestamp,
+    Timestamp, Unit,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
@@ -32,7 +32,7 @@ const FAMILY: Family = Family {
     name: NAME,
     naming: Naming::PrimusLens,
     help: "Payload bytes of TCP connections that this machine opened, by peer.",
-    unit: "By",
+    unit: Unit::Bytes,
     kind: FamilyKind::Counter,
 };
 

@@ -1,6 +1,6 @@
 //! Full names of families, as OTLP and as Prometheus spell them.
 
-use flowtap_pipeline::{Family, FamilyKind, Naming, Violation};
+use flowtap_pipeline::{Family, FamilyKind, Naming, Unit, Violation};
 
 /// The namespace of the Go exporter.
 pub const DEFAULT_NAMESPACE: &str = "primus_lens";
@@ -24,9 +24,9 @@ pub fn prometheus_name(namespace: &str, family: &Family) -> String {
     }
     let mut name = family.name.replace('.', "_");
     name.push_str(match family.unit {
-        "By" => "_bytes",
-        "s" => "_seconds",
-        "1" if family.kind == FamilyKind::Gauge => "_ratio",
+        Unit::Bytes => "_bytes",
+        Unit::Seconds => "_seconds",
+        Unit::Ratio if family.kind == FamilyKind::Gauge => "_ratio",
         // An annotation such as {connection} is not a unit.
         _ => "",
     });

@@ -7,7 +7,7 @@ use flowtap_pipeline::log::{ConnectionLog, Counts, Outcome};
 use flowtap_pipeline::{
     Buckets, BuildContext, Endpoint, Family, FamilyKind, FamilySnapshot, Flow, FlowKind, HISTOGRAM_BUCKETS,
     HistogramPoint, LabelValue, LogBatch, LogBody, LogRecord, Naming, Points, Resource, Series, Snapshot,
-    SumPoint, Timestamp,
+    SumPoint, Timestamp, Unit,
 };
 
 const BOUNDS: [f64; HISTOGRAM_BUCKETS] = [
@@ -18,7 +18,7 @@ pub(crate) const BYTES: Family = Family {
     name: "network_bytes",
     naming: Naming::PrimusLens,
     help: "Bytes of a test.",
-    unit: "By",
+    unit: Unit::Bytes,
     kind: FamilyKind::Counter,
 };
 
@@ -26,7 +26,7 @@ const IO: Family = Family {
     name: "flowtap.io",
     naming: Naming::Otel,
     help: "Bytes of a test.",
-    unit: "By",
+    unit: Unit::Bytes,
     kind: FamilyKind::Counter,
 };
 
@@ -34,7 +34,7 @@ const TIMES: Family = Family {
     name: "network_rtt",
     naming: Naming::PrimusLens,
     help: "Times of a test.",
-    unit: "us",
+    unit: Unit::Microseconds,
     kind: FamilyKind::Histogram(&BOUNDS),
 };
 

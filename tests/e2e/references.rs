@@ -49,13 +49,13 @@ fn describe(text: &mut String, definition: &Definition) {
         _ => format!(
             "`{}`, unit `{}`{}",
             family.name,
-            family.unit,
+            family.unit.as_str(),
             buckets(family.kind)
         ),
     };
     let otel = if definition.is_of(Naming::Otel) {
         let otel = &definition.otel;
-        format!("`{}`, unit `{}`{}", otel.name, otel.unit, buckets(otel.kind))
+        format!("`{}`, unit `{}`{}", otel.name, otel.unit.as_str(), buckets(otel.kind))
     } else {
         let udp = definition.family.name.contains("_udp_");
         let merged = if udp { "network_udp_io" } else { "network_tcp_io" };

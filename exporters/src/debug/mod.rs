@@ -175,7 +175,7 @@ fn push_metric(
     writeln!(text, "Metric #{index}\nDescriptor:")?;
     writeln!(text, "     -> Name: {}", full_name(&config.namespace, family))?;
     writeln!(text, "     -> Description: {}", family.help)?;
-    writeln!(text, "     -> Unit: {}", family.unit)?;
+    writeln!(text, "     -> Unit: {}", family.unit.as_str())?;
     writeln!(text, "     -> DataType: {data}")?;
     if data == "Sum" {
         writeln!(

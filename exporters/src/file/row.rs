@@ -112,7 +112,7 @@ impl<'a> Table<'a> {
                     FamilyKind::Gauge | FamilyKind::UpDownCounter => "gauge",
                     FamilyKind::Histogram(_) | FamilyKind::ExponentialHistogram => "histogram",
                 },
-                unit: family.family.unit,
+                unit: family.family.unit.as_str(),
             },
             at: snapshot.at,
             family,

@@ -12,7 +12,7 @@ use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use flowtap_pipeline::{
     Exported, Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Series, Snapshot, SumPoint,
-    Timestamp,
+    Timestamp, Unit,
 };
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
@@ -109,14 +109,14 @@ fn various() -> Snapshot {
         name: "active",
         naming: Naming::PrimusLens,
         help: "Connections.",
-        unit: "{connection}",
+        unit: Unit::Count("{connection}"),
         kind: FamilyKind::Gauge,
     };
     const OTEL: Family = Family {
         name: "flowtap.io",
         naming: Naming::Otel,
         help: "Bytes.",
-        unit: "By",
+        unit: Unit::Bytes,
         kind: FamilyKind::Counter,
     };
     let point = |family: &Family, name, value, updated| SumPoint {

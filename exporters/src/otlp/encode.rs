@@ -631,7 +631,7 @@ impl<'a> Head<'a> {
         let mut bytes = Vec::new();
         push_bytes(&mut bytes, 1, full_name(&encoder.namespace, family).as_bytes());
         push_bytes(&mut bytes, 2, family.help.as_bytes());
-        push_bytes(&mut bytes, 3, family.unit.as_bytes());
+        push_bytes(&mut bytes, 3, family.unit.as_str().as_bytes());
         let temporality = if delta { DELTA } else { CUMULATIVE };
         let (mut behind, mut bounds, mut buckets) = (Vec::new(), Vec::new(), 0);
         let data_field = match family.kind {

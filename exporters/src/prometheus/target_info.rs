@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{
     Family, FamilyKind, FamilySnapshot, LabelValue, Naming, Points, Resource, Series, Snapshot, SumPoint,
-    Timestamp,
+    Timestamp, Unit,
 };
 
 /// The label name of an attribute: what a label can't have becomes `_`, several of them one.
@@ -36,7 +36,7 @@ pub(super) fn target_info(resource: &Resource, labels: &BTreeMap<String, String>
         name: "target.info",
         naming: Naming::Otel,
         help: "Attributes of this flowtap and its node.",
-        unit: "",
+        unit: Unit::Count(""),
         kind: FamilyKind::Gauge,
     };
     let start = Timestamp::default();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use flowtap_pipeline::catalog::{FAMILIES, FamilyId, Label};
-use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, SeriesId, Snapshot};
+use flowtap_pipeline::{Family, FamilySnapshot, Naming, Points, Series, SeriesId, Snapshot, Unit};
 
 use super::latest::{Before, Latest};
 use super::{Flow, Retransmits};
@@ -179,7 +179,11 @@ fn round_trips(family: &FamilySnapshot, latest: &Latest, names: &Names) -> Vec<(
     let Points::Histograms(points) = &family.points else {
         return Vec::new();
     };
-    let scale = if family.family.unit == "s" { 1e6 } else { 1.0 };
+    let scale = if family.family.unit == Unit::Seconds {
+        1e6
+    } else {
+        1.0
+    };
     let before = by_series(latest);
     let fresh = points.iter().filter(|point| point.updated == latest.snapshot.at);
     let mean = |point: &flowtap_pipeline::HistogramPoint| {

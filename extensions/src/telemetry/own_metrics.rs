@@ -10,7 +10,7 @@ use std::sync::Arc;
 use flowtap_pipeline::telemetry::Reading;
 use flowtap_pipeline::{
     Family, FamilyKind, FamilySnapshot, HISTOGRAM_BUCKETS, HistogramPoint, LabelValue, Naming, Points,
-    Series, Snapshot, SumPoint, Timestamp, ValuePoint,
+    Series, Snapshot, SumPoint, Timestamp, Unit, ValuePoint,
 };
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -144,7 +144,7 @@ impl Known {
             name: name.leak(),
             naming: Naming::Otel,
             help: metric.description().to_owned().leak(),
-            unit: metric.unit().to_owned().leak(),
+            unit: Unit::of(metric.unit().to_owned().leak()),
             kind,
         };
         Self {

@@ -160,7 +160,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use flowtap_pipeline::{Family, FamilyKind, FamilySnapshot, Naming, Points, Snapshot, Timestamp};
+    use flowtap_pipeline::{Family, FamilyKind, FamilySnapshot, Naming, Points, Snapshot, Timestamp, Unit};
     use std::time::Duration;
 
     fn snapshot(at: u64) -> Output {
@@ -252,7 +252,7 @@ mod tests {
         name: "bytes",
         naming: Naming::PrimusLens,
         help: "",
-        unit: "By",
+        unit: Unit::Bytes,
         kind: FamilyKind::Counter,
     };
 

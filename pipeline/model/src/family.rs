@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::unit::Unit;
+
 /// Upper bounds that a histogram can have at most; there is one bucket more, without a bound.
 pub const HISTOGRAM_BUCKETS: usize = 16;
 
@@ -65,13 +67,13 @@ pub enum Naming {
 /// A metric: what all its series share.
 ///
 /// ```
-/// use flowtap_model::{Family, FamilyKind, Naming};
+/// use flowtap_model::{Family, FamilyKind, Naming, Unit};
 ///
 /// const RETRANSMITS: Family = Family {
 ///     name: "network_tcp_retransmits",
 ///     naming: Naming::PrimusLens,
 ///     help: "Retransmitted TCP segments, by peer.",
-///     unit: "{segment}",
+///     unit: Unit::Count("{segment}"),
 ///     kind: FamilyKind::Counter,
 /// };
 /// assert_eq!(RETRANSMITS.kind, FamilyKind::Counter);
@@ -84,8 +86,8 @@ pub struct Family {
     pub naming: Naming,
     /// One sentence for the reader of a scrape.
     pub help: &'static str,
-    /// Unit in UCUM notation (`By`, `us`, `{connection}`), as OTLP wants it.
-    pub unit: &'static str,
+    /// Unit of its values.
+    pub unit: Unit,
     /// Its type.
     pub kind: FamilyKind,
 }

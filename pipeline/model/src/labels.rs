@@ -13,9 +13,9 @@ use crate::family::{Family, FamilyKind, Naming};
 /// One label's value, before it is rendered.
 ///
 /// ```
-/// use flowtap_model::{Family, FamilyKind, LabelValue, Naming, Rendered, Series, Timestamp};
+/// use flowtap_model::{Family, FamilyKind, LabelValue, Naming, Rendered, Series, Timestamp, Unit};
 /// # const FAMILY: Family = Family {
-/// #     name: "bytes", naming: Naming::PrimusLens, help: "Bytes.", unit: "By", kind: FamilyKind::Counter,
+/// #     name: "bytes", naming: Naming::PrimusLens, help: "Bytes.", unit: Unit::Bytes, kind: FamilyKind::Counter,
 /// # };
 /// let pairs = [("raddr", LabelValue::Addr([192, 0, 2, 7].into())), ("pid", LabelValue::Number(17))];
 /// let series = Series::new(&FAMILY, pairs, None, Timestamp::from_nanos(0));

@@ -24,6 +24,7 @@
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
 //! | [`histogram`] | [`Buckets`], [`Exponential`]: the observations of a histogram |
 //! | [`catalog`] | every family and every label |
+//! | [`unit`] | [`Unit`]: the unit of a metric |
 //! | [`series`] | [`Series`]: one label set of a family with its two renderings |
 //! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
 //! | [`label_changes`] | [`LabelChanges`]: what a pipeline changes about the labels of all its series |
@@ -66,6 +67,7 @@ pub mod tcp;
 pub mod time;
 pub mod translation;
 pub mod udp;
+pub mod unit;
 
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
@@ -95,3 +97,4 @@ pub use tcp::{Events, TcpRecord};
 pub use time::Timestamp;
 pub use translation::{Arrival, Translation};
 pub use udp::{IcmpCount, UdpApp, UdpRecord};
+pub use unit::Unit;

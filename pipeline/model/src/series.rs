@@ -18,13 +18,13 @@ use crate::time::Timestamp;
 /// labels would take.
 ///
 /// ```
-/// use flowtap_model::{Family, FamilyKind, LabelValue, Naming, Series, Timestamp};
+/// use flowtap_model::{Family, FamilyKind, LabelValue, Naming, Series, Timestamp, Unit};
 ///
 /// const FAMILY: Family = Family {
 ///     name: "bytes",
 ///     naming: Naming::PrimusLens,
 ///     help: "Payload bytes.",
-///     unit: "By",
+///     unit: Unit::Bytes,
 ///     kind: FamilyKind::Counter,
 /// };
 /// let pairs = [("rport", LabelValue::Port(443)), ("type", LabelValue::Text("dns"))];
@@ -149,12 +149,13 @@ mod tests {
 
     use super::*;
     use crate::family::{FamilyKind, Naming};
+    use crate::unit::Unit;
 
     const FAMILY: Family = Family {
         name: "bytes",
         naming: Naming::PrimusLens,
         help: "Bytes.",
-        unit: "By",
+        unit: Unit::Bytes,
         kind: FamilyKind::Counter,
     };
 

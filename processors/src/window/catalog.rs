@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use flowtap_pipeline::{
-    Endpoint, Family, Flow, LabelChanges, LabelValue, Naming, Rendered, Series, Timestamp,
+    Endpoint, Family, Flow, LabelChanges, LabelValue, Naming, Rendered, Series, Timestamp, Unit,
 };
 
 use super::config::Config;
@@ -98,7 +98,7 @@ impl Catalog {
     /// `microseconds` in the unit of a family.
     pub(super) fn duration(&self, id: FamilyId, microseconds: u32) -> f64 {
         match self.family(id).unit {
-            "s" => f64::from(microseconds) / 1e6,
+            Unit::Seconds => f64::from(microseconds) / 1e6,
             _ => f64::from(microseconds),
         }
     }

@@ -7,7 +7,7 @@ use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     Aggregator, BuildContext, Census, EventCount, EventHop, Family, FamilyKind, FamilySnapshot, Flow,
     FlowBatch, HistogramPoint, Inheritance, MemoryPressure, Output, Points, Series, SharedMemoryPressure,
-    Snapshot, SumPoint, Timestamp, ValuePoint,
+    Snapshot, SumPoint, Timestamp, Unit, ValuePoint,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -438,7 +438,7 @@ const MICROSECONDS: f64 = 1e6;
 
 /// Whether a counter or a gauge is of seconds.
 fn is_time(family: &Family) -> bool {
-    family.unit == "s" && !family.kind.is_histogram()
+    family.unit == Unit::Seconds && !family.kind.is_histogram()
 }
 
 fn empty(family: &'static Family) -> FamilySnapshot {

@@ -2,6 +2,7 @@
 
 use super::label::Label;
 use crate::family::{Family, FamilyKind, Naming};
+use crate::unit::Unit;
 
 /// A family, and the labels that it has and can have.
 #[derive(Clone, Copy, Debug)]
@@ -23,12 +24,7 @@ pub struct Definition {
     pub only: Option<Naming>,
 }
 
-pub(super) const fn otel(
-    name: &'static str,
-    help: &'static str,
-    unit: &'static str,
-    kind: FamilyKind,
-) -> Family {
+pub(super) const fn otel(name: &'static str, help: &'static str, unit: Unit, kind: FamilyKind) -> Family {
     Family {
         name,
         naming: Naming::Otel,

@@ -4,6 +4,7 @@ use super::super::definition::{Definition, otel};
 use super::super::label::Label;
 use super::bounds::CONNECT_BOUNDS;
 use crate::family::{Family, FamilyKind, Naming};
+use crate::unit::Unit;
 
 /// Upper bounds of OpenTelemetry's `dns.lookup.duration`, in seconds.
 const LOOKUP_BOUNDS: [f64; 14] = [
@@ -39,13 +40,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_dns_queries",
             help: "DNS queries over UDP, by name server and outcome: the response code, or timeout without an answer.",
-            unit: "{query}",
+            unit: Unit::Count("{query}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.dns.queries",
             "DNS queries over UDP, by name server and outcome: the response code, or timeout without an answer.",
-            "{query}",
+            Unit::Count("{query}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Raddr, Label::Flow, Label::Qtype, Label::Rcode],
@@ -59,13 +60,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_dns_duration",
             help: "Time in seconds from a DNS query to its answer, the time of retries included.",
-            unit: "s",
+            unit: Unit::Seconds,
             kind: FamilyKind::Histogram(&CONNECT_BOUNDS),
         },
         otel: otel(
             "flowtap.dns.query.duration",
             "Time from a DNS query to its answer, the time of retries included.",
-            "s",
+            Unit::Seconds,
             FamilyKind::Histogram(&CONNECT_BOUNDS),
         ),
         labels: &[Label::Raddr, Label::Flow, Label::Qtype],
@@ -87,13 +88,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_dns_retries",
             help: "Retries of DNS queries from the same socket, because no answer had come.",
-            unit: "{query}",
+            unit: Unit::Count("{query}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.dns.retries",
             "Retries of DNS queries from the same socket, because no answer had come.",
-            "{query}",
+            Unit::Count("{query}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Raddr, Label::Flow],
@@ -107,13 +108,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_dns_truncated",
             help: "DNS answers over UDP that were truncated, so that the client has to ask over TCP.",
-            unit: "{answer}",
+            unit: Unit::Count("{answer}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.dns.truncated",
             "DNS answers over UDP that were truncated, so that the client has to ask over TCP.",
-            "{answer}",
+            Unit::Count("{answer}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Raddr, Label::Flow],
@@ -127,13 +128,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_dns_search_misses",
             help: "DNS queries that a resolver's search list made, and that were answered with NXDOMAIN.",
-            unit: "{query}",
+            unit: Unit::Count("{query}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.dns.search_misses",
             "DNS queries that a resolver's search list made, and that were answered with NXDOMAIN.",
-            "{query}",
+            Unit::Count("{query}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Raddr],
@@ -156,13 +157,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_dns_lookup_duration",
             help: "Time in seconds from a DNS query of this machine to its answer, by name.",
-            unit: "s",
+            unit: Unit::Seconds,
             kind: FamilyKind::Histogram(&LOOKUP_BOUNDS),
         },
         otel: otel(
             "dns.lookup.duration",
             "Time from a DNS query of this machine to its answer, by name.",
-            "s",
+            Unit::Seconds,
             FamilyKind::Histogram(&LOOKUP_BOUNDS),
         ),
         labels: &[Label::Qname, Label::Reason],

@@ -3,6 +3,7 @@
 use super::super::definition::{Definition, otel};
 use super::super::label::Label;
 use crate::family::{Family, FamilyKind, Naming};
+use crate::unit::Unit;
 
 /// Labels of a dropped packet, which has no process.
 const DROP_LABELS: &[Label] = &[
@@ -24,13 +25,13 @@ pub(super) const FAMILIES: &[Definition] = &[Definition {
         naming: Naming::PrimusLens,
         name: "network_drops",
         help: "Packets that the kernel dropped, by its reason; of kinds tcp, end and other no data is lost.",
-        unit: "{packet}",
+        unit: Unit::Count("{packet}"),
         kind: FamilyKind::Counter,
     },
     otel: otel(
         "flowtap.network.drops",
         "Packets that the kernel dropped, by its reason; of kinds tcp, end and other no data is lost.",
-        "{packet}",
+        Unit::Count("{packet}"),
         FamilyKind::Counter,
     ),
     labels: &[Label::Reason, Label::Type, Label::Kind],

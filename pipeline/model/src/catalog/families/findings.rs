@@ -3,6 +3,7 @@
 use super::super::definition::{Definition, otel};
 use super::super::label::Label;
 use crate::family::{Family, FamilyKind, Naming};
+use crate::unit::Unit;
 
 /// In the order in which they are exposed.
 pub(super) const FAMILIES: &[Definition] = &[Definition {
@@ -10,13 +11,13 @@ pub(super) const FAMILIES: &[Definition] = &[Definition {
         naming: Naming::PrimusLens,
         name: "network_findings",
         help: "Findings of the processor `watch`, by kind.",
-        unit: "{finding}",
+        unit: Unit::Count("{finding}"),
         kind: FamilyKind::Counter,
     },
     otel: otel(
         "flowtap.findings",
         "Findings of the processor `watch`, by kind.",
-        "{finding}",
+        Unit::Count("{finding}"),
         FamilyKind::Counter,
     ),
     labels: &[Label::Finding, Label::Type],

@@ -3,6 +3,7 @@
 use super::super::definition::{Definition, otel};
 use super::super::label::Label;
 use crate::family::{Family, FamilyKind, Naming};
+use crate::unit::Unit;
 
 /// Labels of a listening socket: of itself and of its process.
 const LISTENER_LABELS: &[Label] = &[
@@ -24,13 +25,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_tcp_listen_backlog",
             help: "Connections that wait to be accepted, by listening port.",
-            unit: "{connection}",
+            unit: Unit::Count("{connection}"),
             kind: FamilyKind::Gauge,
         },
         otel: otel(
             "flowtap.tcp.listen.backlog",
             "Connections that wait to be accepted, by listening port.",
-            "{connection}",
+            Unit::Count("{connection}"),
             FamilyKind::UpDownCounter,
         ),
         labels: &[Label::Lport],
@@ -44,13 +45,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_tcp_listen_backlog_limit",
             help: "Connections that may wait to be accepted, by listening port; further ones are dropped.",
-            unit: "{connection}",
+            unit: Unit::Count("{connection}"),
             kind: FamilyKind::Gauge,
         },
         otel: otel(
             "flowtap.tcp.listen.backlog.limit",
             "Connections that may wait to be accepted, by listening port; further ones are dropped.",
-            "{connection}",
+            Unit::Count("{connection}"),
             FamilyKind::UpDownCounter,
         ),
         labels: &[Label::Lport],
@@ -64,13 +65,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_tcp_listen_drops",
             help: "Connections that listening sockets dropped, most often because their queue was full, by listening port.",
-            unit: "{connection}",
+            unit: Unit::Count("{connection}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.tcp.listen.drops",
             "Connections that listening sockets dropped, most often because their queue was full, by listening port.",
-            "{connection}",
+            Unit::Count("{connection}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Lport],
@@ -84,13 +85,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_tcp_accept_wait",
             help: "Time in seconds for which the first connection of a queue has waited to be accepted, by listening port.",
-            unit: "s",
+            unit: Unit::Seconds,
             kind: FamilyKind::Gauge,
         },
         otel: otel(
             "flowtap.tcp.accept.wait",
             "Time for which the first connection of a queue has waited to be accepted, by listening port.",
-            "s",
+            Unit::Seconds,
             FamilyKind::Gauge,
         ),
         labels: &[Label::Lport],

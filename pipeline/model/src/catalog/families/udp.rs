@@ -3,6 +3,7 @@
 use super::super::definition::{Definition, otel};
 use super::super::label::Label;
 use crate::family::{Family, FamilyKind, Naming};
+use crate::unit::Unit;
 
 /// In the order in which they are exposed.
 pub(super) const FAMILIES: &[Definition] = &[
@@ -11,13 +12,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_udp_io",
             help: "Payload bytes of UDP, by peer.",
-            unit: "By",
+            unit: Unit::Bytes,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.io",
             "Payload bytes of UDP, by peer.",
-            "By",
+            Unit::Bytes,
             FamilyKind::Counter,
         ),
         labels: &[
@@ -38,13 +39,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_udp_flow_egress",
             help: "Payload bytes of UDP flows that this machine began, by peer.",
-            unit: "By",
+            unit: Unit::Bytes,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.egress.io",
             "Payload bytes of UDP flows that this machine began, by peer.",
-            "By",
+            Unit::Bytes,
             FamilyKind::Counter,
         ),
         labels: &[
@@ -64,13 +65,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_udp_flow_ingress",
             help: "Payload bytes of UDP flows that a peer began, by peer.",
-            unit: "By",
+            unit: Unit::Bytes,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.ingress.io",
             "Payload bytes of UDP flows that a peer began, by peer.",
-            "By",
+            Unit::Bytes,
             FamilyKind::Counter,
         ),
         labels: &[
@@ -90,13 +91,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_k8s_udp_flow",
             help: "Payload bytes of UDP to and from pods and services of the cluster.",
-            unit: "By",
+            unit: Unit::Bytes,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.k8s.io",
             "Payload bytes of UDP to and from pods and services of the cluster.",
-            "By",
+            Unit::Bytes,
             FamilyKind::Counter,
         ),
         labels: &[Label::Type],
@@ -119,13 +120,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_udp_datagrams",
             help: "UDP datagrams; segmentation offload counts each.",
-            unit: "{datagram}",
+            unit: Unit::Count("{datagram}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.datagrams",
             "UDP datagrams; segmentation offload counts each.",
-            "{datagram}",
+            Unit::Count("{datagram}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Flow, Label::Direction, Label::Type],
@@ -146,13 +147,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_udp_drops",
             help: "UDP datagrams for which the receive buffer of a socket had no room.",
-            unit: "{datagram}",
+            unit: Unit::Count("{datagram}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.drops",
             "UDP datagrams for which the receive buffer of a socket had no room.",
-            "{datagram}",
+            Unit::Count("{datagram}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Lport],
@@ -166,13 +167,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_udp_errors",
             help: "ICMP errors that UDP sockets were notified of, by peer.",
-            unit: "{error}",
+            unit: Unit::Count("{error}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.errors",
             "ICMP errors that UDP sockets were notified of, by peer.",
-            "{error}",
+            Unit::Count("{error}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Raddr, Label::Reason, Label::Type],
@@ -193,13 +194,13 @@ pub(super) const FAMILIES: &[Definition] = &[
             naming: Naming::PrimusLens,
             name: "network_icmp_messages",
             help: "ICMP and ICMPv6 messages of the network namespace whose listening ports are read, by type.",
-            unit: "{message}",
+            unit: Unit::Count("{message}"),
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.icmp.messages",
             "ICMP and ICMPv6 messages of the network namespace whose listening ports are read, by type.",
-            "{message}",
+            Unit::Count("{message}"),
             FamilyKind::Counter,
         ),
         labels: &[Label::Direction, Label::IcmpType],
