@@ -93,13 +93,17 @@ mod tests {
             unit,
             kind,
         };
-        let counter = family("flowtap.tcp.io", "By", FamilyKind::Counter);
+        let counter = family("flowtap.tcp.io", Unit::Bytes, FamilyKind::Counter);
         assert_eq!(full_name("primus_lens", &counter), "flowtap.tcp.io");
         assert_eq!(
             prometheus_name("primus_lens", &counter),
             "flowtap_tcp_io_bytes_total"
         );
-        let gauge = family("flowtap.tcp.connection.active", "{connection}", FamilyKind::Gauge);
+        let gauge = family(
+            "flowtap.tcp.connection.active",
+            Unit::Count("{connection}"),
+            FamilyKind::Gauge,
+        );
         assert_eq!(prometheus_name("", &gauge), "flowtap_tcp_connection_active");
     }
 

@@ -55,7 +55,12 @@ fn describe(text: &mut String, definition: &Definition) {
     };
     let otel = if definition.is_of(Naming::Otel) {
         let otel = &definition.otel;
-        format!("`{}`, unit `{}`{}", otel.name, otel.unit.as_str(), buckets(otel.kind))
+        format!(
+            "`{}`, unit `{}`{}",
+            otel.name,
+            otel.unit.as_str(),
+            buckets(otel.kind)
+        )
     } else {
         let udp = definition.family.name.contains("_udp_");
         let merged = if udp { "network_udp_io" } else { "network_tcp_io" };

@@ -216,7 +216,7 @@ fn push_metric(
                 for (index, bound) in bounds.iter().enumerate() {
                     writeln!(text, "ExplicitBounds #{index}: {bound}")?;
                 }
-                for (index, count) in histogram.counts(bounds).iter().enumerate() {
+                for (index, count) in histogram.counts(bounds).enumerate() {
                     writeln!(text, "Buckets #{index}, Count: {count}")?;
                 }
             }

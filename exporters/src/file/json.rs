@@ -159,22 +159,20 @@ impl Line {
                 out.extend_from_slice(br#","sum":"#);
                 serde_json::to_writer(&mut *out, &point.sum)?;
                 out.extend_from_slice(br#","bounds":"#);
-                let exponential;
-                let counts = match &point.buckets {
+                let counts: Vec<u64> = match &point.buckets {
                     Buckets::Explicit(_) => {
                         out.extend_from_slice(&self.bounds);
-                        point.counts(self.upper)
+                        point.counts(self.upper).collect()
                     }
                     Buckets::Exponential(buckets) => {
                         let (bounds, counts) = buckets.to_explicit();
                         serde_json::to_writer(&mut *out, &bounds)?;
-                        exponential = counts;
-                        &*exponential
+                        counts
                     }
                 };
                 let mut before: &[u8] = br#","buckets":["#;
                 for count in counts {
-                    push_number(out, before, signed(*count));
+                    push_number(out, before, signed(count));
                     before = b",";
                 }
                 out.push(b']');

@@ -236,7 +236,7 @@ impl Columns {
         let layout = histogram.map(|point| match &point.buckets {
             Buckets::Explicit(_) => {
                 let bounds = table.bounds().unwrap_or_default();
-                (bounds.to_vec(), point.counts(bounds).to_vec())
+                (bounds.to_vec(), point.counts(bounds).collect())
             }
             Buckets::Exponential(buckets) => buckets.to_explicit(),
         });

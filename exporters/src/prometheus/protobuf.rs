@@ -108,17 +108,18 @@ impl Metric<'_> {
 
     /// Cumulative counts, and their upper bounds.
     fn buckets(&self) -> impl Iterator<Item = (u64, f64)> {
-        let (counts, bounds): (&[u64], &[f64]) = match (self.value, self.family.kind) {
-            (Value::Histogram(point), FamilyKind::Histogram(bounds)) => (point.counts(bounds), bounds),
-            _ => (&[], &[]),
-        };
         // Native histograms have none.
-        let bounds = bounds.iter().copied().chain([f64::INFINITY]);
-        let cumulated = counts.iter().scan(0, |sum, count| {
-            *sum += count;
-            Some(*sum)
-        });
-        cumulated.zip(bounds)
+        let by_bounds = match (self.value, self.family.kind) {
+            (Value::Histogram(point), FamilyKind::Histogram(bounds)) => Some((point, bounds)),
+            _ => None,
+        };
+        by_bounds.into_iter().flat_map(|(point, bounds)| {
+            let cumulated = point.counts(bounds).scan(0, |sum, count| {
+                *sum += count;
+                Some(*sum)
+            });
+            cumulated.zip(bounds.iter().copied().chain([f64::INFINITY]))
+        })
     }
 
     /// `created_timestamp`, by its field: 3 of a `Counter`, 15 of a `Histogram`.

@@ -150,11 +150,10 @@ impl Lines<'_> {
         let begins = out.len();
         push_open(out, name, "_bucket", [self.common, own, shared]);
         let same = begins..out.len();
-        let all = [point.count()];
-        let counts = match &point.buckets {
-            Buckets::Explicit(counts) => &counts[..],
-            Buckets::Exponential(_) => &all,
-        };
+        let mut counts = point.buckets.explicit();
+        if let Buckets::Exponential(buckets) = &point.buckets {
+            counts[0] = buckets.count();
+        }
         for (i, (in_bucket, bound)) in counts.iter().zip(self.bounds).enumerate() {
             if i > 0 {
                 out.extend_from_within(same.clone());

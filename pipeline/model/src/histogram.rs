@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::bucket_counts::BucketCounts;
 use crate::family::HISTOGRAM_BUCKETS;
 
 /// Buckets that an exponential histogram has at most, as in the OpenTelemetry SDKs.
@@ -19,39 +20,43 @@ pub const ZERO_THRESHOLD: f64 = f64::from_bits((1023 - 128) << 52);
 /// Observations by bucket, not cumulated over buckets.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Buckets {
-    /// By the upper bounds of the family. The bucket after the last bound has no upper bound; those after it are not used.
-    Explicit([u64; HISTOGRAM_BUCKETS + 1]),
+    /// By the upper bounds of the family.
+    Explicit(BucketCounts),
     /// By powers of a base. Shared by the snapshots in which it is the same.
     Exponential(Arc<Exponential>),
 }
 
 impl Default for Buckets {
     fn default() -> Self {
-        Self::Explicit([0; HISTOGRAM_BUCKETS + 1])
+        Self::Explicit(BucketCounts::default())
     }
 }
 
 impl From<[u64; HISTOGRAM_BUCKETS + 1]> for Buckets {
     fn from(counts: [u64; HISTOGRAM_BUCKETS + 1]) -> Self {
-        Self::Explicit(counts)
+        Self::Explicit(counts.into())
     }
 }
+
+const _: () = assert!(
+    size_of::<Buckets>() == size_of::<BucketCounts>(),
+    "a histogram of each peer has room for an exponential one"
+);
 
 impl Buckets {
     /// Number of observed values.
     pub fn count(&self) -> u64 {
         match self {
-            Self::Explicit(counts) => counts.iter().sum(),
+            Self::Explicit(counts) => counts.total(),
             Self::Exponential(exponential) => exponential.count(),
         }
     }
 
     /// The counts by the family's bounds; all 0 if they are not by bounds.
-    pub const fn explicit(&self) -> &[u64; HISTOGRAM_BUCKETS + 1] {
-        const NONE: &[u64; HISTOGRAM_BUCKETS + 1] = &[0; HISTOGRAM_BUCKETS + 1];
+    pub fn explicit(&self) -> [u64; HISTOGRAM_BUCKETS + 1] {
         match self {
-            Self::Explicit(counts) => counts,
-            Self::Exponential(_) => NONE,
+            Self::Explicit(counts) => counts.all(),
+            Self::Exponential(_) => [0; HISTOGRAM_BUCKETS + 1],
         }
     }
 
@@ -68,7 +73,7 @@ impl Buckets {
     pub fn record(&mut self, value: f64, bounds: Option<&[f64]>) {
         match (bounds, &mut *self) {
             (Some(bounds), Self::Explicit(counts)) => {
-                counts[bounds.partition_point(|bound| *bound < value)] += 1;
+                counts.add(bounds.partition_point(|bound| *bound < value), 1);
             }
             (None, Self::Exponential(exponential)) => Arc::make_mut(exponential).record(value),
             // The first value: a family has buckets of one kind.
@@ -85,13 +90,7 @@ impl Buckets {
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         match (self, before) {
-            (Self::Explicit(counts), Self::Explicit(before)) => {
-                let mut counts = *counts;
-                for (count, before) in counts.iter_mut().zip(before) {
-                    *count = count.saturating_sub(*before);
-                }
-                Self::Explicit(counts)
-            }
+            (Self::Explicit(counts), Self::Explicit(before)) => Self::Explicit(counts.since(before)),
             (Self::Exponential(now), Self::Exponential(before)) => {
                 Self::Exponential(Arc::new(now.since(before)))
             }
@@ -102,11 +101,7 @@ impl Buckets {
     /// Adds the values of `other`.
     pub fn merge(&mut self, other: &Self) {
         match (&mut *self, other) {
-            (Self::Explicit(counts), Self::Explicit(others)) => {
-                for (count, other) in counts.iter_mut().zip(others) {
-                    *count += other;
-                }
-            }
+            (Self::Explicit(counts), Self::Explicit(others)) => counts.merge(others),
             (Self::Exponential(exponential), Self::Exponential(other)) => {
                 Arc::make_mut(exponential).merge(other);
             }

@@ -22,6 +22,7 @@
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
 //! | [`dns`] | [`DnsRecord`]: a query with its answer, or without one |
 //! | [`family`] | [`Family`]: name, unit and type of a metric |
+//! | [`bucket_counts`] | [`BucketCounts`]: the counts of a histogram's buckets |
 //! | [`histogram`] | [`Buckets`], [`Exponential`]: the observations of a histogram |
 //! | [`catalog`] | every family and every label |
 //! | [`unit`] | [`Unit`]: the unit of a metric |
@@ -39,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod bucket_counts;
 pub mod catalog;
 pub mod cluster;
 pub mod cluster_objects;
@@ -70,6 +72,7 @@ pub mod udp;
 pub mod unit;
 
 pub use batch::{Census, EventCount, EventHop, EventType, FlowBatch, ListenChange, Listener};
+pub use bucket_counts::BucketCounts;
 pub use cluster::{ClusterRanges, ClusterState, KubernetesNames};
 pub use cluster_objects::ClusterObjects;
 pub use dns::{DnsAnswer, DnsOutcome, DnsRcode, DnsRecord, DnsType};

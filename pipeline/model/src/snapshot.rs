@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::family::{Family, HISTOGRAM_BUCKETS};
+use crate::family::Family;
 use crate::histogram::Buckets;
 use crate::series::{Series, prefetch_series};
 use crate::time::Timestamp;
@@ -39,8 +39,8 @@ pub struct HistogramPoint {
 
 impl HistogramPoint {
     /// The buckets of a histogram with these upper bounds.
-    pub fn counts(&self, bounds: &[f64]) -> &[u64] {
-        &self.buckets.explicit()[..=bounds.len().min(HISTOGRAM_BUCKETS)]
+    pub fn counts(&self, bounds: &[f64]) -> impl Iterator<Item = u64> + use<> {
+        self.buckets.explicit().into_iter().take(bounds.len() + 1)
     }
 
     /// Number of observed values.
@@ -184,7 +184,7 @@ impl Snapshot {
                 Points::Values(points) => points.capacity() * size_of::<ValuePoint>(),
                 Points::Histograms(points) => {
                     let heap = points.iter().map(|point| match &point.buckets {
-                        Buckets::Explicit(_) => 0,
+                        Buckets::Explicit(counts) => counts.heap_bytes(),
                         Buckets::Exponential(exponential) => exponential.heap_bytes(),
                     });
                     points.capacity() * size_of::<HistogramPoint>() + heap.sum::<usize>()

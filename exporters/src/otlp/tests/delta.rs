@@ -111,7 +111,7 @@ async fn what_has_not_changed_is_not_sent_and_a_histogram_has_what_was_added() {
         ..first.clone()
     };
     if let flowtap_pipeline::Points::Histograms(points) = &mut second.families[1].points {
-        let mut more = *points[0].buckets.explicit();
+        let mut more = points[0].buckets.explicit();
         more[2] += 4;
         points[0].buckets = more.into();
         points[0].sum += 3.5;

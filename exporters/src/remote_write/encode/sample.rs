@@ -183,7 +183,7 @@ pub(super) fn each_sample(metric: &Metric, value: &Value<'_>, mut each: impl FnM
         }
         Value::Histogram(point) => {
             let mut count = 0;
-            let counts = point.buckets.explicit().iter();
+            let counts = point.buckets.explicit().into_iter();
             for (number, in_bucket) in counts.take(metric.bounds.len()).enumerate() {
                 count += in_bucket;
                 each(Sampled::Bucket(number), (count as f64).to_bits());
