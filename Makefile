@@ -4,11 +4,12 @@ CARGO ?= cargo
 TOOLS := target/tools/bin
 CARGO_DENY_VERSION := 0.20.2
 CARGO_NEXTEST_VERSION := 0.9.143
+MDBOOK_VERSION := 0.5.4
 STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate book nextest fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,23 +88,31 @@ test-loom: setup ## The queues of exporters under every interleaving of their th
 soak: setup-test ## Sustained load for SOAK_SECONDS (600): memory and descriptors stay bounded, no byte is missing; as root
 	FLOWTAP_TEST_SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --test e2e -- --nocapture under_lasting_load
 
-lint: setup-test setup-lint $(TOOLS)/cargo-deny ## Formatting, clippy, rustdoc, clang-format, scripts, prose, licences and advisories
+lint: setup-test setup-lint $(TOOLS)/cargo-deny ## Formatting, clippy, rustdoc, clang-format, scripts, prose, links, licences and advisories
 	$(CARGO) fmt --all --check
 	clang-format --dry-run --Werror ebpf/bpf/*.c ebpf/bpf/*.h tests/benches/overhead/*.c
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 	tests/scripts
 	tests/prose --self-test
+	tests/docs/links --self-test
 	tests/benches/history --self-test
 	tests/prose
+	tests/docs/links
 	tests/deny $(TOOLS)/cargo-deny
 
 references: ## Regenerate pages of docs/, the schema of the config, and the lists of public items
 	FLOWTAP_UPDATE_REFERENCES=1 $(CARGO) test --locked --test e2e -- references:: public_api::
+	tests/docs/links --update
 
 generate: references setup-deploy ## Regenerate every generated file: also rules, dashboards and manifests of deploy/
 	deploy/prometheus/generate
 	deploy/kubernetes/generate
+
+book: $(TOOLS)/mdbook ## Build docs/ as a book with a search: target/book/index.html
+	tests/docs/links
+	$(TOOLS)/mdbook build deploy/book
+	tests/docs/links --book target/book
 
 nextest: setup-test $(TOOLS)/cargo-nextest ## Unit tests with cargo-nextest, each in a process of its own
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CARGO) nextest run --workspace --locked
@@ -121,6 +130,9 @@ fmt: ## Format everything
 
 $(TOOLS)/cargo-deny:
 	$(CARGO) install --locked --root target/tools cargo-deny@$(CARGO_DENY_VERSION)
+
+$(TOOLS)/mdbook:
+	$(CARGO) install --locked --root target/tools --no-default-features --features search mdbook@$(MDBOOK_VERSION)
 
 $(TOOLS)/cargo-nextest:
 	$(CARGO) install --locked --root target/tools cargo-nextest@$(CARGO_NEXTEST_VERSION)
