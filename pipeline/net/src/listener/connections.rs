@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Time for which the reading of a response must have stalled before the connection may be closed
@@ -116,6 +117,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         lock(&self.all.open).remove(&self.id);
+        self.all.gone.notify_one();
     }
 }
 
@@ -126,6 +128,8 @@ type Open = BTreeMap<u64, std::sync::Weak<Connection>>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connections {
     open: Arc<Mutex<Open>>,
+    /// One has gone.
+    gone: Arc<Notify>,
 }
 
 impl Connections {
@@ -140,6 +144,18 @@ impl Connections {
         });
         lock(&self.open).insert(id, Arc::downgrade(&connection));
         connection
+    }
+
+    /// Number of connections, with those that are about to be closed.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.open).len()
+    }
+
+    /// Waits until there are fewer than `many`: a connection that is closed keeps its descriptor until its task has ended.
+    pub(super) async fn fewer_than(&self, many: usize) {
+        while self.len() >= many {
+            self.gone.notified().await;
+        }
     }
 
     /// Number of connections of `peer` that are not about to be closed.
@@ -214,6 +230,20 @@ mod tests {
         assert_eq!(all.evict(Instant::now() + STALLED, None), Some(Reason::Stalled));
         drop(a);
         assert!(lock(&all.open).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_place_of_a_closed_connection_is_free_once_it_has_gone() {
+        let all = Connections::default();
+        let [old, _other] = [1, 2].map(|id| all.add(id, peer("192.0.2.1"), CancellationToken::new()));
+        let before = all.len();
+        assert_eq!(all.evict(Instant::now(), None), Some(Reason::Idle));
+        let soon = Duration::from_secs(1);
+        let waited = tokio::time::timeout(soon, all.fewer_than(before)).await;
+        assert!(waited.is_err(), "it still has its descriptor");
+        tokio::spawn(async move { drop(old) });
+        let waited = tokio::time::timeout(soon, all.fewer_than(before)).await;
+        assert!(waited.is_ok());
     }
 
     #[test]

@@ -284,8 +284,10 @@ impl Listener {
         connections: &Connections,
         episode: &mut Episode,
     ) -> Admission {
-        if is_reserved(stream) {
-            // The new one may stay if another leaves: the number of open descriptors is what counts.
+        let before = connections.len();
+        let is_reserved = is_reserved(stream);
+        if is_reserved {
+            // The new one may stay once another has left: the number of open descriptors is what counts.
             let reason = connections.evict(Instant::now(), None);
             self.closed.add(1, reason.unwrap_or(Reason::Descriptors));
             episode.closed(Reason::Descriptors);
@@ -302,7 +304,15 @@ impl Listener {
             }
         }
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            return Admission::Admitted(permit);
+            if !is_reserved {
+                return Admission::Admitted(permit);
+            }
+            let connections = connections.clone();
+            let gone = async move {
+                connections.fewer_than(before).await;
+                Ok(permit)
+            };
+            return Admission::Evicting(gone.boxed());
         }
         let reason = connections.evict(Instant::now(), None);
         self.closed.add(1, reason.unwrap_or(Reason::Full));
@@ -336,8 +346,8 @@ impl Listener {
 /// Whether a new connection has a place.
 enum Admission {
     Admitted(OwnedSemaphorePermit),
-    /// Once the evicted connection's task has returned its permit, which it does as soon as it is scheduled: so the number of
-    /// connections never exceeds the limit.
+    /// Once the evicted connection's task has returned its permit, or its descriptor if these run out, which it does as soon as it
+    /// is scheduled: so neither exceeds its limit.
     Evicting(BoxFuture<'static, Result<OwnedSemaphorePermit, AcquireError>>),
     Rejected,
 }
