@@ -123,8 +123,7 @@ fn files_that_the_daemon_and_record_create_are_for_their_owner_only() {
 fn field<'t>(status: &'t str, name: &str) -> &'t str {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.strip_prefix(':'))
-        .map(str::trim)
-        .unwrap_or_else(|| panic!("no {name} in {status}"))
+        .map_or_else(|| panic!("no {name} in {status}"), str::trim)
 }
 
 #[test]

@@ -103,7 +103,6 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_renameat2,
     libc::SYS_statfs,
     libc::SYS_statx,
-    libc::SYS_sync_file_range,
     libc::SYS_syncfs,
     libc::SYS_truncate,
     libc::SYS_umask,
@@ -147,7 +146,7 @@ pub(super) const ALLOWED: &[i64] = &[
     libc::SYS_perf_event_open,
 ];
 
-/// Calls that other architectures do not have: older equivalents of those above.
+/// Calls that not every architecture has: most are older equivalents of those above.
 #[cfg(target_arch = "x86_64")]
 pub(super) const ALLOWED_HERE: &[i64] = &[
     libc::SYS_access,
@@ -172,6 +171,7 @@ pub(super) const ALLOWED_HERE: &[i64] = &[
     libc::SYS_rmdir,
     libc::SYS_select,
     libc::SYS_stat,
+    libc::SYS_sync_file_range,
     libc::SYS_time,
     libc::SYS_unlink,
     // `uretprobe` and `uprobe`: the kernel puts these calls into a process that somebody else traces. A refusal would be a SIGSEGV.
@@ -179,9 +179,16 @@ pub(super) const ALLOWED_HERE: &[i64] = &[
     336,
 ];
 #[cfg(target_arch = "aarch64")]
-pub(super) const ALLOWED_HERE: &[i64] = &[libc::SYS_renameat];
+pub(super) const ALLOWED_HERE: &[i64] = &[
+    // `renameat` and `sync_file_range`, which the crate `libc` does not name here.
+    38, 84,
+];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(super) const ALLOWED_HERE: &[i64] = &[];
+
+/// New calls have the same number everywhere; the crate `libc` does not name these on every architecture.
+const FCHMODAT2: i64 = 452;
+const MSEAL: i64 = 462;
 
 /// Calls that do not exist in the sandbox. The C library has an older one for each, or does without. The flags of `clone3` and
 /// `openat2` are in memory, where a filter can't see them.
@@ -189,9 +196,9 @@ pub(super) const ABSENT: &[i64] = &[
     libc::SYS_clone3,
     libc::SYS_epoll_pwait2,
     libc::SYS_faccessat2,
-    libc::SYS_fchmodat2,
+    FCHMODAT2,
     libc::SYS_futex_waitv,
-    libc::SYS_mseal,
+    MSEAL,
     libc::SYS_openat2,
     libc::SYS_preadv2,
     libc::SYS_pwritev2,
