@@ -66,7 +66,7 @@ pub use diagnostic::{ConfigErrors, Diagnostic, Origin};
 pub use layers::Layers;
 pub use service::{
     AdminConfig, KubernetesConfig, LogFormat, LogsConfig, MemoryLimiterConfig, MetricsConfig, PushConfig,
-    SamplingConfig, ServiceConfig, TelemetryConfig,
+    SamplingConfig, SandboxConfig, ServiceConfig, TelemetryConfig,
 };
 
 /// Reads `layers` with the component types of `registry`.

@@ -27,6 +27,8 @@ pub struct ServiceConfig {
     pub memory_limiter: MemoryLimiterConfig,
     /// The Kubernetes cluster around it.
     pub kubernetes: KubernetesConfig,
+    /// The sandbox that `flowtap run` enters at the start.
+    pub sandbox: SandboxConfig,
     /// Maximum duration of stopping: the last window, and draining the exporters' queues.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
@@ -65,6 +67,10 @@ impl ServiceConfig {
             faults.push(Violation::new(key, "must be longer than 0s"));
         }
         faults.extend(self.memory_limiter.validate());
+        if self.sandbox.tcp_ports && !self.sandbox.landlock {
+            let message = "is a rule of Landlock, which is off; hint: set `sandbox.landlock: true`, or leave the key out";
+            faults.push(Violation::new("sandbox.tcp_ports", message));
+        }
         faults
     }
 }
@@ -77,6 +83,7 @@ impl Default for ServiceConfig {
             telemetry: TelemetryConfig::default(),
             memory_limiter: MemoryLimiterConfig::default(),
             kubernetes: KubernetesConfig::default(),
+            sandbox: SandboxConfig::default(),
             shutdown_timeout: Duration::from_secs(10),
         }
     }
@@ -174,6 +181,29 @@ impl Default for KubernetesConfig {
             enabled: true,
             kubeconfig: None,
             node_name: None,
+        }
+    }
+}
+
+/// Mechanisms of the kernel that close what flowtap does not need. `--no-sandbox` skips all of them, and keeps all capabilities. Changes
+/// apply at the next start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxConfig {
+    /// Whether Landlock limits files to those of the config, and signals and abstract Unix sockets to flowtap itself.
+    pub landlock: bool,
+    /// Whether a seccomp filter refuses system calls that flowtap does not make.
+    pub seccomp: bool,
+    /// Whether Landlock also limits TCP to the ports that the config names (Linux 6.7). A reload that needs another port is then refused.
+    pub tcp_ports: bool,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self {
+            landlock: true,
+            seccomp: true,
+            tcp_ports: false,
         }
     }
 }

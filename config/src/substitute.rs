@@ -214,6 +214,13 @@ fn read(path: &str) -> Result<String, SubstitutionError> {
             text.pop();
         }
     }
+    // Most often a secret that was not written, or is being written: used as it is, it would protect nothing.
+    if text.trim().is_empty() {
+        return Err(SubstitutionError {
+            message: format!("the file {path} is empty"),
+            help: "write the value into it, or remove the key".to_owned(),
+        });
+    }
     Ok(text)
 }
 
@@ -264,11 +271,19 @@ mod tests {
             ("a b\n", "a b"),
             ("a\n\n", "a\n"),
             ("a\r\n", "a"),
-            ("", ""),
             ("${env:A}\n", "${env:A}"),
         ] {
             std::fs::write(&path, holds).unwrap();
             assert_eq!(expanded(&reference), Ok((expected.to_owned(), true)), "{holds:?}");
+        }
+        for blank in ["", "\n", " \t\n\n"] {
+            std::fs::write(&path, blank).unwrap();
+            let message = expanded(&reference).unwrap_err().message;
+            assert_eq!(
+                message,
+                format!("the file {} is empty", path.display()),
+                "{blank:?}"
+            );
         }
         std::fs::write(&path, [0xff]).unwrap();
         for (text, why) in [

@@ -45,6 +45,7 @@
 //! | `jiffies` | the unit of the kernel's clocks of a socket |
 //! | `heap` | returns the memory used by loading |
 //! | [`capability`] | capabilities of the process |
+//! | [`seccomp`] | installs a filter of system calls |
 //! | [`error`] | [`LoadError`]: the missing requirement, with the verifier's log |
 
 pub mod abi;
@@ -65,6 +66,7 @@ mod preemption;
 pub mod probe;
 mod replace;
 pub mod ring;
+pub mod seccomp;
 mod sharing;
 pub mod sockets;
 mod table;

@@ -50,6 +50,11 @@ pub fn files_of(_: &std::path::Path) -> Vec<std::path::PathBuf> {
     Vec::new()
 }
 
+/// API servers that a kubeconfig names: none is asked here.
+pub fn servers_of(_: &std::path::Path) -> Vec<String> {
+    Vec::new()
+}
+
 /// Watches nothing.
 pub fn follow(
     _: &Config,

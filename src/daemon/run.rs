@@ -25,7 +25,7 @@ use super::descriptors;
 use super::graph::Environment;
 use super::reload::{Load, ReloadTrigger};
 use super::running::{Parts, Running};
-use super::sandbox;
+use super::sandbox::{self, Ports};
 use super::services::{
     ClusterWatch, Extensions, Listener, Logs, MemoryLimiter, NameFiles, NodeWatch, OwnMetrics, Place,
     Service, Services, Watchdog,
@@ -56,13 +56,18 @@ pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool)
     let sandbox = sandboxed.then(|| sandbox::enter(&config)).transpose()?;
     let log = LogWriter::stderr()?;
     let logs = telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
-    if let Some(sandbox) = sandbox {
+    if let Some(sandbox) = &sandbox {
         tracing::info!("in the sandbox: {sandbox}");
     }
+    let fixed = Fixed {
+        resource,
+        strict,
+        ports: sandbox.and_then(|sandbox| sandbox.ports),
+    };
     descriptors::report(descriptors);
     let stop = Stop::watch(signals, config.service.shutdown_timeout, &log)?;
     let runtime = runtime()?;
-    let outcome = runtime.block_on(supervise(config, resource, load, logs, &log, stop, strict));
+    let outcome = runtime.block_on(supervise(config, fixed, load, logs, &log, stop));
     // Without waiting for what blocks, such as a name server that is silent.
     runtime.shutdown_background();
     log.flush(LAST_LINES);
@@ -98,15 +103,27 @@ async fn connect(
         .map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))
 }
 
+/// Facts of the start that no reload changes.
+struct Fixed {
+    resource: Resource,
+    strict: bool,
+    /// TCP ports that the sandbox leaves open, if it closes others.
+    ports: Option<Ports>,
+}
+
 async fn supervise(
     config: Config,
-    resource: Resource,
+    fixed: Fixed,
     load: Load<'_>,
     logs: LogLevel,
     log: &LogWriter,
     stopping: Stop,
-    strict: bool,
 ) -> Result<(), ExitError> {
+    let Fixed {
+        resource,
+        strict,
+        ports,
+    } = fixed;
     tracing::info!(
         node = resource.node(),
         instance = resource.instance(),
@@ -147,6 +164,7 @@ async fn supervise(
         services,
         config,
         parts,
+        ports,
     };
     let mut outcome = match started {
         Ok(()) => {

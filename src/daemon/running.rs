@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::graph::{self, Environment};
 use super::reload::{Load, ReloadTrigger};
+use super::sandbox::Ports;
 use super::services::{ReloadError, Services};
 use crate::exit::ExitError;
 
@@ -55,6 +56,8 @@ pub(super) struct Running {
     pub(super) services: Services,
     pub(super) config: Config,
     pub(super) parts: Parts,
+    /// TCP ports that the sandbox leaves open, if it closes others.
+    pub(super) ports: Option<Ports>,
 }
 
 impl Running {
@@ -100,6 +103,10 @@ impl Running {
     /// changes nothing; if its services or components don't start, the one before is restored.
     async fn reload(&mut self, load: Load<'_>) -> Result<(), ReloadError> {
         let config = load().map_err(ReloadError::Kept)?;
+        if let Some(ports) = &self.ports {
+            let checked = ports.check(&config);
+            checked.map_err(|error| ReloadError::Kept(ExitError::config(&error)))?;
+        }
         let graph = self.parts.build(&config).map_err(ReloadError::Kept)?;
         self.services.reload(&config, &self.config).await?;
         if let Err(error) = self.runner.apply(graph).await {
@@ -120,7 +127,7 @@ impl Running {
         if self.fixed(&config) != self.fixed(&self.config) {
             tracing::warn!(
                 "whether there is an admin listener, telemetry.resource, telemetry.metrics.interval, its first exporters, the format \
-                 and sampling of logs, Kubernetes and shutdown_timeout change only at the next start; \
+                 and sampling of logs, Kubernetes, the sandbox and shutdown_timeout change only at the next start; \
                 hint: restart flowtap for these"
             );
         }

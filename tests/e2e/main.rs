@@ -31,6 +31,7 @@
 //! | `ipfix` | flows over IPFIX, in nfcapd, nfacctd and libfixbuf: lost templates, restarts, TLS |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `name_files` | files of name resolution that are replaced while the daemon is in its sandbox |
+//! | `sandbox` | the sandbox of a running daemon, modes of its files, names that its listeners answer to |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `extensions` | extensions, and the daemon's own listeners, over reloads |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
@@ -106,6 +107,7 @@ mod recordings;
 mod references;
 mod reloads;
 mod require;
+mod sandbox;
 mod schema;
 mod shielded;
 mod shipped_configs;

@@ -19,6 +19,7 @@ pub(super) use self::resolved::Resolved;
 use crate::naming;
 use crate::push::connect::Proxy;
 pub use crate::push::retry::RetryConfig;
+use crate::push::secrets;
 use crate::push::storage::StorageConfig;
 
 /// When HTTP/2 pings are sent.
@@ -179,6 +180,11 @@ impl ComponentConfig for Config {
                 "invalid proxy: expected `http://host:port`, `https://host:port` or `socks5://host:port`";
             faults.push(Violation::new("proxy_url", message));
         }
+        let blank = self
+            .proxy_url
+            .as_ref()
+            .filter(|url| secrets::has_empty_password(url));
+        faults.extend(blank.map(|_| Violation::new("proxy_url", secrets::EMPTY_PASSWORD)));
         if resolved.connect_timeout > resolved.timeout {
             faults.push(Violation::new(
                 "connect_timeout",
@@ -210,13 +216,15 @@ impl ComponentConfig for Config {
         for (name, value) in &resolved.headers {
             let valid = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes()).is_ok()
                 && HeaderValue::from_str(value).is_ok();
-            if !valid {
-                let path = vec!["headers".to_owned(), name.clone()];
-                faults.push(Violation {
-                    path,
-                    message: "is not a valid header: printable ASCII only".to_owned(),
-                });
-            }
+            let message = if valid {
+                secrets::header_fault(name, value)
+            } else {
+                Some("is not a valid header: printable ASCII only")
+            };
+            faults.extend(message.map(|message| Violation {
+                path: vec!["headers".to_owned(), name.clone()],
+                message: message.to_owned(),
+            }));
         }
         faults
     }
@@ -246,9 +254,20 @@ impl ComponentConfig for Config {
             .takes([Signal::Metrics, Signal::Logs])
             .writes(self.storage.iter().map(|storage| &storage.directory));
         match self.resolved() {
-            Ok(resolved) => contract
-                .dials("endpoint", &resolved.endpoint)
-                .reads(resolved.tls.files()),
+            Ok(resolved) => {
+                let logs = &resolved.logs_endpoint;
+                let elsewhere = logs.uri().authority() != resolved.endpoint.uri().authority();
+                let proxy = self.proxy_url.as_deref().and_then(Proxy::parse);
+                let contract = contract.dials("endpoint", &resolved.endpoint);
+                let contract = elsewhere
+                    .then_some(logs)
+                    .into_iter()
+                    .fold(contract, |contract, logs| contract.dials("logs_endpoint", logs));
+                proxy
+                    .iter()
+                    .fold(contract, |contract, proxy| contract.dials("proxy_url", proxy))
+                    .reads(resolved.tls.files())
+            }
             // `validate` reports it, and nothing is started.
             Err(_) => contract,
         }

@@ -8,6 +8,7 @@
 //! | [`http`] | a POST over HTTP/1.1 |
 //! | [`error`] | failures in words, and whether a server or the network caused them |
 //! | [`retry`] | which failures are retried, and when |
+//! | [`secrets`] | secrets that are empty |
 //! | [`health`] | reports deliveries in `/status` and the log |
 //! | [`delivery`] | the way of a request: directly, or through a file |
 //! | [`spool`] | the task that sends what is on disk |
@@ -22,6 +23,7 @@ pub(crate) mod health;
 pub mod http;
 mod request;
 pub mod retry;
+pub(crate) mod secrets;
 mod spool;
 pub mod storage;
 

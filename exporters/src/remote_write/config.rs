@@ -17,6 +17,7 @@ use crate::prometheus::BasicAuth;
 use crate::push::connect::{Dial, Proxy};
 use crate::push::endpoint::{Endpoint, EndpointError};
 use crate::push::retry::RetryConfig;
+use crate::push::secrets;
 use crate::push::storage::StorageConfig;
 use flowtap_net::tls::ClientTls;
 
@@ -205,7 +206,12 @@ impl Config {
             };
             Some(Violation::new("connect_timeout", message))
         });
-        proxy.into_iter().chain(connect)
+        let blank = self
+            .proxy_url
+            .as_ref()
+            .filter(|url| secrets::has_empty_password(url))
+            .map(|_| Violation::new("proxy_url", secrets::EMPTY_PASSWORD));
+        [proxy, connect, blank].into_iter().flatten()
     }
 
     /// Connection settings. Uses a proxy of the environment if the config has none.
@@ -231,7 +237,7 @@ impl Config {
                 (Ok(AUTHORIZATION), Ok(_)) if self.basic_auth.is_some() || self.bearer_token.is_some() => {
                     "is already set by `basic_auth` or `bearer_token`"
                 }
-                (Ok(_), Ok(_)) => return None,
+                (Ok(_), Ok(_)) => secrets::header_fault(name, value)?,
                 _ => "is not a valid header: printable ASCII only",
             };
             Some(below("headers", name, message))
@@ -286,17 +292,15 @@ impl Config {
             .basic_auth
             .as_ref()
             .filter(|auth| auth.password.is_empty())
-            .map(|_| Violation::new("basic_auth.password", EMPTY));
+            .map(|_| Violation::new("basic_auth.password", secrets::EMPTY));
         let no_token = self
             .bearer_token
             .as_ref()
             .filter(|token| token.trim().is_empty())
-            .map(|_| Violation::new("bearer_token", EMPTY));
+            .map(|_| Violation::new("bearer_token", secrets::EMPTY));
         [colon, two, token, no_password, no_token].into_iter().flatten()
     }
 }
-
-const EMPTY: &str = "is empty; hint: check the variable or file that it comes from, or remove the key";
 
 fn is_reserved(name: &HeaderName) -> bool {
     [
@@ -323,6 +327,10 @@ impl ComponentConfig for Config {
         let contract = Contract::default()
             .reads(self.tls.files())
             .writes(self.storage.iter().map(|storage| &storage.directory));
+        let proxy = self.proxy_url.as_deref().and_then(Proxy::parse);
+        let contract = proxy
+            .iter()
+            .fold(contract, |contract, proxy| contract.dials("proxy_url", proxy));
         match self.parsed_endpoint() {
             Ok(endpoint) => contract.dials("endpoint", endpoint),
             // `validate` reports it, and nothing is started.
@@ -404,7 +412,7 @@ mod tests {
         let faults = config.validate();
         let empty: Vec<_> = faults
             .iter()
-            .filter(|fault| fault.message == EMPTY)
+            .filter(|fault| fault.message == secrets::EMPTY)
             .map(|fault| fault.path.join("."))
             .collect();
         assert_eq!(empty, ["basic_auth.password", "bearer_token"]);

@@ -87,6 +87,16 @@ pub fn files_of(kubeconfig: &Path) -> Vec<PathBuf> {
     authorities.chain(of_users.flatten()).map(PathBuf::from).collect()
 }
 
+/// URLs of the API servers, and of the proxies to them, that a kubeconfig names. None if it can't be read, which [`client`] reports.
+pub fn servers_of(kubeconfig: &Path) -> Vec<String> {
+    let Ok(kubeconfig) = Kubeconfig::read_from(kubeconfig) else {
+        return Vec::new();
+    };
+    let clusters = kubeconfig.clusters.into_iter().filter_map(|named| named.cluster);
+    let urls = clusters.flat_map(|cluster| [cluster.server, cluster.proxy_url]);
+    urls.flatten().collect()
+}
+
 async fn from_file(file: &Path) -> Result<Config, ClientError> {
     let broken = |error: &dyn std::fmt::Display| ClientError::Kubeconfig {
         file: file.to_owned(),
