@@ -9,13 +9,14 @@ use flowtap_pipeline::{ComponentKind, Factory, Registry};
 #[cfg(feature = "kubernetes")]
 use flowtap_processors::kubernetes;
 use flowtap_processors::{attributes, connections, direction, filter, geoip, names, policy, watch, window};
-use flowtap_receivers::{ebpf, generator, replay, sock_diag};
+use flowtap_receivers::{ebpf, generator, rdma, replay, sock_diag};
 
 /// Every component type that comes with flowtap.
 pub fn registry() -> Registry {
     let registry = Registry::new()
         .receiver(ebpf::FACTORY)
         .receiver(generator::FACTORY)
+        .receiver(rdma::FACTORY)
         .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
         .processor(attributes::FACTORY)

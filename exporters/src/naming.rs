@@ -26,6 +26,7 @@ pub fn prometheus_name(namespace: &str, family: &Family) -> String {
     name.push_str(match family.unit {
         Unit::Bytes => "_bytes",
         Unit::Seconds => "_seconds",
+        Unit::BytesPerSecond => "_bytes_per_second",
         Unit::Ratio if family.kind == FamilyKind::Gauge => "_ratio",
         // An annotation such as {connection} is not a unit.
         _ => "",
@@ -98,6 +99,11 @@ mod tests {
         assert_eq!(
             prometheus_name("primus_lens", &counter),
             "flowtap_tcp_io_bytes_total"
+        );
+        let rate = family("flowtap.rdma.link.rate", Unit::BytesPerSecond, FamilyKind::Gauge);
+        assert_eq!(
+            prometheus_name("", &rate),
+            "flowtap_rdma_link_rate_bytes_per_second"
         );
         let gauge = family(
             "flowtap.tcp.connection.active",

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::containers::mount::{self, Hierarchy};
 use crate::ebpf::{drops, grant_command, udp};
-use crate::{listen_scan, sock_diag};
+use crate::{listen_scan, rdma, sock_diag};
 
 /// Degree to which a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -122,6 +122,7 @@ pub fn examine(proc_root: &Path) -> Report {
     findings.extend(listening_queues());
     findings.push(udp());
     findings.push(listening_ports(proc_root));
+    findings.push(rdma(Path::new("/sys")));
     let netlink = netlink();
     let mode = if sockets {
         BestMode::Sockets
@@ -480,6 +481,41 @@ fn listening_ports(proc_root: &Path) -> Finding {
     }
 }
 
+/// RDMA devices, as the receiver `rdma` sees them.
+fn rdma(sysfs_root: &Path) -> Finding {
+    const NEED: &str = "RDMA";
+    let survey = match rdma::survey(sysfs_root) {
+        Ok(survey) => survey,
+        Err(error) => {
+            return Finding::not_ok(
+                NEED,
+                Verdict::Limited,
+                &error,
+                "the receiver `rdma` lacks some devices or queue pairs",
+                "in a container, mount /sys; `rdma link` and `rdma resource` show what the kernel lists",
+            );
+        }
+    };
+    if survey.devices.is_empty() {
+        return Finding::ok(NEED, "no devices".to_owned());
+    }
+    let found = format!(
+        "{}; {} queue pairs",
+        survey.devices.join(", "),
+        survey.queue_pairs
+    );
+    match survey.unread.split_first() {
+        None => Finding::ok(NEED, found),
+        Some((first, others)) => Finding::not_ok(
+            NEED,
+            Verdict::Limited,
+            &format!("{found}; can't be read: {first} and {} more", others.len()),
+            "the receiver `rdma` leaves these values out and counts them as unread",
+            "a kernel or driver that has them; those that it does not have cost nothing",
+        ),
+    }
+}
+
 fn netlink() -> Finding {
     match sock_diag::count_sockets() {
         Ok(count) => Finding::ok(
@@ -526,6 +562,7 @@ mod tests {
             let reported = !finding.consequence.is_empty() && !finding.remedy.is_empty();
             assert_eq!(reported, finding.verdict != Verdict::Ok, "{finding:?}");
         }
+        assert!(needs.contains(&"RDMA"));
         let pid = report
             .findings
             .iter()
@@ -535,6 +572,25 @@ mod tests {
             pid.verdict,
             Verdict::Limited,
             "no proc file system is no initial namespace"
+        );
+    }
+
+    #[test]
+    fn values_of_rdma_devices_that_cannot_be_read_are_named() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(rdma(root.path()), Finding::ok("RDMA", "no devices".to_owned()));
+        let port = root.path().join("class/infiniband/mlx4_0/ports/1");
+        fs::create_dir_all(port.join("counters")).unwrap();
+        fs::write(port.join("state"), "4: ACTIVE\n").unwrap();
+        assert_eq!(rdma(root.path()).verdict, Verdict::Ok);
+        fs::write(port.join("counters/symbol_error"), "N/A (no PMA)\n").unwrap();
+        let finding = rdma(root.path());
+        assert_eq!(finding.verdict, Verdict::Limited);
+        assert!(finding.found.starts_with("mlx4_0; "), "{}", finding.found);
+        assert!(
+            finding
+                .found
+                .contains("counters/symbol_error: the driver does not have it")
         );
     }
 }

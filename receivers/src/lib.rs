@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`ebpf`] | `ebpf` | the kernel's own TCP totals, with eBPF |
 //! | [`sock_diag`] | `sock_diag` | the kernel's own TCP totals, over netlink; no privileges, one network namespace |
+//! | [`rdma`] | `rdma` | counters, links and queue pairs of RDMA devices |
 //! | [`replay`] | `replay` | a recording, and the format of recordings |
 //! | [`generator`] | `generator` | nothing: it makes up flows, for load tests |
 //! | [`dns`] | | DNS transactions, from messages |
@@ -28,5 +29,6 @@ mod extras;
 pub mod generator;
 pub mod listen_scan;
 mod listeners;
+pub mod rdma;
 pub mod replay;
 pub mod sock_diag;

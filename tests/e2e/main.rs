@@ -40,6 +40,7 @@
 //! | `udp_programs` | iperf3 and HTTP/3 by aioquic, against their own counts |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
+//! | `rdma` | counters, links and queue pairs of RDMA devices, on recorded trees of sysfs |
 //! | `recordings` | record, replay, explain, classify; the debug endpoints |
 //! | `references` | the generated pages of `docs/` |
 //! | `public_api` | the public items of the crates that components are built from, against `tests/api` |
@@ -103,6 +104,7 @@ mod peers;
 mod processes;
 mod public_api;
 mod push;
+mod rdma;
 mod recordings;
 mod references;
 mod reloads;

@@ -221,6 +221,26 @@ const LABELS: &[(&str, &str)] = &[
         "policy_rule",
         "list and range that decided the class: `internal_hosts 10.0.0.0/8`; empty if none did. With `processors.policy.rules`",
     ),
+    (
+        "device",
+        "name of an RDMA device, as the kernel has it: `mlx5_0` ([rdma.md](rdma.md))",
+    ),
+    (
+        "port",
+        "port of an RDMA device; empty for what is of the device as a whole",
+    ),
+    (
+        "counter",
+        "name of a counter, as the driver of the device has it: `out_of_sequence`",
+    ),
+    (
+        "qp_type",
+        "type of a queue pair: `RC`, `UC`, `UD`, `GSI`, `SMI`, `RAW_PACKET`, `XRC_INI`, `XRC_TGT`, `DRIVER`",
+    ),
+    (
+        "qp_state",
+        "state of a queue pair: `RESET`, `INIT`, `RTR`, `RTS`, `SQD`, `SQE`, `ERR`",
+    ),
 ];
 
 #[test]

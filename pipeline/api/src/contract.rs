@@ -60,6 +60,8 @@ pub enum Signal {
     Drops,
     /// Queues of listening sockets (`ListeningRecord`).
     Listening,
+    /// Readings of devices (`ReadingRecord`).
+    Readings,
     /// Findings of processors (`FindingRecord`).
     Findings,
     /// Series, in snapshots.
@@ -70,12 +72,13 @@ pub enum Signal {
 
 impl Signal {
     /// The kinds of records, which processors see in batches.
-    pub const RECORDS: [Self; 6] = [
+    pub const RECORDS: [Self; 7] = [
         Self::Tcp,
         Self::Udp,
         Self::Dns,
         Self::Drops,
         Self::Listening,
+        Self::Readings,
         Self::Findings,
     ];
 
@@ -96,6 +99,7 @@ impl fmt::Display for Signal {
             Self::Dns => "dns",
             Self::Drops => "drops",
             Self::Listening => "listening",
+            Self::Readings => "readings",
             Self::Findings => "findings",
             Self::Metrics => "metrics",
             Self::Logs => "logs",
@@ -113,7 +117,7 @@ pub struct Need {
     pub key: Option<Vec<String>>,
 }
 
-/// The sockets that a receiver reports.
+/// The sockets or devices that a receiver reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sockets {
@@ -121,14 +125,18 @@ pub enum Sockets {
     TcpOfNode,
     /// TCP sockets of the network namespace in which flowtap runs.
     TcpOfNamespace,
+    /// RDMA devices of this machine.
+    RdmaDevices,
 }
 
 impl Sockets {
-    /// Whether two receivers in one pipeline would report the same socket.
+    /// Whether two receivers in one pipeline would report the same socket or device.
     pub const fn overlaps(self, other: Self) -> bool {
         match (self, other) {
             // Of one transport the wider scope contains the narrower one.
-            (Self::TcpOfNode | Self::TcpOfNamespace, Self::TcpOfNode | Self::TcpOfNamespace) => true,
+            (Self::TcpOfNode | Self::TcpOfNamespace, Self::TcpOfNode | Self::TcpOfNamespace)
+            | (Self::RdmaDevices, Self::RdmaDevices) => true,
+            (Self::RdmaDevices, _) | (_, Self::RdmaDevices) => false,
         }
     }
 }
@@ -138,6 +146,7 @@ impl fmt::Display for Sockets {
         f.pad(match self {
             Self::TcpOfNode => "TCP sockets of this machine",
             Self::TcpOfNamespace => "TCP sockets of one network namespace",
+            Self::RdmaDevices => "RDMA devices of this machine",
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::drops::DropRecord;
 use crate::finding::FindingRecord;
 use crate::flow::Flow;
 use crate::listening::ListeningRecord;
+use crate::reading::ReadingRecord;
 use crate::tcp::TcpRecord;
 use crate::udp::{IcmpCount, UdpRecord};
 
@@ -149,6 +150,8 @@ pub struct FlowBatch {
     pub udp: Vec<UdpRecord>,
     /// Counts of ICMP messages.
     pub icmp: Vec<IcmpCount>,
+    /// Readings of counters and gauges that belong to no flow.
+    pub readings: Vec<ReadingRecord>,
 }
 
 impl FlowBatch {
@@ -162,6 +165,7 @@ impl FlowBatch {
             && self.findings.is_empty()
             && self.udp.is_empty()
             && self.icmp.is_empty()
+            && self.readings.is_empty()
             && self.counts.is_empty()
             && self.dns.is_empty()
             && self.census == Census::NONE
@@ -177,6 +181,7 @@ impl FlowBatch {
             + self.drops.len()
             + self.dns.len()
             + self.udp.len()
+            + self.readings.len()
     }
 
     /// The flow of every record that has one, of all signals.
@@ -243,12 +248,14 @@ impl FlowBatch {
             receiver: _,
             udp,
             icmp,
+            readings,
         } = other;
         self.listeners.clone_from(listeners);
         self.tcp.clone_from(tcp);
         self.findings.clone_from(findings);
         self.udp.clone_from(udp);
         self.icmp.clone_from(icmp);
+        self.readings.clone_from(readings);
         self.counts.clone_from(counts);
         self.census = *census;
         self.listening.clone_from(listening);
@@ -263,6 +270,7 @@ impl FlowBatch {
         self.findings.clear();
         self.udp.clear();
         self.icmp.clear();
+        self.readings.clear();
         self.counts.clear();
         self.dns.clear();
         self.census = Census::NONE;

@@ -18,6 +18,7 @@
 //! | [`listening`] | [`ListeningRecord`]: queue and drops of a listening socket |
 //! | [`drops`] | [`DropRecord`]: packets that the kernel dropped, and why |
 //! | [`udp`] | [`UdpRecord`]: the changes of one UDP socket and peer; [`IcmpCount`] |
+//! | [`reading`] | [`ReadingRecord`]: what a counter or gauge of a device shows |
 //! | [`field`] | [`RecordField`]: groups of fields that a pipeline fills |
 //! | [`batch`] | [`FlowBatch`]: the reused unit that receivers pass on |
 //! | [`dns`] | [`DnsRecord`]: a query with its answer, or without one |
@@ -62,6 +63,7 @@ pub mod node;
 pub mod output;
 pub mod peer_class;
 pub mod place;
+pub mod reading;
 pub mod resource;
 pub mod series;
 pub mod snapshot;
@@ -93,6 +95,7 @@ pub use node::NodeInfo;
 pub use output::{Output, PipelineId, PipelineKind};
 pub use peer_class::PeerClass;
 pub use place::Place;
+pub use reading::{ReadingLabels, ReadingRecord, ReadingValue};
 pub use resource::Resource;
 pub use series::{Series, SeriesId};
 pub use snapshot::{FamilySnapshot, HistogramPoint, Points, Snapshot, SumPoint, ValuePoint};

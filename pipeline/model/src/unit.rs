@@ -17,6 +17,8 @@ pub enum Unit {
     Seconds,
     /// Microseconds.
     Microseconds,
+    /// Bytes per second.
+    BytesPerSecond,
     /// A ratio, mostly of 0 to 1.
     Ratio,
     /// A number of things, by their UCUM annotation: `{connection}`.
@@ -30,6 +32,7 @@ impl Unit {
             b"By" => Self::Bytes,
             b"s" => Self::Seconds,
             b"us" => Self::Microseconds,
+            b"By/s" => Self::BytesPerSecond,
             b"1" => Self::Ratio,
             _ => Self::Count(ucum),
         }
@@ -41,6 +44,7 @@ impl Unit {
             Self::Bytes => "By",
             Self::Seconds => "s",
             Self::Microseconds => "us",
+            Self::BytesPerSecond => "By/s",
             Self::Ratio => "1",
             Self::Count(annotation) => annotation,
         }

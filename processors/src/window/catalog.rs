@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use flowtap_pipeline::{
-    Endpoint, Family, Flow, LabelChanges, LabelValue, Naming, Rendered, Series, Timestamp, Unit,
+    Endpoint, Family, Flow, LabelChanges, LabelValue, Naming, ReadingLabels, Rendered, Series, Timestamp,
+    Unit,
 };
 
 use super::config::Config;
@@ -139,6 +140,15 @@ impl Catalog {
             };
             let details = self.details.index(exposed.set, &flow, None);
             Key::without_flow(family, exposed.set, inputs, details, is_unattributed)
+        })
+    }
+
+    /// The key of the series of a reading; `None` if the family is not exposed.
+    pub(super) fn key_of_reading(&mut self, family: FamilyId, labels: &ReadingLabels) -> Option<Key> {
+        let exposed = &self.families[family as usize];
+        exposed.enabled.then(|| {
+            let details = self.details.index_of_reading(exposed.set, labels);
+            Key::of_reading(family, exposed.set, labels, details)
         })
     }
 

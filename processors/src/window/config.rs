@@ -311,6 +311,10 @@ impl ComponentConfig for Config {
                 .iter()
                 .map(|label| label.named(self.naming).replace('.', "_"));
             contract = contract.series_labels(names);
+            if id.takes_readings() {
+                // Labels of a reading are its own: no component fills them.
+                continue;
+            }
             for (index, label) in asked_for.unwrap_or_default().iter().enumerate() {
                 if let Some(field) = label.field() {
                     let index = index.to_string();

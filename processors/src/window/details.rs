@@ -4,11 +4,11 @@
 //! is there is found without making one: a flow's hash and comparison touch what `labels` asks for, and no heap.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use flowtap_pipeline::{
-    Endpoint, Flow, FlowKind, Hop, KubernetesNames, LabelValue, PeerName, Place, RoleSource,
+    Endpoint, Flow, FlowKind, Hop, KubernetesNames, LabelValue, PeerName, Place, ReadingLabels, RoleSource,
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -82,6 +82,8 @@ pub(super) struct Detail {
     hop: Option<Hop>,
     zones: [Option<Arc<str>>; 2],
     policy_rule: Option<Arc<str>>,
+    /// Labels of a reading, which has nothing of the above.
+    reading: Option<ReadingLabels>,
 }
 
 /// The port behind a service address. A client behind a masquerade has a port of its own per connection, which is of no use.
@@ -110,6 +112,12 @@ fn place_label(label: Label, place: Option<&Arc<Place>>) -> LabelValue<'_> {
         Label::PeerAsOrg => LabelValue::Text(place.map_or("", |place| &place.as_org)),
         _ => LabelValue::Text(place.map_or("", |place| &place.country)),
     }
+}
+
+/// The labels of a reading that are in `labels`. An empty one is the same as none.
+fn within(labels: LabelSet, reading: &ReadingLabels) -> impl Iterator<Item = (Label, &str)> {
+    let pairs = reading.iter();
+    pairs.filter(move |(label, value)| labels.has(*label) && !value.is_empty())
 }
 
 impl Detail {
@@ -141,13 +149,29 @@ impl Detail {
             hop: flow.hop(),
             zones: [flow.local_zone.clone(), flow.peer_zone.clone()],
             policy_rule: flow.policy_rule.clone(),
+            reading: None,
         }
+    }
+
+    fn of_reading(labels: LabelSet, reading: &ReadingLabels) -> Self {
+        let nobody = Endpoint::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        Self {
+            reading: Some(reading.clone()),
+            ..Self::new(labels, &Flow::new(nobody, nobody), None)
+        }
+    }
+
+    /// Whether a reading has the same values.
+    fn is_of_reading(&self, labels: LabelSet, reading: &ReadingLabels) -> bool {
+        let ours = self.reading.as_ref();
+        self.labels == labels && ours.is_some_and(|ours| within(labels, ours).eq(within(labels, reading)))
     }
 
     /// Whether `flow` has the same values.
     fn is_of(&self, labels: LabelSet, flow: &Flow, qname: Option<&Arc<str>>) -> bool {
         let same = |label, equal: bool| equal || !labels.has(label);
         self.labels == labels
+            && self.reading.is_none()
             && same(Label::Laddr, self.laddr == flow.local.addr)
             && same(Label::RoleSource, self.role_source == flow.role_source)
             && same(Label::Netns, self.netns == flow.netns)
@@ -250,6 +274,9 @@ impl Detail {
     /// The value of `label`, which is in `labels`; what is not known, or no detail, is empty.
     pub(super) fn value(&self, label: Label) -> LabelValue<'_> {
         use LabelValue::{Addr, Number, Text};
+        if let Some(reading) = &self.reading {
+            return Text(reading.get(label).unwrap_or(""));
+        }
         let number = |number: u64| if number == 0 { Text("") } else { Number(number) };
         match label {
             Label::Laddr => Addr(self.laddr),
@@ -321,6 +348,28 @@ impl Details {
             return 0;
         }
         self.find(labels, flow, qname)
+    }
+
+    /// The same of a reading. Its direction is not in the row, but in the key.
+    pub(super) fn index_of_reading(&mut self, labels: LabelSet, reading: &ReadingLabels) -> u32 {
+        let labels = labels.without(Label::Direction);
+        if labels.is_empty() {
+            return 0;
+        }
+        let mut state = self.hasher.build_hasher();
+        labels.hash(&mut state);
+        for pair in within(labels, reading) {
+            pair.hash(&mut state);
+        }
+        let hash = state.finish();
+        let is_it = |index: &u32| {
+            let row = self.rows[*index as usize].as_ref();
+            row.is_some_and(|row| row.detail.is_of_reading(labels, reading))
+        };
+        match self.numbers.find(hash, is_it) {
+            Some(index) => *index,
+            None => self.insert(hash, Detail::of_reading(labels, reading)),
+        }
     }
 
     /// Apart from [`Details::index`], so that a record without details passes by.

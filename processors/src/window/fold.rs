@@ -17,6 +17,7 @@ mod drops;
 mod findings;
 mod limits;
 mod listening;
+mod readings;
 mod tcp;
 mod udp;
 
@@ -26,6 +27,7 @@ use super::connections::Connections;
 use super::key::{Direction, KeyInputs};
 use super::levels::Levels;
 use super::listening::Listening;
+use super::readings::{Readings, Rejection};
 use super::sizes::Sizes;
 use super::store::{Histogram, Observation, Slot, Store, Sum};
 use super::totals::Totals;
@@ -56,6 +58,7 @@ pub struct Window {
     connecting: Levels<2>,
     sizes: Sizes,
     listening: Listening,
+    readings: Readings,
     memory: Arc<SharedMemoryPressure>,
     /// Counters of records dropped because of memory pressure.
     shed: ProcessorTelemetry,
@@ -92,6 +95,7 @@ impl Window {
             connecting: Levels::default(),
             sizes: Sizes::default(),
             listening: Listening::default(),
+            readings: Readings::default(),
             memory: Arc::clone(&context.memory),
             shed: ProcessorTelemetry::new(
                 &context.meter,
@@ -202,6 +206,7 @@ impl Window {
             connecting,
             sizes,
             listening,
+            readings,
             opened,
             ..
         } = before;
@@ -249,6 +254,7 @@ impl Window {
             self.totals = totals;
         }
         self.listening = listening.of_series(|family| stays[family as usize]);
+        self.readings = readings.of_series(|family| stays[family as usize]);
         // Else the gauge is made anew from a census.
         if stays[FamilyId::ConnectionsActive as usize] {
             self.connections = connections;
@@ -271,6 +277,7 @@ impl Window {
         self.fold_levels(at);
         self.fold_totals();
         self.show_listening();
+        self.show_readings(at);
         let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
         for (family, series) in self.ended.drain(..) {
             families[family as usize].ended.push(series);
@@ -344,6 +351,7 @@ impl Aggregator for Window {
         }
         if batch.census == Census::WHOLE && batch.records() == 0 {
             self.listening.end_receiver(batch.receiver);
+            self.readings.end_receiver(batch.receiver);
         }
         if memory == MemoryPressure::Hard {
             self.shed_tcp(batch.receiver, &batch.tcp);
@@ -379,6 +387,9 @@ impl Aggregator for Window {
         }
         for count in &batch.icmp {
             self.fold_icmp(count);
+        }
+        for record in &batch.readings {
+            self.fold_reading(batch.receiver, record);
         }
         self.sums.flush(self.opened, &mut self.catalog);
         self.histograms.flush(self.opened, &mut self.catalog);
@@ -526,6 +537,7 @@ struct Telemetry {
     unqueued: Counter<u64>,
     uncounted_connects: Counter<u64>,
     unsized_connections: Counter<u64>,
+    rejected_readings: Counter<u64>,
     pipeline: KeyValue,
 }
 
@@ -596,8 +608,17 @@ impl Telemetry {
                 )
                 .with_unit("{connection}")
                 .build(),
+            rejected_readings: context
+                .meter
+                .u64_counter("processor_rejected_readings")
+                .with_description("Readings of devices that no series could take, by reason.")
+                .with_unit("{record}")
+                .build(),
             pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
         };
+        for reason in Rejection::ALL {
+            telemetry.reject_reading(reason, 0);
+        }
         let counters = [
             &telemetry.untracked,
             &telemetry.unqueued,
@@ -657,6 +678,12 @@ impl Telemetry {
             .add(1, std::slice::from_ref(&self.pipeline));
     }
 
+    fn reject_reading(&self, reason: Rejection, count: u64) {
+        let reason = KeyValue::new("reason", reason.as_str());
+        self.rejected_readings
+            .add(count, &[self.pipeline.clone(), reason]);
+    }
+
     fn unqueued(&self) {
         self.unqueued.add(1, std::slice::from_ref(&self.pipeline));
     }
@@ -669,5 +696,7 @@ impl Telemetry {
 
 #[cfg(test)]
 mod drops_tests;
+#[cfg(test)]
+mod readings_tests;
 #[cfg(test)]
 mod tests;

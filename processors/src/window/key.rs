@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{
     DnsRcode, DnsType, DropKind, DropReason, EventType, FindingKind, Flow, FlowKind, LabelValue, Limit,
-    Naming, PeerClass, Queue, ResetBy, TcpRecord, UdpApp,
+    Naming, PeerClass, Queue, ReadingLabels, ResetBy, TcpRecord, UdpApp,
 };
 
 use super::details::Details;
@@ -26,6 +26,15 @@ pub(super) enum Direction {
 }
 
 impl Direction {
+    /// From the word that a reading has for it, which is OpenTelemetry's.
+    fn of_reading(labels: &ReadingLabels) -> Option<Self> {
+        match labels.get(Label::Direction)? {
+            "transmit" => Some(Self::Outbound),
+            "receive" => Some(Self::Inbound),
+            _ => None,
+        }
+    }
+
     const fn named(self, naming: Naming) -> &'static str {
         match (naming, self) {
             (Naming::PrimusLens, Self::Outbound) => "outbound",
@@ -589,6 +598,21 @@ impl Key {
             ),
             cause: labels.has(Label::IcmpType).then_some(EventLabel::Icmp(message)),
             ..Self::empty(FamilyId::IcmpMessages)
+        }
+    }
+
+    /// The series of a reading. `details` is the row of its labels, if it has one.
+    pub(super) fn of_reading(
+        family: FamilyId,
+        labels: LabelSet,
+        reading: &ReadingLabels,
+        details: u32,
+    ) -> Self {
+        let direction = Direction::of_reading(reading).filter(|_| labels.has(Label::Direction));
+        Self {
+            details,
+            packed: Packed::new(None, direction, None),
+            ..Self::empty(family)
         }
     }
 

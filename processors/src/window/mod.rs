@@ -13,7 +13,8 @@
 //! 7. Bytes by role, direction and class have series from the start, which never leave (`totals`).
 //! 8. A counter never falls: a difference that corrects an earlier one downwards is held back until others make up for it.
 //! 9. The queues of listening sockets are what they were at the last look before the window closed ([`listening`]).
-//! 10. Dropped packets without a flow have an empty class where flows are not counted, else the class `other`.
+//! 10. Gauges of readings are the sum of the last readings of their series; see [`readings`].
+//! 11. Dropped packets without a flow have an empty class where flows are not counted, else the class `other`.
 
 mod buckets;
 mod catalog;
@@ -27,6 +28,7 @@ mod key;
 mod levels;
 mod listening;
 mod process_name;
+mod readings;
 mod sizes;
 mod store;
 mod totals;

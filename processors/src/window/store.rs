@@ -345,6 +345,11 @@ impl<V: Value> Store<V> {
         })
     }
 
+    /// Whether the key has a series, other than its family's `other`.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.index(self.hash(key), key).is_some()
+    }
+
     /// The value in a slot, which changes in the window that is open.
     pub(super) fn value_mut(&mut self, index: u32) -> Option<&mut V> {
         let slot = self.slots.get_mut(index as usize)?.as_mut()?;

@@ -78,6 +78,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $_ := set $listeners "exporters" (dict "prometheus" (dict "endpoint" (printf "%s:%v" .Values.listenAddress .Values.ports.metrics))) }}
 {{- end }}
 {{- $config := deepCopy .Values.config }}
+{{- if .Values.rdma.enabled }}
+{{- if not .Values.hostNetwork }}
+{{- fail "rdma.enabled: needs hostNetwork, as a pod's /sys has the RDMA devices of its own network namespace only" }}
+{{- end }}
+{{- $receivers := default dict $config.receivers }}
+{{- $_ := set $receivers "rdma" (mergeOverwrite (dict "devices" .Values.rdma.devices) (default dict $receivers.rdma)) }}
+{{- $_ := set $config "receivers" $receivers }}
+{{- $pipelines := default dict (default dict $config.service).pipelines }}
+{{- range $id, $pipeline := $pipelines }}
+{{- if and (eq "metrics" (first (splitList "/" $id))) (not (has "rdma" $pipeline.receivers)) }}
+{{- $_ := set $pipeline "receivers" (append $pipeline.receivers "rdma") }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $service := default dict $config.service }}
 {{- $exporters := default dict $config.exporters }}
 {{- if hasKey (default dict (get $exporters "prometheus")) "endpoint" }}

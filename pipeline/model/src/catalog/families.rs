@@ -6,6 +6,7 @@ mod drops;
 mod findings;
 mod limits;
 mod listening;
+mod rdma;
 mod tcp;
 mod udp;
 
@@ -84,6 +85,16 @@ family_ids! {
     UdpDrops,
     UdpErrors,
     IcmpMessages,
+    // rdma
+    RdmaBytes,
+    RdmaPackets,
+    RdmaRetries,
+    RdmaCongestion,
+    RdmaErrors,
+    RdmaCounters,
+    RdmaLinkUp,
+    RdmaLinkRate,
+    RdmaQueuePairs,
 }
 
 /// Every family that a window can fill.
@@ -110,6 +121,7 @@ const GROUPS: &[&[Definition]] = &[
     dns::FAMILIES,
     findings::FAMILIES,
     udp::FAMILIES,
+    rdma::FAMILIES,
 ];
 
 const COUNT: usize = {
@@ -125,6 +137,29 @@ impl FamilyId {
     /// Whether all its series exist from the start and never leave. They are few, and count against no budget.
     pub const fn is_permanent(self) -> bool {
         matches!(self, Self::Totals)
+    }
+
+    /// Whether it is filled from readings, and from nothing else.
+    pub const fn takes_readings(self) -> bool {
+        matches!(
+            self,
+            Self::RdmaBytes
+                | Self::RdmaPackets
+                | Self::RdmaRetries
+                | Self::RdmaCongestion
+                | Self::RdmaErrors
+                | Self::RdmaCounters
+                | Self::RdmaLinkUp
+                | Self::RdmaLinkRate
+                | Self::RdmaQueuePairs
+        )
+    }
+
+    /// The family of this name by the Go exporter's naming.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|id| id.definition().family.name == name)
     }
 
     /// The family.
@@ -155,11 +190,13 @@ mod tests {
             (FamilyId::Findings, "network_findings"),
             (FamilyId::UdpIo, "network_udp_io"),
             (FamilyId::IcmpMessages, "network_icmp_messages"),
+            (FamilyId::RdmaBytes, "network_rdma_bytes"),
+            (FamilyId::RdmaQueuePairs, "network_rdma_queue_pairs"),
         ];
         for (id, name) in some {
             assert_eq!(id.definition().family.name, name);
         }
-        assert_eq!(FamilyId::IcmpMessages as usize + 1, FAMILIES.len());
+        assert_eq!(FamilyId::RdmaQueuePairs as usize + 1, FAMILIES.len());
     }
 
     #[test]

@@ -111,6 +111,16 @@ pub enum Label {
     PeerZone,
     /// The rule of the processor `policy` that decided the class: a list and its range, `internal_hosts 10.0.0.0/8`; empty if none did.
     PolicyRule,
+    /// Name of an RDMA device, as the kernel has it: `mlx5_0`.
+    Device,
+    /// Port of an RDMA device; empty for what is of the device as a whole.
+    Port,
+    /// Name of a counter, as the driver of the device has it.
+    Counter,
+    /// Type of a queue pair: `RC`, `UD`, `GSI`, ...
+    QpType,
+    /// State of a queue pair: `RTS`, `ERR`, ...
+    QpState,
 }
 
 impl Label {
@@ -197,6 +207,11 @@ impl Label {
             Self::LocalZone => "cloud.availability_zone",
             Self::PeerZone => "flowtap.peer.cloud.availability_zone",
             Self::PolicyRule => "flowtap.policy.rule",
+            Self::Device => "flowtap.rdma.device",
+            Self::Port => "flowtap.rdma.port",
+            Self::Counter => "flowtap.rdma.counter",
+            Self::QpType => "flowtap.rdma.queue_pair.type",
+            Self::QpState => "flowtap.rdma.queue_pair.state",
         }
     }
 
@@ -242,7 +257,12 @@ impl Label {
             | Self::Rcode
             | Self::App
             | Self::IcmpType
-            | Self::Hop => None,
+            | Self::Hop
+            | Self::Device
+            | Self::Port
+            | Self::Counter
+            | Self::QpType
+            | Self::QpState => None,
         }
     }
 
@@ -332,6 +352,11 @@ impl Label {
             Self::LocalZone => "local_zone",
             Self::PeerZone => "peer_zone",
             Self::PolicyRule => "policy_rule",
+            Self::Device => "device",
+            Self::Port => "port",
+            Self::Counter => "counter",
+            Self::QpType => "qp_type",
+            Self::QpState => "qp_state",
         }
     }
 }
@@ -364,6 +389,12 @@ impl LabelSet {
     /// Whether `label` is in it.
     pub const fn has(self, label: Label) -> bool {
         self.0 & 1_u64 << label as u8 != 0
+    }
+
+    /// Those other than `label`.
+    #[must_use]
+    pub const fn without(self, label: Label) -> Self {
+        Self(self.0 & !(1_u64 << label as u8))
     }
 
     /// Those that are of one connection, process or name.
