@@ -9,7 +9,7 @@ STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate book nextest fmt clean
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate book nextest fmt clean test-fleet
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ test-busy: setup-test ## End-to-end tests next to other traffic, another flowtap
 
 test-roles: build ## Roles of connections over a mixed load with restarts, for ten minutes, against what the applications know; as root
 	tests/roles --binary target/release/flowtap
+
+test-fleet: setup-test build ## 10, 100 and 1,000 simulated nodes into one VictoriaMetrics: figures, and both ends' totals; 2 GiB, about ten minutes
+	tests/fleet
 
 test-loom: setup ## The queues of exporters under every interleaving of their threads
 	$(CARGO) test --locked -p flowtap-engine --features loom --lib loom_tests

@@ -1,5 +1,6 @@
 //! The config of the receiver `generator`.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use flowtap_pipeline::schema::DurationText;
@@ -12,6 +13,12 @@ pub(super) const MAX_PEERS: u32 = 10_000_000;
 
 /// Number of addresses in 198.18.0.0/15.
 pub(super) const MAX_ADDRESSES: u32 = 1 << 17;
+
+/// This side: an address for documentation (RFC 5737).
+const LOCAL_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// Peers: addresses for benchmarks, 198.18.0.0/15 (RFC 2544).
+const FIRST_PEER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 
 /// Most names that DNS queries can ask for.
 const MAX_NAMES: u32 = 1_000_000;
@@ -50,6 +57,11 @@ pub struct Config {
     /// Number of addresses that the IPv4 peers share: from 1 to 131,072. Peers of the same address
     /// differ by the service's port, of which there are 65,093 for each.
     pub addresses: u32,
+    /// The first of the addresses of IPv4 peers. The others follow it.
+    pub first_peer_address: Ipv4Addr,
+    /// IPv4 address of this side. Two generators, each with the other's address as its peer and the
+    /// other's role, report both ends of the same connections.
+    pub local_address: Ipv4Addr,
     /// Share of the peers with an IPv6 address, each a different one: from 0 to 1.
     pub ipv6_share: f64,
     /// Share of the peers with role ingress; the others have egress. From 0 to 1.
@@ -87,6 +99,8 @@ impl Default for Config {
             sent_bytes: 1000,
             received_bytes: 10_000,
             addresses: MAX_ADDRESSES,
+            first_peer_address: FIRST_PEER_ADDRESS,
+            local_address: LOCAL_ADDRESS,
             ipv6_share: 0.0,
             server_share: 0.5,
             dns_queries_per_interval: 0,
@@ -147,6 +161,17 @@ impl ComponentConfig for Config {
                 (fewest..=MAX_ADDRESSES).contains(&self.addresses),
                 "addresses",
                 format!("must be from {fewest}, required by the number of peers, to {MAX_ADDRESSES}"),
+            ),
+            (
+                self.first_peer_address
+                    .to_bits()
+                    .checked_add(self.addresses.saturating_sub(1))
+                    .is_some(),
+                "first_peer_address",
+                format!(
+                    "must leave room for `addresses`, {}, before 255.255.255.255",
+                    self.addresses
+                ),
             ),
             (
                 self.dns_names <= MAX_NAMES,

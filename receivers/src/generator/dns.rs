@@ -8,8 +8,7 @@ use flowtap_pipeline::{DnsAnswer, DnsOutcome, DnsRecord, Endpoint, Flow, Role, R
 
 use super::config::Config;
 
-/// This side and the name server: addresses for documentation (RFC 5737).
-const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The name server: an address for documentation (RFC 5737).
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
 
 /// The port of name servers.
@@ -37,6 +36,7 @@ const TTL: u32 = 60;
 pub(super) struct Queries {
     per_interval: u64,
     names: u64,
+    client: Ipv4Addr,
 }
 
 impl Queries {
@@ -44,6 +44,7 @@ impl Queries {
         Self {
             per_interval: config.dns_queries_per_interval.into(),
             names: config.dns_names.into(),
+            client: config.local_address,
         }
     }
 
@@ -61,7 +62,7 @@ impl Queries {
             role_source: RoleSource::Message,
             comm: *b"generator\0\0\0\0\0\0\0",
             ..Flow::new(
-                Endpoint::new(CLIENT.into(), port),
+                Endpoint::new(self.client.into(), port),
                 Endpoint::new(SERVER.into(), DNS_PORT),
             )
         };

@@ -6,12 +6,10 @@ use flowtap_pipeline::{Endpoint, Events, Flow, Role, RoleSource, TcpRecord};
 
 use super::config::Config;
 
-/// This side: addresses for documentation (RFC 5737, RFC 3849).
-const LOCAL_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// This side: an address for documentation (RFC 3849).
 const LOCAL_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
-/// Peers: addresses for benchmarks, 198.18.0.0/15 (RFC 2544) and `2001:2::/48` (RFC 5180).
-const PEERS_IPV4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// Peers: addresses for benchmarks, `2001:2::/48` (RFC 5180).
 const PEERS_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
 
 /// The port of the side that serves; peers beyond the addresses have the next ones.
@@ -38,8 +36,11 @@ pub(super) struct Flows {
     /// Number of connections that are open at a time.
     open: u64,
     peers: u64,
-    /// Number of addresses that the other peers share.
+    /// Number of addresses that the other peers share, and the first of them.
     addresses: u64,
+    first_peer: Ipv4Addr,
+    /// Address of this side by IPv4.
+    local: Ipv4Addr,
     /// Peers by IPv6.
     ipv6: u64,
     /// Peers that this side serves.
@@ -74,6 +75,8 @@ impl Flows {
             open: u64::from(config.flows.max(1)),
             peers: u64::from(peers),
             addresses: config.addresses.max(1).into(),
+            first_peer: config.first_peer_address,
+            local: config.local_address,
             ipv6: share_of(peers, config.ipv6_share),
             servers: share_of(peers, config.server_share),
             active: u64::from(config.active_per_interval.unwrap_or(config.flows)),
@@ -195,10 +198,10 @@ impl Flows {
             (LOCAL_IPV6.into(), addr.into(), SERVICE_PORT)
         } else {
             let index = index - self.ipv6;
-            let addr = PEERS_IPV4.to_bits() + remainder::<u32>(index, self.addresses);
+            let addr = self.first_peer.to_bits().saturating_add(remainder(index, self.addresses));
             let round: u16 = remainder(index / self.addresses, u64::from(u16::MAX));
             let addr = Ipv4Addr::from_bits(addr);
-            (LOCAL_IPV4.into(), addr.into(), SERVICE_PORT + round)
+            (self.local.into(), addr.into(), SERVICE_PORT + round)
         };
         let served_below = |index: u64| index * self.servers / self.peers;
         Peer {

@@ -6,7 +6,7 @@
 //! 1. At the start `flows` connections open.
 //! 2. In each interval the next `active_per_interval` of them, all in turn, move `sent_bytes` and `received_bytes` each.
 //! 3. Then the `churn_per_interval` oldest close, and as many open.
-//! 4. Then `dns_queries_per_interval` DNS transactions end, of 192.0.2.1 with the name server 192.0.2.53.
+//! 4. Then `dns_queries_per_interval` DNS transactions end, of this side with the name server 192.0.2.53.
 //! 5. Then each of `udp_flows` UDP flows sends and receives `udp_datagrams` of `udp_datagram_bytes`, every 100th has a drop and an
 //!    ICMP error, and the `udp_churn_per_interval` oldest close; as many begin in the next interval. Every other flow is QUIC.
 //! 6. Then `dropped_packets_per_interval` packets are dropped, by five reasons in turn.
@@ -14,9 +14,10 @@
 //!    peer of the one that has closed; with more, it is to the next peer, until all have had their turn.
 //! 8. An interval that is over before its turn comes is left out and counted: `receiver_missed_intervals`.
 //!
-//! A peer is an address and a service's port, no two alike: the first `addresses` of 198.18.0.0/15 (RFC 2544) with port 443, then
-//! the same with 444 and so on; `2001:2::/48` (RFC 5180) with port 443. The port is the peer's own where this side is the client, and
-//! this side's where it serves. This side is 192.0.2.1 (RFC 5737) and `2001:db8::1` (RFC 3849), its process `generator`.
+//! A peer is an address and a service's port, no two alike: `addresses` from `first_peer_address` on, of 198.18.0.0/15 (RFC 2544),
+//! with port 443, then the same with 444 and so on; `2001:2::/48` (RFC 5180) with port 443. The port is the peer's own where this
+//! side is the client, and this side's where it serves. This side is `local_address`, 192.0.2.1 (RFC 5737), and `2001:db8::1`
+//! (RFC 3849), its process `generator`.
 //!
 //! After K intervals it has come to this, whatever the seed:
 //!

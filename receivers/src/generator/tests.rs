@@ -1,7 +1,7 @@
 //! The oracle is the arithmetic of the module's doc.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use flowtap_pipeline::{ComponentConfig, Endpoint, Events, Role};
 
@@ -178,6 +178,61 @@ fn peers_share_the_addresses_that_there_are_and_differ_by_port() {
     };
     let message = &config.validate()[0].message;
     assert!(message.contains("from 2"), "{message}");
+}
+
+#[test]
+fn two_generators_report_both_ends_of_the_same_connections() {
+    let [client, server] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
+    let at_the_client = Config {
+        flows: 20,
+        addresses: 1,
+        local_address: client,
+        first_peer_address: server,
+        server_share: 0.0,
+        sent_bytes: 100,
+        received_bytes: 2000,
+        ..Config::default()
+    };
+    let at_the_server = Config {
+        local_address: server,
+        first_peer_address: client,
+        server_share: 1.0,
+        sent_bytes: 2000,
+        received_bytes: 100,
+        ..at_the_client.clone()
+    };
+    let ends = |flow: &flowtap_pipeline::Flow| match flow.role {
+        Role::Server => [flow.remote, flow.local].map(|end| (end.addr, end.port)),
+        Role::Client | Role::Unknown => [flow.local, flow.remote].map(|end| (end.addr, end.port)),
+    };
+    let connections = |config: &Config| -> BTreeMap<_, _> {
+        let records = generated(config, 3).into_iter();
+        records.fold(BTreeMap::new(), |mut sums, record| {
+            let forth = record.flow.role == Role::Client;
+            let (sent, received) = (record.sent_bytes, record.received_bytes);
+            let moved = if forth { (sent, received) } else { (received, sent) };
+            let sum: &mut (i64, i64) = sums.entry(ends(&record.flow)).or_default();
+            *sum = (sum.0 + moved.0, sum.1 + moved.1);
+            sums
+        })
+    };
+    let seen = connections(&at_the_client);
+    assert_eq!(seen.len(), 20);
+    assert!(seen.values().all(|sums| *sums == (300, 6000)), "{seen:?}");
+    assert_eq!(seen, connections(&at_the_server));
+}
+
+#[test]
+fn peers_have_room_for_their_addresses() {
+    let config = Config {
+        addresses: 2,
+        flows: 2,
+        first_peer_address: Ipv4Addr::BROADCAST,
+        ..Config::default()
+    };
+    let faults = config.validate();
+    let keys: Vec<_> = faults.iter().map(|fault| fault.path.join(".")).collect();
+    assert_eq!(keys, ["first_peer_address"]);
 }
 
 #[test]
