@@ -1,6 +1,6 @@
 //! The receiver at work: compares dumps with each other and with closes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use flowtap_pipeline::node::EphemeralPorts;
@@ -180,6 +180,8 @@ pub(super) struct Table {
     netns: u32,
     sockets: HashMap<u64, Known>,
     connecting: Connecting,
+    /// Connections whose first dump was contradictory: the next one, or their close, decides their role.
+    doubtful: HashSet<u64>,
     /// Of the last dump; `None` before the first.
     roles: Option<Roles>,
     /// A connection whose last acknowledgment was before this is older than flowtap.
@@ -237,6 +239,7 @@ impl Table {
             netns,
             sockets: HashMap::new(),
             connecting: Connecting::default(),
+            doubtful: HashSet::new(),
             roles: None,
             start,
             forgotten: None,
@@ -272,8 +275,15 @@ impl Table {
         self.connecting
             .compare(self.netns, found.connecting, at, &mut self.batch.tcp);
         let mut gone = std::mem::replace(&mut self.sockets, HashMap::with_capacity(found.sockets.len()));
+        let earlier_doubts = std::mem::take(&mut self.doubtful);
         for socket in found.sockets {
             let cookie = socket.cookie;
+            let is_new = !first && !gone.contains_key(&cookie);
+            // Without its close, what it moves until the next dump might never be seen.
+            if is_new && awaits_closes && !earlier_doubts.contains(&cookie) && roles.contradict(&socket) {
+                self.doubtful.insert(cookie);
+                continue;
+            }
             let known = match gone.remove(&cookie) {
                 Some(earlier) if earlier.continues_as(&socket) => self.moved(&earlier, socket, census, at),
                 mut earlier => {

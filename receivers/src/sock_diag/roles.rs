@@ -37,6 +37,15 @@ impl Roles {
         }
     }
 
+    /// Whether the counters show another role than the listeners. One dump does not decide which is right: the kernel reads a socket's
+    /// state before it takes the lock for the counters, so the acknowledgment of a FIN that is sent in between looks like that of a
+    /// SYN. Programs that connect from the port that they listen on are as rare.
+    pub(super) fn contradict(&self, socket: &Socket) -> bool {
+        let by_counters = socket.counters.role();
+        let (role, source) = self.by_port(socket);
+        source == RoleSource::Listener && by_counters.is_some_and(|by_counters| by_counters != role)
+    }
+
     /// The role by listeners, then by which of the two ports is ephemeral.
     pub(super) fn by_port(&self, socket: &Socket) -> (Role, RoleSource) {
         let (local, remote) = (socket.local, socket.remote);

@@ -204,6 +204,7 @@ struct Fed {
     table: Table,
     start: Instant,
     second: u64,
+    listening: Vec<u16>,
 }
 
 impl Fed {
@@ -213,6 +214,7 @@ impl Fed {
             table: Table::new(7, start),
             start,
             second: 0,
+            listening: Vec::new(),
         }
     }
 
@@ -225,6 +227,7 @@ impl Fed {
         self.second += 1;
         let found = Dump {
             sockets: sockets.to_vec(),
+            listening: self.listening.clone(),
             ..Dump::default()
         };
         let look = Look {
@@ -416,6 +419,57 @@ fn an_aborted_connection_whose_counters_the_kernel_cleared_is_counted_as_not_mea
     assert_eq!((records[0].sent_bytes, records[0].events), (0, Events::CLOSED));
     let short = fed.close(cleared(2), fed.later());
     assert_eq!(short, (Some(LossReason::CountersCleared), Vec::new()));
+}
+
+#[test]
+fn a_fin_between_the_state_and_the_counters_makes_no_client_of_a_server() {
+    let mut fed = Fed::new();
+    fed.listening = vec![40_000];
+    fed.dump(&[]);
+    // The state is older than the acknowledged FIN.
+    let raced = Counters {
+        state: TCP_CLOSE_WAIT,
+        acked: 301,
+        ..server(300, 20)
+    };
+    assert_eq!(raced.role(), Some(Role::Client), "as it looks");
+    assert_eq!(fed.dump(&[socket(1, raced), socket(2, raced)]), []);
+    // One has closed, the other is found once more.
+    let (_, records) = fed.close(socket(1, closed(server(300, 20))), fed.later());
+    assert_eq!((records[0].flow.role, records[0].sent_bytes), (Role::Server, 300));
+    let now = Counters {
+        state: TCP_FIN_WAIT2,
+        ..raced
+    };
+    assert_eq!(fed.dump(&[socket(2, now)]), [(300, Events::OPENED)]);
+}
+
+#[test]
+fn a_program_that_connects_from_the_port_that_it_listens_on_is_a_client() {
+    let mut fed = Fed::new();
+    fed.listening = vec![40_000];
+    fed.dump(&[]);
+    assert_eq!(fed.dump(&[socket(1, client(10, 0))]), []);
+    fed.table.compare(
+        Dump {
+            sockets: vec![socket(1, client(25, 0))],
+            listening: vec![40_000],
+            ..Dump::default()
+        },
+        Look {
+            roles: Roles::default(),
+            at: at(9),
+            awaits_closes: true,
+            census: false,
+        },
+    );
+    let [record] = &fed.table.batch.tcp[..] else {
+        panic!("{:?}", fed.table.batch.tcp)
+    };
+    assert_eq!(
+        (record.flow.role, record.flow.role_source, record.sent_bytes),
+        (Role::Client, RoleSource::Counters, 25)
+    );
 }
 
 #[test]
