@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use cidr_utils::cidr::{Ipv4Cidr, Ipv6Cidr};
@@ -182,6 +182,18 @@ impl Prefixes {
     }
 }
 
+/// The IPv4 address in one of the well-known prefix of NAT64, `64:ff9b::/96` (RFC 6052, section 2.1).
+const fn embedded(addr: IpAddr) -> Option<IpAddr> {
+    const PREFIX: u128 = 0x0064_ff9b << 64;
+    match addr {
+        IpAddr::V6(addr) if addr.to_bits() >> 32 == PREFIX => {
+            let [.., a, b, c, d] = addr.octets();
+            Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
 /// Look-up tables for the class of an address, and for the rule that assigned it.
 #[derive(Debug)]
 pub struct Tables {
@@ -247,17 +259,30 @@ impl Tables {
         if class == PeerClass::Dns && self.class(addr) != class {
             return Some(&rules.dns_port);
         }
-        rules.texts.get(rules.ranges.value(addr)? as usize)
+        let place = rules
+            .ranges
+            .value(addr)
+            .or_else(|| rules.ranges.value(embedded(addr)?));
+        rules.texts.get(place? as usize)
     }
 
-    /// The class of `addr` alone, with the rule that decided; none did for what is external or unspecified.
+    /// The class of `addr` alone, with the rule that decided; none did for what is external or unspecified. An address of NAT64 has
+    /// the class of the IPv4 address in it, unless a list has its own prefix.
     pub fn classify(&self, addr: IpAddr) -> (PeerClass, Option<Rule>) {
-        self.prefixes.classify(addr)
+        match (self.prefixes.classify(addr), embedded(addr)) {
+            ((PeerClass::ExternalHosts, None), Some(embedded)) => self.prefixes.classify(embedded),
+            (decided, _) => decided,
+        }
     }
 
     /// The class of a canonical address, as [`Tables::classify`] says.
     pub fn class(&self, addr: IpAddr) -> PeerClass {
-        self.ranges.value(addr)
+        match self.ranges.value(addr) {
+            PeerClass::ExternalHosts => {
+                embedded(addr).map_or(PeerClass::ExternalHosts, |embedded| self.ranges.value(embedded))
+            }
+            class => class,
+        }
     }
 
     /// The class of a flow's peer.

@@ -228,6 +228,26 @@ fn a_class_of_the_configs_own_has_its_name_and_beats_an_equal_prefix() {
 }
 
 #[test]
+fn an_address_of_nat64_has_the_class_of_the_ipv4_address_in_it() {
+    let policy = tables(&Config::default(), &NodeInfo::default()).with_rules();
+    assert_eq!(class(&policy, "64:ff9b::10.1.2.3"), PeerClass::InternalHosts);
+    assert_eq!(class(&policy, "64:ff9b::203.0.113.7"), PeerClass::ExternalHosts);
+    assert_eq!(class(&policy, "64:ff9b:0:1::10.1.2.3"), PeerClass::ExternalHosts);
+    let flow = record("[2001:db8::1]:40000", "[64:ff9b::10.1.2.3]:443").flow;
+    let rule = policy.rule_of(&flow, PeerClass::InternalHosts);
+    assert_eq!(rule.map(|rule| &**rule), Some("internal_hosts 10.0.0.0/8"));
+    let config = Config {
+        abnormal_black_list: list(&["64:ff9b::/96"]),
+        ..Config::default()
+    };
+    let policy = tables(&config, &NodeInfo::default());
+    assert_eq!(
+        class(&policy, "64:ff9b::10.1.2.3"),
+        PeerClass::AbnormalFlowBlackList
+    );
+}
+
+#[test]
 fn classes_follow_the_clusters_ranges_and_this_machines_bridges() {
     let context = context(NodeInfo::default());
     let mut policy = Policy::new(&Config::default(), &context).unwrap();
