@@ -5,14 +5,15 @@ TOOLS := target/tools/bin
 CARGO_DENY_VERSION := 0.20.2
 CARGO_NEXTEST_VERSION := 0.9.143
 MDBOOK_VERSION := 0.5.4
+CARGO_CYCLONEDX_VERSION := 0.5.9
 STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static run test test-deploy test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate book nextest fmt clean test-fleet
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-arm64 test-loom test-busy test-roles test-docs test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest fmt clean book test-fleet
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install build dependencies
 	@deploy/setup build
@@ -37,7 +38,7 @@ build: setup ## Build the release binary: target/release/flowtap
 	$(CARGO) build --release --locked
 
 static: setup ## Build a binary that runs on any kernel and distribution: target/x86_64-unknown-linux-gnu/release/flowtap
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(STATIC_TARGET)
+	CARGO="$(CARGO)" deploy/build-static $(STATIC_TARGET)
 
 run: build ## Measure this machine's TCP flows; metrics on http://127.0.0.1:9464/metrics
 	target/release/flowtap run
@@ -84,6 +85,26 @@ test-roles: build ## Roles of connections over a mixed load with restarts, for t
 
 test-fleet: setup-test build ## 10, 100 and 1,000 simulated nodes into one VictoriaMetrics: figures, and both ends' totals; 2 GiB, about ten minutes
 	tests/fleet
+
+test-reproducible: setup ## Build the release twice, in two folders and with two homes, and compare every byte; about half an hour
+	CARGO="$(CARGO)" tests/deploy/rebuild
+
+static-arm64: ## Build the static binary for arm64 on another machine, in a chroot: target/aarch64-unknown-linux-gnu/release/flowtap; as root
+	@deploy/setup arm64
+	deploy/build-arm64
+
+test-arm64: setup-deploy static-arm64 ## Install, run, scrape, upgrade and purge the arm64 package in an emulated Debian; as root
+	tests/deploy/arm64 target/aarch64-unknown-linux-gnu/release/flowtap
+
+packages: static sbom ## Build target/packages: the Debian and the RPM package, the binary, the SBOM, SHA256SUMS
+	@deploy/setup packages
+	deploy/packages $(STATIC_TARGET) target/packages
+
+sbom: setup $(TOOLS)/cargo-cyclonedx ## Write the components of the release binary as CycloneDX: target/flowtap.cdx.json
+	CARGO="$(CARGO)" deploy/sbom $(STATIC_TARGET) target/flowtap.cdx.json
+
+test-sbom: setup $(TOOLS)/cargo-cyclonedx ## Compare the SBOM with what cargo links
+	tests/deploy/sbom
 
 test-loom: setup ## The queues of exporters under every interleaving of their threads
 	$(CARGO) test --locked -p flowtap-engine --features loom --lib loom_tests
@@ -139,6 +160,9 @@ $(TOOLS)/mdbook:
 
 $(TOOLS)/cargo-nextest:
 	$(CARGO) install --locked --root target/tools cargo-nextest@$(CARGO_NEXTEST_VERSION)
+
+$(TOOLS)/cargo-cyclonedx:
+	$(CARGO) install --locked --root target/tools cargo-cyclonedx@$(CARGO_CYCLONEDX_VERSION)
 
 clean: ## Remove everything that was built
 	$(CARGO) clean

@@ -95,6 +95,8 @@ fn compile(
     command
         // v3: 64-bit atomic exchange, kernel 5.12.
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g"])
+        // Debug information names the folder of the build otherwise, and builds in two folders differ.
+        .arg("-ffile-compilation-dir=ebpf")
         // libbpf's BPF_PROG names a parameter that no program here uses.
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
         .arg(format!("-D__TARGET_ARCH_{arch}"))
