@@ -171,8 +171,9 @@ fn with_ports_closed_the_daemon_works_and_a_reload_that_needs_another_is_refused
     assert!(!daemon.reload(&moved));
     daemon.wait_for("the new config is refused");
     let line = daemon.wait_for(&format!("listens on TCP port {}", after.port()));
-    assert!(line.contains("exporters.prometheus.endpoint"), "{line}");
-    daemon.wait_for("hint: restart");
+    for part in ["exporters.prometheus.endpoint", "hint: restart flowtap"] {
+        assert!(line.contains(part), "{line}");
+    }
     // The one before is at work, and another change with the same ports is taken.
     get(before, "/metrics");
     assert!(daemon.reload(&plain.replace("window: {interval: 200ms}", "window: {interval: 300ms}")));
