@@ -5,6 +5,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use crate::daemon::{Daemon, read};
 use crate::exposition::Exposition;
 use crate::peers::ask_until;
@@ -244,6 +247,52 @@ fn counters_count_on_over_reloads_of_the_receiver_and_of_the_window() {
     let telemetry = daemon.telemetry();
     assert_eq!(telemetry.sum("flowtap_processor_rejected_readings_total", &[]), 0);
     assert_eq!(telemetry.sum("flowtap_receiver_counter_resets_total", &[]), 0);
+}
+
+#[test]
+fn a_driver_that_hangs_holds_no_window_open_and_no_end() {
+    let sysfs = Sysfs::new();
+    let daemon = Daemon::start(&[
+        &sysfs.receiver(""),
+        "receivers.generator={flows: 2, interval: 200ms, sent_bytes: 1000}",
+        "service.pipelines.metrics.receivers=[rdma, generator]",
+    ]);
+    daemon.scrape_until("the devices", |scrape| sum(scrape, "link_up", &[]) == 2);
+    let missed = || {
+        let telemetry = daemon.telemetry();
+        telemetry.sum("flowtap_receiver_missed_intervals_total", &[("receiver", "rdma")])
+    };
+    // A pipe that nobody writes to: opening it takes for ever.
+    let counter = format!("{MLX5}/counters/symbol_error");
+    let (path, pipe) = (sysfs.path(&counter), sysfs.path("pipe"));
+    let hang = || {
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        fs::hard_link(&pipe, sysfs.path("new")).unwrap();
+        fs::rename(sysfs.path("new"), &path).unwrap();
+        let before = missed();
+        ask_until("intervals without a look", || {
+            (missed() >= before + 3).then_some(())
+        });
+    };
+    let number = read(&path);
+    hang();
+    let sent =
+        |scrape: &Exposition| scrape.sum("primus_lens_network_tcp_bytes", &[("direction", "outbound")]);
+    let before = sent(&daemon.scrape());
+    daemon.scrape_until("windows of the other receiver", |scrape| {
+        sent(scrape) >= before + 6_000
+    });
+    // It answers.
+    sysfs.set(&counter, number.trim());
+    sysfs.add(&format!("{MLX5}/counters/port_rcv_data"), 100);
+    fs::write(&pipe, &number).unwrap();
+    daemon.scrape_until("its bytes", |scrape| received(scrape, "mlx5_0") == 400);
+    fs::remove_file(&pipe).unwrap();
+    hang();
+    let (status, last) = daemon.stop();
+    assert!(status.success(), "{}", last.log);
+    let bytes = format!("{PREFIX}_bytes");
+    assert_eq!(last.totals.sum(&bytes, &[("device", "mlx5_0")]), 400);
 }
 
 #[test]

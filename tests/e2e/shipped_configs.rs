@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use flowtap_config::{Config, Layers};
 use flowtap_engine::Stages;
+use flowtap_pipeline::catalog::{FamilyId, Label};
 use flowtap_pipeline::testing::record;
 use flowtap_pipeline::{
     BuildContext, ClusterRanges, ClusterState, DnsOutcome, DnsRecord, DropReason, DropRecord, Endpoint,
     Events, Flow, FlowBatch, IcmpCount, KubernetesNames, ListeningRecord, Output, PipelineId, Points,
-    Published, Queues, ResetBy, Role, SendTime, Series, Snapshot, TcpRecord, Timestamp, Transport, UdpRecord,
+    Published, Queues, ReadingLabels, ReadingRecord, ReadingValue, ResetBy, Role, SendTime, Series, Snapshot,
+    TcpRecord, Timestamp, Transport, UdpRecord,
 };
 
 use crate::exposition::{Exposition, Sample};
@@ -274,8 +276,33 @@ fn everything() -> FlowBatch {
             datagrams(Role::Server),
         ],
         icmp: vec![unreachable],
+        readings: readings(),
         ..FlowBatch::default()
     }
+}
+
+/// A reading of each family of RDMA devices, and both directions.
+fn readings() -> Vec<ReadingRecord> {
+    let families = FamilyId::ALL.into_iter().filter(|family| family.takes_readings());
+    families
+        .flat_map(|family| {
+            ["receive", "transmit"].map(|direction| {
+                let labels = [
+                    (Label::Device, "mlx5_0"),
+                    (Label::Port, "1"),
+                    (Label::Direction, direction),
+                    (Label::Counter, "out_of_sequence"),
+                    (Label::QpState, "RTS"),
+                ];
+                let value = if family.definition().family.kind.can_fall() {
+                    ReadingValue::Level(1)
+                } else {
+                    ReadingValue::Increase(1)
+                };
+                ReadingRecord::new(family, ReadingLabels::new(labels), value)
+            })
+        })
+        .collect()
 }
 
 /// The config in the manifest that `kubectl apply` takes, which is rendered from the chart's defaults.

@@ -62,7 +62,7 @@ open_suites() {
 
 # suites_of KERNEL: where to look for it, best first. The security suites are small and have the newest point release.
 suites_of() {
-    case $1 in
+    case ${1%-generic} in
     5.10) echo bullseye-security bullseye ;;
     6.1) echo bookworm-security bookworm ;;
     6.12) echo trixie-security trixie ;;
@@ -71,12 +71,14 @@ suites_of() {
     esac
 }
 
-# cloud_release SUITE KERNEL: prints the highest release (`uname -r`) of that series among the suite's cloud kernels.
-cloud_release() {
-    local series="${2//./\\.}[.+-]"
-    [[ $2 == newest ]] && series='[0-9]'
-    apt_in "$1" apt-cache pkgnames linux- |
-        sed -nE "s/^linux-(image|binary)-(${series}.*cloud-amd64)\$/\2/p" | sort -uV | tail -n 1
+# kernel_release SUITE KERNEL: prints the highest release (`uname -r`) of that series among the suite's cloud kernels, of
+# KERNEL-generic among those for any machine.
+kernel_release() {
+    local series=${2%-generic}
+    series="${series//./\\.}[.+-]"
+    [[ ${2%-generic} == newest ]] && series='[0-9]'
+    apt_in "$1" apt-cache pkgnames linux- | sed -nE "s/^linux-(image|binary)-(${series}.*-amd64)\$/\2/p" |
+        awk -v generic="${2##*-}" '(generic == "generic") == ($0 !~ /-(cloud|rt)-amd64$/) && !/-rt-amd64$/' | sort -uV | tail -n 1
 }
 
 # fetch_kernel KERNEL: leaves $cache/kernels/KERNEL with `release`, `packages` and the unpacked packages in `root`.
@@ -85,10 +87,10 @@ fetch_kernel() {
     [[ -e $dir/release ]] && return 0
     for suite in $(suites_of "$kernel"); do
         open_suites "$suite" "$suite" || continue
-        release=$(cloud_release "$suite" "$kernel")
+        release=$(kernel_release "$suite" "$kernel")
         [[ -z $release ]] || break
     done
-    [[ -n $release ]] || die "no cloud kernel $kernel in $(suites_of "$kernel") through this machine's apt" \
+    [[ -n $release ]] || die "no kernel $kernel in $(suites_of "$kernel") through this machine's apt" \
         "(see $cache/apt/*/update.log)"
     rm -rf "$dir" "$new"
     mkdir -p "$new/root"

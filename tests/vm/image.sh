@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154
 # Packs the initramfs that a kernel of the matrix boots into: busybox, iproute2, nft, the modules, flowtap, the scripts.
 #
-# Needs $cache, $here, $busybox and die(). The archive is not compressed: unpacking is what an emulated processor is
-# slowest at.
+# Needs $cache, $here, $busybox and die(); takes $more_modules. The archive is not compressed: unpacking is what an
+# emulated processor is slowest at.
 
 # Loadable modules that the checks may want, with what they depend on. One that a kernel has built in is passed over.
 readonly modules='sch_netem sch_tbf sch_htb sch_ingress cls_matchall act_gact act_police veth dummy inet_diag tcp_diag unix_diag
@@ -44,7 +44,7 @@ copy_modules() {
     [[ -n $tree ]] || die "no modules for $release"
     mkdir -p "$stage/.modules"
     find "$tree" -name '*.ko*' >"$stage/.modules.all"
-    for name in $modules; do
+    for name in $modules ${more_modules:-}; do
         copy_module "$name"
     done
     find "$tree" -maxdepth 1 -name 'modules.builtin*' -exec cp {} "$stage/lib/modules/$release/" \;

@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_dump_ends_with_its_last_message_or_with_the_error_in_it() {
-        let of_nldev = NLDEV << 10 | 10;
+        let of_nldev = NLDEV << 10 | 0xa;
         let attribute = [8_u16.to_ne_bytes(), 1_u16.to_ne_bytes(), [5, 0], [0, 0]].concat();
         let mut seen = Vec::new();
         let mut take = |attributes: Attributes<'_>| seen.push(attributes.u32(1));
