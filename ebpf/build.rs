@@ -59,6 +59,7 @@ fn compile_all() -> Result<(), BuildError> {
         "drops.bpf.c",
         "listeners.bpf.c",
         "udp.bpf.c",
+        "inspect.bpf.c",
     ] {
         compile(&clang, &arch, &includes, program, &out)?;
     }

@@ -219,6 +219,9 @@ struct tcp_sock {
 	__u16 tcp_header_len; /* of a data segment */
 	struct sk_buff *highest_sack;
 	__u64 tcp_mstamp;
+	__u64 tcp_wstamp_ns; /* when the last segment left */
+	__u32 packets_out;
+	__u32 sacked_out;
 	__u64 bytes_received;
 	__u64 bytes_acked;
 	__u64 bytes_sent;
@@ -260,6 +263,7 @@ struct sk_buff {
 	struct sock *sk;
 	unsigned long _skb_refdst; /* the lowest bit is a flag */
 	unsigned int len;
+	__u64 skb_mstamp_ns; /* of a segment in the retransmit queue: when it left last */
 	int skb_iif;
 	__u16 network_header; /* from `head` on; all bits are set if there is none */
 	__u32 tail;	      /* likewise; where the kernel keeps a pointer instead, programs are refused */

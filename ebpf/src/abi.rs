@@ -5,6 +5,7 @@
 
 mod cgroups;
 mod drops;
+mod inspect;
 
 use std::mem::{offset_of, size_of};
 
@@ -13,6 +14,8 @@ use bytemuck::{AnyBitPattern, Pod, Zeroable};
 pub use self::cgroups::CgroupEvent;
 pub use self::drops::{DropCount, DropFlow, DropReason};
 pub(crate) use self::drops::{DropSlots, DropsState};
+pub use self::inspect::{ExchangeEvent, FIRST_BYTES, FirstBytes, InspectSeen};
+pub(crate) use self::inspect::{InspectControl, WANT_EXCHANGES, WANT_FIRST_BYTES};
 
 /// `AF_INET`, the family of [`Tuple`].
 pub const AF_INET: u16 = 2;

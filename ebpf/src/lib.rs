@@ -21,6 +21,7 @@
 //! | `bpf/cgroups.bpf.c` | cgroups as they come and go |
 //! | `bpf/drops.bpf.c`, `drops.h` | dropped packets by reason, namespace and flow |
 //! | `bpf/listeners.bpf.c`, `owner_map.h` | queues and drops of listening sockets, and the map that they are in |
+//! | `bpf/inspect.bpf.c`, `inspect_abi.h` | first bytes of connections, and exchanges |
 //! | `bpf/udp_abi.h`, `udp_kernel.h`, `udp_maps.h` | UDP: records, kernel types, maps |
 //! | `bpf/udp_count.h`, `udp_buffer.h`, `udp_cgroup.h` | a datagram counted; datagrams in buffers and in packets |
 //! | `bpf/udp.bpf.c` | UDP: the programs, thin |
@@ -31,6 +32,8 @@
 //! | [`events`] | [`Events`]: loads and attaches capture mode `events` |
 //! | [`cgroups`] | [`Cgroups`]: loads and attaches the programs that see cgroups come and go |
 //! | [`drops`] | [`Drops`]: loads and attaches the program that counts dropped packets |
+//! | [`inspect`] | [`Inspect`]: loads the programs of the option `inspect`, and attaches them for a part of the time |
+//! | `perf` | perf buffers, for records with payload |
 //! | [`listeners`] | [`Listeners`]: the scan of listening sockets |
 //! | `kernel_types` | enumerations and tracepoints in the running kernel's BTF |
 //! | [`udp`] | [`Udp`]: loads and attaches the UDP programs by the best step that works |
@@ -56,12 +59,14 @@ pub mod drops;
 pub mod error;
 pub mod events;
 mod heap;
+pub mod inspect;
 pub mod iter;
 mod jiffies;
 mod kernel_types;
 mod kfunc;
 pub mod listeners;
 pub mod misses;
+mod perf;
 mod preemption;
 pub mod probe;
 mod replace;
@@ -80,6 +85,7 @@ pub use drops::{Dropped, Drops};
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};
 pub use heap::trim as trim_heap;
+pub use inspect::{Inspect, InspectOptions};
 pub use jiffies::microseconds_of_jiffies;
 pub use listeners::Listeners;
 pub use misses::ProgramMisses;

@@ -5,7 +5,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::error::LoadError;
 use crate::kernel_types::KernelTypes;
-use crate::{capability, cgroups, drops, events, kfunc, listeners, sockets};
+use crate::{capability, cgroups, drops, events, inspect, kfunc, listeners, sockets};
 
 /// A program, and whether this machine takes it.
 #[derive(Debug)]
@@ -53,6 +53,12 @@ const CGROUPS: [(&str, &str); 2] = [
     ("cgroup_removed", "raw_tp/cgroup_rmdir"),
 ];
 
+/// Programs of the option `inspect`.
+const INSPECT: [(&str, &str); 2] = [
+    ("inspect", "tp_btf/tcp_probe"),
+    ("inspect_end", "tp_btf/inet_sock_set_state"),
+];
+
 /// Tries the programs of mode `sockets`, each by itself.
 ///
 /// # Errors
@@ -86,6 +92,14 @@ pub fn drops_program() -> Result<Vec<Probed>, LoadError> {
     let program = drops::program_for(&types)?;
     drop(types);
     probe(drops::OBJECT, &[(program, "tp_btf/kfree_skb")])
+}
+
+/// Tries the programs of the option `inspect`.
+///
+/// # Errors
+/// [`LoadError`] if not even their object can be loaded.
+pub fn inspect_programs() -> Result<Vec<Probed>, LoadError> {
+    probe(inspect::OBJECT, &INSPECT)
 }
 
 /// Tries the program that scans listening sockets.

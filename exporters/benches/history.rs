@@ -65,6 +65,7 @@ fn record(index: u64, at: Timestamp, random: &mut fastrand::Rng) -> LogRecord {
         sent_segments: bytes(800),
         received_segments: bytes(900),
         retransmits: i64::from(index.is_multiple_of(31)),
+        ..Counts::default()
     };
     let duration = Duration::from_micros(random.u64(1000..5_000_000));
     LogRecord {

@@ -185,6 +185,7 @@ pub(crate) fn logs() -> LogBatch {
         sent_segments: 5,
         received_segments: 6,
         retransmits: 1,
+        ..Counts::default()
     };
     let closed = ConnectionLog {
         outcome: Outcome::Closed,

@@ -119,6 +119,7 @@ pub fn examine(proc_root: &Path) -> Report {
     findings.push(cgroups(proc_root));
     findings.extend(cgroup_programs());
     findings.extend(dropped_packets());
+    findings.extend(inspection());
     findings.extend(listening_queues());
     findings.push(udp());
     findings.push(listening_ports(proc_root));
@@ -333,6 +334,23 @@ fn dropped_packets() -> Vec<Finding> {
             CONSEQUENCE,
             drops::remedy(&error),
         )],
+    }
+}
+
+/// The programs of the option `inspect`, as one need.
+fn inspection() -> Vec<Finding> {
+    const NEED: &str = "option inspect";
+    const CONSEQUENCE: &str = "protocols, names of TLS servers and exchanges are not available";
+    match probe::inspect_programs() {
+        Ok(probed) => {
+            let refused = probed.iter().find(|program| program.outcome.is_err());
+            let Some(program) = refused.or(probed.first()) else {
+                return Vec::new();
+            };
+            let found = finding(program, Verdict::Limited, CONSEQUENCE, "Linux 5.12 or later");
+            vec![Finding { need: NEED, ..found }]
+        }
+        Err(error) => vec![object(NEED, &error)],
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`replay`] | `replay` | a recording, and the format of recordings |
 //! | [`generator`] | `generator` | nothing: it makes up flows, for load tests |
 //! | [`dns`] | | DNS transactions, from messages |
+//! | [`inspect`] | | application protocols, from the first bytes of connections |
 //! | [`doctor`] | | requirements on this machine |
 //! | [`containers`] | | containers of processes, from a proc file system |
 //! | [`coverage`] | | measured over counted by the kernel |
@@ -27,6 +28,7 @@ pub mod doctor;
 pub mod ebpf;
 mod extras;
 pub mod generator;
+pub mod inspect;
 pub mod listen_scan;
 mod listeners;
 pub mod rdma;

@@ -593,7 +593,7 @@ fn any_record() -> impl Strategy<Value = LogRecord> {
                 received_bytes: counts.1.into(),
                 sent_segments: counts.2.into(),
                 received_segments: counts.3.into(),
-                retransmits: 0,
+                ..Counts::default()
             };
             let outcomes = [
                 Outcome::Active,

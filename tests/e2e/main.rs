@@ -35,6 +35,7 @@
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `extensions` | extensions, and the daemon's own listeners, over reloads |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
+//! | `inspect` | protocols and names of real programs at both ends, exchanges by the applications' counts and clocks, a budget |
 //! | `translation` | the pod behind a service address and the client behind a masquerade, against conntrack and the applications; hops of a sidecar |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
 //! | `udp_programs` | iperf3 and HTTP/3 by aioquic, against their own counts |
@@ -82,6 +83,7 @@ mod handover;
 mod history;
 mod icmp;
 mod identity;
+mod inspect;
 mod ipfix;
 mod kernel_objects;
 mod kubernetes;

@@ -241,6 +241,14 @@ const LABELS: &[(&str, &str)] = &[
         "qp_state",
         "state of a queue pair: `RESET`, `INIT`, `RTR`, `RTS`, `SQD`, `SQE`, `ERR`",
     ),
+    (
+        "protocol",
+        "application protocol of a TCP connection, such as `http`, `tls` or `redis`; `unknown`, or empty where its first bytes were not seen. With `inspect.protocols` ([inspect.md](inspect.md))",
+    ),
+    (
+        "server_name",
+        "name that the client of a TLS connection asks for; `other` beyond `max_names`, `invalid` if no host can have it. With `inspect.server_names`",
+    ),
 ];
 
 #[test]

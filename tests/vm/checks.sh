@@ -2,7 +2,7 @@
 # What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
-# In: CHECKS in the environment, any of "modes processes owners links limits reloads drops translation"; default all.
+# In: CHECKS in the environment, any of "modes processes owners links limits reloads drops translation inspect"; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -25,8 +25,10 @@
 . /checks/limits.sh
 # shellcheck source=tests/vm/translation.sh
 . /checks/translation.sh
+# shellcheck source=tests/vm/inspect.sh
+. /checks/inspect.sh
 
-wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops translation} " in *" $1 "*) ;; *) return 1 ;; esac; }
+wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops translation inspect} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # started NAME MODE...: starts flowtap, or says that it does not.
 started() {
@@ -131,4 +133,16 @@ if wanted translation; then
         stop_flowtap translation
     fi
     more_families=''
+fi
+# Cookies and socket storage in tracing programs came with 5.12, as mode `sockets`.
+if wanted inspect && has_sockets_mode; then
+    more_families=$inspect_families more_keys=$inspect_keys
+    with_ebpf=${running% sock_diag}
+    # shellcheck disable=SC2086 # a list of modes
+    if started inspect $with_ebpf; then
+        # shellcheck disable=SC2086
+        timed inspect all_inspected $with_ebpf
+        stop_flowtap inspect
+    fi
+    more_families='' more_keys=''
 fi

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::cgroups::{CGROUP_CREATED, CGROUP_REMOVED, CgroupHead};
 use super::drops::DropSlot;
+use super::inspect::FirstBytesHead;
 /// Name in C, offset and size of each field, in order.
 macro_rules! layout {
     ($type:ty: $($field:ident $(as $c:literal)?),+ $(,)?) => {
@@ -209,6 +210,59 @@ fn compare(types: &[serde_json::Value], expected: impl IntoIterator<Item = (&'st
         let end = fields.last().map_or(0, |(_, offset, size)| offset + size);
         assert_eq!(end, size, "{name} has padding that no field names");
     }
+}
+
+#[test]
+fn records_of_inspect_are_read_as_the_objects_btf_has_them() {
+    let Some(types) = types_of(crate::inspect::OBJECT) else {
+        return;
+    };
+    let expected = [
+        (
+            "inspect_control",
+            layout!(InspectControl: epoch, wants),
+            size_of::<InspectControl>(),
+        ),
+        (
+            "exchange_event",
+            layout!(ExchangeEvent: cookie, duration_us, role, pad),
+            size_of::<ExchangeEvent>(),
+        ),
+        (
+            "first_bytes",
+            layout!(FirstBytesHead: cookie, offset, skip, captured, direction, role, pad),
+            size_of::<FirstBytesHead>(),
+        ),
+        (
+            "inspect_seen",
+            layout!(InspectSeen: runs, timed_runs, timed_ns, handed_over, exchanges, exchanges_lost, first_bytes_lost,
+                untracked, unknown_roles),
+            size_of::<InspectSeen>(),
+        ),
+    ];
+    compare(&types, expected);
+}
+
+#[test]
+fn first_bytes_are_those_after_the_header_and_a_record_that_is_cut_short_is_refused() {
+    let head = FirstBytesHead {
+        cookie: 7,
+        offset: 1448,
+        skip: 2,
+        captured: 3,
+        direction: 1,
+        role: 1,
+        pad: [0; 6],
+    };
+    let bytes = [bytemuck::bytes_of(&head), b"..abc...", &[0; 3]].concat();
+    let first = FirstBytes::read(&bytes).unwrap();
+    assert_eq!(
+        (first.cookie, first.offset, first.is_sent, first.payload),
+        (7, 1448, true, &b"abc"[..])
+    );
+    assert!(!format!("{first:?}").contains("97"), "payload in a log");
+    assert!(FirstBytes::read(&bytes[..28]).is_none());
+    assert!(FirstBytes::read(&bytes[..23]).is_none());
 }
 
 #[test]

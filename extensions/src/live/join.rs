@@ -26,6 +26,7 @@ pub(super) fn flows(latest: &Latest, renamed: &[(String, Label)]) -> Vec<Flow> {
     let mut flows = Vec::new();
     let mut times = Vec::new();
     let mut least_times = Vec::new();
+    let mut answers = Vec::new();
     let mut repeats = Vec::new();
     let mut shares = Vec::new();
     for family in &latest.snapshot.families {
@@ -35,6 +36,7 @@ pub(super) fn flows(latest: &Latest, renamed: &[(String, Label)]) -> Vec<Flow> {
             }
             Some(FamilyId::Rtt) => times = round_trips(family, latest, &names),
             Some(FamilyId::MinRtt) => least_times = round_trips(family, latest, &names),
+            Some(FamilyId::ExchangeDuration) => answers = round_trips(family, latest, &names),
             Some(FamilyId::Retransmits) => repeats = retransmits(family, &names),
             Some(FamilyId::SendTime) => shares = send_times(family, latest, &names),
             _ => {}
@@ -46,6 +48,10 @@ pub(super) fn flows(latest: &Latest, renamed: &[(String, Label)]) -> Vec<Flow> {
     }
     attach(&mut flows, &times, |flow, mean: Mean| {
         flow.rtt_microseconds = (mean.count > 0).then(|| mean.sum / mean.count as f64);
+    });
+    attach(&mut flows, &answers, |flow, mean: Mean| {
+        flow.exchanges = Some(mean.count);
+        flow.answer_microseconds = (mean.count > 0).then(|| mean.sum / mean.count as f64);
     });
     attach(&mut flows, &repeats, |flow, seen: Retransmits| {
         flow.retransmits = Some(seen);
@@ -66,7 +72,7 @@ fn id_of(family: &Family) -> Option<FamilyId> {
 pub(super) fn is_compared(family: &Family) -> bool {
     matches!(
         id_of(family),
-        Some(FamilyId::Rtt | FamilyId::MinRtt | FamilyId::SendTime)
+        Some(FamilyId::Rtt | FamilyId::MinRtt | FamilyId::SendTime | FamilyId::ExchangeDuration)
     )
 }
 
@@ -278,8 +284,13 @@ impl Names {
             .iter()
             .flat_map(|definition| definition.possible(Naming::PrimusLens));
         let renamed = renamed.iter();
+        let mut otel = HashMap::new();
+        for label in possible {
+            // Of TCP and of UDP the protocol is another label; families of TCP come first, and flows are of TCP.
+            otel.entry(label.otel_name()).or_insert(label.name());
+        }
         Self {
-            otel: possible.map(|label| (label.otel_name(), label.name())).collect(),
+            otel,
             renamed: renamed
                 .map(|(name, label)| (name.clone(), label.name()))
                 .collect(),
@@ -432,6 +443,35 @@ mod tests {
         };
         assert_eq!(flow.retransmits, Some(seen));
         assert_eq!((flows[1].rtt_microseconds, flows[1].retransmits), (None, None));
+    }
+
+    #[test]
+    fn a_flow_shows_the_answers_of_its_peer_and_its_protocol_by_either_naming() {
+        for (naming, bytes, protocol) in [
+            (Naming::PrimusLens, FamilyId::Egress, "protocol"),
+            (Naming::Otel, FamilyId::Io, "network.protocol.name"),
+        ] {
+            let raddr = if naming == Naming::Otel {
+                "network.peer.address"
+            } else {
+                "raddr"
+            };
+            let mut answers = times(naming, &[(&[(raddr, "192.0.2.7")], 4, 0.01)]);
+            answers.family = FamilyId::ExchangeDuration.definition().named(naming);
+            let latest = latest(vec![
+                sums(
+                    bytes,
+                    naming,
+                    &[(&[(raddr, "192.0.2.7"), (protocol, "http")], 9, 9)],
+                ),
+                answers,
+            ]);
+            let flow = flows(&latest, &[]).remove(0);
+            assert_eq!(flow.label("protocol"), "http", "{naming:?}");
+            assert_eq!(flow.exchanges, Some(4));
+            assert!((flow.answer_microseconds.unwrap() - 2_500.0).abs() < 1e-6);
+            assert_eq!(flow.rtt_microseconds, None);
+        }
     }
 
     #[test]

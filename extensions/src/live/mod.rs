@@ -66,6 +66,12 @@ pub struct Flow {
     /// no time of the peer's answers; else of the smoothed ones.
     #[serde(default)]
     pub rtt_microseconds: Option<f64>,
+    /// Mean time of answers in the last window, with the receiver's option `inspect.exchanges`: of this machine, if it serves.
+    #[serde(default)]
+    pub answer_microseconds: Option<f64>,
+    /// Requests of the last window that were answered.
+    #[serde(default)]
+    pub exchanges: Option<u64>,
     /// Segments that were sent to the peer again.
     #[serde(default)]
     pub retransmits: Option<Retransmits>,

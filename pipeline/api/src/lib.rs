@@ -58,17 +58,17 @@ pub use extension::Extension;
 pub use findings::Findings;
 pub use flowtap_model::cluster_objects::{self, ClusterObjects};
 pub use flowtap_model::{
-    Arrival, Buckets, Census, Chronograph, ClusterRanges, ClusterState, DROP_KINDS, DnsAnswer, DnsOutcome,
-    DnsRcode, DnsRecord, DnsType, DropKind, DropReason, DropRecord, Endpoint, EventCount, EventHop,
-    EventType, Events, Exponential, Family, FamilyKind, FamilySnapshot, FindingKind, FindingRecord, Flow,
-    FlowBatch, FlowKind, HISTOGRAM_BUCKETS, HistogramPoint, Hop, IcmpCount, KubernetesNames, LabelChanges,
-    LabelValue, Limit, ListenChange, Listener, ListeningRecord, LogBatch, LogBody, LogField, LogRecord,
-    LogValue, MAX_EXPONENTIAL_BUCKETS, NameSource, Naming, NodeInfo, Output, Pair, PairValue, PeerClass,
-    PeerName, PipelineId, PipelineKind, Place, Points, Queue, Queues, ReadingLabels, ReadingRecord,
-    ReadingValue, Rendered, ResetBy, Resource, Role, RoleSource, SendTime, SenderState, Series, SeriesId,
-    Snapshot, SumPoint, TcpRecord, Timestamp, Translation, Transport, UdpApp, UdpRecord, Unit, ValuePoint,
-    ZERO_THRESHOLD, batch, catalog, cluster, dns, family, finding, flow, labels, limits, log, node, output,
-    peer_class, resource, series, snapshot, tcp, time, udp,
+    AppProtocol, Arrival, Buckets, Census, Chronograph, ClusterRanges, ClusterState, DROP_KINDS, DnsAnswer,
+    DnsOutcome, DnsRcode, DnsRecord, DnsType, DropKind, DropReason, DropRecord, Endpoint, EventCount,
+    EventHop, EventType, Events, Exchanges, Exponential, Family, FamilyKind, FamilySnapshot, FindingKind,
+    FindingRecord, Flow, FlowBatch, FlowKind, HISTOGRAM_BUCKETS, HistogramPoint, Hop, IcmpCount, Inspection,
+    KubernetesNames, LabelChanges, LabelValue, Limit, ListenChange, Listener, ListeningRecord, LogBatch,
+    LogBody, LogField, LogRecord, LogValue, MAX_EXPONENTIAL_BUCKETS, NameSource, Naming, NodeInfo, Output,
+    Pair, PairValue, PeerClass, PeerName, PipelineId, PipelineKind, Place, Points, Queue, Queues,
+    ReadingLabels, ReadingRecord, ReadingValue, Rendered, ResetBy, Resource, Role, RoleSource, SendTime,
+    SenderState, Series, SeriesId, Snapshot, SumPoint, TcpRecord, Timestamp, Translation, Transport, UdpApp,
+    UdpRecord, Unit, ValuePoint, ZERO_THRESHOLD, batch, catalog, cluster, dns, family, finding, flow, labels,
+    limits, log, node, output, peer_class, resource, series, snapshot, tcp, time, udp,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};

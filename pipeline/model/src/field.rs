@@ -30,6 +30,10 @@ pub enum RecordField {
     Translation,
     /// `policy_rule`.
     PolicyRule,
+    /// `inspection.protocol`.
+    Protocol,
+    /// `inspection.server_name`.
+    ServerName,
 }
 
 impl RecordField {
@@ -38,6 +42,8 @@ impl RecordField {
         match self {
             Self::DnsName => Some("receivers.ebpf.dns.names"),
             Self::PolicyRule => Some("processors.policy.rules"),
+            Self::Protocol => Some("receivers.ebpf.inspect.protocols"),
+            Self::ServerName => Some("receivers.ebpf.inspect.server_names"),
             _ => None,
         }
     }
@@ -56,6 +62,8 @@ impl RecordField {
             Self::PeerNetwork => "networks of peers stay empty",
             Self::PeerPlace => "operators and countries of peers stay empty",
             Self::PolicyRule => "rules of classes stay empty",
+            Self::Protocol => "application protocols stay empty",
+            Self::ServerName => "names of TLS servers stay empty",
             Self::Translation => "backends of services and clients behind a masquerade stay empty",
         }
     }
@@ -76,6 +84,8 @@ impl fmt::Display for RecordField {
             Self::PeerPlace => "the peer's place",
             Self::Translation => "the addresses on the wire",
             Self::PolicyRule => "the rule of the class",
+            Self::Protocol => "the application protocol",
+            Self::ServerName => "the name of the TLS server",
         })
     }
 }

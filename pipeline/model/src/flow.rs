@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::KubernetesNames;
 use crate::endpoint::Endpoint;
+use crate::inspection::Inspection;
 use crate::peer_class::PeerClass;
 use crate::place::Place;
 use crate::translation::{Arrival, Translation};
@@ -177,6 +178,8 @@ pub struct Flow {
     pub translation: Option<Arc<Translation>>,
     /// The interface on which its packets arrive.
     pub arrival: Arrival,
+    /// What its first bytes say; `None` if they were not seen, or not asked for.
+    pub inspection: Option<Arc<Inspection>>,
 
     // ---- filled by processors, and no part of a recording ----
     /// Ingress or egress; `None` before the direction processor.
@@ -228,6 +231,7 @@ impl Flow {
             container_id: None,
             translation: None,
             arrival: Arrival::Unknown,
+            inspection: None,
             kind: None,
             class: None,
             peer_names: None,

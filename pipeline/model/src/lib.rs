@@ -14,6 +14,7 @@
 //! | [`hop`] | [`Hop`]: a connection's part in the way through a proxy |
 //! | [`peer_class`] | [`PeerClass`]: the class of a remote address |
 //! | [`tcp`] | [`TcpRecord`]: the changes of one TCP socket since its last record |
+//! | [`inspection`] | [`Inspection`], [`Exchanges`]: the protocol that a connection speaks, and how long answers take |
 //! | [`limits`] | [`SendTime`], [`Queues`]: what a TCP sender waits for, and the bytes that wait |
 //! | [`listening`] | [`ListeningRecord`]: queue and drops of a listening socket |
 //! | [`drops`] | [`DropRecord`]: packets that the kernel dropped, and why |
@@ -54,6 +55,7 @@ pub mod finding;
 pub mod flow;
 pub mod histogram;
 pub mod hop;
+pub mod inspection;
 pub mod label_changes;
 pub mod labels;
 pub mod limits;
@@ -86,6 +88,7 @@ pub use finding::{FindingKind, FindingRecord};
 pub use flow::{Flow, FlowKind, NameSource, PeerName, Role, RoleSource, Transport};
 pub use histogram::{Buckets, Exponential, MAX_EXPONENTIAL_BUCKETS, ZERO_THRESHOLD};
 pub use hop::Hop;
+pub use inspection::{AppProtocol, Exchanges, Inspection};
 pub use label_changes::LabelChanges;
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};

@@ -78,6 +78,10 @@ pub struct LogRecord {
 /// The events that there are.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all log records are of connections"
+)]
 pub enum LogBody {
     /// A TCP connection, or a part of one.
     Connection(ConnectionLog),
@@ -283,6 +287,10 @@ pub struct Counts {
     pub received_segments: i64,
     /// Segments retransmitted.
     pub retransmits: i64,
+    /// Requests that were answered.
+    pub exchanges: i64,
+    /// The time of their answers, in µs.
+    pub answer_us: i64,
 }
 
 impl Counts {
@@ -295,6 +303,8 @@ impl Counts {
             sent_segments: self.sent_segments.saturating_add(other.sent_segments),
             received_segments: self.received_segments.saturating_add(other.received_segments),
             retransmits: self.retransmits.saturating_add(other.retransmits),
+            exchanges: self.exchanges.saturating_add(other.exchanges),
+            answer_us: self.answer_us.saturating_add(other.answer_us),
         }
     }
 
@@ -570,6 +580,18 @@ fields! {
         |record| Some(LogValue::Number(record.connection()?.probability));
     PolicyRule "flowtap.policy.rule" "policy_rule" Text "The rule that decided the peer's class, with `processors.policy.rules`.",
         |record| text(record.flow.policy_rule.as_deref()?);
+    Protocol "network.protocol.name" "protocol" Text "Application protocol, by the first bytes of the connection, with `receivers.ebpf.inspect.protocols`.",
+        |record| text(record.flow.inspection.as_ref()?.protocol?.otel_name());
+    ProtocolVersion "network.protocol.version" "protocol_version" Text "Its version, where the first bytes settle it: `2` of HTTP/2.",
+        |record| text(record.flow.inspection.as_ref()?.protocol?.version()?);
+    ServerName "server.address" "server_name" Text "The name that the client of a TLS connection asks for, with `receivers.ebpf.inspect.server_names`.",
+        |record| text(record.flow.inspection.as_ref()?.server_name_full.as_deref()?);
+    Alpn "flowtap.tls.client.alpn" "alpn" Text "Protocols that the client of a TLS connection offers: `h2,http/1.1`.",
+        |record| text(record.flow.inspection.as_ref()?.alpn.as_deref()?);
+    Exchanges "flowtap.exchanges" "exchanges" Integer "Requests in the interval that were answered, with `receivers.ebpf.inspect.exchanges`.",
+        |record| counted(record.connection()?.delta.exchanges);
+    AnswerTime "flowtap.exchanges.duration" "exchanges_duration" Number "Seconds that their answers took, as a sum.",
+        |record| answer_time(&record.connection()?.delta);
     FindingKind "flowtap.finding.kind" "finding" Text "Kind of the finding.",
         |record| text(record.finding()?.kind.as_str());
     FindingSubject "flowtap.finding.subject" "finding_subject" Text "Whose traffic the finding is about: a workload, a container or a process.",
@@ -580,6 +602,15 @@ fields! {
         |record| text(&record.finding()?.text);
     FindingNumbers "flowtap.finding.numbers" "finding_numbers" Text "The numbers that it rests on, as `name=value` pairs.",
         |record| text(&record.finding()?.numbers);
+}
+
+/// A count that is left out at 0.
+fn counted(count: i64) -> Option<LogValue<'static>> {
+    (count > 0).then(|| integer(count))
+}
+
+fn answer_time(counts: &Counts) -> Option<LogValue<'static>> {
+    (counts.exchanges > 0).then(|| LogValue::Number(counts.answer_us as f64 / 1e6))
 }
 
 /// The name of a process, up to its first NUL.

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Flow;
+use crate::inspection::Exchanges;
 use crate::limits::{Queues, ResetBy, SendTime};
 
 /// Events of the connection since the last record, as a set of bits.
@@ -125,6 +126,8 @@ pub struct TcpRecord {
     pub is_application_limited: bool,
     /// The side that reset the connection, with [`Events::RESET`].
     pub reset_by: ResetBy,
+    /// Exchanges since the last record; `None` if there were none, or they are not asked for.
+    pub exchanges: Option<Box<Exchanges>>,
 }
 
 impl TcpRecord {
@@ -154,6 +157,7 @@ impl TcpRecord {
             syn_retransmits: 0,
             is_application_limited: false,
             reset_by: ResetBy::Unknown,
+            exchanges: None,
         }
     }
 

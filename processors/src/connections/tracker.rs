@@ -90,12 +90,15 @@ impl Connection {
     }
 
     fn add(&mut self, record: &TcpRecord) {
+        let exchanges = record.exchanges.as_deref();
         self.total = self.total.plus(Counts {
             sent_bytes: record.sent_bytes,
             received_bytes: record.received_bytes,
             sent_segments: record.sent_segments,
             received_segments: record.received_segments,
             retransmits: record.retransmits,
+            exchanges: exchanges.map_or(0, |exchanges| exchanges.count().try_into().unwrap_or(i64::MAX)),
+            answer_us: exchanges.map_or(0, |exchanges| exchanges.sum_us().try_into().unwrap_or(i64::MAX)),
         });
         self.age_us = self.age_us.max(record.age_us);
         // Zero stands for unknown: a close need not know what a record before did.
@@ -128,6 +131,7 @@ impl Connection {
             (self.flow.cgroup_id, self.flow.container_id) = (cgroup_id, container_id);
         }
         self.flow.translation = self.flow.translation.take().or(before.translation);
+        self.flow.inspection = self.flow.inspection.take().or(before.inspection);
         self.flow.local_names = self.flow.local_names.take().or(before.local_names);
         self.flow.peer_names = self.flow.peer_names.take().or(before.peer_names);
     }
@@ -154,6 +158,8 @@ impl Connection {
             sent_segments: self.total.sent_segments - self.reported.sent_segments,
             received_segments: self.total.received_segments - self.reported.received_segments,
             retransmits: self.total.retransmits - self.reported.retransmits,
+            exchanges: self.total.exchanges - self.reported.exchanges,
+            answer_us: self.total.answer_us - self.reported.answer_us,
         }
     }
 
@@ -241,6 +247,8 @@ fn positive(counts: Counts) -> Counts {
         sent_segments: counts.sent_segments.max(0),
         received_segments: counts.received_segments.max(0),
         retransmits: counts.retransmits.max(0),
+        exchanges: counts.exchanges.max(0),
+        answer_us: counts.answer_us.max(0),
     }
 }
 

@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use flowtap_pipeline::{
-    Endpoint, Flow, FlowKind, Hop, KubernetesNames, LabelValue, PeerName, Place, ReadingLabels, RoleSource,
+    AppProtocol, Endpoint, Flow, FlowKind, Hop, KubernetesNames, LabelValue, PeerName, Place, ReadingLabels,
+    RoleSource,
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
@@ -84,6 +85,16 @@ pub(super) struct Detail {
     policy_rule: Option<Arc<str>>,
     /// Labels of a reading, which has nothing of the above.
     reading: Option<ReadingLabels>,
+    protocol: Option<AppProtocol>,
+    server_name: Option<Arc<str>>,
+}
+
+fn protocol(flow: &Flow) -> Option<AppProtocol> {
+    flow.inspection.as_ref()?.protocol
+}
+
+fn server_name(flow: &Flow) -> Option<&Arc<str>> {
+    flow.inspection.as_ref()?.server_name.as_ref()
 }
 
 /// The port behind a service address. A client behind a masquerade has a port of its own per connection, which is of no use.
@@ -150,6 +161,8 @@ impl Detail {
             zones: [flow.local_zone.clone(), flow.peer_zone.clone()],
             policy_rule: flow.policy_rule.clone(),
             reading: None,
+            protocol: protocol(flow),
+            server_name: server_name(flow).cloned(),
         }
     }
 
@@ -193,6 +206,8 @@ impl Detail {
             && (!labels.has(Label::LocalZone) || self.zones[0] == flow.local_zone)
             && (!labels.has(Label::PeerZone) || self.zones[1] == flow.peer_zone)
             && (!labels.has(Label::PolicyRule) || self.policy_rule == flow.policy_rule)
+            && (!labels.has(Label::Protocol) || self.protocol == protocol(flow))
+            && (!labels.has(Label::ServerName) || self.server_name.as_ref() == server_name(flow))
             && same_place(labels, self.peer_place.as_ref(), flow.peer_place.as_ref())
     }
 
@@ -260,6 +275,12 @@ impl Detail {
         if with(Label::PolicyRule) {
             flow.policy_rule.hash(&mut state);
         }
+        if with(Label::Protocol) {
+            protocol(flow).hash(&mut state);
+        }
+        if with(Label::ServerName) {
+            server_name(flow).hash(&mut state);
+        }
         let place = flow.peer_place.as_ref();
         for label in PLACE.into_iter().filter(|label| with(*label)) {
             match place_label(label, place) {
@@ -291,6 +312,8 @@ impl Detail {
             Label::PeerAsn => number(self.peer_place.as_ref().map_or(0, |place| u64::from(place.asn))),
             Label::Backend => self.backend.map_or(Text(""), |end| Addr(end.addr)),
             Label::BackendPort => number(self.backend.map_or(0, |end| u64::from(end.port))),
+            Label::Protocol => Text(self.protocol.map_or("", AppProtocol::as_str)),
+            Label::ServerName => Text(self.server_name.as_deref().unwrap_or("")),
             Label::Hop => Text(self.hop.map_or("", Hop::as_str)),
             Label::LocalZone => Text(self.zones[0].as_deref().unwrap_or("")),
             Label::PeerZone => Text(self.zones[1].as_deref().unwrap_or("")),

@@ -14,6 +14,7 @@ use opentelemetry::metrics::{Counter, Gauge};
 
 mod dns;
 mod drops;
+mod exchanges;
 mod findings;
 mod limits;
 mod listening;

@@ -22,6 +22,20 @@ impl DomainName {
         Self(wire.into())
     }
 
+    /// The name of a host as text, such as TLS has it (RFC 6066: no dot at the end); `None` if its labels can't be those of a name.
+    pub(crate) fn from_host(host: &[u8]) -> Option<Self> {
+        if host.len() > MAX_TEXT {
+            return None;
+        }
+        let mut wire = Vec::with_capacity(host.len() + 1);
+        for label in host.split(|byte| *byte == b'.') {
+            let length = u8::try_from(label.len()).ok();
+            wire.push(length.filter(|length| (1..=63).contains(length))?);
+            wire.extend(label.iter().map(u8::to_ascii_lowercase));
+        }
+        Some(Self(wire.into()))
+    }
+
     /// Its labels, the root not among them.
     pub fn labels(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &*self.0;
@@ -105,6 +119,27 @@ mod tests {
         assert_eq!(dot_inside.to_text(), None);
         let invalid_utf8 = DomainName(b"\x02\xff\xfe\x03com".to_vec().into());
         assert_eq!(invalid_utf8.to_text(), None);
+    }
+
+    #[test]
+    fn a_host_is_a_name_if_its_labels_are() {
+        let text = |host: &[u8]| DomainName::from_host(host)?.to_text();
+        assert_eq!(text(b"API.Example.test").as_deref(), Some("api.example.test"));
+        assert_eq!(text(b"localhost").as_deref(), Some("localhost"));
+        let long = ["x".repeat(64), "a.".repeat(126) + "bc"];
+        for hostile in [
+            &b""[..],
+            b".",
+            b"a..b",
+            b"a.test.",
+            b"a\nb.test",
+            b"\xff.test",
+            b"a b.test",
+            long[0].as_bytes(),
+            long[1].as_bytes(),
+        ] {
+            assert_eq!(text(hostile), None, "{hostile:?}");
+        }
     }
 
     #[test]

@@ -97,11 +97,7 @@ impl NamePolicy {
             return Named::default();
         }
         let Some(full) = name.to_text() else {
-            self.rejected += 1;
-            return Named {
-                label: Some(Arc::clone(&self.invalid)),
-                name: None,
-            };
+            return self.invalid_name();
         };
         let name = match self.names {
             Names::RegisteredDomain => registered_domain(&full),
@@ -131,6 +127,18 @@ impl NamePolicy {
         Named {
             label: Some(label),
             name: Some(name),
+        }
+    }
+
+    /// The names where there is no valid one; counts it.
+    pub(crate) fn invalid_name(&mut self) -> Named {
+        if self.names == Names::None {
+            return Named::default();
+        }
+        self.rejected += 1;
+        Named {
+            label: Some(Arc::clone(&self.invalid)),
+            name: None,
         }
     }
 

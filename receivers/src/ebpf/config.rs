@@ -9,6 +9,7 @@ use flowtap_pipeline::{ComponentConfig, Contract, RecordField, Signal, Sockets, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::inspect::InspectConfig;
 use super::udp::{IcmpConfig, UdpConfig, UdpHooks};
 use crate::dns::Names;
 
@@ -90,6 +91,8 @@ pub struct Config {
     pub dns: crate::dns::Config,
     /// ICMP messages, as the kernel counts them.
     pub icmp: IcmpConfig,
+    /// Application protocols, names of TLS servers, and answer times.
+    pub inspect: InspectConfig,
 }
 
 impl Default for Config {
@@ -107,6 +110,7 @@ impl Default for Config {
             udp: UdpConfig::default(),
             dns: crate::dns::Config::default(),
             icmp: IcmpConfig::default(),
+            inspect: InspectConfig::default(),
         }
     }
 }
@@ -132,6 +136,12 @@ impl ComponentConfig for Config {
         }
         if self.udp.enabled && self.dns.enabled && self.dns.names != Names::None {
             contract = contract.fills([RecordField::DnsName]);
+        }
+        if self.inspect.protocols {
+            contract = contract.fills([RecordField::Protocol]);
+        }
+        if self.inspect.has_server_names() {
+            contract = contract.fills([RecordField::ServerName]);
         }
         if self.udp.enabled && self.udp.hooks == UdpHooks::Cgroup {
             contract.net_admin()
@@ -167,6 +177,7 @@ impl ComponentConfig for Config {
         }
         faults.extend(self.udp.validate());
         faults.extend(self.dns.validate());
+        faults.extend(self.inspect.validate());
         faults
     }
 }

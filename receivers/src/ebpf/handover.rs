@@ -4,6 +4,7 @@ use flowtap_ebpf::Sockets;
 
 use super::config::Config;
 use super::event_programs::EventPrograms;
+use super::inspect::InspectCapture;
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs};
 use super::udp::{IcmpCounters, UdpCapture};
@@ -19,6 +20,8 @@ pub(super) struct Handover {
     /// UDP's programs, where they are at work.
     pub(super) udp: Option<Box<UdpCapture>>,
     pub(super) icmp: Option<IcmpCounters>,
+    /// The programs of `inspect`, where they are at work.
+    pub(super) inspect: Option<Box<InspectCapture>>,
     pub(super) coverage: Coverage,
     pub(super) extras: Extras,
     /// Why this mode was taken.

@@ -12,7 +12,8 @@
 //! 4. The mode and its reason are logged, and exported by the gauge `receiver_mode`.
 //! 5. With each interval come the queues of listening sockets, and packets that the kernel dropped ([`drops`]).
 //! 6. UDP is measured beside either mode ([`udp`]).
-//! 7. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
+//! 7. Where the config asks for it, records say which protocol a connection speaks, and how long answers took ([`inspect`]).
+//! 8. A receiver that replaces another one continues with its programs, wherever these can go on ([`handover`], [`replace`]).
 
 mod address;
 mod config;
@@ -23,6 +24,7 @@ mod events;
 mod explain;
 mod factory;
 mod handover;
+mod inspect;
 mod known;
 mod losses;
 mod programs;
@@ -48,6 +50,8 @@ use self::explain::explain;
 pub(crate) use self::explain::grant_command;
 pub use self::factory::FACTORY;
 use self::handover::Handover;
+use self::inspect::{InspectCapture, InspectSink, Shared as SharedInspect};
+pub use self::inspect::{InspectConfig, InvalidShare, Share};
 use self::known::Known;
 use self::losses::LossTelemetry;
 use self::programs::{Left, Programs, events_options, scan_listeners, sockets_options};
@@ -72,6 +76,8 @@ pub struct EbpfReceiver {
     udp: Option<Box<UdpCapture>>,
     /// The kernel's counters of ICMP, from the start on.
     icmp: Option<IcmpCounters>,
+    /// The programs of `inspect`, where they are at work.
+    inspect: Option<Box<InspectCapture>>,
     /// Of the receiver that this one replaces.
     inherited: Option<Handover>,
     /// The comparison, which continues although the programs can't.
@@ -95,6 +101,7 @@ impl EbpfReceiver {
             extras: Extras::default(),
             udp: None,
             icmp: None,
+            inspect: None,
             inherited: None,
             coverage: None,
         }
@@ -252,7 +259,12 @@ impl Receiver for EbpfReceiver {
         tracing::info!(receiver, mode, reason, "capturing");
         programs.log(&self.config);
         self.record_mode(1, mode, reason.clone());
+        // Without eBPF there are no records that its cookies could be joined with, and the warning of the mode has said why.
+        let has_programs = !matches!(programs, Programs::SockDiag(_));
         self.programs = Some((programs, coverage, reason));
+        if self.inspect.is_none() && has_programs {
+            self.inspect = InspectCapture::load(&self.config.inspect, &self.context)?;
+        }
         if self.udp.is_none() {
             self.udp = UdpCapture::load(
                 &self.config.udp,
@@ -275,8 +287,13 @@ impl Receiver for EbpfReceiver {
                 return Err(StageError::Other("run without start".into()));
             };
             let shared = Shared::new(self.udp.take(), self.icmp.take());
-            let mut with_udp = UdpSink {
+            let inspect = SharedInspect::new(self.inspect.take());
+            let mut inspected = InspectSink {
                 sink,
+                shared: &inspect,
+            };
+            let mut with_udp = UdpSink {
+                sink: &mut inspected,
                 shared: &shared,
             };
             let of_mode = async {
@@ -300,8 +317,10 @@ impl Receiver for EbpfReceiver {
             let left = tokio::select! {
                 left = of_mode => left?,
                 broken = shared.run() => return broken,
+                broken = inspect.run() => return broken,
             };
             (self.udp, self.icmp) = shared.into_parts();
+            self.inspect = inspect.into_capture();
             self.programs = Some((left, coverage, reason));
             Ok(())
         }

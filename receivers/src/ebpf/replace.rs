@@ -21,6 +21,7 @@ use super::config::Mode;
 use super::event_programs::EventPrograms;
 use super::explain::explain;
 use super::handover::{Handover, in_mode, shared};
+use super::inspect::InspectCapture;
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs, events_options, sockets_options};
 use super::udp::UdpCapture;
@@ -40,6 +41,7 @@ impl EbpfReceiver {
             programs,
             udp: self.udp.take(),
             icmp: self.icmp.take(),
+            inspect: self.inspect.take(),
             coverage,
             extras: mem::take(&mut self.extras),
             reason,
@@ -58,6 +60,7 @@ impl EbpfReceiver {
             programs,
             udp,
             icmp,
+            inspect,
             mut coverage,
             extras,
             mut reason,
@@ -75,6 +78,7 @@ impl EbpfReceiver {
                 programs,
                 udp,
                 icmp,
+                inspect,
                 coverage,
                 extras,
                 reason,
@@ -99,6 +103,7 @@ impl EbpfReceiver {
         self.extras = extras;
         self.icmp = icmp;
         self.keep_udp(udp);
+        self.keep_inspect(inspect);
         Ok((programs, coverage, reason))
     }
 
@@ -115,6 +120,17 @@ impl EbpfReceiver {
                 "this change of `udp` or `dns` restarts its measurement: datagrams until then are not counted\n  \
                  hint: flowtap_receiver_coverage_kernel and _measured show what was missed"
             );
+        }
+    }
+
+    /// Continues with the programs of `inspect` if the config asks for the same; else those of this config begin anew, and connections
+    /// that are open are not recognized.
+    fn keep_inspect(&mut self, inspect: Option<Box<InspectCapture>>) {
+        let Some(inspect) = inspect else { return };
+        if inspect.suits(&self.config.inspect) {
+            self.inspect = Some(inspect);
+        } else {
+            inspect.end();
         }
     }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 const MAGIC: [u8; 8] = *b"flowtap\n";
 
 /// The version that is written, and the only one that is read.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// No frame is longer: a batch holds some thousand records of some hundred bytes.
 const MAX_FRAME_BYTES: u32 = 64 * 1024 * 1024;

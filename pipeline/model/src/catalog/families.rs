@@ -3,6 +3,7 @@
 mod bounds;
 mod dns;
 mod drops;
+mod exchanges;
 mod findings;
 mod limits;
 mod listening;
@@ -60,6 +61,9 @@ family_ids! {
     EcnCe,
     Connecting,
     ConnectingRetransmits,
+    // exchanges
+    Exchanges,
+    ExchangeDuration,
     // listening
     ListenBacklog,
     ListenLimit,
@@ -116,6 +120,7 @@ pub const FAMILIES: [Definition; COUNT] = {
 const GROUPS: &[&[Definition]] = &[
     tcp::FAMILIES,
     limits::FAMILIES,
+    exchanges::FAMILIES,
     listening::FAMILIES,
     drops::FAMILIES,
     dns::FAMILIES,
@@ -184,6 +189,7 @@ mod tests {
             (FamilyId::Rtt, "network_tcp_flow_rtt"),
             (FamilyId::EventDropped, "bpf_event_chan_drop"),
             (FamilyId::SendTime, "network_tcp_send_time"),
+            (FamilyId::Exchanges, "network_tcp_exchanges"),
             (FamilyId::ListenBacklog, "network_tcp_listen_backlog"),
             (FamilyId::Drops, "network_drops"),
             (FamilyId::DnsQueries, "network_dns_queries"),

@@ -121,11 +121,15 @@ pub enum Label {
     QpType,
     /// State of a queue pair: `RTS`, `ERR`, ...
     QpState,
+    /// Application protocol of a TCP connection, by its first bytes: `http`, `http2`, `grpc`, `tls`, `redis`, ..., `unknown`; empty if they were not seen.
+    Protocol,
+    /// The name that the client of a TLS connection asks for, as `receivers.ebpf.inspect.server_names` wants it.
+    ServerName,
 }
 
 impl Label {
     /// Labels beyond those of the default profile: of one connection or process rather than of a peer.
-    pub const DETAILS: [Self; 27] = [
+    pub const DETAILS: [Self; 29] = [
         Self::Laddr,
         Self::RoleSource,
         Self::Netns,
@@ -153,6 +157,8 @@ impl Label {
         Self::LocalZone,
         Self::PeerZone,
         Self::PolicyRule,
+        Self::Protocol,
+        Self::ServerName,
     ];
 
     /// The label's name by OpenTelemetry's semantic conventions (registry, "Network", "Kubernetes", "Process", "Container",
@@ -195,7 +201,8 @@ impl Label {
             Self::Qname => "dns.question.name",
             Self::PeerName => "flowtap.peer.name",
             Self::PeerNameSource => "flowtap.peer.name.source",
-            Self::App => "network.protocol.name",
+            // Families have one of the two: the one of UDP, or the one of TCP.
+            Self::App | Self::Protocol => "network.protocol.name",
             Self::IcmpType => "flowtap.icmp.type",
             Self::PeerNetwork => "flowtap.peer.network.name",
             Self::PeerAsn => "flowtap.peer.as.number",
@@ -212,6 +219,7 @@ impl Label {
             Self::Counter => "flowtap.rdma.counter",
             Self::QpType => "flowtap.rdma.queue_pair.type",
             Self::QpState => "flowtap.rdma.queue_pair.state",
+            Self::ServerName => "server.address",
         }
     }
 
@@ -239,6 +247,8 @@ impl Label {
             Self::PeerNetwork => Some(RecordField::PeerNetwork),
             Self::PeerAsn | Self::PeerAsOrg | Self::PeerCountry => Some(RecordField::PeerPlace),
             Self::PolicyRule => Some(RecordField::PolicyRule),
+            Self::Protocol => Some(RecordField::Protocol),
+            Self::ServerName => Some(RecordField::ServerName),
             Self::Raddr
             | Self::Rport
             | Self::Lport
@@ -357,6 +367,8 @@ impl Label {
             Self::Counter => "counter",
             Self::QpType => "qp_type",
             Self::QpState => "qp_state",
+            Self::Protocol => "protocol",
+            Self::ServerName => "server_name",
         }
     }
 }

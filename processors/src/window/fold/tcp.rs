@@ -27,6 +27,7 @@ impl Window {
             self.fold_size(receiver, record);
         }
         self.fold_limits(receiver, record);
+        self.fold_exchanges(record);
         if record.retransmits != 0 {
             self.add(
                 FamilyId::Retransmits,

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * The option `inspect`: the first bytes of connections, and exchanges. Loaded and attached only where the config asks
+ * for it, and then for as much of the time as its budget allows.
+ *
+ *   inspect      tp_btf/tcp_probe             -> first_bytes (perf buffer), exchanges (ring buffer)
+ *   inspect_end  tp_btf/inet_sock_set_state   -> exchanges: an answer whose acknowledgement comes after the FIN
+ *
+ * The tracepoint shows each received segment of an established connection before TCP has taken it in, under the
+ * socket's lock. That lock is what makes it safe to read the segment at the head of the retransmit queue: what this
+ * end said first, which no tracepoint shows when it is sent.
+ *
+ * An exchange is told by who speaks: data that comes in answers what was sent before, and the other way round. No
+ * payload is read for it, so it works with TLS as well.
+ *
+ * Linux 5.12 and later (socket storage, and cookies, in tracing programs).
+ */
+#include "kernel.h"
+#include "inspect_abi.h"
+
+/* enum role of abi.h */
+enum {
+	ROLE_UNKNOWN = 0,
+	ROLE_CLIENT = 1,
+	ROLE_SERVER = 2,
+};
+
+/* One in so many runs is timed: reading the clock costs as much as the rest. */
+#define TIMED_RUNS 64
+
+#define TCP_HEADER_BYTES 20
+#define MOST_HEADER_BYTES 60
+
+struct inspect_state {
+	__u64 sent;	/* payload bytes, when the direction changed last */
+	__u64 asked_ns; /* server: when the last segment of the request came */
+	__u32 epoch;
+	__u32 next_sent; /* offset of the next segment of ours to hand over */
+	__u8 role;
+	__u8 is_waiting; /* server: for an answer */
+	__u8 sent_left;	 /* segments to hand over */
+	__u8 received_left;
+};
+
+/* Key: the socket. Value: what is known of its connection. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct inspect_state);
+} inspected SEC(".maps");
+
+/* struct first_bytes and what it says. Not a ring buffer: payload is in pages, and bpf_skb_output(), which reads
+ * them, writes to a perf buffer alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} first_bytes SEC(".maps");
+
+/* exchange_event. The size is set by the loader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} exchanges SEC(".maps");
+
+/* Key: 0. Value: what user space wants. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct inspect_control);
+} inspect_control SEC(".maps");
+
+/* Key: 0. Value: what the programs did. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct inspect_seen);
+} inspect_seen SEC(".maps");
+
+/* Bytes in the ring from which on its reader is woken. Set by the loader to a quarter of it. */
+const volatile __u64 exchange_wakeup_bytes = 1 << 18;
+
+/* What is read of a segment's header. */
+struct received {
+	__u32 sequence;
+	__u32 header_bytes;
+	__u32 payload;
+};
+
+static __always_inline bool read_received(struct received *received, struct sk_buff *skb)
+{
+	__u8 header[TCP_HEADER_BYTES];
+
+	if (bpf_probe_read_kernel(header, sizeof(header), skb->data))
+		return false;
+	received->sequence = bpf_ntohl(*(__u32 *)(header + 4));
+	received->header_bytes = (header[12] >> 4) * 4;
+	received->payload = skb->len > received->header_bytes ? skb->len - received->header_bytes : 0;
+	return true;
+}
+
+/* The head of the retransmit queue: `highest_sack`, as long as nothing has been acknowledged out of order. */
+static __always_inline struct sk_buff *oldest_sent(struct tcp_sock *tcp)
+{
+	if (!tcp->packets_out || tcp->sacked_out)
+		return NULL;
+	return tcp->highest_sack;
+}
+
+/* The end that opened the connection: its sequence numbers include the SYN. See totals.h; here the socket is locked,
+ * and its FIN is not sent. */
+static __always_inline __u8 read_role(struct tcp_sock *tcp)
+{
+	__s64 sequence = tcp->bytes_acked + (__s32)(tcp->snd_nxt - tcp->snd_una);
+	__s64 surplus = sequence - (__s64)(tcp->bytes_sent - tcp->bytes_retrans);
+
+	if (surplus == 1)
+		return ROLE_CLIENT;
+	return surplus == 0 ? ROLE_SERVER : ROLE_UNKNOWN;
+}
+
+static __always_inline __u64 read_sent(struct tcp_sock *tcp)
+{
+	return tcp->bytes_sent - tcp->bytes_retrans;
+}
+
+static __always_inline struct inspect_state *state_of(struct sock *sk, struct tcp_sock *tcp,
+						      struct inspect_control *control, struct inspect_seen *seen)
+{
+	struct inspect_state *state = bpf_sk_storage_get(&inspected, sk, 0, 0);
+
+	if (state) {
+		if (state->epoch != control->epoch) {
+			/* Segments have passed unseen: an exchange that is under way can't be timed. */
+			state->epoch = control->epoch;
+			state->sent = read_sent(tcp);
+			state->is_waiting = 0;
+			state->sent_left = state->received_left = 0;
+		}
+		return state;
+	}
+	state = bpf_sk_storage_get(&inspected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!state) {
+		seen->untracked++;
+		return NULL;
+	}
+	state->epoch = control->epoch;
+	state->role = read_role(tcp);
+	if (state->role == ROLE_UNKNOWN)
+		seen->unknown_roles++;
+	/* Of a connection that was there before, the beginning is past. */
+	if (tcp->bytes_received) {
+		state->sent = read_sent(tcp);
+	} else {
+		state->received_left = FIRST_SEGMENTS;
+		/* A server speaks first, or what it says is an answer. */
+		state->sent_left = state->role == ROLE_SERVER ? 1 : FIRST_SEGMENTS;
+	}
+	return state;
+}
+
+/* Flags of bpf_skb_output(): this CPU's buffer, and so many bytes of the packet. */
+#define OUTPUT_BYTES(bytes_) (BPF_F_CURRENT_CPU | (__u64)(bytes_) << 32)
+
+static __always_inline void hand_over_received(struct inspect_state *state, struct sk_buff *skb, struct tcp_sock *tcp,
+					       const struct received *received, __u64 cookie,
+					       struct inspect_seen *seen)
+{
+	__s32 ahead = received->sequence - tcp->rcv_nxt;
+	__u64 offset = tcp->bytes_received + ahead;
+	struct first_bytes event = {.cookie = cookie, .direction = FIRST_RECEIVED, .role = state->role};
+	__u32 most = state->role == ROLE_CLIENT ? ANSWER_BYTES : FIRST_BYTES;
+	__u64 bytes = skb->len;
+
+	if (ahead < 0)
+		return;
+	if (offset >= FIRST_BYTES) {
+		state->received_left = 0;
+		return;
+	}
+	state->received_left--;
+	if (bytes > received->header_bytes + most)
+		bytes = received->header_bytes + most;
+	event.offset = offset;
+	event.skip = received->header_bytes;
+	event.captured = bytes - received->header_bytes;
+	if (bpf_skb_output(skb, &first_bytes, OUTPUT_BYTES(bytes), &event, sizeof(event)))
+		seen->first_bytes_lost++;
+	else
+		seen->handed_over++;
+}
+
+static __always_inline void hand_over_sent(struct inspect_state *state, struct tcp_sock *tcp, __u64 cookie,
+					   struct inspect_seen *seen)
+{
+	struct sk_buff *oldest = oldest_sent(tcp);
+	struct first_bytes event = {.cookie = cookie, .direction = FIRST_SENT, .role = state->role};
+	__u32 sequence, offset;
+	__u64 bytes;
+
+	if (!oldest || bpf_probe_read_kernel(&sequence, sizeof(sequence), &oldest->cb))
+		return;
+	offset = sequence - tcp->snd_una + (__u32)tcp->bytes_acked - (state->role == ROLE_CLIENT);
+	if (offset < state->next_sent)
+		return;
+	if (offset > state->next_sent || offset >= FIRST_BYTES) {
+		state->sent_left = 0;
+		return;
+	}
+	bytes = oldest->len;
+	/* The FIN has no bytes. */
+	if (!bytes)
+		return;
+	state->sent_left--;
+	state->next_sent = offset + bytes;
+	if (bytes > (state->role == ROLE_SERVER ? ANSWER_BYTES : FIRST_BYTES))
+		bytes = state->role == ROLE_SERVER ? ANSWER_BYTES : FIRST_BYTES;
+	event.offset = offset;
+	event.captured = bytes;
+	if (bpf_skb_output(oldest, &first_bytes, OUTPUT_BYTES(bytes), &event, sizeof(event)))
+		seen->first_bytes_lost++;
+	else
+		seen->handed_over++;
+}
+
+static __always_inline __u64 exchange_wakeup_flags(void)
+{
+	__u64 waiting = bpf_ringbuf_query(&exchanges, BPF_RB_AVAIL_DATA);
+
+	/* As wakeup_flags() in socket_state.h. */
+	if (waiting < exchange_wakeup_bytes || (waiting & (exchange_wakeup_bytes / 4 - 1)) >= 256)
+		return BPF_RB_NO_WAKEUP;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
+static __always_inline void report_exchange(struct inspect_state *state, __u64 cookie, __u64 from, __u64 to,
+					    struct inspect_seen *seen)
+{
+	struct exchange_event *event = bpf_ringbuf_reserve(&exchanges, sizeof(*event), 0);
+	/* A departure may be in the future, where the sender is paced. */
+	__u64 duration = to > from ? (to - from + 500) / 1000 : 0;
+
+	if (!event) {
+		seen->exchanges_lost++;
+		return;
+	}
+	event->cookie = cookie;
+	event->duration_us = duration < 0xffffffff ? duration : 0xffffffff;
+	event->role = state->role;
+	event->pad[0] = event->pad[1] = event->pad[2] = 0;
+	seen->exchanges++;
+	bpf_ringbuf_submit(event, exchange_wakeup_flags());
+}
+
+/* Reports the answer that a server has sent since the request came, if it has. It left with the oldest segment that
+ * waits for an acknowledgement; where that is older than the request, or there is none, the last one shows it. */
+static __always_inline void report_answer(struct inspect_state *state, struct tcp_sock *tcp, __u64 sent, __u64 cookie,
+					  struct inspect_seen *seen)
+{
+	struct sk_buff *oldest;
+	__u64 answered;
+
+	if (!state->is_waiting || sent == state->sent)
+		return;
+	oldest = oldest_sent(tcp);
+	answered = oldest ? oldest->skb_mstamp_ns : 0;
+	if (answered < state->asked_ns)
+		answered = tcp->tcp_wstamp_ns;
+	report_exchange(state, cookie, state->asked_ns, answered, seen);
+	state->is_waiting = 0;
+	state->sent = sent;
+}
+
+static __always_inline void follow_exchange(struct inspect_state *state, struct tcp_sock *tcp,
+					    const struct received *received, __u64 cookie, struct inspect_seen *seen)
+{
+	__u64 sent = read_sent(tcp);
+	/* A segment that came again brings nothing. */
+	bool is_fresh = received->payload && (__s32)(received->sequence + received->payload - tcp->rcv_nxt) > 0;
+
+	if (state->role == ROLE_CLIENT) {
+		if (!is_fresh || sent == state->sent)
+			return;
+		state->sent = sent;
+		report_exchange(state, cookie, tcp->tcp_wstamp_ns, bpf_ktime_get_ns(), seen);
+	} else if (state->role == ROLE_SERVER) {
+		report_answer(state, tcp, sent, cookie, seen);
+		if (!is_fresh)
+			return;
+		state->is_waiting = 1;
+		state->asked_ns = bpf_ktime_get_ns();
+		state->sent = sent;
+	}
+}
+
+static __always_inline void inspect_segment(struct sock *sk, struct sk_buff *skb, struct inspect_seen *seen)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct inspect_control *control;
+	struct inspect_state *state;
+	struct received received;
+	__u32 zero = 0;
+	__u64 cookie;
+
+	control = bpf_map_lookup_elem(&inspect_control, &zero);
+	if (!tcp || !control || !read_received(&received, skb))
+		return;
+	state = state_of(sk, tcp, control, seen);
+	if (!state)
+		return;
+	cookie = bpf_get_socket_cookie(sk);
+	if (control->wants & WANT_FIRST_BYTES) {
+		/* First what was said first, so that a message comes before its answer. */
+		if (state->sent_left && (state->role != ROLE_SERVER || !tcp->bytes_received))
+			hand_over_sent(state, tcp, cookie, seen);
+		if (state->received_left && received.payload)
+			hand_over_received(state, skb, tcp, &received, cookie, seen);
+	}
+	if (control->wants & WANT_EXCHANGES)
+		follow_exchange(state, tcp, &received, cookie, seen);
+}
+
+SEC("tp_btf/tcp_probe")
+int BPF_PROG(inspect, struct sock *sk, struct sk_buff *skb)
+{
+	struct inspect_seen *seen;
+	__u32 zero = 0;
+	__u64 began;
+
+	seen = bpf_map_lookup_elem(&inspect_seen, &zero);
+	if (!seen)
+		return 0;
+	if (seen->runs++ % TIMED_RUNS) {
+		inspect_segment(sk, skb, seen);
+		return 0;
+	}
+	began = bpf_ktime_get_ns();
+	inspect_segment(sk, skb, seen);
+	seen->timed_ns += bpf_ktime_get_ns() - began;
+	seen->timed_runs++;
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(inspect_end, struct sock *sk, int oldstate, int newstate)
+{
+	struct inspect_control *control;
+	struct inspect_state *state;
+	struct inspect_seen *seen;
+	struct tcp_sock *tcp;
+	__u32 zero = 0;
+
+	if (sk->sk_protocol != IPPROTO_TCP ||
+	    (newstate != TCP_FIN_WAIT1 && newstate != TCP_LAST_ACK && newstate != TCP_CLOSE))
+		return 0;
+	state = bpf_sk_storage_get(&inspected, sk, 0, 0);
+	if (!state || !state->is_waiting)
+		return 0;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	control = bpf_map_lookup_elem(&inspect_control, &zero);
+	seen = bpf_map_lookup_elem(&inspect_seen, &zero);
+	if (tcp && control && seen && state->epoch == control->epoch && control->wants & WANT_EXCHANGES)
+		report_answer(state, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);
+	return 0;
+}
+
+/* Clang writes BTF only of what is used by name; the test of the ABI compares these with the Rust side. */
+const struct exchange_event *const volatile exchange_event_btf = NULL;
+const struct first_bytes *const volatile first_bytes_btf = NULL;
+
+char bpf_license[] SEC("license") = "Dual BSD/GPL";

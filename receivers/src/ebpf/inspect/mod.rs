@@ -1,0 +1,270 @@
+//! The option `inspect` of the receiver `ebpf`: application protocols, names of TLS servers, and exchanges.
+//!
+//! In: first bytes of connections and exchanges from the kernel side, and the records of the mode for TCP. Out: these records, with
+//! what is known of their connections. The rules:
+//!
+//! 1. Off by default: no program is loaded, and a record passes by one look at an option.
+//! 2. Before a batch is passed on, what the kernel side has reported is read, so that a connection's last record has all of it
+//!    ([`InspectSink`]).
+//! 3. Every [`TICK`] the time that was spent is held against the budget, and the programs are attached or detached ([`budget`]).
+//! 4. Payload never leaves this module: it is recognized, and wiped ([`table`], [`crate::inspect`]).
+
+mod budget;
+mod config;
+mod table;
+mod telemetry;
+
+use std::fmt::Display;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flowtap_ebpf::udp::monotonic_ns;
+use flowtap_ebpf::{Inspect, LoadError, RingWatch};
+use flowtap_pipeline::{BuildContext, FlowBatch, Sink, StageError, Timestamp};
+use futures::FutureExt;
+use futures::future::select_all;
+
+use self::budget::{Budget, cost};
+pub use self::budget::{InvalidShare, Share};
+pub use self::config::InspectConfig;
+use self::table::Table;
+use self::telemetry::Telemetry;
+use super::explain::explain;
+
+/// Interval at which the budget is looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The programs at work, and what goes with them from one receiver to the next.
+#[derive(Debug)]
+pub(super) struct InspectCapture {
+    config: InspectConfig,
+    programs: Inspect,
+    table: Table,
+    budget: Budget,
+    telemetry: Telemetry,
+    /// At the last look at the budget.
+    looked_at: Instant,
+    runs: [u64; 3],
+    /// Time spent on reading since then.
+    reading: Duration,
+    malformed: u64,
+    has_failed: bool,
+}
+
+impl InspectCapture {
+    /// Loads, and tries whether the programs attach; they stay attached from [`Shared::run`] on, which reads what they report. `None` if the config asks for nothing, or, with a warning, where the kernel does not allow it.
+    ///
+    /// # Errors
+    /// What is missing, if flowtap runs strictly.
+    pub(super) fn load(
+        config: &InspectConfig,
+        context: &BuildContext,
+    ) -> Result<Option<Box<Self>>, StageError> {
+        if !config.is_on() {
+            return Ok(None);
+        }
+        let loaded = Inspect::load(config.kernel()).and_then(|mut programs| {
+            programs.attach()?;
+            programs.detach()?;
+            Ok(programs)
+        });
+        let programs = match loaded {
+            Ok(programs) => programs,
+            Err(error) if context.strict => return Err(explain(error)),
+            Err(error) => {
+                let hint = match &error {
+                    LoadError::Capability(_) => "grant CAP_BPF and CAP_PERFMON",
+                    _ => "run Linux 5.12 or later, or leave `inspect` out",
+                };
+                tracing::warn!(receiver = %context.id, %error, "`inspect` does not work here: protocols, names of servers and exchanges stay empty\n  hint: {hint}");
+                return Ok(None);
+            }
+        };
+        tracing::info!(
+            receiver = %context.id,
+            protocols = config.protocols,
+            exchanges = config.exchanges,
+            budget = %config.budget,
+            "inspecting connections"
+        );
+        Ok(Some(Box::new(Self {
+            table: Table::new(config),
+            budget: Budget::new(config.budget),
+            telemetry: Telemetry::new(context, config.reads_first_bytes()),
+            config: config.clone(),
+            programs,
+            looked_at: Instant::now(),
+            runs: [0; 3],
+            reading: Duration::ZERO,
+            malformed: 0,
+            has_failed: false,
+        })))
+    }
+
+    /// Whether a receiver with these settings can continue with it.
+    pub(super) fn suits(&self, config: &InspectConfig) -> bool {
+        self.config == *config
+    }
+
+    /// Shows that the programs are about to be detached for good.
+    pub(super) fn end(&self) {
+        self.telemetry.end();
+    }
+
+    /// Reads what the kernel side has reported.
+    fn drain(&mut self) -> io::Result<()> {
+        let began = Instant::now();
+        let now_ns = monotonic_ns();
+        let Self { programs, table, .. } = self;
+        self.malformed += programs.drain_first_bytes(|first| table.add_first_bytes(first, now_ns));
+        let drained = programs.drain_exchanges(|exchange| table.add_exchange(exchange, now_ns));
+        self.reading += began.elapsed();
+        drained
+    }
+
+    /// Completes the records of a batch.
+    fn complete(&mut self, batch: &mut FlowBatch) -> io::Result<()> {
+        let drained = self.drain();
+        self.table.complete(batch, monotonic_ns());
+        drained
+    }
+
+    /// Begins to measure, or goes on.
+    fn begin(&mut self) -> io::Result<()> {
+        self.looked_at = Instant::now();
+        if !self.budget.is_on() {
+            return Ok(());
+        }
+        self.programs.attach().map_err(io::Error::other)
+    }
+
+    /// Holds what was spent against the budget.
+    fn look_at_budget(&mut self) -> io::Result<()> {
+        let seen = self.programs.seen()?;
+        let elapsed = self.looked_at.elapsed();
+        self.looked_at += elapsed;
+        let runs = [seen.runs, seen.timed_runs, seen.timed_ns];
+        let [new_runs, timed_runs, timed_ns] = std::array::from_fn(|i| runs[i].saturating_sub(self.runs[i]));
+        self.runs = runs;
+        let spent = cost(new_runs, timed_runs, timed_ns) + std::mem::take(&mut self.reading);
+        let was_attached = self.programs.is_attached();
+        self.telemetry.add_time(elapsed, was_attached, spent);
+        let missed = self.programs.program_misses()?;
+        self.telemetry.update(
+            &seen,
+            missed.iter().map(|program| program.misses).sum(),
+            self.malformed,
+            self.table.rejected(),
+            self.table.closed(),
+            self.table.len(),
+        );
+        let changed = match (self.budget.tick(elapsed, spent), was_attached) {
+            (true, false) => self.programs.attach(),
+            (false, true) => self.programs.detach(),
+            _ => Ok(()),
+        };
+        match changed {
+            Ok(()) => self.has_failed = false,
+            // The next look tries again.
+            Err(error) if !self.has_failed => {
+                self.has_failed = true;
+                tracing::warn!(%error, "the programs of `inspect` can't be attached or detached; trying again\n  hint: restart flowtap if it goes on");
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// The capture, which the sink and the watch share.
+#[derive(Debug)]
+pub(super) struct Shared(Mutex<Option<Box<InspectCapture>>>);
+
+impl Shared {
+    pub(super) const fn new(capture: Option<Box<InspectCapture>>) -> Self {
+        Self(Mutex::new(capture))
+    }
+
+    /// The capture, for the receiver that continues.
+    pub(super) fn into_capture(self) -> Option<Box<InspectCapture>> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn capture(&self) -> MutexGuard<'_, Option<Box<InspectCapture>>> {
+        // A panic in between leaves a table whose entries are whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the budget every [`TICK`], and reads whenever a buffer has filled. Without a capture it waits for ever.
+    ///
+    /// # Errors
+    /// If a buffer can't be watched or read.
+    pub(super) async fn run(&self) -> Result<(), StageError> {
+        let watches = self.capture().as_ref().map(|capture| capture.programs.watch());
+        let Some(watches) = watches else {
+            return std::future::pending().await;
+        };
+        let watches = watches.map_err(broken)?;
+        self.capture()
+            .as_mut()
+            .map_or(Ok(()), |capture| capture.begin())
+            .map_err(broken)?;
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let step = tokio::select! {
+                _ = ticks.tick() => InspectCapture::look_at_budget,
+                filled = any_filled(&watches) => {
+                    filled.map_err(broken)?;
+                    InspectCapture::drain
+                }
+            };
+            self.capture()
+                .as_mut()
+                .map_or(Ok(()), |capture| step(capture))
+                .map_err(broken)?;
+        }
+    }
+}
+
+async fn any_filled(watches: &[RingWatch]) -> io::Result<()> {
+    select_all(watches.iter().map(|watch| watch.filled().boxed()))
+        .await
+        .0
+}
+
+fn broken(error: io::Error) -> StageError {
+    StageError::Other(error.into())
+}
+
+/// The sink of a mode, with what is known of a connection in each of its records.
+#[derive(Debug)]
+pub(super) struct InspectSink<'a> {
+    pub(super) sink: &'a mut dyn Sink,
+    pub(super) shared: &'a Shared,
+}
+
+impl Sink for InspectSink<'_> {
+    fn accept(&mut self, batch: &mut FlowBatch) {
+        if let Some(capture) = self.shared.capture().as_mut()
+            && (!batch.tcp.is_empty() || batch.census.ends)
+            && let Err(error) = capture.complete(batch)
+        {
+            tracing::warn!(%error, "the ring of exchanges can't be read\n  hint: restart flowtap; if it comes back, report it with this line");
+        }
+        self.sink.accept(batch);
+    }
+
+    fn wants_census(&self) -> bool {
+        self.sink.wants_census()
+    }
+
+    fn watermark(&mut self, to: Timestamp) {
+        self.sink.watermark(to);
+    }
+
+    fn scan_failed(&mut self, error: &dyn Display) {
+        self.sink.scan_failed(error);
+    }
+}

@@ -1,0 +1,203 @@
+//! Tests of the table.
+
+use std::net::Ipv4Addr;
+
+use flowtap_pipeline::{AppProtocol, Census, Endpoint, Flow};
+
+use super::*;
+use crate::dns::Names;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn table() -> Table {
+    Table::new(&InspectConfig {
+        protocols: true,
+        server_names: Names::Full,
+        exchanges: true,
+        max_names: 2,
+        ..InspectConfig::default()
+    })
+}
+
+fn first(cookie: u64, role: u8, is_sent: bool, offset: u32, payload: &[u8]) -> FirstBytes<'_> {
+    FirstBytes {
+        cookie,
+        role,
+        is_sent,
+        offset,
+        payload,
+    }
+}
+
+/// A record of the connection, completed.
+fn complete(table: &mut Table, cookie: u64, events: Events, now_ns: u64) -> TcpRecord {
+    let end = |port| Endpoint::new(Ipv4Addr::LOCALHOST.into(), port);
+    let mut record = TcpRecord::new(Flow {
+        cookie,
+        ..Flow::new(end(50_000), end(80))
+    });
+    record.events = events;
+    let mut batch = FlowBatch {
+        tcp: vec![record],
+        ..FlowBatch::default()
+    };
+    table.complete(&mut batch, now_ns);
+    batch.tcp.remove(0)
+}
+
+fn protocol(record: &TcpRecord) -> Option<AppProtocol> {
+    record.flow.inspection.as_ref()?.protocol
+}
+
+#[test]
+fn what_a_server_receives_and_what_a_client_sends_is_the_clients() {
+    let mut table = table();
+    let request = b"GET / HTTP/1.1\r\n\r\n";
+    table.add_first_bytes(&first(1, 1, true, 0, request), 1);
+    table.add_first_bytes(&first(2, 2, false, 0, request), 1);
+    table.add_first_bytes(&first(3, 2, true, 0, b"SSH-2.0-x\r\n"), 1);
+    for (cookie, expected) in [
+        (1, AppProtocol::Http),
+        (2, AppProtocol::Http),
+        (3, AppProtocol::Ssh),
+    ] {
+        assert_eq!(
+            protocol(&complete(&mut table, cookie, Events::NONE, 2)),
+            Some(expected)
+        );
+        assert_eq!(
+            protocol(&complete(&mut table, cookie, Events::CLOSED, 3)),
+            Some(expected)
+        );
+    }
+    assert_eq!((table.len(), table.unsettled), (0, 0));
+    assert_eq!(table.closed().recognized, 3);
+}
+
+#[test]
+fn a_protocol_is_unknown_only_once_its_bytes_are_there() {
+    let mut table = table();
+    table.add_first_bytes(&first(1, 2, false, 0, b"\x07\x07\x07"), SECOND);
+    assert_eq!(
+        protocol(&complete(&mut table, 1, Events::NONE, 2 * SECOND)),
+        None,
+        "more may come"
+    );
+    assert_eq!(
+        protocol(&complete(&mut table, 1, Events::NONE, 4 * SECOND)),
+        Some(AppProtocol::Unknown)
+    );
+    table.add_first_bytes(&first(1, 2, false, 3, b"GET / HTTP/1.1\r\n"), 5 * SECOND);
+    assert_eq!(
+        protocol(&complete(&mut table, 1, Events::CLOSED, 6 * SECOND)),
+        Some(AppProtocol::Unknown)
+    );
+    assert_eq!(
+        protocol(&complete(&mut table, 9, Events::CLOSED, 6 * SECOND)),
+        None
+    );
+    let closed = table.closed();
+    assert_eq!((closed.recognized, closed.unrecognized, closed.unseen), (0, 1, 1));
+}
+
+#[test]
+fn hostile_names_never_become_labels_and_further_ones_are_other() {
+    let mut table = table();
+    let names: [&[u8]; 6] = [
+        b"a.test",
+        b"B.test",
+        b"c.test",
+        b"a\n.test",
+        b"192.0.2.7",
+        b"\xff\xfe",
+    ];
+    let full_names = ["a.test", "b.test", "c.test"];
+    let expected = ["a.test", "b.test", "other", "invalid", "invalid", "invalid"];
+    for (cookie, (name, expected)) in (1..).zip(names.into_iter().zip(expected)) {
+        let hello = crate::inspect::tests::hello(&[crate::inspect::tests::server_name(name)], 1 << 14);
+        table.add_first_bytes(&first(cookie, 2, false, 0, &hello), 1);
+        let record = complete(&mut table, cookie, Events::NONE, 2);
+        let inspection = record.flow.inspection.unwrap();
+        assert_eq!(inspection.protocol, Some(AppProtocol::Tls));
+        assert_eq!(inspection.server_name.as_deref(), Some(expected));
+        let full = inspection.server_name_full.as_deref();
+        assert_eq!(
+            full,
+            (expected != "invalid").then(|| full_names[usize::try_from(cookie).unwrap() - 1])
+        );
+    }
+    let rejected = table.rejected();
+    assert_eq!((rejected.invalid_names, rejected.folded_names), (3, 1));
+}
+
+#[test]
+fn exchanges_go_with_the_next_record_once() {
+    let mut table = table();
+    let exchange = |cookie, duration_us| ExchangeEvent {
+        cookie,
+        duration_us,
+        role: 1,
+        pad: [0; 3],
+    };
+    table.add_exchange(&exchange(1, 100), 1);
+    table.add_exchange(&exchange(1, 300), 1);
+    let record = complete(&mut table, 1, Events::NONE, 2);
+    let exchanges = record.exchanges.unwrap();
+    assert_eq!((exchanges.count(), exchanges.sum_us()), (2, 400));
+    assert_eq!(complete(&mut table, 1, Events::NONE, 3).exchanges, None);
+    table.add_exchange(&exchange(1, 5), 4);
+    assert_eq!(
+        complete(&mut table, 1, Events::CLOSED, 5)
+            .exchanges
+            .unwrap()
+            .count(),
+        1
+    );
+    assert_eq!((table.len(), table.pending), (0, 0));
+}
+
+#[test]
+fn what_finds_no_room_or_no_record_is_counted() {
+    let mut table = table();
+    table.capacity = 1;
+    table.add_exchange(
+        &ExchangeEvent {
+            cookie: 1,
+            duration_us: 5,
+            role: 2,
+            pad: [0; 3],
+        },
+        SECOND,
+    );
+    table.add_first_bytes(&first(2, 2, false, 0, b"x"), SECOND);
+    assert_eq!(table.rejected().connections, 1);
+    // Its record never came.
+    table.add_first_bytes(&first(2, 2, false, 0, b"x"), 400 * SECOND);
+    assert_eq!((table.rejected().connections, table.rejected().exchanges), (1, 1));
+    assert_eq!((table.len(), table.pending, table.unsettled), (1, 0, 1));
+}
+
+#[test]
+fn a_census_takes_out_what_it_does_not_see() {
+    let mut table = table();
+    for cookie in [1, 2] {
+        table.add_first_bytes(&first(cookie, 2, false, 0, b"EHLO a.test\r\n"), 1);
+        complete(&mut table, cookie, Events::NONE, 2);
+    }
+    let end = |port| Endpoint::new(Ipv4Addr::LOCALHOST.into(), port);
+    let mut batch = FlowBatch {
+        census: Census::WHOLE,
+        tcp: vec![TcpRecord::new(Flow {
+            cookie: 1,
+            ..Flow::new(end(1), end(2))
+        })],
+        ..FlowBatch::default()
+    };
+    table.complete(&mut batch, 3);
+    assert_eq!(protocol(&batch.tcp[0]), Some(AppProtocol::Smtp));
+    assert_eq!(
+        protocol(&complete(&mut table, 1, Events::NONE, 4)),
+        Some(AppProtocol::Smtp)
+    );
+    assert_eq!(protocol(&complete(&mut table, 2, Events::NONE, 4)), None);
+}

@@ -1,0 +1,205 @@
+//! Application protocols, from the first bytes that both ends of a TCP connection sent.
+//!
+//! In: prefixes of the two streams. Out: a protocol, and of TLS the name and the protocols (ALPN) that the client asks for. Pure: no
+//! I/O, no clock, nothing is kept, and no byte of the input leaves but a name. The rules:
+//!
+//! 1. A pattern counts only if several bytes settle it. Where fewer are there, it wants more; where none fits, the protocol is
+//!    `unknown`. A connection is not named by its port.
+//! 2. What the client says decides before what the server says: an answer looks alike in more protocols.
+//! 3. A header of the PROXY protocol before the first message is skipped.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `http` | HTTP/1, HTTP/2, gRPC |
+//! | [`tls`] | ClientHello and ServerHello |
+//! | `stores` | databases and caches |
+//! | `messaging` | brokers |
+//! | `others` | the rest |
+//! | `proxy` | the header of the PROXY protocol |
+//! | `prefix` | a stream's first bytes, from its segments |
+
+mod http;
+mod messaging;
+mod others;
+mod prefix;
+mod proxy;
+mod stores;
+pub mod tls;
+
+use flowtap_pipeline::AppProtocol;
+
+pub(crate) use self::prefix::Prefix;
+use self::tls::ClientHello;
+
+/// Whether bytes are the beginning of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Match {
+    No,
+    /// They may be, and further ones settle it.
+    Maybe,
+    /// They are; further ones may show that it is a protocol on top of this one.
+    AtLeast(AppProtocol),
+    Yes(AppProtocol),
+}
+
+impl Match {
+    /// `Yes` if `holds`.
+    const fn if_so(holds: bool, protocol: AppProtocol) -> Self {
+        if holds { Self::Yes(protocol) } else { Self::No }
+    }
+}
+
+/// Compares the beginning of `bytes` with `pattern`.
+fn starts_with(bytes: &[u8], pattern: &[u8], protocol: AppProtocol) -> Match {
+    if bytes.starts_with(pattern) {
+        Match::Yes(protocol)
+    } else if pattern.starts_with(bytes) {
+        Match::Maybe
+    } else {
+        Match::No
+    }
+}
+
+/// What the first bytes say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recognized {
+    /// The protocol.
+    pub protocol: AppProtocol,
+    /// The first message of a TLS client, as far as it was seen.
+    pub hello: Option<ClientHello>,
+}
+
+/// Result of [`recognize`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Further bytes change nothing.
+    Final(Recognized),
+    /// As far as can be said now.
+    SoFar(Recognized),
+}
+
+impl Verdict {
+    /// What is recognized, final or not.
+    pub fn into_recognized(self) -> Recognized {
+        match self {
+            Self::Final(recognized) | Self::SoFar(recognized) => recognized,
+        }
+    }
+}
+
+type Matcher = fn(&[u8]) -> Match;
+
+/// Of what a client says.
+const CLIENTS: [Matcher; 16] = [
+    http::request,
+    stores::redis,
+    stores::postgresql_client,
+    stores::mysql_client,
+    stores::mongodb,
+    stores::memcached,
+    stores::cassandra,
+    stores::mssql,
+    messaging::kafka,
+    messaging::amqp,
+    messaging::mqtt,
+    messaging::nats_client,
+    others::ssh,
+    others::smtp_client,
+    others::dns_query,
+    others::ldap_smb_bgp,
+];
+
+/// Of what a server says, first or as an answer.
+const SERVERS: [Matcher; 7] = [
+    http::answer,
+    stores::mysql_server,
+    stores::redis_answer,
+    messaging::amqp,
+    messaging::nats_server,
+    others::ssh,
+    others::smtp_server,
+];
+
+/// Recognizes the protocol of a connection by the first bytes of its client and of its server, either of which may be empty.
+///
+/// ```
+/// use flowtap_pipeline::AppProtocol;
+/// use flowtap_receivers::inspect::recognize;
+///
+/// let recognized = recognize(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"").into_recognized();
+/// assert_eq!(recognized.protocol, AppProtocol::Http);
+/// ```
+pub fn recognize(client: &[u8], server: &[u8]) -> Verdict {
+    let Some(client) = proxy::after_header(client) else {
+        return Verdict::SoFar(Recognized::default());
+    };
+    if let Some(hello) = tls::client_hello(client) {
+        let is_whole = hello.is_whole;
+        let recognized = Recognized {
+            protocol: AppProtocol::Tls,
+            hello: Some(hello),
+        };
+        return if is_whole {
+            Verdict::Final(recognized)
+        } else {
+            Verdict::SoFar(recognized)
+        };
+    }
+    let mut found = AppProtocol::Unknown;
+    let streams: [(&[u8], &[Matcher]); 2] = [(client, &CLIENTS), (server, &SERVERS)];
+    for (bytes, matchers) in streams {
+        for matcher in matchers.iter().filter(|_| !bytes.is_empty()) {
+            match matcher(bytes) {
+                Match::Yes(protocol) => return yes(protocol),
+                Match::AtLeast(protocol) => found = protocol,
+                Match::No | Match::Maybe => {}
+            }
+        }
+    }
+    if found == AppProtocol::Http2 && (http::says_grpc(client) || http::says_grpc(server)) {
+        return yes(AppProtocol::Grpc);
+    }
+    if found == AppProtocol::Unknown && tls::is_server_hello(server) {
+        // Only where the client's bytes were not seen.
+        return if client.is_empty() {
+            yes(AppProtocol::Tls)
+        } else {
+            so_far(found)
+        };
+    }
+    so_far(found)
+}
+
+fn yes(protocol: AppProtocol) -> Verdict {
+    Verdict::Final(Recognized {
+        protocol,
+        hello: None,
+    })
+}
+
+fn so_far(protocol: AppProtocol) -> Verdict {
+    Verdict::SoFar(Recognized {
+        protocol,
+        hello: None,
+    })
+}
+
+/// The integer of `N` bytes at `at`, most significant first.
+fn big_endian<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
+    let field = bytes.get(at..at.checked_add(N)?)?;
+    Some(field.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+}
+
+/// The integer of `N` bytes at `at`, least significant first.
+fn little_endian<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
+    let field = bytes.get(at..at.checked_add(N)?)?;
+    Some(
+        field
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    )
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
