@@ -10,7 +10,7 @@
  * socket's lock. That lock is what makes it safe to read the segment at the head of the retransmit queue: what this
  * end said first, which no tracepoint shows when it is sent.
  *
- * An exchange is told by who speaks: data that comes in answers what was sent before, and the other way round. No
+ * An exchange is recognized by the direction of data: data that comes in answers what was sent before, and the other way round. No
  * payload is read for it, so it works with TLS as well.
  *
  * Linux 5.12 and later (socket storage, and cookies, in tracing programs).
@@ -83,7 +83,7 @@ struct {
 /* Bytes in the ring from which on its reader is woken. Set by the loader to a quarter of it. */
 const volatile __u64 exchange_wakeup_bytes = 1 << 18;
 
-/* What is read of a segment's header. */
+/* Fields of a segment's header. */
 struct received {
 	__u32 sequence;
 	__u32 header_bytes;

@@ -43,7 +43,7 @@ const MOST_BUFFER_BYTES: usize = 1 << 19;
 /// Size of all of them, if that gives each at least its least.
 const BUFFERS_BYTES: usize = 1 << 24;
 
-/// What the programs are to report.
+/// Reports that are asked of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InspectOptions {
     /// First bytes of connections.

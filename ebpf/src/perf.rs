@@ -144,7 +144,7 @@ impl Buffer {
             let kind = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
             let size = usize::from(u16::from_ne_bytes([header[6], header[7]]));
             let Some(body) = size.checked_sub(HEADER_BYTES) else {
-                // Not a record: nothing after it can be told apart either.
+                // Not a record: records after it can't be distinguished either.
                 tail = head;
                 break;
             };

@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (client, server) = rest.split_at(length);
     let verdict = recognize(client, server);
     if let Verdict::Final(found) = &verdict {
-        // What follows a whole message changes nothing.
+        // Bytes after a whole message change nothing.
         let more = [client, b"\0GET / HTTP/1.1\r\n"].concat();
         if found.hello.is_some() {
             assert_eq!(recognize(&more, server).into_recognized().hello, found.hello);

@@ -178,7 +178,7 @@ pub struct Flow {
     pub translation: Option<Arc<Translation>>,
     /// The interface on which its packets arrive.
     pub arrival: Arrival,
-    /// What its first bytes say; `None` if they were not seen, or not asked for.
+    /// Findings in its first bytes; `None` if they were not seen, or not asked for.
     pub inspection: Option<Arc<Inspection>>,
 
     // ---- filled by processors, and no part of a recording ----

@@ -129,7 +129,7 @@ impl AppProtocol {
     }
 }
 
-/// What the first bytes of a connection say, as far as the config asks for it.
+/// Findings in the first bytes of a connection, as far as the config asks for them.
 ///
 /// ```
 /// use flowtap_model::{AppProtocol, Inspection};

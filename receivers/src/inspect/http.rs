@@ -24,7 +24,7 @@ const METHODS: [&[u8]; 16] = [
     b"REPORT ",
 ];
 
-/// What a client of HTTP/2 says first.
+/// The first bytes of a client of HTTP/2.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Header and types of a frame.

@@ -16,7 +16,7 @@ pub(super) fn kafka(bytes: &[u8]) -> Match {
     let (Some(length), Some(api), Some(version), Some(number), Some(id_bytes)) = fields else {
         return Match::No;
     };
-    // What clients begin with: Metadata, SaslHandshake, ApiVersions, and Produce or Fetch of old ones.
+    // Clients begin with Metadata, SaslHandshake, ApiVersions, and Produce or Fetch of old ones.
     let is_api = matches!(
         (api, version),
         (0 | 1, 0..=20) | (3, 0..=13) | (17, 0..=1) | (18, 0..=5)

@@ -5,7 +5,7 @@
 //!
 //! 1. A pattern counts only if several bytes settle it. Where fewer are there, it wants more; where none fits, the protocol is
 //!    `unknown`. A connection is not named by its port.
-//! 2. What the client says decides before what the server says: an answer looks alike in more protocols.
+//! 2. The client's bytes decide before the server's: an answer looks alike in more protocols.
 //! 3. A header of the PROXY protocol before the first message is skipped.
 //!
 //! | module | contents |
@@ -60,7 +60,7 @@ fn starts_with(bytes: &[u8], pattern: &[u8], protocol: AppProtocol) -> Match {
     }
 }
 
-/// What the first bytes say.
+/// The protocol of first bytes, and the name in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recognized {
     /// The protocol.
@@ -79,7 +79,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// What is recognized, final or not.
+    /// The result, final or not.
     pub fn into_recognized(self) -> Recognized {
         match self {
             Self::Final(recognized) | Self::SoFar(recognized) => recognized,
@@ -146,26 +146,28 @@ pub fn recognize(client: &[u8], server: &[u8]) -> Verdict {
         };
     }
     let mut found = AppProtocol::Unknown;
+    let mut is_open = client.is_empty() || server.is_empty();
     let streams: [(&[u8], &[Matcher]); 2] = [(client, &CLIENTS), (server, &SERVERS)];
     for (bytes, matchers) in streams {
         for matcher in matchers.iter().filter(|_| !bytes.is_empty()) {
             match matcher(bytes) {
                 Match::Yes(protocol) => return yes(protocol),
                 Match::AtLeast(protocol) => found = protocol,
-                Match::No | Match::Maybe => {}
+                Match::Maybe => is_open = true,
+                Match::No => {}
             }
         }
     }
     if found == AppProtocol::Http2 && (http::says_grpc(client) || http::says_grpc(server)) {
         return yes(AppProtocol::Grpc);
     }
-    if found == AppProtocol::Unknown && tls::is_server_hello(server) {
-        // Only where the client's bytes were not seen.
-        return if client.is_empty() {
-            yes(AppProtocol::Tls)
-        } else {
-            so_far(found)
-        };
+    // The client's bytes were not seen.
+    if client.is_empty() && tls::is_server_hello(server) {
+        return yes(AppProtocol::Tls);
+    }
+    // An answer ends the first message: further bytes can't make it one of those.
+    if found == AppProtocol::Unknown && !is_open {
+        return yes(found);
     }
     so_far(found)
 }

@@ -34,7 +34,7 @@ impl Prefix {
         }
     }
 
-    /// What is at `offset`, which is not beyond the end.
+    /// Adds bytes at `offset`, which is not beyond the end.
     fn append(&mut self, offset: usize, payload: &[u8]) {
         let new = payload.get(self.bytes.len() - offset..).unwrap_or_default();
         let new = &new[..new.len().min(CAPACITY - self.bytes.len())];

@@ -187,6 +187,18 @@ fn a_message_that_is_cut_off_is_settled_by_what_follows() {
 }
 
 #[test]
+fn an_answer_ends_a_message_that_is_unknown() {
+    let client = b"nothing that anybody speaks";
+    assert!(!is_final(client, b""));
+    assert!(is_final(client, b"."));
+    assert_eq!(protocol(client, b"."), Unknown);
+    assert!(
+        !is_final(b"GET /index.ht", b"."),
+        "it may be a request that is cut off"
+    );
+}
+
+#[test]
 fn the_header_of_a_proxy_is_skipped() {
     let text = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 80\r\nGET / HTTP/1.1\r\n\r\n";
     assert_eq!(protocol(text, b""), Http);

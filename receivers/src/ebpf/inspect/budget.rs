@@ -2,7 +2,7 @@
 //!
 //! In: time that has passed, and CPU time that was spent. Out: whether the programs are to be attached. Credit grows by the share of
 //! the time that passes, up to that of [`BURST`], and shrinks by what is spent. Without credit the programs are detached; they are
-//! attached again once there is half of the most that there can be. What was spent too much is paid back before that.
+//! attached again once there is half of the most that there can be. Time that was overspent is paid back before that.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -6,7 +6,7 @@
 //! 1. Off by default: no program is loaded, and a record passes by one look at an option.
 //! 2. Before a batch is passed on, what the kernel side has reported is read, so that a connection's last record has all of it
 //!    ([`InspectSink`]).
-//! 3. Every [`TICK`] the time that was spent is held against the budget, and the programs are attached or detached ([`budget`]).
+//! 3. Every [`TICK`] buffers are read, the time that was spent is held against the budget, and the programs are attached or detached ([`budget`]).
 //! 4. Payload never leaves this module: it is recognized, and wiped ([`table`], [`crate::inspect`]).
 
 mod budget;
@@ -56,7 +56,7 @@ impl InspectCapture {
     /// Loads, and tries whether the programs attach; they stay attached from [`Shared::run`] on, which reads what they report. `None` if the config asks for nothing, or, with a warning, where the kernel does not allow it.
     ///
     /// # Errors
-    /// What is missing, if flowtap runs strictly.
+    /// The missing requirement, if flowtap runs strictly.
     pub(super) fn load(
         config: &InspectConfig,
         context: &BuildContext,
@@ -139,8 +139,9 @@ impl InspectCapture {
         self.programs.attach().map_err(io::Error::other)
     }
 
-    /// Holds what was spent against the budget.
-    fn look_at_budget(&mut self) -> io::Result<()> {
+    /// Reads, so that little waits in the buffers, and holds the time that was spent against the budget.
+    fn tick(&mut self) -> io::Result<()> {
+        self.drain()?;
         let seen = self.programs.seen()?;
         let elapsed = self.looked_at.elapsed();
         self.looked_at += elapsed;
@@ -196,7 +197,7 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the budget every [`TICK`], and reads whenever a buffer has filled. Without a capture it waits for ever.
+    /// Reads, and looks at the budget, every [`TICK`]; reads whenever a buffer has filled. Without a capture it waits for ever.
     ///
     /// # Errors
     /// If a buffer can't be watched or read.
@@ -214,7 +215,7 @@ impl Shared {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let step = tokio::select! {
-                _ = ticks.tick() => InspectCapture::look_at_budget,
+                _ = ticks.tick() => InspectCapture::tick,
                 filled = any_filled(&watches) => {
                     filled.map_err(broken)?;
                     InspectCapture::drain

@@ -1,10 +1,10 @@
-//! What is known of connections by cookie, until they close.
+//! Protocols, names and exchanges of connections by cookie, until they close.
 //!
 //! In: first bytes and exchanges from the kernel side, and records of TCP. Out: the same records with what the first bytes say, and
 //! with the exchanges since the last one. The rules:
 //!
 //! 1. A connection is settled when further bytes can change nothing, when as many were seen as are read, after [`SETTLE_AFTER`], or
-//!    at its close. Until then its records have no protocol, so that a series need not change. What was kept of its bytes is wiped.
+//!    at its close. Until then its records have no protocol, so that a series need not change. Copies of its bytes are wiped then.
 //! 2. The close of a connection takes its entry out. The next census takes out entries whose close was lost; an entry that no record
 //!    has come for in [`ORPHANED_AFTER`] goes as well.
 //! 3. Beyond the bounds nothing is kept, and counted.
@@ -55,7 +55,7 @@ struct Entry {
     durations_us: Vec<u32>,
 }
 
-/// What was not kept, as running totals.
+/// Running totals of rejected data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rejected {
     /// Connections beyond those that can be followed.
