@@ -21,7 +21,7 @@ use wildmatch::WildMatch;
 
 use super::config::Config;
 use super::counters::{Folder, Meaning, has_32_bits, increase, meaning};
-use super::queue_pairs::{self, QueuePair};
+use super::queue_pairs::{self, Dump, QueuePair};
 use super::telemetry::{Telemetry, Unread};
 use super::tree::{self, Device, Fault, Origin, RawCounter, Value};
 
@@ -62,8 +62,8 @@ pub(super) struct Reader {
     links: HashSet<Shown>,
     pairs: HashSet<Shown>,
     broken: HashSet<PathBuf>,
-    /// Whether the last dump of queue pairs failed.
-    is_dump_broken: bool,
+    /// Devices whose queue pairs could not be listed the last time; an empty name stands for all.
+    undumped: HashSet<String>,
     looks: u64,
 }
 
@@ -78,7 +78,7 @@ impl Reader {
             links: HashSet::new(),
             pairs: HashSet::new(),
             broken: HashSet::new(),
-            is_dump_broken: false,
+            undumped: HashSet::new(),
             looks: 0,
         }
     }
@@ -290,43 +290,64 @@ impl Reader {
         self.counters.len() < MAX_COUNTERS
     }
 
-    /// Counts queue pairs, from `dump`. After a dump that failed the levels stay.
+    /// Counts queue pairs, from `dump`. The levels of a device whose queue pairs could not be listed stay.
     pub(super) fn read_queue_pairs(
         &mut self,
-        dump: impl FnOnce() -> io::Result<Vec<QueuePair>>,
+        dump: impl FnOnce() -> io::Result<Dump>,
         readings: &mut Vec<ReadingRecord>,
     ) {
-        let mut pairs = HashSet::new();
+        let mut shown = HashSet::new();
         if self.queue_pairs {
-            match dump() {
-                Ok(found) => {
-                    self.is_dump_broken = false;
-                    for (labels, count) in self.group(found) {
-                        let family = FamilyId::RdmaQueuePairs;
-                        readings.push(ReadingRecord::new(
-                            family,
-                            labels.clone(),
-                            ReadingValue::Level(count),
-                        ));
-                        pairs.insert((family, labels));
-                    }
-                }
-                Err(error) => {
-                    self.telemetry.failed();
-                    if !self.is_dump_broken {
-                        tracing::warn!(
-                            %error,
-                            "queue pairs of RDMA devices can't be listed; their counts stay as they are; \
-                            hint: `rdma resource show qp` shows whether the kernel lists them"
-                        );
-                    }
-                    self.is_dump_broken = true;
-                    return;
+            let Some(dump) = self.dumped("", dump()) else {
+                return;
+            };
+            let mut failed = HashSet::new();
+            for (device, error) in dump.failed {
+                if self.is_wanted(&device) {
+                    self.dumped::<()>(&device, Err(error));
+                    failed.insert(device);
                 }
             }
+            self.undumped
+                .retain(|device| device.is_empty() || failed.contains(device));
+            for (labels, count) in self.group(dump.pairs) {
+                let family = FamilyId::RdmaQueuePairs;
+                readings.push(ReadingRecord::new(
+                    family,
+                    labels.clone(),
+                    ReadingValue::Level(count),
+                ));
+                shown.insert((family, labels));
+            }
+            let stay = self.pairs.iter().filter(|(_, labels)| {
+                let device = labels.get(Label::Device).unwrap_or_default();
+                failed.iter().any(|failed| plain::plain(failed) == device)
+            });
+            shown.extend(stay.cloned());
         }
-        end(&self.pairs, &pairs, readings);
-        self.pairs = pairs;
+        end(&self.pairs, &shown, readings);
+        self.pairs = shown;
+    }
+
+    /// The result of a dump of a device, or of all if that is empty; a failure is counted, and logged when it is new.
+    fn dumped<T>(&mut self, device: &str, result: io::Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.undumped.remove(device);
+                Some(value)
+            }
+            Err(error) => {
+                self.telemetry.failed();
+                if self.undumped.insert(device.to_owned()) {
+                    tracing::warn!(
+                        device = %plain::plain(device), %error,
+                        "queue pairs of RDMA devices can't be listed; their counts stay as they are; \
+                        hint: `rdma resource show qp` shows whether the kernel lists them"
+                    );
+                }
+                None
+            }
+        }
     }
 
     /// Numbers of queue pairs by labels.
