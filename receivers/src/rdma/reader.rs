@@ -7,7 +7,8 @@
 //! 2. A counter that falls has wrapped, if it has 32 bits and was near their end, else it was reset; of that what it shows has come
 //!    since ([`increase`]).
 //! 3. A device that left and comes back with the same GUID continues; with another one it is new.
-//! 4. Bytes and packets come from `counters/`; where a port has none, from `hw_counters/`. Each counter is in one family.
+//! 4. Bytes and packets come from `counters/`; where a port has none, from `hw_counters/`. A name that is in both is read from
+//!    `counters/`. Each counter is in one family.
 //! 5. A value that can't be read is counted and left out, and logged when that begins. The others are read.
 //! 6. A level that is not read any more ends, unless its file is only broken.
 
@@ -167,21 +168,24 @@ impl Reader {
             .iter()
             .any(|part| !part.port.is_empty() && !part.counters.is_empty());
         for part in parts {
-            let has = |name| {
-                let mut counters = part.counters.iter();
-                counters.any(|counter| counter.folder == Folder::Standard && counter.name == name)
-            };
+            let standard = part.counters.iter();
+            let standard = standard.filter(|counter| counter.folder == Folder::Standard);
+            let standard: HashSet<_> = standard.map(|counter| counter.name.clone()).collect();
             // Of a device as a whole bytes and packets would be those of its ports once more.
             let of_device = part.port.is_empty() && has_counters;
             let (has_bytes, has_packets) = (
-                of_device || has("port_rcv_data"),
-                of_device || has("port_rcv_packets"),
+                of_device || standard.contains("port_rcv_data"),
+                of_device || standard.contains("port_rcv_packets"),
             );
             let labels = [
                 (Label::Device, plain::plain(&origin.name).into_owned()),
                 (Label::Port, plain::plain(&part.port).into_owned()),
             ];
             for counter in part.counters {
+                // It would be the same series: rxe has `link_downed` in both folders.
+                if counter.folder == Folder::Hardware && standard.contains(&counter.name) {
+                    continue;
+                }
                 let meaning = match meaning(counter.folder, &counter.name) {
                     Meaning::Bytes(..) if counter.folder == Folder::Hardware && has_bytes => Meaning::Other,
                     Meaning::Packets(_) if counter.folder == Folder::Hardware && has_packets => {

@@ -261,6 +261,19 @@ fn bytes_are_counted_once_where_a_port_has_them_in_both_folders() {
 }
 
 #[test]
+fn a_counter_that_both_folders_have_is_counted_once() {
+    let sysfs = Sysfs::new(&[MLX5]);
+    sysfs.set(&format!("{PORT}/hw_counters/link_downed"), "5");
+    let mut reader = sysfs.reader(&Config::default());
+    reader.look();
+    for folder in ["counters", "hw_counters"] {
+        sysfs.add(&format!("{PORT}/{folder}/link_downed"), 3);
+    }
+    let expected = map([("errors mlx5_0 1 link_downed", 3)]);
+    assert_eq!(increases(&reader.look()), expected);
+}
+
+#[test]
 fn a_broken_file_ends_nothing_and_counts_on_from_its_last_value() {
     let sysfs = Sysfs::new(&[MLX5, BNXT_RE]);
     let mut reader = sysfs.reader(&Config::default());
