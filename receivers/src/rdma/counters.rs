@@ -113,10 +113,10 @@ fn standard(name: &str) -> Meaning {
 fn hardware(name: &str) -> Meaning {
     match name {
         "lifespan" => Meaning::NotACounter,
-        "tx_bytes" | "ip4OutOctets" | "ip6OutOctets" | "rdma_tx_bytes" | "hw_tx_bytes_cnt" => {
+        "tx_bytes" | "sent_bytes" | "ip4OutOctets" | "ip6OutOctets" | "rdma_tx_bytes" | "hw_tx_bytes_cnt" => {
             Meaning::Bytes(Direction::Transmit, 1)
         }
-        "rx_bytes" | "ip4InOctets" | "ip6InOctets" | "rdma_rx_bytes" | "hw_rx_bytes_cnt" => {
+        "rx_bytes" | "rcvd_bytes" | "ip4InOctets" | "ip6InOctets" | "rdma_rx_bytes" | "hw_rx_bytes_cnt" => {
             Meaning::Bytes(Direction::Receive, 1)
         }
         "tx_pkts" | "sent_pkts" | "ip4OutPkts" | "ip6OutPkts" | "rdma_tx_packets" | "hw_tx_packets_cnt" => {

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{
     BuildContext, BuildError, Factory, FlowBatch, Inheritance, ReadingRecord, Receiver, ReceiverConfig, Sink,
-    Stability, StageError, Ticker, Timestamp,
+    Stability, StageError, Ticker, Timestamp, plain,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -77,11 +77,13 @@ pub fn survey(sysfs_root: &Path) -> io::Result<Survey> {
         let device = tree::read_device(sysfs_root, name)?;
         unread.extend(device.faults());
     }
-    let queue_pairs = queue_pairs::dump(Path::new("/proc"))?.len();
+    let dump = queue_pairs::dump(Path::new("/proc"))?;
+    let failed = dump.failed.iter();
+    unread.extend(failed.map(|(device, error)| format!("queue pairs of {}: {error}", plain::plain(device))));
     Ok(Survey {
         devices,
         unread,
-        queue_pairs,
+        queue_pairs: dump.pairs.len(),
     })
 }
 

@@ -109,13 +109,22 @@ const fn state_name(state: u8) -> &'static str {
     }
 }
 
+/// The queue pairs of all devices.
+#[derive(Debug, Default)]
+pub(super) struct Dump {
+    pub(super) pairs: Vec<QueuePair>,
+    /// Devices whose queue pairs the kernel did not list.
+    pub(super) failed: Vec<(String, io::Error)>,
+}
+
 /// Lists the queue pairs of all devices. None if the kernel has no RDMA.
 ///
 /// # Errors
-/// [`io::Error`] if the kernel refuses.
-pub(super) fn dump(proc_root: &Path) -> io::Result<Vec<QueuePair>> {
+/// [`io::Error`] if the kernel does not list devices.
+pub(super) fn dump(proc_root: &Path) -> io::Result<Dump> {
+    let mut found = Dump::default();
     let Some(mut rdma) = Rdma::open()? else {
-        return Ok(Vec::new());
+        return Ok(found);
     };
     let mut devices = Vec::new();
     rdma.dump(CMD_GET, &[], |attributes| {
@@ -124,18 +133,22 @@ pub(super) fn dump(proc_root: &Path) -> io::Result<Vec<QueuePair>> {
         }
     })?;
     let mut names = HashMap::new();
-    let mut pairs = Vec::new();
     for (index, device) in devices {
-        rdma.dump(CMD_RES_QP_GET, &[(DEV_INDEX, index)], |attributes| {
-            read_message(
-                &device,
-                attributes,
-                &mut |pid| process_name(proc_root, pid, &mut names),
-                &mut pairs,
-            );
-        })?;
+        let before = found.pairs.len();
+        let dumped = rdma.dump(CMD_RES_QP_GET, &[(DEV_INDEX, index)], |attributes| {
+            let mut process = |pid| process_name(proc_root, pid, &mut names);
+            read_message(&device, attributes, &mut process, &mut found.pairs);
+        });
+        if let Err(error) = dumped {
+            // A part of them would look like fewer.
+            found.pairs.truncate(before);
+            found.failed.push((device, error));
+            // The rest of an answer may still come on the old one.
+            let Some(new) = Rdma::open()? else { break };
+            rdma = new;
+        }
     }
-    Ok(pairs)
+    Ok(found)
 }
 
 /// Reads the queue pairs of a message.
@@ -269,7 +282,8 @@ mod tests {
     #[test]
     fn the_kernel_of_this_machine_lists_its_queue_pairs_or_has_no_rdma() {
         // Without InfiniBand in the kernel there are none, which is not an error.
-        let pairs = dump(Path::new("/proc")).unwrap();
-        assert!(pairs.iter().all(|pair| !pair.device.is_empty()));
+        let dump = dump(Path::new("/proc")).unwrap();
+        assert!(dump.pairs.iter().all(|pair| !pair.device.is_empty()));
+        assert!(dump.failed.is_empty(), "{:?}", dump.failed);
     }
 }

@@ -7,7 +7,8 @@
 //! 2. A counter that falls has wrapped, if it has 32 bits and was near their end, else it was reset; of that what it shows has come
 //!    since ([`increase`]).
 //! 3. A device that left and comes back with the same GUID continues; with another one it is new.
-//! 4. Bytes and packets come from `counters/`; where a port has none, from `hw_counters/`. Each counter is in one family.
+//! 4. Bytes and packets come from `counters/`; where a port has none, from `hw_counters/`. A name that is in both is read from
+//!    `counters/`. Each counter is in one family.
 //! 5. A value that can't be read is counted and left out, and logged when that begins. The others are read.
 //! 6. A level that is not read any more ends, unless its file is only broken.
 
@@ -21,7 +22,7 @@ use wildmatch::WildMatch;
 
 use super::config::Config;
 use super::counters::{Folder, Meaning, has_32_bits, increase, meaning};
-use super::queue_pairs::{self, QueuePair};
+use super::queue_pairs::{self, Dump, QueuePair};
 use super::telemetry::{Telemetry, Unread};
 use super::tree::{self, Device, Fault, Origin, RawCounter, Value};
 
@@ -62,8 +63,8 @@ pub(super) struct Reader {
     links: HashSet<Shown>,
     pairs: HashSet<Shown>,
     broken: HashSet<PathBuf>,
-    /// Whether the last dump of queue pairs failed.
-    is_dump_broken: bool,
+    /// Devices whose queue pairs could not be listed the last time; an empty name stands for all.
+    undumped: HashSet<String>,
     looks: u64,
 }
 
@@ -78,7 +79,7 @@ impl Reader {
             links: HashSet::new(),
             pairs: HashSet::new(),
             broken: HashSet::new(),
-            is_dump_broken: false,
+            undumped: HashSet::new(),
             looks: 0,
         }
     }
@@ -167,21 +168,24 @@ impl Reader {
             .iter()
             .any(|part| !part.port.is_empty() && !part.counters.is_empty());
         for part in parts {
-            let has = |name| {
-                let mut counters = part.counters.iter();
-                counters.any(|counter| counter.folder == Folder::Standard && counter.name == name)
-            };
+            let standard = part.counters.iter();
+            let standard = standard.filter(|counter| counter.folder == Folder::Standard);
+            let standard: HashSet<_> = standard.map(|counter| counter.name.clone()).collect();
             // Of a device as a whole bytes and packets would be those of its ports once more.
             let of_device = part.port.is_empty() && has_counters;
             let (has_bytes, has_packets) = (
-                of_device || has("port_rcv_data"),
-                of_device || has("port_rcv_packets"),
+                of_device || standard.contains("port_rcv_data"),
+                of_device || standard.contains("port_rcv_packets"),
             );
             let labels = [
                 (Label::Device, plain::plain(&origin.name).into_owned()),
                 (Label::Port, plain::plain(&part.port).into_owned()),
             ];
             for counter in part.counters {
+                // It would be the same series: rxe has `link_downed` in both folders.
+                if counter.folder == Folder::Hardware && standard.contains(&counter.name) {
+                    continue;
+                }
                 let meaning = match meaning(counter.folder, &counter.name) {
                     Meaning::Bytes(..) if counter.folder == Folder::Hardware && has_bytes => Meaning::Other,
                     Meaning::Packets(_) if counter.folder == Folder::Hardware && has_packets => {
@@ -290,43 +294,64 @@ impl Reader {
         self.counters.len() < MAX_COUNTERS
     }
 
-    /// Counts queue pairs, from `dump`. After a dump that failed the levels stay.
+    /// Counts queue pairs, from `dump`. The levels of a device whose queue pairs could not be listed stay.
     pub(super) fn read_queue_pairs(
         &mut self,
-        dump: impl FnOnce() -> io::Result<Vec<QueuePair>>,
+        dump: impl FnOnce() -> io::Result<Dump>,
         readings: &mut Vec<ReadingRecord>,
     ) {
-        let mut pairs = HashSet::new();
+        let mut shown = HashSet::new();
         if self.queue_pairs {
-            match dump() {
-                Ok(found) => {
-                    self.is_dump_broken = false;
-                    for (labels, count) in self.group(found) {
-                        let family = FamilyId::RdmaQueuePairs;
-                        readings.push(ReadingRecord::new(
-                            family,
-                            labels.clone(),
-                            ReadingValue::Level(count),
-                        ));
-                        pairs.insert((family, labels));
-                    }
-                }
-                Err(error) => {
-                    self.telemetry.failed();
-                    if !self.is_dump_broken {
-                        tracing::warn!(
-                            %error,
-                            "queue pairs of RDMA devices can't be listed; their counts stay as they are; \
-                            hint: `rdma resource show qp` shows whether the kernel lists them"
-                        );
-                    }
-                    self.is_dump_broken = true;
-                    return;
+            let Some(dump) = self.dumped("", dump()) else {
+                return;
+            };
+            let mut failed = HashSet::new();
+            for (device, error) in dump.failed {
+                if self.is_wanted(&device) {
+                    self.dumped::<()>(&device, Err(error));
+                    failed.insert(device);
                 }
             }
+            self.undumped
+                .retain(|device| device.is_empty() || failed.contains(device));
+            for (labels, count) in self.group(dump.pairs) {
+                let family = FamilyId::RdmaQueuePairs;
+                readings.push(ReadingRecord::new(
+                    family,
+                    labels.clone(),
+                    ReadingValue::Level(count),
+                ));
+                shown.insert((family, labels));
+            }
+            let stay = self.pairs.iter().filter(|(_, labels)| {
+                let device = labels.get(Label::Device).unwrap_or_default();
+                failed.iter().any(|failed| plain::plain(failed) == device)
+            });
+            shown.extend(stay.cloned());
         }
-        end(&self.pairs, &pairs, readings);
-        self.pairs = pairs;
+        end(&self.pairs, &shown, readings);
+        self.pairs = shown;
+    }
+
+    /// The result of a dump of a device, or of all if that is empty; a failure is counted, and logged when it is new.
+    fn dumped<T>(&mut self, device: &str, result: io::Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.undumped.remove(device);
+                Some(value)
+            }
+            Err(error) => {
+                self.telemetry.failed();
+                if self.undumped.insert(device.to_owned()) {
+                    tracing::warn!(
+                        device = %plain::plain(device), %error,
+                        "queue pairs of RDMA devices can't be listed; their counts stay as they are; \
+                        hint: `rdma resource show qp` shows whether the kernel lists them"
+                    );
+                }
+                None
+            }
+        }
     }
 
     /// Numbers of queue pairs by labels.

@@ -11,7 +11,7 @@ use flowtap_pipeline::catalog::{FamilyId, Label};
 use flowtap_pipeline::{BuildContext, ComponentConfig, ReadingRecord, ReadingValue};
 
 use super::config::Config;
-use super::queue_pairs::QueuePair;
+use super::queue_pairs::{Dump, QueuePair};
 use super::reader::Reader;
 use super::telemetry::Telemetry;
 
@@ -261,6 +261,19 @@ fn bytes_are_counted_once_where_a_port_has_them_in_both_folders() {
 }
 
 #[test]
+fn a_counter_that_both_folders_have_is_counted_once() {
+    let sysfs = Sysfs::new(&[MLX5]);
+    sysfs.set(&format!("{PORT}/hw_counters/link_downed"), "5");
+    let mut reader = sysfs.reader(&Config::default());
+    reader.look();
+    for folder in ["counters", "hw_counters"] {
+        sysfs.add(&format!("{PORT}/{folder}/link_downed"), 3);
+    }
+    let expected = map([("errors mlx5_0 1 link_downed", 3)]);
+    assert_eq!(increases(&reader.look()), expected);
+}
+
+#[test]
 fn a_broken_file_ends_nothing_and_counts_on_from_its_last_value() {
     let sysfs = Sysfs::new(&[MLX5, BNXT_RE]);
     let mut reader = sysfs.reader(&Config::default());
@@ -411,7 +424,11 @@ fn queue_pairs_are_counted_by_process_and_those_beyond_the_limit_together() {
     let mut reader = Reader::new(&config, telemetry());
     let mut look = |pairs: std::io::Result<Vec<QueuePair>>| {
         let mut readings = Vec::new();
-        reader.read_queue_pairs(|| pairs, &mut readings);
+        let dump = pairs.map(|pairs| Dump {
+            pairs,
+            failed: Vec::new(),
+        });
+        reader.read_queue_pairs(|| dump, &mut readings);
         readings
     };
     assert_eq!(
@@ -438,6 +455,48 @@ fn queue_pairs_are_counted_by_process_and_those_beyond_the_limit_together() {
     });
     assert_eq!(levels.clone().sum::<u64>(), 5_000);
     assert_eq!(levels.max(), Some(5_000 - 4_096));
+}
+
+#[test]
+fn a_device_whose_queue_pairs_are_not_listed_keeps_its_counts_and_ends_no_other() {
+    let pair = |device: &str, pid| QueuePair {
+        device: device.to_owned(),
+        port: 0,
+        qp_type: 2,
+        state: 3,
+        pid,
+        comm: "nccl".to_owned(),
+    };
+    let sysfs = Sysfs::new(&[]);
+    let config = Config {
+        sysfs_root: sysfs.root.path().to_owned(),
+        ..Config::default()
+    };
+    let mut reader = Reader::new(&config, telemetry());
+    let mut look = |pairs: Vec<QueuePair>, failed: &[&str]| {
+        let failed = failed.iter();
+        let failed = failed.map(|&device| (device.to_owned(), std::io::Error::other("busy")));
+        let dump = Dump {
+            pairs,
+            failed: failed.collect(),
+        };
+        let mut readings = Vec::new();
+        reader.read_queue_pairs(|| Ok(dump), &mut readings);
+        shown(&readings)
+    };
+    look(vec![pair("a", 1), pair("b", 2)], &[]);
+    // Of `a` nothing is known, of `b` that it has none any more.
+    assert_eq!(
+        look(Vec::new(), &["a"]),
+        map([("queue_pairs 2 nccl b  RC RTS ended", 1)])
+    );
+    assert_eq!(
+        look(vec![pair("a", 7)], &[]),
+        map([
+            ("queue_pairs 7 nccl a  RC RTS is", 1),
+            ("queue_pairs 1 nccl a  RC RTS ended", 1),
+        ])
+    );
 }
 
 #[test]
