@@ -2,7 +2,7 @@
 
 use flowtap_pipeline::AppProtocol::{Http, Http2};
 
-use super::{Match, big_endian, starts_with};
+use super::matching::{Match, big_endian, starts_with};
 
 /// Methods of HTTP and of `WebDAV`, the registry's most common ones.
 const METHODS: [&[u8]; 16] = [

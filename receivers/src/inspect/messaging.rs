@@ -2,7 +2,7 @@
 
 use flowtap_pipeline::AppProtocol::{Amqp, Kafka, Mqtt, Nats};
 
-use super::{Match, big_endian, starts_with};
+use super::matching::{Match, big_endian, starts_with};
 
 /// A request: length, API and version of it, a number, and the client's id in text.
 pub(super) fn kafka(bytes: &[u8]) -> Match {

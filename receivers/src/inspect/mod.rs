@@ -15,10 +15,12 @@
 //! | `stores` | databases and caches |
 //! | `messaging` | brokers |
 //! | `others` | the rest |
+//! | `matching` | a pattern at the beginning of a stream, and integers in it |
 //! | `proxy` | the header of the PROXY protocol |
 //! | `prefix` | a stream's first bytes, from its segments |
 
 mod http;
+mod matching;
 mod messaging;
 mod others;
 mod prefix;
@@ -28,37 +30,9 @@ pub mod tls;
 
 use flowtap_pipeline::AppProtocol;
 
+use self::matching::{Match, Matcher};
 pub(crate) use self::prefix::Prefix;
 use self::tls::ClientHello;
-
-/// Whether bytes are the beginning of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Match {
-    No,
-    /// They may be, and further ones settle it.
-    Maybe,
-    /// They are; further ones may show that it is a protocol on top of this one.
-    AtLeast(AppProtocol),
-    Yes(AppProtocol),
-}
-
-impl Match {
-    /// `Yes` if `holds`.
-    const fn if_so(holds: bool, protocol: AppProtocol) -> Self {
-        if holds { Self::Yes(protocol) } else { Self::No }
-    }
-}
-
-/// Compares the beginning of `bytes` with `pattern`.
-fn starts_with(bytes: &[u8], pattern: &[u8], protocol: AppProtocol) -> Match {
-    if bytes.starts_with(pattern) {
-        Match::Yes(protocol)
-    } else if pattern.starts_with(bytes) {
-        Match::Maybe
-    } else {
-        Match::No
-    }
-}
 
 /// The protocol of first bytes, and the name in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,8 +60,6 @@ impl Verdict {
         }
     }
 }
-
-type Matcher = fn(&[u8]) -> Match;
 
 /// Of what a client says.
 const CLIENTS: [Matcher; 16] = [
@@ -184,23 +156,6 @@ fn so_far(protocol: AppProtocol) -> Verdict {
         protocol,
         hello: None,
     })
-}
-
-/// The integer of `N` bytes at `at`, most significant first.
-fn big_endian<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
-    let field = bytes.get(at..at.checked_add(N)?)?;
-    Some(field.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-}
-
-/// The integer of `N` bytes at `at`, least significant first.
-fn little_endian<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
-    let field = bytes.get(at..at.checked_add(N)?)?;
-    Some(
-        field
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
-    )
 }
 
 #[cfg(test)]

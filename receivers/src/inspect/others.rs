@@ -2,7 +2,7 @@
 
 use flowtap_pipeline::AppProtocol::{self, Bgp, Dns, Ldap, Smb, Smtp, Ssh};
 
-use super::{Match, big_endian, starts_with};
+use super::matching::{Match, big_endian, starts_with};
 
 fn any(bytes: &[u8], patterns: &[&[u8]], protocol: AppProtocol) -> Match {
     let mut found = Match::No;

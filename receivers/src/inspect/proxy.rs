@@ -18,7 +18,7 @@ pub(super) fn after_header(bytes: &[u8]) -> Option<&[u8]> {
         };
     }
     if bytes.starts_with(BINARY) {
-        let addresses = super::big_endian::<2>(bytes, BINARY_BYTES - 2)?;
+        let addresses = super::matching::big_endian::<2>(bytes, BINARY_BYTES - 2)?;
         return bytes.get(BINARY_BYTES + usize::try_from(addresses).ok()?..);
     }
     Some(bytes)

@@ -2,7 +2,7 @@
 
 use flowtap_pipeline::AppProtocol::{Cassandra, Memcached, Mongodb, Mssql, Mysql, Postgresql, Redis};
 
-use super::{Match, big_endian, little_endian, starts_with};
+use super::matching::{Match, big_endian, little_endian, starts_with};
 
 /// A decimal number of at most `most` that ends in CR LF; the bytes after it.
 fn number_line(bytes: &[u8], most: usize) -> Option<(usize, &[u8])> {

@@ -5,7 +5,7 @@
 
 use zeroize::Zeroizing;
 
-use super::big_endian;
+use super::matching::big_endian;
 
 /// A record of the handshake.
 const HANDSHAKE: u8 = 22;
