@@ -76,7 +76,7 @@ bench-compare: ## Compare the last two runs of `make bench`, or BEFORE=COMMIT AF
 bench-overhead: setup-bench ## Cost of flowtap, compared with flowtap off and mode events; as root, on a quiet machine
 	$(CARGO) bench --locked --bench overhead -- load scan
 
-fuzz: setup-test ## Fuzz configs, recordings, DNS messages and the kernel side's records, each for FUZZ_SECONDS (30)
+fuzz: setup-test ## Fuzz the parsers of foreign input, each for FUZZ_SECONDS (30); FUZZ_SANITIZER=address
 	fuzz/run
 
 test-busy: setup-test ## End-to-end tests next to other traffic, another flowtap, BPF programs and cgroups that come and go; as root

@@ -4,10 +4,16 @@
 //!
 //! | target | input |
 //! |---|---|
+//! | `fuzz-answers` | responses of collectors and stores, over HTTP/1.1 and gRPC, to the exporters that push |
 //! | `fuzz-config` | texts of configs, as YAML, as TOML and as `--set` |
 //! | `fuzz-dns` | DNS messages, sent and received, some cut off |
 //! | `fuzz-kernel` | contents of a ring buffer or an iterator of the kernel side |
+//! | `fuzz-kubernetes` | lists and watches of the Kubernetes API |
+//! | `fuzz-manifests` | manifests of NetworkPolicies and of objects of a cluster |
+//! | `fuzz-mmdb` | databases of places |
 //! | `fuzz-records` | recordings |
+//! | `fuzz-requests` | requests to a listener |
+//! | `fuzz-sockets` | datagrams of the kernel's socket diagnosis, and `net/tcp` of a proc file system |
 //!
 //! A target fails by a panic, by taking too long, or by taking too much memory; libFuzzer watches all three. Overflows panic, as
 //! the profile `fuzz` has the checks of a debug build.
@@ -15,12 +21,14 @@
 
 use std::sync::Arc;
 
+use flowtap_ebpf::Event;
 use flowtap_engine::Stages;
 use flowtap_exporters::prometheus;
 use flowtap_pipeline::{
-    BuildContext, ComponentId, FlowBatch, NodeInfo, ProcessorConfig, Published, Timestamp,
+    BuildContext, ComponentId, FlowBatch, NodeInfo, ProcessorConfig, Published, Snapshot, Timestamp,
 };
 use flowtap_processors::{direction, policy, window};
+use flowtap_receivers::ebpf::flow_record;
 
 /// `direction`, `policy` and `window`, at their defaults, and the text of a scrape.
 pub struct Pipeline(Stages);
@@ -56,9 +64,30 @@ impl Pipeline {
         self.0.advance(to);
     }
 
+    /// Ends it; returns the last snapshot.
+    pub fn finish_snapshot(mut self, at: Timestamp) -> Option<Arc<Snapshot>> {
+        self.0.finish(at).into_snapshot()
+    }
+
     /// Ends it; returns the text of a scrape.
     pub fn finish(mut self, at: Timestamp) -> String {
         let last = self.0.finish(at).into_snapshot();
         prometheus::text("primus_lens", last.into_iter().collect())
     }
+}
+
+/// A snapshot with a few series, from the records of a seed.
+pub fn snapshot() -> Option<Arc<Snapshot>> {
+    const RECORDS: &[u8] = include_bytes!("../seeds/kernel/mixed");
+    let mut pipeline = Pipeline::new(NodeInfo::default(), Timestamp::from_nanos(0))?;
+    let (mut batch, mut rest) = (FlowBatch::default(), RECORDS);
+    while let Ok((event, after)) = Event::read(rest) {
+        if let Event::Flow(flow) = event {
+            batch.tcp.push(flow_record(&flow));
+        }
+        rest = after;
+    }
+    assert!(!batch.tcp.is_empty(), "the seed has records of an earlier layout");
+    pipeline.take(batch);
+    pipeline.finish_snapshot(Timestamp::from_nanos(5_000_000_000))
 }

@@ -99,6 +99,14 @@ impl Record {
 pub(super) struct Databases(Vec<Reader<Vec<u8>>>);
 
 impl Databases {
+    /// One that is in memory already.
+    ///
+    /// # Errors
+    /// The reason why it is not in the format.
+    pub(super) fn of(bytes: Vec<u8>) -> Result<Self, MaxMindDbError> {
+        Reader::from_source(bytes).map(|reader| Self(vec![reader]))
+    }
+
     /// Reads them.
     pub(super) fn read(paths: &[PathBuf]) -> Result<Self, DatabaseError> {
         let read = |path: &PathBuf| {

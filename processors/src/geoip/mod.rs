@@ -10,13 +10,14 @@
 mod cache;
 mod databases;
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Factory, FlowBatch, Processor, ProcessorConfig,
-    ProcessorStage, RecordField, Stability, Subscription, Violation,
+    BuildContext, BuildError, ComponentConfig, Contract, Factory, FlowBatch, Place, Processor,
+    ProcessorConfig, ProcessorStage, RecordField, Stability, Subscription, Violation,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -126,6 +127,16 @@ impl GeoIp {
             labels,
         })
     }
+}
+
+/// The place of each of `addresses` in the database `bytes`, if that is one. For the fuzz target.
+#[doc(hidden)]
+pub fn places_in(bytes: Vec<u8>, addresses: &[IpAddr]) -> Vec<Place> {
+    let Ok(database) = Databases::of(bytes) else {
+        return Vec::new();
+    };
+    let places = addresses.iter().filter_map(|addr| database.place(*addr).ok()?);
+    places.collect()
 }
 
 impl Processor for GeoIp {

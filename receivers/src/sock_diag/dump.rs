@@ -157,7 +157,14 @@ impl Dumper {
     /// One datagram of a dump; true if it was the last.
     fn receive(&mut self, found: &mut Dump) -> io::Result<bool> {
         let size = self.socket.recv(&mut &mut self.buffer[..], 0)?;
-        let mut rest = &self.buffer[..size];
+        found.read(&self.buffer[..size])
+    }
+}
+
+impl Dump {
+    /// Adds what is in one datagram of a dump; true if it was the last.
+    pub(super) fn read(&mut self, datagram: &[u8]) -> io::Result<bool> {
+        let mut rest = datagram;
         while !rest.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
             // Messages are aligned to four bytes.
@@ -166,12 +173,12 @@ impl Dumper {
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                     if response.header.state == TCP_LISTEN {
-                        found.listening.push(response.header.socket_id.source_port);
-                        found.listeners.push(listener(&response));
+                        self.listening.push(response.header.socket_id.source_port);
+                        self.listeners.push(listener(&response));
                     } else if response.header.state == TCP_SYN_SENT {
-                        found.connecting.extend(socket(&response));
+                        self.connecting.extend(socket(&response));
                     } else {
-                        found.sockets.extend(socket(&response));
+                        self.sockets.extend(socket(&response));
                     }
                 }
                 NetlinkPayload::Done(_) => return Ok(true),

@@ -23,6 +23,22 @@ mod counters;
 mod dump;
 mod roles;
 mod telemetry;
+/// The number of sockets in a datagram of a dump. For the fuzz target.
+///
+/// # Errors
+/// A message that is none of `NETLINK_SOCK_DIAG`, or an error that the kernel reports.
+#[doc(hidden)]
+pub fn sockets_in(datagram: &[u8]) -> io::Result<usize> {
+    let mut found = Dump::default();
+    found.read(datagram)?;
+    for socket in found.sockets.iter().chain(&found.connecting) {
+        for role in [Role::Unknown, Role::Client, Role::Server] {
+            socket.counters.payload(role);
+        }
+    }
+    Ok(found.sockets.len() + found.connecting.len() + found.listeners.len())
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +52,7 @@ use flowtap_pipeline::Ticker;
 use flowtap_pipeline::schema::DurationText;
 use flowtap_pipeline::{
     BuildContext, BuildError, ComponentConfig, Contract, Factory, Inheritance, Receiver, ReceiverConfig,
-    RecordField, Signal, Sink, Sockets, Stability, StageError, Subscription, Timestamp, Violation,
+    RecordField, Role, Signal, Sink, Sockets, Stability, StageError, Subscription, Timestamp, Violation,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -46,6 +62,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::capture::{Capture, Opened, Table};
 use self::closes::Closes;
+use self::dump::Dump;
 pub(crate) use self::dump::Dumper;
 use self::telemetry::Telemetry;
 use crate::coverage::{Coverage, MeteredSink};
