@@ -66,7 +66,8 @@ fn release() -> Option<String> {
         }
         name.assume_init()
     };
-    let bytes = name.release.iter().map(|&c| c.cast_unsigned());
+    // c_char is i8 on x86-64 and u8 on arm64.
+    let bytes = name.release.iter().map(|&c| c.to_ne_bytes()[0]);
     String::from_utf8(bytes.take_while(|&byte| byte != 0).collect()).ok()
 }
 
