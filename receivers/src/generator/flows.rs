@@ -198,7 +198,10 @@ impl Flows {
             (LOCAL_IPV6.into(), addr.into(), SERVICE_PORT)
         } else {
             let index = index - self.ipv6;
-            let addr = self.first_peer.to_bits().saturating_add(remainder(index, self.addresses));
+            let addr = self
+                .first_peer
+                .to_bits()
+                .saturating_add(remainder(index, self.addresses));
             let round: u16 = remainder(index / self.addresses, u64::from(u16::MAX));
             let addr = Ipv4Addr::from_bits(addr);
             (self.local.into(), addr.into(), SERVICE_PORT + round)
