@@ -198,11 +198,11 @@ impl ComponentConfig for Config {
         let Some(upload) = self.upload.as_ref().filter(|upload| upload.destination().is_ok()) else {
             return contract;
         };
-        let contract = contract.reads(upload.files()).dials("upload.url", &upload.url);
-        match &upload.endpoint {
-            Some(endpoint) => contract.dials("upload.endpoint", endpoint),
-            None => contract,
-        }
+        let contract = contract.reads(upload.files());
+        upload
+            .servers()
+            .into_iter()
+            .fold(contract, |contract, (key, server)| contract.dials(key, server))
     }
 }
 

@@ -58,6 +58,9 @@ impl Default for UploadConfig {
     }
 }
 
+/// Instance metadata, which has credentials for the machine, in each of the clouds.
+const METADATA: &str = "http://169.254.169.254";
+
 /// The kinds of object stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Provider {
@@ -68,6 +71,15 @@ pub(super) enum Provider {
 
 impl Provider {
     const SCHEMES: [(&str, Self); 3] = [("s3", Self::S3), ("gs", Self::Google), ("az", Self::Azure)];
+
+    /// The provider's own store. The host that is used may have the region in its name; tokens come from others of the same port.
+    const fn host(self) -> &'static str {
+        match self {
+            Self::S3 => "s3.amazonaws.com",
+            Self::Google => "storage.googleapis.com",
+            Self::Azure => "blob.core.windows.net",
+        }
+    }
 
     /// Variables of the environment, and keys of `credentials`, that name a file with credentials.
     const fn files(self) -> &'static [&'static str] {
@@ -130,6 +142,26 @@ impl UploadConfig {
             bucket: bucket.to_owned(),
             prefix: prefix.to_owned(),
         })
+    }
+
+    /// Servers that it connects to, with the key that each follows from: the store; without `credentials` also those that issue them.
+    pub(super) fn servers(&self) -> Vec<(&'static str, String)> {
+        let Ok(Destination { provider, bucket, .. }) = self.destination() else {
+            return Vec::new();
+        };
+        let own = || ("upload.url", format!("https://{}/{bucket}", provider.host()));
+        let endpoint = self
+            .endpoint
+            .clone()
+            .map(|endpoint| ("upload.endpoint", endpoint));
+        let mut servers = vec![endpoint.unwrap_or_else(own)];
+        if self.credentials.is_empty() {
+            if self.endpoint.is_some() {
+                servers.push(own());
+            }
+            servers.push(("upload.credentials", METADATA.to_owned()));
+        }
+        servers
     }
 
     /// Files with credentials that are read while flowtap runs.
@@ -252,6 +284,26 @@ mod tests {
             .map(|fault| fault.path.join("."))
             .collect();
         assert_eq!(keys, ["upload.endpoint", "upload.timeout"]);
+    }
+
+    #[test]
+    fn servers_are_known_before_the_sandbox() {
+        let mut config = UploadConfig {
+            url: "s3://flows/fleet".to_owned(),
+            ..UploadConfig::default()
+        };
+        let servers = |config: &UploadConfig| -> Vec<_> {
+            let servers = config.servers().into_iter();
+            servers.map(|(_, server)| server).collect()
+        };
+        let own = "https://s3.amazonaws.com/flows";
+        assert_eq!(servers(&config), [own, METADATA]);
+        config.endpoint = Some("http://minio.example:9000".to_owned());
+        assert_eq!(servers(&config), ["http://minio.example:9000", own, METADATA]);
+        config
+            .credentials
+            .insert("access_key_id".to_owned(), "x".to_owned());
+        assert_eq!(servers(&config), ["http://minio.example:9000"]);
     }
 
     #[test]
