@@ -148,7 +148,7 @@ check-features: setup ## Check that the program builds without its optional part
 
 features: setup ## Check that the program builds without its optional parts, and with each of them alone
 	$(CARGO) check --locked --no-default-features
-	for feature in kubernetes parquet top; do $(CARGO) check --locked --no-default-features --features $$feature || exit; done
+	for feature in kubernetes object-store parquet top; do $(CARGO) check --locked --no-default-features --features $$feature || exit; done
 
 fmt: ## Format everything
 	$(CARGO) fmt --all

@@ -10,7 +10,7 @@ const REDACTED_USER: &str = "redacted";
 
 /// Keys whose values are secrets, and sections of which every value may be one.
 const KEYS: [&str; 5] = ["password", "token", "bearer_token", "api_key", "secret"];
-const SECTIONS: [&str; 1] = ["headers"];
+const SECTIONS: [&str; 2] = ["credentials", "headers"];
 
 /// Whether the value at `path` is a secret.
 pub(crate) fn is_secret(path: &[String]) -> bool {

@@ -282,3 +282,45 @@ fn a_finding_is_a_record_and_is_listed_once_whichever_pipelines_make_it() {
     let answer: Value = serde_json::from_str(&get(daemon.admin_address(), "/findings?limit=1000")).unwrap();
     assert_eq!(of_port(&answer), 1, "{answer}");
 }
+
+#[test]
+fn every_dns_transaction_and_every_drop_of_a_flow_is_a_record() {
+    const INTERVALS: usize = 5;
+    let dir = tempfile::tempdir().unwrap();
+    let exporters = format!("  file: {{path: \"{}\"}}\n", dir.path().display());
+    let daemon = Daemon::launch(Launch {
+        exporters: &exporters,
+        set: &[
+            "service.pipelines.metrics.receivers=[generator]",
+            "service.pipelines.logs={receivers: [generator], processors: [direction, policy, connections], exporters: [file]}",
+            "processors.connections={interval: 200ms, active_timeout: 1s, dns: true, drops: true}",
+            "receivers.generator={interval: 100ms, flows: 10, max_intervals: 5, dns_queries_per_interval: 20, dns_names: 7, \
+             dropped_packets_per_interval: 10}",
+        ],
+        ..Launch::default()
+    });
+    daemon.wait_for("all intervals are generated");
+    let (status, log) = daemon.stop_quietly();
+    assert!(status.success(), "{log}");
+    let records = records(dir.path());
+    let of = |event: &str, column: &str, value: &str| {
+        let of_event = records.iter().filter(|record| record["event"] == event);
+        of_event.filter(|record| record[column] == value).count()
+    };
+    // As the documentation of the generator has it.
+    assert_eq!(
+        of("flowtap.dns.transaction", "event", "flowtap.dns.transaction"),
+        20 * INTERVALS
+    );
+    assert_eq!(of("flowtap.dns.transaction", "dns_rcode", "timeout"), 1);
+    assert_eq!(of("flowtap.dns.transaction", "dns_rcode", "NXDOMAIN"), 4);
+    assert_eq!(of("flowtap.dns.transaction", "severity", "WARN"), 1);
+    assert_eq!(of("flowtap.drop", "drop_reason", "NETFILTER_DROP"), 2 * INTERVALS);
+    assert_eq!(of("flowtap.drop", "drop_kind", "tcp"), 2 * INTERVALS);
+    let packets: i64 = records
+        .iter()
+        .filter(|record| record["event"] == "flowtap.drop")
+        .map(|record| number(record, "dropped_packets"))
+        .sum();
+    assert_eq!(packets, i64::try_from(10 * INTERVALS).unwrap());
+}

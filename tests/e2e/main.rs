@@ -60,6 +60,7 @@
 )]
 
 mod bad_configs;
+mod clickhouse;
 mod command_line;
 mod config_messages;
 mod connecting;
@@ -98,6 +99,7 @@ mod name_files;
 mod native_histograms;
 mod netns;
 mod network_policies;
+mod object_stores;
 mod open_connections;
 mod operation;
 mod otelcol;

@@ -22,7 +22,7 @@ use crate::traffic::{Counted, exchange};
 
 /// A Collector with gRPC and HTTP, which may be stopped and started again. Its received data is
 /// kept.
-struct Otelcol {
+pub(crate) struct Otelcol {
     program: PathBuf,
     child: Option<Child>,
     dir: tempfile::TempDir,
@@ -51,7 +51,7 @@ impl Otelcol {
         })
     }
 
-    fn started() -> Option<Self> {
+    pub(crate) fn started() -> Option<Self> {
         let mut collector = Self::absent()?;
         collector.start(Behaviour::default());
         Some(collector)
@@ -99,7 +99,7 @@ impl Otelcol {
     }
 
     /// Where requests of `protocol` go.
-    fn address(&self, protocol: &str) -> SocketAddr {
+    pub(crate) fn address(&self, protocol: &str) -> SocketAddr {
         if protocol == "grpc" { self.grpc } else { self.http }
     }
 
@@ -109,9 +109,14 @@ impl Otelcol {
         log.matches("request arrived").count()
     }
 
+    /// The file of its requests, one per line.
+    pub(crate) fn lines(&self) -> PathBuf {
+        self.dir.path().join("lines")
+    }
+
     /// The requests that it took, in their order. A line that is being written is none.
-    fn requests(&self) -> Vec<Value> {
-        let lines = fs::read_to_string(self.dir.path().join("lines")).unwrap_or_default();
+    pub(crate) fn requests(&self) -> Vec<Value> {
+        let lines = fs::read_to_string(self.lines()).unwrap_or_default();
         let whole = lines.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole
             .lines()

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::names::{self, Names};
+use super::upload_config::UploadConfig;
 use crate::naming;
 
 /// Format of files.
@@ -91,6 +92,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub sync_interval: Duration,
+    /// Upload of finished files to an object store; `path` must have the node's name in it. Unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload: Option<UploadConfig>,
     /// Queue of windows while one is written.
     pub sending_queue: QueueConfig,
 }
@@ -104,6 +108,7 @@ impl Default for Config {
             namespace: naming::DEFAULT_NAMESPACE.to_owned(),
             rotation: Rotation::default(),
             sync_interval: Duration::from_secs(30),
+            upload: None,
             sending_queue: QueueConfig::default(),
         }
     }
@@ -170,15 +175,34 @@ impl ComponentConfig for Config {
         if self.rotation.max_age.is_zero() {
             faults.push(Violation::new("rotation.max_age", "must be longer than 0s"));
         }
+        if let Some(upload) = &self.upload {
+            faults.extend(upload.validate());
+            if cfg!(not(feature = "object-store")) {
+                let message = "this build can't upload; hint: build it with the feature `object-store`";
+                faults.push(Violation::new("upload", message));
+            }
+            if !names::has_host(&self.path) {
+                let message = "must contain {host}, or be a folder: with `upload`, files of several nodes are in one bucket";
+                faults.push(Violation::new("path", message));
+            }
+        }
         faults
     }
 
     fn contract(&self) -> Contract {
         // The name of the node may be one of the folders, so what is in this one is not known yet.
         let folder = self.names(PipelineKind::Metrics, "").map(|_| self.root());
-        Contract::default()
+        let contract = Contract::default()
             .takes([Signal::Metrics, Signal::Logs])
-            .writes(folder)
+            .writes(folder);
+        let Some(upload) = self.upload.as_ref().filter(|upload| upload.destination().is_ok()) else {
+            return contract;
+        };
+        let contract = contract.reads(upload.files());
+        upload
+            .servers()
+            .into_iter()
+            .fold(contract, |contract, (key, server)| contract.dials(key, server))
     }
 }
 

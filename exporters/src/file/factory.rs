@@ -15,7 +15,7 @@ impl ExporterConfig for Config {
             Ok(exporter) => Ok(Box::new(exporter)),
             Err(message) => Err(BuildError {
                 id: context.id.clone(),
-                message: format!("path: {message}"),
+                message,
             }),
         }
     }

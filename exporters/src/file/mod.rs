@@ -17,7 +17,8 @@
 //!    `.recovered` (`recovery`). Each is counted.
 //! 6. Of finished files the newest are kept, by `rotation.max_files`, `max_total_bytes` and `max_retention`, the one just finished
 //!    always; those of a time still to come are not counted (`retention`). No file is touched whose name does not fit the pattern.
-//! 7. Rows that can't be written count as failed, are logged once, and each window tries again.
+//! 7. With `upload` finished files are also put into an object store (`upload`).
+//! 8. Rows that can't be written count as failed, are logged once, and each window tries again.
 
 mod config;
 mod content;
@@ -46,6 +47,12 @@ mod row;
 mod telemetry;
 #[cfg(feature = "parquet")]
 mod times;
+#[cfg(feature = "object-store")]
+mod upload;
+#[cfg(not(feature = "object-store"))]
+#[path = "no_upload.rs"]
+mod upload;
+mod upload_config;
 mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +68,8 @@ pub use self::config::{Compression, Config, Format, Rotation};
 use self::content::Content;
 pub use self::factory::FACTORY;
 use self::telemetry::Telemetry;
+use self::upload::{UploadTask, Uploads};
+pub use self::upload_config::UploadConfig;
 use self::writer::Writer;
 
 /// The exporter.
@@ -68,6 +77,8 @@ use self::writer::Writer;
 pub struct FileExporter {
     metrics: Arc<Mutex<Writer>>,
     logs: Arc<Mutex<Writer>>,
+    uploads: Option<Uploads>,
+    upload_task: UploadTask,
     strict: bool,
 }
 
@@ -75,16 +86,32 @@ impl FileExporter {
     /// An exporter that has opened nothing yet.
     ///
     /// # Errors
-    /// The reason why the config's `path` is not valid.
+    /// The reason why the config's `path` is not valid, or why the object store of `upload` can't be used.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, String> {
         let telemetry = Telemetry::new(context);
+        let uploads = config
+            .upload
+            .as_ref()
+            .map(|upload| Uploads::new(upload, config.root(), context))
+            .transpose()
+            .map_err(|message| format!("upload: {message}"))?;
         let writer = |kind| {
-            let writer = Writer::new(config, &context.resource, telemetry.clone(), kind);
-            writer.map(|writer| Arc::new(Mutex::new(writer)))
+            let writer = Writer::new(
+                config,
+                &context.resource,
+                telemetry.clone(),
+                uploads.clone(),
+                kind,
+            );
+            writer
+                .map(|writer| Arc::new(Mutex::new(writer)))
+                .map_err(|message| format!("path: {message}"))
         };
         Ok(Self {
             metrics: writer(PipelineKind::Metrics)?,
             logs: writer(PipelineKind::Logs)?,
+            uploads,
+            upload_task: UploadTask::default(),
             strict: context.strict,
         })
     }
@@ -117,6 +144,10 @@ impl Exporter for FileExporter {
                 // A disk that is mounted later must not prevent measuring.
                 Err(error) => tracing::warn!(folder, %error, "no files can be written yet; hint: make the folder writable for flowtap, and name it by an absolute path"),
             }
+            if let Some(uploads) = &self.uploads {
+                uploads.forget_removed();
+                uploads.start(&mut self.upload_task);
+            }
             let (metrics, logs) = (Arc::clone(&self.metrics), Arc::clone(&self.logs));
             Ok(BoxService::new(service_fn(move |output: Output| {
                 let writer = match output.kind() {
@@ -139,6 +170,7 @@ impl Exporter for FileExporter {
                     tracing::error!(%error, "the last file was not finished; hint: the next start does that");
                 }
             }
+            self.upload_task.stop().await;
         }
         .boxed()
     }

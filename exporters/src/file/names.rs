@@ -166,6 +166,11 @@ impl Name {
     }
 }
 
+/// Whether the names of files that `path` gives differ from node to node: a folder has names of ours in it.
+pub(super) fn has_host(path: &str) -> bool {
+    !path.contains(TIME) || path.contains(HOST)
+}
+
 /// The part of `path` before its first placeholder: the folder that has all files of every node in it.
 pub(super) fn root(path: &str) -> PathBuf {
     let path = Path::new(path);

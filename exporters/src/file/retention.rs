@@ -32,6 +32,7 @@ impl Retention {
 
     /// Removes the oldest files beyond the limits, `newest` never. Files of a time that is still to come are neither
     /// counted nor removed: the clock was ahead when they were written, and by name each of them is newer than `newest`.
+    /// `removed` is called after each file that is removed.
     ///
     /// # Errors
     /// The folder can't be read, or a file can't be removed.
@@ -42,6 +43,7 @@ impl Retention {
         newest: Option<&Name>,
         now: Timestamp,
         telemetry: &Telemetry,
+        removed: impl Fn(&Name),
     ) -> io::Result<()> {
         self.looked = now;
         if rotation.max_files == 0 && rotation.max_total_bytes == 0 && rotation.max_retention.is_zero() {
@@ -77,6 +79,7 @@ impl Retention {
             };
             fs::remove_file(names.finished(name))?;
             telemetry.file(event);
+            removed(name);
             remove_empty(names, name);
         }
         Ok(())

@@ -34,6 +34,7 @@ fn writer(config: &Config) -> Writer {
         config,
         &resource(),
         Telemetry::new(&context()),
+        None,
         PipelineKind::Metrics,
     )
     .unwrap();
@@ -691,7 +692,7 @@ fn records_of_one_batch_are_in_the_partition_of_their_own_time() {
         ..Config::default()
     };
     let telemetry = Telemetry::new(&context());
-    let mut writer = Writer::new(&config, &resource(), telemetry, PipelineKind::Logs).unwrap();
+    let mut writer = Writer::new(&config, &resource(), telemetry, None, PipelineKind::Logs).unwrap();
     let mut batch = crate::testing::logs();
     let at = |second: u64| Timestamp::from_nanos((NOON + second) * 1_000_000_000);
     batch.at = at(3601);
@@ -786,6 +787,7 @@ fn what_cannot_be_written_is_counted_and_writing_goes_on_when_it_can() {
             &config(&folder, format),
             &resource(),
             Telemetry::new(&context()),
+            None,
             PipelineKind::Metrics,
         )
         .unwrap();

@@ -19,6 +19,7 @@ use super::recovery::{Recovery, lock, publish, remove};
 use super::retention::Retention;
 use super::row::Origin;
 use super::telemetry::{FileEvent, Telemetry};
+use super::upload::Uploads;
 
 /// Names that are tried for a file before it is given up.
 const MAX_NAMES: usize = 10_000;
@@ -82,6 +83,7 @@ pub(super) struct Writer {
     rotation: Rotation,
     sync_interval: Duration,
     telemetry: Telemetry,
+    uploads: Option<Uploads>,
     open: Option<Open>,
     /// Whether the last write failed: a failure that lasts is logged once.
     failing: bool,
@@ -97,6 +99,7 @@ impl Writer {
         config: &Config,
         resource: &Resource,
         telemetry: Telemetry,
+        uploads: Option<Uploads>,
         kind: PipelineKind,
     ) -> Result<Self, String> {
         Ok(Self {
@@ -108,6 +111,7 @@ impl Writer {
             rotation: config.rotation,
             sync_interval: config.sync_interval,
             telemetry,
+            uploads,
             open: None,
             failing: false,
             now: Timestamp::default(),
@@ -143,6 +147,12 @@ impl Writer {
         };
         let left = recovery.run(self.open.as_ref().map(|open| &open.name))?;
         self.unfinished = (left > 0).then_some(self.now);
+        if let Some(uploads) = &self.uploads {
+            let (finished, _) = self.names.list()?;
+            for name in finished {
+                uploads.finished(&name, &self.names.finished(&name));
+            }
+        }
         Ok(())
     }
 
@@ -296,6 +306,9 @@ impl Writer {
             return;
         }
         self.telemetry.file(FileEvent::Finished);
+        if let Some(uploads) = &self.uploads {
+            uploads.finished(&open.name, &self.names.finished(&open.name));
+        }
         self.prune(Some(&open.name));
     }
 
@@ -331,9 +344,19 @@ impl Writer {
     }
 
     fn prune(&mut self, newest: Option<&Name>) {
-        let pruned = self
-            .retention
-            .apply(&self.names, &self.rotation, newest, self.now, &self.telemetry);
+        let removed = |name: &Name| {
+            if let Some(uploads) = &self.uploads {
+                uploads.removed(name, &self.names.finished(name));
+            }
+        };
+        let pruned = self.retention.apply(
+            &self.names,
+            &self.rotation,
+            newest,
+            self.now,
+            &self.telemetry,
+            removed,
+        );
         if let Err(error) = pruned {
             tracing::warn!(folder = %self.folder().display(), %error, "old files can't be removed; hint: they must belong to flowtap's user");
         }

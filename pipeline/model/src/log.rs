@@ -3,8 +3,9 @@
 //! In: the events of an aggregator. Out, to exporters: the fields of each record by the catalogue [`LogField`], which every format
 //! (attributes, columns, lines) is written from.
 //!
-//! TCP connections ([`ConnectionLog`]) and findings ([`FindingLog`]) are events so far. DNS transactions, drops and UDP flows become
-//! records by a variant of [`LogBody`] each, with its name in [`LogRecord::event_name`], and rows in [`LogField`]; exporters need no change then.
+//! TCP connections ([`ConnectionLog`]), DNS transactions ([`DnsLog`]), dropped packets ([`DropLog`]) and findings ([`FindingLog`]) are
+//! events so far. UDP flows become records by a variant of [`LogBody`], with its name in [`LogRecord::event_name`], and rows in
+//! [`LogField`]; exporters need no change then.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::KubernetesNames;
+use crate::dns::{DnsOutcome, DnsRcode, DnsRecord, DnsType};
+use crate::drops::{DropKind, DropReason, DropRecord};
 use crate::endpoint::Endpoint;
 use crate::finding::{FindingKind, FindingRecord};
 use crate::flow::{Flow, FlowKind, Role};
@@ -85,8 +88,59 @@ pub struct LogRecord {
 pub enum LogBody {
     /// A TCP connection, or a part of one.
     Connection(ConnectionLog),
+    /// A DNS transaction.
+    Dns(Box<DnsLog>),
+    /// Dropped packets of a flow.
+    Drop(DropLog),
     /// A finding of the processor `watch`.
     Finding(Box<FindingLog>),
+}
+
+/// A DNS transaction over UDP. Its record's flow is of the socket that asked, or that answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DnsLog {
+    /// The name that was asked for, as the receiver's config wants names; `None` if it wants none.
+    pub name: Option<Arc<str>>,
+    /// Type of the question.
+    pub question: DnsType,
+    /// Response code, or the reason why there is none.
+    pub rcode: DnsRcode,
+    /// From the first query to the answer; `None` without an answer.
+    pub duration: Option<Duration>,
+    /// Retries of the query.
+    pub retries: u32,
+}
+
+impl DnsLog {
+    /// Whether the client got no answer that it can use. A name that does not exist is an answer.
+    pub const fn is_failure(&self) -> bool {
+        !matches!(
+            self.rcode,
+            DnsRcode::NoError | DnsRcode::NxDomain | DnsRcode::Multicast
+        )
+    }
+}
+
+/// Packets of a flow that the kernel dropped for one reason in one interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropLog {
+    /// The kernel's reason.
+    pub reason: DropReason,
+    /// Packets, as the kernel has them.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl DropLog {
+    /// Whether it is loss, and not housekeeping of TCP or of a socket that closes.
+    pub fn is_loss(&self) -> bool {
+        let kind = self.reason.kind();
+        matches!(
+            kind,
+            DropKind::Policy | DropKind::Full | DropKind::Nobody | DropKind::Broken
+        )
+    }
 }
 
 /// A finding. Its record's flow is the newest that belongs to it.
@@ -128,15 +182,19 @@ impl LogRecord {
     pub const fn event_name(&self) -> &'static str {
         match self.body {
             LogBody::Connection(_) => "flowtap.tcp.connection",
+            LogBody::Dns(_) => "flowtap.dns.transaction",
+            LogBody::Drop(_) => "flowtap.drop",
             LogBody::Finding(_) => "flowtap.finding",
         }
     }
 
     /// The event's severity.
-    pub const fn severity(&self) -> Severity {
+    pub fn severity(&self) -> Severity {
         match &self.body {
             LogBody::Connection(log) if log.outcome.is_failure() => Severity::Warn,
-            LogBody::Connection(_) => Severity::Info,
+            LogBody::Dns(log) if log.is_failure() => Severity::Warn,
+            LogBody::Drop(log) if log.is_loss() => Severity::Warn,
+            LogBody::Connection(_) | LogBody::Dns(_) | LogBody::Drop(_) => Severity::Info,
             // A new destination is worth reading; the other kinds are worth a look at once.
             LogBody::Finding(log) if matches!(log.kind, FindingKind::FirstContact) => Severity::Info,
             LogBody::Finding(_) => Severity::Warn,
@@ -174,7 +232,23 @@ impl LogRecord {
     pub const fn connection(&self) -> Option<&ConnectionLog> {
         match &self.body {
             LogBody::Connection(log) => Some(log),
-            LogBody::Finding(_) => None,
+            LogBody::Dns(_) | LogBody::Drop(_) | LogBody::Finding(_) => None,
+        }
+    }
+
+    /// The DNS transaction that the record is about, if it is about one.
+    pub fn dns(&self) -> Option<&DnsLog> {
+        match &self.body {
+            LogBody::Dns(log) => Some(log),
+            LogBody::Connection(_) | LogBody::Drop(_) | LogBody::Finding(_) => None,
+        }
+    }
+
+    /// The dropped packets that the record is about, if it is about some.
+    pub const fn dropped(&self) -> Option<&DropLog> {
+        match &self.body {
+            LogBody::Drop(log) => Some(log),
+            LogBody::Connection(_) | LogBody::Dns(_) | LogBody::Finding(_) => None,
         }
     }
 
@@ -182,7 +256,7 @@ impl LogRecord {
     pub fn finding(&self) -> Option<&FindingLog> {
         match &self.body {
             LogBody::Finding(log) => Some(log),
-            LogBody::Connection(_) => None,
+            LogBody::Connection(_) | LogBody::Dns(_) | LogBody::Drop(_) => None,
         }
     }
 
@@ -210,6 +284,38 @@ impl LogRecord {
                 each(*field, value);
             }
         }
+    }
+}
+
+impl From<&DnsRecord> for LogRecord {
+    fn from(record: &DnsRecord) -> Self {
+        let is_answered = matches!(record.outcome, DnsOutcome::Answered(_));
+        Self {
+            at: record.at,
+            flow: record.flow.clone(),
+            body: LogBody::Dns(Box::new(DnsLog {
+                name: record.qname.clone(),
+                question: DnsType::of(record.qtype),
+                rcode: record.outcome.rcode(),
+                duration: is_answered.then(|| Duration::from_micros(record.latency_us.into())),
+                retries: record.retries,
+            })),
+        }
+    }
+}
+
+impl DropRecord {
+    /// The record of a drop that was seen before `at`; `None` if it is not known whose packets they were.
+    pub fn to_log(&self, at: Timestamp) -> Option<LogRecord> {
+        Some(LogRecord {
+            at,
+            flow: self.flow.clone()?,
+            body: LogBody::Drop(DropLog {
+                reason: self.reason,
+                packets: self.packets,
+                bytes: self.bytes,
+            }),
+        })
     }
 }
 
@@ -592,6 +698,24 @@ fields! {
         |record| counted(record.connection()?.delta.exchanges);
     AnswerTime "flowtap.exchanges.duration" "exchanges_duration" Number "Seconds that their answers took, as a sum.",
         |record| answer_time(&record.connection()?.delta);
+    DnsName "dns.question.name" "dns_name" Text "Name that a DNS client asked for, as `receivers.ebpf.dns.names` wants it.",
+        |record| text(record.dns()?.name.as_deref()?);
+    DnsType "flowtap.dns.question.type" "dns_type" Text "Type of a DNS question, such as `AAAA`.",
+        |record| text(record.dns()?.question.as_str());
+    DnsRcode "flowtap.dns.response_code" "dns_rcode" Text "Response code of a DNS answer, such as `NXDOMAIN`; `timeout` without an answer.",
+        |record| text(record.dns()?.rcode.as_str());
+    DnsDuration "flowtap.dns.duration" "dns_duration" Number "Seconds from the first query to the answer.",
+        |record| Some(seconds(record.dns()?.duration?));
+    DnsRetries "flowtap.dns.retries" "dns_retries" Integer "Retries of a DNS query.",
+        |record| Some(integer(record.dns()?.retries));
+    DropReason "flowtap.drop.reason" "drop_reason" Text "The kernel's reason for dropping packets.",
+        |record| text(record.dropped()?.reason.as_str());
+    DropKind "flowtap.drop.kind" "drop_kind" Text "Kind of a drop: `policy`, `full`, `nobody`, `broken` (loss), `tcp`, `end` (no loss), `other`.",
+        |record| text(record.dropped()?.reason.kind().as_str());
+    DroppedPackets "flowtap.drop.packets" "dropped_packets" Integer "Packets that were dropped.",
+        |record| Some(integer(record.dropped()?.packets));
+    DroppedBytes "flowtap.drop.bytes" "dropped_bytes" Integer "Bytes of these packets.",
+        |record| Some(integer(record.dropped()?.bytes));
     FindingKind "flowtap.finding.kind" "finding" Text "Kind of the finding.",
         |record| text(record.finding()?.kind.as_str());
     FindingSubject "flowtap.finding.subject" "finding_subject" Text "Whose traffic the finding is about: a workload, a container or a process.",

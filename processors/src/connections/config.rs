@@ -63,6 +63,10 @@ pub struct Config {
     /// Whether connections have records that do not leave their network namespace: those to a sidecar, and of a sidecar to its
     /// application.
     pub hops: Hops,
+    /// Whether DNS transactions have records.
+    pub dns: bool,
+    /// Whether dropped packets have records: those of a flow and a reason, once per interval of the receiver.
+    pub drops: bool,
 }
 
 impl Default for Config {
@@ -76,6 +80,8 @@ impl Default for Config {
             max_records: RECORDS,
             sample: Sample::default(),
             hops: Hops::default(),
+            dns: false,
+            drops: false,
         }
     }
 }
@@ -83,7 +89,7 @@ impl Default for Config {
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         Contract::default()
-            .takes([Signal::Tcp, Signal::Findings])
+            .takes([Signal::Tcp, Signal::Findings, Signal::Dns, Signal::Drops])
             .gives([Signal::Logs])
             .every(self.interval)
             .needs(RecordField::Role)

@@ -15,16 +15,19 @@ pub(super) enum LossReason {
     Sample,
     /// Another connection has its bytes, as `hops` has it.
     LocalHop,
+    /// Dropped packets of no flow that is known.
+    NoFlow,
 }
 
 impl LossReason {
     /// The reason's label value, in the order of the variants.
-    pub(super) const ALL: [&'static str; 5] = [
+    pub(super) const ALL: [&'static str; 6] = [
         "memory_limit",
         "max_connections",
         "max_records",
         "sample",
         LOCAL_HOP,
+        "no_flow",
     ];
 
     pub(super) const fn as_str(self) -> &'static str {

@@ -13,7 +13,9 @@
 //!    that are always kept: then its next record has everything since its beginning.
 //! 6. When flowtap stops, or the receiver is removed, every open connection has a last record, with the outcome `detached`.
 //! 7. Everything that has no record is counted by its reason, with its bytes.
-//! 8. A finding, which the processor `watch` adds before it, is a record, whatever is sampled.
+//! 8. DNS transactions and dropped packets have records, if the config wants them; sampling does not apply. A drop of no flow has
+//!    none.
+//! 9. A finding, which the processor `watch` adds before it, is a record, whatever is sampled.
 
 mod config;
 mod loss;
@@ -61,6 +63,8 @@ pub struct Connections {
     ended: Vec<(Connection, Outcome)>,
     /// Records until the next batch.
     records: Vec<LogRecord>,
+    /// Number of records before the newest watermark: they have their time.
+    dated: usize,
     /// The newest watermark.
     seen: Timestamp,
     /// When the next batch is due.
@@ -78,6 +82,7 @@ impl Connections {
             config: config.clone(),
             ended: Vec::new(),
             records: Vec::new(),
+            dated: 0,
             seen: Timestamp::default(),
             closes: Timestamp::default(),
             memory: Arc::clone(&context.memory),
@@ -122,6 +127,7 @@ impl Connections {
 
     /// Gives records to what has ended, and to what is due, at the watermark `to`.
     fn settle(&mut self, to: Timestamp) {
+        self.date_drops(to);
         for (mut connection, outcome) in std::mem::take(&mut self.ended) {
             connection.begin(to);
             self.record(connection, outcome, to);
@@ -167,10 +173,51 @@ impl Connections {
         });
     }
 
+    /// Gives records to DNS transactions and dropped packets, if the config wants them.
+    fn fold_events(&mut self, batch: &FlowBatch, pressure: MemoryPressure) {
+        if pressure == MemoryPressure::Hard {
+            let left_out = batch.dns.len() * usize::from(self.config.dns)
+                + batch.drops.len() * usize::from(self.config.drops);
+            for _ in 0..left_out {
+                self.telemetry.event_left_out(LossReason::MemoryLimit);
+            }
+            return;
+        }
+        let (dns, drops) = (self.config.dns, self.config.drops);
+        for record in batch.dns.iter().filter(|_| dns) {
+            self.push_event(LogRecord::from(record));
+        }
+        for record in batch.drops.iter().filter(|_| drops) {
+            // The time of what has none itself is the watermark that follows it.
+            match record.to_log(Timestamp::default()) {
+                Some(log) => self.push_event(log),
+                None => self.telemetry.event_left_out(LossReason::NoFlow),
+            }
+        }
+    }
+
+    fn push_event(&mut self, record: LogRecord) {
+        if self.has_room() {
+            self.records.push(record);
+        } else {
+            self.telemetry.event_left_out(LossReason::MaxRecords);
+        }
+    }
+
+    /// Gives the watermark `to` to drops since the one before.
+    fn date_drops(&mut self, to: Timestamp) {
+        let undated = |record: &&mut LogRecord| record.at == Timestamp::default();
+        for record in self.records[self.dated..].iter_mut().filter(undated) {
+            record.at = to;
+        }
+        self.dated = self.records.len();
+    }
+
     fn batch(&mut self, at: Timestamp, cut_short: Option<usize>) -> Output {
         self.tracker.shrink();
         self.telemetry.tracked(self.tracker.len());
         self.closes = at.next_multiple(self.config.interval);
+        self.dated = 0;
         LogBatch {
             pipeline: Arc::clone(&self.pipeline),
             at,
@@ -217,12 +264,9 @@ impl Aggregator for Connections {
             self.fold_tcp(batch.receiver, pressure, record);
         }
         for finding in &batch.findings {
-            if self.has_room() {
-                self.records.push(LogRecord::from(finding));
-            } else {
-                self.telemetry.finding_left_out(LossReason::MaxRecords);
-            }
+            self.push_event(LogRecord::from(finding));
         }
+        self.fold_events(batch, pressure);
         if batch.census.ends {
             let closing = self.tracker.end_census(batch.receiver);
             self.end_all(closing, Outcome::Lost);

@@ -47,8 +47,8 @@ impl Telemetry {
             .dropped(1, connection.unreported().payload(), reason.as_str());
     }
 
-    /// Counts a finding that no log record will have.
-    pub(super) fn finding_left_out(&self, reason: LossReason) {
+    /// Counts an event other than of a connection that no log record will have.
+    pub(super) fn event_left_out(&self, reason: LossReason) {
         self.dropped.dropped(1, 0, reason.as_str());
     }
 

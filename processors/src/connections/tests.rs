@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::log::{ConnectionLog, Counts};
 use flowtap_pipeline::testing::{batch, context, record};
+use flowtap_pipeline::{DnsOutcome, DnsRecord, DropReason, DropRecord};
 use proptest::prelude::*;
 
 use super::*;
@@ -369,4 +370,61 @@ proptest! {
         let seen: HashMap<_, _> = seen.into_iter().map(|(cookie, (sum, _))| (cookie, sum)).collect();
         prop_assert_eq!(seen, folded);
     }
+}
+
+#[test]
+fn dns_transactions_and_drops_have_records_only_if_they_are_wanted() {
+    let flow = record("192.0.2.1:50000", "192.0.2.53:53").flow;
+    let reason = DropReason::new("NETFILTER_DROP");
+    let flows = || FlowBatch {
+        dns: vec![DnsRecord {
+            latency_us: 2_500,
+            at: at(101),
+            ..DnsRecord::new(flow.clone(), 28, DnsOutcome::Answered(3))
+        }],
+        drops: vec![
+            DropRecord {
+                flow: Some(flow.clone()),
+                packets: 3,
+                bytes: 180,
+                ..DropRecord::new(reason, 0)
+            },
+            // Nobody knows whose it was.
+            DropRecord::new(reason, 0),
+        ],
+        ..FlowBatch::default()
+    };
+    let mut without = aggregator("");
+    without.fold(&flows());
+    assert_eq!(logs(without.advance(at(105))), []);
+    let mut with = aggregator("{dns: true, drops: true}");
+    with.fold(&flows());
+    let records = logs(with.advance(at(105)));
+    let names: Vec<_> = records.iter().map(LogRecord::event_name).collect();
+    assert_eq!(names, ["flowtap.dns.transaction", "flowtap.drop"]);
+    let [dns, drop] = &records[..] else { panic!() };
+    assert_eq!((dns.at, drop.at), (at(101), at(105)));
+    let question = dns.dns().unwrap();
+    assert_eq!(
+        (
+            question.question.as_str(),
+            question.rcode.as_str(),
+            question.duration
+        ),
+        ("AAAA", "NXDOMAIN", Some(Duration::from_micros(2_500)))
+    );
+    let dropped = drop.dropped().unwrap();
+    assert_eq!((dropped.reason, dropped.packets, dropped.bytes), (reason, 3, 180));
+}
+
+#[test]
+fn events_beyond_the_bound_have_no_record() {
+    let flow = record("192.0.2.1:50000", "192.0.2.53:53").flow;
+    let dns = DnsRecord::new(flow, 1, DnsOutcome::TimedOut);
+    let mut aggregator = aggregator("{dns: true, max_records: 2}");
+    aggregator.fold(&FlowBatch {
+        dns: vec![dns; 5],
+        ..FlowBatch::default()
+    });
+    assert_eq!(logs(aggregator.advance(at(105))).len(), 2);
 }

@@ -63,7 +63,7 @@ fn folder(format: Format, compression: Compression) -> tempfile::TempDir {
         ..Config::default()
     };
     let telemetry = Telemetry::new(&context());
-    let mut writer = Writer::new(&config, &resource(), telemetry, PipelineKind::Logs).unwrap();
+    let mut writer = Writer::new(&config, &resource(), telemetry, None, PipelineKind::Logs).unwrap();
     writer.prepare().unwrap();
     for second in 0..60 {
         assert_eq!(writer.write(Output::logs(&batch(second, 100))).sent, 100);
@@ -71,7 +71,7 @@ fn folder(format: Format, compression: Compression) -> tempfile::TempDir {
     // Not a file of ours, and one of series.
     fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     let telemetry = Telemetry::new(&context());
-    let mut series = Writer::new(&config, &resource(), telemetry, PipelineKind::Metrics).unwrap();
+    let mut series = Writer::new(&config, &resource(), telemetry, None, PipelineKind::Metrics).unwrap();
     let snapshot = crate::testing::snapshot(42);
     assert_eq!(series.write(Output::Metrics(&snapshot)).failed, 0);
     series.finish();
@@ -227,7 +227,7 @@ fn findings_are_not_connections() {
             ..Config::default()
         };
         let telemetry = Telemetry::new(&context());
-        let mut writer = Writer::new(&config, &resource(), telemetry, PipelineKind::Logs).unwrap();
+        let mut writer = Writer::new(&config, &resource(), telemetry, None, PipelineKind::Logs).unwrap();
         let mut batch = batch(0, 10);
         batch.records[3].body = LogBody::Finding(Box::new(FindingLog {
             kind: FindingKind::ALL[0],

@@ -1,0 +1,188 @@
+//! Upload of finished files to an object store.
+//!
+//! In: names of finished files. Out: objects of the same names, below the prefix of `upload.url`. The rules, in order:
+//!
+//! 1. A finished file does not change any more, and its name has the node's name in it, so an object is written once, or again
+//!    with the same content.
+//! 2. The folder is the queue, which survives a crash, and `rotation` its bound. Files are uploaded one at a time, the oldest
+//!    first; the names of those that the store has acknowledged are in a file beside them (`ledger`).
+//! 3. An upload that fails is retried, whatever the reason, with growing waits. A file that is removed before it is uploaded
+//!    counts as abandoned.
+//! 4. At its end flowtap uploads what it can within five seconds; the next start uploads the rest.
+
+mod http;
+mod ledger;
+mod queue;
+mod store;
+mod telemetry;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use flowtap_pipeline::BuildContext;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use self::ledger::Ledger;
+use self::queue::Queue;
+use self::store::{Store, UploadError};
+use self::telemetry::Telemetry;
+use super::names::Name;
+use super::upload_config::UploadConfig;
+
+/// When flowtap stops, uploads are given up after this: the run has its own deadline.
+const LAST_UPLOADS: Duration = Duration::from_secs(5);
+
+/// The uploads of an exporter. Cloning it shares them.
+#[derive(Clone, Debug)]
+pub(super) struct Uploads {
+    store: Store,
+    queue: Queue,
+    ledger: Arc<Mutex<Ledger>>,
+    telemetry: Telemetry,
+    /// Paths of objects are relative to this folder.
+    root: PathBuf,
+    retry_interval: Duration,
+    max_retry_interval: Duration,
+}
+
+/// The task that uploads.
+#[derive(Debug, Default)]
+pub(super) struct UploadTask {
+    task: Option<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Uploads {
+    /// Uploads of the files below `root`; none has begun.
+    ///
+    /// # Errors
+    /// The reason why the store can't be used.
+    pub(super) fn new(config: &UploadConfig, root: PathBuf, context: &BuildContext) -> Result<Self, String> {
+        let queue = Queue::default();
+        let ledger = root.join(format!(".uploaded-{}", context.id.to_string().replace('/', "-")));
+        Ok(Self {
+            store: Store::new(config)?,
+            telemetry: Telemetry::new(context, &config.url, &queue),
+            queue,
+            ledger: Arc::new(Mutex::new(Ledger::open(ledger, &config.url))),
+            root,
+            retry_interval: config.retry_interval,
+            max_retry_interval: config.max_retry_interval.max(config.retry_interval),
+        })
+    }
+
+    /// A file is whole, and on the disk. It is uploaded, unless it is already.
+    pub(super) fn finished(&self, name: &Name, path: &std::path::Path) {
+        let key = self.key(path);
+        if !self.ledger().contains(&key) {
+            self.queue.put(name.clone(), key);
+        }
+    }
+
+    /// A file was removed.
+    pub(super) fn removed(&self, name: &Name, path: &std::path::Path) {
+        let key = self.key(path);
+        if self.queue.remove(name, &key) {
+            self.telemetry.abandoned(&key);
+        }
+        self.ledger().remove(&key);
+    }
+
+    /// Forgets uploaded files that are gone, as after a run in which nothing removed them here.
+    pub(super) fn forget_removed(&self) {
+        self.ledger().retain(|key| self.root.join(key).exists());
+    }
+
+    /// Begins to upload.
+    pub(super) fn start(&self, task: &mut UploadTask) {
+        let (uploads, stop) = (self.clone(), task.stop.clone());
+        task.task = Some(tokio::spawn(async move { uploads.run(&stop).await }));
+    }
+
+    async fn run(&self, stop: &CancellationToken) {
+        let deadline = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_UPLOADS).await;
+        };
+        tokio::select! {
+            () = self.upload_all(stop) => {}
+            () = deadline => tracing::warn!(files = self.queue.len(), "files are left to upload; hint: the next start does that"),
+        }
+    }
+
+    /// Uploads until `stop`, and then what is left, up to the first failure.
+    async fn upload_all(&self, stop: &CancellationToken) {
+        let mut wait = self.retry_interval;
+        loop {
+            let Some((name, key)) = self.queue.first() else {
+                tokio::select! {
+                    biased;
+                    () = self.queue.changed() => continue,
+                    () = stop.cancelled() => return,
+                }
+            };
+            match self.store.upload(&self.root.join(&key), &key).await {
+                Ok(bytes) => {
+                    wait = self.retry_interval;
+                    // If `rotation` removed it meanwhile, it counts as abandoned already.
+                    if self.queue.remove(&name, &key) {
+                        self.telemetry.delivered(&key, bytes);
+                    }
+                    self.acknowledge(&key).await;
+                }
+                Err(UploadError::Gone) => {
+                    if self.queue.remove(&name, &key) {
+                        self.telemetry.abandoned(&key);
+                    }
+                }
+                Err(error) => {
+                    self.telemetry.retried(&key, &error.to_string());
+                    // Full jitter, so that a fleet does not come back at the same moment.
+                    let pause = wait.mul_f64(fastrand::f64());
+                    wait = wait.saturating_mul(2).min(self.max_retry_interval);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that an object is there.
+    async fn acknowledge(&self, key: &str) {
+        let (ledger, owned) = (Arc::clone(&self.ledger), key.to_owned());
+        let path = self.root.join(key);
+        let noted = spawn_blocking(move || {
+            let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            // Rotation may have removed it while it was uploaded.
+            if path.exists() { ledger.add(&owned) } else { Ok(()) }
+        });
+        if let Ok(Err(error)) = noted.await {
+            tracing::warn!(%error, key, "the upload of a file can't be noted; it is uploaded again after a restart; hint: free space");
+        }
+    }
+
+    fn key(&self, path: &std::path::Path) -> String {
+        let path = path.strip_prefix(&self.root).unwrap_or(path);
+        path.to_string_lossy().into_owned()
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        // Every statement under the lock leaves it whole.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UploadTask {
+    /// Ends it, after it has uploaded what it can.
+    pub(super) async fn stop(&mut self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            // One that panicked has said so itself.
+            let _ = task.await;
+        }
+    }
+}

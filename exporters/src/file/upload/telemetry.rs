@@ -1,0 +1,92 @@
+//! Counters of uploads, and what the log says of them. `/status` has the state of the files alone: it is the runner's.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowtap_pipeline::{BuildContext, ComponentId};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Counter;
+
+use super::queue::Queue;
+
+/// Counters of the uploads of an exporter.
+#[derive(Clone, Debug)]
+pub(super) struct Telemetry {
+    uploads: Counter<u64>,
+    bytes: Counter<u64>,
+    exporter: KeyValue,
+    id: ComponentId,
+    url: String,
+    /// The failure that was last logged, until an upload succeeds.
+    failing: Arc<Mutex<Option<String>>>,
+}
+
+impl Telemetry {
+    pub(super) fn new(context: &BuildContext, url: &str, queue: &Queue) -> Self {
+        let exporter = KeyValue::new("exporter", context.id.to_string());
+        let (waiting, labels) = (queue.clone(), [exporter.clone()]);
+        context
+            .meter
+            .u64_observable_gauge("exporter_upload_queue_size")
+            .with_description("Finished files that are not uploaded yet.")
+            .with_unit("{file}")
+            .with_callback(move |observer| observer.observe(waiting.len() as u64, &labels))
+            .build();
+        let telemetry = Self {
+            uploads: context
+                .meter
+                .u64_counter("exporter_uploads")
+                .with_description("Uploads of finished files, by outcome.")
+                .with_unit("{upload}")
+                .build(),
+            bytes: context
+                .meter
+                .u64_counter("exporter_uploaded_size")
+                .with_description("Bytes of files that the object store has acknowledged.")
+                .with_unit("By")
+                .build(),
+            exporter,
+            id: context.id.clone(),
+            url: url.to_owned(),
+            failing: Arc::default(),
+        };
+        for outcome in ["delivered", "retried", "abandoned"] {
+            telemetry.add(outcome, 0);
+        }
+        telemetry.bytes.add(0, std::slice::from_ref(&telemetry.exporter));
+        telemetry
+    }
+
+    pub(super) fn delivered(&self, key: &str, bytes: u64) {
+        self.add("delivered", 1);
+        self.bytes.add(bytes, std::slice::from_ref(&self.exporter));
+        tracing::debug!(exporter = %self.id, url = self.url, key, bytes, "a file is uploaded");
+        let failed = self.failing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if failed.is_some() {
+            tracing::info!(exporter = %self.id, url = self.url, "files are uploaded again");
+        }
+    }
+
+    /// An upload failed, and is retried. The same failure is logged once.
+    pub(super) fn retried(&self, key: &str, error: &str) {
+        self.add("retried", 1);
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if failing.replace(error.to_owned()).as_deref() == Some(error) {
+            tracing::debug!(exporter = %self.id, url = self.url, key, error, "an upload failed and is retried");
+        } else {
+            tracing::warn!(exporter = %self.id, url = self.url, key, error, "an upload failed and is retried; \
+                hint: fix the cause that the error names; files stay on the disk until `rotation` removes them");
+        }
+    }
+
+    /// A file was removed before it was uploaded.
+    pub(super) fn abandoned(&self, key: &str) {
+        self.add("abandoned", 1);
+        tracing::warn!(exporter = %self.id, url = self.url, key, "a file was removed before it was uploaded; \
+                hint: a larger `rotation.max_files`, `max_total_bytes` or `max_retention`");
+    }
+
+    fn add(&self, outcome: &'static str, uploads: u64) {
+        let attributes = [self.exporter.clone(), KeyValue::new("outcome", outcome)];
+        self.uploads.add(uploads, &attributes);
+    }
+}
