@@ -99,7 +99,7 @@ impl Document {
 
     /// A section, component or pipeline without a value has all its defaults: `direction:` means `direction: {}`.
     fn with_whole_components(mut self) -> Self {
-        for section in ["receivers", "processors", "exporters", "service"] {
+        for section in ["receivers", "processors", "exporters", "extensions", "service"] {
             let Some(value) = self.values.get_mut(section) else {
                 continue;
             };

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, ProcessorConfig,
-    ProcessorStage, Receiver, ReceiverConfig, Registry, Signal, Stability, Violation,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Extension,
+    ExtensionConfig, Factory, ProcessorConfig, ProcessorStage, Receiver, ReceiverConfig, Registry, Signal,
+    Stability, Violation,
 };
 use proptest::prelude::*;
 use schemars::JsonSchema;
@@ -85,6 +86,12 @@ impl ExporterConfig for Made {
     }
 }
 
+impl ExtensionConfig for Made {
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Extension>, BuildError> {
+        Err(nothing(context))
+    }
+}
+
 fn registry() -> Registry {
     Registry::new()
         .receiver(Factory::of::<Made>("ebpf", "", Stability::Beta))
@@ -93,6 +100,7 @@ fn registry() -> Registry {
         .processor(Factory::of::<MadeWindow>("window", "", Stability::Beta))
         .exporter(Factory::of::<Made>("prometheus", "", Stability::Beta))
         .exporter(Factory::of::<Made>("otlp", "", Stability::Beta))
+        .extension(Factory::of::<Made>("health_check", "", Stability::Beta))
 }
 
 fn with_files(files: &[(&str, &str)], env: &[(&str, &str)], set: &[&str]) -> Result<Config, ConfigErrors> {
@@ -398,6 +406,23 @@ fn substitution_reads_the_environment_and_an_unset_variable_is_reported_with_its
         found.contains(&"3 exporters.prometheus.size".to_owned()),
         "{found:?}"
     );
+}
+
+#[test]
+fn every_section_and_component_without_a_value_has_its_defaults() {
+    for section in ["receivers", "processors", "exporters", "extensions", "service"] {
+        for empty in ["", " null", " ~", " {}"] {
+            let text = format!("{section}:{empty}\n");
+            let read = with_files(&[("a.yaml", &text)], &[], &[]);
+            assert!(read.is_ok(), "{text:?}: {}", read.unwrap_err());
+        }
+    }
+    for empty in ["", " null", " {}"] {
+        let text = format!("extensions: {{health_check:{empty}}}\nservice: {{extensions: [health_check]}}\n");
+        let config = with_files(&[("a.yaml", &text)], &[], &[]);
+        let config = config.unwrap_or_else(|errors| panic!("{text:?}: {errors}"));
+        assert_eq!(ids(&config.extensions), ["health_check"], "{text:?}");
+    }
 }
 
 #[test]
