@@ -25,6 +25,8 @@ struct Made {
     #[schemars(with = "Option<flowtap_pipeline::schema::AddressText>")]
     endpoint: Option<SocketAddr>,
     password: String,
+    directory: Option<std::path::PathBuf>,
+    pattern: Option<std::path::PathBuf>,
     headers: std::collections::BTreeMap<String, String>,
 }
 
@@ -49,9 +51,17 @@ impl ComponentConfig for Made {
     }
 
     fn contract(&self) -> Contract {
-        match self.endpoint {
+        let contract = match self.endpoint {
             Some(endpoint) => Contract::default().listens("endpoint", endpoint),
             None => Contract::default(),
+        };
+        let contract = match &self.directory {
+            Some(directory) => contract.owns("directory", directory),
+            None => contract,
+        };
+        match &self.pattern {
+            Some(pattern) => contract.owns_by_kind("pattern", pattern),
+            None => contract,
         }
     }
 }
@@ -441,6 +451,39 @@ fn two_listeners_on_one_port_are_found() {
     }
     for free in ["127.0.0.1:9464", "127.0.0.2:13134"] {
         assert!(found(free).is_ok(), "{free}");
+    }
+}
+
+#[test]
+fn two_components_on_one_place_are_found_with_both_keys() {
+    let with = |a: &str, b: &str| {
+        let text = format!(
+            "exporters: {{otlp: {{{a}}}, otlp/b: {{{b}}}}}\n\
+             service: {{pipelines: {{metrics: {{exporters: [otlp, otlp/b]}}}}}}\n"
+        );
+        with_files(&[("a.yaml", &text)], &[], &[])
+    };
+    for (a, b) in [
+        ("directory: /x/y", "directory: /x/y"),
+        ("directory: /x/y", "directory: /x/z/../y/"),
+        ("pattern: '/x/{time}'", "pattern: '/x/./{time}'"),
+        ("pattern: /x/y", "directory: /x/y"),
+    ] {
+        let errors = with(a, b).expect_err(b).to_string();
+        let key = b.split(':').next().unwrap();
+        let other = a.split(':').next().unwrap();
+        assert!(errors.contains(&format!("exporters.otlp/b.{key}: ")), "{errors}");
+        assert!(
+            errors.contains(&format!("is already used by exporters.otlp.{other}")),
+            "{errors}"
+        );
+    }
+    for (a, b) in [
+        ("directory: /x/y", "directory: /x/z"),
+        ("pattern: '/x/a-{time}'", "pattern: '/x/b-{time}'"),
+    ] {
+        let read = with(a, b);
+        assert!(read.is_ok(), "{b}: {}", read.unwrap_err());
     }
 }
 

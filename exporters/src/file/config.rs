@@ -179,6 +179,7 @@ impl ComponentConfig for Config {
         Contract::default()
             .takes([Signal::Metrics, Signal::Logs])
             .writes(folder)
+            .owns_by_kind("path", names::pattern(&self.path, self.extension()))
     }
 }
 
