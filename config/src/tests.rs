@@ -436,6 +436,33 @@ fn every_section_and_component_without_a_value_has_its_defaults() {
 }
 
 #[test]
+fn each_of_many_mistakes_has_its_own_line() {
+    let keys: Vec<_> = (0..2000).map(|n| format!("wrong{n:04}: {n}")).collect();
+    let errors = with_files(&[("a.yaml", &keys.join("\n"))], &[], &[]).unwrap_err();
+    assert_eq!(errors.0.len(), keys.len());
+    for (error, key) in errors.0.iter().zip(&keys) {
+        let origin = error.origin.as_ref().unwrap();
+        assert_eq!(origin.line.as_ref(), Some(key), "{origin:?}");
+    }
+}
+
+#[test]
+fn a_name_behind_a_namespace_is_the_one_that_was_meant() {
+    let names = "available: network_tcp_connections, tcp_connections, network_tcp_io";
+    for (name, meant) in [
+        ("primus_lens_network_tcp_connections", "network_tcp_connections"),
+        ("a_network_tcp_io", "network_tcp_io"),
+        ("network_tcp_conections", "network_tcp_connections"),
+    ] {
+        let (message, hint) = crate::words::split_hint(&format!("unknown metric `{name}`; {names}"));
+        assert_eq!(message, format!("unknown metric `{name}`"));
+        assert_eq!(hint, Some(format!("did you mean `{meant}`?")));
+    }
+    let (_, hint) = crate::words::split_hint(&format!("unknown metric `other`; {names}"));
+    assert_eq!(hint.as_deref(), Some(names));
+}
+
+#[test]
 fn two_listeners_on_one_port_are_found() {
     let found = |endpoint: &str| {
         with_files(&[], &[], &[&format!("exporters.prometheus.endpoint={endpoint}")])
