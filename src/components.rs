@@ -72,6 +72,65 @@ mod tests {
     }
 
     #[test]
+    fn two_exporters_or_processors_on_one_place_are_an_error_with_both_keys() {
+        let clash = |set: &[&str], key: &str, other: &str| {
+            let errors = load(set).expect_err(key).to_string();
+            assert!(errors.contains(&format!("{key}: ")), "{errors}");
+            assert!(
+                errors.contains(&format!("is already used by {other}")),
+                "{errors}"
+            );
+        };
+        let files = [
+            "exporters.file.path=/x/flows",
+            "service.pipelines.metrics.exporters=[file, file/b]",
+        ];
+        clash(
+            &[&files[..], &["exporters.file/b.path=/x/flows/"]].concat(),
+            "exporters.file/b.path",
+            "exporters.file.path",
+        );
+        for free in ["/x/b", "/x/flows/b-{time}.jsonl"] {
+            let set = format!("exporters.file/b.path={free}");
+            let read = load(&[&files[..], &[&set]].concat());
+            assert!(read.is_ok(), "{free}: {}", read.unwrap_err());
+        }
+        let parquet = [
+            "exporters.file/b.path=/x/flows",
+            "exporters.file/b.format=parquet",
+        ];
+        assert!(load(&[&files[..], &parquet].concat()).is_ok(), "other names");
+        // Files of series and of log records have different names.
+        let logs = [
+            "exporters.file.path=/x/flows",
+            "exporters.file/b.path=/x/flows",
+            "service.pipelines.metrics.exporters=[file]",
+            "processors.connections={}",
+            "service.pipelines.logs={receivers: [ebpf], processors: [connections], exporters: [file/b]}",
+        ];
+        let read = load(&logs);
+        assert!(read.is_ok(), "{}", read.unwrap_err());
+        clash(
+            &[
+                "exporters.otlp.storage.directory=/x/queue",
+                "exporters.remote_write={endpoint: 'http://127.0.0.1:1', storage: {directory: /x/./queue}}",
+                "service.pipelines.metrics.exporters=[otlp, remote_write]",
+            ],
+            "exporters.remote_write.storage.directory",
+            "exporters.otlp.storage.directory",
+        );
+        clash(
+            &[
+                "processors.watch.state_file=/x/watch.state",
+                "processors.watch/b.state_file=/x/watch.state",
+                "service.pipelines.metrics.processors=[direction, policy, watch, watch/b, window]",
+            ],
+            "processors.watch/b.state_file",
+            "processors.watch.state_file",
+        );
+    }
+
+    #[test]
     fn every_type_has_its_line_with_its_stability() {
         let registry = registry();
         let text = describe(&registry);

@@ -153,6 +153,7 @@ pub(crate) fn check(
         }
     }
     checker.ports(&config);
+    checker.places(&config);
     let warning = checker.collector_ports(&config);
     checker.warnings.extend(warning);
     config.warnings = checker.warnings;

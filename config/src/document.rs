@@ -78,7 +78,14 @@ impl Document {
 
     /// The line at `place`, if it can be shown.
     pub(crate) fn line(&self, place: Place) -> Option<String> {
-        line_of(&self.text, place)
+        // Each of thousands of mistakes asks for one: none looks for its line from the beginning.
+        let starts = self.line_starts.get_or_init(|| {
+            let ends = self.text.match_indices('\n').map(|(end, _)| end + 1);
+            std::iter::once(0).chain(ends).collect()
+        });
+        let before = place.0.saturating_sub(2);
+        let text = self.text.get(*starts.get(before)?..)?;
+        line_of(text, (place.0 - before, place.1))
     }
 
     /// Reads YAML.
@@ -99,7 +106,7 @@ impl Document {
 
     /// A section, component or pipeline without a value has all its defaults: `direction:` means `direction: {}`.
     fn with_whole_components(mut self) -> Self {
-        for section in ["receivers", "processors", "exporters", "service"] {
+        for section in ["receivers", "processors", "exporters", "extensions", "service"] {
             let Some(value) = self.values.get_mut(section) else {
                 continue;
             };

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Factory, ProcessorConfig,
-    ProcessorStage, Receiver, ReceiverConfig, Registry, Signal, Stability, Violation,
+    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Extension,
+    ExtensionConfig, Factory, ProcessorConfig, ProcessorStage, Receiver, ReceiverConfig, Registry, Signal,
+    Stability, Violation,
 };
 use proptest::prelude::*;
 use schemars::JsonSchema;
@@ -24,6 +25,8 @@ struct Made {
     #[schemars(with = "Option<flowtap_pipeline::schema::AddressText>")]
     endpoint: Option<SocketAddr>,
     password: String,
+    directory: Option<std::path::PathBuf>,
+    pattern: Option<std::path::PathBuf>,
     headers: std::collections::BTreeMap<String, String>,
 }
 
@@ -48,9 +51,17 @@ impl ComponentConfig for Made {
     }
 
     fn contract(&self) -> Contract {
-        match self.endpoint {
+        let contract = match self.endpoint {
             Some(endpoint) => Contract::default().listens("endpoint", endpoint),
             None => Contract::default(),
+        };
+        let contract = match &self.directory {
+            Some(directory) => contract.owns("directory", directory),
+            None => contract,
+        };
+        match &self.pattern {
+            Some(pattern) => contract.owns_by_kind("pattern", pattern),
+            None => contract,
         }
     }
 }
@@ -85,6 +96,12 @@ impl ExporterConfig for Made {
     }
 }
 
+impl ExtensionConfig for Made {
+    fn build(&self, context: &BuildContext) -> Result<Box<dyn Extension>, BuildError> {
+        Err(nothing(context))
+    }
+}
+
 fn registry() -> Registry {
     Registry::new()
         .receiver(Factory::of::<Made>("ebpf", "", Stability::Beta))
@@ -93,6 +110,7 @@ fn registry() -> Registry {
         .processor(Factory::of::<MadeWindow>("window", "", Stability::Beta))
         .exporter(Factory::of::<Made>("prometheus", "", Stability::Beta))
         .exporter(Factory::of::<Made>("otlp", "", Stability::Beta))
+        .extension(Factory::of::<Made>("health_check", "", Stability::Beta))
 }
 
 fn with_files(files: &[(&str, &str)], env: &[(&str, &str)], set: &[&str]) -> Result<Config, ConfigErrors> {
@@ -401,6 +419,50 @@ fn substitution_reads_the_environment_and_an_unset_variable_is_reported_with_its
 }
 
 #[test]
+fn every_section_and_component_without_a_value_has_its_defaults() {
+    for section in ["receivers", "processors", "exporters", "extensions", "service"] {
+        for empty in ["", " null", " ~", " {}"] {
+            let text = format!("{section}:{empty}\n");
+            let read = with_files(&[("a.yaml", &text)], &[], &[]);
+            assert!(read.is_ok(), "{text:?}: {}", read.unwrap_err());
+        }
+    }
+    for empty in ["", " null", " {}"] {
+        let text = format!("extensions: {{health_check:{empty}}}\nservice: {{extensions: [health_check]}}\n");
+        let config = with_files(&[("a.yaml", &text)], &[], &[]);
+        let config = config.unwrap_or_else(|errors| panic!("{text:?}: {errors}"));
+        assert_eq!(ids(&config.extensions), ["health_check"], "{text:?}");
+    }
+}
+
+#[test]
+fn each_of_many_mistakes_has_its_own_line() {
+    let keys: Vec<_> = (0..2000).map(|n| format!("wrong{n:04}: {n}")).collect();
+    let errors = with_files(&[("a.yaml", &keys.join("\n"))], &[], &[]).unwrap_err();
+    assert_eq!(errors.0.len(), keys.len());
+    for (error, key) in errors.0.iter().zip(&keys) {
+        let origin = error.origin.as_ref().unwrap();
+        assert_eq!(origin.line.as_ref(), Some(key), "{origin:?}");
+    }
+}
+
+#[test]
+fn a_name_behind_a_namespace_is_the_one_that_was_meant() {
+    let names = "available: network_tcp_connections, tcp_connections, network_tcp_io";
+    for (name, meant) in [
+        ("primus_lens_network_tcp_connections", "network_tcp_connections"),
+        ("a_network_tcp_io", "network_tcp_io"),
+        ("network_tcp_conections", "network_tcp_connections"),
+    ] {
+        let (message, hint) = crate::words::split_hint(&format!("unknown metric `{name}`; {names}"));
+        assert_eq!(message, format!("unknown metric `{name}`"));
+        assert_eq!(hint, Some(format!("did you mean `{meant}`?")));
+    }
+    let (_, hint) = crate::words::split_hint(&format!("unknown metric `other`; {names}"));
+    assert_eq!(hint.as_deref(), Some(names));
+}
+
+#[test]
 fn two_listeners_on_one_port_are_found() {
     let found = |endpoint: &str| {
         with_files(&[], &[], &[&format!("exporters.prometheus.endpoint={endpoint}")])
@@ -416,6 +478,39 @@ fn two_listeners_on_one_port_are_found() {
     }
     for free in ["127.0.0.1:9464", "127.0.0.2:13134"] {
         assert!(found(free).is_ok(), "{free}");
+    }
+}
+
+#[test]
+fn two_components_on_one_place_are_found_with_both_keys() {
+    let with = |a: &str, b: &str| {
+        let text = format!(
+            "exporters: {{otlp: {{{a}}}, otlp/b: {{{b}}}}}\n\
+             service: {{pipelines: {{metrics: {{exporters: [otlp, otlp/b]}}}}}}\n"
+        );
+        with_files(&[("a.yaml", &text)], &[], &[])
+    };
+    for (a, b) in [
+        ("directory: /x/y", "directory: /x/y"),
+        ("directory: /x/y", "directory: /x/z/../y/"),
+        ("pattern: '/x/{time}'", "pattern: '/x/./{time}'"),
+        ("pattern: /x/y", "directory: /x/y"),
+    ] {
+        let errors = with(a, b).expect_err(b).to_string();
+        let key = b.split(':').next().unwrap();
+        let other = a.split(':').next().unwrap();
+        assert!(errors.contains(&format!("exporters.otlp/b.{key}: ")), "{errors}");
+        assert!(
+            errors.contains(&format!("is already used by exporters.otlp.{other}")),
+            "{errors}"
+        );
+    }
+    for (a, b) in [
+        ("directory: /x/y", "directory: /x/z"),
+        ("pattern: '/x/a-{time}'", "pattern: '/x/b-{time}'"),
+    ] {
+        let read = with(a, b);
+        assert!(read.is_ok(), "{b}: {}", read.unwrap_err());
     }
 }
 

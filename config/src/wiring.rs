@@ -8,6 +8,7 @@
 //!    with less.
 //! 4. Two receivers of one pipeline that report the same sockets: their bytes would count twice.
 //! 5. Two listeners on one port of one address.
+//!    Two components that write to one place, which each wants for itself.
 //! 6. A label that an exporter adds to series which have one of that name: Prometheus rejects a scrape with both.
 //! 7. A label that a processor adds or renames to one of the series, for the same reason.
 //! 8. A component that looks addresses up after one that shortens them.
@@ -18,6 +19,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
 
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::contract::{Need, Signal};
@@ -458,6 +460,37 @@ impl Checker<'_> {
         Some(self.diagnostic(&at, message, Some("set it to true".to_owned())))
     }
 
+    /// No two components that write to one place.
+    pub(crate) fn places(&mut self, config: &Config) {
+        let mut places = Vec::new();
+        for (kind, id, contract) in config.contracts() {
+            let fed = kinds(config, kind, id);
+            for place in contract.owns {
+                let keys = place.key.split('.').map(str::to_owned);
+                let at: Vec<_> = path(&[kind.section(), id.as_str()])
+                    .into_iter()
+                    .chain(keys)
+                    .collect();
+                let fed = place.by_kind.then(|| fed.clone());
+                places.push((at, place.path, fed));
+            }
+        }
+        let clash = |(_, a, a_fed): &Owned, (_, b, b_fed): &Owned| {
+            let share = |(a, b): (&BTreeSet<_>, &BTreeSet<_>)| !a.is_disjoint(b);
+            resolved(a) == resolved(b) && a_fed.as_ref().zip(b_fed.as_ref()).is_none_or(share)
+        };
+        for (index, place) in places.iter().enumerate() {
+            if let Some((other, ..)) = places[..index].iter().find(|other| clash(place, other)) {
+                let (at, path, _) = place;
+                self.report(
+                    at,
+                    format!("{} is already used by {}", path.display(), key_of(other)),
+                    Some("choose another path: each would spoil what the other writes".to_owned()),
+                );
+            }
+        }
+    }
+
     /// No two listeners on one port of one address.
     pub(crate) fn ports(&mut self, config: &Config) {
         let mut listeners: Vec<(Vec<String>, SocketAddr)> = Vec::new();
@@ -518,6 +551,41 @@ fn exporters_of(signals: &BTreeSet<Signal>, registry: &Registry) -> Option<Strin
     let exporters = exporters.filter(|factory| takes(factory.default().contract()));
     let names = quoted(exporters.map(|factory| factory.type_name));
     (!names.is_empty()).then(|| format!("exporters that take {}: {names}", listed(signals)))
+}
+
+/// A place: its key, its path, and the kinds of the pipelines that feed its component if that makes a difference.
+type Owned = (Vec<String>, PathBuf, Option<BTreeSet<PipelineKind>>);
+
+/// Kinds of the pipelines that have this component.
+fn kinds(config: &Config, kind: ComponentKind, id: &ComponentId) -> BTreeSet<PipelineKind> {
+    let has = |pipeline: &PipelineConfig| match kind {
+        ComponentKind::Receiver => pipeline.receivers.contains(id),
+        ComponentKind::Processor => pipeline.processors.contains(id),
+        ComponentKind::Exporter => pipeline.exporters.contains(id),
+        ComponentKind::Extension => false,
+    };
+    let pipelines = config.pipelines.iter().filter(|(_, pipeline)| has(pipeline));
+    let own = config.service.telemetry.metrics.exporters.iter();
+    let own = own.filter(|own| kind == ComponentKind::Exporter && own.as_str() == id.as_str());
+    pipelines
+        .map(|(name, _)| name.kind())
+        .chain(own.map(|_| PipelineKind::Metrics))
+        .collect()
+}
+
+/// `path` from the root on, without `.` and `..`, so that two ways to write one place are the same.
+fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut resolved = PathBuf::new();
+    for component in absolute.components() {
+        match component {
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            component => resolved.push(component),
+        }
+    }
+    resolved
 }
 
 /// Port 0 is any free port; an unspecified address is all of them.

@@ -74,7 +74,13 @@ pub(crate) fn split_hint(message: &str) -> (String, Option<String>) {
         return (message.to_owned(), None);
     };
     let word = message.split('`').nth(1).unwrap_or_default();
-    let hint = match suggest::closest(word, names.split(", ")) {
+    // As it is in an exposition, behind a namespace.
+    let behind = |name: &&str| {
+        word.strip_suffix(name)
+            .is_some_and(|before| before.ends_with('_'))
+    };
+    let named = || names.split(", ").filter(behind).max_by_key(|name| name.len());
+    let hint = match suggest::closest(word, names.split(", ")).or_else(named) {
         Some(like) => format!("did you mean `{like}`?"),
         None => format!("available: {names}"),
     };

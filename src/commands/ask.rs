@@ -18,6 +18,8 @@ const MAX_ANSWER: u64 = 64 << 20;
 pub(crate) enum AskError {
     /// Nobody was reached.
     Connection(io::Error),
+    /// Something listens there, and does not answer in time.
+    Silent,
     /// The daemon does not have what was asked for.
     Refused(String),
     /// The server that answered is not flowtap.
@@ -28,7 +30,22 @@ impl std::fmt::Display for AskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Connection(error) => write!(f, "{error}"),
+            Self::Silent => write!(f, "no complete response within {} s", TIMEOUT.as_secs()),
             Self::Refused(text) | Self::Answer(text) => f.write_str(text),
+        }
+    }
+}
+
+impl AskError {
+    /// What to do so that the daemon at `address` answers.
+    pub(crate) fn remedy(&self, address: SocketAddr) -> String {
+        match self {
+            Self::Silent => {
+                format!(
+                    "the daemon at {address} is stopped or overloaded: look at its state (`ps`) and its log, or restart it"
+                )
+            }
+            _ => format!("start `flowtap run` with service.admin.endpoint={address}"),
         }
     }
 }
@@ -38,12 +55,16 @@ impl std::fmt::Display for AskError {
 /// # Errors
 /// [`AskError`] with whose fault it is.
 pub(crate) fn get<T: DeserializeOwned>(address: SocketAddr, path: &str) -> Result<T, AskError> {
-    let answer = fetch(address, path).map_err(AskError::Connection)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(AskError::Connection)?;
+    let answer = fetch(stream, address, path).map_err(|error| match error.kind() {
+        // A socket's timeout is EAGAIN, "Resource temporarily unavailable" (socket(7)).
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Silent,
+        _ => AskError::Connection(error),
+    })?;
     content(&answer)
 }
 
-fn fetch(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+fn fetch(mut stream: TcpStream, address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     write!(
@@ -59,10 +80,7 @@ fn fetch(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
             read => answer.extend_from_slice(&chunk[..read]),
         }
         if Instant::now() > until {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no complete response within {} s", TIMEOUT.as_secs()),
-            ));
+            return Err(io::ErrorKind::TimedOut.into());
         }
     }
     Err(io::Error::other("the response is too long"))
@@ -105,6 +123,21 @@ mod tests {
     use flowtap_extensions::live::Flows;
 
     use super::*;
+
+    #[test]
+    fn a_listener_that_never_answers_is_silent_and_its_remedy_is_not_to_start_another() {
+        // As of a process that is stopped: the kernel accepts.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let error = get::<Flows>(address, "/flows").unwrap_err();
+        assert!(matches!(error, AskError::Silent), "{error:?}");
+        assert_eq!(error.to_string(), "no complete response within 5 s");
+        let remedy = error.remedy(address);
+        assert!(remedy.contains("stopped or overloaded"), "{remedy}");
+        drop(listener);
+        let error = get::<Flows>(address, "/flows").unwrap_err();
+        assert!(error.remedy(address).contains("start `flowtap run`"), "{error}");
+    }
 
     #[test]
     fn an_answer_is_what_was_asked_for_or_a_sentence() {

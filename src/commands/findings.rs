@@ -37,7 +37,10 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
     let mut answer: Answer = ask::get(address, &path).map_err(|error| {
         ExitError::new(
             Code::Unavailable,
-            format!("no findings at {address}: {error}\n  hint: start `flowtap run` with service.admin.endpoint={address}"),
+            format!(
+                "no findings at {address}: {error}\n  hint: {}",
+                error.remedy(address)
+            ),
         )
     })?;
     let kept = answer.findings.len();

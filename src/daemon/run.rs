@@ -25,7 +25,7 @@ use super::descriptors;
 use super::graph::Environment;
 use super::reload::{Load, ReloadTrigger};
 use super::running::{Parts, Running};
-use super::sandbox::{self, Ports};
+use super::sandbox::{self, Limits};
 use super::services::{
     ClusterWatch, Extensions, Listener, Logs, MemoryLimiter, NameFiles, NodeWatch, OwnMetrics, Place,
     Service, Services, Watchdog,
@@ -62,7 +62,7 @@ pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool)
     let fixed = Fixed {
         resource,
         strict,
-        ports: sandbox.and_then(|sandbox| sandbox.ports),
+        limits: sandbox.map(|sandbox| sandbox.limits).unwrap_or_default(),
     };
     descriptors::report(descriptors);
     let stop = Stop::watch(signals, config.service.shutdown_timeout, &log)?;
@@ -107,8 +107,8 @@ async fn connect(
 struct Fixed {
     resource: Resource,
     strict: bool,
-    /// TCP ports that the sandbox leaves open, if it closes others.
-    ports: Option<Ports>,
+    /// What the sandbox does not let a later config have.
+    limits: Limits,
 }
 
 async fn supervise(
@@ -122,7 +122,7 @@ async fn supervise(
     let Fixed {
         resource,
         strict,
-        ports,
+        limits,
     } = fixed;
     tracing::info!(
         node = resource.node(),
@@ -164,7 +164,7 @@ async fn supervise(
         services,
         config,
         parts,
-        ports,
+        limits,
     };
     let mut outcome = match started {
         Ok(()) => {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::graph::{self, Environment};
 use super::reload::{Load, ReloadTrigger};
-use super::sandbox::Ports;
+use super::sandbox::Limits;
 use super::services::{ReloadError, Services};
 use crate::exit::ExitError;
 
@@ -56,8 +56,8 @@ pub(super) struct Running {
     pub(super) services: Services,
     pub(super) config: Config,
     pub(super) parts: Parts,
-    /// TCP ports that the sandbox leaves open, if it closes others.
-    pub(super) ports: Option<Ports>,
+    /// What the sandbox does not let a later config have.
+    pub(super) limits: Limits,
 }
 
 impl Running {
@@ -103,10 +103,8 @@ impl Running {
     /// changes nothing; if its services or components don't start, the one before is restored.
     async fn reload(&mut self, load: Load<'_>) -> Result<(), ReloadError> {
         let config = load().map_err(ReloadError::Kept)?;
-        if let Some(ports) = &self.ports {
-            let checked = ports.check(&config);
-            checked.map_err(|error| ReloadError::Kept(ExitError::config(&error)))?;
-        }
+        let checked = self.limits.check(&config);
+        checked.map_err(|error| ReloadError::Kept(ExitError::config(&error)))?;
         let graph = self.parts.build(&config).map_err(ReloadError::Kept)?;
         self.services.reload(&config, &self.config).await?;
         if let Err(error) = self.runner.apply(graph).await {

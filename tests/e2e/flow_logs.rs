@@ -140,6 +140,47 @@ fn the_records_of_many_short_connections_are_what_the_applications_counted() {
     assert_eq!(lost, 0);
 }
 
+/// The sum of the log records that the warnings about a full queue name.
+fn named_as_lost(log: &str) -> u64 {
+    let warnings = log
+        .lines()
+        .filter(|line| line.contains("an exporter's queue is full"));
+    let numbers = warnings.map(|line| {
+        let (_, after) = line.split_once("dropped=").unwrap_or_else(|| panic!("{line}"));
+        assert!(after.contains("log records"), "{line}");
+        let digits = after.trim_start_matches('"').split(' ').next();
+        digits
+            .and_then(|digits| digits.parse::<u64>().ok())
+            .unwrap_or_else(|| panic!("{line}"))
+    });
+    numbers.sum()
+}
+
+#[test]
+fn records_that_a_full_queue_can_not_hold_are_named_in_warnings_with_their_number() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let closed = crate::daemon::free_address();
+    let daemon = Daemon::launch(Launch {
+        exporters: &format!("  ipfix: {{endpoint: \"tcp://{closed}\", sending_queue: {{size: 1}}}}\n"),
+        set: &[PROCESSORS, &PIPELINE.replace("[file]", "[ipfix]")],
+        ..Launch::default()
+    });
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let counted = ask_until("records that were dropped", || {
+        exchange(&listener, 5, 31).unwrap();
+        let name = "flowtap_exporter_enqueue_failed_log_records_total";
+        let lost = daemon.telemetry().sum(name, &[("exporter", "ipfix")]);
+        (lost > 20).then_some(lost)
+    });
+    let line = daemon.wait_for("an exporter's queue is full");
+    assert!(line.contains("WARN") && line.contains("exporter=ipfix"), "{line}");
+    let (_, window) = daemon.stop();
+    let named = named_as_lost(&window.log);
+    assert!(named >= counted, "{named} of {counted}");
+}
+
 #[test]
 fn a_long_connection_has_several_records_which_a_reload_continues_and_a_stop_ends() {
     let Some(_machine) = require::root() else {

@@ -178,3 +178,31 @@ fn with_ports_closed_the_daemon_works_and_a_reload_that_needs_another_is_refused
     get(before, "/metrics");
     assert!(daemon.reload(&plain.replace("window: {interval: 200ms}", "window: {interval: 300ms}")));
 }
+
+#[test]
+fn a_reload_to_a_folder_that_the_sandbox_has_closed_is_refused_with_its_key_and_the_old_one_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let [before, after] = ["before", "after"].map(|name| folder.path().join(name));
+    fs::create_dir(&after).unwrap();
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [prometheus, debug, file]",
+        exporters: &format!("  file: {{path: {}}}\n", before.display()),
+        ..Launch::default()
+    });
+    let log = daemon.said();
+    let line = log.lines().find(|line| line.contains("in the sandbox")).unwrap();
+    if !line.contains("landlock on") && !line.contains("landlock partial") {
+        require::skip("Landlock (Linux 5.13)");
+        return;
+    }
+    let plain = read(&daemon.config());
+    let moved = plain.replace(before.to_str().unwrap(), after.to_str().unwrap());
+    assert_ne!(plain, moved);
+    assert!(!daemon.reload(&moved));
+    daemon.wait_for("the new config is refused");
+    let line = daemon.wait_for(&format!("writes to {}", after.display()));
+    for part in ["exporters.file.path", "hint: restart flowtap"] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert_eq!(fs::read_dir(&after).unwrap().count(), 0);
+}

@@ -1,6 +1,7 @@
 //! The parts that readers of every syntax share: values with their places, and mistakes.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use figment::value::{Dict, Tag};
 
@@ -22,6 +23,8 @@ pub struct Document {
     pub texts: HashMap<Vec<String>, String>,
     /// Contents of the file; empty if there is no file.
     pub text: String,
+    /// Where the lines of `text` begin, once one was asked for.
+    pub(crate) line_starts: OnceLock<Vec<usize>>,
 }
 
 /// A mistake in a file's syntax.

@@ -1,6 +1,7 @@
 //! TOML into values and places.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use figment::value::{Dict, Value};
 use toml::Spanned;
@@ -28,6 +29,7 @@ pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
         places: reader.places,
         texts: reader.texts,
         text: String::new(),
+        line_starts: OnceLock::new(),
     })
 }
 

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use figment::value::{Dict, Empty, Value};
 use saphyr::Scalar;
@@ -27,6 +28,7 @@ pub(super) fn parse(text: &str) -> Result<Document, SyntaxError> {
             places: places.into_iter().collect(),
             texts: texts.into_iter().collect(),
             text: String::new(),
+            line_starts: OnceLock::new(),
         }),
         Value::Empty(..) => Ok(Document::default()),
         _ => Err(SyntaxError {

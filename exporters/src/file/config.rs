@@ -194,7 +194,8 @@ impl ComponentConfig for Config {
         let folder = self.names(PipelineKind::Metrics, "").map(|_| self.root());
         let contract = Contract::default()
             .takes([Signal::Metrics, Signal::Logs])
-            .writes(folder);
+            .writes(folder)
+            .owns_by_kind("path", names::pattern(&self.path, self.extension()));
         let Some(upload) = self.upload.as_ref().filter(|upload| upload.destination().is_ok()) else {
             return contract;
         };

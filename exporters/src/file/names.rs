@@ -184,6 +184,19 @@ pub(super) fn root(path: &str) -> PathBuf {
     root
 }
 
+/// The pattern of the files' names with `path` in the config, placeholders in it.
+pub(super) fn pattern(path: &str, extension: &str) -> PathBuf {
+    if path.contains(TIME) {
+        return PathBuf::from(path);
+    }
+    Path::new(path).join(in_folder(extension))
+}
+
+/// The pattern of names in a folder.
+fn in_folder(extension: &str) -> String {
+    format!("flowtap-{KIND}-{HOST}-{TIME}{extension}")
+}
+
 impl Names {
     /// Reads the config's `path`; `extension` is for a folder, whose files' names are up to us.
     ///
@@ -218,7 +231,7 @@ impl Names {
                     "`{path}` would be a folder; hint: put {TIME} into the file name, as several files are written"
                 ));
             }
-            (given, format!("flowtap-{KIND}-{HOST}-{TIME}{extension}"))
+            (given, in_folder(extension))
         };
         let kind = match kind {
             PipelineKind::Metrics => "metrics",

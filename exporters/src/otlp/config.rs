@@ -253,6 +253,9 @@ impl ComponentConfig for Config {
         let contract = Contract::default()
             .takes([Signal::Metrics, Signal::Logs])
             .writes(self.storage.iter().map(|storage| &storage.directory));
+        let contract = self.storage.iter().fold(contract, |contract, storage| {
+            contract.owns("storage.directory", &storage.directory)
+        });
         match self.resolved() {
             Ok(resolved) => {
                 let logs = &resolved.logs_endpoint;

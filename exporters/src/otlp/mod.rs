@@ -30,8 +30,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, ExportService, Exported, Exporter, LogBatch, Output, PipelineKind, Resource, Snapshot,
-    StageError, Timestamp,
+    BuildContext, ExportService, Exported, Exporter, LogBatch, Output, Persistence, PipelineKind, Resource,
+    Snapshot, StageError, Timestamp,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -125,6 +125,13 @@ impl Exporter for OtlpExporter {
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         self.spool.stop().boxed()
+    }
+
+    fn persistence(&self) -> Persistence {
+        match self.config.storage {
+            Some(_) => Persistence::OnDisk,
+            None => Persistence::With("storage"),
+        }
     }
 }
 

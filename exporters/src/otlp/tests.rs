@@ -507,7 +507,7 @@ async fn what_is_stored_is_delivered_by_the_next_run_in_its_order() {
             let mut exporter = OtlpExporter::new(stored(&endpoint), &context()).unwrap();
             match exporter.start().await {
                 Ok(service) => break (exporter, service),
-                Err(error) => assert!(error.to_string().contains("already open"), "{error}"),
+                Err(error) => assert!(error.to_string().contains("another process uses"), "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -30,9 +30,19 @@ impl Spool {
     /// Stops it, after it has sent what it can without waiting for a peer that fails.
     pub(crate) async fn stop(&mut self) {
         self.stop.cancel();
-        if let Some(task) = self.task.take() {
+        if let Some(task) = &mut self.task {
             // One that panicked has said so itself.
             let _ = task.await;
+        }
+        self.task = None;
+    }
+}
+
+impl Drop for Spool {
+    /// An exporter that is given up must let go of its file: the next one of this directory needs it.
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
         }
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in sources(error) {
         let is_wrapper = cause.is::<hyper_util::client::legacy::Error>() && cause.source().is_some();
-        let part = cause.to_string();
+        let part = readable(cause.to_string());
         if is_wrapper || text.ends_with(&part) {
             continue;
         }
@@ -82,6 +82,37 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         text.push_str(&part);
     }
     peer_text(&text)
+}
+
+/// `text` with words in place of what rustls prints of a certificate's fault, which is the name of a Rust value.
+fn readable(text: String) -> String {
+    const BEGIN: &str = "Other(OtherError(";
+    let Some((before, rest)) = text.split_once(BEGIN) else {
+        return text;
+    };
+    let end = rest
+        .find(|c: char| !c.is_ascii_alphanumeric())
+        .unwrap_or(rest.len());
+    let words = match &rest[..end] {
+        "CaUsedAsEndEntity" => {
+            "it is the certificate of an authority (CA:TRUE), which a server can't have; \
+             hint: give the peer a certificate that the authority has signed"
+        }
+        name => return format!("{before}{}", words(name)),
+    };
+    format!("{before}{words}")
+}
+
+/// `MissingExtension` as `missing extension`.
+fn words(name: &str) -> String {
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
 }
 
 /// Returns text of a peer as one line without control characters, of at most [`MAX_PEER_TEXT`] characters before they are escaped.
@@ -120,6 +151,24 @@ mod tests {
                 "{reason:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_fault_of_a_certificate_is_said_in_words() {
+        let of = |text: &str| chain(&io::Error::other(text.to_owned()));
+        let authority = of("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))");
+        assert!(
+            authority.starts_with("invalid peer certificate: it is the certificate of an authority"),
+            "{authority}"
+        );
+        assert_eq!(
+            of("invalid peer certificate: Other(OtherError(MaximumSignatureChecksExceeded))"),
+            "invalid peer certificate: maximum signature checks exceeded"
+        );
+        assert_eq!(
+            of("invalid peer certificate: UnknownIssuer"),
+            "invalid peer certificate: UnknownIssuer"
+        );
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl Health {
         let Inner { id, endpoint, .. } = &*self.0;
         if first && self.is_news(&error.to_string()) {
             tracing::warn!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried; \
-                hint: fix the cause that the error names; nothing is lost within `retry.max_elapsed_time`");
+                hint: fix the cause that the error names; what comes meanwhile waits in `sending_queue`, or in `storage` if that is set; \
+                what they can't hold is lost, with a warning, and counted in `exporter_enqueue_failed_*`");
         } else {
             tracing::debug!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried");
         }

@@ -64,6 +64,14 @@ pub(super) async fn drain(
             }
         }
     }
+    let (requests, bytes) = storage.waiting();
+    if requests > 0 {
+        tracing::info!(
+            requests,
+            bytes,
+            "requests wait on disk; those that can't be sent before the end are sent after the next start"
+        );
+    }
     loop {
         let outcome = match first(&storage).await {
             Ok(None) => return,

@@ -26,11 +26,28 @@ use self::value::{decode, encode, items_of};
 use super::Request;
 
 /// Why requests can't be kept.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", .path.display())]
+#[derive(Debug)]
 pub struct StorageError {
     path: PathBuf,
+    /// Part of the message.
     source: Box<redb::Error>,
+}
+
+impl std::error::Error for StorageError {}
+
+impl std::fmt::Display for StorageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path.display();
+        // redb speaks of a lock, which nobody knows from the config.
+        if matches!(*self.source, redb::Error::DatabaseAlreadyOpen) {
+            return write!(
+                f,
+                "storage.directory: another process uses {path}; \
+                 hint: stop the other flowtap, or choose another `storage.directory`"
+            );
+        }
+        write!(f, "storage.directory: {path}: {}", self.source)
+    }
 }
 
 /// A request that waits, with its number.

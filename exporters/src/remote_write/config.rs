@@ -327,6 +327,9 @@ impl ComponentConfig for Config {
         let contract = Contract::default()
             .reads(self.tls.files())
             .writes(self.storage.iter().map(|storage| &storage.directory));
+        let contract = self.storage.iter().fold(contract, |contract, storage| {
+            contract.owns("storage.directory", &storage.directory)
+        });
         let proxy = self.proxy_url.as_deref().and_then(Proxy::parse);
         let contract = proxy
             .iter()

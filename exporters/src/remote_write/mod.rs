@@ -32,8 +32,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flowtap_pipeline::{
-    BuildContext, ExportService, Exported, Exporter, PipelineKind, Snapshot, StageError, Timestamp,
-    metrics_only,
+    BuildContext, ExportService, Exported, Exporter, Persistence, PipelineKind, Snapshot, StageError,
+    Timestamp, metrics_only,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -113,6 +113,13 @@ impl Exporter for RemoteWriteExporter {
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         self.spool.stop().boxed()
+    }
+
+    fn persistence(&self) -> Persistence {
+        match self.config.storage {
+            Some(_) => Persistence::OnDisk,
+            None => Persistence::With("storage"),
+        }
     }
 }
 

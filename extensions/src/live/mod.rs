@@ -125,7 +125,8 @@ pub struct Verdicts {
     pub measured: Evidence,
     /// Packets that the kernel dropped on this machine, and that were lost, by reason.
     pub drops: BTreeMap<String, u64>,
-    /// Number of all peers; `peers` has at most the requested number.
+    /// Number of peers that are counted one by one, at most [`MAX_PEERS`](crate::verdict::MAX_PEERS); `peers` has at most the
+    /// requested number.
     pub total: usize,
     /// Those first that were limited for the longest time, or to which connects failed.
     pub peers: Vec<PeerVerdict>,

@@ -359,7 +359,13 @@ fn verdict_request(query: Option<&str>) -> Result<(Option<String>, usize), Query
 
 fn limit(parameters: &mut Parameters) -> Result<usize, QueryError> {
     let limit = parameters.number("limit").map_err(QueryError)?;
-    Ok(limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT))
+    match limit.unwrap_or(DEFAULT_LIMIT) {
+        // A shorter answer than was asked for would look complete.
+        limit if limit > MAX_LIMIT => Err(QueryError(format!(
+            "limit: {limit} is too much; expected at most {MAX_LIMIT}"
+        ))),
+        limit => Ok(limit),
+    }
 }
 
 /// Answers `request` with what `work` returns, as JSON, one of few at a time.
@@ -467,7 +473,7 @@ mod tests {
 
     #[test]
     fn a_query_is_read_or_refused_with_what_is_possible() {
-        let query = super::request(Some("sort=rtt&limit=99999999&pipeline=metrics%2Fa")).unwrap();
+        let query = super::request(Some("sort=rtt&limit=10000&pipeline=metrics%2Fa")).unwrap();
         assert_eq!((query.sort, query.limit), (Sort::Rtt, MAX_LIMIT));
         assert_eq!(query.pipeline.as_deref(), Some("metrics/a"));
         let refused = |query: &str| super::request(Some(query)).unwrap_err().to_string();
@@ -479,6 +485,14 @@ mod tests {
         assert_eq!(
             refused("limit=abc"),
             "limit: expected a whole number, found `abc`"
+        );
+        assert_eq!(
+            refused("limit=10001"),
+            "limit: 10001 is too much; expected at most 10000"
+        );
+        assert_eq!(
+            verdict_request(Some("limit=10001")).unwrap_err().to_string(),
+            "limit: 10001 is too much; expected at most 10000"
         );
         assert_eq!(
             refused("colour=red"),

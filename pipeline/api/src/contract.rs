@@ -179,6 +179,17 @@ pub struct Bound<T> {
     pub address: T,
 }
 
+/// A place on disk that no other component may have, with the config key that sets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The key, below the component.
+    pub key: &'static str,
+    /// The file or directory, or a pattern of files.
+    pub path: PathBuf,
+    /// Whether the files of pipelines of different kinds have different names there.
+    pub by_kind: bool,
+}
+
 /// The declaration of one component. Every part has a default: nothing declared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -197,6 +208,8 @@ pub struct Contract {
     pub reads: Vec<PathBuf>,
     /// Directories that it writes to. They are created before the sandbox is entered.
     pub writes: Vec<PathBuf>,
+    /// Places that it has for itself: with two components on one, each would spoil what the other writes.
+    pub owns: Vec<Place>,
     /// The root of a proc file system that it looks into.
     pub proc_root: Option<PathBuf>,
     /// Addresses that it listens on.
@@ -287,6 +300,29 @@ impl Contract {
     #[must_use]
     pub fn writes(mut self, directories: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         self.writes.extend(directories.into_iter().map(Into::into));
+        self
+    }
+
+    /// Declares that the file or directory that `key` sets is for it alone.
+    #[must_use]
+    pub fn owns(mut self, key: &'static str, path: impl Into<PathBuf>) -> Self {
+        self.owns.push(Place {
+            key,
+            path: path.into(),
+            by_kind: false,
+        });
+        self
+    }
+
+    /// Declares that the files of this pattern, which `key` sets, are for it alone; those of series and of log records have
+    /// different names.
+    #[must_use]
+    pub fn owns_by_kind(mut self, key: &'static str, pattern: impl Into<PathBuf>) -> Self {
+        self.owns.push(Place {
+            key,
+            path: pattern.into(),
+            by_kind: true,
+        });
         self
     }
 

@@ -76,8 +76,8 @@ pub use memory::{MemoryPressure, SharedMemoryPressure};
 pub use queue::{QueueConfig, WhenFull};
 pub use sink::Sink;
 pub use stage::{
-    Aggregator, ExportService, Exported, Exporter, Inheritance, Observer, Processor, Receiver, StageError,
-    export_with, metrics_only,
+    Aggregator, ExportService, Exported, Exporter, Inheritance, Observer, Persistence, Processor, Receiver,
+    StageError, export_with, metrics_only,
 };
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use ticker::Ticker;

@@ -211,6 +211,19 @@ pub struct Exported {
 /// An exporter at work: takes outputs of pipelines one by one, under whatever tower layers its config asks for.
 pub type ExportService = BoxService<Output, Exported, BoxError>;
 
+/// Whether outputs that an exporter has taken, and could not deliver yet, outlive the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Persistence {
+    /// They do not.
+    #[default]
+    Never,
+    /// They would, with this key of its config.
+    With(&'static str),
+    /// They do: whatever its service has answered for is on disk, and delivered after the next start.
+    OnDisk,
+}
+
 /// A consumer of the outputs of pipelines: of those whose signals its contract names.
 pub trait Exporter: Send {
     /// Binds listeners and makes the service. Peers that are merely away are no error: the service retries.
@@ -222,6 +235,11 @@ pub trait Exporter: Send {
     /// Called once the queue has drained and the service is dropped: closes listeners.
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
+    }
+
+    /// Whether what it has taken outlives the process. Asked for once it has started.
+    fn persistence(&self) -> Persistence {
+        Persistence::Never
     }
 }
 

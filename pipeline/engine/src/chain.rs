@@ -26,9 +26,7 @@ pub struct ExporterHandle {
 
 impl ExporterHandle {
     pub(crate) fn push(&self, output: Output) {
-        for dropped in self.queue.push(output) {
-            self.telemetry.enqueue_failed(dropped.kind(), dropped.items());
-        }
+        self.telemetry.enqueued(&self.queue.push(output));
     }
 }
 

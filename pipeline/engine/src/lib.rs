@@ -11,12 +11,14 @@
 //! | [`chain`] | [`Chain`]: the stages of a pipeline, with the receivers before and the queues after them |
 //! | `sink` | a receiver's end of the chains that it feeds |
 //! | [`queue`] | [`OutputQueue`]: the bounded queue in front of each exporter |
+//! | `overflow` | warnings about what such a queue could not hold |
 //! | [`runner`] | ordered start, the run, ordered stop |
 //! | [`pulse`] | whether a receiver scans, by the clock |
 //! | [`telemetry`] | the engine's instruments, by the Collector's names |
 #![forbid(unsafe_code)]
 
 pub mod chain;
+mod overflow;
 pub mod pulse;
 pub mod queue;
 pub mod runner;

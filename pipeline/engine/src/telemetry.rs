@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flowtap_pipeline::telemetry::DeliveryTelemetry;
-use flowtap_pipeline::{ComponentId, HISTOGRAM_BUCKETS, PipelineKind, Timestamp};
+use flowtap_pipeline::{ComponentId, HISTOGRAM_BUCKETS, Output, PipelineKind, Timestamp};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
+use crate::overflow::Overflow;
 use crate::pulse::Pulse;
 use crate::queue::OutputQueue;
 
@@ -108,6 +109,7 @@ pub struct ExporterTelemetry {
     enqueue_failed_records: Counter<u64>,
     batch: Histogram<f64>,
     attributes: [KeyValue; 1],
+    overflow: Arc<Overflow>,
 }
 
 impl ExporterTelemetry {
@@ -154,11 +156,12 @@ impl ExporterTelemetry {
                 "Duration of a snapshot or batch of log records in an exporter, until its delivery or failure.",
             ),
             attributes,
+            overflow: Arc::new(Overflow::new(id)),
         };
         for kind in kinds {
             telemetry.deliveries.sent(*kind, 0);
             telemetry.deliveries.failed(*kind, 0);
-            telemetry.enqueue_failed(*kind, 0);
+            telemetry.count_enqueue_failed(*kind, 0);
         }
         telemetry
     }
@@ -173,8 +176,16 @@ impl ExporterTelemetry {
         self.batch.record(time.as_secs_f64(), &self.attributes);
     }
 
-    /// Counts `items` of an output that was dropped from the queue.
-    pub fn enqueue_failed(&self, kind: PipelineKind, items: u64) {
+    /// Counts outputs that were dropped from the queue when one came, which may be none, and warns of them.
+    pub fn enqueued(&self, dropped: &[Output]) {
+        let items = dropped.iter().map(|output| (output.kind(), output.items()));
+        for (kind, items) in items.clone() {
+            self.count_enqueue_failed(kind, items);
+        }
+        self.overflow.add(items);
+    }
+
+    fn count_enqueue_failed(&self, kind: PipelineKind, items: u64) {
         let counter = match kind {
             PipelineKind::Metrics => &self.enqueue_failed_points,
             PipelineKind::Logs => &self.enqueue_failed_records,

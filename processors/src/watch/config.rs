@@ -272,6 +272,10 @@ impl ComponentConfig for Config {
             .needs(RecordField::Role)
             .needs(RecordField::Class)
             .needs(RecordField::Process);
+        let contract = match &self.state_file {
+            Some(file) => contract.owns("state_file", file),
+            None => contract,
+        };
         let folder = self.state_file.as_deref().and_then(std::path::Path::parent);
         match folder {
             Some(folder) => contract.reads([folder]).writes([folder]),

@@ -98,7 +98,8 @@ fn find_daemon(args: &TopArgs, registry: &Registry) -> Result<Option<SocketAddr>
         _ => ExitError::new(
             Code::Unavailable,
             format!(
-                "no flows at {address}: {error}\n  hint: start `flowtap run` with service.admin.endpoint={address}, or let top measure by itself: --set service.admin.endpoint=null"
+                "no flows at {address}: {error}\n  hint: {}, or let top measure by itself: --set service.admin.endpoint=null",
+                error.remedy(address)
             ),
         ),
     };

@@ -11,7 +11,7 @@ use super::needs::Needs;
 use super::ports::Ports;
 
 /// Files and folders that are read whatever the config says: the kernel's, name resolution, the system's authorities, clocks.
-const READ: [&str; 25] = [
+pub(super) const READ: [&str; 25] = [
     "/proc",
     "/sys",
     "/dev/null",
@@ -41,6 +41,9 @@ const READ: [&str; 25] = [
     "/usr/lib",
     "/lib",
 ];
+
+/// The status of a kernel without Landlock: nothing is closed.
+pub(super) const NOT_ENFORCED: &str = "not on this kernel";
 
 /// Closes everything but what `needs` and `ports` have; without `ports` TCP is not limited.
 pub(super) fn restrict(needs: &Needs, ports: Option<&Ports>) -> Result<&'static str, RulesetError> {
@@ -89,7 +92,7 @@ pub(super) fn restrict(needs: &Needs, ports: Option<&Ports>) -> Result<&'static 
     Ok(match rules.restrict_self()?.ruleset {
         RulesetStatus::FullyEnforced => "on",
         RulesetStatus::PartiallyEnforced => "partial, as far as this kernel supports it",
-        RulesetStatus::NotEnforced => "not on this kernel",
+        RulesetStatus::NotEnforced => NOT_ENFORCED,
     })
 }
 

@@ -2,11 +2,11 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// Gives up all capabilities but `kept`; returns those that stay.
-pub(super) fn keep(kept: &CapsHashSet) -> Result<Vec<String>, caps::errors::CapsError> {
+/// Gives up all capabilities but `kept`; returns the names of those that stay, and those that it has given up.
+pub(super) fn keep(kept: &CapsHashSet) -> Result<(Vec<String>, CapsHashSet), caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     if permitted.is_subset(kept) {
-        return Ok(names(&permitted));
+        return Ok((names(&permitted), CapsHashSet::new()));
     }
     if permitted.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::read(None, CapSet::Bounding)?.difference(kept) {
@@ -18,7 +18,7 @@ pub(super) fn keep(kept: &CapsHashSet) -> Result<Vec<String>, caps::errors::Caps
     caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
     caps::set(None, CapSet::Effective, &stay)?;
     caps::set(None, CapSet::Permitted, &stay)?;
-    Ok(names(&stay))
+    Ok((names(&stay), permitted.difference(kept).copied().collect()))
 }
 
 fn names(capabilities: &CapsHashSet) -> Vec<String> {

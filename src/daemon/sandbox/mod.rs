@@ -25,12 +25,16 @@
 //! |---|---|
 //! | `needs` | what a config needs: capabilities, paths |
 //! | `ports` | TCP ports that it needs |
+//! | `paths` | paths that stay open |
+//! | `limits` | what a reload can't have any more |
 //! | `capabilities`, `access`, `calls` | the mechanisms: capabilities, Landlock, seccomp |
 
 mod access;
 mod calls;
 mod capabilities;
+mod limits;
 mod needs;
+mod paths;
 mod ports;
 
 use std::fmt;
@@ -38,8 +42,10 @@ use std::fmt;
 use flowtap_config::Config;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
+pub(super) use self::limits::Limits;
 use self::needs::Needs;
-pub(super) use self::ports::Ports;
+use self::paths::Paths;
+use self::ports::Ports;
 use crate::exit::{Code, ExitError};
 
 /// A mechanism that the config turns off.
@@ -52,8 +58,8 @@ pub(crate) struct Sandbox {
     capabilities: Vec<String>,
     landlock: String,
     seccomp: String,
-    /// TCP ports that are open, if others are closed.
-    pub(super) ports: Option<Ports>,
+    /// What later configs can't have.
+    pub(super) limits: Limits,
 }
 
 impl fmt::Display for Sandbox {
@@ -67,7 +73,7 @@ impl fmt::Display for Sandbox {
             f,
             "capabilities {capabilities}, landlock {}, TCP ports {}, seccomp {}",
             self.landlock,
-            if self.ports.is_some() {
+            if self.limits.ports.is_some() {
                 "of the config"
             } else {
                 "not limited"
@@ -100,7 +106,8 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, ExitError> {
         // can't be created.
         let _ = std::fs::create_dir_all(path);
     }
-    let kept = capabilities::keep(&needs.capabilities).map_err(|error| failed("capabilities", &error))?;
+    let (kept, given_up) =
+        capabilities::keep(&needs.capabilities).map_err(|error| failed("capabilities", &error))?;
     nix::sys::prctl::set_no_new_privs().map_err(|error| failed("no_new_privs", &error))?;
     let settings = &config.service.sandbox;
     // Another sandbox around this one, such as systemd's, may refuse these two: it does their work.
@@ -108,20 +115,20 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, ExitError> {
     // Kernels before 6.7 limit no ports.
     let limits_ports = settings.tcp_ports && access::knows_ports();
     let mut ports = limits_ports.then(|| Ports::of(config));
+    let mut paths = None;
     let landlock = if !settings.landlock {
         Err(OFF.to_owned())
     } else if !needs.landlock {
         Err("off, to reach files beneath proc_root".to_owned())
     } else {
+        // Before the paths are closed, which then have no links to follow.
+        paths = Some(Paths::of(&needs, config));
         access::restrict(&needs, ports.as_ref()).map_err(|error| refused(&error))
     };
-    let landlock = landlock.map_or_else(
-        |why| {
-            ports = None;
-            why
-        },
-        str::to_owned,
-    );
+    if matches!(landlock, Err(_) | Ok(access::NOT_ENFORCED)) {
+        (ports, paths) = (None, None);
+    }
+    let landlock = landlock.map_or_else(|why| why, str::to_owned);
     let seccomp = if settings.seccomp {
         calls::restrict().map_or_else(|error| refused(&error), str::to_owned)
     } else {
@@ -131,7 +138,11 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, ExitError> {
         capabilities: kept,
         landlock,
         seccomp,
-        ports,
+        limits: Limits {
+            ports,
+            paths,
+            given_up,
+        },
     })
 }
 

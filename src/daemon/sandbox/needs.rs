@@ -19,26 +19,12 @@ pub(super) struct Needs {
 
 impl Needs {
     pub(super) fn of(config: &Config) -> Self {
-        let mut capabilities = CapsHashSet::from([Capability::CAP_BPF, Capability::CAP_PERFMON]);
-        let service = &config.service;
-        let own = [service.admin.endpoint, service.telemetry.metrics.endpoint];
+        let mut capabilities = Self::capabilities(config);
         let contracts: Vec<_> = config
             .contracts()
             .into_iter()
             .map(|(_, _, contract)| contract)
             .collect();
-        let listens = contracts.iter().flat_map(|contract| &contract.listens);
-        if own
-            .into_iter()
-            .flatten()
-            .chain(listens.map(|listen| listen.address))
-            .any(|address| address.port() < 1024)
-        {
-            capabilities.insert(Capability::CAP_NET_BIND_SERVICE);
-        }
-        if contracts.iter().any(|contract| contract.net_admin) {
-            capabilities.insert(Capability::CAP_NET_ADMIN);
-        }
         // A path may count from the folder that flowtap starts in.
         let absolute = |path: &PathBuf| std::path::absolute(path).ok();
         let roots = contracts.iter().flat_map(|contract| &contract.proc_root);
@@ -98,6 +84,52 @@ impl Needs {
             proc_roots,
         }
     }
+}
+
+impl Needs {
+    /// Capabilities that the config asks for; those that its proc file systems take are not among them.
+    pub(super) fn capabilities(config: &Config) -> CapsHashSet {
+        let asked = asked_capabilities(config).map(|(capability, _)| capability);
+        let always = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+        always.into_iter().chain(asked).collect()
+    }
+}
+
+/// Path of the first key in `config` that asks for `capability`.
+pub(super) fn capability_key(config: &Config, capability: Capability) -> Vec<String> {
+    let mut asked = asked_capabilities(config);
+    let found = asked.find(|(asked, _)| *asked == capability);
+    found.map_or_else(Vec::new, |(_, key)| key)
+}
+
+/// Capabilities that parts of the config ask for, each with the path of its key.
+fn asked_capabilities(config: &Config) -> impl Iterator<Item = (Capability, Vec<String>)> {
+    let path = |keys: &[&str]| -> Vec<_> { keys.iter().map(|&key| key.to_owned()).collect() };
+    let service = &config.service;
+    let own = [
+        (service.admin.endpoint, path(&["service", "admin", "endpoint"])),
+        (
+            service.telemetry.metrics.endpoint,
+            path(&["service", "telemetry", "metrics", "endpoint"]),
+        ),
+    ];
+    let mut listens: Vec<_> = own
+        .into_iter()
+        .filter_map(|(address, key)| Some((address?.port(), key)))
+        .collect();
+    let mut asked = Vec::new();
+    for (kind, id, contract) in config.contracts() {
+        if contract.net_admin {
+            asked.push((Capability::CAP_NET_ADMIN, path(&[kind.section(), id.as_str()])));
+        }
+        listens.extend(contract.listens.iter().map(|listen| {
+            let key = path(&[kind.section(), id.as_str(), listen.key]);
+            (listen.address.port(), key)
+        }));
+    }
+    let low = listens.into_iter().filter(|(port, _)| *port < 1024);
+    asked.extend(low.map(|(_, key)| (Capability::CAP_NET_BIND_SERVICE, key)));
+    asked.into_iter()
 }
 
 /// Kubeconfigs that the config and the environment name.

@@ -256,6 +256,77 @@ fn a_reload_that_needs_another_port_is_refused_with_its_key() {
 }
 
 #[test]
+fn a_reload_that_needs_a_closed_path_is_refused_with_its_key_and_an_open_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let [open, closed] = ["open", "closed"].map(|name| folder.path().join(name));
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("ca.pem"), "x").unwrap();
+    let with_file = |path: &Path| {
+        let file = format!("exporters.file.path={}", path.display());
+        config(&[&file, "service.pipelines.metrics.exporters=[prometheus, file]"])
+    };
+    let authority = closed.join("ca.pem");
+    let with_authority = config(&[
+        &format!(
+            "exporters.otlp={{endpoint: 'https://x', tls: {{ca_file: {}}}}}",
+            authority.display()
+        ),
+        "service.pipelines.metrics.exporters=[prometheus, otlp]",
+    ]);
+    let [before, below, elsewhere] = [&open, &open.join("below/it"), &closed].map(|path| with_file(path));
+    let inside = || {
+        let limits = enter(&before).unwrap().limits;
+        let check = |config| limits.check(config).map_err(|error| error.to_string());
+        assert_eq!(check(&before), Ok(()));
+        assert_eq!(check(&below), Ok(()));
+        assert!(fs::write(open.join("x"), "x").is_ok());
+        // The kernel has the last word.
+        let may_write = fs::write(closed.join("x"), "x").is_ok();
+        let may_read = fs::read(&authority).is_ok();
+        for (may, config, parts) in [
+            (may_write, &elsewhere, ["exporters.file.path: ", "writes to"]),
+            (may_read, &with_authority, ["exporters.otlp: ", "reads"]),
+        ] {
+            let checked = check(config);
+            assert_eq!(checked.is_ok(), may, "{checked:?}");
+            if let Err(error) = checked {
+                for part in parts.into_iter().chain(["hint: restart flowtap"]) {
+                    assert!(error.contains(part), "{error}");
+                }
+            }
+        }
+    };
+    thread::scope(|scope| scope.spawn(inside).join().unwrap());
+}
+
+#[test]
+fn a_reload_that_needs_a_capability_that_was_given_up_is_refused_with_its_key() {
+    let had = caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_ADMIN).unwrap();
+    let (before, after) = (
+        config(&[]),
+        config(&["receivers.ebpf.udp={enabled: true, hooks: cgroup}"]),
+    );
+    let inside = || {
+        let limits = enter(&before).unwrap().limits;
+        assert_eq!(limits.check(&before).map_err(|error| error.to_string()), Ok(()));
+        let checked = limits.check(&after).map_err(|error| error.to_string());
+        // Without it at the start, a restart would not help: the component has the better message.
+        assert_eq!(checked.is_err(), had, "{checked:?}");
+        if let Err(error) = checked {
+            for part in ["receivers.ebpf: ", "CAP_NET_ADMIN", "hint: restart flowtap"] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+    };
+    thread::scope(|scope| scope.spawn(inside).join().unwrap());
+    let kept = || {
+        let limits = enter(&after).unwrap().limits;
+        assert!(limits.check(&after).is_ok());
+    };
+    thread::scope(|scope| scope.spawn(kept).join().unwrap());
+}
+
+#[test]
 fn inside_no_capability_can_be_had_but_the_two() {
     within(&config(&[]), || {
         let permitted = caps::read(None, CapSet::Permitted).unwrap();

@@ -54,6 +54,26 @@ fn requests_come_back_in_their_order_after_a_restart_with_their_points() {
 }
 
 #[test]
+fn a_directory_that_another_flowtap_uses_is_an_error_with_the_key_and_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Storage::open(&config(folder.path()), &context()).unwrap();
+    let error = Storage::open(&config(folder.path()), &context()).unwrap_err();
+    let file = folder.path().join("requests.redb");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "storage.directory: another process uses {}; \
+             hint: stop the other flowtap, or choose another `storage.directory`",
+            file.display()
+        )
+    );
+    assert!(
+        std::error::Error::source(&error).is_none(),
+        "redb's words would follow"
+    );
+}
+
+#[test]
 fn at_its_limit_the_oldest_or_the_newest_is_dropped_and_its_points_are_returned() {
     let folder = tempfile::tempdir().unwrap();
     let small = |when_full| StorageConfig {

@@ -4,7 +4,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use flowtap_pipeline::{ComponentId, ComponentKind, ExportService, Exporter, State, StatusBoard};
+use flowtap_pipeline::{
+    ComponentId, ComponentKind, ExportService, Exporter, Persistence, State, StatusBoard,
+};
 use futures::FutureExt;
 use futures::future::join_all;
 use tower::{BoxError, Service, ServiceExt};
@@ -75,17 +77,24 @@ impl Runner {
             Ok(ends) => ends.into_iter().try_for_each(|joined| joined.unwrap_or(Ok(()))),
             Err(_elapsed) => {
                 // They leave all the same: what they could not deliver is counted, and flowtap runs on.
-                for (exporter, running) in &leaving {
-                    if !running.task.is_finished() {
-                        let (items, deadline) = (abandon(running), self.deadline);
-                        tracing::warn!(
+                let running = leaving.iter().filter(|(_, running)| !running.task.is_finished());
+                for (exporter, running) in running {
+                    let (items, deadline) = (abandon(running), self.deadline);
+                    if items == 0 && running.persistence == Persistence::OnDisk {
+                        tracing::info!(
                             %exporter,
-                            items,
                             ?deadline,
-                            "an exporter that is being removed did not deliver everything in time; \
-                        hint: raise service.shutdown_timeout"
+                            "an exporter that is being removed leaves requests on disk; they are sent by the next one with its `storage`"
                         );
+                        continue;
                     }
+                    tracing::warn!(
+                        %exporter,
+                        items,
+                        ?deadline,
+                        "an exporter that is being removed did not deliver everything in time; \
+                        hint: raise service.shutdown_timeout"
+                    );
                 }
                 Ok(())
             }
@@ -107,6 +116,7 @@ impl Runner {
             Err(source) => return Err(self.failed(ComponentKind::Exporter, RunError::Start { id, source })),
         };
         self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
+        let persistence = exporter.persistence();
         let queue = Arc::new(OutputQueue::new(queue));
         let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds);
         let handle = ExporterHandle { queue, telemetry };
@@ -132,6 +142,7 @@ impl Runner {
             fingerprint,
             handle,
             in_flight,
+            persistence,
             task,
         };
         self.exporters.insert(id, running);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowtap_pipeline::{ComponentId, Inheritance, Output, PipelineKind};
+use flowtap_pipeline::{ComponentId, Inheritance, Output, Persistence, PipelineKind};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,7 @@ pub(super) struct RunningExporter {
     pub(super) handle: ExporterHandle,
     /// The output that it has taken from its queue, until it is done with it.
     pub(super) in_flight: Arc<InFlight>,
+    pub(super) persistence: Persistence,
     pub(super) task: JoinHandle<Result<(), RunError>>,
 }
 

@@ -1,6 +1,8 @@
 //! The ordered stop of a runner, within one deadline.
 
-use flowtap_pipeline::{ComponentKind, State, Timestamp};
+use std::fmt::Write as _;
+
+use flowtap_pipeline::{ComponentKind, Persistence, State, Timestamp};
 
 use super::Runner;
 use super::error::RunError;
@@ -19,11 +21,14 @@ impl Runner {
     /// # Errors
     /// The first that went wrong at the end; [`RunError::Deadline`] with what was not exported in time.
     pub async fn stop(mut self) -> Result<(), RunError> {
-        let stopped = tokio::time::timeout(self.deadline, self.stop_in_order()).await;
-        stopped.unwrap_or_else(|_elapsed| Err(self.give_up()))
+        let deadline = self.deadline;
+        let mut measured = None;
+        let stopped = tokio::time::timeout(deadline, self.stop_in_order(&mut measured)).await;
+        stopped.unwrap_or_else(|_elapsed| self.give_up(measured))
     }
 
-    async fn stop_in_order(&mut self) -> Result<(), RunError> {
+    /// Sets `measured` to the outcome of receivers and windows once nothing more comes from them.
+    async fn stop_in_order(&mut self, measured: &mut Option<Result<(), RunError>>) -> Result<(), RunError> {
         let mut outcome = Ok(());
         // A receiver that waits for room in a queue could not stop, nor let go of its chains.
         self.relieve();
@@ -61,26 +66,59 @@ impl Runner {
                 .set(ComponentKind::Exporter, id, State::Stopping, None);
             exporter.handle.queue.close();
         }
+        *measured = Some(outcome);
+        let mut drained = Ok(());
         for exporter in self.exporters.values_mut().chain(self.leaving.values_mut()) {
             if !exporter.task.is_finished() {
-                outcome = outcome.and((&mut exporter.task).await.unwrap_or(Ok(())));
+                drained = drained.and((&mut exporter.task).await.unwrap_or(Ok(())));
             }
         }
-        outcome
+        measured.take().unwrap_or(Ok(())).and(drained)
     }
 
-    /// Counts what was not delivered as lost and ends the tasks.
-    fn give_up(&self) -> RunError {
-        let exporters = self.exporters.values().chain(self.leaving.values());
-        let items = exporters.map(abandon).sum();
+    /// Counts what was not delivered as lost and ends the tasks. What is on disk is not lost: if that is all that is left, the outcome
+    /// is the one of what was `measured`.
+    fn give_up(&self, measured: Option<Result<(), RunError>>) -> Result<(), RunError> {
         let deadline = self.deadline;
+        let (mut items, mut on_disk, mut remedies) = (0, Vec::new(), Vec::new());
+        let mut others = false;
+        for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
+            let ended = exporter.task.is_finished();
+            let lost = abandon(exporter);
+            items += lost;
+            match exporter.persistence {
+                _ if ended => {}
+                Persistence::OnDisk if lost == 0 => on_disk.push(id.to_string()),
+                Persistence::With(key) => {
+                    others = true;
+                    remedies.push(format!("exporters.{id}.{key}"));
+                }
+                _ => others = true,
+            }
+        }
+        if !on_disk.is_empty() {
+            tracing::info!(
+                exporters = on_disk.join(", "),
+                ?deadline,
+                "not everything was sent by the deadline; the rest is on disk and is sent after the next start"
+            );
+        }
+        if let Some(measured) = measured
+            && items == 0
+            && !others
+        {
+            return measured;
+        }
+        let mut remedy = String::from("raise service.shutdown_timeout");
+        if !remedies.is_empty() {
+            let _ = write!(remedy, ", or set {}", remedies.join(", "));
+        }
         // Logged here, because the caller may be ended before the error is shown.
         tracing::warn!(
             items,
             ?deadline,
-            "not everything was exported by the deadline; the rest is lost; \
-                hint: raise service.shutdown_timeout, or use `storage`"
+            "not everything was exported by the deadline; the rest is lost; hint: {remedy}"
         );
-        RunError::Deadline { deadline, items }
+        Err(RunError::Deadline { deadline, items })
     }
 }

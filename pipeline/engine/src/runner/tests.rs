@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flowtap_pipeline::telemetry::Reading;
 use flowtap_pipeline::{
-    Aggregator, ExportService, Exported, Exporter, FlowBatch, Output, PipelineKind, QueueConfig, Receiver,
-    Sink, Snapshot, StageError, Timestamp, WhenFull, metrics_only,
+    Aggregator, ExportService, Exported, Exporter, FlowBatch, Output, Persistence, PipelineKind, QueueConfig,
+    Receiver, Sink, Snapshot, StageError, Timestamp, WhenFull, metrics_only,
 };
 use futures::future::BoxFuture;
 use tower::service_fn;
@@ -78,6 +78,8 @@ enum Peer {
     Noting(Notes),
     /// Never answers.
     Hanging,
+    /// Takes everything, to disk, and hangs when it stops.
+    Storing,
     /// Panics.
     Broken,
 }
@@ -99,6 +101,7 @@ impl Exporter for Peer {
                             .push((Arc::clone(&snapshot.pipeline), snapshot.last));
                         Ok(Exported::default())
                     }
+                    Self::Storing => Ok(Exported::default()),
                     Self::Hanging => std::future::pending().await,
                     Self::Broken => panic!("out of order"),
                 }
@@ -108,7 +111,17 @@ impl Exporter for Peer {
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
-        async {}.boxed()
+        match self {
+            Self::Storing => std::future::pending().boxed(),
+            _ => async {}.boxed(),
+        }
+    }
+
+    fn persistence(&self) -> Persistence {
+        match self {
+            Self::Storing => Persistence::OnDisk,
+            _ => Persistence::Never,
+        }
     }
 }
 
@@ -152,9 +165,12 @@ fn graph(exporters: Vec<ExporterNode>) -> Graph {
 }
 
 async fn run_until(graph: Graph, done: impl Fn() -> bool) -> Result<(), RunError> {
+    run_with(Duration::from_millis(200), graph, done).await
+}
+
+async fn run_with(deadline: Duration, graph: Graph, done: impl Fn() -> bool) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     let meter = opentelemetry::global::meter("test");
-    let deadline = Duration::from_millis(200);
     let running = run(graph, &meter, stop.clone(), deadline, || {});
     let watching = async {
         while !done() {
@@ -182,6 +198,17 @@ async fn while_one_exporter_hangs_for_ten_minutes_the_other_misses_nothing() {
     // The last window was exported, and the exporter that hangs delayed the end until the deadline,
     // as reported.
     assert_eq!(count.load(Ordering::Relaxed) as u64, WINDOWS + 1);
+    assert!(matches!(outcome, Err(RunError::Deadline { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_is_on_disk_at_the_deadline_is_not_lost_and_what_is_not_still_is() {
+    let storing = || exporter("storing", Peer::Storing, WhenFull::Block);
+    // Time enough for what is taken; the exporter hangs until the deadline, whatever it is.
+    let outcome = run_with(Duration::from_secs(3), graph(vec![storing()]), || true).await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    let hanging = exporter("hanging", Peer::Hanging, WhenFull::DropOldest);
+    let outcome = run_until(graph(vec![storing(), hanging]), || true).await;
     assert!(matches!(outcome, Err(RunError::Deadline { .. })), "{outcome:?}");
 }
 

@@ -1,0 +1,133 @@
+//! Warnings about what an exporter's full queue could not hold.
+//!
+//! In: the items that were dropped with each output that came. Out: a warning at once, then one a minute with the sum since the one
+//! before, and one at the end with the rest: every item is in one of them.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flowtap_pipeline::{ComponentId, PipelineKind};
+
+/// The least time between two warnings.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Losses of one exporter's queue.
+#[derive(Debug)]
+pub(crate) struct Overflow {
+    exporter: ComponentId,
+    pending: Mutex<Pending>,
+}
+
+/// Items that no warning has named yet.
+#[derive(Debug, Default)]
+struct Pending {
+    lost: Lost,
+    warned: Option<Instant>,
+}
+
+/// Items that were dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lost {
+    points: u64,
+    records: u64,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { points, records } = self;
+        match (points, records) {
+            (points, 0) => write!(f, "{points} metric points"),
+            (0, records) => write!(f, "{records} log records"),
+            _ => write!(f, "{points} metric points and {records} log records"),
+        }
+    }
+}
+
+impl Pending {
+    fn add(&mut self, kind: PipelineKind, items: u64) {
+        match kind {
+            PipelineKind::Metrics => self.lost.points += items,
+            PipelineKind::Logs => self.lost.records += items,
+        }
+    }
+
+    /// What a warning is to name at `now`, if one is due.
+    fn due(&mut self, now: Instant) -> Option<Lost> {
+        let is_early = |warned: Instant| now.saturating_duration_since(warned) < WARN_INTERVAL;
+        if self.lost == Lost::default() || self.warned.is_some_and(is_early) {
+            return None;
+        }
+        self.warned = Some(now);
+        Some(std::mem::take(&mut self.lost))
+    }
+}
+
+impl Overflow {
+    pub(crate) fn new(exporter: &ComponentId) -> Self {
+        Self {
+            exporter: exporter.clone(),
+            pending: Mutex::default(),
+        }
+    }
+
+    /// Adds what was dropped for one output, which may be nothing, and warns if that is due.
+    pub(crate) fn add(&self, dropped: impl IntoIterator<Item = (PipelineKind, u64)>) {
+        let due = {
+            let mut pending = self.lock();
+            for (kind, items) in dropped {
+                pending.add(kind, items);
+            }
+            pending.due(Instant::now())
+        };
+        if let Some(lost) = due {
+            self.warn(lost);
+        }
+    }
+
+    fn warn(&self, lost: Lost) {
+        tracing::warn!(
+            exporter = %self.exporter,
+            dropped = %lost,
+            "an exporter's queue is full, and what it can't hold is lost; \
+                hint: restore the peer, or give `sending_queue` more room"
+        );
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // Every statement under the lock leaves it whole.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Overflow {
+    fn drop(&mut self) {
+        let lost = std::mem::take(&mut self.lock().lost);
+        if lost != Lost::default() {
+            self.warn(lost);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_named_at_once_and_then_their_sum_once_a_minute() {
+        let mut pending = Pending::default();
+        let began = Instant::now();
+        assert_eq!(pending.due(began), None, "nothing is lost");
+        pending.add(PipelineKind::Logs, 90);
+        let lost = pending.due(began).unwrap();
+        assert_eq!(lost.to_string(), "90 log records");
+        for second in 1..60 {
+            pending.add(PipelineKind::Logs, 1);
+            assert_eq!(pending.due(began + Duration::from_secs(second)), None);
+        }
+        pending.add(PipelineKind::Metrics, 2);
+        let lost = pending.due(began + WARN_INTERVAL).unwrap();
+        assert_eq!(lost.to_string(), "2 metric points and 59 log records");
+        assert_eq!(pending.due(began + 3 * WARN_INTERVAL), None, "nothing since");
+    }
+}
