@@ -670,6 +670,14 @@ fn links_are_followed_once_and_what_cannot_be_listed_is_reported() {
         .collect();
     paths.sort();
     assert_eq!(paths, [deep, broken]);
+    // Its rows are in the recovered file.
+    let corrupt = elsewhere.path().join("x.jsonl.corrupt");
+    fs::write(&corrupt, "{}").unwrap();
+    let statistics = scan(&files(elsewhere.path()), &Query::default(), &[], |_| {});
+    assert_eq!(
+        (statistics.matching, statistics.unreadable[0].0.clone()),
+        (1000, corrupt)
+    );
     let missing = dir.path().join("missing");
     assert!(Files::default().add(&missing).is_err());
 }
