@@ -22,10 +22,10 @@ pub(crate) struct HistoryArgs {
     pub(crate) path: Vec<PathBuf>,
     /// Records that end at this time or later: 10:00 (the last one that was, UTC), 2026-01-02T10:00:00Z, 2026-01-02, or 2h (ago)
     #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) from: Option<Timestamp>,
+    pub(crate) from: Option<Moment>,
     /// Records that end before this time
     #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) to: Option<Timestamp>,
+    pub(crate) to: Option<Moment>,
     /// Connections with this address, or one of this range
     #[arg(long, value_name = "ADDRESS[/BITS]", value_parser = network)]
     pub(crate) peer: Option<Network>,
@@ -82,29 +82,79 @@ pub(crate) enum SortBy {
     Time,
 }
 
-/// A moment, from now if that matters.
-fn moment(text: &str) -> Result<Timestamp, String> {
+/// A time as it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    At(Timestamp),
+    /// A time of day, in UTC: which day is decided with the other end of the range.
+    Clock(Duration),
+}
+
+/// The times that are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) from: Option<Timestamp>,
+    pub(crate) to: Option<Timestamp>,
+}
+
+impl Range {
+    /// The range between two times as they are given. A time of day is the last one that was; but if the range would not end after its
+    /// beginning then, the end is later today, or the beginning is on a day before.
+    pub(crate) fn new(from: Option<Moment>, to: Option<Moment>, now: SystemTime) -> Self {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let today = Duration::from_secs(now.as_secs() / DAY.as_secs() * DAY.as_secs());
+        let last = |moment| match moment {
+            Moment::At(at) => Duration::from_nanos(at.as_nanos()),
+            Moment::Clock(clock) if today + clock > now => (today + clock).saturating_sub(DAY),
+            Moment::Clock(clock) => today + clock,
+        };
+        let (mut begin, mut end) = (from.map(last), to.map(last));
+        if let (Some(first), Some(last)) = (begin, end)
+            && first >= last
+            && from != to
+        {
+            let is_clock = |moment| matches!(moment, Some(Moment::Clock(_)));
+            if is_clock(to) && last + DAY > first && last + DAY < today + DAY {
+                end = Some(last + DAY);
+            } else if is_clock(from) {
+                // On the day of the end, or the day before.
+                let days = first.saturating_sub(last).as_secs() / DAY.as_secs() + 1;
+                begin = u32::try_from(days)
+                    .ok()
+                    .map(|days| first.saturating_sub(DAY.saturating_mul(days)));
+            }
+        }
+        let timestamp =
+            |at: Duration| Timestamp::from_nanos(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX));
+        Self {
+            from: begin.map(timestamp),
+            to: end.map(timestamp),
+        }
+    }
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
     moment_at(text, SystemTime::now())
 }
 
-fn moment_at(text: &str, now: SystemTime) -> Result<Timestamp, String> {
+fn moment_at(text: &str, now: SystemTime) -> Result<Moment, String> {
+    if let Some(clock) = clock(text) {
+        return Ok(Moment::Clock(clock));
+    }
     let since_epoch = |time: SystemTime| {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         Some(Timestamp::from_nanos(u64::try_from(since.as_nanos()).ok()?))
     };
-    let found = clock(text, now)
-        .or_else(|| date(text))
-        .or_else(|| now.checked_sub(humantime::parse_duration(text).ok()?));
-    found.and_then(since_epoch).ok_or_else(|| {
+    let found = date(text).or_else(|| now.checked_sub(humantime::parse_duration(text).ok()?));
+    found.and_then(since_epoch).map(Moment::At).ok_or_else(|| {
         "expected a time of day (10:00, UTC), a date (2026-01-02), both (2026-01-02T10:00:00Z), or how long ago (2h)".to_owned()
     })
 }
 
-/// Seconds of a day.
-const DAY: u64 = 86_400;
+const DAY: Duration = Duration::from_secs(86_400);
 
-/// `10:00` or `10:00:30`: today, or yesterday if that is still to come.
-fn clock(text: &str, now: SystemTime) -> Option<SystemTime> {
+/// `10:00` or `10:00:30`, as the time since midnight.
+fn clock(text: &str) -> Option<Duration> {
     let mut parts = text.split(':').map(|part| {
         let digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| part.parse::<u64>().ok()).flatten()
@@ -113,12 +163,7 @@ fn clock(text: &str, now: SystemTime) -> Option<SystemTime> {
     if parts.next().is_some() || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
-    let today = now.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs() / DAY * DAY;
-    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(today + (hour * 60 + minute) * 60 + second);
-    if at > now {
-        return at.checked_sub(Duration::from_secs(DAY));
-    }
-    Some(at)
+    Some(Duration::from_secs((hour * 60 + minute) * 60 + second))
 }
 
 fn date(text: &str) -> Option<SystemTime> {
@@ -149,7 +194,7 @@ mod tests {
     fn times_are_of_the_day_of_a_date_or_ago() {
         let now = humantime::parse_rfc3339("2026-01-02T12:00:00Z").unwrap();
         let shown = |text| {
-            let at = moment_at(text, now).ok()?;
+            let at = Range::new(Some(moment_at(text, now).ok()?), None, now).from?;
             let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(at.as_nanos());
             Some(humantime::format_rfc3339_seconds(at).to_string())
         };
@@ -178,6 +223,40 @@ mod tests {
             "-1h",
         ] {
             assert_eq!(shown(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_of_day_are_of_the_days_that_make_a_range() {
+        let range = |now: &str, from: &str, to: &str| {
+            let now = humantime::parse_rfc3339(now).unwrap();
+            let moment = |text| Some(moment_at(text, now).unwrap());
+            let range = Range::new(moment(from), moment(to), now);
+            let shown = |at: Option<Timestamp>| {
+                let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(at.unwrap().as_nanos());
+                humantime::format_rfc3339_seconds(at).to_string()[5..16].to_owned()
+            };
+            format!("{} {}", shown(range.from), shown(range.to))
+        };
+        let early = "2026-11-29T08:41:00Z";
+        let noon = "2026-11-29T12:00:00Z";
+        for (now, from, to, expected) in [
+            (early, "08:00", "09:30", "11-29T08:00 11-29T09:30"),
+            (early, "08:00", "08:30", "11-29T08:00 11-29T08:30"),
+            (early, "09:00", "10:00", "11-28T09:00 11-28T10:00"),
+            (early, "23:00", "01:00", "11-28T23:00 11-29T01:00"),
+            (noon, "11:00", "10:00", "11-28T11:00 11-29T10:00"),
+            (early, "1h", "09:30", "11-29T07:41 11-29T09:30"),
+            (early, "2026-11-29", "09:30", "11-29T00:00 11-29T09:30"),
+            (early, "2026-11-28", "09:30", "11-28T00:00 11-28T09:30"),
+            (early, "08:00", "2026-11-20T09:00", "11-20T08:00 11-20T09:00"),
+            (early, "22:00", "2026-11-20T09:00", "11-19T22:00 11-20T09:00"),
+            (early, "08:00", "2026-11-20T08:00", "11-19T08:00 11-20T08:00"),
+            // No reading makes sense of these: they are errors.
+            (early, "08:00", "08:00", "11-29T08:00 11-29T08:00"),
+            (noon, "2026-11-29T11:00", "10:00", "11-29T11:00 11-29T10:00"),
+        ] {
+            assert_eq!(range(now, from, to), expected, "{now} {from} {to}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! History: what the exporter `file` wrote is whole after a `kill -9`, is read by others, and `flowtap history` answers as `DuckDB` does.
 
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::daemon::{Daemon, Launch, flowtap, free_address};
+use crate::daemon::{Daemon, Launch, flowtap, flowtap_of_nobody, free_address};
 use crate::peers::ask_until;
 use crate::require;
 use crate::traffic::{Counted, churn, exchange};
@@ -370,10 +372,99 @@ fn history_reports_what_is_missing_and_how_to_get_it() {
             64,
             "is not before --to",
         ),
+        (
+            &["--path", &folder, "--from", "10:00", "--to", "10:00"],
+            64,
+            "hint: exchange them",
+        ),
     ] {
         let output = flowtap().arg("history").args(arguments).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains(expected), "{arguments:?}: {said}");
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
     }
+}
+
+/// A line of the exporter, with another process and event.
+fn line_of(event: &str, comm: &str) -> String {
+    json!({
+        "timestamp": "2026-01-02T03:00:00.000000Z", "host": "node1", "event": event, "role": "client", "outcome": "closed",
+        "source_address": "192.0.2.1", "source_port": 1, "destination_address": "198.51.100.7", "destination_port": 443,
+        "source_bytes": 10, "destination_bytes": 20, "comm": comm,
+    })
+    .to_string()
+}
+
+#[test]
+fn names_that_a_process_chose_change_no_terminal_and_forge_no_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = ["\u{1b}]0;pwn\u{7}", "a\nFAKE"].map(|comm| line_of("flowtap.tcp.connection", comm));
+    fs::write(dir.path().join("x.jsonl"), lines.join("\n")).unwrap();
+    for by in ["process", "record"] {
+        let output = flowtap()
+            .args(["history", "--by", by, "--path"])
+            .arg(dir.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.contains(r"\u{1b}]0;pwn\u{7}") && text.contains(r"a\nFAKE"),
+            "{text}"
+        );
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_reported_and_the_rest_is_read() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let closed = dir.path().join("lost+found");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    let lines = [
+        line_of("flowtap.tcp.connection", "one"),
+        "{\"event\": nonsense}".to_owned(),
+        line_of("flowtap.tcp.connection", "two"),
+        line_of("flowtap.finding", "three"),
+    ];
+    fs::write(dir.path().join("x.jsonl"), lines.join("\n")).unwrap();
+    fs::set_permissions(dir.path().join("x.jsonl"), Permissions::from_mode(0o644)).unwrap();
+    let program = tempfile::tempdir().unwrap();
+    let run = |json: &[&str]| {
+        let output = flowtap_of_nobody(program.path())
+            .args(["history", "--by", "process", "--path"])
+            .arg(dir.path())
+            .args(json)
+            .output()
+            .unwrap();
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{complaints}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = run(&[]);
+    for expected in [
+        "2 of 3 records in 1 files",
+        "not of connections: 1 flowtap.finding",
+        &format!("not read: {}: Permission denied", closed.display()),
+        "x.jsonl: line 2 not read: expected",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    let answer: Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    let groups: Vec<_> = answer["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| &line["group"])
+        .collect();
+    assert_eq!(groups, ["one", "two"]);
+    assert_eq!(answer["others"], json!({"flowtap.finding": 1}));
+    assert_eq!(
+        (&answer["unreadable_files"], &answer["damaged_files"]),
+        (&json!(1), &json!(1))
+    );
 }

@@ -16,6 +16,7 @@ use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
 use super::config::Compression;
+use super::frames::Loss;
 use super::journal::{Batches, of_arrow};
 
 /// A row group is held in memory until it is this long.
@@ -33,6 +34,8 @@ pub(super) struct Converted {
     pub(super) rows: u64,
     /// Whether the journal's end was not whole, as after a crash.
     pub(super) torn: bool,
+    /// Bytes of the journal that could not be interpreted, although they are not its end.
+    pub(super) damaged: u64,
 }
 
 /// Writes the rows of `journal` to `target`, which is replaced, and puts it on the disk. Without rows there is no file.
@@ -40,11 +43,10 @@ pub(super) struct Converted {
 /// # Errors
 /// The system's error, of reading or writing.
 pub(super) fn convert(journal: &Path, target: &Path, compression: Compression) -> io::Result<Converted> {
-    let Some(mut batches) = Batches::open(journal)? else {
-        let torn = journal.metadata()?.len() > 0;
-        return Ok(Converted { rows: 0, torn });
+    let mut batches = Batches::open(journal)?;
+    let Some(schema) = batches.schema() else {
+        return Ok(converted(0, batches.loss()));
     };
-    let schema = batches.schema();
     let metadata = schema.metadata().iter();
     let metadata: Vec<_> = metadata
         .map(|(name, value)| KeyValue::new(name.clone(), value.clone()))
@@ -64,16 +66,21 @@ pub(super) fn convert(journal: &Path, target: &Path, compression: Compression) -
     let mut rows = 0;
     for batch in &mut batches {
         // Its schema has the metadata, which the file has as its own.
-        let batch = RecordBatch::try_new(Arc::clone(&plain), batch.columns().to_vec()).map_err(of_arrow)?;
+        let batch = RecordBatch::try_new(Arc::clone(&plain), batch?.columns().to_vec()).map_err(of_arrow)?;
         writer.write(&batch).map_err(of_parquet)?;
         rows += batch.num_rows() as u64;
     }
     let file: File = writer.into_inner().map_err(of_parquet)?;
     file.sync_all()?;
-    Ok(Converted {
+    Ok(converted(rows, batches.loss()))
+}
+
+const fn converted(rows: u64, loss: Loss) -> Converted {
+    Converted {
         rows,
-        torn: batches.torn,
-    })
+        torn: loss.torn > 0,
+        damaged: loss.damaged,
+    }
 }
 
 fn properties(compression: Compression, schema: &Schema) -> WriterPropertiesBuilder {

@@ -6,14 +6,18 @@
 //! messages instead: the schema with the file's metadata, then a batch per write, each write in a Zstandard frame. Arrow's and
 //! Zstandard's own tools read it (`zstd -dc FILE.partial`).
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
+use std::rc::Rc;
 
 use arrow_array::RecordBatch;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, SchemaRef};
+
+use super::frames::{Frames, Loss, Packing, Section};
 
 /// Level of Zstandard: the journal is read once, so writing it quickly counts.
 const LEVEL: i32 = 1;
@@ -98,58 +102,83 @@ impl Journal {
     }
 }
 
-/// The batches of a journal, up to the first that is not whole.
+/// The batches of a journal that are whole.
 pub(super) struct Batches {
-    stream: StreamReader<zstd::Decoder<'static, BufReader<File>>>,
-    /// Whether the end was not whole.
-    pub(super) torn: bool,
+    /// `None` if the schema can't be read, without which nothing can.
+    stream: Option<StreamReader<Frames>>,
+    loss: Rc<Cell<Loss>>,
 }
 
 impl Batches {
-    /// Opens the journal at `path`. `None` if it has not even a schema: nothing was written.
+    /// Opens the journal at `path`.
     ///
     /// # Errors
-    /// The file can't be opened.
-    pub(super) fn open(path: &Path) -> io::Result<Option<Self>> {
-        Self::new(File::open(path)?)
+    /// The file can't be read.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        Self::new(file, length)
     }
 
-    /// The same of an open file.
+    /// The same of the first `length` bytes of an open file.
     ///
     /// # Errors
-    /// There is no memory for the decoder.
-    pub(super) fn new(file: File) -> io::Result<Option<Self>> {
-        let decoder = zstd::Decoder::new(file)?;
-        Ok(StreamReader::try_new(decoder, None)
-            .ok()
-            .map(|stream| Self { stream, torn: false }))
+    /// The file can't be read.
+    pub(super) fn new(file: File, length: u64) -> io::Result<Self> {
+        let frames = Frames::new(Packing::Zstd, Section::first(file, length));
+        let loss = frames.loss();
+        let stream = match StreamReader::try_new(frames, None) {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                system_error(error)?;
+                // The frames after the schema can't be interpreted without it.
+                let torn = loss.get().torn;
+                loss.set(Loss {
+                    damaged: length - torn,
+                    torn,
+                });
+                None
+            }
+        };
+        Ok(Self { stream, loss })
     }
 
-    /// The schema, with the metadata of the file.
-    pub(super) fn schema(&self) -> SchemaRef {
-        self.stream.schema()
+    /// The schema, with the metadata of the file. `None` if it can't be read: nothing was written, or it is damaged.
+    pub(super) fn schema(&self) -> Option<SchemaRef> {
+        Some(self.stream.as_ref()?.schema())
+    }
+
+    /// Bytes that could not be interpreted: of the whole journal, once its batches were read.
+    pub(super) fn loss(&self) -> Loss {
+        self.loss.get()
     }
 }
 
 impl Iterator for Batches {
-    type Item = RecordBatch;
+    type Item = io::Result<RecordBatch>;
 
-    fn next(&mut self) -> Option<RecordBatch> {
-        if self.torn {
-            return None;
-        }
-        match self.stream.next() {
-            Some(Ok(batch)) => Some(batch),
-            Some(Err(_)) => {
-                self.torn = true;
-                None
-            }
-            None => {
-                // Arrow takes a frame that ends too early for the end of the stream.
-                self.torn = self.stream.get_mut().read(&mut [0]).is_err();
+    fn next(&mut self) -> Option<Self::Item> {
+        let stream = self.stream.as_mut()?;
+        match stream.next()? {
+            Ok(batch) => Some(Ok(batch)),
+            Err(error) => {
+                if let Err(error) = system_error(error) {
+                    self.stream = None;
+                    return Some(Err(error));
+                }
+                // Frames that are whole, but not of this journal.
+                stream.get_mut().abandon();
                 None
             }
         }
+    }
+}
+
+/// The system's error, if that is what it was.
+fn system_error(error: ArrowError) -> io::Result<()> {
+    match of_arrow(error) {
+        error if error.raw_os_error().is_some() => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -180,20 +209,18 @@ mod tests {
         )
     }
 
-    fn read(path: &Path) -> Option<(Vec<i64>, bool)> {
-        let mut batches = Batches::open(path).unwrap()?;
+    fn read(path: &Path) -> (Vec<i64>, Loss) {
+        let mut batches = Batches::open(path).unwrap();
         let mut all = Vec::new();
         for batch in &mut batches {
-            all.extend(batch.column(0).as_primitive::<Int64Type>().values());
+            all.extend(batch.unwrap().column(0).as_primitive::<Int64Type>().values());
         }
-        Some((all, batches.torn))
+        (all, batches.loss())
     }
 
-    /// Cuts a journal of three writes at every length: what is read is the writes that were whole.
-    #[test]
-    fn every_whole_write_is_read_wherever_a_crash_cuts_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
+    /// A journal of three writes, its bytes, and where the writes end.
+    fn three_writes(dir: &Path) -> (std::path::PathBuf, Vec<u8>, Vec<u64>) {
+        let path = dir.join("journal");
         let file = OpenOptions::new()
             .append(true)
             .create_new(true)
@@ -208,27 +235,53 @@ mod tests {
         drop(journal);
         let bytes = fs::read(&path).unwrap();
         assert_eq!(ends.last(), Some(&(bytes.len() as u64)));
+        (path, bytes, ends)
+    }
+
+    /// Cuts a journal of three writes at every length: what is read is the writes that were whole.
+    #[test]
+    fn every_whole_write_is_read_wherever_a_crash_cuts_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, bytes, ends) = three_writes(dir.path());
         let cut = dir.path().join("cut");
         for length in 0..=bytes.len() {
             fs::write(&cut, &bytes[..length]).unwrap();
             let whole = ends.iter().filter(|end| **end <= length as u64).count();
             let rows = [0, 3, 4, 100][whole];
-            let (numbers, torn) = read(&cut).unwrap_or_default();
-            // A frame whose last bytes are missing may be whole in all but its checksum.
-            assert!(numbers.len() >= rows, "{length}: {} rows", numbers.len());
-            assert!(
-                numbers
-                    .iter()
-                    .copied()
-                    .eq(0..i64::try_from(numbers.len()).unwrap()),
-                "{length}"
-            );
-            let at_end = length as u64 == ends[2] || ends[..2].contains(&(length as u64));
-            assert!(
-                torn || numbers.is_empty() || at_end || numbers.len() > rows,
-                "{length}"
-            );
+            let (numbers, loss) = read(&cut);
+            assert!(numbers.into_iter().eq(0..rows), "{length}");
+            let end = ends[..whole].last().copied().unwrap_or_default();
+            let torn = length as u64 - end;
+            assert_eq!(loss, Loss { damaged: 0, torn }, "{length}");
         }
+    }
+
+    /// Inverts each byte of a journal of three writes: the other two are read, unless it is the first, which has the schema.
+    #[test]
+    fn damage_costs_the_write_that_it_hits_and_is_not_taken_for_a_torn_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, bytes, ends) = three_writes(dir.path());
+        let damaged = dir.path().join("damaged");
+        let (first, second) = (
+            usize::try_from(ends[0]).unwrap(),
+            usize::try_from(ends[1]).unwrap(),
+        );
+        for index in 0..second {
+            let mut bytes = bytes.clone();
+            bytes[index] = !bytes[index];
+            fs::write(&damaged, &bytes).unwrap();
+            let (numbers, loss) = read(&damaged);
+            if index < first {
+                assert_eq!((numbers.len(), loss.damaged), (0, ends[2]), "{index}");
+            } else {
+                let expected: Vec<_> = (0..3).chain(4..100).collect();
+                assert_eq!((numbers, loss.damaged), (expected, ends[1] - ends[0]), "{index}");
+            }
+            assert_eq!(loss.torn, 0, "{index}");
+        }
+        fs::write(&damaged, &bytes[4..]).unwrap();
+        let (numbers, loss) = read(&damaged);
+        assert_eq!((numbers.len(), loss.damaged), (0, ends[2] - 4));
     }
 
     #[test]
@@ -247,6 +300,6 @@ mod tests {
         journal.write([numbers(0..5)]).unwrap();
         assert!(journal.write([numbers(5..6), failure()]).is_err());
         journal.write([numbers(5..7)]).unwrap();
-        assert_eq!(read(&path), Some(((0..7).collect(), false)));
+        assert_eq!(read(&path), ((0..7).collect(), Loss::default()));
     }
 }

@@ -1,14 +1,15 @@
 //! JSON lines: an object per row.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use flowtap_pipeline::{Buckets, LogBatch, LogRecord, Pair, PairValue, Snapshot};
 
 use super::content::Content;
+use super::frames::{Cursor, Loss, Packing, Section};
 use super::log_row;
 use super::row::{Origin, Table, Value, signed, sorted_labels};
 
@@ -230,24 +231,63 @@ pub(super) fn mend(path: &Path) -> io::Result<u64> {
     Ok(end)
 }
 
-/// The same of lines with gzip: cuts off a last member that is not whole.
-pub(super) fn mend_packed(path: &Path) -> io::Result<u64> {
-    let mut reader = BufReader::new(OpenOptions::new().read(true).write(true).open(path)?);
-    let mut end = 0;
-    while !reader.fill_buf()?.is_empty() {
-        let mut member = GzDecoder::new(&mut reader);
-        // It ends with a checksum of what was written.
-        if io::copy(&mut member, &mut io::sink()).is_err() {
-            break;
+/// Members of a file of lines with gzip that are whole.
+#[derive(Debug)]
+pub(super) struct Members {
+    file: File,
+    /// Where they begin and end; adjacent ones are one range.
+    whole: Vec<(u64, u64)>,
+    /// Bytes between them and at the end.
+    pub(super) loss: Loss,
+}
+
+impl Members {
+    /// Reads the file at `path`.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let section = Section::first(file.try_clone()?, file.metadata()?.len());
+        let mut cursor = Cursor::new(Packing::Gzip, section);
+        let mut whole: Vec<(u64, u64)> = Vec::new();
+        while let Some((begin, end)) = cursor.next(&mut io::sink(), |_| {})? {
+            match whole.last_mut() {
+                Some(last) if last.1 == begin => last.1 = end,
+                _ => whole.push((begin, end)),
+            }
         }
-        end = reader.stream_position()?;
+        let loss = cursor.loss().get();
+        Ok(Self { file, whole, loss })
     }
-    let file = reader.into_inner();
-    if end < file.metadata()?.len() {
-        file.set_len(end)?;
-        file.sync_all()?;
+
+    /// Whether there are none.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.whole.is_empty()
     }
-    Ok(end)
+
+    /// Cuts off a last member that a crash has torn.
+    pub(super) fn cut(&self) -> io::Result<()> {
+        if self.loss.torn > 0 {
+            let length = self.file.metadata()?.len();
+            self.file.set_len(length - self.loss.torn)?;
+            self.file.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Writes them to `target`, which is replaced, and puts it on the disk.
+    pub(super) fn copy(&self, target: &Path) -> io::Result<()> {
+        // Peers and traffic are private.
+        let mut copy = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(target)?;
+        for (begin, end) in &self.whole {
+            (&self.file).seek(SeekFrom::Start(*begin))?;
+            io::copy(&mut (&self.file).take(end - begin), &mut copy)?;
+        }
+        copy.sync_all()
+    }
 }
 
 #[cfg(test)]

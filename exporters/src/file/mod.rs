@@ -14,7 +14,7 @@
 //!    when it is finished (`convert`). A crash loses the rows that had not been written; a power failure what was not synced
 //!    either (`sync_interval`).
 //! 5. Files that a crash left, or that could not be finished, are finished at the next start, or a minute later, as
-//!    `.recovered` (`recovery`). Each is counted.
+//!    `.recovered` (`recovery`). Each is counted. One with damage other than a torn end is kept beside it as `.corrupt`.
 //! 6. Of finished files the newest are kept, by `rotation.max_files`, `max_total_bytes` and `max_retention`, the one just finished
 //!    always; those of a time still to come are not counted (`retention`). No file is touched whose name does not fit the pattern.
 //! 7. With `upload` finished files are also put into an object store (`upload`).
@@ -28,6 +28,7 @@ mod convert;
 #[path = "no_convert.rs"]
 mod convert;
 mod factory;
+mod frames;
 pub mod history;
 #[cfg(feature = "parquet")]
 mod journal;

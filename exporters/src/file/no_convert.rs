@@ -10,6 +10,7 @@ use super::config::Compression;
 pub(super) struct Converted {
     pub(super) rows: u64,
     pub(super) torn: bool,
+    pub(super) damaged: u64,
 }
 
 /// Fails: the config rejects the format.

@@ -1,9 +1,11 @@
 //! Files that a crash left, or that could not be finished.
 //!
-//! In: the `.partial` files of a folder. Out: finished files with every row that was written whole, marked `.recovered`.
+//! In: the `.partial` files of a folder. Out: finished files with every row that was written whole, marked `.recovered`. A torn end is
+//! what a crash leaves; a file with other damage is kept beside it, as `.corrupt`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -14,6 +16,12 @@ use super::convert::convert;
 use super::json;
 use super::names::{Name, Names};
 use super::telemetry::{FileEvent, Telemetry};
+
+/// Extension of a file with damage.
+pub(super) const CORRUPT: &str = "corrupt";
+
+/// Damaged files of one name that are kept.
+const MAX_CORRUPT: usize = 100;
 
 /// Finishes files that are nobody's.
 #[derive(Debug)]
@@ -67,9 +75,15 @@ impl Recovery<'_> {
         let length = fs::metadata(path)?.len();
         let temporary = self.names.converting(name);
         let converted = convert(path, &temporary, self.compression).inspect_err(|_| remove(&temporary))?;
+        if converted.damaged > 0 {
+            set_aside(path, converted.damaged, self.telemetry)?;
+        }
         if converted.rows == 0 {
             remove(&temporary);
             fs::remove_file(path)?;
+            if converted.damaged > 0 {
+                return Ok(());
+            }
             if length > 0 {
                 self.telemetry.file(FileEvent::Discarded);
                 tracing::warn!(path = %path.display(), bytes = length, "a file that was left had no row that can be read, and is removed; \
@@ -88,11 +102,27 @@ impl Recovery<'_> {
 
     /// Lines are good up to the last that is whole.
     fn take_up_lines(&self, path: &Path, name: Name) -> io::Result<()> {
-        let length = match self.compression {
-            Compression::Gzip => json::mend_packed(path)?,
-            _ => json::mend(path)?,
-        };
-        if length == 0 {
+        let mut from = path.to_owned();
+        if self.compression == Compression::Gzip {
+            let members = json::Members::of(path)?;
+            if members.loss.damaged > 0 {
+                set_aside(path, members.loss.damaged, self.telemetry)?;
+                if self.names.finished(&name.clone().recovered()).exists() {
+                    // The crash was between the two: the rows must not be there twice.
+                    return fs::remove_file(path);
+                }
+                if !members.is_empty() {
+                    from = self.names.converting(&name);
+                    members.copy(&from).inspect_err(|_| remove(&from))?;
+                }
+            }
+            if members.is_empty() {
+                return fs::remove_file(path);
+            }
+            if from == path {
+                members.cut()?;
+            }
+        } else if json::mend(path)? == 0 {
             return fs::remove_file(path);
         }
         let mut name = name.recovered();
@@ -100,12 +130,47 @@ impl Recovery<'_> {
             name = name.next();
         }
         let recovered = self.names.finished(&name);
-        publish(self.names, path, &recovered)?;
+        publish(self.names, &from, &recovered)?;
+        if from != path {
+            fs::remove_file(path)?;
+        }
         self.telemetry.file(FileEvent::Recovered);
         tracing::warn!(path = %recovered.display(), "a file that was not finished is kept; \
                 hint: read it as any other; it has no last rows");
         Ok(())
     }
+}
+
+/// Keeps the file at `path`, which has damage other than a torn end, under a further name: `.corrupt` in place of `.partial`. `path`
+/// itself stays until what can be read is in a finished file, so that a crash in between loses nothing.
+pub(super) fn set_aside(path: &Path, damaged: u64, telemetry: &Telemetry) -> io::Result<()> {
+    let id = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    for number in 0..MAX_CORRUPT {
+        let target = match number {
+            0 => path.with_extension(CORRUPT),
+            number => path.with_extension(format!("{number}.{CORRUPT}")),
+        };
+        match fs::hard_link(path, &target) {
+            Ok(()) => {}
+            // A crash was in between, or recovery failed after this.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && id(path)? == id(&target)? => {
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            // A file system without such links.
+            Err(_) => {
+                fs::copy(path, &target).inspect_err(|_| remove(&target))?;
+            }
+        }
+        telemetry.file(FileEvent::Corrupt);
+        tracing::warn!(path = %target.display(), bytes = damaged, "a file that was left is damaged, and is kept aside; its rows that can be read \
+            are recovered; hint: check the disk; remove the file by hand, rotation does not count it");
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("{MAX_CORRUPT} damaged files of this name exist already"),
+    ))
 }
 
 /// Gives a file that is on the disk its name.

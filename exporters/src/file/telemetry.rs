@@ -21,6 +21,8 @@ pub(super) enum FileEvent {
     Recovered,
     /// It was left without a row that can be read.
     Discarded,
+    /// It is damaged, and was set aside; its rows that can be read are in a finished file.
+    Corrupt,
     /// Removed by `max_files`.
     Removed,
     /// Removed by `max_total_bytes`.
@@ -30,10 +32,11 @@ pub(super) enum FileEvent {
 }
 
 impl FileEvent {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Finished,
         Self::Recovered,
         Self::Discarded,
+        Self::Corrupt,
         Self::Removed,
         Self::RemovedBytes,
         Self::RemovedAge,
@@ -44,6 +47,7 @@ impl FileEvent {
             Self::Finished => "finished",
             Self::Recovered => "recovered",
             Self::Discarded => "discarded",
+            Self::Corrupt => "corrupt",
             Self::Removed => "removed",
             Self::RemovedBytes => "removed_bytes",
             Self::RemovedAge => "removed_age",

@@ -627,6 +627,65 @@ fn packed_lines_that_a_crash_left_behind_are_kept_up_to_the_last_whole_write() {
 }
 
 #[test]
+fn a_file_with_damage_in_its_middle_is_kept_aside_and_its_other_rows_are_recovered() {
+    for (format, compression, extension) in [
+        (Format::Parquet, Compression::Zstd, "parquet"),
+        (Format::Json, Compression::Gzip, "jsonl.gz"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            compression: Some(compression),
+            ..config(dir.path(), format)
+        };
+        let mut left = writer(&config);
+        let mut ends = Vec::new();
+        for second in [5, 10, 15] {
+            assert_eq!(left.write(Content::Metrics(&window(second, 100))), wrote(100));
+            ends.push(usize::try_from(fs::metadata(only_file(dir.path())).unwrap().len()).unwrap());
+        }
+        drop(left);
+        let partial = only_file(dir.path());
+        let mut bytes = fs::read(&partial).unwrap();
+        for byte in &mut bytes[ends[0] + 30..ends[0] + 40] {
+            *byte = !*byte;
+        }
+        fs::write(&partial, &bytes).unwrap();
+        let base = "flowtap-metrics-node1-20260102T030000Z";
+        let corrupt = format!("{base}.{extension}.corrupt");
+        let recovered = format!("{base}.recovered.{extension}");
+        for _ in 0..2 {
+            writer(&config);
+            assert_eq!(names(dir.path()), [corrupt.clone(), recovered.clone()]);
+            assert_eq!(fs::read(dir.path().join(&corrupt)).unwrap(), bytes);
+            let path = dir.path().join(&recovered);
+            let rows = match format {
+                Format::Parquet => parquet_rows(&path),
+                Format::Json => {
+                    let mut text = String::new();
+                    let file = File::open(&path).unwrap();
+                    flate2::read::MultiGzDecoder::new(file)
+                        .read_to_string(&mut text)
+                        .unwrap();
+                    lines(&text).len()
+                }
+            };
+            assert_eq!(rows, 200, "{format:?}");
+            // A crash before the file was removed: the rows are there once, and so is the damaged file.
+            fs::hard_link(dir.path().join(&corrupt), &partial).unwrap();
+        }
+        fs::remove_file(&partial).unwrap();
+        fs::remove_file(dir.path().join(&recovered)).unwrap();
+
+        // Another of this name, with nothing that can be read.
+        fs::write(&partial, vec![7; 1000]).unwrap();
+        writer(&config);
+        let second = format!("{base}.{extension}.1.corrupt");
+        assert_eq!(names(dir.path()), [second.clone(), corrupt]);
+        assert_eq!(fs::read(dir.path().join(&second)).unwrap(), [7; 1000]);
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_finished_keeps_its_rows_and_is_finished_later() {
     let Some(disk) = Tiny::mount() else {
         return;

@@ -15,7 +15,7 @@ use super::convert::convert;
 use super::json::JsonFile;
 use super::names::{Name, Names};
 use super::parquet::ParquetFile;
-use super::recovery::{Recovery, lock, publish, remove};
+use super::recovery::{Recovery, lock, publish, remove, set_aside};
 use super::retention::Retention;
 use super::row::Origin;
 use super::telemetry::{FileEvent, Telemetry};
@@ -322,6 +322,12 @@ impl Writer {
             Output::Parquet(_) => {
                 let temporary = self.names.converting(&open.name);
                 let converted = convert(&open.path, &temporary, self.compression)
+                    .and_then(|converted| {
+                        if converted.damaged > 0 {
+                            set_aside(&open.path, converted.damaged, &self.telemetry)?;
+                        }
+                        Ok(converted)
+                    })
                     .and_then(|converted| publish(&self.names, &temporary, &target).map(|()| converted))
                     .inspect_err(|_| remove(&temporary))?;
                 if converted.rows < open.rows {

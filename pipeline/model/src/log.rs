@@ -81,10 +81,6 @@ pub struct LogRecord {
 /// The events that there are.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all log records are of connections"
-)]
 pub enum LogBody {
     /// A TCP connection, or a part of one.
     Connection(ConnectionLog),

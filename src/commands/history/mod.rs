@@ -12,17 +12,19 @@ mod time;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use flowtap_exporters::file;
-use flowtap_exporters::file::history::{Query, Row, Statistics, find, scan};
+use flowtap_exporters::file::history::{Files, Query, Row, Statistics, scan};
 use flowtap_pipeline::component::downcast;
+use flowtap_pipeline::plain::plain;
 use flowtap_pipeline::{LogField, Registry};
 
 use self::answer::{Answer, Lines, Unreadable};
 use self::groups::{Groups, Sums};
 use self::records::Records;
 use super::config::load;
-use crate::cli::history::{By, HistoryArgs};
+use crate::cli::history::{By, HistoryArgs, Range};
 use crate::exit::{Code, ExitError};
 
 /// The text, or JSON.
@@ -30,22 +32,23 @@ use crate::exit::{Code, ExitError};
 /// # Errors
 /// No folder is known, or it has no flow logs that can be read.
 pub(crate) fn history(args: &HistoryArgs, registry: &Registry) -> Result<String, ExitError> {
-    if let (Some(from), Some(to)) = (args.from, args.to)
+    let range = Range::new(args.from, args.to, SystemTime::now());
+    if let (Some(from), Some(to)) = (range.from, range.to)
         && from >= to
     {
         return Err(ExitError::new(
             Code::Usage,
             format!(
-                "--from ({}) is not before --to ({})",
+                "--from ({}) is not before --to ({})\n  hint: exchange them, or give both with a date: 2026-01-02T10:00:00Z",
                 time::time_of(from),
                 time::time_of(to)
             ),
         ));
     }
     let folders = folders(args, registry)?;
-    let mut files = Vec::new();
+    let mut files = Files::default();
     for folder in &folders {
-        let found = find(folder).map_err(|error| {
+        files.add(folder).map_err(|error| {
             let hint = if error.kind() == io::ErrorKind::PermissionDenied {
                 "read it as root, or as flowtap's user"
             } else {
@@ -56,14 +59,13 @@ pub(crate) fn history(args: &HistoryArgs, registry: &Registry) -> Result<String,
                 format!("can't read {}: {error}\n  hint: {hint}", folder.display()),
             )
         })?;
-        files.extend(found);
     }
     let default = if args.peer.is_some() || args.failed {
         By::Record
     } else {
         By::Peer
     };
-    let answer = answer(args, args.by.unwrap_or(default), &files);
+    let answer = answer(args, range, args.by.unwrap_or(default), &files);
     if answer.files == 0 {
         return Err(no_logs(&folders, &answer));
     }
@@ -107,8 +109,9 @@ fn no_logs(folders: &[PathBuf], answer: &Answer) -> ExitError {
         return ExitError::new(
             Code::Data,
             format!(
-                "none of the files in {folders} can be read ({files}): {}: {error}",
-                path.display()
+                "none of the files in {folders} can be read ({files}): {}: {}",
+                path.display(),
+                plain(error)
             ),
         );
     }
@@ -121,10 +124,10 @@ fn no_logs(folders: &[PathBuf], answer: &Answer) -> ExitError {
     )
 }
 
-fn answer(args: &HistoryArgs, by: By, files: &[PathBuf]) -> Answer {
+fn answer(args: &HistoryArgs, range: Range, by: By, files: &Files) -> Answer {
     let query = Query {
-        from: args.from,
-        to: args.to,
+        from: range.from,
+        to: range.to,
         peer: args.peer,
         failed: args.failed,
     };
@@ -142,15 +145,19 @@ fn answer(args: &HistoryArgs, by: By, files: &[PathBuf]) -> Answer {
         total = sums;
         (statistics, groups, Lines::Groups(lines))
     };
-    let unreadable = statistics.unreadable.into_iter();
+    let with_path = |files: Vec<(PathBuf, String)>| -> Vec<_> {
+        let files = files.into_iter();
+        files.map(|(path, error)| Unreadable { path, error }).collect()
+    };
     Answer {
         files: statistics.files,
         records: statistics.records,
         matching: statistics.matching,
-        unreadable: unreadable
-            .map(|(path, error)| Unreadable { path, error })
-            .collect(),
+        others: statistics.others,
+        unreadable: with_path(statistics.unreadable),
         unreadable_files: statistics.unreadable_files,
+        damaged: with_path(statistics.damaged),
+        damaged_files: statistics.damaged_files,
         total,
         groups,
         lines,
@@ -161,7 +168,7 @@ fn answer(args: &HistoryArgs, by: By, files: &[PathBuf]) -> Answer {
 fn summed(
     args: &HistoryArgs,
     by: By,
-    files: &[PathBuf],
+    files: &Files,
     query: &Query,
 ) -> (Statistics, Sums, u64, Vec<groups::Line>) {
     let mut parts = 1;
@@ -178,16 +185,16 @@ fn summed_in(
     parts: u64,
     args: &HistoryArgs,
     by: By,
-    files: &[PathBuf],
+    files: &Files,
     query: &Query,
 ) -> Option<(Statistics, Sums, u64, Vec<groups::Line>)> {
     let fields: &[LogField] = groups::fields(by);
     let (mut lines, mut count) = (Vec::new(), 0);
-    let (mut statistics, mut total) = (Statistics::default(), Sums::default());
+    let mut first: Option<(Statistics, Sums)> = None;
     for part in 0..parts {
         let mut groups = Groups::new(by, part, parts);
-        total = Sums::default();
-        statistics = scan(files, query, fields, |row: &Row<'_>| {
+        let mut total = Sums::default();
+        let statistics = scan(files, query, fields, |row: &Row<'_>| {
             total.add(row);
             groups.add(row);
         });
@@ -196,7 +203,13 @@ fn summed_in(
         }
         count += groups.len();
         lines.extend(groups.finish(args.sort, args.limit));
+        // Each pass reads the same; but of very many files one that is removed in between is missing in those after it.
+        match &first {
+            Some((before, _)) if before.unreadable_files >= statistics.unreadable_files => {}
+            _ => first = Some((statistics, total)),
+        }
     }
     groups::sort(&mut lines, args.sort, args.limit);
+    let (statistics, total) = first.unwrap_or_default();
     Some((statistics, total, count, lines))
 }

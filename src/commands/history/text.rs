@@ -1,8 +1,10 @@
-//! The answer as text: a line about what was read, then a table.
+//! The answer as text: a line about what was read, then a table. Names are those of others: control characters are escaped.
 
 use std::fmt::Write as _;
 
-use super::answer::{Answer, Lines};
+use flowtap_pipeline::plain::plain;
+
+use super::answer::{Answer, Lines, Unreadable};
 use super::time::time;
 
 fn milliseconds(seconds: Option<f64>) -> String {
@@ -16,7 +18,7 @@ fn or_dash(text: &str) -> String {
     if text.is_empty() {
         "-".to_owned()
     } else {
-        text.to_owned()
+        plain(text).into_owned()
     }
 }
 
@@ -43,9 +45,15 @@ pub(super) fn text(answer: &Answer) -> String {
         );
     }
     text.push('\n');
-    for file in &answer.unreadable {
-        let _ = writeln!(text, "not read: {}: {}", file.path.display(), file.error);
+    if !answer.others.is_empty() {
+        let others = answer.others.iter();
+        let others: Vec<_> = others
+            .map(|(event, count)| format!("{count} {}", plain(event)))
+            .collect();
+        let _ = writeln!(text, "not of connections: {}", others.join(", "));
     }
+    files(&mut text, "not read", &answer.unreadable, answer.unreadable_files);
+    files(&mut text, "read in part", &answer.damaged, answer.damaged_files);
     let rows = match &answer.lines {
         Lines::Groups(lines) => groups(lines),
         Lines::Records(records) => self::records(records),
@@ -59,6 +67,18 @@ pub(super) fn text(answer: &Answer) -> String {
         let _ = writeln!(text, "... and {} more; hint: --limit", answer.groups - shown);
     }
     text
+}
+
+/// Appends a line for each of the files that are named, and one for the others.
+fn files(text: &mut String, what: &str, named: &[Unreadable], count: u64) {
+    for file in named {
+        let path = file.path.display().to_string();
+        let _ = writeln!(text, "{what}: {}: {}", plain(&path), plain(&file.error));
+    }
+    let further = count.saturating_sub(named.len() as u64);
+    if further > 0 {
+        let _ = writeln!(text, "{what}: {further} more");
+    }
 }
 
 fn groups(lines: &[super::groups::Line]) -> Vec<Vec<String>> {
@@ -123,7 +143,7 @@ fn records(records: &[super::records::Record]) -> Vec<Vec<String>> {
             }),
             record.role.to_owned(),
             record.local_port.to_string(),
-            record.peer_address.clone(),
+            or_dash(&record.peer_address),
             record.peer_port.to_string(),
             or_dash(&record.outcome),
             or_dash(&record.error),
@@ -144,7 +164,12 @@ fn records(records: &[super::records::Record]) -> Vec<Vec<String>> {
 fn table(text: &mut String, rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<_> = (0..columns)
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     for row in rows {
         for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
@@ -155,5 +180,85 @@ fn table(text: &mut String, rows: &[Vec<String>]) {
             }
         }
         text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_exporters::file::history::Row;
+
+    use super::*;
+    use crate::cli::history::{By, SortBy};
+    use crate::commands::history::groups::{Groups, Sums};
+    use crate::commands::history::records::Records;
+
+    fn answer(lines: Lines, groups: u64) -> Answer {
+        Answer {
+            files: 1,
+            records: 2,
+            matching: 2,
+            others: [("a\u{7}b".to_owned(), 3)].into(),
+            unreadable: vec![Unreadable {
+                path: "/x/\u{1b}[2J".into(),
+                error: "bad \n line".to_owned(),
+            }],
+            unreadable_files: 3,
+            damaged: Vec::new(),
+            damaged_files: 0,
+            total: Sums::default(),
+            groups,
+            lines,
+        }
+    }
+
+    #[test]
+    fn control_characters_in_names_are_escaped_and_columns_are_aligned_by_characters() {
+        let rows = [
+            ("\u{1b}]0;pwn\u{7}", "a\nFAKE"),
+            ("größe", "peer\u{9b}2J\u{202e}"),
+        ];
+        let row = |(comm, peer)| Row {
+            comm,
+            peer_name: peer,
+            peer_address: peer,
+            peer_class: peer,
+            local_namespace: peer,
+            local_workload: peer,
+            outcome: peer,
+            error: peer,
+            ..Row::default()
+        };
+        let mut texts = Vec::new();
+        for by in [By::Peer, By::Process, By::Workload] {
+            let mut groups = Groups::new(by, 0, 1);
+            rows.map(row).iter().for_each(|row| groups.add(row));
+            texts.push(text(&answer(Lines::Groups(groups.finish(SortBy::Bytes, 10)), 2)));
+        }
+        let processes = texts[1].clone();
+        let mut records = Records::new(SortBy::Bytes, 10);
+        rows.map(row).iter().for_each(|row| records.add(row));
+        texts.push(text(&answer(Lines::Records(records.finish()), 2)));
+        for text in texts {
+            let hostile = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(!text.contains(hostile), "{text:?}");
+            assert!(!text.lines().any(|line| line.starts_with("FAKE")), "{text}");
+            assert!(text.contains("not of connections: 3 a\\u{7}b\n"), "{text}");
+            assert!(
+                text.contains("not read: /x/\\u{1b}[2J: bad \\n line\nnot read: 2 more\n"),
+                "{text}"
+            );
+        }
+        assert!(processes.contains("\\u{1b}]0;pwn\\u{7}"), "{processes}");
+        // The column after the group begins at the same character in each line.
+        let table: Vec<_> = processes
+            .lines()
+            .skip_while(|line| !line.is_empty())
+            .skip(1)
+            .collect();
+        let head = table[0].find("CLASS").unwrap();
+        for line in &table[1..] {
+            let cell: Vec<_> = line.chars().skip(head - 2).take(3).collect();
+            assert_eq!(cell, [' ', ' ', '-'], "{processes}");
+        }
     }
 }

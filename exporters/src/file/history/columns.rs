@@ -1,28 +1,53 @@
 //! Rows of a batch of columns, from Parquet or from a journal.
 
-use std::fs::File;
 use std::io;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::types::{
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
+};
+use arrow_array::{
+    Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_empty_array,
+};
+use arrow_schema::{DataType, Schema, TimeUnit};
 use flowtap_pipeline::LogField;
 
-use super::query::{Query, matches};
+use super::query::{Query, offer};
 use super::row::Row;
-use super::statistics::{Kind, Statistics};
+use super::statistics::{Kind, Scanned, Statistics, invalid};
+use crate::file::frames::Loss;
 use crate::file::journal::Batches;
 
 /// The column of the time, which is that of no field.
 pub(super) const TIME: &str = "timestamp";
 
-/// The columns of a batch, those that it has.
-pub(super) struct Columns<'a> {
-    at: Option<&'a TimestampMicrosecondArray>,
-    texts: [Option<&'a StringArray>; TEXTS.len()],
-    integers: [Option<&'a Int64Array>; INTEGERS.len()],
-    numbers: [Option<&'a Float64Array>; NUMBERS.len()],
-    host: Option<&'a StringArray>,
+/// The column of the event's name, the same.
+pub(super) const EVENT: &str = "event";
+
+/// The column of the node's name, the same.
+pub(super) const HOST: &str = "host";
+
+/// Columns without which a file of records would be read as something that it is not.
+const REQUIRED: [&str; 7] = [
+    EVENT,
+    LogField::Role.column(),
+    LogField::Outcome.column(),
+    LogField::SourceAddress.column(),
+    LogField::DestinationAddress.column(),
+    LogField::SourceBytes.column(),
+    LogField::DestinationBytes.column(),
+];
+
+/// The columns of a batch, those that it has. Other programs write them in other types: numbers and times are converted.
+pub(super) struct Columns {
+    at: Option<TimestampMicrosecondArray>,
+    texts: [Option<StringArray>; TEXTS.len()],
+    integers: [Option<Int64Array>; INTEGERS.len()],
+    numbers: [Option<Float64Array>; NUMBERS.len()],
+    event: Option<StringArray>,
+    host: Option<StringArray>,
 }
 
 const TEXTS: [LogField; 11] = [
@@ -49,38 +74,32 @@ const INTEGERS: [LogField; 5] = [
 
 const NUMBERS: [LogField; 2] = [LogField::Duration, LogField::MinRtt];
 
-impl<'a> Columns<'a> {
-    pub(super) fn of(batch: &'a RecordBatch) -> Self {
-        let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
-        let integer = |field: LogField| {
-            batch
-                .column_by_name(field.column())?
-                .as_primitive_opt::<Int64Type>()
-        };
-        let number = |field: LogField| {
-            batch
-                .column_by_name(field.column())?
-                .as_primitive_opt::<Float64Type>()
-        };
-        let time = |name: &str| {
-            batch
-                .column_by_name(name)?
-                .as_primitive_opt::<TimestampMicrosecondType>()
-        };
+impl Columns {
+    pub(super) fn of(batch: &RecordBatch) -> Self {
+        let column = |name: &str| batch.column_by_name(name).map(|column| &**column);
         Self {
-            at: time(TIME),
-            texts: TEXTS.map(|field| text(field.column())),
-            integers: INTEGERS.map(integer),
-            numbers: NUMBERS.map(number),
-            host: text("host"),
+            at: column(TIME).and_then(times),
+            texts: TEXTS.map(|field| texts(column(field.column())?)),
+            integers: INTEGERS.map(|field| integers(column(field.column())?)),
+            numbers: NUMBERS.map(|field| numbers(column(field.column())?)),
+            event: column(EVENT).and_then(texts),
+            host: column(HOST).and_then(texts),
         }
     }
 
-    pub(super) fn row(&self, index: usize) -> Row<'a> {
-        let text = |column: Option<&'a StringArray>| match column {
-            Some(column) if column.is_valid(index) => column.value(index),
-            _ => "",
-        };
+    /// Whether the row has a time.
+    pub(super) fn is_timed(&self, index: usize) -> bool {
+        self.at.as_ref().is_some_and(|at| at.is_valid(index))
+    }
+
+    pub(super) fn row(&self, index: usize) -> Row<'_> {
+        fn text(column: Option<&StringArray>, index: usize) -> &str {
+            match column {
+                Some(column) if column.is_valid(index) => column.value(index),
+                _ => "",
+            }
+        }
+        let text = |column| text(column, index);
         let integer = |column: Option<&Int64Array>| match column {
             Some(column) if column.is_valid(index) => column.value(index),
             _ => 0,
@@ -101,18 +120,19 @@ impl<'a> Columns<'a> {
             class,
             name,
             peer_workload,
-        ] = self.texts.map(text);
+        ] = self.texts.each_ref().map(|column| text(column.as_ref()));
         let [
             source_port,
             destination_port,
             source_bytes,
             destination_bytes,
             retransmits,
-        ] = self.integers.map(integer);
-        let [duration, min_rtt] = self.numbers.map(number);
+        ] = self.integers.each_ref().map(|column| integer(column.as_ref()));
+        let [duration, min_rtt] = self.numbers.each_ref().map(|column| number(column.as_ref()));
         let mut row = Row {
-            at: self.at.map_or(0, |at| at.value(index)),
-            host: text(self.host),
+            event: text(self.event.as_ref()),
+            at: self.at.as_ref().map_or(0, |at| at.value(index)),
+            host: text(self.host.as_ref()),
             local_address: source,
             local_port: source_port,
             peer_address: destination,
@@ -137,29 +157,163 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Calls `each` with the rows of a journal that match.
-pub(super) fn scan_journal(
-    file: File,
+/// Whether a file with this schema has log records.
+///
+/// # Errors
+/// A column is missing, or of a type that can't be converted.
+pub(super) fn check(schema: &Schema) -> io::Result<Kind> {
+    if schema.column_with_name(TIME).is_none() {
+        return Ok(Kind::Other);
+    }
+    if let Some(missing) = REQUIRED
+        .iter()
+        .find(|name| schema.column_with_name(name).is_none())
+    {
+        return Err(invalid(format!(
+            "it has no column `{missing}`; hint: flow logs that were rewritten must keep the exporter's columns"
+        )));
+    }
+    let expect = |name: &str, expected: &str, can_convert: fn(&dyn Array) -> bool| {
+        let Some((_, field)) = schema.column_with_name(name) else {
+            // A file of an earlier version has fewer.
+            return Ok(());
+        };
+        let data_type = field.data_type();
+        if can_convert(&*new_empty_array(data_type)) {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "column `{name}` has the type {data_type}; expected {expected}; hint: flow logs that were rewritten must keep the exporter's types"
+        )))
+    };
+    expect(TIME, "a timestamp", |array| times(array).is_some())?;
+    for name in TEXTS.map(LogField::column).into_iter().chain([EVENT, HOST]) {
+        expect(name, "a string", |array| texts(array).is_some())?;
+    }
+    for field in INTEGERS {
+        expect(field.column(), "an integer", |array| integers(array).is_some())?;
+    }
+    for field in NUMBERS {
+        expect(field.column(), "a number", |array| numbers(array).is_some())?;
+    }
+    Ok(Kind::Logs)
+}
+
+/// A time of a column with this unit, in microseconds.
+pub(super) const fn in_micros(unit: TimeUnit, time: i64) -> i64 {
+    match unit {
+        TimeUnit::Second => time.saturating_mul(1_000_000),
+        TimeUnit::Millisecond => time.saturating_mul(1000),
+        TimeUnit::Microsecond => time,
+        TimeUnit::Nanosecond => time.div_euclid(1000),
+    }
+}
+
+/// The values of a column of times, which are in UTC if it has no time zone. `None` if it is of another type.
+pub(super) fn times(array: &dyn Array) -> Option<TimestampMicrosecondArray> {
+    let DataType::Timestamp(unit, _) = array.data_type() else {
+        return None;
+    };
+    let convert = |time| in_micros(*unit, time);
+    Some(match unit {
+        TimeUnit::Second => array.as_primitive::<TimestampSecondType>().unary(convert),
+        TimeUnit::Millisecond => array.as_primitive::<TimestampMillisecondType>().unary(convert),
+        TimeUnit::Microsecond => array.as_primitive::<TimestampMicrosecondType>().clone(),
+        TimeUnit::Nanosecond => array.as_primitive::<TimestampNanosecondType>().unary(convert),
+    })
+}
+
+/// The same of texts. Some programs do not mark a column of bytes as text.
+fn texts(array: &dyn Array) -> Option<StringArray> {
+    Some(match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().clone(),
+        DataType::Binary => {
+            let values = array.as_binary::<i32>().iter();
+            values.map(|value| value.map(String::from_utf8_lossy)).collect()
+        }
+        _ => return None,
+    })
+}
+
+/// The same of integers of any width.
+fn integers(array: &dyn Array) -> Option<Int64Array> {
+    Some(match array.data_type() {
+        DataType::Int8 => array.as_primitive::<Int8Type>().unary(i64::from),
+        DataType::Int16 => array.as_primitive::<Int16Type>().unary(i64::from),
+        DataType::Int32 => array.as_primitive::<Int32Type>().unary(i64::from),
+        DataType::Int64 => array.as_primitive::<Int64Type>().clone(),
+        DataType::UInt8 => array.as_primitive::<UInt8Type>().unary(i64::from),
+        DataType::UInt16 => array.as_primitive::<UInt16Type>().unary(i64::from),
+        DataType::UInt32 => array.as_primitive::<UInt32Type>().unary(i64::from),
+        DataType::UInt64 => {
+            let saturate = |value| i64::try_from(value).unwrap_or(i64::MAX);
+            array.as_primitive::<UInt64Type>().unary(saturate)
+        }
+        _ => return None,
+    })
+}
+
+/// The same of numbers.
+#[expect(clippy::cast_precision_loss, reason = "seconds")]
+fn numbers(array: &dyn Array) -> Option<Float64Array> {
+    Some(match array.data_type() {
+        DataType::Float32 => array.as_primitive::<Float32Type>().unary(f64::from),
+        DataType::Float64 => array.as_primitive::<Float64Type>().clone(),
+        _ => integers(array)?.unary(|value| value as f64),
+    })
+}
+
+/// Rows of a batch that have no time, and were passed over.
+pub(super) fn offer_all(
+    batch: &RecordBatch,
     query: &Query,
     statistics: &mut Statistics,
     each: &mut impl FnMut(&Row<'_>),
-) -> io::Result<Kind> {
-    let Some(batches) = Batches::new(file)? else {
-        return Ok(Kind::Other);
-    };
-    if batches.schema().column_with_name(TIME).is_none() {
-        return Ok(Kind::Other);
-    }
-    for batch in batches {
-        let columns = Columns::of(&batch);
-        statistics.records += batch.num_rows() as u64;
-        statistics.read += batch.num_rows() as u64;
-        for row in (0..batch.num_rows()).map(|index| columns.row(index)) {
-            if matches(query, &row) {
-                statistics.matching += 1;
-                each(&row);
-            }
+) -> u64 {
+    let columns = Columns::of(batch);
+    let mut untimed = 0;
+    for index in 0..batch.num_rows() {
+        if columns.is_timed(index) {
+            offer(query, &columns.row(index), statistics, each);
+        } else {
+            untimed += 1;
         }
     }
-    Ok(Kind::Logs)
+    untimed
+}
+
+/// Log records, of which some have no time.
+pub(super) fn logs(untimed: u64) -> Scanned {
+    Scanned {
+        kind: Kind::Logs,
+        damage: (untimed > 0).then(|| format!("{untimed} records without a time not read")),
+    }
+}
+
+/// Calls `each` with the rows of a journal that match.
+pub(super) fn scan_journal(
+    mut batches: Batches,
+    query: &Query,
+    statistics: &mut Statistics,
+    each: &mut impl FnMut(&Row<'_>),
+) -> io::Result<(Scanned, Loss)> {
+    let Some(schema) = batches.schema() else {
+        return Ok((Scanned::OTHER, batches.loss()));
+    };
+    let kind = check(&schema)?;
+    let mut untimed = 0;
+    for batch in &mut batches {
+        let batch = batch?;
+        // Damage in a journal of series is reported as well.
+        if kind == Kind::Logs {
+            statistics.records += batch.num_rows() as u64;
+            statistics.read += batch.num_rows() as u64;
+            untimed += offer_all(&batch, query, statistics, each);
+        }
+    }
+    let scanned = match kind {
+        Kind::Logs => logs(untimed),
+        Kind::Other => Scanned::OTHER,
+    };
+    Ok((scanned, batches.loss()))
 }

@@ -6,9 +6,9 @@ use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 
-use super::query::{Query, matches};
+use super::query::{Query, offer};
 use super::row::Row;
-use super::statistics::{Kind, Statistics};
+use super::statistics::{Kind, Scanned, Statistics, invalid};
 
 /// Longer lines are not ours.
 const MAX_LINE: u64 = 1 << 20;
@@ -46,6 +46,7 @@ impl Line<'_> {
         let at = humantime::parse_rfc3339(&self.timestamp).ok()?;
         let at = at.duration_since(UNIX_EPOCH).ok()?.as_micros();
         let mut row = Row {
+            event: &self.event,
             at: i64::try_from(at).ok()?,
             host: &self.host,
             local_address: &self.source_address,
@@ -72,50 +73,121 @@ impl Line<'_> {
     }
 }
 
-/// Calls `each` with the rows that match. A last line that is being written is not read.
+/// State of a file that is being read.
+#[derive(Debug, Default)]
+struct Lines {
+    /// The number of the current line.
+    number: u64,
+    /// Whether a line could be read, be it of series.
+    is_ours: bool,
+    has_logs: bool,
+    /// Lines that could not be read.
+    bad: u64,
+    /// The first of them, and why.
+    first_bad: Option<(u64, String)>,
+}
+
+impl Lines {
+    fn reject(&mut self, error: impl FnOnce() -> String) {
+        self.bad += 1;
+        let number = self.number;
+        self.first_bad.get_or_insert_with(|| (number, error()));
+    }
+
+    fn read(
+        &mut self,
+        text: &[u8],
+        query: &Query,
+        statistics: &mut Statistics,
+        each: &mut impl FnMut(&Row<'_>),
+    ) {
+        let line: Line<'_> = match serde_json::from_slice(text) {
+            Ok(line) => line,
+            Err(_) if text.trim_ascii().is_empty() => return,
+            Err(error) => return self.reject(|| reason(&error)),
+        };
+        if line.event.is_empty() {
+            self.is_ours = true;
+            return;
+        }
+        let Some(row) = line.row() else {
+            return self.reject(|| format!("invalid timestamp {:?}", line.timestamp));
+        };
+        self.is_ours = true;
+        self.has_logs = true;
+        statistics.records += 1;
+        statistics.read += 1;
+        offer(query, &row, statistics, each);
+    }
+
+    /// The part that is missing of the file.
+    fn damage(&mut self) -> Option<String> {
+        let (number, error) = self.first_bad.take()?;
+        Some(match self.bad {
+            1 => format!("line {number} not read: {error}"),
+            bad => format!("{bad} lines not read, the first of them line {number}: {error}"),
+        })
+    }
+}
+
+/// Whether a last line without its end is as a write that was cut short leaves it, or a power failure: zeros that were never written.
+fn is_torn(text: &[u8]) -> bool {
+    text.starts_with(b"{") || text.iter().all(|byte| *byte == 0)
+}
+
+/// The error without a line number, which counts lines of the text of one line.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&*place) {
+        Some(reason) => format!("{reason} at column {}", error.column()),
+        None => text,
+    }
+}
+
+/// Calls `each` with the rows that match. A line that can't be read is counted, and those after it are read. The last line of a file that
+/// is being written (`growing`) may not be whole, and is not read then.
 pub(super) fn scan(
     file: impl Read,
+    growing: bool,
     query: &Query,
     statistics: &mut Statistics,
     each: &mut impl FnMut(&Row<'_>),
-) -> io::Result<Kind> {
+) -> io::Result<Scanned> {
     let mut reader = BufReader::new(file);
-    let mut kind = Kind::Other;
+    let mut lines = Lines::default();
     let mut text = Vec::new();
-    loop {
+    let failure = loop {
         text.clear();
+        lines.number += 1;
         let length = Read::by_ref(&mut reader)
             .take(MAX_LINE)
             .read_until(b'\n', &mut text);
         match length {
-            Ok(_) if text.last() == Some(&b'\n') => {}
+            Ok(0) => break None,
+            Ok(_) if text.last() == Some(&b'\n') => lines.read(&text, query, statistics, each),
             Ok(length) if length as u64 == MAX_LINE => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "a line is longer than 1 MiB",
-                ));
+                lines.reject(|| "it is longer than 1 MiB".to_owned());
+                if let Err(error) = reader.skip_until(b'\n') {
+                    break Some(error);
+                }
             }
-            // The end, or a torn last line; of gzip, a torn last member.
-            Ok(_) => return Ok(kind),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(kind),
-            Err(error) => return Err(error),
+            Ok(_) if growing && is_torn(&text) => break None,
+            // Others need not end their last line.
+            Ok(_) => lines.read(&text, query, statistics, each),
+            Err(error) => break Some(error),
         }
-        let line: Line<'_> = serde_json::from_slice(&text)?;
-        if line.event.is_empty() {
-            continue;
-        }
-        kind = Kind::Logs;
-        statistics.records += 1;
-        statistics.read += 1;
-        let Some(row) = line.row() else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("invalid timestamp {:?}", line.timestamp),
-            ));
-        };
-        if matches(query, &row) {
-            statistics.matching += 1;
-            each(&row);
-        }
+    };
+    let damage = match (failure, lines.damage()) {
+        (Some(error), None) => Some(error.to_string()),
+        (Some(error), Some(damage)) => Some(format!("{error}; {damage}")),
+        (None, damage) => damage,
+    };
+    match damage {
+        Some(damage) if !lines.is_ours => Err(invalid(damage)),
+        damage => Ok(Scanned {
+            kind: if lines.has_logs { Kind::Logs } else { Kind::Other },
+            damage,
+        }),
     }
 }

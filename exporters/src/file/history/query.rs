@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use flowtap_pipeline::Timestamp;
 
-use super::row::Row;
+use super::row::{CONNECTION, Row};
+use super::statistics::Statistics;
 
 /// The conditions on rows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,6 +18,12 @@ pub struct Query {
     pub peer: Option<Network>,
     /// Connections that were never established, or have an error.
     pub failed: bool,
+}
+
+impl Query {
+    const fn has_conditions(&self) -> bool {
+        self.from.is_some() || self.to.is_some() || self.peer.is_some() || self.failed
+    }
 }
 
 /// A range of addresses.
@@ -67,13 +74,29 @@ pub(super) fn is_in_time(query: &Query, at: i64) -> bool {
     query.from.is_none_or(|from| at >= micros(from)) && query.to.is_none_or(|to| at < micros(to))
 }
 
-/// Whether a whole row is asked for.
-pub(super) fn matches(query: &Query, row: &Row<'_>) -> bool {
-    // A finding has no outcome: it is not a connection.
+/// Whether a whole row is asked for: one of a connection, and by the conditions.
+fn matches(query: &Query, row: &Row<'_>) -> bool {
     is_in_time(query, row.at)
-        && !row.outcome.is_empty()
         && query.peer.is_none_or(|peer| peer.contains_text(row.peer_address))
         && (!query.failed || row.has_failed())
+}
+
+/// Counts a row, and calls `each` with it if it is asked for.
+pub(super) fn offer(
+    query: &Query,
+    row: &Row<'_>,
+    statistics: &mut Statistics,
+    each: &mut impl FnMut(&Row<'_>),
+) {
+    if row.event == CONNECTION {
+        if matches(query, row) {
+            statistics.matching += 1;
+            each(row);
+        }
+    } else if !query.has_conditions() {
+        // With conditions not every record is read.
+        statistics.other(row.event);
+    }
 }
 
 pub(super) fn micros(at: Timestamp) -> i64 {

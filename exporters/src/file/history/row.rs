@@ -2,9 +2,14 @@
 
 use flowtap_pipeline::LogField;
 
+/// The event of connections ([`LogRecord::event_name`](flowtap_pipeline::LogRecord::event_name)).
+pub(super) const CONNECTION: &str = "flowtap.tcp.connection";
+
 /// A record of a connection. Fields that were not asked for, and those without a value, are empty or zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Row<'a> {
+    /// The event's name: rows that match are of connections.
+    pub event: &'a str,
     /// End of the time that the record covers, in microseconds since 1970.
     pub at: i64,
     /// The node's name.

@@ -3,9 +3,8 @@
 use std::fs::File;
 use std::io;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::DataType;
 use flowtap_pipeline::LogField;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -15,10 +14,10 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
 use parquet::file::statistics::Statistics as ColumnStatistics;
 
-use super::columns::{Columns, TIME};
-use super::query::{Query, is_in_time, matches, micros};
+use super::columns::{Columns, EVENT, HOST, TIME, check, in_micros, logs, offer_all, times};
+use super::query::{Query, is_in_time, micros};
 use super::row::{ALWAYS, Row};
-use super::statistics::{Kind, Statistics};
+use super::statistics::{Kind, Scanned, Statistics};
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;
 
@@ -32,15 +31,16 @@ pub(super) fn scan(
     fields: &[LogField],
     statistics: &mut Statistics,
     each: &mut impl FnMut(&Row<'_>),
-) -> io::Result<Kind> {
-    let mut options = ArrowReaderOptions::new();
+) -> io::Result<Scanned> {
+    // Types are those of Parquet, not of the Arrow program that wrote it: a string is one, however that program held it.
+    let mut options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     if query.from.is_some() || query.to.is_some() || query.peer.is_some() {
         // Where the pages are, to pass over those without a row that matches.
         options = options.with_offset_index_policy(PageIndexPolicy::Optional);
     }
     let builder = Builder::try_new_with_options(file, options).map_err(io::Error::other)?;
-    if builder.schema().column_with_name(TIME).is_none() {
-        return Ok(Kind::Other);
+    if check(builder.schema())? == Kind::Other {
+        return Ok(Scanned::OTHER);
     }
     let metadata = builder.metadata();
     let mut groups = Vec::new();
@@ -53,10 +53,10 @@ pub(super) fn scan(
         }
     }
     if groups.is_empty() {
-        return Ok(Kind::Logs);
+        return Ok(Scanned::LOGS);
     }
     let wanted = ALWAYS.iter().chain(fields).map(|field| field.column());
-    let mask = columns(&builder, wanted.chain([TIME, "host"]));
+    let mask = columns(&builder, wanted.chain([TIME, EVENT, HOST]));
     let filter = predicates(&builder, query);
     let reader = builder
         .with_row_groups(groups)
@@ -65,17 +65,21 @@ pub(super) fn scan(
         .with_batch_size(BATCH_ROWS)
         .build()
         .map_err(io::Error::other)?;
+    let (mut untimed, mut is_read) = (0, false);
     for batch in reader {
-        let batch = batch.map_err(io::Error::other)?;
-        let columns = Columns::of(&batch);
-        for row in (0..batch.num_rows()).map(|index| columns.row(index)) {
-            if matches(query, &row) {
-                statistics.matching += 1;
-                each(&row);
+        match batch {
+            Ok(batch) => untimed += offer_all(&batch, query, statistics, each),
+            Err(error) if !is_read => return Err(io::Error::other(error)),
+            Err(error) => {
+                return Ok(Scanned {
+                    kind: Kind::Logs,
+                    damage: Some(format!("the records after some were not read: {error}")),
+                });
             }
         }
+        is_read = true;
     }
-    Ok(Kind::Logs)
+    Ok(logs(untimed))
 }
 
 fn columns<'a>(builder: &Builder, names: impl IntoIterator<Item = &'a str>) -> ProjectionMask {
@@ -95,11 +99,21 @@ fn can_match(
             .iter()
             .position(|column| column.column_path().string() == name)
     };
-    let times = column(TIME).and_then(|time| group.column(time).statistics());
-    if let Some(ColumnStatistics::Int64(times)) = times
+    let unit = match builder
+        .schema()
+        .field_with_name(TIME)
+        .map(arrow_schema::Field::data_type)
+    {
+        Ok(DataType::Timestamp(unit, _)) => Some(*unit),
+        _ => None,
+    };
+    let statistics = column(TIME).and_then(|time| group.column(time).statistics());
+    if let (Some(unit), Some(ColumnStatistics::Int64(times))) = (unit, statistics)
         && let (Some(first), Some(last)) = (times.min_opt(), times.max_opt())
-        && (query.from.is_some_and(|from| *last < micros(from))
-            || query.to.is_some_and(|to| *first >= micros(to)))
+        // Records without a time are reported.
+        && times.null_count_opt() == Some(0)
+        && (query.from.is_some_and(|from| in_micros(unit, *last) < micros(from))
+            || query.to.is_some_and(|to| in_micros(unit, *first) >= micros(to)))
     {
         return Ok(false);
     }
@@ -125,8 +139,13 @@ fn predicates(builder: &Builder, query: &Query) -> RowFilter {
     let query = *query;
     if query.from.is_some() || query.to.is_some() {
         let in_time = move |batch: RecordBatch| {
-            let times = batch.column(0).as_primitive::<TimestampMicrosecondType>();
-            Ok(BooleanArray::from_unary(times, |at| is_in_time(&query, at)))
+            let times = batch.column_by_name(TIME).and_then(|column| times(column));
+            // A record without a time is kept, to be reported.
+            let chosen = (0..batch.num_rows()).map(|index| match &times {
+                Some(times) if times.is_valid(index) => Some(is_in_time(&query, times.value(index))),
+                _ => Some(true),
+            });
+            Ok(chosen.collect())
         };
         predicates.push(Box::new(ArrowPredicateFn::new(columns(builder, [TIME]), in_time)));
     }

@@ -1,5 +1,6 @@
 //! Counts of what was read, and of what could not be.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,14 +17,26 @@ pub struct Statistics {
     pub read: u64,
     /// Records that match the query.
     pub matching: u64,
-    /// Files that can't be read, and why; the first of them.
+    /// Records of other events than connections, by event. Counted by a query without conditions.
+    pub others: BTreeMap<String, u64>,
+    /// Files and folders that can't be read, and why; the first of them.
     pub unreadable: Vec<(PathBuf, String)>,
     /// The number of these.
     pub unreadable_files: u64,
+    /// Files that were read in part, and what is missing; the first of them.
+    pub damaged: Vec<(PathBuf, String)>,
+    /// The number of these.
+    pub damaged_files: u64,
 }
 
 /// Files that can't be read, and are named.
 const NAMED: usize = 10;
+
+/// Events that are counted by name.
+const MAX_EVENTS: usize = 16;
+
+/// Characters of an event's name that are kept.
+const MAX_EVENT: usize = 64;
 
 impl Statistics {
     pub(super) fn unreadable(&mut self, path: &Path, error: &io::Error) {
@@ -32,6 +45,27 @@ impl Statistics {
             self.unreadable.push((path.to_owned(), error.to_string()));
         }
     }
+
+    pub(super) fn damaged(&mut self, path: &Path, missing: String) {
+        self.damaged_files += 1;
+        if self.damaged.len() < NAMED {
+            self.damaged.push((path.to_owned(), missing));
+        }
+    }
+
+    /// Counts a record that is not of a connection.
+    pub(super) fn other(&mut self, event: &str) {
+        if let Some(count) = self.others.get_mut(event) {
+            *count += 1;
+            return;
+        }
+        let name = match event.is_empty() {
+            true => "without an event".to_owned(),
+            false if self.others.len() < MAX_EVENTS => event.chars().take(MAX_EVENT).collect(),
+            false => "other events".to_owned(),
+        };
+        *self.others.entry(name).or_default() += 1;
+    }
 }
 
 /// A file that was read.
@@ -39,4 +73,31 @@ impl Statistics {
 pub(super) enum Kind {
     Logs,
     Other,
+}
+
+/// The result of reading a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Scanned {
+    pub(super) kind: Kind,
+    /// The part that is missing of it, if one is.
+    pub(super) damage: Option<String>,
+}
+
+#[cfg(feature = "parquet")]
+impl Scanned {
+    pub(super) const OTHER: Self = Self {
+        kind: Kind::Other,
+        damage: None,
+    };
+
+    /// Log records, all of which were read.
+    pub(super) const LOGS: Self = Self {
+        kind: Kind::Logs,
+        damage: None,
+    };
+}
+
+/// An error of a file's content.
+pub(super) fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
