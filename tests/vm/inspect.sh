@@ -18,7 +18,7 @@ exchange_us() {
 has_exchanges() { # MODE COUNT LABEL=VALUE...
     exchanges_mode=$1 exchanges=$2
     shift 2
-    [ "$(metric_sum "$(metrics_url "$exchanges_mode")" ${prefix}_tcp_exchanges "$@")" = "$exchanges" ]
+    [ "$(metric_sum "$(metrics_url "$exchanges_mode")" "${prefix}_tcp_exchanges" "$@")" = "$exchanges" ]
 }
 
 # not_longer NAME SHORT LONG: times of exchanges that are rounded to microseconds.
