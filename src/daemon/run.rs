@@ -107,7 +107,7 @@ async fn connect(
 struct Fixed {
     resource: Resource,
     strict: bool,
-    /// What the sandbox does not let a later config have.
+    /// The sandbox, as far as it limits later configs.
     limits: Limits,
 }
 

@@ -56,7 +56,7 @@ pub(super) struct Running {
     pub(super) services: Services,
     pub(super) config: Config,
     pub(super) parts: Parts,
-    /// What the sandbox does not let a later config have.
+    /// The sandbox, as far as it limits later configs.
     pub(super) limits: Limits,
 }
 

@@ -163,7 +163,9 @@ fn records_that_a_full_queue_can_not_hold_are_named_in_warnings_with_their_numbe
     };
     let closed = crate::daemon::free_address();
     let daemon = Daemon::launch(Launch {
-        exporters: &format!("  ipfix: {{endpoint: \"tcp://{closed}\", sending_queue: {{size: 1}}}}\n"),
+        exporters: &format!(
+            "  ipfix: {{endpoint: \"{closed}\", protocol: tcp, sending_queue: {{size: 1}}}}\n"
+        ),
         set: &[PROCESSORS, &PIPELINE.replace("[file]", "[ipfix]")],
         ..Launch::default()
     });

@@ -52,7 +52,7 @@ impl Pending {
         }
     }
 
-    /// What a warning is to name at `now`, if one is due.
+    /// The losses that a warning names at `now`, if one is due.
     fn due(&mut self, now: Instant) -> Option<Lost> {
         let is_early = |warned: Instant| now.saturating_duration_since(warned) < WARN_INTERVAL;
         if self.lost == Lost::default() || self.warned.is_some_and(is_early) {

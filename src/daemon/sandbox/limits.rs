@@ -1,4 +1,4 @@
-//! What a reload can't have, because the sandbox was entered with the config of the start.
+//! Limits of later configs: the sandbox was entered with the config of the start.
 
 use caps::CapsHashSet;
 use flowtap_config::{Config, ConfigErrors};

@@ -26,7 +26,7 @@
 //! | `needs` | what a config needs: capabilities, paths |
 //! | `ports` | TCP ports that it needs |
 //! | `paths` | paths that stay open |
-//! | `limits` | what a reload can't have any more |
+//! | `limits` | the check of a reload against what is closed |
 //! | `capabilities`, `access`, `calls` | the mechanisms: capabilities, Landlock, seccomp |
 
 mod access;
@@ -58,7 +58,7 @@ pub(crate) struct Sandbox {
     capabilities: Vec<String>,
     landlock: String,
     seccomp: String,
-    /// What later configs can't have.
+    /// Limits of later configs.
     pub(super) limits: Limits,
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Paths {
     read: Vec<PathBuf>,
     /// Where they can be read and written, without links.
     write: Vec<PathBuf>,
-    /// Paths of the config of the start. One of them that was missing then is no reason to refuse another config.
+    /// Paths of the config of the start. Another config is not refused because one of them was missing then.
     known: BTreeSet<PathBuf>,
 }
 

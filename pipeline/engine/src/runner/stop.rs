@@ -76,7 +76,7 @@ impl Runner {
         measured.take().unwrap_or(Ok(())).and(drained)
     }
 
-    /// Counts what was not delivered as lost and ends the tasks. What is on disk is not lost: if that is all that is left, the outcome
+    /// Counts what was not delivered as lost and ends the tasks. Requests on disk are not lost: if only they are left, the outcome
     /// is the one of what was `measured`.
     fn give_up(&self, measured: Option<Result<(), RunError>>) -> Result<(), RunError> {
         let deadline = self.deadline;
