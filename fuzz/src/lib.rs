@@ -76,7 +76,7 @@ impl Pipeline {
     }
 }
 
-/// A snapshot with a few series, from the records of a seed.
+/// A snapshot with a few series, from the records of a seed; `None` if these are of an earlier layout.
 pub fn snapshot() -> Option<Arc<Snapshot>> {
     const RECORDS: &[u8] = include_bytes!("../seeds/kernel/mixed");
     let mut pipeline = Pipeline::new(NodeInfo::default(), Timestamp::from_nanos(0))?;
@@ -87,7 +87,9 @@ pub fn snapshot() -> Option<Arc<Snapshot>> {
         }
         rest = after;
     }
-    assert!(!batch.tcp.is_empty(), "the seed has records of an earlier layout");
+    if batch.tcp.is_empty() {
+        return None;
+    }
     pipeline.take(batch);
     pipeline.finish_snapshot(Timestamp::from_nanos(5_000_000_000))
 }

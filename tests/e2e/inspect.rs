@@ -103,15 +103,14 @@ fn nginx(dir: &Path) -> Server {
          }}"
     );
     fs::write(dir.join("nginx.conf"), config).unwrap();
-    let server = Server::start(
+    Server::start(
         Command::new("nginx")
             .arg("-e")
             .arg("stderr")
             .arg("-c")
             .arg(dir.join("nginx.conf")),
         8443,
-    );
-    server
+    )
 }
 
 fn curl(arguments: &[&str]) {

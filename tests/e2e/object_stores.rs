@@ -97,8 +97,8 @@ impl Server {
         };
         ask_until("the S3 server listens", || listens(address));
         let pair = server.python(SET_UP, &[]);
-        server.key = pair[0].as_str().unwrap().to_owned();
-        server.secret = pair[1].as_str().unwrap().to_owned();
+        pair[0].as_str().unwrap().clone_into(&mut server.key);
+        pair[1].as_str().unwrap().clone_into(&mut server.secret);
         server
     }
 

@@ -120,7 +120,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     WORLD.with_borrow_mut(|world| {
         let Some((runtime, targets)) = world else {
-            panic!("no exporter");
+            unreachable!("the configs are valid");
         };
         let index = usize::from(first) % TARGETS.len();
         let Target {
@@ -149,11 +149,15 @@ fuzz_target!(|bytes: &[u8]| {
                     .unwrap_or_else(|_| unreachable!("always ready"));
                 service.call(Output::Metrics(snapshot)).await
             };
-            let exported = tokio::select! {
-                exported = pushing => exported,
-                () = serving => return,
-                () = tokio::time::sleep(Duration::from_secs(8)) => panic!("no end"),
+            let exporting = async {
+                tokio::select! {
+                    exported = pushing => Some(exported),
+                    () = serving => None,
+                }
             };
+            let ended = tokio::time::timeout(Duration::from_secs(8), exporting).await;
+            assert!(ended.is_ok(), "the exporter waits beyond its timeout");
+            let Ok(Some(exported)) = ended else { return };
             if let Ok(exported) = exported {
                 assert!(
                     exported.sent + exported.failed <= points as u64,

@@ -53,7 +53,7 @@ thread_local!(static SERVED: Option<Served> = serve());
 fuzz_target!(|bytes: &[u8]| {
     SERVED.with(|served| {
         let Some(Served { runtime, address }) = served else {
-            panic!("no listener");
+            unreachable!("the config is valid, and its port free");
         };
         let response = runtime.block_on(async {
             let mut stream = TcpStream::connect(address).await.ok()?;

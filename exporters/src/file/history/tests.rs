@@ -281,6 +281,7 @@ fn write(dir: &Path, format: Format, compression: Compression, finish: bool) -> 
         &config,
         &resource(),
         Telemetry::new(&context()),
+        None,
         PipelineKind::Logs,
     )
     .unwrap();
