@@ -130,6 +130,14 @@ impl<'s> Shape<'s> {
         if self.is_duration() && is_number {
             return Some(format!("write the unit: `{text}s` or `{text}ms`"));
         }
+        if self.is("number")
+            && let Ok(time) = humantime_serde::re::humantime::parse_duration(&text)
+        {
+            return Some(format!(
+                "write a number without a unit; in seconds it is {}",
+                time.as_secs_f64()
+            ));
+        }
         if self.is_address() && is_number {
             return Some(format!(
                 "write `127.0.0.1:{text}`, or `0.0.0.0:{text}` to listen on every address"

@@ -463,6 +463,18 @@ fn a_name_behind_a_namespace_is_the_one_that_was_meant() {
 }
 
 #[test]
+fn a_time_where_a_number_is_wanted_has_its_number_of_seconds() {
+    let number = serde_json::json!({"type": "array", "items": {"type": "number"}});
+    let entry = crate::shape::Shape::new(&number).at(&["0".to_owned()]).unwrap();
+    let hint = |text: &str| entry.hint(&figment::error::Actual::Str(text.to_owned()));
+    assert_eq!(
+        hint("100us").as_deref(),
+        Some("write a number without a unit; in seconds it is 0.0001")
+    );
+    assert_eq!(hint("fast"), None);
+}
+
+#[test]
 fn two_listeners_on_one_port_are_found() {
     let found = |endpoint: &str| {
         with_files(&[], &[], &[&format!("exporters.prometheus.endpoint={endpoint}")])
