@@ -1,4 +1,4 @@
-//! What the kernel says of sockets: datagrams over netlink, and `net/tcp` of a proc file system, which may be another machine's.
+//! The kernel's reports of sockets: datagrams over netlink, and `net/tcp` of a proc file system, which may be another machine's.
 #![no_main]
 
 use std::fs;
