@@ -147,7 +147,7 @@ mod tests {
         for name in types {
             let line = lines.iter().find(|line| line.first() == Some(name));
             let line = line.unwrap_or_else(|| panic!("no {name} in:\n{text}"));
-            let is_young = ["connections", "health_check", "ipfix", "watch"].contains(name);
+            let is_young = ["connections", "health_check", "ipfix", "rdma", "watch"].contains(name);
             let stability = if is_young { "alpha" } else { "beta" };
             assert_eq!(line[1], stability, "{line:?}");
         }

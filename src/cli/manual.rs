@@ -53,8 +53,12 @@ const ENVIRONMENT: &[Entry] = &[
         "Certificate authorities, in place of the system's",
     ),
     (
-        "KUBERNETES_SERVICE_HOST, KUBECONFIG",
+        "KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT, KUBERNETES_SERVICE_PORT_HTTPS, KUBECONFIG",
         "Where the API of a Kubernetes cluster is, if service.kubernetes is not set to something else",
+    ),
+    (
+        "AWS_*, AZURE_*, GOOGLE_*",
+        "Credentials and region of the exporter file's upload, by the names that the providers' own programs read; its credentials go before them",
     ),
     ("NOTIFY_SOCKET", "Set by systemd, for services of Type=notify"),
     ("NO_COLOR", "No colours in error messages"),
