@@ -124,7 +124,7 @@ impl Buckets {
 /// use flowtap_model::Exponential;
 ///
 /// let mut times = Exponential::new();
-/// for milliseconds in [1.0, 60.0, 60.5, 200.0] {
+/// for milliseconds in [1.0, 20.0, 20.5, 30.0] {
 ///     times.record(milliseconds);
 /// }
 /// assert_eq!(times.count(), 4);

@@ -123,6 +123,8 @@ pub fn recognize(client: &[u8], server: &[u8]) -> Verdict {
     for (bytes, matchers) in streams {
         for matcher in matchers.iter().filter(|_| !bytes.is_empty()) {
             match matcher(bytes) {
+                // The two ends' bytes come by way of two processors, so those of the client may still be on theirs.
+                Match::Yes(protocol) if client.is_empty() => return so_far(protocol),
                 Match::Yes(protocol) => return yes(protocol),
                 Match::AtLeast(protocol) => found = protocol,
                 Match::Maybe => is_open = true,
@@ -135,7 +137,7 @@ pub fn recognize(client: &[u8], server: &[u8]) -> Verdict {
     }
     // The client's bytes were not seen.
     if client.is_empty() && tls::is_server_hello(server) {
-        return yes(AppProtocol::Tls);
+        return so_far(AppProtocol::Tls);
     }
     // An answer ends the first message: further bytes can't make it one of those.
     if found == AppProtocol::Unknown && !is_open {

@@ -56,6 +56,12 @@ fn what_a_server_receives_and_what_a_client_sends_is_the_clients() {
     table.add_first_bytes(&first(1, 1, true, 0, request), 1);
     table.add_first_bytes(&first(2, 2, false, 0, request), 1);
     table.add_first_bytes(&first(3, 2, true, 0, b"SSH-2.0-x\r\n"), 1);
+    assert_eq!(
+        protocol(&complete(&mut table, 3, Events::NONE, 2)),
+        None,
+        "the client's bytes may be on their way"
+    );
+    table.add_first_bytes(&first(3, 2, false, 0, b"SSH-2.0-y\r\n"), 2);
     for (cookie, expected) in [
         (1, AppProtocol::Http),
         (2, AppProtocol::Http),
@@ -72,6 +78,20 @@ fn what_a_server_receives_and_what_a_client_sends_is_the_clients() {
     }
     assert_eq!((table.len(), table.unsettled), (0, 0));
     assert_eq!(table.closed().recognized, 3);
+}
+
+#[test]
+fn a_name_that_is_read_after_the_answer_is_not_missed() {
+    let mut table = table();
+    let answer = b"\x16\x03\x03\x00\x50\x02\x00\x00\x4c\x03\x03";
+    table.add_first_bytes(&first(1, 1, false, 0, answer), 1);
+    assert_eq!(protocol(&complete(&mut table, 1, Events::NONE, 2)), None);
+    let hello = crate::inspect::tests::hello(&[crate::inspect::tests::server_name(b"a.test")], 1 << 14);
+    table.add_first_bytes(&first(1, 1, true, 0, &hello), 3);
+    let record = complete(&mut table, 1, Events::CLOSED, 4);
+    assert_eq!(protocol(&record), Some(AppProtocol::Tls));
+    let name = record.flow.inspection.as_ref().unwrap().server_name.clone();
+    assert_eq!(name.as_deref(), Some("a.test"));
 }
 
 #[test]
