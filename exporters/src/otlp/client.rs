@@ -18,10 +18,10 @@ use tonic::Status;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
-use tower::BoxError;
+use tower::{BoxError, ServiceExt as _};
 
 use super::config::{Compression, Protocol, Resolved};
-use super::json;
+use super::{json, status_details};
 use crate::push::channel::{Channel, KeepAlive};
 use crate::push::error::from_status;
 use crate::push::http::Poster;
@@ -102,7 +102,8 @@ impl GrpcClient {
 
     async fn export(&self, request: Request) -> Result<Exported, BoxError> {
         let origin = self.channel.dial().endpoint.uri().clone();
-        let mut grpc = Grpc::with_origin(self.channel.client(), origin)
+        let client = self.channel.client().map_response(status_details::check);
+        let mut grpc = Grpc::with_origin(client, origin)
             .accept_compressed(CompressionEncoding::Gzip)
             .accept_compressed(CompressionEncoding::Zstd);
         match self.compression {

@@ -23,6 +23,7 @@ mod ended;
 mod factory;
 mod json;
 mod logs;
+mod status_details;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
