@@ -27,7 +27,7 @@
 //! | [`bucket_counts`] | [`BucketCounts`]: the counts of a histogram's buckets |
 //! | [`histogram`] | [`Buckets`], [`Exponential`]: the observations of a histogram |
 //! | [`catalog`] | every family and every label |
-//! | [`unit`] | [`Unit`]: the unit of a metric |
+//! | [`mod@unit`] | [`Unit`]: the unit of a metric |
 //! | [`series`] | [`Series`]: one label set of a family with its two renderings |
 //! | [`labels`] | [`LabelValue`], [`Rendered`], [`Pair`]: labels, rendered and read again |
 //! | [`label_changes`] | [`LabelChanges`]: what a pipeline changes about the labels of all its series |

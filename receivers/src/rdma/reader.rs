@@ -1,6 +1,6 @@
 //! From what devices show to readings: increases of counters, levels of gauges.
 //!
-//! In: devices, as sysfs has them at one look ([`tree`](super::tree)), and their queue pairs. Out: records. The rules, in order:
+//! In: devices, as sysfs has them at one look ([`tree`]), and their queue pairs. Out: records. The rules, in order:
 //!
 //! 1. A counter counts from its first reading on: what it has counted before is not of the time that flowtap measures. That reading
 //!    is an increase of 0, which opens the series.

@@ -3,10 +3,10 @@
 //! In: first bytes and exchanges from the kernel side, and records of TCP. Out: the same records with what the first bytes say, and
 //! with the exchanges since the last one. The rules:
 //!
-//! 1. A connection is settled when further bytes can change nothing, when as many were seen as are read, after [`SETTLE_AFTER`], or
+//! 1. A connection is settled when further bytes can change nothing, when as many were seen as are read, after [`SETTLE_AFTER_NS`], or
 //!    at its close. Until then its records have no protocol, so that a series need not change. Copies of its bytes are wiped then.
 //! 2. The close of a connection takes its entry out. The next census takes out entries whose close was lost; an entry that no record
-//!    has come for in [`ORPHANED_AFTER`] goes as well.
+//!    has come for in [`ORPHANED_AFTER_NS`] goes as well.
 //! 3. Beyond the bounds nothing is kept, and counted.
 
 use std::collections::HashMap;
