@@ -10,8 +10,8 @@
  * socket's lock. That lock is what makes it safe to read the segment at the head of the retransmit queue: what this
  * end said first, which no tracepoint shows when it is sent.
  *
- * An exchange is recognized by the direction of data: data that comes in answers what was sent before, and the other way round. No
- * payload is read for it, so it works with TLS as well.
+ * An exchange is recognized by the direction of data: data that comes in answers what was sent before, and the other
+ * way round. No payload is read for it, so it works with TLS as well.
  *
  * Linux 5.12 and later (socket storage, and cookies, in tracing programs).
  */

@@ -1,7 +1,7 @@
 //! Details of a gRPC status that can't be read.
 //!
-//! `tonic` panics on a `grpc-status-details-bin` that is not base64, in headers and in trailers. A collector, or whoever answers in its
-//! place, must not be able to end flowtap: such details are taken out before `tonic` sees them, and the status counts without them.
+//! `tonic` panics on a `grpc-status-details-bin` that is not base64, in headers and in trailers. A collector, or a program at its
+//! address, must not be able to end flowtap: such details are taken out before `tonic` sees them, and the status counts without them.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
