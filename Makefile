@@ -56,7 +56,7 @@ test-newcomer: setup-test setup-deploy ## Follow the README in a clean Debian, f
 	tests/docs/newcomer
 
 test-kernels: setup-kernels static ## Run the static binary on Debian's 5.10, 6.1, 6.12 and newest kernels, in qemu
-	tests/vm/run --binary $(STATIC_BINARY) --kernels "5.10 newest" --checks "modes processes owners links limits reloads drops"
+	tests/vm/run --binary $(STATIC_BINARY) --kernels "5.10 newest" --checks "modes processes owners links drops"
 	tests/vm/run --binary $(STATIC_BINARY) --kernels "6.1 6.12" --checks "processes links"
 	tests/vm/run --binary $(STATIC_BINARY) --kernels newest:full --checks processes
 	CARGO="$(CARGO)" tests/vm/udp --kernels "5.10 newest"
