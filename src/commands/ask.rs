@@ -37,7 +37,7 @@ impl std::fmt::Display for AskError {
 }
 
 impl AskError {
-    /// What to do so that the daemon at `address` answers.
+    /// Remedy, for the reader of the error: how the daemon at `address` comes to answer.
     pub(crate) fn remedy(&self, address: SocketAddr) -> String {
         match self {
             Self::Silent => {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Connections over loopback that begin as a protocol does, each with some requests and a server that thinks. Prints
-// what both ends know of the number and the time of the answers: the oracle of the option `inspect`.
+// the number and the time of the answers as both ends count them: the oracle of the option `inspect`.
 //
 // In:  --port P, --connections N, --requests N, --thought-us T, --begin http|redis|tls (a ClientHello of 1,826 bytes
 // that asks for vm.example.test). Out: one line of key=value words. Exit: 0 done, 1 a call failed, 2 usage.

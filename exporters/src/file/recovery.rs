@@ -1,7 +1,7 @@
 //! Files that a crash left, or that could not be finished.
 //!
-//! In: the `.partial` files of a folder. Out: finished files with every row that was written whole, marked `.recovered`. A torn end is
-//! what a crash leaves; a file with other damage is kept beside it, as `.corrupt`.
+//! In: the `.partial` files of a folder. Out: finished files with every row that was written whole, marked `.recovered`. A crash
+//! leaves a torn end; a file with other damage is kept beside it, as `.corrupt`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -36,7 +36,7 @@ use super::frames::{Frames, Loss, Packing, Section};
 use super::journal::Batches;
 
 /// Calls `each` with every row of `files` that matches; of the fields, those of [`ALWAYS`] and of `fields` are read. A second call reads
-/// what the first one did, whatever has happened to the files meanwhile.
+/// the same rows as the first one, also if the files have changed since.
 pub fn scan(files: &Files, query: &Query, fields: &[LogField], mut each: impl FnMut(&Row<'_>)) -> Statistics {
     let mut statistics = files.statistics.clone();
     for file in &files.found {

@@ -1,7 +1,7 @@
 //! The option `inspect` of the receiver `ebpf`: application protocols, names of TLS servers, and exchanges.
 //!
 //! In: first bytes of connections and exchanges from the kernel side, and the records of the mode for TCP. Out: these records, with
-//! what is known of their connections. The rules:
+//! the protocol, the name and the exchanges of their connections. The rules:
 //!
 //! 1. Off by default: no program is loaded, and a record passes by one look at an option.
 //! 2. Before a batch is passed on, what the kernel side has reported is read, so that a connection's last record has all of it
