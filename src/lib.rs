@@ -32,6 +32,7 @@ use cli::Cli;
 /// Reads the process' arguments, does what they say with the component types of `registry`, and returns the exit code.
 /// Errors are printed on standard error.
 pub fn main(registry: &Registry) -> ExitCode {
+    flowtap_ebpf::limit_kept_memory();
     let arguments = match Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

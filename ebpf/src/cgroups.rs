@@ -45,7 +45,6 @@ impl Cgroups {
     /// # Errors
     /// [`LoadError`] with what is missing.
     pub fn load() -> Result<Self, LoadError> {
-        heap::cap_malloc_thresholds();
         let loaded = Self::attach();
         heap::trim();
         loaded

@@ -160,7 +160,6 @@ impl Drops {
     /// # Errors
     /// [`LoadError`] with what is missing: before Linux 5.17 the tracepoint has no reason.
     pub fn load(with_flows: bool) -> Result<Self, LoadError> {
-        heap::cap_malloc_thresholds();
         let loaded = Self::attach(with_flows);
         heap::trim();
         loaded

@@ -127,7 +127,6 @@ impl Events {
     pub fn load(options: &EventsOptions) -> Result<Self, LoadError> {
         capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
         capability::raise_memlock();
-        heap::cap_malloc_thresholds();
         jiffies::prepare();
         let btf = Btf::from_sys_fs()?;
         // Whether kprobes are available must be known before the state program is loaded, and only
@@ -169,7 +168,6 @@ impl Events {
             self.options = *options;
             return Ok(());
         }
-        heap::cap_malloc_thresholds();
         let btf = Btf::from_sys_fs()?;
         let (kprobes, before) = (self.attachment.kprobes, (&self.known, self.cookie_key));
         let loaded = load_meanwhile(&mut self.rings, &mut each, || {

@@ -81,7 +81,6 @@ impl Inspect {
     /// # Errors
     /// [`LoadError`] with what is missing.
     pub fn load(options: InspectOptions) -> Result<Self, LoadError> {
-        heap::cap_malloc_thresholds();
         let loaded = Self::load_all(options);
         heap::trim();
         loaded

@@ -46,7 +46,7 @@
 //! | `table_names` | names of the maps that are tables of connections |
 //! | `tables` | tables of connections that grow |
 //! | `jiffies` | the unit of the kernel's clocks of a socket |
-//! | `heap` | returns the memory used by loading |
+//! | `heap` | limits the freed memory that the allocator keeps |
 //! | [`capability`] | capabilities of the process |
 //! | [`seccomp`] | installs a filter of system calls |
 //! | [`error`] | [`LoadError`]: the missing requirement, with the verifier's log |
@@ -84,7 +84,7 @@ pub use cgroups::Cgroups;
 pub use drops::{Dropped, Drops};
 pub use error::LoadError;
 pub use events::{Attachment, Events, EventsOptions};
-pub use heap::trim as trim_heap;
+pub use heap::{limit_kept_memory, trim as trim_heap};
 pub use inspect::{Inspect, InspectOptions};
 pub use jiffies::microseconds_of_jiffies;
 pub use listeners::Listeners;

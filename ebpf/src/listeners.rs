@@ -37,7 +37,6 @@ impl std::fmt::Debug for Listeners {
 impl Listeners {
     /// Loads the program over the map of listening sockets among `maps`.
     pub(crate) fn load(maps: &SharedMaps) -> Result<Self, LoadError> {
-        heap::cap_malloc_thresholds();
         let loaded = Self::load_over(maps);
         heap::trim();
         loaded

@@ -164,7 +164,6 @@ impl Sockets {
     /// [`LoadError`] with the missing requirement. The programs that only adopt sockets may be
     /// refused: [`Sockets::adopt`] reports it.
     pub fn load(options: &SocketsOptions) -> Result<Self, LoadError> {
-        heap::cap_malloc_thresholds();
         jiffies::prepare();
         let loaded = Self::attach(*options, None);
         heap::trim();
@@ -200,7 +199,6 @@ impl Sockets {
             self.options = *options;
             return Ok(());
         }
-        heap::cap_malloc_thresholds();
         let (options, known) = (*options, &self.known);
         let loaded = load_meanwhile(&mut self.rings, &mut each, || Self::attach(options, Some(known)));
         heap::trim();

@@ -72,7 +72,6 @@ impl Udp {
     /// # Errors
     /// [`UdpLoadError`] with the reason of each step that was tried.
     pub fn load(options: &UdpOptions) -> Result<Self, UdpLoadError> {
-        crate::heap::cap_malloc_thresholds();
         let loaded = attach::best(options)
             .and_then(|attached| Self::over(attached, options).map_err(UdpLoadError::Unable));
         crate::heap::trim();
