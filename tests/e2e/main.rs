@@ -108,6 +108,7 @@ mod peers;
 mod processes;
 mod public_api;
 mod push;
+mod queries;
 mod rdma;
 mod recordings;
 mod references;

@@ -1,6 +1,6 @@
 //! Stores that nobody here wrote: Debian's Prometheus, a newer one, and `VictoriaMetrics`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
@@ -100,16 +100,19 @@ impl Store {
 
     /// The value of the first series of an answer to the `PromQL` expression `query`.
     pub(crate) fn number(&self, query: &str) -> Option<f64> {
-        let mut encoded = String::new();
-        for byte in query.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => encoded.push(char::from(byte)),
-                _ => {
-                    let _ = write!(encoded, "%{byte:02X}");
-                }
-            }
-        }
-        self.value(&encoded)?.parse().ok()
+        self.value(&encoded(query))?.parse().ok()
+    }
+
+    /// Labels and values of an answer to the `PromQL` expression `query`.
+    pub(crate) fn series(&self, query: &str) -> Vec<(BTreeMap<String, String>, f64)> {
+        let path = format!("/api/v1/query?query={}", encoded(query));
+        let answer: serde_json::Value = serde_json::from_str(&get(self.address, &path)).unwrap();
+        let found = answer["data"]["result"].as_array().into_iter().flatten();
+        let series = found.map(|found| {
+            let labels = serde_json::from_value(found["metric"].clone()).unwrap();
+            (labels, found["value"][1].as_str().unwrap().parse().unwrap())
+        });
+        series.collect()
     }
 
     /// Where it listens.
@@ -145,6 +148,20 @@ impl Store {
 }
 
 /// Whether a store answers queries: a Prometheus listens a while before it does.
+/// For a URL.
+fn encoded(query: &str) -> String {
+    let mut encoded = String::new();
+    for byte in query.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => encoded.push(char::from(byte)),
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
+}
+
 fn answers(address: SocketAddr) -> Option<()> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(WAIT_TIMEOUT)).ok()?;
