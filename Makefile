@@ -4,13 +4,14 @@ CARGO ?= cargo
 TOOLS := target/tools/bin
 CARGO_DENY_VERSION := 0.20.2
 CARGO_NEXTEST_VERSION := 0.9.143
+CARGO_LLVM_COV_VERSION := 0.9.1
 MDBOOK_VERSION := 0.5.4
 CARGO_CYCLONEDX_VERSION := 0.5.9
 STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest fmt clean book test-fleet
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest coverage fmt clean book test-fleet
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -145,6 +146,9 @@ book: $(TOOLS)/mdbook ## Build docs/ as a book with a search: target/book/index.
 nextest: setup-test $(TOOLS)/cargo-nextest ## Unit tests with cargo-nextest, each in a process of its own
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CARGO) nextest run --workspace --locked
 
+coverage: setup $(TOOLS)/cargo-llvm-cov ## Coverage of the unit tests by lines: target/coverage/summary.txt and html
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" CARGO="$(CARGO)" tests/coverage
+
 check-features: setup ## Check that the program builds without its optional parts
 	$(CARGO) check --locked --no-default-features
 
@@ -164,6 +168,9 @@ $(TOOLS)/mdbook:
 
 $(TOOLS)/cargo-nextest:
 	$(CARGO) install --locked --root target/tools cargo-nextest@$(CARGO_NEXTEST_VERSION)
+
+$(TOOLS)/cargo-llvm-cov:
+	$(CARGO) install --locked --root target/tools cargo-llvm-cov@$(CARGO_LLVM_COV_VERSION)
 
 $(TOOLS)/cargo-cyclonedx:
 	$(CARGO) install --locked --root target/tools cargo-cyclonedx@$(CARGO_CYCLONEDX_VERSION)
