@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
-use flowtap_pipeline::cluster_objects::{ClusterObjects, NamespaceObject, PodObject};
-use flowtap_pipeline::{Endpoint, Events, Flow, FlowBatch, NodeInfo, Role, RoleSource, TcpRecord, Timestamp};
+use flowtap_pipeline::cluster_objects::{
+    ClusterObjects, NamedPort, NamespaceObject, PodObject, PortProtocol, ServiceObject, ServicePort,
+    TargetPort,
+};
+use flowtap_pipeline::{
+    Endpoint, Events, Flow, FlowBatch, NodeInfo, Role, RoleSource, TcpRecord, Timestamp, Transport, UdpRecord,
+};
 use flowtap_receivers::replay::{Frame, Writer};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -80,6 +85,14 @@ fn cluster() -> ClusterObjects {
 
 /// Writes a recording of `records`.
 fn recording(dir: &Path, name: &str, records: Vec<TcpRecord>, cluster: Option<ClusterObjects>) -> PathBuf {
+    let batch = FlowBatch {
+        tcp: records,
+        ..FlowBatch::default()
+    };
+    recording_of(dir, name, batch, cluster)
+}
+
+fn recording_of(dir: &Path, name: &str, batch: FlowBatch, cluster: Option<ClusterObjects>) -> PathBuf {
     let path = dir.join(name);
     let mut writer = Writer::create(&path).unwrap();
     let at = Timestamp::from_nanos;
@@ -87,14 +100,10 @@ fn recording(dir: &Path, name: &str, records: Vec<TcpRecord>, cluster: Option<Cl
         at: at(1),
         node: NodeInfo::default(),
     };
-    let batch = Frame::Batch(FlowBatch {
-        tcp: records,
-        ..FlowBatch::default()
-    });
     let frames = [
         Some(start),
         cluster.map(Frame::Cluster),
-        Some(batch),
+        Some(Frame::Batch(batch)),
         Some(Frame::End(at(9))),
     ];
     for frame in frames.into_iter().flatten() {
@@ -214,6 +223,135 @@ fn wrong_arguments_exit_with_2_and_wrong_files_with_the_code_and_the_key() {
         "p.yaml, document 1 (NetworkPolicy shop/db), spec.podSelecter: unknown key; expected one of";
     assert!(message.contains(expected), "{message}");
     text(&policy(&["check", "--file", "/nowhere.yaml", recording]), 66);
+
+    // `kubectl apply` would replace the first by the second; both together are another policy.
+    let (first, second) = (file(dir.path(), "a.yaml", DB), file(dir.path(), "b.yaml", OPEN));
+    let files = [
+        "--file",
+        first.to_str().unwrap(),
+        "--file",
+        second.to_str().unwrap(),
+    ];
+    let output = policy(&[&["check"][..], &files, &[recording]].concat());
+    text(&output, 65);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("b.yaml: duplicate policy shop/db; the first is in ") && message.contains("a.yaml"),
+        "{message}"
+    );
+}
+
+/// web calls a service whose two pods give the name of its port different numbers, over IPv4 and IPv6, is called over IPv6 from
+/// outside, and asks a name server over UDP.
+fn odd_records() -> FlowBatch {
+    let udp = |local: &str, remote: &str, port| UdpRecord {
+        opened: true,
+        sent_bytes: 40,
+        ..UdpRecord::new(Flow {
+            transport: Transport::Udp,
+            ..record(local, remote, port, Role::Client).flow
+        })
+    };
+    FlowBatch {
+        tcp: vec![
+            record("10.244.1.7", "10.96.0.9", 5432, Role::Client),
+            record("fd00::7", "fd00:96::9", 5432, Role::Client),
+            record("fd00::7", "2001:db8::9", 8080, Role::Server),
+        ],
+        udp: vec![udp("fd00::7", "fd00::9", 53), udp("10.244.1.7", "192.0.2.53", 53)],
+        ..FlowBatch::default()
+    }
+}
+
+fn odd_cluster() -> ClusterObjects {
+    let dual = |mut pod: PodObject, last: u16| {
+        pod.addresses.push(format!("fd00::{last}").parse().unwrap());
+        pod
+    };
+    let db = |name: &str, address: &str, last, number| {
+        let mut pod = dual(pod("shop", "db", address), last);
+        name.clone_into(&mut pod.name);
+        pod.ports = vec![NamedPort {
+            name: "sql".to_owned(),
+            port: number,
+            protocol: PortProtocol::Tcp,
+        }];
+        pod
+    };
+    let service = ServiceObject {
+        namespace: "shop".to_owned(),
+        name: "db".to_owned(),
+        addresses: vec!["10.96.0.9".parse().unwrap(), "fd00:96::9".parse().unwrap()],
+        selector: [("app".to_owned(), "db".to_owned())].into(),
+        ports: vec![ServicePort {
+            port: 5432,
+            protocol: PortProtocol::Tcp,
+            target: TargetPort::Name("sql".to_owned()),
+        }],
+    };
+    ClusterObjects {
+        pods: vec![
+            dual(pod("shop", "web", "10.244.1.7"), 7),
+            db("db-0", "10.244.2.8", 8, 5432),
+            db("db-1", "10.244.2.10", 10, 6432),
+            dual(pod("dns", "resolver", "10.244.2.9"), 9),
+        ],
+        services: vec![service],
+        ..ClusterObjects::default()
+    }
+}
+
+#[test]
+fn policies_suggested_for_named_ports_ipv6_and_udp_deny_nothing_of_them_and_all_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = recording_of(dir.path(), "a.flowtap", odd_records(), Some(odd_cluster()));
+    let seen = seen.to_str().unwrap();
+    let suggested = text(&policy(&["suggest", seen]), 0);
+    for expected in ["2001:db8::9/128", "192.0.2.53/32", "protocol: UDP", "port: 6432"] {
+        assert!(suggested.contains(expected), "{expected}: {suggested}");
+    }
+    // UDP was observed: no rule allows a name server that nobody asked.
+    assert!(!suggested.contains("kube-dns"), "{suggested}");
+    let suggested = file(dir.path(), "suggested.yaml", &suggested);
+    let checked = text(
+        &policy(&["check", "--file", suggested.to_str().unwrap(), seen]),
+        0,
+    );
+    assert_eq!(checked, "0 flows denied, 0 undecided, 5 allowed\n");
+
+    // The same peers by other protocols, ports or addresses are denied.
+    let mut other = odd_records();
+    other.udp[0].flow.remote.port = 54;
+    other.udp[1].flow.transport = Transport::Tcp;
+    other.tcp[2].flow.remote.addr = "2001:db8::a".parse().unwrap();
+    other.tcp.truncate(3);
+    other.tcp.drain(..2);
+    let other = recording_of(dir.path(), "b.flowtap", other, Some(odd_cluster()));
+    let arguments = [
+        "check",
+        "--file",
+        suggested.to_str().unwrap(),
+        other.to_str().unwrap(),
+    ];
+    let report = text(&policy(&arguments), 1);
+    assert!(
+        report.contains("3 flows denied, 0 undecided, 0 allowed"),
+        "{report}"
+    );
+
+    let Some(validate) = require::kubernetes_validate() else {
+        return;
+    };
+    let output = Command::new(validate)
+        .arg("--strict")
+        .arg(&suggested)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]

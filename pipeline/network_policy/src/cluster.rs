@@ -1,10 +1,10 @@
 //! Look-ups in a cluster's objects.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use flowtap_model::cluster_objects::{
-    ClusterObjects, ObjectLabels, PodObject, PortProtocol, ServiceObject, TargetPort,
+    ClusterObjects, NamedPort, ObjectLabels, PodObject, PortProtocol, ServiceObject, TargetPort,
 };
 use ipnet::IpNet;
 
@@ -20,6 +20,8 @@ pub struct PodId(pub(crate) usize);
 pub struct Cluster {
     objects: ClusterObjects,
     namespaces: HashMap<String, ObjectLabels>,
+    /// Namespaces that only their pods name: of their labels no other than that with their name is known.
+    unlisted: HashSet<String>,
     pods_by_address: HashMap<IpAddr, PodId>,
     pods_by_container: HashMap<String, PodId>,
     services: HashMap<IpAddr, usize>,
@@ -33,8 +35,10 @@ impl Cluster {
         for pod in &objects.pods {
             // Every pod's namespace exists, whether it was listed or not.
             cluster.namespaces.entry(pod.namespace.clone()).or_default();
+            cluster.unlisted.insert(pod.namespace.clone());
         }
         for namespace in &objects.namespaces {
+            cluster.unlisted.remove(&namespace.name);
             cluster
                 .namespaces
                 .insert(namespace.name.clone(), namespace.labels.clone());
@@ -123,6 +127,11 @@ impl Cluster {
         self.namespaces.get(name)
     }
 
+    /// Whether all labels of a namespace are known.
+    pub fn is_listed(&self, namespace: &str) -> bool {
+        !self.unlisted.contains(namespace)
+    }
+
     /// The service that has this address.
     pub fn service_at(&self, address: IpAddr) -> Option<&ServiceObject> {
         self.services
@@ -158,11 +167,17 @@ impl Cluster {
     }
 }
 
-/// The number that a pod gives a port's name.
-pub(crate) fn named_port(pod: &PodObject, name: &str, protocol: PortProtocol) -> Option<u16> {
-    let found = pod
-        .ports
-        .iter()
-        .find(|it| it.name == name && it.protocol == protocol);
-    found.map(|it| it.port)
+/// The numbers that a pod gives a port's name: names are unique in a container only.
+pub(crate) fn named_ports<'a>(
+    pod: &'a PodObject,
+    name: &'a str,
+    protocol: PortProtocol,
+) -> impl Iterator<Item = u16> + 'a {
+    let named = move |it: &&NamedPort| it.name == name && it.protocol == protocol;
+    pod.ports.iter().filter(named).map(|it| it.port)
+}
+
+/// The number that a service means by a port's name: that of the first container.
+fn named_port(pod: &PodObject, name: &str, protocol: PortProtocol) -> Option<u16> {
+    named_ports(pod, name, protocol).next()
 }

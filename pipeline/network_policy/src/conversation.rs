@@ -77,13 +77,14 @@ impl Conversations {
     /// Adds what was observed on a machine with the addresses `machine`. Without `attempts`, flows that never connected are
     /// counted and left out.
     pub fn add(&mut self, observed: &Observed, cluster: &Cluster, machine: &[IpAddr], attempts: bool) {
+        let here = machine.iter().find_map(|address| cluster.node_at(*address));
         for (flow, tally) in observed.iter() {
             if flow.local.is_loopback() || flow.remote.is_loopback() {
                 self.loopback += 1;
             } else if tally.is_attempt() && !attempts {
                 self.attempts += 1;
             } else {
-                let local = local_end(flow, cluster);
+                let local = local_end(flow, cluster, machine, here);
                 if let Party::Pod(id) = local.party {
                     self.local_pods.insert(id);
                 }
@@ -177,7 +178,8 @@ impl Conversations {
     }
 }
 
-fn local_end(flow: &ObservedFlow, cluster: &Cluster) -> End {
+/// `here` is the name of this machine's node.
+fn local_end(flow: &ObservedFlow, cluster: &Cluster, machine: &[IpAddr], here: Option<&str>) -> End {
     let address = flow.local;
     if !cluster.has_pods() {
         return End {
@@ -192,6 +194,11 @@ fn local_end(flow: &ObservedFlow, cluster: &Cluster) -> End {
     let party = match contained.or_else(|| cluster.pod_at(address)) {
         Some(id) if cluster.pod(id).host_network => Party::Node(cluster.pod(id).node.clone()),
         Some(id) => Party::Pod(id),
+        // A bridge of the node has an address of its pods' range.
+        None if machine.contains(&address) => {
+            let name = cluster.node_at(address).or(here).unwrap_or_default();
+            Party::Node(name.to_owned())
+        }
         None if cluster.is_pod_range(address) && cluster.node_at(address).is_none() => Party::UnknownPod,
         None => Party::Node(cluster.node_at(address).unwrap_or_default().to_owned()),
     };

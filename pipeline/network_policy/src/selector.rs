@@ -72,6 +72,27 @@ impl Selector {
             && self.expressions.iter().all(|it| it.matches(labels))
     }
 
+    /// The same for an object of which only the labels `known` are known; `None` if another label decides.
+    pub fn matches_partly(&self, known: &ObjectLabels) -> Option<bool> {
+        let labels = self
+            .labels
+            .iter()
+            .map(|(key, value)| Some(known.get(key)? == value));
+        let expressions = self.expressions.iter().map(|it| {
+            // An operator is not asked about a label that is not known: `NotIn` would take it for absent.
+            known.contains_key(&it.key).then(|| it.matches(known))
+        });
+        let mut selected = Some(true);
+        for condition in labels.chain(expressions) {
+            match condition {
+                Some(false) => return Some(false),
+                Some(true) => {}
+                None => selected = None,
+            }
+        }
+        selected
+    }
+
     /// Its form in the API.
     pub fn to_value(&self) -> Value {
         let mut object = Map::new();
@@ -123,6 +144,48 @@ mod tests {
                 expected,
                 "{operator:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_not_known_leaves_open_what_the_known_ones_do_not_decide() {
+        let known = [("name".to_owned(), "a".to_owned())].into();
+        let labels = |pairs: &[(&str, &str)]| -> ObjectLabels {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
+        };
+        for (pairs, expected) in [
+            (&[][..], Some(true)),
+            (&[("name", "a")], Some(true)),
+            (&[("name", "b")], Some(false)),
+            (&[("team", "x")], None),
+            (&[("name", "a"), ("team", "x")], None),
+            (&[("name", "b"), ("team", "x")], Some(false)),
+        ] {
+            let selector = Selector::of_labels(labels(pairs));
+            assert_eq!(selector.matches_partly(&known), expected, "{pairs:?}");
+        }
+        let values = || vec!["a".to_owned()];
+        for (key, operator, expected) in [
+            ("name", Operator::In(values()), Some(true)),
+            ("name", Operator::NotIn(values()), Some(false)),
+            ("name", Operator::DoesNotExist, Some(false)),
+            ("team", Operator::In(values()), None),
+            ("team", Operator::NotIn(values()), None),
+            ("team", Operator::Exists, None),
+            ("team", Operator::DoesNotExist, None),
+        ] {
+            let expression = Expression {
+                key: key.to_owned(),
+                operator,
+            };
+            let selector = Selector {
+                expressions: vec![expression],
+                ..Selector::default()
+            };
+            assert_eq!(selector.matches_partly(&known), expected, "{selector:?}");
         }
     }
 

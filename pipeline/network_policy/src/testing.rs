@@ -10,8 +10,11 @@ use flowtap_model::cluster_objects::{
     ClusterObjects, NamedPort, NamespaceObject, NodeObject, PodObject, PortProtocol,
 };
 
+use flowtap_model::{Endpoint, Events, Flow, FlowBatch, FlowKind, TcpRecord};
+
 use crate::cluster::Cluster;
 use crate::conversation::{Conversation, End, Party};
+use crate::observed::Observed;
 use crate::policy::NetworkPolicy;
 use crate::verdict::{Decision, Judge};
 
@@ -90,6 +93,32 @@ pub(crate) fn conversation(text: &str, cluster: &Cluster) -> Conversation {
         port: words[4].parse().unwrap(),
         protocol,
     }
+}
+
+/// A connection that `local` opened to the port `port` of `remote`, or accepted on it if it `serves`.
+pub(crate) fn record(local: &str, remote: &str, port: u16, serves: bool) -> TcpRecord {
+    let end = |text: &str, port| Endpoint::new(text.parse().unwrap(), port);
+    let (lport, rport) = if serves { (port, 50_000) } else { (50_000, port) };
+    let kind = if serves {
+        FlowKind::Ingress
+    } else {
+        FlowKind::Egress
+    };
+    let mut record = TcpRecord::new(Flow {
+        kind: Some(kind),
+        ..Flow::new(end(local, lport), end(remote, rport))
+    });
+    record.events = Events::OPENED;
+    record
+}
+
+pub(crate) fn observed(records: Vec<TcpRecord>) -> Observed {
+    let mut observed = Observed::new(1_000);
+    observed.fold(&FlowBatch {
+        tcp: records,
+        ..FlowBatch::default()
+    });
+    observed
 }
 
 /// A decision in short: `open`, `deny x/p`, `x/p ingress[0].from[1] and .ports[0]`, `maybe`, `own_node`.

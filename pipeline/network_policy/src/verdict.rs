@@ -12,16 +12,18 @@
 //! (the most common implementation, says the reference); `ipBlock` matches pods' addresses as well; a service is judged by
 //! the pods behind it, after the translation of addresses.
 //!
-//! A verdict that can't be known is `Undecided`, never allowed or denied: a selector that would have to match a pod that is not known.
+//! A verdict that can't be known is `Undecided`, never allowed or denied: a selector that would have to match a pod that is not
+//! known, or a namespace of which only the name is known.
 
 use std::collections::HashMap;
 use std::fmt;
 
 use flowtap_model::cluster_objects::PortProtocol;
 
-use crate::cluster::{Cluster, PodId, named_port};
+use crate::cluster::{Cluster, PodId, named_ports};
 use crate::conversation::{Conversation, End, Party};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
+use crate::selector::Selector;
 
 /// Why no policy is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,12 +74,14 @@ pub enum Decision {
     NotIsolated,
     /// A rule allows it.
     Allowed(RuleRef),
-    /// It depends on a pod that is not known.
+    /// It depends on a pod, or on labels of a namespace, that are not known.
     Undecided {
         /// The policies that would have to be asked.
         policies: Vec<String>,
         /// The rule that may allow it; `None` if it is not known which policies select the pod.
         rule: Option<RuleRef>,
+        /// The namespace whose labels decide and are not known; `None` if it is a pod that is not known.
+        namespace: Option<String>,
     },
     /// No rule of the policies that isolate the pod allows it.
     Denied {
@@ -120,8 +124,18 @@ impl fmt::Display for Decision {
             Self::Exempt(Exemption::OwnNode) => f.write_str("a pod and its own node always reach each other"),
             Self::NotIsolated => f.write_str("no policy isolates the pod"),
             Self::Allowed(rule) => write!(f, "allowed by {rule}"),
+            Self::Undecided {
+                rule: Some(rule),
+                namespace: Some(namespace),
+                ..
+            } => write!(
+                f,
+                "depends on labels of the namespace {namespace}, which is not listed: {rule}"
+            ),
             Self::Undecided { rule: Some(rule), .. } => write!(f, "depends on an unknown pod: {rule}"),
-            Self::Undecided { policies, rule: None } => {
+            Self::Undecided {
+                policies, rule: None, ..
+            } => {
                 write!(
                     f,
                     "depends on whether {} select the unknown pod",
@@ -243,17 +257,21 @@ impl<'a> Judge<'a> {
                     .filter(|it| it.rules(direction).is_some())
                     .collect()
             }
+            // An address is of one pod, whichever this is.
+            Party::UnknownPod | Party::Assumed if other.address == own.address => {
+                return Decision::Exempt(Exemption::SamePod);
+            }
             Party::UnknownPod => {
                 let policies: Vec<_> = self.isolating(direction).map(ToString::to_string).collect();
                 return if policies.is_empty() {
                     Decision::NotIsolated
                 } else {
-                    Decision::Undecided { policies, rule: None }
+                    Decision::Undecided {
+                        policies,
+                        rule: None,
+                        namespace: None,
+                    }
                 };
-            }
-            // An address is of one pod.
-            Party::Assumed if other.address == own.address => {
-                return Decision::Exempt(Exemption::SamePod);
             }
             Party::Assumed => self.isolating(direction).collect(),
         };
@@ -313,6 +331,11 @@ impl<'a> Judge<'a> {
             Some(rule) => Decision::Undecided {
                 policies,
                 rule: Some(rule),
+                // A pod that is known leaves open nothing but its namespace.
+                namespace: match &other.party {
+                    Party::Pod(id) => Some(self.cluster.pod(*id).namespace.clone()),
+                    _ => None,
+                },
             },
             None => Decision::Denied { policies, near },
         }
@@ -337,14 +360,21 @@ impl<'a> Judge<'a> {
             Party::Node(_) | Party::Outside => return Match::No,
         };
         let in_namespace = match namespaces {
-            None => pod.namespace == policy.namespace,
-            Some(selector) => {
-                let labels = self.cluster.namespace(&pod.namespace);
-                labels.is_some_and(|labels| selector.matches(labels))
-            }
+            None => (pod.namespace == policy.namespace).into(),
+            Some(selector) => self.namespace(selector, &pod.namespace),
         };
         let is_selected = pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels));
-        (in_namespace && is_selected).into()
+        in_namespace.min(is_selected.into())
+    }
+
+    fn namespace(&self, selector: &Selector, name: &str) -> Match {
+        let Some(labels) = self.cluster.namespace(name) else {
+            return Match::No;
+        };
+        if self.cluster.is_listed(name) {
+            return selector.matches(labels).into();
+        }
+        selector.matches_partly(labels).map_or(Match::Maybe, Match::from)
     }
 
     /// Whether a rule's ports match, and the one that does best.
@@ -365,8 +395,8 @@ impl<'a> Judge<'a> {
             // A name is looked up in the pod that is connected to, in both directions.
             PortMatch::Name(name) => match &about.server.party {
                 Party::Pod(id) => {
-                    let named = named_port(self.cluster.pod(*id), name, protocol);
-                    (named == Some(about.port)).into()
+                    let mut named = named_ports(self.cluster.pod(*id), name, protocol);
+                    named.any(|port| port == about.port).into()
                 }
                 Party::UnknownPod | Party::Anything | Party::Assumed => Match::Maybe,
                 Party::Node(_) | Party::Outside => Match::No,
@@ -390,5 +420,7 @@ fn best<T>(elements: &[T], matches: impl Fn(&T) -> Match) -> (Match, Option<usiz
     found
 }
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

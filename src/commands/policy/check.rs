@@ -4,7 +4,7 @@ use flowtap_config::Config;
 use flowtap_network_policy::verdict::{Judge, Outcome};
 use serde_json::json;
 
-use super::inputs::policies;
+use super::inputs::policies_of;
 use super::observe::observe;
 use super::report::{Rows, counted, remark_lines, remarks};
 use crate::cli::policy::CheckArgs;
@@ -15,10 +15,7 @@ use crate::exit::{Code, ExitError};
 /// # Errors
 /// A file or recording that can't be read.
 pub(super) fn check(args: &CheckArgs, config: &Config) -> Result<(String, Result<(), ExitError>), ExitError> {
-    let mut all = Vec::new();
-    for file in &args.file {
-        all.extend(policies(file, &args.observed.namespace)?);
-    }
+    let all = policies_of(&args.file, &args.observed.namespace)?;
     let observation = observe(&args.observed, config)?;
     let judge = Judge::new(&all, &observation.cluster);
     let mut rows = Rows::default();

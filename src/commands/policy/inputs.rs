@@ -1,7 +1,8 @@
 //! The files that the commands read.
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flowtap_network_policy::manifest::{self, ManifestError};
 use flowtap_network_policy::policy::NetworkPolicy;
@@ -16,6 +17,23 @@ const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
 pub(super) fn policies(file: &Path, namespace: &str) -> Result<Vec<NetworkPolicy>, ExitError> {
     let text = read(file)?;
     manifest::policies(&file.display().to_string(), &text, namespace).map_err(invalid)
+}
+
+/// The policies of several files, each of which has others.
+pub(super) fn policies_of(files: &[PathBuf], namespace: &str) -> Result<Vec<NetworkPolicy>, ExitError> {
+    let mut all = Vec::new();
+    let mut places = HashMap::new();
+    for file in files {
+        for policy in policies(file, namespace)? {
+            if let Some(first) = places.insert(policy.to_string(), file) {
+                let (file, first) = (file.display(), first.display());
+                let error = format!("{file}: duplicate policy {policy}; the first is in {first}");
+                return Err(ExitError::new(Code::Data, error));
+            }
+            all.push(policy);
+        }
+    }
+    Ok(all)
 }
 
 /// The objects of a file.

@@ -222,7 +222,7 @@ fn decision(decision: &Decision) -> Value {
     let (policies, rule) = match decision {
         Decision::Exempt(_) | Decision::NotIsolated => (None, None),
         Decision::Allowed(rule) => (Some(std::slice::from_ref(&rule.policy)), Some(rule)),
-        Decision::Undecided { policies, rule } => (Some(policies.as_slice()), rule.as_ref()),
+        Decision::Undecided { policies, rule, .. } => (Some(policies.as_slice()), rule.as_ref()),
         Decision::Denied { policies, near } => {
             (Some(policies.as_slice()), near.as_ref().map(|(rule, _)| rule))
         }

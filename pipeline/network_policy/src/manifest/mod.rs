@@ -4,6 +4,7 @@
 //! would allow or deny something else. Of other objects only the keys that matter are read.
 
 mod decode;
+mod names;
 mod objects;
 mod policies;
 

@@ -89,10 +89,10 @@ fn pod(value: &Value) -> PodObject {
         .iter()
         .flat_map(|key| status(key))
         .map(|it| text(it, "/containerID"));
-    let containers = ["containers", "initContainers"];
-    let containers = containers
-        .iter()
-        .flat_map(|key| list(value, &format!("/spec/{key}")));
+    // An init container has ended when the pod serves, except for one that restarts always: a sidecar.
+    let is_sidecar = |it: &&Value| it.get("restartPolicy").and_then(Value::as_str) == Some("Always");
+    let sidecars = list(value, "/spec/initContainers").iter().filter(is_sidecar);
+    let containers = list(value, "/spec/containers").iter().chain(sidecars);
     PodObject {
         namespace: namespace(value),
         name: text(value, "/metadata/name"),

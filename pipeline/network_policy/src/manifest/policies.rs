@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::decode::{Field, Report};
+use super::names::{is_label_key, is_label_value, is_subdomain};
 use super::{Document, ManifestError, Violation, documents};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::{Expression, Operator, Selector};
@@ -69,8 +70,18 @@ fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<N
         report.add("metadata.name", "missing");
         return None;
     };
+    if !is_subdomain(name) {
+        report.add(
+            "metadata.name",
+            format!(
+                "invalid name \"{name}\": expected a-z, 0-9, `-` and `.`, with a letter or digit at both ends"
+            ),
+        );
+    }
     let own = metadata.and_then(|metadata| metadata.get("namespace"));
-    let namespace = own.map_or(Some(namespace), |own| own.text(report))?;
+    let own = own.map_or(Some(""), |own| own.text(report))?;
+    // The API does not distinguish an empty string from an absent one.
+    let namespace = if own.is_empty() { namespace } else { own };
     let mut policy = NetworkPolicy {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
@@ -104,6 +115,12 @@ fn types(spec: &Field<'_>, has_egress: bool, report: &mut Report) -> (bool, bool
         .unwrap_or_default();
     if list.is_empty() {
         return (true, has_egress);
+    }
+    if list.len() > 2 {
+        report.add(
+            "spec.policyTypes",
+            "more than two; expected each of `Ingress` and `Egress` once",
+        );
     }
     let (mut ingress, mut egress) = (false, false);
     for entry in list {
@@ -301,12 +318,35 @@ fn selector(field: &Field<'_>, report: &mut Report) -> Selector {
     }
     if let Some(labels) = field.get("matchLabels") {
         selector.labels = labels.text_map(report).into_iter().collect();
+        for (key, value) in &selector.labels {
+            let field = format!("{}.{key}", labels.key);
+            check_key(&field, key, report);
+            check_value(&field, value, report);
+        }
     }
     if let Some(expressions) = field.get("matchExpressions") {
         let list = expressions.list(report);
         selector.expressions = list.iter().filter_map(|it| expression(it, report)).collect();
     }
     selector
+}
+
+fn check_key(field: &str, key: &str, report: &mut Report) {
+    if !is_label_key(key) {
+        report.add(
+            field,
+            format!("invalid key of a label \"{key}\": expected up to 63 letters, digits, `-`, `_` and `.`, with an optional prefix such as `example.com/`"),
+        );
+    }
+}
+
+fn check_value(field: &str, value: &str, report: &mut Report) {
+    if !is_label_value(value) {
+        report.add(
+            field,
+            format!("invalid value of a label \"{value}\": expected up to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends"),
+        );
+    }
 }
 
 fn expression(field: &Field<'_>, report: &mut Report) -> Option<Expression> {
@@ -321,17 +361,22 @@ fn expression(field: &Field<'_>, report: &mut Report) -> Option<Expression> {
         member
     };
     let (key, operator) = (required("key")?, required("operator")?);
-    let key = key.text(report)?.to_owned();
+    let key_field = &key.key;
+    let text = key.text(report)?;
+    check_key(key_field, text, report);
+    let key = text.to_owned();
     let values_key = format!("{}.values", field.key);
     let list = field
         .get("values")
         .map(|list| list.list(report))
         .unwrap_or_default();
-    let values: Vec<_> = list
-        .iter()
-        .filter_map(|it| it.text(report))
-        .map(str::to_owned)
-        .collect();
+    let mut values = Vec::new();
+    for value in &list {
+        if let Some(text) = value.text(report) {
+            check_value(&value.key, text, report);
+            values.push(text.to_owned());
+        }
+    }
     let is_empty = values.is_empty();
     let operator = match operator.value.as_str() {
         Some("In") => Operator::In(values),

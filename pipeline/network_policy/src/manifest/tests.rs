@@ -14,10 +14,35 @@ fn with_spec(spec: &str) -> String {
     )
 }
 
+/// Checks the mistake of each spec.
+fn check(cases: &[(&str, &str)]) {
+    for (spec, expected) in cases {
+        let expected = format!("web.yaml, document 1 (NetworkPolicy shop/p), {expected}");
+        assert_eq!(errors(&with_spec(spec)), [expected], "{spec}");
+    }
+}
+
+#[test]
+fn keys_and_values_of_labels_are_checked() {
+    check(&[
+        (
+            "{podSelector: {matchLabels: {app: 'web server'}}}",
+            "spec.podSelector.matchLabels.app: invalid value of a label \"web server\": expected up to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: In, values: [b, -c]}]}}",
+            "spec.podSelector.matchExpressions[0].values[1]: invalid value of a label \"-c\": expected up to 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+        ),
+        (
+            "{podSelector: {matchLabels: {app/: web}}}",
+            "spec.podSelector.matchLabels.app/: invalid key of a label \"app/\": expected up to 63 letters, digits, `-`, `_` and `.`, with an optional prefix such as `example.com/`",
+        ),
+    ]);
+}
+
 #[test]
 fn every_mistake_is_reported_with_file_document_and_key() {
-    let place = "web.yaml, document 1 (NetworkPolicy shop/p)";
-    for (spec, expected) in [
+    check(&[
         (
             "{podSelecter: {}}",
             "spec.podSelecter: unknown key; expected one of podSelector, ingress, egress, policyTypes",
@@ -42,6 +67,10 @@ fn every_mistake_is_reported_with_file_document_and_key() {
         (
             "{podSelector: {app: web}}",
             "spec.podSelector.app: unknown key; expected one of matchLabels, matchExpressions",
+        ),
+        (
+            "{podSelector: {}, policyTypes: [Ingress, Egress, Ingress]}",
+            "spec.policyTypes: more than two; expected each of `Ingress` and `Egress` once",
         ),
         (
             "{podSelector: {}, policyTypes: [ingress]}",
@@ -107,13 +136,7 @@ fn every_mistake_is_reported_with_file_document_and_key() {
             "{podSelector: {matchExpressions: [{operator: Exists}]}}",
             "spec.podSelector.matchExpressions[0].key: missing",
         ),
-    ] {
-        assert_eq!(
-            errors(&with_spec(spec)),
-            [format!("{place}, {expected}")],
-            "{spec}"
-        );
-    }
+    ]);
 }
 
 #[test]
@@ -141,6 +164,23 @@ fn all_mistakes_of_a_file_come_at_once() {
         errors("a: [")[0].starts_with("web.yaml: "),
         "{:?}",
         errors("a: [")
+    );
+}
+
+#[test]
+fn an_empty_namespace_is_the_default_one_and_a_name_is_checked() {
+    let text = |metadata: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {metadata}\nspec: {{podSelector: {{}}}}\n"
+        )
+    };
+    let read = policies("web.yaml", &text("{name: p, namespace: ''}"), "shop").unwrap();
+    assert_eq!(read[0].to_string(), "shop/p");
+    assert_eq!(
+        errors(&text("{name: Web_1}")),
+        [
+            "web.yaml, document 1 (NetworkPolicy Web_1), metadata.name: invalid name \"Web_1\": expected a-z, 0-9, `-` and `.`, with a letter or digit at both ends"
+        ]
     );
 }
 
@@ -201,6 +241,9 @@ items:
   spec:
     nodeName: n1
     containers: [{name: web, ports: [{name: http, containerPort: 8080, protocol: TCP}, {containerPort: 9}]}]
+    initContainers:
+    - {name: setup, ports: [{name: setup, containerPort: 7}]}
+    - {name: proxy, restartPolicy: Always, ports: [{name: mesh, containerPort: 15001}]}
   status:
     phase: Running
     podIP: 10.244.1.7
@@ -237,8 +280,9 @@ items:
     );
     assert_eq!(
         (web.ports.len(), web.ports[0].port, &*web.ports[0].name),
-        (1, 8080, "http")
+        (2, 8080, "http")
     );
+    assert_eq!((web.ports[1].port, &*web.ports[1].name), (15001, "mesh"));
     assert_eq!((&*web.node, web.node_addresses.len()), ("n1", 1));
     let done = &objects.pods[1];
     assert_eq!(

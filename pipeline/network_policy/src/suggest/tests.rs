@@ -1,36 +1,11 @@
-use flowtap_model::{Endpoint, Events, Flow, FlowBatch, FlowKind, TcpRecord, Transport};
+use flowtap_model::{Events, Flow, FlowBatch, TcpRecord, Transport};
 use proptest::prelude::*;
 
 use super::*;
 use crate::manifest::{policies, to_yaml};
 use crate::observed::Observed;
-use crate::testing::{cluster, objects};
+use crate::testing::{cluster, objects, observed, record};
 use crate::verdict::{Judge, Outcome};
-
-fn record(local: &str, remote: &str, port: u16, serves: bool) -> TcpRecord {
-    let end = |text: &str, port| Endpoint::new(text.parse().unwrap(), port);
-    let (lport, rport) = if serves { (port, 50_000) } else { (50_000, port) };
-    let kind = if serves {
-        FlowKind::Ingress
-    } else {
-        FlowKind::Egress
-    };
-    let mut record = TcpRecord::new(Flow {
-        kind: Some(kind),
-        ..Flow::new(end(local, lport), end(remote, rport))
-    });
-    record.events = Events::OPENED;
-    record
-}
-
-fn observed(records: Vec<TcpRecord>) -> Observed {
-    let mut observed = Observed::new(1_000);
-    observed.fold(&FlowBatch {
-        tcp: records,
-        ..FlowBatch::default()
-    });
-    observed
-}
 
 fn conversations(records: Vec<TcpRecord>, cluster: &Cluster) -> Conversations {
     let mut conversations = Conversations::default();
