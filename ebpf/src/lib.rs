@@ -46,6 +46,7 @@
 //! | `table_names` | names of the maps that are tables of connections |
 //! | `tables` | tables of connections that grow |
 //! | `jiffies` | the unit of the kernel's clocks of a socket |
+//! | `object` | the object files, which the binary has in compressed form |
 //! | `heap` | limits the freed memory that the allocator keeps |
 //! | [`capability`] | capabilities of the process |
 //! | [`seccomp`] | installs a filter of system calls |
@@ -66,6 +67,7 @@ mod kernel_types;
 mod kfunc;
 pub mod listeners;
 pub mod misses;
+mod object;
 mod perf;
 mod preemption;
 pub mod probe;
