@@ -1,10 +1,18 @@
-//! Compiles the BPF programs with clang: `bpf/*.bpf.c` to `$OUT_DIR/*.bpf.o`.
+//! Compiles the BPF programs with clang: `bpf/*.bpf.c` to `$OUT_DIR/*.bpf.o`; and those, without debug information and compressed, to
+//! `$OUT_DIR/*.bpf.z`, which the binary has.
 //!
 //! `CLANG` names another compiler than `clang`.
 
 use std::env;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
 const INSTALL: &str = "on Debian and Ubuntu: apt-get install clang libbpf-dev linux-libc-dev\n  \
     on Fedora: dnf install clang libbpf-devel kernel-headers\n  or run `make setup`";
@@ -16,7 +24,7 @@ enum BuildError {
     #[error(
         "the BPF programs need a C compiler for the BPF target, and `{clang}` can't be run: {source}\n  {INSTALL}"
     )]
-    NoClang { clang: String, source: std::io::Error },
+    NoClang { clang: String, source: io::Error },
     #[error("{header} is missing: the BPF programs are compiled against it\n  {INSTALL}")]
     NoHeader { header: &'static str },
     #[error("`{clang}` could not compile {program}:\n{stderr}")]
@@ -24,6 +32,11 @@ enum BuildError {
         clang: String,
         program: &'static str,
         stderr: String,
+    },
+    #[error("{program}: the object can't be read or compressed: {source}")]
+    Compress {
+        program: &'static str,
+        source: Box<dyn std::error::Error>,
     },
 }
 
@@ -61,7 +74,8 @@ fn compile_all() -> Result<(), BuildError> {
         "udp.bpf.c",
         "inspect.bpf.c",
     ] {
-        compile(&clang, &arch, &includes, program, &out)?;
+        let object = compile(&clang, &arch, &includes, program, &out)?;
+        compress(&object).map_err(|source| BuildError::Compress { program, source })?;
     }
     Ok(())
 }
@@ -84,7 +98,7 @@ fn compile(
     includes: &[PathBuf],
     program: &'static str,
     out: &Path,
-) -> Result<(), BuildError> {
+) -> Result<PathBuf, BuildError> {
     // libbpf's names of architectures: bpf_tracing.h.
     let arch = match arch {
         "x86_64" => "x86",
@@ -98,6 +112,8 @@ fn compile(
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g"])
         // Debug information names the folder of the build otherwise, and builds in two folders differ.
         .arg("-ffile-compilation-dir=ebpf")
+        // A table for linkers, in a section that not every reader knows.
+        .arg("-fno-addrsig")
         // libbpf's BPF_PROG names a parameter that no program here uses.
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
         .arg(format!("-D__TARGET_ARCH_{arch}"))
@@ -111,7 +127,7 @@ fn compile(
         source,
     })?;
     if output.status.success() {
-        Ok(())
+        Ok(object)
     } else {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Err(BuildError::Compile {
@@ -120,4 +136,30 @@ fn compile(
             stderr,
         })
     }
+}
+
+/// Writes `object` anew next to it, as `ebpf/src/object.rs` reads it: its length, then a zlib stream.
+fn compress(object: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let whole = fs::read(object)?;
+    let mut builder = Builder::read(whole.as_slice())?;
+    for section in builder.sections.iter_mut() {
+        // Types are in `.BTF`, lines for the verifier's log in `.BTF.ext`; only linkers read the relocations of these two.
+        section.delete = [".debug_", ".rel.debug_", ".rel.BTF"]
+            .iter()
+            .any(|prefix| section.name.starts_with(prefix.as_bytes()));
+    }
+    builder.delete_orphans();
+    // clang has one table for the names of sections and symbols, the builder two.
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    let mut packed = u32::try_from(stripped.len())?.to_le_bytes().to_vec();
+    let mut encoder = ZlibEncoder::new(&mut packed, Compression::best());
+    encoder.write_all(&stripped)?;
+    encoder.finish()?;
+    fs::write(object.with_extension("z"), packed)?;
+    Ok(())
 }

@@ -14,10 +14,11 @@ use crate::abi::CgroupEvent;
 use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
+use crate::object::{Compressed, compressed};
 use crate::ring::RingWatch;
 
 /// The compiled programs.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/cgroups.bpf.o"));
+pub(crate) const OBJECT: Compressed = compressed!("cgroups");
 
 /// Programs, each with its tracepoint.
 const PROGRAMS: [(&str, &str); 2] = [
@@ -56,7 +57,7 @@ impl Cgroups {
         let btf = Btf::from_sys_fs()?;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
-            .load(OBJECT)
+            .load(OBJECT.unpack()?.bytes())
             .map_err(LoadError::Object)?;
         for (name, tracepoint) in PROGRAMS {
             let failed = |source| LoadError::program(name, source);

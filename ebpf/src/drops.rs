@@ -23,9 +23,10 @@ use crate::error::LoadError;
 use crate::heap;
 use crate::kernel_types::KernelTypes;
 use crate::misses::MissCounters;
+use crate::object::{Compressed, compressed};
 
 /// The compiled programs.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drops.bpf.o"));
+pub(crate) const OBJECT: Compressed = compressed!("drops");
 
 /// The tracepoint.
 pub(crate) const TRACEPOINT: &str = "kfree_skb";
@@ -173,7 +174,7 @@ impl Drops {
         let program_name = program_for(&types)?;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
-            .load(OBJECT)
+            .load(OBJECT.unpack()?.bytes())
             .map_err(LoadError::Object)?;
         let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
         let maps = [

@@ -22,6 +22,7 @@ use crate::iter::IterLink;
 use crate::jiffies;
 use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
+use crate::object::{Compressed, compressed};
 use crate::preemption;
 use crate::replace::{Known, RetiredRings, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings};
@@ -30,7 +31,7 @@ use crate::table_names::TableNames;
 use crate::tables::Tables;
 
 /// The compiled programs.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/events.bpf.o"));
+pub(crate) const OBJECT: Compressed = compressed!("events");
 
 /// Programs at state changes where tracepoints are preemptible, in the order in which they are attached.
 const STATE_GUARDED: [&str; 4] = ["state_guarded", "state_missed1", "state_missed2", "state_missed3"];
@@ -207,7 +208,7 @@ impl Events {
         };
         let Linked {
             object, has_preempt, ..
-        } = kfunc::link(OBJECT, btf);
+        } = kfunc::link(OBJECT.unpack()?, btf);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(btf))
             .map_max_entries(RINGS[0], options.ring_buffer_bytes)

@@ -22,11 +22,12 @@ use crate::capability;
 use crate::error::LoadError;
 use crate::heap;
 use crate::misses::{MissCounters, ProgramMisses};
+use crate::object::{Compressed, compressed};
 use crate::perf::PerfBuffers;
 use crate::ring::RingWatch;
 
 /// The compiled programs.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/inspect.bpf.o"));
+pub(crate) const OBJECT: Compressed = compressed!("inspect");
 
 /// The programs, each with its tracepoint.
 pub(crate) const PROGRAMS: [(&str, &str); 2] =
@@ -95,7 +96,7 @@ impl Inspect {
             .btf(Some(&btf))
             .map_max_entries("exchanges", RING_BYTES)
             .override_global("exchange_wakeup_bytes", &wakeup_bytes, true)
-            .load(OBJECT)
+            .load(OBJECT.unpack()?.bytes())
             .map_err(LoadError::Object)?;
         for (name, tracepoint) in PROGRAMS {
             let failed = |source| LoadError::program(name, source);

@@ -6,6 +6,8 @@
 use aya::Btf;
 use aya_obj::btf::BtfKind;
 
+use crate::object::Object;
+
 /// The call instruction without its immediate: `BPF_JMP | BPF_CALL`, source register 2.
 const CALL: [u8; 4] = [0x85, 0x20, 0, 0];
 
@@ -34,29 +36,14 @@ const PREEMPT: [KernelFunction; 2] = [
     },
 ];
 
-/// An object file; in words, as its reader wants it aligned.
-#[derive(Debug)]
-pub(crate) struct Object(Vec<u64>);
-
 impl Object {
-    fn new(object: &[u8]) -> Self {
-        // Its reader ignores the bytes after the object's end in the last word.
-        let mut words = vec![0_u64; object.len().div_ceil(8)];
-        bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..object.len()].copy_from_slice(object);
-        Self(words)
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
-
     /// Replaces the function in every call of `placeholder`.
     fn patch_calls(&mut self, placeholder: u32, id: u32) {
         let mut call = [0; 8];
         call[..4].copy_from_slice(&CALL);
         call[4..].copy_from_slice(&placeholder.to_ne_bytes());
         // Instructions stand at multiples of their size.
-        let instructions = bytemuck::cast_slice_mut::<u64, u8>(&mut self.0).chunks_exact_mut(8);
+        let instructions = self.bytes_mut().chunks_exact_mut(8);
         for instruction in instructions.filter(|bytes| **bytes == call) {
             instruction[4..].copy_from_slice(&id.to_ne_bytes());
         }
@@ -74,8 +61,8 @@ pub(crate) struct Linked {
 }
 
 /// Links `object` with the running kernel, whose BTF is `btf`.
-pub(crate) fn link(object: &[u8], btf: &Btf) -> Linked {
-    let mut linked = Object::new(object);
+pub(crate) fn link(object: Object, btf: &Btf) -> Linked {
+    let mut linked = object;
     let mut patch = |function: KernelFunction| {
         let id = btf.id_by_type_name_kind(function.name, BtfKind::Func);
         id.map(|id| linked.patch_calls(function.placeholder, id)).is_ok()
@@ -104,17 +91,18 @@ mod tests {
     fn every_call_is_linked_and_nothing_else_changes() {
         for function in PREEMPT.into_iter().chain([RDONLY_CAST]) {
             let placeholder = function.placeholder;
+            let object = sockets::OBJECT.unpack().unwrap();
             assert!(
-                calls(sockets::OBJECT, placeholder) > 0,
+                calls(object.bytes(), placeholder) > 0,
                 "the object does not call {}",
                 function.name
             );
-            let mut linked = Object::new(sockets::OBJECT);
+            let mut linked = sockets::OBJECT.unpack().unwrap();
             linked.patch_calls(placeholder, 77);
-            let bytes = &linked.bytes()[..sockets::OBJECT.len()];
+            let (before, bytes) = (object.bytes(), linked.bytes());
             assert_eq!(calls(bytes, placeholder), 0);
-            assert_eq!(calls(bytes, 77), calls(sockets::OBJECT, placeholder));
-            let changed = bytes.iter().zip(sockets::OBJECT).filter(|(a, b)| a != b).count();
+            assert_eq!(calls(bytes, 77), calls(before, placeholder));
+            let changed = bytes.iter().zip(before).filter(|(a, b)| a != b).count();
             assert!(changed <= 4 * calls(bytes, 77), "{changed} bytes changed");
         }
     }

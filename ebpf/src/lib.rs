@@ -46,7 +46,9 @@
 //! | `table_names` | names of the maps that are tables of connections |
 //! | `tables` | tables of connections that grow |
 //! | `jiffies` | the unit of the kernel's clocks of a socket |
+//! | `object` | the object files, which the binary has in compressed form |
 //! | `heap` | limits the freed memory that the allocator keeps |
+//! | `pages` | unmaps the pages of the program that its start needed |
 //! | [`capability`] | capabilities of the process |
 //! | [`seccomp`] | installs a filter of system calls |
 //! | [`error`] | [`LoadError`]: the missing requirement, with the verifier's log |
@@ -66,6 +68,8 @@ mod kernel_types;
 mod kfunc;
 pub mod listeners;
 pub mod misses;
+mod object;
+mod pages;
 mod perf;
 mod preemption;
 pub mod probe;
@@ -89,6 +93,7 @@ pub use inspect::{Inspect, InspectOptions};
 pub use jiffies::microseconds_of_jiffies;
 pub use listeners::Listeners;
 pub use misses::ProgramMisses;
+pub use pages::unmap_program;
 pub use ring::{Ring, RingWatch};
 pub use sockets::{Adoption, Sockets, SocketsOptions, Store};
 pub use tables::MAX_SOCKETS;

@@ -12,10 +12,11 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use crate::abi::ListenerEvent;
 use crate::error::LoadError;
 use crate::heap;
+use crate::object::{Compressed, compressed};
 use crate::sharing::SharedMaps;
 
 /// The compiled program.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/listeners.bpf.o"));
+pub(crate) const OBJECT: Compressed = compressed!("listeners");
 
 pub(crate) const SCAN: &str = "scan_listeners";
 
@@ -46,7 +47,7 @@ impl Listeners {
         let btf = Btf::from_sys_fs()?;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
-            .load(OBJECT)
+            .load(OBJECT.unpack()?.bytes())
             .map_err(LoadError::Object)?;
         maps.put_one_into(OWNERS, &ebpf)
             .map_err(|source| LoadError::System {

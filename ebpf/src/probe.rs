@@ -5,6 +5,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use crate::error::LoadError;
 use crate::kernel_types::KernelTypes;
+use crate::object::Compressed;
 use crate::{capability, cgroups, drops, events, inspect, kfunc, listeners, sockets};
 
 /// A program, and whether this machine takes it.
@@ -110,11 +111,11 @@ pub fn listeners_program() -> Result<Vec<Probed>, LoadError> {
     probe(listeners::OBJECT, &[(listeners::SCAN, "raw_tp")])
 }
 
-fn probe(object: &[u8], programs: &[(&'static str, &'static str)]) -> Result<Vec<Probed>, LoadError> {
+fn probe(object: Compressed, programs: &[(&'static str, &'static str)]) -> Result<Vec<Probed>, LoadError> {
     capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
     capability::raise_memlock();
     let btf = Btf::from_sys_fs()?;
-    let linked = kfunc::link(object, &btf);
+    let linked = kfunc::link(object.unpack()?, &btf);
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         // Small: nothing will be in them.

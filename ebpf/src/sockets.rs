@@ -24,6 +24,7 @@ use crate::jiffies;
 use crate::kfunc::{self, Linked};
 use crate::listeners::Listeners;
 use crate::misses::{MissCounters, ProgramMisses};
+use crate::object::{Compressed, compressed};
 use crate::preemption;
 use crate::replace::{Known, RetiredRings, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings, least_ring_bytes};
@@ -33,7 +34,7 @@ use crate::table_names::TableNames;
 use crate::tables::Tables;
 
 /// The compiled programs.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sockets.bpf.o"));
+pub(crate) const OBJECT: Compressed = compressed!("sockets");
 
 /// The kernel gives no more at one read of an iterator (`PAGE_SIZE << 3`). Of what is adopted: scans write to the ring.
 const READ_BYTES: usize = 32 * 1024;
@@ -232,7 +233,7 @@ impl Sockets {
             object,
             has_cast,
             has_preempt,
-        } = kfunc::link(OBJECT, &btf);
+        } = kfunc::link(OBJECT.unpack()?, &btf);
         let not_shared = |source| LoadError::System {
             what: "sharing maps",
             source,

@@ -177,6 +177,7 @@ async fn supervise(
         board.set_running(true);
         systemd::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "measuring");
+        flowtap_ebpf::unmap_program();
         outcome = running.follow(&stop, &mut reload_trigger, load).await;
     }
     // Whatever has ended the run, from here on the deadline counts.

@@ -6,6 +6,8 @@ use std::process::Command;
 use super::cgroups::{CGROUP_CREATED, CGROUP_REMOVED, CgroupHead};
 use super::drops::DropSlot;
 use super::inspect::FirstBytesHead;
+use crate::object::Compressed;
+
 /// Name in C, offset and size of each field, in order.
 macro_rules! layout {
     ($type:ty: $($field:ident $(as $c:literal)?),+ $(,)?) => {
@@ -18,9 +20,9 @@ macro_rules! layout {
 }
 
 /// The types that an object's BTF describes; `None` without bpftool.
-fn types_of(object: &[u8]) -> Option<Vec<serde_json::Value>> {
+fn types_of(object: Compressed) -> Option<Vec<serde_json::Value>> {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), object).unwrap();
+    std::fs::write(file.path(), object.unpack().unwrap().bytes()).unwrap();
     let dump = Command::new("bpftool")
         .args(["-j", "btf", "dump", "file"])
         .arg(file.path())

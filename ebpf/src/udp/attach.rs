@@ -20,10 +20,11 @@ use super::map::Map;
 use super::self_test;
 use crate::capability;
 use crate::error::LoadError;
+use crate::object::{Compressed, compressed};
 use crate::preemption;
 
 /// The compiled programs.
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/udp.bpf.o"));
+pub(crate) const OBJECT: Compressed = compressed!("udp");
 
 /// Options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,7 +220,7 @@ fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Attached, LoadE
         .override_global("dns_wakeup_bytes", &u64::from(options.dns_ring_bytes / 4), true)
         .override_global("dns_ports", &ports, true)
         .override_global("by_cookie", &u8::from(step.by_cookie()), true)
-        .load(OBJECT)
+        .load(OBJECT.unpack()?.bytes())
         .map_err(LoadError::Object)?;
     let mut links = Vec::new();
     match step {
@@ -283,7 +284,7 @@ fn attach_trampolines(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
 }
 
 fn attach_fprobes(ebpf: &Ebpf, btf: &Btf) -> Result<Vec<OwnedFd>, LoadError> {
-    let probes = Probes::link(OBJECT, ebpf, btf)?;
+    let probes = Probes::link(OBJECT.unpack()?.bytes(), ebpf, btf)?;
     let mut links = Vec::new();
     for (_, name, function) in functions() {
         links.extend(probes.attach(name, function)?);

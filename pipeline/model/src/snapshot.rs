@@ -97,6 +97,15 @@ impl Points {
         self.len() == 0
     }
 
+    /// Makes room for `more` points.
+    pub fn reserve(&mut self, more: usize) {
+        match self {
+            Self::Sums(points) => points.reserve_exact(more),
+            Self::Values(points) => points.reserve_exact(more),
+            Self::Histograms(points) => points.reserve_exact(more),
+        }
+    }
+
     /// To be called for each point in turn, before its series is looked at: brings those of the next points into the CPU's caches,
     /// all of them at the same time, where one after the other would wait for memory (ADR 16).
     pub fn prefetch(&self, index: usize) {

@@ -30,7 +30,7 @@ use super::levels::Levels;
 use super::listening::Listening;
 use super::readings::{Readings, Rejection};
 use super::sizes::Sizes;
-use super::store::{Histogram, Observation, Slot, Store, Sum};
+use super::store::{Histogram, Live, Observation, Store, Sum};
 use super::totals::Totals;
 use crate::hops::{Hops, LOCAL_HOP};
 use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
@@ -225,13 +225,13 @@ impl Window {
             false
         };
         let moved = sums.sweep(opened, &mut catalog, |slot, is_exposed| {
-            keep(slot.key.family(), &slot.series, is_exposed)
+            keep(slot.key.family(), slot.series, is_exposed)
         });
         if let Some(moved) = moved {
             connections.renumber(&moved);
         }
         histograms.sweep(opened, &mut catalog, |slot, is_exposed| {
-            keep(slot.key.family(), &slot.series, is_exposed)
+            keep(slot.key.family(), slot.series, is_exposed)
         });
         // Of a family that has another name or other buckets, or is not exposed any more, the series end under the name and with the
         // buckets that they had.
@@ -274,12 +274,25 @@ impl Window {
         self.histograms = histograms;
     }
 
+    /// Number of points that a family has room for when a window closes: a list that grows step by step leaves holes in the heap as
+    /// large as itself. A series `other` or two may come on top.
+    const fn series_of(&self, family: FamilyId) -> usize {
+        let live = self.sums.live()[family as usize] + self.histograms.live()[family as usize];
+        live + live / 64
+    }
+
     fn close(&mut self, at: Timestamp, last: bool) -> Snapshot {
         self.fold_levels(at);
         self.fold_totals();
         self.show_listening();
         self.show_readings(at);
-        let mut families: Vec<_> = FamilyId::ALL.map(|id| empty(self.catalog.family(id))).into();
+        let mut families: Vec<_> = FamilyId::ALL
+            .map(|id| {
+                let mut family = empty(self.catalog.family(id));
+                family.points.reserve(self.series_of(id));
+                family
+            })
+            .into();
         for (family, series) in self.ended.drain(..) {
             families[family as usize].ended.push(series);
         }
@@ -466,7 +479,7 @@ fn empty(family: &'static Family) -> FamilySnapshot {
     }
 }
 
-fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn(Timestamp) -> bool) -> bool {
+fn close_sum(family: &mut FamilySnapshot, slot: Live<'_, Sum>, expired: impl Fn(Timestamp) -> bool) -> bool {
     let gauge = family.family.kind.can_fall();
     let (total, delta) = if gauge {
         (slot.value.level(), 0)
@@ -499,7 +512,7 @@ fn close_sum(family: &mut FamilySnapshot, slot: &mut Slot<Sum>, expired: impl Fn
 
 fn close_histogram(
     family: &mut FamilySnapshot,
-    slot: &mut Slot<Histogram>,
+    slot: Live<'_, Histogram>,
     expired: impl Fn(Timestamp) -> bool,
 ) -> bool {
     if expired(slot.updated) {

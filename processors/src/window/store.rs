@@ -4,7 +4,7 @@
 //! costs. So changes are gathered, and looked up many at a time by two loops that do little else, so that the processor waits
 //! for several at once: first each change finds its slot's number in the table, by more bits of the hash than two keys will ever
 //! share but by chance; then the slot shows whether it is that key's, and takes the change. The table has nothing but those bits
-//! and numbers, and a slot of a counter is one cache line.
+//! and numbers, and a slot is one cache line.
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
@@ -29,9 +29,22 @@ pub(super) struct Sum {
 }
 
 /// Value of a series.
+///
+/// A record reads and writes a slot's key, time and value, which are one cache line. The series itself is read when a window closes:
+/// it is in the line if there is room for it, and otherwise in a table beside the slots.
 pub(super) trait Value: Clone + Default {
     /// Change of the value by a record.
     type Change: Copy + std::fmt::Debug;
+    /// The series, if it is in the slot.
+    type Near: std::fmt::Debug;
+    /// The series, if it is beside the slots; a default has none.
+    type Far: Default + std::fmt::Debug;
+
+    /// Puts the series of a slot in its place.
+    fn place(series: Series) -> (Self::Near, Self::Far);
+
+    /// The series of a slot; `None` if the slot is free.
+    fn series<'a>(near: &'a Self::Near, far: &'a Self::Far) -> Option<&'a Series>;
 
     fn apply(&mut self, change: Self::Change);
 
@@ -53,6 +66,16 @@ pub(super) trait Value: Clone + Default {
 
 impl Value for Sum {
     type Change = i64;
+    type Near = Series;
+    type Far = ();
+
+    fn place(series: Series) -> (Series, ()) {
+        (series, ())
+    }
+
+    fn series<'a>(near: &'a Series, (): &'a ()) -> Option<&'a Series> {
+        Some(near)
+    }
 
     fn apply(&mut self, difference: i64) {
         self.running = self.running.saturating_add(difference);
@@ -124,6 +147,16 @@ pub(super) struct Observation {
 
 impl Value for Histogram {
     type Change = Observation;
+    type Near = ();
+    type Far = Option<Series>;
+
+    fn place(series: Series) -> ((), Option<Series>) {
+        ((), Some(series))
+    }
+
+    fn series<'a>((): &'a (), far: &'a Option<Series>) -> Option<&'a Series> {
+        far.as_ref()
+    }
 
     fn apply(&mut self, Observation { value, bounds }: Observation) {
         self.buckets.record(value, bounds);
@@ -168,20 +201,34 @@ struct Rank<V> {
 /// A series that is exposed stays so until another has this much more: two that are alike don't take turns.
 const LEAD: f64 = 1.25;
 
-/// A live series.
+/// A live series, as it is shown when a window closes.
+#[derive(Debug)]
+pub(super) struct Live<'a, V> {
+    pub(super) key: &'a Key,
+    pub(super) series: &'a Series,
+    /// End of the window that changed it last.
+    pub(super) updated: Timestamp,
+    pub(super) value: &'a mut V,
+}
+
+/// Place of a live series.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(super) struct Slot<V> {
-    pub(super) key: Key,
-    pub(super) series: Series,
+struct Slot<V: Value> {
+    key: Key,
     /// End of the window that changed it last; [`CHANGED`] until that is known.
-    pub(super) updated: Timestamp,
-    pub(super) value: V,
+    updated: Timestamp,
+    value: V,
+    near: V::Near,
 }
 
 const _: () = assert!(
-    size_of::<Option<Slot<Sum>>>() == 64,
-    "a counter's slot is larger than a cache line"
+    size_of::<Option<Slot<Sum>>>() == 64 && size_of::<Option<Slot<Histogram>>>() == 64,
+    "a slot is larger than a cache line"
+);
+const _: () = assert!(
+    size_of::<<Sum as Value>::Far>() == 0 && size_of::<<Histogram as Value>::Far>() == size_of::<Series>(),
+    "a series takes more beside the slots than its pointer"
 );
 
 /// In the window that is open.
@@ -218,6 +265,8 @@ pub(super) struct Store<V: Value> {
     numbers: HashTable<Entry>,
     hasher: RandomState,
     slots: Vec<Option<Slot<V>>>,
+    /// By index of the slot.
+    far: Vec<V::Far>,
     free: Vec<u32>,
     /// Live series by family, `other` not counted.
     live: [usize; FAMILIES.len()],
@@ -240,6 +289,7 @@ impl<V: Value> Store<V> {
             numbers: HashTable::new(),
             hasher: RandomState::default(),
             slots: Vec::new(),
+            far: Vec::new(),
             free: Vec::new(),
             live: [0; FAMILIES.len()],
             max_series: *max_series,
@@ -322,7 +372,11 @@ impl<V: Value> Store<V> {
         });
         let index = index.unwrap_or_else(|| self.insert(hash, key, start, catalog));
         // The number is of a slot that is taken: slots and numbers come and go together.
-        self.slots[index as usize].get_or_insert_with(|| Slot::new(key, start, catalog))
+        self.slots[index as usize].get_or_insert_with(|| {
+            let (slot, far) = Slot::new(key, start, catalog);
+            self.far[index as usize] = far;
+            slot
+        })
     }
 
     /// Index of the slot of `key`'s series, or of its family's `other` if there is no room for one
@@ -383,12 +437,14 @@ impl<V: Value> Store<V> {
             }
             (hash, other)
         };
-        let slot = Some(Slot::new(key, start, catalog));
+        let (slot, far) = Slot::new(key, start, catalog);
         let index = if let Some(index) = self.free.pop() {
-            self.slots[index as usize] = slot;
+            self.slots[index as usize] = Some(slot);
+            self.far[index as usize] = far;
             index
         } else {
-            self.slots.push(slot);
+            self.slots.push(Some(slot));
+            self.far.push(far);
             // Memory ends before there are 2^32 slots.
             u32::try_from(self.slots.len() - 1).unwrap_or(NO_SLOT - 1)
         };
@@ -429,6 +485,7 @@ impl<V: Value> Store<V> {
                 });
             }
             for (place, (_, index)) in candidates.into_iter().enumerate() {
+                let far = &mut self.far[index as usize];
                 let Some(slot) = self.slots[index as usize].as_mut() else {
                     continue;
                 };
@@ -436,10 +493,10 @@ impl<V: Value> Store<V> {
                 let was_exposed = std::mem::replace(&mut rank.is_exposed, place < n);
                 match (was_exposed, rank.is_exposed) {
                     (true, true) => {}
-                    (false, true) => slot.series = catalog.render(&slot.key, start),
+                    (false, true) => (slot.near, *far) = V::place(catalog.render(&slot.key, start)),
                     (exposed, false) => {
-                        if exposed {
-                            ended.push((family, slot.series.clone()));
+                        if let Some(series) = V::series(&slot.near, far).filter(|_| exposed) {
+                            ended.push((family, series.clone()));
                         }
                         let change = slot.value.take_since(&rank.last);
                         if !change.is_nothing() {
@@ -511,16 +568,25 @@ impl<V: Value> Store<V> {
         &mut self,
         at: Timestamp,
         catalog: &mut Catalog,
-        mut each: impl FnMut(&mut Slot<V>, bool) -> bool,
+        mut each: impl FnMut(Live<'_, V>, bool) -> bool,
     ) -> Option<Vec<u32>> {
-        for (index, place) in (0..).zip(&mut self.slots) {
+        for ((index, place), far) in (0..).zip(&mut self.slots).zip(&mut self.far) {
             let Some(slot) = place else { continue };
+            let Some(series) = V::series(&slot.near, far) else {
+                continue;
+            };
             if slot.updated == CHANGED {
                 slot.updated = at;
             }
+            let live = Live {
+                key: &slot.key,
+                series,
+                updated: slot.updated,
+                value: &mut slot.value,
+            };
             let is_exposed =
                 self.ranks.is_empty() || self.ranks.get(&index).is_none_or(|rank| rank.is_exposed);
-            if !each(slot, is_exposed) {
+            if !each(live, is_exposed) {
                 self.ranks.remove(&index);
                 let hash = hash(&self.hasher, &slot.key);
                 if let Ok(entry) = self.numbers.find_entry(hash, |entry| entry.index == index) {
@@ -532,6 +598,7 @@ impl<V: Value> Store<V> {
                 }
                 self.free.push(index);
                 *place = None;
+                *far = V::Far::default();
             }
         }
         (self.slots.len() > LEAST && self.free.len() > self.slots.len() / 4 * 3).then(|| self.compact())
@@ -549,6 +616,9 @@ impl<V: Value> Store<V> {
         for ((place, _), index) in places.zip(0..) {
             *place = index;
         }
+        let mut far = Vec::with_capacity(live);
+        let beside = self.far.drain(..).zip(&self.slots);
+        far.extend(beside.filter_map(|(far, slot)| slot.is_some().then_some(far)));
         let mut slots = Vec::with_capacity(live);
         slots.extend(self.slots.drain(..).flatten().map(Some));
         let mut numbers = HashTable::with_capacity(live);
@@ -564,6 +634,7 @@ impl<V: Value> Store<V> {
         let ranks = std::mem::take(&mut self.ranks).into_iter();
         self.ranks = ranks.map(|(index, rank)| (moved[index as usize], rank)).collect();
         self.slots = slots;
+        self.far = far;
         self.numbers = numbers;
         self.free = Vec::new();
         moved
@@ -591,13 +662,16 @@ fn hash(hasher: &RandomState, key: &Key) -> u64 {
 }
 
 impl<V: Value> Slot<V> {
-    fn new(key: Key, start: Timestamp, catalog: &mut Catalog) -> Self {
-        Self {
+    /// The slot of a new series, and the part of it that is beside the slots.
+    fn new(key: Key, start: Timestamp, catalog: &mut Catalog) -> (Self, V::Far) {
+        let (near, far) = V::place(catalog.open(&key, start));
+        let slot = Self {
             key,
-            series: catalog.open(&key, start),
             updated: start,
             value: V::default(),
-        }
+            near,
+        };
+        (slot, far)
     }
 }
 
