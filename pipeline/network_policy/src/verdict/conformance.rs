@@ -30,7 +30,7 @@ struct Case {
     title: &'static str,
     objects: ClusterObjects,
     policies: Vec<NetworkPolicy>,
-    /// Ends besides the pods: nodes, and addresses outside the cluster.
+    /// Ends in addition to the pods: nodes, and addresses outside the cluster.
     others: Vec<&'static str>,
 }
 
