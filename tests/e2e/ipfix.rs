@@ -628,10 +628,10 @@ fn any_record() -> impl Strategy<Value = LogRecord> {
 
 /// The elements of `record` that a reader of its flow has to find.
 fn expected(record: &LogRecord, biflow: bool) -> BTreeMap<&'static str, String> {
-    let log = record.connection().unwrap();
+    let log = record.part().unwrap();
     let (source, destination) = record.ends();
     let (octets, back) = record.oriented(log.delta.sent_bytes, log.delta.received_bytes);
-    let (packets, packets_back) = record.oriented(log.delta.sent_segments, log.delta.received_segments);
+    let (packets, packets_back) = record.oriented(log.delta.sent_packets, log.delta.received_packets);
     let is_v4 = source.addr.is_ipv4() && destination.addr.is_ipv4();
     let addresses = if is_v4 {
         ["sourceIPv4Address", "destinationIPv4Address"]

@@ -37,6 +37,7 @@
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `inspect` | protocols and names of real programs at both ends, exchanges by the applications' counts and clocks, a budget |
 //! | `translation` | the pod behind a service address and the client behind a masquerade, against conntrack and the applications; hops of a sidecar |
+//! | `udp_flow_logs` | log records of UDP flows, against the application's own bytes and datagrams |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
 //! | `udp_programs` | iperf3 and HTTP/3 by aioquic, against their own counts |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
@@ -125,4 +126,5 @@ mod structure;
 mod traffic;
 mod translation;
 mod udp;
+mod udp_flow_logs;
 mod udp_programs;

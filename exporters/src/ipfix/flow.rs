@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 
-use flowtap_pipeline::log::{ConnectionLog, Outcome};
+use flowtap_pipeline::log::Outcome;
 use flowtap_pipeline::{Endpoint, LogRecord, RoleSource, Timestamp, Transport};
+
+/// `flowEndReason`: nothing has moved for a while.
+const IDLE_TIMEOUT: u8 = 1;
 
 /// `flowEndReason`: the flow goes on, and this is a part of it.
 const ACTIVE_TIMEOUT: u8 = 2;
@@ -46,20 +49,20 @@ impl FlowRecord {
     /// The flow of `record`, and the payload bytes by which it exceeds what was measured: counts of IPFIX are never negative. `None`
     /// for a record that is of no flow.
     pub(super) fn of(record: &LogRecord) -> Option<(Self, u64)> {
-        let connection = record.connection()?;
+        let part = record.part()?;
         let (source, destination) = record.ends();
-        let delta = &connection.delta;
+        let delta = &part.delta;
         let (sent, received) = record.oriented(delta.sent_bytes, delta.received_bytes);
-        let (packets, reverse_packets) = record.oriented(delta.sent_segments, delta.received_segments);
+        let (packets, reverse_packets) = record.oriented(delta.sent_packets, delta.received_packets);
         let excess = [sent, received].map(|bytes| bytes.min(0).unsigned_abs());
         let flow = Self {
-            start: millis(connection.interval_start(record.at)),
+            start: millis(part.interval_start(record.at)),
             end: millis(record.at),
             source,
             destination,
             protocol: protocol(record.flow.transport),
             egress: record.is_client(),
-            end_reason: end_reason(connection),
+            end_reason: end_reason(part.outcome),
             octets: count(sent),
             packets: count(packets),
             initiated: record.flow.role_source != RoleSource::Assumed,
@@ -67,7 +70,7 @@ impl FlowRecord {
             reverse_packets: count(reverse_packets),
             id: record.flow.cookie,
             observation_point: record.flow.netns.into(),
-            probability: connection.probability,
+            probability: part.probability,
         };
         Some((flow, excess.iter().sum()))
     }
@@ -100,8 +103,9 @@ impl FlowRecord {
     }
 }
 
-fn end_reason(connection: &ConnectionLog) -> u8 {
-    match connection.outcome {
+const fn end_reason(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Idle => IDLE_TIMEOUT,
         Outcome::Active => ACTIVE_TIMEOUT,
         Outcome::Closed | Outcome::Reset | Outcome::Failed | Outcome::Lost => END_DETECTED,
         Outcome::Detached => FORCED_END,

@@ -67,8 +67,8 @@ pub use flowtap_model::{
     Pair, PairValue, PeerClass, PeerName, PipelineId, PipelineKind, Place, Points, Queue, Queues,
     ReadingLabels, ReadingRecord, ReadingValue, Rendered, ResetBy, Resource, Role, RoleSource, SendTime,
     SenderState, Series, SeriesId, Snapshot, SumPoint, TcpRecord, Timestamp, Translation, Transport, UdpApp,
-    UdpRecord, Unit, ValuePoint, ZERO_THRESHOLD, batch, catalog, cluster, dns, family, finding, flow, labels,
-    limits, log, node, output, peer_class, resource, series, snapshot, tcp, time, udp,
+    UdpEnd, UdpRecord, Unit, ValuePoint, ZERO_THRESHOLD, batch, catalog, cluster, dns, family, finding, flow,
+    labels, limits, log, node, output, peer_class, resource, series, snapshot, tcp, time, udp,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};
