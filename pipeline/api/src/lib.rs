@@ -24,6 +24,7 @@
 //! | [`ticker`] | [`Ticker`]: ticks on multiples of an interval |
 //! | `testing` | a kit for tests of components (feature `testing`) |
 //! | [`telemetry`] | instruments of processors and exporters |
+//! | [`upload_status`] | [`UploadStatus`]: uploads of an exporter, for `/status` |
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -45,6 +46,7 @@ pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod ticker;
+pub mod upload_status;
 
 /// Crates whose types appear in the signatures of this one, in the versions that match.
 pub use {figment, futures, opentelemetry, schemars, serde, tokio_util, tower};
@@ -81,3 +83,4 @@ pub use stage::{
 };
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use ticker::Ticker;
+pub use upload_status::{UploadFailure, UploadProbe, UploadStatus};
