@@ -29,6 +29,7 @@
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
 //! | `icmp` | errors of UDP sockets, against those that the sockets return; messages by type |
 //! | `ipfix` | flows over IPFIX, in nfcapd, nfacctd and libfixbuf: lost templates, restarts, TLS |
+//! | `ipfix_udp` | UDP flows and dropped packets over IPFIX, in nfcapd and libfixbuf |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `name_files` | files of name resolution that are replaced while the daemon is in its sandbox |
 //! | `sandbox` | the sandbox of a running daemon, modes of its files, names that its listeners answer to |
@@ -87,6 +88,7 @@ mod icmp;
 mod identity;
 mod inspect;
 mod ipfix;
+mod ipfix_udp;
 mod kernel_objects;
 mod kubernetes;
 mod labels;
