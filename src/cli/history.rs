@@ -26,10 +26,10 @@ pub(crate) struct HistoryArgs {
     /// Records that end before this time
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) to: Option<Moment>,
-    /// Connections with this address, or one of this range
+    /// Connections and UDP flows with this address, or one of this range
     #[arg(long, value_name = "ADDRESS[/BITS]", value_parser = network)]
     pub(crate) peer: Option<Network>,
-    /// Connections that failed
+    /// Connections that failed, and UDP flows with an error
     #[arg(long)]
     pub(crate) failed: bool,
     /// Grouping, a line each; `record` with --peer or --failed, else `peer`
@@ -56,7 +56,7 @@ pub(crate) enum By {
     Process,
     /// Namespace and owner of the pod on this node
     Workload,
-    /// The port of the end that accepted the connection
+    /// The port of the end that accepted the connection; 443/udp of UDP flows
     Port,
     /// Nothing: each record is a line
     Record,

@@ -448,7 +448,7 @@ fn what_cannot_be_read_is_reported_and_the_rest_is_read() {
     let text = run(&[]);
     for expected in [
         "2 of 3 records in 1 files",
-        "not of connections: 1 flowtap.finding",
+        "not of connections or UDP flows: 1 flowtap.finding",
         &format!("not read: {}: Permission denied", closed.display()),
         "x.jsonl: line 2 not read: expected",
     ] {

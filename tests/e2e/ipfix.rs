@@ -14,8 +14,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, UNIX_EPOCH};
 
 use flowtap_exporters::ipfix;
-use flowtap_pipeline::log::{ConnectionLog, Counts, Outcome};
-use flowtap_pipeline::{Endpoint, Flow, FlowKind, LogBatch, LogBody, LogRecord, RoleSource, Timestamp};
+use flowtap_pipeline::log::{ConnectionLog, Counts, Datagrams, DropLog, Outcome, UdpLog};
+use flowtap_pipeline::{
+    DropReason, Endpoint, Flow, FlowKind, LogBatch, LogBody, LogRecord, RoleSource, Timestamp, Transport,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proptest::prelude::{Strategy, any};
@@ -108,7 +110,7 @@ fn end(child: &mut Child, signal: Signal) {
 }
 
 /// The receive queue of the UDP socket on `port`, in bytes, and the datagrams that it has dropped; `None` if there is none.
-fn udp_queue(port: u16) -> Option<(u64, u64)> {
+pub(crate) fn udp_queue(port: u16) -> Option<(u64, u64)> {
     let table = read(Path::new("/proc/net/udp"));
     let line = table.lines().find(|line| {
         let local = line.split_whitespace().nth(1).unwrap_or_default();
@@ -123,14 +125,14 @@ fn udp_queue(port: u16) -> Option<(u64, u64)> {
 }
 
 /// nfdump's collector.
-struct Nfcapd {
+pub(crate) struct Nfcapd {
     child: Child,
     folder: tempfile::TempDir,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Nfcapd {
-    fn start(address: SocketAddr) -> Option<Self> {
+    pub(crate) fn start(address: SocketAddr) -> Option<Self> {
         if !require::program("nfcapd") || !require::program("nfdump") {
             return None;
         }
@@ -151,7 +153,25 @@ impl Nfcapd {
     }
 
     /// Stops it when it has read what was sent, and returns its flows. `whole`: it has had every record from its first message on.
-    fn stop(mut self, whole: bool) -> Vec<Seen> {
+    fn stop(self, whole: bool) -> Vec<Seen> {
+        let flows = self.rows(whole, "%sp|%dp|%ibyt|%obyt|%dir").into_iter();
+        let flows = flows.filter_map(|fields| {
+            let [source, destination, octets, reverse, direction] = &fields[..] else {
+                return None;
+            };
+            Some(Seen {
+                source_port: source.parse().ok()?,
+                destination_port: destination.parse().ok()?,
+                octets: octets.parse().ok()?,
+                reverse_octets: reverse.parse().ok()?,
+                egress: direction == "E",
+            })
+        });
+        flows.collect()
+    }
+
+    /// The same with the fields of nfdump's `format`, which separates them by `|`.
+    pub(crate) fn rows(mut self, whole: bool, format: &str) -> Vec<Vec<String>> {
         let (_, dropped) = ask_until("nfcapd has read every datagram", || {
             udp_queue(self.address.port()).filter(|(queue, _)| *queue == 0)
         });
@@ -165,24 +185,12 @@ impl Nfcapd {
         let output = Command::new("nfdump")
             .arg("-R")
             .arg(self.folder.path().join("flows"))
-            .args(["-q", "-N", "-o", "fmt:%sp|%dp|%ibyt|%obyt|%dir"])
+            .args(["-q", "-N", "-o", &format!("fmt:{format}")])
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let flows = text.lines().filter_map(|line| {
-            let fields: Vec<_> = line.split('|').map(str::trim).collect();
-            let [source, destination, octets, reverse, direction] = fields[..] else {
-                return None;
-            };
-            Some(Seen {
-                source_port: source.parse().ok()?,
-                destination_port: destination.parse().ok()?,
-                octets: octets.parse().ok()?,
-                reverse_octets: reverse.parse().ok()?,
-                egress: direction == "E",
-            })
-        });
-        flows.collect()
+        let fields = |line: &str| line.split('|').map(|field| field.trim().to_owned()).collect();
+        text.lines().map(fields).collect()
     }
 }
 
@@ -374,7 +382,7 @@ fn flows_wait_until_a_collector_listens_on_the_udp_port() {
 }
 
 /// The data records in the messages of `file`, by libfixbuf: elements' names and values.
-fn records(file: &Path) -> Vec<BTreeMap<String, String>> {
+pub(crate) fn records(file: &Path) -> Vec<BTreeMap<String, String>> {
     let output = Command::new("ipfixDump")
         .arg("-d")
         .arg("-i")
@@ -415,14 +423,14 @@ fn dumped(file: &Path) -> Vec<Seen> {
 }
 
 /// Accepts one connection, and writes what arrives on it to a file until it is stopped, as a collector does whose process ends.
-struct Collector {
+pub(crate) struct Collector {
     file: PathBuf,
     stop: Arc<AtomicBool>,
     reader: JoinHandle<io::Result<()>>,
 }
 
 impl Collector {
-    fn start(listener: TcpListener, file: PathBuf) -> Self {
+    pub(crate) fn start(listener: TcpListener, file: PathBuf) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, path) = (Arc::clone(&stop), file.clone());
         let reader = thread::spawn(move || {
@@ -447,7 +455,7 @@ impl Collector {
         Self { file, stop, reader }
     }
 
-    fn stop(self) -> PathBuf {
+    pub(crate) fn stop(self) -> PathBuf {
         self.stop.store(true, Ordering::SeqCst);
         self.reader.join().unwrap().unwrap();
         self.file
@@ -554,7 +562,7 @@ fn is_whole(mut bytes: &[u8]) -> bool {
     bytes.is_empty()
 }
 
-/// A record of a connection with any values.
+/// A record of a connection, a UDP flow or dropped packets, with any values.
 fn any_record() -> impl Strategy<Value = LogRecord> {
     let ends = (
         any::<(u32, u32)>(),
@@ -567,11 +575,11 @@ fn any_record() -> impl Strategy<Value = LogRecord> {
         any::<(u64, u32, bool)>(),
         0_u64..4_000_000_000_000,
         0_u64..1_000_000_000,
-        0..=5_u8,
-        any::<bool>(),
+        0..=6_u8,
+        (any::<bool>(), 0..4_u8),
     );
     (ends, counts, rest).prop_map(
-        |((v4, v6, is_v6, ports), counts, (ids, at, interval, outcome, sampled))| {
+        |((v4, v6, is_v6, ports), counts, (ids, at, interval, outcome, (sampled, kind)))| {
             let addresses: (IpAddr, IpAddr) = if is_v6 {
                 (Ipv6Addr::from_bits(v6.0).into(), Ipv6Addr::from_bits(v6.1).into())
             } else {
@@ -602,13 +610,38 @@ fn any_record() -> impl Strategy<Value = LogRecord> {
                 Outcome::Failed,
                 Outcome::Lost,
                 Outcome::Detached,
+                Outcome::Idle,
             ];
             let interval = Duration::from_millis(interval.min(at));
-            LogRecord {
-                at: Timestamp::from_nanos(at * 1_000_000),
-                flow,
-                body: LogBody::Connection(ConnectionLog {
-                    outcome: outcomes[usize::from(outcome)],
+            let outcome = outcomes[usize::from(outcome)];
+            let probability = if sampled { 0.25 } else { 1.0 };
+            let body = match kind {
+                0 => LogBody::Drop(DropLog {
+                    reason: DropReason::new("NETFILTER_DROP"),
+                    packets: counts.0.into(),
+                    bytes: counts.1.into(),
+                }),
+                1 => {
+                    flow.transport = Transport::Udp;
+                    let delta = Datagrams {
+                        sent_bytes: delta.sent_bytes,
+                        received_bytes: delta.received_bytes,
+                        sent_datagrams: delta.sent_segments,
+                        received_datagrams: delta.received_segments,
+                        ..Datagrams::default()
+                    };
+                    LogBody::Udp(UdpLog {
+                        outcome,
+                        duration: interval,
+                        interval,
+                        delta,
+                        total: delta,
+                        probability,
+                        ..UdpLog::default()
+                    })
+                }
+                _ => LogBody::Connection(ConnectionLog {
+                    outcome,
                     error: None,
                     sequence: 0,
                     adopted: false,
@@ -619,19 +652,47 @@ fn any_record() -> impl Strategy<Value = LogRecord> {
                     rtt: Duration::ZERO,
                     min_rtt: Duration::ZERO,
                     handshake: Duration::ZERO,
-                    probability: if sampled { 0.25 } else { 1.0 },
+                    probability,
                 }),
+            };
+            LogRecord {
+                at: Timestamp::from_nanos(at * 1_000_000),
+                flow,
+                body,
             }
         },
     )
 }
 
+/// The elements of dropped packets that a reader has to find.
+fn expected_of_drop(record: &LogRecord) -> BTreeMap<&'static str, String> {
+    let log = record.dropped().unwrap();
+    let (source, destination) = record.ends();
+    let is_v4 = source.addr.is_ipv4() && destination.addr.is_ipv4();
+    let addresses = if is_v4 {
+        ["sourceIPv4Address", "destinationIPv4Address"]
+    } else {
+        ["sourceIPv6Address", "destinationIPv6Address"]
+    };
+    BTreeMap::from([
+        (addresses[0], source.addr.to_string()),
+        (addresses[1], destination.addr.to_string()),
+        ("sourceTransportPort", source.port.to_string()),
+        ("destinationTransportPort", destination.port.to_string()),
+        ("protocolIdentifier", "6".to_owned()),
+        ("observationPointId", record.flow.netns.to_string()),
+        ("droppedPacketDeltaCount", log.packets.to_string()),
+        ("droppedOctetDeltaCount", log.bytes.to_string()),
+        ("forwardingStatus", "130".to_owned()),
+    ])
+}
+
 /// The elements of `record` that a reader of its flow has to find.
 fn expected(record: &LogRecord, biflow: bool) -> BTreeMap<&'static str, String> {
-    let log = record.connection().unwrap();
+    let log = record.part().unwrap();
     let (source, destination) = record.ends();
     let (octets, back) = record.oriented(log.delta.sent_bytes, log.delta.received_bytes);
-    let (packets, packets_back) = record.oriented(log.delta.sent_segments, log.delta.received_segments);
+    let (packets, packets_back) = record.oriented(log.delta.sent_packets, log.delta.received_packets);
     let is_v4 = source.addr.is_ipv4() && destination.addr.is_ipv4();
     let addresses = if is_v4 {
         ["sourceIPv4Address", "destinationIPv4Address"]
@@ -639,6 +700,7 @@ fn expected(record: &LogRecord, biflow: bool) -> BTreeMap<&'static str, String> 
         ["sourceIPv6Address", "destinationIPv6Address"]
     };
     let reason = match log.outcome {
+        Outcome::Idle => 1,
         Outcome::Active => 2,
         Outcome::Detached => 4,
         _ => 3,
@@ -648,7 +710,10 @@ fn expected(record: &LogRecord, biflow: bool) -> BTreeMap<&'static str, String> 
         (addresses[1], destination.addr.to_string()),
         ("sourceTransportPort", source.port.to_string()),
         ("destinationTransportPort", destination.port.to_string()),
-        ("protocolIdentifier", "6".to_owned()),
+        (
+            "protocolIdentifier",
+            if record.udp().is_some() { "17" } else { "6" }.to_owned(),
+        ),
         ("ipVersion", if is_v4 { "4" } else { "6" }.to_owned()),
         ("flowDirection", u8::from(record.is_client()).to_string()),
         ("flowEndReason", reason.to_string()),
@@ -708,6 +773,18 @@ fn libfixbuf_reads_every_value_of_any_record() {
         let mut read = records(&file).into_iter();
         for record in &batch.records {
             let flow = read.next().expect("a flow for each record");
+            if record.dropped().is_some() {
+                let fields = expected_of_drop(record);
+                assert!(flow.get("octetDeltaCount").is_none(), "{flow:?}");
+                for (name, value) in fields {
+                    assert_eq!(
+                        address(flow.get(name)),
+                        address(Some(&value)),
+                        "{name} of {record:?}"
+                    );
+                }
+                continue;
+            }
             for (name, value) in expected(record, biflow) {
                 assert_eq!(
                     address(flow.get(name)),
@@ -715,13 +792,13 @@ fn libfixbuf_reads_every_value_of_any_record() {
                     "{name} of {record:?}"
                 );
             }
-            let log = record.connection().unwrap();
+            let log = record.part().unwrap();
             let probability = flow
                 .get("samplingProbability")
                 .map(|text| text.parse::<f64>().unwrap());
             assert_eq!(probability.unwrap_or(1.0).to_bits(), log.probability.to_bits());
             let (_, back) = record.oriented(log.delta.sent_bytes, log.delta.received_bytes);
-            let (_, packets_back) = record.oriented(log.delta.sent_segments, log.delta.received_segments);
+            let (_, packets_back) = record.oriented(log.delta.sent_packets, log.delta.received_packets);
             if !biflow && (back > 0 || packets_back > 0) {
                 let flow = read.next().expect("the flow back");
                 assert_eq!(flow.get("octetDeltaCount"), Some(&back.to_string()));

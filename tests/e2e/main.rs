@@ -29,6 +29,7 @@
 //! | `otelcol` | the OpenTelemetry Collector: what it accepts, also after it was killed, slow, full or unreachable |
 //! | `icmp` | errors of UDP sockets, against those that the sockets return; messages by type |
 //! | `ipfix` | flows over IPFIX, in nfcapd, nfacctd and libfixbuf: lost templates, restarts, TLS |
+//! | `ipfix_udp` | UDP flows and dropped packets over IPFIX, in nfcapd and libfixbuf |
 //! | `identity` | the node of series; increases over short-lived peers; losses beside the flows, in real stores |
 //! | `name_files` | files of name resolution that are replaced while the daemon is in its sandbox |
 //! | `sandbox` | the sandbox of a running daemon, modes of its files, names that its listeners answer to |
@@ -37,6 +38,7 @@
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `inspect` | protocols and names of real programs at both ends, exchanges by the applications' counts and clocks, a budget |
 //! | `translation` | the pod behind a service address and the client behind a masquerade, against conntrack and the applications; hops of a sidecar |
+//! | `udp_flow_logs` | log records of UDP flows, against the application's own bytes and datagrams |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
 //! | `udp_programs` | iperf3 and HTTP/3 by aioquic, against their own counts |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
@@ -86,6 +88,7 @@ mod icmp;
 mod identity;
 mod inspect;
 mod ipfix;
+mod ipfix_udp;
 mod kernel_objects;
 mod kubernetes;
 mod labels;
@@ -125,4 +128,5 @@ mod structure;
 mod traffic;
 mod translation;
 mod udp;
+mod udp_flow_logs;
 mod udp_programs;

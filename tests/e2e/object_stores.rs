@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::UNIX_EPOCH;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::daemon::{Daemon, Launch, flowtap, free_address};
+use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, flowtap, free_address};
 use crate::exposition::Exposition;
 use crate::peers::{Peer, ask_until, listens};
 use crate::require;
@@ -155,6 +156,11 @@ fn node(name: &str, exporters: &str) -> Daemon {
     })
 }
 
+/// The exporter in `/status`.
+fn exporter_status(daemon: &Daemon) -> Value {
+    daemon.status()["components"]["exporters/file"].clone()
+}
+
 fn uploads(seen: &Exposition, outcome: &str) -> u64 {
     seen.sum("flowtap_exporter_uploads_total", &[("outcome", outcome)])
 }
@@ -191,8 +197,31 @@ fn every_row_of_two_nodes_is_in_the_bucket_once_after_outages_and_a_kill() {
     let first = node("node-a", &exporter(one.path()));
     first.telemetry_until("an upload that failed", |seen| uploads(seen, "retried") > 0);
     first.wait_for("an upload failed and is retried");
+    let failing = exporter_status(&first);
+    assert_eq!(failing["state"], "recoverable_error", "{failing}");
+    let failure = &failing["uploads"]["last_failure"];
+    assert_eq!(failing["error"], failure["error"], "{failing}");
+    let error = failure["error"].as_str().unwrap();
+    assert!(error.starts_with("s3://flows/fleet: "), "{error}");
+    let file = failure["file"].as_str().unwrap();
+    assert!(one.path().join(file).exists(), "{file}");
+    assert!(
+        failing["uploads"]["pending_files"].as_u64() > Some(0),
+        "{failing}"
+    );
+    let seconds = failure["at_unix_nano"].as_u64().unwrap() / 1_000_000_000;
+    let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert!(now - seconds < WAIT_TIMEOUT.as_secs(), "{failing}");
     server.signal(Signal::SIGCONT);
     first.telemetry_until("files in the bucket", |seen| uploads(seen, "delivered") >= 2);
+    let delivering = exporter_status(&first);
+    assert_eq!(delivering["state"], "ok", "{delivering}");
+    assert_eq!(delivering["error"], Value::Null, "{delivering}");
+    // The failure is kept for whoever looks later.
+    assert_eq!(
+        delivering["uploads"]["last_failure"]["file"], file,
+        "{delivering}"
+    );
     let second = node("node-b", &exporter(other.path()));
     second.telemetry_until("files in the bucket", |seen| uploads(seen, "delivered") >= 2);
 
@@ -250,6 +279,12 @@ fn files_that_rotation_removes_before_their_upload_are_counted() {
     assert_eq!(uploads(&seen, "delivered"), 0);
     assert!(uploads(&seen, "retried") > 0);
     let removed = seen.sum("flowtap_exporter_files_total", &[("event", "removed")]);
+    let status = exporter_status(&daemon);
+    assert_eq!(status["state"], "recoverable_error", "{status}");
+    assert!(
+        status["uploads"]["abandoned_files"].as_u64() >= Some(3),
+        "{status}"
+    );
     // A file may be removed between the two reads of the counters.
     assert!(removed.abs_diff(uploads(&seen, "abandoned")) <= 1, "{removed}");
 }
@@ -273,6 +308,11 @@ fn a_wrong_secret_is_reported_without_being_shown_and_files_wait() {
     daemon.telemetry_until("files wait", |seen| {
         seen.sum("flowtap_exporter_upload_queue_size", &[]) >= 2
     });
+    let status = exporter_status(&daemon);
+    assert_eq!(status["state"], "recoverable_error", "{status}");
+    assert!(status["uploads"]["pending_files"].as_u64() >= Some(2), "{status}");
+    assert!(status["error"].as_str().unwrap().contains("403"), "{status}");
+    assert!(!status.to_string().contains(wrong), "{status}");
     let shown = flowtap()
         .args(["print-config", "--config"])
         .arg(daemon.config())

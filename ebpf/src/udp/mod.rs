@@ -155,12 +155,16 @@ impl Udp {
         })?;
         for socket in ended.0 {
             if let Some(flow) = self.sockets.take(&socket)? {
-                each(&self.table.close(&flow, true));
+                each(&self.table.expire(&flow, true));
             }
         }
         for key in ended.1 {
             if let Some(flow) = self.flows.take(&key)? {
-                each(&self.table.close(&flow, false));
+                each(&if self.table.is_closed(&flow) {
+                    self.table.close(&flow, false)
+                } else {
+                    self.table.expire(&flow, false)
+                });
             }
         }
         self.table.end_scan();

@@ -51,6 +51,8 @@ pub struct UdpChange {
     pub opened: bool,
     /// It is shown for the last time.
     pub closed: bool,
+    /// Because it was idle, not because its socket closed.
+    pub idle: bool,
 }
 
 /// A flow: the socket's first one or another one, with its beginning.
@@ -129,10 +131,19 @@ impl Table {
             delta,
             opened,
             closed: false,
+            idle: false,
         })
     }
 
-    /// The last of `flow`.
+    /// The last of `flow`, which was idle.
+    pub(super) fn expire(&mut self, flow: &UdpFlow, first: bool) -> UdpChange {
+        UdpChange {
+            idle: true,
+            ..self.close(flow, first)
+        }
+    }
+
+    /// The last of `flow`, whose socket closed.
     pub(super) fn close(&mut self, flow: &UdpFlow, first: bool) -> UdpChange {
         if first && flow.has_more != 0 {
             self.closed.insert(flow.key.socket, flow.last_ns);
@@ -145,6 +156,7 @@ impl Table {
             delta: UdpDelta::between(&before, &flow.totals),
             opened: given.is_none(),
             closed: true,
+            idle: false,
         }
     }
 
@@ -186,7 +198,7 @@ mod tests {
         }
         let last = table.close(&flow(1, 7, 40), true);
         sum += last.delta.sent;
-        assert!(last.closed && !last.opened);
+        assert!(last.closed && !last.opened && !last.idle);
         assert_eq!((sum, table.given().sent), (40, 40));
     }
 
@@ -208,6 +220,18 @@ mod tests {
         assert!(table.is_closed(&flow(1, 20, 0)));
         assert!(!table.is_closed(&flow(1, 60, 0)));
         assert!(!table.is_closed(&flow(2, 20, 0)));
+    }
+
+    #[test]
+    fn a_flow_that_was_idle_ends_with_what_was_not_given_out_and_begins_anew() {
+        let mut table = Table::default();
+        table.begin_scan();
+        table.update(&flow(1, 7, 10), false);
+        let last = table.expire(&flow(1, 7, 12), false);
+        assert!(last.closed && last.idle && !last.opened);
+        assert_eq!(last.delta.sent, 2);
+        let next = table.update(&flow(1, 7, 12), false).expect("another flow");
+        assert!(next.opened && !next.closed);
     }
 
     #[test]

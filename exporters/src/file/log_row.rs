@@ -30,11 +30,11 @@ pub(super) struct Head<'a> {
 
 impl<'a> Head<'a> {
     pub(super) fn new(origin: &'a Origin, batch: &'a LogBatch, record: &LogRecord) -> Self {
-        let connection = record.connection();
+        let part = record.part();
         Self {
             timestamp: record.at,
-            interval_start: connection.map_or(record.at, |log| log.interval_start(record.at)),
-            connection_start: connection.map_or(record.at, |log| log.started(record.at)),
+            interval_start: part.map_or(record.at, |part| part.interval_start(record.at)),
+            connection_start: part.map_or(record.at, |part| part.started(record.at)),
             host: &origin.host,
             instance: &origin.instance,
             version: env!("CARGO_PKG_VERSION"),

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::flow::FlowRecord;
+use super::message::HEADER;
 
 /// Enterprise number of reverse information elements (RFC 5103, section 6.1).
 const REVERSE: u32 = 29305;
@@ -40,30 +41,49 @@ pub(super) struct Layout {
     pub(super) sampled: bool,
     /// It has both directions.
     pub(super) biflow: bool,
+    /// It is of dropped packets, and of none that arrived.
+    pub(super) drop: bool,
 }
 
 impl Layout {
     /// The layout of the record of `flow`.
     pub(super) fn of(flow: &FlowRecord, biflow: bool) -> Self {
+        let drop = flow.dropped.is_some();
         Self {
             ipv6: flow.is_ipv6(),
-            sampled: flow.probability < 1.0,
-            biflow,
+            sampled: flow.probability < 1.0 && !drop,
+            biflow: biflow && !drop,
+            drop,
         }
     }
 
     /// The layouts of an exporter, which sends flows of one direction or of both.
-    fn all(biflow: bool) -> [Self; 4] {
+    fn flows(biflow: bool) -> [Self; 4] {
         [(false, false), (true, false), (false, true), (true, true)].map(|(ipv6, sampled)| Self {
             ipv6,
             sampled,
             biflow,
+            drop: false,
+        })
+    }
+
+    /// The layouts of dropped packets.
+    fn drops() -> [Self; 2] {
+        [false, true].map(|ipv6| Self {
+            ipv6,
+            sampled: false,
+            biflow: false,
+            drop: true,
         })
     }
 
     /// Its template. A collector keeps templates for a while, so another layout never has the same id.
     pub(super) fn template(self) -> u16 {
-        FIRST_TEMPLATE + u16::from(self.ipv6) + 2 * u16::from(self.sampled) + 4 * u16::from(self.biflow)
+        FIRST_TEMPLATE
+            + u16::from(self.ipv6)
+            + 2 * u16::from(self.sampled)
+            + 4 * u16::from(self.biflow)
+            + 8 * u16::from(self.drop)
     }
 
     fn fields(self) -> impl Iterator<Item = &'static Field> {
@@ -71,8 +91,10 @@ impl Layout {
             Of::All => true,
             Of::Ipv4 => !self.ipv6,
             Of::Ipv6 => self.ipv6,
+            Of::Flow => !self.drop,
             Of::Sampled => self.sampled,
             Of::Biflow => self.biflow,
+            Of::Drop => self.drop,
         })
     }
 
@@ -107,8 +129,12 @@ enum Of {
     All,
     Ipv4,
     Ipv6,
+    /// Those of packets that arrived.
+    Flow,
     Sampled,
     Biflow,
+    /// Those of dropped packets.
+    Drop,
 }
 
 /// An information element of flow records.
@@ -158,17 +184,17 @@ fields! {
     /// ipVersion
     All 60 [u8], |flow| if flow.is_ipv6() { 6 } else { 4 };
     /// flowDirection: 0 ingress, 1 egress
-    All 61 [u8], |flow| u8::from(flow.egress);
+    Flow 61 [u8], |flow| u8::from(flow.egress);
     /// flowEndReason
-    All 136 [u8], |flow| flow.end_reason;
+    Flow 136 [u8], |flow| flow.end_reason;
     /// octetDeltaCount
-    All 1 [u64], |flow| flow.octets;
+    Flow 1 [u64], |flow| flow.octets;
     /// packetDeltaCount
-    All 2 [u64], |flow| flow.packets;
+    Flow 2 [u64], |flow| flow.packets;
     /// transportOctetDeltaCount
-    All 401 [u64], |flow| flow.octets;
+    Flow 401 [u64], |flow| flow.octets;
     /// flowId
-    All 148 [u64], |flow| flow.id;
+    Flow 148 [u64], |flow| flow.id;
     /// observationPointId
     All 138 [u64], |flow| flow.observation_point;
     /// biflowDirection: 0 arbitrary, 1 the source is the initiator
@@ -181,6 +207,12 @@ fields! {
     Biflow 401 [u64] of reverse, |flow| flow.reverse_octets;
     /// samplingProbability
     Sampled 311 [f64], |flow| flow.probability;
+    /// droppedOctetDeltaCount
+    Drop 132 [u64], |flow| flow.dropped.map_or(0, |dropped| dropped.octets);
+    /// droppedPacketDeltaCount
+    Drop 133 [u64], |flow| flow.dropped.map_or(0, |dropped| dropped.packets);
+    /// forwardingStatus (RFC 7270, section 4.12), which one octet holds
+    Drop 89 [u8], |flow| flow.dropped.map_or(0, |dropped| dropped.status);
 }
 
 /// A value in network byte order.
@@ -231,13 +263,24 @@ pub(super) struct Totals {
 /// `exportedMessageTotalCount`, `exportedFlowRecordTotalCount`, `exportedOctetTotalCount`, `notSentFlowTotalCount`.
 const DOMAIN_FIELDS: [[u16; 2]; 6] = [[149, 4], [300, VARIABLE], [41, 8], [42, 8], [40, 8], [166, 8]];
 
-/// Appends the sets with every template.
-pub(super) fn push_templates(biflow: bool, to: &mut Vec<u8>) {
+/// The messages with every template, each with room for its header: the smallest message does not hold them all.
+pub(super) fn template_messages(biflow: bool) -> [Vec<u8>; 2] {
+    let (mut flows, mut drops) = (vec![0; HEADER], vec![0; HEADER]);
+    push_flow_templates(biflow, &mut flows);
+    push_templates(&Layout::drops(), &mut drops);
+    [flows, drops]
+}
+
+fn push_templates(layouts: &[Layout], to: &mut Vec<u8>) {
     push_set(TEMPLATE_SET, to, |to| {
-        for layout in Layout::all(biflow) {
+        for layout in layouts {
             layout.push_template(to);
         }
     });
+}
+
+fn push_flow_templates(biflow: bool, to: &mut Vec<u8>) {
+    push_templates(&Layout::flows(biflow), to);
     push_set(OPTIONS_TEMPLATE_SET, to, |to| {
         push_u16(to, [DOMAIN_TEMPLATE, length(DOMAIN_FIELDS.len()), 1]);
         push_u16(to, DOMAIN_FIELDS.into_iter().flatten());
@@ -297,9 +340,14 @@ mod tests {
     use super::*;
     use crate::ipfix::flow::tests::flow;
 
+    fn layouts() -> impl Iterator<Item = Layout> {
+        let flows = [true, false].into_iter().flat_map(Layout::flows);
+        flows.chain(Layout::drops())
+    }
+
     #[test]
     fn every_field_is_as_long_as_its_template_says() {
-        for layout in [true, false].into_iter().flat_map(Layout::all) {
+        for layout in layouts() {
             for field in layout.fields() {
                 let mut bytes = Vec::new();
                 (field.push)(&flow(), &mut bytes);
@@ -313,9 +361,8 @@ mod tests {
 
     #[test]
     fn no_two_layouts_have_the_same_template() {
-        let layouts = [true, false].into_iter().flat_map(Layout::all);
-        let ids: std::collections::BTreeSet<_> = layouts.map(Layout::template).collect();
-        assert_eq!(ids.len(), 8);
+        let ids: std::collections::BTreeSet<_> = layouts().map(Layout::template).collect();
+        assert_eq!(ids.len(), 10);
         assert!(!ids.contains(&DOMAIN_TEMPLATE));
     }
 
@@ -334,9 +381,9 @@ mod tests {
     #[test]
     fn templates_and_a_long_name_fit_in_the_smallest_message() {
         for biflow in [true, false] {
-            let mut message = vec![0; 16];
-            push_templates(biflow, &mut message);
-            assert!(message.len() <= 512, "{}", message.len());
+            for message in template_messages(biflow) {
+                assert!(message.len() <= 512, "{}", message.len());
+            }
         }
         let mut message = Vec::new();
         push_domain(1, &"é".repeat(200), Totals::default(), &mut message);

@@ -31,7 +31,7 @@ pub(super) struct Encoder {
 pub(super) struct Part {
     /// The message, if there is one: see [`Encoder::next_part`].
     pub(super) request: Option<Request>,
-    /// Log records that are of no flow.
+    /// Log records that there are no elements for.
     pub(super) unsupported: u64,
     /// Payload bytes by which the flow records exceed what was measured.
     pub(super) excess_bytes: u64,

@@ -3,8 +3,9 @@
 //! In: batches of log records. Out: messages of templates, of flow records, and of the observation domain's options. The rules, in
 //! order:
 //!
-//! 1. Each record of a connection is a flow record with both directions (a biflow, RFC 5103), or without `biflow` one for each
-//!    direction that moved anything. Records of no flow are left out and counted.
+//! 1. Each record of a connection or UDP flow is a flow record with both directions (a biflow, RFC 5103), or without `biflow` one for
+//!    each direction that moved anything. Dropped packets are a flow record with counts of what was dropped. Other log records are left
+//!    out and counted.
 //! 2. A message has `max_message_bytes` at most, and both directions of a flow.
 //! 3. A session starts with the templates, and numbers its records from 0. Over UDP the templates are repeated each
 //!    `template_refresh`, before the message that is due then.
@@ -180,9 +181,10 @@ impl IpfixService {
 /// The messages that `batch` makes in one session, from its templates on: for tests with other decoders.
 pub fn encoded(config: &Config, batch: &LogBatch) -> Vec<Vec<u8>> {
     let domain = 1;
-    let mut messages = vec![vec![0; message::HEADER]];
-    elements::push_templates(config.biflow, &mut messages[0]);
-    message::finish(&mut messages[0], 0, 0, domain);
+    let mut messages = Vec::from(elements::template_messages(config.biflow));
+    for templates in &mut messages {
+        message::finish(templates, 0, 0, domain);
+    }
     let (mut next, mut sequence) = (0, 0);
     let encoder = config.encoder();
     while let Some(part) = encoder.next_part(batch, &mut next) {

@@ -7,7 +7,7 @@ use flowtap_pipeline::{Exported, Timestamp};
 use tokio::time::Instant;
 use tower::BoxError;
 
-use super::elements::{Totals, push_domain, push_templates};
+use super::elements::{Totals, push_domain, template_messages};
 use super::link::{Link, Target, is_refusal};
 use super::message::{self, HEADER};
 use super::telemetry::Telemetry;
@@ -149,9 +149,10 @@ impl Inner {
     }
 
     async fn send_templates(&self, session: &mut Session) -> Result<(), BoxError> {
-        let mut bytes = vec![0; HEADER];
-        push_templates(self.domain.biflow, &mut bytes);
-        self.send(session, &mut bytes, 0).await
+        for mut bytes in template_messages(self.domain.biflow) {
+            self.send(session, &mut bytes, 0).await?;
+        }
+        Ok(())
     }
 
     async fn send_domain(&self, session: &mut Session) -> Result<(), BoxError> {

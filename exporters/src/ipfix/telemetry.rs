@@ -6,7 +6,7 @@ use opentelemetry::metrics::Counter;
 
 use super::message::Part;
 
-/// Why a log record is left out: it is of no flow.
+/// Why a log record is left out: IPFIX has no elements for it.
 const UNSUPPORTED: &str = "unsupported";
 
 #[derive(Clone, Debug)]

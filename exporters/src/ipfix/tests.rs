@@ -92,6 +92,7 @@ fn each_connection_starts_with_the_templates_and_numbers_its_records_from_0() {
         assert_eq!(exporter.export_logs(logs()).unwrap().sent, 2);
         let mut stream = listener.accept().unwrap().0;
         assert_eq!(next_message(&mut stream), Seen::has(0, &[2, 3]));
+        assert_eq!(next_message(&mut stream), Seen::has(0, &[2]));
         assert_eq!(next_message(&mut stream), Seen::has(0, &[DOMAIN_TEMPLATE]));
         assert_eq!(next_message(&mut stream), Seen::has(1, &[FLOWS]));
         // A second batch has no templates.
@@ -123,8 +124,10 @@ fn datagrams_have_the_templates_again_when_they_are_due() {
     exporter.export_logs(logs()).unwrap();
     for (sequence, set) in [
         (0, 2),
+        (0, 2),
         (0, DOMAIN_TEMPLATE),
         (1, FLOWS),
+        (3, 2),
         (3, 2),
         (3, DOMAIN_TEMPLATE),
         (4, FLOWS),

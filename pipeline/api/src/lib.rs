@@ -24,6 +24,7 @@
 //! | [`ticker`] | [`Ticker`]: ticks on multiples of an interval |
 //! | `testing` | a kit for tests of components (feature `testing`) |
 //! | [`telemetry`] | instruments of processors and exporters |
+//! | [`upload_status`] | [`UploadStatus`]: uploads of an exporter, for `/status` |
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -45,6 +46,7 @@ pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod ticker;
+pub mod upload_status;
 
 /// Crates whose types appear in the signatures of this one, in the versions that match.
 pub use {figment, futures, opentelemetry, schemars, serde, tokio_util, tower};
@@ -67,8 +69,8 @@ pub use flowtap_model::{
     Pair, PairValue, PeerClass, PeerName, PipelineId, PipelineKind, Place, Points, Queue, Queues,
     ReadingLabels, ReadingRecord, ReadingValue, Rendered, ResetBy, Resource, Role, RoleSource, SendTime,
     SenderState, Series, SeriesId, Snapshot, SumPoint, TcpRecord, Timestamp, Translation, Transport, UdpApp,
-    UdpRecord, Unit, ValuePoint, ZERO_THRESHOLD, batch, catalog, cluster, dns, family, finding, flow, labels,
-    limits, log, node, output, peer_class, resource, series, snapshot, tcp, time, udp,
+    UdpEnd, UdpRecord, Unit, ValuePoint, ZERO_THRESHOLD, batch, catalog, cluster, dns, family, finding, flow,
+    labels, limits, log, node, output, peer_class, resource, series, snapshot, tcp, time, udp,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};
@@ -81,3 +83,4 @@ pub use stage::{
 };
 pub use status::{ComponentStatus, State, StatusBoard};
 pub use ticker::Ticker;
+pub use upload_status::{UploadFailure, UploadProbe, UploadStatus};

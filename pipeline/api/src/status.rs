@@ -10,6 +10,7 @@ use flowtap_model::Timestamp;
 use serde::Serialize;
 
 use crate::id::{ComponentId, ComponentKind};
+use crate::upload_status::{UploadProbe, UploadStatus};
 
 /// A receiver whose thread has not ended a scan for so long will not do so any more.
 const DEAD: Duration = Duration::from_secs(60);
@@ -40,6 +41,29 @@ pub struct ComponentStatus {
     /// The last error; kept until the state changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Uploads of an exporter that has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uploads: Option<UploadStatus>,
+}
+
+impl ComponentStatus {
+    /// Adds the state of uploads: an exporter at work whose uploads fail has a recoverable error.
+    fn with_uploads(self, uploads: UploadStatus) -> Self {
+        let failing = uploads.failing_since_unix_nano.zip(uploads.last_failure.clone());
+        let own = Self {
+            uploads: Some(uploads),
+            ..self
+        };
+        match failing {
+            Some((since_unix_nano, failure)) if own.state == State::Ok => Self {
+                state: State::RecoverableError,
+                since_unix_nano,
+                error: Some(failure.error),
+                ..own
+            },
+            _ => own,
+        }
+    }
 }
 
 /// Failed scans in a row after which a receiver is not ok.
@@ -107,6 +131,7 @@ type Board = BTreeMap<(ComponentKind, ComponentId), ComponentStatus>;
 pub struct StatusBoard {
     board: Arc<Mutex<Board>>,
     probes: Arc<Mutex<BTreeMap<ComponentId, Arc<dyn Probe>>>>,
+    uploads: Arc<Mutex<BTreeMap<ComponentId, Arc<dyn UploadProbe>>>>,
     running: Arc<AtomicBool>,
 }
 
@@ -147,14 +172,18 @@ impl StatusBoard {
             state,
             since_unix_nano,
             error,
+            uploads: None,
         };
         board.insert((kind, id.clone()), status);
     }
 
-    /// Whether a component is failing, with an error that says why.
+    /// Whether a component has set that it is failing, with an error that says why.
     pub fn is_failing(&self, kind: ComponentKind, id: &ComponentId) -> bool {
-        let key = format!("{}/{id}", kind.section());
-        let status = self.load().remove(&key);
+        if kind == ComponentKind::Receiver {
+            self.judge();
+        }
+        let board = lock(&self.board);
+        let status = board.get(&(kind, id.clone()));
         status.is_some_and(|status| status.state == State::RecoverableError && status.error.is_some())
     }
 
@@ -164,16 +193,29 @@ impl StatusBoard {
         if kind == ComponentKind::Receiver {
             lock(&self.probes).remove(id);
         }
+        if kind == ComponentKind::Exporter {
+            lock(&self.uploads).remove(id);
+        }
     }
 
     /// Every component that runs: `receivers/ebpf` and its state.
     pub fn load(&self) -> BTreeMap<String, ComponentStatus> {
         self.judge();
-        let board = lock(&self.board);
-        let named = |((kind, id), status): (&(ComponentKind, ComponentId), &ComponentStatus)| {
-            (format!("{}/{id}", kind.section()), status.clone())
+        let mut loaded = lock(&self.board).clone();
+        for (id, probe) in &*lock(&self.uploads) {
+            if let Some(status) = loaded.get_mut(&(ComponentKind::Exporter, id.clone())) {
+                *status = status.clone().with_uploads(probe.uploads());
+            }
+        }
+        let named = |((kind, id), status): ((ComponentKind, ComponentId), ComponentStatus)| {
+            (format!("{}/{id}", kind.section()), status)
         };
-        board.iter().map(named).collect()
+        loaded.into_iter().map(named).collect()
+    }
+
+    /// Reports the uploads of the exporter `id` by `probe` from now on, until it is removed.
+    pub fn watch_uploads(&self, id: &ComponentId, probe: Arc<dyn UploadProbe>) {
+        lock(&self.uploads).insert(id.clone(), probe);
     }
 
     /// Judges the receiver `id` by `probe` from now on.
@@ -241,6 +283,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upload_status::UploadFailure;
 
     struct Waits(Instant);
 
@@ -263,6 +306,52 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         let second = board.load()["receivers/ebpf"].clone();
         assert_eq!(second.since_unix_nano, first.since_unix_nano);
+    }
+
+    struct Fails;
+
+    impl UploadProbe for Fails {
+        fn uploads(&self) -> UploadStatus {
+            UploadStatus {
+                pending_files: 3,
+                last_failure: Some(UploadFailure {
+                    at_unix_nano: 9,
+                    file: "a".to_owned(),
+                    error: "s3://flows: 403".to_owned(),
+                }),
+                failing_since_unix_nano: Some(7),
+                ..UploadStatus::default()
+            }
+        }
+    }
+
+    #[test]
+    fn failing_uploads_are_a_recoverable_error_and_hide_no_other() {
+        let board = StatusBoard::default();
+        let id: ComponentId = "file".parse().unwrap();
+        let kind = ComponentKind::Exporter;
+        let load = || board.load()["exporters/file"].clone();
+        board.watch_uploads(&id, Arc::new(Fails));
+        assert!(board.load().is_empty(), "one that does not run has no state");
+        board.set(kind, &id, State::Ok, None);
+        assert_eq!(
+            (load().state, load().since_unix_nano, load().error.as_deref()),
+            (State::RecoverableError, 7, Some("s3://flows: 403"))
+        );
+        assert_eq!(load().uploads.unwrap().pending_files, 3);
+        // The runner asks about the exporter's own state.
+        assert!(!board.is_failing(kind, &id));
+        board.set(
+            kind,
+            &id,
+            State::RecoverableError,
+            Some("no space left".to_owned()),
+        );
+        assert_eq!(load().error.as_deref(), Some("no space left"));
+        assert!(board.is_failing(kind, &id));
+        board.remove(kind, &id);
+        board.set(kind, &id, State::Ok, None);
+        assert_eq!((load().state, load().uploads), (State::Ok, None));
     }
 
     #[test]

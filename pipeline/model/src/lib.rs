@@ -93,7 +93,7 @@ pub use label_changes::LabelChanges;
 pub use labels::{LabelValue, Pair, PairValue, Rendered};
 pub use limits::{Chronograph, Limit, Queue, Queues, ResetBy, SendTime, SenderState};
 pub use listening::ListeningRecord;
-pub use log::{ConnectionLog, Counts, LogBatch, LogBody, LogField, LogRecord, LogValue, Outcome};
+pub use log::{ConnectionLog, Counts, LogBatch, LogBody, LogField, LogRecord, LogValue, Outcome, UdpLog};
 pub use node::NodeInfo;
 pub use output::{Output, PipelineId, PipelineKind};
 pub use peer_class::PeerClass;
@@ -105,5 +105,5 @@ pub use snapshot::{FamilySnapshot, HistogramPoint, Points, Snapshot, SumPoint, V
 pub use tcp::{Events, TcpRecord};
 pub use time::Timestamp;
 pub use translation::{Arrival, Translation};
-pub use udp::{IcmpCount, UdpApp, UdpRecord};
+pub use udp::{IcmpCount, UdpApp, UdpEnd, UdpRecord};
 pub use unit::Unit;

@@ -3,9 +3,12 @@
 //! In: the events of an aggregator. Out, to exporters: the fields of each record by the catalogue [`LogField`], which every format
 //! (attributes, columns, lines) is written from.
 //!
-//! TCP connections ([`ConnectionLog`]), DNS transactions ([`DnsLog`]), dropped packets ([`DropLog`]) and findings ([`FindingLog`]) are
-//! events so far. UDP flows become records by a variant of [`LogBody`], with its name in [`LogRecord::event_name`], and rows in
+//! TCP connections ([`ConnectionLog`]), UDP flows ([`UdpLog`]), DNS transactions ([`DnsLog`]), dropped packets ([`DropLog`]) and findings
+//! ([`FindingLog`]) are events so far. A further one is a variant of [`LogBody`], with its name in [`LogRecord::event_name`], and rows in
 //! [`LogField`]; exporters need no change then.
+
+mod part;
+mod udp;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,6 +23,9 @@ use crate::endpoint::Endpoint;
 use crate::finding::{FindingKind, FindingRecord};
 use crate::flow::{Flow, FlowKind, Role};
 use crate::time::Timestamp;
+
+pub use self::part::{FlowPart, Moved};
+pub use self::udp::{Datagrams, UdpLog};
 
 /// Version of the fields of log records. A field that is added does not change it; one that is removed or means something else does.
 pub const LOG_SCHEMA_VERSION: u8 = 1;
@@ -55,8 +61,10 @@ impl LogBatch {
             .len()
             .saturating_sub(std::mem::take(&mut self.cut_short));
         for record in &mut self.records[first..] {
-            if let LogBody::Connection(log) = &mut record.body {
-                log.outcome = Outcome::Active;
+            match &mut record.body {
+                LogBody::Connection(log) => log.outcome = Outcome::Active,
+                LogBody::Udp(log) => log.outcome = Outcome::Active,
+                LogBody::Dns(_) | LogBody::Drop(_) | LogBody::Finding(_) => {}
             }
         }
     }
@@ -70,7 +78,7 @@ impl LogBatch {
 /// One event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogRecord {
-    /// When it was seen; of a connection the end of the time that the record covers.
+    /// When it was seen; of a connection or a UDP flow the end of the time that the record covers.
     pub at: Timestamp,
     /// The ends, the process, the names.
     pub flow: Flow,
@@ -84,6 +92,8 @@ pub struct LogRecord {
 pub enum LogBody {
     /// A TCP connection, or a part of one.
     Connection(ConnectionLog),
+    /// A UDP flow, or a part of one.
+    Udp(UdpLog),
     /// A DNS transaction.
     Dns(Box<DnsLog>),
     /// Dropped packets of a flow.
@@ -178,6 +188,7 @@ impl LogRecord {
     pub const fn event_name(&self) -> &'static str {
         match self.body {
             LogBody::Connection(_) => "flowtap.tcp.connection",
+            LogBody::Udp(_) => "flowtap.udp.flow",
             LogBody::Dns(_) => "flowtap.dns.transaction",
             LogBody::Drop(_) => "flowtap.drop",
             LogBody::Finding(_) => "flowtap.finding",
@@ -188,9 +199,10 @@ impl LogRecord {
     pub fn severity(&self) -> Severity {
         match &self.body {
             LogBody::Connection(log) if log.outcome.is_failure() => Severity::Warn,
+            LogBody::Udp(log) if log.is_failure() => Severity::Warn,
             LogBody::Dns(log) if log.is_failure() => Severity::Warn,
             LogBody::Drop(log) if log.is_loss() => Severity::Warn,
-            LogBody::Connection(_) | LogBody::Dns(_) | LogBody::Drop(_) => Severity::Info,
+            LogBody::Connection(_) | LogBody::Udp(_) | LogBody::Dns(_) | LogBody::Drop(_) => Severity::Info,
             // A new destination is worth reading; the other kinds are worth a look at once.
             LogBody::Finding(log) if matches!(log.kind, FindingKind::FirstContact) => Severity::Info,
             LogBody::Finding(_) => Severity::Warn,
@@ -228,7 +240,15 @@ impl LogRecord {
     pub const fn connection(&self) -> Option<&ConnectionLog> {
         match &self.body {
             LogBody::Connection(log) => Some(log),
-            LogBody::Dns(_) | LogBody::Drop(_) | LogBody::Finding(_) => None,
+            LogBody::Udp(_) | LogBody::Dns(_) | LogBody::Drop(_) | LogBody::Finding(_) => None,
+        }
+    }
+
+    /// The UDP flow that the record is about, if it is about one.
+    pub const fn udp(&self) -> Option<&UdpLog> {
+        match &self.body {
+            LogBody::Udp(log) => Some(log),
+            LogBody::Connection(_) | LogBody::Dns(_) | LogBody::Drop(_) | LogBody::Finding(_) => None,
         }
     }
 
@@ -236,7 +256,7 @@ impl LogRecord {
     pub fn dns(&self) -> Option<&DnsLog> {
         match &self.body {
             LogBody::Dns(log) => Some(log),
-            LogBody::Connection(_) | LogBody::Drop(_) | LogBody::Finding(_) => None,
+            LogBody::Connection(_) | LogBody::Udp(_) | LogBody::Drop(_) | LogBody::Finding(_) => None,
         }
     }
 
@@ -244,7 +264,7 @@ impl LogRecord {
     pub const fn dropped(&self) -> Option<&DropLog> {
         match &self.body {
             LogBody::Drop(log) => Some(log),
-            LogBody::Connection(_) | LogBody::Dns(_) | LogBody::Finding(_) => None,
+            LogBody::Connection(_) | LogBody::Udp(_) | LogBody::Dns(_) | LogBody::Finding(_) => None,
         }
     }
 
@@ -252,13 +272,13 @@ impl LogRecord {
     pub fn finding(&self) -> Option<&FindingLog> {
         match &self.body {
             LogBody::Finding(log) => Some(log),
-            LogBody::Connection(_) | LogBody::Dns(_) | LogBody::Drop(_) => None,
+            LogBody::Connection(_) | LogBody::Udp(_) | LogBody::Dns(_) | LogBody::Drop(_) => None,
         }
     }
 
-    fn counted(&self, totals: bool) -> Option<Counts> {
-        let log = self.connection()?;
-        Some(if totals { log.total } else { log.delta })
+    fn counted(&self, totals: bool) -> Option<Moved> {
+        let part = self.part()?;
+        Some(if totals { part.total } else { part.delta })
     }
 
     /// Payload bytes from source to destination, and back.
@@ -267,10 +287,10 @@ impl LogRecord {
         Some(self.oriented(counts.sent_bytes, counts.received_bytes))
     }
 
-    /// Segments from source to destination, and back.
+    /// Segments or datagrams from source to destination, and back.
     fn packets(&self) -> Option<(i64, i64)> {
         let counts = self.counted(false)?;
-        Some(self.oriented(counts.sent_segments, counts.received_segments))
+        Some(self.oriented(counts.sent_packets, counts.received_packets))
     }
 
     /// Calls `each` with every field that the record has, in the order of [`LogField::ALL`].
@@ -340,8 +360,10 @@ impl From<&FindingRecord> for LogRecord {
 pub enum Outcome {
     /// It is open: further records follow.
     Active,
-    /// Both ends closed it.
+    /// Both ends closed it; of a UDP flow, this machine's socket closed.
     Closed,
+    /// A UDP flow that moved nothing for so long that it counts as ended.
+    Idle,
     /// One end reset it.
     Reset,
     /// It was never established.
@@ -358,6 +380,7 @@ impl Outcome {
         match self {
             Self::Active => "active",
             Self::Closed => "closed",
+            Self::Idle => "idle",
             Self::Reset => "reset",
             Self::Failed => "failed",
             Self::Lost => "lost",
@@ -444,23 +467,6 @@ pub struct ConnectionLog {
     pub handshake: Duration,
     /// Probability with which the connection had a record, which a reader divides by to estimate sums: below 1 only with sampling.
     pub probability: f64,
-}
-
-impl ConnectionLog {
-    /// Start of the connection, or its adoption, if the record ends at `at`.
-    pub fn started(&self, at: Timestamp) -> Timestamp {
-        before(at, self.duration)
-    }
-
-    /// Start of the time that the record covers, if it ends at `at`.
-    pub fn interval_start(&self, at: Timestamp) -> Timestamp {
-        before(at, self.interval)
-    }
-}
-
-fn before(at: Timestamp, time: Duration) -> Timestamp {
-    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    Timestamp::from_nanos(at.as_nanos().saturating_sub(nanos))
 }
 
 fn names(names: Option<&KubernetesNames>, name: fn(&KubernetesNames) -> &String) -> Option<LogValue<'_>> {
@@ -582,13 +588,13 @@ macro_rules! fields {
 }
 
 fields! {
-    SourceAddress "source.address" "source_address" Text "Address of the end that opened the connection.",
+    SourceAddress "source.address" "source_address" Text "Address of the end that opened the connection; of UDP, the one that sent first.",
         |record| Some(LogValue::Address(record.ends().0.addr));
-    SourcePort "source.port" "source_port" Integer "Port of the end that opened the connection.",
+    SourcePort "source.port" "source_port" Integer "Port of the same end.",
         |record| Some(integer(record.ends().0.port));
-    DestinationAddress "destination.address" "destination_address" Text "Address of the end that accepted the connection.",
+    DestinationAddress "destination.address" "destination_address" Text "Address of the end that accepted the connection; of UDP, the other one.",
         |record| Some(LogValue::Address(record.ends().1.addr));
-    DestinationPort "destination.port" "destination_port" Integer "Port of the end that accepted the connection.",
+    DestinationPort "destination.port" "destination_port" Integer "Port of the same end.",
         |record| Some(integer(record.ends().1.port));
     NetworkTransport "network.transport" "network_transport" Text "`tcp`, `udp` or `udplite`.",
         |record| text(record.flow.transport.as_str());
@@ -596,37 +602,37 @@ fields! {
         |record| text(if record.flow.remote.addr.is_ipv4() { "ipv4" } else { "ipv6" });
     Role "flowtap.role" "role" Text "Role of this machine's end: `client` if it is the source, `server` if it is the destination.",
         |record| text(if record.is_client() { "client" } else { "server" });
-    RoleSource "flowtap.role.source" "role_source" Text "The rule that decided the role: `handshake`, `counters`, `listener`, `ports` or `assumed`.",
+    RoleSource "flowtap.role.source" "role_source" Text "The rule that decided the role: `handshake`, `counters`, `listener`, `ports` or `assumed`; of UDP also `first_datagram` or `bound`.",
         |record| text(record.flow.role_source.as_str());
     PeerClass "flowtap.peer.class" "peer_class" Text "Class of the peer's address.",
         |record| text(record.flow.class?.as_str());
-    Outcome "flowtap.connection.outcome" "outcome" Text "State at the end of the record: `active`, `closed`, `reset`, `failed`, `lost` or `detached`.",
-        |record| text(record.connection()?.outcome.as_str());
-    Error "error.type" "error" Text "Why the connect failed.",
-        |record| text(record.connection()?.error?);
+    Outcome "flowtap.connection.outcome" "outcome" Text "State at the end of the record: `active`, `closed`, `idle`, `reset`, `failed`, `lost` or `detached`.",
+        |record| text(record.part()?.outcome.as_str());
+    Error "error.type" "error" Text "Why the connect failed, or the connection broke; of UDP the newest ICMP error in the interval.",
+        |record| text(record.part()?.error?);
     ConnectionId "flowtap.connection.id" "connection_id" Integer "The kernel's socket cookie: unique on a machine until it restarts.",
         |record| known(record.flow.cookie);
-    Sequence "flowtap.connection.sequence" "sequence" Integer "Number of records of this connection before this one.",
-        |record| Some(integer(record.connection()?.sequence));
-    Adopted "flowtap.connection.adopted" "adopted" Flag "Whether it was open before flowtap was, so that its beginning was not counted.",
-        |record| Some(LogValue::Flag(record.connection()?.adopted));
-    Duration "flowtap.connection.duration" "duration" Number "Seconds from its establishment, or adoption, to the end of the record.",
-        |record| Some(seconds(record.connection()?.duration));
+    Sequence "flowtap.connection.sequence" "sequence" Integer "Number of records of this connection or flow before this one.",
+        |record| Some(integer(record.part()?.sequence));
+    Adopted "flowtap.connection.adopted" "adopted" Flag "Whether its beginning was not counted: it was open before flowtap was, or was not followed.",
+        |record| Some(LogValue::Flag(record.part()?.adopted));
+    Duration "flowtap.connection.duration" "duration" Number "Seconds from its establishment, adoption or first datagram to the end of the record.",
+        |record| Some(seconds(record.part()?.duration));
     Interval "flowtap.interval.duration" "interval" Number "Seconds that the record covers.",
-        |record| Some(seconds(record.connection()?.interval));
+        |record| Some(seconds(record.part()?.interval));
     SourceBytes "flowtap.source.bytes" "source_bytes" Integer "Payload bytes from source to destination in the interval.",
         |record| Some(integer(record.bytes(false)?.0));
     DestinationBytes "flowtap.destination.bytes" "destination_bytes" Integer "Payload bytes from destination to source in the interval.",
         |record| Some(integer(record.bytes(false)?.1));
-    SourcePackets "flowtap.source.packets" "source_packets" Integer "Segments from source to destination in the interval.",
+    SourcePackets "flowtap.source.packets" "source_packets" Integer "Segments or datagrams from source to destination in the interval.",
         |record| Some(integer(record.packets()?.0));
-    DestinationPackets "flowtap.destination.packets" "destination_packets" Integer "Segments from destination to source in the interval.",
+    DestinationPackets "flowtap.destination.packets" "destination_packets" Integer "Segments or datagrams from destination to source in the interval.",
         |record| Some(integer(record.packets()?.1));
     Retransmits "flowtap.retransmits" "retransmits" Integer "Segments that this machine's end retransmitted in the interval.",
         |record| Some(integer(record.connection()?.delta.retransmits));
-    SourceBytesTotal "flowtap.source.bytes_total" "source_bytes_total" Integer "Payload bytes from source to destination since the connection was first seen.",
+    SourceBytesTotal "flowtap.source.bytes_total" "source_bytes_total" Integer "Payload bytes from source to destination since the connection or flow was first seen.",
         |record| Some(integer(record.bytes(true)?.0));
-    DestinationBytesTotal "flowtap.destination.bytes_total" "destination_bytes_total" Integer "Payload bytes from destination to source since the connection was first seen.",
+    DestinationBytesTotal "flowtap.destination.bytes_total" "destination_bytes_total" Integer "Payload bytes from destination to source since the connection or flow was first seen.",
         |record| Some(integer(record.bytes(true)?.1));
     RetransmitsTotal "flowtap.retransmits_total" "retransmits_total" Integer "Segments that this machine's end has retransmitted since the connection was first seen.",
         |record| Some(integer(record.connection()?.total.retransmits));
@@ -678,12 +684,12 @@ fields! {
         |record| text(record.flow.local_zone.as_deref()?);
     PeerZone "flowtap.peer.cloud.availability_zone" "peer_zone" Text "Topology zone of the peer.",
         |record| text(record.flow.peer_zone.as_deref()?);
-    SamplingProbability "flowtap.sampling.probability" "sampling_probability" Number "Probability with which the connection had a record: divide by it to estimate sums. Below 1 only with sampling.",
-        |record| Some(LogValue::Number(record.connection()?.probability));
+    SamplingProbability "flowtap.sampling.probability" "sampling_probability" Number "Probability with which the connection or flow had a record: divide by it to estimate sums. Below 1 only with sampling.",
+        |record| Some(LogValue::Number(record.part()?.probability));
     PolicyRule "flowtap.policy.rule" "policy_rule" Text "The rule that decided the peer's class, with `processors.policy.rules`.",
         |record| text(record.flow.policy_rule.as_deref()?);
-    Protocol "network.protocol.name" "protocol" Text "Application protocol, by the first bytes of the connection, with `receivers.ebpf.inspect.protocols`.",
-        |record| text(record.flow.inspection.as_ref()?.protocol?.otel_name());
+    Protocol "network.protocol.name" "protocol" Text "Application protocol: by the first bytes of the connection, with `receivers.ebpf.inspect.protocols`; of UDP `quic`, by the first datagram.",
+        |record| protocol(record);
     ProtocolVersion "network.protocol.version" "protocol_version" Text "Its version, where the first bytes settle it: `2` of HTTP/2.",
         |record| text(record.flow.inspection.as_ref()?.protocol?.version()?);
     ServerName "server.address" "server_name" Text "The name that the client of a TLS connection asks for, with `receivers.ebpf.inspect.server_names`.",
@@ -694,6 +700,10 @@ fields! {
         |record| counted(record.connection()?.delta.exchanges);
     AnswerTime "flowtap.exchanges.duration" "exchanges_duration" Number "Seconds that their answers took, as a sum.",
         |record| answer_time(&record.connection()?.delta);
+    UdpDrops "flowtap.udp.drops" "udp_drops" Integer "Datagrams in the interval for which the socket's receive buffer had no room; absent at 0.",
+        |record| counted(record.udp()?.delta.drops);
+    UdpErrors "flowtap.udp.errors" "udp_errors" Integer "ICMP errors in the interval that the UDP socket was notified of; absent at 0.",
+        |record| counted(record.udp()?.delta.errors);
     DnsName "dns.question.name" "dns_name" Text "Name that a DNS client asked for, as `receivers.ebpf.dns.names` wants it.",
         |record| text(record.dns()?.name.as_deref()?);
     DnsType "flowtap.dns.question.type" "dns_type" Text "Type of a DNS question, such as `AAAA`.",
@@ -724,9 +734,16 @@ fields! {
         |record| text(&record.finding()?.numbers);
 }
 
+fn protocol(record: &LogRecord) -> Option<LogValue<'_>> {
+    match record.udp() {
+        Some(log) => text(log.app.as_str()),
+        None => text(record.flow.inspection.as_ref()?.protocol?.otel_name()),
+    }
+}
+
 /// A count that is left out at 0.
 fn counted(count: i64) -> Option<LogValue<'static>> {
-    (count > 0).then(|| integer(count))
+    (count != 0).then(|| integer(count))
 }
 
 fn answer_time(counts: &Counts) -> Option<LogValue<'static>> {
@@ -744,6 +761,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::flow::Transport;
+    use crate::udp::UdpApp;
 
     fn record(kind: FlowKind) -> LogRecord {
         let end = |last, port| Endpoint::new([192, 0, 2, last].into(), port);
@@ -857,6 +876,56 @@ mod tests {
         }
         assert_eq!(finding(FindingKind::FirstContact).severity(), Severity::Info);
         assert_eq!(log.clone(), log);
+    }
+
+    #[test]
+    fn a_udp_flow_has_the_fields_of_a_connection_but_for_those_of_tcp() {
+        let counts = Datagrams {
+            sent_bytes: 40,
+            received_bytes: 120,
+            sent_datagrams: 1,
+            received_datagrams: 2,
+            drops: 3,
+            errors: 0,
+        };
+        let mut log = LogRecord {
+            body: LogBody::Udp(UdpLog {
+                outcome: Outcome::Idle,
+                delta: counts,
+                total: counts,
+                app: UdpApp::Quic,
+                ..UdpLog::default()
+            }),
+            ..record(FlowKind::Egress)
+        };
+        log.flow.transport = Transport::Udp;
+        assert_eq!(
+            (log.event_name(), log.severity()),
+            ("flowtap.udp.flow", Severity::Warn)
+        );
+        let mut seen = Vec::new();
+        log.visit(|field, value| seen.push((field.name(), value.to_string())));
+        for (name, value) in [
+            ("network.transport", "udp"),
+            ("flowtap.connection.outcome", "idle"),
+            ("flowtap.source.bytes", "40"),
+            ("flowtap.destination.packets", "2"),
+            ("flowtap.udp.drops", "3"),
+            ("network.protocol.name", "quic"),
+            ("flowtap.sampling.probability", "1"),
+        ] {
+            assert!(seen.contains(&(name, value.to_owned())), "{name} in {seen:?}");
+        }
+        for name in [
+            "flowtap.retransmits",
+            "flowtap.udp.errors",
+            "flowtap.rtt.min",
+            "error.type",
+        ] {
+            assert!(seen.iter().all(|(seen, _)| *seen != name), "{name}");
+        }
+        log.body = LogBody::Udp(UdpLog::default());
+        assert_eq!(log.severity(), Severity::Info);
     }
 
     #[test]

@@ -25,6 +25,26 @@ impl UdpApp {
     }
 }
 
+/// State of a flow after a record. A recording holds a variant by its position: append new ones. The first two are what a recording had
+/// as false and true, when this was a flag.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum UdpEnd {
+    /// Further records may follow.
+    #[default]
+    Open,
+    /// The socket closed.
+    Closed,
+    /// The flow was idle, and its place was given up: the next datagram begins another flow.
+    Idle,
+}
+
+impl UdpEnd {
+    /// Whether the record is the last one of its flow.
+    pub const fn is_last(self) -> bool {
+        !matches!(self, Self::Open)
+    }
+}
+
 /// The changes of one socket and one peer since the last record.
 ///
 /// Differences are signed: a hook that counts at the socket's queue takes back what the queue had no room for.
@@ -62,8 +82,8 @@ pub struct UdpRecord {
     pub app: UdpApp,
     /// The first record of this flow.
     pub opened: bool,
-    /// The last one: the socket closed, or the flow was idle.
-    pub closed: bool,
+    /// Whether this is the last one.
+    pub end: UdpEnd,
     /// Of flows that had no place in a table: the flow's ends and owner are not known.
     pub unplaced: bool,
 }
@@ -82,7 +102,7 @@ impl UdpRecord {
             error: 0,
             app: UdpApp::Unknown,
             opened: false,
-            closed: false,
+            end: UdpEnd::Open,
             unplaced: false,
         }
     }

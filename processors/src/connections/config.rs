@@ -11,25 +11,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::hops::Hops;
 
-/// Connections that are kept whatever `ratio` says.
+/// Connections and UDP flows that are kept whatever `ratio` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Always {
-    /// Those that were never established, or ended by an error.
+    /// Those that were never established, or ended by an error; UDP flows with an ICMP error.
     Failed,
     /// Those that one end reset.
     Reset,
     /// Those with a segment that this machine retransmitted.
     Retransmitting,
+    /// UDP flows with a datagram for which the socket's receive buffer had no room.
+    Dropping,
 }
 
-/// Which connections have records.
+/// Which connections and UDP flows have records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sample {
-    /// Part of the connections that have records, from 0 to 1. Decided by the socket's cookie: all records of a connection, or none.
+    /// Part of the connections and UDP flows that have records, from 0 to 1. Decided by the socket's cookie, of UDP also by the peer: all
+    /// records of a connection or flow, or none.
     pub ratio: f64,
-    /// Connections that have records in any case: `failed`, `reset`, `retransmitting`.
+    /// Those that have records in any case: `failed`, `reset`, `retransmitting`, and of UDP `dropping`.
     pub always: BTreeSet<Always>,
 }
 
@@ -37,7 +40,12 @@ impl Default for Sample {
     fn default() -> Self {
         Self {
             ratio: 1.0,
-            always: BTreeSet::from([Always::Failed, Always::Reset, Always::Retransmitting]),
+            always: BTreeSet::from([
+                Always::Failed,
+                Always::Reset,
+                Always::Retransmitting,
+                Always::Dropping,
+            ]),
         }
     }
 }
@@ -50,19 +58,28 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub interval: Duration,
-    /// Interval of the records of a connection that stays open and moves bytes. At least `interval`.
+    /// Interval of the records of a connection or UDP flow that stays open and moves bytes. At least `interval`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "DurationText")]
     pub active_timeout: Duration,
+    /// A UDP flow of which the receiver reports nothing for so long has ended, as the report of its end may be lost. Longer than
+    /// `receivers.ebpf.udp.idle`, after which the receiver ends idle flows. At least `interval`.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "DurationText")]
+    pub idle_timeout: Duration,
     /// Open connections that are followed, about half a KiB each. One beyond has a record at its end only.
     pub max_connections: NonZeroUsize,
-    /// Records per `interval`. Connections that end beyond it are counted, and have no record.
+    /// UDP flows that are followed, about half a KiB each. One beyond has a record at its end only.
+    pub max_udp_flows: NonZeroUsize,
+    /// Records per `interval`. Connections and flows that end beyond it are counted, and have no record.
     pub max_records: NonZeroUsize,
-    /// Which connections have records.
+    /// Which connections and UDP flows have records.
     pub sample: Sample,
     /// Whether connections have records that do not leave their network namespace: those to a sidecar, and of a sidecar to its
     /// application.
     pub hops: Hops,
+    /// Whether UDP flows have records.
+    pub udp: bool,
     /// Whether DNS transactions have records.
     pub dns: bool,
     /// Whether dropped packets have records: those of a flow and a reason, once per interval of the receiver.
@@ -76,10 +93,13 @@ impl Default for Config {
         Self {
             interval: Duration::from_secs(5),
             active_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(30),
             max_connections: CONNECTIONS,
+            max_udp_flows: CONNECTIONS,
             max_records: RECORDS,
             sample: Sample::default(),
             hops: Hops::default(),
+            udp: false,
             dns: false,
             drops: false,
         }
@@ -89,7 +109,13 @@ impl Default for Config {
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         Contract::default()
-            .takes([Signal::Tcp, Signal::Findings, Signal::Dns, Signal::Drops])
+            .takes([
+                Signal::Tcp,
+                Signal::Udp,
+                Signal::Findings,
+                Signal::Dns,
+                Signal::Drops,
+            ])
             .gives([Signal::Logs])
             .every(self.interval)
             .needs(RecordField::Role)
@@ -100,13 +126,18 @@ impl ComponentConfig for Config {
         if self.interval < Duration::from_millis(100) {
             faults.push(Violation::new("interval", "must be at least 100ms"));
         }
-        if self.active_timeout < self.interval {
-            let (timeout, interval) = (self.active_timeout, self.interval);
-            let message = format!(
-                "`active_timeout` is {timeout:?}, shorter than `interval`, which is {interval:?}; \
-                 hint: raise `active_timeout` to {interval:?} or more, or lower `interval`"
-            );
-            faults.push(Violation::new("active_timeout", message));
+        for (key, timeout) in [
+            ("active_timeout", self.active_timeout),
+            ("idle_timeout", self.idle_timeout),
+        ] {
+            let interval = self.interval;
+            if timeout < interval {
+                let message = format!(
+                    "`{key}` is {timeout:?}, shorter than `interval`, which is {interval:?}; \
+                     hint: raise `{key}` to {interval:?} or more, or lower `interval`"
+                );
+                faults.push(Violation::new(key, message));
+            }
         }
         if !(0.0..=1.0).contains(&self.sample.ratio) {
             let message = format!("expected a number from 0 to 1, found {}", self.sample.ratio);
@@ -148,6 +179,11 @@ mod tests {
             "`active_timeout` is 1s, shorter than `interval`, which is 5s; \
              hint: raise `active_timeout` to 5s or more, or lower `interval`"
         );
+        let config = Config {
+            idle_timeout: Duration::from_secs(4),
+            ..Config::default()
+        };
+        assert_eq!(config.validate()[0].path, ["idle_timeout"]);
         assert_eq!(Config::default().validate(), []);
     }
 }

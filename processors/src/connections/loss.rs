@@ -9,21 +9,24 @@ pub(super) enum LossReason {
     MemoryLimit,
     /// The table of open connections is full.
     MaxConnections,
+    /// The table of UDP flows is full.
+    MaxUdpFlows,
     /// The batch is full.
     MaxRecords,
     /// Left out by sampling, as configured.
     Sample,
     /// Another connection has its bytes, as `hops` has it.
     LocalHop,
-    /// Dropped packets of no flow that is known.
+    /// Dropped packets of no flow that is known, or datagrams that the receiver could not attribute to one.
     NoFlow,
 }
 
 impl LossReason {
     /// The reason's label value, in the order of the variants.
-    pub(super) const ALL: [&'static str; 6] = [
+    pub(super) const ALL: [&'static str; 7] = [
         "memory_limit",
         "max_connections",
+        "max_udp_flows",
         "max_records",
         "sample",
         LOCAL_HOP,

@@ -1,4 +1,4 @@
-//! The aggregator `connections`: one flow log record per TCP connection, for pipelines `logs`.
+//! The aggregator `connections`: one flow log record per TCP connection and per UDP flow, for pipelines `logs`.
 //!
 //! In: records of sockets, watermarks. Out: batches of log records. The rules, in order:
 //!
@@ -15,14 +15,19 @@
 //! 7. Everything that has no record is counted by its reason, with its bytes.
 //! 8. DNS transactions and dropped packets have records, if the config wants them; sampling does not apply. A drop of no flow has
 //!    none.
-//! 9. A finding, which the processor `watch` adds before it, is a record, whatever is sampled.
+//! 9. UDP flows have records by the same rules, if the config wants them ([`udp`]).
+//! 10. A finding, which the processor `watch` adds before it, is a record, whatever is sampled.
 
 mod config;
 mod loss;
+mod sampling;
 mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tracker;
+mod udp;
+#[cfg(test)]
+mod udp_tests;
 
 use std::sync::Arc;
 
@@ -30,18 +35,19 @@ use flowtap_pipeline::log::{LogBody, Outcome};
 use flowtap_pipeline::{
     Aggregator, BuildContext, BuildError, Census, Events, Factory, FlowBatch, Inheritance, LogBatch,
     LogRecord, MemoryPressure, Output, ProcessorConfig, ProcessorStage, SharedMemoryPressure, Stability,
-    TcpRecord, Timestamp,
+    TcpRecord, Timestamp, UdpRecord,
 };
 
 pub use self::config::{Always, Config, Sample};
 use self::loss::LossReason;
 use self::telemetry::Telemetry;
 use self::tracker::{Closing, Connection, Key, Tracker};
+use self::udp::UdpTable;
 
 /// The processor type `connections`.
 pub const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>(
     "connections",
-    "gives a flow log record per connection; the last processor of a `logs` pipeline",
+    "gives a flow log record per connection and UDP flow; the last processor of a `logs` pipeline",
     Stability::Alpha,
 );
 
@@ -59,6 +65,7 @@ pub struct Connections {
     pipeline: Arc<str>,
     config: Config,
     tracker: Tracker,
+    udp: UdpTable,
     /// Connections that have ended since the last watermark.
     ended: Vec<(Connection, Outcome)>,
     /// Records until the next batch.
@@ -79,6 +86,8 @@ impl Connections {
         Self {
             pipeline: Arc::clone(&context.pipeline),
             tracker: Tracker::new(config.max_connections.get()),
+            // Without room a predecessor's flows end.
+            udp: UdpTable::new(if config.udp { config.max_udp_flows.get() } else { 0 }),
             config: config.clone(),
             ended: Vec::new(),
             records: Vec::new(),
@@ -119,6 +128,21 @@ impl Connections {
         }
     }
 
+    fn fold_udp(&mut self, receiver: u16, pressure: MemoryPressure, record: &UdpRecord) {
+        if record.unplaced {
+            self.telemetry.lost_udp(record, LossReason::NoFlow);
+        } else if pressure == MemoryPressure::Hard && !record.end.is_last() {
+            self.telemetry.lost_udp(record, LossReason::MemoryLimit);
+        } else if receiver == FlowBatch::DETACHED {
+            self.udp.detach(receiver, record, self.seen);
+        } else {
+            let may_grow = pressure == MemoryPressure::None;
+            if let Err(reason) = self.udp.update(receiver, record, self.seen, may_grow) {
+                self.telemetry.lost_udp(record, reason);
+            }
+        }
+    }
+
     /// The tracker has let go of `closing`.
     fn end_all(&mut self, closing: Vec<Connection>, outcome: Outcome) {
         let closing = closing.into_iter().map(|connection| (connection, outcome));
@@ -144,7 +168,30 @@ impl Connections {
             }
         }
         self.tracker = tracker;
+        self.settle_udp(to);
         self.seen = to;
+    }
+
+    /// Gives records to UDP flows that have ended, and to those that are due, at the watermark `to`.
+    fn settle_udp(&mut self, to: Timestamp) {
+        for (mut flow, outcome) in self.udp.settle(to, self.config.idle_timeout) {
+            match flow.chance(&self.config.sample) {
+                None => self.telemetry.udp_left_out(&flow, LossReason::Sample),
+                Some(probability) if self.has_room() || outcome == Outcome::Detached => {
+                    self.records.push(flow.report(outcome, probability, to));
+                }
+                Some(_) => self.telemetry.udp_left_out(&flow, LossReason::MaxRecords),
+            }
+        }
+        for flow in self.udp.due(to, self.config.active_timeout) {
+            if self.records.len() >= self.config.max_records.get() {
+                // They keep what they have for their next record.
+                break;
+            }
+            if let Some(probability) = flow.chance(&self.config.sample) {
+                self.records.push(flow.report(Outcome::Active, probability, to));
+            }
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -215,7 +262,8 @@ impl Connections {
 
     fn batch(&mut self, at: Timestamp, cut_short: Option<usize>) -> Output {
         self.tracker.shrink();
-        self.telemetry.tracked(self.tracker.len());
+        self.udp.shrink();
+        self.telemetry.tracked(self.tracker.len(), self.udp.len());
         self.closes = at.next_multiple(self.config.interval);
         self.dated = 0;
         LogBatch {
@@ -254,6 +302,7 @@ impl Aggregator for Connections {
             // The engine's way to say that the receiver is gone.
             let closing = self.tracker.forget(batch.receiver);
             self.end_all(closing, Outcome::Detached);
+            self.udp.forget(batch.receiver);
             return;
         }
         if batch.census.begins {
@@ -262,6 +311,10 @@ impl Aggregator for Connections {
         // A connect that waits is no connection yet; its end is recorded.
         for record in batch.tcp.iter().filter(|record| !record.is_connecting()) {
             self.fold_tcp(batch.receiver, pressure, record);
+        }
+        let udp = self.config.udp;
+        for record in batch.udp.iter().filter(|_| udp) {
+            self.fold_udp(batch.receiver, pressure, record);
         }
         for finding in &batch.findings {
             self.push_event(LogRecord::from(finding));
@@ -287,6 +340,7 @@ impl Aggregator for Connections {
             tracing::warn!(now = %to, before = %self.seen, "the clock was set back; flow logs follow it; \
                 hint: let the time service slew the clock");
             self.tracker.restart_clock(to);
+            self.udp.restart_clock(to);
         }
         self.settle(to);
         (set_back || to >= self.closes).then(|| self.batch(to, None))
@@ -306,10 +360,18 @@ impl Aggregator for Connections {
             }
         }
         self.tracker = tracker;
+        for flow in self.udp.flows_mut() {
+            if let Some(probability) = flow.chance(&self.config.sample) {
+                self.records.push(flow.report(Outcome::Detached, probability, at));
+            } else {
+                self.telemetry.udp_left_out(flow, LossReason::Sample);
+                flow.skip(at);
+            }
+        }
         let cut_short = self.records.len() - whole;
         let output = self.batch(at, Some(cut_short));
         // Its replacement has its own.
-        self.telemetry.tracked(0);
+        self.telemetry.tracked(0, 0);
         output
     }
 
@@ -319,8 +381,11 @@ impl Aggregator for Connections {
 
     fn take_over(&mut self, before: Inheritance) {
         if let Ok(before) = before.downcast::<Self>() {
-            let Self { tracker, seen, .. } = *before;
+            let Self {
+                tracker, udp, seen, ..
+            } = *before;
             self.seen = seen;
+            self.udp.continue_with(udp);
             let closing: Closing = self.tracker.continue_with(tracker);
             self.end_all(closing, Outcome::Detached);
         }

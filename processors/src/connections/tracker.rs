@@ -12,10 +12,11 @@ use hashbrown::hash_map::Entry;
 
 use super::config::{Always, Sample};
 use super::loss::LossReason;
+use super::sampling;
 use crate::window::failure_reason;
 
 /// A table that has a quarter of its room in use gives half of it back, unless it is as small as that.
-const SMALL: usize = 1 << 10;
+pub(super) const SMALL: usize = 1 << 10;
 
 /// Connections that the table has let go of.
 pub(super) type Closing = Vec<Connection>;
@@ -116,26 +117,6 @@ impl Connection {
         }
     }
 
-    /// The same with what `record` knows of both ends; a process that was known before stays if the record has none.
-    fn learn(&mut self, flow: &Flow) {
-        let before = std::mem::replace(&mut self.flow, flow.clone());
-        if self.flow.pid == 0 {
-            let Flow {
-                pid,
-                comm,
-                cgroup_id,
-                container_id,
-                ..
-            } = before;
-            (self.flow.pid, self.flow.comm) = (pid, comm);
-            (self.flow.cgroup_id, self.flow.container_id) = (cgroup_id, container_id);
-        }
-        self.flow.translation = self.flow.translation.take().or(before.translation);
-        self.flow.inspection = self.flow.inspection.take().or(before.inspection);
-        self.flow.local_names = self.flow.local_names.take().or(before.local_names);
-        self.flow.peer_names = self.flow.peer_names.take().or(before.peer_names);
-    }
-
     /// The first watermark after its first record: its beginning is as long before it as it was old.
     pub(super) fn begin(&mut self, at: Timestamp) {
         if self.began.is_none() {
@@ -173,13 +154,12 @@ impl Connection {
             Always::Failed => self.outcome == Outcome::Failed || self.error.is_some(),
             Always::Reset => self.outcome == Outcome::Reset,
             Always::Retransmitting => self.total.retransmits > 0,
+            Always::Dropping => false,
         };
-        if sample.ratio >= 1.0 || sample.always.iter().any(|kind| is(*kind)) {
+        if sample.always.iter().any(|kind| is(*kind)) {
             return Some(1.0);
         }
-        // An even spread of cookies, which are counted up, over 53 bits, which an f64 has.
-        let spread = (splitmix(self.identity()) >> 11) as f64 / (1_u64 << 53) as f64;
-        (spread < sample.ratio).then_some(sample.ratio)
+        sampling::chance(self.identity(), sample.ratio)
     }
 
     fn identity(&self) -> u64 {
@@ -252,12 +232,24 @@ fn positive(counts: Counts) -> Counts {
     }
 }
 
-/// Finalizer of `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
-const fn splitmix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+/// Replaces `known` by `new`, which is of a later record. A process, a translation or names that only `known` has stay.
+pub(super) fn learn(known: &mut Flow, new: &Flow) {
+    let before = std::mem::replace(known, new.clone());
+    if known.pid == 0 {
+        let Flow {
+            pid,
+            comm,
+            cgroup_id,
+            container_id,
+            ..
+        } = before;
+        (known.pid, known.comm) = (pid, comm);
+        (known.cgroup_id, known.container_id) = (cgroup_id, container_id);
+    }
+    known.translation = known.translation.take().or(before.translation);
+    known.inspection = known.inspection.take().or(before.inspection);
+    known.local_names = known.local_names.take().or(before.local_names);
+    known.peer_names = known.peer_names.take().or(before.peer_names);
 }
 
 /// State of a receiver.
@@ -314,7 +306,7 @@ impl Tracker {
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
                 known.add(record);
-                known.learn(&record.flow);
+                learn(&mut known.flow, &record.flow);
                 known.census = feed.census;
                 Ok(())
             }
@@ -345,7 +337,7 @@ impl Tracker {
         match self.table.remove(&key) {
             Some(mut known) => {
                 known.add(record);
-                known.learn(&record.flow);
+                learn(&mut known.flow, &record.flow);
                 known
             }
             None => Connection::first(receiver, record),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{
     DnsRcode, DnsType, DropKind, DropReason, EventType, FindingKind, Flow, FlowKind, LabelValue, Limit,
-    Naming, PeerClass, Queue, ReadingLabels, ResetBy, TcpRecord, UdpApp,
+    Naming, PeerClass, Queue, ReadingLabels, ResetBy, TcpRecord, UdpApp, UdpRecord,
 };
 
 use super::details::Details;
@@ -149,6 +149,15 @@ impl FailureReason {
 /// Why the connect of `record` failed, or its connection broke, in one word.
 pub(crate) const fn failure_reason(record: &TcpRecord) -> &'static str {
     FailureReason::of(record.failure, record.syn_retransmits).as_str()
+}
+
+/// The newest ICMP error of `record` in one word, if it has one.
+pub(crate) const fn udp_error(record: &UdpRecord) -> Option<&'static str> {
+    match record.error {
+        _ if record.errors <= 0 => None,
+        0 => Some(FailureReason::Other.as_str()),
+        errno => Some(FailureReason::of(errno, 0).as_str()),
+    }
 }
 
 /// Which protocol an address is of.

@@ -37,7 +37,7 @@ pub use self::buckets::FamilyBuckets;
 pub use self::config::{Config, FamilyConfig, Top, TopBy};
 pub use self::factory::FACTORY;
 pub use self::fold::Window;
-pub(crate) use self::key::failure_reason;
+pub(crate) use self::key::{failure_reason, udp_error};
 
 #[cfg(test)]
 mod top_tests;

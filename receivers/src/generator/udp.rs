@@ -1,7 +1,7 @@
 //! Which UDP flows there are. As with connections all of it is arithmetic.
 
 use flowtap_pipeline::flow::Transport;
-use flowtap_pipeline::{Flow, IcmpCount, RoleSource, UdpApp, UdpRecord};
+use flowtap_pipeline::{Flow, IcmpCount, RoleSource, UdpApp, UdpEnd, UdpRecord};
 
 use super::config::Config;
 use super::flows::Flows;
@@ -64,7 +64,11 @@ impl Datagrams {
                 },
                 // The first interval has them all, each later one those that replace the closed ones.
                 opened: index == 0 || place >= self.open - self.churn,
-                closed: place < self.churn,
+                end: if place < self.churn {
+                    UdpEnd::Closed
+                } else {
+                    UdpEnd::Open
+                },
                 ..UdpRecord::new(Flow {
                     transport: Transport::Udp,
                     role_source: RoleSource::FirstDatagram,

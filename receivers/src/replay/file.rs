@@ -268,7 +268,7 @@ fn io_error(path: &Path, source: io::Error) -> RecordingError {
 mod tests {
     use super::*;
     use flowtap_pipeline::cluster_objects::NamespaceObject;
-    use flowtap_pipeline::{Endpoint, Events, Flow, ListenChange, Role, RoleSource, TcpRecord};
+    use flowtap_pipeline::{Endpoint, Events, Flow, ListenChange, Role, RoleSource, TcpRecord, UdpEnd};
     use std::fs;
 
     fn frames() -> Vec<Frame> {
@@ -316,6 +316,16 @@ mod tests {
         use RoleSource::{Assumed, Counters, Handshake, Listener, Message, Ports};
         for (number, source) in (0..).zip([Handshake, Listener, Assumed, Counters, Ports, Message]) {
             assert_eq!(postcard::to_stdvec(&source).unwrap(), [number], "{source:?}");
+        }
+    }
+
+    /// The end of a UDP flow was a flag once.
+    #[test]
+    fn the_end_of_a_udp_flow_is_read_from_recordings_that_had_a_flag() {
+        for (flag, end) in [(false, UdpEnd::Open), (true, UdpEnd::Closed)] {
+            let bytes = postcard::to_stdvec(&flag).unwrap();
+            assert_eq!(postcard::from_bytes::<UdpEnd>(&bytes).unwrap(), end);
+            assert_eq!(postcard::to_stdvec(&end).unwrap(), bytes);
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Sums {
     /// Payload bytes that this node received.
     pub(super) received: i64,
     pub(super) records: u64,
-    /// Connections that ended.
+    /// Connections and UDP flows that ended.
     pub(super) ended: u64,
     /// Those of them that failed.
     pub(super) failed: u64,
@@ -142,7 +142,12 @@ impl Groups {
             By::Process => self.key.push_str(row.comm),
             By::Workload if row.local_workload.is_empty() => {}
             By::Workload => self.key.extend([row.local_namespace, "/", row.local_workload]),
-            By::Port => self.key.push_str(&row.server_port().to_string()),
+            By::Port => {
+                self.key.push_str(&row.server_port().to_string());
+                if row.is_udp() {
+                    self.key.push_str("/udp");
+                }
+            }
         }
         if self.is_full || (self.parts > 1 && hash(&self.key) % self.parts != self.part) {
             return;
@@ -244,6 +249,19 @@ mod tests {
         };
         assert_eq!(all(1).0, 500);
         assert_eq!(all(1), all(7));
+    }
+
+    #[test]
+    fn ports_of_udp_are_other_groups_than_those_of_tcp() {
+        let mut groups = Groups::new(By::Port, 0, 1);
+        groups.add(&row("192.0.2.7", 5));
+        groups.add(&Row {
+            event: "flowtap.udp.flow",
+            ..row("192.0.2.7", 3)
+        });
+        let lines = groups.finish(SortBy::Bytes, 10);
+        let names: Vec<_> = lines.iter().map(|line| (&*line.group, line.sums.sent)).collect();
+        assert_eq!(names, [("443", 5), ("443/udp", 3)]);
     }
 
     #[test]

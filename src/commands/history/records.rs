@@ -28,6 +28,7 @@ pub(super) struct Record {
     #[serde(serialize_with = "as_time")]
     pub(super) time: i64,
     pub(super) host: String,
+    pub(super) transport: &'static str,
     pub(super) role: &'static str,
     pub(super) local_address: String,
     pub(super) local_port: i64,
@@ -57,6 +58,7 @@ impl Record {
         Self {
             time: row.at,
             host: owned(row.host),
+            transport: if row.is_udp() { "udp" } else { "tcp" },
             role: if row.is_client { "client" } else { "server" },
             local_address: owned(row.local_address),
             local_port: row.local_port,

@@ -35,7 +35,7 @@ pub(super) fn text(answer: &Answer) -> String {
         let total = &answer.total;
         let _ = write!(
             text,
-            ", {} to {}: {} bytes sent, {} received, {} connections ended, {} failed",
+            ", {} to {}: {} bytes sent, {} received, {} ended, {} failed",
             time(total.first),
             time(total.last),
             total.sent,
@@ -50,7 +50,7 @@ pub(super) fn text(answer: &Answer) -> String {
         let others: Vec<_> = others
             .map(|(event, count)| format!("{count} {}", plain(event)))
             .collect();
-        let _ = writeln!(text, "not of connections: {}", others.join(", "));
+        let _ = writeln!(text, "not of connections or UDP flows: {}", others.join(", "));
     }
     files(&mut text, "not read", &answer.unreadable, answer.unreadable_files);
     files(&mut text, "read in part", &answer.damaged, answer.damaged_files);
@@ -120,6 +120,7 @@ fn records(records: &[super::records::Record]) -> Vec<Vec<String>> {
     let heads = [
         "TIME",
         "PROCESS",
+        "TRANSPORT",
         "ROLE",
         "LOCAL PORT",
         "PEER",
@@ -141,6 +142,7 @@ fn records(records: &[super::records::Record]) -> Vec<Vec<String>> {
             } else {
                 &record.workload
             }),
+            record.transport.to_owned(),
             record.role.to_owned(),
             record.local_port.to_string(),
             or_dash(&record.peer_address),
@@ -242,7 +244,10 @@ mod tests {
             let hostile = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
             assert!(!text.contains(hostile), "{text:?}");
             assert!(!text.lines().any(|line| line.starts_with("FAKE")), "{text}");
-            assert!(text.contains("not of connections: 3 a\\u{7}b\n"), "{text}");
+            assert!(
+                text.contains("not of connections or UDP flows: 3 a\\u{7}b\n"),
+                "{text}"
+            );
             assert!(
                 text.contains("not read: /x/\\u{1b}[2J: bad \\n line\nnot read: 2 more\n"),
                 "{text}"

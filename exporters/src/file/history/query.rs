@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use flowtap_pipeline::Timestamp;
 
-use super::row::{CONNECTION, Row};
+use super::row::Row;
 use super::statistics::Statistics;
 
 /// The conditions on rows.
@@ -16,7 +16,7 @@ pub struct Query {
     pub to: Option<Timestamp>,
     /// Records whose peer is in this range.
     pub peer: Option<Network>,
-    /// Connections that were never established, or have an error.
+    /// Connections that were never established or have an error, and UDP flows with an error.
     pub failed: bool,
 }
 
@@ -74,7 +74,7 @@ pub(super) fn is_in_time(query: &Query, at: i64) -> bool {
     query.from.is_none_or(|from| at >= micros(from)) && query.to.is_none_or(|to| at < micros(to))
 }
 
-/// Whether a whole row is asked for: one of a connection, and by the conditions.
+/// Whether a whole row is asked for: one of a connection or UDP flow, and by the conditions.
 fn matches(query: &Query, row: &Row<'_>) -> bool {
     is_in_time(query, row.at)
         && query.peer.is_none_or(|peer| peer.contains_text(row.peer_address))
@@ -88,7 +88,7 @@ pub(super) fn offer(
     statistics: &mut Statistics,
     each: &mut impl FnMut(&Row<'_>),
 ) {
-    if row.event == CONNECTION {
+    if row.is_flow() {
         if matches(query, row) {
             statistics.matching += 1;
             each(row);

@@ -3,12 +3,15 @@
 use flowtap_pipeline::LogField;
 
 /// The event of connections ([`LogRecord::event_name`](flowtap_pipeline::LogRecord::event_name)).
-pub(super) const CONNECTION: &str = "flowtap.tcp.connection";
+const CONNECTION: &str = "flowtap.tcp.connection";
 
-/// A record of a connection. Fields that were not asked for, and those without a value, are empty or zero.
+/// The event of UDP flows.
+const UDP_FLOW: &str = "flowtap.udp.flow";
+
+/// A record of a connection or a UDP flow. Fields that were not asked for, and those without a value, are empty or zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Row<'a> {
-    /// The event's name: rows that match are of connections.
+    /// The event's name: rows that match are of connections or UDP flows.
     pub event: &'a str,
     /// End of the time that the record covers, in microseconds since 1970.
     pub at: i64,
@@ -62,6 +65,16 @@ impl Row<'_> {
         }
     }
 
+    /// Whether it is of a connection or a UDP flow.
+    pub(super) fn is_flow(&self) -> bool {
+        matches!(self.event, CONNECTION | UDP_FLOW)
+    }
+
+    /// Whether it is of a UDP flow.
+    pub fn is_udp(&self) -> bool {
+        self.event == UDP_FLOW
+    }
+
     /// The port of the end that accepted the connection.
     pub const fn server_port(&self) -> i64 {
         if self.is_client {
@@ -71,7 +84,7 @@ impl Row<'_> {
         }
     }
 
-    /// Whether the connection was never established, or has an error.
+    /// Whether the connection was never established, or it or the UDP flow has an error.
     pub fn has_failed(&self) -> bool {
         self.outcome == "failed" || !self.error.is_empty()
     }

@@ -14,7 +14,7 @@ use arrow_array::{
 };
 use arrow_schema::{Field, Schema};
 
-use flowtap_pipeline::log::{FindingLog, Outcome};
+use flowtap_pipeline::log::{Datagrams, FindingLog, Outcome, UdpLog};
 use flowtap_pipeline::{FindingKind, FlowKind, LogBatch, LogBody, PipelineKind, Timestamp};
 
 use super::*;
@@ -259,11 +259,27 @@ fn findings_are_not_connections() {
             text: "a test".into(),
             numbers: String::new(),
         }));
+        let counts = Datagrams {
+            sent_bytes: 40,
+            received_bytes: 4_711,
+            ..Datagrams::default()
+        };
+        batch.records[4].body = LogBody::Udp(UdpLog {
+            outcome: Outcome::Idle,
+            delta: counts,
+            total: counts,
+            ..UdpLog::default()
+        });
         assert_eq!(writer.write(Output::logs(&batch)).sent, 10);
         writer.finish();
+        let mut udp = Vec::new();
         let statistics = scan(&files(dir.path()), &Query::default(), &[], |row| {
             assert!(row.is_last(), "{row:?}");
+            if row.is_udp() {
+                udp.push((row.outcome.to_owned(), row.sent, row.received, row.retransmits));
+            }
         });
+        assert_eq!(udp, [("idle".to_owned(), 40, 4_711, 0)], "{format:?}");
         assert_eq!((statistics.records, statistics.matching), (10, 9), "{format:?}");
         assert_eq!(statistics.others, [("flowtap.finding".to_owned(), 1)].into());
     }

@@ -8,8 +8,10 @@
 //!    first; the names of those that the store has acknowledged are in a file beside them (`ledger`).
 //! 3. An upload that fails is retried, whatever the reason, with growing waits. A file that is removed before it is uploaded
 //!    counts as abandoned.
-//! 4. At its end flowtap uploads what it can within five seconds; the next start uploads the rest.
+//! 4. `/status` has the files that wait and the newest failure; the exporter is failing from a failed upload until the next success.
+//! 5. At its end flowtap uploads what it can within five seconds; the next start uploads the rest.
 
+mod health;
 mod http;
 mod ledger;
 mod queue;
@@ -20,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use flowtap_pipeline::BuildContext;
+use flowtap_pipeline::{BuildContext, ComponentId, StatusBoard};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +47,8 @@ pub(super) struct Uploads {
     root: PathBuf,
     retry_interval: Duration,
     max_retry_interval: Duration,
+    id: ComponentId,
+    status: StatusBoard,
 }
 
 /// The task that uploads.
@@ -70,6 +74,8 @@ impl Uploads {
             root,
             retry_interval: config.retry_interval,
             max_retry_interval: config.max_retry_interval.max(config.retry_interval),
+            id: context.id.clone(),
+            status: context.status.clone(),
         })
     }
 
@@ -95,8 +101,11 @@ impl Uploads {
         self.ledger().retain(|key| self.root.join(key).exists());
     }
 
-    /// Begins to upload.
+    /// Begins to upload, and to report it.
     pub(super) fn start(&self, task: &mut UploadTask) {
+        // Not when it is built: on a reload an exporter with this id may still be at work then.
+        self.status
+            .watch_uploads(&self.id, Arc::new(self.telemetry.health().clone()));
         let (uploads, stop) = (self.clone(), task.stop.clone());
         task.task = Some(tokio::spawn(async move { uploads.run(&stop).await }));
     }

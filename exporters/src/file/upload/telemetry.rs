@@ -1,11 +1,10 @@
-//! Counters of uploads, and what the log says of them. `/status` has the state of the files alone: it is the runner's.
+//! Counters of uploads, and what the log and `/status` have of them.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use flowtap_pipeline::{BuildContext, ComponentId};
+use flowtap_pipeline::{BuildContext, ComponentId, Timestamp};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 
+use super::health::Health;
 use super::queue::Queue;
 
 /// Counters of the uploads of an exporter.
@@ -16,8 +15,7 @@ pub(super) struct Telemetry {
     exporter: KeyValue,
     id: ComponentId,
     url: String,
-    /// The failure that was last logged, until an upload succeeds.
-    failing: Arc<Mutex<Option<String>>>,
+    health: Health,
 }
 
 impl Telemetry {
@@ -47,7 +45,7 @@ impl Telemetry {
             exporter,
             id: context.id.clone(),
             url: url.to_owned(),
-            failing: Arc::default(),
+            health: Health::new(url, queue),
         };
         for outcome in ["delivered", "retried", "abandoned"] {
             telemetry.add(outcome, 0);
@@ -56,12 +54,15 @@ impl Telemetry {
         telemetry
     }
 
+    pub(super) const fn health(&self) -> &Health {
+        &self.health
+    }
+
     pub(super) fn delivered(&self, key: &str, bytes: u64) {
         self.add("delivered", 1);
         self.bytes.add(bytes, std::slice::from_ref(&self.exporter));
         tracing::debug!(exporter = %self.id, url = self.url, key, bytes, "a file is uploaded");
-        let failed = self.failing.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if failed.is_some() {
+        if self.health.succeeded() {
             tracing::info!(exporter = %self.id, url = self.url, "files are uploaded again");
         }
     }
@@ -69,18 +70,18 @@ impl Telemetry {
     /// An upload failed, and is retried. The same failure is logged once.
     pub(super) fn retried(&self, key: &str, error: &str) {
         self.add("retried", 1);
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing.replace(error.to_owned()).as_deref() == Some(error) {
-            tracing::debug!(exporter = %self.id, url = self.url, key, error, "an upload failed and is retried");
-        } else {
+        if self.health.failed(key, error, Timestamp::now()) {
             tracing::warn!(exporter = %self.id, url = self.url, key, error, "an upload failed and is retried; \
                 hint: fix the cause that the error names; files stay on the disk until `rotation` removes them");
+        } else {
+            tracing::debug!(exporter = %self.id, url = self.url, key, error, "an upload failed and is retried");
         }
     }
 
     /// A file was removed before it was uploaded.
     pub(super) fn abandoned(&self, key: &str) {
         self.add("abandoned", 1);
+        self.health.abandoned();
         tracing::warn!(exporter = %self.id, url = self.url, key, "a file was removed before it was uploaded; \
                 hint: a larger `rotation.max_files`, `max_total_bytes` or `max_retention`");
     }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use flowtap_ebpf::UdpChange;
 use flowtap_ebpf::udp::abi::{UdpFlow, UdpTotals};
-use flowtap_pipeline::{Endpoint, Flow, Role, RoleSource, Transport, UdpApp, UdpRecord};
+use flowtap_pipeline::{Endpoint, Flow, Role, RoleSource, Transport, UdpApp, UdpEnd, UdpRecord};
 
 use crate::ebpf::address::address;
 
@@ -28,7 +28,11 @@ pub(super) fn record(change: &UdpChange) -> UdpRecord {
             UdpApp::Quic
         },
         opened: change.opened,
-        closed: change.closed,
+        end: match (change.closed, change.idle) {
+            (false, _) => UdpEnd::Open,
+            (true, false) => UdpEnd::Closed,
+            (true, true) => UdpEnd::Idle,
+        },
         ..UdpRecord::new(who(flow))
     }
 }
@@ -116,6 +120,7 @@ mod tests {
             delta: UdpDelta::default(),
             opened: true,
             closed: false,
+            idle: false,
         };
         let flow = record(&change).flow;
         (flow.role, flow.role_source)

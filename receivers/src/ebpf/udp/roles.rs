@@ -52,6 +52,7 @@ mod tests {
             delta: UdpDelta::default(),
             opened: true,
             closed,
+            idle: closed,
         };
         let mut record = convert::record(&change);
         roles.apply(&change, &mut record);
