@@ -243,7 +243,7 @@ pub(super) mod tests {
     #[test]
     fn counts_are_never_negative_and_the_excess_is_reported() {
         let mut batch = logs();
-        let flowtap_pipeline::LogBody::Connection(log) = &mut batch.records[0].body else {
+        let LogBody::Connection(log) = &mut batch.records[0].body else {
             unreachable!("a connection");
         };
         log.delta.sent_bytes = -7;
