@@ -53,6 +53,7 @@ fn flows() -> Flows {
             .to_owned(),
         retransmits: 4,
         failed: 0,
+        ..OfRecords::default()
     });
     let second = flow(
         "ingress",
