@@ -165,6 +165,19 @@ pub(crate) struct TopArgs {
     /// The order to begin with
     #[arg(long, value_name = "COLUMN", default_value = "rate", value_parser = PossibleValuesParser::new(Sort::ALL.map(Sort::name)))]
     pub(crate) sort: String,
+    /// Time between two questions, from 100ms to 1h. A daemon has new bytes when a window has closed
+    #[arg(short = 'd', long, value_name = "TIME", value_parser = refresh_interval, default_value = "1s")]
+    pub(crate) interval: Duration,
+}
+
+/// The time between two questions of `top`.
+fn refresh_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("must be from 100ms to 1h".to_owned())
+    }
 }
 
 /// Options of `diagnose`.

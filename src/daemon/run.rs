@@ -226,7 +226,8 @@ fn services(
     ];
     // Without it nothing keeps what the page shows.
     if let Some(tap) = &parts.tap {
-        let routes = admin::routes(environment.status.clone(), watches, parts.reloads.clone())
+        let host = environment.resource.get("host.name").map(str::to_owned);
+        let routes = admin::routes(environment.status.clone(), watches, parts.reloads.clone(), host)
             .merge(net_flow_routes(config))
             .merge(admin::findings::routes(Arc::clone(&environment.findings)))
             .merge(tap.routes())

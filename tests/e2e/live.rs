@@ -1,8 +1,7 @@
-//! The live view: `/flows`, the status page as a browser shows it, `top` as a terminal does.
+//! The live view: `/flows`, `/map` and `/timeline`, the status page as a browser shows it, `top` as a terminal does.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::browser::Browser;
 use crate::daemon::{Daemon, WAIT_TIMEOUT, flowtap, free_address, get};
 use crate::require;
 
@@ -30,7 +30,12 @@ while s.recv(1): pass
 
 /// Sends [`SENT`] bytes to this process, from one whose name is `name`; returns the port.
 fn traffic(name: &str) -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    traffic_to((Ipv4Addr::LOCALHOST, 0).into(), name)
+}
+
+/// The same to this address.
+fn traffic_to(address: SocketAddr, name: &str) -> u16 {
+    let listener = TcpListener::bind(address).unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut client = Command::new("python3")
         .args(["-c", CLIENT, name, &port.to_string(), &SENT.to_string()])
@@ -44,7 +49,7 @@ fn traffic(name: &str) -> u16 {
 }
 
 /// Polls until `seen` holds; a change has no event.
-fn until(what: &str, look: impl Fn() -> String, seen: impl Fn(&str) -> bool) -> String {
+fn until(what: &str, mut look: impl FnMut() -> String, seen: impl Fn(&str) -> bool) -> String {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let looked = look();
@@ -94,7 +99,11 @@ struct SlowReader {
 
 impl SlowReader {
     fn begin() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::begin_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    fn begin_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let mut client = TcpStream::connect(address).unwrap();
         let (server, _) = listener.accept().unwrap();
@@ -177,26 +186,97 @@ fn the_newest_records_say_why_a_peer_is_slow_and_which_refuse() {
     assert!(row(refuses)["recent"]["failed"].as_u64() >= Some(1));
 }
 
-/// The page as a browser has it once its script has run for some seconds of the browser's own clock.
-fn page(address: SocketAddr, profile: &Path) -> String {
-    let output = Command::new("chromium")
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-        ])
-        .args([
-            "--no-first-run",
-            "--disable-background-networking",
-            "--no-proxy-server",
-        ])
-        .arg(format!("--user-data-dir={}", profile.display()))
-        .args(["--virtual-time-budget=3000", "--dump-dom"])
-        .arg(format!("http://{address}/"))
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
+/// Starts a daemon whose pipeline has only records of the ports of `addresses`, so that sums over all records are of the test alone.
+fn daemon_of(addresses: &[SocketAddr]) -> Daemon {
+    let ports: Vec<_> = addresses.iter().map(SocketAddr::port).collect();
+    Daemon::start(&[
+        "service.pipelines.metrics.processors=[direction, policy, filter, window]",
+        &format!("processors.filter={{include: [{{port: {ports:?}}}]}}"),
+    ])
+}
+
+/// Sums of the time line's points.
+fn sum_of_timeline(daemon: &Daemon, key: &str) -> u64 {
+    let answer: serde_json::Value = serde_json::from_str(&get(daemon.admin_address(), "/timeline")).unwrap();
+    let points = answer["points"].as_array().unwrap().clone();
+    points.iter().map(|point| point[key].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn the_time_line_has_every_byte_and_failure_also_of_before_somebody_looked() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let served = free_address();
+    let daemon = daemon_of(&[served]);
+    for _ in 0..3 {
+        fail_to_connect(served);
+    }
+    traffic_to(served, "time line");
+    let seen = until(
+        "the bytes at both ends",
+        || get(daemon.admin_address(), "/timeline"),
+        |_| sum_of_timeline(&daemon, "sent_bytes") >= SENT as u64,
+    );
+    // Each byte was sent by one end, and received by the other.
+    until(
+        "the bytes that were received",
+        || sum_of_timeline(&daemon, "received_bytes").to_string(),
+        |sum| sum == SENT.to_string(),
+    );
+    assert_eq!(sum_of_timeline(&daemon, "sent_bytes"), SENT as u64, "{seen}");
+    assert_eq!(sum_of_timeline(&daemon, "failed"), 3, "{seen}");
+    // A connection, as both ends see it.
+    assert_eq!(sum_of_timeline(&daemon, "opened"), 2, "{seen}");
+    // A reload does not forget it.
+    let config = std::fs::read_to_string(daemon.config()).unwrap();
+    assert!(daemon.reload(&config.replace("verbosity: normal", "verbosity: basic")));
+    assert_eq!(sum_of_timeline(&daemon, "sent_bytes"), SENT as u64, "{seen}");
+}
+
+#[test]
+fn the_map_has_processes_and_peers_with_the_applications_bytes_and_what_fails() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&[]);
+    let map = || -> serde_json::Value {
+        serde_json::from_str(&get(daemon.admin_address(), "/map?limit=10000")).unwrap()
+    };
+    // Measuring begins with a request, at the next watermark.
+    map();
+    until(
+        "the period to begin",
+        || map()["seconds"].to_string(),
+        |seconds| seconds != "0.0",
+    );
+    let port = traffic("map client");
+    let nobody = free_address();
+    fail_to_connect(nobody);
+    let edge = |map: &serde_json::Value, port: u16, flow: &str| {
+        let edges = map["edges"].as_array().unwrap();
+        let found = edges
+            .iter()
+            .find(|edge| edge["server_port"] == port && edge["flow"] == flow);
+        found.cloned().unwrap_or_default()
+    };
+    let seen = until(
+        "both ends and the failure",
+        || map().to_string(),
+        |text| {
+            let map = serde_json::from_str(text).unwrap();
+            edge(&map, port, "egress")["sent_bytes"] == SENT
+                && edge(&map, port, "ingress")["received_bytes"] == SENT
+                && edge(&map, nobody.port(), "egress")["failed"] == 1
+        },
+    );
+    let map = serde_json::from_str(&seen).unwrap();
+    let client = edge(&map, port, "egress");
+    assert_eq!(
+        (&client["comm"], &client["raddr"], &client["transport"]),
+        (&"map client".into(), &"127.0.0.1".into(), &"tcp".into())
+    );
+    assert_eq!(edge(&map, nobody.port(), "egress")["cause"], "refused");
 }
 
 #[test]
@@ -211,10 +291,10 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
     let port = traffic("<b id=pwn>x</b>");
     let slow = SlowReader::begin();
     get(daemon.admin_address(), "/verdicts");
-    let profile = tempfile::tempdir().unwrap();
+    let mut browser = Browser::open(&format!("http://{}/", daemon.admin_address()));
     let seen = until(
         "the traffic on the page",
-        || page(daemon.admin_address(), profile.path()),
+        || browser.html(),
         |dom| {
             let rows = dom.split("<tr>").filter(|row| row.contains(&format!(">{port}<")));
             let moved = rows.filter(|row| row.contains("title=\"7654321 bytes\">7.65 MB<"));
@@ -240,6 +320,198 @@ fn the_status_page_shows_flows_stages_queues_and_states_and_no_markup_of_a_proce
         assert!(seen.contains(part), "no {part} in:\n{seen}");
     }
     assert!(!seen.contains("id=\"pwn\""), "{seen}");
+    // Neither an error of the script nor a violation of the policy.
+    assert!(browser.errors().is_empty(), "{:?}", browser.errors());
+}
+
+/// A daemon with a slow peer, one that refuses, a process with markup in its name, and a page that shows them in its map.
+fn busy_page() -> (Daemon, SlowReader, SocketAddr, Browser) {
+    let [served, slow, nobody] = [free_address(), free_address(), free_address()];
+    let daemon = daemon_of(&[served, slow, nobody]);
+    get(daemon.admin_address(), "/map");
+    let slow = SlowReader::begin_at(slow);
+    let mut browser = Browser::open(&format!("http://{}/", daemon.admin_address()));
+    let edge = |port: u16, state: &str| {
+        format!(
+            "[...document.querySelectorAll('#map .edge.{state}')].some((edge) => \
+             edge.parentNode.querySelector('title').textContent.includes(':{port}:'))"
+        )
+    };
+    let look = format!("{} && {}", edge(slow.port, "warn"), edge(nobody.port(), "bad"));
+    until(
+        "both on the map",
+        || {
+            // Markup in a name, and a connect that fails while the page looks.
+            traffic_to(served, "<i id=pwn>y</i>");
+            fail_to_connect(nobody);
+            browser.evaluate(&look).to_string()
+        },
+        |seen| seen == "true",
+    );
+    (daemon, slow, nobody, browser)
+}
+
+#[test]
+fn the_map_and_the_time_line_are_drawn_and_their_tables_have_the_same() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("chromium") {
+        return;
+    }
+    let (_daemon, slow, nobody, mut browser) = busy_page();
+    let text = |browser: &mut Browser, selector: &str| {
+        let value = browser.evaluate(&format!(
+            "[...document.querySelectorAll('{selector}')].map((part) => part.textContent)"
+        ));
+        serde_json::from_value::<Vec<String>>(value).unwrap()
+    };
+    let rows = text(&mut browser, "#map-table tbody tr");
+    let row = |port: u16| {
+        let port = port.to_string();
+        let found = rows.iter().find(|row| row.contains(&port));
+        found.unwrap_or_else(|| panic!("no row of {port}: {rows:#?}"))
+    };
+    assert!(
+        row(slow.port).contains("its receive window was full"),
+        "{rows:#?}"
+    );
+    assert!(row(nobody.port()).contains("refused"), "{rows:#?}");
+    // A state is not shown by its colour alone: there is a word on the edge.
+    let marks = text(&mut browser, "#map text.bad");
+    assert!(marks.iter().any(|mark| mark.starts_with("refused")), "{marks:?}");
+    // A name is a node, and its text.
+    let nodes = text(&mut browser, "#map g title");
+    assert!(nodes.iter().any(|name| name == "<i id=pwn>y</i>"), "{nodes:?}");
+    assert_eq!(
+        browser.evaluate("document.getElementById('pwn')"),
+        serde_json::Value::Null
+    );
+
+    // Failures of the page's own time line, in the drawing, in its description and in the table.
+    until(
+        "failures on the time line",
+        || {
+            browser
+                .evaluate("document.querySelectorAll('#timeline .failures').length")
+                .to_string()
+        },
+        |bars| bars != "0",
+    );
+    let description = browser.evaluate("document.getElementById('timeline').getAttribute('aria-label')");
+    let description = description.as_str().unwrap().to_owned();
+    assert!(description.contains(" failed connects"), "{description}");
+    let failed = text(&mut browser, "#timeline-table tbody td:nth-child(5)");
+    assert!(failed.iter().any(|count| count != "0"), "{failed:?}");
+    let path = browser.evaluate("document.querySelector('#timeline .received').getAttribute('d')");
+    assert!(path.as_str().unwrap().ends_with('Z'), "{path}");
+    assert!(browser.errors().is_empty(), "{:?}", browser.errors());
+}
+
+#[test]
+fn the_page_fits_360_pixels_and_any_scheme_and_axe_finds_nothing_that_bars_people() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("chromium") {
+        return;
+    }
+    let Some(axe) = require::axe() else {
+        return;
+    };
+    let (_daemon, _slow, _nobody, mut browser) = busy_page();
+    browser.evaluate("for (const one of document.querySelectorAll('details')) one.open = true");
+    browser.evaluate(&axe);
+    for (width, scheme) in [(360, "light"), (360, "dark"), (1280, "light"), (1280, "dark")] {
+        browser.resize(width, 900, scheme);
+        // Drawings follow the width when the browser has laid the page out.
+        until(
+            "the map in this width",
+            || {
+                browser
+                    .evaluate("document.getElementById('map').viewBox.baseVal.width")
+                    .to_string()
+            },
+            |drawn| drawn.parse::<f64>().is_ok_and(|drawn| drawn <= f64::from(width)),
+        );
+        let wide = browser.evaluate(
+            "[...document.querySelectorAll('body *')].filter((part) => !part.closest('.scroll :scope, svg') \
+             && part.getBoundingClientRect().right > innerWidth + 0.5 && !part.parentNode.closest('.scroll')) \
+             .map((part) => part.outerHTML.slice(0, 200))",
+        );
+        assert_eq!(wide, serde_json::json!([]), "{width}");
+        let scrolls = browser.evaluate("document.documentElement.scrollWidth <= innerWidth");
+        assert_eq!(scrolls, true, "{width}");
+        let violations = browser.evaluate(
+            "axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]))",
+        );
+        assert_eq!(
+            violations,
+            serde_json::json!([]),
+            "{width} {scheme}: {violations:#}"
+        );
+    }
+    assert!(browser.errors().is_empty(), "{:?}", browser.errors());
+}
+
+#[test]
+fn the_page_can_be_used_by_keyboard_alone() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("chromium") {
+        return;
+    }
+    let daemon = Daemon::start(&[]);
+    let mut browser = Browser::open(&format!("http://{}/", daemon.admin_address()));
+    until(
+        "rows",
+        || {
+            browser
+                .evaluate("document.querySelectorAll('#flows tbody tr').length")
+                .to_string()
+        },
+        |rows| rows != "0",
+    );
+    // Paused, so that the page stands still.
+    browser.press("Tab", 9);
+    assert_eq!(browser.evaluate("document.activeElement.id"), "pause");
+    browser.press("Enter", 13);
+    assert_eq!(
+        browser.evaluate("document.activeElement.getAttribute('aria-pressed')"),
+        "true"
+    );
+    // Tab stops at everything that can be used, in the order of the document, and each stop is visible.
+    let stops = browser.evaluate(
+        "window.stops = [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex=\"0\"]')] \
+         .filter((part) => part.checkVisibility()); stops.length",
+    );
+    for place in 0..stops.as_u64().unwrap() {
+        let here = browser.evaluate(&format!("document.activeElement === stops[{place}]"));
+        assert_eq!(here, true, "stop {place}");
+        let outline = browser.evaluate(
+            "(({ outlineStyle, outlineWidth }) => [outlineStyle !== 'none', parseFloat(outlineWidth) >= 2]) \
+             (getComputedStyle(document.activeElement))",
+        );
+        let part = browser.evaluate("document.activeElement.outerHTML.slice(0, 200)");
+        assert_eq!(outline, serde_json::json!([true, true]), "{part}");
+        browser.press("Tab", 9);
+    }
+    // A column's title sorts, and says so.
+    browser.evaluate(
+        "[...document.querySelectorAll('#flows th button')].find((one) => one.textContent === 'Total').focus()",
+    );
+    browser.press("Enter", 13);
+    let sorted = browser.evaluate("document.activeElement.parentNode.getAttribute('aria-sort')");
+    assert_eq!(sorted, "descending");
+    // The table of the map opens.
+    browser.evaluate("document.querySelector('#map ~ details summary').focus()");
+    browser.press("Enter", 13);
+    assert_eq!(
+        browser.evaluate("document.querySelector('#map ~ details').open"),
+        true
+    );
+    assert!(browser.errors().is_empty(), "{:?}", browser.errors());
 }
 
 /// A separate terminal with a shell in it. Ended when dropped.

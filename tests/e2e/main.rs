@@ -18,7 +18,8 @@
 //! | `config_messages` | configs as users of other programs write them, and what is said of them |
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `links` | bytes where this machine drops what its own TCP sends |
-//! | `live` | the status page in a browser, `top` in a terminal, `/flows` |
+//! | `live` | the status page in a browser, by its contents, by keyboard and by axe; `top` in a terminal; `/flows`, `/map`, `/timeline` |
+//! | `browser` | headless Chromium, over the `DevTools` protocol |
 //! | `memory` | the memory limiter after a burst of flows, and of requests |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
 //! | `handover` | reloads that change the receiver, under load |
@@ -62,6 +63,7 @@
 )]
 
 mod bad_configs;
+mod browser;
 mod clickhouse;
 mod command_line;
 mod config_messages;

@@ -97,6 +97,18 @@ pub(crate) fn python() -> Option<std::path::PathBuf> {
     .then_some(python)
 }
 
+/// Deque's axe-core, which finds what bars people from a page, as text.
+pub(crate) fn axe() -> Option<String> {
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/axe/axe_playwright_python/axe.min.js");
+    let text = std::fs::read_to_string(path);
+    need(
+        text.is_ok(),
+        "this test needs axe-core in target/axe (make setup-test)",
+    );
+    text.ok()
+}
+
 /// PyPI's `kubernetes-validate`, which has the schema of the Kubernetes API.
 pub(crate) fn kubernetes_validate() -> Option<std::path::PathBuf> {
     let target = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target");

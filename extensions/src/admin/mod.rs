@@ -23,6 +23,8 @@ use crate::watches::{SourceStatus, WatchBoard};
 #[derive(Clone, Debug, Serialize)]
 struct Status {
     version: &'static str,
+    /// Name of this machine; null if it is not known.
+    host: Option<String>,
     ready: bool,
     started_unix_nano: u64,
     config: ReloadStatus,
@@ -34,7 +36,12 @@ struct Status {
 }
 
 /// `/healthz`: 200 as long as every receiver's thread is alive. `/readyz`: 200 while every receiver scans. Else 503. `/status`: JSON.
-pub fn routes(board: StatusBoard, watches: WatchBoard, reloads: ReloadRecorder) -> Router {
+pub fn routes(
+    board: StatusBoard,
+    watches: WatchBoard,
+    reloads: ReloadRecorder,
+    host: Option<String>,
+) -> Router {
     let started_unix_nano = Timestamp::now().as_nanos();
     let ready = {
         let board = board.clone();
@@ -65,6 +72,7 @@ pub fn routes(board: StatusBoard, watches: WatchBoard, reloads: ReloadRecorder) 
     let status = move || async move {
         Json(Status {
             version: env!("CARGO_PKG_VERSION"),
+            host: host.clone(),
             ready: board.is_ready(),
             started_unix_nano,
             config: reloads.load(),

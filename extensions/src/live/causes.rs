@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::{Flow, OfRecords};
-use crate::verdict::{OfPeer, Peer, Sums, judge};
+use crate::verdict::{OfPeer, Peer, Sums, process_name};
 
 /// Flows that only failed connects made, at most.
 const MAX_FAILED: usize = 100;
@@ -26,14 +26,15 @@ pub(super) fn attach(flows: &mut Vec<Flow>, sums: &Sums) {
         let Some((_, first)) = matching.first() else {
             continue;
         };
-        let mut evidence = first.evidence;
+        let mut all = **first;
         for (_, other) in &matching[1..] {
-            evidence.merge(&other.evidence);
+            all.merge(other);
         }
         shown.extend(matching.iter().map(|(peer, _)| *peer));
-        flow.recent = Some(OfRecords::new(&evidence, judge(&evidence)));
-        if evidence.min_rtt_us > 0 {
-            flow.rtt_microseconds = Some(f64::from(evidence.min_rtt_us));
+        flow.recent = Some(OfRecords::new(&all));
+        let min_rtt_us = all.evidence.min_rtt_us;
+        if min_rtt_us > 0 {
+            flow.rtt_microseconds = Some(f64::from(min_rtt_us));
         }
     }
     let mut failed: Vec<_> = sums
@@ -55,7 +56,6 @@ fn is_of(flow: &Flow, peer: &Peer) -> bool {
 
 /// A flow without bytes.
 fn failed_flow(peer: &Peer, of_peer: &OfPeer) -> Flow {
-    let comm = of_peer.comm.split(|byte| *byte == 0).next().unwrap_or_default();
     let labels = [
         ("raddr", peer.addr.to_string()),
         (if peer.serves { "lport" } else { "rport" }, peer.port.to_string()),
@@ -63,7 +63,7 @@ fn failed_flow(peer: &Peer, of_peer: &OfPeer) -> Flow {
             "type",
             of_peer.class.map_or("", |class| class.as_str()).to_owned(),
         ),
-        ("comm", String::from_utf8_lossy(comm).into_owned()),
+        ("comm", process_name(&of_peer.comm).unwrap_or_default()),
     ];
     let labels: BTreeMap<_, _> = labels
         .into_iter()
@@ -73,7 +73,7 @@ fn failed_flow(peer: &Peer, of_peer: &OfPeer) -> Flow {
     Flow {
         role: Some(peer.role().to_owned()),
         labels,
-        recent: Some(OfRecords::new(&of_peer.evidence, judge(&of_peer.evidence))),
+        recent: Some(OfRecords::new(of_peer)),
         ..Flow::default()
     }
 }
@@ -151,6 +151,28 @@ mod tests {
         );
         let times: Vec<_> = flows.iter().map(|flow| flow.rtt_microseconds).collect();
         assert_eq!(times, [Some(200.0), Some(100.0), Some(100.0), None, None]);
+    }
+
+    #[test]
+    fn a_row_has_the_process_of_its_records_and_says_if_there_are_several() {
+        let of = |process: &str| {
+            slow("192.0.2.7:443", 200).with_flow(|mut flow| {
+                flow.comm = [0; 16];
+                flow.comm[..process.len()].copy_from_slice(process.as_bytes());
+                flow
+            })
+        };
+        let mut tally = Tally::default();
+        let mut process = |names: &[&str]| {
+            for name in names {
+                tally.add_tcp(0, &of(name));
+            }
+            let mut flows = vec![row(&[("raddr", "192.0.2.7"), ("rport", "443")], Some("egress"))];
+            attach(&mut flows, &tally.sums(None, |_, _| true));
+            flows[0].process()
+        };
+        assert_eq!(process(&["curl", "", "curl"]), "curl");
+        assert_eq!(process(&["web"]), "web,..");
     }
 
     #[test]

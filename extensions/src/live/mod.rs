@@ -8,20 +8,27 @@
 //! 3. Round-trip times, retransmits and send times have fewer labels than bytes; a flow shows those of all series that agree with it in
 //!    the labels that both have, one of which must be the peer's address.
 //! 4. The newest records of a peer, port and role take precedence: the verdict, the smallest round-trip time, retransmissions and
-//!    failed connects. They are counted while there is a client.
+//!    failed connects. They are counted while there is a client, and with them the edges of the [`map`].
+//! 5. The [`timeline`] adds up all records, always.
 
 mod causes;
 mod join;
 mod latest;
+mod map;
+mod observed;
 mod recent;
+mod routes;
 pub mod tap;
+mod timeline;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::verdict::{Cause, Evidence, PeerVerdict, Shares, Verdict};
+pub use self::map::{Edge, MAX_EDGES, Map, Others};
+pub use self::timeline::{MAX_POINTS, Point, Timeline};
+use crate::verdict::{Cause, Evidence, OfPeer, PeerVerdict, Shares, Verdict, judge, process_name};
 
 /// The answer to `GET /flows`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -94,15 +101,25 @@ pub struct OfRecords {
     pub retransmits: u64,
     /// Connects that failed.
     pub failed: u64,
+    /// Process of this machine, of the newest record, if it is known.
+    #[serde(default)]
+    pub comm: Option<String>,
+    /// Whether records name other processes as well.
+    #[serde(default)]
+    pub several_processes: bool,
 }
 
 impl OfRecords {
-    fn new(evidence: &Evidence, verdict: Verdict) -> Self {
+    fn new(of_peer: &OfPeer) -> Self {
+        let evidence = &of_peer.evidence;
+        let verdict = judge(evidence);
         Self {
             cause: verdict.cause,
             sentence: verdict.sentence,
             retransmits: evidence.retransmits,
             failed: evidence.failed.total(),
+            comm: process_name(&of_peer.comm),
+            several_processes: of_peer.is_shared,
         }
     }
 }
@@ -220,6 +237,14 @@ impl Sort {
         }
     }
 
+    /// Whether the largest comes first.
+    pub const fn is_descending(self) -> bool {
+        !matches!(
+            self,
+            Self::Peer | Self::Port | Self::Role | Self::Class | Self::Process
+        )
+    }
+
     /// The order by its spelling.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|sort| sort.name() == name)
@@ -327,9 +352,18 @@ impl Flow {
         self.recent.as_ref().map(|recent| recent.cause)
     }
 
-    /// The process: its name, and its id after a slash; unknown parts are left out.
+    /// The process: its name, and its id after a slash; unknown parts are left out. Where labels do not have it, the one that the newest
+    /// records name, with a comma if they name others.
     pub fn process(&self) -> String {
         match (self.label("comm"), self.label("pid")) {
+            ("", "") => match &self.recent {
+                Some(OfRecords {
+                    comm: Some(comm),
+                    several_processes,
+                    ..
+                }) => format!("{comm}{}", if *several_processes { ",.." } else { "" }),
+                _ => String::new(),
+            },
             (comm, "") => comm.to_owned(),
             ("", pid) => pid.to_owned(),
             (comm, pid) => format!("{comm}/{pid}"),

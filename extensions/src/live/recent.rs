@@ -6,7 +6,7 @@
 //! 1. Records count while somebody asks: from the first request on, until no request has come for a minute. Otherwise a batch costs a
 //!    look at a flag.
 //! 2. The clock is the watermarks, as of every stage.
-//! 3. Peers, connections and listening sockets have the bounds of [`Tally`], in each of two periods.
+//! 3. Peers, connections and listening sockets have the bounds of [`Tally`], and edges that of [`Edges`], in each of two periods.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use flowtap_pipeline::{FlowBatch, Observer, Timestamp};
 
+use super::map::Edges;
 use crate::verdict::{Sums, Tally};
 
 /// Length of a period, at least. An answer covers the last complete one and the one that is open.
@@ -41,10 +42,11 @@ struct State {
     /// Time between the newest watermark and the one before.
     interval: Duration,
     /// Where the complete period began, if there is one.
-    before: Option<(Timestamp, Sums)>,
+    before: Option<(Timestamp, Sums, Edges)>,
     /// Where the open period began; `None` if that was before the first watermark.
     began: Option<Timestamp>,
     tally: Tally,
+    edges: Edges,
 }
 
 /// Evidence of a period.
@@ -64,23 +66,42 @@ impl Recent {
 
     /// The newest evidence; `None` if nothing has been measured yet. Measuring goes on for a while because of this.
     pub(super) fn ask(&self) -> Option<Measured> {
+        self.asked().measured()
+    }
+
+    /// The same with the edges of the same period.
+    pub(super) fn ask_with_edges(&self) -> Option<(Measured, Edges)> {
+        let state = self.asked();
+        let measured = state.measured()?;
+        let before = state.before.as_ref().map(|(_, _, edges)| edges);
+        Some((measured, state.edges.with(before)))
+    }
+
+    /// The state, of which somebody has asked.
+    fn asked(&self) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         state.asked = true;
         if !self.counts.swap(true, Ordering::Relaxed) {
             state.began = (state.now != Timestamp::default()).then_some(state.now);
         }
-        let began = match &state.before {
-            Some((began, _)) => *began,
-            None => state.began?,
+        state
+    }
+}
+
+impl State {
+    fn measured(&self) -> Option<Measured> {
+        let began = match &self.before {
+            Some((began, ..)) => *began,
+            None => self.began?,
         };
-        if state.now <= began {
+        if self.now <= began {
             return None;
         }
-        let before = state.before.as_ref().map(|(_, sums)| sums);
+        let before = self.before.as_ref().map(|(_, sums, _)| sums);
         Some(Measured {
-            at: state.now,
-            length: state.now.since(began),
-            sums: state.tally.sums(before, |_, _| true),
+            at: self.now,
+            length: self.now.since(began),
+            sums: self.tally.sums(before, |_, _| true),
         })
     }
 }
@@ -93,7 +114,7 @@ impl Observer for Recent {
         let mut state = self.lock();
         // Records before the first watermark have no beginning.
         let Some(began) = state.began else { return };
-        let began = state.before.as_ref().map_or(began, |(began, _)| *began);
+        let began = state.before.as_ref().map_or(began, |(began, ..)| *began);
         let longest = state.now.since(began) + state.interval;
         let longest = match state.interval {
             Duration::ZERO => i64::MAX,
@@ -109,6 +130,7 @@ impl Observer for Recent {
         for record in &batch.drops {
             tally.add_drop(record);
         }
+        state.edges.add(batch, longest);
     }
 
     fn advance(&self, to: Timestamp) {
@@ -138,7 +160,8 @@ impl Observer for Recent {
             None => state.began = Some(to),
             Some(began) if to.since(began) >= PERIOD => {
                 let sums = state.tally.take();
-                state.before = Some((began, sums));
+                let edges = std::mem::take(&mut state.edges);
+                state.before = Some((began, sums, edges));
                 state.began = Some(to);
             }
             Some(_) => {}

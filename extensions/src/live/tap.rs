@@ -2,47 +2,32 @@
 //!
 //! It is an exporter like others, with its own queue; the snapshot is the one that all exporters
 //! share. Only for round-trip times, whose points hold totals, it keeps the values of the window
-//! before. Its [`Observer`]s see the records, which cost a look at a flag per batch unless there is a client.
+//! before. Its [`Observer`]s see the records: they add up those of the last 15 minutes, and keep the newest ones while there is a client.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::Router;
-use axum::extract::RawQuery;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::{
     ExportService, Exported, Exporter, Observer, PipelineKind, Points, Snapshot, StageError, metrics_only,
 };
 use futures::future::{BoxFuture, ready};
-use serde::Serialize;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use tower::service_fn;
 
 use super::latest::{Before, Latest};
-use super::recent::Recent;
-use super::{Flow, Flows, Sort, Verdicts, causes, join, per_second};
-use crate::query::Parameters;
+use super::observed::Observed;
+use super::timeline::{KEPT, Timeline};
+use super::{Flow, Flows, Map, Sort, Verdicts, causes, join, per_second};
 use crate::verdict::{judge, verdicts};
 
 /// Its id among the exporters. No type is called so, so no config can have it.
 pub const ID: &str = "live";
 
-/// Flows in an answer unless the request says otherwise, and at most.
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 10_000;
-
-/// Answers that are made at a time: a window of many series takes memory and time to sort.
-const MAX_CONCURRENT: usize = 2;
-
 /// The newest snapshots and records, by pipeline. Cloning it shares it.
 #[derive(Clone, Debug, Default)]
 pub struct Tap {
     snapshots: Arc<Mutex<Tapped>>,
-    records: Arc<Mutex<BTreeMap<Arc<str>, Arc<Recent>>>>,
+    records: Arc<Mutex<BTreeMap<Arc<str>, Arc<Observed>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +48,9 @@ pub struct Pipeline {
     pub renamed: Vec<(String, Label)>,
 }
 
+/// The name of a pipeline, its records, and the names of all pipelines.
+type OfPipeline = (String, Arc<Observed>, Vec<String>);
+
 /// A query for flows.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -76,7 +64,7 @@ pub struct Request {
 
 /// A query for something that does not exist; the message is for the client.
 #[derive(Debug, PartialEq, Eq)]
-pub struct QueryError(String);
+pub struct QueryError(pub(super) String);
 
 impl std::fmt::Display for QueryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -118,8 +106,8 @@ impl Tap {
         };
         let mut flows = join::flows(&latest, &renamed);
         let measured = self
-            .recent(&latest.snapshot.pipeline)
-            .and_then(|recent| recent.ask());
+            .records_of(&latest.snapshot.pipeline)
+            .and_then(|observed| observed.recent.ask());
         if let Some(measured) = &measured {
             causes::attach(&mut flows, &measured.sums);
         }
@@ -145,24 +133,10 @@ impl Tap {
     /// # Errors
     /// [`QueryError`] if the pipeline does not exist.
     pub fn verdicts(&self, pipeline: Option<&str>, limit: usize) -> Result<Verdicts, QueryError> {
-        let (name, recent, pipelines) = {
-            let all = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = match pipeline {
-                Some(name) => all.get_key_value(name),
-                None => all.iter().next(),
-            };
-            let found = found.map(|(name, recent)| (name.to_string(), Arc::clone(recent)));
-            let pipelines: Vec<_> = all.keys().map(ToString::to_string).collect();
-            match (found, pipeline) {
-                (Some((name, recent)), _) => (name, recent, pipelines),
-                (None, Some(name)) => {
-                    self.lock().check(name, &pipelines)?;
-                    return Ok(Verdicts::default());
-                }
-                (None, None) => return Ok(Verdicts::default()),
-            }
+        let Some((name, observed, pipelines)) = self.observed(pipeline)? else {
+            return Ok(Verdicts::default());
         };
-        let Some(measured) = recent.ask() else {
+        let Some(measured) = observed.recent.ask() else {
             return Ok(Verdicts {
                 pipeline: name,
                 pipelines,
@@ -189,10 +163,47 @@ impl Tap {
         })
     }
 
+    /// The traffic between processes of this node and their peers, by the newest records: at most `limit` edges.
+    ///
+    /// # Errors
+    /// [`QueryError`] if the pipeline does not exist.
+    pub fn map(&self, pipeline: Option<&str>, limit: usize) -> Result<Map, QueryError> {
+        let Some((name, observed, pipelines)) = self.observed(pipeline)? else {
+            return Ok(Map::default());
+        };
+        let mut map = Map {
+            pipeline: name,
+            pipelines,
+            ..Map::default()
+        };
+        if let Some((measured, edges)) = observed.recent.ask_with_edges() {
+            map.at = measured.at.as_secs_f64();
+            map.seconds = measured.length.as_secs_f64();
+            edges.fill(&mut map, limit, &measured.sums);
+        }
+        Ok(map)
+    }
+
+    /// The sums over the records of the last 15 minutes, step by step.
+    ///
+    /// # Errors
+    /// [`QueryError`] if the pipeline does not exist.
+    pub fn timeline(&self, pipeline: Option<&str>) -> Result<Timeline, QueryError> {
+        let Some((name, observed, pipelines)) = self.observed(pipeline)? else {
+            return Ok(Timeline::default());
+        };
+        Ok(Timeline {
+            pipeline: name,
+            pipelines,
+            kept_seconds: KEPT.as_secs_f64(),
+            points: observed.steps.points(),
+        })
+    }
+
     /// The observer of the records of `pipeline`, which lives on over reloads.
     pub fn observer(&self, pipeline: &Arc<str>) -> Arc<dyn Observer> {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::<Recent>::clone(records.entry(Arc::clone(pipeline)).or_default())
+        Arc::<Observed>::clone(records.entry(Arc::clone(pipeline)).or_default())
     }
 
     /// Forgets the records of pipelines that are not among `pipelines`.
@@ -201,37 +212,30 @@ impl Tap {
         records.retain(|name, _| pipelines.contains(name));
     }
 
-    fn recent(&self, pipeline: &str) -> Option<Arc<Recent>> {
+    fn records_of(&self, pipeline: &str) -> Option<Arc<Observed>> {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records.get(pipeline).cloned()
     }
 
-    /// `GET /flows?limit=&sort=&pipeline=` and `GET /verdicts?limit=&pipeline=`.
-    pub fn routes(&self) -> Router {
-        let permits = Arc::new(Semaphore::new(MAX_CONCURRENT));
-        let flows = {
-            let (tap, permits) = (self.clone(), Arc::clone(&permits));
-            move |RawQuery(query): RawQuery| {
-                let tap = tap.clone();
-                let request = request(query.as_deref());
-                answer(request, Arc::clone(&permits), move |request: Request| {
-                    tap.flows(&request)
-                })
-            }
+    /// The records of a pipeline, of the first one if none is said, with its name and those of all; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// [`QueryError`] if the pipeline does not exist.
+    fn observed(&self, pipeline: Option<&str>) -> Result<Option<OfPipeline>, QueryError> {
+        let (found, pipelines) = {
+            let all = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = match pipeline {
+                Some(name) => all.get_key_value(name),
+                None => all.iter().next(),
+            };
+            let found = found.map(|(name, observed)| (name.to_string(), Arc::clone(observed)));
+            (found, all.keys().map(ToString::to_string).collect::<Vec<_>>())
         };
-        let verdicts = {
-            let tap = self.clone();
-            move |RawQuery(query): RawQuery| {
-                let tap = tap.clone();
-                let request = verdict_request(query.as_deref());
-                answer(request, Arc::clone(&permits), move |(pipeline, limit)| {
-                    tap.verdicts(pipeline.as_deref(), limit)
-                })
-            }
-        };
-        Router::new()
-            .route("/flows", get(flows))
-            .route("/verdicts", get(verdicts))
+        match (found, pipeline) {
+            (Some((name, observed)), _) => Ok(Some((name, observed, pipelines))),
+            (None, Some(name)) => self.lock().check(name, &pipelines).map(|()| None),
+            (None, None) => Ok(None),
+        }
     }
 
     fn take(&self, snapshot: Arc<Snapshot>) {
@@ -328,73 +332,6 @@ impl Exporter for Tap {
     }
 }
 
-/// Reads the query of `/flows`.
-fn request(query: Option<&str>) -> Result<Request, QueryError> {
-    let mut parameters = Parameters::of(query).map_err(QueryError)?;
-    let sort = match parameters.take("sort") {
-        None => Sort::default(),
-        Some(name) => Sort::from_name(&name).ok_or_else(|| {
-            let names = Sort::ALL.map(Sort::name).join(", ");
-            QueryError(format!("sort: unknown column `{name}`; available: {names}"))
-        })?,
-    };
-    let request = Request {
-        pipeline: parameters.take("pipeline"),
-        sort,
-        limit: limit(&mut parameters)?,
-    };
-    parameters
-        .finish(&["limit", "sort", "pipeline"])
-        .map_err(QueryError)?;
-    Ok(request)
-}
-
-/// Reads the query of `/verdicts`: the pipeline and the limit.
-fn verdict_request(query: Option<&str>) -> Result<(Option<String>, usize), QueryError> {
-    let mut parameters = Parameters::of(query).map_err(QueryError)?;
-    let request = (parameters.take("pipeline"), limit(&mut parameters)?);
-    parameters.finish(&["limit", "pipeline"]).map_err(QueryError)?;
-    Ok(request)
-}
-
-fn limit(parameters: &mut Parameters) -> Result<usize, QueryError> {
-    let limit = parameters.number("limit").map_err(QueryError)?;
-    match limit.unwrap_or(DEFAULT_LIMIT) {
-        // A shorter answer than was asked for would look complete.
-        limit if limit > MAX_LIMIT => Err(QueryError(format!(
-            "limit: {limit} is too much; expected at most {MAX_LIMIT}"
-        ))),
-        limit => Ok(limit),
-    }
-}
-
-/// Answers `request` with what `work` returns, as JSON, one of few at a time.
-async fn answer<R: Send + 'static, A: Serialize + 'static>(
-    request: Result<R, QueryError>,
-    permits: Arc<Semaphore>,
-    work: impl FnOnce(R) -> Result<A, QueryError> + Send + 'static,
-) -> Response {
-    let request = match request {
-        Ok(request) => request,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
-    };
-    // The semaphore is never closed.
-    let _permit = permits.acquire().await;
-    let work = move || work(request).map(|answer| serde_json::to_vec(&answer));
-    match spawn_blocking(work).await {
-        Ok(Ok(Ok(body))) => {
-            let head = [
-                (header::CONTENT_TYPE, "application/json"),
-                (header::CACHE_CONTROL, "no-store"),
-            ];
-            (head, body).into_response()
-        }
-        Ok(Err(error)) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
-        Ok(Ok(Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -459,6 +396,15 @@ mod tests {
         assert_eq!(tap.flows(&request(Some("b"))).unwrap().pipeline, "b");
         let error = tap.flows(&request(Some("c"))).unwrap_err();
         assert_eq!(error.to_string(), "unknown pipeline `c`; available: a, b");
+        // Nothing observes records here.
+        assert_eq!(tap.map(None, 10), Ok(Map::default()));
+        assert_eq!(tap.timeline(None), Ok(Timeline::default()));
+        for error in [
+            tap.map(Some("c"), 10).unwrap_err(),
+            tap.timeline(Some("c")).unwrap_err(),
+        ] {
+            assert_eq!(error.to_string(), "unknown pipeline `c`; available: none");
+        }
         let mut gone = Snapshot::clone(&snapshot("b", 4));
         (gone.last, gone.window) = (true, Duration::ZERO);
         service
@@ -469,39 +415,5 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(tap.flows(&request(None)).unwrap().pipelines, ["a"]);
-    }
-
-    #[test]
-    fn a_query_is_read_or_refused_with_what_is_possible() {
-        let query = super::request(Some("sort=rtt&limit=10000&pipeline=metrics%2Fa")).unwrap();
-        assert_eq!((query.sort, query.limit), (Sort::Rtt, MAX_LIMIT));
-        assert_eq!(query.pipeline.as_deref(), Some("metrics/a"));
-        let refused = |query: &str| super::request(Some(query)).unwrap_err().to_string();
-        let colour = refused("sort=colour");
-        assert!(
-            colour.contains("`colour`") && colour.contains("retransmits"),
-            "{colour}"
-        );
-        assert_eq!(
-            refused("limit=abc"),
-            "limit: expected a whole number, found `abc`"
-        );
-        assert_eq!(
-            refused("limit=10001"),
-            "limit: 10001 is too much; expected at most 10000"
-        );
-        assert_eq!(
-            verdict_request(Some("limit=10001")).unwrap_err().to_string(),
-            "limit: 10001 is too much; expected at most 10000"
-        );
-        assert_eq!(
-            refused("colour=red"),
-            "unknown parameter `colour`; available: limit, sort, pipeline"
-        );
-        assert_eq!(verdict_request(Some("limit=3")).unwrap(), (None, 3));
-        assert_eq!(
-            verdict_request(Some("sort=rtt")).unwrap_err().to_string(),
-            "unknown parameter `sort`; available: limit, pipeline"
-        );
     }
 }

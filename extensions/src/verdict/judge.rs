@@ -79,6 +79,11 @@ impl Cause {
         }
     }
 
+    /// Whether nothing but this side's process limits the traffic, or there is none.
+    pub const fn is_unlimited(self) -> bool {
+        matches!(self, Self::Idle | Self::Application)
+    }
+
     /// Rank by severity: connections that can't be opened before slow ones, and those before idle ones.
     pub const fn severity(self) -> u8 {
         match self {

@@ -23,5 +23,7 @@ mod tally;
 
 pub use evidence::{Connects, Evidence, Listening, Shares};
 pub use judge::{Cause, NOTICEABLE, Verdict, judge};
+pub(crate) use report::process_name;
 pub use report::{PeerVerdict, verdicts};
+pub(crate) use tally::is_failed_connect;
 pub use tally::{MAX_PEERS, OfPeer, Peer, Sums, Tally, server_port};

@@ -34,15 +34,15 @@ impl PeerVerdict {
             server_port: peer.port,
             flow: peer.role().to_owned(),
             class: of_peer.class.map(|class| class.as_str().to_owned()),
-            comm: name(&of_peer.comm),
+            comm: process_name(&of_peer.comm),
             verdict: judge(&of_peer.evidence),
             measured: of_peer.evidence,
         }
     }
 }
 
-/// The name of a process, up to its first NUL.
-fn name(comm: &[u8; 16]) -> Option<String> {
+/// The name of a process, up to its first NUL; `None` if it is not known.
+pub(crate) fn process_name(comm: &[u8; 16]) -> Option<String> {
     let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
     (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use flowtap_pipeline::{
-    DropKind, DropRecord, Events, Flow, FlowKind, ListeningRecord, PeerClass, Queues, ResetBy, TcpRecord,
+    DropRecord, Events, Flow, FlowKind, ListeningRecord, PeerClass, Queues, ResetBy, TcpRecord,
 };
 
 use super::evidence::{Evidence, Listening};
@@ -68,6 +68,8 @@ pub struct OfPeer {
     pub class: Option<PeerClass>,
     /// Name of the process of this machine, padded with zeros.
     pub comm: [u8; 16],
+    /// Whether records name other processes as well.
+    pub is_shared: bool,
 }
 
 impl OfPeer {
@@ -75,8 +77,16 @@ impl OfPeer {
     fn describe(&mut self, flow: &Flow) {
         self.class = flow.class.or(self.class);
         if flow.comm[0] != 0 {
+            self.is_shared |= self.comm[0] != 0 && self.comm != flow.comm;
             self.comm = flow.comm;
         }
+    }
+
+    /// Adds what was gathered before, or of another port.
+    pub(crate) fn merge(&mut self, before: &Self) {
+        self.evidence.merge(&before.evidence);
+        let differ = self.comm[0] != 0 && before.comm[0] != 0 && self.comm != before.comm;
+        self.is_shared |= before.is_shared || differ;
     }
 }
 
@@ -192,11 +202,7 @@ impl Tally {
 
     /// Adds packets that were dropped, if that was a loss.
     pub fn add_drop(&mut self, record: &DropRecord) {
-        let is_loss = matches!(
-            record.reason.kind(),
-            DropKind::Policy | DropKind::Full | DropKind::Nobody | DropKind::Broken
-        );
-        if is_loss {
+        if record.reason.kind().is_loss() {
             *self.sums.drops.entry(record.reason.as_str()).or_default() += record.packets;
         }
     }
@@ -260,6 +266,7 @@ impl Sums {
                 evidence: Evidence::default(),
                 class: connecting.class,
                 comm: connecting.comm,
+                is_shared: false,
             });
             add(&mut of_peer.evidence);
         } else {
@@ -276,7 +283,7 @@ impl Sums {
                     evidence: Evidence::default(),
                     ..*theirs
                 });
-                ours.evidence.merge(&theirs.evidence);
+                ours.merge(theirs);
             } else {
                 self.further += 1;
             }
@@ -305,13 +312,18 @@ impl Listening {
     }
 }
 
+/// Whether `record` is of a connect that failed: not of one that the application gave up at once, before a SYN was retransmitted.
+pub(crate) fn is_failed_connect(record: &TcpRecord) -> bool {
+    record.events.contains(Events::FAILED) && (record.failure != 0 || record.syn_retransmits > 0)
+}
+
 fn seconds(microseconds: i64) -> f64 {
     microseconds as f64 / 1e6
 }
 
 impl Evidence {
     /// Adds the measurements of `record`. Differences can be negative, and only their sum counts.
-    fn add(&mut self, record: &TcpRecord, longest: i64) {
+    pub(crate) fn add(&mut self, record: &TcpRecord, longest: i64) {
         let count = |sum: &mut u64, difference: i64| *sum = sum.saturating_add_signed(difference);
         let shares = &mut self.shares;
         shares.network += seconds(record.time.network_us);
@@ -331,7 +343,7 @@ impl Evidence {
         if record.events.contains(Events::OPENED) {
             self.opened += 1;
         }
-        if record.events.contains(Events::FAILED) {
+        if is_failed_connect(record) {
             self.add_failure(record);
         }
         match record.reset_by {
@@ -355,9 +367,7 @@ impl Evidence {
             110 => failed.no_answer += 1,
             100 | 101 | 112 | 113 => failed.unreachable += 1,
             99 => failed.no_local_port += 1,
-            0 if record.syn_retransmits > 0 => failed.no_answer += 1,
-            // Given up by the application at once.
-            0 => {}
+            0 => failed.no_answer += 1,
             _ => failed.other += 1,
         }
     }

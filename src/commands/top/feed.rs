@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -14,14 +15,14 @@ use flowtap_extensions::live::{Flows, Sort};
 use super::state::Event;
 use crate::commands::ask::{AskError, get};
 
-/// Poll interval.
-const INTERVAL: Duration = Duration::from_secs(1);
-
 /// Flows that are asked for: more than a terminal shows, so that a filter finds what is not at the top.
 const LIMIT: usize = 1000;
 
 /// Findings that are asked for: as many as a high terminal shows.
 const FINDINGS: usize = 60;
+
+/// The order to ask for, and the time between two questions.
+pub(super) type Order = (Sort, Duration);
 
 /// Where to ask.
 #[derive(Debug)]
@@ -32,30 +33,52 @@ pub(super) enum Source {
     InProcess(Tap),
 }
 
-/// Asks again and again on its own thread, and at once when the order changes. Ends when either channel does.
+/// Changes what the feed asks for. The feed ends with it.
+#[derive(Debug)]
+pub(super) struct Orders {
+    latest: Arc<Mutex<Order>>,
+    wake_up: SyncSender<()>,
+}
+
+impl Orders {
+    /// Asks for this from now on.
+    pub(super) fn set(&self, order: Order) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = order;
+        // Full: the feed is about to look anyway.
+        let _ = self.wake_up.try_send(());
+    }
+}
+
+/// Asks again and again on its own thread, and at once when the order or the interval changes. Ends when either channel does.
 ///
 /// # Errors
 /// The system gave no thread.
 pub(super) fn spawn(
     source: Source,
     pipeline: Option<String>,
-    sort: Sort,
+    order: Order,
     events: SyncSender<Event>,
-) -> io::Result<SyncSender<Sort>> {
-    let (sender, orders) = sync_channel(1);
-    let feed = move || feed(&source, pipeline.as_deref(), sort, &orders, &events);
+) -> io::Result<Orders> {
+    let (wake_up, woken) = sync_channel(1);
+    let latest = Arc::new(Mutex::new(order));
+    let orders = Orders {
+        latest: Arc::clone(&latest),
+        wake_up,
+    };
+    let feed = move || feed(&source, pipeline.as_deref(), &latest, &woken, &events);
     thread::Builder::new().name("top-feed".to_owned()).spawn(feed)?;
-    Ok(sender)
+    Ok(orders)
 }
 
 fn feed(
     source: &Source,
     pipeline: Option<&str>,
-    mut sort: Sort,
-    orders: &Receiver<Sort>,
+    latest: &Mutex<Order>,
+    woken: &Receiver<()>,
     events: &SyncSender<Event>,
 ) {
     loop {
+        let (sort, interval) = *latest.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = match source {
             Source::Daemon(address) => ask(*address, pipeline, sort).map_err(|error| error.to_string()),
             Source::InProcess(tap) => {
@@ -83,10 +106,8 @@ fn feed(
                 return;
             }
         }
-        match orders.recv_timeout(INTERVAL) {
-            Ok(order) => sort = order,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        if woken.recv_timeout(interval) == Err(RecvTimeoutError::Disconnected) {
+            return;
         }
     }
 }

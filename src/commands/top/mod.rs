@@ -34,7 +34,7 @@ use crate::daemon::runtime;
 use crate::exit::{Code, ExitError};
 
 use crate::commands::ask::AskError;
-use feed::Source;
+use feed::{Orders, Source};
 use state::{Event, Next, State};
 
 /// Events that may wait to be shown. A feed that is faster waits.
@@ -78,8 +78,8 @@ pub(crate) fn top(args: TopArgs, registry: &Registry) -> Result<(), ExitError> {
         (Source::InProcess(tap), "this machine".to_owned())
     };
     stop_on_signal(&runtime, events.clone())?;
-    let orders = feed::spawn(source, args.pipeline, sort, events.clone())?;
-    let shown = show(State::new(name, sort), &incoming, events, &orders);
+    let orders = feed::spawn(source, args.pipeline, (sort, args.interval), events.clone())?;
+    let shown = show(State::new(name, sort, args.interval), &incoming, events, &orders);
     // Threads that still send find the channel closed, and end.
     drop(incoming);
     let measured = here.map_or(Ok(()), |here| here.stop(&runtime));
@@ -127,7 +127,7 @@ fn show(
     mut state: State,
     incoming: &Receiver<Event>,
     events: SyncSender<Event>,
-    orders: &SyncSender<Sort>,
+    orders: &Orders,
 ) -> Result<(), ExitError> {
     let _restore = Restore;
     let mut terminal = ratatui::try_init()?;
@@ -140,10 +140,7 @@ fn show(
         };
         match state.apply(event) {
             Next::Draw => {}
-            Next::Ask(sort) => {
-                // Full: the feed already has one to take, and the rows are sorted here anyway.
-                let _ = orders.try_send(sort);
-            }
+            Next::Ask(sort, interval) => orders.set((sort, interval)),
             Next::Quit => return Ok(()),
         }
     }

@@ -1,10 +1,15 @@
 //! State of the view, and its changes by events. Pure: no clock, no terminal.
 
+use std::time::Duration;
+
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use flowtap_extensions::admin::findings::Answer as Findings;
 use flowtap_extensions::live::{Flow, Flows, Sort};
 use flowtap_extensions::verdict::Cause;
+
+/// Intervals that keys lead to. Less than a second, a daemon's answer is most often the one before.
+const INTERVALS: [u64; 7] = [1, 2, 5, 10, 15, 30, 60];
 
 /// The longest filter that can be typed.
 const MAX_FILTER: usize = 60;
@@ -31,8 +36,8 @@ pub(super) enum Event {
 pub(super) enum Next {
     /// Draw.
     Draw,
-    /// Draw, and ask for flows in this order.
-    Ask(Sort),
+    /// Draw, and ask for flows in this order, and from now on at this interval.
+    Ask(Sort, Duration),
     /// End.
     Quit,
 }
@@ -51,6 +56,13 @@ pub(super) enum Mode {
     Findings,
 }
 
+/// To another interval.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Shorter,
+    Longer,
+}
+
 /// The view.
 #[derive(Debug)]
 pub(super) struct State {
@@ -58,6 +70,8 @@ pub(super) struct State {
     pub(super) source: String,
     pub(super) flows: Flows,
     pub(super) sort: Sort,
+    /// Time between two questions.
+    pub(super) interval: Duration,
     /// Whether the order is turned round.
     pub(super) reversed: bool,
     pub(super) filter: String,
@@ -78,11 +92,12 @@ pub(super) struct State {
 
 impl State {
     /// Of `source`, with no flows yet.
-    pub(super) fn new(source: String, sort: Sort) -> Self {
+    pub(super) fn new(source: String, sort: Sort, interval: Duration) -> Self {
         Self {
             source,
             flows: Flows::default(),
             sort,
+            interval,
             reversed: false,
             filter: String::new(),
             mode: Mode::default(),
@@ -142,6 +157,8 @@ impl State {
             KeyCode::Char('r') => self.reversed = !self.reversed,
             KeyCode::Char('/' | 'f') => self.mode = Mode::Filter,
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
+            KeyCode::Char('+' | '=') => return self.ask_every(Step::Shorter),
+            KeyCode::Char('-') => return self.ask_every(Step::Longer),
             KeyCode::Char('h' | '?') => self.mode = Mode::Help,
             KeyCode::Char('w') => self.mode = Mode::Findings,
             KeyCode::Down | KeyCode::Char('j') => self.selected += 1,
@@ -173,7 +190,24 @@ impl State {
         self.sort = Sort::ALL[(place + places) % Sort::ALL.len()];
         self.reversed = false;
         (self.selected, self.first) = (0, 0);
-        Next::Ask(self.sort)
+        Next::Ask(self.sort, self.interval)
+    }
+
+    /// Asks more often, or less often.
+    fn ask_every(&mut self, step: Step) -> Next {
+        let intervals = INTERVALS.map(Duration::from_secs);
+        let next = match step {
+            Step::Shorter => intervals
+                .into_iter()
+                .rev()
+                .find(|interval| *interval < self.interval),
+            Step::Longer => intervals.into_iter().find(|interval| *interval > self.interval),
+        };
+        let Some(interval) = next else {
+            return Next::Draw;
+        };
+        self.interval = interval;
+        Next::Ask(self.sort, interval)
     }
 
     fn type_filter(&mut self, code: KeyCode) {

@@ -1,5 +1,5 @@
-//! Draws the state: a head, a table, a line of keys. At 80 columns everything that matters has its place; wider terminals show
-//! more columns and longer names.
+//! Draws the state: a head, a table, a line of keys. At 60 columns there is the peer, its rates and the cause, at 80 everything that
+//! matters; wider terminals show more columns, names of peers, and the cause in words.
 
 use std::fmt::Write as _;
 
@@ -19,11 +19,20 @@ const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
 const LOUD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 
+/// From this width on there is room for roles, processes and retransmissions.
+const USUAL: u16 = 80;
+
 /// From this width on there is room for failed connects and whole names of causes.
 const WIDE: u16 = 100;
 
 /// From this width on there is also room for classes and totals.
 const WIDER: u16 = 120;
+
+/// From this width on there is also room for the cause in words.
+const WIDEST: u16 = 160;
+
+/// The most columns that a peer fills: an IPv6 address, or an IPv4 address with a name. A wider terminal has words for the rest.
+const PEER_WIDTH: u16 = 48;
 
 /// Stands for what was cut off. One that every terminal has.
 const CUT: char = '~';
@@ -31,38 +40,46 @@ const CUT: char = '~';
 /// A column: its title, the order that it shows, its width, whether it is a number, its text.
 struct Column {
     title: &'static str,
-    sort: Sort,
+    /// `None`: no order is by it.
+    sort: Option<Sort>,
     width: u16,
     number: bool,
     text: fn(&Flow) -> String,
 }
 
-/// The peer's column, which has all the room that is left.
+/// The peer's column, which has the room that is left, up to [`PEER_WIDTH`].
 const PEER: usize = 0;
 
 fn columns(state: &State, width: u16) -> Vec<Column> {
     let column = |title, sort, width, number, text| Column {
         title,
-        sort,
+        sort: Some(sort),
         width,
         number,
         text,
     };
-    let (is_wide, is_wider) = (width >= WIDE, width >= WIDER);
+    let (is_usual, is_wide, is_wider) = (width >= USUAL, width >= WIDE, width >= WIDER);
+    let peer = if is_wider {
+        named_peer
+    } else {
+        |flow: &Flow| flow.peer().to_owned()
+    };
     let mut columns = vec![
-        column("PEER", Sort::Peer, 0, false, |flow| flow.peer().to_owned()),
+        column("PEER", Sort::Peer, 0, false, peer),
         column("PORT", Sort::Port, 5, true, |flow| flow.port().to_owned()),
-        column("ROLE", Sort::Role, 7, false, |flow| {
-            flow.role.clone().unwrap_or_default()
-        }),
     ];
+    if is_usual {
+        columns.push(column("ROLE", Sort::Role, 7, false, |flow| {
+            flow.role.clone().unwrap_or_default()
+        }));
+    }
     if is_wider {
         columns.push(column("CLASS", Sort::Class, 9, false, |flow| {
             short_class(flow.class()).to_owned()
         }));
     }
     // A daemon's config need not have processes among its labels.
-    if state.flows.flows.iter().any(|flow| !flow.process().is_empty()) {
+    if is_usual && state.flows.flows.iter().any(|flow| !flow.process().is_empty()) {
         let room = if is_wider {
             (12 + (width - WIDER) / 2).min(22)
         } else {
@@ -85,23 +102,27 @@ fn columns(state: &State, width: u16) -> Vec<Column> {
             short_bytes(flow.total() as f64)
         }));
     }
-    columns.extend([
-        column("RTT", Sort::Rtt, 6, true, |flow| {
-            flow.rtt_microseconds.map_or_else(String::new, short_time)
-        }),
-        column("RETR", Sort::Retransmits, 5, true, |flow| {
+    columns.push(column("RTT", Sort::Rtt, 6, true, |flow| {
+        flow.rtt_microseconds.map_or_else(String::new, short_time)
+    }));
+    if is_usual {
+        columns.push(column("RETR", Sort::Retransmits, 5, true, |flow| {
             let recent = flow.recent.as_ref().map(|recent| recent.retransmits);
             let seen = recent.or(flow.retransmits.map(|seen| seen.total));
             seen.map_or_else(String::new, short_count)
-        }),
-    ]);
+        }));
+    }
     if is_wide {
-        columns.push(column("FAIL", Sort::Cause, 4, true, |flow| {
+        let failed = |flow: &Flow| {
             let failed = flow.recent.as_ref().map(|recent| recent.failed);
             failed
                 .filter(|count| *count > 0)
                 .map_or_else(String::new, short_count)
-        }));
+        };
+        columns.push(Column {
+            sort: None,
+            ..column("FAIL", Sort::Cause, 4, true, failed)
+        });
     }
     columns.push(if is_wide {
         column("WHY", Sort::Cause, 14, false, |flow| {
@@ -112,7 +133,64 @@ fn columns(state: &State, width: u16) -> Vec<Column> {
             shown_cause(flow).map_or("", short_cause).to_owned()
         })
     });
+    if width >= WIDEST {
+        let words = |flow: &Flow| {
+            let recent = flow.recent.as_ref().filter(|_| shown_cause(flow).is_some());
+            recent.map_or_else(String::new, |recent| recent.sentence.clone())
+        };
+        columns.push(Column {
+            sort: None,
+            ..column("IN WORDS", Sort::Cause, 0, false, words)
+        });
+    }
+    share_out(&mut columns, width);
     columns
+}
+
+/// Gives the room that is left to the peer, and from [`WIDEST`] on the rest of it to the last column.
+fn share_out(columns: &mut [Column], width: u16) {
+    let gaps = u16::try_from(columns.len() - 1).unwrap_or(0);
+    let taken: u16 = columns.iter().map(|column| column.width).sum::<u16>() + gaps;
+    let left = width.saturating_sub(taken);
+    if width < WIDEST {
+        columns[PEER].width = left.max(8);
+    } else if let Some(words) = columns.len().checked_sub(1) {
+        columns[PEER].width = (left / 2).clamp(20, PEER_WIDTH);
+        columns[words].width = left.saturating_sub(columns[PEER].width);
+    }
+}
+
+/// The peer with its name, where labels have an address and a name.
+fn named_peer(flow: &Flow) -> String {
+    let names = ["peer_name", "peer_service", "peer_workload", "peer_pod"];
+    let mut names = names.into_iter().map(|name| flow.label(name));
+    match names.find(|name| !name.is_empty() && *name != flow.peer()) {
+        Some(name) => format!("{} {name}", flow.peer()),
+        None => flow.peer().to_owned(),
+    }
+}
+
+/// The title, with the mark of the order: which end of it is on top.
+fn title(column: &Column, state: &State) -> String {
+    let mark = match state.sort {
+        Sort::Rate if matches!(column.sort, Some(Sort::Outbound | Sort::Inbound)) => mark(state),
+        sort if column.sort == Some(sort) => mark(state),
+        _ => return column.title.to_owned(),
+    };
+    if column.number {
+        format!("{mark}{}", column.title)
+    } else {
+        format!("{}{mark}", column.title)
+    }
+}
+
+/// Points down where the largest, or the last of the alphabet, is on top.
+const fn mark(state: &State) -> char {
+    if state.sort.is_descending() == state.reversed {
+        '▲'
+    } else {
+        '▼'
+    }
 }
 
 /// Draws all of it, and notes how many rows fit.
@@ -132,7 +210,7 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
     frame.render_widget(head_line(state), head);
     draw_table(state, frame, table, about);
     frame.render_widget(Paragraph::new(sentence(state)).wrap(Wrap { trim: true }), detail);
-    frame.render_widget(key_line(state), keys);
+    frame.render_widget(key_line(state, keys.width), keys);
     match state.mode {
         Mode::Help => draw_over(
             frame,
@@ -159,10 +237,18 @@ fn sentence(state: &State) -> Line<'static> {
     let Some(recent) = &flow.recent else {
         return Line::styled(format!("{}: no verdict yet", plain(flow.peer())), FAINT);
     };
-    let peer = match flow.port() {
-        "" => format!("{}: ", plain(flow.peer())),
-        port => format!("{} {}: ", plain(flow.peer()), plain(port)),
-    };
+    let mut peer = plain(flow.peer());
+    // A narrow table has neither the role nor the process.
+    for part in [
+        flow.port(),
+        flow.role.as_deref().unwrap_or_default(),
+        &flow.process(),
+    ] {
+        if !part.is_empty() {
+            let _ = write!(peer, " {}", plain(part));
+        }
+    }
+    peer.push_str(": ");
     let text = format!("{}: {}", recent.cause.name(), plain(&recent.sentence));
     Line::from(vec![Span::styled(peer, BOLD), Span::raw(text)])
 }
@@ -218,11 +304,7 @@ fn head_line(state: &State) -> Line<'_> {
 }
 
 fn draw_table(state: &State, frame: &mut Frame<'_>, area: Rect, about: Rect) {
-    let mut columns = columns(state, area.width);
-    let gaps = u16::try_from(columns.len() - 1).unwrap_or(0);
-    let taken: u16 = columns.iter().map(|column| column.width).sum::<u16>() + gaps;
-    columns[PEER].width = area.width.saturating_sub(taken).max(8);
-
+    let columns = columns(state, area.width);
     let all = state.rows();
     let shown: Vec<_> = all.iter().skip(state.first).take(state.height).collect();
     let mut line = format!(
@@ -241,9 +323,10 @@ fn draw_table(state: &State, frame: &mut Frame<'_>, area: Rect, about: Rect) {
     }
     let _ = write!(
         line,
-        "  by {}{}",
+        "  by {}{}  every {}",
         state.sort.name(),
-        if state.reversed { ", reversed" } else { "" }
+        if state.reversed { ", reversed" } else { "" },
+        humantime::format_duration(state.interval)
     );
     if !state.filter.is_empty() {
         let _ = write!(line, "  filter: {}", plain(&state.filter));
@@ -251,12 +334,12 @@ fn draw_table(state: &State, frame: &mut Frame<'_>, area: Rect, about: Rect) {
     frame.render_widget(Line::styled(line, FAINT), about);
 
     let header = columns.iter().map(|column| {
-        let style = if column.sort == state.sort {
+        let style = if column.sort == Some(state.sort) {
             BOLD.add_modifier(Modifier::REVERSED)
         } else {
             BOLD
         };
-        cell(column, column.title.to_owned()).style(style)
+        cell(column, title(column, state)).style(style)
     });
     let marked = state.selected.saturating_sub(state.first);
     let rows = shown.iter().enumerate().map(|(place, flow)| {
@@ -289,7 +372,7 @@ fn cell<'a>(column: &Column, text: String) -> Cell<'a> {
     Cell::from(Line::from(text).alignment(side))
 }
 
-fn key_line(state: &State) -> Line<'_> {
+fn key_line(state: &State, width: u16) -> Line<'_> {
     match state.mode {
         Mode::Filter => Line::from(vec![
             Span::styled("filter: ", BOLD),
@@ -297,19 +380,21 @@ fn key_line(state: &State) -> Line<'_> {
             Span::styled(" ", Style::new().add_modifier(Modifier::REVERSED)),
             Span::styled("  Enter keeps it, Esc clears it", FAINT),
         ]),
+        _ if width < USUAL => Line::styled("s sort  / filter  + - rate  w findings  h help  q quit", FAINT),
         _ => Line::styled(
-            "s sort  r reverse  / filter  w findings  p pause  h help  q quit",
+            "s sort  r reverse  / filter  + - rate  w findings  p pause  h help  q quit",
             FAINT,
         ),
     }
 }
 
-const HELP: [&str; 18] = [
+const HELP: [&str; 19] = [
     "s, right    sort by the next column",
     "S, left     sort by the one before",
     "r           reverse the order",
     "/           filter: any text of a row",
     "p, space    pause, resume",
+    "+, -        ask more often, less often",
     "w           findings: what has changed",
     "up, down    mark another row; page up, page down, home",
     "q, Esc      quit",
@@ -376,13 +461,13 @@ fn plain(text: &str) -> String {
 }
 
 /// Cut to `width`: an address in its middle, as both its ends are significant.
-fn fitted(text: &str, width: u16, sort: Sort) -> String {
+fn fitted(text: &str, width: u16, sort: Option<Sort>) -> String {
     let (width, length) = (usize::from(width), text.chars().count());
     if length <= width || width < 2 {
         return text.to_owned();
     }
     let head = match sort {
-        Sort::Peer => width / 2,
+        Some(Sort::Peer) => width / 2,
         _ => width - 1,
     };
     let behind = text.chars().skip(length - (width - 1 - head));

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -53,6 +54,7 @@ fn flows() -> Flows {
             .to_owned(),
         retransmits: 4,
         failed: 0,
+        ..OfRecords::default()
     });
     let second = flow(
         "ingress",
@@ -85,7 +87,7 @@ fn flows() -> Flows {
 }
 
 fn state() -> State {
-    let mut state = State::new("127.0.0.1:13134".to_owned(), Sort::Rate);
+    let mut state = State::new("127.0.0.1:13134".to_owned(), Sort::Rate, Duration::from_secs(1));
     assert_eq!(state.apply(Event::Flows(flows())), Next::Draw);
     state
 }
@@ -119,11 +121,11 @@ fn at_eighty_columns_a_row_has_peer_port_role_process_rates_time_retransmits_and
         screen[0],
         "flowtap top  127.0.0.1:13134  last 5.0s  out 1.00 MB/s  in 1.23 MB/s"
     );
-    assert_eq!(screen[1], "1-3 of 3  by rate");
+    assert_eq!(screen[1], "1-3 of 3  by rate  every 1s");
     assert_eq!(
         screen[2..6],
         [
-            "PEER             PORT ROLE    PROCESS      OUT/s    IN/s    RTT  RETR WHY",
+            "PEER             PORT ROLE    PROCESS     ▼OUT/s   ▼IN/s    RTT  RETR WHY",
             "10.77.0.2        8000 egress  curl/4711     81 B 1.23 MB 12.3ms     4 receiver",
             "2001:db~:beef:1   443 ingress nginx      1.00 MB     1 B",
             "shop/web              egress                 0 B     0 B            0 no_port",
@@ -132,9 +134,9 @@ fn at_eighty_columns_a_row_has_peer_port_role_process_rates_time_retransmits_and
     assert_eq!(
         screen[21..],
         [
-            "10.77.0.2 8000: receiver: the peer does not read fast enough: its receive window",
-            "was full 89 % of the time",
-            "s sort  r reverse  / filter  w findings  p pause  h help  q quit",
+            "10.77.0.2 8000 egress curl/4711: receiver: the peer does not read fast enough:",
+            "its receive window was full 89 % of the time",
+            "s sort  r reverse  / filter  + - rate  w findings  p pause  h help  q quit",
         ]
     );
     assert!(
@@ -187,26 +189,130 @@ fn a_terminal_too_small_for_anything_is_drawn_all_the_same() {
 }
 
 #[test]
+fn at_sixty_columns_a_row_has_its_peer_rates_time_and_cause_and_the_line_below_the_rest() {
+    let screen = screen(&mut state(), 60, 24);
+    assert_eq!(
+        screen[2..6],
+        [
+            "PEER                  PORT  ▼OUT/s   ▼IN/s    RTT WHY",
+            "10.77.0.2             8000    81 B 1.23 MB 12.3ms receiver",
+            "2001:db8:1~8::beef:1   443 1.00 MB     1 B",
+            "shop/web                       0 B     0 B        no_port",
+        ]
+    );
+    assert!(
+        screen[21].starts_with("10.77.0.2 8000 egress curl/4711: receiver:"),
+        "{screen:#?}"
+    );
+    assert!(
+        screen.iter().all(|line| line.chars().count() <= 60),
+        "{screen:#?}"
+    );
+}
+
+#[test]
+fn at_two_hundred_columns_a_peer_has_its_name_and_a_row_its_cause_in_words() {
+    let mut flows = flows();
+    flows.flows[0]
+        .labels
+        .insert("peer_name".to_owned(), "orders-db.shop.internal".to_owned());
+    let mut state = state();
+    state.apply(Event::Flows(flows));
+    let screen = screen(&mut state, 200, 24);
+    assert!(screen[2].ends_with("WHY            IN WORDS"), "{screen:#?}");
+    assert!(
+        screen[3].starts_with("10.77.0.2 orders-db.shop.internal "),
+        "{screen:#?}"
+    );
+    assert!(
+        screen[3].contains("receiver       the peer does not read fast enough:"),
+        "{screen:#?}"
+    );
+    assert!(
+        screen.iter().all(|line| line.chars().count() <= 200),
+        "{screen:#?}"
+    );
+}
+
+#[test]
+fn every_width_from_sixty_columns_on_has_room_for_whole_numbers() {
+    for width in 60..=200 {
+        let screen = screen(&mut state(), width, 24);
+        assert!(
+            screen[3].contains("1.23 MB") && screen[3].contains("12.3ms"),
+            "{width}: {screen:#?}"
+        );
+        assert!(
+            screen[3].contains("receiver") && screen[5].contains("_port"),
+            "{width}: {screen:#?}"
+        );
+    }
+}
+
+#[test]
+fn the_title_of_the_column_that_sorts_has_a_mark_that_points_to_its_end() {
+    let mut state = state();
+    let head = |state: &mut State| screen(state, 120, 24)[2].clone();
+    press(&mut state, KeyCode::Char('s'));
+    assert!(head(&mut state).contains("▼OUT/s") && !head(&mut state).contains("▼IN/s"));
+    press(&mut state, KeyCode::Char('r'));
+    assert!(head(&mut state).contains("▲OUT/s"));
+    while state.sort != Sort::Peer {
+        press(&mut state, KeyCode::Char('s'));
+    }
+    assert!(head(&mut state).starts_with("PEER▲ "));
+    press(&mut state, KeyCode::Char('r'));
+    assert!(head(&mut state).starts_with("PEER▼ "));
+}
+
+#[test]
+fn keys_change_how_often_the_feed_asks() {
+    let mut state = state();
+    let every = |seconds| Next::Ask(Sort::Rate, Duration::from_secs(seconds));
+    assert_eq!(press(&mut state, KeyCode::Char('-')), every(2));
+    assert_eq!(press(&mut state, KeyCode::Char('-')), every(5));
+    assert!(screen(&mut state, 80, 24)[1].ends_with("every 5s"));
+    assert_eq!(press(&mut state, KeyCode::Char('+')), every(2));
+    assert_eq!(press(&mut state, KeyCode::Char('+')), every(1));
+    assert_eq!(press(&mut state, KeyCode::Char('+')), Next::Draw);
+    // One that was given is kept until a key changes it.
+    state.interval = Duration::from_millis(700);
+    assert_eq!(press(&mut state, KeyCode::Char('-')), every(1));
+}
+
+#[test]
 fn keys_change_the_order_and_the_feed_is_notified() {
     let mut state = state();
     let peers = |state: &State| {
         let rows = state.rows();
         rows.iter().map(|flow| flow.peer().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(press(&mut state, KeyCode::Char('s')), Next::Ask(Sort::Outbound));
+    assert_eq!(
+        press(&mut state, KeyCode::Char('s')),
+        Next::Ask(Sort::Outbound, Duration::from_secs(1))
+    );
     assert_eq!(peers(&state)[0], "2001:db8:1234:5678::beef:1");
-    assert_eq!(press(&mut state, KeyCode::Char('S')), Next::Ask(Sort::Rate));
-    assert_eq!(press(&mut state, KeyCode::Left), Next::Ask(Sort::Cause));
+    assert_eq!(
+        press(&mut state, KeyCode::Char('S')),
+        Next::Ask(Sort::Rate, Duration::from_secs(1))
+    );
+    assert_eq!(
+        press(&mut state, KeyCode::Left),
+        Next::Ask(Sort::Cause, Duration::from_secs(1))
+    );
     assert_eq!(
         peers(&state)[0],
         "shop/web",
         "a connect that fails is worse than a slow reader"
     );
-    assert_eq!(press(&mut state, KeyCode::Right), Next::Ask(Sort::Rate));
+    assert_eq!(
+        press(&mut state, KeyCode::Right),
+        Next::Ask(Sort::Rate, Duration::from_secs(1))
+    );
     assert_eq!(press(&mut state, KeyCode::Char('r')), Next::Draw);
     assert_eq!(peers(&state)[0], "shop/web");
     let screen = screen(&mut state, 80, 24);
-    assert_eq!(screen[1], "1-3 of 3  by rate, reversed");
+    assert_eq!(screen[1], "1-3 of 3  by rate, reversed  every 1s");
 }
 
 #[test]
@@ -220,12 +326,15 @@ fn a_filter_keeps_rows_with_its_text_in_any_column_and_escape_clears_it() {
     assert!(typing[23].starts_with("filter: NGINX"), "{typing:#?}");
     press(&mut state, KeyCode::Enter);
     let kept = screen(&mut state, 80, 24);
-    assert_eq!(kept[1], "1-1 of 1  by rate  filter: NGINX");
+    assert_eq!(kept[1], "1-1 of 1  by rate  every 1s  filter: NGINX");
     assert!(kept[3].contains("beef:1") && kept[4].is_empty(), "{kept:#?}");
     // In the filter's mode, `q` is a letter.
     press(&mut state, KeyCode::Char('/'));
     assert_eq!(press(&mut state, KeyCode::Char('q')), Next::Draw);
-    assert_eq!(screen(&mut state, 80, 24)[1], "0-0 of 0  by rate  filter: NGINXq");
+    assert_eq!(
+        screen(&mut state, 80, 24)[1],
+        "0-0 of 0  by rate  every 1s  filter: NGINXq"
+    );
     press(&mut state, KeyCode::Esc);
     assert_eq!(state.rows().len(), 3);
 }
@@ -238,7 +347,10 @@ fn the_sentence_is_of_the_marked_row() {
     assert_eq!(lines[21], "2001:db8:1234:5678::beef:1: no verdict yet");
     press(&mut state, KeyCode::Down);
     let lines = screen(&mut state, 80, 24);
-    assert!(lines[21].starts_with("shop/web: no_local_port:"), "{lines:#?}");
+    assert!(
+        lines[21].starts_with("shop/web egress: no_local_port:"),
+        "{lines:#?}"
+    );
     // A low terminal has none.
     assert!(!screen(&mut state, 80, 11).join("").contains("no_local_port:"));
 }
@@ -306,7 +418,7 @@ fn it_scrolls_no_further_than_there_are_rows() {
         press(&mut state, KeyCode::Down);
     }
     let scrolled = screen(&mut state, 80, 6);
-    assert_eq!(scrolled[1], "2-3 of 3  by rate");
+    assert_eq!(scrolled[1], "2-3 of 3  by rate  every 1s");
     assert_eq!(state.selected, 2);
     press(&mut state, KeyCode::PageUp);
     assert_eq!((state.selected, state.first), (0, 0));
