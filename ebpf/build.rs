@@ -142,7 +142,7 @@ fn compile(
 fn compress(object: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let whole = fs::read(object)?;
     let mut builder = Builder::read(whole.as_slice())?;
-    for section in builder.sections.iter_mut() {
+    for section in &mut builder.sections {
         // Types are in `.BTF`, lines for the verifier's log in `.BTF.ext`; only linkers read the relocations of these two.
         section.delete = [".debug_", ".rel.debug_", ".rel.BTF"]
             .iter()

@@ -217,7 +217,7 @@ fn every_row_of_two_nodes_is_in_the_bucket_once_after_outages_and_a_kill() {
     let delivering = exporter_status(&first);
     assert_eq!(delivering["state"], "ok", "{delivering}");
     assert_eq!(delivering["error"], Value::Null, "{delivering}");
-    // The failure is kept for whoever looks later.
+    // The failure is kept until the status is asked for.
     assert_eq!(
         delivering["uploads"]["last_failure"]["file"], file,
         "{delivering}"

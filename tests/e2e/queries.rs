@@ -27,7 +27,7 @@ const HELD: [usize; 2] = [6, 2];
 /// Bytes of each of them, each way, in a round.
 const BYTES: [usize; 2] = [30_000, 50_000];
 
-/// What a round opens in addition, how many of these are reset, and how many connects are refused.
+/// Connections that a round opens in addition, how many of these are reset, and how many connects are refused.
 const SHORT: usize = 12;
 const RESET: usize = 3;
 const REFUSED: usize = 3;
@@ -398,7 +398,7 @@ fn the_queries_of_the_page_answer_what_the_applications_know_of_a_link_of_60_ms(
     let mut set = vec![
         "service.pipelines.metrics.processors=[direction, policy, filter, window]",
         &of_namespaces,
-        // What has been scraped once stays until the end.
+        // A series that was scraped stays until the end.
         "processors.window.metric_expiration=10m",
     ];
     set.extend(families.iter().map(String::as_str));
