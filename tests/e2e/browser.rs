@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Opens `url`.
+    /// Opens `url`; returns when it is loaded.
     pub(crate) fn open(url: &str) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut child = Command::new("sh")
@@ -72,7 +72,13 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log"] {
             browser.call(&format!("{domain}.enable"), &json!({}));
         }
+        // It answers when the new document has begun, and may be empty.
         browser.call("Page.navigate", &json!({"url": url}));
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        while browser.evaluate("document.readyState") != "complete" {
+            assert!(Instant::now() < deadline, "{url} was not loaded");
+            thread::sleep(Duration::from_millis(10));
+        }
         browser
     }
 
