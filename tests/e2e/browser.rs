@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Opens `url`.
+    /// Opens `url`; returns when it is loaded.
     pub(crate) fn open(url: &str) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut child = Command::new("sh")
@@ -63,21 +63,27 @@ impl Browser {
             errors: Vec::new(),
             _profile: profile,
         };
-        let target = browser.call("Target.createTarget", json!({"url": "about:blank"}))["targetId"].clone();
+        let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}))["targetId"].clone();
         let attached = browser.call(
             "Target.attachToTarget",
-            json!({"targetId": target, "flatten": true}),
+            &json!({"targetId": target, "flatten": true}),
         );
         browser.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
         for domain in ["Page", "Runtime", "Log"] {
-            browser.call(&format!("{domain}.enable"), json!({}));
+            browser.call(&format!("{domain}.enable"), &json!({}));
         }
-        browser.call("Page.navigate", json!({"url": url}));
+        // It answers when the new document has begun, and may be empty.
+        browser.call("Page.navigate", &json!({"url": url}));
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        while browser.evaluate("document.readyState") != "complete" {
+            assert!(Instant::now() < deadline, "{url} was not loaded");
+            thread::sleep(Duration::from_millis(10));
+        }
         browser
     }
 
     /// Calls a method; returns its result.
-    pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Value {
+    pub(crate) fn call(&mut self, method: &str, parameters: &Value) -> Value {
         self.last_id += 1;
         let mut message = json!({"id": self.last_id, "method": method, "params": parameters});
         if let Some(session) = &self.session {
@@ -113,7 +119,7 @@ impl Browser {
     /// The value of an expression; of a promise, what it becomes.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let parameters = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
-        let answer = self.call("Runtime.evaluate", parameters);
+        let answer = self.call("Runtime.evaluate", &parameters);
         assert!(answer["exceptionDetails"].is_null(), "{answer}");
         answer["result"]["value"].clone()
     }
@@ -128,10 +134,10 @@ impl Browser {
     pub(crate) fn resize(&mut self, width: u32, height: u32, scheme: &str) {
         self.call(
             "Emulation.setDeviceMetricsOverride",
-            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}),
+            &json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}),
         );
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
-        self.call("Emulation.setEmulatedMedia", json!({"features": features}));
+        self.call("Emulation.setEmulatedMedia", &json!({"features": features}));
     }
 
     /// Presses and releases a key, such as `Tab` with its code 9.
@@ -140,9 +146,9 @@ impl Browser {
         if key == "Enter" {
             event["text"] = "\r".into();
         }
-        self.call("Input.dispatchKeyEvent", event.clone());
+        self.call("Input.dispatchKeyEvent", &event);
         event["type"] = "keyUp".into();
-        self.call("Input.dispatchKeyEvent", event);
+        self.call("Input.dispatchKeyEvent", &event);
     }
 
     /// Errors so far.

@@ -364,10 +364,10 @@ impl Evidence {
         let failed = &mut self.failed;
         match record.failure {
             111 => failed.refused += 1,
-            110 => failed.no_answer += 1,
+            // Given up by the application, after a SYN was retransmitted.
+            0 | 110 => failed.no_answer += 1,
             100 | 101 | 112 | 113 => failed.unreachable += 1,
             99 => failed.no_local_port += 1,
-            0 => failed.no_answer += 1,
             _ => failed.other += 1,
         }
     }

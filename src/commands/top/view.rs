@@ -207,7 +207,7 @@ pub(super) fn draw(state: &mut State, frame: &mut Frame<'_>) {
     .areas(frame.area());
     state.height = usize::from(table.height.saturating_sub(1)).max(1);
     state.keep_in_view(state.rows().len());
-    frame.render_widget(head_line(state), head);
+    frame.render_widget(head_line(state, head.width), head);
     draw_table(state, frame, table, about);
     frame.render_widget(Paragraph::new(sentence(state)).wrap(Wrap { trim: true }), detail);
     frame.render_widget(key_line(state, keys.width), keys);
@@ -270,13 +270,15 @@ fn findings(state: &State) -> Vec<Line<'static>> {
     lines.collect()
 }
 
-fn head_line(state: &State) -> Line<'_> {
+fn head_line(state: &State, width: u16) -> Line<'_> {
     let flows = &state.flows;
-    let mut spans = vec![
-        Span::styled("flowtap top", BOLD),
-        Span::raw(format!("  {}", plain(&state.source))),
-    ];
-    if flows.pipelines.len() > 1 {
+    let is_usual = width >= USUAL;
+    let mut spans = vec![Span::styled(if is_usual { "flowtap top" } else { "top" }, BOLD)];
+    // A narrow head has the rates and the findings alone.
+    if is_usual {
+        spans.push(Span::raw(format!("  {}", plain(&state.source))));
+    }
+    if is_usual && flows.pipelines.len() > 1 {
         spans.push(Span::raw(format!(" {}", plain(&flows.pipeline))));
     }
     if let Some(feed_error) = &state.feed_error {
@@ -285,8 +287,12 @@ fn head_line(state: &State) -> Line<'_> {
         spans.push(Span::raw("  waiting for the first window to close"));
     } else {
         spans.push(Span::raw(format!(
-            "  last {:.1}s  out {}/s  in {}/s",
-            flows.window_seconds,
+            "  {}out {}/s  in {}/s",
+            if is_usual {
+                format!("last {:.1}s  ", flows.window_seconds)
+            } else {
+                String::new()
+            },
             short_bytes(flows.outbound_bytes_per_second),
             short_bytes(flows.inbound_bytes_per_second)
         )));

@@ -190,7 +190,13 @@ fn a_terminal_too_small_for_anything_is_drawn_all_the_same() {
 
 #[test]
 fn at_sixty_columns_a_row_has_its_peer_rates_time_and_cause_and_the_line_below_the_rest() {
-    let screen = screen(&mut state(), 60, 24);
+    let mut state = state();
+    state.apply(Event::Findings(Answer {
+        total: 2,
+        ..Answer::default()
+    }));
+    let screen = screen(&mut state, 60, 24);
+    assert_eq!(screen[0], "top  out 1.00 MB/s  in 1.23 MB/s  2 findings (w)");
     assert_eq!(
         screen[2..6],
         [
