@@ -26,7 +26,7 @@ use crate::listeners::Listeners;
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::object::{Compressed, compressed};
 use crate::preemption;
-use crate::replace::{Known, RetiredRings, await_detached, load_meanwhile};
+use crate::replace::{Known, RingsInUse, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings, least_ring_bytes};
 use crate::sharing::SharedMaps;
 use crate::table::TableScan;
@@ -116,7 +116,7 @@ pub struct Adoption {
 
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Sockets {
-    rings: Rings,
+    rings: RingsInUse,
     losses: PerCpuArray<MapData, Losses>,
     scans: Scans,
     store: Store,
@@ -128,7 +128,6 @@ pub struct Sockets {
     /// The state that other programs continue with.
     known: Known,
     options: SocketsOptions,
-    retired: RetiredRings,
     /// Keeps the programs attached, and the maps.
     ebpf: Ebpf,
 }
@@ -209,14 +208,15 @@ impl Sockets {
         if let (Some(scan), Some(before)) = (&mut new.scans.table, &self.scans.table) {
             scan.continue_after(before);
         }
+        // Not before: while they were loaded the older rings were drained alone, and a close in these must not be shown before the
+        // segments that the new programs report.
+        new.known.control.set_following(new.known.generation, limit)?;
         let Self {
             rings,
-            retired,
             ebpf: old_programs,
             ..
         } = mem::replace(self, new);
-        self.retired = retired;
-        self.retired.push(rings);
+        self.rings.follow(rings);
         drop(old_programs);
         await_detached();
         self.known.control.set_sole(self.known.generation, limit)
@@ -288,9 +288,8 @@ impl Sockets {
 
         let maps = SharedMaps::of(&ebpf, &["lifecycle", "segments"]).map_err(not_shared)?;
         let mut control = Control::take(&mut ebpf)?;
-        let table_limit = table_limit(store, &options);
         if known.is_none() {
-            control.set_sole(generation, table_limit)?;
+            control.set_sole(generation, table_limit(store, &options))?;
         }
         let walks = Walks::load(&mut ebpf, &btf);
         let guarded = has_preempt && preemption::tracepoints_are_preemptible();
@@ -301,12 +300,8 @@ impl Sockets {
             attach_tracepoint(&mut ebpf, SEGMENT)?;
         }
         let misses = MissCounters::new(&ebpf, names.iter().copied().chain([SEGMENT]));
-        let rings = Rings::take(&mut ebpf, ["segments", "lifecycle"])?;
+        let rings = RingsInUse::new(Rings::take(&mut ebpf, ["segments", "lifecycle"])?);
         let losses = take_losses(&mut ebpf)?;
-        // Last: what the programs before these do not see from here on, these do.
-        if known.is_some() {
-            control.set_following(generation, table_limit)?;
-        }
         Ok(Self {
             rings,
             losses,
@@ -323,7 +318,6 @@ impl Sockets {
                 tables,
             },
             options,
-            retired: RetiredRings::default(),
             ebpf,
         })
     }
@@ -377,8 +371,7 @@ impl Sockets {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        self.retired.drain(&mut each)?;
+    pub fn drain(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.rings.drain(each)
     }
 
@@ -414,7 +407,6 @@ impl Sockets {
 
     /// Runs the scans to their end: shows what they find, and what else waits in the rings, in order.
     fn walk(&mut self, census: bool, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        self.retired.drain(&mut each)?;
         let Self {
             scans, rings, ebpf, ..
         } = self;
