@@ -31,6 +31,7 @@ enum flow_events {
 	FLOW_ADOPTED = 1 << 4,
 	FLOW_OPEN = 1 << 5,	  /* a census: the connection is open */
 	FLOW_CONNECTING = 1 << 6, /* a connect that waits for an answer; no byte has moved */
+	FLOW_UNANSWERED = 1 << 7, /* with FLOW_FAILED: the retransmission time-out of the SYN had passed */
 };
 
 /* Bits of flow_event.limits. */
