@@ -29,7 +29,7 @@ use crate::preemption;
 use crate::replace::{Known, RingsInUse, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings, least_ring_bytes};
 use crate::sharing::SharedMaps;
-use crate::table::TableScan;
+use crate::table::{self, TableScan};
 use crate::table_names::TableNames;
 use crate::tables::Tables;
 
@@ -44,6 +44,12 @@ const SCAN_BY_CAST: &str = "scan_by_cast";
 const SCAN: &str = "scan_sockets";
 const SCAN_ALL: &str = "scan_all";
 const SCAN_TARGET: &str = "bpf_sk_storage_map";
+
+/// The program that is run before each scan.
+const BEGIN_SCAN: &str = "begin_scan";
+
+/// The least part of a ring that is kept free for scans: room for some records.
+const LEAST_SCAN_SHARE: u32 = 1024;
 
 /// Programs at state changes, in the order in which they are attached: each does what those before it were not run for.
 const STATE_CHANGE: [&str; 2] = ["on_state_change", "on_state_nested"];
@@ -149,6 +155,11 @@ fn segment_ring_bytes(options: &SocketsOptions) -> u32 {
     }
 }
 
+/// Bytes of the ring of connections that changes of these leave to scans.
+fn scan_share(options: &SocketsOptions) -> u32 {
+    (options.ring_buffer_bytes / 16).max(LEAST_SCAN_SHARE)
+}
+
 fn take_losses(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, Losses>, LoadError> {
     let losses = ebpf.take_map("losses").ok_or(LoadError::Absent("map losses"))?;
     PerCpuArray::try_from(losses).map_err(|source| LoadError::Map {
@@ -228,6 +239,8 @@ impl Sockets {
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
         let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
+        let scan_share = scan_share(&options);
+        let change_bytes = u64::from(options.ring_buffer_bytes.saturating_sub(scan_share));
         let generation = Known::next_generation(known);
         let Linked {
             object,
@@ -253,6 +266,8 @@ impl Sockets {
                 .override_global("reads_translation", &u8::from(options.translation), true)
                 .override_global("wakeup_bytes", &wakeup_bytes, true)
                 .override_global("scan_bytes", &scan_bytes, true)
+                .override_global("scan_share", &u64::from(scan_share), true)
+                .override_global("change_bytes", &change_bytes, true)
                 .override_global("has_storage", &u8::from(has_storage), true)
                 .override_global("older_tables", &tables.older(), true)
                 .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
@@ -286,6 +301,7 @@ impl Sockets {
             Err(refused) => return Err(refused),
         };
 
+        table::load(&mut ebpf, BEGIN_SCAN)?;
         let maps = SharedMaps::of(&ebpf, &["lifecycle", "segments"]).map_err(not_shared)?;
         let mut control = Control::take(&mut ebpf)?;
         if known.is_none() {
@@ -443,9 +459,11 @@ impl Scans {
         census: bool,
         mut make_room: impl FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
-        if let Some(storage) = &self.storage {
-            let link = if census { &storage.census } else { &storage.scan };
-            link.walk(&mut make_room)?;
+        table::run(ebpf, BEGIN_SCAN, [census.into(), 0, 0])?;
+        match &self.storage {
+            Some(storage) if census => storage.walk_census(&mut make_room)?,
+            Some(storage) => storage.scan.walk(&mut make_room)?,
+            None => {}
         }
         match &mut self.table {
             Some(table) => table.walk(ebpf, census, make_room),
@@ -481,6 +499,25 @@ impl StorageScans {
             },
             name,
         ))
+    }
+}
+
+impl StorageScans {
+    /// Shows every open connection. A walk that is interrupted passes over some; so it is repeated, for those alone, until there are no
+    /// fewer interruptions: the kernel itself takes a breath after a million sockets.
+    fn walk_census(&self, mut make_room: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        let mut before = u64::MAX;
+        loop {
+            let mut interruptions = 0;
+            self.census.walk(|| {
+                interruptions += 1;
+                make_room()
+            })?;
+            if interruptions == 0 || interruptions >= before {
+                return Ok(());
+            }
+            before = interruptions;
+        }
     }
 }
 

@@ -314,7 +314,7 @@ impl Listening {
     }
 }
 
-/// Whether `record` is of a connect that failed: not of one that the application gave up at once, before a SYN was retransmitted.
+/// Whether `record` is of a connect that failed: not of one that the application gave up at once, before the time-out of its SYN.
 pub(crate) fn is_failed_connect(record: &TcpRecord) -> bool {
     record.events.contains(Events::FAILED) && (record.failure != 0 || record.is_unanswered())
 }
