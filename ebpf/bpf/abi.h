@@ -31,6 +31,7 @@ enum flow_events {
 	FLOW_ADOPTED = 1 << 4,
 	FLOW_OPEN = 1 << 5,	  /* a census: the connection is open */
 	FLOW_CONNECTING = 1 << 6, /* a connect that waits for an answer; no byte has moved */
+	FLOW_UNANSWERED = 1 << 7, /* with FLOW_FAILED: the retransmission time-out of the SYN had passed */
 };
 
 /* Bits of flow_event.limits. */
@@ -182,6 +183,7 @@ struct losses {
 	__u64 scan_writes; /* records that an iterator's buffer refused although it had room */
 	__u64 redirected;  /* connections in a sockmap: what BPF redirects does not pass TCP */
 	__u64 owners;	   /* listening sockets without a place in the table of owners */
+	__u64 openings;	   /* mode `events`: records of opened connections, postponed in the same way */
 };
 
 _Static_assert(sizeof(struct tuple) == 40, "tuple");
@@ -195,7 +197,7 @@ _Static_assert(__builtin_offsetof(struct flow_event, limits) == 188, "flow_event
 _Static_assert(sizeof(struct translation_event) == 56, "translation_event");
 _Static_assert(sizeof(struct listen_event) == 24, "listen_event");
 _Static_assert(sizeof(struct listener_event) == 80, "listener_event");
-_Static_assert(sizeof(struct losses) == 72, "losses");
+_Static_assert(sizeof(struct losses) == 80, "losses");
 _Static_assert(sizeof(struct cgroup_event) == 1040, "cgroup_event");
 
 #endif

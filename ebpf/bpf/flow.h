@@ -243,6 +243,18 @@ static __always_inline __u8 read_syn_retransmits(struct tcp_sock *tcp)
 	return count < 255 ? count : 255;
 }
 
+/*
+ * Whether the retransmission time-out of a SYN has passed (RFC 6298, one second at first). Its retransmissions say
+ * less: a SYN that waits for the neighbour's address is not retransmitted (skb_still_in_host_queue(),
+ * net/ipv4/tcp_output.c), and counts none while the time-out backs off.
+ */
+static __always_inline bool is_syn_overdue(struct tcp_sock *tcp)
+{
+	struct inet_connection_sock *connection = (struct inet_connection_sock *)tcp;
+
+	return BPF_CORE_READ(connection, icsk_retransmits);
+}
+
 /* Records the handshake when it ends, and starts the clocks. */
 static __always_inline void end_handshake(struct socket_state *state, struct tcp_sock *tcp)
 {
@@ -260,8 +272,11 @@ static __always_inline void fill_close(struct flow_event *event, struct tcp_sock
 {
 	event->failure = error;
 	event->reset_by = reset_by(event->events, error);
-	if (event->events & FLOW_FAILED)
+	if (event->events & FLOW_FAILED) {
 		event->syn_retransmits = read_syn_retransmits(tcp);
+		if (is_syn_overdue(tcp))
+			event->events |= FLOW_UNANSWERED;
+	}
 }
 
 /* Totals of a connect that failed before its SYN was made hold what the socket did before, if anything. */

@@ -198,6 +198,7 @@ struct request_sock_queue {
 struct inet_connection_sock {
 	struct request_sock_queue icsk_accept_queue;
 	__u8 icsk_ca_state : 5;
+	__u8 icsk_retransmits;
 } KERNEL_TYPE;
 
 struct minmax_sample {

@@ -42,9 +42,10 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 	struct flow_event *event;
 	struct segment segment;
 	struct totals now = {};
+	enum duty duty_ = duty();
 	__u16 tick;
 
-	if (!tcp || !is_tcp(sk) || duty() == DUTY_NONE)
+	if (!tcp || !is_tcp(sk) || duty_ == DUTY_NONE)
 		return;
 	state = state_of_segment(sk, tcp);
 	if (!state || !has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
@@ -54,6 +55,9 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 	tick = segment_tick();
 	read_totals(&now, sk, tcp);
 	now.received = received_with(&segment, &now, tcp);
+	/* The programs before these may have reported it: then it has brought nothing new. */
+	if (duty_ == DUTY_FOLLOW)
+		segment.payload = 0;
 	if (!segment.payload && now.received == state->reported.received &&
 	    ((now.sent == state->reported.sent && !chrono_type(tcp)) ||
 	     (__u16)(tick - state->segment_tick) < (SENDER_REPORT_NS >> 26)))

@@ -3,11 +3,12 @@
  * The window's scan: one flow_event for each socket whose totals moved since it was last looked at, and for each
  * connect that waits for an answer; in a census, one for each open socket.
  *
- * In: every socket that has storage, in every network namespace. Out: on `lifecycle` a flow_event
- * each. Without room there the program requests, before it moves any total, the same socket again:
- * a return value of 1 ends the read of the iterator with EAGAIN, and the next read continues with
- * the same socket (kernel/bpf/bpf_iter.c, bpf_iter_run_prog() and bpf_seq_read()). Its reader
- * drains the ring in between.
+ * In: every socket that has storage or a place in a table, in every network namespace. Out: on `lifecycle` a
+ * flow_event each. Connections that have opened since the scan began are not its task: their number has no bound, and
+ * they would be found before the others each time that a walk over a table is continued, which begins anew. Without
+ * room in the ring the program requests, before it moves any total, the same socket again: a return value of 1 ends
+ * the read of the iterator with EAGAIN, and the next read continues with the same socket (kernel/bpf/bpf_iter.c,
+ * bpf_iter_run_prog() and bpf_seq_read()). Its reader drains the ring in between.
  *
  * Not through the iterator's own buffer: that holds 32 KiB, and each read of it walks its bucket of the storage map
  * again, of which there are about as many as CPUs (docs/adr/0013-the-scan-writes-to-the-ring.md).
@@ -25,18 +26,32 @@ enum {
 	ITER_RETRY = 1,
 };
 
-/* Whether the scan has not filled its share of the ring; the rest is for connections that close meanwhile. */
+/* When the scan began. */
+__u64 scan_began = 0;
+
+/* Number of the census, or of the last one. */
+__u16 census_number = 0;
+
+/* Bytes that the scan has written since the ring was drained for it. */
+__u64 scan_written = 0;
+
+/* Whether the scan has not filled its half of the ring, which is never free while changes come as quickly as they are
+ * read; its share is, after each drain. */
 static __always_inline bool has_room_for_scan(void)
 {
-	return bpf_ringbuf_query(&lifecycle, BPF_RB_AVAIL_DATA) < scan_bytes;
+	return scan_written < scan_share || bpf_ringbuf_query(&lifecycle, BPF_RB_AVAIL_DATA) < scan_bytes;
 }
 
 /* A place in the ring; NULL if there is none for the scan. */
 static __always_inline struct flow_event *reserve_scanned(void)
 {
-	if (!has_room_for_scan())
-		return NULL;
-	return bpf_ringbuf_reserve(&lifecycle, sizeof(struct flow_event), 0);
+	struct flow_event *event = NULL;
+
+	if (has_room_for_scan())
+		event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
+	/* Without room the reader drains the ring. */
+	scan_written = event ? scan_written + sizeof(*event) : 0;
+	return event;
 }
 
 /*
@@ -139,7 +154,8 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	__u8 chrono;
 
 	connecting = is_connecting(sk, state);
-	if (!(connecting || has_mark(state, MARK_ESTABLISHED)) || has_mark(state, MARK_CLOSED))
+	if (!(connecting || has_mark(state, MARK_ESTABLISHED)) || has_mark(state, MARK_CLOSED) ||
+	    state->since_ns > scan_began)
 		return ITER_CONTINUE;
 	read_totals(&now, sk, tcp);
 	chrono = chrono_type(tcp);

@@ -216,9 +216,6 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	if (duty_ == DUTY_NONE || !is_tcp(sk))
 		return;
 	read_segment(&segment, skb);
-	/* The programs before these have reported it, if they were run for it. */
-	if (duty_ == DUTY_FOLLOW)
-		segment.payload = 0;
 	place = find_tracked(&address);
 	/* Once the table was full, this may as well be a connection that found no place when it opened: its close
 	 * counts all of it. */
@@ -231,6 +228,9 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	time = bpf_ktime_get_ns();
 	read_totals(&now, sk, tcp);
 	received = (__s64)(received_with(&segment, &now, tcp) - state->reported.received);
+	/* The programs before these may have reported it: then it has brought nothing new. */
+	if (duty_ == DUTY_FOLLOW)
+		segment.payload = 0;
 	if (!segment.payload && !received && !is_sender_due(place, &now, tcp, time))
 		return;
 	event = bpf_ringbuf_reserve(&tcpflow, sizeof(*event), 0);

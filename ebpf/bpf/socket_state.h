@@ -75,7 +75,7 @@ struct socket_state {
 	__u32 handshake_us;
 	__u32 pid;
 	char comm[16];
-	__u16 scanned;	      /* the scan that looked at it last; in a table only */
+	__u16 scanned;	      /* the scan that looked at it last, in a table; in storage the last census */
 	__u8 syn_retransmits; /* of the handshake, 255 at most */
 	__u8 pad;
 };

@@ -13,6 +13,7 @@
  *   scan_by_cast        the same, quicker where the kernel has bpf_rdonly_cast()
  *   scan_all            the same, for a census: every open connection
  *   scan_table          test run                     -> lifecycle: connections without storage
+ *   begin_scan          test run: before each of these
  *   adopt_files         iter/task_file               -> storage; listen_event
  *   adopt_sockets       iter/tcp                     -> storage; listen_event (one network namespace)
  *   revisit_files, revisit_sockets: the same later on, for processes and listening sockets only
@@ -81,6 +82,18 @@ int BPF_PROG(on_accept, struct sock *sk, struct socket *parent)
 	return 0;
 }
 
+/* Before each scan, run by BPF_PROG_TEST_RUN and attached to nothing. */
+SEC("raw_tp")
+int begin_scan(struct bpf_raw_tracepoint_args *ctx)
+{
+	scan_began = bpf_ktime_get_ns();
+	scan_written = 0;
+	/* States begin with 0, which no census is. */
+	if (ctx->args[0] && !++census_number)
+		census_number = 1;
+	return 0;
+}
+
 static __always_inline int scan_storage(struct bpf_iter__bpf_sk_storage_map *ctx, bool census)
 {
 	struct sock *sk = ctx->sk;
@@ -110,10 +123,21 @@ int scan_by_cast(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return scan_storage(ctx, false);
 }
 
+/* Shows each connection once in a census, which walks until nothing interrupts it: a walk that is continued counts
+ * elements to find its place, and passes over some of a bucket from which others have been taken out. */
 SEC("iter/bpf_sk_storage_map")
 int scan_all(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
-	return scan_storage(ctx, true);
+	struct socket_state *state = ctx->value;
+	__u16 number = census_number;
+	int result;
+
+	if (state && state->scanned == number)
+		return ITER_CONTINUE;
+	result = scan_storage(ctx, true);
+	if (state && result == ITER_CONTINUE)
+		state->scanned = number;
+	return result;
 }
 
 /* The table's scan, run by BPF_PROG_TEST_RUN and attached to nothing. 0: continue; 1: retry, a close is under way;

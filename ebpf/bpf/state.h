@@ -13,7 +13,7 @@
 
 static __always_inline void emit_listener(struct sock *sk, __u64 cookie, __u32 type)
 {
-	struct listen_event *event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
+	struct listen_event *event = reserve_change(sizeof(*event));
 
 	if (!event) {
 		COUNT_LOSS(listeners, 1);
@@ -130,14 +130,17 @@ static __always_inline void on_shutdown(struct sock *sk)
 		set_current_process(state, OWNER_SEEN);
 }
 
-/* Reports that a connection has opened. Without room in the ring its next record does. */
+/* Reports that a connection has opened. Without room in the ring its next record does, or the census that the count
+ * asks for: an idle connection has no other record until it closes. */
 static __always_inline void announce(struct sock *sk, struct tcp_sock *tcp, struct socket_state *state)
 {
-	struct flow_event *event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
+	struct flow_event *event = reserve_change(sizeof(*event));
 	struct delta none = {};
 
-	if (!event)
+	if (!event) {
+		COUNT_LOSS(openings, 1);
 		return;
+	}
 	read_tuple(&event->tuple, sk);
 	fill_flow(event, state, tcp, bpf_get_socket_cookie(sk), &none, TCP_ESTABLISHED, 0);
 	bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
@@ -220,7 +223,7 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 	set_marks(state, MARK_CLOSED);
 	move_totals(&changed, &state->reported, &now);
 
-	event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
+	event = reserve_change(sizeof(*event));
 	if (!event) {
 		count_lost_flow(changed.sent, changed.received);
 	} else {

@@ -255,6 +255,8 @@ pub struct Losses {
     pub redirected: u64,
     /// Listening sockets without a place in the table of owners.
     pub owners: u64,
+    /// Mode `events`: records of connections that opened, postponed because the ring had no room. A census has them.
+    pub openings: u64,
 }
 
 impl Losses {
@@ -270,6 +272,7 @@ impl Losses {
             scan_writes: sum.scan_writes + cpu.scan_writes,
             redirected: sum.redirected + cpu.redirected,
             owners: sum.owners + cpu.owners,
+            openings: sum.openings + cpu.openings,
         })
     }
 }
@@ -392,7 +395,7 @@ const _: () = {
     assert!(size_of::<TranslationEvent>() == 56);
     assert!(size_of::<ListenEvent>() == 24);
     assert!(size_of::<ListenerEvent>() == 80);
-    assert!(size_of::<Losses>() == 72);
+    assert!(size_of::<Losses>() == 80);
     assert!(size_of::<Control>() == 12);
     assert!(size_of::<SocketState>() == 120);
     assert!(size_of::<TrackedSocket>() == 176);

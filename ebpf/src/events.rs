@@ -24,7 +24,7 @@ use crate::kfunc::{self, Linked};
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::object::{Compressed, compressed};
 use crate::preemption;
-use crate::replace::{Known, RetiredRings, await_detached, load_meanwhile};
+use crate::replace::{Known, RingsInUse, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings};
 use crate::sharing::SharedMaps;
 use crate::table_names::TableNames;
@@ -94,7 +94,7 @@ pub struct Attachment {
 
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Events {
-    rings: Rings,
+    rings: RingsInUse,
     losses: PerCpuArray<MapData, Losses>,
     /// The newest table, then the older ones.
     tracked: Vec<HashMap<MapData, u64, TrackedSocket>>,
@@ -107,7 +107,6 @@ pub struct Events {
     /// Mixed into cookies.
     cookie_key: u64,
     options: EventsOptions,
-    retired: RetiredRings,
     /// Keeps the programs attached, and the maps.
     ebpf: Ebpf,
 }
@@ -176,17 +175,18 @@ impl Events {
         });
         drop(btf);
         heap::trim();
+        let mut new = loaded?;
+        let (generation, limit) = (new.known.generation, options.max_sockets);
+        // Only now: see `Sockets::reload`.
+        new.known.control.set_following(generation, limit)?;
         let Self {
             rings,
-            retired,
             ebpf: old_programs,
             ..
-        } = mem::replace(self, loaded?);
-        self.retired = retired;
-        self.retired.push(rings);
+        } = mem::replace(self, new);
+        self.rings.follow(rings);
         drop(old_programs);
         await_detached();
-        let (generation, limit) = (self.known.generation, options.max_sockets);
         self.known.control.set_sole(generation, limit)
     }
 
@@ -254,7 +254,7 @@ impl Events {
 
         let names = STATE_NAMES.into_iter().chain(SEGMENT).chain(PROBES);
         let misses = MissCounters::new(&ebpf, names);
-        let rings = Rings::take(&mut ebpf, RINGS)?;
+        let rings = RingsInUse::new(Rings::take(&mut ebpf, RINGS)?);
         let mut take = |map| ebpf.take_map(map).ok_or(LoadError::Absent(map));
         let in_map = |map| move |source| LoadError::Map { map, source };
         let losses = PerCpuArray::try_from(take("losses")?).map_err(in_map("losses"))?;
@@ -264,10 +264,6 @@ impl Events {
             table.map_err(in_map(name))
         });
         let tracked = tracked.collect::<Result<_, LoadError>>()?;
-        // Last: what the programs before these do not see from here on, these do.
-        if known.is_some() {
-            control.set_following(generation, options.max_sockets)?;
-        }
         Ok(Self {
             rings,
             losses,
@@ -287,7 +283,6 @@ impl Events {
             },
             cookie_key,
             options,
-            retired: RetiredRings::default(),
             ebpf,
         })
     }
@@ -317,8 +312,7 @@ impl Events {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        self.retired.drain(&mut each)?;
+    pub fn drain(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.rings.drain(each)
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::abi::Event;
 use crate::control::{Control, FIRST_GENERATION};
 use crate::error::LoadError;
-use crate::ring::{Ring, Rings};
+use crate::ring::{Ring, RingWatch, Rings};
 use crate::sharing::SharedMaps;
 use crate::tables::Tables;
 
@@ -38,34 +38,95 @@ impl Known {
     }
 }
 
-/// Rings whose programs were detached, the oldest first.
-#[derive(Default)]
-pub(crate) struct RetiredRings(Vec<(Rings, Instant)>);
+/// The rings of programs that are at work, and those of programs that were detached, the oldest first.
+///
+/// Programs that are attached beside others report the received segments of a connection in their own ring, and its close may be in
+/// that of the others. So segments are shown first, of all rings, and then connections, of the older rings first: what the newer
+/// programs report of a connection that the older ones have not, is a later change of it.
+pub(crate) struct RingsInUse {
+    newest: Rings,
+    retired: Vec<(Rings, Instant)>,
+}
 
-impl RetiredRings {
-    pub(crate) fn push(&mut self, rings: Rings) {
-        self.0.push((rings, Instant::now()));
+impl RingsInUse {
+    pub(crate) const fn new(newest: Rings) -> Self {
+        Self {
+            newest,
+            retired: Vec::new(),
+        }
     }
 
-    /// Shows what is left in the rings.
+    /// Continues with the rings of `before`, whose programs are about to be detached.
+    pub(crate) fn follow(&mut self, before: Self) {
+        self.retired = before.retired;
+        self.retired.push((before.newest, Instant::now()));
+    }
+
+    /// Shows what waits of received segments, then of connections. A connection is never shown closed before all of its
+    /// segments. Returns how many records were shown.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub(crate) fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<()> {
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
+        let records = self.drain_older(&mut each)?;
+        let shown = self
+            .newest
+            .drain_connections(|event| each(event, Ring::Connections));
+        shown.map(|shown| records + shown)
+    }
+
+    /// The same up to the last record of connections that there is now, also if a program on another CPU is still writing it,
+    /// which takes it a moment.
+    ///
+    /// # Errors
+    /// As [`RingsInUse::drain`].
+    pub(crate) fn drain_all(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
+        let records = self.drain_older(&mut each)?;
+        let shown = self
+            .newest
+            .drain_all_connections(|event| each(event, Ring::Connections));
+        shown.map(|shown| records + shown)
+    }
+
+    /// Shows everything but the connections of the newest ring.
+    fn drain_older(&mut self, each: &mut impl FnMut(Event, Ring)) -> io::Result<u64> {
+        let Self { newest, retired } = self;
         let now = Instant::now();
-        for (rings, _) in &mut self.0 {
-            rings.drain_all(&mut each)?;
+        let mut records = 0;
+        newest.mark_end();
+        retired.iter_mut().for_each(|(rings, _)| rings.mark_end());
+        let all = retired.iter_mut().map(|(rings, _)| rings).chain([newest]);
+        for rings in all {
+            records += rings.drain_segments(|event| each(event, Ring::Segments))?;
         }
-        self.0
-            .retain(|(_, since)| now.duration_since(*since) < RETIREMENT);
-        Ok(())
+        for (rings, _) in retired.iter_mut() {
+            records += rings.drain_all_connections(|event| each(event, Ring::Connections))?;
+        }
+        retired.retain(|(_, since)| now.duration_since(*since) < RETIREMENT);
+        Ok(records)
+    }
+
+    /// Shows received segments alone, of the newest ring.
+    ///
+    /// # Errors
+    /// As [`RingsInUse::drain`].
+    pub(crate) fn drain_segments(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        self.newest.drain_segments(each)
+    }
+
+    /// Watches the newest: the ring of segments, then that of connections. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The error of the system call.
+    pub(crate) fn watch(&self) -> io::Result<[RingWatch; 2]> {
+        self.newest.watch()
     }
 }
 
 /// Loads other programs on a thread. Loading takes longer than a small ring can wait for its reader, so what comes
 /// meanwhile is shown.
 pub(crate) fn load_meanwhile<T: Send>(
-    rings: &mut Rings,
+    rings: &mut RingsInUse,
     mut each: impl FnMut(Event, Ring),
     load: impl FnOnce() -> Result<T, LoadError> + Send,
 ) -> Result<T, LoadError> {

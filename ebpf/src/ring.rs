@@ -117,18 +117,6 @@ impl Drop for Positions {
     }
 }
 
-/// Shows every record that waits in `ring`; returns how many there were.
-fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(Event)) -> io::Result<u64> {
-    let mut records = 0;
-    while let Some(item) = ring.next() {
-        let (event, _) =
-            Event::read(&item).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        each(event);
-        records += 1;
-    }
-    Ok(records)
-}
-
 /// Both rings of a set of programs.
 pub(crate) struct Rings {
     segments: RingBuf<MapData>,
@@ -137,6 +125,8 @@ pub(crate) struct Rings {
     segment_positions: Positions,
     /// Of `connections`.
     positions: Positions,
+    /// Position up to which connections are shown: see [`Rings::mark_end`].
+    end: u64,
 }
 
 impl Rings {
@@ -162,40 +152,32 @@ impl Rings {
             positions: positions(&connections)?,
             segments,
             connections,
+            end: 0,
         })
     }
 
-    /// Shows what waits of received segments, then of connections. A connection is never shown closed before all of its
-    /// segments. Returns how many records were shown.
-    pub(crate) fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        // A close that is there now has its segments in the other ring already; one that comes while that is drained may not.
-        let end = self.positions.produced();
+    /// The next [`Rings::drain_connections`] shows those that wait now. A close that is there now has its segments in the ring of
+    /// segments; one that comes while that is drained may not.
+    pub(crate) fn mark_end(&mut self) {
+        self.end = self.positions.produced();
+    }
+
+    /// Shows the received segments that there are now, also those that a program on another CPU is still writing: it takes a moment,
+    /// and what is shown next of connections may be the close of one of them.
+    pub(crate) fn drain_segments(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
         // No further than what is there: programs may write more quickly than this reads.
         let last = self.segment_positions.produced();
-        let segments = drain_to(&mut self.segments, &self.segment_positions, last, |event| {
-            each(event, Ring::Segments);
-        })?;
-        let connections = drain_to(&mut self.connections, &self.positions, end, |event| {
-            each(event, Ring::Connections);
-        })?;
-        Ok(segments + connections)
+        drain_all_to(&mut self.segments, &self.segment_positions, last, &mut each)
     }
 
-    /// The same up to the last record of connections that there is now, also if a program on another CPU is still writing it,
-    /// which takes it a moment.
-    pub(crate) fn drain_all(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        let end = self.positions.produced();
-        let mut records = self.drain(&mut each)?;
-        while self.positions.consumed() < end {
-            thread::yield_now();
-            records += self.drain(&mut each)?;
-        }
-        Ok(records)
+    /// Shows connections up to the marked end, or to one that a program on another CPU is still writing.
+    pub(crate) fn drain_connections(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
+        drain_to(&mut self.connections, &self.positions, self.end, each)
     }
 
-    /// The same of segments alone.
-    pub(crate) fn drain_segments(&mut self, each: impl FnMut(Event)) -> io::Result<u64> {
-        drain(&mut self.segments, each)
+    /// Shows connections up to the marked end.
+    pub(crate) fn drain_all_connections(&mut self, mut each: impl FnMut(Event)) -> io::Result<u64> {
+        drain_all_to(&mut self.connections, &self.positions, self.end, &mut each)
     }
 
     /// Watches both: that of segments, then that of connections. Must be called within a tokio runtime.
@@ -230,6 +212,21 @@ fn drain_to(
             Event::read(&item).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         each(event);
         records += 1;
+    }
+    Ok(records)
+}
+
+/// The same of all of them: waits for those that are still being written.
+fn drain_all_to(
+    ring: &mut RingBuf<MapData>,
+    positions: &Positions,
+    end: u64,
+    each: &mut impl FnMut(Event),
+) -> io::Result<u64> {
+    let mut records = drain_to(ring, positions, end, &mut *each)?;
+    while positions.consumed() < end {
+        thread::yield_now();
+        records += drain_to(ring, positions, end, &mut *each)?;
     }
     Ok(records)
 }

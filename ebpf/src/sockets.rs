@@ -26,10 +26,10 @@ use crate::listeners::Listeners;
 use crate::misses::{MissCounters, ProgramMisses};
 use crate::object::{Compressed, compressed};
 use crate::preemption;
-use crate::replace::{Known, RetiredRings, await_detached, load_meanwhile};
+use crate::replace::{Known, RingsInUse, await_detached, load_meanwhile};
 use crate::ring::{Ring, RingWatch, Rings, least_ring_bytes};
 use crate::sharing::SharedMaps;
-use crate::table::TableScan;
+use crate::table::{self, TableScan};
 use crate::table_names::TableNames;
 use crate::tables::Tables;
 
@@ -44,6 +44,12 @@ const SCAN_BY_CAST: &str = "scan_by_cast";
 const SCAN: &str = "scan_sockets";
 const SCAN_ALL: &str = "scan_all";
 const SCAN_TARGET: &str = "bpf_sk_storage_map";
+
+/// The program that is run before each scan.
+const BEGIN_SCAN: &str = "begin_scan";
+
+/// The least part of a ring that is kept free for scans: room for some records.
+const LEAST_SCAN_SHARE: u32 = 1024;
 
 /// Programs at state changes, in the order in which they are attached: each does what those before it were not run for.
 const STATE_CHANGE: [&str; 2] = ["on_state_change", "on_state_nested"];
@@ -116,7 +122,7 @@ pub struct Adoption {
 
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
 pub struct Sockets {
-    rings: Rings,
+    rings: RingsInUse,
     losses: PerCpuArray<MapData, Losses>,
     scans: Scans,
     store: Store,
@@ -128,7 +134,6 @@ pub struct Sockets {
     /// The state that other programs continue with.
     known: Known,
     options: SocketsOptions,
-    retired: RetiredRings,
     /// Keeps the programs attached, and the maps.
     ebpf: Ebpf,
 }
@@ -148,6 +153,11 @@ fn segment_ring_bytes(options: &SocketsOptions) -> u32 {
     } else {
         least_ring_bytes()
     }
+}
+
+/// Bytes of the ring of connections that changes of these leave to scans.
+fn scan_share(options: &SocketsOptions) -> u32 {
+    (options.ring_buffer_bytes / 16).max(LEAST_SCAN_SHARE)
 }
 
 fn take_losses(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, Losses>, LoadError> {
@@ -209,14 +219,15 @@ impl Sockets {
         if let (Some(scan), Some(before)) = (&mut new.scans.table, &self.scans.table) {
             scan.continue_after(before);
         }
+        // Not before: while they were loaded the older rings were drained alone, and a close in these must not be shown before the
+        // segments that the new programs report.
+        new.known.control.set_following(new.known.generation, limit)?;
         let Self {
             rings,
-            retired,
             ebpf: old_programs,
             ..
         } = mem::replace(self, new);
-        self.retired = retired;
-        self.retired.push(rings);
+        self.rings.follow(rings);
         drop(old_programs);
         await_detached();
         self.known.control.set_sole(self.known.generation, limit)
@@ -228,6 +239,8 @@ impl Sockets {
         let btf = Btf::from_sys_fs()?;
         let wakeup_bytes = u64::from(options.ring_buffer_bytes / 4);
         let scan_bytes = u64::from(options.ring_buffer_bytes / 2);
+        let scan_share = scan_share(&options);
+        let change_bytes = u64::from(options.ring_buffer_bytes.saturating_sub(scan_share));
         let generation = Known::next_generation(known);
         let Linked {
             object,
@@ -253,6 +266,8 @@ impl Sockets {
                 .override_global("reads_translation", &u8::from(options.translation), true)
                 .override_global("wakeup_bytes", &wakeup_bytes, true)
                 .override_global("scan_bytes", &scan_bytes, true)
+                .override_global("scan_share", &u64::from(scan_share), true)
+                .override_global("change_bytes", &change_bytes, true)
                 .override_global("has_storage", &u8::from(has_storage), true)
                 .override_global("older_tables", &tables.older(), true)
                 .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
@@ -286,11 +301,11 @@ impl Sockets {
             Err(refused) => return Err(refused),
         };
 
+        table::load(&mut ebpf, BEGIN_SCAN)?;
         let maps = SharedMaps::of(&ebpf, &["lifecycle", "segments"]).map_err(not_shared)?;
         let mut control = Control::take(&mut ebpf)?;
-        let table_limit = table_limit(store, &options);
         if known.is_none() {
-            control.set_sole(generation, table_limit)?;
+            control.set_sole(generation, table_limit(store, &options))?;
         }
         let walks = Walks::load(&mut ebpf, &btf);
         let guarded = has_preempt && preemption::tracepoints_are_preemptible();
@@ -301,12 +316,8 @@ impl Sockets {
             attach_tracepoint(&mut ebpf, SEGMENT)?;
         }
         let misses = MissCounters::new(&ebpf, names.iter().copied().chain([SEGMENT]));
-        let rings = Rings::take(&mut ebpf, ["segments", "lifecycle"])?;
+        let rings = RingsInUse::new(Rings::take(&mut ebpf, ["segments", "lifecycle"])?);
         let losses = take_losses(&mut ebpf)?;
-        // Last: what the programs before these do not see from here on, these do.
-        if known.is_some() {
-            control.set_following(generation, table_limit)?;
-        }
         Ok(Self {
             rings,
             losses,
@@ -323,7 +334,6 @@ impl Sockets {
                 tables,
             },
             options,
-            retired: RetiredRings::default(),
             ebpf,
         })
     }
@@ -377,8 +387,7 @@ impl Sockets {
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for bytes that are no record.
-    pub fn drain(&mut self, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        self.retired.drain(&mut each)?;
+    pub fn drain(&mut self, each: impl FnMut(Event, Ring)) -> io::Result<u64> {
         self.rings.drain(each)
     }
 
@@ -414,7 +423,6 @@ impl Sockets {
 
     /// Runs the scans to their end: shows what they find, and what else waits in the rings, in order.
     fn walk(&mut self, census: bool, mut each: impl FnMut(Event, Ring)) -> io::Result<u64> {
-        self.retired.drain(&mut each)?;
         let Self {
             scans, rings, ebpf, ..
         } = self;
@@ -451,9 +459,11 @@ impl Scans {
         census: bool,
         mut make_room: impl FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
-        if let Some(storage) = &self.storage {
-            let link = if census { &storage.census } else { &storage.scan };
-            link.walk(&mut make_room)?;
+        table::run(ebpf, BEGIN_SCAN, [census.into(), 0, 0])?;
+        match &self.storage {
+            Some(storage) if census => storage.walk_census(&mut make_room)?,
+            Some(storage) => storage.scan.walk(&mut make_room)?,
+            None => {}
         }
         match &mut self.table {
             Some(table) => table.walk(ebpf, census, make_room),
@@ -489,6 +499,25 @@ impl StorageScans {
             },
             name,
         ))
+    }
+}
+
+impl StorageScans {
+    /// Shows every open connection. A walk that is interrupted passes over some; so it is repeated, for those alone, until there are no
+    /// fewer interruptions: the kernel itself takes a breath after a million sockets.
+    fn walk_census(&self, mut make_room: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        let mut before = u64::MAX;
+        loop {
+            let mut interruptions = 0;
+            self.census.walk(|| {
+                interruptions += 1;
+                make_room()
+            })?;
+            if interruptions == 0 || interruptions >= before {
+                return Ok(());
+            }
+            before = interruptions;
+        }
     }
 }
 

@@ -39,10 +39,7 @@ impl TableScan {
     /// [`LoadError`]: before Linux 6.2 the kernel lacks `bpf_rdonly_cast()`.
     pub(crate) fn load(ebpf: &mut Ebpf, older: u32) -> Result<Self, LoadError> {
         for name in [BEGIN, SCAN, END] {
-            let failed = |source| LoadError::program(name, source);
-            let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
-            let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
-            program.load().map_err(failed)?;
+            load(ebpf, name)?;
         }
         Ok(Self { scan: 0, older })
     }
@@ -105,7 +102,22 @@ fn begin(ebpf: &Ebpf) -> io::Result<bool> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-fn run(ebpf: &Ebpf, name: &'static str, arguments: [u64; 3]) -> io::Result<u32> {
+/// Loads a program for [`run`].
+///
+/// # Errors
+/// [`LoadError`] with what the kernel refuses.
+pub(crate) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    let failed = |source| LoadError::program(name, source);
+    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
+    let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
+    program.load().map_err(failed)
+}
+
+/// Runs a program once, on this CPU; returns its answer.
+///
+/// # Errors
+/// The error of the system call.
+pub(crate) fn run(ebpf: &Ebpf, name: &'static str, arguments: [u64; 3]) -> io::Result<u32> {
     let Some(Program::RawTracePoint(program)) = ebpf.program(name) else {
         return Err(io::Error::other(format!("the BPF object has no {name}")));
     };

@@ -113,7 +113,8 @@ fn failed_connects_show(mode: &str) -> bool {
 
 /// Begins to connect to `address` and returns before it ends.
 fn begin_to_connect(address: SocketAddr) -> socket2::Socket {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
     socket.set_nonblocking(true).expect("an option");
     let pending = socket.connect(&address.into()).expect_err("no answer yet");
     assert_eq!(
@@ -161,6 +162,67 @@ fn a_connect_that_is_given_up_has_had_no_answer_once_its_syn_was_sent_again() {
             .scrape()
             .sum("primus_lens_network_tcp_syn_retransmits", &labels);
         assert_eq!(sent_again, 1, "{mode}");
+    }
+}
+
+/// Waits until the retransmission time-out of each connect of this namespace has passed, by the third number of the timer of `ss`.
+fn await_time_outs() {
+    let deadline = std::time::Instant::now() + crate::daemon::WAIT_TIMEOUT;
+    while sh("ss -tnoH state syn-sent")
+        .lines()
+        .any(|line| line.trim_end().ends_with(",0)"))
+    {
+        assert!(std::time::Instant::now() < deadline, "a SYN is not overdue");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_connect_that_is_given_up_while_its_syn_waits_for_a_neighbour_has_had_no_answer() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    for mode in MODES {
+        let daemon = Daemon::start(&[
+            mode,
+            "processors.window.families.network_tcp_connect_failures.labels=[reason, netns]",
+            "processors.window.families.network_tcp_syn_retransmits.labels=[flow, netns]",
+        ]);
+        let netns = netns::within_new(|| {
+            // Frames leave, and nobody answers: the SYN waits for as long as there are probes, one a second.
+            sh("ip link add v0 type veth peer name v1
+                ip link set v1 up
+                ip link set v0 up
+                ip address add 10.201.0.1/24 dev v0
+                ip address add fd00:201::1/64 dev v0 nodad
+                echo 60 > /proc/sys/net/ipv4/neigh/v0/mcast_solicit
+                echo 60 > /proc/sys/net/ipv6/neigh/v0/mcast_solicit");
+            let v4 = SocketAddr::from((Ipv4Addr::new(10, 201, 0, 7), 443));
+            let v6: SocketAddr = "[fd00:201::7]:443".parse().unwrap();
+            let patient = [v4, v6].map(begin_to_connect);
+            drop([v4, v6].map(begin_to_connect));
+            await_time_outs();
+            let waiting = sh("ss -tinH state syn-sent");
+            assert!(!waiting.contains("retrans:"), "a SYN was sent again: {waiting}");
+            drop(patient);
+            // Of one that waits until there are no more the kernel reports why.
+            sh("echo 1 > /proc/sys/net/ipv4/neigh/v0/mcast_solicit
+                echo 1 > /proc/sys/net/ipv6/neigh/v0/mcast_solicit");
+            let (v4, v6) = ([10, 201, 0, 8], "fd00:201::8");
+            for address in [v4.into(), v6.parse::<std::net::IpAddr>().unwrap()] {
+                let error = TcpStream::connect(SocketAddr::new(address, 443)).expect_err("no neighbour");
+                assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::EHOSTUNREACH as i32));
+            }
+            netns::label()
+        });
+        daemon.scrape_until("all failures", |scrape| {
+            ["no_answer", "aborted", "unreachable"].map(|reason| failures(scrape, reason, &netns)) == [2; 3]
+        });
+        let labels = [("flow", "egress"), ("netns", &*netns)];
+        let sent_again = daemon
+            .scrape()
+            .sum("primus_lens_network_tcp_syn_retransmits", &labels);
+        assert_eq!(sent_again, 0, "{mode}");
     }
 }
 

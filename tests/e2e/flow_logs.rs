@@ -19,7 +19,7 @@ const PIPELINE: &str = "service.pipelines.logs={receivers: [ebpf], processors: [
                         exporters: [file]}";
 
 /// The lines of every file in `folder`, whether finished or not. A line that is being written is none.
-fn records(folder: &Path) -> Vec<Value> {
+pub(crate) fn records(folder: &Path) -> Vec<Value> {
     let mut records = Vec::new();
     let Ok(files) = fs::read_dir(folder) else {
         return records;
@@ -37,7 +37,7 @@ fn records(folder: &Path) -> Vec<Value> {
 }
 
 /// The records of connections to `port`, by cookie, in the order of their sequence.
-fn of_port(records: &[Value], port: u16) -> BTreeMap<i64, Vec<&Value>> {
+pub(crate) fn of_port(records: &[Value], port: u16) -> BTreeMap<i64, Vec<&Value>> {
     let mut connections: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for record in records.iter().filter(|record| record["destination_port"] == port) {
         let id = record["connection_id"].as_i64().unwrap();
@@ -49,7 +49,7 @@ fn of_port(records: &[Value], port: u16) -> BTreeMap<i64, Vec<&Value>> {
     connections
 }
 
-fn number(record: &Value, column: &str) -> i64 {
+pub(crate) fn number(record: &Value, column: &str) -> i64 {
     record[column]
         .as_i64()
         .unwrap_or_else(|| panic!("no {column} in {record}"))
@@ -96,10 +96,15 @@ fn assert_whole(connections: &BTreeMap<i64, Vec<&Value>>, last: &str) {
 }
 
 fn launch(folder: &Path) -> Daemon {
+    launch_with(folder, &[])
+}
+
+/// A daemon that writes flow logs into `folder`, with more settings.
+pub(crate) fn launch_with(folder: &Path, more: &[&str]) -> Daemon {
     let exporters = format!("  file: {{path: \"{}\"}}\n", folder.display());
     Daemon::launch(Launch {
         exporters: &exporters,
-        set: &[PROCESSORS, PIPELINE],
+        set: &[&[PROCESSORS, PIPELINE], more].concat(),
         ..Launch::default()
     })
 }

@@ -1,12 +1,15 @@
 //! Reloads that change the receiver: the new one continues without a gap.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::daemon::{Daemon, read};
 use crate::exposition::Exposition;
+use crate::flow_logs;
 use crate::open_connections::{active, open_by_ss};
 use crate::require;
 use crate::traffic::{Counted, Held, exchange};
@@ -260,4 +263,129 @@ fn a_reload_to_another_mode_exports_the_mode_that_it_measures_in() {
         let of = |mode| modes.sum("flowtap_receiver_mode", &[("mode", mode)]);
         assert_eq!((of(mode), of(before)), (1, 0), "{modes:#?}");
     }
+}
+
+/// Byte of a request after which the server's thread stops, and that of any other.
+const LAST: u8 = b'.';
+const REQUEST: u8 = b'q';
+
+/// A request and an answer on a connection, which the client closes. Returns the client's port.
+fn ask(server: SocketAddr, request: u8) -> io::Result<u16> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.write_all(&[request; 10])?;
+    stream.read_exact(&mut [0; 20])?;
+    Ok(stream.local_addr()?.port())
+}
+
+/// Answers requests until the last one.
+fn answer(listener: &TcpListener) -> io::Result<()> {
+    let mut request = [0; 10];
+    while request[0] != LAST {
+        let (mut stream, _) = listener.accept()?;
+        stream.read_exact(&mut request)?;
+        stream.write_all(&[b'a'; 20])?;
+        io::copy(&mut stream, &mut io::sink())?;
+    }
+    Ok(())
+}
+
+/// Makes connections to a busy server until `stop` is set; returns how many there were from each of the clients' ports.
+fn keep_busy(listener: &TcpListener, stop: &AtomicBool) -> BTreeMap<u16, usize> {
+    const CLIENTS: usize = 4;
+    let server = listener.local_addr().unwrap();
+    let mut ports = BTreeMap::new();
+    thread::scope(|scope| {
+        let client = || {
+            let mut ports = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                ports.push(ask(server, REQUEST).unwrap());
+                thread::sleep(PACE);
+            }
+            ports.push(ask(server, LAST).unwrap());
+            ports
+        };
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                scope.spawn(|| answer(listener).unwrap());
+                scope.spawn(client)
+            })
+            .collect();
+        for client in clients {
+            for port in client.join().unwrap() {
+                *ports.entry(port).or_default() += 1;
+            }
+        }
+    });
+    ports
+}
+
+/// Number of records that end a connection, by role, the client's port and the outcome.
+fn ends(records: &[serde_json::Value], port: u16) -> BTreeMap<(String, u16, String), usize> {
+    let mut ends = BTreeMap::new();
+    let connections = flow_logs::of_port(records, port);
+    for record in connections.values().flatten() {
+        let outcome = record["outcome"].as_str().unwrap();
+        if outcome == "active" {
+            continue;
+        }
+        let role = record["role"].as_str().unwrap().to_owned();
+        let client = flow_logs::number(record, "source_port").try_into().unwrap();
+        *ends.entry((role, client, outcome.to_owned())).or_default() += 1;
+    }
+    ends
+}
+
+#[test]
+fn a_change_of_mode_ends_no_connection_of_a_busy_server_twice_in_its_flow_log() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !require::mode_sockets() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // A busy machine takes its time to read what all of it does.
+    let daemon = flow_logs::launch_with(dir.path(), &["service.shutdown_timeout=60s"]);
+    let config = read(&daemon.config());
+    assert!(config.contains(RECEIVER));
+    let (listener, port) = local();
+    let stop = AtomicBool::new(false);
+    let made = thread::scope(|scope| {
+        let stops = Stops(&stop);
+        let traffic = scope.spawn(|| keep_busy(&listener, &stop));
+        for round in 0..40 {
+            let keys = match round % 4 {
+                0 => "mode: events",
+                // Other rings, and the same mode.
+                1 => "mode: events, ring_buffer_bytes: 4194304",
+                2 => "mode: sockets",
+                _ => "mode: sockets, ring_buffer_bytes: 8388608",
+            };
+            let other = config.replace(RECEIVER, &format!("ebpf: {{interval: 200ms, {keys}}}"));
+            assert!(daemon.reload(&other), "round {round}: {}", daemon.status());
+        }
+        drop(stops);
+        traffic.join().unwrap()
+    });
+    // The end of each is written by the next batch, and no other end by those after it.
+    let (status, window) = daemon.stop();
+    assert!(status.success(), "{status}: {}", window.log);
+    let expected: BTreeMap<_, _> = made
+        .iter()
+        .flat_map(|(&client, &count)| {
+            ["client", "server"].map(|role| ((role.to_owned(), client, "closed".to_owned()), count))
+        })
+        .collect();
+    let records = flow_logs::records(dir.path());
+    let adopted = flow_logs::of_port(&records, port);
+    let adopted = adopted
+        .values()
+        .flatten()
+        .filter(|record| record["adopted"] == true);
+    assert_eq!(adopted.count(), 0);
+    let seen = ends(&records, port);
+    let of_others = |(end, count): &(_, &usize)| expected.get(*end) != Some(*count);
+    let wrong: Vec<_> = seen.iter().filter(of_others).collect();
+    assert!(wrong.is_empty(), "of {} ports: {wrong:?}", made.len());
+    assert_eq!(seen.len(), expected.len());
 }

@@ -120,6 +120,7 @@ mod references;
 mod reloads;
 mod require;
 mod sandbox;
+mod scans;
 mod schema;
 mod shielded;
 mod shipped_configs;

@@ -72,6 +72,31 @@ fn in_mode_events_connections_whose_close_found_the_ring_full_are_open_no_longer
     right_again_after_the_ring_was_full("receivers.ebpf.mode=events");
 }
 
+#[test]
+fn in_mode_events_connections_that_open_while_the_ring_is_full_are_open() {
+    // Their records take more than the ring has. They are idle, and have no others.
+    const HELD: usize = 300;
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    let set = [
+        "receivers.ebpf.mode=events",
+        "receivers.ebpf.ring_buffer_bytes=65536",
+    ];
+    let daemon = Daemon::start(&[&set, &BY_PORT[..]].concat());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let held = daemon.while_paused(|| Held::open(&listener, HELD).unwrap());
+    daemon.scrape_until("all of them", |seen| active(seen, port) == [HELD as u64; 2]);
+    assert_eq!(open_by_ss(port), HELD);
+    let own = daemon.telemetry();
+    let reason = [("reason", "opening_put_off")];
+    let put_off = own.sum("flowtap_receiver_refused_records_total", &reason);
+    assert!(put_off > 0, "the ring was not full: {own:#?}");
+    drop(held);
+    daemon.scrape_until("none", |seen| active(seen, port) == [0, 0]);
+}
+
 fn a_window_that_changes_knows_what_is_open(mode: &str) {
     let daemon = Daemon::start(&[&[mode], &BY_PORT[..]].concat());
     let config = read(&daemon.config());

@@ -109,7 +109,7 @@ const LABELS: &[(&str, &str)] = &[
     ("event", "`opened`, `closed`, `failed`, `reset`"),
     (
         "reason",
-        "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the SYN was retransmitted), `aborted` (given up at once), `other`; of a dropped packet the kernel's reason ([drops.md](drops.md))",
+        "`refused`, `timed_out`, `unreachable`, `reset`, `no_local_port`, `no_answer` (given up by the application after the retransmission time-out of the SYN, one second), `aborted` (given up before), `other`; of a dropped packet the kernel's reason ([drops.md](drops.md))",
     ),
     (
         "role_source",

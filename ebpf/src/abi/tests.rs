@@ -133,7 +133,8 @@ fn every_field_stands_where_the_objects_btf_has_it() {
         ),
         (
             "losses",
-            layout!(Losses: flows, sent, received, listeners, untracked, segments, scan_writes, redirected, owners),
+            layout!(Losses: flows, sent, received, listeners, untracked, segments, scan_writes, redirected, owners,
+                openings),
             size_of::<Losses>(),
         ),
     ];

@@ -95,6 +95,7 @@ impl OfPeer {
 struct Connecting {
     peer: Peer,
     syn_retransmits: u8,
+    is_unanswered: bool,
     class: Option<PeerClass>,
     comm: [u8; 16],
 }
@@ -170,6 +171,7 @@ impl Tally {
             let connecting = Connecting {
                 peer,
                 syn_retransmits: record.syn_retransmits,
+                is_unanswered: record.is_unanswered(),
                 class: record.flow.class,
                 comm: record.flow.comm,
             };
@@ -235,7 +237,7 @@ impl Tally {
         }
         // One that was sent a moment ago may still be answered.
         let waiting = self.connecting.values();
-        for connecting in waiting.filter(|connecting| connecting.syn_retransmits > 0) {
+        for connecting in waiting.filter(|connecting| connecting.is_unanswered) {
             sums.add_waiting(connecting);
         }
         let mut by_port: HashMap<u16, Listening> = HashMap::new();
@@ -312,9 +314,9 @@ impl Listening {
     }
 }
 
-/// Whether `record` is of a connect that failed: not of one that the application gave up at once, before a SYN was retransmitted.
+/// Whether `record` is of a connect that failed: not of one that the application gave up at once, before the time-out of its SYN.
 pub(crate) fn is_failed_connect(record: &TcpRecord) -> bool {
-    record.events.contains(Events::FAILED) && (record.failure != 0 || record.syn_retransmits > 0)
+    record.events.contains(Events::FAILED) && (record.failure != 0 || record.is_unanswered())
 }
 
 fn seconds(microseconds: i64) -> f64 {
@@ -472,6 +474,13 @@ mod tests {
         }
         let sums = tally.sums(None, |_, _| true);
         assert_eq!((sums.all.waiting, sums.all.syn_retransmits), (1, 3));
+        // It can't be retransmitted as long as its neighbour has no address.
+        let stuck = TcpRecord {
+            age_us: 1_000_000,
+            ..waits(5, 0)
+        };
+        tally.add_tcp(0, &stuck);
+        assert_eq!(tally.sums(None, |_, _| true).all.waiting, 2);
         assert_eq!(sums.all.failed.total(), 0);
         assert_eq!(only(&sums).waiting, 1);
         let mut silent = Tally::default();

@@ -40,10 +40,12 @@ impl Events {
     /// Alone: a connect that waits for an answer. Nothing has moved, `age_us` is the time since the SYN, `syn_retransmits` counts
     /// up to now, and a `state` of CLOSE says that it waits no more, however it ended.
     pub const CONNECTING: Self = Self(1 << 6);
+    /// Comes with `FAILED`: the retransmission time-out of the SYN had passed, whether it could be retransmitted or not.
+    pub const UNANSWERED: Self = Self(1 << 7);
 
-    /// The set with exactly these bits; unknown bits are dropped.
+    /// The set with exactly these bits.
     pub const fn from_bits(bits: u8) -> Self {
-        Self(bits & 0b111_1111)
+        Self(bits)
     }
 
     /// The bits, as `from_bits` takes them.
@@ -63,6 +65,9 @@ impl std::ops::BitOr for Events {
         Self(self.0 | other.0)
     }
 }
+
+/// The first retransmission time-out of a SYN (RFC 6298, section 2.1).
+const SYN_TIMEOUT_US: u64 = 1_000_000;
 
 /// The changes of one TCP socket since its last record.
 ///
@@ -164,6 +169,18 @@ impl TcpRecord {
     /// Whether it is of a connect that waits for an answer, or that did until now.
     pub const fn is_connecting(&self) -> bool {
         self.events.bits() == Events::CONNECTING.bits()
+    }
+
+    /// Whether nobody has answered the SYN of a connect that waits, or that the application has given up, within its retransmission
+    /// time-out. A SYN that can't leave this machine is not retransmitted: so one that waits for as long as the time-out counts as well.
+    pub const fn is_unanswered(&self) -> bool {
+        let (waited, overdue) = if self.is_connecting() {
+            (true, self.age_us >= SYN_TIMEOUT_US)
+        } else {
+            let given_up = self.failure == 0 && self.events.contains(Events::FAILED);
+            (given_up, self.events.contains(Events::UNANSWERED))
+        };
+        waited && (overdue || self.syn_retransmits > 0)
     }
 
     /// The same record with another flow, made from its own.

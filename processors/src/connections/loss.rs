@@ -19,11 +19,13 @@ pub(super) enum LossReason {
     LocalHop,
     /// Dropped packets of no flow that is known, or datagrams that the receiver could not attribute to one.
     NoFlow,
+    /// Found at a socket after its connection was reported as closed.
+    AfterEnd,
 }
 
 impl LossReason {
     /// The reason's label value, in the order of the variants.
-    pub(super) const ALL: [&'static str; 7] = [
+    pub(super) const ALL: [&'static str; 8] = [
         "memory_limit",
         "max_connections",
         "max_udp_flows",
@@ -31,6 +33,7 @@ impl LossReason {
         "sample",
         LOCAL_HOP,
         "no_flow",
+        "after_end",
     ];
 
     pub(super) const fn as_str(self) -> &'static str {

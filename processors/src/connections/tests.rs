@@ -75,6 +75,46 @@ fn a_connection_has_one_record_at_its_end_with_everything_that_it_moved() {
 }
 
 #[test]
+fn what_is_found_at_a_socket_after_its_end_is_no_second_connection() {
+    let mut aggregator = aggregator("");
+    aggregator.fold(&batch([of(1, Events::OPENED, 10, 0)]));
+    aggregator.fold(&batch([of(1, Events::CLOSED, 5, 4)]));
+    let late = TcpRecord {
+        state: 7,
+        ..of(1, Events::NONE, 3, 9)
+    };
+    aggregator.fold(&batch([late]));
+    aggregator.fold(&FlowBatch {
+        census: Census {
+            begins: true,
+            ends: false,
+        },
+        ..FlowBatch::default()
+    });
+    aggregator.fold(&FlowBatch {
+        census: Census {
+            begins: false,
+            ends: true,
+        },
+        ..FlowBatch::default()
+    });
+    let records = logs(aggregator.advance(at(110)));
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(connection(&records[0]).outcome, Outcome::Closed);
+    assert_eq!(connection(&records[0]).total.sent_bytes, 15);
+}
+
+#[test]
+fn the_record_of_an_opening_may_follow_one_of_its_bytes() {
+    let mut aggregator = aggregator("");
+    aggregator.fold(&batch([of(1, Events::NONE, 10, 0)]));
+    aggregator.fold(&batch([of(1, Events::OPENED, 0, 0)]));
+    aggregator.fold(&batch([of(1, Events::CLOSED, 1, 1)]));
+    let records = logs(aggregator.advance(at(110)));
+    assert!(!connection(&records[0]).adopted);
+}
+
+#[test]
 fn a_finding_is_a_record_also_without_records_of_connections() {
     use flowtap_pipeline::{FindingKind, FindingRecord};
 

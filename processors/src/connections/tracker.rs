@@ -101,6 +101,8 @@ impl Connection {
             exchanges: exchanges.map_or(0, |exchanges| exchanges.count().try_into().unwrap_or(i64::MAX)),
             answer_us: exchanges.map_or(0, |exchanges| exchanges.sum_us().try_into().unwrap_or(i64::MAX)),
         });
+        // A record of its bytes may have come before that of its opening.
+        self.adopted &= !record.events.contains(Events::OPENED);
         self.age_us = self.age_us.max(record.age_us);
         // Zero stands for unknown: a close need not know what a record before did.
         for (known, new) in [
@@ -214,6 +216,14 @@ impl Connection {
     }
 }
 
+/// Whether a record is of a connection that has ended before: `sock_diag` finds a difference when a process lets go of a socket whose
+/// connection it has reported as closed. As a connection of its own it would have a second end.
+fn is_after_end(record: &TcpRecord) -> bool {
+    /// `include/net/tcp_states.h`.
+    const TCP_CLOSE: u8 = 7;
+    record.events == Events::NONE && record.state == TCP_CLOSE
+}
+
 /// Time as records have it.
 const fn micros(micros: u64) -> Duration {
     Duration::from_micros(micros)
@@ -310,6 +320,7 @@ impl Tracker {
                 known.census = feed.census;
                 Ok(())
             }
+            Entry::Vacant(_) if is_after_end(record) => Err(LossReason::AfterEnd),
             Entry::Vacant(place) if has_room && may_grow => {
                 let mut connection = Connection::first(receiver, record);
                 connection.census = feed.census;

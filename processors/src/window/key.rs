@@ -101,7 +101,7 @@ pub(super) enum FailureReason {
     NoLocalPort,
     /// Closed by the application before it was established.
     Aborted,
-    /// The same, after the SYN was retransmitted: nobody had answered.
+    /// The same, after the retransmission time-out of its SYN: nobody had answered.
     NoAnswer,
     /// A datagram was larger than the path takes.
     MessageTooBig,
@@ -113,15 +113,23 @@ pub(super) enum FailureReason {
 }
 
 impl FailureReason {
+    /// From the record of a connect that failed, or of a connection that broke.
+    pub(super) const fn of_tcp(record: &TcpRecord) -> Self {
+        if record.is_unanswered() {
+            Self::NoAnswer
+        } else {
+            Self::of(record.failure)
+        }
+    }
+
     /// From the errno (`include/uapi/asm-generic/errno.h`).
-    pub(super) const fn of(errno: u16, syn_retransmits: u8) -> Self {
+    pub(super) const fn of(errno: u16) -> Self {
         match errno {
             111 => Self::Refused,
             110 => Self::TimedOut,
             100 | 101 | 112 | 113 => Self::Unreachable,
             104 => Self::Reset,
             99 => Self::NoLocalPort,
-            0 if syn_retransmits > 0 => Self::NoAnswer,
             90 => Self::MessageTooBig,
             0 => Self::Aborted,
             _ => Self::Other,
@@ -148,7 +156,7 @@ impl FailureReason {
 
 /// Why the connect of `record` failed, or its connection broke, in one word.
 pub(crate) const fn failure_reason(record: &TcpRecord) -> &'static str {
-    FailureReason::of(record.failure, record.syn_retransmits).as_str()
+    FailureReason::of_tcp(record).as_str()
 }
 
 /// The newest ICMP error of `record` in one word, if it has one.
@@ -156,7 +164,7 @@ pub(crate) const fn udp_error(record: &UdpRecord) -> Option<&'static str> {
     match record.error {
         _ if record.errors <= 0 => None,
         0 => Some(FailureReason::Other.as_str()),
-        errno => Some(FailureReason::of(errno, 0).as_str()),
+        errno => Some(FailureReason::of(errno).as_str()),
     }
 }
 

@@ -269,7 +269,11 @@ impl Reader {
                 // A change is missed only where every program was; what a program at segments misses comes with the next.
                 let at_changes = misses.iter().filter(|program| program.program.contains("state"));
                 let changes = at_changes.map(|program| program.misses).min();
-                losses.flows + losses.untracked + changes.unwrap_or(0) + self.dropped_changes
+                losses.flows
+                    + losses.openings
+                    + losses.untracked
+                    + changes.unwrap_or(0)
+                    + self.dropped_changes
             }
             // Logged when the losses are read.
             _ => self.left.census.lost(),

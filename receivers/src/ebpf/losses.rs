@@ -117,6 +117,7 @@ impl LossTelemetry {
             listeners = new.listeners,
             untracked = new.untracked,
             segments_postponed = new.segments,
+            openings_postponed = new.openings,
             scan_writes = new.scan_writes,
             redirected = new.redirected,
             owners = new.owners,
@@ -212,6 +213,7 @@ impl LossTelemetry {
             ("no_kernel_memory", new.untracked),
             ("scan_write", new.scan_writes),
             ("segment_put_off", new.segments),
+            ("opening_put_off", new.openings),
             ("owner_table_full", new.owners),
             ("channel_full", 0),
             (TRANSLATIONS_FULL, 0),
@@ -258,6 +260,7 @@ fn added(reported: &mut Losses, losses: &Losses) -> Losses {
         scan_writes: losses.scan_writes.saturating_sub(before.scan_writes),
         redirected: losses.redirected.saturating_sub(before.redirected),
         owners: losses.owners.saturating_sub(before.owners),
+        openings: losses.openings.saturating_sub(before.openings),
     }
 }
 

@@ -142,10 +142,7 @@ impl Window {
         }
         if events.contains(Events::FAILED) {
             let inputs = KeyInputs {
-                cause: Some(EventLabel::Reason(FailureReason::of(
-                    record.failure,
-                    record.syn_retransmits,
-                ))),
+                cause: Some(EventLabel::Reason(FailureReason::of_tcp(record))),
                 ..KeyInputs::default()
             };
             self.add(FamilyId::ConnectFailures, &record.flow, inputs, 1);

@@ -1420,13 +1420,25 @@ fn a_connect_that_was_given_up_without_an_answer_says_so() {
         syn_retransmits,
         ..limited(0)
     };
-    fold(&mut window, &[failed(0), failed(2), failed(1)]);
+    let overdue = TcpRecord {
+        events: Events::FAILED | Events::UNANSWERED,
+        ..failed(0)
+    };
+    // One that the network has answered is not among them, however late.
+    let refused = TcpRecord {
+        failure: 111,
+        ..overdue.clone()
+    };
+    fold(&mut window, &[failed(0), failed(2), failed(1), overdue, refused]);
     let shown = shown(&window.advance(at(5)).unwrap());
     let of = |reason| {
         let name = format!(r#"network_tcp_connect_failures{{reason="{reason}",type="externalHosts"}}"#);
         shown.get(&name).copied()
     };
-    assert_eq!((of("no_answer"), of("aborted")), (Some(2), Some(1)));
+    assert_eq!(
+        (of("no_answer"), of("aborted"), of("refused")),
+        (Some(3), Some(1), Some(1))
+    );
     assert_eq!(
         shown.get(r#"network_tcp_syn_retransmits{type="externalHosts"}"#),
         Some(&3)

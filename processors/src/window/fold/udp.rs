@@ -30,7 +30,7 @@ impl Window {
         }
         self.change_udp(FamilyId::UdpDrops, record, KeyInputs::default(), record.drops);
         let inputs = KeyInputs {
-            cause: Some(EventLabel::Reason(FailureReason::of(record.error, 0))),
+            cause: Some(EventLabel::Reason(FailureReason::of(record.error))),
             app: record.app,
             ..KeyInputs::default()
         };
