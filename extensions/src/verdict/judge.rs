@@ -85,9 +85,9 @@ impl Cause {
         }
     }
 
-    /// Whether nothing but this side's process limits the traffic, or there is none.
+    /// Whether this side measures no limit but its own process: nothing moves, or the peer sends.
     pub const fn is_unlimited(self) -> bool {
-        matches!(self, Self::Idle | Self::Application)
+        matches!(self, Self::Idle | Self::Application | Self::Inbound)
     }
 
     /// Rank by severity: connections that can't be opened before slow ones, and those before idle ones.
