@@ -52,6 +52,7 @@ pub(crate) enum Command {
     #[command(after_long_help = manual::help())]
     Run(RunArgs),
     /// Check the config and build everything short of starting it
+    #[command(alias = "check")]
     Validate(ConfigArgs),
     /// Print the whole config, defaults filled in, secrets left out
     PrintConfig(ConfigArgs),

@@ -207,6 +207,30 @@ mod tests {
         assert_eq!(load(&[&names[..], &[full]].concat()).unwrap().warnings, []);
     }
 
+    #[test]
+    fn fields_that_are_asked_for_and_not_used_are_warned_of() {
+        for (key, value, label) in [
+            ("receivers.ebpf.dns.names", "full", "qname"),
+            ("processors.policy.rules", "true", "policy_rule"),
+        ] {
+            let set = format!("{key}={value}");
+            let warnings = load(&[&set]).unwrap().warnings;
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert_eq!(warnings[0].key, key);
+            assert!(warnings[0].to_string().contains(&format!("label `{label}`")));
+            // Flow log records have them.
+            let logs = [
+                &*set,
+                "processors.connections={dns: true}",
+                "service.pipelines.logs.receivers=[ebpf]",
+                "service.pipelines.logs.processors=[direction, policy, connections]",
+                "service.pipelines.logs.exporters=[debug]",
+                "exporters.debug={}",
+            ];
+            assert_eq!(load(&logs).unwrap().warnings, []);
+        }
+    }
+
     #[cfg(feature = "kubernetes")]
     #[test]
     fn names_that_no_watcher_keeps_are_warned_of() {

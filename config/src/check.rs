@@ -152,6 +152,11 @@ pub(crate) fn check(
             }
         }
     }
+    for warning in checker.unused_fields(&config) {
+        if !checker.warnings.contains(&warning) {
+            checker.warnings.push(warning);
+        }
+    }
     checker.ports(&config);
     checker.places(&config);
     let warning = checker.collector_ports(&config);

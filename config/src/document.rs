@@ -71,7 +71,8 @@ impl Document {
             Ok(document) => Ok(Self { text, ..document }),
             Err(error) => {
                 let line = error.place.and_then(|place| line_of(&text, place));
-                Err(failed(error.place, line, error.message, None))
+                let help = error.place.and_then(|place| quotes_hint(&text, place));
+                Err(failed(error.place, line, error.message, help))
             }
         }
     }
@@ -169,4 +170,13 @@ pub fn value_from_yaml(text: &str) -> Result<Value, SyntaxError> {
 /// The same, with its numbers and truth values as they are written, by their paths.
 pub(crate) fn value_and_texts(text: &str) -> Result<(Value, BTreeMap<Vec<String>, String>), SyntaxError> {
     yaml::parse_value(text)
+}
+/// Advice about a `${...}` without quotes on the line at `place`: its braces are syntax inside of other ones.
+fn quotes_hint(text: &str, place: Place) -> Option<String> {
+    let line = text.lines().nth(place.0.checked_sub(1)?)?;
+    let (before, _) = line.split_once("${")?;
+    let is_quoted = |quote: char| before.matches(quote).count() % 2 == 1;
+    (!is_quoted('"') && !is_quoted('\'')).then(|| {
+        "put quotes around a value with `${...}` between braces or brackets: `{password: \"${file:/path}\"}`".to_owned()
+    })
 }

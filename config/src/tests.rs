@@ -290,6 +290,24 @@ service:
 }
 
 #[test]
+fn a_substitution_that_needs_quotes_has_them_in_the_hint() {
+    let error = |text| {
+        let errors = with_files(&[("a.yaml", text)], &[], &[])
+            .expect_err("it is not YAML")
+            .0;
+        errors[0].help.clone()
+    };
+    let help = error("exporters:\n  prometheus: {basic_auth: {username: a, password: ${file:/b}}}\n");
+    let help = help.expect("a hint");
+    assert!(
+        help.contains("quotes") && help.contains("\"${file:/path}\""),
+        "{help}"
+    );
+    let quoted = "exporters: {prometheus: {a: '${env:B}', b: }\n";
+    assert_eq!(error(quoted), None);
+}
+
+#[test]
 fn a_misspelt_name_comes_with_the_one_that_was_meant() {
     let errors = with_files(&[("a.yaml", "exporters:\n  promethius: {}\n")], &[], &[]).unwrap_err();
     let shown = errors.to_string();

@@ -444,6 +444,40 @@ impl Checker<'_> {
         warnings
     }
 
+    /// Fields that a component fills because its config asks for them, and that nothing in its pipelines uses. Fields of flow log
+    /// records are not declared, so pipelines of logs use every field.
+    pub(crate) fn unused_fields(&self, config: &Config) -> Vec<Diagnostic> {
+        let mut used = BTreeSet::new();
+        let mut filled = Vec::new();
+        for (name, pipeline) in &config.pipelines {
+            let Some(stages) = stages(config, pipeline) else {
+                continue;
+            };
+            let needed = stages.iter().flat_map(|stage| &stage.contract.needs);
+            let needed: BTreeSet<_> = needed.map(|need| need.field).collect();
+            for stage in &stages {
+                for field in &stage.contract.fills {
+                    let of_type = format!("{}.{}.", stage.kind.section(), stage.id.type_name());
+                    let Some(key) = field.setting().and_then(|setting| setting.strip_prefix(&of_type)) else {
+                        continue;
+                    };
+                    if name.kind() == PipelineKind::Logs || needed.contains(field) {
+                        used.insert((stage.kind.section(), stage.id, *field));
+                    }
+                    filled.push((stage.kind.section(), stage.id, *field, key));
+                }
+            }
+        }
+        filled.retain(|(section, id, field, _)| !used.contains(&(*section, *id, *field)));
+        let warning = |(section, id, field, key): (&str, &ComponentId, RecordField, &str)| {
+            let keys = key.split('.').map(str::to_owned);
+            let at: Vec<_> = path(&[section, id.as_str()]).into_iter().chain(keys).collect();
+            let message = format!("makes `{id}` fill {field}, and no component of its pipelines uses it");
+            self.diagnostic(&at, message, Some(use_of(field).to_owned()))
+        };
+        filled.into_iter().map(warning).collect()
+    }
+
     /// Names of a cluster come from its watcher.
     fn names(&self, config: &Config, stages: &[Stage<'_>]) -> Option<Diagnostic> {
         let uses_names = |stage: &&Stage<'_>| stage.contract.depends_on.contains(&Dependency::ClusterNames);
@@ -522,6 +556,24 @@ impl Checker<'_> {
                 );
             }
         }
+    }
+}
+
+/// Ways to use a field that a component fills only if its config asks for it, as advice.
+const fn use_of(field: RecordField) -> &'static str {
+    match field {
+        RecordField::DnsName => {
+            "give a family the label `qname`, as with `processors.window.families.network_dns_queries.labels`, or add the processor \
+             `names`; without them only recordings of `flowtap record` have the names"
+        }
+        RecordField::PolicyRule => {
+            "give families the label `policy_rule`, as with `processors.window.labels`"
+        }
+        RecordField::Protocol => "give families the label `protocol`, as with `processors.window.labels`",
+        RecordField::ServerName => {
+            "give families the label `server_name`, as with `processors.window.labels`"
+        }
+        _ => "give families its label, as with `processors.window.labels`",
     }
 }
 

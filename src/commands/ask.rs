@@ -45,7 +45,10 @@ impl AskError {
                     "the daemon at {address} is stopped or overloaded: look at its state (`ps`) and its log, or restart it"
                 )
             }
-            _ => format!("start `flowtap run` with service.admin.endpoint={address}"),
+            _ => format!(
+                "name the admin listener of the daemon that runs, `--admin ADDRESS:PORT`, or start `flowtap run` with \
+                 service.admin.endpoint={address}"
+            ),
         }
     }
 }

@@ -51,5 +51,14 @@ pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
             uses("writes to", &path.display());
         }
     }
+    let service = &config.service;
+    for (key, address) in [
+        ("admin", service.admin.endpoint),
+        ("telemetry.metrics", service.telemetry.metrics.endpoint),
+    ] {
+        if let Some(address) = address {
+            let _ = writeln!(text, "  service.{key} listens on {address}");
+        }
+    }
     Ok(text)
 }

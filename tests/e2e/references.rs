@@ -1,5 +1,6 @@
 //! The generated references are what the code says. `make references` writes them anew.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use flowtap_pipeline::{DROP_KINDS, DropKind, FamilyKind, LogField, Naming};
 
 use crate::daemon::{Daemon, flowtap, read};
 use crate::require;
+use crate::structure::sources;
 
 /// Compares the file `name` with what it should be, or writes it.
 fn check(name: &str, expected: &str) {
@@ -381,4 +383,57 @@ fn every_metric_that_the_daemon_has_of_itself_is_on_its_page() {
             sample.name
         );
     }
+}
+
+/// Endings that the exposition adds to the name of an instrument.
+const ENDINGS: [&str; 9] = [
+    "",
+    "_total",
+    "_bytes",
+    "_bytes_total",
+    "_seconds",
+    "_seconds_total",
+    "_bucket",
+    "_seconds_bucket",
+    "_ratio",
+];
+
+/// A daemon has only the metrics of the components that its config and its kernel let run; the sources have all.
+#[test]
+fn every_instrument_of_the_sources_is_on_the_page_of_own_metrics() {
+    let page = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/self-metrics.md"));
+    let mut names = BTreeSet::new();
+    for folder in [
+        "receivers/src",
+        "processors/src",
+        "exporters/src",
+        "extensions/src",
+        "pipeline",
+        "src",
+    ] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut |path| {
+            names.extend(instruments(&read(path)));
+        });
+    }
+    assert!(
+        names.len() > 50,
+        "the sources read otherwise than this: {names:?}"
+    );
+    let is_listed = |name: &&String| {
+        let mut rows = ENDINGS
+            .iter()
+            .map(|ending| format!("| `flowtap_{name}{ending}` |"));
+        rows.any(|row| page.contains(&row))
+    };
+    let missing: Vec<_> = names.iter().filter(|name| !is_listed(name)).collect();
+    assert!(missing.is_empty(), "not in docs/self-metrics.md: {missing:?}");
+}
+
+/// Names of the instruments that a source file makes, up to its tests.
+fn instruments(source: &str) -> BTreeSet<String> {
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let calls = ["counter(", "gauge(", "histogram("];
+    let after = calls.iter().flat_map(|call| code.split(call).skip(1));
+    let names = after.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split_once('"'));
+    names.map(|(name, _)| name.to_owned()).collect()
 }

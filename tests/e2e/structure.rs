@@ -496,7 +496,7 @@ fn messages(tokens: TokenStream, found: &mut Vec<String>) {
     }
 }
 
-fn sources(folder: &Path, each: &mut impl FnMut(&Path)) {
+pub(crate) fn sources(folder: &Path, each: &mut impl FnMut(&Path)) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {

@@ -52,11 +52,11 @@ pub(super) const SKIP_VERIFY: Meant =
     Note("certificates are always verified: name the authority of the peer's certificate in `ca_file`");
 pub(super) const PASSWORD_FILE: Meant = Written(
     "password",
-    "write `password: ${file:/path}`: any value can come from a file",
+    "write `password: \"${file:/path}\"`: any value can come from a file",
 );
 pub(super) const TOKEN_FILE: Meant = Written(
     "bearer_token",
-    "write `bearer_token: ${file:/path}`: any value can come from a file",
+    "write `bearer_token: \"${file:/path}\"`: any value can come from a file",
 );
 pub(super) const EXCLUDE: Meant = At("processors.filter.exclude");
 pub(super) const INTERFACES: Meant = Note(

@@ -260,7 +260,7 @@ pub(super) const TABLE: &[Alias] = &[
         "username_file",
         Written(
             "username",
-            "write `username: ${file:/path}`: any value can come from a file",
+            "write `username: \"${file:/path}\"`: any value can come from a file",
         ),
     ),
     alias(VECTOR, "exporters.*.basic_auth", "user", Key("username")),

@@ -11,6 +11,8 @@ use flowtap_pipeline::{BuildContext, ComponentId, ComponentKind, PipelineKind, S
 use tokio::time::Instant;
 use tower::BoxError;
 
+use super::verdict::is_temporary;
+
 /// The same failure is a warning once in this time; in between it is logged at `debug`.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -31,8 +33,15 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Record {
     failing_since: Option<Instant>,
-    warned: Option<(Instant, String)>,
+    /// The last warning of a retry.
+    retried: Warned,
+    /// The last warning of a request that was given up, and the items of those since.
+    given_up: Warned,
+    unreported: u64,
 }
+
+/// When there was a warning, and of which cause.
+type Warned = Option<(Instant, String)>;
 
 impl Health {
     pub(crate) fn new(context: &BuildContext, endpoint: String) -> Self {
@@ -51,12 +60,25 @@ impl Health {
 
     /// An attempt succeeded.
     pub(crate) fn succeeded(&self) {
-        let failing_since = self.record().failing_since.take();
-        if let Some(since) = failing_since {
-            self.record().warned = None;
+        let failed = {
+            let mut record = self.record();
+            record
+                .failing_since
+                .is_some()
+                .then(|| std::mem::take(&mut *record))
+        };
+        if let Some(Record {
+            failing_since: Some(since),
+            unreported,
+            ..
+        }) = failed
+        {
             self.set(State::Ok, None);
             let after = humantime::format_duration(Duration::from_secs(since.elapsed().as_secs()));
-            tracing::info!(exporter = %self.0.id, endpoint = self.0.endpoint, %after, "delivering again");
+            let Inner { id, endpoint, .. } = &*self.0;
+            // Those that no warning has counted yet.
+            let lost = (unreported > 0).then_some(unreported);
+            tracing::info!(exporter = %id, endpoint, %after, lost, "delivering again");
         }
     }
 
@@ -73,10 +95,10 @@ impl Health {
     pub(crate) fn retrying(&self, error: &BoxError, items: u64, wait: Duration, first: bool) {
         self.0.deliveries.retried();
         let Inner { id, endpoint, .. } = &*self.0;
-        if first && self.is_news(&error.to_string()) {
+        if first && is_news(&mut self.record().retried, &error.to_string()) {
             tracing::warn!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried; \
                 hint: fix the cause that the error names; what comes meanwhile waits in `sending_queue`, or in `storage` if that is set; \
-                what they can't hold is lost, with a warning, and counted in `exporter_enqueue_failed_*`");
+                what they can't hold is lost, with a warning, and counted in `flowtap_exporter_enqueue_failed_*`");
         } else {
             tracing::debug!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried");
         }
@@ -85,21 +107,27 @@ impl Health {
     /// A request of `items` is given up.
     pub(crate) fn gave_up(&self, error: &BoxError, kind: PipelineKind, items: u64) {
         let Inner { id, endpoint, .. } = &*self.0;
-        tracing::warn!(exporter = %id, endpoint, %error, items, "{} were not delivered; \
-                hint: fix the cause that the error names; `storage` keeps requests for longer", kind.items());
+        let Some(items) = self.newly_lost(&error.to_string(), items) else {
+            tracing::debug!(exporter = %id, endpoint, %error, items, "{} were not delivered", kind.items());
+            return;
+        };
+        let lost = kind.items();
+        if is_temporary(error) {
+            tracing::warn!(exporter = %id, endpoint, %error, items, "{lost} were not delivered within `retry.max_elapsed_time`; \
+                hint: fix the cause that the error names; with `storage`, of `otlp` and `remote_write`, requests are kept until they \
+                are delivered");
+        } else {
+            tracing::warn!(exporter = %id, endpoint, %error, items, "{lost} were not delivered, and are not retried; \
+                hint: fix the cause that the error names; `storage` does not keep requests that the peer refuses");
+        }
     }
 
-    /// Whether `error` has not been a warning for a while.
-    fn is_news(&self, error: &str) -> bool {
+    /// The number of items that a warning is due for: these, and those since the last one. `None` if there was one of the same cause a
+    /// short while ago.
+    fn newly_lost(&self, error: &str, items: u64) -> Option<u64> {
         let mut record = self.record();
-        let known = record
-            .warned
-            .as_ref()
-            .is_some_and(|(at, text)| text == error && at.elapsed() < WARN_INTERVAL);
-        if !known {
-            record.warned = Some((Instant::now(), error.to_owned()));
-        }
-        !known
+        record.unreported += items;
+        is_news(&mut record.given_up, error).then(|| std::mem::take(&mut record.unreported))
     }
 
     fn set(&self, state: State, error: Option<String>) {
@@ -112,6 +140,17 @@ impl Health {
         // Every statement under the lock leaves it whole.
         self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether `error` has not been a warning for a while; then it is one now.
+fn is_news(warned: &mut Warned, error: &str) -> bool {
+    let known = warned
+        .as_ref()
+        .is_some_and(|(at, text)| text == error && at.elapsed() < WARN_INTERVAL);
+    if !known {
+        *warned = Some((Instant::now(), error.to_owned()));
+    }
+    !known
 }
 
 #[cfg(test)]
@@ -139,12 +178,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_failure_is_news_once_a_minute_and_another_at_once() {
-        let health = Health::new(&context(), String::new());
-        assert!(health.is_news("refused"));
-        assert!(!health.is_news("refused"));
-        assert!(health.is_news("reset"));
-        assert!(!health.is_news("reset"));
+        let mut warned = None;
+        assert!(is_news(&mut warned, "refused"));
+        assert!(!is_news(&mut warned, "refused"));
+        assert!(is_news(&mut warned, "reset"));
+        assert!(!is_news(&mut warned, "reset"));
         tokio::time::advance(WARN_INTERVAL).await;
-        assert!(health.is_news("reset"));
+        assert!(is_news(&mut warned, "reset"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_items() {
+        let health = Health::new(&context(), String::new());
+        assert_eq!(health.newly_lost("401", 10), Some(10));
+        assert_eq!(health.newly_lost("401", 10), None);
+        assert_eq!(health.newly_lost("401", 5), None);
+        tokio::time::advance(WARN_INTERVAL).await;
+        assert_eq!(health.newly_lost("401", 1), Some(16));
+        // A retry of the same cause has a warning of its own.
+        assert!(is_news(&mut health.record().retried, "401"));
+        assert_eq!(health.newly_lost("401", 7), None);
+        health.failed(&"401".into());
+        health.succeeded();
+        assert_eq!(health.record().unreported, 0);
+        assert_eq!(health.newly_lost("401", 3), Some(3));
     }
 }

@@ -7,7 +7,8 @@
 //! | [`channel`] | the connection in use, and when it is replaced |
 //! | [`http`] | a POST over HTTP/1.1 |
 //! | [`error`] | failures in words, and whether a server or the network caused them |
-//! | [`retry`] | which failures are retried, and when |
+//! | [`verdict`] | failures that are temporary |
+//! | [`retry`] | when they are retried |
 //! | [`secrets`] | secrets that are empty |
 //! | [`health`] | reports deliveries in `/status` and the log |
 //! | [`delivery`] | the way of a request: directly, or through a file |
@@ -26,6 +27,7 @@ pub mod retry;
 pub(crate) mod secrets;
 mod spool;
 pub mod storage;
+mod verdict;
 
 use std::future::Future;
 use std::task::{Context, Poll};

@@ -9,15 +9,12 @@ use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tonic::Code;
-use tonic_types::StatusExt;
 use tower::BoxError;
 use tower::retry::Policy;
 
-use super::error::{Lost, Refused, TimedOut};
 use super::health::Health;
-use super::http::{HttpFailure, Page};
 use super::request::Request;
+use super::verdict::{Verdict, verdict};
 
 /// When flowtap stops, the last requests are given up after this: the run has its own deadline.
 const LAST_ELAPSED: Duration = Duration::from_secs(5);
@@ -136,71 +133,13 @@ impl Policy<Request, Exported, BoxError> for Backoff {
     }
 }
 
-/// Consequence of a failure for the request.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Final,
-    Retry,
-    RetryAfter(Duration),
-}
-
-/// Whether it would be of use to send the same again, some time.
-pub(crate) fn is_temporary(error: &BoxError) -> bool {
-    verdict(error) != Verdict::Final
-}
-
-fn verdict(error: &BoxError) -> Verdict {
-    if error.is::<TimedOut>() || error.is::<Page>() {
-        return Verdict::Retry;
-    }
-    if let Some(lost) = error.downcast_ref::<Lost>() {
-        return if lost.is_retryable() {
-            Verdict::Retry
-        } else {
-            Verdict::Final
-        };
-    }
-    if let Some(failure) = error.downcast_ref::<HttpFailure>() {
-        return match (failure.temporary, failure.retry_after) {
-            (false, _) => Verdict::Final,
-            (true, Some(delay)) => Verdict::RetryAfter(delay),
-            (true, None) => Verdict::Retry,
-        };
-    }
-    let Some(Refused(status)) = error.downcast_ref() else {
-        return Verdict::Final;
-    };
-    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-    match (status.code(), asked) {
-        (
-            Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss
-            | Code::ResourceExhausted,
-            Some(delay),
-        ) => Verdict::RetryAfter(delay),
-        (
-            Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss,
-            None,
-        ) => Verdict::Retry,
-        // Without RetryInfo this one says that trying again is of no use.
-        _ => Verdict::Final,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic::Status;
-    use tonic_types::ErrorDetails;
+    use crate::push::error::Refused;
+    use crate::push::http::HttpFailure;
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt};
 
     fn health() -> Health {
         Health::new(&crate::testing::context(), String::new())

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt};
 
 use super::health::Health;
-use super::retry::is_temporary;
 use super::storage::{Storage, StorageError, Stored};
+use super::verdict::is_temporary;
 use super::{Request, Sender};
 
 /// Pause after a failure that retries did not overcome, before the next round.

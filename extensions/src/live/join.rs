@@ -42,21 +42,21 @@ pub(super) fn flows(latest: &Latest, renamed: &[(String, Label)]) -> Vec<Flow> {
             _ => {}
         }
     }
-    // By default they have no address, and the smoothed ones do.
-    if least_times.iter().any(|(labels, _)| labels.contains_key("raddr")) {
-        times = least_times;
-    }
-    attach(&mut flows, &times, |flow, mean: Mean| {
+    // The path to an address is the same for all of its ports.
+    attach(&mut flows, &least_times, Share::ByAll, |flow, mean: Mean| {
         flow.rtt_microseconds = (mean.count > 0).then(|| mean.sum / mean.count as f64);
     });
-    attach(&mut flows, &answers, |flow, mean: Mean| {
+    attach(&mut flows, &times, Share::ByOne, |flow, mean: Mean| {
+        flow.smoothed_rtt_microseconds = (mean.count > 0).then(|| mean.sum / mean.count as f64);
+    });
+    attach(&mut flows, &answers, Share::ByOne, |flow, mean: Mean| {
         flow.exchanges = Some(mean.count);
         flow.answer_microseconds = (mean.count > 0).then(|| mean.sum / mean.count as f64);
     });
-    attach(&mut flows, &repeats, |flow, seen: Retransmits| {
+    attach(&mut flows, &repeats, Share::ByOne, |flow, seen: Retransmits| {
         flow.retransmits = Some(seen);
     });
-    attach(&mut flows, &shares, |flow, seconds: Shares| {
+    attach(&mut flows, &shares, Share::ByOne, |flow, seconds: Shares| {
         flow.send_time = Some(seconds);
     });
     flows
@@ -220,53 +220,79 @@ fn retransmits(family: &FamilySnapshot, names: &Names) -> Vec<(Labels, Retransmi
     seen.collect()
 }
 
+/// The flows that may show a value of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    /// All of them.
+    ByAll,
+    /// None: only a flow that no other shares the value with.
+    ByOne,
+}
+
+/// Labels of a flow that an observation has as well, and their values.
+type Key<'a> = Vec<(&'a str, &'a str)>;
+
 /// Gives each flow the sum of what agrees with it in the labels that both have.
-fn attach<T: Tally>(flows: &mut [Flow], observed: &[(Labels, T)], set: impl Fn(&mut Flow, T)) {
+fn attach<T: Tally>(flows: &mut [Flow], observed: &[(Labels, T)], share: Share, set: impl Fn(&mut Flow, T)) {
     let theirs: BTreeSet<&str> = observed
         .iter()
         .flat_map(|(labels, _)| labels.keys())
         .map(String::as_str)
         .collect();
-    for id in BYTES {
-        let metric = id.definition().family.name;
-        let mut ours: BTreeSet<String> = flows
-            .iter()
-            .filter(|flow| flow.metric == metric)
-            .flat_map(|flow| flow.labels.keys().cloned())
-            .collect();
-        if matches!(id, FamilyId::Egress | FamilyId::Ingress) {
-            ours.insert("flow".to_owned());
-        }
-        // Directions are together in a flow.
-        ours.remove("direction");
-        let shared: Vec<&str> = theirs
-            .iter()
-            .copied()
-            .filter(|name| ours.contains(*name))
-            .collect();
-        if !shared.contains(&"raddr") {
-            continue;
-        }
-        let mut sums: HashMap<Vec<&str>, T> = HashMap::new();
-        for (labels, value) in observed {
-            let key = shared
-                .iter()
-                .map(|name| labels.get(*name).map_or("", String::as_str));
-            sums.entry(key.collect()).or_default().add(*value);
-        }
-        for flow in flows.iter_mut().filter(|flow| flow.metric == metric) {
-            let found = {
-                let value = |name: &&str| match (*name, &flow.role) {
-                    ("flow", Some(role)) => role.as_str(),
-                    (name, _) => flow.label(name),
-                };
-                sums.get(&shared.iter().map(value).collect::<Vec<_>>()).copied()
+    let shared: Vec<_> = BYTES.map(|id| shared(flows, id, &theirs)).into();
+    let mut found = Vec::new();
+    {
+        let mut flows_by_key: HashMap<Key<'_>, usize> = HashMap::new();
+        let mut keys = Vec::new();
+        for (index, flow) in flows.iter().enumerate() {
+            let names = shared.iter().find(|(metric, _)| flow.metric == *metric);
+            let Some((_, names)) = names.filter(|(_, names)| names.contains(&"raddr")) else {
+                continue;
             };
-            if let Some(found) = found {
-                set(flow, found);
+            let value = |name: &str| match (name, &flow.role) {
+                ("flow", Some(role)) => role.as_str(),
+                (name, _) => flow.label(name),
+            };
+            let key: Key<'_> = names.iter().map(|name| (*name, value(name))).collect();
+            *flows_by_key.entry(key.clone()).or_default() += 1;
+            keys.push((index, key));
+        }
+        let mut sums: HashMap<Key<'_>, T> = HashMap::new();
+        let of_metrics: BTreeSet<_> = shared.iter().map(|(_, names)| names).collect();
+        for names in of_metrics {
+            for (labels, value) in observed {
+                let value_of = |name: &str| labels.get(name).map_or("", String::as_str);
+                let key = names.iter().map(|name| (*name, value_of(name)));
+                sums.entry(key.collect()).or_default().add(*value);
+            }
+        }
+        for (index, key) in keys {
+            let is_alone = flows_by_key.get(&key) == Some(&1);
+            if let Some(value) = sums.get(&key).filter(|_| is_alone || share == Share::ByAll) {
+                found.push((index, *value));
             }
         }
     }
+    for (index, value) in found {
+        set(&mut flows[index], value);
+    }
+}
+
+/// The labels of `theirs` that flows of a metric have, with the metric's name.
+fn shared<'a>(flows: &[Flow], id: FamilyId, theirs: &BTreeSet<&'a str>) -> (&'static str, Vec<&'a str>) {
+    let metric = id.definition().family.name;
+    let mut ours: BTreeSet<&str> = flows
+        .iter()
+        .filter(|flow| flow.metric == metric)
+        .flat_map(|flow| flow.labels.keys().map(String::as_str))
+        .collect();
+    if matches!(id, FamilyId::Egress | FamilyId::Ingress) {
+        ours.insert("flow");
+    }
+    // Directions are together in a flow.
+    ours.remove("direction");
+    let names = theirs.iter().copied().filter(|name| ours.contains(name));
+    (metric, names.collect())
 }
 
 /// Labels' names in the config.
@@ -436,13 +462,44 @@ mod tests {
             (bytes(100, 5.0), bytes(7, 0.0), None)
         );
         // (300 + 600 - 100) / (2 + 3 - 1)
-        assert_eq!(flow.rtt_microseconds, Some(200.0));
+        assert_eq!(flow.smoothed_rtt_microseconds, Some(200.0));
+        assert_eq!(flow.rtt_microseconds, None, "a mean is not the smallest");
         let seen = Retransmits {
             total: 9,
             last_window: 1,
         };
         assert_eq!(flow.retransmits, Some(seen));
-        assert_eq!((flows[1].rtt_microseconds, flows[1].retransmits), (None, None));
+        assert_eq!(
+            (flows[1].smoothed_rtt_microseconds, flows[1].retransmits),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn retransmits_of_an_address_are_shown_at_none_of_its_ports_if_there_are_several() {
+        let peer = ("raddr", "192.0.2.7");
+        let retransmits =
+            |labels: Pairs<'_>| sums(FamilyId::Retransmits, Naming::PrimusLens, &[(labels, 9, 1)]);
+        let egress = |rows: &[(Pairs<'_>, u64, u64)]| sums(FamilyId::Egress, Naming::PrimusLens, rows);
+        let ingress = |rows: &[(Pairs<'_>, u64, u64)]| sums(FamilyId::Ingress, Naming::PrimusLens, rows);
+        let shown = |families| {
+            let flows = flows(&latest(families), &[]);
+            let totals = flows.iter().map(|flow| flow.retransmits.map(|seen| seen.total));
+            totals.collect::<Vec<_>>()
+        };
+        let two_ports: &[(Pairs<'_>, _, _)] = &[
+            (&[peer, ("rport", "80")], 1, 1),
+            (&[peer, ("rport", "443")], 1, 1),
+        ];
+        assert_eq!(shown(vec![egress(two_ports), retransmits(&[peer])]), [None, None]);
+        let of_a_port = retransmits(&[peer, ("rport", "443")]);
+        assert_eq!(shown(vec![egress(two_ports), of_a_port]), [None, Some(9)]);
+        let one: &[(Pairs<'_>, _, _)] = &[(&[peer], 1, 1)];
+        assert_eq!(
+            shown(vec![egress(one), ingress(one), retransmits(&[peer])]),
+            [None, None]
+        );
+        assert_eq!(shown(vec![egress(one), retransmits(&[peer])]), [Some(9)]);
     }
 
     #[test]
@@ -470,7 +527,7 @@ mod tests {
             assert_eq!(flow.label("protocol"), "http", "{naming:?}");
             assert_eq!(flow.exchanges, Some(4));
             assert!((flow.answer_microseconds.unwrap() - 2_500.0).abs() < 1e-6);
-            assert_eq!(flow.rtt_microseconds, None);
+            assert_eq!(flow.smoothed_rtt_microseconds, None);
         }
     }
 
@@ -506,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_times_are_preferred_to_the_smoothed_ones() {
+    fn the_smallest_and_the_smoothed_times_are_kept_apart() {
         let peer = ("raddr", "192.0.2.7");
         let mut least = times(Naming::PrimusLens, &[(&[peer], 1, 15.0)]);
         least.family = FamilyId::MinRtt.definition().named(Naming::PrimusLens);
@@ -515,7 +572,11 @@ mod tests {
             times(Naming::PrimusLens, &[(&[peer], 1, 20_000.0)]),
             least,
         ]);
-        assert_eq!(flows(&latest, &[])[0].rtt_microseconds, Some(15.0));
+        let flow = &flows(&latest, &[])[0];
+        assert_eq!(
+            (flow.rtt_microseconds, flow.smoothed_rtt_microseconds),
+            (Some(15.0), Some(20_000.0))
+        );
     }
 
     #[test]
@@ -534,7 +595,7 @@ mod tests {
         ]);
         let times: Vec<_> = flows(&latest, &[])
             .iter()
-            .map(|flow| flow.rtt_microseconds)
+            .map(|flow| flow.smoothed_rtt_microseconds)
             .collect();
         assert_eq!(times, [Some(10.0), Some(20.0)]);
     }
@@ -576,7 +637,7 @@ mod tests {
             ("192.0.2.7", "80", "externalHosts", "nginx", "network_tcp_io")
         );
         assert_eq!(flow.inbound.map(|bytes| bytes.total), Some(4));
-        assert!((flow.rtt_microseconds.unwrap() - 250.0).abs() < 1e-6);
+        assert!((flow.smoothed_rtt_microseconds.unwrap() - 250.0).abs() < 1e-6);
     }
 
     #[test]
@@ -594,7 +655,7 @@ mod tests {
             let renamed = [("who".to_owned(), Label::Raddr)];
             let flows = flows(&latest, &renamed);
             assert_eq!(flows[0].peer(), "192.0.2.7");
-            assert!(flows[0].rtt_microseconds.is_some(), "{naming:?}");
+            assert!(flows[0].smoothed_rtt_microseconds.is_some(), "{naming:?}");
         }
     }
 
@@ -607,6 +668,6 @@ mod tests {
         let flows = flows(&latest, &[]);
         assert_eq!((flows[0].peer(), flows[0].class()), ("(all)", "dns"));
         assert_eq!(flows[0].undirected.map(|bytes| bytes.total), Some(3));
-        assert_eq!(flows[0].rtt_microseconds, None);
+        assert_eq!(flows[0].smoothed_rtt_microseconds, None);
     }
 }

@@ -6,7 +6,8 @@
 //! 1. Series of the byte families that differ in their direction only are one flow, with what went out and what came in.
 //! 2. Labels have the config's names, whichever naming the window has.
 //! 3. Round-trip times, retransmits and send times have fewer labels than bytes; a flow shows those of all series that agree with it in
-//!    the labels that both have, one of which must be the peer's address.
+//!    the labels that both have, one of which must be the peer's address. Where several flows agree, the values belong to all of them
+//!    together, and none shows them; but the smallest round-trip time is that of the path, which they share.
 //! 4. The newest records of a peer, port and role take precedence: the verdict, the smallest round-trip time, retransmissions and
 //!    failed connects. They are counted while there is a client, and with them the edges of the [`map`].
 //! 5. The [`timeline`] adds up all records, always.
@@ -69,17 +70,20 @@ pub struct Flow {
     /// Both, where the window sums the direction away.
     #[serde(default)]
     pub undirected: Option<Bytes>,
-    /// Mean round-trip time of the peer in the last window: of the smallest times, where the window has them by address, which contain
-    /// no time of the peer's answers; else of the smoothed ones.
+    /// The smallest round-trip time, of the newest records; before them the mean of the smallest times in the last window, where the
+    /// window has them by address.
     #[serde(default)]
     pub rtt_microseconds: Option<f64>,
+    /// Mean of the smoothed round-trip times in the last window, which contain the time of the peer's answers.
+    #[serde(default)]
+    pub smoothed_rtt_microseconds: Option<f64>,
     /// Mean time of answers in the last window, with the receiver's option `inspect.exchanges`: of this machine, if it serves.
     #[serde(default)]
     pub answer_microseconds: Option<f64>,
     /// Requests of the last window that were answered.
     #[serde(default)]
     pub exchanges: Option<u64>,
-    /// Segments that were sent to the peer again.
+    /// Segments that were retransmitted to the peer; null where the metric's labels are those of other flows as well.
     #[serde(default)]
     pub retransmits: Option<Retransmits>,
     /// Seconds of its connections in the last window, by what their senders waited for.

@@ -40,7 +40,7 @@ pub struct Connects {
     pub refused: u64,
     /// Timed out, or given up by the application after the SYN was retransmitted.
     pub no_answer: u64,
-    /// A router or this machine's own routes said that there is no way.
+    /// A router, this machine's routes, or its neighbour table without an answer of the next hop said that there is no way.
     pub unreachable: u64,
     /// No local port was left to connect from.
     pub no_local_port: u64,

@@ -20,6 +20,9 @@ const SILENT: f64 = 0.5;
 /// Unread bytes from which on a process does not keep up.
 const UNREAD: u64 = 64 * 1024;
 
+/// Received bytes per sent byte from which on the peer is the side that sends.
+const MOSTLY_RECEIVED: u64 = 4;
+
 /// The cause that limits the traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,7 +34,7 @@ pub enum Cause {
     Refused,
     /// The peer does not answer connects.
     NoAnswer,
-    /// There is no route to the peer.
+    /// The peer can't be reached: no route, no answer to ARP or neighbour discovery, or a router says so.
     Unreachable,
     /// This machine has no local port left.
     NoLocalPort,
@@ -53,6 +56,8 @@ pub enum Cause {
     Buffer,
     /// This side's process does not read what has arrived.
     Reader,
+    /// The peer sends: only its side measures what limits it.
+    Inbound,
     /// This side's process: it had nothing to send.
     Application,
 }
@@ -75,20 +80,21 @@ impl Cause {
             Self::Receiver => "receiver",
             Self::Buffer => "buffer",
             Self::Reader => "reader",
+            Self::Inbound => "inbound",
             Self::Application => "application",
         }
     }
 
-    /// Whether nothing but this side's process limits the traffic, or there is none.
+    /// Whether this side measures no limit but its own process: nothing moves, or the peer sends.
     pub const fn is_unlimited(self) -> bool {
-        matches!(self, Self::Idle | Self::Application)
+        matches!(self, Self::Idle | Self::Application | Self::Inbound)
     }
 
     /// Rank by severity: connections that can't be opened before slow ones, and those before idle ones.
     pub const fn severity(self) -> u8 {
         match self {
             Self::Idle => 0,
-            Self::Application => 1,
+            Self::Application | Self::Inbound => 1,
             Self::Answer | Self::Reader | Self::Buffer => 2,
             Self::Receiver | Self::Network => 3,
             Self::Loss => 4,
@@ -156,13 +162,26 @@ fn cause_of(evidence: &Evidence) -> (Cause, String) {
                 (Cause::Reader, sentence)
             })
         })
-        .unwrap_or_else(|| {
-            let share = percent(evidence.shares.application / total);
-            let sentence = format!(
-                "the process on this machine had nothing to send {share} of the time: nothing else limits it"
-            );
-            (Cause::Application, sentence)
-        })
+        .unwrap_or_else(|| unlimited(evidence, total))
+}
+
+/// Nothing limits what this side sends. Of what it receives only the side that sends has the clocks.
+fn unlimited(evidence: &Evidence, total: f64) -> (Cause, String) {
+    let (sent, received) = (evidence.sent_bytes, evidence.received_bytes);
+    if received > 0 && received / MOSTLY_RECEIVED >= sent {
+        let sentence = format!(
+            "the peer sends: {} received, {} sent; what limits it, the network or its process, is measured on its side: run \
+             `flowtap diagnose` there",
+            bytes(received),
+            bytes(sent)
+        );
+        return (Cause::Inbound, sentence);
+    }
+    let share = percent(evidence.shares.application / total);
+    let sentence = format!(
+        "the process on this machine had nothing to send {share} of the time: nothing else limits it"
+    );
+    (Cause::Application, sentence)
 }
 
 fn connects(evidence: &Evidence) -> (Cause, String) {
@@ -182,7 +201,7 @@ fn connects(evidence: &Evidence) -> (Cause, String) {
         (
             failed.unreachable,
             Cause::Unreachable,
-            "there is no route to the peer",
+            "the peer can't be reached: there is no route to it, or the next hop does not answer (`ip route get`, `ip neigh`)",
         ),
         (
             failed.no_local_port,
@@ -433,7 +452,26 @@ mod tests {
             unread: 4_000_000,
             ..shares(0.0, 0.0, 0.0, 0.0)
         };
+        let download = Evidence {
+            received_bytes: 1_500_000,
+            ..shares(0.0, 0.01, 0.0, 0.0)
+        };
+        let slow_reader_of_a_download = Evidence {
+            unread: 4_000_000,
+            ..download
+        };
+        let exchange = Evidence {
+            sent_bytes: 500_000,
+            ..download
+        };
         let cases = [
+            ("a download through a slow link", download, Cause::Inbound),
+            (
+                "a download that is not read",
+                slow_reader_of_a_download,
+                Cause::Reader,
+            ),
+            ("as much sent as received, rarely", exchange, Cause::Application),
             ("a link of 20 Mbit/s", shares(1.0, 0.0, 0.0, 0.0), Cause::Network),
             (
                 "the same, half the time idle",
@@ -493,6 +531,19 @@ mod tests {
             assert_eq!(verdict.cause, cause, "{experiment}: {verdict:?}");
             assert!(!verdict.sentence.is_empty());
         }
+    }
+
+    #[test]
+    fn a_download_is_measured_where_it_is_sent() {
+        let download = Evidence {
+            received_bytes: 1_500_000,
+            ..shares(0.0, 0.0, 0.0, 0.0)
+        };
+        assert_eq!(
+            judge(&download).sentence,
+            "the peer sends: 1.50 MB received, 0 B sent; what limits it, the network or its process, is measured on its side: run \
+             `flowtap diagnose` there"
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //!    least [`NOTICEABLE`] of all the time: the network, the peer's answer, the receiver's window, this side's send buffer.
 //!    The network's share is put down to loss if segments had to be retransmitted, else to the path's capacity.
 //! 5. The process on this side does not read what has arrived.
-//! 6. The application: it had nothing to send.
+//! 6. This side receives, several bytes for each that it sends: the peer's side measures what limits that.
+//! 7. The application: it had nothing to send.
 //!
 //! Shares are of the sender: what this machine sent, or would have sent. `docs/diagnose.md` explains each cause.
 

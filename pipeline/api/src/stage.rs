@@ -61,7 +61,9 @@ fn listen_hint(address: SocketAddr, key: &str, error: &io::Error) -> String {
     let port = address.port();
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "another process uses the port (`ss -ltnp 'sport = :{port}'` shows which); stop it, or set another port: --set {key}=ADDRESS:PORT"
+            "another socket has the port; `ss -tanp 'sport = :{port}'` shows it: of a process, which can be stopped, or in TIME-WAIT, which \
+             ends within a minute. Or set another port, below those of `net.ipv4.ip_local_port_range`, from which the kernel takes ports of \
+             clients: --set {key}=ADDRESS:PORT"
         ),
         io::ErrorKind::AddrNotAvailable => {
             format!(

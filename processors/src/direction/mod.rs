@@ -11,7 +11,7 @@
 //! 6. Else egress, assumed.
 //!
 //! Where the role is assumed and the server's port would be an ephemeral one, it is most likely a client's, and would make a
-//! series for each connection: it is left out.
+//! series for each connection: it is left out, unless the config keeps it.
 //!
 //! Decisions of rules 2 to 6 are made once for a socket and kept until it closes: when a server
 //! stops listening, the connections that it accepted stay ingress.
@@ -48,10 +48,14 @@ use crate::recent::Recent;
 /// Maximum number of sockets whose decided role is kept.
 const DECISIONS: usize = 1 << 17;
 
-/// Nothing can be set.
+/// Settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {}
+pub struct Config {
+    /// Keeps the server's port where the role is only assumed and that port is ephemeral. It is left out by default, because it is
+    /// most likely a client's, and would make a series for each connection.
+    pub keep_ephemeral_ports: bool,
+}
 
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
@@ -61,7 +65,11 @@ impl ComponentConfig for Config {
 
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
-        Ok(ProcessorStage::Transform(Box::new(Direction::new(context))))
+        let direction = Direction {
+            keeps_ports: self.keep_ephemeral_ports,
+            ..Direction::new(context)
+        };
+        Ok(ProcessorStage::Transform(Box::new(direction)))
     }
 }
 
@@ -89,6 +97,8 @@ pub struct Direction {
     node: Subscription<NodeInfo>,
     /// The node's addresses.
     local: HashSet<IpAddr>,
+    /// Whether assumed ports are kept.
+    keeps_ports: bool,
     evicted: Counter<u64>,
     processor: KeyValue,
 }
@@ -109,6 +119,7 @@ impl Direction {
             decisions: Recent::new(DECISIONS),
             redirects: Redirects::default(),
             local: addresses(&context.node.load()),
+            keeps_ports: false,
             node: Subscription::new(&context.node),
             evicted,
             processor,
@@ -247,7 +258,7 @@ impl Direction {
             FlowKind::Ingress => &mut flow.local,
             FlowKind::Egress => &mut flow.remote,
         };
-        if self.node.last().ephemeral_ports.contains(end.port) {
+        if !self.keeps_ports && self.node.last().ephemeral_ports.contains(end.port) {
             end.port = 0;
         }
     }
@@ -507,6 +518,9 @@ mod tests {
         assert_eq!(remote_port(&mut direction, client), 40_000);
         let service = seen(Role::Unknown, "192.0.2.1:5000", "198.51.100.1:80");
         assert_eq!(remote_port(&mut direction, service), 80);
+        direction.keeps_ports = true;
+        let assumed = seen(Role::Unknown, "192.0.2.1:50001", "198.51.100.1:40000");
+        assert_eq!(remote_port(&mut direction, assumed), 40_000);
     }
 
     fn classes(direction: &mut Direction, records: Vec<TcpRecord>) -> Vec<Option<PeerClass>> {

@@ -115,6 +115,21 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Names are in payload.
+    fn names_without_payload(&self) -> Option<Violation> {
+        let wants_names = self.udp.enabled && self.dns.enabled && self.dns.names != Names::None;
+        (wants_names && self.udp.hooks == UdpHooks::Tracepoints).then(|| {
+            let message = "there are no DNS transactions with `udp.hooks: tracepoints`, which sees no payload; hint: set `udp.hooks` to \
+                           `auto` or `cgroup`, or `dns.names` to `none`";
+            Violation {
+                path: vec!["dns".to_owned(), "names".to_owned()],
+                message: message.to_owned(),
+            }
+        })
+    }
+}
+
 impl ComponentConfig for Config {
     fn contract(&self) -> Contract {
         let udp = [Signal::Udp].into_iter().filter(|_| self.udp.enabled);
@@ -177,6 +192,7 @@ impl ComponentConfig for Config {
         }
         faults.extend(self.udp.validate());
         faults.extend(self.dns.validate());
+        faults.extend(self.names_without_payload());
         faults.extend(self.inspect.validate());
         faults
     }
@@ -189,6 +205,19 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         assert_eq!(Config::default().validate(), []);
+    }
+
+    #[test]
+    fn dns_names_need_hooks_that_see_payload() {
+        let mut config = Config::default();
+        config.udp.hooks = UdpHooks::Tracepoints;
+        assert_eq!(config.validate(), []);
+        config.dns.names = Names::Full;
+        let faults = config.validate();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].path.join("."), "dns.names");
+        config.udp.hooks = UdpHooks::Cgroup;
+        assert_eq!(config.validate(), []);
     }
 
     #[test]

@@ -31,8 +31,10 @@ use crate::exit::{Code, ExitError};
 /// Processors that drop records, or change the addresses that the target is compared with.
 const LEFT_OUT: [&str; 3] = ["attributes", "filter", "watch"];
 
-/// Config overrides for measuring: shorter intervals distinguish network and answer better.
-const OVERRIDES: [&str; 3] = [
+/// Config overrides for measuring: shorter intervals distinguish network and answer better, and a peer is asked for by its port,
+/// whatever that port is. There are no series here that ephemeral ports could multiply.
+const OVERRIDES: [&str; 4] = [
+    "processors.direction.keep_ephemeral_ports=true",
     "receivers.ebpf.interval=1s",
     "service.admin.endpoint=null",
     "service.telemetry.metrics.endpoint=null",
@@ -159,9 +161,18 @@ struct Answer {
 
 impl Answer {
     fn new(target: &Target, gathered: &Sums, limit: usize) -> Self {
+        let mut verdict = judge(&gathered.all);
+        if let Target::Name(name) = target
+            && gathered.all == Evidence::default()
+        {
+            verdict.sentence = format!(
+                "nothing of a process, pod, workload, service, namespace or node `{name}` was seen in this period; hint: `flowtap diagnose` \
+                 without a name lists peers"
+            );
+        }
         Self {
             target: target.to_string(),
-            verdict: judge(&gathered.all),
+            verdict,
             measured: gathered.all,
             drops: gathered.drops.clone(),
             peers: verdicts(gathered, limit),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use flowtap_extensions::verdict::server_port;
-use flowtap_pipeline::{Flow, KubernetesNames};
+use flowtap_pipeline::{Flow, KubernetesNames, RoleSource};
 use ipnet::IpNet;
 
 /// The subject of a diagnosis.
@@ -86,7 +86,7 @@ impl Target {
         match self {
             Self::All => true,
             Self::Peer(ranges, port) => {
-                port.is_none_or(|port| port == server_port(flow))
+                port.is_none_or(|port| has_port(flow, port))
                     && ranges.iter().any(|range| range.contains(&flow.remote.addr))
             }
             Self::Process(pid) => flow.pid == *pid,
@@ -128,6 +128,12 @@ impl fmt::Display for Target {
             Self::Name(name) => f.write_str(name),
         }
     }
+}
+
+/// Whether `port` is the server's. Where the role is only assumed it may be that of either end.
+fn has_port(flow: &Flow, port: u16) -> bool {
+    let is_assumed = flow.role_source == RoleSource::Assumed;
+    port == server_port(flow) || is_assumed && [flow.local.port, flow.remote.port].contains(&port)
 }
 
 /// The name of the process, without its padding.
@@ -175,6 +181,7 @@ mod tests {
             pid: 7,
             comm,
             kind: Some(FlowKind::Egress),
+            role_source: RoleSource::Handshake,
             peer_names: Some(Arc::new(KubernetesNames {
                 namespace: "shop".to_owned(),
                 workload: "Deployment/db".to_owned(),
@@ -218,6 +225,22 @@ mod tests {
         assert!(
             matches!(Target::parse("localhost"), Ok(Target::Peer(addresses, None)) if !addresses.is_empty())
         );
+    }
+
+    #[test]
+    fn of_an_assumed_role_the_port_of_either_end_is_matched() {
+        let matches = |port: u16, role_source| {
+            let target = Target::parse(&format!("192.0.2.7:{port}")).unwrap();
+            target.matches(&Flow {
+                role_source,
+                ..flow()
+            })
+        };
+        for port in [5432, 40_000] {
+            assert!(matches(port, RoleSource::Assumed), "{port}");
+        }
+        assert!(!matches(40_000, RoleSource::Handshake));
+        assert!(!matches(443, RoleSource::Assumed));
     }
 
     #[test]

@@ -107,9 +107,9 @@ fn columns(state: &State, width: u16) -> Vec<Column> {
     }));
     if is_usual {
         columns.push(column("RETR", Sort::Retransmits, 5, true, |flow| {
-            let recent = flow.recent.as_ref().map(|recent| recent.retransmits);
-            let seen = recent.or(flow.retransmits.map(|seen| seen.total));
-            seen.map_or_else(String::new, short_count)
+            // Never the total beside it: that is of another period.
+            let recent = flow.recent.as_ref();
+            recent.map_or_else(String::new, |recent| short_count(recent.retransmits))
         }));
     }
     if is_wide {

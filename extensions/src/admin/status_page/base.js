@@ -51,6 +51,6 @@ function cut(text, length) {
 // ---- causes
 
 const WORST = ["refused", "no_answer", "unreachable", "no_local_port", "connect_failed", "accept_queue", "black_hole"];
-const isFine = (cause) => cause === null || cause === "idle" || cause === "application";
+const isFine = (cause) => [null, "idle", "application", "inbound"].includes(cause);
 const health = (cause) => (WORST.includes(cause) ? "bad" : isFine(cause) ? "good" : "warn");
 const causeClass = (cause) => `cause ${health(cause)}`;

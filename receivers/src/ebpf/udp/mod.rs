@@ -4,7 +4,7 @@
 //! ICMP, before each watermark of the mode. The rules:
 //!
 //! 1. The programs are attached by the best step that works; which one it is is logged and exported. With `hooks: auto` UDP is not
-//!    measured where none works.
+//!    measured where none works, which is exported as the step `none`.
 //! 2. Before a watermark the totals are read, so no datagram before it is missing ([`UdpSink`]).
 //! 3. Between watermarks rings are drained when a quarter of one is full ([`Shared::run`]).
 //! 4. Flows without a place in the kernel's tables are one record without peer, for the series `other`.
@@ -33,7 +33,7 @@ use self::coverage::UdpCoverage;
 use self::dns::Dns;
 pub(super) use self::icmp::IcmpCounters;
 use self::roles::Roles;
-use self::telemetry::Telemetry;
+use self::telemetry::{Telemetry, record_unmeasured};
 use super::explain::explain;
 use crate::containers::{Containers, mount};
 
@@ -67,6 +67,7 @@ impl UdpCapture {
         context: &BuildContext,
     ) -> Result<Option<Box<Self>>, StageError> {
         if !udp.enabled {
+            record_unmeasured(context, false);
             return Ok(None);
         }
         let options = UdpOptions {
@@ -80,6 +81,7 @@ impl UdpCapture {
             Ok(programs) => programs,
             // The warning of the mode for TCP has said so.
             Err(UdpLoadError::Unable(LoadError::Capability(_))) if udp.hooks == UdpHooks::Auto => {
+                record_unmeasured(context, true);
                 return Ok(None);
             }
             Err(error) if udp.hooks == UdpHooks::Auto => {
@@ -90,6 +92,7 @@ impl UdpCapture {
                     "UDP is not measured\n  \
                      hint: `flowtap doctor` shows what is missing; {hooks}, and `udp.enabled: false` ends this message"
                 );
+                record_unmeasured(context, true);
                 return Ok(None);
             }
             Err(UdpLoadError::Unable(error)) => return Err(explain(error)),

@@ -8,8 +8,24 @@ use flowtap_pipeline::BuildContext;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
 
+/// The label value where no step works.
+const NO_STEP: &str = "none";
+
 /// Programs that count datagrams: a skipped run is one that was passed over.
 const COUNTING: [&str; 3] = ["sent4", "sent6", "taken"];
+
+fn step_gauge(context: &BuildContext) -> Gauge<u64> {
+    let gauge = context.meter.u64_gauge("receiver_udp_step");
+    let description = "1 for the step by which UDP is measured, the way its programs are attached; 1 for `none` where UDP is wanted and no \
+                       step works.";
+    gauge.with_description(description).build()
+}
+
+/// Shows whether UDP is wanted and not measured, for a receiver without programs for UDP.
+pub(super) fn record_unmeasured(context: &BuildContext, is_wanted: bool) {
+    let receiver = KeyValue::new("receiver", context.id.to_string());
+    step_gauge(context).record(u64::from(is_wanted), &[receiver, KeyValue::new("step", NO_STEP)]);
+}
 
 #[derive(Debug)]
 pub(super) struct Telemetry {
@@ -26,10 +42,7 @@ impl Telemetry {
     pub(super) fn new(context: &BuildContext) -> Self {
         let meter = &context.meter;
         Self {
-            step: meter
-                .u64_gauge("receiver_udp_step")
-                .with_description("1 for the step by which UDP is measured: the way its programs are attached.")
-                .build(),
+            step: step_gauge(context),
             unplaced: meter
                 .u64_counter("receiver_udp_unplaced")
                 .with_description(
@@ -57,6 +70,8 @@ impl Telemetry {
     pub(super) fn begin(&self, step: Step) {
         let labels = [self.receiver.clone(), KeyValue::new("step", step.as_str())];
         self.step.record(1, &labels);
+        let none = [self.receiver.clone(), KeyValue::new("step", NO_STEP)];
+        self.step.record(0, &none);
         self.add_unplaced(&UdpTotals::default());
         self.add_losses(0, &UdpSeen::default());
     }

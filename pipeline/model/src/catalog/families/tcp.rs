@@ -60,13 +60,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_flow_egress",
-            help: "Payload bytes of TCP connections that this machine opened, by peer.",
+            help: "Payload bytes of TCP connections that this machine opened, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_tcp_flow.",
             unit: Unit::Bytes,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.tcp.egress.io",
-            "Payload bytes of TCP connections that this machine opened, by peer.",
+            "Payload bytes of TCP connections that this machine opened, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_tcp_flow.",
             Unit::Bytes,
             FamilyKind::Counter,
         ),
@@ -80,13 +80,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_flow_ingress",
-            help: "Payload bytes of TCP connections that this machine accepted, by peer.",
+            help: "Payload bytes of TCP connections that this machine accepted, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_tcp_flow.",
             unit: Unit::Bytes,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.tcp.ingress.io",
-            "Payload bytes of TCP connections that this machine accepted, by peer.",
+            "Payload bytes of TCP connections that this machine accepted, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_tcp_flow.",
             Unit::Bytes,
             FamilyKind::Counter,
         ),

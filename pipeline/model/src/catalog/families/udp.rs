@@ -38,13 +38,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_udp_flow_egress",
-            help: "Payload bytes of UDP flows that this machine began, by peer.",
+            help: "Payload bytes of UDP flows that this machine began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
             unit: Unit::Bytes,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.egress.io",
-            "Payload bytes of UDP flows that this machine began, by peer.",
+            "Payload bytes of UDP flows that this machine began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
             Unit::Bytes,
             FamilyKind::Counter,
         ),
@@ -64,13 +64,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_udp_flow_ingress",
-            help: "Payload bytes of UDP flows that a peer began, by peer.",
+            help: "Payload bytes of UDP flows that a peer began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
             unit: Unit::Bytes,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.udp.ingress.io",
-            "Payload bytes of UDP flows that a peer began, by peer.",
+            "Payload bytes of UDP flows that a peer began, by peer. Those of DNS are in network_flow_dns, those of pods and services in network_k8s_udp_flow.",
             Unit::Bytes,
             FamilyKind::Counter,
         ),

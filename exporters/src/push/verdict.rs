@@ -1,0 +1,74 @@
+//! Temporary failures: those after which the same request may succeed.
+
+use std::time::Duration;
+
+use tonic::Code;
+use tonic_types::StatusExt;
+use tower::BoxError;
+
+use super::error::{Lost, Refused, TimedOut};
+use super::http::{HttpFailure, Page};
+
+/// Consequence of a failure for the request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It would fail again.
+    Final,
+    /// It is retried.
+    Retry,
+    /// The same, and not earlier than that.
+    RetryAfter(Duration),
+}
+
+/// Whether it would be of use to send the same again, some time.
+pub(super) fn is_temporary(error: &BoxError) -> bool {
+    verdict(error) != Verdict::Final
+}
+
+/// Judges a failure by who reports it: the network, or the server with a status.
+pub(super) fn verdict(error: &BoxError) -> Verdict {
+    if error.is::<TimedOut>() || error.is::<Page>() {
+        return Verdict::Retry;
+    }
+    if let Some(lost) = error.downcast_ref::<Lost>() {
+        return if lost.is_retryable() {
+            Verdict::Retry
+        } else {
+            Verdict::Final
+        };
+    }
+    if let Some(failure) = error.downcast_ref::<HttpFailure>() {
+        return match (failure.temporary, failure.retry_after) {
+            (false, _) => Verdict::Final,
+            (true, Some(delay)) => Verdict::RetryAfter(delay),
+            (true, None) => Verdict::Retry,
+        };
+    }
+    let Some(Refused(status)) = error.downcast_ref() else {
+        return Verdict::Final;
+    };
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    match (status.code(), asked) {
+        (
+            Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::ResourceExhausted,
+            Some(delay),
+        ) => Verdict::RetryAfter(delay),
+        (
+            Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss,
+            None,
+        ) => Verdict::Retry,
+        // Without RetryInfo this one says that trying again is of no use.
+        _ => Verdict::Final,
+    }
+}
