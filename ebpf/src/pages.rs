@@ -24,7 +24,7 @@ unsafe extern "C" fn unmap(object: *mut libc::dl_phdr_info, _: usize, _: *mut c_
         let headers = slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum));
         (object.dlpi_addr, headers)
     };
-    // Segments that can't be written have the content of the file, also after relocation: relocated constants are in a writable segment.
+    // A segment that can't be written has the content of the file: relocated constants are in a writable one.
     let read_only = headers
         .iter()
         .filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0);
