@@ -94,7 +94,9 @@ impl RingsInUse {
         let now = Instant::now();
         let mut records = 0;
         newest.mark_end();
-        retired.iter_mut().for_each(|(rings, _)| rings.mark_end());
+        for (rings, _) in retired.iter_mut() {
+            rings.mark_end();
+        }
         let all = retired.iter_mut().map(|(rings, _)| rings).chain([newest]);
         for rings in all {
             records += rings.drain_segments(|event| each(event, Ring::Segments))?;

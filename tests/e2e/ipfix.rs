@@ -775,7 +775,7 @@ fn libfixbuf_reads_every_value_of_any_record() {
             let flow = read.next().expect("a flow for each record");
             if record.dropped().is_some() {
                 let fields = expected_of_drop(record);
-                assert!(flow.get("octetDeltaCount").is_none(), "{flow:?}");
+                assert!(!flow.contains_key("octetDeltaCount"), "{flow:?}");
                 for (name, value) in fields {
                     assert_eq!(
                         address(flow.get(name)),

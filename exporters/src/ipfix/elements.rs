@@ -33,6 +33,7 @@ const OPTIONS_TEMPLATE_SET: u16 = 3;
 const MAX_NAME: usize = 128;
 
 /// The layout of a flow record.
+#[expect(clippy::struct_excessive_bools, reason = "each adds elements by itself")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     /// The ends are IPv6 addresses.

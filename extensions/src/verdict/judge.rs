@@ -452,26 +452,7 @@ mod tests {
             unread: 4_000_000,
             ..shares(0.0, 0.0, 0.0, 0.0)
         };
-        let download = Evidence {
-            received_bytes: 1_500_000,
-            ..shares(0.0, 0.01, 0.0, 0.0)
-        };
-        let slow_reader_of_a_download = Evidence {
-            unread: 4_000_000,
-            ..download
-        };
-        let exchange = Evidence {
-            sent_bytes: 500_000,
-            ..download
-        };
         let cases = [
-            ("a download through a slow link", download, Cause::Inbound),
-            (
-                "a download that is not read",
-                slow_reader_of_a_download,
-                Cause::Reader,
-            ),
-            ("as much sent as received, rarely", exchange, Cause::Application),
             ("a link of 20 Mbit/s", shares(1.0, 0.0, 0.0, 0.0), Cause::Network),
             (
                 "the same, half the time idle",
@@ -526,9 +507,38 @@ mod tests {
             ("one request within a tick", brief, Cause::Idle),
             ("nothing", Evidence::default(), Cause::Idle),
         ];
+        assert_causes(&cases);
+    }
+
+    #[test]
+    fn what_is_received_decides_where_little_is_sent() {
+        let download = Evidence {
+            received_bytes: 1_500_000,
+            ..shares(0.0, 0.01, 0.0, 0.0)
+        };
+        let slow_reader_of_a_download = Evidence {
+            unread: 4_000_000,
+            ..download
+        };
+        let exchange = Evidence {
+            sent_bytes: 500_000,
+            ..download
+        };
+        assert_causes(&[
+            ("a download through a slow link", download, Cause::Inbound),
+            (
+                "a download that is not read",
+                slow_reader_of_a_download,
+                Cause::Reader,
+            ),
+            ("as much sent as received, rarely", exchange, Cause::Application),
+        ]);
+    }
+
+    fn assert_causes(cases: &[(&str, Evidence, Cause)]) {
         for (experiment, evidence, cause) in cases {
-            let verdict = judge(&evidence);
-            assert_eq!(verdict.cause, cause, "{experiment}: {verdict:?}");
+            let verdict = judge(evidence);
+            assert_eq!(verdict.cause, *cause, "{experiment}: {verdict:?}");
             assert!(!verdict.sentence.is_empty());
         }
     }

@@ -134,8 +134,10 @@ impl UdpFlow {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(address) => {
                 let bits = address.to_bits();
-                // Both halves: networks differ in the upper one, hosts in the lower one.
-                splitmix((bits >> 64) as u64) ^ bits as u64
+                // Networks differ in the upper half, hosts in the lower one.
+                let [upper, lower] =
+                    [bits >> 64, bits & u128::from(u64::MAX)].map(|half| u64::try_from(half).unwrap_or(0));
+                splitmix(upper) ^ lower
             }
         };
         let ports = u64::from(self.flow.local.port) << 16 | u64::from(self.flow.remote.port);

@@ -306,13 +306,13 @@ impl Window {
         families.append(&mut self.gone);
         let expiration = self.expiration;
         let expired = |family: FamilyId, updated: Timestamp| at.since(updated) >= expiration[family as usize];
-        let moved = self.sums.sweep(at, &mut self.catalog, |slot, is_exposed| {
+        let moved = self.sums.sweep(at, &mut self.catalog, |mut slot, is_exposed| {
             let family = slot.key.family();
             let expired = |updated| expired(family, updated);
             if !is_exposed {
                 return !expired(slot.updated);
             }
-            close_sum(&mut families[family as usize], slot, expired)
+            close_sum(&mut families[family as usize], &mut slot, expired)
         });
         if let Some(moved) = moved {
             self.connections.renumber(&moved);
@@ -323,7 +323,7 @@ impl Window {
             if !is_exposed {
                 return !expired(slot.updated);
             }
-            close_histogram(&mut families[family as usize], slot, expired)
+            close_histogram(&mut families[family as usize], &slot, expired)
         });
         self.catalog.sweep();
         self.connections.shrink();
@@ -479,7 +479,11 @@ fn empty(family: &'static Family) -> FamilySnapshot {
     }
 }
 
-fn close_sum(family: &mut FamilySnapshot, slot: Live<'_, Sum>, expired: impl Fn(Timestamp) -> bool) -> bool {
+fn close_sum(
+    family: &mut FamilySnapshot,
+    slot: &mut Live<'_, Sum>,
+    expired: impl Fn(Timestamp) -> bool,
+) -> bool {
     let gauge = family.family.kind.can_fall();
     let (total, delta) = if gauge {
         (slot.value.level(), 0)
@@ -512,7 +516,7 @@ fn close_sum(family: &mut FamilySnapshot, slot: Live<'_, Sum>, expired: impl Fn(
 
 fn close_histogram(
     family: &mut FamilySnapshot,
-    slot: Live<'_, Histogram>,
+    slot: &Live<'_, Histogram>,
     expired: impl Fn(Timestamp) -> bool,
 ) -> bool {
     if expired(slot.updated) {
