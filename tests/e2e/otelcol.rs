@@ -246,7 +246,7 @@ fn points(request: &Value) -> Vec<Point> {
 }
 
 /// The log records of a request, each with its attributes.
-fn log_records(request: &Value) -> Vec<(Value, BTreeMap<String, String>)> {
+pub(crate) fn log_records(request: &Value) -> Vec<(Value, BTreeMap<String, String>)> {
     let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
     let scopes = list(request, "resourceLogs")
         .into_iter()

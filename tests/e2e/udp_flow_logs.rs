@@ -10,22 +10,34 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, flowtap, read};
+use crate::otelcol::{Otelcol, log_records};
 use crate::peers::ask_until;
 use crate::require;
 
-const HOOKS: &str = "receivers.ebpf.udp={hooks: cgroup, idle: 2s}";
-const PIPELINE: &str = "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, connections], exporters: [file]}";
+const HOOKS: &str = "receivers.ebpf.udp.hooks=cgroup";
+const PIPELINE: &str = "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, filter, connections], exporters: [file]}";
 
-fn launch(folder: &Path, connections: &str) -> Daemon {
+/// The filter that keeps what other programs of this machine do out of the files.
+fn of_ports(ports: &[u16]) -> String {
+    format!("processors.filter={{include: [{{port: {ports:?}}}]}}")
+}
+
+fn launch(folder: &Path, ports: &[u16], idle: &str, connections: &str) -> Daemon {
     Daemon::launch(Launch {
         exporters: &format!("  file: {{path: \"{}\"}}\n", folder.display()),
         set: &[
             HOOKS,
             PIPELINE,
+            &format!("receivers.ebpf.udp.idle={idle}"),
+            &of_ports(ports),
             &format!("processors.connections={{interval: 200ms, {connections}}}"),
         ],
         ..Launch::default()
     })
+}
+
+fn port(socket: &UdpSocket) -> u16 {
+    socket.local_addr().unwrap().port()
 }
 
 /// Bytes and datagrams of an application, both ways.
@@ -34,6 +46,7 @@ struct Counted {
     requests: i64,
     answers: i64,
     datagrams: i64,
+    answered: i64,
 }
 
 impl Counted {
@@ -42,6 +55,7 @@ impl Counted {
             requests: self.requests + other.requests,
             answers: self.answers + other.answers,
             datagrams: self.datagrams + other.datagrams,
+            answered: self.answered + other.answered,
         }
     }
 }
@@ -65,6 +79,7 @@ fn exchange(client: &UdpSocket, server: &UdpSocket, bytes: usize, rounds: i64) -
         counted.answers += count(server.send_to(&buffer[..received / 2], from).unwrap());
         client.recv(&mut buffer).unwrap();
         counted.datagrams += 1;
+        counted.answered += 1;
     }
     counted
 }
@@ -96,11 +111,11 @@ fn counted(records: &[Value], role: &str) -> Counted {
             .map(|record| record[column].as_i64().unwrap())
             .sum::<i64>()
     };
-    assert_eq!(sum("source_packets"), sum("destination_packets"), "{records:#?}");
     Counted {
         requests: sum("source_bytes"),
         answers: sum("destination_bytes"),
         datagrams: sum("source_packets"),
+        answered: sum("destination_packets"),
     }
 }
 
@@ -132,27 +147,38 @@ fn the_records_of_closed_and_idle_flows_are_what_the_application_counted() {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let daemon = launch(dir.path(), "udp: true");
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let servers = addresses.map(socket);
+    let ports = servers.each_ref().map(port);
+    let daemon = launch(dir.path(), &ports, "2s", "udp: true");
     let mut expected = Vec::new();
-    let mut servers = Vec::new();
-    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-        let server = socket(address);
+    for (address, server) in addresses.into_iter().zip(&servers) {
         let mut sum = Counted::default();
         for index in 0..CLIENTS {
-            sum = sum.plus(exchange(&socket(address), &server, 100 + index, 3));
+            sum = sum.plus(exchange(&socket(address), server, 100 + index, 3));
         }
-        expected.push((server.local_addr().unwrap().port(), sum));
-        servers.push(server);
+        expected.push((port(server), sum));
     }
     for (port, sum) in expected {
-        // Clients have closed. The server's socket is open, so its flows end by being idle.
-        let end = |role: &str, outcome: &str| ((role.to_owned(), outcome.to_owned()), CLIENTS);
-        let all = BTreeMap::from([end("client", "closed"), end("server", "idle")]);
         ask_until("a record at the end of each", || {
-            (ends(&of_port(dir.path(), port)) == all).then_some(())
+            let records = of_port(dir.path(), port);
+            let flows = flows(&records);
+            let has_ended = |records: &Vec<&Value>| records.last().unwrap()["outcome"] != "active";
+            let is_whole = counted(&records, "client") == sum && counted(&records, "server") == sum;
+            (is_whole && flows.len() == 2 * CLIENTS && flows.values().all(has_ended)).then_some(())
         });
         let records = of_port(dir.path(), port);
-        assert_eq!(records.len(), 2 * CLIENTS, "one record each");
+        // Clients have closed, unless they were idle first. The server's socket is open, so its flows end by being idle.
+        let ends = ends(&records);
+        assert!(
+            ends.keys()
+                .all(|(role, outcome)| role == "client" || outcome == "idle"),
+            "{ends:?}"
+        );
+        assert!(
+            ends.contains_key(&("client".to_owned(), "closed".to_owned())),
+            "{ends:?}"
+        );
         for role in ["client", "server"] {
             assert_eq!(counted(&records, role), sum, "{role}");
         }
@@ -181,7 +207,7 @@ fn the_records_of_closed_and_idle_flows_are_what_the_application_counted() {
         // Both ends are of this node.
         assert_eq!(line["sent"], sum.requests + sum.answers, "{line}");
         assert_eq!(line["received"], sum.requests + sum.answers, "{line}");
-        assert_eq!(line["ended"], 2 * CLIENTS, "{line}");
+        assert_eq!(line["ended"], ends.values().sum::<usize>(), "{line}");
     }
     let telemetry = daemon.telemetry();
     let lost = |reason: &str| {
@@ -201,9 +227,14 @@ fn a_flow_that_goes_on_has_a_record_per_active_timeout_which_a_reload_continues(
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let daemon = launch(dir.path(), "active_timeout: 1s, udp: true");
     let (server, client) = (socket(Ipv4Addr::LOCALHOST), socket(Ipv4Addr::LOCALHOST));
-    let port = server.local_addr().unwrap().port();
+    let port = port(&server);
+    let daemon = launch(
+        dir.path(),
+        &[port],
+        "60s",
+        "active_timeout: 1s, idle_timeout: 2m, udp: true",
+    );
     let mut sum = Counted::default();
     let mut exchange_until = |what: &str, least: usize| {
         ask_until(what, || {
@@ -258,7 +289,10 @@ fn sampling_keeps_flows_with_errors_and_drops_and_counts_the_others() {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let daemon = launch(dir.path(), "udp: true, sample: {ratio: 0}");
+    let (server, full) = (socket(Ipv4Addr::LOCALHOST), socket(Ipv4Addr::LOCALHOST));
+    let closed = crate::daemon::free_address();
+    let ports = [port(&server), port(&full), closed.port()];
+    let daemon = launch(dir.path(), &ports, "15s", "udp: true, sample: {ratio: 0}");
     if daemon
         .said()
         .contains("drops or errors of UDP are not counted here")
@@ -266,11 +300,9 @@ fn sampling_keeps_flows_with_errors_and_drops_and_counts_the_others() {
         require::skip("this test needs the tracepoints of drops and errors (Linux 5.14)");
         return;
     }
-    let server = socket(Ipv4Addr::LOCALHOST);
-    let port = server.local_addr().unwrap().port();
+    let port = port(&server);
     exchange(&socket(Ipv4Addr::LOCALHOST), &server, 200, 5);
 
-    let closed = crate::daemon::free_address();
     let refused = socket(Ipv4Addr::LOCALHOST);
     refused.connect(closed).unwrap();
     refused.send(&[1; 50]).unwrap();
@@ -278,7 +310,6 @@ fn sampling_keeps_flows_with_errors_and_drops_and_counts_the_others() {
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     drop(refused);
 
-    let full = socket(Ipv4Addr::LOCALHOST);
     nix::sys::socket::setsockopt(&full, nix::sys::socket::sockopt::RcvBuf, &4096).unwrap();
     let SocketAddr::V4(at) = full.local_addr().unwrap() else {
         unreachable!("of IPv4");
@@ -315,6 +346,69 @@ fn sampling_keeps_flows_with_errors_and_drops_and_counts_the_others() {
         .sum();
     assert_eq!(dropped, 100 - received, "{records:#?}");
     assert!(!window.log.contains("panicked"), "{}", window.log);
+}
+
+#[test]
+fn a_collector_of_opentelemetry_has_the_bytes_and_datagrams_of_udp_flows() {
+    const CLIENTS: usize = 30;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let Some(collector) = Otelcol::started() else {
+        return;
+    };
+    let server = socket(Ipv4Addr::LOCALHOST);
+    let port = port(&server);
+    let daemon = Daemon::launch(Launch {
+        exporters: &format!(
+            "  otlp: {{endpoint: \"http://{}\", protocol: grpc}}\n",
+            collector.address("grpc")
+        ),
+        set: &[
+            HOOKS,
+            &of_ports(&[port]),
+            &PIPELINE.replace("[file]", "[otlp]"),
+            "processors.connections={interval: 200ms, udp: true}",
+        ],
+        ..Launch::default()
+    });
+    let port = port.to_string();
+    let mut sum = Counted::default();
+    for index in 0..CLIENTS {
+        sum = sum.plus(exchange(&socket(Ipv4Addr::LOCALHOST), &server, 100 + index, 2));
+    }
+    // The flows of the server's socket end with it, or with the daemon.
+    drop(server);
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
+    let records = ask_until("a record of each end", || {
+        let requests = collector.requests();
+        let records = requests.iter().flat_map(log_records);
+        let of_port: Vec<_> = records
+            .filter(|(_, attributes)| attributes.get("destination.port") == Some(&port))
+            .collect();
+        (of_port.len() >= 2 * CLIENTS).then_some(of_port)
+    });
+    for role in ["client", "server"] {
+        let of_role: Vec<_> = records
+            .iter()
+            .filter(|(_, attributes)| attributes["flowtap.role"] == role)
+            .collect();
+        let total = |name: &str| -> i64 {
+            let values = of_role.iter().map(|(_, attributes)| &attributes[name]);
+            values.map(|value| value.parse::<i64>().unwrap()).sum()
+        };
+        let counted = Counted {
+            requests: total("flowtap.source.bytes"),
+            answers: total("flowtap.destination.bytes"),
+            datagrams: total("flowtap.source.packets"),
+            answered: total("flowtap.destination.packets"),
+        };
+        assert_eq!((counted, of_role.len()), (sum, CLIENTS), "{role}");
+    }
+    let (record, attributes) = &records[0];
+    assert_eq!(record["eventName"], "flowtap.udp.flow", "{record}");
+    assert_eq!(attributes["network.transport"], "udp", "{record}");
 }
 
 /// The records of flows of the socket on this port with a dropped datagram.

@@ -134,7 +134,7 @@ impl Connections {
         } else if pressure == MemoryPressure::Hard && !record.end.is_last() {
             self.telemetry.lost_udp(record, LossReason::MemoryLimit);
         } else if receiver == FlowBatch::DETACHED {
-            self.udp.detach(receiver, record, self.seen);
+            self.udp.detach(record, self.seen);
         } else {
             let may_grow = pressure == MemoryPressure::None;
             if let Err(reason) = self.udp.update(receiver, record, self.seen, may_grow) {
@@ -302,7 +302,7 @@ impl Aggregator for Connections {
             // The engine's way to say that the receiver is gone.
             let closing = self.tracker.forget(batch.receiver);
             self.end_all(closing, Outcome::Detached);
-            self.udp.forget(batch.receiver);
+            // Not UDP flows: a census whose connections a filter has all dropped looks the same. They end by `idle_timeout`.
             return;
         }
         if batch.census.begins {

@@ -55,7 +55,6 @@ impl Key {
 #[derive(Clone, Debug)]
 pub(super) struct UdpFlow {
     flow: Flow,
-    receiver: u16,
     adopted: bool,
     app: UdpApp,
     sequence: u32,
@@ -75,10 +74,9 @@ pub(super) struct UdpFlow {
 
 impl UdpFlow {
     /// The flow of its first record, which came after the watermark `seen`.
-    pub(super) fn first(receiver: u16, record: &UdpRecord, seen: Timestamp) -> Self {
+    pub(super) fn first(record: &UdpRecord, seen: Timestamp) -> Self {
         let mut flow = Self {
             flow: record.flow.clone(),
-            receiver,
             adopted: !record.opened,
             app: record.app,
             sequence: 0,
@@ -240,11 +238,11 @@ impl UdpTable {
                 // The end of a flow that has had its last record.
                 Some(_) if !record.opened && Datagrams::from(record) == Datagrams::default() => Ok(()),
                 Some(outcome) => {
-                    self.ended.push((UdpFlow::first(receiver, record, seen), outcome));
+                    self.ended.push((UdpFlow::first(record, seen), outcome));
                     Ok(())
                 }
                 None if has_room && may_grow => {
-                    place.insert(UdpFlow::first(receiver, record, seen));
+                    place.insert(UdpFlow::first(record, seen));
                     Ok(())
                 }
                 None if may_grow => Err(LossReason::MaxUdpFlows),
@@ -254,15 +252,9 @@ impl UdpTable {
     }
 
     /// Ends a flow that nothing will follow.
-    pub(super) fn detach(&mut self, receiver: u16, record: &UdpRecord, seen: Timestamp) {
-        let flow = UdpFlow::first(receiver, record, seen);
+    pub(super) fn detach(&mut self, record: &UdpRecord, seen: Timestamp) {
+        let flow = UdpFlow::first(record, seen);
         self.ended.push((flow, Outcome::Detached));
-    }
-
-    /// Ends every flow of `receiver`.
-    pub(super) fn forget(&mut self, receiver: u16) {
-        let gone = self.table.extract_if(|_, flow| flow.receiver == receiver);
-        self.ended.extend(gone.map(|(_, flow)| (flow, Outcome::Detached)));
     }
 
     /// Brings the table up to the watermark `to`, and takes out what has ended by then.

@@ -151,12 +151,13 @@ fn the_peers_of_a_socket_are_flows_and_both_ends_of_one_flow_too() {
         [opened(of(1, 53, 1)), opened(of(1, 54, 2)), opened(back)],
     );
     assert_eq!(aggregator.udp.len(), 3);
-    // The receiver is gone.
+    // A census of TCP whose connections a filter has dropped.
     aggregator.fold(&FlowBatch {
         census: Census::WHOLE,
         ..FlowBatch::default()
     });
-    let mut sent: Vec<_> = logs(aggregator.advance(at(105)))
+    assert_eq!(logs(aggregator.advance(at(105))), []);
+    let mut sent: Vec<_> = logs(Some(aggregator.finish(at(106))))
         .iter()
         .map(|record| (udp(record).outcome, udp(record).delta.sent_datagrams))
         .collect();
