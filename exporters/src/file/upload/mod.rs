@@ -74,7 +74,7 @@ impl Uploads {
         Ok(Self {
             telemetry: Telemetry::new(context, &config.url, &queue),
             queue,
-            ledger: Arc::new(Mutex::new(Ledger::open(ledger, &config.url))),
+            ledger: Arc::new(Mutex::new(Ledger::open(ledger, store.destination()))),
             store,
             root,
             retry_interval: config.retry_interval,

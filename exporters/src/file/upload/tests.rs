@@ -163,3 +163,21 @@ async fn at_the_end_a_refused_file_does_not_keep_the_others_here() {
         ["/flows/fleet/b", "/flows/fleet/c"]
     );
 }
+
+#[tokio::test]
+async fn another_store_gets_the_files_that_the_one_before_has() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let files = files(root, ["a", "b"]);
+    let stores = [Server::start(), Server::start()];
+    for store in [&stores[0], &stores[0], &stores[1]] {
+        let uploads = uploads(store, root);
+        for (name, path) in &files {
+            uploads.finished(name, path);
+        }
+        let mut task = UploadTask::default();
+        uploads.start(&mut task);
+        store.has(2).await;
+        task.stop().await;
+    }
+}
