@@ -23,7 +23,7 @@ pub struct UploadStatus {
     /// The newest failure, kept after uploads succeed again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<UploadFailure>,
-    /// Since when no upload has succeeded, in nanoseconds since the epoch, if the last one failed.
+    /// Since when there has been a file whose upload failed, in nanoseconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failing_since_unix_nano: Option<u64>,
 }

@@ -5,13 +5,16 @@
 //!
 //! 1. Counters have the meaning that their name has ([`counters`]), and count from their first reading on ([`reader`]).
 //! 2. Devices come and go; each look takes those that are there.
-//! 3. A driver may take its time to answer, or hang. So a look is on a thread of its own, and time goes on: its readings are of the
-//!    interval in which they come. An interval in which no look begins, because one goes on, is counted.
-//! 4. A receiver that replaces another one on the same sysfs continues with its counters.
+//! 3. A driver may take its time to answer, or hang. So each device is read on a thread of its own ([`looks`]), and time goes on: its
+//!    readings are of the interval in which they come. An interval in which a device is not read, because the look before goes on, is
+//!    counted, and the receiver is not ok.
+//! 4. A receiver that replaces another one on the same sysfs continues with its counters, and with the looks that go on.
 
 mod config;
 mod counters;
+mod looks;
 mod netlink;
+mod pairs;
 mod queue_pairs;
 mod reader;
 mod telemetry;
@@ -19,24 +22,23 @@ mod telemetry;
 mod tests;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{self, TryRecvError};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, Factory, FlowBatch, Inheritance, ReadingRecord, Receiver, ReceiverConfig, Sink,
-    Stability, StageError, Ticker, Timestamp, plain,
+    BuildContext, BuildError, Factory, FlowBatch, Inheritance, Receiver, ReceiverConfig, Sink, Stability,
+    StageError, Ticker, Timestamp, plain,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::Config;
-use self::reader::Reader;
+use self::looks::Looks;
 use self::telemetry::Telemetry;
 
 /// Time that the start and the end wait for a look at most.
@@ -66,33 +68,62 @@ pub struct Survey {
     pub queue_pairs: usize,
 }
 
-/// Looks at the devices of this machine once, for tools.
+/// Looks at the devices of this machine once, for tools. One that does not answer is among the `unread`.
 ///
 /// # Errors
 /// [`io::Error`] if devices or queue pairs can't be listed.
 pub fn survey(sysfs_root: &Path) -> io::Result<Survey> {
     let devices = tree::device_names(sysfs_root)?;
-    let mut unread = Vec::new();
+    let (sender, results) = mpsc::channel();
+    let mut waiting = BTreeSet::new();
     for name in &devices {
-        let device = tree::read_device(sysfs_root, name)?;
-        unread.extend(device.faults());
+        let (root, device, sender) = (sysfs_root.to_owned(), name.clone(), sender.clone());
+        waiting.insert(name.clone());
+        // A driver may hang, which ends nothing but its own thread.
+        thread::Builder::new().name("rdma".to_owned()).spawn(move || {
+            let unread = tree::read_device(&root, &device).map(|read| read.faults().collect::<Vec<_>>());
+            // The survey may have ended.
+            let _ = sender.send((device, unread.map(|unread| (0, unread))));
+        })?;
     }
-    let dump = queue_pairs::dump(Path::new("/proc"))?;
-    let failed = dump.failed.iter();
-    unread.extend(failed.map(|(device, error)| format!("queue pairs of {}: {error}", plain::plain(device))));
-    Ok(Survey {
+    let queue_pairs = "queue pairs".to_owned();
+    waiting.insert(queue_pairs.clone());
+    thread::Builder::new().name("rdma".to_owned()).spawn(move || {
+        let counted = queue_pairs::devices().map(|devices| {
+            let mut counted = (0, Vec::new());
+            for device in devices {
+                match queue_pairs::dump(Path::new("/proc"), &device) {
+                    Ok(pairs) => counted.0 += pairs.len(),
+                    Err(error) => {
+                        let name = plain::plain(&device.name);
+                        counted.1.push(format!("queue pairs of {name}: {error}"));
+                    }
+                }
+            }
+            counted
+        });
+        let _ = sender.send((queue_pairs, counted));
+    })?;
+    let mut survey = Survey {
         devices,
-        unread,
-        queue_pairs: dump.pairs.len(),
-    })
-}
-
-/// A look that goes on.
-#[derive(Debug)]
-struct Look {
-    result: mpsc::Receiver<(Reader, Vec<ReadingRecord>)>,
-    /// When it was due; its readings are of this moment.
-    due: Timestamp,
+        ..Survey::default()
+    };
+    let deadline = Instant::now() + LOOK_TIMEOUT;
+    while !waiting.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok((source, counted)) = results.recv_timeout(left) else {
+            break;
+        };
+        let (pairs, unread) = counted?;
+        survey.queue_pairs += pairs;
+        survey.unread.extend(unread);
+        waiting.remove(&source);
+    }
+    survey.unread.extend(waiting.into_iter().map(|source| {
+        let source = plain::plain(&source);
+        format!("{source}: no answer within {} s", LOOK_TIMEOUT.as_secs())
+    }));
+    Ok(survey)
 }
 
 /// The receiver.
@@ -101,11 +132,8 @@ pub struct RdmaReceiver {
     config: Config,
     telemetry: Telemetry,
     id: String,
-    /// `None` while a look has it.
-    reader: Option<Reader>,
-    look: Option<Look>,
-    /// Notified when a look has ended.
-    ended: Arc<Notify>,
+    /// `None` once it was handed over.
+    looks: Option<Looks>,
     batch: FlowBatch,
     marked: Timestamp,
 }
@@ -113,82 +141,46 @@ pub struct RdmaReceiver {
 impl RdmaReceiver {
     /// A receiver that has not looked yet.
     pub fn new(config: Config, context: &BuildContext) -> Self {
-        let telemetry = Telemetry::new(context);
         Self {
-            reader: Some(Reader::new(&config, telemetry.clone())),
             config,
-            telemetry,
+            telemetry: Telemetry::new(context),
             id: context.id.to_string(),
-            look: None,
-            ended: Arc::default(),
+            looks: None,
             batch: FlowBatch::default(),
             marked: Timestamp::default(),
         }
     }
 
-    /// Begins a look, on a thread of its own; one that goes on is not disturbed, which is counted.
-    fn begin(&mut self, due: Timestamp) {
-        let Some(mut reader) = self.reader.take() else {
-            self.telemetry.missed();
-            return;
-        };
-        let (sender, result) = mpsc::sync_channel(1);
-        let ended = Arc::clone(&self.ended);
-        let spawned = thread::Builder::new().name("rdma".to_owned()).spawn(move || {
-            let readings = reader.look();
-            // The receiver may have been stopped meanwhile.
-            let _ = sender.send((reader, readings));
-            ended.notify_one();
-        });
-        match spawned {
-            Ok(_) => self.look = Some(Look { result, due }),
-            Err(error) => {
-                tracing::error!(receiver = self.id, %error, "no thread to read RDMA devices with; hint: raise the limit of tasks");
-                self.telemetry.failed();
-                self.reader = Some(Reader::new(&self.config, self.telemetry.clone()));
-            }
-        }
+    fn looks(&mut self) -> &mut Looks {
+        self.looks
+            .get_or_insert_with(|| Looks::new(&self.config, self.telemetry.clone()))
     }
 
-    /// Takes the result of a look that has ended; returns when it was due.
-    fn take(&mut self) -> Option<Timestamp> {
-        let look = self.look.as_ref()?;
-        let due = look.due;
-        match look.result.try_recv() {
-            Ok((reader, readings)) => self.keep(reader, readings),
-            Err(TryRecvError::Empty) => return None,
-            Err(TryRecvError::Disconnected) => {
-                // It panicked, which is logged. Counters begin anew.
-                self.telemetry.failed();
-                self.look = None;
-                self.reader = Some(Reader::new(&self.config, self.telemetry.clone()));
-            }
-        }
-        Some(due)
-    }
-
-    /// The same after waiting for it, for `timeout` at most.
-    fn wait(&mut self, timeout: Duration) {
-        let result = self.look.as_ref().map(|look| look.result.recv_timeout(timeout));
-        if let Some(Ok((reader, readings))) = result {
-            self.keep(reader, readings);
-        }
-    }
-
-    fn keep(&mut self, reader: Reader, readings: Vec<ReadingRecord>) {
-        self.look = None;
-        self.reader = Some(reader);
+    /// Passes on what was read.
+    fn pass(&mut self, sink: &mut dyn Sink) {
+        let readings = self.looks().take_readings();
         self.batch.readings.extend(readings);
-    }
-
-    /// Passes on what was read, and the time.
-    fn pass(&mut self, sink: &mut dyn Sink, at: Timestamp) {
         if !self.batch.is_empty() {
             sink.accept(&mut self.batch);
             self.batch.clear();
         }
-        // Readings of a look that took long come after its time.
+    }
+
+    /// The same, and the time: once every look of the round has ended. Readings of one that took longer come after their time.
+    fn pass_with_time(&mut self, sink: &mut dyn Sink) {
+        self.pass(sink);
+        let looks = self.looks();
+        if looks.is_round_over() {
+            let (at, late) = (looks.due(), looks.late());
+            self.mark(sink, at, late);
+        }
+    }
+
+    fn mark(&mut self, sink: &mut dyn Sink, at: Timestamp, late: Option<String>) {
         if at > self.marked {
+            if let Some(late) = late {
+                sink.scan_failed(&late);
+            }
             self.marked = at;
             sink.watermark(at);
         }
@@ -205,11 +197,12 @@ impl Receiver for RdmaReceiver {
             });
         }
         // Before flowtap is called ready: what devices count from then on is counted.
-        self.begin(Timestamp::now());
-        self.wait(LOOK_TIMEOUT);
-        if self.look.is_some() {
+        let looks = self.looks();
+        looks.begin(Timestamp::now());
+        looks.wait(LOOK_TIMEOUT);
+        if let Some(waiting) = looks.waiting() {
             tracing::warn!(
-                receiver = self.id, waited = ?LOOK_TIMEOUT,
+                receiver = self.id, waited = ?LOOK_TIMEOUT, devices = waiting,
                 "RDMA devices have not answered yet; they are counted from when they do; \
                 hint: `time cat /sys/class/infiniband/*/ports/*/hw_counters/*` shows which one is slow"
             );
@@ -225,31 +218,29 @@ impl Receiver for RdmaReceiver {
         async move {
             let mut ticks = Ticker::new(self.config.interval);
             // The readings of the start.
-            self.pass(sink, Timestamp::default());
-            let ended = Arc::clone(&self.ended);
+            self.pass(sink);
+            let ended = self.looks().ended();
             loop {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => {
-                        if self.look.is_none() {
-                            self.begin(Timestamp::now());
+                        let looks = self.looks();
+                        if looks.is_round_over() {
+                            looks.begin(Timestamp::now());
                         }
                         // This thread is the receiver's own, so it may wait.
-                        self.wait(LOOK_TIMEOUT);
-                        self.pass(sink, Timestamp::now());
+                        looks.wait(LOOK_TIMEOUT);
+                        self.pass(sink);
+                        self.mark(sink, Timestamp::now(), None);
                         return Ok(());
                     }
                     () = ended.notified() => {
-                        if let Some(due) = self.take() {
-                            self.pass(sink, due);
-                        }
+                        self.looks().collect();
+                        self.pass_with_time(sink);
                     }
                     at = ticks.tick() => {
-                        let goes_on = self.look.is_some();
-                        self.begin(at);
-                        if goes_on {
-                            self.pass(sink, at);
-                        }
+                        self.looks().begin(at);
+                        self.pass_with_time(sink);
                     }
                 }
             }
@@ -258,17 +249,17 @@ impl Receiver for RdmaReceiver {
     }
 
     fn hand_over(&mut self) -> Option<Inheritance> {
-        self.reader.take().map(|reader| Box::new(reader) as Inheritance)
+        self.looks.take().map(|looks| Box::new(looks) as Inheritance)
     }
 
     fn take_over(&mut self, inheritance: Inheritance) -> Result<(), Inheritance> {
-        let reader = *inheritance.downcast::<Reader>()?;
-        match reader.with_config(&self.config, self.telemetry.clone()) {
-            Ok(reader) => {
-                self.reader = Some(reader);
+        let looks = *inheritance.downcast::<Looks>()?;
+        match looks.with_config(&self.config, self.telemetry.clone()) {
+            Ok(looks) => {
+                self.looks = Some(looks);
                 Ok(())
             }
-            Err(reader) => Err(Box::new(reader)),
+            Err(looks) => Err(Box::new(looks)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Queue pairs of all RDMA devices, by netlink.
+//! Queue pairs of RDMA devices, by netlink.
 //!
 //! The kernel lists them to every user (`RDMA_NLDEV_CMD_RES_QP_GET`, `drivers/infiniband/core/nldev.c`), those of processes with
 //! their pid in the pid namespace of the caller; processes outside of it are left out. A queue pair of the kernel has the name of the
@@ -109,46 +109,43 @@ const fn state_name(state: u8) -> &'static str {
     }
 }
 
-/// The queue pairs of all devices.
-#[derive(Debug, Default)]
-pub(super) struct Dump {
-    pub(super) pairs: Vec<QueuePair>,
-    /// Devices whose queue pairs the kernel did not list.
-    pub(super) failed: Vec<(String, io::Error)>,
+/// A device as netlink lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) index: u32,
+    pub(super) name: String,
 }
 
-/// Lists the queue pairs of all devices. None if the kernel has no RDMA.
+/// Lists the devices. None if the kernel has no RDMA.
 ///
 /// # Errors
-/// [`io::Error`] if the kernel does not list devices.
-pub(super) fn dump(proc_root: &Path) -> io::Result<Dump> {
-    let mut found = Dump::default();
-    let Some(mut rdma) = Rdma::open()? else {
-        return Ok(found);
-    };
+/// [`io::Error`] if the kernel does not list them.
+pub(super) fn devices() -> io::Result<Vec<Listed>> {
     let mut devices = Vec::new();
-    rdma.dump(CMD_GET, &[], |attributes| {
-        if let (Some(index), Some(name)) = (attributes.u32(DEV_INDEX), attributes.text(DEV_NAME)) {
-            devices.push((index, name));
-        }
-    })?;
-    let mut names = HashMap::new();
-    for (index, device) in devices {
-        let before = found.pairs.len();
-        let dumped = rdma.dump(CMD_RES_QP_GET, &[(DEV_INDEX, index)], |attributes| {
-            let mut process = |pid| process_name(proc_root, pid, &mut names);
-            read_message(&device, attributes, &mut process, &mut found.pairs);
-        });
-        if let Err(error) = dumped {
-            // A part of them would look like fewer.
-            found.pairs.truncate(before);
-            found.failed.push((device, error));
-            // The rest of an answer may still come on the old one.
-            let Some(new) = Rdma::open()? else { break };
-            rdma = new;
-        }
+    if let Some(mut rdma) = Rdma::open()? {
+        rdma.dump(CMD_GET, &[], |attributes| {
+            if let (Some(index), Some(name)) = (attributes.u32(DEV_INDEX), attributes.text(DEV_NAME)) {
+                devices.push(Listed { index, name });
+            }
+        })?;
     }
-    Ok(found)
+    Ok(devices)
+}
+
+/// Lists the queue pairs of a device. A driver may be asked for each, and take its time.
+///
+/// # Errors
+/// [`io::Error`] if the kernel does not list all of them: a part would look like fewer.
+pub(super) fn dump(proc_root: &Path, device: &Listed) -> io::Result<Vec<QueuePair>> {
+    let mut pairs = Vec::new();
+    if let Some(mut rdma) = Rdma::open()? {
+        let mut names = HashMap::new();
+        rdma.dump(CMD_RES_QP_GET, &[(DEV_INDEX, device.index)], |attributes| {
+            let mut process = |pid| process_name(proc_root, pid, &mut names);
+            read_message(&device.name, attributes, &mut process, &mut pairs);
+        })?;
+    }
+    Ok(pairs)
 }
 
 /// Reads the queue pairs of a message.
@@ -282,8 +279,9 @@ mod tests {
     #[test]
     fn the_kernel_of_this_machine_lists_its_queue_pairs_or_has_no_rdma() {
         // Without InfiniBand in the kernel there are none, which is not an error.
-        let dump = dump(Path::new("/proc")).unwrap();
-        assert!(dump.pairs.iter().all(|pair| !pair.device.is_empty()));
-        assert!(dump.failed.is_empty(), "{:?}", dump.failed);
+        for device in devices().unwrap() {
+            let pairs = dump(Path::new("/proc"), &device).unwrap();
+            assert!(pairs.iter().all(|pair| pair.device == device.name));
+        }
     }
 }

@@ -13,7 +13,7 @@ pub(super) enum Unread {
     NotAvailable,
     /// The text is not what it should be.
     Malformed,
-    /// More counters than the receiver follows.
+    /// More counters or devices than the receiver follows.
     TooMany,
 }
 

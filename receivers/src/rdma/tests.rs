@@ -11,8 +11,9 @@ use flowtap_pipeline::catalog::{FamilyId, Label};
 use flowtap_pipeline::{BuildContext, ComponentConfig, ReadingRecord, ReadingValue};
 
 use super::config::Config;
-use super::queue_pairs::{Dump, QueuePair};
-use super::reader::Reader;
+use super::looks::Looks;
+use super::pairs::Pairs;
+use super::queue_pairs::QueuePair;
 use super::telemetry::Telemetry;
 
 const MLX5: &str = include_str!("../../../tests/rdma/mlx5.tree");
@@ -70,13 +71,13 @@ impl Sysfs {
         self.set(path, &(before + count).to_string());
     }
 
-    fn reader(&self, config: &Config) -> Reader {
+    fn reader(&self, config: &Config) -> Looks {
         let config = Config {
             sysfs_root: self.root.path().to_owned(),
             queue_pairs: false,
             ..config.clone()
         };
-        Reader::new(&config, telemetry())
+        Looks::new(&config, telemetry())
     }
 }
 
@@ -412,23 +413,10 @@ fn queue_pairs_are_counted_by_process_and_those_beyond_the_limit_together() {
         pid,
         comm: "nccl\u{1b}".to_owned(),
     };
-    let config = Config {
-        queue_pairs: true,
-        ..Config::default()
-    };
-    let sysfs = Sysfs::new(&[]);
-    let config = Config {
-        sysfs_root: sysfs.root.path().to_owned(),
-        ..config
-    };
-    let mut reader = Reader::new(&config, telemetry());
+    let (mut reader, telemetry) = (Pairs::default(), telemetry());
     let mut look = |pairs: std::io::Result<Vec<QueuePair>>| {
         let mut readings = Vec::new();
-        let dump = pairs.map(|pairs| Dump {
-            pairs,
-            failed: Vec::new(),
-        });
-        reader.read_queue_pairs(|| dump, &mut readings);
+        reader.read("mlx5_0", pairs, &telemetry, &mut readings);
         readings
     };
     assert_eq!(
@@ -458,45 +446,65 @@ fn queue_pairs_are_counted_by_process_and_those_beyond_the_limit_together() {
 }
 
 #[test]
-fn a_device_whose_queue_pairs_are_not_listed_keeps_its_counts_and_ends_no_other() {
-    let pair = |device: &str, pid| QueuePair {
-        device: device.to_owned(),
-        port: 0,
-        qp_type: 2,
-        state: 3,
-        pid,
-        comm: "nccl".to_owned(),
-    };
-    let sysfs = Sysfs::new(&[]);
+fn a_device_that_hangs_delays_no_other_and_continues_when_it_answers() {
+    let sysfs = Sysfs::new(&[MLX5, IRDMA]);
+    let mut looks = sysfs.reader(&Config::default());
+    looks.look();
+    let irdma = "class/infiniband/rocep177s0f0/ports/1";
+    let (octets, broken) = (
+        format!("{irdma}/hw_counters/ip4InOctets"),
+        format!("{PORT}/counters/symbol_error"),
+    );
+    // A pipe that nobody writes to: opening it takes for ever, as a read does where a driver hangs.
+    let number = fs::read_to_string(sysfs.path(&broken)).unwrap();
+    let pipe = sysfs.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::remove_file(sysfs.path(&broken)).unwrap();
+    fs::hard_link(&pipe, sysfs.path(&broken)).unwrap();
+    looks.next_round();
+    while looks.waiting().as_deref() != Some("mlx5_0") {
+        looks.wait(std::time::Duration::from_millis(10));
+    }
+    looks.sorted();
+    for round in 1..=4 {
+        sysfs.add(&octets, 10);
+        sysfs.set(&format!("{irdma}/state"), ["1: DOWN", "4: ACTIVE"][round % 2]);
+        let readings = shown(&looks.look());
+        assert_eq!(readings["bytes receive rocep177s0f0 1"], 10);
+        assert_eq!(readings["link_up rocep177s0f0 1 is"], u64::from(round % 2 == 1));
+        assert!(
+            readings.keys().all(|series| !series.contains("mlx5_0")),
+            "{readings:?}"
+        );
+        let late = looks.late().unwrap();
+        assert!(
+            late.contains("mlx5_0") && !late.contains("rocep177s0f0"),
+            "{late}"
+        );
+    }
+    // Another receiver takes it over, and does not look again at what hangs.
     let config = Config {
         sysfs_root: sysfs.root.path().to_owned(),
+        queue_pairs: false,
         ..Config::default()
     };
-    let mut reader = Reader::new(&config, telemetry());
-    let mut look = |pairs: Vec<QueuePair>, failed: &[&str]| {
-        let failed = failed.iter();
-        let failed = failed.map(|&device| (device.to_owned(), std::io::Error::other("busy")));
-        let dump = Dump {
-            pairs,
-            failed: failed.collect(),
-        };
-        let mut readings = Vec::new();
-        reader.read_queue_pairs(|| Ok(dump), &mut readings);
-        shown(&readings)
-    };
-    look(vec![pair("a", 1), pair("b", 2)], &[]);
-    // Of `a` nothing is known, of `b` that it has none any more.
-    assert_eq!(
-        look(Vec::new(), &["a"]),
-        map([("queue_pairs 2 nccl b  RC RTS ended", 1)])
-    );
-    assert_eq!(
-        look(vec![pair("a", 7)], &[]),
-        map([
-            ("queue_pairs 7 nccl a  RC RTS is", 1),
-            ("queue_pairs 1 nccl a  RC RTS ended", 1),
-        ])
-    );
+    let mut looks = looks.with_config(&config, telemetry()).unwrap();
+    assert_eq!(looks.waiting().as_deref(), Some("mlx5_0"));
+    looks.look();
+    assert_eq!(looks.waiting().as_deref(), Some("mlx5_0"));
+    // It answers: nothing of what it counted meanwhile is missing.
+    fs::remove_file(sysfs.path(&broken)).unwrap();
+    sysfs.set(&broken, number.trim());
+    sysfs.add(&format!("{PORT}/counters/port_rcv_data"), 5);
+    fs::write(&pipe, &number).unwrap();
+    let mut bytes = 0;
+    while looks.waiting().is_some() || bytes == 0 {
+        bytes += increases(&looks.look())
+            .get("bytes receive mlx5_0 1")
+            .unwrap_or(&0);
+    }
+    assert_eq!(bytes, 20);
+    assert_eq!(looks.late(), None);
 }
 
 #[test]

@@ -6,9 +6,9 @@
 //!    with the same content.
 //! 2. The folder is the queue, which survives a crash, and `rotation` its bound. Files are uploaded one at a time, the oldest
 //!    first; the names of those that the store has acknowledged are in a file beside them (`ledger`).
-//! 3. An upload that fails is retried, whatever the reason, with growing waits. A file that is removed before it is uploaded
-//!    counts as abandoned.
-//! 4. `/status` has the files that wait and the newest failure; the exporter is failing from a failed upload until the next success.
+//! 3. An upload that fails is retried, whatever the reason, with growing waits: of the file, as the store may refuse only that
+//!    one, and of all while none succeeds. Other files come first. A file that is removed before it is uploaded counts as abandoned.
+//! 4. `/status` has the files that wait and the newest failure; the exporter is failing as long as there is a file whose upload failed.
 //! 5. At its end flowtap uploads what it can within five seconds; the next start uploads the rest.
 
 mod health;
@@ -24,10 +24,11 @@ use std::time::Duration;
 
 use flowtap_pipeline::{BuildContext, ComponentId, StatusBoard};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::ledger::Ledger;
-use self::queue::Queue;
+use self::queue::{Next, Queue};
 use self::store::{Store, UploadError};
 use self::telemetry::Telemetry;
 use super::names::Name;
@@ -35,6 +36,9 @@ use super::upload_config::UploadConfig;
 
 /// When flowtap stops, uploads are given up after this: the run has its own deadline.
 const LAST_UPLOADS: Duration = Duration::from_secs(5);
+
+/// When flowtap stops, uploads are given up after so many failures in a row: the store is not there.
+const LAST_FAILURES: u32 = 4;
 
 /// The uploads of an exporter. Cloning it shares them.
 #[derive(Clone, Debug)]
@@ -66,11 +70,12 @@ impl Uploads {
     pub(super) fn new(config: &UploadConfig, root: PathBuf, context: &BuildContext) -> Result<Self, String> {
         let queue = Queue::default();
         let ledger = root.join(format!(".uploaded-{}", context.id.to_string().replace('/', "-")));
+        let store = Store::new(config)?;
         Ok(Self {
-            store: Store::new(config)?,
             telemetry: Telemetry::new(context, &config.url, &queue),
             queue,
-            ledger: Arc::new(Mutex::new(Ledger::open(ledger, &config.url))),
+            ledger: Arc::new(Mutex::new(Ledger::open(ledger, store.destination()))),
+            store,
             root,
             retry_interval: config.retry_interval,
             max_retry_interval: config.max_retry_interval.max(config.retry_interval),
@@ -121,43 +126,80 @@ impl Uploads {
         }
     }
 
-    /// Uploads until `stop`, and then what is left, up to the first failure.
+    /// Uploads until `stop`, and then once more what is left.
     async fn upload_all(&self, stop: &CancellationToken) {
-        let mut wait = self.retry_interval;
-        loop {
-            let Some((name, key)) = self.queue.first() else {
-                tokio::select! {
-                    biased;
-                    () = self.queue.changed() => continue,
-                    () = stop.cancelled() => return,
-                }
-            };
-            match self.store.upload(&self.root.join(&key), &key).await {
-                Ok(bytes) => {
-                    wait = self.retry_interval;
-                    // If `rotation` removed it meanwhile, it counts as abandoned already.
-                    if self.queue.remove(&name, &key) {
-                        self.telemetry.delivered(&key, bytes);
+        // In a row, of whatever files.
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            let due = match self.queue.next(Instant::now()) {
+                Next::File(name, key) => {
+                    if self.upload(&name, &key).await {
+                        failures = 0;
+                        continue;
                     }
-                    self.acknowledge(&key).await;
-                }
-                Err(UploadError::Gone) => {
-                    if self.queue.remove(&name, &key) {
-                        self.telemetry.abandoned(&key);
-                    }
-                }
-                Err(error) => {
-                    self.telemetry.retried(&key, &error.to_string());
-                    // Full jitter, so that a fleet does not come back at the same moment.
-                    let pause = wait.mul_f64(fastrand::f64());
-                    wait = wait.saturating_mul(2).min(self.max_retry_interval);
+                    failures += 1;
+                    // New files don't shorten it.
                     tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(self.wait(failures)) => {}
+                        () = stop.cancelled() => {}
                     }
+                    continue;
                 }
+                Next::At(due) => Some(due),
+                Next::Nothing => None,
+            };
+            tokio::select! {
+                () = self.queue.changed() => {}
+                () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
+                () = stop.cancelled() => {}
             }
         }
+        failures = 0;
+        for (name, key) in self.queue.all() {
+            failures = if self.upload(&name, &key).await {
+                0
+            } else {
+                failures + 1
+            };
+            if failures >= LAST_FAILURES {
+                return;
+            }
+        }
+    }
+
+    /// Uploads a file. Returns whether that did not fail.
+    async fn upload(&self, name: &Name, key: &str) -> bool {
+        match self.store.upload(&self.root.join(key), key).await {
+            Ok(bytes) => {
+                // If `rotation` removed it meanwhile, it counts as abandoned already.
+                if self.queue.remove(name, key) {
+                    self.telemetry.delivered(key, bytes);
+                }
+                self.acknowledge(key).await;
+                true
+            }
+            Err(UploadError::Gone) => {
+                if self.queue.remove(name, key) {
+                    self.telemetry.abandoned(key);
+                }
+                true
+            }
+            Err(error) => {
+                let failed = self.queue.failed(name, key);
+                if failed > 0 {
+                    self.queue.defer(name, key, Instant::now() + self.wait(failed));
+                    self.telemetry.retried(key, &error.to_string());
+                }
+                false
+            }
+        }
+    }
+
+    /// Time to wait after so many failures. Full jitter, so that a fleet does not come back at the same moment.
+    fn wait(&self, failures: u32) -> Duration {
+        let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        let wait = self.retry_interval.saturating_mul(factor);
+        wait.min(self.max_retry_interval).mul_f64(fastrand::f64())
     }
 
     /// Notes that an object is there.
@@ -195,3 +237,6 @@ impl UploadTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

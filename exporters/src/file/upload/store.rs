@@ -41,7 +41,11 @@ pub(super) enum UploadError {
 pub(super) struct Store {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    destination: String,
 }
+
+/// A store of a provider, and the settings that say which one it is, from the config or the environment.
+type Provided = (Arc<dyn ObjectStore>, Vec<Option<String>>);
 
 impl Store {
     /// The store that `config`, which is valid, names. Connects to nothing yet.
@@ -59,15 +63,23 @@ impl Store {
             max_retries: 0,
             ..RetryConfig::default()
         };
-        let store = match destination.provider {
+        let (store, settings) = match destination.provider {
             Provider::S3 => s3(config, &destination, connector, retry),
             Provider::Google => google(config, &destination, connector, retry),
             Provider::Azure => azure(config, &destination, connector, retry),
         }?;
+        let named = [Some(config.url.clone())].into_iter().chain(settings).flatten();
         Ok(Self {
             store,
             prefix: Path::from(destination.prefix),
+            destination: named.collect::<Vec<_>>().join(" "),
         })
+    }
+
+    /// The place where objects go, on one line: the URL, and the endpoint and the account unless they are the provider's own. Buckets of
+    /// the same name in two stores differ in it.
+    pub(super) fn destination(&self) -> &str {
+        &self.destination
     }
 
     /// Uploads the file at `path` as the object `key` below the prefix. Returns its bytes.
@@ -158,7 +170,7 @@ fn s3(
     destination: &Destination,
     connector: Connector,
     retry: RetryConfig,
-) -> Result<Arc<dyn ObjectStore>, String> {
+) -> Result<Provided, String> {
     let mut builder = AmazonS3Builder::from_env();
     for (key, value) in keys::<AmazonS3ConfigKey>(config)? {
         builder = builder.with_config(key, value);
@@ -169,12 +181,17 @@ fn s3(
     if let Some(region) = &config.region {
         builder = builder.with_region(region);
     }
+    let settings = vec![
+        builder.get_config_value(&AmazonS3ConfigKey::Endpoint),
+        builder.get_config_value(&AmazonS3ConfigKey::S3Endpoint),
+    ];
     let store = builder
         .with_bucket_name(&destination.bucket)
         .with_http_connector(connector)
         .with_retry(retry)
         .build();
-    Ok(Arc::new(store.map_err(|error| chain(&error))?))
+    let store = store.map_err(|error| chain(&error))?;
+    Ok((Arc::new(store), settings))
 }
 
 fn google(
@@ -182,7 +199,7 @@ fn google(
     destination: &Destination,
     connector: Connector,
     retry: RetryConfig,
-) -> Result<Arc<dyn ObjectStore>, String> {
+) -> Result<Provided, String> {
     let mut builder = GoogleCloudStorageBuilder::from_env();
     for (key, value) in keys::<GoogleConfigKey>(config)? {
         builder = builder.with_config(key, value);
@@ -190,12 +207,14 @@ fn google(
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_base_url(endpoint);
     }
+    let settings = vec![builder.get_config_value(&GoogleConfigKey::BaseUrl)];
     let store = builder
         .with_bucket_name(&destination.bucket)
         .with_http_connector(connector)
         .with_retry(retry)
         .build();
-    Ok(Arc::new(store.map_err(|error| chain(&error))?))
+    let store = store.map_err(|error| chain(&error))?;
+    Ok((Arc::new(store), settings))
 }
 
 fn azure(
@@ -203,7 +222,7 @@ fn azure(
     destination: &Destination,
     connector: Connector,
     retry: RetryConfig,
-) -> Result<Arc<dyn ObjectStore>, String> {
+) -> Result<Provided, String> {
     let mut builder = MicrosoftAzureBuilder::from_env();
     for (key, value) in keys::<AzureConfigKey>(config)? {
         builder = builder.with_config(key, value);
@@ -211,12 +230,17 @@ fn azure(
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_endpoint(endpoint.clone()).with_allow_http(true);
     }
+    let settings = vec![
+        builder.get_config_value(&AzureConfigKey::AccountName),
+        builder.get_config_value(&AzureConfigKey::Endpoint),
+    ];
     let store = builder
         .with_container_name(&destination.bucket)
         .with_http_connector(connector)
         .with_retry(retry)
         .build();
-    Ok(Arc::new(store.map_err(|error| chain(&error))?))
+    let store = store.map_err(|error| chain(&error))?;
+    Ok((Arc::new(store), settings))
 }
 
 #[cfg(test)]
@@ -231,6 +255,7 @@ mod tests {
         Store {
             store: Arc::new(InMemory::new()),
             prefix: Path::from("fleet"),
+            destination: String::new(),
         }
     }
 
@@ -255,6 +280,44 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let outcome = in_memory().upload(&dir.path().join("none"), "none").await;
         assert!(matches!(outcome, Err(UploadError::Gone)), "{outcome:?}");
+    }
+
+    #[test]
+    fn buckets_of_the_same_name_in_two_stores_are_two_destinations() {
+        let store = |url: &str, endpoint: Option<&str>, credentials: [(&str, &str); 2]| {
+            let config = UploadConfig {
+                url: url.to_owned(),
+                endpoint: endpoint.map(str::to_owned),
+                credentials: credentials
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+                ..UploadConfig::default()
+            };
+            Store::new(&config).unwrap().destination().to_owned()
+        };
+        let s3 = |url, endpoint| {
+            store(
+                url,
+                endpoint,
+                [("access_key_id", "x"), ("secret_access_key", "hunter2")],
+            )
+        };
+        let [one, two] =
+            ["http://a:9000", "http://b:9000"].map(|endpoint| s3("s3://flows/fleet", Some(endpoint)));
+        assert_ne!(one, two);
+        assert_ne!(one, s3("s3://flows/fleet", None));
+        assert_ne!(one, s3("s3://flows/other", Some("http://a:9000")));
+        assert_eq!(one, s3("s3://flows/fleet", Some("http://a:9000")));
+        assert!(!one.contains("hunter2") && !one.contains('\n'), "{one}");
+        let azure = |account| {
+            store(
+                "az://flows",
+                None,
+                [("account_name", account), ("access_key", "aHVudGVyMg==")],
+            )
+        };
+        assert_ne!(azure("one"), azure("two"));
+        assert_eq!(azure("one"), azure("one"));
     }
 
     #[test]

@@ -62,8 +62,8 @@ impl Telemetry {
         self.add("delivered", 1);
         self.bytes.add(bytes, std::slice::from_ref(&self.exporter));
         tracing::debug!(exporter = %self.id, url = self.url, key, bytes, "a file is uploaded");
-        if self.health.succeeded() {
-            tracing::info!(exporter = %self.id, url = self.url, "files are uploaded again");
+        if self.health.settled() {
+            tracing::info!(exporter = %self.id, url = self.url, "no upload fails any more");
         }
     }
 
@@ -82,6 +82,7 @@ impl Telemetry {
     pub(super) fn abandoned(&self, key: &str) {
         self.add("abandoned", 1);
         self.health.abandoned();
+        self.health.settled();
         tracing::warn!(exporter = %self.id, url = self.url, key, "a file was removed before it was uploaded; \
                 hint: a larger `rotation.max_files`, `max_total_bytes` or `max_retention`");
     }
