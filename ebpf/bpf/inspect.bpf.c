@@ -31,9 +31,18 @@ enum {
 #define TCP_HEADER_BYTES 20
 #define MOST_HEADER_BYTES 60
 
+/* Flags of the TCP header, in its byte 13. */
+#define TCP_FLAG_SYN 0x02
+#define TCP_FLAG_RST 0x04
+#define TCP_FLAG_ACK 0x10
+
+/* Depth to which the retransmit queue is searched: a red-black tree of 65,535 segments has no leaf that is deeper. */
+#define DEEPEST 32
+
 struct inspect_state {
 	__u64 sent;	/* payload bytes, when the direction changed last */
-	__u64 asked_ns; /* server: when the last segment of the request came */
+	__u64 looked;	/* client: payload bytes sent, at the last look */
+	__u64 asked_ns; /* when the last segment of the request came (server), or left first (client) */
 	__u32 epoch;
 	__u32 next_sent; /* offset of the next segment of ours to hand over */
 	__u8 role;
@@ -87,10 +96,29 @@ const volatile __u64 exchange_wakeup_bytes = 1 << 18;
 struct received {
 	__u32 sequence;
 	__u32 header_bytes;
-	__u32 payload;
+	__u32 payload; /* none, where TCP is going to reject it */
 };
 
-static __always_inline bool read_received(struct received *received, struct sk_buff *skb)
+/* Whether TCP will take in the data of a segment, as tcp_sequence() and tcp_ack() decide it: the tracepoint comes
+ * before them, so anybody who knows the addresses and ports can make it fire. */
+static __always_inline bool is_acceptable(struct tcp_sock *tcp, __u32 sequence, __u32 payload, const __u8 *header)
+{
+	__u32 expected = tcp->rcv_nxt;
+	__s32 window = tcp->rcv_wup + tcp->rcv_wnd - expected;
+	__s32 ahead = sequence - expected;
+	__u32 acknowledged = bpf_ntohl(*(__u32 *)(header + 8));
+	__s32 unsent = acknowledged - tcp->snd_nxt;
+	__s32 behind = tcp->snd_una - acknowledged;
+	__s64 most_behind = tcp->max_window;
+
+	if ((header[13] & (TCP_FLAG_SYN | TCP_FLAG_RST | TCP_FLAG_ACK)) != TCP_FLAG_ACK)
+		return false;
+	if (ahead > (window > 0 ? window : 0) || (__s32)(ahead + payload) < 0)
+		return false;
+	return unsent <= 0 && behind <= most_behind;
+}
+
+static __always_inline bool read_received(struct received *received, struct sk_buff *skb, struct tcp_sock *tcp)
 {
 	__u8 header[TCP_HEADER_BYTES];
 
@@ -99,6 +127,8 @@ static __always_inline bool read_received(struct received *received, struct sk_b
 	received->sequence = bpf_ntohl(*(__u32 *)(header + 4));
 	received->header_bytes = (header[12] >> 4) * 4;
 	received->payload = skb->len > received->header_bytes ? skb->len - received->header_bytes : 0;
+	if (received->payload && !is_acceptable(tcp, received->sequence, received->payload, header))
+		received->payload = 0;
 	return true;
 }
 
@@ -127,6 +157,46 @@ static __always_inline __u64 read_sent(struct tcp_sock *tcp)
 	return tcp->bytes_sent - tcp->bytes_retrans;
 }
 
+/* The segment in flight that has the byte with this sequence number. */
+static __always_inline struct sk_buff *in_flight(struct sock *sk, __u32 sequence)
+{
+	struct rb_node *node = sk->tcp_rtx_queue.rb_node;
+	int depth;
+
+#pragma clang loop unroll(disable)
+	for (depth = 0; depth < DEEPEST && node; depth++) {
+		/* rb_to_skb(): the node comes first. */
+		struct sk_buff *skb = (struct sk_buff *)node;
+		struct tcp_skb_cb *segment = (struct tcp_skb_cb *)&skb->cb;
+
+		if ((__s32)(sequence - BPF_CORE_READ(segment, seq)) < 0)
+			node = BPF_CORE_READ(node, rb_left);
+		else if ((__s32)(sequence - BPF_CORE_READ(segment, end_seq)) >= 0)
+			node = BPF_CORE_READ(node, rb_right);
+		else
+			return skb;
+	}
+	return NULL;
+}
+
+/* When a byte left first that was sent since the last look, in ns. A retransmission replaces the time of its segment,
+ * but not that at which data left with nothing in flight (tcp_rate_skb_sent()). Where something was in flight, it is
+ * the time of the last delivery before: each acknowledgement passes the tracepoint before TCP takes it in, so at the
+ * first look none has come since. Other times of the socket move with keepalives, acknowledgements and probes. */
+static __always_inline __u64 first_sent_ns(struct sock *sk, struct tcp_sock *tcp, __u32 sequence)
+{
+	struct sk_buff *skb = in_flight(sk, sequence);
+	struct tcp_skb_cb *segment;
+
+	/* It was acknowledged before the connection was established, or the queue is emptied. */
+	if (!skb)
+		return tcp->first_tx_mstamp * 1000;
+	segment = (struct tcp_skb_cb *)&skb->cb;
+	if (BPF_CORE_READ(segment, sacked) & TCPCB_EVER_RETRANS)
+		return tcp->delivered_mstamp * 1000;
+	return BPF_CORE_READ(skb, skb_mstamp_ns);
+}
+
 static __always_inline struct inspect_state *state_of(struct sock *sk, struct tcp_sock *tcp,
 						      struct inspect_control *control, struct inspect_seen *seen)
 {
@@ -136,7 +206,7 @@ static __always_inline struct inspect_state *state_of(struct sock *sk, struct tc
 		if (state->epoch != control->epoch) {
 			/* Segments have passed unseen: an exchange that is under way can't be timed. */
 			state->epoch = control->epoch;
-			state->sent = read_sent(tcp);
+			state->sent = state->looked = read_sent(tcp);
 			state->is_waiting = 0;
 			state->sent_left = state->received_left = 0;
 		}
@@ -153,7 +223,7 @@ static __always_inline struct inspect_state *state_of(struct sock *sk, struct tc
 		seen->unknown_roles++;
 	/* Of a connection that was there before, the beginning is past. */
 	if (tcp->bytes_received) {
-		state->sent = read_sent(tcp);
+		state->sent = state->looked = read_sent(tcp);
 	} else {
 		state->received_left = FIRST_SEGMENTS;
 		/* A server speaks first, or what it says is an answer. */
@@ -255,26 +325,21 @@ static __always_inline void report_exchange(struct inspect_state *state, __u64 c
 	bpf_ringbuf_submit(event, exchange_wakeup_flags());
 }
 
-/* Reports the answer that a server has sent since the request came, if it has. It left with the oldest segment that
- * waits for an acknowledgement; where that is older than the request, or there is none, the last one shows it. */
-static __always_inline void report_answer(struct inspect_state *state, struct tcp_sock *tcp, __u64 sent, __u64 cookie,
-					  struct inspect_seen *seen)
+/* Reports the answer that a server has sent since the request came, if it has. */
+static __always_inline void report_answer(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
+					  __u64 sent, __u64 cookie, struct inspect_seen *seen)
 {
-	struct sk_buff *oldest;
 	__u64 answered;
 
 	if (!state->is_waiting || sent == state->sent)
 		return;
-	oldest = oldest_sent(tcp);
-	answered = oldest ? oldest->skb_mstamp_ns : 0;
-	if (answered < state->asked_ns)
-		answered = tcp->tcp_wstamp_ns;
+	answered = first_sent_ns(sk, tcp, tcp->snd_nxt - (__u32)(sent - state->sent));
 	report_exchange(state, cookie, state->asked_ns, answered, seen);
 	state->is_waiting = 0;
 	state->sent = sent;
 }
 
-static __always_inline void follow_exchange(struct inspect_state *state, struct tcp_sock *tcp,
+static __always_inline void follow_exchange(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
 					    const struct received *received, __u64 cookie, struct inspect_seen *seen)
 {
 	__u64 sent = read_sent(tcp);
@@ -282,12 +347,16 @@ static __always_inline void follow_exchange(struct inspect_state *state, struct 
 	bool is_fresh = received->payload && (__s32)(received->sequence + received->payload - tcp->rcv_nxt) > 0;
 
 	if (state->role == ROLE_CLIENT) {
+		if (sent != state->looked) {
+			state->asked_ns = first_sent_ns(sk, tcp, tcp->snd_nxt - 1);
+			state->looked = sent;
+		}
 		if (!is_fresh || sent == state->sent)
 			return;
 		state->sent = sent;
-		report_exchange(state, cookie, tcp->tcp_wstamp_ns, bpf_ktime_get_ns(), seen);
+		report_exchange(state, cookie, state->asked_ns, bpf_ktime_get_ns(), seen);
 	} else if (state->role == ROLE_SERVER) {
-		report_answer(state, tcp, sent, cookie, seen);
+		report_answer(state, sk, tcp, sent, cookie, seen);
 		if (!is_fresh)
 			return;
 		state->is_waiting = 1;
@@ -306,7 +375,7 @@ static __always_inline void inspect_segment(struct sock *sk, struct sk_buff *skb
 	__u64 cookie;
 
 	control = bpf_map_lookup_elem(&inspect_control, &zero);
-	if (!tcp || !control || !read_received(&received, skb))
+	if (!tcp || !control || !read_received(&received, skb, tcp))
 		return;
 	state = state_of(sk, tcp, control, seen);
 	if (!state)
@@ -320,7 +389,7 @@ static __always_inline void inspect_segment(struct sock *sk, struct sk_buff *skb
 			hand_over_received(state, skb, tcp, &received, cookie, seen);
 	}
 	if (control->wants & WANT_EXCHANGES)
-		follow_exchange(state, tcp, &received, cookie, seen);
+		follow_exchange(state, sk, tcp, &received, cookie, seen);
 }
 
 SEC("tp_btf/tcp_probe")
@@ -363,7 +432,7 @@ int BPF_PROG(inspect_end, struct sock *sk, int oldstate, int newstate)
 	control = bpf_map_lookup_elem(&inspect_control, &zero);
 	seen = bpf_map_lookup_elem(&inspect_seen, &zero);
 	if (tcp && control && seen && state->epoch == control->epoch && control->wants & WANT_EXCHANGES)
-		report_answer(state, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);
+		report_answer(state, sk, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);
 	return 0;
 }
 
