@@ -3,8 +3,9 @@
  * The option `inspect`: the first bytes of connections, and exchanges. Loaded and attached only where the config asks
  * for it, and then for as much of the time as its budget allows.
  *
- *   inspect      tp_btf/tcp_probe             -> first_bytes (perf buffer), exchanges (ring buffer)
- *   inspect_end  tp_btf/inet_sock_set_state   -> exchanges: an answer whose acknowledgement comes after the FIN
+ *   inspect         tp_btf/tcp_probe           -> first_bytes (perf buffer), exchanges (ring buffer)
+ *   inspect_states  tp_btf/inet_sock_set_state -> exchanges: of requests that complete the handshake, and of answers
+ *                                                 whose acknowledgement comes after the FIN
  *
  * The tracepoint shows each received segment of an established connection before TCP has taken it in, under the
  * socket's lock. That lock is what makes it safe to read the segment at the head of the retransmit queue: what this
@@ -49,6 +50,7 @@ struct inspect_state {
 	__u8 is_waiting; /* server: for an answer */
 	__u8 sent_left;	 /* segments to hand over */
 	__u8 received_left;
+	__u8 is_new; /* no segment has passed the tracepoint since the handshake */
 };
 
 /* Key: the socket. Value: what is known of its connection. */
@@ -197,6 +199,42 @@ static __always_inline __u64 first_sent_ns(struct sock *sk, struct tcp_sock *tcp
 	return BPF_CORE_READ(skb, skb_mstamp_ns);
 }
 
+static __always_inline struct inspect_state *create_state(struct sock *sk, struct tcp_sock *tcp,
+							  struct inspect_control *control, struct inspect_seen *seen)
+{
+	struct inspect_state *state = bpf_sk_storage_get(&inspected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!state) {
+		seen->untracked++;
+		return NULL;
+	}
+	state->epoch = control->epoch;
+	state->role = read_role(tcp);
+	if (state->role == ROLE_UNKNOWN)
+		seen->unknown_roles++;
+	return state;
+}
+
+static __always_inline void expect_first_bytes(struct inspect_state *state)
+{
+	state->received_left = FIRST_SEGMENTS;
+	/* A server speaks first, or what it says is an answer. */
+	state->sent_left = state->role == ROLE_SERVER ? 1 : FIRST_SEGMENTS;
+}
+
+/* At the first look after the handshake: data that has been received by then completed it, as it does with
+ * TCP_DEFER_ACCEPT or where the last acknowledgement was lost. TCP takes such data in without the tracepoint, so its
+ * bytes are not seen; but it came when the connection was established, and the answer is what follows. */
+static __always_inline void look_first(struct inspect_state *state, struct tcp_sock *tcp)
+{
+	state->is_new = 0;
+	expect_first_bytes(state);
+	if (tcp->bytes_received) {
+		state->received_left = 0;
+		state->is_waiting = state->role == ROLE_SERVER;
+	}
+}
+
 static __always_inline struct inspect_state *state_of(struct sock *sk, struct tcp_sock *tcp,
 						      struct inspect_control *control, struct inspect_seen *seen)
 {
@@ -209,26 +247,20 @@ static __always_inline struct inspect_state *state_of(struct sock *sk, struct tc
 			state->sent = state->looked = read_sent(tcp);
 			state->is_waiting = 0;
 			state->sent_left = state->received_left = 0;
+			state->is_new = 0;
 		}
+		if (state->is_new)
+			look_first(state, tcp);
 		return state;
 	}
-	state = bpf_sk_storage_get(&inspected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!state) {
-		seen->untracked++;
+	state = create_state(sk, tcp, control, seen);
+	if (!state)
 		return NULL;
-	}
-	state->epoch = control->epoch;
-	state->role = read_role(tcp);
-	if (state->role == ROLE_UNKNOWN)
-		seen->unknown_roles++;
 	/* Of a connection that was there before, the beginning is past. */
-	if (tcp->bytes_received) {
+	if (tcp->bytes_received)
 		state->sent = state->looked = read_sent(tcp);
-	} else {
-		state->received_left = FIRST_SEGMENTS;
-		/* A server speaks first, or what it says is an answer. */
-		state->sent_left = state->role == ROLE_SERVER ? 1 : FIRST_SEGMENTS;
-	}
+	else
+		expect_first_bytes(state);
 	return state;
 }
 
@@ -383,7 +415,7 @@ static __always_inline void inspect_segment(struct sock *sk, struct sk_buff *skb
 	cookie = bpf_get_socket_cookie(sk);
 	if (control->wants & WANT_FIRST_BYTES) {
 		/* First what was said first, so that a message comes before its answer. */
-		if (state->sent_left && (state->role != ROLE_SERVER || !tcp->bytes_received))
+		if (state->sent_left)
 			hand_over_sent(state, tcp, cookie, seen);
 		if (state->received_left && received.payload)
 			hand_over_received(state, skb, tcp, &received, cookie, seen);
@@ -413,26 +445,58 @@ int BPF_PROG(inspect, struct sock *sk, struct sk_buff *skb)
 	return 0;
 }
 
+/* The connection is established. Its state is made here for a server alone, before which a request may be. One that
+ * has come with a SYN (Fast Open) came earlier. */
+static __always_inline void begin(struct sock *sk, struct tcp_sock *tcp, struct inspect_control *control,
+				  struct inspect_seen *seen)
+{
+	struct inspect_state *state;
+
+	if (tcp->bytes_received || read_role(tcp) != ROLE_SERVER)
+		return;
+	state = create_state(sk, tcp, control, seen);
+	if (!state)
+		return;
+	state->is_new = 1;
+	state->asked_ns = bpf_ktime_get_ns();
+}
+
+/* The connection ends: acknowledgements in later states do not pass the tracepoint. */
+static __always_inline void end(struct sock *sk, struct tcp_sock *tcp, struct inspect_control *control,
+				struct inspect_seen *seen)
+{
+	struct inspect_state *state = bpf_sk_storage_get(&inspected, sk, 0, 0);
+
+	if (!state || state->epoch != control->epoch)
+		return;
+	if (state->is_new) {
+		look_first(state, tcp);
+		if (control->wants & WANT_FIRST_BYTES)
+			hand_over_sent(state, tcp, bpf_get_socket_cookie(sk), seen);
+	}
+	if (control->wants & WANT_EXCHANGES)
+		report_answer(state, sk, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);
+}
+
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(inspect_end, struct sock *sk, int oldstate, int newstate)
+int BPF_PROG(inspect_states, struct sock *sk, int oldstate, int newstate)
 {
 	struct inspect_control *control;
-	struct inspect_state *state;
 	struct inspect_seen *seen;
 	struct tcp_sock *tcp;
 	__u32 zero = 0;
 
-	if (sk->sk_protocol != IPPROTO_TCP ||
-	    (newstate != TCP_FIN_WAIT1 && newstate != TCP_LAST_ACK && newstate != TCP_CLOSE))
-		return 0;
-	state = bpf_sk_storage_get(&inspected, sk, 0, 0);
-	if (!state || !state->is_waiting)
+	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	control = bpf_map_lookup_elem(&inspect_control, &zero);
 	seen = bpf_map_lookup_elem(&inspect_seen, &zero);
-	if (tcp && control && seen && state->epoch == control->epoch && control->wants & WANT_EXCHANGES)
-		report_answer(state, sk, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);
+	if (!tcp || !control || !seen)
+		return 0;
+	if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
+		begin(sk, tcp, control, seen);
+	else if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK || newstate == TCP_CLOSE)
+		end(sk, tcp, control, seen);
 	return 0;
 }
 

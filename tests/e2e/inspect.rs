@@ -81,7 +81,7 @@ fn run(command: &mut Command) {
     );
 }
 
-/// nginx with HTTP/1.1 at 8080, HTTP/2 at 8081 and TLS at 8443. Its log has a line per request.
+/// nginx with HTTP/1.1 at 8080, and at 8082 with `TCP_DEFER_ACCEPT`, HTTP/2 at 8081 and TLS at 8443. Its log has a line per request.
 fn nginx(dir: &Path) -> Server {
     run(Command::new("openssl")
         .args([
@@ -104,6 +104,7 @@ fn nginx(dir: &Path) -> Server {
            access_log {at}/access.log; keepalive_requests 1000000;
            server {{ listen 127.0.0.1:8080; return 200 ok; }}
            server {{ listen 127.0.0.1:8081 http2; return 200 ok; }}
+           server {{ listen 127.0.0.1:8082 deferred; return 200 ok; }}
            server {{ listen 127.0.0.1:8443 ssl http2; return 200 ok;
                      ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem; }}
          }}"
@@ -561,6 +562,73 @@ fn times_are_from_first_transmissions_where_segments_are_lost() {
     assert!(times.client > 1.0, "nothing was lost: {} s", times.client);
     assert!(client > 0.9 * times.client, "{client} of {} s", times.client);
     assert!(server < 0.1 * times.client, "{server} of {} s", times.client);
+}
+
+#[test]
+fn a_request_that_completes_the_handshake_has_its_time_at_the_server() {
+    const COUNT: usize = 3;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("nft") {
+        return;
+    }
+    let daemon = Daemon::start(&ALL);
+    // The first acknowledgement without data is the handshake's.
+    let rules = "table inet lossy { chain in { type filter hook input priority 0; \
+                 tcp flags == ack numgen inc mod 1000000 0 drop; }; }";
+    let (netns, (port, times)) = netns::within_new(|| {
+        run(Command::new("nft").arg(rules));
+        let thought = Duration::from_millis(30);
+        (
+            netns::label(),
+            requests(COUNT, |_| {}, |_| thread::sleep(thought)),
+        )
+    });
+    times_at_both_ends(&daemon, &netns, port, COUNT, &times);
+}
+
+#[test]
+fn servers_that_defer_accept_have_protocols_and_exchanges() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !["nginx", "curl"]
+        .map(require::program)
+        .into_iter()
+        .all(|found| found)
+    {
+        return;
+    }
+    let daemon = Daemon::start(&ALL);
+    let traffic = || {
+        let dir = tempfile::tempdir().unwrap();
+        netns::within_new(|| {
+            let _server = nginx(dir.path());
+            for _ in 0..EACH {
+                curl(&["--http1.1", "http://127.0.0.1:8082/[1-3]"]);
+            }
+            let log = fs::read_to_string(dir.path().join("access.log")).unwrap();
+            assert_eq!(log.lines().count() as u64, 3 * EACH);
+            netns::label()
+        })
+    };
+    until_right(&daemon, traffic, |seen, netns| {
+        let mut wrong = Vec::new();
+        for flow in BOTH_ENDS {
+            let of_http = [
+                ("netns", &**netns),
+                ("flow", flow),
+                ("server_port", "8082"),
+                ("protocol", "http"),
+            ];
+            let (exchanges, closed) = (seen.sum(EXCHANGES, &of_http), closed(seen, netns, flow, "http"));
+            if (exchanges, closed) != (3 * EACH, EACH) {
+                wrong.push(format!("{flow}: {exchanges} exchanges, {closed} connections"));
+            }
+        }
+        wrong
+    });
 }
 
 /// A segment with data from one end of a connection to the other, with an IPv4 header, at a place in the sequence space that has
