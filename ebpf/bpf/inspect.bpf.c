@@ -12,7 +12,8 @@
  * end said first, which no tracepoint shows when it is sent.
  *
  * An exchange is recognized by the direction of data: data that comes in answers what was sent before, and the other
- * way round. No payload is read for it, so it works with TLS as well.
+ * way round. With TLS the first ones are the handshake, so user space must know which connections speak it: for that
+ * a few bytes are handed over where first bytes are not asked for.
  *
  * Linux 5.12 and later (socket storage, and cookies, in tracing programs).
  */
@@ -50,6 +51,7 @@ struct inspect_state {
 	__u8 is_waiting; /* server: for an answer */
 	__u8 sent_left;	 /* segments to hand over */
 	__u8 received_left;
+	__u8 turn;   /* exchanges before, or UNKNOWN_TURN */
 	__u8 is_new; /* no segment has passed the tracepoint since the handshake */
 };
 
@@ -215,20 +217,22 @@ static __always_inline struct inspect_state *create_state(struct sock *sk, struc
 	return state;
 }
 
-static __always_inline void expect_first_bytes(struct inspect_state *state)
+static __always_inline void expect_first_bytes(struct inspect_state *state, __u32 wants)
 {
-	state->received_left = FIRST_SEGMENTS;
+	__u8 segments = wants & WANT_FIRST_BYTES ? FIRST_SEGMENTS : 1;
+
+	state->received_left = segments;
 	/* A server speaks first, or what it says is an answer. */
-	state->sent_left = state->role == ROLE_SERVER ? 1 : FIRST_SEGMENTS;
+	state->sent_left = state->role == ROLE_SERVER ? 1 : segments;
 }
 
 /* At the first look after the handshake: data that has been received by then completed it, as it does with
  * TCP_DEFER_ACCEPT or where the last acknowledgement was lost. TCP takes such data in without the tracepoint, so its
  * bytes are not seen; but it came when the connection was established, and the answer is what follows. */
-static __always_inline void look_first(struct inspect_state *state, struct tcp_sock *tcp)
+static __always_inline void look_first(struct inspect_state *state, struct tcp_sock *tcp, __u32 wants)
 {
 	state->is_new = 0;
-	expect_first_bytes(state);
+	expect_first_bytes(state, wants);
 	if (tcp->bytes_received) {
 		state->received_left = 0;
 		state->is_waiting = state->role == ROLE_SERVER;
@@ -247,34 +251,45 @@ static __always_inline struct inspect_state *state_of(struct sock *sk, struct tc
 			state->sent = state->looked = read_sent(tcp);
 			state->is_waiting = 0;
 			state->sent_left = state->received_left = 0;
+			state->turn = UNKNOWN_TURN;
 			state->is_new = 0;
 		}
 		if (state->is_new)
-			look_first(state, tcp);
+			look_first(state, tcp, control->wants);
 		return state;
 	}
 	state = create_state(sk, tcp, control, seen);
 	if (!state)
 		return NULL;
 	/* Of a connection that was there before, the beginning is past. */
-	if (tcp->bytes_received)
+	if (tcp->bytes_received) {
 		state->sent = state->looked = read_sent(tcp);
-	else
-		expect_first_bytes(state);
+		state->turn = UNKNOWN_TURN;
+	} else {
+		expect_first_bytes(state, control->wants);
+	}
 	return state;
 }
 
 /* Flags of bpf_skb_output(): this CPU's buffer, and so many bytes of the packet. */
 #define OUTPUT_BYTES(bytes_) (BPF_F_CURRENT_CPU | (__u64)(bytes_) << 32)
 
+/* Bytes of a segment that are handed over: from what a client sends, or a server. */
+static __always_inline __u32 most_bytes(bool is_clients, __u32 wants)
+{
+	if (wants & WANT_FIRST_BYTES)
+		return is_clients ? FIRST_BYTES : ANSWER_BYTES;
+	return is_clients ? CLIENT_HELLO_BYTES : SERVER_HELLO_BYTES;
+}
+
 static __always_inline void hand_over_received(struct inspect_state *state, struct sk_buff *skb, struct tcp_sock *tcp,
-					       const struct received *received, __u64 cookie,
+					       const struct received *received, __u64 cookie, __u32 wants,
 					       struct inspect_seen *seen)
 {
 	__s32 ahead = received->sequence - tcp->rcv_nxt;
 	__u64 offset = tcp->bytes_received + ahead;
 	struct first_bytes event = {.cookie = cookie, .direction = FIRST_RECEIVED, .role = state->role};
-	__u32 most = state->role == ROLE_CLIENT ? ANSWER_BYTES : FIRST_BYTES;
+	__u32 most = most_bytes(state->role != ROLE_CLIENT, wants);
 	__u64 bytes = skb->len;
 
 	if (ahead < 0)
@@ -296,7 +311,7 @@ static __always_inline void hand_over_received(struct inspect_state *state, stru
 }
 
 static __always_inline void hand_over_sent(struct inspect_state *state, struct tcp_sock *tcp, __u64 cookie,
-					   struct inspect_seen *seen)
+					   __u32 wants, struct inspect_seen *seen)
 {
 	struct sk_buff *oldest = oldest_sent(tcp);
 	struct first_bytes event = {.cookie = cookie, .direction = FIRST_SENT, .role = state->role};
@@ -318,8 +333,8 @@ static __always_inline void hand_over_sent(struct inspect_state *state, struct t
 		return;
 	state->sent_left--;
 	state->next_sent = offset + bytes;
-	if (bytes > (state->role == ROLE_SERVER ? ANSWER_BYTES : FIRST_BYTES))
-		bytes = state->role == ROLE_SERVER ? ANSWER_BYTES : FIRST_BYTES;
+	if (bytes > most_bytes(state->role != ROLE_SERVER, wants))
+		bytes = most_bytes(state->role != ROLE_SERVER, wants);
 	event.offset = offset;
 	event.captured = bytes;
 	if (bpf_skb_output(oldest, &first_bytes, OUTPUT_BYTES(bytes), &event, sizeof(event)))
@@ -344,7 +359,10 @@ static __always_inline void report_exchange(struct inspect_state *state, __u64 c
 	struct exchange_event *event = bpf_ringbuf_reserve(&exchanges, sizeof(*event), 0);
 	/* A departure may be in the future, where the sender is paced. */
 	__u64 duration = to > from ? (to - from + 500) / 1000 : 0;
+	__u8 turn = state->turn;
 
+	if (turn < UNKNOWN_TURN - 1)
+		state->turn++;
 	if (!event) {
 		seen->exchanges_lost++;
 		return;
@@ -352,7 +370,8 @@ static __always_inline void report_exchange(struct inspect_state *state, __u64 c
 	event->cookie = cookie;
 	event->duration_us = duration < 0xffffffff ? duration : 0xffffffff;
 	event->role = state->role;
-	event->pad[0] = event->pad[1] = event->pad[2] = 0;
+	event->turn = turn;
+	event->pad[0] = event->pad[1] = 0;
 	seen->exchanges++;
 	bpf_ringbuf_submit(event, exchange_wakeup_flags());
 }
@@ -413,13 +432,11 @@ static __always_inline void inspect_segment(struct sock *sk, struct sk_buff *skb
 	if (!state)
 		return;
 	cookie = bpf_get_socket_cookie(sk);
-	if (control->wants & WANT_FIRST_BYTES) {
-		/* First what was said first, so that a message comes before its answer. */
-		if (state->sent_left)
-			hand_over_sent(state, tcp, cookie, seen);
-		if (state->received_left && received.payload)
-			hand_over_received(state, skb, tcp, &received, cookie, seen);
-	}
+	/* First what was said first, so that a message comes before its answer; and both before the exchange. */
+	if (state->sent_left)
+		hand_over_sent(state, tcp, cookie, control->wants, seen);
+	if (state->received_left && received.payload)
+		hand_over_received(state, skb, tcp, &received, cookie, control->wants, seen);
 	if (control->wants & WANT_EXCHANGES)
 		follow_exchange(state, sk, tcp, &received, cookie, seen);
 }
@@ -470,9 +487,8 @@ static __always_inline void end(struct sock *sk, struct tcp_sock *tcp, struct in
 	if (!state || state->epoch != control->epoch)
 		return;
 	if (state->is_new) {
-		look_first(state, tcp);
-		if (control->wants & WANT_FIRST_BYTES)
-			hand_over_sent(state, tcp, bpf_get_socket_cookie(sk), seen);
+		look_first(state, tcp, control->wants);
+		hand_over_sent(state, tcp, bpf_get_socket_cookie(sk), control->wants, seen);
 	}
 	if (control->wants & WANT_EXCHANGES)
 		report_answer(state, sk, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);

@@ -81,7 +81,8 @@ fn run(command: &mut Command) {
     );
 }
 
-/// nginx with HTTP/1.1 at 8080, and at 8082 with `TCP_DEFER_ACCEPT`, HTTP/2 at 8081 and TLS at 8443. Its log has a line per request.
+/// nginx with HTTP/1.1 at 8080, and at 8082 with `TCP_DEFER_ACCEPT`, HTTP/2 at 8081 and TLS at 8443,
+/// there with a slow part, which a backend at 9000 answers. Its log has a line per request.
 fn nginx(dir: &Path) -> Server {
     run(Command::new("openssl")
         .args([
@@ -105,7 +106,9 @@ fn nginx(dir: &Path) -> Server {
            server {{ listen 127.0.0.1:8080; return 200 ok; }}
            server {{ listen 127.0.0.1:8081 http2; return 200 ok; }}
            server {{ listen 127.0.0.1:8082 deferred; return 200 ok; }}
-           server {{ listen 127.0.0.1:8443 ssl http2; return 200 ok;
+           server {{ listen 127.0.0.1:8443 ssl http2;
+                     location / {{ return 200 ok; }}
+                     location /slow/ {{ proxy_pass http://127.0.0.1:9000; }}
                      ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem; }}
          }}"
     );
@@ -629,6 +632,88 @@ fn servers_that_defer_accept_have_protocols_and_exchanges() {
         }
         wrong
     });
+}
+
+/// Answers so many requests, each on a connection of its own, after it has thought about them.
+fn slow_backend(listener: &TcpListener, count: u64, thought: Duration) {
+    for _ in 0..count {
+        let (mut connection, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            connection.read_exact(&mut byte).unwrap();
+            request.extend(byte);
+        }
+        thread::sleep(thought);
+        connection
+            .write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .unwrap();
+    }
+}
+
+#[test]
+fn no_time_of_tls_ends_with_a_session_ticket_or_is_that_of_a_handshake() {
+    const THOUGHT: Duration = Duration::from_millis(100);
+    const REQUESTS: u64 = 3;
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !["nginx", "curl"]
+        .map(require::program)
+        .into_iter()
+        .all(|found| found)
+    {
+        return;
+    }
+    let exchanges_alone = [
+        "receivers.ebpf.inspect.exchanges=true",
+        "receivers.ebpf.inspect.budget=100%",
+        "processors.window.families.network_tcp_exchanges.labels=[flow, server_port, netns]",
+        "processors.window.families.network_tcp_exchange_duration.labels=[flow, server_port, netns]",
+    ];
+    for settings in [&ALL[..], &exchanges_alone] {
+        let daemon = Daemon::start(settings);
+        // The least and the most that there can be of each connection: of TLS 1.3 the first request may be within the handshake.
+        for (version, least) in [("1.2", REQUESTS), ("1.3", REQUESTS - 1)] {
+            let traffic = || {
+                let dir = tempfile::tempdir().unwrap();
+                netns::within_new(|| {
+                    let backend = TcpListener::bind("127.0.0.1:9000").unwrap();
+                    let _server = nginx(dir.path());
+                    thread::scope(|scope| {
+                        scope.spawn(|| slow_backend(&backend, EACH * REQUESTS, THOUGHT));
+                        let url = format!("https://api.example.test:8443/slow/[1-{REQUESTS}]");
+                        for _ in 0..EACH {
+                            curl(&[
+                                "--http1.1",
+                                &format!("--tlsv{version}"),
+                                "--tls-max",
+                                version,
+                                &url,
+                            ]);
+                        }
+                    });
+                    netns::label()
+                })
+            };
+            until_right(&daemon, traffic, |seen, netns| {
+                let mut wrong = Vec::new();
+                for flow in BOTH_ENDS {
+                    let labels = [("netns", &**netns), ("server_port", "8443"), ("flow", flow)];
+                    let count = seen.sum(EXCHANGES, &labels);
+                    let time: f64 = seen
+                        .select(DURATION_SUM, &labels)
+                        .map(|sample| sample.value)
+                        .sum();
+                    let is_thought = time >= count as f64 * THOUGHT.as_secs_f64();
+                    if !(EACH * least..=EACH * REQUESTS).contains(&count) || !is_thought {
+                        wrong.push(format!("TLS {version}, {flow}: {count} in {time} s"));
+                    }
+                }
+                wrong
+            });
+        }
+    }
 }
 
 /// A segment with data from one end of a connection to the other, with an IPv4 header, at a place in the sequence space that has

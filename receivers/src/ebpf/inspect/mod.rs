@@ -119,6 +119,11 @@ impl InspectCapture {
         let Self { programs, table, .. } = self;
         self.malformed += programs.drain_first_bytes(|first| table.add_first_bytes(first, now_ns));
         let drained = programs.drain_exchanges(|exchange| table.add_exchange(exchange, now_ns));
+        // First bytes are reported before the exchange that they begin, but may have come after the first look at their buffer.
+        if table.has_early_exchanges() {
+            self.malformed += programs.drain_first_bytes(|first| table.add_first_bytes(first, now_ns));
+            table.add_early_exchanges(now_ns);
+        }
         self.reading += began.elapsed();
         drained
     }
