@@ -102,7 +102,7 @@ impl<'a> FirstBytes<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct InspectSeen {
-    /// Runs of the program at `tcp_probe`.
+    /// Runs of the programs.
     pub runs: u64,
     /// Those of which the time was taken.
     pub timed_runs: u64,
