@@ -229,7 +229,7 @@ struct tcp_sock {
 	__u16 tcp_header_len; /* of a data segment */
 	struct sk_buff *highest_sack;
 	__u64 tcp_mstamp;
-	__u64 first_tx_mstamp;	/* in µs: when the segment that was delivered last had left, or as delivered_mstamp */
+	__u64 first_tx_mstamp; /* in µs: when the segment that was delivered last had left, or as delivered_mstamp */
 	__u64 delivered_mstamp; /* in µs: of the last delivery, or, later, when data left with nothing in flight */
 	__u32 packets_out;
 	__u32 sacked_out;
