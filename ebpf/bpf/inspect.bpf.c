@@ -3,15 +3,17 @@
  * The option `inspect`: the first bytes of connections, and exchanges. Loaded and attached only where the config asks
  * for it, and then for as much of the time as its budget allows.
  *
- *   inspect      tp_btf/tcp_probe             -> first_bytes (perf buffer), exchanges (ring buffer)
- *   inspect_end  tp_btf/inet_sock_set_state   -> exchanges: an answer whose acknowledgement comes after the FIN
+ *   inspect         tp_btf/tcp_probe           -> first_bytes (perf buffer), exchanges (ring buffer)
+ *   inspect_states  tp_btf/inet_sock_set_state -> exchanges: of requests that complete the handshake, and of answers
+ *                                                 whose acknowledgement comes after the FIN
  *
  * The tracepoint shows each received segment of an established connection before TCP has taken it in, under the
  * socket's lock. That lock is what makes it safe to read the segment at the head of the retransmit queue: what this
  * end said first, which no tracepoint shows when it is sent.
  *
  * An exchange is recognized by the direction of data: data that comes in answers what was sent before, and the other
- * way round. No payload is read for it, so it works with TLS as well.
+ * way round. With TLS the first ones are the handshake, so user space must know which connections speak it: for that
+ * a few bytes are handed over where first bytes are not asked for.
  *
  * Linux 5.12 and later (socket storage, and cookies, in tracing programs).
  */
@@ -28,18 +30,33 @@ enum {
 /* One in so many runs is timed: reading the clock costs as much as the rest. */
 #define TIMED_RUNS 64
 
+/* More than any run takes. A clock is all that there is, so one that an interrupt or the hypervisor has interrupted
+ * takes longer; it counts as this, as it stands for TIMED_RUNS of them. */
+#define LONGEST_RUN_NS 10000
+
 #define TCP_HEADER_BYTES 20
 #define MOST_HEADER_BYTES 60
 
+/* Flags of the TCP header, in its byte 13. */
+#define TCP_FLAG_SYN 0x02
+#define TCP_FLAG_RST 0x04
+#define TCP_FLAG_ACK 0x10
+
+/* Depth to which the retransmit queue is searched: a red-black tree of 65,535 segments has no leaf that is deeper. */
+#define DEEPEST 32
+
 struct inspect_state {
 	__u64 sent;	/* payload bytes, when the direction changed last */
-	__u64 asked_ns; /* server: when the last segment of the request came */
+	__u64 looked;	/* client: payload bytes sent, at the last look */
+	__u64 asked_ns; /* when the last segment of the request came (server), or left first (client) */
 	__u32 epoch;
 	__u32 next_sent; /* offset of the next segment of ours to hand over */
 	__u8 role;
 	__u8 is_waiting; /* server: for an answer */
 	__u8 sent_left;	 /* segments to hand over */
 	__u8 received_left;
+	__u8 turn;   /* exchanges before, or UNKNOWN_TURN */
+	__u8 is_new; /* no segment has passed the tracepoint since the handshake */
 };
 
 /* Key: the socket. Value: what is known of its connection. */
@@ -87,10 +104,29 @@ const volatile __u64 exchange_wakeup_bytes = 1 << 18;
 struct received {
 	__u32 sequence;
 	__u32 header_bytes;
-	__u32 payload;
+	__u32 payload; /* none, where TCP is going to reject it */
 };
 
-static __always_inline bool read_received(struct received *received, struct sk_buff *skb)
+/* Whether TCP will take in the data of a segment, as tcp_sequence() and tcp_ack() decide it: the tracepoint comes
+ * before them, so anybody who knows the addresses and ports can make it fire. */
+static __always_inline bool is_acceptable(struct tcp_sock *tcp, __u32 sequence, __u32 payload, const __u8 *header)
+{
+	__u32 expected = tcp->rcv_nxt;
+	__s32 window = tcp->rcv_wup + tcp->rcv_wnd - expected;
+	__s32 ahead = sequence - expected;
+	__u32 acknowledged = bpf_ntohl(*(__u32 *)(header + 8));
+	__s32 unsent = acknowledged - tcp->snd_nxt;
+	__s32 behind = tcp->snd_una - acknowledged;
+	__s64 most_behind = tcp->max_window;
+
+	if ((header[13] & (TCP_FLAG_SYN | TCP_FLAG_RST | TCP_FLAG_ACK)) != TCP_FLAG_ACK)
+		return false;
+	if (ahead > (window > 0 ? window : 0) || (__s32)(ahead + payload) < 0)
+		return false;
+	return unsent <= 0 && behind <= most_behind;
+}
+
+static __always_inline bool read_received(struct received *received, struct sk_buff *skb, struct tcp_sock *tcp)
 {
 	__u8 header[TCP_HEADER_BYTES];
 
@@ -99,6 +135,8 @@ static __always_inline bool read_received(struct received *received, struct sk_b
 	received->sequence = bpf_ntohl(*(__u32 *)(header + 4));
 	received->header_bytes = (header[12] >> 4) * 4;
 	received->payload = skb->len > received->header_bytes ? skb->len - received->header_bytes : 0;
+	if (received->payload && !is_acceptable(tcp, received->sequence, received->payload, header))
+		received->payload = 0;
 	return true;
 }
 
@@ -127,6 +165,84 @@ static __always_inline __u64 read_sent(struct tcp_sock *tcp)
 	return tcp->bytes_sent - tcp->bytes_retrans;
 }
 
+/* The segment in flight that has the byte with this sequence number. */
+static __always_inline struct sk_buff *in_flight(struct sock *sk, __u32 sequence)
+{
+	struct rb_node *node = sk->tcp_rtx_queue.rb_node;
+	int depth;
+
+#pragma clang loop unroll(disable)
+	for (depth = 0; depth < DEEPEST && node; depth++) {
+		/* rb_to_skb(): the node comes first. */
+		struct sk_buff *skb = (struct sk_buff *)node;
+		struct tcp_skb_cb *segment = (struct tcp_skb_cb *)&skb->cb;
+
+		if ((__s32)(sequence - BPF_CORE_READ(segment, seq)) < 0)
+			node = BPF_CORE_READ(node, rb_left);
+		else if ((__s32)(sequence - BPF_CORE_READ(segment, end_seq)) >= 0)
+			node = BPF_CORE_READ(node, rb_right);
+		else
+			return skb;
+	}
+	return NULL;
+}
+
+/* When a byte left first that was sent since the last look, in ns. A retransmission replaces the time of its segment,
+ * but not that at which data left with nothing in flight (tcp_rate_skb_sent()). Where something was in flight, it is
+ * the time of the last delivery before: each acknowledgement passes the tracepoint before TCP takes it in, so at the
+ * first look none has come since. Other times of the socket move with keepalives, acknowledgements and probes. */
+static __always_inline __u64 first_sent_ns(struct sock *sk, struct tcp_sock *tcp, __u32 sequence)
+{
+	struct sk_buff *skb = in_flight(sk, sequence);
+	struct tcp_skb_cb *segment;
+
+	/* It was acknowledged before the connection was established, or the queue is emptied. */
+	if (!skb)
+		return tcp->first_tx_mstamp * 1000;
+	segment = (struct tcp_skb_cb *)&skb->cb;
+	if (BPF_CORE_READ(segment, sacked) & TCPCB_EVER_RETRANS)
+		return tcp->delivered_mstamp * 1000;
+	return BPF_CORE_READ(skb, skb_mstamp_ns);
+}
+
+static __always_inline struct inspect_state *create_state(struct sock *sk, struct tcp_sock *tcp,
+							  struct inspect_control *control, struct inspect_seen *seen)
+{
+	struct inspect_state *state = bpf_sk_storage_get(&inspected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!state) {
+		seen->untracked++;
+		return NULL;
+	}
+	state->epoch = control->epoch;
+	state->role = read_role(tcp);
+	if (state->role == ROLE_UNKNOWN)
+		seen->unknown_roles++;
+	return state;
+}
+
+static __always_inline void expect_first_bytes(struct inspect_state *state, __u32 wants)
+{
+	__u8 segments = wants & WANT_FIRST_BYTES ? FIRST_SEGMENTS : 1;
+
+	state->received_left = segments;
+	/* A server speaks first, or what it says is an answer. */
+	state->sent_left = state->role == ROLE_SERVER ? 1 : segments;
+}
+
+/* At the first look after the handshake: data that has been received by then completed it, as it does with
+ * TCP_DEFER_ACCEPT or where the last acknowledgement was lost. TCP takes such data in without the tracepoint, so its
+ * bytes are not seen; but it came when the connection was established, and the answer is what follows. */
+static __always_inline void look_first(struct inspect_state *state, struct tcp_sock *tcp, __u32 wants)
+{
+	state->is_new = 0;
+	expect_first_bytes(state, wants);
+	if (tcp->bytes_received) {
+		state->received_left = 0;
+		state->is_waiting = state->role == ROLE_SERVER;
+	}
+}
+
 static __always_inline struct inspect_state *state_of(struct sock *sk, struct tcp_sock *tcp,
 						      struct inspect_control *control, struct inspect_seen *seen)
 {
@@ -136,28 +252,25 @@ static __always_inline struct inspect_state *state_of(struct sock *sk, struct tc
 		if (state->epoch != control->epoch) {
 			/* Segments have passed unseen: an exchange that is under way can't be timed. */
 			state->epoch = control->epoch;
-			state->sent = read_sent(tcp);
+			state->sent = state->looked = read_sent(tcp);
 			state->is_waiting = 0;
 			state->sent_left = state->received_left = 0;
+			state->turn = UNKNOWN_TURN;
+			state->is_new = 0;
 		}
+		if (state->is_new)
+			look_first(state, tcp, control->wants);
 		return state;
 	}
-	state = bpf_sk_storage_get(&inspected, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!state) {
-		seen->untracked++;
+	state = create_state(sk, tcp, control, seen);
+	if (!state)
 		return NULL;
-	}
-	state->epoch = control->epoch;
-	state->role = read_role(tcp);
-	if (state->role == ROLE_UNKNOWN)
-		seen->unknown_roles++;
 	/* Of a connection that was there before, the beginning is past. */
 	if (tcp->bytes_received) {
-		state->sent = read_sent(tcp);
+		state->sent = state->looked = read_sent(tcp);
+		state->turn = UNKNOWN_TURN;
 	} else {
-		state->received_left = FIRST_SEGMENTS;
-		/* A server speaks first, or what it says is an answer. */
-		state->sent_left = state->role == ROLE_SERVER ? 1 : FIRST_SEGMENTS;
+		expect_first_bytes(state, control->wants);
 	}
 	return state;
 }
@@ -165,14 +278,22 @@ static __always_inline struct inspect_state *state_of(struct sock *sk, struct tc
 /* Flags of bpf_skb_output(): this CPU's buffer, and so many bytes of the packet. */
 #define OUTPUT_BYTES(bytes_) (BPF_F_CURRENT_CPU | (__u64)(bytes_) << 32)
 
+/* Bytes of a segment that are handed over: from what a client sends, or a server. */
+static __always_inline __u32 most_bytes(bool is_clients, __u32 wants)
+{
+	if (wants & WANT_FIRST_BYTES)
+		return is_clients ? FIRST_BYTES : ANSWER_BYTES;
+	return is_clients ? CLIENT_HELLO_BYTES : SERVER_HELLO_BYTES;
+}
+
 static __always_inline void hand_over_received(struct inspect_state *state, struct sk_buff *skb, struct tcp_sock *tcp,
-					       const struct received *received, __u64 cookie,
+					       const struct received *received, __u64 cookie, __u32 wants,
 					       struct inspect_seen *seen)
 {
 	__s32 ahead = received->sequence - tcp->rcv_nxt;
 	__u64 offset = tcp->bytes_received + ahead;
 	struct first_bytes event = {.cookie = cookie, .direction = FIRST_RECEIVED, .role = state->role};
-	__u32 most = state->role == ROLE_CLIENT ? ANSWER_BYTES : FIRST_BYTES;
+	__u32 most = most_bytes(state->role != ROLE_CLIENT, wants);
 	__u64 bytes = skb->len;
 
 	if (ahead < 0)
@@ -194,7 +315,7 @@ static __always_inline void hand_over_received(struct inspect_state *state, stru
 }
 
 static __always_inline void hand_over_sent(struct inspect_state *state, struct tcp_sock *tcp, __u64 cookie,
-					   struct inspect_seen *seen)
+					   __u32 wants, struct inspect_seen *seen)
 {
 	struct sk_buff *oldest = oldest_sent(tcp);
 	struct first_bytes event = {.cookie = cookie, .direction = FIRST_SENT, .role = state->role};
@@ -216,8 +337,8 @@ static __always_inline void hand_over_sent(struct inspect_state *state, struct t
 		return;
 	state->sent_left--;
 	state->next_sent = offset + bytes;
-	if (bytes > (state->role == ROLE_SERVER ? ANSWER_BYTES : FIRST_BYTES))
-		bytes = state->role == ROLE_SERVER ? ANSWER_BYTES : FIRST_BYTES;
+	if (bytes > most_bytes(state->role != ROLE_SERVER, wants))
+		bytes = most_bytes(state->role != ROLE_SERVER, wants);
 	event.offset = offset;
 	event.captured = bytes;
 	if (bpf_skb_output(oldest, &first_bytes, OUTPUT_BYTES(bytes), &event, sizeof(event)))
@@ -242,7 +363,10 @@ static __always_inline void report_exchange(struct inspect_state *state, __u64 c
 	struct exchange_event *event = bpf_ringbuf_reserve(&exchanges, sizeof(*event), 0);
 	/* A departure may be in the future, where the sender is paced. */
 	__u64 duration = to > from ? (to - from + 500) / 1000 : 0;
+	__u8 turn = state->turn;
 
+	if (turn < UNKNOWN_TURN - 1)
+		state->turn++;
 	if (!event) {
 		seen->exchanges_lost++;
 		return;
@@ -250,31 +374,27 @@ static __always_inline void report_exchange(struct inspect_state *state, __u64 c
 	event->cookie = cookie;
 	event->duration_us = duration < 0xffffffff ? duration : 0xffffffff;
 	event->role = state->role;
-	event->pad[0] = event->pad[1] = event->pad[2] = 0;
+	event->turn = turn;
+	event->pad[0] = event->pad[1] = 0;
 	seen->exchanges++;
 	bpf_ringbuf_submit(event, exchange_wakeup_flags());
 }
 
-/* Reports the answer that a server has sent since the request came, if it has. It left with the oldest segment that
- * waits for an acknowledgement; where that is older than the request, or there is none, the last one shows it. */
-static __always_inline void report_answer(struct inspect_state *state, struct tcp_sock *tcp, __u64 sent, __u64 cookie,
-					  struct inspect_seen *seen)
+/* Reports the answer that a server has sent since the request came, if it has. */
+static __always_inline void report_answer(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
+					  __u64 sent, __u64 cookie, struct inspect_seen *seen)
 {
-	struct sk_buff *oldest;
 	__u64 answered;
 
 	if (!state->is_waiting || sent == state->sent)
 		return;
-	oldest = oldest_sent(tcp);
-	answered = oldest ? oldest->skb_mstamp_ns : 0;
-	if (answered < state->asked_ns)
-		answered = tcp->tcp_wstamp_ns;
+	answered = first_sent_ns(sk, tcp, tcp->snd_nxt - (__u32)(sent - state->sent));
 	report_exchange(state, cookie, state->asked_ns, answered, seen);
 	state->is_waiting = 0;
 	state->sent = sent;
 }
 
-static __always_inline void follow_exchange(struct inspect_state *state, struct tcp_sock *tcp,
+static __always_inline void follow_exchange(struct inspect_state *state, struct sock *sk, struct tcp_sock *tcp,
 					    const struct received *received, __u64 cookie, struct inspect_seen *seen)
 {
 	__u64 sent = read_sent(tcp);
@@ -282,12 +402,16 @@ static __always_inline void follow_exchange(struct inspect_state *state, struct 
 	bool is_fresh = received->payload && (__s32)(received->sequence + received->payload - tcp->rcv_nxt) > 0;
 
 	if (state->role == ROLE_CLIENT) {
+		if (sent != state->looked) {
+			state->asked_ns = first_sent_ns(sk, tcp, tcp->snd_nxt - 1);
+			state->looked = sent;
+		}
 		if (!is_fresh || sent == state->sent)
 			return;
 		state->sent = sent;
-		report_exchange(state, cookie, tcp->tcp_wstamp_ns, bpf_ktime_get_ns(), seen);
+		report_exchange(state, cookie, state->asked_ns, bpf_ktime_get_ns(), seen);
 	} else if (state->role == ROLE_SERVER) {
-		report_answer(state, tcp, sent, cookie, seen);
+		report_answer(state, sk, tcp, sent, cookie, seen);
 		if (!is_fresh)
 			return;
 		state->is_waiting = 1;
@@ -306,21 +430,36 @@ static __always_inline void inspect_segment(struct sock *sk, struct sk_buff *skb
 	__u64 cookie;
 
 	control = bpf_map_lookup_elem(&inspect_control, &zero);
-	if (!tcp || !control || !read_received(&received, skb))
+	if (!tcp || !control || !read_received(&received, skb, tcp))
 		return;
 	state = state_of(sk, tcp, control, seen);
 	if (!state)
 		return;
 	cookie = bpf_get_socket_cookie(sk);
-	if (control->wants & WANT_FIRST_BYTES) {
-		/* First what was said first, so that a message comes before its answer. */
-		if (state->sent_left && (state->role != ROLE_SERVER || !tcp->bytes_received))
-			hand_over_sent(state, tcp, cookie, seen);
-		if (state->received_left && received.payload)
-			hand_over_received(state, skb, tcp, &received, cookie, seen);
-	}
+	/* First what was said first, so that a message comes before its answer; and both before the exchange. */
+	if (state->sent_left)
+		hand_over_sent(state, tcp, cookie, control->wants, seen);
+	if (state->received_left && received.payload)
+		hand_over_received(state, skb, tcp, &received, cookie, control->wants, seen);
 	if (control->wants & WANT_EXCHANGES)
-		follow_exchange(state, tcp, &received, cookie, seen);
+		follow_exchange(state, sk, tcp, &received, cookie, seen);
+}
+
+/* Counts a run; returns when it began, if it is one whose time is taken. */
+static __always_inline __u64 begin_run(struct inspect_seen *seen)
+{
+	return seen->runs++ % TIMED_RUNS ? 0 : bpf_ktime_get_ns();
+}
+
+static __always_inline void end_run(struct inspect_seen *seen, __u64 began)
+{
+	__u64 took;
+
+	if (!began)
+		return;
+	took = bpf_ktime_get_ns() - began;
+	seen->timed_ns += took < LONGEST_RUN_NS ? took : LONGEST_RUN_NS;
+	seen->timed_runs++;
 }
 
 SEC("tp_btf/tcp_probe")
@@ -333,37 +472,66 @@ int BPF_PROG(inspect, struct sock *sk, struct sk_buff *skb)
 	seen = bpf_map_lookup_elem(&inspect_seen, &zero);
 	if (!seen)
 		return 0;
-	if (seen->runs++ % TIMED_RUNS) {
-		inspect_segment(sk, skb, seen);
-		return 0;
-	}
-	began = bpf_ktime_get_ns();
+	began = begin_run(seen);
 	inspect_segment(sk, skb, seen);
-	seen->timed_ns += bpf_ktime_get_ns() - began;
-	seen->timed_runs++;
+	end_run(seen, began);
 	return 0;
 }
 
+/* The connection is established. Its state is made here for a server alone, before which a request may be. One that
+ * has come with a SYN (Fast Open) came earlier. */
+static __always_inline void begin(struct sock *sk, struct tcp_sock *tcp, struct inspect_control *control,
+				  struct inspect_seen *seen)
+{
+	struct inspect_state *state;
+
+	if (tcp->bytes_received || read_role(tcp) != ROLE_SERVER)
+		return;
+	state = create_state(sk, tcp, control, seen);
+	if (!state)
+		return;
+	state->is_new = 1;
+	state->asked_ns = bpf_ktime_get_ns();
+}
+
+/* The connection ends: acknowledgements in later states do not pass the tracepoint. */
+static __always_inline void end(struct sock *sk, struct tcp_sock *tcp, struct inspect_control *control,
+				struct inspect_seen *seen)
+{
+	struct inspect_state *state = bpf_sk_storage_get(&inspected, sk, 0, 0);
+
+	if (!state || state->epoch != control->epoch)
+		return;
+	if (state->is_new) {
+		look_first(state, tcp, control->wants);
+		hand_over_sent(state, tcp, bpf_get_socket_cookie(sk), control->wants, seen);
+	}
+	if (control->wants & WANT_EXCHANGES)
+		report_answer(state, sk, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);
+}
+
 SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(inspect_end, struct sock *sk, int oldstate, int newstate)
+int BPF_PROG(inspect_states, struct sock *sk, int oldstate, int newstate)
 {
 	struct inspect_control *control;
-	struct inspect_state *state;
 	struct inspect_seen *seen;
 	struct tcp_sock *tcp;
 	__u32 zero = 0;
+	__u64 began;
 
-	if (sk->sk_protocol != IPPROTO_TCP ||
-	    (newstate != TCP_FIN_WAIT1 && newstate != TCP_LAST_ACK && newstate != TCP_CLOSE))
-		return 0;
-	state = bpf_sk_storage_get(&inspected, sk, 0, 0);
-	if (!state || !state->is_waiting)
+	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	control = bpf_map_lookup_elem(&inspect_control, &zero);
 	seen = bpf_map_lookup_elem(&inspect_seen, &zero);
-	if (tcp && control && seen && state->epoch == control->epoch && control->wants & WANT_EXCHANGES)
-		report_answer(state, tcp, read_sent(tcp), bpf_get_socket_cookie(sk), seen);
+	if (!tcp || !control || !seen)
+		return 0;
+	began = begin_run(seen);
+	if (oldstate == TCP_SYN_RECV && newstate == TCP_ESTABLISHED)
+		begin(sk, tcp, control, seen);
+	else if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK || newstate == TCP_CLOSE)
+		end(sk, tcp, control, seen);
+	end_run(seen, began);
 	return 0;
 }
 

@@ -18,6 +18,14 @@
 /* Most segments of each direction that they are taken from. */
 #define FIRST_SEGMENTS 4
 
+/* Where first bytes are not asked for, but exchanges: what distinguishes TLS from other protocols, and a server that
+ * wants another ClientHello (HelloRetryRequest), which its random number says. */
+#define CLIENT_HELLO_BYTES 11
+#define SERVER_HELLO_BYTES 43
+
+/* Of an exchange, where the beginning of its connection was not seen. */
+#define UNKNOWN_TURN 255
+
 enum inspect_wants {
 	WANT_FIRST_BYTES = 1 << 0,
 	WANT_EXCHANGES = 1 << 1,
@@ -34,7 +42,8 @@ struct exchange_event {
 	__u64 cookie;
 	__u32 duration_us; /* from the last segment of the request to the first one of the answer */
 	__u8 role;	   /* of this machine's end: enum role */
-	__u8 pad[3];
+	__u8 turn;	   /* exchanges of the connection before this one; UNKNOWN_TURN */
+	__u8 pad[2];
 };
 
 enum first_direction {

@@ -156,9 +156,19 @@ struct sk_buff_head {
 	__u32 qlen;
 } KERNEL_TYPE;
 
+struct rb_node {
+	struct rb_node *rb_right;
+	struct rb_node *rb_left;
+} KERNEL_TYPE;
+
+struct rb_root {
+	struct rb_node *rb_node;
+} KERNEL_TYPE;
+
 struct sock {
 	struct sock_common __sk_common;
 	struct sk_buff_head sk_error_queue;
+	struct rb_root tcp_rtx_queue; /* segments in flight, by sequence number */
 	__u16 sk_type;
 	__u16 sk_protocol;
 	int sk_err;
@@ -220,7 +230,8 @@ struct tcp_sock {
 	__u16 tcp_header_len; /* of a data segment */
 	struct sk_buff *highest_sack;
 	__u64 tcp_mstamp;
-	__u64 tcp_wstamp_ns; /* when the last segment left */
+	__u64 first_tx_mstamp; /* in µs: when the segment that was delivered last had left, or as delivered_mstamp */
+	__u64 delivered_mstamp; /* in µs: of the last delivery, or, later, when data left with nothing in flight */
 	__u32 packets_out;
 	__u32 sacked_out;
 	__u64 bytes_received;
@@ -236,7 +247,10 @@ struct tcp_sock {
 	__u32 srtt_us;
 	struct minmax rtt_min;
 	__u32 snd_cwnd;
+	__u32 max_window; /* the largest that the peer has offered */
 	__u32 rcv_nxt;
+	__u32 rcv_wup;
+	__u32 rcv_wnd; /* from rcv_wup on */
 	__u32 copied_seq;
 	__u32 chrono_start;
 	__u32 chrono_stat[3];
@@ -256,6 +270,15 @@ struct net_device {
 
 struct dst_entry {
 	struct net_device *dev;
+} KERNEL_TYPE;
+
+/* Flags of struct tcp_skb_cb: the segment was retransmitted. */
+#define TCPCB_EVER_RETRANS 0x80
+
+struct tcp_skb_cb {
+	__u32 seq;
+	__u32 end_seq;
+	__u8 sacked;
 } KERNEL_TYPE;
 
 struct sk_buff {

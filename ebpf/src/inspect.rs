@@ -30,8 +30,10 @@ use crate::ring::RingWatch;
 pub(crate) const OBJECT: Compressed = compressed!("inspect");
 
 /// The programs, each with its tracepoint.
-pub(crate) const PROGRAMS: [(&str, &str); 2] =
-    [("inspect", "tcp_probe"), ("inspect_end", "inet_sock_set_state")];
+pub(crate) const PROGRAMS: [(&str, &str); 2] = [
+    ("inspect", "tcp_probe"),
+    ("inspect_states", "inet_sock_set_state"),
+];
 
 /// Size of the ring of exchanges: some 40,000.
 const RING_BYTES: u32 = 1 << 20;

@@ -57,7 +57,7 @@ const CGROUPS: [(&str, &str); 2] = [
 /// Programs of the option `inspect`.
 const INSPECT: [(&str, &str); 2] = [
     ("inspect", "tp_btf/tcp_probe"),
-    ("inspect_end", "tp_btf/inet_sock_set_state"),
+    ("inspect_states", "tp_btf/inet_sock_set_state"),
 ];
 
 /// Tries the programs of mode `sockets`, each by itself.

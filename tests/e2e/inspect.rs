@@ -4,13 +4,19 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt, socket,
+    sockopt,
+};
 
 use crate::daemon::{Daemon, WAIT_TIMEOUT};
 use crate::exposition::Exposition;
@@ -75,7 +81,8 @@ fn run(command: &mut Command) {
     );
 }
 
-/// nginx with HTTP/1.1 at 8080, HTTP/2 at 8081 and TLS at 8443. Its log has a line per request.
+/// nginx with HTTP/1.1 at 8080, and at 8082 with `TCP_DEFER_ACCEPT`, HTTP/2 at 8081 and TLS at 8443,
+/// there with a slow part, which a backend at 9000 answers. Its log has a line per request.
 fn nginx(dir: &Path) -> Server {
     run(Command::new("openssl")
         .args([
@@ -98,7 +105,10 @@ fn nginx(dir: &Path) -> Server {
            access_log {at}/access.log; keepalive_requests 1000000;
            server {{ listen 127.0.0.1:8080; return 200 ok; }}
            server {{ listen 127.0.0.1:8081 http2; return 200 ok; }}
-           server {{ listen 127.0.0.1:8443 ssl http2; return 200 ok;
+           server {{ listen 127.0.0.1:8082 deferred; return 200 ok; }}
+           server {{ listen 127.0.0.1:8443 ssl http2;
+                     location / {{ return 200 ok; }}
+                     location /slow/ {{ proxy_pass http://127.0.0.1:9000; }}
                      ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem; }}
          }}"
     );
@@ -419,27 +429,35 @@ struct Times {
     client: f64,
 }
 
-/// Requests and answers over one connection, of a server that thinks for a while.
-fn requests(count: usize, thought: Duration) -> (u16, Times) {
+/// Requests and answers over one connection. `prepare` has each end of it; `think`, the server's, comes before each answer.
+fn requests(
+    count: usize,
+    prepare: impl Fn(&TcpStream) + Sync,
+    think: impl Fn(&TcpStream) + Sync,
+) -> (u16, Times) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::scope(|scope| {
-        let server = scope.spawn(move || {
+        let server = scope.spawn(|| {
             let (mut server, _) = listener.accept().unwrap();
             server.set_nodelay(true).unwrap();
+            prepare(&server);
             let mut sum = Duration::ZERO;
             for _ in 0..count {
                 server.read_exact(&mut [0; 100]).unwrap();
                 let came = Instant::now();
-                thread::sleep(thought);
+                think(&server);
                 let answered = Instant::now();
                 server.write_all(&[1; 300]).unwrap();
                 sum += answered - came;
             }
+            // The client closes first: what it received is acknowledged.
+            assert_eq!(server.read(&mut [0]).unwrap(), 0);
             sum
         });
         let mut client = TcpStream::connect(address).unwrap();
         client.set_nodelay(true).unwrap();
+        prepare(&client);
         let mut sum = Duration::ZERO;
         for _ in 0..count {
             let asked = Instant::now();
@@ -447,6 +465,7 @@ fn requests(count: usize, thought: Duration) -> (u16, Times) {
             client.read_exact(&mut [0; 300]).unwrap();
             sum += asked.elapsed();
         }
+        drop(client);
         let server = server.join().unwrap();
         let times = Times {
             server: server.as_secs_f64(),
@@ -456,6 +475,36 @@ fn requests(count: usize, thought: Duration) -> (u16, Times) {
     })
 }
 
+/// The times of all exchanges at the client and at the server. Asserts that both counts are right, and that the times are between
+/// those of the applications.
+fn times_at_both_ends(daemon: &Daemon, netns: &str, port: u16, count: usize, times: &Times) -> (f64, f64) {
+    let port = port.to_string();
+    let labels = |flow: &'static str| [("netns", netns), ("server_port", &*port), ("flow", flow)];
+    let seen = daemon.scrape_until("all exchanges", |seen| {
+        BOTH_ENDS
+            .iter()
+            .all(|flow| seen.sum(EXCHANGES, &labels(flow)) >= count as u64)
+    });
+    let sum = |flow| {
+        seen.select(DURATION_SUM, &labels(flow))
+            .map(|sample| sample.value)
+            .sum::<f64>()
+    };
+    let (client, server) = (sum("egress"), sum("ingress"));
+    for flow in BOTH_ENDS {
+        assert_eq!(seen.sum(EXCHANGES, &labels(flow)), count as u64, "{flow}");
+    }
+    // Whatever the scheduler does, the kernel sees a request before the server has read it, and an answer after the server has
+    // begun to write it; and at the client the other way round. Times are rounded to microseconds.
+    let rounding = count as f64 * 1e-6;
+    let order = [times.server, server, client, times.client];
+    assert!(
+        order.windows(2).all(|pair| pair[0] <= pair[1] + rounding),
+        "{count} exchanges: server, kernel there, kernel at the client, client: {order:?}"
+    );
+    (client, server)
+}
+
 #[test]
 fn exchanges_are_those_of_the_applications_and_their_time_is_between_that_of_both_ends() {
     let Some(_machine) = require::root() else {
@@ -463,36 +512,282 @@ fn exchanges_are_those_of_the_applications_and_their_time_is_between_that_of_bot
     };
     let daemon = Daemon::start(&ALL);
     for (count, thought) in [(500, Duration::ZERO), (100, Duration::from_millis(3))] {
-        let (netns, (port, times)) = netns::within_new(|| (netns::label(), requests(count, thought)));
-        let port = port.to_string();
-        let labels = |flow: &'static str| [("netns", &*netns), ("server_port", &*port), ("flow", flow)];
-        let seen = daemon.scrape_until("all exchanges", |seen| {
-            BOTH_ENDS
-                .iter()
-                .all(|flow| seen.sum(EXCHANGES, &labels(flow)) >= count as u64)
+        let (netns, (port, times)) = netns::within_new(|| {
+            let made = requests(count, |_| {}, |_| thread::sleep(thought));
+            (netns::label(), made)
         });
-        let sum = |flow| {
-            seen.select(DURATION_SUM, &labels(flow))
-                .map(|sample| sample.value)
-                .sum::<f64>()
-        };
-        let (client, server) = (sum("egress"), sum("ingress"));
-        for flow in BOTH_ENDS {
-            assert_eq!(seen.sum(EXCHANGES, &labels(flow)), count as u64, "{flow}");
-        }
-        // Whatever the scheduler does, the kernel sees a request before the server has read it, and an answer after the server has
-        // begun to write it; and at the client the other way round. Times are rounded to microseconds.
-        let rounding = count as f64 * 1e-6;
-        let order = [times.server, server, client, times.client];
-        assert!(
-            order.windows(2).all(|pair| pair[0] <= pair[1] + rounding),
-            "{count} exchanges: server, kernel there, kernel at the client, client: {order:?}"
-        );
+        let (client, _) = times_at_both_ends(&daemon, &netns, port, count, &times);
         eprintln!(
             "{count} exchanges of {thought:?}: the client's clock has {:.1} us more each than the kernel",
             (times.client - client) / count as f64 * 1e6
         );
     }
+}
+
+#[test]
+fn keepalives_while_an_answer_is_awaited_change_no_time() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&ALL);
+    let (netns, (port, times)) = netns::within_new(|| {
+        let keep_alive = |end: &TcpStream| {
+            setsockopt(end, sockopt::KeepAlive, &true).unwrap();
+            setsockopt(end, sockopt::TcpKeepIdle, &1).unwrap();
+            setsockopt(end, sockopt::TcpKeepInterval, &1).unwrap();
+        };
+        let made = requests(2, keep_alive, |_| thread::sleep(Duration::from_millis(2500)));
+        (netns::label(), made)
+    });
+    times_at_both_ends(&daemon, &netns, port, 2, &times);
+}
+
+#[test]
+fn times_are_from_first_transmissions_where_segments_are_lost() {
+    const COUNT: usize = 40;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("nft") {
+        return;
+    }
+    let daemon = Daemon::start(&ALL);
+    // Each seventh segment with data of either end, from the fourth on.
+    let rules = "table inet lossy { chain in { type filter hook input priority 0; \
+                 tcp flags & psh == psh numgen inc mod 7 3 drop; }; }";
+    let (netns, (port, times)) = netns::within_new(|| {
+        run(Command::new("nft").arg(rules));
+        (netns::label(), requests(COUNT, |_| {}, |_| {}))
+    });
+    let (client, server) = times_at_both_ends(&daemon, &netns, port, COUNT, &times);
+    // A retransmission takes 200 ms. It is part of the client's times whichever segment it repeats, and of the server's only where
+    // the answer would have been late: here it never is.
+    assert!(times.client > 1.0, "nothing was lost: {} s", times.client);
+    assert!(client > 0.9 * times.client, "{client} of {} s", times.client);
+    assert!(server < 0.1 * times.client, "{server} of {} s", times.client);
+}
+
+#[test]
+fn a_request_that_completes_the_handshake_has_its_time_at_the_server() {
+    const COUNT: usize = 3;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("nft") {
+        return;
+    }
+    let daemon = Daemon::start(&ALL);
+    // The first acknowledgement without data is the handshake's.
+    let rules = "table inet lossy { chain in { type filter hook input priority 0; \
+                 tcp flags == ack numgen inc mod 1000000 0 drop; }; }";
+    let (netns, (port, times)) = netns::within_new(|| {
+        run(Command::new("nft").arg(rules));
+        let thought = Duration::from_millis(30);
+        (
+            netns::label(),
+            requests(COUNT, |_| {}, |_| thread::sleep(thought)),
+        )
+    });
+    times_at_both_ends(&daemon, &netns, port, COUNT, &times);
+}
+
+#[test]
+fn servers_that_defer_accept_have_protocols_and_exchanges() {
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !["nginx", "curl"]
+        .map(require::program)
+        .into_iter()
+        .all(|found| found)
+    {
+        return;
+    }
+    let daemon = Daemon::start(&ALL);
+    let traffic = || {
+        let dir = tempfile::tempdir().unwrap();
+        netns::within_new(|| {
+            let _server = nginx(dir.path());
+            for _ in 0..EACH {
+                curl(&["--http1.1", "http://127.0.0.1:8082/[1-3]"]);
+            }
+            let log = fs::read_to_string(dir.path().join("access.log")).unwrap();
+            assert_eq!(log.lines().count() as u64, 3 * EACH);
+            netns::label()
+        })
+    };
+    until_right(&daemon, traffic, |seen, netns| {
+        let mut wrong = Vec::new();
+        for flow in BOTH_ENDS {
+            let of_http = [
+                ("netns", &**netns),
+                ("flow", flow),
+                ("server_port", "8082"),
+                ("protocol", "http"),
+            ];
+            let (exchanges, closed) = (seen.sum(EXCHANGES, &of_http), closed(seen, netns, flow, "http"));
+            if (exchanges, closed) != (3 * EACH, EACH) {
+                wrong.push(format!("{flow}: {exchanges} exchanges, {closed} connections"));
+            }
+        }
+        wrong
+    });
+}
+
+/// Answers so many requests, each on a connection of its own, after it has thought about them.
+fn slow_backend(listener: &TcpListener, count: u64, thought: Duration) {
+    for _ in 0..count {
+        let (mut connection, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            connection.read_exact(&mut byte).unwrap();
+            request.extend(byte);
+        }
+        thread::sleep(thought);
+        connection
+            .write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .unwrap();
+    }
+}
+
+#[test]
+fn no_time_of_tls_ends_with_a_session_ticket_or_is_that_of_a_handshake() {
+    const THOUGHT: Duration = Duration::from_millis(100);
+    const REQUESTS: u64 = 3;
+    let Some(_machine) = require::root_alone() else {
+        return;
+    };
+    if !["nginx", "curl"]
+        .map(require::program)
+        .into_iter()
+        .all(|found| found)
+    {
+        return;
+    }
+    let exchanges_alone = [
+        "receivers.ebpf.inspect.exchanges=true",
+        "receivers.ebpf.inspect.budget=100%",
+        "processors.window.families.network_tcp_exchanges.labels=[flow, server_port, netns]",
+        "processors.window.families.network_tcp_exchange_duration.labels=[flow, server_port, netns]",
+    ];
+    for settings in [&ALL[..], &exchanges_alone] {
+        let daemon = Daemon::start(settings);
+        // The least and the most that there can be of each connection: of TLS 1.3 the first request may be within the handshake.
+        for (version, least) in [("1.2", REQUESTS), ("1.3", REQUESTS - 1)] {
+            let traffic = || {
+                let dir = tempfile::tempdir().unwrap();
+                netns::within_new(|| {
+                    let backend = TcpListener::bind("127.0.0.1:9000").unwrap();
+                    let _server = nginx(dir.path());
+                    thread::scope(|scope| {
+                        scope.spawn(|| slow_backend(&backend, EACH * REQUESTS, THOUGHT));
+                        let url = format!("https://api.example.test:8443/slow/[1-{REQUESTS}]");
+                        for _ in 0..EACH {
+                            curl(&[
+                                "--http1.1",
+                                &format!("--tlsv{version}"),
+                                "--tls-max",
+                                version,
+                                &url,
+                            ]);
+                        }
+                    });
+                    netns::label()
+                })
+            };
+            until_right(&daemon, traffic, |seen, netns| {
+                let mut wrong = Vec::new();
+                for flow in BOTH_ENDS {
+                    let labels = [("netns", &**netns), ("server_port", "8443"), ("flow", flow)];
+                    let count = seen.sum(EXCHANGES, &labels);
+                    let time: f64 = seen
+                        .select(DURATION_SUM, &labels)
+                        .map(|sample| sample.value)
+                        .sum();
+                    let is_thought = time >= count as f64 * THOUGHT.as_secs_f64();
+                    if !(EACH * least..=EACH * REQUESTS).contains(&count) || !is_thought {
+                        wrong.push(format!("TLS {version}, {flow}: {count} in {time} s"));
+                    }
+                }
+                wrong
+            });
+        }
+    }
+}
+
+/// A segment with data from one end of a connection to the other, with an IPv4 header, at a place in the sequence space that has
+/// nothing to do with the connection.
+fn forged(from: SocketAddrV4, to: SocketAddrV4, sequence: u32) -> Vec<u8> {
+    let payload = b"forged";
+    let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
+    let addresses = [from.ip().octets(), to.ip().octets()].concat();
+    let header = |checksum: u16| {
+        let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+        let numbers = [sequence.to_be_bytes(), sequence.rotate_left(16).to_be_bytes()].concat();
+        let flags = [5 << 4, 0x18, 4, 0];
+        [
+            &ports[..],
+            &numbers,
+            &flags,
+            &checksum.to_be_bytes(),
+            &[0, 0],
+            payload,
+        ]
+        .concat()
+    };
+    let pseudo = [&addresses[..], &[0, 6], &length, &header(0)].concat();
+    let mut sum: u32 = pseudo
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let checksum = !u16::try_from(sum).unwrap();
+    // The kernel fills in the length and the checksum of the IP header.
+    let ip = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
+    [&ip[..], &addresses, &header(checksum)].concat()
+}
+
+#[test]
+fn forged_segments_change_neither_times_nor_protocols() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let daemon = Daemon::start(&ALL);
+    let (netns, (port, times)) = netns::within_new(|| {
+        let raw = socket(
+            AddressFamily::Inet,
+            SockType::Raw,
+            SockFlag::empty(),
+            SockProtocol::Raw,
+        )
+        .unwrap();
+        let forge = |server: &TcpStream| {
+            let (SocketAddr::V4(server), SocketAddr::V4(client)) =
+                (server.local_addr().unwrap(), server.peer_addr().unwrap())
+            else {
+                panic!("not IPv4");
+            };
+            for i in 1..16 {
+                for (from, to) in [(server, client), (client, server)] {
+                    let segment = forged(from, to, i * 0x1111_1111);
+                    let to = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
+                    sendto(raw.as_raw_fd(), &segment, &to, MsgFlags::empty()).unwrap();
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        };
+        (netns::label(), requests(3, |_| {}, forge))
+    });
+    times_at_both_ends(&daemon, &netns, port, 3, &times);
+    // Forged bytes are not taken for the first ones: those were seen, and are of no protocol.
+    daemon.scrape_until("both ends closed", |seen| {
+        BOTH_ENDS
+            .iter()
+            .all(|flow| closed(seen, &netns, flow, "unknown") == 1)
+    });
 }
 
 /// Buffers of performance events that a process has open.

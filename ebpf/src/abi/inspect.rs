@@ -7,6 +7,9 @@ use bytemuck::{Pod, Zeroable};
 /// `FIRST_BYTES`: most bytes of each direction that are handed over.
 pub const FIRST_BYTES: usize = 4096;
 
+/// `UNKNOWN_TURN`: of an exchange whose connection was there before the programs were attached.
+pub const UNKNOWN_TURN: u8 = 255;
+
 /// `enum inspect_wants`.
 pub(crate) const WANT_FIRST_BYTES: u32 = 1;
 pub(crate) const WANT_EXCHANGES: u32 = 1 << 1;
@@ -32,8 +35,10 @@ pub struct ExchangeEvent {
     pub duration_us: u32,
     /// Of this machine's end: 1 client, 2 server.
     pub role: u8,
+    /// Exchanges of the connection before this one, or [`UNKNOWN_TURN`].
+    pub turn: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 /// `struct first_bytes`, without what follows it.
@@ -97,7 +102,7 @@ impl<'a> FirstBytes<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct InspectSeen {
-    /// Runs of the program at `tcp_probe`.
+    /// Runs of the programs.
     pub runs: u64,
     /// Those of which the time was taken.
     pub timed_runs: u64,

@@ -228,7 +228,7 @@ fn records_of_inspect_are_read_as_the_objects_btf_has_them() {
         ),
         (
             "exchange_event",
-            layout!(ExchangeEvent: cookie, duration_us, role, pad),
+            layout!(ExchangeEvent: cookie, duration_us, role, turn, pad),
             size_of::<ExchangeEvent>(),
         ),
         (

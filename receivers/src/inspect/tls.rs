@@ -19,6 +19,12 @@ const MESSAGE_HEADER: usize = 4;
 /// Version and random number.
 const FIXED_BYTES: usize = 2 + 32;
 
+/// The random number of a `HelloRetryRequest`: the SHA-256 of its name.
+pub(crate) const RETRY: [u8; 32] = [
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2,
+    0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+];
+
 const SERVER_NAME: u64 = 0;
 const HOST_NAME: u8 = 0;
 const ALPN: u64 = 16;
@@ -84,8 +90,19 @@ pub fn client_hello(bytes: &[u8]) -> Option<ClientHello> {
 }
 
 /// Whether the bytes begin with the first message of a server.
-pub(super) fn is_server_hello(bytes: &[u8]) -> bool {
+pub(crate) fn is_server_hello(bytes: &[u8]) -> bool {
     is_handshake(bytes, SERVER_HELLO)
+}
+
+/// Whether the bytes begin with the first message of a client, of which eleven bytes are enough.
+pub(crate) fn is_client_hello(bytes: &[u8]) -> bool {
+    is_handshake(bytes, CLIENT_HELLO)
+}
+
+/// Whether a server's first message asks for another one of the client's (`HelloRetryRequest`, RFC 8446, section 4.1.3).
+pub(crate) fn is_hello_retry(bytes: &[u8]) -> bool {
+    const AT: usize = RECORD_HEADER + MESSAGE_HEADER + 2;
+    is_server_hello(bytes) && bytes.get(AT..AT + RETRY.len()) == Some(&RETRY[..])
 }
 
 /// Whether the bytes begin with a record of TLS that has such a message. Eleven of them settle it.

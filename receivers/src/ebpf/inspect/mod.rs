@@ -24,6 +24,7 @@ use flowtap_ebpf::{Inspect, LoadError, RingWatch};
 use flowtap_pipeline::{BuildContext, FlowBatch, Sink, StageError, Timestamp};
 use futures::FutureExt;
 use futures::future::select_all;
+use nix::time::{ClockId, clock_gettime};
 
 use self::budget::{Budget, cost};
 pub use self::budget::{InvalidShare, Share};
@@ -46,7 +47,7 @@ pub(super) struct InspectCapture {
     /// At the last look at the budget.
     looked_at: Instant,
     runs: [u64; 3],
-    /// Time spent on reading since then.
+    /// CPU time spent on reading since then.
     reading: Duration,
     malformed: u64,
     has_failed: bool,
@@ -114,12 +115,17 @@ impl InspectCapture {
 
     /// Reads what the kernel side has reported.
     fn drain(&mut self) -> io::Result<()> {
-        let began = Instant::now();
+        let began = thread_cpu_time();
         let now_ns = monotonic_ns();
         let Self { programs, table, .. } = self;
         self.malformed += programs.drain_first_bytes(|first| table.add_first_bytes(first, now_ns));
         let drained = programs.drain_exchanges(|exchange| table.add_exchange(exchange, now_ns));
-        self.reading += began.elapsed();
+        // First bytes are reported before the exchange that they begin, but may have come after the first look at their buffer.
+        if table.has_early_exchanges() {
+            self.malformed += programs.drain_first_bytes(|first| table.add_first_bytes(first, now_ns));
+            table.add_early_exchanges(now_ns);
+        }
+        self.reading += thread_cpu_time().saturating_sub(began);
         drained
     }
 
@@ -229,6 +235,11 @@ impl Shared {
     }
 }
 
+/// CPU time that this thread has taken: that in which it waited for a CPU is not spent.
+fn thread_cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 async fn any_filled(watches: &[RingWatch]) -> io::Result<()> {
     select_all(watches.iter().map(|watch| watch.filled().boxed()))
         .await
@@ -267,5 +278,20 @@ impl Sink for InspectSink<'_> {
 
     fn scan_failed(&mut self, error: &dyn Display) {
         self.sink.scan_failed(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_takes_no_cpu_time() {
+        let (began, waited_from) = (thread_cpu_time(), Instant::now());
+        std::thread::sleep(Duration::from_millis(50));
+        let taken = thread_cpu_time() - began;
+        assert!(taken < waited_from.elapsed() / 5, "{taken:?}");
+        let began = thread_cpu_time();
+        while thread_cpu_time() == began {}
     }
 }

@@ -8,6 +8,8 @@
 //! 2. The close of a connection takes its entry out. The next census takes out entries whose close was lost; an entry that no record
 //!    has come for in [`ORPHANED_AFTER_NS`] goes as well.
 //! 3. Beyond the bounds nothing is kept, and counted.
+//! 4. Exchanges in the first turns of a TLS connection are its handshake. A request in the last of them may be answered by session
+//!    tickets (RFC 8446, section 4.6.1), which look like any other record, before its answer: its time can't be known.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use flowtap_pipeline::{AppProtocol, Events, Exchanges, FlowBatch, Inspection, Tc
 
 use super::config::InspectConfig;
 use crate::dns::{DomainName, NamePolicy};
-use crate::inspect::{Prefix, Recognized, Verdict, recognize};
+use crate::inspect::{Prefix, Recognized, Verdict, recognize, tls};
 
 /// Connections that are followed at a time; some 150 bytes each.
 const CONNECTIONS: usize = 1 << 17;
@@ -27,6 +29,12 @@ const UNSETTLED: usize = 2048;
 
 /// Exchanges that wait for a record.
 const PENDING: usize = 1 << 20;
+
+/// Exchanges that wait for the first bytes of their connection, within one look at the buffers.
+const EARLY: usize = 1 << 14;
+
+/// Turns of a handshake of TLS; one more where the server wants another first message.
+const HANDSHAKE_TURNS: u8 = 2;
 
 const SETTLE_AFTER_NS: u64 = 2_000_000_000;
 const ORPHANED_AFTER_NS: u64 = 300_000_000_000;
@@ -52,7 +60,22 @@ struct Entry {
     settled: Option<AppProtocol>,
     beginning: Option<Box<Beginning>>,
     inspection: Option<Arc<Inspection>>,
+    /// Turns that are a handshake, once first bytes were seen.
+    handshake_turns: Option<u8>,
     durations_us: Vec<u32>,
+}
+
+impl Entry {
+    /// Learns from the first segments of both directions whether the connection begins with a handshake of TLS.
+    fn note_opening(&mut self, is_clients: bool, first: &FirstBytes<'_>) {
+        let turns = match (first.offset, is_clients) {
+            (0, true) if tls::is_client_hello(first.payload) => HANDSHAKE_TURNS,
+            (0, false) if tls::is_hello_retry(first.payload) => HANDSHAKE_TURNS + 1,
+            (0, false) if tls::is_server_hello(first.payload) => HANDSHAKE_TURNS,
+            _ => 0,
+        };
+        self.handshake_turns = self.handshake_turns.max(Some(turns));
+    }
 }
 
 /// Running totals of rejected data.
@@ -64,6 +87,10 @@ pub(super) struct Rejected {
     pub(super) settled_early: u64,
     /// Exchanges beyond those that can wait, or whose connection had no record.
     pub(super) exchanges: u64,
+    /// Exchanges of connections whose first bytes were not seen, so that they may be a handshake.
+    pub(super) openings: u64,
+    /// Exchanges that were, or could be, part of a handshake of TLS.
+    pub(super) handshakes: u64,
     /// Names that were not valid.
     pub(super) invalid_names: u64,
     /// Names that were folded into `other`.
@@ -86,6 +113,7 @@ pub(super) struct Table {
     capacity: usize,
     unsettled: usize,
     pending: usize,
+    early: Vec<ExchangeEvent>,
     census: u64,
     swept_ns: u64,
     names: NamePolicy,
@@ -102,6 +130,7 @@ impl Table {
             capacity: CONNECTIONS,
             unsettled: 0,
             pending: 0,
+            early: Vec::new(),
             census: 0,
             swept_ns: 0,
             names: NamePolicy::new(config.server_names, config.max_names),
@@ -145,6 +174,7 @@ impl Table {
             settled: None,
             beginning: None,
             inspection: None,
+            handshake_turns: None,
             durations_us: Vec::new(),
         }))
     }
@@ -152,15 +182,17 @@ impl Table {
     /// Adds a segment from the beginning of a connection.
     pub(super) fn add_first_bytes(&mut self, first: &FirstBytes<'_>, now_ns: u64) {
         let unsettled = self.unsettled;
+        let keeps_bytes = self.protocols || self.with_names;
         let Some(entry) = self.entry(first.cookie, now_ns) else {
             return;
         };
-        if entry.settled.is_some() {
+        let is_clients = first.is_sent != (first.role == ROLE_SERVER);
+        entry.note_opening(is_clients, first);
+        if entry.settled.is_some() || !keeps_bytes {
             return;
         }
         let is_new = entry.beginning.is_none();
         let beginning = entry.beginning.get_or_insert_default();
-        let is_clients = first.is_sent != (first.role == ROLE_SERVER);
         let stream = if is_clients {
             &mut beginning.client
         } else {
@@ -169,6 +201,11 @@ impl Table {
         stream.add(first.offset, first.payload);
         let is_full = beginning.client.is_full() && beginning.server.is_full();
         let verdict = recognize(beginning.client.bytes(), beginning.server.bytes());
+        if let Verdict::Final(recognized) | Verdict::SoFar(recognized) = &verdict
+            && recognized.protocol == AppProtocol::Tls
+        {
+            entry.handshake_turns = entry.handshake_turns.max(Some(HANDSHAKE_TURNS));
+        }
         self.unsettled += usize::from(is_new);
         let is_final = matches!(verdict, Verdict::Final(_));
         let is_early = !is_final && !is_full && is_new && unsettled >= UNSETTLED;
@@ -206,8 +243,41 @@ impl Table {
         inspection
     }
 
-    /// Adds an exchange.
+    /// Adds an exchange, or puts it aside until first bytes have been looked for once more.
     pub(super) fn add_exchange(&mut self, exchange: &ExchangeEvent, now_ns: u64) {
+        let is_early = exchange.turn <= HANDSHAKE_TURNS;
+        let opening = self
+            .entries
+            .get(&exchange.cookie)
+            .map(|entry| entry.handshake_turns);
+        match opening.flatten() {
+            None if is_early && self.early.len() < EARLY => self.early.push(*exchange),
+            None if is_early => self.rejected.openings += 1,
+            Some(turns) if exchange.turn < turns => self.rejected.handshakes += 1,
+            _ => self.count_exchange(exchange, now_ns),
+        }
+    }
+
+    /// Whether exchanges were put aside.
+    pub(super) fn has_early_exchanges(&self) -> bool {
+        !self.early.is_empty()
+    }
+
+    /// Adds the exchanges that were put aside.
+    pub(super) fn add_early_exchanges(&mut self, now_ns: u64) {
+        let mut early = std::mem::take(&mut self.early);
+        for exchange in early.drain(..) {
+            let entry = self.entries.get(&exchange.cookie);
+            if entry.is_some_and(|entry| entry.handshake_turns.is_some()) {
+                self.add_exchange(&exchange, now_ns);
+            } else {
+                self.rejected.openings += 1;
+            }
+        }
+        self.early = early;
+    }
+
+    fn count_exchange(&mut self, exchange: &ExchangeEvent, now_ns: u64) {
         if self.pending >= PENDING {
             self.rejected.exchanges += 1;
             return;

@@ -131,6 +131,8 @@ impl Telemetry {
             connections: rejected.connections - self.rejected.connections,
             settled_early: rejected.settled_early - self.rejected.settled_early,
             exchanges: rejected.exchanges - self.rejected.exchanges,
+            openings: rejected.openings - self.rejected.openings,
+            handshakes: rejected.handshakes - self.rejected.handshakes,
             invalid_names: rejected.invalid_names - self.rejected.invalid_names,
             folded_names: rejected.folded_names - self.rejected.folded_names,
         };
@@ -163,6 +165,8 @@ impl Telemetry {
             ("too_many_connections", rejected.connections),
             ("settled_early", rejected.settled_early),
             ("exchange_without_record", rejected.exchanges),
+            ("opening_unseen", rejected.openings),
+            ("tls_handshake", rejected.handshakes),
             ("invalid_name", rejected.invalid_names),
             ("folded_name", rejected.folded_names),
         ];

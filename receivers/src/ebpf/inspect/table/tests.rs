@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use flowtap_ebpf::abi::UNKNOWN_TURN;
 use flowtap_pipeline::{AppProtocol, Census, Endpoint, Flow};
 
 use super::*;
@@ -157,7 +158,8 @@ fn exchanges_go_with_the_next_record_once() {
         cookie,
         duration_us,
         role: 1,
-        pad: [0; 3],
+        turn: UNKNOWN_TURN,
+        pad: [0; 2],
     };
     table.add_exchange(&exchange(1, 100), 1);
     table.add_exchange(&exchange(1, 300), 1);
@@ -185,7 +187,8 @@ fn what_finds_no_room_or_no_record_is_counted() {
             cookie: 1,
             duration_us: 5,
             role: 2,
-            pad: [0; 3],
+            turn: UNKNOWN_TURN,
+            pad: [0; 2],
         },
         SECOND,
     );
@@ -220,4 +223,73 @@ fn a_census_takes_out_what_it_does_not_see() {
         Some(AppProtocol::Smtp)
     );
     assert_eq!(protocol(&complete(&mut table, 2, Events::NONE, 4)), None);
+}
+
+/// The durations that a connection's next record has.
+fn durations(table: &mut Table, cookie: u64) -> Vec<u32> {
+    let record = complete(table, cookie, Events::NONE, 5);
+    record
+        .exchanges
+        .map_or_else(Vec::new, |exchanges| exchanges.durations_us)
+}
+
+#[test]
+fn turns_of_a_handshake_are_not_exchanges() {
+    let mut table = table();
+    let server_hello = |random: [u8; 32]| [&[22, 3, 3, 0, 90, 2, 0, 0, 86, 3, 3][..], &random].concat();
+    let mut retry = [0; 32];
+    retry[..4].copy_from_slice(&[0xcf, 0x21, 0xad, 0x74]);
+    let client_hello = [22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3];
+    table.add_first_bytes(&first(1, 1, true, 0, &client_hello), 1);
+    // Only the server's bytes were seen.
+    table.add_first_bytes(&first(2, 2, true, 0, &server_hello([7; 32])), 1);
+    table.add_first_bytes(&first(3, 1, true, 0, b"GET / HTTP/1.1\r\n\r\n"), 1);
+    // Not the whole number of a request for another message.
+    table.add_first_bytes(&first(4, 1, true, 0, &client_hello), 1);
+    table.add_first_bytes(&first(4, 1, false, 0, &server_hello(retry)), 1);
+    table.add_first_bytes(&first(6, 1, false, 0, &server_hello(tls::RETRY)), 1);
+    for cookie in 1..=6 {
+        for turn in [0, 1, 2, 3, UNKNOWN_TURN] {
+            let exchange = ExchangeEvent {
+                cookie,
+                duration_us: u32::from(turn),
+                role: 1,
+                turn,
+                pad: [0; 2],
+            };
+            table.add_exchange(&exchange, 2);
+        }
+    }
+    // The first bytes of the fifth were on their way, and those of no other.
+    assert!(table.has_early_exchanges());
+    table.add_first_bytes(&first(5, 1, true, 0, b"PING\r\n"), 3);
+    table.add_early_exchanges(4);
+    assert!(!table.has_early_exchanges());
+    assert_eq!(durations(&mut table, 1), [2, 3, 255]);
+    assert_eq!(durations(&mut table, 2), [2, 3, 255]);
+    assert_eq!(durations(&mut table, 3), [0, 1, 2, 3, 255]);
+    assert_eq!(durations(&mut table, 4), [2, 3, 255]);
+    assert_eq!(durations(&mut table, 5), [3, 255, 0, 1, 2]);
+    assert_eq!(durations(&mut table, 6), [3, 255]);
+    assert_eq!((table.rejected().handshakes, table.rejected().openings), (9, 0));
+}
+
+#[test]
+fn early_exchanges_of_unseen_openings_are_rejected() {
+    let mut table = table();
+    let exchange = |turn| ExchangeEvent {
+        cookie: 1,
+        duration_us: 9,
+        role: 2,
+        turn,
+        pad: [0; 2],
+    };
+    for _ in 0..EARLY + 3 {
+        table.add_exchange(&exchange(0), 1);
+    }
+    assert_eq!(table.rejected().openings, 3);
+    table.add_early_exchanges(1);
+    assert_eq!(table.rejected().openings, EARLY as u64 + 3);
+    table.add_exchange(&exchange(3), 1);
+    assert_eq!(durations(&mut table, 1), [9]);
 }
