@@ -27,6 +27,7 @@
 //! | `needs` | what a config needs: capabilities, paths |
 //! | `ports` | TCP ports that it needs |
 //! | `paths` | paths that stay open |
+//! | `plugins` | programs that a config asks for and that can't start |
 //! | `limits` | the check of a reload against what is closed |
 //! | `capabilities`, `access`, `calls` | the mechanisms: capabilities, Landlock, seccomp |
 
@@ -36,6 +37,7 @@ mod capabilities;
 mod limits;
 mod needs;
 mod paths;
+pub(crate) mod plugins;
 mod ports;
 
 use std::fmt;
