@@ -187,6 +187,25 @@ mod tests {
     }
 
     #[test]
+    fn devices_have_no_peers_and_so_no_warning_about_them() {
+        let devices = "service.pipelines.metrics/rdma={receivers: [rdma], processors: [window/rdma], exporters: [prometheus]}";
+        let own = [
+            "receivers.rdma={interval: 5s}",
+            "processors.window/rdma={interval: 5s}",
+            devices,
+        ];
+        assert_eq!(load(&own).unwrap().warnings, []);
+        let both = "service.pipelines.metrics={receivers: [ebpf, rdma], processors: [window], exporters: [prometheus]}";
+        assert_eq!(
+            load(&["receivers.rdma={interval: 5s}", both])
+                .unwrap()
+                .warnings
+                .len(),
+            2
+        );
+    }
+
+    #[test]
     fn dns_names_that_the_receiver_does_not_give_are_an_error_with_the_setting_or_a_warning() {
         let label = "processors.window.families.network_dns_queries.labels=[qname]";
         let errors = load(&[label]).unwrap_err().to_string();

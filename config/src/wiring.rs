@@ -5,7 +5,7 @@
 //! 1. A processor or exporter that takes none of the signals that reach it.
 //! 2. A field of records that a component needs and that only a later processor fills.
 //! 3. A field that a key asks for and that nothing in the pipeline fills. Without such a key it is a warning: the component works,
-//!    with less.
+//!    with less; none where no records have a peer.
 //! 4. Two receivers of one pipeline that report the same sockets: their bytes would count twice.
 //! 5. Two listeners on one port of one address.
 //!    Two components that write to one place, which each wants for itself.
@@ -86,6 +86,15 @@ fn stages<'a>(config: &Config, pipeline: &'a PipelineConfig) -> Option<Vec<Stage
 fn processors_end<'a, 'b>(stages: &'b [Stage<'a>]) -> Option<&'b Stage<'a>> {
     let mut stages = stages.iter().rev();
     stages.find(|stage| stage.kind == ComponentKind::Processor)
+}
+
+/// Whether records with a peer come from `stages`: readings of devices have none, and so neither a role nor a class.
+fn has_peers(stages: &[Stage<'_>]) -> bool {
+    let receivers = stages
+        .iter()
+        .filter(|stage| stage.kind == ComponentKind::Receiver);
+    let mut signals = receivers.flat_map(|stage| stage.contract.signals_out(stage.kind));
+    signals.any(|signal| signal != Signal::Readings)
 }
 
 fn quoted(ids: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
@@ -432,7 +441,7 @@ impl Checker<'_> {
                     field.if_missing()
                 );
                 self.report(&[component, key.clone()].concat(), message, help);
-            } else {
+            } else if has_peers(&stages[..position]) {
                 let message = format!(
                     "`{}` uses {field}, which no component of the pipeline `{pipeline}` fills: {}",
                     stage.id,

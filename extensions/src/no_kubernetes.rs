@@ -45,6 +45,19 @@ pub async fn list_objects(cluster: &Cluster) -> Vec<serde_json::Value> {
     match cluster.never {}
 }
 
+/// A program that gets credentials.
+pub struct Plugin {
+    /// The kubeconfig that names it.
+    pub file: std::path::PathBuf,
+    /// Its path or name.
+    pub program: String,
+}
+
+/// Program that a kubeconfig names: none is started here.
+pub fn plugin(_: &KubernetesConfig) -> Option<Plugin> {
+    None
+}
+
 /// Files that a kubeconfig names: none is read here.
 pub fn files_of(_: &std::path::Path) -> Vec<std::path::PathBuf> {
     Vec::new()

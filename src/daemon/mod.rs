@@ -18,7 +18,7 @@ pub(crate) mod graph;
 mod reload;
 mod run;
 mod running;
-mod sandbox;
+pub(crate) mod sandbox;
 mod services;
 mod stop;
 

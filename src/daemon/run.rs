@@ -25,7 +25,7 @@ use super::descriptors;
 use super::graph::Environment;
 use super::reload::{Load, ReloadTrigger};
 use super::running::{Parts, Running};
-use super::sandbox::{self, Limits};
+use super::sandbox::{self, Limits, plugins};
 use super::services::{
     ClusterWatch, Extensions, Listener, Logs, MemoryLimiter, NameFiles, NodeWatch, OwnMetrics, Place,
     Service, Services, Watchdog,
@@ -62,6 +62,7 @@ pub(crate) fn run(config: Config, load: Load<'_>, strict: bool, sandboxed: bool)
     let fixed = Fixed {
         resource,
         strict,
+        sandboxed,
         limits: sandbox.map(|sandbox| sandbox.limits).unwrap_or_default(),
     };
     descriptors::report(descriptors);
@@ -94,19 +95,26 @@ pub(crate) fn runtime() -> Result<Runtime, ExitError> {
 /// Connects to the cluster around this machine; `None` if there is none, or if a signal came first.
 async fn connect(
     config: &Config,
+    sandboxed: bool,
     stop: &CancellationToken,
 ) -> Result<Option<kubernetes::Cluster>, ExitError> {
     let connecting = kubernetes::connect(&config.service.kubernetes);
     let connected = stop.run_until_cancelled(connecting).await;
-    connected
-        .unwrap_or(Ok(None))
-        .map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))
+    connected.unwrap_or(Ok(None)).map_err(|error| {
+        // The kernel's answer to the start of a program names neither the sandbox nor the remedy.
+        let refused = plugins::refused(config).filter(|_| sandboxed);
+        refused.map_or_else(
+            || ExitError::new(Code::Config, format!("service.kubernetes: {error}")),
+            |refused| ExitError::config(&refused),
+        )
+    })
 }
 
 /// Facts of the start that no reload changes.
 struct Fixed {
     resource: Resource,
     strict: bool,
+    sandboxed: bool,
     /// The sandbox, as far as it limits later configs.
     limits: Limits,
 }
@@ -122,6 +130,7 @@ async fn supervise(
     let Fixed {
         resource,
         strict,
+        sandboxed,
         limits,
     } = fixed;
     tracing::info!(
@@ -130,7 +139,7 @@ async fn supervise(
         "this instance"
     );
     let stop = stopping.token().clone();
-    let cluster = connect(&config, &stop).await?;
+    let cluster = connect(&config, sandboxed, &stop).await?;
     let resource = match cluster.as_ref().and_then(|cluster| cluster.uid.clone()) {
         Some(uid) => identity::in_cluster(resource, &config.service, uid),
         None => resource,

@@ -4,6 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use flowtap_config::KubernetesConfig;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -33,17 +34,63 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`] if what is there can't be used.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Option<Client>, ClientError> {
-    let config = if let Some(file) = kubeconfig {
-        from_file(file).await?
-    } else if env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
-        Config::incluster().map_err(|error| ClientError::InCluster(error.to_string()))?
-    } else if let Some(file) = env::var_os("KUBECONFIG").filter(|file| !file.is_empty()) {
-        from_file(Path::new(&file)).await?
-    } else {
-        return Ok(None);
+    let config = match Source::of(kubeconfig) {
+        Some(Source::File(file)) => from_file(&file).await?,
+        Some(Source::InCluster) => {
+            Config::incluster().map_err(|error| ClientError::InCluster(error.to_string()))?
+        }
+        None => return Ok(None),
     };
     let client = Client::try_from(config).map_err(|error| ClientError::Client(error.to_string()))?;
     Ok(Some(client))
+}
+
+/// The source of the client's settings.
+enum Source {
+    File(PathBuf),
+    /// The pod's service account.
+    InCluster,
+}
+
+impl Source {
+    fn of(kubeconfig: Option<&Path>) -> Option<Self> {
+        if let Some(file) = kubeconfig {
+            Some(Self::File(file.to_owned()))
+        } else if env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            Some(Self::InCluster)
+        } else {
+            let file = env::var_os("KUBECONFIG").filter(|file| !file.is_empty())?;
+            Some(Self::File(PathBuf::from(file)))
+        }
+    }
+}
+
+/// A program that gets credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugin {
+    /// The kubeconfig that names it.
+    pub file: PathBuf,
+    /// Its path or name.
+    pub program: String,
+}
+
+/// The program that [`client`] would start, if the kubeconfig that it would use has one in its current context.
+pub fn plugin(section: &KubernetesConfig) -> Option<Plugin> {
+    let Source::File(file) = Source::of(section.kubeconfig.as_deref()).filter(|_| section.enabled)? else {
+        return None;
+    };
+    let kubeconfig = Kubeconfig::read_from(&file).ok()?;
+    let current = kubeconfig.current_context?;
+    let mut contexts = kubeconfig.contexts.into_iter();
+    let context = contexts.find(|named| named.name == current)?.context?;
+    let user = context.user?;
+    let mut users = kubeconfig.auth_infos.into_iter();
+    let user = users.find(|named| named.name == user)?.auth_info?;
+    let provider = user
+        .auth_provider
+        .and_then(|mut provider| provider.config.remove("cmd-path"));
+    let program = user.exec.and_then(|exec| exec.command).or(provider)?;
+    Some(Plugin { file, program })
 }
 
 /// Maximum time for which the start waits for the cluster's id.

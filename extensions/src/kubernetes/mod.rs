@@ -14,7 +14,7 @@ use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
 
 use self::client::cluster_uid;
-pub use self::client::{ClientError, client, files_of, servers_of};
+pub use self::client::{ClientError, Plugin, client, files_of, plugin, servers_of};
 pub use self::listing::list_objects;
 pub use self::watch::{WatchConfig, watch};
 use crate::identity;

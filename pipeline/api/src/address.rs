@@ -1,11 +1,11 @@
 //! Addresses as configs write them, in the forms that the OpenTelemetry Collector and Prometheus take.
 //!
-//! To listen on: `127.0.0.1:9464`, `[::1]:9464`, `localhost:9464`, and `:9464` for every address. To push to: a URL, or
+//! To listen on: `127.0.0.1:9464`, `[::1]:9464`, `[fe80::1%eth0]:9464`, `localhost:9464`, and `:9464` for every address. To push to: a URL, or
 //! `host:port` or a host alone, which [`with_scheme`] makes one of. Names of hosts are not looked up here: a config can be read where
 //! no name server answers.
 
 use std::borrow::Cow;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -29,6 +29,9 @@ pub enum InvalidAddress {
         "`{0}` is not an address; hint: write one of this machine's, `localhost`, or `0.0.0.0` for every one"
     )]
     Name(String),
+    /// A link-local address with an interface that is not there.
+    #[error("`{0}` is not an interface of this network namespace; hint: `ip link` lists them")]
+    Interface(String),
 }
 
 /// Reads an address to listen on.
@@ -51,11 +54,23 @@ pub fn parse_listen(text: &str) -> Result<SocketAddr, InvalidAddress> {
         .filter(|_| !text.ends_with(']'))
         .ok_or_else(|| InvalidAddress::NoPort(text.to_owned()))?;
     let port = port.parse().map_err(|_| InvalidAddress::Port(port.to_owned()))?;
+    if let Some((address, interface)) = scoped(host) {
+        // The C library finds the interface's index. It asks no name server: the address is a number.
+        let found = (format!("{address}%{interface}").as_str(), port).to_socket_addrs();
+        let found = found.ok().and_then(|mut found| found.next());
+        return found.ok_or_else(|| InvalidAddress::Interface(interface.to_owned()));
+    }
     match host {
         "" | "*" => Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
         "localhost" => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         host => Err(InvalidAddress::Name(host.to_owned())),
     }
+}
+
+/// The parts of `[address%interface]` (RFC 4007, section 11).
+fn scoped(host: &str) -> Option<(Ipv6Addr, &str)> {
+    let (address, interface) = host.strip_prefix('[')?.strip_suffix(']')?.split_once('%')?;
+    Some((address.parse().ok()?, interface))
 }
 
 /// The URL that `text` stands for: a `host:port` or a host gets a scheme and, if it has none, `port`. `https` if `tls`, or if the
@@ -147,6 +162,9 @@ mod tests {
             ("[::]:9464", "[::]:9464"),
             ("0.0.0.0:9464", "0.0.0.0:9464"),
             (" [::1]:0 ", "[::1]:0"),
+            // The loopback interface is the first of each network namespace.
+            ("[fe80::1%lo]:9464", "[fe80::1%1]:9464"),
+            ("[fe80::1%7]:9464", "[fe80::1%7]:9464"),
         ] {
             assert_eq!(
                 parse_listen(text).map(|a| a.to_string()),
@@ -163,6 +181,9 @@ mod tests {
             ("http://127.0.0.1:9464", "is a URL"),
             ("node-1:9464", "`0.0.0.0` for every one"),
             ("", "has no port"),
+            ("[fe80::1%no-such]:9464", "`no-such` is not an interface"),
+            ("[fe80::1%]:9464", "`` is not an interface"),
+            ("[lo%fe80::1]:9464", "`0.0.0.0` for every one"),
         ] {
             let error = parse_listen(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

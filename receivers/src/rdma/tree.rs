@@ -3,8 +3,8 @@
 //! A file that can't be read ends nothing: the others are read. A file that is gone between the listing and the read belongs to a device that
 //! has left, which is not a fault.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use flowtap_pipeline::plain;
@@ -124,7 +124,7 @@ pub(super) fn read_device(sysfs_root: &Path, name: &str) -> io::Result<Device> {
         rate: None,
         counters: read_counters(&folder, Folder::Hardware)?,
     });
-    let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let text = |path: PathBuf| read_text(&path).unwrap_or_default();
     let driver = fs::read_link(folder.join("device/driver")).unwrap_or_default();
     let origin = Origin {
         name: name.to_owned(),
@@ -169,11 +169,22 @@ fn list(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Bytes of a file that are read at most: the kernel has a page for each (`sysfs_emit()`), and values are shorter.
+const MAX_FILE_BYTES: u64 = 4096;
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 fn read<T>(path: PathBuf, parse: impl Fn(&str) -> Option<T>) -> Value<T> {
-    let value = match fs::read_to_string(&path) {
+    let value = match read_text(&path) {
         Ok(text) => {
+            // Of a longer one the end is missing, so it has no value.
+            let is_whole = (text.len() as u64) < MAX_FILE_BYTES;
             let text = text.trim();
-            match parse(text) {
+            match parse(text).filter(|_| is_whole) {
                 Some(value) => Ok(Some(value)),
                 None if text.starts_with("N/A") => Err(Fault::NotAvailable),
                 None => Err(Fault::Malformed(text.chars().take(64).collect())),
@@ -207,6 +218,24 @@ fn parse_rate(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_large_file_no_more_than_a_page_is_read_and_it_has_no_value() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("counter");
+        let number = |text: &str| text.parse::<u64>().ok();
+        // Sparse: read as a whole it would take 1 TiB.
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let value = read(path.clone(), number).value;
+        assert!(
+            matches!(&value, Err(Fault::Malformed(text)) if text.len() <= 64),
+            "{value:?}"
+        );
+        fs::write(&path, format!("7{}", " ".repeat(5000))).unwrap();
+        assert!(read(path.clone(), number).value.is_err());
+        fs::write(&path, "7\n").unwrap();
+        assert_eq!(read(path, number).value.unwrap(), Some(7));
+    }
 
     #[test]
     fn states_and_rates_are_read_as_the_kernel_writes_them() {

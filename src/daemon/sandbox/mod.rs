@@ -10,10 +10,11 @@
 //!    `CAP_SYS_PTRACE` is needed, is looked up before. Everything else is also removed from the
 //!    bounding set.
 //! 3. `no_new_privs`: no program that is started could have more.
-//! 4. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
+//! 4. The libraries of the sources of names (`/etc/nsswitch.conf`) are loaded, as the last mappings of code.
+//! 5. Landlock (Linux 5.13): files can be read where flowtap reads any (the cgroup v2 file system among them, wherever it is
 //!    mounted), written where set by the config, and not executed; from Linux 6.7 on, if the config asks for it, TCP is limited to
 //!    its ports; from Linux 6.12 on, no other process gets a signal and no abstract Unix socket of others a connection.
-//! 5. seccomp: system calls that flowtap does not make fail with `EPERM`: it is a list of those that are allowed, some only with
+//! 6. seccomp: system calls that flowtap does not make fail with `EPERM`: it is a list of those that are allowed, some only with
 //!    certain arguments ([`calls`]).
 //!
 //! Mechanisms that the kernel lacks are skipped and logged, and so is one that `service.sandbox` turns off. Privileges that the process
@@ -26,6 +27,7 @@
 //! | `needs` | what a config needs: capabilities, paths |
 //! | `ports` | TCP ports that it needs |
 //! | `paths` | paths that stay open |
+//! | `plugins` | programs that a config asks for and that can't start |
 //! | `limits` | the check of a reload against what is closed |
 //! | `capabilities`, `access`, `calls` | the mechanisms: capabilities, Landlock, seccomp |
 
@@ -35,9 +37,11 @@ mod capabilities;
 mod limits;
 mod needs;
 mod paths;
+pub(crate) mod plugins;
 mod ports;
 
 use std::fmt;
+use std::net::ToSocketAddrs;
 
 use flowtap_config::Config;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -109,6 +113,7 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, ExitError> {
     let (kept, given_up) =
         capabilities::keep(&needs.capabilities).map_err(|error| failed("capabilities", &error))?;
     nix::sys::prctl::set_no_new_privs().map_err(|error| failed("no_new_privs", &error))?;
+    load_name_services();
     let settings = &config.service.sandbox;
     // Another sandbox around this one, such as systemd's, may refuse these two: it does their work.
     let refused = |error: &dyn fmt::Display| format!("refused ({error})");
@@ -144,6 +149,13 @@ pub(crate) fn enter(config: &Config) -> Result<Sandbox, ExitError> {
             given_up,
         },
     })
+}
+
+/// Lets the C library load what `/etc/nsswitch.conf` names, which it does at the first lookup and can't do in the sandbox.
+fn load_name_services() {
+    // A label has 63 bytes at most (RFC 1035, section 2.3.4), so each source is asked in turn, no name server is, and none has it.
+    let nobody = "x".repeat(64);
+    let _ = (nobody.as_str(), 0).to_socket_addrs();
 }
 
 #[cfg(test)]

@@ -443,6 +443,31 @@ fn files_that_a_kubeconfig_names_stay_readable() {
     });
 }
 
+/// `exec` and the like: the sandbox starts nothing.
+#[cfg(feature = "kubernetes")]
+#[test]
+fn a_kubeconfig_that_needs_a_program_is_refused_with_the_remedy_unless_nothing_is_closed() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: c, user: u}}],
+        clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}],
+        users: [{name: u, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: aws-iam}}}]}";
+    fs::write(file.path(), text).unwrap();
+    let kubeconfig = format!("service.kubernetes.kubeconfig={}", file.path().display());
+    let error = plugins::refused(&config(&[&kubeconfig])).unwrap().to_string();
+    for part in [
+        "service.kubernetes.kubeconfig",
+        "`aws-iam`",
+        "the sandbox",
+        "hint: ",
+        "--no-sandbox",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let open = "service.sandbox={landlock: false, seccomp: false}";
+    assert_eq!(plugins::refused(&config(&[&kubeconfig, open])), None);
+    assert_eq!(plugins::refused(&config(&[])), None);
+}
+
 #[test]
 fn a_low_port_and_another_proc_file_system_keep_what_they_need() {
     let needs = Needs::of(&config(&["exporters.prometheus.endpoint=127.0.0.1:443"]));

@@ -4,7 +4,7 @@
 //! listens there (DNS rebinding). Such a request still carries the page's name in `Host`, so that is checked. Requests from
 //! other machines are not: a scraper may know this one by any name, and network policy or authentication is what guards those.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::{StatusCode, Version, header, request};
 
@@ -29,6 +29,11 @@ impl AllowedHosts {
         const MISDIRECTED: &str = "421 Misdirected Request: the name in Host is not one of this listener; \
                                    hint: use 127.0.0.1 or localhost, or add the name to allowed_hosts\n";
         const MISSING: &str = "400 Bad Request: HTTP/1.1 requires the header Host\n";
+        const REPEATED: &str = "400 Bad Request: more than one header Host\n";
+        // RFC 9112, section 3.2: what is in front of this listener may have read another one.
+        if request.headers.get_all(header::HOST).iter().nth(1).is_some() {
+            return Err((StatusCode::BAD_REQUEST, REPEATED));
+        }
         // RFC 9112, section 3.2.2: the authority of an absolute target overrides the header.
         let authority = match request.uri.authority() {
             Some(authority) => Some(authority.as_str()),
@@ -50,23 +55,30 @@ impl AllowedHosts {
     }
 
     fn allows(&self, authority: &str) -> bool {
-        let host = host(authority);
+        if self.0.iter().any(|name| name == ANY) {
+            return true;
+        }
+        let Some(host) = host(authority) else {
+            return false;
+        };
         let same = |name: &str| name.eq_ignore_ascii_case(host.trim_end_matches('.'));
-        host.parse::<IpAddr>().is_ok()
-            || same("localhost")
-            || self.0.iter().any(|name| name == ANY || same(name))
+        host.parse::<IpAddr>().is_ok() || same("localhost") || self.0.iter().any(|name| same(name))
     }
 }
 
-/// The host of `host:port` or `[address]:port`.
-fn host(authority: &str) -> &str {
-    if let Some((address, _)) = authority.strip_prefix('[').and_then(|text| text.split_once(']')) {
-        return address;
-    }
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
+/// The host of `host:port` or `[address]:port`; `None` if it is neither (RFC 3986, section 3.2.2).
+fn host(authority: &str) -> Option<&str> {
+    let (host, rest) = match authority.strip_prefix('[') {
+        Some(text) => text.split_once(']')?,
+        // An IPv6 address without brackets has several colons.
+        None if authority.parse::<IpAddr>().is_ok() => (authority, ""),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_whole = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
+    // Brackets are for IPv6 only.
+    let is_address = !authority.starts_with('[') || host.parse::<Ipv6Addr>().is_ok();
+    (is_whole && is_address).then_some(host)
 }
 
 #[cfg(test)]
@@ -105,6 +117,14 @@ mod tests {
             "localhost.evil.example.com",
             "",
             "node1",
+            "[::1]evil.example.com",
+            "[::1]:evil.example.com",
+            "[::1]:80:90",
+            "[localhost]",
+            "[127.0.0.1]",
+            "[::1",
+            "localhost:evil.example.com",
+            "localhost:80:90",
         ] {
             assert_eq!(status(&[], Version::HTTP_11, "/flows", Some(host)), 421, "{host}");
         }
@@ -113,6 +133,25 @@ mod tests {
             200
         );
         assert_eq!(status(&["*"], Version::HTTP_11, "/flows", Some("x.example")), 200);
+    }
+
+    #[test]
+    fn more_than_one_host_is_refused_whichever_comes_first_and_whatever_is_allowed() {
+        for hosts in [
+            ["localhost", "evil.example.com"],
+            ["evil.example.com", "localhost"],
+            ["localhost"; 2],
+        ] {
+            let mut request = Request::builder().uri("/flows");
+            for host in hosts {
+                request = request.header(header::HOST, host);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            for allowed in [&[][..], &["*".to_owned()]] {
+                let checked = AllowedHosts::new(allowed).check(&parts);
+                assert_eq!(checked.unwrap_err().0, StatusCode::BAD_REQUEST, "{hosts:?}");
+            }
+        }
     }
 
     #[test]
