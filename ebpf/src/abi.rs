@@ -14,7 +14,7 @@ use bytemuck::{AnyBitPattern, Pod, Zeroable};
 pub use self::cgroups::CgroupEvent;
 pub use self::drops::{DropCount, DropFlow, DropReason};
 pub(crate) use self::drops::{DropSlots, DropsState};
-pub use self::inspect::{ExchangeEvent, FIRST_BYTES, FirstBytes, InspectSeen};
+pub use self::inspect::{ExchangeEvent, FIRST_BYTES, FirstBytes, InspectSeen, UNKNOWN_TURN};
 pub(crate) use self::inspect::{InspectControl, WANT_EXCHANGES, WANT_FIRST_BYTES};
 
 /// `AF_INET`, the family of [`Tuple`].

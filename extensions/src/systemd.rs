@@ -1,6 +1,7 @@
 //! Notifications to systemd: ready, reloading, stopping, and alive (`sd_notify(3)`). Nothing where nobody listens.
 
 use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -30,7 +31,10 @@ fn send(socket: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
     };
-    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let mut message = String::new();
+    for state in states {
+        let _ = writeln!(message, "{state}");
+    }
     let sender = UnixDatagram::unbound()?;
     sender.connect_addr(&address)?;
     // A datagram is sent as a whole or not at all.

@@ -635,9 +635,14 @@ fn servers_that_defer_accept_have_protocols_and_exchanges() {
 }
 
 /// Answers so many requests, each on a connection of its own, after it has thought about them.
-fn slow_backend(listener: &TcpListener, count: u64, thought: Duration) {
-    for _ in 0..count {
-        let (mut connection, _) = listener.accept().unwrap();
+fn slow_backend(listener: &TcpListener, over: &AtomicBool, thought: Duration) {
+    listener.set_nonblocking(true).unwrap();
+    while !over.load(Ordering::Relaxed) {
+        let Ok((mut connection, _)) = listener.accept() else {
+            thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        connection.set_nonblocking(false).unwrap();
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -648,6 +653,15 @@ fn slow_backend(listener: &TcpListener, count: u64, thought: Duration) {
         connection
             .write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
             .unwrap();
+    }
+}
+
+/// Sets its flag when it is dropped, also by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -680,8 +694,10 @@ fn no_time_of_tls_ends_with_a_session_ticket_or_is_that_of_a_handshake() {
                 netns::within_new(|| {
                     let backend = TcpListener::bind("127.0.0.1:9000").unwrap();
                     let _server = nginx(dir.path());
+                    let over = AtomicBool::new(false);
                     thread::scope(|scope| {
-                        scope.spawn(|| slow_backend(&backend, EACH * REQUESTS, THOUGHT));
+                        let _over = Over(&over);
+                        scope.spawn(|| slow_backend(&backend, &over, THOUGHT));
                         let url = format!("https://api.example.test:8443/slow/[1-{REQUESTS}]");
                         for _ in 0..EACH {
                             curl(&[

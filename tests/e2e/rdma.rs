@@ -282,6 +282,11 @@ fn a_driver_that_hangs_holds_no_window_open_and_no_end() {
     daemon.scrape_until("windows of the other receiver", |scrape| {
         sent(scrape) >= before + 6_000
     });
+    // Nor the readings of other devices.
+    sysfs.add(&format!("{BNXT}/rx_bytes"), 77);
+    daemon.scrape_until("bytes of the other device", |scrape| {
+        received(scrape, "bnxt_re0") == 77
+    });
     // It answers.
     sysfs.set(&counter, number.trim());
     sysfs.add(&format!("{MLX5}/counters/port_rcv_data"), 100);

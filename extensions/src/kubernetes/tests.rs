@@ -304,6 +304,37 @@ async fn outside_of_a_cluster_there_is_no_client_and_a_broken_kubeconfig_is_name
     }
 }
 
+#[test]
+fn the_program_that_gets_credentials_is_that_of_the_current_context() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    let section = KubernetesConfig {
+        kubeconfig: Some(file.clone()),
+        ..KubernetesConfig::default()
+    };
+    let with = |context: &str| {
+        let text = format!(
+            "{{apiVersion: v1, kind: Config, current-context: {context}, clusters: [], contexts: [
+            {{name: a, context: {{cluster: c, user: token}}}}, {{name: b, context: {{cluster: c, user: exec}}}},
+            {{name: c, context: {{cluster: c, user: provider}}}}], users: [{{name: token, user: {{token: x}}}},
+            {{name: exec, user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: aws}}}}}},
+            {{name: provider, user: {{auth-provider: {{name: gcp, config: {{cmd-path: /bin/gcloud}}}}}}}}]}}"
+        );
+        std::fs::write(&file, text).unwrap();
+        plugin(&section).map(|plugin| plugin.program)
+    };
+    assert_eq!(with("a"), None);
+    assert_eq!(with("b").as_deref(), Some("aws"));
+    assert_eq!(with("c").as_deref(), Some("/bin/gcloud"));
+    assert_eq!(with("none"), None);
+    let disabled = KubernetesConfig {
+        enabled: false,
+        ..section.clone()
+    };
+    with("b");
+    assert_eq!(plugin(&disabled), None);
+}
+
 #[tokio::test]
 async fn objects_are_listed_with_their_kinds_and_labels_and_without_those_that_are_forbidden() {
     let server = TestServer::start().await;

@@ -58,7 +58,7 @@ impl Source {
 /// State of a source over time.
 #[derive(Debug)]
 enum State {
-    Device(Reader),
+    Device(Box<Reader>),
     List,
     QueuePairs(Pairs),
 }
@@ -79,7 +79,7 @@ enum Slot {
 /// The result of a look. `None`: it panicked, which is logged.
 type Ended = (Source, Option<(State, Read)>);
 
-/// What a look has read.
+/// Readings of a look.
 #[derive(Debug, Default)]
 struct Read {
     readings: Vec<ReadingRecord>,
@@ -100,14 +100,17 @@ pub(super) struct Looks {
     readings: Vec<ReadingRecord>,
     broken: Broken,
     failing: Failing,
-    sender: mpsc::Sender<Ended>,
+    sender: mpsc::SyncSender<Ended>,
     results: mpsc::Receiver<Ended>,
     ended: Arc<Notify>,
 }
 
+/// Most looks at a time: one at each of at most 256 devices and at its queue pairs, and one at the list of devices.
+const MAX_LOOKS: usize = 1024;
+
 impl Looks {
     pub(super) fn new(config: &Config, telemetry: Telemetry) -> Self {
-        let (sender, results) = mpsc::channel();
+        let (sender, results) = mpsc::sync_channel(MAX_LOOKS);
         Self {
             sysfs_root: config.sysfs_root.clone(),
             devices: patterns(config),
@@ -200,7 +203,7 @@ impl Looks {
             self.forget(|source| matches!(source, Source::Device(name) if !names.contains(name)));
             for name in names {
                 let new = Reader::new(self.room.clone(), self.telemetry.clone());
-                self.begin_look(Source::Device(name), State::Device(new), None);
+                self.begin_look(Source::Device(name), State::Device(Box::new(new)), None);
             }
         }
         if self.queue_pairs {

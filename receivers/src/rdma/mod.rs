@@ -74,7 +74,7 @@ pub struct Survey {
 /// [`io::Error`] if devices or queue pairs can't be listed.
 pub fn survey(sysfs_root: &Path) -> io::Result<Survey> {
     let devices = tree::device_names(sysfs_root)?;
-    let (sender, results) = mpsc::channel();
+    let (sender, results) = mpsc::sync_channel(devices.len() + 1);
     let mut waiting = BTreeSet::new();
     for name in &devices {
         let (root, device, sender) = (sysfs_root.to_owned(), name.clone(), sender.clone());
@@ -259,7 +259,7 @@ impl Receiver for RdmaReceiver {
                 self.looks = Some(looks);
                 Ok(())
             }
-            Err(looks) => Err(Box::new(looks)),
+            Err(looks) => Err(looks),
         }
     }
 }

@@ -70,7 +70,7 @@ impl Health {
     }
 }
 
-/// What distinguishes the causes of failures: the text up to the answer's body, and the code in it. Stores add an id of the request.
+/// Text that distinguishes the causes of failures: it up to the answer's body, and the code in it. Stores add an id of the request.
 fn cause(error: &str) -> (&str, Option<&str>) {
     let body = error.find(['<', '{']).unwrap_or(error.len());
     let (head, body) = error.split_at(body);

@@ -28,7 +28,7 @@ struct Attempts {
     due: Option<Instant>,
 }
 
-/// What there is to upload.
+/// Files to upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// A file.
@@ -135,7 +135,7 @@ mod tests {
         assert!(queue.remove(&names[1], "b") && queue.has_failed());
         assert_eq!(queue.next(now), Next::At(later));
         assert_eq!(queue.next(later), file(0));
-        // What is put in again keeps its failures.
+        // A file that is put in again keeps its failures.
         queue.put(names[0].clone(), "a".to_owned());
         assert_eq!(queue.failed(&names[0], "a"), 2);
         assert!(queue.remove(&names[0], "a") && !queue.has_failed());

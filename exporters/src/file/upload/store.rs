@@ -39,7 +39,7 @@ pub(super) enum UploadError {
 /// An object store, and the prefix of objects in it.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
-    store: Arc<dyn ObjectStore>,
+    objects: Arc<dyn ObjectStore>,
     prefix: Path,
     destination: String,
 }
@@ -70,7 +70,7 @@ impl Store {
         }?;
         let named = [Some(config.url.clone())].into_iter().chain(settings).flatten();
         Ok(Self {
-            store,
+            objects: store,
             prefix: Path::from(destination.prefix),
             destination: named.collect::<Vec<_>>().join(" "),
         })
@@ -99,10 +99,10 @@ impl Store {
         (file, part) = read_part(file).await?;
         if part.len() < PART_BYTES {
             let bytes = part.len() as u64;
-            self.store.put(&object, part.into()).await?;
+            self.objects.put(&object, part.into()).await?;
             return Ok(bytes);
         }
-        let upload = self.store.put_multipart(&object).await?;
+        let upload = self.objects.put_multipart(&object).await?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         let mut bytes = 0;
         while !part.is_empty() {
@@ -253,7 +253,7 @@ mod tests {
 
     fn in_memory() -> Store {
         Store {
-            store: Arc::new(InMemory::new()),
+            objects: Arc::new(InMemory::new()),
             prefix: Path::from("fleet"),
             destination: String::new(),
         }
@@ -270,7 +270,7 @@ mod tests {
             let bytes = store.upload(&path, "date=2026-01-02/a.parquet").await.unwrap();
             assert_eq!(bytes, length as u64);
             let object = Path::from("fleet/date=2026-01-02/a.parquet");
-            let object = store.store.get(&object).await.unwrap().bytes().await.unwrap();
+            let object = store.objects.get(&object).await.unwrap().bytes().await.unwrap();
             assert!(object == content[..length], "{length}");
         }
     }

@@ -31,13 +31,17 @@ impl Server {
         };
         let answering = server.clone();
         // It ends with the process of the tests.
-        thread::spawn(move || {
+        let serve = move || {
             for connection in listener.incoming() {
                 let mut connection = connection.unwrap();
                 let answer = answering.answer(&mut BufReader::new(&connection));
                 connection.write_all(answer.as_bytes()).unwrap();
             }
-        });
+        };
+        thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(serve)
+            .unwrap();
         server
     }
 
