@@ -70,7 +70,7 @@ impl Health {
     }
 }
 
-/// Text that distinguishes the causes of failures: it up to the answer's body, and the code in it. Stores add an id of the request.
+/// The text up to the body of the answer, and the code in it: these distinguish causes of failures. Stores add an id of the request.
 fn cause(error: &str) -> (&str, Option<&str>) {
     let body = error.find(['<', '{']).unwrap_or(error.len());
     let (head, body) = error.split_at(body);
