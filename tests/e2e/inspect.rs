@@ -106,7 +106,7 @@ fn nginx(dir: &Path) -> Server {
            server {{ listen 127.0.0.1:8080; return 200 ok; }}
            server {{ listen 127.0.0.1:8081 http2; return 200 ok; }}
            server {{ listen 127.0.0.1:8082 deferred; return 200 ok; }}
-           server {{ listen 127.0.0.1:8443 ssl http2;
+           server {{ listen 127.0.0.1:8443 ssl http2; ssl_protocols TLSv1.2 TLSv1.3;
                      location / {{ return 200 ok; }}
                      location /slow/ {{ proxy_pass http://127.0.0.1:9000; }}
                      ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem; }}
