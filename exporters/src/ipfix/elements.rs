@@ -6,7 +6,6 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::flow::FlowRecord;
-use super::message::HEADER;
 
 /// Enterprise number of reverse information elements (RFC 5103, section 6.1).
 const REVERSE: u32 = 29305;
@@ -22,6 +21,9 @@ const FIRST_TEMPLATE: u16 = 256;
 
 /// Template of the options that describe the observation domain.
 pub(super) const DOMAIN_TEMPLATE: u16 = 272;
+
+/// Bytes of a message's header.
+pub(super) const HEADER: usize = 16;
 
 /// Set of templates.
 const TEMPLATE_SET: u16 = 2;

@@ -3,12 +3,9 @@
 use bytes::Bytes;
 use flowtap_pipeline::{LogBatch, PipelineKind};
 
-use super::elements::{Layout, begin_set, end_set, length};
+use super::elements::{HEADER, Layout, begin_set, end_set, length};
 use super::flow::FlowRecord;
 use crate::push::Request;
-
-/// Bytes of a message's header.
-pub(super) const HEADER: usize = 16;
 
 /// Version of IPFIX.
 const VERSION: u16 = 10;

@@ -7,9 +7,9 @@ use flowtap_pipeline::{Exported, Timestamp};
 use tokio::time::Instant;
 use tower::BoxError;
 
-use super::elements::{Totals, push_domain, template_messages};
+use super::elements::{HEADER, Totals, push_domain, template_messages};
 use super::link::{Link, Target, is_refusal};
-use super::message::{self, HEADER};
+use super::message;
 use super::telemetry::Telemetry;
 use crate::push::{self, Request};
 

@@ -207,10 +207,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_keep_only_the_bits_they_know() {
+    fn each_bit_of_events_has_a_meaning_and_is_kept() {
         let events = Events::from_bits(0xff);
-        assert!(events.contains(Events::CLOSED | Events::RESET));
-        assert_eq!(events.bits(), 0b111_1111);
+        assert!(events.contains(Events::CLOSED | Events::RESET | Events::UNANSWERED));
+        assert_eq!(events.bits(), 0xff);
         assert!(!Events::CLOSED.contains(Events::CLOSED | Events::RESET));
     }
 }
