@@ -172,6 +172,7 @@ pub(crate) struct TopArgs {
 }
 
 /// The time between two questions of `top`.
+#[cfg(feature = "top")]
 fn refresh_interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) {

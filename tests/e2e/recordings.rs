@@ -33,7 +33,10 @@ impl Recorder {
         let log = std::io::BufReader::new(child.stderr.take().unwrap());
         let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
         let recorder = Self(child);
-        assert!(lines.any(|line| line.contains("recording file=")), "it does not record");
+        assert!(
+            lines.any(|line| line.contains("recording file=")),
+            "it does not record"
+        );
         std::thread::spawn(move || lines.for_each(drop));
         recorder
     }
@@ -187,7 +190,10 @@ fn explain_says_what_live_traffic_would_make() {
         .unwrap();
     let log = std::io::BufReader::new(child.stderr.take().unwrap());
     let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("recording file=")), "it does not record");
+    assert!(
+        lines.any(|line| line.contains("recording file=")),
+        "it does not record"
+    );
     std::thread::spawn(move || lines.for_each(drop));
     exchange(&listener, 20, 5).unwrap();
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();

@@ -1,7 +1,7 @@
 //! The receiver `rdma`: traffic, errors, congestion, links and queue pairs of RDMA devices. No privileges, no programs in the kernel.
 //!
 //! In: counters and links of every port, from sysfs, and the queue pairs of all devices, by netlink, once per `interval`. Out: readings
-//! ([`ReadingRecord`]). The rules:
+//! ([`ReadingRecord`](flowtap_pipeline::ReadingRecord)). The rules:
 //!
 //! 1. Counters have the meaning that their name has ([`counters`]), and count from their first reading on ([`reader`]).
 //! 2. Devices come and go; each look takes those that are there.
