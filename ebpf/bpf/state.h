@@ -13,8 +13,13 @@
 
 static __always_inline void emit_listener(struct sock *sk, __u64 cookie, __u32 type)
 {
-	struct listen_event *event = reserve_change(sizeof(*event));
+	struct listen_event *event;
 
+	if (!has_room_for_change()) {
+		COUNT_LOSS(listeners, 1);
+		return;
+	}
+	event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
 	if (!event) {
 		COUNT_LOSS(listeners, 1);
 		return;
@@ -134,9 +139,14 @@ static __always_inline void on_shutdown(struct sock *sk)
  * asks for: an idle connection has no other record until it closes. */
 static __always_inline void announce(struct sock *sk, struct tcp_sock *tcp, struct socket_state *state)
 {
-	struct flow_event *event = reserve_change(sizeof(*event));
 	struct delta none = {};
+	struct flow_event *event;
 
+	if (!has_room_for_change()) {
+		COUNT_LOSS(openings, 1);
+		return;
+	}
+	event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
 	if (!event) {
 		COUNT_LOSS(openings, 1);
 		return;
@@ -223,7 +233,11 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 	set_marks(state, MARK_CLOSED);
 	move_totals(&changed, &state->reported, &now);
 
-	event = reserve_change(sizeof(*event));
+	if (!has_room_for_change()) {
+		count_lost_flow(changed.sent, changed.received);
+		goto done;
+	}
+	event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
 	if (!event) {
 		count_lost_flow(changed.sent, changed.received);
 	} else {
@@ -235,6 +249,7 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 		fill_close(event, tcp, error);
 		bpf_ringbuf_submit(event, wakeup_flags(&lifecycle));
 	}
+done:
 	note_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
 	forget_entry(sk);
 }
