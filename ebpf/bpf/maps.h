@@ -106,8 +106,7 @@ const volatile __u64 scan_share = 1 << 20;
 const volatile __u64 change_bytes = (1 << 24) - (1 << 20);
 
 /*
- * Whether the ring has room for a change. Asked before bpf_ringbuf_reserve() and not in one function with it: a place
- * that may also come from a branch without a call is one that the verifier of Linux 6.1 takes for never given back.
+ * Whether the ring has room for a change.
  *
  * Where changes come more quickly than they are read the ring is as full again at the end of each drain as before it.
  * Without a share of its own a scan would find no room then, however often it is tried: a census would not end, and

@@ -50,7 +50,13 @@ static __always_inline struct flow_event *reserve_scanned(void)
 	if (has_room_for_scan())
 		event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
 	/* Without room the reader drains the ring. */
-	scan_written = event ? scan_written + sizeof(*event) : 0;
+	if (!event) {
+		scan_written = 0;
+		return NULL;
+	}
+	/* An atomic addition, so that the compiler doesn't join both branches: the verifier of Linux 6.1 loses the
+	 * place. */
+	__sync_fetch_and_add(&scan_written, sizeof(*event));
 	return event;
 }
 
