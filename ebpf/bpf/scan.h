@@ -42,24 +42,6 @@ static __always_inline bool has_room_for_scan(void)
 	return scan_written < scan_share || bpf_ringbuf_query(&lifecycle, BPF_RB_AVAIL_DATA) < scan_bytes;
 }
 
-/* A place in the ring; NULL if there is none for the scan. */
-static __always_inline struct flow_event *reserve_scanned(void)
-{
-	struct flow_event *event = NULL;
-
-	if (has_room_for_scan())
-		event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
-	/* Without room the reader drains the ring. */
-	if (!event) {
-		scan_written = 0;
-		return NULL;
-	}
-	/* An atomic addition, so that the compiler doesn't join both branches: the verifier of Linux 6.1 loses the
-	 * place. */
-	__sync_fetch_and_add(&scan_written, sizeof(*event));
-	return event;
-}
-
 /*
  * A pointer to a kernel object of type `type_`, without a look at it.
  *
@@ -167,12 +149,20 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	chrono = chrono_type(tcp);
 	if (!census && !is_changed(state, &now, chrono))
 		return ITER_CONTINUE;
-	/* In mode `events` a segment does, under the socket's lock. */
-	if (!per_segment && has_room_for_scan())
-		REPORT_TRANSLATION(lifecycle, sk, tcp, state, cookie);
-	event = reserve_scanned();
-	if (!event)
+	/* Without room the reader drains the ring. */
+	if (!has_room_for_scan()) {
+		scan_written = 0;
 		return ITER_RETRY;
+	}
+	/* In mode `events` a segment does, under the socket's lock. */
+	if (!per_segment)
+		REPORT_TRANSLATION(lifecycle, sk, tcp, state, cookie);
+	event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
+	if (!event) {
+		scan_written = 0;
+		return ITER_RETRY;
+	}
+	scan_written += sizeof(*event);
 	read_tuple(&event->tuple, sk);
 	read_details(&now, tcp, chrono);
 	/* The close has reported everything, or is about to; and it may have taken the addresses. Or the socket of a
