@@ -50,7 +50,7 @@ static __always_inline void on_followed_segment(struct sock *sk, struct sk_buff 
 	state = state_of_segment(sk, tcp);
 	if (!state || !has_mark(state, MARK_ESTABLISHED) || has_mark(state, MARK_CLOSED))
 		return;
-	REPORT_TRANSLATION(segments, sk, tcp, state, bpf_get_socket_cookie(sk));
+	report_translation(&segments, sk, tcp, state, bpf_get_socket_cookie(sk));
 	read_segment(&segment, skb);
 	tick = segment_tick();
 	read_totals(&now, sk, tcp);

@@ -156,7 +156,7 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 	}
 	/* In mode `events` a segment does, under the socket's lock. */
 	if (!per_segment)
-		REPORT_TRANSLATION(lifecycle, sk, tcp, state, cookie);
+		report_translation(&lifecycle, sk, tcp, state, cookie);
 	event = bpf_ringbuf_reserve(&lifecycle, sizeof(*event), 0);
 	if (!event) {
 		scan_written = 0;

@@ -224,7 +224,7 @@ static __always_inline void on_segment(struct sock *sk, struct sk_buff *skb)
 	if (!place)
 		return;
 	state = &place->state;
-	REPORT_TRANSLATION(tcpflow, sk, tcp, state, place->cookie);
+	report_translation(&tcpflow, sk, tcp, state, place->cookie);
 	time = bpf_ktime_get_ns();
 	read_totals(&now, sk, tcp);
 	received = (__s64)(received_with(&segment, &now, tcp) - state->reported.received);

@@ -196,11 +196,18 @@ static __always_inline void begin_times(struct totals *reported, const struct to
 #define MOVE(sum_, total_) ((sum_) += (__s32)(now->total_ - __sync_lock_test_and_set(&reported->total_, now->total_)))
 
 /* The same of one that changes seldom: an exchange costs more than a look. A value that another CPU stores
- * between the two is the close's, and stays. */
+ * between the two is the close's, and stays.
+ *
+ * What is added is the same register whether it changed or not: where the sum itself differed, Linux 6.1's verifier
+ * took each combination of sums for a state of its own, and gave up at a million instructions. */
 #define MOVE_SELDOM(sum_, total_)                                                                                    \
 	do {                                                                                                         \
+		__s32 moved_ = 0;                                                                                    \
+                                                                                                                     \
 		if (now->total_ != *(volatile __u32 *)&reported->total_)                                             \
-			MOVE(sum_, total_);                                                                          \
+			MOVE(moved_, total_);                                                                        \
+		barrier_var(moved_);                                                                                 \
+		(sum_) += moved_;                                                                                    \
 	} while (0)
 
 /* Moves what was reported of the details to `now` and adds what that changed to `sum`. */

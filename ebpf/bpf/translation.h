@@ -30,7 +30,6 @@ enum {
 	IPV6_BYTES = 40,
 	TCP_BYTES = 20,
 	TCP_BYTES_WITH_STAMPS = 32,
-	HEADERS_BYTES = IPV6_BYTES + TCP_BYTES_WITH_STAMPS,
 };
 
 /* First byte of an IPv4 header without options. */
@@ -45,14 +44,15 @@ enum sent_headers {
 	SENT_TRANSLATED,
 };
 
+/* One word of an address of the socket, without the stack that bpf_core_read() takes for the whole. */
+#define IPV6_WORD(sk_, address_, word_) FIELD(sk_, __sk_common.address_.in6_u.u6_addr32[word_])
+
 static __always_inline bool is_mapped(struct sock *sk)
 {
-	struct in6_addr peer = {};
-
 	if (!bpf_core_field_exists(sk->__sk_common.skc_v6_daddr))
 		return false;
-	BPF_CORE_READ_INTO(&peer, sk, __sk_common.skc_v6_daddr);
-	return !peer.in6_u.u6_addr32[0] && !peer.in6_u.u6_addr32[1] && peer.in6_u.u6_addr32[2] == bpf_htonl(0xffff);
+	return !IPV6_WORD(sk, skc_v6_daddr, 0) && !IPV6_WORD(sk, skc_v6_daddr, 1) &&
+	       IPV6_WORD(sk, skc_v6_daddr, 2) == bpf_htonl(0xffff);
 }
 
 /* Whether the bytes at `header` are the header of a segment with this sequence number. */
@@ -62,82 +62,79 @@ static __always_inline bool is_header_of(const __u8 *header, __u32 sequence, __u
 	       received - bpf_ntohl(*(__u32 *)(header + 8)) < ACKNOWLEDGED_WITHIN && (header[12] >> 4) * 4 == bytes;
 }
 
-/* Addresses and ports of the packet whose TCP header is at `header`; false if an IP header does not stand before it.
- */
-static __always_inline bool read_header_tuple(struct tuple *sent, const __u8 *header, bool is_ipv4)
+static __always_inline bool is_same_address(const struct tuple *sent, struct sock *sk)
 {
-	__builtin_memset(sent, 0, sizeof(*sent));
-	if (is_ipv4) {
-		const __u8 *ip = header - IPV4_BYTES;
+	const __u32 *local = (const __u32 *)sent->local_addr, *remote = (const __u32 *)sent->remote_addr;
 
-		if (ip[0] != IPV4_VERSION_AND_LENGTH || ip[9] != IPPROTO_TCP)
-			return false;
-		sent->family = AF_INET;
-		__builtin_memcpy(sent->local_addr, ip + 12, 4);
-		__builtin_memcpy(sent->remote_addr, ip + 16, 4);
-	} else {
-		const __u8 *ip = header - IPV6_BYTES;
-
-		if (ip[0] >> 4 != 6 || ip[6] != IPPROTO_TCP)
-			return false;
-		sent->family = AF_INET6;
-		__builtin_memcpy(sent->local_addr, ip + 8, 16);
-		__builtin_memcpy(sent->remote_addr, ip + 24, 16);
-	}
-	sent->local_port = bpf_ntohs(*(__u16 *)header);
-	sent->remote_port = bpf_ntohs(*(__u16 *)(header + 2));
-	return true;
+	if (sent->family == AF_INET)
+		return local[0] == FIELD(sk, __sk_common.skc_rcv_saddr) &&
+		       remote[0] == FIELD(sk, __sk_common.skc_daddr);
+	if (!bpf_core_field_exists(sk->__sk_common.skc_v6_daddr))
+		return false;
+	return local[0] == IPV6_WORD(sk, skc_v6_rcv_saddr, 0) && local[1] == IPV6_WORD(sk, skc_v6_rcv_saddr, 1) &&
+	       local[2] == IPV6_WORD(sk, skc_v6_rcv_saddr, 2) && local[3] == IPV6_WORD(sk, skc_v6_rcv_saddr, 3) &&
+	       remote[0] == IPV6_WORD(sk, skc_v6_daddr, 0) && remote[1] == IPV6_WORD(sk, skc_v6_daddr, 1) &&
+	       remote[2] == IPV6_WORD(sk, skc_v6_daddr, 2) && remote[3] == IPV6_WORD(sk, skc_v6_daddr, 3);
 }
 
-/* Whether the addresses and ports are the socket's own. */
-static __always_inline bool is_as_socket(const struct tuple *sent, struct sock *sk)
+/* Whether the addresses and ports are the socket's own. `place` is one for two bytes: the stack is short. */
+static __always_inline bool is_as_socket(const struct tuple *sent, struct sock *sk, void *place)
 {
-	struct tuple own;
+	if (bpf_core_read(place, sizeof(__be16), &((struct inet_sock *)sk)->inet_sport))
+		return true;
+	return sent->local_port == bpf_ntohs(*(__be16 *)place) &&
+	       sent->remote_port == bpf_ntohs(FIELD(sk, __sk_common.skc_dport)) && is_same_address(sent, sk);
+}
 
-	read_tuple(&own, sk);
-	if (own.local_port != sent->local_port || own.remote_port != sent->remote_port)
-		return false;
-	if (sent->family == AF_INET)
-		return *(__u32 *)sent->local_addr == FIELD(sk, __sk_common.skc_rcv_saddr) &&
-		       *(__u32 *)sent->remote_addr == FIELD(sk, __sk_common.skc_daddr);
-	for (int word = 0; word < 2; word++)
-		if (((__u64 *)sent->local_addr)[word] != ((__u64 *)own.local_addr)[word] ||
-		    ((__u64 *)sent->remote_addr)[word] != ((__u64 *)own.remote_addr)[word])
+/* Addresses of the packet whose TCP header is at `segment`; false if an IP header does not stand before it. `header`
+ * is the place that it is read into. */
+static __always_inline bool read_addresses(struct tuple *sent, __u8 *header, const unsigned char *segment,
+					   bool is_ipv4)
+{
+	if (is_ipv4) {
+		if (bpf_probe_read_kernel(header, IPV4_BYTES, segment - IPV4_BYTES) ||
+		    header[0] != IPV4_VERSION_AND_LENGTH || header[9] != IPPROTO_TCP)
 			return false;
+		sent->family = AF_INET;
+		__builtin_memcpy(sent->local_addr, header + 12, 4);
+		__builtin_memcpy(sent->remote_addr, header + 16, 4);
+	} else {
+		if (bpf_probe_read_kernel(header, IPV6_BYTES, segment - IPV6_BYTES) || header[0] >> 4 != 6 ||
+		    header[6] != IPPROTO_TCP)
+			return false;
+		sent->family = AF_INET6;
+		__builtin_memcpy(sent->local_addr, header + 8, 16);
+		__builtin_memcpy(sent->remote_addr, header + 24, 16);
+	}
 	return true;
 }
 
 /* Reads the headers of the retransmit queue's head. That is `highest_sack` as long as nothing in the queue has been
  * acknowledged out of order. */
-static __noinline int read_sent(struct tuple *sent, struct sock *sk, struct tcp_sock *tcp)
+static __always_inline int read_sent(struct tuple *sent, struct sock *sk, struct tcp_sock *tcp)
 {
-	__u8 headers[HEADERS_BYTES] __attribute__((aligned(8)));
+	__u8 header[IPV6_BYTES] __attribute__((aligned(8)));
 	__u32 bytes = FIELD(tcp, tcp_header_len);
 	struct sk_buff *head = FIELD(tcp, highest_sack);
-	__u32 sequence = 0, first = FIELD(tcp, snd_una), received = FIELD(tcp, rcv_nxt);
-	const unsigned char *data;
-	bool is_ipv4, is_found;
+	__u32 sequence = 0, first = FIELD(tcp, snd_una);
+	const unsigned char *segment;
 
-	if (!head)
+	__builtin_memset(sent, 0, sizeof(*sent));
+	if (!head || (bytes != TCP_BYTES && bytes != TCP_BYTES_WITH_STAMPS))
 		return SENT_UNREADABLE;
-	data = FIELD(head, data);
+	segment = FIELD(head, data) - bytes;
 	if (bpf_probe_read_kernel(&sequence, sizeof(sequence), &head->cb) ||
-	    bpf_probe_read_kernel(headers, sizeof(headers), data - HEADERS_BYTES))
+	    bpf_probe_read_kernel(header, TCP_BYTES, segment))
 		return SENT_UNREADABLE;
-	if (sequence - first >= FIELD(tcp, snd_nxt) - first || head != FIELD(tcp, highest_sack))
+	if (sequence - first >= FIELD(tcp, snd_nxt) - first ||
+	    !is_header_of(header, sequence, bytes, FIELD(tcp, rcv_nxt)))
 		return SENT_UNREADABLE;
-	is_ipv4 = FIELD(sk, __sk_common.skc_family) == AF_INET || is_mapped(sk);
-	if (bytes == TCP_BYTES_WITH_STAMPS)
-		is_found = is_header_of(headers + IPV6_BYTES, sequence, bytes, received) &&
-			   read_header_tuple(sent, headers + IPV6_BYTES, is_ipv4);
-	else if (bytes == TCP_BYTES)
-		is_found = is_header_of(headers + HEADERS_BYTES - TCP_BYTES, sequence, bytes, received) &&
-			   read_header_tuple(sent, headers + HEADERS_BYTES - TCP_BYTES, is_ipv4);
-	else
+	sent->local_port = bpf_ntohs(*(__u16 *)header);
+	sent->remote_port = bpf_ntohs(*(__u16 *)(header + 2));
+	if (!read_addresses(sent, header, segment, FIELD(sk, __sk_common.skc_family) == AF_INET || is_mapped(sk)) ||
+	    head != FIELD(tcp, highest_sack))
 		return SENT_UNREADABLE;
-	if (!is_found)
-		return SENT_UNREADABLE;
-	return is_as_socket(sent, sk) ? SENT_AS_SOCKET : SENT_TRANSLATED;
+	return is_as_socket(sent, sk, header) ? SENT_AS_SOCKET : SENT_TRANSLATED;
 }
 
 /* Whether two reads are of the same addresses: NAT may have been at work during one of them. */
@@ -155,46 +152,48 @@ static __always_inline bool is_translation_open(const struct socket_state *state
 	return reads_translation && !has_mark(state, MARK_SENT_READ) && FIELD(tcp, snd_una) != FIELD(tcp, snd_nxt);
 }
 
-/*
- * Looks at what a connection has in flight; returns whether `sent` is to be reported, after which follows
- * set_marks(MARK_SENT_READ | MARK_TRANSLATED). Packets that have the socket's own addresses may not have come to the
- * NAT yet: that counts only if they are found so a second time.
- */
-static __always_inline bool look_at_sent(struct tuple *sent, struct sock *sk, struct tcp_sock *tcp,
-					 struct socket_state *state)
+static __always_inline bool is_sent_the_same(const struct tuple *before, struct sock *sk, struct tcp_sock *tcp)
 {
 	struct tuple again;
-	int found = read_sent(sent, sk, tcp);
 
-	if (found == SENT_AS_SOCKET)
-		set_marks(state, has_mark(state, MARK_SENT_AS_SOCKET) ? MARK_SENT_READ : MARK_SENT_AS_SOCKET);
-	return found == SENT_TRANSLATED && read_sent(&again, sk, tcp) == SENT_TRANSLATED &&
-	       is_same_tuple(sent, &again);
+	return read_sent(&again, sk, tcp) == SENT_TRANSLATED && is_same_tuple(before, &again);
 }
 
-static __always_inline void fill_translation(struct translation_event *event, const struct tuple *sent, __u64 cookie)
+/*
+ * Looks at what a connection has in flight, and reports the addresses that its packets have, once they are known,
+ * before the record that follows. Packets that have the socket's own addresses may not have come to the NAT yet: that
+ * counts only if they are found so a second time. Without room in the ring a later look reports.
+ *
+ * A function of its own, so that the verifier forgets at its end in which of many ways that was reached.
+ */
+static __noinline int report_translation(void *ring, struct sock *sk, struct tcp_sock *tcp,
+					 struct socket_state *state, __u64 cookie)
 {
+	struct translation_event *event;
+	struct tuple sent;
+	int found;
+
+	if (!is_translation_open(state, tcp))
+		return 0;
+	found = read_sent(&sent, sk, tcp);
+	if (found == SENT_AS_SOCKET)
+		set_marks(state, has_mark(state, MARK_SENT_AS_SOCKET) ? MARK_SENT_READ : MARK_SENT_AS_SOCKET);
+	if (found != SENT_TRANSLATED)
+		return 0;
+	event = bpf_ringbuf_reserve(ring, sizeof(*event), 0);
+	if (!event)
+		return 0;
 	event->type = EVENT_TRANSLATION;
 	event->pad = 0;
 	event->cookie = cookie;
-	event->sent = *sent;
+	event->sent = sent;
+	if (!is_sent_the_same(&event->sent, sk, tcp)) {
+		bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
+		return 0;
+	}
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	set_marks(state, MARK_SENT_READ | MARK_TRANSLATED);
+	return 0;
 }
-
-/* Reports the addresses that a connection's packets have, once they are known, before the record that follows.
- * Without room in the ring a later look does. */
-#define REPORT_TRANSLATION(ring_, sk_, tcp_, state_, cookie_)                                                        \
-	do {                                                                                                         \
-		struct tuple sent_ = {};                                                                             \
-		struct translation_event *event_;                                                                    \
-                                                                                                                     \
-		if (!is_translation_open(state_, tcp_) || !look_at_sent(&sent_, sk_, tcp_, state_))                  \
-			break;                                                                                       \
-		event_ = bpf_ringbuf_reserve(&(ring_), sizeof(*event_), 0);                                          \
-		if (!event_)                                                                                         \
-			break;                                                                                       \
-		fill_translation(event_, &sent_, cookie_);                                                           \
-		bpf_ringbuf_submit(event_, BPF_RB_NO_WAKEUP);                                                        \
-		set_marks(state_, MARK_SENT_READ | MARK_TRANSLATED);                                                 \
-	} while (0)
 
 #endif
