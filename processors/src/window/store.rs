@@ -682,7 +682,8 @@ mod tests {
     #[test]
     fn after_a_mass_expiry_the_memory_of_the_slots_is_freed_and_what_is_left_is_found_again() {
         use super::super::config::Config;
-        use super::super::key::{Direction, KeyInputs};
+        use super::super::key::KeyInputs;
+        use super::super::packed::Direction;
 
         let mut catalog = Catalog::new(&Config::default(), &std::sync::Arc::default());
         let mut store = Store::<Sum>::new(&[usize::MAX; FAMILIES.len()], &[None; FAMILIES.len()]);
