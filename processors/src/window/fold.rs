@@ -31,8 +31,9 @@ use super::listening::Listening;
 use super::packed::Direction;
 use super::readings::{Readings, Rejection};
 use super::sizes::Sizes;
-use super::store::{Histogram, Live, Observation, Store, Sum};
+use super::store::{Live, Store};
 use super::totals::Totals;
+use super::value::{Histogram, Observation, Sum};
 use crate::hops::{Hops, LOCAL_HOP};
 use flowtap_pipeline::catalog::{Definition, FAMILIES, FamilyId};
 

@@ -35,6 +35,7 @@ mod readings;
 mod sizes;
 mod store;
 mod totals;
+mod value;
 
 pub use self::buckets::FamilyBuckets;
 pub use self::config::{Config, FamilyConfig, Top, TopBy};
