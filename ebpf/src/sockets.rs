@@ -6,20 +6,25 @@
 //! With [`SocketsOptions::per_segment`] the same object captures for mode `events`: there are no scans but for a census. Both remember
 //! the same of a connection in the same maps, so [`Sockets::reload`] changes from one to the other without a gap.
 
+mod programs;
+mod scans;
+mod walks;
+
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd};
 
-use aya::maps::{Map, MapData, PerCpuArray};
-use aya::programs::{BtfTracePoint, FEntry, Iter, ProgramError};
+use aya::maps::{MapData, PerCpuArray};
 use aya::{Btf, Ebpf, EbpfLoader};
 
+use self::programs::{attach_accept, attach_state_changes, attach_tracepoint, load_tracepoint};
+use self::scans::{BEGIN_SCAN, Scans, StorageScans};
+pub use self::walks::Adoption;
+use self::walks::Walks;
 use crate::abi::{Event, Losses};
 use crate::capability;
 use crate::control::Control;
 use crate::error::LoadError;
 use crate::heap;
-use crate::iter::IterLink;
 use crate::jiffies;
 use crate::kfunc::{self, Linked};
 use crate::listeners::Listeners;
@@ -39,37 +44,11 @@ pub(crate) const OBJECT: Compressed = compressed!("sockets");
 /// The kernel gives no more at one read of an iterator (`PAGE_SIZE << 3`). Of what is adopted: scans write to the ring.
 const READ_BYTES: usize = 32 * 1024;
 
-/// Programs that scan: the first where the kernel has the function that it calls.
-const SCAN_BY_CAST: &str = "scan_by_cast";
-const SCAN: &str = "scan_sockets";
-const SCAN_ALL: &str = "scan_all";
-const SCAN_TARGET: &str = "bpf_sk_storage_map";
-
-/// The program that is run before each scan.
-const BEGIN_SCAN: &str = "begin_scan";
-
 /// The least part of a ring that is kept free for scans: room for some records.
 const LEAST_SCAN_SHARE: u32 = 1024;
 
-/// Programs at state changes, in the order in which they are attached: each does what those before it were not run for.
-const STATE_CHANGE: [&str; 2] = ["on_state_change", "on_state_nested"];
-
-/// The same where tracepoints are preemptible: they disable preemption, and it takes a preemption within a few instructions
-/// of each to miss a change.
-const STATE_CHANGE_GUARDED: [&str; 4] = [
-    "on_state_guarded",
-    "on_state_missed1",
-    "on_state_missed2",
-    "on_state_missed3",
-];
-
 /// The program at received segments.
 const SEGMENT: &str = "on_tcp_probe";
-
-/// The program that sees which process accepts a connection, and the function that it is attached to: a hook of security modules,
-/// which has had the same arguments since Linux 2.6 and is called under the new socket's lock.
-const ACCEPT: &str = "on_accept";
-const ACCEPT_TARGET: &str = "security_sock_graft";
 
 /// Places in the table where socket storage is the rule: for those to which a namespace's `net.core.optmem_max` refuses it.
 const FEW_WITHOUT_STORAGE: u32 = 16_384;
@@ -109,15 +88,6 @@ pub enum Store {
     SocketStorage(&'static str),
     /// In a table: the kernel refuses iterators over the elements of maps.
     Table,
-}
-
-/// The way in which sockets that were already open were found.
-#[derive(Debug, Default)]
-pub struct Adoption {
-    /// Records shown by the walk over every process' files, or why there was none.
-    pub files: Option<Result<u64, LoadError>>,
-    /// Records shown by the walk over this network namespace's sockets, or why there was none.
-    pub sockets: Option<Result<u64, LoadError>>,
 }
 
 /// The programs, loaded and attached. Dropping it takes them out of the kernel.
@@ -442,224 +412,5 @@ const fn table_limit(store: Store, options: &SocketsOptions) -> u32 {
     match store {
         Store::SocketStorage(_) => FEW_WITHOUT_STORAGE,
         Store::Table => options.max_sockets,
-    }
-}
-
-/// The scans of both places where connections are kept.
-#[derive(Debug)]
-struct Scans {
-    storage: Option<StorageScans>,
-    table: Option<TableScan>,
-}
-
-impl Scans {
-    fn walk(
-        &mut self,
-        ebpf: &Ebpf,
-        census: bool,
-        mut make_room: impl FnMut() -> io::Result<()>,
-    ) -> io::Result<()> {
-        table::run(ebpf, BEGIN_SCAN, [census.into(), 0, 0])?;
-        match &self.storage {
-            Some(storage) if census => storage.walk_census(&mut make_room)?,
-            Some(storage) => storage.scan.walk(&mut make_room)?,
-            None => {}
-        }
-        match &mut self.table {
-            Some(table) => table.walk(ebpf, census, make_room),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Iterators over socket storage.
-#[derive(Debug)]
-struct StorageScans {
-    scan: IterLink,
-    /// Shows every open connection.
-    census: IterLink,
-}
-
-impl StorageScans {
-    /// Returns them with the name of the program that scans.
-    fn load(ebpf: &mut Ebpf, btf: &Btf, has_cast: bool) -> Result<(Self, &'static str), LoadError> {
-        let by_cast = has_cast
-            .then(|| load_iter(ebpf, btf, SCAN_BY_CAST, SCAN_TARGET).ok())
-            .flatten();
-        let (scan, name) = match by_cast {
-            Some(scan) => (scan, SCAN_BY_CAST),
-            None => (load_iter(ebpf, btf, SCAN, SCAN_TARGET)?, SCAN),
-        };
-        let census = load_iter(ebpf, btf, SCAN_ALL, SCAN_TARGET)?;
-        let [scan, census] = [scan, census].map(|program| link_to_storage(ebpf, program.as_fd()));
-        Ok((
-            Self {
-                scan: scan?,
-                census: census?,
-            },
-            name,
-        ))
-    }
-}
-
-impl StorageScans {
-    /// Shows every open connection. A walk that is interrupted passes over some; so it is repeated, for those alone, until there are no
-    /// fewer interruptions: the kernel itself takes a breath after a million sockets.
-    fn walk_census(&self, mut make_room: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-        let mut before = u64::MAX;
-        loop {
-            let mut interruptions = 0;
-            self.census.walk(|| {
-                interruptions += 1;
-                make_room()
-            })?;
-            if interruptions == 0 || interruptions >= before {
-                return Ok(());
-            }
-            before = interruptions;
-        }
-    }
-}
-
-/// Walks over all sockets that exist; which of them were not loaded, and why, is reported once.
-#[derive(Debug)]
-struct Walks {
-    adopt_files: Result<IterLink, Option<LoadError>>,
-    adopt_sockets: Result<IterLink, Option<LoadError>>,
-    revisit_files: Result<IterLink, Option<LoadError>>,
-    revisit_sockets: Result<IterLink, Option<LoadError>>,
-    /// Whether what was open before has been picked up.
-    adopted: bool,
-}
-
-impl Walks {
-    fn load(ebpf: &mut Ebpf, btf: &Btf) -> Self {
-        let mut link = |name, target| link_iter(ebpf, btf, name, target).map_err(Some);
-        Self {
-            adopt_files: link("adopt_files", "task_file"),
-            adopt_sockets: link("adopt_sockets", "tcp"),
-            revisit_files: link("revisit_files", "task_file"),
-            revisit_sockets: link("revisit_sockets", "tcp"),
-            adopted: false,
-        }
-    }
-
-    fn run(&mut self, buffer: &mut [u8], mut each: impl FnMut(Event)) -> Adoption {
-        if !mem::replace(&mut self.adopted, true) {
-            // Files first: they show the process. The second walk finds what has none: orphans, sockets not accepted yet.
-            return Adoption {
-                files: run_iter(&mut self.adopt_files, buffer, "adopt_files", &mut each),
-                sockets: run_iter(&mut self.adopt_sockets, buffer, "adopt_sockets", &mut each),
-            };
-        }
-        let files = run_iter(&mut self.revisit_files, buffer, "revisit_files", &mut each);
-        // The walk over sockets goes through the kernel's table of all connections, with those in TIME_WAIT.
-        let sockets = if matches!(files, Some(Ok(_))) {
-            None
-        } else {
-            run_iter(&mut self.revisit_sockets, buffer, "revisit_sockets", &mut each)
-        };
-        Adoption { files, sockets }
-    }
-}
-
-fn link_to_storage(ebpf: &Ebpf, program: BorrowedFd<'_>) -> Result<IterLink, LoadError> {
-    let Some(Map::SkStorage(storage)) = ebpf.map("sockets") else {
-        return Err(LoadError::Absent("map sockets"));
-    };
-    IterLink::over_map(program, storage.fd().as_fd()).map_err(|source| LoadError::System {
-        what: "linking the scan to its map",
-        source,
-    })
-}
-
-/// Attaches the programs at state changes; returns their names. Those that disable preemption are optional: a kernel that
-/// refuses them has the plain ones.
-fn attach_state_changes(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    guarded: bool,
-) -> Result<&'static [&'static str], LoadError> {
-    let mut load = |names: &'static [&'static str]| {
-        names
-            .iter()
-            .try_for_each(|name| load_tracepoint(ebpf, btf, name, "inet_sock_set_state"))
-            .map(|()| names)
-    };
-    let loaded = if guarded {
-        load(&STATE_CHANGE_GUARDED).or_else(|_| load(&STATE_CHANGE))
-    } else {
-        load(&STATE_CHANGE)
-    }?;
-    for name in loaded {
-        attach_tracepoint(ebpf, name)?;
-    }
-    Ok(loaded)
-}
-
-fn load_tracepoint(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    name: &'static str,
-    tracepoint: &str,
-) -> Result<(), LoadError> {
-    let failed = |source| LoadError::program(name, source);
-    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
-    let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-    program.load(tracepoint, btf).map_err(failed)
-}
-
-fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    let failed = |source| LoadError::program(name, source);
-    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
-    let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-    program.attach().map(drop).map_err(failed)
-}
-
-fn attach_accept(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
-    let failed = |source| LoadError::program(ACCEPT, source);
-    let program = ebpf.program_mut(ACCEPT).ok_or(LoadError::Absent(ACCEPT))?;
-    let program: &mut FEntry = program.try_into().map_err(failed)?;
-    program.load(ACCEPT_TARGET, btf).map_err(failed)?;
-    program.attach().map(drop).map_err(failed)
-}
-
-fn load_iter(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    name: &'static str,
-    target: &str,
-) -> Result<aya::programs::ProgramFd, LoadError> {
-    let failed = |source| LoadError::program(name, source);
-    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
-    let program: &mut Iter = program.try_into().map_err(failed)?;
-    program.load(target, btf).map_err(failed)?;
-    let fd = program
-        .fd()
-        .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
-    fd.map_err(failed)
-}
-
-fn link_iter(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, target: &str) -> Result<IterLink, LoadError> {
-    let program = load_iter(ebpf, btf, name, target)?;
-    IterLink::new(program.as_fd()).map_err(|source| LoadError::System {
-        what: "linking an iterator",
-        source,
-    })
-}
-
-/// Runs an iterator that may not have been loaded; the reason is logged once.
-fn run_iter(
-    link: &mut Result<IterLink, Option<LoadError>>,
-    buffer: &mut [u8],
-    name: &'static str,
-    each: impl FnMut(Event),
-) -> Option<Result<u64, LoadError>> {
-    match link {
-        Ok(link) => Some(
-            link.run(buffer, each)
-                .map_err(|source| LoadError::System { what: name, source }),
-        ),
-        Err(reason) => reason.take().map(Err),
     }
 }

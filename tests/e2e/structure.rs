@@ -434,6 +434,71 @@ fn a_cycle_is_found_also_through_a_re_export() {
     assert_eq!(cycles(&edges), Vec::<String>::new());
 }
 
+/// Whether `text` names `function` other than where it defines it.
+fn names(text: &str, function: &str) -> bool {
+    text.match_indices(function).any(|(at, _)| {
+        let is_word = |neighbour: Option<char>| neighbour.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let before = &text[..at];
+        !is_word(before.chars().next_back())
+            && !is_word(text[at + function.len()..].chars().next())
+            && !before.ends_with("fn ")
+    })
+}
+
+/// Rows of the tables in the section `heading` of the page of the architecture: file and function.
+fn walk(heading: &str) -> Vec<(String, String)> {
+    let page = read_file("docs/ARCHITECTURE.md");
+    let (_, section) = page.split_once(heading).expect("the section");
+    let section = section.split("\n#").next().expect("its text");
+    let cell = |cell: &str| {
+        let cell = cell.trim().strip_prefix('`')?.strip_suffix('`')?;
+        Some(cell.to_owned())
+    };
+    let rows = section.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix('|')?.split('|');
+        Some((cell(cells.next()?)?, cell(cells.next()?)?))
+    });
+    rows.collect()
+}
+
+fn read_file(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_walk_of_a_record_is_as_the_page_says_and_enters_no_file_more_than_twice() {
+    let rows = walk("\n### The walk of a record\n");
+    assert!(rows.len() > 30, "{rows:?}");
+    let mut entered: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut passed = Vec::new();
+    for (file, function) in &rows {
+        let text = read_file(file);
+        let defines = [
+            format!("fn {function}("),
+            format!("fn {function}<"),
+            format!("__always_inline int {function}("),
+            format!("__always_inline void {function}("),
+        ];
+        assert!(
+            defines.iter().any(|definition| text.contains(definition)),
+            "{file} does not define `{function}`"
+        );
+        passed.push(text);
+        // The first is called by the kernel.
+        assert!(
+            passed.len() == 1 || passed.iter().any(|text| names(text, function)),
+            "no file before {file} names `{function}`"
+        );
+        entered.entry(file).or_default().push(function);
+    }
+    let often: Vec<_> = entered
+        .iter()
+        .filter(|(_, functions)| functions.len() > 2)
+        .collect();
+    assert!(often.is_empty(), "entered more than twice: {often:?}");
+}
+
 /// `1.90` or `1.90.0` as numbers.
 fn version(text: &str) -> Vec<u32> {
     text.split('.').map(|part| part.parse().unwrap()).collect()

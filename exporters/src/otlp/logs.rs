@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flowtap_pipeline::resource::SCHEMA_URL;
 use flowtap_pipeline::{LogBatch, LogRecord, LogValue, PipelineKind, Timestamp};
 
-use super::encode::{encoded_resource, encoded_scope, field};
+use super::envelope::{encoded_resource, encoded_scope, field};
 use crate::push::Request;
 use crate::wire::{begin, len_delimited, push_bytes, push_fixed64, push_varint};
 

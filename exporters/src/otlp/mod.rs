@@ -20,6 +20,7 @@ mod config;
 mod deltas;
 mod encode;
 mod ended;
+mod envelope;
 mod factory;
 mod json;
 mod logs;

@@ -17,13 +17,15 @@
 //!
 //! Shares are of the sender: what this machine sent, or would have sent. `docs/diagnose.md` explains each cause.
 
+mod cause;
 mod evidence;
 mod judge;
 mod report;
 mod tally;
 
+pub use cause::Cause;
 pub use evidence::{Connects, Evidence, Listening, Shares};
-pub use judge::{Cause, NOTICEABLE, Verdict, judge};
+pub use judge::{NOTICEABLE, Verdict, judge};
 pub(crate) use report::process_name;
 pub use report::{PeerVerdict, verdicts};
 pub(crate) use tally::is_failed_connect;

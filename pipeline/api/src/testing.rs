@@ -199,6 +199,55 @@ impl ProcessorTest {
     pub fn process_batch(&mut self, batch: &mut FlowBatch) {
         self.0.process(batch);
     }
+
+    /// Moves the watermark, a processor's only clock, to `seconds` after the epoch; returns the batch of records that it adds by
+    /// itself, which is empty for most.
+    ///
+    /// ```
+    /// use flowtap_pipeline::testing::{ProcessorTest, record};
+    /// # use flowtap_pipeline::{
+    /// #     BuildContext, BuildError, ComponentConfig, Factory, FlowBatch, Processor, ProcessorConfig, ProcessorStage, Stability,
+    /// #     TcpRecord, Timestamp,
+    /// # };
+    /// # #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+    /// # #[serde(deny_unknown_fields, default)]
+    /// # struct Config { until: u64 }
+    /// # impl ComponentConfig for Config {}
+    /// # impl ProcessorConfig for Config {
+    /// #     fn build(&self, _: &BuildContext) -> Result<ProcessorStage, BuildError> {
+    /// #         let until = Timestamp::from_nanos(self.until * 1_000_000_000);
+    /// #         Ok(ProcessorStage::Transform(Box::new(HoldBack { until, records: Vec::new() })))
+    /// #     }
+    /// # }
+    /// # const FACTORY: Factory<dyn ProcessorConfig> = Factory::of::<Config>("hold_back", "holds records back", Stability::Alpha);
+    /// struct HoldBack {
+    ///     until: Timestamp,
+    ///     records: Vec<TcpRecord>,
+    /// }
+    ///
+    /// impl Processor for HoldBack {
+    ///     fn process(&mut self, batch: &mut FlowBatch) {
+    ///         self.records.append(&mut batch.tcp);
+    ///     }
+    ///
+    ///     fn advance(&mut self, to: Timestamp, batch: &mut FlowBatch) {
+    ///         if to >= self.until {
+    ///             batch.tcp.append(&mut self.records);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let mut hold_back = ProcessorTest::new(FACTORY, "until: 10");
+    /// assert!(hold_back.process([record("192.0.2.1:40000", "198.51.100.7:443")]).is_empty());
+    /// assert!(hold_back.advance(9).is_empty());
+    /// assert_eq!(hold_back.advance(10).tcp.len(), 1);
+    /// ```
+    pub fn advance(&mut self, seconds: u64) -> FlowBatch {
+        let mut batch = FlowBatch::default();
+        self.0
+            .advance(Timestamp::from_nanos(seconds * 1_000_000_000), &mut batch);
+        batch
+    }
 }
 
 /// An aggregator under test, with its time set by hand.

@@ -223,7 +223,7 @@ impl Catalog {
 
 #[cfg(test)]
 mod tests {
-    use super::super::key::Direction;
+    use super::super::packed::Direction;
     use super::*;
     use crate::testing::record;
     use crate::window::config::FamilyConfig;

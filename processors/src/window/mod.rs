@@ -21,23 +21,27 @@ mod catalog;
 mod config;
 mod connections;
 mod details;
+mod event_label;
 mod factory;
 mod fold;
 mod icmp;
 mod key;
 mod levels;
 mod listening;
+mod packed;
+mod peer_addr;
 mod process_name;
 mod readings;
 mod sizes;
 mod store;
 mod totals;
+mod value;
 
 pub use self::buckets::FamilyBuckets;
 pub use self::config::{Config, FamilyConfig, Top, TopBy};
+pub(crate) use self::event_label::{failure_reason, udp_error};
 pub use self::factory::FACTORY;
 pub use self::fold::Window;
-pub(crate) use self::key::{failure_reason, udp_error};
 
 #[cfg(test)]
 mod top_tests;

@@ -6,188 +6,20 @@
 //! share but by chance; then the slot shows whether it is that key's, and takes the change. The table has nothing but those bits
 //! and numbers, and a slot is one cache line.
 
-use std::collections::hash_map::Entry as MapEntry;
-use std::collections::{BTreeMap, HashMap};
+mod rank;
+
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 
-use flowtap_pipeline::{Buckets, Series, Timestamp};
+use flowtap_pipeline::{Series, Timestamp};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::catalog::Catalog;
-use super::config::{Top, TopBy};
+use super::config::Top;
 use super::key::Key;
-use flowtap_pipeline::catalog::{FAMILIES, FamilyId};
-
-/// A counter or a gauge.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sum {
-    /// The true sum. Differences are signed, so for a moment it may stand above what it will be.
-    running: i64,
-    /// Of a counter: what was shown last. Of a gauge: what it [holds](Sum::hold).
-    shown: u64,
-}
-
-/// Value of a series.
-///
-/// A record reads and writes a slot's key, time and value, which are one cache line. The series itself is read when a window closes:
-/// it is in the line if there is room for it, and otherwise in a table beside the slots.
-pub(super) trait Value: Clone + Default {
-    /// Change of the value by a record.
-    type Change: Copy + std::fmt::Debug;
-    /// The series, if it is in the slot.
-    type Near: std::fmt::Debug;
-    /// The series, if it is beside the slots; a default has none.
-    type Far: Default + std::fmt::Debug;
-
-    /// Puts the series of a slot in its place.
-    fn place(series: Series) -> (Self::Near, Self::Far);
-
-    /// The series of a slot; `None` if the slot is free.
-    fn series<'a>(near: &'a Self::Near, far: &'a Self::Far) -> Option<&'a Series>;
-
-    fn apply(&mut self, change: Self::Change);
-
-    /// Whether a change takes back what another has added.
-    fn is_decrement(change: Self::Change) -> bool;
-
-    /// Number of what it counts, for its rank among others.
-    fn count(&self) -> u64;
-
-    /// Takes out what has come to it since it was exposed as `last`, and resets it to nothing.
-    fn take_since(&mut self, last: &Self) -> Self;
-
-    /// Whether there is nothing in it.
-    fn is_nothing(&self) -> bool;
-
-    /// Adds what was taken out of another.
-    fn merge(&mut self, taken: &Self);
-}
-
-impl Value for Sum {
-    type Change = i64;
-    type Near = Series;
-    type Far = ();
-
-    fn place(series: Series) -> (Series, ()) {
-        (series, ())
-    }
-
-    fn series<'a>(near: &'a Series, (): &'a ()) -> Option<&'a Series> {
-        Some(near)
-    }
-
-    fn apply(&mut self, difference: i64) {
-        self.running = self.running.saturating_add(difference);
-    }
-
-    fn is_decrement(difference: i64) -> bool {
-        difference < 0
-    }
-
-    fn count(&self) -> u64 {
-        self.running.max(0).unsigned_abs()
-    }
-
-    /// `shown` is what was exposed: a total that was held back counts as well, so that sums stay exact.
-    fn take_since(&mut self, _: &Self) -> Self {
-        let Self { running, shown } = std::mem::take(self);
-        let running = running.saturating_sub_unsigned(shown);
-        Self { running, shown: 0 }
-    }
-
-    fn is_nothing(&self) -> bool {
-        self.running == 0
-    }
-
-    fn merge(&mut self, taken: &Self) {
-        self.apply(taken.running);
-    }
-}
-
-impl Sum {
-    /// For a counter: the total and what it has grown by since the last time. Never falls.
-    pub(super) fn total(&mut self) -> (u64, u64) {
-        let total = self.shown.max(self.running.max(0).unsigned_abs());
-        let delta = total - self.shown;
-        self.shown = total;
-        (total, delta)
-    }
-
-    /// For a gauge: what it stands at.
-    pub(super) fn level(&self) -> u64 {
-        self.shown.saturating_add(self.running.max(0).unsigned_abs())
-    }
-
-    /// For a gauge: counts `more` that are followed one by one, apart from differences, so that none of these can take away one
-    /// of those. While it holds any its level is not 0, and its series stays.
-    pub(super) const fn hold(&mut self, more: u64) {
-        self.shown = self.shown.saturating_add(more);
-    }
-
-    /// For a gauge: counts `fewer` of what it holds.
-    pub(super) const fn release(&mut self, fewer: u64) {
-        self.shown = self.shown.saturating_sub(fewer);
-    }
-}
-
-/// A histogram.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Histogram {
-    pub(super) buckets: Buckets,
-    pub(super) sum: f64,
-}
-
-/// A value, and the upper bounds of the family's buckets, each in its bucket; `None` if the buckets are exponential.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Observation {
-    pub(super) value: f64,
-    pub(super) bounds: Option<&'static [f64]>,
-}
-
-impl Value for Histogram {
-    type Change = Observation;
-    type Near = ();
-    type Far = Option<Series>;
-
-    fn place(series: Series) -> ((), Option<Series>) {
-        ((), Some(series))
-    }
-
-    fn series<'a>((): &'a (), far: &'a Option<Series>) -> Option<&'a Series> {
-        far.as_ref()
-    }
-
-    fn apply(&mut self, Observation { value, bounds }: Observation) {
-        self.buckets.record(value, bounds);
-        self.sum += value;
-    }
-
-    fn is_decrement(_: Observation) -> bool {
-        false
-    }
-
-    fn count(&self) -> u64 {
-        self.buckets.count()
-    }
-
-    fn take_since(&mut self, last: &Self) -> Self {
-        let taken = std::mem::take(self);
-        Self {
-            buckets: taken.buckets.since(&last.buckets),
-            sum: taken.sum - last.sum,
-        }
-    }
-
-    fn is_nothing(&self) -> bool {
-        self.count() == 0
-    }
-
-    fn merge(&mut self, taken: &Self) {
-        self.buckets.merge(&taken.buckets);
-        self.sum += taken.sum;
-    }
-}
+use super::value::{Histogram, Sum, Value};
+use flowtap_pipeline::catalog::FAMILIES;
 
 /// Rank of a series in a family that exposes some.
 #[derive(Clone, Copy, Debug, Default)]
@@ -197,9 +29,6 @@ struct Rank<V> {
     last: V,
     is_exposed: bool,
 }
-
-/// A series that is exposed stays so until another has this much more: two that are alike don't take turns.
-const LEAD: f64 = 1.25;
 
 /// A live series, as it is shown when a window closes.
 #[derive(Debug)]
@@ -464,104 +293,6 @@ impl<V: Value> Store<V> {
         index
     }
 
-    /// Decides which series of families with a `top` are exposed in the window that closes, which began at `start`; what the others
-    /// have counted in it goes to `other`. Returns the series that are exposed no longer.
-    ///
-    /// A series that becomes exposed begins at 0 with this window: what it counted before is in `other`. One that ceases to be ends,
-    /// with what was exposed of it. So each change is counted in one series, and no counter jumps.
-    pub(super) fn rank(&mut self, start: Timestamp, catalog: &mut Catalog) -> Vec<(FamilyId, Series)> {
-        let mut ended = Vec::new();
-        if self.tops.iter().all(Option::is_none) && self.ranks.is_empty() {
-            return ended;
-        }
-        let candidates = self.score(catalog);
-        let mut taken: Vec<(Key, V)> = Vec::new();
-        for (family, mut candidates) in candidates {
-            let n = self.tops[family as usize].map_or(usize::MAX, |top| top.n.get());
-            if n < candidates.len() {
-                // The highest score first; of equal ones that of the older slot.
-                candidates.select_nth_unstable_by(n, |(a, first), (b, second)| {
-                    b.total_cmp(a).then_with(|| first.cmp(second))
-                });
-            }
-            for (place, (_, index)) in candidates.into_iter().enumerate() {
-                let far = &mut self.far[index as usize];
-                let Some(slot) = self.slots[index as usize].as_mut() else {
-                    continue;
-                };
-                let rank = self.ranks.entry(index).or_default();
-                let was_exposed = std::mem::replace(&mut rank.is_exposed, place < n);
-                match (was_exposed, rank.is_exposed) {
-                    (true, true) => {}
-                    (false, true) => (slot.near, *far) = V::place(catalog.render(&slot.key, start)),
-                    (exposed, false) => {
-                        if let Some(series) = V::series(&slot.near, far).filter(|_| exposed) {
-                            ended.push((family, series.clone()));
-                        }
-                        let change = slot.value.take_since(&rank.last);
-                        if !change.is_nothing() {
-                            self.outranked[family as usize] += 1;
-                            taken.push((slot.key.folded(), change));
-                        }
-                    }
-                }
-                rank.last = slot.value.clone();
-            }
-        }
-        for (other, change) in taken {
-            let hashed = (self.hash(&other), other);
-            let index = self.slot_of(hashed, start, catalog);
-            if let Some(value) = self.value_mut(index) {
-                value.merge(&change);
-            }
-        }
-        let tops = &self.tops;
-        let slots = &self.slots;
-        self.ranks.retain(|index, _| {
-            let slot = slots[*index as usize].as_ref();
-            slot.is_some_and(|slot| tops[slot.key.family() as usize].is_some())
-        });
-        ended
-    }
-
-    /// The scores of the series of each family that has a `top`, or had one, with the indices of their slots.
-    fn score(&mut self, catalog: &Catalog) -> BTreeMap<FamilyId, Vec<(f64, u32)>> {
-        let mut candidates: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (index, slot) in (0..).zip(&self.slots) {
-            let Some(slot) = slot else { continue };
-            let family = slot.key.family();
-            if slot.key.is_other() || catalog.has_few_series(family) {
-                continue;
-            }
-            let rank = match (self.tops[family as usize], self.ranks.entry(index)) {
-                (None, MapEntry::Vacant(_)) => continue,
-                (_, MapEntry::Occupied(rank)) => rank.into_mut(),
-                // It was there, and exposed, before the family had a `top`.
-                (Some(_), MapEntry::Vacant(place)) => place.insert(Rank {
-                    last: slot.value.clone(),
-                    is_exposed: true,
-                    ..Rank::default()
-                }),
-            };
-            let increase = slot.value.count().saturating_sub(rank.last.count()) as f64;
-            rank.score = match self.tops[family as usize].map(|top| top.by) {
-                Some(TopBy::Rate) => rank.score / 2.0 + increase,
-                Some(TopBy::Total) | None => rank.score + increase,
-            };
-            let lead = if rank.is_exposed { LEAD } else { 1.0 };
-            candidates
-                .entry(family)
-                .or_default()
-                .push((rank.score * lead, index));
-        }
-        candidates
-    }
-
-    /// Windows in which changes of a series went to `other` as others rank above it, by family, since the last call.
-    pub(super) const fn take_outranked(&mut self) -> [u64; FAMILIES.len()] {
-        std::mem::replace(&mut self.outranked, [0; FAMILIES.len()])
-    }
-
     /// Shows every live series to `each`, in a stable order, after it was marked as updated `at` if it has changed, and whether it is
     /// exposed. A series leaves if `each` says so. If that has moved slots, returns the new index of each, by the old one.
     pub(super) fn sweep(
@@ -676,77 +407,4 @@ impl<V: Value> Slot<V> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn after_a_mass_expiry_the_memory_of_the_slots_is_freed_and_what_is_left_is_found_again() {
-        use super::super::config::Config;
-        use super::super::key::{Direction, KeyInputs};
-
-        let mut catalog = Catalog::new(&Config::default(), &std::sync::Arc::default());
-        let mut store = Store::<Sum>::new(&[usize::MAX; FAMILIES.len()], &[None; FAMILIES.len()]);
-        let start = Timestamp::from_nanos(1);
-        let keys: Vec<_> = (0..5_000_u32)
-            .filter_map(|i| {
-                let record =
-                    crate::testing::record("192.0.2.1:80", &format!("10.0.{}.{}:4000", i / 250, i % 250));
-                let inputs = KeyInputs {
-                    direction: Some(Direction::Outbound),
-                    ..KeyInputs::default()
-                };
-                catalog.key(FamilyId::Egress, &record.flow, inputs)
-            })
-            .collect();
-        assert_eq!(keys.len(), 5_000);
-        let mut change = |store: &mut Store<Sum>, key: &Key| {
-            store.change((store.hash(key), *key), 1, start, &mut catalog);
-            store.flush(start, &mut catalog);
-        };
-        for key in &keys {
-            change(&mut store, key);
-        }
-        let mut shown = 0;
-        let mut other = Catalog::new(&Config::default(), &std::sync::Arc::default());
-        store.sweep(start, &mut other, |_, _| {
-            shown += 1;
-            shown % 100 == 0
-        });
-        assert!(store.slots.capacity() < 200, "{}", store.slots.capacity());
-        for key in &keys {
-            change(&mut store, key);
-        }
-        let mut totals = BTreeMap::new();
-        store.sweep(start, &mut other, |slot, _| {
-            *totals.entry(slot.value.total().0).or_insert(0) += 1;
-            true
-        });
-        let expected = [(1, 4_950), (2, 50)].into();
-        assert_eq!(totals, expected, "series of one change, and of two");
-    }
-
-    #[test]
-    fn a_counter_holds_a_correction_back_until_it_is_made_up_for() {
-        let mut sum = Sum::default();
-        sum.apply(100);
-        assert_eq!(sum.total(), (100, 100));
-        sum.apply(-1);
-        assert_eq!(sum.total(), (100, 0));
-        sum.apply(11);
-        assert_eq!(sum.total(), (110, 10));
-    }
-
-    #[test]
-    fn an_observation_on_a_bound_is_in_that_bounds_bucket() {
-        const BOUNDS: [f64; 2] = [50.0, 100.0];
-        let mut histogram = Histogram::default();
-        for value in [1.0, 50.0, 50.5, 100.0, 101.0] {
-            histogram.apply(Observation {
-                value,
-                bounds: Some(&BOUNDS),
-            });
-        }
-        assert_eq!(histogram.buckets.explicit()[..3], [2, 2, 1]);
-        assert!((histogram.sum - 302.5).abs() < f64::EPSILON);
-    }
-}
+mod tests;

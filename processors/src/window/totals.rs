@@ -6,7 +6,8 @@
 
 use flowtap_pipeline::{FlowKind, PeerClass, TcpRecord};
 
-use super::key::{Cell, Direction, NetworkType, class_of, kind_of};
+use super::key::{Cell, class_of, kind_of};
+use super::packed::{Direction, NetworkType};
 
 const FLOWS: [FlowKind; 2] = [FlowKind::Ingress, FlowKind::Egress];
 const DIRECTIONS: [Direction; 2] = [Direction::Outbound, Direction::Inbound];

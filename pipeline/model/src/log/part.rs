@@ -2,8 +2,51 @@
 
 use std::time::Duration;
 
-use super::{LogBody, LogRecord, Outcome};
 use crate::time::Timestamp;
+
+/// State of a connection at the end of the time that a record covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is open: further records follow.
+    Active,
+    /// Both ends closed it; of a UDP flow, this machine's socket closed.
+    Closed,
+    /// A UDP flow that moved nothing for so long that it counts as ended.
+    Idle,
+    /// One end reset it.
+    Reset,
+    /// It was never established.
+    Failed,
+    /// It is open no longer, and the record of its end was lost.
+    Lost,
+    /// flowtap stopped following it: it is open, and no further record follows.
+    Detached,
+}
+
+impl Outcome {
+    /// The field's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Closed => "closed",
+            Self::Idle => "idle",
+            Self::Reset => "reset",
+            Self::Failed => "failed",
+            Self::Lost => "lost",
+            Self::Detached => "detached",
+        }
+    }
+
+    /// Whether the connection failed.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Reset | Self::Failed)
+    }
+
+    /// Whether further records of the connection follow.
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Active)
+    }
+}
 
 /// Payload bytes and packets: segments of TCP, datagrams of UDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,49 +99,4 @@ impl FlowPart {
 fn before(at: Timestamp, time: Duration) -> Timestamp {
     let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     Timestamp::from_nanos(at.as_nanos().saturating_sub(nanos))
-}
-
-impl LogRecord {
-    /// The part of a connection or of a UDP flow that the record is about, if it is about one.
-    ///
-    /// ```
-    /// use flowtap_model::log::{Datagrams, UdpLog};
-    /// use flowtap_model::{Endpoint, Flow, LogBody, LogRecord, Timestamp, Transport};
-    ///
-    /// let end = Endpoint::new([192, 0, 2, 1].into(), 53);
-    /// let sent = Datagrams { sent_bytes: 40, sent_datagrams: 1, ..Datagrams::default() };
-    /// let record = LogRecord {
-    ///     at: Timestamp::from_nanos(5),
-    ///     flow: Flow { transport: Transport::Udp, ..Flow::new(end, end) },
-    ///     body: LogBody::Udp(UdpLog { delta: sent, total: sent, ..UdpLog::default() }),
-    /// };
-    /// assert_eq!(record.part().unwrap().delta.sent_packets, 1);
-    /// ```
-    pub fn part(&self) -> Option<FlowPart> {
-        match &self.body {
-            LogBody::Connection(log) => Some(FlowPart {
-                outcome: log.outcome,
-                error: log.error,
-                sequence: log.sequence,
-                adopted: log.adopted,
-                duration: log.duration,
-                interval: log.interval,
-                delta: log.delta.into(),
-                total: log.total.into(),
-                probability: log.probability,
-            }),
-            LogBody::Udp(log) => Some(FlowPart {
-                outcome: log.outcome,
-                error: log.error,
-                sequence: log.sequence,
-                adopted: log.adopted,
-                duration: log.duration,
-                interval: log.interval,
-                delta: log.delta.into(),
-                total: log.total.into(),
-                probability: log.probability,
-            }),
-            LogBody::Dns(_) | LogBody::Drop(_) | LogBody::Finding(_) => None,
-        }
-    }
 }

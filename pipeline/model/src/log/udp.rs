@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Counts, Moved, Outcome};
+use super::{Moved, Outcome};
 use crate::udp::{UdpApp, UdpRecord};
 
 /// Payload bytes and datagrams of a UDP flow, as this machine's socket counts them.
@@ -89,17 +89,6 @@ impl From<Datagrams> for Moved {
             received_bytes: counts.received_bytes,
             sent_packets: counts.sent_datagrams,
             received_packets: counts.received_datagrams,
-        }
-    }
-}
-
-impl From<Counts> for Moved {
-    fn from(counts: Counts) -> Self {
-        Self {
-            sent_bytes: counts.sent_bytes,
-            received_bytes: counts.received_bytes,
-            sent_packets: counts.sent_segments,
-            received_packets: counts.received_segments,
         }
     }
 }

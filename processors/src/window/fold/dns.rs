@@ -4,7 +4,8 @@ use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::dns::DnsOutcome;
 use flowtap_pipeline::{DnsRcode, DnsRecord, DnsType, Role};
 
-use super::super::key::{DnsLabels, EventLabel, FailureReason, KeyInputs};
+use super::super::event_label::{DnsLabels, EventLabel, FailureReason};
+use super::super::key::KeyInputs;
 use super::{MEMORY_LIMIT, Window};
 
 impl Window {

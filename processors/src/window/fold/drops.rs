@@ -3,7 +3,8 @@
 use flowtap_pipeline::DropRecord;
 use flowtap_pipeline::catalog::FamilyId;
 
-use super::super::key::{EventLabel, KeyInputs};
+use super::super::event_label::EventLabel;
+use super::super::key::KeyInputs;
 use super::Window;
 
 impl Window {

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 
 use flowtap_pipeline::catalog::Label;
-use flowtap_pipeline::{Census, DropReason, DropRecord, Endpoint, Flow, ListeningRecord, PeerClass};
+use flowtap_pipeline::{
+    Census, DropReason, DropRecord, Endpoint, Flow, ListeningRecord, PeerClass, Points, Snapshot,
+};
 
 use super::tests::{at, shown, window, window_of};
 use super::*;

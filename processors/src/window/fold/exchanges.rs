@@ -4,7 +4,7 @@ use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{FamilyKind, TcpRecord};
 
 use super::super::key::KeyInputs;
-use super::super::store::Observation;
+use super::super::value::Observation;
 use super::Window;
 
 impl Window {

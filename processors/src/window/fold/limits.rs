@@ -3,7 +3,8 @@
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{Events, Limit, Queue, TcpRecord, Timestamp};
 
-use super::super::key::{EventLabel, KeyInputs};
+use super::super::event_label::EventLabel;
+use super::super::key::KeyInputs;
 use super::super::levels::Noted;
 use super::Window;
 

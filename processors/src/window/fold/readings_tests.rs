@@ -6,6 +6,7 @@ use flowtap_pipeline::{Census, Naming, ReadingLabels, ReadingRecord, ReadingValu
 use super::tests::{at, shown, window, window_of};
 use super::*;
 use crate::window::config::FamilyConfig;
+use crate::window::readings::Rejection;
 
 fn reading(family: FamilyId, labels: &[(Label, &str)], value: ReadingValue) -> ReadingRecord {
     ReadingRecord::new(family, ReadingLabels::new(labels.iter().copied()), value)

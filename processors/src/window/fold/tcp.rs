@@ -4,9 +4,9 @@ use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{Events, FlowBatch, FlowKind, Naming, PeerClass, Role, TcpRecord};
 
 use super::super::connections::Placed;
-use super::super::key::{
-    ConnectionEvent, Direction, EventLabel, FailureReason, KeyInputs, class_of, kind_of,
-};
+use super::super::event_label::{ConnectionEvent, EventLabel, FailureReason};
+use super::super::key::{KeyInputs, class_of, kind_of};
+use super::super::packed::Direction;
 use super::{MEMORY_LIMIT, Window, towards};
 use crate::hops::{LOCAL_HOP, payload};
 

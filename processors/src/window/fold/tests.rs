@@ -10,8 +10,8 @@ use crate::window::config::FamilyConfig;
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::{
-    Census, Endpoint, Events, Flow, FlowKind, HISTOGRAM_BUCKETS, Naming, NodeInfo, PeerClass, Queues,
-    ResetBy, Role, SendTime, TcpRecord, Unit,
+    Census, Endpoint, Events, Flow, FlowKind, HISTOGRAM_BUCKETS, HistogramPoint, Naming, NodeInfo, PeerClass,
+    Points, Queues, ResetBy, Role, SendTime, Snapshot, SumPoint, TcpRecord, Unit,
 };
 
 const SECOND: u64 = 1_000_000_000;

@@ -3,10 +3,10 @@
 use flowtap_pipeline::catalog::FamilyId;
 use flowtap_pipeline::{FlowKind, IcmpCount, PeerClass, UdpRecord};
 
+use super::super::event_label::{EventLabel, FailureReason};
 use super::super::icmp::IcmpType;
-use super::super::key::{
-    Direction, EventLabel, FailureReason, Key, KeyInputs, NetworkType, class_of, kind_of,
-};
+use super::super::key::{Key, KeyInputs, class_of, kind_of};
+use super::super::packed::{Direction, NetworkType};
 use super::{MEMORY_LIMIT, Window};
 
 impl Window {

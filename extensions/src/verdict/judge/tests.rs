@@ -1,0 +1,231 @@
+use super::*;
+use crate::verdict::evidence::{Connects, Listening};
+
+/// Shares of ten seconds: network, answer, receiver, buffer; the rest is the application's.
+fn shares(network: f64, answer: f64, receiver: f64, buffer: f64) -> Evidence {
+    let application = 1.0 - network - answer - receiver - buffer;
+    Evidence {
+        shares: Shares {
+            network: network * 10.0,
+            answer: answer * 10.0,
+            receiver: receiver * 10.0,
+            buffer: buffer * 10.0,
+            application: application * 10.0,
+        },
+        sent_segments: 10_000,
+        opened: 1,
+        ..Evidence::default()
+    }
+}
+
+/// The shares that were measured for links, readers and servers that were built to be slow.
+#[test]
+fn each_experiment_has_its_cause() {
+    let lossy = |retransmits| Evidence {
+        retransmits,
+        ..shares(0.72, 0.18, 0.0, 0.0)
+    };
+    let black_hole = Evidence {
+        rto: 9.6,
+        retransmits: 7,
+        sent_segments: 20,
+        ..shares(1.0, 0.0, 0.0, 0.0)
+    };
+    let behind_a_window = Evidence {
+        rto: 9.7,
+        ..shares(0.0, 0.0, 1.0, 0.0)
+    };
+    let brief = Evidence {
+        shares: Shares {
+            network: 0.004,
+            application: 0.004,
+            ..Shares::default()
+        },
+        opened: 1,
+        ..Evidence::default()
+    };
+    let unread = Evidence {
+        unread: 4_000_000,
+        ..shares(0.0, 0.0, 0.0, 0.0)
+    };
+    let cases = [
+        ("a link of 20 Mbit/s", shares(1.0, 0.0, 0.0, 0.0), Cause::Network),
+        (
+            "the same, half the time idle",
+            shares(0.7, 0.0, 0.0, 0.0),
+            Cause::Network,
+        ),
+        (
+            "the same, idle nearly always",
+            shares(0.06, 0.0, 0.0, 0.0),
+            Cause::Network,
+        ),
+        ("one segment of a hundred is dropped", lossy(100), Cause::Loss),
+        ("a segment is dropped now and then", lossy(10), Cause::Network),
+        ("a black hole", black_hole, Cause::BlackHole),
+        (
+            "the same, behind a small window",
+            behind_a_window,
+            Cause::BlackHole,
+        ),
+        (
+            "a reader that takes 1 MB/s",
+            shares(0.11, 0.0, 0.89, 0.0),
+            Cause::Receiver,
+        ),
+        (
+            "a reader that never reads",
+            shares(0.01, 0.0, 0.99, 0.0),
+            Cause::Receiver,
+        ),
+        (
+            "a slow reader and a slow link",
+            shares(0.17, 0.0, 0.83, 0.0),
+            Cause::Receiver,
+        ),
+        (
+            "a server that thinks for 5 ms",
+            shares(0.0, 0.98, 0.0, 0.0),
+            Cause::Answer,
+        ),
+        (
+            "requests back to back",
+            shares(0.06, 0.62, 0.0, 0.0),
+            Cause::Answer,
+        ),
+        ("a small send buffer", shares(0.2, 0.0, 0.0, 0.7), Cause::Buffer),
+        (
+            "1 KB every 100 ms",
+            shares(0.0, 0.0, 0.0, 0.0),
+            Cause::Application,
+        ),
+        ("a process that does not read", unread, Cause::Reader),
+        ("one request within a tick", brief, Cause::Idle),
+        ("nothing", Evidence::default(), Cause::Idle),
+    ];
+    assert_causes(&cases);
+}
+
+#[test]
+fn what_is_received_decides_where_little_is_sent() {
+    let download = Evidence {
+        received_bytes: 1_500_000,
+        ..shares(0.0, 0.01, 0.0, 0.0)
+    };
+    let slow_reader_of_a_download = Evidence {
+        unread: 4_000_000,
+        ..download
+    };
+    let exchange = Evidence {
+        sent_bytes: 500_000,
+        ..download
+    };
+    assert_causes(&[
+        ("a download through a slow link", download, Cause::Inbound),
+        (
+            "a download that is not read",
+            slow_reader_of_a_download,
+            Cause::Reader,
+        ),
+        ("as much sent as received, rarely", exchange, Cause::Application),
+    ]);
+}
+
+fn assert_causes(cases: &[(&str, Evidence, Cause)]) {
+    for (experiment, evidence, cause) in cases {
+        let verdict = judge(evidence);
+        assert_eq!(verdict.cause, *cause, "{experiment}: {verdict:?}");
+        assert!(!verdict.sentence.is_empty());
+    }
+}
+
+#[test]
+fn a_download_is_measured_where_it_is_sent() {
+    let download = Evidence {
+        received_bytes: 1_500_000,
+        ..shares(0.0, 0.0, 0.0, 0.0)
+    };
+    assert_eq!(
+        judge(&download).sentence,
+        "the peer sends: 1.50 MB received, 0 B sent; what limits it, the network or its process, is measured on its side: run \
+         `flowtap diagnose` there"
+    );
+}
+
+#[test]
+fn connects_that_fail_come_before_what_open_connections_show() {
+    let with = |failed| Evidence {
+        failed,
+        ..shares(0.0, 0.0, 0.9, 0.0)
+    };
+    let refused = Connects {
+        refused: 3,
+        ..Connects::default()
+    };
+    let no_answer = Connects {
+        no_answer: 4,
+        ..refused
+    };
+    assert_eq!(judge(&with(refused)).cause, Cause::Refused);
+    let verdict = judge(&with(no_answer));
+    assert_eq!(verdict.cause, Cause::NoAnswer);
+    assert_eq!(
+        verdict.sentence,
+        "the peer does not answer: 4 of 8 connects failed so"
+    );
+    // One failure of two connects is not what is wrong with the other.
+    let one = Connects {
+        refused: 1,
+        ..Connects::default()
+    };
+    assert_eq!(judge(&with(one)).cause, Cause::Receiver);
+}
+
+#[test]
+fn a_full_accept_queue_is_said_with_its_numbers() {
+    let evidence = Evidence {
+        listening: Listening {
+            backlog: 5,
+            limit: 4,
+            drops: 45,
+            oldest_wait: 2.9,
+        },
+        ..Evidence::default()
+    };
+    let verdict = judge(&evidence);
+    assert_eq!(verdict.cause, Cause::AcceptQueue);
+    assert_eq!(
+        verdict.sentence,
+        "the process that listens on this machine accepts too slowly: 45 connections were dropped because the queue was full \
+         (5 of 4 wait)"
+    );
+    assert_eq!(
+        verdict.evidence,
+        ["5 of at most 4 connections wait to be accepted, the oldest for 2.9 s; 45 dropped"]
+    );
+}
+
+#[test]
+fn the_evidence_has_the_numbers_of_the_sentence() {
+    let evidence = Evidence {
+        sent_bytes: 12_000_000,
+        retransmits: 120,
+        min_rtt_us: 250,
+        ..shares(0.11, 0.0, 0.89, 0.0)
+    };
+    let verdict = judge(&evidence);
+    assert_eq!(
+        verdict.sentence,
+        "the peer does not read fast enough: its receive window was full 89 % of the time"
+    );
+    assert_eq!(
+        verdict.evidence,
+        [
+            "of 10.0 s of connections: network 11 %, answer 0 %, receiver 89 %, buffer 0 %, application 0 %",
+            "120 of 10000 segments retransmitted (1 %)",
+            "smallest round-trip time 0.25 ms",
+            "12.0 MB sent, 0 B received",
+            "1 connection opened, 0 failed",
+        ]
+    );
+}

@@ -1,0 +1,178 @@
+//! The metrics of the window itself.
+
+use flowtap_pipeline::BuildContext;
+use flowtap_pipeline::catalog::{Definition, FAMILIES};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge};
+
+use super::super::readings::Rejection;
+
+/// Gauges of the store's size.
+#[derive(Debug)]
+pub(super) struct Telemetry {
+    live: Gauge<u64>,
+    /// Families that `live` was recorded for, which must also be reported when they fall to 0.
+    recorded: [bool; FAMILIES.len()],
+    folded: Counter<u64>,
+    outranked: Counter<u64>,
+    connections: Gauge<u64>,
+    untracked: Counter<u64>,
+    unqueued: Counter<u64>,
+    uncounted_connects: Counter<u64>,
+    unsized_connections: Counter<u64>,
+    rejected_readings: Counter<u64>,
+    pipeline: KeyValue,
+}
+
+impl Telemetry {
+    pub(super) fn new(context: &BuildContext) -> Self {
+        let telemetry = Self {
+            live: context
+                .meter
+                .u64_gauge("processor_live_series")
+                .with_description("Series that a window holds, by family.")
+                .with_unit("{series}")
+                .build(),
+            recorded: [false; FAMILIES.len()],
+            folded: context
+                .meter
+                .u64_counter("processor_folded_records")
+                .with_description(
+                    "Changes folded into a series `other` because their family is at `max_series`.",
+                )
+                .with_unit("{record}")
+                .build(),
+            outranked: context
+                .meter
+                .u64_counter("processor_outranked_series")
+                .with_description(
+                    "Series whose changes of a window went to `other`, as others rank above them (`top`); each counts once per window.",
+                )
+                .with_unit("{series}")
+                .build(),
+            connections: context
+                .meter
+                .u64_gauge("processor_tracked_connections")
+                .with_description("Open connections that an aggregator follows one by one.")
+                .with_unit("{connection}")
+                .build(),
+            untracked: context
+                .meter
+                .u64_counter("processor_untracked_connections")
+                .with_description(
+                    "Open connections beyond those that a window can follow one by one, and counts by series alone.",
+                )
+                .with_unit("{connection}")
+                .build(),
+            unqueued: context
+                .meter
+                .u64_counter("processor_unqueued_records")
+                .with_description(
+                    "Records of connections with queued bytes beyond those that a window can follow one by one; the gauge of \
+                     queued bytes lacks theirs.",
+                )
+                .with_unit("{record}")
+                .build(),
+            uncounted_connects: context
+                .meter
+                .u64_counter("processor_uncounted_connecting_records")
+                .with_description(
+                    "Records of connects that wait for an answer beyond those that a window can follow one by one; the gauges of \
+                     these lack theirs.",
+                )
+                .with_unit("{record}")
+                .build(),
+            unsized_connections: context
+                .meter
+                .u64_counter("processor_unsized_connections")
+                .with_description(
+                    "Connections that closed and are not in the histogram of connection sizes, because not all of their bytes were \
+                     followed.",
+                )
+                .with_unit("{connection}")
+                .build(),
+            rejected_readings: context
+                .meter
+                .u64_counter("processor_rejected_readings")
+                .with_description("Readings of devices that no series could take, by reason.")
+                .with_unit("{record}")
+                .build(),
+            pipeline: KeyValue::new("pipeline", context.pipeline.to_string()),
+        };
+        for reason in Rejection::ALL {
+            telemetry.reject_reading(reason, 0);
+        }
+        let counters = [
+            &telemetry.untracked,
+            &telemetry.unqueued,
+            &telemetry.uncounted_connects,
+            &telemetry.unsized_connections,
+        ];
+        for counter in counters {
+            counter.add(0, std::slice::from_ref(&telemetry.pipeline));
+        }
+        for family in &FAMILIES {
+            telemetry.folded.add(0, &telemetry.labels(family));
+            telemetry.outranked.add(0, &telemetry.labels(family));
+        }
+        telemetry
+    }
+
+    fn labels(&self, family: &Definition) -> [KeyValue; 2] {
+        [self.pipeline.clone(), KeyValue::new("family", family.family.name)]
+    }
+
+    /// Records how many series each family has, and counts what went into a series `other`.
+    pub(super) fn record_series(&mut self, live: impl Fn(usize) -> u64, folded: &[[u64; FAMILIES.len()]; 2]) {
+        for (family, definition) in FAMILIES.iter().enumerate() {
+            let live = live(family);
+            self.recorded[family] |= live > 0;
+            if self.recorded[family] {
+                self.live.record(live, &self.labels(definition));
+            }
+            let folded = folded.iter().map(|by_family| by_family[family]).sum();
+            if folded > 0 {
+                self.folded.add(folded, &self.labels(definition));
+            }
+        }
+    }
+
+    /// Counts series whose changes went to a series `other` by their rank.
+    pub(super) fn record_outranked(&self, outranked: &[[u64; FAMILIES.len()]; 2]) {
+        for (family, definition) in FAMILIES.iter().enumerate() {
+            let outranked = outranked.iter().map(|by_family| by_family[family]).sum();
+            if outranked > 0 {
+                self.outranked.add(outranked, &self.labels(definition));
+            }
+        }
+    }
+
+    pub(super) fn record_connections(&self, tracked: u64) {
+        self.connections
+            .record(tracked, std::slice::from_ref(&self.pipeline));
+    }
+
+    pub(super) fn untracked(&self) {
+        self.untracked.add(1, std::slice::from_ref(&self.pipeline));
+    }
+
+    pub(super) fn unsized_connection(&self) {
+        self.unsized_connections
+            .add(1, std::slice::from_ref(&self.pipeline));
+    }
+
+    pub(super) fn reject_reading(&self, reason: Rejection, count: u64) {
+        let reason = KeyValue::new("reason", reason.as_str());
+        self.rejected_readings
+            .add(count, &[self.pipeline.clone(), reason]);
+    }
+
+    pub(super) fn unqueued(&self) {
+        self.unqueued.add(1, std::slice::from_ref(&self.pipeline));
+    }
+
+    pub(super) fn uncounted_connect(&self) {
+        self.uncounted_connects
+            .add(1, std::slice::from_ref(&self.pipeline));
+    }
+}
