@@ -38,6 +38,7 @@
 //! | `extensions` | extensions, and the daemon's own listeners, over reloads |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `inspect` | protocols and names of real programs at both ends, exchanges by the applications' counts and clocks, a budget |
+//! | `inspect_programs` | the same with gRPC by grpcio and with Chromium's post-quantum TLS |
 //! | `translation` | the pod behind a service address and the client behind a masquerade, against conntrack and the applications; hops of a sidecar |
 //! | `udp_flow_logs` | log records of UDP flows, against the application's own bytes and datagrams |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
@@ -89,6 +90,7 @@ mod history;
 mod icmp;
 mod identity;
 mod inspect;
+mod inspect_programs;
 mod ipfix;
 mod ipfix_udp;
 mod kernel_objects;

@@ -5,6 +5,8 @@
 //! (`efa_verbs.c`), erdma (`erdma_verbs.c`) and rxe (`rxe_hw_counters.c`) in `drivers/infiniband`. Of others what the name ends with
 //! decides; what is left is shown as it is.
 
+use std::time::{Duration, Instant};
+
 use flowtap_pipeline::catalog::FamilyId;
 
 /// Direction of what is counted, in the words of readings.
@@ -189,17 +191,96 @@ pub(super) fn has_32_bits(driver: &str, folder: Folder, name: &str) -> bool {
     driver == "mlx5_core" && folder == Folder::Hardware && !is_wide(name)
 }
 
-/// The increase of a counter, and whether it was reset since.
-pub(super) const fn increase(last: u64, now: u64, has_32_bits: bool) -> (u64, bool) {
-    if now >= last {
-        return (now - last, false);
+/// Returns whether a value can be the count of a device. A device that has left the bus returns all ones at each read, and none counts
+/// to half of the range: bytes at 8.8 Tb/s take 97 days per 2^63.
+pub(super) const fn is_count(value: u64) -> bool {
+    value < 1 << 63
+}
+
+/// Units per second that no counter reaches: bytes of a port at 8.8 Tb/s.
+const FASTEST: u64 = 1 << 40;
+
+/// The most that a counter can have counted since a reading. The slack is for clocks and for drivers that refresh their values less often than they
+/// are read.
+fn most(elapsed: Duration) -> u64 {
+    const SLACK_SECONDS: u64 = 2;
+    FASTEST.saturating_mul(elapsed.as_secs().saturating_add(SLACK_SECONDS))
+}
+
+/// A value, and when it was read.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    value: u64,
+    at: Instant,
+}
+
+impl Sample {
+    /// The increase to a later value, if it is one that a counter can have made.
+    fn increase_to(self, later: Self) -> Option<u64> {
+        let increase = later.value.checked_sub(self.value)?;
+        (increase <= most(later.at.saturating_duration_since(self.at))).then_some(increase)
     }
-    let wrapped = (1_u64 << 32).saturating_sub(last) + now;
-    // A wrap in one interval is nearer than a counter that fell from its upper half: half of its range does not go by so soon.
-    if has_32_bits && last < 1 << 32 && wrapped < 1 << 31 {
-        (wrapped, false)
-    } else {
-        (now, true)
+}
+
+/// The difference that a reading makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Increase(u64),
+    /// The counter began again; so much has come since.
+    Reset(u64),
+    /// Not a count of this counter: a broken value, or the first one of another count.
+    Implausible,
+}
+
+/// A counter from one reading to the next.
+#[derive(Debug)]
+pub(super) struct Progress {
+    last: Sample,
+    /// The reading since, if it was implausible.
+    doubtful: Option<Sample>,
+    has_32_bits: bool,
+}
+
+impl Progress {
+    pub(super) const fn new(value: u64, at: Instant, has_32_bits: bool) -> Self {
+        Self {
+            last: Sample { value, at },
+            doubtful: None,
+            has_32_bits,
+        }
+    }
+
+    /// Takes a reading. A single value that is far above the others changes nothing: the next one is compared with the last that was
+    /// plausible. Two that fit each other are another count, which goes on from the first of them.
+    pub(super) fn step(&mut self, value: u64, at: Instant) -> Step {
+        let now = Sample { value, at };
+        let step = if let Some(increase) = self.last.increase_to(now) {
+            Step::Increase(increase)
+        } else if value < self.last.value {
+            self.fallen_to(now)
+        } else if let Some(since) = self.doubtful.and_then(|doubtful| doubtful.increase_to(now)) {
+            Step::Reset(since)
+        } else {
+            self.doubtful = Some(now);
+            return Step::Implausible;
+        };
+        (self.last, self.doubtful) = (now, None);
+        step
+    }
+
+    fn fallen_to(&self, now: Sample) -> Step {
+        let last = self.last.value;
+        let wrapped = (1_u64 << 32).saturating_sub(last) + now.value;
+        // A wrap in one interval is nearer than a counter that fell from its upper half: half of its range does not go by so soon.
+        if self.has_32_bits && last < 1 << 32 && wrapped < 1 << 31 {
+            return Step::Increase(wrapped);
+        }
+        // Its value has come since it was 0, unless that is more than the time allows.
+        let zero = Sample {
+            value: 0,
+            ..self.last
+        };
+        Step::Reset(zero.increase_to(now).unwrap_or(0))
     }
 }
 
@@ -207,18 +288,90 @@ pub(super) const fn increase(last: u64, now: u64, has_32_bits: bool) -> (u64, bo
 mod tests {
     use super::*;
 
+    /// Steps of the readings after the first, one per second.
+    fn steps(readings: &[u64], has_32_bits: bool) -> Vec<Step> {
+        let mut at = Instant::now();
+        let (first, rest) = readings.split_first().unwrap();
+        let mut progress = Progress::new(*first, at, has_32_bits);
+        let steps = rest.iter().map(|value| {
+            at += Duration::from_secs(1);
+            progress.step(*value, at)
+        });
+        steps.collect()
+    }
+
     #[test]
     fn a_counter_that_falls_has_wrapped_or_was_reset() {
         let top = (1_u64 << 32) - 10;
-        assert_eq!(increase(5, 5, false), (0, false));
-        assert_eq!(increase(5, 12, true), (7, false));
-        assert_eq!(increase(top, 4, true), (14, false));
+        assert_eq!(steps(&[5, 5, 12], false), [Step::Increase(0), Step::Increase(7)]);
+        assert_eq!(steps(&[top, 4], true), [Step::Increase(14)]);
         // Of 64 bits there is no wrap.
-        assert_eq!(increase(top, 4, false), (4, true));
+        assert_eq!(steps(&[top, 4], false), [Step::Reset(4)]);
         // From far below the top it was reset.
-        assert_eq!(increase(1_000, 4, true), (4, true));
-        assert_eq!(increase(u64::MAX, 4, true), (4, true));
-        assert_eq!(increase(9, 0, true), (0, true));
+        assert_eq!(steps(&[1_000, 4], true), [Step::Reset(4)]);
+        assert_eq!(steps(&[u64::MAX, 4], true), [Step::Reset(4)]);
+        assert_eq!(steps(&[9, 0], true), [Step::Reset(0)]);
+    }
+
+    #[test]
+    fn a_value_that_is_far_too_large_is_left_out_and_the_counter_goes_on() {
+        let old = 5_u64 << 50;
+        for broken in [1 << 60, u64::MAX] {
+            assert_eq!(
+                steps(&[old, old + 1, broken, old + 8, old + 9], false),
+                [
+                    Step::Increase(1),
+                    Step::Implausible,
+                    Step::Increase(7),
+                    Step::Increase(1)
+                ]
+            );
+        }
+        // Two such values that have nothing to do with each other are not a count.
+        assert_eq!(
+            steps(&[7, 1 << 60, 1 << 55, 1 << 61, 9], false),
+            [
+                Step::Implausible,
+                Step::Implausible,
+                Step::Implausible,
+                Step::Increase(2)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_count_that_began_elsewhere_goes_on_from_there() {
+        let old = 5_u64 << 50;
+        // A single 0 from a driver that starts: then the count of before is one from elsewhere.
+        assert_eq!(
+            steps(&[old, 0, old + 3, old + 5, old + 6], false),
+            [
+                Step::Reset(0),
+                Step::Implausible,
+                Step::Reset(2),
+                Step::Increase(1)
+            ]
+        );
+        // Down to more than the device can have counted since.
+        assert_eq!(
+            steps(&[2 * old, old, old + 4], false),
+            [Step::Reset(0), Step::Increase(4)]
+        );
+    }
+
+    #[test]
+    fn a_device_that_was_away_for_long_may_have_counted_much() {
+        let (start, hour) = (Instant::now(), Duration::from_secs(3600));
+        let terabytes = 100_u64 << 40;
+        let mut progress = Progress::new(1, start, false);
+        assert_eq!(
+            progress.step(1 + terabytes, start + hour),
+            Step::Increase(terabytes)
+        );
+        assert_eq!(
+            progress.step(1 + 2 * terabytes, start + hour + Duration::from_secs(1)),
+            Step::Implausible
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! 1. A counter counts from its first reading on: what it has counted before is not of the time that flowtap measures. That reading
 //!    is an increase of 0, which opens the series.
 //! 2. A counter that falls has wrapped, if it has 32 bits and was near their end, else it was reset; of that what it shows has come
-//!    since ([`increase`]).
+//!    since. A value that is more than a device can have counted is left out as one that can't be read, so that a broken file
+//!    adds nothing that would stay in the total ([`Progress`]).
 //! 3. A device that left and comes back with the same GUID continues; with another one it is new.
 //! 4. Bytes and packets come from `counters/`; where a port has none, from `hw_counters/`. A name that is in both is read from
 //!    `counters/`. Each counter is in one family.
@@ -16,11 +17,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use flowtap_pipeline::catalog::{FamilyId, Label};
 use flowtap_pipeline::{ReadingLabels, ReadingRecord, ReadingValue, plain};
 
-use super::counters::{Folder, Meaning, has_32_bits, increase, meaning};
+use super::counters::{Folder, Meaning, Progress, Step, has_32_bits, meaning};
 use super::telemetry::{Telemetry, Unread};
 use super::tree::{self, Device, Fault, Origin, RawCounter, Value};
 
@@ -66,9 +68,8 @@ impl Drop for Place {
 #[derive(Debug)]
 struct Counter {
     guid: String,
-    last: u64,
+    progress: Progress,
     scale: u64,
-    has_32_bits: bool,
     family: FamilyId,
     labels: ReadingLabels,
     /// Number of the look that read it last.
@@ -109,6 +110,7 @@ impl Broken {
             Fault::Unreadable(_) => Unread::Unreadable,
             Fault::NotAvailable => Unread::NotAvailable,
             Fault::Malformed(_) => Unread::Malformed,
+            Fault::Implausible(_) => Unread::Implausible,
         };
         telemetry.unread(reason, 1);
         if !self.0.contains(&path) {
@@ -243,24 +245,30 @@ impl Reader {
         readings: &mut Vec<ReadingRecord>,
     ) {
         let Some(family) = meaning.family() else { return };
-        let path = counter.file.path.clone();
-        let Some(now) = self.value(counter.file) else {
-            return;
-        };
-        let look = self.looks;
-        if let Some(known) = self.counters.get_mut(&path)
-            && known.guid == origin.guid
-            && known.family == family
-        {
-            let (units, was_reset) = increase(known.last, now, known.has_32_bits);
-            (known.last, known.look) = (now, look);
+        let mut file = counter.file;
+        let (path, read_at, look) = (file.path.clone(), Instant::now(), self.looks);
+        let known = self.counters.get_mut(&path);
+        let known = known.filter(|known| known.guid == origin.guid && known.family == family);
+        if let (Ok(Some(now)), Some(known)) = (&file.value, known) {
+            known.look = look;
+            let (units, was_reset) = match known.progress.step(*now, read_at) {
+                Step::Increase(units) => (units, false),
+                Step::Reset(units) => (units, true),
+                Step::Implausible => {
+                    file.value = Err(Fault::Implausible(*now));
+                    self.value(file);
+                    return;
+                }
+            };
             let value = ReadingValue::Increase(units.saturating_mul(known.scale));
             readings.push(ReadingRecord::new(family, known.labels.clone(), value));
             if was_reset {
                 self.telemetry.reset();
             }
+            self.value(file);
             return;
         }
+        let Some(now) = self.value(file) else { return };
         let Some(place) = self.place(&path) else {
             self.telemetry.unread(Unread::TooMany, 1);
             return;
@@ -277,9 +285,12 @@ impl Reader {
         ));
         let counter = Counter {
             guid: origin.guid.clone(),
-            last: now,
+            progress: Progress::new(
+                now,
+                read_at,
+                has_32_bits(&origin.driver, counter.folder, &counter.name),
+            ),
             scale: meaning.scale(),
-            has_32_bits: has_32_bits(&origin.driver, counter.folder, &counter.name),
             family,
             labels,
             look,

@@ -13,15 +13,18 @@ pub(super) enum Unread {
     NotAvailable,
     /// The text is not what it should be.
     Malformed,
+    /// More than the counter can have counted.
+    Implausible,
     /// More counters or devices than the receiver follows.
     TooMany,
 }
 
 impl Unread {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Unreadable,
         Self::NotAvailable,
         Self::Malformed,
+        Self::Implausible,
         Self::TooMany,
     ];
 
@@ -30,6 +33,7 @@ impl Unread {
             Self::Unreadable => "unreadable",
             Self::NotAvailable => "not_available",
             Self::Malformed => "malformed",
+            Self::Implausible => "implausible",
             Self::TooMany => "too_many",
         }
     }
@@ -58,7 +62,7 @@ impl Telemetry {
                 .build(),
             resets: meter
                 .u64_counter("receiver_counter_resets")
-                .with_description("Counters of devices that were reset; they count on from 0.")
+                .with_description("Counters of devices that were reset; they count on from there.")
                 .with_unit("{counter}")
                 .build(),
             failures: meter

@@ -283,7 +283,14 @@ fn a_broken_file_ends_nothing_and_counts_on_from_its_last_value() {
     let before = fs::read_to_string(sysfs.path(&broken)).unwrap();
     let before: u64 = before.trim().parse().unwrap();
     let folder = format!("{PORT}/counters/port_rcv_errors");
-    for text in ["N/A (no PMA)", "", "-1", "99999999999999999999", "0x10"] {
+    for text in [
+        "N/A (no PMA)",
+        "",
+        "-1",
+        "99999999999999999999",
+        "18446744073709551615",
+        "0x10",
+    ] {
         sysfs.set(&broken, text);
         // A folder in its place returns an error at every read, also to root.
         fs::remove_file(sysfs.path(&folder)).unwrap();
@@ -333,6 +340,29 @@ fn a_reset_counts_what_came_after_it_and_a_wrap_of_32_bits_is_none() {
             ("bytes receive mlx5_0 1", 12),
         ])
     );
+}
+
+#[test]
+fn a_counter_goes_on_after_values_that_are_far_too_large() {
+    let sysfs = Sysfs::new(&[MLX5]);
+    let path = format!("{PORT}/counters/symbol_error");
+    let series = "errors mlx5_0 1 symbol_error";
+    // Also as the first reading: then it counts from the first value on.
+    sysfs.set(&path, &u64::MAX.to_string());
+    let mut reader = sysfs.reader(&Config::default());
+    reader.look();
+    sysfs.set(&path, "5000");
+    assert_eq!(increases(&reader.look()), map([]));
+    for broken in [u64::MAX, 1 << 63, 1 << 60] {
+        sysfs.add(&path, 3);
+        assert_eq!(increases(&reader.look()), map([(series, 3)]));
+        let before = fs::read_to_string(sysfs.path(&path)).unwrap();
+        sysfs.set(&path, &broken.to_string());
+        assert_eq!(increases(&reader.look()), map([]), "{broken}");
+        sysfs.set(&path, before.trim());
+        sysfs.add(&path, 7);
+        assert_eq!(increases(&reader.look()), map([(series, 7)]), "{broken}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use flowtap_pipeline::plain;
 use nix::errno::Errno;
 
-use super::counters::Folder;
+use super::counters::{Folder, is_count};
 
 /// Why a file has no value.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,9 @@ pub(super) enum Fault {
     /// The text is not what it should be.
     #[error("`{}` is not a value", plain::plain(.0))]
     Malformed(String),
+    /// A number that the counter can't have reached since it was read before.
+    #[error("{0} is more than the counter can have counted since its last value")]
+    Implausible(u64),
 }
 
 /// A file with a value, and its path.
@@ -144,7 +147,9 @@ fn read_counters(folder: &Path, kind: Folder) -> io::Result<Vec<RawCounter>> {
         .into_iter()
         .map(|name| RawCounter {
             folder: kind,
-            file: read(folder.join(&name), |text| text.parse().ok()),
+            file: read(folder.join(&name), |text| {
+                text.parse().ok().filter(|value| is_count(*value))
+            }),
             name,
         })
         .collect())
