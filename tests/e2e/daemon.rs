@@ -283,7 +283,8 @@ impl Daemon {
             }
             assert!(
                 Instant::now() < deadline,
-                "never saw {what}; missing: {missing:#?}; the daemon's own metrics:\n{}",
+                "never saw {what}; missing: {missing:#?}; all metrics:\n{}\nthe daemon's own:\n{}",
+                get(self.scrape, "/metrics"),
                 get(self.telemetry, "/metrics")
             );
             thread::sleep(Duration::from_millis(50));
