@@ -124,6 +124,13 @@ fn nothing_is_missed(set: &[&str], rounds: usize, variant: impl Fn(&str, usize) 
     daemon.scrape_until("their end", |seen| {
         active(seen, idle_port) == [0, 0] && active(seen, held_port) == [0, 0]
     });
+    let own = daemon.telemetry();
+    let own: Vec<_> = own
+        .0
+        .iter()
+        .filter(|sample| sample.name.contains("_coverage_") || sample.name.contains("_program_misses_"))
+        .map(|sample| format!("{} {:?} {}", sample.name, sample.labels, sample.value))
+        .collect();
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}: {}", window.log);
     let lost = window
@@ -137,7 +144,7 @@ fn nothing_is_missed(set: &[&str], rounds: usize, variant: impl Fn(&str, usize) 
         assert_eq!(
             events(&window.totals, event, short_port),
             [short_count; 2],
-            "{event}"
+            "{event}: {own:#?}"
         );
         assert_eq!(
             events(&window.totals, event, idle_port),
