@@ -11,7 +11,7 @@ STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest coverage fmt clean book test-fleet
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest nextest-e2e coverage fmt clean book test-fleet
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -145,6 +145,9 @@ book: $(TOOLS)/mdbook ## Build docs/ as a book with a search: target/book/index.
 
 nextest: setup-test $(TOOLS)/cargo-nextest ## Unit tests with cargo-nextest, each in a process of its own
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CARGO) nextest run --workspace --locked
+
+nextest-e2e: setup-test $(TOOLS)/cargo-nextest ## End-to-end tests likewise; as root
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CARGO) nextest run --locked --profile e2e --test e2e
 
 coverage: setup $(TOOLS)/cargo-llvm-cov ## Coverage of the unit tests by lines: target/coverage/summary.txt and html
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" CARGO="$(CARGO)" tests/coverage

@@ -19,6 +19,7 @@
 //! | `command_line` | arguments, config errors, privileges, exit codes |
 //! | `links` | bytes where this machine drops what its own TCP sends |
 //! | `live` | the status page in a browser, by its contents, by keyboard and by axe; `top` in a terminal; `/flows`, `/map`, `/timeline` |
+//! | `machine` | the lock of tests that must be alone on the machine |
 //! | `browser` | headless Chromium, over the `DevTools` protocol |
 //! | `memory` | the memory limiter after a burst of flows, and of requests |
 //! | `modes` | events, sockets, sock_diag; bounds that are hit; churn; kill -9 |
@@ -100,6 +101,7 @@ mod limits;
 mod links;
 mod listening;
 mod live;
+mod machine;
 mod memory;
 mod modes;
 mod name_files;

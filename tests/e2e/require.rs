@@ -2,10 +2,8 @@
 //! `FLOWTAP_TEST_REQUIRE_ALL` set, it fails.
 
 use std::process::{Command, Stdio};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// flowtap sees the whole machine, so a test that counts all of it must be alone on it.
-static MACHINE: RwLock<()> = RwLock::new(());
+use crate::machine;
 
 /// Whether `ok`; if not, says what is missing, or fails.
 fn need(ok: bool, what: &str) -> bool {
@@ -30,14 +28,14 @@ fn is_root() -> bool {
 
 /// Root: to load eBPF programs and make network namespaces. Beside other tests.
 #[must_use]
-pub(crate) fn root() -> Option<RwLockReadGuard<'static, ()>> {
-    is_root().then(|| MACHINE.read().unwrap_or_else(PoisonError::into_inner))
+pub(crate) fn root() -> Option<machine::Lock> {
+    is_root().then(machine::shared)
 }
 
 /// Root, and no other test at work that makes traffic or loads programs.
 #[must_use]
-pub(crate) fn root_alone() -> Option<RwLockWriteGuard<'static, ()>> {
-    is_root().then(|| MACHINE.write().unwrap_or_else(PoisonError::into_inner))
+pub(crate) fn root_alone() -> Option<machine::Lock> {
+    is_root().then(machine::exclusive)
 }
 
 /// Whether a program can see which process accepts a connection, by `flowtap doctor`.
