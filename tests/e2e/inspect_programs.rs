@@ -164,7 +164,7 @@ fn lost(daemon: &Daemon) -> u64 {
         + own.sum("flowtap_receiver_refused_records_total", &ring)
 }
 
-/// What a scrape shows, once it shows it; an error if the daemon has counted losses since there were `lost_before`.
+/// Returns the part of a scrape that `show` picks, once there is one; an error if the daemon has counted losses since there were `lost_before`.
 fn shown<T>(
     daemon: &Daemon,
     lost_before: u64,

@@ -3,7 +3,9 @@
 //!
 //! - a datagram of 64 bytes, sent and taken; a query of 33 bytes with its answer; a TCP exchange of 64 bytes each way: CPU time of the
 //!   thread that does both ends, less that with nothing attached;
-//! - TCP throughput of one connection, and the kernel's time in it, as ratios to the run with nothing attached that is next to it.
+//! - TCP in blocks of 32 KiB, both ends in one thread: bytes per second of its CPU time, as ratios to the slice with nothing attached of the
+//!   same round. Other programs on the machine hardly change it;
+//! - TCP throughput of one connection by the clock, and the kernel's time in it, as ratios to the run with nothing attached that is next to it.
 //!
 //! Ways take turns in short slices, so that drifts of the machine hit all alike; each result is the median.
 
@@ -29,6 +31,10 @@ const PAIRS: u32 = 5_000;
 
 /// Of a slice: their messages, four each, fit into the ring.
 const TRANSACTIONS: u32 = 500;
+
+/// A block of TCP, which the window of a new connection has room for, and how many there are in a slice.
+const BLOCK: usize = 32 << 10;
+const BLOCKS: u32 = 1_000;
 
 /// Bytes of a run of one TCP connection, and how many runs there are.
 const BULK: usize = 256 << 20;
@@ -154,6 +160,7 @@ struct Times {
     datagram: Vec<f64>,
     transaction: Vec<f64>,
     exchange: Vec<f64>,
+    block: Vec<f64>,
 }
 
 pub(crate) fn run() {
@@ -196,10 +203,18 @@ fn slice(ends: &mut Ends, times: &mut Times) {
     times.transaction.push(each(TRANSACTIONS, |id| ask(dns, id)));
     times.datagram.push(each(PAIRS, |_| pass(datagrams)));
     times.exchange.push(each(PAIRS, |_| echo(exchange)));
+    let mut buffer = vec![1; BLOCK];
+    times
+        .block
+        .push(each(BLOCKS, |_| pass_block(exchange, &mut buffer)));
 }
 
 fn report(times: &mut [Option<Times>]) {
     let mut off = [0.0; 3];
+    let blocks_off = times[0]
+        .as_ref()
+        .map(|times| times.block.clone())
+        .unwrap_or_default();
     for (way, times) in WAYS.iter().zip(times) {
         let Some(times) = times else {
             println!("  {}: does not load here", way.name());
@@ -211,14 +226,23 @@ fn report(times: &mut [Option<Times>]) {
             off = now;
             let [datagram, transaction, exchange] = now;
             println!(
-                "  off: {datagram:.0} ns a datagram, {transaction:.0} ns a transaction, {exchange:.0} ns an exchange"
+                "  off: {datagram:.0} ns a datagram, {transaction:.0} ns a transaction, {exchange:.0} ns an exchange, \
+                 {:.2} GiB of TCP per second of CPU time",
+                BLOCK as f64 / median(&mut times.block) * 1e9 / f64::from(1 << 30)
             );
             continue;
         }
+        let mut ratios: Vec<_> = blocks_off
+            .iter()
+            .zip(&times.block)
+            .map(|(off, with)| off / with)
+            .collect();
         let [datagram, transaction, exchange] = [0, 1, 2].map(|index| now[index] - off[index]);
         println!(
-            "  {}: {datagram:+.0} ns a datagram, {transaction:+.0} ns a transaction, {exchange:+.0} ns an exchange",
-            way.name()
+            "  {}: {datagram:+.0} ns a datagram, {transaction:+.0} ns a transaction, {exchange:+.0} ns an exchange, \
+             TCP per CPU time {} of off",
+            way.name(),
+            spread(&mut ratios)
         );
     }
 }
@@ -283,11 +307,7 @@ fn throughput(object: &Object, dns_port: u16) {
                 println!("  {}: does not load here", way.name());
                 continue;
             }
-            let [throughput, kernel] = ratios.map(|mut ratios| {
-                let middle = median(&mut ratios);
-                let [low, high] = [ratios.len() / 4, ratios.len() * 3 / 4].map(|index| ratios[index]);
-                format!("{middle:.3} ({low:.3} to {high:.3})")
-            });
+            let [throughput, kernel] = ratios.map(|mut ratios| spread(&mut ratios));
             println!("  {}: throughput {throughput}, kernel time {kernel}", way.name());
         }
     });
@@ -356,6 +376,11 @@ fn echo([client, server]: &mut [TcpStream; 2]) {
     server.read_exact(&mut bytes).expect("received");
 }
 
+fn pass_block([client, server]: &mut [TcpStream; 2], buffer: &mut [u8]) {
+    client.write_all(buffer).expect("sent");
+    server.read_exact(buffer).expect("received");
+}
+
 /// Nanoseconds of this thread for each of `count`, which are numbered.
 fn each(count: u32, mut work: impl FnMut(u32)) -> f64 {
     let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock"));
@@ -367,6 +392,13 @@ fn each(count: u32, mut work: impl FnMut(u32)) -> f64 {
         work(index);
     }
     now().saturating_sub(start).as_secs_f64() * 1e9 / f64::from(count)
+}
+
+/// Median and quartiles.
+fn spread(values: &mut [f64]) -> String {
+    let middle = median(values);
+    let [low, high] = [values.len() / 4, values.len() * 3 / 4].map(|index| values[index]);
+    format!("{middle:.3} ({low:.3} to {high:.3})")
 }
 
 fn median(values: &mut [f64]) -> f64 {
