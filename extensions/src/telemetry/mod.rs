@@ -29,7 +29,7 @@ use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -278,9 +278,24 @@ pub fn check_logs(config: &Config) -> Result<(), ConfigErrors> {
 }
 
 /// Parses a level or a filter of `target=level` directives.
-fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+fn parse_filter(text: &str) -> Result<Targets, String> {
     log_level::check(text)?;
-    EnvFilter::try_new(text).map_err(|error| format!("`{text}` is not a valid log filter: {error}"))
+    let mut filter = Targets::new();
+    for directive in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let (target, level) = directive
+            .rsplit_once('=')
+            .map_or((None, directive), |(target, level)| {
+                (Some(target.trim()), level.trim())
+            });
+        let level: LevelFilter = level
+            .parse()
+            .map_err(|error| format!("`{text}` is not a valid log filter: {error}"))?;
+        filter = match target {
+            Some(target) => filter.with_target(target, level),
+            None => filter.with_default(level),
+        };
+    }
+    Ok(filter)
 }
 
 /// Sends logs to standard error. `FLOWTAP_LOG` (such as `flowtap=debug,info`) has its say before the config.
@@ -304,7 +319,7 @@ pub fn init_logs(config: &LogsConfig, writer: LogWriter) -> Result<LogLevel, Tel
 
 /// The log filter; can be changed while flowtap runs.
 #[derive(Debug)]
-pub struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>, Throttle);
+pub struct LogLevel(reload::Handle<Targets, tracing_subscriber::Registry>, Throttle);
 
 impl LogLevel {
     /// Says of messages that were left out how many, until `stop`. Needs a runtime around it.
@@ -324,10 +339,34 @@ impl LogLevel {
     }
 }
 
-fn filter_of(config: &LogsConfig) -> Result<EnvFilter, TelemetryError> {
+fn filter_of(config: &LogsConfig) -> Result<Targets, TelemetryError> {
     let (filter, key) = match std::env::var("FLOWTAP_LOG") {
         Ok(filter) => (filter, "FLOWTAP_LOG"),
         Err(_) => (config.level.clone(), "service.telemetry.logs.level"),
     };
     parse_filter(&filter).map_err(|message| TelemetryError::Filter { key, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn a_filter_has_a_level_for_everything_and_others_for_targets_and_the_modules_below_them() {
+        let filter = parse_filter("flowtap_receivers::ebpf=debug, WARN ,h2=off,").unwrap();
+        for (target, level, is_logged) in [
+            ("flowtap_receivers::ebpf::udp", Level::DEBUG, true),
+            ("flowtap_receivers::ebpf", Level::TRACE, false),
+            ("flowtap_receivers", Level::WARN, true),
+            ("flowtap_receivers", Level::INFO, false),
+            ("h2::client", Level::ERROR, false),
+        ] {
+            assert_eq!(filter.would_enable(target, &level), is_logged, "{target} {level}");
+        }
+        // Without a level for everything, only the targets are logged.
+        let filter = parse_filter("flowtap=1").unwrap();
+        assert!(filter.would_enable("flowtap::daemon", &Level::ERROR));
+        assert!(!filter.would_enable("hyper", &Level::ERROR));
+    }
 }
