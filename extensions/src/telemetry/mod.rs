@@ -11,6 +11,7 @@ mod own_metrics;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -22,9 +23,12 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
+#[cfg(feature = "own-metrics-push")]
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
+#[cfg(feature = "own-metrics-push")]
+use opentelemetry_sdk::metrics::PeriodicReader;
+use opentelemetry_sdk::metrics::{Instrument, MeterProviderBuilder, SdkMeterProvider, Stream};
 use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
@@ -94,13 +98,7 @@ impl Telemetry {
             provider = provider.with_reader(reader);
         }
         if let Some(endpoint) = config.otlp.url() {
-            let exporter = MetricExporter::builder()
-                .with_tonic()
-                .with_endpoint(endpoint)
-                .build()
-                .map_err(|error| failed(&error))?;
-            let push = PeriodicReader::builder(exporter).with_interval(config.interval);
-            provider = provider.with_reader(push.build());
+            provider = pushing(provider, endpoint.into_owned(), config.interval)?;
         }
         let provider = provider
             // The names are the same in a scrape, in a push of the SDK and in those of exporters.
@@ -249,6 +247,28 @@ impl Reader {
     }
 }
 
+/// `provider` with a push to the collector at `endpoint`.
+#[cfg(feature = "own-metrics-push")]
+fn pushing(
+    provider: MeterProviderBuilder,
+    endpoint: String,
+    interval: Duration,
+) -> Result<MeterProviderBuilder, TelemetryError> {
+    let exporter = MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(|error| TelemetryError::Metrics(error.to_string()))?;
+    let push = PeriodicReader::builder(exporter).with_interval(interval);
+    Ok(provider.with_reader(push.build()))
+}
+
+/// Fails: [`check`] refuses the key.
+#[cfg(not(feature = "own-metrics-push"))]
+fn pushing(_: MeterProviderBuilder, _: String, _: Duration) -> Result<MeterProviderBuilder, TelemetryError> {
+    Err(TelemetryError::Metrics(NO_PUSH.to_owned()))
+}
+
 fn sdk_resource(resource: &flowtap_pipeline::Resource) -> Resource {
     let attributes = resource.attributes();
     let attributes = attributes.map(|(name, value)| KeyValue::new(name.to_owned(), value.to_owned()));
@@ -267,11 +287,19 @@ fn expose(registry: &Registry) -> Response {
     }
 }
 
-/// Checks the level of logs, whether `FLOWTAP_LOG` overrides it or not.
+/// Message of a build without the SDK's push.
+const NO_PUSH: &str = "this build can't push own metrics by the SDK; hint: name an exporter `otlp` in \
+    `service.telemetry.metrics.exporters`, or build flowtap with the feature `own-metrics-push`";
+
+/// Checks the level of logs, whether `FLOWTAP_LOG` overrides it or not, and whether this build has what the section asks for.
 ///
 /// # Errors
-/// An invalid level or filter, with its place.
-pub fn check_logs(config: &Config) -> Result<(), ConfigErrors> {
+/// An invalid level or filter, or a push that this build does not have, with its place.
+pub fn check(config: &Config) -> Result<(), ConfigErrors> {
+    if cfg!(not(feature = "own-metrics-push")) && config.service.telemetry.metrics.otlp.url().is_some() {
+        let key = ["service", "telemetry", "metrics", "otlp", "endpoint"];
+        return Err(config.error_at(&key, NO_PUSH));
+    }
     parse_filter(&config.service.telemetry.logs.level)
         .map(drop)
         .map_err(|message| config.error_at(&["service", "telemetry", "logs", "level"], &message))
