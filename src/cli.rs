@@ -1,15 +1,21 @@
 //! The arguments.
 
+#[cfg(feature = "file")]
 pub(crate) mod history;
+pub(crate) mod left_out;
 pub(crate) mod manual;
+#[cfg(feature = "analysis")]
 pub(crate) mod policy;
 pub(crate) mod sources;
 
+#[cfg(feature = "file")]
 use self::history::HistoryArgs;
+use self::left_out::LeftOut;
 use self::sources::ConfigArgs;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+#[cfg(any(feature = "analysis", feature = "top"))]
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
@@ -59,23 +65,29 @@ pub(crate) enum Command {
     /// Check the requirements on this machine; exit code 0 if `run --strict` would work
     Doctor(DoctorArgs),
     /// Record receiver output to a file
+    #[cfg(feature = "analysis")]
     Record(RecordArgs),
     /// Run a recording through the pipelines and print the final /metrics
+    #[cfg(feature = "analysis")]
     Replay(ReplayArgs),
     /// Estimate series cardinality, per metric and label, from live traffic or a recording
+    #[cfg(feature = "analysis")]
     Explain(ExplainArgs),
     /// Show live flows in the terminal: a running daemon's, or this machine's
     #[cfg(feature = "top")]
     Top(TopArgs),
     /// Say what limits a peer, a process or a service: network, receiver or application
+    #[cfg(feature = "analysis")]
     Diagnose(DiagnoseArgs),
     /// Show what a running daemon has found: what has changed, and why it was reported
     Findings(FindingsArgs),
     /// Show what the exporter `file` wrote on this node: top talkers, a peer's past, failures
+    #[cfg(feature = "file")]
     History(HistoryArgs),
     /// Show the class of an address, and the rule that matched
     Classify(ClassifyArgs),
     /// Judge observed flows by Kubernetes NetworkPolicies, or suggest some
+    #[cfg(feature = "analysis")]
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// List the component types of this build
@@ -88,6 +100,9 @@ pub(crate) enum Command {
     Completions(CompletionsArgs),
     /// Write the man pages, one per command
     Man(ManArgs),
+    /// A command that this build was made without.
+    #[command(flatten)]
+    LeftOut(LeftOut),
 }
 
 /// Options of `run`.
@@ -105,6 +120,7 @@ pub(crate) struct RunArgs {
 }
 
 /// Options of `record`.
+#[cfg(feature = "analysis")]
 #[derive(Args, Debug)]
 pub(crate) struct RecordArgs {
     /// Where the receivers come from.
@@ -119,6 +135,7 @@ pub(crate) struct RecordArgs {
 }
 
 /// Options of `replay`.
+#[cfg(feature = "analysis")]
 #[derive(Args, Debug)]
 pub(crate) struct ReplayArgs {
     /// Where the pipelines come from.
@@ -136,6 +153,7 @@ pub(crate) struct ReplayArgs {
 }
 
 /// Options of `explain`.
+#[cfg(feature = "analysis")]
 #[derive(Args, Debug)]
 pub(crate) struct ExplainArgs {
     /// Where the config comes from.
@@ -183,6 +201,7 @@ fn refresh_interval(text: &str) -> Result<Duration, String> {
 }
 
 /// Options of `diagnose`.
+#[cfg(feature = "analysis")]
 #[derive(Args, Debug)]
 pub(crate) struct DiagnoseArgs {
     /// The receivers, and the processors that name the ends

@@ -3,50 +3,90 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use flowtap_exporters::{debug, file, ipfix, otlp, prometheus, remote_write};
+#[cfg(feature = "file")]
+use flowtap_exporters::file;
+#[cfg(feature = "ipfix")]
+use flowtap_exporters::ipfix;
+#[cfg(feature = "remote-write")]
+use flowtap_exporters::remote_write;
+use flowtap_exporters::{debug, otlp, prometheus};
 use flowtap_extensions::health_check;
 use flowtap_pipeline::{ComponentKind, Factory, Registry};
+#[cfg(feature = "geoip")]
+use flowtap_processors::geoip;
 #[cfg(feature = "kubernetes")]
 use flowtap_processors::kubernetes;
-use flowtap_processors::{attributes, connections, direction, filter, geoip, names, policy, watch, window};
-use flowtap_receivers::{ebpf, generator, rdma, replay, sock_diag};
+#[cfg(feature = "watch")]
+use flowtap_processors::watch;
+use flowtap_processors::{attributes, connections, direction, filter, names, policy, window};
+#[cfg(feature = "generator")]
+use flowtap_receivers::generator;
+#[cfg(feature = "rdma")]
+use flowtap_receivers::rdma;
+#[cfg(feature = "analysis")]
+use flowtap_receivers::replay;
+use flowtap_receivers::{ebpf, sock_diag};
 
-/// Every component type that comes with flowtap.
+/// Registers the component type of a module in a build with its feature; in another one it is known by name, with that feature.
+macro_rules! optional {
+    ($registry:ident.$add:ident, $kind:ident, $feature:literal, $module:ident) => {
+        #[cfg(feature = $feature)]
+        let $registry = $registry.$add($module::FACTORY);
+        #[cfg(not(feature = $feature))]
+        let $registry = $registry.left_out(ComponentKind::$kind, stringify!($module), $feature);
+    };
+}
+
+/// Every component type that comes with this build of flowtap; those of features that are off are known by name.
 pub fn registry() -> Registry {
     let registry = Registry::new()
         .receiver(ebpf::FACTORY)
-        .receiver(generator::FACTORY)
-        .receiver(rdma::FACTORY)
-        .receiver(replay::FACTORY)
         .receiver(sock_diag::FACTORY)
         .processor(attributes::FACTORY)
         .processor(connections::FACTORY)
         .processor(direction::FACTORY)
         .processor(filter::FACTORY)
         .processor(names::FACTORY)
-        .processor(geoip::FACTORY)
         .processor(policy::FACTORY)
-        .processor(watch::FACTORY)
         .processor(window::FACTORY)
         .exporter(debug::FACTORY)
-        .exporter(file::FACTORY)
-        .exporter(ipfix::FACTORY)
         .exporter(otlp::FACTORY)
         .exporter(prometheus::FACTORY)
-        .exporter(remote_write::FACTORY)
         .extension(health_check::FACTORY);
-    #[cfg(feature = "kubernetes")]
-    let registry = registry.processor(kubernetes::FACTORY);
+    optional!(registry.receiver, Receiver, "generator", generator);
+    optional!(registry.receiver, Receiver, "rdma", rdma);
+    optional!(registry.receiver, Receiver, "analysis", replay);
+    optional!(registry.processor, Processor, "geoip", geoip);
+    optional!(registry.processor, Processor, "kubernetes", kubernetes);
+    optional!(registry.processor, Processor, "watch", watch);
+    optional!(registry.exporter, Exporter, "file", file);
+    optional!(registry.exporter, Exporter, "ipfix", ipfix);
+    optional!(registry.exporter, Exporter, "remote-write", remote_write);
     registry
 }
 
-/// The list for `flowtap components`: a section per kind, a line per type.
+/// The list for `flowtap components`: a section per kind, a line per type; then those that this build was made without.
 pub fn describe(registry: &Registry) -> String {
     let mut text = String::new();
     section(&mut text, ComponentKind::Receiver, registry.receivers());
     section(&mut text, ComponentKind::Processor, registry.processors());
     section(&mut text, ComponentKind::Exporter, registry.exporters());
     section(&mut text, ComponentKind::Extension, registry.extensions());
+    let mut left_out = ComponentKind::ALL
+        .into_iter()
+        .flat_map(|kind| {
+            registry
+                .types_left_out(kind)
+                .map(move |(name, feature)| (kind, name, feature))
+        })
+        .peekable();
+    if left_out.peek().is_some() {
+        text.push_str("not in this build:\n");
+    }
+    for (kind, name, feature) in left_out {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "  {name:<12} {kind}; cargo feature `{feature}`");
+    }
     text
 }
 
@@ -150,6 +190,23 @@ mod tests {
             let is_young = ["connections", "health_check", "ipfix", "rdma", "watch"].contains(name);
             let stability = if is_young { "alpha" } else { "beta" };
             assert_eq!(line[1], stability, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn types_of_features_that_are_off_are_listed_with_the_feature() {
+        let registry = registry().left_out(ComponentKind::Receiver, "hardware", "hardware-counters");
+        let text = describe(&registry);
+        let (there, left_out) = text.split_once("not in this build:\n").expect(&text);
+        assert!(!there.contains("hardware"), "{text}");
+        assert!(
+            left_out.contains("  hardware     receiver; cargo feature `hardware-counters`\n"),
+            "{text}"
+        );
+        // The same type is never in both parts.
+        for line in left_out.lines() {
+            let name = line.split_whitespace().next().expect(&text);
+            assert!(!there.contains(&format!("  {name} ")), "{text}");
         }
     }
 

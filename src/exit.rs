@@ -12,6 +12,10 @@ use flowtap_pipeline::{BuildError, StageError};
 /// An exit code: of `sysexits.h`, or of a check such as `policy check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[cfg_attr(
+    not(any(feature = "analysis", feature = "file")),
+    expect(dead_code, reason = "files are read by commands of these features")
+)]
 pub(crate) enum Code {
     /// A check has found something, as `diff` has differences.
     Found = 1,

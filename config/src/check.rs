@@ -104,10 +104,10 @@ pub(crate) fn check(
             .into_generator(),
     };
     checker.top_level();
-    let receivers = checker.components(ComponentKind::Receiver, registry.receivers());
-    let processors = checker.components(ComponentKind::Processor, registry.processors());
-    let exporters = checker.components(ComponentKind::Exporter, registry.exporters());
-    let extensions = checker.components(ComponentKind::Extension, registry.extensions());
+    let receivers = checker.components(ComponentKind::Receiver, registry.receivers(), registry);
+    let processors = checker.components(ComponentKind::Processor, registry.processors(), registry);
+    let exporters = checker.components(ComponentKind::Exporter, registry.exporters(), registry);
+    let extensions = checker.components(ComponentKind::Extension, registry.extensions(), registry);
     let (service, written) = checker.service();
     let pipelines: BTreeMap<_, _> = written
         .iter()
@@ -312,6 +312,7 @@ impl Checker<'_> {
         &mut self,
         kind: ComponentKind,
         types: &BTreeMap<&'static str, Factory<C>>,
+        registry: &Registry,
     ) -> BTreeMap<ComponentId, Box<C>> {
         let mut components = BTreeMap::new();
         for (text, value) in self.section(&path(&[kind.section()])) {
@@ -325,13 +326,15 @@ impl Checker<'_> {
                 }
             };
             let Some(factory) = types.get(id.type_name()) else {
+                let name = id.type_name();
+                if let Some(feature) = registry.feature_of(kind, name) {
+                    let hint = format!("build flowtap with the feature `{feature}`, or remove the {kind}");
+                    self.report(&at, format!("this build has no {kind} `{name}`"), Some(hint));
+                    continue;
+                }
                 let names: Vec<_> = types.keys().copied().collect();
-                let Suggestion { hint, .. } = instead_of(&at[..1], id.type_name(), &names);
-                self.report(
-                    &at,
-                    format!("unknown type of {kind} `{}`", id.type_name()),
-                    Some(hint),
-                );
+                let Suggestion { hint, .. } = instead_of(&at[..1], name, &names);
+                self.report(&at, format!("unknown type of {kind} `{name}`"), Some(hint));
                 continue;
             };
             if value.as_dict().is_none() {

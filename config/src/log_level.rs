@@ -35,9 +35,17 @@ pub fn check(text: &str) -> Result<(), String> {
         return Err(format!("is empty: expected {}", quote::list(&LEVELS)));
     }
     for directive in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let word = directive.rsplit('=').next().unwrap_or(directive).trim();
-        // `target[span{field=value}]` is for the parser of filters.
-        if directive.contains('[') || is_level(word) {
+        let (target, word) = directive.rsplit_once('=').unwrap_or(("", directive));
+        let word = word.trim();
+        let is_path = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+        if !target.trim().chars().all(is_path) {
+            return Err(format!(
+                "`{}` is not a valid target of logs: expected the path of a module, such as `flowtap_receivers::ebpf`; \
+                 hint: filters by span or field are not supported",
+                target.trim()
+            ));
+        }
+        if is_level(word) {
             continue;
         }
         let lower = word.to_ascii_lowercase();
@@ -76,7 +84,7 @@ mod tests {
             "flowtap=debug,info",
             "3",
             "info, h2=off",
-            "a[b{c=d}]=trace",
+            "flowtap_receivers::ebpf=trace",
         ] {
             assert_eq!(check(text), Ok(()), "{text}");
         }
@@ -89,6 +97,9 @@ mod tests {
             ("flowtap", "flowtap=debug,info"),
             ("debug,flowtap", "flowtap=debug,info"),
             ("", "expected `off`"),
+            ("a[b{c=d}]=trace", "expected the path of a module"),
+            ("[b]=info", "filters by span or field"),
+            ("a=b=info", "`a=b` is not a valid target"),
         ] {
             let message = check(text).unwrap_err();
             assert!(message.contains(meant), "{text}: {message}");

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use flowtap_pipeline::{
-    BuildContext, BuildError, ComponentConfig, Contract, Exporter, ExporterConfig, Extension,
+    BuildContext, BuildError, ComponentConfig, ComponentKind, Contract, Exporter, ExporterConfig, Extension,
     ExtensionConfig, Factory, ProcessorConfig, ProcessorStage, Receiver, ReceiverConfig, Registry, Signal,
     Stability, Violation,
 };
@@ -152,6 +152,54 @@ fn ids<C: ?Sized>(
     components: &std::collections::BTreeMap<flowtap_pipeline::ComponentId, Box<C>>,
 ) -> Vec<String> {
     components.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_type_that_this_build_was_made_without_is_refused_with_its_feature_and_no_other_guess() {
+    // Both names are like ones that are there, or known from other programs.
+    let registry = registry()
+        .left_out(ComponentKind::Exporter, "prometheuz", "remote-write")
+        .left_out(ComponentKind::Receiver, "bpf", "bpf-too");
+    let layers = |set: &[&str]| Layers {
+        set: set.iter().map(|set| (*set).to_owned()).collect(),
+        ..Layers::default()
+    };
+    let set = [
+        "exporters.prometheuz/b.size=1",
+        "receivers.bpf={}",
+        "service.pipelines.metrics.exporters=[prometheus, prometheuz/b]",
+    ];
+    let errors = load(&layers(&set), &registry)
+        .expect_err("the types are not there")
+        .0;
+    let shown: Vec<_> = errors
+        .iter()
+        .map(|error| {
+            (
+                &*error.key,
+                &*error.message,
+                error.help.as_deref().unwrap_or_default(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (
+                "receivers.bpf",
+                "this build has no receiver `bpf`",
+                "build flowtap with the feature `bpf-too`, or remove the receiver"
+            ),
+            (
+                "exporters.prometheuz/b",
+                "this build has no exporter `prometheuz`",
+                "build flowtap with the feature `remote-write`, or remove the exporter"
+            ),
+        ]
+    );
+    // A distribution can have a type of that name.
+    let registry = registry.exporter(Factory::of::<Made>("prometheuz", "", Stability::Beta));
+    assert!(load(&layers(&["exporters.prometheuz/b.size=1"]), &registry).is_ok());
 }
 
 #[test]

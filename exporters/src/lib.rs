@@ -2,6 +2,8 @@
 //!
 //! # Layout
 //!
+//! A component type with a cargo feature of its name is in builds with that feature.
+//!
 //! | module | component type | destination |
 //! |---|---|---|
 //! | [`prometheus`] | `prometheus` | scrapers of `/metrics` |
@@ -17,13 +19,16 @@
 #![forbid(unsafe_code)]
 
 pub mod debug;
+#[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "ipfix")]
 pub mod ipfix;
 pub mod naming;
 mod native;
 pub mod otlp;
 pub mod prometheus;
 pub mod push;
+#[cfg(feature = "remote-write")]
 pub mod remote_write;
 mod wire;
 

@@ -28,6 +28,7 @@ pub(crate) const SCRAPE: Fields = Fields {
 };
 
 /// `Histogram` of remote write 1.0 (`prometheus/prompb/types.proto`) and 2.0, which has the same numbers.
+#[cfg(feature = "remote-write")]
 pub(crate) const REMOTE_WRITE: Fields = Fields {
     schema: 4,
     zero_threshold: 5,

@@ -3,6 +3,8 @@
 //!
 //! # Layout
 //!
+//! A component type with a cargo feature of its name is in builds with that feature.
+//!
 //! | module | component type | task |
 //! |---|---|---|
 //! | [`connections`] | `connections` | gives a log record per connection |
@@ -24,6 +26,7 @@ pub mod connections;
 pub mod direction;
 pub mod filter;
 mod follow;
+#[cfg(feature = "geoip")]
 pub mod geoip;
 pub mod hops;
 pub mod kubernetes;
@@ -32,6 +35,7 @@ pub mod policy;
 mod range_set;
 mod ranges;
 mod recent;
+#[cfg(feature = "watch")]
 pub mod watch;
 pub mod window;
 

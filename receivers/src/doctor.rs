@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::containers::mount::{self, Hierarchy};
 use crate::ebpf::{drops, grant_command, udp};
-use crate::{listen_scan, rdma, sock_diag};
+#[cfg(feature = "rdma")]
+use crate::rdma;
+use crate::{listen_scan, sock_diag};
 
 /// Degree to which a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -123,6 +125,7 @@ pub fn examine(proc_root: &Path) -> Report {
     findings.extend(listening_queues());
     findings.push(udp());
     findings.push(listening_ports(proc_root));
+    #[cfg(feature = "rdma")]
     findings.push(rdma(Path::new("/sys")));
     let netlink = netlink();
     let mode = if sockets {
@@ -500,6 +503,7 @@ fn listening_ports(proc_root: &Path) -> Finding {
 }
 
 /// RDMA devices, as the receiver `rdma` sees them.
+#[cfg(feature = "rdma")]
 fn rdma(sysfs_root: &Path) -> Finding {
     const NEED: &str = "RDMA";
     let survey = match rdma::survey(sysfs_root) {
@@ -593,6 +597,7 @@ mod tests {
         );
     }
 
+    #[cfg(feature = "rdma")]
     #[test]
     fn values_of_rdma_devices_that_cannot_be_read_are_named() {
         let root = tempfile::tempdir().unwrap();

@@ -2,6 +2,8 @@
 //!
 //! # Layout
 //!
+//! A component type with a cargo feature of its name is in builds with that feature.
+//!
 //! | module | component type | source |
 //! |---|---|---|
 //! | [`ebpf`] | `ebpf` | the kernel's own TCP totals, with eBPF |
@@ -27,10 +29,13 @@ pub mod dns;
 pub mod doctor;
 pub mod ebpf;
 mod extras;
+#[cfg(feature = "generator")]
 pub mod generator;
 pub mod inspect;
 pub mod listen_scan;
 mod listeners;
+#[cfg(feature = "rdma")]
 pub mod rdma;
+#[cfg(feature = "replay")]
 pub mod replay;
 pub mod sock_diag;

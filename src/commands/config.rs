@@ -16,7 +16,7 @@ use crate::exit::ExitError;
 pub(crate) fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, ExitError> {
     let layers = Layers::from_process(arguments.config.clone(), arguments.set.clone());
     let config = flowtap_config::load(&layers, registry).map_err(|errors| ExitError::config(&errors))?;
-    telemetry::check_logs(&config).map_err(|errors| ExitError::config(&errors))?;
+    telemetry::check(&config).map_err(|errors| ExitError::config(&errors))?;
     for warning in &config.warnings {
         let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
     }

@@ -2,14 +2,17 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+#[cfg(feature = "analysis")]
 use std::path::Path;
 
+#[cfg(feature = "analysis")]
 use flowtap_config::Config;
 use flowtap_extensions::admin::findings::{Answer, Finding};
 use flowtap_pipeline::Registry;
 
 use super::ask;
 use super::config::load;
+#[cfg(feature = "analysis")]
 use super::replay::Recording;
 use crate::cli::FindingsArgs;
 use crate::exit::{Code, ExitError};
@@ -55,6 +58,7 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
 ///
 /// # Errors
 /// A recording that can't be read to its end; a component that can't be built.
+#[cfg(feature = "analysis")]
 pub(crate) fn of_recording(config: &Config, file: &Path, as_json: bool) -> Result<String, ExitError> {
     let mut found = Vec::new();
     for (id, pipeline) in &config.pipelines {

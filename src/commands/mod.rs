@@ -4,15 +4,21 @@ mod ask;
 mod classify;
 mod complete;
 mod config;
+#[cfg(feature = "analysis")]
 mod diagnose;
 mod doctor;
 mod draw;
+#[cfg(feature = "analysis")]
 mod explain;
 mod findings;
+#[cfg(feature = "file")]
 mod history;
 mod output;
+#[cfg(feature = "analysis")]
 mod policy;
+#[cfg(feature = "analysis")]
 mod record;
+#[cfg(feature = "analysis")]
 mod replay;
 #[cfg(feature = "top")]
 mod top;
@@ -27,7 +33,7 @@ use crate::cli::sources::ConfigArgs;
 use crate::cli::{Cli, Command};
 use crate::components;
 use crate::daemon;
-use crate::exit::ExitError;
+use crate::exit::{Code, ExitError};
 
 /// Does what the arguments say.
 ///
@@ -47,9 +53,11 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
             print(&text)?;
             ended
         }
+        #[cfg(feature = "analysis")]
         Some(Command::Record(args)) => {
             record::record(&load(&args.config, registry)?, &args.file, args.duration)
         }
+        #[cfg(feature = "analysis")]
         Some(Command::Replay(args)) => {
             let config = load(&args.config, registry)?;
             print(&if args.findings {
@@ -58,6 +66,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
                 replay::replay(&config, &args.file)?
             })
         }
+        #[cfg(feature = "analysis")]
         Some(Command::Explain(args)) => {
             let config = load(&args.config, registry)?;
             print(&match args.file {
@@ -78,11 +87,14 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
             print(&text)?;
             found
         }
+        #[cfg(feature = "analysis")]
         Some(Command::Policy(command)) => policy::policy(&command, registry),
         #[cfg(feature = "top")]
         Some(Command::Top(args)) => top::top(args, registry),
+        #[cfg(feature = "analysis")]
         Some(Command::Diagnose(args)) => print(&diagnose::diagnose(&args, registry)?),
         Some(Command::Findings(args)) => print(&findings::findings(&args, registry)?),
+        #[cfg(feature = "file")]
         Some(Command::History(args)) => print(&history::history(&args, registry)?),
         Some(Command::Components) => print(&components::describe(registry)),
         Some(Command::Graph(args)) => {
@@ -92,5 +104,12 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         Some(Command::Schema) => print(&flowtap_config::schema::text(registry)),
         Some(Command::Completions(args)) => print(&complete::completions(args.shell)),
         Some(Command::Man(args)) => complete::man_pages(&args.directory),
+        Some(Command::LeftOut(command)) => {
+            let (command, feature) = command.command_and_feature();
+            let message = format!(
+                "this build has no command `{command}`\n  hint: build flowtap with the feature `{feature}`"
+            );
+            Err(ExitError::new(Code::Usage, message))
+        }
     }
 }

@@ -22,4 +22,6 @@ pub(crate) mod sandbox;
 mod services;
 mod stop;
 
-pub(crate) use self::run::{private_files, run, runtime, stop_on_signal};
+#[cfg(feature = "analysis")]
+pub(crate) use self::run::{private_files, stop_on_signal};
+pub(crate) use self::run::{run, runtime};

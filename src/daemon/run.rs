@@ -18,6 +18,7 @@ use flowtap_pipeline::{ListenChange, Resource};
 use flowtap_receivers::listen_scan;
 use nix::sys::stat::{Mode, umask};
 use tokio::runtime::{Builder, Runtime};
+#[cfg(feature = "analysis")]
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -260,6 +261,7 @@ fn services(
 }
 
 /// A token that the first SIGTERM or SIGINT cancels, for commands that end soon after.
+#[cfg(feature = "analysis")]
 pub(crate) fn stop_on_signal() -> Result<CancellationToken, ExitError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -26,10 +26,8 @@ const STEP: u64 = 64 * 1024;
 /// A compression with frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
-    #[cfg_attr(
-        not(any(test, feature = "parquet")),
-        expect(dead_code, reason = "journals are of Parquet")
-    )]
+    /// Of journals, which are of Parquet.
+    #[cfg(feature = "parquet")]
     Zstd,
     Gzip,
 }
@@ -38,6 +36,7 @@ impl Packing {
     /// The first bytes of a frame: RFC 8878, section 3.1.1; RFC 1952, section 2.3.1, with the one method that there is.
     const fn magic(self) -> &'static [u8] {
         match self {
+            #[cfg(feature = "parquet")]
             Self::Zstd => &[0x28, 0xb5, 0x2f, 0xfd],
             Self::Gzip => &[0x1f, 0x8b, 8],
         }
@@ -45,6 +44,7 @@ impl Packing {
 
     fn decoder<'a>(self, source: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
+            #[cfg(feature = "parquet")]
             Self::Zstd => Box::new(zstd::Decoder::with_buffer(source)?.single_frame()),
             Self::Gzip => Box::new(GzDecoder::new(source)),
         })
@@ -354,6 +354,7 @@ impl Read for Frames {
 }
 
 #[cfg(test)]
+#[cfg(feature = "parquet")]
 mod tests {
     use std::io::Seek;
 

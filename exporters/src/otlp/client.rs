@@ -20,6 +20,8 @@ use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, En
 use tonic::metadata::MetadataMap;
 use tower::{BoxError, ServiceExt as _};
 
+#[cfg(not(feature = "zstd"))]
+use super::config::NO_ZSTD;
 use super::config::{Compression, Protocol, Resolved};
 use super::{json, status_details};
 use crate::push::channel::{Channel, KeepAlive};
@@ -36,6 +38,7 @@ const fn method(kind: PipelineKind) -> &'static str {
 }
 
 /// zstd's own default: what it is fast at.
+#[cfg(feature = "zstd")]
 const ZSTD_LEVEL: i32 = 3;
 
 /// The way to the collector.
@@ -103,13 +106,19 @@ impl GrpcClient {
     async fn export(&self, request: Request) -> Result<Exported, BoxError> {
         let origin = self.channel.dial().endpoint.uri().clone();
         let client = self.channel.client().map_response(status_details::check);
-        let mut grpc = Grpc::with_origin(client, origin)
-            .accept_compressed(CompressionEncoding::Gzip)
-            .accept_compressed(CompressionEncoding::Zstd);
+        let mut grpc = Grpc::with_origin(client, origin).accept_compressed(CompressionEncoding::Gzip);
+        #[cfg(feature = "zstd")]
+        {
+            grpc = grpc.accept_compressed(CompressionEncoding::Zstd);
+        }
         match self.compression {
             Compression::None => {}
             Compression::Gzip => grpc = grpc.send_compressed(CompressionEncoding::Gzip),
+            #[cfg(feature = "zstd")]
             Compression::Zstd => grpc = grpc.send_compressed(CompressionEncoding::Zstd),
+            // The config rejects it.
+            #[cfg(not(feature = "zstd"))]
+            Compression::Zstd => return Err(NO_ZSTD.into()),
         }
         let mut message = tonic::Request::new(request.body);
         *message.metadata_mut() = self.headers.clone();
@@ -167,6 +176,9 @@ impl HttpClient {
         let (body, encoding) = match self.compression {
             Compression::None => (body, None),
             Compression::Gzip => (gzip(&body)?, Some("gzip")),
+            #[cfg(not(feature = "zstd"))]
+            Compression::Zstd => return Err(NO_ZSTD.into()),
+            #[cfg(feature = "zstd")]
             Compression::Zstd => (
                 Bytes::from(zstd::bulk::compress(&body, ZSTD_LEVEL)?),
                 Some("zstd"),

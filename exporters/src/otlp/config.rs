@@ -22,6 +22,10 @@ pub use crate::push::retry::RetryConfig;
 use crate::push::secrets;
 use crate::push::storage::StorageConfig;
 
+/// Message of a build without zstd.
+pub(super) const NO_ZSTD: &str =
+    "this build can't compress with zstd; hint: write `gzip`, or build flowtap with the feature `zstd`";
+
 /// When HTTP/2 pings are sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -204,6 +208,9 @@ impl ComponentConfig for Config {
         }
         faults.extend(self.retry.validate());
         faults.extend(resolved.tls.validate());
+        if resolved.compression == Compression::Zstd && cfg!(not(feature = "zstd")) {
+            faults.push(Violation::new("compression", NO_ZSTD));
+        }
         faults.extend(self.storage.iter().filter_map(StorageConfig::validate));
         let together = if self.zero_points { 2 } else { 1 };
         if self.max_points_per_request.get() < together {

@@ -132,7 +132,8 @@ impl Exporter for OtlpExporter {
     fn persistence(&self) -> Persistence {
         match self.config.storage {
             Some(_) => Persistence::OnDisk,
-            None => Persistence::With("storage"),
+            None if cfg!(feature = "storage") => Persistence::With("storage"),
+            None => Persistence::Never,
         }
     }
 }

@@ -49,6 +49,7 @@ pub use self::config::{Config, CreatedTimestamps};
 use self::exposition::{Exposition, Style};
 pub use self::factory::FACTORY;
 use self::negotiate::Format;
+#[cfg(feature = "remote-write")]
 pub(crate) use self::text::canonical;
 use flowtap_net::listener::{AllowedHosts, ClosedConnections, Listener};
 use flowtap_net::tls::{self, TlsError};

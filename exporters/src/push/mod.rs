@@ -26,6 +26,10 @@ mod request;
 pub mod retry;
 pub(crate) mod secrets;
 mod spool;
+#[cfg(feature = "storage")]
+pub mod storage;
+#[cfg(not(feature = "storage"))]
+#[path = "no_storage.rs"]
 pub mod storage;
 mod verdict;
 

@@ -11,6 +11,7 @@ mod own_metrics;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -22,14 +23,17 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Meter, MeterProvider};
+#[cfg(feature = "own-metrics-push")]
 use opentelemetry_otlp::{MetricExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
+#[cfg(feature = "own-metrics-push")]
+use opentelemetry_sdk::metrics::PeriodicReader;
+use opentelemetry_sdk::metrics::{Instrument, MeterProviderBuilder, SdkMeterProvider, Stream};
 use prometheus::proto::MetricType;
 use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -94,13 +98,7 @@ impl Telemetry {
             provider = provider.with_reader(reader);
         }
         if let Some(endpoint) = config.otlp.url() {
-            let exporter = MetricExporter::builder()
-                .with_tonic()
-                .with_endpoint(endpoint)
-                .build()
-                .map_err(|error| failed(&error))?;
-            let push = PeriodicReader::builder(exporter).with_interval(config.interval);
-            provider = provider.with_reader(push.build());
+            provider = pushing(provider, endpoint.into_owned(), config.interval)?;
         }
         let provider = provider
             // The names are the same in a scrape, in a push of the SDK and in those of exporters.
@@ -249,6 +247,28 @@ impl Reader {
     }
 }
 
+/// `provider` with a push to the collector at `endpoint`.
+#[cfg(feature = "own-metrics-push")]
+fn pushing(
+    provider: MeterProviderBuilder,
+    endpoint: String,
+    interval: Duration,
+) -> Result<MeterProviderBuilder, TelemetryError> {
+    let exporter = MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(|error| TelemetryError::Metrics(error.to_string()))?;
+    let push = PeriodicReader::builder(exporter).with_interval(interval);
+    Ok(provider.with_reader(push.build()))
+}
+
+/// Fails: [`check`] refuses the key.
+#[cfg(not(feature = "own-metrics-push"))]
+fn pushing(_: MeterProviderBuilder, _: String, _: Duration) -> Result<MeterProviderBuilder, TelemetryError> {
+    Err(TelemetryError::Metrics(NO_PUSH.to_owned()))
+}
+
 fn sdk_resource(resource: &flowtap_pipeline::Resource) -> Resource {
     let attributes = resource.attributes();
     let attributes = attributes.map(|(name, value)| KeyValue::new(name.to_owned(), value.to_owned()));
@@ -267,20 +287,43 @@ fn expose(registry: &Registry) -> Response {
     }
 }
 
-/// Checks the level of logs, whether `FLOWTAP_LOG` overrides it or not.
+/// Message of a build without the SDK's push.
+const NO_PUSH: &str = "this build can't push own metrics by the SDK; hint: name an exporter `otlp` in \
+    `service.telemetry.metrics.exporters`, or build flowtap with the feature `own-metrics-push`";
+
+/// Checks the level of logs, whether `FLOWTAP_LOG` overrides it or not, and whether this build has what the section asks for.
 ///
 /// # Errors
-/// An invalid level or filter, with its place.
-pub fn check_logs(config: &Config) -> Result<(), ConfigErrors> {
+/// An invalid level or filter, or a push that this build does not have, with its place.
+pub fn check(config: &Config) -> Result<(), ConfigErrors> {
+    if cfg!(not(feature = "own-metrics-push")) && config.service.telemetry.metrics.otlp.url().is_some() {
+        let key = ["service", "telemetry", "metrics", "otlp", "endpoint"];
+        return Err(config.error_at(&key, NO_PUSH));
+    }
     parse_filter(&config.service.telemetry.logs.level)
         .map(drop)
         .map_err(|message| config.error_at(&["service", "telemetry", "logs", "level"], &message))
 }
 
 /// Parses a level or a filter of `target=level` directives.
-fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+fn parse_filter(text: &str) -> Result<Targets, String> {
     log_level::check(text)?;
-    EnvFilter::try_new(text).map_err(|error| format!("`{text}` is not a valid log filter: {error}"))
+    let mut filter = Targets::new();
+    for directive in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let (target, level) = directive
+            .rsplit_once('=')
+            .map_or((None, directive), |(target, level)| {
+                (Some(target.trim()), level.trim())
+            });
+        let level: LevelFilter = level
+            .parse()
+            .map_err(|error| format!("`{text}` is not a valid log filter: {error}"))?;
+        filter = match target {
+            Some(target) => filter.with_target(target, level),
+            None => filter.with_default(level),
+        };
+    }
+    Ok(filter)
 }
 
 /// Sends logs to standard error. `FLOWTAP_LOG` (such as `flowtap=debug,info`) has its say before the config.
@@ -304,7 +347,7 @@ pub fn init_logs(config: &LogsConfig, writer: LogWriter) -> Result<LogLevel, Tel
 
 /// The log filter; can be changed while flowtap runs.
 #[derive(Debug)]
-pub struct LogLevel(reload::Handle<EnvFilter, tracing_subscriber::Registry>, Throttle);
+pub struct LogLevel(reload::Handle<Targets, tracing_subscriber::Registry>, Throttle);
 
 impl LogLevel {
     /// Says of messages that were left out how many, until `stop`. Needs a runtime around it.
@@ -324,10 +367,34 @@ impl LogLevel {
     }
 }
 
-fn filter_of(config: &LogsConfig) -> Result<EnvFilter, TelemetryError> {
+fn filter_of(config: &LogsConfig) -> Result<Targets, TelemetryError> {
     let (filter, key) = match std::env::var("FLOWTAP_LOG") {
         Ok(filter) => (filter, "FLOWTAP_LOG"),
         Err(_) => (config.level.clone(), "service.telemetry.logs.level"),
     };
     parse_filter(&filter).map_err(|message| TelemetryError::Filter { key, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn a_filter_has_a_level_for_everything_and_others_for_targets_and_the_modules_below_them() {
+        let filter = parse_filter("flowtap_receivers::ebpf=debug, WARN ,h2=off,").unwrap();
+        for (target, level, is_logged) in [
+            ("flowtap_receivers::ebpf::udp", Level::DEBUG, true),
+            ("flowtap_receivers::ebpf", Level::TRACE, false),
+            ("flowtap_receivers", Level::WARN, true),
+            ("flowtap_receivers", Level::INFO, false),
+            ("h2::client", Level::ERROR, false),
+        ] {
+            assert_eq!(filter.would_enable(target, &level), is_logged, "{target} {level}");
+        }
+        // Without a level for everything, only the targets are logged.
+        let filter = parse_filter("flowtap=1").unwrap();
+        assert!(filter.would_enable("flowtap::daemon", &Level::ERROR));
+        assert!(!filter.would_enable("hyper", &Level::ERROR));
+    }
 }

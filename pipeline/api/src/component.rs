@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::contract::{Contract, Stability};
 use crate::extension::Extension;
 use crate::findings::Findings;
-use crate::id::ComponentId;
+use crate::id::{ComponentId, ComponentKind};
 use crate::live::Published;
 use crate::memory::SharedMemoryPressure;
 use crate::queue::QueueConfig;
@@ -341,6 +341,7 @@ pub struct Registry {
     processors: Factories<dyn ProcessorConfig>,
     exporters: Factories<dyn ExporterConfig>,
     extensions: Factories<dyn ExtensionConfig>,
+    left_out: BTreeMap<(ComponentKind, &'static str), &'static str>,
 }
 
 impl Registry {
@@ -375,6 +376,31 @@ impl Registry {
     pub fn extension(mut self, factory: Factory<dyn ExtensionConfig>) -> Self {
         self.extensions.insert(factory.type_name, factory);
         self
+    }
+
+    /// Notes that this build has no type `type_name` of `kind`, and which cargo feature adds it: a config that names it gets that
+    /// answer instead of a guess at a typing mistake. A type of this name that is registered has precedence.
+    #[must_use]
+    pub fn left_out(mut self, kind: ComponentKind, type_name: &'static str, feature: &'static str) -> Self {
+        self.left_out.insert((kind, type_name), feature);
+        self
+    }
+
+    /// The cargo feature that adds the type `type_name` of `kind`, if this build was made without it.
+    pub fn feature_of(&self, kind: ComponentKind, type_name: &str) -> Option<&'static str> {
+        let left_out = self.types_left_out(kind);
+        left_out
+            .filter(|(name, _)| *name == type_name)
+            .map(|(_, feature)| feature)
+            .next()
+    }
+
+    /// The types of `kind` that this build was made without, by name, each with the cargo feature that adds it.
+    pub fn types_left_out(&self, kind: ComponentKind) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let left_out = self.left_out.iter();
+        left_out
+            .filter(move |((of, _), _)| *of == kind)
+            .map(|((_, name), feature)| (*name, *feature))
     }
 
     /// The receiver types.

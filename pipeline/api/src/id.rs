@@ -17,6 +17,9 @@ pub enum ComponentKind {
 }
 
 impl ComponentKind {
+    /// Every kind, in the order of the config's sections.
+    pub const ALL: [Self; 4] = [Self::Receiver, Self::Processor, Self::Exporter, Self::Extension];
+
     /// The config's section for this kind.
     pub const fn section(self) -> &'static str {
         match self {

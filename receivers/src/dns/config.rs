@@ -96,6 +96,7 @@ impl Config {
                 path: vec!["dns".to_owned(), key.to_owned()],
                 message: message.to_owned(),
             })
+            .chain(self.names.violation("dns.names"))
             .collect()
     }
 }

@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use flowtap_pipeline::Violation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -151,7 +152,26 @@ impl NamePolicy {
     }
 }
 
+/// Message of a build without the Public Suffix List.
+const NO_REGISTERED_DOMAINS: &str = "this build does not know registered domains; hint: write `full` or `none`, or build flowtap with \
+    the feature `registered-domains`";
+
+impl Names {
+    /// A violation at `key`, if this build can't give such names.
+    pub(crate) fn violation(self, key: &str) -> Option<Violation> {
+        (self == Self::RegisteredDomain && cfg!(not(feature = "registered-domains")))
+            .then(|| Violation::new(key, NO_REGISTERED_DOMAINS))
+    }
+}
+
+/// The registered domain of a name in lower case. The config rejects builds without it.
+#[cfg(not(feature = "registered-domains"))]
+const fn registered_domain(_: &str) -> &str {
+    UNQUALIFIED
+}
+
 /// The registered domain of a name in lower case.
+#[cfg(feature = "registered-domains")]
 fn registered_domain(name: &str) -> &str {
     for zone in ["in-addr.arpa", "ip6.arpa"] {
         if name.ends_with(zone) {

@@ -60,11 +60,18 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// Its values in a variable, for messages.
+    pub(super) const VALUES: &str = if cfg!(feature = "zstd") {
+        "`none`, `gzip` or `zstd`"
+    } else {
+        "`none` or `gzip`, as this build has no zstd"
+    };
+
     pub(super) fn from_variable(text: &str) -> Option<Self> {
         match text {
             "none" => Some(Self::None),
             "gzip" => Some(Self::Gzip),
-            "zstd" => Some(Self::Zstd),
+            "zstd" if cfg!(feature = "zstd") => Some(Self::Zstd),
             _ => None,
         }
     }

@@ -110,12 +110,7 @@ impl Config {
             let (name, value) = named("COMPRESSION")?;
             let compression = Compression::from_variable(&value);
             if compression.is_none() {
-                ignore(
-                    "compression",
-                    (&name, &value),
-                    "`none`, `gzip` or `zstd`",
-                    "`gzip`",
-                );
+                ignore("compression", (&name, &value), Compression::VALUES, "`gzip`");
             }
             compression
         });

@@ -23,6 +23,10 @@ pub struct StorageConfig {
     pub when_full: WhenFull,
 }
 
+/// Message of a build without requests on disk.
+pub(super) const NOT_IN_THIS_BUILD: &str = "this build can't keep requests on disk; hint: build flowtap with the feature `storage`, \
+    or remove the key: requests that wait are in memory then";
+
 pub(super) const fn max_bytes() -> u64 {
     256 << 20
 }
@@ -30,6 +34,9 @@ pub(super) const fn max_bytes() -> u64 {
 impl StorageConfig {
     /// A violation of its settings, if any.
     pub(crate) fn validate(&self) -> Option<Violation> {
+        if cfg!(not(feature = "storage")) {
+            return Some(Violation::new("storage", NOT_IN_THIS_BUILD));
+        }
         let path = |key: &str| vec!["storage".to_owned(), key.to_owned()];
         if self.when_full == WhenFull::Block {
             return Some(Violation {

@@ -67,6 +67,7 @@ impl InspectConfig {
             let message = format!("{} is not from 1 to 100000", self.max_names);
             faults.push(Violation::new("inspect.max_names", message));
         }
+        faults.extend(self.server_names.violation("inspect.server_names"));
         faults
     }
 }

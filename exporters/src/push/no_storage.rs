@@ -1,0 +1,55 @@
+//! In place of requests on disk, in builds without the feature `storage`: the config is refused.
+
+#[path = "storage/config.rs"]
+mod config;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use flowtap_pipeline::{BuildContext, PipelineKind};
+
+pub use self::config::StorageConfig;
+use super::Request;
+
+/// Why requests can't be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", config::NOT_IN_THIS_BUILD)]
+pub struct StorageError;
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    never: Infallible,
+    pub(crate) request: Request,
+}
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) enum Storage {}
+
+impl Storage {
+    pub(crate) const fn open(_: &StorageConfig, _: &BuildContext) -> Result<Arc<Self>, StorageError> {
+        Err(StorageError)
+    }
+
+    pub(crate) const fn push(&self, _: &Request) -> Result<Vec<(PipelineKind, u64)>, StorageError> {
+        match *self {}
+    }
+
+    pub(crate) const fn first(&self) -> Result<Option<Stored>, StorageError> {
+        match *self {}
+    }
+
+    #[expect(clippy::unused_async, reason = "as that of requests on disk")]
+    pub(crate) async fn changed(&self) {
+        match *self {}
+    }
+
+    pub(crate) const fn remove(&self, stored: &Stored) -> Result<(), StorageError> {
+        match stored.never {}
+    }
+
+    pub(crate) const fn waiting(&self) -> (u64, u64) {
+        match *self {}
+    }
+}
