@@ -149,7 +149,7 @@ nextest: setup-test $(TOOLS)/cargo-nextest ## Unit tests with cargo-nextest, eac
 nextest-e2e: setup-test $(TOOLS)/cargo-nextest ## End-to-end tests likewise; as root
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(CARGO) nextest run --locked --profile e2e --test e2e
 
-coverage: setup $(TOOLS)/cargo-llvm-cov ## Coverage of the unit tests by lines: target/coverage/summary.txt and html
+coverage: setup $(TOOLS)/cargo-llvm-cov ## Coverage of the unit tests by lines: target/coverage/crates.txt, summary.txt and html
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" CARGO="$(CARGO)" tests/coverage
 
 check-features: setup ## Check that the program builds without its optional parts
