@@ -16,7 +16,10 @@ use crate::tables::Tables;
 /// periods, which take some hundredths of a second.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
-/// Maximum time for a CPU that has begun to call the programs at a tracepoint.
+/// Command of membarrier(2): a grace period of RCU.
+const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+
+/// Time for a CPU that has begun to call the programs at a tracepoint, beside a grace period.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// The interval at which a ring is drained while other programs are being loaded.
@@ -147,7 +150,14 @@ pub(crate) fn load_meanwhile<T: Send>(
     })
 }
 
-/// Waits until no CPU calls programs that were detached: one that has begun to goes on.
+/// Waits until no CPU calls programs that were detached: one that has begun to goes on, however long the hypervisor or
+/// interrupts keep it from the end.
+///
+/// `MEMBARRIER_CMD_GLOBAL` (membarrier(2)) returns after a grace period of RCU, and programs at tracepoints run with
+/// preemption off. Some later kernels call them with preemption on, under SRCU, and one with `nohz_full` has no such
+/// command: for these it is a time.
 pub(crate) fn await_detached() {
     thread::sleep(GRACE);
+    // SAFETY: the call has no pointers, and changes nothing.
+    unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
