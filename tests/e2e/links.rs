@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, WAIT_TIMEOUT};
 use crate::netns;
 use crate::require;
 use crate::traffic::Counted;
@@ -64,6 +65,19 @@ pub(crate) fn send(address: SocketAddr, bytes: usize, before: impl FnOnce()) -> 
     client.write_all(&vec![b'x'; bytes]).unwrap();
     drop(client);
     (address.port(), reader.join().unwrap())
+}
+
+/// Waits until every connection of this thread's namespace is closed: a FIN is dropped like any other segment.
+fn await_closed() {
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    loop {
+        let open = run("ss -Htanoi state all exclude listening exclude time-wait");
+        if open.trim().is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "still open: {open}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A program that drops every seventh packet of a queue, for `tc filter`.
@@ -156,6 +170,7 @@ fn bytes_are_exact_in_modes_with_ebpf_where_this_machine_drops_what_it_sends() {
                     run(end);
                 }
             }
+            await_closed();
             (netns::label(), ports)
         });
         let expected = Counted {
