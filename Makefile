@@ -61,11 +61,13 @@ test-kernels: setup-kernels static ## Run the static binary on Debian's 5.10, 6.
 	tests/vm/run --binary $(STATIC_BINARY) --kernels "6.1 6.12" --checks "processes links"
 	tests/vm/run --binary $(STATIC_BINARY) --kernels newest:full --checks processes
 	CARGO="$(CARGO)" tests/vm/udp --kernels newest
+	tests/vm/verifier
 	tests/vm/arm64
 
 test-kernels-all: setup-kernels static ## The same, with each preemption model of each kernel
 	tests/vm/run --binary $(STATIC_BINARY) --kernels "5.10 5.10:full 6.1 6.1:full 6.12 6.12:full newest newest:full"
 	CARGO="$(CARGO)" tests/vm/udp
+	tests/vm/verifier
 	tests/vm/rdma --binary $(STATIC_BINARY)
 	tests/vm/arm64
 

@@ -184,6 +184,7 @@ struct losses {
 	__u64 redirected;  /* connections in a sockmap: what BPF redirects does not pass TCP */
 	__u64 owners;	   /* listening sockets without a place in the table of owners */
 	__u64 openings;	   /* mode `events`: records of opened connections, postponed in the same way */
+	__u64 missed_closes; /* connections of the table whose socket has gone: no program was run for their close */
 };
 
 _Static_assert(sizeof(struct tuple) == 40, "tuple");
@@ -197,7 +198,7 @@ _Static_assert(__builtin_offsetof(struct flow_event, limits) == 188, "flow_event
 _Static_assert(sizeof(struct translation_event) == 56, "translation_event");
 _Static_assert(sizeof(struct listen_event) == 24, "listen_event");
 _Static_assert(sizeof(struct listener_event) == 80, "listener_event");
-_Static_assert(sizeof(struct losses) == 80, "losses");
+_Static_assert(sizeof(struct losses) == 88, "losses");
 _Static_assert(sizeof(struct cgroup_event) == 1040, "cgroup_event");
 
 #endif

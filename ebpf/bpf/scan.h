@@ -196,11 +196,18 @@ static __always_inline int on_scan(struct sock *sk, struct tcp_sock *tcp, __u64 
 /* Entries that one run of the table's scan looks at: it can't be preempted by other work meanwhile. */
 #define TABLE_SCAN_ENTRIES 8192
 
+/* Task of the table's scan. */
+enum visit {
+	VISIT_CHANGED = 0,
+	VISIT_OPEN = 1, /* a census */
+	VISIT_GONE = 2, /* only those whose socket has gone */
+};
+
 /* State of the table's scan, kept between entries. */
 struct table_scan {
 	__u16 scan; /* number of the scan, that no entry has before */
 	__u32 entries;
-	bool census;
+	enum visit visit;
 	bool again; /* ended before the last entry */
 };
 
@@ -223,11 +230,11 @@ static long scan_entry(struct bpf_map *map, __u64 *cookie, struct table_entry *e
 	if ((__u64)sk->__sk_common.skc_cookie.counter != *cookie || !sk->__sk_common.skc_refcnt.refs.counter) {
 		/* None of the programs was run for its close. */
 		if (has_mark(state, MARK_ESTABLISHED) && !has_mark(state, MARK_CLOSED))
-			count_lost_flow(0, 0);
+			COUNT_LOSS(missed_closes, 1);
 		remove_entry(cookie);
 		return 0;
 	}
-	if (on_scan(sk, tcp, *cookie, state, scan->census) == ITER_RETRY) {
+	if (scan->visit != VISIT_GONE && on_scan(sk, tcp, *cookie, state, scan->visit == VISIT_OPEN) == ITER_RETRY) {
 		scan->again = true;
 		return 1;
 	}

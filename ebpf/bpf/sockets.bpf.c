@@ -151,11 +151,11 @@ int begin_table_scan(struct bpf_raw_tracepoint_args *ctx)
 	return *(volatile __u32 *)&table_closers != 0;
 }
 
-/* Arguments: the number of the scan, whether it is a census, which table. 1: there is more. */
+/* Arguments: the number of the scan, its task (enum visit), which table. 1: there is more. */
 SEC("raw_tp")
 int scan_table(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct table_scan scan = {.scan = ctx->args[0], .census = ctx->args[1]};
+	struct table_scan scan = {.scan = ctx->args[0], .visit = ctx->args[1]};
 	__u64 older = ctx->args[2];
 
 	if (!older)

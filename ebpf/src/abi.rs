@@ -257,6 +257,8 @@ pub struct Losses {
     pub owners: u64,
     /// Mode `events`: records of connections that opened, postponed because the ring had no room. A census has them.
     pub openings: u64,
+    /// Connections of the table whose socket has gone: no program was run for their close.
+    pub missed_closes: u64,
 }
 
 impl Losses {
@@ -273,6 +275,7 @@ impl Losses {
             redirected: sum.redirected + cpu.redirected,
             owners: sum.owners + cpu.owners,
             openings: sum.openings + cpu.openings,
+            missed_closes: sum.missed_closes + cpu.missed_closes,
         })
     }
 }
@@ -395,7 +398,7 @@ const _: () = {
     assert!(size_of::<TranslationEvent>() == 56);
     assert!(size_of::<ListenEvent>() == 24);
     assert!(size_of::<ListenerEvent>() == 80);
-    assert!(size_of::<Losses>() == 80);
+    assert!(size_of::<Losses>() == 88);
     assert!(size_of::<Control>() == 12);
     assert!(size_of::<SocketState>() == 120);
     assert!(size_of::<TrackedSocket>() == 176);

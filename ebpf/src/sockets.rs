@@ -353,6 +353,15 @@ impl Sockets {
         self.walk(true, each)
     }
 
+    /// Takes connections out of the table whose socket has gone although no program was run for its close, and counts them
+    /// ([`Losses::missed_closes`]). Every scan does; this is for mode `events`, which has none.
+    ///
+    /// # Errors
+    /// The error of the system call; [`io::ErrorKind::TimedOut`] if closes were under way all the time.
+    pub fn sweep(&mut self) -> io::Result<()> {
+        self.scans.sweep(&self.ebpf)
+    }
+
     /// Shows what waits in the rings: received segments; closed and failed connections, changed listeners. Returns how many.
     ///
     /// # Errors

@@ -23,6 +23,17 @@ const EMPTY: u32 = 2;
 /// less than a microsecond unless it loses its CPU.
 const ATTEMPTS: usize = 100_000;
 
+/// Task of a walk: `enum visit` of `bpf/scan.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visit {
+    /// Report connections that have moved.
+    Changed = 0,
+    /// Report every open connection: a census.
+    Open = 1,
+    /// Remove connections whose socket has gone, which every walk does.
+    Gone = 2,
+}
+
 /// The scan; its programs are loaded.
 #[derive(Debug)]
 pub(crate) struct TableScan {
@@ -57,12 +68,12 @@ impl TableScan {
     pub(crate) fn walk(
         &mut self,
         ebpf: &Ebpf,
-        census: bool,
+        visit: Visit,
         make_room: impl FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
         let begun = begin(ebpf);
         let walked = match &begun {
-            Ok(true) => self.run(ebpf, census, make_room),
+            Ok(true) => self.run(ebpf, visit, make_room),
             Ok(false) => return Ok(()),
             Err(_) => Ok(()),
         };
@@ -76,13 +87,13 @@ impl TableScan {
     fn run(
         &mut self,
         ebpf: &Ebpf,
-        census: bool,
+        visit: Visit,
         mut make_room: impl FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
         // Entries begin with 0, which no scan is.
         self.scan = self.scan.checked_add(1).unwrap_or(1);
         for table in 0..=self.older {
-            while run(ebpf, SCAN, [self.scan.into(), census.into(), table.into()])? != 0 {
+            while run(ebpf, SCAN, [self.scan.into(), visit as u64, table.into()])? != 0 {
                 make_room()?;
             }
         }

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -201,6 +202,93 @@ fn reloads_of_another_interval_lose_no_byte_and_no_connection() {
         );
         assert_eq!(refused, 0, "{own:#?}");
     });
+}
+
+#[test]
+fn a_change_to_another_receiver_counts_the_connections_that_nobody_continues_with() {
+    const DETACHED: &str = "flowtap_receiver_detached_connections_total";
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    netns::within_new(|| {
+        let daemon = Daemon::start(&BY_PORT);
+        let with_ebpf = read(&daemon.config());
+        let with_sock_diag = with_ebpf
+            .replace("receivers: [ebpf]", "receivers: [sock_diag]")
+            .replace("ebpf: {interval: 200ms}", "sock_diag: {interval: 100ms}");
+        assert!(daemon.reload(&with_sock_diag), "{}", daemon.status());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut held = Held::open(&listener, 10).unwrap();
+        daemon.scrape_until("both ends of each", |seen| active(seen, port) == [10, 10]);
+        let of = |receiver| daemon.telemetry().sum(DETACHED, &[("receiver", receiver)]);
+        assert_eq!(of("sock_diag"), 0);
+        // Another interval is no other receiver.
+        let slower = with_sock_diag.replace("{interval: 100ms}", "{interval: 150ms}");
+        assert!(daemon.reload(&slower), "{}", daemon.status());
+        assert_eq!(of("sock_diag"), 0);
+
+        assert!(daemon.reload(&with_ebpf), "{}", daemon.status());
+        let counted = of("sock_diag");
+        // Scrapes are also connections of this namespace.
+        assert!((20..40).contains(&counted), "{counted}");
+        // The new one adopts them, with those of other namespaces.
+        daemon.scrape_until("both ends of each", |seen| {
+            active(seen, port).into_iter().all(|open| open >= 10)
+        });
+        held.exchange(500).unwrap();
+    });
+}
+
+#[test]
+fn a_fast_open_connection_is_counted_before_its_handshake_ends() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("python3") || !require::program("nft") {
+        return;
+    }
+    netns::within_new(|| {
+        let daemon = start("100ms");
+        let mut program = fast_open_server();
+        let counted = |seen: &Exposition| {
+            let counted = Counted::of_port(seen, 7001);
+            (counted.server_received, counted.server_sent)
+        };
+        daemon.scrape_until("both directions in SYN_RECV", |seen| counted(seen) == (777, 333));
+        // It resets the connection, which clears the counters.
+        drop(program.stdin.take());
+        assert!(program.wait().unwrap().success());
+        let seen = daemon.scrape_until("the close", |seen| events(seen, "closed", 7001)[1] == 1);
+        assert_eq!(counted(&seen), (777, 333));
+        assert_eq!(events(&seen, "opened", 7001)[1], 1);
+    });
+}
+
+/// A server with a connection that the client's side of the handshake never completes, on port 7001. It
+/// has 777 bytes read and 333 sent in SYN_RECV, and resets the connection when its standard input ends.
+fn fast_open_server() -> Child {
+    const PROGRAM: &str = r#"
+import socket, struct, subprocess, sys
+subprocess.run(["sysctl", "-qw", "net.ipv4.tcp_fastopen=0x607"], check=True)
+subprocess.run(["nft", "table inet t { chain i { type filter hook input priority 0; tcp sport 7001 tcp flags & syn == syn drop; }; }"], check=True)
+l = socket.socket(); l.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16); l.bind(("127.0.0.1", 7001)); l.listen()
+c = socket.socket(); c.setblocking(False)
+try: c.sendto(b"s" * 777, socket.MSG_FASTOPEN, l.getsockname())
+except BlockingIOError: pass
+s = l.accept()[0]
+got = 0
+while got < 777: got += len(s.recv(777 - got))
+s.sendall(b"a" * 333)
+assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 3, "SYN_RECV"
+sys.stdin.read()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); s.close()
+"#;
+    Command::new("python3")
+        .args(["-c", PROGRAM])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("python3")
 }
 
 #[test]

@@ -34,7 +34,7 @@ wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops tr
 started() {
     started_name=$1
     shift
-    start_flowtap "$@" && return 0
+    start_flowtap "$@" && within_budget "$started_name" && return 0
     fail "${started_name}_starts" "$(tail -n 5 /tmp/flowtap.log)"
     return 1
 }

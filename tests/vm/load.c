@@ -31,6 +31,9 @@
 
 typedef uint8_t __u8;
 #include "abi.h"
+#include "objects.h"
+#include "statistics.h"
+#include "verifier.h"
 
 enum { CONNECTIONS = 50, REQUEST = 1000, ANSWER = 3000 };
 // Concurrent processes of traffic, each with a separate port.
@@ -55,67 +58,10 @@ static void result(const char *name, const char *status, const char *format, ...
 	putchar('\n');
 }
 
-static int quiet(enum libbpf_print_level level, const char *format, va_list arguments)
-{
-	return level == LIBBPF_WARN ? vfprintf(stderr, format, arguments) : 0;
-}
-
-// Puts the kernel's own numbers of functions into the calls that stand for them, in the bytes of an object, as
-// flowtap's loader does (ebpf/src/kfunc.rs): a subprogram's calls are out of libbpf's sight before it loads. A
-// program with a call of a function that the kernel has not is refused later.
-static void link_calls(unsigned char *bytes, size_t size)
-{
-	static const struct {
-		const char *name;
-		int placeholder;
-	} functions[] = {
-		{"bpf_rdonly_cast", 0x6bf70001},
-		{"bpf_preempt_disable", 0x6bf70002},
-		{"bpf_preempt_enable", 0x6bf70003},
-	};
-	struct bpf_insn call = {.code = BPF_JMP | BPF_CALL, .src_reg = BPF_PSEUDO_KFUNC_CALL};
-	struct btf *btf = btf__load_vmlinux_btf();
-
-	for (size_t f = 0; f < sizeof(functions) / sizeof(*functions); f++) {
-		int id = btf ? btf__find_by_name_kind(btf, functions[f].name, BTF_KIND_FUNC) : -1;
-
-		call.imm = functions[f].placeholder;
-		for (size_t at = 0; id > 0 && at + sizeof(call) <= size; at += sizeof(call))
-			if (memcmp(bytes + at, &call, sizeof(call)) == 0)
-				memcpy(bytes + at + offsetof(struct bpf_insn, imm), &id, sizeof(id));
-	}
-	btf__free(btf);
-}
-
-// An object whose rings are small. Other settings of flowtap's loader may have any value here.
-static struct bpf_object *open_object(const char *path)
-{
-	static unsigned char bytes[4 << 20];
-	const char *rings[] = {"lifecycle", "tcpflow", "tcpconn"};
-	struct bpf_object *object;
-	FILE *file = fopen(path, "r");
-	size_t size;
-
-	if (!file)
-		return NULL;
-	size = fread(bytes, 1, sizeof(bytes), file);
-	fclose(file);
-	link_calls(bytes, size);
-	object = bpf_object__open_mem(bytes, size, NULL);
-	if (!object)
-		return NULL;
-	for (size_t i = 0; i < sizeof(rings) / sizeof(*rings); i++) {
-		struct bpf_map *ring = bpf_object__find_map_by_name(object, rings[i]);
-
-		if (ring)
-			bpf_map__set_max_entries(ring, 1 << 20);
-	}
-	return object;
-}
-
 // Loads the program number `wanted` of an object, and no other; false if there are not so many.
 static bool try_program(const char *path, int wanted)
 {
+	static char log[STATISTICS_BYTES];
 	struct bpf_object *object = open_object(path);
 	struct bpf_program *program, *found = NULL;
 	struct bpf_link *link = NULL;
@@ -138,15 +84,21 @@ static bool try_program(const char *path, int wanted)
 	}
 	name = bpf_program__name(found);
 	section = bpf_program__section_name(found);
+	keep_statistics(found, log);
 	if (bpf_object__load(object)) {
-		result(name, "fail", "%s does not load: %s", section, strerror(errno));
+		result(name, "fail", "%s does not load: %s; %s", section, strerror(errno), log);
+	} else if (instructions_of(log) > INSTRUCTIONS_ALLOWED) {
+		result(name, "fail",
+		       "%s needs %ld of the %d instructions that the verifier processes; %d are allowed", section,
+		       instructions_of(log), INSTRUCTIONS_LIMIT, INSTRUCTIONS_ALLOWED);
 	} else if (strncmp(section, "iter", 4) == 0 || strcmp(section, "raw_tp") == 0) {
 		// An iterator over a map wants that map, and a raw_tp of no tracepoint is only ever run by a call.
-		result(name, "pass", "%s loads", section);
+		result(name, "pass", "%s loads: %ld instructions", section, instructions_of(log));
 	} else {
 		link = bpf_program__attach(found);
 		if (link)
-			result(name, "pass", "%s loads and attaches", section);
+			result(name, "pass", "%s loads and attaches: %ld instructions", section,
+			       instructions_of(log));
 		else
 			result(name, strncmp(section, "kprobe", 6) ? "fail" : "skip", "%s does not attach: %s",
 			       section, strerror(errno));
@@ -162,7 +114,8 @@ static void die(const char *what)
 	result("traffic", "fail", "%s: %s", what, strerror(errno));
 }
 
-// Lets the programs of an object that was loaded do all their work, as the loader does (struct control in ebpf/bpf/control.h).
+// Lets the programs of an object that was loaded do all their work, as the loader does (struct control in
+// ebpf/bpf/control.h).
 static void let_work(struct bpf_object *object)
 {
 	__u32 zero = 0, control[3] = {1, 1, 1 << 16};
@@ -283,9 +236,6 @@ static void expect(const char *name, const struct sums *sums)
 	       down, up, got[0], got[1], got[2], got[3]);
 }
 
-// The program that is run before each scan, and attached to nothing.
-static const char *const begin_scan = "begin_scan";
-
 // Walks the iterator over the sockets' storage, as a window's tick does; what moved is in the ring.
 static void scan(struct bpf_object *object, struct ring_buffer *ring)
 {
@@ -294,13 +244,15 @@ static void scan(struct bpf_object *object, struct ring_buffer *ring)
 	struct bpf_link *link =
 		bpf_program__attach_iter(bpf_object__find_program_by_name(object, "scan_by_cast"), &options);
 	int fd = link ? bpf_iter_create(bpf_link__fd(link)) : -1;
-	__u64 no_census[3] = {};
-	LIBBPF_OPTS(bpf_test_run_opts, run, .ctx_in = no_census, .ctx_size_in = sizeof(no_census));
+	// Not a census.
+	unsigned long long arguments[] = {0};
+	LIBBPF_OPTS(bpf_test_run_opts, run, .ctx_in = arguments, .ctx_size_in = sizeof(arguments));
+	struct bpf_program *begin = bpf_object__find_program_by_name(object, "begin_scan");
 	ssize_t got;
 	char byte;
 
-	if (bpf_prog_test_run_opts(bpf_program__fd(bpf_object__find_program_by_name(object, begin_scan)), &run))
-		result("scan", "fail", "%s does not run: %s", begin_scan, strerror(errno));
+	if (bpf_prog_test_run_opts(bpf_program__fd(begin), &run))
+		result("scan", "fail", "begin_scan does not run: %s", strerror(errno));
 	if (fd < 0)
 		result("scan", "fail", "scan_by_cast does not attach: %s", strerror(errno));
 	while (fd >= 0 && ((got = read(fd, &byte, 1)) > 0 || (got < 0 && errno == EAGAIN)))
@@ -308,24 +260,6 @@ static void scan(struct bpf_object *object, struct ring_buffer *ring)
 	ring_buffer__consume(ring);
 	close(fd);
 	bpf_link__destroy(link);
-}
-
-// Sets a bool among the constants of an object that is not loaded yet.
-static void set_flag(struct bpf_object *object, const char *name, bool value)
-{
-	const struct btf *btf = bpf_object__btf(object);
-	const struct btf_type *section =
-		btf__type_by_id(btf, btf__find_by_name_kind(btf, ".rodata", BTF_KIND_DATASEC));
-	const struct btf_var_secinfo *place = btf_var_secinfos(section);
-	struct bpf_map *map;
-	size_t size;
-
-	for (int i = 0; i < btf_vlen(section); i++, place++) {
-		if (strcmp(btf__name_by_offset(btf, btf__type_by_id(btf, place->type)->name_off), name))
-			continue;
-		bpf_object__for_each_map(map, object) if (strstr(bpf_map__name(map), ".rodata"))(
-			(char *)bpf_map__initial_value(map, &size))[place->offset] = value;
-	}
 }
 
 static pid_t start_traffic(int index)
@@ -431,14 +365,14 @@ static int64_t milliseconds_of(int64_t jiffies)
 	return jiffies * jiffy.tv_nsec / 1000000;
 }
 
-// A peer that never reads: the time in which its window is full is TCP_INFO's. In mode sockets a scan reports it although no
-// byte moves.
+// A peer that never reads: the time in which its window is full is TCP_INFO's. In mode sockets a scan reports it
+// although no byte moves.
 static void stuck(const char *mode, struct bpf_object *object, struct ring_buffer *ring, const struct sums *sums)
 {
-	struct sockaddr_in address = {.sin_family = AF_INET,
-				      .sin_addr = {htonl(INADDR_LOOPBACK)},
-				      .sin_port = htons(STUCK_PORT)};
-	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
+	struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}, .sin_port = htons(STUCK_PORT)};
+	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0),
+	    one = 1;
 	struct linger at_once = {.l_onoff = 1};
 	unsigned char info[INFO_BYTES] = {0};
 	socklen_t length = sizeof(info);
@@ -506,15 +440,19 @@ static void measure(const char *mode, const char *path, const char *rings[2])
 		const char *section = bpf_program__section_name(program), *own = bpf_program__name(program);
 
 		// One of tp_btf and raw_tp will do, and those that disable preemption are for later kernels
-		// (ebpf/src/preemption.rs).
-		bpf_program__set_autoload(program, (strncmp(section, "raw_tp", 6) || !strcmp(own, begin_scan)) &&
-							   !strstr(own, "_guarded") && !strstr(own, "_missed") &&
-							   // Of mode events: it would report to a ring that nobody reads here.
-							   strcmp(own, "on_tcp_probe") &&
-							   (has_kprobes || strncmp(section, "kprobe", 6)));
+		// (ebpf/src/preemption.rs). The scan of the storage needs one of the programs that are only called.
+		bpf_program__set_autoload(program,
+					  (strncmp(section, "raw_tp", 6) || !strcmp(own, "begin_scan")) &&
+						  !strstr(own, "_guarded") && !strstr(own, "_missed") &&
+						  // Of mode events: it would report to a ring that nobody reads here.
+						  strcmp(own, "on_tcp_probe") &&
+						  (has_kprobes || strncmp(section, "kprobe", 6)));
 	}
-	if (!sockets)
-		set_flag(object, "has_kprobes", has_kprobes);
+	set_constant(object, "has_kprobes", has_kprobes);
+	// Shares of the ring, as flowtap's loader sets them (ebpf/src/sockets.rs).
+	set_constant(object, "scan_bytes", RING_BYTES / 2);
+	set_constant(object, "scan_share", RING_BYTES / 16);
+	set_constant(object, "change_bytes", RING_BYTES - RING_BYTES / 16);
 	if (bpf_object__load(object)) {
 		result(name, "fail", "mode %s does not load: %s", mode, strerror(errno));
 		return;
@@ -522,8 +460,10 @@ static void measure(const char *mode, const char *path, const char *rings[2])
 	let_work(object);
 	bpf_object__for_each_program(program, object)
 	{
-		if (bpf_program__autoload(program) && strncmp(bpf_program__section_name(program), "iter", 4) &&
-		    strcmp(bpf_program__name(program), begin_scan) && !bpf_program__attach(program))
+		const char *section = bpf_program__section_name(program);
+
+		if (bpf_program__autoload(program) && strncmp(section, "iter", 4) && strcmp(section, "raw_tp") &&
+		    !bpf_program__attach(program))
 			result(name, "fail", "%s does not attach: %s", bpf_program__name(program), strerror(errno));
 	}
 	ring = ring_buffer__new(bpf_object__find_map_fd_by_name(object, rings[0]), add, &sums, NULL);

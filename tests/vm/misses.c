@@ -3,9 +3,11 @@
 // Prints the runs that the kernel left out of each loaded BPF program (`recursion_misses`), read from the kernel
 // itself: in the emulated machine every BPF program is flowtap's.
 //
-// In:  nothing, or --runs; needs CAP_SYS_ADMIN. Linux 5.12 and later; before, the kernel has no such count.
-// Out: a line `NAME MISSES` per program that has been left out at least once, and a last one `total MISSES`. With --runs a
-//      line `NAME RUNS` per program, counted while kernel.bpf_stats_enabled is 1.
+// In:  nothing, --runs or --verified; needs CAP_SYS_ADMIN. Linux 5.12 and later; before, the kernel has no such
+// count. Out: a line `NAME MISSES` per program that has been left out at least once, and a last one `total MISSES`.
+// With --runs a
+//      line `NAME RUNS` per program, counted while kernel.bpf_stats_enabled is 1. With --verified a line `NAME
+//      INSTRUCTIONS` per program, which the verifier processed when it was loaded (Linux 5.16).
 // Exit: 0, 1 when a program can't be read.
 
 #include <errno.h>
@@ -37,6 +39,7 @@ static int next_program(uint32_t *id)
 int main(int argc, char **argv)
 {
 	int runs = argc > 1 && !strcmp(argv[1], "--runs");
+	int verified = argc > 1 && !strcmp(argv[1], "--verified");
 	unsigned long long total = 0;
 	uint32_t id = 0;
 	int fd;
@@ -55,6 +58,8 @@ int main(int argc, char **argv)
 		close(fd);
 		if (runs)
 			printf("%s %llu\n", info.name, (unsigned long long)info.run_cnt);
+		else if (verified)
+			printf("%s %u\n", info.name, info.verified_insns);
 		else if (info.recursion_misses)
 			printf("%s %llu\n", info.name, (unsigned long long)info.recursion_misses);
 		total += info.recursion_misses;
@@ -63,7 +68,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "misses: bpf(): %s\n", strerror(errno));
 		return 1;
 	}
-	if (!runs)
+	if (!runs && !verified)
 		printf("total %llu\n", total);
 	return 0;
 }

@@ -139,6 +139,7 @@ one_mode() { # MODE FIRST_PORT
         esac
         return
     fi
+    within_budget "$1"
     case $1 in
     auto)
         # What it takes is checked by itself.
@@ -157,6 +158,10 @@ one_mode() { # MODE FIRST_PORT
         left_out "$1"
         ;;
     esac
+    # Or a reload between the modes would begin anew.
+    if [ "$1" = events ] && has_sockets_mode; then
+        same events_shares_the_state '' "$(grep 'in a separate table' /tmp/flowtap.log)"
+    fi
     # Every kernel of the matrix has kprobes.
     [ "$1" != events ] || ! has_separate_table || same events_kprobes true "$(sed -n 's/.*kprobes=\([a-z]*\).*/\1/p' /tmp/flowtap.log)"
     stop_flowtap "$1"

@@ -134,7 +134,7 @@ fn every_field_stands_where_the_objects_btf_has_it() {
         (
             "losses",
             layout!(Losses: flows, sent, received, listeners, untracked, segments, scan_writes, redirected, owners,
-                openings),
+                openings, missed_closes),
             size_of::<Losses>(),
         ),
     ];

@@ -9,7 +9,7 @@ use aya::{Btf, Ebpf};
 use super::programs::load_iter;
 use crate::error::LoadError;
 use crate::iter::IterLink;
-use crate::table::{self, TableScan};
+use crate::table::{self, TableScan, Visit};
 
 /// Programs that scan: the first where the kernel has the function that it calls.
 const SCAN_BY_CAST: &str = "scan_by_cast";
@@ -41,7 +41,18 @@ impl Scans {
             None => {}
         }
         match &mut self.table {
-            Some(table) => table.walk(ebpf, census, make_room),
+            Some(table) => {
+                let visit = if census { Visit::Open } else { Visit::Changed };
+                table.walk(ebpf, visit, make_room)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes connections out of the table whose socket has gone.
+    pub(super) fn sweep(&mut self, ebpf: &Ebpf) -> io::Result<()> {
+        match &mut self.table {
+            Some(table) => table.walk(ebpf, Visit::Gone, || Ok(())),
             None => Ok(()),
         }
     }

@@ -169,6 +169,11 @@ pub trait Aggregator: Send {
         false
     }
 
+    /// Number of connections of this receiver (its [index](FlowBatch::receiver)) that it holds as open, as far as it knows.
+    fn open_connections(&self, _receiver: u16) -> u64 {
+        0
+    }
+
     /// Wants a census of every receiver, as other records reach it from now on: a processor before it was added, removed or
     /// replaced.
     fn request_census(&mut self) {}

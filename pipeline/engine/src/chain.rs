@@ -113,28 +113,32 @@ impl Chain {
     }
 
     /// Restricts its receivers to `receivers`. Called when the others have delivered their last
-    /// records, which otherwise would have no receiver.
-    pub(crate) fn retain_receivers(&mut self, receivers: &[ComponentId]) {
+    /// records, which otherwise would have no receiver. Returns the others, each with the number of its connections that were open.
+    pub(crate) fn retain_receivers(&mut self, receivers: &[ComponentId]) -> Vec<(ComponentId, u64)> {
         let mut leaving = Vec::new();
         self.feeds.retain(|id, feed| {
             let stays = receivers.contains(id);
             if !stays {
-                leaving.push(feed.index);
+                leaving.push((id.clone(), feed.index));
             }
             stays
         });
-        for index in leaving {
-            self.stages.forget_connections(index);
-        }
+        let stages = &mut self.stages;
+        let forgotten = leaving.into_iter();
+        forgotten
+            .map(|(id, index)| (id, stages.forget_connections(index)))
+            .collect()
     }
 
-    /// A receiver begins anew: it has not come anywhere yet, and whatever was open is for it to report.
-    pub(crate) fn reset_watermark(&mut self, receiver: &ComponentId) {
-        if let Some(feed) = self.feeds.get_mut(receiver) {
-            feed.watermark = None;
-            let index = feed.index;
-            self.stages.forget_connections(index);
-        }
+    /// A receiver begins anew: it has not come anywhere yet, and whatever was open is for it to report. Returns the number of
+    /// connections that were open.
+    pub(crate) fn reset_watermark(&mut self, receiver: &ComponentId) -> u64 {
+        let Some(feed) = self.feeds.get_mut(receiver) else {
+            return 0;
+        };
+        feed.watermark = None;
+        let index = feed.index;
+        self.stages.forget_connections(index)
     }
 
     /// Takes on what has changed: processors and window whose config is the same live on, with all that they know.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use flowtap_pipeline::{ComponentId, ComponentKind, Inheritance, State, StatusBoard};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
-use opentelemetry::metrics::Meter;
+use opentelemetry::metrics::{Counter, Meter};
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::RunError;
@@ -32,6 +32,7 @@ pub use self::graph::{ExporterNode, Graph, PipelineNode, ReceiverNode};
 pub use self::own::Collect;
 use self::own::OwnMetrics;
 use self::running::{RunningExporter, RunningPipeline, RunningReceiver};
+use crate::telemetry::detached_connections;
 
 /// Runs `graph` until `stop` is cancelled or a component ends.
 ///
@@ -61,6 +62,8 @@ pub async fn run(
 /// Runs a graph of components.
 pub struct Runner {
     meter: Meter,
+    /// Connections that receivers have left open, with which no other continued.
+    detached: Counter<u64>,
     deadline: Duration,
     status: StatusBoard,
     exporters: BTreeMap<ComponentId, RunningExporter>,
@@ -92,6 +95,7 @@ impl Runner {
     pub fn new(meter: &Meter, deadline: Duration, status: StatusBoard) -> Self {
         Self {
             meter: meter.clone(),
+            detached: detached_connections(meter),
             deadline,
             status,
             exporters: BTreeMap::new(),
@@ -130,10 +134,12 @@ impl Runner {
         if applied.is_ok() {
             for pipeline in self.pipelines.values() {
                 let receivers = pipeline.receivers.clone();
-                self.on_chain(&pipeline.chain, move |chain| {
-                    chain.retain_receivers(&receivers);
-                })
-                .await;
+                let left = self
+                    .on_chain(&pipeline.chain, move |chain| chain.retain_receivers(&receivers))
+                    .await;
+                for (receiver, connections) in left {
+                    self.count_detached(&receiver, connections);
+                }
             }
         }
         for exporter in self.exporters.values() {

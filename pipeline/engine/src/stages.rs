@@ -170,13 +170,16 @@ impl Stages {
         self.window.aggregator.finish(at)
     }
 
-    /// The connections of the receiver with this index are no longer open, as far as the window is concerned.
-    pub(crate) fn forget_connections(&mut self, receiver: u16) {
+    /// The connections of the receiver with this index are no longer open, as far as the window is concerned. Returns how many
+    /// these were.
+    pub(crate) fn forget_connections(&mut self, receiver: u16) -> u64 {
+        let open = self.window.aggregator.open_connections(receiver);
         self.window.aggregator.fold(&FlowBatch {
             census: Census::WHOLE,
             receiver,
             ..FlowBatch::default()
         });
+        open
     }
 
     /// Becomes `other`; processors and window whose config is the same live on, with their state. A window that does not is

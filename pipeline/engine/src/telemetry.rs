@@ -32,6 +32,18 @@ fn batch_duration(meter: &Meter, name: &'static str, description: &'static str) 
         .build()
 }
 
+/// Counts connections that were open when their receiver was removed or replaced by one that does not continue with them.
+pub(crate) fn detached_connections(meter: &Meter) -> Counter<u64> {
+    meter
+        .u64_counter("receiver_detached_connections")
+        .with_description(
+            "Open connections of a receiver that a reload removed or replaced, with which no other receiver continued, \
+             counted by each pipeline `metrics`.",
+        )
+        .with_unit("{connection}")
+        .build()
+}
+
 /// Shows when the receiver of `pulse` last had a whole scan, as long as it lives.
 pub(crate) fn observe_scans(meter: &Meter, id: &ComponentId, pulse: &Arc<Pulse>) {
     let (pulse, attributes) = (Arc::downgrade(pulse), [KeyValue::new("receiver", id.to_string())]);

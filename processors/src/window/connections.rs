@@ -93,6 +93,14 @@ impl Connections {
         self.table.len()
     }
 
+    /// Number of open connections that `receiver` has reported, those that did not fit included.
+    pub(super) fn open_of(&self, receiver: u16) -> u64 {
+        let followed = self.table.iter().filter(|known| known.receiver == receiver);
+        let feed = self.feeds.get(usize::from(receiver));
+        let untracked: u64 = feed.map_or(0, |feed| feed.untracked.values().sum());
+        followed.count() as u64 + untracked
+    }
+
     /// A connection is open, and its labels are those of the series in `slot`.
     pub(super) fn place(&mut self, receiver: u16, cookie: u64, slot: u32) -> Placed {
         let hash = self.hasher.hash_one((receiver, cookie));

@@ -264,6 +264,10 @@ impl Aggregator for Window {
         self.catalog.is_enabled(FamilyId::ConnectionsActive) && self.connections.wants_census(receiver)
     }
 
+    fn open_connections(&self, receiver: u16) -> u64 {
+        self.connections.open_of(receiver)
+    }
+
     fn request_census(&mut self) {
         self.connections.request_census();
     }

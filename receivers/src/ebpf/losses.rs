@@ -118,6 +118,7 @@ impl LossTelemetry {
             untracked = new.untracked,
             segments_postponed = new.segments,
             openings_postponed = new.openings,
+            missed_closes = new.missed_closes,
             scan_writes = new.scan_writes,
             redirected = new.redirected,
             owners = new.owners,
@@ -215,6 +216,7 @@ impl LossTelemetry {
             ("segment_put_off", new.segments),
             ("opening_put_off", new.openings),
             ("owner_table_full", new.owners),
+            ("close_missed", new.missed_closes),
             ("channel_full", 0),
             (TRANSLATIONS_FULL, 0),
         ];
@@ -261,6 +263,7 @@ fn added(reported: &mut Losses, losses: &Losses) -> Losses {
         redirected: losses.redirected.saturating_sub(before.redirected),
         owners: losses.owners.saturating_sub(before.owners),
         openings: losses.openings.saturating_sub(before.openings),
+        missed_closes: losses.missed_closes.saturating_sub(before.missed_closes),
     }
 }
 

@@ -150,7 +150,11 @@ impl EbpfReceiver {
             Err(error @ LoadError::Capability(_)) => return Err(error),
             Err(error) => error,
         };
-        tracing::debug!(error = %refused, "mode events uses a separate table: the programs of mode sockets do not load");
+        tracing::warn!(
+            error = one_line(&refused),
+            "mode events uses a separate table, so that a reload to mode sockets is not exact: the programs of mode sockets do not \
+             load; hint: run Linux 5.12 or later, or report this"
+        );
         let known = Known::new(Containers::new(&self.context, &self.config.proc_root));
         let mut programs = Events::load(&events_options(&self.config))?;
         events::find_listeners(&mut programs);

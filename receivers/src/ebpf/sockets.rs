@@ -111,7 +111,7 @@ impl<'a> Capture<'a> {
             (Ok(losses), Ok(misses)) => {
                 // A change is missed only where every program was.
                 let changes = misses.iter().map(|program| program.misses).min();
-                losses.flows + losses.untracked + changes.unwrap_or(0)
+                losses.flows + losses.untracked + losses.missed_closes + changes.unwrap_or(0)
             }
             // Logged when the losses are read.
             _ => self.census.lost(),

@@ -184,9 +184,9 @@ pub(super) struct Table {
     doubtful: HashSet<u64>,
     /// Of the last dump; `None` before the first.
     roles: Option<Roles>,
-    /// A connection whose last acknowledgment was before this is older than flowtap.
+    /// A connection whose last sign of life was before this is older than flowtap.
     start: Instant,
-    /// A socket that is not in the table and had its last acknowledgment before this may have been in it.
+    /// A socket that is not in the table and gave its last sign of life before this may have been in it.
     forgotten: Option<Instant>,
     /// Number of sockets of the table that were reported as closed, but have not been freed.
     held: usize,
@@ -421,22 +421,22 @@ impl Table {
 
     /// A socket has been freed that was in no dump.
     fn close_unknown(&mut self, close: Close, at: Timestamp) -> Option<LossReason> {
-        let (socket, last_ack) = (close.socket, close.last_ack);
+        let (socket, last_active) = (close.socket, close.last_active);
         // Of a connection that was there before flowtap, or of a socket that has had none. The moment is known to a tick only: one
         // that began right after the start may seem older.
-        if last_ack + TICK < self.start {
+        if last_active + TICK < self.start {
             return None;
         }
         if socket.is_cleared() {
             return socket
                 .counters
-                .had_an_ack()
+                .was_connected()
                 .then_some(LossReason::CountersCleared);
         }
         if !socket.counters.was_established() {
             return None;
         }
-        if self.forgotten.is_some_and(|forgotten| last_ack < forgotten) {
+        if self.forgotten.is_some_and(|forgotten| last_active < forgotten) {
             return Some(LossReason::Ambiguous);
         }
         let guess = self

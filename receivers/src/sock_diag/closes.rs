@@ -50,8 +50,8 @@ pub(super) struct Close {
     pub(super) socket: Socket,
     /// Whether its connection is in `TIME_WAIT`: this end closed first.
     pub(super) time_wait: bool,
-    /// When its last acknowledgment came in, to a tick of the kernel's clock.
-    pub(super) last_ack: Instant,
+    /// When its last acknowledgment came in or it sent payload last, to a tick of the kernel's clock.
+    pub(super) last_active: Instant,
 }
 
 /// Closes since the last look.
@@ -231,13 +231,13 @@ fn close(message: &[u8], lookups: &mut Dumper) -> Option<Close> {
         return None;
     };
     let socket = socket(&response)?;
-    let last_ack = Duration::from_millis(u64::from(socket.counters.last_ack_ms));
-    let last_ack = Instant::now().checked_sub(last_ack)?;
+    let since_active = Duration::from_millis(u64::from(socket.counters.last_active_ms()));
+    let last_active = Instant::now().checked_sub(since_active)?;
     let time_wait = is_worth_a_look(&socket) && lookups.in_time_wait(&response).unwrap_or(false);
     Some(Close {
         socket,
         time_wait,
-        last_ack,
+        last_active,
     })
 }
 

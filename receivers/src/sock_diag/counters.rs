@@ -46,6 +46,8 @@ pub(super) struct Counters {
     pub(super) last_ack_ms: u32,
     /// Milliseconds since the last payload came in, likewise.
     pub(super) last_data_ms: u32,
+    /// Milliseconds since payload was sent last, or the connection began if there was none; likewise.
+    pub(super) last_sent_ms: u32,
     pub(super) segments_sent: u32,
     pub(super) segments_received: u32,
     pub(super) retransmits: u32,
@@ -121,6 +123,7 @@ impl Counters {
             delivered: info.u32_at(192),
             last_ack_ms: info.u32_at(56),
             last_data_ms: info.u32_at(52),
+            last_sent_ms: info.u32_at(44),
             segments_sent: info.u32_at(136),
             segments_received: info.u32_at(140),
             retransmits: info.u32_at(100),
@@ -193,10 +196,16 @@ impl Counters {
         self.delivered > 0 || self.acked > 0 || self.received > 0
     }
 
-    /// Whether a socket whose counters have been cleared was connected before. That clears the time of the last payload, but
-    /// not that of the last acknowledgment.
-    pub(super) const fn had_an_ack(&self) -> bool {
-        self.last_ack_ms != self.last_data_ms
+    /// Whether a socket whose counters have been cleared was connected before. That clears the time of the last payload that came
+    /// in, but neither that of the last acknowledgment nor that of the last payload that was sent. A server with TCP Fast Open may
+    /// have had no acknowledgment.
+    pub(super) const fn was_connected(&self) -> bool {
+        self.last_ack_ms != self.last_data_ms || self.last_sent_ms != self.last_data_ms
+    }
+
+    /// Milliseconds since the last sign of life of the connection; since the kernel's clock stood at 0 if there was none.
+    pub(super) fn last_active_ms(&self) -> u32 {
+        self.last_ack_ms.min(self.last_sent_ms)
     }
 
     /// The role of an open socket, where its counters show it: the SYN is what the sequence space has more than the payload.

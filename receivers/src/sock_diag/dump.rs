@@ -5,7 +5,9 @@ use std::io;
 use flowtap_pipeline::{Endpoint, ListeningRecord, Role};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_SENT};
+use netlink_packet_sock_diag::constants::{
+    AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
+};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, Timer,
@@ -67,13 +69,9 @@ impl Dumper {
     /// Every connection of this network namespace that has totals, every connect that waits and every listener, IPv4 and IPv6.
     pub(super) fn dump(&mut self) -> io::Result<Dump> {
         let mut found = Dump::default();
-        // Time-wait sockets have no totals left, and those in a server's handshake none yet.
+        // Time-wait sockets have no totals left. Those in a server's handshake have none yet, but for TCP Fast Open.
         let connections = StateFlags::all().difference(
-            StateFlags::TIME_WAIT
-                | StateFlags::CLOSE
-                | StateFlags::SYN_SENT
-                | StateFlags::SYN_RECV
-                | StateFlags::LISTEN,
+            StateFlags::TIME_WAIT | StateFlags::CLOSE | StateFlags::SYN_SENT | StateFlags::LISTEN,
         );
         // Connects first, as they become connections. Listeners last: the listener of an accepted connection that was found
         // existed before, and a dump is not atomic.
@@ -177,6 +175,10 @@ impl Dump {
                         self.listeners.push(listener(&response));
                     } else if response.header.state == TCP_SYN_SENT {
                         self.connecting.extend(socket(&response));
+                    } else if response.header.state == TCP_SYN_RECV {
+                        // It becomes a connection when the handshake ends, unless it has received data before.
+                        let early = socket(&response).filter(|socket| socket.counters.received > 0);
+                        self.sockets.extend(early);
                     } else {
                         self.sockets.extend(socket(&response));
                     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use flowtap_pipeline::node::EphemeralPorts;
 use flowtap_pipeline::{Census, Endpoint, Events, Role, RoleSource, TcpRecord, Timestamp};
 use netlink_packet_sock_diag::constants::{
-    TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
+    TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_SYN_RECV,
 };
 
 use super::capture::{Look, Table};
@@ -240,11 +240,11 @@ impl Fed {
         self.seen()
     }
 
-    fn close(&mut self, socket: Socket, last_ack: Instant) -> (Option<LossReason>, Vec<TcpRecord>) {
+    fn close(&mut self, socket: Socket, last_active: Instant) -> (Option<LossReason>, Vec<TcpRecord>) {
         let close = Close {
             socket,
             time_wait: true,
-            last_ack,
+            last_active,
         };
         let refused = self.table.close(close, at(self.second));
         (refused, std::mem::take(&mut self.table.batch.tcp))
@@ -303,13 +303,71 @@ fn sockets_that_never_were_a_connection_or_were_one_before_flowtap_are_no_record
         remote: end("0.0.0.0:0"),
         ..socket(1, never)
     };
-    for (socket, last_ack) in [
+    for (socket, last_active) in [
         (listener, fed.later()),
         (socket(2, never), fed.later()),
         (socket(3, closed(client(5, 0))), before),
     ] {
-        assert_eq!(fed.close(socket, last_ack), (None, Vec::new()));
+        assert_eq!(fed.close(socket, last_active), (None, Vec::new()));
     }
+}
+
+/// A server with TCP Fast Open has received data, and answered, before the handshake ends.
+fn early_server() -> Counters {
+    Counters {
+        state: TCP_SYN_RECV,
+        transmitted: 333,
+        queued: 333,
+        in_flight: 1,
+        received: 777,
+        data_segments_received: 1,
+        ..Counters::default()
+    }
+}
+
+#[test]
+fn a_fast_open_connection_counts_before_its_handshake_ends() {
+    let mut fed = Fed::new();
+    fed.dump(&[]);
+    assert_eq!(fed.dump(&[socket(1, early_server())]), [(333, Events::OPENED)]);
+    let established = Counters {
+        state: TCP_ESTABLISHED,
+        acked: 333,
+        queued: 0,
+        in_flight: 0,
+        delivered: 1,
+        segments_received: 1,
+        ..early_server()
+    };
+    assert_eq!(fed.dump(&[socket(1, established)]), [(0, Events::NONE)]);
+}
+
+#[test]
+fn a_fast_open_connection_that_no_dump_has_seen_and_that_resets_is_not_measured_and_counted() {
+    let mut fed = Fed::new();
+    fed.dump(&[]);
+    // Without an acknowledgment. An abortive close clears the counters and takes the peer away.
+    let cleared = |last_sent_ms| Socket {
+        remote: end("0.0.0.0:0"),
+        ..socket(
+            1,
+            Counters {
+                state: TCP_CLOSE,
+                last_ack_ms: 900_000,
+                last_data_ms: 900_000,
+                last_sent_ms,
+                ..Counters::default()
+            },
+        )
+    };
+    let later = fed.later();
+    let refused = Some(LossReason::CountersCleared);
+    assert_eq!(fed.close(cleared(40), later), (refused, Vec::new()));
+    assert_eq!(
+        fed.close(cleared(900_000), later),
+        (None, Vec::new()),
+        "never connected"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::thread;
 use arc_swap::ArcSwap;
 use flowtap_pipeline::{ComponentId, ComponentKind, Inheritance, Receiver, State};
 use futures::FutureExt;
+use opentelemetry::KeyValue;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +83,20 @@ impl Runner {
         Ok(())
     }
 
+    /// Counts and logs connections that a receiver has left open, and with which no other continues.
+    pub(super) fn count_detached(&self, receiver: &ComponentId, connections: u64) {
+        self.detached
+            .add(connections, &[KeyValue::new("receiver", receiver.to_string())]);
+        if connections > 0 {
+            tracing::warn!(
+                %receiver, connections,
+                "a receiver has ended, and no other continues with its open connections: bytes that they move until another \
+                 receiver adopts them are not counted; hint: change to another receiver while few connections are open; other \
+                 settings of the same receiver change without a loss"
+            );
+        }
+    }
+
     async fn start_receiver(&mut self, node: ReceiverNode, fed: Vec<SharedChain>) -> Result<(), RunError> {
         let ReceiverNode {
             id,
@@ -95,8 +110,10 @@ impl Runner {
         if !continues {
             for chain in &fed {
                 let receiver = id.clone();
-                self.on_chain(chain, move |chain| chain.reset_watermark(&receiver))
+                let left = self
+                    .on_chain(chain, move |chain| chain.reset_watermark(&receiver))
                     .await;
+                self.count_detached(&id, left);
             }
         }
         let chains: ChainSet = Arc::new(ArcSwap::from_pointee(fed));
