@@ -198,7 +198,7 @@ static __always_inline void begin_times(struct totals *reported, const struct to
 /* The same of one that changes seldom: an exchange costs more than a look. A value that another CPU stores
  * between the two is the close's, and stays.
  *
- * What is added is the same register whether it changed or not: where the sum itself differed, Linux 6.1's verifier
+ * The difference is added in any case, from the same register: where the sum itself differed, Linux 6.1's verifier
  * took each combination of sums for a state of its own, and gave up at a million instructions. */
 #define MOVE_SELDOM(sum_, total_)                                                                                    \
 	do {                                                                                                         \
