@@ -48,7 +48,7 @@ static int name_programs(const char *path, char names[PROGRAMS][NAME_BYTES])
 	return count;
 }
 
-// Work of the verifier on a program in a setting.
+// Effort of the verifier for a program in a setting.
 struct effort {
 	bool refused;
 	// 0 if it was refused before they were followed: the kernel lacks a function or a type of program.
