@@ -186,14 +186,14 @@ fn a_type_that_this_build_was_made_without_is_refused_with_its_feature_and_no_ot
         shown,
         [
             (
-                "receivers.bpf",
-                "this build has no receiver `bpf`",
-                "build flowtap with the feature `bpf-too`, or remove the receiver"
-            ),
-            (
                 "exporters.prometheuz/b",
                 "this build has no exporter `prometheuz`",
                 "build flowtap with the feature `remote-write`, or remove the exporter"
+            ),
+            (
+                "receivers.bpf",
+                "this build has no receiver `bpf`",
+                "build flowtap with the feature `bpf-too`, or remove the receiver"
             ),
         ]
     );
