@@ -2,7 +2,8 @@
 # What flowtap has to show on every kernel of the matrix: doctor agrees, and in each mode that loads the application's sums
 # are met to the byte and the connection, nothing was dropped, and it stops when it is asked to.
 #
-# In: CHECKS in the environment, any of "modes processes owners links limits reloads drops translation inspect"; default all.
+# In: CHECKS in the environment, any of "modes processes owners links limits reloads drops translation inspect
+# flow_logs"; default all.
 # shellcheck source=tests/vm/guest.sh
 . /checks/guest.sh
 # shellcheck source=tests/vm/flowtap.sh
@@ -27,8 +28,10 @@
 . /checks/translation.sh
 # shellcheck source=tests/vm/inspect.sh
 . /checks/inspect.sh
+# shellcheck source=tests/vm/flow_logs.sh
+. /checks/flow_logs.sh
 
-wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops translation inspect} " in *" $1 "*) ;; *) return 1 ;; esac; }
+wanted() { case " ${CHECKS:-modes processes owners links limits reloads drops translation inspect flow_logs} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # started NAME MODE...: starts flowtap, or says that it does not.
 started() {
@@ -145,4 +148,13 @@ if wanted inspect && has_sockets_mode; then
         stop_flowtap inspect
     fi
     more_families='' more_keys=''
+fi
+if wanted flow_logs; then
+    write_flow_logs_config >/tmp/flowtap.yaml
+    if started_as_configured; then
+        timed flow_logs all_flow_logs
+        stop_flowtap flow_logs
+    else
+        fail flow_logs_starts "$(tail -n 5 /tmp/flowtap.log)"
+    fi
 fi

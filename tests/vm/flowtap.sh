@@ -67,9 +67,13 @@ not_running() { ! grep -qE '^State:.[^Z]' "/proc/$flowtap/status" 2>/dev/null; }
 
 ready_or_dead() { fetch $ready_url >/dev/null 2>&1 || not_running; }
 
-# Leaves no flowtap behind when it fails.
 start_flowtap() { # MODE...
     write_config "$@" >/tmp/flowtap.yaml
+    started_as_configured
+}
+
+# With the config in /tmp/flowtap.yaml. Leaves no flowtap running when it fails.
+started_as_configured() {
     flowtap run --config /tmp/flowtap.yaml >/tmp/flowtap.log 2>&1 &
     flowtap=$!
     until_true 240 ready_or_dead && ! not_running && return 0

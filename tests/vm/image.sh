@@ -64,7 +64,7 @@ pack_image() {
     for tool in ip tc ss nft; do
         copy_program "$(command -v $tool)" "usr/local/bin/$tool"
     done
-    for tool in traffic resets misses owners limits drops translation inspect; do
+    for tool in traffic resets misses owners limits drops translation inspect datagrams; do
         copy_program "$cache/$tool" "usr/local/bin/$tool"
     done
     [[ -z $binary ]] || copy_program "$binary" usr/local/bin/flowtap
