@@ -37,6 +37,8 @@ pub(crate) fn section(name: &str) -> Option<&'static Alias> {
 /// The replacement of `word` as the value of the last of `keys`, without the indices.
 pub(crate) fn word(key: &str, word: &str) -> Option<&'static str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
+    // The labels that `attributes` drops.
+    let key = if key == "drop" { "labels" } else { key };
     let mut words = values::WORDS.iter();
     words
         .find(|(of, other, _)| *of == key && *other == word)

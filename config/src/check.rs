@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use figment::value::{Dict, Value};
 use flowtap_pipeline::{
-    ComponentConfig, ComponentId, ComponentKind, Contract, ExporterConfig, Factory, PipelineId, PipelineKind,
-    ProcessorConfig, Registry, Signal, Violation,
+    ComponentId, ComponentKind, Contract, ExporterConfig, PipelineId, PipelineKind, ProcessorConfig,
+    ReceiverConfig, Registry, Signal, Violation,
 };
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -15,12 +15,14 @@ use crate::aliases::{self, Meant};
 use crate::config::{Config, Origins, PipelineConfig};
 use crate::diagnostic::{Diagnostic, key_of};
 use crate::layers::{Merged, SECTIONS};
-use crate::lenient::{self, DecodeError, Outcome, Suggestion, fill_in};
-use crate::secret;
+use crate::lenient::{self, DecodeError, Names, Outcome, Suggestion, fill_in};
 use crate::service::ServiceConfig;
 use crate::shape::Shape;
 use crate::suggest::closest;
 use crate::words::split_hint;
+use crate::{quote, secret};
+
+mod components;
 
 /// A pipeline as it is written.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -31,18 +33,31 @@ struct RawPipeline {
     exporters: Vec<String>,
 }
 
+const KINDS: [ComponentKind; 4] = [
+    ComponentKind::Receiver,
+    ComponentKind::Processor,
+    ComponentKind::Exporter,
+    ComponentKind::Extension,
+];
+
 /// Collects what is wrong, each with its place.
 pub(crate) struct Checker<'a> {
     pub(crate) merged: &'a Merged,
     diagnostics: &'a mut Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
     generator: SchemaGenerator,
+    /// Components that the advice about them is to remove, by their kind and id.
+    removable: BTreeSet<(ComponentKind, String)>,
+    /// Where components are, and what is in them, if that has other names than their config's, by kind and id.
+    written: BTreeMap<(ComponentKind, String), (Vec<String>, Names)>,
 }
 
 /// Known places at and below the value at `at`.
 struct Below<'a> {
     merged: &'a Merged,
     at: &'a [String],
+    /// The same place as aliases have it: section and type.
+    known: &'a [&'a str],
 }
 
 impl lenient::Source for Below<'_> {
@@ -50,43 +65,54 @@ impl lenient::Source for Below<'_> {
         self.merged.others(&[self.at, path].concat(), value)
     }
 
-    fn instead_of(&self, path: &[String], key: &str, possible: &[&'static str]) -> Suggestion {
-        let whole = [self.at, path].concat();
-        instead_of(&whole, key, possible)
+    fn instead_of(&self, path: &[String], key: &str, value: Option<&Value>, possible: &[&str]) -> Suggestion {
+        let whole: Vec<&str> = self
+            .known
+            .iter()
+            .copied()
+            .chain(path.iter().map(String::as_str))
+            .collect();
+        instead_of(&whole, key, value, possible)
     }
 
-    fn instead_of_word(&self, path: &[String], word: &str) -> Option<String> {
+    fn instead_of_word(&self, path: &[String], word: &str) -> Option<&'static str> {
         let mut keys = path.iter().rev();
         let key = keys.find(|part| part.parse::<usize>().is_err())?;
-        aliases::word(key, word).map(|meant| format!("did you mean `{meant}`?"))
+        aliases::word(key, word)
     }
 }
 
-/// Suggestion for the unknown `key` in the mapping `at`: the counterpart of another program's key,
+/// Suggestion for the unknown `key` in the mapping `at`, in which components are types: the counterpart of another program's key,
 /// the key that was probably meant, or all possible keys.
-fn instead_of(at: &[String], key: &str, possible: &[&str]) -> Suggestion {
-    let section = at.first().is_some_and(|section| section != "service");
-    let mut parts: Vec<&str> = at.iter().map(String::as_str).collect();
-    if section && let Some(id) = parts.get_mut(1) {
-        *id = id.split('/').next().unwrap_or_default();
-    }
-    if let Some(alias) = aliases::find(&parts, key) {
-        let key = match alias.meant {
-            Meant::Key(key) | Meant::Written(key, _) => Some(key.to_owned()),
-            Meant::At(_) | Meant::Note(_) => None,
+fn instead_of(at: &[&str], key: &str, value: Option<&Value>, possible: &[&str]) -> Suggestion {
+    let is_possible = |alias: &&aliases::Alias| match alias.meant {
+        Meant::Key(key) | Meant::Written(key, _) | Meant::Unit(key, _) => possible.contains(&key),
+        Meant::At(_) | Meant::Note(_) => true,
+    };
+    if let Some(alias) = aliases::find(at, key).filter(is_possible) {
+        let hint = alias.hint(value);
+        let (key, value) = match alias.meant {
+            Meant::Key(key) => (Some(key), value.cloned()),
+            Meant::Unit(key, unit) => (Some(key), value.and_then(|value| with_unit(value, unit))),
+            Meant::Written(key, _) => (Some(key), None),
+            Meant::At(_) | Meant::Note(_) => (None, None),
         };
         return Suggestion {
-            hint: alias.to_string(),
-            key,
+            hint,
+            key: key.map(str::to_owned),
+            value,
         };
     }
-    match closest(key, possible.iter().copied()) {
-        Some(like) => Suggestion {
-            hint: format!("did you mean `{like}`?"),
-            key: Some(like.to_owned()),
-        },
-        None => Suggestion::of_all(possible),
-    }
+    Suggestion::closest(key, value, possible)
+}
+
+/// A number as a text with its unit.
+fn with_unit(value: &Value, unit: &str) -> Option<Value> {
+    let number = quote::text(&quote::found(value));
+    number
+        .parse::<f64>()
+        .is_ok()
+        .then(|| Value::from(format!("{number}{unit}")))
 }
 
 /// Checks everything; `None` if what is wrong leaves nothing to run.
@@ -102,16 +128,26 @@ pub(crate) fn check(
         generator: SchemaSettings::draft2020_12()
             .with(|settings| settings.inline_subschemas = true)
             .into_generator(),
+        removable: BTreeSet::new(),
+        written: BTreeMap::new(),
     };
     checker.top_level();
-    let receivers = checker.components(ComponentKind::Receiver, registry.receivers(), registry);
-    let processors = checker.components(ComponentKind::Processor, registry.processors(), registry);
-    let exporters = checker.components(ComponentKind::Exporter, registry.exporters(), registry);
+    let mut receivers = checker.components(ComponentKind::Receiver, registry.receivers(), registry);
+    let mut processors = checker.components(ComponentKind::Processor, registry.processors(), registry);
+    let mut exporters = checker.components(ComponentKind::Exporter, registry.exporters(), registry);
     let extensions = checker.components(ComponentKind::Extension, registry.extensions(), registry);
     let (service, written) = checker.service();
+    for pipeline in written.values() {
+        Checker::assume(&pipeline.receivers, registry.receivers(), &mut receivers);
+        Checker::assume(&pipeline.processors, registry.processors(), &mut processors);
+        Checker::assume(&pipeline.exporters, registry.exporters(), &mut exporters);
+    }
     let pipelines: BTreeMap<_, _> = written
         .iter()
-        .map(|(id, written)| (id.clone(), checker.pipeline(id, written, &processors, registry)))
+        .map(|(id, written)| {
+            let pipeline = checker.pipeline(id, written, &receivers, &processors, registry);
+            (id.clone(), pipeline)
+        })
         .collect();
 
     if let Some(service) = &service {
@@ -138,14 +174,16 @@ pub(crate) fn check(
     };
     checker.unused(&mut config);
     // Of others some components are missing from the config, so what they fill is not known.
+    let count = |kind, list: &[String]| checker.wanted(kind, list).count();
     let is_complete = |(name, pipeline): &(&PipelineId, &PipelineConfig)| {
         written.get(*name).is_some_and(|written| {
-            pipeline.receivers.len() == written.receivers.len()
-                && pipeline.processors.len() == written.processors.len()
-                && pipeline.exporters.len() == written.exporters.len()
+            pipeline.receivers.len() == count(ComponentKind::Receiver, &written.receivers)
+                && pipeline.processors.len() == count(ComponentKind::Processor, &written.processors)
+                && pipeline.exporters.len() == count(ComponentKind::Exporter, &written.exporters)
         })
     };
-    for (id, pipeline) in config.pipelines.iter().filter(is_complete) {
+    let complete: Vec<_> = config.pipelines.iter().filter(is_complete).collect();
+    for (id, pipeline) in complete {
         for warning in checker.wiring(&config, id.as_str(), pipeline, registry) {
             if !checker.warnings.contains(&warning) {
                 checker.warnings.push(warning);
@@ -200,16 +238,12 @@ fn renamed(id: &str, kind: PipelineKind) -> String {
     }
 }
 
-/// The processors of this build that can end a pipeline of kind `kind`, for messages.
-fn aggregators(kind: PipelineKind, registry: &Registry) -> String {
+/// The processors of this build that can end a pipeline of kind `kind`.
+fn aggregators(kind: PipelineKind, registry: &Registry) -> Vec<&'static str> {
     let ends = |contract: Contract| contract.pipeline_kind() == Some(kind);
     let factories = registry.processors().values();
     let names = factories.filter(|factory| ends(factory.default().contract()));
-    let names: Vec<_> = names.map(|factory| format!("`{}`", factory.type_name)).collect();
-    if names.is_empty() {
-        return format!("one that gives {kind}");
-    }
-    names.join(" or ")
+    names.map(|factory| factory.type_name).collect()
 }
 
 pub(crate) fn path(parts: &[&str]) -> Vec<String> {
@@ -223,12 +257,25 @@ impl Checker<'_> {
         message: impl Into<String>,
         help: Option<String>,
     ) -> Diagnostic {
+        let path = self.as_written(path);
         Diagnostic {
-            origin: self.merged.origin(path),
-            key: key_of(path),
+            origin: self.merged.origin(&path),
+            key: key_of(&path),
             message: message.into(),
             help,
         }
+    }
+
+    /// The place, as the user wrote it, of a key of a component's config.
+    fn as_written(&self, path: &[String]) -> Vec<String> {
+        if let [section, id, key @ ..] = path
+            && crate::layers::find(&self.merged.values, path).is_none()
+            && let Some(kind) = KINDS.into_iter().find(|kind| kind.section() == section)
+            && let Some((at, names)) = self.written.get(&(kind, id.clone()))
+        {
+            return [&at[..], &names.shown(key)].concat();
+        }
+        path.to_vec()
     }
 
     pub(crate) fn report(&mut self, path: &[String], message: impl Into<String>, help: Option<String>) {
@@ -239,7 +286,10 @@ impl Checker<'_> {
     }
 
     fn report_mistakes(&mut self, above: &[String], mistakes: Vec<DecodeError>) {
-        for DecodeError { path, message, help } in mistakes {
+        for mistake in mistakes {
+            let DecodeError {
+                path, message, help, ..
+            } = mistake;
             self.report(&[above, &path].concat(), message, help);
         }
     }
@@ -256,7 +306,8 @@ impl Checker<'_> {
             // A stand-in is wrong in its own way.
             if !outcome.is_changed(&fault.path) {
                 let (message, hint) = split_hint(&fault.message);
-                self.report(&[at, &fault.path].concat(), message, hint);
+                let path = outcome.shown(&fault.path);
+                self.report(&[at, &path].concat(), message, hint);
             }
         }
         outcome.read
@@ -271,6 +322,7 @@ impl Checker<'_> {
     fn read<T>(
         &self,
         at: &[String],
+        known: &[&str],
         value: Value,
         schema: &serde_json::Value,
         parse: impl FnMut(&Value) -> Result<T, figment::Error>,
@@ -278,6 +330,7 @@ impl Checker<'_> {
         let source = Below {
             merged: self.merged,
             at,
+            known,
         };
         lenient::read(value, Some(Shape::new(schema)), &source, parse)
     }
@@ -286,7 +339,15 @@ impl Checker<'_> {
     fn top_level(&mut self) {
         for key in self.merged.values.keys() {
             if !SECTIONS.contains(&key.as_str()) && !key.starts_with("x-") {
-                let Suggestion { hint, .. } = instead_of(&[], key, &SECTIONS);
+                let Suggestion { mut hint, .. } = instead_of(&[], key, None, &SECTIONS);
+                let place = aliases::section(key).map(|alias| alias.meant);
+                if let Some(Meant::At(place)) = place
+                    && let Some(name) = place
+                        .strip_prefix("exporters.")
+                        .filter(|name| !name.contains('.'))
+                {
+                    hint = format!("{hint}; name it in `service.pipelines.metrics.exporters: [{name}]`");
+                }
                 self.report(
                     std::slice::from_ref(key),
                     format!("unknown section `{key}`"),
@@ -308,62 +369,18 @@ impl Checker<'_> {
         }
     }
 
-    fn components<C: ComponentConfig + ?Sized>(
-        &mut self,
-        kind: ComponentKind,
-        types: &BTreeMap<&'static str, Factory<C>>,
-        registry: &Registry,
-    ) -> BTreeMap<ComponentId, Box<C>> {
-        let mut components = BTreeMap::new();
-        for (text, value) in self.section(&path(&[kind.section()])) {
-            let at = path(&[kind.section(), &text]);
-            let id: ComponentId = match text.parse() {
-                Ok(id) => id,
-                Err(error) => {
-                    let error: flowtap_pipeline::InvalidComponentId = error;
-                    self.report(&at, error.to_string(), None);
-                    continue;
-                }
-            };
-            let Some(factory) = types.get(id.type_name()) else {
-                let name = id.type_name();
-                if let Some(feature) = registry.feature_of(kind, name) {
-                    let hint = format!("build flowtap with the feature `{feature}`, or remove the {kind}");
-                    self.report(&at, format!("this build has no {kind} `{name}`"), Some(hint));
-                    continue;
-                }
-                let names: Vec<_> = types.keys().copied().collect();
-                let Suggestion { hint, .. } = instead_of(&at[..1], name, &names);
-                self.report(&at, format!("unknown type of {kind} `{name}`"), Some(hint));
-                continue;
-            };
-            if value.as_dict().is_none() {
-                self.report(
-                    &at,
-                    "must be a mapping",
-                    Some(format!("to leave it at its defaults: `{text}: {{}}`")),
-                );
-                continue;
-            }
-            let schema = (factory.schema)(&mut self.generator).to_value();
-            let outcome = self.read(&at, value, &schema, factory.parse);
-            if let Some(config) = self.report_outcome(&at, outcome, |config| config.validate()) {
-                for Violation { path, message } in config.warnings() {
-                    let (message, hint) = split_hint(&message);
-                    self.warn(&[&at[..], &path].concat(), message, hint);
-                }
-                components.insert(id, config);
-            }
-        }
-        components
-    }
-
     fn service(&mut self) -> (Option<ServiceConfig>, BTreeMap<PipelineId, RawPipeline>) {
         let at = path(&["service"]);
         let mut values = self.section(&at);
         values.remove("pipelines");
         let schema = ServiceConfig::json_schema(&mut self.generator).to_value();
-        let outcome = self.read(&at, Value::from(values), &schema, Value::deserialize);
+        let outcome = self.read(
+            &at,
+            &["service"],
+            Value::from(values),
+            &schema,
+            Value::deserialize,
+        );
         let service = self.report_outcome(&at, outcome, ServiceConfig::validate);
 
         let at = path(&["service", "pipelines"]);
@@ -377,7 +394,8 @@ impl Checker<'_> {
                 continue;
             }
             let schema = RawPipeline::json_schema(&mut self.generator).to_value();
-            let outcome = self.read(&at, value, &schema, Value::deserialize::<RawPipeline>);
+            let known = ["service", "pipelines", &name];
+            let outcome = self.read(&at, &known, value, &schema, Value::deserialize::<RawPipeline>);
             let written = self.report_outcome(&at, outcome, |_| Vec::new());
             match name.parse::<PipelineId>() {
                 Ok(id) => {
@@ -403,6 +421,7 @@ impl Checker<'_> {
         &mut self,
         id: &PipelineId,
         written: &RawPipeline,
+        receivers: &BTreeMap<ComponentId, Box<dyn ReceiverConfig>>,
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
         registry: &Registry,
     ) -> PipelineConfig {
@@ -441,11 +460,21 @@ impl Checker<'_> {
                 self.report(&at, format!("a pipeline needs at least one {kind}"), None);
             }
         }
-        self.aggregator(id, written, &config.processors, processors, registry);
+        let has_peers = config
+            .receivers
+            .iter()
+            .filter_map(|id| receivers.get(id))
+            .any(|config| {
+                let signals = config.contract().signals_out(ComponentKind::Receiver);
+                signals.iter().any(|signal| *signal != Signal::Readings)
+            });
+        self.aggregator(id, written, &config.processors, processors, has_peers, registry);
         config
     }
 
     /// The ids of the list at `above`, each defined and there but once.
+    ///
+    /// Those that are not defined are among them as well, if [`assume`](Self::assume) could define them.
     fn references(&mut self, above: &[String], kind: ComponentKind, written: &[String]) -> Vec<ComponentId> {
         let mut ids = Vec::new();
         for (index, text) in written.iter().enumerate() {
@@ -453,16 +482,26 @@ impl Checker<'_> {
             let defined = self.section_keys(kind);
             match text.parse::<ComponentId>() {
                 Err(error) => self.report(&at, error.to_string(), None),
-                Ok(_) if !defined.contains(text) => {
-                    let section = path(&[kind.section()]);
-                    let type_name = text.split('/').next().unwrap_or(text);
-                    let alias = aliases::find(&[kind.section()], type_name);
+                Ok(_) if self.removable.contains(&(kind, text.clone())) => {}
+                Ok(id) if !defined.contains(text) => {
+                    let alias = aliases::find(&[kind.section()], id.type_name());
                     let help = match closest(text, defined.iter().map(String::as_str)) {
                         Some(like) => format!("did you mean `{like}`?"),
-                        None if alias.is_some() => instead_of(&section, type_name, &[]).hint,
-                        None => format!("define it: `{}: {{{text}: {{}}}}`", kind.section()),
+                        None => match alias {
+                            Some(alias) => alias.hint(None),
+                            None => format!("define it: `{}: {{{text}: {{}}}}`", kind.section()),
+                        },
                     };
+                    if matches!(
+                        alias.map(|alias| alias.meant),
+                        Some(Meant::At(_) | Meant::Note(_))
+                    ) {
+                        self.removable.insert((kind, text.clone()));
+                    }
                     self.report(&at, format!("the {kind} `{text}` is not defined"), Some(help));
+                    if !ids.contains(&id) && alias.is_none() {
+                        ids.push(id);
+                    }
                 }
                 Ok(id) if ids.contains(&id) => self.report(&at, format!("duplicate `{text}`"), None),
                 Ok(id) => ids.push(id),
@@ -500,10 +539,9 @@ impl Checker<'_> {
     /// The keys that a section defines, valid or not, so that a component with a mistake is
     /// reported once.
     fn section_keys(&self, kind: ComponentKind) -> BTreeSet<String> {
-        let section = self.merged.values.get(kind.section()).and_then(Value::as_dict);
-        section
-            .map(|dict| dict.keys().cloned().collect())
-            .unwrap_or_default()
+        let sections = self.sections(kind).into_iter();
+        let sections = sections.filter_map(|name| self.merged.values.get(&name)?.as_dict());
+        sections.flat_map(Dict::keys).cloned().collect()
     }
 
     /// A pipeline ends in an aggregator of its kind, and has no other.
@@ -513,9 +551,11 @@ impl Checker<'_> {
         written: &RawPipeline,
         ids: &[ComponentId],
         processors: &BTreeMap<ComponentId, Box<dyn ProcessorConfig>>,
+        has_peers: bool,
         registry: &Registry,
     ) {
-        if ids.len() != written.processors.len() || ids.iter().any(|id| !processors.contains_key(id)) {
+        let wanted = self.wanted(ComponentKind::Processor, &written.processors).count();
+        if ids.len() != wanted || ids.iter().any(|id| !processors.contains_key(id)) {
             return;
         }
         let gives = |id: &ComponentId| {
@@ -526,7 +566,8 @@ impl Checker<'_> {
         let aggregates = |id: &ComponentId| gives(id).is_some();
         let at = path(&["service", "pipelines", pipeline.as_str(), "processors"]);
         let kind = pipeline.kind();
-        let help = format!("let its last processor be {}", aggregators(kind, registry));
+        let others: Vec<_> = ids.iter().filter(|id| !aggregates(id)).collect();
+        let help = self.aggregator_hint(kind, &others, has_peers, registry);
         match ids.last().and_then(|id| Some((id, gives(id)?))) {
             Some((_, given)) if given == kind => {}
             Some((id, given)) => {
@@ -563,6 +604,39 @@ impl Checker<'_> {
         }
     }
 
+    /// Advice to end a pipeline of kind `kind` with an aggregator, after its processors `ids`.
+    fn aggregator_hint(
+        &self,
+        kind: PipelineKind,
+        ids: &[&ComponentId],
+        has_peers: bool,
+        registry: &Registry,
+    ) -> String {
+        let names = aggregators(kind, registry);
+        let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+        let [name] = names[..] else {
+            let either = if names.is_empty() {
+                format!("one that gives {kind}")
+            } else {
+                quoted.join(" or ")
+            };
+            return format!("let its last processor be {either}");
+        };
+        let defined = self.section_keys(ComponentKind::Processor);
+        let is_listed = |name: &str| ids.iter().any(|id| id.type_name() == name);
+        let of_peers = ["direction", "policy"].into_iter();
+        let of_peers = of_peers.filter(|name| has_peers && defined.contains(*name) && !is_listed(name));
+        let ids = ids.iter().map(|id| id.as_str());
+        let whole: Vec<_> = of_peers.chain(ids).chain([name]).collect();
+        let whole = whole.join(", ");
+        let define = if defined.contains(name) {
+            String::new()
+        } else {
+            format!(", and define it: `processors: {{{name}: {{}}}}`")
+        };
+        format!("let its last processor be `{name}`, as in `processors: [{whole}]`{define}")
+    }
+
     /// Takes out components that no pipeline uses, and extensions that the service does not list; those that the user named are
     /// warned of.
     fn unused(&mut self, config: &mut Config) {
@@ -585,14 +659,21 @@ impl Checker<'_> {
         let mut keep = |kind: ComponentKind, id: &ComponentId, used: &BTreeSet<ComponentId>| {
             let at = path(&[kind.section(), id.as_str()]);
             if !used.contains(id) && self.merged.user_has(&at) {
-                let (message, help) = match kind {
-                    ComponentKind::Extension => (
+                let (message, help) = if kind == ComponentKind::Extension {
+                    (
                         "this extension does not run".to_owned(),
-                        Some(format!("list it: `service.extensions: [{id}]`")),
-                    ),
-                    _ => (format!("no pipeline uses this {kind}"), None),
+                        format!("list it: `service.extensions: [{id}]`"),
+                    )
+                } else {
+                    (
+                        format!("no pipeline uses this {kind}"),
+                        format!(
+                            "name it in `service.pipelines.NAME.{}`, or remove it",
+                            kind.section()
+                        ),
+                    )
                 };
-                warnings.push(self.diagnostic(&at, message, help));
+                warnings.push(self.diagnostic(&at, message, Some(help)));
             }
             used.contains(id)
         };

@@ -76,7 +76,12 @@ impl fmt::Display for Diagnostic {
         if let Some(origin) = &self.origin {
             write!(f, "{origin}: ")?;
         }
-        if !self.key.is_empty() {
+        // `--set KEY` names the key already.
+        let set = self
+            .origin
+            .as_ref()
+            .and_then(|origin| origin.name.strip_prefix("--set "));
+        if !self.key.is_empty() && set != Some(&*self.key) {
             write!(f, "{}: ", self.key)?;
         }
         f.write_str(&self.message)?;

@@ -4,11 +4,13 @@
 //!
 //! 1. A value that can be read in another way is ([`Source::others`]): the text of a number where text is wanted.
 //! 2. A key without a value is taken out: its default takes its place.
-//! 3. Anything else is a mistake. A key that is wrong is taken out; a key that is missing gets a stand-in, so that what
-//!    surrounds it can be read.
+//! 3. Anything else is a mistake, and what its hint advises is done, so that the next mistake is the one that would be left: a key
+//!    with another program's name gets the right one, an entry without its list a list.
+//! 4. Without such advice a key that is wrong is taken out; a key that is missing gets a stand-in, so that what surrounds it can be
+//!    read.
 //!
 //! The value then has stand-ins and defaults in place of wrong parts. It is for further checks, not
-//! for use.
+//! for use. Paths below are those of the schema; `Reading::shown` returns the one that the user wrote.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,6 +31,10 @@ pub struct DecodeError {
     pub message: String,
     /// Fix.
     pub help: Option<String>,
+    /// The word, if it is one that is not among those that are possible, and its key by the schema.
+    pub(crate) word: Option<(Vec<String>, String)>,
+    /// Whether what is at `path` was corrected and read again, so that a further mistake there is part of this one.
+    is_corrected: bool,
 }
 
 /// More mistakes than this in one component are not looked for.
@@ -44,33 +50,47 @@ pub(crate) trait Source {
         Vec::new()
     }
 
-    /// Suggestion for the key `key` of the mapping at `path`, which may have the keys `possible`.
-    fn instead_of(&self, _path: &[String], key: &str, possible: &[&'static str]) -> Suggestion {
-        suggest::closest(key, possible.iter().copied()).map_or_else(
-            || Suggestion::of_all(possible),
-            |like| Suggestion {
-                hint: format!("did you mean `{like}`?"),
-                key: Some(like.to_owned()),
-            },
-        )
+    /// Suggestion for the key `key` of the mapping at `path`, which has the value `value` and may have the keys `possible`.
+    fn instead_of(
+        &self,
+        _path: &[String],
+        key: &str,
+        value: Option<&Value>,
+        possible: &[&str],
+    ) -> Suggestion {
+        Suggestion::closest(key, value, possible)
     }
 
-    /// Suggestion for the word `word` at `path`.
-    fn instead_of_word(&self, _path: &[String], _word: &str) -> Option<String> {
+    /// The word that is probably meant by the word `word` at `path`.
+    fn instead_of_word(&self, _path: &[String], _word: &str) -> Option<&'static str> {
         None
     }
 }
 
 /// Suggestion for an unknown key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Suggestion {
     /// For the user.
     pub(crate) hint: String,
     /// The key of the same mapping, if it is one.
     pub(crate) key: Option<String>,
+    /// The value that that key gets; `None` if it is not known.
+    pub(crate) value: Option<Value>,
 }
 
 impl Suggestion {
+    /// The key that was probably meant, or all possible keys.
+    pub(crate) fn closest(key: &str, value: Option<&Value>, possible: &[&str]) -> Self {
+        match suggest::closest(key, possible.iter().copied()) {
+            Some(like) => Self {
+                hint: format!("did you mean `{like}`?"),
+                key: Some(like.to_owned()),
+                value: value.cloned(),
+            },
+            None => Self::of_all(possible),
+        }
+    }
+
     /// All keys that there are.
     pub(crate) fn of_all(possible: &[&str]) -> Self {
         Self {
@@ -80,6 +100,7 @@ impl Suggestion {
                 format!("possible here: {}", possible.join(", "))
             },
             key: None,
+            value: None,
         }
     }
 }
@@ -91,6 +112,7 @@ pub(crate) struct Outcome<T> {
     pub(crate) mistakes: Vec<DecodeError>,
     /// Where what was read is not what the user wrote.
     changed: HashSet<Vec<String>>,
+    names: Names,
 }
 
 impl<T> Outcome<T> {
@@ -98,6 +120,37 @@ impl<T> Outcome<T> {
     pub(crate) fn is_changed(&self, path: &[String]) -> bool {
         let mut changed = self.changed.iter();
         changed.any(|changed| path.starts_with(changed) || !path.is_empty() && changed.starts_with(path))
+    }
+
+    /// The place, as the user wrote it, of what was read at `path`.
+    pub(crate) fn shown(&self, path: &[String]) -> Vec<String> {
+        self.names.shown(path)
+    }
+
+    /// Places whose names in what was read are not those that the user wrote.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Words for the mistakes that are about a word, where `possible` has fewer words for its key than its type has.
+    pub(crate) fn narrow(
+        &mut self,
+        source: &dyn Source,
+        possible: impl Fn(&T, &[String]) -> Option<Vec<&'static str>>,
+    ) {
+        let Some(read) = &self.read else {
+            return;
+        };
+        for mistake in &mut self.mistakes {
+            let Some((path, word)) = &mistake.word else {
+                continue;
+            };
+            if let Some(possible) = possible(read, path) {
+                let Words { message, hint } =
+                    words::unknown(word, &possible, source.instead_of_word(path, word));
+                (mistake.message, mistake.help) = (message, hint);
+            }
+        }
     }
 }
 
@@ -114,6 +167,7 @@ pub(crate) fn read<T>(
         shape,
         source,
         removed: Removed::default(),
+        names: Names::default(),
         tried: HashMap::new(),
         known: HashSet::new(),
         misspelt: HashSet::new(),
@@ -126,6 +180,8 @@ pub(crate) fn read<T>(
             path: wrong.path,
             message: wrong.message,
             help: wrong.hint,
+            word: None,
+            is_corrected: false,
         });
     }
     for _ in 0..MAX_ATTEMPTS {
@@ -146,6 +202,7 @@ struct Reading<'s> {
     shape: Option<Shape<'s>>,
     source: &'s dyn Source,
     removed: Removed,
+    names: Names,
     /// Number of other ways in which a value was tried, by its path, and the error of the value
     /// itself.
     tried: HashMap<Vec<String>, (usize, Kind)>,
@@ -180,6 +237,7 @@ impl Reading<'_> {
             read,
             mistakes: self.mistakes,
             changed,
+            names: self.names,
         }
     }
 
@@ -196,19 +254,28 @@ impl Reading<'_> {
         {
             return self.next_stand_in(&path[..at], &original[..at]);
         }
-        if !matches!(error.kind, Kind::UnknownField(..)) {
-            if let Some(other) = self.other_way(path, &original, &error.kind) {
-                return put(&mut self.value, path, other);
-            }
-            let is_entry = path.last().is_none_or(|last| last.parse::<usize>().is_ok());
-            if !is_entry && matches!(find(&self.value, path), Some(Value::Empty(..))) {
-                return remove(&mut self.value, path);
-            }
+        if let Kind::UnknownField(name, possible) = &error.kind {
+            return self.unknown_key(path, &original, name, possible);
+        }
+        if let Some(other) = self.other_way(path, &original, &error.kind) {
+            return put(&mut self.value, path, other);
+        }
+        let is_entry = path.last().is_none_or(|last| last.parse::<usize>().is_ok());
+        if !is_entry && matches!(find(&self.value, path), Some(Value::Empty(..))) {
+            return remove(&mut self.value, path);
         }
         if self.known.insert(original.clone()) {
             let kind = self.telling(&original, &error.kind).clone();
             let mistake = self.mistake(&kind, &original);
-            self.mistakes.push(mistake);
+            self.add(mistake);
+        }
+        if self.wrap(path, &original) {
+            let shown = self.names.shown(&original);
+            let mut here = self.mistakes.iter_mut().filter(|mistake| mistake.path == shown);
+            if let Some(mistake) = here.next_back() {
+                mistake.is_corrected = true;
+            }
+            return true;
         }
         let removed = remove(&mut self.value, path);
         if removed {
@@ -217,40 +284,119 @@ impl Reading<'_> {
         removed
     }
 
-    fn mistake(&mut self, kind: &Kind, original: &[String]) -> DecodeError {
-        let secret = secret::is_secret(original);
-        if let (Kind::UnknownField(name, possible), Some((_, above))) = (kind, original.split_last()) {
-            let suggestion = self.source.instead_of(above, name, possible);
+    /// Reports a mistake, as part of an earlier one if that is about the same entry, which is to be changed once.
+    fn add(&mut self, mistake: DecodeError) {
+        let mut known = self.mistakes.iter_mut();
+        let is_same = |known: &&mut DecodeError| known.path == mistake.path && known.is_corrected;
+        match known.find(is_same) {
+            Some(known) => {
+                let more = mistake.help.unwrap_or(mistake.message);
+                known.help = Some(match known.help.take() {
+                    Some(help) => {
+                        if help.ends_with('?') {
+                            format!("{help} {more}")
+                        } else {
+                            format!("{help}; {more}")
+                        }
+                    }
+                    None => more,
+                });
+            }
+            None => self.mistakes.push(mistake),
+        }
+    }
+
+    /// Reports the key at `path`, which the mapping there can't have. The value goes to the key that is meant, if that can have it.
+    fn unknown_key(&mut self, path: &[String], original: &[String], name: &str, possible: &[&str]) -> bool {
+        let (Some((_, above)), Some((_, original_above))) = (path.split_last(), original.split_last()) else {
+            return false;
+        };
+        let value = find(&self.value, path);
+        let Suggestion { hint, key, value } = self.source.instead_of(original_above, name, value, possible);
+        let new = key
+            .as_ref()
+            .map(|key| [above, std::slice::from_ref(key)].concat());
+        let is_free = new.as_ref().is_some_and(|new| find(&self.value, new).is_none());
+        let is_possible = key.as_ref().is_some_and(|key| possible.contains(&&**key));
+        let moved = value.filter(|_| is_free && is_possible);
+        if self.known.insert(original.to_vec()) {
             let elsewhere = || {
-                let at = self.shape?.at(above)?.find(name)?;
+                let at = self.shape?.at(original_above)?.find(name)?;
                 Some(format!("did you mean `{at}`?"))
             };
-            let hint = match &suggestion.key {
-                None if suggestion.hint.starts_with("possible here") => {
-                    elsewhere().unwrap_or(suggestion.hint)
-                }
-                _ => suggestion.hint,
+            let hint = if key.is_none() && hint.starts_with("possible here") {
+                elsewhere().unwrap_or(hint)
+            } else {
+                hint
             };
-            // It is there, if under another name: one mistake, not two.
-            let misspelt = suggestion.key.map(|key| [above, &[key]].concat());
-            self.misspelt.extend(misspelt);
-            return DecodeError {
-                path: original.to_vec(),
+            self.mistakes.push(DecodeError {
+                path: self.names.shown(original),
                 message: format!("unknown key `{name}`"),
                 help: Some(hint),
-            };
+                word: None,
+                is_corrected: moved.is_some(),
+            });
         }
+        let removed = remove(&mut self.value, path);
+        let Some((key, new)) = key.zip(new).filter(|_| removed) else {
+            return removed;
+        };
+        let meant = [original_above, &[key]].concat();
+        let Some(value) = moved else {
+            // It is there, if under another name: one mistake, not two.
+            self.misspelt.insert(meant);
+            return true;
+        };
+        self.names.rename(meant, name);
+        put(&mut self.value, &new, value)
+    }
+
+    /// Makes a list of the value at `path` if it is an entry of one without the list around it.
+    fn wrap(&mut self, path: &[String], original: &[String]) -> bool {
+        let Some(entry) = self.shape.and_then(|shape| shape.at(original)?.entry_of_list()) else {
+            return false;
+        };
+        let Some(value) = find(&self.value, path) else {
+            return false;
+        };
+        let fits = match value {
+            Value::Dict(_, dict) => {
+                let keys = entry.keys();
+                let at = [original, &["0".to_owned()]].concat();
+                let is_key = |key: &String| {
+                    let suggested = || self.source.instead_of(&at, key, None, &keys).key;
+                    keys.contains(&&**key) || suggested().is_some()
+                };
+                !keys.is_empty() && dict.keys().any(is_key)
+            }
+            Value::String(..) | Value::Num(..) => entry.keys().is_empty(),
+            _ => false,
+        };
+        if !fits {
+            return false;
+        }
+        let list = Value::from(vec![value.clone()]);
+        self.names.wrap(original);
+        put(&mut self.value, path, list)
+    }
+
+    fn mistake(&self, kind: &Kind, original: &[String]) -> DecodeError {
+        let shown = self.names.shown(original);
+        let secret = secret::is_secret(original) || secret::is_secret(&shown);
         let shape = self.shape.and_then(|shape| shape.at(original));
-        let Words { message, mut hint } = words::of(kind, shape, secret);
-        if let Kind::UnknownVariant(word, _) = kind
-            && let Some(better) = self.source.instead_of_word(original, word)
-        {
-            hint = Some(better);
+        let mut words = words::of(kind, shape, secret);
+        let mut word = None;
+        if let (Kind::UnknownVariant(found, possible), false) = (kind, secret) {
+            words = words::unknown(found, possible, self.source.instead_of_word(original, found));
+            word = Some((original.to_vec(), found.clone()));
         }
+        let Words { message, hint } = words;
         DecodeError {
-            path: original.to_vec(),
+            path: shown,
             message,
             help: hint,
+            word,
+            is_corrected: false,
         }
     }
 
@@ -259,7 +405,7 @@ impl Reading<'_> {
         let value = find(&self.value, path)?;
         let first = || (0, kind.clone());
         let (tried, _) = self.tried.entry(original.to_vec()).or_insert_with(first);
-        let others = self.source.others(original, value);
+        let others = self.source.others(&self.names.shown(original), value);
         let other = others.into_iter().nth(*tried).filter(|other| other != value)?;
         *tried += 1;
         Some(other)
@@ -284,9 +430,11 @@ impl Reading<'_> {
         if !self.known.contains(&missing) && !self.misspelt.contains(&missing) {
             let shape = self.shape.and_then(|shape| shape.at(&missing));
             self.mistakes.push(DecodeError {
-                path: original.to_vec(),
+                path: self.names.shown(original),
                 message: format!("`{name}` must be set"),
                 help: shape.and_then(Shape::example),
+                word: None,
+                is_corrected: false,
             });
         }
         self.stand_ins.insert(missing.clone(), 0);
@@ -363,6 +511,38 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
             Err(_) => false,
         },
         _ => false,
+    }
+}
+
+/// Places whose names in the value are not those that the user wrote.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    /// The name that the user wrote, by the path of the key that it was taken for.
+    renamed: HashMap<Vec<String>, String>,
+    /// Lists around an entry that the user wrote without one.
+    wrapped: HashSet<Vec<String>>,
+}
+
+impl Names {
+    fn rename(&mut self, meant: Vec<String>, written: &str) {
+        self.renamed.insert(meant, written.to_owned());
+    }
+
+    fn wrap(&mut self, path: &[String]) {
+        self.wrapped.insert(path.to_vec());
+    }
+
+    /// The path that the user wrote for `path`.
+    pub(crate) fn shown(&self, path: &[String]) -> Vec<String> {
+        let mut shown = Vec::with_capacity(path.len());
+        for (index, part) in path.iter().enumerate() {
+            if self.wrapped.contains(&path[..index]) {
+                continue;
+            }
+            let written = self.renamed.get(&path[..=index]);
+            shown.push(written.unwrap_or(part).clone());
+        }
+        shown
     }
 }
 
@@ -520,6 +700,58 @@ mod tests {
     fn a_key_under_another_name_is_one_mistake() {
         let (_, mistakes) = read_yaml("{classes: [{nam: a, sizes: []}]}");
         assert_eq!(paths(&mistakes), ["classes.0.nam"]);
+    }
+
+    #[test]
+    fn what_is_below_a_key_under_another_name_is_read_as_what_is_meant() {
+        let (sample, mistakes) = read_yaml("{clases: [{name: a, sizes: [x]}], port: [1, a], nmae: y}");
+        let sample = sample.unwrap();
+        assert_eq!((&*sample.name, &*sample.ports), ("y", &[1][..]));
+        assert_eq!(
+            paths(&mistakes),
+            ["clases", "clases.0.sizes.0", "nmae", "port", "port.1"]
+        );
+        // One entry is to be changed, so it is one mistake.
+        let (_, mistakes) = read_yaml("{sise: big}");
+        assert_eq!(paths(&mistakes), ["sise"]);
+        let help = mistakes[0].help.as_deref().unwrap();
+        assert!(
+            help.starts_with("did you mean `size`? expected a whole number"),
+            "{help}"
+        );
+        // Both are there: the one with the right name counts.
+        let (sample, mistakes) = read_yaml("{nmae: x, name: y}");
+        assert_eq!(
+            (sample.unwrap().name.as_str(), paths(&mistakes)),
+            ("y", vec!["nmae".to_owned()])
+        );
+    }
+
+    #[test]
+    fn an_entry_without_its_list_is_read_as_one() {
+        let schema = serde_json::json!({"properties": {
+            "ports": {"type": "array", "items": {"type": "integer"}},
+            "classes": {"type": "array", "items": {"type": "object", "properties": {"name": {}, "sizes": {"type": "array"}}}},
+        }});
+        let read_yaml = |text: &str| {
+            let value = crate::document::value_from_yaml(text).unwrap();
+            let outcome = read(
+                value,
+                Some(Shape::new(&schema)),
+                &Texts,
+                Value::deserialize::<Sample>,
+            );
+            (outcome.read, paths(&outcome.mistakes))
+        };
+        let (sample, mistakes) = read_yaml("{ports: 7, classes: {name: a, sizes: [x]}}");
+        let sample = sample.unwrap();
+        assert_eq!((&*sample.ports, sample.classes.len()), (&[7][..], 1));
+        assert_eq!(mistakes, ["classes", "classes.sizes.0", "ports"]);
+        // Nothing of an entry is there, so it is not one.
+        let (_, mistakes) = read_yaml("{classes: {shop: [1]}}");
+        assert_eq!(mistakes, ["classes"]);
+        let (_, mistakes) = read_yaml("{classes: shop, ports: http}");
+        assert_eq!(mistakes, ["classes", "ports"]);
     }
 
     #[test]

@@ -128,7 +128,9 @@ impl<'s> Shape<'s> {
         let text = quote::text(found);
         let is_number = matches!(found, Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_));
         if self.is_duration() && is_number {
-            return Some(format!("write the unit: `{text}s` or `{text}ms`"));
+            return Some(format!(
+                "write the unit, such as `{text}s`; others are `ms`, `m`, `h` and `d`"
+            ));
         }
         if self.is("number")
             && let Ok(time) = humantime_serde::re::humantime::parse_duration(&text)
@@ -156,6 +158,32 @@ impl<'s> Shape<'s> {
                 .map(|example| format!("write a mapping: `{example}`"));
         }
         None
+    }
+
+    /// The node of an entry, if this is a list and nothing else.
+    pub(crate) fn entry_of_list(self) -> Option<Self> {
+        if ["object", "string", "integer", "number", "boolean"]
+            .iter()
+            .any(|other| self.is(other))
+        {
+            return None;
+        }
+        let mut nodes = self.alternatives().into_iter();
+        nodes.find_map(|Shape(node)| node.get("items").map(Shape))
+    }
+
+    /// The keys of a mapping; none if it is not one, or can have any.
+    pub(crate) fn keys(self) -> Vec<&'s str> {
+        let properties = |Shape(node): Self| node.get("properties").and_then(Json::as_object);
+        let mut names: Vec<_> = self
+            .alternatives()
+            .into_iter()
+            .filter_map(properties)
+            .flat_map(|properties| properties.keys().map(String::as_str))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Form of an entry of a list, if it is a mapping.

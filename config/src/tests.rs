@@ -638,6 +638,11 @@ fn no_error_shows_a_value_of_set_of_a_variable_or_of_a_file() {
         errors.contains("--set exporters.prometheus.bearer: "),
         "the key is shown: {errors}"
     );
+    assert_eq!(
+        errors.matches("exporters.prometheus.bearer").count(),
+        1,
+        "once: {errors}"
+    );
 }
 
 proptest! {
@@ -852,8 +857,8 @@ fn spellings_of_other_programs_come_with_the_one_here() {
             "Prometheus' `listen_address` is `endpoint` here",
         ),
         (
-            "exporters: {otlp/backup: {retry_on_failure: {}}}",
-            "The Collector's `retry_on_failure` is `retry` here",
+            "exporters: {otlp/backup: {uri: 'http://a'}}",
+            "Vector's `uri` is `endpoint` here",
         ),
         (
             "service: {pipelines: {metrics: {receivers: [ebpf], processors: [memory_limiter, window], exporters: [prometheus]}}}",

@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
+use figment::value::Value;
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::contract::{Need, Signal};
 use flowtap_pipeline::{
@@ -31,7 +32,8 @@ use flowtap_pipeline::{
 use crate::check::{Checker, path};
 use crate::config::{Config, PipelineConfig};
 use crate::diagnostic::{Diagnostic, key_of};
-use crate::suggest;
+use crate::layers::find;
+use crate::{aliases, suggest};
 
 /// A component of a pipeline, with its position in the list of its kind.
 struct Stage<'a> {
@@ -42,16 +44,6 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    fn path(&self, pipeline: &str) -> Vec<String> {
-        path(&[
-            "service",
-            "pipelines",
-            pipeline,
-            self.kind.section(),
-            &self.index.to_string(),
-        ])
-    }
-
     fn fills(&self, field: RecordField) -> bool {
         self.contract.fills.contains(&field)
     }
@@ -134,6 +126,17 @@ impl Checker<'_> {
         warnings
     }
 
+    /// Where the list of a pipeline names a component. Entries that are to be removed are in that list, and are not stages.
+    fn place(&self, pipeline: &str, stage: &Stage<'_>) -> Vec<String> {
+        let list = path(&["service", "pipelines", pipeline, stage.kind.section()]);
+        let is_named = |value: &Value| value.as_str() == Some(stage.id.as_str());
+        let index = match find(&self.merged.values, &list) {
+            Some(Value::Array(_, list)) => list.iter().position(is_named),
+            _ => None,
+        };
+        [list, vec![index.unwrap_or(stage.index).to_string()]].concat()
+    }
+
     /// Each processor and exporter takes something that reaches it.
     fn signals(&mut self, pipeline: &str, stages: &[Stage<'_>], registry: &Registry) {
         let mut processors = stages
@@ -165,7 +168,7 @@ impl Checker<'_> {
                     let help = (stage.kind == ComponentKind::Exporter)
                         .then(|| exporters_of(&reaching, registry))
                         .flatten();
-                    self.report(&stage.path(pipeline), message, help);
+                    self.report(&self.place(pipeline, stage), message, help);
                     // Further errors would have the same cause.
                     return;
                 }
@@ -197,7 +200,7 @@ impl Checker<'_> {
                     stage.id, other.id
                 );
                 let help = format!("leave out one of them, or give `{}` its own pipeline", stage.id);
-                self.report(&stage.path(pipeline), message, Some(help));
+                self.report(&self.place(pipeline, stage), message, Some(help));
             }
         }
     }
@@ -288,7 +291,7 @@ impl Checker<'_> {
                     key.join(".")
                 );
                 let help = format!("put `{}` before `{}`", later.id, stage.id);
-                self.report(&later.path(pipeline), message, Some(help));
+                self.report(&self.place(pipeline, later), message, Some(help));
             }
         }
     }
@@ -311,7 +314,10 @@ impl Checker<'_> {
                     "unknown class `{name}` in the pipeline `{pipeline}`; available: {}",
                     available.clone().collect::<Vec<_>>().join(", ")
                 );
-                let help = suggest::closest(name, available).map_or_else(
+                let available: Vec<_> = available.collect();
+                let meant = aliases::word("class", name).filter(|meant| available.contains(meant));
+                let like = meant.or_else(|| suggest::closest(name, available));
+                let help = like.map_or_else(
                     || "define it in `processors.policy.classes`".to_owned(),
                     |like| format!("did you mean `{like}`?"),
                 );
@@ -429,7 +435,7 @@ impl Checker<'_> {
                         stage.id, later.id
                     );
                     let help = format!("put `{}` before `{}`", later.id, stage.id);
-                    self.report(&stage.path(pipeline), message, Some(help));
+                    self.report(&self.place(pipeline, stage), message, Some(help));
                 }
                 continue;
             }
@@ -447,7 +453,7 @@ impl Checker<'_> {
                     stage.id,
                     field.if_missing()
                 );
-                warnings.push(self.diagnostic(&stage.path(pipeline), message, help));
+                warnings.push(self.diagnostic(&self.place(pipeline, stage), message, help));
             }
         }
         warnings

@@ -34,16 +34,8 @@ pub(crate) fn of(kind: &Kind, shape: Option<Shape<'_>>, secret: bool) -> Words {
             let hint = shape.and_then(|shape| shape.hint(found));
             Words::new(format!("expected {expected}, found {}", actual(found)), hint)
         }
-        Kind::UnknownVariant(found, expected) => {
-            let like = suggest::closest(found, expected.iter().copied());
-            let hint = like.map(|like| format!("did you mean `{like}`?"));
-            let message = if secret {
-                "is not one of the possible values".to_owned()
-            } else {
-                format!("`{found}` is not one of {}", list(expected))
-            };
-            Words::new(message, hint)
-        }
+        Kind::UnknownVariant(..) if secret => Words::new("is not one of the possible values", None),
+        Kind::UnknownVariant(found, expected) => unknown(found, expected, None),
         Kind::MissingField(name) => Words::new(format!("`{name}` must be set"), None),
         Kind::Message(message) if secret => {
             // Repeats the value, as a rule.
@@ -61,6 +53,20 @@ pub(crate) fn of(kind: &Kind, shape: Option<Shape<'_>>, secret: bool) -> Words {
         Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => Words::new("is too large a number", None),
         _ => Words::new("can't be read", None),
     }
+}
+
+/// Words for `found`, which is none of the words that are `possible`. `meant`: the one that another program's word stands for.
+pub(crate) fn unknown(found: &str, possible: &[&str], meant: Option<&str>) -> Words {
+    /// More than these are a list to search, which a message does not have in its middle.
+    const FEW: usize = 10;
+    let meant = meant.filter(|meant| possible.contains(meant));
+    let like = meant.or_else(|| suggest::closest(found, possible.iter().copied()));
+    let hint = like.map(|like| format!("did you mean `{like}`?"));
+    if possible.len() <= FEW {
+        return Words::new(format!("`{found}` is not one of {}", list(possible)), hint);
+    }
+    let hint = hint.unwrap_or_else(|| format!("available: {}", possible.join(", ")));
+    Words::new(format!("`{found}` is not a possible value"), Some(hint))
 }
 
 /// The two parts of a component's message: what is wrong, and what to do.

@@ -44,7 +44,7 @@ pub enum LoadError {
     #[error("the BPF object can't be loaded: {0}")]
     Object(#[source] EbpfError),
     /// A program can't be loaded or attached for another reason.
-    #[error("program {program}: {source}")]
+    #[error("program {program}: {}", with_causes(source))]
     Program {
         /// Name of the program.
         program: &'static str,
@@ -88,6 +88,21 @@ pub enum LoadError {
     Absent(&'static str),
 }
 
+/// The message of `error` and of what led to it: aya's errors of files name the file alone.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text += ": ";
+            text += &message;
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Number of lines of the verifier's log that are shown, from its end, where the reason is.
 const LOG_LINES: usize = 12;
 
@@ -122,5 +137,23 @@ impl LoadError {
             }
             source => Self::Program { program, source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_missing_is_said_to_be() {
+        let source = aya::programs::kprobe::KProbeError::FileError {
+            filename: "/sys/bus/event_source/devices/kprobe/type".into(),
+            io_error: io::Error::from_raw_os_error(2),
+        };
+        let error = LoadError::program("connect_probe", source.into());
+        assert_eq!(
+            error.to_string(),
+            "program connect_probe: `/sys/bus/event_source/devices/kprobe/type`: No such file or directory (os error 2)"
+        );
     }
 }

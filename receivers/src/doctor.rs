@@ -50,6 +50,9 @@ pub struct Finding {
     pub consequence: &'static str,
     /// Fix; empty if the requirement is met.
     pub remedy: String,
+    /// The mode that it is of; `None`: any.
+    #[serde(rename = "mode", skip_serializing_if = "Option::is_none")]
+    pub of_mode: Option<BestMode>,
 }
 
 impl Finding {
@@ -60,6 +63,7 @@ impl Finding {
             found,
             consequence: "",
             remedy: String::new(),
+            of_mode: None,
         }
     }
 
@@ -76,6 +80,14 @@ impl Finding {
             found: found.to_string(),
             consequence,
             remedy: remedy.into(),
+            of_mode: None,
+        }
+    }
+
+    fn of(self, mode: BestMode) -> Self {
+        Self {
+            of_mode: Some(mode),
+            ..self
         }
     }
 }
@@ -115,8 +127,8 @@ pub fn examine(proc_root: &Path) -> Report {
     findings.push(memlock(proc_root));
     let (sockets, of_sockets) = mode_sockets();
     let (events, of_events) = mode_events();
-    findings.extend(of_sockets);
-    findings.extend(of_events);
+    findings.extend(of_sockets.into_iter().map(|it| it.of(BestMode::Sockets)));
+    findings.extend(of_events.into_iter().map(|it| it.of(BestMode::Events)));
     findings.push(pid_namespace(proc_root));
     findings.push(cgroups(proc_root));
     findings.extend(cgroup_programs());
@@ -295,7 +307,7 @@ const UNSEEN_ACCEPTS: &str =
     "an accepted connection has the process that listens, until a file scan or its close";
 
 /// Requirement of programs at functions.
-const TRAMPOLINES: &str = "a kernel that allows fentry (x86-64: Linux 5.5, arm64: 6.0)";
+const TRAMPOLINES: &str = "a kernel that allows fentry: CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, from Linux 5.5 on x86-64 and from 6.0 on arm64";
 
 /// Programs that see cgroups come and go.
 fn cgroup_programs() -> Vec<Finding> {

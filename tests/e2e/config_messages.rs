@@ -144,7 +144,9 @@ fn every_alias_names_what_exists_and_is_itself_no_key() {
         };
         let taken = places.iter().any(|place| has(place, alias.name)) && !alias.at.contains('*');
         let meant = match alias.meant {
-            Meant::Key(key) | Meant::Written(key, _) => places.iter().any(|place| has(place, key)),
+            Meant::Key(key) | Meant::Written(key, _) | Meant::Unit(key, _) => {
+                places.iter().any(|place| has(place, key))
+            }
             Meant::At(path) => at(&schema, &schema, &path.split('.').collect::<Vec<_>>()).is_some(),
             Meant::Note(_) => true,
         };

@@ -563,7 +563,6 @@ spec:
         .unwrap()
         .iter()
         .filter(|flow| flow["port"] == port && flow["server"]["address"] == "10.99.28.1")
-        .filter(|flow| flow["ingress"]["decision"] != "not_a_pod")
         .map(|flow| {
             (
                 flow["client"]["address"].clone(),

@@ -1,9 +1,9 @@
 //! Keys of exporters.
 
-use super::alias::Meant::{At, Key, Note, Written};
+use super::alias::Meant::{At, Key, Note, Unit, Written};
 use super::alias::{
-    Alias, BUCKETS, COLLECTOR, LABELS, MEMORY_LIMITER, NO_BATCH, OBI, OTHER, PASSWORD_FILE, PROMETHEUS,
-    RESOURCE, SKIP_VERIFY, TOKEN_FILE, VECTOR, WIRED, alias,
+    AUTH, Alias, BUCKETS, COLLECTOR, LABELS, MEMORY_LIMITER, NO_BATCH, OBI, OTHER, OTLP_AUTH, PASSWORD_FILE,
+    PROMETHEUS, RESOURCE, SKIP_VERIFY, TOKEN_FILE, VECTOR, WIRED, alias,
 };
 
 /// The aliases.
@@ -44,6 +44,14 @@ pub(super) const TABLE: &[Alias] = &[
         "flush_period_secs",
         At("processors.window.metric_expiration"),
     ),
+    alias(VECTOR, "exporters.prometheus", "auth", AUTH),
+    alias(
+        VECTOR,
+        "exporters.prometheus",
+        "distributions_as_summaries",
+        Note("all distributions are histograms; remove it"),
+    ),
+    alias(VECTOR, "exporters.prometheus", "buckets", BUCKETS),
     alias(
         COLLECTOR,
         "exporters.prometheus",
@@ -60,7 +68,10 @@ pub(super) const TABLE: &[Alias] = &[
         COLLECTOR,
         "exporters.prometheus",
         "resource_to_telemetry_conversion",
-        Key("labels"),
+        Written(
+            "labels",
+            "write `labels: {NAME: VALUE}`; what `service.telemetry.resource` has is in `target_info`",
+        ),
     ),
     alias(
         PROMETHEUS,
@@ -74,7 +85,6 @@ pub(super) const TABLE: &[Alias] = &[
         "path",
         Note("the path is /metrics; remove it"),
     ),
-    alias(OBI, "exporters.prometheus", "buckets", BUCKETS),
     alias(
         PROMETHEUS,
         "exporters.prometheus",
@@ -123,7 +133,50 @@ pub(super) const TABLE: &[Alias] = &[
         PROMETHEUS,
         "exporters.remote_write",
         "authorization",
-        Key("bearer_token"),
+        Written("bearer_token", "write `bearer_token: TOKEN`"),
+    ),
+    alias(COLLECTOR, "exporters.remote_write", "auth", AUTH),
+    alias(
+        PROMETHEUS,
+        "exporters.remote_write",
+        "name",
+        Note("write it in the id of the exporter, as in `remote_write/NAME`"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.remote_write",
+        "follow_redirects",
+        Note("not supported; remove it"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.remote_write",
+        "enable_http2",
+        Note("not supported; remove it"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.remote_write",
+        "send_native_histograms_bucket_limit",
+        Note("not needed; remove it"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.remote_write",
+        "add_metric_suffixes",
+        Note("`processors.window.naming: otel` gives names with units and `_total`; remove it"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.remote_write",
+        "target_info",
+        Note("`resource_labels` has the attributes that name this flowtap; remove it"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.remote_write",
+        "wal",
+        Written("storage", "write `storage: {directory: PATH}`"),
     ),
     alias(
         PROMETHEUS,
@@ -141,7 +194,10 @@ pub(super) const TABLE: &[Alias] = &[
         COLLECTOR,
         "exporters.remote_write",
         "resource_to_telemetry_conversion",
-        Key("resource_labels"),
+        Written(
+            "resource_labels",
+            "write `resource_labels: {LABEL: ATTRIBUTE}`, such as `{host: host.name}`",
+        ),
     ),
     alias(
         COLLECTOR,
@@ -154,7 +210,15 @@ pub(super) const TABLE: &[Alias] = &[
     alias(OTHER, "exporters.otlp", "url", Key("endpoint")),
     alias(OTHER, "exporters.otlp", "address", Key("endpoint")),
     alias(OTHER, "exporters.otlp", "host", Key("endpoint")),
-    alias(COLLECTOR, "exporters.otlp", "encoding", Key("protocol")),
+    alias(
+        COLLECTOR,
+        "exporters.otlp",
+        "encoding",
+        Written(
+            "protocol",
+            "write `protocol: http/protobuf` or `protocol: http/json`, or leave it out for gRPC",
+        ),
+    ),
     alias(
         COLLECTOR,
         "exporters.otlp",
@@ -171,7 +235,19 @@ pub(super) const TABLE: &[Alias] = &[
     ),
     alias(COLLECTOR, "exporters.otlp", "resource", RESOURCE),
     alias(COLLECTOR, "exporters.otlp", "resource_attributes", RESOURCE),
-    alias(COLLECTOR, "exporters.otlp", "auth", Key("headers")),
+    alias(COLLECTOR, "exporters.otlp", "auth", OTLP_AUTH),
+    alias(
+        COLLECTOR,
+        "exporters.otlp",
+        "balancer_name",
+        Note("one connection is used; remove it"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.otlp",
+        "wait_for_ready",
+        Note("requests wait for the connection; remove it"),
+    ),
     alias(
         COLLECTOR,
         "exporters.otlp",
@@ -181,6 +257,12 @@ pub(super) const TABLE: &[Alias] = &[
     alias(COLLECTOR, "exporters.*", "batch", NO_BATCH),
     alias(COLLECTOR, "exporters.*", "memory_limiter", MEMORY_LIMITER),
     alias(VECTOR, "exporters.*", "buffer", Key("sending_queue")),
+    alias(
+        VECTOR,
+        "exporters.*",
+        "type",
+        Note("the type is the first part of the id, as in `prometheus/NAME`; remove it"),
+    ),
     alias(
         VECTOR,
         "exporters.*",
@@ -226,7 +308,55 @@ pub(super) const TABLE: &[Alias] = &[
         COLLECTOR,
         "exporters.*.sending_queue",
         "block_on_overflow",
-        Note("write `when_full: block`"),
+        Written("when_full", "write `when_full: block`"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.*.sending_queue",
+        "sizer",
+        Note("`size` counts windows, `max_bytes` bytes; remove it"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.*.sending_queue",
+        "max_samples_per_send",
+        At("exporters.remote_write.max_samples_per_send"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.*.sending_queue",
+        "max_shards",
+        Note("requests are sent in order, one at a time; remove it"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.*.sending_queue",
+        "min_shards",
+        Note("requests are sent in order, one at a time; remove it"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.*.sending_queue",
+        "batch_send_deadline",
+        At("exporters.remote_write.interval"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.*.sending_queue",
+        "min_backoff",
+        At("exporters.remote_write.retry.initial_interval"),
+    ),
+    alias(
+        PROMETHEUS,
+        "exporters.*.sending_queue",
+        "max_backoff",
+        At("exporters.remote_write.retry.max_interval"),
+    ),
+    alias(
+        VECTOR,
+        "exporters.*.sending_queue",
+        "type",
+        Note("the queue is in memory; `storage` of the exporter is one on disk; remove it"),
     ),
     alias(
         COLLECTOR,
@@ -236,6 +366,13 @@ pub(super) const TABLE: &[Alias] = &[
     ),
     alias(COLLECTOR, "exporters.*.tls", "insecure_skip_verify", SKIP_VERIFY),
     alias(VECTOR, "exporters.*.tls", "verify_certificate", SKIP_VERIFY),
+    alias(VECTOR, "exporters.*.tls", "verify_hostname", SKIP_VERIFY),
+    alias(
+        VECTOR,
+        "exporters.*.tls",
+        "enabled",
+        Note("set by the scheme of `endpoint`: `http://` is without TLS; remove it"),
+    ),
     alias(
         COLLECTOR,
         "exporters.*.tls",
@@ -280,14 +417,48 @@ pub(super) const TABLE: &[Alias] = &[
     alias(OTHER, "exporters.file", "filename", Key("path")),
     alias(OTHER, "exporters.file", "file", Key("path")),
     alias(OTHER, "exporters.file", "directory", Key("path")),
-    alias(VECTOR, "exporters.file", "encoding", Key("format")),
+    alias(
+        VECTOR,
+        "exporters.file",
+        "encoding",
+        Written("format", "write `format: json` or `format: parquet`"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.file",
+        "flush_interval",
+        Note("each window is written when it ends; remove it"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.file",
+        "create_directory",
+        Note("folders are created; remove it"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.file",
+        "append",
+        Note("a new file begins at each start; remove it"),
+    ),
     alias(
         COLLECTOR,
         "exporters.file.rotation",
         "max_megabytes",
-        Key("max_bytes"),
+        Unit("max_bytes", "MiB"),
     ),
-    alias(COLLECTOR, "exporters.file.rotation", "max_days", Key("max_age")),
+    alias(
+        COLLECTOR,
+        "exporters.file.rotation",
+        "max_days",
+        Unit("max_retention", "d"),
+    ),
+    alias(
+        COLLECTOR,
+        "exporters.file.rotation",
+        "localtime",
+        Note("times in names are UTC; remove it"),
+    ),
     alias(
         COLLECTOR,
         "exporters.file.rotation",

@@ -1,9 +1,9 @@
 //! Keys of receivers and processors.
 
-use super::alias::Meant::{At, Key, Note, Written};
+use super::alias::Meant::{At, Key, Note, Unit, Written};
 use super::alias::{
-    Alias, BUCKETS, COLLECTOR, EXCLUDE, EXPONENTIAL, INTERFACES, NO_SAMPLING, OBI, OTHER, PROMETHEUS, VECTOR,
-    alias,
+    Alias, BUCKETS, COLLECTOR, CONDITION, EXCLUDE, EXPONENTIAL, INTERFACES, MATCHERS, NO_SAMPLING, OBI,
+    OTHER, PROMETHEUS, VECTOR, WIRED, alias,
 };
 
 /// The aliases.
@@ -11,7 +11,18 @@ pub(super) const TABLE: &[Alias] = &[
     // Receivers.
     alias(PROMETHEUS, "receivers.*", "scrape_interval", Key("interval")),
     alias(COLLECTOR, "receivers.*", "collection_interval", Key("interval")),
-    alias(VECTOR, "receivers.*", "scrape_interval_secs", Key("interval")),
+    alias(
+        VECTOR,
+        "receivers.*",
+        "scrape_interval_secs",
+        Unit("interval", "s"),
+    ),
+    alias(
+        VECTOR,
+        "receivers.*",
+        "type",
+        Note("the type is the first part of the id, as in `ebpf/NAME`; remove it"),
+    ),
     alias(
         OTHER,
         "receivers.ebpf",
@@ -75,10 +86,10 @@ pub(super) const TABLE: &[Alias] = &[
         VECTOR,
         "processors.window",
         "expire_metrics_secs",
-        Key("metric_expiration"),
+        Unit("metric_expiration", "s"),
     ),
     alias(OBI, "processors.window", "ttl", Key("metric_expiration")),
-    alias(VECTOR, "processors.window", "interval_ms", Key("interval")),
+    alias(VECTOR, "processors.window", "interval_ms", Unit("interval", "ms")),
     alias(
         PROMETHEUS,
         "processors.window",
@@ -151,14 +162,28 @@ pub(super) const TABLE: &[Alias] = &[
     ),
     alias(OTHER, "processors.kubernetes", "exclude_namespaces", EXCLUDE),
     // The processor `filter`.
-    alias(COLLECTOR, "processors.filter", "metrics", EXCLUDE),
+    alias(COLLECTOR, "processors.filter", "metrics", MATCHERS),
+    alias(COLLECTOR, "processors.filter", "datapoints", MATCHERS),
+    alias(
+        COLLECTOR,
+        "processors.filter.*.*",
+        "match_type",
+        Note("names match exactly, with `*` for any text; remove it"),
+    ),
     alias(
         COLLECTOR,
         "processors.filter",
         "error_mode",
         Note("a matcher can't fail; remove it"),
     ),
-    alias(VECTOR, "processors.filter", "condition", Key("include")),
+    alias(VECTOR, "processors.filter", "condition", CONDITION),
+    alias(VECTOR, "processors.*", "inputs", WIRED),
+    alias(
+        VECTOR,
+        "processors.*",
+        "type",
+        Note("the type is the first part of the id, as in `filter/NAME`; remove it"),
+    ),
     alias(OTHER, "processors.filter", "drop", Key("exclude")),
     alias(OTHER, "processors.filter", "keep", Key("include")),
     alias(OTHER, "processors.filter", "allow", Key("include")),

@@ -2,8 +2,8 @@
 
 use super::alias::Meant::{At, Key, Note};
 use super::alias::{
-    Alias, COLLECTOR, EXCLUDE, HTTP, LABELS, MEMORY_LIMITER, NO_BATCH, NO_SAMPLING, OBI, OTHER, PROMETHEUS,
-    RESOURCE, VECTOR, alias,
+    Alias, BASIC_AUTH, BEARER_TOKEN, COLLECTOR, EXCLUDE, HTTP, LABELS, MEMORY_LIMITER, NO_BATCH, NO_SAMPLING,
+    OBI, OTHER, PROMETHEUS, VECTOR, alias,
 };
 
 /// The aliases.
@@ -132,6 +132,34 @@ pub(super) const TABLE: &[Alias] = &[
         At("exporters.otlp.storage"),
     ),
     alias(COLLECTOR, "extensions", "zpages", At("service.admin")),
+    alias(COLLECTOR, "extensions", "basicauth", BASIC_AUTH),
+    alias(COLLECTOR, "extensions", "basic_auth", BASIC_AUTH),
+    alias(COLLECTOR, "extensions", "bearertokenauth", BEARER_TOKEN),
+    alias(COLLECTOR, "extensions", "bearer_token_auth", BEARER_TOKEN),
+    alias(
+        COLLECTOR,
+        "extensions",
+        "headers_setter",
+        Note(
+            "not an extension here: write `headers: {NAME: VALUE}` in `exporters.otlp` or `exporters.remote_write`, and remove it here and in `service.extensions`",
+        ),
+    ),
+    alias(
+        COLLECTOR,
+        "extensions",
+        "oauth2client",
+        Note(
+            "not supported: a token that is renewed can be in a file that `bearer_token: \"${file:/path}\"` of `exporters.remote_write` names; remove it here and in `service.extensions`",
+        ),
+    ),
+    alias(
+        COLLECTOR,
+        "extensions",
+        "sigv4auth",
+        Note(
+            "not supported: push to a proxy that signs requests; remove it here and in `service.extensions`",
+        ),
+    ),
     alias(
         COLLECTOR,
         "extensions",
@@ -163,7 +191,12 @@ pub(super) const TABLE: &[Alias] = &[
     ),
     alias(COLLECTOR, "processors", "batch", NO_BATCH),
     alias(COLLECTOR, "processors", "memory_limiter", MEMORY_LIMITER),
-    alias(COLLECTOR, "processors", "resource", RESOURCE),
+    alias(
+        COLLECTOR,
+        "processors",
+        "resource",
+        Note("not a processor here: write `service.telemetry.resource: {NAME: VALUE}`, and remove it here"),
+    ),
     alias(
         COLLECTOR,
         "processors",

@@ -149,6 +149,21 @@ impl Config {
 }
 
 impl ComponentConfig for Config {
+    fn warnings(&self) -> Vec<Violation> {
+        /// A number without a unit, which was meant to have one, is below this.
+        const SMALL: u64 = 64 << 10;
+        let max_bytes = self.rotation.max_bytes;
+        let is_small = (1..SMALL).contains(&max_bytes);
+        let message = format!(
+            "a file is finished at {max_bytes} bytes: nearly every window has a file of its own; hint: write the unit, such as \
+             `{max_bytes}MiB`"
+        );
+        is_small
+            .then(|| Violation::new("rotation.max_bytes", message))
+            .into_iter()
+            .collect()
+    }
+
     fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if let Err(message) = self.names(PipelineKind::Metrics, "") {

@@ -141,6 +141,11 @@ pub trait ComponentConfig: ToValue + Any + fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Returns the words that the value at `path` can be, where they are fewer than its type has; `None`: all of the type.
+    fn words_at(&self, _path: &[String]) -> Option<Vec<&'static str>> {
+        None
+    }
+
     /// Declares what the component takes, gives, reads, writes, listens on and depends on.
     fn contract(&self) -> Contract {
         Contract::default()

@@ -9,8 +9,9 @@
 //! 4. A pod on its node's network is its node.
 //! 5. Loopback is not judged: it stays in one pod.
 //! 6. Without pods, this machine's end is assumed to be selected by every policy, and the other may be any pod.
+//! 7. A conversation that was seen at both of its ends is one, and each end is what it is known to be where it was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use flowtap_model::Transport;
@@ -64,7 +65,7 @@ pub struct Conversations {
     /// Each conversation, and how much of it was seen.
     pub seen: BTreeMap<Conversation, Sides>,
     /// Pods that were seen from inside: of the others only a part of the traffic is known.
-    pub local_pods: std::collections::BTreeSet<PodId>,
+    pub local_pods: BTreeSet<PodId>,
     /// Flows over loopback.
     pub loopback: u64,
     /// Flows of which only failed connects were seen.
@@ -100,6 +101,46 @@ impl Conversations {
                     side.add(&std::mem::take(&mut tally));
                 }
             }
+        }
+        self.unite();
+    }
+
+    /// Makes one conversation of those that have the same addresses and port: one end's view of a conversation, and the other's. They
+    /// stay apart if several ends with one address were seen on one side: then it is not known which belong together.
+    fn unite(&mut self) {
+        let mut same = BTreeMap::<_, Vec<Conversation>>::new();
+        for conversation in self.seen.keys() {
+            let Conversation {
+                client,
+                server,
+                port,
+                protocol,
+            } = conversation;
+            let ends = (client.address, server.address, *port, *protocol);
+            same.entry(ends).or_default().push(conversation.clone());
+        }
+        for views in same.into_values().filter(|views| views.len() > 1) {
+            let seen = |view: &Conversation| self.seen.get(view).copied().unwrap_or_default();
+            let by_client = views.iter().filter(|view| seen(view).client.records > 0);
+            let by_server = views.iter().filter(|view| seen(view).server.records > 0);
+            let clients: BTreeSet<_> = by_client.map(|view| &view.client).collect();
+            let servers: BTreeSet<_> = by_server.map(|view| &view.server).collect();
+            let (mut clients, mut servers) = (clients.into_iter(), servers.into_iter());
+            let ((Some(client), None), (Some(server), None)) =
+                ((clients.next(), clients.next()), (servers.next(), servers.next()))
+            else {
+                continue;
+            };
+            let whole = Conversation {
+                client: client.clone(),
+                server: server.clone(),
+                ..views[0]
+            };
+            let mut sides = Sides::default();
+            for view in &views {
+                sides.add(&self.seen.remove(view).unwrap_or_default());
+            }
+            self.seen.entry(whole).or_default().add(&sides);
         }
     }
 
@@ -203,4 +244,67 @@ fn local_end(flow: &ObservedFlow, cluster: &Cluster, machine: &[IpAddr], here: O
         None => Party::Node(cluster.node_at(address).unwrap_or_default().to_owned()),
     };
     End { party, address }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{cluster, observed, record};
+
+    fn seen(records: Vec<flowtap_model::TcpRecord>, cluster: &Cluster) -> Vec<(Conversation, Sides)> {
+        let mut conversations = Conversations::default();
+        // In two parts, as of two recordings.
+        for record in records {
+            conversations.add(&observed(vec![record]), cluster, &[], false);
+        }
+        conversations.seen.into_iter().collect()
+    }
+
+    #[test]
+    fn a_conversation_that_both_ends_have_seen_is_one() {
+        let nothing = Cluster::new(Default::default(), &[]);
+        let [client, server] = ["10.77.0.1", "10.77.0.2"];
+        let views = || {
+            vec![
+                record(client, server, 80, false),
+                record(server, client, 80, true),
+            ]
+        };
+        let found = seen(views(), &nothing);
+        let parties: Vec<_> = found
+            .iter()
+            .map(|(it, sides)| {
+                (
+                    &it.client.party,
+                    &it.server.party,
+                    sides.client.records,
+                    sides.server.records,
+                )
+            })
+            .collect();
+        assert_eq!(parties, [(&Party::Assumed, &Party::Assumed, 1, 1)]);
+        // Again, and in the other order.
+        let found = seen([views(), views().into_iter().rev().collect()].concat(), &nothing);
+        assert_eq!((found.len(), found[0].1.client.records), (1, 2));
+        // Another port is another conversation, and one end alone knows nothing of the other.
+        let found = seen(
+            vec![
+                record(client, server, 80, false),
+                record(server, client, 81, true),
+            ],
+            &nothing,
+        );
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().any(|(it, _)| it.server.party == Party::Anything));
+    }
+
+    #[test]
+    fn an_end_of_the_node_that_is_seen_from_outside_is_one_conversation() {
+        // A process in a namespace of the node whose address no object names: its peer takes it for outside.
+        let [pod, process] = ["10.1.0.1", "198.51.100.7"];
+        let records = vec![record(process, pod, 80, false), record(pod, process, 80, true)];
+        let found = seen(records, &cluster());
+        let parties: Vec<_> = found.iter().map(|(it, _)| &it.client.party).collect();
+        assert_eq!(parties, [&Party::Node(String::new())], "{found:?}");
+    }
 }

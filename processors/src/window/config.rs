@@ -276,6 +276,20 @@ impl Config {
         labels
     }
 
+    /// The labels that a family about peers can have.
+    fn labels_of_peers(&self) -> impl Iterator<Item = Label> {
+        let mut labels: Vec<Label> = Vec::new();
+        let peers = FAMILIES
+            .iter()
+            .filter(|definition| definition.is_of(self.naming) && !definition.details.is_empty());
+        for label in peers.flat_map(|definition| definition.possible(self.naming)) {
+            if !labels.contains(&label) {
+                labels.push(label);
+            }
+        }
+        labels.into_iter()
+    }
+
     /// The fields of a record that decide whether it enters a family, whatever the labels.
     fn always_needed(&self, id: FamilyId) -> Option<RecordField> {
         match id {
@@ -334,6 +348,22 @@ impl ComponentConfig for Config {
         contract
     }
 
+    /// The labels of a family, not those of all.
+    fn words_at(&self, path: &[String]) -> Option<Vec<&'static str>> {
+        let parts: Vec<_> = path.iter().map(String::as_str).collect();
+        let names = |labels: Vec<Label>| Some(labels.into_iter().map(Label::name).collect());
+        match parts[..] {
+            ["families", name, "labels", _] => {
+                let definition = FAMILIES
+                    .iter()
+                    .find(|definition| definition.family.name == name)?;
+                names(definition.possible(self.naming).collect())
+            }
+            ["labels", _] => names(self.labels_of_peers().collect()),
+            _ => None,
+        }
+    }
+
     fn validate(&self) -> Vec<Violation> {
         let mut faults = Vec::new();
         if self.interval < Duration::from_millis(100) {
@@ -363,15 +393,7 @@ impl ComponentConfig for Config {
         }
         let labels = self.labels.as_deref().unwrap_or_default();
         for (index, label) in labels.iter().enumerate() {
-            let mut peers = FAMILIES
-                .iter()
-                .filter(|definition| definition.is_of(self.naming) && !definition.details.is_empty());
-            let is_possible = peers.any(|definition| {
-                definition
-                    .possible(self.naming)
-                    .any(|possible| possible == *label)
-            });
-            let message = if !is_possible {
+            let message = if !self.labels_of_peers().any(|possible| possible == *label) {
                 format!(
                     "no metric of `naming: {}` can have `{label}`; hint: remove it",
                     naming_of(self.naming)
