@@ -31,7 +31,7 @@ use flowtap_pipeline::FindingKind;
 #[command(
     name = "flowtap",
     version,
-    about = "Per-peer TCP traffic, latency and loss of this host, as Prometheus and OpenTelemetry metrics",
+    about = "Per-peer TCP and UDP traffic, latency and loss of this host, for Prometheus and OpenTelemetry",
     long_about = None,
     after_help = "\
 Without a config:

@@ -105,7 +105,8 @@ fn content<T: DeserializeOwned>(answer: &[u8]) -> Result<T, AskError> {
         "200" => {
             serde_json::from_slice(body).map_err(|error| AskError::Answer(format!("{STRANGE}: {error}")))
         }
-        "404" if body.is_empty() => Err(AskError::Answer(
+        // Also with the words of a later version about paths that it does not have.
+        "404" if body.is_empty() || body.starts_with(b"not found; ") => Err(AskError::Answer(
             "this daemon is of a version without it".to_owned(),
         )),
         _ => {

@@ -14,10 +14,23 @@ use crate::exit::ExitError;
 /// # Errors
 /// Everything that is wrong with it.
 pub(crate) fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, ExitError> {
+    load_for(arguments, registry, &[""])
+}
+
+/// The same for a command that uses a part of the config: prints the warnings about keys that begin with one of `keys`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn load_for(
+    arguments: &ConfigArgs,
+    registry: &Registry,
+    keys: &[&str],
+) -> Result<Config, ExitError> {
     let layers = Layers::from_process(arguments.config.clone(), arguments.set.clone());
     let config = flowtap_config::load(&layers, registry).map_err(|errors| ExitError::config(&errors))?;
     telemetry::check(&config).map_err(|errors| ExitError::config(&errors))?;
-    for warning in &config.warnings {
+    let is_about = |key: &str| keys.iter().any(|beginning| key.starts_with(beginning));
+    for warning in config.warnings.iter().filter(|warning| is_about(&warning.key)) {
         let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
     }
     Ok(config)

@@ -7,11 +7,11 @@ use std::path::Path;
 
 #[cfg(feature = "analysis")]
 use flowtap_config::Config;
-use flowtap_extensions::admin::findings::{Answer, Finding};
+use flowtap_extensions::admin::findings::{Answer, Finding, Watcher};
 use flowtap_pipeline::Registry;
 
 use super::ask;
-use super::config::load;
+use super::config::load_for;
 #[cfg(feature = "analysis")]
 use super::replay::Recording;
 use crate::cli::FindingsArgs;
@@ -27,7 +27,12 @@ const ALL: usize = 1000;
 pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<String, ExitError> {
     let address = match args.admin {
         Some(address) => Some(address),
-        None => load(&args.config, registry)?.service.admin.endpoint,
+        None => {
+            load_for(&args.config, registry, &["service.admin"])?
+                .service
+                .admin
+                .endpoint
+        }
     };
     let address: SocketAddr = address.ok_or_else(|| {
         ExitError::new(
@@ -51,7 +56,8 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
     if args.json {
         return json(&answer);
     }
-    Ok(text(&answer.findings) + &left_out(answer.findings.len(), kept, answer.total, args.kind.is_some()))
+    Ok(text(&answer.findings, &answer.watchers)
+        + &left_out(answer.findings.len(), kept, answer.total, args.kind.is_some()))
 }
 
 /// The findings of a recording, the oldest first: each pipeline's in turn.
@@ -60,21 +66,26 @@ pub(crate) fn findings(args: &FindingsArgs, registry: &Registry) -> Result<Strin
 /// A recording that can't be read to its end; a component that can't be built.
 #[cfg(feature = "analysis")]
 pub(crate) fn of_recording(config: &Config, file: &Path, as_json: bool) -> Result<String, ExitError> {
-    let mut found = Vec::new();
+    let (mut found, mut watchers) = (Vec::new(), Vec::new());
     for (id, pipeline) in &config.pipelines {
         let mut recording = Recording::open(file)?;
         let stages = recording.stages(config, id, pipeline)?;
-        recording.play_and(stages, |findings| {
+        let mut of_pipeline = Vec::new();
+        recording.play_and(stages, |findings, now| {
             found.extend(findings.take().iter().map(|record| Finding::from(&**record)));
+            let known = findings.watchers();
+            of_pipeline = known.iter().map(|watcher| Watcher::at(watcher, now)).collect();
         })?;
+        watchers.extend(of_pipeline);
     }
     if as_json {
         return json(&Answer {
             total: found.len() as u64,
             findings: found,
+            watchers,
         });
     }
-    Ok(text(&found))
+    Ok(text(&found, &watchers))
 }
 
 fn json(answer: &Answer) -> Result<String, ExitError> {
@@ -104,9 +115,40 @@ fn left_out(shown: usize, kept: usize, total: u64, is_of_a_kind: bool) -> String
     text
 }
 
-fn text(findings: &[Finding]) -> String {
+/// Why there are no findings, and when there can be some.
+fn nothing(watchers: &[Watcher]) -> String {
+    if watchers.is_empty() {
+        return "no findings: no pipeline has the processor `watch`\n  \
+                hint: define it, `processors: {watch: {}}`, and put it after `policy`, as in `processors: [direction, policy, watch, window]`\n"
+            .to_owned();
+    }
+    let mut text = String::new();
+    for Watcher {
+        processor,
+        pipeline,
+        learns_until,
+        is_learning,
+    } in watchers
+    {
+        let state = match learns_until {
+            None => "has no records yet".to_owned(),
+            Some(until) if *is_learning => {
+                format!("learns until {until}; before that only peers on lists are reported")
+            }
+            Some(until) => format!("has learned until {until}, and has found nothing since"),
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "no findings: `{processor}` in the pipeline `{pipeline}` {state}"
+        );
+    }
+    text
+}
+
+fn text(findings: &[Finding], watchers: &[Watcher]) -> String {
     if findings.is_empty() {
-        return "no findings; they need a pipeline with the processor `watch`, and come after its time of learning\n".to_owned();
+        return nothing(watchers);
     }
     let mut text = String::new();
     for finding in findings {
@@ -144,11 +186,33 @@ mod tests {
             ..Finding::default()
         }];
         assert_eq!(
-            text(&found),
+            text(&found, &[]),
             "2025-06-15T15:06:40Z  volume_surge       shop sent 500000000 bytes to external peers\n\
              \u{20}                                        bytes=500000000 score=12.35\n"
         );
-        assert!(text(&[]).starts_with("no findings;"));
+    }
+
+    #[test]
+    fn without_findings_it_is_said_whether_something_watches_and_until_when_it_learns() {
+        assert!(
+            text(&[], &[])
+                .starts_with("no findings: no pipeline has the processor `watch`\n  hint: define it")
+        );
+        let watcher = |learns_until: Option<&str>, is_learning| Watcher {
+            processor: "watch/b".to_owned(),
+            pipeline: "metrics".to_owned(),
+            learns_until: learns_until.map(str::to_owned),
+            is_learning,
+        };
+        let learning = watcher(Some("2025-06-15T15:06:40Z"), true);
+        let learned = watcher(Some("2025-06-15T15:06:40Z"), false);
+        assert_eq!(
+            text(&[], &[learning, learned, watcher(None, true)]),
+            "no findings: `watch/b` in the pipeline `metrics` learns until 2025-06-15T15:06:40Z; before that only peers on lists are \
+             reported\n\
+             no findings: `watch/b` in the pipeline `metrics` has learned until 2025-06-15T15:06:40Z, and has found nothing since\n\
+             no findings: `watch/b` in the pipeline `metrics` has no records yet\n"
+        );
     }
 
     #[test]

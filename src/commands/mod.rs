@@ -27,7 +27,7 @@ mod validate;
 use clap::CommandFactory;
 use flowtap_pipeline::Registry;
 
-use self::config::load;
+use self::config::{load, load_for};
 use self::output::print;
 use crate::cli::sources::ConfigArgs;
 use crate::cli::{Cli, Command};
@@ -55,7 +55,8 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         }
         #[cfg(feature = "analysis")]
         Some(Command::Record(args)) => {
-            record::record(&load(&args.config, registry)?, &args.file, args.duration)
+            let config = load_for(&args.config, registry, &["service.kubernetes"])?;
+            record::record(&config, &args.file, args.duration)
         }
         #[cfg(feature = "analysis")]
         Some(Command::Replay(args)) => {
@@ -75,7 +76,8 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
             })
         }
         Some(Command::Classify(args)) => {
-            let config = load(&args.config, registry)?;
+            let load = |config: &ConfigArgs| load_for(config, registry, &["processors.policy"]);
+            let config = load(&args.config)?;
             let Some(candidate) = args.diff else {
                 return print(&classify::classify(&config, &args.addresses)?);
             };
@@ -83,7 +85,7 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
                 config: vec![candidate],
                 set: Vec::new(),
             };
-            let (text, found) = classify::diff(&config, &load(&candidate, registry)?, &args.addresses)?;
+            let (text, found) = classify::diff(&config, &load(&candidate)?, &args.addresses)?;
             print(&text)?;
             found
         }

@@ -10,7 +10,7 @@ use flowtap_exporters::prometheus;
 use flowtap_pipeline::component::downcast;
 use flowtap_pipeline::{
     BuildContext, ClusterObjects, ClusterState, ComponentId, Findings, NodeInfo, Output, PipelineId,
-    Published,
+    Published, Timestamp,
 };
 use flowtap_receivers::replay::{Frame, Reader, RecordingError};
 
@@ -44,7 +44,7 @@ fn namespace(config: &Config) -> String {
 /// A recording, open at its beginning.
 pub(crate) struct Recording {
     reader: Reader,
-    began: flowtap_pipeline::Timestamp,
+    began: Timestamp,
     node: NodeInfo,
     /// Objects of its cluster that have been read so far, and what processors know of them.
     objects: ClusterObjects,
@@ -105,27 +105,29 @@ impl Recording {
 
     /// Plays it to its end; returns the last output.
     pub(crate) fn play(&mut self, stages: Stages) -> Result<Output, ExitError> {
-        self.play_and(stages, |_| {})
+        self.play_and(stages, |_, _| {})
     }
 
-    /// The same; after each frame `found` may take the findings that it led to.
+    /// The same; after each frame `found` may take the findings that it led to, with the time of the recording.
     pub(crate) fn play_and(
         &mut self,
         mut stages: Stages,
-        mut found: impl FnMut(&Findings),
+        mut found: impl FnMut(&Findings, Timestamp),
     ) -> Result<Output, ExitError> {
         stages.begin(self.began);
+        let mut now = self.began;
         for frame in &mut self.reader {
-            found(&self.findings);
+            found(&self.findings, now);
             match frame.map_err(unreadable)? {
                 Frame::Start { .. } => {}
                 Frame::Batch(mut batch) => stages.accept(&mut batch),
                 Frame::Watermark(at) => {
                     stages.advance(at);
+                    now = at;
                 }
                 Frame::End(at) => {
                     let output = stages.finish(at);
-                    found(&self.findings);
+                    found(&self.findings, at);
                     return Ok(output);
                 }
                 Frame::Cluster(objects) => {

@@ -241,7 +241,8 @@ fn services(
             .merge(net_flow_routes(config))
             .merge(admin::findings::routes(Arc::clone(&environment.findings)))
             .merge(tap.routes())
-            .merge(status_page::routes(parts.pipelines.clone(), telemetry.reader()));
+            .merge(status_page::routes(parts.pipelines.clone(), telemetry.reader()))
+            .fallback(|uri| async move { admin::not_found(&uri) });
         list.push(Box::new(Listener {
             section: "service.admin",
             title: "status page",

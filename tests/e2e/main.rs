@@ -64,6 +64,7 @@
     reason = "clippy allows these in functions marked #[test] only; here, all is test"
 )]
 
+mod asking;
 mod bad_configs;
 mod browser;
 mod clickhouse;
@@ -118,6 +119,7 @@ mod processes;
 mod public_api;
 mod push;
 mod queries;
+mod queries_of_datagrams;
 mod rdma;
 mod recordings;
 mod references;

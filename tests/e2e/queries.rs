@@ -164,12 +164,17 @@ impl Traffic {
     }
 }
 
-/// The page's config, and its queries by what they answer.
-fn page() -> (String, BTreeMap<&'static str, Vec<String>>) {
+/// The page up to its queries about DNS and UDP, and these.
+pub(crate) fn parts() -> (&'static str, &'static str) {
     let page = include_str!("../../docs/queries.md");
-    let (_, rest) = page.split_once("```yaml\n").unwrap();
+    page.split_once("\n## DNS and UDP\n").unwrap()
+}
+
+/// The config of a part of the page, and its queries by what they answer.
+pub(crate) fn questions(part: &'static str) -> (String, BTreeMap<&'static str, Vec<String>>) {
+    let (_, rest) = part.split_once("```yaml\n").unwrap();
     let (text, _) = rest.split_once("```").unwrap();
-    let rows = page
+    let rows = part
         .lines()
         .filter(|line| line.starts_with("| ") && line.contains('`'));
     let rows = rows.map(|row| {
@@ -180,19 +185,19 @@ fn page() -> (String, BTreeMap<&'static str, Vec<String>>) {
     (text.to_owned(), rows.collect())
 }
 
-/// `--set` for each family of the page's config that needs no cluster.
-fn families(text: &str) -> Vec<String> {
+/// `--set` for each family of a config whose name begins with `beginning`.
+pub(crate) fn families(text: &str, beginning: &str) -> Vec<String> {
     let lines = text.lines().filter_map(|line| line.trim().split_once(": {"));
-    let families = lines.filter(|(family, _)| family.starts_with("network_tcp_"));
+    let families = lines.filter(|(family, _)| family.starts_with(beginning));
     families
         .map(|(family, rest)| format!("processors.window.families.{family}={{{rest}"))
         .collect()
 }
 
-type Series = Vec<(BTreeMap<String, String>, f64)>;
+pub(crate) type Series = Vec<(BTreeMap<String, String>, f64)>;
 
 /// The value of the only series with these labels.
-fn of(series: &Series, labels: &[(&str, &str)]) -> f64 {
+pub(crate) fn of(series: &Series, labels: &[(&str, &str)]) -> f64 {
     let matching: Vec<_> = series
         .iter()
         .filter(|(has, _)| {
@@ -205,7 +210,7 @@ fn of(series: &Series, labels: &[(&str, &str)]) -> f64 {
     matching[0].1
 }
 
-fn values<'a>(series: &'a Series, label: &str) -> BTreeSet<&'a str> {
+pub(crate) fn values<'a>(series: &'a Series, label: &str) -> BTreeSet<&'a str> {
     series
         .iter()
         .filter(|(_, value)| *value > 0.0)
@@ -213,7 +218,7 @@ fn values<'a>(series: &'a Series, label: &str) -> BTreeSet<&'a str> {
         .collect()
 }
 
-fn near(seen: f64, expected: f64, share: f64) {
+pub(crate) fn near(seen: f64, expected: f64, share: f64) {
     assert!(
         (seen / expected - 1.0).abs() < share,
         "{seen} for {expected}, of which it may differ by {share}"
@@ -221,15 +226,23 @@ fn near(seen: f64, expected: f64, share: f64) {
 }
 
 /// The queries of the page, asked of a Prometheus.
-struct Answers<'a> {
+pub(crate) struct Answers<'a> {
     queries: BTreeMap<&'static str, Vec<String>>,
     prometheus: &'a Store,
     asked: RefCell<BTreeSet<&'static str>>,
 }
 
-impl Answers<'_> {
+impl<'a> Answers<'a> {
+    pub(crate) fn new(queries: BTreeMap<&'static str, Vec<String>>, prometheus: &'a Store) -> Self {
+        Self {
+            queries,
+            prometheus,
+            asked: RefCell::default(),
+        }
+    }
+
     /// The answer to the only query of a question.
-    fn ask(&self, question: &'static str) -> Series {
+    pub(crate) fn ask(&self, question: &'static str) -> Series {
         let mut answers = self.ask_all(question);
         assert_eq!(answers.len(), 1, "{question}");
         answers.remove(0)
@@ -366,7 +379,7 @@ impl Answers<'_> {
     }
 
     /// Questions that no one has asked.
-    fn left(&self) -> Vec<&str> {
+    pub(crate) fn left(&self) -> Vec<&str> {
         let asked = self.asked.borrow();
         let left = self.queries.keys().filter(|question| !asked.contains(*question));
         left.copied().collect()
@@ -387,13 +400,13 @@ fn the_queries_of_the_page_answer_what_the_applications_know_of_a_link_of_60_ms(
         return;
     }
     let net = Net::new();
-    let (text, queries) = page();
+    let (text, queries) = questions(parts().0);
     let of_namespaces = format!(
         "processors.filter={{include: [{{netns: [{}, {}]}}]}}",
         net.client.label(),
         net.server.label()
     );
-    let families = families(&text);
+    let families = families(&text, "network_tcp_");
     assert_eq!(families.len(), 6, "{families:?}");
     let mut set = vec![
         "service.pipelines.metrics.processors=[direction, policy, filter, window]",
@@ -433,11 +446,7 @@ fn the_queries_of_the_page_answer_what_the_applications_know_of_a_link_of_60_ms(
         let seen = prometheus.number("sum(primus_lens_network_tcp_flow_egress{direction=\"outbound\"})")?;
         (seen >= sent as f64 - 0.5).then_some(())
     });
-    let answers = Answers {
-        queries,
-        prometheus: &prometheus,
-        asked: RefCell::default(),
-    };
+    let answers = Answers::new(queries, &prometheus);
     answers.volumes(&traffic, &target);
     answers.failures();
     answers.times(&traffic);

@@ -12,7 +12,7 @@ use flowtap_pipeline::{
     BuildContext, ClusterRanges, ClusterState, DnsOutcome, DnsRecord, DropReason, DropRecord, Endpoint,
     Events, Flow, FlowBatch, IcmpCount, KubernetesNames, ListeningRecord, Output, PipelineId, Points,
     Published, Queues, ReadingLabels, ReadingRecord, ReadingValue, ResetBy, Role, SendTime, Series, Snapshot,
-    TcpRecord, Timestamp, Transport, UdpRecord,
+    TcpRecord, Timestamp, Transport, UdpApp, UdpRecord,
 };
 
 use crate::exposition::{Exposition, Sample};
@@ -137,12 +137,8 @@ fn snapshot(config: &Config, pipeline: &PipelineId, mut batch: FlowBatch) -> Opt
 
 /// Labels without a value in any series, by family.
 fn empty_labels(config: &Config, pipeline: &PipelineId) -> Vec<String> {
-    let tcp = FlowBatch {
-        tcp: records(),
-        ..FlowBatch::default()
-    };
     // A pipeline of log records has no labels.
-    let Some(snapshot) = snapshot(config, pipeline, tcp) else {
+    let Some(snapshot) = snapshot(config, pipeline, everything()) else {
         return Vec::new();
     };
     let mut empty = Vec::new();
@@ -210,6 +206,7 @@ fn everything() -> FlowBatch {
         flow
     };
     let query = |outcome| DnsRecord {
+        qname: Some("www.example.com".into()),
         latency_us: 900,
         retries: 1,
         truncated: true,
@@ -230,7 +227,12 @@ fn everything() -> FlowBatch {
         bytes: 60,
         ..DropRecord::new(DropReason::new(reason), 4_026_531_840)
     });
+    let drop_of_a_flow = DropRecord {
+        flow: Some(flow("203.0.113.9:443")),
+        ..drops[0].clone()
+    };
     let datagrams = |role| UdpRecord {
+        app: UdpApp::Quic,
         sent_bytes: 40,
         received_bytes: 80,
         sent_datagrams: 1,
@@ -241,7 +243,10 @@ fn everything() -> FlowBatch {
         ..UdpRecord::new(Flow {
             role,
             transport: Transport::Udp,
-            ..flow("203.0.113.9:443")
+            ..match role {
+                Role::Server => Flow::new(endpoint("10.244.0.5:8080"), endpoint("203.0.113.9:50000")),
+                _ => flow("203.0.113.9:443"),
+            }
         })
     };
     let unreachable = IcmpCount {
@@ -260,9 +265,14 @@ fn everything() -> FlowBatch {
     };
     FlowBatch {
         tcp: records().into_iter().chain([waiting]).collect(),
-        dns: vec![query(DnsOutcome::Answered(0)), query(DnsOutcome::TimedOut)],
+        // NOERROR and NXDOMAIN.
+        dns: vec![
+            query(DnsOutcome::Answered(0)),
+            query(DnsOutcome::Answered(3)),
+            query(DnsOutcome::TimedOut),
+        ],
         listening: vec![listening],
-        drops: drops.into(),
+        drops: drops.into_iter().chain([drop_of_a_flow]).collect(),
         udp: vec![
             UdpRecord {
                 sent_bytes: 40,
@@ -293,6 +303,8 @@ fn readings() -> Vec<ReadingRecord> {
                     (Label::Direction, direction),
                     (Label::Counter, "out_of_sequence"),
                     (Label::QpState, "RTS"),
+                    (Label::QpType, "RC"),
+                    (Label::Comm, "web"),
                 ];
                 let value = if family.definition().family.kind.can_fall() {
                     ReadingValue::Level(1)
@@ -380,8 +392,24 @@ fn selectors(query: &str) -> Vec<Selector> {
 
 #[test]
 fn no_panel_of_the_dashboard_is_empty_with_traffic_of_every_class() {
-    let config = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default.yaml"));
-    let seen = exposed(&config, config.pipelines.keys().next().unwrap());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = of_the_manifest(dir.path());
+    for path in [
+        folder.join("default.yaml"),
+        folder.join("examples/kubernetes.yaml"),
+        manifest,
+    ] {
+        let config = load(&path);
+        let seen = exposed(&config, config.pipelines.keys().next().unwrap());
+        let (queries, empty) = empty_panels(&seen);
+        assert!(empty.is_empty(), "{}: {empty:#?}", path.display());
+        assert!(queries > 20, "{queries} queries");
+    }
+}
+
+/// Number of the dashboard's queries about flows, and those that find nothing.
+fn empty_panels(seen: &Exposition) -> (usize, Vec<String>) {
     let dashboard = include_str!("../../deploy/grafana/flowtap.json");
     let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
     let (mut queries, mut empty) = (0, Vec::new());
@@ -420,8 +448,7 @@ fn no_panel_of_the_dashboard_is_empty_with_traffic_of_every_class() {
             }
         }
     }
-    assert!(empty.is_empty(), "{empty:#?}");
-    assert!(queries > 20, "{queries} queries");
+    (queries, empty)
 }
 
 #[test]
@@ -433,10 +460,17 @@ fn every_query_of_the_documentation_finds_series() {
     let path = dir.path().join("flowtap.yaml");
     std::fs::write(&path, text).unwrap();
     let default = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default.yaml"));
-    let [by_default, with_more] =
-        [default, load(&path)].map(|config| exposed(&config, config.pipelines.keys().next().unwrap()));
+    let names = dir.path().join("names.yaml");
+    let (_, rest) = page.split_once("## DNS and UDP").unwrap();
+    let (_, rest) = rest.split_once("```yaml\n").unwrap();
+    std::fs::write(&names, rest.split_once("```").unwrap().0).unwrap();
+    let [by_default, with_more, with_names] = [default, load(&path), load(&names)]
+        .map(|config| exposed(&config, config.pipelines.keys().next().unwrap()));
     let mut queries = 0;
-    for (table, seen) in page.split("## With more labels").zip([by_default, with_more]) {
+    let tables = page
+        .split("## With more labels")
+        .flat_map(|part| part.split("## DNS and UDP"));
+    for (table, seen) in tables.zip([by_default, with_more, with_names]) {
         for row in table
             .lines()
             .filter(|line| line.starts_with("| ") && line.contains('`'))
@@ -444,9 +478,9 @@ fn every_query_of_the_documentation_finds_series() {
             queries += 1;
             for (name, matchers) in selectors(&row.replace("\\|", "|")) {
                 let matches = |sample: &Sample| {
-                    matchers.iter().all(|(label, _, value)| {
+                    matchers.iter().all(|(label, operator, value)| {
                         let has = sample.labels.get(label).map_or("", String::as_str);
-                        value.split('|').any(|one| has == one)
+                        value.split('|').any(|one| has == one) != operator.starts_with('!')
                     })
                 };
                 let found = seen.0.iter().any(|sample| sample.name == name && matches(sample));
@@ -469,5 +503,5 @@ fn every_query_of_the_documentation_finds_series() {
             }
         }
     }
-    assert_eq!(queries, 22);
+    assert_eq!(queries, 33);
 }

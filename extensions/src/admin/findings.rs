@@ -10,7 +10,7 @@ use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flowtap_pipeline::{FindingKind, FindingRecord, Findings};
+use flowtap_pipeline::{FindingKind, FindingRecord, Findings, Timestamp, findings};
 use serde::{Deserialize, Serialize};
 
 use crate::query::Parameters;
@@ -25,6 +25,38 @@ pub struct Answer {
     pub total: u64,
     /// The newest first.
     pub findings: Vec<Finding>,
+    /// Processors that make findings.
+    #[serde(default)]
+    pub watchers: Vec<Watcher>,
+}
+
+/// A processor that makes findings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watcher {
+    /// Its id.
+    pub processor: String,
+    /// The pipeline that it is in.
+    pub pipeline: String,
+    /// End of the period in which it learns and reports only what lists say (RFC 3339); `null` before its first records.
+    pub learns_until: Option<String>,
+    /// Whether that period lasts at `now`, the time of the answer or of the end of a recording.
+    pub is_learning: bool,
+}
+
+impl Watcher {
+    /// As it is at `now`.
+    pub fn at(watcher: &findings::Watcher, now: Timestamp) -> Self {
+        Self {
+            processor: watcher.processor.clone(),
+            pipeline: watcher.pipeline.clone(),
+            learns_until: watcher.learns_until.map(rfc3339),
+            is_learning: watcher.learns_until.is_none_or(|until| now < until),
+        }
+    }
+}
+
+fn rfc3339(at: Timestamp) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(at.as_nanos())).to_string()
 }
 
 /// A finding.
@@ -53,14 +85,13 @@ pub struct Finding {
 
 impl From<&FindingRecord> for Finding {
     fn from(record: &FindingRecord) -> Self {
-        let at = UNIX_EPOCH + Duration::from_nanos(record.at.as_nanos());
         let flow = &record.flow;
         let port = match flow.kind {
             Some(flowtap_pipeline::FlowKind::Ingress) => flow.local.port,
             _ => flow.remote.port,
         };
         Self {
-            at: humantime::format_rfc3339_seconds(at).to_string(),
+            at: rfc3339(record.at),
             kind: record.kind.to_string(),
             subject: record.subject.to_string(),
             object: record.object.to_string(),
@@ -93,9 +124,12 @@ fn answer(findings: &Findings, query: Option<&str>) -> Response {
         .iter()
         .filter(|record| kind.is_none_or(|kind| record.kind == kind))
         .take(limit);
+    let now = Timestamp::now();
+    let watchers = findings.watchers();
     Json(Answer {
         total: findings.total(),
         findings: chosen.map(|record| Finding::from(&**record)).collect(),
+        watchers: watchers.iter().map(|watcher| Watcher::at(watcher, now)).collect(),
     })
     .into_response()
 }
@@ -121,7 +155,7 @@ fn request(query: Option<&str>) -> Result<(usize, Option<FindingKind>), String> 
 #[cfg(test)]
 mod tests {
     use flowtap_pipeline::testing::flow;
-    use flowtap_pipeline::{FindingKind, PeerClass, Timestamp};
+    use flowtap_pipeline::{FindingKind, PeerClass};
 
     use super::*;
 
@@ -142,6 +176,21 @@ mod tests {
             request(Some("sort=x")).unwrap_err(),
             "unknown parameter `sort`; available: limit, kind"
         );
+    }
+
+    #[test]
+    fn a_processor_learns_until_its_time_has_come() {
+        let second = |second: u64| Timestamp::from_nanos(second * 1_000_000_000);
+        let mut watcher = findings::Watcher {
+            processor: "watch".to_owned(),
+            pipeline: "metrics".to_owned(),
+            learns_until: None,
+        };
+        assert!(Watcher::at(&watcher, second(9)).is_learning);
+        watcher.learns_until = Some(second(10));
+        let shown = Watcher::at(&watcher, second(9));
+        assert_eq!(shown.learns_until.as_deref(), Some("1970-01-01T00:00:10Z"));
+        assert!(shown.is_learning && !Watcher::at(&watcher, second(10)).is_learning);
     }
 
     #[test]

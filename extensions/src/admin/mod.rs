@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::routing::get;
 use flowtap_pipeline::{ComponentStatus, StatusBoard, Timestamp};
 use serde::Serialize;
@@ -84,4 +84,14 @@ pub fn routes(
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/status", get(status))
+}
+
+/// Answers to a path that is not served, with where it may have been looked for.
+pub fn not_found(uri: &Uri) -> (StatusCode, String) {
+    let hint = if uri.path() == "/metrics" {
+        "the metrics of flows are at `exporters.prometheus.endpoint`, those of flowtap itself at `service.telemetry.metrics.endpoint`"
+    } else {
+        "the status page is /; others are /flows, /findings, /map, /pipelines, /status, /timeline, /verdicts, /healthz and /readyz"
+    };
+    (StatusCode::NOT_FOUND, format!("not found; hint: {hint}\n"))
 }

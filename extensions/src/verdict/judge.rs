@@ -135,13 +135,20 @@ fn connects(evidence: &Evidence) -> (Cause, String) {
         .into_iter()
         .reduce(|most, next| if next.0 > most.0 { next } else { most })
         .unwrap_or_default();
-    (
-        cause,
-        format!(
-            "{sentence}: {count} of {}",
-            counted(all, "connect failed so", "connects failed so")
-        ),
-    )
+    let of_all = |count: u64| format!("{count} of {}", counted(all, "connect", "connects"));
+    let waiting = if cause == Cause::NoAnswer {
+        evidence.waiting
+    } else {
+        0
+    };
+    let numbers = match (count - waiting, waiting) {
+        (failed, 0) => format!("{} failed so", of_all(failed)),
+        (0, 1) => format!("{} waits for an answer", of_all(1)),
+        (0, waiting) => format!("{} wait for an answer", of_all(waiting)),
+        (failed, 1) => format!("{} failed so, and 1 waits for an answer", of_all(failed)),
+        (failed, waiting) => format!("{} failed so, and {waiting} wait for an answer", of_all(failed)),
+    };
+    (cause, format!("{sentence}: {numbers}"))
 }
 
 /// The largest share but the application's, if it is noticeable.

@@ -26,6 +26,7 @@ pub use config::Config;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use flowtap_pipeline::findings::Registration;
 use flowtap_pipeline::telemetry::ProcessorTelemetry;
 use flowtap_pipeline::{
     BuildContext, BuildError, Events, Factory, FindingKind, FlowBatch, FlowKind, PeerClass, Processor,
@@ -72,6 +73,8 @@ pub struct Watch {
     closes: Timestamp,
     intervals: u32,
     saver: Option<Saver>,
+    /// For clients that ask what is watched.
+    registration: Registration,
     telemetry: Telemetry,
 }
 
@@ -95,6 +98,7 @@ impl Watch {
     /// A state file that can't be read, in strict mode.
     pub fn new(config: &Config, context: &BuildContext) -> Result<Self, BuildError> {
         let (memory, saver) = restore(config, context)?;
+        let registration = context.findings.register(context.id.as_str(), &context.pipeline);
         Ok(Self {
             config: config.clone(),
             memory,
@@ -107,6 +111,7 @@ impl Watch {
             closes: Timestamp::default(),
             intervals: 0,
             saver,
+            registration,
             telemetry: Telemetry {
                 contacts: context
                     .meter
@@ -258,9 +263,14 @@ impl Processor for Watch {
     }
 
     fn advance(&mut self, to: Timestamp, batch: &mut FlowBatch) {
+        let is_first = self.now == Timestamp::default();
         self.now = to;
         if self.memory.since == 0 {
             self.memory.since = to.as_nanos();
+        }
+        if is_first {
+            let since = Timestamp::from_nanos(self.memory.since);
+            self.registration.learns_until(since.plus(self.config.learn));
         }
         if self.closes == Timestamp::default() {
             self.closes = to.plus(self.config.interval);

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use figment::value::Value;
 use flowtap_config::{Config, MetricsConfig};
 use flowtap_engine::runner;
 use flowtap_extensions::short::counted;
@@ -21,7 +22,7 @@ use serde::Serialize;
 
 use self::gather::Gather;
 use self::target::Target;
-use super::config::load;
+use super::config::load_for;
 use super::replay::Recording;
 use crate::cli::DiagnoseArgs;
 use crate::daemon;
@@ -47,7 +48,9 @@ const OVERRIDES: [&str; 4] = [
 pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<String, ExitError> {
     let mut sources = args.config.clone();
     sources.set.extend(OVERRIDES.map(str::to_owned));
-    let mut config = load(&sources, registry)?;
+    let about = ["processors.direction", "processors.policy", "service.kubernetes"];
+    let mut config = load_for(&sources, registry, &about)?;
+    without_udp(&mut config, registry)?;
     for pipeline in config.pipelines.values_mut() {
         pipeline
             .processors
@@ -74,6 +77,25 @@ pub(crate) fn diagnose(args: &DiagnoseArgs, registry: &Registry) -> Result<Strin
         return Ok(text + "\n");
     }
     Ok(answer.text())
+}
+
+/// Leaves out UDP, which no verdict is about: no program is loaded for it, and no warning about it is logged.
+fn without_udp(config: &mut Config, registry: &Registry) -> Result<(), ExitError> {
+    for (id, receiver) in &mut config.receivers {
+        let failed = |error: figment::Error| ExitError::new(Code::Software, format!("{id}: {error}"));
+        let mut value = receiver.to_value().map_err(failed)?;
+        let Value::Dict(_, keys) = &mut value else {
+            continue;
+        };
+        let Some(Value::Dict(_, udp)) = keys.get_mut("udp") else {
+            continue;
+        };
+        udp.insert("enabled".to_owned(), Value::from(false));
+        if let Some(factory) = registry.receivers().get(id.type_name()) {
+            *receiver = (factory.parse)(&value).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// The first pipeline's name and config: its processors name the ends.

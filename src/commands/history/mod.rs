@@ -23,7 +23,7 @@ use flowtap_pipeline::{LogField, Registry};
 use self::answer::{Answer, Lines, Unreadable};
 use self::groups::{Groups, Sums};
 use self::records::Records;
-use super::config::load;
+use super::config::load_for;
 use crate::cli::history::{By, HistoryArgs, Range};
 use crate::exit::{Code, ExitError};
 
@@ -82,7 +82,7 @@ fn folders(args: &HistoryArgs, registry: &Registry) -> Result<Vec<PathBuf>, Exit
     if !args.path.is_empty() {
         return Ok(args.path.clone());
     }
-    let config = load(&args.config, registry)?;
+    let config = load_for(&args.config, registry, &["exporters."])?;
     let exporters = config.exporters.values();
     let mut folders: Vec<_> = exporters
         .filter_map(|config| Some(downcast::<file::Config>(&**config)?.root()))

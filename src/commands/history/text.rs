@@ -111,9 +111,20 @@ fn groups(lines: &[super::groups::Line]) -> Vec<Vec<String>> {
             or_dash(&line.name),
         ]
     });
-    std::iter::once(heads.map(str::to_owned).to_vec())
+    let mut table: Vec<_> = std::iter::once(heads.map(str::to_owned).to_vec())
         .chain(rows)
-        .collect()
+        .collect();
+    // A group that is not a peer has neither.
+    for head in ["CLASS", "NAME"] {
+        let is_empty = |column: &usize| table[1..].iter().all(|row| row[*column] == or_dash(""));
+        let column = table[0].iter().position(|it| it == head);
+        if let Some(column) = column.filter(is_empty) {
+            for row in &mut table {
+                row.remove(column);
+            }
+        }
+    }
+    table
 }
 
 fn records(records: &[super::records::Record]) -> Vec<Vec<String>> {
@@ -260,10 +271,14 @@ mod tests {
             .skip_while(|line| !line.is_empty())
             .skip(1)
             .collect();
-        let head = table[0].find("CLASS").unwrap();
+        assert!(
+            !table[0].contains("CLASS") && !table[0].contains("NAME"),
+            "{processes}"
+        );
+        let head = table[0].find("SENT").unwrap();
         for line in &table[1..] {
             let cell: Vec<_> = line.chars().skip(head - 2).take(3).collect();
-            assert_eq!(cell, [' ', ' ', '-'], "{processes}");
+            assert_eq!(cell, [' ', ' ', '0'], "{processes}");
         }
     }
 }

@@ -10,11 +10,12 @@ mod observe;
 mod report;
 mod suggest;
 
+use flowtap_config::Config;
 use flowtap_pipeline::Registry;
 
-use super::config::load;
+use super::config::load_for;
 use super::output::print;
-use crate::cli::policy::PolicyCommand;
+use crate::cli::policy::{ObservedArgs, PolicyCommand};
 use crate::exit::ExitError;
 
 /// Runs the subcommand.
@@ -23,13 +24,19 @@ use crate::exit::ExitError;
 /// Its error; what it found, with the exit code 1.
 pub(crate) fn policy(command: &PolicyCommand, registry: &Registry) -> Result<(), ExitError> {
     let (text, found) = match command {
-        PolicyCommand::Check(args) => check::check(args, &load(&args.observed.config, registry)?)?,
+        PolicyCommand::Check(args) => check::check(args, &observed(&args.observed, registry)?)?,
         PolicyCommand::Suggest(args) => {
-            let text = suggest::suggest(args, &load(&args.observed.config, registry)?)?;
+            let text = suggest::suggest(args, &observed(&args.observed, registry)?)?;
             (text, Ok(()))
         }
-        PolicyCommand::Diff(args) => diff::diff(args, &load(&args.observed.config, registry)?)?,
+        PolicyCommand::Diff(args) => diff::diff(args, &observed(&args.observed, registry)?)?,
     };
     print(&text)?;
     found
+}
+
+/// The config that observes: of its series and where they go nothing is used.
+fn observed(args: &ObservedArgs, registry: &Registry) -> Result<Config, ExitError> {
+    let keys = ["processors.direction", "processors.policy", "service.kubernetes"];
+    load_for(&args.config, registry, &keys)
 }

@@ -173,6 +173,17 @@ fn connects_that_fail_come_before_what_open_connections_show() {
         verdict.sentence,
         "the peer does not answer: 4 of 8 connects failed so"
     );
+    // Those that wait have not failed.
+    let waits = Evidence {
+        waiting: 1,
+        ..with(Connects {
+            no_answer: 3,
+            ..Connects::default()
+        })
+    };
+    let sentence = judge(&waits).sentence;
+    let numbers = "3 of 5 connects failed so, and 1 waits for an answer";
+    assert!(sentence.ends_with(numbers), "{sentence}");
     // One failure of two connects is not what is wrong with the other.
     let one = Connects {
         refused: 1,

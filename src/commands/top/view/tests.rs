@@ -372,6 +372,7 @@ fn findings_are_counted_in_the_head_and_listed_by_a_key() {
     );
     press(&mut state, KeyCode::Char('x'));
     state.apply(Event::Findings(Answer {
+        watchers: Vec::new(),
         total: 2,
         findings: vec![Finding {
             at: "2026-11-29T05:00:00Z".to_owned(),
