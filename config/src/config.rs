@@ -107,7 +107,7 @@ impl Config {
         }])
     }
 
-    /// The whole config as YAML, defaults filled in, secrets left out. It can be read back.
+    /// The whole config as YAML, defaults filled in, secrets left out. It can be read back if it has none.
     pub fn to_yaml(&self) -> String {
         let mut service = Value::serialize(&self.service).map_or_else(|_| Dict::new(), dict);
         let pipelines = self

@@ -77,6 +77,7 @@ pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors
     let mut diagnostics = Vec::new();
     let mut merged = layers.merge(registry, &mut diagnostics);
     substitute::substitute(&mut merged, &layers.env, &mut diagnostics);
+    secret::report_redacted(&merged, &mut diagnostics);
     let config = check::check(&merged, registry, &mut diagnostics);
     match config {
         Some(mut config) if diagnostics.is_empty() => {

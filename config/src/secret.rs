@@ -2,6 +2,9 @@
 
 use figment::value::{Dict, Value};
 
+use crate::diagnostic::{Diagnostic, key_of};
+use crate::layers::Merged;
+
 /// Printed in place of a secret.
 const REDACTED: &str = "[redacted]";
 
@@ -35,6 +38,54 @@ pub(crate) fn redact(values: &mut Dict) {
             redact_value(value);
         }
     }
+}
+
+/// Reports what stands in `merged` in place of a secret: a config that `flowtap print-config` has printed would send that text as the
+/// password.
+pub(crate) fn report_redacted(merged: &Merged, diagnostics: &mut Vec<Diagnostic>) {
+    let mut found = Vec::new();
+    for (key, value) in &merged.values {
+        find_redacted(&mut vec![key.clone()], value, &mut found);
+    }
+    diagnostics.extend(found.into_iter().map(|path| Diagnostic {
+        origin: merged.origin(&path),
+        key: key_of(&path),
+        message: "a secret is missing: `flowtap print-config` does not show it".to_owned(),
+        help: Some("write where it is, such as `${file:/run/secrets/NAME}` or `${env:NAME}`".to_owned()),
+    }));
+}
+
+fn find_redacted(path: &mut Vec<String>, value: &Value, found: &mut Vec<Vec<String>>) {
+    let mut below = |key: String, value: &Value| {
+        path.push(key);
+        find_redacted(path, value, found);
+        path.pop();
+    };
+    match value {
+        Value::Dict(_, dict) => dict.iter().for_each(|(key, value)| below(key.clone(), value)),
+        Value::Array(_, list) => {
+            let entries = list.iter().enumerate();
+            entries.for_each(|(index, value)| below(index.to_string(), value));
+        }
+        Value::String(_, text) if text == REDACTED && is_secret(path) || has_redacted_url(text) => {
+            found.push(path.clone());
+        }
+        _ => {}
+    }
+}
+
+/// Whether `text` has a URL as [`without_credentials`] leaves it.
+fn has_redacted_url(text: &str) -> bool {
+    let is_redacted = |pair: &str| {
+        pair.split_once('=')
+            .is_some_and(|(_, value)| value == REDACTED_USER)
+    };
+    text.split("://").skip(1).any(|url| {
+        let query = url.split_once('?').map(|(_, query)| query);
+        url.strip_prefix(REDACTED_USER)
+            .is_some_and(|rest| rest.starts_with('@'))
+            || query.is_some_and(|query| query.split('&').any(is_redacted))
+    })
 }
 
 fn redact_value(value: &mut Value) {

@@ -601,17 +601,55 @@ fn yaml_and_toml_of_one_config_are_the_same() {
 }
 
 #[test]
-fn a_printed_config_has_no_secrets_and_can_be_read_back() {
+fn a_printed_config_can_be_read_back_and_secrets_that_it_left_out_are_asked_for() {
+    let text = "exporters: {prometheus: {size: 3}}";
+    let printed = with_files(&[("a.yaml", text)], &[], &[]).unwrap().to_yaml();
+    let again = with_files(&[("b.yaml", &printed)], &[], &[]).unwrap();
+    assert_eq!(again.to_yaml(), printed);
+
     let text = "exporters: {prometheus: {password: hunter2, headers: {authorization: hunter3}, size: 3}}";
     let printed = with_files(&[("a.yaml", text)], &[], &[]).unwrap().to_yaml();
     assert!(
         !printed.contains("hunter") && printed.contains("[redacted]"),
         "{printed}"
     );
-    assert_eq!(
-        with_files(&[("b.yaml", &printed)], &[], &[]).unwrap().to_yaml(),
-        printed
+    let errors = with_files(&[("b.yaml", &printed)], &[], &[]).unwrap_err();
+    let keys: Vec<_> = errors.0.iter().map(|error| &*error.key).collect();
+    let expected = [
+        "exporters.prometheus.headers.authorization",
+        "exporters.prometheus.password",
+    ];
+    assert_eq!(keys, expected);
+    assert!(
+        errors
+            .0
+            .iter()
+            .all(|error| error.origin.as_ref().is_some_and(|origin| origin.place.is_some()))
     );
+    let errors = errors.to_string();
+    assert!(
+        errors.contains("hint: write where it is, such as `${file:"),
+        "{errors}"
+    );
+    // Another key may have the same text.
+    assert!(
+        with_files(
+            &[("a.yaml", "exporters: {prometheus: {names: ['[redacted]']}}")],
+            &[],
+            &[]
+        )
+        .is_ok()
+    );
+    for url in ["http://redacted@h/", "http://h/?a=b&token=redacted"] {
+        let text = format!("exporters: {{prometheus: {{names: ['{url}']}}}}");
+        let errors = with_files(&[("a.yaml", &text)], &[], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            errors.contains("exporters.prometheus.names[0]: a secret is missing"),
+            "{errors}"
+        );
+    }
 }
 
 #[test]

@@ -187,7 +187,7 @@ static __always_inline struct sk_buff *in_flight(struct sock *sk, __u32 sequence
 	return NULL;
 }
 
-/* When a byte left first that was sent since the last look, in ns. A retransmission replaces the time of its segment,
+/* When a byte left first that was sent since the last look, in ns; 0 if no field has it. A retransmission replaces the time of its segment,
  * but not that at which data left with nothing in flight (tcp_rate_skb_sent()). Where something was in flight, it is
  * the time of the last delivery before: each acknowledgement passes the tracepoint before TCP takes it in, so at the
  * first look none has come since. Other times of the socket move with keepalives, acknowledgements and probes. */
@@ -196,13 +196,26 @@ static __always_inline __u64 first_sent_ns(struct sock *sk, struct tcp_sock *tcp
 	struct sk_buff *skb = in_flight(sk, sequence);
 	struct tcp_skb_cb *segment;
 
-	/* It was acknowledged before the connection was established, or the queue is emptied. */
+	/* It was acknowledged before the connection was established, or the queue is emptied. The time is 0 until data
+	 * has left with nothing in flight, not even a SYN. */
 	if (!skb)
 		return tcp->first_tx_mstamp * 1000;
 	segment = (struct tcp_skb_cb *)&skb->cb;
 	if (BPF_CORE_READ(segment, sacked) & TCPCB_EVER_RETRANS)
 		return tcp->delivered_mstamp * 1000;
 	return BPF_CORE_READ(skb, skb_mstamp_ns);
+}
+
+/* When a request left that was delivered before the connection was established: with the SYN (Fast Open), whose time
+ * no field keeps. The answer to it was the first delivery, and is the only sample of the round-trip time as long as
+ * nothing else was delivered. 0, which is not a time, where there is none: the SYN was retransmitted. */
+static __always_inline __u64 sent_with_syn_ns(struct tcp_sock *tcp)
+{
+	__u32 srtt_us = tcp->srtt_us >> 3;
+
+	if (!srtt_us || tcp->total_retrans || tcp->delivered_mstamp <= srtt_us)
+		return 0;
+	return (tcp->delivered_mstamp - srtt_us) * 1000;
 }
 
 static __always_inline struct inspect_state *create_state(struct sock *sk, struct tcp_sock *tcp,
@@ -360,19 +373,28 @@ static __always_inline __u64 exchange_wakeup_flags(void)
 static __always_inline void report_exchange(struct inspect_state *state, __u64 cookie, __u64 from, __u64 to,
 					    struct inspect_seen *seen)
 {
-	struct exchange_event *event = bpf_ringbuf_reserve(&exchanges, sizeof(*event), 0);
 	/* A departure may be in the future, where the sender is paced. */
 	__u64 duration = to > from ? (to - from + 500) / 1000 : 0;
+	struct exchange_event *event;
 	__u8 turn = state->turn;
 
 	if (turn < UNKNOWN_TURN - 1)
 		state->turn++;
+	if (!from || !to) {
+		seen->exchanges_untimed++;
+		return;
+	}
+	if (duration > 0xffffffff) {
+		seen->exchanges_too_long++;
+		return;
+	}
+	event = bpf_ringbuf_reserve(&exchanges, sizeof(*event), 0);
 	if (!event) {
 		seen->exchanges_lost++;
 		return;
 	}
 	event->cookie = cookie;
-	event->duration_us = duration < 0xffffffff ? duration : 0xffffffff;
+	event->duration_us = duration;
 	event->role = state->role;
 	event->turn = turn;
 	event->pad[0] = event->pad[1] = 0;
@@ -404,6 +426,8 @@ static __always_inline void follow_exchange(struct inspect_state *state, struct 
 	if (state->role == ROLE_CLIENT) {
 		if (sent != state->looked) {
 			state->asked_ns = first_sent_ns(sk, tcp, tcp->snd_nxt - 1);
+			if (!state->asked_ns)
+				state->asked_ns = sent_with_syn_ns(tcp);
 			state->looked = sent;
 		}
 		if (!is_fresh || sent == state->sent)

@@ -73,11 +73,13 @@ struct inspect_seen {
 	__u64 first_bytes_lost; /* without room in the buffer, or on a CPU that came later */
 	__u64 untracked;	/* segments of sockets that got no storage */
 	__u64 unknown_roles;	/* connections without exchanges, as neither end is known to have opened */
+	__u64 exchanges_untimed;  /* the beginning or the end has no time */
+	__u64 exchanges_too_long; /* beyond exchange_event.duration_us */
 };
 
 _Static_assert(sizeof(struct inspect_control) == 8, "struct inspect_control is part of the ABI");
 _Static_assert(sizeof(struct exchange_event) == 16, "struct exchange_event is part of the ABI");
 _Static_assert(sizeof(struct first_bytes) == 24, "struct first_bytes is part of the ABI");
-_Static_assert(sizeof(struct inspect_seen) == 72, "struct inspect_seen is part of the ABI");
+_Static_assert(sizeof(struct inspect_seen) == 88, "struct inspect_seen is part of the ABI");
 
 #endif

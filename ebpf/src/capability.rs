@@ -4,7 +4,7 @@ use caps::{CapSet, Capability};
 
 /// Capabilities of which the process lacks at least one; loading and attaching the programs needs them all.
 ///
-/// `CAP_SYS_ADMIN` stands for both of them, as in the kernel (`bpf_capable()`, `perfmon_capable()`).
+/// `CAP_SYS_ADMIN` stands for all of them, as in the kernel (`bpf_capable()`, `perfmon_capable()`, `bpf_net_capable()`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing(pub Vec<&'static str>);
 
@@ -14,21 +14,33 @@ pub struct Missing(pub Vec<&'static str>);
 /// [`Missing`] with the names of the missing ones. If the kernel does not report capabilities, none
 /// counts as missing, and loading shows the error.
 pub fn check() -> Result<(), Missing> {
+    look_for(&PROGRAMS)
+}
+
+/// Looks for these, and for `CAP_NET_ADMIN`, which programs of a cgroup need as well.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn check_for_cgroups() -> Result<(), Missing> {
+    let [bpf, perfmon] = PROGRAMS;
+    look_for(&[bpf, perfmon, (Capability::CAP_NET_ADMIN, "CAP_NET_ADMIN")])
+}
+
+/// Capabilities that every program needs.
+const PROGRAMS: [(Capability, &str); 2] = [
+    (Capability::CAP_BPF, "CAP_BPF"),
+    (Capability::CAP_PERFMON, "CAP_PERFMON"),
+];
+
+fn look_for(needed: &[(Capability, &'static str)]) -> Result<(), Missing> {
     let Ok(effective) = caps::read(None, CapSet::Effective) else {
         return Ok(());
     };
     if effective.contains(&Capability::CAP_SYS_ADMIN) {
         return Ok(());
     }
-    let needed = [
-        (Capability::CAP_BPF, "CAP_BPF"),
-        (Capability::CAP_PERFMON, "CAP_PERFMON"),
-    ];
-    let missing: Vec<_> = needed
-        .into_iter()
-        .filter(|(cap, _)| !effective.contains(cap))
-        .map(|(_, name)| name)
-        .collect();
+    let missing = needed.iter().filter(|(cap, _)| !effective.contains(cap));
+    let missing: Vec<_> = missing.map(|(_, name)| *name).collect();
     if missing.is_empty() {
         Ok(())
     } else {

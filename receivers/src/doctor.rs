@@ -9,7 +9,7 @@ use flowtap_ebpf::{Hooks, LoadError, Udp, UdpLoadError, UdpOptions, capability};
 use serde::Serialize;
 
 use crate::containers::mount::{self, Hierarchy};
-use crate::ebpf::{drops, grant_command, udp};
+use crate::ebpf::{Grant, drops, grant_command, udp};
 #[cfg(feature = "rdma")]
 use crate::rdma;
 use crate::{listen_scan, sock_diag};
@@ -193,7 +193,7 @@ fn capabilities() -> Finding {
             Verdict::Missing,
             &format!("no {}", missing.0.join(", no ")),
             "no eBPF program can be loaded",
-            grant_command(),
+            grant_command(Grant::Programs),
         ),
     }
 }
@@ -445,7 +445,7 @@ fn finding(program: &Probed, verdict: Verdict, consequence: &'static str, remedy
 /// Of an object none of whose programs can be tried.
 fn object(need: &'static str, error: &LoadError) -> Finding {
     let remedy = match error {
-        LoadError::Capability(_) => grant_command(),
+        LoadError::Capability(_) => grant_command(Grant::Programs),
         _ => "see the findings above".to_owned(),
     };
     Finding::not_ok(

@@ -158,6 +158,40 @@ fn strictly_without_privileges_the_missing_capability_and_the_command_that_grant
 }
 
 #[test]
+fn hooks_of_cgroups_without_net_admin_name_it_and_the_command_that_grants_it() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("setpriv") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // The copy that everybody may run.
+    drop(flowtap_of_nobody(dir.path()));
+    let binary = dir.path().join("flowtap");
+    let grant = format!("setcap cap_bpf,cap_perfmon,cap_net_admin+ep {}", binary.display());
+    let run = |capabilities: &str| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        command.args(["--inh-caps", capabilities, "--ambient-caps", capabilities]);
+        command.arg(&binary).arg("run").args(ANY_PORTS);
+        command
+            .args(["--strict", "--set", "receivers.ebpf.udp.hooks=cgroup"])
+            .env_clear();
+        let output = command.output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(77), "{capabilities}: {said}");
+        assert!(said.contains(&grant), "{capabilities}: no {grant} in:\n{said}");
+        said
+    };
+    // With those of the README.
+    let said = run("+bpf,+perfmon");
+    assert!(said.contains("missing: CAP_NET_ADMIN\n"), "{said}");
+    let said = run("-all");
+    assert!(said.contains("CAP_BPF"), "{said}");
+}
+
+#[test]
 fn an_address_that_is_taken_is_named() {
     let Some(_machine) = require::root() else {
         return;

@@ -83,8 +83,25 @@ fn a_printed_config_shows_no_secret_wherever_it_stands() {
     ] {
         assert!(printed.contains(part), "no {part} in:\n{printed}");
     }
+    // It is not a config to run: the text would be the password.
     std::fs::write(&config, &printed).unwrap();
-    assert_eq!(print_config(&[&config]).stdout, printed.as_bytes());
+    let output = flowtap()
+        .arg("validate")
+        .arg("--config")
+        .arg(&config)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{errors}");
+    for key in [
+        "exporters.prometheus.basic_auth.password: a secret is missing",
+        "exporters.prometheus.bearer_token: a secret is missing",
+        "exporters.otlp.proxy_url: a secret is missing",
+        "exporters.otlp.endpoint: a secret is missing",
+        "exporters.otlp.headers.authorization: a secret is missing",
+    ] {
+        assert!(errors.contains(key), "no {key} in:\n{errors}");
+    }
 }
 
 #[test]

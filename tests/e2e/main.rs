@@ -37,6 +37,7 @@
 //! | `sandbox` | the sandbox of a running daemon, modes of its files, names that its listeners answer to |
 //! | `push` | endpoints, proxies, sockets, certificates and messages of exporters that push |
 //! | `extensions` | extensions, and the daemon's own listeners, over reloads |
+//! | `fast_open` | exchanges of clients whose request leaves with the SYN, against the applications' own clocks |
 //! | `filter` | what the processor `filter` drops and keeps, and the gauge of open connections |
 //! | `inspect` | protocols and names of real programs at both ends, exchanges by the applications' counts and clocks, a budget |
 //! | `inspect_programs` | the same with gRPC by grpcio and with Chromium's post-quantum TLS |
@@ -82,6 +83,7 @@ mod edges;
 mod exact_bytes;
 mod exposition;
 mod extensions;
+mod fast_open;
 mod faults;
 mod filter;
 mod flow_logs;

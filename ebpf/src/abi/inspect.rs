@@ -120,6 +120,10 @@ pub struct InspectSeen {
     pub untracked: u64,
     /// Connections whose exchanges are not counted, as neither end is known to have opened them.
     pub unknown_roles: u64,
+    /// Exchanges of whose beginning or end no field of the socket has the time.
+    pub exchanges_untimed: u64,
+    /// Exchanges that took longer than [`ExchangeEvent::duration_us`] holds.
+    pub exchanges_too_long: u64,
 }
 
 impl InspectSeen {
@@ -136,6 +140,8 @@ impl InspectSeen {
             total.first_bytes_lost += seen.first_bytes_lost;
             total.untracked += seen.untracked;
             total.unknown_roles += seen.unknown_roles;
+            total.exchanges_untimed += seen.exchanges_untimed;
+            total.exchanges_too_long += seen.exchanges_too_long;
         }
         total
     }
@@ -150,5 +156,5 @@ const _: () = {
     assert!(size_of::<InspectControl>() == 8);
     assert!(size_of::<ExchangeEvent>() == 16);
     assert!(size_of::<FirstBytesHead>() == 24);
-    assert!(size_of::<InspectSeen>() == 72);
+    assert!(size_of::<InspectSeen>() == 88);
 };

@@ -239,7 +239,7 @@ fn records_of_inspect_are_read_as_the_objects_btf_has_them() {
         (
             "inspect_seen",
             layout!(InspectSeen: runs, timed_runs, timed_ns, handed_over, exchanges, exchanges_lost, first_bytes_lost,
-                untracked, unknown_roles),
+                untracked, unknown_roles, exchanges_untimed, exchanges_too_long),
             size_of::<InspectSeen>(),
         ),
     ];

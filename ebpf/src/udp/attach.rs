@@ -175,7 +175,11 @@ const LENGTHS: [(&str, &str); 2] = [
 
 /// Tries the steps that the options allow, in order.
 pub(super) fn best(options: &UdpOptions) -> Result<Attached, UdpLoadError> {
-    capability::check().map_err(|missing| LoadError::Capability(missing.0))?;
+    let held = match options.hooks {
+        Hooks::Cgroup => capability::check_for_cgroups(),
+        Hooks::Functions | Hooks::Tracepoints => capability::check(),
+    };
+    held.map_err(|missing| LoadError::Capability(missing.0))?;
     capability::raise_memlock();
     let btf = Btf::from_sys_fs().map_err(LoadError::from)?;
     let mut refused = Vec::new();

@@ -3,13 +3,18 @@
 use flowtap_ebpf::LoadError;
 use flowtap_pipeline::StageError;
 
+use super::udp::{UdpConfig, UdpHooks};
+
 /// The missing requirement, in the operator's terms, and the command that fixes it.
-pub(super) fn explain(error: LoadError) -> StageError {
+pub(super) fn explain(error: LoadError, grant: Grant) -> StageError {
     match error {
         LoadError::Capability(missing) => StageError::Permission {
-            what: "the eBPF programs can't be loaded".to_owned(),
+            what: match grant {
+                Grant::Programs => "the eBPF programs can't be loaded".to_owned(),
+                Grant::WithCgroups => "the eBPF programs of `udp.hooks: cgroup` can't be loaded".to_owned(),
+            },
             missing: missing.join(", "),
-            remedy: grant_command(),
+            remedy: grant_command(grant),
         },
         LoadError::Refused { .. } => StageError::Permission {
             what: error.to_string(),
@@ -29,11 +34,35 @@ pub(super) fn explain(error: LoadError) -> StageError {
     }
 }
 
+/// Capabilities that a config needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grant {
+    /// Those that load programs.
+    Programs,
+    /// Those that also attach programs to a cgroup.
+    WithCgroups,
+}
+
+impl Grant {
+    /// Those that the config of UDP needs, and with it the receiver.
+    pub(super) fn of(udp: &UdpConfig) -> Self {
+        if udp.enabled && udp.hooks == UdpHooks::Cgroup {
+            Self::WithCgroups
+        } else {
+            Self::Programs
+        }
+    }
+}
+
 /// The command that grants the capabilities to this executable.
-pub(crate) fn grant_command() -> String {
+pub(crate) fn grant_command(grant: Grant) -> String {
     let program = std::env::current_exe().map_or_else(
         |_| "/path/to/flowtap".to_owned(),
         |path| path.display().to_string(),
     );
-    format!("sudo setcap cap_bpf,cap_perfmon+ep {program}   (or run it as root)")
+    let capabilities = match grant {
+        Grant::Programs => "cap_bpf,cap_perfmon",
+        Grant::WithCgroups => "cap_bpf,cap_perfmon,cap_net_admin",
+    };
+    format!("sudo setcap {capabilities}+ep {program}   (or run it as root)")
 }

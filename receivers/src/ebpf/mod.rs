@@ -47,7 +47,7 @@ pub use self::convert::flow_record;
 use self::drops::DropCapture;
 use self::event_programs::EventPrograms;
 use self::explain::explain;
-pub(crate) use self::explain::grant_command;
+pub(crate) use self::explain::{Grant, grant_command};
 pub use self::factory::FACTORY;
 use self::handover::Handover;
 use self::inspect::{InspectCapture, InspectSink, Shared as SharedInspect};
@@ -186,6 +186,10 @@ impl EbpfReceiver {
         left
     }
 
+    fn explain(&self, error: LoadError) -> StageError {
+        explain(error, Grant::of(&self.config.udp))
+    }
+
     /// Why the config takes the mode that it does, if nothing is in the way.
     const fn reason(&self) -> &'static str {
         match self.config.mode {
@@ -204,8 +208,14 @@ impl EbpfReceiver {
     fn load(&self) -> Result<(Programs, String), StageError> {
         let as_told = |programs| (programs, self.reason().to_owned());
         match self.config.mode {
-            Mode::Sockets => self.load_sockets().map(as_told).map_err(explain),
-            Mode::Events => self.load_events().map(as_told).map_err(explain),
+            Mode::Sockets => self
+                .load_sockets()
+                .map(as_told)
+                .map_err(|error| self.explain(error)),
+            Mode::Events => self
+                .load_events()
+                .map(as_told)
+                .map_err(|error| self.explain(error)),
             Mode::Auto => self.load_best(),
         }
     }
@@ -214,7 +224,7 @@ impl EbpfReceiver {
         let sockets = match self.load_sockets() {
             Ok(programs) => return Ok((programs, self.reason().to_owned())),
             // Mode events wants the same capabilities.
-            Err(error @ LoadError::Capability(_)) => return self.fall_back_to_sock_diag(explain(error)),
+            Err(error @ LoadError::Capability(_)) => return self.fall_back_to_sock_diag(self.explain(error)),
             Err(error) => error,
         };
         tracing::warn!(error = %sockets, "mode sockets does not load; trying mode events; \
@@ -227,7 +237,7 @@ impl EbpfReceiver {
             Err(events) => {
                 tracing::warn!(error = %events, "mode events does not load either; \
                 hint: `flowtap doctor` shows what is missing");
-                self.fall_back_to_sock_diag(explain(sockets))
+                self.fall_back_to_sock_diag(self.explain(sockets))
             }
         }
     }

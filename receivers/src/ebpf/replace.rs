@@ -19,7 +19,6 @@ use flowtap_pipeline::StageError;
 
 use super::config::Mode;
 use super::event_programs::EventPrograms;
-use super::explain::explain;
 use super::handover::{Handover, in_mode, shared};
 use super::inspect::InspectCapture;
 use super::losses::LossTelemetry;
@@ -147,7 +146,7 @@ impl EbpfReceiver {
         let options = sockets_options(&self.config, per_segment);
         let reloaded = sockets.reload(&options, |event, _| convert::push(found, known, event));
         if let Err(error) = reloaded {
-            return (in_mode(left), Some(explain(error)));
+            return (in_mode(left), Some(self.explain(error)));
         }
         if per_segment && !was_per_segment {
             // Connections that have opened since the last scan have not been reported, and no scan will.
@@ -160,7 +159,7 @@ impl EbpfReceiver {
     fn reload_own(&self, mut left: Left<EventPrograms>) -> (Programs, Option<StageError>) {
         if self.config.mode == Mode::Sockets {
             return match self.load_sockets() {
-                Err(error) => (Programs::Events(Box::new(left)), Some(explain(error))),
+                Err(error) => (Programs::Events(Box::new(left)), Some(self.explain(error))),
                 Ok(programs) => {
                     self.log_restart("events");
                     (programs, None)
@@ -179,7 +178,10 @@ impl EbpfReceiver {
             }),
             EventPrograms::Shared(_) => Ok(()),
         };
-        (Programs::Events(Box::new(left)), reloaded.err().map(explain))
+        (
+            Programs::Events(Box::new(left)),
+            reloaded.err().map(|error| self.explain(error)),
+        )
     }
 
     /// The receiver `sock_diag`, to which `auto` has fallen back: a refusal at the start would be repeated.
@@ -195,7 +197,7 @@ impl EbpfReceiver {
             Mode::Events => self.load_events(),
         };
         match loaded {
-            Err(error) => (programs, Some(explain(error))),
+            Err(error) => (programs, Some(self.explain(error))),
             Ok(loaded) => {
                 self.log_restart(programs.mode());
                 (loaded, None)

@@ -31,7 +31,7 @@ pub use self::budget::{InvalidShare, Share};
 pub use self::config::InspectConfig;
 use self::table::Table;
 use self::telemetry::Telemetry;
-use super::explain::explain;
+use super::explain::{Grant, explain};
 
 /// Interval at which the budget is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ impl InspectCapture {
         });
         let programs = match loaded {
             Ok(programs) => programs,
-            Err(error) if context.strict => return Err(explain(error)),
+            Err(error) if context.strict => return Err(explain(error, Grant::Programs)),
             Err(error) => {
                 let hint = match &error {
                     LoadError::Capability(_) => "grant CAP_BPF and CAP_PERFMON",

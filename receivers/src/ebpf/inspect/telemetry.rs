@@ -125,6 +125,8 @@ impl Telemetry {
             first_bytes_lost: seen.first_bytes_lost.saturating_sub(before.first_bytes_lost),
             untracked: seen.untracked.saturating_sub(before.untracked),
             unknown_roles: seen.unknown_roles.saturating_sub(before.unknown_roles),
+            exchanges_untimed: seen.exchanges_untimed.saturating_sub(before.exchanges_untimed),
+            exchanges_too_long: seen.exchanges_too_long.saturating_sub(before.exchanges_too_long),
             ..InspectSeen::default()
         };
         let new_rejected = Rejected {
@@ -160,6 +162,8 @@ impl Telemetry {
             ("first_bytes_buffer_full", seen.first_bytes_lost),
             ("no_storage", seen.untracked),
             ("unknown_role", seen.unknown_roles),
+            ("exchange_untimed", seen.exchanges_untimed),
+            ("exchange_too_long", seen.exchanges_too_long),
             ("program_missed", missed),
             ("malformed_record", malformed),
             ("too_many_connections", rejected.connections),

@@ -34,7 +34,7 @@ use self::dns::Dns;
 pub(super) use self::icmp::IcmpCounters;
 use self::roles::Roles;
 use self::telemetry::{Telemetry, record_unmeasured};
-use super::explain::explain;
+use super::explain::{Grant, explain};
 use crate::containers::{Containers, mount};
 
 /// Records after which a batch is passed on, so that it stays in the cache.
@@ -95,7 +95,7 @@ impl UdpCapture {
                 record_unmeasured(context, true);
                 return Ok(None);
             }
-            Err(UdpLoadError::Unable(error)) => return Err(explain(error)),
+            Err(UdpLoadError::Unable(error)) => return Err(explain(error, Grant::of(udp))),
             Err(error) => {
                 return Err(StageError::Unsupported {
                     what: format!("the hooks of `udp` do not load: {error}"),
