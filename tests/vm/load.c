@@ -546,6 +546,11 @@ static void drops(void)
 	bpf_object__close(object);
 }
 
+static int quiet(enum libbpf_print_level level, const char *format, va_list arguments)
+{
+	return level == LIBBPF_WARN ? vfprintf(stderr, format, arguments) : 0;
+}
+
 int main(void)
 {
 	struct utsname kernel;

@@ -13,11 +13,6 @@
 // Size of the rings: the loader's is a setting.
 enum { RING_BYTES = 1 << 20 };
 
-static int quiet(enum libbpf_print_level level, const char *format, va_list arguments)
-{
-	return level == LIBBPF_WARN ? vfprintf(stderr, format, arguments) : 0;
-}
-
 // Puts the kernel's own numbers of functions into the calls that stand for them, in the bytes of an object, as
 // flowtap's loader does (ebpf/src/kfunc.rs): a subprogram's calls are out of libbpf's sight before it loads. A
 // program with a call of a function that the kernel has not is refused later.

@@ -248,6 +248,8 @@ fn local_end(flow: &ObservedFlow, cluster: &Cluster, machine: &[IpAddr], here: O
 
 #[cfg(test)]
 mod tests {
+    use flowtap_model::cluster_objects::ClusterObjects;
+
     use super::*;
     use crate::testing::{cluster, observed, record};
 
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_conversation_that_both_ends_have_seen_is_one() {
-        let nothing = Cluster::new(Default::default(), &[]);
+        let nothing = Cluster::new(ClusterObjects::default(), &[]);
         let [client, server] = ["10.77.0.1", "10.77.0.2"];
         let views = || {
             vec![
