@@ -114,7 +114,9 @@ impl From<RunError> for ExitError {
             RunError::Start { source, .. } | RunError::Failed { source, .. } => stage_code(source),
             RunError::Panicked { .. } => Code::Software,
             RunError::Thread { .. } => Code::System,
-            RunError::Deadline { .. } | RunError::Stuck { .. } => Code::Temporary,
+            RunError::Undelivered { .. } | RunError::Deadline { .. } | RunError::Stuck { .. } => {
+                Code::Temporary
+            }
         };
         Self::new(code, error)
     }

@@ -1,9 +1,10 @@
 //! Why the programs can't be loaded, in the operator's terms.
 
+use std::error::Error;
 use std::io;
 
-use aya::EbpfError;
 use aya::programs::ProgramError;
+use aya::{BtfError, EbpfError};
 
 /// The reason why the programs can't be loaded or attached.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +20,9 @@ pub enum LoadError {
         /// Error of the kernel.
         source: io::Error,
     },
-    /// No BTF.
-    #[error("the kernel exposes no BTF (/sys/kernel/btf/vmlinux): {0}")]
-    Btf(#[from] aya::BtfError),
+    /// No BTF, or it can't be read.
+    #[error("{}", btf_text(.0))]
+    Btf(#[from] BtfError),
     /// The running kernel lacks a field that the program reads.
     #[error("program {program}: the running kernel lacks a field that it reads\n{log}")]
     MissingField {
@@ -41,10 +42,10 @@ pub enum LoadError {
         log: String,
     },
     /// The object can't be loaded: a map can't be made, or a relocation has no target.
-    #[error("the BPF object can't be loaded: {0}")]
+    #[error("the BPF object can't be loaded: {}", chain(.0))]
     Object(#[source] EbpfError),
     /// A program can't be loaded or attached for another reason.
-    #[error("program {program}: {}", with_causes(source))]
+    #[error("program {program}: {}", chain(.source))]
     Program {
         /// Name of the program.
         program: &'static str,
@@ -52,7 +53,7 @@ pub enum LoadError {
         source: ProgramError,
     },
     /// A map can't be used.
-    #[error("map {map}: {source}")]
+    #[error("map {map}: {}", chain(.source))]
     Map {
         /// Name of the map.
         map: &'static str,
@@ -88,19 +89,40 @@ pub enum LoadError {
     Absent(&'static str),
 }
 
-/// The message of `error` and of what led to it: aya's errors of files name the file alone.
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// An error with its causes: those of aya leave the kernel's answer to them.
+fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text += ": ";
-            text += &message;
+    for cause in causes(error).skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
         }
-        cause = error.source();
     }
     text
+}
+
+/// The error, and what caused it.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// A file that exists and can't be read is no kernel without BTF.
+fn btf_text(error: &BtfError) -> String {
+    match error {
+        BtfError::FileError { path, error } if error.kind() != io::ErrorKind::NotFound => {
+            format!("the kernel's BTF ({}) can't be read: {error}", path.display())
+        }
+        error => format!(
+            "the kernel exposes no BTF (/sys/kernel/btf/vmlinux): {}",
+            chain(error)
+        ),
+    }
 }
 
 /// Number of lines of the verifier's log that are shown, from its end, where the reason is.
@@ -110,6 +132,19 @@ const LOG_LINES: usize = 12;
 const POISON: &str = "unknown#195896080";
 
 impl LoadError {
+    /// The remedy if the process, or the system, has no file descriptor left: then the error says nothing about the kernel.
+    pub fn descriptor_remedy(&self) -> Option<&'static str> {
+        causes(self)
+            .filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+            .find_map(|errno| match errno {
+                libc::EMFILE => Some(
+                    "raise the limit of open files: LimitNOFILE= of the unit, `ulimit -n`, or ulimits of the container",
+                ),
+                libc::ENFILE => Some("raise the system's limit of open files: sysctl fs.file-max"),
+                _ => None,
+            })
+    }
+
     /// From what aya says of `program`.
     pub(crate) fn program(program: &'static str, source: ProgramError) -> Self {
         match source {
@@ -143,6 +178,60 @@ impl LoadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aya::maps::MapError;
+
+    fn os(errno: i32) -> io::Error {
+        io::Error::from_raw_os_error(errno)
+    }
+
+    #[test]
+    fn a_lack_of_descriptors_is_named_wherever_it_strikes_and_is_no_lack_of_the_kernel() {
+        let path = "/sys/kernel/btf/vmlinux".into();
+        let errors = [
+            LoadError::Btf(BtfError::FileError {
+                path,
+                error: os(libc::EMFILE),
+            }),
+            LoadError::Object(EbpfError::MapError(MapError::CreateError {
+                name: "table".to_owned(),
+                io_error: os(libc::EMFILE),
+            })),
+            LoadError::Verifier {
+                program: "scan",
+                source: os(libc::EMFILE),
+                log: "processed 92 insns".to_owned(),
+            },
+            LoadError::System {
+                what: "a link",
+                source: os(libc::EMFILE),
+            },
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert!(text.contains("Too many open files (os error 24)"), "{text}");
+            assert!(!text.contains("exposes no BTF"), "{text}");
+            let remedy = error.descriptor_remedy().unwrap();
+            assert!(remedy.contains("LimitNOFILE"), "{remedy}");
+        }
+        let full = LoadError::System {
+            what: "a link",
+            source: os(libc::ENFILE),
+        };
+        assert!(full.descriptor_remedy().unwrap().contains("fs.file-max"));
+    }
+
+    #[test]
+    fn a_kernel_without_btf_is_named() {
+        let error = LoadError::Btf(BtfError::FileError {
+            path: "/sys/kernel/btf/vmlinux".into(),
+            error: os(libc::ENOENT),
+        });
+        assert!(
+            error.to_string().starts_with("the kernel exposes no BTF"),
+            "{error}"
+        );
+        assert_eq!(error.descriptor_remedy(), None);
+    }
 
     #[test]
     fn a_file_that_is_missing_is_said_to_be() {

@@ -444,8 +444,9 @@ fn finding(program: &Probed, verdict: Verdict, consequence: &'static str, remedy
 
 /// Of an object none of whose programs can be tried.
 fn object(need: &'static str, error: &LoadError) -> Finding {
-    let remedy = match error {
-        LoadError::Capability(_) => grant_command(Grant::Programs),
+    let remedy = match (error, error.descriptor_remedy()) {
+        (_, Some(remedy)) => remedy.to_owned(),
+        (LoadError::Capability(_), None) => grant_command(Grant::Programs),
         _ => "see the findings above".to_owned(),
     };
     Finding::not_ok(

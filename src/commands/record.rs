@@ -14,10 +14,10 @@ use flowtap_pipeline::{
     Aggregator, ClusterObjects, FlowBatch, NodeInfo, Output, PipelineKind, Snapshot, Timestamp,
 };
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
-use tokio_util::sync::CancellationToken;
 
 use crate::daemon;
 use crate::daemon::graph::{self, Environment};
+use crate::daemon::{Signals, Stop};
 use crate::exit::{Code, ExitError};
 
 /// Objects of each kind in a frame.
@@ -26,62 +26,79 @@ const OBJECTS_PER_FRAME: usize = 2_000;
 /// Interval at which the objects are listed again.
 const RELIST_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Records into `file` until `duration` is over, or SIGTERM or SIGINT comes.
+/// Records into `file` until `duration` is over, or SIGTERM or SIGINT comes; then ends within `service.shutdown_timeout`, also
+/// if the file is a pipe whose reader takes nothing.
 ///
 /// # Errors
 /// The error that keeps a receiver from working, or the file from being written.
 pub(crate) fn record(config: &Config, file: &Path, duration: Option<Duration>) -> Result<(), ExitError> {
     daemon::private_files();
+    let signals = Signals::block()?;
     let log = LogWriter::stderr()?;
     telemetry::init_logs(&config.service.telemetry.logs, log.clone())?;
-    let recorded = daemon::runtime()?.block_on(async {
-        let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
-        let environment = Environment::now();
-        let stop = daemon::stop_on_signal()?;
-        let (mut recorder, failed) = Recorder::create(file, &environment.node.load(), stop.clone())?;
-        let connecting = kubernetes::connect(&config.service.kubernetes);
-        let cluster = stop.run_until_cancelled(connecting).await.unwrap_or(Ok(None));
-        let cluster =
-            cluster.map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))?;
-        if let Some(cluster) = cluster {
-            let listed = stop.run_until_cancelled(kubernetes::list_objects(&cluster)).await;
-            let objects = manifest::objects_of(&listed.unwrap_or_default());
-            recorder.write_cluster(objects.clone());
-            tokio::spawn(follow(cluster, objects, Arc::clone(&recorder.changed)));
-        }
-        let mut graph = graph::build(config, &telemetry.meter(), &environment, true)?;
-        // Every receiver of a pipeline, with the file as the only output.
-        graph.exporters.clear();
-        graph.pipelines = vec![PipelineNode {
-            name: "recording".into(),
-            kind: PipelineKind::Metrics,
-            receivers: graph.receivers.iter().map(|node| node.id.clone()).collect(),
-            stages: Stages::new(
-                Vec::new(),
-                WindowNode {
-                    fingerprint: String::new(),
-                    aggregator: Box::new(recorder),
-                },
-            ),
-            exporters: Vec::new(),
-        }];
-        let ready = || {
-            tracing::info!(file = %file.display(), "recording");
-            if let Some(duration) = duration {
-                let stop = stop.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(duration).await;
-                    stop.cancel();
-                });
-            }
-        };
-        let deadline = config.service.shutdown_timeout;
-        runner::run(graph, &telemetry.meter(), stop.clone(), deadline, ready).await?;
-        let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        failed.map_or(Ok(()), |error| Err(ExitError::new(Code::Create, error)))
-    });
+    let stop = Stop::watch(signals, config.service.shutdown_timeout, &log)?;
+    let runtime = daemon::runtime()?;
+    let recorded = runtime.block_on(record_until(config, file, duration, &stop));
+    // Without waiting for a write that its reader does not take.
+    runtime.shutdown_background();
+    stop.over();
     log.flush(Duration::from_secs(1));
     recorded
+}
+
+async fn record_until(
+    config: &Config,
+    file: &Path,
+    duration: Option<Duration>,
+    stop: &Stop,
+) -> Result<(), ExitError> {
+    let telemetry = Telemetry::new(&flowtap_pipeline::Resource::default(), &MetricsConfig::default())?;
+    let environment = Environment::now();
+    let (recorder, failed) = Recorder::create(file, &environment.node.load(), stop.clone())?;
+    let token = stop.token();
+    let connecting = kubernetes::connect(&config.service.kubernetes);
+    let cluster = token.run_until_cancelled(connecting).await.unwrap_or(Ok(None));
+    let cluster =
+        cluster.map_err(|error| ExitError::new(Code::Config, format!("service.kubernetes: {error}")))?;
+    if let Some(cluster) = cluster {
+        let listed = token
+            .run_until_cancelled(kubernetes::list_objects(&cluster))
+            .await;
+        let objects = manifest::objects_of(&listed.unwrap_or_default());
+        // Written with the first watermark, on the receiver's thread: here nothing may wait for the file.
+        recorder.add_objects(objects.clone());
+        tokio::spawn(follow(cluster, objects, Arc::clone(&recorder.changed)));
+    }
+    let mut graph = graph::build(config, &telemetry.meter(), &environment, true)?;
+    // Every receiver of a pipeline, with the file as the only output.
+    graph.exporters.clear();
+    graph.pipelines = vec![PipelineNode {
+        name: "recording".into(),
+        kind: PipelineKind::Metrics,
+        receivers: graph.receivers.iter().map(|node| node.id.clone()).collect(),
+        stages: Stages::new(
+            Vec::new(),
+            WindowNode {
+                fingerprint: String::new(),
+                aggregator: Box::new(recorder),
+            },
+        ),
+        exporters: Vec::new(),
+    }];
+    let ready = || {
+        tracing::info!(file = %file.display(), "recording");
+        if let Some(duration) = duration {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(duration).await;
+                stop.begin();
+            });
+        }
+    };
+    let deadline = config.service.shutdown_timeout;
+    runner::run(graph, &telemetry.meter(), token.clone(), deadline, ready).await?;
+    let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    failed.map_or(Ok(()), |error| Err(ExitError::new(Code::Create, error)))
 }
 
 /// Lists the objects of the cluster again and again, and adds to `changed` those that differ from the last time. Ends with the
@@ -110,7 +127,7 @@ struct Recorder {
     writer: Writer,
     /// The first error; reported when all has stopped.
     failed: Arc<Mutex<Option<RecordingError>>>,
-    stop: CancellationToken,
+    stop: Stop,
     /// Objects of the cluster that have changed since the last watermark.
     changed: Arc<Mutex<ClusterObjects>>,
 }
@@ -118,7 +135,7 @@ struct Recorder {
 type Failed = Arc<Mutex<Option<RecordingError>>>;
 
 impl Recorder {
-    fn create(path: &Path, node: &NodeInfo, stop: CancellationToken) -> Result<(Self, Failed), ExitError> {
+    fn create(path: &Path, node: &NodeInfo, stop: Stop) -> Result<(Self, Failed), ExitError> {
         let create = || {
             let mut writer = Writer::create(path)?;
             let (at, node) = (Timestamp::now(), node.clone());
@@ -134,6 +151,14 @@ impl Recorder {
             changed: Arc::default(),
         };
         Ok((recorder, failed))
+    }
+
+    /// Adds objects that are written with the next watermark.
+    fn add_objects(&self, objects: ClusterObjects) {
+        self.changed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .merge(objects);
     }
 
     /// Writes the objects of a cluster, a frame per some thousand: a frame has a maximum size.
@@ -162,7 +187,7 @@ impl Recorder {
     /// An error ends the recording; what was written up to then stays.
     fn check(&self, outcome: Result<(), RecordingError>) {
         if let Err(error) = outcome {
-            self.stop.cancel();
+            self.stop.begin();
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
             failed.get_or_insert(error);
         }

@@ -25,3 +25,5 @@ mod stop;
 #[cfg(feature = "analysis")]
 pub(crate) use self::run::{private_files, stop_on_signal};
 pub(crate) use self::run::{run, runtime};
+#[cfg(feature = "analysis")]
+pub(crate) use self::stop::{Signals, Stop};

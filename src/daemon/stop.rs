@@ -5,7 +5,9 @@
 //! longer, because neither thread waits for anything of theirs.
 
 use std::process;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,7 +45,16 @@ impl Signals {
 #[derive(Clone, Debug)]
 pub(crate) struct Stop {
     token: CancellationToken,
-    begins: SyncSender<()>,
+    steps: Sender<Step>,
+    /// Whether the work that was to be stopped has ended.
+    is_over: Arc<AtomicBool>,
+}
+
+/// Steps of the stop.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Begun,
+    Over,
 }
 
 impl Stop {
@@ -52,15 +63,16 @@ impl Stop {
     /// # Errors
     /// No thread could be started.
     pub(crate) fn watch(signals: Signals, timeout: Duration, log: &LogWriter) -> Result<Self, ExitError> {
-        let (begins, begun) = sync_channel(1);
+        let (steps, taken) = channel();
         let stop = Self {
             token: CancellationToken::new(),
-            begins,
+            steps,
+            is_over: Arc::default(),
         };
         let for_signals = (stop.clone(), log.clone());
         spawn("signals", move || wait(&signals, &for_signals.0, &for_signals.1))?;
         let log = log.clone();
-        spawn("stop-deadline", move || enforce(&begun, timeout, &log))?;
+        spawn("stop-deadline", move || enforce(&taken, timeout, &log))?;
         Ok(stop)
     }
 
@@ -72,8 +84,18 @@ impl Stop {
     /// Begins the stop: from now on the deadline counts, whatever caused it.
     pub(crate) fn begin(&self) {
         self.token.cancel();
-        // Full: it has begun already.
-        let _ = self.begins.try_send(());
+        // Nobody receives it: it is over.
+        let _ = self.steps.send(Step::Begun);
+    }
+
+    /// The work has ended, and the process goes on: there is no deadline any longer, and a signal ends the process at once.
+    #[cfg_attr(
+        not(feature = "analysis"),
+        expect(dead_code, reason = "the daemon ends with its work; only commands go on")
+    )]
+    pub(crate) fn over(&self) {
+        self.is_over.store(true, Ordering::Release);
+        let _ = self.steps.send(Step::Over);
     }
 }
 
@@ -89,6 +111,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), ExitErr
 
 fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
     let Ok(first) = signals.0.wait() else { return };
+    if stop.is_over.load(Ordering::Acquire) {
+        exit(log);
+    }
     tracing::info!(
         signal = first.as_str(),
         "stopping: one last window, then the exporters drain; a second signal ends flowtap at once"
@@ -111,16 +136,23 @@ fn wait(signals: &Signals, stop: &Stop, log: &LogWriter) {
     exit(log);
 }
 
-fn enforce(begun: &Receiver<()>, timeout: Duration, log: &LogWriter) {
-    if begun.recv().is_ok() {
-        thread::sleep(timeout + GRACE);
-        tracing::error!(
-            ?timeout,
-            "service.shutdown_timeout has passed and a part still hangs: pending snapshots are lost; \
-                hint: raise service.shutdown_timeout, or look at the component that is named before"
-        );
-        exit(log);
+fn enforce(taken: &Receiver<Step>, timeout: Duration, log: &LogWriter) {
+    let Ok(Step::Begun) = taken.recv() else { return };
+    let until = Instant::now() + timeout + GRACE;
+    loop {
+        match taken.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            // Begun once more: the first counts.
+            Ok(Step::Begun) => {}
+            Ok(Step::Over) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => break,
+        }
     }
+    tracing::error!(
+        ?timeout,
+        "service.shutdown_timeout has passed and a part still hangs: pending snapshots are lost; \
+                hint: raise service.shutdown_timeout, or look at the component that is named before"
+    );
+    exit(log);
 }
 
 #[expect(

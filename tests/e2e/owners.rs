@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::{Daemon, WAIT_TIMEOUT};
 use crate::exposition::Exposition;
+use crate::flow_logs::{launch_with, of_port, records};
 use crate::require;
 
 const EGRESS: &str = "primus_lens_network_tcp_flow_egress";
@@ -271,7 +272,8 @@ fn hostile_names_of_processes_reach_no_exporter_raw() {
     let Some(_machine) = require::root() else {
         return;
     };
-    let daemon = Daemon::start(&[BY_CONTAINER]);
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = launch_with(dir.path(), &[BY_CONTAINER]);
     let (listener, port) = listener();
     let names: [(&[u8], &str); 6] = [
         (b"\x01\x1b[31m", "\\x01\\x1b[31m"),
@@ -309,5 +311,16 @@ fn hostile_names_of_processes_reach_no_exporter_raw() {
     ] {
         let raw = text.chars().find(|c| c.is_control() && *c != '\n');
         assert_eq!(raw, None, "{what}");
+    }
+    // Flow logs have the names of the metrics, so the two join.
+    let records = records(dir.path());
+    let connections = of_port(&records, port);
+    let logged: Vec<_> = connections
+        .values()
+        .flatten()
+        .filter_map(|record| record["comm"].as_str())
+        .collect();
+    for (_, shown) in names {
+        assert!(logged.contains(&shown), "no {shown} in {logged:?}");
     }
 }

@@ -268,6 +268,59 @@ fn a_failure_names_exporter_address_and_cause_in_the_log_and_in_status() {
     }
 }
 
+#[test]
+fn of_two_endpoints_of_an_exporter_the_one_that_fails_is_named() {
+    let (peer, port) = peer();
+    let (metrics, refused) = (format!("http://127.0.0.1:{port}/m"), free_address());
+    let daemon = Daemon::launch(Launch {
+        list: "exporters: [debug, prometheus, otlp]",
+        exporters: &format!(
+            "  otlp: {{metrics_endpoint: \"{metrics}\", logs_endpoint: \"http://{refused}/l\", protocol: http/protobuf, \
+             interval: 200ms, retry: {{enabled: false}}}}\n"
+        ),
+        set: &[
+            &GENERATOR[..],
+            &[
+                "processors.connections={interval: 200ms, active_timeout: 200ms}",
+                "service.pipelines.logs={receivers: [generator], processors: [direction, policy, connections], exporters: [otlp]}",
+            ],
+        ]
+        .concat(),
+        ..Launch::default()
+    });
+    let error = ask_until("the exporter failing", || {
+        let status = daemon.status();
+        let status = &status["components"]["exporters/otlp"];
+        (status["state"] == "recoverable_error").then(|| status["error"].to_string())
+    });
+    assert!(
+        error.contains(&format!("http://{refused}/l")) && !error.contains(&metrics),
+        "{error}"
+    );
+    // Metrics that are delivered meanwhile do not make it well.
+    let before = peer.taken.load(Ordering::SeqCst);
+    ask_until("more metrics", || {
+        (peer.taken.load(Ordering::SeqCst) > before + 3).then_some(())
+    });
+    let status = daemon.status();
+    assert_eq!(
+        status["components"]["exporters/otlp"]["state"], "recoverable_error",
+        "{status}"
+    );
+    let (status, end) = daemon.stop();
+    let warned = end
+        .log
+        .lines()
+        .find(|line| line.contains("log records were not delivered"));
+    let warned = warned.unwrap_or_else(|| panic!("{}", end.log));
+    assert!(
+        warned.contains(&format!("http://{refused}/l")) && !warned.contains(&metrics),
+        "{warned}"
+    );
+    // The last records of the open connections were lost by the stop.
+    assert_eq!(status.code(), Some(75), "{}", end.log);
+}
+
 /// Ends TLS as OpenSSL has it, with the certificates that are in the files when a client comes; connections of before a change of
 /// them are closed. Passes bytes on to a port of this machine.
 const TLS_SERVER: &str = r"

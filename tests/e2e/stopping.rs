@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, PipeReader, Read, Write, pipe};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -283,6 +284,94 @@ fn what_is_under_way_at_the_deadline_is_counted_as_lost() {
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
     assert!(lost(&text) > 0, "{text}");
+}
+
+/// Items that warnings of this exporter name as lost.
+fn named_as_lost(log: &str) -> u64 {
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("were not delivered") && line.contains("exporter=otlp"));
+    lines.map(lost).sum()
+}
+
+#[test]
+fn what_is_given_up_before_the_deadline_is_logged_to_the_last_item_and_is_the_exit_code() {
+    let refused = free_address();
+    for retry in ["enabled: false", "max_elapsed_time: 100ms"] {
+        // Its last window, of the stop, fails with the cause of the warning of its first one, which is a short while ago.
+        let exporters = format!(
+            "  otlp: {{endpoint: \"http://{refused}\", protocol: http/protobuf, interval: 200ms, retry: {{{retry}}}}}\n"
+        );
+        let (mut log, stderr) = unread();
+        let running = Running::start(&exporters, "otlp", "", Stdio::null(), stderr);
+        let failed = "flowtap_exporter_send_failed_metric_points_total{exporter=\"otlp\"";
+        until("given up", || running.metric(failed) > 0.0);
+        let before = running.metric(failed);
+        let (took, code) = running.stop();
+        assert!(took < TIMEOUT, "{took:?}");
+        assert_eq!(code, Some(UNDELIVERED), "{retry}");
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        let named = named_as_lost(&text);
+        assert!(
+            named as f64 >= before + 500.0,
+            "{named} of more than {before} are named: {text}"
+        );
+        assert!(
+            text.contains("exporters gave up requests while flowtap stopped"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_recording_into_a_pipe_that_nobody_reads_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("flowtap.yaml");
+    let text = "receivers:\n  generator: {flows: 5000, interval: 100ms}\n\
+        service:\n  shutdown_timeout: 2s\n  kubernetes: {enabled: false}\n  \
+        pipelines: {metrics: {receivers: [generator], processors: [window], exporters: [prometheus]}}\n";
+    fs::write(&config, text).unwrap();
+    let fifo = dir.path().join("recording");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let record = || {
+        let mut command = flowtap();
+        command.arg("record").arg("--config").arg(&config);
+        command.args(["--for", "1s"]).arg(&fifo).stdin(Stdio::null());
+        command
+    };
+    // Without a reader the file can't be written.
+    let output = record().output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(73), "{said}");
+    assert!(said.contains("no process reads this FIFO; hint:"), "{said}");
+    // With one that reads nothing the writes wait, and neither `--for` nor a signal waits for them.
+    for signal in [None, Some(Signal::SIGTERM)] {
+        let reader = fs::File::options()
+            .read(true)
+            .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+            .open(&fifo)
+            .unwrap();
+        let mut child = record().stderr(Stdio::null()).spawn().unwrap();
+        let began = Instant::now();
+        if let Some(signal) = signal {
+            // It is in the middle of a frame by then.
+            thread::sleep(Duration::from_millis(700));
+            kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        }
+        let ended = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if began.elapsed() > WAIT_TIMEOUT {
+                child.kill().unwrap();
+                panic!("it never ended: {signal:?}");
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(ended.code(), Some(UNDELIVERED), "{signal:?}");
+        drop(reader);
+    }
 }
 
 #[test]

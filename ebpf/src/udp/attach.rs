@@ -141,6 +141,18 @@ pub enum UdpLoadError {
     Steps(Vec<Refusal>),
 }
 
+impl UdpLoadError {
+    /// As [`LoadError::descriptor_remedy`].
+    pub fn descriptor_remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Unable(error) => error.descriptor_remedy(),
+            Self::Steps(refusals) => refusals
+                .iter()
+                .find_map(|refusal| refusal.error.descriptor_remedy()),
+        }
+    }
+}
+
 /// The reason without the verifier's log.
 fn first_line(error: &LoadError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()

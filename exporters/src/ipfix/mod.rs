@@ -43,7 +43,7 @@ use self::link::Target;
 use self::message::Encoder;
 use self::session::{Client, Domain};
 use self::telemetry::Telemetry;
-use crate::push::health::Health;
+use crate::push::health::{Addresses, Health};
 use crate::push::{self, Sender};
 
 /// The exporter.
@@ -84,7 +84,7 @@ impl IpfixExporter {
             observation_domain = domain.id,
             "sending flows over IPFIX"
         );
-        let health = Health::new(&self.context, self.config.shown());
+        let health = Health::new(&self.context, Addresses::one(self.config.shown()));
         let telemetry = Telemetry::new(&self.context);
         let client = Client::new(target, domain, telemetry.clone());
         self.client = Some(client.clone());

@@ -241,7 +241,8 @@ impl ComponentConfig for Config {
         let Ok(resolved) = self.resolved_with(&mut warnings) else {
             return warnings;
         };
-        if self.tls != ClientTls::default() && !resolved.endpoint.is_tls() {
+        let is_tls = resolved.endpoint.is_tls() || resolved.logs_endpoint.is_tls();
+        if self.tls != ClientTls::default() && !is_tls {
             warnings.push(Violation::new(
                 "tls",
                 "has no effect with an endpoint `http://`; hint: write `https://`, or remove it",
@@ -265,12 +266,10 @@ impl ComponentConfig for Config {
         });
         match self.resolved() {
             Ok(resolved) => {
-                let logs = &resolved.logs_endpoint;
-                let elsewhere = logs.uri().authority() != resolved.endpoint.uri().authority();
                 let proxy = self.proxy_url.as_deref().and_then(Proxy::parse);
                 let contract = contract.dials("endpoint", &resolved.endpoint);
-                let contract = elsewhere
-                    .then_some(logs)
+                let contract = resolved
+                    .separate_logs_endpoint()
                     .into_iter()
                     .fold(contract, |contract, logs| contract.dials("logs_endpoint", logs));
                 proxy

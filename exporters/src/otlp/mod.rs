@@ -50,7 +50,7 @@ pub use self::factory::FACTORY;
 use self::logs::LogEncoder;
 use crate::push;
 use crate::push::delivery::{Delivery, Spool};
-use crate::push::health::Health;
+use crate::push::health::{Addresses, Health};
 
 /// The exporter.
 #[derive(Debug)]
@@ -69,7 +69,9 @@ impl OtlpExporter {
     pub fn new(config: Config, context: &BuildContext) -> Result<Self, BoxError> {
         let resolved = config.resolved().map_err(|fault| fault.message)?;
         // Checked before anything starts, not at the first request.
-        resolved.tls.config_for(resolved.endpoint.is_tls())?;
+        for endpoint in [&resolved.endpoint, &resolved.logs_endpoint] {
+            resolved.tls.config_for(endpoint.is_tls())?;
+        }
         Ok(Self {
             config,
             resolved,
@@ -80,7 +82,13 @@ impl OtlpExporter {
 
     fn service(&mut self) -> Result<OtlpService, StageError> {
         let client = Client::new(&self.resolved).map_err(StageError::Other)?;
-        let health = Health::new(&self.context, self.resolved.endpoint.to_string());
+        let addresses = match self.resolved.protocol {
+            Protocol::Grpc => Addresses::one(&self.resolved.endpoint),
+            Protocol::HttpProtobuf | Protocol::HttpJson => {
+                Addresses::new(&self.resolved.endpoint, &self.resolved.logs_endpoint)
+            }
+        };
+        let health = Health::new(&self.context, addresses);
         let sender = push::sender(client, &self.config.retry, self.resolved.timeout, health.clone());
         let storage = self.config.storage.as_ref();
         let delivery = Delivery::open(sender, storage, &health, &self.context, &mut self.spool)
@@ -117,6 +125,7 @@ impl Exporter for OtlpExporter {
             tracing::info!(
                 exporter = %self.context.id,
                 endpoint = %self.resolved.endpoint,
+                logs_endpoint = self.resolved.separate_logs_endpoint().map(tracing::field::display),
                 proxy = proxy.map(tracing::field::display),
                 "pushing over OTLP"
             );

@@ -3,6 +3,7 @@
 //! The state follows attempts, not requests: a request may be retried for minutes, and with storage for ever, and in that time the
 //! operator must see that nothing arrives.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,46 +12,110 @@ use flowtap_pipeline::{BuildContext, ComponentId, ComponentKind, PipelineKind, S
 use tokio::time::Instant;
 use tower::BoxError;
 
+use super::Request;
 use super::verdict::is_temporary;
 
 /// The same failure is a warning once in this time; in between it is logged at `debug`.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Cloning it shares it.
+/// Cloning it shares it. Losses that no warning has counted are reported when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Health(Arc<Inner>);
+
+/// The addresses of an exporter, as they may be shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    metrics: String,
+    logs: String,
+}
+
+impl Addresses {
+    /// Different addresses for points of series and for log records.
+    pub(crate) fn new(metrics: impl ToString, logs: impl ToString) -> Self {
+        Self {
+            metrics: metrics.to_string(),
+            logs: logs.to_string(),
+        }
+    }
+
+    /// The same address for both.
+    pub(crate) fn one(address: impl ToString) -> Self {
+        let address = address.to_string();
+        Self::new(&address, &address)
+    }
+
+    fn of(&self, kind: PipelineKind) -> &str {
+        match kind {
+            PipelineKind::Metrics => &self.metrics,
+            PipelineKind::Logs => &self.logs,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Inner {
     id: ComponentId,
-    /// The endpoint as it may be shown.
-    endpoint: String,
+    addresses: Addresses,
     board: StatusBoard,
     deliveries: DeliveryTelemetry,
-    record: Mutex<Record>,
+    records: Mutex<Records>,
 }
 
 #[derive(Debug, Default)]
-struct Record {
-    failing_since: Option<Instant>,
+struct Records {
+    /// By address: one peer may be fine while the other fails.
+    peers: BTreeMap<String, Peer>,
+    points: Lost,
+    log_records: Lost,
+}
+
+impl Records {
+    fn lost(&mut self, kind: PipelineKind) -> &mut Lost {
+        match kind {
+            PipelineKind::Metrics => &mut self.points,
+            PipelineKind::Logs => &mut self.log_records,
+        }
+    }
+
+    /// The addresses that fail, each with its last error; `None` if none does.
+    fn error(&self) -> Option<String> {
+        let peers = self.peers.iter();
+        let errors: Vec<_> = peers
+            .map(|(address, peer)| format!("{address}: {}", peer.error))
+            .collect();
+        (!errors.is_empty()).then(|| errors.join("; "))
+    }
+}
+
+/// A peer that fails.
+#[derive(Debug)]
+struct Peer {
+    since: Instant,
+    error: String,
     /// The last warning of a retry.
     retried: Warned,
-    /// The last warning of a request that was given up, and the items of those since.
-    given_up: Warned,
+}
+
+/// Requests of a kind that were given up.
+#[derive(Debug, Default)]
+struct Lost {
+    warned: Warned,
+    /// Items that no warning has counted yet, and why the newest of them were lost.
     unreported: u64,
+    error: String,
 }
 
 /// When there was a warning, and of which cause.
 type Warned = Option<(Instant, String)>;
 
 impl Health {
-    pub(crate) fn new(context: &BuildContext, endpoint: String) -> Self {
+    pub(crate) fn new(context: &BuildContext, addresses: Addresses) -> Self {
         Self(Arc::new(Inner {
             id: context.id.clone(),
-            endpoint,
+            addresses,
             board: context.status.clone(),
             deliveries: DeliveryTelemetry::new(&context.meter, &context.id),
-            record: Mutex::default(),
+            records: Mutex::default(),
         }))
     }
 
@@ -58,44 +123,51 @@ impl Health {
         &self.0.deliveries
     }
 
-    /// An attempt succeeded.
-    pub(crate) fn succeeded(&self) {
-        let failed = {
-            let mut record = self.record();
-            record
-                .failing_since
-                .is_some()
-                .then(|| std::mem::take(&mut *record))
+    /// An attempt to send a request of `kind` succeeded.
+    pub(crate) fn succeeded(&self, kind: PipelineKind) {
+        let Inner { id, addresses, .. } = &*self.0;
+        let endpoint = addresses.of(kind);
+        let mut records = self.records();
+        let Some(peer) = records.peers.remove(endpoint) else {
+            return;
         };
-        if let Some(Record {
-            failing_since: Some(since),
-            unreported,
-            ..
-        }) = failed
-        {
-            self.set(State::Ok, None);
-            let after = humantime::format_duration(Duration::from_secs(since.elapsed().as_secs()));
-            let Inner { id, endpoint, .. } = &*self.0;
-            // Those that no warning has counted yet.
-            let lost = (unreported > 0).then_some(unreported);
-            tracing::info!(exporter = %id, endpoint, %after, lost, "delivering again");
-        }
+        let kinds = [PipelineKind::Metrics, PipelineKind::Logs];
+        let recovered = kinds.into_iter().filter(|kind| addresses.of(*kind) == endpoint);
+        let lost: u64 = recovered
+            .map(|kind| std::mem::take(records.lost(kind)).unreported)
+            .sum();
+        self.show(&records);
+        drop(records);
+        let after = humantime::format_duration(Duration::from_secs(peer.since.elapsed().as_secs()));
+        // Those that no warning has counted yet.
+        let lost = (lost > 0).then_some(lost);
+        tracing::info!(exporter = %id, endpoint, %after, lost, "delivering again");
     }
 
-    /// An attempt failed.
-    pub(crate) fn failed(&self, error: &BoxError) {
-        self.record().failing_since.get_or_insert_with(Instant::now);
-        self.set(
-            State::RecoverableError,
-            Some(format!("{}: {error}", self.0.endpoint)),
-        );
+    /// An attempt to send a request of `kind` failed.
+    pub(crate) fn failed(&self, kind: PipelineKind, error: &BoxError) {
+        let mut records = self.records();
+        let address = self.0.addresses.of(kind).to_owned();
+        let peer = records.peers.entry(address).or_insert_with(|| Peer {
+            since: Instant::now(),
+            error: String::new(),
+            retried: None,
+        });
+        peer.error = error.to_string();
+        self.show(&records);
     }
 
-    /// A failed request of `items` is retried after `wait`; `first` says whether this was its first attempt.
-    pub(crate) fn retrying(&self, error: &BoxError, items: u64, wait: Duration, first: bool) {
+    /// A failed request is retried after `wait`; `first` says whether this was its first attempt.
+    pub(crate) fn retrying(&self, error: &BoxError, request: &Request, wait: Duration, first: bool) {
         self.0.deliveries.retried();
-        let Inner { id, endpoint, .. } = &*self.0;
-        if first && is_news(&mut self.record().retried, &error.to_string()) {
+        let Inner { id, addresses, .. } = &*self.0;
+        let (endpoint, items) = (addresses.of(request.kind), request.items);
+        let is_warning = first && {
+            let mut records = self.records();
+            let peer = records.peers.get_mut(endpoint);
+            peer.is_some_and(|peer| is_news(&mut peer.retried, &error.to_string()))
+        };
+        if is_warning {
             tracing::warn!(exporter = %id, endpoint, %error, items, ?wait, "delivery failed and is retried; \
                 hint: fix the cause that the error names; what comes meanwhile waits in `sending_queue`, or in `storage` if that is set; \
                 what they can't hold is lost, with a warning, and counted in `flowtap_exporter_enqueue_failed_*`");
@@ -106,8 +178,9 @@ impl Health {
 
     /// A request of `items` is given up.
     pub(crate) fn gave_up(&self, error: &BoxError, kind: PipelineKind, items: u64) {
-        let Inner { id, endpoint, .. } = &*self.0;
-        let Some(items) = self.newly_lost(&error.to_string(), items) else {
+        let Inner { id, addresses, .. } = &*self.0;
+        let endpoint = addresses.of(kind);
+        let Some(items) = self.newly_lost(&error.to_string(), kind, items) else {
             tracing::debug!(exporter = %id, endpoint, %error, items, "{} were not delivered", kind.items());
             return;
         };
@@ -124,21 +197,52 @@ impl Health {
 
     /// The number of items that a warning is due for: these, and those since the last one. `None` if there was one of the same cause a
     /// short while ago.
-    fn newly_lost(&self, error: &str, items: u64) -> Option<u64> {
-        let mut record = self.record();
-        record.unreported += items;
-        is_news(&mut record.given_up, error).then(|| std::mem::take(&mut record.unreported))
+    fn newly_lost(&self, error: &str, kind: PipelineKind, items: u64) -> Option<u64> {
+        let mut records = self.records();
+        let lost = records.lost(kind);
+        lost.unreported += items;
+        error.clone_into(&mut lost.error);
+        is_news(&mut lost.warned, error).then(|| std::mem::take(&mut lost.unreported))
     }
 
-    fn set(&self, state: State, error: Option<String>) {
+    fn show(&self, records: &Records) {
+        let error = records.error();
+        let state = if error.is_some() {
+            State::RecoverableError
+        } else {
+            State::Ok
+        };
         self.0
             .board
             .set(ComponentKind::Exporter, &self.0.id, state, error);
     }
 
-    fn record(&self) -> MutexGuard<'_, Record> {
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.0.records()
+    }
+}
+
+impl Inner {
+    fn records(&self) -> MutexGuard<'_, Records> {
         // Every statement under the lock leaves it whole.
-        self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    /// The exporter has ended: no later warning will count what was lost since the last one.
+    fn drop(&mut self) {
+        for kind in [PipelineKind::Metrics, PipelineKind::Logs] {
+            let Lost {
+                unreported, error, ..
+            } = std::mem::take(self.records().lost(kind));
+            if unreported > 0 {
+                tracing::warn!(exporter = %self.id, endpoint = self.addresses.of(kind), error, items = unreported,
+                    "{} were not delivered before the exporter stopped; \
+                    hint: fix the cause that the error names; with `storage`, of `otlp` and `remote_write`, requests that fail for \
+                    a while are kept for the next start", kind.items());
+            }
+        }
     }
 }
 
@@ -154,53 +258,4 @@ fn is_news(warned: &mut Warned, error: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::context;
-
-    #[tokio::test(start_paused = true)]
-    async fn an_exporter_is_failing_from_its_first_failed_attempt_until_one_succeeds() {
-        let context = context();
-        let health = Health::new(&context, "http://collector:4317".to_owned());
-        let state = || context.status.load().remove("exporters/test");
-        health.succeeded();
-        assert_eq!(state(), None, "the state is the runner's while nothing fails");
-        health.failed(&"connection refused".into());
-        let failing = state().unwrap();
-        assert_eq!(failing.state, State::RecoverableError);
-        assert_eq!(
-            failing.error.as_deref(),
-            Some("http://collector:4317: connection refused")
-        );
-        health.succeeded();
-        assert_eq!(state().unwrap().state, State::Ok);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_same_failure_is_news_once_a_minute_and_another_at_once() {
-        let mut warned = None;
-        assert!(is_news(&mut warned, "refused"));
-        assert!(!is_news(&mut warned, "refused"));
-        assert!(is_news(&mut warned, "reset"));
-        assert!(!is_news(&mut warned, "reset"));
-        tokio::time::advance(WARN_INTERVAL).await;
-        assert!(is_news(&mut warned, "reset"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_items() {
-        let health = Health::new(&context(), String::new());
-        assert_eq!(health.newly_lost("401", 10), Some(10));
-        assert_eq!(health.newly_lost("401", 10), None);
-        assert_eq!(health.newly_lost("401", 5), None);
-        tokio::time::advance(WARN_INTERVAL).await;
-        assert_eq!(health.newly_lost("401", 1), Some(16));
-        // A retry of the same cause has a warning of its own.
-        assert!(is_news(&mut health.record().retried, "401"));
-        assert_eq!(health.newly_lost("401", 7), None);
-        health.failed(&"401".into());
-        health.succeeded();
-        assert_eq!(health.record().unreported, 0);
-        assert_eq!(health.newly_lost("401", 3), Some(3));
-    }
-}
+mod tests;

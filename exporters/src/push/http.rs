@@ -151,8 +151,9 @@ impl Poster {
 /// Seconds, or a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Any number of digits is a delay; one that no integer holds is longer than any wait.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
@@ -169,10 +170,11 @@ mod tests {
             retry_after(&headers)
         };
         assert_eq!(asked("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("99999999999999999999"), Some(Duration::from_secs(u64::MAX)));
         assert_eq!(asked("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(1000));
         assert!(asked(&later).is_some_and(|wait| wait > Duration::from_secs(900)));
-        for nonsense in ["", "soon", "-1", "1.5"] {
+        for nonsense in ["", "soon", "-1", "+1", "1.5"] {
             assert_eq!(asked(nonsense), None, "{nonsense}");
         }
     }

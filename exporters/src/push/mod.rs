@@ -122,6 +122,7 @@ impl<C: Client> Service<Request> for Attempt<C> {
             health,
         } = self.clone();
         async move {
+            let kind = request.kind;
             let outcome = tokio::time::timeout(timeout, client.send(request))
                 .await
                 .unwrap_or_else(|_| {
@@ -129,8 +130,8 @@ impl<C: Client> Service<Request> for Attempt<C> {
                     Err(Box::new(TimedOut(timeout)))
                 });
             match &outcome {
-                Ok(_) => health.succeeded(),
-                Err(error) => health.failed(error),
+                Ok(_) => health.succeeded(kind),
+                Err(error) => health.failed(kind, error),
             }
             outcome
         }

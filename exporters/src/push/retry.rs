@@ -124,7 +124,7 @@ impl Policy<Request, Exported, BoxError> for Backoff {
         let error = result.as_ref().err()?;
         let first = self.failing_since.is_none();
         let wait = self.wait(error, request.last)?;
-        self.health.retrying(error, request.items, wait, first);
+        self.health.retrying(error, request, wait, first);
         Some(tokio::time::sleep(wait).boxed())
     }
 
@@ -137,12 +137,13 @@ impl Policy<Request, Exported, BoxError> for Backoff {
 mod tests {
     use super::*;
     use crate::push::error::Refused;
+    use crate::push::health::Addresses;
     use crate::push::http::HttpFailure;
     use tonic::{Code, Status};
     use tonic_types::{ErrorDetails, StatusExt};
 
     fn health() -> Health {
-        Health::new(&crate::testing::context(), String::new())
+        Health::new(&crate::testing::context(), Addresses::one(""))
     }
 
     fn status(code: Code) -> BoxError {

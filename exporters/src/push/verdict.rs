@@ -25,6 +25,14 @@ pub(super) fn is_temporary(error: &BoxError) -> bool {
     verdict(error) != Verdict::Final
 }
 
+/// The time after which the peer wants to be asked again, if it names one.
+pub(super) fn asked_delay(error: &BoxError) -> Option<Duration> {
+    match verdict(error) {
+        Verdict::RetryAfter(delay) => Some(delay),
+        Verdict::Final | Verdict::Retry => None,
+    }
+}
+
 /// Judges a failure by who reports it: the network, or the server with a status.
 pub(super) fn verdict(error: &BoxError) -> Verdict {
     if error.is::<TimedOut>() || error.is::<Page>() {

@@ -47,7 +47,7 @@ use self::encode::{Encoder, Ended};
 pub use self::factory::FACTORY;
 use crate::push;
 use crate::push::delivery::{Delivery, Spool};
-use crate::push::health::Health;
+use crate::push::health::{Addresses, Health};
 
 /// Series that ended and whose stale markers wait for the next request, per pipeline; those beyond go without, and are
 /// counted. Prometheus forgets them by itself, after five minutes.
@@ -84,7 +84,7 @@ impl RemoteWriteExporter {
             proxy = dial.proxy.as_ref().map(tracing::field::display),
             "pushing over remote write"
         );
-        let health = Health::new(&self.context, dial.endpoint.to_string());
+        let health = Health::new(&self.context, Addresses::one(&dial.endpoint));
         let client = Client::new(&self.config, dial).map_err(StageError::Other)?;
         let sender = push::sender(client, &self.config.retry, self.config.timeout, health.clone());
         let storage = self.config.storage.as_ref();

@@ -1,5 +1,6 @@
 //! Verdicts on peers, as `flowtap diagnose` and `/verdicts` list them.
 
+use flowtap_pipeline::plain_text;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::Evidence;
@@ -41,10 +42,10 @@ impl PeerVerdict {
     }
 }
 
-/// The name of a process, up to its first NUL; `None` if it is not known.
+/// The name of a process, as labels have it; `None` if it is not known.
 pub(crate) fn process_name(comm: &[u8; 16]) -> Option<String> {
-    let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
-    (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
+    let name = plain_text::process_name(comm);
+    (!name.is_empty()).then(|| name.into_owned())
 }
 
 /// The verdicts on at most `limit` peers of `sums`: those first that were limited for the longest time, or to which connects failed.

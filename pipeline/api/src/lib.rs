@@ -70,7 +70,7 @@ pub use flowtap_model::{
     ReadingLabels, ReadingRecord, ReadingValue, Rendered, ResetBy, Resource, Role, RoleSource, SendTime,
     SenderState, Series, SeriesId, Snapshot, SumPoint, TcpRecord, Timestamp, Translation, Transport, UdpApp,
     UdpEnd, UdpRecord, Unit, ValuePoint, ZERO_THRESHOLD, batch, catalog, cluster, dns, family, finding, flow,
-    labels, limits, log, node, output, peer_class, resource, series, snapshot, tcp, time, udp,
+    labels, limits, log, node, output, peer_class, plain_text, resource, series, snapshot, tcp, time, udp,
 };
 pub use id::{ComponentId, ComponentKind, InvalidComponentId};
 pub use live::{Published, Subscription};

@@ -1,10 +1,13 @@
 //! Text of others for terminals and logs: control characters are shown, not obeyed.
 //!
 //! A response, a process name or a file name can hold escape sequences that change a terminal, or a line break that forges a
-//! line of the log. In: any text. Out: the same without control characters, each as Rust writes it (`\u{1b}`, `\n`).
+//! line of the log. In: any text. Out: the same without control characters, each as Rust writes it (`\u{1b}`, `\n`). Text that
+//! exporters pass on is escaped before, by [`plain_text`](flowtap_model::plain_text), whose characters these are.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+
+use flowtap_model::plain_text::is_hostile;
 
 /// Returns `text` as one line without control characters.
 pub fn plain(text: &str) -> Cow<'_, str> {
@@ -17,7 +20,7 @@ pub fn lines(text: &str) -> Cow<'_, str> {
 }
 
 fn escape(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
-    let hostile = |c: char| (c.is_control() || is_format(c)) && !keep(c);
+    let hostile = |c: char| is_hostile(c) && !keep(c);
     if !text.contains(hostile) {
         return Cow::Borrowed(text);
     }
@@ -31,11 +34,6 @@ fn escape(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
         }
     }
     Cow::Owned(escaped)
-}
-
-/// Line separators, and characters that turn the direction of what follows.
-const fn is_format(c: char) -> bool {
-    matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -187,6 +187,20 @@ impl StatusBoard {
         status.is_some_and(|status| status.state == State::RecoverableError && status.error.is_some())
     }
 
+    /// Sets the state of a component that is failing with `error` to [`State::Ok`]. Another error, which it has set since, stays.
+    pub fn recover(&self, kind: ComponentKind, id: &ComponentId, error: &str) {
+        let is_current = {
+            let board = lock(&self.board);
+            let status = board.get(&(kind, id.clone()));
+            status.is_some_and(|status| {
+                status.state == State::RecoverableError && status.error.as_deref() == Some(error)
+            })
+        };
+        if is_current {
+            self.set(kind, id, State::Ok, None);
+        }
+    }
+
     /// Removes a component that no longer exists.
     pub fn remove(&self, kind: ComponentKind, id: &ComponentId) {
         lock(&self.board).remove(&(kind, id.clone()));

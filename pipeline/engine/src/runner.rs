@@ -2,7 +2,7 @@
 //!
 //! Stop: receivers deliver pending records, each window closes once more, exporters drain their
 //! queues; all within one deadline, whatever a peer does: no queue blocks any longer, and snapshots
-//! not delivered by then are counted as lost. Whatever ends the run (a signal, a fatal error of a
+//! not delivered by then, or given up before, are counted as lost. Whatever ends the run (a signal, a fatal error of a
 //! receiver, a panic) ends it in this order.
 //!
 //! A graph can be exchanged for another while it runs ([`Runner::apply`]): what has the same id and the same config lives on,
@@ -18,6 +18,7 @@ mod running;
 mod stop;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ pub struct Runner {
     /// Interval and source of the own metrics that are pushed once exporters have started.
     unstarted: Option<(Duration, Collect)>,
     own_metrics: Option<OwnMetrics>,
+    /// Set when the stop begins: what exporters give up from then on is lost by it.
+    stopping: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Runner {
@@ -105,6 +108,7 @@ impl Runner {
             inheritances: Mutex::default(),
             unstarted: None,
             own_metrics: None,
+            stopping: Arc::default(),
         }
     }
 

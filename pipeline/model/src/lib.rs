@@ -33,6 +33,7 @@
 //! | [`label_changes`] | [`LabelChanges`]: what a pipeline changes about the labels of all its series |
 //! | [`place`] | [`Place`]: network operator and country of an address |
 //! | [`log`] | [`LogBatch`]: log records of events |
+//! | [`plain_text`] | names of processes and other text of others, escaped |
 //! | [`output`] | [`Output`]: a snapshot or a batch of log records; [`PipelineId`] |
 //! | [`snapshot`] | [`Snapshot`]: all series of one window, immutable |
 //! | [`cluster`] | [`ClusterState`]: the ranges and names of a Kubernetes cluster |
@@ -65,6 +66,7 @@ pub mod node;
 pub mod output;
 pub mod peer_class;
 pub mod place;
+pub mod plain_text;
 pub mod reading;
 pub mod resource;
 pub mod series;

@@ -66,7 +66,7 @@ pub struct Conversations {
     pub seen: BTreeMap<Conversation, Sides>,
     /// Pods that were seen from inside: of the others only a part of the traffic is known.
     pub local_pods: BTreeSet<PodId>,
-    /// Flows over loopback.
+    /// Records of flows over loopback.
     pub loopback: u64,
     /// Flows of which only failed connects were seen.
     pub attempts: u64,
@@ -78,11 +78,10 @@ impl Conversations {
     /// Adds what was observed on a machine with the addresses `machine`. Without `attempts`, flows that never connected are
     /// counted and left out.
     pub fn add(&mut self, observed: &Observed, cluster: &Cluster, machine: &[IpAddr], attempts: bool) {
+        self.loopback += observed.loopback;
         let here = machine.iter().find_map(|address| cluster.node_at(*address));
         for (flow, tally) in observed.iter() {
-            if flow.local.is_loopback() || flow.remote.is_loopback() {
-                self.loopback += 1;
-            } else if tally.is_attempt() && !attempts {
+            if tally.is_attempt() && !attempts {
                 self.attempts += 1;
             } else {
                 let local = local_end(flow, cluster, machine, here);

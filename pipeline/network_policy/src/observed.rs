@@ -101,6 +101,8 @@ pub struct Observed {
     pub left_out: u64,
     /// Whether a record of UDP was seen: without one, names were looked up unseen.
     pub has_udp: bool,
+    /// Records of flows over loopback, which policies do not see. They take no room.
+    pub loopback: u64,
 }
 
 impl Observed {
@@ -111,6 +113,7 @@ impl Observed {
             max,
             left_out: 0,
             has_udp: false,
+            loopback: 0,
         }
     }
 
@@ -142,6 +145,10 @@ impl Observed {
     }
 
     fn entry(&mut self, flow: &Flow) -> Option<&mut Tally> {
+        if flow.local.addr.is_loopback() || flow.remote.addr.is_loopback() {
+            self.loopback += 1;
+            return None;
+        }
         let key = ObservedFlow::of(flow);
         if self.flows.len() >= self.max && !self.flows.contains_key(&key) {
             self.left_out += 1;

@@ -11,6 +11,8 @@
 //! 4. A pod and itself, and a pod and its own node, need no rule.
 //! 5. Without UDP in the observation a policy allows DNS, which nothing works without.
 //! 6. Without pods, one policy selects every pod of a namespace, with addresses alone.
+//! 7. Objects are read leniently, from files and recordings. Names and labels that the API server would refuse are in no
+//!    suggested policy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,6 +22,7 @@ use ipnet::IpNet;
 
 use crate::cluster::{Cluster, NAMESPACE_NAME, PodId};
 use crate::conversation::{Conversation, Conversations, End, Party};
+use crate::manifest::names::{is_label_key, is_label_value, is_namespace};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::Selector;
 
@@ -138,6 +141,13 @@ impl Maker<'_> {
         let mut made = BTreeSet::new();
         let mut names = BTreeSet::new();
         for (namespace, workload) in workloads {
+            if !is_namespace(&namespace) {
+                let reason = "its namespace has a name that no cluster accepts";
+                suggestions
+                    .without
+                    .push(format!("{namespace}/{workload}: {reason}"));
+                continue;
+            }
             let selector = self.selector(&namespace, &workload);
             if selector.labels.is_empty() {
                 let reason = "its pods share no label that a policy could select them by";
@@ -205,7 +215,11 @@ impl Maker<'_> {
             }
             let port = conversation.protocol.map(|protocol| Port {
                 protocol,
-                port: PortMatch::Range(conversation.port, conversation.port),
+                // Port 0 stands for one that is not known.
+                port: match conversation.port {
+                    0 => PortMatch::Any,
+                    port => PortMatch::Range(port, port),
+                },
             });
             let peer = self.peer(namespace, other, notes);
             ports_of.entry(peer).or_default().insert(port);
@@ -245,8 +259,8 @@ impl Maker<'_> {
         let name = [(NAMESPACE_NAME.to_owned(), own.clone())].into();
         let labels = self.cluster.namespace(&own);
         let is_labelled = labels.and_then(|labels| labels.get(NAMESPACE_NAME)) == Some(&own);
-        if own != namespace && !is_labelled {
-            // Somebody has changed the label that the API server sets.
+        if own != namespace && !(is_labelled && is_label_value(&own)) {
+            // Somebody has changed the label that the API server sets, or the name is none that a cluster accepts.
             return self.block(other.address, notes);
         }
         Peer::Pods {
@@ -299,7 +313,9 @@ impl Maker<'_> {
         for pod in members {
             shared.retain(|key, value| pod.labels.get(key) == Some(value));
         }
-        shared.retain(|key, _| !VOLATILE.contains(&key.as_str()));
+        shared.retain(|key, value| {
+            !VOLATILE.contains(&key.as_str()) && is_label_key(key) && is_label_value(value)
+        });
         let others = |labels: &ObjectLabels| {
             let selector = Selector::of_labels(labels.clone());
             there
@@ -373,20 +389,34 @@ fn note(notes: &mut Vec<String>, text: String) {
     }
 }
 
+/// Longest part of a policy's name that is its workload's: `flowtap-` and a number have to fit into 253 bytes beside it.
+const MAX_WORKLOAD_NAME: usize = 230;
+
 /// A name for the policy of a workload: `flowtap-web`, as a DNS-1123 subdomain, with a number where that is taken.
 fn unique_name(namespace: &str, workload: &str, taken: &mut BTreeSet<(String, String)>) -> String {
     let name = workload.split_once('/').map_or(workload, |(_, name)| name);
-    let mut name: String = name.to_ascii_lowercase();
-    name.truncate(240);
-    let base = format!(
-        "flowtap-{}",
-        name.trim_matches(|c: char| !c.is_ascii_alphanumeric())
-    );
+    let base = match subdomain(name) {
+        name if name.is_empty() => "flowtap".to_owned(),
+        name => format!("flowtap-{name}"),
+    };
     let numbered = (2..).map(|number| format!("{base}-{number}"));
     let mut names = std::iter::once(base.clone()).chain(numbered);
     names
         .find(|name| taken.insert((namespace.to_owned(), name.clone())))
         .unwrap_or(base)
+}
+
+/// `name` as a DNS-1123 subdomain: in lower case, with `-` for characters that it can't have. Empty if none is left.
+fn subdomain(name: &str) -> String {
+    let allowed = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9' | '.') => c,
+        _ => '-',
+    };
+    let name: String = name.chars().map(allowed).take(MAX_WORKLOAD_NAME).collect();
+    // Each label begins and ends with a letter or a digit.
+    let labels = name.split('.').map(|label| label.trim_matches('-'));
+    let labels: Vec<_> = labels.filter(|label| !label.is_empty()).collect();
+    labels.join(".")
 }
 
 #[cfg(test)]

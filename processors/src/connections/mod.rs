@@ -41,7 +41,7 @@ use flowtap_pipeline::{
 pub use self::config::{Always, Config, Sample};
 use self::loss::LossReason;
 use self::telemetry::Telemetry;
-use self::tracker::{Closing, Connection, Key, Tracker};
+use self::tracker::{Connection, Key, Tracker};
 use self::udp::UdpTable;
 
 /// The processor type `connections`.
@@ -86,7 +86,6 @@ impl Connections {
         Self {
             pipeline: Arc::clone(&context.pipeline),
             tracker: Tracker::new(config.max_connections.get()),
-            // Without room a predecessor's flows end.
             udp: UdpTable::new(if config.udp { config.max_udp_flows.get() } else { 0 }),
             config: config.clone(),
             ended: Vec::new(),
@@ -386,8 +385,7 @@ impl Aggregator for Connections {
             } = *before;
             self.seen = seen;
             self.udp.continue_with(udp);
-            let closing: Closing = self.tracker.continue_with(tracker);
-            self.end_all(closing, Outcome::Detached);
+            self.tracker.continue_with(tracker);
         }
     }
 }

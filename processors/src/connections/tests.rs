@@ -289,6 +289,31 @@ fn a_reload_continues_sequences_and_differences() {
 }
 
 #[test]
+fn a_reload_with_less_room_continues_every_connection_that_was_followed() {
+    let mut first = aggregator("");
+    first.fold(&batch((1..=8).map(|cookie| of(cookie, Events::OPENED, 10, 3))));
+    first.advance(at(105));
+    assert_eq!(logs(Some(first.finish(at(107)).replaced())).len(), 8);
+    let mut second = Connections::new(
+        &config("{active_timeout: 10s, max_connections: 2}"),
+        &context("connections"),
+    );
+    second.take_over((Box::new(first) as Box<dyn Aggregator>).hand_over().unwrap());
+    second.begin(at(107));
+    // Those of before move and end; there is no room for a new one until fewer than two are open.
+    second.fold(&batch((1..=9).map(|cookie| of(cookie, Events::NONE, 1, 5))));
+    second.fold(&batch((1..=8).map(|cookie| of(cookie, Events::CLOSED, 7, 9))));
+    let records = logs(second.advance(at(110)));
+    let shown = records.iter().map(|record| {
+        let log = connection(record);
+        (log.outcome, log.sequence, log.total.sent_bytes)
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), [(Outcome::Closed, 1, 18); 8]);
+    second.fold(&batch([of(9, Events::NONE, 1, 5)]));
+    assert_eq!(second.tracker.len(), 1);
+}
+
+#[test]
 fn a_stop_ends_every_open_connection() {
     let mut aggregator = aggregator("");
     aggregator.fold(&batch([of(1, Events::ADOPTED, 10, 0)]));

@@ -405,16 +405,11 @@ impl Tracker {
         }
     }
 
-    /// Continues with the connections of `before`; returns those that there is no room for.
-    pub(super) fn continue_with(&mut self, before: Self) -> Closing {
+    /// Continues with the connections of `before`, also with more than it has room for: the bound is on new ones. A connection that
+    /// was let go of would come back with its next record, and count its records from 0 once more.
+    pub(super) fn continue_with(&mut self, before: Self) {
         self.feeds = before.feeds;
         self.table = before.table;
-        let mut kept = 0;
-        let max = self.max;
-        self.take_out(|_| {
-            kept += 1;
-            kept > max
-        })
     }
 
     /// Gives back memory that connections took which have ended.

@@ -292,17 +292,17 @@ impl UdpTable {
         }
     }
 
-    /// Continues with the flows of `before`; ends those that there is no room for.
+    /// Continues with the flows of `before`, also with more than it has room for, as the bound is on new ones: a flow that was let
+    /// go of would come back with its next record, and count its records from 0 once more. Without any room, flows have no
+    /// records any more, and end.
     pub(super) fn continue_with(&mut self, before: Self) {
         self.table = before.table;
         self.ended = before.ended;
-        let (mut kept, max) = (0, self.max);
-        let surplus = self.table.extract_if(|_, _| {
-            kept += 1;
-            kept > max
-        });
-        self.ended
-            .extend(surplus.map(|(_, flow)| (flow, Outcome::Detached)));
+        if self.max == 0 {
+            let flows = self.table.drain();
+            self.ended
+                .extend(flows.map(|(_, flow)| (flow, Outcome::Detached)));
+        }
     }
 
     /// Gives back memory that flows took which have ended.

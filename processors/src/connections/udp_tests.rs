@@ -249,6 +249,24 @@ fn a_reload_continues_flows_and_one_without_udp_ends_them() {
 }
 
 #[test]
+fn a_reload_with_less_room_continues_every_flow_that_was_followed() {
+    let mut first = aggregator("");
+    fold(&mut first, [1, 2, 3].map(|cookie| opened(of(cookie, 53, 4))));
+    first.advance(at(105));
+    assert_eq!(logs(Some(first.finish(at(107)).replaced())).len(), 3);
+    let mut second = aggregator_of("{udp: true, max_udp_flows: 1}");
+    second.take_over((Box::new(first) as Box<dyn Aggregator>).hand_over().unwrap());
+    second.begin(at(107));
+    fold(&mut second, [1, 2, 3].map(|cookie| of(cookie, 53, 1)));
+    fold(
+        &mut second,
+        [1, 2, 3].map(|cookie| ended(UdpEnd::Closed, of(cookie, 53, 2))),
+    );
+    let records = logs(second.advance(at(110)));
+    assert_eq!(lines(&records), [(Outcome::Closed, 1, 3, 7, 110, 3, 10); 3]);
+}
+
+#[test]
 fn records_beyond_the_batch_are_not_made_and_open_flows_wait_for_the_next() {
     let mut aggregator = aggregator("max_records: 2, active_timeout: 5s");
     fold(&mut aggregator, [opened(of(9, 53, 1))]);

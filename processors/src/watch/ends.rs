@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flowtap_pipeline::{Flow, FlowKind, KubernetesNames, PeerClass, plain};
+use flowtap_pipeline::{Flow, FlowKind, KubernetesNames, PeerClass, plain_text};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -75,16 +75,11 @@ fn subject_of(flow: &Flow) -> String {
 }
 
 fn process_name(flow: &Flow) -> String {
-    let end = flow
-        .comm
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(flow.comm.len());
-    let name = String::from_utf8_lossy(&flow.comm[..end]);
+    let name = plain_text::process_name(&flow.comm);
     if name.is_empty() {
         return "unknown".to_owned();
     }
-    plain::plain(&name).into_owned()
+    name.into_owned()
 }
 
 fn workload(names: &KubernetesNames) -> Option<String> {

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use flowtap_pipeline::{
     AppProtocol, Endpoint, Flow, FlowKind, Hop, KubernetesNames, LabelValue, PeerName, Place, ReadingLabels,
-    RoleSource,
+    RoleSource, plain_text::process_name,
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::process_name::process_name;
 use flowtap_pipeline::catalog::{Label, LabelSet};
 
 /// Labels that are names of the peer.

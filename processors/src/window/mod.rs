@@ -30,7 +30,6 @@ mod levels;
 mod listening;
 mod packed;
 mod peer_addr;
-mod process_name;
 mod readings;
 mod sizes;
 mod store;

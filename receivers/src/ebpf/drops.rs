@@ -104,7 +104,10 @@ impl DropCapture {
 }
 
 /// Returns the hint for an operator whose kernel does not take the program.
-pub(crate) const fn remedy(error: &LoadError) -> &'static str {
+pub(crate) fn remedy(error: &LoadError) -> &'static str {
+    if let Some(remedy) = error.descriptor_remedy() {
+        return remedy;
+    }
     match error {
         LoadError::MissingArgument { .. } => "run Linux 5.17 or later",
         LoadError::Capability(_) => "grant CAP_BPF and CAP_PERFMON",

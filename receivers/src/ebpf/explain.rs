@@ -7,6 +7,12 @@ use super::udp::{UdpConfig, UdpHooks};
 
 /// The missing requirement, in the operator's terms, and the command that fixes it.
 pub(super) fn explain(error: LoadError, grant: Grant) -> StageError {
+    if let Some(remedy) = error.descriptor_remedy() {
+        return StageError::Unsupported {
+            what: error.to_string(),
+            remedy: remedy.to_owned(),
+        };
+    }
     match error {
         LoadError::Capability(missing) => StageError::Permission {
             what: match grant {

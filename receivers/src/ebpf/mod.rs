@@ -225,6 +225,10 @@ impl EbpfReceiver {
             Ok(programs) => return Ok((programs, self.reason().to_owned())),
             // Mode events wants the same capabilities.
             Err(error @ LoadError::Capability(_)) => return self.fall_back_to_sock_diag(self.explain(error)),
+            // And as many descriptors.
+            Err(error) if error.descriptor_remedy().is_some() => {
+                return self.fall_back_to_sock_diag(self.explain(error));
+            }
             Err(error) => error,
         };
         tracing::warn!(error = %sockets, "mode sockets does not load; trying mode events; \

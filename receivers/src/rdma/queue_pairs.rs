@@ -9,8 +9,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use flowtap_pipeline::ReadingLabels;
 use flowtap_pipeline::catalog::Label;
-use flowtap_pipeline::{ReadingLabels, plain};
+use flowtap_pipeline::plain_text::escape;
 
 use super::netlink::{Attributes, Rdma};
 
@@ -67,12 +68,12 @@ impl QueuePair {
             }
         };
         ReadingLabels::new([
-            (Label::Device, plain::plain(&self.device).into_owned()),
+            (Label::Device, escape(&self.device).into_owned()),
             (Label::Port, number(self.port)),
             (Label::QpType, type_name(self.qp_type).to_owned()),
             (Label::QpState, state_name(self.state).to_owned()),
             (Label::Pid, number(self.pid)),
-            (Label::Comm, plain::plain(&self.comm).into_owned()),
+            (Label::Comm, escape(&self.comm).into_owned()),
         ])
     }
 }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use flowtap_pipeline::catalog::{FamilyId, Label};
+use flowtap_pipeline::plain_text::escape;
 use flowtap_pipeline::{ReadingLabels, ReadingRecord, ReadingValue, plain};
 
 use super::counters::{Folder, Meaning, Progress, Step, has_32_bits, meaning};
@@ -185,8 +186,8 @@ impl Reader {
                 of_device || standard.contains("port_rcv_packets"),
             );
             let labels = [
-                (Label::Device, plain::plain(&origin.name).into_owned()),
-                (Label::Port, plain::plain(&part.port).into_owned()),
+                (Label::Device, escape(&origin.name).into_owned()),
+                (Label::Port, escape(&part.port).into_owned()),
             ];
             for counter in part.counters {
                 // It would be the same series: rxe has `link_downed` in both folders.
@@ -275,7 +276,7 @@ impl Reader {
         };
         let counted = match meaning.direction() {
             Some(direction) => (Label::Direction, direction.as_str().to_owned()),
-            None => (Label::Counter, plain::plain(&counter.name).into_owned()),
+            None => (Label::Counter, escape(&counter.name).into_owned()),
         };
         let labels = ReadingLabels::new(labels.iter().cloned().chain([counted]));
         readings.push(ReadingRecord::new(

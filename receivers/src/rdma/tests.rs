@@ -452,8 +452,8 @@ fn queue_pairs_are_counted_by_process_and_those_beyond_the_limit_together() {
     assert_eq!(
         shown(&look(Ok(vec![pair(7, 3), pair(7, 3), pair(8, 6)]))),
         map([
-            (r"queue_pairs 7 nccl\u{1b} mlx5_0 1 RC RTS is", 2),
-            (r"queue_pairs 8 nccl\u{1b} mlx5_0 1 RC ERR is", 1),
+            (r"queue_pairs 7 nccl\x1b mlx5_0 1 RC RTS is", 2),
+            (r"queue_pairs 8 nccl\x1b mlx5_0 1 RC ERR is", 1),
         ])
     );
     // A dump that fails changes nothing.
@@ -461,8 +461,8 @@ fn queue_pairs_are_counted_by_process_and_those_beyond_the_limit_together() {
     assert_eq!(
         shown(&look(Ok(vec![pair(7, 3)]))),
         map([
-            (r"queue_pairs 7 nccl\u{1b} mlx5_0 1 RC RTS is", 1),
-            (r"queue_pairs 8 nccl\u{1b} mlx5_0 1 RC ERR ended", 1),
+            (r"queue_pairs 7 nccl\x1b mlx5_0 1 RC RTS is", 1),
+            (r"queue_pairs 8 nccl\x1b mlx5_0 1 RC ERR ended", 1),
         ])
     );
     let many = (1..=5_000).map(|pid| pair(pid, 3)).collect();

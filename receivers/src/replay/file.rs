@@ -6,9 +6,12 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use flowtap_pipeline::{ClusterObjects, FlowBatch, NodeInfo, Timestamp};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 
 const MAGIC: [u8; 8] = *b"flowtap\n";
@@ -50,6 +53,9 @@ pub enum RecordingError {
         /// The error of the system call.
         source: io::Error,
     },
+    /// It is a FIFO that no process has opened to read.
+    #[error("{}: no process reads this FIFO; hint: start the reader first, or name a regular file", .0.display())]
+    NoReader(PathBuf),
     /// It does not begin as a recording does.
     #[error("{} is not a recording of flowtap", .0.display())]
     NoRecording(PathBuf),
@@ -94,10 +100,10 @@ impl Writer {
     /// Begins a recording; what was in the file before is gone.
     ///
     /// # Errors
-    /// [`RecordingError::Io`].
+    /// [`RecordingError::Io`]; [`RecordingError::NoReader`].
     pub fn create(path: &Path) -> Result<Self, RecordingError> {
         let mut writer = Self {
-            file: BufWriter::new(File::create(path).map_err(|source| io_error(path, source))?),
+            file: BufWriter::new(create(path)?),
             path: path.to_owned(),
         };
         writer.put(&[&MAGIC, &VERSION.to_le_bytes()])?;
@@ -132,6 +138,27 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Creates or empties the file. Does not wait for the reader of a FIFO: that wait has no end, and no signal interrupts it where
+/// signals have a thread of their own.
+fn create(path: &Path) -> Result<File, RecordingError> {
+    let opened = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path);
+    let file = opened.map_err(|source| {
+        let is_fifo = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
+        match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENXIO) if is_fifo => RecordingError::NoReader(path.to_owned()),
+            _ => io_error(path, source),
+        }
+    })?;
+    // Writes wait for a reader that is slow.
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).map_err(|errno| io_error(path, errno.into()))?;
+    Ok(file)
 }
 
 /// A recording that is being read: its frames, in order. After an error nothing more comes.

@@ -9,6 +9,7 @@ use flowtap_network_policy::conversation::{Conversation, End, Party};
 use flowtap_network_policy::observed::{Sides, Tally};
 use flowtap_network_policy::suggest::workload_of;
 use flowtap_network_policy::verdict::{Decision, Outcome, Verdict};
+use flowtap_pipeline::plain_text::escape;
 use serde_json::{Value, json};
 
 use super::observe::Observation;
@@ -36,13 +37,15 @@ impl Side {
         }
     }
 
+    /// Names are those of files and recordings: none forges a line.
     fn text(&self) -> String {
-        match self {
+        let text = match self {
             Self::Workload { namespace, workload } => format!("{namespace}/{workload}"),
             Self::Node { name } => format!("node {name}"),
             Self::UnknownPod { address } => format!("unknown pod {address}"),
             Self::Address { address } => address.to_string(),
-        }
+        };
+        escape(&text).into_owned()
     }
 
     fn json(&self, pods: &BTreeSet<String>) -> Value {
@@ -271,9 +274,9 @@ pub(super) fn remarks(observation: &Observation) -> Vec<String> {
         ));
     }
     if conversations.loopback > 0 {
-        let count = counted(conversations.loopback, "flow");
+        let count = counted(conversations.loopback, "record");
         remarks.push(format!(
-            "not judged: {count} over loopback, which policies do not see"
+            "not judged: {count} of flows over loopback, which policies do not see"
         ));
     }
     if conversations.unresolved_services > 0 {

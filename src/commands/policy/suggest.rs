@@ -7,6 +7,7 @@ use flowtap_config::Config;
 use flowtap_network_policy::manifest;
 use flowtap_network_policy::suggest::{SuggestOptions, suggest as make};
 use flowtap_pipeline::component::downcast;
+use flowtap_pipeline::plain_text::escape;
 use flowtap_processors::policy::{self, Lists, Source};
 use serde_json::json;
 
@@ -30,12 +31,9 @@ pub(super) fn suggest(args: &SuggestArgs, config: &Config) -> Result<String, Exi
     };
     let suggestions = make(&observation.conversations, &observation.cluster, &options);
     let mut remarks = remarks(&observation);
-    remarks.extend(
-        suggestions
-            .without
-            .iter()
-            .map(|without| format!("no policy for {without}")),
-    );
+    // Names of files and recordings: a line break in one would end the comment that it is in.
+    let without = suggestions.without.iter().map(|without| escape(without));
+    remarks.extend(without.map(|without| format!("no policy for {without}")));
     let values = suggestions
         .policies
         .iter()
@@ -61,7 +59,7 @@ pub(super) fn suggest(args: &SuggestArgs, config: &Config) -> Result<String, Exi
     for (suggestion, value) in suggestions.policies.iter().zip(values) {
         text.push_str("---\n");
         for note in &suggestion.notes {
-            let _ = writeln!(text, "# {note}");
+            let _ = writeln!(text, "# {}", escape(note));
         }
         let yaml = manifest::to_yaml(&value).map_err(|error| ExitError::new(Code::Software, error))?;
         text.push_str(&yaml);

@@ -41,22 +41,29 @@ pub(in crate::otlp) struct Resolved {
 impl Resolved {
     /// The same for log records, whose path over HTTP is another.
     pub(in crate::otlp) fn dial_logs(&self) -> Dial {
-        Dial {
-            endpoint: self.logs_endpoint.clone(),
-            ..self.dial()
-        }
+        self.dial_to(&self.logs_endpoint)
+    }
+
+    /// The address of log records if these go to another peer than metrics.
+    pub(in crate::otlp) fn separate_logs_endpoint(&self) -> Option<&Endpoint> {
+        let logs = &self.logs_endpoint;
+        (logs.uri().authority() != self.endpoint.uri().authority()).then_some(logs)
     }
 
     /// Connection settings. Uses a proxy of the environment if the config has none.
     pub(in crate::otlp) fn dial(&self) -> Dial {
+        self.dial_to(&self.endpoint)
+    }
+
+    fn dial_to(&self, endpoint: &Endpoint) -> Dial {
         Dial {
-            endpoint: self.endpoint.clone(),
+            endpoint: endpoint.clone(),
             tls: self.tls.clone(),
             connect_timeout: self.connect_timeout,
             user_timeout: self.timeout,
             proxy: match &self.proxy_url {
                 Some(url) => Proxy::parse(url),
-                None => Proxy::from_environment(&self.endpoint),
+                None => Proxy::from_environment(endpoint),
             },
             http2: self.protocol == Protocol::Grpc,
         }

@@ -48,6 +48,12 @@ pub enum RunError {
         /// Time that was waited.
         waited: Duration,
     },
+    /// Exporters had drained their queues by the deadline, and had not delivered everything in them.
+    #[error("stopped with {items} points and log records not delivered")]
+    Undelivered {
+        /// Points and log records that were given up.
+        items: u64,
+    },
     /// Some exporter had not drained its queue when the deadline came.
     #[error("stopped by the deadline of {deadline:?} with {items} points and log records not yet exported")]
     Deadline {
@@ -67,7 +73,7 @@ impl RunError {
             | Self::Panicked { id, .. }
             | Self::Thread { id, .. }
             | Self::Stuck { id, .. } => Some(id),
-            Self::Deadline { .. } => None,
+            Self::Undelivered { .. } | Self::Deadline { .. } => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use flowtap_pipeline::{
@@ -122,7 +123,7 @@ impl Runner {
         let handle = ExporterHandle { queue, telemetry };
         let in_flight = Arc::<InFlight>::default();
         let (task_id, task_handle, status) = (id.clone(), handle.clone(), self.status.clone());
-        let task_in_flight = Arc::clone(&in_flight);
+        let (task_in_flight, stopping) = (Arc::clone(&in_flight), Arc::clone(&self.stopping));
         let task = tokio::spawn(async move {
             let work = drive_exporter(
                 &task_id,
@@ -131,6 +132,7 @@ impl Runner {
                 &task_handle,
                 &task_in_flight,
                 &status,
+                &stopping,
             );
             let outcome = AssertUnwindSafe(work).catch_unwind().await;
             outcome.map_err(|panic| RunError::Panicked {
@@ -171,7 +173,15 @@ async fn drive_exporter(
     handle: &ExporterHandle,
     in_flight: &InFlight,
     status: &StatusBoard,
+    stopping: &AtomicBool,
 ) {
+    let undelivered = |items| {
+        if stopping.load(Ordering::Acquire) {
+            in_flight.undelivered(items);
+        }
+    };
+    // The failure that is shown as this task has set it; an exporter that watches its own attempts shows others.
+    let mut shown: Option<String> = None;
     let set_state = |state, error| status.set(ComponentKind::Exporter, id, state, error);
     while let Some(output) = handle.queue.pop().await {
         let began = Instant::now();
@@ -186,6 +196,7 @@ async fn drive_exporter(
             Ok(exported) => {
                 handle.telemetry.deliveries().sent(kind, exported.sent);
                 handle.telemetry.deliveries().failed(kind, exported.failed);
+                undelivered(exported.failed);
                 if exported.failed > 0 {
                     // An exporter that watches its own attempts has given the cause already.
                     if status.is_failing(ComponentKind::Exporter, id) {
@@ -196,17 +207,22 @@ async fn drive_exporter(
                         exported.failed,
                         kind.items()
                     );
-                    set_state(State::RecoverableError, Some(message));
-                } else if exported.sent > 0 {
-                    set_state(State::Ok, None);
+                    set_state(State::RecoverableError, Some(message.clone()));
+                    shown = Some(message);
+                } else if exported.sent > 0
+                    && let Some(error) = shown.take()
+                {
+                    status.recover(ComponentKind::Exporter, id, &error);
                 }
             }
             Err(error) => {
                 handle.telemetry.deliveries().failed(kind, items);
+                undelivered(items);
                 let error = error_chain(&*error);
                 tracing::warn!(exporter = %id, items, error, "{} not exported; \
                 hint: fix the cause that the error names", kind.items());
-                set_state(State::RecoverableError, Some(error));
+                set_state(State::RecoverableError, Some(error.clone()));
+                shown = Some(error);
             }
         }
     }

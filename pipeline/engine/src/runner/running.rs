@@ -1,5 +1,6 @@
 //! Components while they run.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowtap_pipeline::{ComponentId, Inheritance, Output, Persistence, PipelineKind};
@@ -11,9 +12,13 @@ use super::error::RunError;
 use crate::chain::{ExporterHandle, SharedChain};
 use crate::sink::ChainSet;
 
-/// Kind and number of the items that an exporter has taken from its queue and is not done with.
+/// Kind and number of the items that an exporter has taken from its queue and is not done with, and the number of those that it
+/// was done with without delivering them while flowtap stopped.
 #[derive(Debug, Default)]
-pub(super) struct InFlight(Mutex<Option<(PipelineKind, u64)>>);
+pub(super) struct InFlight {
+    current: Mutex<Option<(PipelineKind, u64)>>,
+    undelivered: AtomicU64,
+}
 
 impl InFlight {
     pub(super) fn set(&self, output: &Output) {
@@ -25,9 +30,19 @@ impl InFlight {
         self.lock().take()
     }
 
+    /// Adds items that the exporter gave up while flowtap stops.
+    pub(super) fn undelivered(&self, items: u64) {
+        self.undelivered.fetch_add(items, Ordering::Relaxed);
+    }
+
+    /// Number of items that it gave up while flowtap stops. They are counted as failed.
+    pub(super) fn lost(&self) -> u64 {
+        self.undelivered.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<(PipelineKind, u64)>> {
         // Every statement under the lock leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

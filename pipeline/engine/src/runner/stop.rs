@@ -1,6 +1,7 @@
 //! The ordered stop of a runner, within one deadline.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use flowtap_pipeline::{ComponentKind, Persistence, State, Timestamp};
 
@@ -19,8 +20,10 @@ impl Runner {
     /// Stops everything in order: receivers, windows, exporters.
     ///
     /// # Errors
-    /// The first that went wrong at the end; [`RunError::Deadline`] with what was not exported in time.
+    /// The first that went wrong at the end; [`RunError::Deadline`] with what was not exported in time;
+    /// [`RunError::Undelivered`] with what exporters gave up before it.
     pub async fn stop(mut self) -> Result<(), RunError> {
+        self.stopping.store(true, Ordering::Release);
         let deadline = self.deadline;
         let mut measured = None;
         let stopped = tokio::time::timeout(deadline, self.stop_in_order(&mut measured)).await;
@@ -73,7 +76,34 @@ impl Runner {
                 drained = drained.and((&mut exporter.task).await.unwrap_or(Ok(())));
             }
         }
-        measured.take().unwrap_or(Ok(())).and(drained)
+        let delivered = self.delivered();
+        measured.take().unwrap_or(Ok(())).and(drained).and(delivered)
+    }
+
+    /// Whether the exporters, which have ended, delivered everything that they took since the stop began.
+    fn delivered(&self) -> Result<(), RunError> {
+        let (mut items, mut remedies) = (0, Vec::new());
+        for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
+            let lost = exporter.in_flight.lost();
+            items += lost;
+            if let Persistence::With(key) = exporter.persistence
+                && lost > 0
+            {
+                remedies.push(format!("exporters.{id}.{key}"));
+            }
+        }
+        if items == 0 {
+            return Ok(());
+        }
+        let mut remedy = String::from("fix the cause that the exporter's last warning names");
+        if !remedies.is_empty() {
+            let _ = write!(remedy, ", or set {}", remedies.join(", "));
+        }
+        tracing::warn!(
+            items,
+            "exporters gave up requests while flowtap stopped; their items are lost; hint: {remedy}"
+        );
+        Err(RunError::Undelivered { items })
     }
 
     /// Counts what was not delivered as lost and ends the tasks. Requests on disk are not lost: if only they are left, the outcome
@@ -84,7 +114,7 @@ impl Runner {
         let mut others = false;
         for (id, exporter) in self.exporters.iter().chain(&self.leaving) {
             let ended = exporter.task.is_finished();
-            let lost = abandon(exporter);
+            let lost = abandon(exporter) + exporter.in_flight.lost();
             items += lost;
             match exporter.persistence {
                 _ if ended => {}

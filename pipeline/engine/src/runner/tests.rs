@@ -80,6 +80,8 @@ enum Peer {
     Hanging,
     /// Takes everything, to disk, and hangs when it stops.
     Storing,
+    /// Gives up the last snapshot, or all but the last, and counts what it takes.
+    GivingUp { last: bool, count: Arc<AtomicUsize> },
     /// Panics.
     Broken,
 }
@@ -103,6 +105,11 @@ impl Exporter for Peer {
                     }
                     Self::Storing => Ok(Exported::default()),
                     Self::Hanging => std::future::pending().await,
+                    Self::GivingUp { last, count } => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        let failed = if snapshot.last == last { 3 } else { 0 };
+                        Ok(Exported { sent: 1, failed })
+                    }
                     Self::Broken => panic!("out of order"),
                 }
             }
@@ -210,6 +217,30 @@ async fn what_is_on_disk_at_the_deadline_is_not_lost_and_what_is_not_still_is() 
     let hanging = exporter("hanging", Peer::Hanging, WhenFull::DropOldest);
     let outcome = run_until(graph(vec![storing(), hanging]), || true).await;
     assert!(matches!(outcome, Err(RunError::Deadline { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_is_given_up_while_the_run_stops_is_its_outcome_and_what_was_given_up_before_is_not() {
+    let windows = usize::try_from(WINDOWS).unwrap();
+    for last in [true, false] {
+        let count = Arc::<AtomicUsize>::default();
+        let peer = Peer::GivingUp {
+            last,
+            count: Arc::clone(&count),
+        };
+        let done = || count.load(Ordering::Relaxed) >= windows;
+        let graph = graph(vec![exporter("refusing", peer, WhenFull::Block)]);
+        let outcome = run_with(Duration::from_secs(30), graph, done).await;
+        assert_eq!(count.load(Ordering::Relaxed), windows + 1);
+        if last {
+            assert!(
+                matches!(outcome, Err(RunError::Undelivered { items: 3 })),
+                "{outcome:?}"
+            );
+        } else {
+            assert!(outcome.is_ok(), "{outcome:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::{Counts, LogRecord, Moved};
 use crate::cluster::KubernetesNames;
+use crate::plain_text;
 
 /// The value of a field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LogValue<'a> {
-    /// Text.
+    /// Text, escaped.
     Text(Cow<'a, str>),
     /// An IP address, which formats write as text.
     Address(IpAddr),
@@ -280,7 +281,7 @@ fn names(names: Option<&KubernetesNames>, name: fn(&KubernetesNames) -> &String)
 }
 
 fn text(text: &str) -> Option<LogValue<'_>> {
-    (!text.is_empty()).then_some(LogValue::Text(Cow::Borrowed(text)))
+    (!text.is_empty()).then(|| LogValue::Text(plain_text::escape(text)))
 }
 
 fn integer(number: impl TryInto<i64>) -> LogValue<'static> {
@@ -317,8 +318,7 @@ fn answer_time(counts: &Counts) -> Option<LogValue<'static>> {
     (counts.exchanges > 0).then(|| LogValue::Number(counts.answer_us as f64 / 1e6))
 }
 
-/// The name of a process, up to its first NUL.
-fn comm(comm: &[u8]) -> Option<LogValue<'_>> {
-    let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
-    (!name.is_empty()).then(|| LogValue::Text(String::from_utf8_lossy(name)))
+fn comm(comm: &[u8; 16]) -> Option<LogValue<'_>> {
+    let name = plain_text::process_name(comm);
+    (!name.is_empty()).then_some(LogValue::Text(name))
 }

@@ -2,9 +2,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
+use crate::cluster::KubernetesNames;
 use crate::endpoint::Endpoint;
 use crate::finding::{FindingKind, FindingRecord};
 use crate::flow::{Flow, FlowKind, Transport};
+use crate::plain_text;
 use crate::udp::UdpApp;
 
 fn record(kind: FlowKind) -> LogRecord {
@@ -184,4 +186,28 @@ fn unknown_values_are_left_out() {
     ] {
         assert!(!seen.contains(&field), "{field:?}");
     }
+}
+
+#[test]
+fn names_of_others_are_escaped_as_the_labels_of_metrics_are() {
+    let hostile = "\u{1b}[2J\u{202e}x";
+    let shown = "\\x1b[2J\\xe2\\x80\\xaex";
+    let mut log = record(FlowKind::Egress);
+    log.flow.comm[..hostile.len()].copy_from_slice(hostile.as_bytes());
+    assert_eq!(plain_text::process_name(&log.flow.comm), shown);
+    let names = KubernetesNames {
+        namespace: hostile.to_owned(),
+        pod: "größe 名 café".to_owned(),
+        ..KubernetesNames::default()
+    };
+    log.flow.local_names = Some(names.into());
+    log.flow.container_id = Some(hostile.into());
+    log.flow.policy_rule = Some("a\nb".into());
+    let of = |field: LogField| field.value(&log).unwrap().to_string();
+    for field in [LogField::Comm, LogField::LocalNamespace, LogField::ContainerId] {
+        assert_eq!(of(field), shown, "{field:?}");
+    }
+    assert_eq!(of(LogField::PolicyRule), "a\\x0ab");
+    assert_eq!(of(LogField::LocalPod), "größe 名 café");
+    log.visit(|field, value| assert!(!value.to_string().contains(plain_text::is_hostile), "{field:?}"));
 }

@@ -4,7 +4,7 @@
 //! would allow or deny something else. Of other objects only the keys that matter are read.
 
 mod decode;
-mod names;
+pub(crate) mod names;
 mod objects;
 mod policies;
 
@@ -82,6 +82,19 @@ pub fn to_yaml(value: &Value) -> Result<String, serde_saphyr::SerializeError> {
     serde_saphyr::to_string(value)
 }
 
+/// The error of a document that can't be read. The parser's own text names a setting of its library for a key that is there twice.
+fn message(error: &serde_saphyr::Error) -> String {
+    let serde_saphyr::Error::DuplicateMappingKey { key, location } = error.without_snippet() else {
+        return error.to_string();
+    };
+    let key = key.as_ref().map_or_else(String::new, |key| format!(" `{key}`"));
+    format!(
+        "line {}, column {}: duplicate key{key}; hint: keep one of the two",
+        location.line(),
+        location.column()
+    )
+}
+
 /// The objects of a file, those of lists included. Documents count from 1; empty ones do not count.
 fn documents(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
     let options = serde_saphyr::options! {
@@ -97,7 +110,7 @@ fn documents(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
         ManifestError(vec![Violation {
             place: file.to_owned(),
             key: String::new(),
-            message: error.to_string(),
+            message: message(&error),
         }])
     })?;
     let mut documents = Vec::new();

@@ -1,8 +1,13 @@
 //! The syntax of names and labels, as the API server checks it (`k8s.io/apimachinery/pkg/util/validation`).
 
 /// A DNS subdomain of RFC 1123: labels of a-z, 0-9 and `-` that are joined by dots, 253 bytes at most.
-pub(super) fn is_subdomain(name: &str) -> bool {
+pub(crate) fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_dns_label)
+}
+
+/// A name of a namespace: a DNS label of RFC 1123, 63 bytes at most.
+pub(crate) fn is_namespace(name: &str) -> bool {
+    name.len() <= 63 && is_dns_label(name)
 }
 
 fn is_dns_label(label: &str) -> bool {
@@ -15,7 +20,7 @@ fn is_dns_label(label: &str) -> bool {
 }
 
 /// A label's key: a name, with an optional prefix such as `kubernetes.io/`.
-pub(super) fn is_label_key(key: &str) -> bool {
+pub(crate) fn is_label_key(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_qualified(name),
         None => is_qualified(key),
@@ -23,7 +28,7 @@ pub(super) fn is_label_key(key: &str) -> bool {
 }
 
 /// A label's value, which may be empty.
-pub(super) fn is_label_value(value: &str) -> bool {
+pub(crate) fn is_label_value(value: &str) -> bool {
     value.is_empty() || is_qualified(value)
 }
 
@@ -75,6 +80,8 @@ mod tests {
         }
         for name in ["", "Web", "web_1", "-web", "a..b", &"n".repeat(254)] {
             assert!(!is_subdomain(name), "{name}");
+            assert!(!is_namespace(name), "{name}");
         }
+        assert!(is_namespace("shop-1") && !is_namespace("a.b") && !is_namespace(&"n".repeat(64)));
     }
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::decode::{Field, Report};
-use super::names::{is_label_key, is_label_value, is_subdomain};
+use super::names::{is_label_key, is_label_value, is_namespace, is_subdomain};
 use super::{Document, ManifestError, Violation, documents};
 use crate::policy::{Direction, NetworkPolicy, Peer, Port, PortMatch, Rule};
 use crate::selector::{Expression, Operator, Selector};
@@ -80,6 +80,14 @@ fn policy(document: &Document, namespace: &str, report: &mut Report) -> Option<N
     }
     let own = metadata.and_then(|metadata| metadata.get("namespace"));
     let own = own.map_or(Some(""), |own| own.text(report))?;
+    if !own.is_empty() && !is_namespace(own) {
+        report.add(
+            "metadata.namespace",
+            format!(
+                "invalid namespace \"{own}\": expected up to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends"
+            ),
+        );
+    }
     // The API does not distinguish an empty string from an absent one.
     let namespace = if own.is_empty() { namespace } else { own };
     let mut policy = NetworkPolicy {

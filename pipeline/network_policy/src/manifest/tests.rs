@@ -310,3 +310,24 @@ fn an_object_of_another_kind_is_an_error_that_names_it() {
     );
     assert!(objects("pods.yaml", "just text").is_err());
 }
+
+#[test]
+fn a_key_that_is_there_twice_is_named_with_its_place_and_no_setting_of_a_library() {
+    let text = with_spec("\n  podSelector: {}\n  podSelector: {}");
+    assert_eq!(
+        errors(&text),
+        ["web.yaml: line 6, column 3: duplicate key `podSelector`; hint: keep one of the two"]
+    );
+}
+
+#[test]
+fn a_namespace_is_checked_as_a_name_is() {
+    let text = with_spec("{podSelector: {}}").replace("namespace: shop", "namespace: 'a b'");
+    assert_eq!(
+        errors(&text),
+        [
+            "web.yaml, document 1 (NetworkPolicy a b/p), metadata.namespace: invalid namespace \"a b\": expected up to 63 of a-z, \
+          0-9 and `-`, with a letter or digit at both ends"
+        ]
+    );
+}

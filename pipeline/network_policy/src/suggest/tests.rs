@@ -259,6 +259,71 @@ proptest! {
     }
 }
 
+/// Names as files and recordings may have them.
+fn hostile_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "\\PC{0,300}",
+        "[a-z.A-Z_é-]{0,12}",
+        Just("é".repeat(150)),
+        Just("a\n---\nkind: Pod".to_owned()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever the names and labels of the objects: `policy check` reads what `policy suggest` writes, and no two have one name.
+    #[test]
+    fn suggested_policies_are_accepted_whatever_the_names(
+        workloads in prop::collection::vec(hostile_name(), 9),
+        names in prop::collection::vec(hostile_name(), 9),
+        labels in prop::collection::vec((hostile_name(), hostile_name()), 9),
+        namespaces in prop::collection::vec(prop_oneof![3 => Just("x".to_owned()), 1 => hostile_name()], 9),
+        owned in any::<bool>(),
+    ) {
+        let mut objects = objects();
+        for (index, pod) in objects.pods.iter_mut().enumerate() {
+            pod.workload = if owned { format!("ReplicaSet/{}", workloads[index]) } else { String::new() };
+            pod.name.clone_from(&names[index]);
+            pod.namespace.clone_from(&namespaces[index]);
+            pod.labels.insert(labels[index].0.clone(), labels[index].1.clone());
+        }
+        let addresses: Vec<_> = objects.pods.iter().map(|pod| pod.addresses[0].to_string()).collect();
+        let cluster = Cluster::new(objects, &[]);
+        let records = addresses.iter().flat_map(|local| {
+            addresses.iter().map(move |remote| record(local, remote, 80, true))
+        });
+        let seen = conversations(records.collect(), &cluster);
+        let suggestions = suggest(&seen, &cluster, &without_dns());
+        if !suggestions.policies.is_empty() {
+            prop_assert_eq!(applied(&suggestions).len(), suggestions.policies.len());
+        }
+    }
+}
+
+#[test]
+fn names_of_policies_are_subdomains() {
+    let mut taken = BTreeSet::new();
+    let long = "é".repeat(150);
+    let cut = "n".repeat(300);
+    for (workload, expected) in [
+        ("Deployment/web", "flowtap-web"),
+        ("StatefulSet/web", "flowtap-web-2"),
+        ("Deployment/web-2", "flowtap-web-2-2"),
+        ("Pod/Web_1..b.", "flowtap-web-1.b"),
+        ("Pod/a_.-b", "flowtap-a.b"),
+        ("Pod/größe", "flowtap-gr--e"),
+        ("Pod/__", "flowtap"),
+        (long.as_str(), "flowtap-2"),
+        (cut.as_str(), &format!("flowtap-{}", "n".repeat(230))),
+    ] {
+        let name = unique_name("x", workload, &mut taken);
+        assert_eq!(name, expected);
+        assert!(crate::manifest::names::is_subdomain(&name), "{name}");
+    }
+    assert_eq!(unique_name("y", "Deployment/web", &mut taken), "flowtap-web");
+}
+
 #[test]
 fn a_service_is_judged_by_the_pods_behind_it_at_their_own_port() {
     use flowtap_model::cluster_objects::{ServiceObject, ServicePort, TargetPort};
@@ -354,4 +419,15 @@ fn flows_beyond_the_bound_are_counted() {
         ..FlowBatch::default()
     });
     assert_eq!((observed.iter().count(), observed.left_out), (1, 1));
+    // Those over loopback are never judged, and take no place.
+    let mut observed = Observed::new(1);
+    let records = ["127.0.0.1", "127.0.0.2", "10.1.0.2"];
+    observed.fold(&FlowBatch {
+        tcp: records.map(|remote| record("10.1.0.1", remote, 80, false)).into(),
+        ..FlowBatch::default()
+    });
+    assert_eq!(
+        (observed.iter().count(), observed.left_out, observed.loopback),
+        (1, 0, 2)
+    );
 }

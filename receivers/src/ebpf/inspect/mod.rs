@@ -74,8 +74,9 @@ impl InspectCapture {
             Ok(programs) => programs,
             Err(error) if context.strict => return Err(explain(error, Grant::Programs)),
             Err(error) => {
-                let hint = match &error {
-                    LoadError::Capability(_) => "grant CAP_BPF and CAP_PERFMON",
+                let hint = match (&error, error.descriptor_remedy()) {
+                    (_, Some(remedy)) => remedy,
+                    (LoadError::Capability(_), None) => "grant CAP_BPF and CAP_PERFMON",
                     _ => "run Linux 5.12 or later, or leave `inspect` out",
                 };
                 tracing::warn!(receiver = %context.id, %error, "`inspect` does not work here: protocols, names of servers and exchanges stay empty\n  hint: {hint}");

@@ -86,11 +86,14 @@ impl UdpCapture {
             }
             Err(error) if udp.hooks == UdpHooks::Auto => {
                 let hooks = hooks_hint(!mount::mount_points().is_empty());
+                let hint = error.descriptor_remedy().map_or_else(
+                    || format!("`flowtap doctor` shows what is missing; {hooks}"),
+                    str::to_owned,
+                );
                 tracing::warn!(
                     receiver = %context.id,
                     %error,
-                    "UDP is not measured\n  \
-                     hint: `flowtap doctor` shows what is missing; {hooks}, and `udp.enabled: false` ends this message"
+                    "UDP is not measured\n  hint: {hint}, and `udp.enabled: false` ends this message"
                 );
                 record_unmeasured(context, true);
                 return Ok(None);
@@ -99,7 +102,10 @@ impl UdpCapture {
             Err(error) => {
                 return Err(StageError::Unsupported {
                     what: format!("the hooks of `udp` do not load: {error}"),
-                    remedy: "use `udp.hooks: auto`, which runs without UDP where nothing loads".to_owned(),
+                    remedy: error
+                        .descriptor_remedy()
+                        .unwrap_or("use `udp.hooks: auto`, which runs without UDP where nothing loads")
+                        .to_owned(),
                 });
             }
         };

@@ -1,19 +1,28 @@
-//! Names of processes as text.
+//! Text of others as every exporter has it: without control characters and marks that reorder text.
 //!
-//! The kernel keeps 16 bytes that the process itself chooses (prctl(2), `PR_SET_NAME`), without an
-//! encoding: control sequences for the terminal that shows them, line breaks, bytes that are not
-//! UTF-8. They are escaped here, once, so that no exporter, log or command has to. Series are
+//! The kernel keeps 16 bytes of a process's name that the process itself chooses (prctl(2), `PR_SET_NAME`), without an
+//! encoding: control sequences for the terminal that shows them, line breaks, bytes that are not UTF-8. Names of a cluster
+//! are as hostile if a recording or an API server holds them. One rule applies to labels of metrics, fields of log records
+//! and JSON alike, so that a name joins between them, and no exporter, log or command has to escape it once more. Series are
 //! distinguished by the original bytes; two names may look alike.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Returns `comm` up to its NUL: what is not UTF-8 as U+FFFD, control characters and marks that reorder text as `\xNN` for each of
-/// their bytes.
-pub(super) fn process_name(comm: &[u8; 16]) -> Cow<'_, str> {
+/// Returns `text` with control characters and marks that reorder text as `\xNN` for each of their bytes.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    escape_owned(text.into())
+}
+
+/// Returns `comm` up to its NUL, escaped; what is not UTF-8 as U+FFFD.
+pub fn process_name(comm: &[u8; 16]) -> Cow<'_, str> {
     let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
-    let text = String::from_utf8_lossy(&comm[..end]);
-    if !text.contains(is_hostile) {
+    escape_owned(String::from_utf8_lossy(&comm[..end]))
+}
+
+fn escape_owned(text: Cow<'_, str>) -> Cow<'_, str> {
+    // Nearly all text is of these, and bytes are compared several at a time.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.contains(is_hostile) {
         return text;
     }
     let mut plain = String::with_capacity(4 * text.len());
@@ -31,7 +40,7 @@ pub(super) fn process_name(comm: &[u8; 16]) -> Cow<'_, str> {
 }
 
 /// C0, DEL and C1; separators of lines and paragraphs; marks, embeddings, overrides and isolates of the bidirectional algorithm (UAX 9).
-fn is_hostile(c: char) -> bool {
+pub fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
