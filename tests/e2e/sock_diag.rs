@@ -266,7 +266,7 @@ fn a_fast_open_connection_is_counted_before_its_handshake_ends() {
 }
 
 /// A server with a connection that the client's side of the handshake never completes, on port 7001. It
-/// has 777 bytes read and 333 sent in SYN_RECV, and resets the connection when its standard input ends.
+/// has 777 bytes read and 333 sent in `SYN_RECV`, and resets the connection when its standard input ends.
 fn fast_open_server() -> Child {
     const PROGRAM: &str = r#"
 import socket, struct, subprocess, sys
