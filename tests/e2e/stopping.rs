@@ -329,8 +329,9 @@ fn a_recording_into_a_pipe_that_nobody_reads_ends() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("flowtap.yaml");
     let text = "receivers:\n  generator: {flows: 5000, interval: 100ms}\n\
+        processors:\n  direction:\n  policy:\n  window:\nexporters:\n  debug:\n\
         service:\n  shutdown_timeout: 2s\n  kubernetes: {enabled: false}\n  \
-        pipelines: {metrics: {receivers: [generator], processors: [window], exporters: [prometheus]}}\n";
+        pipelines: {metrics: {receivers: [generator], processors: [direction, policy, window], exporters: [debug]}}\n";
     fs::write(&config, text).unwrap();
     let fifo = dir.path().join("recording");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -352,11 +353,16 @@ fn a_recording_into_a_pipe_that_nobody_reads_ends() {
             .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
             .open(&fifo)
             .unwrap();
-        let mut child = record().stderr(Stdio::null()).spawn().unwrap();
+        let mut child = record().stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+        let mut text = String::new();
+        while !text.contains("recording file=") {
+            assert!(log.read_line(&mut text).unwrap() > 0, "{text}");
+        }
         let began = Instant::now();
         if let Some(signal) = signal {
-            // It is in the middle of a frame by then.
-            thread::sleep(Duration::from_millis(700));
+            // It is in the middle of a frame by then, and `--for` has not struck.
+            thread::sleep(Duration::from_millis(500));
             kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
         }
         let ended = loop {
