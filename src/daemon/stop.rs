@@ -7,7 +7,7 @@
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ impl Signals {
 #[derive(Clone, Debug)]
 pub(crate) struct Stop {
     token: CancellationToken,
-    steps: Sender<Step>,
+    steps: SyncSender<Step>,
     /// Whether the work that was to be stopped has ended.
     is_over: Arc<AtomicBool>,
 }
@@ -63,7 +63,7 @@ impl Stop {
     /// # Errors
     /// No thread could be started.
     pub(crate) fn watch(signals: Signals, timeout: Duration, log: &LogWriter) -> Result<Self, ExitError> {
-        let (steps, taken) = channel();
+        let (steps, taken) = sync_channel(1);
         let stop = Self {
             token: CancellationToken::new(),
             steps,

@@ -84,7 +84,7 @@ impl IpfixExporter {
             observation_domain = domain.id,
             "sending flows over IPFIX"
         );
-        let health = Health::new(&self.context, Addresses::one(self.config.shown()));
+        let health = Health::new(&self.context, Addresses::one(&self.config.shown()));
         let telemetry = Telemetry::new(&self.context);
         let client = Client::new(target, domain, telemetry.clone());
         self.client = Some(client.clone());

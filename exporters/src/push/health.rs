@@ -31,7 +31,7 @@ pub(crate) struct Addresses {
 
 impl Addresses {
     /// Different addresses for points of series and for log records.
-    pub(crate) fn new(metrics: impl ToString, logs: impl ToString) -> Self {
+    pub(crate) fn new(metrics: &impl ToString, logs: &impl ToString) -> Self {
         Self {
             metrics: metrics.to_string(),
             logs: logs.to_string(),
@@ -39,7 +39,7 @@ impl Addresses {
     }
 
     /// The same address for both.
-    pub(crate) fn one(address: impl ToString) -> Self {
+    pub(crate) fn one(address: &impl ToString) -> Self {
         let address = address.to_string();
         Self::new(&address, &address)
     }
@@ -66,14 +66,14 @@ struct Records {
     /// By address: one peer may be fine while the other fails.
     peers: BTreeMap<String, Peer>,
     points: Lost,
-    log_records: Lost,
+    logs: Lost,
 }
 
 impl Records {
     fn lost(&mut self, kind: PipelineKind) -> &mut Lost {
         match kind {
             PipelineKind::Metrics => &mut self.points,
-            PipelineKind::Logs => &mut self.log_records,
+            PipelineKind::Logs => &mut self.logs,
         }
     }
 

@@ -143,7 +143,7 @@ mod tests {
     use tonic_types::{ErrorDetails, StatusExt};
 
     fn health() -> Health {
-        Health::new(&crate::testing::context(), Addresses::one(""))
+        Health::new(&crate::testing::context(), Addresses::one(&""))
     }
 
     fn status(code: Code) -> BoxError {

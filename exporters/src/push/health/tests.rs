@@ -7,7 +7,7 @@ const LOGS: PipelineKind = PipelineKind::Logs;
 #[tokio::test(start_paused = true)]
 async fn an_exporter_is_failing_from_its_first_failed_attempt_until_one_succeeds() {
     let context = context();
-    let health = Health::new(&context, Addresses::one("http://collector:4317"));
+    let health = Health::new(&context, Addresses::one(&"http://collector:4317"));
     let state = || context.status.load().remove("exporters/test");
     health.succeeded(POINTS);
     assert_eq!(state(), None, "the state is the runner's while nothing fails");
@@ -26,7 +26,7 @@ async fn an_exporter_is_failing_from_its_first_failed_attempt_until_one_succeeds
 #[tokio::test(start_paused = true)]
 async fn of_two_addresses_the_one_that_fails_is_named_until_it_takes_a_request() {
     let context = context();
-    let health = Health::new(&context, Addresses::new("http://a/m", "http://b/l"));
+    let health = Health::new(&context, Addresses::new(&"http://a/m", &"http://b/l"));
     let state = || context.status.load()["exporters/test"].clone();
     health.failed(LOGS, &"refused".into());
     health.succeeded(POINTS);
@@ -56,7 +56,7 @@ async fn the_same_failure_is_news_once_a_minute_and_another_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_are_given_up_are_one_warning_a_minute_with_all_of_their_items() {
-    let health = Health::new(&context(), Addresses::one(""));
+    let health = Health::new(&context(), Addresses::one(&""));
     assert_eq!(health.newly_lost("401", POINTS, 10), Some(10));
     assert_eq!(health.newly_lost("401", POINTS, 10), None);
     assert_eq!(health.newly_lost("401", POINTS, 5), None);
