@@ -6,7 +6,7 @@
 
 # Loadable modules that the checks may want, with what they depend on. One that a kernel has built in is passed over.
 readonly modules='sch_netem sch_tbf sch_htb sch_ingress cls_matchall act_gact act_police veth dummy inet_diag tcp_diag unix_diag
-    nf_tables nft_compat nft_limit nft_numgen nft_counter nft_ct nft_meta_bridge nf_conntrack nf_nat
+    act_nat ip_vs ip_vs_rr nf_tables nft_compat nft_limit nft_numgen nft_counter nft_ct nft_meta_bridge nf_conntrack nf_nat
     nft_chain_nat nft_nat nft_masq'
 
 # copy_program PATH DESTINATION: copies a program, and if it is dynamic the libraries it needs.

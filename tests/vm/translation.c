@@ -4,13 +4,15 @@
  *
  *   translation serve PORT...               answers each message after a pause, on any address of both families
  *   translation ask ADDRESS PORT COUNT      COUNT connections, until a line on stdin
+ *   translation ipvs ADDRESS PORT SERVER PORT   an IPVS service with NAT in this namespace
  *
- * Both print a line for each connection, `end PORT PEER PEER_PORT REAL REAL_PORT`: their own port, the peer as their
- * socket has it, and the peer's own address and port. The pauses are shorter than the peer's delayed acknowledgement,
- * so that what was sent waits for it.
+ * The first two print a line for each connection, `end PORT PEER PEER_PORT REAL REAL_PORT`: their own port, the peer
+ * as their socket has it, and the peer's own address and port. The pauses are shorter than the peer's delayed
+ * acknowledgement, so that what was sent waits for it.
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/ip_vs.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -155,13 +157,39 @@ static void ask(const char *address, const char *port, int count)
 		return;
 }
 
+/* As ipvsadm did it before there was a netlink interface. */
+static void make_service(char **at)
+{
+	struct {
+		struct ip_vs_service_user service;
+		struct ip_vs_dest_user server;
+	} made = {};
+	int raw = socket(AF_INET, SOCK_RAW, IPPROTO_RAW);
+
+	made.service.protocol = IPPROTO_TCP;
+	made.service.port = htons(atoi(at[1]));
+	strcpy(made.service.sched_name, "rr");
+	made.server.port = htons(atoi(at[3]));
+	made.server.conn_flags = IP_VS_CONN_F_MASQ;
+	made.server.weight = 1;
+	if (inet_pton(AF_INET, at[0], &made.service.addr) != 1 || inet_pton(AF_INET, at[2], &made.server.addr) != 1)
+		die("an IPv4 address");
+	if (raw < 0 || setsockopt(raw, IPPROTO_IP, IP_VS_SO_SET_ADD, &made.service, sizeof(made.service)))
+		die("IP_VS_SO_SET_ADD");
+	if (setsockopt(raw, IPPROTO_IP, IP_VS_SO_SET_ADDDEST, &made, sizeof(made)))
+		die("IP_VS_SO_SET_ADDDEST");
+}
+
 int main(int argc, char **argv)
 {
 	if (argc > 2 && !strcmp(argv[1], "serve"))
 		serve(argc - 2, argv + 2);
 	else if (argc == 5 && !strcmp(argv[1], "ask"))
 		ask(argv[2], argv[3], atoi(argv[4]));
+	else if (argc == 6 && !strcmp(argv[1], "ipvs"))
+		make_service(argv + 2);
 	else
-		fprintf(stderr, "usage: translation serve PORT... | translation ask ADDRESS PORT COUNT\n");
+		fprintf(stderr, "usage: translation serve PORT... | ask ADDRESS PORT COUNT | ipvs ADDRESS PORT "
+				"SERVER PORT\n");
 	return 0;
 }

@@ -1,7 +1,11 @@
 # shellcheck shell=sh
-# Ends of connections behind DNAT and a masquerade, against what the applications say of themselves. Source it after flowtap.sh.
+# Ends of connections behind DNAT, a masquerade, NAT by tc and IPVS, against what the applications say of themselves. Source it
+# after flowtap.sh.
 #
-#   client 10.77.11.2 --- node: DNAT of 10.96.0.10:80, 10.96.0.11:80 (masqueraded) and [fd96::10]:80 --- server 10.77.12.2
+#   client 10.77.11.2 --- node --- server 10.77.12.2
+#
+# nft: DNAT of 10.96.0.10:80, 10.96.0.11:80 (masqueraded) and [fd96::10]:80. tc: 10.96.0.12 to the server, the client to
+# 10.77.12.9. IPVS: 10.96.0.13:80, masqueraded by nft as kube-proxy does.
 
 # Series of a connection each.
 translation_labels='labels: [raddr, rport, lport, direction, backend, backend_port]'
@@ -36,6 +40,7 @@ table inet kp {
     chain post {
         type nat hook postrouting priority 100
         ct original ip daddr 10.96.0.11 masquerade random
+        ct original ip daddr 10.96.0.13 masquerade random
     }
 }
 NFT
@@ -63,31 +68,43 @@ ends_are_known() { # MODE FAMILY ENDS
     [ "$(compare_ends "$@")" = "$translation_connections 0" ]
 }
 
+# are_known NAME MODE FAMILY ENDS: a check that flowtap has the real end of each connection, and no other one.
+are_known() {
+    known_name=$1
+    shift
+    until_true 240 ends_are_known "$@"
+    same "$known_name" "$translation_connections 0" "$(compare_ends "$@")"
+}
+
 all_printed() { [ "$(grep -c '^end ' "$1")" -ge "$translation_connections" ]; }
 
-# translated NAME ADDRESS MASQUERADED MODE...
+# translated NAME ADDRESS PORT MASQUERADED BACKENDS MODE...: MASQUERADED is `yes` where the server sees the node in the client's
+# place; BACKENDS is `known` or, where no look at the client's end can find them, `unknown`.
 translated() {
-    translated_name=$1 masqueraded=$3
+    translated_name=$1 masqueraded=$4 backends=$5
     : >/tmp/translation.served
     ip netns exec server /usr/local/bin/translation serve 27060 27061 >/tmp/translation.served 2>&1 &
     translated_server=$!
     until_true 30 grep -qs state=serving /tmp/translation.served
     mkfifo /tmp/translation.end
-    ip netns exec client /usr/local/bin/translation ask "$2" 80 "$translation_connections" \
+    ip netns exec client /usr/local/bin/translation ask "$2" "$3" "$translation_connections" \
         </tmp/translation.end >/tmp/translation.asked 2>&1 &
     translated_client=$!
     exec 7>/tmp/translation.end
-    shift 3
+    shift 5
     until_true 120 all_printed /tmp/translation.asked || fail "${translated_name}_connects" "$(tail -n 3 /tmp/translation.asked)"
     until_true 120 all_printed /tmp/translation.served
     for translated_mode in "$@"; do
-        until_true 240 ends_are_known "$translated_mode" tcp_flow_egress /tmp/translation.asked
-        same "${translated_mode}_${translated_name}_backends" "$translation_connections 0" \
-            "$(compare_ends "$translated_mode" tcp_flow_egress /tmp/translation.asked)"
+        if [ "$backends" = known ]; then
+            are_known "${translated_mode}_${translated_name}_backends" "$translated_mode" tcp_flow_egress /tmp/translation.asked
+        fi
         if [ "$masqueraded" = yes ]; then
-            until_true 240 ends_are_known "$translated_mode" tcp_flow_ingress /tmp/translation.served
-            same "${translated_mode}_${translated_name}_clients" "$translation_connections 0" \
-                "$(compare_ends "$translated_mode" tcp_flow_ingress /tmp/translation.served)"
+            are_known "${translated_mode}_${translated_name}_clients" "$translated_mode" tcp_flow_ingress /tmp/translation.served
+        fi
+        # By now each connection was looked at often enough for the other end to be known.
+        if [ "$backends" = unknown ]; then
+            same "${translated_mode}_${translated_name}_says_nothing" "0 0" \
+                "$(compare_ends "$translated_mode" tcp_flow_egress /tmp/translation.asked)"
         fi
     done
     echo end >&7
@@ -97,10 +114,45 @@ translated() {
     rm /tmp/translation.end
 }
 
+# nat_by_tc add|del: stateless NAT of both ends on the node, for every packet.
+nat_by_tc() {
+    if [ "$1" = del ]; then
+        for dev in client server; do tc -n node qdisc del dev $dev clsact; done
+        return
+    fi
+    for dev in client server; do tc -n node qdisc add dev $dev clsact || return 1; done
+    tc -n node filter add dev client ingress protocol ip matchall action nat ingress 10.96.0.12/32 10.77.12.2 || return 1
+    tc -n node filter add dev client egress protocol ip matchall action nat egress 10.77.12.2/32 10.96.0.12 || return 1
+    # The server looks for this address on its own link.
+    ip -n server route add 10.77.12.9/32 via 10.77.12.1 || return 1
+    tc -n node filter add dev server egress protocol ip matchall action nat egress 10.77.11.2/32 10.77.12.9 || return 1
+    tc -n node filter add dev server ingress protocol ip matchall action nat ingress 10.77.12.9/32 10.77.11.2
+}
+
+nat_by_ipvs() {
+    modprobe ip_vs && modprobe ip_vs_rr || return 1
+    ip -n node addr add 10.96.0.13/32 dev lo
+    # Without it nothing behind IPVS is masqueraded.
+    ip netns exec node sh -c 'echo 1 >/proc/sys/net/ipv4/vs/conntrack' || return 1
+    ip netns exec node /usr/local/bin/translation ipvs 10.96.0.13 80 10.77.12.2 27060
+}
+
 # all_translations MODE...: for a flowtap that runs in these modes.
 all_translations() {
     make_translation
-    translated dnat 10.96.0.10 no "$@"
-    translated masquerade 10.96.0.11 yes "$@"
-    translated ipv6 fd96::10 no "$@"
+    if nat_by_tc add >/tmp/nat_by_tc 2>&1; then
+        translated tc 10.96.0.12 27060 yes known "$@"
+        nat_by_tc del
+    else
+        fail nat_by_tc "$(tail -n 1 /tmp/nat_by_tc)"
+    fi
+    # It copies packets before it writes: the client's end has the headers from before.
+    if nat_by_ipvs >/tmp/nat_by_ipvs 2>&1; then
+        translated ipvs 10.96.0.13 80 yes unknown "$@"
+    else
+        fail nat_by_ipvs "$(tail -n 1 /tmp/nat_by_ipvs)"
+    fi
+    translated dnat 10.96.0.10 80 no known "$@"
+    translated masquerade 10.96.0.11 80 yes known "$@"
+    translated ipv6 fd96::10 80 no known "$@"
 }
