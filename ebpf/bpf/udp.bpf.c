@@ -12,7 +12,8 @@
  * No TCP segment passes any of these. Each function has a program for fentry and one for kprobes, the latter
  * attached through BPF_TRACE_KPROBE_MULTI or perf; by choice one of two other sets, for kernels without either:
  *
- *   cgroup_sent, cgroup_received   cgroup_skb of the root cgroup, with cgroup_closed at cgroup/sock_release
+ *   cgroup_sent, cgroup_received   cgroup_skb of the root cgroup, with cgroup_closed at cgroup/sock_release; what the
+ *                                  socket does not get is taken back: uncount_dropped, uncount_filtered
  *   length_sent, length_received   tp_btf/sock_send_length, tp_btf/sock_recv_length
  *
  * Outputs: udp_sockets and udp_flows, which user space reads; udp_closed; dns.
@@ -265,33 +266,57 @@ int cgroup_closed(struct bpf_sock *sk)
 	return 1;
 }
 
-/* A datagram that was queued in step cgroup and then dropped has been counted as received. */
-SEC("tp_btf/udp_fail_queue_rcv_skb")
-int BPF_PROG(uncount_dropped, int rc, struct sock *sk, struct sk_buff *buffer)
+/* Takes back what step cgroup has counted as received: the socket did not get it. */
+static __always_inline void uncount(struct sock *sk, struct sk_buff___udp *skb)
 {
-	struct sk_buff___udp *skb = (void *)buffer;
 	struct datagram datagram = {};
 	struct udp_seen *seen = this_seen();
 	struct udp_flow *flow;
 	__u64 bytes;
 
-	if (!is_udp(sk) || !seen)
-		return 0;
-	if (read_headers(&datagram, skb, sk)) {
-		datagram.key.socket = socket_id(sk);
-		bytes = BPF_CORE_READ(skb, len);
-		flow = find_flow(&datagram.key);
-		if (flow) {
-			__sync_fetch_and_add(&flow->totals.received, -bytes);
-			__sync_fetch_and_add(&flow->totals.received_datagrams, -1);
-		} else {
-			__sync_fetch_and_add(&seen->overflow.received, -bytes);
-			__sync_fetch_and_add(&seen->overflow.received_datagrams, -1);
-		}
-		__sync_fetch_and_add(&seen->seen.received, -bytes);
-		__sync_fetch_and_add(&seen->seen.received_datagrams, -1);
+	if (!seen || !read_headers(&datagram, skb, sk))
+		return;
+	datagram.key.socket = socket_id(sk);
+	/* Whether or not the UDP header has been taken off yet. */
+	bytes = BPF_CORE_READ(skb, len) + data_offset(skb) - BPF_CORE_READ(skb, transport_header) - UDP_HEADER_BYTES;
+	flow = find_flow(&datagram.key);
+	if (flow) {
+		__sync_fetch_and_add(&flow->totals.received, -bytes);
+		__sync_fetch_and_add(&flow->totals.received_datagrams, -1);
+	} else {
+		__sync_fetch_and_add(&seen->overflow.received, -bytes);
+		__sync_fetch_and_add(&seen->overflow.received_datagrams, -1);
 	}
+	__sync_fetch_and_add(&seen->seen.received, -bytes);
+	__sync_fetch_and_add(&seen->seen.received_datagrams, -1);
+}
+
+/* The receive buffer had no room. */
+SEC("tp_btf/udp_fail_queue_rcv_skb")
+int BPF_PROG(uncount_dropped, int rc, struct sock *sk, struct sk_buff *buffer)
+{
+	if (is_udp(sk))
+		uncount(sk, (void *)buffer);
 	return count_drop(sk);
+}
+
+/* SKB_DROP_REASON_SOCKET_FILTER of the running kernel. Set by the loader. */
+const volatile __u32 socket_filter_reason = -1;
+
+/*
+ * The socket's filter, another program of a cgroup, or a security module refused the datagram after step cgroup had
+ * counted it. sk_filter_trim_cap() runs the cgroup's programs first, but for a packet from the emergency reserve,
+ * which it refuses before.
+ */
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(uncount_filtered, struct sk_buff *buffer, void *location, __u32 reason, struct sock *sk)
+{
+	struct sk_buff___udp *skb = (void *)buffer;
+
+	if (reason != socket_filter_reason || !sk || !is_udp(sk) || BPF_CORE_READ_BITFIELD_PROBED(skb, pfmemalloc))
+		return 0;
+	uncount(sk, skb);
+	return 0;
 }
 
 /* One call counts as one datagram, with what the application has passed or got of it. */
@@ -316,7 +341,8 @@ int BPF_PROG(length_sent, struct sock *sk, int ret, int flags)
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(length_received, struct sock *sk, int ret, int flags)
 {
-	return flags & MSG_PEEK ? 0 : length(sk, ret, false);
+	/* A message of the error queue, of an ICMP error or a time stamp, has a copy of what the socket has sent. */
+	return flags & (MSG_PEEK | MSG_ERRQUEUE) ? 0 : length(sk, ret, false);
 }
 
 /* Clang writes BTF only of what is used by name; the test of the ABI compares these with the Rust side. */

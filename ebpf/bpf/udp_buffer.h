@@ -8,13 +8,16 @@
 
 #include "udp_count.h"
 
-#define MSG_PEEK 2
+/* include/linux/socket.h. */
+#define MSG_PEEK 0x2
+#define MSG_ERRQUEUE 0x2000
 
 static __always_inline bool is_udp(struct sock *sk)
 {
 	__u16 protocol = BPF_CORE_READ(sk, sk_protocol);
 
-	return protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE;
+	/* A raw socket may have the protocol as well. */
+	return (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE) && BPF_CORE_READ(sk, sk_type) == SOCK_DGRAM;
 }
 
 /* ::ffff:a.b.c.d is a.b.c.d: the same peer by another socket's family. */

@@ -17,6 +17,15 @@ struct {
 	__type(value, __u64);
 } addresses SEC(".maps");
 
+/* Whether the packet's socket is one of UDP: a raw socket gets a copy of each datagram, and may send any packet. */
+static __always_inline bool is_of_udp(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	sk = sk ? bpf_sk_fullsock(sk) : NULL;
+	return sk && sk->type == SOCK_DGRAM && (sk->protocol == IPPROTO_UDP || sk->protocol == IPPROTO_UDPLITE);
+}
+
 /* The packet's socket, or NULL if another thread or interrupt came between. */
 static __always_inline struct sock *socket_of(struct __sk_buff *skb, __u64 cookie, bool sent)
 {
@@ -134,10 +143,13 @@ static __always_inline void hand_on_packet(const struct datagram *datagram, stru
 static __always_inline void count_packet(struct __sk_buff *skb, bool sent)
 {
 	struct datagram datagram = {.sent = sent, .in_process = sent};
-	__u32 offset = read_packet(&datagram, skb);
 	struct udp_ports ports;
 	struct sock *sk;
+	__u32 offset;
 
+	if (!is_of_udp(skb))
+		return;
+	offset = read_packet(&datagram, skb);
 	if (!offset)
 		return;
 	if (bpf_skb_load_bytes(skb, offset, &ports, sizeof(ports))) {

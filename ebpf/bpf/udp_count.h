@@ -69,6 +69,14 @@ static __always_inline void begin_flow(struct udp_flow *flow, const struct datag
 		read_task(&flow->pid, &flow->cgroup_id, flow->comm);
 }
 
+/* Marks that the first datagram of a flow decides. */
+static __always_inline __u32 marks_of_first(const struct datagram *datagram)
+{
+	__u32 marks = datagram->sent ? UDP_FIRST_SENT : UDP_FIRST_RECEIVED;
+
+	return is_quic(datagram) ? marks | UDP_QUIC : marks;
+}
+
 static __always_inline bool is_same(const struct udp_key *a, const struct udp_key *b)
 {
 	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
@@ -126,9 +134,7 @@ static __always_inline void count(const struct datagram *datagram, struct sock *
 	if (!flow) {
 		struct udp_flow fresh = {};
 
-		fresh.marks = datagram->sent ? UDP_FIRST_SENT : UDP_FIRST_RECEIVED;
-		if (is_quic(datagram))
-			fresh.marks |= UDP_QUIC;
+		fresh.marks = marks_of_first(datagram);
 		begin_flow(&fresh, datagram, sk);
 		flow = make_flow(&fresh);
 		if (!flow) {
@@ -137,6 +143,10 @@ static __always_inline void count(const struct datagram *datagram, struct sock *
 		}
 	} else {
 		flow->last_ns = bpf_ktime_get_ns();
+		/* A flow that began with a drop or an error: the error of a datagram may come before the hook of its
+		 * call. */
+		if (!(flow->marks & (UDP_FIRST_SENT | UDP_FIRST_RECEIVED)))
+			flow->marks |= marks_of_first(datagram);
 		/* A flow that began where no process is known. */
 		if (!flow->pid && datagram->in_process)
 			read_task(&flow->pid, &flow->cgroup_id, flow->comm);

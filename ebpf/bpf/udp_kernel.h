@@ -13,6 +13,11 @@ enum {
 	IPPROTO_UDPLITE = 136,
 };
 
+/* include/linux/net.h. */
+enum {
+	SOCK_DGRAM = 2,
+};
+
 /* IPv6's extension headers that may stand before UDP (RFC 8200). */
 enum {
 	IPPROTO_HOPOPTS = 0,
@@ -48,6 +53,7 @@ struct sk_buff___udp {
 	unsigned int end;
 	unsigned char *head;
 	unsigned char *data;
+	__u8 pfmemalloc : 1;
 } KERNEL_TYPE;
 
 struct skb_shared_info {

@@ -44,6 +44,7 @@
 //! | `translation` | the pod behind a service address and the client behind a masquerade, against conntrack and the applications; hops of a sidecar |
 //! | `udp_flow_logs` | log records of UDP flows, against the application's own bytes and datagrams |
 //! | `udp` | bytes of UDP by peer, a full table, drops, reloads |
+//! | `udp_delivery` | raw sockets, filters of sockets, and error queues beside UDP |
 //! | `udp_programs` | iperf3 and HTTP/3 by aioquic, against their own counts |
 //! | `generator` | synthetic flows: series and sums by the arithmetic of the config |
 //! | `network_policies` | verdicts of Kubernetes NetworkPolicies on recordings and live, and suggested policies |
@@ -139,5 +140,6 @@ mod structure;
 mod traffic;
 mod translation;
 mod udp;
+mod udp_delivery;
 mod udp_flow_logs;
 mod udp_programs;

@@ -3,6 +3,9 @@
 //! `tests/vm/udp.sh` has the many ways to send and receive, and every step on every kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
 
 use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT};
 use crate::exposition::Exposition;
@@ -21,6 +24,7 @@ const LABELS: [&str; 3] = [
 const EGRESS: &str = "primus_lens_network_udp_flow_egress";
 const INGRESS: &str = "primus_lens_network_udp_flow_ingress";
 const DROPS: &str = "primus_lens_network_udp_drops";
+const DATAGRAMS: &str = "primus_lens_network_udp_datagrams";
 
 fn daemon(set: &[&str]) -> Daemon {
     let mut all = LABELS.to_vec();
@@ -221,6 +225,74 @@ fn coverage_is_whole_by_the_kernels_own_counters() {
     });
 }
 
+/// Requests and answers of two sockets, until `done`. Returns the number of datagrams.
+fn exchange_until(done: &AtomicBool) -> u64 {
+    let [client, server] = [(); 2].map(|()| {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
+        socket
+    });
+    let deadline = Instant::now() + 2 * WAIT_TIMEOUT;
+    let (mut datagrams, mut buffer) = (0, [0; 64]);
+    while !done.load(Ordering::Relaxed) && Instant::now() < deadline {
+        client.send_to(&[1; 50], server.local_addr().unwrap()).unwrap();
+        let (bytes, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(&buffer[..bytes], from).unwrap();
+        client.recv(&mut buffer).unwrap();
+        datagrams += 2;
+    }
+    datagrams
+}
+
+#[test]
+fn coverage_continues_over_a_reload_of_udp_and_shows_what_that_missed() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    // In a namespace of its own, so that nothing else is in the kernel's counters.
+    netns::within_new(|| {
+        let daemon = daemon(&[
+            BY_CGROUP,
+            "processors.window.families.network_udp_datagrams.labels=[direction, netns]",
+        ]);
+        let text = std::fs::read_to_string(daemon.config()).unwrap();
+        let done = AtomicBool::new(false);
+        let datagrams = thread::scope(|scope| {
+            let application = scope.spawn(|| exchange_until(&done));
+            for max_flows in [20_000, 21_000, 22_000] {
+                let ebpf = format!("ebpf: {{interval: 200ms, udp: {{max_flows: {max_flows}}}}}");
+                let changed = text.replace("ebpf: {interval: 200ms}", &ebpf);
+                assert!(daemon.reload(&changed), "{}", daemon.said());
+            }
+            done.store(true, Ordering::Relaxed);
+            application.join().unwrap()
+        });
+        let of = |own: &Exposition, side: &str| {
+            ["udp_sent", "udp_received"].map(|counter| {
+                let name = format!("flowtap_receiver_coverage_{side}_total");
+                own.sum(&name, &[("counter", counter)])
+            })
+        };
+        let own = daemon.telemetry_until("every datagram in the kernel's count", |own| {
+            of(own, "kernel").iter().all(|counted| *counted >= datagrams)
+        });
+        assert_eq!(of(&own, "kernel"), [datagrams; 2]);
+        let measured = of(&own, "measured");
+        assert!(
+            measured.iter().all(|measured| *measured <= datagrams),
+            "{measured:?} of {datagrams}"
+        );
+        let (status, window) = daemon.stop();
+        assert!(status.success(), "{status}");
+        let netns = netns::label();
+        let in_series = ["outbound", "inbound"].map(|direction| {
+            let labels = [("direction", direction), ("netns", netns.as_str())];
+            window.totals.sum(DATAGRAMS, &labels)
+        });
+        assert_eq!(in_series, measured, "what is missing is in the difference");
+    });
+}
+
 #[test]
 fn by_default_the_start_says_whether_udp_is_measured() {
     let Some(_machine) = require::root() else {
@@ -245,16 +317,19 @@ fn a_reload_keeps_the_programs_of_udp_and_misses_nothing() {
     let port = server.local_addr().unwrap().port();
     let mut sum = Counted::default();
     let text = std::fs::read_to_string(daemon.config()).unwrap();
-    for interval in ["250ms", "300ms", "350ms"] {
+    let programs = crate::kernel_objects::of(daemon.pid()).programs;
+    for keys in [
+        "interval: 250ms",
+        "interval: 300ms",
+        "interval: 300ms, udp: {idle: 20s}",
+    ] {
         let counted = exchange(&server, 50);
         sum.requests += counted.requests;
         sum.answers += counted.answers;
-        let changed = text.replace(
-            "ebpf: {interval: 200ms}",
-            &format!("ebpf: {{interval: {interval}}}"),
-        );
+        let changed = text.replace("ebpf: {interval: 200ms}", &format!("ebpf: {{{keys}}}"));
         assert!(daemon.reload(&changed), "{}", daemon.said());
     }
+    assert_eq!(crate::kernel_objects::of(daemon.pid()).programs, programs);
     let (status, window) = daemon.stop();
     assert!(status.success(), "{status}");
     assert_eq!(of_port(&window.totals, port, &netns::label()), [sum; 2]);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::daemon::{Daemon, Launch, WAIT_TIMEOUT, flowtap, read};
 use crate::otelcol::{Otelcol, log_records};
 use crate::peers::ask_until;
-use crate::require;
+use crate::{netns, require};
 
 const HOOKS: &str = "receivers.ebpf.udp.hooks=cgroup";
 const PIPELINE: &str = "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, filter, connections], exporters: [file]}";
@@ -84,8 +84,15 @@ fn exchange(client: &UdpSocket, server: &UdpSocket, bytes: usize, rounds: i64) -
     counted
 }
 
-/// The records of flows to a server's port, in the order of the files' lines. A line that is being written is none.
+/// The records of flows to a server's port.
 fn of_port(folder: &Path, port: u16) -> Vec<Value> {
+    let mut records = all(folder);
+    records.retain(|record| record["destination_port"] == port);
+    records
+}
+
+/// All records, in the order of the files' lines. A line that is being written is none.
+fn all(folder: &Path) -> Vec<Value> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -95,10 +102,11 @@ fn of_port(folder: &Path, port: u16) -> Vec<Value> {
     for file in files {
         let text = fs::read_to_string(file).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let lines = whole
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
-        records.extend(lines.filter(|record| record["destination_port"] == port));
+        records.extend(
+            whole
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap()),
+        );
     }
     records
 }
@@ -346,6 +354,62 @@ fn sampling_keeps_flows_with_errors_and_drops_and_counts_the_others() {
         .sum();
     assert_eq!(dropped, 100 - received, "{records:#?}");
     assert!(!window.log.contains("panicked"), "{}", window.log);
+}
+
+#[test]
+fn a_client_whose_first_event_is_an_error_has_its_role_and_the_port_of_its_peer() {
+    /// Not one that the kernel chooses, so that nothing but the first datagram makes this end the client.
+    const CHOSEN: u16 = 28_200;
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let namespace = netns::Namespace::new();
+    let daemon = Daemon::launch(Launch {
+        exporters: &format!("  file: {{path: \"{}\"}}\n", dir.path().display()),
+        set: &[
+            "receivers.ebpf.udp.hooks=tracepoints",
+            PIPELINE,
+            &format!(
+                "processors.filter={{include: [{{netns: [{}]}}]}}",
+                namespace.label()
+            ),
+            "processors.connections={interval: 200ms, udp: true}",
+        ],
+        ..Launch::default()
+    });
+    let (closed, chosen) = namespace.run(|| {
+        // A port that the kernel chooses, and that nobody has any longer.
+        let closed = port(&socket(Ipv4Addr::LOCALHOST));
+        let ports = [0, CHOSEN].map(|local| {
+            let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, local)).unwrap();
+            client.connect((Ipv4Addr::LOCALHOST, closed)).unwrap();
+            // On loopback the error is there before the call returns.
+            client.send(&[1; 50]).unwrap();
+            assert_eq!(
+                client.take_error().unwrap().unwrap().kind(),
+                ErrorKind::ConnectionRefused
+            );
+            port(&client)
+        });
+        (closed, ports)
+    });
+    for local in chosen {
+        let record = ask_until("the record of the client", || {
+            let mut records = all(dir.path()).into_iter();
+            records.find(|record| record["source_port"] == local)
+        });
+        assert_eq!(
+            (&record["role"], &record["destination_port"]),
+            (&"client".into(), &closed.into()),
+            "{record}"
+        );
+        assert_ne!(record["role_source"], "assumed", "{record}");
+        let counts = ["source_bytes", "source_packets", "udp_errors"].map(|column| record[column].as_u64());
+        assert_eq!(counts, [Some(50), Some(1), Some(1)], "{record}");
+    }
+    let (status, _) = daemon.stop();
+    assert!(status.success(), "{status}");
 }
 
 #[test]

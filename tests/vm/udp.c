@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/errqueue.h>
+#include <linux/filter.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/ip.h>
@@ -58,6 +59,8 @@ static bool lengths_only;
 static bool cgroup_hooks;
 /* Datagrams that the queue had no room for count as received, and as dropped. */
 static bool drops_are_received;
+/* So do datagrams that a filter drops. */
+static bool filtered_are_received;
 
 static void die(const char *what)
 {
@@ -509,6 +512,80 @@ static const char *no_room(void)
 	return NULL;
 }
 
+/* Raw sockets get a copy of each datagram, and send what looks like one. */
+static const char *raw_beside(void)
+{
+	int raw = socket(AF_INET, SOCK_RAW, IPPROTO_UDP), server = bound(AF_INET, 0, "127.0.0.1"),
+	    client = bound(AF_INET, 0, "127.0.0.1");
+	struct sockaddr_storage at = local_of(server), from = local_of(client);
+	struct {
+		struct udphdr header;
+		char payload[27];
+	} forged = {.header = {.source = htons(port_of(&from)), .dest = htons(port_of(&at)), .len = htons(sizeof(forged))}};
+
+	if (raw < 0)
+		return strerror(errno);
+	exchange(client, server, &at, 20, 100, false);
+	if (sendto(raw, &forged, sizeof(forged), 0, (void *)&at, length_of(&at)) != sizeof(forged))
+		return strerror(errno);
+	if (receive(server, &from) != sizeof(forged.payload))
+		return "the forged datagram did not arrive";
+	while (recv(raw, payload, sizeof(payload), MSG_DONTWAIT) > 0)
+		;
+	close(raw);
+	close(client);
+	close(server);
+	return NULL;
+}
+
+static const char *filtered(void)
+{
+	int server = bound(AF_INET, 0, "127.0.0.1"), client = bound(AF_INET, 0, "127.0.0.1");
+	struct sockaddr_storage at = local_of(server), from = local_of(client);
+	struct sock_filter drop_all = BPF_STMT(BPF_RET | BPF_K, 0);
+	struct sock_fprog filter = {.len = 1, .filter = &drop_all};
+
+	if (setsockopt(server, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)))
+		return strerror(errno);
+	for (int i = 0; i < 10; i++) {
+		send_to(client, &at, 100, false);
+		if (filtered_are_received)
+			tally(server, &from, 0, 0, 100, 1);
+	}
+	if (setsockopt(server, SOL_SOCKET, SO_DETACH_FILTER, &filter, sizeof(filter)))
+		return strerror(errno);
+	exchange(client, server, &at, 5, 100, false);
+	close(client);
+	close(server);
+	return NULL;
+}
+
+/* Messages of errors have the datagram that was sent. */
+static const char *error_queue(void)
+{
+	int server = bound(AF_INET, 0, "127.0.0.1"), client = open_socket(AF_INET, 0), on = 1;
+	struct sockaddr_storage at = local_of(server);
+	struct iovec vector = {.iov_base = payload, .iov_len = sizeof(payload)};
+	struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+
+	close(server);
+	connect_to(client, &at);
+	if (setsockopt(client, IPPROTO_IP, IP_RECVERR, &on, sizeof(on)))
+		return strerror(errno);
+	for (int i = 0; i < 5; i++) {
+		int error;
+		socklen_t length = sizeof(error);
+
+		send_to(client, &at, 100, true);
+		usleep(2000);
+		getsockopt(client, SOL_SOCKET, SO_ERROR, &error, &length);
+		if (recvmsg(client, &message, MSG_ERRQUEUE | MSG_DONTWAIT) != 100)
+			return "no message of an error";
+	}
+	close(client);
+	return NULL;
+}
+
 static const char *unread(void)
 {
 	int server = bound(AF_INET, 0, "127.0.0.1"), client = bound(AF_INET, 0, "127.0.0.1");
@@ -780,6 +857,9 @@ static const struct {
 	{"refused", refused},
 	{"truncated", truncated},
 	{"no_room", no_room},
+	{"raw_beside", raw_beside},
+	{"filtered", filtered},
+	{"error_queue", error_queue},
 	{"unread", unread},
 	{"read_and_write", read_and_write},
 	{"reconnected", reconnected},
@@ -814,6 +894,7 @@ static void read_answer(void)
 		if (sscanf(line, "other %lld %lld %lld %lld", &other[0], &other[1], &other[2], &other[3]) == 4)
 			continue;
 		drops_are_received |= !strcmp(line, "absent uncount_dropped\n");
+		filtered_are_received |= !strcmp(line, "absent uncount_filtered\n");
 		if (strncmp(line, "flow", 4)) {
 			printf("# %s", line);
 			continue;

@@ -20,6 +20,7 @@ use super::map::Map;
 use super::self_test;
 use crate::capability;
 use crate::error::LoadError;
+use crate::kernel_types::KernelTypes;
 use crate::object::{Compressed, compressed};
 use crate::preemption;
 
@@ -55,12 +56,14 @@ pub(super) struct Attached {
     pub(super) flows: Map<UdpKey>,
     /// Totals of the self-test.
     pub(super) tested: UdpTotals,
+    /// Datagrams of the self-tests of all steps that were tried.
+    pub(super) own: UdpTotals,
     pub(super) links: Vec<OwnedFd>,
     pub(super) ebpf: Ebpf,
 }
 
 /// Programs that the kernel may skip on a CPU that is already running them.
-pub(super) const MISSABLE: [&str; 8] = [
+pub(super) const MISSABLE: [&str; 9] = [
     "sent4",
     "sent6",
     "taken",
@@ -68,6 +71,7 @@ pub(super) const MISSABLE: [&str; 8] = [
     "gone6",
     "dropped",
     "uncount_dropped",
+    "uncount_filtered",
     "failed",
 ];
 
@@ -195,9 +199,16 @@ pub(super) fn best(options: &UdpOptions) -> Result<Attached, UdpLoadError> {
     capability::raise_memlock();
     let btf = Btf::from_sys_fs().map_err(LoadError::from)?;
     let mut refused = Vec::new();
+    let mut own = UdpTotals::default();
     for &step in steps(options.hooks) {
-        match attach(options, step, &btf) {
-            Ok(attached) => return Ok(Attached { refused, ..attached }),
+        match attach(options, step, &btf, &mut own) {
+            Ok(attached) => {
+                return Ok(Attached {
+                    refused,
+                    own,
+                    ..attached
+                });
+            }
             Err(error) => refused.push(Refusal {
                 what: step.as_str(),
                 error,
@@ -219,7 +230,7 @@ fn steps(hooks: Hooks) -> &'static [Step] {
     }
 }
 
-fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Attached, LoadError> {
+fn attach(options: &UdpOptions, step: Step, btf: &Btf, own: &mut UdpTotals) -> Result<Attached, LoadError> {
     let mut ports = [0_u16; 8];
     if step.has_payload() {
         for (to, from) in ports.iter_mut().zip(&options.dns_ports) {
@@ -236,6 +247,7 @@ fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Attached, LoadE
         .override_global("dns_wakeup_bytes", &u64::from(options.dns_ring_bytes / 4), true)
         .override_global("dns_ports", &ports, true)
         .override_global("by_cookie", &u8::from(step.by_cookie()), true)
+        .override_global("socket_filter_reason", &socket_filter_reason(step), true)
         .load(OBJECT.unpack()?.bytes())
         .map_err(LoadError::Object)?;
     let mut links = Vec::new();
@@ -253,7 +265,7 @@ fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Attached, LoadE
     let absent_programs = attach_events(&mut ebpf, btf, step);
     let mut sockets = Map::of(&ebpf, "udp_sockets")?;
     let flows = Map::of(&ebpf, "udp_flows")?;
-    let tested = self_test::run(&mut sockets).map_err(|source| LoadError::System {
+    let tested = self_test::run(&mut sockets, own).map_err(|source| LoadError::System {
         what: "the self-test",
         source,
     })?;
@@ -264,6 +276,7 @@ fn attach(options: &UdpOptions, step: Step, btf: &Btf) -> Result<Attached, LoadE
         sockets,
         flows,
         tested,
+        own: UdpTotals::default(),
         links,
         ebpf,
     })
@@ -353,6 +366,19 @@ fn root_cgroup() -> io::Result<File> {
     File::open(mount)
 }
 
+/// The kernel's number of the reason why a filter drops packets, where a program asks for it: kernels number reasons differently.
+/// No packet has the number that stands for none.
+fn socket_filter_reason(step: Step) -> u32 {
+    const NONE: u32 = u32::MAX;
+    if step != Step::Cgroup {
+        return NONE;
+    }
+    let reasons = KernelTypes::load().map(|types| types.enumeration("skb_drop_reason"));
+    let mut reasons = reasons.unwrap_or_default().into_iter();
+    let found = reasons.find(|(_, name)| name == "SKB_DROP_REASON_SOCKET_FILTER");
+    found.map_or(NONE, |(reason, _)| reason)
+}
+
 /// Attaches the programs at drops and errors. Returns those that are not there.
 fn attach_events(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Vec<Refusal> {
     const DROPS: &str = "udp_fail_queue_rcv_skb";
@@ -367,6 +393,10 @@ fn attach_events(ebpf: &mut Ebpf, btf: &Btf, step: Step) -> Vec<Refusal> {
     // tracepoint's third argument: 6.1 lacks it, 6.12 has it.
     if step != Step::Cgroup || !attach("uncount_dropped", DROPS) {
         attach("dropped", DROPS);
+    }
+    // The tracepoint has the socket since 6.11.
+    if step == Step::Cgroup {
+        attach("uncount_filtered", "kfree_skb");
     }
     attach("failed", "inet_sk_error_report");
     refused

@@ -49,6 +49,7 @@ pub struct Udp {
     seen: PerCpuArray<MapData, UdpSeen>,
     /// Totals of the self-test.
     tested: UdpTotals,
+    own: UdpTotals,
     unplaced: UdpTotals,
     closed: RingBuf<MapData>,
     dns: RingBuf<MapData>,
@@ -86,6 +87,7 @@ impl Udp {
             sockets,
             flows,
             tested,
+            own,
             links,
             mut ebpf,
         } = attached;
@@ -104,6 +106,7 @@ impl Udp {
                 source,
             })?,
             tested,
+            own,
             unplaced: UdpTotals::default(),
             closed: attach::take_ring(&mut ebpf, "udp_closed")?,
             dns: attach::take_ring(&mut ebpf, "dns")?,
@@ -126,6 +129,16 @@ impl Udp {
     /// Programs of this step that the kernel refuses and that it works without: drops or errors are not counted.
     pub fn absent(&self) -> &[Refusal] {
         &self.absent
+    }
+
+    /// Changes for how long a flow may be without a datagram.
+    pub const fn set_idle(&mut self, idle: Duration) {
+        self.idle = idle;
+    }
+
+    /// Datagrams of the self-tests, in this process's network namespace. They are in no flow and not in [`Udp::unplaced`].
+    pub const fn own_datagrams(&self) -> &UdpTotals {
+        &self.own
     }
 
     /// Shows each flow that has moved since the last call. `now_ns` is `CLOCK_MONOTONIC`.

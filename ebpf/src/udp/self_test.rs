@@ -16,11 +16,11 @@ const PAYLOAD: &[u8; 7] = b"flowtap";
 /// Loopback delivers at once; the time is for a machine that is busy.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sends the datagrams. Returns what they add to the totals.
+/// Sends the datagrams. Returns what they add to the totals; `own` gets each that was sent or received, also if they were not counted.
 ///
 /// # Errors
 /// The difference.
-pub(super) fn run(sockets: &mut Map<u64>) -> io::Result<UdpTotals> {
+pub(super) fn run(sockets: &mut Map<u64>, own: &mut UdpTotals) -> io::Result<UdpTotals> {
     let mut sum = UdpTotals::default();
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
         let socket = match UdpSocket::bind((address, 0)) {
@@ -29,7 +29,7 @@ pub(super) fn run(sockets: &mut Map<u64>) -> io::Result<UdpTotals> {
             Err(error) if cannot_bind(&error) => continue,
             Err(error) => return Err(error),
         };
-        sum = sum.plus(&exchange(&socket, sockets)?);
+        sum = sum.plus(&exchange(&socket, sockets, own)?);
     }
     Ok(sum)
 }
@@ -41,13 +41,15 @@ fn cannot_bind(error: &io::Error) -> bool {
     )
 }
 
-fn exchange(socket: &UdpSocket, sockets: &mut Map<u64>) -> io::Result<UdpTotals> {
-    let own = socket.local_addr()?;
-    socket.connect(own)?;
+fn exchange(socket: &UdpSocket, sockets: &mut Map<u64>, own: &mut UdpTotals) -> io::Result<UdpTotals> {
+    let at = socket.local_addr()?;
+    socket.connect(at)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
     socket.send(PAYLOAD)?;
+    own.sent_datagrams += 1;
     socket.recv(&mut [0; PAYLOAD.len()])?;
-    let is_ours = |flow: &UdpFlow| flow.key.local_port == own.port() && flow.key.remote_port == own.port();
+    own.received_datagrams += 1;
+    let is_ours = |flow: &UdpFlow| flow.key.local_port == at.port() && flow.key.remote_port == at.port();
     let mut found = None;
     sockets.each(|&id, flow| {
         if is_ours(flow) {
@@ -64,14 +66,14 @@ fn exchange(socket: &UdpSocket, sockets: &mut Map<u64>) -> io::Result<UdpTotals>
     };
     let Some((id, totals)) = found else {
         return Err(io::Error::other(format!(
-            "a datagram from {own} to itself was not seen"
+            "a datagram from {at} to itself was not seen"
         )));
     };
     // Before the socket closes: it is not to be reported.
     sockets.take(&id)?;
     if totals != expected {
         return Err(io::Error::other(format!(
-            "of a datagram from {own} to itself {} bytes were seen sent and {} received, not {bytes} each",
+            "of a datagram from {at} to itself {} bytes were seen sent and {} received, not {bytes} each",
             totals.sent, totals.received
         )));
     }

@@ -11,7 +11,7 @@
 //! 6. Else egress, assumed.
 //!
 //! Where the role is assumed and the server's port would be an ephemeral one, it is most likely a client's, and would make a
-//! series for each connection: it is left out, unless the config keeps it.
+//! series for each connection: it is left out, unless the config keeps it. Pipelines `logs` have no series, and keep it always.
 //!
 //! Decisions of rules 2 to 6 are made once for a socket and kept until it closes: when a server
 //! stops listening, the connections that it accepted stay ingress.
@@ -32,8 +32,8 @@ use std::net::IpAddr;
 
 use flowtap_pipeline::{
     Arrival, BuildContext, BuildError, ComponentConfig, Contract, Factory, Flow, FlowBatch, FlowKind,
-    NodeInfo, PeerClass, Processor, ProcessorConfig, ProcessorStage, RecordField, Role, RoleSource,
-    Stability, Subscription, TcpRecord,
+    NodeInfo, PeerClass, PipelineId, PipelineKind, Processor, ProcessorConfig, ProcessorStage, RecordField,
+    Role, RoleSource, Stability, Subscription, TcpRecord,
 };
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
@@ -53,7 +53,7 @@ const DECISIONS: usize = 1 << 17;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Keeps the server's port where the role is only assumed and that port is ephemeral. It is left out by default, because it is
-    /// most likely a client's, and would make a series for each connection.
+    /// most likely a client's, and would make a series for each connection. Pipelines `logs` keep it in either case.
     pub keep_ephemeral_ports: bool,
 }
 
@@ -65,10 +65,8 @@ impl ComponentConfig for Config {
 
 impl ProcessorConfig for Config {
     fn build(&self, context: &BuildContext) -> Result<ProcessorStage, BuildError> {
-        let direction = Direction {
-            keeps_ports: self.keep_ephemeral_ports,
-            ..Direction::new(context)
-        };
+        let mut direction = Direction::new(context);
+        direction.keeps_ports |= self.keep_ephemeral_ports;
         Ok(ProcessorStage::Transform(Box::new(direction)))
     }
 }
@@ -119,7 +117,7 @@ impl Direction {
             decisions: Recent::new(DECISIONS),
             redirects: Redirects::default(),
             local: addresses(&context.node.load()),
-            keeps_ports: false,
+            keeps_ports: has_no_series(context),
             node: Subscription::new(&context.node),
             evicted,
             processor,
@@ -182,6 +180,12 @@ impl Decision {
     const fn new(kind: FlowKind, role: Role, source: RoleSource) -> Self {
         Self { kind, role, source }
     }
+}
+
+/// Whether it is built for a pipeline whose records make no series.
+fn has_no_series(context: &BuildContext) -> bool {
+    let pipeline = context.pipeline.parse::<PipelineId>();
+    pipeline.is_ok_and(|pipeline| pipeline.kind() == PipelineKind::Logs)
 }
 
 fn addresses(node: &NodeInfo) -> HashSet<IpAddr> {
@@ -271,7 +275,7 @@ mod tests {
     use super::*;
     use crate::testing::{context, record};
     use flowtap_pipeline::node::InterfaceAddress;
-    use flowtap_pipeline::{ListenChange, Listener};
+    use flowtap_pipeline::{ListenChange, Listener, UdpRecord};
 
     const NETNS: u32 = 7;
 
@@ -521,6 +525,30 @@ mod tests {
         direction.keeps_ports = true;
         let assumed = seen(Role::Unknown, "192.0.2.1:50001", "198.51.100.1:40000");
         assert_eq!(remote_port(&mut direction, assumed), 40_000);
+    }
+
+    #[test]
+    fn only_pipelines_with_series_leave_ephemeral_ports_out() {
+        for (pipeline, expected) in [
+            ("metrics", 0),
+            ("metrics/second", 0),
+            ("logs", 40_000),
+            ("logs/audit", 40_000),
+        ] {
+            let mut direction = Direction::new(&BuildContext {
+                pipeline: pipeline.into(),
+                ..context(NodeInfo::default())
+            });
+            let assumed = seen(Role::Unknown, "192.0.2.1:50000", "198.51.100.1:40000").flow;
+            let mut batch = FlowBatch {
+                tcp: vec![TcpRecord::new(assumed.clone())],
+                udp: vec![UdpRecord::new(assumed)],
+                ..FlowBatch::default()
+            };
+            direction.process(&mut batch);
+            let ports = [batch.tcp[0].flow.remote.port, batch.udp[0].flow.remote.port];
+            assert_eq!(ports, [expected; 2], "{pipeline}");
+        }
     }
 
     fn classes(direction: &mut Direction, records: Vec<TcpRecord>) -> Vec<Option<PeerClass>> {

@@ -7,7 +7,7 @@ use super::event_programs::EventPrograms;
 use super::inspect::InspectCapture;
 use super::losses::LossTelemetry;
 use super::programs::{Left, Programs};
-use super::udp::{IcmpCounters, UdpCapture};
+use super::udp::{IcmpCounters, UdpCapture, UdpCoverage};
 use crate::coverage::Coverage;
 use crate::extras::Extras;
 
@@ -19,6 +19,8 @@ pub(super) struct Handover {
     pub(super) programs: Programs,
     /// UDP's programs, where they are at work.
     pub(super) udp: Option<Box<UdpCapture>>,
+    /// The comparison of UDP's programs that were detached.
+    pub(super) udp_coverage: Option<UdpCoverage>,
     pub(super) icmp: Option<IcmpCounters>,
     /// The programs of `inspect`, where they are at work.
     pub(super) inspect: Option<Box<InspectCapture>>,

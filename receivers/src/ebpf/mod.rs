@@ -56,7 +56,7 @@ use self::known::Known;
 use self::losses::LossTelemetry;
 use self::programs::{Left, Programs, events_options, scan_listeners, sockets_options};
 pub use self::udp::{IcmpConfig, UdpConfig, UdpHooks};
-use self::udp::{IcmpCounters, Shared, UdpCapture, UdpSink};
+use self::udp::{IcmpCounters, Shared, UdpCapture, UdpCoverage, UdpSink};
 use crate::containers::Containers;
 use crate::coverage::{Coverage, MeteredSink};
 use crate::extras::Extras;
@@ -74,6 +74,8 @@ pub struct EbpfReceiver {
     extras: Extras,
     /// UDP's programs, where they are at work.
     udp: Option<Box<UdpCapture>>,
+    /// The comparison of UDP's programs that were detached, for those that follow.
+    udp_coverage: Option<UdpCoverage>,
     /// The kernel's counters of ICMP, from the start on.
     icmp: Option<IcmpCounters>,
     /// The programs of `inspect`, where they are at work.
@@ -100,6 +102,7 @@ impl EbpfReceiver {
             programs: None,
             extras: Extras::default(),
             udp: None,
+            udp_coverage: None,
             icmp: None,
             inspect: None,
             inherited: None,
@@ -289,6 +292,7 @@ impl Receiver for EbpfReceiver {
                 &self.config.dns,
                 &self.config.proc_root,
                 &self.context,
+                &mut self.udp_coverage,
             )?;
         }
         Ok(())

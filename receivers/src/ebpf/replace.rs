@@ -39,6 +39,7 @@ impl EbpfReceiver {
             config: self.config.clone(),
             programs,
             udp: self.udp.take(),
+            udp_coverage: self.udp_coverage.take(),
             icmp: self.icmp.take(),
             inspect: self.inspect.take(),
             coverage,
@@ -58,6 +59,7 @@ impl EbpfReceiver {
             config,
             programs,
             udp,
+            udp_coverage,
             icmp,
             inspect,
             mut coverage,
@@ -76,6 +78,7 @@ impl EbpfReceiver {
                 config,
                 programs,
                 udp,
+                udp_coverage,
                 icmp,
                 inspect,
                 coverage,
@@ -101,23 +104,27 @@ impl EbpfReceiver {
         self.losses = losses;
         self.extras = extras;
         self.icmp = icmp;
+        self.udp_coverage = udp_coverage;
         self.keep_udp(udp);
         self.keep_inspect(inspect);
         Ok((programs, coverage, reason))
     }
 
     /// Continues with UDP's programs if the config asks for the same; else those of this config are attached anew, and datagrams
-    /// until then are not measured.
+    /// until then are not measured. The comparison with the kernel's counters continues over that gap.
     fn keep_udp(&mut self, udp: Option<Box<UdpCapture>>) {
         let Some(mut udp) = udp else { return };
         if udp.suits(&self.config.udp, &self.config.dns) {
+            udp.set_config(&self.config.udp, &self.config.proc_root, &self.context);
             self.udp = Some(udp);
-        } else {
-            udp.end();
+            return;
+        }
+        self.udp_coverage = Some(udp.end());
+        if self.config.udp.enabled {
             tracing::warn!(
                 receiver = %self.context.id,
                 "this change of `udp` or `dns` restarts its measurement: datagrams until then are not counted\n  \
-                 hint: flowtap_receiver_coverage_kernel and _measured show what was missed"
+                 hint: flowtap_receiver_coverage_kernel_total less _measured_total, with counter=\"udp_sent\" and \"udp_received\", is what was missed"
             );
         }
     }

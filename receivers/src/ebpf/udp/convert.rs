@@ -61,17 +61,17 @@ fn who(flow: &UdpFlow) -> Flow {
 }
 
 /// The side that sends first is the client. So is a connected socket whose port the kernel chose: of a flow that was there before flowtap
-/// the first datagram to be seen may be an answer.
+/// the first datagram to be seen may be an answer, and of one that is refused there is none.
 fn role(flow: &UdpFlow) -> (Role, RoleSource) {
     let has = |mark| flow.marks & mark != 0;
     if flow.key.remote_port == 0 {
         (Role::Unknown, RoleSource::Assumed)
     } else if has(UdpFlow::FIRST_SENT) {
         (Role::Client, RoleSource::FirstDatagram)
-    } else if !has(UdpFlow::FIRST_RECEIVED) {
-        (Role::Unknown, RoleSource::Assumed)
     } else if has(UdpFlow::CONNECTED) && !has(UdpFlow::BOUND) {
         (Role::Client, RoleSource::Bound)
+    } else if !has(UdpFlow::FIRST_RECEIVED) {
+        (Role::Unknown, RoleSource::Assumed)
     } else {
         (Role::Server, RoleSource::FirstDatagram)
     }
@@ -143,6 +143,8 @@ mod tests {
             (received, 40_000, (Role::Server, FirstDatagram)),
             (received | connected, 53, (Role::Client, Bound)),
             (0, 53, (Role::Unknown, Assumed)),
+            (connected, 53, (Role::Client, Bound)),
+            (connected | bound, 53, (Role::Unknown, Assumed)),
             (received | bound, 0, (Role::Unknown, Assumed)),
         ] {
             assert_eq!(role_of(marks, port), expected, "marks {marks:b}");

@@ -29,7 +29,7 @@ use flowtap_ebpf::{LoadError, Udp, UdpChange, UdpLoadError, UdpOptions};
 use flowtap_pipeline::{BuildContext, FlowBatch, Sink, StageError, Timestamp};
 
 pub use self::config::{IcmpConfig, UdpConfig, UdpHooks};
-use self::coverage::UdpCoverage;
+pub(super) use self::coverage::UdpCoverage;
 use self::dns::Dns;
 pub(super) use self::icmp::IcmpCounters;
 use self::roles::Roles;
@@ -56,7 +56,8 @@ pub(super) struct UdpCapture {
 }
 
 impl UdpCapture {
-    /// Loads and attaches; `None` if the config does not ask for it, or not by any means and nothing works.
+    /// Loads and attaches; `None` if the config does not ask for it, or not by any means and nothing works. Continues with `coverage`, the
+    /// comparison of programs that were detached, and leaves it there as long as nothing is measured.
     ///
     /// # Errors
     /// The missing requirement of the hooks that the config asks for.
@@ -65,76 +66,33 @@ impl UdpCapture {
         dns: &crate::dns::Config,
         proc_root: &Path,
         context: &BuildContext,
+        coverage: &mut Option<UdpCoverage>,
     ) -> Result<Option<Box<Self>>, StageError> {
         if !udp.enabled {
+            *coverage = None;
             record_unmeasured(context, false);
             return Ok(None);
         }
-        let options = UdpOptions {
-            hooks: udp.hooks.kernel(),
-            max_flows: udp.max_flows,
-            idle: udp.idle,
-            dns_ports: dns.kernel_ports().to_vec(),
-            dns_ring_bytes: dns.ring_buffer_bytes,
-        };
-        let programs = match Udp::load(&options) {
-            Ok(programs) => programs,
-            // The warning of the mode for TCP has said so.
-            Err(UdpLoadError::Unable(LoadError::Capability(_))) if udp.hooks == UdpHooks::Auto => {
-                record_unmeasured(context, true);
-                return Ok(None);
-            }
-            Err(error) if udp.hooks == UdpHooks::Auto => {
-                let hooks = hooks_hint(!mount::mount_points().is_empty());
-                let hint = error.descriptor_remedy().map_or_else(
-                    || format!("`flowtap doctor` shows what is missing; {hooks}"),
-                    str::to_owned,
-                );
-                tracing::warn!(
-                    receiver = %context.id,
-                    %error,
-                    "UDP is not measured\n  hint: {hint}, and `udp.enabled: false` ends this message"
-                );
-                record_unmeasured(context, true);
-                return Ok(None);
-            }
-            Err(UdpLoadError::Unable(error)) => return Err(explain(error, Grant::of(udp))),
-            Err(error) => {
-                return Err(StageError::Unsupported {
-                    what: format!("the hooks of `udp` do not load: {error}"),
-                    remedy: error
-                        .descriptor_remedy()
-                        .unwrap_or("use `udp.hooks: auto`, which runs without UDP where nothing loads")
-                        .to_owned(),
-                });
+        // Before the programs are there: what they miss meanwhile is to be seen.
+        let known = coverage.take().filter(|known| known.suits(proc_root));
+        let mut compared = known.unwrap_or_else(|| UdpCoverage::new(context, proc_root));
+        let programs = match load_programs(udp, dns, context) {
+            Ok(Some(programs)) => programs,
+            none_or_error => {
+                *coverage = Some(compared);
+                return none_or_error.map(|_| None);
             }
         };
+        compared.leave_out(programs.own_datagrams());
         let telemetry = Telemetry::new(context);
         telemetry.begin(programs.step());
-        let step = programs.step().as_str();
-        for refusal in programs.refused() {
-            tracing::debug!(step = refusal.what, error = %refusal.error, "a step for UDP does not work here");
-        }
-        for refusal in programs.absent() {
-            tracing::info!(
-                program = refusal.what,
-                error = refusal.error.to_string().lines().next(),
-                "drops or errors of UDP are not counted here"
-            );
-        }
-        if !programs.step().has_payload() && !dns.kernel_ports().is_empty() {
-            tracing::info!(
-                step,
-                "DNS transactions are not measured: this step sees no payload"
-            );
-        }
-        tracing::info!(receiver = %context.id, step, max_flows = udp.max_flows, "measuring UDP");
+        log_programs(&programs, udp, dns, context);
         Ok(Some(Box::new(Self {
             config: udp.clone(),
             programs,
             containers: Containers::new(context, proc_root),
             telemetry,
-            coverage: UdpCoverage::new(context, proc_root),
+            coverage: compared,
             dns: Dns::new(dns, context),
             dns_config: dns.clone(),
             roles: Roles::default(),
@@ -145,15 +103,30 @@ impl UdpCapture {
 
     /// Whether a receiver with these settings can continue with it.
     pub(super) fn suits(&self, udp: &UdpConfig, dns: &crate::dns::Config) -> bool {
-        self.config == *udp && self.dns_config == *dns
+        let of_user_space = UdpConfig {
+            idle: self.config.idle,
+            ..udp.clone()
+        };
+        self.config == of_user_space && self.dns_config == *dns
     }
 
-    /// Shows that the programs are about to be detached.
-    pub(super) fn end(&mut self) {
+    /// Continues with these settings, which suit.
+    pub(super) fn set_config(&mut self, udp: &UdpConfig, proc_root: &Path, context: &BuildContext) {
+        self.programs.set_idle(udp.idle);
+        self.config = udp.clone();
+        if !self.coverage.suits(proc_root) {
+            self.coverage = UdpCoverage::new(context, proc_root);
+            self.containers = Containers::new(context, proc_root);
+        }
+    }
+
+    /// Detaches the programs. Returns the comparison with the kernel's counters, for those that follow.
+    pub(super) fn end(mut self) -> UdpCoverage {
         if let Some(dns) = &mut self.dns {
             dns.abandon();
         }
         self.telemetry.end(self.programs.step());
+        self.coverage
     }
 
     /// Everything that has moved up to now.
@@ -178,6 +151,7 @@ impl UdpCapture {
         if new != UdpTotals::default() {
             self.unplaced = unplaced;
             self.telemetry.add_unplaced(&new);
+            self.coverage.observe_unplaced(&new);
             self.batch.udp.push(convert::unplaced(&new));
         }
         if let Some(dns) = &mut self.dns {
@@ -187,7 +161,7 @@ impl UdpCapture {
         let seen = self.programs.seen()?;
         let misses = self.programs.program_misses()?;
         self.telemetry.update(&seen, &misses);
-        self.coverage.tick(&unplaced);
+        self.coverage.tick();
         Ok(())
     }
 
@@ -219,6 +193,83 @@ impl UdpCapture {
         }
         Ok(())
     }
+}
+
+/// The programs of the best step that works; `None` if none does and the config asks for none in particular.
+fn load_programs(
+    udp: &UdpConfig,
+    dns: &crate::dns::Config,
+    context: &BuildContext,
+) -> Result<Option<Udp>, StageError> {
+    let options = UdpOptions {
+        hooks: udp.hooks.kernel(),
+        max_flows: udp.max_flows,
+        idle: udp.idle,
+        dns_ports: dns.kernel_ports().to_vec(),
+        dns_ring_bytes: dns.ring_buffer_bytes,
+    };
+    match Udp::load(&options) {
+        Ok(programs) => Ok(Some(programs)),
+        // The warning of the mode for TCP has said so.
+        Err(UdpLoadError::Unable(LoadError::Capability(_))) if udp.hooks == UdpHooks::Auto => {
+            record_unmeasured(context, true);
+            Ok(None)
+        }
+        Err(error) if udp.hooks == UdpHooks::Auto => {
+            let hooks = hooks_hint(!mount::mount_points().is_empty());
+            let hint = error.descriptor_remedy().map_or_else(
+                || format!("`flowtap doctor` shows what is missing; {hooks}"),
+                str::to_owned,
+            );
+            tracing::warn!(
+                receiver = %context.id,
+                %error,
+                "UDP is not measured\n  hint: {hint}, and `udp.enabled: false` ends this message"
+            );
+            record_unmeasured(context, true);
+            Ok(None)
+        }
+        Err(UdpLoadError::Unable(error)) => Err(explain(error, Grant::of(udp))),
+        Err(error) => Err(StageError::Unsupported {
+            what: format!("the hooks of `udp` do not load: {error}"),
+            remedy: error
+                .descriptor_remedy()
+                .unwrap_or("use `udp.hooks: auto`, which runs without UDP where nothing loads")
+                .to_owned(),
+        }),
+    }
+}
+
+/// Logs how UDP is measured, and what is not.
+fn log_programs(programs: &Udp, udp: &UdpConfig, dns: &crate::dns::Config, context: &BuildContext) {
+    let step = programs.step().as_str();
+    for refusal in programs.refused() {
+        tracing::debug!(step = refusal.what, error = %refusal.error, "a step for UDP does not work here");
+    }
+    for refusal in programs.absent() {
+        let (program, error) = (refusal.what, refusal.error.to_string());
+        let error = error.lines().next();
+        match program {
+            "uncount_dropped" => tracing::info!(
+                program,
+                error,
+                "datagrams that a full receive buffer drops count as received here"
+            ),
+            "uncount_filtered" => tracing::info!(
+                program,
+                error,
+                "datagrams that the filter of a socket or a cgroup drops count as received here"
+            ),
+            _ => tracing::info!(program, error, "drops or errors of UDP are not counted here"),
+        }
+    }
+    if !programs.step().has_payload() && !dns.kernel_ports().is_empty() {
+        tracing::info!(
+            step,
+            "DNS transactions are not measured: this step sees no payload"
+        );
+    }
+    tracing::info!(receiver = %context.id, step, max_flows = udp.max_flows, "measuring UDP");
 }
 
 /// Adds a change to the batch.
