@@ -187,17 +187,18 @@ static __always_inline struct sk_buff *in_flight(struct sock *sk, __u32 sequence
 	return NULL;
 }
 
-/* When a byte left first that was sent since the last look, in ns; 0 if no field has it. A retransmission replaces the time of its segment,
- * but not that at which data left with nothing in flight (tcp_rate_skb_sent()). Where something was in flight, it is
- * the time of the last delivery before: each acknowledgement passes the tracepoint before TCP takes it in, so at the
- * first look none has come since. Other times of the socket move with keepalives, acknowledgements and probes. */
+/* When a byte left first that was sent since the last look, in ns; 0 if no field has it. A retransmission replaces
+ * the time of its segment, but not that at which data left with nothing in flight (tcp_rate_skb_sent()). Where
+ * something was in flight, it is the time of the last delivery before: each acknowledgement passes the tracepoint
+ * before TCP takes it in, so at the first look none has come since. Other times of the socket move with keepalives,
+ * acknowledgements and probes. */
 static __always_inline __u64 first_sent_ns(struct sock *sk, struct tcp_sock *tcp, __u32 sequence)
 {
 	struct sk_buff *skb = in_flight(sk, sequence);
 	struct tcp_skb_cb *segment;
 
-	/* It was acknowledged before the connection was established, or the queue is emptied. The time is 0 until data
-	 * has left with nothing in flight, not even a SYN. */
+	/* It was acknowledged before the connection was established, or the queue is emptied. The time is 0 until
+	 * data has left with nothing in flight, not even a SYN. */
 	if (!skb)
 		return tcp->first_tx_mstamp * 1000;
 	segment = (struct tcp_skb_cb *)&skb->cb;

@@ -67,12 +67,12 @@ struct inspect_seen {
 	__u64 runs;
 	__u64 timed_runs; /* of which the time was taken */
 	__u64 timed_ns;
-	__u64 handed_over;	/* first_bytes */
-	__u64 exchanges;	/* exchange_event */
-	__u64 exchanges_lost;	/* without room in the ring */
-	__u64 first_bytes_lost; /* without room in the buffer, or on a CPU that came later */
-	__u64 untracked;	/* segments of sockets that got no storage */
-	__u64 unknown_roles;	/* connections without exchanges, as neither end is known to have opened */
+	__u64 handed_over;	  /* first_bytes */
+	__u64 exchanges;	  /* exchange_event */
+	__u64 exchanges_lost;	  /* without room in the ring */
+	__u64 first_bytes_lost;	  /* without room in the buffer, or on a CPU that came later */
+	__u64 untracked;	  /* segments of sockets that got no storage */
+	__u64 unknown_roles;	  /* connections without exchanges, as neither end is known to have opened */
 	__u64 exchanges_untimed;  /* the beginning or the end has no time */
 	__u64 exchanges_too_long; /* beyond exchange_event.duration_us */
 };
