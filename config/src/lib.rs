@@ -31,6 +31,7 @@
 //! | [`reference`](mod@reference) | the page of every key, from the schema |
 //! | [`schema`] | the JSON Schema of a config, for editors |
 //! | `wiring` | the components of a pipeline, checked against each other |
+//! | `redacted` | secrets that a printed config lacks |
 //! | `secret` | values that must not be shown |
 #![forbid(unsafe_code)]
 
@@ -44,6 +45,7 @@ pub mod layers;
 pub mod lenient;
 pub mod log_level;
 mod quote;
+mod redacted;
 pub mod reference;
 pub mod schema;
 mod secret;
@@ -77,7 +79,7 @@ pub fn load(layers: &Layers, registry: &Registry) -> Result<Config, ConfigErrors
     let mut diagnostics = Vec::new();
     let mut merged = layers.merge(registry, &mut diagnostics);
     substitute::substitute(&mut merged, &layers.env, &mut diagnostics);
-    secret::report_redacted(&merged, &mut diagnostics);
+    redacted::report(&merged, &mut diagnostics);
     let config = check::check(&merged, registry, &mut diagnostics);
     match config {
         Some(mut config) if diagnostics.is_empty() => {

@@ -2,9 +2,6 @@
 
 use figment::value::{Dict, Value};
 
-use crate::diagnostic::{Diagnostic, key_of};
-use crate::layers::Merged;
-
 /// Printed in place of a secret.
 const REDACTED: &str = "[redacted]";
 
@@ -31,7 +28,7 @@ pub(crate) fn may_hold_secret(text: &str) -> bool {
 pub(crate) fn redact(values: &mut Dict) {
     for (key, value) in values {
         if KEYS.contains(&key.as_str()) {
-            *value = Value::from(REDACTED);
+            redact_all(value);
         } else if SECTIONS.contains(&key.as_str()) {
             redact_all(value);
         } else {
@@ -40,38 +37,9 @@ pub(crate) fn redact(values: &mut Dict) {
     }
 }
 
-/// Reports what stands in `merged` in place of a secret: a config that `flowtap print-config` has printed would send that text as the
-/// password.
-pub(crate) fn report_redacted(merged: &Merged, diagnostics: &mut Vec<Diagnostic>) {
-    let mut found = Vec::new();
-    for (key, value) in &merged.values {
-        find_redacted(&mut vec![key.clone()], value, &mut found);
-    }
-    diagnostics.extend(found.into_iter().map(|path| Diagnostic {
-        origin: merged.origin(&path),
-        key: key_of(&path),
-        message: "a secret is missing: `flowtap print-config` does not show it".to_owned(),
-        help: Some("write where it is, such as `${file:/run/secrets/NAME}` or `${env:NAME}`".to_owned()),
-    }));
-}
-
-fn find_redacted(path: &mut Vec<String>, value: &Value, found: &mut Vec<Vec<String>>) {
-    let mut below = |key: String, value: &Value| {
-        path.push(key);
-        find_redacted(path, value, found);
-        path.pop();
-    };
-    match value {
-        Value::Dict(_, dict) => dict.iter().for_each(|(key, value)| below(key.clone(), value)),
-        Value::Array(_, list) => {
-            let entries = list.iter().enumerate();
-            entries.for_each(|(index, value)| below(index.to_string(), value));
-        }
-        Value::String(_, text) if text == REDACTED && is_secret(path) || has_redacted_url(text) => {
-            found.push(path.clone());
-        }
-        _ => {}
-    }
+/// Whether `text`, the value at `path`, stands in place of a secret.
+pub(crate) fn is_redacted(path: &[String], text: &str) -> bool {
+    text == REDACTED && is_secret(path) || has_redacted_url(text)
 }
 
 /// Whether `text` has a URL as [`without_credentials`] leaves it.
@@ -105,6 +73,9 @@ fn redact_all(value: &mut Value) {
     match value {
         Value::Dict(_, dict) => dict.values_mut().for_each(redact_all),
         Value::Array(_, list) => list.iter_mut().for_each(redact_all),
+        // Nothing to hide, and nothing to ask for.
+        Value::Empty(..) => {}
+        Value::String(_, text) if text.is_empty() => {}
         value => *value = Value::from(REDACTED),
     }
 }
