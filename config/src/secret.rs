@@ -27,9 +27,7 @@ pub(crate) fn may_hold_secret(text: &str) -> bool {
 /// Puts something else in place of every secret.
 pub(crate) fn redact(values: &mut Dict) {
     for (key, value) in values {
-        if KEYS.contains(&key.as_str()) {
-            redact_all(value);
-        } else if SECTIONS.contains(&key.as_str()) {
+        if KEYS.contains(&key.as_str()) || SECTIONS.contains(&key.as_str()) {
             redact_all(value);
         } else {
             redact_value(value);

@@ -14,6 +14,7 @@ use flowtap_pipeline::{
     Aggregator, ClusterObjects, FlowBatch, NodeInfo, Output, PipelineKind, Snapshot, Timestamp,
 };
 use flowtap_receivers::replay::{Frame, RecordingError, Writer};
+use tokio::sync::Notify;
 
 use crate::daemon;
 use crate::daemon::graph::{self, Environment};
@@ -69,6 +70,15 @@ async fn record_until(
         recorder.add_objects(objects.clone());
         tokio::spawn(follow(cluster, objects, Arc::clone(&recorder.changed)));
     }
+    let begun = Arc::clone(&recorder.begun);
+    if let Some(duration) = duration {
+        let (begun, stop) = (Arc::clone(&begun), stop.clone());
+        tokio::spawn(async move {
+            begun.notified().await;
+            tokio::time::sleep(duration).await;
+            stop.begin();
+        });
+    }
     let mut graph = graph::build(config, &telemetry.meter(), &environment, true)?;
     // Every receiver of a pipeline, with the file as the only output.
     graph.exporters.clear();
@@ -87,13 +97,7 @@ async fn record_until(
     }];
     let ready = || {
         tracing::info!(file = %file.display(), "recording");
-        if let Some(duration) = duration {
-            let stop = stop.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(duration).await;
-                stop.begin();
-            });
-        }
+        begun.notify_one();
     };
     let deadline = config.service.shutdown_timeout;
     runner::run(graph, &telemetry.meter(), token.clone(), deadline, ready).await?;
@@ -130,6 +134,8 @@ struct Recorder {
     stop: Stop,
     /// Objects of the cluster that have changed since the last watermark.
     changed: Arc<Mutex<ClusterObjects>>,
+    /// Notified when the first records are about to be written, which may wait for the file from then on.
+    begun: Arc<Notify>,
 }
 
 type Failed = Arc<Mutex<Option<RecordingError>>>;
@@ -149,6 +155,7 @@ impl Recorder {
             failed: Arc::clone(&failed),
             stop,
             changed: Arc::default(),
+            begun: Arc::default(),
         };
         Ok((recorder, failed))
     }
@@ -195,7 +202,9 @@ impl Recorder {
 }
 
 impl Aggregator for Recorder {
-    fn begin(&mut self, _: Timestamp) {}
+    fn begin(&mut self, _: Timestamp) {
+        self.begun.notify_one();
+    }
 
     fn fold(&mut self, batch: &FlowBatch) {
         let outcome = self.writer.write(&Frame::Batch(batch.clone()));

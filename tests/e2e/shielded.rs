@@ -39,6 +39,8 @@ impl Watch {
     }
 
     fn with_filter(filter: &str) -> Option<Self> {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+
         let mounted = tempfile::tempdir().expect("a folder");
         let none = None::<&str>;
         mount(
@@ -49,7 +51,6 @@ impl Watch {
             none,
         )
         .ok()?;
-        static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("flowtap-test-{}-{number}", std::process::id());
         let watch = Self {

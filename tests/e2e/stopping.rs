@@ -347,16 +347,15 @@ fn a_recording_into_a_pipe_that_nobody_reads_ends() {
     assert!(said.contains("no process reads this FIFO; hint:"), "{said}");
     // With one that reads nothing the writes wait, and neither `--for` nor a signal waits for them.
     for signal in [None, Some(Signal::SIGTERM)] {
-        let reader = fs::File::options()
+        let mut reader = fs::File::options()
             .read(true)
             .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
             .open(&fifo)
             .unwrap();
-        let mut child = record().stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-        let mut text = String::new();
-        while !text.contains("recording file=") {
-            assert!(log.read_line(&mut text).unwrap() > 0, "{text}");
+        let mut child = record().spawn().unwrap();
+        while !matches!(reader.read(&mut [0]), Ok(1)) {
+            assert!(child.try_wait().unwrap().is_none(), "{signal:?}");
+            thread::sleep(Duration::from_millis(5));
         }
         let began = Instant::now();
         if let Some(signal) = signal {
