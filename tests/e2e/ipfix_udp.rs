@@ -20,6 +20,8 @@ struct Counted {
 fn exchange(server: &UdpSocket, clients: usize) -> Counted {
     let at = server.local_addr().unwrap();
     let mut counted = Counted::default();
+    // Open to the end: to the server a port that the kernel chooses a second time is the same flow.
+    let mut open = Vec::new();
     for number in 0..clients {
         let client = UdpSocket::bind((at.ip(), 0)).unwrap();
         client.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
@@ -35,6 +37,7 @@ fn exchange(server: &UdpSocket, clients: usize) -> Counted {
                 client.recv(&mut buffer).unwrap();
             }
         }
+        open.push(client);
     }
     counted
 }
