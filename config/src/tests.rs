@@ -634,7 +634,7 @@ fn a_printed_config_can_be_read_back_and_secrets_that_it_left_out_are_asked_for(
     // Another key may have the same text.
     assert!(
         with_files(
-            &[("a.yaml", "exporters: {prometheus: {names: ['[redacted]']}}")],
+            &[("a.yaml", "exporters: {prometheus: {directory: '[redacted]'}}")],
             &[],
             &[]
         )
