@@ -12,7 +12,7 @@ STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
 MINIMAL_BINARY := target/minimal/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static minimal static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-minimal test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest nextest-e2e coverage fmt clean book test-fleet
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static minimal static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-minimal test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all test-verifier bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest nextest-e2e coverage fmt clean book test-fleet
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,15 +69,16 @@ test-kernels: setup-kernels static ## Run the static binary on Debian's 5.10, 6.
 	tests/vm/run --binary $(STATIC_BINARY) --kernels "6.1 6.12" --checks "processes links"
 	tests/vm/run --binary $(STATIC_BINARY) --kernels newest:full --checks processes
 	CARGO="$(CARGO)" tests/vm/udp --kernels newest
-	tests/vm/verifier
 	tests/vm/arm64
 
 test-kernels-all: setup-kernels static ## The same, with each preemption model of each kernel
 	tests/vm/run --binary $(STATIC_BINARY) --kernels "5.10 5.10:full 6.1 6.1:full 6.12 6.12:full newest newest:full"
 	CARGO="$(CARGO)" tests/vm/udp
-	tests/vm/verifier
 	tests/vm/rdma --binary $(STATIC_BINARY)
 	tests/vm/arm64
+
+test-verifier: setup-kernels ## Instructions that the verifier of each kernel processes for each BPF program, in each setting
+	tests/vm/verifier
 
 bench: setup-bench ## Every benchmark, and one report: target/bench.txt; as root, on a quiet machine, about half an hour
 	CARGO="$(CARGO)" tests/benches/run
