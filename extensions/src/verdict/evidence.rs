@@ -73,7 +73,7 @@ pub struct Listening {
 pub struct Evidence {
     /// The time that connections were open, by what sending waited for.
     pub shares: Shares,
-    /// Seconds spent waiting for a retransmission time-out. Linux 6.7 and later.
+    /// Seconds from a retransmission time-out until all that was in flight was acknowledged. Linux 6.7 and later.
     pub rto: f64,
     /// Payload bytes sent.
     pub sent_bytes: u64,

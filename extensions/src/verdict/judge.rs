@@ -18,6 +18,10 @@ const LOSSY: f64 = 0.002;
 /// The least share of the time in retransmission time-outs that means that nothing gets through.
 const SILENT: f64 = 0.5;
 
+/// Retransmissions per second of that time above which something gets through. The time lasts until all is acknowledged that was in
+/// flight; where nothing is, each retransmission waits for a time-out of its own, the first for 200 ms, the next for twice as long.
+const REPAIRS: f64 = 10.0;
+
 /// Unread bytes from which on a process does not keep up.
 const UNREAD: u64 = 64 * 1024;
 
@@ -173,9 +177,10 @@ fn limiting(evidence: &Evidence, total: f64) -> Option<(Cause, String)> {
         return None;
     }
     // Of a peer that never opens its window further, the kernel takes the time for the receiver's.
-    if evidence.rto >= SILENT * (network + answer + receiver + buffer) {
+    let is_silent = evidence.retransmits as f64 <= REPAIRS * evidence.rto;
+    if is_silent && evidence.rto >= SILENT * (network + answer + receiver + buffer) {
         let sentence = format!(
-            "nothing gets through to the peer: {} of {} were spent in retransmission time-outs",
+            "nothing gets through to the peer: {} of {} were spent after a retransmission time-out",
             seconds(evidence.rto),
             seconds(total)
         );
@@ -224,7 +229,10 @@ fn findings(evidence: &Evidence) -> Vec<String> {
         lines.push(shares_line(&evidence.shares, total));
     }
     if evidence.rto > 0.0 {
-        lines.push(format!("{} in retransmission time-outs", seconds(evidence.rto)));
+        lines.push(format!(
+            "{} from a retransmission time-out until all was acknowledged",
+            seconds(evidence.rto)
+        ));
     }
     if evidence.sent_segments > 0 {
         lines.push(format!(

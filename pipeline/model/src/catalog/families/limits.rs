@@ -41,13 +41,13 @@ pub(super) const FAMILIES: &[Definition] = &[
         family: Family {
             naming: Naming::PrimusLens,
             name: "network_tcp_rto_time",
-            help: "Time in seconds that TCP connections spent in retransmission time-outs.",
+            help: "Time in seconds from retransmission time-outs of TCP connections until all in flight was acknowledged.",
             unit: Unit::Seconds,
             kind: FamilyKind::Counter,
         },
         otel: otel(
             "flowtap.tcp.rto.time",
-            "Time in seconds that TCP connections spent in retransmission time-outs.",
+            "Time in seconds from retransmission time-outs of TCP connections until all in flight was acknowledged.",
             Unit::Seconds,
             FamilyKind::Counter,
         ),
