@@ -53,7 +53,7 @@ run: build ## Measure this machine's TCP flows; metrics on http://127.0.0.1:9464
 	target/release/flowtap run
 
 test: setup-test ## Run every test; as root, or those that need privileges are skipped with a message
-	$(CARGO) test --workspace --locked
+	CARGO="$(CARGO)" tests/all
 
 test-deploy: setup-deploy static ## Check the chart, the manifests, the unit, the package, the image, the rules; as root
 	tests/deploy/run --binary target/$(STATIC_TARGET)/release/flowtap
