@@ -143,7 +143,7 @@ fn programs_on_the_path() -> [u64; 3] {
     };
     let (first, changes) = of(&["on_state_change", "state"]);
     let (second, _) = of(&["on_state_nested", "state_nested"]);
-    let (rest, _) = of(&["segment", "connect_probe", "close_probe"]);
+    let (rest, _) = of(&["segment", "on_tcp_probe", "connect_probe", "close_probe"]);
     [first + second + rest, first + second, changes]
 }
 

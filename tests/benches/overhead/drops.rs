@@ -45,9 +45,12 @@ fn programs() -> [kernel::Program; 2] {
     let programs = kernel::programs();
     let of = |names: &[&str]| {
         let found = names.iter().find_map(|name| programs.get(*name));
-        found.copied().unwrap_or_default()
+        *found.unwrap_or_else(|| panic!("none of {names:?} among {programs:?}"))
     };
-    [of(&["on_drop_at_sock", "on_drop"]), of(&["on_nothing"])]
+    [
+        of(&["on_drop_at_socket", "on_drop_at_sock", "on_drop"]),
+        of(&["on_nothing"]),
+    ]
 }
 
 fn flood(flows: u32) {

@@ -1,8 +1,9 @@
 //! The kernel's own counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::process::Command;
+use std::sync::OnceLock;
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -39,59 +40,41 @@ pub(crate) struct Program {
     pub(crate) runs: u64,
 }
 
-/// flowtap's programs by name, and that of the usual design. Only one agent runs at a time.
-const NAMES: [&str; 29] = [
-    "on_state_change",
-    "on_state_nested",
-    "scan_sockets",
-    "scan_by_cast",
-    "scan_table",
-    "adopt_files",
-    "adopt_sockets",
-    "segment",
-    "segment_raw",
-    "state",
-    "state_raw",
-    "state_nested",
-    "state_nested_raw",
-    "connect_probe",
-    "close_probe",
-    "count_packet",
-    "count_datagram",
-    "follow_dns",
-    "on_drop",
-    "on_drop_at_socket",
-    "on_nothing",
-    "sent4",
-    "sent4_probe",
-    "taken",
-    "taken_probe",
-    "cgroup_sent",
-    "cgroup_received",
-    "length_sent",
-    "length_received",
-];
+/// Numbers of the programs that were loaded before the first measurement, which are of neither flowtap nor what it is compared with.
+static OTHERS: OnceLock<HashSet<u64>> = OnceLock::new();
 
+/// The programs of what is measured, by name. Only one agent runs at a time.
 pub(crate) fn programs() -> BTreeMap<String, Program> {
+    let others = OTHERS.get().expect("remember_others is called first");
+    let mut programs = BTreeMap::<String, Program>::new();
+    for program in listed() {
+        if others.contains(&number(&program)) {
+            continue;
+        }
+        // By the kernel's own types, where bpftool finds them; else the 15 characters that the kernel keeps.
+        let name = program["name"].as_str().unwrap_or_default();
+        let sum = programs.entry(name.to_owned()).or_default();
+        sum.run_time_ns += program["run_time_ns"].as_u64().unwrap_or(0);
+        sum.runs += program["run_cnt"].as_u64().unwrap_or(0);
+    }
+    programs
+}
+
+/// Leaves the programs that are loaded now out of every measurement.
+pub(crate) fn remember_others() {
+    OTHERS.get_or_init(|| listed().iter().map(number).collect());
+}
+
+fn listed() -> Vec<serde_json::Value> {
     let output = Command::new("bpftool")
         .args(["--json", "prog", "show"])
         .output()
         .expect("bpftool");
-    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let mut programs = BTreeMap::<String, Program>::new();
-    for program in listed.as_array().into_iter().flatten() {
-        // The kernel keeps 15 characters of a name.
-        let name = program["name"].as_str().unwrap_or_default();
-        if NAMES
-            .iter()
-            .any(|known| known.starts_with(name) && known.len().min(15) == name.len())
-        {
-            let sum = programs.entry(name.to_owned()).or_default();
-            sum.run_time_ns += program["run_time_ns"].as_u64().unwrap_or(0);
-            sum.runs += program["run_cnt"].as_u64().unwrap_or(0);
-        }
-    }
-    programs
+    serde_json::from_slice(&output.stdout).expect("a list in JSON")
+}
+
+fn number(program: &serde_json::Value) -> u64 {
+    program["id"].as_u64().expect("a number")
 }
 
 /// TCP segments received by this namespace.

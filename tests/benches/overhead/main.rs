@@ -110,6 +110,7 @@ fn main() {
         nix::unistd::geteuid().is_root(),
         "this benchmark loads eBPF programs: run it as root"
     );
+    kernel::remember_others();
     let _stats = kernel::Stats::enable();
     for (name, run) in PARTS {
         if named.is_empty() || named.contains(&name) {
