@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use flowtap_config::{Config, MetricsConfig};
+use flowtap_extensions::kubernetes;
 use flowtap_extensions::telemetry::Telemetry;
 use flowtap_pipeline::{ComponentId, Resource};
 
@@ -27,6 +28,8 @@ pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
     // Not an error: `run --no-sandbox` works.
     let refused = plugins::refused(config);
     refused.iter().flat_map(|refused| &refused.0).for_each(warn);
+    let unavailable = runtime.block_on(kubernetes::unavailable(config));
+    unavailable.iter().for_each(warn);
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
         let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
