@@ -62,6 +62,23 @@ impl Connects {
     }
 }
 
+/// Answers of peers to requests of this machine, where `receivers.ebpf.inspect.exchanges` measures them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    /// Number of answers.
+    pub count: u64,
+    /// The sum of their times, from the last segment of a request to the first one of its answer, in seconds.
+    pub seconds: f64,
+}
+
+impl Answers {
+    /// Adds others.
+    pub(super) fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.seconds += other.seconds;
+    }
+}
+
 /// Connections that listening sockets had to refuse, or kept waiting.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Listening {
@@ -184,6 +201,9 @@ pub struct Evidence {
     pub reset_by_peer: u64,
     /// The listening sockets, if this side serves.
     pub listening: Listening,
+    /// The answers of peers that serve.
+    #[serde(default)]
+    pub answers: Answers,
 }
 
 impl Evidence {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
-use super::evidence::{Evidence, Listening, Shares};
+use super::evidence::{Answers, Evidence, Listening, Shares};
 use crate::short::{counted, short_bytes};
 
 /// The least share of the time that makes something a cause.
@@ -266,6 +266,9 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             f64::from(evidence.min_rtt_us) / 1000.0
         ));
     }
+    if evidence.answers.count > 0 {
+        lines.push(answers_line(evidence.answers));
+    }
     if evidence.sent_bytes + evidence.received_bytes > 0 {
         lines.push(format!(
             "{} sent, {} received",
@@ -325,6 +328,19 @@ fn findings(evidence: &Evidence) -> Vec<String> {
         ));
     }
     lines
+}
+
+fn answers_line(answers: Answers) -> String {
+    let mean_ms = answers.seconds * 1e3 / answers.count as f64;
+    let began = if answers.count == 1 {
+        format!("1 answer began {mean_ms:.2} ms after its request")
+    } else {
+        format!(
+            "{} answers began {mean_ms:.2} ms after their request on average",
+            answers.count
+        )
+    };
+    format!("{began}, the time in the network included")
 }
 
 fn shares_line(shares: &Shares, total: f64) -> String {

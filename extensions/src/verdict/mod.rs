@@ -25,7 +25,7 @@ mod tally;
 
 pub use cause::Cause;
 pub(crate) use evidence::process_name;
-pub use evidence::{Connects, Evidence, Listening, ListeningSocket, Shares};
+pub use evidence::{Answers, Connects, Evidence, Listening, ListeningSocket, Shares};
 pub use judge::{NOTICEABLE, Verdict, judge};
 pub use report::{PeerVerdict, verdicts};
 pub(crate) use tally::is_failed_connect;

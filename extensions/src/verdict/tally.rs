@@ -7,7 +7,7 @@ use flowtap_pipeline::{
     DropRecord, Events, Flow, FlowKind, ListeningRecord, PeerClass, Queues, ResetBy, TcpRecord,
 };
 
-use super::evidence::{Evidence, Listening, ListeningSocket, process_name};
+use super::evidence::{Answers, Evidence, Listening, ListeningSocket, process_name};
 
 /// Maximum number of peers that are listed; records of further ones count in the sum only.
 pub const MAX_PEERS: usize = 4096;
@@ -388,6 +388,14 @@ impl Evidence {
         count(&mut self.retransmits, record.retransmits);
         self.syn_retransmits += u64::from(record.syn_retransmits);
         self.take_min_rtt(record.min_rtt_us);
+        // Where this machine serves, the answers are its own.
+        let is_server = record.flow.kind == Some(FlowKind::Ingress);
+        if let Some(exchanges) = record.exchanges.as_deref().filter(|_| !is_server) {
+            self.answers.add(Answers {
+                count: exchanges.count() as u64,
+                seconds: exchanges.sum_us() as f64 / 1e6,
+            });
+        }
         if record.events.contains(Events::OPENED) {
             self.opened += 1;
         }
@@ -439,6 +447,7 @@ impl Evidence {
         failed.other += theirs.other;
         self.reset_by_local += before.reset_by_local;
         self.reset_by_peer += before.reset_by_peer;
+        self.answers.add(before.answers);
         self.listening.add_drops(&before.listening);
         self.listening.rank();
     }
@@ -447,7 +456,7 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use flowtap_pipeline::testing::{flow, record};
-    use flowtap_pipeline::{Endpoint, SendTime};
+    use flowtap_pipeline::{Endpoint, Exchanges, SendTime};
 
     use super::super::{Cause, judge};
     use super::*;
@@ -635,6 +644,29 @@ mod tests {
         let found = named(&tally);
         let drops: Vec<_> = found.sockets.iter().map(|socket| socket.drops).collect();
         assert_eq!((drops, found.drops), (vec![99, 98, 97, 96, 95], 4950));
+    }
+
+    #[test]
+    fn answers_of_the_peer_are_counted_and_not_those_of_this_machine() {
+        let exchanging = |kind| {
+            TcpRecord {
+                exchanges: Some(Box::new(Exchanges {
+                    durations_us: vec![4_000, 6_000],
+                })),
+                ..record("10.0.0.1:40000", "192.0.2.7:443")
+            }
+            .with_flow(|flow| Flow { kind, ..flow })
+        };
+        let mut tally = Tally::default();
+        tally.add_tcp(0, &exchanging(Some(FlowKind::Egress)));
+        let before = tally.take();
+        tally.add_tcp(0, &exchanging(Some(FlowKind::Egress)));
+        tally.add_tcp(0, &exchanging(Some(FlowKind::Ingress)));
+        let sums = tally.sums(Some(&before), |_, _| true);
+        assert_eq!(sums.all.answers.count, 4);
+        let line = "4 answers began 5.00 ms after their request on average, the time in the network included";
+        let evidence = judge(&sums.all).evidence;
+        assert!(evidence.iter().any(|found| found == line), "{evidence:?}");
     }
 
     #[test]
