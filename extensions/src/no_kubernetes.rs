@@ -36,7 +36,7 @@ pub async fn connect(section: &KubernetesConfig) -> Result<Option<Cluster>, Infa
     Ok(None)
 }
 
-/// What keeps the watcher from working: there is none, as [`connect`] logs.
+/// Returns nothing: this build has no watcher, as [`connect`] logs.
 #[expect(
     clippy::unused_async,
     reason = "the signature of the watcher that it replaces"
