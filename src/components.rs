@@ -307,6 +307,93 @@ mod tests {
         }
     }
 
+    fn unused(set: &[&str]) -> Vec<flowtap_config::Diagnostic> {
+        load(set)
+            .unwrap_or_else(|errors| panic!("{errors}"))
+            .unused_processors()
+    }
+
+    #[test]
+    fn a_processor_whose_labels_no_metric_has_is_warned_of_with_them_and_the_key_to_add() {
+        let names = [
+            "processors.names={sources: [hosts]}",
+            "service.pipelines.metrics.processors=[direction, policy, names, window/own]",
+            "processors.window/own={}",
+        ];
+        let warnings = unused(&names);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert_eq!(warnings[0].key, "service.pipelines.metrics.processors[2]");
+        let text = warnings[0].to_string();
+        for words in [
+            "`names` fills the labels `peer_name`, `peer_name_source`, and no metric of the pipeline `metrics` has",
+            "in `processors.window/own.families.NAME.labels` of a metric, or in `processors.window/own.labels`",
+        ] {
+            assert!(text.contains(words), "{text}");
+        }
+        let with_list = unused(&[&names[..], &["processors.window/own.labels=[type]"]].concat());
+        let text = with_list[0].to_string();
+        assert!(
+            text.contains("hint: add one of them to `processors.window/own.labels`"),
+            "{text}"
+        );
+        for used in [
+            "processors.window/own.labels=[type, peer_name_source]",
+            "processors.window/own.families.network_tcp_flow_egress.labels=[peer_name]",
+        ] {
+            assert_eq!(unused(&[&names[..], &[used]].concat()), [], "{used}");
+        }
+        // A metric that is not exposed has no labels.
+        let off =
+            "processors.window/own.families.network_tcp_flow_egress={enabled: false, labels: [peer_name]}";
+        assert_eq!(unused(&[&names[..], &[off]].concat()).len(), 1);
+        // Each pipeline is warned of; flow logs have all fields.
+        let logs = [
+            "exporters.debug={}",
+            "processors.connections={}",
+            "service.pipelines.logs={receivers: [ebpf], processors: [direction, policy, names, connections], exporters: [debug]}",
+        ];
+        assert_eq!(unused(&[&names[..], &logs].concat()).len(), 1);
+    }
+
+    #[test]
+    fn processors_that_are_used_otherwise_than_by_labels_are_not_warned_of() {
+        assert_eq!(unused(&[]), []);
+        assert_eq!(unused(&["processors.window.labels=[comm]"]), []);
+        let networks = [
+            "processors.attributes.networks=[{name: a, cidrs: [192.0.2.0/24]}]",
+            "service.pipelines.metrics.processors=[direction, policy, attributes, window]",
+        ];
+        let warnings = unused(&networks);
+        assert!(
+            warnings[0].to_string().contains("the labels `peer_network`,"),
+            "{warnings:?}"
+        );
+        let shortens = [
+            "processors.attributes.truncate={ipv4: 24}",
+            "service.pipelines.metrics.processors=[direction, policy, attributes, window]",
+        ];
+        assert_eq!(unused(&shortens), []);
+    }
+
+    #[cfg(all(feature = "kubernetes", feature = "watch"))]
+    #[test]
+    fn names_of_a_cluster_are_used_by_labels_filters_and_findings() {
+        let names = |processors: &str| {
+            let list = format!("service.pipelines.metrics.processors=[direction, policy, {processors}]");
+            let own = [
+                "processors.kubernetes={}",
+                "processors.watch={}",
+                "processors.filter={exclude: [{peer_namespace: [kube-system]}]}",
+                &list,
+            ];
+            unused(&own).len()
+        };
+        assert_eq!(names("kubernetes, window"), 1);
+        assert_eq!(names("watch, kubernetes, window"), 1);
+        assert_eq!(names("kubernetes, watch, window"), 0);
+        assert_eq!(names("kubernetes, filter, window"), 0);
+    }
+
     #[cfg(feature = "kubernetes")]
     #[test]
     fn names_that_no_watcher_keeps_are_warned_of() {

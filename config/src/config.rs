@@ -99,12 +99,17 @@ impl Config {
     /// checked.
     pub fn error_at(&self, path: &[&str], message: &str) -> ConfigErrors {
         let path: Vec<_> = path.iter().map(|part| (*part).to_owned()).collect();
-        ConfigErrors::new(vec![Diagnostic {
-            origin: self.origins.0.as_ref().and_then(|merged| merged.origin(&path)),
-            key: key_of(&path),
-            message: message.to_owned(),
-            help: None,
-        }])
+        ConfigErrors::new(vec![self.diagnostic(&path, message.to_owned(), None)])
+    }
+
+    /// A diagnostic about the value at `path`.
+    pub(crate) fn diagnostic(&self, path: &[String], message: String, help: Option<String>) -> Diagnostic {
+        Diagnostic {
+            origin: self.origins.0.as_ref().and_then(|merged| merged.origin(path)),
+            key: key_of(path),
+            message,
+            help,
+        }
     }
 
     /// The whole config as YAML, defaults filled in, secrets left out. It can be read back if it has none.

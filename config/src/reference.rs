@@ -99,10 +99,9 @@ fn declared<C: ?Sized>(contract: &Contract, factory: &Factory<C>) -> String {
         contract.needs.iter().map(|need| need.field.to_string()).collect(),
     );
     add("Fills", contract.fills.iter().map(ToString::to_string).collect());
-    add(
-        "Uses",
-        contract.depends_on.iter().map(ToString::to_string).collect(),
-    );
+    let fields = contract.uses.iter().map(ToString::to_string);
+    let state = contract.depends_on.iter().map(ToString::to_string);
+    add("Uses", fields.chain(state).collect());
     text
 }
 

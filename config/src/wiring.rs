@@ -16,12 +16,14 @@
 //! 10. Windows that don't end on measurements: a warning.
 //! 11. A port that a Collector on this machine has by default, if something is pushed to one: a warning.
 //! 12. A component that uses the names of a cluster while the watcher of the cluster is disabled: a warning.
+//!
+//! Not with every reading of a config: processors that work for nothing (`unused`).
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
-use figment::value::Value;
+use figment::value::{Dict, Value};
 use flowtap_pipeline::catalog::Label;
 use flowtap_pipeline::contract::{Need, Signal};
 use flowtap_pipeline::{
@@ -35,6 +37,8 @@ use crate::diagnostic::{Diagnostic, key_of};
 use crate::layers::find;
 use crate::{aliases, suggest};
 
+mod unused;
+
 /// A component of a pipeline, with its position in the list of its kind.
 struct Stage<'a> {
     kind: ComponentKind,
@@ -46,6 +50,12 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn fills(&self, field: RecordField) -> bool {
         self.contract.fills.contains(&field)
+    }
+
+    /// Whether it needs the field, or uses it if something fills it.
+    fn uses(&self, field: RecordField) -> bool {
+        let mut needs = self.contract.needs.iter();
+        needs.any(|need| need.field == field) || self.contract.uses.contains(&field)
     }
 }
 
@@ -89,6 +99,17 @@ fn has_peers(stages: &[Stage<'_>]) -> bool {
     signals.any(|signal| signal != Signal::Readings)
 }
 
+/// Where the list of a pipeline in `values` names a component. Entries that are to be removed are in that list, and are not stages.
+fn place(values: Option<&Dict>, pipeline: &str, stage: &Stage<'_>) -> Vec<String> {
+    let list = path(&["service", "pipelines", pipeline, stage.kind.section()]);
+    let is_named = |value: &Value| value.as_str() == Some(stage.id.as_str());
+    let index = match values.and_then(|values| find(values, &list)) {
+        Some(Value::Array(_, list)) => list.iter().position(is_named),
+        _ => None,
+    };
+    [list, vec![index.unwrap_or(stage.index).to_string()]].concat()
+}
+
 fn quoted(ids: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
     let quoted: Vec<_> = ids.into_iter().map(|id| format!("`{id}`")).collect();
     quoted.join(", ")
@@ -126,15 +147,9 @@ impl Checker<'_> {
         warnings
     }
 
-    /// Where the list of a pipeline names a component. Entries that are to be removed are in that list, and are not stages.
+    /// Where the list of a pipeline names a component.
     fn place(&self, pipeline: &str, stage: &Stage<'_>) -> Vec<String> {
-        let list = path(&["service", "pipelines", pipeline, stage.kind.section()]);
-        let is_named = |value: &Value| value.as_str() == Some(stage.id.as_str());
-        let index = match find(&self.merged.values, &list) {
-            Some(Value::Array(_, list)) => list.iter().position(is_named),
-            _ => None,
-        };
-        [list, vec![index.unwrap_or(stage.index).to_string()]].concat()
+        place(Some(&self.merged.values), pipeline, stage)
     }
 
     /// Each processor and exporter takes something that reaches it.
@@ -468,15 +483,13 @@ impl Checker<'_> {
             let Some(stages) = stages(config, pipeline) else {
                 continue;
             };
-            let needed = stages.iter().flat_map(|stage| &stage.contract.needs);
-            let needed: BTreeSet<_> = needed.map(|need| need.field).collect();
             for stage in &stages {
                 for field in &stage.contract.fills {
                     let of_type = format!("{}.{}.", stage.kind.section(), stage.id.type_name());
                     let Some(key) = field.setting().and_then(|setting| setting.strip_prefix(&of_type)) else {
                         continue;
                     };
-                    if name.kind() == PipelineKind::Logs || needed.contains(field) {
+                    if name.kind() == PipelineKind::Logs || stages.iter().any(|stage| stage.uses(*field)) {
                         used.insert((stage.kind.section(), stage.id, *field));
                     }
                     filled.push((stage.kind.section(), stage.id, *field, key));

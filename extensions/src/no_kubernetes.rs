@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use flowtap_config::{Config, KubernetesConfig};
+use flowtap_config::{Config, Diagnostic, KubernetesConfig};
 use flowtap_pipeline::{ClusterState, Published};
 use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,15 @@ pub async fn connect(section: &KubernetesConfig) -> Result<Option<Cluster>, Infa
         );
     }
     Ok(None)
+}
+
+/// Returns nothing: this build has no watcher, as [`connect`] logs.
+#[expect(
+    clippy::unused_async,
+    reason = "the signature of the watcher that it replaces"
+)]
+pub async fn unavailable(_: &Config) -> Option<Diagnostic> {
+    None
 }
 
 /// Lists nothing.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use flowtap_config::{Config, Layers};
+use flowtap_config::{Config, Diagnostic, Layers};
 use flowtap_extensions::telemetry;
 use flowtap_pipeline::Registry;
 
@@ -15,6 +15,16 @@ use crate::exit::ExitError;
 /// Everything that is wrong with it.
 pub(crate) fn load(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, ExitError> {
     load_for(arguments, registry, &[""])
+}
+
+/// The same for `validate`, and for the start of `run`: also prints warnings that a reload does not repeat.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn load_at_start(arguments: &ConfigArgs, registry: &Registry) -> Result<Config, ExitError> {
+    let config = load(arguments, registry)?;
+    config.unused_processors().iter().for_each(warn);
+    Ok(config)
 }
 
 /// The same for a command that uses a part of the config: prints the warnings about keys that begin with one of `keys`.
@@ -30,8 +40,12 @@ pub(crate) fn load_for(
     let config = flowtap_config::load(&layers, registry).map_err(|errors| ExitError::config(&errors))?;
     telemetry::check(&config).map_err(|errors| ExitError::config(&errors))?;
     let is_about = |key: &str| keys.iter().any(|beginning| key.starts_with(beginning));
-    for warning in config.warnings.iter().filter(|warning| is_about(&warning.key)) {
-        let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
-    }
+    let warnings = config.warnings.iter();
+    warnings.filter(|warning| is_about(&warning.key)).for_each(warn);
     Ok(config)
+}
+
+/// Prints a warning.
+pub(crate) fn warn(warning: &Diagnostic) {
+    let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
 }

@@ -27,7 +27,7 @@ mod validate;
 use clap::CommandFactory;
 use flowtap_pipeline::Registry;
 
-use self::config::{load, load_for};
+use self::config::{load, load_at_start, load_for};
 use self::output::print;
 use crate::cli::sources::ConfigArgs;
 use crate::cli::{Cli, Command};
@@ -44,9 +44,10 @@ pub(crate) fn dispatch(arguments: Cli, registry: &Registry) -> Result<(), ExitEr
         None => print(&Cli::command().render_help().to_string()),
         Some(Command::Run(args)) => {
             let load = || load(&args.config, registry);
-            daemon::run(load()?, &load, args.strict, !args.no_sandbox)
+            let config = load_at_start(&args.config, registry)?;
+            daemon::run(config, &load, args.strict, !args.no_sandbox)
         }
-        Some(Command::Validate(config)) => print(&validate::validate(&load(&config, registry)?)?),
+        Some(Command::Validate(config)) => print(&validate::validate(&load_at_start(&config, registry)?)?),
         Some(Command::PrintConfig(config)) => print(&load(&config, registry)?.to_yaml()),
         Some(Command::Doctor(args)) => {
             let (text, ended) = doctor::doctor(&args.proc_root, args.json);

@@ -1,12 +1,13 @@
 //! `flowtap validate`: would a config work on this machine?
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
 
 use flowtap_config::{Config, MetricsConfig};
+use flowtap_extensions::kubernetes;
 use flowtap_extensions::telemetry::Telemetry;
 use flowtap_pipeline::{ComponentId, Resource};
 
+use super::config::warn;
 use crate::daemon::sandbox::plugins;
 use crate::daemon::{self, graph};
 use crate::exit::ExitError;
@@ -25,9 +26,10 @@ pub(crate) fn validate(config: &Config) -> Result<String, ExitError> {
     graph::build(config, &telemetry.meter(), &graph::Environment::now(), false)
         .map_err(|error| ExitError::config(&config.build_error(&error)))?;
     // Not an error: `run --no-sandbox` works.
-    for warning in plugins::refused(config).iter().flat_map(|refused| &refused.0) {
-        let _ = writeln!(io::stderr(), "flowtap: warning: {warning}");
-    }
+    let refused = plugins::refused(config);
+    refused.iter().flat_map(|refused| &refused.0).for_each(warn);
+    let unavailable = runtime.block_on(kubernetes::unavailable(config));
+    unavailable.iter().for_each(warn);
     let mut text = String::from("the config is valid\n");
     for (name, pipeline) in &config.pipelines {
         let list = |ids: &[ComponentId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

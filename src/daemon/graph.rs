@@ -8,8 +8,8 @@ use flowtap_engine::stages::{Stages, fingerprint};
 use flowtap_extensions::live::tap::{self, Tap};
 use flowtap_extensions::{memory_limiter, node};
 use flowtap_pipeline::{
-    BuildContext, BuildError, ClusterState, ComponentId, Findings, NodeInfo, PipelineKind, Published,
-    QueueConfig, Resource, SharedMemoryPressure, StatusBoard,
+    BuildContext, BuildError, ClusterState, ComponentId, Contract, Findings, NodeInfo, PipelineKind,
+    Published, QueueConfig, Resource, SharedMemoryPressure, StatusBoard,
 };
 use opentelemetry::metrics::Meter;
 
@@ -139,6 +139,7 @@ pub(crate) fn build(
                 exporter: exporter.build(&context(id, ""))?,
                 queue: exporter.queue(),
                 kinds,
+                is_pulled: is_pulled(&exporter.contract()),
             });
         }
     }
@@ -162,6 +163,11 @@ pub(crate) fn build(
     Ok(graph)
 }
 
+/// Whether an exporter of this contract waits for its clients, and connects to none.
+fn is_pulled(contract: &Contract) -> bool {
+    !contract.listens.is_empty() && contract.dials.is_empty()
+}
+
 /// Makes every pipeline of `graph` that gives series feed `tap`, which also observes its records.
 pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
     // A test makes sure that it is an id.
@@ -175,6 +181,7 @@ pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
         exporter: Box::new(tap.clone()),
         queue: QueueConfig::default(),
         kinds: vec![PipelineKind::Metrics],
+        is_pulled: true,
     });
     let with_series = |pipeline: &&mut PipelineNode| pipeline.kind == PipelineKind::Metrics;
     let mut names = Vec::new();
@@ -210,5 +217,15 @@ mod tests {
         let mut graph = Graph::default();
         attach_tap(&mut graph, &Tap::default());
         assert_eq!(graph.exporters[0].id.to_string(), tap::ID);
+    }
+
+    #[test]
+    fn exporters_that_are_scraped_are_those_that_listen() {
+        let is_pulled = |name: &str| {
+            let registry = crate::components::registry();
+            is_pulled(&registry.exporters()[name].default().contract())
+        };
+        assert!(is_pulled("prometheus"));
+        assert!(!is_pulled("otlp") && !is_pulled("debug"));
     }
 }

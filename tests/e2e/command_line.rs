@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::Path;
 use std::process::Output;
 
@@ -261,6 +261,67 @@ fn a_kubeconfig_that_cant_be_used_is_named_and_ends_the_start() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains("service.kubernetes: /nowhere/kubeconfig"), "{said}");
+}
+
+/// Standard error of `flowtap validate` with this file and these variables of a cluster. It succeeds.
+fn warnings(path: &str, variables: &[(&str, &str)]) -> String {
+    let mut command = flowtap();
+    for name in ["KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"] {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().copied());
+    let output = command.args(["validate", "--config", path]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stderr)
+}
+
+#[test]
+fn validate_warns_of_a_cluster_to_which_this_machine_has_no_way() {
+    let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    let mut with = |text: &str| {
+        file.as_file().set_len(0).unwrap();
+        file.rewind().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.path().to_str().unwrap().to_owned()
+    };
+    let path = with("service:\n  kubernetes:\n    kubeconfig: /nowhere/kubeconfig\n");
+    let said = warnings(&path, &[]);
+    let place = format!(
+        "{path}:3:5: service.kubernetes.kubeconfig: /nowhere/kubeconfig can't be used on this machine: No such file"
+    );
+    assert!(said.contains(&place), "{said}");
+    assert!(said.contains("hint: name a file that is there"), "{said}");
+    let path = with("service:\n  kubernetes:\n    kubeconfig: /nowhere/kubeconfig\n    enabled: false\n");
+    assert_eq!(warnings(&path, &[]), "");
+
+    let names = "processors:
+  kubernetes:
+  window: {families: {network_tcp_flow_egress: {labels: [peer_pod]}}}
+service: {pipelines: {metrics: {processors: [direction, policy, kubernetes, window]}}}
+";
+    let path = with(names);
+    let said = warnings(&path, &[]);
+    let place = format!(
+        "{path}:2:3: processors.kubernetes: uses names of a Kubernetes cluster, and this machine is in none"
+    );
+    assert!(said.contains(&place), "{said}");
+    assert!(said.contains("hint: run flowtap in a pod"), "{said}");
+    let said = warnings(&path, &[("KUBECONFIG", "/nowhere/kubeconfig")]);
+    let named =
+        "is null, and the file /nowhere/kubeconfig that $KUBECONFIG names can't be used on this machine";
+    assert!(said.contains(named), "{said}");
+    let in_cluster = [
+        ("KUBERNETES_SERVICE_HOST", "192.0.2.1"),
+        ("KUBERNETES_SERVICE_PORT", "443"),
+    ];
+    if !Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token").exists() {
+        let said = warnings(&path, &in_cluster);
+        let named = "service.kubernetes.enabled: the service account of this pod can't be used";
+        assert!(said.contains(named), "{said}");
+        assert!(said.contains("automountServiceAccountToken"), "{said}");
+    }
+    // Without names a machine outside of a cluster is as good as one in it.
+    assert_eq!(warnings(&with("{}\n"), &[]), "");
 }
 
 fn findings(report: &[u8]) -> Vec<(String, String)> {

@@ -18,7 +18,9 @@ fn read_config(file: &Path, set: &[String]) -> Result<Vec<String>, ConfigErrors>
         set: set.to_vec(),
     };
     let config = load(&layers, &flowtap::components::registry())?;
-    Ok(config.warnings.iter().map(ToString::to_string).collect())
+    let unused = config.unused_processors();
+    let warnings = config.warnings.iter().chain(&unused);
+    Ok(warnings.map(ToString::to_string).collect())
 }
 
 /// Configs of users as they are written first; their names from the root of the repository, so that messages have no others.

@@ -17,7 +17,9 @@ use socket2::SockRef;
 
 use crate::connecting;
 use crate::daemon::{Daemon, flowtap};
+use crate::drops::Counters;
 use crate::exposition::Exposition;
+use crate::listening;
 use crate::netns;
 use crate::require;
 
@@ -583,8 +585,8 @@ fn sock_diag_sees_the_same_within_its_interval() {
     black_hole_is_time_outs(&seen);
 }
 
-/// The causes that `flowtap diagnose` names for this process's connections while `run` is at work, by port and end.
-fn diagnosed(run: impl FnOnce()) -> BTreeMap<(u64, String), String> {
+/// The answer of `flowtap diagnose` about this process while `run` is at work.
+fn diagnosis(run: impl FnOnce()) -> serde_json::Value {
     let mut diagnose = flowtap();
     diagnose.args([
         "diagnose",
@@ -607,7 +609,12 @@ fn diagnosed(run: impl FnOnce()) -> BTreeMap<(u64, String), String> {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).expect("a process");
     let output = child.wait_with_output().expect("an end");
     assert!(output.status.success(), "{}", output.status);
-    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// The causes that it names for this process's connections, by port and end.
+fn diagnosed(run: impl FnOnce()) -> BTreeMap<(u64, String), String> {
+    let answer = diagnosis(run);
     let peers = answer["peers"].as_array().expect("peers").iter();
     let text = |peer: &serde_json::Value, key: &str| peer[key].as_str().expect("text").to_owned();
     peers
@@ -692,4 +699,48 @@ fn diagnose_names_a_peer_that_refuses_and_one_that_does_not_answer() {
     let cause = |port: u16| causes[&(port.into(), "egress".to_owned())].as_str();
     assert_eq!((cause(REFUSES), cause(SILENT)), ("refused", "no_answer"));
     assert_eq!(cause(WAITS), "no_answer");
+}
+
+/// The port of a server that accepts nothing.
+const FULL: u16 = 7_113;
+
+#[test]
+fn diagnose_names_the_listening_socket_whose_queue_is_full() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::mode_sockets() || !listening::require_listening() {
+        return;
+    }
+    let answer = netns::within_new(|| {
+        let mut held = None;
+        let answer = diagnosis(|| {
+            let counters = Counters::open();
+            let server = listening::server(FULL, 1);
+            let clients = listening::clients(FULL);
+            while counters.get("TcpExt:", "ListenOverflows") == 0 {
+                thread::sleep(Duration::from_millis(50));
+            }
+            // Until the queue has been read: once a second.
+            thread::sleep(Duration::from_millis(2_500));
+            held = Some((server, clients));
+        });
+        drop(held);
+        answer
+    });
+    let socket = &answer["measured"]["listening"]["sockets"][0];
+    let pid = u64::from(std::process::id());
+    assert_eq!(
+        (&socket["port"], &socket["pid"], &socket["limit"]),
+        (&FULL.into(), &pid.into(), &1.into()),
+        "{answer}"
+    );
+    let mut peers = answer["peers"].as_array().expect("peers").iter();
+    let served = peers.find(|peer| peer["server_port"] == FULL && peer["flow"] == "ingress");
+    let served = served.unwrap_or_else(|| panic!("{answer}"));
+    assert_eq!(served["cause"], "accept_queue", "{served}");
+    let sentence = served["sentence"].as_str().expect("text");
+    let comm = socket["comm"].as_str().expect("text");
+    let begins = format!("port {FULL}, {comm} (pid {pid}), accepts too slowly: ");
+    assert!(sentence.starts_with(&begins), "{sentence}");
 }

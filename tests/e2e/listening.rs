@@ -38,7 +38,7 @@ fn address(port: u16) -> SockaddrIn {
 }
 
 /// A server that accepts nothing by itself.
-fn server(port: u16, backlog: i32) -> OwnedFd {
+pub(crate) fn server(port: u16, backlog: i32) -> OwnedFd {
     let server = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("a socket");
     setsockopt(&server, sockopt::ReuseAddr, &true).expect("an option");
     bind(std::os::fd::AsRawFd::as_raw_fd(&server), &address(port)).expect("an address");
@@ -47,7 +47,7 @@ fn server(port: u16, backlog: i32) -> OwnedFd {
 }
 
 /// Clients that begin to connect, and don't wait for it.
-fn clients(port: u16) -> Vec<OwnedFd> {
+pub(crate) fn clients(port: u16) -> Vec<OwnedFd> {
     (0..CLIENTS)
         .map(|_| {
             let client = socket(
@@ -70,7 +70,7 @@ fn of(scrape: &Exposition, family: &str, port: u16, netns: &str) -> f64 {
     scrape.select(family, &labels).map(|sample| sample.value).sum()
 }
 
-fn require_listening() -> bool {
+pub(crate) fn require_listening() -> bool {
     let output = crate::daemon::flowtap()
         .args(["doctor", "--json"])
         .output()

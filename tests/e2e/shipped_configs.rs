@@ -174,6 +174,7 @@ fn every_label_that_a_shipped_config_asks_for_has_a_value() {
     assert!(files.len() >= 5);
     for path in files {
         let config = load(&path);
+        assert_eq!(config.unused_processors(), [], "{}", path.display());
         for pipeline in config.pipelines.keys() {
             assert_eq!(
                 empty_labels(&config, pipeline),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flowtap_config::KubernetesConfig;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 
 /// Why there is a cluster, and no client.
@@ -34,15 +34,26 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`] if what is there can't be used.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Option<Client>, ClientError> {
-    let config = match Source::of(kubeconfig) {
-        Some(Source::File(file)) => from_file(&file).await?,
-        Some(Source::InCluster) => {
-            Config::incluster().map_err(|error| ClientError::InCluster(error.to_string()))?
-        }
-        None => return Ok(None),
+    let Some(config) = settings(kubeconfig).await? else {
+        return Ok(None);
     };
     let client = Client::try_from(config).map_err(|error| ClientError::Client(error.to_string()))?;
     Ok(Some(client))
+}
+
+/// Reads the settings of [`client`] from the same source. Connects to nothing.
+///
+/// # Errors
+/// [`ClientError`] if what is there can't be used.
+pub(super) async fn settings(kubeconfig: Option<&Path>) -> Result<Option<Config>, ClientError> {
+    match Source::of(kubeconfig) {
+        Some(Source::File(file)) => from_file(&file).await.map(Some),
+        Some(Source::InCluster) => match Config::incluster() {
+            Ok(config) => Ok(Some(config)),
+            Err(error) => Err(ClientError::InCluster(error.to_string())),
+        },
+        None => Ok(None),
+    }
 }
 
 /// The source of the client's settings.
@@ -149,7 +160,11 @@ async fn from_file(file: &Path) -> Result<Config, ClientError> {
         file: file.to_owned(),
         reason: error.to_string(),
     };
-    let kubeconfig = Kubeconfig::read_from(file).map_err(|error| broken(&error))?;
+    let kubeconfig = Kubeconfig::read_from(file).map_err(|error| match error {
+        // Its own text repeats the path.
+        KubeconfigError::ReadConfig(error, _) => broken(&error),
+        error => broken(&error),
+    })?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     config.map_err(|error| broken(&error))
 }

@@ -1,5 +1,6 @@
 //! The Kubernetes cluster around flowtap, kept up to date if there is one.
 
+mod available;
 mod client;
 mod facts;
 mod listing;
@@ -8,11 +9,13 @@ pub mod watch;
 use std::sync::Arc;
 
 use flowtap_config::{Config, KubernetesConfig};
-use flowtap_pipeline::{ClusterState, Dependency, Published};
+use flowtap_pipeline::{ClusterState, Published};
 use kube::Client;
 use opentelemetry::metrics::Meter;
 use tokio_util::sync::CancellationToken;
 
+use self::available::component_with_names;
+pub use self::available::unavailable;
 use self::client::cluster_uid;
 pub use self::client::{ClientError, Plugin, client, files_of, plugin, servers_of};
 pub use self::listing::list_objects;
@@ -52,7 +55,7 @@ pub fn follow(
     stop: CancellationToken,
 ) {
     let watched = WatchConfig {
-        names: names_are_wanted(config),
+        names: component_with_names(config).is_some(),
         node_name: node_name(&config.service.kubernetes),
     };
     tracing::info!(
@@ -62,13 +65,6 @@ pub fn follow(
     );
     let (state, meter) = (Arc::clone(state), meter.clone());
     tokio::spawn(async move { watch(watched, client, state, board, &meter, stop).await });
-}
-
-/// Whether a component uses them.
-fn names_are_wanted(config: &Config) -> bool {
-    let contracts = config.contracts();
-    let mut dependencies = contracts.iter().flat_map(|(_, _, contract)| &contract.depends_on);
-    dependencies.any(|dependency| *dependency == Dependency::ClusterNames)
 }
 
 fn node_name(section: &KubernetesConfig) -> Option<String> {

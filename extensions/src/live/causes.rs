@@ -26,7 +26,7 @@ pub(super) fn attach(flows: &mut Vec<Flow>, sums: &Sums) {
         let Some((_, first)) = matching.first() else {
             continue;
         };
-        let mut all = **first;
+        let mut all = OfPeer::clone(first);
         for (_, other) in &matching[1..] {
             all.merge(other);
         }

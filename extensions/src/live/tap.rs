@@ -150,7 +150,7 @@ impl Tap {
             at: measured.at.as_secs_f64(),
             seconds: measured.length.as_secs_f64(),
             verdict: judge(&sums.all),
-            measured: sums.all,
+            measured: sums.all.clone(),
             drops: sums
                 .drops
                 .iter()

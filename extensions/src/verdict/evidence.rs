@@ -1,6 +1,13 @@
 //! The measurements that a verdict rests on.
 
+use std::cmp::Reverse;
+use std::fmt;
+
+use flowtap_pipeline::plain_text;
 use serde::{Deserialize, Serialize};
+
+/// Maximum number of listening sockets that evidence names.
+const MAX_SOCKETS: usize = 5;
 
 /// Seconds of connections, by what sending waited for. They add up to the time that connections were open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,8 +62,25 @@ impl Connects {
     }
 }
 
-/// Connections that listening sockets had to refuse, or kept waiting.
+/// Answers of peers to requests of this machine, where `receivers.ebpf.inspect.exchanges` measures them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    /// Number of answers.
+    pub count: u64,
+    /// The sum of their times, from the last segment of a request to the first one of its answer, in seconds.
+    pub seconds: f64,
+}
+
+impl Answers {
+    /// Adds others.
+    pub(super) fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.seconds += other.seconds;
+    }
+}
+
+/// Connections that listening sockets had to refuse, or kept waiting.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Listening {
     /// Connections that wait to be accepted.
     pub backlog: u64,
@@ -66,10 +90,83 @@ pub struct Listening {
     pub drops: u64,
     /// Age of the oldest connection that waits, in seconds.
     pub oldest_wait: f64,
+    /// The sockets that dropped connections, those with the most first: at most five.
+    #[serde(default)]
+    pub sockets: Vec<ListeningSocket>,
+}
+
+impl Listening {
+    /// Adds other sockets. [`Listening::rank`] has to follow.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.backlog += other.backlog;
+        self.limit += other.limit;
+        self.oldest_wait = self.oldest_wait.max(other.oldest_wait);
+        self.add_drops(other);
+    }
+
+    /// Adds what other sockets dropped, and not their queues.
+    pub(super) fn add_drops(&mut self, other: &Self) {
+        self.drops += other.drops;
+        self.sockets.extend_from_slice(&other.sockets);
+    }
+
+    /// Makes one of the sockets that a process has on a port, and leaves those that dropped the most.
+    pub(super) fn rank(&mut self) {
+        let owner = |socket: &ListeningSocket| (socket.port, socket.pid, socket.comm.clone());
+        self.sockets.sort_by_cached_key(owner);
+        self.sockets.dedup_by(|socket, kept| {
+            let is_same = owner(socket) == owner(kept);
+            if is_same {
+                kept.backlog += socket.backlog;
+                kept.limit += socket.limit;
+                kept.drops += socket.drops;
+            }
+            is_same
+        });
+        // Stable, so that of equal numbers the lowest port is the first.
+        self.sockets.sort_by_key(|socket| Reverse(socket.drops));
+        self.sockets.truncate(MAX_SOCKETS);
+    }
+}
+
+/// A listening socket that dropped connections, or all those of a process on a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListeningSocket {
+    /// Its port.
+    pub port: u16,
+    /// Id of its process, in the initial pid namespace, if it is known.
+    pub pid: Option<u32>,
+    /// Name of its process, as labels have it, if it is known.
+    pub comm: Option<String>,
+    /// Connections that wait to be accepted.
+    pub backlog: u64,
+    /// Maximum number that may wait.
+    pub limit: u64,
+    /// Connections that were dropped in the period.
+    pub drops: u64,
+}
+
+impl fmt::Display for ListeningSocket {
+    /// `port 8080, nginx (pid 1234)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "port {}", self.port)?;
+        match (&self.comm, self.pid) {
+            (Some(comm), Some(pid)) => write!(f, ", {comm} (pid {pid})"),
+            (Some(comm), None) => write!(f, ", {comm}"),
+            (None, Some(pid)) => write!(f, ", pid {pid}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The name of a process, as labels have it; `None` if it is not known.
+pub(crate) fn process_name(comm: &[u8; 16]) -> Option<String> {
+    let name = plain_text::process_name(comm);
+    (!name.is_empty()).then(|| name.into_owned())
 }
 
 /// Measurements of a peer, a process or a service over a period. Numbers are increases in that period, unless they say otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// The time that connections were open, by what sending waited for.
     pub shares: Shares,
@@ -104,6 +201,9 @@ pub struct Evidence {
     pub reset_by_peer: u64,
     /// The listening sockets, if this side serves.
     pub listening: Listening,
+    /// The answers of peers that serve.
+    #[serde(default)]
+    pub answers: Answers,
 }
 
 impl Evidence {

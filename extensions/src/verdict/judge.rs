@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
-use super::evidence::{Evidence, Shares};
+use super::evidence::{Answers, Evidence, Listening, Shares};
 use crate::short::{counted, short_bytes};
 
 /// The least share of the time that makes something a cause.
@@ -54,15 +54,8 @@ fn cause_of(evidence: &Evidence) -> (Cause, String) {
     if failed.total() + evidence.waiting > evidence.opened {
         return connects(evidence);
     }
-    let listening = evidence.listening;
-    if listening.drops > 0 {
-        let sentence = format!(
-            "the process that listens on this machine accepts too slowly: {} dropped because the queue was full ({} of {} wait)",
-            counted(listening.drops, "connection was", "connections were"),
-            listening.backlog,
-            listening.limit
-        );
-        return (Cause::AcceptQueue, sentence);
+    if evidence.listening.drops > 0 {
+        return (Cause::AcceptQueue, accept_queue(&evidence.listening));
     }
     let total = evidence.shares.total();
     if total < BRIEF {
@@ -87,6 +80,31 @@ fn cause_of(evidence: &Evidence) -> (Cause, String) {
             })
         })
         .unwrap_or_else(|| unlimited(evidence, total))
+}
+
+/// Names the socket that dropped the most.
+fn accept_queue(listening: &Listening) -> String {
+    let dropped = |drops| counted(drops, "connection was", "connections were");
+    let Some(fullest) = listening.sockets.first() else {
+        return format!(
+            "the process that listens on this machine accepts too slowly: {} dropped because the queue was full ({} of {} wait)",
+            dropped(listening.drops),
+            listening.backlog,
+            listening.limit
+        );
+    };
+    let is_named = fullest.comm.is_some() || fullest.pid.is_some();
+    let comma = if is_named { "," } else { "" };
+    let others = match listening.drops - fullest.drops.min(listening.drops) {
+        0 => String::new(),
+        others => format!("; other listening sockets dropped {others}"),
+    };
+    format!(
+        "{fullest}{comma} accepts too slowly: {} dropped because its queue was full ({} of {} wait){others}",
+        dropped(fullest.drops),
+        fullest.backlog,
+        fullest.limit
+    )
 }
 
 /// Nothing limits what this side sends. Of what it receives only the side that sends has the clocks.
@@ -248,6 +266,9 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             f64::from(evidence.min_rtt_us) / 1000.0
         ));
     }
+    if evidence.answers.count > 0 {
+        lines.push(answers_line(evidence.answers));
+    }
     if evidence.sent_bytes + evidence.received_bytes > 0 {
         lines.push(format!(
             "{} sent, {} received",
@@ -290,7 +311,7 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             evidence.reset_by_local
         ));
     }
-    let listening = evidence.listening;
+    let listening = &evidence.listening;
     if listening.limit > 0 {
         lines.push(format!(
             "{} of at most {} connections wait to be accepted, the oldest for {}; {} dropped",
@@ -300,7 +321,26 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             listening.drops
         ));
     }
+    for socket in &listening.sockets {
+        lines.push(format!(
+            "{socket}: {} dropped, {} of at most {} wait",
+            socket.drops, socket.backlog, socket.limit
+        ));
+    }
     lines
+}
+
+fn answers_line(answers: Answers) -> String {
+    let mean_ms = answers.seconds * 1e3 / answers.count as f64;
+    let began = if answers.count == 1 {
+        format!("1 answer began {mean_ms:.2} ms after its request")
+    } else {
+        format!(
+            "{} answers began {mean_ms:.2} ms after their request on average",
+            answers.count
+        )
+    };
+    format!("{began}, the time in the network included")
 }
 
 fn shares_line(shares: &Shares, total: f64) -> String {

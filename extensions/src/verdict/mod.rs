@@ -24,9 +24,9 @@ mod report;
 mod tally;
 
 pub use cause::Cause;
-pub use evidence::{Connects, Evidence, Listening, Shares};
+pub(crate) use evidence::process_name;
+pub use evidence::{Answers, Connects, Evidence, Listening, ListeningSocket, Shares};
 pub use judge::{NOTICEABLE, Verdict, judge};
-pub(crate) use report::process_name;
 pub use report::{PeerVerdict, verdicts};
 pub(crate) use tally::is_failed_connect;
 pub use tally::{MAX_PEERS, OfPeer, Peer, Sums, Tally, server_port};

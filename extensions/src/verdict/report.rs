@@ -1,9 +1,8 @@
 //! Verdicts on peers, as `flowtap diagnose` and `/verdicts` list them.
 
-use flowtap_pipeline::plain_text;
 use serde::{Deserialize, Serialize};
 
-use super::evidence::Evidence;
+use super::evidence::{Evidence, process_name};
 use super::judge::{Verdict, judge};
 use super::tally::{OfPeer, Peer, Sums};
 
@@ -37,15 +36,9 @@ impl PeerVerdict {
             class: of_peer.class.map(|class| class.as_str().to_owned()),
             comm: process_name(&of_peer.comm),
             verdict: judge(&of_peer.evidence),
-            measured: of_peer.evidence,
+            measured: of_peer.evidence.clone(),
         }
     }
-}
-
-/// The name of a process, as labels have it; `None` if it is not known.
-pub(crate) fn process_name(comm: &[u8; 16]) -> Option<String> {
-    let name = plain_text::process_name(comm);
-    (!name.is_empty()).then(|| name.into_owned())
 }
 
 /// The verdicts on at most `limit` peers of `sums`: those first that were limited for the longest time, or to which connects failed.

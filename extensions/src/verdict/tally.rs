@@ -7,7 +7,7 @@ use flowtap_pipeline::{
     DropRecord, Events, Flow, FlowKind, ListeningRecord, PeerClass, Queues, ResetBy, TcpRecord,
 };
 
-use super::evidence::{Evidence, Listening};
+use super::evidence::{Answers, Evidence, Listening, ListeningSocket, process_name};
 
 /// Maximum number of peers that are listed; records of further ones count in the sum only.
 pub const MAX_PEERS: usize = 4096;
@@ -60,7 +60,7 @@ pub const fn server_port(flow: &Flow) -> u16 {
 }
 
 /// Evidence of a peer, with its class and the process of the newest record.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct OfPeer {
     /// The measurements.
     pub evidence: Evidence,
@@ -100,6 +100,65 @@ struct Connecting {
     comm: [u8; 16],
 }
 
+/// A listening socket: its queue as its last record has it, and what it dropped in the period.
+#[derive(Clone, Copy, Debug, Default)]
+struct Listener {
+    port: u16,
+    /// Its process; 0 and empty if it is not known.
+    pid: u32,
+    comm: [u8; 16],
+    backlog: u64,
+    limit: u64,
+    drops: u64,
+    oldest_wait: f64,
+}
+
+impl Listener {
+    fn update(&mut self, record: &ListeningRecord) {
+        let flow = &record.flow;
+        // A record may lack the process that one before had.
+        let owner = if flow.pid == 0 && flow.comm[0] == 0 {
+            (self.pid, self.comm)
+        } else {
+            (flow.pid, flow.comm)
+        };
+        *self = Self {
+            port: flow.local.port,
+            pid: owner.0,
+            comm: owner.1,
+            backlog: u64::from(record.backlog),
+            limit: u64::from(record.limit),
+            drops: self.drops + record.drops,
+            oldest_wait: f64::from(record.wait_us.unwrap_or(0)) / 1e6,
+        };
+    }
+
+    /// As evidence, which names those that dropped connections.
+    fn evidence(&self) -> Listening {
+        let Self {
+            backlog,
+            limit,
+            drops,
+            ..
+        } = *self;
+        let socket = (drops > 0).then(|| ListeningSocket {
+            port: self.port,
+            pid: (self.pid != 0).then_some(self.pid),
+            comm: process_name(&self.comm),
+            backlog,
+            limit,
+            drops,
+        });
+        Listening {
+            backlog,
+            limit,
+            drops,
+            oldest_wait: self.oldest_wait,
+            sockets: Vec::from_iter(socket),
+        }
+    }
+}
+
 /// Sums over a period.
 #[derive(Clone, Debug, Default)]
 pub struct Sums {
@@ -113,8 +172,7 @@ pub struct Sums {
     pub further: u64,
     /// Records of connections whose queues are not known, as there were too many.
     pub unqueued: u64,
-    /// By socket: the port, and what was dropped.
-    listeners: HashMap<Socket, (u16, Listening)>,
+    listeners: HashMap<Socket, Listener>,
 }
 
 /// Evidence gathered so far, and the queues of open connections.
@@ -189,14 +247,8 @@ impl Tally {
             self.sums.all.listening.drops += record.drops;
             return;
         }
-        let (port, known) = listeners.entry(socket).or_default();
-        *port = record.flow.local.port;
-        *known = Listening {
-            backlog: u64::from(record.backlog),
-            limit: u64::from(record.limit),
-            drops: known.drops + record.drops,
-            oldest_wait: f64::from(record.wait_us.unwrap_or(0)) / 1e6,
-        };
+        let known = listeners.entry(socket).or_default();
+        known.update(record);
         if record.closed && known.drops == 0 {
             listeners.remove(&socket);
         }
@@ -212,9 +264,9 @@ impl Tally {
     /// Takes the sums out. Queues stay known, as do listening sockets that are at work.
     pub fn take(&mut self) -> Sums {
         let sums = std::mem::take(&mut self.sums);
-        let at_work = sums.listeners.iter().filter(|(_, (_, known))| known.limit > 0);
+        let at_work = sums.listeners.iter().filter(|(_, known)| known.limit > 0);
         self.sums.listeners = at_work
-            .map(|(socket, (port, known))| (*socket, (*port, Listening { drops: 0, ..*known })))
+            .map(|(socket, known)| (*socket, Listener { drops: 0, ..*known }))
             .collect();
         sums
     }
@@ -241,12 +293,15 @@ impl Tally {
             sums.add_waiting(connecting);
         }
         let mut by_port: HashMap<u16, Listening> = HashMap::new();
-        for (port, listening) in std::mem::take(&mut sums.listeners).into_values() {
-            if counts(port, &sums) {
+        for listener in std::mem::take(&mut sums.listeners).into_values() {
+            let listening = listener.evidence();
+            if counts(listener.port, &sums) {
                 sums.all.listening.add(&listening);
             }
-            by_port.entry(port).or_default().add(&listening);
+            by_port.entry(listener.port).or_default().add(&listening);
         }
+        sums.all.listening.rank();
+        by_port.values_mut().for_each(Listening::rank);
         for (peer, of_peer) in sums.peers.iter_mut().filter(|(peer, _)| peer.serves) {
             if let Some(listening) = by_port.get(&peer.port) {
                 of_peer.evidence.listening.add(listening);
@@ -295,22 +350,13 @@ impl Sums {
         }
         self.further += before.further;
         self.unqueued += before.unqueued;
-        for (socket, (port, theirs)) in &before.listeners {
-            let (_, ours) = self
+        for (socket, theirs) in &before.listeners {
+            let ours = self
                 .listeners
                 .entry(*socket)
-                .or_insert((*port, Listening { drops: 0, ..*theirs }));
+                .or_insert(Listener { drops: 0, ..*theirs });
             ours.drops += theirs.drops;
         }
-    }
-}
-
-impl Listening {
-    fn add(&mut self, other: &Self) {
-        self.backlog += other.backlog;
-        self.limit += other.limit;
-        self.drops += other.drops;
-        self.oldest_wait = self.oldest_wait.max(other.oldest_wait);
     }
 }
 
@@ -342,6 +388,14 @@ impl Evidence {
         count(&mut self.retransmits, record.retransmits);
         self.syn_retransmits += u64::from(record.syn_retransmits);
         self.take_min_rtt(record.min_rtt_us);
+        // Where this machine serves, the answers are its own.
+        let is_server = record.flow.kind == Some(FlowKind::Ingress);
+        if let Some(exchanges) = record.exchanges.as_deref().filter(|_| !is_server) {
+            self.answers.add(Answers {
+                count: exchanges.count() as u64,
+                seconds: exchanges.sum_us() as f64 / 1e6,
+            });
+        }
         if record.events.contains(Events::OPENED) {
             self.opened += 1;
         }
@@ -393,14 +447,16 @@ impl Evidence {
         failed.other += theirs.other;
         self.reset_by_local += before.reset_by_local;
         self.reset_by_peer += before.reset_by_peer;
-        self.listening.drops += before.listening.drops;
+        self.answers.add(before.answers);
+        self.listening.add_drops(&before.listening);
+        self.listening.rank();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use flowtap_pipeline::testing::{flow, record};
-    use flowtap_pipeline::{Endpoint, SendTime};
+    use flowtap_pipeline::{Endpoint, Exchanges, SendTime};
 
     use super::super::{Cause, judge};
     use super::*;
@@ -423,7 +479,7 @@ mod tests {
 
     fn only(sums: &Sums) -> Evidence {
         assert_eq!(sums.peers.len(), 1, "{sums:?}");
-        sums.peers.values().next().unwrap().evidence
+        sums.peers.values().next().unwrap().evidence.clone()
     }
 
     #[test]
@@ -535,6 +591,82 @@ mod tests {
         // One that has gone has no queue.
         tally.add_listening(0, &listener(0, true));
         assert_eq!(tally.sums(None, |_, _| true).all.listening, Listening::default());
+    }
+
+    #[test]
+    fn sockets_that_dropped_connections_are_named_once_per_process_and_those_with_the_most_alone() {
+        let listener = |cookie, port, pid, comm: &[u8], drops| {
+            let record = ListeningRecord::new(Endpoint::new([10, 0, 0, 1].into(), port));
+            let mut flow = Flow {
+                cookie,
+                pid,
+                ..record.flow.clone()
+            };
+            flow.comm[..comm.len()].copy_from_slice(comm);
+            ListeningRecord {
+                flow,
+                drops,
+                backlog: 5,
+                limit: 4,
+                ..record
+            }
+        };
+        let mut tally = Tally::default();
+        // Two sockets of a process on a port (SO_REUSEPORT), the second without its process in the last record.
+        tally.add_listening(0, &listener(1, 80, 7, b"web\x1b[2J", 3));
+        tally.add_listening(0, &listener(2, 80, 7, b"web\x1b[2J", 4));
+        tally.add_listening(0, &listener(2, 80, 0, b"", 5));
+        tally.add_listening(0, &listener(3, 81, 8, b"idle", 0));
+        let named = |tally: &Tally| tally.sums(None, |_, _| true).all.listening;
+        let found = named(&tally);
+        let web = ListeningSocket {
+            port: 80,
+            pid: Some(7),
+            comm: Some("web\\x1b[2J".to_owned()),
+            backlog: 10,
+            limit: 8,
+            drops: 12,
+        };
+        assert_eq!(found.sockets, [web]);
+        assert_eq!((found.limit, found.drops), (12, 12));
+        let before = tally.take();
+        assert_eq!(named(&tally).sockets, [], "of the next period");
+        assert_eq!(
+            tally.sums(Some(&before), |_, _| true).all.listening.sockets,
+            found.sockets
+        );
+        for port in 0..100 {
+            tally.add_listening(
+                0,
+                &listener(1000 + u64::from(port), port, 9, b"many", u64::from(port)),
+            );
+        }
+        let found = named(&tally);
+        let drops: Vec<_> = found.sockets.iter().map(|socket| socket.drops).collect();
+        assert_eq!((drops, found.drops), (vec![99, 98, 97, 96, 95], 4950));
+    }
+
+    #[test]
+    fn answers_of_the_peer_are_counted_and_not_those_of_this_machine() {
+        let exchanging = |kind| {
+            TcpRecord {
+                exchanges: Some(Box::new(Exchanges {
+                    durations_us: vec![4_000, 6_000],
+                })),
+                ..record("10.0.0.1:40000", "192.0.2.7:443")
+            }
+            .with_flow(|flow| Flow { kind, ..flow })
+        };
+        let mut tally = Tally::default();
+        tally.add_tcp(0, &exchanging(Some(FlowKind::Egress)));
+        let before = tally.take();
+        tally.add_tcp(0, &exchanging(Some(FlowKind::Egress)));
+        tally.add_tcp(0, &exchanging(Some(FlowKind::Ingress)));
+        let sums = tally.sums(Some(&before), |_, _| true);
+        assert_eq!(sums.all.answers.count, 4);
+        let line = "4 answers began 5.00 ms after their request on average, the time in the network included";
+        let evidence = judge(&sums.all).evidence;
+        assert!(evidence.iter().any(|found| found == line), "{evidence:?}");
     }
 
     #[test]

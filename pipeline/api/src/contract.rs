@@ -202,6 +202,8 @@ pub struct Contract {
     pub fills: BTreeSet<RecordField>,
     /// Fields of a record that have to be filled before it.
     pub needs: Vec<Need>,
+    /// Fields of a record that it uses if they are filled before it.
+    pub uses: BTreeSet<RecordField>,
     /// Sockets that it reports, if it is a receiver of real traffic.
     pub covers: Option<Sockets>,
     /// Files and directories that it reads.
@@ -279,6 +281,13 @@ impl Contract {
     pub fn needs_for(mut self, field: RecordField, path: &[&str]) -> Self {
         let key = Some(path.iter().map(|&key| key.to_owned()).collect());
         self.needs.push(Need { field, key });
+        self
+    }
+
+    /// Declares that it uses `fields` where a component before it fills them, and is whole without them.
+    #[must_use]
+    pub fn uses(mut self, fields: impl IntoIterator<Item = RecordField>) -> Self {
+        self.uses.extend(fields);
         self
     }
 

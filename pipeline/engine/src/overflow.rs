@@ -16,6 +16,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Overflow {
     exporter: ComponentId,
+    is_pulled: bool,
     pending: Mutex<Pending>,
 }
 
@@ -64,9 +65,11 @@ impl Pending {
 }
 
 impl Overflow {
-    pub(crate) fn new(exporter: &ComponentId) -> Self {
+    /// Of an exporter whose clients ask for outputs, if `is_pulled`: no peer can be too slow for its queue.
+    pub(crate) fn new(exporter: &ComponentId, is_pulled: bool) -> Self {
         Self {
             exporter: exporter.clone(),
+            is_pulled,
             pending: Mutex::default(),
         }
     }
@@ -86,12 +89,23 @@ impl Overflow {
     }
 
     fn warn(&self, lost: Lost) {
-        tracing::warn!(
-            exporter = %self.exporter,
-            dropped = %lost,
-            "an exporter's queue is full, and what it can't hold is lost; \
-                hint: restore the peer, or give `sending_queue` more room"
-        );
+        let (what, remedy) = self.words();
+        tracing::warn!(exporter = %self.exporter, dropped = %lost, "{what}; hint: {remedy}");
+    }
+
+    /// The consequence of a full queue, and the fix.
+    const fn words(&self) -> (&'static str, &'static str) {
+        if self.is_pulled {
+            (
+                "snapshots were dropped before a scrape could show them; totals of the next one include theirs",
+                "flowtap gets too little CPU time: raise its limit, or the `interval` of its windows",
+            )
+        } else {
+            (
+                "an exporter's queue is full, and what it can't hold is lost",
+                "restore the peer, or give `sending_queue` more room",
+            )
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending> {
@@ -112,6 +126,19 @@ impl Drop for Overflow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_peer_and_no_key_is_named_where_clients_ask() {
+        let words = |is_pulled| {
+            let overflow = Overflow::new(&"a".parse().unwrap(), is_pulled);
+            let (what, remedy) = overflow.words();
+            format!("{what}; {remedy}")
+        };
+        assert!(words(false).contains("restore the peer, or give `sending_queue`"));
+        let pulled = words(true);
+        assert!(pulled.contains("before a scrape could show them"), "{pulled}");
+        assert!(!pulled.contains("peer") && !pulled.contains("queue"), "{pulled}");
+    }
 
     #[test]
     fn losses_are_named_at_once_and_then_their_sum_once_a_minute() {

@@ -126,7 +126,14 @@ pub struct ExporterTelemetry {
 
 impl ExporterTelemetry {
     /// Instruments of the exporter `id` that is fed by `queue` with outputs of `kinds`, whose counters stand at 0 from the start.
-    pub fn new(meter: &Meter, id: &ComponentId, queue: &Arc<OutputQueue>, kinds: &[PipelineKind]) -> Self {
+    /// `is_pulled`: its clients ask for them.
+    pub fn new(
+        meter: &Meter,
+        id: &ComponentId,
+        queue: &Arc<OutputQueue>,
+        kinds: &[PipelineKind],
+        is_pulled: bool,
+    ) -> Self {
         let attributes = [KeyValue::new("exporter", id.to_string())];
         let (observed, labels) = (Arc::downgrade(queue), attributes.clone());
         meter
@@ -168,7 +175,7 @@ impl ExporterTelemetry {
                 "Duration of a snapshot or batch of log records in an exporter, until its delivery or failure.",
             ),
             attributes,
-            overflow: Arc::new(Overflow::new(id)),
+            overflow: Arc::new(Overflow::new(id, is_pulled)),
         };
         for kind in kinds {
             telemetry.deliveries.sent(*kind, 0);

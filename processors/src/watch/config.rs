@@ -271,7 +271,9 @@ impl ComponentConfig for Config {
             .gives([Signal::Findings])
             .needs(RecordField::Role)
             .needs(RecordField::Class)
-            .needs(RecordField::Process);
+            .needs(RecordField::Process)
+            // Ends have their best names.
+            .uses([RecordField::ClusterNames, RecordField::Container]);
         let contract = match &self.state_file {
             Some(file) => contract.owns("state_file", file),
             None => contract,

@@ -195,7 +195,7 @@ impl Answer {
         Self {
             target: target.to_string(),
             verdict,
-            measured: gathered.all,
+            measured: gathered.all.clone(),
             drops: gathered.drops.clone(),
             peers: verdicts(gathered, limit),
             records_of_further_peers: gathered.further,

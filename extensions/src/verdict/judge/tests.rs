@@ -1,5 +1,5 @@
 use super::*;
-use crate::verdict::evidence::{Connects, Listening};
+use crate::verdict::evidence::{Connects, Listening, ListeningSocket};
 
 /// Shares of ten seconds: network, answer, receiver, buffer; the rest is the application's.
 fn shares(network: f64, answer: f64, receiver: f64, buffer: f64) -> Evidence {
@@ -122,11 +122,11 @@ fn what_is_received_decides_where_little_is_sent() {
     };
     let slow_reader_of_a_download = Evidence {
         unread: 4_000_000,
-        ..download
+        ..download.clone()
     };
     let exchange = Evidence {
         sent_bytes: 500_000,
-        ..download
+        ..download.clone()
     };
     assert_causes(&[
         ("a download through a slow link", download, Cause::Inbound),
@@ -208,6 +208,7 @@ fn a_full_accept_queue_is_said_with_its_numbers() {
             limit: 4,
             drops: 45,
             oldest_wait: 2.9,
+            sockets: Vec::new(),
         },
         ..Evidence::default()
     };
@@ -221,6 +222,57 @@ fn a_full_accept_queue_is_said_with_its_numbers() {
     assert_eq!(
         verdict.evidence,
         ["5 of at most 4 connections wait to be accepted, the oldest for 2.9 s; 45 dropped"]
+    );
+}
+
+#[test]
+fn the_fullest_accept_queue_is_named_by_its_port_and_process() {
+    let socket = |comm: Option<&str>, pid, drops| ListeningSocket {
+        port: 8080,
+        pid,
+        comm: comm.map(str::to_owned),
+        backlog: 5,
+        limit: 4,
+        drops,
+    };
+    let verdict = |sockets: Vec<ListeningSocket>| {
+        let evidence = Evidence {
+            listening: Listening {
+                backlog: 9,
+                limit: 132,
+                drops: 45,
+                oldest_wait: 2.9,
+                sockets,
+            },
+            ..Evidence::default()
+        };
+        judge(&evidence)
+    };
+    let one = verdict(vec![socket(Some("nginx"), Some(1234), 45)]);
+    assert_eq!(
+        one.sentence,
+        "port 8080, nginx (pid 1234), accepts too slowly: 45 connections were dropped because its queue was full (5 of 4 wait)"
+    );
+    assert_eq!(
+        one.evidence,
+        [
+            "9 of at most 132 connections wait to be accepted, the oldest for 2.9 s; 45 dropped",
+            "port 8080, nginx (pid 1234): 45 dropped, 5 of at most 4 wait",
+        ]
+    );
+    for (comm, pid, begins) in [
+        (Some("nginx"), None, "port 8080, nginx, accepts"),
+        (None, Some(7), "port 8080, pid 7, accepts"),
+        (None, None, "port 8080 accepts"),
+    ] {
+        let sentence = verdict(vec![socket(comm, pid, 45)]).sentence;
+        assert!(sentence.starts_with(begins), "{sentence}");
+    }
+    let several = verdict(vec![socket(None, None, 40), socket(None, Some(7), 5)]);
+    assert_eq!(
+        several.sentence,
+        "port 8080 accepts too slowly: 40 connections were dropped because its queue was full (5 of 4 wait); other listening \
+         sockets dropped 5"
     );
 }
 

@@ -109,6 +109,7 @@ impl Runner {
             mut exporter,
             queue,
             kinds,
+            is_pulled,
         } = node;
         self.status
             .set(ComponentKind::Exporter, &id, State::Starting, None);
@@ -119,7 +120,7 @@ impl Runner {
         self.status.set(ComponentKind::Exporter, &id, State::Ok, None);
         let persistence = exporter.persistence();
         let queue = Arc::new(OutputQueue::new(queue));
-        let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds);
+        let telemetry = ExporterTelemetry::new(&self.meter, &id, &queue, &kinds, is_pulled);
         let handle = ExporterHandle { queue, telemetry };
         let in_flight = Arc::<InFlight>::default();
         let (task_id, task_handle, status) = (id.clone(), handle.clone(), self.status.clone());

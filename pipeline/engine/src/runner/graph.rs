@@ -28,6 +28,8 @@ pub struct ExporterNode {
     pub queue: QueueConfig,
     /// Kinds of the pipelines that feed it.
     pub kinds: Vec<PipelineKind>,
+    /// Whether its clients ask for outputs, such as by a scrape.
+    pub is_pulled: bool,
 }
 
 /// A pipeline to run.

@@ -143,6 +143,7 @@ fn exporter(id: &str, peer: Peer, when_full: WhenFull) -> ExporterNode {
             ..QueueConfig::default()
         },
         kinds: vec![PipelineKind::Metrics],
+        is_pulled: false,
     }
 }
 
