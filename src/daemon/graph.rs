@@ -1,5 +1,6 @@
 //! From a checked config to the stages, wired.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use flowtap_config::Config;
@@ -132,14 +133,16 @@ pub(crate) fn build(
         kinds.sort_unstable();
         kinds.dedup();
         if !kinds.is_empty() {
+            let is_pulled = is_pulled(&exporter.contract());
+            let feeding = feeding(id).len() + usize::from(takes_own_metrics(id));
             graph.exporters.push(ExporterNode {
                 id: id.clone(),
                 // With a second pipeline its series have a label more: it begins anew.
                 fingerprint: format!("{} {}", fingerprint(&**exporter), with_series(id) > 1),
                 exporter: exporter.build(&context(id, ""))?,
-                queue: exporter.queue(),
+                queue: queue_of(exporter.queue(), is_pulled, feeding),
                 kinds,
-                is_pulled: is_pulled(&exporter.contract()),
+                is_pulled,
             });
         }
     }
@@ -166,6 +169,16 @@ pub(crate) fn build(
 /// Whether an exporter of this contract waits for its clients, and connects to none.
 fn is_pulled(contract: &Contract) -> bool {
     !contract.listens.is_empty() && contract.dials.is_empty()
+}
+
+/// The queue of an exporter that `feeding` pipelines feed. Where it is scraped, a snapshot of each has room: their windows close at the
+/// same moment, and what is dropped is missing from all scrapes until the next window.
+fn queue_of(queue: QueueConfig, is_pulled: bool, feeding: usize) -> QueueConfig {
+    let size = NonZeroUsize::new(feeding).filter(|_| is_pulled);
+    QueueConfig {
+        size: size.map_or(queue.size, |size| size.max(queue.size)),
+        ..queue
+    }
 }
 
 /// Makes every pipeline of `graph` that gives series feed `tap`, which also observes its records.
@@ -217,6 +230,17 @@ mod tests {
         let mut graph = Graph::default();
         attach_tap(&mut graph, &Tap::default());
         assert_eq!(graph.exporters[0].id.to_string(), tap::ID);
+    }
+
+    #[test]
+    fn the_queue_of_a_scraped_exporter_has_room_for_a_snapshot_of_each_pipeline() {
+        let one = QueueConfig {
+            size: NonZeroUsize::MIN,
+            ..QueueConfig::default()
+        };
+        let size = |is_pulled, feeding| queue_of(one, is_pulled, feeding).size.get();
+        assert_eq!((size(true, 3), size(true, 1), size(true, 0)), (3, 1, 1));
+        assert_eq!(size(false, 3), 1);
     }
 
     #[test]
