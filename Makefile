@@ -9,10 +9,11 @@ MDBOOK_VERSION := 0.5.4
 CARGO_CYCLONEDX_VERSION := 0.5.9
 STATIC_TARGET := x86_64-unknown-linux-gnu
 STATIC_BINARY := target/$(STATIC_TARGET)/release/flowtap
+ARM64_BINARY := target/aarch64-unknown-linux-gnu/release/flowtap
 MINIMAL_BINARY := target/minimal/$(STATIC_TARGET)/release/flowtap
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static minimal static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-minimal test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all test-verifier bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest nextest-e2e coverage fmt clean book test-fleet
+.PHONY: help setup setup-test setup-kernels setup-bench setup-deploy setup-lint build static minimal static-arm64 packages sbom run test test-deploy test-reproducible test-sbom test-minimal test-arm64 test-loom test-busy test-roles test-docs test-newcomer test-kernels test-kernels-all test-kernels-arm64 test-verifier bench bench-overhead bench-compare fuzz soak lint features check-features references generate nextest nextest-e2e coverage fmt clean book test-fleet
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +78,9 @@ test-kernels-all: setup-kernels static ## The same, with each preemption model o
 	tests/vm/rdma --binary $(STATIC_BINARY)
 	tests/vm/arm64
 
+test-kernels-arm64: setup-kernels static-arm64 ## Run the static arm64 binary on Debian's 6.1 and 6.12 kernels for arm64, in qemu; as root
+	tests/vm/run --arch arm64 --binary $(ARM64_BINARY) --kernels "6.1 6.12" --checks "modes processes owners links drops" --timeout 1800
+
 test-verifier: setup-kernels ## Instructions that the verifier of each kernel processes for each BPF program, in each setting
 	tests/vm/verifier
 
@@ -110,7 +114,7 @@ static-arm64: ## Build the static binary for arm64 on another machine, in a chro
 	deploy/build-arm64
 
 test-arm64: setup-deploy static-arm64 ## Install, run, scrape, upgrade and purge the arm64 package in an emulated Debian; as root
-	tests/deploy/arm64 target/aarch64-unknown-linux-gnu/release/flowtap
+	tests/deploy/arm64 $(ARM64_BINARY)
 
 packages: static sbom ## Build target/packages: the Debian and the RPM package, the binary, the SBOM, SHA256SUMS
 	@deploy/setup packages

@@ -307,7 +307,7 @@ const UNSEEN_ACCEPTS: &str =
     "an accepted connection has the process that listens, until a file scan or its close";
 
 /// Requirement of programs at functions.
-const TRAMPOLINES: &str = "a kernel that allows fentry: CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, from Linux 5.5 on x86-64 and from 6.0 on arm64";
+const TRAMPOLINES: &str = "a kernel that allows fentry: CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, from Linux 5.5 on x86-64 and from 6.4 on arm64";
 
 /// Programs that see cgroups come and go.
 fn cgroup_programs() -> Vec<Finding> {

@@ -6,6 +6,8 @@
 # package state is neither used nor changed.
 
 readonly keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+# Of the packages that are fetched. A caller that sets another one has a $cache for that one alone.
+architecture=amd64
 
 # Base addresses where Debian suites may be found: what apt has, then the places where a mirror keeps them beside it.
 debian_bases() {
@@ -39,8 +41,8 @@ apt_in() {
     shift 2
     "$tool" -q -o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null \
         -o Dir::State::lists="$dir/lists" -o Dir::Cache="$dir/cache" -o Dir::State::status="$dir/status" \
-        -o APT::Architecture=amd64 -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Sandbox::User= \
-        -o Debug::NoLocking=1 "$@"
+        -o APT::Architecture="$architecture" -o APT::Architectures="$architecture" -o Acquire::Languages=none \
+        -o Acquire::Retries=3 -o APT::Sandbox::User= -o Debug::NoLocking=1 "$@"
 }
 
 # open_suites NAME SUITE...: fetches the package lists of those suites that there are, once a run, for `apt_in NAME`.
@@ -51,7 +53,7 @@ open_suites() {
     : >"$dir/sources.list"
     for suite in "${@:2}"; do
         base=$(suite_base "$suite") || continue
-        echo "deb [arch=amd64 signed-by=$keyring] $base $suite main" >>"$dir/sources.list"
+        echo "deb [arch=$architecture signed-by=$keyring] $base $suite main" >>"$dir/sources.list"
     done
     [[ -s $dir/sources.list ]] || return 1
     [[ -e $dir/status ]] || : >"$dir/status"
@@ -77,8 +79,8 @@ kernel_release() {
     local series=${2%-generic}
     series="${series//./\\.}[.+-]"
     [[ ${2%-generic} == newest ]] && series='[0-9]'
-    apt_in "$1" apt-cache pkgnames linux- | sed -nE "s/^linux-(image|binary)-(${series}.*-amd64)\$/\2/p" |
-        awk -v generic="${2##*-}" '(generic == "generic") == ($0 !~ /-(cloud|rt)-amd64$/) && !/-rt-amd64$/' | sort -uV | tail -n 1
+    apt_in "$1" apt-cache pkgnames linux- | sed -nE "s/^linux-(image|binary)-(${series}.*-$architecture)\$/\2/p" |
+        awk -v generic="${2##*-}" '(generic == "generic") == ($0 !~ /-(cloud|rt)-[a-z0-9]+$/) && !/-rt-[a-z0-9]+$/' | sort -uV | tail -n 1
 }
 
 # fetch_kernel KERNEL: leaves $cache/kernels/KERNEL with `release`, `packages` and the unpacked packages in `root`.
@@ -108,18 +110,45 @@ fetch_kernel() {
     mv "$new" "$dir"
 }
 
+# codename: prints the name of this machine's release of Debian.
+codename() {
+    # shellcheck source=/dev/null
+    (. /etc/os-release && echo "$VERSION_CODENAME")
+}
+
+# unpack_packages DIRECTORY PACKAGE...: unpacks packages of this machine's release, for $architecture, with all their
+# dependencies.
+unpack_packages() {
+    local deb to=$1 suite
+    suite=$(codename)
+    local dir="$cache/apt/$suite"
+    [[ -e $to/.unpacked ]] && return 0
+    shift
+    open_suites "$suite" "$suite" || die "cannot read the package lists of $suite for $architecture (see $dir)"
+    rm -rf "$to"
+    mkdir -p "$to"
+    rm -f "$dir"/cache/archives/*.deb
+    # Nothing is installed, as its status is empty, so apt fetches every dependency.
+    apt_in "$suite" apt-get -y --no-install-recommends --download-only install "$@" >"$dir/log" 2>&1 ||
+        die "cannot download $* for $architecture: $(tail -n 2 "$dir/log")"
+    for deb in "$dir"/cache/archives/*.deb; do
+        dpkg-deb -x "$deb" "$to"
+        rm "$deb"
+    done
+    : >"$to/.unpacked"
+}
+
 # unpack_tool PACKAGE: unpacks a package of this machine's release, or of its backports, under $cache/tools, with what
 # it depends on and the machine has not. To install it could remove other packages, and would need root.
 unpack_tool() {
-    local deb codename dir="$cache/apt/tools" newer=()
+    local deb suite dir="$cache/apt/tools" newer=() architecture=amd64
     [[ -e $cache/tools/.$1 ]] && return 0
-    # shellcheck source=/dev/null
-    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    suite=$(codename)
     mkdir -p "$dir" "$cache/tools"
     ln -sf /var/lib/dpkg/status "$dir/status"
-    open_suites tools "$codename" "$codename-backports" || die "cannot read the package lists of $codename (see $dir)"
-    if grep -q " $codename-backports " "$dir/sources.list"; then
-        newer=(-t "$codename-backports")
+    open_suites tools "$suite" "$suite-backports" || die "cannot read the package lists of $suite (see $dir)"
+    if grep -q " $suite-backports " "$dir/sources.list"; then
+        newer=(-t "$suite-backports")
     fi
     rm -f "$dir"/cache/archives/*.deb
     apt_in tools apt-get -y --no-install-recommends --download-only "${newer[@]}" install "$1" >"$dir/log" 2>&1 ||
@@ -138,6 +167,29 @@ find_busybox() {
     unpack_tool busybox-static
     busybox=$(find "$cache/tools" -type f -perm -100 -name busybox | head -n 1)
     [[ -x $busybox ]] || die "no busybox in busybox-static"
+}
+
+# find_userland: sets $guest_busybox, and $userland to the folder with the programs of the emulated machine; empty where these
+# are this machine's own.
+find_userland() {
+    userland='' guest_busybox=$busybox
+    [[ $architecture != amd64 ]] || return 0
+    userland=$cache/userland
+    unpack_packages "$userland" busybox-static iproute2 nftables
+    guest_busybox=$(guest_tool busybox)
+}
+
+# guest_tool NAME: prints the path of a program for the emulated machine.
+guest_tool() {
+    local path
+    if [[ -z $userland ]]; then
+        command -v "$1"
+        return
+    fi
+    # Not a link: an absolute one would lead to this machine's own program.
+    path=$(find "$userland" -path "*bin/$1" -type f -print -quit)
+    [[ -n $path ]] || die "no $1 for $architecture in $userland"
+    echo "$path"
 }
 
 # major COMMAND...: prints the first number of its version, 0 if there is no such program.

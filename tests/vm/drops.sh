@@ -2,11 +2,7 @@
 # Dropped packets and queues of listening sockets, against the kernel's own counters. Source it after flowtap.sh.
 
 # The tracepoint has had a reason since 5.17.
-has_drop_reasons() {
-    version=$(uname -r)
-    major=${version%%.*} minor=${version#*.} minor=${minor%%.*}
-    [ "$major" -gt 5 ] || { [ "$major" -eq 5 ] && [ "$minor" -ge 17 ]; }
-}
+has_drop_reasons() { linux_at_least 5 17; }
 
 # sum_of FAMILY [LABEL=VALUE]...: of the receiver that runs in mode auto; 0 if there is none.
 sum_of() {

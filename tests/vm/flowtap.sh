@@ -10,11 +10,10 @@ ready_url=http://127.0.0.1:13134/readyz
 prefix=primus_lens_network
 
 # Socket storage in tracing programs, and the 64-bit exchange, came with 5.12.
-has_sockets_mode() {
-    version=$(uname -r)
-    major=${version%%.*} minor=${version#*.} minor=${minor%%.*}
-    [ "$major" -gt 5 ] || { [ "$major" -eq 5 ] && [ "$minor" -ge 12 ]; }
-}
+has_sockets_mode() { linux_at_least 5 12; }
+
+# Programs at functions came to arm64 with 6.4.
+has_fentry() { [ "$(uname -m)" != aarch64 ] || linux_at_least 6 4; }
 
 # metrics_url MODE
 metrics_url() {

@@ -27,6 +27,13 @@ at_least() {
     if [ "${3:-x}" -ge "$2" ] 2>/dev/null; then pass "$1" "$3"; else fail "$1" "expected at least $2, got ${3:-nothing}"; fi
 }
 
+# linux_at_least MAJOR MINOR: whether the kernel is of that series or a later one.
+linux_at_least() {
+    version=$(uname -r)
+    major=${version%%.*} minor=${version#*.} minor=${minor%%.*}
+    [ "$major" -gt "$1" ] || { [ "$major" -eq "$1" ] && [ "$minor" -ge "$2" ]; }
+}
+
 # field KEY LINE: the value of KEY in a line of key=value words.
 field() { printf '%s\n' "$2" | tr ' ' '\n' | sed -n "s/^$1=//p"; }
 

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154
 # Packs the initramfs that a kernel of the matrix boots into: busybox, iproute2, nft, the modules, flowtap, the scripts.
 #
-# Needs $cache, $here, $busybox and die(); takes $more_modules. The archive is not compressed: unpacking is what an
-# emulated processor is slowest at.
+# Needs $cache, $here, $busybox, what find_userland() sets, and die(); takes $more_modules. The archive is not compressed:
+# unpacking is what an emulated processor is slowest at.
 
 # Loadable modules that the checks may want, with what they depend on. One that a kernel has built in is passed over.
 readonly modules='sch_netem sch_tbf sch_htb sch_ingress cls_matchall act_gact act_police veth dummy inet_diag tcp_diag unix_diag
@@ -13,8 +13,26 @@ readonly modules='sch_netem sch_tbf sch_htb sch_ingress cls_matchall act_gact ac
 copy_program() {
     local library
     install -D -m 755 "$1" "$stage/$2"
+    if [[ -n $userland ]]; then
+        copy_foreign_libraries "$1"
+        return
+    fi
     { ldd "$1" 2>/dev/null || true; } | sed -nE 's,^[^/]*(/[^ ]+).*,\1,p' | while read -r library; do
         [[ -e $stage/$library ]] || install -D -m 755 "$(readlink -f "$library")" "$stage/$library"
+    done
+}
+
+# copy_foreign_libraries PROGRAM: copies the loader and the libraries that it needs, and those that these need, from
+# $userland to /lib. ldd can't find them: it runs the program.
+copy_foreign_libraries() {
+    local name library
+    readelf -ld "$1" | sed -nE 's/.*\(NEEDED\).*\[(.*)\]/\1/p; s/.*program interpreter: (.*)\]/\1/p' | while read -r name; do
+        name=${name##*/}
+        [[ ! -e $stage/lib/$name ]] || continue
+        library=$(find "$userland" -name "$name" -print -quit)
+        [[ -n $library ]] || die "no $name in $userland"
+        install -D -m 755 "$(readlink -f "$library")" "$stage/lib/$name"
+        copy_foreign_libraries "$library"
     done
 }
 
@@ -59,10 +77,10 @@ pack_image() {
     release=$(<"$cache/kernels/${1%:*}/release")
     rm -rf "$stage"
     mkdir -p "$stage"/{bin,boot,checks,dev,etc,proc,root,run,sbin,sys,tmp,usr/bin,usr/sbin,usr/local/bin}
-    cp "$busybox" "$stage/bin/busybox"
+    cp "$guest_busybox" "$stage/bin/busybox"
     ln -s busybox "$stage/bin/sh"
     for tool in ip tc ss nft; do
-        copy_program "$(command -v $tool)" "usr/local/bin/$tool"
+        copy_program "$(guest_tool $tool)" "usr/local/bin/$tool"
     done
     for tool in traffic resets misses owners limits drops translation inspect datagrams; do
         copy_program "$cache/$tool" "usr/local/bin/$tool"
