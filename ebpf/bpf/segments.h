@@ -435,7 +435,7 @@ static __always_inline void on_segments_close(struct sock *sk, int oldstate)
 	remove_tracked(&address);
 }
 
-/* For what on_segments_state() was not run for: see left_of() in state.h. */
+/* For what on_segments_state() was not run for: see do_missed() in state.h. */
 static __always_inline void do_segments_missed(struct sock *sk, int oldstate, int newstate)
 {
 	struct tracked_socket *place;

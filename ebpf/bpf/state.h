@@ -37,6 +37,12 @@ static __always_inline void on_listen(struct sock *sk, __u64 cookie)
 	emit_listener(sk, cookie, EVENT_LISTEN);
 }
 
+static __always_inline void on_unlisten(struct sock *sk, __u64 cookie)
+{
+	forget_owner(sk);
+	emit_listener(sk, cookie, EVENT_UNLISTEN);
+}
+
 /* State of a connection that has not closed. A socket keeps its storage until it is freed, and may
  * connect again. */
 static __always_inline struct socket_state *tracked(struct sock *sk)
@@ -248,94 +254,88 @@ done:
 	forget_entry(sk);
 }
 
-/* Work that the programs before have left at a change: see left_of(). */
-enum left {
-	LEFT_CHANGE = 1 << 0,	/* the change itself */
-	LEFT_SHUTDOWN = 1 << 1, /* the process of a shutdown() or close() */
-};
-
 /*
- * Returns the work that is left at a change, by what is known of the socket: bits of enum left. The kernel does not
- * run a program on a CPU that is in the middle of it (kernel commit 05b24ff9b2cf, "bpf: Prevent bpf program recursion
- * for raw tracepoint probes"): when an interrupt brings a segment while a process connects or closes, or, where
- * programs at tracepoints can be preempted, when another thread comes to change a state. So further programs follow
- * the first (ADR 12, ADR 18).
+ * A change once more, for what the programs before it were not run for. The kernel does not run a program on a
+ * CPU that is in the middle of it (kernel commit 05b24ff9b2cf, "bpf: Prevent bpf program recursion for raw tracepoint
+ * probes"): when an interrupt brings a segment while a process connects or closes, or, where programs at tracepoints
+ * can be preempted, when another thread comes to change a state. So further programs follow the first (ADR 12, ADR
+ * 18).
  *
  * Completed steps are marked in the state; repeating one would count twice.
- *
- * It returns a number, so that no pointer to the state is needed after it: to the verifier a state of another table
- * has another type, and it follows the rest of the program once for each.
  */
-static __always_inline int left_of(struct sock *sk, int oldstate, int newstate)
+static __always_inline void do_missed(struct sock *sk, int oldstate, int newstate)
 {
 	struct socket_state *state;
-	int left = 0;
+	__u64 cookie;
 
-	if (newstate == TCP_LISTEN)
-		return has_owner((__u64)sk, bpf_get_socket_cookie(sk)) ? 0 : LEFT_CHANGE;
-	/* forget_owner() shows whether it is. */
-	if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE)
-		return LEFT_CHANGE;
+	if (newstate == TCP_LISTEN) {
+		cookie = bpf_get_socket_cookie(sk);
+		if (!has_owner((__u64)sk, cookie))
+			on_listen(sk, cookie);
+		return;
+	}
+	if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE) {
+		if (forget_owner(sk))
+			emit_listener(sk, bpf_get_socket_cookie(sk), EVENT_UNLISTEN);
+		return;
+	}
 	if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV) {
 		const struct new_child *child = this_new_child();
 
-		return child && child->address != (__u64)sk ? LEFT_CHANGE : 0;
+		if (child && child->address != (__u64)sk)
+			on_child(sk);
+		return;
 	}
 	state = tracked(sk);
-	if (newstate == TCP_CLOSE)
-		return state || is_untracked_close_missed(sk) ? LEFT_CHANGE : 0;
-	/* One that is established and connects is of the connection before, whose close was not seen. */
-	if (!state || has_mark(state, MARK_ESTABLISHED) == (newstate == TCP_SYN_SENT))
-		left = LEFT_CHANGE;
-	if (state && is_owner_open(state))
-		left |= LEFT_SHUTDOWN;
-	return left;
-}
-
-/* Does the work of a change. `first`: no program has been run before this one at it. One copy of the code for both,
- * as it is the close that the verifier spends its work on. */
-static __always_inline void do_change(struct sock *sk, int oldstate, int newstate, bool first)
-{
-	int left = LEFT_CHANGE | LEFT_SHUTDOWN;
-
-	if (!first) {
-		left = left_of(sk, oldstate, newstate);
-		if (!left)
-			return;
-	}
-	if (newstate == TCP_LISTEN) {
-		on_listen(sk, bpf_get_socket_cookie(sk));
-	} else if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE) {
-		if (forget_owner(sk) || first)
-			emit_listener(sk, bpf_get_socket_cookie(sk), EVENT_UNLISTEN);
-	} else if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV) {
-		on_child(sk);
-	} else if (newstate == TCP_SYN_SENT) {
-		if (left & LEFT_CHANGE)
+	if (newstate == TCP_SYN_SENT) {
+		/* One that is established is of the connection before, whose close was not seen. */
+		if (!state || has_mark(state, MARK_ESTABLISHED))
 			on_connect(sk);
 	} else if (newstate == TCP_CLOSE) {
-		on_close(sk, oldstate);
+		if (state || is_untracked_close_missed(sk))
+			on_close(sk, oldstate);
 	} else {
-		/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
-		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) && left & LEFT_CHANGE)
-			on_established(sk, oldstate, first);
-		if ((newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK) && left & LEFT_SHUTDOWN)
-			on_shutdown(sk);
+		if ((newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV) &&
+		    (!state || !has_mark(state, MARK_ESTABLISHED)))
+			on_established(sk, oldstate, false);
+		if ((newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK) && state && is_owner_open(state))
+			set_current_process(state, OWNER_SEEN);
 	}
 }
 
 static __always_inline void on_state_missed(struct sock *sk, int oldstate, int newstate)
 {
 	if (duty() != DUTY_NONE && is_tcp(sk))
-		do_change(sk, oldstate, newstate, false);
+		do_missed(sk, oldstate, newstate);
 }
 
 static __always_inline void on_state(struct sock *sk, int oldstate, int newstate)
 {
 	enum duty duty_ = duty();
 
-	if (duty_ != DUTY_NONE && is_tcp(sk))
-		do_change(sk, oldstate, newstate, duty_ == DUTY_ALL);
+	if (duty_ == DUTY_NONE || !is_tcp(sk))
+		return;
+	if (duty_ == DUTY_FOLLOW) {
+		do_missed(sk, oldstate, newstate);
+		return;
+	}
+	if (newstate == TCP_LISTEN)
+		on_listen(sk, bpf_get_socket_cookie(sk));
+	else if (oldstate == TCP_LISTEN && newstate == TCP_CLOSE)
+		on_unlisten(sk, bpf_get_socket_cookie(sk));
+	else if (oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV)
+		on_child(sk);
+	else if (newstate == TCP_SYN_SENT)
+		on_connect(sk);
+	else if (newstate == TCP_CLOSE)
+		on_close(sk, oldstate);
+	else {
+		/* A server that uses TCP Fast Open may leave SYN_RECV for another state than ESTABLISHED. */
+		if (newstate == TCP_ESTABLISHED || oldstate == TCP_SYN_RECV)
+			on_established(sk, oldstate, true);
+		if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK)
+			on_shutdown(sk);
+	}
 }
 
 #endif

@@ -27,9 +27,7 @@ __u32 table_used = 0;
 /* Number of its entries, with those of older tables. */
 __u32 table_entries = 0;
 
-/* Inlined, as left_of() is: with calls the verifier of Linux 6.1 processes a tenth more instructions of a program for
- * state changes. */
-static __always_inline struct table_entry *lookup_entry(__u64 *cookie)
+static __noinline struct table_entry *lookup_entry(__u64 *cookie)
 {
 	struct table_entry *entry = bpf_map_lookup_elem(&table, cookie);
 
@@ -76,7 +74,7 @@ static __always_inline void add_entry(__u64 *cookie, struct table_entry *initial
 		__sync_fetch_and_add(&table_entries, 1);
 }
 
-static __always_inline void remove_entry(__u64 *cookie)
+static __noinline void remove_entry(__u64 *cookie)
 {
 	long absent = bpf_map_delete_elem(&table, cookie);
 
