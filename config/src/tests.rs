@@ -662,7 +662,7 @@ fn no_error_shows_a_value_of_set_of_a_variable_or_of_a_file() {
     );
     let errors = with_files(
         &[("a.yaml", &text)],
-        &[("SECRET", "hunter2"), ("SHORT", "7x")],
+        &[("SECRET", "hunter2"), ("SHORT", "7 parsecs")],
         &[
             "exporters.prometheus.bearer=hunter4",
             "exporters.prometheus.timeout=${env:SHORT}",
@@ -670,7 +670,10 @@ fn no_error_shows_a_value_of_set_of_a_variable_or_of_a_file() {
     )
     .unwrap_err()
     .to_string();
-    assert!(!errors.contains("hunter") && !errors.contains("7x"), "{errors}");
+    assert!(
+        !errors.contains("hunter") && !errors.contains("7 parsecs"),
+        "{errors}"
+    );
     assert!(errors.contains("(the substituted value)"), "{errors}");
     assert!(
         errors.contains("--set exporters.prometheus.bearer: "),

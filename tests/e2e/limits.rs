@@ -702,7 +702,7 @@ fn diagnose_names_a_peer_that_refuses_and_one_that_does_not_answer() {
 }
 
 /// The port of a server that accepts nothing.
-const FULL: u16 = 7_113;
+const FULL: u16 = 7_116;
 
 #[test]
 fn diagnose_names_the_listening_socket_whose_queue_is_full() {

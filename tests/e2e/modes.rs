@@ -166,7 +166,7 @@ fn the_quick_scan_is_taken_where_the_kernel_has_what_it_calls() {
 }
 
 /// Whether this kernel takes an iterator over socket storage, as `flowtap doctor` has tried.
-fn storage_can_be_scanned() -> bool {
+pub(crate) fn storage_can_be_scanned() -> bool {
     let output = flowtap().args(["doctor", "--json"]).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let findings = report["findings"].as_array().unwrap();
