@@ -11,7 +11,7 @@
 #define FLOWTAP_ADOPT_H
 
 #include "scan.h"
-#include "owners.h"
+#include "destroy.h"
 
 /* Before a record is made: the iterator shows the socket again at the next read. seq_write() refuses what would fill
  * the buffer to the last byte (fs/seq_file.c). */
@@ -82,6 +82,29 @@ static __always_inline void count_from_now(struct socket_state *fresh, struct so
 	}
 }
 
+/* State of a connection that has none, or is taken for one whose handshake goes on, although it has ended: see
+ * destroy.h. */
+static __always_inline struct socket_state *count_missed(struct sock *sk, struct socket_state *state,
+							 struct tcp_sock *tcp)
+{
+	if (!state)
+		return track_missed(sk, tcp, role_by_counters(sk, tcp));
+	end_handshake(state, tcp);
+	set_marks(state, MARK_ESTABLISHED);
+	return state;
+}
+
+/* The same at a walk. The socket changes its state after the programs at the change have been run. */
+static __always_inline void look_for_missed(struct sock *sk, struct socket_state *state, __u8 tcp_state)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+	if (!tcp || tcp_state == TCP_SYN_SENT || tcp_state == TCP_SYN_RECV)
+		return;
+	if (state ? !has_mark(state, MARK_ESTABLISHED) : is_opening_missed(sk, tcp))
+		count_missed(sk, state, tcp);
+}
+
 /* `first_walk`: what has no storage was open before the programs were attached. Later on it may as well be in the
  * middle of its handshake, or have been refused storage. */
 static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct task_struct *task, bool first_walk)
@@ -99,10 +122,15 @@ static __always_inline int adopt(struct seq_file *seq, struct sock *sk, struct t
 	if (state && !has_mark(state, MARK_CLOSED)) {
 		if (task && is_owner_open(state))
 			set_process(state, task, OWNER_SEEN);
+		if (may_be_preempted)
+			look_for_missed(sk, state, tcp_state);
 		return ITER_CONTINUE;
 	}
-	if (!first_walk)
+	if (!first_walk) {
+		if (may_be_preempted && !state)
+			look_for_missed(sk, NULL, tcp_state);
 		return ITER_CONTINUE;
+	}
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return ITER_CONTINUE;

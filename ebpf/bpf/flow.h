@@ -255,6 +255,15 @@ static __always_inline bool is_syn_overdue(struct tcp_sock *tcp)
 	return BPF_CORE_READ(connection, icsk_retransmits);
 }
 
+/* Whether the handshake has ended: tcp_init_transfer() begins congestion control then, and tcp_disconnect() or the
+ * end of tcp_v4_destroy_sock() ends it. */
+static __always_inline bool was_established(struct tcp_sock *tcp)
+{
+	struct inet_connection_sock *connection = (struct inet_connection_sock *)tcp;
+
+	return BPF_CORE_READ_BITFIELD_PROBED(connection, icsk_ca_initialized);
+}
+
 /* Records the handshake when it ends, and starts the clocks. */
 static __always_inline void end_handshake(struct socket_state *state, struct tcp_sock *tcp)
 {

@@ -176,6 +176,7 @@ struct sock {
 	__u32 sk_ack_backlog;
 	__u32 sk_max_ack_backlog;
 	int sk_rx_dst_ifindex; /* Linux 5.16; before, in struct inet_sock */
+	__u8 sk_kern_sock : 1;
 	void *sk_user_data;
 	struct sock_cgroup_data sk_cgrp_data;
 } KERNEL_TYPE;
@@ -207,7 +208,11 @@ struct request_sock_queue {
  * BPF_CORE_READ_BITFIELD_PROBED(), which copes with both; a plain load of them is refused where they are. */
 struct inet_connection_sock {
 	struct request_sock_queue icsk_accept_queue;
+	struct {
+		__u32 lrcvtime;
+	} icsk_ack;
 	__u8 icsk_ca_state : 5;
+	__u8 icsk_ca_initialized : 1;
 	__u8 icsk_retransmits;
 } KERNEL_TYPE;
 
@@ -231,6 +236,7 @@ struct tcp_sock {
 	struct sk_buff *highest_sack;
 	__u64 tcp_mstamp;
 	__u64 first_tx_mstamp; /* in µs: when the segment that was delivered last had left, or as delivered_mstamp */
+	__u32 lsndtime;	       /* jiffies: of the last data segment sent, or the end of the handshake */
 	__u64 delivered_mstamp; /* in µs: of the last delivery, or, later, when data left with nothing in flight */
 	__u32 packets_out;
 	__u32 sacked_out;

@@ -76,6 +76,10 @@ static __always_inline struct new_child *this_new_child(void)
 	return bpf_map_lookup_elem(&new_children, &zero);
 }
 
+/* Whether programs at tracepoints can be preempted, so that the programs at a change may all be skipped: see
+ * destroy.h. Set by the loader. */
+const volatile bool may_be_preempted = false;
+
 /* Whether the kernel has a scan over storage. Set by the loader. */
 const volatile bool has_storage = true;
 

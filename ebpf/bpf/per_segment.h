@@ -28,6 +28,9 @@ static __always_inline struct socket_state *state_of_segment(struct sock *sk, st
 	struct socket_state *state = tracked(sk);
 	struct table_entry fresh = {.address = (__u64)sk};
 
+	/* See destroy.h. */
+	if (may_be_preempted && (state ? !has_mark(state, MARK_ESTABLISHED) : is_opening_missed(sk, tcp)))
+		return count_missed(sk, state, tcp);
 	if (state || has_untracked)
 		return state;
 	count_from_now(&fresh.state, sk, tcp, sk->__sk_common.skc_state);

@@ -7,6 +7,7 @@
  *   on_state_change     tp_btf/inet_sock_set_state   -> lifecycle (ring buffer)
  *   on_state_nested     the same, after it: changes at which it was not run
  *   on_state_guarded    instead of both, where programs at tracepoints can be preempted; then on_state_missed1 to 3
+ *   on_destroyed        tp_btf/tcp_destroy_sock, with these: closes at which none of them was run
  *   on_tcp_probe        tp_btf/tcp_probe             -> segments (ring buffer), in mode `events`
  *   on_accept           fentry/security_sock_graft   -> storage: the process that accepts a connection
  *   scan_sockets        iter/bpf_sk_storage_map      -> lifecycle, by the window's tick
@@ -24,6 +25,7 @@
 #include "abi.h"
 #include "maps.h"
 #include "state.h"
+#include "destroy.h"
 #include "scan.h"
 #include "adopt.h"
 #include "per_segment.h"
@@ -66,6 +68,13 @@ int BPF_PROG(on_state_guarded, struct sock *sk, int oldstate, int newstate)
 MISSED_GUARDED(on_state_missed1)
 MISSED_GUARDED(on_state_missed2)
 MISSED_GUARDED(on_state_missed3)
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(on_destroyed, struct sock *sk)
+{
+	on_destroy(sk);
+	return 0;
+}
 
 SEC("tp_btf/tcp_probe")
 int BPF_PROG(on_tcp_probe, struct sock *sk, struct sk_buff *skb)
@@ -184,6 +193,8 @@ static __always_inline int look_at_file(struct bpf_iter__task_file *ctx, bool fi
 
 	if (!task || !file)
 		return ITER_CONTINUE;
+	if (first_walk)
+		note_adoption();
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return ITER_CONTINUE;
@@ -218,6 +229,8 @@ static __always_inline int look_at_socket(struct bpf_iter__tcp *ctx, bool first_
 
 	if (!common)
 		return ITER_CONTINUE;
+	if (first_walk)
+		note_adoption();
 	/* Not for time-wait and request sockets, which are no full sockets. */
 	tcp = bpf_skc_to_tcp_sock(common);
 	if (!tcp)

@@ -199,39 +199,28 @@ static __always_inline bool is_untracked_close_missed(struct sock *sk)
 	return has_untracked && !find_state(sk) && !was_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
 }
 
-/* Storage is left to the kernel, which frees it with the socket: bpf_sk_storage_delete() costs three times as much,
+/* Reports the end of a connection, whose totals are `now`, but for the details.
+ *
+ * Storage is left to the kernel, which frees it with the socket: bpf_sk_storage_delete() costs three times as much,
  * as it waits for programs that may sleep (call_rcu_tasks_trace()). */
-static __always_inline void on_close(struct sock *sk, int oldstate)
+static __always_inline void report_close(struct sock *sk, struct tcp_sock *tcp, struct socket_state *state,
+					 struct totals *now, int oldstate)
 {
-	struct socket_state *state = tracked(sk);
-	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	__u64 cookie = bpf_get_socket_cookie(sk);
 	struct delta changed = {};
 	struct flow_event *event;
-	struct totals now = {};
-	__u64 cookie;
 
-	if (!tcp)
-		return;
-	if (!state && oldstate == TCP_SYN_RECV && FIELD(tcp, bytes_received)) {
-		/* TCP Fast Open: accepted, and reset before the handshake's end. */
-		state = track(sk, ROLE_SERVER, bpf_ktime_get_ns());
-		if (state)
-			inherit_owner(state, sk);
-	}
-	if (!state) {
-		if (has_untracked)
-			on_untracked_close(sk, tcp);
-		return;
-	}
-	cookie = bpf_get_socket_cookie(sk);
-	read_totals(&now, sk, tcp);
-	read_details(&now, tcp, chrono_type(tcp));
-	begin_failed_connect(state, &now, tcp);
+	read_details(now, tcp, chrono_type(tcp));
+	begin_failed_connect(state, now, tcp);
+	/* A connect that was answered, and no program was run for that. */
+	if (may_be_preempted && !has_mark(state, MARK_ESTABLISHED) && state->role == ROLE_CLIENT &&
+	    was_established(tcp))
+		set_marks(state, MARK_ESTABLISHED);
 	set_marks(state, MARK_CLOSING);
 	if (*(volatile __u64 *)&scanned_socket == cookie)
-		bpf_map_update_elem(&final_totals, &cookie, &now, BPF_ANY);
+		bpf_map_update_elem(&final_totals, &cookie, now, BPF_ANY);
 	set_marks(state, MARK_CLOSED);
-	move_totals(&changed, &state->reported, &now);
+	move_totals(&changed, &state->reported, now);
 
 	if (!has_room_for_change()) {
 		count_lost_flow(changed.sent, changed.received);
@@ -252,6 +241,29 @@ static __always_inline void on_close(struct sock *sk, int oldstate)
 done:
 	note_done(bpf_get_socket_cookie(sk), TCP_CLOSE);
 	forget_entry(sk);
+}
+
+static __always_inline void on_close(struct sock *sk, int oldstate)
+{
+	struct socket_state *state = tracked(sk);
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct totals now = {};
+
+	if (!tcp)
+		return;
+	if (!state && oldstate == TCP_SYN_RECV && FIELD(tcp, bytes_received)) {
+		/* TCP Fast Open: accepted, and reset before the handshake's end. */
+		state = track(sk, ROLE_SERVER, bpf_ktime_get_ns());
+		if (state)
+			inherit_owner(state, sk);
+	}
+	if (!state) {
+		if (has_untracked)
+			on_untracked_close(sk, tcp);
+		return;
+	}
+	read_totals(&now, sk, tcp);
+	report_close(sk, tcp, state, &now, oldstate);
 }
 
 /*

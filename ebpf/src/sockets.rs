@@ -16,7 +16,9 @@ use std::mem;
 use aya::maps::{MapData, PerCpuArray};
 use aya::{Btf, Ebpf, EbpfLoader};
 
-use self::programs::{attach_accept, attach_state_changes, attach_tracepoint, load_tracepoint};
+use self::programs::{
+    DESTROYED, attach_accept, attach_destroyed, attach_state_changes, attach_tracepoint, load_tracepoint,
+};
 use self::scans::{BEGIN_SCAN, Scans, StorageScans};
 pub use self::walks::Adoption;
 use self::walks::Walks;
@@ -217,6 +219,7 @@ impl Sockets {
             has_cast,
             has_preempt,
         } = kfunc::link(OBJECT.unpack()?, &btf);
+        let guarded = has_preempt && preemption::tracepoints_are_preemptible();
         let not_shared = |source| LoadError::System {
             what: "sharing maps",
             source,
@@ -239,6 +242,7 @@ impl Sockets {
                 .override_global("scan_share", &u64::from(scan_share), true)
                 .override_global("change_bytes", &change_bytes, true)
                 .override_global("has_storage", &u8::from(has_storage), true)
+                .override_global("may_be_preempted", &u8::from(guarded), true)
                 .override_global("older_tables", &tables.older(), true)
                 .override_global("is_table_new", &u8::from(tables.is_added(known.is_some())), true)
                 .load(object.bytes())
@@ -278,14 +282,17 @@ impl Sockets {
             control.set_sole(generation, table_limit(store, &options))?;
         }
         let walks = Walks::load(&mut ebpf, &btf);
-        let guarded = has_preempt && preemption::tracepoints_are_preemptible();
         let names = attach_state_changes(&mut ebpf, &btf, guarded)?;
+        if guarded {
+            // Without it changes that every program was skipped for are missed, as they were before Linux had this tracepoint.
+            attach_destroyed(&mut ebpf, &btf).ok();
+        }
         let accept = attach_accept(&mut ebpf, &btf);
         if options.per_segment {
             load_tracepoint(&mut ebpf, &btf, SEGMENT, "tcp_probe")?;
             attach_tracepoint(&mut ebpf, SEGMENT)?;
         }
-        let misses = MissCounters::new(&ebpf, names.iter().copied().chain([SEGMENT]));
+        let misses = MissCounters::new(&ebpf, names.iter().copied().chain([DESTROYED, SEGMENT]));
         let rings = RingsInUse::new(Rings::take(&mut ebpf, ["segments", "lifecycle"])?);
         let losses = take_losses(&mut ebpf)?;
         Ok(Self {
@@ -391,8 +398,8 @@ impl Sockets {
         Ok(Losses::sum(&per_cpu))
     }
 
-    /// Runs of each program that the kernel skipped at state changes. A change is missed only if all of them were skipped, so the
-    /// last one's count is an upper bound of the changes missed.
+    /// Runs of each program that the kernel skipped at state changes. If all of them were skipped a change is seen late, when the
+    /// socket is destroyed; the last one's count is an upper bound of these changes.
     ///
     /// # Errors
     /// The error of the system call.

@@ -2,15 +2,16 @@
 # Several processes at once on two processors: the kernel leaves a BPF program out where another thread or an interrupt finds
 # the processor inside it, and with preemption that is whenever the scheduler likes. Source it after flowtap.sh.
 
-# several_processes MODE FIRST_PORT: ten, each with a port and both ends of its connections.
+# several_processes MODE FIRST_PORT: forty, each with a port and both ends of its connections. The more threads want to run, the
+# longer one that was preempted in a program waits inside it.
 several_processes() {
     started=$(cut -d. -f1 /proc/uptime)
     pids='' ports=''
-    for number in 0 1 2 3 4 5 6 7 8 9; do
+    for number in $(seq 0 39); do
         port=$(($2 + number))/ipv$((number % 2 * 2 + 4))
         ports="$ports $port"
         # shellcheck disable=SC2046 # a list of arguments
-        traffic --connections 400 --seed $((number + 1)) --deadline 300 $(ends "$port") >"/tmp/processes.${port%/*}" 2>&1 &
+        traffic --connections 100 --seed $((number + 1)) --deadline 300 $(ends "$port") >"/tmp/processes.${port%/*}" 2>&1 &
         pids="$pids $!"
     done
     # shellcheck disable=SC2086 # a list of processes

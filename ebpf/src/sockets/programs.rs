@@ -20,6 +20,9 @@ const STATE_CHANGE_GUARDED: [&str; 4] = [
     "on_state_missed3",
 ];
 
+/// The program that reports connections of which those at state changes have missed the close.
+pub(super) const DESTROYED: &str = "on_destroyed";
+
 /// The program that sees which process accepts a connection, and the function that it is attached to: a hook of security modules,
 /// which has had the same arguments since Linux 2.6 and is called under the new socket's lock.
 const ACCEPT: &str = "on_accept";
@@ -47,6 +50,15 @@ pub(super) fn attach_state_changes(
         attach_tracepoint(ebpf, name)?;
     }
     Ok(loaded)
+}
+
+/// Attaches [`DESTROYED`].
+///
+/// # Errors
+/// [`LoadError`] where the kernel refuses it: without it a change that every program was skipped for is missed.
+pub(super) fn attach_destroyed(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
+    load_tracepoint(ebpf, btf, DESTROYED, "tcp_destroy_sock")?;
+    attach_tracepoint(ebpf, DESTROYED)
 }
 
 pub(super) fn load_tracepoint(
