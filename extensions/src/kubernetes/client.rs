@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowtap_config::KubernetesConfig;
+use flowtap_pipeline::files::{self, MAX_CREDENTIAL_BYTES};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 
 /// Why there is a cluster, and no client.
@@ -90,13 +91,8 @@ pub fn plugin(section: &KubernetesConfig) -> Option<Plugin> {
     let Source::File(file) = Source::of(section.kubeconfig.as_deref()).filter(|_| section.enabled)? else {
         return None;
     };
-    let kubeconfig = Kubeconfig::read_from(&file).ok()?;
-    let current = kubeconfig.current_context?;
-    let mut contexts = kubeconfig.contexts.into_iter();
-    let context = contexts.find(|named| named.name == current)?.context?;
-    let user = context.user?;
-    let mut users = kubeconfig.auth_infos.into_iter();
-    let user = users.find(|named| named.name == user)?.auth_info?;
+    let (_, user) = current(&read(&file).ok()?);
+    let user = user?;
     let provider = user
         .auth_provider
         .and_then(|mut provider| provider.config.remove("cmd-path"));
@@ -132,7 +128,7 @@ pub(super) async fn cluster_uid(client: &Client) -> Option<String> {
 /// Files that a kubeconfig names: the authority, the client's certificate and key, tokens. None if it can't be read, which
 /// [`client`] reports.
 pub fn files_of(kubeconfig: &Path) -> Vec<PathBuf> {
-    let Ok(kubeconfig) = Kubeconfig::read_from(kubeconfig) else {
+    let Ok(kubeconfig) = read(kubeconfig) else {
         return Vec::new();
     };
     let clusters = kubeconfig.clusters.into_iter().filter_map(|named| named.cluster);
@@ -147,7 +143,7 @@ pub fn files_of(kubeconfig: &Path) -> Vec<PathBuf> {
 
 /// URLs of the API servers, and of the proxies to them, that a kubeconfig names. None if it can't be read, which [`client`] reports.
 pub fn servers_of(kubeconfig: &Path) -> Vec<String> {
-    let Ok(kubeconfig) = Kubeconfig::read_from(kubeconfig) else {
+    let Ok(kubeconfig) = read(kubeconfig) else {
         return Vec::new();
     };
     let clusters = kubeconfig.clusters.into_iter().filter_map(|named| named.cluster);
@@ -156,15 +152,70 @@ pub fn servers_of(kubeconfig: &Path) -> Vec<String> {
 }
 
 async fn from_file(file: &Path) -> Result<Config, ClientError> {
-    let broken = |error: &dyn std::fmt::Display| ClientError::Kubeconfig {
+    let kubeconfig = read(file)?;
+    check_named(file, &kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    config.map_err(|error| broken(file, &error))
+}
+
+fn broken(file: &Path, error: &dyn std::fmt::Display) -> ClientError {
+    ClientError::Kubeconfig {
         file: file.to_owned(),
         reason: error.to_string(),
-    };
-    let kubeconfig = Kubeconfig::read_from(file).map_err(|error| match error {
+    }
+}
+
+fn read(file: &Path) -> Result<Kubeconfig, ClientError> {
+    // The library reads whatever the name leads to, and would wait for a FIFO.
+    files::read(file, MAX_CREDENTIAL_BYTES).map_err(|error| broken(file, &error))?;
+    Kubeconfig::read_from(file).map_err(|error| match error {
         // Its own text repeats the path.
-        KubeconfigError::ReadConfig(error, _) => broken(&error),
-        error => broken(&error),
-    })?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    config.map_err(|error| broken(&error))
+        KubeconfigError::ReadConfig(error, _) => broken(file, &error),
+        error => broken(file, &error),
+    })
+}
+
+/// Checks the files that the client will read, which are those of the current context that no inline value replaces.
+fn check_named(file: &Path, kubeconfig: &Kubeconfig) -> Result<(), ClientError> {
+    let (cluster, user) = current(kubeconfig);
+    let (cluster, user) = (cluster.unwrap_or_default(), user.unwrap_or_default());
+    let named = [
+        (
+            "certificate-authority",
+            cluster.certificate_authority,
+            cluster.certificate_authority_data.is_some(),
+        ),
+        (
+            "client-certificate",
+            user.client_certificate,
+            user.client_certificate_data.is_some(),
+        ),
+        ("client-key", user.client_key, user.client_key_data.is_some()),
+        ("tokenFile", user.token_file, user.token.is_some()),
+    ];
+    for (key, path, is_replaced) in named {
+        if let Some(path) = path.filter(|_| !is_replaced) {
+            files::read(Path::new(&path), MAX_CREDENTIAL_BYTES)
+                .map_err(|error| broken(file, &format!("{key}: {path}: {error}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// The cluster and the user of the current context.
+fn current(kubeconfig: &Kubeconfig) -> (Option<Cluster>, Option<AuthInfo>) {
+    let current = kubeconfig.current_context.as_ref();
+    let mut contexts = kubeconfig.contexts.iter();
+    let context = contexts.find(|named| Some(&named.name) == current);
+    let Some(context) = context.and_then(|named| named.context.as_ref()) else {
+        return (None, None);
+    };
+    let mut clusters = kubeconfig.clusters.iter();
+    let cluster = clusters.find(|named| named.name == context.cluster);
+    let mut users = kubeconfig.auth_infos.iter();
+    let user = users.find(|named| Some(&named.name) == context.user.as_ref());
+    (
+        cluster.and_then(|named| named.cluster.clone()),
+        user.and_then(|named| named.auth_info.clone()),
+    )
 }
