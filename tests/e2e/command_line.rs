@@ -291,7 +291,7 @@ fn validate_warns_of_a_cluster_to_which_this_machine_has_no_way() {
         "{path}:3:5: service.kubernetes.kubeconfig: /nowhere/kubeconfig can't be used on this machine: No such file"
     );
     assert!(said.contains(&place), "{said}");
-    assert!(said.contains("hint: name a file that is there"), "{said}");
+    assert!(said.contains("hint: correct it, or name a file"), "{said}");
     let path = with("service:\n  kubernetes:\n    kubeconfig: /nowhere/kubeconfig\n    enabled: false\n");
     assert_eq!(warnings(&path, &[]), "");
 

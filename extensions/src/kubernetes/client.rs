@@ -1,14 +1,18 @@
 //! A client of the cluster that flowtap runs in, or one that the config names.
 
 use std::env;
+use std::error::Error;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowtap_config::KubernetesConfig;
 use flowtap_pipeline::files::{self, MAX_CREDENTIAL_BYTES};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::config::{AuthInfo, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, AuthProviderConfig, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
+
+use super::watch::error_chain;
 
 /// Why there is a cluster, and no client.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +28,6 @@ pub enum ClientError {
         /// Message of the error.
         reason: String,
     },
-    /// The client can't be made of either.
-    #[error("the Kubernetes API client can't be created: {0}")]
-    Client(String),
 }
 
 /// The client: from `kubeconfig` if given, else from this pod's service account, else from
@@ -35,26 +36,29 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`] if what is there can't be used.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Option<Client>, ClientError> {
-    let Some(config) = settings(kubeconfig).await? else {
+    let Some(source) = Source::of(kubeconfig) else {
         return Ok(None);
     };
-    let client = Client::try_from(config).map_err(|error| ClientError::Client(error.to_string()))?;
-    Ok(Some(client))
+    let config = source.settings().await?;
+    source.client(config).map(Some)
 }
 
-/// Reads the settings of [`client`] from the same source. Connects to nothing.
+/// Checks whether [`client`] works, as far as that is known without a connection and without the program that gets credentials. `None`
+/// outside a cluster.
 ///
 /// # Errors
-/// [`ClientError`] if what is there can't be used.
-pub(super) async fn settings(kubeconfig: Option<&Path>) -> Result<Option<Config>, ClientError> {
-    match Source::of(kubeconfig) {
-        Some(Source::File(file)) => from_file(&file).await.map(Some),
-        Some(Source::InCluster) => match Config::incluster() {
-            Ok(config) => Ok(Some(config)),
-            Err(error) => Err(ClientError::InCluster(error.to_string())),
-        },
-        None => Ok(None),
-    }
+/// [`ClientError`] as of [`client`].
+pub(super) async fn check(kubeconfig: Option<&Path>) -> Result<Option<()>, ClientError> {
+    let Some(source) = Source::of(kubeconfig) else {
+        return Ok(None);
+    };
+    let mut config = source.settings().await?;
+    let user = &mut config.auth_info;
+    // Without a command it stays, and is an error of the client.
+    user.exec = user.exec.take().filter(|exec| exec.command.is_none());
+    let starts_one = |provider: &AuthProviderConfig| provider.config.contains_key(PROVIDER_COMMAND);
+    user.auth_provider = user.auth_provider.take().filter(|provider| !starts_one(provider));
+    source.client(config).map(|_| Some(()))
 }
 
 /// The source of the client's settings.
@@ -65,6 +69,24 @@ enum Source {
 }
 
 impl Source {
+    async fn settings(&self) -> Result<Config, ClientError> {
+        match self {
+            Self::File(file) => from_file(file).await,
+            Self::InCluster => Config::incluster().map_err(|error| self.unusable(&error)),
+        }
+    }
+
+    fn client(&self, config: Config) -> Result<Client, ClientError> {
+        Client::try_from(config).map_err(|error| self.unusable(&error))
+    }
+
+    fn unusable(&self, error: &(dyn Error + 'static)) -> ClientError {
+        match self {
+            Self::File(file) => broken(file, &error_chain(error)),
+            Self::InCluster => ClientError::InCluster(error_chain(error)),
+        }
+    }
+
     fn of(kubeconfig: Option<&Path>) -> Option<Self> {
         if let Some(file) = kubeconfig {
             Some(Self::File(file.to_owned()))
@@ -76,6 +98,9 @@ impl Source {
         }
     }
 }
+
+/// The setting of an `auth-provider` that names a program.
+const PROVIDER_COMMAND: &str = "cmd-path";
 
 /// A program that gets credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +120,7 @@ pub fn plugin(section: &KubernetesConfig) -> Option<Plugin> {
     let user = user?;
     let provider = user
         .auth_provider
-        .and_then(|mut provider| provider.config.remove("cmd-path"));
+        .and_then(|mut provider| provider.config.remove(PROVIDER_COMMAND));
     let program = user.exec.and_then(|exec| exec.command).or(provider)?;
     Some(Plugin { file, program })
 }
@@ -155,10 +180,10 @@ async fn from_file(file: &Path) -> Result<Config, ClientError> {
     let kubeconfig = read(file)?;
     check_named(file, &kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    config.map_err(|error| broken(file, &error))
+    config.map_err(|error| broken(file, &error_chain(&error)))
 }
 
-fn broken(file: &Path, error: &dyn std::fmt::Display) -> ClientError {
+fn broken(file: &Path, error: &dyn fmt::Display) -> ClientError {
     ClientError::Kubeconfig {
         file: file.to_owned(),
         reason: error.to_string(),
@@ -179,6 +204,8 @@ fn read(file: &Path) -> Result<Kubeconfig, ClientError> {
 fn check_named(file: &Path, kubeconfig: &Kubeconfig) -> Result<(), ClientError> {
     let (cluster, user) = current(kubeconfig);
     let (cluster, user) = (cluster.unwrap_or_default(), user.unwrap_or_default());
+    let inline = serde_json::to_value(&user).ok();
+    let inline = inline.as_ref().and_then(|user| user.get("token")?.as_str());
     let named = [
         (
             "certificate-authority",
@@ -195,11 +222,29 @@ fn check_named(file: &Path, kubeconfig: &Kubeconfig) -> Result<(), ClientError> 
     ];
     for (key, path, is_replaced) in named {
         if let Some(path) = path.filter(|_| !is_replaced) {
-            files::read(Path::new(&path), MAX_CREDENTIAL_BYTES)
-                .map_err(|error| broken(file, &format!("{key}: {path}: {error}")))?;
+            let unusable = |error: &dyn fmt::Display| broken(file, &format!("{key}: {path}: {error}"));
+            let content =
+                files::read(Path::new(&path), MAX_CREDENTIAL_BYTES).map_err(|error| unusable(&error))?;
+            if key == "tokenFile" && !fits_header(&content) {
+                return Err(unusable(&NO_TOKEN));
+            }
         }
     }
-    Ok(())
+    // The library would panic. Its type for secrets shows them to serde alone.
+    match inline {
+        Some(token) if !fits_header(token.as_bytes()) => Err(broken(file, &format!("token: {NO_TOKEN}"))),
+        _ => Ok(()),
+    }
+}
+
+const NO_TOKEN: &str = "has a line break or another character that no token has; hint: write it without one, as \
+                        `printf %s \"$TOKEN\"` does";
+
+/// Whether an HTTP header can have it (RFC 9110, 5.5).
+fn fits_header(token: &[u8]) -> bool {
+    token
+        .iter()
+        .all(|byte| *byte == b'\t' || !byte.is_ascii_control())
 }
 
 /// The cluster and the user of the current context.
