@@ -308,9 +308,30 @@ service: {pipelines: {metrics: {processors: [direction, policy, kubernetes, wind
     assert!(said.contains(&place), "{said}");
     assert!(said.contains("hint: run flowtap in a pod"), "{said}");
     let said = warnings(&path, &[("KUBECONFIG", "/nowhere/kubeconfig")]);
-    let named =
-        "is null, and the file /nowhere/kubeconfig that $KUBECONFIG names can't be used on this machine";
+    let named = "is null, and /nowhere/kubeconfig that $KUBECONFIG names can't be used on this machine";
     assert!(said.contains(named), "{said}");
+    // Of a list, as kubectl reads it: what is missing is left out, and the others are merged.
+    let folder = tempfile::tempdir().unwrap();
+    let of = |name: &str| folder.path().join(name).display().to_string();
+    let context =
+        "{apiVersion: v1, current-context: a, contexts: [{name: a, context: {cluster: c, user: u}}]}";
+    fs::write(of("context"), context).unwrap();
+    let cluster = "{apiVersion: v1, clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], current-context: b}";
+    fs::write(of("cluster"), cluster).unwrap();
+    let list = [of("missing"), of("context"), String::new(), of("cluster")].join(":");
+    assert_eq!(warnings(&path, &[("KUBECONFIG", &list)]), "");
+    fs::write(of("cluster"), "clusters: nonsense").unwrap();
+    let said = warnings(&path, &[("KUBECONFIG", &list)]);
+    let named = format!(
+        "is null, and {} that $KUBECONFIG names can't be used",
+        of("cluster")
+    );
+    assert!(said.contains(&named), "{said}");
+    // Neither colours nor lines of a warning that there is not.
+    let said = warnings(&path, &[("KUBECONFIG", "/nowhere/\x1b[31m\nforged")]);
+    let named = "/nowhere/\\u{1b}[31m\\nforged that $KUBECONFIG";
+    assert!(said.contains(named) && !said.contains('\x1b'), "{said}");
+
     let in_cluster = [
         ("KUBERNETES_SERVICE_HOST", "192.0.2.1"),
         ("KUBERNETES_SERVICE_PORT", "443"),

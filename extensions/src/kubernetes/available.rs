@@ -5,6 +5,7 @@
 //! error, as configs are validated on other machines than those that they are for.
 
 use flowtap_config::{Config, Diagnostic};
+use flowtap_pipeline::plain::plain;
 use flowtap_pipeline::{ComponentId, ComponentKind, Contract, Dependency, RecordField};
 
 use super::client::{ClientError, check};
@@ -31,11 +32,12 @@ pub async fn unavailable(config: &Config) -> Option<Diagnostic> {
             ([kind.section(), id.as_str()].to_vec(), message, help.to_owned())
         }
         Err(ClientError::Kubeconfig { file, reason }) => {
-            let file = file.display();
+            let file = file.to_string_lossy();
+            let file = plain(&file);
             let named = if section.kubeconfig.is_some() {
-                file.to_string()
+                file.into_owned()
             } else {
-                format!("is null, and the file {file} that $KUBECONFIG names")
+                format!("is null, and {file} that $KUBECONFIG names")
             };
             let message = format!("{named} can't be used on this machine: {reason}");
             let help = format!(

@@ -2,12 +2,14 @@
 
 use std::env;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowtap_config::KubernetesConfig;
 use flowtap_pipeline::files::{self, MAX_CREDENTIAL_BYTES};
+use flowtap_pipeline::plain::plain;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{AuthInfo, AuthProviderConfig, Cluster, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
@@ -21,9 +23,9 @@ pub enum ClientError {
     #[error("the service account of this pod can't be used: {0}")]
     InCluster(String),
     /// A kubeconfig can't be used.
-    #[error("{}: {reason}", .file.display())]
+    #[error("{}: {}", plain(&.file.to_string_lossy()), plain(.reason))]
     Kubeconfig {
-        /// Which file.
+        /// Which file, or several as `$KUBECONFIG` lists them.
         file: PathBuf,
         /// Message of the error.
         reason: String,
@@ -62,8 +64,10 @@ pub(super) async fn check(kubeconfig: Option<&Path>) -> Result<Option<()>, Clien
 }
 
 /// The source of the client's settings.
-enum Source {
-    File(PathBuf),
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Kubeconfigs, merged; several only from `$KUBECONFIG`.
+    Files(Vec<PathBuf>),
     /// The pod's service account.
     InCluster,
 }
@@ -71,7 +75,7 @@ enum Source {
 impl Source {
     async fn settings(&self) -> Result<Config, ClientError> {
         match self {
-            Self::File(file) => from_file(file).await,
+            Self::Files(files) => from_files(files).await,
             Self::InCluster => Config::incluster().map_err(|error| self.unusable(&error)),
         }
     }
@@ -82,20 +86,32 @@ impl Source {
 
     fn unusable(&self, error: &(dyn Error + 'static)) -> ClientError {
         match self {
-            Self::File(file) => broken(file, &error_chain(error)),
+            Self::Files(files) => broken(&joined(files), &error_chain(error)),
             Self::InCluster => ClientError::InCluster(error_chain(error)),
         }
     }
 
     fn of(kubeconfig: Option<&Path>) -> Option<Self> {
+        let in_cluster = env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        Self::choose(kubeconfig, in_cluster, env::var_os("KUBECONFIG"))
+    }
+
+    /// `variable`: the value of `$KUBECONFIG`, a list as in `PATH`.
+    pub(super) fn choose(
+        kubeconfig: Option<&Path>,
+        in_cluster: bool,
+        variable: Option<OsString>,
+    ) -> Option<Self> {
         if let Some(file) = kubeconfig {
-            Some(Self::File(file.to_owned()))
-        } else if env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
-            Some(Self::InCluster)
-        } else {
-            let file = env::var_os("KUBECONFIG").filter(|file| !file.is_empty())?;
-            Some(Self::File(PathBuf::from(file)))
+            return Some(Self::Files(vec![file.to_owned()]));
         }
+        if in_cluster {
+            return Some(Self::InCluster);
+        }
+        let files = env::split_paths(&variable?)
+            .filter(|file| !file.as_os_str().is_empty())
+            .collect::<Vec<_>>();
+        (!files.is_empty()).then_some(Self::Files(files))
     }
 }
 
@@ -105,7 +121,7 @@ const PROVIDER_COMMAND: &str = "cmd-path";
 /// A program that gets credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plugin {
-    /// The kubeconfig that names it.
+    /// The kubeconfig that names it, or the list that does.
     pub file: PathBuf,
     /// Its path or name.
     pub program: String,
@@ -113,16 +129,19 @@ pub struct Plugin {
 
 /// The program that [`client`] would start, if the kubeconfig that it would use has one in its current context.
 pub fn plugin(section: &KubernetesConfig) -> Option<Plugin> {
-    let Source::File(file) = Source::of(section.kubeconfig.as_deref()).filter(|_| section.enabled)? else {
+    let Source::Files(files) = Source::of(section.kubeconfig.as_deref()).filter(|_| section.enabled)? else {
         return None;
     };
-    let (_, user) = current(&read(&file).ok()?);
+    let (_, user) = current(&merged(&files).ok()?);
     let user = user?;
     let provider = user
         .auth_provider
         .and_then(|mut provider| provider.config.remove(PROVIDER_COMMAND));
     let program = user.exec.and_then(|exec| exec.command).or(provider)?;
-    Some(Plugin { file, program })
+    Some(Plugin {
+        file: joined(&files),
+        program,
+    })
 }
 
 /// Maximum time for which the start waits for the cluster's id.
@@ -176,11 +195,36 @@ pub fn servers_of(kubeconfig: &Path) -> Vec<String> {
     urls.flatten().collect()
 }
 
-async fn from_file(file: &Path) -> Result<Config, ClientError> {
-    let kubeconfig = read(file)?;
-    check_named(file, &kubeconfig)?;
+async fn from_files(files: &[PathBuf]) -> Result<Config, ClientError> {
+    let kubeconfig = merged(files)?;
+    let file = joined(files);
+    check_named(&file, &kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    config.map_err(|error| broken(file, &error_chain(&error)))
+    config.map_err(|error| broken(&file, &error_chain(&error)))
+}
+
+/// The files as `$KUBECONFIG` lists them.
+fn joined(files: &[PathBuf]) -> PathBuf {
+    env::join_paths(files).map_or_else(|_| files.iter().collect(), PathBuf::from)
+}
+
+/// Reads kubeconfigs as kubectl does: of what several define the first counts, and of several those that don't exist are left out.
+fn merged(files: &[PathBuf]) -> Result<Kubeconfig, ClientError> {
+    let exists = |file: &&PathBuf| !matches!(file.try_exists(), Ok(false));
+    let existing = files.iter().filter(exists).collect::<Vec<_>>();
+    // With none, the error is that of the first.
+    let existing = if existing.is_empty() {
+        files.iter().take(1).collect()
+    } else {
+        existing
+    };
+    let mut merged = Kubeconfig::default();
+    for file in existing {
+        merged = merged
+            .merge(read(file)?)
+            .map_err(|error| broken(file, &error_chain(&error)))?;
+    }
+    Ok(merged)
 }
 
 fn broken(file: &Path, error: &dyn fmt::Display) -> ClientError {

@@ -4,7 +4,7 @@ use flowtap_pipeline::{ClusterState, KubernetesNames, Published, State};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::client::check;
+use super::client::{Source, check};
 use super::test_server::TestServer;
 use super::*;
 
@@ -489,4 +489,21 @@ async fn credentials_that_can_not_be_used_are_found_without_starting_the_program
         }
     }
     assert!(!started.exists());
+}
+
+#[test]
+fn the_config_comes_before_the_service_account_and_that_before_the_list_of_the_environment() {
+    let choose = |file: Option<&str>, in_cluster, list: &str| {
+        Source::choose(file.map(std::path::Path::new), in_cluster, Some(list.into()))
+    };
+    let files = |names: &[&str]| {
+        Some(Source::Files(
+            names.iter().map(std::path::PathBuf::from).collect(),
+        ))
+    };
+    assert_eq!(choose(Some("/a:b"), true, "/c"), files(&["/a:b"]));
+    assert_eq!(choose(None, true, "/c"), Some(Source::InCluster));
+    assert_eq!(choose(None, false, ":/c::d:"), files(&["/c", "d"]));
+    assert_eq!(choose(None, false, ":"), None);
+    assert_eq!(Source::choose(None, false, None), None);
 }
