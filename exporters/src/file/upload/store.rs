@@ -96,7 +96,7 @@ impl Store {
         let opened = spawn_blocking(move || File::open(owned)).await;
         let mut file = match opened.map_err(io::Error::other).flatten() {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(UploadError::Gone),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(UploadError::Gone),
             Err(error) => return Err(UploadError::Unreadable(error)),
         };
         let mut part;
