@@ -307,6 +307,60 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "geoip")]
+    #[test]
+    fn a_label_that_a_processor_drops_is_one_that_no_metric_has() {
+        let drops = |labels: &str, listed: &str| {
+            unused(&[
+                "processors.geoip={databases: [/nowhere/a.mmdb]}",
+                &format!("processors.attributes.drop=[{labels}]"),
+                &format!("processors.window.labels=[type, {listed}]"),
+                "service.pipelines.metrics.processors=[direction, policy, attributes, geoip, window]",
+            ])
+        };
+        let warnings = drops("peer_asn", "peer_asn");
+        assert_eq!(warnings.len(), 1);
+        let text = warnings[0].to_string();
+        assert!(
+            text.contains("hint: remove `peer_asn` from `processors.attributes.drop`"),
+            "{text}"
+        );
+        assert_eq!(drops("peer_asn", "peer_asn, peer_country"), []);
+        assert_eq!(drops("peer_asn, peer_country", "peer_asn, peer_country").len(), 1);
+        assert_eq!(drops("rport", "peer_asn"), []);
+    }
+
+    #[test]
+    fn processors_that_fill_the_same_have_one_warning_at_the_list_that_counts() {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+        let list = "service:\n  pipelines:\n    metrics:\n      processors: [direction, policy, window]\n";
+        std::fs::write(file.path(), list).unwrap();
+        let layers = flowtap_config::Layers {
+            files: vec![file.path().to_owned()],
+            set: [
+                "processors.names={sources: [hosts]}",
+                "processors.names/2={sources: [hosts]}",
+                "service.pipelines.metrics.processors=[direction, policy, names, names/2, window]",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            ..flowtap_config::Layers::default()
+        };
+        let warnings = flowtap_config::load(&layers, &registry())
+            .unwrap()
+            .unused_processors();
+        let [warning] = &*warnings else {
+            panic!("{warnings:?}");
+        };
+        let text = warning.to_string();
+        let place = "--set service.pipelines.metrics.processors: service.pipelines.metrics.processors[2]: ";
+        assert!(text.starts_with(place), "{text}");
+        assert!(
+            text.contains("`names`, `names/2` fill the labels `peer_name`"),
+            "{text}"
+        );
+    }
+
     fn unused(set: &[&str]) -> Vec<flowtap_config::Diagnostic> {
         load(set)
             .unwrap_or_else(|errors| panic!("{errors}"))
@@ -330,6 +384,9 @@ mod tests {
         ] {
             assert!(text.contains(words), "{text}");
         }
+        // null is no list: the default labels stay.
+        let with_null = unused(&[&names[..], &["processors.window/own.labels=null"]].concat());
+        assert_eq!(with_null[0].help, warnings[0].help);
         let with_list = unused(&[&names[..], &["processors.window/own.labels=[type]"]].concat());
         let text = with_list[0].to_string();
         assert!(
@@ -365,7 +422,9 @@ mod tests {
         ];
         let warnings = unused(&networks);
         assert!(
-            warnings[0].to_string().contains("the labels `peer_network`,"),
+            warnings[0]
+                .to_string()
+                .contains("the label `peer_network`, and no metric of the pipeline `metrics` has it"),
             "{warnings:?}"
         );
         let shortens = [

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use flowtap_config::ConfigErrors;
 use flowtap_engine::runner::RunError;
 use flowtap_extensions::telemetry::TelemetryError;
-use flowtap_pipeline::{BuildError, StageError};
+use flowtap_pipeline::{BuildError, StageError, plain};
 
 /// An exit code: of `sysexits.h`, or of a check such as `policy check`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,8 @@ impl ExitError {
     pub(crate) fn new(code: Code, message: impl fmt::Display) -> Self {
         Self {
             code,
-            message: message.to_string(),
+            // Names of files and texts of others are in it.
+            message: plain::lines(&message.to_string()).into_owned(),
         }
     }
 
@@ -70,7 +71,11 @@ impl ExitError {
     pub(crate) fn config(errors: &ConfigErrors) -> Self {
         let styled =
             io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self::new(Code::Config, errors.render(styled))
+        // It is escaped before it has colours.
+        Self {
+            code: Code::Config,
+            message: errors.render(styled),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use flowtap_pipeline::plain::{lines, plain};
 
 /// More mistakes than this are counted, not shown.
 const MAX_SHOWN: usize = 100;
@@ -74,7 +75,7 @@ impl fmt::Display for Diagnostic {
     /// `file.yaml:12:5: key: what is wrong`, and what to do on a second line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(origin) = &self.origin {
-            write!(f, "{origin}: ")?;
+            write!(f, "{}: ", plain(&origin.to_string()))?;
         }
         // `--set KEY` names the key already.
         let set = self
@@ -82,11 +83,12 @@ impl fmt::Display for Diagnostic {
             .as_ref()
             .and_then(|origin| origin.name.strip_prefix("--set "));
         if !self.key.is_empty() && set != Some(&*self.key) {
-            write!(f, "{}: ", self.key)?;
+            write!(f, "{}: ", plain(&self.key))?;
         }
-        f.write_str(&self.message)?;
+        // Names of files, values and texts of other libraries are in it.
+        f.write_str(&lines(&self.message))?;
         match &self.help {
-            Some(help) => write!(f, "\n  hint: {help}"),
+            Some(help) => write!(f, "\n  hint: {}", lines(help)),
             None => Ok(()),
         }
     }

@@ -5,11 +5,10 @@ mod toml;
 mod yaml;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::Path;
 
 use figment::value::Value;
+use flowtap_pipeline::files;
 
 use self::syntax::place_of;
 pub use self::syntax::{Document, Place, SyntaxError};
@@ -51,7 +50,7 @@ impl Document {
             }
         };
         let bytes =
-            read_bounded(path, MAX_BYTES).map_err(|error| failed(None, None, error.to_string(), None))?;
+            files::read(path, MAX_BYTES).map_err(|error| failed(None, None, error.to_string(), None))?;
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => {
@@ -127,27 +126,6 @@ impl Document {
         }
         self
     }
-}
-
-/// All of a file that has at most `limit` bytes.
-///
-/// # Errors
-/// [`io::Error`] if it can't be read, has more, or is something else: a device or pipe might never end.
-pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if metadata.is_dir() {
-        return Err(io::Error::other("is a directory"));
-    }
-    if !metadata.is_file() {
-        return Err(io::Error::other("is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    // Files of /proc have contents but size 0, so the metadata's size is not used.
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::other(format!("has more than {limit} bytes")));
-    }
-    Ok(bytes)
 }
 
 /// The line at `place`, unless it or the one before may hold a secret: errors end up in logs.

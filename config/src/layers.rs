@@ -89,11 +89,14 @@ impl Merged {
     pub(crate) fn origin(&self, path: &[String]) -> Option<Origin> {
         (1..=path.len()).rev().find_map(|length| {
             let path = &path[..length];
-            let source = self
-                .sources
-                .iter()
-                .rev()
-                .find(|source| has(&source.document.values, path))?;
+            let mut sources = self.sources.iter().rev();
+            // A list, or its text in `--set`, takes the place of all that the layers below have there.
+            let source = sources.find(|source| {
+                has(&source.document.values, path) || replaces(&source.document.values, path)
+            })?;
+            if !has(&source.document.values, path) {
+                return None;
+            }
             let place = source.document.places.get(path).copied();
             Some(Origin {
                 name: source.name.clone(),
@@ -145,6 +148,12 @@ impl Merged {
 
 fn has(values: &Dict, path: &[String]) -> bool {
     find(values, path).is_some()
+}
+
+/// Whether there is something else than a mapping above `path`.
+fn replaces(values: &Dict, path: &[String]) -> bool {
+    let mut above = (1..path.len()).filter_map(|length| find(values, &path[..length]));
+    above.any(|value| !matches!(value, Value::Dict(..)))
 }
 
 /// The value at `path`; an index is a decimal number.

@@ -169,7 +169,7 @@ pub struct KubernetesConfig {
     /// Whether the cluster's API is used, if there is one: with the pod's service account, or with
     /// a kubeconfig.
     pub enabled: bool,
-    /// A kubeconfig; null for the pod's service account, else `$KUBECONFIG`.
+    /// A kubeconfig; null for the pod's service account, else those of `$KUBECONFIG`, merged as by kubectl.
     pub kubeconfig: Option<PathBuf>,
     /// Name of the node that flowtap runs on; null for `$NODE_NAME`, else the host's name.
     pub node_name: Option<String>,

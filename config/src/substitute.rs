@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Value};
+use flowtap_pipeline::files;
 
 use crate::diagnostic::{Diagnostic, key_of};
-use crate::document::{read_bounded, value_from_yaml};
+use crate::document::value_from_yaml;
 use crate::layers::Merged;
 
 /// Stands for a value that was substituted.
@@ -206,7 +207,7 @@ fn read(path: &str) -> Result<String, SubstitutionError> {
         help: "name a file that flowtap may read; its path is absolute, or from where flowtap is started"
             .to_owned(),
     };
-    let bytes = read_bounded(Path::new(path), MAX_FILE_BYTES).map_err(|error| failed(error.to_string()))?;
+    let bytes = files::read(Path::new(path), MAX_FILE_BYTES).map_err(|error| failed(error.to_string()))?;
     let mut text = String::from_utf8(bytes).map_err(|_| failed("it is not UTF-8".to_owned()))?;
     if text.ends_with('\n') {
         text.pop();
@@ -289,7 +290,7 @@ mod tests {
         for (text, why) in [
             (reference.as_str(), "UTF-8"),
             ("${file:/nowhere/secret}", "/nowhere/secret"),
-            ("${file:/dev/zero}", "not a regular file"),
+            ("${file:/dev/zero}", "expected a regular file"),
             ("${file:/}", "is a directory"),
         ] {
             let message = expanded(text).unwrap_err().message;

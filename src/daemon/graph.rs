@@ -171,12 +171,15 @@ fn is_pulled(contract: &Contract) -> bool {
     !contract.listens.is_empty() && contract.dials.is_empty()
 }
 
-/// The queue of an exporter that `feeding` pipelines feed. Where it is scraped, a snapshot of each has room: their windows close at the
-/// same moment, and what is dropped is missing from all scrapes until the next window.
+/// The queue of an exporter that `feeding` pipelines feed. Where it is scraped, a snapshot of each has room: their
+/// windows close at the same moment, and what is dropped is missing from all scrapes until the next window.
 fn queue_of(queue: QueueConfig, is_pulled: bool, feeding: usize) -> QueueConfig {
-    let size = NonZeroUsize::new(feeding).filter(|_| is_pulled);
+    let Some(feeding) = NonZeroUsize::new(feeding).filter(|_| is_pulled) else {
+        return queue;
+    };
     QueueConfig {
-        size: size.map_or(queue.size, |size| size.max(queue.size)),
+        size: feeding.max(queue.size),
+        max_bytes: queue.max_bytes.saturating_mul(feeding.get()),
         ..queue
     }
 }
@@ -187,15 +190,6 @@ pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
     let Ok(id) = tap::ID.parse::<ComponentId>() else {
         return;
     };
-    graph.exporters.push(ExporterNode {
-        id: id.clone(),
-        // Always the same: it lives on over every reload.
-        fingerprint: String::new(),
-        exporter: Box::new(tap.clone()),
-        queue: QueueConfig::default(),
-        kinds: vec![PipelineKind::Metrics],
-        is_pulled: true,
-    });
     let with_series = |pipeline: &&mut PipelineNode| pipeline.kind == PipelineKind::Metrics;
     let mut names = Vec::new();
     for pipeline in graph.pipelines.iter_mut().filter(with_series) {
@@ -203,6 +197,15 @@ pub(crate) fn attach_tap(graph: &mut Graph, tap: &Tap) {
         pipeline.stages.observe(tap.observer(&pipeline.name));
         names.push(Arc::clone(&pipeline.name));
     }
+    graph.exporters.push(ExporterNode {
+        id,
+        // Always the same: it lives on over every reload.
+        fingerprint: String::new(),
+        exporter: Box::new(tap.clone()),
+        queue: queue_of(QueueConfig::default(), true, names.len()),
+        kinds: vec![PipelineKind::Metrics],
+        is_pulled: true,
+    });
     tap.retain(&names);
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Seek, Write};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::daemon::{flowtap, flowtap_of_nobody};
 use crate::require;
@@ -290,7 +291,7 @@ fn validate_warns_of_a_cluster_to_which_this_machine_has_no_way() {
         "{path}:3:5: service.kubernetes.kubeconfig: /nowhere/kubeconfig can't be used on this machine: No such file"
     );
     assert!(said.contains(&place), "{said}");
-    assert!(said.contains("hint: name a file that is there"), "{said}");
+    assert!(said.contains("hint: correct it, or name a file"), "{said}");
     let path = with("service:\n  kubernetes:\n    kubeconfig: /nowhere/kubeconfig\n    enabled: false\n");
     assert_eq!(warnings(&path, &[]), "");
 
@@ -307,9 +308,30 @@ service: {pipelines: {metrics: {processors: [direction, policy, kubernetes, wind
     assert!(said.contains(&place), "{said}");
     assert!(said.contains("hint: run flowtap in a pod"), "{said}");
     let said = warnings(&path, &[("KUBECONFIG", "/nowhere/kubeconfig")]);
-    let named =
-        "is null, and the file /nowhere/kubeconfig that $KUBECONFIG names can't be used on this machine";
+    let named = "is null, and /nowhere/kubeconfig that $KUBECONFIG names can't be used on this machine";
     assert!(said.contains(named), "{said}");
+    // Of a list, as kubectl reads it: what is missing is left out, and the others are merged.
+    let folder = tempfile::tempdir().unwrap();
+    let of = |name: &str| folder.path().join(name).display().to_string();
+    let context =
+        "{apiVersion: v1, current-context: a, contexts: [{name: a, context: {cluster: c, user: u}}]}";
+    fs::write(of("context"), context).unwrap();
+    let cluster = "{apiVersion: v1, clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], current-context: b}";
+    fs::write(of("cluster"), cluster).unwrap();
+    let list = [of("missing"), of("context"), String::new(), of("cluster")].join(":");
+    assert_eq!(warnings(&path, &[("KUBECONFIG", &list)]), "");
+    fs::write(of("cluster"), "clusters: nonsense").unwrap();
+    let said = warnings(&path, &[("KUBECONFIG", &list)]);
+    let named = format!(
+        "is null, and {} that $KUBECONFIG names can't be used",
+        of("cluster")
+    );
+    assert!(said.contains(&named), "{said}");
+    // Neither colours nor lines of a warning that there is not.
+    let said = warnings(&path, &[("KUBECONFIG", "/nowhere/\x1b[31m\nforged")]);
+    let named = "/nowhere/\\u{1b}[31m\\nforged that $KUBECONFIG";
+    assert!(said.contains(named) && !said.contains('\x1b'), "{said}");
+
     let in_cluster = [
         ("KUBERNETES_SERVICE_HOST", "192.0.2.1"),
         ("KUBERNETES_SERVICE_PORT", "443"),
@@ -506,4 +528,105 @@ fn by_default_no_port_is_a_collectors_and_one_that_is_set_to_be_is_warned_of() {
             "{key}: {warned}"
         );
     }
+}
+
+/// Standard error of `flowtap` with these arguments; `None` if it hangs.
+fn ended(arguments: &[&str]) -> Option<String> {
+    let mut command = flowtap();
+    command
+        .env_remove("KUBECONFIG")
+        .env_remove("KUBERNETES_SERVICE_HOST");
+    let mut child = command
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Some(text(&child.wait_with_output().unwrap().stderr))
+}
+
+#[test]
+fn a_fifo_in_place_of_any_file_that_a_config_names_is_an_error_and_no_hang() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let fifo = fifo.to_str().unwrap();
+    let config = folder.path().join("flowtap.yaml");
+    let text = "receivers: {generator: {}}\nservice: {admin: {endpoint: null}, pipelines: {metrics: {receivers: [generator]}}}\n";
+    fs::write(&config, text).unwrap();
+    let names_it = |command: &str, set: &[String]| {
+        let mut arguments = vec![command, "--config", config.to_str().unwrap()];
+        arguments.extend(set.iter().flat_map(|set| ["--set", set]));
+        let said = ended(&arguments).unwrap_or_else(|| panic!("{arguments:?} hangs"));
+        let named = format!("{fifo}: is a FIFO; expected a regular file");
+        let named_otherwise = format!("{fifo} can't be used on this machine: is a FIFO; expected");
+        let as_value = format!("the file {fifo} can't be read: is a FIFO; expected");
+        assert!(
+            [named, named_otherwise, as_value]
+                .iter()
+                .any(|text| said.contains(text)),
+            "{arguments:?}: {said}"
+        );
+        said
+    };
+    let pipeline = "service.pipelines.metrics";
+    let exporter = |name: &str| format!("{pipeline}.exporters=[{name}]");
+    let processor = |name: &str| format!("{pipeline}.processors=[direction, policy, {name}, window]");
+    for set in [
+        vec![format!("processors.policy.dns=[\"file:{fifo}\"]")],
+        vec![format!("processors.geoip.databases=[{fifo}]"), processor("geoip")],
+        vec![format!("processors.watch.state_file={fifo}"), processor("watch")],
+        vec![
+            format!("exporters.otlp={{endpoint: 'https://192.0.2.1:1', tls: {{ca_file: {fifo}}}}}"),
+            exporter("otlp"),
+        ],
+        vec![format!(
+            "exporters.prometheus.tls={{cert_file: {fifo}, key_file: {fifo}}}"
+        )],
+        vec![format!("exporters.prometheus.bearer_token=${{file:{fifo}}}")],
+        vec![
+            format!(
+                "exporters.file={{path: '/nowhere/{{host}}/{{time}}.json', upload: {{url: 'gs://flows', \
+                 credentials: {{google_service_account: {fifo}}}}}}}"
+            ),
+            exporter("file"),
+        ],
+        vec![format!("service.kubernetes.kubeconfig={fifo}")],
+    ] {
+        names_it("validate", &set);
+    }
+    let kubeconfig = folder.path().join("kubeconfig");
+    let text = "{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: c, user: u}}],
+        users: [{name: u, user: {token: x}}],
+        clusters: [{name: c, cluster: {server: 'https://192.0.2.1:1', certificate-authority: fifo}}]}";
+    fs::write(&kubeconfig, text).unwrap();
+    let set = format!("service.kubernetes.kubeconfig={}", kubeconfig.display());
+    let said = names_it("validate", std::slice::from_ref(&set));
+    let key = format!("certificate-authority: {fifo}: is a FIFO");
+    assert!(said.contains(&key), "{said}");
+    let metrics = || "exporters.prometheus.endpoint=127.0.0.1:0".to_owned();
+    names_it(
+        "run",
+        &[
+            set,
+            metrics(),
+            "service.telemetry.metrics.endpoint=null".to_owned(),
+        ],
+    );
+    let replay = [
+        format!("receivers.replay.file={fifo}"),
+        format!("{pipeline}.receivers=[replay]"),
+        metrics(),
+        "service.telemetry.metrics.endpoint=null".to_owned(),
+    ];
+    names_it("run", &replay);
 }

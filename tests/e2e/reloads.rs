@@ -208,3 +208,33 @@ fn a_changed_file_is_read_without_a_signal_and_status_reports_a_bad_one() {
     let reloads = |outcome| own.sum("flowtap_config_reloads_total", &[("outcome", outcome)]);
     assert_eq!((reloads("applied"), reloads("refused")), (1, 1));
 }
+
+#[test]
+fn the_queue_of_an_exporter_that_a_reload_keeps_grows_with_the_pipelines_that_feed_it() {
+    let daemon = Daemon::start(&[
+        "service.pipelines.metrics.receivers=[generator]",
+        "receivers.generator.flows=10",
+    ]);
+    let config = read(&daemon.config());
+    let with = |pipelines: usize| {
+        let second = (2..=pipelines).map(|index| {
+            format!(
+                "    metrics/{index}: {{receivers: [generator], processors: [direction, policy, window], exporters: [prometheus]}}\n"
+            )
+        });
+        [config.clone(), second.collect()].concat()
+    };
+    let capacity = |exporter| {
+        daemon
+            .telemetry()
+            .sum("flowtap_exporter_queue_capacity", &[("exporter", exporter)])
+    };
+    assert!(daemon.reload(&with(2)), "{}", daemon.status());
+    assert_eq!(capacity("prometheus"), 2);
+    // With two pipelines its series have a label already, so it is kept; the live view's always is.
+    assert!(daemon.reload(&with(9)), "{}", daemon.status());
+    assert_eq!((capacity("prometheus"), capacity("live")), (9, 9));
+    // A smaller one would drop snapshots that wait.
+    assert!(daemon.reload(&with(3)), "{}", daemon.status());
+    assert_eq!(capacity("prometheus"), 9);
+}

@@ -30,9 +30,10 @@ impl Retention {
         !rotation.max_retention.is_zero() && now.since(self.looked) >= INTERVAL
     }
 
-    /// Removes the oldest files beyond the limits, `newest` never. Files of a time that is still to come are neither
-    /// counted nor removed: the clock was ahead when they were written, and by name each of them is newer than `newest`.
-    /// `removed` is called after each file that is removed.
+    /// Removes the oldest files beyond the limits, `newest` never. Files of a time that is still to come count as the oldest, and are
+    /// removed for their number and bytes alone: the clock was ahead when they were written, or is behind now, so by name each of
+    /// them is newer than `newest`, and their age is not known. With a clock that is behind they are all that there is from before, and
+    /// no more of them are removed than by a clock that is right. `removed` is called after each file that is removed.
     ///
     /// # Errors
     /// The folder can't be read, or a file can't be removed.
@@ -64,7 +65,7 @@ impl Retention {
         let size = |name: &Name| fs::metadata(names.finished(name)).map_or(0, |file| file.len());
         // From the newest to the oldest: once one is removed, all that are older are.
         let (mut files, mut bytes) = (usize::from(newest.is_some()), newest.map_or(0, size));
-        for name in past.iter().rev() {
+        for name in past.iter().rev().chain(future.iter().rev()) {
             files += 1;
             let length = size(name);
             bytes += length;
@@ -93,7 +94,8 @@ impl Retention {
                 files = future.len(),
                 first = %names.finished(first).display(),
                 %now,
-                "files dated in the future are neither counted nor removed by rotation; hint: the clock was ahead once, remove them by hand"
+                "files dated in the future are the first that rotation removes, and not for their age; hint: the clock was ahead once, or is \
+                 behind now: check that it is synchronized"
             );
         }
         self.future_files = future.len();

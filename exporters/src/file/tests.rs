@@ -460,7 +460,7 @@ fn the_newest_files_are_kept_and_files_of_others_are_not_touched() {
 }
 
 #[test]
-fn files_of_a_clock_that_was_ahead_cost_no_file_of_now() {
+fn files_of_a_clock_that_was_ahead_count_and_cost_no_file_of_now() {
     let dir = tempfile::tempdir().unwrap();
     let future = [1, 2, 3].map(|second| format!("flowtap-metrics-node1-20990101T00000{second}Z.jsonl"));
     for name in &future {
@@ -480,9 +480,30 @@ fn files_of_a_clock_that_was_ahead_cost_no_file_of_now() {
         let expected = format!("flowtap-metrics-node1-20260102T0300{:02}Z.jsonl", second - 5);
         assert_eq!(newest, Some(expected), "the file just finished");
     }
-    let names = names(dir.path());
-    assert_eq!(names.len(), 3 + 3, "{names:?}");
-    assert!(future.iter().all(|name| names.contains(name)), "{names:?}");
+    // The limit holds: they are the first to go.
+    let left = [10, 15, 20].map(|second| format!("flowtap-metrics-node1-20260102T0300{second}Z.jsonl"));
+    assert_eq!(names(dir.path()), left);
+}
+
+#[test]
+fn a_clock_that_is_behind_costs_as_many_files_as_one_that_is_right_and_none_for_its_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = [1, 2, 3].map(|second| format!("flowtap-metrics-node1-20990101T00000{second}Z.jsonl"));
+    for name in &before {
+        fs::write(dir.path().join(name), "{}\n").unwrap();
+    }
+    let mut writer = writer(&Config {
+        rotation: Rotation {
+            max_bytes: 1,
+            max_files: 3,
+            max_retention: Duration::from_secs(1),
+            ..Rotation::default()
+        },
+        ..config(dir.path(), Format::Json)
+    });
+    assert_eq!(writer.write(Content::Metrics(&window(5, 1))), wrote(1));
+    let own = "flowtap-metrics-node1-20260102T030000Z.jsonl".to_owned();
+    assert_eq!(names(dir.path()), [own, before[1].clone(), before[2].clone()]);
 }
 
 #[test]

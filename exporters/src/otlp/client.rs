@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use flowtap_pipeline::{Exported, PipelineKind};
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
@@ -188,12 +188,7 @@ impl HttpClient {
             PipelineKind::Metrics => &self.metrics,
             PipelineKind::Logs => &self.logs,
         };
-        let answer = poster.post(body, encoding).await?.into_body();
-        let response = if self.json {
-            json::decode_response(&answer).map_err(BoxError::from)
-        } else {
-            ExportMetricsServiceResponse::decode(answer).map_err(BoxError::from)
-        };
+        let response = decode(poster.post(body, encoding).await?, self.json);
         // The status has said that all is well.
         let response = response.unwrap_or_else(|error| {
             tracing::warn!(%error, "the collector's response can't be decoded; its status is success; \
@@ -202,6 +197,33 @@ impl HttpClient {
         });
         Ok(accepted(&response, request.kind, request.items))
     }
+}
+
+/// Decodes a response by its content type, else by that of the request, and in the other encoding if that fails: neither encoding can be
+/// taken for the other, and what the collector rejected is not to be counted as sent.
+fn decode(
+    response: Response<Bytes>,
+    request_is_json: bool,
+) -> Result<ExportMetricsServiceResponse, BoxError> {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    let content_type = content_type
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let is_json = match essence.to_ascii_lowercase().as_str() {
+        "application/json" => true,
+        "application/x-protobuf" => false,
+        _ => request_is_json,
+    };
+    let body = response.into_body();
+    let read = |json: bool| {
+        if json {
+            json::decode_response(&body).map_err(BoxError::from)
+        } else {
+            ExportMetricsServiceResponse::decode(body.clone()).map_err(BoxError::from)
+        }
+    };
+    read(is_json).or_else(|error| read(!is_json).map_err(|_| error))
 }
 
 /// The OTLP specification ("OTLP/HTTP Throttling" and "Failures") lists all of these but 408, by which a server says that it did not

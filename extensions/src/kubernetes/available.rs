@@ -5,9 +5,10 @@
 //! error, as configs are validated on other machines than those that they are for.
 
 use flowtap_config::{Config, Diagnostic};
+use flowtap_pipeline::plain::plain;
 use flowtap_pipeline::{ComponentId, ComponentKind, Contract, Dependency, RecordField};
 
-use super::client::{ClientError, settings};
+use super::client::{ClientError, check};
 
 /// Returns what keeps the watcher of the cluster from working on this machine, with the fix.
 pub async fn unavailable(config: &Config) -> Option<Diagnostic> {
@@ -18,8 +19,8 @@ pub async fn unavailable(config: &Config) -> Option<Diagnostic> {
     let kubeconfig = ["service", "kubernetes", "kubeconfig"];
     let enabled = ["service", "kubernetes", "enabled"];
     let without = "`service.kubernetes.enabled: false` does without the cluster";
-    let (path, message, help) = match settings(section.kubeconfig.as_deref()).await {
-        Ok(Some(_)) => return None,
+    let (path, message, help) = match check(section.kubeconfig.as_deref()).await {
+        Ok(Some(())) => return None,
         Ok(None) => {
             let (kind, id) = component_with_names(config)?;
             let message = format!(
@@ -31,15 +32,16 @@ pub async fn unavailable(config: &Config) -> Option<Diagnostic> {
             ([kind.section(), id.as_str()].to_vec(), message, help.to_owned())
         }
         Err(ClientError::Kubeconfig { file, reason }) => {
-            let file = file.display();
+            let file = file.to_string_lossy();
+            let file = plain(&file);
             let named = if section.kubeconfig.is_some() {
-                file.to_string()
+                file.into_owned()
             } else {
-                format!("is null, and the file {file} that $KUBECONFIG names")
+                format!("is null, and {file} that $KUBECONFIG names")
             };
             let message = format!("{named} can't be used on this machine: {reason}");
             let help = format!(
-                "name a file that is there when flowtap starts, which it does not do without; {without}"
+                "correct it, or name a file that can be used when flowtap starts, which it does not do without; {without}"
             );
             (kubeconfig.to_vec(), message, help)
         }

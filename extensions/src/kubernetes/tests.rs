@@ -4,6 +4,7 @@ use flowtap_pipeline::{ClusterState, KubernetesNames, Published, State};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::client::{Source, check};
 use super::test_server::TestServer;
 use super::*;
 
@@ -425,4 +426,84 @@ async fn a_service_has_the_workload_of_its_pods_if_all_have_one_and_nodes_have_z
     assert_eq!(workload("10.96.0.3"), service("nobody", ""));
     assert_eq!(workload("10.96.0.4"), service("external", ""));
     assert_eq!(state.zones["worker-1"].as_ref(), "a");
+}
+
+/// A kubeconfig of one context, with this user and cluster.
+fn kubeconfig(user: &str, cluster: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Config, current-context: a, contexts: [{{name: a, context: {{cluster: c, user: u}}}}],
+        clusters: [{{name: c, cluster: {{{cluster}}}}}], users: [{{name: u, user: {{{user}}}}}]}}"
+    )
+}
+
+#[tokio::test]
+async fn credentials_that_can_not_be_used_are_found_without_starting_the_program_that_gets_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    let server = "server: 'http://127.0.0.1:1'";
+    std::fs::write(folder.path().join("good"), "token").unwrap();
+    std::fs::write(folder.path().join("broken"), "token\n").unwrap();
+    let started = folder.path().join("started");
+    let program = format!(
+        "exec: {{apiVersion: client.authentication.k8s.io/v1, command: touch, args: ['{}']}}",
+        started.display()
+    );
+    let provider = format!(
+        "auth-provider: {{name: gcp, config: {{cmd-path: touch, cmd-args: '{}'}}}}",
+        started.display()
+    );
+    for (user, expected) in [
+        ("tokenFile: missing", Some("tokenFile: ")),
+        ("tokenFile: broken", Some("tokenFile: ")),
+        ("tokenFile: good", None),
+        ("token: \"a\\nb\"", Some("token: has a line break")),
+        // It takes precedence, and the file is not read.
+        ("token: x, tokenFile: missing", None),
+        (
+            "client-certificate: missing, client-key: missing",
+            Some("client-certificate: "),
+        ),
+        (
+            "client-certificate-data: '!!', client-key-data: '!!'",
+            Some("failed to decode base64"),
+        ),
+        (
+            "client-certificate-data: aGVsbG8=, client-key-data: aGVsbG8=",
+            Some("missing a private key"),
+        ),
+        (
+            "exec: {apiVersion: client.authentication.k8s.io/v1}",
+            Some("command must be"),
+        ),
+        (&program, None),
+        (&provider, None),
+    ] {
+        std::fs::write(&file, kubeconfig(user, server)).unwrap();
+        let error = check(Some(&file)).await.err().map(|error| error.to_string());
+        match (expected, &error) {
+            (None, None) => {}
+            (Some(words), Some(error)) if error.contains(words) => {
+                assert!(error.starts_with(&file.display().to_string()), "{error}");
+            }
+            _ => panic!("{user}: expected {expected:?}, found {error:?}"),
+        }
+    }
+    assert!(!started.exists());
+}
+
+#[test]
+fn the_config_comes_before_the_service_account_and_that_before_the_list_of_the_environment() {
+    let choose = |file: Option<&str>, in_cluster, list: &str| {
+        Source::choose(file.map(std::path::Path::new), in_cluster, Some(list.into()))
+    };
+    let files = |names: &[&str]| {
+        Some(Source::Files(
+            names.iter().map(std::path::PathBuf::from).collect(),
+        ))
+    };
+    assert_eq!(choose(Some("/a:b"), true, "/c"), files(&["/a:b"]));
+    assert_eq!(choose(None, true, "/c"), Some(Source::InCluster));
+    assert_eq!(choose(None, false, ":/c::d:"), files(&["/c", "d"]));
+    assert_eq!(choose(None, false, ":"), None);
+    assert_eq!(Source::choose(None, false, None), None);
 }

@@ -365,8 +365,8 @@ fn warn(source: Source, error: &watcher::Error) {
 }
 
 /// The error and its causes as one line: the server may have sent any text.
-fn error_chain(error: &watcher::Error) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+pub(super) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
     let mut texts: Vec<String> = Vec::new();
     for text in causes.map(ToString::to_string) {
         // Many errors repeat their cause.

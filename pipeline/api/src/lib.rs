@@ -13,6 +13,7 @@
 //! | [`contract`] | [`Contract`]: what a component declares of itself |
 //! | [`extension`] | [`Extension`]: what runs beside the pipelines |
 //! | [`stage`] | the traits [`Receiver`], [`Processor`], [`Aggregator`], [`Exporter`] |
+//! | [`files`] | files that a config names: regular files of bounded size |
 //! | [`sink`] | [`Sink`]: the pipelines as a receiver sees them |
 //! | [`address`], [`size`] | addresses and sizes as configs write them |
 //! | [`schema`] | JSON Schema for config values that are formatted strings |
@@ -31,6 +32,7 @@ pub mod address;
 pub mod component;
 pub mod contract;
 pub mod extension;
+pub mod files;
 pub mod findings;
 pub mod id;
 pub mod live;

@@ -2,6 +2,7 @@
 //! else.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::PoisonError;
 #[cfg(not(all(test, feature = "loom")))]
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -11,8 +12,11 @@ use flowtap_pipeline::{Output, QueueConfig, WhenFull};
 use loom::sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Maximum number of outputs, and of their bytes.
+    size: NonZeroUsize,
+    max_bytes: usize,
     waiting: VecDeque<Output>,
     bytes: usize,
     closed: bool,
@@ -26,12 +30,18 @@ impl State {
         self.bytes -= output.bytes();
         Some(output)
     }
+
+    /// Whether what waits leaves no room for `bytes` more.
+    fn is_full(&self, bytes: usize) -> bool {
+        !self.waiting.is_empty()
+            && (self.waiting.len() >= self.size.get() || self.bytes.saturating_add(bytes) > self.max_bytes)
+    }
 }
 
 /// A bounded queue with one producer side and one consumer.
 #[derive(Debug)]
 pub struct OutputQueue {
-    config: QueueConfig,
+    when_full: WhenFull,
     state: Mutex<State>,
     changed: Notify,
     /// Wakes callers that wait to push.
@@ -41,9 +51,17 @@ pub struct OutputQueue {
 impl OutputQueue {
     /// An empty queue.
     pub fn new(config: QueueConfig) -> Self {
+        let state = State {
+            size: config.size,
+            max_bytes: config.max_bytes,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            closed: false,
+            relieved: false,
+        };
         Self {
-            config,
-            state: Mutex::new(State::default()),
+            when_full: config.when_full,
+            state: Mutex::new(state),
             changed: Notify::new(),
             room: Condvar::new(),
         }
@@ -56,8 +74,8 @@ impl OutputQueue {
         let bytes = output.bytes();
         let mut state = self.lock();
         let mut dropped = Vec::new();
-        while !state.closed && self.is_full(&state, bytes) {
-            match self.config.when_full {
+        while !state.closed && state.is_full(bytes) {
+            match self.when_full {
                 WhenFull::DropNewest => return vec![output],
                 WhenFull::DropOldest => dropped.extend(state.pop()),
                 WhenFull::Block if state.relieved => dropped.extend(state.pop()),
@@ -77,13 +95,6 @@ impl OutputQueue {
         dropped
     }
 
-    /// Whether what waits leaves no room for `bytes` more.
-    fn is_full(&self, state: &State, bytes: usize) -> bool {
-        !state.waiting.is_empty()
-            && (state.waiting.len() >= self.config.size.get()
-                || state.bytes.saturating_add(bytes) > self.config.max_bytes)
-    }
-
     /// The next output; `None` once the queue is closed and drained. For one consumer. Cancel-safe.
     pub async fn pop(&self) -> Option<Output> {
         loop {
@@ -101,6 +112,15 @@ impl OutputQueue {
             // missed.
             self.changed.notified().await;
         }
+    }
+
+    /// Makes room for as much as `config` has it, if there is less. A queue never shrinks: it would drop what waits.
+    pub(crate) fn grow(&self, config: &QueueConfig) {
+        let mut state = self.lock();
+        state.size = state.size.max(config.size);
+        state.max_bytes = state.max_bytes.max(config.max_bytes);
+        drop(state);
+        self.room.notify_all();
     }
 
     /// Sets whether a full queue of [`WhenFull::Block`] drops its oldest instead of waiting: a producer holds its pipeline's lock
@@ -140,7 +160,7 @@ impl OutputQueue {
 
     /// Maximum number of outputs in the queue.
     pub fn capacity(&self) -> usize {
-        self.config.size.get()
+        self.lock().size.get()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -156,7 +176,6 @@ mod loom_tests;
 #[cfg(test)]
 #[cfg(not(feature = "loom"))]
 mod tests {
-    use std::num::NonZeroUsize;
     use std::sync::Arc;
 
     use super::*;
@@ -204,6 +223,21 @@ mod tests {
         assert_eq!(at(queue.push(snapshot(1))), None);
         assert_eq!(at(queue.push(snapshot(2))), Some(2));
         assert_eq!(at(queue.pop().await), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_grows_keeps_what_waits_and_never_shrinks() {
+        let queue = queue(1, WhenFull::DropOldest);
+        assert_eq!(at(queue.push(snapshot(1))), None);
+        for size in [2, 1] {
+            queue.grow(&QueueConfig {
+                size: NonZeroUsize::new(size).unwrap(),
+                ..QueueConfig::default()
+            });
+            assert_eq!(queue.capacity(), 2);
+        }
+        assert_eq!(at(queue.push(snapshot(2))), None);
+        assert_eq!(at(queue.push(snapshot(3))), Some(1));
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use flowtap_pipeline::Violation;
+use flowtap_pipeline::files::{self, MAX_CREDENTIAL_BYTES};
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
@@ -110,7 +111,7 @@ impl ClientTls {
     pub fn client_config(&self) -> Result<ClientConfig, TlsError> {
         let mut roots = RootCertStore::empty();
         if let Some(path) = &self.ca_file {
-            for certificate in certificates(path)? {
+            for certificate in certificates("ca_file", path)? {
                 roots
                     .add(certificate)
                     .map_err(|source| TlsError::Unusable(path.clone(), source.to_string()))?;
@@ -145,7 +146,7 @@ impl ClientTls {
             .with_webpki_verifier(verifier);
         match (&self.cert_file, &self.key_file) {
             (Some(cert_file), Some(key_file)) => config
-                .with_client_auth_cert(certificates(cert_file)?, key(key_file)?)
+                .with_client_auth_cert(certificates("cert_file", cert_file)?, key(key_file)?)
                 .map_err(|source| TlsError::Unusable(cert_file.clone(), source.to_string())),
             _ => Ok(config.with_no_client_auth()),
         }
@@ -156,8 +157,15 @@ impl ClientTls {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// It can't be read, or is not PEM.
-    #[error("{}: {}", .0.display(), .1)]
-    File(PathBuf, String),
+    #[error("{key}: {}: {reason}", .file.display())]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// Its path.
+        file: PathBuf,
+        /// Message of the error.
+        reason: String,
+    },
     /// It can be read, and is of no use.
     #[error("{}: {}", .0.display(), .1)]
     Unusable(PathBuf, String),
@@ -202,10 +210,18 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed = |error: &dyn std::fmt::Display| TlsError::File(path.to_owned(), error.to_string());
-    let certificates = CertificateDer::pem_file_iter(path)
-        .map_err(|error| failed(&error))?
+fn unreadable(key: &'static str, path: &Path, error: &dyn std::fmt::Display) -> TlsError {
+    TlsError::File {
+        key,
+        file: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |error: &dyn std::fmt::Display| unreadable(key, path, error);
+    let bytes = files::read(path, MAX_CREDENTIAL_BYTES).map_err(|error| failed(&error))?;
+    let certificates = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed(&error))?;
     if certificates.is_empty() {
@@ -215,7 +231,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::File(path.to_owned(), error.to_string()))
+    let failed = |error: &dyn std::fmt::Display| unreadable("key_file", path, error);
+    let bytes = files::read(path, MAX_CREDENTIAL_BYTES).map_err(|error| failed(&error))?;
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| failed(&error))
 }
 
 /// The certificate of a listener, read again when its files change.
@@ -228,7 +246,7 @@ pub struct ServerCertificate {
 
 impl ServerCertificate {
     fn read(files: &ServerTls) -> Result<CertifiedKey, TlsError> {
-        let certificates = certificates(&files.cert_file)?;
+        let certificates = certificates("cert_file", &files.cert_file)?;
         CertifiedKey::from_der(certificates, key(&files.key_file)?, &provider())
             .map_err(|source| TlsError::Unusable(files.cert_file.clone(), source.to_string()))
     }
@@ -243,7 +261,7 @@ impl ServerCertificate {
     /// # Errors
     /// [`TlsError`] with the file; the certificate before stays.
     pub fn refresh(&self) -> Result<bool, TlsError> {
-        let failed = |error: io::Error| TlsError::File(self.files.cert_file.clone(), error.to_string());
+        let failed = |error: io::Error| unreadable("cert_file", &self.files.cert_file, &error);
         let modified = Some(Self::modified(&self.files).map_err(failed)?);
         if *self.read_at.load_full() == modified {
             return Ok(false);
@@ -280,7 +298,7 @@ pub fn server_config(files: &ServerTls) -> Result<(ServerConfig, Arc<ServerCerti
             let unusable =
                 |error: &dyn std::fmt::Display| TlsError::Unusable(path.clone(), error.to_string());
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
+            for certificate in certificates("client_ca_file", path)? {
                 roots.add(certificate).map_err(|error| unusable(&error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())

@@ -3,13 +3,15 @@
 //! Records of the vendors have the same content under other names: these are tried in turn, and the first database that knows a part
 //! gives it.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use flowtap_pipeline::Place;
+use flowtap_pipeline::{Place, files};
 use maxminddb::{MaxMindDbError, Reader};
 use serde::Deserialize;
+
+/// Maximum size of a database, which is in memory as a whole: the largest that vendors sell are about half of it.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// Why a database can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +116,7 @@ impl Databases {
                 file: path.clone(),
                 reason,
             };
-            let bytes = fs::read(path).map_err(|source| error(source.to_string()))?;
+            let bytes = files::read(path, MAX_BYTES).map_err(|source| error(source.to_string()))?;
             Reader::from_source(bytes).map_err(|source| error(source.to_string()))
         };
         paths.iter().map(read).collect::<Result<_, _>>().map(Self)

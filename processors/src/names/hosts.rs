@@ -8,13 +8,16 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use flowtap_pipeline::Published;
+use flowtap_pipeline::{Published, files};
 
 /// Interval at which the file is checked for changes.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Most lines with an address that are read: more is not a hosts file.
 const MAX_HOSTS: usize = 1 << 16;
+
+/// Maximum size of the file.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Longest name.
 const MAX_NAME: usize = 253;
@@ -59,7 +62,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 fn read(path: &Path) -> Hosts {
-    let text = fs::read(path).unwrap_or_else(|error| {
+    let text = files::read(path, MAX_BYTES).unwrap_or_else(|error| {
         tracing::warn!(file = %path.display(), %error, "the hosts file can't be read, so it names no address; \
                      hint: check `hosts_file`; in the sandbox a file that was replaced by rename needs a restart of flowtap");
         Vec::new()

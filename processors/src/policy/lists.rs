@@ -1,15 +1,17 @@
 //! The config's lists with their files read, and a watch on these files.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flowtap_pipeline::{PeerClass, Published};
+use flowtap_pipeline::{PeerClass, Published, files};
 
 use super::config::{Config, Entry};
 use super::source::Source;
 use crate::cidr::{Cidr, InvalidCidr};
+
+/// Maximum size of a file, for some millions of ranges.
+const MAX_BYTES: u64 = 128 << 20;
 
 /// Why a list can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +92,7 @@ fn ranges(list: &[Entry]) -> Result<Vec<Cidr>, ListError> {
 }
 
 fn read_file(path: &Path, ranges: &mut Vec<Cidr>) -> Result<(), ListError> {
-    let text = fs::read_to_string(path).map_err(|source| ListError::File {
+    let text = files::read_text(path, MAX_BYTES).map_err(|source| ListError::File {
         file: path.to_owned(),
         source,
     })?;
@@ -123,6 +125,7 @@ pub(super) fn follow(config: &Config) -> Result<Arc<Published<Lists>>, ListError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::thread;
     use std::time::{Duration, Instant};
 

@@ -234,13 +234,14 @@ fn restore(config: &Config, context: &BuildContext) -> Result<(Memory, Option<Sa
     let failed = |error: &dyn std::error::Error| BuildError {
         id: context.id.clone(),
         message: format!(
-            "state_file: {}: {error}\n  hint: remove the file to learn anew, or correct its permissions",
+            "state_file: {}: {error}\n  hint: name a regular file; remove a damaged one to learn anew, or correct its permissions",
             file.display()
         ),
     };
     let memory = match state::read(file) {
         Ok(memory) => memory.unwrap_or_default(),
-        Err(error) if context.strict => return Err(failed(&error)),
+        // Its next version would be renamed over a device or FIFO.
+        Err(error) if context.strict || error.is_other_kind() => return Err(failed(&error)),
         Err(error) => {
             tracing::warn!(
                 file = %file.display(),
@@ -289,7 +290,9 @@ impl Processor for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(saver) = &mut self.saver {
+        // Not one that never ran, as of `flowtap validate` or of a reload that was refused: it would replace what another has learned
+        // since, or a file that it could not read.
+        if let Some(saver) = self.saver.as_mut().filter(|_| self.now != Timestamp::default()) {
             saver.finish(&self.memory);
         }
     }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use flowtap_pipeline::files;
+
 use super::memory::Memory;
 
 const MAGIC: &[u8; 8] = b"fltwatch";
@@ -29,13 +31,18 @@ pub(super) enum StateError {
     Content(&'static str),
 }
 
+impl StateError {
+    /// Whether the file is none that could be a state file: a device, a FIFO, a directory.
+    pub(super) fn is_other_kind(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::InvalidInput)
+    }
+}
+
 /// Reads what was learned; `None` if there is no file.
 pub(super) fn read(file: &Path) -> Result<Option<Memory>, StateError> {
-    let content = match fs::metadata(file) {
+    let content = match files::read(file, MAX_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-        Ok(found) if found.len() > MAX_BYTES => return Err(StateError::Content("it is too large")),
-        Ok(_) => fs::read(file)?,
+        content => content?,
     };
     let rest = content
         .strip_prefix(MAGIC)

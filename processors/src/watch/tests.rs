@@ -364,8 +364,16 @@ fn what_was_learned_survives_a_restart_and_what_can_not_be_read_is_an_error_only
     drop(scene);
     std::fs::write(Path::new(&file), "something else").unwrap();
     let mut strict = context(NodeInfo::default());
+    // One that never ran, as of `flowtap validate`, leaves the file as it is.
     assert!(Watch::new(&config, &strict).is_ok());
-    std::fs::write(Path::new(&file), "something else").unwrap();
+    assert_eq!(std::fs::read(&file).unwrap(), b"something else");
+    config.state_file = Some(folder.path().to_owned());
+    let error = Watch::new(&config, &strict).unwrap_err().to_string();
+    assert!(
+        error.contains("is a directory; expected a regular file"),
+        "{error}"
+    );
+    config.state_file = Some(file);
     strict.strict = true;
     let error = Watch::new(&config, &strict).unwrap_err().to_string();
     assert!(error.contains("state_file") && error.contains("hint:"), "{error}");

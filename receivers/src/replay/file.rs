@@ -9,7 +9,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use flowtap_pipeline::{ClusterObjects, FlowBatch, NodeInfo, Timestamp};
+use flowtap_pipeline::{ClusterObjects, FlowBatch, NodeInfo, Timestamp, files};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
@@ -178,6 +178,15 @@ impl Reader {
     /// [`RecordingError`].
     pub fn open(path: &Path) -> Result<(Self, Timestamp, NodeInfo), RecordingError> {
         let file = File::open(path).map_err(|source| io_error(path, source))?;
+        Self::new(BufReader::new(file), path)
+    }
+
+    /// As [`Reader::open`], for a file that a config names: only a regular one, as a FIFO without a writer would block the start.
+    ///
+    /// # Errors
+    /// [`RecordingError`].
+    pub fn open_regular(path: &Path) -> Result<(Self, Timestamp, NodeInfo), RecordingError> {
+        let file = files::open(path).map_err(|source| io_error(path, source))?;
         Self::new(BufReader::new(file), path)
     }
 }

@@ -88,7 +88,7 @@ pub struct Replay {
 
 impl Receiver for Replay {
     fn start(&mut self) -> Result<(), StageError> {
-        let (reader, began, _) = Reader::open(&self.config.file).map_err(broken)?;
+        let (reader, began, _) = Reader::open_regular(&self.config.file).map_err(broken)?;
         self.opened = Some((reader, began));
         Ok(())
     }

@@ -2,11 +2,12 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use flowtap_pipeline::files::{self, MAX_CREDENTIAL_BYTES};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -54,6 +55,9 @@ impl Store {
     /// The key that is missing or not valid; a file with credentials that can't be read.
     pub(super) fn new(config: &UploadConfig) -> Result<Self, String> {
         let destination = config.destination()?;
+        for file in config.files() {
+            refuse_streams(&file)?;
+        }
         let connector = Connector {
             tls: config.tls.clone(),
             timeout: config.timeout,
@@ -92,7 +96,7 @@ impl Store {
         let opened = spawn_blocking(move || File::open(owned)).await;
         let mut file = match opened.map_err(io::Error::other).flatten() {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(UploadError::Gone),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(UploadError::Gone),
             Err(error) => return Err(UploadError::Unreadable(error)),
         };
         let mut part;
@@ -163,6 +167,17 @@ fn keys<K: std::str::FromStr>(config: &UploadConfig) -> Result<Vec<(K, &str)>, S
             )),
         })
         .collect()
+}
+
+/// Refuses a file with credentials that would block the store, which reads it by itself, when it is built or with a request. One that
+/// can't be read may not be needed: the store reports it.
+fn refuse_streams(file: &FilePath) -> Result<(), String> {
+    match files::read(file, MAX_CREDENTIAL_BYTES) {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::FileTooLarge) => {
+            Err(format!("{}: {error}", file.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn s3(

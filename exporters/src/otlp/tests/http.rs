@@ -246,11 +246,36 @@ async fn a_success_that_can_not_be_read_is_a_success_and_a_partial_one_is_counte
         assert_eq!(export(config, snapshot(1)).await, Exported { sent: 3, failed: 0 });
         assert_eq!(received.lock().unwrap().len(), 3);
     }
+}
 
-    let partial = "HTTP/1.1 200 OK\r\ncontent-length: 70\r\nconnection: close\r\n\r\n\
-                   {\"partialSuccess\":{\"rejectedDataPoints\":\"2\",\"errorMessage\":\"too old\"}}";
-    let (endpoint, received) = server(vec![partial]).await;
-    let config = by_http(&endpoint, Protocol::HttpJson, Compression::None);
-    assert_eq!(export(config, snapshot(1)).await, Exported { sent: 1, failed: 2 });
-    assert_eq!(received.lock().unwrap().len(), 1);
+#[tokio::test]
+async fn a_partial_success_is_counted_in_whichever_encoding_it_comes() {
+    let json = "{\"partialSuccess\":{\"rejectedDataPoints\":\"2\",\"errorMessage\":\"too old\"}}";
+    // partial_success { rejected_data_points: 2 }
+    let protobuf = "\n\u{2}\u{8}\u{2}";
+    for body in [json, protobuf] {
+        for content_type in [
+            "",
+            "content-type: application/json\r\n",
+            "Content-Type: application/x-protobuf\r\n",
+            "content-type: application/json; charset=utf-8\r\n",
+            "content-type: text/plain\r\n",
+        ] {
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\n{content_type}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            for protocol in [Protocol::HttpJson, Protocol::HttpProtobuf] {
+                let (endpoint, received) = server(vec![answer.clone().leak()]).await;
+                let config = by_http(&endpoint, protocol, Compression::None);
+                let expected = Exported { sent: 1, failed: 2 };
+                assert_eq!(
+                    export(config, snapshot(1)).await,
+                    expected,
+                    "{answer} to {protocol:?}"
+                );
+                assert_eq!(received.lock().unwrap().len(), 1);
+            }
+        }
+    }
 }

@@ -3,7 +3,6 @@
 //!
 //! loom drives the mutex and the condition variable; tokio's `Notify` has loom tests of its own and counts as one step here.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -29,6 +29,12 @@ impl Runner {
         let (kept, new): (Vec<_>, Vec<_>) = nodes
             .into_iter()
             .partition(|node| same(self.exporters.get(&node.id), node));
+        // Before any pipeline of the new graph pushes: the exporter is the same, and more may feed it.
+        for node in &kept {
+            if let Some(running) = self.exporters.get(&node.id) {
+                running.handle.queue.grow(&node.queue);
+            }
+        }
         let leaving: Vec<_> = self
             .exporters
             .keys()
