@@ -182,6 +182,12 @@ pub struct Evidence {
     pub retransmits: u64,
     /// SYN and SYN-ACK segments retransmitted.
     pub syn_retransmits: u64,
+    /// Seconds in retransmission time-outs of connections of which nothing has been acknowledged since.
+    #[serde(default)]
+    pub unacknowledged: f64,
+    /// Seconds in which data waited to be sent, nothing was in flight and nothing left: this machine drops what TCP sends.
+    #[serde(default)]
+    pub held_back: f64,
     /// The smallest round-trip time, in µs; 0 if unknown.
     pub min_rtt_us: u32,
     /// Bytes that wait in this side's send queue, at the end.

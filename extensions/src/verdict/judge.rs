@@ -15,11 +15,13 @@ const BRIEF: f64 = 0.1;
 /// The least ratio of retransmitted segments that is called loss.
 const LOSSY: f64 = 0.002;
 
-/// The least share of the time in retransmission time-outs that means that nothing gets through.
+/// The least share of the time with something to send in which nothing got through, or which passed in retransmission time-outs, that
+/// makes it the cause.
 const SILENT: f64 = 0.5;
 
-/// Retransmissions per second of that time above which something gets through. The time lasts until all is acknowledged that was in
-/// flight; where nothing is, each retransmission waits for a time-out of its own, the first for 200 ms, the next for twice as long.
+/// Retransmissions per second of time-outs above which something gets through, also where no byte is acknowledged in order. The time lasts
+/// until all is acknowledged that was in flight; where nothing is, each retransmission waits for a time-out of its own, the first for
+/// 200 ms, the next for twice as long.
 const REPAIRS: f64 = 10.0;
 
 /// Unread bytes from which on a process does not keep up.
@@ -194,18 +196,45 @@ fn limiting(evidence: &Evidence, total: f64) -> Option<(Cause, String)> {
     if share < NOTICEABLE {
         return None;
     }
-    // Of a peer that never opens its window further, the kernel takes the time for the receiver's.
-    let is_silent = evidence.retransmits as f64 <= REPAIRS * evidence.rto;
-    if is_silent && evidence.rto >= SILENT * (network + answer + receiver + buffer) {
+    // The kernel's clocks take these times for the receiver's where the peer's window was full before, and for the answer's where all
+    // that the application had to send is in flight.
+    stopped(evidence, SILENT * (network + answer + receiver + buffer), total)
+        .or_else(|| Some(slowed(evidence, largest.1, &percent(share))))
+}
+
+/// Nothing gets through, or only after time-outs, for at least `least` seconds of `total`.
+fn stopped(evidence: &Evidence, least: f64, total: f64) -> Option<(Cause, String)> {
+    let of_total = |time| format!("{} of {}", seconds(time), seconds(total));
+    if evidence.held_back >= least {
         let sentence = format!(
-            "nothing gets through to the peer: {} of {} were spent after a retransmission time-out",
-            seconds(evidence.rto),
-            seconds(total)
+            "nothing leaves this machine: data waited to be sent for {}, and none was in flight; its own firewall or queueing discipline \
+             drops it (`nft list ruleset`, `iptables -nvL OUTPUT`, `tc -s qdisc`)",
+            of_total(evidence.held_back)
         );
         return Some((Cause::BlackHole, sentence));
     }
-    let share = percent(share);
-    let (cause, sentence) = match largest.1 {
+    let is_silent = evidence.retransmits as f64 <= REPAIRS * evidence.rto;
+    if is_silent && evidence.unacknowledged >= least {
+        let sentence = format!(
+            "nothing gets through to the peer: {} were spent after a retransmission time-out, without an acknowledgement",
+            of_total(evidence.unacknowledged)
+        );
+        return Some((Cause::BlackHole, sentence));
+    }
+    if evidence.rto >= least && evidence.retransmit_ratio() >= LOSSY {
+        let sentence = format!(
+            "the network loses segments: {} had to be retransmitted, and {} were spent after a retransmission time-out",
+            percent(evidence.retransmit_ratio()),
+            of_total(evidence.rto)
+        );
+        return Some((Cause::Loss, sentence));
+    }
+    None
+}
+
+/// The largest share decides: data gets through, at a rate that `limit` sets.
+fn slowed(evidence: &Evidence, limit: Cause, share: &str) -> (Cause, String) {
+    match limit {
         Cause::Network if evidence.retransmit_ratio() >= LOSSY => (
             Cause::Loss,
             format!(
@@ -235,8 +264,7 @@ fn limiting(evidence: &Evidence, total: f64) -> Option<(Cause, String)> {
                 "the network's capacity: sending waited for it {share} of the time, and hardly anything was lost"
             ),
         ),
-    };
-    Some((cause, sentence))
+    }
 }
 
 /// The numbers, the weightiest first.
@@ -265,6 +293,12 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             "smallest round-trip time {} ms",
             f64::from(evidence.min_rtt_us) / 1000.0
         ));
+    if evidence.held_back > 0.0 {
+        lines.push(format!(
+            "{} in which data waited to be sent and none was in flight",
+            seconds(evidence.held_back)
+        ));
+    }
     }
     if evidence.answers.count > 0 {
         lines.push(answers_line(evidence.answers));

@@ -12,6 +12,11 @@ use super::evidence::{Answers, Evidence, Listening, ListeningSocket, process_nam
 /// Maximum number of peers that are listed; records of further ones count in the sum only.
 pub const MAX_PEERS: usize = 4096;
 
+/// Time in time-outs, in µs, after which nothing gets through also on a path that has brought something after an earlier one: it takes
+/// seven retransmissions, each after twice the time of the one before. Of a path that drops two segments of three, one connection in
+/// seventeen is as silent.
+const LONG_SILENCE_US: i64 = 20_000_000;
+
 /// Connections whose queues are known at a time.
 const MAX_CONNECTIONS: usize = 100_000;
 
@@ -179,7 +184,7 @@ pub struct Sums {
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     sums: Sums,
-    queues: HashMap<Socket, (Peer, Queues)>,
+    queues: HashMap<Socket, (Peer, Open)>,
     connecting: HashMap<Socket, Connecting>,
 }
 
@@ -203,10 +208,17 @@ impl Tally {
         }
         let sums = &mut self.sums;
         sums.all.add(record, longest);
+        let mut open = self
+            .queues
+            .get(&socket)
+            .map_or_else(Open::default, |(_, open)| *open);
+        let stop = open.update(record);
         if sums.peers.len() < MAX_PEERS || sums.peers.contains_key(&peer) {
+        sums.all.add_stop(stop);
             let of_peer = sums.peers.entry(peer.clone()).or_default();
             of_peer.evidence.add(record, longest);
             of_peer.describe(&record.flow);
+            of_peer.evidence.add_stop(stop);
         } else {
             sums.further += 1;
         }
@@ -216,7 +228,7 @@ impl Tally {
             // Most connections have nothing queued: they take no place.
             self.queues.remove(&socket);
         } else if self.queues.len() < MAX_CONNECTIONS || self.queues.contains_key(&socket) {
-            self.queues.insert(socket, (peer, record.queues));
+            self.queues.insert(socket, (peer, open));
         } else {
             sums.unqueued += 1;
         }
@@ -277,7 +289,7 @@ impl Tally {
         if let Some(before) = before {
             sums.merge(before);
         }
-        for (peer, queues) in self.queues.values() {
+        for (peer, Open { queues, .. }) in self.queues.values() {
             let add = |evidence: &mut Evidence| {
                 evidence.unsent += u64::from(queues.unsent);
                 evidence.unread += u64::from(queues.unread);
@@ -392,6 +404,56 @@ impl Evidence {
         let is_server = record.flow.kind == Some(FlowKind::Ingress);
         if let Some(exchanges) = record.exchanges.as_deref().filter(|_| !is_server) {
             self.answers.add(Answers {
+/// An open connection that has something queued.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    queues: Queues,
+    /// Whether its last record has time in a retransmission time-out.
+    is_in_time_out: bool,
+    /// Whether something was acknowledged after a time-out.
+    has_recovered: bool,
+    /// Time in time-outs since the peer has acknowledged anything, in µs.
+    silent_us: i64,
+    /// The part of it that is in the sums.
+    counted_us: i64,
+}
+
+/// Change of the time in which nothing got through, in µs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stop {
+    unacknowledged_us: i64,
+    held_back_us: i64,
+}
+
+impl Open {
+    /// Takes the next record of the connection. One that is seen for the first time may have had bytes in flight before: it counts as if
+    /// it had not, so that less was acknowledged of it than was in fact.
+    fn update(&mut self, record: &TcpRecord) -> Stop {
+        let is_broken = record.failure != 0 || record.events.contains(Events::RESET);
+        let in_flight = i64::from(self.queues.unacked) + record.sent_bytes;
+        // Bytes in flight when a connection broke were not acknowledged; the queues of its last record are empty in any case.
+        let is_acknowledged = !is_broken && in_flight > i64::from(record.queues.unacked);
+        // TCP keeps a segment that this machine's own firewall dropped among those to send (`tcp_write_xmit()`): it is never in flight.
+        let is_held_back = in_flight == 0 && record.queues.unacked == 0 && record.queues.unsent > 0;
+        if is_acknowledged {
+            self.has_recovered |= self.is_in_time_out;
+            self.silent_us = 0;
+        } else {
+            self.silent_us += record.rto_us;
+        }
+        self.is_in_time_out = record.rto_us > 0 || self.silent_us > 0;
+        self.queues = record.queues;
+        // A path that has brought something after a time-out loses most, not all.
+        let counts = !self.has_recovered || self.silent_us >= LONG_SILENCE_US;
+        let counted_us = if counts { self.silent_us } else { 0 };
+        let added_us = counted_us - std::mem::replace(&mut self.counted_us, counted_us);
+        Stop {
+            unacknowledged_us: added_us,
+            held_back_us: if is_held_back { record.time.network_us } else { 0 },
+        }
+    }
+}
+
                 count: exchanges.count() as u64,
                 seconds: exchanges.sum_us() as f64 / 1e6,
             });
@@ -432,6 +494,12 @@ impl Evidence {
     pub(crate) fn merge(&mut self, before: &Self) {
         self.shares.add(&before.shares);
         self.rto += before.rto;
+    /// Adds time in which nothing got through.
+    fn add_stop(&mut self, stop: Stop) {
+        self.unacknowledged += seconds(stop.unacknowledged_us);
+        self.held_back += seconds(stop.held_back_us);
+    }
+
         self.sent_bytes += before.sent_bytes;
         self.received_bytes += before.received_bytes;
         self.sent_segments += before.sent_segments;
@@ -458,6 +526,8 @@ mod tests {
     use flowtap_pipeline::testing::{flow, record};
     use flowtap_pipeline::{Endpoint, Exchanges, SendTime};
 
+        self.unacknowledged += before.unacknowledged;
+        self.held_back += before.held_back;
     use super::super::{Cause, judge};
     use super::*;
 
@@ -712,3 +782,91 @@ mod tests {
         assert_eq!(judge(&sums.all).cause, Cause::NoAnswer);
     }
 }
+    #[test]
+    fn time_in_which_nothing_got_through_is_that_without_acknowledgements() {
+        // A second each: bytes sent, and bytes in flight and unsent at its end.
+        let second = |sent_bytes, unacked, unsent, rto_us| TcpRecord {
+            sent_bytes,
+            queues: Queues {
+                unsent,
+                unacked,
+                unread: 0,
+            },
+            rto_us,
+            time: SendTime {
+                network_us: 1_000_000,
+                ..SendTime::default()
+            },
+            ..record("10.0.0.1:40000", "192.0.2.7:443")
+        };
+        let reset = TcpRecord {
+            events: Events::CLOSED | Events::RESET,
+            ..second(0, 0, 0, 1_000_000)
+        };
+        let cases = [
+            (
+                "a black hole",
+                vec![
+                    second(14_480, 14_480, 9_000, 800_000),
+                    second(0, 14_480, 9_000, 1_000_000),
+                    reset,
+                ],
+                (2.8, 0.0),
+            ),
+            (
+                "a link that loses most",
+                vec![
+                    second(14_480, 13_000, 9_000, 800_000),
+                    second(0, 13_000, 9_000, 1_000_000),
+                    second(0, 11_552, 9_000, 1_000_000),
+                    second(1_448, 11_552, 7_552, 1_000_000),
+                    second(0, 11_552, 7_552, 6_000_000),
+                ],
+                (0.0, 0.0),
+            ),
+            (
+                "a black hole after one loss that was repaired",
+                vec![
+                    second(14_480, 14_480, 9_000, 800_000),
+                    second(0, 1_448, 9_000, 0),
+                    second(0, 1_448, 9_000, 25_000_000),
+                ],
+                (25.0, 0.0),
+            ),
+            (
+                "a firewall of this machine, after a first segment",
+                vec![
+                    second(1_448, 0, 9_000, 0),
+                    second(0, 0, 9_000, 0),
+                    second(0, 0, 9_000, 0),
+                ],
+                (0.0, 2.0),
+            ),
+            (
+                "an acknowledgement that takes longer than a second",
+                vec![second(1_448, 1_448, 9_000, 0), second(0, 1_448, 9_000, 0)],
+                (0.0, 0.0),
+            ),
+            ("nothing to send", vec![second(0, 0, 0, 0)], (0.0, 0.0)),
+        ];
+        for (name, records, (unacknowledged, held_back)) in cases {
+            let mut tally = Tally::default();
+            for record in &records {
+                tally.add_tcp(0, record);
+            }
+            // Also of two periods.
+            let before = tally.take();
+            let sums = tally.sums(Some(&before), |_, _| true);
+            for evidence in [&sums.all, &only(&sums)] {
+                assert!(
+                    (evidence.unacknowledged - unacknowledged).abs() < 1e-9,
+                    "{name}: {evidence:?}"
+                );
+                assert!(
+                    (evidence.held_back - held_back).abs() < 1e-9,
+                    "{name}: {evidence:?}"
+                );
+            }
+        }
+    }
+
