@@ -780,6 +780,15 @@ fn diagnose_names_the_listening_socket_whose_queue_is_full() {
     let served = peers.find(|peer| peer["server_port"] == FULL && peer["flow"] == "ingress");
     let served = served.unwrap_or_else(|| panic!("{answer}"));
     assert_eq!(served["cause"], "accept_queue", "{served}");
+    // This process is also the client whose connects have no answer.
+    assert_eq!(answer["cause"], "accept_queue", "{answer}");
+    let mut peers = answer["peers"].as_array().expect("peers").iter();
+    let client = peers.find(|peer| peer["server_port"] == FULL && peer["flow"] == "egress");
+    assert_eq!(
+        client.map(|client| &client["cause"]),
+        Some(&"accept_queue".into()),
+        "{answer}"
+    );
     let sentence = served["sentence"].as_str().expect("text");
     let comm = socket["comm"].as_str().expect("text");
     let begins = format!("port {FULL}, {comm} (pid {pid}), accepts too slowly: ");

@@ -53,7 +53,13 @@ pub fn judge(evidence: &Evidence) -> Verdict {
 
 fn cause_of(evidence: &Evidence) -> (Cause, String) {
     let failed = evidence.failed;
-    if failed.total() + evidence.waiting > evidence.opened {
+    // A full queue is why some of them had no answer, where both ends are on this machine.
+    let explained = if evidence.listening.drops > 0 {
+        evidence.dropped_connects
+    } else {
+        0
+    };
+    if (failed.total() + evidence.waiting).saturating_sub(explained) > evidence.opened {
         return connects(evidence);
     }
     if evidence.listening.drops > 0 {
@@ -89,24 +95,31 @@ fn accept_queue(listening: &Listening) -> String {
     let dropped = |drops| counted(drops, "connection was", "connections were");
     let Some(fullest) = listening.sockets.first() else {
         return format!(
-            "the process that listens on this machine accepts too slowly: {} dropped because the queue was full ({} of {} wait)",
+            "the process that listens on this machine accepts too slowly: {} dropped because the queue was full ({})",
             dropped(listening.drops),
-            listening.backlog,
-            listening.limit
+            queue(listening.backlog, listening.limit)
         );
     };
     let is_named = fullest.comm.is_some() || fullest.pid.is_some();
     let comma = if is_named { "," } else { "" };
+    let accepts = if fullest.limit == 0 { "accepted" } else { "accepts" };
     let others = match listening.drops - fullest.drops.min(listening.drops) {
         0 => String::new(),
         others => format!("; other listening sockets dropped {others}"),
     };
     format!(
-        "{fullest}{comma} accepts too slowly: {} dropped because its queue was full ({} of {} wait){others}",
+        "{fullest}{comma} {accepts} too slowly: {} dropped because its queue was full ({}){others}",
         dropped(fullest.drops),
-        fullest.backlog,
-        fullest.limit
+        queue(fullest.backlog, fullest.limit)
     )
+}
+
+/// The queue of a listening socket: one that has been closed has none, and no limit.
+fn queue(backlog: u64, limit: u64) -> String {
+    if limit == 0 {
+        return "closed since".to_owned();
+    }
+    format!("{backlog} of {limit} wait")
 }
 
 /// Nothing limits what this side sends. Of what it receives only the side that sends has the clocks.
@@ -280,6 +293,12 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             seconds(evidence.rto)
         ));
     }
+    if evidence.held_back > 0.0 {
+        lines.push(format!(
+            "{} in which data waited to be sent and none was in flight",
+            seconds(evidence.held_back)
+        ));
+    }
     if evidence.sent_segments > 0 {
         lines.push(format!(
             "{} of {} segments retransmitted ({})",
@@ -293,12 +312,6 @@ fn findings(evidence: &Evidence) -> Vec<String> {
             "smallest round-trip time {} ms",
             f64::from(evidence.min_rtt_us) / 1000.0
         ));
-    if evidence.held_back > 0.0 {
-        lines.push(format!(
-            "{} in which data waited to be sent and none was in flight",
-            seconds(evidence.held_back)
-        ));
-    }
     }
     if evidence.answers.count > 0 {
         lines.push(answers_line(evidence.answers));
@@ -356,10 +369,11 @@ fn findings(evidence: &Evidence) -> Vec<String> {
         ));
     }
     for socket in &listening.sockets {
-        lines.push(format!(
-            "{socket}: {} dropped, {} of at most {} wait",
-            socket.drops, socket.backlog, socket.limit
-        ));
+        let queue = match socket.limit {
+            0 => "closed since".to_owned(),
+            limit => format!("{} of at most {limit} wait", socket.backlog),
+        };
+        lines.push(format!("{socket}: {} dropped, {queue}", socket.drops));
     }
     lines
 }

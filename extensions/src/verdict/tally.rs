@@ -1,6 +1,6 @@
 //! Evidence from records, by peer: what `flowtap diagnose` gathers for as long as it measures, and the live view for a short period.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use flowtap_pipeline::{
@@ -101,6 +101,7 @@ struct Connecting {
     peer: Peer,
     syn_retransmits: u8,
     is_unanswered: bool,
+    is_own: bool,
     class: Option<PeerClass>,
     comm: [u8; 16],
 }
@@ -207,18 +208,18 @@ impl Tally {
             self.connecting.remove(&socket);
         }
         let sums = &mut self.sums;
-        sums.all.add(record, longest);
         let mut open = self
             .queues
             .get(&socket)
             .map_or_else(Open::default, |(_, open)| *open);
         let stop = open.update(record);
-        if sums.peers.len() < MAX_PEERS || sums.peers.contains_key(&peer) {
+        sums.all.add(record, longest);
         sums.all.add_stop(stop);
+        if sums.peers.len() < MAX_PEERS || sums.peers.contains_key(&peer) {
             let of_peer = sums.peers.entry(peer.clone()).or_default();
             of_peer.evidence.add(record, longest);
-            of_peer.describe(&record.flow);
             of_peer.evidence.add_stop(stop);
+            of_peer.describe(&record.flow);
         } else {
             sums.further += 1;
         }
@@ -242,6 +243,7 @@ impl Tally {
                 peer,
                 syn_retransmits: record.syn_retransmits,
                 is_unanswered: record.is_unanswered(),
+                is_own: is_own(&record.flow),
                 class: record.flow.class,
                 comm: record.flow.comm,
             };
@@ -305,18 +307,32 @@ impl Tally {
             sums.add_waiting(connecting);
         }
         let mut by_port: HashMap<u16, Listening> = HashMap::new();
+        let mut full_ports = HashSet::new();
         for listener in std::mem::take(&mut sums.listeners).into_values() {
             let listening = listener.evidence();
             if counts(listener.port, &sums) {
                 sums.all.listening.add(&listening);
+                if listening.drops > 0 {
+                    full_ports.insert(listener.port);
+                }
             }
             by_port.entry(listener.port).or_default().add(&listening);
         }
         sums.all.listening.rank();
         by_port.values_mut().for_each(Listening::rank);
-        for (peer, of_peer) in sums.peers.iter_mut().filter(|(peer, _)| peer.serves) {
-            if let Some(listening) = by_port.get(&peer.port) {
-                of_peer.evidence.listening.add(listening);
+        sums.all.dropped_connects = 0;
+        for (peer, of_peer) in &mut sums.peers {
+            let listening = by_port.get(&peer.port);
+            let evidence = &mut of_peer.evidence;
+            // A connect to an own address has no answer for another reason where no socket of its port has dropped any.
+            if listening.is_none_or(|listening| listening.drops == 0) {
+                evidence.dropped_connects = 0;
+            }
+            if full_ports.contains(&peer.port) {
+                sums.all.dropped_connects += evidence.dropped_connects;
+            }
+            if let Some(listening) = listening.filter(|_| peer.serves || evidence.dropped_connects > 0) {
+                evidence.listening.add(listening);
             }
         }
         sums
@@ -327,6 +343,7 @@ impl Sums {
     fn add_waiting(&mut self, connecting: &Connecting) {
         let add = |evidence: &mut Evidence| {
             evidence.waiting += 1;
+            evidence.dropped_connects += u64::from(connecting.is_own);
             evidence.syn_retransmits += u64::from(connecting.syn_retransmits);
         };
         add(&mut self.all);
@@ -377,33 +394,16 @@ pub(crate) fn is_failed_connect(record: &TcpRecord) -> bool {
     record.events.contains(Events::FAILED) && (record.failure != 0 || record.is_unanswered())
 }
 
+/// Whether both ends are in the same network namespace: Linux connects to an address of its own from that address, or from another one
+/// of the loopback device.
+fn is_own(flow: &Flow) -> bool {
+    flow.local.addr == flow.remote.addr || flow.remote.addr.is_loopback()
+}
+
 fn seconds(microseconds: i64) -> f64 {
     microseconds as f64 / 1e6
 }
 
-impl Evidence {
-    /// Adds the measurements of `record`. Differences can be negative, and only their sum counts.
-    pub(crate) fn add(&mut self, record: &TcpRecord, longest: i64) {
-        let count = |sum: &mut u64, difference: i64| *sum = sum.saturating_add_signed(difference);
-        let shares = &mut self.shares;
-        shares.network += seconds(record.time.network_us);
-        shares.answer += seconds(record.time.answer_us);
-        shares.receiver += seconds(record.time.receiver_us);
-        shares.buffer += seconds(record.time.buffer_us);
-        let limited = record.time.total_us().saturating_sub(record.time.application_us);
-        let idle = longest.saturating_sub(limited).max(0);
-        shares.application += seconds(record.time.application_us.min(idle));
-        self.rto += seconds(record.rto_us);
-        count(&mut self.sent_bytes, record.sent_bytes);
-        count(&mut self.received_bytes, record.received_bytes);
-        count(&mut self.sent_segments, record.sent_segments);
-        count(&mut self.retransmits, record.retransmits);
-        self.syn_retransmits += u64::from(record.syn_retransmits);
-        self.take_min_rtt(record.min_rtt_us);
-        // Where this machine serves, the answers are its own.
-        let is_server = record.flow.kind == Some(FlowKind::Ingress);
-        if let Some(exchanges) = record.exchanges.as_deref().filter(|_| !is_server) {
-            self.answers.add(Answers {
 /// An open connection that has something queued.
 #[derive(Clone, Copy, Debug, Default)]
 struct Open {
@@ -454,6 +454,29 @@ impl Open {
     }
 }
 
+impl Evidence {
+    /// Adds the measurements of `record`. Differences can be negative, and only their sum counts.
+    pub(crate) fn add(&mut self, record: &TcpRecord, longest: i64) {
+        let count = |sum: &mut u64, difference: i64| *sum = sum.saturating_add_signed(difference);
+        let shares = &mut self.shares;
+        shares.network += seconds(record.time.network_us);
+        shares.answer += seconds(record.time.answer_us);
+        shares.receiver += seconds(record.time.receiver_us);
+        shares.buffer += seconds(record.time.buffer_us);
+        let limited = record.time.total_us().saturating_sub(record.time.application_us);
+        let idle = longest.saturating_sub(limited).max(0);
+        shares.application += seconds(record.time.application_us.min(idle));
+        self.rto += seconds(record.rto_us);
+        count(&mut self.sent_bytes, record.sent_bytes);
+        count(&mut self.received_bytes, record.received_bytes);
+        count(&mut self.sent_segments, record.sent_segments);
+        count(&mut self.retransmits, record.retransmits);
+        self.syn_retransmits += u64::from(record.syn_retransmits);
+        self.take_min_rtt(record.min_rtt_us);
+        // Where this machine serves, the answers are its own.
+        let is_server = record.flow.kind == Some(FlowKind::Ingress);
+        if let Some(exchanges) = record.exchanges.as_deref().filter(|_| !is_server) {
+            self.answers.add(Answers {
                 count: exchanges.count() as u64,
                 seconds: exchanges.sum_us() as f64 / 1e6,
             });
@@ -471,6 +494,12 @@ impl Open {
         }
     }
 
+    /// Adds time in which nothing got through.
+    fn add_stop(&mut self, stop: Stop) {
+        self.unacknowledged += seconds(stop.unacknowledged_us);
+        self.held_back += seconds(stop.held_back_us);
+    }
+
     fn take_min_rtt(&mut self, min_rtt_us: u32) {
         if min_rtt_us > 0 && (self.min_rtt_us == 0 || min_rtt_us < self.min_rtt_us) {
             self.min_rtt_us = min_rtt_us;
@@ -483,7 +512,10 @@ impl Open {
         match record.failure {
             111 => failed.refused += 1,
             // Given up by the application, after a SYN was retransmitted.
-            0 | 110 => failed.no_answer += 1,
+            0 | 110 => {
+                failed.no_answer += 1;
+                self.dropped_connects += u64::from(is_own(&record.flow));
+            }
             100 | 101 | 112 | 113 => failed.unreachable += 1,
             99 => failed.no_local_port += 1,
             _ => failed.other += 1,
@@ -494,12 +526,8 @@ impl Open {
     pub(crate) fn merge(&mut self, before: &Self) {
         self.shares.add(&before.shares);
         self.rto += before.rto;
-    /// Adds time in which nothing got through.
-    fn add_stop(&mut self, stop: Stop) {
-        self.unacknowledged += seconds(stop.unacknowledged_us);
-        self.held_back += seconds(stop.held_back_us);
-    }
-
+        self.unacknowledged += before.unacknowledged;
+        self.held_back += before.held_back;
         self.sent_bytes += before.sent_bytes;
         self.received_bytes += before.received_bytes;
         self.sent_segments += before.sent_segments;
@@ -513,6 +541,7 @@ impl Open {
         failed.unreachable += theirs.unreachable;
         failed.no_local_port += theirs.no_local_port;
         failed.other += theirs.other;
+        self.dropped_connects += before.dropped_connects;
         self.reset_by_local += before.reset_by_local;
         self.reset_by_peer += before.reset_by_peer;
         self.answers.add(before.answers);
@@ -526,8 +555,6 @@ mod tests {
     use flowtap_pipeline::testing::{flow, record};
     use flowtap_pipeline::{Endpoint, Exchanges, SendTime};
 
-        self.unacknowledged += before.unacknowledged;
-        self.held_back += before.held_back;
     use super::super::{Cause, judge};
     use super::*;
 
@@ -717,6 +744,64 @@ mod tests {
     }
 
     #[test]
+    fn connects_that_an_own_full_queue_dropped_are_the_queues_and_others_have_no_answer() {
+        let listener = |drops, closed| {
+            let record = ListeningRecord::new(Endpoint::new([127, 0, 0, 1].into(), 80));
+            ListeningRecord {
+                drops,
+                closed,
+                backlog: if closed { 0 } else { 5 },
+                limit: if closed { 0 } else { 4 },
+                ..record
+            }
+        };
+        let connect = |remote: &str, waits: bool| {
+            let record = TcpRecord {
+                events: if waits { Events::CONNECTING } else { Events::FAILED },
+                syn_retransmits: 2,
+                ..record("127.0.0.1:40000", remote)
+            };
+            record.with_flow(|flow| Flow {
+                cookie: u64::from(waits) + 1,
+                ..flow
+            })
+        };
+        let causes = |sums: &Sums| {
+            let peers = sums.peers.values().map(|of_peer| judge(&of_peer.evidence).cause);
+            (judge(&sums.all).cause, peers.collect::<Vec<_>>())
+        };
+        let queue = (Cause::AcceptQueue, vec![Cause::AcceptQueue]);
+        let silence = (Cause::NoAnswer, vec![Cause::NoAnswer]);
+        let cases = [
+            ("given up", "127.0.0.1:80", false, 3, queue.clone()),
+            ("waits", "127.0.0.1:80", true, 3, queue),
+            ("another port", "127.0.0.1:81", true, 3, silence.clone()),
+            ("another machine", "192.0.2.7:80", true, 3, silence.clone()),
+            (
+                "a queue that has dropped nothing",
+                "127.0.0.1:80",
+                true,
+                0,
+                silence,
+            ),
+        ];
+        for (name, remote, waits, drops, expected) in cases {
+            let mut tally = Tally::default();
+            tally.add_tcp(0, &connect(remote, waits));
+            tally.add_listening(0, &listener(drops, false));
+            assert_eq!(causes(&tally.sums(None, |_, _| true)), expected, "{name}");
+            // Also once its process has ended, and in the period after that of the drops.
+            tally.add_listening(0, &listener(0, true));
+            let before = tally.take();
+            assert_eq!(
+                causes(&tally.sums(Some(&before), |_, _| true)),
+                expected,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn answers_of_the_peer_are_counted_and_not_those_of_this_machine() {
         let exchanging = |kind| {
             TcpRecord {
@@ -739,49 +824,6 @@ mod tests {
         assert!(evidence.iter().any(|found| found == line), "{evidence:?}");
     }
 
-    #[test]
-    fn time_before_the_period_does_not_count() {
-        let mut tally = Tally::default();
-        let mut record = slow(9, "192.0.2.7:443", 0);
-        record.time.application_us = 3_600_000_000;
-        tally.add_tcp_of(0, &record, 10_000_000);
-        let evidence = only(&tally.sums(None, |_, _| true));
-        assert!((evidence.shares.total() - 10.0).abs() < 1e-9, "{evidence:?}");
-        assert_eq!(judge(&evidence).cause, Cause::Receiver);
-    }
-
-    #[test]
-    fn peers_beyond_the_bound_are_counted_and_in_the_sum() {
-        let mut tally = Tally::default();
-        let end = |n: u32| Endpoint::new(std::net::Ipv4Addr::from(n).into(), 443);
-        for n in 0..5_000_u32 {
-            let mut record = TcpRecord::new(Flow::new(end(1), end(0x0a00_0000 + n)));
-            record.sent_bytes = 1;
-            tally.add_tcp(0, &record);
-        }
-        let before = tally.take();
-        let sums = tally.sums(Some(&before), |_, _| true);
-        assert_eq!((sums.peers.len(), sums.further), (MAX_PEERS, 904));
-        assert_eq!(sums.all.sent_bytes, 5_000);
-    }
-
-    #[test]
-    fn connects_fail_for_the_reason_that_an_operator_looks_for() {
-        let failed = |failure, syn_retransmits| TcpRecord {
-            events: Events::FAILED,
-            failure,
-            syn_retransmits,
-            ..TcpRecord::new(flow("10.0.0.1:40000", "192.0.2.7:443"))
-        };
-        let mut tally = Tally::default();
-        for record in [failed(111, 0), failed(0, 2), failed(110, 6), failed(0, 0)] {
-            tally.add_tcp(0, &record);
-        }
-        let sums = tally.sums(None, |_, _| true);
-        assert_eq!((sums.all.failed.refused, sums.all.failed.no_answer), (1, 2));
-        assert_eq!(judge(&sums.all).cause, Cause::NoAnswer);
-    }
-}
     #[test]
     fn time_in_which_nothing_got_through_is_that_without_acknowledgements() {
         // A second each: bytes sent, and bytes in flight and unsent at its end.
@@ -870,3 +912,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn time_before_the_period_does_not_count() {
+        let mut tally = Tally::default();
+        let mut record = slow(9, "192.0.2.7:443", 0);
+        record.time.application_us = 3_600_000_000;
+        tally.add_tcp_of(0, &record, 10_000_000);
+        let evidence = only(&tally.sums(None, |_, _| true));
+        assert!((evidence.shares.total() - 10.0).abs() < 1e-9, "{evidence:?}");
+        assert_eq!(judge(&evidence).cause, Cause::Receiver);
+    }
+
+    #[test]
+    fn peers_beyond_the_bound_are_counted_and_in_the_sum() {
+        let mut tally = Tally::default();
+        let end = |n: u32| Endpoint::new(std::net::Ipv4Addr::from(n).into(), 443);
+        for n in 0..5_000_u32 {
+            let mut record = TcpRecord::new(Flow::new(end(1), end(0x0a00_0000 + n)));
+            record.sent_bytes = 1;
+            tally.add_tcp(0, &record);
+        }
+        let before = tally.take();
+        let sums = tally.sums(Some(&before), |_, _| true);
+        assert_eq!((sums.peers.len(), sums.further), (MAX_PEERS, 904));
+        assert_eq!(sums.all.sent_bytes, 5_000);
+    }
+
+    #[test]
+    fn connects_fail_for_the_reason_that_an_operator_looks_for() {
+        let failed = |failure, syn_retransmits| TcpRecord {
+            events: Events::FAILED,
+            failure,
+            syn_retransmits,
+            ..TcpRecord::new(flow("10.0.0.1:40000", "192.0.2.7:443"))
+        };
+        let mut tally = Tally::default();
+        for record in [failed(111, 0), failed(0, 2), failed(110, 6), failed(0, 0)] {
+            tally.add_tcp(0, &record);
+        }
+        let sums = tally.sums(None, |_, _| true);
+        assert_eq!((sums.all.failed.refused, sums.all.failed.no_answer), (1, 2));
+        assert_eq!(judge(&sums.all).cause, Cause::NoAnswer);
+    }
+}

@@ -306,6 +306,23 @@ fn the_fullest_accept_queue_is_named_by_its_port_and_process() {
         let sentence = verdict(vec![socket(comm, pid, 45)]).sentence;
         assert!(sentence.starts_with(begins), "{sentence}");
     }
+    // A name is no more than a name.
+    let sentence = verdict(vec![socket(Some("a (pid 1), \"b"), Some(7), 45)]).sentence;
+    let begins = r#"port 8080, "a (pid 1), \"b" (pid 7), accepts"#;
+    assert!(sentence.starts_with(begins), "{sentence}");
+    let ended = verdict(vec![ListeningSocket {
+        backlog: 0,
+        limit: 0,
+        ..socket(Some("nginx"), Some(1234), 45)
+    }]);
+    assert_eq!(
+        ended.sentence,
+        "port 8080, nginx (pid 1234), accepted too slowly: 45 connections were dropped because its queue was full (closed since)"
+    );
+    assert_eq!(
+        ended.evidence.last().unwrap(),
+        "port 8080, nginx (pid 1234): 45 dropped, closed since"
+    );
     let several = verdict(vec![socket(None, None, 40), socket(None, Some(7), 5)]);
     assert_eq!(
         several.sentence,
