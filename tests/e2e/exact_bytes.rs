@@ -1,7 +1,7 @@
 //! The sums of client and server, both directions, equal what the applications counted, to the byte.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use crate::daemon::Daemon;
@@ -222,4 +222,66 @@ fn a_socket_that_connects_again_is_as_many_connections_in_mode_events() {
         return;
     };
     a_socket_that_connects_again("receivers.ebpf.mode=events");
+}
+
+/// `IPPROTO_MPTCP`, `include/uapi/linux/in.h`.
+const MPTCP: i32 = 262;
+
+/// Bytes that the socket of this namespace with the local port `port` has sent, each of them acknowledged, and received, by `ss`.
+fn bytes_by_ss(port: u16) -> [u64; 2] {
+    let shown = crate::links::run(&format!("ss -tinH state established 'sport = :{port}'"));
+    ["bytes_acked:", "bytes_received:"].map(|name| {
+        let mut fields = shown.split_whitespace();
+        let field = fields.find_map(|field| field.strip_prefix(name));
+        field.map_or(0, |bytes| bytes.parse().expect("a number"))
+    })
+}
+
+#[test]
+fn a_subflow_of_mptcp_that_was_open_before_has_the_bytes_that_tcp_sent() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !require::program("ss") {
+        return;
+    }
+    let open = || {
+        let (domain, kind) = (socket2::Domain::IPV4, socket2::Type::STREAM);
+        socket2::Socket::new(domain, kind, Some(socket2::Protocol::from(MPTCP)))
+    };
+    let Ok(listener) = open() else {
+        require::skip("this test needs a kernel with MPTCP");
+        return;
+    };
+    drop(listener);
+    netns::within_new(|| {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (listener, client) = (open().unwrap(), open().unwrap());
+        listener.bind(&any.into()).unwrap();
+        listener.listen(1).unwrap();
+        client.connect(&listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let (mut client, mut server) = (TcpStream::from(client), TcpStream::from(server));
+        let port = server.local_addr().unwrap().port();
+        let pass = |from: &mut TcpStream, to: &mut TcpStream, bytes| {
+            from.write_all(&vec![b'm'; bytes]).unwrap();
+            to.read_exact(&mut vec![0; bytes]).unwrap();
+        };
+        let daemon = Daemon::start(&netns::FLOWS_BY_NETNS);
+        pass(&mut client, &mut server, 70_000);
+        pass(&mut server, &mut client, 80_000);
+        // MPTCP may retransmit bytes on its only subflow, as it does over loopback: for TCP they are new ones.
+        daemon.scrape_until("the bytes of `ss`", |seen| {
+            let [sent, received] = bytes_by_ss(port);
+            let expected = Counted {
+                client_sent: received,
+                client_received: sent,
+                server_sent: sent,
+                server_received: received,
+            };
+            sent >= 80_000
+                && received >= 70_000
+                && Counted::of_port_in(seen, port, &netns::label()) == expected
+        });
+    });
 }

@@ -658,6 +658,47 @@ fn diagnose_names_the_cause_of_each_experiment() {
     }
 }
 
+/// A port to which this machine's own firewall lets no data pass.
+const DROPPED_HERE: u16 = 7_117;
+/// A port to which two segments of five get.
+const VERY_LOSSY: u16 = 7_118;
+
+#[test]
+fn diagnose_distinguishes_its_own_firewall_and_a_very_lossy_path_from_a_black_hole() {
+    let Some(_machine) = require::root() else {
+        return;
+    };
+    if !have_tools() || !require::mode_sockets() {
+        return;
+    }
+    let experiment = |port| Experiment {
+        port,
+        causes: &[],
+        ..OVER_THE_LINK[0]
+    };
+    let answer = netns::within_new(|| {
+        sh(&format!(
+            "ip link set lo mtu 1500
+             nft add table inet t
+             nft 'add chain inet t in {{ type filter hook input priority 0; }}'
+             nft 'add chain inet t out {{ type filter hook output priority 0; }}'
+             nft add rule inet t out tcp dport {DROPPED_HERE} meta length gt 100 drop
+             nft add rule inet t in tcp dport {VERY_LOSSY} meta length gt 100 numgen inc mod 5 '<' 3 drop"
+        ));
+        diagnosis(|| drop(run_together(&[DROPPED_HERE, VERY_LOSSY].map(experiment), "cubic")))
+    });
+    for (port, cause, begins) in [
+        (DROPPED_HERE, "black_hole", "nothing leaves this machine: "),
+        (VERY_LOSSY, "loss", "the network loses segments: "),
+    ] {
+        let mut peers = answer["peers"].as_array().expect("peers").iter();
+        let peer = peers.find(|peer| peer["server_port"] == port && peer["flow"] == "egress");
+        let peer = peer.unwrap_or_else(|| panic!("no port {port}: {answer}"));
+        let sentence = peer["sentence"].as_str().expect("text");
+        assert!(peer["cause"] == cause && sentence.starts_with(begins), "{peer}");
+    }
+}
+
 /// A port that nobody listens on.
 const REFUSES: u16 = 7_110;
 /// A port to which nothing gets.
@@ -739,6 +780,15 @@ fn diagnose_names_the_listening_socket_whose_queue_is_full() {
     let served = peers.find(|peer| peer["server_port"] == FULL && peer["flow"] == "ingress");
     let served = served.unwrap_or_else(|| panic!("{answer}"));
     assert_eq!(served["cause"], "accept_queue", "{served}");
+    // This process is also the client whose connects have no answer.
+    assert_eq!(answer["cause"], "accept_queue", "{answer}");
+    let mut peers = answer["peers"].as_array().expect("peers").iter();
+    let client = peers.find(|peer| peer["server_port"] == FULL && peer["flow"] == "egress");
+    assert_eq!(
+        client.map(|client| &client["cause"]),
+        Some(&"accept_queue".into()),
+        "{answer}"
+    );
     let sentence = served["sentence"].as_str().expect("text");
     let comm = socket["comm"].as_str().expect("text");
     let begins = format!("port {FULL}, {comm} (pid {pid}), accepts too slowly: ");

@@ -1,4 +1,4 @@
-//! State changes that no eBPF program was run for, on machines that shield their process 1.
+//! State changes and segments that no eBPF program was run for, on machines that shield their process 1.
 //!
 //! There are sandboxes whose kernel runs no tracing program while a thread of process 1 is current, be it only because an
 //! interrupt came at that moment: a timer that ends a connect there ends it unseen, in no counter of misses either. The kernel's
@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+/// Events of the kernel's tracing.
+const STATES: &str = "sock/inet_sock_set_state";
+const SEGMENTS: &str = "tcp/tcp_probe";
+
 /// An instance of the kernel's tracing.
 pub(crate) struct Watch {
     mounted: tempfile::TempDir,
@@ -22,23 +26,21 @@ impl Watch {
     /// Traces state changes of sockets whose remote port is one of `ports`; `None` where tracing can't be had.
     pub(crate) fn start(ports: &[u16]) -> Option<Self> {
         let filter: Vec<_> = ports.iter().map(|port| format!("dport=={port}")).collect();
-        Self::with_filter(&filter.join("||"))
+        Self::with_filter(&filter.join("||"), &[STATES])
     }
 
     /// Traces state changes while a thread of process 1 is current, of sockets of which either port is between these.
     fn start_hidden(first: u16, last: u16) -> Option<Self> {
-        let threads = fs::read_dir("/proc/1/task").ok()?;
-        let threads: Vec<_> = threads
-            .flatten()
-            .map(|thread| format!("common_pid=={}", thread.file_name().to_string_lossy()))
-            .collect();
-        Self::with_filter(&format!(
-            "((sport>={first}&&sport<={last})||(dport>={first}&&dport<={last}))&&({})",
-            threads.join("||")
-        ))
+        let ports = format!("(sport>={first}&&sport<={last})||(dport>={first}&&dport<={last})");
+        Self::with_filter(&format!("({ports})&&({})", in_process_1()?), &[STATES])
     }
 
-    fn with_filter(filter: &str) -> Option<Self> {
+    /// Traces state changes and received segments, of any socket, while a thread of process 1 is current: `inspect` follows both.
+    pub(crate) fn start_hidden_segments() -> Option<Self> {
+        Self::with_filter(&in_process_1()?, &[STATES, SEGMENTS])
+    }
+
+    fn with_filter(filter: &str, events: &[&str]) -> Option<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
 
         let mounted = tempfile::tempdir().expect("a folder");
@@ -57,21 +59,30 @@ impl Watch {
             instance: mounted.path().join("instances").join(name),
             mounted,
         };
-        let event = watch.instance.join("events/sock/inet_sock_set_state");
-        let traces = fs::create_dir(&watch.instance)
-            .and_then(|()| fs::write(event.join("filter"), filter))
-            .and_then(|()| fs::write(event.join("enable"), "1"));
-        traces.is_ok().then_some(watch)
+        fs::create_dir(&watch.instance).ok()?;
+        for event in events {
+            let event = watch.instance.join("events").join(event);
+            fs::write(event.join("filter"), filter)
+                .and_then(|()| fs::write(event.join("enable"), "1"))
+                .ok()?;
+        }
+        Some(watch)
+    }
+
+    /// Number of events while a thread of process 1 was current, of a watch for these alone.
+    pub(crate) fn hidden(&self) -> usize {
+        self.lines().filter(|line| is_of_process_1(line)).count()
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let trace = fs::read_to_string(self.instance.join("trace")).expect("a trace");
+        let lines: Vec<_> = trace.lines().map(str::to_owned).collect();
+        lines.into_iter().filter(|line| !line.starts_with('#'))
     }
 
     /// Number of changes, and of those while a thread of process 1 was current.
     pub(crate) fn changes(&self) -> (usize, usize) {
-        let trace = fs::read_to_string(self.instance.join("trace")).expect("a trace");
-        let changes = || trace.lines().filter(|line| line.contains("inet_sock_set_state"));
-        (
-            changes().count(),
-            changes().filter(|line| is_of_process_1(line)).count(),
-        )
+        (self.lines().count(), self.hidden())
     }
 }
 
@@ -82,19 +93,37 @@ impl Drop for Watch {
     }
 }
 
+/// A filter for events while a thread of process 1 is current.
+fn in_process_1() -> Option<String> {
+    let threads = fs::read_dir("/proc/1/task").ok()?.flatten();
+    let threads: Vec<_> = threads
+        .map(|thread| format!("common_pid=={}", thread.file_name().to_string_lossy()))
+        .collect();
+    Some(threads.join("||"))
+}
+
 /// Runs `test`, which makes connections of ports between these; once more, at most twice, if it fails after a change of theirs was
 /// hidden.
 pub(crate) fn again_if_hidden(first: u16, last: u16, test: impl Fn()) {
+    again_if(|| Watch::start_hidden(first, last), test);
+}
+
+/// The same of a test of `inspect`, with any segment on the machine that was hidden.
+pub(crate) fn again_if_segments_hidden(test: impl Fn()) {
+    again_if(Watch::start_hidden_segments, test);
+}
+
+fn again_if(start: impl Fn() -> Option<Watch>, test: impl Fn()) {
     for attempts_left in (0..3).rev() {
-        let watch = Watch::start_hidden(first, last);
+        let watch = start();
         let Err(failure) = panic::catch_unwind(AssertUnwindSafe(&test)) else {
             return;
         };
-        let hidden = watch.map_or(0, |watch| watch.changes().1);
+        let hidden = watch.map_or(0, |watch| watch.hidden());
         if hidden == 0 || attempts_left == 0 {
             panic::resume_unwind(failure);
         }
-        eprintln!("once more: {hidden} changes of state were hidden from eBPF programs");
+        eprintln!("once more: {hidden} events were hidden from eBPF programs");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The measurements that a verdict rests on.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::fmt;
 
@@ -147,16 +148,25 @@ pub struct ListeningSocket {
 }
 
 impl fmt::Display for ListeningSocket {
-    /// `port 8080, nginx (pid 1234)`.
+    /// `port 8080, nginx (pid 1234)`. A process chooses its name: one that could be taken for more than a name is in quotes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "port {}", self.port)?;
-        match (&self.comm, self.pid) {
+        match (self.comm.as_deref().map(quoted), self.pid) {
             (Some(comm), Some(pid)) => write!(f, ", {comm} (pid {pid})"),
             (Some(comm), None) => write!(f, ", {comm}"),
             (None, Some(pid)) => write!(f, ", pid {pid}"),
             (None, None) => Ok(()),
         }
     }
+}
+
+/// `name`, in quotes if it has other characters than those of common names.
+fn quoted(name: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.:/@+".contains(c);
+    if name.chars().all(is_plain) {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(format!("\"{}\"", name.replace('"', "\\\"")))
 }
 
 /// The name of a process, as labels have it; `None` if it is not known.
@@ -172,6 +182,12 @@ pub struct Evidence {
     pub shares: Shares,
     /// Seconds from a retransmission time-out until all that was in flight was acknowledged. Linux 6.7 and later.
     pub rto: f64,
+    /// Seconds in retransmission time-outs of connections of which nothing has been acknowledged since.
+    #[serde(default)]
+    pub unacknowledged: f64,
+    /// Seconds in which data waited to be sent, nothing was in flight and nothing left: this machine drops what TCP sends.
+    #[serde(default)]
+    pub held_back: f64,
     /// Payload bytes sent.
     pub sent_bytes: u64,
     /// Payload bytes received.
@@ -195,6 +211,9 @@ pub struct Evidence {
     /// Connects that wait for an answer, and whose SYN was retransmitted, at the end.
     #[serde(default)]
     pub waiting: u64,
+    /// Those of `failed.no_answer` and `waiting` that a listening socket of this machine dropped, as its queue was full.
+    #[serde(default)]
+    pub dropped_connects: u64,
     /// Connections that this side reset.
     pub reset_by_local: u64,
     /// Connections that the peer reset.

@@ -15,11 +15,13 @@ const BRIEF: f64 = 0.1;
 /// The least ratio of retransmitted segments that is called loss.
 const LOSSY: f64 = 0.002;
 
-/// The least share of the time in retransmission time-outs that means that nothing gets through.
+/// The least share of the time with something to send in which nothing got through, or which passed in retransmission time-outs, that
+/// makes it the cause.
 const SILENT: f64 = 0.5;
 
-/// Retransmissions per second of that time above which something gets through. The time lasts until all is acknowledged that was in
-/// flight; where nothing is, each retransmission waits for a time-out of its own, the first for 200 ms, the next for twice as long.
+/// Retransmissions per second of time-outs above which something gets through, also where no byte is acknowledged in order. The time lasts
+/// until all is acknowledged that was in flight; where nothing is, each retransmission waits for a time-out of its own, the first for
+/// 200 ms, the next for twice as long.
 const REPAIRS: f64 = 10.0;
 
 /// Unread bytes from which on a process does not keep up.
@@ -51,7 +53,13 @@ pub fn judge(evidence: &Evidence) -> Verdict {
 
 fn cause_of(evidence: &Evidence) -> (Cause, String) {
     let failed = evidence.failed;
-    if failed.total() + evidence.waiting > evidence.opened {
+    // A full queue is why some of them had no answer, where both ends are on this machine.
+    let explained = if evidence.listening.drops > 0 {
+        evidence.dropped_connects
+    } else {
+        0
+    };
+    if (failed.total() + evidence.waiting).saturating_sub(explained) > evidence.opened {
         return connects(evidence);
     }
     if evidence.listening.drops > 0 {
@@ -87,24 +95,31 @@ fn accept_queue(listening: &Listening) -> String {
     let dropped = |drops| counted(drops, "connection was", "connections were");
     let Some(fullest) = listening.sockets.first() else {
         return format!(
-            "the process that listens on this machine accepts too slowly: {} dropped because the queue was full ({} of {} wait)",
+            "the process that listens on this machine accepts too slowly: {} dropped because the queue was full ({})",
             dropped(listening.drops),
-            listening.backlog,
-            listening.limit
+            queue(listening.backlog, listening.limit)
         );
     };
     let is_named = fullest.comm.is_some() || fullest.pid.is_some();
     let comma = if is_named { "," } else { "" };
+    let accepts = if fullest.limit == 0 { "accepted" } else { "accepts" };
     let others = match listening.drops - fullest.drops.min(listening.drops) {
         0 => String::new(),
         others => format!("; other listening sockets dropped {others}"),
     };
     format!(
-        "{fullest}{comma} accepts too slowly: {} dropped because its queue was full ({} of {} wait){others}",
+        "{fullest}{comma} {accepts} too slowly: {} dropped because its queue was full ({}){others}",
         dropped(fullest.drops),
-        fullest.backlog,
-        fullest.limit
+        queue(fullest.backlog, fullest.limit)
     )
+}
+
+/// The queue of a listening socket: one that has been closed has none, and no limit.
+fn queue(backlog: u64, limit: u64) -> String {
+    if limit == 0 {
+        return "closed since".to_owned();
+    }
+    format!("{backlog} of {limit} wait")
 }
 
 /// Nothing limits what this side sends. Of what it receives only the side that sends has the clocks.
@@ -194,18 +209,45 @@ fn limiting(evidence: &Evidence, total: f64) -> Option<(Cause, String)> {
     if share < NOTICEABLE {
         return None;
     }
-    // Of a peer that never opens its window further, the kernel takes the time for the receiver's.
-    let is_silent = evidence.retransmits as f64 <= REPAIRS * evidence.rto;
-    if is_silent && evidence.rto >= SILENT * (network + answer + receiver + buffer) {
+    // The kernel's clocks take these times for the receiver's where the peer's window was full before, and for the answer's where all
+    // that the application had to send is in flight.
+    stopped(evidence, SILENT * (network + answer + receiver + buffer), total)
+        .or_else(|| Some(slowed(evidence, largest.1, &percent(share))))
+}
+
+/// Nothing gets through, or only after time-outs, for at least `least` seconds of `total`.
+fn stopped(evidence: &Evidence, least: f64, total: f64) -> Option<(Cause, String)> {
+    let of_total = |time| format!("{} of {}", seconds(time), seconds(total));
+    if evidence.held_back >= least {
         let sentence = format!(
-            "nothing gets through to the peer: {} of {} were spent after a retransmission time-out",
-            seconds(evidence.rto),
-            seconds(total)
+            "nothing leaves this machine: data waited to be sent for {}, and none was in flight; its own firewall or queueing discipline \
+             drops it (`nft list ruleset`, `iptables -nvL OUTPUT`, `tc -s qdisc`)",
+            of_total(evidence.held_back)
         );
         return Some((Cause::BlackHole, sentence));
     }
-    let share = percent(share);
-    let (cause, sentence) = match largest.1 {
+    let is_silent = evidence.retransmits as f64 <= REPAIRS * evidence.rto;
+    if is_silent && evidence.unacknowledged >= least {
+        let sentence = format!(
+            "nothing gets through to the peer: {} were spent after a retransmission time-out, without an acknowledgement",
+            of_total(evidence.unacknowledged)
+        );
+        return Some((Cause::BlackHole, sentence));
+    }
+    if evidence.rto >= least && evidence.retransmit_ratio() >= LOSSY {
+        let sentence = format!(
+            "the network loses segments: {} had to be retransmitted, and {} were spent after a retransmission time-out",
+            percent(evidence.retransmit_ratio()),
+            of_total(evidence.rto)
+        );
+        return Some((Cause::Loss, sentence));
+    }
+    None
+}
+
+/// The largest share decides: data gets through, at a rate that `limit` sets.
+fn slowed(evidence: &Evidence, limit: Cause, share: &str) -> (Cause, String) {
+    match limit {
         Cause::Network if evidence.retransmit_ratio() >= LOSSY => (
             Cause::Loss,
             format!(
@@ -235,8 +277,7 @@ fn limiting(evidence: &Evidence, total: f64) -> Option<(Cause, String)> {
                 "the network's capacity: sending waited for it {share} of the time, and hardly anything was lost"
             ),
         ),
-    };
-    Some((cause, sentence))
+    }
 }
 
 /// The numbers, the weightiest first.
@@ -250,6 +291,12 @@ fn findings(evidence: &Evidence) -> Vec<String> {
         lines.push(format!(
             "{} from a retransmission time-out until all was acknowledged",
             seconds(evidence.rto)
+        ));
+    }
+    if evidence.held_back > 0.0 {
+        lines.push(format!(
+            "{} in which data waited to be sent and none was in flight",
+            seconds(evidence.held_back)
         ));
     }
     if evidence.sent_segments > 0 {
@@ -322,10 +369,11 @@ fn findings(evidence: &Evidence) -> Vec<String> {
         ));
     }
     for socket in &listening.sockets {
-        lines.push(format!(
-            "{socket}: {} dropped, {} of at most {} wait",
-            socket.drops, socket.backlog, socket.limit
-        ));
+        let queue = match socket.limit {
+            0 => "closed since".to_owned(),
+            limit => format!("{} of at most {limit} wait", socket.backlog),
+        };
+        lines.push(format!("{socket}: {} dropped, {queue}", socket.drops));
     }
     lines
 }

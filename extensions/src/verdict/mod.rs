@@ -5,12 +5,14 @@
 //!
 //! The rules, in order; the first that holds decides:
 //!
-//! 1. Connections could not be opened, and hardly any was: refused, no answer, unreachable, or another reason.
+//! 1. Connections could not be opened, and hardly any was: refused, no answer, unreachable, or another reason; not those that the
+//!    next rule explains.
 //! 2. A listening socket refused connections because its queue was full.
 //! 3. No connection was open.
 //! 4. The largest share of the time, not counting the time in which the application had nothing to send, if that share is at
 //!    least [`NOTICEABLE`] of all the time: the network, the peer's answer, the receiver's window, this side's send buffer.
-//!    The network's share is put down to loss if segments had to be retransmitted, else to the path's capacity.
+//!    For a black hole, or for loss, whichever share is the largest, if for half of that time nothing got through, or only after
+//!    retransmission time-outs. The network's share is put down to loss if segments had to be retransmitted, else to the path's capacity.
 //! 5. The process on this side does not read what has arrived.
 //! 6. This side receives, several bytes for each that it sends: the peer's side measures what limits that.
 //! 7. The application: it had nothing to send.

@@ -1,6 +1,6 @@
 //! Evidence from records, by peer: what `flowtap diagnose` gathers for as long as it measures, and the live view for a short period.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use flowtap_pipeline::{
@@ -11,6 +11,11 @@ use super::evidence::{Answers, Evidence, Listening, ListeningSocket, process_nam
 
 /// Maximum number of peers that are listed; records of further ones count in the sum only.
 pub const MAX_PEERS: usize = 4096;
+
+/// Time in time-outs, in µs, after which nothing gets through also on a path that has brought something after an earlier one: it takes
+/// seven retransmissions, each after twice the time of the one before. Of a path that drops two segments of three, one connection in
+/// seventeen is as silent.
+const LONG_SILENCE_US: i64 = 20_000_000;
 
 /// Connections whose queues are known at a time.
 const MAX_CONNECTIONS: usize = 100_000;
@@ -96,6 +101,7 @@ struct Connecting {
     peer: Peer,
     syn_retransmits: u8,
     is_unanswered: bool,
+    is_own: bool,
     class: Option<PeerClass>,
     comm: [u8; 16],
 }
@@ -179,7 +185,7 @@ pub struct Sums {
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     sums: Sums,
-    queues: HashMap<Socket, (Peer, Queues)>,
+    queues: HashMap<Socket, (Peer, Open)>,
     connecting: HashMap<Socket, Connecting>,
 }
 
@@ -202,10 +208,17 @@ impl Tally {
             self.connecting.remove(&socket);
         }
         let sums = &mut self.sums;
+        let mut open = self
+            .queues
+            .get(&socket)
+            .map_or_else(Open::default, |(_, open)| *open);
+        let stop = open.update(record);
         sums.all.add(record, longest);
+        sums.all.add_stop(stop);
         if sums.peers.len() < MAX_PEERS || sums.peers.contains_key(&peer) {
             let of_peer = sums.peers.entry(peer.clone()).or_default();
             of_peer.evidence.add(record, longest);
+            of_peer.evidence.add_stop(stop);
             of_peer.describe(&record.flow);
         } else {
             sums.further += 1;
@@ -216,7 +229,7 @@ impl Tally {
             // Most connections have nothing queued: they take no place.
             self.queues.remove(&socket);
         } else if self.queues.len() < MAX_CONNECTIONS || self.queues.contains_key(&socket) {
-            self.queues.insert(socket, (peer, record.queues));
+            self.queues.insert(socket, (peer, open));
         } else {
             sums.unqueued += 1;
         }
@@ -230,6 +243,7 @@ impl Tally {
                 peer,
                 syn_retransmits: record.syn_retransmits,
                 is_unanswered: record.is_unanswered(),
+                is_own: is_own(&record.flow),
                 class: record.flow.class,
                 comm: record.flow.comm,
             };
@@ -277,7 +291,7 @@ impl Tally {
         if let Some(before) = before {
             sums.merge(before);
         }
-        for (peer, queues) in self.queues.values() {
+        for (peer, Open { queues, .. }) in self.queues.values() {
             let add = |evidence: &mut Evidence| {
                 evidence.unsent += u64::from(queues.unsent);
                 evidence.unread += u64::from(queues.unread);
@@ -293,18 +307,32 @@ impl Tally {
             sums.add_waiting(connecting);
         }
         let mut by_port: HashMap<u16, Listening> = HashMap::new();
+        let mut full_ports = HashSet::new();
         for listener in std::mem::take(&mut sums.listeners).into_values() {
             let listening = listener.evidence();
             if counts(listener.port, &sums) {
                 sums.all.listening.add(&listening);
+                if listening.drops > 0 {
+                    full_ports.insert(listener.port);
+                }
             }
             by_port.entry(listener.port).or_default().add(&listening);
         }
         sums.all.listening.rank();
         by_port.values_mut().for_each(Listening::rank);
-        for (peer, of_peer) in sums.peers.iter_mut().filter(|(peer, _)| peer.serves) {
-            if let Some(listening) = by_port.get(&peer.port) {
-                of_peer.evidence.listening.add(listening);
+        sums.all.dropped_connects = 0;
+        for (peer, of_peer) in &mut sums.peers {
+            let listening = by_port.get(&peer.port);
+            let evidence = &mut of_peer.evidence;
+            // A connect to an own address has no answer for another reason where no socket of its port has dropped any.
+            if listening.is_none_or(|listening| listening.drops == 0) {
+                evidence.dropped_connects = 0;
+            }
+            if full_ports.contains(&peer.port) {
+                sums.all.dropped_connects += evidence.dropped_connects;
+            }
+            if let Some(listening) = listening.filter(|_| peer.serves || evidence.dropped_connects > 0) {
+                evidence.listening.add(listening);
             }
         }
         sums
@@ -315,6 +343,7 @@ impl Sums {
     fn add_waiting(&mut self, connecting: &Connecting) {
         let add = |evidence: &mut Evidence| {
             evidence.waiting += 1;
+            evidence.dropped_connects += u64::from(connecting.is_own);
             evidence.syn_retransmits += u64::from(connecting.syn_retransmits);
         };
         add(&mut self.all);
@@ -365,8 +394,64 @@ pub(crate) fn is_failed_connect(record: &TcpRecord) -> bool {
     record.events.contains(Events::FAILED) && (record.failure != 0 || record.is_unanswered())
 }
 
+/// Whether both ends are in the same network namespace: Linux connects to an address of its own from that address, or from another one
+/// of the loopback device.
+fn is_own(flow: &Flow) -> bool {
+    flow.local.addr == flow.remote.addr || flow.remote.addr.is_loopback()
+}
+
 fn seconds(microseconds: i64) -> f64 {
     microseconds as f64 / 1e6
+}
+
+/// An open connection that has something queued.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    queues: Queues,
+    /// Whether its last record has time in a retransmission time-out.
+    is_in_time_out: bool,
+    /// Whether something was acknowledged after a time-out.
+    has_recovered: bool,
+    /// Time in time-outs since the peer has acknowledged anything, in µs.
+    silent_us: i64,
+    /// The part of it that is in the sums.
+    counted_us: i64,
+}
+
+/// Change of the time in which nothing got through, in µs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stop {
+    unacknowledged_us: i64,
+    held_back_us: i64,
+}
+
+impl Open {
+    /// Takes the next record of the connection. One that is seen for the first time may have had bytes in flight before: it counts as if
+    /// it had not, so that less was acknowledged of it than was in fact.
+    fn update(&mut self, record: &TcpRecord) -> Stop {
+        let is_broken = record.failure != 0 || record.events.contains(Events::RESET);
+        let in_flight = i64::from(self.queues.unacked) + record.sent_bytes;
+        // Bytes in flight when a connection broke were not acknowledged; the queues of its last record are empty in any case.
+        let is_acknowledged = !is_broken && in_flight > i64::from(record.queues.unacked);
+        // TCP keeps a segment that this machine's own firewall dropped among those to send (`tcp_write_xmit()`): it is never in flight.
+        let is_held_back = in_flight == 0 && record.queues.unacked == 0 && record.queues.unsent > 0;
+        if is_acknowledged {
+            self.has_recovered |= self.is_in_time_out;
+            self.silent_us = 0;
+        } else {
+            self.silent_us += record.rto_us;
+        }
+        self.is_in_time_out = record.rto_us > 0 || self.silent_us > 0;
+        self.queues = record.queues;
+        // A path that has brought something after a time-out loses most, not all.
+        let counts = !self.has_recovered || self.silent_us >= LONG_SILENCE_US;
+        let counted_us = if counts { self.silent_us } else { 0 };
+        let added_us = counted_us - std::mem::replace(&mut self.counted_us, counted_us);
+        Stop {
+            unacknowledged_us: added_us,
+            held_back_us: if is_held_back { record.time.network_us } else { 0 },
+        }
+    }
 }
 
 impl Evidence {
@@ -409,6 +494,12 @@ impl Evidence {
         }
     }
 
+    /// Adds time in which nothing got through.
+    fn add_stop(&mut self, stop: Stop) {
+        self.unacknowledged += seconds(stop.unacknowledged_us);
+        self.held_back += seconds(stop.held_back_us);
+    }
+
     fn take_min_rtt(&mut self, min_rtt_us: u32) {
         if min_rtt_us > 0 && (self.min_rtt_us == 0 || min_rtt_us < self.min_rtt_us) {
             self.min_rtt_us = min_rtt_us;
@@ -421,7 +512,10 @@ impl Evidence {
         match record.failure {
             111 => failed.refused += 1,
             // Given up by the application, after a SYN was retransmitted.
-            0 | 110 => failed.no_answer += 1,
+            0 | 110 => {
+                failed.no_answer += 1;
+                self.dropped_connects += u64::from(is_own(&record.flow));
+            }
             100 | 101 | 112 | 113 => failed.unreachable += 1,
             99 => failed.no_local_port += 1,
             _ => failed.other += 1,
@@ -432,6 +526,8 @@ impl Evidence {
     pub(crate) fn merge(&mut self, before: &Self) {
         self.shares.add(&before.shares);
         self.rto += before.rto;
+        self.unacknowledged += before.unacknowledged;
+        self.held_back += before.held_back;
         self.sent_bytes += before.sent_bytes;
         self.received_bytes += before.received_bytes;
         self.sent_segments += before.sent_segments;
@@ -445,6 +541,7 @@ impl Evidence {
         failed.unreachable += theirs.unreachable;
         failed.no_local_port += theirs.no_local_port;
         failed.other += theirs.other;
+        self.dropped_connects += before.dropped_connects;
         self.reset_by_local += before.reset_by_local;
         self.reset_by_peer += before.reset_by_peer;
         self.answers.add(before.answers);
@@ -647,6 +744,64 @@ mod tests {
     }
 
     #[test]
+    fn connects_that_an_own_full_queue_dropped_are_the_queues_and_others_have_no_answer() {
+        let listener = |drops, closed| {
+            let record = ListeningRecord::new(Endpoint::new([127, 0, 0, 1].into(), 80));
+            ListeningRecord {
+                drops,
+                closed,
+                backlog: if closed { 0 } else { 5 },
+                limit: if closed { 0 } else { 4 },
+                ..record
+            }
+        };
+        let connect = |remote: &str, waits: bool| {
+            let record = TcpRecord {
+                events: if waits { Events::CONNECTING } else { Events::FAILED },
+                syn_retransmits: 2,
+                ..record("127.0.0.1:40000", remote)
+            };
+            record.with_flow(|flow| Flow {
+                cookie: u64::from(waits) + 1,
+                ..flow
+            })
+        };
+        let causes = |sums: &Sums| {
+            let peers = sums.peers.values().map(|of_peer| judge(&of_peer.evidence).cause);
+            (judge(&sums.all).cause, peers.collect::<Vec<_>>())
+        };
+        let queue = (Cause::AcceptQueue, vec![Cause::AcceptQueue]);
+        let silence = (Cause::NoAnswer, vec![Cause::NoAnswer]);
+        let cases = [
+            ("given up", "127.0.0.1:80", false, 3, queue.clone()),
+            ("waits", "127.0.0.1:80", true, 3, queue),
+            ("another port", "127.0.0.1:81", true, 3, silence.clone()),
+            ("another machine", "192.0.2.7:80", true, 3, silence.clone()),
+            (
+                "a queue that has dropped nothing",
+                "127.0.0.1:80",
+                true,
+                0,
+                silence,
+            ),
+        ];
+        for (name, remote, waits, drops, expected) in cases {
+            let mut tally = Tally::default();
+            tally.add_tcp(0, &connect(remote, waits));
+            tally.add_listening(0, &listener(drops, false));
+            assert_eq!(causes(&tally.sums(None, |_, _| true)), expected, "{name}");
+            // Also once its process has ended, and in the period after that of the drops.
+            tally.add_listening(0, &listener(0, true));
+            let before = tally.take();
+            assert_eq!(
+                causes(&tally.sums(Some(&before), |_, _| true)),
+                expected,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn answers_of_the_peer_are_counted_and_not_those_of_this_machine() {
         let exchanging = |kind| {
             TcpRecord {
@@ -667,6 +822,94 @@ mod tests {
         let line = "4 answers began 5.00 ms after their request on average, the time in the network included";
         let evidence = judge(&sums.all).evidence;
         assert!(evidence.iter().any(|found| found == line), "{evidence:?}");
+    }
+
+    #[test]
+    fn time_in_which_nothing_got_through_is_that_without_acknowledgements() {
+        // A second each: bytes sent, and bytes in flight and unsent at its end.
+        let second = |sent_bytes, unacked, unsent, rto_us| TcpRecord {
+            sent_bytes,
+            queues: Queues {
+                unsent,
+                unacked,
+                unread: 0,
+            },
+            rto_us,
+            time: SendTime {
+                network_us: 1_000_000,
+                ..SendTime::default()
+            },
+            ..record("10.0.0.1:40000", "192.0.2.7:443")
+        };
+        let reset = TcpRecord {
+            events: Events::CLOSED | Events::RESET,
+            ..second(0, 0, 0, 1_000_000)
+        };
+        let cases = [
+            (
+                "a black hole",
+                vec![
+                    second(14_480, 14_480, 9_000, 800_000),
+                    second(0, 14_480, 9_000, 1_000_000),
+                    reset,
+                ],
+                (2.8, 0.0),
+            ),
+            (
+                "a link that loses most",
+                vec![
+                    second(14_480, 13_000, 9_000, 800_000),
+                    second(0, 13_000, 9_000, 1_000_000),
+                    second(0, 11_552, 9_000, 1_000_000),
+                    second(1_448, 11_552, 7_552, 1_000_000),
+                    second(0, 11_552, 7_552, 6_000_000),
+                ],
+                (0.0, 0.0),
+            ),
+            (
+                "a black hole after one loss that was repaired",
+                vec![
+                    second(14_480, 14_480, 9_000, 800_000),
+                    second(0, 1_448, 9_000, 0),
+                    second(0, 1_448, 9_000, 25_000_000),
+                ],
+                (25.0, 0.0),
+            ),
+            (
+                "a firewall of this machine, after a first segment",
+                vec![
+                    second(1_448, 0, 9_000, 0),
+                    second(0, 0, 9_000, 0),
+                    second(0, 0, 9_000, 0),
+                ],
+                (0.0, 2.0),
+            ),
+            (
+                "an acknowledgement that takes longer than a second",
+                vec![second(1_448, 1_448, 9_000, 0), second(0, 1_448, 9_000, 0)],
+                (0.0, 0.0),
+            ),
+            ("nothing to send", vec![second(0, 0, 0, 0)], (0.0, 0.0)),
+        ];
+        for (name, records, (unacknowledged, held_back)) in cases {
+            let mut tally = Tally::default();
+            for record in &records {
+                tally.add_tcp(0, record);
+            }
+            // Also of two periods.
+            let before = tally.take();
+            let sums = tally.sums(Some(&before), |_, _| true);
+            for evidence in [&sums.all, &only(&sums)] {
+                assert!(
+                    (evidence.unacknowledged - unacknowledged).abs() < 1e-9,
+                    "{name}: {evidence:?}"
+                );
+                assert!(
+                    (evidence.held_back - held_back).abs() < 1e-9,
+                    "{name}: {evidence:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -27,20 +27,15 @@ fn each_experiment_has_its_cause() {
     };
     let black_hole = Evidence {
         rto: 9.6,
+        unacknowledged: 9.6,
         retransmits: 7,
         sent_segments: 20,
         ..shares(1.0, 0.0, 0.0, 0.0)
     };
     let behind_a_window = Evidence {
         rto: 9.7,
+        unacknowledged: 9.7,
         ..shares(0.0, 0.0, 1.0, 0.0)
-    };
-    // Measured with BBR: the time counts until all that was in flight is acknowledged, and most of it got through.
-    let repaired = Evidence {
-        rto: 7.5,
-        retransmits: 206,
-        sent_segments: 12_346,
-        ..shares(1.0, 0.0, 0.0, 0.0)
     };
     let brief = Evidence {
         shares: Shares {
@@ -75,7 +70,6 @@ fn each_experiment_has_its_cause() {
             behind_a_window,
             Cause::BlackHole,
         ),
-        ("a long repair after a time-out", repaired, Cause::Loss),
         (
             "a reader that takes 1 MB/s",
             shares(0.11, 0.0, 0.89, 0.0),
@@ -112,6 +106,56 @@ fn each_experiment_has_its_cause() {
         ("nothing", Evidence::default(), Cause::Idle),
     ];
     assert_causes(&cases);
+}
+
+#[test]
+fn nothing_gets_through_only_where_nothing_is_acknowledged() {
+    // Measured with BBR: the time counts until all that was in flight is acknowledged, and most of it got through.
+    let repaired = Evidence {
+        rto: 7.5,
+        retransmits: 206,
+        sent_segments: 12_346,
+        ..shares(1.0, 0.0, 0.0, 0.0)
+    };
+    // No byte was acknowledged in order meanwhile, and others were.
+    let out_of_order = Evidence {
+        unacknowledged: 7.5,
+        ..repaired.clone()
+    };
+    // Three segments of five were dropped, and 40 kB acknowledged.
+    let lossy_and_slow = Evidence {
+        rto: 6.0,
+        unacknowledged: 2.1,
+        retransmits: 40,
+        sent_segments: 80,
+        sent_bytes: 40_000,
+        ..shares(0.95, 0.05, 0.0, 0.0)
+    };
+    // The same of a client that asks: all that it had to send was in flight.
+    let lossy_requests = Evidence {
+        shares: shares(0.0, 0.9, 0.0, 0.0).shares,
+        ..lossy_and_slow.clone()
+    };
+    let late = Evidence {
+        rto: 6.0,
+        retransmits: 2,
+        ..shares(1.0, 0.0, 0.0, 0.0)
+    };
+    // A rule of this machine's chain `output`: TCP keeps what it could not send, and probes with it.
+    let dropped_here = Evidence {
+        held_back: 9.0,
+        sent_segments: 31,
+        unsent: 71_000,
+        ..shares(0.99, 0.0, 0.0, 0.0)
+    };
+    assert_causes(&[
+        ("a long repair after a time-out", repaired, Cause::Loss),
+        ("the same, from a first gap", out_of_order, Cause::Loss),
+        ("three segments of five are dropped", lossy_and_slow, Cause::Loss),
+        ("the same, a request at a time", lossy_requests, Cause::Loss),
+        ("acknowledgements that are late", late, Cause::Network),
+        ("a firewall of this machine", dropped_here, Cause::BlackHole),
+    ]);
 }
 
 #[test]
@@ -268,6 +312,23 @@ fn the_fullest_accept_queue_is_named_by_its_port_and_process() {
         let sentence = verdict(vec![socket(comm, pid, 45)]).sentence;
         assert!(sentence.starts_with(begins), "{sentence}");
     }
+    // A name is no more than a name.
+    let sentence = verdict(vec![socket(Some("a (pid 1), \"b"), Some(7), 45)]).sentence;
+    let begins = r#"port 8080, "a (pid 1), \"b" (pid 7), accepts"#;
+    assert!(sentence.starts_with(begins), "{sentence}");
+    let ended = verdict(vec![ListeningSocket {
+        backlog: 0,
+        limit: 0,
+        ..socket(Some("nginx"), Some(1234), 45)
+    }]);
+    assert_eq!(
+        ended.sentence,
+        "port 8080, nginx (pid 1234), accepted too slowly: 45 connections were dropped because its queue was full (closed since)"
+    );
+    assert_eq!(
+        ended.evidence.last().unwrap(),
+        "port 8080, nginx (pid 1234): 45 dropped, closed since"
+    );
     let several = verdict(vec![socket(None, None, 40), socket(None, Some(7), 5)]);
     assert_eq!(
         several.sentence,

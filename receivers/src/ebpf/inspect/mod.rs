@@ -54,7 +54,9 @@ pub(super) struct InspectCapture {
 }
 
 impl InspectCapture {
-    /// Loads, and tries whether the programs attach; they stay attached from [`Shared::run`] on, which reads what they report. `None` if the config asks for nothing, or, with a warning, where the kernel does not allow it.
+    /// Loads and attaches the programs: before the receiver has started, so that a connection that opens once flowtap is ready is seen from
+    /// its first segment. [`Shared::run`] reads what they report. `None` if the config asks for nothing, or, with a warning, where the
+    /// kernel does not allow it.
     ///
     /// # Errors
     /// The missing requirement, if flowtap runs strictly.
@@ -67,7 +69,6 @@ impl InspectCapture {
         }
         let loaded = Inspect::load(config.kernel()).and_then(|mut programs| {
             programs.attach()?;
-            programs.detach()?;
             Ok(programs)
         });
         let programs = match loaded {
@@ -137,7 +138,7 @@ impl InspectCapture {
         drained
     }
 
-    /// Begins to measure, or goes on.
+    /// Begins to read, or goes on; attaches the programs that a receiver before left detached, if the budget has recovered.
     fn begin(&mut self) -> io::Result<()> {
         self.looked_at = Instant::now();
         if !self.budget.is_on() {
