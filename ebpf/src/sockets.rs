@@ -16,9 +16,7 @@ use std::mem;
 use aya::maps::{MapData, PerCpuArray};
 use aya::{Btf, Ebpf, EbpfLoader};
 
-use self::programs::{
-    DESTROYED, attach_accept, attach_destroyed, attach_state_changes, attach_tracepoint, load_tracepoint,
-};
+use self::programs::{DESTROYED, attach_accept, attach_state_changes, attach_tracepoint, load_tracepoint};
 use self::scans::{BEGIN_SCAN, Scans, StorageScans};
 pub use self::walks::Adoption;
 use self::walks::Walks;
@@ -283,10 +281,6 @@ impl Sockets {
         }
         let walks = Walks::load(&mut ebpf, &btf);
         let names = attach_state_changes(&mut ebpf, &btf, guarded)?;
-        if guarded {
-            // Without it changes that every program was skipped for are missed, as they were before Linux had this tracepoint.
-            attach_destroyed(&mut ebpf, &btf).ok();
-        }
         let accept = attach_accept(&mut ebpf, &btf);
         if options.per_segment {
             load_tracepoint(&mut ebpf, &btf, SEGMENT, "tcp_probe")?;

@@ -49,14 +49,14 @@ pub(super) fn attach_state_changes(
     for name in loaded {
         attach_tracepoint(ebpf, name)?;
     }
+    if guarded {
+        // Where the kernel refuses it, changes that every program was skipped for are missed.
+        attach_destroyed(ebpf, btf).ok();
+    }
     Ok(loaded)
 }
 
-/// Attaches [`DESTROYED`].
-///
-/// # Errors
-/// [`LoadError`] where the kernel refuses it: without it a change that every program was skipped for is missed.
-pub(super) fn attach_destroyed(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
+fn attach_destroyed(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), LoadError> {
     load_tracepoint(ebpf, btf, DESTROYED, "tcp_destroy_sock")?;
     attach_tracepoint(ebpf, DESTROYED)
 }
