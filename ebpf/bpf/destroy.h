@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * What the programs at state changes have all been skipped for, where tracepoints are preemptible (ADR 58): found
- * when the socket is destroyed, from the tracepoint tcp:tcp_destroy_sock.
+ * Changes at which the kernel skipped every program, where tracepoints are preemptible (ADR 58): found when the
+ * socket is destroyed, from the tracepoint tcp:tcp_destroy_sock.
  *
  * inet_csk_destroy_sock() is called with softirqs disabled, so that no thread is preempted in the program there and
  * none finds the CPU inside it: the program is run for each socket. By then the socket is in the state CLOSE, and has
